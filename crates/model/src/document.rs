@@ -1,0 +1,44 @@
+//! What transform renders from a row.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Payload, PointId, RowKey, TableName};
+
+/// A digest of the exact text that was embedded: 32 lower-case hexadecimal digits (128 bits of BLAKE3).
+///
+/// Stored with the point. Same hash and same [`Fingerprint`](crate::Fingerprint): the vector can be kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InputHash(pub String);
+
+impl InputHash {
+    /// The digest of an embedding input.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        Self(blake3::hash(text.as_bytes()).to_hex()[..32].to_owned())
+    }
+}
+
+impl fmt::Display for InputHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A row, ready to be embedded and stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Where it will be stored.
+    pub id: PointId,
+    /// The table that the row is from.
+    pub table: TableName,
+    /// The row's key.
+    pub key: RowKey,
+    /// The text to embed.
+    pub text: String,
+    /// Digest of `text`.
+    pub input_hash: InputHash,
+    /// The selected and computed fields, without walvec's own.
+    pub payload: Payload,
+}

@@ -1,0 +1,31 @@
+//! The nouns of walvec. No I/O, no clock, no runtime: every stage can depend on this crate, and does.
+//!
+//! In the order in which a row meets them:
+//!
+//! - [`lsn`] and [`position`]: where in the WAL something happened, and how two versions of one row are ordered
+//! - [`table`]: table names, columns and keys as PostgreSQL describes them
+//! - [`row`]: values, rows and row keys
+//! - [`change`]: what capture emits: inserts, updates, deletes, truncates, commits
+//! - [`document`]: what transform renders: the text to embed, the payload, the point id
+//! - [`point`]: what the sink stores and gives back
+//! - [`fingerprint`]: what must be equal for two vectors to be comparable
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod change;
+pub mod document;
+pub mod fingerprint;
+pub mod lsn;
+pub mod point;
+pub mod position;
+pub mod row;
+pub mod table;
+
+pub use change::{Change, Op, StreamEvent};
+pub use document::{Document, InputHash};
+pub use fingerprint::Fingerprint;
+pub use lsn::Lsn;
+pub use point::{Generation, Payload, Point, PointId, Provenance, RESERVED_KEY, StoredPoint, Vector};
+pub use position::Position;
+pub use row::{Cell, Row, RowKey, Value};
+pub use table::{Column, Table, TableName};

@@ -1,0 +1,162 @@
+//! What the sink stores and gives back.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Fingerprint, InputHash, Position, TableName, Value};
+
+/// A point's payload: field name to JSON value.
+pub type Payload = serde_json::Map<String, Value>;
+
+/// A dense vector of the model's dimension, normalised to length 1.
+pub type Vector = Vec<f32>;
+
+/// The payload field in which walvec keeps its own [`Provenance`].
+pub const RESERVED_KEY: &str = "_walvec";
+
+/// A point's id in Qdrant: an unsigned integer or a UUID, nothing else is accepted there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PointId {
+    /// A single non-negative integer key.
+    Num(u64),
+    /// A uuid key, or one derived from the key.
+    Uuid(Uuid),
+}
+
+impl fmt::Display for PointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Num(number) => write!(f, "{number}"),
+            Self::Uuid(uuid) => write!(f, "{uuid}"),
+        }
+    }
+}
+
+/// Which snapshot a point was last seen by: counts the snapshots of a slot from 1.
+///
+/// When a snapshot ends, points of an older generation were not in it: their rows are gone, and so must they be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The next generation.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// What walvec remembers with every point, under [`RESERVED_KEY`]. The one-letter names are the stored ones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The version of the row that the point shows.
+    #[serde(rename = "v")]
+    pub position: Position,
+    /// The table, as `schema.table`.
+    #[serde(rename = "t")]
+    pub table: String,
+    /// The key columns' values.
+    #[serde(rename = "k")]
+    pub key: Vec<Value>,
+    /// Digest of the embedded text.
+    #[serde(rename = "h")]
+    pub input_hash: InputHash,
+    /// Digest of what turned the text into the vector.
+    #[serde(rename = "m")]
+    pub fingerprint: Fingerprint,
+    /// The generation of the snapshot that last confirmed the point.
+    #[serde(rename = "g")]
+    pub generation: Generation,
+    /// The chunk's number inside its row, from 0.
+    #[serde(rename = "c")]
+    pub chunk: u32,
+    /// How many chunks the row has.
+    #[serde(rename = "n")]
+    pub chunks: u32,
+}
+
+impl Provenance {
+    /// The `t` under which points of `table` are found.
+    #[must_use]
+    pub fn table_tag(table: &TableName) -> String {
+        table.to_string()
+    }
+}
+
+/// A point to store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// Its id.
+    pub id: PointId,
+    /// Its vector.
+    pub vector: Vector,
+    /// The user's fields, without [`RESERVED_KEY`].
+    pub payload: Payload,
+    /// walvec's own field.
+    pub provenance: Provenance,
+}
+
+/// A point as the sink holds it, without its vector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredPoint {
+    /// Its id.
+    pub id: PointId,
+    /// The user's fields, without [`RESERVED_KEY`].
+    pub payload: Payload,
+    /// walvec's own field; `None` for a point that something else wrote.
+    pub provenance: Option<Provenance>,
+}
+
+impl StoredPoint {
+    /// Splits a raw payload into the user's fields and walvec's own.
+    #[must_use]
+    pub fn from_raw(id: PointId, mut payload: Payload) -> Self {
+        let provenance = payload.shift_remove(RESERVED_KEY).and_then(|value| serde_json::from_value(value).ok());
+        Self { id, payload, provenance }
+    }
+}
+
+/// The stored form of a payload: the user's fields and, last, walvec's own.
+///
+/// # Errors
+/// If the provenance holds a key value that is not JSON, which its type rules out in practice.
+pub fn raw_payload(mut payload: Payload, provenance: &Provenance) -> serde_json::Result<Payload> {
+    payload.insert(RESERVED_KEY.to_owned(), serde_json::to_value(provenance)?);
+    Ok(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Lsn;
+
+    #[test]
+    fn a_point_comes_back_as_it_was_stored() {
+        let provenance = Provenance {
+            position: Position { commit_lsn: Lsn(0x1D5_C408), ordinal: 3 },
+            table: "public.books".to_owned(),
+            key: vec![json!(7)],
+            input_hash: InputHash::of("a text"),
+            fingerprint: Fingerprint::of(&["model"]),
+            generation: Generation(2),
+            chunk: 0,
+            chunks: 1,
+        };
+        let payload = Payload::from_iter([("name".to_owned(), json!("Dune"))]);
+        let raw = raw_payload(payload.clone(), &provenance).unwrap();
+        assert_eq!(raw[RESERVED_KEY]["v"], "0/1D5C408.3");
+        let stored = StoredPoint::from_raw(PointId::Num(7), raw);
+        assert_eq!(stored, StoredPoint { id: PointId::Num(7), payload, provenance: Some(provenance) });
+    }
+
+    #[test]
+    fn a_foreign_point_has_no_provenance() {
+        let payload = Payload::from_iter([("name".to_owned(), json!("Dune"))]);
+        assert_eq!(StoredPoint::from_raw(PointId::Num(7), payload).provenance, None);
+    }
+}

@@ -1,0 +1,143 @@
+//! Values, rows and row keys.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// A column's value.
+///
+/// A JSON value, because everything downstream (templates, payloads, envelopes) is JSON: integers and booleans as such,
+/// floats that are finite as numbers, json and jsonb as themselves, arrays as arrays. What JSON cannot hold exactly
+/// (numeric, timestamps, bytea, ranges, NaN and the infinities, arrays with unusual bounds) is PostgreSQL's own text.
+pub type Value = serde_json::Value;
+
+/// One column of a changed row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// The value, possibly [`Value::Null`].
+    Value(Value),
+    /// Stored out of line (TOAST) and not touched by this UPDATE, so PostgreSQL did not send it. Not NULL.
+    Unchanged,
+}
+
+impl Cell {
+    /// The value, unless it was not sent.
+    #[must_use]
+    pub const fn value(&self) -> Option<&Value> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Unchanged => None,
+        }
+    }
+}
+
+/// A row's cells, one for each of its [`Table`](crate::Table)'s columns, in the same order.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Row(pub Vec<Cell>);
+
+impl Row {
+    /// Whether PostgreSQL left out at least one value of this row.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.0.contains(&Cell::Unchanged)
+    }
+}
+
+/// The values of a row's key columns, in key order.
+///
+/// Equal, and hashed, by [`canonical`](Self::canonical) bytes: two keys are the same exactly if they name the same row.
+#[derive(Clone, Debug)]
+pub struct RowKey {
+    values: Arc<[Value]>,
+    canonical: Arc<[u8]>,
+}
+
+impl RowKey {
+    /// A key from its column values.
+    #[must_use]
+    pub fn new(values: Vec<Value>) -> Self {
+        let canonical = canonical_bytes(&values);
+        Self { values: values.into(), canonical: canonical.into() }
+    }
+
+    /// The key columns' values.
+    #[must_use]
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// An unambiguous byte form: for each value its text's length (8 bytes, big endian) and its text in UTF-8.
+    ///
+    /// The length prefixes keep `("a", "bc")` and `("ab", "c")` apart. Point ids are derived from it, so it never changes.
+    #[must_use]
+    pub fn canonical(&self) -> &[u8] {
+        &self.canonical
+    }
+}
+
+/// A value's text: a string as it is, everything else as compact JSON.
+///
+/// Inside one column all values have the same type, so `1` and `"1"` never meet.
+fn text_of(value: &Value) -> std::borrow::Cow<'_, str> {
+    match value {
+        Value::String(text) => text.as_str().into(),
+        other => other.to_string().into(),
+    }
+}
+
+fn canonical_bytes(values: &[Value]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(values.len() * 24);
+    for value in values {
+        let text = text_of(value);
+        bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+impl PartialEq for RowKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.canonical == other.canonical
+    }
+}
+
+impl Eq for RowKey {}
+
+impl Hash for RowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.canonical.hash(state);
+    }
+}
+
+/// For people: `42`, or `(de, 42)` for a composite key.
+impl std::fmt::Display for RowKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.values() {
+            [single] => f.write_str(&text_of(single)),
+            many => {
+                let texts: Vec<_> = many.iter().map(text_of).collect();
+                write!(f, "({})", texts.join(", "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_with_shifted_boundaries_are_different() {
+        let left = RowKey::new(vec![json!("a"), json!("bc")]);
+        let right = RowKey::new(vec![json!("ab"), json!("c")]);
+        assert_ne!(left, right);
+        assert_eq!(left, RowKey::new(vec![json!("a"), json!("bc")]));
+    }
+
+    #[test]
+    fn a_key_reads_well() {
+        assert_eq!(RowKey::new(vec![json!(-42)]).to_string(), "-42");
+        assert_eq!(RowKey::new(vec![json!("de"), json!(42)]).to_string(), "(de, 42)");
+    }
+}

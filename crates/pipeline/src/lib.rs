@@ -1,0 +1,2 @@
+//! Wiring of the stages.
+pub mod status;

@@ -1,0 +1,76 @@
+//! What the pipeline is doing, for people and programs that ask.
+
+use serde::{Deserialize, Serialize};
+use walvec_model::{Generation, Lsn};
+
+/// A picture of the pipeline at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// What it is doing.
+    pub phase: Phase,
+    /// The generation of the current or last snapshot.
+    pub generation: Generation,
+    /// One entry per collection.
+    pub collections: Vec<CollectionStatus>,
+    /// Everything committed up to here can be found.
+    pub applied_lsn: Lsn,
+    /// The position that PostgreSQL may forget WAL up to; never beyond `applied_lsn`.
+    pub confirmed_lsn: Lsn,
+    /// The server's newest known position.
+    pub server_lsn: Lsn,
+    /// WAL between `applied_lsn` and `server_lsn`, in bytes.
+    pub lag_bytes: u64,
+    /// Age of the oldest commit that cannot be found yet, in milliseconds; 0 when there is none.
+    pub lag_ms: u64,
+    /// WAL that the slot makes PostgreSQL keep, in bytes.
+    pub retained_wal_bytes: u64,
+    /// What is being retried at the moment, if anything.
+    pub problem: Option<Problem>,
+}
+
+/// The pipeline's phases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Connecting and checking.
+    #[default]
+    Starting,
+    /// Copying the rows that were there before.
+    Snapshot,
+    /// Following the stream.
+    Streaming,
+    /// Shutting down.
+    Stopping,
+}
+
+/// One collection's part of the picture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CollectionStatus {
+    /// The collection.
+    pub collection: String,
+    /// Its table, `schema.table`.
+    pub table: String,
+    /// Rows that PostgreSQL estimates the snapshot has to copy.
+    pub snapshot_rows_estimated: u64,
+    /// Rows copied by the current or last snapshot.
+    pub snapshot_rows_copied: u64,
+    /// Points stored at last count.
+    pub points: u64,
+    /// Texts embedded since the start.
+    pub embeddings_computed: u64,
+    /// Vectors kept since the start because the text had not changed.
+    pub embeddings_reused: u64,
+    /// Rows that could not be processed and wait as dead letters.
+    pub dead_letters: u64,
+}
+
+/// A transient error that is being retried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The part that fails: `source`, `embedder`, `sink`.
+    pub part: String,
+    /// The error.
+    pub message: String,
+    /// Attempts so far.
+    pub attempts: u64,
+}

@@ -1,0 +1,78 @@
+//! What can go wrong in a sink.
+
+use std::path::PathBuf;
+
+use walvec_model::PointId;
+
+/// An error of a sink. Only [`is_retryable`](Self::is_retryable) errors go away by themselves.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// Another process owns the data directory.
+    #[error("{} is in use by another walvec process; stop it first, or search through its HTTP API", .path.display())]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The stored collection was made with another model or dimension.
+    #[error("collection \"{collection}\" was built with {stored}, the configuration says {configured}")]
+    Fingerprint {
+        /// The collection.
+        collection: String,
+        /// What the collection was built with.
+        stored: String,
+        /// What the configuration asks for.
+        configured: String,
+    },
+    /// The files of the collection cannot be read.
+    #[error("collection \"{collection}\" in {} cannot be opened: {reason}", .path.display())]
+    Corrupt {
+        /// The collection.
+        collection: String,
+        /// Where it is.
+        path: PathBuf,
+        /// The engine's words.
+        reason: String,
+    },
+    /// The sink refused one point; the others of the batch are not to blame.
+    #[error("point {id} was refused: {reason}")]
+    BadPoint {
+        /// The point.
+        id: PointId,
+        /// Why.
+        reason: String,
+    },
+    /// A search that the engine does not accept.
+    #[error("the search was refused: {0}")]
+    BadRequest(String),
+    /// The file system said no: disk full, permissions.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// What was being read or written.
+        path: PathBuf,
+        /// The operating system's words.
+        source: std::io::Error,
+    },
+    /// The engine failed for a reason that may pass.
+    #[error("the engine failed: {0}")]
+    Engine(String),
+    /// The sink was closed.
+    #[error("the sink is closed")]
+    Closed,
+}
+
+impl SinkError {
+    /// Whether the same call may succeed later without anybody changing the configuration.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Io { .. } | Self::Engine(_) => true,
+            Self::Locked { .. }
+            | Self::Fingerprint { .. }
+            | Self::Corrupt { .. }
+            | Self::BadPoint { .. }
+            | Self::BadRequest(_)
+            | Self::Closed => false,
+        }
+    }
+}

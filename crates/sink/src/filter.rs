@@ -1,0 +1,28 @@
+//! Conditions on payload fields, in the few forms that the search surface offers.
+
+use walvec_model::Value;
+
+/// All conditions must hold. Empty: everything matches.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter(pub Vec<Condition>);
+
+/// A condition on one payload field.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Condition {
+    /// The field equals the value, or is an array that contains it.
+    Equals {
+        /// The payload field.
+        field: String,
+        /// A string, a whole number or a boolean.
+        value: Value,
+    },
+    /// The field is a number inside the bounds.
+    Range {
+        /// The payload field.
+        field: String,
+        /// Lowest value, inclusive.
+        from: Option<f64>,
+        /// Highest value, inclusive.
+        to: Option<f64>,
+    },
+}

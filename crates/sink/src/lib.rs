@@ -1,0 +1,152 @@
+//! Where points live and are found.
+//!
+//! - [`Sink`] and [`Search`]: the contracts that the pipeline and the surface rely on
+//! - [`embedded`]: Qdrant's own engine inside this process, the only module that names `qdrant_edge`
+//! - [`error`]: what can go wrong, and whether trying again helps
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod embedded;
+mod error;
+mod filter;
+
+use std::future::Future;
+use std::pin::Pin;
+
+pub use error::SinkError;
+pub use filter::{Condition, Filter};
+use walvec_model::{Fingerprint, Generation, Payload, Point, PointId, Provenance, StoredPoint, TableName, Vector};
+
+/// A boxed future, so that the traits can be used as objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a collection must look like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CollectionSpec {
+    /// The collection's name.
+    pub name: String,
+    /// Dimension of its vectors.
+    pub dimension: usize,
+    /// What made the vectors. A stored collection with another fingerprint is refused.
+    pub fingerprint: Fingerprint,
+    /// Payload fields to index, with their types.
+    pub indexes: Vec<(String, IndexType)>,
+}
+
+/// The type of a payload index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexType {
+    /// Exact strings.
+    Keyword,
+    /// Whole numbers.
+    Integer,
+    /// Floating-point numbers.
+    Float,
+    /// Booleans.
+    Bool,
+    /// Full text.
+    Text,
+    /// Timestamps.
+    Datetime,
+    /// UUIDs.
+    Uuid,
+}
+
+/// One write. Writes of one batch never name the same point twice.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Store the whole point, replacing vector and payload.
+    Upsert(Point),
+    /// Replace the payload and keep the stored vector. The caller has seen the point: it exists.
+    Payload {
+        /// The point.
+        id: PointId,
+        /// The user's fields, all of them.
+        payload: Payload,
+        /// walvec's own field.
+        provenance: Provenance,
+    },
+    /// Remove the point; removing what is not there is no error.
+    Delete(PointId),
+}
+
+impl Write {
+    /// The point that is written.
+    #[must_use]
+    pub const fn id(&self) -> PointId {
+        match self {
+            Self::Upsert(point) => point.id,
+            Self::Payload { id, .. } | Self::Delete(id) => *id,
+        }
+    }
+}
+
+/// A page of a scroll through a collection, in id order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScrollPage {
+    /// The points of this page.
+    pub points: Vec<StoredPoint>,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<PointId>,
+}
+
+/// One collection, as the pipeline writes it.
+///
+/// # Contract
+/// - There is one writer. Calls of one writer take effect in the order in which they were made.
+/// - A future that resolves to `Ok` means *durable*: a kill or a power cut after it loses nothing of that call. Nothing
+///   weaker (accepted, queued, acknowledged) may be reported as `Ok`.
+/// - Every write is idempotent: the pipeline repeats batches after a crash.
+/// - An error leaves it open whether the batch, or a part of it, was applied.
+pub trait Sink: Send + Sync {
+    /// Applies a batch and makes it durable.
+    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>>;
+
+    /// The points with these ids that exist, in any order, without vectors.
+    fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>>;
+
+    /// Removes every point of `table`, durably. Points of other tables and foreign points stay.
+    fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>>;
+
+    /// Removes the points of `table` whose generation is older than `current`, durably; returns how many there were.
+    fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>>;
+
+    /// How many points the collection holds.
+    fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>>;
+
+    /// Up to `limit` points in id order from `from` (inclusive) on.
+    fn scroll(&self, from: Option<PointId>, limit: usize) -> BoxFuture<'_, Result<ScrollPage, SinkError>>;
+
+    /// Called when there is time to spare, for example after a snapshot: builds indexes so that searches stay fast.
+    fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>>;
+}
+
+/// What to look for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SearchRequest {
+    /// The query's vector, of the collection's dimension and normalised.
+    pub vector: Vector,
+    /// How many hits at most.
+    pub limit: usize,
+    /// Only points that match all conditions.
+    pub filter: Filter,
+}
+
+/// A point that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hit {
+    /// The point's id.
+    pub id: PointId,
+    /// Cosine similarity to the query, at most 1; higher is nearer.
+    pub score: f32,
+    /// The user's fields.
+    pub payload: Payload,
+    /// walvec's own field; `None` for a point that something else wrote.
+    pub provenance: Option<Provenance>,
+}
+
+/// One collection, as readers see it. Searches see every write that was reported durable before they began.
+pub trait Search: Send + Sync {
+    /// The nearest points, best first.
+    fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>>;
+}
