@@ -1,1 +1,63 @@
+//! PostgreSQL → [`Change`](walvec_model::Change)s.
+//!
+//! ```text
+//!            Source ── preflight, publication, slot
+//!              │
+//!   begin_snapshot ──▶ Snapshot: the rows as of the slot's consistent point, by parallel COPY
+//!              │
+//!      open_stream ──▶ ChangeStream: everything committed after it, by logical replication
+//!              │
+//!       fetch_rows ──▶ values that an UPDATE left out
+//! ```
+//!
+//! All three give a row the same values, because they read the same text form with the same function.
+//!
+//! - [`config`]: what has to be told
+//! - [`source`]: the source and what can be asked of it
+//! - [`preflight`]: what would stop the pipeline, found before it starts
+//! - [`publication`], [`slot`]: the two things that live on the server
+//! - [`snapshot`]: slot creation, the plan of the copy, its workers
+//! - [`stream`]: the task that reads the stream and answers the server
+//! - [`pgoutput`]: replication messages, decoded without any I/O
+//! - [`assemble`]: messages into changes with positions and keys
+//! - [`fetch`]: rows read again by key
+//! - [`copy_text`], [`value`]: PostgreSQL's text forms
+//! - [`catalog`]: what the server's catalogue says
+//! - [`connect`]: sessions, TLS, pinned settings
+//! - [`sql`]: quoting
+//! - [`error`]: what can go wrong, and what to do about it
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod assemble;
+mod catalog;
+mod config;
+mod connect;
+mod copy_text;
+mod error;
+mod fetch;
+mod pgoutput;
+mod preflight;
+mod publication;
+mod slot;
+mod snapshot;
+mod source;
+mod sql;
+mod stream;
+mod value;
+
+pub use catalog::{Capabilities, ServerFacts};
+pub use config::{SourceConfig, TableSpec};
+pub use error::CaptureError;
+pub use preflight::{Finding, Severity};
+pub use publication::PublicationState;
+pub use slot::{SlotState, WalStatus};
+pub use snapshot::Snapshot;
+pub use source::{ServerPosition, Source};
+pub use stream::ChangeStream;
+use walvec_model::TableName;
+
+/// A row filter on a server that has none.
+fn capabilities_error(table: &TableName) -> CaptureError {
+    CaptureError::Config { reason: format!("the row filter of {table} needs PostgreSQL 15 or later") }
+}

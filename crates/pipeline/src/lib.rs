@@ -1,2 +1,42 @@
-//! Wiring of the stages.
+//! Wiring of the stages, and the only place that decides which WAL position PostgreSQL may forget.
+//!
+//! ```text
+//!            snapshot rows, then the stream
+//! capture ──────────────────────────────────▶ batch ──▶ plan ──▶ embed ──▶ sink
+//!    ▲                                       coalesce   what     only      durable
+//!    │                                       per key    is new   new text    │
+//!    └────────────── confirm ◀── checkpoint ◀────────────────────────────────┘
+//! ```
+//!
+//! - [`supervisor`]: starts, runs and stops the whole; the order of shutdown is written there
+//! - [`start`]: what to do at start, from what is stored and what PostgreSQL says; pure
+//! - [`snapshot`]: copies the rows that were there before, as one generation
+//! - [`follow`]: follows the stream, transaction by transaction
+//! - [`batch`]: the last word per key inside a batch; pure
+//! - [`plan`]: which rows need a vector, which only a new payload, which nothing; pure
+//! - [`writer`]: one collection's writer: complete, render, embed, write, park
+//! - [`checkpoint`]: the only module that advances the confirmed position
+//! - [`store`]: what survives a restart: checkpoint and dead letters
+//! - [`error`] and [`retry`]: what each error means, and trying again
+//! - [`status`] and [`telemetry`]: what people and programs see
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod batch;
+pub mod checkpoint;
+pub mod error;
+mod follow;
+pub mod plan;
+mod retry;
+mod snapshot;
+pub mod start;
 pub mod status;
+pub mod store;
+mod supervisor;
+pub mod telemetry;
+pub mod writer;
+
+pub use error::{PipelineError, Policy};
+pub use status::Status;
+pub use store::{Checkpoint, DeadLetter, Store};
+pub use supervisor::{Collection, Pipeline, PipelineConfig};

@@ -8,14 +8,19 @@ use walvec_model::PointId;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SinkError {
-    /// Another process owns the data directory.
-    #[error("{} is in use by another walvec process; stop it first, or search through its HTTP API", .path.display())]
+    /// Somebody owns the data directory, or the collection in it.
+    #[error("{} is in use by {}; stop it first, or search through its HTTP API", .path.display(), holder(*.pid))]
     Locked {
-        /// The data directory.
+        /// The data directory, or the collection's.
         path: PathBuf,
+        /// The process that has it, where its lock file says so.
+        pid: Option<u32>,
     },
     /// The stored collection was made with another model or dimension.
-    #[error("collection \"{collection}\" was built with {stored}, the configuration says {configured}")]
+    #[error(
+        "collection \"{collection}\" was built with {stored}, the configuration says {configured}; vectors of the two \
+         do not compare, and mixing them would make every search wrong"
+    )]
     Fingerprint {
         /// The collection.
         collection: String,
@@ -45,7 +50,7 @@ pub enum SinkError {
     /// A search that the engine does not accept.
     #[error("the search was refused: {0}")]
     BadRequest(String),
-    /// The file system said no: disk full, permissions.
+    /// The file system said no: disk full, permissions, or a collection name that cannot be a directory's.
     #[error("{}: {source}", .path.display())]
     Io {
         /// What was being read or written.
@@ -64,9 +69,10 @@ pub enum SinkError {
 impl SinkError {
     /// Whether the same call may succeed later without anybody changing the configuration.
     #[must_use]
-    pub const fn is_retryable(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Io { .. } | Self::Engine(_) => true,
+            Self::Io { source, .. } => source.kind() != std::io::ErrorKind::InvalidInput,
+            Self::Engine(_) => true,
             Self::Locked { .. }
             | Self::Fingerprint { .. }
             | Self::Corrupt { .. }
@@ -74,5 +80,12 @@ impl SinkError {
             | Self::BadRequest(_)
             | Self::Closed => false,
         }
+    }
+}
+
+fn holder(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) => format!("walvec process {pid}"),
+        None => "another walvec process".to_owned(),
     }
 }

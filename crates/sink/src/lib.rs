@@ -117,7 +117,10 @@ pub trait Sink: Send + Sync {
     /// Up to `limit` points in id order from `from` (inclusive) on.
     fn scroll(&self, from: Option<PointId>, limit: usize) -> BoxFuture<'_, Result<ScrollPage, SinkError>>;
 
-    /// Called when there is time to spare, for example after a snapshot: builds indexes so that searches stay fast.
+    /// Builds indexes where enough points have none, so that searches stay fast; free where there is nothing to do.
+    ///
+    /// It may take minutes and a part of the machine. Writes and searches go on meanwhile, so call it from a task of its
+    /// own, for example now and then during a snapshot and after it. Dropping the future does not stop it.
     fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>>;
 }
 

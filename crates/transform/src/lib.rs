@@ -1,1 +1,39 @@
+//! Row to document: which columns become the text to embed, which become payload, and under which id they are stored.
+//! Pure: no I/O and no clock, so that the same row always gives the same document.
+//!
+//! - [`transform`]: [`Transform`], the public face: check a table, fill in unchanged values, render a row
+//! - [`point_id`]: how a row key becomes a point id
+//! - `template`: one compiled template of a [`TransformSpec`]
+//! - `names`: which columns a template can reach, and which name was probably meant
+//! - `shape`: what a table's columns mean to a transform, and a row as its templates see it
+//! - `values`: row values in and out of the template engine, and what NULL means there
+//! - [`error`]: what can go wrong, and whether one row or the whole table is concerned
+//!
+//! # The template language
+//!
+//! Templates are minijinja (Jinja2 syntax). A column is a variable; `row["first name"]` reaches a column whose name is no
+//! identifier. What differs from plain Jinja follows SQL and JSON, because rows come from there:
+//!
+//! - NULL renders as nothing, is false, `is none`, not `is defined`, and gives way to `default("...")`. A field of NULL
+//!   and a JSON key that is not there are NULL again. Test for it with `is none`; `== none` is refused, since it would
+//!   never hold. Comparing NULL by size (`<`, `>`) has no meaning: test first.
+//! - Booleans print as `true` and `false`, arrays and objects as JSON.
+//! - numeric, dates and other types that JSON cannot hold exactly are text: `price|float * 1.2`, `price|int`.
+//! - A name that is no column is an error, never an empty text.
+//! - There is no `include` or `extends`, and a template that does not come to an end is stopped.
+//!
+//! A computed field that is exactly one `{{ expression }}` keeps the expression's type: `"{{ year // 10 * 10 }}"` is the
+//! number 1890. If such an expression cannot be evaluated because a column is NULL, the field is NULL, as in SQL.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod error;
+mod names;
+pub mod point_id;
+mod shape;
+mod template;
+pub mod transform;
+mod values;
+
+pub use error::TransformError;
+pub use transform::{Completed, Transform, TransformSpec};

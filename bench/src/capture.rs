@@ -1,0 +1,123 @@
+//! The stream against `pg_recvlogical`, the snapshot against `COPY`, and how both grow.
+
+use anyhow::ensure;
+
+use crate::Plan;
+use crate::child::{self, Reading};
+use crate::report::median;
+use crate::stage::{Database, PUBLICATION, Stage, TABLE};
+
+const ROWS: u64 = 300_000;
+const MANY_TRANSACTIONS: u64 = 1_000;
+
+/// Rates in rows per second, medians; memory the largest seen, in bytes.
+pub(crate) struct AgainstPostgres {
+    pub(crate) pg_recvlogical: f64,
+    pub(crate) stream: f64,
+    /// Median of the ratios of paired runs.
+    pub(crate) stream_ratio: f64,
+    pub(crate) stream_rss: u64,
+    pub(crate) copy: f64,
+    pub(crate) snapshot: f64,
+    pub(crate) snapshot_ratio: f64,
+    pub(crate) snapshot_rss: u64,
+}
+
+/// How one reader does at one size.
+pub(crate) struct Growth {
+    pub(crate) reader: &'static str,
+    pub(crate) rows: u64,
+    pub(crate) rate: f64,
+    pub(crate) rss: u64,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+pub(crate) async fn against_postgres(plan: &Plan, stage: &Stage) -> anyhow::Result<AgainstPostgres> {
+    let database = stage.database("against").await?;
+    // Every reader gets a slot of its own from before the rows, because reading moves a slot.
+    for round in 0..plan.rounds {
+        database.create_slot(&format!("theirs_{round}")).await?;
+        database.create_slot(&format!("ours_{round}")).await?;
+    }
+    let until = database.insert(ROWS, ROWS).await?;
+    let (mut theirs, mut ours, mut copies, mut snapshots) = (vec![], vec![], vec![], vec![]);
+    for round in 0..plan.rounds {
+        theirs.push(ROWS as f64 / recvlogical(&database, &format!("theirs_{round}"), &until).await?);
+        ours.push(stream(&database, &format!("ours_{round}"), &until, ROWS).await?);
+        let copy = format!("--command=COPY {TABLE} TO STDOUT");
+        copies.push(ROWS as f64 / database.time("psql", &["--quiet", "--no-psqlrc", &copy]).await?.as_secs_f64());
+        snapshots.push(snapshot(&database, ROWS).await?);
+    }
+    database.drop().await?;
+    let rates = |readings: &[Reading]| readings.iter().map(Reading::rows_per_second).collect::<Vec<_>>();
+    let ratios = |ours: &[f64], theirs: &[f64]| median(ours.iter().zip(theirs).map(|(a, b)| a / b).collect());
+    let (stream_rates, snapshot_rates) = (rates(&ours), rates(&snapshots));
+    Ok(AgainstPostgres {
+        stream_ratio: ratios(&stream_rates, &theirs),
+        snapshot_ratio: ratios(&snapshot_rates, &copies),
+        pg_recvlogical: median(theirs),
+        stream: median(stream_rates),
+        stream_rss: largest(&ours),
+        copy: median(copies),
+        snapshot: median(snapshot_rates),
+        snapshot_rss: largest(&snapshots),
+    })
+}
+
+pub(crate) async fn growth(plan: &Plan, stage: &Stage) -> anyhow::Result<Vec<Growth>> {
+    let mut grown = Vec::new();
+    let sizes = [plan.largest / 100, plan.largest / 10, plan.largest];
+    for rows in sizes {
+        for (reader, per_transaction) in [("stream, one transaction", rows), ("stream, many", MANY_TRANSACTIONS)] {
+            eprintln!("    {rows} rows, {reader}");
+            let database = stage.database("growth").await?;
+            for round in 0..plan.rounds {
+                database.create_slot(&format!("ours_{round}")).await?;
+            }
+            let until = database.insert(rows, per_transaction).await?;
+            let mut readings = Vec::new();
+            for round in 0..plan.rounds {
+                readings.push(stream(&database, &format!("ours_{round}"), &until, rows).await?);
+            }
+            grown.push(of(reader, rows, &readings));
+            if per_transaction == rows {
+                let mut readings = Vec::new();
+                for _ in 0..plan.rounds {
+                    readings.push(snapshot(&database, rows).await?);
+                }
+                grown.push(of("snapshot", rows, &readings));
+            }
+            database.drop().await?;
+        }
+    }
+    Ok(grown)
+}
+
+fn of(reader: &'static str, rows: u64, readings: &[Reading]) -> Growth {
+    let rate = median(readings.iter().map(Reading::rows_per_second).collect());
+    Growth { reader, rows, rate, rss: largest(readings) }
+}
+
+fn largest(readings: &[Reading]) -> u64 {
+    readings.iter().map(|reading| reading.peak_rss_bytes).max().unwrap_or(0)
+}
+
+/// Seconds that `pg_recvlogical` takes to read the same changes into nothing.
+async fn recvlogical(database: &Database<'_>, slot: &str, until: &str) -> anyhow::Result<f64> {
+    let (slot, end) = (format!("--slot={slot}"), format!("--endpos={until}"));
+    let publication = format!("--option=publication_names={PUBLICATION}");
+    let arguments = ["--start", &slot, &end, "--option=proto_version=1", &publication, "--file=/dev/null", "--no-loop"];
+    Ok(database.time("pg_recvlogical", &arguments).await?.as_secs_f64())
+}
+
+async fn stream(database: &Database<'_>, slot: &str, until: &str, rows: u64) -> anyhow::Result<Reading> {
+    let reading = child::spawn(&["stream", &database.url, slot, until]).await?;
+    ensure!(reading.rows == rows, "the stream had {} rows instead of {rows}", reading.rows);
+    Ok(reading)
+}
+
+async fn snapshot(database: &Database<'_>, rows: u64) -> anyhow::Result<Reading> {
+    let reading = child::spawn(&["copy", &database.url, "snapshot"]).await?;
+    ensure!(reading.rows == rows, "the snapshot had {} rows instead of {rows}", reading.rows);
+    Ok(reading)
+}

@@ -1,0 +1,119 @@
+//! Readers that run as processes of their own, so that their memory can be told.
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
+use walvec_capture::{Source, SourceConfig, TableSpec};
+use walvec_model::{Lsn, StreamEvent, TableName};
+
+use crate::stage::{PUBLICATION, TABLE};
+
+/// What a child process does.
+#[derive(Subcommand, Clone)]
+pub(crate) enum Child {
+    /// Read the stream up to a position and throw it away.
+    #[command(hide = true)]
+    Stream { url: String, slot: String, until: Lsn },
+    /// Read a snapshot and throw it away.
+    #[command(hide = true)]
+    Copy { url: String, slot: String },
+}
+
+/// What a child process found.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Reading {
+    pub(crate) rows: u64,
+    pub(crate) seconds: f64,
+    pub(crate) peak_rss_bytes: u64,
+}
+
+impl Reading {
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    pub(crate) fn rows_per_second(&self) -> f64 {
+        self.rows as f64 / self.seconds
+    }
+}
+
+impl Child {
+    /// Runs in the child process and prints the reading.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let (rows, seconds) = match self {
+            Self::Stream { url, slot, until } => stream(url, slot, until).await?,
+            Self::Copy { url, slot } => copy(url, slot).await?,
+        };
+        let reading = Reading { rows, seconds, peak_rss_bytes: peak_rss_of(std::process::id())? };
+        println!("{}", serde_json::to_string(&reading)?);
+        Ok(())
+    }
+}
+
+/// Starts this program again as a child and waits for its reading.
+pub(crate) async fn spawn(arguments: &[&str]) -> anyhow::Result<Reading> {
+    let output = tokio::process::Command::new(std::env::current_exe()?)
+        .args(arguments)
+        .stderr(Stdio::inherit())
+        .output()
+        .await?;
+    ensure!(output.status.success(), "{arguments:?}: {}", output.status);
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The largest resident set that a process has had, in bytes.
+pub(crate) fn peak_rss_of(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kibibytes * 1024)
+}
+
+fn config(url: String, slot: String) -> SourceConfig {
+    SourceConfig {
+        url: url.into(),
+        slot,
+        publication: PUBLICATION.to_owned(),
+        tables: vec![TableSpec { name: TableName::new("public", TABLE), filter: None, columns: None }],
+        copy_workers: 2,
+    }
+}
+
+async fn stream(url: String, slot: String, until: Lsn) -> anyhow::Result<(u64, f64)> {
+    let began = Instant::now();
+    let source = Source::connect(config(url, slot)).await?;
+    let mut stream = source.open_stream().await?;
+    let mut rows = 0;
+    loop {
+        for event in stream.next().await? {
+            let reached = match event {
+                StreamEvent::Change(_) => {
+                    rows += 1;
+                    continue;
+                }
+                StreamEvent::Commit { end_lsn, .. } => end_lsn,
+                StreamEvent::Idle { wal_end } => wal_end,
+            };
+            stream.confirm(reached);
+            if reached >= until {
+                let seconds = began.elapsed().as_secs_f64();
+                stream.close().await?;
+                return Ok((rows, seconds));
+            }
+        }
+    }
+}
+
+async fn copy(url: String, slot: String) -> anyhow::Result<(u64, f64)> {
+    let source = Source::connect(config(url, slot)).await?;
+    let began = Instant::now();
+    let mut snapshot = source.begin_snapshot().await?;
+    let mut rows = 0;
+    while let Some(chunk) = snapshot.next().await? {
+        rows += chunk.len() as u64;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    snapshot.close().await?;
+    source.drop_slot().await?;
+    Ok((rows, seconds))
+}

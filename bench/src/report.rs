@@ -1,0 +1,121 @@
+//! Medians, and the tables of BENCHMARKS.md.
+
+use std::fmt::Write as _;
+
+use crate::Plan;
+use crate::capture::{AgainstPostgres, Growth};
+use crate::embedding::Embedding;
+use crate::sync::Sync;
+
+/// Everything that was measured.
+#[derive(Default)]
+pub(crate) struct Report {
+    pub(crate) server: String,
+    pub(crate) capture: Option<AgainstPostgres>,
+    pub(crate) growth: Vec<Growth>,
+    pub(crate) embedding: Option<Embedding>,
+    pub(crate) sync: Option<Sync>,
+}
+
+/// The median; 0 of nothing.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    percentile(&mut values, 50)
+}
+
+/// The smallest value that at least `percent` of the values do not exceed; 0 of nothing.
+pub(crate) fn percentile(values: &mut [f64], percent: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() * percent).div_ceil(100);
+    values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
+}
+
+impl Report {
+    pub(crate) fn render(&self, plan: &Plan) -> anyhow::Result<String> {
+        let mut text = String::new();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        writeln!(
+            text,
+            "# Benchmarks\n\nWritten by `make bench`: {cores} cores, PostgreSQL {}, release build, medians of {} rounds. Machines \
+             differ and are\nnoisy: compare the ratios, which come from paired runs, rather than the rates.\n",
+            self.server, plan.rounds
+        )?;
+        if let Some(capture) = &self.capture {
+            render_capture(&mut text, capture)?;
+        }
+        if let Some(sync) = &self.sync {
+            render_sync(&mut text, sync)?;
+        }
+        if let Some(embedding) = &self.embedding {
+            writeln!(
+                text,
+                "## Embedding\n\nall-MiniLM-L6-v2, int8, {} texts of {} tokens in all.\n\n| texts/s | tokens/s |\n|---|---|\n| {:.0} | {:.0} |\n",
+                embedding.texts, embedding.tokens, embedding.texts_per_second, embedding.tokens_per_second
+            )?;
+        }
+        if !self.growth.is_empty() {
+            render_growth(&mut text, &self.growth)?;
+        }
+        Ok(text)
+    }
+}
+
+fn render_capture(text: &mut String, capture: &AgainstPostgres) -> std::fmt::Result {
+    writeln!(
+        text,
+        "## Capture, 300,000 rows of 250 bytes, into nothing\n\n\
+         | | rows/s | ratio | target | peak memory |\n|---|---|---|---|---|\n\
+         | `pg_recvlogical` to /dev/null | {:.0} | | | |\n\
+         | walvec, stream | {:.0} | {:.2} | ≥ 0.95 | {} |\n\
+         | one `COPY TO STDOUT` | {:.0} | | | |\n\
+         | walvec, snapshot | {:.0} | {:.2} | ≥ 0.40 | {} |\n",
+        capture.pg_recvlogical,
+        capture.stream,
+        capture.stream_ratio,
+        megabytes(capture.stream_rss),
+        capture.copy,
+        capture.snapshot,
+        capture.snapshot_ratio,
+        megabytes(capture.snapshot_rss),
+    )
+}
+
+fn render_sync(text: &mut String, sync: &Sync) -> std::fmt::Result {
+    writeln!(
+        text,
+        "## PostgreSQL to searchable, the whole program\n\n| | measured | target |\n|---|---|---|\n\
+         | 2,000 rows inserted at once | {:.0} rows/s | ≥ 100 |\n\
+         | single rows, p50 | {:.1} ms | ≤ 25 |\n| single rows, p95 | {:.1} ms | |\n| single rows, p99 | {:.1} ms | ≤ 60 |\n\
+         | peak memory | {} | ≤ 300 MB |\n\n\
+         A single row counts from before its INSERT until the status reports its position as applied, over HTTP.\n",
+        sync.flood_rate,
+        sync.p50,
+        sync.p95,
+        sync.p99,
+        megabytes(sync.rss),
+    )
+}
+
+fn render_growth(text: &mut String, growth: &[Growth]) -> std::fmt::Result {
+    writeln!(text, "## Growth\n\n| | rows | rows/s | peak memory |\n|---|---|---|---|")?;
+    for Growth { reader, rows, rate, rss } in growth {
+        writeln!(text, "| {reader} | {rows} | {rate:.0} | {} |", megabytes(*rss))?;
+    }
+    writeln!(text)
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{} MB", bytes / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_a_value_that_was_measured() {
+        let mut values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert!((percentile(&mut values, 50) - 100.0).abs() < f64::EPSILON);
+        assert!((percentile(&mut values, 99) - 198.0).abs() < f64::EPSILON);
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
+    }
+}

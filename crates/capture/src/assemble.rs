@@ -1,0 +1,332 @@
+//! Replication messages → changes with positions, keys and values. Pure: what has to be looked up comes with
+//! [`Followed`].
+//!
+//! Positions follow from the messages alone, so that a replay gives every change the position that it had before: the
+//! commit LSN is that of Begin, and the ordinal counts all row changes of the transaction, also those of tables that are
+//! not followed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use walvec_model::{Cell, Change, Lsn, Op, Position, Row, RowKey, StreamEvent, Table, Value};
+
+use crate::CaptureError;
+use crate::pgoutput::{Field, Message, Tuple};
+use crate::value::{self, Kind};
+
+/// A table whose changes are wanted, as the rows after its Relation message show it.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    pub(crate) table: Arc<Table>,
+    /// How to read each column.
+    pub(crate) kinds: Vec<Kind>,
+}
+
+/// Turns the messages of one stream into events.
+#[derive(Default)]
+pub(crate) struct Assembler {
+    /// What the stream said last about each relation; `None` for those that are not followed.
+    relations: HashMap<u32, Option<Followed>>,
+    transaction: Option<Transaction>,
+}
+
+struct Transaction {
+    commit_lsn: Lsn,
+    /// Row changes so far.
+    changes: u64,
+}
+
+impl Assembler {
+    /// Whether a transaction has begun and not ended.
+    pub(crate) const fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// Sets how the following rows of a relation are read. It may change in the middle of a transaction.
+    pub(crate) fn set_relation(&mut self, oid: u32, followed: Option<Followed>) {
+        self.relations.insert(oid, followed);
+    }
+
+    /// Adds the events of one message. Relation messages go through [`set_relation`](Self::set_relation).
+    pub(crate) fn apply(&mut self, message: Message<'_>, events: &mut Vec<StreamEvent>) -> Result<(), CaptureError> {
+        match message {
+            Message::Begin { commit_lsn } => {
+                if self.transaction.replace(Transaction { commit_lsn, changes: 0 }).is_some() {
+                    return Err(protocol("a transaction began inside another one"));
+                }
+            }
+            Message::Commit { end_lsn, at } => {
+                if self.transaction.take().is_none() {
+                    return Err(protocol("a transaction ended that had not begun"));
+                }
+                events.push(StreamEvent::Commit { end_lsn, at });
+            }
+            Message::Insert { relation, new } => self.change(relation, events, |followed| insert(followed, &new))?,
+            Message::Update { relation, old, new } => {
+                self.change(relation, events, |followed| update(followed, old.as_ref(), &new))?;
+            }
+            Message::Delete { relation, old } => {
+                self.change(relation, events, |followed| Ok(Op::Delete { key: key_of(followed, &old)? }))?;
+            }
+            Message::Truncate { relations } => {
+                for relation in relations {
+                    self.change(relation, events, |_| Ok(Op::Truncate))?;
+                }
+            }
+            Message::Relation(_) | Message::Other => {}
+        }
+        Ok(())
+    }
+
+    fn change(
+        &mut self,
+        relation: u32,
+        events: &mut Vec<StreamEvent>,
+        op: impl FnOnce(&Followed) -> Result<Op, CaptureError>,
+    ) -> Result<(), CaptureError> {
+        let transaction = self.transaction.as_mut().ok_or_else(|| protocol("a row came outside of a transaction"))?;
+        transaction.changes += 1;
+        let position = Position { commit_lsn: transaction.commit_lsn, ordinal: transaction.changes };
+        let followed =
+            self.relations.get(&relation).ok_or_else(|| protocol("a row came before its table was described"))?;
+        if let Some(followed) = followed {
+            let op = op(followed)?;
+            events.push(StreamEvent::Change(Change { table: Arc::clone(&followed.table), position, op }));
+        }
+        Ok(())
+    }
+}
+
+fn insert(followed: &Followed, new: &Tuple<'_>) -> Result<Op, CaptureError> {
+    let new = row(followed, new, None)?;
+    if new.is_partial() {
+        // A row that an update moved into the row filter comes as an insert, but without its untouched TOAST values.
+        // As an update it asks for them to be looked up.
+        return updated(followed, None, new);
+    }
+    Ok(Op::Insert { new })
+}
+
+fn update(followed: &Followed, old: Option<&Tuple<'_>>, new: &Tuple<'_>) -> Result<Op, CaptureError> {
+    let new = row(followed, new, old)?;
+    let old_key = old.map(|old| key_of(followed, old)).transpose()?;
+    updated(followed, old_key, new)
+}
+
+fn updated(followed: &Followed, old_key: Option<RowKey>, new: Row) -> Result<Op, CaptureError> {
+    let mut key = Vec::with_capacity(followed.table.key.len());
+    for &index in &followed.table.key {
+        match new.0.get(index) {
+            Some(Cell::Value(value)) if old_key.is_some() => key.push(value.clone()),
+            Some(Cell::Value(_)) => {}
+            Some(Cell::Unchanged) | None => return Err(incomplete_key(followed, index)),
+        }
+    }
+    // The old tuple also comes when other columns of the identity changed, or always, if it is the whole row.
+    let old_key = old_key.filter(|old| *old != RowKey::new(key));
+    Ok(Op::Update { old_key, new })
+}
+
+/// The row of `new`, with what it left out taken from `old` as far as it is there.
+fn row(followed: &Followed, new: &Tuple<'_>, old: Option<&Tuple<'_>>) -> Result<Row, CaptureError> {
+    check_shape(followed, new)?;
+    let mut old_fields = old.map(Tuple::fields);
+    let mut cells = Vec::with_capacity(new.len());
+    for (index, field) in new.fields().enumerate() {
+        let old_field = old_fields.as_mut().and_then(Iterator::next);
+        cells.push(match field {
+            Field::Null => Cell::Value(Value::Null),
+            Field::Text(text) => Cell::Value(decode(followed, index, text)?),
+            // A null in the old tuple means "not in the identity": a value stored out of line is never NULL.
+            Field::Unchanged => match old_field {
+                Some(Field::Text(text)) => Cell::Value(decode(followed, index, text)?),
+                Some(Field::Null | Field::Unchanged) | None => Cell::Unchanged,
+            },
+        });
+    }
+    Ok(Row(cells))
+}
+
+fn key_of(followed: &Followed, tuple: &Tuple<'_>) -> Result<RowKey, CaptureError> {
+    check_shape(followed, tuple)?;
+    let mut values = vec![None; followed.table.key.len()];
+    for (index, field) in tuple.fields().enumerate() {
+        if let Some(position) = followed.table.key.iter().position(|&key| key == index)
+            && let Field::Text(text) = field
+        {
+            values[position] = Some(decode(followed, index, text)?);
+        }
+    }
+    let missing = values.iter().position(Option::is_none);
+    if let Some(index) = missing.and_then(|position| followed.table.key.get(position)) {
+        return Err(incomplete_key(followed, *index));
+    }
+    Ok(RowKey::new(values.into_iter().flatten().collect()))
+}
+
+fn decode(followed: &Followed, index: usize, text: &[u8]) -> Result<Value, CaptureError> {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return Err(CaptureError::Encoding {
+            table: followed.table.name.clone(),
+            column: column_name(followed, index),
+        });
+    };
+    Ok(followed.kinds.get(index).map_or(Value::Null, |kind| value::decode(text, kind)))
+}
+
+fn check_shape(followed: &Followed, tuple: &Tuple<'_>) -> Result<(), CaptureError> {
+    let wanted = followed.kinds.len();
+    if tuple.len() == wanted {
+        return Ok(());
+    }
+    Err(protocol(format!("a row of {} has {} columns, not {wanted}", followed.table.name, tuple.len())))
+}
+
+fn incomplete_key(followed: &Followed, index: usize) -> CaptureError {
+    CaptureError::Schema {
+        table: followed.table.name.clone(),
+        reason: format!(
+            "a change came without the key column \"{}\": the replica identity does not hold it",
+            column_name(followed, index)
+        ),
+    }
+}
+
+fn column_name(followed: &Followed, index: usize) -> String {
+    followed.table.columns.get(index).map(|column| column.name.clone()).unwrap_or_default()
+}
+
+fn protocol(reason: impl Into<String>) -> CaptureError {
+    CaptureError::Protocol { reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use serde_json::json;
+    use walvec_model::{Column, TableName};
+
+    use super::*;
+    use crate::pgoutput;
+
+    /// A table `s.t (id int primary key, body text)` under oid 7; oid 8 is not followed.
+    fn assembler() -> Assembler {
+        let column = |name: &str, type_oid| Column { name: name.to_owned(), type_name: String::new(), type_oid };
+        let table =
+            Table { name: TableName::new("s", "t"), columns: vec![column("id", 23), column("body", 25)], key: vec![0] };
+        let mut assembler = Assembler::default();
+        assembler.set_relation(7, Some(Followed { table: Arc::new(table), kinds: vec![Kind::Integer, Kind::Text] }));
+        assembler.set_relation(8, None);
+        assembler.apply(Message::Begin { commit_lsn: Lsn(100) }, &mut Vec::new()).unwrap();
+        assembler
+    }
+
+    fn tuple(fields: &[&str]) -> Vec<u8> {
+        let mut bytes = u16::try_from(fields.len()).unwrap().to_be_bytes().to_vec();
+        for field in fields {
+            match *field {
+                "NULL" => bytes.push(b'n'),
+                "UNCHANGED" => bytes.push(b'u'),
+                text => {
+                    bytes.push(b't');
+                    bytes.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
+                    bytes.extend(text.as_bytes());
+                }
+            }
+        }
+        bytes
+    }
+
+    fn frame(tag: &str, relation: u8, tuples: &[(&str, &[&str])]) -> Vec<u8> {
+        let mut bytes = [tag.as_bytes(), &[0, 0, 0, relation]].concat();
+        for (tag, fields) in tuples {
+            bytes.extend(tag.as_bytes());
+            bytes.extend(tuple(fields));
+        }
+        bytes
+    }
+
+    fn apply(assembler: &mut Assembler, bytes: &[u8]) -> Result<Vec<Change>, CaptureError> {
+        let mut events = Vec::new();
+        assembler.apply(pgoutput::message(bytes).unwrap(), &mut events)?;
+        let change = |event| match event {
+            StreamEvent::Change(change) => change,
+            other => panic!("{other:?}"),
+        };
+        Ok(events.into_iter().map(change).collect())
+    }
+
+    fn one(bytes: &[u8]) -> Op {
+        apply(&mut assembler(), bytes).unwrap().remove(0).op
+    }
+
+    fn cells(id: i64, body: &str) -> Row {
+        Row(vec![Cell::Value(json!(id)), Cell::Value(json!(body))])
+    }
+
+    #[test]
+    fn ordinals_count_every_row_of_the_transaction_also_unfollowed_ones() {
+        let mut assembler = assembler();
+        let insert = |relation| frame("I", relation, &[("N", &["1", "a"])]);
+        assert_eq!(apply(&mut assembler, &insert(7)).unwrap()[0].position.ordinal, 1);
+        assert_eq!(apply(&mut assembler, &insert(8)).unwrap(), []);
+        let third = apply(&mut assembler, &insert(7)).unwrap();
+        assert_eq!(third[0].position, Position { commit_lsn: Lsn(100), ordinal: 3 });
+    }
+
+    #[test]
+    fn only_a_changed_key_has_an_old_one() {
+        let old_key = |bytes: &[u8]| match one(bytes) {
+            Op::Update { old_key, .. } => old_key,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(old_key(&frame("U", 7, &[("N", &["1", "b"])])), None);
+        assert_eq!(old_key(&frame("U", 7, &[("O", &["1", "a"]), ("N", &["1", "b"])])), None);
+        let moved = old_key(&frame("U", 7, &[("K", &["1", "NULL"]), ("N", &["2", "b"])]));
+        assert_eq!(moved, Some(RowKey::new(vec![json!(1)])));
+    }
+
+    #[test]
+    fn an_untouched_value_comes_from_the_old_row_or_stays_unchanged_but_never_becomes_null() {
+        let new = |bytes: &[u8]| match one(bytes) {
+            Op::Update { new, .. } => new,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(new(&frame("U", 7, &[("O", &["1", "long"]), ("N", &["1", "UNCHANGED"])])), cells(1, "long"));
+        let partial = Row(vec![Cell::Value(json!(2)), Cell::Unchanged]);
+        assert_eq!(new(&frame("U", 7, &[("K", &["1", "NULL"]), ("N", &["2", "UNCHANGED"])])), partial);
+        assert_eq!(new(&frame("U", 7, &[("N", &["2", "UNCHANGED"])])), partial);
+        assert_eq!(new(&frame("I", 7, &[("N", &["2", "UNCHANGED"])])), partial);
+    }
+
+    #[test]
+    fn a_change_without_its_key_stops_the_stream() {
+        for bytes in [
+            frame("D", 7, &[("K", &["NULL", "NULL"])]),
+            frame("U", 7, &[("N", &["UNCHANGED", "a"])]),
+            frame("U", 7, &[("K", &["NULL", "NULL"]), ("N", &["1", "a"])]),
+        ] {
+            let error = apply(&mut assembler(), &bytes).unwrap_err();
+            assert!(error.code() == "E_SCHEMA" && error.to_string().contains("s.t"), "{error}");
+        }
+    }
+
+    #[test]
+    fn truncate_names_every_followed_table() {
+        let bytes = b"T\0\0\0\x02\0\0\0\0\x07\0\0\0\x08";
+        let changes = apply(&mut assembler(), bytes).unwrap();
+        assert_eq!(changes.iter().map(|change| &change.op).collect::<Vec<_>>(), [&Op::Truncate]);
+    }
+
+    #[test]
+    fn what_the_protocol_forbids_is_an_error_and_not_a_guess() {
+        let insert = frame("I", 7, &[("N", &["1", "a"])]);
+        let mut outside = Assembler::default();
+        assert_eq!(apply(&mut outside, &insert).unwrap_err().code(), "E_PROTOCOL");
+        assert_eq!(apply(&mut assembler(), &frame("I", 9, &[("N", &["1"])])).unwrap_err().code(), "E_PROTOCOL");
+        assert_eq!(apply(&mut assembler(), &frame("I", 7, &[("N", &["1"])])).unwrap_err().code(), "E_PROTOCOL");
+        let commit = Message::Commit { end_lsn: Lsn(1), at: SystemTime::UNIX_EPOCH };
+        assert!(Assembler::default().apply(commit, &mut Vec::new()).is_err());
+    }
+}

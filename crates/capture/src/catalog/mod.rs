@@ -1,0 +1,64 @@
+//! What the server's catalogue says.
+//!
+//! - [`server`]: which server and database this is, and what it can do
+//! - [`tables`]: tables with their columns, keys and rights
+//! - [`types`]: how the values of a type are read
+//! - [`Catalog`]: the session that all questions go through
+
+mod server;
+mod tables;
+mod types;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub(crate) use server::facts as server_facts;
+pub use server::{Capabilities, ServerFacts};
+pub(crate) use tables::{KeySource, Leaf, TableFacts, facts_by_name, facts_by_oid, leaves};
+use walvec_model::Column;
+
+use crate::CaptureError;
+use crate::connect::{ConnInfo, Session};
+use crate::value::Kind;
+
+/// Answers questions about the source. Connects again when its session broke.
+pub(crate) struct Catalog {
+    pub(crate) info: ConnInfo,
+    session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    /// The kinds of the types seen so far. A type's kind never changes under one oid.
+    kinds: Mutex<HashMap<u32, Kind>>,
+}
+
+impl Catalog {
+    pub(crate) fn new(info: ConnInfo) -> Self {
+        Self { info, session: tokio::sync::Mutex::default(), kinds: Mutex::default() }
+    }
+
+    /// A working session.
+    pub(crate) async fn session(&self) -> Result<Arc<Session>, CaptureError> {
+        let mut slot = self.session.lock().await;
+        if let Some(session) = slot.as_ref().filter(|session| !session.is_closed()) {
+            return Ok(Arc::clone(session));
+        }
+        let session = Arc::new(Session::open(&self.info).await?);
+        *slot = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// How to read the values of `columns`, in their order.
+    pub(crate) async fn kinds_of(&self, columns: &[Column]) -> Result<Vec<Kind>, CaptureError> {
+        let known = self.known_kinds();
+        let missing: Vec<u32> =
+            columns.iter().map(|column| column.type_oid).filter(|oid| !known.contains_key(oid)).collect();
+        if !missing.is_empty() {
+            let found = types::kinds(&*self.session().await?, &missing).await?;
+            self.kinds.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+        }
+        let known = self.known_kinds();
+        Ok(columns.iter().map(|column| known.get(&column.type_oid).cloned().unwrap_or(Kind::Text)).collect())
+    }
+
+    fn known_kinds(&self) -> HashMap<u32, Kind> {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

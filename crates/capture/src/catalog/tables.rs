@@ -1,0 +1,217 @@
+//! Tables with their columns, keys and rights.
+
+use walvec_model::{Column, Table, TableName};
+
+use crate::CaptureError;
+use crate::connect::{Session, statement_error};
+
+/// A table as the catalogue has it now.
+#[derive(Clone, Debug)]
+pub(crate) struct TableFacts {
+    pub(crate) oid: u32,
+    pub(crate) name: TableName,
+    /// `pg_class.relkind`: `r` table, `p` partitioned table, `v` view, ...
+    pub(crate) kind: String,
+    /// `pg_class.relpersistence`: `p` permanent, `u` unlogged, `t` temporary.
+    pub(crate) persistence: String,
+    /// `pg_class.relreplident`: `d` default, `i` index, `f` full, `n` nothing.
+    pub(crate) identity: String,
+    /// The root, if this is a partition.
+    pub(crate) partition_of: Option<TableName>,
+    /// Whether tables inherit from this one in the old way.
+    pub(crate) has_children: bool,
+    /// Whether the role may read the table's schema and all of its columns.
+    pub(crate) can_select: bool,
+    /// Whether policies hide rows from the role.
+    pub(crate) row_security: bool,
+    /// All columns in the order of the table, generated ones included.
+    pub(crate) columns: Vec<ColumnFacts>,
+    /// Columns of the primary key.
+    pub(crate) primary_key: Option<Vec<String>>,
+    /// A deferrable primary key cannot serve as replica identity.
+    pub(crate) primary_key_deferrable: bool,
+    /// Columns of the index that `REPLICA IDENTITY USING INDEX` names.
+    pub(crate) identity_index: Option<Vec<String>>,
+}
+
+/// A column as the catalogue has it now.
+#[derive(Clone, Debug)]
+pub(crate) struct ColumnFacts {
+    pub(crate) column: Column,
+    pub(crate) generated: bool,
+}
+
+/// Where a table's key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum KeySource {
+    PrimaryKey(Vec<String>),
+    IdentityIndex(Vec<String>),
+}
+
+impl KeySource {
+    pub(crate) fn columns(&self) -> &[String] {
+        let (Self::PrimaryKey(columns) | Self::IdentityIndex(columns)) = self;
+        columns
+    }
+}
+
+impl TableFacts {
+    /// What names a row, if updates and deletes will also carry it.
+    pub(crate) fn key(&self) -> Result<KeySource, CaptureError> {
+        let no_key = |reason: String| Err(CaptureError::NoKey { table: self.name.clone(), reason });
+        let key = match (&self.primary_key, &self.identity_index, self.identity.as_str()) {
+            (_, _, "n") => return no_key("REPLICA IDENTITY NOTHING sends no key with updates and deletes".to_owned()),
+            (Some(columns), _, _) => KeySource::PrimaryKey(columns.clone()),
+            (None, Some(columns), "i") => KeySource::IdentityIndex(columns.clone()),
+            (None, _, "f") => {
+                return no_key(
+                    "it has no primary key, and REPLICA IDENTITY FULL does not say which columns name a row".to_owned(),
+                );
+            }
+            (None, _, _) => return no_key("it has no primary key".to_owned()),
+        };
+        if let Some(identity) = self.identity_columns()
+            && let Some(missing) = key.columns().iter().find(|column| !identity.contains(column))
+        {
+            return no_key(format!("the replica identity does not hold the key column \"{missing}\""));
+        }
+        Ok(key)
+    }
+
+    /// The columns whose old values come with updates and deletes; `None` for all of them.
+    fn identity_columns(&self) -> Option<Vec<String>> {
+        match self.identity.as_str() {
+            "f" => None,
+            "i" => Some(self.identity_index.clone().unwrap_or_default()),
+            "n" => Some(Vec::new()),
+            _ if self.primary_key_deferrable => Some(Vec::new()),
+            _ => Some(self.primary_key.clone().unwrap_or_default()),
+        }
+    }
+
+    /// The table as a change shows it, with the columns for which `published` says so.
+    pub(crate) fn table(&self, published: impl Fn(&ColumnFacts) -> bool) -> Result<Table, CaptureError> {
+        let columns: Vec<Column> =
+            self.columns.iter().filter(|column| published(column)).map(|facts| facts.column.clone()).collect();
+        let key = self.key()?;
+        let position = |name: &String| {
+            columns.iter().position(|column| column.name == *name).ok_or_else(|| CaptureError::NoKey {
+                table: self.name.clone(),
+                reason: format!("the key column \"{name}\" is not published"),
+            })
+        };
+        let key = key.columns().iter().map(position).collect::<Result<_, _>>()?;
+        Ok(Table { name: self.name.clone(), columns, key })
+    }
+}
+
+const TABLE: &str = "
+    SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
+           rn.nspname::text, r.relname::text,
+           c.relkind <> 'p' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
+           has_schema_privilege(n.oid, 'USAGE')
+               AND (has_table_privilege(c.oid, 'SELECT') OR NOT EXISTS (
+                   SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                   AND NOT has_column_privilege(c.oid, a.attnum, 'SELECT'))),
+           row_security_active(c.oid)
+    FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid)
+    LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace";
+
+const COLUMNS: &str = "
+    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.attgenerated <> ''
+    FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// Only the key part of an index counts: columns under INCLUDE name nothing.
+const INDEXES: &str = "
+    SELECT i.indisprimary, i.indisreplident, NOT i.indimmediate, array_agg(a.attname::text ORDER BY k.position)
+    FROM pg_index i
+    CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k (attnum, position)
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    WHERE i.indrelid = $1 AND (i.indisprimary OR i.indisreplident) AND i.indisvalid AND k.position <= i.indnkeyatts
+    GROUP BY i.indexrelid, i.indisprimary, i.indisreplident, i.indimmediate";
+
+/// The relation called `name`, of whatever kind.
+pub(crate) async fn facts_by_name(session: &Session, name: &TableName) -> Result<Option<TableFacts>, CaptureError> {
+    let query = format!("{TABLE} WHERE n.nspname = $1 AND c.relname = $2");
+    facts(session, session.query_opt(&query, &[&name.schema, &name.name]).await).await
+}
+
+/// The relation with this oid, if it still exists.
+pub(crate) async fn facts_by_oid(session: &Session, oid: u32) -> Result<Option<TableFacts>, CaptureError> {
+    let query = format!("{TABLE} WHERE c.oid = $1");
+    facts(session, session.query_opt(&query, &[&oid]).await).await
+}
+
+async fn facts(
+    session: &Session,
+    found: Result<Option<tokio_postgres::Row>, tokio_postgres::Error>,
+) -> Result<Option<TableFacts>, CaptureError> {
+    let failed = |error| statement_error("looking up a table", &error);
+    let Some(row) = found.map_err(failed)? else { return Ok(None) };
+    let oid: u32 = row.get(0);
+    let root: (Option<String>, Option<String>) = (row.get(6), row.get(7));
+    let mut facts = TableFacts {
+        oid,
+        name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+        kind: row.get(3),
+        persistence: row.get(4),
+        identity: row.get(5),
+        partition_of: root.0.zip(root.1).map(|(schema, name)| TableName { schema, name }),
+        has_children: row.get(8),
+        can_select: row.get(9),
+        row_security: row.get(10),
+        columns: Vec::new(),
+        primary_key: None,
+        primary_key_deferrable: false,
+        identity_index: None,
+    };
+    for row in session.query(COLUMNS, &[&oid]).await.map_err(failed)? {
+        let column = Column { name: row.get(0), type_name: row.get(1), type_oid: row.get(2) };
+        facts.columns.push(ColumnFacts { column, generated: row.get(3) });
+    }
+    for row in session.query(INDEXES, &[&oid]).await.map_err(failed)? {
+        let columns: Vec<String> = row.get(3);
+        if row.get(0) {
+            facts.primary_key_deferrable = row.get(2);
+            facts.primary_key = Some(columns.clone());
+        }
+        if row.get(1) {
+            facts.identity_index = Some(columns);
+        }
+    }
+    Ok(Some(facts))
+}
+
+/// A table that holds rows itself: a plain table, or a leaf of a partitioned one.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaf {
+    pub(crate) name: TableName,
+    /// Its size in pages; 0 if it is not stored as a heap, so that ctids mean nothing.
+    pub(crate) pages: u64,
+    pub(crate) can_select: bool,
+}
+
+/// The leaves under a table; the table itself if it is not partitioned.
+pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, CaptureError> {
+    let query = "
+        SELECT n.nspname::text, c.relname::text,
+               CASE WHEN m.amname = 'heap'
+                    THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END,
+               has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+        FROM (SELECT relid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf
+              UNION SELECT $1::oid::regclass FROM pg_class WHERE oid = $1 AND relkind = 'r') AS leaf
+        JOIN pg_class c ON c.oid = leaf.relid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN pg_am m ON m.oid = c.relam
+        WHERE c.relkind = 'r'
+        ORDER BY c.oid";
+    let rows = session.query(query, &[&oid]).await.map_err(|error| statement_error("looking up partitions", &error))?;
+    let leaf = |row: &tokio_postgres::Row| Leaf {
+        name: TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
+        pages: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
+        can_select: row.get(3),
+    };
+    Ok(rows.iter().map(leaf).collect())
+}

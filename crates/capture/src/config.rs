@@ -1,0 +1,34 @@
+//! What capture has to be told.
+
+use secrecy::SecretString;
+use walvec_model::TableName;
+
+/// A PostgreSQL source: where it is, and what to read from it.
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    /// `postgres://user:password@host:port/database?sslmode=...`, or `key=value` pairs as libpq reads them. Environment
+    /// variables are the caller's business: none is read here.
+    ///
+    /// Beyond what tokio-postgres understands: `sslmode` `verify-ca` and `verify-full`, and `sslrootcert`. Without
+    /// `sslmode`, a host that is not this machine must prove who it is (`verify-full`).
+    pub url: SecretString,
+    /// The replication slot.
+    pub slot: String,
+    /// The publication.
+    pub publication: String,
+    /// The tables to publish and copy.
+    pub tables: Vec<TableSpec>,
+    /// How many connections copy at the same time; at least 1.
+    pub copy_workers: usize,
+}
+
+/// One table to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSpec {
+    /// The table; for a partitioned table, the root.
+    pub name: TableName,
+    /// A condition in SQL, evaluated by PostgreSQL (15 and later) for the copy and for the stream.
+    pub filter: Option<String>,
+    /// The columns to publish (PostgreSQL 15 and later); all if `None`. Key columns must be among them.
+    pub columns: Option<Vec<String>>,
+}

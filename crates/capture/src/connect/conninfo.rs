@@ -1,0 +1,325 @@
+//! The connection settings, taken apart for the two libraries that connect.
+//!
+//! tokio-postgres parses the string; the settings that it does not know (`sslrootcert`, the verifying `sslmode`s) are
+//! taken out first. pg_walstream gets a URL of its own, built from the result.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, percent_decode_str, percent_encode};
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::config::Host;
+
+use crate::CaptureError;
+
+/// How long a connection attempt may take, unless `connect_timeout` says otherwise.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How much of the peer has to be proved; the names are libpq's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SslMode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+impl SslMode {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+
+    fn parse(name: &str) -> Result<Self, CaptureError> {
+        [Self::Disable, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull]
+            .into_iter()
+            .find(|mode| mode.name() == name)
+            .ok_or_else(|| {
+                invalid(format!("sslmode is \"{name}\"; use disable, prefer, require, verify-ca or verify-full"))
+            })
+    }
+}
+
+/// Checked connection settings of one server and database.
+#[derive(Clone)]
+pub(crate) struct ConnInfo {
+    /// For tokio-postgres; without `sslmode`, which [`super::metadata`] sets.
+    pub(super) config: tokio_postgres::Config,
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) user: String,
+    pub(super) database: String,
+    pub(super) ssl_mode: SslMode,
+    /// The file with the authorities to trust; `None`: the operating system's.
+    pub(super) root_cert: Option<PathBuf>,
+}
+
+impl ConnInfo {
+    /// Takes `url` apart.
+    pub(crate) fn parse(url: &SecretString) -> Result<Self, CaptureError> {
+        let text = url.expose_secret();
+        let (rest, own) = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            split_url(text)?
+        } else {
+            split_pairs(text)?
+        };
+        // The library's error could quote the string, and with it the password.
+        let mut config: tokio_postgres::Config =
+            rest.parse().map_err(|error| invalid(format!("not a connection string: {}", kind_of(&error))))?;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(DEFAULT_CONNECT_TIMEOUT);
+        }
+        let host = single_host(&mut config)?;
+        let user = config.get_user().unwrap_or("postgres").to_owned();
+        config.user(&user);
+        let database = config.get_dbname().unwrap_or(&user).to_owned();
+        config.dbname(&database);
+        let root_cert = own.root_cert;
+        let ssl_mode = match own.ssl_mode {
+            // As in libpq: an authority that is given is also checked.
+            Some(SslMode::Require) if root_cert.is_some() => SslMode::VerifyCa,
+            Some(mode) => mode,
+            None if is_loopback(&host) && root_cert.is_none() => SslMode::Prefer,
+            None => SslMode::VerifyFull,
+        };
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        Ok(Self { config, host, port, user, database, ssl_mode, root_cert })
+    }
+
+    /// `host:port/database`, for messages.
+    pub(crate) fn server(&self) -> String {
+        format!("{}:{}/{}", self.host, self.port, self.database)
+    }
+
+    /// The connection string for pg_walstream. Holds the password.
+    pub(super) fn replication_url(&self) -> SecretString {
+        let mut url = format!("postgresql://{}", percent(self.user.as_bytes()));
+        if let Some(password) = self.config.get_password() {
+            let _ = write!(url, ":{}", percent(password));
+        }
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let timeout = self.config.get_connect_timeout().copied().unwrap_or(DEFAULT_CONNECT_TIMEOUT).as_secs().max(1);
+        let _ = write!(
+            url,
+            "@{host}:{}/{}?replication=database&connect_timeout={timeout}&sslmode={}",
+            self.port,
+            percent(self.database.as_bytes()),
+            self.ssl_mode.name()
+        );
+        if let Some(path) = &self.root_cert {
+            let _ = write!(url, "&sslrootcert={}", percent(path.to_string_lossy().as_bytes()));
+        }
+        url.into()
+    }
+}
+
+/// The settings that tokio-postgres does not know.
+#[derive(Default)]
+struct OwnSettings {
+    ssl_mode: Option<SslMode>,
+    root_cert: Option<PathBuf>,
+}
+
+impl OwnSettings {
+    /// Takes the setting if it is one of ours.
+    fn take(&mut self, key: &str, value: &str) -> Result<bool, CaptureError> {
+        match key {
+            "sslmode" => self.ssl_mode = Some(SslMode::parse(value)?),
+            "sslrootcert" => {
+                self.ssl_mode = self.ssl_mode.or((value == "system").then_some(SslMode::VerifyFull));
+                self.root_cert = (value != "system").then(|| PathBuf::from(value));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn split_url(url: &str) -> Result<(String, OwnSettings), CaptureError> {
+    let mut own = OwnSettings::default();
+    let Some((base, query)) = url.split_once('?') else { return Ok((url.to_owned(), own)) };
+    let mut kept = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if !own.take(key, &unpercent(value)?)? {
+            kept.push(pair);
+        }
+    }
+    let rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
+    Ok((rest, own))
+}
+
+/// Splits `key = 'value'` pairs as libpq does: blanks around `=`, single quotes, backslash escapes.
+fn split_pairs(text: &str) -> Result<(String, OwnSettings), CaptureError> {
+    let mut own = OwnSettings::default();
+    let mut rest = String::new();
+    let mut input = text.trim_start();
+    while !input.is_empty() {
+        let (key, after) =
+            input.split_once('=').ok_or_else(|| invalid("expected key=value pairs or postgres://".to_owned()))?;
+        let (value, after) = pair_value(after.trim_start())?;
+        if !own.take(key.trim(), &value)? {
+            let escaped = value.replace('\\', "\\\\").replace('\'', "\\'");
+            let _ = write!(rest, "{}='{escaped}' ", key.trim());
+        }
+        input = after.trim_start();
+    }
+    Ok((rest, own))
+}
+
+/// Reads one value; returns it with what follows.
+fn pair_value(input: &str) -> Result<(String, &str), CaptureError> {
+    let quoted = input.starts_with('\'');
+    let mut value = String::new();
+    let mut characters = input.char_indices().skip(usize::from(quoted));
+    while let Some((index, character)) = characters.next() {
+        match character {
+            '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
+            '\'' if quoted => return Ok((value, &input[index + 1..])),
+            blank if !quoted && blank.is_whitespace() => return Ok((value, &input[index..])),
+            other => value.push(other),
+        }
+    }
+    if quoted { Err(invalid("a quoted value does not end".to_owned())) } else { Ok((value, "")) }
+}
+
+/// The one host to connect to; without any, this machine.
+fn single_host(config: &mut tokio_postgres::Config) -> Result<String, CaptureError> {
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        config.host("localhost");
+    }
+    if config.get_hosts().len() > 1 || config.get_hostaddrs().len() > 1 {
+        return Err(invalid("several hosts are given; a replication slot lives on exactly one".to_owned()));
+    }
+    match config.get_hosts().first() {
+        Some(Host::Tcp(host)) if host.contains('@') => {
+            Err(invalid("the password holds an \"@\"; write it as %40".to_owned()))
+        }
+        Some(Host::Tcp(host)) => Ok(host.clone()),
+        #[cfg(unix)]
+        Some(Host::Unix(_)) => Err(invalid(
+            "the host is a Unix socket, which the replication protocol's library cannot use; \
+             give host=localhost and a port (listen_addresses must name localhost)"
+                .to_owned(),
+        )),
+        None => config
+            .get_hostaddrs()
+            .first()
+            .map(ToString::to_string)
+            .ok_or_else(|| invalid("no host is given".to_owned())),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn invalid(reason: String) -> CaptureError {
+    CaptureError::Config { reason }
+}
+
+/// What is wrong, in words that hold nothing of the string itself: a slip in the quoting of a password turns its pieces
+/// into option names.
+fn kind_of(error: &tokio_postgres::Error) -> String {
+    use std::error::Error as _;
+    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    if cause.starts_with("invalid value for option") {
+        return cause;
+    }
+    let known = UNSUPPORTED.iter().find(|name| cause == format!("unknown option `{name}`"));
+    known.map_or_else(|| "malformed, or with a setting that is not known".to_owned(), |_| cause.clone())
+}
+
+/// Settings that libpq has and we have not; they may be named in messages.
+const UNSUPPORTED: &[&str] = &[
+    "gssencmode",
+    "krbsrvname",
+    "passfile",
+    "require_auth",
+    "service",
+    "sslcert",
+    "sslcompression",
+    "sslcrl",
+    "sslkey",
+    "sslpassword",
+];
+
+fn percent(bytes: &[u8]) -> PercentEncode<'_> {
+    percent_encode(bytes, NON_ALPHANUMERIC)
+}
+
+fn unpercent(text: &str) -> Result<String, CaptureError> {
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map(Into::into).map_err(|_| invalid("a percent-encoded setting is not UTF-8".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<ConnInfo, CaptureError> {
+        ConnInfo::parse(&url.to_owned().into())
+    }
+
+    #[test]
+    fn a_remote_host_must_prove_who_it_is_and_this_machine_need_not() {
+        for (url, expected) in [
+            ("postgres://u:p@db.example.com/d", SslMode::VerifyFull),
+            ("host=db.example.com user=u", SslMode::VerifyFull),
+            ("postgres://u@10.0.0.1/d", SslMode::VerifyFull),
+            ("postgres://u@localhost/d", SslMode::Prefer),
+            ("postgres://u@127.0.0.1:5433/d", SslMode::Prefer),
+            ("postgres://u@localhost/d?sslrootcert=/ca.pem", SslMode::VerifyFull),
+            ("postgres://u@h/d?sslmode=disable", SslMode::Disable),
+            ("postgres://u@h/d?sslmode=require", SslMode::Require),
+            ("postgres://u@h/d?sslmode=require&sslrootcert=/ca.pem", SslMode::VerifyCa),
+            ("postgres://u@localhost/d?sslrootcert=system", SslMode::VerifyFull),
+        ] {
+            assert_eq!(parse(url).unwrap().ssl_mode, expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn both_forms_of_a_connection_string_mean_the_same() {
+        let url = parse("postgres://u%40x:p%27%5C%20@h:5433/d%2F1?sslmode=require&application_name=x").unwrap();
+        let pairs = parse(r"host=h port = 5433 user='u@x' password='p\'\\ ' dbname=d/1 sslmode='require'").unwrap();
+        for info in [&url, &pairs] {
+            assert_eq!(info.server(), "h:5433/d/1");
+            assert_eq!(info.user, "u@x");
+            assert_eq!(info.config.get_password(), Some(br"p'\ ".as_slice()));
+        }
+        assert_eq!(url.replication_url().expose_secret(), pairs.replication_url().expose_secret());
+        assert!(url.replication_url().expose_secret().starts_with("postgresql://u%40x:p%27%5C%20@h:5433/d%2F1?"));
+    }
+
+    #[test]
+    fn no_message_repeats_a_password() {
+        for url in [
+            "postgres://u:s3cret@h:port/d",
+            "postgres://u:s3c@ret@h/d",
+            "postgres://u:x@h/d?sslmode=s3cre",
+            "host=h password='s3cret",
+            "host=h password=s3 cret=1",
+            "postgres://u:s3cret@h,i/d",
+            "s3cret",
+        ] {
+            let message = parse(url).err().unwrap().to_string();
+            let message = message.replace("sslmode is \"s3cre\"", "");
+            assert!(!message.contains("s3c") && !message.contains("cret"), "{url}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_is_refused_with_the_reason() {
+        for url in ["host=/var/run/postgresql", "postgres://%2Fvar%2Frun%2Fpostgresql/d"] {
+            assert!(parse(url).err().unwrap().to_string().contains("Unix socket"), "{url}");
+        }
+    }
+}

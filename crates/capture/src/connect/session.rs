@@ -1,0 +1,133 @@
+//! Ordinary sessions: queries and COPY.
+
+use std::error::Error as _;
+use std::ops::Deref;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tracing::debug;
+
+use super::conninfo::SslMode;
+use super::{ConnInfo, settings, tls};
+use crate::CaptureError;
+
+/// A session with pinned settings. Ends when it is dropped.
+pub(crate) struct Session {
+    client: Client,
+    /// `server_version_num`, e.g. 150018.
+    pub(crate) version: u32,
+    connection: JoinHandle<()>,
+}
+
+impl Session {
+    /// Connects and pins the session's settings.
+    pub(crate) async fn open(info: &ConnInfo) -> Result<Self, CaptureError> {
+        let mut config = info.config.clone();
+        config.ssl_mode(match info.ssl_mode {
+            SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
+        });
+        let root_cert = info.root_cert.clone().or_else(tls::system_roots);
+        let tls = tls::client_config(info.ssl_mode, root_cert.as_deref())
+            .map_err(|reason| CaptureError::Tls { server: info.server(), reason })?;
+        let connecting = config.connect(MakeRustlsConnect::new(tls));
+        // `connect_timeout` of the library covers the TCP handshake only; a proxy may go silent after it.
+        let limit = config.get_connect_timeout().copied().unwrap_or_default() * 2;
+        let (client, connection) = tokio::time::timeout(limit, connecting)
+            .await
+            .map_err(|_| CaptureError::Connect {
+                server: info.server(),
+                reason: format!("no answer within {} s", limit.as_secs()),
+            })?
+            .map_err(|error| connect_error(info, &error))?;
+        let connection = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                // Whoever uses the client gets an error as well; this one has the cause.
+                debug!(error = %describe(&error), "connection to PostgreSQL ended");
+            }
+        });
+        let mut session = Self { client, version: 0, connection };
+        session.version = session.read_version().await?;
+        let pinned = settings::statements(session.version);
+        session.batch_execute(&pinned).await.map_err(|error| statement_error("setting up the session", &error))?;
+        Ok(session)
+    }
+
+    async fn read_version(&self) -> Result<u32, CaptureError> {
+        let doing = "asking for the server's version";
+        let row = self.query_one("SELECT current_setting('server_version_num')", &[]).await;
+        let text: String = row.map_err(|error| statement_error(doing, &error))?.get(0);
+        text.parse().map_err(|_| CaptureError::Protocol { reason: format!("server_version_num is \"{text}\"") })
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// An error of the connection attempt, by what it means to the user.
+fn connect_error(info: &ConnInfo, error: &tokio_postgres::Error) -> CaptureError {
+    let server = info.server();
+    let reason = describe(error);
+    if let Some(state) = error.code() {
+        return match *state {
+            SqlState::INVALID_PASSWORD
+            | SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+            | SqlState::INVALID_CATALOG_NAME
+            | SqlState::INSUFFICIENT_PRIVILEGE => CaptureError::Auth { server, reason },
+            _ => CaptureError::Connect { server, reason },
+        };
+    }
+    let text = error.to_string();
+    // The library keeps the kind of its errors to itself; these texts are its own.
+    if text.starts_with("error performing TLS handshake") {
+        CaptureError::Tls { server, reason }
+    } else if text.starts_with("authentication error") || text.starts_with("invalid configuration") {
+        CaptureError::Auth { server, reason }
+    } else {
+        CaptureError::Connect { server, reason }
+    }
+}
+
+/// An error of a statement, with what it was for.
+pub(crate) fn statement_error(doing: &str, error: &tokio_postgres::Error) -> CaptureError {
+    let reason = describe(error);
+    match error.code() {
+        None => CaptureError::Connect { server: "the source".to_owned(), reason: format!("while {doing}: {reason}") },
+        Some(state) if *state == SqlState::INSUFFICIENT_PRIVILEGE => {
+            CaptureError::Rights { doing: doing.to_owned(), reason }
+        }
+        Some(state) => CaptureError::Statement { doing: doing.to_owned(), reason, sqlstate: state.code().to_owned() },
+    }
+}
+
+/// The server's own message, or the whole chain of causes.
+pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(server) = error.as_db_error() {
+        let detail = server.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+        return format!("{}{detail}", server.message());
+    }
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,127 @@
+//! TLS as libpq's `sslmode` defines it, by rustls.
+//!
+//! <https://www.postgresql.org/docs/current/libpq-ssl.html>
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use super::conninfo::SslMode;
+
+/// The file that holds the operating system's authorities, where there is one: both libraries that connect then trust
+/// the same. `SSL_CERT_FILE` overrides it.
+pub(super) fn system_roots() -> Option<PathBuf> {
+    openssl_probe::probe().cert_file
+}
+
+/// The client configuration for a mode. The error says what is wrong with the authorities.
+pub(super) fn client_config(mode: SslMode, root_cert: Option<&Path>) -> Result<ClientConfig, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let check = match mode {
+        SslMode::VerifyFull => {
+            let roots = roots(root_cert)?;
+            return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+        }
+        SslMode::VerifyCa => {
+            let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(root_cert)?), Arc::clone(&provider))
+                .build()
+                .map_err(|error| error.to_string())?;
+            Check::ChainOnly(chain)
+        }
+        SslMode::Disable | SslMode::Prefer | SslMode::Require => Check::Nothing,
+    };
+    let verifier = Verifier { check, algorithms: algorithms(&provider) };
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+}
+
+fn algorithms(provider: &CryptoProvider) -> WebPkiSupportedAlgorithms {
+    provider.signature_verification_algorithms
+}
+
+fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    match file {
+        Some(path) => {
+            let unreadable = |error| format!("sslrootcert {}: {error:?}", path.display());
+            for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
+                // One certificate that rustls cannot use does not spoil the others of a bundle.
+                let _ = store.add(certificate.map_err(unreadable)?);
+            }
+            if store.is_empty() {
+                return Err(format!("sslrootcert {} holds no usable certificate", path.display()));
+            }
+        }
+        None => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if store.is_empty() {
+                return Err("the operating system has no certificate authorities; give sslrootcert".to_owned());
+            }
+        }
+    }
+    Ok(store)
+}
+
+/// The modes that check less than rustls does by itself.
+#[derive(Debug)]
+struct Verifier {
+    check: Check,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+enum Check {
+    /// `prefer` and `require`: encrypted, but with whomever.
+    Nothing,
+    /// `verify-ca`: issued by an authority we trust, for any name.
+    ChainOnly(Arc<WebPkiServerVerifier>),
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Check::ChainOnly(chain) = &self.check else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,255 @@
+//! What can go wrong on the way from PostgreSQL, and what to do about it.
+
+use walvec_model::TableName;
+
+/// Why capture could not go on. Messages never contain a password or the connection string.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The connection settings cannot be used.
+    #[error("the connection settings of the source cannot be used: {reason}")]
+    Config {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// The server cannot be reached, or the connection broke.
+    #[error("cannot reach PostgreSQL at {server}: {reason}")]
+    Connect {
+        /// `host:port/database`.
+        server: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The server refused the credentials.
+    #[error("PostgreSQL at {server} refused the login: {reason}")]
+    Auth {
+        /// `host:port/database`.
+        server: String,
+        /// The server's reason.
+        reason: String,
+    },
+    /// The connection could not be encrypted, or the server's certificate did not pass.
+    #[error("no trusted TLS connection to PostgreSQL at {server}: {reason}")]
+    Tls {
+        /// `host:port/database`.
+        server: String,
+        /// The check that failed.
+        reason: String,
+    },
+    /// `wal_level` does not allow logical decoding.
+    #[error("wal_level is \"{found}\", but changes can only be read with \"logical\"")]
+    WalLevel {
+        /// The server's setting.
+        found: String,
+    },
+    /// The role lacks a right.
+    #[error("the role lacks a right, while {doing}: {reason}")]
+    Rights {
+        /// What was attempted.
+        doing: String,
+        /// The server's reason.
+        reason: String,
+    },
+    /// A configured table does not exist, or is not a table whose changes can be read.
+    #[error("table {table}: {reason}")]
+    Table {
+        /// The table.
+        table: TableName,
+        /// What was found instead.
+        reason: String,
+    },
+    /// A table has nothing that names its rows.
+    #[error("table {table} has no usable key: {reason}")]
+    NoKey {
+        /// The table.
+        table: TableName,
+        /// What was found.
+        reason: String,
+    },
+    /// The publication is missing, or does not publish exactly the configured tables.
+    #[error("publication \"{publication}\" does not match the configuration: {difference}")]
+    Publication {
+        /// Its name.
+        publication: String,
+        /// How it differs.
+        difference: String,
+        /// The SQL that makes it match.
+        sql: String,
+    },
+    /// The slot does not exist, so the changes since the last confirmed position cannot be had.
+    #[error("replication slot \"{slot}\" does not exist")]
+    SlotMissing {
+        /// Its name.
+        slot: String,
+    },
+    /// The slot exists already, where a new one has to be created.
+    #[error("replication slot \"{slot}\" exists already")]
+    SlotExists {
+        /// Its name.
+        slot: String,
+    },
+    /// The server has invalidated the slot: changes are gone for good.
+    #[error("replication slot \"{slot}\" is lost: {reason}")]
+    SlotLost {
+        /// Its name.
+        slot: String,
+        /// The server's reason.
+        reason: String,
+    },
+    /// Somebody else reads from the slot.
+    #[error("replication slot \"{slot}\" is in use: {reason}")]
+    SlotBusy {
+        /// Its name.
+        slot: String,
+        /// The server's reason, with the process that uses it where known.
+        reason: String,
+    },
+    /// A table changed in a way that its rows can no longer be followed.
+    #[error("table {table} can no longer be followed: {reason}")]
+    Schema {
+        /// The table.
+        table: TableName,
+        /// What changed.
+        reason: String,
+    },
+    /// A value is not text in UTF-8.
+    #[error("table {table}, column \"{column}\": a value is not valid UTF-8")]
+    Encoding {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+    /// The server sent something that the replication protocol does not allow.
+    #[error("unexpected data from PostgreSQL: {reason}")]
+    Protocol {
+        /// What was wrong with it.
+        reason: String,
+    },
+    /// A statement failed.
+    #[error("PostgreSQL reported an error while {doing}: {reason} (SQLSTATE {sqlstate})")]
+    Statement {
+        /// What was attempted.
+        doing: String,
+        /// The server's message.
+        reason: String,
+        /// The server's error code.
+        sqlstate: String,
+    },
+    /// The stream was closed, by its owner or after an earlier error.
+    #[error("the stream is closed")]
+    Closed,
+}
+
+impl CaptureError {
+    /// The stable code under which documentation and programs know the error.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Config { .. } => "E_CONFIG",
+            Self::Connect { .. } => "E_CONNECT",
+            Self::Auth { .. } => "E_AUTH",
+            Self::Tls { .. } => "E_TLS",
+            Self::WalLevel { .. } => "E_WAL_LEVEL",
+            Self::Rights { .. } => "E_RIGHTS",
+            Self::Table { .. } => "E_TABLE",
+            Self::NoKey { .. } => "E_NO_KEY",
+            Self::Publication { .. } => "E_PUBLICATION",
+            Self::SlotMissing { .. } => "E_SLOT_MISSING",
+            Self::SlotExists { .. } => "E_SLOT_EXISTS",
+            Self::SlotLost { .. } => "E_SLOT_LOST",
+            Self::SlotBusy { .. } => "E_SLOT_BUSY",
+            Self::Schema { .. } => "E_SCHEMA",
+            Self::Encoding { .. } => "E_ENCODING",
+            Self::Protocol { .. } => "E_PROTOCOL",
+            Self::Statement { .. } => "E_STATEMENT",
+            Self::Closed => "E_CLOSED",
+        }
+    }
+
+    /// Whether the same attempt may succeed later without anybody changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::SlotBusy { .. } | Self::Closed => true,
+            Self::Statement { sqlstate, .. } => is_transient(sqlstate),
+            Self::Config { .. }
+            | Self::Auth { .. }
+            | Self::Tls { .. }
+            | Self::WalLevel { .. }
+            | Self::Rights { .. }
+            | Self::Table { .. }
+            | Self::NoKey { .. }
+            | Self::Publication { .. }
+            | Self::SlotMissing { .. }
+            | Self::SlotExists { .. }
+            | Self::SlotLost { .. }
+            | Self::Schema { .. }
+            | Self::Encoding { .. }
+            | Self::Protocol { .. } => false,
+        }
+    }
+
+    /// What to do about it, if there is something better than trying again.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        let text = match self {
+            Self::Config { .. } => "use postgres://user:password@host:port/database?sslmode=..., \
+                with special characters percent-encoded"
+                .to_owned(),
+            Self::Auth { .. } => "check user, password, database and the server's pg_hba.conf".to_owned(),
+            Self::Tls { .. } => "give the certificate authority with sslrootcert=/path/to/ca.pem and connect by the \
+                name in the certificate; sslmode=disable only where nobody can listen"
+                .to_owned(),
+            Self::WalLevel { .. } => "ALTER SYSTEM SET wal_level = 'logical'; then restart PostgreSQL".to_owned(),
+            Self::Rights { .. } => "ask the owner of the database to GRANT the right".to_owned(),
+            Self::Table { .. } => "correct the table's name, or create the table".to_owned(),
+            Self::NoKey { table, .. } => {
+                format!("ALTER TABLE {} ADD PRIMARY KEY (...);", crate::sql::quote_table(table))
+            }
+            Self::Publication { sql, .. } => sql.clone(),
+            Self::SlotMissing { .. } | Self::SlotLost { .. } | Self::Schema { .. } => {
+                "read the tables again: `walvec reset`, then `walvec run`".to_owned()
+            }
+            Self::SlotExists { slot } => {
+                format!("SELECT pg_drop_replication_slot({});", crate::sql::quote_literal(slot))
+            }
+            Self::SlotBusy { .. } => "stop the other reader, or give this one a slot of its own".to_owned(),
+            Self::Encoding { .. } => "repair the value, or leave the column out of `payload` and `text`".to_owned(),
+            Self::Connect { .. } | Self::Protocol { .. } | Self::Statement { .. } | Self::Closed => return None,
+        };
+        Some(text)
+    }
+}
+
+/// SQLSTATE classes that pass by themselves: connection trouble, a shutdown, resources, serialization, a lock timeout.
+fn is_transient(sqlstate: &str) -> bool {
+    matches!(sqlstate.get(..2), Some("08" | "40" | "53" | "57")) || sqlstate == "55P03"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_by_itself_is_retried() {
+        let statement = |sqlstate: &str| CaptureError::Statement {
+            doing: "reading".to_owned(),
+            reason: "no".to_owned(),
+            sqlstate: sqlstate.to_owned(),
+        };
+        for passing in ["57P01", "08006", "40001", "53300", "55P03"] {
+            assert!(statement(passing).is_retryable(), "{passing}");
+        }
+        for lasting in ["42601", "42P01", "22023", ""] {
+            assert!(!statement(lasting).is_retryable(), "{lasting}");
+        }
+        assert!(CaptureError::Connect { server: "a:1/b".to_owned(), reason: "refused".to_owned() }.is_retryable());
+        assert!(!CaptureError::SlotMissing { slot: "walvec".to_owned() }.is_retryable());
+    }
+
+    #[test]
+    fn a_remedy_can_be_pasted_into_psql() {
+        let error = CaptureError::NoKey { table: TableName::new("a\"b", "T x"), reason: "none".to_owned() };
+        assert_eq!(error.remedy().unwrap(), r#"ALTER TABLE "a""b"."T x" ADD PRIMARY KEY (...);"#);
+    }
+}

@@ -1,0 +1,96 @@
+//! Rows read again by key.
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use tokio_postgres::error::SqlState;
+use walvec_model::{Row, RowKey, Table};
+
+use crate::CaptureError;
+use crate::connect::{describe, statement_error};
+use crate::copy_text::RowDecoder;
+use crate::source::Source;
+use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
+use crate::value::{self, Kind};
+
+/// How many keys one statement names.
+const KEYS_PER_STATEMENT: usize = 500;
+
+/// See [`Source::fetch_rows`].
+pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Result<Vec<(RowKey, Row)>, CaptureError> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let kinds = source.catalog.kinds_of(&table.columns).await?;
+    let filter = source.published_tables().await?.into_iter().find(|found| found.table.name == table.name);
+    let filter = filter.and_then(|published| published.filter);
+    let session = source.session().await?;
+    let mut decoder = RowDecoder::new(table, &kinds);
+    let mut found = Vec::with_capacity(keys.len());
+    for keys in keys.chunks(KEYS_PER_STATEMENT) {
+        let failed = |error: tokio_postgres::Error| fetch_error(table, &error);
+        let copy = session.copy_out(&statement(table, &kinds, keys, filter.as_deref())).await.map_err(failed)?;
+        let lines: Vec<Bytes> = copy.try_collect().await.map_err(failed)?;
+        for line in lines {
+            let row = decoder.row(&line)?;
+            let key = table.key.iter().filter_map(|&index| row.0.get(index)?.value().cloned()).collect();
+            found.push((RowKey::new(key), row));
+        }
+    }
+    Ok(found)
+}
+
+/// COPY gives every value in the text form of the stream; it takes no parameters, so that keys become literals. Their types
+/// are left to the comparison with the key columns.
+fn statement(table: &Table, kinds: &[Kind], keys: &[RowKey], filter: Option<&str>) -> String {
+    let key_columns = table.key.iter().filter_map(|&index| table.columns.get(index));
+    let key_names: Vec<_> = key_columns.map(|column| quote_ident(&column.name)).collect();
+    let tuple = |key: &RowKey| {
+        let literals = key
+            .values()
+            .iter()
+            .zip(&table.key)
+            .map(|(value, &index)| quote_literal(&value::encode(value, kinds.get(index).unwrap_or(&Kind::Text))));
+        format!("({})", literals.collect::<Vec<_>>().join(", "))
+    };
+    let tuples: Vec<_> = keys.iter().map(tuple).collect();
+    let columns = quote_columns(table.columns.iter().map(|column| column.name.as_str()));
+    let filter = filter.map(|filter| format!(" AND ({filter})")).unwrap_or_default();
+    format!(
+        "COPY (SELECT {columns} FROM {} WHERE ({}) IN ({}){filter}) TO STDOUT",
+        quote_table(&table.name),
+        key_names.join(", "),
+        tuples.join(", ")
+    )
+}
+
+fn fetch_error(table: &Table, error: &tokio_postgres::Error) -> CaptureError {
+    match error.code() {
+        Some(state) if *state == SqlState::UNDEFINED_COLUMN || *state == SqlState::UNDEFINED_TABLE => {
+            CaptureError::Schema { table: table.name.clone(), reason: describe(error) }
+        }
+        _ => statement_error(&format!("reading rows of {} again", table.name), error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use walvec_model::{Column, TableName};
+
+    use super::*;
+
+    #[test]
+    fn keys_cannot_leave_their_literals() {
+        let column = |name: &str| Column { name: name.to_owned(), type_name: "text".to_owned(), type_oid: 25 };
+        let table = Table {
+            name: TableName::new("s", "T"),
+            columns: vec![column("x"), column("a"), column("b")],
+            key: vec![2, 1],
+        };
+        let keys = [RowKey::new(vec![json!("'); DROP"), json!(-1)])];
+        assert_eq!(
+            statement(&table, &[Kind::Text, Kind::Integer, Kind::Text], &keys, Some("x > 1")),
+            r#"COPY (SELECT "x", "a", "b" FROM "s"."T" WHERE ("b", "a") IN (('''); DROP', '-1')) AND (x > 1)) TO STDOUT"#
+        );
+    }
+}

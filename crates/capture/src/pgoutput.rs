@@ -1,0 +1,337 @@
+//! Replication messages, decoded without any I/O: bytes in, borrowed structures out.
+//!
+//! Protocol version 1, text format: whole transactions, in commit order.
+//! <https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>
+
+use std::time::{Duration, SystemTime};
+
+use walvec_model::Lsn;
+
+/// A message that does not follow the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("a message ended early, inside {0}")]
+    Short(&'static str),
+    #[error("unknown {what} \"{}\"", char::from(*.tag))]
+    Tag { what: &'static str, tag: u8 },
+    #[error("a name is not UTF-8")]
+    Name,
+}
+
+/// What a CopyData message of the stream holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Frame<'a> {
+    /// One pgoutput message, and the position of its WAL record.
+    Data { start: Lsn, payload: &'a [u8] },
+    /// A sign of life: the server has decoded everything before `wal_end`.
+    Keepalive { wal_end: Lsn, reply_requested: bool },
+}
+
+/// A pgoutput message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Message<'a> {
+    /// `commit_lsn` is known before the first row: the server sends transactions after they committed.
+    Begin {
+        commit_lsn: Lsn,
+    },
+    Commit {
+        end_lsn: Lsn,
+        at: SystemTime,
+    },
+    Relation(Relation),
+    Insert {
+        relation: u32,
+        new: Tuple<'a>,
+    },
+    /// `old` is the old key, if the update changed it, or the whole old row with REPLICA IDENTITY FULL.
+    Update {
+        relation: u32,
+        old: Option<Tuple<'a>>,
+        new: Tuple<'a>,
+    },
+    /// `old` holds at least the columns of the replica identity; the others are null.
+    Delete {
+        relation: u32,
+        old: Tuple<'a>,
+    },
+    Truncate {
+        relations: Vec<u32>,
+    },
+    /// Origins, types and logical messages: nothing in them concerns a row.
+    Other,
+}
+
+/// A table as the following rows show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Relation {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    /// `d` default, `i` index, `f` full, `n` nothing.
+    pub(crate) identity: u8,
+    pub(crate) columns: Vec<RelationColumn>,
+}
+
+/// A column of a [`Relation`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RelationColumn {
+    /// Whether the replica identity holds it.
+    pub(crate) in_identity: bool,
+    pub(crate) name: String,
+    pub(crate) type_oid: u32,
+    pub(crate) type_modifier: i32,
+}
+
+/// The fields of a row. Checked when it was read, so that going through them cannot fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tuple<'a> {
+    count: usize,
+    bytes: &'a [u8],
+}
+
+/// One field of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field<'a> {
+    Null,
+    /// A TOASTed value that the update did not touch.
+    Unchanged,
+    Text(&'a [u8]),
+}
+
+/// Decodes what the stream delivers.
+pub(crate) fn frame(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
+    let mut reader = Reader(bytes);
+    match reader.u8("a frame")? {
+        b'w' => {
+            let start = Lsn(reader.u64("a frame")?);
+            // The server's end of WAL and its clock.
+            reader.take(16, "a frame")?;
+            Ok(Frame::Data { start, payload: reader.0 })
+        }
+        b'k' => {
+            let wal_end = Lsn(reader.u64("a keepalive")?);
+            reader.take(8, "a keepalive")?;
+            Ok(Frame::Keepalive { wal_end, reply_requested: reader.u8("a keepalive")? != 0 })
+        }
+        tag => Err(Malformed::Tag { what: "frame", tag }),
+    }
+}
+
+/// Decodes a pgoutput message.
+pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
+    let mut reader = Reader(payload);
+    match reader.u8("a message")? {
+        b'B' => Ok(Message::Begin { commit_lsn: Lsn(reader.u64("Begin")?) }),
+        b'C' => {
+            // Flags, unused; the commit's own LSN, which Begin has given already.
+            reader.take(9, "Commit")?;
+            Ok(Message::Commit { end_lsn: Lsn(reader.u64("Commit")?), at: timestamp(reader.u64("Commit")?) })
+        }
+        b'R' => reader.relation().map(Message::Relation),
+        b'I' => {
+            let relation = reader.u32("Insert")?;
+            reader.expect(b'N')?;
+            Ok(Message::Insert { relation, new: reader.tuple()? })
+        }
+        b'U' => {
+            let relation = reader.u32("Update")?;
+            let old = match reader.u8("Update")? {
+                b'K' | b'O' => {
+                    let old = reader.tuple()?;
+                    reader.expect(b'N')?;
+                    Some(old)
+                }
+                b'N' => None,
+                tag => return Err(Malformed::Tag { what: "tuple", tag }),
+            };
+            Ok(Message::Update { relation, old, new: reader.tuple()? })
+        }
+        b'D' => {
+            let relation = reader.u32("Delete")?;
+            match reader.u8("Delete")? {
+                b'K' | b'O' => Ok(Message::Delete { relation, old: reader.tuple()? }),
+                tag => Err(Malformed::Tag { what: "tuple", tag }),
+            }
+        }
+        b'T' => {
+            let count = reader.u32("Truncate")?;
+            // CASCADE and RESTART IDENTITY: the cascade is in the list, and we keep no sequences.
+            reader.u8("Truncate")?;
+            let relations = (0..count).map(|_| reader.u32("Truncate")).collect::<Result<_, _>>()?;
+            Ok(Message::Truncate { relations })
+        }
+        b'O' | b'Y' | b'M' => Ok(Message::Other),
+        tag => Err(Malformed::Tag { what: "message", tag }),
+    }
+}
+
+impl<'a> Tuple<'a> {
+    /// How many fields there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The fields, in the order of the columns.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = Field<'a>> + use<'a> {
+        let mut reader = Reader(self.bytes);
+        (0..self.count).map_while(move |_| reader.field().ok())
+    }
+}
+
+/// PostgreSQL's epoch is the year 2000; microseconds.
+fn timestamp(micros: u64) -> SystemTime {
+    const EPOCH: Duration = Duration::from_secs(946_684_800);
+    let signed = micros.cast_signed();
+    let distance = Duration::from_micros(signed.unsigned_abs());
+    let epoch = SystemTime::UNIX_EPOCH + EPOCH;
+    if signed < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) }.unwrap_or(epoch)
+}
+
+/// Reads from the front of its slice.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize, inside: &'static str) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Malformed::Short(inside))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self, inside: &'static str) -> Result<[u8; N], Malformed> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed::Short(inside))?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn u8(&mut self, inside: &'static str) -> Result<u8, Malformed> {
+        self.array::<1>(inside).map(|[byte]| byte)
+    }
+
+    fn u16(&mut self, inside: &'static str) -> Result<u16, Malformed> {
+        self.array(inside).map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self, inside: &'static str) -> Result<u32, Malformed> {
+        self.array(inside).map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self, inside: &'static str) -> Result<u64, Malformed> {
+        self.array(inside).map(u64::from_be_bytes)
+    }
+
+    fn expect(&mut self, wanted: u8) -> Result<(), Malformed> {
+        match self.u8("a row")? {
+            tag if tag == wanted => Ok(()),
+            tag => Err(Malformed::Tag { what: "tuple", tag }),
+        }
+    }
+
+    fn name(&mut self) -> Result<String, Malformed> {
+        let end = self.0.iter().position(|&byte| byte == 0).ok_or(Malformed::Short("a name"))?;
+        let name = self.take(end, "a name")?;
+        self.u8("a name")?;
+        std::str::from_utf8(name).map(str::to_owned).map_err(|_| Malformed::Name)
+    }
+
+    fn relation(&mut self) -> Result<Relation, Malformed> {
+        let oid = self.u32("Relation")?;
+        // pg_catalog is sent as an empty name.
+        let schema = Some(self.name()?).filter(|name| !name.is_empty()).unwrap_or_else(|| "pg_catalog".to_owned());
+        let name = self.name()?;
+        let identity = self.u8("Relation")?;
+        let count = self.u16("Relation")?;
+        let columns = (0..count).map(|_| self.relation_column()).collect::<Result<_, _>>()?;
+        Ok(Relation { oid, schema, name, identity, columns })
+    }
+
+    fn relation_column(&mut self) -> Result<RelationColumn, Malformed> {
+        Ok(RelationColumn {
+            in_identity: self.u8("Relation")? & 1 != 0,
+            name: self.name()?,
+            type_oid: self.u32("Relation")?,
+            type_modifier: self.u32("Relation")?.cast_signed(),
+        })
+    }
+
+    fn tuple(&mut self) -> Result<Tuple<'a>, Malformed> {
+        let count = usize::from(self.u16("a row")?);
+        let start = self.0;
+        for _ in 0..count {
+            self.field()?;
+        }
+        let bytes = &start[..start.len() - self.0.len()];
+        Ok(Tuple { count, bytes })
+    }
+
+    fn field(&mut self) -> Result<Field<'a>, Malformed> {
+        match self.u8("a row")? {
+            b'n' => Ok(Field::Null),
+            b'u' => Ok(Field::Unchanged),
+            b't' => {
+                let length = self.u32("a value")?;
+                // Wider than usize only where no such message could exist.
+                let length = usize::try_from(length).map_err(|_| Malformed::Short("a value"))?;
+                self.take(length, "a value").map(Field::Text)
+            }
+            tag => Err(Malformed::Tag { what: "field", tag }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_decoded() {
+        let begin = [b"B".as_slice(), &0x1D5_C408_u64.to_be_bytes(), &[0; 12]].concat();
+        assert_eq!(message(&begin), Ok(Message::Begin { commit_lsn: Lsn(0x1D5_C408) }));
+        let commit =
+            [b"C\0".as_slice(), &7_u64.to_be_bytes(), &9_u64.to_be_bytes(), &1_000_000_u64.to_be_bytes()].concat();
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(946_684_801);
+        assert_eq!(message(&commit), Ok(Message::Commit { end_lsn: Lsn(9), at }));
+    }
+
+    #[test]
+    fn an_update_with_its_old_key_is_decoded() {
+        let bytes = b"U\0\0\0\x07K\0\x02t\0\0\0\x011nN\0\x02t\0\0\0\x012u";
+        let Ok(Message::Update { relation: 7, old: Some(old), new }) = message(bytes) else { panic!("no update") };
+        assert_eq!(old.fields().collect::<Vec<_>>(), [Field::Text(b"1"), Field::Null]);
+        assert_eq!(new.fields().collect::<Vec<_>>(), [Field::Text(b"2"), Field::Unchanged]);
+    }
+
+    #[test]
+    fn a_relation_is_decoded() {
+        let bytes = b"R\0\0\0\x07public\0B\xc3\xbccher\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff";
+        let column = RelationColumn { in_identity: true, name: "id".to_owned(), type_oid: 23, type_modifier: -1 };
+        let relation = Relation {
+            oid: 7,
+            schema: "public".to_owned(),
+            name: "Bücher".to_owned(),
+            identity: b'd',
+            columns: vec![column],
+        };
+        assert_eq!(message(bytes), Ok(Message::Relation(relation)));
+    }
+
+    #[test]
+    fn a_message_that_ends_early_is_refused() {
+        let whole = b"U\0\0\0\x07K\0\x02t\0\0\0\x011nN\0\x02t\0\0\0\x012u";
+        for length in 0..whole.len() {
+            assert!(message(&whole[..length]).is_err(), "{length} bytes");
+        }
+        assert!(message(b"I\0\0\0\x07N\0\x01t\xff\xff\xff\xffx").is_err());
+        assert!(message(b"T\xff\xff\xff\xff\0").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_fail_in_another_way_than_by_an_error(bytes: Vec<u8>, tag in "[BCRIUDTOYM]") {
+            let _ = frame(&bytes);
+            let _ = message(&bytes);
+            let _ = message(&[tag.as_bytes(), &bytes].concat());
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The publication: what the server sends, and to which filter.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::error::SqlState;
+use tracing::warn;
+use walvec_model::TableName;
+
+use crate::catalog::{Capabilities, facts_by_name};
+use crate::config::{SourceConfig, TableSpec};
+use crate::connect::{Session, statement_error};
+use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
+use crate::{CaptureError, capabilities_error};
+
+/// How the publication compares to the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublicationState {
+    /// There is none of this name.
+    Missing,
+    /// It publishes exactly what is configured.
+    Matches {
+        /// `pg_publication.oid`. If it changes, somebody dropped and recreated the publication, and the server cannot
+        /// decode the changes in between.
+        oid: u32,
+    },
+    /// It publishes something else.
+    Differs {
+        /// What is different.
+        difference: String,
+        /// The SQL that makes it match.
+        sql: String,
+    },
+}
+
+/// What a publication says about one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// The columns that are sent; `None` if the server does not tell (before 15), which means all.
+    pub(crate) columns: Option<Vec<String>>,
+    /// The row filter, as the server writes it back.
+    pub(crate) filter: Option<String>,
+}
+
+/// The tables of an existing publication.
+pub(crate) async fn published_tables(
+    session: &Session,
+    publication: &str,
+    can: Capabilities,
+) -> Result<BTreeMap<TableName, Published>, CaptureError> {
+    let details = if can.row_filters { "attnames::text[], rowfilter" } else { "NULL::text[], NULL::text" };
+    let query =
+        format!("SELECT schemaname::text, tablename::text, {details} FROM pg_publication_tables WHERE pubname = $1");
+    let rows = session.query(&query, &[&publication]).await;
+    let rows = rows.map_err(|error| statement_error("reading the publication", &error))?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+            (name, Published { columns: row.get(2), filter: row.get(3) })
+        })
+        .collect())
+}
+
+/// Compares the publication with the configuration.
+pub(crate) async fn state(
+    session: &Session,
+    config: &SourceConfig,
+    can: Capabilities,
+) -> Result<PublicationState, CaptureError> {
+    let failed = |error| statement_error("reading the publication", &error);
+    let query = "SELECT oid, pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot, puballtables
+                 FROM pg_publication WHERE pubname = $1";
+    let Some(row) = session.query_opt(query, &[&config.publication]).await.map_err(failed)? else {
+        return Ok(PublicationState::Missing);
+    };
+    let published = published_tables(session, &config.publication, can).await?;
+    // Without it the view lists the leaves, and no other difference could be told from that.
+    let hides_roots = !row.get::<_, bool>(2) && has_partitioned(session, config).await?;
+    let mut differences = if hides_roots {
+        vec!["publish_via_partition_root is off".to_owned()]
+    } else {
+        table_differences(config, &published)
+    };
+    if !row.get::<_, bool>(1) {
+        differences.push("it leaves out some of INSERT, UPDATE, DELETE and TRUNCATE".to_owned());
+    }
+    if differences.is_empty() && can.row_filters {
+        differences = filter_differences(session, config, can, &published).await?;
+    }
+    if differences.is_empty() {
+        return Ok(PublicationState::Matches { oid: row.get(0) });
+    }
+    let sql = if row.get(3) {
+        // A publication of all tables cannot be changed into one of some tables.
+        let create = create_sql(session, config, can).await?;
+        format!("DROP PUBLICATION {}; {create}", quote_ident(&config.publication))
+    } else {
+        alter_sql(session, config, can).await?
+    };
+    Ok(PublicationState::Differs { difference: differences.join("; "), sql })
+}
+
+fn table_differences(config: &SourceConfig, published: &BTreeMap<TableName, Published>) -> Vec<String> {
+    let mut differences = Vec::new();
+    for spec in &config.tables {
+        match published.get(&spec.name) {
+            None => differences.push(format!("table {} is not in it", spec.name)),
+            Some(found) => {
+                if let (Some(wanted), Some(sent)) = (&spec.columns, &found.columns)
+                    && !same_names(wanted, sent)
+                {
+                    differences.push(format!("it publishes other columns of {}: {}", spec.name, sent.join(", ")));
+                }
+            }
+        }
+    }
+    for extra in published.keys().filter(|name| !config.tables.iter().any(|spec| spec.name == **name)) {
+        differences.push(format!("it also publishes {extra}"));
+    }
+    differences
+}
+
+fn same_names(left: &[String], right: &[String]) -> bool {
+    left.len() == right.len() && left.iter().all(|name| right.contains(name))
+}
+
+async fn has_partitioned(session: &Session, config: &SourceConfig) -> Result<bool, CaptureError> {
+    for spec in &config.tables {
+        if facts_by_name(session, &spec.name).await?.is_some_and(|facts| facts.kind == "p") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Compares row filters by their meaning: the server is asked to write ours the way it wrote the published ones.
+async fn filter_differences(
+    session: &Session,
+    config: &SourceConfig,
+    can: Capabilities,
+    published: &BTreeMap<TableName, Published>,
+) -> Result<Vec<String>, CaptureError> {
+    let found = |spec: &TableSpec| published.get(&spec.name).and_then(|table| table.filter.clone());
+    let mut differences = Vec::new();
+    let mut same_meaning_needed = false;
+    for spec in &config.tables {
+        match (&spec.filter, found(spec)) {
+            (None, None) => {}
+            (Some(_), Some(_)) => same_meaning_needed = true,
+            (None, Some(filter)) => differences.push(format!("it filters {} by {filter}", spec.name)),
+            (Some(_), None) => differences.push(format!("it does not filter {}", spec.name)),
+        }
+    }
+    if !same_meaning_needed || !differences.is_empty() {
+        return Ok(differences);
+    }
+    let Some(wanted) = deparsed_filters(session, config, can).await? else {
+        warn!(publication = config.publication, "cannot check the row filters: the role may not create publications");
+        return Ok(differences);
+    };
+    for spec in &config.tables {
+        let filter = found(spec).unwrap_or_default();
+        if wanted.get(&spec.name).cloned().unwrap_or_default() != filter {
+            differences.push(format!("it filters {} by {filter}", spec.name));
+        }
+    }
+    Ok(differences)
+}
+
+/// The configured filters as the server writes them: it is asked through a publication that is rolled back. `None` if the
+/// role may not create one.
+async fn deparsed_filters(
+    session: &Session,
+    config: &SourceConfig,
+    can: Capabilities,
+) -> Result<Option<BTreeMap<TableName, String>>, CaptureError> {
+    let probe = SourceConfig { publication: format!("walvec_probe_{}", std::process::id()), ..config.clone() };
+    let create = create_sql(session, &probe, can).await?;
+    // One message is one transaction, and no other statement of this session can come in between.
+    let statements = format!(
+        "{create} SELECT schemaname, tablename, rowfilter FROM pg_publication_tables WHERE pubname = {}; ROLLBACK;",
+        quote_literal(&probe.publication)
+    );
+    let messages = match session.simple_query(&statements).await {
+        Ok(messages) => messages,
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(None),
+        Err(error) => return Err(statement_error("checking the row filters", &error)),
+    };
+    let filter = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((TableName::new(row.get(0)?, row.get(1)?), row.get(2).unwrap_or_default().to_owned()))
+        }
+        _ => None,
+    };
+    Ok(Some(messages.iter().filter_map(filter).collect()))
+}
+
+/// The SQL that creates the publication.
+pub(crate) async fn create_sql(
+    session: &Session,
+    config: &SourceConfig,
+    can: Capabilities,
+) -> Result<String, CaptureError> {
+    let list = table_list(session, config, can).await?;
+    Ok(format!(
+        "CREATE PUBLICATION {} FOR TABLE {list} WITH (publish_via_partition_root = true);",
+        quote_ident(&config.publication)
+    ))
+}
+
+async fn alter_sql(session: &Session, config: &SourceConfig, can: Capabilities) -> Result<String, CaptureError> {
+    let name = quote_ident(&config.publication);
+    let list = table_list(session, config, can).await?;
+    Ok(format!(
+        "ALTER PUBLICATION {name} SET TABLE {list}; ALTER PUBLICATION {name} SET \
+         (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);"
+    ))
+}
+
+async fn table_list(session: &Session, config: &SourceConfig, can: Capabilities) -> Result<String, CaptureError> {
+    let mut items = Vec::with_capacity(config.tables.len());
+    for spec in &config.tables {
+        let Some(facts) = facts_by_name(session, &spec.name).await? else {
+            return Err(CaptureError::Table { table: spec.name.clone(), reason: "does not exist".to_owned() });
+        };
+        // Tables that inherit in the old way are tables of their own; partitions always come along.
+        let only = if facts.kind == "p" { "" } else { "ONLY " };
+        let columns = match &spec.columns {
+            Some(names) if can.column_lists => format!(" ({})", quote_columns(names.iter().map(String::as_str))),
+            _ => String::new(),
+        };
+        let filter = match &spec.filter {
+            Some(_) if !can.row_filters => return Err(capabilities_error(&spec.name)),
+            Some(filter) => format!(" WHERE ({filter})"),
+            None => String::new(),
+        };
+        items.push(format!("{only}{}{columns}{filter}", quote_table(&spec.name)));
+    }
+    Ok(items.join(", "))
+}

@@ -1,0 +1,159 @@
+//! The replication slot: how far the server remembers for us.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use walvec_model::Lsn;
+
+use crate::CaptureError;
+use crate::connect::{Session, statement_error};
+use crate::sql::quote_ident;
+
+/// The state of a replication slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    /// There is none of this name.
+    Missing,
+    /// It can be read from.
+    Ready {
+        /// Everything before was confirmed; the stream starts here.
+        confirmed: Lsn,
+        /// The oldest WAL that the slot keeps.
+        restart: Lsn,
+        /// Whether the WAL is safe.
+        wal_status: WalStatus,
+        /// The server process that reads from it, if any.
+        active_pid: Option<i32>,
+    },
+    /// The server has invalidated it; the changes after its position are gone.
+    Lost {
+        /// The server's reason, e.g. `wal_removed`.
+        reason: String,
+    },
+}
+
+/// How safe the WAL is that a slot needs; `pg_replication_slots.wal_status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalStatus {
+    /// Within `max_wal_size`.
+    Reserved,
+    /// Beyond it, and kept because of the slot.
+    Extended,
+    /// Beyond `max_slot_wal_keep_size`: the next checkpoint may remove it and lose the slot.
+    Unreserved,
+}
+
+/// Looks the slot up.
+pub(crate) async fn state(session: &Session, slot: &str) -> Result<SlotState, CaptureError> {
+    // As JSON, because the view has other columns in every version.
+    let query = "SELECT to_jsonb(s)::text FROM pg_replication_slots s WHERE slot_name = $1";
+    let row = session.query_opt(query, &[&slot]).await;
+    let Some(row) = row.map_err(|error| statement_error("looking up the slot", &error))? else {
+        return Ok(SlotState::Missing);
+    };
+    let facts: Value = serde_json::from_str(row.get(0))
+        .map_err(|error| CaptureError::Protocol { reason: format!("pg_replication_slots: {error}") })?;
+    let database: String = session
+        .query_one("SELECT current_database()::text", &[])
+        .await
+        .map_err(|error| statement_error("looking up the slot", &error))?
+        .get(0);
+    interpret(slot, &database, &facts)
+}
+
+fn interpret(slot: &str, database: &str, facts: &Value) -> Result<SlotState, CaptureError> {
+    let text = |name: &str| facts[name].as_str().unwrap_or_default();
+    if text("plugin") != "pgoutput" || text("database") != database {
+        return Err(CaptureError::Config {
+            reason: format!(
+                "slot \"{slot}\" exists, but for plugin \"{}\" in database \"{}\"; choose another name",
+                text("plugin"),
+                text("database")
+            ),
+        });
+    }
+    // `invalidation_reason` is there since 17, `conflicting` since 16.
+    let invalid = [text("invalidation_reason"), if text("wal_status") == "lost" { "wal_removed" } else { "" }]
+        .into_iter()
+        .chain((facts["conflicting"] == Value::Bool(true)).then_some("conflict with recovery"))
+        .find(|reason| !reason.is_empty());
+    if let Some(reason) = invalid {
+        return Ok(SlotState::Lost { reason: reason.to_owned() });
+    }
+    let lsn = |name: &str| text(name).parse::<Lsn>().unwrap_or(Lsn::ZERO);
+    Ok(SlotState::Ready {
+        confirmed: lsn("confirmed_flush_lsn"),
+        restart: lsn("restart_lsn"),
+        wal_status: match text("wal_status") {
+            "unreserved" => WalStatus::Unreserved,
+            "extended" => WalStatus::Extended,
+            _ => WalStatus::Reserved,
+        },
+        active_pid: facts["active_pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()),
+    })
+}
+
+/// Waits until nobody reads from the slot, or until `patience` is over. A walsender needs a moment after its client has
+/// gone; the next reader would find the slot in use.
+pub(crate) async fn released(session: &Session, slot: &str, patience: Duration) -> Result<(), CaptureError> {
+    let deadline = Instant::now() + patience;
+    while matches!(state(session, slot).await?, SlotState::Ready { active_pid: Some(_), .. })
+        && Instant::now() < deadline
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// Drops the slot; a missing one is no error.
+pub(crate) async fn drop(session: &Session, slot: &str) -> Result<(), CaptureError> {
+    let query = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
+    match session.execute(query, &[&slot]).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE) => {
+            Err(CaptureError::SlotBusy { slot: slot.to_owned(), reason: crate::connect::describe(&error) })
+        }
+        Err(error) => Err(statement_error("dropping the slot", &error)),
+    }
+}
+
+/// The command that creates the slot and exports the snapshot of its consistent point.
+pub(crate) fn create_command(slot: &str) -> String {
+    format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT", quote_ident(slot))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_invalidated_slot_is_lost_in_every_version() {
+        let base = json!({"plugin": "pgoutput", "database": "d", "confirmed_flush_lsn": "0/10", "restart_lsn": "0/8"});
+        for (name, value) in [
+            ("wal_status", json!("lost")),
+            ("invalidation_reason", json!("idle_timeout")),
+            ("conflicting", json!(true)),
+        ] {
+            let mut facts = base.clone();
+            facts[name] = value;
+            assert!(matches!(interpret("s", "d", &facts), Ok(SlotState::Lost { .. })), "{name}");
+        }
+        assert_eq!(
+            interpret("s", "d", &base).unwrap(),
+            SlotState::Ready {
+                confirmed: Lsn(0x10),
+                restart: Lsn(8),
+                wal_status: WalStatus::Reserved,
+                active_pid: None
+            }
+        );
+    }
+
+    #[test]
+    fn a_slot_of_somebody_else_is_not_touched() {
+        let facts = json!({"plugin": "wal2json", "database": "d"});
+        assert_eq!(interpret("s", "d", &facts).unwrap_err().code(), "E_CONFIG");
+    }
+}

@@ -1,0 +1,102 @@
+//! The slot, and who keeps the server from creating it.
+
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+use walvec_model::Position;
+
+use crate::CaptureError;
+use crate::connect::{Replication, Session};
+use crate::slot;
+use crate::source::{Source, parse_lsn};
+
+/// How often to look for the transactions that the server waits for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A created slot, with the snapshot of its consistent point.
+pub(super) struct Exported {
+    pub(super) position: Position,
+    /// The name that `SET TRANSACTION SNAPSHOT` takes; valid as long as `session` lives and runs nothing else.
+    pub(super) snapshot: String,
+    pub(super) session: Replication,
+}
+
+/// Creates the slot. The server first waits for every transaction that is open.
+pub(super) async fn slot(source: &Source) -> Result<Exported, CaptureError> {
+    let slot = &source.config.slot;
+    let replication = Replication::open(&source.catalog.info, slot, source.server().version_num).await?;
+    let (replication, pid) = replication.query("SELECT pg_backend_pid()".to_owned()).await?;
+    let pid = pid.first().cloned().flatten().and_then(|pid| pid.parse().ok()).unwrap_or(0);
+    let guard = CancelOnDrop::new(source, pid);
+    let created = {
+        let mut creation = std::pin::pin!(replication.query(slot::create_command(slot)));
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                created = &mut creation => break created,
+                _ = look.tick() => report_blockers(source, pid).await,
+            }
+        }
+    };
+    guard.disarm();
+    let (session, row) = created?;
+    let field = |index: usize| {
+        row.get(index).cloned().flatten().ok_or_else(|| CaptureError::Protocol {
+            reason: "CREATE_REPLICATION_SLOT did not answer with a position and a snapshot".to_owned(),
+        })
+    };
+    let consistent_point = parse_lsn(&field(1)?)?;
+    info!(slot, position = %consistent_point, "created the replication slot");
+    Ok(Exported { position: Position::snapshot(consistent_point), snapshot: field(2)?, session })
+}
+
+/// Logs which sessions the server waits for. Failing to find out is no reason to stop.
+async fn report_blockers(source: &Source, pid: i32) {
+    match blockers(source, pid).await {
+        Ok(blockers) => {
+            for (pid, role, since) in blockers {
+                warn!(pid, role, open_since = since, "waiting for an open transaction before the slot can be created");
+            }
+        }
+        Err(error) => warn!(%error, "waiting for open transactions before the slot can be created"),
+    }
+}
+
+async fn blockers(source: &Source, pid: i32) -> Result<Vec<(i32, String, String)>, CaptureError> {
+    let query = "
+        SELECT pid, coalesce(usename, '')::text, coalesce(xact_start, backend_start)::text
+        FROM pg_stat_activity WHERE pid = ANY(pg_blocking_pids($1))";
+    let rows = source.session().await?.query(query, &[&pid]).await;
+    let rows = rows.map_err(|error| crate::connect::statement_error("looking for open transactions", &error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get::<_, Option<String>>(2).unwrap_or_default())).collect())
+}
+
+/// Tells the server to give up a slot creation that nobody waits for any more: it would leave a slot behind.
+struct CancelOnDrop {
+    target: Option<(crate::connect::ConnInfo, i32)>,
+}
+
+impl CancelOnDrop {
+    fn new(source: &Source, pid: i32) -> Self {
+        Self { target: Some((source.catalog.info.clone(), pid)) }
+    }
+
+    fn disarm(mut self) {
+        self.target = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        let Some((info, pid)) = self.target.take() else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Ok(session) = Session::open(&info).await {
+                    let _ = session.execute("SELECT pg_cancel_backend($1)", &[&pid]).await;
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The ranges to copy.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Piece;
+use crate::CaptureError;
+use crate::catalog::{Leaf, leaves};
+use crate::source::{PublishedTable, Source};
+use crate::sql::{quote_columns, quote_table};
+use crate::value::Kind;
+
+/// A range is not worth a statement of its own below this many pages (32 MiB with pages of 8 KiB).
+const MIN_PAGES: u64 = 4096;
+/// How many ranges each worker gets of a big table, so that all of them end at about the same time.
+const RANGES_PER_WORKER: u64 = 4;
+
+/// Cuts the tables into pieces for `workers` workers, in the order of the configuration.
+pub(super) async fn pieces(source: &Source, workers: usize) -> Result<VecDeque<Piece>, CaptureError> {
+    let session = source.session().await?;
+    let ranges = if source.server().capabilities.tid_range_scan { workers as u64 * RANGES_PER_WORKER } else { 1 };
+    let mut pieces = VecDeque::new();
+    for published in source.published_tables().await? {
+        let kinds: Arc<[Kind]> = source.catalog.kinds_of(&published.table.columns).await?.into();
+        let leaves = leaves(&session, published.facts.oid).await?;
+        for query in queries(&published, &leaves, ranges) {
+            pieces.push_back(Piece { table: Arc::clone(&published.table), kinds: Arc::clone(&kinds), query });
+        }
+    }
+    Ok(pieces)
+}
+
+fn queries(published: &PublishedTable, leaves: &[Leaf], ranges: u64) -> Vec<String> {
+    let columns = quote_columns(published.table.columns.iter().map(|column| column.name.as_str()));
+    // The right to read the root is enough to read its rows, but only through the root.
+    if published.facts.kind == "p" && leaves.iter().any(|leaf| !leaf.can_select) {
+        return vec![select(&columns, &quote_table(&published.table.name), None, published.filter.as_deref())];
+    }
+    let mut queries = Vec::new();
+    for leaf in leaves {
+        let from = format!("ONLY {}", quote_table(&leaf.name));
+        for range in ctid_ranges(leaf.pages, ranges) {
+            queries.push(select(&columns, &from, range.as_deref(), published.filter.as_deref()));
+        }
+    }
+    queries
+}
+
+fn select(columns: &str, from: &str, range: Option<&str>, filter: Option<&str>) -> String {
+    let conditions: Vec<_> = range.into_iter().chain(filter).map(|condition| format!("({condition})")).collect();
+    let conditions = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    format!("SELECT {columns} FROM {from}{conditions}")
+}
+
+/// Conditions that cut a table of `pages` pages into at most `ranges` ranges. The last one has no end, so that nothing
+/// depends on the size being right.
+fn ctid_ranges(pages: u64, ranges: u64) -> Vec<Option<String>> {
+    let count = (pages / MIN_PAGES).clamp(1, ranges.max(1));
+    if count == 1 {
+        return vec![None];
+    }
+    let bound = |index: u64| pages * index / count;
+    let range = |index: u64| {
+        let from = format!("ctid >= '({},0)'::tid", bound(index));
+        Some(if index + 1 == count { from } else { format!("{from} AND ctid < '({},0)'::tid", bound(index + 1)) })
+    };
+    (0..count).map(range).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_join_without_gap_or_overlap() {
+        let ranges: Vec<_> = ctid_ranges(10_000, 8).into_iter().flatten().collect();
+        assert_eq!(ranges, ["ctid >= '(0,0)'::tid AND ctid < '(5000,0)'::tid", "ctid >= '(5000,0)'::tid"]);
+        assert_eq!(ctid_ranges(1_000_000, 8).len(), 8);
+    }
+
+    #[test]
+    fn a_small_table_is_copied_whole() {
+        assert_eq!(ctid_ranges(0, 8), [None]);
+        assert_eq!(ctid_ranges(MIN_PAGES, 8), [None]);
+        assert_eq!(ctid_ranges(1_000_000, 1), [None]);
+    }
+
+    #[test]
+    fn filter_and_range_both_apply() {
+        assert_eq!(
+            select("\"a\"", "ONLY \"t\"", Some("x OR y"), Some("b OR c")),
+            "SELECT \"a\" FROM ONLY \"t\" WHERE (x OR y) AND (b OR c)"
+        );
+    }
+}

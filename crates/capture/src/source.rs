@@ -1,0 +1,242 @@
+//! A PostgreSQL source: what can be asked of it, and where its snapshot and its stream begin.
+
+use std::sync::Arc;
+
+use walvec_model::{Lsn, Row, RowKey, Table, TableName};
+
+use crate::catalog::{self, Catalog, ServerFacts, TableFacts};
+use crate::config::{SourceConfig, TableSpec};
+use crate::connect::{ConnInfo, Session, statement_error};
+use crate::preflight::{self, Finding};
+use crate::publication::{self, PublicationState, Published};
+use crate::slot::{self, SlotState};
+use crate::snapshot::{self, Snapshot};
+use crate::stream::{self, ChangeStream};
+use crate::{CaptureError, fetch};
+
+/// A source whose server is known. All methods may be called at any time, and at the same time; a broken session is
+/// replaced at the next call.
+pub struct Source {
+    pub(crate) config: SourceConfig,
+    pub(crate) catalog: Arc<Catalog>,
+    server: ServerFacts,
+}
+
+/// A configured table with what the publication sends of it.
+pub(crate) struct PublishedTable {
+    pub(crate) facts: TableFacts,
+    pub(crate) table: Arc<Table>,
+    /// The row filter to copy by.
+    pub(crate) filter: Option<String>,
+}
+
+/// Where the server is, and what it keeps for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerPosition {
+    /// The end of the WAL that is on disk.
+    pub flushed: Lsn,
+    /// WAL that the slot keeps the server from removing, in bytes; 0 without a slot.
+    pub retained_wal_bytes: u64,
+}
+
+impl Source {
+    /// Connects and asks the server who it is.
+    ///
+    /// # Errors
+    /// If the settings cannot be used (`E_CONFIG`), or the server cannot be reached, trusted or logged in to.
+    pub async fn connect(config: SourceConfig) -> Result<Self, CaptureError> {
+        let catalog = Arc::new(Catalog::new(ConnInfo::parse(&config.url)?));
+        let server = catalog::server_facts(&*catalog.session().await?).await?;
+        Ok(Self { config, catalog, server })
+    }
+
+    /// Which server this is.
+    #[must_use]
+    pub const fn server(&self) -> &ServerFacts {
+        &self.server
+    }
+
+    /// `host:port/database`, for messages.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.catalog.info.server()
+    }
+
+    /// Asks the server again who it is: after a reconnect it may be another one.
+    ///
+    /// # Errors
+    /// If the question cannot be asked.
+    pub async fn identify(&self) -> Result<ServerFacts, CaptureError> {
+        catalog::server_facts(&*self.session().await?).await
+    }
+
+    /// Looks for everything that would stop the pipeline, and for risks.
+    ///
+    /// # Errors
+    /// If a check itself could not be made.
+    pub async fn preflight(&self) -> Result<Vec<Finding>, CaptureError> {
+        preflight::findings(&*self.session().await?, &self.config, &self.server).await
+    }
+
+    /// The configured tables with their published columns and their keys, in the order of the configuration.
+    ///
+    /// # Errors
+    /// `E_TABLE` or `E_NO_KEY` for the first table that cannot be followed.
+    pub async fn tables(&self) -> Result<Vec<Arc<Table>>, CaptureError> {
+        Ok(self.published_tables().await?.into_iter().map(|published| published.table).collect())
+    }
+
+    /// How many rows each table has, by the server's statistics, without row filters; 0 where there are none yet.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn estimate_rows(&self) -> Result<Vec<(TableName, u64)>, CaptureError> {
+        // A partitioned table is not always analysed itself; its leaves are.
+        let query = "
+            SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
+            FROM pg_class r
+            JOIN pg_namespace n ON n.oid = r.relnamespace
+            CROSS JOIN LATERAL (SELECT relid FROM pg_partition_tree(r.oid) WHERE isleaf
+                                UNION SELECT r.oid WHERE r.relkind <> 'p') AS leaf
+            JOIN pg_class c ON c.oid = leaf.relid
+            WHERE n.nspname = $1 AND r.relname = $2";
+        let session = self.session().await?;
+        let mut estimates = Vec::with_capacity(self.config.tables.len());
+        for TableSpec { name, .. } in &self.config.tables {
+            let row = session.query_one(query, &[&name.schema, &name.name]).await;
+            let rows: i64 = row.map_err(|error| statement_error("estimating the size of the tables", &error))?.get(0);
+            estimates.push((name.clone(), u64::try_from(rows).unwrap_or(0)));
+        }
+        Ok(estimates)
+    }
+
+    /// How the publication compares to the configuration.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn publication(&self) -> Result<PublicationState, CaptureError> {
+        publication::state(&*self.session().await?, &self.config, self.server.capabilities).await
+    }
+
+    /// Creates the publication for exactly the configured tables, if it is missing.
+    ///
+    /// # Errors
+    /// `E_PUBLICATION` if it exists with other content, with the difference and the SQL that removes it; `E_RIGHTS` if
+    /// the role may not create it.
+    pub async fn ensure_publication(&self) -> Result<(), CaptureError> {
+        match self.publication().await? {
+            PublicationState::Matches { .. } => Ok(()),
+            PublicationState::Differs { difference, sql } => {
+                Err(CaptureError::Publication { publication: self.config.publication.clone(), difference, sql })
+            }
+            PublicationState::Missing => {
+                let session = self.session().await?;
+                let sql = publication::create_sql(&session, &self.config, self.server.capabilities).await?;
+                session.batch_execute(&sql).await.map_err(|error| statement_error("creating the publication", &error))
+            }
+        }
+    }
+
+    /// Drops the publication; a missing one is no error.
+    ///
+    /// # Errors
+    /// If the role may not.
+    pub async fn drop_publication(&self) -> Result<(), CaptureError> {
+        let sql = format!("DROP PUBLICATION IF EXISTS {}", crate::sql::quote_ident(&self.config.publication));
+        let dropped = self.session().await?.batch_execute(&sql).await;
+        dropped.map_err(|error| statement_error("dropping the publication", &error))
+    }
+
+    /// The state of the slot.
+    ///
+    /// # Errors
+    /// `E_CONFIG` if the slot belongs to somebody else.
+    pub async fn slot(&self) -> Result<SlotState, CaptureError> {
+        slot::state(&*self.session().await?, &self.config.slot).await
+    }
+
+    /// Drops the slot; a missing one is no error.
+    ///
+    /// # Errors
+    /// `E_SLOT_BUSY` if somebody reads from it.
+    pub async fn drop_slot(&self) -> Result<(), CaptureError> {
+        slot::drop(&*self.session().await?, &self.config.slot).await
+    }
+
+    /// Where the server is, and how much WAL the slot makes it keep.
+    ///
+    /// # Errors
+    /// If the question cannot be asked.
+    pub async fn server_position(&self) -> Result<ServerPosition, CaptureError> {
+        let query = "
+            SELECT pg_current_wal_flush_lsn()::text,
+                   (SELECT greatest(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn), 0)::bigint
+                    FROM pg_replication_slots WHERE slot_name = $1)";
+        let row = self.session().await?.query_one(query, &[&self.config.slot]).await;
+        let row = row.map_err(|error| statement_error("asking for the server's position", &error))?;
+        Ok(ServerPosition {
+            flushed: parse_lsn(row.get(0))?,
+            retained_wal_bytes: row.get::<_, Option<i64>>(1).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
+        })
+    }
+
+    /// Creates the slot and starts to copy the tables as they were at its consistent point.
+    ///
+    /// The server waits for every transaction that is open before it answers; who keeps it waiting is logged.
+    ///
+    /// # Errors
+    /// `E_SLOT_EXISTS` if there is a slot already; everything that [`tables`](Self::tables) reports.
+    pub async fn begin_snapshot(&self) -> Result<Snapshot, CaptureError> {
+        snapshot::begin(self).await
+    }
+
+    /// Opens the stream of changes at the slot's position.
+    ///
+    /// # Errors
+    /// `E_SLOT_MISSING`, `E_SLOT_LOST`, or `E_SLOT_BUSY` if somebody reads from the slot.
+    pub async fn open_stream(&self) -> Result<ChangeStream, CaptureError> {
+        stream::open(self).await
+    }
+
+    /// Reads rows again by their keys, for values that an UPDATE did not send. The values are exactly as the stream would
+    /// give them, but as of now: they may be newer. Rows that are gone, or that the row filter hides, are left out.
+    ///
+    /// # Errors
+    /// `E_SCHEMA` if the table no longer has the columns of `table`.
+    pub async fn fetch_rows(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<(RowKey, Row)>, CaptureError> {
+        fetch::rows(self, table, keys).await
+    }
+
+    pub(crate) async fn session(&self) -> Result<Arc<Session>, CaptureError> {
+        self.catalog.session().await
+    }
+
+    /// The row filter of a configured table as it stands in the publication, or else as configured.
+    pub(crate) async fn published_tables(&self) -> Result<Vec<PublishedTable>, CaptureError> {
+        let session = self.session().await?;
+        let can = self.server.capabilities;
+        let mut published = publication::published_tables(&session, &self.config.publication, can).await?;
+        let mut tables = Vec::with_capacity(self.config.tables.len());
+        for spec in &self.config.tables {
+            let Some(facts) = catalog::facts_by_name(&session, &spec.name).await? else {
+                return Err(CaptureError::Table { table: spec.name.clone(), reason: "does not exist".to_owned() });
+            };
+            let published = published.remove(&spec.name).unwrap_or_else(|| Published {
+                columns: spec.columns.clone().filter(|_| can.column_lists),
+                filter: spec.filter.clone(),
+            });
+            // Before 18 the stream leaves generated columns out, whatever the view says.
+            let streams_generated = self.server.version_num >= 180_000 && published.columns.is_some();
+            let table = facts.table(|column| {
+                let named = published.columns.as_ref().is_none_or(|names| names.contains(&column.column.name));
+                named && (streams_generated || !column.generated)
+            })?;
+            tables.push(PublishedTable { facts, table: Arc::new(table), filter: published.filter });
+        }
+        Ok(tables)
+    }
+}
+
+pub(crate) fn parse_lsn(text: &str) -> Result<Lsn, CaptureError> {
+    text.parse().map_err(|error| CaptureError::Protocol { reason: format!("{error}") })
+}

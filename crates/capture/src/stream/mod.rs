@@ -1,0 +1,116 @@
+//! Everything committed after the slot's position.
+//!
+//! ```text
+//! server ──▶ Reader (own task) ──▶ bounded channel ──▶ ChangeStream::next
+//!    ▲          │
+//!    └─ status ─┴──────────────────── confirmed ◀──── ChangeStream::confirm
+//! ```
+//!
+//! The task answers the server whether or not anybody takes its batches: a consumer that is busy for minutes does not let
+//! the server believe that the connection is dead.
+//!
+//! - [`reader`]: the task
+//! - [`relation`]: Relation messages, completed from the catalogue
+
+mod reader;
+mod relation;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use walvec_model::{Lsn, StreamEvent};
+
+use crate::CaptureError;
+use crate::catalog::Catalog;
+use crate::connect::Replication;
+use crate::publication::PublicationState;
+use crate::slot::{self, SlotState};
+use crate::source::Source;
+use reader::Reader;
+use relation::Relations;
+
+/// Batches that wait for the consumer; each is bounded by the reader.
+const WAITING_BATCHES: usize = 2;
+/// How long the server may take to let go of the slot.
+const RELEASE: Duration = Duration::from_secs(3);
+
+/// A running stream of changes. Dropping it ends the stream without a last word to the server; [`close`](Self::close)
+/// does it properly.
+pub struct ChangeStream {
+    batches: mpsc::Receiver<Result<Vec<StreamEvent>, CaptureError>>,
+    confirmed: watch::Sender<Lsn>,
+    stop: DropGuard,
+    catalog: Arc<Catalog>,
+    slot: String,
+    reader: JoinHandle<Result<(), CaptureError>>,
+}
+
+/// See [`Source::open_stream`].
+pub(crate) async fn open(source: &Source) -> Result<ChangeStream, CaptureError> {
+    let slot = source.config.slot.clone();
+    let confirmed = match source.slot().await? {
+        SlotState::Ready { confirmed, .. } => confirmed,
+        SlotState::Missing => return Err(CaptureError::SlotMissing { slot }),
+        SlotState::Lost { reason } => return Err(CaptureError::SlotLost { slot, reason }),
+    };
+    // PostgreSQL 18 streams from a missing publication: nothing, with a warning in its own log.
+    if source.publication().await? == PublicationState::Missing {
+        return Err(CaptureError::Publication {
+            publication: source.config.publication.clone(),
+            difference: "it does not exist, so changes since it was dropped cannot be had".to_owned(),
+            sql: "read the tables again: `walvec reset`, then `walvec run`".to_owned(),
+        });
+    }
+    let relations = Relations::known_to(source).await?;
+    let replication = Replication::open(&source.catalog.info, &slot, source.server().version_num).await?;
+    let (replication, status_interval) = reader::status_interval(replication).await?;
+    let replication = replication.start(&source.config.publication).await?;
+
+    let (batches_in, batches) = mpsc::channel(WAITING_BATCHES);
+    let (confirmed, confirmed_out) = watch::channel(confirmed);
+    let stop = CancellationToken::new();
+    let reader = Reader::new(replication, relations, confirmed_out, batches_in);
+    let reader = tokio::spawn(reader.run(status_interval, stop.clone()));
+    Ok(ChangeStream { batches, confirmed, stop: stop.drop_guard(), catalog: Arc::clone(&source.catalog), slot, reader })
+}
+
+impl ChangeStream {
+    /// The next events: at least one, in commit order. Waits until there are some. A small transaction is handed over as
+    /// soon as its commit is here; a big one comes in several batches.
+    ///
+    /// Safe to drop while it waits.
+    ///
+    /// # Errors
+    /// Any error ends the stream; afterwards there is only `E_CLOSED`.
+    pub async fn next(&mut self) -> Result<Vec<StreamEvent>, CaptureError> {
+        self.batches.recv().await.unwrap_or(Err(CaptureError::Closed))
+    }
+
+    /// Lets the server forget everything before `lsn`. Only ever a [`StreamEvent::Commit`]'s `end_lsn` or, when nothing is
+    /// in flight, an [`StreamEvent::Idle`]'s `wal_end`, after everything up to it is durable. Told to the server at once;
+    /// a lower position than before changes nothing.
+    pub fn confirm(&self, lsn: Lsn) {
+        self.confirmed.send_if_modified(|confirmed| {
+            let higher = lsn > *confirmed;
+            *confirmed = lsn.max(*confirmed);
+            higher
+        });
+    }
+
+    /// Ends the stream: the last confirmed position is told to the server, the server has answered, and the slot is free.
+    ///
+    /// # Errors
+    /// If the last word did not reach the server, or the stream had failed before. Nothing is lost by that: what was not
+    /// confirmed is streamed again.
+    pub async fn close(self) -> Result<(), CaptureError> {
+        let Self { batches, confirmed, stop, catalog, slot, reader } = self;
+        stop.disarm().cancel();
+        let ended = reader.await;
+        drop((batches, confirmed));
+        ended.unwrap_or(Err(CaptureError::Closed))?;
+        slot::released(&*catalog.session().await?, &slot, RELEASE).await
+    }
+}

@@ -1,0 +1,219 @@
+//! The task that reads the stream and answers the server.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::{self, Permit};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+use walvec_model::{Lsn, StreamEvent};
+
+use super::relation::Relations;
+use crate::CaptureError;
+use crate::assemble::Assembler;
+use crate::connect::Replication;
+use crate::pgoutput::{self, Frame, Message};
+
+/// A batch is full when it has this many events,
+const BATCH_EVENTS: usize = 1000;
+/// or was made of this many bytes.
+const BATCH_BYTES: usize = 1 << 20;
+/// How often the server hears from us at least.
+const MAX_STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// How long to wait at the end for the server's answer.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+type Batch = Result<Vec<StreamEvent>, CaptureError>;
+
+/// What the task was woken by.
+enum Wake<'a> {
+    Stop,
+    Confirmed,
+    StatusDue,
+    Deliver(Permit<'a, Batch>),
+    Frame(Result<Bytes, CaptureError>),
+}
+
+/// The task's state.
+pub(super) struct Reader {
+    replication: Replication,
+    relations: Relations,
+    assembler: Assembler,
+    confirmed: watch::Receiver<Lsn>,
+    batches: mpsc::Sender<Batch>,
+    /// The highest position that the server has told us.
+    received: Lsn,
+    batch: Vec<StreamEvent>,
+    batch_bytes: usize,
+    /// The server wants to hear from us.
+    reply_due: bool,
+}
+
+/// How often to send a status so that the server never times out: well below its own `wal_sender_timeout`, which a role
+/// may have for itself.
+pub(super) async fn status_interval(replication: Replication) -> Result<(Replication, Duration), CaptureError> {
+    let query = "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'".to_owned();
+    let (replication, row) = replication.query(query).await?;
+    let timeout = row.first().cloned().flatten().and_then(|milliseconds| milliseconds.parse().ok()).unwrap_or(0);
+    let interval = match timeout {
+        0 => MAX_STATUS_INTERVAL,
+        milliseconds => Duration::from_millis(milliseconds / 4).clamp(Duration::from_millis(50), MAX_STATUS_INTERVAL),
+    };
+    Ok((replication, interval))
+}
+
+impl Reader {
+    pub(super) fn new(
+        replication: Replication,
+        relations: Relations,
+        confirmed: watch::Receiver<Lsn>,
+        batches: mpsc::Sender<Batch>,
+    ) -> Self {
+        let received = *confirmed.borrow();
+        Self {
+            replication,
+            relations,
+            assembler: Assembler::default(),
+            confirmed,
+            batches,
+            received,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            reply_due: false,
+        }
+    }
+
+    /// Reads until told to stop, or until an error, which the consumer gets after everything that came before it.
+    pub(super) async fn run(mut self, status_interval: Duration, stop: CancellationToken) -> Result<(), CaptureError> {
+        match self.read(status_interval, &stop).await {
+            Ok(()) => self.say_goodbye().await,
+            Err(error) => {
+                let rest = std::mem::take(&mut self.batch);
+                let report = async {
+                    if !rest.is_empty() {
+                        let _ = self.batches.send(Ok(rest)).await;
+                    }
+                    let _ = self.batches.send(Err(error)).await;
+                };
+                tokio::select! {
+                    () = report => {}
+                    () = stop.cancelled() => {}
+                }
+                Err(CaptureError::Closed)
+            }
+        }
+    }
+
+    async fn read(&mut self, status_interval: Duration, stop: &CancellationToken) -> Result<(), CaptureError> {
+        let mut status = tokio::time::interval_at(Instant::now() + status_interval, status_interval);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let batches = self.batches.clone();
+        loop {
+            while !self.is_full()
+                && let Some(frame) = self.replication.next_now()
+            {
+                self.take(&frame?).await?;
+            }
+            if std::mem::take(&mut self.reply_due) {
+                self.send_status(false).await?;
+            }
+            let (full, deliverable) = (self.is_full(), self.is_deliverable());
+            let wake = tokio::select! {
+                biased;
+                () = stop.cancelled() => Wake::Stop,
+                changed = self.confirmed.changed() => if changed.is_ok() { Wake::Confirmed } else { Wake::Stop },
+                _ = status.tick() => Wake::StatusDue,
+                permit = batches.reserve(), if deliverable => permit.map_or(Wake::Stop, Wake::Deliver),
+                frame = self.replication.next(), if !full => Wake::Frame(frame),
+            };
+            match wake {
+                Wake::Stop => return Ok(()),
+                Wake::Confirmed | Wake::StatusDue => self.send_status(false).await?,
+                Wake::Deliver(permit) => permit.send(Ok(self.take_batch())),
+                Wake::Frame(frame) => self.take(&frame?).await?,
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.batch.len() >= BATCH_EVENTS || self.batch_bytes >= BATCH_BYTES
+    }
+
+    /// Nothing can be confirmed before the commit, and the server sends a transaction in one go: waiting for its end costs
+    /// nothing and saves many small batches.
+    fn is_deliverable(&self) -> bool {
+        !self.batch.is_empty() && (self.is_full() || !self.assembler.in_transaction())
+    }
+
+    fn take_batch(&mut self) -> Vec<StreamEvent> {
+        self.batch_bytes = 0;
+        // The next batch is probably like this one; a single row must not reserve room for a thousand.
+        let next = Vec::with_capacity(self.batch.len());
+        std::mem::replace(&mut self.batch, next)
+    }
+
+    async fn take(&mut self, frame: &[u8]) -> Result<(), CaptureError> {
+        let malformed = |error: pgoutput::Malformed| CaptureError::Protocol { reason: error.to_string() };
+        match pgoutput::frame(frame).map_err(malformed)? {
+            Frame::Data { start, payload } => {
+                self.received = self.received.max(start);
+                self.batch_bytes += payload.len();
+                match pgoutput::message(payload).map_err(malformed)? {
+                    Message::Relation(relation) => {
+                        let followed = self.relations.describe(&relation).await?;
+                        debug!(
+                            schema = relation.schema,
+                            table = relation.name,
+                            followed = followed.is_some(),
+                            "relation"
+                        );
+                        self.assembler.set_relation(relation.oid, followed);
+                    }
+                    message => self.apply(message)?,
+                }
+            }
+            Frame::Keepalive { wal_end, reply_requested } => {
+                self.received = self.received.max(wal_end);
+                self.reply_due |= reply_requested;
+                if !self.assembler.in_transaction() {
+                    if let Some(StreamEvent::Idle { .. }) = self.batch.last() {
+                        self.batch.pop();
+                    }
+                    self.batch.push(StreamEvent::Idle { wal_end });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, message: Message<'_>) -> Result<(), CaptureError> {
+        if let Message::Commit { end_lsn, .. } = message {
+            self.received = self.received.max(end_lsn);
+        }
+        self.assembler.apply(message, &mut self.batch)
+    }
+
+    async fn send_status(&mut self, reply: bool) -> Result<(), CaptureError> {
+        // A position beyond what we have seen can only be a mistake, and the server would skip changes because of it.
+        let confirmed = (*self.confirmed.borrow_and_update()).min(self.received);
+        self.replication.send_status(self.received, confirmed, reply).await
+    }
+
+    /// Tells the last confirmed position and waits for a sign that it has arrived.
+    async fn say_goodbye(mut self) -> Result<(), CaptureError> {
+        self.send_status(true).await?;
+        let answered = async {
+            loop {
+                let frame = self.replication.next().await?;
+                if matches!(pgoutput::frame(&frame), Ok(Frame::Keepalive { .. })) {
+                    return Ok::<(), CaptureError>(());
+                }
+            }
+        };
+        let answered = tokio::time::timeout(GOODBYE, answered).await;
+        self.replication.close().await?;
+        answered.unwrap_or(Ok(()))
+    }
+}

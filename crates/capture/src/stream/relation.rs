@@ -1,0 +1,122 @@
+//! Relation messages, completed from the catalogue.
+//!
+//! A message names the columns and which of them the replica identity holds. It does not tell the primary key, the types'
+//! names, or what a type consists of; the catalogue does, as of now.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use walvec_model::{Column, Table, TableName};
+
+use crate::CaptureError;
+use crate::assemble::Followed;
+use crate::catalog::{self, Catalog};
+use crate::connect::statement_error;
+use crate::pgoutput::Relation;
+use crate::source::Source;
+
+/// The configured tables, and how to find out more about them.
+pub(super) struct Relations {
+    catalog: Arc<Catalog>,
+    /// The tables as they were when the stream was opened, by their oids.
+    known: HashMap<u32, KnownTable>,
+}
+
+struct KnownTable {
+    name: TableName,
+    key: Vec<String>,
+}
+
+impl Relations {
+    /// Of a source's configured tables.
+    pub(super) async fn known_to(source: &Source) -> Result<Self, CaptureError> {
+        let mut known = HashMap::new();
+        for published in source.published_tables().await? {
+            let key = published.facts.key()?.columns().to_vec();
+            known.insert(published.facts.oid, KnownTable { name: published.facts.name, key });
+        }
+        Ok(Self { catalog: Arc::clone(&source.catalog), known })
+    }
+
+    /// How to read the rows that follow; `None` if the table is not configured.
+    pub(super) async fn describe(&self, relation: &Relation) -> Result<Option<Followed>, CaptureError> {
+        let name = TableName::new(&relation.schema, &relation.name);
+        let known = match self.known.get(&relation.oid) {
+            Some(known) if known.name != name => {
+                return Err(schema(&known.name, format!("it is called {name} now")));
+            }
+            Some(known) => Some(known),
+            // A table that was dropped and created again has another oid.
+            None if self.known.values().any(|known| known.name == name) => None,
+            None => return Ok(None),
+        };
+        let columns = self.columns(relation).await?;
+        let key = self.key(relation, known, &name).await?;
+        let kinds = self.catalog.kinds_of(&columns).await?;
+        Ok(Some(Followed { table: Arc::new(Table { name, columns, key }), kinds }))
+    }
+
+    async fn columns(&self, relation: &Relation) -> Result<Vec<Column>, CaptureError> {
+        let oids: Vec<u32> = relation.columns.iter().map(|column| column.type_oid).collect();
+        let modifiers: Vec<i32> = relation.columns.iter().map(|column| column.type_modifier).collect();
+        let query = "
+            SELECT format_type(type, modifier)
+            FROM unnest($1::oid[], $2::int[]) WITH ORDINALITY AS t (type, modifier, position) ORDER BY position";
+        let rows = self.catalog.session().await?.query(query, &[&oids, &modifiers]).await;
+        let rows = rows.map_err(|error| statement_error("looking up types", &error))?;
+        let column = |(column, row): (&crate::pgoutput::RelationColumn, &tokio_postgres::Row)| Column {
+            name: column.name.clone(),
+            type_name: row.get::<_, Option<String>>(0).unwrap_or_default(),
+            type_oid: column.type_oid,
+        };
+        Ok(relation.columns.iter().zip(&rows).map(column).collect())
+    }
+
+    /// The indexes of the key columns.
+    async fn key(
+        &self,
+        relation: &Relation,
+        known: Option<&KnownTable>,
+        name: &TableName,
+    ) -> Result<Vec<usize>, CaptureError> {
+        let facts = catalog::facts_by_oid(&*self.catalog.session().await?, relation.oid).await?;
+        let key = match (facts, known) {
+            (Some(facts), _) => facts.key().map_err(|error| schema(name, error.to_string()))?.columns().to_vec(),
+            // Dropped by now; its changes are still to come.
+            (None, Some(known)) => known.key.clone(),
+            (None, None) => Vec::new(),
+        };
+        let key: Vec<usize> = if key.is_empty() {
+            (0..relation.columns.len()).filter(|&index| relation.columns[index].in_identity).collect()
+        } else {
+            let position = |column: &String| relation.columns.iter().position(|found| found.name == *column);
+            let missing = |column: &String| schema(name, format!("the key column \"{column}\" is not in the stream"));
+            key.iter().map(|column| position(column).ok_or_else(|| missing(column))).collect::<Result<_, _>>()?
+        };
+        check_identity(relation, &key, name)?;
+        Ok(key)
+    }
+}
+
+/// Updates and deletes must carry the key.
+fn check_identity(relation: &Relation, key: &[usize], name: &TableName) -> Result<(), CaptureError> {
+    if key.is_empty() {
+        return Err(schema(name, "it has no key any more".to_owned()));
+    }
+    if let Some(missing) =
+        key.iter().filter_map(|&index| relation.columns.get(index)).find(|column| !column.in_identity)
+    {
+        let reason = format!("the replica identity does not hold the key column \"{}\"", missing.name);
+        return Err(schema(name, reason));
+    }
+    // With the default identity the flagged columns are the primary key of that time.
+    let flagged = relation.columns.iter().filter(|column| column.in_identity).count();
+    if relation.identity == b'd' && flagged != key.len() {
+        return Err(schema(name, "its primary key was changed".to_owned()));
+    }
+    Ok(())
+}
+
+fn schema(table: &TableName, reason: String) -> CaptureError {
+    CaptureError::Schema { table: table.clone(), reason }
+}

@@ -1,0 +1,88 @@
+//! PostgreSQL's text form of a value → [`Value`].
+//!
+//! One function for the copy, the stream and the re-select, so that a row is the same whichever way it came.
+//!
+//! - [`kind`]: what a type's text form means, found in the catalogue
+//! - [`array`]: array literals
+//! - [`number`]: which JSON numbers can be held exactly
+
+mod array;
+mod kind;
+mod number;
+
+pub(crate) use kind::{Kind, TypeFacts};
+use serde_json::Number;
+use walvec_model::Value;
+
+/// Decodes `text`, the output of the type's output function, into the value that [`Value`] documents.
+///
+/// Never fails: what does not have the expected form stays text, which loses nothing.
+pub(crate) fn decode(text: &str, kind: &Kind) -> Value {
+    let decoded = match kind {
+        Kind::Text => None,
+        Kind::Bool => match text {
+            "t" => Some(Value::Bool(true)),
+            "f" => Some(Value::Bool(false)),
+            _ => None,
+        },
+        Kind::Integer => text.parse::<i64>().ok().map(Value::from),
+        // NaN and the infinities are no JSON numbers: `from_f64` refuses them.
+        Kind::Float => text.parse::<f64>().ok().and_then(Number::from_f64).map(Value::Number),
+        Kind::Json => number::all_exact(text).then(|| serde_json::from_str(text).ok()).flatten(),
+        Kind::Array(element) => array::decode(text, element),
+    };
+    decoded.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// The text that PostgreSQL reads as `value` for a column of this kind; the inverse of [`decode`].
+pub(crate) fn encode(value: &Value, kind: &Kind) -> String {
+    match (kind, value) {
+        (Kind::Array(element), Value::Array(_)) => array::encode(value, element),
+        (_, Value::String(text)) => text.clone(),
+        (_, other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_json_holds_exactly_becomes_json() {
+        assert_eq!(decode("t", &Kind::Bool), json!(true));
+        assert_eq!(decode("-9223372036854775808", &Kind::Integer), json!(i64::MIN));
+        assert_eq!(decode("0.1", &Kind::Float), json!(0.1));
+        assert_eq!(decode("1e+300", &Kind::Float), json!(1e300));
+        assert_eq!(decode(r#"{"b": [1, null], "a": 2.5}"#, &Kind::Json), json!({"b": [1, null], "a": 2.5}));
+    }
+
+    #[test]
+    fn what_json_cannot_hold_stays_text() {
+        for (text, kind) in [
+            ("NaN", Kind::Float),
+            ("-Infinity", Kind::Float),
+            (r#"{"n": 123456789012345678901}"#, Kind::Json),
+            (r#"{"n": 0.12345678901234567890}"#, Kind::Json),
+            (r#""\ud800""#, Kind::Json),
+            ("[0:1]={1,2}", Kind::Array(Box::new(Kind::Integer))),
+            ("123.4500", Kind::Text),
+        ] {
+            assert_eq!(decode(text, &kind), json!(text));
+        }
+    }
+
+    #[test]
+    fn a_key_value_can_be_sent_back() {
+        for (text, kind) in [
+            ("42", Kind::Integer),
+            ("a b", Kind::Text),
+            ("{1,NULL,3}", Kind::Array(Box::new(Kind::Integer))),
+            (r#"{"a \"b\"","NULL",""}"#, Kind::Array(Box::new(Kind::Text))),
+        ] {
+            assert_eq!(decode(&encode(&decode(text, &kind), &kind), &kind), decode(text, &kind), "{text}");
+        }
+        assert_eq!(encode(&json!(true), &Kind::Bool), "true");
+    }
+}

@@ -1,0 +1,117 @@
+//! Which JSON numbers survive as `i64`, `u64` or `f64`.
+//!
+//! jsonb keeps numbers as `numeric`, of any size and precision. A number that a reader of our JSON would see rounded must
+//! not be passed on as a number.
+
+/// Whether every number in `json` (a text that PostgreSQL accepted as JSON) can be held exactly.
+///
+/// For a fraction that means: printed again, it has the same digits. `0.1` does, although no `f64` is exactly 0.1.
+pub(super) fn all_exact(json: &str) -> bool {
+    let bytes = json.as_bytes();
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'"' => at = end_of_string(bytes, at),
+            b'-' | b'0'..=b'9' => {
+                let end = end_of_number(bytes, at);
+                if !is_exact(&json[at..end]) {
+                    return false;
+                }
+                at = end;
+            }
+            _ => at += 1,
+        }
+    }
+    true
+}
+
+/// The index after the string that starts at `start`.
+fn end_of_string(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+fn end_of_number(bytes: &[u8], start: usize) -> usize {
+    let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+    bytes[start..].iter().position(|byte| !is_part(byte)).map_or(bytes.len(), |length| start + length)
+}
+
+fn is_exact(number: &str) -> bool {
+    if !number.contains(['.', 'e', 'E']) {
+        return number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
+    }
+    // By serde_json, because that is who will read the document: its parser may be off in the last bit.
+    match (serde_json::from_str::<f64>(number), Decimal::parse(number)) {
+        (Ok(float), Some(wanted)) => Decimal::parse(&format!("{float:e}")) == Some(wanted),
+        _ => false,
+    }
+}
+
+/// A decimal number in one normal form: its significant digits, and the power of ten of the last one.
+#[derive(PartialEq, Eq)]
+struct Decimal {
+    negative: bool,
+    digits: Vec<u8>,
+    exponent: i64,
+}
+
+impl Decimal {
+    fn parse(number: &str) -> Option<Self> {
+        let (negative, unsigned) = number.strip_prefix('-').map_or((false, number), |rest| (true, rest));
+        let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, exponent.parse().ok()?),
+            None => (unsigned, 0_i64),
+        };
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).skip_while(|&digit| digit == b'0').collect();
+        let mut exponent = exponent.checked_sub(i64::try_from(fraction.len()).ok()?)?;
+        while digits.last() == Some(&b'0') {
+            digits.pop();
+            exponent += 1;
+        }
+        // Zero has no digits, and no exponent that means anything.
+        let exponent = if digits.is_empty() { 0 } else { exponent };
+        Some(Self { negative, digits, exponent })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_come_back_digit_by_digit_are_exact() {
+        for number in
+            ["0", "-1", "9223372036854775807", "18446744073709551615", "0.1", "1.10", "-2.5e-3", "1e300", "0.0"]
+        {
+            assert!(all_exact(number), "{number}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_would_be_rounded_are_not_exact() {
+        for number in [
+            "18446744073709551616",
+            "-9223372036854775809",
+            "0.12345678901234567890",
+            "1e400",
+            "9007199254740993.5",
+            "1e-400",
+        ] {
+            assert!(!all_exact(number), "{number}");
+        }
+    }
+
+    #[test]
+    fn digits_inside_strings_do_not_count() {
+        assert!(all_exact(r#"{"18446744073709551616": "1e999 \" 1e999", "a": [1, 2]}"#));
+        assert!(!all_exact(r#"{"a": ["x", 18446744073709551616]}"#));
+    }
+}

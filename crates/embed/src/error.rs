@@ -1,0 +1,150 @@
+//! What can go wrong between a text and its vector, and what to do about it.
+
+use std::path::PathBuf;
+
+/// An error of an embedder, or of finding or fetching its model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmbedError {
+    /// No model of that name is installed.
+    #[error("model \"{name}\" is not installed: there is no {}", .path.display())]
+    ModelMissing {
+        /// The model's name, or the directory that was asked for.
+        name: String,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The name can neither be a model's name nor a directory.
+    #[error("\"{name}\" is not a model's name: {reason}")]
+    ModelName {
+        /// What was given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A model directory is incomplete, broken, or of a kind that cannot be run.
+    #[error("the model in {} cannot be used: {reason}", .path.display())]
+    Model {
+        /// The directory, or the file in it.
+        path: PathBuf,
+        /// What is wrong, in the words of who found it.
+        reason: String,
+    },
+    /// The hub has no such model, or the model has no ONNX export.
+    #[error("{endpoint} has no usable model \"{name}\": {reason}")]
+    HubRefused {
+        /// The hub's address.
+        endpoint: String,
+        /// The model's name.
+        name: String,
+        /// The hub's answer.
+        reason: String,
+    },
+    /// The hub did not answer, or a download broke off. Nothing of it was kept.
+    #[error("fetching model \"{name}\" from {endpoint} failed: {reason}")]
+    HubUnreachable {
+        /// The hub's address.
+        endpoint: String,
+        /// The model's name.
+        name: String,
+        /// The transport's words.
+        reason: String,
+    },
+    /// The file system said no: disk full, permissions.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// What was being read or written.
+        path: PathBuf,
+        /// The operating system's words.
+        source: std::io::Error,
+    },
+    /// One text could not be turned into a vector; its neighbours are not to blame.
+    #[error("the text of {bytes} bytes could not be embedded: {reason}")]
+    Text {
+        /// Length of the text; the text itself may be confidential.
+        bytes: usize,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The embedder itself failed; the texts are not to blame.
+    #[error("the embedder failed: {0}")]
+    Failed(String),
+}
+
+impl EmbedError {
+    /// A stable code for scripts and documentation.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::ModelMissing { .. } => "E_MODEL_MISSING",
+            Self::ModelName { .. } => "E_MODEL_NAME",
+            Self::Model { .. } => "E_MODEL",
+            Self::HubRefused { .. } | Self::HubUnreachable { .. } => "E_HUB",
+            Self::Io { .. } => "E_IO",
+            Self::Text { .. } => "E_EMBED_TEXT",
+            Self::Failed(_) => "E_EMBED",
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody changing the configuration.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::HubUnreachable { .. } | Self::Io { .. } | Self::Failed(_) => true,
+            Self::ModelMissing { .. }
+            | Self::ModelName { .. }
+            | Self::Model { .. }
+            | Self::HubRefused { .. }
+            | Self::Text { .. } => false,
+        }
+    }
+
+    /// What to type or to change, in one sentence.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::ModelMissing { name, .. } => pull_hint(name),
+            Self::ModelName { .. } => {
+                "give a name such as \"BAAI/bge-small-en-v1.5\", a directory that holds a model, or \"hash/64\""
+                    .to_owned()
+            }
+            Self::Model { path, .. } => format!(
+                "put a complete BERT-style ONNX model there, or delete {} and fetch it again with `walvec model pull`",
+                path.display()
+            ),
+            Self::HubRefused { .. } => {
+                "check the name on the hub, choose a model with an ONNX export, and set HF_TOKEN if access to it is \
+                 restricted"
+                    .to_owned()
+            }
+            Self::HubUnreachable { name, .. } => format!(
+                "check the network, set HF_ENDPOINT to a mirror that you can reach, or copy the model's files into a \
+                 directory and name that directory; then repeat `walvec model pull {name}`"
+            ),
+            Self::Io { path, .. } => format!("check free space and permissions of {}", path.display()),
+            Self::Text { .. } => "look at the row's text; the row is parked until it changes".to_owned(),
+            Self::Failed(_) => "it is tried again; if it stays, check memory and the log".to_owned(),
+        }
+    }
+}
+
+/// How to install `name`. The model of the demo has a way that needs no hub.
+fn pull_hint(name: &str) -> String {
+    if name == crate::model_dir::DEMO_MODEL {
+        format!("type `make model` in a source checkout, or `walvec model pull {name}`")
+    } else {
+        format!("type `walvec model pull {name}`")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_for_a_missing_model_is_a_command_that_names_it() {
+        let missing = |name: &str| EmbedError::ModelMissing { name: name.to_owned(), path: PathBuf::from("/m") };
+        assert!(missing("BAAI/bge-small-en-v1.5").remedy().contains("`walvec model pull BAAI/bge-small-en-v1.5`"));
+        assert!(missing(crate::model_dir::DEMO_MODEL).remedy().contains("`make model`"));
+    }
+}

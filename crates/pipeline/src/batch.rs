@@ -1,0 +1,132 @@
+//! The last word per key inside a batch.
+//!
+//! Writes of one batch reach the sink together, so only the final state of each key matters. Folding the changes in
+//! commit order gives that state, and remembers for a row with values that PostgreSQL did not send which stored point
+//! they have to come from.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use walvec_model::{Cell, Change, Op, Position, Row, RowKey, Table};
+
+/// What a key looks like after a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Final {
+    /// The table as of the last change of this key.
+    pub table: Arc<Table>,
+    /// The version that the key has after the batch.
+    pub position: Position,
+    /// The row, or that it is gone.
+    pub state: State,
+}
+
+/// The final state of a key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    /// The row exists.
+    Present {
+        /// Its cells.
+        row: Row,
+        /// Where its cells that were not sent can be found.
+        base: Base,
+    },
+    /// The row does not exist (any more).
+    Gone,
+}
+
+/// Where the values are that PostgreSQL did not send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Nowhere: every cell was sent.
+    Complete,
+    /// In a stored point.
+    Stored {
+        /// The key under which the row was stored before the batch: another one if its key changed.
+        key: RowKey,
+        /// The first change of the batch that built upon the stored point. A stored point that is not older than it
+        /// shows a later state (the stream is being replayed), perhaps of another row under the same key, and cannot
+        /// be used.
+        before: Position,
+    },
+    /// Only in the source.
+    Unknown,
+}
+
+/// Folds changes of one table, given in commit order, into the final state per key, in order of first appearance.
+///
+/// [`Op::Truncate`] is a barrier between batches and does not belong into one.
+#[must_use]
+pub fn coalesce(changes: Vec<Change>) -> Vec<(RowKey, Final)> {
+    let mut fold = Fold::default();
+    for change in changes {
+        fold.apply(change);
+    }
+    fold.entries
+}
+
+#[derive(Default)]
+struct Fold {
+    entries: Vec<(RowKey, Final)>,
+    index: HashMap<RowKey, usize>,
+}
+
+impl Fold {
+    fn apply(&mut self, change: Change) {
+        let Some(key) = change.key() else { return };
+        let Change { table, position, op } = change;
+        let state = match op {
+            Op::Insert { new } => State::Present { row: new, base: Base::Complete },
+            Op::Update { old_key: None, new } => self.merge(&key, position, new),
+            Op::Update { old_key: Some(old_key), new } => {
+                let merged = self.merge(&old_key, position, new);
+                self.put(old_key, Final { table: Arc::clone(&table), position, state: State::Gone });
+                merged
+            }
+            Op::Delete { .. } => State::Gone,
+            Op::Truncate => return,
+        };
+        self.put(key, Final { table, position, state });
+    }
+
+    /// The row after an update of `key`: cells that were not sent come from the batch if it has them, else from the
+    /// stored point.
+    fn merge(&self, key: &RowKey, position: Position, mut new: Row) -> State {
+        if !new.is_partial() {
+            return State::Present { row: new, base: Base::Complete };
+        }
+        let base = match self.index.get(key).map(|&at| &self.entries[at].1.state) {
+            None => Base::Stored { key: key.clone(), before: position },
+            // Only a replay updates a row that does not exist.
+            Some(State::Gone) => Base::Unknown,
+            // The table was altered in between: cells no longer correspond.
+            Some(State::Present { row: earlier, .. }) if earlier.0.len() != new.0.len() => Base::Unknown,
+            Some(State::Present { row: earlier, base }) => {
+                fill(&mut new, earlier);
+                if new.is_partial() { base.clone() } else { Base::Complete }
+            }
+        };
+        State::Present { row: new, base }
+    }
+
+    fn put(&mut self, key: RowKey, last: Final) {
+        if let Some(&at) = self.index.get(&key) {
+            self.entries[at].1 = last;
+        } else {
+            self.index.insert(key.clone(), self.entries.len());
+            self.entries.push((key, last));
+        }
+    }
+}
+
+/// Fills cells that were not sent from an earlier state of the same row, of the same shape.
+fn fill(row: &mut Row, earlier: &Row) {
+    for (cell, before) in row.0.iter_mut().zip(&earlier.0) {
+        if *cell == Cell::Unchanged {
+            cell.clone_from(before);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

@@ -1,0 +1,111 @@
+use serde_json::json;
+use walvec_model::{Column, Lsn, TableName};
+
+use super::*;
+
+fn table() -> Arc<Table> {
+    let column = |name: &str| Column { name: name.to_owned(), type_name: "text".to_owned(), type_oid: 25 };
+    Arc::new(Table {
+        name: TableName::new("public", "books"),
+        columns: ["id", "name", "body"].map(column).to_vec(),
+        key: vec![0],
+    })
+}
+
+fn at(ordinal: u64) -> Position {
+    Position { commit_lsn: Lsn(100), ordinal }
+}
+
+fn row(id: i64, name: &str, body: Option<&str>) -> Row {
+    let body = body.map_or(Cell::Unchanged, |text| Cell::Value(json!(text)));
+    Row(vec![Cell::Value(json!(id)), Cell::Value(json!(name)), body])
+}
+
+fn key(id: i64) -> RowKey {
+    RowKey::new(vec![json!(id)])
+}
+
+fn folded(ops: Vec<Op>) -> Vec<(RowKey, Final)> {
+    let table = table();
+    let change = |(index, op)| Change { table: Arc::clone(&table), position: at(index as u64 + 1), op };
+    coalesce(ops.into_iter().enumerate().map(change).collect())
+}
+
+fn state_of(entries: &[(RowKey, Final)], id: i64) -> State {
+    entries.iter().find(|(other, _)| *other == key(id)).map(|(_, last)| last.state.clone()).unwrap()
+}
+
+fn insert(id: i64, name: &str, body: &str) -> Op {
+    Op::Insert { new: row(id, name, Some(body)) }
+}
+
+fn update(id: i64, name: &str, body: Option<&str>) -> Op {
+    Op::Update { old_key: None, new: row(id, name, body) }
+}
+
+fn rename(from: i64, to: i64, name: &str) -> Op {
+    Op::Update { old_key: Some(key(from)), new: row(to, name, None) }
+}
+
+fn present(row: Row) -> State {
+    State::Present { row, base: Base::Complete }
+}
+
+fn stored(id: i64, before: u64) -> Base {
+    Base::Stored { key: key(id), before: at(before) }
+}
+
+#[test]
+fn the_last_write_of_a_key_wins_and_keeps_its_version() {
+    let entries = folded(vec![insert(1, "a", "x"), update(1, "b", Some("y")), Op::Delete { key: key(1) }]);
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].1.state, State::Gone);
+    assert_eq!(entries[0].1.position, at(3));
+}
+
+#[test]
+fn a_row_deleted_and_inserted_again_is_there() {
+    let entries = folded(vec![Op::Delete { key: key(1) }, insert(1, "again", "x")]);
+    assert_eq!(state_of(&entries, 1), present(row(1, "again", Some("x"))));
+}
+
+#[test]
+fn a_value_that_was_not_sent_comes_from_the_same_batch_first() {
+    let entries = folded(vec![insert(1, "a", "long"), update(1, "b", None)]);
+    assert_eq!(state_of(&entries, 1), present(row(1, "b", Some("long"))));
+}
+
+#[test]
+fn a_value_that_was_not_sent_comes_from_the_stored_point_of_before_the_batch() {
+    let entries = folded(vec![update(1, "a", None), update(1, "b", None)]);
+    let base = stored(1, 1);
+    assert_eq!(state_of(&entries, 1), State::Present { row: row(1, "b", None), base });
+}
+
+#[test]
+fn a_changed_key_leaves_nothing_under_the_old_one_and_takes_its_values_along() {
+    let entries = folded(vec![rename(1, 2, "moved")]);
+    assert_eq!(state_of(&entries, 1), State::Gone);
+    let base = stored(1, 1);
+    assert_eq!(state_of(&entries, 2), State::Present { row: row(2, "moved", None), base });
+}
+
+#[test]
+fn two_rows_that_swap_their_keys_keep_their_own_values() {
+    let entries = folded(vec![rename(1, 99, "one"), rename(2, 1, "two"), rename(99, 2, "one")]);
+    assert_eq!(state_of(&entries, 99), State::Gone);
+    assert_eq!(state_of(&entries, 1), State::Present { row: row(1, "two", None), base: stored(2, 2) });
+    assert_eq!(state_of(&entries, 2), State::Present { row: row(2, "one", None), base: stored(1, 1) });
+}
+
+#[test]
+fn an_altered_table_does_not_mix_rows_of_two_shapes() {
+    let table = table();
+    let wider = Arc::new(Table { key: vec![0], ..(*table).clone() });
+    let mut wide = row(1, "b", None);
+    wide.0.push(Cell::Value(json!("new column")));
+    let first = Change { table, position: at(1), op: insert(1, "a", "x") };
+    let second = Change { table: wider, position: at(2), op: Op::Update { old_key: None, new: wide.clone() } };
+    let entries = coalesce(vec![first, second]);
+    assert_eq!(state_of(&entries, 1), State::Present { row: wide, base: Base::Unknown });
+}

@@ -1,0 +1,122 @@
+//! What each error means for the pipeline.
+
+use walvec_capture::CaptureError;
+use walvec_embed::EmbedError;
+use walvec_sink::SinkError;
+use walvec_transform::TransformError;
+
+use crate::start::Refusal;
+use crate::store::StoreError;
+
+/// An error that concerns more than one row. Errors of single rows become dead letters where they happen.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// PostgreSQL.
+    #[error("source: {0}")]
+    Source(#[from] CaptureError),
+    /// A collection's template or columns.
+    #[error("collection \"{collection}\": {source}")]
+    Transform {
+        /// The collection.
+        collection: String,
+        /// The error.
+        source: TransformError,
+    },
+    /// The embedding model.
+    #[error("embedder: {0}")]
+    Embed(#[from] EmbedError),
+    /// The place where points live.
+    #[error("collection \"{collection}\": {source}")]
+    Sink {
+        /// The collection.
+        collection: String,
+        /// The error.
+        source: SinkError,
+    },
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Going on would silently lose changes.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Shutdown was asked for while an error was being retried.
+    #[error("stopped while an error was being retried; nothing unconfirmed is lost")]
+    Stopped,
+}
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Transient: try again with backoff, for ever and visibly.
+    Retry,
+    /// Definite: stop with the code; only a person can help.
+    Stop,
+}
+
+impl PipelineError {
+    /// What to do. No wildcard arm: a new kind of error has to be decided here.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        let retryable = match self {
+            Self::Source(error) => error.is_retryable(),
+            Self::Embed(error) => error.is_retryable(),
+            Self::Sink { source, .. } => source.is_retryable(),
+            Self::Transform { .. } | Self::Store(_) | Self::Refused(_) | Self::Stopped => false,
+        };
+        if retryable { Policy::Retry } else { Policy::Stop }
+    }
+
+    /// The part that failed, as it appears in the status.
+    #[must_use]
+    pub const fn part(&self) -> &'static str {
+        match self {
+            Self::Source(_) | Self::Refused(_) => "source",
+            Self::Transform { .. } => "transform",
+            Self::Embed(_) => "embedder",
+            Self::Sink { .. } => "sink",
+            Self::Store(_) => "state",
+            Self::Stopped => "pipeline",
+        }
+    }
+
+    /// The code on the last line of stderr.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Source(error) => error.code(),
+            Self::Transform { source, .. } => source.code(),
+            Self::Embed(error) => error.code(),
+            Self::Sink { source, .. } => match source {
+                SinkError::Fingerprint { .. } => "E_FINGERPRINT",
+                SinkError::Locked { .. } => "E_LOCKED",
+                _ => "E_SINK",
+            },
+            Self::Store(_) => "E_STATE",
+            Self::Refused(refusal) => refusal.code,
+            Self::Stopped => "E_STOPPED",
+        }
+    }
+
+    /// What to type, if anything helps.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Source(error) => error.remedy(),
+            Self::Embed(error) => Some(error.remedy()),
+            Self::Refused(refusal) => Some(refusal.remedy.clone()),
+            Self::Transform { .. } => Some("correct the collection in the configuration, then start again".to_owned()),
+            Self::Sink { source: SinkError::Fingerprint { .. }, .. } => Some(
+                "go back to the former model and text template, give the collection another `name`, or \
+                 `walvec reset --purge` and embed everything again"
+                    .to_owned(),
+            ),
+            Self::Sink { source: SinkError::Locked { .. }, .. } => {
+                Some("stop the other process, or set another `sink.embedded.path`".to_owned())
+            }
+            Self::Sink { .. } | Self::Store(_) => {
+                Some("look at the disk space and the permissions of the data directory, then start again".to_owned())
+            }
+            Self::Stopped => None,
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Follows the stream, transaction by transaction.
+//!
+//! `select!` only decides what happened; [`Pending`] decides what follows from it. While a batch is embedded and written
+//! the stream's own task keeps reading ahead, within bounds, so that the next batch is as large as the backlog allows:
+//! a single row goes through at once, a flood goes through in full batches.
+
+use std::time::{Duration, SystemTime};
+
+use futures::FutureExt;
+use tokio::time::Instant;
+use walvec_capture::{CaptureError, ChangeStream, Source};
+use walvec_model::{Change, Lsn, Op, StreamEvent, TableName};
+
+use crate::batch::coalesce;
+use crate::checkpoint::Checkpointer;
+use crate::error::PipelineError;
+use crate::supervisor::Run;
+use crate::telemetry::{count_changes, searchable};
+
+/// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
+const READ_AHEAD: usize = 16;
+
+/// Changes that have been read and not written yet.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    changes: Vec<Change>,
+    /// When the oldest of `changes` has to be written, complete transaction or not.
+    due: Option<Instant>,
+    /// Transactions whose end has been read: their rows are in `changes` or already written.
+    commits: Vec<Commit>,
+    /// Rows of the transaction whose end has not been read yet, including those already written.
+    open_rows: usize,
+}
+
+#[derive(Debug, PartialEq)]
+struct Commit {
+    end_lsn: Lsn,
+    at: SystemTime,
+    rows: usize,
+}
+
+/// What an event demands.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Demand {
+    /// Go on reading.
+    Nothing,
+    /// Write what is pending.
+    Flush,
+    /// Write what is pending, then empty this table.
+    Truncate(TableName),
+    /// Nothing is in flight; everything up to here is durable.
+    Durable(Lsn),
+}
+
+impl Pending {
+    /// Takes in one event.
+    pub(crate) fn push(&mut self, event: StreamEvent, max_rows: usize, wait: Duration) -> Demand {
+        match event {
+            StreamEvent::Change(change) if change.op == Op::Truncate => {
+                self.open_rows += 1;
+                Demand::Truncate(change.table.name.clone())
+            }
+            StreamEvent::Change(change) => {
+                self.open_rows += 1;
+                self.due.get_or_insert_with(|| Instant::now() + wait);
+                self.changes.push(change);
+                if self.changes.len() >= max_rows { Demand::Flush } else { Demand::Nothing }
+            }
+            StreamEvent::Commit { end_lsn, at } => {
+                let rows = std::mem::take(&mut self.open_rows);
+                self.commits.push(Commit { end_lsn, at, rows });
+                Demand::Nothing
+            }
+            StreamEvent::Idle { wal_end } if self.is_empty() => Demand::Durable(wal_end),
+            StreamEvent::Idle { .. } => Demand::Nothing,
+        }
+    }
+
+    /// Whether nothing waits to be written or confirmed.
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.commits.is_empty() && self.open_rows == 0
+    }
+
+    /// Whether a transaction has ended and no other has begun: what is pending is worth writing at once.
+    fn is_complete(&self) -> bool {
+        self.open_rows == 0 && !self.commits.is_empty()
+    }
+
+    fn oldest_commit(&self) -> Option<SystemTime> {
+        self.commits.iter().filter(|commit| commit.rows > 0).map(|commit| commit.at).min()
+    }
+}
+
+enum Step {
+    Events(Result<Vec<StreamEvent>, CaptureError>),
+    Flush,
+    Checkpoint,
+    Stop,
+}
+
+/// Follows `stream` until it fails or the pipeline is asked to stop.
+pub(crate) async fn follow(
+    run: &mut Run,
+    source: &Source,
+    mut stream: ChangeStream,
+    mut checkpointer: Checkpointer,
+) -> Result<(), PipelineError> {
+    let mut pending = Pending::default();
+    loop {
+        let step = next_step(run, &mut stream, &pending, &checkpointer).await;
+        match step {
+            Step::Events(events) => {
+                take_in(run, source, events?, &mut pending, &mut checkpointer).await?;
+                // More may already be here: then a larger batch is cheaper than two.
+                for _ in 0..READ_AHEAD {
+                    let Some(events) = stream.next().now_or_never() else { break };
+                    take_in(run, source, events?, &mut pending, &mut checkpointer).await?;
+                }
+                if pending.is_complete() {
+                    flush(run, source, &mut pending, &mut checkpointer).await?;
+                }
+            }
+            Step::Flush => flush(run, source, &mut pending, &mut checkpointer).await?,
+            Step::Checkpoint => confirm(run, &stream, &mut checkpointer)?,
+            Step::Stop => {
+                flush(run, source, &mut pending, &mut checkpointer).await?;
+                confirm(run, &stream, &mut checkpointer)?;
+                stream.close().await?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn next_step(run: &Run, stream: &mut ChangeStream, pending: &Pending, checkpointer: &Checkpointer) -> Step {
+    tokio::select! {
+        biased;
+        () = run.shared.stop.cancelled() => Step::Stop,
+        () = until(pending.due) => Step::Flush,
+        () = until(checkpointer.due()) => Step::Checkpoint,
+        events = stream.next() => Step::Events(events),
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn take_in(
+    run: &mut Run,
+    source: &Source,
+    events: Vec<StreamEvent>,
+    pending: &mut Pending,
+    checkpointer: &mut Checkpointer,
+) -> Result<(), PipelineError> {
+    for event in events {
+        match pending.push(event, run.batch_rows, run.batch_wait) {
+            Demand::Nothing => {}
+            Demand::Flush => flush(run, source, pending, checkpointer).await?,
+            Demand::Truncate(table) => {
+                flush(run, source, pending, checkpointer).await?;
+                for index in run.writers_of(&table) {
+                    run.writers[index].truncate().await?;
+                }
+            }
+            Demand::Durable(lsn) => note_durable(run, lsn, checkpointer),
+        }
+    }
+    run.shared.telemetry.waiting_since(pending.oldest_commit());
+    Ok(())
+}
+
+/// Writes what is pending; afterwards every transaction whose end was read is durable.
+async fn flush(
+    run: &mut Run,
+    source: &Source,
+    pending: &mut Pending,
+    checkpointer: &mut Checkpointer,
+) -> Result<(), PipelineError> {
+    let changes = std::mem::take(&mut pending.changes);
+    pending.due = None;
+    if !changes.is_empty() {
+        count_changes(&changes);
+        for (index, changes) in run.by_writer(changes) {
+            run.writers[index].write(source, coalesce(changes)).await?;
+        }
+    }
+    for commit in std::mem::take(&mut pending.commits) {
+        searchable(commit.at, commit.rows);
+        note_durable(run, commit.end_lsn, checkpointer);
+    }
+    run.shared.telemetry.waiting_since(None);
+    Ok(())
+}
+
+fn note_durable(run: &Run, lsn: Lsn, checkpointer: &mut Checkpointer) {
+    checkpointer.durable(lsn);
+    run.shared.telemetry.applied(checkpointer.applied());
+}
+
+fn confirm(run: &Run, stream: &ChangeStream, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {
+    let confirmed = checkpointer.store(stream)?;
+    run.shared.telemetry.confirmed(confirmed);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use walvec_model::{Position, RowKey, Table};
+
+    use super::*;
+
+    const WAIT: Duration = Duration::from_millis(5);
+
+    fn change(op: Op) -> StreamEvent {
+        let table = Table { name: TableName::new("public", "books"), columns: Vec::new(), key: Vec::new() };
+        StreamEvent::Change(Change { table: Arc::new(table), position: Position::default(), op })
+    }
+
+    fn delete() -> StreamEvent {
+        change(Op::Delete { key: RowKey::new(vec![json!(1)]) })
+    }
+
+    const fn commit(end_lsn: u64) -> StreamEvent {
+        StreamEvent::Commit { end_lsn: Lsn(end_lsn), at: SystemTime::UNIX_EPOCH }
+    }
+
+    const fn idle(wal_end: u64) -> StreamEvent {
+        StreamEvent::Idle { wal_end: Lsn(wal_end) }
+    }
+
+    #[tokio::test]
+    async fn an_idle_server_is_confirmed_only_when_nothing_is_in_flight() {
+        let mut pending = Pending::default();
+        assert_eq!(pending.push(idle(10), 256, WAIT), Demand::Durable(Lsn(10)));
+        pending.push(delete(), 256, WAIT);
+        assert_eq!(pending.push(idle(20), 256, WAIT), Demand::Nothing, "inside a transaction");
+        pending.push(commit(15), 256, WAIT);
+        assert_eq!(pending.push(idle(20), 256, WAIT), Demand::Nothing, "read but not written");
+    }
+
+    #[tokio::test]
+    async fn a_large_transaction_is_written_in_bounded_batches() {
+        let mut pending = Pending::default();
+        assert_eq!(pending.push(delete(), 2, WAIT), Demand::Nothing);
+        assert_eq!(pending.push(delete(), 2, WAIT), Demand::Flush);
+        assert!(!pending.is_complete(), "nothing may be confirmed before its end");
+    }
+
+    #[tokio::test]
+    async fn a_transaction_is_complete_when_its_end_has_been_read() {
+        let mut pending = Pending::default();
+        pending.push(delete(), 256, WAIT);
+        assert!(!pending.is_complete());
+        pending.push(commit(15), 256, WAIT);
+        assert!(pending.is_complete());
+        assert_eq!(pending.commits, [Commit { end_lsn: Lsn(15), at: SystemTime::UNIX_EPOCH, rows: 1 }]);
+    }
+
+    #[tokio::test]
+    async fn a_truncate_is_a_barrier() {
+        let mut pending = Pending::default();
+        let table = TableName::new("public", "books");
+        assert_eq!(pending.push(change(Op::Truncate), 256, WAIT), Demand::Truncate(table));
+    }
+}

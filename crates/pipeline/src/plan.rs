@@ -1,0 +1,174 @@
+//! Which rows need a vector, which only a new payload, which nothing.
+
+use std::collections::{HashMap, HashSet};
+
+use walvec_model::{Document, Fingerprint, Generation, PointId, Position, RowKey, StoredPoint};
+
+use crate::batch::Base;
+
+/// What the sink holds for the rows of a batch, and which of them are parked.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Stored points by id. Points that something else wrote count as absent.
+    pub points: HashMap<PointId, StoredPoint>,
+    /// Keys whose latest version could not be processed: what is stored for them is out of date.
+    pub parked: HashSet<RowKey>,
+}
+
+impl Known {
+    /// Indexes what the sink returned.
+    #[must_use]
+    pub fn new(stored: Vec<StoredPoint>, parked: HashSet<RowKey>) -> Self {
+        let ours = stored.into_iter().filter(|point| point.provenance.is_some());
+        Self { points: ours.map(|point| (point.id, point)).collect(), parked }
+    }
+
+    /// Whether the sink already shows this version of the point, or a newer one: the stream is being replayed.
+    ///
+    /// A point of an older generation never counts: whatever made the new snapshot necessary may concern it.
+    #[must_use]
+    pub fn is_current(&self, id: PointId, key: &RowKey, position: Position, generation: Generation) -> bool {
+        let stored = self.points.get(&id).and_then(|point| point.provenance.as_ref());
+        !self.parked.contains(key)
+            && stored.is_some_and(|stored| stored.position >= position && stored.generation >= generation)
+    }
+
+    /// The stored point that may supply values which PostgreSQL did not send.
+    ///
+    /// Not one that is parked (the missing value may have changed in the version that could not be processed), and not
+    /// one that is as new as the change (it may belong to another row that has taken the key since).
+    #[must_use]
+    pub fn base(&self, base: &Base, id_of: impl Fn(&RowKey) -> PointId) -> Option<&StoredPoint> {
+        let Base::Stored { key, before } = base else { return None };
+        let id = id_of(key);
+        let usable = !self.parked.contains(key) && self.version(id).is_some_and(|stored| stored < *before);
+        self.points.get(&id).filter(|_| usable)
+    }
+
+    fn version(&self, id: PointId) -> Option<Position> {
+        self.points.get(&id)?.provenance.as_ref().map(|provenance| provenance.position)
+    }
+
+    /// Whether the stored vector was made from the same text by the same model.
+    #[must_use]
+    pub fn has_vector_for(&self, document: &Document, fingerprint: &Fingerprint) -> bool {
+        self.points.get(&document.id).and_then(|point| point.provenance.as_ref()).is_some_and(|provenance| {
+            provenance.input_hash == document.input_hash && provenance.fingerprint == *fingerprint
+        })
+    }
+}
+
+/// A document and the version of its row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Versioned {
+    /// What to store.
+    pub document: Document,
+    /// Of which version.
+    pub position: Position,
+}
+
+impl Versioned {
+    /// walvec's own payload field for this document.
+    #[must_use]
+    pub fn provenance(&self, fingerprint: &Fingerprint, generation: Generation) -> walvec_model::Provenance {
+        walvec_model::Provenance {
+            position: self.position,
+            table: walvec_model::Provenance::table_tag(&self.document.table),
+            key: self.document.key.values().to_vec(),
+            input_hash: self.document.input_hash.clone(),
+            fingerprint: fingerprint.clone(),
+            generation,
+            chunk: 0,
+            chunks: 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use walvec_model::{InputHash, Lsn, Payload, Provenance, TableName};
+
+    use super::*;
+
+    const fn at(lsn: u64) -> Position {
+        Position { commit_lsn: Lsn(lsn), ordinal: 1 }
+    }
+
+    fn key(id: u64) -> RowKey {
+        RowKey::new(vec![json!(id)])
+    }
+
+    fn id_of(key: &RowKey) -> PointId {
+        PointId::Num(key.values()[0].as_u64().unwrap())
+    }
+
+    fn versioned(id: u64, text: &str, lsn: u64) -> Versioned {
+        Versioned {
+            document: Document {
+                id: PointId::Num(id),
+                table: TableName::new("public", "books"),
+                key: key(id),
+                text: text.to_owned(),
+                input_hash: InputHash::of(text),
+                payload: Payload::new(),
+            },
+            position: at(lsn),
+        }
+    }
+
+    fn model(name: &str) -> Fingerprint {
+        Fingerprint::of(&[name])
+    }
+
+    fn stored(id: u64, text: &str, lsn: u64) -> StoredPoint {
+        let provenance: Provenance = versioned(id, text, lsn).provenance(&model("a"), Generation(1));
+        StoredPoint { id: PointId::Num(id), payload: Payload::new(), provenance: Some(provenance) }
+    }
+
+    #[test]
+    fn an_unchanged_text_keeps_its_vector_and_a_changed_one_or_another_model_does_not() {
+        let known = Known::new(vec![stored(1, "text", 10)], HashSet::new());
+        assert!(known.has_vector_for(&versioned(1, "text", 20).document, &model("a")));
+        assert!(!known.has_vector_for(&versioned(1, "other", 20).document, &model("a")));
+        assert!(!known.has_vector_for(&versioned(1, "text", 20).document, &model("b")));
+        assert!(!known.has_vector_for(&versioned(2, "text", 20).document, &model("a")));
+    }
+
+    #[test]
+    fn a_replayed_change_never_beats_a_newer_one() {
+        let known = Known::new(vec![stored(1, "text", 10)], HashSet::new());
+        let is_current =
+            |id, lsn, generation| known.is_current(PointId::Num(id), &key(id), at(lsn), Generation(generation));
+        assert!(is_current(1, 9, 1));
+        assert!(is_current(1, 10, 1));
+        assert!(!is_current(1, 11, 1));
+        assert!(!is_current(2, 1, 1));
+        assert!(!is_current(1, 9, 2), "of an older generation");
+    }
+
+    #[test]
+    fn a_parked_row_is_tried_again_whatever_is_stored() {
+        let known = Known::new(vec![stored(1, "text", 10)], HashSet::from([key(1)]));
+        assert!(!known.is_current(PointId::Num(1), &key(1), at(10), Generation(1)));
+    }
+
+    #[test]
+    fn only_an_older_point_of_the_same_row_supplies_values_that_were_not_sent() {
+        let base = |before| Base::Stored { key: key(1), before: at(before) };
+        let known = Known::new(vec![stored(1, "text", 10)], HashSet::new());
+        assert!(known.base(&base(11), id_of).is_some());
+        assert!(known.base(&base(10), id_of).is_none(), "the stored point is of a later state");
+        assert!(known.base(&Base::Unknown, id_of).is_none());
+        let parked = Known::new(vec![stored(1, "text", 10)], HashSet::from([key(1)]));
+        assert!(parked.base(&base(11), id_of).is_none(), "the stored point misses a version");
+    }
+
+    #[test]
+    fn a_point_that_something_else_wrote_counts_as_absent() {
+        let foreign = StoredPoint { id: PointId::Num(1), payload: Payload::new(), provenance: None };
+        let known = Known::new(vec![foreign], HashSet::new());
+        assert!(!known.has_vector_for(&versioned(1, "text", 20).document, &model("a")));
+        assert!(!known.is_current(PointId::Num(1), &key(1), at(1), Generation(1)));
+    }
+}

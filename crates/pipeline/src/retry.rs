@@ -1,0 +1,90 @@
+//! Trying again, visibly.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{PipelineError, Policy};
+use crate::status::Problem;
+use crate::telemetry::Telemetry;
+
+/// From a tenth of a second to half a minute, doubling, with jitter, for ever.
+fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(30))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Retries transient errors of one part, shows them in the status, and gives up only when asked to stop.
+pub(crate) struct Retry {
+    telemetry: Telemetry,
+    stop: CancellationToken,
+    delays: ExponentialBackoff,
+    attempts: u64,
+}
+
+impl Retry {
+    pub(crate) fn new(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
+        Self { telemetry: telemetry.clone(), stop: stop.clone(), delays: backoff(), attempts: 0 }
+    }
+
+    /// Waits before the next attempt; hands a definite error back.
+    pub(crate) async fn after(&mut self, error: PipelineError) -> Result<(), PipelineError> {
+        if error.policy() == Policy::Stop {
+            return Err(error);
+        }
+        self.attempts += 1;
+        let delay = self.delays.next().unwrap_or(Duration::from_secs(30));
+        tracing::warn!(
+            part = error.part(),
+            code = error.code(),
+            attempt = self.attempts,
+            ?delay,
+            "{error}; trying again"
+        );
+        self.telemetry.problem(Some(Problem {
+            part: error.part().to_owned(),
+            message: error.to_string(),
+            attempts: self.attempts,
+        }));
+        tokio::select! {
+            () = tokio::time::sleep(delay) => Ok(()),
+            () = self.stop.cancelled() => Err(PipelineError::Stopped),
+        }
+    }
+
+    /// Forgets past errors after a success.
+    pub(crate) fn succeeded(&mut self) {
+        if self.attempts > 0 {
+            self.attempts = 0;
+            self.delays = backoff();
+            self.telemetry.problem(None);
+        }
+    }
+}
+
+/// Runs `call` until it succeeds or fails for good.
+pub(crate) async fn retrying<T, F, Fut>(
+    telemetry: &Telemetry,
+    stop: &CancellationToken,
+    mut call: F,
+) -> Result<T, PipelineError>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, PipelineError>>,
+{
+    let mut retry = Retry::new(telemetry, stop);
+    loop {
+        match call().await {
+            Ok(value) => {
+                retry.succeeded();
+                return Ok(value);
+            }
+            Err(error) => retry.after(error).await?,
+        }
+    }
+}

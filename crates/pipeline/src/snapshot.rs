@@ -1,0 +1,91 @@
+//! Copies the rows that were there before the slot, as one generation.
+//!
+//! The slot exports the snapshot at which its stream begins, so the copy and the stream meet without gap or overlap. If
+//! the copy dies, the exported snapshot is gone with its connection: the next attempt takes a new slot and a new
+//! generation. Nothing is confirmed before the copy is complete.
+
+use walvec_capture::{PublicationState, Source};
+use walvec_model::{Change, Generation};
+
+use crate::batch::coalesce;
+use crate::error::PipelineError;
+use crate::status::Phase;
+use crate::store::{Checkpoint, SnapshotState};
+use crate::supervisor::Run;
+use crate::telemetry::count_changes;
+
+/// Takes a whole snapshot and returns the checkpoint at which the stream continues.
+pub(crate) async fn take(
+    run: &mut Run,
+    source: &Source,
+    mut checkpoint: Checkpoint,
+    drop_slot: bool,
+) -> Result<Checkpoint, PipelineError> {
+    // Stored before the slot is created: a slot without this note would look like somebody else's.
+    checkpoint.snapshot = SnapshotState::Copying;
+    run.shared.store.save_checkpoint(&checkpoint)?;
+    if drop_slot {
+        source.drop_slot().await?;
+    }
+    source.ensure_publication().await?;
+    if let PublicationState::Matches { oid } = source.publication().await? {
+        checkpoint.publication_oid = oid;
+    }
+    prepare_status(run, source, checkpoint.generation).await?;
+
+    let mut snapshot = source.begin_snapshot().await?;
+    let position = snapshot.position();
+    tracing::info!(generation = checkpoint.generation.0, at = %position.commit_lsn, "snapshot begins");
+    while let Some(rows) = next_rows(run, &mut snapshot).await? {
+        write_rows(run, source, rows).await?;
+    }
+    snapshot.close().await?;
+
+    for writer in &mut run.writers {
+        let swept = writer.finish_generation(position).await?;
+        tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
+    }
+    checkpoint.snapshot = SnapshotState::Done;
+    checkpoint.applied = position.commit_lsn;
+    run.shared.store.save_checkpoint(&checkpoint)?;
+    run.shared.telemetry.applied(checkpoint.applied);
+    Ok(checkpoint)
+}
+
+async fn prepare_status(run: &mut Run, source: &Source, generation: Generation) -> Result<(), PipelineError> {
+    let estimates = source.estimate_rows().await?;
+    run.shared.telemetry.phase(Phase::Snapshot);
+    run.begin_generation(generation);
+    for (index, writer) in run.writers.iter().enumerate() {
+        let estimate = estimates.iter().find(|(table, _)| *table == writer.collection.table);
+        let rows = estimate.map_or(0, |(_, rows)| *rows);
+        run.shared.telemetry.collection(index, |status| {
+            status.snapshot_rows_estimated = rows;
+            status.snapshot_rows_copied = 0;
+        });
+    }
+    Ok(())
+}
+
+async fn next_rows(run: &Run, snapshot: &mut walvec_capture::Snapshot) -> Result<Option<Vec<Change>>, PipelineError> {
+    tokio::select! {
+        rows = snapshot.next() => Ok(rows?),
+        () = run.shared.stop.cancelled() => Err(PipelineError::Stopped),
+    }
+}
+
+async fn write_rows(run: &mut Run, source: &Source, rows: Vec<Change>) -> Result<(), PipelineError> {
+    count_changes(&rows);
+    let mut rest = rows;
+    while !rest.is_empty() {
+        let later = rest.split_off(rest.len().min(run.batch_rows));
+        let piece = std::mem::replace(&mut rest, later);
+        let count = piece.len();
+        let Some(table) = piece.first().map(|change| change.table.name.clone()) else { break };
+        for index in run.writers_of(&table) {
+            run.writers[index].write(source, coalesce(piece.clone())).await?;
+            run.writers[index].report_snapshot(count);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! What survives a restart: the checkpoint and the dead letters.
+//!
+//! One file, `state.redb`, in the data directory. Every write is fsynced before it returns.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use redb::{Database, ReadableDatabase, TableDefinition};
+use serde::{Deserialize, Serialize};
+use walvec_model::{Generation, Lsn, Position, RowKey, Value};
+
+const CHECKPOINT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoint");
+const DEAD_LETTERS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("dead_letters");
+const THE_CHECKPOINT: &str = "v1";
+
+/// Which cluster, database and slot the data directory was filled from. Positions mean nothing anywhere else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceIdentity {
+    /// `system_identifier` of the cluster.
+    pub system_id: String,
+    /// Its timeline.
+    pub timeline: u32,
+    /// `pg_database.oid`.
+    pub database_oid: u32,
+    /// The replication slot.
+    pub slot: String,
+}
+
+/// How far the current generation's snapshot has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotState {
+    /// Not finished. Its exported snapshot died with its connection, so the next start begins a new generation.
+    Copying,
+    /// Everything is in the sink; from here on the stream.
+    Done,
+    /// A new snapshot was asked for.
+    Wanted,
+}
+
+/// How far walvec has come with one slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Where it came from.
+    pub source: SourceIdentity,
+    /// The current generation.
+    pub generation: Generation,
+    /// The state of its snapshot.
+    pub snapshot: SnapshotState,
+    /// Everything committed up to here is durably in the sink. Never behind what was confirmed to PostgreSQL.
+    pub applied: Lsn,
+    /// `pg_publication.oid` of the publication that the snapshot began with.
+    pub publication_oid: u32,
+    /// Digest of what decides payloads and rows; when it changes, the tables are read again.
+    pub config_digest: String,
+}
+
+/// A row that could not be processed. A newer version of the row clears it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The collection that misses the row.
+    pub collection: String,
+    /// The table, `schema.table`.
+    pub table: String,
+    /// The row's key.
+    pub key: Vec<Value>,
+    /// The version that could not be processed.
+    pub position: Position,
+    /// The error's code.
+    pub code: String,
+    /// The error in words.
+    pub reason: String,
+}
+
+/// The state file.
+pub struct Store {
+    database: Database,
+}
+
+/// The state file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("state file {path}: {reason}")]
+pub struct StoreError {
+    path: String,
+    reason: String,
+}
+
+impl Store {
+    /// Opens the state file in `directory`, or creates it.
+    ///
+    /// # Errors
+    /// If the file is damaged, locked by another process, or cannot be written.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let path = directory.join("state.redb");
+        let failed = |error: redb::Error| StoreError { path: path.display().to_string(), reason: error.to_string() };
+        let database = Database::create(&path).map_err(|error| failed(error.into()))?;
+        let store = Self { database };
+        store.create_tables().map_err(failed)?;
+        Ok(store)
+    }
+
+    fn create_tables(&self) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(CHECKPOINT)?;
+        transaction.open_table(DEAD_LETTERS)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// The stored checkpoint; `None` before the first snapshot.
+    ///
+    /// # Errors
+    /// If the file cannot be read or holds something else.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(CHECKPOINT)?;
+            Ok(table.get(THE_CHECKPOINT)?.map(|bytes| bytes.value().to_vec()))
+        })?
+        .map(|bytes| decode(&bytes))
+        .transpose()
+    }
+
+    /// Stores the checkpoint, durably.
+    ///
+    /// # Errors
+    /// If the file cannot be written; the old checkpoint stays.
+    pub fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let bytes = encode(checkpoint)?;
+        self.read(|| {
+            let transaction = self.database.begin_write()?;
+            transaction.open_table(CHECKPOINT)?.insert(THE_CHECKPOINT, bytes.as_slice())?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Parks rows and takes others back, in one durable step.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn update_dead_letters(
+        &self,
+        collection: &str,
+        parked: &[DeadLetter],
+        cleared: &[RowKey],
+    ) -> Result<(), StoreError> {
+        if parked.is_empty() && cleared.is_empty() {
+            return Ok(());
+        }
+        let letters: Vec<(RowKey, Vec<u8>)> = parked
+            .iter()
+            .map(|letter| Ok((RowKey::new(letter.key.clone()), encode(letter)?)))
+            .collect::<Result<_, StoreError>>()?;
+        self.read(|| {
+            let transaction = self.database.begin_write()?;
+            {
+                let mut table = transaction.open_table(DEAD_LETTERS)?;
+                for key in cleared {
+                    table.remove((collection, key.canonical()))?;
+                }
+                for (key, bytes) in &letters {
+                    table.insert((collection, key.canonical()), bytes.as_slice())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// All dead letters of a collection, by key.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn dead_letters(&self, collection: &str) -> Result<Vec<DeadLetter>, StoreError> {
+        let stored: Vec<Vec<u8>> = self.read(|| {
+            let table = self.database.begin_read()?.open_table(DEAD_LETTERS)?;
+            let mut found = Vec::new();
+            for entry in table.range((collection, [].as_slice())..)? {
+                let (key, value) = entry?;
+                if key.value().0 != collection {
+                    break;
+                }
+                found.push(value.value().to_vec());
+            }
+            Ok(found)
+        })?;
+        stored.iter().map(|bytes| decode(bytes)).collect()
+    }
+
+    /// The keys of all dead letters of a collection.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn dead_letter_keys(&self, collection: &str) -> Result<HashSet<RowKey>, StoreError> {
+        Ok(self.dead_letters(collection)?.into_iter().map(|letter| RowKey::new(letter.key)).collect())
+    }
+
+    /// Removes every dead letter of a collection: its table was emptied.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn drop_dead_letters(&self, collection: &str) -> Result<(), StoreError> {
+        let keys: Vec<RowKey> = self.dead_letter_keys(collection)?.into_iter().collect();
+        self.update_dead_letters(collection, &[], &keys)
+    }
+
+    fn read<T>(&self, run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        run().map_err(|error| StoreError { path: "state.redb".to_owned(), reason: error.to_string() })
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(malformed)
+}
+
+fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(malformed)
+}
+
+fn malformed(error: serde_json::Error) -> StoreError {
+    StoreError { path: "state.redb".to_owned(), reason: format!("an entry has another form than expected: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn letter(collection: &str, key: i64) -> DeadLetter {
+        DeadLetter {
+            collection: collection.to_owned(),
+            table: "public.books".to_owned(),
+            key: vec![json!(key)],
+            position: Position { commit_lsn: Lsn(7), ordinal: 1 },
+            code: "E_RENDER".to_owned(),
+            reason: "undefined value".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_survives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint {
+            source: SourceIdentity {
+                system_id: "7412".to_owned(),
+                timeline: 1,
+                database_oid: 5,
+                slot: "walvec".to_owned(),
+            },
+            generation: Generation(3),
+            snapshot: SnapshotState::Done,
+            applied: Lsn(0x1D5_C408),
+            publication_oid: 16_400,
+            config_digest: "abc".to_owned(),
+        };
+        let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.checkpoint().unwrap(), None);
+        store.save_checkpoint(&checkpoint).unwrap();
+        drop(store);
+        assert_eq!(Store::open(directory.path()).unwrap().checkpoint().unwrap(), Some(checkpoint));
+    }
+
+    #[test]
+    fn a_parked_row_stays_parked_until_it_is_cleared() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.update_dead_letters("books", &[letter("books", 1), letter("books", 2)], &[]).unwrap();
+        store.update_dead_letters("films", &[letter("films", 1)], &[]).unwrap();
+        store.update_dead_letters("books", &[], &[RowKey::new(vec![json!(1)])]).unwrap();
+        drop(store);
+        let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.dead_letters("books").unwrap(), [letter("books", 2)]);
+        store.drop_dead_letters("books").unwrap();
+        assert!(store.dead_letters("books").unwrap().is_empty());
+        assert_eq!(store.dead_letters("films").unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,301 @@
+//! Starts, runs and stops the whole.
+//!
+//! Shutdown, in order: stop reading the slot → write what was read → store the checkpoint → tell the slot → close. What
+//! was not written was not confirmed, so leaving at any moment loses nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use walvec_capture::{PublicationState, Severity, SlotState, Source, SourceConfig};
+use walvec_model::{Change, Generation, Lsn, TableName};
+use walvec_sink::Sink;
+
+use crate::checkpoint::Checkpointer;
+use crate::error::PipelineError;
+use crate::follow::follow;
+use crate::retry::Retry;
+use crate::snapshot;
+use crate::start::{Facts, Refusal, Slot, Start, decide, publication_changed};
+use crate::status::{CollectionStatus, Phase, Status};
+use crate::store::{Checkpoint, SnapshotState, SourceIdentity, Store};
+use crate::telemetry::Telemetry;
+use crate::writer::{Shared, Writer};
+
+pub use crate::writer::Collection;
+
+/// How often the server is asked for its position and the collections for their size.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the collections may build indexes over what was added; a collection with little new does nothing then.
+const OPTIMIZE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What a pipeline needs besides its collections.
+pub struct PipelineConfig {
+    /// The source.
+    pub source: SourceConfig,
+    /// Rows per batch.
+    pub batch_rows: usize,
+    /// How long an unfinished transaction's rows may wait for company.
+    pub batch_wait: Duration,
+    /// Digest of what decides rows and payloads; when it changes, the tables are read again.
+    pub config_digest: String,
+}
+
+/// Keeps collections in step with their tables.
+pub struct Pipeline {
+    config: PipelineConfig,
+    run: Run,
+}
+
+/// The parts that live as long as the pipeline.
+pub(crate) struct Run {
+    pub(crate) shared: Shared,
+    pub(crate) writers: Vec<Writer>,
+    pub(crate) batch_rows: usize,
+    pub(crate) batch_wait: Duration,
+}
+
+impl Run {
+    /// The writers of the collections that show `table`.
+    pub(crate) fn writers_of(&self, table: &TableName) -> Vec<usize> {
+        (0..self.writers.len()).filter(|&index| self.writers[index].collection.table == *table).collect()
+    }
+
+    /// Deals changes out to the writers that want them, keeping their order.
+    pub(crate) fn by_writer(&self, changes: Vec<Change>) -> Vec<(usize, Vec<Change>)> {
+        let mut dealt: Vec<(usize, Vec<Change>)> = (0..self.writers.len()).map(|index| (index, Vec::new())).collect();
+        for change in changes {
+            for index in self.writers_of(&change.table.name) {
+                dealt[index].1.push(change.clone());
+            }
+        }
+        dealt.retain(|(_, changes)| !changes.is_empty());
+        dealt
+    }
+
+    pub(crate) fn begin_generation(&mut self, generation: Generation) {
+        self.shared.telemetry.generation(generation);
+        for writer in &mut self.writers {
+            writer.begin_generation(generation);
+        }
+    }
+}
+
+impl Pipeline {
+    /// Puts a pipeline together; nothing is connected yet.
+    ///
+    /// # Errors
+    /// If the state file cannot be read.
+    pub fn new(
+        config: PipelineConfig,
+        collections: Vec<Collection>,
+        store: Arc<Store>,
+        stop: CancellationToken,
+    ) -> Result<Self, PipelineError> {
+        let statuses = collections.iter().map(|collection| CollectionStatus {
+            collection: collection.name.clone(),
+            table: collection.table.to_string(),
+            ..CollectionStatus::default()
+        });
+        let shared = Shared { telemetry: Telemetry::new(statuses.collect()), store, stop };
+        let writers = collections
+            .into_iter()
+            .enumerate()
+            .map(|(index, collection)| Writer::new(index, collection, shared.clone()))
+            .collect::<Result<_, _>>()?;
+        let (batch_rows, batch_wait) = (config.batch_rows, config.batch_wait);
+        Ok(Self { config, run: Run { shared, writers, batch_rows, batch_wait } })
+    }
+
+    /// The pipeline's status, now and whenever it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.run.shared.telemetry.subscribe()
+    }
+
+    /// Runs until asked to stop or until a definite error.
+    ///
+    /// The first connection has to succeed, so that a wrong URL or password is reported at once; from then on a source
+    /// that goes away is waited for.
+    ///
+    /// # Errors
+    /// The definite error that ended it.
+    pub async fn run(mut self) -> Result<(), PipelineError> {
+        let stop = self.run.shared.stop.clone();
+        let mut retry = Retry::new(&self.run.shared.telemetry, &stop);
+        let mut source = Some(Source::connect(self.config.source.clone()).await?);
+        loop {
+            let outcome = match source.take() {
+                Some(source) => self.session(source, &mut retry).await,
+                None => match Source::connect(self.config.source.clone()).await {
+                    Ok(source) => self.session(source, &mut retry).await,
+                    Err(error) => Err(error.into()),
+                },
+            };
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(PipelineError::Stopped) if stop.is_cancelled() => return Ok(()),
+                Err(error) => match retry.after(error).await {
+                    Ok(()) => {}
+                    Err(PipelineError::Stopped) => return Ok(()),
+                    Err(definite) => return Err(definite),
+                },
+            }
+        }
+    }
+
+    /// One life of the connection: snapshot if needed, then the stream.
+    async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
+        let run = &mut self.run;
+        run.shared.telemetry.phase(Phase::Starting);
+        refuse_what_cannot_work(&source).await?;
+        for table in source.tables().await? {
+            for index in run.writers_of(&table.name) {
+                let Collection { name, transform, .. } = &run.writers[index].collection;
+                transform
+                    .check(&table)
+                    .map_err(|error| PipelineError::Transform { collection: name.clone(), source: error })?;
+            }
+        }
+        let facts = facts(&source, &self.config).await?;
+        let stored = run.shared.store.checkpoint()?;
+        let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
+        let telemetry = run.shared.telemetry.clone();
+        let work = work(run, &source, stored, facts, retry);
+        tokio::select! {
+            outcome = work => outcome,
+            error = observe(&source, &sinks, &telemetry) => Err(error),
+            () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
+        }
+    }
+}
+
+async fn work(
+    run: &mut Run,
+    source: &Source,
+    stored: Option<Checkpoint>,
+    facts: Facts,
+    retry: &mut Retry,
+) -> Result<(), PipelineError> {
+    let checkpoint = match decide(stored.as_ref(), &facts)? {
+        Start::Resume(checkpoint) => {
+            run.begin_generation(checkpoint.generation);
+            run.shared.telemetry.applied(checkpoint.applied);
+            checkpoint
+        }
+        Start::Snapshot { generation, why, drop_slot } => {
+            tracing::info!(generation = generation.0, "taking a snapshot: {why}");
+            let checkpoint = Checkpoint {
+                source: facts.source,
+                generation,
+                snapshot: SnapshotState::Copying,
+                applied: Lsn::ZERO,
+                publication_oid: 0,
+                config_digest: facts.config_digest,
+            };
+            snapshot::take(run, source, checkpoint, drop_slot).await?
+        }
+    };
+    let stream = source.open_stream().await?;
+    run.shared.telemetry.phase(Phase::Streaming);
+    retry.succeeded();
+    tracing::info!(applied = %checkpoint.applied, "following the stream");
+    let checkpointer = Checkpointer::new(Arc::clone(&run.shared.store), checkpoint);
+    follow(run, source, stream, checkpointer).await
+}
+
+async fn facts(source: &Source, config: &PipelineConfig) -> Result<Facts, PipelineError> {
+    let server = source.server();
+    let slot = match source.slot().await? {
+        SlotState::Missing => Slot::Missing,
+        SlotState::Ready { confirmed, .. } => Slot::Ready { confirmed },
+        SlotState::Lost { reason } => Slot::Lost { reason },
+    };
+    let publication_oid = match source.publication().await? {
+        PublicationState::Matches { oid } => Some(oid),
+        PublicationState::Missing | PublicationState::Differs { .. } => None,
+    };
+    Ok(Facts {
+        publication_oid,
+        source: SourceIdentity {
+            system_id: server.system_id.to_string(),
+            timeline: server.timeline,
+            database_oid: server.database_oid,
+            slot: config.source.slot.clone(),
+        },
+        slot,
+        server: source.server_position().await?.flushed,
+        config_digest: config.config_digest.clone(),
+    })
+}
+
+async fn refuse_what_cannot_work(source: &Source) -> Result<(), PipelineError> {
+    let mut errors = Vec::new();
+    for finding in source.preflight().await? {
+        match finding.severity {
+            Severity::Error => errors.push(finding),
+            Severity::Warning => tracing::warn!(code = finding.code, remedy = finding.remedy, "{}", finding.message),
+        }
+    }
+    let Some(first) = errors.first() else { return Ok(()) };
+    let what = errors.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>().join("; ");
+    let remedy = errors.iter().map(|finding| finding.remedy.clone()).collect::<Vec<_>>().join("; ");
+    Err(Refusal { code: first.code, what, remedy }.into())
+}
+
+/// Watches the server and the collections from beside; returns only when following on would lose changes silently.
+async fn observe(source: &Source, sinks: &[Arc<dyn Sink>], telemetry: &Telemetry) -> PipelineError {
+    let mut ticks = tokio::time::interval(OBSERVE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut publication = None;
+    loop {
+        ticks.tick().await;
+        for (index, sink) in sinks.iter().enumerate() {
+            if let Ok(points) = sink.count().await {
+                telemetry.collection(index, |status| status.points = points);
+            }
+        }
+        // A server that cannot be asked shows in the stream, which decides what that means.
+        if let Ok(position) = source.server_position().await {
+            telemetry.observed(position.flushed, position.retained_wal_bytes);
+        }
+        if let Ok(now) = source.publication().await
+            && let Err(error) = same_publication(&mut publication, now)
+        {
+            return error;
+        }
+    }
+}
+
+/// A publication that is dropped, made anew or altered would let changes pass by without any error from the server.
+fn same_publication(before: &mut Option<PublicationState>, now: PublicationState) -> Result<(), PipelineError> {
+    match before {
+        // The snapshot may be about to create it.
+        None => {
+            if matches!(now, PublicationState::Matches { .. }) {
+                *before = Some(now);
+            }
+            Ok(())
+        }
+        Some(before) if *before == now => Ok(()),
+        Some(_) => Err(publication_changed().into()),
+    }
+}
+
+/// Lets the collections build their indexes while the stream goes on.
+async fn maintain(sinks: &[Arc<dyn Sink>], mut status: watch::Receiver<Status>) {
+    loop {
+        if status.wait_for(|status| status.phase == Phase::Streaming).await.is_err() {
+            return std::future::pending().await;
+        }
+        for sink in sinks {
+            if let Err(error) = sink.optimize().await {
+                tracing::warn!("an index could not be built, searches stay exact but slower: {error}");
+            }
+        }
+        tokio::time::sleep(OPTIMIZE_INTERVAL).await;
+    }
+}

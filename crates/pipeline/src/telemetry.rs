@@ -1,0 +1,190 @@
+//! What people and programs see: the status and the metrics, changed in one place.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use tokio::sync::watch;
+use walvec_model::{Change, Generation, Lsn, Op};
+
+use crate::status::{CollectionStatus, Phase, Problem, Status};
+
+/// Commit timestamp in the WAL → durable in the sink, in seconds, per row.
+pub const COMMIT_TO_SEARCHABLE: &str = "walvec_commit_to_searchable_seconds";
+/// Time spent in one stage for one batch, in seconds.
+pub const STAGE_SECONDS: &str = "walvec_stage_seconds";
+
+/// Gives the metrics their help texts. Call once, after the recorder is installed.
+pub fn describe() {
+    describe_counter!("walvec_changes_total", "Changes read from the stream or the snapshot, by table and operation.");
+    describe_counter!(
+        "walvec_embeddings_total",
+        "Vectors computed, and vectors reused because the text was unchanged."
+    );
+    describe_counter!("walvec_points_written_total", "Points written or deleted, durably.");
+    describe_gauge!("walvec_dead_letters", "Rows that could not be processed and are parked.");
+    describe_gauge!("walvec_replication_lag_bytes", "WAL between what can be found and the server's position.");
+    describe_gauge!("walvec_retained_wal_bytes", "WAL that the slot makes PostgreSQL keep.");
+    describe_gauge!("walvec_snapshot_rows", "Rows of the current or last snapshot, by table and state.");
+    describe_gauge!("walvec_up", "1 while the part works, 0 while its error is being retried.");
+    describe_histogram!(COMMIT_TO_SEARCHABLE, "Commit timestamp in the WAL to durable in the sink, per row.");
+    describe_histogram!(STAGE_SECONDS, "Time spent in one stage for one batch.");
+}
+
+/// The stages that are timed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stage {
+    Retrieve,
+    Refetch,
+    Render,
+    Embed,
+    Write,
+}
+
+impl Stage {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Retrieve => "retrieve",
+            Self::Refetch => "refetch",
+            Self::Render => "render",
+            Self::Embed => "embed",
+            Self::Write => "write",
+        }
+    }
+}
+
+/// A handle on the status; clones share it.
+#[derive(Clone)]
+pub(crate) struct Telemetry(Arc<watch::Sender<Status>>);
+
+impl Telemetry {
+    pub(crate) fn new(collections: Vec<CollectionStatus>) -> Self {
+        Self(Arc::new(watch::Sender::new(Status { collections, ..Status::default() })))
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn phase(&self, phase: Phase) {
+        self.0.send_modify(|status| status.phase = phase);
+    }
+
+    pub(crate) fn generation(&self, generation: Generation) {
+        self.0.send_modify(|status| status.generation = generation);
+    }
+
+    pub(crate) fn problem(&self, problem: Option<Problem>) {
+        self.0.send_modify(|status| {
+            if let Some(before) = &status.problem {
+                gauge!("walvec_up", "part" => before.part.clone()).set(1.0);
+            }
+            if let Some(now) = &problem {
+                gauge!("walvec_up", "part" => now.part.clone()).set(0.0);
+            }
+            status.problem = problem;
+        });
+    }
+
+    pub(crate) fn collection(&self, index: usize, change: impl FnOnce(&mut CollectionStatus)) {
+        self.0.send_modify(|status| {
+            if let Some(collection) = status.collections.get_mut(index) {
+                change(collection);
+                report_collection(collection);
+            }
+        });
+    }
+
+    pub(crate) fn applied(&self, lsn: Lsn) {
+        self.0.send_modify(|status| {
+            status.applied_lsn = lsn;
+            status.server_lsn = status.server_lsn.max(lsn);
+            report_lag(status);
+        });
+    }
+
+    pub(crate) fn confirmed(&self, lsn: Lsn) {
+        self.0.send_modify(|status| status.confirmed_lsn = lsn);
+    }
+
+    /// What the server said, and when the oldest commit that is still on its way was made.
+    pub(crate) fn observed(&self, server: Lsn, retained_wal_bytes: u64) {
+        self.0.send_modify(|status| {
+            status.server_lsn = server;
+            status.retained_wal_bytes = retained_wal_bytes;
+            report_lag(status);
+        });
+    }
+
+    /// The commit time of the oldest transaction that has been read but cannot be found yet.
+    pub(crate) fn waiting_since(&self, oldest: Option<SystemTime>) {
+        let age = oldest.map_or(0, |at| u64::try_from(since(at).as_millis()).unwrap_or(u64::MAX));
+        self.0.send_modify(|status| status.lag_ms = age);
+    }
+}
+
+fn report_lag(status: &mut Status) {
+    status.lag_bytes = status.server_lsn.bytes_since(status.applied_lsn);
+    gauge!("walvec_replication_lag_bytes").set(as_gauge(status.lag_bytes));
+    gauge!("walvec_retained_wal_bytes").set(as_gauge(status.retained_wal_bytes));
+}
+
+fn report_collection(status: &CollectionStatus) {
+    let table = || status.table.clone();
+    gauge!("walvec_dead_letters", "table" => table()).set(as_gauge(status.dead_letters));
+    let rows = |state, value| gauge!("walvec_snapshot_rows", "table" => table(), "state" => state).set(as_gauge(value));
+    rows("estimated", status.snapshot_rows_estimated);
+    rows("copied", status.snapshot_rows_copied);
+}
+
+/// Prometheus knows only floats; beyond 2^53 bytes precision does not matter.
+#[expect(clippy::cast_precision_loss, reason = "a gauge")]
+const fn as_gauge(value: u64) -> f64 {
+    value as f64
+}
+
+/// Time since `at` by this machine's clock; zero if the server's clock is ahead.
+fn since(at: SystemTime) -> Duration {
+    SystemTime::now().duration_since(at).unwrap_or_default()
+}
+
+/// Notes that the `rows` of a transaction committed at `at` can be found now.
+pub(crate) fn searchable(at: SystemTime, rows: usize) {
+    histogram!(COMMIT_TO_SEARCHABLE).record_many(since(at).as_secs_f64(), rows);
+}
+
+/// Counts changes as they are read.
+pub(crate) fn count_changes(changes: &[Change]) {
+    for change in changes {
+        let op = match change.op {
+            Op::Insert { .. } => "insert",
+            Op::Update { .. } => "update",
+            Op::Delete { .. } => "delete",
+            Op::Truncate => "truncate",
+        };
+        counter!("walvec_changes_total", "table" => change.table.name.to_string(), "op" => op).increment(1);
+    }
+}
+
+pub(crate) fn count_embeddings(result: &'static str, count: usize) {
+    counter!("walvec_embeddings_total", "result" => result).increment(count as u64);
+}
+
+pub(crate) fn count_written(count: usize) {
+    counter!("walvec_points_written_total").increment(count as u64);
+}
+
+/// Times a stage from its creation to its drop.
+pub(crate) struct Timer(Stage, Instant);
+
+impl Timer {
+    pub(crate) fn start(stage: Stage) -> Self {
+        Self(stage, Instant::now())
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        histogram!(STAGE_SECONDS, "stage" => self.0.label()).record(self.1.elapsed().as_secs_f64());
+    }
+}

@@ -1,0 +1,380 @@
+//! One collection's writer: complete, render, embed, write, park.
+//!
+//! There is exactly one writer per collection, and a batch names each key once, so writes reach the sink in commit order
+//! per key. A row that cannot be processed is parked and never stops its neighbours; every other error is either retried
+//! for ever or ends the pipeline.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use walvec_capture::Source;
+use walvec_embed::Embedder;
+use walvec_model::{Fingerprint, Generation, Point, PointId, Position, RowKey, Table, TableName, Value};
+use walvec_sink::{Sink, SinkError, Write};
+use walvec_transform::{Completed, Transform};
+
+use crate::batch::{Base, Final, State};
+use crate::error::PipelineError;
+use crate::plan::{Known, Versioned};
+use crate::retry::retrying;
+use crate::store::{DeadLetter, Store};
+use crate::telemetry::{Stage, Telemetry, Timer, count_embeddings, count_written};
+
+/// Texts that are embedded and written in one go. Small enough that progress shows and a fresh row is not held up for
+/// seconds, large enough that sorting by length pays.
+const EMBED_SLICE: usize = 64;
+
+/// A collection and the parts that serve it.
+#[derive(Clone)]
+pub struct Collection {
+    /// Its name.
+    pub name: String,
+    /// The table that it shows.
+    pub table: TableName,
+    /// Row to document.
+    pub transform: Arc<Transform>,
+    /// Text to vector.
+    pub embedder: Arc<dyn Embedder>,
+    /// Where the points live.
+    pub sink: Arc<dyn Sink>,
+    /// What makes its vectors comparable.
+    pub fingerprint: Fingerprint,
+}
+
+/// What all writers of a pipeline share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) telemetry: Telemetry,
+    pub(crate) store: Arc<Store>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Writes one collection.
+pub(crate) struct Writer {
+    pub(crate) collection: Collection,
+    shared: Shared,
+    /// The collection's place in the status.
+    index: usize,
+    generation: Generation,
+    parked: HashSet<RowKey>,
+}
+
+/// A row with all its values, on its way to a document.
+struct Complete {
+    key: RowKey,
+    table: Arc<Table>,
+    values: Vec<Value>,
+    position: Position,
+}
+
+/// What is left to do for a batch.
+#[derive(Default)]
+struct Work {
+    /// Deletes and payload updates.
+    writes: Vec<Write>,
+    /// Documents that need a vector.
+    texts: Vec<Versioned>,
+    /// Rows that could not be processed.
+    failed: Vec<DeadLetter>,
+}
+
+impl Writer {
+    pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
+        let parked = shared.store.dead_letter_keys(&collection.name)?;
+        Ok(Self { collection, shared, index, generation: Generation::default(), parked })
+    }
+
+    pub(crate) fn begin_generation(&mut self, generation: Generation) {
+        self.generation = generation;
+        self.report_dead_letters();
+    }
+
+    /// Brings the final states of a batch into the sink. When this returns they are durable there, or parked.
+    pub(crate) async fn write(&mut self, source: &Source, entries: Vec<(RowKey, Final)>) -> Result<(), PipelineError> {
+        let known = self.known(&entries).await?;
+        let fresh: Vec<_> = entries
+            .into_iter()
+            .filter(|(key, last)| !known.is_current(self.id(&last.table, key), key, last.position, self.generation))
+            .collect();
+        let versions: HashMap<PointId, (RowKey, Position)> =
+            fresh.iter().map(|(key, last)| (self.id(&last.table, key), (key.clone(), last.position))).collect();
+        let mut work = Work::default();
+        let rows = self.complete(source, fresh, &known, &mut work).await?;
+        self.render(rows, &known, &mut work)?;
+        let failed = self.apply(work, &versions).await?;
+        self.settle(&versions, &failed)
+    }
+
+    /// Empties the table's part of the collection.
+    pub(crate) async fn truncate(&mut self) -> Result<(), PipelineError> {
+        self.on_sink(|sink, table| async move { sink.delete_table(table).await }).await?;
+        self.shared.store.drop_dead_letters(&self.collection.name)?;
+        self.parked.clear();
+        self.report_dead_letters();
+        Ok(())
+    }
+
+    /// Ends a snapshot: points and dead letters that it did not meet belong to rows that are gone.
+    pub(crate) async fn finish_generation(&mut self, position: Position) -> Result<u64, PipelineError> {
+        let generation = self.generation;
+        let swept = self.on_sink(|sink, table| async move { sink.sweep(table, generation).await }).await?;
+        let letters = self.shared.store.dead_letters(&self.collection.name)?;
+        let stale = letters.into_iter().filter(|letter| letter.position < position);
+        let gone: Vec<RowKey> = stale.map(|letter| RowKey::new(letter.key)).collect();
+        self.shared.store.update_dead_letters(&self.collection.name, &[], &gone)?;
+        for key in &gone {
+            self.parked.remove(key);
+        }
+        self.report_dead_letters();
+        Ok(swept)
+    }
+
+    fn id(&self, table: &Table, key: &RowKey) -> PointId {
+        self.collection.transform.point_id(table, key)
+    }
+
+    /// What the sink holds under the ids of the batch, and under those that its rows had before.
+    async fn known(&self, entries: &[(RowKey, Final)]) -> Result<Known, PipelineError> {
+        let _timer = Timer::start(Stage::Retrieve);
+        let mut ids = HashSet::with_capacity(entries.len());
+        for (key, last) in entries {
+            ids.insert(self.id(&last.table, key));
+            if let State::Present { base: Base::Stored { key, .. }, .. } = &last.state {
+                ids.insert(self.id(&last.table, key));
+            }
+        }
+        let ids: Vec<PointId> = ids.into_iter().collect();
+        let ids = &ids;
+        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        Ok(Known::new(stored, self.parked.clone()))
+    }
+
+    /// Fills in values that PostgreSQL did not send, from the stored point or else from the source.
+    async fn complete(
+        &self,
+        source: &Source,
+        entries: Vec<(RowKey, Final)>,
+        known: &Known,
+        work: &mut Work,
+    ) -> Result<Vec<Complete>, PipelineError> {
+        let mut rows = Vec::with_capacity(entries.len());
+        let mut missing: Vec<(RowKey, Arc<Table>, Position)> = Vec::new();
+        for (key, Final { table, position, state }) in entries {
+            let State::Present { row, base } = state else {
+                work.writes.push(Write::Delete(self.id(&table, &key)));
+                continue;
+            };
+            let stored = known.base(&base, |key| self.id(&table, key));
+            match self.collection.transform.complete(&table, row, stored) {
+                Completed::Row(values) => rows.push(Complete { key, table, values, position }),
+                Completed::Refetch => missing.push((key, table, position)),
+            }
+        }
+        rows.extend(self.refetch(source, missing, work).await?);
+        Ok(rows)
+    }
+
+    /// Reads rows again that cannot be completed otherwise. What is read may be newer than the change; the changes in
+    /// between are still to come and end in the same state. A row that is not there any more will be deleted by one of them.
+    async fn refetch(
+        &self,
+        source: &Source,
+        missing: Vec<(RowKey, Arc<Table>, Position)>,
+        work: &mut Work,
+    ) -> Result<Vec<Complete>, PipelineError> {
+        let mut rows = Vec::new();
+        let mut rest = missing;
+        while let Some((_, table, _)) = rest.first() {
+            let _timer = Timer::start(Stage::Refetch);
+            let table = Arc::clone(table);
+            let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, other, _)| *other == table);
+            rest = others;
+            let keys: Vec<RowKey> = same.iter().map(|(key, ..)| key.clone()).collect();
+            let found: HashMap<RowKey, _> = source.fetch_rows(&table, &keys).await?.into_iter().collect();
+            for (key, table, position) in same {
+                match found.get(&key).map(|row| self.collection.transform.complete(&table, row.clone(), None)) {
+                    Some(Completed::Row(values)) => rows.push(Complete { key, table, values, position }),
+                    Some(Completed::Refetch) | None => work.writes.push(Write::Delete(self.id(&table, &key))),
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Renders documents and sorts them by what they need.
+    fn render(&self, rows: Vec<Complete>, known: &Known, work: &mut Work) -> Result<(), PipelineError> {
+        let _timer = Timer::start(Stage::Render);
+        let name = &self.collection.name;
+        let mut reused = 0;
+        for Complete { key, table, values, position } in rows {
+            match self.collection.transform.render(&table, &key, &values) {
+                Ok(document) => {
+                    let versioned = Versioned { document, position };
+                    if known.has_vector_for(&versioned.document, &self.collection.fingerprint) {
+                        reused += 1;
+                        let provenance = versioned.provenance(&self.collection.fingerprint, self.generation);
+                        let document = versioned.document;
+                        work.writes.push(Write::Payload { id: document.id, payload: document.payload, provenance });
+                    } else {
+                        work.texts.push(versioned);
+                    }
+                }
+                Err(error) if error.is_row_error() => {
+                    work.failed.push(self.letter(&key, position, error.code(), &error.to_string()));
+                }
+                Err(source) => return Err(PipelineError::Transform { collection: name.clone(), source }),
+            }
+        }
+        if reused > 0 {
+            count_embeddings("reused", reused);
+            self.shared.telemetry.collection(self.index, |status| status.embeddings_reused += reused as u64);
+        }
+        Ok(())
+    }
+
+    /// Embeds and writes, slice by slice. Returns the rows that could not be processed.
+    async fn apply(
+        &self,
+        work: Work,
+        versions: &HashMap<PointId, (RowKey, Position)>,
+    ) -> Result<Vec<DeadLetter>, PipelineError> {
+        let Work { mut writes, texts, mut failed } = work;
+        let mut slices = texts.chunks(EMBED_SLICE);
+        loop {
+            let slice = slices.next();
+            if let Some(slice) = slice {
+                writes.extend(self.embed(slice, &mut failed).await?);
+            }
+            self.store(std::mem::take(&mut writes), versions, &mut failed).await?;
+            if slice.is_none() {
+                return Ok(failed);
+            }
+        }
+    }
+
+    async fn embed(&self, slice: &[Versioned], failed: &mut Vec<DeadLetter>) -> Result<Vec<Write>, PipelineError> {
+        let _timer = Timer::start(Stage::Embed);
+        let texts: Vec<String> = slice.iter().map(|versioned| versioned.document.text.clone()).collect();
+        let (texts, embedder) = (&texts, &self.collection.embedder);
+        let vectors = retrying(&self.shared.telemetry, &self.shared.stop, || async move {
+            let answers = embedder.embed(texts.clone()).await?;
+            // A text whose turn may still come fails the call, which is retried as a whole.
+            answers
+                .into_iter()
+                .map(|answer| match answer {
+                    Err(error) if error.is_retryable() => Err(error.into()),
+                    other => Ok(other),
+                })
+                .collect::<Result<Vec<_>, PipelineError>>()
+        })
+        .await?;
+        let mut writes = Vec::with_capacity(slice.len());
+        for (versioned, answer) in slice.iter().zip(vectors) {
+            let document = &versioned.document;
+            match answer {
+                Ok(vector) => writes.push(Write::Upsert(Point {
+                    id: document.id,
+                    vector,
+                    payload: document.payload.clone(),
+                    provenance: versioned.provenance(&self.collection.fingerprint, self.generation),
+                })),
+                Err(error) => {
+                    failed.push(self.letter(&document.key, versioned.position, error.code(), &error.to_string()));
+                }
+            }
+        }
+        count_embeddings("computed", writes.len());
+        self.shared.telemetry.collection(self.index, |status| status.embeddings_computed += writes.len() as u64);
+        Ok(writes)
+    }
+
+    /// Writes durably; a point that the sink refuses is parked and the others are tried again without it.
+    async fn store(
+        &self,
+        mut writes: Vec<Write>,
+        versions: &HashMap<PointId, (RowKey, Position)>,
+        failed: &mut Vec<DeadLetter>,
+    ) -> Result<(), PipelineError> {
+        let _timer = Timer::start(Stage::Write);
+        while !writes.is_empty() {
+            let batch = &writes;
+            let answer = self.on_sink(|sink, _| async move { sink.write(batch.clone()).await }).await;
+            match answer {
+                Ok(()) => break,
+                Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection }) => {
+                    let Some((key, position)) = versions.get(&id).filter(|_| batch.iter().any(|w| w.id() == id)) else {
+                        return Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection });
+                    };
+                    failed.push(self.letter(key, *position, "E_POINT", &reason));
+                    writes.retain(|write| write.id() != id);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        count_written(writes.len());
+        Ok(())
+    }
+
+    /// Remembers the rows that failed and forgets failures that a newer version has healed.
+    fn settle(
+        &mut self,
+        versions: &HashMap<PointId, (RowKey, Position)>,
+        failed: &[DeadLetter],
+    ) -> Result<(), PipelineError> {
+        let failed_keys: HashSet<RowKey> = failed.iter().map(|letter| RowKey::new(letter.key.clone())).collect();
+        let healed: Vec<RowKey> = versions
+            .values()
+            .map(|(key, _)| key)
+            .filter(|key| self.parked.contains(key) && !failed_keys.contains(key))
+            .cloned()
+            .collect();
+        if failed.is_empty() && healed.is_empty() {
+            return Ok(());
+        }
+        for letter in failed {
+            tracing::warn!(table = letter.table, key = ?letter.key, code = letter.code, "row parked: {}", letter.reason);
+        }
+        self.shared.store.update_dead_letters(&self.collection.name, failed, &healed)?;
+        self.parked.extend(failed_keys);
+        for key in &healed {
+            self.parked.remove(key);
+        }
+        self.report_dead_letters();
+        Ok(())
+    }
+
+    fn letter(&self, key: &RowKey, position: Position, code: &str, reason: &str) -> DeadLetter {
+        DeadLetter {
+            collection: self.collection.name.clone(),
+            table: self.collection.table.to_string(),
+            key: key.values().to_vec(),
+            position,
+            code: code.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn report_dead_letters(&self) {
+        let count = self.parked.len() as u64;
+        self.shared.telemetry.collection(self.index, |status| status.dead_letters = count);
+    }
+
+    pub(crate) fn report_snapshot(&self, rows: usize) {
+        self.shared.telemetry.collection(self.index, |status| status.snapshot_rows_copied += rows as u64);
+    }
+
+    /// Calls the sink until it answers or fails for good.
+    async fn on_sink<'a, T, F, Fut>(&'a self, mut call: F) -> Result<T, PipelineError>
+    where
+        F: FnMut(&'a dyn Sink, &'a TableName) -> Fut,
+        Fut: Future<Output = Result<T, SinkError>>,
+    {
+        let Collection { name, table, sink, .. } = &self.collection;
+        retrying(&self.shared.telemetry, &self.shared.stop, || {
+            let answer = call(sink.as_ref(), table);
+            async move { answer.await.map_err(|source| PipelineError::Sink { collection: name.clone(), source }) }
+        })
+        .await
+    }
+}

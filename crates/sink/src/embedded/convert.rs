@@ -1,0 +1,127 @@
+//! Ids, filters and errors in the engine's terms, and back.
+
+use qdrant_edge::{
+    Condition as EdgeCondition, FieldCondition, Filter as EdgeFilter, JsonPath, Match, OperationError,
+    PayloadSchemaType, Range, ValueVariants, external::ordered_float::OrderedFloat,
+};
+use walvec_model::{Generation, PointId, RESERVED_KEY, Value};
+
+use crate::{Condition, Filter, IndexType, SinkError};
+
+pub(super) fn edge_id(id: PointId) -> qdrant_edge::PointId {
+    match id {
+        PointId::Num(number) => qdrant_edge::PointId::NumId(number),
+        PointId::Uuid(uuid) => qdrant_edge::PointId::Uuid(uuid),
+    }
+}
+
+pub(super) const fn point_id(id: qdrant_edge::PointId) -> PointId {
+    match id {
+        qdrant_edge::PointId::NumId(number) => PointId::Num(number),
+        qdrant_edge::PointId::Uuid(uuid) => PointId::Uuid(uuid),
+    }
+}
+
+/// The path of a top-level field, whatever characters its name has: a name is not parsed as a path.
+pub(super) fn field_path(name: &str) -> JsonPath {
+    JsonPath { first_key: name.to_owned(), rest: Vec::new() }
+}
+
+/// The path of a part of walvec's own field.
+pub(super) fn provenance_path(part: &str) -> Result<JsonPath, SinkError> {
+    let path = format!("{RESERVED_KEY}.{part}");
+    path.parse().map_err(|()| SinkError::Engine(format!("\"{path}\" is not a path")))
+}
+
+/// The points that came from a table.
+pub(super) fn of_table(tag: &str) -> Result<EdgeFilter, SinkError> {
+    let matches = Match::new_value(ValueVariants::String(tag.to_owned()));
+    Ok(all_of(vec![FieldCondition::new_match(provenance_path("t")?, matches)]))
+}
+
+/// The points of a table that are older than the snapshot `current`.
+pub(super) fn older_than(tag: &str, current: Generation) -> Result<EdgeFilter, SinkError> {
+    // Generations count snapshots: far below 2^53, up to which an f64 is exact.
+    #[expect(clippy::cast_precision_loss, reason = "generations stay far below 2^53")]
+    let range = Range { lt: Some(OrderedFloat(current.0 as f64)), gt: None, gte: None, lte: None };
+    let mut filter = of_table(tag)?;
+    let older = EdgeCondition::Field(FieldCondition::new_range(provenance_path("g")?, range));
+    filter.must.get_or_insert_default().push(older);
+    Ok(filter)
+}
+
+/// A search's filter; `None` where everything matches.
+pub(super) fn edge_filter(filter: &Filter) -> Result<Option<EdgeFilter>, SinkError> {
+    if filter.0.is_empty() {
+        return Ok(None);
+    }
+    let conditions: Result<_, SinkError> = filter.0.iter().map(field_condition).collect();
+    Ok(Some(all_of(conditions?)))
+}
+
+fn all_of(conditions: Vec<FieldCondition>) -> EdgeFilter {
+    let must = conditions.into_iter().map(EdgeCondition::Field).collect();
+    EdgeFilter { must: Some(must), ..EdgeFilter::new() }
+}
+
+fn field_condition(condition: &Condition) -> Result<FieldCondition, SinkError> {
+    match condition {
+        Condition::Equals { field, value } => {
+            let matches = Match::new_value(comparable(field, value)?);
+            Ok(FieldCondition::new_match(field_path(field), matches))
+        }
+        Condition::Range { field, from, to } => {
+            if from.is_some_and(f64::is_nan) || to.is_some_and(f64::is_nan) {
+                return Err(SinkError::BadRequest(format!("a bound of \"{field}\" is not a number")));
+            }
+            let range = Range { gte: from.map(OrderedFloat), lte: to.map(OrderedFloat), lt: None, gt: None };
+            Ok(FieldCondition::new_range(field_path(field), range))
+        }
+    }
+}
+
+fn comparable(field: &str, value: &Value) -> Result<ValueVariants, SinkError> {
+    let refused = || {
+        let rule = "equality works for strings, whole numbers up to 2^63-1 and booleans";
+        SinkError::BadRequest(format!("\"{field}\" cannot be compared with {value}: {rule}"))
+    };
+    match value {
+        Value::String(text) => Ok(ValueVariants::String(text.clone())),
+        Value::Bool(flag) => Ok(ValueVariants::Bool(*flag)),
+        Value::Number(number) => number.as_i64().map(ValueVariants::Integer).ok_or_else(refused),
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(refused()),
+    }
+}
+
+pub(super) const fn schema(index: IndexType) -> PayloadSchemaType {
+    match index {
+        IndexType::Keyword => PayloadSchemaType::Keyword,
+        IndexType::Integer => PayloadSchemaType::Integer,
+        IndexType::Float => PayloadSchemaType::Float,
+        IndexType::Bool => PayloadSchemaType::Bool,
+        IndexType::Text => PayloadSchemaType::Text,
+        IndexType::Datetime => PayloadSchemaType::Datetime,
+        IndexType::Uuid => PayloadSchemaType::Uuid,
+    }
+}
+
+/// What an error of a change means to the caller.
+pub(super) fn change_error(error: OperationError) -> SinkError {
+    match error {
+        OperationError::PointIdError { missed_point_id } => SinkError::BadPoint {
+            id: point_id(missed_point_id),
+            reason: "only its payload was to be replaced, but the collection does not hold it".to_owned(),
+        },
+        other => SinkError::Engine(other.to_string()),
+    }
+}
+
+/// What an error of a read means to the caller.
+pub(super) fn read_error(error: OperationError) -> SinkError {
+    match error {
+        OperationError::WrongVectorDimension { .. } | OperationError::ValidationError { .. } => {
+            SinkError::BadRequest(error.to_string())
+        }
+        other => SinkError::Engine(other.to_string()),
+    }
+}

@@ -1,0 +1,77 @@
+//! The data directory and the locks in it.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::store::io_error;
+use crate::SinkError;
+
+/// The right to use a data directory, for as long as this value lives. One process has it at a time.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: LockFile,
+}
+
+impl DataDir {
+    /// Creates `root` where it is missing, and locks it. The lock goes with the process, however that ends.
+    ///
+    /// # Errors
+    /// [`SinkError::Locked`] if another process has it, [`SinkError::Io`] if the directory cannot be made or written.
+    pub fn lock(root: &Path) -> Result<Self, SinkError> {
+        Ok(Self { path: root.to_owned(), _lock: LockFile::acquire(root)? })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// An exclusively locked file called `lock`, which tells whose it is.
+#[derive(Debug)]
+pub(super) struct LockFile {
+    file: File,
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // Closing would do, but for a child process that was just forked and still shares the file.
+        self.file.unlock().ok();
+    }
+}
+
+impl LockFile {
+    /// Locks `directory`, which is created where it is missing.
+    pub(super) fn acquire(directory: &Path) -> Result<Self, SinkError> {
+        std::fs::create_dir_all(directory).map_err(io_error(directory))?;
+        let path = directory.join("lock");
+        let failed = io_error(&path);
+        // Not truncated: until it is ours, its text is somebody else's.
+        let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = opened.map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(SinkError::Locked { path: directory.to_owned(), pid: read_pid(&mut file) });
+            }
+            Err(TryLockError::Error(error)) => return Err(io_error(&path)(error)),
+        }
+        write_pid(&mut file).map_err(io_error(&path))?;
+        Ok(Self { file })
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn write_pid(file: &mut File) -> std::io::Result<()> {
+    file.rewind()?;
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())
+}

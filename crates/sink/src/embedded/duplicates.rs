@@ -1,0 +1,75 @@
+//! Points that an index build left twice.
+//!
+//! A build ends by putting the new segment in place and then removing those that it was made from. Cut short between the
+//! two, both are loaded at the next start. Searches and deletions see through that, but every copy is counted.
+
+use std::collections::HashSet;
+
+use qdrant_edge::{
+    Condition, EdgeShard, Filter, HasIdCondition, Record, ScrollRequest, VectorStructInternal, WithPayloadInterface,
+    WithVector,
+};
+
+use super::convert::{point_id, read_error};
+use super::journal::{self, Journal};
+use super::read;
+use super::steps::{self, RawPoint, Step};
+use super::store::io_error;
+use crate::SinkError;
+
+const PAGE: usize = 1000;
+
+/// Leaves one copy of every point. A crash in the middle loses none: the journal has them until all is durable.
+pub(super) fn remove(shard: &EdgeShard, journal: &mut Journal) -> Result<(), SinkError> {
+    let mut from = None;
+    loop {
+        let (ids, next) = page_of_ids(shard, from)?;
+        let copies = read::count(shard, Some(among(&ids)))?;
+        if copies > ids.len() as u64 {
+            let change = rewriting(shard, &ids)?;
+            let failed = io_error(shard.path());
+            journal.append(&journal::encode(&change).map_err(&failed)?).map_err(&failed)?;
+            steps::apply_all(shard, change)?;
+        }
+        match next {
+            Some(id) => from = Some(id),
+            None => return Ok(()),
+        }
+    }
+}
+
+type EdgeId = qdrant_edge::PointId;
+
+fn page_of_ids(shard: &EdgeShard, from: Option<EdgeId>) -> Result<(Vec<EdgeId>, Option<EdgeId>), SinkError> {
+    let request = ScrollRequest {
+        offset: from,
+        limit: Some(PAGE),
+        filter: None,
+        with_payload: Some(WithPayloadInterface::Bool(false)),
+        with_vector: WithVector::Bool(false),
+        order_by: None,
+    };
+    let (records, next) = shard.scroll(request).map_err(read_error)?;
+    Ok((records.into_iter().map(|record| record.id).collect(), next))
+}
+
+fn among(ids: &[EdgeId]) -> Filter {
+    let ids: HasIdCondition = ids.iter().copied().collect::<HashSet<_>>().into_iter().collect();
+    Filter::new_must(Condition::HasId(ids))
+}
+
+/// Deletes all copies and stores one. Overwriting would not do: the engine overwrites every copy.
+fn rewriting(shard: &EdgeShard, ids: &[EdgeId]) -> Result<Vec<Step>, SinkError> {
+    let records = shard
+        .retrieve(ids, Some(WithPayloadInterface::Bool(true)), Some(WithVector::Bool(true)))
+        .map_err(read_error)?;
+    let points: Vec<_> = records.into_iter().filter_map(raw_point).collect();
+    let delete = points.iter().map(|point| point.id).collect();
+    Ok(vec![Step::Delete(delete), Step::Upsert(points)])
+}
+
+fn raw_point(record: Record) -> Option<RawPoint> {
+    let Some(VectorStructInternal::Single(vector)) = record.vector else { return None };
+    let payload = record.payload.map(|payload| payload.0).unwrap_or_default();
+    Some(RawPoint { id: point_id(record.id), vector, payload })
+}

@@ -1,0 +1,136 @@
+//! What a collection was made for: `walvec-collection.json`, beside the engine's files.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use walvec_model::Fingerprint;
+
+use super::store::io_error;
+use crate::{CollectionSpec, SinkError};
+
+const FILE_NAME: &str = "walvec-collection.json";
+const FORMAT: u32 = 1;
+const DISTANCE: &str = "Cosine";
+
+/// The file's content.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    format: u32,
+    dimension: usize,
+    distance: String,
+    fingerprint: Fingerprint,
+    /// How often the engine was opened: operations of a later opening have higher numbers (see `engine_log`).
+    opens: u64,
+    /// Whether the engine's files were once complete; if so, their absence is a loss and not a beginning.
+    created: bool,
+}
+
+/// Whether `directory` holds a collection.
+pub(super) fn exists(directory: &Path) -> bool {
+    directory.join(FILE_NAME).exists()
+}
+
+impl Manifest {
+    /// Reads the manifest in `directory` and compares it with `spec`; writes a new one where nothing is stored yet.
+    pub(super) fn open(directory: &Path, spec: &CollectionSpec) -> Result<Self, SinkError> {
+        let path = directory.join(FILE_NAME);
+        let corrupt =
+            |reason: String| SinkError::Corrupt { collection: spec.name.clone(), path: directory.to_owned(), reason };
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if super::store::shard_directory(directory).exists() {
+                    return Err(corrupt(format!("{FILE_NAME} is missing, so nobody knows what its vectors are")));
+                }
+                let manifest = Self::new(spec);
+                manifest.save(directory)?;
+                return Ok(manifest);
+            }
+            Err(error) => return Err(io_error(&path)(error)),
+        };
+        let manifest: Self =
+            serde_json::from_slice(&text).map_err(|error| corrupt(format!("{FILE_NAME} is not readable: {error}")))?;
+        if manifest.format != FORMAT {
+            let found = manifest.format;
+            return Err(corrupt(format!("its format is {found}, this version of walvec knows format {FORMAT}")));
+        }
+        manifest.check(spec)?;
+        Ok(manifest)
+    }
+
+    /// Counts one more opening, durably, and returns its number, from 1.
+    pub(super) fn count_open(&mut self, directory: &Path) -> Result<u64, SinkError> {
+        self.opens += 1;
+        self.save(directory)?;
+        Ok(self.opens)
+    }
+
+    pub(super) const fn is_created(&self) -> bool {
+        self.created
+    }
+
+    /// Remembers, durably, that the engine's files are complete.
+    pub(super) fn set_created(&mut self, directory: &Path) -> Result<(), SinkError> {
+        if !self.created {
+            self.created = true;
+            self.save(directory)?;
+        }
+        Ok(())
+    }
+
+    fn new(spec: &CollectionSpec) -> Self {
+        Self {
+            format: FORMAT,
+            dimension: spec.dimension,
+            distance: DISTANCE.to_owned(),
+            fingerprint: spec.fingerprint.clone(),
+            opens: 0,
+            created: false,
+        }
+    }
+
+    fn check(&self, spec: &CollectionSpec) -> Result<(), SinkError> {
+        let configured = Self::new(spec);
+        if self.describe() == configured.describe() {
+            return Ok(());
+        }
+        Err(SinkError::Fingerprint {
+            collection: spec.name.clone(),
+            stored: self.describe(),
+            configured: configured.describe(),
+        })
+    }
+
+    fn describe(&self) -> String {
+        format!("{} vectors of dimension {}, fingerprint {}", self.distance, self.dimension, self.fingerprint)
+    }
+
+    fn save(&self, directory: &Path) -> Result<(), SinkError> {
+        let path = directory.join(FILE_NAME);
+        let write = || {
+            let text = serde_json::to_vec_pretty(self)?;
+            replace_file(&path, &text)
+        };
+        write().map_err(io_error(&path))
+    }
+}
+
+/// Writes a file so that a crash leaves either the old content or the new.
+fn replace_file(path: &PathBuf, content: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+/// Makes a creation, a renaming or a removal in the parent directory of `path` durable.
+pub(super) fn sync_parent(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,143 @@
+//! Qdrant's own engine inside this process. The only module that names `qdrant_edge`.
+//!
+//! ```text
+//!  writes ──▶ bounded channel ──▶ writer (one thread) ──▶ Store ◀── readers (blocking pool)
+//!                                    └─ index build (one thread, now and then)
+//! ```
+//!
+//! - [`data_dir`]: the lock that keeps a second process out
+//! - `manifest`: what a collection was made for, beside its files
+//! - `store`: opening, closing and reopening the engine; its panics become errors; room on the disk
+//! - `engine_log`: the engine's own log: numbering and growth
+//! - `journal`: what makes writes durable while an index is being built
+//! - `duplicates`: what an index build that was cut short leaves behind
+//! - `writer`: the thread that owns every change
+//! - `steps`: a batch as the engine takes it, checked before anything is touched
+//! - `read`: retrieve, count, scroll, search
+//! - `convert`: ids, filters and errors in the engine's terms
+
+mod convert;
+pub mod data_dir;
+mod duplicates;
+mod engine_log;
+mod journal;
+mod manifest;
+mod read;
+mod steps;
+mod store;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use qdrant_edge::EdgeShard;
+use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
+
+pub use data_dir::DataDir;
+
+use crate::{BoxFuture, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
+use steps::Step;
+use store::Store;
+use writer::Writer;
+
+/// One collection in the embedded engine, in `<root>/collections/<name>/`. Clones share it.
+///
+/// # Durability
+/// A write is answered after the engine's `flush`, or, while an index is being built, after its record in the journal
+/// has reached the disk.
+///
+/// # What runs beside what
+/// One thread makes all changes, in the order in which the futures were first polled. Reads run beside it, and beside an
+/// index build ([`Sink::optimize`]), which writes do not wait for either. Dropping a future does not take a write back.
+///
+/// # Closing
+/// [`close`](Self::close) waits for an index build that is under way. A program in a hurry may exit instead: everything
+/// that was answered is durable, and the next [`open`](Self::open) repairs what the build left. Dropping the last clone
+/// waits for the writes that were sent, but not for an index build.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    dimension: usize,
+    store: Arc<Store>,
+    writer: Arc<Writer>,
+}
+
+impl Embedded {
+    /// Whether the collection was created before.
+    #[must_use]
+    pub fn exists(root: &Path, collection: &str) -> bool {
+        store::collection_directory(root, collection).is_ok_and(|directory| manifest::exists(&directory))
+    }
+
+    /// Opens the collection, or creates it. Blocking: loads the collection's files.
+    ///
+    /// # Errors
+    /// [`SinkError::Fingerprint`] if it holds vectors of another model or dimension, [`SinkError::Locked`] if it is open
+    /// already, here or elsewhere, [`SinkError::Corrupt`] if its files cannot be read, [`SinkError::Io`].
+    pub fn open(root: &Path, spec: CollectionSpec) -> Result<Self, SinkError> {
+        let dimension = spec.dimension;
+        let store = Arc::new(Store::open(root, spec)?);
+        let writer = Arc::new(Writer::spawn(Arc::clone(&store))?);
+        Ok(Self { dimension, store, writer })
+    }
+
+    /// Finishes what was sent, then closes the collection for all clones; later calls get [`SinkError::Closed`].
+    ///
+    /// # Errors
+    /// If the engine could not write its last words. What was answered before is durable all the same.
+    pub async fn close(self) -> Result<(), SinkError> {
+        self.writer.close().await
+    }
+
+    /// Runs a read on the blocking pool, so that a long one holds up no other task.
+    async fn read<T, F>(&self, read: F) -> Result<T, SinkError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&EdgeShard) -> Result<T, SinkError> + Send + 'static,
+    {
+        let store = Arc::clone(&self.store);
+        let task = tokio::task::spawn_blocking(move || store.with_shard(read));
+        task.await.unwrap_or(Err(SinkError::Closed))
+    }
+}
+
+impl Sink for Embedded {
+    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async move {
+            let steps = steps::of_batch(batch, self.dimension)?;
+            self.writer.change(steps).await.map(drop)
+        })
+    }
+
+    fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+        Box::pin(self.read(move |shard| read::retrieve(shard, &ids)))
+    }
+
+    fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
+        let step = Step::DeleteTable { table: Provenance::table_tag(table) };
+        Box::pin(async move { self.writer.change(vec![step]).await.map(drop) })
+    }
+
+    fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
+        let step = Step::Sweep { table: Provenance::table_tag(table), current };
+        Box::pin(self.writer.change(vec![step]))
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>> {
+        Box::pin(self.read(|shard| read::count(shard, None)))
+    }
+
+    fn scroll(&self, from: Option<PointId>, limit: usize) -> BoxFuture<'_, Result<ScrollPage, SinkError>> {
+        Box::pin(self.read(move |shard| read::scroll(shard, from, limit)))
+    }
+
+    fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(self.writer.optimize())
+    }
+}
+
+impl Search for Embedded {
+    fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+        let dimension = self.dimension;
+        Box::pin(self.read(move |shard| read::search(shard, request, dimension)))
+    }
+}

@@ -1,0 +1,80 @@
+//! Retrieve, count, scroll, search. All of them only share locks with the writer, for the time of a few points each.
+
+use qdrant_edge::{
+    CountRequest, EdgeShard, Filter as EdgeFilter, NamedQuery, QueryEnum, QueryRequest, Record, ScoredPoint,
+    ScoringQuery, ScrollRequest, VectorInternal, WithPayloadInterface, WithVector,
+};
+use walvec_model::{Payload, PointId, StoredPoint};
+
+use super::convert::{edge_filter, edge_id, point_id, read_error};
+use super::steps::check_vector;
+use crate::{Hit, ScrollPage, SearchRequest, SinkError};
+
+/// More hits than anybody reads, few enough that a request cannot exhaust the memory: the engine reserves room for all.
+const MAX_LIMIT: usize = 10_000;
+
+pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
+    let ids: Vec<_> = ids.iter().copied().map(edge_id).collect();
+    let records = shard.retrieve(&ids, Some(WithPayloadInterface::Bool(true)), Some(WithVector::Bool(false)));
+    Ok(records.map_err(read_error)?.into_iter().map(stored_point).collect())
+}
+
+pub(super) fn count(shard: &EdgeShard, filter: Option<EdgeFilter>) -> Result<u64, SinkError> {
+    let points = shard.count(CountRequest { filter, exact: true }).map_err(read_error)?;
+    Ok(points as u64)
+}
+
+pub(super) fn scroll(shard: &EdgeShard, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
+    let request = ScrollRequest {
+        offset: from.map(edge_id),
+        limit: Some(limit.clamp(1, MAX_LIMIT)),
+        filter: None,
+        with_payload: Some(WithPayloadInterface::Bool(true)),
+        with_vector: WithVector::Bool(false),
+        order_by: None,
+    };
+    let (records, next) = shard.scroll(request).map_err(read_error)?;
+    Ok(ScrollPage { points: records.into_iter().map(stored_point).collect(), next: next.map(point_id) })
+}
+
+pub(super) fn search(shard: &EdgeShard, request: SearchRequest, dimension: usize) -> Result<Vec<Hit>, SinkError> {
+    let SearchRequest { vector, limit, filter } = request;
+    check_vector(&vector, dimension).map_err(SinkError::BadRequest)?;
+    if limit > MAX_LIMIT {
+        return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_LIMIT} is allowed")));
+    }
+    let filter = edge_filter(&filter)?;
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let nearest = NamedQuery { query: VectorInternal::Dense(vector), using: None };
+    let request = QueryRequest {
+        prefetches: Vec::new(),
+        query: Some(ScoringQuery::Vector(QueryEnum::Nearest(nearest))),
+        filter,
+        score_threshold: None,
+        limit,
+        offset: 0,
+        params: None,
+        with_vector: WithVector::Bool(false),
+        with_payload: WithPayloadInterface::Bool(true),
+    };
+    let mut hits: Vec<_> = shard.query(request).map_err(read_error)?.into_iter().map(hit).collect();
+    // The engine leaves the order of equal scores open; a result that jumps on reload looks broken.
+    hits.sort_by(|left, right| right.score.total_cmp(&left.score).then(left.id.cmp(&right.id)));
+    Ok(hits)
+}
+
+fn stored_point(record: Record) -> StoredPoint {
+    StoredPoint::from_raw(point_id(record.id), raw(record.payload))
+}
+
+fn hit(found: ScoredPoint) -> Hit {
+    let StoredPoint { id, payload, provenance } = StoredPoint::from_raw(point_id(found.id), raw(found.payload));
+    // Rounding can lift the similarity of a vector with itself above 1.
+    Hit { id, score: found.score.min(1.0), payload, provenance }
+}
+
+fn raw(payload: Option<qdrant_edge::Payload>) -> Payload {
+    payload.map_or_else(Payload::new, |payload| payload.0)
+}

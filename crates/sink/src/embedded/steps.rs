@@ -1,0 +1,189 @@
+//! A batch as the engine takes it: few large operations, checked before anything is touched.
+
+use std::collections::HashSet;
+
+use qdrant_edge::{
+    EdgeShard, OperationError, PayloadOps, PointInsertOperations, PointOperations, PointStructPersisted, SetPayloadOp,
+    UpdateOperation, VectorStructPersisted, WithPayloadInterface, WithVector,
+};
+use serde::{Deserialize, Serialize};
+use walvec_model::point::raw_payload;
+use walvec_model::{Generation, Payload, Point, PointId, Provenance, Value, Vector};
+
+use super::convert::{change_error, edge_id, of_table, older_than};
+use super::read;
+use crate::{SinkError, Write};
+
+/// One operation of the engine. Repeating it changes nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Step {
+    Upsert(Vec<RawPoint>),
+    /// Replaces the payload and keeps the vector.
+    Overwrite {
+        id: PointId,
+        payload: Payload,
+    },
+    Delete(Vec<PointId>),
+    DeleteTable {
+        table: String,
+    },
+    Sweep {
+        table: String,
+        current: Generation,
+    },
+}
+
+/// A point with its payload as stored, walvec's own field included.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct RawPoint {
+    pub(super) id: PointId,
+    pub(super) vector: Vector,
+    pub(super) payload: Payload,
+}
+
+/// The steps of a batch. The batch names no point twice, so that their order does not matter.
+pub(super) fn of_batch(batch: Vec<Write>, dimension: usize) -> Result<Vec<Step>, SinkError> {
+    let mut upserts = Vec::new();
+    let mut overwrites = Vec::new();
+    let mut deletes = Vec::new();
+    for write in batch {
+        match write {
+            Write::Upsert(Point { id, vector, payload, provenance }) => {
+                check_vector(&vector, dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
+                upserts.push(RawPoint { id, vector, payload: stored_payload(id, payload, &provenance)? });
+            }
+            Write::Payload { id, payload, provenance } => {
+                overwrites.push(Step::Overwrite { id, payload: stored_payload(id, payload, &provenance)? });
+            }
+            Write::Delete(id) => deletes.push(id),
+        }
+    }
+    let mut steps = Vec::new();
+    if !upserts.is_empty() {
+        steps.push(Step::Upsert(upserts));
+    }
+    steps.extend(overwrites);
+    if !deletes.is_empty() {
+        steps.push(Step::Delete(deletes));
+    }
+    Ok(steps)
+}
+
+/// Says what is wrong with a vector that is to be stored or searched for.
+pub(super) fn check_vector(vector: &[f32], dimension: usize) -> Result<(), String> {
+    if vector.len() != dimension {
+        return Err(format!("the vector has {} numbers, the collection takes {dimension}", vector.len()));
+    }
+    if vector.iter().any(|number| !number.is_finite()) {
+        return Err("the vector holds a number that is not finite".to_owned());
+    }
+    if vector.iter().all(|number| *number == 0.0) {
+        return Err("the vector is zero, and so has no direction to compare".to_owned());
+    }
+    Ok(())
+}
+
+fn stored_payload(id: PointId, payload: Payload, provenance: &Provenance) -> Result<Payload, SinkError> {
+    raw_payload(payload, provenance).map_err(|error| SinkError::BadPoint { id, reason: error.to_string() })
+}
+
+/// Applies a change; returns how many points its sweeps removed. Not durable before the next flush.
+///
+/// Refuses the whole change, before touching anything, if it overwrites a payload that is not there.
+pub(super) fn apply_all(shard: &EdgeShard, steps: Vec<Step>) -> Result<u64, SinkError> {
+    check_overwritten_exist(shard, &steps)?;
+    let mut swept = 0;
+    for step in steps {
+        swept += apply(shard, step)?;
+    }
+    Ok(swept)
+}
+
+fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Result<(), SinkError> {
+    let overwritten: Vec<_> = steps
+        .iter()
+        .filter_map(|step| if let Step::Overwrite { id, .. } = step { Some(edge_id(*id)) } else { None })
+        .collect();
+    if overwritten.is_empty() {
+        return Ok(());
+    }
+    let no_payload = Some(WithPayloadInterface::Bool(false));
+    let found = shard.retrieve(&overwritten, no_payload, Some(WithVector::Bool(false))).map_err(change_error)?;
+    let found: HashSet<_> = found.into_iter().map(|record| record.id).collect();
+    match overwritten.into_iter().find(|id| !found.contains(id)) {
+        Some(missed_point_id) => Err(change_error(OperationError::PointIdError { missed_point_id })),
+        None => Ok(()),
+    }
+}
+
+/// Applies a step; returns how many points a sweep removed, 0 for the others. Not durable before the next flush.
+pub(super) fn apply(shard: &EdgeShard, step: Step) -> Result<u64, SinkError> {
+    let mut swept = 0;
+    let operation = match step {
+        Step::Upsert(points) => {
+            let points = points.into_iter().map(edge_point).collect();
+            points_operation(PointOperations::UpsertPoints(PointInsertOperations::PointsList(points)))
+        }
+        Step::Overwrite { id, payload } => {
+            UpdateOperation::PayloadOperation(PayloadOps::OverwritePayload(SetPayloadOp {
+                payload: qdrant_edge::Payload(payload),
+                points: Some(vec![edge_id(id)]),
+                filter: None,
+                key: None,
+            }))
+        }
+        Step::Delete(ids) => {
+            points_operation(PointOperations::DeletePoints { ids: ids.into_iter().map(edge_id).collect() })
+        }
+        Step::DeleteTable { table } => points_operation(PointOperations::DeletePointsByFilter(of_table(&table)?)),
+        Step::Sweep { table, current } => {
+            let filter = older_than(&table, current)?;
+            swept = read::count(shard, Some(filter.clone()))?;
+            points_operation(PointOperations::DeletePointsByFilter(filter))
+        }
+    };
+    shard.update(operation).map_err(change_error)?;
+    Ok(swept)
+}
+
+const fn points_operation(operation: PointOperations) -> UpdateOperation {
+    UpdateOperation::PointOperation(operation)
+}
+
+fn edge_point(point: RawPoint) -> PointStructPersisted {
+    PointStructPersisted {
+        id: edge_id(point.id),
+        vector: VectorStructPersisted::Single(point.vector),
+        payload: Some(qdrant_edge::Payload(point.payload)),
+    }
+}
+
+/// About how many bytes of vectors and payloads the steps carry.
+pub(super) fn size_in_bytes(steps: &[Step]) -> u64 {
+    let bytes: usize = steps.iter().map(step_bytes).sum();
+    bytes as u64
+}
+
+fn step_bytes(step: &Step) -> usize {
+    match step {
+        Step::Upsert(points) => {
+            points.iter().map(|point| size_of_val(point.vector.as_slice()) + map_bytes(&point.payload)).sum()
+        }
+        Step::Overwrite { payload, .. } => map_bytes(payload),
+        Step::Delete(ids) => size_of_val(ids.as_slice()),
+        Step::DeleteTable { .. } | Step::Sweep { .. } => 0,
+    }
+}
+
+fn map_bytes(map: &Payload) -> usize {
+    map.iter().map(|(key, value)| key.len() + value_bytes(value)).sum()
+}
+
+fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(value_bytes).sum(),
+        Value::Object(map) => map_bytes(map),
+    }
+}

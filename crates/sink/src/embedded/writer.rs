@@ -1,0 +1,226 @@
+//! The thread that owns every change of a collection: update, flush, and when an index is built.
+//!
+//! In 0.7.2 the engine's `flush` panics when an update, or the end of an index build, holds one of its locks. Here nothing
+//! changes during a flush, and nothing is flushed during a build: the journal makes writes durable meanwhile.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::convert::change_error;
+use super::journal::{self, Journal};
+use super::steps::{self, Step};
+use super::store::{Store, io_error};
+use crate::SinkError;
+
+/// Changes that may wait; each holds a batch in memory.
+const QUEUE: usize = 16;
+
+type Reply<T> = oneshot::Sender<Result<T, SinkError>>;
+
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Job {
+    Change(Vec<Step>, Reply<u64>),
+    Optimize(Reply<()>),
+    /// The index build's thread is about to end.
+    BuildEnded,
+    Close(Reply<()>),
+}
+
+/// The writer's handle.
+#[derive(Debug)]
+pub(super) struct Writer {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(super) fn spawn(store: Arc<Store>) -> Result<Self, SinkError> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let failed = io_error(store.directory());
+        let owner = Owner { store, jobs: jobs.downgrade(), suspect: false, build: None };
+        let thread = thread::Builder::new().name("walvec-sink".to_owned()).spawn(move || owner.run(queue));
+        Ok(Self { jobs: Some(jobs), thread: Some(thread.map_err(failed)?) })
+    }
+
+    /// Makes a change, durably; returns how many points a sweep removed.
+    pub(super) async fn change(&self, steps: Vec<Step>) -> Result<u64, SinkError> {
+        self.ask(|reply| Job::Change(steps, reply)).await
+    }
+
+    /// Builds indexes where there are enough new points; returns when they are in use.
+    pub(super) async fn optimize(&self) -> Result<(), SinkError> {
+        self.ask(Job::Optimize).await
+    }
+
+    pub(super) async fn close(&self) -> Result<(), SinkError> {
+        self.ask(Job::Close).await
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, SinkError> {
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.jobs.as_ref().ok_or(SinkError::Closed)?;
+        jobs.send(job(reply)).await.map_err(|_| SinkError::Closed)?;
+        answer.await.unwrap_or(Err(SinkError::Closed))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the sink's writer thread panicked");
+        }
+    }
+}
+
+/// What the thread owns.
+struct Owner {
+    store: Arc<Store>,
+    jobs: mpsc::WeakSender<Job>,
+    /// The engine failed: what it holds in memory may differ from what it will write.
+    suspect: bool,
+    build: Option<Build>,
+}
+
+/// An index build that is under way.
+struct Build {
+    thread: JoinHandle<Result<(), SinkError>>,
+    journal: Journal,
+    waiting: Vec<Reply<()>>,
+}
+
+impl Owner {
+    fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        // A caller that no longer waits for its answer is no reason to stop: hence the ignored results of `send`.
+        while let Some(job) = queue.blocking_recv() {
+            match job {
+                Job::Change(steps, reply) => drop(reply.send(self.change(steps))),
+                Job::Optimize(reply) => self.optimize(reply),
+                Job::BuildEnded => self.end_build(),
+                Job::Close(reply) => {
+                    self.end_build();
+                    drop(reply.send(self.store.close()));
+                    return;
+                }
+            }
+        }
+        // Everything that was answered is durable; an index build finishes or is repaired at the next opening.
+        if self.build.is_none()
+            && let Err(error) = self.store.close()
+        {
+            tracing::warn!(%error, "the collection was not closed cleanly; nothing that was reported durable is lost");
+        }
+    }
+
+    fn change(&mut self, steps: Vec<Step>) -> Result<u64, SinkError> {
+        self.restore()?;
+        self.store.check_room(steps::size_in_bytes(&steps))?;
+        let outcome = match &mut self.build {
+            None => flushed_change(&self.store, steps),
+            Some(build) => journalled_change(&self.store, &mut build.journal, steps),
+        };
+        // After a failure the engine refuses changes, or has forgotten what it could not write. Loading it again is sound.
+        self.suspect |= matches!(outcome, Err(SinkError::Engine(_)));
+        outcome
+    }
+
+    /// Loads the engine again if it failed, or if its log has grown long.
+    fn restore(&mut self) -> Result<(), SinkError> {
+        if self.build.is_some() {
+            if self.suspect {
+                let reason = "it failed during an index build and is loaded again when that ends";
+                return Err(SinkError::Engine(reason.to_owned()));
+            }
+            return Ok(());
+        }
+        if self.suspect || self.store.log_is_long() {
+            self.suspect = true;
+            self.store.reopen()?;
+            self.suspect = false;
+        }
+        Ok(())
+    }
+
+    fn optimize(&mut self, reply: Reply<()>) {
+        if let Some(build) = &mut self.build {
+            build.waiting.push(reply);
+            return;
+        }
+        match self.start_build() {
+            Ok((thread, journal)) => self.build = Some(Build { thread, journal, waiting: vec![reply] }),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn start_build(&mut self) -> Result<(JoinHandle<Result<(), SinkError>>, Journal), SinkError> {
+        self.restore()?;
+        self.store.check_room(0)?;
+        let failed = io_error(self.store.directory());
+        let journal = Journal::create(self.store.directory()).map_err(&failed)?;
+        let store = Arc::clone(&self.store);
+        let jobs = self.jobs.clone();
+        let build = move || {
+            let outcome = store.with_shard(|shard| shard.optimize().map(drop).map_err(change_error));
+            drop(store);
+            if let Some(jobs) = jobs.upgrade() {
+                // Nobody listens any more: then the next opening repairs what is left to do.
+                jobs.blocking_send(Job::BuildEnded).ok();
+            }
+            outcome
+        };
+        match thread::Builder::new().name("walvec-index".to_owned()).spawn(build) {
+            Ok(thread) => Ok((thread, journal)),
+            Err(error) => {
+                journal.remove().map_err(&failed)?;
+                Err(failed(error))
+            }
+        }
+    }
+
+    /// Waits for the index build, if there is one, and makes its result and the journal's changes durable.
+    fn end_build(&mut self) {
+        let Some(Build { thread, journal, waiting }) = self.build.take() else { return };
+        let built = thread.join().unwrap_or_else(|_| Err(SinkError::Engine("the index build panicked".to_owned())));
+        let outcome = built.and_then(|()| {
+            self.store.with_shard(|shard| {
+                shard.flush();
+                Ok(())
+            })
+        });
+        let outcome = outcome.and_then(|()| journal.remove().map_err(io_error(self.store.directory())));
+        if let Err(error) = &outcome {
+            // The engine takes a failed build back, and with it the deletions made meanwhile. The journal has them.
+            tracing::warn!(%error, "an index build failed; the collection is loaded again");
+            self.suspect = true;
+            if let Err(error) = self.restore() {
+                tracing::warn!(%error, "the collection cannot be loaded; the next write tries again");
+            }
+        }
+        let message = outcome.err().map(|error| error.to_string());
+        for reply in waiting {
+            let answer = message.clone().map_or(Ok(()), |message| Err(SinkError::Engine(message)));
+            drop(reply.send(answer));
+        }
+    }
+}
+
+fn flushed_change(store: &Store, steps: Vec<Step>) -> Result<u64, SinkError> {
+    store.with_shard(|shard| {
+        let swept = steps::apply_all(shard, steps)?;
+        shard.flush();
+        Ok(swept)
+    })
+}
+
+fn journalled_change(store: &Store, journal: &mut Journal, steps: Vec<Step>) -> Result<u64, SinkError> {
+    let failed = io_error(store.directory());
+    let record = journal::encode(&steps).map_err(&failed)?;
+    let swept = store.with_shard(|shard| steps::apply_all(shard, steps))?;
+    journal.append(&record).map_err(failed)?;
+    Ok(swept)
+}

@@ -1,0 +1,152 @@
+//! Reads and writes beside each other and beside an index build.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde_json::json;
+use walvec_model::{Generation, PointId};
+use walvec_sink::embedded::Embedded;
+use walvec_sink::{Condition, Filter, Search, SearchRequest, Sink, Write};
+
+use crate::common::{DIMENSION, Fixture, all_points, books, nearest_to, number_of, point, upserts, vector};
+
+/// More than the engine leaves without an index.
+const ENOUGH_FOR_A_BUILD: u64 = 12_000;
+
+async fn fill(sink: &Embedded, points: u64) {
+    for first in (0..points).step_by(2000) {
+        sink.write(upserts(first..points.min(first + 2000))).await.unwrap();
+    }
+}
+
+/// Whether the shard holds a segment with an index, which only a build makes.
+fn has_index(fixture: &Fixture) -> bool {
+    let segments = fixture.root.path().join("collections/books/shard/segments");
+    std::fs::read_dir(segments).unwrap().any(|segment| {
+        let graph = segment.unwrap().path().join("vector_index/graph.bin");
+        graph.exists()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_never_disturb_a_writer_nor_see_less_than_is_durable() {
+    let fixture = Fixture::new();
+    fill(&fixture.sink, 1000).await;
+    let durable = Arc::new(AtomicU64::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut readers = Vec::new();
+    for reader in 0..4 {
+        let (sink, durable, stop) = (fixture.sink.clone(), Arc::clone(&durable), Arc::clone(&stop));
+        readers.push(tokio::spawn(async move {
+            let mut reads = 0;
+            while !stop.load(Ordering::SeqCst) {
+                let at_least = durable.load(Ordering::SeqCst);
+                match reader {
+                    0 => assert_eq!(sink.search(nearest_to(reads % 1000, 5)).await.unwrap().len(), 5),
+                    1 => assert_eq!(sink.count().await.unwrap(), 1000),
+                    2 => assert_eq!(sink.scroll(None, 100).await.unwrap().points.len(), 100),
+                    _ => assert!(number_of(&sink, 1).await.unwrap() >= at_least),
+                }
+                reads += 1;
+            }
+            reads
+        }));
+    }
+    for round in 1..200 {
+        let mut batch = upserts(100..200);
+        batch.push(Write::Upsert(point(1, json!({ "number": round }))));
+        fixture.sink.write(batch).await.unwrap();
+        durable.store(round, Ordering::SeqCst);
+    }
+    stop.store(true, Ordering::SeqCst);
+    for reader in readers {
+        assert!(reader.await.unwrap() > 0, "a reader never got an answer");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn searches_and_writes_go_on_during_an_index_build() {
+    let fixture = Fixture::new();
+    fill(&fixture.sink, ENOUGH_FOR_A_BUILD).await;
+    assert!(!has_index(&fixture));
+    let build = tokio::spawn({
+        let sink = fixture.sink.clone();
+        async move { sink.optimize().await }
+    });
+    let mut beside = 0;
+    while !build.is_finished() {
+        fixture.sink.write(vec![Write::Upsert(point(beside, json!({ "number": beside + 1_000_000 })))]).await.unwrap();
+        assert_eq!(number_of(&fixture.sink, beside).await, Some(beside + 1_000_000));
+        fixture.sink.write(vec![Write::Delete(PointId::Num(ENOUGH_FOR_A_BUILD - 1 - beside))]).await.unwrap();
+        assert_eq!(fixture.sink.search(nearest_to(5000, 3)).await.unwrap()[0].id, PointId::Num(5000));
+        beside += 1;
+    }
+    build.await.unwrap().unwrap();
+    assert!(has_index(&fixture), "nothing was built");
+    assert!(beside > 0, "the build was over before anything could run beside it");
+
+    let fixture = fixture.reopened().await;
+    assert_eq!(fixture.sink.count().await.unwrap(), ENOUGH_FOR_A_BUILD - beside);
+    for id in 0..beside {
+        assert_eq!(number_of(&fixture.sink, id).await, Some(id + 1_000_000));
+        assert_eq!(number_of(&fixture.sink, ENOUGH_FOR_A_BUILD - 1 - id).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sweeps_and_table_deletions_hold_during_an_index_build() {
+    let fixture = Fixture::new();
+    fill(&fixture.sink, ENOUGH_FOR_A_BUILD).await;
+    let build = tokio::spawn({
+        let sink = fixture.sink.clone();
+        async move { sink.optimize().await }
+    });
+    let mut newer = point(3, json!({ "number": 3 }));
+    newer.provenance.generation = Generation(2);
+    fixture.sink.write(vec![Write::Upsert(newer)]).await.unwrap();
+    let swept = fixture.sink.sweep(&books(), Generation(2)).await.unwrap();
+    assert_eq!(swept, ENOUGH_FOR_A_BUILD - 1);
+    build.await.unwrap().unwrap();
+    assert_eq!(fixture.sink.count().await.unwrap(), 1);
+    fixture.sink.delete_table(&books()).await.unwrap();
+    assert_eq!(fixture.reopened().await.sink.count().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_index_changes_no_answer() {
+    let fixture = Fixture::new();
+    fill(&fixture.sink, ENOUGH_FOR_A_BUILD).await;
+    let filtered = SearchRequest {
+        vector: vector(1, DIMENSION),
+        limit: 5,
+        filter: Filter(vec![Condition::Range { field: "number".to_owned(), from: Some(100.0), to: Some(200.0) }]),
+    };
+    let before = fixture.sink.search(filtered.clone()).await.unwrap();
+    let points = all_points(&fixture.sink).await;
+    fixture.sink.optimize().await.unwrap();
+    assert!(has_index(&fixture), "nothing was built");
+    assert_eq!(fixture.sink.search(filtered).await.unwrap(), before);
+    assert_eq!(all_points(&fixture.sink).await, points);
+    for id in (0..ENOUGH_FOR_A_BUILD).step_by(500) {
+        assert_eq!(fixture.sink.search(nearest_to(id, 1)).await.unwrap()[0].id, PointId::Num(id));
+    }
+    // Written over and deleted where the index is.
+    fixture.sink.write(vec![Write::Upsert(point(7, json!({ "number": 70 })))]).await.unwrap();
+    fixture.sink.write(vec![Write::Delete(PointId::Num(8))]).await.unwrap();
+    let fixture = fixture.reopened().await;
+    assert_eq!(number_of(&fixture.sink, 7).await, Some(70));
+    assert_ne!(fixture.sink.search(nearest_to(8, 1)).await.unwrap()[0].id, PointId::Num(8));
+    assert_eq!(fixture.sink.count().await.unwrap(), ENOUGH_FOR_A_BUILD - 1);
+    // Nothing to do: free to ask.
+    fixture.sink.optimize().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_requests_for_a_build_share_one() {
+    let fixture = Fixture::new();
+    fill(&fixture.sink, ENOUGH_FOR_A_BUILD).await;
+    let (first, second) = tokio::join!(fixture.sink.optimize(), fixture.sink.optimize());
+    first.unwrap();
+    second.unwrap();
+    assert_eq!(fixture.sink.count().await.unwrap(), ENOUGH_FOR_A_BUILD);
+}

@@ -1,0 +1,18 @@
+//! What users of the embedded engine can rely on. One binary: the engine is large, and is linked once.
+//!
+//! - [`writing`]: batches, deletions, sweeps, what is refused
+//! - [`searching`]: order, filters, refused requests
+//! - [`opening`]: locks, fingerprints, indexes, closing
+//! - [`beside`]: reads and writes beside each other and beside an index build
+//! - [`durability`]: kills at random moments
+//! - [`disk`]: a full disk
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+
+mod beside;
+mod common;
+mod disk;
+mod durability;
+mod opening;
+mod searching;
+mod writing;

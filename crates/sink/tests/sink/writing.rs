@@ -1,0 +1,212 @@
+//! Batches, deletions, sweeps, and what is refused.
+
+use serde_json::json;
+use uuid::Uuid;
+use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
+use walvec_sink::{Search, Sink, SinkError, Write};
+
+use crate::common::{Fixture, all_points, books, fields, nearest_to, number_of, point, provenance, upserts, vector};
+
+#[tokio::test]
+async fn a_point_comes_back_as_it_was_written() {
+    let fixture = Fixture::new();
+    let payload = json!({
+        "text": "Dune \u{1F3DC} \"quoted\"", "largest": u64::MAX, "smallest": i64::MIN, "float": 0.1, "flag": true,
+        "nothing": null, "list": [1, "two", [3]], "object": { "a.b": { "c": [] } }, "": "empty name", "a.b[0]": 1,
+    });
+    let written = point(7, payload.clone());
+    fixture.sink.write(vec![Write::Upsert(written.clone())]).await.unwrap();
+
+    let expected = StoredPoint { id: written.id, payload: fields(payload), provenance: Some(written.provenance) };
+    let expected = vec![expected];
+    assert_eq!(fixture.sink.retrieve(vec![written.id]).await.unwrap(), expected);
+    let fixture = fixture.reopened().await;
+    assert_eq!(fixture.sink.retrieve(vec![written.id]).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn retrieve_leaves_out_what_does_not_exist() {
+    let fixture = Fixture::new();
+    fixture.sink.write(upserts([1, 3])).await.unwrap();
+    let ids = [1, 2, 3].map(PointId::Num).to_vec();
+    let mut found: Vec<_> = fixture.sink.retrieve(ids).await.unwrap().into_iter().map(|point| point.id).collect();
+    found.sort();
+    assert_eq!(found, [1, 3].map(PointId::Num));
+    assert_eq!(fixture.sink.retrieve(Vec::new()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_payload_write_replaces_all_fields_and_keeps_the_vector() {
+    let fixture = Fixture::new();
+    fixture.sink.write(vec![Write::Upsert(point(1, json!({ "old": 1, "both": 1 })))]).await.unwrap();
+    let newer = Provenance { generation: Generation(9), ..provenance(1) };
+    let write =
+        Write::Payload { id: PointId::Num(1), payload: fields(json!({ "both": 2 })), provenance: newer.clone() };
+    fixture.sink.write(vec![write]).await.unwrap();
+
+    let hits = fixture.sink.search(nearest_to(1, 1)).await.unwrap();
+    assert!(hits[0].score > 0.999, "the vector changed: {}", hits[0].score);
+    assert_eq!(hits[0].payload, fields(json!({ "both": 2 })));
+    assert_eq!(hits[0].provenance, Some(newer));
+}
+
+#[tokio::test]
+async fn a_batch_mixes_all_kinds_of_writes() {
+    let fixture = Fixture::new();
+    fixture.sink.write(upserts([1, 2, 3])).await.unwrap();
+    let payload =
+        Write::Payload { id: PointId::Num(2), payload: fields(json!({ "number": 22 })), provenance: provenance(2) };
+    let mut batch = vec![Write::Delete(PointId::Num(1)), payload, Write::Delete(PointId::Num(99))];
+    batch.extend(upserts([4]));
+    fixture.sink.write(batch.clone()).await.unwrap();
+    let state = all_points(&fixture.sink).await;
+    assert_eq!(state.iter().map(|point| point.payload["number"].as_u64().unwrap()).collect::<Vec<_>>(), [22, 3, 4]);
+
+    fixture.sink.write(batch).await.unwrap();
+    assert_eq!(all_points(&fixture.sink).await, state, "writing a batch twice changed something");
+    fixture.sink.write(Vec::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bad_vector_is_refused_by_name_before_anything_is_written() {
+    let fixture = Fixture::new();
+    let bad_vectors = [vec![1.0; 7], vec![f32::NAN; 8], vec![f32::INFINITY; 8], vec![0.0; 8], Vec::new()];
+    for bad in bad_vectors {
+        let mut batch = upserts(1..=9);
+        let Write::Upsert(point) = &mut batch[4] else { unreachable!() };
+        point.vector.clone_from(&bad);
+        let error = fixture.sink.write(batch).await.unwrap_err();
+        assert!(matches!(error, SinkError::BadPoint { id: PointId::Num(5), .. }), "{bad:?}: {error}");
+        assert!(!error.is_retryable());
+        assert_eq!(fixture.sink.count().await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_payload_for_a_missing_point_is_refused_by_name_before_anything_is_written() {
+    let fixture = Fixture::new();
+    let mut batch = upserts([1]);
+    batch.push(Write::Payload { id: PointId::Num(2), payload: fields(json!({})), provenance: provenance(2) });
+    let error = fixture.sink.write(batch).await.unwrap_err();
+    assert!(matches!(error, SinkError::BadPoint { id: PointId::Num(2), .. }), "{error}");
+    assert_eq!(fixture.sink.count().await.unwrap(), 0);
+
+    fixture.sink.write(upserts([1])).await.unwrap();
+    assert_eq!(number_of(&fixture.sink, 1).await, Some(1));
+}
+
+#[tokio::test]
+async fn a_scroll_visits_every_point_once_in_id_order_numbers_first() {
+    let fixture = Fixture::new();
+    let mut batch = upserts((0..40).map(|number| number * 1000));
+    let uuids: Vec<_> = (0..20).map(|number: u128| Uuid::from_u128(number << 100 | number)).collect();
+    batch.extend(uuids.iter().map(|uuid| {
+        let mut point = point(1, json!({}));
+        point.id = PointId::Uuid(*uuid);
+        Write::Upsert(point)
+    }));
+    batch.reverse();
+    let mut expected: Vec<_> = batch.iter().map(Write::id).collect();
+    expected.sort();
+    fixture.sink.write(batch).await.unwrap();
+
+    let mut visited = Vec::new();
+    let mut from = None;
+    loop {
+        let page = fixture.sink.scroll(from, 7).await.unwrap();
+        assert!(page.points.len() <= 7);
+        visited.extend(page.points.iter().map(|point| point.id));
+        let Some(next) = page.next else { break };
+        from = Some(next);
+    }
+    assert_eq!(visited, expected);
+    assert_eq!(fixture.sink.count().await.unwrap(), 60);
+}
+
+/// Ten points of `public.books` in generations 1 and 2, three of `public.book`, one without walvec's field.
+async fn two_tables_and_a_stranger(fixture: &Fixture) {
+    let mut batch = upserts(1..=13);
+    for write in &mut batch {
+        let Write::Upsert(point) = write else { unreachable!() };
+        let PointId::Num(number) = point.id else { unreachable!() };
+        point.provenance.generation = Generation(1 + number % 2);
+        if number > 10 {
+            point.provenance.table = "public.book".to_owned();
+        }
+    }
+    fixture.sink.write(batch).await.unwrap();
+    fixture.sink.write(vec![Write::Upsert(point(14, json!({})))]).await.unwrap();
+}
+
+/// Takes walvec's field away from point 14, as if something else had written it.
+async fn estrange(fixture: Fixture) -> Fixture {
+    let Fixture { sink, root } = fixture;
+    sink.close().await.unwrap();
+    let shard = root.path().join("collections/books/shard");
+    tokio::task::spawn_blocking(move || {
+        let shard = qdrant_edge::EdgeShard::load(&shard, None).unwrap();
+        let overwrite = qdrant_edge::SetPayloadOp {
+            payload: qdrant_edge::Payload(fields(json!({ "stranger": true }))),
+            points: Some(vec![qdrant_edge::PointId::NumId(14)]),
+            filter: None,
+            key: None,
+        };
+        let operation =
+            qdrant_edge::UpdateOperation::PayloadOperation(qdrant_edge::PayloadOps::OverwritePayload(overwrite));
+        shard.update(operation).unwrap();
+    })
+    .await
+    .unwrap();
+    Fixture { sink: crate::common::open(root.path()), root }
+}
+
+async fn numbers_left(fixture: &Fixture) -> Vec<PointId> {
+    all_points(&fixture.sink).await.into_iter().map(|point| point.id).collect()
+}
+
+#[tokio::test]
+async fn deleting_a_table_spares_other_tables_and_strangers() {
+    let fixture = Fixture::new();
+    two_tables_and_a_stranger(&fixture).await;
+    let fixture = estrange(fixture).await;
+    assert_eq!(fixture.sink.retrieve(vec![PointId::Num(14)]).await.unwrap()[0].provenance, None);
+
+    fixture.sink.delete_table(&books()).await.unwrap();
+    assert_eq!(numbers_left(&fixture).await, [11, 12, 13, 14].map(PointId::Num));
+    let fixture = fixture.reopened().await;
+    fixture.sink.delete_table(&TableName::new("public", "absent")).await.unwrap();
+    assert_eq!(numbers_left(&fixture).await, [11, 12, 13, 14].map(PointId::Num));
+}
+
+#[tokio::test]
+async fn a_sweep_removes_the_older_generations_of_its_table_only() {
+    let fixture = Fixture::new();
+    two_tables_and_a_stranger(&fixture).await;
+    let fixture = estrange(fixture).await;
+
+    assert_eq!(fixture.sink.sweep(&books(), Generation(1)).await.unwrap(), 0);
+    assert_eq!(fixture.sink.sweep(&books(), Generation(2)).await.unwrap(), 5);
+    assert_eq!(numbers_left(&fixture).await, [1, 3, 5, 7, 9, 11, 12, 13, 14].map(PointId::Num));
+    assert_eq!(fixture.sink.sweep(&books(), Generation(2)).await.unwrap(), 0);
+    assert_eq!(fixture.sink.sweep(&books(), Generation(3)).await.unwrap(), 5);
+    assert_eq!(numbers_left(&fixture.reopened().await).await, [11, 12, 13, 14].map(PointId::Num));
+}
+
+/// The engine skips operations that it takes for old; numbering must go on where it was.
+#[tokio::test]
+async fn a_write_after_reopening_beats_those_before() {
+    let mut fixture = Fixture::new();
+    for round in 0..5 {
+        for step in 0..10 {
+            let mut newer = point(1, json!({ "number": round * 10 + step }));
+            newer.vector = vector(round * 10 + step, crate::common::DIMENSION);
+            fixture.sink.write(vec![Write::Upsert(newer)]).await.unwrap();
+        }
+        fixture = fixture.reopened().await;
+        assert_eq!(number_of(&fixture.sink, 1).await, Some(round * 10 + 9));
+        assert!(fixture.sink.search(nearest_to(round * 10 + 9, 1)).await.unwrap()[0].score > 0.999);
+        fixture.sink.write(vec![Write::Delete(PointId::Num(1))]).await.unwrap();
+        assert_eq!(number_of(&fixture.sink, 1).await, None);
+        fixture.sink.write(upserts([1])).await.unwrap();
+    }
+}

@@ -1,0 +1,66 @@
+//! What a cluster can be asked to be.
+
+use std::path::PathBuf;
+
+use crate::Installation;
+
+/// How to make a cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The server to use.
+    pub installation: Installation,
+    /// Where its files live.
+    pub data_dir: DataDir,
+    /// The port on 127.0.0.1; 0 takes a free one.
+    pub port: u16,
+    /// Who may connect.
+    pub access: Access,
+    /// Whether a power cut may lose what was committed.
+    pub durability: Durability,
+    /// Further server settings, as in postgresql.conf. They win over the ones made here.
+    pub settings: Vec<(String, String)>,
+}
+
+impl ClusterOptions {
+    /// A cluster in a temporary directory, on a free port, behind a password, durable.
+    #[must_use]
+    pub const fn new(installation: Installation) -> Self {
+        Self {
+            installation,
+            data_dir: DataDir::Temporary,
+            port: 0,
+            access: Access::Password,
+            durability: Durability::Durable,
+            settings: Vec::new(),
+        }
+    }
+}
+
+/// Where a cluster's files live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataDir {
+    /// In the system's directory for temporary files, removed when the cluster ends.
+    Temporary,
+    /// In this directory, kept when the cluster ends; what was kept there before is started again.
+    Kept(PathBuf),
+}
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Who knows the password, which is made at random and is part of [`Cluster::url`](crate::Cluster::url).
+    ///
+    /// The right choice on a machine with other users: a superuser of PostgreSQL can run programs as its account.
+    Password,
+    /// Every user of this machine.
+    Trust,
+}
+
+/// Whether a power cut may lose what was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// As in production.
+    Durable,
+    /// Nothing is forced to the disk. A crash of the server alone still loses nothing; a power cut loses the cluster.
+    Volatile,
+}

@@ -1,0 +1,80 @@
+//! What can go wrong between a row and its document.
+
+use walvec_model::TableName;
+
+/// An error of the transform stage.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransformError {
+    /// A template that cannot be compiled.
+    #[error("{table}: {field}, line {line}, column {column}: {reason}")]
+    Template {
+        /// The table that the template is for.
+        table: TableName,
+        /// `text`, or `computed.` and the field's name.
+        field: String,
+        /// Line inside the template, from 1.
+        line: usize,
+        /// Column inside the line in characters, from 1.
+        column: usize,
+        /// What is wrong; then, on lines of their own, the line and a mark under the column.
+        reason: String,
+    },
+    /// A template or the payload names a column that the table does not publish.
+    #[error("{table}: {field} uses column \"{column}\", which the table does not have{hint}")]
+    UnknownColumn {
+        /// The table.
+        table: TableName,
+        /// `text`, `payload`, or `computed.` and the field's name.
+        field: String,
+        /// The name that was not found.
+        column: String,
+        /// The column that was probably meant, and all there are.
+        hint: String,
+    },
+    /// A field would overwrite walvec's own payload field.
+    #[error(
+        "{table}: {field} writes the payload field \"{}\", in which walvec keeps each point's version; \
+         choose another name, or list the columns to store under payload",
+        walvec_model::point::RESERVED_KEY
+    )]
+    ReservedField {
+        /// The table.
+        table: TableName,
+        /// `payload`, or `computed.` and the field's name.
+        field: String,
+    },
+    /// One row could not be rendered; others are not to blame.
+    #[error("{table}, row {key}: {field} cannot be rendered: {reason}")]
+    Render {
+        /// The table.
+        table: TableName,
+        /// The row's key, for people.
+        key: String,
+        /// `text`, or `computed.` and the field's name.
+        field: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl TransformError {
+    /// The stable code of this error.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Template { .. } => "E_TEMPLATE",
+            Self::UnknownColumn { .. } | Self::ReservedField { .. } => "E_SCHEMA",
+            Self::Render { .. } => "E_RENDER",
+        }
+    }
+
+    /// Whether only this one row is concerned. Everything else concerns every row of the table.
+    #[must_use]
+    pub const fn is_row_error(&self) -> bool {
+        match self {
+            Self::Render { .. } => true,
+            Self::Template { .. } | Self::UnknownColumn { .. } | Self::ReservedField { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Which columns a template can reach, and which name was probably meant.
+
+use std::collections::BTreeSet;
+
+/// Similarity (Jaro-Winkler, 0 to 1) from which on a name is worth suggesting: one or two typing errors in a short name.
+const SIMILAR: f64 = 0.8;
+
+/// The name among `known` that `name` is most probably a misspelling of.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    known
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(&lower, &candidate.to_lowercase()), candidate))
+        .filter(|(similarity, _)| *similarity >= SIMILAR)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// The names that a template's source can possibly look up.
+///
+/// Deliberately coarse: every word of the source counts, also in plain text. A column counted in vain costs at worst
+/// one more read of the row; a column missed would silently turn an unchanged value into NULL.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ReachableNames {
+    words: BTreeSet<String>,
+    /// Names in `row["..."]`, where they need not be identifiers.
+    subscripts: BTreeSet<String>,
+    /// Variables that the template itself sets.
+    assigned: BTreeSet<String>,
+    /// `row` is used in a way that can reach any column.
+    all: bool,
+}
+
+impl ReachableNames {
+    /// The names in `source`.
+    pub(crate) fn of(source: &str) -> Self {
+        let mut names = Self::default();
+        let mut previous = "";
+        for (end, word) in words(source) {
+            if word == "row" {
+                match row_access(&source[end..]) {
+                    RowAccess::Attribute => {}
+                    RowAccess::Subscript(name) => {
+                        names.subscripts.insert(name.to_owned());
+                    }
+                    RowAccess::Other => names.all = true,
+                }
+            }
+            if previous == "set" {
+                names.assigned.insert(word.to_owned());
+            }
+            names.words.insert(word.to_owned());
+            previous = word;
+        }
+        names
+    }
+
+    /// Whether the template may look at the column called `name`.
+    pub(crate) fn reaches(&self, name: &str) -> bool {
+        self.all || self.words.contains(name) || self.subscripts.contains(name)
+    }
+
+    /// Whether the template itself sets a variable called `name`.
+    pub(crate) fn assigns(&self, name: &str) -> bool {
+        self.assigned.contains(name)
+    }
+
+    /// The names in `row["..."]`.
+    pub(crate) fn subscripts(&self) -> impl Iterator<Item = &str> {
+        self.subscripts.iter().map(String::as_str)
+    }
+}
+
+/// The identifiers of `source`, each with the offset behind it.
+fn words(source: &str) -> impl Iterator<Item = (usize, &str)> {
+    source.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()).map(move |word| {
+        // A word is a slice of `source`: the distance of their addresses is its offset.
+        let start = word.as_ptr() as usize - source.as_ptr() as usize;
+        (start + word.len(), word)
+    })
+}
+
+enum RowAccess<'a> {
+    /// `row.name`: the name is a word of its own.
+    Attribute,
+    /// `row["name"]`.
+    Subscript(&'a str),
+    /// Anything else, for example a loop over `row`, or a subscript that is computed.
+    Other,
+}
+
+/// How `row` is used, seen from the text behind it.
+fn row_access(rest: &str) -> RowAccess<'_> {
+    let rest = rest.trim_start();
+    if let Some(name) = rest.strip_prefix('.') {
+        let is_name = name.trim_start().starts_with(|c: char| c.is_alphabetic() || c == '_');
+        return if is_name { RowAccess::Attribute } else { RowAccess::Other };
+    }
+    literal_subscript(rest).map_or(RowAccess::Other, RowAccess::Subscript)
+}
+
+fn literal_subscript(rest: &str) -> Option<&str> {
+    let inside = rest.strip_prefix('[')?.trim_start();
+    let quote = inside.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    let (name, behind) = inside[1..].split_once(quote)?;
+    (!name.contains('\\') && behind.trim_start().starts_with(']')).then_some(name)
+}
+
+/// The offset of a comparison of something with `none` by `==` or `!=`.
+pub(crate) fn comparison_with_none(source: &str) -> Option<usize> {
+    words(source).filter(|(_, word)| matches!(*word, "none" | "None")).find_map(|(end, word)| {
+        let start = end - word.len();
+        let before = source[..start].trim_end();
+        let behind = source[end..].trim_start();
+        let compared = |text: &str| text.starts_with("==") || text.starts_with("!=");
+        (before.ends_with("==") || before.ends_with("!=") || compared(behind)).then_some(start)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_reaches_what_it_names_in_any_way() {
+        let names = ReachableNames::of(
+            r#"{{ name }}{% filter replace(old, "x") %}{% endfilter %}{{ row["first name"] }}{{ row.a }}"#,
+        );
+        for name in ["name", "old", "first name", "a"] {
+            assert!(names.reaches(name), "{name}");
+        }
+        assert!(!names.reaches("description"));
+    }
+
+    #[test]
+    fn a_row_used_as_a_whole_reaches_every_column() {
+        for source in [
+            "{% for k in row %}{{ k }}{% endfor %}",
+            "{{ row[column] }}",
+            r#"{{ row["a" ~ b] }}"#,
+            r#"{{ row["\x61"] }}"#,
+            r#"{{ row|attr("x") }}"#,
+            "{% set r = row %}",
+        ] {
+            assert!(ReachableNames::of(source).reaches("anything"), "{source}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_is_found_or_none_is_offered() {
+        let known = ["name", "description", "author", "year"];
+        assert_eq!(nearest("auther", known), Some("author"));
+        assert_eq!(nearest("desciption", known), Some("description"));
+        assert_eq!(nearest("Year", known), Some("year"));
+        assert_eq!(nearest("zzz", known), None);
+    }
+
+    #[test]
+    fn a_comparison_with_none_is_seen_on_both_sides() {
+        assert_eq!(comparison_with_none("{{ a == none }}"), Some(8));
+        assert!(comparison_with_none("{{ none != a }}").is_some());
+        assert!(comparison_with_none("{{ a != None }}").is_some());
+        assert_eq!(comparison_with_none("{{ a is none }} == {{ b is not none }}, none"), None);
+    }
+}

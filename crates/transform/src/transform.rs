@@ -1,0 +1,261 @@
+//! From a row to its document.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use minijinja::value::Value as Rendered;
+use walvec_model::point::RESERVED_KEY;
+use walvec_model::{
+    Cell, Document, InputHash, Payload, PointId, Provenance, Row, RowKey, StoredPoint, Table, TableName, Value,
+};
+
+use crate::error::TransformError;
+use crate::names::nearest;
+use crate::point_id;
+use crate::shape::{ROW, RowContext, Shape, nulls, uses_null};
+use crate::template::{SyntaxError, Template, first_segment, reason};
+
+/// How the rows of one table become documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransformSpec {
+    /// The table.
+    pub table: TableName,
+    /// Several tables write to the collection. Then ids are always derived, so that row 7 of one table never overwrites
+    /// row 7 of another.
+    pub shared: bool,
+    /// Template of the text to embed.
+    pub text: String,
+    /// Columns to store as payload; `None` for every published column.
+    pub payload: Option<Vec<String>>,
+    /// Further payload fields: name and template. A computed field replaces the column of the same name.
+    pub computed: Vec<(String, String)>,
+}
+
+/// A row after its unchanged values were looked up.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Completed {
+    /// One value per column of the table. Columns that nothing uses may be NULL.
+    Row(Vec<Value>),
+    /// A value that is needed was not sent and is not stored: read the row from the table.
+    Refetch,
+}
+
+/// A compiled [`TransformSpec`]. Cheap to share, safe to use from several threads.
+#[derive(Debug)]
+pub struct Transform {
+    spec: TransformSpec,
+    text: Template,
+    computed: Vec<(String, Template)>,
+    /// The last shape that was seen: a table keeps its shape for millions of rows.
+    shape: RwLock<Option<Arc<Shape>>>,
+}
+
+impl Transform {
+    /// Compiles a specification.
+    ///
+    /// # Errors
+    /// [`TransformError::Template`] if a template cannot be compiled.
+    pub fn new(spec: TransformSpec) -> Result<Self, TransformError> {
+        let compile = |(name, source): &(String, String)| {
+            let field = format!("computed.{name}");
+            let template = Template::value(&field, source).map_err(|error| located(&spec.table, &field, error))?;
+            Ok((name.clone(), template))
+        };
+        let text = Template::text("text", &spec.text).map_err(|error| located(&spec.table, "text", error))?;
+        let computed = spec.computed.iter().map(compile).collect::<Result<_, _>>()?;
+        Ok(Self { spec, text, computed, shape: RwLock::default() })
+    }
+
+    /// Checks that `table` has every column that the specification names.
+    ///
+    /// # Errors
+    /// [`TransformError::UnknownColumn`] and [`TransformError::ReservedField`].
+    pub fn check(&self, table: &Table) -> Result<(), TransformError> {
+        self.shape(table).map(|_| ())
+    }
+
+    /// The id under which the row is stored. See [`point_id`](mod@point_id).
+    #[must_use]
+    pub fn point_id(&self, table: &Table, key: &RowKey) -> PointId {
+        point_id::point_id(table, key, self.spec.shared)
+    }
+
+    /// Fills in the values that PostgreSQL did not send because an UPDATE left them alone, from the point that shows the
+    /// row's previous version. An unchanged value never becomes NULL: where the point cannot tell, the answer is
+    /// [`Completed::Refetch`].
+    #[must_use]
+    pub fn complete(&self, table: &Table, row: Row, stored: Option<&StoredPoint>) -> Completed {
+        let stored = stored.filter(|point| is_from(point, &table.name));
+        let mut cells = row.0.into_iter();
+        let mut completed = Vec::with_capacity(table.columns.len());
+        for column in &table.columns {
+            let value = match cells.next() {
+                Some(Cell::Value(value)) => Some(value),
+                Some(Cell::Unchanged) | None if !self.needs(&column.name) => Some(Value::Null),
+                Some(Cell::Unchanged) | None => self.stored_value(&column.name, stored),
+            };
+            match value {
+                Some(value) => completed.push(value),
+                None => return Completed::Refetch,
+            }
+        }
+        Completed::Row(completed)
+    }
+
+    /// Renders a row whose values are complete.
+    ///
+    /// # Errors
+    /// [`TransformError::Render`] if a template fails on this row. Otherwise as [`new`](Self::new) and
+    /// [`check`](Self::check): the table has changed its shape, or a filter that does not exist was reached only now.
+    pub fn render(&self, table: &Table, key: &RowKey, values: &[Value]) -> Result<Document, TransformError> {
+        let shape = self.shape(table)?;
+        let context = Rendered::from_object(RowContext::new(&shape, values));
+        let failed = |template: &Template, error: &minijinja::Error| match template.mistake(error) {
+            Some(mistake) => located(&table.name, &template.field, mistake),
+            None => TransformError::Render {
+                table: table.name.clone(),
+                key: key.to_string(),
+                field: template.field.clone(),
+                reason: format!("{}{}", reason(error), nulls(&shape, template, values)),
+            },
+        };
+        let text = self.text.render_text(context.clone()).map_err(|error| failed(&self.text, &error))?;
+        let mut payload: Payload = shape.payload.iter().map(|(name, i)| (name.clone(), value_at(values, *i))).collect();
+        for (name, template) in &self.computed {
+            let value = match template.render_value(context.clone()) {
+                Err(error) if template.is_operand_error(&error) && uses_null(&shape, template, values) => Value::Null,
+                result => result.map_err(|error| failed(template, &error))?,
+            };
+            payload.insert(name.clone(), value);
+        }
+        let input_hash = InputHash::of(&text);
+        let id = self.point_id(table, key);
+        Ok(Document { id, table: table.name.clone(), key: key.clone(), text, input_hash, payload })
+    }
+
+    /// The part of this transform that decides the embedding input: the text template.
+    #[must_use]
+    pub fn fingerprint_part(&self) -> String {
+        self.spec.text.clone()
+    }
+
+    fn templates(&self) -> impl Iterator<Item = &Template> {
+        std::iter::once(&self.text).chain(self.computed.iter().map(|(_, template)| template))
+    }
+
+    fn is_computed(&self, field: &str) -> bool {
+        self.computed.iter().any(|(name, _)| name == field)
+    }
+
+    /// Whether the column's own value is stored under its name.
+    fn stores(&self, column: &str) -> bool {
+        let selected = self.spec.payload.as_ref().is_none_or(|names| names.iter().any(|name| name == column));
+        selected && !self.is_computed(column)
+    }
+
+    fn reaches(&self, column: &str) -> bool {
+        self.templates().any(|template| template.names.reaches(column))
+    }
+
+    fn needs(&self, column: &str) -> bool {
+        self.stores(column) || self.reaches(column)
+    }
+
+    fn stored_value(&self, column: &str, stored: Option<&StoredPoint>) -> Option<Value> {
+        if !self.stores(column) {
+            return None;
+        }
+        stored?.payload.get(column).cloned()
+    }
+
+    /// The shape of `table`, checked when it is first seen.
+    fn shape(&self, table: &Table) -> Result<Arc<Shape>, TransformError> {
+        let known = self.shape.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(shape) = known.filter(|shape| shape.is_of(table)) {
+            return Ok(shape);
+        }
+        let shape = Arc::new(self.new_shape(table)?);
+        *self.shape.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&shape));
+        Ok(shape)
+    }
+
+    fn new_shape(&self, table: &Table) -> Result<Shape, TransformError> {
+        let columns: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
+        for template in self.templates() {
+            check_template(table, template)?;
+        }
+        for (name, template) in &self.computed {
+            check_field(table, &template.field, name)?;
+        }
+        let selected = self.spec.payload.as_ref().unwrap_or(&columns);
+        let mut payload = Vec::with_capacity(selected.len());
+        for name in selected {
+            check_field(table, "payload", name)?;
+            let index = table.column_index(name).ok_or_else(|| unknown_column(table, "payload", name))?;
+            if self.stores(name) {
+                payload.push((name.clone(), index));
+            }
+        }
+        let reachable = columns.iter().enumerate().filter(|(_, name)| self.reaches(name));
+        let reachable = reachable.map(|(index, name)| (name.clone(), index)).collect();
+        Ok(Shape { columns, payload, reachable })
+    }
+}
+
+fn located(table: &TableName, field: &str, error: SyntaxError) -> TransformError {
+    TransformError::Template {
+        table: table.clone(),
+        field: field.to_owned(),
+        line: error.line,
+        column: error.column,
+        reason: format!("{}\n{}", error.reason, error.snippet),
+    }
+}
+
+/// Whether walvec wrote the point for a row of `table`. Fields of anything else prove nothing about the row.
+fn is_from(point: &StoredPoint, table: &TableName) -> bool {
+    point.provenance.as_ref().is_some_and(|provenance| provenance.table == Provenance::table_tag(table))
+}
+
+fn check_template(table: &Table, template: &Template) -> Result<(), TransformError> {
+    let unknown = |name: &str| Err(unknown_column(table, &template.field, name));
+    // A column that is itself called `row` hides the row.
+    let row_is_column = table.column_index(ROW).is_some();
+    for path in template.variables() {
+        let name = first_segment(&path);
+        let column = match path.split('.').nth(1) {
+            Some(column) if name == ROW && !row_is_column => column,
+            None if name == ROW => continue,
+            _ => name,
+        };
+        if table.column_index(column).is_none() {
+            return unknown(column);
+        }
+    }
+    let missing = template.names.subscripts().find(|name| !row_is_column && table.column_index(name).is_none());
+    missing.map_or(Ok(()), unknown)
+}
+
+fn check_field(table: &Table, field: &str, name: &str) -> Result<(), TransformError> {
+    if name == RESERVED_KEY {
+        return Err(TransformError::ReservedField { table: table.name.clone(), field: field.to_owned() });
+    }
+    Ok(())
+}
+
+fn unknown_column(table: &Table, field: &str, column: &str) -> TransformError {
+    let names = || table.columns.iter().map(|column| column.name.as_str());
+    let suggestion = nearest(column, names()).map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default();
+    TransformError::UnknownColumn {
+        table: table.name.clone(),
+        field: field.to_owned(),
+        column: column.to_owned(),
+        hint: format!("{suggestion}; its columns are: {}", names().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn value_at(values: &[Value], index: usize) -> Value {
+    values.get(index).cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Row values in and out of the template engine, and what NULL means there.
+//!
+//! The engine's own `none` prints as "None" wherever a value is joined to a text, which must never end up in an embedding.
+//! So NULL is an object of ours that prints as nothing, and the few tests and filters that ask for a value's absence
+//! know it.
+
+use std::sync::Arc;
+
+use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, Value as Rendered, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State};
+use walvec_model::Value;
+
+/// Deepest nesting of a computed value. PostgreSQL's json is limited by its stack, templates can build cycles.
+const MAX_DEPTH: usize = 128;
+
+/// SQL's NULL inside a template.
+#[derive(Debug)]
+struct Null;
+
+impl Object for Null {
+    // An empty map: false, of length 0, nothing to loop over. A sequence would turn `NULL * 2` into an empty list.
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Map
+    }
+
+    fn get_value(self: &Arc<Self>, _key: &Rendered) -> Option<Rendered> {
+        Some(Rendered::from_dyn_object(Arc::clone(self)))
+    }
+
+    fn call(self: &Arc<Self>, _: &mut State<'_, '_>, _: &[Rendered]) -> Result<Rendered, Error> {
+        Err(Error::new(ErrorKind::UnknownMethod, "values have no methods; use a filter, for example name|upper"))
+    }
+
+    fn render(self: &Arc<Self>, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Ok(())
+    }
+}
+
+/// A row in which every column exists and is NULL.
+#[derive(Debug)]
+struct Nulls;
+
+impl Object for Nulls {
+    fn get_value(self: &Arc<Self>, key: &Rendered) -> Option<Rendered> {
+        // The engine looks here first: its own functions must stay visible.
+        let is_function = matches!(key.as_str(), Some("range" | "dict" | "namespace"));
+        (!is_function).then(null)
+    }
+}
+
+/// A JSON object inside a template.
+#[derive(Debug)]
+struct JsonObject(serde_json::Map<String, Value>);
+
+impl Object for JsonObject {
+    fn get_value(self: &Arc<Self>, key: &Rendered) -> Option<Rendered> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Rendered> {
+        Some(self.0.get(key).map_or_else(null, from_json))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.keys().map(|key| Rendered::from(key.as_str())).collect())
+    }
+}
+
+/// NULL.
+pub(crate) fn null() -> Rendered {
+    Rendered::from_object(Null)
+}
+
+/// The context of a trial run.
+pub(crate) fn row_of_nulls() -> Rendered {
+    Rendered::from_object(Nulls)
+}
+
+/// Whether a template's value is NULL, or was never given.
+fn is_absent(value: &Rendered) -> bool {
+    value.is_undefined() || value.is_none() || value.downcast_object_ref::<Null>().is_some()
+}
+
+/// A row's value as templates see it.
+pub(crate) fn from_json(value: &Value) -> Rendered {
+    match value {
+        Value::Null => null(),
+        Value::Bool(flag) => Rendered::from(*flag),
+        Value::String(text) => Rendered::from(text.as_str()),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(signed), _) => Rendered::from(signed),
+            (None, Some(unsigned)) => Rendered::from(unsigned),
+            (None, None) => number.as_f64().map_or_else(null, Rendered::from),
+        },
+        Value::Array(items) => Rendered::from(items.iter().map(from_json).collect::<Vec<_>>()),
+        Value::Object(map) => Rendered::from_object(JsonObject(map.clone())),
+    }
+}
+
+/// A template's value as JSON. Whole numbers beyond 64 bits become text, as everywhere where JSON would round.
+pub(crate) fn to_json(value: &Rendered) -> Result<Value, Error> {
+    to_json_within(value, MAX_DEPTH)
+}
+
+fn to_json_within(value: &Rendered, depth: usize) -> Result<Value, Error> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return Err(Error::new(ErrorKind::BadSerialization, "the value is nested too deeply"));
+    };
+    if is_absent(value) {
+        return Ok(Value::Null);
+    }
+    Ok(match value.kind() {
+        ValueKind::Bool => Value::Bool(value.is_true()),
+        ValueKind::Number => number_to_json(value)?,
+        ValueKind::String => Value::String(value.as_str().unwrap_or_default().to_owned()),
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items = value.try_iter()?.map(|item| to_json_within(&item, depth));
+            Value::Array(items.collect::<Result<_, _>>()?)
+        }
+        ValueKind::Map => {
+            let entry = |key: Rendered| Ok((key.to_string(), to_json_within(&value.get_item(&key)?, depth)?));
+            Value::Object(value.try_iter()?.map(entry).collect::<Result<_, Error>>()?)
+        }
+        other => return Err(Error::new(ErrorKind::BadSerialization, format!("{other} is not data"))),
+    })
+}
+
+fn number_to_json(value: &Rendered) -> Result<Value, Error> {
+    if value.is_integer() {
+        let number = value.as_i64().map(Value::from).or_else(|| u64::try_from(value.clone()).ok().map(Value::from));
+        return Ok(number.unwrap_or_else(|| Value::String(value.to_string())));
+    }
+    let float = f64::try_from(value.clone())?;
+    let number = serde_json::Number::from_f64(float);
+    number.map(Value::Number).ok_or_else(|| Error::new(ErrorKind::BadSerialization, format!("{float} is not a number")))
+}
+
+/// Prints a value the way it reads in a text.
+fn print(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Rendered) -> Result<(), Error> {
+    if is_absent(value) {
+        return Ok(());
+    }
+    match value.kind() {
+        ValueKind::String => out.write_str(value.as_str().unwrap_or_default())?,
+        ValueKind::Bool => out.write_str(if value.is_true() { "true" } else { "false" })?,
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => out.write_str(&to_json(value)?.to_string())?,
+        _ => write!(out, "{value}")?,
+    }
+    Ok(())
+}
+
+/// Teaches `env` what NULL is and how values print.
+pub(crate) fn install(env: &mut Environment<'_>) {
+    env.set_formatter(print);
+    env.add_test("none", |value: Rendered| is_absent(&value));
+    env.add_test("defined", |value: Rendered| !is_absent(&value));
+    env.add_test("undefined", |value: Rendered| is_absent(&value));
+    env.add_filter("default", or_default);
+    env.add_filter("d", or_default);
+    env.add_filter("tojson", |value: Rendered| to_json(&value).map(|json| json.to_string()));
+}
+
+/// `value|default(other)`; with `true` as second argument, `other` also stands in for what is empty, 0 or false.
+fn or_default(value: Rendered, arguments: Rest<Rendered>) -> Rendered {
+    let lax = arguments.get(1).is_some_and(Rendered::is_true);
+    if is_absent(&value) || (lax && !value.is_true()) {
+        arguments.first().cloned().unwrap_or_else(|| Rendered::from(""))
+    } else {
+        value
+    }
+}

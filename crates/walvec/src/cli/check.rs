@@ -1,0 +1,174 @@
+//! `walvec check`: everything that would stop `run`, each with its remedy.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use walvec_capture::{Severity, Source};
+use walvec_pipeline::PipelineError;
+use walvec_sink::embedded::Embedded;
+
+use super::running::Running;
+use super::{ConfigArgs, Failure, output};
+use crate::app;
+use crate::config::Config;
+
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only what can be checked without PostgreSQL.
+    #[arg(long)]
+    offline: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that was checked.
+struct Outcome {
+    subject: String,
+    /// `ok`, `warning` or `error`.
+    result: &'static str,
+    detail: Value,
+}
+
+impl Outcome {
+    fn ok(subject: impl Into<String>, detail: impl Into<Value>) -> Self {
+        Self { subject: subject.into(), result: "ok", detail: detail.into() }
+    }
+
+    fn error(subject: impl Into<String>, failure: &Failure) -> Self {
+        Self { subject: subject.into(), result: "error", detail: failure.to_json() }
+    }
+}
+
+pub(crate) async fn execute(args: CheckArgs) -> Result<ExitCode, Failure> {
+    let config = args.config.load()?;
+    let mut outcomes = vec![Outcome::ok("configuration", "valid")];
+    let running = Running::find(&config.sink.embedded.path, config.server.token.clone()).await;
+    check_here(&config, running.is_some(), &mut outcomes).await;
+    if !args.offline {
+        check_source(&config, &mut outcomes).await;
+    }
+    report(&outcomes, args.json)
+}
+
+/// Model, templates, stored collections, port.
+async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcome>) {
+    let embedder = match app::load_embedder(config).await {
+        Ok(embedder) => {
+            let info = embedder.info();
+            outcomes.push(Outcome::ok("model", format!("{}, {} dimensions", info.model, info.dimension)));
+            Some(embedder)
+        }
+        Err(failure) => {
+            outcomes.push(Outcome::error("model", &failure));
+            None
+        }
+    };
+    let directory = &config.sink.embedded.path;
+    if is_running {
+        outcomes.push(Outcome::ok("data directory", format!("{} is in use by a running walvec", directory.display())));
+        return;
+    }
+    outcomes.push(match TcpListener::bind(config.server.listen).await {
+        Ok(_) => Outcome::ok("listen address", config.server.listen.to_string()),
+        Err(error) => Outcome::error("listen address", &Failure::definite("E_LISTEN", error)),
+    });
+    let data_dir = match app::lock(directory) {
+        Ok(data_dir) => data_dir,
+        Err(failure) => return outcomes.push(Outcome::error("data directory", &failure)),
+    };
+    for collection in &config.collections {
+        let subject = format!("collection {}", collection.name);
+        let Some(embedder) = &embedder else { continue };
+        // A collection that does not exist yet is created by `run`, not by a check.
+        let exists = Embedded::exists(directory, &collection.name);
+        let opened = app::transform(collection).and_then(|transform| {
+            let fingerprint = app::fingerprint(embedder.as_ref(), &transform);
+            exists.then(|| app::open_shard(directory, collection, embedder.as_ref(), &fingerprint)).transpose()
+        });
+        match opened {
+            Ok(Some(shard)) => outcomes.push(match shard.close().await {
+                Ok(()) => Outcome::ok(subject, "templates and stored vectors fit the configuration"),
+                Err(error) => Outcome::error(subject, &Failure::definite("E_SINK", error)),
+            }),
+            Ok(None) => outcomes.push(Outcome::ok(subject, "templates are valid; nothing is stored yet")),
+            Err(failure) => outcomes.push(Outcome::error(subject, &failure)),
+        }
+    }
+    drop(data_dir);
+}
+
+async fn check_source(config: &Config, outcomes: &mut Vec<Outcome>) {
+    let failed = |error| Outcome::error("PostgreSQL", &Failure::from(PipelineError::Source(error)));
+    let source = match Source::connect(app::source_config(config)).await {
+        Ok(source) => source,
+        Err(error) => return outcomes.push(failed(error)),
+    };
+    let server = source.server();
+    outcomes.push(Outcome::ok(
+        "PostgreSQL",
+        format!("version {}, database {}", server.version_num / 10_000, server.database),
+    ));
+    let before = outcomes.len();
+    match source.preflight().await {
+        Ok(findings) => outcomes.extend(findings.into_iter().map(|finding| Outcome {
+            subject: "PostgreSQL".to_owned(),
+            result: match finding.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            },
+            detail: json!({"code": finding.code, "message": finding.message, "remedy": finding.remedy}),
+        })),
+        Err(error) => outcomes.push(failed(error)),
+    }
+    if outcomes[before..].iter().any(|outcome| outcome.result == "error") {
+        return;
+    }
+    match source.tables().await {
+        Ok(tables) => {
+            for collection in &config.collections {
+                let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
+                let checked = app::transform(collection).and_then(|transform| {
+                    transform.check(table).map_err(|source| {
+                        PipelineError::Transform { collection: collection.name.clone(), source }.into()
+                    })
+                });
+                outcomes.push(match checked {
+                    Ok(()) => Outcome::ok(format!("table {}", table.name), format!("{} columns", table.columns.len())),
+                    Err(failure) => Outcome::error(format!("table {}", table.name), &failure),
+                });
+            }
+        }
+        Err(error) => outcomes.push(failed(error)),
+    }
+}
+
+fn report(outcomes: &[Outcome], as_json: bool) -> Result<ExitCode, Failure> {
+    let failed = outcomes.iter().any(|outcome| outcome.result == "error");
+    if as_json {
+        let list: Vec<Value> = outcomes
+            .iter()
+            .map(|outcome| json!({"subject": outcome.subject, "result": outcome.result, "detail": outcome.detail}))
+            .collect();
+        output::json(&json!({"ok": !failed, "checks": list}))?;
+    } else {
+        for Outcome { subject, result, detail } in outcomes {
+            output::line(&describe(subject, result, detail))?;
+        }
+        output::line(if failed { "\n`walvec run` would stop." } else { "\nReady: walvec run" })?;
+    }
+    Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+fn describe(subject: &str, result: &str, detail: &Value) -> String {
+    let text = |field| detail.get(field).and_then(Value::as_str);
+    let message = detail.as_str().or_else(|| text("message")).unwrap_or_default();
+    let code = text("code").map(|code| format!(" [{code}]")).unwrap_or_default();
+    let remedy = text("remedy").filter(|remedy| !remedy.is_empty());
+    let remedy = remedy.map(|remedy| format!("\n           help: {remedy}")).unwrap_or_default();
+    format!("{result:>7}  {subject}: {message}{code}{remedy}")
+}

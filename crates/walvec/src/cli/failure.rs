@@ -1,0 +1,61 @@
+//! How a command ends when it does not do what was asked.
+
+use std::fmt::Display;
+use std::io::Write as _;
+
+use walvec_pipeline::PipelineError;
+
+/// What was found, what it endangers, what to type, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// See `walvec --help`.
+    pub(crate) exit: u8,
+    code: String,
+    what: String,
+    remedy: Option<String>,
+}
+
+impl Failure {
+    /// A failure with a code and a description.
+    pub(crate) fn new(exit: u8, code: &str, what: impl Display) -> Self {
+        Self { exit, code: code.to_owned(), what: what.to_string(), remedy: None }
+    }
+
+    /// A configuration that cannot be used.
+    pub(crate) fn configuration(error: impl Display) -> Self {
+        Self::new(2, "E_CONFIG", error)
+    }
+
+    /// A definite error, exit code 3.
+    pub(crate) fn definite(code: &str, what: impl Display) -> Self {
+        Self::new(3, code, what)
+    }
+
+    /// Adds what to type.
+    pub(crate) fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// The failure as JSON fields, for `--json`.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({ "code": self.code, "message": self.what, "remedy": self.remedy })
+    }
+
+    /// Writes the failure to stderr; the code comes last, alone on its line.
+    pub(crate) fn print(&self) {
+        let mut stderr = std::io::stderr().lock();
+        // A closed stderr leaves nobody to tell.
+        let _ = writeln!(stderr, "error: {}", self.what);
+        if let Some(remedy) = &self.remedy {
+            let _ = writeln!(stderr, " help: {remedy}");
+        }
+        let _ = writeln!(stderr, "{}", self.code);
+    }
+}
+
+impl From<PipelineError> for Failure {
+    fn from(error: PipelineError) -> Self {
+        Self { exit: 3, code: error.code().to_owned(), what: error.to_string(), remedy: error.remedy() }
+    }
+}

@@ -1,0 +1,159 @@
+//! The commands, one file each.
+
+mod check;
+mod demo;
+mod failure;
+pub(crate) mod logging;
+mod model;
+mod output;
+mod reset;
+mod run;
+pub(crate) mod running;
+mod search;
+mod status;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+pub(crate) use failure::Failure;
+
+use crate::config::{Config, Environment, Overrides};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the answer is \"no\": a check failed
+  2  usage or configuration
+  3  stopped by a definite error; its code (E_SLOT_LOST, E_SCHEMA, ...) is on the last line of stderr
+
+Environment:
+  DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE   where PostgreSQL is
+  WALVEC_MODELS    where models are kept (default: ~/.cache/walvec/models)
+  WALVEC_LISTEN    the address of the search page and the API
+  WALVEC_TOKEN     needed by clients when that address is not loopback
+  WALVEC_LOG       what to log, e.g. debug or walvec_capture=trace (default: info)";
+
+/// Keep a Qdrant collection an exact, live, searchable image of PostgreSQL tables.
+///
+/// Try it: `walvec demo`. With your own database: copy walvec.example.yaml to walvec.yaml, name your table and the text
+/// to search, then `walvec check` and `walvec run`.
+#[derive(Parser)]
+#[command(version, after_help = EXIT_CODES, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The form of the log on stderr.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a throw-away PostgreSQL with a catalogue of books, sync it, search it, serve the page.
+    Demo(demo::DemoArgs),
+    /// Sync until stopped: take a snapshot if there is none yet, then follow every change.
+    Run(ConfigArgs),
+    /// Search a collection by meaning.
+    Search(search::SearchArgs),
+    /// Show how far the sync has come: phase, lag, rows, dead letters.
+    Status(StatusArgs),
+    /// Find everything that would stop `run`, each with its remedy.
+    Check(check::CheckArgs),
+    /// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
+    Reset(reset::ResetArgs),
+    /// List or fetch embedding models.
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Print the JSON schema of walvec.yaml, for editors.
+    Schema,
+    /// Print a completion script for your shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+/// Where the configuration is.
+#[derive(Args, Clone, Default)]
+pub(crate) struct ConfigArgs {
+    /// The configuration file [default: ./walvec.yaml]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Serve the page and the API at this address instead of `server.listen`.
+    #[arg(long, value_name = "ADDR", env = "WALVEC_LISTEN")]
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl ConfigArgs {
+    pub(crate) fn load(&self) -> Result<Config, Failure> {
+        let overrides = Overrides { listen: self.listen, ..Overrides::default() };
+        Config::load(self.config.as_deref(), &Environment::of_process(), overrides).map_err(Failure::configuration)
+    }
+}
+
+/// Runs a command.
+pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
+    match arguments.command {
+        Command::Demo(args) => block_on(demo::execute(args)),
+        Command::Run(args) => block_on(run::execute(args)),
+        Command::Search(args) => block_on(search::execute(args)),
+        Command::Status(args) => block_on(status::execute(args.config, args.json)),
+        Command::Check(args) => block_on(check::execute(args)),
+        Command::Reset(args) => block_on(reset::execute(args)),
+        Command::Model(command) => block_on(model::execute(command)),
+        Command::Schema => output::line(&crate::config::schema()),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "walvec", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => clap_mangen::Man::new(Cli::command())
+            .render(&mut std::io::stdout())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| Failure::new(3, "E_OUTPUT", error)),
+    }
+}
+
+/// The configuration is loaded and checked by the time this starts the runtime.
+fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("walvec")
+        .build()
+        .map_err(|error| Failure::new(3, "E_RUNTIME", error))?;
+    let outcome = runtime.block_on(command);
+    // Anything that still runs has no owner that waits for it.
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

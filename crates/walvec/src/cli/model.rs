@@ -1,0 +1,62 @@
+//! `walvec model`
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
+use walvec_embed::hub::{Hub, Progress};
+
+use super::{Failure, output};
+use crate::config::Environment;
+
+#[derive(Subcommand)]
+pub(crate) enum ModelCommand {
+    /// List the models on this machine.
+    List,
+    /// Fetch a model from the model hub, e.g. BAAI/bge-small-en-v1.5
+    Pull {
+        /// The repository, e.g. sentence-transformers/all-MiniLM-L6-v2
+        name: String,
+    },
+}
+
+pub(crate) async fn execute(command: ModelCommand) -> Result<ExitCode, Failure> {
+    let environment = Environment::of_process();
+    let root = environment.models_root().map_err(Failure::configuration)?;
+    match command {
+        ModelCommand::List => list(&root),
+        ModelCommand::Pull { name } => pull(&name, &root).await,
+    }
+}
+
+fn list(root: &Path) -> Result<ExitCode, Failure> {
+    let models = walvec_embed::model_dir::list(root).map_err(walvec_pipeline::PipelineError::from)?;
+    if models.is_empty() {
+        return output::line(&format!(
+            "No models in {}. Fetch one: walvec model pull BAAI/bge-small-en-v1.5",
+            root.display()
+        ));
+    }
+    let lines: Vec<String> = models.iter().map(|model| format!("{}  {}", model.name, model.path.display())).collect();
+    output::line(&lines.join("\n"))
+}
+
+async fn pull(name: &str, root: &Path) -> Result<ExitCode, Failure> {
+    let bar = output::bars().add(ProgressBar::new(0));
+    if let Ok(style) = ProgressStyle::with_template("  {msg} {bar:32} {bytes}/{total_bytes}  {bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    let shown = bar.clone();
+    let on_progress = Arc::new(move |progress: &Progress| {
+        shown.set_message(progress.file.clone());
+        shown.set_length(progress.total_bytes);
+        shown.set_position(progress.bytes);
+    });
+    // Endpoint and token: HF_ENDPOINT and HF_TOKEN, as the hub's own tools read them.
+    let pulled = walvec_embed::hub::pull(name, root, &Hub::default(), on_progress).await;
+    bar.finish_and_clear();
+    let path = pulled.map_err(walvec_pipeline::PipelineError::from)?;
+    output::line(&format!("{name} is in {}", path.display()))
+}

@@ -1,0 +1,99 @@
+//! Talking to a walvec that is already running on the same data directory.
+//!
+//! The embedded engine belongs to one process. A running `walvec run` leaves its address in `server.json` beside the
+//! data, so that `search` and `status` can ask it instead.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Failure;
+
+/// How long a running instance may take to accept a connection before it counts as gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The contents of `server.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Announcement {
+    /// Where the HTTP API is served.
+    pub(crate) address: SocketAddr,
+    /// The process.
+    pub(crate) pid: u32,
+}
+
+/// Tells other processes where this one serves, until dropped.
+pub(crate) struct Announced(PathBuf);
+
+impl Announced {
+    /// Writes `server.json`, atomically.
+    pub(crate) fn write(directory: &Path, address: SocketAddr) -> std::io::Result<Self> {
+        let path = directory.join("server.json");
+        let temporary = directory.join("server.json.new");
+        let announcement = Announcement { address, pid: std::process::id() };
+        std::fs::write(&temporary, serde_json::to_vec(&announcement)?)?;
+        std::fs::rename(&temporary, &path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        // A file that stays behind is recognised by the connection that fails.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A running instance.
+pub(crate) struct Running {
+    address: SocketAddr,
+    client: reqwest::Client,
+    token: Option<SecretString>,
+}
+
+impl Running {
+    /// The instance that owns `directory`, if one is running and serves HTTP.
+    pub(crate) async fn find(directory: &Path, token: Option<SecretString>) -> Option<Self> {
+        let text = std::fs::read_to_string(directory.join("server.json")).ok()?;
+        let announcement: Announcement = serde_json::from_str(&text).ok()?;
+        let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().build().ok()?;
+        let running = Self { address: announcement.address, client, token };
+        running.client.get(running.url("/livez")).send().await.ok()?;
+        Some(running)
+    }
+
+    /// The answer of a GET, or the problem that was answered.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.answer(self.client.get(self.url(path))).await
+    }
+
+    /// The answer of a POST.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.answer(self.client.post(self.url(path)).json(body)).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Value, Failure> {
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token.expose_secret()),
+            None => request,
+        };
+        let unreachable = |error: reqwest::Error| {
+            Failure::definite("E_SERVER", format!("the running walvec at {} did not answer: {error}", self.address))
+        };
+        let response = request.send().await.map_err(unreachable)?;
+        let ok = response.status().is_success();
+        let body: Value = response.json().await.map_err(unreachable)?;
+        if ok {
+            return Ok(body);
+        }
+        let detail = body.get("detail").or_else(|| body.get("title")).and_then(Value::as_str).unwrap_or("refused");
+        Err(Failure::new(2, "E_REQUEST", detail))
+    }
+}

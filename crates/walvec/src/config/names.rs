@@ -1,0 +1,120 @@
+//! Names and addresses in the notations that people write them in.
+
+use std::net::SocketAddr;
+
+use walvec_model::TableName;
+
+/// Similarity (Jaro-Winkler, 0 to 1) from which on a name is worth suggesting: one or two typing errors in a short name.
+const SIMILAR: f64 = 0.8;
+
+/// The name among `known` that `name` is most probably a misspelling of.
+pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let similarity = |candidate: &str| strsim::jaro_winkler(&name.to_lowercase(), candidate);
+    let scored = known.iter().map(|candidate| (similarity(candidate), *candidate));
+    let similar = scored.filter(|(similarity, _)| *similarity >= SIMILAR);
+    similar.max_by(|left, right| left.0.total_cmp(&right.0)).map(|(_, candidate)| candidate)
+}
+
+/// `address:port`; `localhost` is 127.0.0.1.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+        format!("\"{text}\" is not an address with a port; write for example 127.0.0.1:8082 or [::1]:8082")
+    })
+}
+
+/// `schema.table`, quoted as in SQL.
+///
+/// SQL folds what is not quoted to lower case. That would silently read another table than the one that was written, so
+/// an upper-case letter outside of quotes is refused.
+pub(super) fn table_name(text: &str) -> Result<TableName, String> {
+    let (schema, rest) = identifier(text)?;
+    let Some(rest) = rest.strip_prefix('.') else {
+        return Err(if rest.is_empty() {
+            format!("\"{text}\" has no schema; write public.{text}")
+        } else {
+            not_a_table(text)
+        });
+    };
+    let (name, rest) = identifier(rest)?;
+    if rest.is_empty() { Ok(TableName::new(schema, name)) } else { Err(not_a_table(text)) }
+}
+
+/// Reads one identifier; returns it with what follows.
+fn identifier(text: &str) -> Result<(String, &str), String> {
+    if let Some(quoted) = text.strip_prefix('"') {
+        return quoted_identifier(quoted).ok_or_else(|| not_a_table(text));
+    }
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
+    if name.is_empty() || name.starts_with(|c: char| c.is_numeric() || c == '$') {
+        return Err(not_a_table(text));
+    }
+    if name.chars().any(char::is_uppercase) {
+        let folded = name.to_lowercase();
+        return Err(format!(
+            "SQL reads {name} without quotes as {folded}; write {folded}, or '\"{name}\"' with both quotes"
+        ));
+    }
+    Ok((name.to_owned(), rest))
+}
+
+/// Reads up to the closing quote; a doubled quote stands for itself.
+fn quoted_identifier(text: &str) -> Option<(String, &str)> {
+    let mut name = String::new();
+    let mut rest = text;
+    loop {
+        let (part, behind) = rest.split_once('"')?;
+        name.push_str(part);
+        match behind.strip_prefix('"') {
+            Some(behind) => {
+                name.push('"');
+                rest = behind;
+            }
+            None => return (!name.is_empty()).then_some((name, behind)),
+        }
+    }
+}
+
+fn not_a_table(text: &str) -> String {
+    format!("{text} is not a table name; write schema.table, quoted as in SQL: public.books or public.\"My Table\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_names_are_read_as_sql_reads_them() {
+        for (text, schema, name) in [
+            ("public.books", "public", "books"),
+            ("public.\"My Table\"", "public", "My Table"),
+            ("\"Sales.EU\".\"say \"\"hi\"\"\"", "Sales.EU", "say \"hi\""),
+            ("öffentlich._b$1", "öffentlich", "_b$1"),
+        ] {
+            assert_eq!(table_name(text), Ok(TableName::new(schema, name)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_table_name_is_refused() {
+        for text in ["", ".", "a.", ".a", "a.b.c", "a b", "a.b c", "1a.b", "a.\"b", "a.\"\"", "a.b;drop", "a.\"b\"c"] {
+            assert!(table_name(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_table_without_schema_or_with_letters_that_sql_would_fold_gets_the_right_spelling() {
+        assert!(table_name("books").unwrap_err().ends_with("write public.books"));
+        assert!(table_name("public.Books").unwrap_err().contains("write books, or '\"Books\"'"));
+    }
+
+    #[test]
+    fn an_address_needs_a_port_and_localhost_is_loopback() {
+        assert_eq!(listen_address("localhost:80").map(|a| a.to_string()), Ok("127.0.0.1:80".to_owned()));
+        assert_eq!(listen_address("[::]:80").map(|a| a.to_string()), Ok("[::]:80".to_owned()));
+        for text in ["8082", "127.0.0.1", "example.com:80", "localhost:99999"] {
+            assert!(listen_address(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! From a document to the settings: a serde deserializer that knows the dotted key and the place of everything it reads,
+//! and resolves `${VAR}` in every value.
+
+use std::fmt;
+
+use serde::de::value::{StrDeserializer, StringDeserializer};
+use serde::de::{self, DeserializeSeed, Deserializer, Expected, IntoDeserializer, Unexpected, Visitor};
+
+use super::document::{Document, Key, Node, NodeValue, Place};
+use super::environment::Environment;
+use super::error::ConfigError;
+use super::interpolate::interpolate;
+use super::names::nearest;
+use super::settings::Config;
+
+/// Keys of the documented configuration that this version cannot serve yet. List indexes are left out.
+const NOT_YET: [&str; 7] = [
+    "broker",
+    "collections.chunk",
+    "collections.hybrid",
+    "collections.layout",
+    "embedding.api_key",
+    "embedding.url",
+    "sink.qdrant",
+];
+
+/// Reads the settings.
+pub(super) fn read(document: &Document, environment: &Environment) -> Result<Config, ConfigError> {
+    let reader = Reader { node: &document.root, key: String::new(), document, environment };
+    serde::Deserialize::deserialize(reader).map_err(|error: ReadError| {
+        let Located { key, place, reason } = error.at("", document.root.place);
+        document.error(&key, place, reason)
+    })
+}
+
+/// What is wrong. Serde makes errors without a place; the reader adds it on the way out.
+#[derive(Debug)]
+struct ReadError(Box<Problem>);
+
+#[derive(Debug)]
+enum Problem {
+    /// Something about the value that was being read.
+    Value(String),
+    /// A key that is missing in what was being read.
+    Missing(&'static str),
+    /// A key that was not expected, and those that were.
+    Unknown(String, &'static [&'static str]),
+    /// Where it is has been found out.
+    Located(Located),
+}
+
+/// What is wrong, and where.
+#[derive(Debug)]
+struct Located {
+    key: String,
+    place: Place,
+    reason: String,
+}
+
+impl ReadError {
+    fn new(reason: impl Into<String>) -> Self {
+        Self(Box::new(Problem::Value(reason.into())))
+    }
+
+    /// Adds where it happened, unless something further inside has done so.
+    fn at(self, key: &str, place: Place) -> Located {
+        let (key, reason) = match *self.0 {
+            Problem::Located(located) => return located,
+            Problem::Value(reason) => (key.to_owned(), reason),
+            Problem::Missing(field) => (join(key, field), "missing; it has no default".to_owned()),
+            Problem::Unknown(field, known) => {
+                let key = join(key, &field);
+                let reason = unknown_key(&key, &field, known);
+                (key, reason)
+            }
+        };
+        Located { key, place, reason }
+    }
+
+    /// As [`at`](Self::at), still as an error.
+    fn located(self, key: &str, place: Place) -> Self {
+        Self(Box::new(Problem::Located(self.at(key, place))))
+    }
+}
+
+fn join(key: &str, field: &str) -> String {
+    if key.is_empty() { field.to_owned() } else { format!("{key}.{field}") }
+}
+
+fn unknown_key(key: &str, field: &str, known: &[&str]) -> String {
+    let without_indexes: String =
+        key.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect();
+    if NOT_YET.contains(&without_indexes.as_str()) {
+        return "not supported yet by this version of walvec; remove it".to_owned();
+    }
+    let suggestion = nearest(field, known).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+    format!("unknown key{suggestion} (keys here: {})", known.join(", "))
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl de::Error for ReadError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(message.to_string())
+    }
+
+    fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::new(format!("found {unexpected}, expected {expected}"))
+    }
+
+    fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
+        Self(Box::new(Problem::Unknown(field.to_owned(), known)))
+    }
+
+    fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
+        let suggestion = nearest(variant, known).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+        Self::new(format!("\"{variant}\" is none of {}{suggestion}", known.join(", ")))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self(Box::new(Problem::Missing(field)))
+    }
+}
+
+struct Reader<'a> {
+    node: &'a Node,
+    key: String,
+    document: &'a Document,
+    environment: &'a Environment,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads a value inside this one.
+    fn read<'de, T: DeserializeSeed<'de>>(&self, node: &'a Node, key: String, seed: T) -> Result<T::Value, ReadError> {
+        let reader = Reader { node, key: key.clone(), ..*self };
+        seed.deserialize(reader).map_err(|error| error.located(&key, node.place))
+    }
+
+    /// The text of a scalar, with references resolved. What a variable holds may be a secret, whatever it is used for.
+    fn text(&self, expected: &str) -> Result<String, ReadError> {
+        match &self.node.value {
+            NodeValue::Scalar(text) => {
+                let resolved = interpolate(text, self.environment).map_err(ReadError::new)?;
+                if resolved != *text {
+                    self.document.hide(&resolved, text);
+                }
+                Ok(resolved)
+            }
+            NodeValue::Null => Err(ReadError::new(format!("nothing is given, expected {expected}"))),
+            NodeValue::List(_) => Err(ReadError::new(format!("found a list, expected {expected}"))),
+            NodeValue::Map(_) => Err(ReadError::new(format!("found keys and values, expected {expected}"))),
+        }
+    }
+
+    fn unsigned(&self) -> Result<u64, ReadError> {
+        let text = self.text("a whole number")?;
+        text.parse().map_err(|_| ReadError::new(format!("\"{text}\" is not a whole number of at least 0")))
+    }
+}
+
+/// Methods that read a text and hand it to the visitor.
+macro_rules! read_text {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+            visitor.visit_string(self.text("a text")?)
+        }
+    )*};
+}
+
+/// Methods that read a whole number and hand it to the visitor.
+macro_rules! read_unsigned {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+            visitor.visit_u64(self.unsigned()?)
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Reader<'_> {
+    type Error = ReadError;
+
+    read_text! { deserialize_any deserialize_str deserialize_string deserialize_identifier deserialize_char }
+
+    read_unsigned! { deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        match self.node.value {
+            NodeValue::Null => visitor.visit_none(),
+            NodeValue::Scalar(_) | NodeValue::List(_) | NodeValue::Map(_) => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        match &self.node.value {
+            NodeValue::List(items) => visitor.visit_seq(Items { items, reader: self, next: 0 }),
+            NodeValue::Null | NodeValue::Scalar(_) | NodeValue::Map(_) => Err(ReadError::new("expected a list")),
+        }
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        let entries: &[(Key, Node)] = match &self.node.value {
+            NodeValue::Map(entries) => entries,
+            // A section all of whose keys are commented out.
+            NodeValue::Null => &[],
+            NodeValue::Scalar(_) | NodeValue::List(_) => return Err(ReadError::new("expected keys and values")),
+        };
+        visitor.visit_map(Entries { reader: self, entries, next: 0 })
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        let variant: StringDeserializer<ReadError> = self.text("a text")?.into_deserializer();
+        visitor.visit_enum(variant)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, ReadError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u128 f32 f64 bytes byte_buf unit unit_struct tuple tuple_struct ignored_any
+    }
+}
+
+struct Items<'a> {
+    reader: Reader<'a>,
+    items: &'a [Node],
+    next: usize,
+}
+
+impl<'de> de::SeqAccess<'de> for Items<'_> {
+    type Error = ReadError;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ReadError> {
+        let Some(node) = self.items.get(self.next) else { return Ok(None) };
+        let key = format!("{}[{}]", self.reader.key, self.next);
+        self.next += 1;
+        self.reader.read(node, key, seed).map(Some)
+    }
+}
+
+struct Entries<'a> {
+    reader: Reader<'a>,
+    entries: &'a [(Key, Node)],
+    next: usize,
+}
+
+impl<'de> de::MapAccess<'de> for Entries<'_> {
+    type Error = ReadError;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ReadError> {
+        let Some((key, _)) = self.entries.get(self.next) else { return Ok(None) };
+        let name: StrDeserializer<'_, ReadError> = key.name.as_str().into_deserializer();
+        seed.deserialize(name).map(Some).map_err(|error| error.located(&self.reader.key, key.place))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, ReadError> {
+        let Some((key, node)) = self.entries.get(self.next) else {
+            return Err(ReadError::new("a value without a key"));
+        };
+        self.next += 1;
+        self.reader.read(node, join(&self.reader.key, &key.name), seed)
+    }
+}

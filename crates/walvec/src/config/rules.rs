@@ -1,0 +1,171 @@
+//! What must hold beyond types. Every message says what to write instead.
+
+use std::collections::HashSet;
+
+use secrecy::ExposeSecret as _;
+use walvec_model::point::RESERVED_KEY;
+
+use super::document::Document;
+use super::error::ConfigError;
+use super::settings::{CollectionConfig, Config};
+
+/// PostgreSQL cuts longer names (NAMEDATALEN - 1).
+const LONGEST_NAME: usize = 63;
+
+/// What most file systems allow for a directory.
+const LONGEST_DIRECTORY: usize = 255;
+
+/// A violated rule: the key inside the part that was checked, and what is wrong.
+type Violation = (String, String);
+
+/// Checks the whole configuration.
+pub(super) fn check(config: &Config, document: Option<&Document>) -> Result<(), ConfigError> {
+    let checks = [check_source, check_collections, check_embedding, check_sink, check_server, check_pipeline];
+    checks.iter().try_for_each(|check| check(config)).map_err(|(key, reason)| error(document, &key, reason))
+}
+
+/// An error at the dotted `key`, with its line if there is a file.
+pub(super) fn error(document: Option<&Document>, key: &str, reason: impl Into<String>) -> ConfigError {
+    match document {
+        Some(document) => document.error_at(key, reason),
+        None => ConfigError::outside_of_file(key, reason),
+    }
+}
+
+fn violation(key: impl Into<String>, reason: impl Into<String>) -> Result<(), Violation> {
+    Err((key.into(), reason.into()))
+}
+
+fn in_range(key: &str, value: u64, range: std::ops::RangeInclusive<u64>) -> Result<(), Violation> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    violation(key, format!("{value} is out of range; {} to {} are allowed", range.start(), range.end()))
+}
+
+fn check_source(config: &Config) -> Result<(), Violation> {
+    let source = &config.source;
+    let slot_characters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if source.slot.is_empty() || source.slot.len() > LONGEST_NAME || !source.slot.chars().all(slot_characters) {
+        let reason = format!(
+            "\"{}\" is no name for a replication slot; use lower-case letters, digits and underscores, at most {LONGEST_NAME}",
+            source.slot
+        );
+        return violation("source.slot", reason);
+    }
+    let publication = &source.publication;
+    if publication.is_empty() || publication.len() > LONGEST_NAME || publication.contains(char::is_control) {
+        return violation(
+            "source.publication",
+            format!("must have 1 to {LONGEST_NAME} bytes and no control characters"),
+        );
+    }
+    in_range("source.copy_workers", source.copy_workers as u64, 1..=64)
+}
+
+fn check_collections(config: &Config) -> Result<(), Violation> {
+    if config.collections.is_empty() {
+        return violation("collections", "there is none; name at least one table to read");
+    }
+    let mut names = HashSet::new();
+    for (index, collection) in config.collections.iter().enumerate() {
+        let key = format!("collections[{index}]");
+        // A file system may not tell upper and lower case apart.
+        if !names.insert(collection.name.to_lowercase()) {
+            return violation(
+                format!("{key}.name"),
+                format!("\"{}\" is used twice; names must differ", collection.name),
+            );
+        }
+        check_collection(collection).map_err(|(field, reason)| (format!("{key}.{field}"), reason))?;
+    }
+    Ok(())
+}
+
+fn check_collection(collection: &CollectionConfig) -> Result<(), Violation> {
+    let name = &collection.name;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > LONGEST_DIRECTORY || name.starts_with('.') || !name.chars().all(allowed) {
+        let reason = format!(
+            "\"{name}\" is also the name of a directory; use letters, digits, - _ and . but not first, \
+             at most {LONGEST_DIRECTORY}"
+        );
+        return violation("name", reason);
+    }
+    if collection.text.trim().is_empty() {
+        return violation("text", "empty; without a text there is nothing to search, write for example \"{{ name }}\"");
+    }
+    if collection.filter.as_ref().is_some_and(|filter| filter.trim().is_empty()) {
+        return violation("where", "empty; remove it to read every row");
+    }
+    check_payload(collection)
+}
+
+fn check_payload(collection: &CollectionConfig) -> Result<(), Violation> {
+    let reserved = format!("\"{RESERVED_KEY}\" is where walvec keeps each point's version; choose another name");
+    let mut columns = HashSet::new();
+    for (index, column) in collection.payload.iter().flatten().enumerate() {
+        let key = format!("payload[{index}]");
+        if column == RESERVED_KEY {
+            return violation(key, reserved);
+        }
+        if !columns.insert(column) {
+            return violation(key, format!("\"{column}\" is listed twice"));
+        }
+    }
+    if collection.computed.contains_key(RESERVED_KEY) {
+        return violation(format!("computed.{RESERVED_KEY}"), reserved);
+    }
+    let is_field = |field: &String| columns.contains(field) || collection.computed.contains_key(field);
+    match collection.index.keys().find(|field| collection.payload.is_some() && !is_field(field)) {
+        Some(field) => violation(format!("index.{field}"), "not a payload field; add it to payload or to computed"),
+        None => Ok(()),
+    }
+}
+
+fn check_embedding(config: &Config) -> Result<(), Violation> {
+    let model = &config.embedding.model;
+    if model.trim().is_empty() {
+        return violation("embedding.model", "empty; `walvec model list` shows what is installed");
+    }
+    let provider = ["openai/", "ollama/", "tei/"].iter().find(|provider| model.starts_with(**provider));
+    match provider {
+        Some(provider) => violation(
+            "embedding.model",
+            format!("models behind {provider} are not supported yet by this version of walvec; it runs models itself"),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn check_sink(config: &Config) -> Result<(), Violation> {
+    if config.sink.embedded.path.as_os_str().is_empty() {
+        return violation("sink.embedded.path", "empty; name a directory");
+    }
+    Ok(())
+}
+
+fn check_server(config: &Config) -> Result<(), Violation> {
+    let server = &config.server;
+    match server.token.as_ref().map(|token| token.expose_secret()) {
+        Some(token) if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) => violation(
+            "server.token",
+            "must not be empty, and must hold only visible ASCII characters: it travels in a header",
+        ),
+        None if !server.listen.ip().is_loopback() => violation(
+            "server.listen",
+            format!(
+                "{} can be reached from other machines, and whoever reaches it can read your rows; set server.token or \
+                 WALVEC_TOKEN, or listen on 127.0.0.1:{}",
+                server.listen,
+                server.listen.port()
+            ),
+        ),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_pipeline(config: &Config) -> Result<(), Violation> {
+    in_range("pipeline.batch_rows", config.pipeline.batch_rows as u64, 1..=10_000)?;
+    in_range("pipeline.batch_wait_ms", config.pipeline.batch_wait_ms, 0..=10_000)
+}

@@ -1,0 +1,246 @@
+//! What can be configured. The comments on the fields are the manual.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer};
+use walvec_model::TableName;
+use walvec_sink::IndexType;
+
+use super::names;
+
+/// The whole configuration: walvec.yaml.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The PostgreSQL database to read.
+    #[serde(default)]
+    pub(crate) source: SourceSettings,
+    /// The collections to fill, each from one table.
+    pub(crate) collections: Vec<CollectionConfig>,
+    /// What turns texts into vectors.
+    #[serde(default)]
+    pub(crate) embedding: EmbeddingSettings,
+    /// Where vectors are stored.
+    #[serde(default)]
+    pub(crate) sink: SinkSettings,
+    /// The HTTP server: search API, search page, health, metrics.
+    #[serde(default)]
+    pub(crate) server: ServerSettings,
+    /// How rows travel from the database to the sink. The defaults are good ones.
+    #[serde(default)]
+    pub(crate) pipeline: PipelineSettings,
+    /// The directory in which models are kept, from `WALVEC_MODELS`.
+    #[serde(skip)]
+    pub(crate) models: PathBuf,
+}
+
+/// A PostgreSQL database.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SourceSettings {
+    /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or `key=value` pairs as libpq reads them.
+    /// If it is left out, `DATABASE_URL`. What it leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
+    /// `PGDATABASE`, `PGSSLMODE` and `PGSSLROOTCERT`. Best written as `${DATABASE_URL}`, so that no password is in the file.
+    #[serde(deserialize_with = "secret")]
+    #[schemars(with = "String")]
+    pub(crate) url: SecretString,
+    /// The replication slot. Created on the first run, and kept: PostgreSQL holds back WAL for it until
+    /// `walvec reset` drops it. Lower-case letters, digits and underscores, at most 63.
+    pub(crate) slot: String,
+    /// The publication. Created when missing, for exactly the tables of the collections.
+    pub(crate) publication: String,
+    /// How many connections copy tables at the same time when a snapshot is taken, 1 to 64.
+    pub(crate) copy_workers: usize,
+}
+
+impl SourceSettings {
+    /// COPY on one connection reads hundreds of thousands of rows per second, an embedding model hundreds: two are
+    /// enough to hide waiting times, and take little from other users of the database.
+    const COPY_WORKERS: usize = 2;
+}
+
+impl Default for SourceSettings {
+    fn default() -> Self {
+        Self {
+            url: SecretString::default(),
+            slot: "walvec".to_owned(),
+            publication: "walvec".to_owned(),
+            copy_workers: Self::COPY_WORKERS,
+        }
+    }
+}
+
+/// A collection, and the table it is an image of.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CollectionConfig {
+    /// The collection's name, also that of its directory: letters, digits, `-`, `_` and `.`.
+    pub(crate) name: String,
+    /// The table as `schema.table`, quoted as in SQL where needed: `public."My Table"`. It needs a primary key.
+    #[serde(deserialize_with = "table_name")]
+    #[schemars(with = "String")]
+    pub(crate) table: TableName,
+    /// Which rows: an SQL condition that PostgreSQL 15 or later evaluates. A row that no longer meets it is removed.
+    #[serde(default, rename = "where")]
+    pub(crate) filter: Option<String>,
+    /// The text to embed: a template with the row's columns as variables. NULL renders as nothing.
+    pub(crate) text: String,
+    /// The columns to store with each point. Default: every published column.
+    #[serde(default)]
+    pub(crate) payload: Option<Vec<String>>,
+    /// Further payload fields, each a template. One that is exactly one `{{ expression }}` keeps its type.
+    #[serde(default)]
+    pub(crate) computed: BTreeMap<String, String>,
+    /// Payload fields to index, so that filters on them are fast: `keyword`, `integer`, `float`, `bool`, `text`,
+    /// `datetime` or `uuid`.
+    #[serde(default)]
+    pub(crate) index: BTreeMap<String, IndexKind>,
+}
+
+/// The type of a payload index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum IndexKind {
+    /// Exact strings.
+    Keyword,
+    /// Whole numbers.
+    Integer,
+    /// Floating-point numbers.
+    Float,
+    /// Booleans.
+    Bool,
+    /// Words of a text.
+    Text,
+    /// Timestamps.
+    Datetime,
+    /// UUIDs.
+    Uuid,
+}
+
+impl From<IndexKind> for IndexType {
+    fn from(kind: IndexKind) -> Self {
+        match kind {
+            IndexKind::Keyword => Self::Keyword,
+            IndexKind::Integer => Self::Integer,
+            IndexKind::Float => Self::Float,
+            IndexKind::Bool => Self::Bool,
+            IndexKind::Text => Self::Text,
+            IndexKind::Datetime => Self::Datetime,
+            IndexKind::Uuid => Self::Uuid,
+        }
+    }
+}
+
+/// What turns texts into vectors.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EmbeddingSettings {
+    /// A model's name, as `walvec model list` shows it, or a directory that holds an ONNX model and its tokenizer.
+    /// Collections remember the model they were built with; another one is refused.
+    pub(crate) model: String,
+}
+
+impl Default for EmbeddingSettings {
+    fn default() -> Self {
+        // The model of the tutorial stack that walvec replaces: small, English, Apache-compatible licence.
+        Self { model: "BAAI/bge-small-en-v1.5".to_owned() }
+    }
+}
+
+/// Where vectors are stored.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SinkSettings {
+    /// Qdrant's engine inside this process.
+    pub(crate) embedded: EmbeddedSettings,
+}
+
+/// Qdrant's engine inside this process.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EmbeddedSettings {
+    /// The directory that holds the collections and walvec's own state. One process at a time uses it.
+    pub(crate) path: PathBuf,
+}
+
+impl Default for EmbeddedSettings {
+    fn default() -> Self {
+        Self { path: PathBuf::from("./walvec-data") }
+    }
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ServerSettings {
+    /// Address and port. Anything but a loopback address needs a token. `WALVEC_LISTEN` and `--listen` go first.
+    #[serde(deserialize_with = "listen_address")]
+    #[schemars(with = "String")]
+    pub(crate) listen: SocketAddr,
+    /// What clients must send as `Authorization: Bearer ...`. Best written as `${WALVEC_TOKEN}`; that variable is also
+    /// used by itself, and goes first.
+    #[serde(deserialize_with = "optional_secret")]
+    #[schemars(with = "Option<String>")]
+    pub(crate) token: Option<SecretString>,
+}
+
+impl ServerSettings {
+    /// Loopback, so that nothing is exposed by accident; beside the ports that Qdrant and the usual web servers take.
+    const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8082);
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self { listen: Self::LISTEN, token: None }
+    }
+}
+
+/// How rows travel.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PipelineSettings {
+    /// How many rows are embedded and written together at most, 1 to 10000.
+    pub(crate) batch_rows: usize,
+    /// How long a row of an unfinished transaction waits for company, in milliseconds, 0 to 10000.
+    pub(crate) batch_wait_ms: u64,
+}
+
+impl PipelineSettings {
+    /// Each batch ends with a flush of some 4 ms; beyond this many rows the flush no longer matters, and larger batches
+    /// only delay the first row.
+    const BATCH_ROWS: usize = 256;
+    /// Well below what a person notices, and enough to gather the rows of a bulk load.
+    const BATCH_WAIT_MS: u64 = 5;
+
+    /// How long a row of an unfinished transaction waits for company.
+    pub(crate) const fn batch_wait(&self) -> Duration {
+        Duration::from_millis(self.batch_wait_ms)
+    }
+}
+
+impl Default for PipelineSettings {
+    fn default() -> Self {
+        Self { batch_rows: Self::BATCH_ROWS, batch_wait_ms: Self::BATCH_WAIT_MS }
+    }
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+    String::deserialize(deserializer).map(SecretString::from)
+}
+
+fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
+}
+
+fn table_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TableName, D::Error> {
+    names::table_name(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    names::listen_address(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}

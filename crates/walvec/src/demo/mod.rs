@@ -1,0 +1,38 @@
+//! A throw-away PostgreSQL with a catalogue of books.
+
+mod catalogue;
+
+pub(crate) use catalogue::{Book, books, fill};
+
+/// The demo's first search.
+pub(crate) const QUERY: &str = "battle in space";
+
+/// What the page suggests to try.
+pub(crate) const EXAMPLES: [&str; 5] =
+    [QUERY, "a murder on a train", "black holes and the big bang", "flying over Africa", "books are burned"];
+
+/// The configuration of the demo, with the places that differ from run to run filled in.
+pub(crate) fn configuration(
+    database_url: &str,
+    data_directory: &std::path::Path,
+    listen: std::net::SocketAddr,
+) -> String {
+    let data_directory = data_directory.display();
+    format!(
+        r#"source:
+  url: "{database_url}"
+collections:
+  - name: books
+    table: public.books
+    text: "{{{{ name }}}} by {{{{ author }}}}. {{{{ description }}}}"
+    payload: [name, author, year, description]
+    index: {{ year: integer, author: keyword }}
+embedding:
+  model: sentence-transformers/all-MiniLM-L6-v2
+sink:
+  embedded: {{ path: "{data_directory}" }}
+server:
+  listen: {listen}
+"#
+    )
+}

@@ -1,0 +1,104 @@
+//! What programs and people reach over HTTP.
+//!
+//! - [`state`]: what the surface is given, and the limits it keeps
+//! - [`guard`]: who may ask: host allow-list, origin, token and session, security headers, time limit
+//! - [`request`]: what was asked: query strings and JSON bodies, checked
+//! - [`search`]: embed, search, count; the same path for the API and the page
+//! - [`health`]: liveness, readiness, status, metrics
+//! - [`openapi`]: the description of all that for programs
+//! - [`problem`]: what went wrong, as `application/problem+json` (RFC 9457)
+//!
+//! The page itself is [`crate::ui`].
+
+mod guard;
+mod health;
+mod openapi;
+pub(crate) mod problem;
+pub(crate) mod request;
+pub(crate) mod search;
+mod state;
+
+#[cfg(test)]
+pub(crate) mod testkit;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::Uri;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+use axum::{Router, serve as serve_http};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::guard::LOGIN_PATH;
+use self::problem::{Problem, Reason};
+pub(crate) use self::search::SEARCH_SECONDS;
+use self::state::{AllowedHosts, Limits};
+pub(crate) use self::state::{App, AppState};
+
+/// How long open requests may take after the shutdown signal before their connections are dropped.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How often histogram samples are folded into their buckets. Without it they pile up until somebody reads `/metrics`.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// The whole surface as one router, without a socket.
+pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limits) -> Router {
+    let app = Arc::new(App::new(state, allowed_hosts, limits));
+    Router::new()
+        .route("/api/v1/search", get(search::by_query_string).post(search::by_json))
+        .route("/api/v1/status", get(health::status))
+        .route("/openapi.json", get(openapi::document))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route(LOGIN_PATH, get(guard::to_page).post(guard::login))
+        .merge(crate::ui::routes())
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(limits.body_bytes))
+        .layer(from_fn_with_state(Arc::clone(&app), guard::admit))
+        .layer(from_fn_with_state(Arc::clone(&app), guard::limit_time))
+        .layer(from_fn(guard::add_headers))
+        .with_state(app)
+}
+
+/// Answers on `listener` until `stop` is cancelled, then finishes the open requests within [`DRAIN`].
+///
+/// A loopback listener answers to loopback names only, see [`AllowedHosts`].
+///
+/// # Errors
+/// If the listener fails.
+pub(crate) async fn serve(listener: TcpListener, state: AppState, stop: CancellationToken) -> io::Result<()> {
+    let metrics = state.metrics.clone();
+    let router = router(state, AllowedHosts::for_listener(listener.local_addr()?), Limits::default());
+    let drained = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    let upkeep = async move {
+        let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+        loop {
+            ticks.tick().await;
+            metrics.run_upkeep();
+        }
+    };
+    tokio::select! {
+        result = serve_http(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()) => result,
+        () = drained => Ok(()),
+        () = upkeep => Ok(()),
+    }
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::new(Reason::NotFound, format!("there is nothing at {}; /openapi.json lists what there is", uri.path()))
+}
+
+async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Problem {
+    Problem::new(Reason::MethodNotAllowed, format!("{} does not accept {method}; see the Allow header", uri.path()))
+}

@@ -1,0 +1,295 @@
+//! What was asked: query strings and JSON bodies, checked before anything is computed.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use walvec_sink::{Condition, Filter};
+
+use super::problem::{Problem, Reason};
+
+/// Longest query, in bytes. Models read some hundred words at most; what is longer is a mistake or an attack.
+pub(crate) const MAX_QUERY_BYTES: usize = 8 * 1024;
+/// Hits when nothing is asked for.
+pub(crate) const DEFAULT_LIMIT: usize = 5;
+/// Most hits of one search.
+pub(crate) const MAX_LIMIT: usize = 100;
+/// Most conditions of one filter.
+const MAX_CONDITIONS: usize = 32;
+
+/// A search, checked: the query is neither blank nor too long, the limit and the filter are within bounds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SearchQuery {
+    /// What to look for.
+    pub(crate) text: String,
+    /// Where; `None` if there is no choice.
+    pub(crate) collection: Option<String>,
+    /// How many hits at most.
+    pub(crate) limit: usize,
+    /// What every hit must match.
+    pub(crate) filter: Filter,
+}
+
+impl SearchQuery {
+    /// Reads the pairs of a query string: `q`, `collection`, `limit`, and `filter` as often as wanted.
+    pub(crate) fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
+        let (mut text, mut collection, mut limit, mut conditions) = (None, None, None, Vec::new());
+        for (name, value) in pairs {
+            match name.as_str() {
+                "q" => set_once(&mut text, &name, value)?,
+                "collection" => set_once(&mut collection, &name, value)?,
+                "limit" => set_once(&mut limit, &name, value)?,
+                "filter" => conditions.push(condition_from_text(&value)?),
+                _ => {
+                    let detail = format!("there is no parameter \"{name}\"; there are q, collection, limit and filter");
+                    return Err(Problem::new(Reason::BadParameter, detail));
+                }
+            }
+        }
+        let limit = match limit {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| bad_limit(&text))?),
+        };
+        Self::checked(text.unwrap_or_default(), collection, limit, conditions)
+    }
+
+    /// Reads a JSON body. `serde_json` gives up at 128 levels of nesting, so a deep body is an error like any other.
+    pub(crate) fn from_json(body: &[u8]) -> Result<Self, Problem> {
+        let body: JsonBody = serde_json::from_slice(body).map_err(|error| {
+            let detail =
+                format!("{error}; expected {{\"query\": …, \"collection\": …, \"limit\": …, \"filter\": {{…}}}}");
+            Problem::new(Reason::BadJson, detail)
+        })?;
+        let conditions = body.filter.into_iter().map(|(field, value)| condition_from_json(field, value));
+        Self::checked(body.query, body.collection, body.limit, conditions.collect::<Result<_, _>>()?)
+    }
+
+    fn checked(
+        text: String,
+        collection: Option<String>,
+        limit: Option<i64>,
+        conditions: Vec<Condition>,
+    ) -> Result<Self, Problem> {
+        if text.trim().is_empty() {
+            let detail = "say what to look for, in the parameter q or the member \"query\"";
+            return Err(Problem::new(Reason::EmptyQuery, detail));
+        }
+        if text.len() > MAX_QUERY_BYTES {
+            let detail = format!("the query has {} bytes; at most {MAX_QUERY_BYTES} are read", text.len());
+            return Err(Problem::new(Reason::QueryTooLong, detail));
+        }
+        let limit = match limit {
+            None => DEFAULT_LIMIT,
+            Some(given) => match usize::try_from(given) {
+                Ok(limit @ 1..=MAX_LIMIT) => limit,
+                _ => return Err(bad_limit(given)),
+            },
+        };
+        if conditions.len() > MAX_CONDITIONS {
+            let detail = format!("the filter has {} conditions; at most {MAX_CONDITIONS} are read", conditions.len());
+            return Err(Problem::new(Reason::BadFilter, detail));
+        }
+        Ok(Self { text, collection, limit, filter: Filter(conditions) })
+    }
+}
+
+/// The body of `POST /api/v1/search`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonBody {
+    query: String,
+    collection: Option<String>,
+    limit: Option<i64>,
+    #[serde(default)]
+    filter: Map<String, Value>,
+}
+
+/// Bounds on a number, named as Qdrant names them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonRange {
+    gte: Option<f64>,
+    lte: Option<f64>,
+}
+
+fn set_once(slot: &mut Option<String>, name: &str, value: String) -> Result<(), Problem> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Problem::new(Reason::BadParameter, format!("the parameter \"{name}\" is given twice"))),
+    }
+}
+
+fn bad_limit(given: impl std::fmt::Display) -> Problem {
+    Problem::new(
+        Reason::BadLimit,
+        format!("the limit is \"{given}\"; a whole number from 1 to {MAX_LIMIT} is expected"),
+    )
+}
+
+/// `field=value`, `field>=number` or `field<=number`.
+///
+/// A query string has no types, a payload has: a value that reads as a whole number, `true` or `false` is taken as
+/// such, everything else as text. Text that looks like a number is written in double quotes: `isbn="123"`.
+fn condition_from_text(text: &str) -> Result<Condition, Problem> {
+    let (field, value) = match text.split_once('=') {
+        Some((field, value)) if !field.trim_end_matches(['<', '>']).is_empty() => (field, value),
+        _ => {
+            let detail = format!("\"{text}\" is no condition; expected field=value, field>=number or field<=number");
+            return Err(Problem::new(Reason::BadFilter, detail));
+        }
+    };
+    if let Some(field) = field.strip_suffix('>') {
+        return range(field, Some(number(field, value)?), None);
+    }
+    if let Some(field) = field.strip_suffix('<') {
+        return range(field, None, Some(number(field, value)?));
+    }
+    Ok(Condition::Equals { field: field.to_owned(), value: typed(value) })
+}
+
+fn condition_from_json(field: String, value: Value) -> Result<Condition, Problem> {
+    if field.is_empty() {
+        return Err(Problem::new(Reason::BadFilter, "a filter names an empty field"));
+    }
+    match value {
+        Value::String(_) | Value::Bool(_) => Ok(Condition::Equals { field, value }),
+        Value::Number(ref number) if number.is_i64() => Ok(Condition::Equals { field, value }),
+        Value::Object(_) => {
+            let bounds: JsonRange = serde_json::from_value(value).map_err(|error| {
+                Problem::new(
+                    Reason::BadFilter,
+                    format!("filter \"{field}\": {error}; expected {{\"gte\": …, \"lte\": …}}"),
+                )
+            })?;
+            range(&field, bounds.gte, bounds.lte)
+        }
+        Value::Null | Value::Number(_) | Value::Array(_) => {
+            let detail = format!(
+                "filter \"{field}\": a text, a whole number, true, false or {{\"gte\": …, \"lte\": …}} is expected"
+            );
+            Err(Problem::new(Reason::BadFilter, detail))
+        }
+    }
+}
+
+fn range(field: &str, from: Option<f64>, to: Option<f64>) -> Result<Condition, Problem> {
+    if from.is_none() && to.is_none() {
+        return Err(Problem::new(Reason::BadFilter, format!("filter \"{field}\": neither gte nor lte is given")));
+    }
+    Ok(Condition::Range { field: field.to_owned(), from, to })
+}
+
+fn number(field: &str, text: &str) -> Result<f64, Problem> {
+    text.parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite())
+        .ok_or_else(|| Problem::new(Reason::BadFilter, format!("filter \"{field}\": \"{text}\" is not a number")))
+}
+
+/// The value that the text stands for; see [`condition_from_text`].
+fn typed(text: &str) -> Value {
+    match serde_json::from_str(text) {
+        Ok(Value::Bool(flag)) => Value::Bool(flag),
+        Ok(Value::Number(number)) if number.is_i64() => Value::Number(number),
+        Ok(Value::String(quoted)) => Value::String(quoted),
+        _ => Value::String(text.to_owned()),
+    }
+}
+
+/// A condition `field=value` as [`SearchQuery::from_pairs`] reads it back, for links; `None` for values that no
+/// condition can ask for.
+pub(crate) fn equals_as_text(field: &str, value: &Value) -> Option<String> {
+    // A field name with an operator in it would be read as another condition.
+    if field.is_empty() || field.contains('=') || field.ends_with(['<', '>']) {
+        return None;
+    }
+    let value = match value {
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) if number.is_i64() => number.to_string(),
+        Value::String(text) if matches!(typed(text), Value::String(ref same) if same == text) => text.clone(),
+        Value::String(text) => Value::String(text.clone()).to_string(),
+        Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => return None,
+    };
+    Some(format!("{field}={value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn equals(field: &str, value: Value) -> Condition {
+        Condition::Equals { field: field.to_owned(), value }
+    }
+
+    #[test]
+    fn a_filter_in_a_query_string_means_what_it_looks_like() {
+        for (text, value) in [
+            ("f=1813", json!(1813)),
+            ("f=-5", json!(-5)),
+            ("f=true", json!(true)),
+            ("f=Jane Austen", json!("Jane Austen")),
+            ("f=\"1813\"", json!("1813")),
+            ("f=007", json!("007")),
+            ("f=1.50", json!("1.50")),
+            ("f=null", json!("null")),
+            ("f=a=b", json!("a=b")),
+            ("f=", json!("")),
+        ] {
+            assert_eq!(condition_from_text(text), Ok(equals("f", value)), "{text}");
+        }
+        let range = |from, to| Ok(Condition::Range { field: "year".to_owned(), from, to });
+        assert_eq!(condition_from_text("year>=1800"), range(Some(1800.0), None));
+        assert_eq!(condition_from_text("year<=1.5"), range(None, Some(1.5)));
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_understood_is_refused() {
+        for text in ["", "year", "=1", ">=1", "year>=", "year>=x", "year>=nan", "year<=inf"] {
+            assert_eq!(condition_from_text(text).unwrap_err().reason(), Reason::BadFilter, "{text}");
+        }
+        for body in [
+            json!({"query": "q", "filter": {"f": null}}),
+            json!({"query": "q", "filter": {"f": 1.5}}),
+            json!({"query": "q", "filter": {"f": u64::MAX}}),
+            json!({"query": "q", "filter": {"f": [1]}}),
+            json!({"query": "q", "filter": {"f": {}}}),
+            json!({"query": "q", "filter": {"f": {"gt": 1}}}),
+            json!({"query": "q", "filter": {"": 1}}),
+        ] {
+            assert_eq!(
+                SearchQuery::from_json(body.to_string().as_bytes()).unwrap_err().reason(),
+                Reason::BadFilter,
+                "{body}"
+            );
+        }
+        let many = vec![("filter".to_owned(), "f=1".to_owned()); MAX_CONDITIONS + 1];
+        let pairs = [vec![("q".to_owned(), "q".to_owned())], many].concat();
+        assert_eq!(SearchQuery::from_pairs(pairs).unwrap_err().reason(), Reason::BadFilter);
+    }
+
+    #[test]
+    fn a_json_filter_keeps_its_types() {
+        let body =
+            json!({"query": "q", "limit": 100, "filter": {"a": "1", "b": 1, "c": false, "d": {"gte": 1, "lte": 2.5}}});
+        let query = SearchQuery::from_json(body.to_string().as_bytes()).unwrap();
+        let range = Condition::Range { field: "d".to_owned(), from: Some(1.0), to: Some(2.5) };
+        let expected = vec![equals("a", json!("1")), equals("b", json!(1)), equals("c", json!(false)), range];
+        assert_eq!(query.filter, Filter(expected));
+        assert_eq!((query.limit, query.collection), (100, None));
+    }
+
+    #[test]
+    fn a_filter_link_asks_for_exactly_the_value_it_was_made_from() {
+        for value in
+            [json!("Dune"), json!("1813"), json!("true"), json!("\"quoted\""), json!(7), json!(true), json!("")]
+        {
+            let text = equals_as_text("f", &value).unwrap();
+            assert_eq!(condition_from_text(&text), Ok(equals("f", value)), "{text}");
+        }
+        for (field, value) in
+            [("f", json!(1.5)), ("f", json!(null)), ("f", json!([1])), ("a=b", json!(1)), ("a>", json!(1))]
+        {
+            assert_eq!(equals_as_text(field, &value), None);
+        }
+    }
+}

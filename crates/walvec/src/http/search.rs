@@ -1,0 +1,236 @@
+//! Embed, search, count; the same path for the API and the page.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, http};
+use metrics::{counter, histogram};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use walvec_embed::{EmbedError, Embedder};
+use walvec_model::{Lsn, Payload, PointId, Vector};
+use walvec_pipeline::status::Status;
+use walvec_sink::{Hit, Search, SearchRequest, SinkError};
+
+use super::problem::{Problem, Reason};
+use super::request::SearchQuery;
+use super::state::{App, Limits};
+
+/// Time from an accepted search to its hits, in seconds. Histogram.
+pub(crate) const SEARCH_SECONDS: &str = "walvec_search_seconds";
+/// Searches by collection and result (`ok`, `refused`, `busy`, `error`). Counter.
+const SEARCHES_TOTAL: &str = "walvec_searches_total";
+
+/// Finds points by the meaning of a text, a bounded number of texts at a time.
+pub(crate) struct Searcher {
+    collections: Vec<(String, Arc<dyn Search>)>,
+    embedder: Arc<dyn Embedder>,
+    /// One permit for every search that runs or waits. None left: the queue is full.
+    admission: Arc<Semaphore>,
+    /// One permit for every search that runs.
+    running: Arc<Semaphore>,
+}
+
+/// What a search found.
+pub(crate) struct Found {
+    /// The collection that was searched.
+    pub(crate) collection: String,
+    /// The hits, best first.
+    pub(crate) hits: Vec<Hit>,
+    /// How long it took, waiting included.
+    pub(crate) took: Duration,
+}
+
+impl Searcher {
+    pub(super) fn new(
+        collections: Vec<(String, Arc<dyn Search>)>,
+        embedder: Arc<dyn Embedder>,
+        limits: Limits,
+    ) -> Self {
+        metrics::describe_histogram!(
+            SEARCH_SECONDS,
+            metrics::Unit::Seconds,
+            "Time from an accepted search to its hits"
+        );
+        metrics::describe_counter!(SEARCHES_TOTAL, "Searches by collection and result");
+        Self {
+            collections,
+            embedder,
+            admission: Arc::new(Semaphore::new(limits.concurrent_searches + limits.waiting_searches)),
+            running: Arc::new(Semaphore::new(limits.concurrent_searches)),
+        }
+    }
+
+    /// The names of the collections, in the order of the configuration.
+    pub(crate) fn collections(&self) -> impl Iterator<Item = &str> {
+        self.collections.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Embeds the query and finds the nearest points.
+    pub(crate) async fn search(&self, query: &SearchQuery) -> Result<Found, Problem> {
+        // A collection becomes a label only once it is known to exist: callers must not be able to invent labels.
+        let (name, collection) = self.collection(query.collection.as_deref())?;
+        let started = Instant::now();
+        let result = self.find(collection.as_ref(), query).await;
+        let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
+        counter!(SEARCHES_TOTAL, "collection" => name.to_owned(), "result" => label).increment(1);
+        let hits = result.inspect_err(|problem| {
+            if problem.status().is_server_error() {
+                tracing::warn!(collection = name, status = problem.status().as_u16(), %problem, "a search failed");
+            }
+        })?;
+        let took = started.elapsed();
+        histogram!(SEARCH_SECONDS, "collection" => name.to_owned()).record(took.as_secs_f64());
+        Ok(Found { collection: name.to_owned(), hits, took })
+    }
+
+    /// Searches that could start now.
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.running.available_permits()
+    }
+
+    fn collection(&self, wanted: Option<&str>) -> Result<(&str, &Arc<dyn Search>), Problem> {
+        let found = match wanted {
+            Some(wanted) => self.collections.iter().find(|(name, _)| name == wanted),
+            None if self.collections.len() == 1 => self.collections.first(),
+            None => None,
+        };
+        found.map(|(name, collection)| (name.as_str(), collection)).ok_or_else(|| {
+            let names: Vec<_> = self.collections.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            let names = names.join(", ");
+            Problem::new(
+                Reason::UnknownCollection,
+                match wanted {
+                    Some(wanted) => format!("there is no collection \"{wanted}\"; there are: {names}"),
+                    None => format!("say which collection to search; there are: {names}"),
+                },
+            )
+        })
+    }
+
+    async fn find(&self, collection: &dyn Search, query: &SearchQuery) -> Result<Vec<Hit>, Problem> {
+        let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
+        let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
+        let (vector, _running) = self.embed(query.text.clone(), running).await?;
+        let request = SearchRequest { vector, limit: query.limit, filter: query.filter.clone() };
+        collection.search(request).await.map_err(sink_problem)
+    }
+
+    /// The vector of a text, and the permit under which it was computed.
+    ///
+    /// Runs as a task of its own, which owns the permit: when the caller goes away, as every keystroke of the page
+    /// does, the model goes on computing, and must go on counting.
+    async fn embed(
+        &self,
+        text: String,
+        running: OwnedSemaphorePermit,
+    ) -> Result<(Vector, OwnedSemaphorePermit), Problem> {
+        let embedder = Arc::clone(&self.embedder);
+        let task = tokio::spawn(async move { (embedder.embed(vec![text]).await, running) });
+        let (result, running) = task.await.map_err(|_| embed_problem("the embedder stopped"))?;
+        let vector =
+            result.map_err(embed_error)?.pop().ok_or_else(|| embed_problem("the embedder answered nothing"))?;
+        Ok((vector.map_err(embed_error)?, running))
+    }
+}
+
+fn busy() -> Problem {
+    Problem::new(Reason::Busy, "too many searches are waiting; try again in a second")
+}
+
+fn embed_problem(detail: &str) -> Problem {
+    Problem::new(Reason::SearchFailed, format!("the query could not be embedded: {detail}"))
+}
+
+fn embed_error(error: EmbedError) -> Problem {
+    let reason = if error.is_retryable() { Reason::SearchUnavailable } else { Reason::SearchFailed };
+    Problem::new(reason, format!("the query could not be embedded: {error}"))
+}
+
+fn sink_problem(error: SinkError) -> Problem {
+    let reason = match &error {
+        SinkError::BadRequest(_) => Reason::SearchRefused,
+        other if other.is_retryable() => Reason::SearchUnavailable,
+        _ => Reason::SearchFailed,
+    };
+    Problem::new(reason, error.to_string())
+}
+
+/// The answer of the search API.
+#[derive(Serialize)]
+struct Answer<'a> {
+    query: &'a str,
+    collection: &'a str,
+    hits: Vec<AnswerHit<'a>>,
+    freshness: Freshness,
+}
+
+/// One hit. The payload is data from the database: programs that hand it to a language model must treat it as such.
+#[derive(Serialize)]
+struct AnswerHit<'a> {
+    id: PointId,
+    score: f32,
+    payload: &'a Payload,
+}
+
+/// How current the answer is.
+#[derive(Serialize)]
+struct Freshness {
+    lag_ms: u64,
+    applied_lsn: Lsn,
+}
+
+impl From<&Status> for Freshness {
+    fn from(status: &Status) -> Self {
+        Self { lag_ms: status.lag_ms, applied_lsn: status.applied_lsn }
+    }
+}
+
+/// `GET /api/v1/search?q=…&collection=…&limit=…&filter=field=value`
+pub(super) async fn by_query_string(
+    State(app): State<Arc<App>>,
+    pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(pairs) = pairs.map_err(|error| Problem::new(Reason::BadParameter, error.body_text()))?;
+    answer(&app, SearchQuery::from_pairs(pairs)?).await
+}
+
+/// `POST /api/v1/search` with `{"query": …, "collection": …, "limit": …, "filter": {…}}`
+pub(super) async fn by_json(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    // Besides being honest, this keeps out the forms of other sites, which cannot send JSON without asking first.
+    if !is_json(&headers) {
+        return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));
+    }
+    let body = body.map_err(|error| match error.status() {
+        http::StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(Reason::BodyTooLarge, format!("at most {} bytes are read", app.limits.body_bytes))
+        }
+        _ => Problem::new(Reason::BadJson, error.body_text()),
+    })?;
+    answer(&app, SearchQuery::from_json(&body)?).await
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+async fn answer(app: &App, query: SearchQuery) -> Result<Response, Problem> {
+    // Read before the search: the hits are at least this fresh, never staler than the answer claims.
+    let freshness = Freshness::from(&*app.status.borrow());
+    let found = app.searcher.search(&query).await?;
+    let hits = found.hits.iter().map(|hit| AnswerHit { id: hit.id, score: hit.score, payload: &hit.payload });
+    let answer = Answer { query: &query.text, collection: &found.collection, hits: hits.collect(), freshness };
+    Ok(Json(answer).into_response())
+}

@@ -1,0 +1,180 @@
+//! What the surface is given, and the limits it keeps.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
+use walvec_embed::Embedder;
+use walvec_pipeline::status::Status;
+use walvec_sink::Search;
+
+use super::search::Searcher;
+
+/// What the surface is given.
+pub(crate) struct AppState {
+    /// Every collection by name, in the order of the configuration. The first one is the page's default.
+    pub(crate) collections: Vec<(String, Arc<dyn Search>)>,
+    /// Turns queries into vectors: the model that made the stored ones.
+    pub(crate) embedder: Arc<dyn Embedder>,
+    /// What the pipeline is doing. Readiness follows from its phase: a phase of `snapshot` or `streaming` means that
+    /// the slot is held, the sink is open and the model is loaded.
+    pub(crate) status: watch::Receiver<Status>,
+    /// Renders `/metrics`.
+    pub(crate) metrics: PrometheusHandle,
+    /// Whoever does not know it gets nothing but `/livez`, `/readyz` and the page's style sheet. `None`: everybody may.
+    pub(crate) token: Option<SecretString>,
+    /// Example queries that the page offers before the first search.
+    pub(crate) examples: Vec<String>,
+}
+
+/// Bounds on requests; the defaults suit a machine with a few cores.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Searches that embed and search at the same time. A query saturates a core while it is embedded; more at once
+    /// only make all of them slower, the pipeline included.
+    pub(crate) concurrent_searches: usize,
+    /// Searches that wait for their turn; the next one is sent away with 503.
+    pub(crate) waiting_searches: usize,
+    /// Largest request body, in bytes.
+    pub(crate) body_bytes: usize,
+    /// Longest time from request to answer.
+    pub(crate) time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { concurrent_searches: 2, waiting_searches: 64, body_bytes: 64 * 1024, time: Duration::from_secs(30) }
+    }
+}
+
+/// The names under which the server may be addressed.
+///
+/// A page of another site can make its own host name resolve to 127.0.0.1 and then talk to this server as if it were
+/// its own (DNS rebinding). The browser still sends that name in the Host header, so the list stops it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AllowedHosts {
+    /// Only these, in lower case and without a port; any port is accepted.
+    Only(Vec<String>),
+    /// Every name. For addresses that are not loopback: these need a token, which a foreign page does not have.
+    Any,
+}
+
+impl AllowedHosts {
+    /// The rule for a server that listens on `address`.
+    pub(crate) fn for_listener(address: SocketAddr) -> Self {
+        if !address.ip().is_loopback() {
+            return Self::Any;
+        }
+        let own = SocketAddr::new(address.ip(), 0).to_string();
+        let own = host_without_port(&own).to_owned();
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "[::1]".to_owned()];
+        if !names.contains(&own) {
+            names.push(own);
+        }
+        Self::Only(names)
+    }
+
+    /// Whether a Host header of this value may be served.
+    pub(crate) fn allows(&self, host: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(names) => names.iter().any(|name| name.eq_ignore_ascii_case(host_without_port(host))),
+        }
+    }
+}
+
+/// `localhost:8082` → `localhost`, `[::1]:8082` → `[::1]`.
+fn host_without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
+        _ => host,
+    }
+}
+
+/// What handlers share.
+pub(crate) struct App {
+    pub(crate) searcher: Searcher,
+    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) access: Option<Access>,
+    pub(crate) allowed_hosts: AllowedHosts,
+    pub(crate) examples: Vec<String>,
+    pub(crate) limits: Limits,
+}
+
+impl App {
+    pub(crate) fn new(state: AppState, allowed_hosts: AllowedHosts, limits: Limits) -> Self {
+        Self {
+            searcher: Searcher::new(state.collections, state.embedder, limits),
+            status: state.status,
+            metrics: state.metrics,
+            access: state.token.as_ref().map(Access::new),
+            allowed_hosts,
+            examples: state.examples,
+            limits,
+        }
+    }
+}
+
+/// What proves that a request may be served. Only digests are kept: `blake3::Hash` compares in constant time, whatever
+/// the length of what was presented.
+pub(crate) struct Access {
+    token: blake3::Hash,
+    session: blake3::Hash,
+}
+
+impl Access {
+    fn new(token: &SecretString) -> Self {
+        let token = token.expose_secret().as_bytes();
+        Self { token: blake3::hash(token), session: blake3::derive_key("walvec 2026-11 page session", token).into() }
+    }
+
+    /// Whether this is the token.
+    pub(crate) fn knows_token(&self, presented: &str) -> bool {
+        blake3::hash(presented.as_bytes()) == self.token
+    }
+
+    /// Whether this is the session that [`session`](Self::session) hands out.
+    pub(crate) fn knows_session(&self, presented: &str) -> bool {
+        blake3::Hash::from_hex(presented).is_ok_and(|presented| presented == self.session)
+    }
+
+    /// The session of a browser that has shown the token. Derived from the token, so that it needs no store, survives
+    /// a restart, ends when the token is changed, and does not give the token away.
+    pub(crate) fn session(&self) -> String {
+        self.session.to_hex().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loopback_listener_answers_to_loopback_names_only() {
+        let hosts = AllowedHosts::for_listener("127.0.0.1:8082".parse().unwrap());
+        for host in ["localhost", "LocalHost:1", "127.0.0.1:8082", "127.0.0.1", "[::1]:8082", "[::1]"] {
+            assert!(hosts.allows(host), "{host}");
+        }
+        for host in
+            ["", ":80", "evil.example", "localhost.evil.example:8082", "127.0.0.1.evil.example", "::1", "0.0.0.0"]
+        {
+            assert!(!hosts.allows(host), "{host}");
+        }
+        assert!(AllowedHosts::for_listener("127.0.0.2:80".parse().unwrap()).allows("127.0.0.2:80"));
+        assert!(AllowedHosts::for_listener("[::1]:80".parse().unwrap()).allows("[::1]:80"));
+        assert_eq!(AllowedHosts::for_listener("0.0.0.0:80".parse().unwrap()), AllowedHosts::Any);
+    }
+
+    #[test]
+    fn a_session_is_not_the_token_and_ends_with_it() {
+        let access = Access::new(&"secret".into());
+        assert!(access.knows_token("secret") && !access.knows_token("secre") && !access.knows_token(""));
+        assert!(access.knows_session(&access.session()) && !access.knows_session("secret"));
+        assert!(!access.knows_session(&Access::new(&"other".into()).session()));
+        assert!(!access.session().contains("secret"));
+    }
+}

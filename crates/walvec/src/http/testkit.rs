@@ -1,0 +1,244 @@
+//! A small collection and a small embedder, both real enough to find things, and requests without a socket.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt;
+use walvec_embed::{EmbedError, Embedder, EmbedderInfo};
+use walvec_model::{Lsn, Payload, PointId, Vector};
+use walvec_pipeline::status::{CollectionStatus, Phase, Status};
+use walvec_sink::{BoxFuture, Condition, Filter, Hit, Search, SearchRequest, SinkError};
+
+use super::{AllowedHosts, AppState, Limits};
+
+const DIMENSION: usize = 64;
+
+/// Embeds a text as the bag of its words: texts that share words are near each other.
+pub(crate) struct BagOfWords {
+    info: EmbedderInfo,
+    /// One permit per text that may be embedded; tests close or starve it.
+    pub(crate) gate: Arc<Semaphore>,
+    fails: bool,
+}
+
+impl BagOfWords {
+    pub(crate) fn new() -> Self {
+        Self::behind(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)))
+    }
+
+    /// Waits for a permit before every text.
+    pub(crate) fn behind(gate: Arc<Semaphore>) -> Self {
+        let info = EmbedderInfo {
+            model: "bag-of-words".to_owned(),
+            revision: "1".to_owned(),
+            dimension: DIMENSION,
+            max_tokens: 512,
+            pooling: "mean".to_owned(),
+        };
+        Self { info, gate, fails: false }
+    }
+
+    /// Fails on every text.
+    pub(crate) fn broken() -> Self {
+        Self { fails: true, ..Self::new() }
+    }
+}
+
+pub(crate) fn vector_of(text: &str) -> Vector {
+    let mut vector = vec![0.01_f32; DIMENSION];
+    for word in text.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty()) {
+        vector[usize::from(blake3::hash(word.to_lowercase().as_bytes()).as_bytes()[0]) % DIMENSION] += 1.0;
+    }
+    let length = vector.iter().map(|number| number * number).sum::<f32>().sqrt();
+    vector.iter().map(|number| number / length).collect()
+}
+
+impl Embedder for BagOfWords {
+    fn info(&self) -> &EmbedderInfo {
+        &self.info
+    }
+
+    fn embed(
+        &self,
+        texts: Vec<String>,
+    ) -> walvec_embed::BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+        Box::pin(async move {
+            self.gate.acquire().await.unwrap().forget();
+            if self.fails {
+                return Err(EmbedError::Model { path: "model.onnx".into(), reason: "out of order".to_owned() });
+            }
+            Ok(texts.iter().map(|text| Ok(vector_of(text))).collect())
+        })
+    }
+}
+
+/// A collection in memory.
+#[derive(Default)]
+pub(crate) struct Memory(Vec<(PointId, Vector, Payload)>);
+
+impl Memory {
+    /// One point per payload, numbered from 1; all texts of the payload are embedded.
+    pub(crate) fn of(payloads: Value) -> Self {
+        let Value::Array(payloads) = payloads else { panic!("an array of payloads") };
+        let points = payloads.into_iter().zip(1..).map(|(payload, number)| {
+            let Value::Object(payload) = payload else { panic!("a payload is an object") };
+            let text = payload.values().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+            (PointId::Num(number), vector_of(&text), payload)
+        });
+        Self(points.collect())
+    }
+}
+
+impl Search for Memory {
+    fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+        Box::pin(async move {
+            let matching = self.0.iter().filter(|(_, _, payload)| matches(&request.filter, payload));
+            let mut hits: Vec<Hit> = matching
+                .map(|(id, vector, payload)| {
+                    let score = vector.iter().zip(&request.vector).map(|(a, b)| a * b).sum();
+                    Hit { id: *id, score, payload: payload.clone(), provenance: None }
+                })
+                .collect();
+            hits.sort_by(|a, b| b.score.total_cmp(&a.score));
+            hits.truncate(request.limit);
+            Ok(hits)
+        })
+    }
+}
+
+fn matches(filter: &Filter, payload: &Payload) -> bool {
+    filter.0.iter().all(|condition| match condition {
+        Condition::Equals { field, value } => match payload.get(field) {
+            Some(Value::Array(items)) => items.contains(value),
+            stored => stored == Some(value),
+        },
+        Condition::Range { field, from, to } => payload
+            .get(field)
+            .and_then(Value::as_f64)
+            .is_some_and(|number| from.is_none_or(|from| number >= from) && to.is_none_or(|to| number <= to)),
+    })
+}
+
+/// A collection that gives one error to everybody.
+pub(crate) struct Failing(pub(crate) fn() -> SinkError);
+
+impl Search for Failing {
+    fn search(&self, _request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+        Box::pin(async { Err((self.0)()) })
+    }
+}
+
+/// Three books.
+pub(crate) fn books() -> Arc<dyn Search> {
+    Arc::new(Memory::of(json!([
+        {"name": "Moby-Dick", "author": "Herman Melville", "year": 1851, "classic": true, "tags": ["sea", "whale"],
+         "description": "A captain hunts a white whale across the sea."},
+        {"name": "Dune", "author": "Frank Herbert", "year": 1965, "classic": false, "tags": ["desert"],
+         "description": "A desert planet, a noble family and the worms of the sand."},
+        {"name": "Emma", "author": "Jane Austen", "year": 1815, "classic": true, "tags": [],
+         "description": "A young woman makes matches for her friends in an English village."},
+    ])))
+}
+
+/// A pipeline that follows the stream, with three points in `books`.
+pub(crate) fn streaming() -> Status {
+    let books = CollectionStatus {
+        collection: "books".to_owned(),
+        table: "public.books".to_owned(),
+        snapshot_rows_estimated: 3,
+        snapshot_rows_copied: 3,
+        points: 3,
+        ..CollectionStatus::default()
+    };
+    Status {
+        phase: Phase::Streaming,
+        collections: vec![books],
+        applied_lsn: Lsn(0x1D5_C408),
+        lag_ms: 12,
+        ..Status::default()
+    }
+}
+
+/// One collection of books, without a token.
+pub(crate) fn state() -> AppState {
+    state_with(streaming())
+}
+
+/// The same with another picture of the pipeline.
+pub(crate) fn state_with(status: Status) -> AppState {
+    AppState {
+        collections: vec![("books".to_owned(), books())],
+        embedder: Arc::new(BagOfWords::new()),
+        status: watch::Sender::new(status).subscribe(),
+        metrics: PrometheusBuilder::new().build_recorder().handle(),
+        token: None,
+        examples: vec!["a whale at sea".to_owned()],
+    }
+}
+
+/// The surface behind a loopback listener with the default limits.
+pub(crate) fn router(state: AppState) -> Router {
+    router_with(state, Limits::default())
+}
+
+/// The same with other limits.
+pub(crate) fn router_with(state: AppState, limits: Limits) -> Router {
+    super::router(state, loopback(), limits)
+}
+
+/// The rule of a loopback listener.
+pub(crate) fn loopback() -> AllowedHosts {
+    AllowedHosts::for_listener(([127, 0, 0, 1], 8082).into())
+}
+
+/// What a request got.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// Checks that this is a complete problem of this kind and gives its detail.
+    pub(crate) fn problem(&self, status: u16, kind: &str) -> String {
+        assert_eq!(self.status.as_u16(), status, "{}", self.body);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let problem = self.json();
+        assert_eq!(problem["type"], format!("urn:walvec:problem:{kind}"));
+        assert_eq!(problem["status"], status);
+        assert!(!problem["title"].as_str().unwrap().is_empty());
+        problem["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Sends a request; the Host header is `localhost:8082` unless the request has one.
+pub(crate) async fn send(router: &Router, mut request: Request<Body>) -> Answer {
+    request.headers_mut().entry("host").or_insert("localhost:8082".parse().unwrap());
+    let response = router.clone().oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap();
+    Answer { status: parts.status, headers: parts.headers, body: String::from_utf8(body.to_vec()).unwrap() }
+}
+
+/// A GET request.
+pub(crate) async fn get(router: &Router, path: &str) -> Answer {
+    send(router, Request::get(path).body(Body::empty()).unwrap()).await
+}
+
+/// A POST request with a JSON body.
+pub(crate) async fn post(router: &Router, path: &str, body: impl Into<Body>) -> Answer {
+    send(router, Request::post(path).header("content-type", "application/json").body(body.into()).unwrap()).await
+}

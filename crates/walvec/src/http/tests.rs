@@ -1,0 +1,369 @@
+//! What users of the HTTP surface can rely on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use walvec_pipeline::status::{Phase, Status};
+use walvec_sink::{Search, SinkError};
+
+use super::testkit::{
+    Answer, BagOfWords, Failing, books, get, loopback, post, router, router_with, send, state, state_with, streaming,
+};
+use super::{App, AppState, Limits, openapi};
+
+const SEARCH: &str = "/api/v1/search";
+
+#[tokio::test]
+async fn a_search_finds_the_nearest_points_and_says_how_fresh_they_are() {
+    let answer = get(&router(state()), "/api/v1/search?q=white+whale&limit=2").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.header("content-type"), "application/json");
+    let found = answer.json();
+    assert_eq!((&found["query"], &found["collection"]), (&json!("white whale"), &json!("books")));
+    assert_eq!(found["freshness"], json!({"lag_ms": 12, "applied_lsn": "0/1D5C408"}));
+    let hits = found["hits"].as_array().unwrap();
+    assert_eq!(hits.len(), 2);
+    assert_eq!((&hits[0]["id"], &hits[0]["payload"]["name"]), (&json!(1), &json!("Moby-Dick")));
+    assert!(hits[0]["score"].as_f64() > hits[1]["score"].as_f64());
+}
+
+#[tokio::test]
+async fn get_and_post_answer_the_same() {
+    let router = router(state());
+    let by_get =
+        get(&router, "/api/v1/search?q=a+village&collection=books&limit=3&filter=classic=true&filter=year%3E=1815")
+            .await;
+    let body = json!({"query": "a village", "collection": "books", "limit": 3, "filter": {"classic": true, "year": {"gte": 1815}}});
+    let by_post = post(&router, SEARCH, body.to_string()).await;
+    assert_eq!(by_get.status, 200, "{}", by_get.body);
+    assert_eq!(by_get.json()["hits"].as_array().unwrap().len(), 2);
+    assert_eq!(by_get.body, by_post.body);
+}
+
+#[tokio::test]
+async fn filters_compare_values_by_their_types() {
+    let router = router(state());
+    for (filter, ids) in [
+        ("year=1965", vec![2]),
+        ("year=%221965%22", vec![]),
+        ("author=Jane+Austen", vec![3]),
+        ("tags=whale", vec![1]),
+        ("classic=false", vec![2]),
+        ("year%3E=1816&filter=year%3C=1900", vec![1]),
+        ("unknown=1", vec![]),
+    ] {
+        let answer = get(&router, &format!("{SEARCH}?q=x&filter={filter}")).await.json();
+        let found: Vec<_> = answer["hits"].as_array().unwrap().iter().map(|hit| hit["id"].clone()).collect();
+        assert_eq!(found, ids, "{filter}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_search_is_refused_with_what_would_be_right() {
+    let router = router(state());
+    let long = format!("q={}", "a".repeat(8 * 1024 + 1));
+    for (query, kind, words) in [
+        ("", "empty-query", "parameter q"),
+        ("q=", "empty-query", "parameter q"),
+        ("q=%20%09", "empty-query", "parameter q"),
+        (long.as_str(), "query-too-long", "8193 bytes"),
+        ("q=x&limit=0", "bad-limit", "from 1 to 100"),
+        ("q=x&limit=101", "bad-limit", "from 1 to 100"),
+        ("q=x&limit=1000000000", "bad-limit", "from 1 to 100"),
+        ("q=x&limit=-1", "bad-limit", "\"-1\""),
+        ("q=x&limit=99999999999999999999", "bad-limit", "from 1 to 100"),
+        ("q=x&limit=five", "bad-limit", "\"five\""),
+        ("q=x&limit=", "bad-limit", "\"\""),
+        ("q=x&collection=films", "unknown-collection", "there are: \"books\""),
+        ("q=x&filter=year", "bad-filter", "field=value"),
+        ("q=x&filter=year%3E=old", "bad-filter", "\"old\" is not a number"),
+        ("q=x&limits=5", "bad-parameter", "\"limits\""),
+        ("q=x&q=y", "bad-parameter", "given twice"),
+    ] {
+        let detail = get(&router, &format!("{SEARCH}?{query}")).await.problem(400, kind);
+        assert!(detail.contains(words), "{query}: {detail}");
+    }
+    assert_eq!(get(&router, &format!("{SEARCH}?q={}", "a".repeat(8 * 1024))).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_bad_body_is_refused_and_never_a_panic() {
+    let router = router(state());
+    let deep =
+        format!("{{\"query\":\"x\",\"filter\":{}{}}}", "{\"a\":".repeat(10_000), "1".to_owned() + &"}".repeat(10_000));
+    for (body, kind) in [
+        (String::new(), "bad-json"),
+        ("{".to_owned(), "bad-json"),
+        ("[]".to_owned(), "bad-json"),
+        ("null".to_owned(), "bad-json"),
+        ("{}".to_owned(), "bad-json"),
+        ("{\"query\": 1}".to_owned(), "bad-json"),
+        ("{\"query\": \"x\", \"limit\": 1e30}".to_owned(), "bad-json"),
+        ("{\"query\": \"x\", \"limit\": NaN}".to_owned(), "bad-json"),
+        ("{\"query\": \"x\", \"k\": 5}".to_owned(), "bad-json"),
+        ("{\"query\": \"\\ud800\"}".to_owned(), "bad-json"),
+        (deep, "bad-json"),
+        ("{\"query\": \"\"}".to_owned(), "empty-query"),
+        ("{\"query\": \"x\", \"limit\": -1}".to_owned(), "bad-limit"),
+        ("{\"query\": \"x\", \"limit\": 1000000000}".to_owned(), "bad-limit"),
+        ("{\"query\": \"x\", \"collection\": \"\"}".to_owned(), "unknown-collection"),
+        ("{\"query\": \"x\", \"filter\": {\"year\": [1]}}".to_owned(), "bad-filter"),
+    ] {
+        post(&router, SEARCH, body).await.problem(400, kind);
+    }
+    post(&router, SEARCH, vec![0xFF, 0xFE]).await.problem(400, "bad-json");
+    post(&router, SEARCH, vec![b' '; 64 * 1024 + 1]).await.problem(413, "body-too-large");
+    let form = Request::post(SEARCH).header("content-type", "application/x-www-form-urlencoded");
+    send(&router, form.body("query=x".into()).unwrap()).await.problem(415, "not-json");
+}
+
+#[tokio::test]
+async fn with_several_collections_the_search_must_name_one() {
+    let two = || vec![("books".to_owned(), books()), ("films".to_owned(), books())];
+    let router = router(AppState { collections: two(), ..state() });
+    let detail = get(&router, "/api/v1/search?q=x").await.problem(400, "unknown-collection");
+    assert!(detail.contains("\"books\", \"films\""), "{detail}");
+    assert_eq!(get(&router, "/api/v1/search?q=x&collection=films").await.json()["collection"], "films");
+}
+
+#[tokio::test]
+async fn a_failing_engine_or_model_is_a_problem_with_the_right_status() {
+    let failing = |error| -> AppState {
+        let search: Arc<dyn Search> = Arc::new(Failing(error));
+        AppState { collections: vec![("books".to_owned(), search)], ..state() }
+    };
+    let refused = router(failing(|| SinkError::BadRequest("no index".to_owned())));
+    assert!(get(&refused, "/api/v1/search?q=x").await.problem(400, "search-refused").contains("no index"));
+    let passing = get(&router(failing(|| SinkError::Engine("busy".to_owned()))), "/api/v1/search?q=x").await;
+    passing.problem(503, "search-unavailable");
+    assert_eq!(passing.header("retry-after"), "1");
+    get(&router(failing(|| SinkError::Closed)), "/api/v1/search?q=x").await.problem(500, "search-failed");
+    let broken = router(AppState { embedder: Arc::new(BagOfWords::broken()), ..state() });
+    assert!(get(&broken, "/api/v1/search?q=x").await.problem(500, "search-failed").contains("out of order"));
+}
+
+#[tokio::test]
+async fn a_search_beyond_the_queue_is_sent_away_at_once_and_the_queued_ones_are_answered() {
+    let gate = Arc::new(Semaphore::new(0));
+    let limits = Limits { concurrent_searches: 1, waiting_searches: 1, ..Limits::default() };
+    let embedder = Arc::new(BagOfWords::behind(Arc::clone(&gate)));
+    let router = router_with(AppState { embedder, ..state() }, limits);
+    let ask = || {
+        let router = router.clone();
+        tokio::spawn(async move { get(&router, "/api/v1/search?q=x").await })
+    };
+    let (first, second) = (ask(), ask());
+    // On a current-thread runtime both tasks run up to the closed gate before this one goes on.
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    let third = get(&router, "/api/v1/search?q=x").await;
+    third.problem(503, "busy");
+    assert_eq!(third.header("retry-after"), "1");
+    gate.add_permits(2);
+    assert_eq!(first.await.unwrap().status, 200);
+    assert_eq!(second.await.unwrap().status, 200);
+    gate.add_permits(1);
+    assert_eq!(get(&router, "/api/v1/search?q=x").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_still_counts_until_its_embedding_is_done() {
+    let gate = Arc::new(Semaphore::new(0));
+    let limits = Limits { concurrent_searches: 1, waiting_searches: 0, ..Limits::default() };
+    let embedder = Arc::new(BagOfWords::behind(Arc::clone(&gate)));
+    let app = App::new(AppState { embedder, ..state() }, loopback(), limits);
+    let query = super::request::SearchQuery::from_pairs(vec![("q".to_owned(), "x".to_owned())]).unwrap();
+    let mut abandoned = Box::pin(app.searcher.search(&query));
+    assert!(futures::poll!(&mut abandoned).is_pending());
+    drop(abandoned);
+    assert_eq!(app.searcher.free(), 0);
+    gate.add_permits(1);
+    while app.searcher.free() == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_search_without_an_answer_ends_after_the_time_limit() {
+    let embedder = Arc::new(BagOfWords::behind(Arc::new(Semaphore::new(0))));
+    let limits = Limits { time: Duration::from_millis(1), ..Limits::default() };
+    let answer = get(&router_with(AppState { embedder, ..state() }, limits), "/api/v1/search?q=x").await;
+    assert!(answer.problem(503, "timed-out").contains("1ms"));
+}
+
+#[tokio::test]
+async fn lag_and_problems_never_fail_liveness_and_only_the_phase_decides_readiness() {
+    for (phase, ready) in
+        [(Phase::Starting, false), (Phase::Snapshot, true), (Phase::Streaming, true), (Phase::Stopping, false)]
+    {
+        let router = router(state_with(Status { phase, lag_ms: u64::MAX, ..streaming() }));
+        assert_eq!(get(&router, "/livez").await.status, 200, "{phase:?}");
+        let readiness = get(&router, "/readyz").await;
+        if ready {
+            assert_eq!(readiness.json(), json!({"status": "ready"}), "{phase:?}");
+        } else {
+            readiness.problem(503, "not-ready");
+        }
+    }
+}
+
+#[tokio::test]
+async fn status_is_the_pipelines_own_picture() {
+    let answer = get(&router(state()), "/api/v1/status").await;
+    assert_eq!(serde_json::from_str::<Status>(&answer.body).unwrap(), streaming());
+}
+
+#[tokio::test]
+async fn searches_are_counted_by_collection_and_result_and_timed() {
+    let recorder = PrometheusBuilder::new().set_buckets(&[0.01, 1.0]).unwrap().build_recorder();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let router = router(AppState { metrics: recorder.handle(), ..state() });
+    get(&router, "/api/v1/search?q=x").await;
+    get(&router, "/api/v1/search?q=x&collection=invented-label").await;
+    let answer = get(&router, "/metrics").await;
+    assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert!(answer.body.contains("walvec_searches_total{collection=\"books\",result=\"ok\"} 1"), "{}", answer.body);
+    assert!(answer.body.contains("walvec_search_seconds_bucket{collection=\"books\",le=\"1\"} 1"), "{}", answer.body);
+    assert!(!answer.body.contains("invented-label"));
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_problems_too() {
+    let router = router(state());
+    get(&router, "/nothing").await.problem(404, "not-found");
+    get(&router, "/assets/page.css").await.problem(404, "not-found");
+    let delete = Request::delete(SEARCH).body(Body::empty()).unwrap();
+    let answer = send(&router, delete).await;
+    answer.problem(405, "method-not-allowed");
+    assert!(answer.header("allow").contains("GET") && answer.header("allow").contains("POST"));
+}
+
+#[tokio::test]
+async fn the_description_names_only_what_answers() {
+    let router = router(state());
+    assert_eq!(get(&router, "/openapi.json").await.json(), openapi::describe());
+    let description = openapi::describe();
+    for (path, operations) in description["paths"].as_object().unwrap() {
+        for method in operations.as_object().unwrap().keys() {
+            let request = Request::builder().method(method.to_uppercase().as_str()).uri(path.as_str());
+            let answer = send(&router, request.body(Body::empty()).unwrap()).await;
+            assert!(![404, 405].contains(&answer.status.as_u16()), "{method} {path}: {}", answer.status);
+        }
+    }
+    let text = description.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(description.pointer(reference).is_some(), "{reference}");
+    }
+}
+
+// ---- Security ---------------------------------------------------------------------------------------------------
+
+fn with_token() -> AppState {
+    AppState { token: Some("a-long-token".into()), ..state() }
+}
+
+async fn with_header(router: &axum::Router, path: &str, name: &str, value: &str) -> Answer {
+    send(router, Request::get(path).header(name, value).body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn every_answer_carries_the_security_headers() {
+    let router = router(state());
+    for path in ["/", "/livez", "/nothing", "/api/v1/search", "/api/v1/search?q=x", "/openapi.json"] {
+        let answer = get(&router, path).await;
+        let policy = answer.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none';") && policy.ends_with("frame-ancestors 'none'"), "{path}");
+        assert!(!policy.contains("unsafe"), "{path}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(answer.header("referrer-policy"), "same-origin", "{path}");
+        assert_eq!(answer.header("cache-control"), "no-store", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_only_resolves_to_this_machine_is_not_served() {
+    let router = router(state());
+    for path in ["/", "/livez", "/metrics", "/api/v1/search?q=x", "/nothing"] {
+        with_header(&router, path, "host", "evil.example:8082").await.problem(403, "forbidden-host");
+    }
+    assert_eq!(with_header(&router, "/livez", "host", "[::1]:8082").await.status, 200);
+    let absolute = Request::get("http://evil.example/livez").body(Body::empty()).unwrap();
+    send(&router, absolute).await.problem(403, "forbidden-host");
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_cannot_post() {
+    let router = router(state());
+    let ask = async |origin: &str| {
+        let request = Request::post(SEARCH).header("content-type", "application/json").header("origin", origin);
+        send(&router, request.body("{\"query\":\"x\"}".into()).unwrap()).await
+    };
+    for origin in ["https://evil.example", "null", "http://localhost:9999", "http://localhost", ""] {
+        ask(origin).await.problem(403, "forbidden-origin");
+    }
+    assert_eq!(ask("http://localhost:8082").await.status, 200);
+}
+
+#[tokio::test]
+async fn without_the_token_only_the_probes_and_the_style_answer() {
+    let router = router(with_token());
+    assert_eq!(get(&router, "/livez").await.status, 200);
+    assert_eq!(get(&router, "/readyz").await.status, 200);
+    for path in [
+        "/api/v1/search?q=x",
+        "/api/v1/status",
+        "/metrics",
+        "/openapi.json",
+        "/ui/results?q=x",
+        "/ui/status",
+        "/nothing",
+    ] {
+        let answer = get(&router, path).await;
+        answer.problem(401, "unauthorized");
+        assert_eq!(answer.header("www-authenticate"), "Bearer");
+        for wrong in ["Bearer a-long-toke", "Bearer ", "Bearer", "Basic a-long-token", "a-long-token"] {
+            with_header(&router, path, "authorization", wrong).await.problem(401, "unauthorized");
+        }
+    }
+    let page = get(&router, "/?q=whale").await;
+    assert_eq!(page.status, 401);
+    assert!(page.body.contains("type=\"password\"") && !page.body.contains("Moby"), "{}", page.body);
+    let style = page.body.split("href=\"").find(|part| part.starts_with("/assets/page")).unwrap();
+    assert_eq!(get(&router, style.split('"').next().unwrap()).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_token_opens_everything() {
+    let router = router(with_token());
+    for path in ["/", "/api/v1/search?q=x", "/api/v1/status", "/metrics", "/openapi.json", "/ui/status"] {
+        for value in ["Bearer a-long-token", "bearer a-long-token"] {
+            assert_eq!(with_header(&router, path, "authorization", value).await.status, 200, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn signing_in_gives_a_session_that_scripts_and_other_sites_cannot_use() {
+    let router = router(with_token());
+    let sign_in = async |token: &str| {
+        let request = Request::post("/login").header("content-type", "application/x-www-form-urlencoded");
+        send(&router, request.body(format!("token={token}").into()).unwrap()).await
+    };
+    let refused = sign_in("wrong").await;
+    assert_eq!((refused.status.as_u16(), refused.header("set-cookie")), (401, ""));
+    assert!(refused.body.contains("That is not the token"));
+
+    let signed_in = sign_in("a-long-token").await;
+    assert_eq!((signed_in.status.as_u16(), signed_in.header("location")), (303, "/"));
+    let cookie = signed_in.header("set-cookie");
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+    assert!(!cookie.contains("a-long-token"), "{cookie}");
+    let pair = format!("theme=dark; {}", cookie.split(';').next().unwrap());
+    assert_eq!(with_header(&router, "/", "cookie", &pair).await.status, 200);
+    assert_eq!(with_header(&router, "/", "cookie", "walvec_session=00").await.status, 401);
+}

@@ -1,0 +1,139 @@
+//! Runs a pipeline and its HTTP server until it is told to stop.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use walvec_pipeline::Status;
+use walvec_pipeline::telemetry::{COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
+
+use crate::app::App;
+use crate::cli::Failure;
+use crate::cli::running::Announced;
+use crate::config::Config;
+use crate::http::{AppState, SEARCH_SECONDS};
+
+/// Bucket bounds for commit → searchable, in seconds: fine around the target, wide for backlogs.
+const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.015, 0.02, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
+/// Bucket bounds for one stage of one batch, in seconds.
+const STAGE_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0];
+
+/// A pipeline and a server that run.
+pub(crate) struct Service {
+    pub(crate) address: SocketAddr,
+    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) stop: CancellationToken,
+    pipeline: tokio::task::JoinHandle<Result<(), Failure>>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Service {
+    /// Starts both. The port is taken before the pipeline starts, so that a port in use costs nothing.
+    pub(crate) async fn start(config: &Config, examples: Vec<String>) -> Result<Self, Failure> {
+        let metrics = install_metrics()?;
+        let listener = listen(config.server.listen).await?;
+        let address = listener.local_addr().map_err(|error| Failure::definite("E_LISTEN", error))?;
+        let stop = CancellationToken::new();
+        let App { pipeline, searches, embedder, shards, data_dir } = App::assemble(config, stop.clone()).await?;
+        let announced = Announced::write(&config.sink.embedded.path, address)
+            .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
+        let status = pipeline.status();
+        let state = AppState {
+            collections: searches,
+            embedder,
+            status: status.clone(),
+            metrics,
+            token: config.server.token.clone(),
+            examples,
+        };
+        // The server outlives the pipeline: searches are answered until everything is durable.
+        let closing = CancellationToken::new();
+        let server = tokio::spawn(crate::http::serve(listener, state, closing.clone()));
+        let pipeline = tokio::spawn(async move {
+            let outcome = pipeline.run().await.map_err(Failure::from);
+            drop(announced);
+            closing.cancel();
+            for shard in shards {
+                if let Err(error) = shard.close().await {
+                    tracing::warn!("a collection was not closed cleanly, nothing confirmed is lost: {error}");
+                }
+            }
+            drop(data_dir);
+            outcome
+        });
+        Ok(Self { address, status, stop, pipeline, server })
+    }
+
+    /// Waits for the end: a definite error, or a signal and the ordered shutdown after it. A second signal leaves at once.
+    pub(crate) async fn finish(self) -> Result<ExitCode, Failure> {
+        let Self { stop, mut pipeline, server, .. } = self;
+        let outcome = tokio::select! {
+            outcome = &mut pipeline => outcome,
+            signal = shutdown_signal() => {
+                signal?;
+                tracing::info!("stopping; once more to leave at once");
+                stop.cancel();
+                tokio::select! {
+                    outcome = &mut pipeline => outcome,
+                    _ = shutdown_signal() => return Ok(ExitCode::from(130)),
+                }
+            }
+        };
+        server.abort();
+        outcome.map_err(|panic| Failure::definite("E_INTERNAL", panic))??;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Stops in order and waits for it.
+    pub(crate) async fn shut_down(self) -> Result<ExitCode, Failure> {
+        self.stop.cancel();
+        self.finish().await
+    }
+
+    /// Waits until the status satisfies `wanted`; fails if the pipeline ends first.
+    pub(crate) async fn wait_for(&mut self, wanted: impl FnMut(&Status) -> bool) -> Result<Status, Failure> {
+        tokio::select! {
+            status = self.status.wait_for(wanted) => status
+                .map(|status| status.clone())
+                .map_err(|_| Failure::definite("E_INTERNAL", "the pipeline ended without a word")),
+            outcome = &mut self.pipeline => {
+                outcome.map_err(|panic| Failure::definite("E_INTERNAL", panic))??;
+                Err(Failure::definite("E_STOPPED", "the pipeline stopped"))
+            }
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::definite("E_LISTEN", format!("cannot serve the page at {address}: {error}; nothing was started"))
+            .with_remedy("stop what uses the port, or choose another: --listen 127.0.0.1:8083 (or `server.listen`)")
+    })
+}
+
+async fn shutdown_signal() -> Result<(), Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::definite("E_SIGNAL", error));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+fn install_metrics() -> Result<PrometheusHandle, Failure> {
+    let failed = |error: metrics_exporter_prometheus::BuildError| Failure::definite("E_METRICS", error);
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(COMMIT_TO_SEARCHABLE.to_owned()), &LATENCY_BUCKETS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full(STAGE_SECONDS.to_owned()), &STAGE_BUCKETS))
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full(SEARCH_SECONDS.to_owned()), &STAGE_BUCKETS))
+        .map_err(failed)?
+        .install_recorder()
+        .map_err(failed)?;
+    walvec_pipeline::telemetry::describe();
+    Ok(handle)
+}

@@ -1,0 +1,180 @@
+//! One hit: title, texts, facts.
+//!
+//! walvec knows nothing about the columns of a table but their values, so the values decide: the first text is the
+//! title, long texts are paragraphs, everything else is a labelled fact.
+
+use std::borrow::Cow;
+
+use maud::{Markup, html};
+use serde_json::Value;
+use walvec_sink::Hit;
+
+use super::asked::Asked;
+use super::highlight::Words;
+use crate::http::request::equals_as_text;
+
+/// Texts with more words are paragraphs rather than facts: names and labels are shorter, sentences are longer.
+const FACT_WORDS: usize = 8;
+/// So are longer texts, whatever their words. About one line of the page.
+const FACT_CHARS: usize = 80;
+/// Longer titles are cut, and come again as a paragraph.
+const TITLE_CHARS: usize = 160;
+/// Arrays with more items are shown as JSON.
+const FACT_ITEMS: usize = 20;
+/// Longer paragraphs are folded to a few lines. About three lines of the page.
+const FOLD_CHARS: usize = 280;
+/// Longer texts are cut: the page is for reading, and a hundred large documents would stall it. The API cuts nothing.
+const CUT_CHARS: usize = 4_000;
+
+/// A hit as a list item; `number` counts from 1 on the page.
+pub(super) fn render(hit: &Hit, number: usize, asked: &Asked, words: &Words) -> Markup {
+    let parts = Parts::of(hit);
+    html! {
+        li.hit {
+            article aria-labelledby={ "hit-" (number) } {
+                header {
+                    h2 id={ "hit-" (number) } {
+                        @match parts.title {
+                            Some(title) => { (words.mark(title)) @if parts.is_title_cut { "…" } }
+                            None => { "Point " (hit.id) }
+                        }
+                    }
+                    (score(hit.score))
+                }
+                @for (index, text) in parts.texts.iter().enumerate() {
+                    (paragraph(text, &format!("fold-{number}-{index}"), words))
+                }
+                dl.facts {
+                    @for (field, value) in &parts.facts { (fact(field, value, asked)) }
+                    div.fact.id { dt { "point" } dd { (hit.id) } }
+                }
+            }
+        }
+    }
+}
+
+/// A payload, sorted by how its values are shown; the order of the columns is kept.
+struct Parts<'a> {
+    title: Option<&'a str>,
+    is_title_cut: bool,
+    texts: Vec<Text<'a>>,
+    facts: Vec<(&'a str, &'a Value)>,
+}
+
+/// A value that is shown as a paragraph.
+struct Text<'a> {
+    field: &'a str,
+    text: Cow<'a, str>,
+    is_json: bool,
+}
+
+impl<'a> Parts<'a> {
+    fn of(hit: &'a Hit) -> Self {
+        let mut parts = Self { title: None, is_title_cut: false, texts: Vec::new(), facts: Vec::new() };
+        for (field, value) in &hit.payload {
+            match value {
+                Value::String(text) if parts.title.is_none() && !text.trim().is_empty() => {
+                    let end = text.char_indices().nth(TITLE_CHARS).map_or(text.len(), |(end, _)| end);
+                    parts.title = text.get(..end);
+                    parts.is_title_cut = end < text.len();
+                    if parts.is_title_cut {
+                        parts.texts.push(Text { field, text: Cow::Borrowed(text), is_json: false });
+                    }
+                }
+                Value::String(text) if is_long(text) => {
+                    parts.texts.push(Text { field, text: Cow::Borrowed(text), is_json: false });
+                }
+                value if is_nested(value) => {
+                    parts.texts.push(Text { field, text: Cow::Owned(value.to_string()), is_json: true });
+                }
+                _ => parts.facts.push((field, value)),
+            }
+        }
+        parts
+    }
+}
+
+/// Short arrays of short values are facts with several values; what is deeper or longer is shown as JSON.
+fn is_nested(value: &Value) -> bool {
+    match value {
+        Value::Object(_) => true,
+        Value::Array(items) => {
+            let is_plain = |item: &Value| !item.is_array() && !item.is_object() && !item.as_str().is_some_and(is_long);
+            items.len() > FACT_ITEMS || !items.iter().all(is_plain)
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+fn is_long(text: &str) -> bool {
+    text.contains('\n') || text.split_whitespace().nth(FACT_WORDS).is_some() || text.chars().nth(FACT_CHARS).is_some()
+}
+
+/// The first [`CUT_CHARS`] characters, and how many more there are.
+fn cut(text: &str) -> (String, usize) {
+    let shown: String = text.chars().take(CUT_CHARS).collect();
+    let more = text.chars().count().saturating_sub(CUT_CHARS);
+    (shown, more)
+}
+
+/// The similarity as a number and as a bar. The bar is drawn with attributes: inline styles are forbidden by policy.
+fn score(score: f32) -> Markup {
+    let percent = (score.clamp(0.0, 1.0) * 100.0).round();
+    html! {
+        p.score title="Cosine similarity: 1 is the same meaning" {
+            span.sr { "Score " }
+            span.number { (format!("{score:.3}")) }
+            svg viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" {
+                rect.track width="100" height="6" {}
+                rect.bar width=(percent) height="6" {}
+            }
+        }
+    }
+}
+
+/// A long text. Folding needs no script: a hidden checkbox holds the state, its label is the button.
+fn paragraph(Text { field, text, is_json }: &Text<'_>, fold_id: &str, words: &Words) -> Markup {
+    let (shown, more) = cut(text);
+    let folded = shown.chars().nth(FOLD_CHARS).is_some() || shown.lines().count() > 4;
+    html! {
+        div.text.json[*is_json] {
+            h3 { (field) }
+            @if folded { input.sr type="checkbox" id=(fold_id) aria-label={ "Show all of " (field) }; }
+            p {
+                (words.mark(&shown))
+                @if more > 0 { " … " em { (super::format::count(more as u64)) " more characters" } }
+            }
+            @if folded { label for=(fold_id) aria-hidden="true" {} }
+        }
+    }
+}
+
+fn fact(field: &str, value: &Value, asked: &Asked) -> Markup {
+    html! {
+        div.fact {
+            dt { (field) }
+            @match value {
+                Value::Array(items) if items.is_empty() => dd { span.null { "none" } },
+                Value::Array(items) => @for item in items { dd { (fact_value(field, item, asked)) } },
+                _ => dd { (fact_value(field, value, asked)) },
+            }
+        }
+    }
+}
+
+/// The value; as a link that narrows the search to it where a condition can say so.
+fn fact_value(field: &str, value: &Value, asked: &Asked) -> Markup {
+    let text = match value {
+        Value::Null => return html! { span.null { "null" } },
+        Value::String(text) if text.trim().is_empty() => return html! { span.null { "empty" } },
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let filter = equals_as_text(field, value).filter(|filter| !asked.filters.contains(filter));
+    html! {
+        @match filter {
+            Some(filter) => a href=(asked.link_with(&filter)) title={ "Only hits with " (filter) } rel="nofollow" { (text) },
+            None => (text),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The page around everything.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::asked::Asked;
+use super::{View, assets, pulse, results};
+use crate::http::LOGIN_PATH;
+use crate::http::request::{MAX_LIMIT, MAX_QUERY_BYTES};
+
+/// Numbers of hits that the page offers.
+const LIMITS: [&str; 4] = ["5", "10", "20", "50"];
+
+/// A magnifying glass, drawn in the text's colour.
+const LENS: PreEscaped<&str> = PreEscaped(
+    r#"<svg class="lens" viewBox="0 0 20 20" aria-hidden="true"><circle cx="8.5" cy="8.5" r="5.5"/><path d="m13 13 4.5 4.5"/></svg>"#,
+);
+
+pub(super) fn page(view: &View) -> Markup {
+    let title = match view.asked.text.trim() {
+        "" => "walvec".to_owned(),
+        text => format!("{text} · walvec"),
+    };
+    let body = html! {
+        main {
+            h1.sr { "Search " (view.asked.collection) " by meaning" }
+            (search_form(view))
+            (pulse::notices(&view.status))
+            (results::render(view))
+        }
+        footer {
+            nav aria-label="For programs" {
+                a href="/openapi.json" { "API" }
+                a href="/api/v1/status" { "Status" }
+                a href="/metrics" { "Metrics" }
+            }
+            p.keys data-script hidden { kbd { "/" } " query " kbd { "↑" } " " kbd { "↓" } " hits " kbd { "Enter" } " more " kbd { "Esc" } " clear" }
+        }
+    };
+    document(&title, &pulse::line(&view.status), &body)
+}
+
+/// The page of a browser that has not shown the token yet.
+pub(super) fn sign_in(refused: bool) -> Markup {
+    let body = html! {
+        main.sign-in {
+            form action=(LOGIN_PATH) method="post" {
+                h1 { "Sign in" }
+                p { "This server asks for its token: the value of " code { "server.token" } " in its configuration." }
+                label for="token" { "Token" }
+                input #token type="password" name="token" required autofocus autocomplete="current-password"
+                    aria-describedby=[refused.then_some("refused")];
+                @if refused { p #refused.refused role="alert" { "That is not the token." } }
+                button type="submit" { "Sign in" }
+            }
+        }
+    };
+    document("Sign in · walvec", &html! {}, &body)
+}
+
+fn document(title: &str, pulse: &Markup, body: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) }
+                link rel="icon" type="image/svg+xml" href=(assets::ICON.path());
+                link rel="stylesheet" href=(assets::STYLE.path());
+                // Small, cached and not deferred: the page never flashes in the wrong colours.
+                script src=(assets::THEME.path()) {}
+                script src=(assets::SCRIPT.path()) defer {}
+            }
+            body {
+                header.top {
+                    a.brand href="/" { img src=(assets::ICON.path()) alt="" width="22" height="22"; "walvec" }
+                    (pulse)
+                    button #theme type="button" data-script hidden aria-label="Switch between light and dark" {}
+                }
+                (body)
+            }
+        }
+    }
+}
+
+fn search_form(view: &View) -> Markup {
+    let asked = &view.asked;
+    html! {
+        form #search role="search" action="/" method="get" {
+            div.field {
+                label.sr for="q" { "What to look for" }
+                (LENS)
+                input #q type="search" name="q" value=(asked.text) maxlength=(MAX_QUERY_BYTES)
+                    placeholder=(format!("Search {} by meaning", asked.collection))
+                    autocomplete="off" autocapitalize="off" spellcheck="false" autofocus[asked.text.is_empty()];
+                kbd data-script hidden title="Press / to search" { "/" }
+                button type="submit" { "Search" }
+            }
+            div.options {
+                @if view.collections.len() > 1 { (collection_choice(view)) }
+                (limit_choice(asked))
+                (active_filters(asked))
+            }
+        }
+    }
+}
+
+fn collection_choice(view: &View) -> Markup {
+    let known = view.collections.contains(&view.asked.collection);
+    html! {
+        label {
+            "in "
+            select name="collection" {
+                @if !known { option value=(view.asked.collection) selected { (view.asked.collection) } }
+                @for name in &view.collections {
+                    option value=(name) selected[*name == view.asked.collection] { (name) }
+                }
+            }
+        }
+    }
+}
+
+fn limit_choice(asked: &Asked) -> Markup {
+    let odd = !LIMITS.contains(&asked.limit.as_str());
+    html! {
+        label {
+            "show "
+            select name="limit" title={ "At most " (MAX_LIMIT) } {
+                @if odd { option value=(asked.limit) selected { (asked.limit) } }
+                @for limit in LIMITS { option value=(limit) selected[limit == asked.limit] { (limit) } }
+            }
+        }
+    }
+}
+
+/// Each condition as a removable chip, and as a hidden field so that the next query keeps it.
+fn active_filters(asked: &Asked) -> Markup {
+    html! {
+        @for filter in &asked.filters {
+            input type="hidden" name="filter" value=(filter);
+            a.filter href=(asked.link_without(filter)) aria-label={ "Remove the filter " (filter) } {
+                (filter) span aria-hidden="true" { "×" }
+            }
+        }
+    }
+}

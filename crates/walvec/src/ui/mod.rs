@@ -1,0 +1,105 @@
+//! The search page. Rendered here, on the server, and complete without JavaScript; the script only asks for the same
+//! fragments while one types, so there is one renderer, and payloads become text in one place.
+//!
+//! - [`asked`]: what the address says, forgivingly, and addresses that say something else
+//! - [`layout`]: the page around everything
+//! - [`results`]: the hits, or why there are none
+//! - [`hit`]: one hit: title, texts, facts
+//! - [`highlight`]: query words inside texts
+//! - [`pulse`]: what the pipeline is doing: the live line, snapshot progress, problems
+//! - [`format`]: numbers and times as people read them
+//! - [`assets`]: style sheet, scripts and icon, under names that change with their content
+
+mod asked;
+mod assets;
+mod format;
+mod highlight;
+mod hit;
+mod layout;
+mod pulse;
+mod results;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use maud::Markup;
+use walvec_pipeline::status::Status;
+
+use self::asked::Asked;
+use self::results::Outcome;
+use crate::http::App;
+
+/// What a query string was read into; one that cannot be read asks for nothing.
+type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+/// The page, its fragments and its assets.
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/", get(page))
+        .route("/ui/results", get(results_fragment))
+        .route("/ui/status", get(status_fragment))
+        .merge(assets::routes())
+}
+
+/// The page of a browser that has not shown the token yet; `refused` if it has shown a wrong one.
+pub(crate) fn sign_in_page(refused: bool) -> Response {
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], layout::sign_in(refused)).into_response()
+}
+
+/// Everything that one rendering shows.
+struct View {
+    asked: Asked,
+    collections: Vec<String>,
+    examples: Vec<String>,
+    status: Status,
+    outcome: Outcome,
+}
+
+impl View {
+    async fn new(app: &App, pairs: Pairs) -> Self {
+        let collections: Vec<String> = app.searcher.collections().map(str::to_owned).collect();
+        let asked = Asked::from_pairs(pairs.map(|Query(pairs)| pairs).unwrap_or_default(), &collections);
+        let outcome = match asked.to_query() {
+            None => Outcome::NothingAsked,
+            Some(Err(problem)) => Outcome::Failed(problem),
+            Some(Ok(query)) => app.searcher.search(&query).await.map_or_else(Outcome::Failed, Outcome::Found),
+        };
+        let status = app.status.borrow().clone();
+        Self { asked, collections, examples: app.examples.clone(), status, outcome }
+    }
+
+    fn respond(&self, markup: Markup) -> Response {
+        let status = match &self.outcome {
+            Outcome::Failed(problem) => problem.status(),
+            Outcome::NothingAsked | Outcome::Found(_) => StatusCode::OK,
+        };
+        (status, markup).into_response()
+    }
+}
+
+/// `GET /?q=…&collection=…&limit=…&filter=…`
+async fn page(State(app): State<Arc<App>>, pairs: Pairs) -> Response {
+    let view = View::new(&app, pairs).await;
+    view.respond(layout::page(&view))
+}
+
+/// `GET /ui/results?…`: the parts of the page that follow the query.
+async fn results_fragment(State(app): State<Arc<App>>, pairs: Pairs) -> Response {
+    let view = View::new(&app, pairs).await;
+    view.respond(results::render(&view))
+}
+
+/// `GET /ui/status`: the parts of the page that follow the pipeline.
+async fn status_fragment(State(app): State<Arc<App>>) -> Markup {
+    let status = app.status.borrow().clone();
+    pulse::render(&status)
+}

@@ -1,0 +1,89 @@
+//! What the pipeline is doing: the live line, snapshot progress, problems.
+
+use maud::{Markup, html};
+use walvec_pipeline::status::{CollectionStatus, Phase, Status};
+
+use super::format;
+
+/// A lag that people notice. Below it the line says that everything is there.
+pub(super) const NOTICEABLE_LAG_MS: u64 = 1_000;
+
+/// The live line and the notices.
+pub(super) fn render(status: &Status) -> Markup {
+    html! { (line(status)) (notices(status)) }
+}
+
+/// One line: phase, points, lag.
+pub(super) fn line(status: &Status) -> Markup {
+    let points = status.collections.iter().map(|collection| collection.points).sum();
+    let (class, phase) = match (status.phase, &status.problem) {
+        (Phase::Stopping, _) => ("waiting", "Stopping"),
+        (_, Some(_)) => ("troubled", "Retrying"),
+        (Phase::Starting, None) => ("waiting", "Starting"),
+        (Phase::Snapshot, None) => ("working", "Snapshot"),
+        (Phase::Streaming, None) if status.lag_ms >= NOTICEABLE_LAG_MS => ("working", "Catching up"),
+        (Phase::Streaming, None) => ("live", "Live"),
+    };
+    html! {
+        p #pulse title={ "Applied up to " (status.applied_lsn) } {
+            span.dot.(class) aria-hidden="true" {}
+            span.phase { (phase) }
+            span { (format::counted(points, "point")) }
+            @if status.phase == Phase::Streaming {
+                span.lag {
+                    @if status.lag_ms < NOTICEABLE_LAG_MS { "up to date" }
+                    @else { (format::milliseconds(status.lag_ms)) " behind" }
+                }
+            }
+        }
+    }
+}
+
+/// What a person should know before believing the results.
+pub(super) fn notices(status: &Status) -> Markup {
+    html! {
+        div #notices role="status" {
+            @if let Some(problem) = &status.problem {
+                div.notice.troubled {
+                    p { strong { "Trouble with the " (problem.part) "; trying again" } " (attempt " (format::count(problem.attempts)) ")" }
+                    p.detail { (problem.message) }
+                }
+            }
+            @if status.phase == Phase::Snapshot {
+                @for collection in &status.collections { (progress(collection)) }
+            }
+            @for collection in status.collections.iter().filter(|collection| collection.dead_letters > 0) {
+                div.notice {
+                    p {
+                        strong { (format::counted(collection.dead_letters, "row")) " of " (collection.table) }
+                        " could not be processed and cannot be found. "
+                        code { "walvec dead-letters list" } " says why."
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn progress(collection: &CollectionStatus) -> Markup {
+    let (copied, estimated) = (collection.snapshot_rows_copied, collection.snapshot_rows_estimated);
+    let label = format!("Snapshot of {}", collection.table);
+    html! {
+        div.notice.snapshot {
+            p {
+                strong { (label) }
+                span.rows {
+                    (format::count(copied))
+                    @if estimated > 0 { " of about " (format::count(estimated)) }
+                    " rows"
+                }
+            }
+            // Without an estimate, or beyond it, the bar only says that something moves.
+            @if estimated > copied {
+                progress value=(copied) max=(estimated) aria-label=(label) {}
+            } @else {
+                progress aria-label=(label) {}
+            }
+        }
+    }
+}

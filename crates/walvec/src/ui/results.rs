@@ -1,0 +1,135 @@
+//! The hits, or why there are none.
+
+use maud::{Markup, html};
+use walvec_pipeline::status::{CollectionStatus, Phase};
+
+use super::highlight::Words;
+use super::{View, format, hit, pulse};
+use crate::http::problem::Problem;
+use crate::http::search::Found;
+
+/// What became of the search.
+pub(super) enum Outcome {
+    /// The query box is empty.
+    NothingAsked,
+    /// The search ran.
+    Found(Found),
+    /// It did not.
+    Failed(Problem),
+}
+
+/// The summary, which is announced to screen readers, and the results, which are not: they would be read on every key.
+pub(super) fn render(view: &View) -> Markup {
+    html! {
+        p #summary role="status" { (summary(view)) }
+        div #results {
+            @match &view.outcome {
+                Outcome::NothingAsked => (welcome(view)),
+                Outcome::Failed(problem) => (failed(problem)),
+                Outcome::Found(found) if found.hits.is_empty() => (nothing_found(view)),
+                Outcome::Found(found) => (hits(view, found)),
+            }
+        }
+    }
+}
+
+fn summary(view: &View) -> Markup {
+    html! {
+        @match &view.outcome {
+            // An error is announced by itself.
+            Outcome::NothingAsked | Outcome::Failed(_) => {}
+            Outcome::Found(found) => {
+                (format::counted(found.hits.len() as u64, "hit")) " in "
+                (format::milliseconds(u64::try_from(found.took.as_millis()).unwrap_or(u64::MAX)))
+                @if view.status.lag_ms >= pulse::NOTICEABLE_LAG_MS { ", as of " (format::milliseconds(view.status.lag_ms)) " ago" }
+            }
+        }
+    }
+}
+
+fn hits(view: &View, found: &Found) -> Markup {
+    let words = Words::of(&view.asked.text);
+    html! {
+        ol.hits {
+            @for (index, found) in found.hits.iter().enumerate() { (hit::render(found, index + 1, &view.asked, &words)) }
+        }
+    }
+}
+
+fn welcome(view: &View) -> Markup {
+    let status = collection_status(view);
+    if status.is_some_and(|status| status.points == 0) {
+        return html! { div.state { (empty(view)) } };
+    }
+    html! {
+        div.state {
+            h2 { "Say what you are looking for." }
+            p {
+                "Rows of " strong { (status.map_or(view.asked.collection.as_str(), |status| &status.table)) }
+                " are found by what they mean, not by the words they happen to use. A change in the database shows "
+                "here moments after its commit."
+            }
+            @if !view.examples.is_empty() {
+                p.lead { "For example" }
+                ul.examples {
+                    @for example in &view.examples { li { a href=(view.asked.link_to_text(example)) { (example) } } }
+                }
+            }
+        }
+    }
+}
+
+fn nothing_found(view: &View) -> Markup {
+    html! {
+        div.state {
+            @if collection_status(view).is_some_and(|status| status.points == 0) {
+                (empty(view))
+            } @else if view.asked.filters.is_empty() {
+                h2 { "No hits" }
+                p { "The collection answered, and had nothing to offer." }
+            } @else {
+                h2 { "No hits with these filters" }
+                p { a href=(view.asked.link_without_filters()) { "Search without filters" } }
+            }
+        }
+    }
+}
+
+/// Why there is nothing in the collection.
+fn empty(view: &View) -> Markup {
+    let status = collection_status(view);
+    let table = status.map_or("the table", |status| &status.table);
+    html! {
+        h2 { "The collection " q { (view.asked.collection) } " is empty" }
+        p {
+            @match view.status.phase {
+                Phase::Starting => { "walvec is still connecting; it has not begun to read " (table) "." }
+                Phase::Snapshot => {
+                    "The snapshot of " (table) " is in progress: "
+                    (format::count(status.map_or(0, |status| status.snapshot_rows_copied)))
+                    @match status.map_or(0, |status| status.snapshot_rows_estimated) {
+                        0 => " rows so far.",
+                        estimated => { " of about " (format::count(estimated)) " rows." }
+                    }
+                }
+                Phase::Streaming => {
+                    "There are no rows in " (table) " yet. The first one will show up here when it is committed."
+                }
+                Phase::Stopping => "walvec is shutting down.",
+            }
+        }
+    }
+}
+
+fn failed(problem: &Problem) -> Markup {
+    html! {
+        div.state.failed role="alert" {
+            h2 { (problem.title()) }
+            p { (problem.detail()) }
+        }
+    }
+}
+
+fn collection_status(view: &View) -> Option<&CollectionStatus> {
+    view.status.collections.iter().find(|status| status.collection == view.asked.collection)
+}

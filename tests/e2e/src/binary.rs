@@ -1,0 +1,62 @@
+//! The program that was built from these sources.
+//!
+//! Cargo tells the tests of other packages nothing about it, and does not build it for them, so a stale one would be
+//! tested without a word. The compiler's list of its sources tells whether it is.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+
+const REMEDY: &str = "type `cargo build` first; `make test` does";
+
+/// `<target directory>/<profile>/walvec`, found from this test binary in `<target directory>/<profile>/deps`.
+pub(crate) fn path() -> Result<PathBuf> {
+    let this = env::current_exe()?;
+    let profile = this.parent().and_then(Path::parent).context("the test binary is in no target directory")?;
+    Ok(profile.join("walvec"))
+}
+
+/// Refuses a program that is missing or older than its sources.
+pub(crate) fn check() -> Result<()> {
+    let program = path()?;
+    if !program.exists() {
+        bail!("{} is missing; {REMEDY}", program.display());
+    }
+    let list = program.with_extension("d");
+    let text = fs::read_to_string(&list).with_context(|| format!("{} is missing; {REMEDY}", list.display()))?;
+    let built = modified(&program)?;
+    for source in sources(&text) {
+        // A source that is gone has made it stale as well.
+        if modified(&source).map_or(true, |changed| changed > built) {
+            bail!("{} is older than {}; {REMEDY}", program.display(), source.display());
+        }
+    }
+    Ok(())
+}
+
+fn modified(path: &Path) -> Result<SystemTime> {
+    Ok(fs::metadata(path)?.modified()?)
+}
+
+/// The sources that a dep-info file lists: `program: source source`, spaces in names written as `\ `.
+fn sources(text: &str) -> Vec<PathBuf> {
+    let Some((_program, list)) = text.lines().next().and_then(|line| line.split_once(": ")) else {
+        return Vec::new();
+    };
+    let escaped = list.replace("\\ ", "\0");
+    escaped.split_whitespace().map(|source| PathBuf::from(source.replace('\0', " "))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_sources_may_hold_spaces() {
+        let text = "/t/walvec: /src/main.rs /my\\ src/lib.rs\n";
+        assert_eq!(sources(text), [PathBuf::from("/src/main.rs"), PathBuf::from("/my src/lib.rs")]);
+    }
+}

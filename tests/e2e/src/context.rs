@@ -1,0 +1,137 @@
+//! What a test gets.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Result;
+use tokio_postgres::Client;
+use walvec_model::Lsn;
+use walvec_throwaway::Cluster;
+
+use crate::program::{self, Walvec};
+use crate::{Server, Settings};
+
+/// A name for a database that no other test of this run has.
+pub(crate) fn next_database() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A database of the test's own, empty at first, and a directory; both go when the test ends.
+#[derive(Debug)]
+pub struct TestContext {
+    /// The server, for what it can do.
+    pub server: Arc<Server>,
+    /// A session of the superuser in the test's database.
+    pub sql: Client,
+    cluster: Arc<Cluster>,
+    database: String,
+    directory: PathBuf,
+}
+
+impl TestContext {
+    pub(crate) async fn new(
+        server: Arc<Server>,
+        cluster: Arc<Cluster>,
+        database: &str,
+        directory: &Path,
+    ) -> Result<Self> {
+        let sql = cluster.connect(database).await?;
+        Ok(Self { server, sql, cluster, database: database.to_owned(), directory: directory.to_owned() })
+    }
+
+    /// The cluster that the database is in: to be stopped or killed only [on one's own](crate::Test::on_own_server).
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Another session.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub async fn connect(&self) -> Result<Client> {
+        Ok(self.cluster.connect(&self.database).await?)
+    }
+
+    /// Connects [`sql`](Self::sql) again, after the server was down.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub async fn reconnect(&mut self) -> Result<()> {
+        self.sql = self.connect().await?;
+        Ok(())
+    }
+
+    /// Runs statements.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn execute(&self, statements: &str) -> Result<()> {
+        Ok(self.sql.batch_execute(statements).await?)
+    }
+
+    /// The superuser's URL of the database.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.cluster.url(&self.database)
+    }
+
+    /// The replication slot that [`start`](Self::start) configures: slots belong to the whole cluster, so every test has
+    /// its own.
+    #[must_use]
+    pub fn slot(&self) -> &str {
+        &self.database
+    }
+
+    /// The directory of walvec.yaml and of the logs.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The data directory of the program.
+    #[must_use]
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// The WAL position that is safe on the server's disk: everything committed so far lies before it.
+    ///
+    /// Not the insert position: at the start of a page that one lies behind the page's header, where no commit ends.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub async fn wal_position(&self) -> Result<Lsn> {
+        let row = self.sql.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
+        Ok(row.get::<_, String>(0).parse()?)
+    }
+
+    /// Writes walvec.yaml, starts `walvec run`, and waits until its API answers.
+    ///
+    /// # Errors
+    /// If the program ends instead; the error has its log.
+    pub async fn start(&self, settings: &Settings) -> Result<Walvec> {
+        self.configure(settings)?;
+        Walvec::start(&self.directory).await
+    }
+
+    /// Writes walvec.yaml without starting anything.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn configure(&self, settings: &Settings) -> Result<()> {
+        let text = settings.render(&self.url(), self.slot());
+        Ok(std::fs::write(self.directory.join(program::CONFIGURATION), text)?)
+    }
+
+    /// Runs a command of the program to its end, e.g. `["status", "--json"]`, in the directory of walvec.yaml.
+    ///
+    /// # Errors
+    /// If it cannot be started, or does not end in time.
+    pub async fn walvec(&self, arguments: &[&str]) -> Result<Output> {
+        program::run(&self.directory, arguments).await
+    }
+}

@@ -1,0 +1,296 @@
+//! Whether a collection is the exact image of a table: the promise that everything else serves.
+//!
+//! Both sides are read without the code under test: rows by a plain SELECT in which PostgreSQL itself makes the JSON, ids
+//! and hashes computed here again from their documentation. Only the engine's reader is shared.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use uuid::Uuid;
+use walvec_embed::Embedder;
+use walvec_embed::hash::HashEmbedder;
+use walvec_model::{Fingerprint, InputHash, Payload, PointId, StoredPoint};
+use walvec_sink::embedded::Embedded;
+use walvec_sink::{CollectionSpec, Filter, Search, SearchRequest, Sink};
+
+use crate::TestContext;
+use crate::settings::MODEL;
+
+/// How many differences an error names.
+const SHOWN: usize = 10;
+/// Points per page of a scroll.
+const PAGE: usize = 1000;
+/// How many vectors are compared: every one would mean a search of the whole collection for each.
+const VECTORS: usize = 50;
+/// Two vectors of one text differ at most by rounding.
+const SAME_VECTOR: f32 = 0.9999;
+
+/// What a collection should be.
+pub struct Expected {
+    /// The collection.
+    pub collection: &'static str,
+    /// The table's schema, unquoted.
+    pub schema: &'static str,
+    /// The table, unquoted.
+    pub table: &'static str,
+    /// Only rows that meet this SQL condition.
+    pub filter: Option<&'static str>,
+    /// The columns of the payload; all if `None`.
+    pub payload: Option<&'static [&'static str]>,
+    /// The text of a row, given all its columns: what the template should render.
+    pub text: fn(&Payload) -> String,
+}
+
+impl Expected {
+    /// The whole of `public.<table>` in the collection of the same name, every column in the payload.
+    #[must_use]
+    pub const fn of(table: &'static str, text: fn(&Payload) -> String) -> Self {
+        Self { collection: table, schema: "public", table, filter: None, payload: None, text }
+    }
+}
+
+/// A row as its point should show it.
+#[derive(Debug, PartialEq)]
+struct Image {
+    payload: Payload,
+    key: Vec<Value>,
+    text: String,
+}
+
+/// Compares the collection of a stopped walvec with its table, row by row, and returns the number of rows.
+///
+/// The collection's files are copied first: looking at them changes nothing.
+///
+/// # Errors
+/// If anything differs; the error names up to ten differences of each sort.
+pub async fn compare(context: &TestContext, expected: &Expected) -> Result<usize> {
+    let mut rows = rows(context, expected).await?;
+    let copy = tempfile::tempdir()?;
+    let collection = open(context, expected.collection, copy.path())?;
+    let mut differences = Differences::default();
+    let mut stored = Vec::new();
+    for point in points(&collection).await? {
+        match rows.remove(&point.id) {
+            None => differences.extra.push(format!("{} {:?}", point.id, point.payload)),
+            Some(row) => {
+                differences.compare(&point, &row, expected);
+                stored.push((point.id, row.text));
+            }
+        }
+    }
+    differences.missing = rows.iter().map(|(id, row)| format!("{id} {:?}", row.payload)).collect();
+    differences.vectors = wrong_vectors(&collection, &stored).await?;
+    collection.close().await?;
+    differences.into_result(stored.len())
+}
+
+#[derive(Debug, Default)]
+struct Differences {
+    missing: Vec<String>,
+    extra: Vec<String>,
+    stale: Vec<String>,
+    vectors: Vec<String>,
+}
+
+impl Differences {
+    fn compare(&mut self, point: &StoredPoint, row: &Image, expected: &Expected) {
+        let id = point.id;
+        if point.payload != row.payload {
+            self.stale.push(format!("{id}: payload {:?} instead of {:?}", point.payload, row.payload));
+        }
+        let Some(provenance) = &point.provenance else {
+            self.stale.push(format!("{id}: not written by walvec"));
+            return;
+        };
+        let table = format!("{}.{}", expected.schema, expected.table);
+        if provenance.table != table || provenance.key != row.key || (provenance.chunk, provenance.chunks) != (0, 1) {
+            self.stale.push(format!("{id}: {provenance:?} is not of {table} {:?}", row.key));
+        }
+        if provenance.input_hash != InputHash::of(&row.text) {
+            self.stale.push(format!("{id}: embedded another text than {:?}", row.text));
+        }
+    }
+
+    fn into_result(self, rows: usize) -> Result<usize> {
+        let sorts = [
+            ("missing", self.missing),
+            ("extra", self.extra),
+            ("stale", self.stale),
+            ("with a wrong vector", self.vectors),
+        ];
+        let mut report = String::new();
+        for (sort, found) in sorts.into_iter().filter(|(_, found)| !found.is_empty()) {
+            report.push_str(&format!("{} {sort}:\n", found.len()));
+            found.iter().take(SHOWN).for_each(|difference| report.push_str(&format!("  {difference}\n")));
+        }
+        if report.is_empty() { Ok(rows) } else { bail!("the collection is not the table's image\n{report}") }
+    }
+}
+
+/// Opens a copy of the collection's files, as what its manifest says it is.
+fn open(context: &TestContext, name: &str, copy: &Path) -> Result<Embedded> {
+    let original = context.data_directory().join("collections").join(name);
+    copy_directory(&original, &copy.join("collections").join(name))?;
+    let manifest = fs::read(original.join("walvec-collection.json")).context("the collection was never made")?;
+    let manifest: Value = serde_json::from_slice(&manifest)?;
+    let fingerprint = manifest["fingerprint"].as_str().context("the manifest has no fingerprint")?;
+    let dimension = manifest["dimension"].as_u64().context("the manifest has no dimension")?;
+    let spec = CollectionSpec {
+        name: name.to_owned(),
+        dimension: usize::try_from(dimension)?,
+        fingerprint: Fingerprint(fingerprint.to_owned()),
+        indexes: Vec::new(),
+    };
+    Ok(Embedded::open(copy, spec)?)
+}
+
+fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+async fn points(collection: &Embedded) -> Result<Vec<StoredPoint>> {
+    let (mut points, mut from) = (Vec::new(), None);
+    loop {
+        let page = collection.scroll(from, PAGE).await?;
+        points.extend(page.points);
+        match page.next {
+            Some(next) => from = Some(next),
+            None => return Ok(points),
+        }
+    }
+}
+
+/// Which points are not found by the vector that their text should have, among evenly spread ones.
+async fn wrong_vectors(collection: &Embedded, stored: &[(PointId, String)]) -> Result<Vec<String>> {
+    let embedder = HashEmbedder::from_name(MODEL)?;
+    let mut wrong = Vec::new();
+    for (id, text) in stored.iter().step_by(stored.len().div_ceil(VECTORS).max(1)) {
+        let vector = embedder.embed(vec![text.clone()]).await?.remove(0)?;
+        // Other points may have the same vector, so that the point need not be the first.
+        let request = SearchRequest { vector, limit: PAGE, filter: Filter::default() };
+        let hits = collection.search(request).await?;
+        let same: Vec<PointId> = hits.iter().filter(|hit| hit.score >= SAME_VECTOR).map(|hit| hit.id).collect();
+        if !same.contains(id) && same.len() < PAGE {
+            wrong.push(format!("{id} {text:?}"));
+        }
+    }
+    Ok(wrong)
+}
+
+/// One column of the table.
+struct Column {
+    name: String,
+    /// The type under all domains, as `pg_type` names it, e.g. `int4`, or `_int4` for its array.
+    base: String,
+    /// Its place in the primary key, from 1; 0 outside.
+    key: i64,
+}
+
+impl Column {
+    /// An SQL expression for the column's value in JSON, as documented for `walvec_model::Value`.
+    fn as_json(&self) -> String {
+        const HELD_BY_JSON: [&str; 8] = ["bool", "int2", "int4", "int8", "float4", "float8", "json", "jsonb"];
+        let name = quoted(&self.name);
+        let element = self.base.strip_prefix('_');
+        match element {
+            _ if HELD_BY_JSON.contains(&element.unwrap_or(&self.base)) => format!("to_jsonb({name})"),
+            Some(_) => format!("to_jsonb({name}::text[])"),
+            // Not a cast to text, which cuts the padding of char(n).
+            None => format!("CASE WHEN {name} IS NOT NULL THEN to_jsonb(format('%s', {name})) END"),
+        }
+    }
+}
+
+fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+async fn columns(context: &TestContext, expected: &Expected) -> Result<Vec<Column>> {
+    let query = "
+        WITH RECURSIVE base (attnum, oid) AS (
+            SELECT attnum, atttypid FROM pg_attribute
+            WHERE attrelid = to_regclass(format('%I.%I', $1::text, $2::text)) AND attnum > 0 AND NOT attisdropped
+              AND attgenerated = ''
+            UNION ALL
+            SELECT attnum, typbasetype FROM base JOIN pg_type USING (oid) WHERE typbasetype <> 0)
+        SELECT attname::text, typname::text, coalesce(array_position(indkey::int2[], attnum), -1)::bigint + 1
+        FROM base
+        JOIN pg_type t ON t.oid = base.oid AND typbasetype = 0
+        JOIN pg_attribute a USING (attnum)
+        JOIN pg_index ON indrelid = attrelid AND indisprimary
+        WHERE attrelid = to_regclass(format('%I.%I', $1::text, $2::text))
+        ORDER BY attnum";
+    let found = context.sql.query(query, &[&expected.schema, &expected.table]).await?;
+    if found.is_empty() {
+        bail!("{}.{} does not exist or has no primary key", expected.schema, expected.table);
+    }
+    Ok(found.iter().map(|row| Column { name: row.get(0), base: row.get(1), key: row.get(2) }).collect())
+}
+
+/// The table's rows by the ids that their points should have.
+async fn rows(context: &TestContext, expected: &Expected) -> Result<BTreeMap<PointId, Image>> {
+    let columns = columns(context, expected).await?;
+    let fields: Vec<String> =
+        columns.iter().map(|column| format!("'{}', {}", column.name.replace('\'', "''"), column.as_json())).collect();
+    let query = format!(
+        "SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET bytea_output = 'hex'; \
+         SELECT jsonb_build_object({})::text FROM {}.{} WHERE {}",
+        fields.join(", "),
+        quoted(expected.schema),
+        quoted(expected.table),
+        expected.filter.unwrap_or("true")
+    );
+    let mut rows = BTreeMap::new();
+    for message in context.sql.simple_query(&query).await? {
+        let tokio_postgres::SimpleQueryMessage::Row(row) = message else { continue };
+        let row: Payload = serde_json::from_str(row.get(0).context("a row without JSON")?)?;
+        let image = image(&row, &columns, expected);
+        rows.insert(point_id(&columns, &image.key, expected)?, image);
+    }
+    Ok(rows)
+}
+
+fn image(row: &Payload, columns: &[Column], expected: &Expected) -> Image {
+    let mut key: Vec<&Column> = columns.iter().filter(|column| column.key > 0).collect();
+    key.sort_by_key(|column| column.key);
+    let selected = |name: &str| expected.payload.is_none_or(|payload| payload.contains(&name));
+    let payload = row.iter().filter(|(name, _)| selected(name));
+    Image {
+        payload: payload.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        key: key.iter().map(|column| row[&column.name].clone()).collect(),
+        text: (expected.text)(row),
+    }
+}
+
+/// The id as `walvec_transform::point_id` documents it.
+fn point_id(columns: &[Column], key: &[Value], expected: &Expected) -> Result<PointId> {
+    const NAMESPACE: Uuid = Uuid::from_u128(0xb3f4_9d0e_6c1a_5f27_8e5d_41c7_9a02_d6be);
+    if let ([value], Some(column)) = (key, columns.iter().find(|column| column.key > 0)) {
+        match (column.base.as_str(), value) {
+            ("int2" | "int4" | "int8", Value::Number(number)) if number.is_u64() => {
+                return Ok(PointId::Num(number.as_u64().context("an id")?));
+            }
+            ("uuid", Value::String(text)) => return Ok(PointId::Uuid(text.parse()?)),
+            _ => {}
+        }
+    }
+    let with_length = |bytes: &[u8]| [&(bytes.len() as u64).to_be_bytes(), bytes].concat();
+    let texts = key.iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    let canonical: Vec<u8> = texts.flat_map(|text| with_length(text.as_bytes())).collect();
+    let parts = [expected.schema.as_bytes(), expected.table.as_bytes(), &canonical].map(with_length);
+    let name = [parts.concat(), 0_u64.to_be_bytes().to_vec()].concat();
+    Ok(PointId::Uuid(Uuid::new_v5(&NAMESPACE, &name)))
+}

@@ -1,0 +1,208 @@
+//! walvec as a child process.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use walvec_pipeline::status::{Phase, Status};
+
+use crate::{TestContext, binary, wait};
+
+/// The configuration file, which every command reads from its working directory.
+pub(crate) const CONFIGURATION: &str = "walvec.yaml";
+
+/// How long one answer of the API may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+
+/// What `walvec run` leaves in its data directory.
+#[derive(Deserialize)]
+struct Announcement {
+    address: SocketAddr,
+    pid: u32,
+}
+
+/// A running `walvec run`. Killed when dropped.
+#[derive(Debug)]
+pub struct Walvec {
+    process: Child,
+    pid: Pid,
+    address: SocketAddr,
+    http: reqwest::Client,
+    log: PathBuf,
+}
+
+impl Walvec {
+    /// Starts the program in `directory` and waits until it has told its address.
+    pub(crate) async fn start(directory: &Path) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let log = directory.join(format!("walvec-{:03}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let output = File::create(&log)?;
+        let mut command = command(directory, &["run"])?;
+        let mut process = command.stdout(output.try_clone()?).stderr(output).spawn()?;
+        let id = process.id().context("the program has no process id")?;
+        let pid = Pid::from_raw(i32::try_from(id)?).context("the program's process id is 0")?;
+        let address = wait::until("walvec told its address", async || {
+            ended(&mut process, &log)?;
+            // The file of an earlier process may still be there.
+            let text = fs::read(directory.join("data/server.json")).unwrap_or_default();
+            let announcement = serde_json::from_slice::<Announcement>(&text).ok();
+            Ok(announcement.filter(|found| found.pid == id).map(|found| found.address))
+        })
+        .await?;
+        let http = reqwest::Client::builder().timeout(REQUEST_LIMIT).no_proxy().build()?;
+        Ok(Self { process, pid, address, http, log })
+    }
+
+    /// A GET of `path`, e.g. `/metrics`, whatever its status.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<reqwest::Response> {
+        let mut url = reqwest::Url::parse(&format!("http://{}{path}", self.address))?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(self.http.get(url).send().await?)
+    }
+
+    async fn get_json<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T> {
+        let response = self.get(path, query).await?;
+        let (status, text) = (response.status(), response.text().await?);
+        if !status.is_success() {
+            bail!("GET {path}: {status}: {text}");
+        }
+        serde_json::from_str(&text).with_context(|| format!("GET {path}: {text}"))
+    }
+
+    /// What the pipeline says of itself.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn status(&self) -> Result<Status> {
+        self.get_json("/api/v1/status", &[]).await
+    }
+
+    /// The hits of a search, best first, as the API answers them.
+    ///
+    /// # Errors
+    /// If there is no answer, or an error.
+    pub async fn search(&self, text: &str, limit: usize) -> Result<Vec<Value>> {
+        let limit = limit.to_string();
+        let mut answer: Value = self.get_json("/api/v1/search", &[("q", text), ("limit", &limit)]).await?;
+        match answer["hits"].take() {
+            Value::Array(hits) => Ok(hits),
+            other => bail!("a search answered {other} as its hits"),
+        }
+    }
+
+    /// Waits until the status is as `wanted`.
+    ///
+    /// # Errors
+    /// If the program ends, or [`wait::LIMIT`] passes; the error has the last status.
+    pub async fn wait_for(&mut self, what: &str, wanted: impl Fn(&Status) -> bool) -> Result<Status> {
+        let mut last = None;
+        let waited = wait::until(what, async || {
+            ended(&mut self.process, &self.log)?;
+            // While the program shuts down or is held up, it does not answer.
+            let Ok(status) = self.status().await else { return Ok(None) };
+            let done = wanted(&status);
+            last = Some(status.clone());
+            Ok(done.then_some(status))
+        });
+        waited.await.with_context(|| format!("the last status was {last:?}"))
+    }
+
+    /// Waits until everything that is committed now can be found.
+    ///
+    /// # Errors
+    /// As [`wait_for`](Self::wait_for).
+    pub async fn caught_up(&mut self, context: &TestContext) -> Result<Status> {
+        let position = context.wal_position().await?;
+        let caught_up = |status: &Status| status.phase == Phase::Streaming && status.applied_lsn >= position;
+        self.wait_for(&format!("everything up to {position} can be found"), caught_up).await
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// If the program has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(self.pid, signal)?)
+    }
+
+    /// Kills the program: no word, no shutdown.
+    ///
+    /// # Errors
+    /// If it has ended already.
+    pub async fn kill(mut self) -> Result<()> {
+        ended(&mut self.process, &self.log)?;
+        Ok(self.process.kill().await?)
+    }
+
+    /// Asks the program to stop (SIGTERM), waits for the end, and checks that it was an orderly one.
+    ///
+    /// # Errors
+    /// If it ended before, or in another way than with exit code 0.
+    pub async fn stop(mut self) -> Result<()> {
+        ended(&mut self.process, &self.log)?;
+        self.signal(Signal::TERM)?;
+        let log = self.log.clone();
+        let status = self.end().await?;
+        if !status.success() {
+            bail!("asked to stop, walvec ended with {status}:\n{}", fs::read_to_string(log)?);
+        }
+        Ok(())
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// If [`wait::LIMIT`] passes.
+    pub async fn end(mut self) -> Result<ExitStatus> {
+        let ended = tokio::time::timeout(wait::LIMIT, self.process.wait()).await;
+        Ok(ended.context("waited in vain for the program's end")??)
+    }
+
+    /// The file of everything the program has printed.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+}
+
+/// Runs a command of the program to its end.
+pub(crate) async fn run(directory: &Path, arguments: &[&str]) -> Result<Output> {
+    let output = command(directory, arguments)?.output();
+    let output = tokio::time::timeout(wait::LIMIT, output).await;
+    output.with_context(|| format!("waited in vain for the end of walvec {arguments:?}"))?.map_err(Into::into)
+}
+
+/// The program, with nothing of the caller's environment that could configure it.
+fn command(directory: &Path, arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(binary::path()?);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("PG") || text.starts_with("WALVEC_") || text == "DATABASE_URL" || text == "RUST_LOG" {
+            command.env_remove(&name);
+        }
+    }
+    command.args(arguments).current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
+    Ok(command)
+}
+
+/// Fails if the program has ended.
+fn ended(process: &mut Child, log: &Path) -> Result<()> {
+    if let Some(status) = process.try_wait()? {
+        bail!("walvec ended ({status}):\n{}", fs::read_to_string(log)?);
+    }
+    Ok(())
+}

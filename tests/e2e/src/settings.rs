@@ -1,0 +1,85 @@
+//! A walvec.yaml.
+
+use serde_json::{Map, Value, json};
+
+/// The embedder of tests: deterministic, lexical, no model files.
+pub const MODEL: &str = "hash/64";
+
+/// A collection, and the table it is an image of.
+#[derive(Clone, Debug)]
+pub struct Collection {
+    name: String,
+    settings: Map<String, Value>,
+}
+
+impl Collection {
+    /// The collection `name` from `table` (`schema.table`), its text rendered by the template `text`.
+    #[must_use]
+    pub fn new(name: &str, table: &str, text: &str) -> Self {
+        let settings = [("name", name), ("table", table), ("text", text)];
+        let settings = settings.map(|(key, value)| (key.to_owned(), json!(value))).into_iter().collect();
+        Self { name: name.to_owned(), settings }
+    }
+
+    /// Sets any other key of a collection, e.g. `payload` or `where`.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: Value) -> Self {
+        self.settings.insert(key.to_owned(), value);
+        self
+    }
+
+    /// The collection's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// A whole configuration, without what the context knows: the database, the slot, the data directory.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    collections: Vec<Collection>,
+    /// Top-level sections, merged key by key into what the context fills in.
+    sections: Map<String, Value>,
+}
+
+impl Settings {
+    /// A configuration of these collections.
+    #[must_use]
+    pub fn new(collections: impl IntoIterator<Item = Collection>) -> Self {
+        Self { collections: collections.into_iter().collect(), sections: Map::new() }
+    }
+
+    /// Sets any other key, e.g. `with("pipeline", json!({"batch_rows": 16}))`. Keys that are there already stay.
+    #[must_use]
+    pub fn with(mut self, section: &str, value: Value) -> Self {
+        merge(self.sections.entry(section).or_insert_with(|| json!({})), value);
+        self
+    }
+
+    /// The file's text: JSON, which is YAML.
+    pub(crate) fn render(&self, url: &str, slot: &str) -> String {
+        let collections: Vec<&Map<String, Value>> = self.collections.iter().map(|c| &c.settings).collect();
+        let mut all = json!({
+            "source": { "url": url, "slot": slot, "publication": "walvec" },
+            "collections": collections,
+            "embedding": { "model": MODEL },
+            "sink": { "embedded": { "path": "data" } },
+            "server": { "listen": "127.0.0.1:0" },
+        });
+        merge(&mut all, Value::Object(self.sections.clone()));
+        format!("{all:#}\n")
+    }
+}
+
+/// Lays `new` over `base`, object by object.
+fn merge(base: &mut Value, new: Value) {
+    match (base, new) {
+        (Value::Object(base), Value::Object(new)) => {
+            for (key, value) in new {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, new) => *base = new,
+    }
+}

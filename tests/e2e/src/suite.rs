@@ -1,0 +1,150 @@
+//! A list of tests, each run once per server.
+
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use walvec_throwaway::Cluster;
+
+use crate::context::{TestContext, next_database};
+use crate::{Server, binary, servers};
+
+/// How much of each log a failed test shows.
+const LOG_LINES: usize = 40;
+
+/// A test's body.
+pub type Body = fn(TestContext) -> LocalBoxFuture<'static, Result<()>>;
+
+/// A test, before it is known which servers it runs on. Made by [`test!`](crate::test).
+#[derive(Clone, Debug)]
+pub struct Test {
+    name: &'static str,
+    body: Body,
+    since: u32,
+    own_server: Option<&'static [(&'static str, &'static str)]>,
+}
+
+impl Test {
+    /// A test that runs on every server, in a database of its own.
+    ///
+    /// `path` is the function's path with its crate, which the name leaves out.
+    #[must_use]
+    pub fn new(path: &'static str, body: Body) -> Self {
+        let name = path.split_once("::").map_or(path, |(_crate, name)| name);
+        Self { name, body, since: 0, own_server: None }
+    }
+
+    /// Older servers cannot do what the test is about; there it is shown as ignored.
+    #[must_use]
+    pub const fn since(mut self, major: u32) -> Self {
+        self.since = major;
+        self
+    }
+
+    /// For tests that stop the server, change its settings, or count what it does: no other test sees it.
+    #[must_use]
+    pub const fn on_own_server(mut self, settings: &'static [(&'static str, &'static str)]) -> Self {
+        self.own_server = Some(settings);
+        self
+    }
+
+    fn trial(&self, server: &Arc<Server>) -> Trial {
+        let (test, server) = (self.clone(), Arc::clone(server));
+        let name = format!("{}::pg{}", test.name, server.version());
+        Trial::ignorable_test(name, move || {
+            if server.version().major < test.since {
+                return Ok(Completion::ignored_with(format!("needs PostgreSQL {}", test.since)));
+            }
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(test.run(&server)).map(|()| Completion::Completed)
+        })
+    }
+
+    async fn run(&self, server: &Arc<Server>) -> Result<(), Failed> {
+        let work = tempfile::tempdir()?;
+        let cluster = match self.own_server {
+            None => server.cluster().await,
+            Some(settings) => server.own_cluster(settings).await.map(Arc::new),
+        };
+        let cluster = cluster.map_err(|error| format!("{error:?}"))?;
+        let outcome = self.run_in(work.path(), server, &cluster).await;
+        let outcome = outcome.map_err(|error| format!("{error:?}\n{}", logs(work.path(), &cluster)));
+        // The only owner closes it, and only a cluster of the test's own has one owner by now.
+        if let Ok(own) = Arc::try_unwrap(cluster) {
+            own.close().await.map_err(|error| error.to_string())?;
+        }
+        outcome.map_err(Failed::from)
+    }
+
+    /// Runs the body in a database that goes with it, whatever the body does.
+    async fn run_in(&self, work: &Path, server: &Arc<Server>, cluster: &Arc<Cluster>) -> Result<()> {
+        let database = next_database();
+        cluster.create_database(&database).await?;
+        let context = TestContext::new(Arc::clone(server), Arc::clone(cluster), &database, work).await?;
+        let body = AssertUnwindSafe((self.body)(context)).catch_unwind().await;
+        let outcome = body.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+        // A server of the test's own may be down, and ends anyway.
+        if self.own_server.is_none() {
+            let dropped = cluster.drop_database(&database).await;
+            return outcome.and(dropped.context("after the test"));
+        }
+        outcome
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    anyhow!("{}", text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the test panicked"))
+}
+
+/// The ends of the program's logs and of the server's.
+fn logs(work: &Path, cluster: &Cluster) -> String {
+    let entries = std::fs::read_dir(work).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut paths: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
+    paths.sort();
+    paths.push(cluster.log().to_owned());
+    let tail = |path: &Path| {
+        let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    };
+    paths.iter().map(|path| format!("--- the end of {}\n{}\n", path.display(), tail(path))).collect()
+}
+
+/// Runs `tests` on every server; what a test binary's `main` returns.
+///
+/// Arguments are those of `cargo test`: names to select by (`pg18` selects a server), `--test-threads`, `--list`.
+#[must_use]
+pub fn main(tests: &[Test]) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let servers = match servers::under_test().and_then(|servers| binary::check().map(|()| servers)) {
+        Ok(servers) => servers,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = servers.iter().flat_map(|server| tests.iter().map(|test| test.trial(server))).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Stops the servers. If this process is killed before, their guards do it.
+    drop(servers);
+    conclusion.exit_code()
+}
+
+#[allow(clippy::print_stderr)]
+fn complain(error: &anyhow::Error) {
+    eprintln!("error: the end-to-end tests cannot run: {error:#}");
+}
+
+/// A [`Test`](crate::Test) from an `async fn(TestContext) -> anyhow::Result<()>` of the same module.
+#[macro_export]
+macro_rules! test {
+    ($body:ident) => {
+        $crate::Test::new(concat!(module_path!(), "::", stringify!($body)), |context| Box::pin($body(context)))
+    };
+}

@@ -1,0 +1,118 @@
+//! A row's way from a commit into a search, and through a restart and a kill.
+
+use anyhow::Result;
+use serde_json::Value;
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(rows_from_before_the_start_and_after_it_can_be_found),
+        test!(a_restart_goes_on_where_it_stopped),
+        test!(a_kill_loses_nothing),
+        test!(a_row_that_leaves_the_filter_is_gone).since(15),
+        test!(a_crash_of_the_server_loses_nothing).on_own_server(&[]),
+    ]
+}
+
+const BOOKS: &str = "
+    CREATE TABLE books (id bigint PRIMARY KEY, name text NOT NULL, author text, year int);
+    INSERT INTO books VALUES
+        (1, 'The War of the Worlds', 'H. G. Wells', 1898),
+        (2, 'Middlemarch', 'George Eliot', 1871),
+        (3, 'Beowulf', NULL, NULL)";
+
+fn settings() -> Settings {
+    Settings::new([Collection::new("books", "public.books", "{{ name }} by {{ author }}")])
+}
+
+fn books() -> Expected {
+    Expected::of("books", |row| {
+        let text = |column: &str| row[column].as_str().unwrap_or_default().to_owned();
+        format!("{} by {}", text("name"), text("author"))
+    })
+}
+
+async fn rows_from_before_the_start_and_after_it_can_be_found(context: TestContext) -> Result<()> {
+    context.execute(BOOKS).await?;
+    let mut walvec = context.start(&settings()).await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(best(&walvec.search("war of the worlds", 1).await?), Some(1));
+
+    context.execute("INSERT INTO books VALUES (4, 'Moby Dick', 'Herman Melville', 1851)").await?;
+    context.execute("UPDATE books SET name = 'Daniel Deronda', year = 1876 WHERE id = 2").await?;
+    context.execute("DELETE FROM books WHERE id = 1").await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(best(&walvec.search("Moby Dick", 1).await?), Some(4));
+    assert_eq!(best(&walvec.search("Daniel Deronda", 1).await?), Some(2));
+
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &books()).await?, 3);
+    Ok(())
+}
+
+async fn a_restart_goes_on_where_it_stopped(context: TestContext) -> Result<()> {
+    context.execute(BOOKS).await?;
+    let mut walvec = context.start(&settings()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+
+    context.execute("DELETE FROM books WHERE id = 1; UPDATE books SET id = 30 WHERE id = 3").await?;
+    let mut walvec = context.start(&settings()).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.generation.0, 1, "the rows were read again");
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &books()).await?, 2);
+    Ok(())
+}
+
+async fn a_kill_loses_nothing(context: TestContext) -> Result<()> {
+    context.execute(BOOKS).await?;
+    let mut walvec = context.start(&settings()).await?;
+    walvec.caught_up(&context).await?;
+    context.execute("INSERT INTO books SELECT n, 'Volume ' || n FROM generate_series(100, 1099) n").await?;
+    walvec.kill().await?;
+
+    context.execute("DELETE FROM books WHERE id % 10 = 0; UPDATE books SET year = 1900 WHERE id % 10 = 1").await?;
+    let mut walvec = context.start(&settings()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &books()).await?, 903);
+    Ok(())
+}
+
+async fn a_row_that_leaves_the_filter_is_gone(context: TestContext) -> Result<()> {
+    assert!(context.server.supports_row_filters());
+    // A filter on a column outside the key needs the whole old row.
+    context.execute(&format!("{BOOKS}; ALTER TABLE books REPLICA IDENTITY FULL")).await?;
+    let collection = Collection::new("books", "public.books", "{{ name }} by {{ author }}");
+    let settings = Settings::new([collection.with("where", "year < 1900".into())]);
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+
+    context.execute("UPDATE books SET year = 1999 WHERE id = 1; UPDATE books SET year = 1000 WHERE id = 3").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let filtered = Expected { filter: Some("year < 1900"), ..books() };
+    assert_eq!(image::compare(&context, &filtered).await?, 2);
+    Ok(())
+}
+
+async fn a_crash_of_the_server_loses_nothing(mut context: TestContext) -> Result<()> {
+    context.execute(BOOKS).await?;
+    let mut walvec = context.start(&settings()).await?;
+    walvec.caught_up(&context).await?;
+    context.execute("INSERT INTO books SELECT n, 'Volume ' || n FROM generate_series(100, 599) n").await?;
+    context.cluster().stop_immediate().await?;
+    context.cluster().start_again().await?;
+
+    context.reconnect().await?;
+    context.execute("DELETE FROM books WHERE id > 550").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &books()).await?, 454);
+    Ok(())
+}
+
+fn best(hits: &[Value]) -> Option<u64> {
+    hits.first()?["id"].as_u64()
+}
