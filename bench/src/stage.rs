@@ -78,7 +78,8 @@ impl Database<'_> {
             from = to + 1;
         }
         // Neither reader should wait for a checkpoint or meet a cold cache.
-        self.client.batch_execute(&format!("VACUUM ANALYZE {TABLE}; CHECKPOINT")).await?;
+        self.client.batch_execute(&format!("VACUUM ANALYZE {TABLE}")).await?;
+        self.client.batch_execute("CHECKPOINT").await?;
         Ok(self.client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0))
     }
 

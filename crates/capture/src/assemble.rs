@@ -11,6 +11,7 @@ use std::sync::Arc;
 use walvec_model::{Cell, Change, Lsn, Op, Position, Row, RowKey, StreamEvent, Table, Value};
 
 use crate::CaptureError;
+use crate::copy_text::not_utf8;
 use crate::pgoutput::{Field, Message, Tuple};
 use crate::value::{self, Kind};
 
@@ -165,12 +166,7 @@ fn key_of(followed: &Followed, tuple: &Tuple<'_>) -> Result<RowKey, CaptureError
 }
 
 fn decode(followed: &Followed, index: usize, text: &[u8]) -> Result<Value, CaptureError> {
-    let Ok(text) = std::str::from_utf8(text) else {
-        return Err(CaptureError::Encoding {
-            table: followed.table.name.clone(),
-            column: column_name(followed, index),
-        });
-    };
+    let text = std::str::from_utf8(text).map_err(|error| not_utf8(&followed.table, index, error))?;
     Ok(followed.kinds.get(index).map_or(Value::Null, |kind| value::decode(text, kind)))
 }
 

@@ -48,14 +48,15 @@ impl<'a> RowDecoder<'a> {
         } else {
             field
         };
-        let text = std::str::from_utf8(bytes).map_err(|_| self.not_utf8(index))?;
+        let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(self.table, index, error))?;
         Ok(Cell::Value(self.kinds.get(index).map_or(Value::Null, |kind| value::decode(text, kind))))
     }
+}
 
-    fn not_utf8(&self, index: usize) -> CaptureError {
-        let column = self.table.columns.get(index).map(|column| column.name.clone()).unwrap_or_default();
-        CaptureError::Encoding { table: self.table.name.clone(), column }
-    }
+/// The error for a value that the server has sent although it is no text.
+pub(crate) fn not_utf8(table: &Table, index: usize, error: std::str::Utf8Error) -> CaptureError {
+    let column = table.columns.get(index).map(|column| column.name.as_str()).unwrap_or_default();
+    CaptureError::Encoding { place: format!("table {}, column \"{column}\"", table.name), reason: error.to_string() }
 }
 
 fn unescape(field: &[u8], out: &mut Vec<u8>) {
@@ -102,6 +103,6 @@ mod tests {
     fn a_row_of_another_shape_or_encoding_is_an_error() {
         assert_eq!(decode(b"a").unwrap_err().code(), "E_PROTOCOL");
         assert_eq!(decode(b"a\tb\tc").unwrap_err().code(), "E_PROTOCOL");
-        assert!(matches!(decode(b"a\t\xff"), Err(CaptureError::Encoding { column, .. }) if column == "b"));
+        assert!(matches!(decode(b"a\t\xff"), Err(CaptureError::Encoding { place, .. }) if place.contains("\"b\"")));
     }
 }

@@ -111,13 +111,13 @@ pub enum CaptureError {
         /// What changed.
         reason: String,
     },
-    /// A value is not text in UTF-8.
-    #[error("table {table}, column \"{column}\": a value is not valid UTF-8")]
+    /// A value is not text in UTF-8, and cannot be made so.
+    #[error("{place}: a value is not valid UTF-8: {reason}")]
     Encoding {
-        /// The table.
-        table: TableName,
-        /// The column.
-        column: String,
+        /// The table and the column, as far as they are known.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The server sent something that the replication protocol does not allow.
     #[error("unexpected data from PostgreSQL: {reason}")]
@@ -214,7 +214,7 @@ impl CaptureError {
                 format!("SELECT pg_drop_replication_slot({});", crate::sql::quote_literal(slot))
             }
             Self::SlotBusy { .. } => "stop the other reader, or give this one a slot of its own".to_owned(),
-            Self::Encoding { .. } => "repair the value, or leave the column out of `payload` and `text`".to_owned(),
+            Self::Encoding { .. } => "repair the value, or publish the table without the column (`columns`)".to_owned(),
             Self::Connect { .. } | Self::Protocol { .. } | Self::Statement { .. } | Self::Closed => return None,
         };
         Some(text)

@@ -24,7 +24,7 @@
 //! - [`copy_text`], [`value`]: PostgreSQL's text forms
 //! - [`catalog`]: what the server's catalogue says
 //! - [`connect`]: sessions, TLS, pinned settings
-//! - [`sql`]: quoting
+//! - `sql`: quoting
 //! - [`error`]: what can go wrong, and what to do about it
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

@@ -156,7 +156,10 @@ async fn filter_differences(
         return Ok(differences);
     }
     let Some(wanted) = deparsed_filters(session, config, can).await? else {
-        warn!(publication = config.publication, "cannot check the row filters: the role may not create publications");
+        warn!(
+            publication = config.publication,
+            "cannot compare the row filters: no right to create publications, or a locked table"
+        );
         return Ok(differences);
     };
     for spec in &config.tables {
@@ -169,7 +172,7 @@ async fn filter_differences(
 }
 
 /// The configured filters as the server writes them: it is asked through a publication that is rolled back. `None` if the
-/// role may not create one.
+/// role may not create one, or a table is locked.
 async fn deparsed_filters(
     session: &Session,
     config: &SourceConfig,
@@ -177,15 +180,20 @@ async fn deparsed_filters(
 ) -> Result<Option<BTreeMap<TableName, String>>, CaptureError> {
     let probe = SourceConfig { publication: format!("walvec_probe_{}", std::process::id()), ..config.clone() };
     let create = create_sql(session, &probe, can).await?;
-    // One message is one transaction, and no other statement of this session can come in between.
+    // One message is one transaction, and no other statement of this session can come in between. Creating a publication
+    // locks its tables against VACUUM and DDL, and may have to wait for them.
     let statements = format!(
-        "{create} SELECT schemaname, tablename, rowfilter FROM pg_publication_tables WHERE pubname = {}; ROLLBACK;",
+        "SET LOCAL lock_timeout = '2s'; {create} SELECT schemaname, tablename, rowfilter FROM pg_publication_tables WHERE pubname = {}; ROLLBACK;",
         quote_literal(&probe.publication)
     );
     let messages = match session.simple_query(&statements).await {
         Ok(messages) => messages,
-        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(None),
-        Err(error) => return Err(statement_error("checking the row filters", &error)),
+        Err(error) => match error.code() {
+            Some(state) if [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::LOCK_NOT_AVAILABLE].contains(state) => {
+                return Ok(None);
+            }
+            _ => return Err(statement_error("checking the row filters", &error)),
+        },
     };
     let filter = |message: &SimpleQueryMessage| match message {
         SimpleQueryMessage::Row(row) => {

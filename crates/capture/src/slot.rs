@@ -1,7 +1,5 @@
 //! The replication slot: how far the server remembers for us.
 
-use std::time::{Duration, Instant};
-
 use serde_json::Value;
 use walvec_model::Lsn;
 
@@ -91,18 +89,6 @@ fn interpret(slot: &str, database: &str, facts: &Value) -> Result<SlotState, Cap
         },
         active_pid: facts["active_pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()),
     })
-}
-
-/// Waits until nobody reads from the slot, or until `patience` is over. A walsender needs a moment after its client has
-/// gone; the next reader would find the slot in use.
-pub(crate) async fn released(session: &Session, slot: &str, patience: Duration) -> Result<(), CaptureError> {
-    let deadline = Instant::now() + patience;
-    while matches!(state(session, slot).await?, SlotState::Ready { active_pid: Some(_), .. })
-        && Instant::now() < deadline
-    {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }
 
 /// Drops the slot; a missing one is no error.

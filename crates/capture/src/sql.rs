@@ -1,10 +1,11 @@
 //! Quoting for the statements that take no parameters: COPY, CREATE PUBLICATION, replication commands.
 
+use postgres_protocol::escape;
 use walvec_model::TableName;
 
 /// `name` as a quoted identifier. Always quoted, so that keywords, capitals, dots and spaces need no exceptions.
 pub(crate) fn quote_ident(name: &str) -> String {
-    pg_walstream::quote_ident(&without_nul(name)).unwrap_or_default()
+    escape::escape_identifier(&without_nul(name))
 }
 
 /// `schema.table`, both parts quoted.
@@ -14,7 +15,7 @@ pub(crate) fn quote_table(table: &TableName) -> String {
 
 /// `text` as a string literal, right under either setting of `standard_conforming_strings`.
 pub(crate) fn quote_literal(text: &str) -> String {
-    pg_walstream::quote_literal(&without_nul(text)).unwrap_or_default()
+    escape::escape_literal(&without_nul(text))
 }
 
 /// A comma-separated list of quoted identifiers.
@@ -23,7 +24,7 @@ pub(crate) fn quote_columns<'a>(names: impl IntoIterator<Item = &'a str>) -> Str
 }
 
 /// PostgreSQL cannot store a NUL, neither in a name nor in a value; one that comes from a configuration must not cut a
-/// statement short. It is also the only thing that quoting can fail on.
+/// statement short.
 fn without_nul(text: &str) -> String {
     text.replace('\0', "")
 }

@@ -26,7 +26,7 @@ pub enum PipelineError {
     #[error("embedder: {0}")]
     Embed(#[from] EmbedError),
     /// The place where points live.
-    #[error("collection \"{collection}\": {source}")]
+    #[error("{}", in_collection(.collection, .source))]
     Sink {
         /// The collection.
         collection: String,
@@ -42,6 +42,14 @@ pub enum PipelineError {
     /// Shutdown was asked for while an error was being retried.
     #[error("stopped while an error was being retried; nothing unconfirmed is lost")]
     Stopped,
+}
+
+/// Names the collection, unless the error does.
+fn in_collection(collection: &str, error: &SinkError) -> String {
+    match error {
+        SinkError::Fingerprint { .. } | SinkError::Corrupt { .. } | SinkError::Locked { .. } => error.to_string(),
+        _ => format!("collection \"{collection}\": {error}"),
+    }
 }
 
 /// What to do about an error.

@@ -151,6 +151,9 @@ impl Pipeline {
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
         let run = &mut self.run;
         run.shared.telemetry.phase(Phase::Starting);
+        if matches!(source.publication().await?, PublicationState::Differs { .. }) {
+            want_snapshot(&run.shared.store)?;
+        }
         refuse_what_cannot_work(&source).await?;
         for table in source.tables().await? {
             for index in run.writers_of(&table.name) {
@@ -164,10 +167,11 @@ impl Pipeline {
         let stored = run.shared.store.checkpoint()?;
         let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
         let telemetry = run.shared.telemetry.clone();
+        let store = Arc::clone(&run.shared.store);
         let work = work(run, &source, stored, facts, retry);
         tokio::select! {
             outcome = work => outcome,
-            error = observe(&source, &sinks, &telemetry) => Err(error),
+            error = observe(&source, &sinks, &telemetry) => want_snapshot(&store).and(Err(error)),
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
         }
     }
@@ -232,10 +236,22 @@ async fn facts(source: &Source, config: &PipelineConfig) -> Result<Facts, Pipeli
     })
 }
 
+/// Remembers that the stream has a gap: putting the publication right does not bring back what it left out meanwhile.
+fn want_snapshot(store: &Store) -> Result<(), PipelineError> {
+    match store.checkpoint()? {
+        Some(checkpoint) if checkpoint.snapshot == SnapshotState::Done => {
+            Ok(store.save_checkpoint(&Checkpoint { snapshot: SnapshotState::Wanted, ..checkpoint })?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The slot is not judged here: [`decide`] knows more about it, and one that is busy may only need a moment after a kill.
 async fn refuse_what_cannot_work(source: &Source) -> Result<(), PipelineError> {
     let mut errors = Vec::new();
     for finding in source.preflight().await? {
         match finding.severity {
+            Severity::Error if finding.code.starts_with("E_SLOT_") => {}
             Severity::Error => errors.push(finding),
             Severity::Warning => tracing::warn!(code = finding.code, remedy = finding.remedy, "{}", finding.message),
         }

@@ -158,7 +158,7 @@ impl Walvec {
         let log = self.log.clone();
         let status = self.end().await?;
         if !status.success() {
-            bail!("asked to stop, walvec ended with {status}:\n{}", fs::read_to_string(log)?);
+            bail!("asked to stop, walvec ended with {status}: {}", last_words(&log)?);
         }
         Ok(())
     }
@@ -202,7 +202,14 @@ fn command(directory: &Path, arguments: &[&str]) -> Result<Command> {
 /// Fails if the program has ended.
 fn ended(process: &mut Child, log: &Path) -> Result<()> {
     if let Some(status) = process.try_wait()? {
-        bail!("walvec ended ({status}):\n{}", fs::read_to_string(log)?);
+        bail!("walvec ended with {status}: {}", last_words(log)?);
     }
     Ok(())
+}
+
+/// The end of a log: there walvec names what stopped it.
+fn last_words(log: &Path) -> Result<String> {
+    let text = fs::read_to_string(log)?;
+    let lines: Vec<&str> = text.lines().collect();
+    Ok(lines[lines.len().saturating_sub(5)..].join("\n"))
 }

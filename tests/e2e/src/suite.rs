@@ -71,9 +71,9 @@ impl Test {
             None => server.cluster().await,
             Some(settings) => server.own_cluster(settings).await.map(Arc::new),
         };
-        let cluster = cluster.map_err(|error| format!("{error:?}"))?;
+        let cluster = cluster.map_err(|error| format!("{error:#}"))?;
         let outcome = self.run_in(work.path(), server, &cluster).await;
-        let outcome = outcome.map_err(|error| format!("{error:?}\n{}", logs(work.path(), &cluster)));
+        let outcome = outcome.map_err(|error| format!("{error:#}\n{}", logs(work.path(), &cluster)));
         // The only owner closes it, and only a cluster of the test's own has one owner by now.
         if let Ok(own) = Arc::try_unwrap(cluster) {
             own.close().await.map_err(|error| error.to_string())?;

@@ -1,15 +1,23 @@
 //! Every end-to-end test, on every PostgreSQL server under test.
 //!
 //! - [`smoke`]: a row's way from a commit into a search, and through a restart and a kill
+//! - [`operations`]: every operation on a row, and on a table
+//! - [`faults`]: kills, crashes, cut connections
+//! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod faults;
 mod harness;
+mod operations;
+mod refusals;
 mod smoke;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    walvec_e2e::suite::main(&[smoke::tests(), harness::tests()].concat())
+    walvec_e2e::suite::main(
+        &[smoke::tests(), operations::tests(), faults::tests(), refusals::tests(), harness::tests()].concat(),
+    )
 }

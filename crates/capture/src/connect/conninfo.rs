@@ -1,15 +1,15 @@
-//! The connection settings, taken apart for the two libraries that connect.
+//! The connection settings, taken apart and checked.
 //!
 //! tokio-postgres parses the string; the settings that it does not know (`sslrootcert`, the verifying `sslmode`s) are
-//! taken out first. pg_walstream gets a URL of its own, built from the result.
+//! taken out first.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, percent_decode_str, percent_encode};
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{ChannelBinding, Host as ParsedHost};
 
 use crate::CaptureError;
 
@@ -47,12 +47,24 @@ impl SslMode {
     }
 }
 
+/// Where the server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Host {
+    /// A name or an address.
+    Tcp(String),
+    /// The directory of its socket.
+    Unix(PathBuf),
+}
+
+/// Where servers put their sockets: packages of Linux distributions, and PostgreSQL itself.
+const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+
 /// Checked connection settings of one server and database.
 #[derive(Clone)]
 pub(crate) struct ConnInfo {
-    /// For tokio-postgres; without `sslmode`, which [`super::metadata`] sets.
+    /// As tokio-postgres reads it; its `sslmode` is not set.
     pub(super) config: tokio_postgres::Config,
-    pub(super) host: String,
+    pub(super) host: Host,
     pub(super) port: u16,
     pub(super) user: String,
     pub(super) database: String,
@@ -76,47 +88,39 @@ impl ConnInfo {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(DEFAULT_CONNECT_TIMEOUT);
         }
-        let host = single_host(&mut config)?;
+        if config.get_channel_binding() == ChannelBinding::Require {
+            return Err(invalid("channel_binding=require is not supported; use sslmode=verify-full".to_owned()));
+        }
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let host = single_host(&mut config, port)?;
         let user = config.get_user().unwrap_or("postgres").to_owned();
         config.user(&user);
         let database = config.get_dbname().unwrap_or(&user).to_owned();
         config.dbname(&database);
         let root_cert = own.root_cert;
         let ssl_mode = match own.ssl_mode {
+            // As in libpq: nobody can listen on a socket file.
+            _ if matches!(host, Host::Unix(_)) => SslMode::Disable,
             // As in libpq: an authority that is given is also checked.
             Some(SslMode::Require) if root_cert.is_some() => SslMode::VerifyCa,
             Some(mode) => mode,
             None if is_loopback(&host) && root_cert.is_none() => SslMode::Prefer,
             None => SslMode::VerifyFull,
         };
-        let port = config.get_ports().first().copied().unwrap_or(5432);
         Ok(Self { config, host, port, user, database, ssl_mode, root_cert })
     }
 
     /// `host:port/database`, for messages.
     pub(crate) fn server(&self) -> String {
-        format!("{}:{}/{}", self.host, self.port, self.database)
+        match &self.host {
+            Host::Tcp(host) => format!("{host}:{}/{}", self.port, self.database),
+            Host::Unix(directory) => format!("{}:{}/{}", directory.display(), self.port, self.database),
+        }
     }
 
-    /// The connection string for pg_walstream. Holds the password.
-    pub(super) fn replication_url(&self) -> SecretString {
-        let mut url = format!("postgresql://{}", percent(self.user.as_bytes()));
-        if let Some(password) = self.config.get_password() {
-            let _ = write!(url, ":{}", percent(password));
-        }
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let timeout = self.config.get_connect_timeout().copied().unwrap_or(DEFAULT_CONNECT_TIMEOUT).as_secs().max(1);
-        let _ = write!(
-            url,
-            "@{host}:{}/{}?replication=database&connect_timeout={timeout}&sslmode={}",
-            self.port,
-            percent(self.database.as_bytes()),
-            self.ssl_mode.name()
-        );
-        if let Some(path) = &self.root_cert {
-            let _ = write!(url, "&sslrootcert={}", percent(path.to_string_lossy().as_bytes()));
-        }
-        url.into()
+    /// How long it may take to connect and log in. `connect_timeout` covers each of the steps.
+    pub(super) fn connect_limit(&self) -> Duration {
+        self.config.get_connect_timeout().copied().unwrap_or(DEFAULT_CONNECT_TIMEOUT) * 2
     }
 }
 
@@ -190,35 +194,37 @@ fn pair_value(input: &str) -> Result<(String, &str), CaptureError> {
     if quoted { Err(invalid("a quoted value does not end".to_owned())) } else { Ok((value, "")) }
 }
 
-/// The one host to connect to; without any, this machine.
-fn single_host(config: &mut tokio_postgres::Config) -> Result<String, CaptureError> {
+/// The one host to connect to; without any, this machine: its socket if there is one, as libpq does.
+fn single_host(config: &mut tokio_postgres::Config, port: u16) -> Result<Host, CaptureError> {
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        config.host("localhost");
+        let has_socket = |directory: &&&str| Path::new(directory).join(format!(".s.PGSQL.{port}")).exists();
+        config.host(*SOCKET_DIRECTORIES.iter().find(has_socket).unwrap_or(&"localhost"));
     }
     if config.get_hosts().len() > 1 || config.get_hostaddrs().len() > 1 {
         return Err(invalid("several hosts are given; a replication slot lives on exactly one".to_owned()));
     }
     match config.get_hosts().first() {
-        Some(Host::Tcp(host)) if host.contains('@') => {
+        Some(ParsedHost::Tcp(host)) if host.contains('@') => {
             Err(invalid("the password holds an \"@\"; write it as %40".to_owned()))
         }
-        Some(Host::Tcp(host)) => Ok(host.clone()),
+        Some(ParsedHost::Tcp(host)) => Ok(Host::Tcp(host.clone())),
         #[cfg(unix)]
-        Some(Host::Unix(_)) => Err(invalid(
-            "the host is a Unix socket, which the replication protocol's library cannot use; \
-             give host=localhost and a port (listen_addresses must name localhost)"
-                .to_owned(),
-        )),
+        Some(ParsedHost::Unix(directory)) => Ok(Host::Unix(directory.clone())),
         None => config
             .get_hostaddrs()
             .first()
-            .map(ToString::to_string)
+            .map(|address| Host::Tcp(address.to_string()))
             .ok_or_else(|| invalid("no host is given".to_owned())),
     }
 }
 
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+fn is_loopback(host: &Host) -> bool {
+    match host {
+        Host::Tcp(host) => {
+            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+        Host::Unix(_) => true,
+    }
 }
 
 fn invalid(reason: String) -> CaptureError {
@@ -250,10 +256,6 @@ const UNSUPPORTED: &[&str] = &[
     "sslkey",
     "sslpassword",
 ];
-
-fn percent(bytes: &[u8]) -> PercentEncode<'_> {
-    percent_encode(bytes, NON_ALPHANUMERIC)
-}
 
 fn unpercent(text: &str) -> Result<String, CaptureError> {
     let decoded = percent_decode_str(text).decode_utf8();
@@ -295,8 +297,6 @@ mod tests {
             assert_eq!(info.user, "u@x");
             assert_eq!(info.config.get_password(), Some(br"p'\ ".as_slice()));
         }
-        assert_eq!(url.replication_url().expose_secret(), pairs.replication_url().expose_secret());
-        assert!(url.replication_url().expose_secret().starts_with("postgresql://u%40x:p%27%5C%20@h:5433/d%2F1?"));
     }
 
     #[test]
@@ -317,9 +317,13 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_is_refused_with_the_reason() {
-        for url in ["host=/var/run/postgresql", "postgres://%2Fvar%2Frun%2Fpostgresql/d"] {
-            assert!(parse(url).err().unwrap().to_string().contains("Unix socket"), "{url}");
+    fn a_unix_socket_needs_no_tls() {
+        for url in
+            ["host=/run/x user=u dbname=d sslmode=require", "postgres://u@%2Frun%2Fx/d", "postgres://u@/d?host=/run/x"]
+        {
+            let info = parse(url).unwrap();
+            assert_eq!((info.host.clone(), info.ssl_mode), (Host::Unix("/run/x".into()), SslMode::Disable), "{url}");
+            assert_eq!(info.server(), "/run/x:5432/d");
         }
     }
 }

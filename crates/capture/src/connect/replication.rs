@@ -1,121 +1,128 @@
 //! Replication sessions: slot creation and the stream of changes.
 
+use std::io;
+use std::time::{Duration, SystemTime};
+
 use bytes::Bytes;
-use futures::FutureExt as _;
-use pg_walstream::connection::{PgReplicationConnection, PgResult};
-use pg_walstream::{CancellationToken, ReplicationError};
-use secrecy::ExposeSecret as _;
 use walvec_model::Lsn;
 
-use super::{ConnInfo, settings, tls};
+use super::wire::{Wire, WireError};
+use super::{ConnInfo, login, settings};
 use crate::CaptureError;
+use crate::sql::{quote_ident, quote_literal};
 
-/// A replication session with pinned settings. Ends when it is dropped; a running stream is then ended in an orderly way.
-///
-/// The library blocks its caller in everything but reading and writing the stream. Those calls go to a thread where
-/// blocking is allowed; the creation of a slot may take minutes.
+/// A replication session with pinned settings. Ends when it is dropped.
 pub(crate) struct Replication {
-    connection: PgReplicationConnection,
+    wire: Wire,
     server: String,
     slot: String,
-    /// Never cancelled: what we stop is our own task.
-    never: CancellationToken,
 }
 
 impl Replication {
     /// Connects and pins the session's settings. `slot` is the one that the session will work with.
     pub(crate) async fn open(info: &ConnInfo, slot: &str, version: u32) -> Result<Self, CaptureError> {
-        let mut info = info.clone();
-        if info.root_cert.is_none() {
-            info.root_cert = tls::system_roots();
-        }
-        let (url, server, slot) = (info.replication_url(), info.server(), slot.to_owned());
-        let connected = blocking(move || PgReplicationConnection::connect(url.expose_secret())).await?;
-        let connection = connected.map_err(|error| classify(&server, &slot, &error))?;
-        let session = Self { connection, server, slot, never: CancellationToken::new() };
-        let (session, _) = session.query(settings::statements(version)).await?;
+        let wire = login::open(info).await?;
+        let mut session = Self { wire, server: info.server(), slot: slot.to_owned() };
+        session.query(&settings::statements(version)).await?;
         Ok(session)
     }
 
     /// Runs a statement or a replication command, and returns the first row of its result.
-    pub(crate) async fn query(self, sql: String) -> Result<(Self, Vec<Option<String>>), CaptureError> {
-        self.run(move |connection| connection.exec(&sql).map(|result| first_row(&result))).await
+    pub(crate) async fn query(&mut self, sql: &str) -> Result<Vec<Option<String>>, CaptureError> {
+        let row = self.wire.query(sql).await;
+        row.map_err(|error| self.failed(error))
     }
 
     /// Starts the stream at the slot's own position.
     ///
     /// Position 0/0 makes the server use `confirmed_flush_lsn`. A position of ours could only be ignored, if it is lower,
     /// or skip changes, if it is higher.
-    pub(crate) async fn start(self, publication: &str) -> Result<Self, CaptureError> {
-        let slot = self.slot.clone();
+    pub(crate) async fn start(&mut self, publication: &str) -> Result<(), CaptureError> {
         // A list of names inside a literal: the quotes of the identifier are part of the option's value.
-        let names = crate::sql::quote_ident(publication);
-        let start = move |connection: &mut PgReplicationConnection| {
-            connection.start_replication(&slot, 0, &[("proto_version", "1"), ("publication_names", &names)])
-        };
-        Ok(self.run(start).await?.0)
+        let names = quote_literal(&quote_ident(publication));
+        let command = format!(
+            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {names})",
+            quote_ident(&self.slot)
+        );
+        let started = self.wire.start_copy(&command).await;
+        started.map_err(|error| self.failed(error))
     }
 
     /// Waits for the next message of the stream. Safe to drop: nothing that was read is lost.
     pub(crate) async fn next(&mut self) -> Result<Bytes, CaptureError> {
-        let read = self.connection.get_copy_data_async(&self.never).await;
-        read.map_err(|error| classify(&self.server, &self.slot, &error))
+        let message = self.wire.next_copy().await;
+        message.map_err(|error| self.failed(error))
     }
 
     /// The next message, if it is here already.
     pub(crate) fn next_now(&mut self) -> Option<Result<Bytes, CaptureError>> {
-        let read = self.connection.get_copy_data_async(&self.never).now_or_never()?;
-        Some(read.map_err(|error| classify(&self.server, &self.slot, &error)))
+        let message = self.wire.next_copy_now()?;
+        Some(message.map_err(|error| self.failed(error)))
     }
 
-    /// Tells the server what has been received, and what it may forget.
+    /// Tells the server what has been received, and what it may forget; with `reply`, asks it for a sign of life.
     pub(crate) async fn send_status(&mut self, received: Lsn, confirmed: Lsn, reply: bool) -> Result<(), CaptureError> {
-        let sent = self.connection.send_standby_status_update(received.0, confirmed.0, confirmed.0, reply).await;
-        sent.map_err(|error| classify(&self.server, &self.slot, &error))
+        let sent = self.wire.send_copy(&status(received, confirmed, reply)).await;
+        sent.map_err(|error| self.failed(error))
     }
 
-    /// Ends the session and waits until the goodbye is on its way.
-    pub(crate) async fn close(self) -> Result<(), CaptureError> {
-        blocking(move || drop(self)).await
+    /// Ends a running stream: the server has read everything that it was told, and has let go of the slot.
+    pub(crate) async fn finish(&mut self) -> Result<(), CaptureError> {
+        let finished = self.wire.finish_copy().await;
+        finished.map_err(|error| self.failed(error))
     }
 
-    async fn run<T, F>(self, call: F) -> Result<(Self, T), CaptureError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut PgReplicationConnection) -> Result<T, ReplicationError> + Send + 'static,
-    {
-        let Self { mut connection, server, slot, never } = self;
-        let (connection, result) = blocking(move || {
-            let result = call(&mut connection);
-            (connection, result)
-        })
-        .await?;
-        let value = result.map_err(|error| classify(&server, &slot, &error))?;
-        Ok((Self { connection, server, slot, never }, value))
+    /// Says goodbye. The server would also notice without.
+    pub(crate) async fn close(self) {
+        if let Err(error) = self.wire.terminate().await {
+            tracing::debug!(%error, "the replication session ended without a goodbye");
+        }
+    }
+
+    /// The error for a server that no longer says anything.
+    pub(crate) fn silent(&self, limit: Duration) -> CaptureError {
+        let reason = format!("the server has been silent for {} s", limit.as_secs());
+        CaptureError::Connect { server: self.server.clone(), reason }
+    }
+
+    fn failed(&self, error: WireError) -> CaptureError {
+        classify(&self.server, &self.slot, error)
     }
 }
 
-async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T, CaptureError> {
-    tokio::task::spawn_blocking(call).await.map_err(|_| CaptureError::Closed)
-}
-
-fn first_row(result: &PgResult) -> Vec<Option<String>> {
-    if result.ntuples() == 0 {
-        return Vec::new();
+/// A standby status update; <https://www.postgresql.org/docs/current/protocol-replication.html>.
+fn status(received: Lsn, confirmed: Lsn, reply: bool) -> Vec<u8> {
+    const EPOCH_2000: Duration = Duration::from_secs(946_684_800);
+    // Only shown in pg_stat_replication; a clock before the year 2000 may as well say so.
+    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + EPOCH_2000).unwrap_or_default();
+    let clock = u64::try_from(clock.as_micros()).unwrap_or(0);
+    let mut message = vec![b'r'];
+    // Written, flushed and applied: only the second one moves the slot.
+    for number in [received.0, confirmed.0, confirmed.0, clock] {
+        message.extend(number.to_be_bytes());
     }
-    (0..result.nfields()).map(|column| result.get_value(0, column)).collect()
+    message.push(u8::from(reply));
+    message
 }
 
-/// The library's error, by what it means to the user. Server errors carry their SQLSTATE in front, in brackets.
-fn classify(server: &str, slot: &str, error: &ReplicationError) -> CaptureError {
+/// The error by what it means to the user.
+pub(super) fn classify(server: &str, slot: &str, error: WireError) -> CaptureError {
     let (server, slot) = (server.to_owned(), slot.to_owned());
-    let text = error.to_string();
-    let (sqlstate, reason) = split_sqlstate(&text);
-    match sqlstate {
-        "42704" if reason.contains("publication") => CaptureError::Publication {
-            publication: String::new(),
-            difference: reason,
-            sql: "create the publication, then read the tables again: `walvec reset`".to_owned(),
+    let (sqlstate, reason) = match error {
+        WireError::Server { sqlstate, message } => (sqlstate, message),
+        WireError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return CaptureError::Connect { server, reason: "the server closed the connection".to_owned() };
+        }
+        error @ (WireError::Io(_) | WireError::Ended) => {
+            return CaptureError::Connect { server, reason: error.to_string() };
+        }
+        error @ WireError::Unexpected(_) => return CaptureError::Protocol { reason: error.to_string() },
+    };
+    match sqlstate.as_str() {
+        "42704" if reason.starts_with("publication") => CaptureError::Publication {
+            publication: quoted_part(&reason),
+            difference: "it does not exist, so changes since it was dropped cannot be had".to_owned(),
+            sql: "read the tables again: `walvec reset`, then `walvec run`".to_owned(),
         },
         "42704" => CaptureError::SlotMissing { slot },
         "42710" => CaptureError::SlotExists { slot },
@@ -123,51 +130,19 @@ fn classify(server: &str, slot: &str, error: &ReplicationError) -> CaptureError 
         "55000" => CaptureError::SlotLost { slot, reason },
         "55006" => CaptureError::SlotBusy { slot, reason },
         "42501" => CaptureError::Rights { doing: "opening a replication session".to_owned(), reason },
+        "22021" | "22P05" => CaptureError::Encoding { place: "the stream".to_owned(), reason },
         "28000" | "28P01" | "3D000" => CaptureError::Auth { server, reason },
-        "" => without_sqlstate(server, error, reason),
         // The server ends the connection with these; the next one may live.
-        state if state.starts_with("57") || state.starts_with("08") || state.starts_with("53") => {
+        state if ["57", "08", "53"].iter().any(|class| state.starts_with(class)) => {
             CaptureError::Connect { server, reason }
         }
-        state => CaptureError::Statement {
-            doing: format!("working with slot \"{slot}\""),
-            sqlstate: state.to_owned(),
-            reason,
-        },
+        _ => CaptureError::Statement { doing: format!("working with slot \"{slot}\""), sqlstate, reason },
     }
 }
 
-/// Takes `[55006]` out of the text.
-fn split_sqlstate(text: &str) -> (&str, String) {
-    let found = text.find('[').and_then(|open| {
-        let state = text.get(open + 1..open + 6)?;
-        let is_state = state.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
-        let rest = text.get(open + 6..)?.strip_prefix("] ")?;
-        is_state.then(|| (state, rest.to_owned()))
-    });
-    found.unwrap_or(("", text.to_owned()))
-}
-
-fn without_sqlstate(server: String, error: &ReplicationError, reason: String) -> CaptureError {
-    match error {
-        ReplicationError::Authentication(_) => CaptureError::Auth { server, reason },
-        ReplicationError::Config(_) => CaptureError::Config { reason },
-        ReplicationError::PermanentConnection(_) => CaptureError::Tls { server, reason },
-        ReplicationError::TransientConnection(_) if reason.contains("TLS handshake failed") => {
-            CaptureError::Tls { server, reason }
-        }
-        ReplicationError::TransientConnection(_)
-        | ReplicationError::ReplicationConnection(_)
-        | ReplicationError::Timeout(_)
-        | ReplicationError::Io(_)
-        | ReplicationError::Backend(_) => CaptureError::Connect { server, reason },
-        ReplicationError::Cancelled(_) | ReplicationError::StreamStopped(_) => CaptureError::Closed,
-        ReplicationError::Protocol(_)
-        | ReplicationError::Buffer(_)
-        | ReplicationError::ReplicationSlot(_)
-        | ReplicationError::StringConversion(_)
-        | ReplicationError::Deserialize(_) => CaptureError::Protocol { reason },
-    }
+/// The part of a message between its first two double quotes.
+fn quoted_part(message: &str) -> String {
+    message.split('"').nth(1).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -176,13 +151,23 @@ mod tests {
 
     #[test]
     fn a_server_error_is_known_by_its_code() {
-        let classified = |text: &str| classify("h:1/d", "s", &ReplicationError::protocol(text)).code();
-        assert_eq!(classified("[42704] replication slot \"s\" does not exist"), "E_SLOT_MISSING");
-        assert_eq!(classified("[42704] publication \"p\" does not exist"), "E_PUBLICATION");
-        assert_eq!(classified("[55000] can no longer get changes from replication slot \"s\""), "E_SLOT_LOST");
-        assert_eq!(classified("[55000] logical decoding requires wal_level >= logical"), "E_WAL_LEVEL");
-        assert_eq!(classified("[55006] replication slot \"s\" is active for PID 7"), "E_SLOT_BUSY");
-        assert_eq!(classified("[57P01] terminating connection"), "E_CONNECT");
-        assert_eq!(classified("a [note] without a code"), "E_PROTOCOL");
+        let code = |sqlstate: &str, message: &str| {
+            let error = WireError::Server { sqlstate: sqlstate.to_owned(), message: message.to_owned() };
+            classify("h:1/d", "s", error).code()
+        };
+        assert_eq!(code("42704", "replication slot \"s\" does not exist"), "E_SLOT_MISSING");
+        assert_eq!(code("42704", "publication \"p\" does not exist"), "E_PUBLICATION");
+        assert_eq!(code("55000", "can no longer get changes from replication slot \"s\""), "E_SLOT_LOST");
+        assert_eq!(code("55000", "logical decoding requires wal_level >= logical"), "E_WAL_LEVEL");
+        assert_eq!(code("55006", "replication slot \"s\" is active for PID 7"), "E_SLOT_BUSY");
+        assert_eq!(code("57P01", "terminating connection"), "E_CONNECT");
+        assert_eq!(code("XX000", "?"), "E_STATEMENT");
+    }
+
+    #[test]
+    fn a_status_has_the_servers_layout() {
+        let message = status(Lsn(3), Lsn(2), true);
+        assert_eq!(message.len(), 34);
+        assert_eq!((message[0], message[8], message[16], message[24], message[33]), (b'r', 3, 2, 2, 1));
     }
 }

@@ -30,12 +30,11 @@ impl Session {
             SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
         });
-        let root_cert = info.root_cert.clone().or_else(tls::system_roots);
-        let tls = tls::client_config(info.ssl_mode, root_cert.as_deref())
+        let tls = tls::client_config(info.ssl_mode, info.root_cert.as_deref())
             .map_err(|reason| CaptureError::Tls { server: info.server(), reason })?;
         let connecting = config.connect(MakeRustlsConnect::new(tls));
         // `connect_timeout` of the library covers the TCP handshake only; a proxy may go silent after it.
-        let limit = config.get_connect_timeout().copied().unwrap_or_default() * 2;
+        let limit = info.connect_limit();
         let (client, connection) = tokio::time::timeout(limit, connecting)
             .await
             .map_err(|_| CaptureError::Connect {

@@ -2,7 +2,7 @@
 //!
 //! <https://www.postgresql.org/docs/current/libpq-ssl.html>
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -13,12 +13,6 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::conninfo::SslMode;
-
-/// The file that holds the operating system's authorities, where there is one: both libraries that connect then trust
-/// the same. `SSL_CERT_FILE` overrides it.
-pub(super) fn system_roots() -> Option<PathBuf> {
-    openssl_probe::probe().cert_file
-}
 
 /// The client configuration for a mode. The error says what is wrong with the authorities.
 pub(super) fn client_config(mode: SslMode, root_cert: Option<&Path>) -> Result<ClientConfig, String> {

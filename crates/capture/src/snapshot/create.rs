@@ -25,12 +25,13 @@ pub(super) struct Exported {
 /// Creates the slot. The server first waits for every transaction that is open.
 pub(super) async fn slot(source: &Source) -> Result<Exported, CaptureError> {
     let slot = &source.config.slot;
-    let replication = Replication::open(&source.catalog.info, slot, source.server().version_num).await?;
-    let (replication, pid) = replication.query("SELECT pg_backend_pid()".to_owned()).await?;
+    let mut session = Replication::open(&source.catalog.info, slot, source.server().version_num).await?;
+    let pid = session.query("SELECT pg_backend_pid()").await?;
     let pid = pid.first().cloned().flatten().and_then(|pid| pid.parse().ok()).unwrap_or(0);
     let guard = CancelOnDrop::new(source, pid);
     let created = {
-        let mut creation = std::pin::pin!(replication.query(slot::create_command(slot)));
+        let command = slot::create_command(slot);
+        let mut creation = std::pin::pin!(session.query(&command));
         let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -41,7 +42,7 @@ pub(super) async fn slot(source: &Source) -> Result<Exported, CaptureError> {
         }
     };
     guard.disarm();
-    let (session, row) = created?;
+    let row = created?;
     let field = |index: usize| {
         row.get(index).cloned().flatten().ok_or_else(|| CaptureError::Protocol {
             reason: "CREATE_REPLICATION_SLOT did not answer with a position and a snapshot".to_owned(),

@@ -58,8 +58,8 @@ pub(crate) async fn begin(source: &Source) -> Result<Snapshot, CaptureError> {
     let exported = create::slot(source).await?;
     let started = start(source, &exported).await;
     // Every worker has its own copy of the snapshot now.
-    let closed = exported.session.close().await;
-    match started.and_then(|snapshot| closed.map(|()| snapshot)) {
+    exported.session.close().await;
+    match started {
         Ok(snapshot) => Ok(snapshot),
         Err(error) => {
             // Nobody will ever read this slot: it would only hold back WAL.

@@ -15,36 +15,27 @@
 mod reader;
 mod relation;
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use walvec_model::{Lsn, StreamEvent};
 
 use crate::CaptureError;
-use crate::catalog::Catalog;
 use crate::connect::Replication;
-use crate::publication::PublicationState;
-use crate::slot::{self, SlotState};
+use crate::slot::SlotState;
 use crate::source::Source;
 use reader::Reader;
 use relation::Relations;
 
 /// Batches that wait for the consumer; each is bounded by the reader.
 const WAITING_BATCHES: usize = 2;
-/// How long the server may take to let go of the slot.
-const RELEASE: Duration = Duration::from_secs(3);
 
-/// A running stream of changes. Dropping it ends the stream without a last word to the server; [`close`](Self::close)
-/// does it properly.
+/// A running stream of changes. Dropping it ends it in the background, so that the slot may stay busy for a moment;
+/// [`close`](Self::close) waits.
 pub struct ChangeStream {
     batches: mpsc::Receiver<Result<Vec<StreamEvent>, CaptureError>>,
     confirmed: watch::Sender<Lsn>,
     stop: DropGuard,
-    catalog: Arc<Catalog>,
-    slot: String,
     reader: JoinHandle<Result<(), CaptureError>>,
 }
 
@@ -57,7 +48,7 @@ pub(crate) async fn open(source: &Source) -> Result<ChangeStream, CaptureError> 
         SlotState::Lost { reason } => return Err(CaptureError::SlotLost { slot, reason }),
     };
     // PostgreSQL 18 streams from a missing publication: nothing, with a warning in its own log.
-    if source.publication().await? == PublicationState::Missing {
+    if source.publication_oid().await?.is_none() {
         return Err(CaptureError::Publication {
             publication: source.config.publication.clone(),
             difference: "it does not exist, so changes since it was dropped cannot be had".to_owned(),
@@ -65,16 +56,16 @@ pub(crate) async fn open(source: &Source) -> Result<ChangeStream, CaptureError> 
         });
     }
     let relations = Relations::known_to(source).await?;
-    let replication = Replication::open(&source.catalog.info, &slot, source.server().version_num).await?;
-    let (replication, status_interval) = reader::status_interval(replication).await?;
-    let replication = replication.start(&source.config.publication).await?;
+    let mut replication = Replication::open(&source.catalog.info, &slot, source.server().version_num).await?;
+    let status_interval = reader::status_interval(&mut replication).await?;
+    replication.start(&source.config.publication).await?;
 
     let (batches_in, batches) = mpsc::channel(WAITING_BATCHES);
     let (confirmed, confirmed_out) = watch::channel(confirmed);
     let stop = CancellationToken::new();
     let reader = Reader::new(replication, relations, confirmed_out, batches_in);
     let reader = tokio::spawn(reader.run(status_interval, stop.clone()));
-    Ok(ChangeStream { batches, confirmed, stop: stop.drop_guard(), catalog: Arc::clone(&source.catalog), slot, reader })
+    Ok(ChangeStream { batches, confirmed, stop: stop.drop_guard(), reader })
 }
 
 impl ChangeStream {
@@ -100,17 +91,17 @@ impl ChangeStream {
         });
     }
 
-    /// Ends the stream: the last confirmed position is told to the server, the server has answered, and the slot is free.
+    /// Ends the stream: the last confirmed position is told to the server, the server has taken note, and the slot is
+    /// free.
     ///
     /// # Errors
     /// If the last word did not reach the server, or the stream had failed before. Nothing is lost by that: what was not
     /// confirmed is streamed again.
     pub async fn close(self) -> Result<(), CaptureError> {
-        let Self { batches, confirmed, stop, catalog, slot, reader } = self;
+        let Self { batches, confirmed, stop, reader } = self;
         stop.disarm().cancel();
         let ended = reader.await;
         drop((batches, confirmed));
-        ended.unwrap_or(Err(CaptureError::Closed))?;
-        slot::released(&*catalog.session().await?, &slot, RELEASE).await
+        ended.unwrap_or(Err(CaptureError::Closed))
     }
 }

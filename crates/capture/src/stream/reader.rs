@@ -22,6 +22,8 @@ const BATCH_EVENTS: usize = 1000;
 const BATCH_BYTES: usize = 1 << 20;
 /// How often the server hears from us at least.
 const MAX_STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// A server that says nothing for so long, although it is asked to, is gone, whatever TCP believes.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 /// How long to wait at the end for the server's answer.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -49,19 +51,19 @@ pub(super) struct Reader {
     batch_bytes: usize,
     /// The server wants to hear from us.
     reply_due: bool,
+    /// When the server last said something, or was last not listened to.
+    heard: Instant,
 }
 
 /// How often to send a status so that the server never times out: well below its own `wal_sender_timeout`, which a role
 /// may have for itself.
-pub(super) async fn status_interval(replication: Replication) -> Result<(Replication, Duration), CaptureError> {
-    let query = "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'".to_owned();
-    let (replication, row) = replication.query(query).await?;
+pub(super) async fn status_interval(replication: &mut Replication) -> Result<Duration, CaptureError> {
+    let row = replication.query("SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'").await?;
     let timeout = row.first().cloned().flatten().and_then(|milliseconds| milliseconds.parse().ok()).unwrap_or(0);
-    let interval = match timeout {
+    Ok(match timeout {
         0 => MAX_STATUS_INTERVAL,
         milliseconds => Duration::from_millis(milliseconds / 4).clamp(Duration::from_millis(50), MAX_STATUS_INTERVAL),
-    };
-    Ok((replication, interval))
+    })
 }
 
 impl Reader {
@@ -82,6 +84,7 @@ impl Reader {
             batch: Vec::new(),
             batch_bytes: 0,
             reply_due: false,
+            heard: Instant::now(),
         }
     }
 
@@ -130,11 +133,24 @@ impl Reader {
             };
             match wake {
                 Wake::Stop => return Ok(()),
-                Wake::Confirmed | Wake::StatusDue => self.send_status(false).await?,
+                Wake::Confirmed => self.send_status(false).await?,
+                Wake::StatusDue => self.check_silence(full).await?,
                 Wake::Deliver(permit) => permit.send(Ok(self.take_batch())),
                 Wake::Frame(frame) => self.take(&frame?).await?,
             }
         }
+    }
+
+    /// Sends a status; asks for an answer if there has been none for a while, and gives up after too long.
+    async fn check_silence(&mut self, full: bool) -> Result<(), CaptureError> {
+        if full {
+            // It is us who did not listen.
+            self.heard = Instant::now();
+        }
+        if self.heard.elapsed() > MAX_SILENCE {
+            return Err(self.replication.silent(MAX_SILENCE));
+        }
+        self.send_status(self.heard.elapsed() > MAX_SILENCE / 2).await
     }
 
     fn is_full(&self) -> bool {
@@ -155,6 +171,7 @@ impl Reader {
     }
 
     async fn take(&mut self, frame: &[u8]) -> Result<(), CaptureError> {
+        self.heard = Instant::now();
         let malformed = |error: pgoutput::Malformed| CaptureError::Protocol { reason: error.to_string() };
         match pgoutput::frame(frame).map_err(malformed)? {
             Frame::Data { start, payload } => {
@@ -201,19 +218,15 @@ impl Reader {
         self.replication.send_status(self.received, confirmed, reply).await
     }
 
-    /// Tells the last confirmed position and waits for a sign that it has arrived.
+    /// Tells the last confirmed position and ends the stream. A server in the middle of a big transaction may take long to
+    /// notice; then the connection just ends.
     async fn say_goodbye(mut self) -> Result<(), CaptureError> {
-        self.send_status(true).await?;
-        let answered = async {
-            loop {
-                let frame = self.replication.next().await?;
-                if matches!(pgoutput::frame(&frame), Ok(Frame::Keepalive { .. })) {
-                    return Ok::<(), CaptureError>(());
-                }
-            }
+        let goodbye = async {
+            self.send_status(false).await?;
+            self.replication.finish().await
         };
-        let answered = tokio::time::timeout(GOODBYE, answered).await;
-        self.replication.close().await?;
-        answered.unwrap_or(Ok(()))
+        let said = tokio::time::timeout(GOODBYE, goodbye).await;
+        self.replication.close().await;
+        said.unwrap_or(Ok(()))
     }
 }

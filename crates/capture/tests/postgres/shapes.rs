@@ -239,3 +239,37 @@ async fn partitions_that_may_not_be_read_are_copied_through_their_root() {
     assert_eq!(rows, ["+ {id:1}", "+ {id:2}"]);
     source.drop_slot().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_is_no_text_stops_the_copy_and_the_stream_by_its_own_name() {
+    let cluster = crate::support::cluster().await;
+    let admin = cluster.connect("postgres").await.unwrap();
+    let create = "CREATE DATABASE noencoding ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0";
+    admin.batch_execute(create).await.unwrap();
+    let client = cluster.connect("noencoding").await.unwrap();
+    client
+        .batch_execute("SET client_encoding = 'SQL_ASCII'; CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .await
+        .unwrap();
+    let db = Db { name: "noencoding".to_owned(), url: cluster.url("noencoding"), client };
+    let (source, _, mut stream) = db.follow(db.config(&["t"])).await;
+    let findings = source.preflight().await.unwrap();
+    assert!(findings.iter().any(|finding| finding.code == "E_ENCODING"), "{findings:?}");
+    db.run("INSERT INTO t VALUES (1, convert_from('\\xff', 'SQL_ASCII'))").await;
+    let error = loop {
+        if let Err(error) = stream.next().await {
+            break error;
+        }
+    };
+    assert_eq!(error.code(), "E_ENCODING", "{error}");
+    assert!(!error.is_retryable());
+    assert!(stream.close().await.is_err());
+
+    let mut config = db.config(&["t"]);
+    config.slot = "noencoding_again".to_owned();
+    let again = db.source(config).await;
+    let mut snapshot = again.begin_snapshot().await.unwrap();
+    let error = snapshot.next().await.unwrap_err();
+    assert_eq!(error.code(), "E_ENCODING");
+    assert!(error.to_string().contains("public.t"), "{error}");
+}

@@ -175,7 +175,7 @@ fn random_values_are_the_same_by_copy_stream_and_fetch() {
     let types = types();
     let columns: String = types.iter().enumerate().map(|(index, (ty, _))| format!(", c{index} {ty}")).collect();
     let setup = format!("{TYPES} CREATE TABLE t (id serial PRIMARY KEY {columns})");
-    let (db, source, mut stream) = runtime.block_on(async {
+    let (db, source, stream) = runtime.block_on(async {
         let db = Db::new("random", &setup).await;
         let (source, _, stream) = db.follow(db.config(&["t"])).await;
         (db, source, stream)
@@ -189,7 +189,7 @@ fn random_values_are_the_same_by_copy_stream_and_fetch() {
     let mut streamed = Vec::new();
     let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
     let streamed_rows = std::cell::RefCell::new(&mut streamed);
-    let stream = std::cell::RefCell::new(&mut stream);
+    let stream = tokio::sync::Mutex::new(stream);
     runner
         .run(&row, |texts| {
             let (streamed, fetched) = runtime.block_on(async {
@@ -197,7 +197,7 @@ fn random_values_are_the_same_by_copy_stream_and_fetch() {
                     texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
                 db.client.execute(&insert, &parameters).await.expect("the values are valid");
                 let end = db.run_to("").await;
-                let change = changes_to(&mut stream.borrow_mut(), end).await.remove(0);
+                let change = changes_to(&mut *stream.lock().await, end).await.remove(0);
                 let fetched = source.fetch_rows(&change.table, &[change.key().unwrap()]).await.unwrap();
                 (change, fetched)
             });

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use super::manifest::sync_parent;
 use super::steps::Step;
 
+/// Length at which a build should come to an end: applying it again takes some ten seconds.
+const LIMIT: u64 = 256 << 20;
+
 /// The journal of the index build that is under way.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -40,6 +43,10 @@ impl Journal {
         self.file.sync_data()?;
         self.length += record.len() as u64;
         Ok(())
+    }
+
+    pub(super) const fn is_long(&self) -> bool {
+        self.length > LIMIT
     }
 
     /// Forgets the journal: its changes are durable in the engine.

@@ -25,6 +25,8 @@ pub(super) struct Manifest {
     opens: u64,
     /// Whether the engine's files were once complete; if so, their absence is a loss and not a beginning.
     created: bool,
+    /// Whether a point was ever written: from then on the fingerprint binds.
+    written: bool,
 }
 
 /// Whether `directory` holds a collection.
@@ -56,8 +58,31 @@ impl Manifest {
             let found = manifest.format;
             return Err(corrupt(format!("its format is {found}, this version of walvec knows format {FORMAT}")));
         }
-        manifest.check(spec)?;
+        match manifest.check(spec) {
+            Err(SinkError::Fingerprint { .. }) if !manifest.written => Self::start_over(directory, spec),
+            checked => checked.map(|()| manifest),
+        }
+    }
+
+    /// A collection that never held a point has no vectors that could be mixed: it becomes what is configured now.
+    fn start_over(directory: &Path, spec: &CollectionSpec) -> Result<Self, SinkError> {
+        let shard = super::store::shard_directory(directory);
+        match fs::remove_dir_all(&shard) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error(&shard)(error)),
+            _ => {}
+        }
+        let manifest = Self::new(spec);
+        manifest.save(directory)?;
         Ok(manifest)
+    }
+
+    /// Remembers, durably, that the collection holds vectors.
+    pub(super) fn set_written(&mut self, directory: &Path) -> Result<(), SinkError> {
+        if !self.written {
+            self.written = true;
+            self.save(directory)?;
+        }
+        Ok(())
     }
 
     /// Counts one more opening, durably, and returns its number, from 1.
@@ -88,6 +113,7 @@ impl Manifest {
             fingerprint: spec.fingerprint.clone(),
             opens: 0,
             created: false,
+            written: false,
         }
     }
 

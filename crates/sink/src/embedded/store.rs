@@ -105,6 +105,11 @@ impl Store {
         discard(std::mem::replace(&mut *slot, Slot::Closed))
     }
 
+    /// Remembers, before the first point is written, that there are vectors to protect.
+    pub(super) fn will_hold_points(&self) -> Result<(), SinkError> {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner).set_written(&self.directory)
+    }
+
     pub(super) fn log_is_long(&self) -> bool {
         // Unreadable: nothing that a fresh start would make better.
         engine_log::closed_bytes(&shard_directory(&self.directory)).is_ok_and(|bytes| bytes > LOG_LIMIT)

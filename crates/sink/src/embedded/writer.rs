@@ -3,7 +3,7 @@
 //! In 0.7.2 the engine's `flush` panics when an update, or the end of an index build, holds one of its locks. Here nothing
 //! changes during a flush, and nothing is flushed during a build: the journal makes writes durable meanwhile.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +17,10 @@ use crate::SinkError;
 /// Changes that may wait; each holds a batch in memory.
 const QUEUE: usize = 16;
 
+/// How an index build ended. Not the thread's own result: the thread may still be telling so, to a full queue, while the
+/// owner waits for it.
+type Outcome = std_mpsc::Receiver<Result<(), SinkError>>;
+
 type Reply<T> = oneshot::Sender<Result<T, SinkError>>;
 
 /// What the thread is asked for.
@@ -24,8 +28,8 @@ type Reply<T> = oneshot::Sender<Result<T, SinkError>>;
 enum Job {
     Change(Vec<Step>, Reply<u64>),
     Optimize(Reply<()>),
-    /// The index build's thread is about to end.
-    BuildEnded,
+    /// The thread of the index build with this number is about to end.
+    BuildEnded(u64),
     Close(Reply<()>),
 }
 
@@ -40,7 +44,7 @@ impl Writer {
     pub(super) fn spawn(store: Arc<Store>) -> Result<Self, SinkError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let failed = io_error(store.directory());
-        let owner = Owner { store, jobs: jobs.downgrade(), suspect: false, build: None };
+        let owner = Owner { store, jobs: jobs.downgrade(), suspect: false, builds: 0, build: None };
         let thread = thread::Builder::new().name("walvec-sink".to_owned()).spawn(move || owner.run(queue));
         Ok(Self { jobs: Some(jobs), thread: Some(thread.map_err(failed)?) })
     }
@@ -84,12 +88,14 @@ struct Owner {
     jobs: mpsc::WeakSender<Job>,
     /// The engine failed: what it holds in memory may differ from what it will write.
     suspect: bool,
+    /// How many index builds were started.
+    builds: u64,
     build: Option<Build>,
 }
 
 /// An index build that is under way.
 struct Build {
-    thread: JoinHandle<Result<(), SinkError>>,
+    outcome: Outcome,
     journal: Journal,
     waiting: Vec<Reply<()>>,
 }
@@ -101,7 +107,9 @@ impl Owner {
             match job {
                 Job::Change(steps, reply) => drop(reply.send(self.change(steps))),
                 Job::Optimize(reply) => self.optimize(reply),
-                Job::BuildEnded => self.end_build(),
+                Job::BuildEnded(number) if number == self.builds => self.end_build(),
+                // It was waited for already.
+                Job::BuildEnded(_) => {}
                 Job::Close(reply) => {
                     self.end_build();
                     drop(reply.send(self.store.close()));
@@ -118,8 +126,15 @@ impl Owner {
     }
 
     fn change(&mut self, steps: Vec<Step>) -> Result<u64, SinkError> {
+        if self.build.as_ref().is_some_and(|build| build.journal.is_long()) {
+            // The engine goes on building while enough new points arrive. With the writes held back, it comes to an end.
+            self.end_build();
+        }
         self.restore()?;
         self.store.check_room(steps::size_in_bytes(&steps))?;
+        if steps.iter().any(|step| matches!(step, Step::Upsert(_))) {
+            self.store.will_hold_points()?;
+        }
         let outcome = match &mut self.build {
             None => flushed_change(&self.store, steps),
             Some(build) => journalled_change(&self.store, &mut build.journal, steps),
@@ -152,29 +167,32 @@ impl Owner {
             return;
         }
         match self.start_build() {
-            Ok((thread, journal)) => self.build = Some(Build { thread, journal, waiting: vec![reply] }),
+            Ok((outcome, journal)) => self.build = Some(Build { outcome, journal, waiting: vec![reply] }),
             Err(error) => drop(reply.send(Err(error))),
         }
     }
 
-    fn start_build(&mut self) -> Result<(JoinHandle<Result<(), SinkError>>, Journal), SinkError> {
+    fn start_build(&mut self) -> Result<(Outcome, Journal), SinkError> {
         self.restore()?;
         self.store.check_room(0)?;
         let failed = io_error(self.store.directory());
         let journal = Journal::create(self.store.directory()).map_err(&failed)?;
+        self.builds += 1;
+        let number = self.builds;
         let store = Arc::clone(&self.store);
         let jobs = self.jobs.clone();
+        let (tell, outcome) = std_mpsc::channel();
         let build = move || {
-            let outcome = store.with_shard(|shard| shard.optimize().map(drop).map_err(change_error));
+            let built = store.with_shard(|shard| shard.optimize().map(drop).map_err(change_error));
             drop(store);
+            // Nobody listens any more: then the next opening repairs what is left to do.
+            tell.send(built).ok();
             if let Some(jobs) = jobs.upgrade() {
-                // Nobody listens any more: then the next opening repairs what is left to do.
-                jobs.blocking_send(Job::BuildEnded).ok();
+                jobs.blocking_send(Job::BuildEnded(number)).ok();
             }
-            outcome
         };
         match thread::Builder::new().name("walvec-index".to_owned()).spawn(build) {
-            Ok(thread) => Ok((thread, journal)),
+            Ok(_) => Ok((outcome, journal)),
             Err(error) => {
                 journal.remove().map_err(&failed)?;
                 Err(failed(error))
@@ -184,8 +202,9 @@ impl Owner {
 
     /// Waits for the index build, if there is one, and makes its result and the journal's changes durable.
     fn end_build(&mut self) {
-        let Some(Build { thread, journal, waiting }) = self.build.take() else { return };
-        let built = thread.join().unwrap_or_else(|_| Err(SinkError::Engine("the index build panicked".to_owned())));
+        let Some(Build { outcome, journal, waiting }) = self.build.take() else { return };
+        let died = || Err(SinkError::Engine("the index build's thread died".to_owned()));
+        let built = outcome.recv().unwrap_or_else(|_| died());
         let outcome = built.and_then(|()| {
             self.store.with_shard(|shard| {
                 shard.flush();

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde_json::json;
 use walvec_model::{Generation, PointId};
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{Condition, Filter, Search, SearchRequest, Sink, Write};
+use walvec_sink::{Condition, Filter, Search, SearchRequest, Sink, SinkError, Write};
 
-use crate::common::{DIMENSION, Fixture, all_points, books, nearest_to, number_of, point, upserts, vector};
+use crate::common::{DIMENSION, Fixture, all_points, books, nearest_to, number_of, open, point, upserts, vector};
 
 /// More than the engine leaves without an index.
 const ENOUGH_FOR_A_BUILD: u64 = 12_000;
@@ -149,4 +149,38 @@ async fn two_requests_for_a_build_share_one() {
     first.unwrap();
     second.unwrap();
     assert_eq!(fixture.sink.count().await.unwrap(), ENOUGH_FOR_A_BUILD);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn closing_during_an_index_build_loses_no_write_and_hangs_nobody() {
+    let fixture = Fixture::new();
+    fill(&fixture.sink, ENOUGH_FOR_A_BUILD).await;
+    let build = tokio::spawn({
+        let sink = fixture.sink.clone();
+        async move { sink.optimize().await }
+    });
+    // More than fit into the queue.
+    let mut writers = Vec::new();
+    for id in 0..200 {
+        let sink = fixture.sink.clone();
+        writers.push(tokio::spawn(async move {
+            let written = sink.write(vec![Write::Upsert(point(id, json!({ "number": id + 1_000_000 })))]).await;
+            (id, written)
+        }));
+    }
+    let Fixture { sink, root } = fixture;
+    sink.close().await.unwrap();
+    let mut durable = Vec::new();
+    for writer in writers {
+        match writer.await.unwrap() {
+            (id, Ok(())) => durable.push(id),
+            (_, Err(error)) => assert!(matches!(error, SinkError::Closed), "{error}"),
+        }
+    }
+    assert!(matches!(build.await.unwrap(), Ok(()) | Err(SinkError::Closed)));
+    let sink = open(root.path());
+    for id in durable {
+        assert_eq!(number_of(&sink, id).await, Some(id + 1_000_000));
+    }
+    assert_eq!(sink.count().await.unwrap(), ENOUGH_FOR_A_BUILD);
 }

@@ -106,7 +106,7 @@ async fn sync_and_search(
     let searchable_after_ms = snapshot_began.elapsed().as_millis();
     narrator.say(&format!("{rows} rows are searchable after {searchable_after_ms} ms"));
 
-    let hits = search(&args.query, &directory).await?;
+    let hits = search(&args.query, &config).await?;
     if args.json {
         output::json(&json!({
             "rows": rows, "searchable_after_ms": searchable_after_ms, "query": args.query, "hits": hits
@@ -131,8 +131,8 @@ async fn create_catalogue(args: &DemoArgs, cluster: &Cluster) -> Result<i64, Fai
         .map_err(|error| Failure::definite("E_DEMO", format!("filling the catalogue: {error}")))
 }
 
-async fn search(query: &str, directory: &std::path::Path) -> Result<Vec<Value>, Failure> {
-    let running = Running::find(directory, None)
+async fn search(query: &str, config: &Config) -> Result<Vec<Value>, Failure> {
+    let running = Running::find(&config.sink.embedded.path, config.server.token.clone())
         .await
         .ok_or_else(|| Failure::definite("E_SERVER", "the demo's own HTTP API does not answer"))?;
     let answer = running.post("/api/v1/search", &json!({"query": query, "limit": 5})).await?;

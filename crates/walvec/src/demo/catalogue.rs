@@ -52,6 +52,8 @@ pub(crate) async fn fill(client: &mut Client, books: &[Book]) -> Result<i64, tok
         for Book { name, author, year, description } in books {
             transaction.execute(&insert, &[name, author, year, description]).await?;
         }
+        // Tells the snapshot how many rows to expect.
+        transaction.batch_execute("ANALYZE public.books").await?;
         transaction.commit().await?;
     }
     Ok(client.query_one("SELECT count(*) FROM public.books", &[]).await?.get(0))

@@ -2,7 +2,7 @@
 
 mod catalogue;
 
-pub(crate) use catalogue::{Book, books, fill};
+pub(crate) use catalogue::{books, fill};
 
 /// The demo's first search.
 pub(crate) const QUERY: &str = "battle in space";

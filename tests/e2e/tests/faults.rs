@@ -1,0 +1,191 @@
+//! Kills, crashes and cut connections lose nothing, and show nothing that was not committed.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test, wait};
+use walvec_pipeline::status::Phase;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(ten_kills_at_random_moments_lose_nothing),
+        test!(rows_that_change_during_the_snapshot_end_as_they_are),
+        test!(a_snapshot_that_was_killed_starts_again_and_sweeps_what_is_gone),
+        test!(a_connection_that_is_cut_again_and_again_loses_nothing),
+        test!(nothing_is_confirmed_that_is_not_durable),
+    ]
+}
+
+const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, name text, body text, n int DEFAULT 0);
+    ALTER TABLE items ALTER COLUMN body SET STORAGE EXTERNAL";
+
+fn items() -> Settings {
+    Settings::new([Collection::new("items", "public.items", "{{ name }}")])
+        .with("pipeline", serde_json::json!({ "batch_rows": 16 }))
+}
+
+fn image_of_items() -> Expected {
+    Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Random statements on `items`: every operation, and transactions that are given up.
+fn statement(random: &mut StdRng) -> String {
+    let id = random.random_range(1..400);
+    let other = random.random_range(1..400);
+    let number = random.random_range(0..1_000_000);
+    match random.random_range(0..20) {
+        0..6 => format!(
+            "INSERT INTO items VALUES ({id}, 'name {number}', repeat('{number} ', 1000)) \
+             ON CONFLICT (id) DO UPDATE SET name = excluded.name"
+        ),
+        6..10 => format!("UPDATE items SET n = {number} WHERE id = {id}"),
+        10..12 => format!("UPDATE items SET name = 'name {number}' WHERE id BETWEEN {id} AND {id} + 10"),
+        12..14 => format!("UPDATE items SET id = id + 1000 WHERE id = {id}; DELETE FROM items WHERE id > 1000"),
+        14..16 => format!("DELETE FROM items WHERE id = {id}"),
+        16 => format!(
+            "BEGIN; DELETE FROM items WHERE id = 0; UPDATE items SET id = 0 WHERE id = {id};
+             UPDATE items SET id = {id} WHERE id = {other} AND {id} <> {other};
+             UPDATE items SET id = {other} WHERE id = 0 AND NOT EXISTS (SELECT FROM items WHERE id = {other}); COMMIT"
+        ),
+        17 => format!("BEGIN; UPDATE items SET name = 'never' WHERE id <= {id}; ROLLBACK"),
+        18 => format!(
+            "BEGIN; SAVEPOINT s; DELETE FROM items; ROLLBACK TO s; UPDATE items SET n = n + 1 WHERE id < {id}; COMMIT"
+        ),
+        _ => "BEGIN; TRUNCATE items; INSERT INTO items SELECT g, 'fresh ' || g, repeat('x', 3000) \
+              FROM generate_series(1, 100) g; COMMIT"
+            .to_owned(),
+    }
+}
+
+/// Writes until aborted.
+fn writer(client: Client, seed: u64) -> JoinHandle<Result<()>> {
+    tokio::spawn(async move {
+        let mut random = StdRng::seed_from_u64(seed);
+        loop {
+            client.batch_execute(&statement(&mut random)).await?;
+            tokio::task::yield_now().await;
+        }
+    })
+}
+
+/// Ends a writer; a statement of its that failed is an error of the test.
+async fn stop_writing(writer: JoinHandle<Result<()>>) -> Result<()> {
+    writer.abort();
+    match writer.await {
+        Ok(outcome) => outcome,
+        Err(_aborted) => Ok(()),
+    }
+}
+
+#[allow(clippy::print_stderr)]
+fn new_seed() -> u64 {
+    let given = std::env::var("WALVEC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(rand::random);
+    eprintln!("seed {seed}; the same again: WALVEC_TEST_SEED={seed}");
+    seed
+}
+
+async fn ten_kills_at_random_moments_lose_nothing(context: TestContext) -> Result<()> {
+    let seed = new_seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    context.execute(TABLE).await?;
+    context
+        .execute("INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 300) g")
+        .await?;
+    for round in 0..10 {
+        let writing = writer(context.connect().await?, seed + round);
+        let walvec = context.start(&items()).await?;
+        // The moment is random on purpose: the kill has to meet every step.
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..600))).await;
+        walvec.kill().await?;
+        stop_writing(writing).await?;
+    }
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    image::compare(&context, &image_of_items()).await.map_err(|error| error.context(format!("seed {seed}")))?;
+    Ok(())
+}
+
+async fn rows_that_change_during_the_snapshot_end_as_they_are(context: TestContext) -> Result<()> {
+    let seed = new_seed();
+    context.execute(TABLE).await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g, 'x' FROM generate_series(1, 20000) g").await?;
+    let writing = [writer(context.connect().await?, seed), writer(context.connect().await?, seed + 1)];
+    let mut walvec = context.start(&items()).await?;
+    walvec.wait_for("the stream is followed", |status| status.phase == Phase::Streaming).await?;
+    for writer in writing {
+        // Two writers may deadlock with each other; PostgreSQL ends one of them, which is no concern of walvec.
+        let _ = stop_writing(writer).await;
+    }
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    image::compare(&context, &image_of_items()).await.map_err(|error| error.context(format!("seed {seed}")))?;
+    Ok(())
+}
+
+async fn a_snapshot_that_was_killed_starts_again_and_sweeps_what_is_gone(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g, 'x' FROM generate_series(1, 20000) g").await?;
+    let mut walvec = context.start(&items()).await?;
+    let halfway = |status: &walvec_pipeline::Status| status.collections[0].snapshot_rows_copied > 5_000;
+    let seen = walvec.wait_for("a part of the snapshot is copied", halfway).await?;
+    assert_eq!(seen.phase, Phase::Snapshot, "the snapshot was over before it could be killed");
+    walvec.kill().await?;
+
+    context.execute("DELETE FROM items WHERE id % 3 = 0; UPDATE items SET name = 'other' WHERE id % 3 = 1").await?;
+    let mut walvec = context.start(&items()).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.generation.0, 2);
+    assert!(status.collections[0].embeddings_reused > 0, "unchanged texts were embedded again");
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 13_334);
+    Ok(())
+}
+
+async fn a_connection_that_is_cut_again_and_again_loses_nothing(context: TestContext) -> Result<()> {
+    let seed = new_seed();
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    let writing = writer(context.connect().await?, seed);
+    for _ in 0..5 {
+        let cut = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots \
+                   WHERE slot_name = $1 AND active_pid IS NOT NULL";
+        wait::until("the stream was there to be cut", async || {
+            let cut: i64 = context.sql.query_one(cut, &[&context.slot()]).await?.get(0);
+            Ok((cut > 0).then_some(()))
+        })
+        .await?;
+    }
+    stop_writing(writing).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    image::compare(&context, &image_of_items()).await.map_err(|error| error.context(format!("seed {seed}")))?;
+    Ok(())
+}
+
+async fn nothing_is_confirmed_that_is_not_durable(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    let writing = writer(context.connect().await?, 1);
+    let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1";
+    for _ in 0..50 {
+        let slot: String = context.sql.query_one(confirmed, &[&context.slot()]).await?.get(0);
+        // Asked after the slot: what walvec has made durable only grows.
+        let applied = walvec.status().await?.applied_lsn;
+        let slot: walvec_model::Lsn = slot.parse()?;
+        assert!(slot <= applied, "the slot was told {slot}, but only {applied} is durable");
+    }
+    stop_writing(writing).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let slot: String = context.sql.query_one(confirmed, &[&context.slot()]).await?.get(0);
+    assert!(slot.parse::<walvec_model::Lsn>()? > walvec_model::Lsn::ZERO);
+    Ok(())
+}

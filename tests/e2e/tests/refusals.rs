@@ -1,0 +1,245 @@
+//! What cannot work ends in a clear message with a remedy, a code on the last line and the documented exit code, and
+//! leaves everything as it was.
+
+use std::net::TcpListener;
+use std::process::Output;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(a_wrong_host_a_wrong_password_and_a_missing_database_are_told_apart).on_own_server(&[]),
+        test!(a_server_without_logical_wal_is_refused).on_own_server(&[("wal_level", "replica")]),
+        test!(a_role_without_rights_is_told_what_to_grant),
+        test!(a_missing_table_and_a_missing_column_are_named),
+        test!(a_table_without_a_key_is_refused_with_the_remedy),
+        test!(a_missing_model_says_what_to_type),
+        test!(another_model_is_refused_and_the_old_vectors_stay),
+        test!(a_port_that_is_taken_stops_before_anything_is_created),
+        test!(a_second_process_is_refused),
+        test!(a_slot_that_was_dropped_is_never_replaced_silently),
+        test!(a_lost_slot_stops_by_name).on_own_server(&[("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB")]),
+        test!(a_publication_that_was_made_anew_stops_the_pipeline),
+        test!(a_slot_that_somebody_else_advanced_is_refused),
+        test!(a_reset_reads_the_table_again_without_embedding_again),
+        test!(a_typo_in_the_configuration_is_shown_where_it_is),
+    ]
+}
+
+fn items() -> Settings {
+    Settings::new([Collection::new("items", "public.items", "{{ name }}")])
+}
+
+fn image_of_items() -> Expected {
+    Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
+}
+
+const TABLE: &str =
+    "CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'one'), (2, 'two')";
+
+/// Runs `walvec run` to its end and checks exit code, code and that the message contains `expected`.
+async fn refused(
+    context: &TestContext,
+    settings: &Settings,
+    exit: i32,
+    code: &str,
+    expected: &[&str],
+) -> Result<String> {
+    context.configure(settings)?;
+    check(&context.walvec(&["run"]).await?, exit, code, expected)
+}
+
+fn check(output: &Output, exit: i32, code: &str, expected: &[&str]) -> Result<String> {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(exit), "{stderr}");
+    assert_eq!(stderr.lines().last(), Some(code), "{stderr}");
+    for text in expected {
+        assert!(stderr.contains(text), "\"{text}\" is missing in:\n{stderr}");
+    }
+    Ok(stderr)
+}
+
+async fn slots(context: &TestContext) -> Result<i64> {
+    let count = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1";
+    Ok(context.sql.query_one(count, &[&context.slot()]).await?.get(0))
+}
+
+async fn synced(context: &TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(context).await?;
+    walvec.stop().await
+}
+
+fn source(url: &str) -> Settings {
+    items().with("source", json!({ "url": url }))
+}
+
+async fn a_wrong_host_a_wrong_password_and_a_missing_database_are_told_apart(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    context.execute("CREATE ROLE reader LOGIN REPLICATION PASSWORD 'right'").await?;
+    let url = context.url();
+    let (_, place) = url.rsplit_once('@').context("no host in the URL")?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let closed = taken.local_addr()?;
+    drop(taken);
+    let stderr =
+        refused(&context, &source(&format!("postgres://u:secret@{closed}/d")), 3, "E_CONNECT", &["127.0.0.1"]).await?;
+    assert!(!stderr.contains("secret"), "{stderr}");
+    let wrong = source(&format!("postgres://reader:wrongsecret@{place}"));
+    let stderr = refused(&context, &wrong, 3, "E_AUTH", &["reader", "help:"]).await?;
+    assert!(!stderr.contains("wrongsecret"), "{stderr}");
+    let host = place.split('/').next().unwrap_or_default();
+    let (start, _) = url.rsplit_once('@').context("no host in the URL")?;
+    refused(&context, &source(&format!("{start}@{host}/nowhere")), 3, "E_AUTH", &["nowhere"]).await?;
+    assert_eq!(slots(&context).await?, 0);
+    Ok(())
+}
+
+async fn a_server_without_logical_wal_is_refused(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    refused(&context, &items(), 3, "E_WAL_LEVEL", &["wal_level", "ALTER SYSTEM SET wal_level"]).await?;
+    Ok(())
+}
+
+async fn a_role_without_rights_is_told_what_to_grant(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let role = format!("reader_{}", context.slot());
+    context.execute(&format!("CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'p'")).await?;
+    let url = context.url();
+    let (_, place) = url.rsplit_once('@').context("no host in the URL")?;
+    let settings = source(&format!("postgres://{role}:p@{place}"));
+    refused(&context, &settings, 3, "E_RIGHTS", &["items", "GRANT SELECT"]).await?;
+    assert_eq!(slots(&context).await?, 0);
+    context.execute(&format!("DROP ROLE {role}")).await?;
+    Ok(())
+}
+
+async fn a_missing_table_and_a_missing_column_are_named(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let nowhere = Settings::new([Collection::new("items", "public.itmes", "{{ name }}")]);
+    refused(&context, &nowhere, 3, "E_TABLE", &["public.itmes"]).await?;
+    let typo = Settings::new([Collection::new("items", "public.items", "{{ nmae }}")]);
+    refused(&context, &typo, 3, "E_SCHEMA", &["nmae", "name"]).await?;
+    assert_eq!(slots(&context).await?, 0);
+    Ok(())
+}
+
+async fn a_table_without_a_key_is_refused_with_the_remedy(context: TestContext) -> Result<()> {
+    context.execute("CREATE TABLE items (id int, name text)").await?;
+    refused(&context, &items(), 3, "E_NO_KEY", &["public.items", "PRIMARY KEY"]).await?;
+    assert_eq!(slots(&context).await?, 0);
+    // The user's own statements still work: nothing was published.
+    context.execute("INSERT INTO items VALUES (1, 'x'); UPDATE items SET name = 'y'").await?;
+    Ok(())
+}
+
+async fn a_missing_model_says_what_to_type(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let settings = items().with("embedding", json!({ "model": "no-one/has-this" }));
+    refused(&context, &settings, 3, "E_MODEL_MISSING", &["no-one/has-this", "walvec model pull"]).await?;
+    Ok(())
+}
+
+async fn another_model_is_refused_and_the_old_vectors_stay(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    let settings = items().with("embedding", json!({ "model": "hash/128" }));
+    refused(&context, &settings, 3, "E_FINGERPRINT", &["items", "help:"]).await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 2);
+    Ok(())
+}
+
+async fn a_port_that_is_taken_stops_before_anything_is_created(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    let settings = items().with("server", json!({ "listen": address }));
+    refused(&context, &settings, 3, "E_LISTEN", &[&address, "--listen"]).await?;
+    assert_eq!(slots(&context).await?, 0);
+    Ok(())
+}
+
+async fn a_second_process_is_refused(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    check(&context.walvec(&["run"]).await?, 3, "E_LOCKED", &["data", "help:"])?;
+    // The first goes on, and answers for others.
+    let found = context.walvec(&["search", "one", "--json"]).await?;
+    let answer: Value = serde_json::from_slice(&found.stdout)?;
+    assert_eq!(answer["hits"][0]["id"], 1);
+    walvec.stop().await?;
+    Ok(())
+}
+
+async fn a_slot_that_was_dropped_is_never_replaced_silently(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    context.sql.query_one("SELECT pg_drop_replication_slot($1)", &[&context.slot()]).await?;
+    context.execute("INSERT INTO items VALUES (3, 'unseen')").await?;
+    refused(&context, &items(), 3, "E_SLOT_MISSING", &[context.slot(), "walvec reset"]).await?;
+    assert_eq!(slots(&context).await?, 0);
+    Ok(())
+}
+
+async fn a_lost_slot_stops_by_name(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    let lost = "SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = $1";
+    for _ in 0..40 {
+        context
+            .execute("CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 5000); DROP TABLE filler")
+            .await?;
+        context.sql.batch_execute("SELECT pg_switch_wal()").await?;
+        context.sql.batch_execute("CHECKPOINT").await?;
+        let is_lost: Option<bool> = context.sql.query_one(lost, &[&context.slot()]).await?.get(0);
+        if is_lost == Some(true) {
+            refused(&context, &items(), 3, "E_SLOT_LOST", &[context.slot(), "walvec reset"]).await?;
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the server never gave the slot up")
+}
+
+async fn a_publication_that_was_made_anew_stops_the_pipeline(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    context.execute("DROP PUBLICATION walvec; INSERT INTO items VALUES (3, 'unseen')").await?;
+    refused(&context, &items(), 3, "E_PUBLICATION", &["walvec reset"]).await?;
+    context.execute("CREATE PUBLICATION walvec FOR TABLE items WITH (publish_via_partition_root = true)").await?;
+    refused(&context, &items(), 3, "E_PUBLICATION", &["walvec reset"]).await?;
+    Ok(())
+}
+
+async fn a_slot_that_somebody_else_advanced_is_refused(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    context.execute("INSERT INTO items VALUES (3, 'unseen')").await?;
+    let advance = "SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())";
+    context.sql.query_one(advance, &[&context.slot()]).await?;
+    refused(&context, &items(), 3, "E_POSITION", &[context.slot(), "walvec reset"]).await?;
+    Ok(())
+}
+
+async fn a_reset_reads_the_table_again_without_embedding_again(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    let asked = context.walvec(&["reset"]).await?;
+    check(&asked, 2, "E_USAGE", &["--force"])?;
+    assert_eq!(slots(&context).await?, 1, "nobody had agreed");
+    let output = context.walvec(&["reset", "--force"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(slots(&context).await?, 0);
+    context.execute("DELETE FROM items WHERE id = 1; INSERT INTO items VALUES (3, 'three')").await?;
+
+    let mut walvec = context.start(&items()).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.generation.0, 2);
+    assert_eq!(status.collections[0].embeddings_computed, 1);
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 2);
+    Ok(())
+}
+
+async fn a_typo_in_the_configuration_is_shown_where_it_is(context: TestContext) -> Result<()> {
+    let settings = items().with("server", json!({ "lisen": "127.0.0.1:0" }));
+    refused(&context, &settings, 2, "E_CONFIG", &["server.lisen", "listen", "walvec.yaml:"]).await?;
+    Ok(())
+}
