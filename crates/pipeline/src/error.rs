@@ -20,7 +20,7 @@ pub enum PipelineError {
         /// The collection.
         collection: String,
         /// The error.
-        source: TransformError,
+        source: Box<TransformError>,
     },
     /// The embedding model.
     #[error("embedder: {0}")]

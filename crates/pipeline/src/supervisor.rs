@@ -160,7 +160,7 @@ impl Pipeline {
                 let Collection { name, transform, .. } = &run.writers[index].collection;
                 transform
                     .check(&table)
-                    .map_err(|error| PipelineError::Transform { collection: name.clone(), source: error })?;
+                    .map_err(|error| PipelineError::Transform { collection: name.clone(), source: error.into() })?;
             }
         }
         let facts = facts(&source, &self.config).await?;

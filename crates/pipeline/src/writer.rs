@@ -223,7 +223,9 @@ impl Writer {
                 Err(error) if error.is_row_error() => {
                     work.failed.push(self.letter(&key, position, error.code(), &error.to_string()));
                 }
-                Err(source) => return Err(PipelineError::Transform { collection: name.clone(), source }),
+                Err(error) => {
+                    return Err(PipelineError::Transform { collection: name.clone(), source: error.into() });
+                }
             }
         }
         if reused > 0 {

@@ -2,7 +2,8 @@
 //!
 //! - [`Sink`] and [`Search`]: the contracts that the pipeline and the surface rely on
 //! - [`embedded`]: Qdrant's own engine inside this process, the only module that names `qdrant_edge`
-//! - [`error`]: what can go wrong, and whether trying again helps
+//! - [`Filter`]: conditions on payload fields
+//! - [`SinkError`]: what can go wrong, and whether trying again helps
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

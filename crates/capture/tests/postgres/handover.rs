@@ -264,32 +264,36 @@ async fn a_snapshot_that_nobody_waits_for_any_more_leaves_no_slot_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_waits_for_a_standby_is_either_in_the_snapshot_or_in_the_stream() {
     // Such a transaction is in the WAL, and no SELECT sees it: the reason why a SELECT is no snapshot.
-    let own = crate::support::start_cluster(&[("synchronous_standby_names", "ghost")]).await;
+    let own = crate::support::start_cluster(&[]).await;
     let url = own.create_database("ghost").await.unwrap();
     let client = own.connect("ghost").await.unwrap();
-    let setup =
-        "SET synchronous_commit = local; CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'old')";
-    client.batch_execute(setup).await.unwrap();
-    let writer = own.connect("ghost").await.unwrap();
-    let waiting = tokio::spawn(async move { writer.batch_execute("UPDATE t SET v = 'new'").await });
-    let hung = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    while client.query_one(hung, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-        tokio::task::yield_now().await;
-    }
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'old')").await.unwrap();
     let source = walvec_capture::Source::connect(walvec_capture::SourceConfig {
         url: url.into(),
         slot: "ghost".to_owned(),
         publication: "ghost".to_owned(),
         tables: vec![crate::support::spec("t")],
         copy_workers: 1,
-    })
-    .await
-    .unwrap();
-    client
-        .batch_execute("CREATE PUBLICATION ghost FOR TABLE t WITH (publish_via_partition_root = true)")
-        .await
-        .unwrap();
-    let source = Arc::new(source);
+    });
+    let source = Arc::new(source.await.unwrap());
+    source.ensure_publication().await.unwrap();
+    let standby = async |name: &str| {
+        client.batch_execute(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'")).await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    };
+    standby("ghost").await;
+    let writer = loop {
+        let writer = own.connect("ghost").await.unwrap();
+        let row = writer.query_one("SHOW synchronous_standby_names", &[]).await.unwrap();
+        if row.get::<_, String>(0) == "ghost" {
+            break writer;
+        }
+    };
+    let waiting = tokio::spawn(async move { writer.batch_execute("UPDATE t SET v = 'new'").await });
+    let hung = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    while client.query_one(hung, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        tokio::task::yield_now().await;
+    }
     let copying = tokio::spawn({
         let source = Arc::clone(&source);
         async move { copy(&source).await }
@@ -299,8 +303,7 @@ async fn a_commit_that_waits_for_a_standby_is_either_in_the_snapshot_or_in_the_s
     while !copying.is_finished() && !client.query_one(blocked, &[]).await.unwrap().get::<_, bool>(0) {
         tokio::task::yield_now().await;
     }
-    client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = ''").await.unwrap();
-    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    standby("").await;
     waiting.await.unwrap().unwrap();
     let mut image = Image::default();
     image.apply(copying.await.unwrap());

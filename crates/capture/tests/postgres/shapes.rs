@@ -270,6 +270,6 @@ async fn a_value_that_is_no_text_stops_the_copy_and_the_stream_by_its_own_name()
     let again = db.source(config).await;
     let mut snapshot = again.begin_snapshot().await.unwrap();
     let error = snapshot.next().await.unwrap_err();
-    assert_eq!(error.code(), "E_ENCODING");
+    assert_eq!(error.code(), "E_ENCODING", "{error}");
     assert!(error.to_string().contains("public.t"), "{error}");
 }

@@ -181,7 +181,7 @@ impl Owner {
         let number = self.builds;
         let store = Arc::clone(&self.store);
         let jobs = self.jobs.clone();
-        let (tell, outcome) = std_mpsc::channel();
+        let (tell, outcome) = std_mpsc::sync_channel(1);
         let build = move || {
             let built = store.with_shard(|shard| shard.optimize().map(drop).map_err(change_error));
             drop(store);

@@ -7,7 +7,7 @@ use walvec_model::Fingerprint;
 use walvec_sink::embedded::{DataDir, Embedded};
 use walvec_sink::{IndexType, Search, Sink, SinkError, Write};
 
-use crate::common::{DIMENSION, Fixture, nearest_to, number_of, point, spec, upserts};
+use crate::common::{DIMENSION, Fixture, nearest_to, number_of, point, spec, upserts, vector};
 
 #[test]
 fn a_data_directory_has_one_owner_whose_pid_is_told() {
@@ -54,6 +54,7 @@ async fn collections_live_side_by_side() {
 #[tokio::test]
 async fn another_model_or_dimension_is_refused() {
     let Fixture { sink, root } = Fixture::new();
+    sink.write(upserts([1])).await.unwrap();
     sink.close().await.unwrap();
     let mut other_model = spec(DIMENSION);
     other_model.fingerprint = Fingerprint::of(&["another model"]);
@@ -65,14 +66,29 @@ async fn another_model_or_dimension_is_refused() {
         assert!(message.contains(&other.fingerprint.0), "{message}");
         assert!(message.contains(&format!("dimension {}", other.dimension)), "{message}");
     }
-    Embedded::open(root.path(), spec(DIMENSION)).unwrap();
+    let sink = Embedded::open(root.path(), spec(DIMENSION)).unwrap();
+    assert_eq!(sink.count().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_collection_that_never_held_a_point_takes_another_model() {
+    let Fixture { sink, root } = Fixture::new();
+    sink.close().await.unwrap();
+    let other = spec(DIMENSION + 1);
+    let sink = Embedded::open(root.path(), other.clone()).unwrap();
+    let mut written = point(1, json!({}));
+    written.vector = vector(1, other.dimension);
+    sink.write(vec![Write::Upsert(written)]).await.unwrap();
+    sink.close().await.unwrap();
+    assert!(matches!(Embedded::open(root.path(), spec(DIMENSION)), Err(SinkError::Fingerprint { .. })));
+    assert_eq!(Embedded::open(root.path(), other).unwrap().count().await.unwrap(), 1);
 }
 
 #[tokio::test]
 async fn damaged_files_are_an_error_that_names_them() {
     let damages: [(&str, &[u8]); 3] = [
         ("walvec-collection.json", b"{ not json"),
-        ("walvec-collection.json", br#"{"format":2,"dimension":8,"distance":"Cosine","fingerprint":"f","opens":1}"#),
+        ("walvec-collection.json", br#"{"format":2,"dimension":8,"distance":"Cosine","fingerprint":"f","opens":1,"created":true,"written":true}"#),
         ("shard/edge_config.json", b""),
     ];
     for (file, content) in damages {

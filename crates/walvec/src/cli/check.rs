@@ -133,8 +133,8 @@ async fn check_source(config: &Config, outcomes: &mut Vec<Outcome>) {
             for collection in &config.collections {
                 let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
                 let checked = app::transform(collection).and_then(|transform| {
-                    transform.check(table).map_err(|source| {
-                        PipelineError::Transform { collection: collection.name.clone(), source }.into()
+                    transform.check(table).map_err(|error| {
+                        PipelineError::Transform { collection: collection.name.clone(), source: error.into() }.into()
                     })
                 });
                 outcomes.push(match checked {

@@ -108,7 +108,7 @@ struct StatusArgs {
 
 impl ConfigArgs {
     pub(crate) fn load(&self) -> Result<Config, Failure> {
-        let overrides = Overrides { listen: self.listen, ..Overrides::default() };
+        let overrides = Overrides { listen: self.listen };
         Config::load(self.config.as_deref(), &Environment::of_process(), overrides).map_err(Failure::configuration)
     }
 }
