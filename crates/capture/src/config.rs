@@ -10,7 +10,8 @@ pub struct SourceConfig {
     /// variables are the caller's business: none is read here.
     ///
     /// Beyond what tokio-postgres understands: `sslmode` `verify-ca` and `verify-full`, and `sslrootcert`. Without
-    /// `sslmode`, a host that is not this machine must prove who it is (`verify-full`).
+    /// `sslmode`, a host that is not this machine must prove who it is (`verify-full`). A host that is a directory means
+    /// the Unix socket in it; no host means this machine's socket, or `localhost` if there is none.
     pub url: SecretString,
     /// The replication slot.
     pub slot: String,

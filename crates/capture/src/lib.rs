@@ -12,20 +12,20 @@
 //!
 //! All three give a row the same values, because they read the same text form with the same function.
 //!
-//! - [`config`]: what has to be told
-//! - [`source`]: the source and what can be asked of it
-//! - [`preflight`]: what would stop the pipeline, found before it starts
-//! - [`publication`], [`slot`]: the two things that live on the server
-//! - [`snapshot`]: slot creation, the plan of the copy, its workers
-//! - [`stream`]: the task that reads the stream and answers the server
-//! - [`pgoutput`]: replication messages, decoded without any I/O
-//! - [`assemble`]: messages into changes with positions and keys
-//! - [`fetch`]: rows read again by key
-//! - [`copy_text`], [`value`]: PostgreSQL's text forms
-//! - [`catalog`]: what the server's catalogue says
-//! - [`connect`]: sessions, TLS, pinned settings
+//! - `config`: what has to be told
+//! - `source`: the source and what can be asked of it
+//! - `preflight`: what would stop the pipeline, found before it starts
+//! - `publication`, `slot`: the two things that live on the server
+//! - `snapshot`: slot creation, the plan of the copy, its workers
+//! - `stream`: the task that reads the stream and answers the server
+//! - `pgoutput`: replication messages, decoded without any I/O
+//! - `assemble`: messages into changes with positions and keys
+//! - `fetch`: rows read again by key
+//! - `copy_text`, `value`: PostgreSQL's text forms
+//! - `catalog`: what the server's catalogue says
+//! - `connect`: sessions, TLS, pinned settings
 //! - `sql`: quoting
-//! - [`error`]: what can go wrong, and what to do about it
+//! - `error`: what can go wrong, and what to do about it
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -109,6 +109,10 @@ pub(crate) fn statement_error(doing: &str, error: &tokio_postgres::Error) -> Cap
         Some(state) if *state == SqlState::INSUFFICIENT_PRIVILEGE => {
             CaptureError::Rights { doing: doing.to_owned(), reason }
         }
+        // The server checks what it sends, where the database itself has no encoding or another one.
+        Some(state) if [SqlState::CHARACTER_NOT_IN_REPERTOIRE, SqlState::UNTRANSLATABLE_CHARACTER].contains(state) => {
+            CaptureError::Encoding { place: doing.to_owned(), reason }
+        }
         Some(state) => CaptureError::Statement { doing: doing.to_owned(), reason, sqlstate: state.code().to_owned() },
     }
 }

@@ -17,7 +17,7 @@ use crate::common::{all_points, fields, open, point, provenance, upserts};
 
 const ROUNDS: u64 = 12;
 /// Above what the engine leaves without an index, so that builds run again and again.
-const IDS: u64 = 16_000;
+const IDS: u64 = 12_000;
 const BATCH: usize = 256;
 
 /// What a batch does to an id: the number it is given, or `None` where it is deleted.
@@ -106,7 +106,7 @@ fn last_batch_of_a_killed_child(root: &Path, seed: u64, (round, first): (u64, u6
     let mut child = child.unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut last = None;
-    let until = first + rng.random_range(1..80);
+    let until = first + rng.random_range(1..40);
     for line in lines.by_ref() {
         last = line.unwrap().strip_prefix("durable ").map(|number| number.parse().unwrap()).or(last);
         if last.is_some_and(|number| number >= until) {
