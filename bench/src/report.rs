@@ -35,7 +35,7 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         writeln!(
             text,
-            "# Benchmarks\n\nWritten by `make bench`: {cores} cores, PostgreSQL {}, release build, medians of {} rounds. Machines \
+            "# Benchmarks\n\nWritten by `make bench`: {cores} cores, PostgreSQL {}, release build, medians of {} round(s). Machines \
              differ and are\nnoisy: compare the ratios, which come from paired runs, rather than the rates.\n",
             self.server, plan.rounds
         )?;
@@ -96,9 +96,15 @@ fn render_sync(text: &mut String, sync: &Sync) -> std::fmt::Result {
 }
 
 fn render_growth(text: &mut String, growth: &[Growth]) -> std::fmt::Result {
-    writeln!(text, "## Growth\n\n| | rows | rows/s | peak memory |\n|---|---|---|---|")?;
+    writeln!(
+        text,
+        "## Growth\n\nTargets, the largest against a tenth of it: rate ≥ 0.90, at most 20 MB more.\n\n\
+         | | rows | rows/s | against a tenth | peak memory |\n|---|---|---|---|---|"
+    )?;
     for Growth { reader, rows, rate, rss } in growth {
-        writeln!(text, "| {reader} | {rows} | {rate:.0} | {} |", megabytes(*rss))?;
+        let tenth = growth.iter().find(|other| other.reader == *reader && other.rows == rows / 10);
+        let ratio = tenth.map_or_else(String::new, |tenth| format!("{:.2}", rate / tenth.rate));
+        writeln!(text, "| {reader} | {rows} | {rate:.0} | {ratio} | {} |", megabytes(*rss))?;
     }
     writeln!(text)
 }

@@ -214,8 +214,11 @@ impl CaptureError {
                 format!("SELECT pg_drop_replication_slot({});", crate::sql::quote_literal(slot))
             }
             Self::SlotBusy { .. } => "stop the other reader, or give this one a slot of its own".to_owned(),
-            Self::Encoding { .. } => "repair the value, or publish the table without the column (`columns`)".to_owned(),
-            Self::Connect { .. } | Self::Protocol { .. } | Self::Statement { .. } | Self::Closed => return None,
+            Self::Encoding { .. } => "repair the value in the table".to_owned(),
+            Self::Connect { .. } => "see that PostgreSQL runs there and accepts TCP connections; check host and port \
+                of `source.url`"
+                .to_owned(),
+            Self::Protocol { .. } | Self::Statement { .. } | Self::Closed => return None,
         };
         Some(text)
     }

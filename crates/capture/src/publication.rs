@@ -101,6 +101,22 @@ pub(crate) async fn state(
     Ok(PublicationState::Differs { difference: differences.join("; "), sql })
 }
 
+/// Changes whenever the publication is made anew or altered, also if it is put back as it was; `None` if there is none.
+///
+/// The server decodes with the catalogue of the time of each change: what the publication left out meanwhile never comes,
+/// and only the rows of the catalogue tell that it was otherwise.
+pub(crate) async fn identity(session: &Session, publication: &str) -> Result<Option<String>, CaptureError> {
+    let query = "
+        SELECT string_agg(entry, ' ' ORDER BY entry) FROM (
+            SELECT 'p' || p.oid || ':' || p.xmin FROM pg_publication p WHERE p.pubname = $1
+            UNION ALL
+            SELECT 'r' || r.oid || ':' || r.xmin
+            FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1
+        ) AS entries (entry)";
+    let row = session.query_one(query, &[&publication]).await;
+    Ok(row.map_err(|error| statement_error("reading the publication", &error))?.get(0))
+}
+
 fn table_differences(config: &SourceConfig, published: &BTreeMap<TableName, Published>) -> Vec<String> {
     let mut differences = Vec::new();
     for spec in &config.tables {

@@ -118,15 +118,14 @@ impl Source {
         publication::state(&*self.session().await?, &self.config, self.server.capabilities).await
     }
 
-    /// The publication's oid; `None` if it is missing. Cheap enough to ask every few seconds: if it changes while a stream
-    /// runs, somebody dropped the publication, and PostgreSQL 18 only stops sending changes then, without an error.
+    /// What identifies the publication as it is now; `None` if there is none. Cheap enough to be asked every second.
+    ///
+    /// It changes whenever the publication is made anew or altered, also if it is put back as it was.
     ///
     /// # Errors
     /// If the catalogue cannot be read.
-    pub async fn publication_oid(&self) -> Result<Option<u32>, CaptureError> {
-        let query = "SELECT oid FROM pg_publication WHERE pubname = $1";
-        let row = self.session().await?.query_opt(query, &[&self.config.publication]).await;
-        Ok(row.map_err(|error| statement_error("looking up the publication", &error))?.map(|row| row.get(0)))
+    pub async fn publication_identity(&self) -> Result<Option<String>, CaptureError> {
+        publication::identity(&*self.session().await?, &self.config.publication).await
     }
 
     /// Creates the publication for exactly the configured tables, if it is missing.

@@ -76,9 +76,9 @@ impl Fold {
         let Change { table, position, op } = change;
         let state = match op {
             Op::Insert { new } => State::Present { row: new, base: Base::Complete },
-            Op::Update { old_key: None, new } => self.merge(&key, position, new),
+            Op::Update { old_key: None, new } => self.merge(&key, &table, position, new),
             Op::Update { old_key: Some(old_key), new } => {
-                let merged = self.merge(&old_key, position, new);
+                let merged = self.merge(&old_key, &table, position, new);
                 self.put(old_key, Final { table: Arc::clone(&table), position, state: State::Gone });
                 merged
             }
@@ -90,7 +90,7 @@ impl Fold {
 
     /// The row after an update of `key`: cells that were not sent come from the batch if it has them, else from the
     /// stored point.
-    fn merge(&self, key: &RowKey, position: Position, mut new: Row) -> State {
+    fn merge(&self, key: &RowKey, table: &Table, position: Position, mut new: Row) -> State {
         if !new.is_partial() {
             return State::Present { row: new, base: Base::Complete };
         }
@@ -99,13 +99,17 @@ impl Fold {
             // Only a replay updates a row that does not exist.
             Some(State::Gone) => Base::Unknown,
             // The table was altered in between: cells no longer correspond.
-            Some(State::Present { row: earlier, .. }) if earlier.0.len() != new.0.len() => Base::Unknown,
+            Some(State::Present { .. }) if !self.same_shape(key, table) => Base::Unknown,
             Some(State::Present { row: earlier, base }) => {
                 fill(&mut new, earlier);
                 if new.is_partial() { base.clone() } else { Base::Complete }
             }
         };
         State::Present { row: new, base }
+    }
+
+    fn same_shape(&self, key: &RowKey, table: &Table) -> bool {
+        self.index.get(key).is_some_and(|&at| self.entries[at].1.table.columns == table.columns)
     }
 
     fn put(&mut self, key: RowKey, last: Final) {

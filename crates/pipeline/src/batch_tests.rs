@@ -101,11 +101,12 @@ fn two_rows_that_swap_their_keys_keep_their_own_values() {
 #[test]
 fn an_altered_table_does_not_mix_rows_of_two_shapes() {
     let table = table();
-    let wider = Arc::new(Table { key: vec![0], ..(*table).clone() });
-    let mut wide = row(1, "b", None);
-    wide.0.push(Cell::Value(json!("new column")));
+    let mut altered = (*table).clone();
+    altered.columns[2].name = "other".to_owned();
+    let wide = row(1, "b", None);
     let first = Change { table, position: at(1), op: insert(1, "a", "x") };
-    let second = Change { table: wider, position: at(2), op: Op::Update { old_key: None, new: wide.clone() } };
+    let second =
+        Change { table: Arc::new(altered), position: at(2), op: Op::Update { old_key: None, new: wide.clone() } };
     let entries = coalesce(vec![first, second]);
     assert_eq!(state_of(&entries, 1), State::Present { row: wide, base: Base::Unknown });
 }

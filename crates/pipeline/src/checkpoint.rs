@@ -19,6 +19,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Checkpointer {
     store: Arc<Store>,
     checkpoint: Checkpoint,
+    /// How far the stream has come since it was opened: behind `checkpoint.applied` while it is being replayed.
+    reached: Lsn,
     /// When progress that is not stored yet has to be stored.
     due: Option<Instant>,
     last: Option<Instant>,
@@ -26,20 +28,18 @@ pub(crate) struct Checkpointer {
 
 impl Checkpointer {
     pub(crate) const fn new(store: Arc<Store>, checkpoint: Checkpoint) -> Self {
-        Self { store, checkpoint, due: None, last: None }
+        Self { store, checkpoint, reached: Lsn::ZERO, due: None, last: None }
     }
 
-    /// Everything committed up to here is durably in the sink.
-    pub(crate) const fn applied(&self) -> Lsn {
-        self.checkpoint.applied
+    /// Everything committed up to here is in the sink, and nothing older is being replayed into it.
+    pub(crate) const fn reached(&self) -> Lsn {
+        self.reached
     }
 
     /// Notes that everything committed up to `end_lsn` is durably in the sink.
     pub(crate) fn durable(&mut self, end_lsn: Lsn) {
-        if end_lsn <= self.checkpoint.applied {
-            return;
-        }
-        self.checkpoint.applied = end_lsn;
+        self.reached = self.reached.max(end_lsn);
+        self.checkpoint.applied = self.checkpoint.applied.max(end_lsn);
         let now = Instant::now();
         let earliest = self.last.map_or(now, |last| last + INTERVAL);
         self.due.get_or_insert(earliest.max(now));
@@ -50,13 +50,14 @@ impl Checkpointer {
         self.due
     }
 
-    /// Stores the checkpoint and then tells the slot.
+    /// Stores the checkpoint and then tells the slot, never more than what this stream has brought: a replay that is cut
+    /// short has to be repeated, because it may have brought back rows whose deletion is still to come.
     pub(crate) fn store(&mut self, stream: &ChangeStream) -> Result<Lsn, StoreError> {
         if self.due.take().is_some() {
             self.last = Some(Instant::now());
             self.store.save_checkpoint(&self.checkpoint)?;
         }
-        stream.confirm(self.checkpoint.applied);
-        Ok(self.checkpoint.applied)
+        stream.confirm(self.reached);
+        Ok(self.reached)
     }
 }

@@ -14,6 +14,7 @@ use walvec_model::{Change, Lsn, Op, StreamEvent, TableName};
 use crate::batch::coalesce;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
+use crate::status::Phase;
 use crate::supervisor::Run;
 use crate::telemetry::{count_changes, searchable};
 
@@ -123,6 +124,7 @@ pub(crate) async fn follow(
             Step::Flush => flush(run, source, &mut pending, &mut checkpointer).await?,
             Step::Checkpoint => confirm(run, &stream, &mut checkpointer)?,
             Step::Stop => {
+                run.shared.telemetry.phase(Phase::Stopping);
                 flush(run, source, &mut pending, &mut checkpointer).await?;
                 confirm(run, &stream, &mut checkpointer)?;
                 stream.close().await?;
@@ -198,7 +200,7 @@ async fn flush(
 
 fn note_durable(run: &Run, lsn: Lsn, checkpointer: &mut Checkpointer) {
     checkpointer.durable(lsn);
-    run.shared.telemetry.applied(checkpointer.applied());
+    run.shared.telemetry.applied(checkpointer.reached());
 }
 
 fn confirm(run: &Run, stream: &ChangeStream, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {

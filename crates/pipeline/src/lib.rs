@@ -39,4 +39,4 @@ pub mod writer;
 pub use error::{PipelineError, Policy};
 pub use status::Status;
 pub use store::{Checkpoint, DeadLetter, Store};
-pub use supervisor::{Collection, Pipeline, PipelineConfig};
+pub use supervisor::{Collection, Pipeline, PipelineConfig, facts, want_snapshot};

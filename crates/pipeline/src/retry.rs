@@ -44,11 +44,13 @@ impl Retry {
             code = error.code(),
             attempt = self.attempts,
             ?delay,
+            remedy = error.remedy(),
             "{error}; trying again"
         );
         self.telemetry.problem(Some(Problem {
             part: error.part().to_owned(),
             message: error.to_string(),
+            remedy: error.remedy(),
             attempts: self.attempts,
         }));
         tokio::select! {

@@ -4,7 +4,7 @@
 //! the copy dies, the exported snapshot is gone with its connection: the next attempt takes a new slot and a new
 //! generation. Nothing is confirmed before the copy is complete.
 
-use walvec_capture::{PublicationState, Source};
+use walvec_capture::{Snapshot, Source};
 use walvec_model::{Change, Generation};
 
 use crate::batch::coalesce;
@@ -28,18 +28,22 @@ pub(crate) async fn take(
         source.drop_slot().await?;
     }
     source.ensure_publication().await?;
-    if let PublicationState::Matches { oid } = source.publication().await? {
-        checkpoint.publication_oid = oid;
-    }
+    checkpoint.publication = source.publication_identity().await?.unwrap_or_default();
     prepare_status(run, source, checkpoint.generation).await?;
 
-    let mut snapshot = source.begin_snapshot().await?;
+    let mut snapshot = begin(run, source).await?;
     let position = snapshot.position();
     tracing::info!(generation = checkpoint.generation.0, at = %position.commit_lsn, "snapshot begins");
-    while let Some(rows) = next_rows(run, &mut snapshot).await? {
-        write_rows(run, source, rows).await?;
+    let copied = copy(run, source, &mut snapshot).await;
+    let closed = snapshot.close().await;
+    if let Err(error) = copied {
+        // Without its snapshot the slot is of no use, and would keep WAL for as long as nobody looks.
+        if let Err(also) = source.drop_slot().await {
+            tracing::warn!("the slot of the failed snapshot stays until the next start: {also}");
+        }
+        return Err(error);
     }
-    snapshot.close().await?;
+    closed?;
 
     for writer in &mut run.writers {
         let swept = writer.finish_generation(position).await?;
@@ -52,9 +56,25 @@ pub(crate) async fn take(
     Ok(checkpoint)
 }
 
+/// Creates the slot. PostgreSQL first waits for every open transaction, which may take as long as it likes.
+async fn begin(run: &Run, source: &Source) -> Result<Snapshot, PipelineError> {
+    tokio::select! {
+        snapshot = source.begin_snapshot() => Ok(snapshot?),
+        () = run.shared.stop.cancelled() => Err(PipelineError::Stopped),
+    }
+}
+
+async fn copy(run: &mut Run, source: &Source, snapshot: &mut Snapshot) -> Result<(), PipelineError> {
+    while let Some(rows) = next_rows(run, snapshot).await? {
+        write_rows(run, source, rows).await?;
+    }
+    Ok(())
+}
+
 async fn prepare_status(run: &mut Run, source: &Source, generation: Generation) -> Result<(), PipelineError> {
     let estimates = source.estimate_rows().await?;
     run.shared.telemetry.phase(Phase::Snapshot);
+    run.shared.telemetry.problem(None);
     run.begin_generation(generation);
     for (index, writer) in run.writers.iter().enumerate() {
         let estimate = estimates.iter().find(|(table, _)| *table == writer.collection.table);
@@ -67,7 +87,7 @@ async fn prepare_status(run: &mut Run, source: &Source, generation: Generation) 
     Ok(())
 }
 
-async fn next_rows(run: &Run, snapshot: &mut walvec_capture::Snapshot) -> Result<Option<Vec<Change>>, PipelineError> {
+async fn next_rows(run: &Run, snapshot: &mut Snapshot) -> Result<Option<Vec<Change>>, PipelineError> {
     tokio::select! {
         rows = snapshot.next() => Ok(rows?),
         () = run.shared.stop.cancelled() => Err(PipelineError::Stopped),

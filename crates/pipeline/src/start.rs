@@ -28,8 +28,8 @@ pub struct Facts {
     pub source: SourceIdentity,
     /// The slot.
     pub slot: Slot,
-    /// `pg_publication.oid`, if the publication exists.
-    pub publication_oid: Option<u32>,
+    /// What identifies the publication as it is now, if there is one.
+    pub publication: Option<String>,
     /// The server's current WAL position.
     pub server: Lsn,
     /// Digest of the configuration as it is now.
@@ -74,7 +74,8 @@ pub fn decide(stored: Option<&Checkpoint>, facts: &Facts) -> Result<Start, Refus
     let Some(checkpoint) = stored else {
         return if slot_exists { Err(foreign_slot(facts)) } else { Ok(first_snapshot()) };
     };
-    if checkpoint.source != facts.source {
+    let wanted = checkpoint.snapshot == SnapshotState::Wanted;
+    if checkpoint.source != facts.source && !wanted {
         return Err(other_source(&checkpoint.source, &facts.source));
     }
     let again = |why| Ok(Start::Snapshot { generation: checkpoint.generation.next(), why, drop_slot: slot_exists });
@@ -89,9 +90,9 @@ pub fn decide(stored: Option<&Checkpoint>, facts: &Facts) -> Result<Start, Refus
         Slot::Ready { confirmed } => {
             check_positions(checkpoint, *confirmed, facts)?;
             if checkpoint.config_digest != facts.config_digest {
-                return again("the configuration of a collection has changed");
+                return again("the configuration of a collection, or its table, has changed");
             }
-            if facts.publication_oid != Some(checkpoint.publication_oid) {
+            if facts.publication.as_ref() != Some(&checkpoint.publication) {
                 return Err(publication_changed());
             }
             Ok(Start::Resume(checkpoint.clone()))
@@ -199,7 +200,13 @@ mod tests {
     }
 
     fn facts(slot: Slot) -> Facts {
-        Facts { source: source(), slot, publication_oid: Some(9), server: Lsn(1000), config_digest: "a".to_owned() }
+        Facts {
+            source: source(),
+            slot,
+            publication: Some("9".to_owned()),
+            server: Lsn(1000),
+            config_digest: "a".to_owned(),
+        }
     }
 
     fn ready(confirmed: u64) -> Slot {
@@ -212,7 +219,7 @@ mod tests {
             generation: Generation(4),
             snapshot,
             applied: Lsn(applied),
-            publication_oid: 9,
+            publication: "9".to_owned(),
             config_digest: "a".to_owned(),
         }
     }
@@ -269,8 +276,8 @@ mod tests {
     #[test]
     fn a_publication_that_was_made_anew_is_refused() {
         let stored = checkpoint(SnapshotState::Done, 500);
-        for oid in [None, Some(10)] {
-            let facts = Facts { publication_oid: oid, ..facts(ready(500)) };
+        for now in [None, Some("10".to_owned())] {
+            let facts = Facts { publication: now, ..facts(ready(500)) };
             assert_eq!(refused(Some(&stored), &facts), "E_PUBLICATION");
         }
     }
@@ -280,6 +287,8 @@ mod tests {
         let mut stored = checkpoint(SnapshotState::Done, 500);
         stored.source.system_id = "8".to_owned();
         assert_eq!(refused(Some(&stored), &facts(ready(500))), "E_SOURCE");
+        stored.snapshot = SnapshotState::Wanted;
+        assert!(decide(Some(&stored), &facts(ready(500))).is_ok(), "a reset heals it");
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub struct Problem {
     pub part: String,
     /// The error.
     pub message: String,
+    /// What to do, if anything helps.
+    pub remedy: Option<String>,
     /// Attempts so far.
     pub attempts: u64,
 }

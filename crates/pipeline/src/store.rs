@@ -49,8 +49,8 @@ pub struct Checkpoint {
     pub snapshot: SnapshotState,
     /// Everything committed up to here is durably in the sink. Never behind what was confirmed to PostgreSQL.
     pub applied: Lsn,
-    /// `pg_publication.oid` of the publication that the snapshot began with.
-    pub publication_oid: u32,
+    /// What identified the publication when the snapshot began.
+    pub publication: String,
     /// Digest of what decides payloads and rows; when it changes, the tables are read again.
     pub config_digest: String,
 }
@@ -251,7 +251,7 @@ mod tests {
             generation: Generation(3),
             snapshot: SnapshotState::Done,
             applied: Lsn(0x1D5_C408),
-            publication_oid: 16_400,
+            publication: "p16400:7".to_owned(),
             config_digest: "abc".to_owned(),
         };
         let store = Store::open(directory.path()).unwrap();

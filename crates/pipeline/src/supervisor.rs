@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{PublicationState, Severity, SlotState, Source, SourceConfig};
-use walvec_model::{Change, Generation, Lsn, TableName};
+use walvec_model::{Change, Fingerprint, Generation, Lsn, Table, TableName};
 use walvec_sink::Sink;
 
 use crate::checkpoint::Checkpointer;
@@ -138,11 +138,14 @@ impl Pipeline {
             match outcome {
                 Ok(()) => return Ok(()),
                 Err(PipelineError::Stopped) if stop.is_cancelled() => return Ok(()),
-                Err(error) => match retry.after(error).await {
-                    Ok(()) => {}
-                    Err(PipelineError::Stopped) => return Ok(()),
-                    Err(definite) => return Err(definite),
-                },
+                Err(error) => {
+                    self.run.shared.telemetry.phase(Phase::Starting);
+                    match retry.after(error).await {
+                        Ok(()) => {}
+                        Err(PipelineError::Stopped) => return Ok(()),
+                        Err(definite) => return Err(definite),
+                    }
+                }
             }
         }
     }
@@ -163,7 +166,7 @@ impl Pipeline {
                     .map_err(|error| PipelineError::Transform { collection: name.clone(), source: error.into() })?;
             }
         }
-        let facts = facts(&source, &self.config).await?;
+        let facts = facts(&source, &self.config.source.slot, &self.config.config_digest).await?;
         let stored = run.shared.store.checkpoint()?;
         let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
         let telemetry = run.shared.telemetry.clone();
@@ -171,7 +174,7 @@ impl Pipeline {
         let work = work(run, &source, stored, facts, retry);
         tokio::select! {
             outcome = work => outcome,
-            error = observe(&source, &sinks, &telemetry) => want_snapshot(&store).and(Err(error)),
+            error = observe(&source, &sinks, &telemetry, &store) => want_snapshot(&store).and(Err(error)),
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
         }
     }
@@ -187,7 +190,6 @@ async fn work(
     let checkpoint = match decide(stored.as_ref(), &facts)? {
         Start::Resume(checkpoint) => {
             run.begin_generation(checkpoint.generation);
-            run.shared.telemetry.applied(checkpoint.applied);
             checkpoint
         }
         Start::Snapshot { generation, why, drop_slot } => {
@@ -197,7 +199,7 @@ async fn work(
                 generation,
                 snapshot: SnapshotState::Copying,
                 applied: Lsn::ZERO,
-                publication_oid: 0,
+                publication: String::new(),
                 config_digest: facts.config_digest,
             };
             snapshot::take(run, source, checkpoint, drop_slot).await?
@@ -211,33 +213,47 @@ async fn work(
     follow(run, source, stream, checkpointer).await
 }
 
-async fn facts(source: &Source, config: &PipelineConfig) -> Result<Facts, PipelineError> {
+/// What PostgreSQL says, as far as starting is concerned.
+///
+/// # Errors
+/// If it cannot be asked.
+pub async fn facts(source: &Source, slot_name: &str, config_digest: &str) -> Result<Facts, PipelineError> {
     let server = source.server();
     let slot = match source.slot().await? {
         SlotState::Missing => Slot::Missing,
         SlotState::Ready { confirmed, .. } => Slot::Ready { confirmed },
         SlotState::Lost { reason } => Slot::Lost { reason },
     };
-    let publication_oid = match source.publication().await? {
-        PublicationState::Matches { oid } => Some(oid),
-        PublicationState::Missing | PublicationState::Differs { .. } => None,
-    };
     Ok(Facts {
-        publication_oid,
+        publication: source.publication_identity().await?,
         source: SourceIdentity {
             system_id: server.system_id.to_string(),
             timeline: server.timeline,
             database_oid: server.database_oid,
-            slot: config.source.slot.clone(),
+            slot: slot_name.to_owned(),
         },
         slot,
         server: source.server_position().await?.flushed,
-        config_digest: config.config_digest.clone(),
+        config_digest: with_shapes(config_digest, &source.tables().await?),
     })
 }
 
+/// The configuration's digest, and the tables' columns and keys: an ALTER TABLE changes rows that no stream will bring.
+fn with_shapes(config_digest: &str, tables: &[Arc<Table>]) -> String {
+    let mut parts = vec![config_digest.to_owned()];
+    for table in tables {
+        parts.push(table.name.to_string());
+        parts.push(format!("{:?}", table.key));
+        parts.extend(table.columns.iter().flat_map(|column| [column.name.clone(), column.type_name.clone()]));
+    }
+    Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
+}
+
 /// Remembers that the stream has a gap: putting the publication right does not bring back what it left out meanwhile.
-fn want_snapshot(store: &Store) -> Result<(), PipelineError> {
+///
+/// # Errors
+/// If the state file cannot be read or written.
+pub fn want_snapshot(store: &Store) -> Result<(), PipelineError> {
     match store.checkpoint()? {
         Some(checkpoint) if checkpoint.snapshot == SnapshotState::Done => {
             Ok(store.save_checkpoint(&Checkpoint { snapshot: SnapshotState::Wanted, ..checkpoint })?)
@@ -263,10 +279,9 @@ async fn refuse_what_cannot_work(source: &Source) -> Result<(), PipelineError> {
 }
 
 /// Watches the server and the collections from beside; returns only when following on would lose changes silently.
-async fn observe(source: &Source, sinks: &[Arc<dyn Sink>], telemetry: &Telemetry) -> PipelineError {
+async fn observe(source: &Source, sinks: &[Arc<dyn Sink>], telemetry: &Telemetry, store: &Store) -> PipelineError {
     let mut ticks = tokio::time::interval(OBSERVE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut publication = None;
     loop {
         ticks.tick().await;
         for (index, sink) in sinks.iter().enumerate() {
@@ -275,29 +290,18 @@ async fn observe(source: &Source, sinks: &[Arc<dyn Sink>], telemetry: &Telemetry
             }
         }
         // A server that cannot be asked shows in the stream, which decides what that means.
+        telemetry.age();
         if let Ok(position) = source.server_position().await {
             telemetry.observed(position.flushed, position.retained_wal_bytes);
         }
-        if let Ok(now) = source.publication().await
-            && let Err(error) = same_publication(&mut publication, now)
-        {
-            return error;
-        }
-    }
-}
-
-/// A publication that is dropped, made anew or altered would let changes pass by without any error from the server.
-fn same_publication(before: &mut Option<PublicationState>, now: PublicationState) -> Result<(), PipelineError> {
-    match before {
-        // The snapshot may be about to create it.
-        None => {
-            if matches!(now, PublicationState::Matches { .. }) {
-                *before = Some(now);
+        match (source.publication_identity().await, store.checkpoint()) {
+            (Ok(now), Ok(Some(checkpoint)))
+                if checkpoint.snapshot == SnapshotState::Done && now.as_ref() != Some(&checkpoint.publication) =>
+            {
+                return publication_changed().into();
             }
-            Ok(())
+            _ => {}
         }
-        Some(before) if *before == now => Ok(()),
-        Some(_) => Err(publication_changed().into()),
     }
 }
 

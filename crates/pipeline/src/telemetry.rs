@@ -1,6 +1,6 @@
 //! What people and programs see: the status and the metrics, changed in one place.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -55,27 +55,41 @@ impl Stage {
 
 /// A handle on the status; clones share it.
 #[derive(Clone)]
-pub(crate) struct Telemetry(Arc<watch::Sender<Status>>);
+pub(crate) struct Telemetry(Arc<Shared>);
+
+struct Shared {
+    status: watch::Sender<Status>,
+    /// The commit time of the oldest transaction that has been read but cannot be found yet.
+    waiting_since: Mutex<Option<SystemTime>>,
+}
 
 impl Telemetry {
     pub(crate) fn new(collections: Vec<CollectionStatus>) -> Self {
-        Self(Arc::new(watch::Sender::new(Status { collections, ..Status::default() })))
+        for part in ["source", "embedder", "sink"] {
+            gauge!("walvec_up", "part" => part).set(1.0);
+        }
+        let status = watch::Sender::new(Status { collections, ..Status::default() });
+        Self(Arc::new(Shared { status, waiting_since: Mutex::new(None) }))
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
-        self.0.subscribe()
+        self.0.status.subscribe()
+    }
+
+    fn modify(&self, change: impl FnOnce(&mut Status)) {
+        self.0.status.send_modify(change);
     }
 
     pub(crate) fn phase(&self, phase: Phase) {
-        self.0.send_modify(|status| status.phase = phase);
+        self.modify(|status| status.phase = phase);
     }
 
     pub(crate) fn generation(&self, generation: Generation) {
-        self.0.send_modify(|status| status.generation = generation);
+        self.modify(|status| status.generation = generation);
     }
 
     pub(crate) fn problem(&self, problem: Option<Problem>) {
-        self.0.send_modify(|status| {
+        self.modify(|status| {
             if let Some(before) = &status.problem {
                 gauge!("walvec_up", "part" => before.part.clone()).set(1.0);
             }
@@ -87,7 +101,7 @@ impl Telemetry {
     }
 
     pub(crate) fn collection(&self, index: usize, change: impl FnOnce(&mut CollectionStatus)) {
-        self.0.send_modify(|status| {
+        self.modify(|status| {
             if let Some(collection) = status.collections.get_mut(index) {
                 change(collection);
                 report_collection(collection);
@@ -96,7 +110,7 @@ impl Telemetry {
     }
 
     pub(crate) fn applied(&self, lsn: Lsn) {
-        self.0.send_modify(|status| {
+        self.modify(|status| {
             status.applied_lsn = lsn;
             status.server_lsn = status.server_lsn.max(lsn);
             report_lag(status);
@@ -104,22 +118,29 @@ impl Telemetry {
     }
 
     pub(crate) fn confirmed(&self, lsn: Lsn) {
-        self.0.send_modify(|status| status.confirmed_lsn = lsn);
+        self.modify(|status| status.confirmed_lsn = lsn);
     }
 
     /// What the server said, and when the oldest commit that is still on its way was made.
     pub(crate) fn observed(&self, server: Lsn, retained_wal_bytes: u64) {
-        self.0.send_modify(|status| {
+        self.modify(|status| {
             status.server_lsn = server;
             status.retained_wal_bytes = retained_wal_bytes;
             report_lag(status);
         });
     }
 
-    /// The commit time of the oldest transaction that has been read but cannot be found yet.
+    /// Notes the commit time of the oldest transaction that has been read but cannot be found yet.
     pub(crate) fn waiting_since(&self, oldest: Option<SystemTime>) {
+        *self.0.waiting_since.lock().unwrap_or_else(PoisonError::into_inner) = oldest;
+        self.age();
+    }
+
+    /// Lets the lag grow with the clock.
+    pub(crate) fn age(&self) {
+        let oldest = *self.0.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
         let age = oldest.map_or(0, |at| u64::try_from(since(at).as_millis()).unwrap_or(u64::MAX));
-        self.0.send_modify(|status| status.lag_ms = age);
+        self.modify(|status| status.lag_ms = age);
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use walvec_capture::Source;
-use walvec_embed::Embedder;
+use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Fingerprint, Generation, Point, PointId, Position, RowKey, Table, TableName, Value};
 use walvec_sink::{Sink, SinkError, Write};
 use walvec_transform::{Completed, Transform};
@@ -261,6 +261,10 @@ impl Writer {
         let (texts, embedder) = (&texts, &self.collection.embedder);
         let vectors = retrying(&self.shared.telemetry, &self.shared.stop, || async move {
             let answers = embedder.embed(texts.clone()).await?;
+            if answers.len() != texts.len() {
+                let reason = format!("{} texts were given, {} vectors came back", texts.len(), answers.len());
+                return Err(EmbedError::Failed(reason).into());
+            }
             // A text whose turn may still come fails the call, which is retried as a whole.
             answers
                 .into_iter()

@@ -25,14 +25,12 @@ pub(crate) struct App {
     pub(crate) embedder: Arc<dyn Embedder>,
     /// Closed after the pipeline has ended.
     pub(crate) shards: Vec<Embedded>,
-    pub(crate) data_dir: DataDir,
 }
 
 impl App {
-    /// Loads the model, opens the data directory and its collections, and wires the stages.
+    /// Loads the model, opens the collections of the data directory, which the caller has locked, and wires the stages.
     pub(crate) async fn assemble(config: &Config, stop: CancellationToken) -> Result<Self, Failure> {
         let directory = config.sink.embedded.path.clone();
-        let data_dir = lock(&directory)?;
         let store = Arc::new(Store::open(&directory).map_err(PipelineError::from)?);
         let embedder = load_embedder(config).await?;
         let mut shards = Vec::new();
@@ -40,6 +38,10 @@ impl App {
         for collection in &config.collections {
             let transform = Arc::new(transform(collection)?);
             let fingerprint = fingerprint(embedder.as_ref(), &transform);
+            if !Embedded::exists(&directory, &collection.name) {
+                // A directory that was filled before, and misses this collection: reading on would leave it half empty.
+                walvec_pipeline::want_snapshot(&store)?;
+            }
             let shard = open_shard(&directory, collection, embedder.as_ref(), &fingerprint)?;
             collections.push(Collection {
                 name: collection.name.clone(),
@@ -58,7 +60,7 @@ impl App {
             .map(|(collection, shard)| (collection.name.clone(), Arc::new(shard.clone()) as Arc<dyn Search>))
             .collect();
         let pipeline = Pipeline::new(pipeline_config(config), collections, store, stop)?;
-        Ok(Self { pipeline, searches, embedder, shards, data_dir })
+        Ok(Self { pipeline, searches, embedder, shards })
     }
 }
 
@@ -157,7 +159,7 @@ fn pipeline_config(config: &Config) -> PipelineConfig {
 }
 
 /// A digest of what decides which rows and which payloads a collection has. When it changes, tables are read again.
-fn config_digest(collections: &[CollectionConfig]) -> String {
+pub(crate) fn config_digest(collections: &[CollectionConfig]) -> String {
     let parts: Vec<String> = collections
         .iter()
         .flat_map(|collection| {

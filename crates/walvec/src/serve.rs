@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use walvec_pipeline::Status;
 use walvec_pipeline::telemetry::{COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
 
-use crate::app::App;
+use crate::app::{self, App};
 use crate::cli::Failure;
 use crate::cli::running::Announced;
 use crate::config::Config;
@@ -35,10 +35,12 @@ impl Service {
     /// Starts both. The port is taken before the pipeline starts, so that a port in use costs nothing.
     pub(crate) async fn start(config: &Config, examples: Vec<String>) -> Result<Self, Failure> {
         let metrics = install_metrics()?;
+        // The directory before the port: a second process should hear that it is the second one.
+        let data_dir = app::lock(&config.sink.embedded.path)?;
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| Failure::definite("E_LISTEN", error))?;
         let stop = CancellationToken::new();
-        let App { pipeline, searches, embedder, shards, data_dir } = App::assemble(config, stop.clone()).await?;
+        let App { pipeline, searches, embedder, shards } = App::assemble(config, stop.clone()).await?;
         let announced = Announced::write(&config.sink.embedded.path, address)
             .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
         let status = pipeline.status();
@@ -54,9 +56,9 @@ impl Service {
         let closing = CancellationToken::new();
         let server = tokio::spawn(crate::http::serve(listener, state, closing.clone()));
         let pipeline = tokio::spawn(async move {
+            let _closing = closing.drop_guard();
             let outcome = pipeline.run().await.map_err(Failure::from);
             drop(announced);
-            closing.cancel();
             for shard in shards {
                 if let Err(error) = shard.close().await {
                     tracing::warn!("a collection was not closed cleanly, nothing confirmed is lost: {error}");
@@ -83,7 +85,12 @@ impl Service {
                 }
             }
         };
-        server.abort();
+        // It closes when the pipeline ends, after the requests that are under way.
+        match server.await {
+            Ok(Err(error)) => tracing::warn!("the HTTP server ended early: {error}"),
+            Err(panic) => tracing::warn!("the HTTP server ended early: {panic}"),
+            Ok(Ok(())) => {}
+        }
         outcome.map_err(|panic| Failure::definite("E_INTERNAL", panic))??;
         Ok(ExitCode::SUCCESS)
     }

@@ -62,6 +62,12 @@ impl Walvec {
         Ok(Self { process, pid, address, http, log })
     }
 
+    /// Where it serves.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A GET of `path`, e.g. `/metrics`, whatever its status.
     ///
     /// # Errors

@@ -61,14 +61,15 @@ fn statement(random: &mut StdRng) -> String {
     }
 }
 
-/// Writes until aborted.
-fn writer(client: Client, seed: u64) -> JoinHandle<Result<()>> {
+/// Writes `statements` random statements, or fewer if aborted. Bounded, so that a slow machine can catch up.
+fn writer(client: Client, seed: u64, statements: usize) -> JoinHandle<Result<()>> {
     tokio::spawn(async move {
         let mut random = StdRng::seed_from_u64(seed);
-        loop {
+        for _ in 0..statements {
             client.batch_execute(&statement(&mut random)).await?;
             tokio::task::yield_now().await;
         }
+        Ok(())
     })
 }
 
@@ -97,7 +98,7 @@ async fn ten_kills_at_random_moments_lose_nothing(context: TestContext) -> Resul
         .execute("INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 300) g")
         .await?;
     for round in 0..10 {
-        let writing = writer(context.connect().await?, seed + round);
+        let writing = writer(context.connect().await?, seed.wrapping_add(round), 200);
         let walvec = context.start(&items()).await?;
         // The moment is random on purpose: the kill has to meet every step.
         tokio::time::sleep(Duration::from_millis(random.random_range(0..600))).await;
@@ -115,7 +116,7 @@ async fn rows_that_change_during_the_snapshot_end_as_they_are(context: TestConte
     let seed = new_seed();
     context.execute(TABLE).await?;
     context.execute("INSERT INTO items SELECT g, 'name ' || g, 'x' FROM generate_series(1, 20000) g").await?;
-    let writing = [writer(context.connect().await?, seed), writer(context.connect().await?, seed + 1)];
+    let writing = [writer(context.connect().await?, seed, 1000), writer(context.connect().await?, !seed, 1000)];
     let mut walvec = context.start(&items()).await?;
     walvec.wait_for("the stream is followed", |status| status.phase == Phase::Streaming).await?;
     for writer in writing {
@@ -152,7 +153,7 @@ async fn a_connection_that_is_cut_again_and_again_loses_nothing(context: TestCon
     context.execute(TABLE).await?;
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
-    let writing = writer(context.connect().await?, seed);
+    let writing = writer(context.connect().await?, seed, 400);
     for _ in 0..5 {
         let cut = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots \
                    WHERE slot_name = $1 AND active_pid IS NOT NULL";
@@ -173,7 +174,7 @@ async fn nothing_is_confirmed_that_is_not_durable(context: TestContext) -> Resul
     context.execute(TABLE).await?;
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
-    let writing = writer(context.connect().await?, 1);
+    let writing = writer(context.connect().await?, 1, 400);
     let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1";
     for _ in 0..50 {
         let slot: String = context.sql.query_one(confirmed, &[&context.slot()]).await?.get(0);

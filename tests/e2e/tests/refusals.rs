@@ -24,6 +24,9 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_publication_that_was_made_anew_stops_the_pipeline),
         test!(a_slot_that_somebody_else_advanced_is_refused),
         test!(a_reset_reads_the_table_again_without_embedding_again),
+        test!(a_publication_that_was_altered_and_put_back_leaves_no_gap),
+        test!(a_collection_that_was_deleted_is_filled_again),
+        test!(a_column_added_while_nothing_ran_is_read_again),
         test!(a_typo_in_the_configuration_is_shown_where_it_is),
     ]
 }
@@ -86,7 +89,8 @@ async fn a_wrong_host_a_wrong_password_and_a_missing_database_are_told_apart(con
     let closed = taken.local_addr()?;
     drop(taken);
     let stderr =
-        refused(&context, &source(&format!("postgres://u:secret@{closed}/d")), 3, "E_CONNECT", &["127.0.0.1"]).await?;
+        refused(&context, &source(&format!("postgres://u:secret@{closed}/d")), 3, "E_CONNECT", &["127.0.0.1", "help:"])
+            .await?;
     assert!(!stderr.contains("secret"), "{stderr}");
     let wrong = source(&format!("postgres://reader:wrongsecret@{place}"));
     let stderr = refused(&context, &wrong, 3, "E_AUTH", &["reader", "help:"]).await?;
@@ -165,7 +169,10 @@ async fn a_second_process_is_refused(context: TestContext) -> Result<()> {
     context.execute(TABLE).await?;
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
-    check(&context.walvec(&["run"]).await?, 3, "E_LOCKED", &["data", "help:"])?;
+    // The same port as the first: what counts is that there is a first.
+    let listen = walvec.address().to_string();
+    let second = context.walvec(&["run", "--listen", &listen]).await?;
+    check(&second, 3, "E_LOCKED", &["data", "help:"])?;
     // The first goes on, and answers for others.
     let found = context.walvec(&["search", "one", "--json"]).await?;
     let answer: Value = serde_json::from_slice(&found.stdout)?;
@@ -180,6 +187,10 @@ async fn a_slot_that_was_dropped_is_never_replaced_silently(context: TestContext
     context.execute("INSERT INTO items VALUES (3, 'unseen')").await?;
     refused(&context, &items(), 3, "E_SLOT_MISSING", &[context.slot(), "walvec reset"]).await?;
     assert_eq!(slots(&context).await?, 0);
+    let checked = context.walvec(&["check", "--json"]).await?;
+    assert_eq!(checked.status.code(), Some(1));
+    let found = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(found.contains("E_SLOT_MISSING"), "{found}");
     Ok(())
 }
 
@@ -207,6 +218,12 @@ async fn a_publication_that_was_made_anew_stops_the_pipeline(context: TestContex
     refused(&context, &items(), 3, "E_PUBLICATION", &["walvec reset"]).await?;
     context.execute("CREATE PUBLICATION walvec FOR TABLE items WITH (publish_via_partition_root = true)").await?;
     refused(&context, &items(), 3, "E_PUBLICATION", &["walvec reset"]).await?;
+    let reset = context.walvec(&["reset", "--force"]).await?;
+    assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 3);
     Ok(())
 }
 
@@ -241,5 +258,35 @@ async fn a_reset_reads_the_table_again_without_embedding_again(context: TestCont
 async fn a_typo_in_the_configuration_is_shown_where_it_is(context: TestContext) -> Result<()> {
     let settings = items().with("server", json!({ "lisen": "127.0.0.1:0" }));
     refused(&context, &settings, 2, "E_CONFIG", &["server.lisen", "listen", "walvec.yaml:"]).await?;
+    Ok(())
+}
+
+async fn a_publication_that_was_altered_and_put_back_leaves_no_gap(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    context.execute("ALTER PUBLICATION walvec SET (publish = 'insert')").await?;
+    context.execute("DELETE FROM items WHERE id = 1").await?;
+    context.execute("ALTER PUBLICATION walvec SET (publish = 'insert, update, delete, truncate')").await?;
+    refused(&context, &items(), 3, "E_PUBLICATION", &["walvec reset"]).await?;
+    Ok(())
+}
+
+async fn a_collection_that_was_deleted_is_filled_again(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    std::fs::remove_dir_all(context.data_directory().join("collections/items"))?;
+    let mut walvec = context.start(&items()).await?;
+    assert_eq!(walvec.caught_up(&context).await?.generation.0, 2);
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 2);
+    Ok(())
+}
+
+async fn a_column_added_while_nothing_ran_is_read_again(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    context.execute("ALTER TABLE items ADD COLUMN colour text DEFAULT 'red'").await?;
+    let mut walvec = context.start(&items()).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!((status.generation.0, status.collections[0].embeddings_computed), (2, 0));
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 2);
     Ok(())
 }

@@ -104,6 +104,12 @@ async fn a_crash_of_the_server_loses_nothing(mut context: TestContext) -> Result
     context.execute("INSERT INTO books SELECT n, 'Volume ' || n FROM generate_series(100, 599) n").await?;
     context.cluster().stop_immediate().await?;
     context.cluster().start_again().await?;
+    context.reconnect().await?;
+    context.execute("INSERT INTO books SELECT n, 'Volume ' || n FROM generate_series(600, 619) n").await?;
+    walvec.caught_up(&context).await?;
+    // An orderly shutdown ends the stream in another way than a crash.
+    context.cluster().stop_fast().await?;
+    context.cluster().start_again().await?;
 
     context.reconnect().await?;
     context.execute("DELETE FROM books WHERE id > 550").await?;

@@ -86,7 +86,10 @@ async fn secure(info: &ConnInfo, host: &str, mut stream: TcpStream) -> Result<Bo
     let config = tls::client_config(info.ssl_mode, info.root_cert.as_deref()).map_err(refused)?;
     let mut maker = MakeRustlsConnect::new(config);
     let Ok(connector) = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut maker, host);
-    let stream = connector.connect(stream).await.map_err(|error| refused(error.to_string()))?;
+    let stream = connector
+        .connect(stream)
+        .await
+        .map_err(|error| if tls::is_broken_connection(&error) { failed(error) } else { refused(error.to_string()) })?;
     Ok(Box::new(stream))
 }
 

@@ -92,7 +92,10 @@ fn connect_error(info: &ConnInfo, error: &tokio_postgres::Error) -> CaptureError
     }
     let text = error.to_string();
     // The library keeps the kind of its errors to itself; these texts are its own.
-    if text.starts_with("error performing TLS handshake") {
+    let broken = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    if broken.is_some_and(tls::is_broken_connection) {
+        CaptureError::Connect { server, reason }
+    } else if text.starts_with("error performing TLS handshake") {
         CaptureError::Tls { server, reason }
     } else if text.starts_with("authentication error") || text.starts_with("invalid configuration") {
         CaptureError::Auth { server, reason }

@@ -119,3 +119,10 @@ impl ServerCertVerifier for Verifier {
         self.algorithms.supported_schemes()
     }
 }
+
+/// Whether a handshake failed because the connection broke, and not because the server could not be trusted: a server or a
+/// proxy that restarts cuts connections at any moment.
+pub(super) fn is_broken_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | UnexpectedEof)
+}

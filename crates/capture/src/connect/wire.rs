@@ -131,7 +131,8 @@ impl Wire {
     pub(super) async fn next_copy(&mut self) -> Result<Bytes, WireError> {
         match self.receive().await? {
             Message { tag: b'd', body } => Ok(body),
-            Message { tag: b'c', .. } => Err(WireError::Ended),
+            // A server that shuts down in order says that the command is complete, without ending the copy first.
+            Message { tag: b'c' | b'C', .. } => Err(WireError::Ended),
             Message { tag, .. } => Err(WireError::Unexpected(tag)),
         }
     }

@@ -48,7 +48,7 @@ pub(crate) async fn open(source: &Source) -> Result<ChangeStream, CaptureError> 
         SlotState::Lost { reason } => return Err(CaptureError::SlotLost { slot, reason }),
     };
     // PostgreSQL 18 streams from a missing publication: nothing, with a warning in its own log.
-    if source.publication_oid().await?.is_none() {
+    if source.publication_identity().await?.is_none() {
         return Err(CaptureError::Publication {
             publication: source.config.publication.clone(),
             difference: "it does not exist, so changes since it was dropped cannot be had".to_owned(),

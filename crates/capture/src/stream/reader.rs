@@ -154,7 +154,8 @@ impl Reader {
     }
 
     fn is_full(&self) -> bool {
-        self.batch.len() >= BATCH_EVENTS || self.batch_bytes >= BATCH_BYTES
+        // Messages of tables that are not followed count as bytes and give no events: an empty batch is never full.
+        self.batch.len() >= BATCH_EVENTS || (self.batch_bytes >= BATCH_BYTES && !self.batch.is_empty())
     }
 
     /// Nothing can be confirmed before the commit, and the server sends a transaction in one go: waiting for its end costs

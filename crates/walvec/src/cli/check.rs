@@ -6,7 +6,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use walvec_capture::{Severity, Source};
-use walvec_pipeline::PipelineError;
+use walvec_pipeline::start::decide;
+use walvec_pipeline::{PipelineError, Store, facts};
 use walvec_sink::embedded::Embedded;
 
 use super::running::Running;
@@ -50,7 +51,7 @@ pub(crate) async fn execute(args: CheckArgs) -> Result<ExitCode, Failure> {
     let running = Running::find(&config.sink.embedded.path, config.server.token.clone()).await;
     check_here(&config, running.is_some(), &mut outcomes).await;
     if !args.offline {
-        check_source(&config, &mut outcomes).await;
+        check_source(&config, running.is_some(), &mut outcomes).await;
     }
     report(&outcomes, args.json)
 }
@@ -77,6 +78,11 @@ async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcom
         Ok(_) => Outcome::ok("listen address", config.server.listen.to_string()),
         Err(error) => Outcome::error("listen address", &Failure::definite("E_LISTEN", error)),
     });
+    // What does not exist yet is created by `run`, not by a check.
+    if !directory.exists() {
+        outcomes.push(Outcome::ok("data directory", format!("{} will be created", directory.display())));
+        return check_templates(config, outcomes);
+    }
     let data_dir = match app::lock(directory) {
         Ok(data_dir) => data_dir,
         Err(failure) => return outcomes.push(Outcome::error("data directory", &failure)),
@@ -84,7 +90,6 @@ async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcom
     for collection in &config.collections {
         let subject = format!("collection {}", collection.name);
         let Some(embedder) = &embedder else { continue };
-        // A collection that does not exist yet is created by `run`, not by a check.
         let exists = Embedded::exists(directory, &collection.name);
         let opened = app::transform(collection).and_then(|transform| {
             let fingerprint = app::fingerprint(embedder.as_ref(), &transform);
@@ -102,7 +107,31 @@ async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcom
     drop(data_dir);
 }
 
-async fn check_source(config: &Config, outcomes: &mut Vec<Outcome>) {
+fn check_templates(config: &Config, outcomes: &mut Vec<Outcome>) {
+    for collection in &config.collections {
+        let subject = format!("collection {}", collection.name);
+        outcomes.push(match app::transform(collection) {
+            Ok(_) => Outcome::ok(subject, "templates are valid; nothing is stored yet"),
+            Err(failure) => Outcome::error(subject, &failure),
+        });
+    }
+}
+
+/// Whether the data directory and the slot belong together, as `run` decides it.
+async fn check_start(config: &Config, source: &Source) -> Result<(), Failure> {
+    let directory = &config.sink.embedded.path;
+    let stored = if directory.join("state.redb").exists() {
+        let _data_dir = app::lock(directory)?;
+        Store::open(directory).and_then(|store| store.checkpoint()).map_err(PipelineError::from)?
+    } else {
+        None
+    };
+    let facts = facts(source, &config.source.slot, &app::config_digest(&config.collections)).await?;
+    decide(stored.as_ref(), &facts).map(drop).map_err(PipelineError::from)?;
+    Ok(())
+}
+
+async fn check_source(config: &Config, is_running: bool, outcomes: &mut Vec<Outcome>) {
     let failed = |error| Outcome::error("PostgreSQL", &Failure::from(PipelineError::Source(error)));
     let source = match Source::connect(app::source_config(config)).await {
         Ok(source) => source,
@@ -115,15 +144,26 @@ async fn check_source(config: &Config, outcomes: &mut Vec<Outcome>) {
     ));
     let before = outcomes.len();
     match source.preflight().await {
-        Ok(findings) => outcomes.extend(findings.into_iter().map(|finding| Outcome {
-            subject: "PostgreSQL".to_owned(),
-            result: match finding.severity {
-                Severity::Error => "error",
-                Severity::Warning => "warning",
-            },
-            detail: json!({"code": finding.code, "message": finding.message, "remedy": finding.remedy}),
-        })),
+        // A running walvec reads from the slot: that is how it should be.
+        Ok(findings) => {
+            outcomes.extend(findings.into_iter().filter(|finding| !(is_running && finding.code == "E_SLOT_BUSY")).map(
+                |finding| Outcome {
+                    subject: "PostgreSQL".to_owned(),
+                    result: match finding.severity {
+                        Severity::Error => "error",
+                        Severity::Warning => "warning",
+                    },
+                    detail: json!({"code": finding.code, "message": finding.message, "remedy": finding.remedy}),
+                },
+            ))
+        }
         Err(error) => outcomes.push(failed(error)),
+    }
+    if !is_running {
+        outcomes.push(match check_start(config, &source).await {
+            Ok(()) => Outcome::ok("slot", "fits the data directory"),
+            Err(failure) => Outcome::error("slot", &failure),
+        });
     }
     if outcomes[before..].iter().any(|outcome| outcome.result == "error") {
         return;

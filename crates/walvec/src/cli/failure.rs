@@ -56,6 +56,8 @@ impl Failure {
 
 impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Self {
-        Self { exit: 3, code: error.code().to_owned(), what: error.to_string(), remedy: error.remedy() }
+        // A connection string that cannot be read is configuration, wherever it is noticed.
+        let exit = if error.code() == "E_CONFIG" { 2 } else { 3 };
+        Self { exit, code: error.code().to_owned(), what: error.to_string(), remedy: error.remedy() }
     }
 }

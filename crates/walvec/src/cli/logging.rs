@@ -6,8 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Cli, Command, LogFormat};
 
-/// Libraries that warn about matters of their own, at every start.
-const QUIET: &str = "pg_walstream=error,qdrant_edge=error";
+/// The engine warns about matters of its own, at every start.
+const QUIET: &str = "qdrant_edge=error";
 
 /// Starts logging. Commands that answer and end only warn; `run` tells what it does.
 pub(crate) fn start(arguments: &Cli) {

@@ -12,7 +12,6 @@ pub(crate) mod running;
 mod search;
 mod status;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -27,13 +26,17 @@ Exit codes:
   1  the answer is \"no\": a check failed
   2  usage or configuration
   3  stopped by a definite error; its code (E_SLOT_LOST, E_SCHEMA, ...) is on the last line of stderr
+  130  left at once, by a second Ctrl-C; nothing that was confirmed is lost
 
 Environment:
-  DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE   where PostgreSQL is
-  WALVEC_MODELS    where models are kept (default: ~/.cache/walvec/models)
+  DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT   where PostgreSQL is
+  WALVEC_MODELS    where models are kept (default: walvec/models in $XDG_CACHE_HOME or ~/.cache)
   WALVEC_LISTEN    the address of the search page and the API
-  WALVEC_TOKEN     needed by clients when that address is not loopback
-  WALVEC_LOG       what to log, e.g. debug or walvec_capture=trace (default: info)";
+  WALVEC_TOKEN     what clients have to show; required when that address is not loopback
+  WALVEC_LOG       what to log, e.g. debug or walvec_capture=trace (default: info for `run`, else warn)
+  WALVEC_POSTGRES  the server for `demo`: a major version or a directory (default: the first that is found)
+  HF_ENDPOINT, HF_TOKEN   the model hub for `model pull`
+  NO_COLOR         no colours in the log";
 
 /// Keep a Qdrant collection an exact, live, searchable image of PostgreSQL tables.
 ///
@@ -63,7 +66,7 @@ enum Command {
     /// Start a throw-away PostgreSQL with a catalogue of books, sync it, search it, serve the page.
     Demo(demo::DemoArgs),
     /// Sync until stopped: take a snapshot if there is none yet, then follow every change.
-    Run(ConfigArgs),
+    Run(run::RunArgs),
     /// Search a collection by meaning.
     Search(search::SearchArgs),
     /// Show how far the sync has come: phase, lag, rows, dead letters.
@@ -92,9 +95,6 @@ pub(crate) struct ConfigArgs {
     /// The configuration file [default: ./walvec.yaml]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Serve the page and the API at this address instead of `server.listen`.
-    #[arg(long, value_name = "ADDR", env = "WALVEC_LISTEN")]
-    listen: Option<SocketAddr>,
 }
 
 #[derive(Args)]
@@ -108,7 +108,10 @@ struct StatusArgs {
 
 impl ConfigArgs {
     pub(crate) fn load(&self) -> Result<Config, Failure> {
-        let overrides = Overrides { listen: self.listen };
+        self.load_with(Overrides::default())
+    }
+
+    pub(crate) fn load_with(&self, overrides: Overrides) -> Result<Config, Failure> {
         Config::load(self.config.as_deref(), &Environment::of_process(), overrides).map_err(Failure::configuration)
     }
 }

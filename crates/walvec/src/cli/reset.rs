@@ -40,8 +40,12 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     }
     let source = Source::connect(app::source_config(&config)).await.map_err(PipelineError::from)?;
     source.drop_slot().await.map_err(PipelineError::from)?;
-    source.drop_publication().await.map_err(PipelineError::from)?;
+    // Before anything else can fail: without its slot, the stored position is worth nothing.
     forget(directory, args.purge)?;
+    if let Err(error) = source.drop_publication().await {
+        // One that somebody else owns can stay: `run` checks that it is the right one.
+        tracing::warn!("the publication stays: {error}");
+    }
     output::line("Done. Next: walvec run")
 }
 

@@ -1,18 +1,30 @@
 //! `walvec run`
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 use walvec_pipeline::Status;
 use walvec_pipeline::status::Phase;
 
 use super::{ConfigArgs, Failure, output};
+use crate::config::Overrides;
 use crate::serve::Service;
 
-pub(crate) async fn execute(args: ConfigArgs) -> Result<ExitCode, Failure> {
-    let config = args.load()?;
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Serve the page and the API at this address instead of `server.listen`.
+    #[arg(long, value_name = "ADDR", env = "WALVEC_LISTEN")]
+    listen: Option<SocketAddr>,
+}
+
+pub(crate) async fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
+    let config = args.config.load_with(Overrides { listen: args.listen })?;
     let service = Service::start(&config, Vec::new()).await?;
     tracing::info!("search page: http://{}/", service.address);
     let progress = tokio::spawn(show_snapshot(service.status.clone()));

@@ -66,13 +66,12 @@ impl Running {
     }
 
     /// The answer of a GET, or the problem that was answered.
-    pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.answer(self.client.get(self.url(path))).await
-    }
-
-    /// The answer of a POST.
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.answer(self.client.post(self.url(path)).json(body)).await
+    pub(crate) async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
+        let mut url = reqwest::Url::parse(&self.url(path)).map_err(|error| Failure::definite("E_SERVER", error))?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        self.answer(self.client.get(url)).await
     }
 
     fn url(&self, path: &str) -> String {

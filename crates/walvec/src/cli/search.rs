@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use walvec_sink::{Condition, Filter, Search as _, SearchRequest};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
 use crate::config::{CollectionConfig, Config};
+use crate::http::request::condition_from_text;
 
 #[derive(Args)]
 pub(crate) struct SearchArgs {
@@ -23,22 +24,26 @@ pub(crate) struct SearchArgs {
     /// How many hits at most.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     limit: u64,
-    /// Only points whose payload field has this value; may be given several times.
-    #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = condition)]
-    filters: Vec<(String, Value)>,
+    /// Only points that match: FIELD=VALUE, FIELD>=NUMBER or FIELD<=NUMBER; may be given several times.
+    ///
+    /// A value that reads as a whole number, true or false is one; text that looks like that goes in double quotes.
+    #[arg(long = "filter", value_name = "CONDITION", value_parser = condition)]
+    filters: Vec<Given>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// `field=value`; a value that reads as a whole number or a boolean is one.
-fn condition(text: &str) -> Result<(String, Value), String> {
-    let (field, value) = text.split_once('=').ok_or("expected FIELD=VALUE, for example author=\"H.G. Wells\"")?;
-    let value = match serde_json::from_str::<Value>(value) {
-        Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
-        _ => Value::String(value.to_owned()),
-    };
-    Ok((field.to_owned(), value))
+/// A condition, as it was typed and as it is understood: the API reads the same form.
+#[derive(Clone, Debug, PartialEq)]
+struct Given {
+    text: String,
+    condition: Condition,
+}
+
+fn condition(text: &str) -> Result<Given, String> {
+    let condition = condition_from_text(text).map_err(|problem| problem.to_string())?;
+    Ok(Given { text: text.to_owned(), condition })
 }
 
 pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
@@ -47,10 +52,10 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
     let directory = &config.sink.embedded.path;
     let answer = match Running::find(directory, config.server.token.clone()).await {
         Some(running) => {
-            let filter: Map<String, Value> = args.filters.iter().cloned().collect();
-            let body =
-                json!({"query": args.text, "collection": collection.name, "limit": args.limit, "filter": filter});
-            running.post("/api/v1/search", &body).await?
+            let limit = args.limit.to_string();
+            let mut query = vec![("q", args.text.as_str()), ("collection", &collection.name), ("limit", &limit)];
+            query.extend(args.filters.iter().map(|given| ("filter", given.text.as_str())));
+            running.get("/api/v1/search", &query).await?
         }
         None => search_here(&config, collection, &args).await?,
     };
@@ -94,8 +99,7 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
     let Some(vector) = vectors.pop() else {
         return Err(Failure::definite("E_EMBED", "the model gave no vector for the query"));
     };
-    let conditions =
-        args.filters.iter().map(|(field, value)| Condition::Equals { field: field.clone(), value: value.clone() });
+    let conditions = args.filters.iter().map(|given| given.condition.clone());
     let request = SearchRequest {
         vector: vector.map_err(embedded)?,
         limit: usize::try_from(args.limit).unwrap_or(usize::MAX),
@@ -113,11 +117,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_value_that_reads_as_a_number_or_a_boolean_is_one() {
-        assert_eq!(condition("year=1898"), Ok(("year".to_owned(), json!(1898))));
-        assert_eq!(condition("sold=true"), Ok(("sold".to_owned(), json!(true))));
-        assert_eq!(condition("author=H.G. Wells"), Ok(("author".to_owned(), json!("H.G. Wells"))));
-        assert_eq!(condition("formula=a=b"), Ok(("formula".to_owned(), json!("a=b"))));
-        assert!(condition("year").is_err());
+    fn a_filter_is_understood_as_the_api_understands_it() {
+        let of = |text: &str| condition(text).map(|given| given.condition);
+        let equals = |field: &str, value: Value| Condition::Equals { field: field.to_owned(), value };
+        assert_eq!(of("year=1898"), Ok(equals("year", json!(1898))));
+        assert_eq!(of("sold=true"), Ok(equals("sold", json!(true))));
+        assert_eq!(of("author=H.G. Wells"), Ok(equals("author", json!("H.G. Wells"))));
+        assert_eq!(of("year>=1800"), Ok(Condition::Range { field: "year".to_owned(), from: Some(1800.0), to: None }));
+        assert!(of("year").is_err());
     }
 }

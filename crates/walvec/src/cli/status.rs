@@ -15,7 +15,7 @@ pub(crate) async fn execute(args: ConfigArgs, as_json: bool) -> Result<ExitCode,
     let config = args.load()?;
     match Running::find(&config.sink.embedded.path, config.server.token.clone()).await {
         Some(running) => {
-            let answer = running.get("/api/v1/status").await?;
+            let answer = running.get("/api/v1/status", &[]).await?;
             if as_json {
                 return output::json(&answer);
             }

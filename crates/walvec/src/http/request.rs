@@ -128,7 +128,7 @@ fn bad_limit(given: impl std::fmt::Display) -> Problem {
 ///
 /// A query string has no types, a payload has: a value that reads as a whole number, `true` or `false` is taken as
 /// such, everything else as text. Text that looks like a number is written in double quotes: `isbn="123"`.
-fn condition_from_text(text: &str) -> Result<Condition, Problem> {
+pub(crate) fn condition_from_text(text: &str) -> Result<Condition, Problem> {
     let (field, value) = match text.split_once('=') {
         Some((field, value)) if !field.trim_end_matches(['<', '>']).is_empty() => (field, value),
         _ => {

@@ -160,7 +160,8 @@ async fn a_snapshot_shows_how_far_it_is() {
 
 #[tokio::test]
 async fn what_is_being_retried_is_shown_and_search_goes_on() {
-    let problem = Problem { part: "source".to_owned(), message: "connection <refused>".to_owned(), attempts: 7 };
+    let problem =
+        Problem { part: "source".to_owned(), message: "connection <refused>".to_owned(), remedy: None, attempts: 7 };
     let router = router(state_with(Status { problem: Some(problem), ..streaming() }));
     let body = get(&router, "/?q=whale").await.body;
     assert!(body.contains("connection &lt;refused&gt;") && body.contains("attempt 7") && body.contains("Moby-Dick"));
