@@ -10,7 +10,6 @@ use crate::CaptureError;
 use crate::connect::{Replication, Session};
 use crate::slot;
 use crate::source::{Source, parse_lsn};
-use crate::sql::quote_table;
 
 /// How often to look for the transactions that the server waits for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -21,19 +20,6 @@ pub(super) struct Exported {
     /// The name that `SET TRANSACTION SNAPSHOT` takes; valid as long as `session` lives and runs nothing else.
     pub(super) snapshot: String,
     pub(super) session: Replication,
-}
-
-/// Keeps the tables from being rewritten while they are copied, in a session that lives as long as the copy.
-///
-/// An ALTER TABLE that rewrites a table hides all its rows from older snapshots: the copy would find it empty, without an
-/// error. Reading and writing go on. The session has no transaction id, so the slot's creation does not wait for it.
-pub(super) async fn lock_tables(source: &Source) -> Result<Session, CaptureError> {
-    let session = Session::open(&source.catalog.info).await?;
-    let tables: Vec<String> = source.config.tables.iter().map(|table| quote_table(&table.name)).collect();
-    let lock = format!("BEGIN; LOCK TABLE {} IN ACCESS SHARE MODE", tables.join(", "));
-    let locked = session.batch_execute(&lock).await;
-    locked.map_err(|error| crate::connect::statement_error("locking the tables for the copy", &error))?;
-    Ok(session)
 }
 
 /// Creates the slot. The server first waits for every transaction that is open.

@@ -26,7 +26,6 @@ use tokio::task::JoinSet;
 use walvec_model::{Change, Position, Table};
 
 use crate::CaptureError;
-use crate::connect::Session;
 use crate::source::Source;
 use crate::value::Kind;
 use worker::Worker;
@@ -39,8 +38,6 @@ pub struct Snapshot {
     position: Position,
     chunks: mpsc::Receiver<Result<Vec<Change>, CaptureError>>,
     workers: JoinSet<()>,
-    /// Holds the tables as they are until the copy has ended.
-    _locks: Session,
 }
 
 /// One statement's worth of copying.
@@ -58,9 +55,8 @@ type Pieces = Arc<Mutex<VecDeque<Piece>>>;
 pub(crate) async fn begin(source: &Source) -> Result<Snapshot, CaptureError> {
     // Before the slot: a table that cannot be copied must not leave a slot behind.
     source.published_tables().await?;
-    let locks = create::lock_tables(source).await?;
     let exported = create::slot(source).await?;
-    let started = start(source, &exported, locks).await;
+    let started = start(source, &exported).await;
     // Every worker has its own copy of the snapshot now.
     exported.session.close().await;
     match started {
@@ -75,7 +71,7 @@ pub(crate) async fn begin(source: &Source) -> Result<Snapshot, CaptureError> {
     }
 }
 
-async fn start(source: &Source, exported: &create::Exported, locks: Session) -> Result<Snapshot, CaptureError> {
+async fn start(source: &Source, exported: &create::Exported) -> Result<Snapshot, CaptureError> {
     let count = source.config.copy_workers.max(1);
     let mut sessions = Vec::with_capacity(count);
     for _ in 0..count {
@@ -88,7 +84,7 @@ async fn start(source: &Source, exported: &create::Exported, locks: Session) -> 
         let worker = Worker { session, position: exported.position, chunks: chunks_in.clone() };
         workers.spawn(worker.run(Arc::clone(&pieces)));
     }
-    Ok(Snapshot { position: exported.position, chunks, workers, _locks: locks })
+    Ok(Snapshot { position: exported.position, chunks, workers })
 }
 
 impl Snapshot {
