@@ -38,7 +38,11 @@ impl Checkpointer {
 
     /// Notes that everything committed up to `end_lsn` is durably in the sink.
     pub(crate) fn durable(&mut self, end_lsn: Lsn) {
-        self.reached = self.reached.max(end_lsn);
+        // An idle server repeats its position: nothing new to store.
+        if end_lsn <= self.reached {
+            return;
+        }
+        self.reached = end_lsn;
         self.checkpoint.applied = self.checkpoint.applied.max(end_lsn);
         let now = Instant::now();
         let earliest = self.last.map_or(now, |last| last + INTERVAL);
