@@ -111,6 +111,12 @@ pub enum CaptureError {
         /// What changed.
         reason: String,
     },
+    /// A table was truncated or rewritten under a snapshot that was being copied, which therefore lacks its rows.
+    #[error("table {table} was truncated or rewritten while the snapshot was copied")]
+    Rewritten {
+        /// The table.
+        table: TableName,
+    },
     /// A value is not text in UTF-8, and cannot be made so.
     #[error("{place}: a value is not valid UTF-8: {reason}")]
     Encoding {
@@ -159,6 +165,7 @@ impl CaptureError {
             Self::SlotLost { .. } => "E_SLOT_LOST",
             Self::SlotBusy { .. } => "E_SLOT_BUSY",
             Self::Schema { .. } => "E_SCHEMA",
+            Self::Rewritten { .. } => "E_REWRITTEN",
             Self::Encoding { .. } => "E_ENCODING",
             Self::Protocol { .. } => "E_PROTOCOL",
             Self::Statement { .. } => "E_STATEMENT",
@@ -170,7 +177,7 @@ impl CaptureError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::SlotBusy { .. } | Self::Closed => true,
+            Self::Connect { .. } | Self::SlotBusy { .. } | Self::Rewritten { .. } | Self::Closed => true,
             Self::Statement { sqlstate, .. } => is_transient(sqlstate),
             Self::Config { .. }
             | Self::Auth { .. }
@@ -218,7 +225,7 @@ impl CaptureError {
             Self::Connect { .. } => "see that PostgreSQL runs there and accepts TCP connections; check host and port \
                 of `source.url`"
                 .to_owned(),
-            Self::Protocol { .. } | Self::Statement { .. } | Self::Closed => return None,
+            Self::Rewritten { .. } | Self::Protocol { .. } | Self::Statement { .. } | Self::Closed => return None,
         };
         Some(text)
     }

@@ -187,6 +187,7 @@ async fn facts(
 /// A table that holds rows itself: a plain table, or a leaf of a partitioned one.
 #[derive(Clone, Debug)]
 pub(crate) struct Leaf {
+    pub(crate) oid: u32,
     pub(crate) name: TableName,
     /// Its size in pages; 0 if it is not stored as a heap, so that ctids mean nothing.
     pub(crate) pages: u64,
@@ -199,7 +200,7 @@ pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, Cap
         SELECT n.nspname::text, c.relname::text,
                CASE WHEN m.amname = 'heap'
                     THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END,
-               has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+               has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), c.oid
         FROM (SELECT relid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf
               UNION SELECT $1::oid::regclass FROM pg_class WHERE oid = $1 AND relkind = 'r') AS leaf
         JOIN pg_class c ON c.oid = leaf.relid
@@ -209,6 +210,7 @@ pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, Cap
         ORDER BY c.oid";
     let rows = session.query(query, &[&oid]).await.map_err(|error| statement_error("looking up partitions", &error))?;
     let leaf = |row: &tokio_postgres::Row| Leaf {
+        oid: row.get(4),
         name: TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
         pages: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
         can_select: row.get(3),

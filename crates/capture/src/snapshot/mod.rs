@@ -46,6 +46,8 @@ struct Piece {
     kinds: Arc<[Kind]>,
     /// The query whose rows are copied, with the columns of `table`.
     query: String,
+    /// The oids of the tables that hold the rows.
+    leaves: Vec<u32>,
 }
 
 /// The pieces that nobody has taken yet.

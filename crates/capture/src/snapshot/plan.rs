@@ -23,24 +23,26 @@ pub(super) async fn pieces(source: &Source, workers: usize) -> Result<VecDeque<P
     for published in source.published_tables().await? {
         let kinds: Arc<[Kind]> = source.catalog.kinds_of(&published.table.columns).await?.into();
         let leaves = leaves(&session, published.facts.oid).await?;
-        for query in queries(&published, &leaves, ranges) {
-            pieces.push_back(Piece { table: Arc::clone(&published.table), kinds: Arc::clone(&kinds), query });
+        for (query, leaves) in queries(&published, &leaves, ranges) {
+            pieces.push_back(Piece { table: Arc::clone(&published.table), kinds: Arc::clone(&kinds), query, leaves });
         }
     }
     Ok(pieces)
 }
 
-fn queries(published: &PublishedTable, leaves: &[Leaf], ranges: u64) -> Vec<String> {
+/// Queries, each with the oids of the leaves that it reads.
+fn queries(published: &PublishedTable, leaves: &[Leaf], ranges: u64) -> Vec<(String, Vec<u32>)> {
     let columns = quote_columns(published.table.columns.iter().map(|column| column.name.as_str()));
     // The right to read the root is enough to read its rows, but only through the root.
     if published.facts.kind == "p" && leaves.iter().any(|leaf| !leaf.can_select) {
-        return vec![select(&columns, &quote_table(&published.table.name), None, published.filter.as_deref())];
+        let query = select(&columns, &quote_table(&published.table.name), None, published.filter.as_deref());
+        return vec![(query, leaves.iter().map(|leaf| leaf.oid).collect())];
     }
     let mut queries = Vec::new();
     for leaf in leaves {
         let from = format!("ONLY {}", quote_table(&leaf.name));
         for range in ctid_ranges(leaf.pages, ranges) {
-            queries.push(select(&columns, &from, range.as_deref(), published.filter.as_deref()));
+            queries.push((select(&columns, &from, range.as_deref(), published.filter.as_deref()), vec![leaf.oid]));
         }
     }
     queries

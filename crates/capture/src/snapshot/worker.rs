@@ -53,6 +53,14 @@ impl Worker {
 
     /// Copies one piece; `false` if the receiver is gone.
     async fn copy(&self, piece: &Piece) -> Result<bool, CaptureError> {
+        let wanted = self.copy_rows(piece).await?;
+        if wanted {
+            self.refuse_rewritten(piece).await?;
+        }
+        Ok(wanted)
+    }
+
+    async fn copy_rows(&self, piece: &Piece) -> Result<bool, CaptureError> {
         let failed = |error| statement_error(&format!("copying {}", piece.table.name), &error);
         let statement = format!("COPY ({}) TO STDOUT", piece.query);
         let copy = self.session.copy_out(&statement).await.map_err(failed)?;
@@ -73,6 +81,26 @@ impl Worker {
             }
         }
         Ok(chunk.is_empty() || self.chunks.send(Ok(chunk)).await.is_ok())
+    }
+
+    /// Fails if another transaction replaced the storage of the table after the snapshot was exported. After TRUNCATE
+    /// and the rewriting forms of ALTER TABLE an old snapshot sees an empty table, without any error
+    /// (<https://www.postgresql.org/docs/current/mvcc-caveats.html>). VACUUM FULL and CLUSTER would be harmless, and look
+    /// the same.
+    ///
+    /// The catalogue's row is read as of the snapshot, the function tells the present. Asked after the copy, because
+    /// its lock keeps the storage in place until the transaction ends.
+    async fn refuse_rewritten(&self, piece: &Piece) -> Result<(), CaptureError> {
+        let query = "
+            SELECT count(*) FROM pg_class
+            WHERE oid = ANY($1) AND relfilenode IS NOT DISTINCT FROM pg_relation_filenode(oid)";
+        let doing = format!("looking whether {} was rewritten", piece.table.name);
+        let row = self.session.query_one(query, &[&piece.leaves]).await;
+        let same: i64 = row.map_err(|error| statement_error(&doing, &error))?.get(0);
+        if usize::try_from(same) == Ok(piece.leaves.len()) {
+            return Ok(());
+        }
+        Err(CaptureError::Rewritten { table: piece.table.name.clone() })
     }
 }
 
