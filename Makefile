@@ -70,5 +70,5 @@ clean: ## remove what was built; fetched servers and models stay
 # Debug and test builds share one optimised build of the dependencies.
 define first-build
 @[[ -d $(CARGO_TARGET_DIR)/debug ]] || echo "The first build compiles a vector engine and a model runtime:" \
-	"about 15 minutes on two cores, seconds from then on."
+	"15 to 25 minutes on two cores, seconds from then on."
 endef

@@ -40,6 +40,21 @@ impl Row {
     pub fn is_partial(&self) -> bool {
         self.0.contains(&Cell::Unchanged)
     }
+
+    /// About how many bytes its values take: the lengths of texts, a few bytes for everything else.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.0.iter().filter_map(Cell::value).map(weight).sum()
+    }
+}
+
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(weight).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + weight(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => size_of::<Value>(),
+    }
 }
 
 /// The values of a row's key columns, in key order.
@@ -133,6 +148,13 @@ mod tests {
         let right = RowKey::new(vec![json!("ab"), json!("c")]);
         assert_ne!(left, right);
         assert_eq!(left, RowKey::new(vec![json!("a"), json!("bc")]));
+    }
+
+    #[test]
+    fn the_weight_of_a_row_is_that_of_its_texts() {
+        let cell = |value| Cell::Value(value);
+        let row = Row(vec![cell(json!("four")), cell(json!(["a", {"bc": "def"}])), Cell::Unchanged]);
+        assert_eq!(row.weight(), 10);
     }
 
     #[test]

@@ -34,15 +34,24 @@ pub enum State {
     Gone,
 }
 
+impl State {
+    /// The stored point of the old key may have been read again from the source when another row had already taken that
+    /// key. Under its own key the row is corrected by what follows in the stream, under another one it would not be.
+    fn under_another_key(self) -> Self {
+        match self {
+            Self::Present { row, base: Base::Stored { .. } } => Self::Present { row, base: Base::Unknown },
+            other => other,
+        }
+    }
+}
+
 /// Where the values are that PostgreSQL did not send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Base {
     /// Nowhere: every cell was sent.
     Complete,
-    /// In a stored point.
+    /// In the stored point of the same key.
     Stored {
-        /// The key under which the row was stored before the batch: another one if its key changed.
-        key: RowKey,
         /// The first change of the batch that built upon the stored point. A stored point that is not older than it
         /// shows a later state (the stream is being replayed), perhaps of another row under the same key, and cannot
         /// be used.
@@ -76,9 +85,9 @@ impl Fold {
         let Change { table, position, op } = change;
         let state = match op {
             Op::Insert { new } => State::Present { row: new, base: Base::Complete },
-            Op::Update { old_key: None, new } => self.merge(&key, &table, position, new),
+            Op::Update { old_key: None, new } => self.merge(&key, position, new),
             Op::Update { old_key: Some(old_key), new } => {
-                let merged = self.merge(&old_key, &table, position, new);
+                let merged = self.merge(&old_key, position, new).under_another_key();
                 self.put(old_key, Final { table: Arc::clone(&table), position, state: State::Gone });
                 merged
             }
@@ -90,26 +99,20 @@ impl Fold {
 
     /// The row after an update of `key`: cells that were not sent come from the batch if it has them, else from the
     /// stored point.
-    fn merge(&self, key: &RowKey, table: &Table, position: Position, mut new: Row) -> State {
+    fn merge(&self, key: &RowKey, position: Position, mut new: Row) -> State {
         if !new.is_partial() {
             return State::Present { row: new, base: Base::Complete };
         }
         let base = match self.index.get(key).map(|&at| &self.entries[at].1.state) {
-            None => Base::Stored { key: key.clone(), before: position },
+            None => Base::Stored { before: position },
             // Only a replay updates a row that does not exist.
             Some(State::Gone) => Base::Unknown,
-            // The table was altered in between: cells no longer correspond.
-            Some(State::Present { .. }) if !self.same_shape(key, table) => Base::Unknown,
             Some(State::Present { row: earlier, base }) => {
                 fill(&mut new, earlier);
                 if new.is_partial() { base.clone() } else { Base::Complete }
             }
         };
         State::Present { row: new, base }
-    }
-
-    fn same_shape(&self, key: &RowKey, table: &Table) -> bool {
-        self.index.get(key).is_some_and(|&at| self.entries[at].1.table.columns == table.columns)
     }
 
     fn put(&mut self, key: RowKey, last: Final) {

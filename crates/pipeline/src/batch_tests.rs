@@ -51,8 +51,8 @@ fn present(row: Row) -> State {
     State::Present { row, base: Base::Complete }
 }
 
-fn stored(id: i64, before: u64) -> Base {
-    Base::Stored { key: key(id), before: at(before) }
+fn stored(before: u64) -> Base {
+    Base::Stored { before: at(before) }
 }
 
 #[test]
@@ -78,35 +78,23 @@ fn a_value_that_was_not_sent_comes_from_the_same_batch_first() {
 #[test]
 fn a_value_that_was_not_sent_comes_from_the_stored_point_of_before_the_batch() {
     let entries = folded(vec![update(1, "a", None), update(1, "b", None)]);
-    let base = stored(1, 1);
-    assert_eq!(state_of(&entries, 1), State::Present { row: row(1, "b", None), base });
+    assert_eq!(state_of(&entries, 1), State::Present { row: row(1, "b", None), base: stored(1) });
 }
 
 #[test]
-fn a_changed_key_leaves_nothing_under_the_old_one_and_takes_its_values_along() {
-    let entries = folded(vec![rename(1, 2, "moved")]);
+fn a_changed_key_leaves_nothing_under_the_old_one_and_takes_the_batch_s_values_along() {
+    let entries = folded(vec![insert(1, "a", "long"), rename(1, 2, "moved")]);
     assert_eq!(state_of(&entries, 1), State::Gone);
-    let base = stored(1, 1);
-    assert_eq!(state_of(&entries, 2), State::Present { row: row(2, "moved", None), base });
+    assert_eq!(state_of(&entries, 2), present(row(2, "moved", Some("long"))));
 }
 
 #[test]
-fn two_rows_that_swap_their_keys_keep_their_own_values() {
-    let entries = folded(vec![rename(1, 99, "one"), rename(2, 1, "two"), rename(99, 2, "one")]);
-    assert_eq!(state_of(&entries, 99), State::Gone);
-    assert_eq!(state_of(&entries, 1), State::Present { row: row(1, "two", None), base: stored(2, 2) });
-    assert_eq!(state_of(&entries, 2), State::Present { row: row(2, "one", None), base: stored(1, 1) });
-}
-
-#[test]
-fn an_altered_table_does_not_mix_rows_of_two_shapes() {
-    let table = table();
-    let mut altered = (*table).clone();
-    altered.columns[2].name = "other".to_owned();
-    let wide = row(1, "b", None);
-    let first = Change { table, position: at(1), op: insert(1, "a", "x") };
-    let second =
-        Change { table: Arc::new(altered), position: at(2), op: Op::Update { old_key: None, new: wide.clone() } };
-    let entries = coalesce(vec![first, second]);
-    assert_eq!(state_of(&entries, 1), State::Present { row: wide, base: Base::Unknown });
+fn a_row_under_another_key_is_never_completed_from_the_stored_point_of_its_old_key() {
+    let unknown = |row| State::Present { row, base: Base::Unknown };
+    let moved = folded(vec![update(1, "a", None), rename(1, 2, "moved")]);
+    assert_eq!(state_of(&moved, 2), unknown(row(2, "moved", None)));
+    let swapped = folded(vec![rename(1, 99, "one"), rename(2, 1, "two"), rename(99, 2, "one")]);
+    assert_eq!(state_of(&swapped, 99), State::Gone);
+    assert_eq!(state_of(&swapped, 1), unknown(row(1, "two", None)));
+    assert_eq!(state_of(&swapped, 2), unknown(row(2, "one", None)));
 }

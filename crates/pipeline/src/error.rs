@@ -2,6 +2,7 @@
 
 use walvec_capture::CaptureError;
 use walvec_embed::EmbedError;
+use walvec_model::TableName;
 use walvec_sink::SinkError;
 use walvec_transform::TransformError;
 
@@ -39,6 +40,14 @@ pub enum PipelineError {
     /// Going on would silently lose changes.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A table was altered: what that did to its rows is not in the stream, so they have to be read again.
+    #[error(
+        "table {table} was altered; its rows are read again, because the stream does not tell what that did to them"
+    )]
+    Altered {
+        /// The table.
+        table: TableName,
+    },
     /// Shutdown was asked for while an error was being retried.
     #[error("stopped while an error was being retried; nothing unconfirmed is lost")]
     Stopped,
@@ -69,7 +78,9 @@ impl PipelineError {
             Self::Source(error) => error.is_retryable(),
             Self::Embed(error) => error.is_retryable(),
             Self::Sink { source, .. } => source.is_retryable(),
-            Self::Transform { .. } | Self::Store(_) | Self::Refused(_) | Self::Stopped => false,
+            Self::Store(error) => error.is_retryable(),
+            Self::Altered { .. } => true,
+            Self::Transform { .. } | Self::Refused(_) | Self::Stopped => false,
         };
         if retryable { Policy::Retry } else { Policy::Stop }
     }
@@ -78,7 +89,7 @@ impl PipelineError {
     #[must_use]
     pub const fn part(&self) -> &'static str {
         match self {
-            Self::Source(_) | Self::Refused(_) => "source",
+            Self::Source(_) | Self::Refused(_) | Self::Altered { .. } => "source",
             Self::Transform { .. } => "transform",
             Self::Embed(_) => "embedder",
             Self::Sink { .. } => "sink",
@@ -101,6 +112,7 @@ impl PipelineError {
             },
             Self::Store(_) => "E_STATE",
             Self::Refused(refusal) => refusal.code,
+            Self::Altered { .. } => "E_ALTERED",
             Self::Stopped => "E_STOPPED",
         }
     }
@@ -124,7 +136,7 @@ impl PipelineError {
             Self::Sink { .. } | Self::Store(_) => {
                 Some("look at the disk space and the permissions of the data directory, then start again".to_owned())
             }
-            Self::Stopped => None,
+            Self::Altered { .. } | Self::Stopped => None,
         }
     }
 }

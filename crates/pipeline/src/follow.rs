@@ -21,10 +21,15 @@ use crate::telemetry::{count_changes, searchable};
 /// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
 const READ_AHEAD: usize = 16;
 
+/// A batch with this many bytes of values is written before it has all its rows, so that large rows cannot fill the memory.
+const BATCH_BYTES: usize = 8 << 20;
+
 /// Changes that have been read and not written yet.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     changes: Vec<Change>,
+    /// The weight of the rows in `changes`.
+    bytes: usize,
     /// When the oldest of `changes` has to be written, complete transaction or not.
     due: Option<Instant>,
     /// Transactions whose end has been read: their rows are in `changes` or already written.
@@ -64,8 +69,10 @@ impl Pending {
             StreamEvent::Change(change) => {
                 self.open_rows += 1;
                 self.due.get_or_insert_with(|| Instant::now() + wait);
+                self.bytes += weight(&change.op);
                 self.changes.push(change);
-                if self.changes.len() >= max_rows { Demand::Flush } else { Demand::Nothing }
+                let full = self.changes.len() >= max_rows || self.bytes >= BATCH_BYTES;
+                if full { Demand::Flush } else { Demand::Nothing }
             }
             StreamEvent::Commit { end_lsn, at } => {
                 let rows = std::mem::take(&mut self.open_rows);
@@ -75,6 +82,12 @@ impl Pending {
             StreamEvent::Idle { wal_end } if self.is_empty() => Demand::Durable(wal_end),
             StreamEvent::Idle { .. } => Demand::Nothing,
         }
+    }
+
+    fn take_changes(&mut self) -> Vec<Change> {
+        self.due = None;
+        self.bytes = 0;
+        std::mem::take(&mut self.changes)
     }
 
     /// Whether nothing waits to be written or confirmed.
@@ -89,6 +102,13 @@ impl Pending {
 
     fn oldest_commit(&self) -> Option<SystemTime> {
         self.commits.iter().filter(|commit| commit.rows > 0).map(|commit| commit.at).min()
+    }
+}
+
+fn weight(op: &Op) -> usize {
+    match op {
+        Op::Insert { new } | Op::Update { new, .. } => new.weight(),
+        Op::Delete { .. } | Op::Truncate => 0,
     }
 }
 
@@ -159,6 +179,9 @@ async fn take_in(
     checkpointer: &mut Checkpointer,
 ) -> Result<(), PipelineError> {
     for event in events {
+        if let StreamEvent::Change(change) = &event {
+            run.refuse_altered(&change.table)?;
+        }
         match pending.push(event, run.batch_rows, run.batch_wait) {
             Demand::Nothing => {}
             Demand::Flush => flush(run, source, pending, checkpointer).await?,
@@ -182,8 +205,7 @@ async fn flush(
     pending: &mut Pending,
     checkpointer: &mut Checkpointer,
 ) -> Result<(), PipelineError> {
-    let changes = std::mem::take(&mut pending.changes);
-    pending.due = None;
+    let changes = pending.take_changes();
     if !changes.is_empty() {
         count_changes(&changes);
         for (index, changes) in run.by_writer(changes) {
@@ -214,7 +236,7 @@ mod tests {
     use std::sync::Arc;
 
     use serde_json::json;
-    use walvec_model::{Position, RowKey, Table};
+    use walvec_model::{Cell, Position, Row, RowKey, Table};
 
     use super::*;
 
@@ -253,6 +275,19 @@ mod tests {
         assert_eq!(pending.push(delete(), 2, WAIT), Demand::Nothing);
         assert_eq!(pending.push(delete(), 2, WAIT), Demand::Flush);
         assert!(!pending.is_complete(), "nothing may be confirmed before its end");
+    }
+
+    #[tokio::test]
+    async fn large_rows_make_small_batches() {
+        let insert = |length| {
+            let text = json!("x".repeat(length));
+            change(Op::Insert { new: Row(vec![Cell::Value(text)]) })
+        };
+        let mut pending = Pending::default();
+        assert_eq!(pending.push(insert(BATCH_BYTES / 2), 256, WAIT), Demand::Nothing);
+        assert_eq!(pending.push(insert(BATCH_BYTES / 2), 256, WAIT), Demand::Flush);
+        assert_eq!(pending.take_changes().len(), 2);
+        assert_eq!(pending.push(insert(1), 256, WAIT), Demand::Nothing);
     }
 
     #[tokio::test]

@@ -38,9 +38,8 @@ impl Known {
     /// Not one that is parked (the missing value may have changed in the version that could not be processed), and not
     /// one that is as new as the change (it may belong to another row that has taken the key since).
     #[must_use]
-    pub fn base(&self, base: &Base, id_of: impl Fn(&RowKey) -> PointId) -> Option<&StoredPoint> {
-        let Base::Stored { key, before } = base else { return None };
-        let id = id_of(key);
+    pub fn base(&self, base: &Base, id: PointId, key: &RowKey) -> Option<&StoredPoint> {
+        let Base::Stored { before } = base else { return None };
         let usable = !self.parked.contains(key) && self.version(id).is_some_and(|stored| stored < *before);
         self.points.get(&id).filter(|_| usable)
     }
@@ -99,10 +98,6 @@ mod tests {
         RowKey::new(vec![json!(id)])
     }
 
-    fn id_of(key: &RowKey) -> PointId {
-        PointId::Num(key.values()[0].as_u64().unwrap())
-    }
-
     fn versioned(id: u64, text: &str, lsn: u64) -> Versioned {
         Versioned {
             document: Document {
@@ -155,13 +150,14 @@ mod tests {
 
     #[test]
     fn only_an_older_point_of_the_same_row_supplies_values_that_were_not_sent() {
-        let base = |before| Base::Stored { key: key(1), before: at(before) };
+        let base = |before| Base::Stored { before: at(before) };
+        let (id, key) = (PointId::Num(1), key(1));
         let known = Known::new(vec![stored(1, "text", 10)], HashSet::new());
-        assert!(known.base(&base(11), id_of).is_some());
-        assert!(known.base(&base(10), id_of).is_none(), "the stored point is of a later state");
-        assert!(known.base(&Base::Unknown, id_of).is_none());
-        let parked = Known::new(vec![stored(1, "text", 10)], HashSet::from([key(1)]));
-        assert!(parked.base(&base(11), id_of).is_none(), "the stored point misses a version");
+        assert!(known.base(&base(11), id, &key).is_some());
+        assert!(known.base(&base(10), id, &key).is_none(), "the stored point is of a later state");
+        assert!(known.base(&Base::Unknown, id, &key).is_none());
+        let parked = Known::new(vec![stored(1, "text", 10)], HashSet::from([key.clone()]));
+        assert!(parked.base(&base(11), id, &key).is_none(), "the stored point misses a version");
     }
 
     #[test]

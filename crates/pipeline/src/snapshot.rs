@@ -46,7 +46,7 @@ pub(crate) async fn take(
     closed?;
 
     for writer in &mut run.writers {
-        let swept = writer.finish_generation(position).await?;
+        let swept = writer.finish_generation().await?;
         tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
     }
     checkpoint.snapshot = SnapshotState::Done;

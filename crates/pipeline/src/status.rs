@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use walvec_model::{Generation, Lsn};
 
+use crate::store::DeadLetter;
+
 /// A picture of the pipeline at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -62,7 +64,13 @@ pub struct CollectionStatus {
     pub embeddings_reused: u64,
     /// Rows that could not be processed and wait as dead letters.
     pub dead_letters: u64,
+    /// The newest of them, the newest first, at most [`LATEST_DEAD_LETTERS`].
+    #[serde(default)]
+    pub latest_dead_letters: Vec<DeadLetter>,
 }
+
+/// How many dead letters the status shows.
+pub const LATEST_DEAD_LETTERS: usize = 20;
 
 /// A transient error that is being retried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

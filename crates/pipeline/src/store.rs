@@ -3,7 +3,9 @@
 //! One file, `state.redb`, in the data directory. Every write is fsynced before it returns.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -66,6 +68,9 @@ pub struct DeadLetter {
     pub key: Vec<Value>,
     /// The version that could not be processed.
     pub position: Position,
+    /// The generation that last met the row.
+    #[serde(default)]
+    pub generation: Generation,
     /// The error's code.
     pub code: String,
     /// The error in words.
@@ -74,7 +79,9 @@ pub struct DeadLetter {
 
 /// The state file.
 pub struct Store {
-    database: Database,
+    path: PathBuf,
+    /// Closed after an I/O error: the database accepts nothing more then until it is opened again.
+    database: Mutex<Option<Database>>,
 }
 
 /// The state file cannot be read or written.
@@ -83,6 +90,15 @@ pub struct Store {
 pub struct StoreError {
     path: String,
     reason: String,
+    disk_full: bool,
+}
+
+impl StoreError {
+    /// Whether the same attempt succeeds as soon as there is space again.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        self.disk_full
+    }
 }
 
 impl Store {
@@ -91,20 +107,15 @@ impl Store {
     /// # Errors
     /// If the file is damaged, locked by another process, or cannot be written.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let path = directory.join("state.redb");
-        let failed = |error: redb::Error| StoreError { path: path.display().to_string(), reason: error.to_string() };
-        let database = Database::create(&path).map_err(|error| failed(error.into()))?;
-        let store = Self { database };
-        store.create_tables().map_err(failed)?;
+        let store = Self { path: directory.join("state.redb"), database: Mutex::new(None) };
+        store.with(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(CHECKPOINT)?;
+            transaction.open_table(DEAD_LETTERS)?;
+            transaction.commit()?;
+            Ok(())
+        })?;
         Ok(store)
-    }
-
-    fn create_tables(&self) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(CHECKPOINT)?;
-        transaction.open_table(DEAD_LETTERS)?;
-        transaction.commit()?;
-        Ok(())
     }
 
     /// The stored checkpoint; `None` before the first snapshot.
@@ -112,8 +123,8 @@ impl Store {
     /// # Errors
     /// If the file cannot be read or holds something else.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-        self.read(|| {
-            let table = self.database.begin_read()?.open_table(CHECKPOINT)?;
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(CHECKPOINT)?;
             Ok(table.get(THE_CHECKPOINT)?.map(|bytes| bytes.value().to_vec()))
         })?
         .map(|bytes| decode(&bytes))
@@ -126,8 +137,8 @@ impl Store {
     /// If the file cannot be written; the old checkpoint stays.
     pub fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let bytes = encode(checkpoint)?;
-        self.read(|| {
-            let transaction = self.database.begin_write()?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
             transaction.open_table(CHECKPOINT)?.insert(THE_CHECKPOINT, bytes.as_slice())?;
             transaction.commit()?;
             Ok(())
@@ -151,8 +162,8 @@ impl Store {
             .iter()
             .map(|letter| Ok((RowKey::new(letter.key.clone()), encode(letter)?)))
             .collect::<Result<_, StoreError>>()?;
-        self.read(|| {
-            let transaction = self.database.begin_write()?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
             {
                 let mut table = transaction.open_table(DEAD_LETTERS)?;
                 for key in cleared {
@@ -172,8 +183,8 @@ impl Store {
     /// # Errors
     /// If the file cannot be read.
     pub fn dead_letters(&self, collection: &str) -> Result<Vec<DeadLetter>, StoreError> {
-        let stored: Vec<Vec<u8>> = self.read(|| {
-            let table = self.database.begin_read()?.open_table(DEAD_LETTERS)?;
+        let stored: Vec<Vec<u8>> = self.with(|database| {
+            let table = database.begin_read()?.open_table(DEAD_LETTERS)?;
             let mut found = Vec::new();
             for entry in table.range((collection, [].as_slice())..)? {
                 let (key, value) = entry?;
@@ -204,8 +215,30 @@ impl Store {
         self.update_dead_letters(collection, &[], &keys)
     }
 
-    fn read<T>(&self, run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        run().map_err(|error| StoreError { path: "state.redb".to_owned(), reason: error.to_string() })
+    /// Runs one transaction, on a database that is opened again if an earlier error has closed it.
+    fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = match database.take() {
+            Some(open) => open,
+            None => Database::create(&self.path).map_err(|error| self.failed(&error.into()))?,
+        };
+        match run(&open) {
+            Err(error @ (redb::Error::Io(_) | redb::Error::PreviousIo)) => Err(self.failed(&error)),
+            outcome => {
+                *database = Some(open);
+                outcome.map_err(|error| self.failed(&error))
+            }
+        }
+    }
+
+    fn failed(&self, error: &redb::Error) -> StoreError {
+        let full =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        StoreError {
+            path: self.path.display().to_string(),
+            reason: error.to_string(),
+            disk_full: matches!(error, redb::Error::Io(error) if full(error)),
+        }
     }
 }
 
@@ -218,7 +251,8 @@ fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, StoreError> {
 }
 
 fn malformed(error: serde_json::Error) -> StoreError {
-    StoreError { path: "state.redb".to_owned(), reason: format!("an entry has another form than expected: {error}") }
+    let reason = format!("an entry has another form than expected: {error}");
+    StoreError { path: "state.redb".to_owned(), reason, disk_full: false }
 }
 
 #[cfg(test)]
@@ -233,6 +267,7 @@ mod tests {
             table: "public.books".to_owned(),
             key: vec![json!(key)],
             position: Position { commit_lsn: Lsn(7), ordinal: 1 },
+            generation: Generation(1),
             code: "E_RENDER".to_owned(),
             reason: "undefined value".to_owned(),
         }
@@ -273,6 +308,33 @@ mod tests {
         assert_eq!(store.dead_letters("books").unwrap(), [letter("books", 2)]);
         store.drop_dead_letters("books").unwrap();
         assert!(store.dead_letters("books").unwrap().is_empty());
+        assert_eq!(store.dead_letters("films").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_that_passes_and_the_file_is_usable_again_once_there_is_space() {
+        let volume = match walvec_throwaway::Volume::mount(16) {
+            Ok(volume) => volume,
+            Err(error) => {
+                eprintln!("SKIPPED: a small volume cannot be mounted (run as root to test a full disk): {error}");
+                return;
+            }
+        };
+        let store = Store::open(volume.path()).unwrap();
+        store.update_dead_letters("books", &[letter("books", 1)], &[]).unwrap();
+        let ballast = volume.fill().unwrap();
+        let mut stored = 1;
+        let error = loop {
+            let long = DeadLetter { reason: "x".repeat(100_000), ..letter("books", stored + 1) };
+            match store.update_dead_letters("books", &[long], &[]) {
+                Ok(()) => stored += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_retryable(), "{error}");
+        std::fs::remove_file(ballast).unwrap();
+        store.update_dead_letters("films", &[letter("films", 1)], &[]).unwrap();
+        assert_eq!(store.dead_letters("books").unwrap().len(), usize::try_from(stored).unwrap());
         assert_eq!(store.dead_letters("films").unwrap().len(), 1);
     }
 }

@@ -56,6 +56,8 @@ pub(crate) struct Run {
     pub(crate) writers: Vec<Writer>,
     pub(crate) batch_rows: usize,
     pub(crate) batch_wait: Duration,
+    /// The tables as they were when the source was connected.
+    tables: Vec<Arc<Table>>,
 }
 
 impl Run {
@@ -74,6 +76,14 @@ impl Run {
         }
         dealt.retain(|(_, changes)| !changes.is_empty());
         dealt
+    }
+
+    /// Fails if `table` is not what the configuration was checked against and the rows were copied from.
+    pub(crate) fn refuse_altered(&self, table: &Arc<Table>) -> Result<(), PipelineError> {
+        match self.tables.iter().find(|known| known.name == table.name) {
+            Some(known) if known != table => Err(PipelineError::Altered { table: table.name.clone() }),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn begin_generation(&mut self, generation: Generation) {
@@ -107,7 +117,7 @@ impl Pipeline {
             .map(|(index, collection)| Writer::new(index, collection, shared.clone()))
             .collect::<Result<_, _>>()?;
         let (batch_rows, batch_wait) = (config.batch_rows, config.batch_wait);
-        Ok(Self { config, run: Run { shared, writers, batch_rows, batch_wait } })
+        Ok(Self { config, run: Run { shared, writers, batch_rows, batch_wait, tables: Vec::new() } })
     }
 
     /// The pipeline's status, now and whenever it changes.
@@ -158,25 +168,31 @@ impl Pipeline {
             want_snapshot(&run.shared.store)?;
         }
         refuse_what_cannot_work(&source).await?;
-        for table in source.tables().await? {
+        run.tables = source.tables().await?;
+        for table in &run.tables {
             for index in run.writers_of(&table.name) {
                 let Collection { name, transform, .. } = &run.writers[index].collection;
                 transform
-                    .check(&table)
+                    .check(table)
                     .map_err(|error| PipelineError::Transform { collection: name.clone(), source: error.into() })?;
             }
         }
         let facts = facts(&source, &self.config.source.slot, &self.config.config_digest).await?;
         let stored = run.shared.store.checkpoint()?;
+        let tables = run.tables.clone();
         let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
         let telemetry = run.shared.telemetry.clone();
         let store = Arc::clone(&run.shared.store);
         let work = work(run, &source, stored, facts, retry);
-        tokio::select! {
+        let outcome = tokio::select! {
             outcome = work => outcome,
-            error = observe(&source, &sinks, &telemetry, &store) => want_snapshot(&store).and(Err(error)),
+            error = observe(&source, &tables, &sinks, &telemetry, &store) => want_snapshot(&store).and(Err(error)),
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
+        };
+        if matches!(outcome, Err(PipelineError::Altered { .. })) {
+            want_snapshot(&store)?;
         }
+        outcome
     }
 }
 
@@ -190,6 +206,9 @@ async fn work(
     let checkpoint = match decide(stored.as_ref(), &facts)? {
         Start::Resume(checkpoint) => {
             run.begin_generation(checkpoint.generation);
+            if let Slot::Ready { confirmed } = facts.slot {
+                run.shared.telemetry.confirmed(confirmed);
+            }
             checkpoint
         }
         Start::Snapshot { generation, why, drop_slot } => {
@@ -279,7 +298,13 @@ async fn refuse_what_cannot_work(source: &Source) -> Result<(), PipelineError> {
 }
 
 /// Watches the server and the collections from beside; returns only when following on would lose changes silently.
-async fn observe(source: &Source, sinks: &[Arc<dyn Sink>], telemetry: &Telemetry, store: &Store) -> PipelineError {
+async fn observe(
+    source: &Source,
+    tables: &[Arc<Table>],
+    sinks: &[Arc<dyn Sink>],
+    telemetry: &Telemetry,
+    store: &Store,
+) -> PipelineError {
     let mut ticks = tokio::time::interval(OBSERVE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -294,6 +319,11 @@ async fn observe(source: &Source, sinks: &[Arc<dyn Sink>], telemetry: &Telemetry
         if let Ok(position) = source.server_position().await {
             telemetry.observed(position.flushed, position.retained_wal_bytes);
         }
+        // The stream tells of an altered table with its next change, which may never come. A table that is gone altogether
+        // changes no more.
+        if let Some(table) = source.tables().await.ok().and_then(|now| altered(tables, &now)) {
+            return PipelineError::Altered { table };
+        }
         match (source.publication_identity().await, store.checkpoint()) {
             (Ok(now), Ok(Some(checkpoint)))
                 if checkpoint.snapshot == SnapshotState::Done && now.as_ref() != Some(&checkpoint.publication) =>
@@ -303,6 +333,10 @@ async fn observe(source: &Source, sinks: &[Arc<dyn Sink>], telemetry: &Telemetry
             _ => {}
         }
     }
+}
+
+fn altered(before: &[Arc<Table>], now: &[Arc<Table>]) -> Option<TableName> {
+    before.iter().zip(now).find(|(before, now)| before != now).map(|(before, _)| before.name.clone())
 }
 
 /// Lets the collections build their indexes while the stream goes on.

@@ -14,10 +14,11 @@ use walvec_model::{Fingerprint, Generation, Point, PointId, Position, RowKey, Ta
 use walvec_sink::{Sink, SinkError, Write};
 use walvec_transform::{Completed, Transform};
 
-use crate::batch::{Base, Final, State};
+use crate::batch::{Final, State};
 use crate::error::PipelineError;
 use crate::plan::{Known, Versioned};
 use crate::retry::retrying;
+use crate::status::LATEST_DEAD_LETTERS;
 use crate::store::{DeadLetter, Store};
 use crate::telemetry::{Stage, Telemetry, Timer, count_embeddings, count_written};
 
@@ -58,6 +59,8 @@ pub(crate) struct Writer {
     index: usize,
     generation: Generation,
     parked: HashSet<RowKey>,
+    /// The newest dead letters, for the status.
+    latest: Vec<DeadLetter>,
 }
 
 /// A row with all its values, on its way to a document.
@@ -81,8 +84,10 @@ struct Work {
 
 impl Writer {
     pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
-        let parked = shared.store.dead_letter_keys(&collection.name)?;
-        Ok(Self { collection, shared, index, generation: Generation::default(), parked })
+        let letters = shared.store.dead_letters(&collection.name)?;
+        let parked = letters.iter().map(|letter| RowKey::new(letter.key.clone())).collect();
+        let latest = newest(letters);
+        Ok(Self { collection, shared, index, generation: Generation::default(), parked, latest })
     }
 
     pub(crate) fn begin_generation(&mut self, generation: Generation) {
@@ -111,21 +116,20 @@ impl Writer {
         self.on_sink(|sink, table| async move { sink.delete_table(table).await }).await?;
         self.shared.store.drop_dead_letters(&self.collection.name)?;
         self.parked.clear();
+        self.latest.clear();
         self.report_dead_letters();
         Ok(())
     }
 
     /// Ends a snapshot: points and dead letters that it did not meet belong to rows that are gone.
-    pub(crate) async fn finish_generation(&mut self, position: Position) -> Result<u64, PipelineError> {
+    pub(crate) async fn finish_generation(&mut self) -> Result<u64, PipelineError> {
         let generation = self.generation;
         let swept = self.on_sink(|sink, table| async move { sink.sweep(table, generation).await }).await?;
         let letters = self.shared.store.dead_letters(&self.collection.name)?;
-        let stale = letters.into_iter().filter(|letter| letter.position < position);
+        let stale = letters.into_iter().filter(|letter| letter.generation < generation);
         let gone: Vec<RowKey> = stale.map(|letter| RowKey::new(letter.key)).collect();
         self.shared.store.update_dead_letters(&self.collection.name, &[], &gone)?;
-        for key in &gone {
-            self.parked.remove(key);
-        }
+        self.forget(&gone);
         self.report_dead_letters();
         Ok(swept)
     }
@@ -134,16 +138,10 @@ impl Writer {
         self.collection.transform.point_id(table, key)
     }
 
-    /// What the sink holds under the ids of the batch, and under those that its rows had before.
+    /// What the sink holds under the ids of the batch.
     async fn known(&self, entries: &[(RowKey, Final)]) -> Result<Known, PipelineError> {
         let _timer = Timer::start(Stage::Retrieve);
-        let mut ids = HashSet::with_capacity(entries.len());
-        for (key, last) in entries {
-            ids.insert(self.id(&last.table, key));
-            if let State::Present { base: Base::Stored { key, .. }, .. } = &last.state {
-                ids.insert(self.id(&last.table, key));
-            }
-        }
+        let ids: HashSet<PointId> = entries.iter().map(|(key, last)| self.id(&last.table, key)).collect();
         let ids: Vec<PointId> = ids.into_iter().collect();
         let ids = &ids;
         let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
@@ -165,7 +163,7 @@ impl Writer {
                 work.writes.push(Write::Delete(self.id(&table, &key)));
                 continue;
             };
-            let stored = known.base(&base, |key| self.id(&table, key));
+            let stored = known.base(&base, self.id(&table, &key), &key);
             match self.collection.transform.complete(&table, row, stored) {
                 Completed::Row(values) => rows.push(Complete { key, table, values, position }),
                 Completed::Refetch => missing.push((key, table, position)),
@@ -342,12 +340,20 @@ impl Writer {
             tracing::warn!(table = letter.table, key = ?letter.key, code = letter.code, "row parked: {}", letter.reason);
         }
         self.shared.store.update_dead_letters(&self.collection.name, failed, &healed)?;
+        self.forget(&healed);
+        self.latest.retain(|letter| !failed_keys.contains(&RowKey::new(letter.key.clone())));
+        self.latest = newest(self.latest.drain(..).chain(failed.iter().cloned()).collect());
         self.parked.extend(failed_keys);
-        for key in &healed {
-            self.parked.remove(key);
-        }
         self.report_dead_letters();
         Ok(())
+    }
+
+    fn forget(&mut self, keys: &[RowKey]) {
+        for key in keys {
+            self.parked.remove(key);
+        }
+        let parked = &self.parked;
+        self.latest.retain(|letter| parked.contains(&RowKey::new(letter.key.clone())));
     }
 
     fn letter(&self, key: &RowKey, position: Position, code: &str, reason: &str) -> DeadLetter {
@@ -356,6 +362,7 @@ impl Writer {
             table: self.collection.table.to_string(),
             key: key.values().to_vec(),
             position,
+            generation: self.generation,
             code: code.to_owned(),
             reason: reason.to_owned(),
         }
@@ -363,7 +370,10 @@ impl Writer {
 
     fn report_dead_letters(&self) {
         let count = self.parked.len() as u64;
-        self.shared.telemetry.collection(self.index, |status| status.dead_letters = count);
+        self.shared.telemetry.collection(self.index, |status| {
+            status.dead_letters = count;
+            status.latest_dead_letters.clone_from(&self.latest);
+        });
     }
 
     pub(crate) fn report_snapshot(&self, rows: usize) {
@@ -383,4 +393,11 @@ impl Writer {
         })
         .await
     }
+}
+
+/// The newest letters, the newest first.
+fn newest(mut letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
+    letters.sort_by_key(|letter| std::cmp::Reverse(letter.position));
+    letters.truncate(LATEST_DEAD_LETTERS);
+    letters
 }

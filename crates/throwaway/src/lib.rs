@@ -8,6 +8,7 @@
 //! - `account`: whom the server runs as, because PostgreSQL refuses to run as root
 //! - `command`: running PostgreSQL's own programs
 //! - `sql`: the few statements that a cluster's owner needs: make a database, drop it, connect
+//! - [`volume`]: a small file system, to be filled up
 //! - [`error`]: what can go wrong, and what to type then
 //!
 //! A server listens on 127.0.0.1 only, has logical replication switched on, and is not reachable through a socket file.
@@ -23,8 +24,10 @@ pub mod installation;
 mod layout;
 pub mod options;
 mod sql;
+pub mod volume;
 
 pub use cluster::Cluster;
 pub use error::ThrowawayError;
 pub use installation::{Installation, SearchPlaces, Version};
 pub use options::{Access, ClusterOptions, DataDir, Durability};
+pub use volume::Volume;

@@ -115,7 +115,8 @@ impl Service {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+/// Takes the address; a port in use has a remedy.
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         Failure::definite("E_LISTEN", format!("cannot serve the page at {address}: {error}; nothing was started"))
             .with_remedy("stop what uses the port, or choose another: --listen 127.0.0.1:8083 (or `server.listen`)")

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use walvec_throwaway::Cluster;
+use walvec_throwaway::{Cluster, Volume};
 
 use crate::context::{TestContext, next_database};
 use crate::{Server, binary, servers};
@@ -27,6 +27,7 @@ pub struct Test {
     body: Body,
     since: u32,
     own_server: Option<&'static [(&'static str, &'static str)]>,
+    needs_volume: bool,
 }
 
 impl Test {
@@ -36,7 +37,7 @@ impl Test {
     #[must_use]
     pub fn new(path: &'static str, body: Body) -> Self {
         let name = path.split_once("::").map_or(path, |(_crate, name)| name);
-        Self { name, body, since: 0, own_server: None }
+        Self { name, body, since: 0, own_server: None, needs_volume: false }
     }
 
     /// Older servers cannot do what the test is about; there it is shown as ignored.
@@ -53,12 +54,22 @@ impl Test {
         self
     }
 
+    /// For tests that fill up a [`Volume`]: shown as ignored where none can be mounted.
+    #[must_use]
+    pub const fn on_a_volume(mut self) -> Self {
+        self.needs_volume = true;
+        self
+    }
+
     fn trial(&self, server: &Arc<Server>) -> Trial {
         let (test, server) = (self.clone(), Arc::clone(server));
         let name = format!("{}::pg{}", test.name, server.version());
         Trial::ignorable_test(name, move || {
             if server.version().major < test.since {
                 return Ok(Completion::ignored_with(format!("needs PostgreSQL {}", test.since)));
+            }
+            if let (true, Err(error)) = (test.needs_volume, Volume::mount(1)) {
+                return Ok(Completion::ignored_with(format!("needs root, to mount a small volume: {error}")));
             }
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             runtime.block_on(test.run(&server)).map(|()| Completion::Completed)

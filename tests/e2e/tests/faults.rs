@@ -1,5 +1,6 @@
 //! Kills, crashes and cut connections lose nothing, and show nothing that was not committed.
 
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test, wait};
 use walvec_pipeline::status::Phase;
+use walvec_throwaway::Volume;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -17,6 +19,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_snapshot_that_was_killed_starts_again_and_sweeps_what_is_gone),
         test!(a_connection_that_is_cut_again_and_again_loses_nothing),
         test!(nothing_is_confirmed_that_is_not_durable),
+        test!(a_full_disk_holds_everything_up_and_loses_nothing).on_a_volume(),
     ]
 }
 
@@ -188,5 +191,30 @@ async fn nothing_is_confirmed_that_is_not_durable(context: TestContext) -> Resul
     walvec.stop().await?;
     let slot: String = context.sql.query_one(confirmed, &[&context.slot()]).await?.get(0);
     assert!(slot.parse::<walvec_model::Lsn>()? > walvec_model::Lsn::ZERO);
+    Ok(())
+}
+
+async fn a_full_disk_holds_everything_up_and_loses_nothing(context: TestContext) -> Result<()> {
+    let volume = Volume::mount(300)?;
+    symlink(volume.path(), context.data_directory())?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items()).await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g, 'x' FROM generate_series(1, 100) g").await?;
+    walvec.caught_up(&context).await?;
+
+    let ballast = volume.fill()?;
+    context.execute("INSERT INTO items SELECT g, 'late ' || g, 'x' FROM generate_series(101, 200) g").await?;
+    let position = context.wal_position().await?;
+    let held_up = walvec.wait_for("the full disk is reported", |status| status.problem.is_some()).await?;
+    let problem = held_up.problem.expect("waited for");
+    assert!(problem.remedy.as_deref().is_some_and(|remedy| remedy.contains("disk space")), "{problem:?}");
+    assert!(held_up.applied_lsn < position, "what cannot be stored was taken for stored");
+    assert_eq!(walvec.search("name 7", 1).await?[0]["payload"]["name"], "name 7", "searches are answered");
+
+    std::fs::remove_file(ballast)?;
+    let recovered = walvec.caught_up(&context).await?;
+    assert_eq!(recovered.problem, None);
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 200);
     Ok(())
 }

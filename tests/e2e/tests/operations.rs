@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test};
+use walvec_pipeline::status::{Phase, Status};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -16,6 +17,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(names_that_need_quotes_and_composite_keys_are_followed),
         test!(a_partitioned_table_is_one_collection),
         test!(a_column_added_in_the_middle_of_a_transaction_appears),
+        test!(what_an_altered_table_did_to_its_rows_is_shown_though_no_stream_tells),
         test!(a_transaction_of_a_hundred_thousand_rows_arrives_whole),
         test!(a_row_that_cannot_be_rendered_is_parked_and_its_next_version_clears_it),
         test!(two_collections_of_one_table_are_both_kept),
@@ -202,6 +204,22 @@ async fn a_column_added_in_the_middle_of_a_transaction_appears(context: TestCont
              COMMIT",
         )
         .await?;
+    assert_eq!(same(&context, walvec, &image_of_items()).await?, 2);
+    Ok(())
+}
+
+async fn what_an_altered_table_did_to_its_rows_is_shown_though_no_stream_tells(context: TestContext) -> Result<()> {
+    let table = "CREATE TABLE items (id int PRIMARY KEY, name text, price numeric(6, 2));
+                 INSERT INTO items VALUES (1, 'one', 1.25), (2, 'two', 2.5)";
+    let mut walvec = followed(&context, &items(), table).await?;
+    context.execute("ALTER TABLE items ADD COLUMN colour text DEFAULT 'red'").await?;
+    walvec.wait_for("the rows are read again", |now| now.generation.0 == 2 && now.phase == Phase::Streaming).await?;
+    context
+        .execute("ALTER TABLE items ALTER price TYPE numeric(6, 0); UPDATE items SET name = 'zwei' WHERE id = 2")
+        .await?;
+    let again = |now: &Status| now.generation.0 > 2 && now.phase == Phase::Streaming;
+    let status = walvec.wait_for("they are read once more", again).await?;
+    assert!(status.collections[0].embeddings_reused > 0, "unchanged texts were embedded again");
     assert_eq!(same(&context, walvec, &image_of_items()).await?, 2);
     Ok(())
 }

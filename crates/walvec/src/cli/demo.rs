@@ -14,7 +14,7 @@ use super::running::Running;
 use super::{Failure, output, run};
 use crate::config::{Config, Environment, Overrides};
 use crate::demo::{EXAMPLES, QUERY, books, configuration, fill};
-use crate::serve::Service;
+use crate::serve::{Service, listen};
 
 #[derive(Args)]
 pub(crate) struct DemoArgs {
@@ -54,6 +54,8 @@ impl Narrator {
 pub(crate) async fn execute(args: DemoArgs) -> Result<ExitCode, Failure> {
     let narrator = Narrator { silent: args.json };
     let began = Instant::now();
+    // A port in use should be heard of before a database has been started and filled.
+    drop(listen(args.listen).await?);
     let cluster = start_postgres(&args, &narrator).await?;
     let outcome = sync_and_search(&args, &cluster, began, &narrator).await;
     narrator.say("stopping PostgreSQL");

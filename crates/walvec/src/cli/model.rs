@@ -14,7 +14,11 @@ use crate::config::Environment;
 #[derive(Subcommand)]
 pub(crate) enum ModelCommand {
     /// List the models on this machine.
-    List,
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Fetch a model from the model hub, e.g. BAAI/bge-small-en-v1.5
     Pull {
         /// The repository, e.g. sentence-transformers/all-MiniLM-L6-v2
@@ -26,13 +30,18 @@ pub(crate) async fn execute(command: ModelCommand) -> Result<ExitCode, Failure> 
     let environment = Environment::of_process();
     let root = environment.models_root().map_err(Failure::configuration)?;
     match command {
-        ModelCommand::List => list(&root),
+        ModelCommand::List { json } => list(&root, json),
         ModelCommand::Pull { name } => pull(&name, &root).await,
     }
 }
 
-fn list(root: &Path) -> Result<ExitCode, Failure> {
+fn list(root: &Path, as_json: bool) -> Result<ExitCode, Failure> {
     let models = walvec_embed::model_dir::list(root).map_err(walvec_pipeline::PipelineError::from)?;
+    if as_json {
+        let models: Vec<_> =
+            models.iter().map(|model| serde_json::json!({ "name": model.name, "path": model.path })).collect();
+        return output::json(&models.into());
+    }
     if models.is_empty() {
         return output::line(&format!(
             "No models in {}. Fetch one: walvec model pull BAAI/bge-small-en-v1.5",

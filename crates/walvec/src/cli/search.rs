@@ -1,9 +1,12 @@
 //! `walvec search`
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
+use walvec_model::Lsn;
+use walvec_pipeline::{PipelineError, Store};
 use walvec_sink::{Condition, Filter, Search as _, SearchRequest};
 
 use super::running::Running;
@@ -94,7 +97,7 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
     let embedder = app::load_embedder(config).await?;
     let fingerprint = app::fingerprint(embedder.as_ref(), &app::transform(collection)?);
     let shard = app::open_shard(directory, collection, embedder.as_ref(), &fingerprint)?;
-    let embedded = |error| Failure::from(walvec_pipeline::PipelineError::Embed(error));
+    let embedded = |error| Failure::from(PipelineError::Embed(error));
     let mut vectors = embedder.embed(vec![args.text.clone()]).await.map_err(embedded)?;
     let Some(vector) = vectors.pop() else {
         return Err(Failure::definite("E_EMBED", "the model gave no vector for the query"));
@@ -109,7 +112,14 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
     shard.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
     let hits: Vec<Value> =
         hits.into_iter().map(|hit| json!({"id": hit.id, "score": hit.score, "payload": hit.payload})).collect();
-    Ok(json!({"query": args.text, "collection": collection.name, "hits": hits, "freshness": null}))
+    let freshness = applied(directory)?.map(|applied| json!({"lag_ms": null, "applied_lsn": applied}));
+    Ok(json!({"query": args.text, "collection": collection.name, "hits": hits, "freshness": freshness}))
+}
+
+/// How far the data directory has come.
+fn applied(directory: &Path) -> Result<Option<Lsn>, Failure> {
+    let checkpoint = Store::open(directory).and_then(|store| store.checkpoint()).map_err(PipelineError::from)?;
+    Ok(checkpoint.map(|checkpoint| checkpoint.applied))
 }
 
 #[cfg(test)]

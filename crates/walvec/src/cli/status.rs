@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde_json::json;
+use walvec_model::RowKey;
 use walvec_pipeline::status::Phase;
+use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::{PipelineError, Status, Store};
 
 use super::running::Running;
@@ -36,11 +38,9 @@ fn stopped(config: &Config, as_json: bool) -> Result<ExitCode, Failure> {
     let _data_dir = app::lock(directory)?;
     let store = Store::open(directory).map_err(PipelineError::from)?;
     let checkpoint = store.checkpoint().map_err(PipelineError::from)?;
-    let mut letters: Vec<Value> = Vec::new();
+    let mut letters = Vec::new();
     for collection in &config.collections {
-        for letter in store.dead_letters(&collection.name).map_err(PipelineError::from)? {
-            letters.push(json!(letter));
-        }
+        letters.extend(store.dead_letters(&collection.name).map_err(PipelineError::from)?);
     }
     if as_json {
         return output::json(&json!({"phase": "stopped", "checkpoint": checkpoint, "dead_letters": letters}));
@@ -51,7 +51,7 @@ fn stopped(config: &Config, as_json: bool) -> Result<ExitCode, Failure> {
     );
     output::line(&format!("Not running. {position}. Dead letters: {}.", letters.len()))?;
     for letter in letters {
-        output::line(&format!("  {letter}"))?;
+        output::line(&parked(&letter))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -91,7 +91,14 @@ fn describe(status: &Status) -> String {
         ]);
     }
     lines.push(table.to_string());
+    lines.extend(status.collections.iter().flat_map(|collection| &collection.latest_dead_letters).map(parked));
     lines.join("\n")
+}
+
+/// A dead letter on one line.
+fn parked(letter: &DeadLetter) -> String {
+    let DeadLetter { collection, code, reason, .. } = letter;
+    format!("Parked in {collection}: row {}, {code}: {reason}", RowKey::new(letter.key.clone()))
 }
 
 fn bytes(count: u64) -> String {
