@@ -66,6 +66,8 @@ fn in_collection(collection: &str, error: &SinkError) -> String {
 pub enum Policy {
     /// Transient: try again with backoff, for ever and visibly.
     Retry,
+    /// What has been built upon is gone: begin again from the start, with backoff and visibly.
+    Restart,
     /// Definite: stop with the code; only a person can help.
     Stop,
 }
@@ -75,11 +77,11 @@ impl PipelineError {
     #[must_use]
     pub fn policy(&self) -> Policy {
         let retryable = match self {
+            Self::Altered { .. } | Self::Sink { source: SinkError::Missing { .. }, .. } => return Policy::Restart,
             Self::Source(error) => error.is_retryable(),
             Self::Embed(error) => error.is_retryable(),
             Self::Sink { source, .. } => source.is_retryable(),
             Self::Store(error) => error.is_retryable(),
-            Self::Altered { .. } => true,
             Self::Transform { .. } | Self::Refused(_) | Self::Stopped => false,
         };
         if retryable { Policy::Retry } else { Policy::Stop }
@@ -132,6 +134,12 @@ impl PipelineError {
             ),
             Self::Sink { source: SinkError::Locked { .. }, .. } => {
                 Some("stop the other process, or set another `sink.embedded.path`".to_owned())
+            }
+            Self::Sink { source: SinkError::Server { .. }, .. } => {
+                Some("look at `sink.qdrant.url` and `sink.qdrant.api_key`, then start again".to_owned())
+            }
+            Self::Sink { source: SinkError::Unavailable { .. } | SinkError::Missing { .. }, .. } => {
+                Some("see that the Qdrant server runs and is well; walvec goes on by itself then".to_owned())
             }
             Self::Sink { .. } | Self::Store(_) => {
                 Some("look at the disk space and the permissions of the data directory, then start again".to_owned())

@@ -86,6 +86,8 @@ where
                 retry.succeeded();
                 return Ok(value);
             }
+            // Another attempt at the same call would meet the same.
+            Err(error) if error.policy() == Policy::Restart => return Err(error),
             Err(error) => retry.after(error).await?,
         }
     }

@@ -312,6 +312,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stderr, reason = "whoever reads the test's output should know that it tried nothing")]
     fn a_full_disk_is_an_error_that_passes_and_the_file_is_usable_again_once_there_is_space() {
         let volume = match walvec_throwaway::Volume::mount(16) {
             Ok(volume) => volume,

@@ -11,10 +11,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{PublicationState, Severity, SlotState, Source, SourceConfig};
 use walvec_model::{Change, Fingerprint, Generation, Lsn, Table, TableName};
-use walvec_sink::Sink;
+use walvec_sink::{Prepared, Sink};
 
 use crate::checkpoint::Checkpointer;
-use crate::error::PipelineError;
+use crate::error::{PipelineError, Policy};
 use crate::follow::follow;
 use crate::retry::Retry;
 use crate::snapshot;
@@ -177,6 +177,12 @@ impl Pipeline {
                     .map_err(|error| PipelineError::Transform { collection: name.clone(), source: error.into() })?;
             }
         }
+        for writer in &run.writers {
+            if writer.prepare().await? == Prepared::Created {
+                // Where rows were copied before, they are gone now.
+                want_snapshot(&run.shared.store)?;
+            }
+        }
         let facts = facts(&source, &self.config.source.slot, &self.config.config_digest).await?;
         let stored = run.shared.store.checkpoint()?;
         let tables = run.tables.clone();
@@ -189,7 +195,7 @@ impl Pipeline {
             error = observe(&source, &tables, &sinks, &telemetry, &store) => want_snapshot(&store).and(Err(error)),
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
         };
-        if matches!(outcome, Err(PipelineError::Altered { .. })) {
+        if outcome.as_ref().is_err_and(|error| error.policy() == Policy::Restart) {
             want_snapshot(&store)?;
         }
         outcome
@@ -212,6 +218,8 @@ async fn work(
             checkpoint
         }
         Start::Snapshot { generation, why, drop_slot } => {
+            let generation =
+                if stored.is_none() { generation.max(newest_stored(run).await?.next()) } else { generation };
             tracing::info!(generation = generation.0, "taking a snapshot: {why}");
             let checkpoint = Checkpoint {
                 source: facts.source,
@@ -230,6 +238,15 @@ async fn work(
     tracing::info!(applied = %checkpoint.applied, "following the stream");
     let checkpointer = Checkpointer::new(Arc::clone(&run.shared.store), checkpoint);
     follow(run, source, stream, checkpointer).await
+}
+
+/// The newest generation in the collections: they may have outlived the state file.
+async fn newest_stored(run: &Run) -> Result<Generation, PipelineError> {
+    let mut newest = Generation::default();
+    for writer in &run.writers {
+        newest = newest.max(writer.newest_stored().await?);
+    }
+    Ok(newest)
 }
 
 /// What PostgreSQL says, as far as starting is concerned.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use walvec_capture::Source;
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Fingerprint, Generation, Point, PointId, Position, RowKey, Table, TableName, Value};
-use walvec_sink::{Sink, SinkError, Write};
+use walvec_sink::{Prepared, Sink, SinkError, Write};
 use walvec_transform::{Completed, Transform};
 
 use crate::batch::{Final, State};
@@ -25,6 +25,9 @@ use crate::telemetry::{Stage, Telemetry, Timer, count_embeddings, count_written}
 /// Texts that are embedded and written in one go. Small enough that progress shows and a fresh row is not held up for
 /// seconds, large enough that sorting by length pays.
 const EMBED_SLICE: usize = 64;
+
+/// How many points a read of a whole collection asks for at a time.
+const SCROLL_POINTS: usize = 1000;
 
 /// A collection and the parts that serve it.
 #[derive(Clone)]
@@ -88,6 +91,26 @@ impl Writer {
         let parked = letters.iter().map(|letter| RowKey::new(letter.key.clone())).collect();
         let latest = newest(letters);
         Ok(Self { collection, shared, index, generation: Generation::default(), parked, latest })
+    }
+
+    /// Makes the collection if there is none.
+    pub(crate) async fn prepare(&self) -> Result<Prepared, PipelineError> {
+        self.on_sink(|sink, _| async move { sink.prepare().await }).await
+    }
+
+    /// The newest generation of any stored point. Reads the whole collection.
+    pub(crate) async fn newest_stored(&self) -> Result<Generation, PipelineError> {
+        let mut newest = Generation::default();
+        let mut from = None;
+        loop {
+            let page = self.on_sink(|sink, _| async move { sink.scroll(from, SCROLL_POINTS).await }).await?;
+            let generations = page.points.iter().filter_map(|point| Some(point.provenance.as_ref()?.generation));
+            newest = newest.max(generations.max().unwrap_or_default());
+            from = page.next;
+            if from.is_none() {
+                return Ok(newest);
+            }
+        }
     }
 
     pub(crate) fn begin_generation(&mut self, generation: Generation) {

@@ -61,6 +61,30 @@ pub enum SinkError {
     /// The engine failed for a reason that may pass.
     #[error("the engine failed: {0}")]
     Engine(String),
+    /// The server cannot be reached, or could not do it this time.
+    #[error("Qdrant at {url} did not do it: {reason}")]
+    Unavailable {
+        /// Its address.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The server will not do it until somebody changes something: the key, the address, its version.
+    #[error("Qdrant at {url} refused: {reason}")]
+    Server {
+        /// Its address.
+        url: String,
+        /// Its reason.
+        reason: String,
+    },
+    /// The collection is gone from the server.
+    #[error("Qdrant at {url} has no collection \"{collection}\" any more")]
+    Missing {
+        /// The server's address.
+        url: String,
+        /// The collection.
+        collection: String,
+    },
     /// The sink was closed.
     #[error("the sink is closed")]
     Closed,
@@ -72,12 +96,13 @@ impl SinkError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Io { source, .. } => source.kind() != std::io::ErrorKind::InvalidInput,
-            Self::Engine(_) => true,
+            Self::Engine(_) | Self::Unavailable { .. } | Self::Missing { .. } => true,
             Self::Locked { .. }
             | Self::Fingerprint { .. }
             | Self::Corrupt { .. }
             | Self::BadPoint { .. }
             | Self::BadRequest(_)
+            | Self::Server { .. }
             | Self::Closed => false,
         }
     }

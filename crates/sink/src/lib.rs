@@ -2,6 +2,7 @@
 //!
 //! - [`Sink`] and [`Search`]: the contracts that the pipeline and the surface rely on
 //! - [`embedded`]: Qdrant's own engine inside this process, the only module that names `qdrant_edge`
+//! - [`qdrant`]: a Qdrant server or cluster, the only module that names `qdrant_client`
 //! - [`Filter`]: conditions on payload fields
 //! - [`SinkError`]: what can go wrong, and whether trying again helps
 
@@ -10,6 +11,7 @@
 pub mod embedded;
 mod error;
 mod filter;
+pub mod qdrant;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -82,6 +84,32 @@ impl Write {
     }
 }
 
+/// Whether a collection was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// It was, with whatever it holds.
+    Existing,
+    /// It was not, and is empty.
+    Created,
+}
+
+/// More hits than anybody reads, few enough that a request cannot exhaust the memory of whoever answers it.
+pub(crate) const MAX_HITS: usize = 10_000;
+
+/// Says what is wrong with a vector that is to be stored or searched for.
+pub(crate) fn check_vector(vector: &[f32], dimension: usize) -> Result<(), String> {
+    if vector.len() != dimension {
+        return Err(format!("the vector has {} numbers, the collection takes {dimension}", vector.len()));
+    }
+    if vector.iter().any(|number| !number.is_finite()) {
+        return Err("the vector holds a number that is not finite".to_owned());
+    }
+    if vector.iter().all(|number| *number == 0.0) {
+        return Err("the vector is zero, and so has no direction to compare".to_owned());
+    }
+    Ok(())
+}
+
 /// A page of a scroll through a collection, in id order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScrollPage {
@@ -100,6 +128,10 @@ pub struct ScrollPage {
 /// - Every write is idempotent: the pipeline repeats batches after a crash.
 /// - An error leaves it open whether the batch, or a part of it, was applied.
 pub trait Sink: Send + Sync {
+    /// Makes the collection if there is none, and refuses one whose vectors would not compare. Comes before everything
+    /// else, and again after an error.
+    fn prepare(&self) -> BoxFuture<'_, Result<Prepared, SinkError>>;
+
     /// Applies a batch and makes it durable.
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>>;
 

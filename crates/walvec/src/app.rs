@@ -11,11 +11,12 @@ use walvec_capture::{SourceConfig, TableSpec};
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::Fingerprint;
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
+use walvec_sink::Search;
 use walvec_sink::embedded::{DataDir, Embedded};
-use walvec_sink::{CollectionSpec, Search};
 use walvec_transform::{Transform, TransformError, TransformSpec};
 
 use crate::cli::Failure;
+use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config};
 
 /// A pipeline that is ready to run, and what the surface needs of it.
@@ -24,43 +25,43 @@ pub(crate) struct App {
     pub(crate) searches: Vec<(String, Arc<dyn Search>)>,
     pub(crate) embedder: Arc<dyn Embedder>,
     /// Closed after the pipeline has ended.
-    pub(crate) shards: Vec<Embedded>,
+    pub(crate) opened: Vec<Opened>,
 }
 
 impl App {
     /// Loads the model, opens the collections of the data directory, which the caller has locked, and wires the stages.
     pub(crate) async fn assemble(config: &Config, stop: CancellationToken) -> Result<Self, Failure> {
-        let directory = config.sink.embedded.path.clone();
-        let store = Arc::new(Store::open(&directory).map_err(PipelineError::from)?);
+        let directory = config.sink.directory();
+        let store = Arc::new(Store::open(directory).map_err(PipelineError::from)?);
         let embedder = load_embedder(config).await?;
-        let mut shards = Vec::new();
+        let mut opened = Vec::new();
         let mut collections = Vec::new();
         for collection in &config.collections {
             let transform = Arc::new(transform(collection)?);
             let fingerprint = fingerprint(embedder.as_ref(), &transform);
-            if !Embedded::exists(&directory, &collection.name) {
+            if config.sink.qdrant.is_none() && !Embedded::exists(directory, &collection.name) {
                 // A directory that was filled before, and misses this collection: reading on would leave it half empty.
                 walvec_pipeline::want_snapshot(&store)?;
             }
-            let shard = open_shard(&directory, collection, embedder.as_ref(), &fingerprint)?;
+            let shard = Opened::open(config, collection, embedder.info().dimension, &fingerprint)?;
             collections.push(Collection {
                 name: collection.name.clone(),
                 table: collection.table.clone(),
                 transform,
                 embedder: Arc::clone(&embedder),
-                sink: Arc::new(shard.clone()),
+                sink: shard.sink(),
                 fingerprint,
             });
-            shards.push(shard);
+            opened.push(shard);
         }
         let searches = config
             .collections
             .iter()
-            .zip(&shards)
-            .map(|(collection, shard)| (collection.name.clone(), Arc::new(shard.clone()) as Arc<dyn Search>))
+            .zip(&opened)
+            .map(|(collection, opened)| (collection.name.clone(), opened.search()))
             .collect();
         let pipeline = Pipeline::new(pipeline_config(config), collections, store, stop)?;
-        Ok(Self { pipeline, searches, embedder, shards })
+        Ok(Self { pipeline, searches, embedder, opened })
     }
 }
 
@@ -110,24 +111,6 @@ pub(crate) fn fingerprint(embedder: &dyn Embedder, transform: &Transform) -> Fin
         &info.pooling,
         &transform.fingerprint_part(),
     ])
-}
-
-/// Opens the embedded engine's files of a collection.
-pub(crate) fn open_shard(
-    directory: &Path,
-    collection: &CollectionConfig,
-    embedder: &dyn Embedder,
-    fingerprint: &Fingerprint,
-) -> Result<Embedded, Failure> {
-    let spec = CollectionSpec {
-        name: collection.name.clone(),
-        dimension: embedder.info().dimension,
-        fingerprint: fingerprint.clone(),
-        indexes: collection.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect(),
-    };
-    Embedded::open(directory, spec)
-        .map_err(|source| PipelineError::Sink { collection: collection.name.clone(), source })
-        .map_err(Failure::from)
 }
 
 /// The source part of a configuration.

@@ -3,6 +3,7 @@
 //! - [`cli`]: the commands, one file each; exit codes and how failures are printed
 //! - [`config`]: walvec.yaml, the environment and the flags, validated before anything connects
 //! - [`app`]: puts a pipeline together from a configuration
+//! - [`collection`]: opens a collection where the configuration says it lives
 //! - [`serve`]: runs a pipeline and its HTTP server until it is told to stop
 //! - [`http`] and [`ui`]: the HTTP API, health, metrics and the search page
 //! - [`demo`]: a throw-away PostgreSQL with a catalogue of books
@@ -11,6 +12,7 @@
 
 mod app;
 mod cli;
+mod collection;
 mod config;
 mod demo;
 mod http;

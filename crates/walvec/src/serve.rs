@@ -36,12 +36,12 @@ impl Service {
     pub(crate) async fn start(config: &Config, examples: Vec<String>) -> Result<Self, Failure> {
         let metrics = install_metrics()?;
         // The directory before the port: a second process should hear that it is the second one.
-        let data_dir = app::lock(&config.sink.embedded.path)?;
+        let data_dir = app::lock(config.sink.directory())?;
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| Failure::definite("E_LISTEN", error))?;
         let stop = CancellationToken::new();
-        let App { pipeline, searches, embedder, shards } = App::assemble(config, stop.clone()).await?;
-        let announced = Announced::write(&config.sink.embedded.path, address)
+        let App { pipeline, searches, embedder, opened } = App::assemble(config, stop.clone()).await?;
+        let announced = Announced::write(config.sink.directory(), address)
             .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
         let status = pipeline.status();
         let state = AppState {
@@ -59,8 +59,8 @@ impl Service {
             let _closing = closing.drop_guard();
             let outcome = pipeline.run().await.map_err(Failure::from);
             drop(announced);
-            for shard in shards {
-                if let Err(error) = shard.close().await {
+            for collection in opened {
+                if let Err(error) = collection.close().await {
                     tracing::warn!("a collection was not closed cleanly, nothing confirmed is lost: {error}");
                 }
             }

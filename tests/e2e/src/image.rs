@@ -14,6 +14,7 @@ use walvec_embed::Embedder;
 use walvec_embed::hash::HashEmbedder;
 use walvec_model::{Fingerprint, InputHash, Payload, PointId, StoredPoint};
 use walvec_sink::embedded::Embedded;
+use walvec_sink::qdrant::{Layout, Remote, Server};
 use walvec_sink::{CollectionSpec, Filter, Search, SearchRequest, Sink};
 
 use crate::TestContext;
@@ -67,12 +68,34 @@ struct Image {
 /// # Errors
 /// If anything differs; the error names up to ten differences of each sort.
 pub async fn compare(context: &TestContext, expected: &Expected) -> Result<usize> {
-    let mut rows = rows(context, expected).await?;
     let copy = tempfile::tempdir()?;
     let collection = open(context, expected.collection, copy.path())?;
+    let compared = compare_with(context, expected, &collection).await;
+    collection.close().await?;
+    compared
+}
+
+/// Compares a collection on a Qdrant server with its table.
+///
+/// # Errors
+/// As [`compare`].
+pub async fn compare_on_server(context: &TestContext, expected: &Expected, url: &str) -> Result<usize> {
+    let server = Server { url: url.to_owned(), api_key: None, layout: Layout::default() };
+    let spec = CollectionSpec {
+        name: expected.collection.to_owned(),
+        dimension: HashEmbedder::from_name(MODEL)?.info().dimension,
+        // Reading asks for none.
+        fingerprint: Fingerprint(String::new()),
+        indexes: Vec::new(),
+    };
+    compare_with(context, expected, &Remote::new(server, spec)?).await
+}
+
+async fn compare_with<C: Sink + Search>(context: &TestContext, expected: &Expected, collection: &C) -> Result<usize> {
+    let mut rows = rows(context, expected).await?;
     let mut differences = Differences::default();
     let mut stored = Vec::new();
-    for point in points(&collection).await? {
+    for point in points(collection).await? {
         match rows.remove(&point.id) {
             None => differences.extra.push(format!("{} {:?}", point.id, point.payload)),
             Some(row) => {
@@ -82,8 +105,7 @@ pub async fn compare(context: &TestContext, expected: &Expected) -> Result<usize
         }
     }
     differences.missing = rows.iter().map(|(id, row)| format!("{id} {:?}", row.payload)).collect();
-    differences.vectors = wrong_vectors(&collection, &stored).await?;
-    collection.close().await?;
+    differences.vectors = wrong_vectors(collection, &stored).await?;
     differences.into_result(stored.len())
 }
 
@@ -161,7 +183,7 @@ fn copy_directory(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn points(collection: &Embedded) -> Result<Vec<StoredPoint>> {
+async fn points(collection: &impl Sink) -> Result<Vec<StoredPoint>> {
     let (mut points, mut from) = (Vec::new(), None);
     loop {
         let page = collection.scroll(from, PAGE).await?;
@@ -174,7 +196,7 @@ async fn points(collection: &Embedded) -> Result<Vec<StoredPoint>> {
 }
 
 /// Which points are not found by the vector that their text should have, among evenly spread ones.
-async fn wrong_vectors(collection: &Embedded, stored: &[(PointId, String)]) -> Result<Vec<String>> {
+async fn wrong_vectors(collection: &impl Search, stored: &[(PointId, String)]) -> Result<Vec<String>> {
     let embedder = HashEmbedder::from_name(MODEL)?;
     let mut wrong = Vec::new();
     for (id, text) in stored.iter().step_by(stored.len().div_ceil(VECTORS).max(1)) {

@@ -67,6 +67,9 @@ impl Settings {
             "sink": { "embedded": { "path": "data" } },
             "server": { "listen": "127.0.0.1:0" },
         });
+        if self.sections.get("sink").is_some_and(|sink| sink.get("qdrant").is_some()) {
+            all["sink"] = json!({ "qdrant": { "state": "data" } });
+        }
         merge(&mut all, Value::Object(self.sections.clone()));
         format!("{all:#}\n")
     }

@@ -4,6 +4,7 @@
 //! - [`operations`]: every operation on a row, and on a table
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
+//! - [`servers`]: a Qdrant server instead of the engine inside the process
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -12,12 +13,14 @@ mod faults;
 mod harness;
 mod operations;
 mod refusals;
+mod servers;
 mod smoke;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     walvec_e2e::suite::main(
-        &[smoke::tests(), operations::tests(), faults::tests(), refusals::tests(), harness::tests()].concat(),
+        &[smoke::tests(), operations::tests(), faults::tests(), refusals::tests(), servers::tests(), harness::tests()]
+            .concat(),
     )
 }

@@ -35,7 +35,7 @@ use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
 
 pub use data_dir::DataDir;
 
-use crate::{BoxFuture, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
+use crate::{BoxFuture, CollectionSpec, Hit, Prepared, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
 use steps::Step;
 use store::Store;
 use writer::Writer;
@@ -101,6 +101,11 @@ impl Embedded {
 }
 
 impl Sink for Embedded {
+    /// Opening has made it and checked it.
+    fn prepare(&self) -> BoxFuture<'_, Result<Prepared, SinkError>> {
+        Box::pin(std::future::ready(Ok(Prepared::Existing)))
+    }
+
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(async move {
             let steps = steps::of_batch(batch, self.dimension)?;

@@ -7,11 +7,7 @@ use qdrant_edge::{
 use walvec_model::{Payload, PointId, StoredPoint};
 
 use super::convert::{edge_filter, edge_id, point_id, read_error};
-use super::steps::check_vector;
-use crate::{Hit, ScrollPage, SearchRequest, SinkError};
-
-/// More hits than anybody reads, few enough that a request cannot exhaust the memory: the engine reserves room for all.
-const MAX_LIMIT: usize = 10_000;
+use crate::{Hit, MAX_HITS, ScrollPage, SearchRequest, SinkError, check_vector};
 
 pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
     let ids: Vec<_> = ids.iter().copied().map(edge_id).collect();
@@ -27,7 +23,7 @@ pub(super) fn count(shard: &EdgeShard, filter: Option<EdgeFilter>) -> Result<u64
 pub(super) fn scroll(shard: &EdgeShard, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
     let request = ScrollRequest {
         offset: from.map(edge_id),
-        limit: Some(limit.clamp(1, MAX_LIMIT)),
+        limit: Some(limit.clamp(1, MAX_HITS)),
         filter: None,
         with_payload: Some(WithPayloadInterface::Bool(true)),
         with_vector: WithVector::Bool(false),
@@ -40,8 +36,8 @@ pub(super) fn scroll(shard: &EdgeShard, from: Option<PointId>, limit: usize) -> 
 pub(super) fn search(shard: &EdgeShard, request: SearchRequest, dimension: usize) -> Result<Vec<Hit>, SinkError> {
     let SearchRequest { vector, limit, filter } = request;
     check_vector(&vector, dimension).map_err(SinkError::BadRequest)?;
-    if limit > MAX_LIMIT {
-        return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_LIMIT} is allowed")));
+    if limit > MAX_HITS {
+        return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_HITS} is allowed")));
     }
     let filter = edge_filter(&filter)?;
     if limit == 0 {

@@ -12,7 +12,7 @@ use walvec_model::{Generation, Payload, Point, PointId, Provenance, Value, Vecto
 
 use super::convert::{change_error, edge_id, of_table, older_than};
 use super::read;
-use crate::{SinkError, Write};
+use crate::{SinkError, Write, check_vector};
 
 /// One operation of the engine. Repeating it changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,20 +67,6 @@ pub(super) fn of_batch(batch: Vec<Write>, dimension: usize) -> Result<Vec<Step>,
         steps.push(Step::Delete(deletes));
     }
     Ok(steps)
-}
-
-/// Says what is wrong with a vector that is to be stored or searched for.
-pub(super) fn check_vector(vector: &[f32], dimension: usize) -> Result<(), String> {
-    if vector.len() != dimension {
-        return Err(format!("the vector has {} numbers, the collection takes {dimension}", vector.len()));
-    }
-    if vector.iter().any(|number| !number.is_finite()) {
-        return Err("the vector holds a number that is not finite".to_owned());
-    }
-    if vector.iter().all(|number| *number == 0.0) {
-        return Err("the vector is zero, and so has no direction to compare".to_owned());
-    }
-    Ok(())
 }
 
 fn stored_payload(id: PointId, payload: Payload, provenance: &Provenance) -> Result<Payload, SinkError> {

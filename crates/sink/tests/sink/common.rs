@@ -96,7 +96,7 @@ pub(crate) fn nearest_to(id: u64, limit: usize) -> SearchRequest {
 }
 
 /// All points, page by page.
-pub(crate) async fn all_points(sink: &Embedded) -> Vec<StoredPoint> {
+pub(crate) async fn all_points(sink: &impl Sink) -> Vec<StoredPoint> {
     let mut points = Vec::new();
     let mut from = None;
     loop {
@@ -109,7 +109,7 @@ pub(crate) async fn all_points(sink: &Embedded) -> Vec<StoredPoint> {
     }
 }
 
-pub(crate) async fn number_of(sink: &Embedded, id: u64) -> Option<u64> {
+pub(crate) async fn number_of(sink: &impl Sink, id: u64) -> Option<u64> {
     let points = sink.retrieve(vec![PointId::Num(id)]).await.unwrap();
     points.first().map(|point| point.payload["number"].as_u64().unwrap())
 }

@@ -1,4 +1,4 @@
-//! What users of the embedded engine can rely on. One binary: the engine is large, and is linked once.
+//! What users of a sink can rely on. One binary: the engine is large, and is linked once.
 //!
 //! - [`writing`]: batches, deletions, sweeps, what is refused
 //! - [`searching`]: order, filters, refused requests
@@ -6,6 +6,7 @@
 //! - [`beside`]: reads and writes beside each other and beside an index build
 //! - [`durability`]: kills at random moments
 //! - [`disk`]: a full disk
+//! - [`server`]: a collection on a Qdrant server
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
@@ -15,4 +16,5 @@ mod disk;
 mod durability;
 mod opening;
 mod searching;
+mod server;
 mod writing;

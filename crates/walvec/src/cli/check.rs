@@ -6,14 +6,16 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use walvec_capture::{Severity, Source};
+use walvec_embed::Embedder;
 use walvec_pipeline::start::decide;
 use walvec_pipeline::{PipelineError, Store, facts};
-use walvec_sink::embedded::Embedded;
+use walvec_sink::{Prepared, qdrant};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
-use crate::config::Config;
+use crate::collection::Opened;
+use crate::config::{CollectionConfig, Config};
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {
@@ -48,7 +50,7 @@ impl Outcome {
 pub(crate) async fn execute(args: CheckArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
     let mut outcomes = vec![Outcome::ok("configuration", "valid")];
-    let running = Running::find(&config.sink.embedded.path, config.server.token.clone()).await;
+    let running = Running::find(config.sink.directory(), config.server.token.clone()).await;
     check_here(&config, running.is_some(), &mut outcomes).await;
     if !args.offline {
         check_source(&config, running.is_some(), &mut outcomes).await;
@@ -69,7 +71,7 @@ async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcom
             None
         }
     };
-    let directory = &config.sink.embedded.path;
+    let directory = config.sink.directory();
     if is_running {
         outcomes.push(Outcome::ok("data directory", format!("{} is in use by a running walvec", directory.display())));
         return;
@@ -79,47 +81,47 @@ async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcom
         Err(error) => Outcome::error("listen address", &Failure::definite("E_LISTEN", error)),
     });
     // What does not exist yet is created by `run`, not by a check.
-    if !directory.exists() {
-        outcomes.push(Outcome::ok("data directory", format!("{} will be created", directory.display())));
-        return check_templates(config, outcomes);
-    }
-    let data_dir = match app::lock(directory) {
+    let data_dir = match directory.exists().then(|| app::lock(directory)).transpose() {
         Ok(data_dir) => data_dir,
         Err(failure) => return outcomes.push(Outcome::error("data directory", &failure)),
     };
+    if data_dir.is_none() {
+        outcomes.push(Outcome::ok("data directory", format!("{} will be created", directory.display())));
+    }
+    if config.sink.qdrant.is_none()
+        && let Some(version) = qdrant::local_version().await
+    {
+        let detail = format!("version {version} answers at {}; `sink.qdrant.url` would use it", qdrant::LOCAL);
+        outcomes.push(Outcome::ok("Qdrant", detail));
+    }
     for collection in &config.collections {
         let subject = format!("collection {}", collection.name);
-        let Some(embedder) = &embedder else { continue };
-        let exists = Embedded::exists(directory, &collection.name);
-        let opened = app::transform(collection).and_then(|transform| {
-            let fingerprint = app::fingerprint(embedder.as_ref(), &transform);
-            exists.then(|| app::open_shard(directory, collection, embedder.as_ref(), &fingerprint)).transpose()
+        outcomes.push(match check_collection(config, collection, embedder.as_deref()).await {
+            Ok(detail) => Outcome::ok(subject, detail),
+            Err(failure) => Outcome::error(subject, &failure),
         });
-        match opened {
-            Ok(Some(shard)) => outcomes.push(match shard.close().await {
-                Ok(()) => Outcome::ok(subject, "templates and stored vectors fit the configuration"),
-                Err(error) => Outcome::error(subject, &Failure::definite("E_SINK", error)),
-            }),
-            Ok(None) => outcomes.push(Outcome::ok(subject, "templates are valid; nothing is stored yet")),
-            Err(failure) => outcomes.push(Outcome::error(subject, &failure)),
-        }
     }
     drop(data_dir);
 }
 
-fn check_templates(config: &Config, outcomes: &mut Vec<Outcome>) {
-    for collection in &config.collections {
-        let subject = format!("collection {}", collection.name);
-        outcomes.push(match app::transform(collection) {
-            Ok(_) => Outcome::ok(subject, "templates are valid; nothing is stored yet"),
-            Err(failure) => Outcome::error(subject, &failure),
-        });
-    }
+/// Its templates, and what is stored, if the model is known that has to fit.
+async fn check_collection(
+    config: &Config,
+    collection: &CollectionConfig,
+    embedder: Option<&dyn Embedder>,
+) -> Result<&'static str, Failure> {
+    let transform = app::transform(collection)?;
+    let Some(embedder) = embedder else { return Ok("templates are valid") };
+    let fingerprint = app::fingerprint(embedder, &transform);
+    Ok(match Opened::inspect(config, collection, embedder.info().dimension, &fingerprint).await? {
+        Prepared::Existing => "templates and stored vectors fit the configuration",
+        Prepared::Created => "templates are valid; nothing is stored yet",
+    })
 }
 
 /// Whether the data directory and the slot belong together, as `run` decides it.
 async fn check_start(config: &Config, source: &Source) -> Result<(), Failure> {
-    let directory = &config.sink.embedded.path;
+    let directory = config.sink.directory();
     let stored = if directory.join("state.redb").exists() {
         let _data_dir = app::lock(directory)?;
         Store::open(directory).and_then(|store| store.checkpoint()).map_err(PipelineError::from)?

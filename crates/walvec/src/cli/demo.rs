@@ -8,6 +8,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::{Value, json};
 use walvec_pipeline::status::Phase;
+use walvec_sink::qdrant;
 use walvec_throwaway::{Cluster, ClusterOptions, DataDir, Installation, SearchPlaces, ThrowawayError};
 
 use super::running::Running;
@@ -98,6 +99,9 @@ async fn sync_and_search(
     let config =
         Config::from_text(&yaml, &Environment::of_process(), Overrides::default()).map_err(Failure::configuration)?;
 
+    if let Some(version) = qdrant::local_version().await {
+        narrator.say(&format!("Qdrant {version} at {} is left alone; the demo stores in this process", qdrant::LOCAL));
+    }
     narrator.say("loading the model, taking the snapshot");
     let snapshot_began = Instant::now();
     let mut service = Service::start(&config, EXAMPLES.map(str::to_owned).to_vec()).await?;
@@ -134,7 +138,7 @@ async fn create_catalogue(args: &DemoArgs, cluster: &Cluster) -> Result<i64, Fai
 }
 
 async fn search(query: &str, config: &Config) -> Result<Vec<Value>, Failure> {
-    let running = Running::find(&config.sink.embedded.path, config.server.token.clone())
+    let running = Running::find(config.sink.directory(), config.server.token.clone())
         .await
         .ok_or_else(|| Failure::definite("E_SERVER", "the demo's own HTTP API does not answer"))?;
     let answer = running.get("/api/v1/search", &[("q", query)]).await?;

@@ -9,7 +9,8 @@ use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
 
 use super::{ConfigArgs, Failure, output};
-use crate::app;
+use crate::config::Config;
+use crate::{app, collection};
 
 #[derive(Args)]
 pub(crate) struct ResetArgs {
@@ -25,13 +26,13 @@ pub(crate) struct ResetArgs {
 
 pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
-    let directory = &config.sink.embedded.path;
+    let directory = config.sink.directory();
     let _data_dir = app::lock(directory)?;
     let plan = format!(
         "This drops slot \"{}\" and publication \"{}\" in PostgreSQL{}. The next `walvec run` reads every table again{}.",
         config.source.slot,
         config.source.publication,
-        if args.purge { format!(" and removes the collections in {}", directory.display()) } else { String::new() },
+        if args.purge { format!(" and removes the collections in {}", place(&config)) } else { String::new() },
         if args.purge { " and embeds every text again" } else { "; unchanged texts are not embedded again" },
     );
     if !args.force && !confirmed(&plan)? {
@@ -42,11 +43,26 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     source.drop_slot().await.map_err(PipelineError::from)?;
     // Before anything else can fail: without its slot, the stored position is worth nothing.
     forget(directory, args.purge)?;
+    if let (true, Some(qdrant)) = (args.purge, &config.sink.qdrant) {
+        for collection in &config.collections {
+            let purged = collection::purge(qdrant, &collection.name).await;
+            purged.map_err(|source| PipelineError::Sink { collection: collection.name.clone(), source })?;
+        }
+    }
     if let Err(error) = source.drop_publication().await {
         // One that somebody else owns can stay: `run` checks that it is the right one.
         tracing::warn!("the publication stays: {error}");
     }
     output::line("Done. Next: walvec run")
+}
+
+/// Where the collections are.
+fn place(config: &Config) -> String {
+    let names = || config.collections.iter().map(|collection| collection.name.as_str()).collect::<Vec<_>>().join(", ");
+    match &config.sink.qdrant {
+        Some(qdrant) => format!("{} ({})", qdrant.url, names()),
+        None => config.sink.directory().display().to_string(),
+    }
 }
 
 fn confirmed(plan: &str) -> Result<bool, Failure> {

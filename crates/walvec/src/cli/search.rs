@@ -7,11 +7,12 @@ use clap::Args;
 use serde_json::{Value, json};
 use walvec_model::Lsn;
 use walvec_pipeline::{PipelineError, Store};
-use walvec_sink::{Condition, Filter, Search as _, SearchRequest};
+use walvec_sink::{Condition, Filter, SearchRequest};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
+use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config};
 use crate::http::request::condition_from_text;
 
@@ -52,7 +53,7 @@ fn condition(text: &str) -> Result<Given, String> {
 pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
     let collection = choose(&config, args.collection.as_deref())?;
-    let directory = &config.sink.embedded.path;
+    let directory = config.sink.directory();
     let answer = match Running::find(directory, config.server.token.clone()).await {
         Some(running) => {
             let limit = args.limit.to_string();
@@ -85,7 +86,7 @@ fn choose<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a CollectionCo
 
 /// Nothing runs on the data directory: opens it and searches.
 async fn search_here(config: &Config, collection: &CollectionConfig, args: &SearchArgs) -> Result<Value, Failure> {
-    let directory = &config.sink.embedded.path;
+    let directory = config.sink.directory();
     if !directory.exists() {
         return Err(Failure::definite(
             "E_SINK",
@@ -96,7 +97,7 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
     let _data_dir = app::lock(directory)?;
     let embedder = app::load_embedder(config).await?;
     let fingerprint = app::fingerprint(embedder.as_ref(), &app::transform(collection)?);
-    let shard = app::open_shard(directory, collection, embedder.as_ref(), &fingerprint)?;
+    let opened = Opened::open(config, collection, embedder.info().dimension, &fingerprint)?;
     let embedded = |error| Failure::from(PipelineError::Embed(error));
     let mut vectors = embedder.embed(vec![args.text.clone()]).await.map_err(embedded)?;
     let Some(vector) = vectors.pop() else {
@@ -108,8 +109,8 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
         limit: usize::try_from(args.limit).unwrap_or(usize::MAX),
         filter: Filter(conditions.collect()),
     };
-    let hits = shard.search(request).await.map_err(|error| Failure::definite("E_SINK", error))?;
-    shard.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
+    let hits = opened.search().search(request).await.map_err(|error| Failure::definite("E_SINK", error))?;
+    opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
     let hits: Vec<Value> =
         hits.into_iter().map(|hit| json!({"id": hit.id, "score": hit.score, "payload": hit.payload})).collect();
     let freshness = applied(directory)?.map(|applied| json!({"lag_ms": null, "applied_lsn": applied}));

@@ -15,7 +15,7 @@ use crate::config::Config;
 
 pub(crate) async fn execute(args: ConfigArgs, as_json: bool) -> Result<ExitCode, Failure> {
     let config = args.load()?;
-    match Running::find(&config.sink.embedded.path, config.server.token.clone()).await {
+    match Running::find(config.sink.directory(), config.server.token.clone()).await {
         Some(running) => {
             let answer = running.get("/api/v1/status", &[]).await?;
             if as_json {
@@ -30,7 +30,7 @@ pub(crate) async fn execute(args: ConfigArgs, as_json: bool) -> Result<ExitCode,
 
 /// What the data directory says while nothing runs.
 fn stopped(config: &Config, as_json: bool) -> Result<ExitCode, Failure> {
-    let directory = &config.sink.embedded.path;
+    let directory = config.sink.directory();
     if !directory.join("state.redb").exists() {
         let nothing = format!("Not running; nothing has been synced to {} yet.", directory.display());
         return if as_json { output::json(&json!({"phase": "stopped"})) } else { output::line(&nothing) };

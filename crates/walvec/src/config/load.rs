@@ -15,7 +15,7 @@ use walvec_model::TableName;
 use super::document::Document;
 use super::environment::Environment;
 use super::error::ConfigError;
-use super::settings::{CollectionConfig, Config, EmbeddingSettings, PipelineSettings, SinkSettings};
+use super::settings::{CollectionConfig, Config, EmbeddingSettings, PipelineSettings, QdrantSettings, SinkSettings};
 use super::settings::{ServerSettings, SourceSettings};
 use super::{conninfo, names, reader, rules};
 
@@ -109,16 +109,10 @@ fn database_url(
 /// What the variables of the tutorial stack that walvec replaces ask for: the same table, the same text to embed and the
 /// same payload.
 fn from_variables(environment: &Environment) -> Result<Config, ConfigError> {
-    for (variable, subject) in
-        [("qd_host", "a Qdrant server"), ("qd_port", "a Qdrant server"), ("Quix__Broker__Address", "a broker")]
-    {
-        if environment.non_empty(variable).is_some() && environment.non_empty("PG_TABLE").is_some() {
-            let reason = format!(
-                "{subject} is not supported yet by this version of walvec: it reads from PostgreSQL directly and stores in \
-                 the engine built into it; unset {variable}"
-            );
-            return Err(ConfigError::outside_of_file(variable, reason));
-        }
+    if environment.non_empty("Quix__Broker__Address").is_some() && environment.non_empty("PG_TABLE").is_some() {
+        let reason = "a broker is not supported yet by this version of walvec: it reads from PostgreSQL directly; unset \
+            Quix__Broker__Address";
+        return Err(ConfigError::outside_of_file("Quix__Broker__Address", reason));
     }
     let table = environment.non_empty("PG_TABLE").ok_or(ConfigError::Absent)?;
     let schema = environment.non_empty("PG_SCHEMA").unwrap_or("public");
@@ -135,11 +129,22 @@ fn from_variables(environment: &Environment) -> Result<Config, ConfigError> {
         source: SourceSettings { url: url_from_variables(environment), ..SourceSettings::default() },
         collections: vec![collection],
         embedding: EmbeddingSettings::default(),
-        sink: SinkSettings::default(),
+        sink: sink_from_variables(environment),
         server: ServerSettings::default(),
         pipeline: PipelineSettings::default(),
         models: PathBuf::new(),
     })
+}
+
+/// `qd_host` and `qd_port`. The tutorial's programs speak HTTP, whose port is one below that of gRPC.
+fn sink_from_variables(environment: &Environment) -> SinkSettings {
+    let Some(host) = environment.non_empty("qd_host") else { return SinkSettings::default() };
+    let port = match environment.non_empty("qd_port") {
+        None | Some("6333") => "6334",
+        Some(port) => port,
+    };
+    let qdrant = QdrantSettings { url: format!("http://{host}:{port}"), ..QdrantSettings::default() };
+    SinkSettings { qdrant: Some(qdrant), ..SinkSettings::default() }
 }
 
 /// `PG_HOST` and so on, as pairs; empty if there are none.

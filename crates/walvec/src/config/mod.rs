@@ -26,7 +26,7 @@ mod tests;
 
 pub(crate) use environment::Environment;
 pub(crate) use load::Overrides;
-pub(crate) use settings::{CollectionConfig, Config};
+pub(crate) use settings::{CollectionConfig, Config, QdrantSettings};
 
 /// The JSON schema of walvec.yaml, for editors.
 pub(crate) fn schema() -> String {

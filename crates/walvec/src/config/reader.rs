@@ -14,15 +14,8 @@ use super::names::nearest;
 use super::settings::Config;
 
 /// Keys of the documented configuration that this version cannot serve yet. List indexes are left out.
-const NOT_YET: [&str; 7] = [
-    "broker",
-    "collections.chunk",
-    "collections.hybrid",
-    "collections.layout",
-    "embedding.api_key",
-    "embedding.url",
-    "sink.qdrant",
-];
+const NOT_YET: [&str; 6] =
+    ["broker", "collections.chunk", "collections.hybrid", "collections.layout", "embedding.api_key", "embedding.url"];
 
 /// Reads the settings.
 pub(super) fn read(document: &Document, environment: &Environment) -> Result<Config, ConfigError> {

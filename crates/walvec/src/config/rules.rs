@@ -7,7 +7,7 @@ use walvec_model::point::RESERVED_KEY;
 
 use super::document::Document;
 use super::error::ConfigError;
-use super::settings::{CollectionConfig, Config};
+use super::settings::{CollectionConfig, Config, QdrantSettings};
 
 /// PostgreSQL cuts longer names (NAMEDATALEN - 1).
 const LONGEST_NAME: usize = 63;
@@ -139,10 +139,30 @@ fn check_embedding(config: &Config) -> Result<(), Violation> {
 }
 
 fn check_sink(config: &Config) -> Result<(), Violation> {
-    if config.sink.embedded.path.as_os_str().is_empty() {
+    let sink = &config.sink;
+    if sink.embedded.is_some() && sink.qdrant.is_some() {
+        return violation("sink", "embedded and qdrant exclude each other; keep one of them");
+    }
+    if sink.embedded.as_ref().is_some_and(|embedded| embedded.path.as_os_str().is_empty()) {
         return violation("sink.embedded.path", "empty; name a directory");
     }
-    Ok(())
+    sink.qdrant.as_ref().map_or(Ok(()), check_qdrant)
+}
+
+fn check_qdrant(qdrant: &QdrantSettings) -> Result<(), Violation> {
+    let address = ["http://", "https://"].iter().find_map(|scheme| qdrant.url.strip_prefix(scheme));
+    if address.is_none_or(str::is_empty) {
+        return violation("sink.qdrant.url", "not an address; write http://host:6334 or https://host:6334");
+    }
+    if qdrant.state.as_os_str().is_empty() {
+        return violation("sink.qdrant.state", "empty; name a directory");
+    }
+    let counts = [
+        ("sink.qdrant.shard_number", qdrant.shard_number),
+        ("sink.qdrant.replication_factor", qdrant.replication_factor),
+        ("sink.qdrant.write_consistency_factor", qdrant.write_consistency_factor),
+    ];
+    counts.into_iter().try_for_each(|(key, count)| in_range(key, count.unwrap_or(1).into(), 1..=1000))
 }
 
 fn check_server(config: &Config) -> Result<(), Violation> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 use walvec_model::TableName;
 use walvec_sink::IndexType;
+use walvec_sink::qdrant::Quantization;
 
 use super::names;
 
@@ -152,13 +153,29 @@ impl Default for EmbeddingSettings {
     }
 }
 
-/// Where vectors are stored.
+/// Where vectors are stored: one of the two. Without either, the engine inside this process.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SinkSettings {
     /// Qdrant's engine inside this process.
-    pub(crate) embedded: EmbeddedSettings,
+    pub(crate) embedded: Option<EmbeddedSettings>,
+    /// A Qdrant server or cluster, version 1.16 or newer.
+    pub(crate) qdrant: Option<QdrantSettings>,
 }
+
+impl SinkSettings {
+    /// The directory of walvec's own state, and of the collections if they are not on a server.
+    pub(crate) fn directory(&self) -> &Path {
+        match (&self.qdrant, &self.embedded) {
+            (Some(qdrant), _) => &qdrant.state,
+            (None, Some(embedded)) => &embedded.path,
+            (None, None) => Path::new(DIRECTORY),
+        }
+    }
+}
+
+/// Where state is kept unless the configuration says otherwise.
+const DIRECTORY: &str = "./walvec-data";
 
 /// Qdrant's engine inside this process.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -170,7 +187,66 @@ pub(crate) struct EmbeddedSettings {
 
 impl Default for EmbeddedSettings {
     fn default() -> Self {
-        Self { path: PathBuf::from("./walvec-data") }
+        Self { path: PathBuf::from(DIRECTORY) }
+    }
+}
+
+/// A Qdrant server or cluster. What is said here about a collection's layout counts when walvec creates it; one that
+/// exists is never changed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct QdrantSettings {
+    /// The address of its gRPC interface: `http://localhost:6334`, or `https://...` for TLS.
+    pub(crate) url: String,
+    /// The API key, if the server asks for one. Best written as `${QDRANT_API_KEY}`.
+    #[serde(deserialize_with = "optional_secret")]
+    #[schemars(with = "Option<String>")]
+    pub(crate) api_key: Option<SecretString>,
+    /// The directory of walvec's own state: its position and its dead letters. One process at a time uses it.
+    pub(crate) state: PathBuf,
+    /// Whether vectors are kept on disk and read through the page cache. Default: the server's.
+    pub(crate) on_disk: Option<bool>,
+    /// How vectors are compressed for searching: `scalar` (one byte per dimension) or `binary` (one bit). Default: not.
+    pub(crate) quantization: Option<QuantizationKind>,
+    /// Shards of a collection. Default: the server's, one per node.
+    pub(crate) shard_number: Option<u32>,
+    /// Copies of each shard, on different nodes. Default: the server's, one.
+    pub(crate) replication_factor: Option<u32>,
+    /// How many copies must confirm a write. Default: the server's, one.
+    pub(crate) write_consistency_factor: Option<u32>,
+}
+
+/// How vectors are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum QuantizationKind {
+    /// One byte per dimension.
+    Scalar,
+    /// One bit per dimension.
+    Binary,
+}
+
+impl From<QuantizationKind> for Quantization {
+    fn from(kind: QuantizationKind) -> Self {
+        match kind {
+            QuantizationKind::Scalar => Self::Scalar,
+            QuantizationKind::Binary => Self::Binary,
+        }
+    }
+}
+
+impl Default for QdrantSettings {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            api_key: None,
+            state: PathBuf::from(DIRECTORY),
+            on_disk: None,
+            quantization: None,
+            shard_number: None,
+            replication_factor: None,
+            write_consistency_factor: None,
+        }
     }
 }
 

@@ -1,0 +1,170 @@
+//! Making the collection, and checking the one that is there.
+
+use std::collections::HashMap;
+
+use qdrant_client::qdrant::quantization_config::Quantization as ClientQuantization;
+use qdrant_client::qdrant::vectors_config::Config;
+use qdrant_client::qdrant::{
+    BinaryQuantization, CollectionInfo, CreateCollection, CreateFieldIndexCollection, Distance, FieldType,
+    QuantizationConfig, QuantizationType, ScalarQuantization, UpdateCollection, Value as ClientValue, VectorParams,
+    VectorsConfig,
+};
+use serde_json::{Value, json};
+use walvec_model::RESERVED_KEY;
+
+use super::convert::{field_path, field_type, provenance_path};
+use super::{Inner, Quantization};
+use crate::{Prepared, SinkError};
+
+/// The oldest server whose collections carry metadata, where the fingerprint is kept.
+const OLDEST: (u64, u64) = (1, 16);
+
+/// Makes the collection if there is none; else checks that it is the one that the configuration describes.
+pub(super) async fn prepare(inner: &Inner) -> Result<Prepared, SinkError> {
+    check_version(inner).await?;
+    let Inner { client, spec, place, .. } = inner;
+    let exists = client.collection_exists(&spec.name).await.map_err(|error| place.error(error))?;
+    if !exists {
+        create(inner).await?;
+    }
+    let response = client.collection_info(&spec.name).await.map_err(|error| place.error(error))?;
+    let info = response.result.ok_or_else(|| place.missing())?;
+    check(inner, &info)?;
+    create_indexes(inner, &info).await?;
+    if exists && fingerprint(&info).is_none() {
+        adopt(inner).await?;
+    }
+    Ok(if exists { Prepared::Existing } else { Prepared::Created })
+}
+
+/// Whether the collection is there, and the one that the configuration describes. Changes nothing.
+pub(super) async fn inspect(inner: &Inner) -> Result<Prepared, SinkError> {
+    check_version(inner).await?;
+    let Inner { client, spec, place, .. } = inner;
+    if !client.collection_exists(&spec.name).await.map_err(|error| place.error(error))? {
+        return Ok(Prepared::Created);
+    }
+    let response = client.collection_info(&spec.name).await.map_err(|error| place.error(error))?;
+    check(inner, &response.result.ok_or_else(|| place.missing())?)?;
+    Ok(Prepared::Existing)
+}
+
+async fn check_version(inner: &Inner) -> Result<(), SinkError> {
+    let Inner { client, place, .. } = inner;
+    let reply = client.health_check().await.map_err(|error| place.error(error))?;
+    let mut parts = reply.version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if version < OLDEST {
+        let (major, minor) = OLDEST;
+        let reason = format!("it is Qdrant {}, walvec needs {major}.{minor} or newer", reply.version);
+        return Err(SinkError::Server { url: place.url.clone(), reason });
+    }
+    Ok(())
+}
+
+#[expect(deprecated, reason = "servers before 1.19 know `on_disk` only, newer ones still do")]
+async fn create(inner: &Inner) -> Result<(), SinkError> {
+    let Inner { client, spec, place, layout } = inner;
+    let vector = VectorParams {
+        size: spec.dimension as u64,
+        distance: Distance::Cosine.into(),
+        on_disk: layout.on_disk,
+        ..VectorParams::default()
+    };
+    let request = CreateCollection {
+        collection_name: spec.name.clone(),
+        vectors_config: Some(VectorsConfig { config: Some(Config::Params(vector)) }),
+        quantization_config: layout.quantization.map(quantization),
+        shard_number: layout.shards,
+        replication_factor: layout.replicas,
+        write_consistency_factor: layout.write_consistency,
+        metadata: metadata(inner),
+        ..CreateCollection::default()
+    };
+    client.create_collection(request).await.map_err(|error| place.error(error))?;
+    tracing::info!(collection = spec.name, dimension = spec.dimension, url = place.url, "created the collection");
+    Ok(())
+}
+
+fn quantization(kind: Quantization) -> QuantizationConfig {
+    let quantization = match kind {
+        Quantization::Scalar => ClientQuantization::Scalar(ScalarQuantization {
+            r#type: QuantizationType::Int8.into(),
+            ..ScalarQuantization::default()
+        }),
+        Quantization::Binary => ClientQuantization::Binary(BinaryQuantization::default()),
+    };
+    QuantizationConfig { quantization: Some(quantization) }
+}
+
+/// What walvec remembers with the collection.
+fn metadata(inner: &Inner) -> HashMap<String, ClientValue> {
+    let own: Value = json!({ "fingerprint": inner.spec.fingerprint });
+    HashMap::from([(RESERVED_KEY.to_owned(), own.into())])
+}
+
+fn fingerprint(info: &CollectionInfo) -> Option<String> {
+    let own: Value = info.config.as_ref()?.metadata.get(RESERVED_KEY)?.clone().into();
+    own.get("fingerprint")?.as_str().map(str::to_owned)
+}
+
+/// Refuses a collection whose vectors would not compare with ours.
+fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
+    let spec = &inner.spec;
+    let refused = |stored: String, configured: String| {
+        Err(SinkError::Fingerprint { collection: spec.name.clone(), stored, configured })
+    };
+    let params = info.config.as_ref().and_then(|config| config.params.as_ref());
+    let vectors = params.and_then(|params| params.vectors_config.as_ref()).and_then(|vectors| vectors.config.as_ref());
+    let configured = format!("one vector of dimension {}, compared by cosine", spec.dimension);
+    let Some(Config::Params(vector)) = vectors else {
+        return refused("named vectors".to_owned(), configured);
+    };
+    if vector.size != spec.dimension as u64 || vector.distance != i32::from(Distance::Cosine) {
+        let distance = vector.distance().as_str_name().to_lowercase();
+        return refused(format!("a vector of dimension {}, compared by {distance}", vector.size), configured);
+    }
+    match fingerprint(info) {
+        Some(stored) if stored != spec.fingerprint.to_string() => {
+            refused(format!("model and text {stored}"), format!("model and text {}", spec.fingerprint))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the fingerprint to a collection that somebody else has made.
+async fn adopt(inner: &Inner) -> Result<(), SinkError> {
+    let Inner { client, spec, place, .. } = inner;
+    let request = UpdateCollection {
+        collection_name: spec.name.clone(),
+        metadata: metadata(inner),
+        ..UpdateCollection::default()
+    };
+    client.update_collection(request).await.map_err(|error| place.error(error))?;
+    tracing::info!(collection = spec.name, "took over a collection that was there");
+    Ok(())
+}
+
+/// Makes the payload indexes that are missing. One that exists stays as it is.
+async fn create_indexes(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
+    let Inner { client, spec, place, .. } = inner;
+    let mut wanted = vec![(provenance_path("t"), FieldType::Keyword), (provenance_path("g"), FieldType::Integer)];
+    for (field, index) in &spec.indexes {
+        wanted.push((field_path(field)?, field_type(*index)));
+    }
+    for (field_name, field_type) in wanted {
+        if info.payload_schema.contains_key(&field_name) {
+            continue;
+        }
+        let request = CreateFieldIndexCollection {
+            collection_name: spec.name.clone(),
+            wait: Some(true),
+            field_name,
+            field_type: Some(field_type.into()),
+            ..CreateFieldIndexCollection::default()
+        };
+        let response = client.create_field_index(request).await.map_err(|error| place.error(error))?;
+        place.completed(response.result.as_ref())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! Ids, payloads and filters in the client's terms, and back.
+
+use std::collections::HashMap;
+
+use qdrant_client::qdrant::point_id::PointIdOptions;
+use qdrant_client::qdrant::{
+    Condition as ClientCondition, FieldType, Filter as ClientFilter, PointId as ClientId, Range,
+};
+use walvec_model::point::raw_payload;
+use walvec_model::{Generation, Payload, PointId, Provenance, RESERVED_KEY, Value};
+
+use crate::{Condition, Filter, IndexType, SinkError};
+
+type ClientPayload = HashMap<String, qdrant_client::qdrant::Value>;
+
+pub(super) fn client_id(id: PointId) -> ClientId {
+    let options = match id {
+        PointId::Num(number) => PointIdOptions::Num(number),
+        PointId::Uuid(uuid) => PointIdOptions::Uuid(uuid.to_string()),
+    };
+    ClientId { point_id_options: Some(options) }
+}
+
+pub(super) fn point_id(id: Option<ClientId>) -> Result<PointId, SinkError> {
+    match id.and_then(|id| id.point_id_options) {
+        Some(PointIdOptions::Num(number)) => Ok(PointId::Num(number)),
+        Some(PointIdOptions::Uuid(text)) => text
+            .parse()
+            .map(PointId::Uuid)
+            .map_err(|_| SinkError::Engine(format!("the server sent a point whose id {text:?} is not a UUID"))),
+        None => Err(SinkError::Engine("the server sent a point without an id".to_owned())),
+    }
+}
+
+/// The stored form of a payload.
+pub(super) fn client_payload(
+    id: PointId,
+    payload: Payload,
+    provenance: &Provenance,
+) -> Result<ClientPayload, SinkError> {
+    let refused = |reason: String| SinkError::BadPoint { id, reason };
+    let raw = raw_payload(payload, provenance).map_err(|error| refused(error.to_string()))?;
+    Ok(raw.into_iter().map(|(name, value)| (name, value.into())).collect())
+}
+
+/// A stored payload, its fields in alphabetical order: the server knows no other.
+pub(super) fn payload(stored: ClientPayload) -> Payload {
+    let mut fields: Vec<(String, Value)> = stored.into_iter().map(|(name, value)| (name, value.into())).collect();
+    fields.sort_by(|(left, _), (right, _)| left.cmp(right));
+    fields.into_iter().collect()
+}
+
+/// The path of a part of walvec's own field.
+pub(super) fn provenance_path(part: &str) -> String {
+    format!("{RESERVED_KEY}.{part}")
+}
+
+/// The path of a top-level field, quoted where its name is not a plain word: a name is not parsed as a path.
+pub(super) fn field_path(name: &str) -> Result<String, SinkError> {
+    let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
+    if !name.is_empty() && name.chars().all(plain) {
+        return Ok(name.to_owned());
+    }
+    // The server's grammar has no escape for these two.
+    if name.is_empty() || name.contains(['"', '\\']) {
+        return Err(SinkError::BadRequest(format!("the field {name:?} cannot be searched")));
+    }
+    Ok(format!("\"{name}\""))
+}
+
+/// The points that came from a table.
+pub(super) fn of_table(tag: &str) -> ClientFilter {
+    ClientFilter::must([ClientCondition::matches(provenance_path("t"), tag.to_owned())])
+}
+
+/// The points of a table that are older than the snapshot `current`.
+pub(super) fn older_than(tag: &str, current: Generation) -> ClientFilter {
+    // Generations count snapshots: far below 2^53, up to which an f64 is exact.
+    #[expect(clippy::cast_precision_loss, reason = "generations stay far below 2^53")]
+    let range = Range { lt: Some(current.0 as f64), ..Range::default() };
+    let mut filter = of_table(tag);
+    filter.must.push(ClientCondition::range(provenance_path("g"), range));
+    filter
+}
+
+/// A search's filter; `None` where everything matches.
+pub(super) fn client_filter(filter: &Filter) -> Result<Option<ClientFilter>, SinkError> {
+    if filter.0.is_empty() {
+        return Ok(None);
+    }
+    let conditions = filter.0.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(ClientFilter::must(conditions)))
+}
+
+fn condition(condition: &Condition) -> Result<ClientCondition, SinkError> {
+    match condition {
+        Condition::Equals { field, value } => equals(field, value),
+        Condition::Range { field, from, to } => {
+            if from.is_some_and(f64::is_nan) || to.is_some_and(f64::is_nan) {
+                return Err(SinkError::BadRequest(format!("a bound of \"{field}\" is not a number")));
+            }
+            Ok(ClientCondition::range(field_path(field)?, Range { gte: *from, lte: *to, ..Range::default() }))
+        }
+    }
+}
+
+fn equals(field: &str, value: &Value) -> Result<ClientCondition, SinkError> {
+    let refused = || {
+        let rule = "equality works for strings, whole numbers up to 2^63-1 and booleans";
+        SinkError::BadRequest(format!("\"{field}\" cannot be compared with {value}: {rule}"))
+    };
+    let path = field_path(field)?;
+    match value {
+        Value::String(text) => Ok(ClientCondition::matches(path, text.clone())),
+        Value::Bool(flag) => Ok(ClientCondition::matches(path, *flag)),
+        Value::Number(number) => {
+            number.as_i64().map(|number| ClientCondition::matches(path, number)).ok_or_else(refused)
+        }
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(refused()),
+    }
+}
+
+pub(super) const fn field_type(index: IndexType) -> FieldType {
+    match index {
+        IndexType::Keyword => FieldType::Keyword,
+        IndexType::Integer => FieldType::Integer,
+        IndexType::Float => FieldType::Float,
+        IndexType::Bool => FieldType::Bool,
+        IndexType::Text => FieldType::Text,
+        IndexType::Datetime => FieldType::Datetime,
+        IndexType::Uuid => FieldType::Uuid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ids_come_back_as_they_were() {
+        for id in [PointId::Num(u64::MAX), PointId::Uuid(uuid::Uuid::from_u128(7))] {
+            assert_eq!(point_id(Some(client_id(id))).unwrap(), id);
+        }
+        assert!(point_id(None).is_err());
+    }
+
+    #[test]
+    fn a_payload_comes_back_as_it_was() {
+        let fields =
+            json!({"big": i64::MAX, "small": i64::MIN, "float": 0.1, "null": null, "list": [1, "a", {"b": []}]});
+        let Value::Object(fields) = fields else { unreachable!() };
+        let stored: ClientPayload = fields.clone().into_iter().map(|(name, value)| (name, value.into())).collect();
+        assert_eq!(payload(stored), fields);
+    }
+
+    #[test]
+    fn the_name_of_a_field_is_not_parsed_as_a_path() {
+        assert_eq!(field_path("year").unwrap(), "year");
+        assert_eq!(field_path("a.b[0]").unwrap(), "\"a.b[0]\"");
+        assert!(field_path("a\"b").is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! A Qdrant server or cluster, over gRPC; the only module that names `qdrant_client`.
+//!
+//! - [`Remote`]: the collection, as the pipeline writes it and as readers see it
+//! - `collection`: making it, and checking the one that is there
+//! - `requests`: cutting a batch into requests, several of them in flight
+//! - `read`: retrieve, count, scroll, search
+//! - `convert`: ids, payloads and filters in the client's terms, and back
+//! - `answer`: what the server's answers mean
+//!
+//! Every write waits until the server has applied it, and only the status `completed` counts: `acknowledged` and a timeout
+//! are answers about a queue.
+
+mod answer;
+mod collection;
+mod convert;
+mod read;
+mod requests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qdrant_client::Qdrant;
+use qdrant_client::qdrant::{CountPoints, DeletePoints, Filter as ClientFilter, PointsSelector};
+use secrecy::{ExposeSecret as _, SecretString};
+use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
+
+use crate::{BoxFuture, CollectionSpec, Hit, Prepared, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
+use answer::Place;
+
+/// Where the server is, and how collections are made there.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// `http://` or `https://`, host and the port of gRPC, usually 6334.
+    pub url: String,
+    /// What the server asks for.
+    pub api_key: Option<SecretString>,
+    /// How collections are made; those that exist are never changed.
+    pub layout: Layout,
+}
+
+/// How a new collection is laid out over the server's memory, disks and nodes. `None`: the server's own default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Vectors on disk, read through the page cache.
+    pub on_disk: Option<bool>,
+    /// Compressed vectors, searched first.
+    pub quantization: Option<Quantization>,
+    /// Shards.
+    pub shards: Option<u32>,
+    /// Copies of each shard.
+    pub replicas: Option<u32>,
+    /// How many copies have to confirm a write.
+    pub write_consistency: Option<u32>,
+}
+
+/// How vectors are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantization {
+    /// One byte per dimension.
+    Scalar,
+    /// One bit per dimension.
+    Binary,
+}
+
+/// How long an answer may take. A write waits for the server to apply it, which an index build can hold up.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a server on this machine listens unless it was told otherwise.
+pub const LOCAL: &str = "http://localhost:6334";
+
+/// The version of the Qdrant server at [`LOCAL`], if one answers at once.
+pub async fn local_version() -> Option<String> {
+    let client = Qdrant::from_url(LOCAL).skip_compatibility_check().build().ok()?;
+    let reply = tokio::time::timeout(Duration::from_millis(300), client.health_check()).await;
+    Some(reply.ok()?.ok()?.version)
+}
+
+/// One collection of a server. Clones share the connection.
+#[derive(Clone)]
+pub struct Remote(Arc<Inner>);
+
+struct Inner {
+    client: Qdrant,
+    layout: Layout,
+    spec: CollectionSpec,
+    place: Place,
+}
+
+impl Remote {
+    /// A collection of a server; nothing is asked yet.
+    ///
+    /// # Errors
+    /// If the URL cannot be used.
+    pub fn new(server: Server, spec: CollectionSpec) -> Result<Self, SinkError> {
+        let place = Place { url: server.url.clone(), collection: spec.name.clone() };
+        let client = connect(&server, &place)?;
+        Ok(Self(Arc::new(Inner { client, layout: server.layout, spec, place })))
+    }
+
+    /// Whether the collection is there, with vectors that fit; changes nothing.
+    ///
+    /// # Errors
+    /// If it does not fit, or the server cannot be asked.
+    pub async fn inspect(&self) -> Result<Prepared, SinkError> {
+        collection::inspect(&self.0).await
+    }
+
+    /// Removes a collection; removing what is not there is no error.
+    ///
+    /// # Errors
+    /// If the server does not do it.
+    pub async fn purge(server: Server, name: &str) -> Result<(), SinkError> {
+        let place = Place { url: server.url.clone(), collection: name.to_owned() };
+        let client = connect(&server, &place)?;
+        client.delete_collection(name).await.map(drop).map_err(|error| place.error(error))
+    }
+
+    async fn delete(&self, filter: ClientFilter) -> Result<(), SinkError> {
+        let Inner { client, spec, place, .. } = &*self.0;
+        let request = DeletePoints {
+            collection_name: spec.name.clone(),
+            wait: Some(true),
+            points: Some(PointsSelector::from(filter)),
+            ..DeletePoints::default()
+        };
+        let response = client.delete_points(request).await.map_err(|error| place.error(error))?;
+        place.completed(response.result.as_ref())
+    }
+
+    async fn count_where(&self, filter: Option<ClientFilter>) -> Result<u64, SinkError> {
+        let Inner { client, spec, place, .. } = &*self.0;
+        let request =
+            CountPoints { collection_name: spec.name.clone(), filter, exact: Some(true), ..CountPoints::default() };
+        let response = client.count(request).await.map_err(|error| place.error(error))?;
+        Ok(response.result.map_or(0, |result| result.count))
+    }
+}
+
+fn connect(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
+    Qdrant::from_url(&server.url)
+        .api_key(server.api_key.as_ref().map(|key| key.expose_secret().to_owned()))
+        .timeout(TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        // It would ask, and print to stderr, before anybody waits for the answer; `prepare` asks.
+        .skip_compatibility_check()
+        .build()
+        .map_err(|error| place.error(error))
+}
+
+impl Sink for Remote {
+    fn prepare(&self) -> BoxFuture<'_, Result<Prepared, SinkError>> {
+        Box::pin(collection::prepare(&self.0))
+    }
+
+    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(requests::send(&self.0, batch))
+    }
+
+    fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+        Box::pin(read::retrieve(&self.0, ids))
+    }
+
+    fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
+        let filter = convert::of_table(&Provenance::table_tag(table));
+        Box::pin(self.delete(filter))
+    }
+
+    fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
+        let filter = convert::older_than(&Provenance::table_tag(table), current);
+        Box::pin(async move {
+            let count = self.count_where(Some(filter.clone())).await?;
+            if count > 0 {
+                self.delete(filter).await?;
+            }
+            Ok(count)
+        })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>> {
+        Box::pin(self.count_where(None))
+    }
+
+    fn scroll(&self, from: Option<PointId>, limit: usize) -> BoxFuture<'_, Result<ScrollPage, SinkError>> {
+        Box::pin(read::scroll(&self.0, from, limit))
+    }
+
+    /// The server builds its indexes by itself.
+    fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Search for Remote {
+    fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+        Box::pin(read::search(&self.0, request))
+    }
+}

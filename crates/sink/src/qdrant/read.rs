@@ -1,0 +1,82 @@
+//! Retrieve, scroll, search.
+
+use qdrant_client::qdrant::{GetPoints, Query, QueryPoints, RetrievedPoint, ScoredPoint, ScrollPoints};
+use walvec_model::{PointId, StoredPoint};
+
+use super::Inner;
+use super::convert::{client_filter, client_id, payload, point_id};
+use crate::{Hit, MAX_HITS, ScrollPage, SearchRequest, SinkError};
+
+/// How many ids one request asks for.
+const RETRIEVE_POINTS: usize = 1000;
+
+pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
+    let Inner { client, spec, place, .. } = inner;
+    let mut found = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(RETRIEVE_POINTS) {
+        let request = GetPoints {
+            collection_name: spec.name.clone(),
+            ids: ids.iter().copied().map(client_id).collect(),
+            with_payload: Some(true.into()),
+            with_vectors: Some(false.into()),
+            ..GetPoints::default()
+        };
+        let response = client.get_points(request).await.map_err(|error| place.error(error))?;
+        for point in response.result {
+            found.push(stored_point(point)?);
+        }
+    }
+    Ok(found)
+}
+
+pub(super) async fn scroll(inner: &Inner, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
+    let Inner { client, spec, place, .. } = inner;
+    let request = ScrollPoints {
+        collection_name: spec.name.clone(),
+        offset: from.map(client_id),
+        limit: Some(u32::try_from(limit.clamp(1, MAX_HITS)).unwrap_or(u32::MAX)),
+        with_payload: Some(true.into()),
+        with_vectors: Some(false.into()),
+        ..ScrollPoints::default()
+    };
+    let response = client.scroll(request).await.map_err(|error| place.error(error))?;
+    let next = response.next_page_offset.map(|id| point_id(Some(id))).transpose()?;
+    let points = response.result.into_iter().map(stored_point).collect::<Result<_, _>>()?;
+    Ok(ScrollPage { points, next })
+}
+
+pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<Hit>, SinkError> {
+    let Inner { client, spec, place, .. } = inner;
+    let SearchRequest { vector, limit, filter } = request;
+    crate::check_vector(&vector, spec.dimension).map_err(SinkError::BadRequest)?;
+    if limit > MAX_HITS {
+        return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_HITS} is allowed")));
+    }
+    let request = QueryPoints {
+        collection_name: spec.name.clone(),
+        query: Some(Query::new_nearest(vector)),
+        filter: client_filter(&filter)?,
+        limit: Some(limit as u64),
+        with_payload: Some(true.into()),
+        with_vectors: Some(false.into()),
+        ..QueryPoints::default()
+    };
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let response = client.query(request).await.map_err(|error| place.error(error))?;
+    let mut hits = response.result.into_iter().map(hit).collect::<Result<Vec<_>, _>>()?;
+    // The server leaves the order of equal scores open; a result that jumps on reload looks broken.
+    hits.sort_by(|left, right| right.score.total_cmp(&left.score).then(left.id.cmp(&right.id)));
+    Ok(hits)
+}
+
+fn stored_point(point: RetrievedPoint) -> Result<StoredPoint, SinkError> {
+    Ok(StoredPoint::from_raw(point_id(point.id)?, payload(point.payload)))
+}
+
+fn hit(point: ScoredPoint) -> Result<Hit, SinkError> {
+    let StoredPoint { id, payload, provenance } = StoredPoint::from_raw(point_id(point.id)?, payload(point.payload));
+    // Rounding can lift the similarity of a vector with itself above 1.
+    Ok(Hit { id, score: point.score.min(1.0), payload, provenance })
+}

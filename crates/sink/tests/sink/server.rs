@@ -1,0 +1,256 @@
+//! A collection on a Qdrant server: one inside this process that can fail on command, and a real one where
+//! `WALVEC_TEST_QDRANT_URL` names it.
+
+use secrecy::SecretString;
+use serde_json::json;
+use walvec_model::{Fingerprint, Generation, PointId, Provenance, TableName};
+use walvec_sink::qdrant::{Layout, Remote, Server};
+use walvec_sink::{
+    CollectionSpec, Condition, Filter, IndexType, Prepared, Search, SearchRequest, Sink, SinkError, Write,
+};
+use walvec_test_qdrant::{Call, Code, Fault, TestServer, UpdateStatus};
+
+use crate::common::{
+    DIMENSION, all_points, books, fields, nearest_to, number_of, point, provenance, spec, upserts, vector,
+};
+
+fn server(url: &str) -> Server {
+    let key = std::env::var("WALVEC_TEST_QDRANT_API_KEY").ok().map(SecretString::from);
+    Server { url: url.to_owned(), api_key: key, layout: Layout::default() }
+}
+
+fn remote(url: &str, spec: CollectionSpec) -> Remote {
+    Remote::new(server(url), spec).unwrap()
+}
+
+/// A fresh server with an empty collection.
+async fn started() -> (TestServer, Remote) {
+    let test_server = TestServer::start().unwrap();
+    let sink = remote(&test_server.url(), spec(DIMENSION));
+    assert_eq!(sink.prepare().await.unwrap(), Prepared::Created);
+    test_server.reset_calls();
+    (test_server, sink)
+}
+
+/// Runs a test on the server inside this process, and on a real one if there is one.
+async fn on_every_server<F: Future<Output = ()>>(name: &str, test: impl Fn(String, CollectionSpec) -> F) {
+    let test_server = TestServer::start().unwrap();
+    test(test_server.url(), spec(DIMENSION)).await;
+    let Ok(url) = std::env::var("WALVEC_TEST_QDRANT_URL") else {
+        eprintln!("NOT TRIED on a real Qdrant server: set WALVEC_TEST_QDRANT_URL=http://localhost:6334");
+        return;
+    };
+    let spec = CollectionSpec { name: format!("walvec_test_{name}"), ..spec(DIMENSION) };
+    Remote::purge(server(&url), &spec.name).await.unwrap();
+    test(url.clone(), spec.clone()).await;
+    Remote::purge(server(&url), &spec.name).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_written_can_be_read_and_found() {
+    on_every_server("written", async |url, spec| {
+        let indexes = vec![("year".to_owned(), IndexType::Integer), ("a.b".to_owned(), IndexType::Keyword)];
+        let sink = remote(&url, CollectionSpec { indexes, ..spec });
+        assert_eq!(sink.prepare().await.unwrap(), Prepared::Created);
+        assert_eq!(sink.prepare().await.unwrap(), Prepared::Existing);
+        let payload =
+            json!({"year": 1898, "a.b": "x", "long": "é".repeat(1000), "none": null, "list": [1, {"deep": true}]});
+        sink.write(vec![Write::Upsert(point(1, payload.clone()))]).await.unwrap();
+        sink.write(upserts(2..600)).await.unwrap();
+        let uuid = uuid::Uuid::from_u128(42);
+        let mut other = point(1000, json!({"year": 1900}));
+        other.id = PointId::Uuid(uuid);
+        sink.write(vec![Write::Upsert(other), Write::Delete(PointId::Num(2)), Write::Delete(PointId::Num(9999))])
+            .await
+            .unwrap();
+
+        assert_eq!(sink.count().await.unwrap(), 599);
+        let stored = sink.retrieve(vec![PointId::Num(1), PointId::Num(2)]).await.unwrap();
+        assert_eq!(stored.len(), 1);
+        assert_eq!(stored[0].payload, fields(payload));
+        assert_eq!(stored[0].provenance, Some(provenance(1)));
+        let ids: Vec<PointId> = all_points(&sink).await.iter().map(|point| point.id).collect();
+        let numbers = std::iter::once(1).chain(3..600).map(PointId::Num);
+        assert_eq!(ids, numbers.chain([PointId::Uuid(uuid)]).collect::<Vec<_>>());
+
+        let nearest = sink.search(nearest_to(77, 3)).await.unwrap();
+        assert_eq!(nearest[0].id, PointId::Num(77));
+        assert!(nearest[0].score > 0.999 && nearest[0].score <= 1.0);
+        for (condition, found) in [
+            (Condition::Equals { field: "year".to_owned(), value: json!(1898) }, vec![PointId::Num(1)]),
+            (Condition::Equals { field: "a.b".to_owned(), value: json!("x") }, vec![PointId::Num(1)]),
+            (Condition::Range { field: "year".to_owned(), from: Some(1899.0), to: None }, vec![PointId::Uuid(uuid)]),
+        ] {
+            let request = SearchRequest { filter: Filter(vec![condition]), ..nearest_to(5, 10) };
+            let ids: Vec<_> = sink.search(request).await.unwrap().iter().map(|hit| hit.id).collect();
+            assert_eq!(ids, found);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_payload_is_replaced_whole_and_its_vector_stays() {
+    on_every_server("payload", async |url, spec| {
+        let sink = remote(&url, spec);
+        sink.prepare().await.unwrap();
+        sink.write(vec![Write::Upsert(point(1, json!({"old": 1})))]).await.unwrap();
+        let provenance = Provenance { generation: Generation(2), ..provenance(1) };
+        let payload = fields(json!({"new": 2}));
+        let write = Write::Payload { id: PointId::Num(1), payload: payload.clone(), provenance: provenance.clone() };
+        sink.write(vec![write]).await.unwrap();
+        let hits = sink.search(nearest_to(1, 1)).await.unwrap();
+        assert!(hits[0].score > 0.999);
+        assert_eq!((&hits[0].payload, &hits[0].provenance), (&payload, &Some(provenance)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn deleting_a_table_and_sweeping_old_generations_leave_everything_else() {
+    on_every_server("sweep", async |url, spec| {
+        let sink = remote(&url, spec);
+        sink.prepare().await.unwrap();
+        let mut batch = upserts(1..=4);
+        for (write, (table, generation)) in
+            batch.iter_mut().zip([("public.books", 1), ("public.books", 2), ("public.films", 1), ("public.films", 2)])
+        {
+            let Write::Upsert(point) = write else { unreachable!() };
+            point.provenance.table = table.to_owned();
+            point.provenance.generation = Generation(generation);
+        }
+        sink.write(batch).await.unwrap();
+        assert_eq!(sink.sweep(&books(), Generation(2)).await.unwrap(), 1);
+        assert_eq!(sink.sweep(&books(), Generation(2)).await.unwrap(), 0);
+        sink.delete_table(&TableName::new("public", "films")).await.unwrap();
+        let ids: Vec<_> = all_points(&sink).await.iter().map(|point| point.id).collect();
+        assert_eq!(ids, [PointId::Num(2)]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_collection_of_another_model_or_dimension_is_refused_and_not_changed() {
+    on_every_server("fingerprint", async |url, spec| {
+        let sink = remote(&url, spec.clone());
+        sink.prepare().await.unwrap();
+        sink.write(upserts(1..=3)).await.unwrap();
+        for other in [
+            CollectionSpec { dimension: DIMENSION + 1, ..spec.clone() },
+            CollectionSpec { fingerprint: Fingerprint::of(&["another model"]), ..spec.clone() },
+        ] {
+            let other = remote(&url, other);
+            assert!(matches!(other.prepare().await, Err(SinkError::Fingerprint { .. })));
+            assert!(matches!(other.inspect().await, Err(SinkError::Fingerprint { .. })));
+        }
+        assert_eq!(sink.prepare().await.unwrap(), Prepared::Existing);
+        assert_eq!(sink.count().await.unwrap(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_write_counts_only_when_the_server_has_applied_it() {
+    let (test_server, sink) = started().await;
+    for status in [UpdateStatus::Acknowledged, UpdateStatus::WaitTimeout] {
+        test_server.faults().next(Fault::Update { status, applied: false });
+        let error = sink.write(upserts(1..=2)).await.unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+    }
+    sink.write(upserts(1..=2)).await.unwrap();
+    assert_eq!(sink.count().await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn the_one_point_that_is_refused_is_named_and_the_others_can_be_written_without_it() {
+    let (test_server, sink) = started().await;
+    test_server.faults().refuse_points([77]);
+    let mut batch = upserts(0..200);
+    let Err(SinkError::BadPoint { id, .. }) = sink.write(batch.clone()).await else { panic!("not refused") };
+    assert_eq!(id, PointId::Num(77));
+    batch.retain(|write| write.id() != id);
+    sink.write(batch).await.unwrap();
+    assert_eq!(sink.count().await.unwrap(), 199);
+    let mut short = point(300, json!({}));
+    short.vector = vector(1, DIMENSION - 1);
+    assert!(matches!(sink.write(vec![Write::Upsert(short)]).await, Err(SinkError::BadPoint { .. })));
+}
+
+#[tokio::test]
+async fn requests_that_are_too_large_for_the_server_are_made_smaller() {
+    let (test_server, sink) = started().await;
+    test_server.faults().limit_message_bytes(64_000);
+    let text = "x".repeat(10_000);
+    let batch = (0..100).map(|id| Write::Upsert(point(id, json!({ "number": id, "text": text })))).collect();
+    sink.write(batch).await.unwrap();
+    assert_eq!(sink.count().await.unwrap(), 100);
+    let huge = Write::Upsert(point(200, json!({ "text": "x".repeat(100_000) })));
+    let Err(SinkError::BadPoint { id, .. }) = sink.write(vec![huge]).await else { panic!("not refused") };
+    assert_eq!(id, PointId::Num(200));
+}
+
+#[tokio::test]
+async fn several_requests_are_in_flight_and_never_two_for_one_point() {
+    let (test_server, sink) = started().await;
+    for _ in 0..8 {
+        test_server.faults().next(Fault::Delay(std::time::Duration::from_millis(50)));
+    }
+    sink.write(upserts(0..2000)).await.unwrap();
+    sink.write(upserts(0..2000)).await.unwrap();
+    let calls = test_server.calls();
+    assert!(calls.most_writes_in_flight() > 1, "one after the other");
+    assert_eq!(calls.overlaps(), [""; 0]);
+    assert_eq!(sink.count().await.unwrap(), 2000);
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_is_an_error_that_passes() {
+    let (test_server, sink) = started().await;
+    sink.write(upserts(1..=5)).await.unwrap();
+    test_server.stop().await;
+    let error = sink.write(upserts(6..=7)).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    test_server.resume().await.unwrap();
+    sink.write(upserts(6..=7)).await.unwrap();
+    for fault in [Fault::DropConnection, Fault::LoseAnswer, Fault::Status(Code::Unavailable, "busy".to_owned())] {
+        // Twice: the client repeats a call by itself, once.
+        test_server.faults().next(fault.clone());
+        test_server.faults().next(fault.clone());
+        let error = sink.write(upserts(8..=9)).await.unwrap_err();
+        assert!(error.is_retryable(), "{fault:?}: {error}");
+        sink.write(upserts(8..=9)).await.unwrap();
+    }
+    test_server.restart().await.unwrap();
+    assert_eq!(number_of(&sink, 9).await, Some(9));
+    assert_eq!(sink.count().await.unwrap(), 9);
+}
+
+#[tokio::test]
+async fn a_collection_that_is_gone_is_told_from_one_that_cannot_be_reached_and_made_again() {
+    let (test_server, sink) = started().await;
+    sink.write(upserts(1..=5)).await.unwrap();
+    test_server.restart_empty().await.unwrap();
+    assert!(matches!(sink.write(upserts(6..=7)).await, Err(SinkError::Missing { .. })));
+    assert_eq!(sink.inspect().await.unwrap(), Prepared::Created);
+    assert_eq!(sink.prepare().await.unwrap(), Prepared::Created);
+    sink.write(upserts(6..=7)).await.unwrap();
+    assert_eq!(sink.count().await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_wrong_key_and_an_old_server_are_refused_for_good_and_the_key_is_not_in_the_message() {
+    let test_server = TestServer::start().unwrap();
+    test_server.faults().require_api_key("right");
+    let with_key = |key: &str| {
+        let server = Server { api_key: Some(key.into()), ..server(&test_server.url()) };
+        Remote::new(server, spec(DIMENSION)).unwrap()
+    };
+    let error = with_key("s3cret").prepare().await.unwrap_err();
+    assert!(matches!(error, SinkError::Server { .. }), "{error}");
+    assert!(!format!("{error} {error:?}").contains("s3cret"));
+    assert_eq!(with_key("right").prepare().await.unwrap(), Prepared::Created);
+    test_server.faults().set_version("1.15.4");
+    let error = with_key("right").prepare().await.unwrap_err();
+    assert!(error.to_string().contains("1.16 or newer"), "{error}");
+    assert_eq!(test_server.calls().of(Call::CreateCollection), 1);
+}

@@ -1,0 +1,146 @@
+//! A Qdrant server instead of the engine inside the process: the same exactness, through its faults.
+
+use anyhow::Result;
+use serde_json::json;
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test};
+use walvec_pipeline::status::Phase;
+use walvec_test_qdrant::{Code, Fault, TestServer, UpdateStatus};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(every_operation_reaches_the_server),
+        test!(a_server_that_fails_in_every_way_holds_up_and_loses_nothing),
+        test!(a_server_that_comes_back_empty_is_filled_again),
+        test!(a_point_that_the_server_refuses_is_parked_and_its_neighbours_are_stored),
+        test!(points_that_outlived_the_state_directory_are_told_from_new_ones),
+    ]
+}
+
+const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, name text, body text);
+    ALTER TABLE items ALTER COLUMN body SET STORAGE EXTERNAL;
+    INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 1000) g";
+
+fn items(server: &TestServer) -> Settings {
+    Settings::new([Collection::new("items", "public.items", "{{ name }}")])
+        .with("sink", json!({ "qdrant": { "url": server.url() } }))
+}
+
+fn image_of_items() -> Expected {
+    Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
+}
+
+async fn every_operation_reaches_the_server(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items(&server)).await?;
+    walvec.caught_up(&context).await?;
+    context
+        .execute(
+            "INSERT INTO items VALUES (2000, 'new', 'b');
+             UPDATE items SET name = 'changed' WHERE id <= 10;
+             UPDATE items SET body = 'only the payload' WHERE id BETWEEN 11 AND 20;
+             UPDATE items SET id = id + 5000 WHERE id BETWEEN 21 AND 30;
+             DELETE FROM items WHERE id BETWEEN 31 AND 40",
+        )
+        .await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(walvec.search("changed", 3).await?[0]["payload"]["name"], "changed");
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 991);
+    context.execute("BEGIN; TRUNCATE items; INSERT INTO items VALUES (7, 'after', 'b'); COMMIT").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1);
+    assert_eq!(server.calls().overlaps(), [""; 0]);
+    Ok(())
+}
+
+async fn a_server_that_fails_in_every_way_holds_up_and_loses_nothing(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items(&server)).await?;
+    walvec.caught_up(&context).await?;
+    for (round, fault) in [
+        Fault::Status(Code::Internal, "a broken shard".to_owned()),
+        Fault::Status(Code::ResourceExhausted, "too many requests".to_owned()),
+        Fault::Update { status: UpdateStatus::Acknowledged, applied: false },
+        Fault::Update { status: UpdateStatus::WaitTimeout, applied: true },
+        Fault::DropConnection,
+        Fault::LoseAnswer,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // Twice: the client repeats some calls by itself, once.
+        server.faults().next(fault.clone());
+        server.faults().next(fault);
+        context.execute(&format!("UPDATE items SET name = 'round {round} ' || id WHERE id <= 300")).await?;
+        context.execute(&format!("DELETE FROM items WHERE id = {}", 900 + round)).await?;
+        walvec.caught_up(&context).await?;
+    }
+    server.stop().await;
+    context.execute("UPDATE items SET name = 'while it was down' WHERE id > 500").await?;
+    let position = context.wal_position().await?;
+    let down = walvec.wait_for("the server's absence is reported", |status| status.problem.is_some()).await?;
+    assert!(down.applied_lsn < position && down.confirmed_lsn < position);
+    server.resume().await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 994);
+    assert_eq!(server.calls().overlaps(), [""; 0]);
+    Ok(())
+}
+
+async fn a_server_that_comes_back_empty_is_filled_again(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items(&server)).await?;
+    walvec.caught_up(&context).await?;
+    server.restart_empty().await?;
+    context.execute("UPDATE items SET name = 'one row' WHERE id = 1").await?;
+    walvec.wait_for("a new snapshot", |now| now.generation.0 == 2 && now.phase == Phase::Streaming).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
+    // The same while walvec does not run.
+    server.restart_empty().await?;
+    let mut walvec = context.start(&items(&server)).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
+    Ok(())
+}
+
+async fn a_point_that_the_server_refuses_is_parked_and_its_neighbours_are_stored(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    server.faults().refuse_points([500]);
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items(&server)).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].dead_letters, 1);
+    assert_eq!(status.collections[0].latest_dead_letters[0].key, [json!(500)]);
+    server.faults().clear();
+    context.execute("UPDATE items SET name = 'mended' WHERE id = 500").await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].dead_letters, 0);
+    walvec.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
+    Ok(())
+}
+
+async fn points_that_outlived_the_state_directory_are_told_from_new_ones(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items(&server)).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    std::fs::remove_dir_all(context.data_directory())?;
+    context.execute("SELECT pg_drop_replication_slot(current_database())").await?;
+    context.execute("DELETE FROM items WHERE id % 2 = 0; UPDATE items SET name = 'other' WHERE id % 5 = 0").await?;
+    let mut walvec = context.start(&items(&server)).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.generation.0, 2);
+    assert!(status.collections[0].embeddings_reused > 0, "unchanged texts were embedded again");
+    walvec.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 500);
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! The calls about collections and aliases.
+
+use std::sync::PoisonError;
+
+use qdrant_client::qdrant::collections_server::Collections;
+use qdrant_client::qdrant::vectors_config::Config;
+use qdrant_client::qdrant::{
+    ChangeAliases, CollectionClusterInfoRequest, CollectionClusterInfoResponse, CollectionConfig,
+    CollectionDescription, CollectionExists, CollectionExistsRequest, CollectionExistsResponse, CollectionInfo,
+    CollectionOperationResponse, CollectionParams, CollectionStatus, CreateCollection, CreateShardKeyRequest,
+    CreateShardKeyResponse, DeleteCollection, DeleteShardKeyRequest, DeleteShardKeyResponse, GetCollectionInfoRequest,
+    GetCollectionInfoResponse, ListAliasesRequest, ListAliasesResponse, ListCollectionAliasesRequest,
+    ListCollectionsRequest, ListCollectionsResponse, ListShardKeysRequest, ListShardKeysResponse, OptimizerStatus,
+    UpdateCollection, UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse,
+};
+use qdrant_edge::{CountRequest, EdgeShard};
+use tonic::{Request, Response, Status};
+
+use crate::Call;
+use crate::convert::{invalid, schema_info, status};
+use crate::service::{Service, not_implemented};
+
+/// No call here takes a time that anybody looks at.
+const TIME: f64 = 0.001;
+
+#[tonic::async_trait]
+impl Collections for Service {
+    async fn get(
+        &self,
+        request: Request<GetCollectionInfoRequest>,
+    ) -> Result<Response<GetCollectionInfoResponse>, Status> {
+        let call = self.begin(Call::CollectionInfo, &request).await?;
+        let collection = self.registry.find(&request.get_ref().collection_name)?;
+        let config = collection.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let result = collection.run(|shard| info(shard, config)).await?;
+        call.answer(GetCollectionInfoResponse { result: Some(result), time: TIME })
+    }
+
+    async fn list(
+        &self,
+        request: Request<ListCollectionsRequest>,
+    ) -> Result<Response<ListCollectionsResponse>, Status> {
+        let call = self.begin(Call::ListCollections, &request).await?;
+        let collections = self.registry.list().into_iter().map(|name| CollectionDescription { name }).collect();
+        call.answer(ListCollectionsResponse { collections, time: TIME })
+    }
+
+    async fn create(
+        &self,
+        request: Request<CreateCollection>,
+    ) -> Result<Response<CollectionOperationResponse>, Status> {
+        let call = self.begin(Call::CreateCollection, &request).await?;
+        let request = request.into_inner();
+        let Some(Config::Params(vector)) = request.vectors_config.as_ref().and_then(|vectors| vectors.config.clone())
+        else {
+            return Err(invalid("the test server takes collections with one unnamed vector"));
+        };
+        let (name, registry) = (request.collection_name.clone(), self.registry.clone());
+        let config = config(request);
+        let created = tokio::task::spawn_blocking(move || registry.create(&name, &vector, config));
+        created.await.unwrap_or_else(|panic| Err(Status::internal(panic.to_string())))?;
+        call.answer(CollectionOperationResponse { result: true, time: TIME })
+    }
+
+    async fn update(
+        &self,
+        request: Request<UpdateCollection>,
+    ) -> Result<Response<CollectionOperationResponse>, Status> {
+        let call = self.begin(Call::UpdateCollection, &request).await?;
+        let UpdateCollection { collection_name, metadata, .. } = request.into_inner();
+        let collection = self.registry.find(&collection_name)?;
+        collection.config.lock().unwrap_or_else(PoisonError::into_inner).metadata.extend(metadata);
+        call.answer(CollectionOperationResponse { result: true, time: TIME })
+    }
+
+    async fn delete(
+        &self,
+        request: Request<DeleteCollection>,
+    ) -> Result<Response<CollectionOperationResponse>, Status> {
+        let call = self.begin(Call::DeleteCollection, &request).await?;
+        let result = self.registry.delete(&request.get_ref().collection_name);
+        call.answer(CollectionOperationResponse { result, time: TIME })
+    }
+
+    async fn update_aliases(
+        &self,
+        request: Request<ChangeAliases>,
+    ) -> Result<Response<CollectionOperationResponse>, Status> {
+        let call = self.begin(Call::UpdateAliases, &request).await?;
+        self.registry.change_aliases(request.into_inner().actions)?;
+        call.answer(CollectionOperationResponse { result: true, time: TIME })
+    }
+
+    async fn list_collection_aliases(
+        &self,
+        request: Request<ListCollectionAliasesRequest>,
+    ) -> Result<Response<ListAliasesResponse>, Status> {
+        let call = self.begin(Call::ListAliases, &request).await?;
+        let aliases = self.registry.aliases(Some(&request.get_ref().collection_name));
+        call.answer(ListAliasesResponse { aliases, time: TIME })
+    }
+
+    async fn list_aliases(
+        &self,
+        request: Request<ListAliasesRequest>,
+    ) -> Result<Response<ListAliasesResponse>, Status> {
+        let call = self.begin(Call::ListAliases, &request).await?;
+        call.answer(ListAliasesResponse { aliases: self.registry.aliases(None), time: TIME })
+    }
+
+    async fn collection_exists(
+        &self,
+        request: Request<CollectionExistsRequest>,
+    ) -> Result<Response<CollectionExistsResponse>, Status> {
+        let call = self.begin(Call::CollectionExists, &request).await?;
+        let exists = self.registry.find(&request.get_ref().collection_name).is_ok();
+        call.answer(CollectionExistsResponse { result: Some(CollectionExists { exists }), time: TIME })
+    }
+
+    not_implemented! {
+        collection_cluster_info(CollectionClusterInfoRequest) -> CollectionClusterInfoResponse;
+        update_collection_cluster_setup(UpdateCollectionClusterSetupRequest) -> UpdateCollectionClusterSetupResponse;
+        create_shard_key(CreateShardKeyRequest) -> CreateShardKeyResponse;
+        delete_shard_key(DeleteShardKeyRequest) -> DeleteShardKeyResponse;
+        list_shard_keys(ListShardKeysRequest) -> ListShardKeysResponse;
+    }
+}
+
+/// What is remembered of a request, so that a test can ask whether it was made; the engine has no use for most of it.
+#[expect(deprecated, reason = "walvec does not set it, and others may")]
+fn config(request: CreateCollection) -> CollectionConfig {
+    let params = CollectionParams {
+        shard_number: request.shard_number.unwrap_or(1),
+        on_disk_payload: request.on_disk_payload.unwrap_or(true),
+        vectors_config: request.vectors_config,
+        replication_factor: Some(request.replication_factor.unwrap_or(1)),
+        write_consistency_factor: Some(request.write_consistency_factor.unwrap_or(1)),
+        sharding_method: request.sharding_method,
+        sparse_vectors_config: request.sparse_vectors_config,
+        payload: request.payload,
+        id_tracker: request.id_tracker,
+        ..CollectionParams::default()
+    };
+    CollectionConfig {
+        params: Some(params),
+        hnsw_config: request.hnsw_config,
+        optimizer_config: request.optimizers_config,
+        wal_config: request.wal_config,
+        quantization_config: request.quantization_config,
+        strict_mode_config: request.strict_mode_config,
+        metadata: request.metadata,
+    }
+}
+
+fn info(shard: &EdgeShard, config: CollectionConfig) -> Result<CollectionInfo, Status> {
+    let info = shard.info();
+    let points = shard.count(CountRequest { filter: None, exact: true }).map_err(status)?;
+    let indexes = info.payload_schema.iter();
+    Ok(CollectionInfo {
+        status: CollectionStatus::Green.into(),
+        optimizer_status: Some(OptimizerStatus { ok: true, error: String::new() }),
+        segments_count: info.segments_count as u64,
+        config: Some(config),
+        payload_schema: indexes.map(|(path, index)| (path.to_string(), schema_info(index))).collect(),
+        points_count: Some(points as u64),
+        indexed_vectors_count: Some(info.indexed_vectors_count as u64),
+        ..CollectionInfo::default()
+    })
+}

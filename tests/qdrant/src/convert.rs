@@ -1,0 +1,200 @@
+//! Ids, vectors, payloads and errors: the protocol's terms in the engine's, and back.
+
+use std::collections::HashMap;
+
+use qdrant_client::qdrant::point_id::PointIdOptions;
+use qdrant_client::qdrant::with_payload_selector::SelectorOptions;
+use qdrant_client::qdrant::{
+    DenseVector, Distance, FieldType, PayloadSchemaInfo, PointId, PointStruct, RetrievedPoint, ScoredPoint, Value,
+    Vector, VectorOutput, VectorsOutput, WithPayloadSelector, WithVectorsSelector, vector, vector_output, vectors,
+    vectors_output, with_vectors_selector,
+};
+use qdrant_edge::{
+    JsonPath, OperationError, PayloadSchemaType, PointStructPersisted, Record, VectorStructInternal,
+    VectorStructPersisted, WithPayloadInterface, WithVector,
+};
+use serde_json::json;
+use tonic::Status;
+
+type Payload = HashMap<String, Value>;
+
+pub(crate) fn invalid(reason: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(format!("Wrong input: {reason}"))
+}
+
+/// An engine's error in the server's words.
+pub(crate) fn status(error: OperationError) -> Status {
+    match error {
+        OperationError::PointIdError { missed_point_id } => {
+            Status::not_found(format!("Not found: No point with id {missed_point_id} found"))
+        }
+        OperationError::ServiceError { .. }
+        | OperationError::InconsistentStorage { .. }
+        | OperationError::OutOfMemory { .. } => Status::internal(format!("Service internal error: {error}")),
+        other => invalid(other),
+    }
+}
+
+pub(crate) fn check_dimension(vector: &[f32], expected: usize) -> Result<(), Status> {
+    if vector.len() == expected {
+        return Ok(());
+    }
+    Err(invalid(format_args!("Vector dimension error: expected dim: {expected}, got {}", vector.len())))
+}
+
+pub(crate) fn edge_id(id: PointId) -> Result<qdrant_edge::PointId, Status> {
+    match id.point_id_options {
+        Some(PointIdOptions::Num(number)) => Ok(qdrant_edge::PointId::NumId(number)),
+        Some(PointIdOptions::Uuid(text)) => {
+            let uuid = text.parse().map_err(|_| Status::invalid_argument(format!("Unable to parse UUID: {text}")))?;
+            Ok(qdrant_edge::PointId::Uuid(uuid))
+        }
+        None => Err(Status::invalid_argument("No ID options provided")),
+    }
+}
+
+pub(crate) fn edge_ids(ids: Vec<PointId>) -> Result<Vec<qdrant_edge::PointId>, Status> {
+    ids.into_iter().map(edge_id).collect()
+}
+
+pub(crate) fn client_id(id: qdrant_edge::PointId) -> PointId {
+    let options = match id {
+        qdrant_edge::PointId::NumId(number) => PointIdOptions::Num(number),
+        qdrant_edge::PointId::Uuid(uuid) => PointIdOptions::Uuid(uuid.to_string()),
+    };
+    PointId { point_id_options: Some(options) }
+}
+
+/// An id as text, the same for every spelling of a UUID.
+pub(crate) fn id_text(id: &PointId) -> String {
+    match &id.point_id_options {
+        Some(PointIdOptions::Num(number)) => number.to_string(),
+        Some(PointIdOptions::Uuid(text)) => {
+            text.parse::<uuid::Uuid>().map_or_else(|_| text.clone(), |uuid| uuid.to_string())
+        }
+        None => String::new(),
+    }
+}
+
+pub(crate) fn edge_payload(payload: Payload) -> qdrant_edge::Payload {
+    qdrant_edge::Payload(payload.into_iter().map(|(name, value)| (name, value.into())).collect())
+}
+
+fn client_payload(payload: Option<qdrant_edge::Payload>) -> Payload {
+    let fields = payload.map(|payload| payload.0).unwrap_or_default();
+    fields.into_iter().map(|(name, value)| (name, value.into())).collect()
+}
+
+pub(crate) fn edge_point(point: PointStruct, dimension: usize) -> Result<PointStructPersisted, Status> {
+    let id = edge_id(point.id.ok_or_else(|| Status::invalid_argument("Empty ID is not allowed"))?)?;
+    let vector = match point.vectors.and_then(|vectors| vectors.vectors_options) {
+        Some(vectors::VectorsOptions::Vector(vector)) => dense(vector)?,
+        other => return Err(invalid(format_args!("the test server takes one unnamed vector, not {other:?}"))),
+    };
+    check_dimension(&vector, dimension)?;
+    let payload = Some(edge_payload(point.payload));
+    Ok(PointStructPersisted { id, vector: VectorStructPersisted::Single(vector), payload })
+}
+
+#[expect(deprecated, reason = "clients before 1.16 send it")]
+fn dense(vector: Vector) -> Result<Vec<f32>, Status> {
+    match vector.vector {
+        Some(vector::Vector::Dense(dense)) => Ok(dense.data),
+        None if vector.indices.is_none() && vector.vectors_count.is_none() => Ok(vector.data),
+        other => Err(invalid(format_args!("the test server takes dense vectors, not {other:?}"))),
+    }
+}
+
+pub(crate) fn retrieved(record: Record) -> RetrievedPoint {
+    RetrievedPoint {
+        id: Some(client_id(record.id)),
+        payload: client_payload(record.payload),
+        vectors: client_vector(record.vector),
+        ..RetrievedPoint::default()
+    }
+}
+
+pub(crate) fn scored(point: qdrant_edge::ScoredPoint) -> ScoredPoint {
+    ScoredPoint {
+        id: Some(client_id(point.id)),
+        payload: client_payload(point.payload),
+        score: point.score,
+        version: point.version,
+        vectors: client_vector(point.vector),
+        ..ScoredPoint::default()
+    }
+}
+
+fn client_vector(vector: Option<VectorStructInternal>) -> Option<VectorsOutput> {
+    // A collection here has one unnamed vector, so there is no other kind.
+    let Some(VectorStructInternal::Single(data)) = vector else { return None };
+    let dense = vector_output::Vector::Dense(DenseVector { data });
+    let output = VectorOutput { vector: Some(dense), ..VectorOutput::default() };
+    Some(VectorsOutput { vectors_options: Some(vectors_output::VectorsOptions::Vector(output)) })
+}
+
+/// Which payload fields are wanted; `default` where the request does not say.
+pub(crate) fn with_payload(
+    selector: Option<WithPayloadSelector>,
+    default: bool,
+) -> Result<WithPayloadInterface, Status> {
+    let json = match selector.and_then(|selector| selector.selector_options) {
+        None => return Ok(WithPayloadInterface::Bool(default)),
+        Some(SelectorOptions::Enable(flag)) => return Ok(WithPayloadInterface::Bool(flag)),
+        Some(SelectorOptions::Include(fields)) => json!({ "include": fields.fields }),
+        Some(SelectorOptions::Exclude(fields)) => json!({ "exclude": fields.fields }),
+    };
+    serde_json::from_value(json).map_err(invalid)
+}
+
+pub(crate) fn with_vector(selector: Option<WithVectorsSelector>) -> Result<WithVector, Status> {
+    match selector.and_then(|selector| selector.selector_options) {
+        None => Ok(WithVector::Bool(false)),
+        Some(with_vectors_selector::SelectorOptions::Enable(flag)) => Ok(WithVector::Bool(flag)),
+        Some(with_vectors_selector::SelectorOptions::Include(names)) => {
+            Err(invalid(format_args!("there are no named vectors: {:?}", names.names)))
+        }
+    }
+}
+
+pub(crate) fn json_path(path: &str) -> Result<JsonPath, Status> {
+    path.parse().map_err(|()| invalid(format_args!("{path:?} is not a path")))
+}
+
+pub(crate) fn distance(distance: Distance) -> Result<qdrant_edge::Distance, Status> {
+    match distance {
+        Distance::Cosine => Ok(qdrant_edge::Distance::Cosine),
+        Distance::Euclid => Ok(qdrant_edge::Distance::Euclid),
+        Distance::Dot => Ok(qdrant_edge::Distance::Dot),
+        Distance::Manhattan => Ok(qdrant_edge::Distance::Manhattan),
+        Distance::UnknownDistance => Err(invalid("unknown distance")),
+    }
+}
+
+pub(crate) const fn schema(field: FieldType) -> PayloadSchemaType {
+    match field {
+        FieldType::Keyword => PayloadSchemaType::Keyword,
+        FieldType::Integer => PayloadSchemaType::Integer,
+        FieldType::Float => PayloadSchemaType::Float,
+        FieldType::Geo => PayloadSchemaType::Geo,
+        FieldType::Text => PayloadSchemaType::Text,
+        FieldType::Bool => PayloadSchemaType::Bool,
+        FieldType::Datetime => PayloadSchemaType::Datetime,
+        FieldType::Uuid => PayloadSchemaType::Uuid,
+    }
+}
+
+pub(crate) fn schema_info(index: &qdrant_edge::PayloadIndexInfo) -> PayloadSchemaInfo {
+    use qdrant_client::qdrant::PayloadSchemaType as Client;
+    let data_type = match index.data_type {
+        PayloadSchemaType::Keyword => Client::Keyword,
+        PayloadSchemaType::Integer => Client::Integer,
+        PayloadSchemaType::Float => Client::Float,
+        PayloadSchemaType::Geo => Client::Geo,
+        PayloadSchemaType::Text => Client::Text,
+        PayloadSchemaType::Bool => Client::Bool,
+        PayloadSchemaType::Datetime => Client::Datetime,
+        PayloadSchemaType::Uuid => Client::Uuid,
+    };
+    PayloadSchemaInfo { data_type: data_type.into(), params: None, points: Some(index.points as u64) }
+}

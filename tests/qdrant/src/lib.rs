@@ -1,0 +1,49 @@
+//! A Qdrant server inside the test process: the real protocol, the real engine, faults on command.
+//!
+//! - [`TestServer`]: starts, stops, restarts with or without its data
+//! - [`Faults`]: what goes wrong next, and for whom
+//! - [`Call`], [`Calls`]: what was asked, and how much of it at once
+//! - `service`: what every call goes through: counting, keys, faults
+//! - `collections`, `points`: the calls
+//! - `updates`: writes as the engine takes them
+//! - `registry`: collections, aliases, and their engines on disk
+//! - `convert`, `filter`: the protocol's terms in the engine's, and back
+//! - `wire`: connections that can be cut
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use walvec_test_qdrant::{Code, Fault, TestServer};
+//!
+//! let server = TestServer::start()?;
+//! server.faults().next(Fault::Status(Code::Unavailable, "busy".to_owned()));
+//! // ... a client writes to `server.url()`, is refused, tries again ...
+//! server.restart().await?;
+//! assert_eq!(server.calls().overlaps(), [""; 0]);
+//! # Ok(())
+//! # }
+//! ```
+
+// Test code: it may panic, and its errors are read by the person who wrote the test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// Every call answers with `tonic::Status`, whose size is not ours to choose.
+#![allow(clippy::result_large_err)]
+
+mod calls;
+mod collections;
+mod convert;
+mod faults;
+mod filter;
+mod points;
+mod registry;
+mod server;
+mod service;
+#[cfg(test)]
+mod tests;
+mod updates;
+mod wire;
+
+pub use calls::{Call, Calls};
+pub use faults::{Fault, Faults};
+pub use qdrant_client::qdrant::UpdateStatus;
+pub use server::TestServer;
+pub use tonic::Code;

@@ -1,0 +1,230 @@
+//! The calls about points.
+
+use prost::Message;
+use qdrant_client::qdrant::points_server::Points;
+use qdrant_client::qdrant::points_update_operation::{self, Operation};
+use qdrant_client::qdrant::query::Variant;
+use qdrant_client::qdrant::{
+    ClearPayloadPoints, CountPoints, CountResponse, CountResult, CreateFieldIndexCollection, CreateVectorNameRequest,
+    DeleteFieldIndexCollection, DeletePayloadPoints, DeletePointVectors, DeletePoints, DeleteVectorNameRequest,
+    DiscoverBatchPoints, DiscoverBatchResponse, DiscoverPoints, DiscoverResponse, FacetCounts, FacetResponse,
+    FieldType, GetPoints, GetResponse, PointsOperationResponse, QueryBatchPoints, QueryBatchResponse,
+    QueryGroupsResponse, QueryPointGroups, QueryPoints, QueryResponse, RecommendBatchPoints, RecommendBatchResponse,
+    RecommendGroupsResponse, RecommendPointGroups, RecommendPoints, RecommendResponse, ScrollPoints, ScrollResponse,
+    SearchBatchPoints, SearchBatchResponse, SearchGroupsResponse, SearchMatrixOffsetsResponse,
+    SearchMatrixPairsResponse, SearchMatrixPoints, SearchPointGroups, SearchPoints, SearchResponse, SetPayloadPoints,
+    UpdateBatchPoints, UpdateBatchResponse, UpdatePointVectors, UpdateResult, UpsertPoints, vector_input,
+};
+use qdrant_edge::{
+    CountRequest, CreateIndex, FieldIndexOperations, NamedQuery, PayloadFieldSchema, QueryEnum, QueryRequest,
+    ScoringQuery, ScrollRequest, UpdateOperation, VectorInternal, external::ordered_float::OrderedFloat,
+};
+use tonic::{Request, Response, Status};
+
+use crate::Call;
+use crate::convert::{
+    check_dimension, client_id, edge_id, edge_ids, invalid, json_path, retrieved, schema, scored, status, with_payload,
+    with_vector,
+};
+use crate::filter::edge_filter;
+use crate::service::{Service, Started, not_implemented};
+use crate::updates::{apply, edge_operation, named, upsert};
+
+/// No call here takes a time that anybody looks at.
+const TIME: f64 = 0.001;
+/// How many points are answered where a request does not say.
+const DEFAULT_LIMIT: usize = 10;
+
+impl Service {
+    /// Lets a write through, checks all of it, applies it; one result per operation.
+    async fn write<T: Message>(
+        &self,
+        call: Call,
+        request: &Request<T>,
+        collection: &str,
+        wait: bool,
+        operations: Vec<Operation>,
+    ) -> Result<(Started, Vec<UpdateResult>), Status> {
+        let call = self.begin_write(call, request, operations.iter().flat_map(named).collect()).await?;
+        let collection = self.registry.find(collection)?;
+        let dimension = collection.dimension;
+        let operations = operations.into_iter().map(|operation| edge_operation(operation, dimension));
+        let operations = operations.collect::<Result<Vec<_>, _>>()?;
+        let update_status = call.status(wait);
+        let results = operations.iter().map(|_| update_result(collection.next_operation(), update_status)).collect();
+        if call.applies() {
+            collection.run(|shard| apply(shard, operations)).await?;
+        }
+        Ok((call, results))
+    }
+}
+
+fn update_result(operation: u64, update_status: qdrant_client::qdrant::UpdateStatus) -> UpdateResult {
+    UpdateResult { operation_id: Some(operation), status: update_status.into() }
+}
+
+fn written(result: Option<UpdateResult>) -> PointsOperationResponse {
+    PointsOperationResponse { result, time: TIME, usage: None }
+}
+
+#[tonic::async_trait]
+impl Points for Service {
+    async fn upsert(&self, request: Request<UpsertPoints>) -> Result<Response<PointsOperationResponse>, Status> {
+        let inner = request.get_ref();
+        let (name, wait, operation) = (&inner.collection_name, inner.wait(), upsert(inner.clone()));
+        let (call, results) = self.write(Call::Upsert, &request, name, wait, vec![operation]).await?;
+        call.answer(written(results.into_iter().next()))
+    }
+
+    async fn delete(&self, request: Request<DeletePoints>) -> Result<Response<PointsOperationResponse>, Status> {
+        let inner = request.get_ref();
+        let (name, wait) = (&inner.collection_name, inner.wait());
+        let operation = Operation::DeletePoints(points_update_operation::DeletePoints {
+            points: inner.points.clone(),
+            shard_key_selector: inner.shard_key_selector.clone(),
+        });
+        let (call, results) = self.write(Call::Delete, &request, name, wait, vec![operation]).await?;
+        call.answer(written(results.into_iter().next()))
+    }
+
+    async fn update_batch(&self, request: Request<UpdateBatchPoints>) -> Result<Response<UpdateBatchResponse>, Status> {
+        let inner = request.get_ref();
+        let (name, wait) = (&inner.collection_name, inner.wait());
+        let operations: Option<_> = inner.operations.iter().map(|operation| operation.operation.clone()).collect();
+        let operations = operations.ok_or_else(|| invalid("an operation is missing"))?;
+        let (call, result) = self.write(Call::UpdateBatch, &request, name, wait, operations).await?;
+        call.answer(UpdateBatchResponse { result, time: TIME, usage: None })
+    }
+
+    async fn create_field_index(
+        &self,
+        request: Request<CreateFieldIndexCollection>,
+    ) -> Result<Response<PointsOperationResponse>, Status> {
+        let call = self.begin(Call::CreateFieldIndex, &request).await?;
+        let inner = request.get_ref();
+        let collection = self.registry.find(&inner.collection_name)?;
+        let field_type = inner.field_type.and_then(|field_type| FieldType::try_from(field_type).ok());
+        let field_type =
+            field_type.ok_or_else(|| invalid("the test server wants to know the type of an indexed field"))?;
+        let index = CreateIndex {
+            field_name: json_path(&inner.field_name)?,
+            field_schema: Some(PayloadFieldSchema::FieldType(schema(field_type))),
+        };
+        let result = update_result(collection.next_operation(), call.status(inner.wait()));
+        if call.applies() {
+            let operation = UpdateOperation::FieldIndexOperation(FieldIndexOperations::CreateIndex(index));
+            collection.run(|shard| apply(shard, vec![operation])).await?;
+        }
+        call.answer(written(Some(result)))
+    }
+
+    async fn get(&self, request: Request<GetPoints>) -> Result<Response<GetResponse>, Status> {
+        let call = self.begin(Call::Get, &request).await?;
+        let request = request.into_inner();
+        let collection = self.registry.find(&request.collection_name)?;
+        let ids = edge_ids(request.ids)?;
+        let payload = with_payload(request.with_payload, true)?;
+        let vector = with_vector(request.with_vectors)?;
+        let found =
+            collection.run(move |shard| shard.retrieve(&ids, Some(payload), Some(vector)).map_err(status)).await?;
+        let result = found.into_iter().map(retrieved).collect();
+        call.answer(GetResponse { result, time: TIME, usage: None })
+    }
+
+    async fn scroll(&self, request: Request<ScrollPoints>) -> Result<Response<ScrollResponse>, Status> {
+        let call = self.begin(Call::Scroll, &request).await?;
+        let request = request.into_inner();
+        let collection = self.registry.find(&request.collection_name)?;
+        if request.order_by.is_some() {
+            return Err(Status::unimplemented("the test server scrolls in id order only"));
+        }
+        let scroll = ScrollRequest {
+            offset: request.offset.map(edge_id).transpose()?,
+            limit: Some(request.limit.map_or(DEFAULT_LIMIT, |limit| limit as usize)),
+            filter: request.filter.map(edge_filter).transpose()?,
+            with_payload: Some(with_payload(request.with_payload, true)?),
+            with_vector: with_vector(request.with_vectors)?,
+            order_by: None,
+        };
+        let (found, next) = collection.run(|shard| shard.scroll(scroll).map_err(status)).await?;
+        let result = found.into_iter().map(retrieved).collect();
+        call.answer(ScrollResponse { next_page_offset: next.map(client_id), result, time: TIME, usage: None })
+    }
+
+    async fn count(&self, request: Request<CountPoints>) -> Result<Response<CountResponse>, Status> {
+        let call = self.begin(Call::Count, &request).await?;
+        let request = request.into_inner();
+        let collection = self.registry.find(&request.collection_name)?;
+        let filter = request.filter.map(edge_filter).transpose()?;
+        let count = CountRequest { filter, exact: request.exact.unwrap_or(true) };
+        let count = collection.run(|shard| shard.count(count).map_err(status)).await?;
+        call.answer(CountResponse { result: Some(CountResult { count: count as u64 }), time: TIME, usage: None })
+    }
+
+    async fn query(&self, request: Request<QueryPoints>) -> Result<Response<QueryResponse>, Status> {
+        let call = self.begin(Call::Query, &request).await?;
+        let request = request.into_inner();
+        let collection = self.registry.find(&request.collection_name)?;
+        let query = edge_query(request, collection.dimension)?;
+        let found = collection.run(|shard| shard.query(query).map_err(status)).await?;
+        let result = found.into_iter().map(scored).collect();
+        call.answer(QueryResponse { result, time: TIME, usage: None })
+    }
+
+    not_implemented! {
+        update_vectors(UpdatePointVectors) -> PointsOperationResponse;
+        delete_vectors(DeletePointVectors) -> PointsOperationResponse;
+        set_payload(SetPayloadPoints) -> PointsOperationResponse;
+        overwrite_payload(SetPayloadPoints) -> PointsOperationResponse;
+        delete_payload(DeletePayloadPoints) -> PointsOperationResponse;
+        clear_payload(ClearPayloadPoints) -> PointsOperationResponse;
+        delete_field_index(DeleteFieldIndexCollection) -> PointsOperationResponse;
+        create_vector_name(CreateVectorNameRequest) -> PointsOperationResponse;
+        delete_vector_name(DeleteVectorNameRequest) -> PointsOperationResponse;
+        search(SearchPoints) -> SearchResponse;
+        search_batch(SearchBatchPoints) -> SearchBatchResponse;
+        search_groups(SearchPointGroups) -> SearchGroupsResponse;
+        recommend(RecommendPoints) -> RecommendResponse;
+        recommend_batch(RecommendBatchPoints) -> RecommendBatchResponse;
+        recommend_groups(RecommendPointGroups) -> RecommendGroupsResponse;
+        discover(DiscoverPoints) -> DiscoverResponse;
+        discover_batch(DiscoverBatchPoints) -> DiscoverBatchResponse;
+        query_batch(QueryBatchPoints) -> QueryBatchResponse;
+        query_groups(QueryPointGroups) -> QueryGroupsResponse;
+        facet(FacetCounts) -> FacetResponse;
+        search_matrix_pairs(SearchMatrixPoints) -> SearchMatrixPairsResponse;
+        search_matrix_offsets(SearchMatrixPoints) -> SearchMatrixOffsetsResponse;
+    }
+}
+
+fn edge_query(request: QueryPoints, dimension: usize) -> Result<QueryRequest, Status> {
+    let vector = match request.query.and_then(|query| query.variant) {
+        Some(Variant::Nearest(input)) => match input.variant {
+            Some(vector_input::Variant::Dense(dense)) => dense.data,
+            other => return Err(Status::unimplemented(format!("the test server does not search by {other:?}"))),
+        },
+        other => return Err(Status::unimplemented(format!("the test server does not know the query {other:?}"))),
+    };
+    if !request.prefetch.is_empty() {
+        return Err(Status::unimplemented("the test server does not know prefetch"));
+    }
+    if let Some(name) = request.using.filter(|name| !name.is_empty()) {
+        return Err(invalid(format_args!("Not existing vector name error: {name}")));
+    }
+    check_dimension(&vector, dimension)?;
+    let number = |number: Option<u64>, default| number.map_or(default, |it| usize::try_from(it).unwrap_or(usize::MAX));
+    Ok(QueryRequest {
+        prefetches: Vec::new(),
+        query: Some(ScoringQuery::Vector(QueryEnum::Nearest(NamedQuery {
+            query: VectorInternal::Dense(vector),
+            using: None,
+        }))),
+        filter: request.filter.map(edge_filter).transpose()?,
+        score_threshold: request.score_threshold.map(OrderedFloat),
+        limit: number(request.limit, DEFAULT_LIMIT),
+        offset: number(request.offset, 0),
+        params: None,
+        with_vector: with_vector(request.with_vectors)?,
+        with_payload: with_payload(request.with_payload, false)?,
+    })
+}

@@ -1,0 +1,144 @@
+//! What every call goes through.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use qdrant_client::qdrant::qdrant_server::Qdrant;
+use qdrant_client::qdrant::{HealthCheckReply, HealthCheckRequest, UpdateStatus};
+use tonic::{Request, Response, Status};
+
+use crate::calls::{Call, InFlight, Ledger};
+use crate::faults::{Fault, Faults};
+use crate::registry::Registry;
+use crate::wire::Cut;
+
+/// The calls of all services. Clones share everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    pub(crate) registry: Arc<Registry>,
+    faults: Faults,
+    ledger: Ledger,
+}
+
+/// A call that was let through.
+#[derive(Debug)]
+pub(crate) struct Started {
+    cut: Option<Cut>,
+    delay: Duration,
+    fault: Option<Fault>,
+    _in_flight: Option<InFlight>,
+}
+
+impl Service {
+    pub(crate) const fn new(registry: Arc<Registry>, faults: Faults, ledger: Ledger) -> Self {
+        Self { registry, faults, ledger }
+    }
+
+    /// A call that changes no points.
+    pub(crate) async fn begin<T: Message>(&self, call: Call, request: &Request<T>) -> Result<Started, Status> {
+        self.check(call, request, Vec::new())?.wait().await
+    }
+
+    /// A call that changes these points.
+    pub(crate) async fn begin_write<T: Message>(
+        &self,
+        call: Call,
+        request: &Request<T>,
+        points: Vec<String>,
+    ) -> Result<Started, Status> {
+        self.check(call, request, points)?.wait().await
+    }
+
+    fn check<T: Message>(&self, call: Call, request: &Request<T>, points: Vec<String>) -> Result<Started, Status> {
+        self.ledger.enter(call);
+        self.faults.check_key(request.metadata().get("api-key").and_then(|key| key.to_str().ok()))?;
+        self.faults.check_size(request.get_ref().encoded_len())?;
+        self.faults.check_points(&points)?;
+        let (delay, fault) = self.faults.take(call);
+        let in_flight = call.is_write().then(|| self.ledger.begin_write(points));
+        Ok(Started { cut: request.extensions().get().cloned(), delay, fault, _in_flight: in_flight })
+    }
+}
+
+impl Started {
+    async fn wait(self) -> Result<Self, Status> {
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        // Who asked is gone, perhaps with the server that was asked: what comes back now would be a surprise.
+        if self.cut.as_ref().is_some_and(Cut::is_cut) {
+            return Err(broken());
+        }
+        match &self.fault {
+            Some(Fault::Status(code, message)) => Err(Status::new(*code, message.clone())),
+            Some(Fault::DropConnection) => {
+                self.break_connection();
+                Err(broken())
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Whether the call is to take effect.
+    pub(crate) const fn applies(&self) -> bool {
+        !matches!(self.fault, Some(Fault::Update { applied: false, .. }))
+    }
+
+    /// What a write is answered with.
+    pub(crate) const fn status(&self, waited: bool) -> UpdateStatus {
+        match self.fault {
+            Some(Fault::Update { status, .. }) => status,
+            // As the real server: who does not wait is told that the write has arrived.
+            _ if waited => UpdateStatus::Completed,
+            _ => UpdateStatus::Acknowledged,
+        }
+    }
+
+    /// The end of a call.
+    pub(crate) fn answer<T>(&self, response: T) -> Result<Response<T>, Status> {
+        if matches!(self.fault, Some(Fault::LoseAnswer)) {
+            self.break_connection();
+            return Err(broken());
+        }
+        Ok(Response::new(response))
+    }
+
+    fn break_connection(&self) {
+        if let Some(cut) = &self.cut {
+            cut.cut();
+        }
+    }
+}
+
+/// Never arrives where the connection was cut.
+fn broken() -> Status {
+    Status::unavailable("the connection was cut")
+}
+
+#[tonic::async_trait]
+impl Qdrant for Service {
+    async fn health_check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckReply>, Status> {
+        let call = self.begin(Call::HealthCheck, &request).await?;
+        let title = "qdrant - vector search engine".to_owned();
+        call.answer(HealthCheckReply { title, version: self.faults.version(), commit: None })
+    }
+}
+
+/// The calls that the test server does not know, in the form that `async_trait` gives them: it does not look into macros.
+macro_rules! not_implemented {
+    ($($name:ident($request:ty) -> $response:ty;)*) => {$(
+        fn $name<'life0, 'async_trait>(
+            &'life0 self,
+            _: tonic::Request<$request>,
+        ) -> futures::future::BoxFuture<'async_trait, Result<tonic::Response<$response>, tonic::Status>>
+        where
+            'life0: 'async_trait,
+            Self: 'async_trait,
+        {
+            let message = concat!("the test server does not know ", stringify!($name));
+            Box::pin(std::future::ready(Err(tonic::Status::unimplemented(message))))
+        }
+    )*};
+}
+pub(crate) use not_implemented;
