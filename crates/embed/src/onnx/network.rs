@@ -3,10 +3,11 @@
 use std::{
     io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use memchr::memmem;
-use rten::{Model, ModelOptions, NodeId, Value, ValueOrView};
+use rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView};
 use rten_tensor::{NdTensor, Tensor};
 
 use super::tokens::Tokens;
@@ -28,7 +29,10 @@ enum Input {
     TypeIds,
 }
 
-/// A loaded ONNX network. Runs on the runtime's own thread pool, and may be called from many threads at once.
+/// The threads that a run may use.
+pub(super) type Threads = Arc<ThreadPool>;
+
+/// A loaded ONNX network. May be called from many threads at once.
 pub(super) struct Network {
     model: Model,
     inputs: Vec<(NodeId, Input)>,
@@ -59,11 +63,18 @@ impl Network {
         self.couples_texts
     }
 
-    /// Runs `texts` together, the shorter ones filled up with `padding`, which attention does not see.
-    pub(super) fn run(&self, texts: &[&Tokens], padding: u32) -> Result<Tensor<f32>, String> {
+    /// Runs `texts` together, the shorter ones filled up with `padding`, which attention does not see. Without `threads`, on
+    /// all cores.
+    pub(super) fn run(
+        &self,
+        texts: &[&Tokens],
+        padding: u32,
+        threads: Option<&Threads>,
+    ) -> Result<Tensor<f32>, String> {
         let inputs = self.inputs.iter().map(|&(id, input)| Ok((id, fill(input, texts, padding)?)));
         let inputs = inputs.collect::<Result<Vec<_>, String>>()?;
-        let mut outputs = self.model.run(inputs, &[self.output], None).map_err(|error| error.to_string())?;
+        let options = threads.map(|threads| RunOptions::default().with_thread_pool(Some(Arc::clone(threads))));
+        let mut outputs = self.model.run(inputs, &[self.output], options).map_err(|error| error.to_string())?;
         match outputs.pop() {
             Some(Value::FloatTensor(tensor)) => Ok(tensor),
             _ => Err("the network's output is not made of floating point numbers".to_owned()),
