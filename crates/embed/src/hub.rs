@@ -4,7 +4,6 @@
 //! it into place by one rename. Whatever breaks before that leaves no trace, and an older copy of the model as it was.
 
 use std::{
-    error::Error,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -18,6 +17,7 @@ use hf_hub::{
     HFClient, HFError, HFRepository, RepoTypeModel,
     progress::{DownloadEvent, ProgressEvent, ProgressHandler},
 };
+use walvec_model::with_causes;
 
 use crate::{EmbedError, model_dir, onnx};
 
@@ -101,7 +101,7 @@ impl Download {
         let refused = |error: HFError| EmbedError::HubRefused {
             endpoint: hub.endpoint.clone().unwrap_or_else(|| "HF_ENDPOINT".to_owned()),
             name: name.to_owned(),
-            reason: chain(&error),
+            reason: with_causes(&error),
         };
         let http = reqwest::Client::builder()
             .user_agent(concat!("walvec/", env!("CARGO_PKG_VERSION")))
@@ -169,9 +169,9 @@ impl Download {
             HFError::RevisionNotFound { .. }
             | HFError::EntryNotFound { .. }
             | HFError::Forbidden { .. }
-            | HFError::InvalidParameter(_) => self.refused(chain(&error)),
-            HFError::Http { context } if context.status.is_client_error() => self.refused(chain(&error)),
-            _ => self.unreachable(chain(&error)),
+            | HFError::InvalidParameter(_) => self.refused(with_causes(&error)),
+            HFError::Http { context } if context.status.is_client_error() => self.refused(with_causes(&error)),
+            _ => self.unreachable(with_causes(&error)),
         }
     }
 
@@ -266,20 +266,6 @@ fn sync(dir: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// An error with what caused it: the transport's own message only says that a request failed.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

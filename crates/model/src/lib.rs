@@ -9,9 +9,11 @@
 //! - [`document`]: what transform renders: the text to embed, the payload, the point id
 //! - [`point`]: what the sink stores and gives back
 //! - [`fingerprint`]: what must be equal for two vectors to be comparable
+//! - [`causes`]: errors with what caused them
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod causes;
 pub mod change;
 pub mod document;
 pub mod fingerprint;
@@ -21,6 +23,7 @@ pub mod position;
 pub mod row;
 pub mod table;
 
+pub use causes::with_causes;
 pub use change::{Change, Op, StreamEvent};
 pub use document::{Document, InputHash};
 pub use fingerprint::Fingerprint;

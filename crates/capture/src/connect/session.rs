@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
+use walvec_model::with_causes;
 
 use super::conninfo::SslMode;
 use super::{ConnInfo, settings, tls};
@@ -126,14 +127,5 @@ pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
         let detail = server.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
         return format!("{}{detail}", server.message());
     }
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
+    with_causes(error)
 }
