@@ -1,5 +1,7 @@
 //! What to do at start, from what is stored and what PostgreSQL says.
 
+use std::collections::BTreeMap;
+
 use walvec_model::{Generation, Lsn};
 
 use crate::store::{Checkpoint, SnapshotState, SourceIdentity};
@@ -34,6 +36,8 @@ pub struct Facts {
     pub server: Lsn,
     /// Digest of the configuration as it is now.
     pub config_digest: String,
+    /// Which collections there are now, by their names.
+    pub collections: BTreeMap<String, String>,
 }
 
 /// How to begin.
@@ -91,6 +95,9 @@ pub fn decide(stored: Option<&Checkpoint>, facts: &Facts) -> Result<Start, Refus
             check_positions(checkpoint, *confirmed, facts)?;
             if checkpoint.config_digest != facts.config_digest {
                 return again("the configuration of a collection, or its table, has changed");
+            }
+            if checkpoint.collections != facts.collections {
+                return again("a collection is not the one that was filled");
             }
             if facts.publication.as_ref() != Some(&checkpoint.publication) {
                 return Err(publication_changed());
@@ -151,7 +158,10 @@ fn other_source(stored: &SourceIdentity, found: &SourceIdentity) -> Refusal {
             describe(stored),
             describe(found)
         ),
-        remedy: format!("connect to the original source, use another `sink.embedded.path`, or {}", resync()),
+        remedy: format!(
+            "connect to the original source, use another data directory and other collections, or {}",
+            resync()
+        ),
     }
 }
 
@@ -206,6 +216,7 @@ mod tests {
             publication: Some("9".to_owned()),
             server: Lsn(1000),
             config_digest: "a".to_owned(),
+            collections: collections("1"),
         }
     }
 
@@ -221,7 +232,12 @@ mod tests {
             applied: Lsn(applied),
             publication: "9".to_owned(),
             config_digest: "a".to_owned(),
+            collections: collections("1"),
         }
+    }
+
+    fn collections(id: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([("books".to_owned(), id.to_owned())])
     }
 
     fn refused(stored: Option<&Checkpoint>, facts: &Facts) -> &'static str {
@@ -289,6 +305,13 @@ mod tests {
         assert_eq!(refused(Some(&stored), &facts(ready(500))), "E_SOURCE");
         stored.snapshot = SnapshotState::Wanted;
         assert!(decide(Some(&stored), &facts(ready(500))).is_ok(), "a reset heals it");
+    }
+
+    #[test]
+    fn a_collection_that_was_made_anew_is_filled_again() {
+        let stored = checkpoint(SnapshotState::Done, 500);
+        let facts = Facts { collections: collections("2"), ..facts(ready(500)) };
+        assert!(matches!(decide(Some(&stored), &facts), Ok(Start::Snapshot { generation: Generation(5), .. })));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! One file, `state.redb`, in the data directory. Every write is fsynced before it returns.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -55,6 +55,9 @@ pub struct Checkpoint {
     pub publication: String,
     /// Digest of what decides payloads and rows; when it changes, the tables are read again.
     pub config_digest: String,
+    /// Which collections were filled, by their names.
+    #[serde(default)]
+    pub collections: BTreeMap<String, String>,
 }
 
 /// A row that could not be processed. A newer version of the row clears it.
@@ -288,6 +291,7 @@ mod tests {
             applied: Lsn(0x1D5_C408),
             publication: "p16400:7".to_owned(),
             config_digest: "abc".to_owned(),
+            collections: BTreeMap::from([("books".to_owned(), "embedded".to_owned())]),
         };
         let store = Store::open(directory.path()).unwrap();
         assert_eq!(store.checkpoint().unwrap(), None);

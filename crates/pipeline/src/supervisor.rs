@@ -3,6 +3,7 @@
 //! Shutdown, in order: stop reading the slot → write what was read → store the checkpoint → tell the slot → close. What
 //! was not written was not confirmed, so leaving at any moment loses nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{PublicationState, Severity, SlotState, Source, SourceConfig};
 use walvec_model::{Change, Fingerprint, Generation, Lsn, Table, TableName};
-use walvec_sink::{Prepared, Sink};
+use walvec_sink::{Sink, SinkError};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::{PipelineError, Policy};
@@ -177,13 +178,11 @@ impl Pipeline {
                     .map_err(|error| PipelineError::Transform { collection: name.clone(), source: error.into() })?;
             }
         }
+        let mut collections = BTreeMap::new();
         for writer in &run.writers {
-            if writer.prepare().await? == Prepared::Created {
-                // Where rows were copied before, they are gone now.
-                want_snapshot(&run.shared.store)?;
-            }
+            collections.insert(writer.collection.name.clone(), writer.prepare().await?.0);
         }
-        let facts = facts(&source, &self.config.source.slot, &self.config.config_digest).await?;
+        let facts = facts(&source, &self.config.source.slot, &self.config.config_digest, collections).await?;
         let stored = run.shared.store.checkpoint()?;
         let tables = run.tables.clone();
         let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
@@ -218,8 +217,7 @@ async fn work(
             checkpoint
         }
         Start::Snapshot { generation, why, drop_slot } => {
-            let generation =
-                if stored.is_none() { generation.max(newest_stored(run).await?.next()) } else { generation };
+            let generation = generation.max(newest_stored(run).await?.next());
             tracing::info!(generation = generation.0, "taking a snapshot: {why}");
             let checkpoint = Checkpoint {
                 source: facts.source,
@@ -228,6 +226,7 @@ async fn work(
                 applied: Lsn::ZERO,
                 publication: String::new(),
                 config_digest: facts.config_digest,
+                collections: facts.collections,
             };
             snapshot::take(run, source, checkpoint, drop_slot).await?
         }
@@ -240,7 +239,7 @@ async fn work(
     follow(run, source, stream, checkpointer).await
 }
 
-/// The newest generation in the collections: they may have outlived the state file.
+/// The newest generation in the collections, which may be newer than the state file: it was lost, or is an old copy.
 async fn newest_stored(run: &Run) -> Result<Generation, PipelineError> {
     let mut newest = Generation::default();
     for writer in &run.writers {
@@ -253,7 +252,12 @@ async fn newest_stored(run: &Run) -> Result<Generation, PipelineError> {
 ///
 /// # Errors
 /// If it cannot be asked.
-pub async fn facts(source: &Source, slot_name: &str, config_digest: &str) -> Result<Facts, PipelineError> {
+pub async fn facts(
+    source: &Source,
+    slot_name: &str,
+    config_digest: &str,
+    collections: BTreeMap<String, String>,
+) -> Result<Facts, PipelineError> {
     let server = source.server();
     let slot = match source.slot().await? {
         SlotState::Missing => Slot::Missing,
@@ -271,6 +275,7 @@ pub async fn facts(source: &Source, slot_name: &str, config_digest: &str) -> Res
         slot,
         server: source.server_position().await?.flushed,
         config_digest: with_shapes(config_digest, &source.tables().await?),
+        collections,
     })
 }
 
@@ -327,8 +332,14 @@ async fn observe(
     loop {
         ticks.tick().await;
         for (index, sink) in sinks.iter().enumerate() {
-            if let Ok(points) = sink.count().await {
-                telemetry.collection(index, |status| status.points = points);
+            // A server that does not answer must not keep the rest from being looked at; the next write reports it.
+            match tokio::time::timeout(OBSERVE_INTERVAL, sink.count()).await {
+                Ok(Ok(points)) => telemetry.collection(index, |status| status.points = points),
+                Ok(Err(source @ SinkError::Missing { .. })) => {
+                    let collection = telemetry.name_of(index);
+                    return PipelineError::Sink { collection, source };
+                }
+                Ok(Err(_)) | Err(_) => {}
             }
         }
         // A server that cannot be asked shows in the stream, which decides what that means.

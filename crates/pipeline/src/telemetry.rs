@@ -109,6 +109,11 @@ impl Telemetry {
         });
     }
 
+    /// The name of a collection, by its place in the status.
+    pub(crate) fn name_of(&self, index: usize) -> String {
+        self.0.status.borrow().collections.get(index).map(|status| status.collection.clone()).unwrap_or_default()
+    }
+
     pub(crate) fn applied(&self, lsn: Lsn) {
         self.modify(|status| {
             status.applied_lsn = lsn;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use walvec_capture::Source;
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Fingerprint, Generation, Point, PointId, Position, RowKey, Table, TableName, Value};
-use walvec_sink::{Prepared, Sink, SinkError, Write};
+use walvec_sink::{CollectionId, Sink, SinkError, Write};
 use walvec_transform::{Completed, Transform};
 
 use crate::batch::{Final, State};
@@ -24,7 +24,7 @@ use crate::telemetry::{Stage, Telemetry, Timer, count_embeddings, count_written}
 
 /// Texts that are embedded and written in one go. Small enough that progress shows and a fresh row is not held up for
 /// seconds, large enough that sorting by length pays.
-const EMBED_SLICE: usize = 64;
+const EMBED_SLICE: usize = 128;
 
 /// How many points a read of a whole collection asks for at a time.
 const SCROLL_POINTS: usize = 1000;
@@ -93,8 +93,8 @@ impl Writer {
         Ok(Self { collection, shared, index, generation: Generation::default(), parked, latest })
     }
 
-    /// Makes the collection if there is none.
-    pub(crate) async fn prepare(&self) -> Result<Prepared, PipelineError> {
+    /// Makes the collection if there is none, and says which one it is.
+    pub(crate) async fn prepare(&self) -> Result<CollectionId, PipelineError> {
         self.on_sink(|sink, _| async move { sink.prepare().await }).await
     }
 

@@ -47,8 +47,8 @@ pub enum SinkError {
         /// Why.
         reason: String,
     },
-    /// A search that the engine does not accept.
-    #[error("the search was refused: {0}")]
+    /// A request that the engine or the server does not accept.
+    #[error("the request was refused: {0}")]
     BadRequest(String),
     /// The file system said no: disk full, permissions, or a collection name that cannot be a directory's.
     #[error("{}: {source}", .path.display())]

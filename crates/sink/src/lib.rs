@@ -84,14 +84,10 @@ impl Write {
     }
 }
 
-/// Whether a collection was there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prepared {
-    /// It was, with whatever it holds.
-    Existing,
-    /// It was not, and is empty.
-    Created,
-}
+/// Tells a collection from another one of the same name, for example one that was made anew on a server that had lost its
+/// disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionId(pub String);
 
 /// More hits than anybody reads, few enough that a request cannot exhaust the memory of whoever answers it.
 pub(crate) const MAX_HITS: usize = 10_000;
@@ -128,9 +124,9 @@ pub struct ScrollPage {
 /// - Every write is idempotent: the pipeline repeats batches after a crash.
 /// - An error leaves it open whether the batch, or a part of it, was applied.
 pub trait Sink: Send + Sync {
-    /// Makes the collection if there is none, and refuses one whose vectors would not compare. Comes before everything
-    /// else, and again after an error.
-    fn prepare(&self) -> BoxFuture<'_, Result<Prepared, SinkError>>;
+    /// Makes the collection if there is none, refuses one whose vectors would not compare, and says which one it is. Comes
+    /// before everything else, and again after an error.
+    fn prepare(&self) -> BoxFuture<'_, Result<CollectionId, SinkError>>;
 
     /// Applies a batch and makes it durable.
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>>;

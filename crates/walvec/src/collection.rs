@@ -6,7 +6,7 @@ use walvec_model::Fingerprint;
 use walvec_pipeline::PipelineError;
 use walvec_sink::embedded::Embedded;
 use walvec_sink::qdrant::{Layout, Remote, Server};
-use walvec_sink::{CollectionSpec, Prepared, Search, Sink, SinkError};
+use walvec_sink::{CollectionSpec, Search, Sink, SinkError};
 
 use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, QdrantSettings};
@@ -46,13 +46,13 @@ impl Opened {
         collection: &CollectionConfig,
         dimension: usize,
         fingerprint: &Fingerprint,
-    ) -> Result<Prepared, Failure> {
+    ) -> Result<bool, Failure> {
         if config.sink.qdrant.is_none() && !Embedded::exists(config.sink.directory(), &collection.name) {
-            return Ok(Prepared::Created);
+            return Ok(false);
         }
         let found = match Self::open(config, collection, dimension, fingerprint)? {
             Self::Remote(remote) => remote.inspect().await,
-            Self::Embedded(embedded) => embedded.close().await.map(|()| Prepared::Existing),
+            Self::Embedded(embedded) => embedded.close().await.map(|()| true),
         };
         found.map_err(|error| failure(collection, error))
     }

@@ -15,6 +15,7 @@ use walvec_throwaway::Volume;
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(ten_kills_at_random_moments_lose_nothing),
+        test!(a_replay_that_is_cut_short_is_repeated),
         test!(rows_that_change_during_the_snapshot_end_as_they_are),
         test!(a_snapshot_that_was_killed_starts_again_and_sweeps_what_is_gone),
         test!(a_connection_that_is_cut_again_and_again_loses_nothing),
@@ -107,6 +108,31 @@ async fn ten_kills_at_random_moments_lose_nothing(context: TestContext) -> Resul
         tokio::time::sleep(Duration::from_millis(random.random_range(0..600))).await;
         walvec.kill().await?;
         stop_writing(writing).await?;
+    }
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    image::compare(&context, &image_of_items()).await.map_err(|error| error.context(format!("seed {seed}")))?;
+    Ok(())
+}
+
+async fn a_replay_that_is_cut_short_is_repeated(context: TestContext) -> Result<()> {
+    let seed = new_seed();
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    // A backlog in which keys are taken, changed and given up.
+    writer(context.connect().await?, seed, 400).await??;
+    for _ in 0..3 {
+        let mut walvec = context.start(&items()).await?;
+        let begun = |status: &walvec_pipeline::Status| status.collections[0].embeddings_computed > 20;
+        walvec.wait_for("a part of the backlog is written", begun).await?;
+        walvec.kill().await?;
+        // What was written after the last checkpoint comes again, and its end is not waited for.
+        let mut walvec = context.start(&items()).await?;
+        walvec.wait_for("the stream is followed", |status| status.phase == Phase::Streaming).await?;
+        walvec.stop().await?;
     }
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;

@@ -11,6 +11,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(every_operation_reaches_the_server),
         test!(a_server_that_fails_in_every_way_holds_up_and_loses_nothing),
         test!(a_server_that_comes_back_empty_is_filled_again),
+        test!(another_collection_than_the_one_that_was_filled_is_filled_too),
         test!(a_point_that_the_server_refuses_is_parked_and_its_neighbours_are_stored),
         test!(points_that_outlived_the_state_directory_are_told_from_new_ones),
     ]
@@ -95,8 +96,8 @@ async fn a_server_that_comes_back_empty_is_filled_again(context: TestContext) ->
     context.execute(TABLE).await?;
     let mut walvec = context.start(&items(&server)).await?;
     walvec.caught_up(&context).await?;
+    // Nobody changes a row: it is noticed all the same.
     server.restart_empty().await?;
-    context.execute("UPDATE items SET name = 'one row' WHERE id = 1").await?;
     walvec.wait_for("a new snapshot", |now| now.generation.0 == 2 && now.phase == Phase::Streaming).await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
@@ -107,6 +108,27 @@ async fn a_server_that_comes_back_empty_is_filled_again(context: TestContext) ->
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
+    Ok(())
+}
+
+async fn another_collection_than_the_one_that_was_filled_is_filled_too(context: TestContext) -> Result<()> {
+    let (first, second) = (TestServer::start()?, TestServer::start()?);
+    context.execute(TABLE).await?;
+    let embedded = Settings::new([Collection::new("items", "public.items", "{{ name }}")]);
+    for settings in [&items(&first), &items(&second), &embedded, &items(&first)] {
+        let mut walvec = context.start(settings).await?;
+        walvec.caught_up(&context).await?;
+        walvec.stop().await?;
+        context.execute("DELETE FROM items WHERE id = (SELECT max(id) FROM items)").await?;
+    }
+    let mut walvec = context.start(&embedded).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 996);
+    let mut walvec = context.start(&items(&first)).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &first.url()).await?, 996);
     Ok(())
 }
 

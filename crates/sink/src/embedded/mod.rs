@@ -35,7 +35,7 @@ use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
 
 pub use data_dir::DataDir;
 
-use crate::{BoxFuture, CollectionSpec, Hit, Prepared, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
+use crate::{BoxFuture, CollectionId, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
 use steps::Step;
 use store::Store;
 use writer::Writer;
@@ -100,10 +100,13 @@ impl Embedded {
     }
 }
 
+/// The id of every embedded collection: a data directory holds one of each name.
+const OWN_ID: &str = "embedded";
+
 impl Sink for Embedded {
-    /// Opening has made it and checked it.
-    fn prepare(&self) -> BoxFuture<'_, Result<Prepared, SinkError>> {
-        Box::pin(std::future::ready(Ok(Prepared::Existing)))
+    /// Opening has made it and checked it. Whoever opens it knows whether it was there.
+    fn prepare(&self) -> BoxFuture<'_, Result<CollectionId, SinkError>> {
+        Box::pin(std::future::ready(Ok(CollectionId(OWN_ID.to_owned()))))
     }
 
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {

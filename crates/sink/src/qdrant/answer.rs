@@ -41,6 +41,8 @@ impl Place {
                 SinkError::Server { url: self.url.clone(), reason: reason() }
             }
             Code::InvalidArgument | Code::OutOfRange | Code::NotFound => SinkError::BadRequest(reason()),
+            // What a proxy says of a large message; the server itself says "out of range".
+            Code::ResourceExhausted if status.message().contains("larger than max") => SinkError::BadRequest(reason()),
             _ => self.unavailable(&reason()),
         }
     }
@@ -112,6 +114,9 @@ mod tests {
             of(Code::NotFound, "Not found: Collection `books` doesn't exist!"),
             SinkError::Missing { .. }
         ));
+        let too_large = "Received message larger than max (5000000 vs. 4194304)";
+        assert!(matches!(of(Code::ResourceExhausted, too_large), SinkError::BadRequest(_)));
+        assert!(of(Code::ResourceExhausted, "Rate limiting exceeded").is_retryable());
         assert!(matches!(of(Code::NotFound, "Not found: No point with id 7 found"), SinkError::BadRequest(_)));
     }
 }

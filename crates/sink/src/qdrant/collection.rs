@@ -10,43 +10,44 @@ use qdrant_client::qdrant::{
     VectorsConfig,
 };
 use serde_json::{Value, json};
+use uuid::Uuid;
 use walvec_model::RESERVED_KEY;
 
 use super::convert::{field_path, field_type, provenance_path};
 use super::{Inner, Quantization};
-use crate::{Prepared, SinkError};
+use crate::{CollectionId, SinkError};
 
 /// The oldest server whose collections carry metadata, where the fingerprint is kept.
 const OLDEST: (u64, u64) = (1, 16);
 
-/// Makes the collection if there is none; else checks that it is the one that the configuration describes.
-pub(super) async fn prepare(inner: &Inner) -> Result<Prepared, SinkError> {
+/// Makes the collection if there is none; else checks that it is the one that the configuration describes. However often
+/// it has to be repeated, the id tells a collection that was made anew from the one that was filled.
+pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
     check_version(inner).await?;
     let Inner { client, spec, place, .. } = inner;
-    let exists = client.collection_exists(&spec.name).await.map_err(|error| place.error(error))?;
-    if !exists {
+    if !client.collection_exists(&spec.name).await.map_err(|error| place.error(error))? {
         create(inner).await?;
     }
     let response = client.collection_info(&spec.name).await.map_err(|error| place.error(error))?;
     let info = response.result.ok_or_else(|| place.missing())?;
     check(inner, &info)?;
     create_indexes(inner, &info).await?;
-    if exists && fingerprint(&info).is_none() {
-        adopt(inner).await?;
+    match own(&info, "id") {
+        Some(id) => Ok(CollectionId(id)),
+        None => adopt(inner).await,
     }
-    Ok(if exists { Prepared::Existing } else { Prepared::Created })
 }
 
 /// Whether the collection is there, and the one that the configuration describes. Changes nothing.
-pub(super) async fn inspect(inner: &Inner) -> Result<Prepared, SinkError> {
+pub(super) async fn inspect(inner: &Inner) -> Result<bool, SinkError> {
     check_version(inner).await?;
     let Inner { client, spec, place, .. } = inner;
     if !client.collection_exists(&spec.name).await.map_err(|error| place.error(error))? {
-        return Ok(Prepared::Created);
+        return Ok(false);
     }
     let response = client.collection_info(&spec.name).await.map_err(|error| place.error(error))?;
     check(inner, &response.result.ok_or_else(|| place.missing())?)?;
-    Ok(Prepared::Existing)
+    Ok(true)
 }
 
 async fn check_version(inner: &Inner) -> Result<(), SinkError> {
@@ -78,7 +79,7 @@ async fn create(inner: &Inner) -> Result<(), SinkError> {
         shard_number: layout.shards,
         replication_factor: layout.replicas,
         write_consistency_factor: layout.write_consistency,
-        metadata: metadata(inner),
+        metadata: metadata(inner, &new_id()),
         ..CreateCollection::default()
     };
     client.create_collection(request).await.map_err(|error| place.error(error))?;
@@ -98,14 +99,19 @@ fn quantization(kind: Quantization) -> QuantizationConfig {
 }
 
 /// What walvec remembers with the collection.
-fn metadata(inner: &Inner) -> HashMap<String, ClientValue> {
-    let own: Value = json!({ "fingerprint": inner.spec.fingerprint });
+fn metadata(inner: &Inner, id: &CollectionId) -> HashMap<String, ClientValue> {
+    let own: Value = json!({ "fingerprint": inner.spec.fingerprint, "id": id.0 });
     HashMap::from([(RESERVED_KEY.to_owned(), own.into())])
 }
 
-fn fingerprint(info: &CollectionInfo) -> Option<String> {
+fn new_id() -> CollectionId {
+    CollectionId(Uuid::new_v4().to_string())
+}
+
+/// A field of what walvec remembers with the collection.
+fn own(info: &CollectionInfo, field: &str) -> Option<String> {
     let own: Value = info.config.as_ref()?.metadata.get(RESERVED_KEY)?.clone().into();
-    own.get("fingerprint")?.as_str().map(str::to_owned)
+    own.get(field)?.as_str().map(str::to_owned)
 }
 
 /// Refuses a collection whose vectors would not compare with ours.
@@ -124,7 +130,10 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
         let distance = vector.distance().as_str_name().to_lowercase();
         return refused(format!("a vector of dimension {}, compared by {distance}", vector.size), configured);
     }
-    match fingerprint(info) {
+    match own(info, "fingerprint") {
+        None if info.points_count.unwrap_or_default() > 0 => {
+            refused("something else, which would be overwritten".to_owned(), "a collection of walvec's own".to_owned())
+        }
         Some(stored) if stored != spec.fingerprint.to_string() => {
             refused(format!("model and text {stored}"), format!("model and text {}", spec.fingerprint))
         }
@@ -132,17 +141,18 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
     }
 }
 
-/// Writes the fingerprint to a collection that somebody else has made.
-async fn adopt(inner: &Inner) -> Result<(), SinkError> {
+/// Takes over an empty collection that somebody else has made.
+async fn adopt(inner: &Inner) -> Result<CollectionId, SinkError> {
     let Inner { client, spec, place, .. } = inner;
+    let id = new_id();
     let request = UpdateCollection {
         collection_name: spec.name.clone(),
-        metadata: metadata(inner),
+        metadata: metadata(inner, &id),
         ..UpdateCollection::default()
     };
     client.update_collection(request).await.map_err(|error| place.error(error))?;
-    tracing::info!(collection = spec.name, "took over a collection that was there");
-    Ok(())
+    tracing::info!(collection = spec.name, "took over an empty collection that was there");
+    Ok(id)
 }
 
 /// Makes the payload indexes that are missing. One that exists stays as it is.

@@ -20,11 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qdrant_client::Qdrant;
-use qdrant_client::qdrant::{CountPoints, DeletePoints, Filter as ClientFilter, PointsSelector};
+use qdrant_client::qdrant::{
+    CountPoints, DeletePoints, Filter as ClientFilter, PointsSelector, WriteOrdering, WriteOrderingType,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
 
-use crate::{BoxFuture, CollectionSpec, Hit, Prepared, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
+use crate::{BoxFuture, CollectionId, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
 use answer::Place;
 
 /// Where the server is, and how collections are made there.
@@ -102,7 +104,7 @@ impl Remote {
     ///
     /// # Errors
     /// If it does not fit, or the server cannot be asked.
-    pub async fn inspect(&self) -> Result<Prepared, SinkError> {
+    pub async fn inspect(&self) -> Result<bool, SinkError> {
         collection::inspect(&self.0).await
     }
 
@@ -122,6 +124,7 @@ impl Remote {
             collection_name: spec.name.clone(),
             wait: Some(true),
             points: Some(PointsSelector::from(filter)),
+            ordering: Some(ORDERING),
             ..DeletePoints::default()
         };
         let response = client.delete_points(request).await.map_err(|error| place.error(error))?;
@@ -137,9 +140,18 @@ impl Remote {
     }
 }
 
+/// Writes of one key follow each other through one copy at a time, whichever node they come in by.
+const ORDERING: WriteOrdering = WriteOrdering { r#type: WriteOrderingType::Medium as i32 };
+
 fn connect(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
+    let key = server.api_key.as_ref().map(|key| key.expose_secret());
+    if key.is_some_and(|key| key.is_empty() || !key.chars().all(|character| character.is_ascii_graphic())) {
+        // The client would repeat the key in its error.
+        let reason = "the API key is empty or holds something else than visible ASCII, perhaps a line break at its end";
+        return Err(SinkError::Server { url: place.url.clone(), reason: reason.to_owned() });
+    }
     Qdrant::from_url(&server.url)
-        .api_key(server.api_key.as_ref().map(|key| key.expose_secret().to_owned()))
+        .api_key(key.map(str::to_owned))
         .timeout(TIMEOUT)
         .connect_timeout(CONNECT_TIMEOUT)
         // It would ask, and print to stderr, before anybody waits for the answer; `prepare` asks.
@@ -149,7 +161,7 @@ fn connect(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
 }
 
 impl Sink for Remote {
-    fn prepare(&self) -> BoxFuture<'_, Result<Prepared, SinkError>> {
+    fn prepare(&self) -> BoxFuture<'_, Result<CollectionId, SinkError>> {
         Box::pin(collection::prepare(&self.0))
     }
 

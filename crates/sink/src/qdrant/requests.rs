@@ -3,15 +3,15 @@
 //! A batch names each point once, so its requests may arrive in any order. A request that the server does not accept is
 //! cut in half, and so on, until one point is left that is to blame: too large requests shrink by themselves this way.
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use qdrant_client::qdrant::points_update_operation::{DeletePoints, Operation, OverwritePayload, PointStructList};
 use qdrant_client::qdrant::{PointStruct, PointsSelector, PointsUpdateOperation, UpdateBatchPoints};
 use walvec_model::PointId;
 
-use super::Inner;
 use super::answer::{Fault, fault};
 use super::convert::{client_id, client_payload};
+use super::{Inner, ORDERING, collection};
 use crate::{SinkError, Write};
 
 /// A request is closed before it becomes larger than this. Proxies and servers refuse large messages, often from 4 MiB on.
@@ -32,7 +32,9 @@ struct Item {
 /// Sends a batch; when it returns, the server has applied all of it.
 pub(super) async fn send(inner: &Inner, batch: Vec<Write>) -> Result<(), SinkError> {
     let items = batch.into_iter().map(|write| item(write, inner.spec.dimension)).collect::<Result<Vec<_>, _>>()?;
-    stream::iter(requests(items)).map(|items| send_items(inner, items)).buffer_unordered(IN_FLIGHT).try_collect().await
+    let sent = stream::iter(requests(items)).map(|items| send_items(inner, items)).buffer_unordered(IN_FLIGHT);
+    // All of them, whatever becomes of the first: one that is given up may still arrive, after the next batch.
+    sent.collect::<Vec<_>>().await.into_iter().collect()
 }
 
 /// Sends one request, in halves if it is refused.
@@ -43,7 +45,13 @@ async fn send_items(inner: &Inner, items: Vec<Item>) -> Result<(), SinkError> {
             Ok(()) => {}
             Err(error) if fault(&error) == Fault::Request => match items.as_slice() {
                 [] => return Err(error),
-                [single] => return Err(SinkError::BadPoint { id: single.id, reason: error.to_string() }),
+                [single] => {
+                    // A collection that does not fit any more refuses every point: none of them is to blame.
+                    if !collection::inspect(inner).await? {
+                        return Err(inner.place.missing());
+                    }
+                    return Err(SinkError::BadPoint { id: single.id, reason: error.to_string() });
+                }
                 several => {
                     let (left, right) = several.split_at(several.len() / 2);
                     rest.extend([right.to_vec(), left.to_vec()]);
@@ -63,6 +71,7 @@ async fn send_request(inner: &Inner, items: &[Item]) -> Result<(), SinkError> {
         collection_name: spec.name.clone(),
         wait: Some(true),
         operations,
+        ordering: Some(ORDERING),
         ..UpdateBatchPoints::default()
     };
     let response = client.update_points_batch(request).await.map_err(|error| place.error(error))?;

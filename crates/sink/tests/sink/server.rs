@@ -1,13 +1,14 @@
 //! A collection on a Qdrant server: one inside this process that can fail on command, and a real one where
 //! `WALVEC_TEST_QDRANT_URL` names it.
 
+use qdrant_client::qdrant::{
+    CreateCollectionBuilder, DeletePointsBuilder, Distance, PointStruct, UpsertPointsBuilder, VectorParamsBuilder,
+};
 use secrecy::SecretString;
 use serde_json::json;
 use walvec_model::{Fingerprint, Generation, PointId, Provenance, TableName};
 use walvec_sink::qdrant::{Layout, Remote, Server};
-use walvec_sink::{
-    CollectionSpec, Condition, Filter, IndexType, Prepared, Search, SearchRequest, Sink, SinkError, Write,
-};
+use walvec_sink::{CollectionSpec, Condition, Filter, IndexType, Search, SearchRequest, Sink, SinkError, Write};
 use walvec_test_qdrant::{Call, Code, Fault, TestServer, UpdateStatus};
 
 use crate::common::{
@@ -27,7 +28,7 @@ fn remote(url: &str, spec: CollectionSpec) -> Remote {
 async fn started() -> (TestServer, Remote) {
     let test_server = TestServer::start().unwrap();
     let sink = remote(&test_server.url(), spec(DIMENSION));
-    assert_eq!(sink.prepare().await.unwrap(), Prepared::Created);
+    sink.prepare().await.unwrap();
     test_server.reset_calls();
     (test_server, sink)
 }
@@ -51,8 +52,8 @@ async fn what_is_written_can_be_read_and_found() {
     on_every_server("written", async |url, spec| {
         let indexes = vec![("year".to_owned(), IndexType::Integer), ("a.b".to_owned(), IndexType::Keyword)];
         let sink = remote(&url, CollectionSpec { indexes, ..spec });
-        assert_eq!(sink.prepare().await.unwrap(), Prepared::Created);
-        assert_eq!(sink.prepare().await.unwrap(), Prepared::Existing);
+        let id = sink.prepare().await.unwrap();
+        assert_eq!(sink.prepare().await.unwrap(), id, "the same collection");
         let payload =
             json!({"year": 1898, "a.b": "x", "long": "é".repeat(1000), "none": null, "list": [1, {"deep": true}]});
         sink.write(vec![Write::Upsert(point(1, payload.clone()))]).await.unwrap();
@@ -143,10 +144,39 @@ async fn a_collection_of_another_model_or_dimension_is_refused_and_not_changed()
             assert!(matches!(other.prepare().await, Err(SinkError::Fingerprint { .. })));
             assert!(matches!(other.inspect().await, Err(SinkError::Fingerprint { .. })));
         }
-        assert_eq!(sink.prepare().await.unwrap(), Prepared::Existing);
+        sink.prepare().await.unwrap();
         assert_eq!(sink.count().await.unwrap(), 3);
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_empty_collection_of_somebody_else_is_taken_over_and_a_filled_one_is_left_alone() {
+    on_every_server("adopted", async |url, spec| {
+        let client = qdrant_client::Qdrant::from_url(&url).skip_compatibility_check().build().unwrap();
+        let vectors = VectorParamsBuilder::new(DIMENSION as u64, Distance::Cosine);
+        client.create_collection(CreateCollectionBuilder::new(&spec.name).vectors_config(vectors)).await.unwrap();
+        let foreign = PointStruct::new(1, vector(1, DIMENSION), [("theirs", true.into())]);
+        let upsert = UpsertPointsBuilder::new(&spec.name, vec![foreign]).wait(true);
+        client.upsert_points(upsert).await.unwrap();
+        let sink = remote(&url, spec.clone());
+        assert!(matches!(sink.prepare().await, Err(SinkError::Fingerprint { .. })));
+        assert_eq!(sink.count().await.unwrap(), 1);
+        let delete =
+            DeletePointsBuilder::new(&spec.name).points(vec![qdrant_client::qdrant::PointId::from(1)]).wait(true);
+        client.delete_points(delete).await.unwrap();
+        let id = sink.prepare().await.unwrap();
+        assert_eq!(sink.prepare().await.unwrap(), id);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_collection_that_was_recreated_with_another_dimension_blames_no_point() {
+    let (test_server, sink) = started().await;
+    Remote::purge(server(&test_server.url()), "books").await.unwrap();
+    remote(&test_server.url(), spec(DIMENSION + 1)).prepare().await.unwrap();
+    assert!(matches!(sink.write(upserts(1..=3)).await, Err(SinkError::Fingerprint { .. })));
 }
 
 #[tokio::test]
@@ -228,11 +258,14 @@ async fn a_server_that_goes_away_is_an_error_that_passes() {
 #[tokio::test]
 async fn a_collection_that_is_gone_is_told_from_one_that_cannot_be_reached_and_made_again() {
     let (test_server, sink) = started().await;
+    let id = sink.prepare().await.unwrap();
     sink.write(upserts(1..=5)).await.unwrap();
     test_server.restart_empty().await.unwrap();
     assert!(matches!(sink.write(upserts(6..=7)).await, Err(SinkError::Missing { .. })));
-    assert_eq!(sink.inspect().await.unwrap(), Prepared::Created);
-    assert_eq!(sink.prepare().await.unwrap(), Prepared::Created);
+    assert!(!sink.inspect().await.unwrap());
+    let again = sink.prepare().await.unwrap();
+    assert_ne!(again, id, "another collection of the same name");
+    assert_eq!(sink.prepare().await.unwrap(), again);
     sink.write(upserts(6..=7)).await.unwrap();
     assert_eq!(sink.count().await.unwrap(), 2);
 }
@@ -248,7 +281,13 @@ async fn a_wrong_key_and_an_old_server_are_refused_for_good_and_the_key_is_not_i
     let error = with_key("s3cret").prepare().await.unwrap_err();
     assert!(matches!(error, SinkError::Server { .. }), "{error}");
     assert!(!format!("{error} {error:?}").contains("s3cret"));
-    assert_eq!(with_key("right").prepare().await.unwrap(), Prepared::Created);
+    with_key("right").prepare().await.unwrap();
+    let Err(error) =
+        Remote::new(Server { api_key: Some("s3cret\n".into()), ..server(&test_server.url()) }, spec(DIMENSION))
+    else {
+        panic!("not refused")
+    };
+    assert!(!format!("{error} {error:?}").contains("s3cret"));
     test_server.faults().set_version("1.15.4");
     let error = with_key("right").prepare().await.unwrap_err();
     assert!(error.to_string().contains("1.16 or newer"), "{error}");

@@ -9,13 +9,13 @@ use walvec_capture::{Severity, Source};
 use walvec_embed::Embedder;
 use walvec_pipeline::start::decide;
 use walvec_pipeline::{PipelineError, Store, facts};
-use walvec_sink::{Prepared, qdrant};
+use walvec_sink::qdrant;
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
 use crate::collection::Opened;
-use crate::config::{CollectionConfig, Config};
+use crate::config::{CollectionConfig, Config, QdrantSettings};
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {
@@ -94,6 +94,12 @@ async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcom
         let detail = format!("version {version} answers at {}; `sink.qdrant.url` would use it", qdrant::LOCAL);
         outcomes.push(Outcome::ok("Qdrant", detail));
     }
+    if config.sink.qdrant.as_ref().is_some_and(QdrantSettings::shows_its_key) {
+        let message = "the API key travels unencrypted, and with it whoever listens can read and delete everything";
+        let detail =
+            json!({"code": "E_TLS", "message": message, "remedy": "let `sink.qdrant.url` begin with https://"});
+        outcomes.push(Outcome { subject: "Qdrant".to_owned(), result: "warning", detail });
+    }
     for collection in &config.collections {
         let subject = format!("collection {}", collection.name);
         outcomes.push(match check_collection(config, collection, embedder.as_deref()).await {
@@ -113,9 +119,11 @@ async fn check_collection(
     let transform = app::transform(collection)?;
     let Some(embedder) = embedder else { return Ok("templates are valid") };
     let fingerprint = app::fingerprint(embedder, &transform);
-    Ok(match Opened::inspect(config, collection, embedder.info().dimension, &fingerprint).await? {
-        Prepared::Existing => "templates and stored vectors fit the configuration",
-        Prepared::Created => "templates are valid; nothing is stored yet",
+    let exists = Opened::inspect(config, collection, embedder.info().dimension, &fingerprint).await?;
+    Ok(if exists {
+        "templates and stored vectors fit the configuration"
+    } else {
+        "templates are valid; nothing is stored yet"
     })
 }
 
@@ -128,7 +136,10 @@ async fn check_start(config: &Config, source: &Source) -> Result<(), Failure> {
     } else {
         None
     };
-    let facts = facts(source, &config.source.slot, &app::config_digest(&config.collections)).await?;
+    // Which collections those are is looked at elsewhere, and creating the missing ones is up to `run`.
+    let collections = stored.as_ref().map(|checkpoint| checkpoint.collections.clone()).unwrap_or_default();
+    let digest = app::config_digest(&config.collections);
+    let facts = facts(source, &config.source.slot, &digest, collections).await?;
     decide(stored.as_ref(), &facts).map(drop).map_err(PipelineError::from)?;
     Ok(())
 }

@@ -5,6 +5,8 @@ use std::io::Write as _;
 
 use walvec_pipeline::PipelineError;
 
+use crate::config::ConfigError;
+
 /// What was found, what it endangers, what to type, and the exit code.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -22,8 +24,9 @@ impl Failure {
     }
 
     /// A configuration that cannot be used.
-    pub(crate) fn configuration(error: impl Display) -> Self {
-        Self::new(2, "E_CONFIG", error)
+    pub(crate) fn configuration(error: ConfigError) -> Self {
+        let remedy = error.remedy().map(str::to_owned);
+        Self { remedy, ..Self::new(2, "E_CONFIG", error) }
     }
 
     /// A definite error, exit code 3.

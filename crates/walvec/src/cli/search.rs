@@ -97,6 +97,10 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
     let _data_dir = app::lock(directory)?;
     let embedder = app::load_embedder(config).await?;
     let fingerprint = app::fingerprint(embedder.as_ref(), &app::transform(collection)?);
+    if !Opened::inspect(config, collection, embedder.info().dimension, &fingerprint).await? {
+        return Err(Failure::definite("E_SINK", format!("collection \"{}\" does not exist yet", collection.name))
+            .with_remedy("walvec run"));
+    }
     let opened = Opened::open(config, collection, embedder.info().dimension, &fingerprint)?;
     let embedded = |error| Failure::from(PipelineError::Embed(error));
     let mut vectors = embedder.embed(vec![args.text.clone()]).await.map_err(embedded)?;
@@ -119,6 +123,9 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
 
 /// How far the data directory has come.
 fn applied(directory: &Path) -> Result<Option<Lsn>, Failure> {
+    if !directory.join("state.redb").exists() {
+        return Ok(None);
+    }
     let checkpoint = Store::open(directory).and_then(|store| store.checkpoint()).map_err(PipelineError::from)?;
     Ok(checkpoint.map(|checkpoint| checkpoint.applied))
 }

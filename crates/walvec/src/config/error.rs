@@ -8,10 +8,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub(crate) enum ConfigError {
     /// There is nothing to configure walvec with.
-    #[error(
-        "there is no configuration: ./walvec.yaml does not exist\n\
-         write one (walvec.example.yaml is a commented start), name another with --config FILE, or see `walvec demo`"
-    )]
+    #[error("there is no configuration: ./walvec.yaml does not exist")]
     Absent,
     /// The file cannot be read.
     #[error("{}: {source}", .path.display())]
@@ -34,6 +31,17 @@ pub(crate) enum ConfigError {
 }
 
 impl ConfigError {
+    /// What to do, where the message does not say it.
+    pub(crate) const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Absent => Some(
+                "write one (walvec.example.yaml is a commented start), name another with --config FILE, or see `walvec demo`",
+            ),
+            Self::Unreadable { .. } => Some("name another file with --config FILE"),
+            Self::Invalid { .. } => None,
+        }
+    }
+
     /// An error in a variable or a flag, or about something that is nowhere.
     pub(crate) fn outside_of_file(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid { key: key.into(), reason: reason.into(), excerpt: None }

@@ -125,26 +125,39 @@ fn from_variables(environment: &Environment) -> Result<Config, ConfigError> {
         computed: BTreeMap::new(),
         index: BTreeMap::new(),
     };
+    let sink = sink_from_variables(environment)?;
     Ok(Config {
         source: SourceSettings { url: url_from_variables(environment), ..SourceSettings::default() },
         collections: vec![collection],
         embedding: EmbeddingSettings::default(),
-        sink: sink_from_variables(environment),
+        sink,
         server: ServerSettings::default(),
         pipeline: PipelineSettings::default(),
         models: PathBuf::new(),
     })
 }
 
-/// `qd_host` and `qd_port`. The tutorial's programs speak HTTP, whose port is one below that of gRPC.
-fn sink_from_variables(environment: &Environment) -> SinkSettings {
-    let Some(host) = environment.non_empty("qd_host") else { return SinkSettings::default() };
-    let port = match environment.non_empty("qd_port") {
-        None | Some("6333") => "6334",
-        Some(port) => port,
+/// `qd_host` and `qd_port`. The tutorial's programs speak HTTP, at 6333; gRPC is at 6334 then.
+fn sink_from_variables(environment: &Environment) -> Result<SinkSettings, ConfigError> {
+    let refused = |variable, reason: &str| {
+        let reason = format!("{reason}; write a walvec.yaml with `sink.qdrant.url`, or unset it");
+        Err(ConfigError::outside_of_file(variable, reason))
     };
-    let qdrant = QdrantSettings { url: format!("http://{host}:{port}"), ..QdrantSettings::default() };
-    SinkSettings { qdrant: Some(qdrant), ..SinkSettings::default() }
+    let port = environment.non_empty("qd_port");
+    let Some(host) = environment.non_empty("qd_host") else {
+        return match port {
+            Some(_) => refused("qd_port", "useless without qd_host"),
+            None => Ok(SinkSettings::default()),
+        };
+    };
+    if host.contains(['/', ':']) {
+        return refused("qd_host", "not the name of a host");
+    }
+    if port.is_some_and(|port| !["6333", "6334"].contains(&port)) {
+        return refused("qd_port", "walvec speaks gRPC, and cannot tell which port that is beside this one");
+    }
+    let qdrant = QdrantSettings { url: format!("http://{host}:6334"), ..QdrantSettings::default() };
+    Ok(SinkSettings { qdrant: Some(qdrant), ..SinkSettings::default() })
 }
 
 /// `PG_HOST` and so on, as pairs; empty if there are none.

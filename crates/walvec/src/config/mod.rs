@@ -25,6 +25,7 @@ mod settings;
 mod tests;
 
 pub(crate) use environment::Environment;
+pub(crate) use error::ConfigError;
 pub(crate) use load::Overrides;
 pub(crate) use settings::{CollectionConfig, Config, QdrantSettings};
 

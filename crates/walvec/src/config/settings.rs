@@ -1,7 +1,7 @@
 //! What can be configured. The comments on the fields are the manual.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -216,6 +216,18 @@ pub(crate) struct QdrantSettings {
     pub(crate) write_consistency_factor: Option<u32>,
 }
 
+impl QdrantSettings {
+    /// Whether the API key goes over a network unencrypted.
+    pub(crate) fn shows_its_key(&self) -> bool {
+        let host = self.url.strip_prefix("http://").map(|rest| rest.rsplit_once(':').map_or(rest, |(host, _)| host));
+        let is_local = |host: &str| {
+            host == "localhost"
+                || host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
+        };
+        self.api_key.is_some() && host.is_some_and(|host| !is_local(host))
+    }
+}
+
 /// How vectors are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -267,7 +279,7 @@ pub(crate) struct ServerSettings {
 
 impl ServerSettings {
     /// Loopback, so that nothing is exposed by accident; beside the ports that Qdrant and the usual web servers take.
-    const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8082);
+    const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8082);
 }
 
 impl Default for ServerSettings {

@@ -209,6 +209,18 @@ fn a_key_of_a_later_version_is_refused_as_such() {
 }
 
 #[test]
+fn a_key_that_travels_unencrypted_is_noticed() {
+    let shows = |url: &str| {
+        let config = load(&format!("{COLLECTION}sink: {{ qdrant: {{ url: '{url}', api_key: k }} }}\n"));
+        config.sink.qdrant.unwrap().shows_its_key()
+    };
+    assert!(shows("http://qdrant.example:6334"));
+    for fine in ["https://qdrant.example:6334", "http://localhost:6334", "http://127.0.0.1:6334", "http://[::1]:6334"] {
+        assert!(!shows(fine), "{fine}");
+    }
+}
+
+#[test]
 fn references_work_in_every_kind_of_scalar_and_for_every_type() {
     let environment = with(&[("DATABASE_URL", URL), ("ROWS", "7"), ("NAME", "films"), ("YAML", "a: [b]")]);
     let text = "source: { url: '${DATABASE_URL}', slot: \"${SLOT:-other}\" }\n\
@@ -362,8 +374,9 @@ fn a_named_file_that_does_not_exist_is_named() {
 
 #[test]
 fn without_a_file_and_a_table_the_message_says_what_to_do() {
-    let message = Config::load(None, &environment(), Overrides::default()).unwrap_err().to_string();
-    assert!(message.contains("./walvec.yaml does not exist") && message.contains("--config FILE"), "{message}");
+    let error = Config::load(None, &environment(), Overrides::default()).unwrap_err();
+    assert!(error.to_string().contains("./walvec.yaml does not exist"), "{error}");
+    assert!(error.remedy().unwrap().contains("--config FILE"));
 }
 
 #[test]
@@ -386,10 +399,20 @@ fn the_tutorial_stacks_variables_work_without_a_file() {
     named.push(("qd_collection", "my-books"));
     assert_eq!(Config::load(None, &with(&named), Overrides::default()).unwrap().collections[0].name, "my-books");
 
-    for variable in ["qd_host", "qd_port", "Quix__Broker__Address"] {
-        let mut variables = reference.to_vec();
-        variables.push((variable, "x"));
-        let message = Config::load(None, &with(&variables), Overrides::default()).unwrap_err().to_string();
-        assert!(message.starts_with(&format!("{variable}: ")) && message.contains("not supported yet"), "{message}");
+    let with_more = |more: &[(&'static str, &'static str)]| {
+        let variables = [reference.as_slice(), more].concat();
+        Config::load(None, &with(&variables), Overrides::default())
+    };
+    let qdrant = |config: Config| config.sink.qdrant.unwrap().url;
+    assert_eq!(qdrant(with_more(&[("qd_host", "qdrant")]).unwrap()), "http://qdrant:6334");
+    assert_eq!(qdrant(with_more(&[("qd_host", "qdrant"), ("qd_port", "6333")]).unwrap()), "http://qdrant:6334");
+    for (variable, more) in [
+        ("qd_port", vec![("qd_port", "6333")]),
+        ("qd_port", vec![("qd_host", "qdrant"), ("qd_port", "16333")]),
+        ("qd_host", vec![("qd_host", "http://qdrant")]),
+        ("Quix__Broker__Address", vec![("Quix__Broker__Address", "x")]),
+    ] {
+        let message = with_more(&more).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("{variable}: ")), "{message}");
     }
 }
