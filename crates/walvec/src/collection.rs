@@ -40,21 +40,22 @@ impl Opened {
         opened.map_err(|error| failure(collection, error))
     }
 
-    /// Whether the collection is there, with vectors that fit the configuration. Creates nothing.
-    pub(crate) async fn inspect(
+    /// Opens a collection if it is there, with vectors that fit the configuration. Creates nothing.
+    pub(crate) async fn find(
         config: &Config,
         collection: &CollectionConfig,
         dimension: usize,
         fingerprint: &Fingerprint,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Option<Self>, Failure> {
         if config.sink.qdrant.is_none() && !Embedded::exists(config.sink.directory(), &collection.name) {
-            return Ok(false);
+            return Ok(None);
         }
-        let found = match Self::open(config, collection, dimension, fingerprint)? {
-            Self::Remote(remote) => remote.inspect().await,
-            Self::Embedded(embedded) => embedded.close().await.map(|()| true),
+        let opened = Self::open(config, collection, dimension, fingerprint)?;
+        let exists = match &opened {
+            Self::Remote(remote) => remote.inspect().await.map_err(|error| failure(collection, error))?,
+            Self::Embedded(_) => true,
         };
-        found.map_err(|error| failure(collection, error))
+        Ok(exists.then_some(opened))
     }
 
     pub(crate) fn sink(&self) -> Arc<dyn Sink> {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::json;
-use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test};
 use walvec_pipeline::status::Phase;
 use walvec_test_qdrant::{Code, Fault, TestServer, UpdateStatus};
 
@@ -30,11 +30,24 @@ fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
+/// A walvec that has caught up.
+async fn followed(context: &TestContext, settings: &Settings) -> Result<Walvec> {
+    let mut walvec = context.start(settings).await?;
+    walvec.caught_up(context).await?;
+    Ok(walvec)
+}
+
+/// Lets walvec catch up and stop, then compares the server's collection with the table.
+async fn same(context: &TestContext, mut walvec: Walvec, server: &TestServer) -> Result<usize> {
+    walvec.caught_up(context).await?;
+    walvec.stop().await?;
+    image::compare_on_server(context, &image_of_items(), &server.url()).await
+}
+
 async fn every_operation_reaches_the_server(context: TestContext) -> Result<()> {
     let server = TestServer::start()?;
     context.execute(TABLE).await?;
-    let mut walvec = context.start(&items(&server)).await?;
-    walvec.caught_up(&context).await?;
+    let mut walvec = followed(&context, &items(&server)).await?;
     context
         .execute(
             "INSERT INTO items VALUES (2000, 'new', 'b');
@@ -48,9 +61,7 @@ async fn every_operation_reaches_the_server(context: TestContext) -> Result<()> 
     assert_eq!(walvec.search("changed", 3).await?[0]["payload"]["name"], "changed");
     assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 991);
     context.execute("BEGIN; TRUNCATE items; INSERT INTO items VALUES (7, 'after', 'b'); COMMIT").await?;
-    walvec.caught_up(&context).await?;
-    walvec.stop().await?;
-    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1);
+    assert_eq!(same(&context, walvec, &server).await?, 1);
     assert_eq!(server.calls().overlaps(), [""; 0]);
     Ok(())
 }
@@ -58,8 +69,7 @@ async fn every_operation_reaches_the_server(context: TestContext) -> Result<()> 
 async fn a_server_that_fails_in_every_way_holds_up_and_loses_nothing(context: TestContext) -> Result<()> {
     let server = TestServer::start()?;
     context.execute(TABLE).await?;
-    let mut walvec = context.start(&items(&server)).await?;
-    walvec.caught_up(&context).await?;
+    let mut walvec = followed(&context, &items(&server)).await?;
     for (round, fault) in [
         Fault::Status(Code::Internal, "a broken shard".to_owned()),
         Fault::Status(Code::ResourceExhausted, "too many requests".to_owned()),
@@ -84,9 +94,7 @@ async fn a_server_that_fails_in_every_way_holds_up_and_loses_nothing(context: Te
     let down = walvec.wait_for("the server's absence is reported", |status| status.problem.is_some()).await?;
     assert!(down.applied_lsn < position && down.confirmed_lsn < position);
     server.resume().await?;
-    walvec.caught_up(&context).await?;
-    walvec.stop().await?;
-    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 994);
+    assert_eq!(same(&context, walvec, &server).await?, 994);
     assert_eq!(server.calls().overlaps(), [""; 0]);
     Ok(())
 }
@@ -94,20 +102,15 @@ async fn a_server_that_fails_in_every_way_holds_up_and_loses_nothing(context: Te
 async fn a_server_that_comes_back_empty_is_filled_again(context: TestContext) -> Result<()> {
     let server = TestServer::start()?;
     context.execute(TABLE).await?;
-    let mut walvec = context.start(&items(&server)).await?;
-    walvec.caught_up(&context).await?;
+    let mut walvec = followed(&context, &items(&server)).await?;
     // Nobody changes a row: it is noticed all the same.
     server.restart_empty().await?;
     walvec.wait_for("a new snapshot", |now| now.generation.0 == 2 && now.phase == Phase::Streaming).await?;
-    walvec.caught_up(&context).await?;
-    walvec.stop().await?;
-    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
+    assert_eq!(same(&context, walvec, &server).await?, 1000);
     // The same while walvec does not run.
     server.restart_empty().await?;
-    let mut walvec = context.start(&items(&server)).await?;
-    walvec.caught_up(&context).await?;
-    walvec.stop().await?;
-    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
+    let walvec = followed(&context, &items(&server)).await?;
+    assert_eq!(same(&context, walvec, &server).await?, 1000);
     Ok(())
 }
 
@@ -125,10 +128,8 @@ async fn another_collection_than_the_one_that_was_filled_is_filled_too(context: 
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 996);
-    let mut walvec = context.start(&items(&first)).await?;
-    walvec.caught_up(&context).await?;
-    walvec.stop().await?;
-    assert_eq!(image::compare_on_server(&context, &image_of_items(), &first.url()).await?, 996);
+    let walvec = context.start(&items(&first)).await?;
+    assert_eq!(same(&context, walvec, &first).await?, 996);
     Ok(())
 }
 
@@ -144,16 +145,14 @@ async fn a_point_that_the_server_refuses_is_parked_and_its_neighbours_are_stored
     context.execute("UPDATE items SET name = 'mended' WHERE id = 500").await?;
     let status = walvec.caught_up(&context).await?;
     assert_eq!(status.collections[0].dead_letters, 0);
-    walvec.stop().await?;
-    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
+    assert_eq!(same(&context, walvec, &server).await?, 1000);
     Ok(())
 }
 
 async fn points_that_outlived_the_state_directory_are_told_from_new_ones(context: TestContext) -> Result<()> {
     let server = TestServer::start()?;
     context.execute(TABLE).await?;
-    let mut walvec = context.start(&items(&server)).await?;
-    walvec.caught_up(&context).await?;
+    let walvec = followed(&context, &items(&server)).await?;
     walvec.stop().await?;
     std::fs::remove_dir_all(context.data_directory())?;
     context.execute("SELECT pg_drop_replication_slot(current_database())").await?;
@@ -162,7 +161,6 @@ async fn points_that_outlived_the_state_directory_are_told_from_new_ones(context
     let status = walvec.caught_up(&context).await?;
     assert_eq!(status.generation.0, 2);
     assert!(status.collections[0].embeddings_reused > 0, "unchanged texts were embedded again");
-    walvec.stop().await?;
-    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 500);
+    assert_eq!(same(&context, walvec, &server).await?, 500);
     Ok(())
 }

@@ -13,17 +13,9 @@ pub(super) struct Place {
     pub(super) collection: String,
 }
 
-/// Whose fault it is that a request failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The request itself: too large, or something in it is not accepted. A part of it may well be.
-    Request,
-    /// Everything else.
-    Other,
-}
-
 impl Place {
-    /// An error of the client in the sink's terms.
+    /// An error of the client in the sink's terms. [`SinkError::BadRequest`] is about the request itself: too large, or
+    /// something in it is not accepted; a part of it may well be.
     pub(super) fn error(&self, error: QdrantError) -> SinkError {
         match error {
             QdrantError::ResponseError { status } => self.status(&status),
@@ -63,14 +55,6 @@ impl Place {
             Some(Ok(status)) => Err(self.unavailable(&format!("a write was answered with {}", status.as_str_name()))),
             Some(Err(_)) | None => Err(self.unavailable("a write was answered without a status")),
         }
-    }
-}
-
-/// Whether a smaller request may succeed where this one failed.
-pub(super) fn fault(error: &SinkError) -> Fault {
-    match error {
-        SinkError::BadRequest(_) => Fault::Request,
-        _ => Fault::Other,
     }
 }
 

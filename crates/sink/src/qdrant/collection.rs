@@ -23,14 +23,13 @@ const OLDEST: (u64, u64) = (1, 16);
 /// Makes the collection if there is none; else checks that it is the one that the configuration describes. However often
 /// it has to be repeated, the id tells a collection that was made anew from the one that was filled.
 pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
-    check_version(inner).await?;
-    let Inner { client, spec, place, .. } = inner;
-    if !client.collection_exists(&spec.name).await.map_err(|error| place.error(error))? {
-        create(inner).await?;
-    }
-    let response = client.collection_info(&spec.name).await.map_err(|error| place.error(error))?;
-    let info = response.result.ok_or_else(|| place.missing())?;
-    check(inner, &info)?;
+    let info = match find(inner).await? {
+        Some(info) => info,
+        None => {
+            create(inner).await?;
+            find(inner).await?.ok_or_else(|| inner.place.missing())?
+        }
+    };
     create_indexes(inner, &info).await?;
     match own(&info, "id") {
         Some(id) => Ok(CollectionId(id)),
@@ -38,16 +37,17 @@ pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
     }
 }
 
-/// Whether the collection is there, and the one that the configuration describes. Changes nothing.
-pub(super) async fn inspect(inner: &Inner) -> Result<bool, SinkError> {
+/// The collection, if it is there, and then the one that the configuration describes. Changes nothing.
+pub(super) async fn find(inner: &Inner) -> Result<Option<CollectionInfo>, SinkError> {
     check_version(inner).await?;
     let Inner { client, spec, place, .. } = inner;
     if !client.collection_exists(&spec.name).await.map_err(|error| place.error(error))? {
-        return Ok(false);
+        return Ok(None);
     }
     let response = client.collection_info(&spec.name).await.map_err(|error| place.error(error))?;
-    check(inner, &response.result.ok_or_else(|| place.missing())?)?;
-    Ok(true)
+    let info = response.result.ok_or_else(|| place.missing())?;
+    check(inner, &info)?;
+    Ok(Some(info))
 }
 
 async fn check_version(inner: &Inner) -> Result<(), SinkError> {

@@ -105,7 +105,7 @@ impl Remote {
     /// # Errors
     /// If it does not fit, or the server cannot be asked.
     pub async fn inspect(&self) -> Result<bool, SinkError> {
-        collection::inspect(&self.0).await
+        Ok(collection::find(&self.0).await?.is_some())
     }
 
     /// Removes a collection; removing what is not there is no error.

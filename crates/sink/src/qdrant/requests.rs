@@ -9,7 +9,6 @@ use qdrant_client::qdrant::points_update_operation::{DeletePoints, Operation, Ov
 use qdrant_client::qdrant::{PointStruct, PointsSelector, PointsUpdateOperation, UpdateBatchPoints};
 use walvec_model::PointId;
 
-use super::answer::{Fault, fault};
 use super::convert::{client_id, client_payload};
 use super::{Inner, ORDERING, collection};
 use crate::{SinkError, Write};
@@ -43,13 +42,11 @@ async fn send_items(inner: &Inner, items: Vec<Item>) -> Result<(), SinkError> {
     while let Some(items) = rest.pop() {
         match send_request(inner, &items).await {
             Ok(()) => {}
-            Err(error) if fault(&error) == Fault::Request => match items.as_slice() {
+            Err(error @ SinkError::BadRequest(_)) => match items.as_slice() {
                 [] => return Err(error),
                 [single] => {
                     // A collection that does not fit any more refuses every point: none of them is to blame.
-                    if !collection::inspect(inner).await? {
-                        return Err(inner.place.missing());
-                    }
+                    collection::find(inner).await?.ok_or_else(|| inner.place.missing())?;
                     return Err(SinkError::BadPoint { id: single.id, reason: error.to_string() });
                 }
                 several => {

@@ -119,12 +119,10 @@ async fn check_collection(
     let transform = app::transform(collection)?;
     let Some(embedder) = embedder else { return Ok("templates are valid") };
     let fingerprint = app::fingerprint(embedder, &transform);
-    let exists = Opened::inspect(config, collection, embedder.info().dimension, &fingerprint).await?;
-    Ok(if exists {
-        "templates and stored vectors fit the configuration"
-    } else {
-        "templates are valid; nothing is stored yet"
-    })
+    let found = Opened::find(config, collection, embedder.info().dimension, &fingerprint).await?;
+    let Some(opened) = found else { return Ok("templates are valid; nothing is stored yet") };
+    opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
+    Ok("templates and stored vectors fit the configuration")
 }
 
 /// Whether the data directory and the slot belong together, as `run` decides it.

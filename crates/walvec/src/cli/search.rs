@@ -97,11 +97,11 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
     let _data_dir = app::lock(directory)?;
     let embedder = app::load_embedder(config).await?;
     let fingerprint = app::fingerprint(embedder.as_ref(), &app::transform(collection)?);
-    if !Opened::inspect(config, collection, embedder.info().dimension, &fingerprint).await? {
-        return Err(Failure::definite("E_SINK", format!("collection \"{}\" does not exist yet", collection.name))
-            .with_remedy("walvec run"));
-    }
-    let opened = Opened::open(config, collection, embedder.info().dimension, &fingerprint)?;
+    let found = Opened::find(config, collection, embedder.info().dimension, &fingerprint).await?;
+    let opened = found.ok_or_else(|| {
+        let what = format!("collection \"{}\" does not exist yet", collection.name);
+        Failure::definite("E_SINK", what).with_remedy("walvec run")
+    })?;
     let embedded = |error| Failure::from(PipelineError::Embed(error));
     let mut vectors = embedder.embed(vec![args.text.clone()]).await.map_err(embedded)?;
     let Some(vector) = vectors.pop() else {

@@ -191,8 +191,8 @@ impl Default for EmbeddedSettings {
     }
 }
 
-/// A Qdrant server or cluster. What is said here about a collection's layout counts when walvec creates it; one that
-/// exists is never changed.
+/// A Qdrant server or cluster. What is said here about a collection's layout counts when walvec creates it; that of one
+/// that exists is never changed.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct QdrantSettings {
