@@ -3,11 +3,13 @@
 //! - [`Sink`] and [`Search`]: the contracts that the pipeline and the surface rely on
 //! - [`embedded`]: Qdrant's own engine inside this process, the only module that names `qdrant_edge`
 //! - [`qdrant`]: a Qdrant server or cluster, the only module that names `qdrant_client`
+//! - [`Catalog`]: which collection a name stands for, and letting it stand for another one
 //! - [`Filter`]: conditions on payload fields
 //! - [`SinkError`]: what can go wrong, and whether trying again helps
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod catalog;
 pub mod embedded;
 mod error;
 mod filter;
@@ -16,6 +18,7 @@ pub mod qdrant;
 use std::future::Future;
 use std::pin::Pin;
 
+pub use catalog::Catalog;
 pub use error::SinkError;
 pub use filter::{Condition, Filter};
 use walvec_model::{Fingerprint, Generation, Payload, Point, PointId, Provenance, StoredPoint, TableName, Vector};

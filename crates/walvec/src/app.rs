@@ -12,11 +12,11 @@ use walvec_embed::{EmbedError, Embedder};
 use walvec_model::Fingerprint;
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::Search;
-use walvec_sink::embedded::{DataDir, Embedded};
+use walvec_sink::embedded::DataDir;
 use walvec_transform::{Transform, TransformError, TransformSpec};
 
 use crate::cli::Failure;
-use crate::collection::Opened;
+use crate::collection::{Opened, Which};
 use crate::config::{CollectionConfig, Config};
 
 /// A pipeline that is ready to run, and what the surface needs of it.
@@ -39,11 +39,8 @@ impl App {
         for collection in &config.collections {
             let transform = Arc::new(transform(collection)?);
             let fingerprint = fingerprint(embedder.as_ref(), &transform);
-            if config.sink.qdrant.is_none() && !Embedded::exists(directory, &collection.name) {
-                // A directory that was filled before, and misses this collection: reading on would leave it half empty.
-                walvec_pipeline::want_snapshot(&store)?;
-            }
-            let shard = Opened::open(config, collection, embedder.info().dimension, &fingerprint)?;
+            let dimension = embedder.info().dimension;
+            let shard = Opened::open(config, collection, Which::Served, dimension, &fingerprint).await?;
             collections.push(Collection {
                 name: collection.name.clone(),
                 table: collection.table.clone(),

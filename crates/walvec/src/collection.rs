@@ -1,12 +1,14 @@
 //! Opens a collection where the configuration says it lives.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use walvec_model::Fingerprint;
 use walvec_pipeline::PipelineError;
-use walvec_sink::embedded::Embedded;
-use walvec_sink::qdrant::{Layout, Remote, Server};
-use walvec_sink::{CollectionSpec, Search, Sink, SinkError};
+use walvec_sink::catalog::numbered;
+use walvec_sink::embedded::{Directory, Embedded};
+use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
+use walvec_sink::{Catalog, CollectionSpec, Search, Sink, SinkError};
 
 use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, QdrantSettings};
@@ -19,23 +21,38 @@ pub(crate) enum Opened {
     Remote(Remote),
 }
 
+/// Which collection of a name is meant.
+#[derive(Clone, Copy)]
+pub(crate) enum Which<'a> {
+    /// The one that the name stands for, or else the first one.
+    Served,
+    /// The one with this name of its own, which the alias need not know.
+    Own(&'a str),
+}
+
 impl Opened {
     /// Opens a collection. In the data directory that creates it if it is missing; a server is not asked anything yet.
-    pub(crate) fn open(
+    pub(crate) async fn open(
         config: &Config,
         collection: &CollectionConfig,
+        which: Which<'_>,
         dimension: usize,
         fingerprint: &Fingerprint,
     ) -> Result<Self, Failure> {
         let spec = CollectionSpec {
-            name: collection.name.clone(),
+            name: match which {
+                Which::Served => collection.name.clone(),
+                Which::Own(name) => name.to_owned(),
+            },
             dimension,
             fingerprint: fingerprint.clone(),
             indexes: collection.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect(),
         };
-        let opened = match &config.sink.qdrant {
-            Some(qdrant) => Remote::new(server(qdrant), spec).map(Self::Remote),
-            None => Embedded::open(config.sink.directory(), spec).map(Self::Embedded),
+        let opened = match (&config.sink.qdrant, which) {
+            (Some(qdrant), Which::Served) => Remote::new(server(qdrant), spec).map(Self::Remote),
+            (Some(qdrant), Which::Own(_)) => Remote::own(server(qdrant), spec).map(Self::Remote),
+            (None, Which::Served) => open_served(config.sink.directory(), spec).await.map(Self::Embedded),
+            (None, Which::Own(_)) => Embedded::open(config.sink.directory(), spec).map(Self::Embedded),
         };
         opened.map_err(|error| failure(collection, error))
     }
@@ -47,12 +64,17 @@ impl Opened {
         dimension: usize,
         fingerprint: &Fingerprint,
     ) -> Result<Option<Self>, Failure> {
-        if config.sink.qdrant.is_none() && !Embedded::exists(config.sink.directory(), &collection.name) {
-            return Ok(None);
+        let failed = |error| failure(collection, error);
+        if config.sink.qdrant.is_none() {
+            let directory = config.sink.directory();
+            let served = Directory::new(directory).serving(&collection.name).await.map_err(failed)?;
+            if !served.is_some_and(|served| Embedded::exists(directory, &served)) {
+                return Ok(None);
+            }
         }
-        let opened = Self::open(config, collection, dimension, fingerprint)?;
+        let opened = Self::open(config, collection, Which::Served, dimension, fingerprint).await?;
         let exists = match &opened {
-            Self::Remote(remote) => remote.inspect().await.map_err(|error| failure(collection, error))?,
+            Self::Remote(remote) => remote.inspect().await.map_err(failed)?,
             Self::Embedded(_) => true,
         };
         Ok(exists.then_some(opened))
@@ -78,6 +100,27 @@ impl Opened {
             Self::Embedded(embedded) => embedded.close().await,
             Self::Remote(_) => Ok(()),
         }
+    }
+}
+
+/// Opens the collection that a name of the data directory stands for. A name without one gets the newest, or the first.
+async fn open_served(root: &Path, spec: CollectionSpec) -> Result<Embedded, SinkError> {
+    let directory = Directory::new(root);
+    if let Some(served) = directory.serving(&spec.name).await? {
+        return Embedded::open(root, CollectionSpec { name: served, ..spec });
+    }
+    let newest = directory.numbers(&spec.name).await?.pop();
+    let own = numbered(&spec.name, newest.unwrap_or(1));
+    let opened = Embedded::open(root, CollectionSpec { name: own.clone(), ..spec.clone() })?;
+    directory.switch(vec![(spec.name, own)]).await?;
+    Ok(opened)
+}
+
+/// The collections of the place that is configured, and their names.
+pub(crate) fn catalog(config: &Config) -> Box<dyn Catalog> {
+    match &config.sink.qdrant {
+        Some(qdrant) => Box::new(Aliases::new(server(qdrant))),
+        None => Box::new(Directory::new(config.sink.directory())),
     }
 }
 

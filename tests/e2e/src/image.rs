@@ -154,14 +154,18 @@ impl Differences {
 
 /// Opens a copy of the collection's files, as what its manifest says it is.
 fn open(context: &TestContext, name: &str, copy: &Path) -> Result<Embedded> {
-    let original = context.data_directory().join("collections").join(name);
-    copy_directory(&original, &copy.join("collections").join(name))?;
+    let collections = context.data_directory().join("collections");
+    let names = fs::read(collections.join("aliases.json")).context("no collection was ever made")?;
+    let names: BTreeMap<String, String> = serde_json::from_slice(&names)?;
+    let own_name = names.get(name).with_context(|| format!("no collection is served as {name}"))?;
+    let original = collections.join(own_name);
+    copy_directory(&original, &copy.join("collections").join(own_name))?;
     let manifest = fs::read(original.join("walvec-collection.json")).context("the collection was never made")?;
     let manifest: Value = serde_json::from_slice(&manifest)?;
     let fingerprint = manifest["fingerprint"].as_str().context("the manifest has no fingerprint")?;
     let dimension = manifest["dimension"].as_u64().context("the manifest has no dimension")?;
     let spec = CollectionSpec {
-        name: name.to_owned(),
+        name: own_name.clone(),
         dimension: usize::try_from(dimension)?,
         fingerprint: Fingerprint(fingerprint.to_owned()),
         indexes: Vec::new(),

@@ -272,7 +272,7 @@ async fn a_publication_that_was_altered_and_put_back_leaves_no_gap(context: Test
 
 async fn a_collection_that_was_deleted_is_filled_again(context: TestContext) -> Result<()> {
     synced(&context).await?;
-    std::fs::remove_dir_all(context.data_directory().join("collections/items"))?;
+    std::fs::remove_dir_all(context.data_directory().join("collections/items__1"))?;
     let mut walvec = context.start(&items()).await?;
     assert_eq!(walvec.caught_up(&context).await?.generation.0, 2);
     walvec.stop().await?;

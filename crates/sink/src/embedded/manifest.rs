@@ -5,19 +5,22 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 use walvec_model::Fingerprint;
 
 use super::store::io_error;
-use crate::{CollectionSpec, SinkError};
+use crate::{CollectionId, CollectionSpec, SinkError};
 
 const FILE_NAME: &str = "walvec-collection.json";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const DISTANCE: &str = "Cosine";
 
 /// The file's content.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Manifest {
     format: u32,
+    /// Tells it from another collection of the same name.
+    id: Uuid,
     dimension: usize,
     distance: String,
     fingerprint: Fingerprint,
@@ -31,7 +34,12 @@ pub(super) struct Manifest {
 
 /// Whether `directory` holds a collection.
 pub(super) fn exists(directory: &Path) -> bool {
-    directory.join(FILE_NAME).exists()
+    path(directory).exists()
+}
+
+/// Where the manifest of the collection in `directory` is.
+pub(super) fn path(directory: &Path) -> PathBuf {
+    directory.join(FILE_NAME)
 }
 
 impl Manifest {
@@ -92,6 +100,10 @@ impl Manifest {
         Ok(self.opens)
     }
 
+    pub(super) fn id(&self) -> CollectionId {
+        CollectionId(self.id.to_string())
+    }
+
     pub(super) const fn is_created(&self) -> bool {
         self.created
     }
@@ -108,6 +120,7 @@ impl Manifest {
     fn new(spec: &CollectionSpec) -> Self {
         Self {
             format: FORMAT,
+            id: Uuid::new_v4(),
             dimension: spec.dimension,
             distance: DISTANCE.to_owned(),
             fingerprint: spec.fingerprint.clone(),
@@ -144,7 +157,7 @@ impl Manifest {
 }
 
 /// Writes a file so that a crash leaves either the old content or the new.
-fn replace_file(path: &PathBuf, content: &[u8]) -> std::io::Result<()> {
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary)?;
     file.write_all(content)?;

@@ -5,6 +5,7 @@
 //!                                    └─ index build (one thread, now and then)
 //! ```
 //!
+//! - [`Directory`]: which collection a name stands for
 //! - [`data_dir`]: the lock that keeps a second process out
 //! - `manifest`: what a collection was made for, beside its files
 //! - `store`: opening, closing and reopening the engine; its panics become errors; room on the disk
@@ -16,6 +17,7 @@
 //! - `read`: retrieve, count, scroll, search
 //! - `convert`: ids, filters and errors in the engine's terms
 
+mod aliases;
 mod convert;
 pub mod data_dir;
 mod duplicates;
@@ -33,6 +35,7 @@ use std::sync::Arc;
 use qdrant_edge::EdgeShard;
 use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
 
+pub use aliases::Directory;
 pub use data_dir::DataDir;
 
 use crate::{BoxFuture, CollectionId, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
@@ -100,13 +103,10 @@ impl Embedded {
     }
 }
 
-/// The id of every embedded collection: a data directory holds one of each name.
-const OWN_ID: &str = "embedded";
-
 impl Sink for Embedded {
-    /// Opening has made it and checked it. Whoever opens it knows whether it was there.
+    /// Opening has made it and checked it.
     fn prepare(&self) -> BoxFuture<'_, Result<CollectionId, SinkError>> {
-        Box::pin(std::future::ready(Ok(CollectionId(OWN_ID.to_owned()))))
+        Box::pin(std::future::ready(Ok(self.store.id())))
     }
 
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {

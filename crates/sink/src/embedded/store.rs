@@ -16,7 +16,7 @@ use super::convert::{change_error, field_path, provenance_path, schema};
 use super::data_dir::LockFile;
 use super::manifest::Manifest;
 use super::{duplicates, engine_log, journal, steps};
-use crate::{CollectionSpec, IndexType, SinkError};
+use crate::{CollectionId, CollectionSpec, IndexType, SinkError};
 
 /// The engine writes through memory maps, and a page that finds no room on the disk kills the process. So the last
 /// 64 MiB are left alone: other programs and the engine's bookkeeping need a little between the check and the write.
@@ -70,6 +70,10 @@ impl Store {
 
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    pub(super) fn id(&self) -> CollectionId {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
     /// Runs `work` on the engine, beside whatever else runs on it.

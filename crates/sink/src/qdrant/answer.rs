@@ -25,7 +25,7 @@ impl Place {
         }
     }
 
-    fn status(&self, status: &Status) -> SinkError {
+    pub(super) fn status(&self, status: &Status) -> SinkError {
         let reason = || format!("{} ({:?})", status.message(), status.code());
         match status.code() {
             Code::NotFound if is_about_the_collection(status.message()) => self.missing(),
@@ -43,7 +43,7 @@ impl Place {
         SinkError::Missing { url: self.url.clone(), collection: self.collection.clone() }
     }
 
-    fn unavailable(&self, reason: &str) -> SinkError {
+    pub(super) fn unavailable(&self, reason: &str) -> SinkError {
         SinkError::Unavailable { url: self.url.clone(), reason: reason.to_owned() }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use qdrant_client::qdrant::quantization_config::Quantization as ClientQuantization;
 use qdrant_client::qdrant::vectors_config::Config;
 use qdrant_client::qdrant::{
-    BinaryQuantization, CollectionInfo, CreateCollection, CreateFieldIndexCollection, Distance, FieldType,
+    BinaryQuantization, CollectionInfo, CreateAlias, CreateCollection, CreateFieldIndexCollection, Distance, FieldType,
     QuantizationConfig, QuantizationType, ScalarQuantization, UpdateCollection, Value as ClientValue, VectorParams,
     VectorsConfig,
 };
@@ -14,8 +14,8 @@ use uuid::Uuid;
 use walvec_model::RESERVED_KEY;
 
 use super::convert::{field_path, field_type, provenance_path};
-use super::{Inner, Quantization};
-use crate::{CollectionId, SinkError};
+use super::{Inner, Quantization, aliases};
+use crate::{CollectionId, SinkError, catalog};
 
 /// The oldest server whose collections carry metadata, where the fingerprint is kept.
 const OLDEST: (u64, u64) = (1, 16);
@@ -23,28 +23,61 @@ const OLDEST: (u64, u64) = (1, 16);
 /// Makes the collection if there is none; else checks that it is the one that the configuration describes. However often
 /// it has to be repeated, the id tells a collection that was made anew from the one that was filled.
 pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
-    let info = match find(inner).await? {
+    check_version(inner).await?;
+    let serving = serving(inner).await?;
+    let name = match &serving {
+        Some(name) => name.clone(),
+        None => newest(inner).await?,
+    };
+    let info = match find(inner, &name).await? {
         Some(info) => info,
         None => {
-            create(inner).await?;
-            find(inner).await?.ok_or_else(|| inner.place.missing())?
+            create(inner, &name).await?;
+            find(inner, &name).await?.ok_or_else(|| inner.place.missing())?
         }
     };
-    create_indexes(inner, &info).await?;
+    create_indexes(inner, &name, &info).await?;
+    if serving.is_none() {
+        let alias = CreateAlias { collection_name: name.clone(), alias_name: inner.spec.name.clone() };
+        inner.client.create_alias(alias).await.map_err(|error| inner.place.error(error))?;
+    }
+    inner.set_name(&name);
     match own(&info, "id") {
         Some(id) => Ok(CollectionId(id)),
-        None => adopt(inner).await,
+        None => adopt(inner, &name).await,
     }
 }
 
-/// The collection, if it is there, and then the one that the configuration describes. Changes nothing.
-pub(super) async fn find(inner: &Inner) -> Result<Option<CollectionInfo>, SinkError> {
+/// Whether the collection is there, and then the one that the configuration describes. Changes nothing.
+pub(super) async fn exists(inner: &Inner) -> Result<bool, SinkError> {
     check_version(inner).await?;
+    match serving(inner).await? {
+        Some(name) => Ok(find(inner, &name).await?.is_some()),
+        None => Ok(false),
+    }
+}
+
+/// The collection's own name; `None` if it is an alias of nothing.
+async fn serving(inner: &Inner) -> Result<Option<String>, SinkError> {
+    let Inner { client, spec, place, is_alias, .. } = inner;
+    if *is_alias { aliases::serving(client, place, &spec.name).await } else { Ok(Some(spec.name.clone())) }
+}
+
+/// The collection that a name without one will stand for: the newest of that name, or else the first.
+async fn newest(inner: &Inner) -> Result<String, SinkError> {
     let Inner { client, spec, place, .. } = inner;
-    if !client.collection_exists(&spec.name).await.map_err(|error| place.error(error))? {
+    let collections = aliases::collections(client, place).await?;
+    let newest = catalog::numbers(&spec.name, collections).pop();
+    Ok(catalog::numbered(&spec.name, newest.unwrap_or(1)))
+}
+
+/// The collection of that name, if it is there, and then the one that the configuration describes. Changes nothing.
+pub(super) async fn find(inner: &Inner, name: &str) -> Result<Option<CollectionInfo>, SinkError> {
+    let Inner { client, place, .. } = inner;
+    if !client.collection_exists(name).await.map_err(|error| place.error(error))? {
         return Ok(None);
     }
-    let response = client.collection_info(&spec.name).await.map_err(|error| place.error(error))?;
+    let response = client.collection_info(name).await.map_err(|error| place.error(error))?;
     let info = response.result.ok_or_else(|| place.missing())?;
     check(inner, &info)?;
     Ok(Some(info))
@@ -64,8 +97,8 @@ async fn check_version(inner: &Inner) -> Result<(), SinkError> {
 }
 
 #[expect(deprecated, reason = "servers before 1.19 know `on_disk` only, newer ones still do")]
-async fn create(inner: &Inner) -> Result<(), SinkError> {
-    let Inner { client, spec, place, layout } = inner;
+async fn create(inner: &Inner, name: &str) -> Result<(), SinkError> {
+    let Inner { client, spec, place, layout, .. } = inner;
     let vector = VectorParams {
         size: spec.dimension as u64,
         distance: Distance::Cosine.into(),
@@ -73,7 +106,7 @@ async fn create(inner: &Inner) -> Result<(), SinkError> {
         ..VectorParams::default()
     };
     let request = CreateCollection {
-        collection_name: spec.name.clone(),
+        collection_name: name.to_owned(),
         vectors_config: Some(VectorsConfig { config: Some(Config::Params(vector)) }),
         quantization_config: layout.quantization.map(quantization),
         shard_number: layout.shards,
@@ -83,7 +116,7 @@ async fn create(inner: &Inner) -> Result<(), SinkError> {
         ..CreateCollection::default()
     };
     client.create_collection(request).await.map_err(|error| place.error(error))?;
-    tracing::info!(collection = spec.name, dimension = spec.dimension, url = place.url, "created the collection");
+    tracing::info!(collection = name, dimension = spec.dimension, url = place.url, "created the collection");
     Ok(())
 }
 
@@ -142,21 +175,21 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
 }
 
 /// Takes over an empty collection that somebody else has made.
-async fn adopt(inner: &Inner) -> Result<CollectionId, SinkError> {
-    let Inner { client, spec, place, .. } = inner;
+async fn adopt(inner: &Inner, name: &str) -> Result<CollectionId, SinkError> {
+    let Inner { client, place, .. } = inner;
     let id = new_id();
     let request = UpdateCollection {
-        collection_name: spec.name.clone(),
+        collection_name: name.to_owned(),
         metadata: metadata(inner, &id),
         ..UpdateCollection::default()
     };
     client.update_collection(request).await.map_err(|error| place.error(error))?;
-    tracing::info!(collection = spec.name, "took over an empty collection that was there");
+    tracing::info!(collection = name, "took over an empty collection that was there");
     Ok(id)
 }
 
 /// Makes the payload indexes that are missing. One that exists stays as it is.
-async fn create_indexes(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
+async fn create_indexes(inner: &Inner, name: &str, info: &CollectionInfo) -> Result<(), SinkError> {
     let Inner { client, spec, place, .. } = inner;
     let mut wanted = vec![(provenance_path("t"), FieldType::Keyword), (provenance_path("g"), FieldType::Integer)];
     for (field, index) in &spec.indexes {
@@ -167,7 +200,7 @@ async fn create_indexes(inner: &Inner, info: &CollectionInfo) -> Result<(), Sink
             continue;
         }
         let request = CreateFieldIndexCollection {
-            collection_name: spec.name.clone(),
+            collection_name: name.to_owned(),
             wait: Some(true),
             field_name,
             field_type: Some(field_type.into()),

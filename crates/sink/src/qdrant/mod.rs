@@ -1,6 +1,7 @@
 //! A Qdrant server or cluster, over gRPC; the only module that names `qdrant_client`.
 //!
 //! - [`Remote`]: the collection, as the pipeline writes it and as readers see it
+//! - [`Aliases`]: which collection a name stands for
 //! - `collection`: making it, and checking the one that is there
 //! - `requests`: cutting a batch into requests, several of them in flight
 //! - `read`: retrieve, count, scroll, search
@@ -10,13 +11,14 @@
 //! Every write waits until the server has applied it, and only the status `completed` counts: `acknowledged` and a timeout
 //! are answers about a queue.
 
+mod aliases;
 mod answer;
 mod collection;
 mod convert;
 mod read;
 mod requests;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use qdrant_client::Qdrant;
@@ -26,8 +28,11 @@ use qdrant_client::qdrant::{
 use secrecy::{ExposeSecret as _, SecretString};
 use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
 
-use crate::{BoxFuture, CollectionId, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
+pub use aliases::Aliases;
 use answer::Place;
+
+use crate::catalog::{self, Catalog as _};
+use crate::{BoxFuture, CollectionId, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
 
 /// Where the server is, and how collections are made there.
 #[derive(Clone, Debug)]
@@ -87,17 +92,47 @@ struct Inner {
     layout: Layout,
     spec: CollectionSpec,
     place: Place,
+    /// Whether `spec.name` is an alias, to be looked up, or the collection's own name.
+    is_alias: bool,
+    /// The collection's own name, once it is known.
+    collection: RwLock<Option<String>>,
+}
+
+impl Inner {
+    /// The name that requests carry. Until the collection's own is known, the alias leads to it as well.
+    fn name(&self) -> String {
+        let collection = self.collection.read().unwrap_or_else(PoisonError::into_inner);
+        collection.clone().unwrap_or_else(|| self.spec.name.clone())
+    }
+
+    fn set_name(&self, name: &str) {
+        *self.collection.write().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
+    }
 }
 
 impl Remote {
-    /// A collection of a server; nothing is asked yet.
+    /// The collection that `spec.name` stands for; nothing is asked yet. [`Sink::prepare`] finds out which one that is, and
+    /// makes the first one where there is none.
     ///
     /// # Errors
     /// If the URL cannot be used.
     pub fn new(server: Server, spec: CollectionSpec) -> Result<Self, SinkError> {
+        Self::open(server, spec, true)
+    }
+
+    /// The collection whose own name is `spec.name`, served or not; nothing is asked yet.
+    ///
+    /// # Errors
+    /// If the URL cannot be used.
+    pub fn own(server: Server, spec: CollectionSpec) -> Result<Self, SinkError> {
+        Self::open(server, spec, false)
+    }
+
+    fn open(server: Server, spec: CollectionSpec, is_alias: bool) -> Result<Self, SinkError> {
         let place = Place { url: server.url.clone(), collection: spec.name.clone() };
         let client = connect(&server, &place)?;
-        Ok(Self(Arc::new(Inner { client, layout: server.layout, spec, place })))
+        let inner = Inner { client, layout: server.layout, spec, place, is_alias, collection: RwLock::default() };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Whether the collection is there, with vectors that fit; changes nothing.
@@ -105,23 +140,29 @@ impl Remote {
     /// # Errors
     /// If it does not fit, or the server cannot be asked.
     pub async fn inspect(&self) -> Result<bool, SinkError> {
-        Ok(collection::find(&self.0).await?.is_some())
+        collection::exists(&self.0).await
     }
 
-    /// Removes a collection; removing what is not there is no error.
+    /// Removes every collection of that name; removing what is not there is no error.
     ///
     /// # Errors
     /// If the server does not do it.
     pub async fn purge(server: Server, name: &str) -> Result<(), SinkError> {
-        let place = Place { url: server.url.clone(), collection: name.to_owned() };
-        let client = connect(&server, &place)?;
-        client.delete_collection(name).await.map(drop).map_err(|error| place.error(error))
+        let aliases = Aliases::new(server);
+        let served = aliases.serving(name).await?;
+        for number in aliases.numbers(name).await? {
+            aliases.remove(&catalog::numbered(name, number)).await?;
+        }
+        match served {
+            Some(served) => aliases.remove(&served).await,
+            None => Ok(()),
+        }
     }
 
     async fn delete(&self, filter: ClientFilter) -> Result<(), SinkError> {
-        let Inner { client, spec, place, .. } = &*self.0;
+        let Inner { client, place, .. } = &*self.0;
         let request = DeletePoints {
-            collection_name: spec.name.clone(),
+            collection_name: self.0.name(),
             wait: Some(true),
             points: Some(PointsSelector::from(filter)),
             ordering: Some(ORDERING),
@@ -132,9 +173,9 @@ impl Remote {
     }
 
     async fn count_where(&self, filter: Option<ClientFilter>) -> Result<u64, SinkError> {
-        let Inner { client, spec, place, .. } = &*self.0;
+        let Inner { client, place, .. } = &*self.0;
         let request =
-            CountPoints { collection_name: spec.name.clone(), filter, exact: Some(true), ..CountPoints::default() };
+            CountPoints { collection_name: self.0.name(), filter, exact: Some(true), ..CountPoints::default() };
         let response = client.count(request).await.map_err(|error| place.error(error))?;
         Ok(response.result.map_or(0, |result| result.count))
     }

@@ -11,11 +11,11 @@ use crate::{Hit, MAX_HITS, ScrollPage, SearchRequest, SinkError};
 const RETRIEVE_POINTS: usize = 1000;
 
 pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
-    let Inner { client, spec, place, .. } = inner;
+    let Inner { client, place, .. } = inner;
     let mut found = Vec::with_capacity(ids.len());
     for ids in ids.chunks(RETRIEVE_POINTS) {
         let request = GetPoints {
-            collection_name: spec.name.clone(),
+            collection_name: inner.name(),
             ids: ids.iter().copied().map(client_id).collect(),
             with_payload: Some(true.into()),
             with_vectors: Some(false.into()),
@@ -30,9 +30,9 @@ pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<Sto
 }
 
 pub(super) async fn scroll(inner: &Inner, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
-    let Inner { client, spec, place, .. } = inner;
+    let Inner { client, place, .. } = inner;
     let request = ScrollPoints {
-        collection_name: spec.name.clone(),
+        collection_name: inner.name(),
         offset: from.map(client_id),
         limit: Some(u32::try_from(limit.clamp(1, MAX_HITS)).unwrap_or(u32::MAX)),
         with_payload: Some(true.into()),
@@ -53,7 +53,7 @@ pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<
         return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_HITS} is allowed")));
     }
     let request = QueryPoints {
-        collection_name: spec.name.clone(),
+        collection_name: inner.name(),
         query: Some(Query::new_nearest(vector)),
         filter: client_filter(&filter)?,
         limit: Some(limit as u64),

@@ -46,7 +46,7 @@ async fn send_items(inner: &Inner, items: Vec<Item>) -> Result<(), SinkError> {
                 [] => return Err(error),
                 [single] => {
                     // A collection that does not fit any more refuses every point: none of them is to blame.
-                    collection::find(inner).await?.ok_or_else(|| inner.place.missing())?;
+                    collection::find(inner, &inner.name()).await?.ok_or_else(|| inner.place.missing())?;
                     return Err(SinkError::BadPoint { id: single.id, reason: error.to_string() });
                 }
                 several => {
@@ -61,11 +61,11 @@ async fn send_items(inner: &Inner, items: Vec<Item>) -> Result<(), SinkError> {
 }
 
 async fn send_request(inner: &Inner, items: &[Item]) -> Result<(), SinkError> {
-    let Inner { client, spec, place, .. } = inner;
+    let Inner { client, place, .. } = inner;
     let operations = operations(items);
     let expected = operations.len();
     let request = UpdateBatchPoints {
-        collection_name: spec.name.clone(),
+        collection_name: inner.name(),
         wait: Some(true),
         operations,
         ordering: Some(ORDERING),

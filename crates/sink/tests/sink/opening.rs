@@ -4,8 +4,9 @@ use std::fs;
 
 use serde_json::json;
 use walvec_model::Fingerprint;
-use walvec_sink::embedded::{DataDir, Embedded};
-use walvec_sink::{IndexType, Search, Sink, SinkError, Write};
+use walvec_sink::catalog::numbered;
+use walvec_sink::embedded::{DataDir, Directory, Embedded};
+use walvec_sink::{Catalog as _, CollectionSpec, IndexType, Search, Sink, SinkError, Write};
 
 use crate::common::{DIMENSION, Fixture, nearest_to, number_of, point, spec, upserts, vector};
 
@@ -239,4 +240,30 @@ async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         std::task::Poll::Pending => std::task::Poll::Ready(None),
     })
     .await
+}
+
+#[tokio::test]
+async fn a_name_is_given_to_another_collection_in_one_step_and_stays_given() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = Directory::new(root.path());
+    assert_eq!(directory.serving("books").await.unwrap(), None);
+    assert_eq!(directory.numbers("books").await.unwrap(), [0; 0]);
+    let mut ids = Vec::new();
+    for number in [1, 2, 10] {
+        let own = CollectionSpec { name: numbered("books", number), ..spec(DIMENSION) };
+        let sink = Embedded::open(root.path(), own).unwrap();
+        ids.push(sink.prepare().await.unwrap());
+        sink.close().await.unwrap();
+    }
+    assert!(ids[0] != ids[1] && ids[1] != ids[2], "each is told from the others");
+    assert_eq!(directory.numbers("books").await.unwrap(), [1, 2, 10]);
+    let names = |books: &str| vec![("books".to_owned(), books.to_owned()), ("films".to_owned(), "films__1".to_owned())];
+    directory.switch(names("books__1")).await.unwrap();
+    directory.switch(names("books__10")).await.unwrap();
+    directory.remove("books__2").await.unwrap();
+    directory.remove("books__2").await.unwrap();
+    let reopened = Directory::new(root.path());
+    assert_eq!(reopened.serving("books").await.unwrap().as_deref(), Some("books__10"));
+    assert_eq!(reopened.serving("films").await.unwrap().as_deref(), Some("films__1"));
+    assert_eq!(reopened.numbers("books").await.unwrap(), [1, 10]);
 }

@@ -7,8 +7,11 @@ use qdrant_client::qdrant::{
 use secrecy::SecretString;
 use serde_json::json;
 use walvec_model::{Fingerprint, Generation, PointId, Provenance, TableName};
-use walvec_sink::qdrant::{Layout, Remote, Server};
-use walvec_sink::{CollectionSpec, Condition, Filter, IndexType, Search, SearchRequest, Sink, SinkError, Write};
+use walvec_sink::catalog::numbered;
+use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
+use walvec_sink::{
+    Catalog as _, CollectionSpec, Condition, Filter, IndexType, Search, SearchRequest, Sink, SinkError, Write,
+};
 use walvec_test_qdrant::{Call, Code, Fault, TestServer, UpdateStatus};
 
 use crate::common::{
@@ -292,4 +295,48 @@ async fn a_wrong_key_and_an_old_server_are_refused_for_good_and_the_key_is_not_i
     let error = with_key("right").prepare().await.unwrap_err();
     assert!(error.to_string().contains("1.16 or newer"), "{error}");
     assert_eq!(test_server.calls().of(Call::CreateCollection), 1);
+}
+
+#[tokio::test]
+async fn a_name_stands_for_a_numbered_collection_and_can_be_given_to_another_in_one_step() {
+    on_every_server("names", async |url, spec| {
+        let names = Aliases::new(server(&url));
+        let (first, second) = (numbered(&spec.name, 1), numbered(&spec.name, 2));
+        let served = remote(&url, spec.clone());
+        let id = served.prepare().await.unwrap();
+        served.write(upserts(1..=3)).await.unwrap();
+        assert_eq!(names.serving(&spec.name).await.unwrap().as_ref(), Some(&first));
+
+        let beside = CollectionSpec { name: second.clone(), fingerprint: Fingerprint::of(&["other"]), ..spec.clone() };
+        let beside = Remote::own(server(&url), beside).unwrap();
+        assert_ne!(beside.prepare().await.unwrap(), id);
+        beside.write(upserts(1..=5)).await.unwrap();
+        assert_eq!(names.numbers(&spec.name).await.unwrap(), [1, 2]);
+        assert_eq!((served.count().await.unwrap(), beside.count().await.unwrap()), (3, 5));
+
+        names.switch(vec![(spec.name.clone(), second.clone())]).await.unwrap();
+        let reader = remote(&url, spec.clone());
+        assert_eq!(reader.count().await.unwrap(), 5, "by its name");
+        assert!(matches!(reader.prepare().await, Err(SinkError::Fingerprint { .. })));
+        assert_eq!(served.count().await.unwrap(), 3, "who has opened it before stays with it");
+        names.remove(&first).await.unwrap();
+        names.remove(&first).await.unwrap();
+        assert_eq!(names.numbers(&spec.name).await.unwrap(), [2]);
+        let error = names.switch(vec![(spec.name.clone(), first.clone())]).await.unwrap_err();
+        assert!(error.to_string().contains(&first), "{error}");
+        assert_eq!(names.serving(&spec.name).await.unwrap(), Some(second));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_collection_that_lost_its_name_is_found_again() {
+    let (test_server, sink) = started().await;
+    let id = sink.prepare().await.unwrap();
+    let client = qdrant_client::Qdrant::from_url(&test_server.url()).skip_compatibility_check().build().unwrap();
+    client.delete_alias("books").await.unwrap();
+    let again = remote(&test_server.url(), spec(DIMENSION));
+    assert!(!again.inspect().await.unwrap());
+    assert_eq!(again.prepare().await.unwrap(), id);
+    assert!(again.inspect().await.unwrap());
 }

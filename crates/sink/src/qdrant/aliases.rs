@@ -1,0 +1,105 @@
+//! The names of a server: its own aliases.
+
+use qdrant_client::Qdrant;
+use qdrant_client::qdrant::alias_operations::Action;
+use qdrant_client::qdrant::collections_client::CollectionsClient;
+use qdrant_client::qdrant::{AliasOperations, ChangeAliases, CreateAlias};
+use secrecy::ExposeSecret as _;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::{ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
+
+use super::answer::Place;
+use super::{CONNECT_TIMEOUT, Server, TIMEOUT, connect};
+use crate::catalog::{self, Catalog};
+use crate::{BoxFuture, SinkError};
+
+/// The collections of a server.
+#[derive(Clone)]
+pub struct Aliases {
+    server: Server,
+}
+
+impl Aliases {
+    /// The collections of `server`; nothing is asked yet.
+    #[must_use]
+    pub const fn new(server: Server) -> Self {
+        Self { server }
+    }
+
+    fn client(&self, name: &str) -> Result<(Qdrant, Place), SinkError> {
+        let place = Place { url: self.server.url.clone(), collection: name.to_owned() };
+        let client = connect(&self.server, &place)?;
+        Ok((client, place))
+    }
+
+    /// The client's own call changes one alias at a time; names that belong together must change together.
+    async fn change(&self, names: Vec<(String, String)>) -> Result<(), SinkError> {
+        let collections: Vec<_> = names.iter().map(|(_, collection)| collection.as_str()).collect();
+        let place = Place { url: self.server.url.clone(), collection: collections.join(", ") };
+        let unusable = |reason: &dyn ToString| SinkError::Server { url: place.url.clone(), reason: reason.to_string() };
+        let key = self.server.api_key.as_ref().map(|key| AsciiMetadataValue::try_from(key.expose_secret()));
+        let key = key.transpose().map_err(|error| unusable(&error))?;
+        let mut endpoint = Endpoint::from_shared(place.url.clone()).map_err(|error| unusable(&error))?;
+        if place.url.starts_with("https://") {
+            let tls = ClientTlsConfig::new().with_native_roots();
+            endpoint = endpoint.tls_config(tls).map_err(|error| unusable(&error))?;
+        }
+        let channel = endpoint.timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT).connect().await;
+        let channel = channel.map_err(|error| place.unavailable(&walvec_model::with_causes(&error)))?;
+        let mut client =
+            CollectionsClient::with_interceptor(channel, |mut request: Request<()>| -> Result<_, Status> {
+                if let Some(key) = &key {
+                    request.metadata_mut().insert("api-key", key.clone());
+                }
+                Ok(request)
+            });
+        let actions = names.into_iter().map(|(alias_name, collection_name)| AliasOperations {
+            action: Some(Action::CreateAlias(CreateAlias { collection_name, alias_name })),
+        });
+        let request = ChangeAliases { actions: actions.collect(), timeout: None };
+        client.update_aliases(request).await.map(drop).map_err(|status| place.status(&status))
+    }
+}
+
+/// The collection that `name` is an alias of, or the one that is called so.
+pub(super) async fn serving(client: &Qdrant, place: &Place, name: &str) -> Result<Option<String>, SinkError> {
+    let aliases = client.list_aliases().await.map_err(|error| place.error(error))?.aliases;
+    if let Some(alias) = aliases.into_iter().find(|alias| alias.alias_name == name) {
+        return Ok(Some(alias.collection_name));
+    }
+    let collections = collections(client, place).await?;
+    Ok(collections.into_iter().find(|collection| collection == name))
+}
+
+pub(super) async fn collections(client: &Qdrant, place: &Place) -> Result<Vec<String>, SinkError> {
+    let response = client.list_collections().await.map_err(|error| place.error(error))?;
+    Ok(response.collections.into_iter().map(|collection| collection.name).collect())
+}
+
+impl Catalog for Aliases {
+    fn serving<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, SinkError>> {
+        Box::pin(async move {
+            let (client, place) = self.client(name)?;
+            serving(&client, &place, name).await
+        })
+    }
+
+    fn numbers<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<u64>, SinkError>> {
+        Box::pin(async move {
+            let (client, place) = self.client(name)?;
+            Ok(catalog::numbers(name, collections(&client, &place).await?))
+        })
+    }
+
+    fn switch(&self, names: Vec<(String, String)>) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(self.change(names))
+    }
+
+    fn remove<'a>(&'a self, collection: &'a str) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(async move {
+            let (client, place) = self.client(collection)?;
+            client.delete_collection(collection).await.map(drop).map_err(|error| place.error(error))
+        })
+    }
+}
