@@ -13,7 +13,7 @@ use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
 use crate::value::{self, Kind};
 
 /// How many keys one statement names.
-const KEYS_PER_STATEMENT: usize = 500;
+pub(crate) const KEYS_PER_STATEMENT: usize = 500;
 
 /// See [`Source::fetch_rows`].
 pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Result<Vec<(RowKey, Row)>, CaptureError> {
@@ -39,9 +39,17 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
     Ok(found)
 }
 
-/// COPY gives every value in the text form of the stream; it takes no parameters, so that keys become literals. Their types
-/// are left to the comparison with the key columns.
+/// COPY gives every value in the text form of the stream.
 fn statement(table: &Table, kinds: &[Kind], keys: &[RowKey], filter: Option<&str>) -> String {
+    let columns = quote_columns(table.columns.iter().map(|column| column.name.as_str()));
+    let filter = filter.map(|filter| format!(" AND ({filter})")).unwrap_or_default();
+    let (table_name, condition) = (quote_table(&table.name), condition(table, kinds, keys));
+    format!("COPY (SELECT {columns} FROM {table_name} WHERE {condition}{filter}) TO STDOUT")
+}
+
+/// Whether a row has one of the keys. COPY takes no parameters, so that keys become literals. Their types are left to the
+/// comparison with the key columns.
+pub(crate) fn condition(table: &Table, kinds: &[Kind], keys: &[RowKey]) -> String {
     let key_columns = table.key.iter().filter_map(|&index| table.columns.get(index));
     let key_names: Vec<_> = key_columns.map(|column| quote_ident(&column.name)).collect();
     let tuple = |key: &RowKey| {
@@ -53,14 +61,7 @@ fn statement(table: &Table, kinds: &[Kind], keys: &[RowKey], filter: Option<&str
         format!("({})", literals.collect::<Vec<_>>().join(", "))
     };
     let tuples: Vec<_> = keys.iter().map(tuple).collect();
-    let columns = quote_columns(table.columns.iter().map(|column| column.name.as_str()));
-    let filter = filter.map(|filter| format!(" AND ({filter})")).unwrap_or_default();
-    format!(
-        "COPY (SELECT {columns} FROM {} WHERE ({}) IN ({}){filter}) TO STDOUT",
-        quote_table(&table.name),
-        key_names.join(", "),
-        tuples.join(", ")
-    )
+    format!("({}) IN ({})", key_names.join(", "), tuples.join(", "))
 }
 
 fn fetch_error(table: &Table, error: &tokio_postgres::Error) -> CaptureError {

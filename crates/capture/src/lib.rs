@@ -7,10 +7,12 @@
 //!              │
 //!      open_stream ──▶ ChangeStream: everything committed after it, by logical replication
 //!              │
+//!     begin_reread ──▶ Snapshot of chosen rows, with their place among the changes of the stream
+//!              │
 //!       fetch_rows ──▶ values that an UPDATE left out
 //! ```
 //!
-//! All three give a row the same values, because they read the same text form with the same function.
+//! All of them give a row the same values, because they read the same text form with the same function.
 //!
 //! - `config`: what has to be told
 //! - `source`: the source and what can be asked of it
@@ -52,7 +54,7 @@ pub use error::CaptureError;
 pub use preflight::{Finding, Severity};
 pub use publication::PublicationState;
 pub use slot::{SlotState, WalStatus};
-pub use snapshot::Snapshot;
+pub use snapshot::{Selection, Snapshot};
 pub use source::{ServerPosition, Source};
 pub use stream::ChangeStream;
 use walvec_model::TableName;

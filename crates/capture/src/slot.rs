@@ -108,6 +108,11 @@ pub(crate) fn create_command(slot: &str) -> String {
     format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT", quote_ident(slot))
 }
 
+/// The same for a slot that goes with its session: only its snapshot is wanted.
+pub(crate) fn create_temporary_command(slot: &str) -> String {
+    format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_ident(slot))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

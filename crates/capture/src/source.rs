@@ -10,7 +10,7 @@ use crate::connect::{ConnInfo, Session, statement_error};
 use crate::preflight::{self, Finding};
 use crate::publication::{self, PublicationState, Published};
 use crate::slot::{self, SlotState};
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{self, Selection, Snapshot};
 use crate::stream::{self, ChangeStream};
 use crate::{CaptureError, fetch};
 
@@ -198,6 +198,18 @@ impl Source {
     /// `E_SLOT_EXISTS` if there is a slot already; everything that [`tables`](Self::tables) reports.
     pub async fn begin_snapshot(&self) -> Result<Snapshot, CaptureError> {
         snapshot::begin(self).await
+    }
+
+    /// Reads rows of one table again, as of the consistent point of a slot that exists only for that. So they have a place
+    /// among the changes of the stream: a plain SELECT may not see yet what the stream has brought already.
+    ///
+    /// The server waits for every transaction that is open before it answers, as in [`begin_snapshot`](Self::begin_snapshot).
+    ///
+    /// # Errors
+    /// `E_CONFIG` if the condition is not one, `E_TABLE` if the table is not configured; everything that
+    /// [`tables`](Self::tables) reports.
+    pub async fn begin_reread(&self, table: &TableName, rows: &Selection) -> Result<Snapshot, CaptureError> {
+        snapshot::reread(self, table, rows).await
     }
 
     /// Opens the stream of changes at the slot's position.

@@ -48,6 +48,12 @@ pub enum PipelineError {
         /// The table.
         table: TableName,
     },
+    /// A table changes so fast that it cannot be read again in one go.
+    #[error("table {table} changes faster than it can be read again; the rows that were written are right")]
+    TooFast {
+        /// The table.
+        table: TableName,
+    },
     /// Shutdown was asked for while an error was being retried.
     #[error("stopped while an error was being retried; nothing unconfirmed is lost")]
     Stopped,
@@ -82,7 +88,7 @@ impl PipelineError {
             Self::Embed(error) => error.is_retryable(),
             Self::Sink { source, .. } => source.is_retryable(),
             Self::Store(error) => error.is_retryable(),
-            Self::Transform { .. } | Self::Refused(_) | Self::Stopped => false,
+            Self::Transform { .. } | Self::Refused(_) | Self::TooFast { .. } | Self::Stopped => false,
         };
         if retryable { Policy::Retry } else { Policy::Stop }
     }
@@ -91,7 +97,7 @@ impl PipelineError {
     #[must_use]
     pub const fn part(&self) -> &'static str {
         match self {
-            Self::Source(_) | Self::Refused(_) | Self::Altered { .. } => "source",
+            Self::Source(_) | Self::Refused(_) | Self::Altered { .. } | Self::TooFast { .. } => "source",
             Self::Transform { .. } => "transform",
             Self::Embed(_) => "embedder",
             Self::Sink { .. } => "sink",
@@ -115,6 +121,7 @@ impl PipelineError {
             Self::Store(_) => "E_STATE",
             Self::Refused(refusal) => refusal.code,
             Self::Altered { .. } => "E_ALTERED",
+            Self::TooFast { .. } => "E_TOO_FAST",
             Self::Stopped => "E_STOPPED",
         }
     }
@@ -144,6 +151,7 @@ impl PipelineError {
             Self::Sink { .. } | Self::Store(_) => {
                 Some("look at the disk space and the permissions of the data directory, then start again".to_owned())
             }
+            Self::TooFast { .. } => Some("read it in parts: `walvec backfill --table ... --where ...`".to_owned()),
             Self::Altered { .. } | Self::Stopped => None,
         }
     }

@@ -4,6 +4,7 @@
 //! the stream's own task keeps reading ahead, within bounds, so that the next batch is as large as the backlog allows:
 //! a single row goes through at once, a flood goes through in full batches.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
@@ -14,6 +15,8 @@ use walvec_model::{Change, Lsn, Op, StreamEvent, TableName};
 use crate::batch::coalesce;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
+use crate::reread::{Active, Job, Order, Turn};
+use crate::start::Refusal;
 use crate::status::Phase;
 use crate::supervisor::Run;
 use crate::telemetry::{count_changes, searchable};
@@ -116,33 +119,63 @@ enum Step {
     Events(Result<Vec<StreamEvent>, CaptureError>),
     Flush,
     Checkpoint,
+    Begin(Order),
+    Reread(Turn),
     Stop,
 }
 
-/// Follows `stream` until it fails or the pipeline is asked to stop.
+/// Follows `stream` until it fails or the pipeline is asked to stop. A job that this interrupts begins again with the next
+/// stream.
 pub(crate) async fn follow(
     run: &mut Run,
-    source: &Source,
+    source: &Arc<Source>,
+    stream: ChangeStream,
+    checkpointer: Checkpointer,
+) -> Result<(), PipelineError> {
+    let mut active = match run.interrupted.take() {
+        Some(order) => begin(run, source, order).await?,
+        None => None,
+    };
+    let outcome = follow_with(run, source, stream, checkpointer, &mut active).await;
+    let order = active.map(Active::into_order);
+    match (&outcome, order) {
+        (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
+        (Err(_), order) => run.interrupted = order,
+        (Ok(()), None) => {}
+    }
+    outcome
+}
+
+async fn follow_with(
+    run: &mut Run,
+    source: &Arc<Source>,
     mut stream: ChangeStream,
     mut checkpointer: Checkpointer,
+    active: &mut Option<Active>,
 ) -> Result<(), PipelineError> {
     let mut pending = Pending::default();
     loop {
-        let step = next_step(run, &mut stream, &pending, &checkpointer).await;
+        let step = next_step(run, &mut stream, &pending, &checkpointer, active).await;
         match step {
             Step::Events(events) => {
-                take_in(run, source, events?, &mut pending, &mut checkpointer).await?;
+                take_in(run, source, events?, &mut pending, &mut checkpointer, active).await?;
                 // More may already be here: then a larger batch is cheaper than two.
                 for _ in 0..READ_AHEAD {
                     let Some(events) = stream.next().now_or_never() else { break };
-                    take_in(run, source, events?, &mut pending, &mut checkpointer).await?;
+                    take_in(run, source, events?, &mut pending, &mut checkpointer, active).await?;
                 }
                 if pending.is_complete() {
                     flush(run, source, &mut pending, &mut checkpointer).await?;
                 }
+                // The stream goes first, but a stream that never pauses must not keep a job waiting for ever.
+                if let Some(turn) = active.as_mut().and_then(Active::turn_now) {
+                    reread(run, source, turn, active).await?;
+                }
             }
             Step::Flush => flush(run, source, &mut pending, &mut checkpointer).await?,
             Step::Checkpoint => confirm(run, &stream, &mut checkpointer)?,
+            Step::Begin(order) => *active = begin(run, source, order).await?,
+            Step::Reread(turn) => reread(run, source, turn, active).await?,
             Step::Stop => {
                 run.shared.telemetry.phase(Phase::Stopping);
                 flush(run, source, &mut pending, &mut checkpointer).await?;
@@ -154,14 +187,83 @@ pub(crate) async fn follow(
     }
 }
 
-async fn next_step(run: &Run, stream: &mut ChangeStream, pending: &Pending, checkpointer: &Checkpointer) -> Step {
+async fn next_step(
+    run: &mut Run,
+    stream: &mut ChangeStream,
+    pending: &Pending,
+    checkpointer: &Checkpointer,
+    active: &mut Option<Active>,
+) -> Step {
+    let is_free = active.is_none();
     tokio::select! {
         biased;
         () = run.shared.stop.cancelled() => Step::Stop,
         () = until(pending.due) => Step::Flush,
         () = until(checkpointer.due()) => Step::Checkpoint,
         events = stream.next() => Step::Events(events),
+        turn = turn_of(active) => Step::Reread(turn),
+        Some(order) = run.orders.recv(), if is_free => Step::Begin(order),
     }
+}
+
+async fn turn_of(active: &mut Option<Active>) -> Turn {
+    match active {
+        Some(active) => active.turn().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Begins a job; one that cannot be done ends at once.
+async fn begin(run: &mut Run, source: &Arc<Source>, order: Order) -> Result<Option<Active>, PipelineError> {
+    let table = match &order.job {
+        Job::Backfill { table, .. } => Some(table.clone()).filter(|table| !run.writers_of(table).is_empty()),
+        Job::Repair { collection, points, .. } => match run.writer_of(collection) {
+            Some(writer) => {
+                writer.remove(points).await?;
+                Some(writer.collection.table.clone())
+            }
+            None => None,
+        },
+    };
+    match table {
+        Some(table) => Ok(Some(Active::begin(source, &run.shared, order, table))),
+        None => {
+            let refusal = Refusal {
+                code: "E_TABLE",
+                what: "it is not part of the configuration that is running".to_owned(),
+                remedy: "name a table or a collection of the configuration".to_owned(),
+            };
+            order.end(Err(&refusal.into()));
+            Ok(None)
+        }
+    }
+}
+
+/// Writes what a job has read.
+async fn reread(
+    run: &mut Run,
+    source: &Source,
+    turn: Turn,
+    active: &mut Option<Active>,
+) -> Result<(), PipelineError> {
+    let Some(job) = active else { return Ok(()) };
+    match (turn, &job.order().job) {
+        (Turn::Write(rows), Job::Backfill { .. }) => {
+            for (index, rows) in run.by_writer(rows) {
+                run.writers[index].write(source, coalesce(rows)).await?;
+            }
+        }
+        (Turn::Write(rows), Job::Repair { collection, .. }) => {
+            if let Some(writer) = run.writer_of(collection) {
+                writer.rewrite(source, coalesce(rows)).await?;
+            }
+        }
+        (Turn::Ended(result), _) => {
+            job.order().end(result.as_ref().copied());
+            *active = None;
+        }
+    }
+    Ok(())
 }
 
 async fn until(due: Option<Instant>) {
@@ -177,10 +279,14 @@ async fn take_in(
     events: Vec<StreamEvent>,
     pending: &mut Pending,
     checkpointer: &mut Checkpointer,
+    active: &mut Option<Active>,
 ) -> Result<(), PipelineError> {
     for event in events {
         if let StreamEvent::Change(change) = &event {
             run.refuse_altered(&change.table)?;
+            if let Some(active) = active {
+                active.note(change);
+            }
         }
         match pending.push(event, run.batch_rows, run.batch_wait) {
             Demand::Nothing => {}

@@ -12,6 +12,7 @@
 //! - [`start`]: what to do at start, from what is stored and what PostgreSQL says; pure
 //! - [`snapshot`]: copies the rows that were there before, as one generation
 //! - [`follow`]: follows the stream, transaction by transaction
+//! - [`reread`]: reads rows again while the stream goes on: backfill and repair
 //! - [`batch`]: the last word per key inside a batch; pure
 //! - [`plan`]: which rows need a vector, which only a new payload, which nothing; pure
 //! - [`writer`]: one collection's writer: complete, render, embed, write, park
@@ -27,6 +28,7 @@ pub mod checkpoint;
 pub mod error;
 mod follow;
 pub mod plan;
+pub mod reread;
 mod retry;
 mod snapshot;
 pub mod start;

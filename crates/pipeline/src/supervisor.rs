@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{PublicationState, Severity, SlotState, Source, SourceConfig};
@@ -17,6 +17,7 @@ use walvec_sink::{Sink, SinkError};
 use crate::checkpoint::Checkpointer;
 use crate::error::{PipelineError, Policy};
 use crate::follow::follow;
+use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
 use crate::snapshot;
 use crate::start::{Facts, Refusal, Slot, Start, decide, publication_changed};
@@ -49,6 +50,7 @@ pub struct PipelineConfig {
 pub struct Pipeline {
     config: PipelineConfig,
     run: Run,
+    jobs: Jobs,
 }
 
 /// The parts that live as long as the pipeline.
@@ -57,6 +59,10 @@ pub(crate) struct Run {
     pub(crate) writers: Vec<Writer>,
     pub(crate) batch_rows: usize,
     pub(crate) batch_wait: Duration,
+    /// Jobs to be done beside the stream.
+    pub(crate) orders: mpsc::Receiver<Order>,
+    /// The job that was being done when the stream failed.
+    pub(crate) interrupted: Option<Order>,
     /// The tables as they were when the source was connected.
     tables: Vec<Arc<Table>>,
 }
@@ -65,6 +71,10 @@ impl Run {
     /// The writers of the collections that show `table`.
     pub(crate) fn writers_of(&self, table: &TableName) -> Vec<usize> {
         (0..self.writers.len()).filter(|&index| self.writers[index].collection.table == *table).collect()
+    }
+
+    pub(crate) fn writer_of(&mut self, collection: &str) -> Option<&mut Writer> {
+        self.writers.iter_mut().find(|writer| writer.collection.name == collection)
     }
 
     /// Deals changes out to the writers that want them, keeping their order.
@@ -118,7 +128,15 @@ impl Pipeline {
             .map(|(index, collection)| Writer::new(index, collection, shared.clone()))
             .collect::<Result<_, _>>()?;
         let (batch_rows, batch_wait) = (config.batch_rows, config.batch_wait);
-        Ok(Self { config, run: Run { shared, writers, batch_rows, batch_wait, tables: Vec::new() } })
+        let (jobs, orders) = Jobs::channel();
+        let run = Run { shared, writers, batch_rows, batch_wait, orders, interrupted: None, tables: Vec::new() };
+        Ok(Self { config, run, jobs })
+    }
+
+    /// Takes jobs for the pipeline while it runs.
+    #[must_use]
+    pub fn jobs(&self) -> Jobs {
+        self.jobs.clone()
     }
 
     /// The pipeline's status, now and whenever it changes.
@@ -164,6 +182,7 @@ impl Pipeline {
     /// One life of the connection: snapshot if needed, then the stream.
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
         let run = &mut self.run;
+        let source = Arc::new(source);
         run.shared.telemetry.phase(Phase::Starting);
         if matches!(source.publication().await?, PublicationState::Differs { .. }) {
             want_snapshot(&run.shared.store)?;
@@ -203,7 +222,7 @@ impl Pipeline {
 
 async fn work(
     run: &mut Run,
-    source: &Source,
+    source: &Arc<Source>,
     stored: Option<Checkpoint>,
     facts: Facts,
     retry: &mut Retry,

@@ -121,6 +121,39 @@ impl Writer {
     /// Brings the final states of a batch into the sink. When this returns they are durable there, or parked.
     pub(crate) async fn write(&mut self, source: &Source, entries: Vec<(RowKey, Final)>) -> Result<(), PipelineError> {
         let known = self.known(&entries).await?;
+        self.write_over(known, source, entries).await
+    }
+
+    /// The same, whatever the sink holds: it is not to be trusted.
+    pub(crate) async fn rewrite(
+        &mut self,
+        source: &Source,
+        entries: Vec<(RowKey, Final)>,
+    ) -> Result<(), PipelineError> {
+        let nothing = Known::new(Vec::new(), self.parked.clone());
+        self.write_over(nothing, source, entries).await
+    }
+
+    /// Removes points that still have the version with which they were reported; `None`: that are not walvec's own.
+    pub(crate) async fn remove(&self, points: &[(PointId, Option<Position>)]) -> Result<(), PipelineError> {
+        let ids: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
+        let ids = &ids;
+        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        let versions: HashMap<PointId, Option<Position>> = points.iter().copied().collect();
+        let same = stored.into_iter().filter(|point| {
+            versions.get(&point.id) == Some(&point.provenance.as_ref().map(|provenance| provenance.position))
+        });
+        let deletions: Vec<Write> = same.map(|point| Write::Delete(point.id)).collect();
+        let deletions = &deletions;
+        self.on_sink(|sink, _| async move { sink.write(deletions.clone()).await }).await
+    }
+
+    async fn write_over(
+        &mut self,
+        known: Known,
+        source: &Source,
+        entries: Vec<(RowKey, Final)>,
+    ) -> Result<(), PipelineError> {
         let fresh: Vec<_> = entries
             .into_iter()
             .filter(|(key, last)| !known.is_current(self.id(&last.table, key), key, last.position, self.generation))

@@ -25,12 +25,24 @@ pub(super) struct Exported {
 /// Creates the slot. The server first waits for every transaction that is open.
 pub(super) async fn slot(source: &Source) -> Result<Exported, CaptureError> {
     let slot = &source.config.slot;
+    let exported = create(source, |_| slot::create_command(slot)).await?;
+    info!(slot, position = %exported.position.commit_lsn, "created the replication slot");
+    Ok(exported)
+}
+
+/// Exports a snapshot through a slot that goes with its session, at the latest when that is closed.
+pub(super) async fn temporary(source: &Source) -> Result<Exported, CaptureError> {
+    create(source, |pid| slot::create_temporary_command(&format!("walvec_reread_{pid}"))).await
+}
+
+async fn create(source: &Source, command: impl FnOnce(i32) -> String) -> Result<Exported, CaptureError> {
+    let slot = &source.config.slot;
     let mut session = Replication::open(&source.catalog.info, slot, source.server().version_num).await?;
     let pid = session.query("SELECT pg_backend_pid()").await?;
     let pid = pid.first().cloned().flatten().and_then(|pid| pid.parse().ok()).unwrap_or(0);
     let guard = CancelOnDrop::new(source, pid);
     let created = {
-        let command = slot::create_command(slot);
+        let command = command(pid);
         let mut creation = std::pin::pin!(session.query(&command));
         let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -49,7 +61,6 @@ pub(super) async fn slot(source: &Source) -> Result<Exported, CaptureError> {
         })
     };
     let consistent_point = parse_lsn(&field(1)?)?;
-    info!(slot, position = %consistent_point, "created the replication slot");
     Ok(Exported { position: Position::snapshot(consistent_point), snapshot: field(2)?, session })
 }
 

@@ -23,9 +23,10 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use walvec_model::{Change, Position, Table};
+use walvec_model::{Change, Position, RowKey, Table, TableName};
 
 use crate::CaptureError;
+use crate::connect::Session;
 use crate::source::Source;
 use crate::value::Kind;
 use worker::Worker;
@@ -38,6 +39,15 @@ pub struct Snapshot {
     position: Position,
     chunks: mpsc::Receiver<Result<Vec<Change>, CaptureError>>,
     workers: JoinSet<()>,
+}
+
+/// Which rows of a table are read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Those that meet a condition in SQL; all without one.
+    Where(Option<String>),
+    /// Those with these keys.
+    Keys(Vec<RowKey>),
 }
 
 /// One statement's worth of copying.
@@ -73,20 +83,49 @@ pub(crate) async fn begin(source: &Source) -> Result<Snapshot, CaptureError> {
     }
 }
 
+/// See [`Source::begin_reread`].
+pub(crate) async fn reread(source: &Source, table: &TableName, rows: &Selection) -> Result<Snapshot, CaptureError> {
+    let session = source.session().await?;
+    let published = source.published_tables().await?.into_iter().find(|published| published.table.name == *table);
+    let published = published.ok_or_else(|| CaptureError::Table {
+        table: table.clone(),
+        reason: "is not one of the configured tables".to_owned(),
+    })?;
+    if let Selection::Where(Some(condition)) = rows {
+        plan::check(&session, table, condition).await?;
+    }
+    let exported = create::temporary(source).await?;
+    let import = async {
+        let session = worker::import(&source.catalog.info, &exported.snapshot).await?;
+        Ok((session, plan::selected(source, published, rows).await?))
+    };
+    let imported = import.await;
+    // The slot goes with its session. Nobody streams from it: the rows are the snapshot's.
+    exported.session.close().await;
+    let (session, pieces) = imported?;
+    Ok(copy(exported.position, vec![session], pieces))
+}
+
 async fn start(source: &Source, exported: &create::Exported) -> Result<Snapshot, CaptureError> {
     let count = source.config.copy_workers.max(1);
     let mut sessions = Vec::with_capacity(count);
     for _ in 0..count {
         sessions.push(worker::import(&source.catalog.info, &exported.snapshot).await?);
     }
-    let pieces: Pieces = Arc::new(Mutex::new(plan::pieces(source, count).await?));
-    let (chunks_in, chunks) = mpsc::channel(count);
+    let pieces = plan::pieces(source, count).await?;
+    Ok(copy(exported.position, sessions, pieces))
+}
+
+/// Copies the pieces, each session one after the other.
+fn copy(position: Position, sessions: Vec<Session>, pieces: VecDeque<Piece>) -> Snapshot {
+    let pieces: Pieces = Arc::new(Mutex::new(pieces));
+    let (chunks_in, chunks) = mpsc::channel(sessions.len());
     let mut workers = JoinSet::new();
     for session in sessions {
-        let worker = Worker { session, position: exported.position, chunks: chunks_in.clone() };
+        let worker = Worker { session, position, chunks: chunks_in.clone() };
         workers.spawn(worker.run(Arc::clone(&pieces)));
     }
-    Ok(Snapshot { position: exported.position, chunks, workers })
+    Snapshot { position, chunks, workers }
 }
 
 impl Snapshot {

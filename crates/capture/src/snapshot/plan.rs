@@ -3,12 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Piece;
-use crate::CaptureError;
+use walvec_model::TableName;
+
+use super::{Piece, Selection};
 use crate::catalog::{Leaf, leaves};
+use crate::connect::{Session, describe, statement_error};
+use crate::fetch::{self, KEYS_PER_STATEMENT};
 use crate::source::{PublishedTable, Source};
 use crate::sql::{quote_columns, quote_table};
 use crate::value::Kind;
+use crate::CaptureError;
 
 /// A range is not worth a statement of its own below this many pages (32 MiB with pages of 8 KiB).
 const MIN_PAGES: u64 = 4096;
@@ -23,33 +27,80 @@ pub(super) async fn pieces(source: &Source, workers: usize) -> Result<VecDeque<P
     for published in source.published_tables().await? {
         let kinds: Arc<[Kind]> = source.catalog.kinds_of(&published.table.columns).await?.into();
         let leaves = leaves(&session, published.facts.oid).await?;
-        for (query, leaves) in queries(&published, &leaves, ranges) {
+        for (query, leaves) in queries(&published, &leaves, ranges, None) {
             pieces.push_back(Piece { table: Arc::clone(&published.table), kinds: Arc::clone(&kinds), query, leaves });
         }
     }
     Ok(pieces)
 }
 
+/// The pieces of one table that hold the selected rows.
+pub(super) async fn selected(
+    source: &Source,
+    published: PublishedTable,
+    rows: &Selection,
+) -> Result<VecDeque<Piece>, CaptureError> {
+    let session = source.session().await?;
+    let kinds: Arc<[Kind]> = source.catalog.kinds_of(&published.table.columns).await?.into();
+    let leaves = leaves(&session, published.facts.oid).await?;
+    let conditions: Vec<Option<String>> = match rows {
+        Selection::Where(condition) => vec![condition.clone()],
+        Selection::Keys(keys) => keys
+            .chunks(KEYS_PER_STATEMENT)
+            .map(|keys| Some(fetch::condition(&published.table, &kinds, keys)))
+            .collect(),
+    };
+    let queries = conditions.iter().flat_map(|condition| queries(&published, &leaves, 1, condition.as_deref()));
+    let piece = |(query, leaves)| Piece {
+        table: Arc::clone(&published.table),
+        kinds: Arc::clone(&kinds),
+        query,
+        leaves,
+    };
+    Ok(queries.map(piece).collect())
+}
+
+/// Refuses a condition that is not one by itself. It becomes part of a COPY, which takes no parameters.
+pub(super) async fn check(session: &Session, table: &TableName, condition: &str) -> Result<(), CaptureError> {
+    let query = select("1", &quote_table(table), &[condition]);
+    match session.prepare(&query).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.as_db_error().is_some() => {
+            let reason = format!("the condition cannot be used on {table}: {}", describe(&error));
+            Err(CaptureError::Config { reason })
+        }
+        Err(error) => Err(statement_error("checking the condition", &error)),
+    }
+}
+
 /// Queries, each with the oids of the leaves that it reads.
-fn queries(published: &PublishedTable, leaves: &[Leaf], ranges: u64) -> Vec<(String, Vec<u32>)> {
+fn queries(
+    published: &PublishedTable,
+    leaves: &[Leaf],
+    ranges: u64,
+    condition: Option<&str>,
+) -> Vec<(String, Vec<u32>)> {
+    let conditions: Vec<&str> = published.filter.as_deref().into_iter().chain(condition).collect();
     let columns = quote_columns(published.table.columns.iter().map(|column| column.name.as_str()));
     // The right to read the root is enough to read its rows, but only through the root.
     if published.facts.kind == "p" && leaves.iter().any(|leaf| !leaf.can_select) {
-        let query = select(&columns, &quote_table(&published.table.name), None, published.filter.as_deref());
+        let query = select(&columns, &quote_table(&published.table.name), &conditions);
         return vec![(query, leaves.iter().map(|leaf| leaf.oid).collect())];
     }
     let mut queries = Vec::new();
     for leaf in leaves {
         let from = format!("ONLY {}", quote_table(&leaf.name));
         for range in ctid_ranges(leaf.pages, ranges) {
-            queries.push((select(&columns, &from, range.as_deref(), published.filter.as_deref()), vec![leaf.oid]));
+            let conditions: Vec<&str> = range.as_deref().into_iter().chain(conditions.iter().copied()).collect();
+            queries.push((select(&columns, &from, &conditions), vec![leaf.oid]));
         }
     }
     queries
 }
 
-fn select(columns: &str, from: &str, range: Option<&str>, filter: Option<&str>) -> String {
-    let conditions: Vec<_> = range.into_iter().chain(filter).map(|condition| format!("({condition})")).collect();
+fn select(columns: &str, from: &str, conditions: &[&str]) -> String {
+    // On a line of its own: a comment in it ends there.
+    let conditions: Vec<_> = conditions.iter().map(|condition| format!("({condition}\n)")).collect();
     let conditions = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
     format!("SELECT {columns} FROM {from}{conditions}")
 }
@@ -90,8 +141,8 @@ mod tests {
     #[test]
     fn filter_and_range_both_apply() {
         assert_eq!(
-            select("\"a\"", "ONLY \"t\"", Some("x OR y"), Some("b OR c")),
-            "SELECT \"a\" FROM ONLY \"t\" WHERE (x OR y) AND (b OR c)"
+            select("\"a\"", "ONLY \"t\"", &["x OR y", "b OR c"]),
+            "SELECT \"a\" FROM ONLY \"t\" WHERE (x OR y\n) AND (b OR c\n)"
         );
     }
 }

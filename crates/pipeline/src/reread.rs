@@ -1,0 +1,294 @@
+//! Reads rows again while the stream goes on: a table or a part of it, or single rows that turned out to be wrong.
+//!
+//! The rows are those of a snapshot with a place among the changes of the stream (`Source::begin_reread`). From before it
+//! is taken until the last row is written, the keys that the stream touches are remembered with their positions: a row
+//! that was changed or deleted after the snapshot is left as the stream has it. So nothing stale is written and nothing
+//! that was deleted comes back, however late a row is written.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+use walvec_capture::{Selection, Source};
+use walvec_model::{Change, Op, PointId, Position, RowKey, TableName};
+
+use crate::error::{PipelineError, Policy};
+use crate::retry::Retry;
+use crate::writer::Shared;
+
+/// Rows that are embedded and written before the stream has its turn again: about a third of a second's work.
+pub(crate) const PIECE_ROWS: usize = 32;
+
+/// How many keys may be remembered. A table that changes this much faster than it is read has to be read in parts.
+const MAX_TOUCHED: usize = 500_000;
+
+/// What is to be read again.
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// Rows of a table, into every collection that shows it.
+    Backfill {
+        /// The table.
+        table: TableName,
+        /// Only the rows that meet this condition in SQL.
+        filter: Option<String>,
+    },
+    /// Rows and points of one collection that turned out to be wrong.
+    Repair {
+        /// The collection.
+        collection: String,
+        /// Keys of rows to read, embed and write anew, whatever is stored.
+        rows: Vec<RowKey>,
+        /// Points to remove, if they still have this version; `None`: if they are not walvec's own.
+        points: Vec<(PointId, Option<Position>)>,
+    },
+}
+
+/// How far a job has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows that were read again.
+    pub rows: u64,
+    /// How many there are by the server's statistics, where they know.
+    pub rows_estimated: Option<u64>,
+    /// How it ended, if it has.
+    pub ended: Option<Result<(), Ended>>,
+}
+
+/// Why a job ended early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The error's code.
+    pub code: String,
+    /// The error in words.
+    pub message: String,
+}
+
+/// A job that was given to the pipeline.
+pub(crate) struct Order {
+    pub(crate) job: Job,
+    progress: watch::Sender<Progress>,
+}
+
+impl Order {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(change);
+    }
+
+    pub(crate) fn end(&self, result: Result<(), &PipelineError>) {
+        let ended = result.map_err(|error| Ended { code: error.code().to_owned(), message: error.to_string() });
+        self.update(|progress| progress.ended = Some(ended));
+    }
+}
+
+/// Gives jobs to a pipeline. One is done at a time, while the pipeline follows the stream.
+#[derive(Clone)]
+pub struct Jobs(mpsc::Sender<Order>);
+
+impl Jobs {
+    pub(crate) fn channel() -> (Self, mpsc::Receiver<Order>) {
+        let (orders, queue) = mpsc::channel(1);
+        (Self(orders), queue)
+    }
+
+    /// Gives a job to the pipeline, and shows how far it comes. The pipeline that ends takes the sender with it.
+    ///
+    /// # Errors
+    /// [`Busy`] if another job waits already, or the pipeline has ended.
+    pub fn give(&self, job: Job) -> Result<watch::Receiver<Progress>, Busy> {
+        let (progress, shown) = watch::channel(Progress::default());
+        self.0.try_send(Order { job, progress }).map(|()| shown).map_err(|_| Busy)
+    }
+}
+
+/// The pipeline takes no job now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another job is waiting already")]
+pub struct Busy;
+
+/// Which keys the stream has touched since the job began, and when.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    keys: HashMap<RowKey, Position>,
+    truncated: Option<Position>,
+}
+
+impl Touched {
+    pub(crate) fn note(&mut self, change: &Change) {
+        if change.op == Op::Truncate {
+            self.keys.clear();
+            self.truncated = Some(change.position);
+        }
+        if let Op::Update { old_key: Some(old_key), .. } = &change.op {
+            self.keys.insert(old_key.clone(), change.position);
+        }
+        if let Some(key) = change.key() {
+            self.keys.insert(key, change.position);
+        }
+    }
+
+    /// Whether the stream has brought something newer than a row that was read at `position`.
+    pub(crate) fn is_newer(&self, key: &RowKey, position: Position) -> bool {
+        self.truncated.is_some_and(|truncated| truncated > position)
+            || self.keys.get(key).is_some_and(|touched| *touched > position)
+    }
+}
+
+type Rows = Result<Vec<Change>, PipelineError>;
+
+/// A job that is being done.
+pub(crate) struct Active {
+    order: Order,
+    table: TableName,
+    touched: Touched,
+    /// Rows that were read and not written yet.
+    waiting: VecDeque<Change>,
+    chunks: mpsc::Receiver<Rows>,
+    _reader: AbortOnDropHandle<()>,
+}
+
+/// What an active job has for its caller.
+pub(crate) enum Turn {
+    /// Rows to write now, of one table.
+    Write(Vec<Change>),
+    /// Everything has been read and written, or it failed.
+    Ended(Result<(), PipelineError>),
+}
+
+impl Active {
+    /// Begins to read. From now on [`note`](Self::note) has to hear of every change of the stream.
+    pub(crate) fn begin(source: &Arc<Source>, shared: &Shared, order: Order, table: TableName) -> Self {
+        let rows = match &order.job {
+            Job::Backfill { filter, .. } => Selection::Where(filter.clone()),
+            Job::Repair { rows, .. } => Selection::Keys(rows.clone()),
+        };
+        order.update(|progress| progress.rows = 0);
+        let (chunks_in, chunks) = mpsc::channel(1);
+        let reader = read(Arc::clone(source), shared.clone(), table.clone(), rows, chunks_in);
+        let reader = AbortOnDropHandle::new(tokio::spawn(reader));
+        Self { order, table, touched: Touched::default(), waiting: VecDeque::new(), chunks, _reader: reader }
+    }
+
+    pub(crate) const fn order(&self) -> &Order {
+        &self.order
+    }
+
+    /// Takes the order back, to begin again.
+    pub(crate) fn into_order(self) -> Order {
+        self.order
+    }
+
+    /// Hears of a change of the stream.
+    pub(crate) fn note(&mut self, change: &Change) {
+        if change.table.name == self.table {
+            self.touched.note(change);
+        }
+    }
+
+    /// What to do next. Dropping the future loses nothing.
+    pub(crate) async fn turn(&mut self) -> Turn {
+        loop {
+            if self.touched.keys.len() > MAX_TOUCHED {
+                return Turn::Ended(Err(PipelineError::TooFast { table: self.table.clone() }));
+            }
+            if !self.waiting.is_empty() {
+                let count = self.waiting.len().min(PIECE_ROWS);
+                let piece: Vec<Change> = self.waiting.drain(..count).collect();
+                self.order.update(|progress| progress.rows += count as u64);
+                let touched = &self.touched;
+                let is_current =
+                    |change: &Change| change.key().is_some_and(|key| !touched.is_newer(&key, change.position));
+                return Turn::Write(piece.into_iter().filter(is_current).collect());
+            }
+            match self.chunks.recv().await {
+                Some(Ok(rows)) => self.waiting = rows.into(),
+                Some(Err(error)) => return Turn::Ended(Err(error)),
+                None => return Turn::Ended(Ok(())),
+            }
+        }
+    }
+
+    /// What to do next, if that is known already.
+    pub(crate) fn turn_now(&mut self) -> Option<Turn> {
+        futures::FutureExt::now_or_never(self.turn())
+    }
+}
+
+/// Reads the rows, again from the start after an error that passes.
+async fn read(source: Arc<Source>, shared: Shared, table: TableName, rows: Selection, chunks: mpsc::Sender<Rows>) {
+    let mut retry = Retry::new(&shared.telemetry, &shared.stop);
+    loop {
+        let error = match read_once(&source, &table, &rows, &chunks).await {
+            Ok(()) => return retry.succeeded(),
+            Err(error) => error,
+        };
+        let error = if error.policy() == Policy::Retry { retry.after(error).await.err() } else { Some(error) };
+        if let Some(error) = error {
+            // If nobody listens, nobody believes that all rows were read either.
+            let _ = chunks.send(Err(error)).await;
+            return;
+        }
+    }
+}
+
+async fn read_once(
+    source: &Source,
+    table: &TableName,
+    rows: &Selection,
+    chunks: &mpsc::Sender<Rows>,
+) -> Result<(), PipelineError> {
+    if matches!(rows, Selection::Keys(keys) if keys.is_empty()) {
+        return Ok(());
+    }
+    let mut snapshot = source.begin_reread(table, rows).await?;
+    while let Some(rows) = snapshot.next().await? {
+        if chunks.send(Ok(rows)).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(snapshot.close().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use walvec_model::{Cell, Column, Lsn, Row, Table};
+
+    use super::*;
+
+    fn key(id: u64) -> RowKey {
+        RowKey::new(vec![json!(id)])
+    }
+
+    const fn at(lsn: u64, ordinal: u64) -> Position {
+        Position { commit_lsn: Lsn(lsn), ordinal }
+    }
+
+    fn change(position: Position, op: Op) -> Change {
+        let column = Column { name: "id".to_owned(), type_name: "int4".to_owned(), type_oid: 23 };
+        let table = Table { name: TableName::new("public", "books"), columns: vec![column], key: vec![0] };
+        Change { table: Arc::new(table), position, op }
+    }
+
+    #[test]
+    fn a_row_that_was_deleted_or_moved_or_changed_after_it_was_read_is_not_written() {
+        let row = |id: u64| Row(vec![Cell::Value(json!(id))]);
+        let mut touched = Touched::default();
+        touched.note(&change(at(10, 1), Op::Delete { key: key(1) }));
+        touched.note(&change(at(10, 2), Op::Update { old_key: Some(key(2)), new: row(3) }));
+        touched.note(&change(at(4, 1), Op::Insert { new: row(4) }));
+        for id in 1..=3 {
+            assert!(touched.is_newer(&key(id), at(5, 0)), "{id}");
+        }
+        assert!(!touched.is_newer(&key(4), at(5, 0)), "it was read after that change");
+        assert!(!touched.is_newer(&key(5), at(5, 0)), "nothing happened to it");
+    }
+
+    #[test]
+    fn no_row_of_before_a_truncate_comes_back() {
+        let mut touched = Touched::default();
+        touched.note(&change(at(10, 1), Op::Truncate));
+        assert!(touched.is_newer(&key(1), at(5, 0)));
+        assert!(!touched.is_newer(&key(1), at(20, 0)));
+    }
+}
