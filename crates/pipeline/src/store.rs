@@ -148,6 +148,28 @@ impl Store {
         })
     }
 
+    /// Goes on from the checkpoint and the dead letters of another state file, in one durable step; its own are forgotten.
+    ///
+    /// # Errors
+    /// If the file cannot be written; nothing is changed then.
+    pub fn take_over(&self, checkpoint: &Checkpoint, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        let checkpoint = encode(checkpoint)?;
+        let letters = encode_all(letters)?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(CHECKPOINT)?.insert(THE_CHECKPOINT, checkpoint.as_slice())?;
+            transaction.delete_table(DEAD_LETTERS)?;
+            {
+                let mut table = transaction.open_table(DEAD_LETTERS)?;
+                for (collection, key, bytes) in &letters {
+                    table.insert((*collection, key.canonical()), bytes.as_slice())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
     /// Parks rows and takes others back, in one durable step.
     ///
     /// # Errors
@@ -161,10 +183,7 @@ impl Store {
         if parked.is_empty() && cleared.is_empty() {
             return Ok(());
         }
-        let letters: Vec<(RowKey, Vec<u8>)> = parked
-            .iter()
-            .map(|letter| Ok((RowKey::new(letter.key.clone()), encode(letter)?)))
-            .collect::<Result<_, StoreError>>()?;
+        let letters = encode_all(parked)?;
         self.with(|database| {
             let transaction = database.begin_write()?;
             {
@@ -172,7 +191,7 @@ impl Store {
                 for key in cleared {
                     table.remove((collection, key.canonical()))?;
                 }
-                for (key, bytes) in &letters {
+                for (_, key, bytes) in &letters {
                     table.insert((collection, key.canonical()), bytes.as_slice())?;
                 }
             }
@@ -243,6 +262,14 @@ impl Store {
             disk_full: matches!(error, redb::Error::Io(error) if full(error)),
         }
     }
+}
+
+/// Collection, key and stored form of each letter.
+fn encode_all(letters: &[DeadLetter]) -> Result<Vec<(&str, RowKey, Vec<u8>)>, StoreError> {
+    let encoded = letters
+        .iter()
+        .map(|letter| Ok((letter.collection.as_str(), RowKey::new(letter.key.clone()), encode(letter)?)));
+    encoded.collect()
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {

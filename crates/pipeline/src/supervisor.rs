@@ -44,6 +44,8 @@ pub struct PipelineConfig {
     pub batch_wait: Duration,
     /// Digest of what decides rows and payloads; when it changes, the tables are read again.
     pub config_digest: String,
+    /// Whether this pipeline sets the gauges. One that fills collections beside another one does not.
+    pub reports: bool,
 }
 
 /// Keeps collections in step with their tables.
@@ -121,7 +123,7 @@ impl Pipeline {
             table: collection.table.to_string(),
             ..CollectionStatus::default()
         });
-        let shared = Shared { telemetry: Telemetry::new(statuses.collect()), store, stop };
+        let shared = Shared { telemetry: Telemetry::new(statuses.collect(), config.reports), store, stop };
         let writers = collections
             .into_iter()
             .enumerate()

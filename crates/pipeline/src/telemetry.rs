@@ -58,18 +58,27 @@ impl Stage {
 pub(crate) struct Telemetry(Arc<Shared>);
 
 struct Shared {
+    /// Whether gauges are set: there may be another pipeline whose gauges they are.
+    reports: bool,
     status: watch::Sender<Status>,
     /// The commit time of the oldest transaction that has been read but cannot be found yet.
     waiting_since: Mutex<Option<SystemTime>>,
 }
 
 impl Telemetry {
-    pub(crate) fn new(collections: Vec<CollectionStatus>) -> Self {
-        for part in ["source", "embedder", "sink"] {
-            gauge!("walvec_up", "part" => part).set(1.0);
-        }
+    pub(crate) fn new(collections: Vec<CollectionStatus>, reports: bool) -> Self {
         let status = watch::Sender::new(Status { collections, ..Status::default() });
-        Self(Arc::new(Shared { status, waiting_since: Mutex::new(None) }))
+        let telemetry = Self(Arc::new(Shared { reports, status, waiting_since: Mutex::new(None) }));
+        for part in ["source", "embedder", "sink"] {
+            telemetry.up(part, true);
+        }
+        telemetry
+    }
+
+    fn up(&self, part: &str, is_up: bool) {
+        if self.0.reports {
+            gauge!("walvec_up", "part" => part.to_owned()).set(if is_up { 1.0 } else { 0.0 });
+        }
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
@@ -91,10 +100,10 @@ impl Telemetry {
     pub(crate) fn problem(&self, problem: Option<Problem>) {
         self.modify(|status| {
             if let Some(before) = &status.problem {
-                gauge!("walvec_up", "part" => before.part.clone()).set(1.0);
+                self.up(&before.part, true);
             }
             if let Some(now) = &problem {
-                gauge!("walvec_up", "part" => now.part.clone()).set(0.0);
+                self.up(&now.part, false);
             }
             status.problem = problem;
         });
@@ -104,7 +113,9 @@ impl Telemetry {
         self.modify(|status| {
             if let Some(collection) = status.collections.get_mut(index) {
                 change(collection);
-                report_collection(collection);
+                if self.0.reports {
+                    report_collection(collection);
+                }
             }
         });
     }
@@ -118,7 +129,7 @@ impl Telemetry {
         self.modify(|status| {
             status.applied_lsn = lsn;
             status.server_lsn = status.server_lsn.max(lsn);
-            report_lag(status);
+            self.report_lag(status);
         });
     }
 
@@ -131,7 +142,7 @@ impl Telemetry {
         self.modify(|status| {
             status.server_lsn = server;
             status.retained_wal_bytes = retained_wal_bytes;
-            report_lag(status);
+            self.report_lag(status);
         });
     }
 
@@ -147,12 +158,14 @@ impl Telemetry {
         let age = oldest.map_or(0, |at| u64::try_from(since(at).as_millis()).unwrap_or(u64::MAX));
         self.modify(|status| status.lag_ms = age);
     }
-}
 
-fn report_lag(status: &mut Status) {
-    status.lag_bytes = status.server_lsn.bytes_since(status.applied_lsn);
-    gauge!("walvec_replication_lag_bytes").set(as_gauge(status.lag_bytes));
-    gauge!("walvec_retained_wal_bytes").set(as_gauge(status.retained_wal_bytes));
+    fn report_lag(&self, status: &mut Status) {
+        status.lag_bytes = status.server_lsn.bytes_since(status.applied_lsn);
+        if self.0.reports {
+            gauge!("walvec_replication_lag_bytes").set(as_gauge(status.lag_bytes));
+            gauge!("walvec_retained_wal_bytes").set(as_gauge(status.retained_wal_bytes));
+        }
+    }
 }
 
 fn report_collection(status: &CollectionStatus) {

@@ -1,4 +1,4 @@
-//! Puts a pipeline together from a configuration.
+//! Puts the stages together from a configuration.
 //!
 //! Everything that can be wrong without asking PostgreSQL (the data directory, the model, the stored collections, the
 //! templates) is found here, before anything connects.
@@ -11,54 +11,94 @@ use walvec_capture::{SourceConfig, TableSpec};
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::Fingerprint;
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
-use walvec_sink::Search;
+use walvec_sink::SinkError;
 use walvec_sink::embedded::DataDir;
 use walvec_transform::{Transform, TransformError, TransformSpec};
 
 use crate::cli::Failure;
 use crate::collection::{Opened, Which};
 use crate::config::{CollectionConfig, Config};
+use crate::http::Serving;
 
-/// A pipeline that is ready to run, and what the surface needs of it.
-pub(crate) struct App {
-    pub(crate) pipeline: Pipeline,
-    pub(crate) searches: Vec<(String, Arc<dyn Search>)>,
+/// The stages of a configuration, ready to be run.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
     pub(crate) embedder: Arc<dyn Embedder>,
-    /// Closed after the pipeline has ended.
-    pub(crate) opened: Vec<Opened>,
+    collections: Vec<Collection>,
+    opened: Vec<Opened>,
 }
 
-impl App {
-    /// Loads the model, opens the collections of the data directory, which the caller has locked, and wires the stages.
-    pub(crate) async fn assemble(config: &Config, stop: CancellationToken) -> Result<Self, Failure> {
-        let directory = config.sink.directory();
-        let store = Arc::new(Store::open(directory).map_err(PipelineError::from)?);
-        let embedder = load_embedder(config).await?;
-        let mut opened = Vec::new();
-        let mut collections = Vec::new();
-        for collection in &config.collections {
+impl Parts {
+    /// Opens the collections, which the caller has locked the data directory for: those that are served, or else those
+    /// with these names of their own.
+    pub(crate) async fn assemble(
+        config: Config,
+        embedder: Arc<dyn Embedder>,
+        own_names: Option<&[String]>,
+    ) -> Result<Self, Failure> {
+        let mut parts = Self { config, embedder, collections: Vec::new(), opened: Vec::new() };
+        for (index, collection) in parts.config.collections.iter().enumerate() {
             let transform = Arc::new(transform(collection)?);
-            let fingerprint = fingerprint(embedder.as_ref(), &transform);
-            let dimension = embedder.info().dimension;
-            let shard = Opened::open(config, collection, Which::Served, dimension, &fingerprint).await?;
-            collections.push(Collection {
+            let fingerprint = fingerprint(parts.embedder.as_ref(), &transform);
+            let which = own_names.and_then(|names| names.get(index)).map_or(Which::Served, |name| Which::Own(name));
+            let dimension = parts.embedder.info().dimension;
+            let opened = Opened::open(&parts.config, collection, which, dimension, &fingerprint).await?;
+            parts.collections.push(Collection {
                 name: collection.name.clone(),
                 table: collection.table.clone(),
                 transform,
-                embedder: Arc::clone(&embedder),
-                sink: shard.sink(),
+                embedder: Arc::clone(&parts.embedder),
+                sink: opened.sink(),
                 fingerprint,
             });
-            opened.push(shard);
+            parts.opened.push(opened);
         }
-        let searches = config
-            .collections
-            .iter()
-            .zip(&opened)
-            .map(|(collection, opened)| (collection.name.clone(), opened.search()))
-            .collect();
-        let pipeline = Pipeline::new(pipeline_config(config), collections, store, stop)?;
-        Ok(Self { pipeline, searches, embedder, opened })
+        Ok(parts)
+    }
+
+    /// A pipeline of these parts. `slot`: which it reads from. `reports`: whether the metrics are its own.
+    pub(crate) fn pipeline(
+        &self,
+        source: SourceConfig,
+        store: &Arc<Store>,
+        reports: bool,
+        stop: CancellationToken,
+    ) -> Result<Pipeline, PipelineError> {
+        let config = PipelineConfig {
+            source,
+            batch_rows: self.config.pipeline.batch_rows,
+            batch_wait: self.config.pipeline.batch_wait(),
+            config_digest: config_digest(&self.config.collections),
+            reports,
+        };
+        Pipeline::new(config, self.collections.clone(), Arc::clone(store), stop)
+    }
+
+    /// What searches need of them.
+    pub(crate) fn serving(&self) -> Serving {
+        let names = self.config.collections.iter().map(|collection| collection.name.clone());
+        let searches = self.opened.iter().map(Opened::search);
+        Serving { collections: names.zip(searches).collect(), embedder: Arc::clone(&self.embedder) }
+    }
+
+    /// The same collections under the names that they have taken over.
+    pub(crate) fn served(mut self) -> Result<Self, SinkError> {
+        for ((opened, collection), config) in
+            self.opened.iter_mut().zip(&mut self.collections).zip(&self.config.collections)
+        {
+            opened.serve(&self.config, &config.name)?;
+            collection.sink = opened.sink();
+        }
+        Ok(self)
+    }
+
+    /// Gives back what this process holds of the collections.
+    pub(crate) async fn close(self) {
+        for collection in self.opened {
+            if let Err(error) = collection.close().await {
+                tracing::warn!("a collection was not closed cleanly, nothing confirmed is lost: {error}");
+            }
+        }
     }
 }
 
@@ -126,15 +166,6 @@ pub(crate) fn source_config(config: &Config) -> SourceConfig {
             })
             .collect(),
         copy_workers: config.source.copy_workers,
-    }
-}
-
-fn pipeline_config(config: &Config) -> PipelineConfig {
-    PipelineConfig {
-        source: source_config(config),
-        batch_rows: config.pipeline.batch_rows,
-        batch_wait: config.pipeline.batch_wait(),
-        config_digest: config_digest(&config.collections),
     }
 }
 

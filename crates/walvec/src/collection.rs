@@ -13,6 +13,9 @@ use walvec_sink::{Catalog, CollectionSpec, Search, Sink, SinkError};
 use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, QdrantSettings};
 
+/// The code of the error that says that a collection holds other vectors than those of the configuration.
+pub(crate) const E_FINGERPRINT: &str = "E_FINGERPRINT";
+
 /// A collection that can be written and searched.
 pub(crate) enum Opened {
     /// In the data directory.
@@ -80,6 +83,33 @@ impl Opened {
         Ok(exists.then_some(opened))
     }
 
+    /// Whether there is a collection of that name of its own, with vectors that fit the configuration. Creates nothing.
+    pub(crate) async fn fits(
+        config: &Config,
+        collection: &CollectionConfig,
+        own_name: &str,
+        dimension: usize,
+        fingerprint: &Fingerprint,
+    ) -> Result<bool, Failure> {
+        if config.sink.qdrant.is_none() && !Embedded::exists(config.sink.directory(), own_name) {
+            return Ok(false);
+        }
+        let opened = match Self::open(config, collection, Which::Own(own_name), dimension, fingerprint).await {
+            Err(failure) if failure.code() == E_FINGERPRINT => return Ok(false),
+            opened => opened?,
+        };
+        match opened {
+            Self::Remote(remote) => match remote.inspect().await {
+                Err(SinkError::Fingerprint { .. }) => Ok(false),
+                found => found.map_err(|error| failure(collection, error)),
+            },
+            Self::Embedded(embedded) => {
+                embedded.close().await.map_err(|error| failure(collection, error))?;
+                Ok(true)
+            }
+        }
+    }
+
     pub(crate) fn sink(&self) -> Arc<dyn Sink> {
         match self {
             Self::Embedded(embedded) => Arc::new(embedded.clone()),
@@ -92,6 +122,14 @@ impl Opened {
             Self::Embedded(embedded) => Arc::new(embedded.clone()),
             Self::Remote(remote) => Arc::new(remote.clone()),
         }
+    }
+
+    /// Goes on under the name that the collection has taken over.
+    pub(crate) fn serve(&mut self, config: &Config, name: &str) -> Result<(), SinkError> {
+        if let (Self::Remote(remote), Some(qdrant)) = (&*self, &config.sink.qdrant) {
+            *self = Self::Remote(remote.served_as(server(qdrant), name)?);
+        }
+        Ok(())
     }
 
     /// Gives back what this process holds of it.

@@ -4,7 +4,10 @@
 //! - [`config`]: walvec.yaml, the environment and the flags, validated before anything connects
 //! - [`app`]: puts a pipeline together from a configuration
 //! - [`collection`]: opens a collection where the configuration says it lives
-//! - [`serve`]: runs a pipeline and its HTTP server until it is told to stop
+//! - [`serve`]: runs the whole and its HTTP server until it is told to stop
+//! - [`supervise`]: runs the pipeline, and does what it is asked for meanwhile
+//! - [`tasks`]: what was asked for, and how far it has come
+//! - [`reindex`] and [`remembered`]: other collections beside the served ones, and what a later start has to know
 //! - [`http`] and [`ui`]: the HTTP API, health, metrics and the search page
 //! - [`demo`]: a throw-away PostgreSQL with a catalogue of books
 
@@ -16,7 +19,11 @@ mod collection;
 mod config;
 mod demo;
 mod http;
+mod reindex;
+mod remembered;
 mod serve;
+mod supervise;
+mod tasks;
 mod ui;
 
 use std::process::ExitCode;

@@ -1,21 +1,26 @@
-//! Runs a pipeline and its HTTP server until it is told to stop.
+//! Runs the pipeline and its HTTP server until they are told to stop.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use walvec_pipeline::Status;
 use walvec_pipeline::telemetry::{COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
+use walvec_pipeline::{PipelineError, Status, Store};
 
-use crate::app::{self, App};
+use crate::app::{self, Parts};
 use crate::cli::Failure;
 use crate::cli::running::Announced;
 use crate::config::Config;
+use crate::http::tasks::{Operations, Request};
 use crate::http::{AppState, SEARCH_SECONDS};
+use crate::remembered::{self, UnderWay};
+use crate::supervise::{Reload, Supervisor};
+use crate::tasks::{Kind, Tasks};
 
 /// Bucket bounds for commit → searchable, in seconds: fine around the target, wide for backlogs.
 const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.015, 0.02, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
@@ -32,38 +37,50 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts both. The port is taken before the pipeline starts, so that a port in use costs nothing.
-    pub(crate) async fn start(config: &Config, examples: Vec<String>) -> Result<Self, Failure> {
+    /// Starts both. The port is taken before the pipeline starts, so that a port in use costs nothing. `reload` reads the
+    /// configuration again, for a reindex.
+    pub(crate) async fn start(config: Config, examples: Vec<String>, reload: Reload) -> Result<Self, Failure> {
         let metrics = install_metrics()?;
         // The directory before the port: a second process should hear that it is the second one.
         let data_dir = app::lock(config.sink.directory())?;
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| Failure::definite("E_LISTEN", error))?;
-        let stop = CancellationToken::new();
-        let App { pipeline, searches, embedder, opened } = App::assemble(config, stop.clone()).await?;
-        let announced = Announced::write(config.sink.directory(), address)
+        let (config, under_way) = remembered::at_start(config).await?;
+        let store = Arc::new(Store::open(config.sink.directory()).map_err(PipelineError::from)?);
+        let embedder = app::load_embedder(&config).await?;
+        let parts = Parts::assemble(config, embedder, None).await?;
+        let config = parts.config.clone();
+        let (stop, key) = (CancellationToken::new(), uuid::Uuid::new_v4().to_string());
+        let announced = Announced::write(config.sink.directory(), address, &key)
             .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
-        let status = pipeline.status();
+
+        let (serving, served) = watch::channel(Arc::new(parts.serving()));
+        let (status_in, status) = watch::channel(Status::default());
+        let (requests, queue) = mpsc::channel(1);
+        let tasks = Tasks::default();
+        if let Some(UnderWay { rollback }) = under_way
+            && let Some(task) = tasks.begin(Kind::Reindex)
+        {
+            // The queue is new, so there is room.
+            requests.try_send((Request::Reindex { rollback }, task)).ok();
+        }
         let state = AppState {
-            collections: searches,
-            embedder,
+            serving: served,
+            operations: Operations { tasks, requests, key: key.into() },
             status: status.clone(),
             metrics,
             token: config.server.token.clone(),
             examples,
         };
+        let supervisor =
+            Supervisor { parts, store, serving, status: status_in, requests: queue, reload, stop: stop.clone() };
         // The server outlives the pipeline: searches are answered until everything is durable.
         let closing = CancellationToken::new();
         let server = tokio::spawn(crate::http::serve(listener, state, closing.clone()));
         let pipeline = tokio::spawn(async move {
             let _closing = closing.drop_guard();
-            let outcome = pipeline.run().await.map_err(Failure::from);
+            let outcome = supervisor.run().await;
             drop(announced);
-            for collection in opened {
-                if let Err(error) = collection.close().await {
-                    tracing::warn!("a collection was not closed cleanly, nothing confirmed is lost: {error}");
-                }
-            }
             drop(data_dir);
             outcome
         });
@@ -93,6 +110,15 @@ impl Service {
         }
         outcome.map_err(|panic| Failure::definite("E_INTERNAL", panic))??;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Waits for the end that nobody asked for, and says why.
+    pub(crate) async fn ended(&mut self) -> Failure {
+        let outcome = (&mut self.pipeline).await;
+        match outcome.map_err(|panic| Failure::definite("E_INTERNAL", panic)) {
+            Ok(Err(failure)) | Err(failure) => failure,
+            Ok(Ok(())) => Failure::definite("E_STOPPED", "the pipeline stopped"),
+        }
     }
 
     /// Stops in order and waits for it.

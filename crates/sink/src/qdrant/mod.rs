@@ -128,6 +128,16 @@ impl Remote {
         Self::open(server, spec, false)
     }
 
+    /// The same collection under the alias that it has been given; nothing is asked yet.
+    ///
+    /// # Errors
+    /// If the URL cannot be used.
+    pub fn served_as(&self, server: Server, alias: &str) -> Result<Self, SinkError> {
+        let served = Self::new(server, CollectionSpec { name: alias.to_owned(), ..self.0.spec.clone() })?;
+        served.0.set_name(&self.0.spec.name);
+        Ok(served)
+    }
+
     fn open(server: Server, spec: CollectionSpec, is_alias: bool) -> Result<Self, SinkError> {
         let place = Place { url: server.url.clone(), collection: spec.name.clone() };
         let client = connect(&server, &place)?;

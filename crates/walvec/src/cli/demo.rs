@@ -104,7 +104,9 @@ async fn sync_and_search(
     }
     narrator.say("loading the model, taking the snapshot");
     let snapshot_began = Instant::now();
-    let mut service = Service::start(&config, EXAMPLES.map(str::to_owned).to_vec()).await?;
+    let same = config.clone();
+    let reload = Box::new(move || Ok(same.clone()));
+    let mut service = Service::start(config.clone(), EXAMPLES.map(str::to_owned).to_vec(), reload).await?;
     let progress = tokio::spawn(run::show_snapshot(service.status.clone()));
     let synced = service.wait_for(|status| status.phase == Phase::Streaming).await;
     progress.abort();

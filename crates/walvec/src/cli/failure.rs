@@ -6,6 +6,7 @@ use std::io::Write as _;
 use walvec_pipeline::PipelineError;
 
 use crate::config::ConfigError;
+use crate::tasks::{State, Task};
 
 /// What was found, what it endangers, what to type, and the exit code.
 #[derive(Debug)]
@@ -34,6 +35,11 @@ impl Failure {
         Self::new(3, code, what)
     }
 
+    /// What it is called on the last line of stderr.
+    pub(crate) fn code(&self) -> &str {
+        &self.code
+    }
+
     /// Adds what to type.
     pub(crate) fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
@@ -45,6 +51,21 @@ impl Failure {
         serde_json::json!({ "code": self.code, "message": self.what, "remedy": self.remedy })
     }
 
+    /// A task that ended with it.
+    pub(crate) fn tell(&self, task: &mut Task) {
+        task.state = State::Failed;
+        task.code = Some(self.code.clone());
+        task.error = Some(self.what.clone());
+        task.remedy.clone_from(&self.remedy);
+    }
+
+    /// The failure with which a task ended in another process.
+    pub(crate) fn of_task(task: Task) -> Self {
+        let code = task.code.unwrap_or_else(|| "E_SERVER".to_owned());
+        let what = task.error.unwrap_or_else(|| "the task ended without a word".to_owned());
+        Self { exit: if code == "E_CONFIG" { 2 } else { 3 }, code, what, remedy: task.remedy }
+    }
+
     /// Writes the failure to stderr; the code comes last, alone on its line.
     pub(crate) fn print(&self) {
         let mut stderr = std::io::stderr().lock();
@@ -54,6 +75,13 @@ impl Failure {
             let _ = writeln!(stderr, " help: {remedy}");
         }
         let _ = writeln!(stderr, "{}", self.code);
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let remedy = self.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        write!(f, "{}{remedy} [{}]", self.what, self.code)
     }
 }
 

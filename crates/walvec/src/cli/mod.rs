@@ -1,16 +1,19 @@
 //! The commands, one file each.
 
+mod backfill;
 mod check;
 mod demo;
 mod failure;
 pub(crate) mod logging;
 mod model;
 mod output;
+mod reindex;
 mod reset;
 mod run;
 pub(crate) mod running;
 mod search;
 mod status;
+mod task;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +76,10 @@ enum Command {
     Status(StatusArgs),
     /// Find everything that would stop `run`, each with its remedy.
     Check(check::CheckArgs),
+    /// Build the collections anew, with another model or text, while the old ones answer searches; then switch.
+    Reindex(reindex::ReindexArgs),
+    /// Read rows of a table again while the stream goes on.
+    Backfill(backfill::BackfillArgs),
     /// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
     Reset(reset::ResetArgs),
     /// List or fetch embedding models.
@@ -124,6 +131,8 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
         Command::Search(args) => block_on(search::execute(args)),
         Command::Status(args) => block_on(status::execute(args.config, args.json)),
         Command::Check(args) => block_on(check::execute(args)),
+        Command::Reindex(args) => block_on(reindex::execute(args)),
+        Command::Backfill(args) => block_on(backfill::execute(args)),
         Command::Reset(args) => block_on(reset::execute(args)),
         Command::Model(command) => block_on(model::execute(command)),
         Command::Schema => output::line(&crate::config::schema()),

@@ -24,8 +24,8 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) async fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
-    let config = args.config.load_with(Overrides { listen: args.listen })?;
-    let service = Service::start(&config, Vec::new()).await?;
+    let load = move || args.config.load_with(Overrides { listen: args.listen });
+    let service = Service::start(load()?, Vec::new(), Box::new(load)).await?;
     tracing::info!("search page: http://{}/", service.address);
     let progress = tokio::spawn(show_snapshot(service.status.clone()));
     let outcome = service.finish().await;

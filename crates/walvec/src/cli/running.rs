@@ -12,17 +12,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Failure;
+use crate::http::tasks::KEY_HEADER;
+use crate::remembered::write_private;
 
 /// How long a running instance may take to accept a connection before it counts as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The contents of `server.json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Announcement {
     /// Where the HTTP API is served.
     pub(crate) address: SocketAddr,
     /// The process.
     pub(crate) pid: u32,
+    /// What callers show who change what is stored. The file is for the owner's eyes only.
+    pub(crate) key: String,
 }
 
 /// Tells other processes where this one serves, until dropped.
@@ -30,12 +34,10 @@ pub(crate) struct Announced(PathBuf);
 
 impl Announced {
     /// Writes `server.json`, atomically.
-    pub(crate) fn write(directory: &Path, address: SocketAddr) -> std::io::Result<Self> {
+    pub(crate) fn write(directory: &Path, address: SocketAddr, key: &str) -> std::io::Result<Self> {
         let path = directory.join("server.json");
-        let temporary = directory.join("server.json.new");
-        let announcement = Announcement { address, pid: std::process::id() };
-        std::fs::write(&temporary, serde_json::to_vec(&announcement)?)?;
-        std::fs::rename(&temporary, &path)?;
+        let announcement = Announcement { address, pid: std::process::id(), key: key.to_owned() };
+        write_private(&path, &serde_json::to_vec(&announcement)?)?;
         Ok(Self(path))
     }
 }
@@ -52,6 +54,7 @@ pub(crate) struct Running {
     address: SocketAddr,
     client: reqwest::Client,
     token: Option<SecretString>,
+    key: SecretString,
 }
 
 impl Running {
@@ -60,7 +63,7 @@ impl Running {
         let text = std::fs::read_to_string(directory.join("server.json")).ok()?;
         let announcement: Announcement = serde_json::from_str(&text).ok()?;
         let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().build().ok()?;
-        let running = Self { address: announcement.address, client, token };
+        let running = Self { address: announcement.address, client, token, key: announcement.key.into() };
         running.client.get(running.url("/livez")).send().await.ok()?;
         Some(running)
     }
@@ -72,6 +75,12 @@ impl Running {
             url.query_pairs_mut().extend_pairs(query);
         }
         self.answer(self.client.get(url)).await
+    }
+
+    /// The answer of a POST that changes what is stored, or the problem that was answered.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.client.post(self.url(path)).header(KEY_HEADER, self.key.expose_secret()).json(body);
+        self.answer(request).await
     }
 
     fn url(&self, path: &str) -> String {

@@ -81,7 +81,8 @@ fn from_named_text(
     overrides: Overrides,
 ) -> Result<Config, ConfigError> {
     let document = Document::parse(name, text)?;
-    reader::read(&document, environment)?.completed(Some(&document), environment, overrides)
+    let config = Config { text: Some(text.into()), ..reader::read(&document, environment)? };
+    config.completed(Some(&document), environment, overrides)
 }
 
 fn database_url(
@@ -134,6 +135,7 @@ fn from_variables(environment: &Environment) -> Result<Config, ConfigError> {
         server: ServerSettings::default(),
         pipeline: PipelineSettings::default(),
         models: PathBuf::new(),
+        text: None,
     })
 }
 

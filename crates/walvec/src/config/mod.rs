@@ -27,6 +27,7 @@ mod tests;
 pub(crate) use environment::Environment;
 pub(crate) use error::ConfigError;
 pub(crate) use load::Overrides;
+pub(crate) use names::table_name;
 pub(crate) use settings::{CollectionConfig, Config, QdrantSettings};
 
 /// The JSON schema of walvec.yaml, for editors.

@@ -27,7 +27,7 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
 ///
 /// SQL folds what is not quoted to lower case. That would silently read another table than the one that was written, so
 /// an upper-case letter outside of quotes is refused.
-pub(super) fn table_name(text: &str) -> Result<TableName, String> {
+pub(crate) fn table_name(text: &str) -> Result<TableName, String> {
     let (schema, rest) = identifier(text)?;
     let Some(rest) = rest.strip_prefix('.') else {
         return Err(if rest.is_empty() {

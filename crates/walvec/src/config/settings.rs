@@ -38,6 +38,9 @@ pub(crate) struct Config {
     /// The directory in which models are kept, from `WALVEC_MODELS`.
     #[serde(skip)]
     pub(crate) models: PathBuf,
+    /// The text of the file that it was read from, if it was one.
+    #[serde(skip)]
+    pub(crate) text: Option<SecretString>,
 }
 
 /// A PostgreSQL database.
@@ -77,7 +80,7 @@ impl Default for SourceSettings {
 }
 
 /// A collection, and the table it is an image of.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CollectionConfig {
     /// The collection's name, also that of its directory: letters, digits, `-`, `_` and `.`.

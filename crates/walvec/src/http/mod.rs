@@ -4,6 +4,7 @@
 //! - [`guard`]: who may ask: host allow-list, origin, token and session, security headers, time limit
 //! - [`request`]: what was asked: query strings and JSON bodies, checked
 //! - [`search`]: embed, search, count; the same path for the API and the page
+//! - [`tasks`]: long work: backfill, repair, reindex
 //! - [`health`]: liveness, readiness, status, metrics
 //! - [`openapi`]: the description of all that for programs
 //! - [`problem`]: what went wrong, as `application/problem+json` (RFC 9457)
@@ -17,6 +18,7 @@ pub(crate) mod problem;
 pub(crate) mod request;
 pub(crate) mod search;
 mod state;
+pub(crate) mod tasks;
 
 #[cfg(test)]
 pub(crate) mod testkit;
@@ -30,14 +32,14 @@ use std::time::Duration;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Router, serve as serve_http};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::guard::LOGIN_PATH;
 use self::problem::{Problem, Reason};
-pub(crate) use self::search::SEARCH_SECONDS;
+pub(crate) use self::search::{SEARCH_SECONDS, Serving};
 use self::state::{AllowedHosts, Limits};
 pub(crate) use self::state::{App, AppState};
 
@@ -53,6 +55,8 @@ pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limit
     Router::new()
         .route("/api/v1/search", get(search::by_query_string).post(search::by_json))
         .route("/api/v1/status", get(health::status))
+        .route("/api/v1/tasks/{id}", get(tasks::task))
+        .merge(operations())
         .route("/openapi.json", get(openapi::document))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
@@ -66,6 +70,14 @@ pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limit
         .layer(from_fn_with_state(Arc::clone(&app), guard::limit_time))
         .layer(from_fn(guard::add_headers))
         .with_state(app)
+}
+
+fn operations() -> Router<Arc<App>> {
+    Router::new()
+        .route("/api/v1/backfill", post(tasks::backfill))
+        .route("/api/v1/repair", post(tasks::repair))
+        .route("/api/v1/reindex", post(tasks::reindex))
+        .layer(DefaultBodyLimit::max(tasks::BODY_BYTES))
 }
 
 /// Answers on `listener` until `stop` is cancelled, then finishes the open requests within [`DRAIN`].

@@ -32,6 +32,10 @@ pub(crate) enum Reason {
     ForbiddenHost,
     /// The request was made by a page of another origin.
     ForbiddenOrigin,
+    /// The operation is not for everybody who may search.
+    ForbiddenOperation,
+    /// A task is running already.
+    TaskRunning,
     /// No such path.
     NotFound,
     /// The path exists, the method does not.
@@ -68,6 +72,10 @@ impl Reason {
             Self::Unauthorized => ("unauthorized", "A token is needed", StatusCode::UNAUTHORIZED),
             Self::ForbiddenHost => ("forbidden-host", "This host name is not served", StatusCode::FORBIDDEN),
             Self::ForbiddenOrigin => ("forbidden-origin", "Requests of other sites are refused", StatusCode::FORBIDDEN),
+            Self::ForbiddenOperation => {
+                ("forbidden-operation", "This operation is not open to everybody", StatusCode::FORBIDDEN)
+            }
+            Self::TaskRunning => ("task-running", "A task is running", StatusCode::CONFLICT),
             Self::NotFound => ("not-found", "Not found", StatusCode::NOT_FOUND),
             Self::MethodNotAllowed => ("method-not-allowed", "Method not allowed", StatusCode::METHOD_NOT_ALLOWED),
             Self::BodyTooLarge => ("body-too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE),

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, http};
 use metrics::{counter, histogram};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Lsn, Payload, PointId, Vector};
 use walvec_pipeline::status::Status;
@@ -27,10 +27,18 @@ pub(crate) const SEARCH_SECONDS: &str = "walvec_search_seconds";
 /// Searches by collection and result (`ok`, `refused`, `busy`, `error`). Counter.
 const SEARCHES_TOTAL: &str = "walvec_searches_total";
 
+/// What searches are answered from. It is replaced as a whole, so that a search never meets vectors of another model than
+/// the one that embeds its text.
+pub(crate) struct Serving {
+    /// Every collection by name, in the order of the configuration. The first one is the page's default.
+    pub(crate) collections: Vec<(String, Arc<dyn Search>)>,
+    /// Turns queries into vectors: the model that made the stored ones.
+    pub(crate) embedder: Arc<dyn Embedder>,
+}
+
 /// Finds points by the meaning of a text, a bounded number of texts at a time.
 pub(crate) struct Searcher {
-    collections: Vec<(String, Arc<dyn Search>)>,
-    embedder: Arc<dyn Embedder>,
+    serving: watch::Receiver<Arc<Serving>>,
     /// One permit for every search that runs or waits. None left: the queue is full.
     admission: Arc<Semaphore>,
     /// One permit for every search that runs.
@@ -47,55 +55,7 @@ pub(crate) struct Found {
     pub(crate) took: Duration,
 }
 
-impl Searcher {
-    pub(super) fn new(
-        collections: Vec<(String, Arc<dyn Search>)>,
-        embedder: Arc<dyn Embedder>,
-        limits: Limits,
-    ) -> Self {
-        metrics::describe_histogram!(
-            SEARCH_SECONDS,
-            metrics::Unit::Seconds,
-            "Time from an accepted search to its hits"
-        );
-        metrics::describe_counter!(SEARCHES_TOTAL, "Searches by collection and result");
-        Self {
-            collections,
-            embedder,
-            admission: Arc::new(Semaphore::new(limits.concurrent_searches + limits.waiting_searches)),
-            running: Arc::new(Semaphore::new(limits.concurrent_searches)),
-        }
-    }
-
-    /// The names of the collections, in the order of the configuration.
-    pub(crate) fn collections(&self) -> impl Iterator<Item = &str> {
-        self.collections.iter().map(|(name, _)| name.as_str())
-    }
-
-    /// Embeds the query and finds the nearest points.
-    pub(crate) async fn search(&self, query: &SearchQuery) -> Result<Found, Problem> {
-        // A collection becomes a label only once it is known to exist: callers must not be able to invent labels.
-        let (name, collection) = self.collection(query.collection.as_deref())?;
-        let started = Instant::now();
-        let result = self.find(collection.as_ref(), query).await;
-        let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
-        counter!(SEARCHES_TOTAL, "collection" => name.to_owned(), "result" => label).increment(1);
-        let hits = result.inspect_err(|problem| {
-            if problem.status().is_server_error() {
-                tracing::warn!(collection = name, status = problem.status().as_u16(), %problem, "a search failed");
-            }
-        })?;
-        let took = started.elapsed();
-        histogram!(SEARCH_SECONDS, "collection" => name.to_owned()).record(took.as_secs_f64());
-        Ok(Found { collection: name.to_owned(), hits, took })
-    }
-
-    /// Searches that could start now.
-    #[cfg(test)]
-    pub(super) fn free(&self) -> usize {
-        self.running.available_permits()
-    }
-
+impl Serving {
     fn collection(&self, wanted: Option<&str>) -> Result<(&str, &Arc<dyn Search>), Problem> {
         let found = match wanted {
             Some(wanted) => self.collections.iter().find(|(name, _)| name == wanted),
@@ -114,31 +74,82 @@ impl Searcher {
             )
         })
     }
+}
 
-    async fn find(&self, collection: &dyn Search, query: &SearchQuery) -> Result<Vec<Hit>, Problem> {
+impl Searcher {
+    pub(super) fn new(serving: watch::Receiver<Arc<Serving>>, limits: Limits) -> Self {
+        metrics::describe_histogram!(
+            SEARCH_SECONDS,
+            metrics::Unit::Seconds,
+            "Time from an accepted search to its hits"
+        );
+        metrics::describe_counter!(SEARCHES_TOTAL, "Searches by collection and result");
+        Self {
+            serving,
+            admission: Arc::new(Semaphore::new(limits.concurrent_searches + limits.waiting_searches)),
+            running: Arc::new(Semaphore::new(limits.concurrent_searches)),
+        }
+    }
+
+    /// The names of the collections, in the order of the configuration.
+    pub(crate) fn collections(&self) -> Vec<String> {
+        self.serving.borrow().collections.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Embeds the query and finds the nearest points.
+    pub(crate) async fn search(&self, query: &SearchQuery) -> Result<Found, Problem> {
+        // A collection becomes a label only once it is known to exist: callers must not be able to invent labels.
+        let serving = Arc::clone(&self.serving.borrow());
+        let (name, collection) = serving.collection(query.collection.as_deref())?;
+        let started = Instant::now();
+        let result = self.find(&serving.embedder, collection.as_ref(), query).await;
+        let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
+        counter!(SEARCHES_TOTAL, "collection" => name.to_owned(), "result" => label).increment(1);
+        let hits = result.inspect_err(|problem| {
+            if problem.status().is_server_error() {
+                tracing::warn!(collection = name, status = problem.status().as_u16(), %problem, "a search failed");
+            }
+        })?;
+        let took = started.elapsed();
+        histogram!(SEARCH_SECONDS, "collection" => name.to_owned()).record(took.as_secs_f64());
+        Ok(Found { collection: name.to_owned(), hits, took })
+    }
+
+    /// Searches that could start now.
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.running.available_permits()
+    }
+
+    async fn find(
+        &self,
+        embedder: &Arc<dyn Embedder>,
+        collection: &dyn Search,
+        query: &SearchQuery,
+    ) -> Result<Vec<Hit>, Problem> {
         let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
-        let (vector, _running) = self.embed(query.text.clone(), running).await?;
+        let (vector, _running) = embed(embedder, query.text.clone(), running).await?;
         let request = SearchRequest { vector, limit: query.limit, filter: query.filter.clone() };
         collection.search(request).await.map_err(sink_problem)
     }
+}
 
-    /// The vector of a text, and the permit under which it was computed.
-    ///
-    /// Runs as a task of its own, which owns the permit: when the caller goes away, as every keystroke of the page
-    /// does, the model goes on computing, and must go on counting.
-    async fn embed(
-        &self,
-        text: String,
-        running: OwnedSemaphorePermit,
-    ) -> Result<(Vector, OwnedSemaphorePermit), Problem> {
-        let embedder = Arc::clone(&self.embedder);
-        let task = tokio::spawn(async move { (embedder.embed(vec![text]).await, running) });
-        let (result, running) = task.await.map_err(|_| embed_problem("the embedder stopped"))?;
-        let vector =
-            result.map_err(embed_error)?.pop().ok_or_else(|| embed_problem("the embedder answered nothing"))?;
-        Ok((vector.map_err(embed_error)?, running))
-    }
+/// The vector of a text, and the permit under which it was computed.
+///
+/// Runs as a task of its own, which owns the permit: when the caller goes away, as every keystroke of the page
+/// does, the model goes on computing, and must go on counting.
+async fn embed(
+    embedder: &Arc<dyn Embedder>,
+    text: String,
+    running: OwnedSemaphorePermit,
+) -> Result<(Vector, OwnedSemaphorePermit), Problem> {
+    let embedder = Arc::clone(embedder);
+    let task = tokio::spawn(async move { (embedder.embed(vec![text]).await, running) });
+    let (result, running) = task.await.map_err(|_| embed_problem("the embedder stopped"))?;
+    let vector =
+        result.map_err(embed_error)?.pop().ok_or_else(|| embed_problem("the embedder answered nothing"))?;
+    Ok((vector.map_err(embed_error)?, running))
 }
 
 fn busy() -> Problem {
@@ -221,7 +232,7 @@ pub(super) async fn by_json(
     answer(&app, SearchQuery::from_json(&body)?).await
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     media_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }

@@ -7,18 +7,17 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
-use walvec_embed::Embedder;
 use walvec_pipeline::status::Status;
-use walvec_sink::Search;
 
-use super::search::Searcher;
+use super::search::{Searcher, Serving};
+use super::tasks::Operations;
 
 /// What the surface is given.
 pub(crate) struct AppState {
-    /// Every collection by name, in the order of the configuration. The first one is the page's default.
-    pub(crate) collections: Vec<(String, Arc<dyn Search>)>,
-    /// Turns queries into vectors: the model that made the stored ones.
-    pub(crate) embedder: Arc<dyn Embedder>,
+    /// What searches are answered from, now and whenever it changes.
+    pub(crate) serving: watch::Receiver<Arc<Serving>>,
+    /// Takes long work.
+    pub(crate) operations: Operations,
     /// What the pipeline is doing. Readiness follows from its phase: a phase of `snapshot` or `streaming` means that
     /// the slot is held, the sink is open and the model is loaded.
     pub(crate) status: watch::Receiver<Status>,
@@ -97,6 +96,7 @@ fn host_without_port(host: &str) -> &str {
 /// What handlers share.
 pub(crate) struct App {
     pub(crate) searcher: Searcher,
+    pub(crate) operations: Operations,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) access: Option<Access>,
@@ -108,7 +108,8 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn new(state: AppState, allowed_hosts: AllowedHosts, limits: Limits) -> Self {
         Self {
-            searcher: Searcher::new(state.collections, state.embedder, limits),
+            searcher: Searcher::new(state.serving, limits),
+            operations: state.operations,
             status: state.status,
             metrics: state.metrics,
             access: state.token.as_ref().map(Access::new),

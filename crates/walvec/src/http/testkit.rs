@@ -7,14 +7,16 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tower::ServiceExt;
 use walvec_embed::{EmbedError, Embedder, EmbedderInfo};
 use walvec_model::{Lsn, Payload, PointId, Vector};
 use walvec_pipeline::status::{CollectionStatus, Phase, Status};
 use walvec_sink::{BoxFuture, Condition, Filter, Hit, Search, SearchRequest, SinkError};
 
-use super::{AllowedHosts, AppState, Limits};
+use super::tasks::Operations;
+use super::{AllowedHosts, AppState, Limits, Serving};
+use crate::tasks::Tasks;
 
 const DIMENSION: usize = 64;
 
@@ -169,11 +171,31 @@ pub(crate) fn state() -> AppState {
     state_with(streaming())
 }
 
+/// The same with other collections.
+pub(crate) fn with_collections(collections: Vec<(String, Arc<dyn Search>)>) -> AppState {
+    AppState { serving: serving(collections, Arc::new(BagOfWords::new())), ..state() }
+}
+
+/// The same with another embedder.
+pub(crate) fn with_embedder(embedder: Arc<dyn Embedder>) -> AppState {
+    AppState { serving: serving(vec![("books".to_owned(), books())], embedder), ..state() }
+}
+
+fn serving(
+    collections: Vec<(String, Arc<dyn Search>)>,
+    embedder: Arc<dyn Embedder>,
+) -> watch::Receiver<Arc<Serving>> {
+    watch::Sender::new(Arc::new(Serving { collections, embedder })).subscribe()
+}
+
+/// The key of whoever may change what is stored.
+pub(crate) const KEY: &str = "a-key";
+
 /// The same with another picture of the pipeline.
 pub(crate) fn state_with(status: Status) -> AppState {
     AppState {
-        collections: vec![("books".to_owned(), books())],
-        embedder: Arc::new(BagOfWords::new()),
+        serving: serving(vec![("books".to_owned(), books())], Arc::new(BagOfWords::new())),
+        operations: Operations { tasks: Tasks::default(), requests: mpsc::channel(1).0, key: KEY.into() },
         status: watch::Sender::new(status).subscribe(),
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         token: None,

@@ -7,13 +7,15 @@ use axum::body::Body;
 use axum::http::Request;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use walvec_pipeline::status::{Phase, Status};
 use walvec_sink::{Search, SinkError};
 
 use super::testkit::{
-    Answer, BagOfWords, Failing, books, get, loopback, post, router, router_with, send, state, state_with, streaming,
+    Answer, BagOfWords, Failing, KEY, books, get, loopback, post, router, router_with, send, state, state_with, streaming,
+    with_collections, with_embedder,
 };
+use super::tasks::{KEY_HEADER, Operations};
 use super::{App, AppState, Limits, openapi};
 
 const SEARCH: &str = "/api/v1/search";
@@ -125,7 +127,7 @@ async fn a_bad_body_is_refused_and_never_a_panic() {
 #[tokio::test]
 async fn with_several_collections_the_search_must_name_one() {
     let two = || vec![("books".to_owned(), books()), ("films".to_owned(), books())];
-    let router = router(AppState { collections: two(), ..state() });
+    let router = router(with_collections(two()));
     let detail = get(&router, "/api/v1/search?q=x").await.problem(400, "unknown-collection");
     assert!(detail.contains("\"books\", \"films\""), "{detail}");
     assert_eq!(get(&router, "/api/v1/search?q=x&collection=films").await.json()["collection"], "films");
@@ -135,7 +137,7 @@ async fn with_several_collections_the_search_must_name_one() {
 async fn a_failing_engine_or_model_is_a_problem_with_the_right_status() {
     let failing = |error| -> AppState {
         let search: Arc<dyn Search> = Arc::new(Failing(error));
-        AppState { collections: vec![("books".to_owned(), search)], ..state() }
+        with_collections(vec![("books".to_owned(), search)])
     };
     let refused = router(failing(|| SinkError::BadRequest("no index".to_owned())));
     assert!(get(&refused, "/api/v1/search?q=x").await.problem(400, "search-refused").contains("no index"));
@@ -143,7 +145,7 @@ async fn a_failing_engine_or_model_is_a_problem_with_the_right_status() {
     passing.problem(503, "search-unavailable");
     assert_eq!(passing.header("retry-after"), "1");
     get(&router(failing(|| SinkError::Closed)), "/api/v1/search?q=x").await.problem(500, "search-failed");
-    let broken = router(AppState { embedder: Arc::new(BagOfWords::broken()), ..state() });
+    let broken = router(with_embedder(Arc::new(BagOfWords::broken())));
     assert!(get(&broken, "/api/v1/search?q=x").await.problem(500, "search-failed").contains("out of order"));
 }
 
@@ -152,7 +154,7 @@ async fn a_search_beyond_the_queue_is_sent_away_at_once_and_the_queued_ones_are_
     let gate = Arc::new(Semaphore::new(0));
     let limits = Limits { concurrent_searches: 1, waiting_searches: 1, ..Limits::default() };
     let embedder = Arc::new(BagOfWords::behind(Arc::clone(&gate)));
-    let router = router_with(AppState { embedder, ..state() }, limits);
+    let router = router_with(with_embedder(embedder), limits);
     let ask = || {
         let router = router.clone();
         tokio::spawn(async move { get(&router, "/api/v1/search?q=x").await })
@@ -176,7 +178,7 @@ async fn a_caller_that_goes_away_still_counts_until_its_embedding_is_done() {
     let gate = Arc::new(Semaphore::new(0));
     let limits = Limits { concurrent_searches: 1, waiting_searches: 0, ..Limits::default() };
     let embedder = Arc::new(BagOfWords::behind(Arc::clone(&gate)));
-    let app = App::new(AppState { embedder, ..state() }, loopback(), limits);
+    let app = App::new(with_embedder(embedder), loopback(), limits);
     let query = super::request::SearchQuery::from_pairs(vec![("q".to_owned(), "x".to_owned())]).unwrap();
     let mut abandoned = Box::pin(app.searcher.search(&query));
     assert!(futures::poll!(&mut abandoned).is_pending());
@@ -192,7 +194,7 @@ async fn a_caller_that_goes_away_still_counts_until_its_embedding_is_done() {
 async fn a_search_without_an_answer_ends_after_the_time_limit() {
     let embedder = Arc::new(BagOfWords::behind(Arc::new(Semaphore::new(0))));
     let limits = Limits { time: Duration::from_millis(1), ..Limits::default() };
-    let answer = get(&router_with(AppState { embedder, ..state() }, limits), "/api/v1/search?q=x").await;
+    let answer = get(&router_with(with_embedder(embedder), limits), "/api/v1/search?q=x").await;
     assert!(answer.problem(503, "timed-out").contains("1ms"));
 }
 
@@ -269,6 +271,33 @@ fn with_token() -> AppState {
 
 async fn with_header(router: &axum::Router, path: &str, name: &str, value: &str) -> Answer {
     send(router, Request::get(path).header(name, value).body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn what_is_stored_is_changed_for_nobody_who_does_not_know_the_key() {
+    let (requests, mut queue) = mpsc::channel(1);
+    let operations = Operations { requests, ..state().operations };
+    let router = router(AppState { operations, ..state() });
+    let ask = async |path: &str, key: &str, body: &str| {
+        let request = Request::post(path).header("content-type", "application/json").header(KEY_HEADER, key);
+        send(&router, request.body(body.to_owned().into()).unwrap()).await
+    };
+    for path in ["/api/v1/backfill", "/api/v1/repair", "/api/v1/reindex"] {
+        post(&router, path, "{}").await.problem(403, "forbidden-operation");
+        ask(path, "another", "{}").await.problem(403, "forbidden-operation");
+    }
+    ask("/api/v1/backfill", KEY, r#"{"table": "public.books", "wher": "x"}"#).await.problem(400, "bad-json");
+    ask("/api/v1/backfill", KEY, r#"{"table": "a.b.c"}"#).await.problem(400, "bad-parameter");
+    assert!(queue.try_recv().is_err());
+    let answer = ask("/api/v1/backfill", KEY, r#"{"table": "public.books", "where": "year > 1900"}"#).await;
+    assert_eq!((answer.status.as_u16(), answer.json()), (202, json!({"task": 1})));
+    ask("/api/v1/reindex", KEY, "{}").await.problem(409, "task-running");
+    assert_eq!(get(&router, "/api/v1/tasks/1").await.json()["state"], "running");
+    let (_, task) = queue.try_recv().unwrap();
+    task.end(Ok(()));
+    assert_eq!(get(&router, "/api/v1/tasks/1").await.json()["state"], "done");
+    get(&router, "/api/v1/tasks/2").await.problem(404, "not-found");
+    assert_eq!(ask("/api/v1/reindex", KEY, "{}").await.json(), json!({"task": 2}));
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ struct View {
 
 impl View {
     async fn new(app: &App, pairs: Pairs) -> Self {
-        let collections: Vec<String> = app.searcher.collections().map(str::to_owned).collect();
+        let collections: Vec<String> = app.searcher.collections();
         let asked = Asked::from_pairs(pairs.map(|Query(pairs)| pairs).unwrap_or_default(), &collections);
         let outcome = match asked.to_query() {
             None => Outcome::NothingAsked,

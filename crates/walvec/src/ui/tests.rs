@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use tokio::sync::watch;
 use walvec_pipeline::status::{CollectionStatus, Phase, Problem, Status};
 use walvec_sink::Search;
 
 use crate::http::AppState;
-use crate::http::testkit::{Memory, books, get, router, state, state_with, streaming};
+use crate::http::testkit::{Memory, books, get, router, state, state_with, streaming, with_collections};
 
 fn with_collection(collection: Memory) -> AppState {
     let collection: Arc<dyn Search> = Arc::new(collection);
-    AppState { collections: vec![("books".to_owned(), collection)], ..state() }
+    with_collections(vec![("books".to_owned(), collection)])
 }
 
 #[tokio::test]
@@ -137,7 +138,8 @@ async fn an_empty_collection_says_why_it_is_empty() {
     ] {
         let status = Status { phase, collections: vec![collection(estimated)], ..streaming() };
         let empty: Arc<dyn Search> = Arc::new(Memory::default());
-        let router = router(AppState { collections: vec![("books".to_owned(), empty)], ..state_with(status) });
+        let status = watch::Sender::new(status).subscribe();
+        let router = router(AppState { status, ..with_collections(vec![("books".to_owned(), empty)]) });
         for path in ["/", "/?q=whale"] {
             let body = get(&router, path).await.body;
             assert!(body.contains("is empty") && body.contains(words), "{phase:?} {path}: {body}");
@@ -182,7 +184,7 @@ async fn an_error_is_shown_with_its_status_and_the_query_stays() {
 #[tokio::test]
 async fn collections_can_be_chosen_when_there_are_several() {
     let two = vec![("books".to_owned(), books()), ("films".to_owned(), books())];
-    let router = router(AppState { collections: two, ..state() });
+    let router = router(with_collections(two));
     let body = get(&router, "/?q=whale&collection=films").await.body;
     assert!(body.contains("<option value=\"films\" selected>") && body.contains("collection=films"));
 }

@@ -1,0 +1,67 @@
+//! `walvec reindex`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::running::Running;
+use super::{ConfigArgs, Failure, output, task};
+use crate::config::{Config, Overrides};
+use crate::serve::Service;
+use crate::{remembered, supervise};
+
+/// Builds the collections anew beside the ones that are served, then lets them take over in one step.
+///
+/// Change the model, the text or the payload in walvec.yaml, and type this while `walvec run` goes on with what it was
+/// started with. New collections are filled from a new snapshot and follow the stream, until they know everything that the
+/// old ones do. Searches are answered throughout, always by the model that made the vectors. The old collections are kept
+/// until the next reindex. It may be interrupted at any moment: typed again, it goes on.
+///
+/// Without a running `walvec run` it does the same by itself, and ends.
+#[derive(Args)]
+pub(crate) struct ReindexArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Go back to the kept collections, which are brought up to date first. Put the former model, text and payload back
+    /// into walvec.yaml before.
+    #[arg(long)]
+    rollback: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn execute(args: ReindexArgs) -> Result<ExitCode, Failure> {
+    let config = args.config.load()?;
+    let find = || Running::find(config.sink.directory(), config.server.token.clone());
+    let text = if args.rollback { "The former collections are served again" } else { "The new collections are served" };
+    if let Some(running) = find().await {
+        let done = task::perform(&running, "/api/v1/reindex", &json!({"rollback": args.rollback})).await?;
+        return task::report(&done, &format!("{text}: {} rows were read.", done.rows), args.json);
+    }
+    let mut service = start_as_before(&config, &args.config).await?;
+    let running = find().await.ok_or_else(|| Failure::definite("E_SERVER", "its own HTTP API does not answer"))?;
+    let body = json!({"rollback": args.rollback});
+    let performed = tokio::select! {
+        performed = task::perform(&running, "/api/v1/reindex", &body) => performed,
+        ended = service.ended() => return Err(ended),
+    };
+    service.shut_down().await?;
+    let done = performed?;
+    task::report(&done, &format!("{text}: {} rows were read. Next: walvec run", done.rows), args.json)
+}
+
+/// Runs what is served until now, which the configuration may not describe any more.
+async fn start_as_before(config: &Config, args: &ConfigArgs) -> Result<Service, Failure> {
+    let served = remembered::served(config).ok_or_else(|| {
+        let directory = config.sink.directory().display();
+        let what = format!("{directory} does not say which configuration its collections were made with");
+        Failure::definite("E_REINDEX", what)
+            .with_remedy("start `walvec run` with the former model and text, change them in walvec.yaml, then reindex")
+    })?;
+    output::note("nothing runs here: following the stream until the new collections are complete");
+    let args = args.clone();
+    let reload: supervise::Reload = Box::new(move || args.load_with(Overrides::default()));
+    Service::start(served, Vec::new(), reload).await
+}

@@ -1,0 +1,153 @@
+//! Long work: asking for it, and how far it has come.
+//!
+//! These calls change what is stored, so they need more than the right to search: the key that the running process keeps
+//! beside its data, readable for its owner only.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use walvec_model::{PointId, Position, RowKey, Value};
+use walvec_pipeline::reread::Job;
+
+use super::problem::{Problem, Reason};
+use super::state::App;
+use crate::config;
+use crate::tasks::{Handle, Kind, Tasks};
+
+/// The header that carries the key.
+pub(crate) const KEY_HEADER: &str = "walvec-key";
+
+/// The largest body of these calls, in bytes.
+pub(super) const BODY_BYTES: usize = 4 << 20;
+
+/// What is asked for.
+pub(crate) enum Request {
+    /// Work for the pipeline that runs.
+    Job(Job),
+    /// New collections, or the kept ones.
+    Reindex {
+        /// Back to the kept ones.
+        rollback: bool,
+    },
+}
+
+/// Where requests go, and who may make them.
+pub(crate) struct Operations {
+    /// What runs.
+    pub(crate) tasks: Tasks,
+    /// To whoever runs the pipeline.
+    pub(crate) requests: mpsc::Sender<(Request, Handle)>,
+    /// What a caller has to show.
+    pub(crate) key: SecretString,
+}
+
+/// The answer to a request that was taken.
+#[derive(Serialize)]
+struct Accepted {
+    task: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Backfill {
+    table: String,
+    #[serde(rename = "where")]
+    filter: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Repair {
+    collection: String,
+    #[serde(default)]
+    rows: Vec<Vec<Value>>,
+    #[serde(default)]
+    points: Vec<RepairPoint>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RepairPoint {
+    id: PointId,
+    version: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reindex {
+    #[serde(default)]
+    rollback: bool,
+}
+
+/// `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`
+pub(super) async fn backfill(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: String,
+) -> Result<Response, Problem> {
+    let Backfill { table, filter } = parse(&app, &headers, &body)?;
+    let table = config::table_name(&table).map_err(|reason| Problem::new(Reason::BadParameter, reason))?;
+    accept(&app, Kind::Backfill, Request::Job(Job::Backfill { table, filter }))
+}
+
+/// `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version": "0/1D5C408.3"}]}`
+pub(super) async fn repair(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: String,
+) -> Result<Response, Problem> {
+    let Repair { collection, rows, points } = parse(&app, &headers, &body)?;
+    let version = |text: Option<String>| text.and_then(|text| text.parse::<Position>().ok());
+    let job = Job::Repair {
+        collection,
+        rows: rows.into_iter().map(RowKey::new).collect(),
+        points: points.into_iter().map(|point| (point.id, version(point.version))).collect(),
+    };
+    accept(&app, Kind::Repair, Request::Job(job))
+}
+
+/// `POST /api/v1/reindex` with `{"rollback": false}`
+pub(super) async fn reindex(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: String,
+) -> Result<Response, Problem> {
+    let Reindex { rollback } = parse(&app, &headers, &body)?;
+    accept(&app, Kind::Reindex, Request::Reindex { rollback })
+}
+
+/// `GET /api/v1/tasks/{id}`
+pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<u64>) -> Result<Response, Problem> {
+    match app.operations.tasks.get(id) {
+        Some(task) => Ok(Json(task).into_response()),
+        None => Err(Problem::new(Reason::NotFound, format!("there is no task {id}; only the latest is remembered"))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: &str) -> Result<T, Problem> {
+    let shown = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // Compared as digests, so that the time it takes tells nothing.
+    if blake3::hash(shown.as_bytes()) != blake3::hash(app.operations.key.expose_secret().as_bytes()) {
+        let detail = "this changes what is stored: use the walvec commands on the machine and as the user that runs it";
+        return Err(Problem::new(Reason::ForbiddenOperation, detail));
+    }
+    if !super::search::is_json(headers) {
+        return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));
+    }
+    serde_json::from_str(body).map_err(|error| Problem::new(Reason::BadJson, error.to_string()))
+}
+
+fn accept(app: &App, kind: Kind, request: Request) -> Result<Response, Problem> {
+    let busy = || Problem::new(Reason::TaskRunning, "another task is running; wait for its end");
+    let handle = app.operations.tasks.begin(kind).ok_or_else(busy)?;
+    let task = handle.id();
+    app.operations.requests.try_send((request, handle)).map_err(|_| busy())?;
+    Ok((StatusCode::ACCEPTED, Json(Accepted { task })).into_response())
+}

@@ -1,0 +1,210 @@
+//! Runs the pipeline for as long as the process lives, and does what it is asked for meanwhile.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use walvec_capture::SourceConfig;
+use walvec_pipeline::reread::{Jobs, Progress};
+use walvec_pipeline::status::Phase;
+use walvec_pipeline::{PipelineError, Status, Store};
+
+use crate::app::{self, Parts};
+use crate::cli::Failure;
+use crate::config::Config;
+use crate::http::Serving;
+use crate::http::tasks::Request;
+use crate::reindex::{self, Beside};
+use crate::remembered;
+use crate::tasks::Handle;
+
+/// Reads the configuration again.
+pub(crate) type Reload = Box<dyn Fn() -> Result<Config, Failure> + Send + Sync>;
+
+/// A pipeline that runs.
+pub(crate) struct Live {
+    pub(crate) task: JoinHandle<Result<(), PipelineError>>,
+    pub(crate) status: watch::Receiver<Status>,
+    jobs: Jobs,
+    stop: CancellationToken,
+}
+
+impl Live {
+    /// Starts a pipeline, which stops at the latest with `stop`.
+    pub(crate) fn start(
+        parts: &Parts,
+        source: SourceConfig,
+        store: &Arc<Store>,
+        reports: bool,
+        stop: &CancellationToken,
+    ) -> Result<Self, Failure> {
+        let stop = stop.child_token();
+        let pipeline = parts.pipeline(source, store, reports, stop.clone())?;
+        let (status, jobs) = (pipeline.status(), pipeline.jobs());
+        Ok(Self { task: tokio::spawn(pipeline.run()), status, jobs, stop })
+    }
+
+    /// Stops it in order and waits for that.
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
+        self.stop.cancel();
+        ended(self.task.await)
+    }
+}
+
+/// How a pipeline's task ended.
+pub(crate) fn ended(outcome: Result<Result<(), PipelineError>, tokio::task::JoinError>) -> Result<(), Failure> {
+    Ok(outcome.map_err(|panic| Failure::definite("E_INTERNAL", panic))??)
+}
+
+/// The owner of everything that runs.
+pub(crate) struct Supervisor {
+    pub(crate) parts: Parts,
+    pub(crate) store: Arc<Store>,
+    /// What searches are answered from.
+    pub(crate) serving: watch::Sender<Arc<Serving>>,
+    /// What people and programs see.
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) requests: mpsc::Receiver<(Request, Handle)>,
+    pub(crate) reload: Reload,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Supervisor {
+    /// Runs until asked to stop or until a definite error, then closes the collections.
+    pub(crate) async fn run(mut self) -> Result<(), Failure> {
+        let outcome = self.run_pipelines().await;
+        // Searches go on until here.
+        self.parts.close().await;
+        outcome
+    }
+
+    async fn run_pipelines(&mut self) -> Result<(), Failure> {
+        loop {
+            let source = app::source_config(&self.parts.config);
+            let live = Live::start(&self.parts, source, &self.store, true, &self.stop)?;
+            let forwarding = tokio::spawn(forward(live.status.clone(), self.status.clone()));
+            let wanted = self.attend(&live).await;
+            let outcome = match wanted {
+                Some((beside, task)) => {
+                    live.stop().await?;
+                    self.give_way(beside, task).await;
+                    Ok(())
+                }
+                None => ended(live.task.await),
+            };
+            forwarding.abort();
+            if outcome.is_err() || self.stop.is_cancelled() {
+                return outcome;
+            }
+        }
+    }
+
+    /// Takes requests until the pipeline ends; or until there are other collections to take over, once it has stopped.
+    async fn attend(&mut self, live: &Live) -> Option<(Beside, Handle)> {
+        let mut is_remembered = false;
+        loop {
+            let (request, task) = tokio::select! {
+                () = finished(&live.status) => return None,
+                Some(request) = self.requests.recv() => request,
+                true = streams(&live.status), if !is_remembered => {
+                    is_remembered = true;
+                    if let Err(error) = remembered::store(&self.parts.config) {
+                        tracing::warn!("the configuration could not be remembered for a reindex: {error}");
+                    }
+                    continue;
+                }
+            };
+            let rollback = match request {
+                Request::Reindex { rollback } => rollback,
+                Request::Job(job) => {
+                    match live.jobs.give(job) {
+                        Ok(progress) => drop(tokio::spawn(show(progress, task))),
+                        Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
+                    }
+                    continue;
+                }
+            };
+            let filled = tokio::select! {
+                filled = self.fill(rollback, &task, live) => filled,
+                () = finished(&live.status) => return None,
+            };
+            match filled {
+                Ok(beside) => return Some((beside, task)),
+                Err(failure) => self.keep(&failure, task).await,
+            }
+        }
+    }
+
+    async fn fill(&self, rollback: bool, task: &Handle, live: &Live) -> Result<Beside, Failure> {
+        let config = (self.reload)()?;
+        Beside::fill(&self.parts, config, &self.store, rollback, task, live, &self.stop).await
+    }
+
+    /// Lets other collections take over. If they cannot, the next pipeline goes on with those there are.
+    async fn give_way(&mut self, beside: Beside, task: Handle) {
+        task.step("switching");
+        match beside.take_over(&self.store, &self.serving, &self.stop).await {
+            Ok(parts) => {
+                self.parts = parts;
+                task.end(Ok(()));
+            }
+            Err(failure) => self.keep(&failure, task).await,
+        }
+    }
+
+    async fn keep(&self, failure: &Failure, task: Handle) {
+        // A reindex that a shutdown cuts short goes on with the next start.
+        if !self.stop.is_cancelled() {
+            tracing::warn!("the reindex failed, the collections stay as they are: {failure}");
+            reindex::forget(&self.parts.config).await;
+        }
+        task.end(Err(failure));
+    }
+}
+
+/// Waits until a pipeline has ended: its status goes with it.
+async fn finished(status: &watch::Receiver<Status>) {
+    let mut status = status.clone();
+    while status.changed().await.is_ok() {}
+}
+
+async fn streams(status: &watch::Receiver<Status>) -> bool {
+    status.clone().wait_for(|status| status.phase == Phase::Streaming).await.is_ok()
+}
+
+/// Shows one pipeline's status as that of the process. One that takes over from another is shown once it follows the
+/// stream, or has trouble: until then searches are answered as before, and nobody need look away.
+async fn forward(mut from: watch::Receiver<Status>, to: watch::Sender<Status>) {
+    let takes_over = to.borrow().phase == Phase::Streaming || to.borrow().phase == Phase::Stopping;
+    let mut is_shown = !takes_over;
+    loop {
+        let status = from.borrow_and_update().clone();
+        is_shown |= status.phase == Phase::Streaming || status.problem.is_some();
+        if is_shown {
+            to.send_replace(status);
+        }
+        if from.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Shows how far a job of the pipeline comes, to its end.
+async fn show(mut progress: watch::Receiver<Progress>, task: Handle) {
+    loop {
+        let now = progress.borrow_and_update().clone();
+        task.update(|task| {
+            task.step = "reading rows again".to_owned();
+            task.rows = now.rows;
+            task.rows_estimated = now.rows_estimated;
+        });
+        if let Some(ended) = now.ended {
+            let failure = ended.map_err(|ended| Failure::definite(&ended.code, ended.message));
+            return task.end(failure.as_ref().copied());
+        }
+        if progress.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Long work that a running walvec was asked for, one task at a time, and how far it has come.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Failure;
+
+/// What a task does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// Reads rows of a table again.
+    Backfill,
+    /// Rewrites rows and removes points that turned out to be wrong.
+    Repair,
+    /// Fills new collections and lets them take over the names.
+    Reindex,
+}
+
+/// How a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    /// Not ended.
+    Running,
+    /// Everything is done.
+    Done,
+    /// It was given up; what it says in `error` is why.
+    Failed,
+}
+
+/// A task, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Task {
+    /// Counts the tasks of this process, from 1.
+    pub(crate) id: u64,
+    /// What it does.
+    pub(crate) kind: Kind,
+    /// How it stands.
+    pub(crate) state: State,
+    /// What it is doing, in words.
+    pub(crate) step: String,
+    /// Rows read so far.
+    pub(crate) rows: u64,
+    /// How many there are by the server's statistics, where they know.
+    pub(crate) rows_estimated: Option<u64>,
+    /// The code of the error, if it failed.
+    pub(crate) code: Option<String>,
+    /// The error in words.
+    pub(crate) error: Option<String>,
+    /// What to type, if anything helps.
+    pub(crate) remedy: Option<String>,
+}
+
+/// The tasks of this process. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct Tasks(Arc<Mutex<Option<Task>>>);
+
+impl Tasks {
+    /// Begins a task; `None` while another one runs.
+    pub(crate) fn begin(&self, kind: Kind) -> Option<Handle> {
+        let mut latest = self.lock();
+        let id = match &*latest {
+            Some(task) if task.state == State::Running => return None,
+            Some(task) => task.id + 1,
+            None => 1,
+        };
+        *latest = Some(Task {
+            id,
+            kind,
+            state: State::Running,
+            step: "waiting".to_owned(),
+            rows: 0,
+            rows_estimated: None,
+            code: None,
+            error: None,
+            remedy: None,
+        });
+        Some(Handle { tasks: self.clone(), id })
+    }
+
+    /// The latest task, if it has this number; older ones are forgotten.
+    pub(crate) fn get(&self, id: u64) -> Option<Task> {
+        self.lock().clone().filter(|task| task.id == id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Task>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to say how far a task has come. Dropped without an end, the task has failed.
+pub(crate) struct Handle {
+    tasks: Tasks,
+    id: u64,
+}
+
+impl Handle {
+    pub(crate) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Task)) {
+        if let Some(task) = self.tasks.lock().as_mut().filter(|task| task.id == self.id) {
+            change(task);
+        }
+    }
+
+    pub(crate) fn step(&self, step: &str) {
+        tracing::info!(task = self.id, "{step}");
+        self.update(|task| step.clone_into(&mut task.step));
+    }
+
+    pub(crate) fn end(self, result: Result<(), &Failure>) {
+        self.update(|task| match result {
+            Ok(()) => {
+                task.state = State::Done;
+                "done".clone_into(&mut task.step);
+            }
+            Err(failure) => failure.tell(task),
+        });
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.update(|task| {
+            if task.state == State::Running {
+                Failure::new(3, "E_STOPPED", "walvec stopped, or began anew, before this was done").tell(task);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_task_runs_at_a_time_and_one_that_is_dropped_has_failed() {
+        let tasks = Tasks::default();
+        let first = tasks.begin(Kind::Backfill).unwrap();
+        assert!(tasks.begin(Kind::Repair).is_none());
+        first.update(|task| task.rows = 7);
+        assert_eq!(tasks.get(1).unwrap().rows, 7);
+        drop(first);
+        assert_eq!(tasks.get(1).unwrap().state, State::Failed);
+        let second = tasks.begin(Kind::Reindex).unwrap();
+        assert_eq!((second.id(), tasks.get(1)), (2, None));
+        second.end(Ok(()));
+        assert_eq!(tasks.get(2).unwrap().state, State::Done);
+    }
+}
