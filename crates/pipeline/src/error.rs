@@ -135,8 +135,8 @@ impl PipelineError {
             Self::Refused(refusal) => Some(refusal.remedy.clone()),
             Self::Transform { .. } => Some("correct the collection in the configuration, then start again".to_owned()),
             Self::Sink { source: SinkError::Fingerprint { .. }, .. } => Some(
-                "go back to the former model and text template, give the collection another `name`, or \
-                 `walvec reset --purge` and embed everything again"
+                "`walvec reindex` builds another collection as configured, while the former one answers searches, and \
+                 switches; or go back to the former model and text template"
                     .to_owned(),
             ),
             Self::Sink { source: SinkError::Locked { .. }, .. } => {

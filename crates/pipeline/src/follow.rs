@@ -167,10 +167,7 @@ async fn follow_with(
                 if pending.is_complete() {
                     flush(run, source, &mut pending, &mut checkpointer).await?;
                 }
-                // The stream goes first, but a stream that never pauses must not keep a job waiting for ever.
-                if let Some(turn) = active.as_mut().and_then(Active::turn_now) {
-                    reread(run, source, turn, active).await?;
-                }
+                reread_a_piece(run, source, active).await?;
             }
             Step::Flush => flush(run, source, &mut pending, &mut checkpointer).await?,
             Step::Checkpoint => confirm(run, &stream, &mut checkpointer)?,
@@ -239,13 +236,21 @@ async fn begin(run: &mut Run, source: &Arc<Source>, order: Order) -> Result<Opti
     }
 }
 
+/// The stream goes first, but one that never pauses must not keep a job waiting for ever: it has a turn after each batch.
+async fn reread_a_piece(run: &mut Run, source: &Arc<Source>, active: &mut Option<Active>) -> Result<(), PipelineError> {
+    if active.is_none()
+        && let Ok(order) = run.orders.try_recv()
+    {
+        *active = begin(run, source, order).await?;
+    }
+    match active.as_mut().and_then(Active::turn_now) {
+        Some(turn) => reread(run, source, turn, active).await,
+        None => Ok(()),
+    }
+}
+
 /// Writes what a job has read.
-async fn reread(
-    run: &mut Run,
-    source: &Source,
-    turn: Turn,
-    active: &mut Option<Active>,
-) -> Result<(), PipelineError> {
+async fn reread(run: &mut Run, source: &Source, turn: Turn, active: &mut Option<Active>) -> Result<(), PipelineError> {
     let Some(job) = active else { return Ok(()) };
     match (turn, &job.order().job) {
         (Turn::Write(rows), Job::Backfill { .. }) => {
@@ -275,7 +280,7 @@ async fn until(due: Option<Instant>) {
 
 async fn take_in(
     run: &mut Run,
-    source: &Source,
+    source: &Arc<Source>,
     events: Vec<StreamEvent>,
     pending: &mut Pending,
     checkpointer: &mut Checkpointer,
@@ -290,7 +295,10 @@ async fn take_in(
         }
         match pending.push(event, run.batch_rows, run.batch_wait) {
             Demand::Nothing => {}
-            Demand::Flush => flush(run, source, pending, checkpointer).await?,
+            Demand::Flush => {
+                flush(run, source, pending, checkpointer).await?;
+                reread_a_piece(run, source, active).await?;
+            }
             Demand::Truncate(table) => {
                 flush(run, source, pending, checkpointer).await?;
                 for index in run.writers_of(&table) {

@@ -266,9 +266,8 @@ impl Store {
 
 /// Collection, key and stored form of each letter.
 fn encode_all(letters: &[DeadLetter]) -> Result<Vec<(&str, RowKey, Vec<u8>)>, StoreError> {
-    let encoded = letters
-        .iter()
-        .map(|letter| Ok((letter.collection.as_str(), RowKey::new(letter.key.clone()), encode(letter)?)));
+    let encoded =
+        letters.iter().map(|letter| Ok((letter.collection.as_str(), RowKey::new(letter.key.clone()), encode(letter)?)));
     encoded.collect()
 }
 

@@ -87,6 +87,8 @@ impl Supervisor {
             let wanted = self.attend(&live).await;
             let outcome = match wanted {
                 Some((beside, task)) => {
+                    // Nobody should hear that it stops: searches go on.
+                    forwarding.abort();
                     live.stop().await?;
                     self.give_way(beside, task).await;
                     Ok(())

@@ -43,13 +43,15 @@ pub struct Expected {
     pub payload: Option<&'static [&'static str]>,
     /// The text of a row, given all its columns: what the template should render.
     pub text: fn(&Payload) -> String,
+    /// The model.
+    pub model: &'static str,
 }
 
 impl Expected {
     /// The whole of `public.<table>` in the collection of the same name, every column in the payload.
     #[must_use]
     pub const fn of(table: &'static str, text: fn(&Payload) -> String) -> Self {
-        Self { collection: table, schema: "public", table, filter: None, payload: None, text }
+        Self { collection: table, schema: "public", table, filter: None, payload: None, text, model: MODEL }
     }
 }
 
@@ -83,7 +85,7 @@ pub async fn compare_on_server(context: &TestContext, expected: &Expected, url: 
     let server = Server { url: url.to_owned(), api_key: None, layout: Layout::default() };
     let spec = CollectionSpec {
         name: expected.collection.to_owned(),
-        dimension: HashEmbedder::from_name(MODEL)?.info().dimension,
+        dimension: HashEmbedder::from_name(expected.model)?.info().dimension,
         // Reading asks for none.
         fingerprint: Fingerprint(String::new()),
         indexes: Vec::new(),
@@ -105,7 +107,7 @@ async fn compare_with<C: Sink + Search>(context: &TestContext, expected: &Expect
         }
     }
     differences.missing = rows.iter().map(|(id, row)| format!("{id} {:?}", row.payload)).collect();
-    differences.vectors = wrong_vectors(collection, &stored).await?;
+    differences.vectors = wrong_vectors(collection, &stored, expected.model).await?;
     differences.into_result(stored.len())
 }
 
@@ -200,8 +202,8 @@ async fn points(collection: &impl Sink) -> Result<Vec<StoredPoint>> {
 }
 
 /// Which points are not found by the vector that their text should have, among evenly spread ones.
-async fn wrong_vectors(collection: &impl Search, stored: &[(PointId, String)]) -> Result<Vec<String>> {
-    let embedder = HashEmbedder::from_name(MODEL)?;
+async fn wrong_vectors(collection: &impl Search, stored: &[(PointId, String)], model: &str) -> Result<Vec<String>> {
+    let embedder = HashEmbedder::from_name(model)?;
     let mut wrong = Vec::new();
     for (id, text) in stored.iter().step_by(stored.len().div_ceil(VECTORS).max(1)) {
         let vector = embedder.embed(vec![text.clone()]).await?.remove(0)?;

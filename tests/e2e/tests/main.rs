@@ -4,15 +4,19 @@
 //! - [`operations`]: every operation on a row, and on a table
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
+//! - [`reindex`]: another model or text, while the old one goes on answering
+//! - [`backfill`]: rows read again while the stream goes on
 //! - [`servers`]: a Qdrant server instead of the engine inside the process
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod backfill;
 mod faults;
 mod harness;
 mod operations;
 mod refusals;
+mod reindex;
 mod servers;
 mod smoke;
 
@@ -20,7 +24,16 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     walvec_e2e::suite::main(
-        &[smoke::tests(), operations::tests(), faults::tests(), refusals::tests(), servers::tests(), harness::tests()]
-            .concat(),
+        &[
+            smoke::tests(),
+            operations::tests(),
+            faults::tests(),
+            refusals::tests(),
+            reindex::tests(),
+            backfill::tests(),
+            servers::tests(),
+            harness::tests(),
+        ]
+        .concat(),
     )
 }

@@ -45,7 +45,7 @@ impl Service {
         wait: bool,
         operations: Vec<Operation>,
     ) -> Result<(Started, Vec<UpdateResult>), Status> {
-        let call = self.begin_write(call, request, operations.iter().flat_map(named).collect()).await?;
+        let call = self.begin_write(call, request, collection, operations.iter().flat_map(named).collect()).await?;
         let collection = self.registry.find(collection)?;
         let dimension = collection.dimension;
         let operations = operations.into_iter().map(|operation| edge_operation(operation, dimension));

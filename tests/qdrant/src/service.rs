@@ -37,25 +37,33 @@ impl Service {
 
     /// A call that changes no points.
     pub(crate) async fn begin<T: Message>(&self, call: Call, request: &Request<T>) -> Result<Started, Status> {
-        self.check(call, request, Vec::new())?.wait().await
+        self.check(call, request, "", Vec::new())?.wait().await
     }
 
-    /// A call that changes these points.
+    /// A call that changes these points of a collection.
     pub(crate) async fn begin_write<T: Message>(
         &self,
         call: Call,
         request: &Request<T>,
+        collection: &str,
         points: Vec<String>,
     ) -> Result<Started, Status> {
-        self.check(call, request, points)?.wait().await
+        self.check(call, request, collection, points)?.wait().await
     }
 
-    fn check<T: Message>(&self, call: Call, request: &Request<T>, points: Vec<String>) -> Result<Started, Status> {
+    fn check<T: Message>(
+        &self,
+        call: Call,
+        request: &Request<T>,
+        collection: &str,
+        points: Vec<String>,
+    ) -> Result<Started, Status> {
         self.ledger.enter(call);
         self.faults.check_key(request.metadata().get("api-key").and_then(|key| key.to_str().ok()))?;
         self.faults.check_size(request.get_ref().encoded_len())?;
         self.faults.check_points(&points)?;
         let (delay, fault) = self.faults.take(call);
+        let points = points.into_iter().map(|point| format!("{collection}/{point}")).collect();
         let in_flight = call.is_write().then(|| self.ledger.begin_write(points));
         Ok(Started { cut: request.extensions().get().cloned(), delay, fault, _in_flight: in_flight })
     }

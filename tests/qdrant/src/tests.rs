@@ -267,5 +267,5 @@ async fn writes_in_flight_are_counted_and_overlaps_recorded() {
     server.faults().next(Fault::Delay(pause));
     let (left, right) = tokio::join!(upsert(&client, [1, 2]), upsert(&client, [2, 3]));
     assert!(left.is_ok() && right.is_ok());
-    assert_eq!(server.calls().overlaps(), ["2"]);
+    assert_eq!(server.calls().overlaps(), ["books/2"]);
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use walvec_model::TableName;
 
 use super::{Piece, Selection};
+use crate::CaptureError;
 use crate::catalog::{Leaf, leaves};
 use crate::connect::{Session, describe, statement_error};
 use crate::fetch::{self, KEYS_PER_STATEMENT};
 use crate::source::{PublishedTable, Source};
 use crate::sql::{quote_columns, quote_table};
 use crate::value::Kind;
-use crate::CaptureError;
 
 /// A range is not worth a statement of its own below this many pages (32 MiB with pages of 8 KiB).
 const MIN_PAGES: u64 = 4096;
@@ -45,18 +45,13 @@ pub(super) async fn selected(
     let leaves = leaves(&session, published.facts.oid).await?;
     let conditions: Vec<Option<String>> = match rows {
         Selection::Where(condition) => vec![condition.clone()],
-        Selection::Keys(keys) => keys
-            .chunks(KEYS_PER_STATEMENT)
-            .map(|keys| Some(fetch::condition(&published.table, &kinds, keys)))
-            .collect(),
+        Selection::Keys(keys) => {
+            keys.chunks(KEYS_PER_STATEMENT).map(|keys| Some(fetch::condition(&published.table, &kinds, keys))).collect()
+        }
     };
     let queries = conditions.iter().flat_map(|condition| queries(&published, &leaves, 1, condition.as_deref()));
-    let piece = |(query, leaves)| Piece {
-        table: Arc::clone(&published.table),
-        kinds: Arc::clone(&kinds),
-        query,
-        leaves,
-    };
+    let piece =
+        |(query, leaves)| Piece { table: Arc::clone(&published.table), kinds: Arc::clone(&kinds), query, leaves };
     Ok(queries.map(piece).collect())
 }
 

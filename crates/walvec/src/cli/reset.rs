@@ -10,7 +10,7 @@ use walvec_pipeline::{PipelineError, Store};
 
 use super::{ConfigArgs, Failure, output};
 use crate::config::Config;
-use crate::{app, collection};
+use crate::{app, collection, reindex};
 
 #[derive(Args)]
 pub(crate) struct ResetArgs {
@@ -41,6 +41,7 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     }
     let source = Source::connect(app::source_config(&config)).await.map_err(PipelineError::from)?;
     source.drop_slot().await.map_err(PipelineError::from)?;
+    reindex::forget(&config).await;
     // Before anything else can fail: without its slot, the stored position is worth nothing.
     forget(directory, args.purge)?;
     if let (true, Some(qdrant)) = (args.purge, &config.sink.qdrant) {
@@ -85,7 +86,7 @@ fn forget(directory: &std::path::Path, purge: bool) -> Result<(), Failure> {
         Failure::definite("E_SINK", format!("{}: {error}", path.display()))
     };
     if purge {
-        for path in [directory.join("collections"), directory.join("state.redb")] {
+        for path in ["collections", "state.redb", "served.yaml"].map(|name| directory.join(name)) {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&path, error)),

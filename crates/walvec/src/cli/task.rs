@@ -18,7 +18,8 @@ const ASK: Duration = Duration::from_millis(200);
 pub(super) async fn running(config: &crate::config::Config) -> Result<Running, Failure> {
     Running::find(config.sink.directory(), config.server.token.clone()).await.ok_or_else(|| {
         let directory = config.sink.directory().display();
-        let what = format!("no walvec runs on {directory}; what it does not follow cannot be read again beside the stream");
+        let what =
+            format!("no walvec runs on {directory}; what it does not follow cannot be read again beside the stream");
         Failure::definite("E_NOT_RUNNING", what).with_remedy("start it in another terminal: walvec run")
     })
 }

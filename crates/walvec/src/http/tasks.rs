@@ -98,11 +98,7 @@ pub(super) async fn backfill(
 }
 
 /// `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version": "0/1D5C408.3"}]}`
-pub(super) async fn repair(
-    State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    body: String,
-) -> Result<Response, Problem> {
+pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body: String) -> Result<Response, Problem> {
     let Repair { collection, rows, points } = parse(&app, &headers, &body)?;
     let version = |text: Option<String>| text.and_then(|text| text.parse::<Position>().ok());
     let job = Job::Repair {

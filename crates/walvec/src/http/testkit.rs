@@ -181,10 +181,7 @@ pub(crate) fn with_embedder(embedder: Arc<dyn Embedder>) -> AppState {
     AppState { serving: serving(vec![("books".to_owned(), books())], embedder), ..state() }
 }
 
-fn serving(
-    collections: Vec<(String, Arc<dyn Search>)>,
-    embedder: Arc<dyn Embedder>,
-) -> watch::Receiver<Arc<Serving>> {
+fn serving(collections: Vec<(String, Arc<dyn Search>)>, embedder: Arc<dyn Embedder>) -> watch::Receiver<Arc<Serving>> {
     watch::Sender::new(Arc::new(Serving { collections, embedder })).subscribe()
 }
 

@@ -11,11 +11,11 @@ use tokio::sync::{Semaphore, mpsc};
 use walvec_pipeline::status::{Phase, Status};
 use walvec_sink::{Search, SinkError};
 
-use super::testkit::{
-    Answer, BagOfWords, Failing, KEY, books, get, loopback, post, router, router_with, send, state, state_with, streaming,
-    with_collections, with_embedder,
-};
 use super::tasks::{KEY_HEADER, Operations};
+use super::testkit::{
+    Answer, BagOfWords, Failing, KEY, books, get, loopback, post, router, router_with, send, state, state_with,
+    streaming, with_collections, with_embedder,
+};
 use super::{App, AppState, Limits, openapi};
 
 const SEARCH: &str = "/api/v1/search";

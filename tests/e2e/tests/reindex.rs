@@ -1,0 +1,322 @@
+//! Another model, text or payload: built beside what answers searches, then switched to in one step.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
+use walvec_model::Payload;
+use walvec_pipeline::Store;
+use walvec_pipeline::status::Phase;
+use walvec_test_qdrant::{Call, Code, Fault, TestServer};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(searches_are_answered_and_no_change_is_lost_while_the_model_changes),
+        test!(the_same_on_a_server_whose_alias_is_switched_in_one_step),
+        test!(a_reindex_can_be_taken_back_to_the_exact_image_of_before),
+        test!(a_kill_at_any_moment_leaves_the_old_collection_serving_and_the_reindex_goes_on),
+        test!(a_crash_right_after_the_switch_ends_in_the_exact_image),
+        test!(a_reindex_without_a_running_walvec_does_the_same_by_itself),
+        test!(what_a_reindex_cannot_change_is_refused_and_everything_goes_on),
+    ]
+}
+
+const ROWS: i64 = 2000;
+
+fn name(row: &Payload) -> String {
+    row["name"].as_str().unwrap_or_default().to_owned()
+}
+
+fn name_and_body(row: &Payload) -> String {
+    format!("{}: {}", name(row), row["body"].as_str().unwrap_or_default())
+}
+
+/// What the collection is before.
+fn before() -> Settings {
+    Settings::new([Collection::new("items", "public.items", "{{ name }}")])
+}
+
+/// What it is to be: another text, another model, another payload.
+fn after() -> Settings {
+    let collection = Collection::new("items", "public.items", "{{ name }}: {{ body }}");
+    Settings::new([collection.with("payload", json!(["id", "name"]))]).with("embedding", json!({"model": "hash/32"}))
+}
+
+fn image_before() -> Expected {
+    Expected::of("items", name)
+}
+
+fn image_after() -> Expected {
+    Expected { payload: Some(&["id", "name"]), model: "hash/32", ..Expected::of("items", name_and_body) }
+}
+
+async fn create(context: &TestContext) -> Result<()> {
+    let table = "CREATE TABLE items (id int PRIMARY KEY, name text, body text)";
+    let rows = format!("INSERT INTO items SELECT g, 'name ' || g, 'body ' || g % 7 FROM generate_series(1, {ROWS}) g");
+    context.execute(&format!("{table}; {rows}")).await
+}
+
+/// Runs a command that has to succeed, and gives back what it printed.
+async fn succeed(context: &TestContext, arguments: &[&str]) -> Result<String> {
+    let output = context.walvec(arguments).await?;
+    if !output.status.success() {
+        bail!("walvec {arguments:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The collections of the data directory, and the one that is served.
+fn collections(data: &Path) -> Result<(Vec<String>, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(data.join("collections"))? {
+        let entry = entry?;
+        if entry.path().is_dir() {
+            found.push(entry.file_name().into_string().unwrap_or_default());
+        }
+    }
+    found.sort();
+    let names: Value = serde_json::from_slice(&std::fs::read(data.join("collections/aliases.json"))?)?;
+    Ok((found, names["items"].as_str().context("no alias")?.to_owned()))
+}
+
+async fn slots(context: &TestContext) -> Result<Vec<String>> {
+    let query = "SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database() ORDER BY 1";
+    Ok(context.sql.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Searches and writes until told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    searches: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<Result<()>>,
+}
+
+impl Load {
+    async fn start(context: &TestContext, walvec: &Walvec) -> Result<Self> {
+        let (stop, searches) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let sql = context.connect().await?;
+        let url = format!("http://{}/api/v1/search?q=name+7&limit=3", walvec.address());
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&searches));
+        let task = tokio::spawn(async move {
+            for round in 1.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let id = round % ROWS + 1;
+                sql.batch_execute(&format!(
+                    "UPDATE items SET name = 'round {round}' WHERE id = {id};
+                     DELETE FROM items WHERE id = {ROWS} - {id} AND {round} % 3 = 0;
+                     INSERT INTO items VALUES ({ROWS} + {round}, 'new {round}', 'body')"
+                ))
+                .await?;
+                let answer = client.get(&url).send().await?;
+                let status = answer.status();
+                let body: Value = answer.json().await?;
+                let hits = body["hits"].as_array().map_or(0, Vec::len);
+                if !status.is_success() || hits != 3 {
+                    bail!("a search was answered {status} with {hits} hits: {body}");
+                }
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        Ok(Self { stop, searches, task })
+    }
+
+    /// Ends it; fails if any search has failed.
+    async fn end(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await??;
+        Ok(self.searches.load(Ordering::Relaxed))
+    }
+}
+
+async fn searches_are_answered_and_no_change_is_lost_while_the_model_changes(context: TestContext) -> Result<()> {
+    create(&context).await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    context.configure(&after())?;
+    let load = Load::start(&context, &walvec).await?;
+    let told = succeed(&context, &["reindex"]).await?;
+    assert!(told.contains("The new collections are served"), "{told}");
+    assert!(load.end().await? > 0);
+    walvec.caught_up(&context).await?;
+    assert_eq!(slots(&context).await?, [context.slot()], "the reindex left its slot");
+    assert!(!context.data_directory().join("reindex").exists());
+    walvec.stop().await?;
+    assert!(image::compare(&context, &image_after()).await? > 1000);
+    let (found, served) = collections(&context.data_directory())?;
+    assert_eq!((found, served.as_str()), (vec!["items__1".to_owned(), "items__2".to_owned()], "items__2"));
+
+    // The next start goes on with it, and the next reindex removes what was kept.
+    let mut walvec = context.start(&after()).await?;
+    assert_eq!(walvec.caught_up(&context).await?.generation.0, 2, "no new snapshot");
+    context.configure(&before())?;
+    succeed(&context, &["reindex"]).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    image::compare(&context, &image_before()).await?;
+    assert_eq!(collections(&context.data_directory())?.0, ["items__2", "items__3"]);
+    Ok(())
+}
+
+async fn the_same_on_a_server_whose_alias_is_switched_in_one_step(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    let sink = json!({ "qdrant": { "url": server.url() } });
+    create(&context).await?;
+    let mut walvec = context.start(&before().with("sink", sink.clone())).await?;
+    walvec.caught_up(&context).await?;
+    context.configure(&after().with("sink", sink))?;
+    // The server is not well at the decisive moment.
+    server.faults().next_on(Call::UpdateAliases, Fault::Status(Code::Unavailable, "electing a leader".to_owned()));
+    let load = Load::start(&context, &walvec).await?;
+    succeed(&context, &["reindex"]).await?;
+    assert!(load.end().await? > 0);
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    image::compare_on_server(&context, &image_after(), &server.url()).await?;
+    assert_eq!(server.calls().overlaps(), [""; 0]);
+    Ok(())
+}
+
+async fn a_reindex_can_be_taken_back_to_the_exact_image_of_before(context: TestContext) -> Result<()> {
+    create(&context).await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    context.configure(&after())?;
+    succeed(&context, &["reindex"]).await?;
+    let changes = "UPDATE items SET body = 'changed after it' WHERE id <= 5; DELETE FROM items WHERE id = 6;
+                   UPDATE items SET name = 'renamed after it' WHERE id = 7";
+    context.execute(changes).await?;
+    let output = context.walvec(&["reindex", "--rollback"]).await?;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(3) && told.contains("E_FINGERPRINT"), "{told}");
+    assert!(told.contains("put the former model and text back"), "{told}");
+    context.configure(&before())?;
+    let load = Load::start(&context, &walvec).await?;
+    let told = succeed(&context, &["reindex", "--rollback"]).await?;
+    assert!(told.contains("former"), "{told}");
+    load.end().await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    image::compare(&context, &image_before()).await?;
+    assert_eq!(collections(&context.data_directory())?.1, "items__1");
+    Ok(())
+}
+
+async fn a_kill_at_any_moment_leaves_the_old_collection_serving_and_the_reindex_goes_on(
+    context: TestContext,
+) -> Result<()> {
+    create(&context).await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    context.configure(&after())?;
+    let under_way = context.data_directory().join("reindex/under-way.json");
+    let mut rounds = 0;
+    loop {
+        if rounds == 0 {
+            tokio::select! {
+                done = succeed(&context, &["reindex"]) => drop(done?),
+                noted = wait::until("the reindex has begun", async || Ok(under_way.exists().then_some(()))) => noted?,
+            }
+        }
+        // Later and later, until it has ended before.
+        for _ in 0..rounds * 20 {
+            walvec.search("name 7", 1).await?;
+        }
+        walvec.kill().await?;
+        let was_under_way = under_way.exists();
+        rounds += 1;
+        context.execute(&format!("UPDATE items SET name = 'killed {rounds}' WHERE id <= 10 * {rounds}")).await?;
+        walvec = context.start(&after()).await?;
+        walvec.wait_for("it follows the stream", |status| status.phase == Phase::Streaming).await?;
+        assert_eq!(walvec.search("name 700", 3).await?.len(), 3, "searches are answered");
+        if !was_under_way {
+            break;
+        }
+    }
+    assert!(rounds > 1, "it was never killed in between");
+    wait::until("the reindex has ended", async || Ok((!under_way.exists()).then_some(()))).await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(slots(&context).await?, [context.slot()]);
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_after()).await?, usize::try_from(ROWS)?);
+    Ok(())
+}
+
+async fn a_crash_right_after_the_switch_ends_in_the_exact_image(context: TestContext) -> Result<()> {
+    create(&context).await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let data = context.data_directory();
+    context.configure(&after())?;
+    succeed(&context, &["reindex"]).await?;
+    // As if the names had changed hands, and the state file knew nothing of it.
+    let state = Store::open(&data)?;
+    let mut checkpoint = state.checkpoint()?.context("no checkpoint")?;
+    checkpoint.collections.insert("items".to_owned(), "the former one".to_owned());
+    state.save_checkpoint(&checkpoint)?;
+    drop(state);
+    std::fs::create_dir(data.join("reindex"))?;
+    std::fs::write(data.join("reindex/under-way.json"), r#"{"rollback": false}"#)?;
+    context.execute("DELETE FROM items WHERE id <= 10; UPDATE items SET body = 'x' WHERE id = 11").await?;
+    let mut walvec = context.start(&after()).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].embeddings_computed, 1, "unchanged texts keep their vectors");
+    assert!(!data.join("reindex").exists());
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_after()).await?, usize::try_from(ROWS - 10)?);
+    Ok(())
+}
+
+async fn a_reindex_without_a_running_walvec_does_the_same_by_itself(context: TestContext) -> Result<()> {
+    create(&context).await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    context.execute("DELETE FROM items WHERE id <= 10").await?;
+    context.configure(&after())?;
+    let refused = context.walvec(&["run"]).await?;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(3) && told.ends_with("E_FINGERPRINT\n"), "{told}");
+    assert!(told.contains("walvec reindex"), "{told}");
+    let told = succeed(&context, &["reindex", "--json"]).await?;
+    assert_eq!(serde_json::from_str::<Value>(&told)?, json!({"rows": ROWS - 10}));
+    context.execute("UPDATE items SET body = 'later' WHERE id <= 20").await?;
+    let mut walvec = context.start(&after()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_after()).await?, usize::try_from(ROWS - 10)?);
+    Ok(())
+}
+
+async fn what_a_reindex_cannot_change_is_refused_and_everything_goes_on(context: TestContext) -> Result<()> {
+    create(&context).await?;
+    context.execute("CREATE TABLE others (id int PRIMARY KEY, name text, body text)").await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    let another_table = Settings::new([Collection::new("items", "public.others", "{{ name }}")]);
+    for (settings, arguments, code) in [
+        (another_table, ["reindex", "--json"], "E_CONFIG"),
+        (after().with("embedding", json!({"model": "no-such-model"})), ["reindex", "--json"], "E_MODEL_MISSING"),
+        (before(), ["reindex", "--rollback"], "E_REINDEX"),
+    ] {
+        context.configure(&settings)?;
+        let output = context.walvec(&arguments).await?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && told.ends_with(&format!("{code}\n")), "{code}: {told}");
+    }
+    context.execute("UPDATE items SET name = 'still followed' WHERE id = 1").await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(walvec.search("still followed", 1).await?[0]["id"], 1);
+    assert!(!context.data_directory().join("reindex").exists());
+    assert_eq!(slots(&context).await?, [context.slot()]);
+    walvec.stop().await?;
+    image::compare(&context, &image_before()).await?;
+    Ok(())
+}
