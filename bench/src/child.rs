@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use walvec_capture::{Source, SourceConfig, TableSpec};
 use walvec_model::{Lsn, StreamEvent, TableName};
 
+use crate::points;
 use crate::stage::{PUBLICATION, TABLE};
 
 /// What a child process does.
@@ -20,6 +21,9 @@ pub(crate) enum Child {
     /// Read a snapshot and throw it away.
     #[command(hide = true)]
     Copy { url: String, slot: String },
+    /// Write points into a Qdrant server.
+    #[command(hide = true)]
+    Points { url: String },
 }
 
 /// What a child process found.
@@ -40,14 +44,18 @@ impl Reading {
 impl Child {
     /// Runs in the child process and prints the reading.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let (rows, seconds) = match self {
-            Self::Stream { url, slot, until } => stream(url, slot, until).await?,
-            Self::Copy { url, slot } => copy(url, slot).await?,
+        let reading = match self {
+            Self::Stream { url, slot, until } => reading(stream(url, slot, until).await?)?,
+            Self::Copy { url, slot } => reading(copy(url, slot).await?)?,
+            Self::Points { url } => points::write(&url).await?,
         };
-        let reading = Reading { rows, seconds, peak_rss_bytes: peak_rss_of(std::process::id())? };
         println!("{}", serde_json::to_string(&reading)?);
         Ok(())
     }
+}
+
+fn reading((rows, seconds): (u64, f64)) -> anyhow::Result<Reading> {
+    Ok(Reading { rows, seconds, peak_rss_bytes: peak_rss_of(std::process::id())? })
 }
 
 /// Starts this program again as a child and waits for its reading.

@@ -4,7 +4,10 @@
 //! - [`child`]: readers that run as processes of their own, so that their memory can be told
 //! - [`capture`]: the stream against `pg_recvlogical`, the snapshot against `COPY`, and how both grow
 //! - [`embedding`]: texts and tokens per second
+//! - [`program`]: walvec itself, as a child process
 //! - [`sync`]: the whole program: a flood of rows, and single rows
+//! - [`points`]: points into a Qdrant server, against the official Python client
+//! - [`operations`]: verify and reindex
 //! - [`report`]: medians, and the tables of BENCHMARKS.md
 
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "a program that reports")]
@@ -12,6 +15,9 @@
 mod capture;
 mod child;
 mod embedding;
+mod operations;
+mod points;
+mod program;
 mod report;
 mod stage;
 mod sync;
@@ -45,8 +51,14 @@ pub(crate) struct Plan {
     /// The directory of the models.
     #[arg(long, env = "WALVEC_MODELS")]
     models: Option<PathBuf>,
+    /// A real Qdrant server to measure against as well: the address of its gRPC interface.
+    #[arg(long, env = "WALVEC_TEST_QDRANT_URL")]
+    qdrant: Option<String>,
+    /// A Python that has the packages of bench/python/requirements.txt.
+    #[arg(long, env = "WALVEC_BENCH_PYTHON")]
+    python: Option<PathBuf>,
     /// Only these parts; the report is printed and not written.
-    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "sync"])]
+    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "sync", "points", "operations"])]
     only: Vec<String>,
 }
 
@@ -77,11 +89,29 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
         eprintln!("==> embedding");
         report.embedding = Some(embedding::measure(plan).await?);
     }
+    if plan.wants("points") {
+        eprintln!("==> points into a Qdrant server");
+        let python = plan.python.as_deref().context("no Python; `make bench` gives one, or see --python")?;
+        report.points = points::measure(plan, python).await?;
+    }
     let stage = stage::Stage::start().await?;
     report.server = stage.version();
     if plan.wants("sync") {
         eprintln!("==> rows until they can be found");
-        report.sync = Some(sync::measure(plan, &stage).await?);
+        report.sync.push(("the engine inside the program", sync::measure(plan, &stage, None).await?));
+        if let Some(url) = &plan.qdrant {
+            report.sync.push(("a real Qdrant server", sync::measure(plan, &stage, Some(url)).await?));
+        }
+    }
+    if plan.wants("operations") {
+        eprintln!("==> verify and reindex");
+        report.operations.push(("the engine inside the program", operations::measure(plan, &stage, None).await?));
+        let test_server = walvec_test_qdrant::TestServer::start()?;
+        let measured = operations::measure(plan, &stage, Some(&test_server.url())).await?;
+        report.operations.push(("the Qdrant server for tests", measured));
+        if let Some(url) = &plan.qdrant {
+            report.operations.push(("a real Qdrant server", operations::measure(plan, &stage, Some(url)).await?));
+        }
     }
     if plan.wants("capture") {
         eprintln!("==> stream and snapshot against PostgreSQL's own programs");

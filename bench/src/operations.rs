@@ -1,0 +1,112 @@
+//! Verify and reindex, with the whole program.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use tokio::time::MissedTickBehavior;
+
+use crate::Plan;
+use crate::embedding::{MODEL, texts};
+use crate::program::{Settings, Walvec, command};
+use crate::stage::Stage;
+
+const VERIFIED: u32 = 200_000;
+const REINDEXED: usize = 10_000;
+/// Twenty searches a second.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What was measured.
+pub(crate) struct Operations {
+    /// Rows per second of `walvec verify`, start of the program included.
+    pub(crate) verify_rate: f64,
+    /// Searches during the reindex, and how many of them failed.
+    pub(crate) searches: u64,
+    pub(crate) failed_searches: u64,
+    /// How long the reindex took, in seconds.
+    pub(crate) reindex_seconds: f64,
+    /// The largest resident set of the program during it, in bytes.
+    pub(crate) reindex_rss: u64,
+}
+
+/// Into the engine inside the program, or into the Qdrant server at `qdrant`.
+pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<Operations> {
+    let verify_rate = verify(plan, stage, qdrant).await?;
+    let mut operations =
+        Operations { verify_rate, searches: 0, failed_searches: 0, reindex_seconds: 0.0, reindex_rss: 0 };
+    reindex(plan, stage, qdrant, &mut operations).await?;
+    Ok(operations)
+}
+
+fn name(kind: &str, qdrant: Option<&str>) -> String {
+    format!("{kind}_{}", if qdrant.is_some() { "server" } else { "embedded" })
+}
+
+async fn verify(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<f64> {
+    let name = name("verify", qdrant);
+    let url = stage.cluster.create_database(&name).await?;
+    let client = stage.cluster.connect(&name).await?;
+    let table = "CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)";
+    let rows =
+        format!("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, {VERIFIED}) i");
+    client.batch_execute(&format!("{table}; {rows}")).await?;
+    let directory = tempfile::tempdir()?;
+    // The model does not matter here: a quick one fills the collection sooner.
+    let settings = Settings { url: &url, text: "{{ body }}", model: "hash/64", qdrant };
+    if let Some(qdrant) = qdrant {
+        settings.purge(qdrant).await?;
+    }
+    let walvec = Walvec::start(plan, &settings, directory.path()).await?;
+    let began = Instant::now();
+    let report = run(plan, directory.path(), &["verify", "--json"]).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    ensure!(report["rows"] == VERIFIED && report["missing"] == 0, "verify: {report}");
+    walvec.stop().await?;
+    client.execute("SELECT pg_drop_replication_slot('walvec')", &[]).await?;
+    Ok(f64::from(VERIFIED) / seconds)
+}
+
+async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &mut Operations) -> anyhow::Result<()> {
+    let name = name("reindex", qdrant);
+    let url = stage.cluster.create_database(&name).await?;
+    let client = stage.cluster.connect(&name).await?;
+    client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
+    let insert = "INSERT INTO books SELECT i, body FROM unnest($1::text[]) WITH ORDINALITY AS t(body, i)";
+    client.execute(insert, &[&texts(REINDEXED)?]).await?;
+    let directory = tempfile::tempdir()?;
+    // Filled with a quick model, reindexed with a real one.
+    let settings = Settings { url: &url, text: "{{ body }}", model: "hash/64", qdrant };
+    if let Some(qdrant) = qdrant {
+        settings.purge(qdrant).await?;
+    }
+    let walvec = Walvec::start(plan, &settings, directory.path()).await?;
+    Settings { model: MODEL, ..settings }.write(directory.path())?;
+    let began = Instant::now();
+    let mut reindex = Box::pin(run(plan, directory.path(), &["reindex", "--json"]));
+    let mut ticks = tokio::time::interval(SEARCH_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let report = loop {
+        tokio::select! {
+            report = &mut reindex => break report?,
+            _ = ticks.tick() => {
+                operations.searches += 1;
+                let answered = walvec.search("a lighthouse keeper who counts the ships").await;
+                operations.failed_searches += u64::from(!answered.is_ok_and(|hits| hits > 0));
+            }
+        }
+    };
+    operations.reindex_seconds = began.elapsed().as_secs_f64();
+    operations.reindex_rss = walvec.peak_rss()?;
+    ensure!(report["rows"] == REINDEXED, "reindex: {report}");
+    walvec.stop().await?;
+    client.execute("SELECT pg_drop_replication_slot('walvec')", &[]).await?;
+    Ok(())
+}
+
+async fn run(plan: &Plan, directory: &Path, arguments: &[&str]) -> anyhow::Result<Value> {
+    let output = command(plan, directory, arguments)?.output().await?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "walvec {arguments:?} ended with {}: {told}", output.status);
+    serde_json::from_slice(&output.stdout).context("its answer")
+}

@@ -1,0 +1,148 @@
+//! Points into a Qdrant server: walvec's sink against the official Python client, with the same batches.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde::Deserialize;
+use serde_json::json;
+use walvec_model::{
+    Fingerprint, Generation, InputHash, Lsn, Payload, Point, PointId, Position, Provenance, TableName, Value,
+};
+use walvec_sink::qdrant::{Layout, Remote, Server};
+use walvec_sink::{CollectionSpec, Sink as _, Write};
+use walvec_test_qdrant::TestServer;
+
+use crate::Plan;
+use crate::child::{self, Reading};
+use crate::report::median;
+
+const POINTS: u64 = 20_000;
+const DIMENSION: usize = 384;
+/// Points per request, of both.
+const BATCH: usize = 256;
+/// Requests of walvec's that one call of the sink may have in flight.
+const BATCHES_PER_WRITE: usize = 4;
+
+/// Points per second into one server.
+pub(crate) struct Points {
+    pub(crate) server: String,
+    pub(crate) python: f64,
+    pub(crate) walvec: f64,
+    pub(crate) ratio: f64,
+}
+
+/// Measures against the server for tests, and against a real one where there is one.
+pub(crate) async fn measure(plan: &Plan, python: &Path) -> anyhow::Result<Vec<Points>> {
+    let mut measured = Vec::new();
+    let test_server = TestServer::start()?;
+    measured.push(against(plan, python, "the server for tests", &test_server.url()).await?);
+    drop(test_server);
+    if let Some(url) = &plan.qdrant {
+        measured.push(against(plan, python, "a real server", url).await?);
+    }
+    Ok(measured)
+}
+
+async fn against(plan: &Plan, python: &Path, name: &str, url: &str) -> anyhow::Result<Points> {
+    let (mut by_python, mut by_walvec, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..plan.rounds {
+        let theirs = with_python(python, url).await?;
+        let ours = child::spawn(&["points", url]).await?.rows_per_second();
+        by_python.push(theirs);
+        by_walvec.push(ours);
+        ratios.push(ours / theirs);
+    }
+    Ok(Points { server: name.to_owned(), python: median(by_python), walvec: median(by_walvec), ratio: median(ratios) })
+}
+
+/// What the Python program prints.
+#[derive(Deserialize)]
+struct Written {
+    points: u32,
+    seconds: f64,
+}
+
+async fn with_python(python: &Path, url: &str) -> anyhow::Result<f64> {
+    const NAME: &str = "bench_python";
+    // walvec makes the collection, so that both write into the same sort.
+    let collection = collection(url, NAME)?;
+    Remote::purge(server(url), NAME).await?;
+    collection.prepare().await?;
+    let host = url.split_once("://").map_or(url, |(_, host)| host);
+    let (host, port) = host.rsplit_once(':').context("a server's URL ends with its port")?;
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python/write_points.py");
+    let output = tokio::process::Command::new(python)
+        .arg(script)
+        .args([host, port])
+        .args([POINTS.to_string(), DIMENSION.to_string(), BATCH.to_string()])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .await?;
+    ensure!(output.status.success(), "write_points.py: {}", output.status);
+    let written: Written = serde_json::from_slice(&output.stdout)?;
+    ensure!(collection.count().await? == POINTS, "the Python program has not written all points");
+    Remote::purge(server(url), NAME).await?;
+    Ok(f64::from(written.points) / written.seconds)
+}
+
+/// Runs in a child process: writes the points, and tells how long that took.
+pub(crate) async fn write(url: &str) -> anyhow::Result<Reading> {
+    const NAME: &str = "bench_walvec";
+    let collection = collection(url, NAME)?;
+    Remote::purge(server(url), NAME).await?;
+    collection.prepare().await?;
+    let writes: Vec<Write> = (0..POINTS).map(|number| Write::Upsert(point(number))).collect();
+    let mut seconds = 0.0;
+    for batch in writes.chunks(BATCH * BATCHES_PER_WRITE) {
+        let batch = batch.to_vec();
+        let began = Instant::now();
+        collection.write(batch).await?;
+        seconds += began.elapsed().as_secs_f64();
+    }
+    ensure!(collection.count().await? == POINTS, "walvec has not written all points");
+    Remote::purge(server(url), NAME).await?;
+    let peak_rss_bytes = child::peak_rss_of(std::process::id())?;
+    Ok(Reading { rows: POINTS, seconds, peak_rss_bytes })
+}
+
+fn server(url: &str) -> Server {
+    Server { url: url.to_owned(), api_key: None, layout: Layout::default() }
+}
+
+fn collection(url: &str, name: &str) -> anyhow::Result<Remote> {
+    let spec = CollectionSpec {
+        name: name.to_owned(),
+        dimension: DIMENSION,
+        fingerprint: Fingerprint::of(&["bench"]),
+        indexes: Vec::new(),
+    };
+    Ok(Remote::new(server(url), spec)?)
+}
+
+fn point(number: u64) -> Point {
+    let mut source = StdRng::seed_from_u64(number);
+    let fields: [(&str, Value); 4] = [
+        ("id", json!(number)),
+        ("name", json!(format!("name {number}"))),
+        ("price", json!(number % 1000)),
+        ("body", json!("x".repeat(200))),
+    ];
+    Point {
+        id: PointId::Num(number),
+        vector: (0..DIMENSION).map(|_| source.random_range(-1.0..1.0)).collect(),
+        payload: fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Payload>(),
+        provenance: Provenance {
+            position: Position { commit_lsn: Lsn(1), ordinal: number },
+            table: Provenance::table_tag(&TableName::new("public", "bench")),
+            key: vec![json!(number)],
+            input_hash: InputHash::of("x"),
+            fingerprint: Fingerprint::of(&["bench"]),
+            generation: Generation(1),
+            chunk: 0,
+            chunks: 1,
+        },
+    }
+}

@@ -1,0 +1,151 @@
+//! walvec itself, as a child process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio_postgres::Client;
+use walvec_model::Lsn;
+use walvec_sink::qdrant::{Layout, Remote, Server};
+
+use crate::Plan;
+use crate::child::peak_rss_of;
+
+/// How often to ask whether the position has been reached; the error of each latency.
+pub(crate) const POLL: Duration = Duration::from_micros(500);
+
+const CONFIGURATION: &str = "walvec.yaml";
+const COLLECTION: &str = "books";
+
+/// What to sync, and how.
+pub(crate) struct Settings<'a> {
+    /// The database, with a table `books (id integer, body text)`.
+    pub(crate) url: &'a str,
+    /// The template of the text.
+    pub(crate) text: &'a str,
+    /// The model.
+    pub(crate) model: &'a str,
+    /// A Qdrant server; without one, the engine inside the program.
+    pub(crate) qdrant: Option<&'a str>,
+}
+
+impl Settings<'_> {
+    /// Writes walvec.yaml.
+    pub(crate) fn write(&self, directory: &Path) -> anyhow::Result<()> {
+        let data = directory.join("data");
+        let sink = match self.qdrant {
+            Some(url) => json!({"qdrant": {"url": url, "state": data}}),
+            None => json!({"embedded": {"path": data}}),
+        };
+        let config = json!({
+            "source": {"url": self.url},
+            "collections": [{"name": COLLECTION, "table": "public.books", "text": self.text}],
+            "embedding": {"model": self.model},
+            "sink": sink,
+            "server": {"listen": "127.0.0.1:0"},
+        });
+        // JSON is YAML.
+        Ok(std::fs::write(directory.join(CONFIGURATION), format!("{config:#}"))?)
+    }
+
+    /// Removes what an earlier run has left on a server.
+    pub(crate) async fn purge(&self, qdrant: &str) -> anyhow::Result<()> {
+        let server = Server { url: qdrant.to_owned(), api_key: None, layout: Layout::default() };
+        Ok(Remote::purge(server, COLLECTION).await?)
+    }
+}
+
+/// A command of walvec, in the directory of walvec.yaml.
+pub(crate) fn command(plan: &Plan, directory: &Path, arguments: &[&str]) -> anyhow::Result<Command> {
+    let program = std::env::current_exe()?.with_file_name("walvec");
+    let mut command = Command::new(&program);
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env("WALVEC_MODELS", plan.models()?)
+        .env("WALVEC_LOG", "warn")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    Ok(command)
+}
+
+/// A running `walvec run`.
+pub(crate) struct Walvec {
+    child: tokio::process::Child,
+    pid: u32,
+    address: SocketAddr,
+    http: reqwest::Client,
+}
+
+impl Walvec {
+    pub(crate) async fn start(plan: &Plan, settings: &Settings<'_>, directory: &Path) -> anyhow::Result<Self> {
+        settings.write(directory)?;
+        let child =
+            command(plan, directory, &["run"])?.spawn().context("walvec cannot be started; build it: make build")?;
+        let pid = child.id().context("walvec ended")?;
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let mut walvec = Self { child, pid, address: SocketAddr::from(([127, 0, 0, 1], 0)), http };
+        walvec.address = walvec.announced(&directory.join("data")).await?;
+        walvec.streaming().await?;
+        Ok(walvec)
+    }
+
+    async fn announced(&mut self, data: &Path) -> anyhow::Result<SocketAddr> {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("walvec ended: {status}");
+            }
+            if let Ok(text) = std::fs::read(data.join("server.json")) {
+                let announcement: Value = serde_json::from_slice(&text)?;
+                return Ok(announcement["address"].as_str().context("no address")?.parse()?);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    pub(crate) async fn status(&self) -> anyhow::Result<Value> {
+        Ok(self.http.get(format!("http://{}/api/v1/status", self.address)).send().await?.json().await?)
+    }
+
+    async fn streaming(&mut self) -> anyhow::Result<()> {
+        while self.status().await?["phase"] != "streaming" {
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// The largest resident set so far, in bytes.
+    pub(crate) fn peak_rss(&self) -> anyhow::Result<u64> {
+        peak_rss_of(self.pid)
+    }
+
+    /// How many hits a search has; fails if it is not answered.
+    pub(crate) async fn search(&self, text: &str) -> anyhow::Result<usize> {
+        let url = reqwest::Url::parse_with_params(&format!("http://{}/api/v1/search", self.address), [("q", text)])?;
+        let answer: Value = self.http.get(url).send().await?.error_for_status()?.json().await?;
+        Ok(answer["hits"].as_array().map_or(0, Vec::len))
+    }
+
+    /// Waits until everything that is committed now can be found.
+    pub(crate) async fn reached(&self, client: &Client, pause: Duration) -> anyhow::Result<()> {
+        let now: String = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0);
+        let now: Lsn = now.parse()?;
+        loop {
+            let applied: Lsn = self.status().await?["applied_lsn"].as_str().context("no position")?.parse()?;
+            if applied >= now {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        Command::new("kill").arg(self.pid.to_string()).status().await?;
+        self.child.wait().await?;
+        Ok(())
+    }
+}
