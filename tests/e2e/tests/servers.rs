@@ -1,9 +1,12 @@
 //! A Qdrant server instead of the engine inside the process: the same exactness, through its faults.
 
+#![allow(clippy::print_stderr)]
+
 use anyhow::Result;
 use serde_json::json;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test};
 use walvec_pipeline::status::Phase;
+use walvec_sink::qdrant::{Layout, Remote, Server};
 use walvec_test_qdrant::{Code, Fault, TestServer, UpdateStatus};
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -14,6 +17,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(another_collection_than_the_one_that_was_filled_is_filled_too),
         test!(a_point_that_the_server_refuses_is_parked_and_its_neighbours_are_stored),
         test!(points_that_outlived_the_state_directory_are_told_from_new_ones),
+        test!(a_real_server_is_kept_in_step_and_reindexed_like_the_one_for_tests),
     ]
 }
 
@@ -163,4 +167,47 @@ async fn points_that_outlived_the_state_directory_are_told_from_new_ones(context
     assert!(status.collections[0].embeddings_reused > 0, "unchanged texts were embedded again");
     assert_eq!(same(&context, walvec, &server).await?, 500);
     Ok(())
+}
+
+/// Where `WALVEC_TEST_QDRANT_URL` names one; says so loudly where it does not.
+async fn a_real_server_is_kept_in_step_and_reindexed_like_the_one_for_tests(context: TestContext) -> Result<()> {
+    let Ok(url) = std::env::var("WALVEC_TEST_QDRANT_URL") else {
+        eprintln!("NOT TRIED on a real Qdrant server: set WALVEC_TEST_QDRANT_URL=http://localhost:6334");
+        return Ok(());
+    };
+    let server = Server { url: url.clone(), api_key: None, layout: Layout::default() };
+    // Tests run beside each other on one server: each has a collection of its own.
+    let name: &'static str = Box::leak(format!("walvec_e2e_{}", context.slot()).into_boxed_str());
+    Remote::purge(server.clone(), name).await?;
+    let settings = |text: &str| {
+        Settings::new([Collection::new(name, "public.items", text)]).with("sink", json!({ "qdrant": { "url": url } }))
+    };
+    let expected = Expected { collection: name, ..image_of_items() };
+    context.execute(TABLE).await?;
+    let mut walvec = followed(&context, &settings("{{ name }}")).await?;
+    context
+        .execute(
+            "INSERT INTO items VALUES (2000, 'new', 'b');
+             UPDATE items SET name = 'changed' WHERE id <= 10;
+             UPDATE items SET body = 'only the payload' WHERE id BETWEEN 11 AND 20;
+             UPDATE items SET id = id + 5000 WHERE id BETWEEN 21 AND 30;
+             DELETE FROM items WHERE id BETWEEN 31 AND 40",
+        )
+        .await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(image::compare_on_server(&context, &expected, &url).await?, 991);
+    context.execute("BEGIN; TRUNCATE items; INSERT INTO items VALUES (7, 'after', 'b'); COMMIT").await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(image::compare_on_server(&context, &expected, &url).await?, 1);
+
+    context.configure(&settings("an item: {{ name }}"))?;
+    let output = context.walvec(&["reindex"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    context.execute("INSERT INTO items VALUES (8, 'later', 'b')").await?;
+    walvec.caught_up(&context).await?;
+    let renamed =
+        Expected { text: |row| format!("an item: {}", row["name"].as_str().unwrap_or_default()), ..expected };
+    assert_eq!(image::compare_on_server(&context, &renamed, &url).await?, 2);
+    walvec.stop().await?;
+    Ok(Remote::purge(server, name).await?)
 }
