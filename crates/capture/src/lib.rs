@@ -25,7 +25,7 @@
 //! - `fetch`: rows read again by key
 //! - `copy_text`, `value`: PostgreSQL's text forms
 //! - `catalog`: what the server's catalogue says
-//! - `connect`: sessions, TLS, pinned settings
+//! - `connect`: sessions, TLS, pinned settings; [`open_session`] for who wants to ask the same server by itself
 //! - `sql`: quoting
 //! - `error`: what can go wrong, and what to do about it
 
@@ -50,6 +50,7 @@ mod value;
 
 pub use catalog::{Capabilities, ServerFacts};
 pub use config::{SourceConfig, TableSpec};
+pub use connect::{Session, open_session};
 pub use error::CaptureError;
 pub use preflight::{Finding, Severity};
 pub use publication::PublicationState;

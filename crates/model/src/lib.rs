@@ -28,7 +28,9 @@ pub use change::{Change, Op, StreamEvent};
 pub use document::{Document, InputHash};
 pub use fingerprint::Fingerprint;
 pub use lsn::Lsn;
-pub use point::{Generation, Payload, Point, PointId, Provenance, RESERVED_KEY, StoredPoint, Vector};
+pub use point::{
+    Generation, Payload, Point, PointId, Provenance, RESERVED_KEY, RawPage, RawPoint, StoredPoint, Vector,
+};
 pub use position::Position;
 pub use row::{Cell, Row, RowKey, Value};
 pub use table::{Column, Table, TableName};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use crate::{Fingerprint, InputHash, Position, TableName, Value};
@@ -119,6 +119,33 @@ impl StoredPoint {
     }
 }
 
+/// A point exactly as it is stored: nothing is taken out of its payload, and nothing in it is trusted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RawPoint {
+    /// Its id.
+    pub id: PointId,
+    /// Every field, [`RESERVED_KEY`] included.
+    pub payload: Payload,
+    /// Its vector, if it was asked for and the point has one.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "vector_or_nan")]
+    pub vector: Option<Vector>,
+}
+
+/// A page of a scroll through a collection, in id order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RawPage {
+    /// The points of this page.
+    pub points: Vec<RawPoint>,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<PointId>,
+}
+
+/// JSON writes null for what is not finite. It comes back as NaN: still wrong, and still there.
+fn vector_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vector>, D::Error> {
+    let numbers = Option::<Vec<Option<f32>>>::deserialize(deserializer)?;
+    Ok(numbers.map(|numbers| numbers.into_iter().map(|number| number.unwrap_or(f32::NAN)).collect()))
+}
+
 /// The stored form of a payload: the user's fields and, last, walvec's own.
 ///
 /// # Errors
@@ -152,6 +179,20 @@ mod tests {
         assert_eq!(raw[RESERVED_KEY]["v"], "0/1D5C408.3");
         let stored = StoredPoint::from_raw(PointId::Num(7), raw);
         assert_eq!(stored, StoredPoint { id: PointId::Num(7), payload, provenance: Some(provenance) });
+    }
+
+    #[test]
+    fn a_raw_point_travels_as_json_and_a_broken_vector_stays_broken() {
+        let payload = Payload::from_iter([("name".to_owned(), json!("Dune"))]);
+        let point = RawPoint { id: PointId::Num(7), payload, vector: Some(vec![0.25, f32::INFINITY]) };
+        let page = RawPage { points: vec![point.clone()], next: Some(PointId::Uuid(Uuid::from_u128(1))) };
+        let text = serde_json::to_string(&page).unwrap();
+        let back: RawPage = serde_json::from_str(&text).unwrap();
+        assert_eq!((back.next, &back.points[0].payload), (page.next, &point.payload));
+        let vector = back.points[0].vector.as_ref().unwrap();
+        assert!(vector[0] == 0.25 && vector[1].is_nan(), "{vector:?}");
+        let without = RawPoint { vector: None, ..point };
+        assert_eq!(serde_json::from_value::<RawPoint>(serde_json::to_value(&without).unwrap()).unwrap(), without);
     }
 
     #[test]

@@ -21,7 +21,9 @@ use std::pin::Pin;
 pub use catalog::Catalog;
 pub use error::SinkError;
 pub use filter::{Condition, Filter};
-use walvec_model::{Fingerprint, Generation, Payload, Point, PointId, Provenance, StoredPoint, TableName, Vector};
+use walvec_model::{
+    Fingerprint, Generation, Payload, Point, PointId, Provenance, RawPage, RawPoint, StoredPoint, TableName, Vector,
+};
 
 /// A boxed future, so that the traits can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -184,4 +186,15 @@ pub struct Hit {
 pub trait Search: Send + Sync {
     /// The nearest points, best first.
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>>;
+
+    /// Up to `limit` points in id order from `from` (inclusive) on, exactly as they are stored.
+    fn page(
+        &self,
+        from: Option<PointId>,
+        limit: usize,
+        with_vectors: bool,
+    ) -> BoxFuture<'_, Result<RawPage, SinkError>>;
+
+    /// The points with these ids that exist, in any order, exactly as they are stored.
+    fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>>;
 }

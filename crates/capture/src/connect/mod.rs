@@ -18,4 +18,17 @@ mod wire;
 
 pub(crate) use conninfo::ConnInfo;
 pub(crate) use replication::Replication;
-pub(crate) use session::{Session, describe, statement_error};
+use secrecy::SecretString;
+pub use session::Session;
+pub(crate) use session::{describe, statement_error};
+
+use crate::CaptureError;
+
+/// Opens an ordinary session on the server that a [`SourceConfig::url`](crate::SourceConfig::url) names, with the same TLS
+/// and the same pinned settings as every other one, so that values have the same text.
+///
+/// # Errors
+/// If the settings cannot be used (`E_CONFIG`), or the server cannot be reached, trusted or logged in to.
+pub async fn open_session(url: &SecretString) -> Result<Session, CaptureError> {
+    Session::open(&ConnInfo::parse(url)?).await
+}

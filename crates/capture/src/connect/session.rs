@@ -14,8 +14,8 @@ use super::conninfo::SslMode;
 use super::{ConnInfo, settings, tls};
 use crate::CaptureError;
 
-/// A session with pinned settings. Ends when it is dropped.
-pub(crate) struct Session {
+/// A session with pinned settings: a client of tokio-postgres. Ends when it is dropped.
+pub struct Session {
     client: Client,
     /// `server_version_num`, e.g. 150018.
     pub(crate) version: u32,

@@ -33,7 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use qdrant_edge::EdgeShard;
-use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
+use walvec_model::{Generation, PointId, Provenance, RawPage, RawPoint, StoredPoint, TableName};
 
 pub use aliases::Directory;
 pub use data_dir::DataDir;
@@ -147,5 +147,18 @@ impl Search for Embedded {
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
         let dimension = self.dimension;
         Box::pin(self.read(move |shard| read::search(shard, request, dimension)))
+    }
+
+    fn page(
+        &self,
+        from: Option<PointId>,
+        limit: usize,
+        with_vectors: bool,
+    ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
+        Box::pin(self.read(move |shard| read::page(shard, from, limit, with_vectors)))
+    }
+
+    fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {
+        Box::pin(self.read(move |shard| read::get(shard, &ids, with_vectors)))
     }
 }

@@ -2,17 +2,25 @@
 
 use qdrant_edge::{
     CountRequest, EdgeShard, Filter as EdgeFilter, NamedQuery, QueryEnum, QueryRequest, Record, ScoredPoint,
-    ScoringQuery, ScrollRequest, VectorInternal, WithPayloadInterface, WithVector,
+    ScoringQuery, ScrollRequest, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
 };
-use walvec_model::{Payload, PointId, StoredPoint};
+use walvec_model::{Payload, PointId, RawPage, RawPoint, StoredPoint, Vector};
 
 use super::convert::{edge_filter, edge_id, point_id, read_error};
 use crate::{Hit, MAX_HITS, ScrollPage, SearchRequest, SinkError, check_vector};
 
 pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
+    Ok(records(shard, ids, false)?.into_iter().map(stored_point).collect())
+}
+
+pub(super) fn get(shard: &EdgeShard, ids: &[PointId], with_vectors: bool) -> Result<Vec<RawPoint>, SinkError> {
+    Ok(records(shard, ids, with_vectors)?.into_iter().map(raw_point).collect())
+}
+
+fn records(shard: &EdgeShard, ids: &[PointId], with_vectors: bool) -> Result<Vec<Record>, SinkError> {
     let ids: Vec<_> = ids.iter().copied().map(edge_id).collect();
-    let records = shard.retrieve(&ids, Some(WithPayloadInterface::Bool(true)), Some(WithVector::Bool(false)));
-    Ok(records.map_err(read_error)?.into_iter().map(stored_point).collect())
+    let payload = WithPayloadInterface::Bool(true);
+    shard.retrieve(&ids, Some(payload), Some(WithVector::Bool(with_vectors))).map_err(read_error)
 }
 
 pub(super) fn count(shard: &EdgeShard, filter: Option<EdgeFilter>) -> Result<u64, SinkError> {
@@ -21,16 +29,36 @@ pub(super) fn count(shard: &EdgeShard, filter: Option<EdgeFilter>) -> Result<u64
 }
 
 pub(super) fn scroll(shard: &EdgeShard, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
+    let (records, next) = page_of_records(shard, from, limit, false)?;
+    Ok(ScrollPage { points: records.into_iter().map(stored_point).collect(), next })
+}
+
+pub(super) fn page(
+    shard: &EdgeShard,
+    from: Option<PointId>,
+    limit: usize,
+    with_vectors: bool,
+) -> Result<RawPage, SinkError> {
+    let (records, next) = page_of_records(shard, from, limit, with_vectors)?;
+    Ok(RawPage { points: records.into_iter().map(raw_point).collect(), next })
+}
+
+fn page_of_records(
+    shard: &EdgeShard,
+    from: Option<PointId>,
+    limit: usize,
+    with_vectors: bool,
+) -> Result<(Vec<Record>, Option<PointId>), SinkError> {
     let request = ScrollRequest {
         offset: from.map(edge_id),
         limit: Some(limit.clamp(1, MAX_HITS)),
         filter: None,
         with_payload: Some(WithPayloadInterface::Bool(true)),
-        with_vector: WithVector::Bool(false),
+        with_vector: WithVector::Bool(with_vectors),
         order_by: None,
     };
     let (records, next) = shard.scroll(request).map_err(read_error)?;
-    Ok(ScrollPage { points: records.into_iter().map(stored_point).collect(), next: next.map(point_id) })
+    Ok((records, next.map(point_id)))
 }
 
 pub(super) fn search(shard: &EdgeShard, request: SearchRequest, dimension: usize) -> Result<Vec<Hit>, SinkError> {
@@ -63,6 +91,22 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, dimension: usize
 
 fn stored_point(record: Record) -> StoredPoint {
     StoredPoint::from_raw(point_id(record.id), raw(record.payload))
+}
+
+fn raw_point(record: Record) -> RawPoint {
+    RawPoint { id: point_id(record.id), payload: raw(record.payload), vector: record.vector.and_then(dense) }
+}
+
+/// The vector that searches compare with.
+fn dense(stored: VectorStructInternal) -> Option<Vector> {
+    match stored {
+        VectorStructInternal::Single(vector) => Some(vector),
+        VectorStructInternal::Named(mut vectors) => match vectors.remove(qdrant_edge::DEFAULT_VECTOR_NAME)? {
+            VectorInternal::Dense(vector) => Some(vector),
+            VectorInternal::Sparse(_) | VectorInternal::MultiDense(_) => None,
+        },
+        VectorStructInternal::MultiDense(_) => None,
+    }
 }
 
 fn hit(found: ScoredPoint) -> Hit {

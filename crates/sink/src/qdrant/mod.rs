@@ -26,7 +26,7 @@ use qdrant_client::qdrant::{
     CountPoints, DeletePoints, Filter as ClientFilter, PointsSelector, WriteOrdering, WriteOrderingType,
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
+use walvec_model::{Generation, PointId, Provenance, RawPage, RawPoint, StoredPoint, TableName};
 
 pub use aliases::Aliases;
 use answer::Place;
@@ -153,6 +153,18 @@ impl Remote {
         collection::exists(&self.0).await
     }
 
+    /// How many points the server stores but shows to nobody yet: with the option `prevent_unoptimized`, new points are
+    /// left out of every answer, scrolls included, until they are indexed. Servers before 1.17.1 never do that.
+    ///
+    /// # Errors
+    /// If the server cannot be asked.
+    pub async fn held_back(&self) -> Result<u64, SinkError> {
+        let Inner { client, place, .. } = &*self.0;
+        let response = client.collection_info(self.0.name()).await.map_err(|error| place.error(error))?;
+        let queue = response.result.and_then(|info| info.update_queue);
+        Ok(queue.and_then(|queue| queue.deferred_points).unwrap_or(0))
+    }
+
     /// Removes every collection of that name; removing what is not there is no error.
     ///
     /// # Errors
@@ -257,5 +269,18 @@ impl Sink for Remote {
 impl Search for Remote {
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
         Box::pin(read::search(&self.0, request))
+    }
+
+    fn page(
+        &self,
+        from: Option<PointId>,
+        limit: usize,
+        with_vectors: bool,
+    ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
+        Box::pin(read::page(&self.0, from, limit, with_vectors))
+    }
+
+    fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {
+        Box::pin(read::get(&self.0, ids, with_vectors))
     }
 }

@@ -1,7 +1,9 @@
 //! Retrieve, scroll, search.
 
-use qdrant_client::qdrant::{GetPoints, Query, QueryPoints, RetrievedPoint, ScoredPoint, ScrollPoints};
-use walvec_model::{PointId, StoredPoint};
+use qdrant_client::qdrant::vector_output::Vector as OutputVector;
+use qdrant_client::qdrant::vectors_output::VectorsOptions;
+use qdrant_client::qdrant::{GetPoints, Query, QueryPoints, RetrievedPoint, ScoredPoint, ScrollPoints, VectorsOutput};
+use walvec_model::{PointId, RawPage, RawPoint, StoredPoint, Vector};
 
 use super::Inner;
 use super::convert::{client_filter, client_id, payload, point_id};
@@ -11,6 +13,14 @@ use crate::{Hit, MAX_HITS, ScrollPage, SearchRequest, SinkError};
 const RETRIEVE_POINTS: usize = 1000;
 
 pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
+    retrieved(inner, &ids, false).await?.into_iter().map(stored_point).collect()
+}
+
+pub(super) async fn get(inner: &Inner, ids: Vec<PointId>, with_vectors: bool) -> Result<Vec<RawPoint>, SinkError> {
+    retrieved(inner, &ids, with_vectors).await?.into_iter().map(raw_point).collect()
+}
+
+async fn retrieved(inner: &Inner, ids: &[PointId], with_vectors: bool) -> Result<Vec<RetrievedPoint>, SinkError> {
     let Inner { client, place, .. } = inner;
     let mut found = Vec::with_capacity(ids.len());
     for ids in ids.chunks(RETRIEVE_POINTS) {
@@ -18,31 +28,47 @@ pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<Sto
             collection_name: inner.name(),
             ids: ids.iter().copied().map(client_id).collect(),
             with_payload: Some(true.into()),
-            with_vectors: Some(false.into()),
+            with_vectors: Some(with_vectors.into()),
             ..GetPoints::default()
         };
-        let response = client.get_points(request).await.map_err(|error| place.error(error))?;
-        for point in response.result {
-            found.push(stored_point(point)?);
-        }
+        found.extend(client.get_points(request).await.map_err(|error| place.error(error))?.result);
     }
     Ok(found)
 }
 
 pub(super) async fn scroll(inner: &Inner, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
+    let (points, next) = scrolled(inner, from, limit, false).await?;
+    Ok(ScrollPage { points: points.into_iter().map(stored_point).collect::<Result<_, _>>()?, next })
+}
+
+pub(super) async fn page(
+    inner: &Inner,
+    from: Option<PointId>,
+    limit: usize,
+    with_vectors: bool,
+) -> Result<RawPage, SinkError> {
+    let (points, next) = scrolled(inner, from, limit, with_vectors).await?;
+    Ok(RawPage { points: points.into_iter().map(raw_point).collect::<Result<_, _>>()?, next })
+}
+
+async fn scrolled(
+    inner: &Inner,
+    from: Option<PointId>,
+    limit: usize,
+    with_vectors: bool,
+) -> Result<(Vec<RetrievedPoint>, Option<PointId>), SinkError> {
     let Inner { client, place, .. } = inner;
     let request = ScrollPoints {
         collection_name: inner.name(),
         offset: from.map(client_id),
         limit: Some(u32::try_from(limit.clamp(1, MAX_HITS)).unwrap_or(u32::MAX)),
         with_payload: Some(true.into()),
-        with_vectors: Some(false.into()),
+        with_vectors: Some(with_vectors.into()),
         ..ScrollPoints::default()
     };
     let response = client.scroll(request).await.map_err(|error| place.error(error))?;
     let next = response.next_page_offset.map(|id| point_id(Some(id))).transpose()?;
-    let points = response.result.into_iter().map(stored_point).collect::<Result<_, _>>()?;
-    Ok(ScrollPage { points, next })
+    Ok((response.result, next))
 }
 
 pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<Hit>, SinkError> {
@@ -73,6 +99,23 @@ pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<
 
 fn stored_point(point: RetrievedPoint) -> Result<StoredPoint, SinkError> {
     Ok(StoredPoint::from_raw(point_id(point.id)?, payload(point.payload)))
+}
+
+fn raw_point(point: RetrievedPoint) -> Result<RawPoint, SinkError> {
+    let vector = point.vectors.and_then(dense);
+    Ok(RawPoint { id: point_id(point.id)?, payload: payload(point.payload), vector })
+}
+
+/// The unnamed vector, the one that searches compare with.
+fn dense(stored: VectorsOutput) -> Option<Vector> {
+    let vector = match stored.vectors_options? {
+        VectorsOptions::Vector(vector) => vector,
+        VectorsOptions::Vectors(mut named) => named.vectors.remove("")?,
+    };
+    match vector.into_vector() {
+        OutputVector::Dense(dense) => Some(dense.data),
+        OutputVector::Sparse(_) | OutputVector::MultiDense(_) => None,
+    }
 }
 
 fn hit(point: ScoredPoint) -> Result<Hit, SinkError> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tower::ServiceExt;
 use walvec_embed::{EmbedError, Embedder, EmbedderInfo};
-use walvec_model::{Lsn, Payload, PointId, Vector};
+use walvec_model::{Lsn, Payload, PointId, RawPage, RawPoint, Vector};
 use walvec_pipeline::status::{CollectionStatus, Phase, Status};
 use walvec_sink::{BoxFuture, Condition, Filter, Hit, Search, SearchRequest, SinkError};
 
@@ -111,6 +111,28 @@ impl Search for Memory {
             Ok(hits)
         })
     }
+
+    fn page(
+        &self,
+        from: Option<PointId>,
+        limit: usize,
+        with_vectors: bool,
+    ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
+        let mut rest = self.0.iter().filter(|(id, ..)| from.is_none_or(|from| *id >= from));
+        let points = rest.by_ref().take(limit).map(|point| raw_point(point, with_vectors)).collect();
+        let next = rest.next().map(|(id, ..)| *id);
+        Box::pin(async move { Ok(RawPage { points, next }) })
+    }
+
+    fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {
+        let wanted = self.0.iter().filter(|(id, ..)| ids.contains(id));
+        let points = wanted.map(|point| raw_point(point, with_vectors)).collect();
+        Box::pin(async move { Ok(points) })
+    }
+}
+
+fn raw_point((id, vector, payload): &(PointId, Vector, Payload), with_vectors: bool) -> RawPoint {
+    RawPoint { id: *id, payload: payload.clone(), vector: with_vectors.then(|| vector.clone()) }
 }
 
 fn matches(filter: &Filter, payload: &Payload) -> bool {
@@ -131,6 +153,14 @@ pub(crate) struct Failing(pub(crate) fn() -> SinkError);
 
 impl Search for Failing {
     fn search(&self, _request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+        Box::pin(async { Err((self.0)()) })
+    }
+
+    fn page(&self, _: Option<PointId>, _: usize, _: bool) -> BoxFuture<'_, Result<RawPage, SinkError>> {
+        Box::pin(async { Err((self.0)()) })
+    }
+
+    fn get(&self, _: Vec<PointId>, _: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {
         Box::pin(async { Err((self.0)()) })
     }
 }

@@ -1,0 +1,149 @@
+//! How two points are compared: by content, in bounded space.
+//!
+//! The digest of a point covers the user's fields and, of walvec's own, what follows from the row: table, key, hash of the
+//! text, fingerprint, chunk number and chunk count. Where the point stands in the WAL, and which snapshot last saw it, do
+//! not follow from the row.
+//!
+//! Fields are compared by name, whatever their order. Whole numbers are compared exactly. Numbers with a fraction count as
+//! equal if they agree to [`DIGITS`] digits: the JSON readers on a point's way may be wrong in the last ones.
+
+use serde_json::{Number, Value};
+use walvec_model::{Payload, RESERVED_KEY};
+
+/// Digits of a floating-point number that count. An `f64` has between 15 and 17.
+const DIGITS: usize = 12;
+
+/// The parts of walvec's own field that follow from the row, with the names under which they are stored.
+pub(crate) const OWN_PARTS: [&str; 6] = ["t", "k", "h", "m", "c", "n"];
+
+/// 128 bits of BLAKE3.
+pub(crate) type Digest = [u8; 16];
+
+/// The digest of a point with these fields ([`RESERVED_KEY`] is skipped) and these parts of walvec's own field.
+pub(crate) fn digest(payload: &Payload, own: [&Value; OWN_PARTS.len()]) -> Digest {
+    let mut bytes = Vec::with_capacity(256);
+    put_object(&mut bytes, payload);
+    own.into_iter().for_each(|value| put(&mut bytes, value));
+    let mut digest = Digest::default();
+    digest.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
+    digest
+}
+
+/// The parts of walvec's own field, as a stored payload has them; null where they are missing.
+pub(crate) fn stored_parts(payload: &Payload) -> [&Value; OWN_PARTS.len()] {
+    let own = payload.get(RESERVED_KEY);
+    OWN_PARTS.map(|part| own.and_then(|own| own.get(part)).unwrap_or(&Value::Null))
+}
+
+/// Whether two values count as equal.
+pub(crate) fn same(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Number(left), Value::Number(right)) => same_number(left, right),
+        (Value::Array(left), Value::Array(right)) => {
+            left.len() == right.len() && left.iter().zip(right).all(|(left, right)| same(left, right))
+        }
+        (Value::Object(left), Value::Object(right)) => {
+            let in_right = |(name, value): (&String, &Value)| right.get(name).is_some_and(|other| same(value, other));
+            left.len() == right.len() && left.iter().all(in_right)
+        }
+        _ => left == right,
+    }
+}
+
+/// Two numbers on either side of a boundary of [`DIGITS`] digits are equal all the same, unlike their digests.
+fn same_number(left: &Number, right: &Number) -> bool {
+    match (left.is_f64(), right.is_f64(), left.as_f64(), right.as_f64()) {
+        (true, true, Some(left), Some(right)) => {
+            // Half a unit of the last digit that counts.
+            left == right || (left - right).abs() <= 1e-12 * left.abs().max(right.abs())
+        }
+        _ => left == right,
+    }
+}
+
+/// Appends a value; no value's bytes are the beginning of another one's.
+fn put(bytes: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Null => bytes.push(b'n'),
+        Value::Bool(flag) => bytes.push(if *flag { b't' } else { b'f' }),
+        Value::Number(number) => {
+            bytes.push(b'#');
+            match number.as_f64().filter(|_| number.is_f64()) {
+                Some(float) => put_text(bytes, &format!("{float:.*e}", DIGITS - 1)),
+                None => put_text(bytes, &number.to_string()),
+            }
+        }
+        Value::String(text) => {
+            bytes.push(b'"');
+            put_text(bytes, text);
+        }
+        Value::Array(items) => {
+            bytes.push(b'[');
+            bytes.extend_from_slice(&(items.len() as u64).to_be_bytes());
+            items.iter().for_each(|item| put(bytes, item));
+        }
+        Value::Object(fields) => put_object(bytes, fields),
+    }
+}
+
+fn put_object(bytes: &mut Vec<u8>, fields: &Payload) {
+    let mut fields: Vec<_> = fields.iter().filter(|(name, _)| *name != RESERVED_KEY).collect();
+    fields.sort_unstable_by_key(|(name, _)| *name);
+    bytes.push(b'{');
+    bytes.extend_from_slice(&(fields.len() as u64).to_be_bytes());
+    for (name, value) in fields {
+        put_text(bytes, name);
+        put(bytes, value);
+    }
+}
+
+fn put_text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(payload: &Value) -> Digest {
+        let Value::Object(payload) = payload else { panic!("a payload") };
+        digest(payload, stored_parts(payload))
+    }
+
+    #[test]
+    fn the_order_of_fields_does_not_count_and_everything_else_does() {
+        let point = json!({"a": 1, "b": {"c": [1, "x", null], "d": true}, "_walvec": {"h": "1", "v": "0/1.1"}});
+        let reordered = json!({"_walvec": {"v": "0/2.7", "h": "1"}, "b": {"d": true, "c": [1, "x", null]}, "a": 1});
+        assert_eq!(of(&point), of(&reordered));
+        for other in [
+            json!({"a": 2, "b": {"c": [1, "x", null], "d": true}, "_walvec": {"h": "1"}}),
+            json!({"a": "1", "b": {"c": [1, "x", null], "d": true}, "_walvec": {"h": "1"}}),
+            json!({"a": 1.0, "b": {"c": [1, "x", null], "d": true}, "_walvec": {"h": "1"}}),
+            json!({"a": 1, "b": {"c": [1, "x"], "d": true}, "_walvec": {"h": "1"}}),
+            json!({"a": 1, "b": {"c": [1, "x", null], "d": true}, "_walvec": {"h": "2"}}),
+            json!({"a": 1, "b": {"c": [1, "x", null], "d": true}}),
+            json!({"a": 1, "b": {"c": [1, "x", null], "d": true}, "e": null, "_walvec": {"h": "1"}}),
+        ] {
+            assert_ne!(of(&point), of(&other), "{other}");
+        }
+    }
+
+    #[test]
+    fn shifted_boundaries_are_a_difference() {
+        assert_ne!(of(&json!({"a": "bc", "d": ""})), of(&json!({"a": "b", "cd": ""})));
+        assert_ne!(of(&json!({"a": [["x"], "y"]})), of(&json!({"a": [["x", "y"]]})));
+    }
+
+    proptest! {
+        #[test]
+        fn a_float_that_lost_its_last_bits_on_the_way_is_the_same(float in any::<f64>().prop_filter("finite", |f| f.is_normal())) {
+            let read: f64 = serde_json::from_str(&serde_json::to_string(&float).unwrap()).unwrap();
+            prop_assert!(same(&json!(float), &json!(read)));
+            prop_assert!(!same(&json!(float), &json!(float * 1.000_001)));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Why a comparison could not be made. What it finds is no error.
+
+use walvec_embed::EmbedError;
+use walvec_model::{TableName, with_causes};
+
+/// Why a comparison could not be made, or not be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// A statement failed.
+    #[error("PostgreSQL, while {doing}: {reason}")]
+    Source {
+        /// What was attempted.
+        doing: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// The table cannot be compared.
+    #[error("table {table}: {reason}")]
+    Table {
+        /// The table.
+        table: TableName,
+        /// Why.
+        reason: String,
+    },
+    /// The publication does not send the table.
+    #[error("publication \"{publication}\" does not publish {table}, so that nothing keeps its collection up to date")]
+    Publication {
+        /// The publication.
+        publication: String,
+        /// The table.
+        table: TableName,
+    },
+    /// A template cannot be compiled.
+    #[error("{table}: {field}: {reason}")]
+    Template {
+        /// The table.
+        table: TableName,
+        /// `text`, or `computed.` and the field's name.
+        field: String,
+        /// The template engine's words.
+        reason: String,
+    },
+    /// The collection was built with another model or text template than the configuration's.
+    #[error(
+        "collection \"{collection}\" was built with model and text {stored}, the configuration says {configured}; every \
+         point would differ, so that nothing was compared"
+    )]
+    Fingerprint {
+        /// The collection.
+        collection: String,
+        /// The fingerprint of most of its points.
+        stored: String,
+        /// The configuration's.
+        configured: String,
+    },
+    /// The model cannot embed the sample.
+    #[error("embedding a sample again: {0}")]
+    Embed(#[from] EmbedError),
+    /// The running walvec, or the place where points live, did not answer as it should.
+    #[error("{message}")]
+    Outside {
+        /// The stable code.
+        code: String,
+        /// What happened.
+        message: String,
+        /// What to do.
+        remedy: Option<String>,
+    },
+    /// A temporary file cannot be written or read.
+    #[error("a temporary file: {0}")]
+    Scratch(#[from] std::io::Error),
+    /// Two rows have the same id, or an answer makes no sense.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
+impl VerifyError {
+    /// The code on the last line of stderr.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Source { .. } => "E_SOURCE",
+            Self::Table { .. } => "E_TABLE",
+            Self::Publication { .. } => "E_PUBLICATION",
+            Self::Template { .. } => "E_TEMPLATE",
+            Self::Fingerprint { .. } => "E_FINGERPRINT",
+            Self::Embed(error) => error.code(),
+            Self::Outside { code, .. } => code,
+            Self::Scratch(_) => "E_SCRATCH",
+            Self::Unexpected(_) => "E_INTERNAL",
+        }
+    }
+
+    /// What to do, if anything helps.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Fingerprint { .. } => Some(
+                "compare with the configuration that `walvec run` was started with; to move to a new model or template, \
+                 give the collection another `name`, or `walvec reset --purge` and embed everything again"
+                    .to_owned(),
+            ),
+            Self::Table { .. } | Self::Publication { .. } => Some("walvec check".to_owned()),
+            Self::Embed(error) => Some(error.remedy()),
+            Self::Outside { remedy, .. } => remedy.clone(),
+            Self::Scratch(_) => Some("free space where temporary files go, or set TMPDIR to another place".to_owned()),
+            Self::Source { .. } | Self::Template { .. } | Self::Unexpected(_) => None,
+        }
+    }
+}
+
+/// An error of a statement, with what it was for.
+pub(crate) fn statement(doing: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> VerifyError {
+    let doing = doing.into();
+    move |error| {
+        let reason = error.as_db_error().map_or_else(|| with_causes(&error), |server| server.message().to_owned());
+        VerifyError::Source { doing, reason }
+    }
+}
+
+/// A task on the blocking pool that did not come to its end.
+pub(crate) fn interrupted(error: tokio::task::JoinError) -> VerifyError {
+    VerifyError::Unexpected(format!("a comparison was interrupted: {error}"))
+}

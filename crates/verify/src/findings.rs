@@ -1,0 +1,120 @@
+//! Every proven mismatch, for a repair: a temporary file, because there may be as many as rows.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _};
+
+use serde_json::Value;
+use walvec_model::PointId;
+
+use crate::outside::GET_LIMIT;
+use crate::{Mismatch, Sort};
+
+/// Bytes of one portion: a request of this size is accepted everywhere.
+const PORTION_BYTES: usize = 32 << 10;
+
+/// What has to be mended, in the order in which it was found.
+#[derive(Debug)]
+pub struct Findings {
+    file: BufWriter<File>,
+    count: u64,
+}
+
+/// One mismatch, reduced to what mending it takes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Finding {
+    pub(crate) sort: Sort,
+    pub(crate) id: PointId,
+    pub(crate) key: Option<Vec<Value>>,
+    pub(crate) version: Option<String>,
+}
+
+impl Findings {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { file: BufWriter::new(tempfile::tempfile()?), count: 0 })
+    }
+
+    pub(crate) fn add(&mut self, mismatch: &Mismatch) -> io::Result<()> {
+        let Mismatch { sort, id, key, version, .. } = mismatch;
+        serde_json::to_writer(&mut self.file, &(sort.name(), id, key, version))?;
+        self.count += 1;
+        self.file.write_all(b"\n")
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The findings from the first one on, in portions.
+    pub(crate) fn portions(&mut self) -> io::Result<Portions> {
+        self.file.flush()?;
+        let mut file = self.file.get_ref().try_clone()?;
+        file.rewind()?;
+        Ok(Portions(BufReader::new(file)))
+    }
+}
+
+/// Gives findings in bounded portions.
+#[derive(Debug)]
+pub(crate) struct Portions(BufReader<File>);
+
+impl Portions {
+    /// The next findings; none at the end.
+    pub(crate) fn next(&mut self) -> io::Result<Vec<Finding>> {
+        let (mut portion, mut bytes) = (Vec::new(), 0);
+        while portion.len() < GET_LIMIT && bytes < PORTION_BYTES {
+            let mut line = String::new();
+            if self.0.read_line(&mut line)? == 0 {
+                break;
+            }
+            bytes += line.len();
+            let (name, id, key, version): (String, _, _, _) = serde_json::from_str(&line)?;
+            let sort = Sort::ALL.into_iter().find(|sort| sort.name() == name);
+            let sort = sort.ok_or_else(|| io::Error::other("a finding of no known sort"))?;
+            portion.push(Finding { sort, id, key, version });
+        }
+        Ok(portion)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn findings_come_back_in_portions_as_often_as_wanted() {
+        let mut findings = Findings::new().unwrap();
+        let mismatch = |number: u64| Mismatch {
+            sort: if number.is_multiple_of(2) { Sort::Extra } else { Sort::BadVector },
+            id: if number.is_multiple_of(2) {
+                PointId::Num(number)
+            } else {
+                PointId::Uuid(Uuid::from_u64_pair(1, number))
+            },
+            key: (!number.is_multiple_of(2)).then(|| vec![json!("x".repeat(100)), json!(number)]),
+            version: Some("0/1.1".to_owned()),
+            differences: Vec::new(),
+        };
+        (0..1000).for_each(|number| findings.add(&mismatch(number)).unwrap());
+        for _ in 0..2 {
+            let mut portions = findings.portions().unwrap();
+            let mut all = Vec::new();
+            loop {
+                let portion = portions.next().unwrap();
+                if portion.is_empty() {
+                    break;
+                }
+                assert!(portion.len() < 600, "{}", portion.len());
+                all.extend(portion);
+            }
+            assert_eq!(all.len(), 1000);
+            let Mismatch { sort, id, key, version, .. } = mismatch(999);
+            assert_eq!(all.last(), Some(&Finding { sort, id, key, version }));
+        }
+        assert_eq!(findings.count(), 1000);
+    }
+}

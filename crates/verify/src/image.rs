@@ -1,0 +1,221 @@
+//! What the point of a row should be.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use walvec_model::{InputHash, Payload, PointId, RESERVED_KEY, RawPoint};
+
+use crate::digest::{self, Digest, OWN_PARTS};
+use crate::id::Ids;
+use crate::null::Row;
+use crate::render::Renderer;
+use crate::report::Difference;
+use crate::select;
+use crate::table::{Kind, Table};
+use crate::{CollectionSpec, VerifyError};
+
+/// Every row is one point: chunk 0 of 1.
+const CHUNK: u32 = 0;
+const CHUNKS: u32 = 1;
+
+/// How the rows of a table become points.
+#[derive(Debug)]
+pub(crate) struct Imager {
+    pub(crate) table: Table,
+    pub(crate) ids: Ids,
+    renderer: Renderer,
+    names: Arc<[String]>,
+    kinds: Vec<Kind>,
+    /// Stored columns, with their indexes.
+    stored: Vec<(String, usize)>,
+    tag: Value,
+    fingerprint: Value,
+}
+
+/// The point that a row should have.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    pub(crate) id: PointId,
+    pub(crate) key: Vec<Value>,
+    /// What the point holds, or why nothing can be said about it.
+    pub(crate) content: Result<Content, String>,
+}
+
+/// What the point of a row should hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    pub(crate) text: String,
+    payload: Payload,
+    /// In the order of [`OWN_PARTS`].
+    own: [Value; OWN_PARTS.len()],
+}
+
+impl Imager {
+    pub(crate) fn new(spec: &CollectionSpec, table: Table) -> Result<Self, VerifyError> {
+        let renderer = Renderer::new(spec)?;
+        let names: Arc<[String]> = table.columns.iter().map(|column| column.name.clone()).collect();
+        let selected = spec.payload.clone().unwrap_or_else(|| names.to_vec());
+        let mut stored = Vec::with_capacity(selected.len());
+        for name in selected.into_iter().filter(|name| !renderer.computes(name)) {
+            let index = names.iter().position(|column| *column == name).ok_or_else(|| VerifyError::Table {
+                table: table.name.clone(),
+                reason: format!("has no published column \"{name}\", which the payload names"),
+            })?;
+            stored.push((name, index));
+        }
+        Ok(Self {
+            ids: Ids::new(&table.name, &table.key_types()),
+            kinds: table.columns.iter().map(|column| column.kind.clone()).collect(),
+            tag: table.name.to_string().into(),
+            fingerprint: spec.fingerprint.0.clone().into(),
+            renderer,
+            names,
+            stored,
+            table,
+        })
+    }
+
+    /// The image of a row, given the text of each column.
+    pub(crate) fn image<'a>(&self, texts: impl Iterator<Item = Option<&'a str>>) -> Image {
+        let values: Vec<Value> = texts.zip(&self.kinds).map(|(text, kind)| select::value(text, kind)).collect();
+        let value = |index: usize| values.get(index).cloned().unwrap_or_default();
+        let key: Vec<Value> = self.table.key.iter().map(|index| value(*index)).collect();
+        let mut payload: Payload = self.stored.iter().map(|(name, index)| (name.clone(), value(*index))).collect();
+        let row = Arc::new(Row { names: Arc::clone(&self.names), values });
+        let content = self.renderer.render(&row).map(|(text, computed)| {
+            payload.extend(computed);
+            let hash = InputHash::of(&text);
+            let own = [
+                self.tag.clone(),
+                Value::Array(key.clone()),
+                hash.0.into(),
+                self.fingerprint.clone(),
+                CHUNK.into(),
+                CHUNKS.into(),
+            ];
+            Content { text, payload, own }
+        });
+        Image { id: self.ids.of(&key), key, content }
+    }
+}
+
+impl Image {
+    /// The digest of the point that it should be; `None` if nothing can be said about it.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        self.content.as_ref().ok().map(Content::digest)
+    }
+}
+
+impl Content {
+    pub(crate) fn digest(&self) -> Digest {
+        digest::digest(&self.payload, self.own.each_ref())
+    }
+
+    /// The hash of the text, as points hold it.
+    pub(crate) fn text_hash(&self) -> &Value {
+        let [_, _, hash, ..] = &self.own;
+        hash
+    }
+
+    /// What a stored point has otherwise, field by field. Parts of walvec's own field are named `_walvec.h` and so on.
+    pub(crate) fn differences(&self, point: &RawPoint) -> Vec<Difference> {
+        let mut differences = Vec::new();
+        let mut compare = |field: String, expected: Option<&Value>, stored: Option<&Value>| {
+            let same = match (expected, stored) {
+                (Some(expected), Some(stored)) => digest::same(expected, stored),
+                (expected, stored) => expected.is_none() && stored.is_none(),
+            };
+            if !same {
+                differences.push(Difference { field, expected: expected.cloned(), stored: stored.cloned() });
+            }
+        };
+        for (name, expected) in &self.payload {
+            compare(name.clone(), Some(expected), point.payload.get(name));
+        }
+        let own_names = |name: &String| name == RESERVED_KEY || self.payload.contains_key(name);
+        for (name, stored) in point.payload.iter().filter(|(name, _)| !own_names(name)) {
+            compare(name.clone(), None, Some(stored));
+        }
+        let stored = point.payload.get(RESERVED_KEY);
+        for (part, expected) in OWN_PARTS.into_iter().zip(&self.own) {
+            compare(format!("{RESERVED_KEY}.{part}"), Some(expected), stored.and_then(|own| own.get(part)));
+        }
+        differences
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use walvec_model::{Fingerprint, TableName};
+
+    use super::*;
+    use crate::table::Column;
+
+    fn imager(payload: Option<&[&str]>) -> Imager {
+        let column = |name: &str, kind, type_oid| Column {
+            name: name.to_owned(),
+            kind,
+            type_oid,
+            type_name: "integer".to_owned(),
+        };
+        let table = Table {
+            name: TableName::new("public", "books"),
+            columns: vec![
+                column("id", Kind::Plain, 23),
+                column("name", Kind::Text, 25),
+                column("year", Kind::Plain, 23),
+            ],
+            key: vec![0],
+            filter: None,
+            partitioned: false,
+        };
+        let spec = CollectionSpec {
+            collection: "books".to_owned(),
+            table: table.name.clone(),
+            text: "{{ name }}".to_owned(),
+            payload: payload.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+            computed: vec![("year".to_owned(), "{{ 100 // year }}".to_owned())],
+            fingerprint: Fingerprint::of(&["model"]),
+        };
+        Imager::new(&spec, table).unwrap()
+    }
+
+    fn point(payload: Value) -> RawPoint {
+        let Value::Object(payload) = payload else { panic!("a payload") };
+        RawPoint { id: PointId::Num(7), payload, vector: None }
+    }
+
+    #[test]
+    fn a_point_that_shows_its_row_has_the_digest_of_the_image() {
+        let image = imager(None).image([Some("7"), Some("Dune"), Some("50")].into_iter());
+        assert_eq!(image.id, PointId::Num(7));
+        let hash = InputHash::of("Dune").0;
+        let stored = point(json!({
+            "_walvec": {"v": "0/1.1", "t": "public.books", "k": [7], "h": hash, "m": Fingerprint::of(&["model"]).0,
+                        "g": 3, "c": 0, "n": 1},
+            "year": 2, "name": "Dune", "id": 7}));
+        let content = image.content.clone().unwrap();
+        assert_eq!(content.differences(&stored), []);
+        let digest = digest::digest(&stored.payload, digest::stored_parts(&stored.payload));
+        assert_eq!(image.digest(), Some(digest));
+    }
+
+    #[test]
+    fn every_difference_is_named() {
+        let image = imager(Some(&["name"])).image([Some("7"), Some("Dune"), None].into_iter());
+        let stored =
+            point(json!({"name": "Dun", "more": 1, "_walvec": {"t": "public.books", "k": [8], "c": 0, "n": 2}}));
+        let differences = image.content.unwrap().differences(&stored);
+        let fields: Vec<_> = differences.iter().map(|difference| difference.field.as_str()).collect();
+        assert_eq!(fields, ["name", "year", "more", "_walvec.k", "_walvec.h", "_walvec.m", "_walvec.n"]);
+        assert_eq!((&differences[1].expected, &differences[1].stored), (&Some(Value::Null), &None));
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_rendered_keeps_its_id_and_says_why() {
+        let image = imager(None).image([Some("7"), Some("Dune"), Some("0")].into_iter());
+        assert_eq!((image.id, image.digest()), (PointId::Num(7), None));
+        assert!(image.content.unwrap_err().contains("computed.year"));
+    }
+}

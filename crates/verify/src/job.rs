@@ -1,0 +1,97 @@
+//! What is compared, with what, and who is told.
+
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+use walvec_embed::Embedder;
+use walvec_model::{Fingerprint, Lsn, TableName};
+
+use crate::{Points, Running};
+
+/// A collection as the configuration describes it.
+#[derive(Clone, Debug)]
+pub struct CollectionSpec {
+    /// Its name.
+    pub collection: String,
+    /// The table that it is the image of.
+    pub table: TableName,
+    /// Template of the text that is embedded.
+    pub text: String,
+    /// Columns that are stored; `None` for every published one.
+    pub payload: Option<Vec<String>>,
+    /// Further fields: name and template. One that is exactly one `{{ expression }}` keeps its type.
+    pub computed: Vec<(String, String)>,
+    /// What made the vectors.
+    pub fingerprint: Fingerprint,
+}
+
+/// Whose vectors are computed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sample {
+    /// This many points, chosen by the seed.
+    Points(usize),
+    /// Every point.
+    All,
+}
+
+/// One comparison.
+pub struct Job<'a> {
+    /// The collection.
+    pub spec: CollectionSpec,
+    /// The publication that decides which rows and columns are sent.
+    pub publication: &'a str,
+    /// A session that nobody else uses: it holds the snapshot of the table.
+    pub reader: &'a Client,
+    /// A session for everything else, with the same settings.
+    pub asker: &'a Client,
+    /// The walvec that fills the collection.
+    pub running: &'a dyn Running,
+    /// The collection's points.
+    pub points: &'a dyn Points,
+    /// The model that made the vectors.
+    pub embedder: Arc<dyn Embedder>,
+    /// Whose vectors are computed again.
+    pub sample: Sample,
+    /// Chooses the sample; the same seed chooses the same points.
+    pub seed: u64,
+    /// Is told how far the comparison has come.
+    pub watch: &'a (dyn Fn(Stage) + Send + Sync),
+}
+
+/// How far a comparison has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// So many rows have been read.
+    Reading(u64),
+    /// Waiting until the running walvec has applied everything up to a position.
+    Waiting {
+        /// The position.
+        until: Lsn,
+        /// Where it is.
+        now: Lsn,
+        /// What holds it up, if it says so.
+        problem: Option<String>,
+    },
+    /// Waiting for the Qdrant server to show this many points that it holds back.
+    HeldBack(u64),
+    /// So many points have been compared, with so many rows.
+    Comparing {
+        /// Points.
+        points: u64,
+        /// Rows.
+        rows: u64,
+    },
+    /// So many suspects are being looked at again.
+    Rechecking(usize),
+    /// So many vectors have been computed again.
+    Embedding(u64),
+    /// So many of so many findings have been sent to be mended.
+    Repairing {
+        /// Sent.
+        sent: u64,
+        /// Found.
+        of: u64,
+        /// What the running walvec does with the last ones.
+        state: Option<crate::RepairState>,
+    },
+}

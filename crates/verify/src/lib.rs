@@ -1,0 +1,61 @@
+//! Whether a collection is the exact image of its table, while both are being written.
+//!
+//! Nothing here is shared with the path that fills collections but the nouns and the documentation of what is stored: the
+//! rows come from a plain SELECT in which PostgreSQL makes the JSON, and texts, ids and hashes are computed here again.
+//!
+//! ```text
+//!  table ── REPEATABLE READ ──▶ image of each row ──▶ sorted by id ──┐
+//!              barrier: the running walvec has applied all of it     ├──▶ differences ──▶ looked at again ──▶ report
+//!  collection ─────────────── scroll in id order ────────────────────┘     (suspects)      until still
+//! ```
+//!
+//! 1. A snapshot of the table is opened, then a message is written into the WAL. Once the running walvec has applied that
+//!    message, every row of the snapshot must have its point, except where a later change is on its way.
+//! 2. Both sides are streamed as (id, digest) and merged. A difference is only a suspicion: the sides are of different
+//!    moments.
+//! 3. Suspects are read again: row, message, point, row. A row that stood still and a point that still differs prove a
+//!    mismatch. A row that moved is tried again, three times.
+//! 4. Texts of a sample are embedded again and compared with the stored vectors. Nothing stored could tell a wrong vector
+//!    from a right one, so that only a sample of all points checks all vectors.
+//!
+//! - [`Job`], [`compare`]: one collection, from beginning to end
+//! - [`Running`], [`Points`]: what the caller provides: the walvec that fills the collection, and the collection
+//! - [`Report`]: what was found, with examples
+//! - [`Findings`]: everything that was found, for a repair; [`repair`] has it mended and proves it
+//! - `table`, `select`: the table's columns, and the statement that reads them
+//! - `render`, `null`: templates
+//! - `image`, `id`, `digest`: what a row's point should be, and how two are compared
+//! - `sort`, `merge`: the expected side in id order, and both sides beside each other
+//! - `barrier`, `recheck`: suspects looked at again
+//! - `vectors`: the sample
+//! - [`VerifyError`]: why a comparison could not be made
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod barrier;
+mod compare;
+mod digest;
+mod error;
+mod findings;
+mod id;
+mod image;
+mod job;
+mod merge;
+mod null;
+mod outside;
+mod recheck;
+mod render;
+mod repair;
+mod report;
+mod select;
+mod sort;
+mod table;
+mod vectors;
+
+pub use compare::compare;
+pub use error::VerifyError;
+pub use findings::Findings;
+pub use job::{CollectionSpec, Job, Sample, Stage};
+pub use outside::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortion, RepairState, Running};
+pub use repair::{Mended, repair};
+pub use report::{Difference, Mismatch, Report, Sort};

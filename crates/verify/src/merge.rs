@@ -1,0 +1,156 @@
+//! Both sides beside each other, in id order.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use serde_json::Value;
+use walvec_model::{Lsn, PointId, Position, RESERVED_KEY, RawPoint};
+
+use crate::digest::{self, Digest};
+use crate::image::Imager;
+use crate::sort::{Expected, Sorted};
+use crate::vectors::Sampler;
+
+/// How many suspects are gathered before they are looked at again.
+const SUSPECTS: usize = 10_000;
+
+/// Something that differs, and may only have been read at two moments.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Suspect {
+    pub(crate) id: PointId,
+    /// The key of the row that belongs under this id, if it is known.
+    pub(crate) key: Option<Vec<Value>>,
+}
+
+/// Some points, and a position of the server that is not before any of their versions.
+#[derive(Debug)]
+pub(crate) struct Scanned {
+    pub(crate) points: Vec<RawPoint>,
+    pub(crate) upper: Lsn,
+}
+
+/// A point, reduced to what the merge needs.
+#[derive(Debug)]
+struct Stored {
+    id: PointId,
+    digest: Digest,
+    /// The key that the row of this id would have.
+    key: Option<Vec<Value>>,
+    /// Its version is one that no row can have had.
+    impossible: bool,
+}
+
+/// The merge, as far as it has come.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    imager: Arc<Imager>,
+    sorted: Sorted,
+    head: Option<Expected>,
+    stored: VecDeque<Stored>,
+    /// No further points will come.
+    ended: bool,
+    done: bool,
+    pub(crate) points: u64,
+    pub(crate) suspects: Vec<Suspect>,
+    pub(crate) sampler: Sampler,
+}
+
+impl Merge {
+    pub(crate) fn new(imager: Arc<Imager>, mut sorted: Sorted, sampler: Sampler) -> io::Result<Self> {
+        let head = sorted.next()?;
+        Ok(Self {
+            imager,
+            sorted,
+            head,
+            stored: VecDeque::new(),
+            ended: false,
+            done: false,
+            points: 0,
+            suspects: Vec::new(),
+            sampler,
+        })
+    }
+
+    /// Whether it has used up all points that it was given.
+    pub(crate) fn is_hungry(&self) -> bool {
+        self.stored.is_empty()
+    }
+
+    /// Whether both sides have come to their end.
+    pub(crate) const fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Whether there is enough to look at, before it goes on.
+    pub(crate) fn is_full(&self) -> bool {
+        self.suspects.len() >= SUSPECTS || self.sampler.is_full()
+    }
+
+    /// Takes points and goes on until it is hungry, full, or done. `last`: there will be no more. Blocks.
+    pub(crate) fn run(&mut self, scanned: Option<Scanned>, last: bool) -> io::Result<()> {
+        if let Some(Scanned { points, upper }) = scanned {
+            self.points += points.len() as u64;
+            self.stored.extend(points.iter().map(|point| self.imager.stored(point, upper)));
+        }
+        self.ended = last;
+        while !self.is_full() {
+            let (row, point) = match (&self.head, self.stored.front()) {
+                (_, None) if !self.ended => return Ok(()),
+                (None, None) => {
+                    self.done = true;
+                    return Ok(());
+                }
+                (Some(_), None) => (true, false),
+                (None, Some(_)) => (false, true),
+                (Some(expected), Some(stored)) => (expected.id <= stored.id, stored.id <= expected.id),
+            };
+            let row = if row { self.next_row()? } else { None };
+            let point = if point { self.stored.pop_front() } else { None };
+            self.compare(row, point);
+        }
+        Ok(())
+    }
+
+    fn next_row(&mut self) -> io::Result<Option<Expected>> {
+        let next = self.sorted.next()?;
+        Ok(std::mem::replace(&mut self.head, next))
+    }
+
+    fn compare(&mut self, row: Option<Expected>, point: Option<Stored>) {
+        match (row, point) {
+            (Some(row), Some(point)) if row.digest == Some(point.digest) && !point.impossible => {
+                self.sampler.offer(&row);
+            }
+            (Some(row), _) => self.suspects.push(Suspect { id: row.id, key: key_of(&row) }),
+            (None, Some(point)) => self.suspects.push(Suspect { id: point.id, key: point.key }),
+            (None, None) => {}
+        }
+    }
+}
+
+/// The key that was remembered with a row.
+pub(crate) fn key_of(row: &Expected) -> Option<Vec<Value>> {
+    serde_json::from_slice(&row.key).ok()
+}
+
+/// The version that a point claims to show.
+pub(crate) fn version(point: &RawPoint) -> Option<Position> {
+    point.payload.get(RESERVED_KEY)?.get("v")?.as_str()?.parse().ok()
+}
+
+/// The key that a point claims to have.
+pub(crate) fn claimed_key(point: &RawPoint) -> Option<&Value> {
+    point.payload.get(RESERVED_KEY)?.get("k")
+}
+
+impl Imager {
+    fn stored(&self, point: &RawPoint, upper: Lsn) -> Stored {
+        Stored {
+            id: point.id,
+            digest: digest::digest(&point.payload, digest::stored_parts(&point.payload)),
+            key: self.ids.key_for(point.id, claimed_key(point)),
+            impossible: version(point).is_none_or(|version| version.commit_lsn > upper),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a row's values are inside a template, and what a template's values are outside of it.
+//!
+//! NULL prints as nothing, is false, `is none`, is not `defined`, and gives way to `default`; so does a JSON key that is not
+//! there, and every part of NULL. Booleans print as `true` and `false`, arrays and objects as JSON.
+
+use std::fmt;
+use std::sync::Arc;
+
+use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, Value as Inner, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State};
+use serde_json::{Map, Value};
+
+/// How deep a computed value may be nested.
+const DEPTH: usize = 128;
+
+#[derive(Debug)]
+struct Null;
+
+impl Object for Null {
+    // Of the engine's kinds of object only an empty map is false and still no list.
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Map
+    }
+
+    fn get_value(self: &Arc<Self>, _: &Inner) -> Option<Inner> {
+        Some(null())
+    }
+
+    fn render(self: &Arc<Self>, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Fields(Map<String, Value>);
+
+impl Object for Fields {
+    fn get_value(self: &Arc<Self>, key: &Inner) -> Option<Inner> {
+        let name = key.as_str()?;
+        Some(self.0.get(name).map_or_else(null, inside))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.keys().map(|name| Inner::from(name.as_str())).collect())
+    }
+}
+
+/// A row: its columns by name, and the whole of it as `row`, unless a column is called that.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) names: Arc<[String]>,
+    pub(crate) values: Vec<Value>,
+}
+
+impl Object for Row {
+    fn get_value(self: &Arc<Self>, key: &Inner) -> Option<Inner> {
+        let name = key.as_str()?;
+        match self.names.iter().position(|column| column == name) {
+            Some(index) => Some(self.values.get(index).map_or_else(null, inside)),
+            None => (name == "row").then(|| Inner::from_dyn_object(Arc::clone(self))),
+        }
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.names.iter().map(|name| Inner::from(name.as_str())).collect())
+    }
+}
+
+fn null() -> Inner {
+    Inner::from_object(Null)
+}
+
+fn is_null(value: &Inner) -> bool {
+    value.is_undefined() || value.is_none() || value.downcast_object_ref::<Null>().is_some()
+}
+
+fn inside(value: &Value) -> Inner {
+    match value {
+        Value::Null => null(),
+        Value::Bool(flag) => (*flag).into(),
+        Value::String(text) => text.as_str().into(),
+        Value::Array(items) => Inner::from(items.iter().map(inside).collect::<Vec<_>>()),
+        Value::Object(fields) => Inner::from_object(Fields(fields.clone())),
+        Value::Number(number) => {
+            let whole = number.as_i64().map(Inner::from).or_else(|| number.as_u64().map(Inner::from));
+            whole.or_else(|| number.as_f64().map(Inner::from)).unwrap_or_else(null)
+        }
+    }
+}
+
+/// A template's value as JSON. A whole number beyond 64 bits is text.
+pub(crate) fn outside(value: &Inner) -> Result<Value, Error> {
+    outside_at(value, 0)
+}
+
+fn outside_at(value: &Inner, depth: usize) -> Result<Value, Error> {
+    let refused = |reason: String| Error::new(ErrorKind::BadSerialization, reason);
+    if depth >= DEPTH {
+        return Err(refused("the value is nested too deeply".to_owned()));
+    }
+    if is_null(value) {
+        return Ok(Value::Null);
+    }
+    match value.kind() {
+        ValueKind::Bool => Ok(value.is_true().into()),
+        ValueKind::String => Ok(value.as_str().unwrap_or_default().into()),
+        ValueKind::Number if value.is_integer() => Ok(match (value.as_i64(), u64::try_from(value.clone())) {
+            (Some(signed), _) => signed.into(),
+            (None, Ok(unsigned)) => unsigned.into(),
+            (None, Err(_)) => value.to_string().into(),
+        }),
+        ValueKind::Number => {
+            let float = f64::try_from(value.clone())?;
+            let number = serde_json::Number::from_f64(float).ok_or_else(|| refused(format!("{float} is no number")))?;
+            Ok(number.into())
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            value.try_iter()?.map(|item| outside_at(&item, depth + 1)).collect::<Result<Vec<_>, _>>().map(Value::Array)
+        }
+        ValueKind::Map => {
+            let field = |name: Inner| Ok((name.to_string(), outside_at(&value.get_item(&name)?, depth + 1)?));
+            value.try_iter()?.map(field).collect::<Result<Map<_, _>, Error>>().map(Value::Object)
+        }
+        other => Err(refused(format!("{other} is no data"))),
+    }
+}
+
+fn print(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Inner) -> Result<(), Error> {
+    let text = match value.kind() {
+        _ if is_null(value) => return Ok(()),
+        ValueKind::Bool | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => outside(value)?.to_string(),
+        _ => value.to_string(),
+    };
+    Ok(out.write_str(&text)?)
+}
+
+/// `value|default(other)`; with `true` as second argument also for what is empty, 0 or false.
+fn default(value: Inner, arguments: Rest<Inner>) -> Inner {
+    let also_false = arguments.get(1).is_some_and(Inner::is_true);
+    if !is_null(&value) && (value.is_true() || !also_false) {
+        return value;
+    }
+    arguments.first().cloned().unwrap_or_else(|| "".into())
+}
+
+/// Teaches an environment all this.
+pub(crate) fn teach(environment: &mut Environment<'_>) {
+    environment.set_formatter(print);
+    environment.add_test("none", |value: Inner| is_null(&value));
+    environment.add_test("undefined", |value: Inner| is_null(&value));
+    environment.add_test("defined", |value: Inner| !is_null(&value));
+    environment.add_filter("default", default);
+    environment.add_filter("d", default);
+    environment.add_filter("tojson", |value: Inner| outside(&value).map(|value| value.to_string()));
+}

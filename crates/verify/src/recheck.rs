@@ -1,0 +1,274 @@
+//! Suspects looked at again, until it is certain what they are.
+//!
+//! The row is read, then a message is written into the WAL, then the running walvec is waited for, then the point is read,
+//! then the row once more. If the row is the same version both times, the point must show it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio_postgres::Statement;
+use walvec_model::{Lsn, PointId, RawPoint};
+
+use crate::error::statement;
+use crate::image::{Image, Imager};
+use crate::merge::{Suspect, claimed_key, version};
+use crate::outside::GET_LIMIT;
+use crate::{Difference, Job, Mismatch, Sort, Stage, VerifyError, barrier, select};
+
+/// How often a row that changes is looked at.
+const ROUNDS: usize = 3;
+
+/// A row as it is now.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) image: Image,
+    /// Tells this version of the row from every other one.
+    mark: String,
+}
+
+/// What a suspect turned out to be.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Verdict {
+    /// The point shows its row; or neither is there.
+    Same,
+    /// The running walvec could not process the row, and says so.
+    Parked,
+    /// The row changed whenever it was looked at.
+    Unsettled,
+    /// It differs.
+    Mismatch(Mismatch),
+}
+
+/// Reads rows and points again.
+pub(crate) struct Judge<'a> {
+    pub(crate) job: &'a Job<'a>,
+    imager: Arc<Imager>,
+    rows_by_key: Statement,
+}
+
+/// What one round has seen of the suspects.
+struct Round {
+    before: HashMap<PointId, Row>,
+    barrier: Lsn,
+    points: HashMap<PointId, RawPoint>,
+    upper: Lsn,
+    after: HashMap<PointId, Row>,
+}
+
+impl<'a> Judge<'a> {
+    pub(crate) async fn new(job: &'a Job<'a>, imager: Arc<Imager>) -> Result<Self, VerifyError> {
+        let query = select::rows_by_key(&imager.table);
+        let rows_by_key = job.asker.prepare(&query).await.map_err(statement("preparing to read rows again"))?;
+        Ok(Self { job, imager, rows_by_key })
+    }
+
+    /// The rows with these keys that there are, by the ids of their points.
+    pub(crate) async fn rows(&self, keys: &[Vec<Value>]) -> Result<HashMap<PointId, Row>, VerifyError> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let texts: Vec<Vec<String>> = keys.iter().map(|key| key.iter().map(select::key_text).collect()).collect();
+        let wanted = json!(texts).to_string();
+        let failed = || statement("reading rows again");
+        let found = self.job.asker.query(&self.rows_by_key, &[&wanted]).await.map_err(failed())?;
+        let columns = self.imager.table.columns.len();
+        let mut rows = HashMap::with_capacity(found.len());
+        for row in found {
+            let texts = (0..columns).map(|index| row.try_get(index)).collect::<Result<Vec<Option<&str>>, _>>();
+            let image = self.imager.image(texts.map_err(failed())?.into_iter());
+            let mark = row.try_get(columns).map_err(failed())?;
+            rows.insert(image.id, Row { image, mark });
+        }
+        Ok(rows)
+    }
+
+    /// What the suspects are, in their order.
+    pub(crate) async fn judge(&self, suspects: Vec<Suspect>) -> Result<Vec<(Suspect, Verdict)>, VerifyError> {
+        let mut judged = Vec::with_capacity(suspects.len());
+        for (portion, done) in suspects.chunks(GET_LIMIT).zip((0..).step_by(GET_LIMIT)) {
+            (self.job.watch)(Stage::Rechecking(suspects.len() - done));
+            judged.extend(self.judge_portion(portion).await?);
+        }
+        Ok(judged)
+    }
+
+    async fn judge_portion(&self, suspects: &[Suspect]) -> Result<Vec<(Suspect, Verdict)>, VerifyError> {
+        let mut open = suspects.to_vec();
+        let mut judged = Vec::with_capacity(open.len());
+        for _ in 0..ROUNDS {
+            let round = self.round(&open).await?;
+            let mut moving = Vec::new();
+            for mut suspect in open {
+                match round.verdict(&suspect) {
+                    Some(verdict) => judged.push((suspect, verdict)),
+                    None => {
+                        let claimed = round.points.get(&suspect.id).and_then(claimed_key);
+                        suspect.key = suspect.key.or_else(|| self.imager.ids.key_for(suspect.id, claimed));
+                        moving.push(suspect);
+                    }
+                }
+            }
+            open = moving;
+            if open.is_empty() {
+                break;
+            }
+        }
+        judged.extend(open.into_iter().map(|suspect| (suspect, Verdict::Unsettled)));
+        self.set_parked_apart(&mut judged).await?;
+        Ok(judged)
+    }
+
+    async fn round(&self, suspects: &[Suspect]) -> Result<Round, VerifyError> {
+        let keys: Vec<_> = suspects.iter().filter_map(|suspect| suspect.key.clone()).collect();
+        let before = self.rows(&keys).await?;
+        let barrier = barrier::emit(self.job.asker).await?;
+        barrier::wait(self.job, barrier).await?;
+        let points = self.job.points.get(suspects.iter().map(|suspect| suspect.id).collect(), false).await?;
+        let upper = barrier::wal_position(self.job.asker).await?;
+        let after = self.rows(&keys).await?;
+        let points = points.into_iter().map(|point| (point.id, point)).collect();
+        Ok(Round { before, barrier, points, upper, after })
+    }
+
+    async fn set_parked_apart(&self, judged: &mut [(Suspect, Verdict)]) -> Result<(), VerifyError> {
+        if !judged.iter().any(|(_, verdict)| matches!(verdict, Verdict::Mismatch(_))) {
+            return Ok(());
+        }
+        let parked = self.parked().await?;
+        for (suspect, verdict) in judged {
+            if matches!(verdict, Verdict::Mismatch(_)) && parked.contains(&suspect.id) {
+                *verdict = Verdict::Parked;
+            }
+        }
+        Ok(())
+    }
+
+    async fn parked(&self) -> Result<HashSet<PointId>, VerifyError> {
+        let (mut parked, mut after) = (HashSet::new(), None);
+        loop {
+            let page = self.job.running.parked(&self.job.spec.collection, after).await?;
+            parked.extend(page.rows.iter().map(|row| self.imager.ids.of(&row.key)));
+            after = page.next;
+            if after.is_none() {
+                return Ok(parked);
+            }
+        }
+    }
+}
+
+impl Round {
+    /// What the suspect is; `None` if its row moved.
+    fn verdict(&self, suspect: &Suspect) -> Option<Verdict> {
+        let (before, after) = (self.before.get(&suspect.id), self.after.get(&suspect.id));
+        if before.map(|row| &row.mark) != after.map(|row| &row.mark) {
+            return None;
+        }
+        let Some(point) = self.points.get(&suspect.id) else {
+            return Some(after.map_or(Verdict::Same, |_| self.mismatch(Sort::Missing, suspect, None, Vec::new())));
+        };
+        let version = version(point);
+        let mut differences = match after {
+            None => Vec::new(),
+            Some(row) => match &row.image.content {
+                Ok(content) => content.differences(point),
+                Err(reason) => vec![Difference {
+                    field: "the row cannot be rendered".to_owned(),
+                    expected: Some(reason.as_str().into()),
+                    stored: None,
+                }],
+            },
+        };
+        if version.is_none_or(|version| version.commit_lsn > self.upper) {
+            differences.push(Difference {
+                field: "_walvec.v".to_owned(),
+                expected: Some(format!("a version before {}", self.upper).into()),
+                stored: point.payload.get("_walvec").and_then(|own| own.get("v")).cloned(),
+            });
+        } else if version.is_some_and(|version| version.commit_lsn >= self.barrier) {
+            // Written since the row was first read, although the row is what it was then: it came back, or is coming.
+            return (after.is_some() && differences.is_empty()).then_some(Verdict::Same);
+        }
+        if after.is_none() {
+            return Some(self.mismatch(Sort::Extra, suspect, Some(point), Vec::new()));
+        }
+        if differences.is_empty() {
+            return Some(Verdict::Same);
+        }
+        let is_chunk = |difference: &Difference| matches!(difference.field.as_str(), "_walvec.c" | "_walvec.n");
+        let sort = if differences.iter().all(is_chunk) { Sort::Chunks } else { Sort::Stale };
+        Some(self.mismatch(sort, suspect, Some(point), differences))
+    }
+
+    fn mismatch(
+        &self,
+        sort: Sort,
+        suspect: &Suspect,
+        point: Option<&RawPoint>,
+        differences: Vec<Difference>,
+    ) -> Verdict {
+        let key = self.after.get(&suspect.id).map(|row| row.image.key.clone());
+        let stored = point.and_then(|point| point.payload.get("_walvec")?.get("v")?.as_str());
+        Verdict::Mismatch(Mismatch { sort, id: suspect.id, key, version: stored.map(str::to_owned), differences })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    const ID: PointId = PointId::Num(7);
+
+    /// A row that cannot be rendered is enough where the content is not looked at.
+    fn row(mark: &str) -> HashMap<PointId, Row> {
+        let image = Image { id: ID, key: vec![json!(7)], content: Err("no reason".to_owned()) };
+        HashMap::from([(ID, Row { image, mark: mark.to_owned() })])
+    }
+
+    fn point(version: Value) -> HashMap<PointId, RawPoint> {
+        let Value::Object(payload) = json!({"_walvec": {"v": version, "k": [7]}}) else { panic!("a payload") };
+        HashMap::from([(ID, RawPoint { id: ID, payload, vector: None })])
+    }
+
+    fn verdict(
+        before: HashMap<PointId, Row>,
+        points: HashMap<PointId, RawPoint>,
+        after: HashMap<PointId, Row>,
+    ) -> Option<Verdict> {
+        let round = Round { before, barrier: Lsn(100), points, upper: Lsn(200), after };
+        round.verdict(&Suspect { id: ID, key: None })
+    }
+
+    fn sort(verdict: Option<Verdict>) -> Option<Sort> {
+        match verdict {
+            Some(Verdict::Mismatch(mismatch)) => Some(mismatch.sort),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_row_that_moved_proves_nothing() {
+        assert_eq!(verdict(row("1"), HashMap::new(), row("2")), None);
+        assert_eq!(verdict(row("1"), point(json!("0/1.1")), HashMap::new()), None);
+        assert_eq!(verdict(HashMap::new(), HashMap::new(), row("1")), None);
+    }
+
+    #[test]
+    fn a_row_that_stood_still_proves_what_its_point_is() {
+        assert_eq!(sort(verdict(row("1"), HashMap::new(), row("1"))), Some(Sort::Missing));
+        assert_eq!(sort(verdict(row("1"), point(json!("0/1.1")), row("1"))), Some(Sort::Stale));
+        assert_eq!(sort(verdict(HashMap::new(), point(json!("0/1.1")), HashMap::new())), Some(Sort::Extra));
+        assert_eq!(sort(verdict(HashMap::new(), point(Value::Null), HashMap::new())), Some(Sort::Extra));
+        assert_eq!(verdict(HashMap::new(), HashMap::new(), HashMap::new()), Some(Verdict::Same));
+    }
+
+    #[test]
+    fn a_point_that_was_written_in_the_meantime_is_looked_at_again() {
+        // 0/64 is the barrier, 0/C8 the end of the WAL.
+        assert_eq!(verdict(HashMap::new(), point(json!("0/65.1")), HashMap::new()), None);
+        assert_eq!(verdict(row("1"), point(json!("0/65.1")), row("1")), None);
+        assert_eq!(sort(verdict(HashMap::new(), point(json!("0/C9.1")), HashMap::new())), Some(Sort::Extra));
+    }
+}

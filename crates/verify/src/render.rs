@@ -1,0 +1,193 @@
+//! The texts and the computed fields of a row, from the templates of the configuration.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use minijinja::value::Value as Inner;
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
+use serde_json::Value;
+use walvec_model::TableName;
+
+use crate::null::{self, Row};
+use crate::{CollectionSpec, VerifyError};
+
+/// The name of the text's template. Those of computed fields are `computed.` and the field's name.
+const TEXT: &str = "text";
+/// What a template that is one expression assigns its value to.
+const RESULT: &str = "walvec_verify_result";
+/// What one template may do for one row, so that one without an end does not hang. As much as walvec itself allows.
+const FUEL: u64 = 10_000_000;
+
+/// The compiled templates of one collection.
+#[derive(Debug)]
+pub(crate) struct Renderer {
+    environment: Environment<'static>,
+    computed: Vec<Computed>,
+}
+
+#[derive(Debug)]
+struct Computed {
+    field: String,
+    template: String,
+    /// The names that an expression reads; `None` for a template that makes a text.
+    reads: Option<BTreeSet<String>>,
+}
+
+impl Renderer {
+    pub(crate) fn new(spec: &CollectionSpec) -> Result<Self, VerifyError> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_fuel(Some(FUEL));
+        environment.remove_global("debug");
+        null::teach(&mut environment);
+        add(&mut environment, &spec.table, TEXT, &spec.text)?;
+        let mut computed = Vec::with_capacity(spec.computed.len());
+        for (field, source) in &spec.computed {
+            let template = format!("computed.{field}");
+            let reads = add_expression(&mut environment, &template, source);
+            if reads.is_none() {
+                add(&mut environment, &spec.table, &template, source)?;
+            }
+            computed.push(Computed { field: field.clone(), template, reads });
+        }
+        Ok(Self { environment, computed })
+    }
+
+    /// Whether a computed field takes the place of the column of this name.
+    pub(crate) fn computes(&self, field: &str) -> bool {
+        self.computed.iter().any(|computed| computed.field == field)
+    }
+
+    /// The text of a row and its computed fields, or why there are none.
+    pub(crate) fn render(&self, row: &Arc<Row>) -> Result<(String, Vec<(String, Value)>), String> {
+        let context = Inner::from_dyn_object(Arc::clone(row));
+        let reason = |name: &str, error: &Error| format!("{name}: {error}");
+        let text = self.environment.get_template(TEXT).and_then(|template| template.render(context.clone()));
+        let text = text.map_err(|error| reason(TEXT, &error))?;
+        let mut fields = Vec::with_capacity(self.computed.len());
+        for computed in &self.computed {
+            let value = self.compute(computed, row, context.clone());
+            fields.push((computed.field.clone(), value.map_err(|error| reason(&computed.template, &error))?));
+        }
+        Ok((text, fields))
+    }
+
+    fn compute(&self, computed: &Computed, row: &Row, context: Inner) -> Result<Value, Error> {
+        let template = self.environment.get_template(&computed.template)?;
+        let Some(reads) = &computed.reads else { return template.render(context).map(Value::String) };
+        let rendered = template.render_captured(context);
+        match rendered {
+            // As in SQL: what is computed from NULL is NULL.
+            Err(error) if error.kind() == ErrorKind::InvalidOperation && reads_null(row, reads) => Ok(Value::Null),
+            Err(error) => Err(error),
+            Ok(captured) => captured.state().lookup(RESULT).map_or(Ok(Value::Null), |value| null::outside(&value)),
+        }
+    }
+}
+
+fn reads_null(row: &Row, reads: &BTreeSet<String>) -> bool {
+    let whole = reads.contains("row") && !row.names.iter().any(|name| name == "row");
+    let mut columns = row.names.iter().zip(&row.values);
+    columns.any(|(name, value)| value.is_null() && (whole || reads.contains(name)))
+}
+
+fn add(environment: &mut Environment<'_>, table: &TableName, name: &str, source: &str) -> Result<(), VerifyError> {
+    environment.add_template_owned(name.to_owned(), source.to_owned()).map_err(|error| VerifyError::Template {
+        table: table.clone(),
+        field: name.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// Adds a template that is exactly one `{{ expression }}` in a form that keeps the value's type, and returns the names that
+/// it reads; `None` if it is anything else, for example `{{ a }}, {{ b }}`.
+fn add_expression(environment: &mut Environment<'_>, name: &str, source: &str) -> Option<BTreeSet<String>> {
+    let inside = source.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+    let expression = inside.trim_start_matches(['-', '+']).trim_end_matches('-').trim();
+    let reads = environment.compile_expression_owned(expression.to_owned()).ok()?.undeclared_variables(false);
+    let assignment = format!("{{% set {RESULT} = ({expression}) %}}");
+    environment.add_template_owned(name.to_owned(), assignment).ok()?;
+    Some(reads.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+    use walvec_model::Fingerprint;
+
+    use super::*;
+
+    fn spec(text: &str, computed: &str) -> CollectionSpec {
+        CollectionSpec {
+            collection: "t".to_owned(),
+            table: TableName::new("public", "t"),
+            text: text.to_owned(),
+            payload: None,
+            computed: vec![("c".to_owned(), computed.to_owned())],
+            fingerprint: Fingerprint::of(&[]),
+        }
+    }
+
+    fn render(text: &str, computed: &str, row: Value) -> Result<(String, Value), String> {
+        let Value::Object(row) = row else { panic!("a row") };
+        let (names, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();
+        let row = Arc::new(Row { names: names.into(), values });
+        let (text, mut fields) = Renderer::new(&spec(text, computed)).unwrap().render(&row)?;
+        Ok((text, fields.remove(0).1))
+    }
+
+    fn text(template: &str, row: Value) -> String {
+        render(template, "x", row).unwrap().0
+    }
+
+    fn value(template: &str, row: Value) -> Value {
+        render("x", template, row).unwrap().1
+    }
+
+    #[test]
+    fn null_reads_as_nothing() {
+        let row = json!({"a": null, "b": false, "j": {"x": null, "y": {"z": 1}}, "first name": "Emma"});
+        for (template, expected) in [
+            ("[{{ a }}]", "[]"),
+            ("{{ 'x' ~ a ~ 'y' }}", "xy"),
+            ("{{ a|default('none') }}, {{ b|default('x') }}, {{ b|default('x', true) }}", "none, false, x"),
+            ("{% if a %}yes{% else %}no{% endif %}", "no"),
+            ("{{ a is none }} {{ a is defined }} {{ b is none }}", "true false false"),
+            ("{{ j.x }}{{ j.missing.deeper }}{{ j.y.z }}", "1"),
+            ("{% for x in a %}{{ x }}{% endfor %}", ""),
+            (
+                "{{ row['first name'] }} {{ j }} {{ [1, none, true] }}",
+                "Emma {\"x\":null,\"y\":{\"z\":1}} [1,null,true]",
+            ),
+            ("{{ a|upper }}{{ a|length }}", "0"),
+        ] {
+            assert_eq!(text(template, row.clone()), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn one_expression_keeps_its_type() {
+        let row = json!({"year": 1898, "price": "9.50", "none": null, "tags": ["a", null]});
+        for (template, expected) in [
+            ("{{ year // 10 * 10 }}", json!(1890)),
+            ("{{ price|float * 2 }}", json!(19.0)),
+            ("{{- year > 1900 -}}", json!(false)),
+            ("{{ tags }}", json!(["a", null])),
+            ("{{ {'y': year, 'n': row.none} }}", json!({"y": 1898, "n": null})),
+            ("{{ row.none + 1 }}", json!(null)),
+            ("{{ year }}, {{ price }}", json!("1898, 9.50")),
+            ("in {{ year }}", json!("in 1898")),
+            ("{{ 2 ** 70 }}", json!("1180591620717411303424")),
+        ] {
+            assert_eq!(value(template, row.clone()), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_rendered_says_why() {
+        assert!(render("{{ 1 // n }}", "x", json!({"n": 0})).unwrap_err().contains("text"));
+        assert!(render("x", "{{ 1 // n }}", json!({"n": 0})).unwrap_err().contains("computed.c"));
+        assert!(render("{{ missing }}", "x", Value::Object(Map::new())).is_err());
+    }
+}

@@ -1,0 +1,127 @@
+//! Has what was found mended, and looks whether it was.
+
+use std::sync::Arc;
+
+use crate::findings::Finding;
+use crate::image::Imager;
+use crate::merge::Suspect;
+use crate::recheck::{Judge, Verdict};
+use crate::table::Table;
+use crate::{Findings, Job, Mismatch, RepairPortion, Sort, Stage, VerifyError, barrier, vectors};
+
+/// How many mismatches that are left are shown.
+const EXAMPLES: usize = 10;
+
+/// What a repair has come to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mended {
+    /// Mismatches that are gone.
+    pub mended: u64,
+    /// Mismatches that are still there.
+    pub left: u64,
+    /// Rows that changed whenever they were looked at.
+    pub unsettled: u64,
+    /// A few of those that are left.
+    pub examples: Vec<Mismatch>,
+}
+
+/// Sends every finding to the running walvec in portions, waits for it, then compares all of them again.
+///
+/// # Errors
+/// If the running walvec cannot do it, or a side cannot be read.
+pub async fn repair(job: &Job<'_>, findings: &mut Findings) -> Result<Mended, VerifyError> {
+    send(job, findings).await?;
+    barrier::prepare(job.asker).await?;
+    let table = Table::find(job.asker, job.publication, &job.spec.table).await?;
+    let judge = Judge::new(job, Arc::new(Imager::new(&job.spec, table)?)).await?;
+    let mut mended = Mended::default();
+    let mut portions = findings.portions()?;
+    loop {
+        let portion = portions.next()?;
+        if portion.is_empty() {
+            return Ok(mended);
+        }
+        prove(&judge, portion, &mut mended).await?;
+    }
+}
+
+async fn send(job: &Job<'_>, findings: &mut Findings) -> Result<(), VerifyError> {
+    let of = findings.count();
+    let mut portions = findings.portions()?;
+    let mut sent = 0;
+    loop {
+        let found = portions.next()?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        sent += found.len() as u64;
+        let portion = portion(&job.spec.collection, found);
+        job.running.repair(&portion, &|state| (job.watch)(Stage::Repairing { sent, of, state: Some(state) })).await?;
+        (job.watch)(Stage::Repairing { sent, of, state: None });
+    }
+}
+
+/// Where there is a row, its point follows from it, whatever the point is now. Where there is none, the point goes.
+fn portion(collection: &str, findings: Vec<Finding>) -> RepairPortion {
+    let mut portion = RepairPortion { collection: collection.to_owned(), rows: Vec::new(), points: Vec::new() };
+    for Finding { id, key, version, .. } in findings {
+        match key {
+            Some(key) => portion.rows.push(key),
+            None => portion.points.push((id, version)),
+        }
+    }
+    portion
+}
+
+async fn prove(judge: &Judge<'_>, findings: Vec<Finding>, mended: &mut Mended) -> Result<(), VerifyError> {
+    let mut vectors = Vec::new();
+    let mut suspects = Vec::with_capacity(findings.len());
+    for Finding { sort, id, key, .. } in findings {
+        if let (Sort::BadVector, Some(key)) = (sort, &key) {
+            vectors.push((id, key.clone()));
+        }
+        suspects.push(Suspect { id, key });
+    }
+    let mut bad = vectors::check(judge, vectors, 0).await?.bad;
+    for (suspect, verdict) in judge.judge(suspects).await? {
+        let vector = bad.iter().position(|mismatch| mismatch.id == suspect.id).map(|index| bad.swap_remove(index));
+        match (verdict, vector) {
+            (Verdict::Mismatch(mismatch), _) | (_, Some(mismatch)) => {
+                mended.left += 1;
+                if mended.examples.len() < EXAMPLES {
+                    mended.examples.push(mismatch);
+                }
+            }
+            (Verdict::Unsettled, None) => mended.unsettled += 1,
+            (Verdict::Same | Verdict::Parked, None) => mended.mended += 1,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use walvec_model::PointId;
+
+    use super::*;
+
+    #[test]
+    fn what_has_a_row_is_read_again_and_what_has_none_is_removed() {
+        let finding = |sort, number, key: Option<i64>| Finding {
+            sort,
+            id: PointId::Num(number),
+            key: key.map(|key| vec![json!(key)]),
+            version: Some(format!("0/{number}.1")),
+        };
+        let findings = vec![
+            finding(Sort::Missing, 1, Some(1)),
+            finding(Sort::Extra, 2, None),
+            finding(Sort::BadVector, 3, Some(3)),
+            Finding { version: None, ..finding(Sort::Extra, 4, None) },
+        ];
+        let portion = portion("books", findings);
+        assert_eq!(portion.rows, [[json!(1)], [json!(3)]]);
+        assert_eq!(portion.points, [(PointId::Num(2), Some("0/2.1".to_owned())), (PointId::Num(4), None)]);
+    }
+}

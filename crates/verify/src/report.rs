@@ -1,0 +1,191 @@
+//! What was found.
+
+use serde_json::{Value, json};
+use walvec_model::{PointId, TableName};
+
+use crate::Parked;
+
+/// How many findings of each sort are shown as examples.
+const EXAMPLES: usize = 10;
+
+/// The sorts of mismatch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sort {
+    /// A row without its point.
+    Missing,
+    /// A point without a row, walvec's own or not.
+    Extra,
+    /// A point that does not show its row: payload, text, key, table, model, or not written by walvec at all.
+    Stale,
+    /// A row with another number of chunks than it should have.
+    Chunks,
+    /// A vector that is not that of the text, or none at all.
+    BadVector,
+}
+
+impl Sort {
+    /// All sorts, in the order in which they are reported.
+    pub const ALL: [Self; 5] = [Self::Missing, Self::Extra, Self::Stale, Self::Chunks, Self::BadVector];
+
+    /// Its name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+            Self::Stale => "stale",
+            Self::Chunks => "chunks",
+            Self::BadVector => "bad_vectors",
+        }
+    }
+}
+
+/// One field that a point has otherwise than its row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// Its name; parts of walvec's own field are `_walvec.h` and so on, the vector is `vector`.
+    pub field: String,
+    /// What the row says; `None`: nothing.
+    pub expected: Option<Value>,
+    /// What the point says; `None`: nothing.
+    pub stored: Option<Value>,
+}
+
+/// A proven mismatch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mismatch {
+    /// Its sort.
+    pub sort: Sort,
+    /// The point's id, or the one that it should have.
+    pub id: PointId,
+    /// The row's key, if there is a row.
+    pub key: Option<Vec<Value>>,
+    /// The point's version (`_walvec.v`), if it has one.
+    pub version: Option<String>,
+    /// What differs, where both sides are there.
+    pub differences: Vec<Difference>,
+}
+
+impl Mismatch {
+    /// For programs.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let differences = self.differences.iter().map(
+            |Difference { field, expected, stored }| json!({"field": field, "expected": expected, "stored": stored}),
+        );
+        json!({
+            "sort": self.sort.name(),
+            "id": self.id,
+            "key": self.key,
+            "version": self.version,
+            "differences": differences.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// How one collection compares with its table.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The collection.
+    pub collection: String,
+    /// Its table.
+    pub table: TableName,
+    /// Rows of the table's snapshot.
+    pub rows: u64,
+    /// Points that were read.
+    pub points: u64,
+    /// Points whose text was embedded again.
+    pub sampled: u64,
+    /// Rows that changed whenever they were looked at: neither equal nor proven otherwise.
+    pub unsettled: u64,
+    /// Rows that the running walvec reports as impossible to process.
+    pub parked: u64,
+    /// A few of them.
+    pub parked_examples: Vec<Parked>,
+    /// A few mismatches of each sort.
+    pub examples: Vec<Mismatch>,
+    counts: [u64; Sort::ALL.len()],
+}
+
+impl Report {
+    pub(crate) fn new(collection: &str, table: &TableName) -> Self {
+        Self {
+            collection: collection.to_owned(),
+            table: table.clone(),
+            rows: 0,
+            points: 0,
+            sampled: 0,
+            unsettled: 0,
+            parked: 0,
+            parked_examples: Vec::new(),
+            examples: Vec::new(),
+            counts: [0; Sort::ALL.len()],
+        }
+    }
+
+    /// How many mismatches of a sort were proven.
+    #[must_use]
+    pub fn count(&self, sort: Sort) -> u64 {
+        Sort::ALL.iter().zip(self.counts).find(|(known, _)| **known == sort).map_or(0, |(_, count)| count)
+    }
+
+    /// How many mismatches were proven.
+    #[must_use]
+    pub fn mismatches(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    pub(crate) fn add(&mut self, mismatch: Mismatch) {
+        for (sort, count) in Sort::ALL.iter().zip(&mut self.counts) {
+            if *sort == mismatch.sort {
+                *count += 1;
+            }
+        }
+        if self.count(mismatch.sort) <= EXAMPLES as u64 {
+            self.examples.push(mismatch);
+        }
+    }
+
+    pub(crate) fn add_parked(&mut self, row: Parked) {
+        self.parked += 1;
+        if self.parked_examples.len() < EXAMPLES {
+            self.parked_examples.push(row);
+        }
+    }
+
+    /// The numbers, for programs.
+    #[must_use]
+    pub fn counts_as_json(&self) -> serde_json::Map<String, Value> {
+        let mut counts = serde_json::Map::new();
+        counts.insert("rows".to_owned(), self.rows.into());
+        counts.insert("points".to_owned(), self.points.into());
+        counts.extend(Sort::ALL.map(|sort| (sort.name().to_owned(), self.count(sort).into())));
+        counts.insert("dead_letters".to_owned(), self.parked.into());
+        counts.insert("unsettled".to_owned(), self.unsettled.into());
+        counts.insert("sampled".to_owned(), self.sampled.into());
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_counted_and_a_few_of_each_sort_are_shown() {
+        let mut report = Report::new("books", &TableName::new("public", "books"));
+        let mismatch = |sort, number| Mismatch {
+            sort,
+            id: PointId::Num(number),
+            key: None,
+            version: None,
+            differences: Vec::new(),
+        };
+        (0..30).for_each(|number| report.add(mismatch(Sort::Extra, number)));
+        report.add(mismatch(Sort::BadVector, 1));
+        assert_eq!((report.count(Sort::Extra), report.count(Sort::Stale), report.mismatches()), (30, 0, 31));
+        assert_eq!(report.examples.len(), EXAMPLES + 1);
+        let json = Value::Object(report.counts_as_json());
+        assert_eq!((&json["extra"], &json["bad_vectors"], &json["missing"]), (&json!(30), &json!(1), &json!(0)));
+    }
+}

@@ -1,0 +1,224 @@
+//! The statements that read rows, and the values of what they answer.
+//!
+//! Every column is text: PostgreSQL makes the JSON of booleans, whole numbers and arrays; everything else is its own text.
+
+use serde_json::{Number, Value};
+use walvec_model::TableName;
+
+use crate::table::{Column, Kind, Table};
+
+/// The rows that the publication sends, one text per column.
+pub(crate) fn all_rows(table: &Table) -> String {
+    format!("SELECT {} FROM {}{}", expressions(table), only(table, "r"), condition(table))
+}
+
+/// The rows with the keys in `$1`, a JSON array of arrays of the key columns' texts. One more column tells one version of a
+/// row from another.
+pub(crate) fn rows_by_key(table: &Table) -> String {
+    let same_key = |(place, index): (usize, &usize)| {
+        let column = table.columns.get(*index)?;
+        Some(format!("r.{} = (wanted.key->>{place})::{}", quoted(&column.name), column.type_name))
+    };
+    let keys: Vec<String> = table.key.iter().enumerate().filter_map(same_key).collect();
+    format!(
+        "SELECT {}, r.tableoid::text || '/' || r.xmin::text || '/' || r.ctid::text FROM (SELECT *, tableoid, xmin, ctid FROM {}{}) AS r \
+         JOIN json_array_elements($1::text::json) AS wanted (key) ON {}",
+        expressions(table),
+        only(table, "r"),
+        condition(table),
+        keys.join(" AND ")
+    )
+}
+
+fn expressions(table: &Table) -> String {
+    let expressions = table.columns.iter().map(|column| expression(&format!("r.{}", quoted(&column.name)), column));
+    expressions.collect::<Vec<_>>().join(", ")
+}
+
+fn expression(name: &str, column: &Column) -> String {
+    match &column.kind {
+        Kind::Plain => format!("to_json({name})::text"),
+        Kind::Oid => format!("to_json({name}::bigint)::text"),
+        Kind::Float | Kind::Document | Kind::Text => format!("{name}::text"),
+        Kind::Printed => format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END"),
+        // Bounds of its own, as in [0:1]={a,b}, are in no JSON array.
+        Kind::Array(_) => format!(
+            "CASE WHEN left({name}::text, 1) = '[' THEN to_json({name}::text) ELSE to_json({name}::text::text[]) END::text"
+        ),
+    }
+}
+
+/// Tables that inherit in the old way are tables of their own.
+fn only(table: &Table, alias: &str) -> String {
+    let TableName { schema, name } = &table.name;
+    format!("{}{}.{} AS {alias}", if table.partitioned { "" } else { "ONLY " }, quoted(schema), quoted(name))
+}
+
+fn condition(table: &Table) -> String {
+    table.filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default()
+}
+
+fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// The value of a column, as points hold it.
+pub(crate) fn value(text: Option<&str>, kind: &Kind) -> Value {
+    let Some(text) = text else { return Value::Null };
+    match kind {
+        Kind::Text | Kind::Printed => text.into(),
+        Kind::Plain | Kind::Oid => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+        Kind::Float => text.parse().ok().and_then(Number::from_f64).map_or_else(|| text.into(), Value::Number),
+        Kind::Document => document(text),
+        Kind::Array(element) => {
+            serde_json::from_str(text).map_or_else(|_| text.into(), |array| elements(array, element))
+        }
+    }
+}
+
+/// The texts in an array, read as their kind says. An array with bounds of its own is one text.
+fn elements(array: Value, kind: &Kind) -> Value {
+    match array {
+        Value::Array(items) => items.into_iter().map(|item| element(item, kind)).collect(),
+        other => other,
+    }
+}
+
+fn element(item: Value, kind: &Kind) -> Value {
+    match (item, kind) {
+        (Value::String(text), Kind::Plain) if text == "t" || text == "f" => (text == "t").into(),
+        (Value::String(text), kind) => value(Some(&text), kind),
+        (nested, kind) => elements(nested, kind),
+    }
+}
+
+/// A document whose numbers all survive; else its text.
+fn document(text: &str) -> Value {
+    match serde_json::from_str(text) {
+        Ok(document) if numbers(text).all(survives) => document,
+        _ => text.into(),
+    }
+}
+
+/// The numbers in a JSON text.
+fn numbers(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_string = false;
+    let mut escaped = false;
+    let outside = text.split(move |character: char| {
+        if in_string {
+            in_string = escaped || character != '"';
+            escaped = character == '\\' && !escaped;
+            return true;
+        }
+        in_string = character == '"';
+        !(character.is_ascii_digit() || matches!(character, '+' | '-' | '.' | 'e' | 'E'))
+    });
+    // The letters of `true`, `false` and nothing else are left over.
+    outside.filter(|part| part.contains(|character: char| character.is_ascii_digit()))
+}
+
+/// Whether a number reads back with the digits that it is written with.
+fn survives(number: &str) -> bool {
+    if !number.contains(['.', 'e', 'E']) {
+        return number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
+    }
+    serde_json::from_str::<f64>(number).is_ok_and(|read| digits(&format!("{read:e}")) == digits(number))
+}
+
+/// Sign, digits without zeros around them, and the power of ten behind the last digit.
+fn digits(number: &str) -> Option<(bool, String, i64)> {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let negative = mantissa.starts_with('-');
+    let unsigned = mantissa.trim_start_matches('-');
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let exponent = exponent.parse::<i64>().ok()? - i64::try_from(fraction.len()).ok()?;
+    let all = format!("{whole}{fraction}");
+    let significant = all.trim_end_matches('0');
+    let zeros = i64::try_from(all.len() - significant.len()).ok()?;
+    let significant = significant.trim_start_matches('0').to_owned();
+    let exponent = if significant.is_empty() { 0 } else { exponent + zeros };
+    Some((negative, significant, exponent))
+}
+
+/// A key value in the text that PostgreSQL reads.
+pub(crate) fn key_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            let quoted = |item: &Value| match item {
+                Value::Null => "NULL".to_owned(),
+                Value::Array(_) => key_text(item),
+                other => format!("\"{}\"", key_text(other).replace('\\', "\\\\").replace('"', "\\\"")),
+            };
+            format!("{{{}}}", items.iter().map(quoted).collect::<Vec<_>>().join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_json_cannot_hold_is_text() {
+        for (text, kind, expected) in [
+            ("true", Kind::Plain, json!(true)),
+            ("-9223372036854775808", Kind::Plain, json!(i64::MIN)),
+            ("0.1", Kind::Float, json!(0.1)),
+            ("1e+300", Kind::Float, json!(1e300)),
+            ("NaN", Kind::Float, json!("NaN")),
+            ("-Infinity", Kind::Float, json!("-Infinity")),
+            (r#"{"b": [1, null], "a": 2.50}"#, Kind::Document, json!({"b": [1, null], "a": 2.5})),
+            (
+                r#"{"n": 18446744073709551615, "s": "\"18446744073709551616"}"#,
+                Kind::Document,
+                json!({"n": u64::MAX, "s": "\"18446744073709551616"}),
+            ),
+            (r#"{"n": 18446744073709551616}"#, Kind::Document, json!(r#"{"n": 18446744073709551616}"#)),
+            (r#"[0.12345678901234567890]"#, Kind::Document, json!("[0.12345678901234567890]")),
+            (r#"[1e400]"#, Kind::Document, json!("[1e400]")),
+            (r#"[1e300, -0.0, 100, 1.5E3, true]"#, Kind::Document, json!([1e300, -0.0, 100, 1500.0, true])),
+            (r#"["t",null,"f"]"#, Kind::Array(Box::new(Kind::Plain)), json!([true, null, false])),
+            (r#"[["1","2"],["3",null]]"#, Kind::Array(Box::new(Kind::Plain)), json!([[1, 2], [3, null]])),
+            (r#"["0.5","NaN"]"#, Kind::Array(Box::new(Kind::Float)), json!([0.5, "NaN"])),
+            (r#"["{\"a\": 1}"]"#, Kind::Array(Box::new(Kind::Document)), json!([{"a": 1}])),
+            (r#""[0:1]={1,2}""#, Kind::Array(Box::new(Kind::Plain)), json!("[0:1]={1,2}")),
+        ] {
+            assert_eq!(value(Some(text), &kind), expected, "{text}");
+        }
+        assert_eq!(value(None, &Kind::Text), json!(null));
+    }
+
+    #[test]
+    fn names_and_keys_cannot_leave_their_quotes() {
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            kind: Kind::Text,
+            type_oid: 25,
+            type_name: "character varying(3)".to_owned(),
+        };
+        let table = Table {
+            name: TableName::new("s", "T\"1"),
+            columns: vec![column("a\"b"), column("c")],
+            key: vec![1],
+            filter: Some("c > 1".to_owned()),
+            partitioned: false,
+        };
+        assert_eq!(all_rows(&table), r#"SELECT r."a""b"::text, r."c"::text FROM ONLY "s"."T""1" AS r WHERE (c > 1)"#);
+        assert!(rows_by_key(&table).ends_with(r#"ON r."c" = (wanted.key->>0)::character varying(3)"#));
+        assert_eq!(key_text(&json!(["a\"b", null, ["\\"], 1.5])), r#"{"a\"b",NULL,{"\\"},"1.5"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn every_float_that_serde_reads_back_survives(float in any::<f64>().prop_filter("finite", |f| f.is_finite())) {
+            let text = format!("{float:e}");
+            let read: f64 = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(survives(&text), read == float, "{}", text);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A table's published columns, its key and its row filter, as the catalogue has them.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Client;
+use walvec_model::TableName;
+
+use crate::VerifyError;
+use crate::error::statement;
+
+/// What the text of a column is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// JSON holds it as it is: booleans and whole numbers.
+    Plain,
+    /// `oid`, which PostgreSQL would put into quotes.
+    Oid,
+    /// A float: a number, or text if it is none (NaN, the infinities).
+    Float,
+    /// json and jsonb: the document, or its text if one of its numbers would be rounded.
+    Document,
+    /// Text, by a cast.
+    Text,
+    /// Text, by the type's own output; a cast would give another one, as for `char(n)` or `inet`.
+    Printed,
+    /// An array with elements of one kind.
+    Array(Box<Kind>),
+}
+
+/// A published column.
+#[derive(Clone, Debug)]
+pub(crate) struct Column {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// `pg_type.oid` of the declared type.
+    pub(crate) type_oid: u32,
+    /// The type as SQL writes it.
+    pub(crate) type_name: String,
+}
+
+/// What the publication sends of a table.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) name: TableName,
+    pub(crate) columns: Vec<Column>,
+    /// Indexes into `columns`, in the order of the key.
+    pub(crate) key: Vec<usize>,
+    /// SQL, as the server writes it.
+    pub(crate) filter: Option<String>,
+    /// Rows are in partitions.
+    pub(crate) partitioned: bool,
+}
+
+impl Table {
+    /// Asks the catalogue.
+    pub(crate) async fn find(session: &Client, publication: &str, name: &TableName) -> Result<Self, VerifyError> {
+        let failed = || statement(format!("looking up {name}"));
+        let refused = |reason: &str| VerifyError::Table { table: name.clone(), reason: reason.to_owned() };
+        let Some(found) = session.query_opt(TABLE, &[&name.schema, &name.name]).await.map_err(failed())? else {
+            return Err(refused("does not exist"));
+        };
+        let (oid, partitioned, version): (u32, bool, i32) = (found.get(0), found.get(1), found.get(2));
+        let index: Option<u32> = found.get(3);
+        let index = index.ok_or_else(|| refused("has no primary key"))?;
+        let (published, filter) = published(session, publication, name, version).await?;
+        let mut columns = Vec::new();
+        let mut key = Vec::new();
+        for row in session.query(COLUMNS, &[&oid, &index]).await.map_err(failed())? {
+            let column: String = row.get(0);
+            let (generated, position): (bool, Option<i64>) = (row.get(3), row.get(4));
+            // Before 18 generated columns are never sent, whatever the publication's columns are.
+            let sent = published.as_ref().is_none_or(|names| names.contains(&column));
+            if !sent || (generated && (version < 180_000 || published.is_none())) {
+                continue;
+            }
+            if let Some(position) = position {
+                key.push((position, columns.len()));
+            }
+            columns.push(Column { name: column, kind: Kind::Plain, type_name: row.get(1), type_oid: row.get(2) });
+        }
+        key.sort_unstable();
+        let mut table = Self {
+            name: name.clone(),
+            columns,
+            key: key.into_iter().map(|(_, index)| index).collect(),
+            filter,
+            partitioned,
+        };
+        table.find_kinds(session).await?;
+        Ok(table)
+    }
+
+    async fn find_kinds(&mut self, session: &Client) -> Result<(), VerifyError> {
+        let oids = self.columns.iter().map(|column| column.type_oid).collect();
+        let types = types(session, oids).await?;
+        let elements = types.values().map(|found| found.element).filter(|element| *element != 0).collect();
+        let elements = self::types(session, elements).await?;
+        for column in &mut self.columns {
+            column.kind = match types.get(&column.type_oid) {
+                None => Kind::Printed,
+                Some(Type { element: 0, base }) => Kind::of(*base),
+                Some(Type { element, .. }) => match elements.get(element) {
+                    // An array of a domain over arrays is nested in a way that its text does not show.
+                    Some(Type { element: 0, base }) => Kind::Array(Box::new(Kind::of(*base))),
+                    _ => Kind::Text,
+                },
+            };
+        }
+        Ok(())
+    }
+
+    /// `pg_type.oid` of the key columns.
+    pub(crate) fn key_types(&self) -> Vec<u32> {
+        self.key.iter().filter_map(|index| self.columns.get(*index)).map(|column| column.type_oid).collect()
+    }
+}
+
+impl Kind {
+    /// The kind of a built-in type, by its oid in PostgreSQL's `pg_type.dat`.
+    const fn of(oid: u32) -> Self {
+        match oid {
+            16 | 20 | 21 | 23 => Self::Plain,
+            26 => Self::Oid,
+            700 | 701 => Self::Float,
+            114 | 3802 => Self::Document,
+            // text, varchar, numeric, bytea, uuid, date, time, timestamp, interval: a cast to text is their output.
+            25 | 1043 | 1700 | 17 | 2950 | 1082 | 1083 | 1266 | 1114 | 1184 | 1186 => Self::Text,
+            _ => Self::Printed,
+        }
+    }
+}
+
+/// What `pg_type` says of a type, under all its domains.
+struct Type {
+    base: u32,
+    /// For an array its element type, else 0.
+    element: u32,
+}
+
+async fn types(session: &Client, oids: Vec<u32>) -> Result<HashMap<u32, Type>, VerifyError> {
+    let rows = session.query(TYPES, &[&oids]).await.map_err(statement("looking up types"))?;
+    Ok(rows.iter().map(|row| (row.get(0), Type { base: row.get(1), element: row.get(2) })).collect())
+}
+
+/// The columns and the row filter of a table in the publication; no columns where the server does not tell (before 15).
+async fn published(
+    session: &Client,
+    publication: &str,
+    name: &TableName,
+    version: i32,
+) -> Result<(Option<Vec<String>>, Option<String>), VerifyError> {
+    let details = if version >= 150_000 { "attnames::text[], rowfilter" } else { "NULL::text[], NULL::text" };
+    let query = format!(
+        "SELECT {details} FROM pg_publication_tables WHERE pubname = $1 AND schemaname = $2 AND tablename = $3"
+    );
+    let found = session.query_opt(&query, &[&publication, &name.schema, &name.name]).await;
+    match found.map_err(statement("reading the publication"))? {
+        Some(row) => Ok((row.get(0), row.get(1))),
+        None => Err(VerifyError::Publication { publication: publication.to_owned(), table: name.clone() }),
+    }
+}
+
+/// Where there is no primary key, the index of the replica identity names the rows.
+const TABLE: &str = "
+    SELECT c.oid, c.relkind = 'p', current_setting('server_version_num')::int,
+           (SELECT i.indexrelid FROM pg_index i
+            WHERE i.indrelid = c.oid AND (i.indisprimary OR (i.indisreplident AND c.relreplident = 'i'))
+            ORDER BY i.indisprimary DESC LIMIT 1)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = $2";
+
+/// Columns under INCLUDE are in the index and not in the key.
+const COLUMNS: &str = "
+    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.attgenerated <> '', k.position
+    FROM pg_attribute a
+    LEFT JOIN (SELECT k.attnum, k.position
+               FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k (attnum, position)
+               WHERE i.indexrelid = $2 AND k.position <= i.indnkeyatts) AS k USING (attnum)
+    WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attnum";
+
+/// Only what `array_out` writes with commas is an array literal.
+const TYPES: &str = "
+    WITH RECURSIVE under (oid, base) AS (
+        SELECT oid, oid FROM unnest($1::oid[]) AS oid
+        UNION
+        SELECT under.oid, t.typbasetype FROM under JOIN pg_type t ON t.oid = under.base WHERE t.typbasetype <> 0)
+    SELECT under.oid, under.base,
+           CASE WHEN t.typoutput = 'pg_catalog.array_out'::regproc AND t.typdelim = ',' THEN t.typelem ELSE 0 END
+    FROM under JOIN pg_type t ON t.oid = under.base AND t.typbasetype = 0";

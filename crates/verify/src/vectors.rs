@@ -1,0 +1,226 @@
+//! Whether stored vectors are those of the rows' texts. Nothing is stored that could tell, so the texts are embedded again.
+
+use std::collections::BinaryHeap;
+
+use serde_json::{Value, json};
+use walvec_embed::EmbedError;
+use walvec_model::{PointId, RawPoint, Vector};
+
+use crate::digest;
+use crate::image::Content;
+use crate::merge::{key_of, version};
+use crate::recheck::Judge;
+use crate::sort::Expected;
+use crate::{Difference, Mismatch, Sample, Sort, Stage, VerifyError};
+
+/// Two vectors of one text differ at most by rounding and quantization of their numbers.
+const SAME_COSINE: f64 = 0.999;
+/// Points whose texts are read and embedded together.
+const BATCH: usize = 256;
+/// How often a point is looked at whose row is being changed.
+const ROUNDS: usize = 3;
+
+/// A point to check, and its row's key.
+pub(crate) type Chosen = (PointId, Vec<Value>);
+
+/// Chooses points: those whose ids have the lowest hashes under the seed, so that the choice depends on nothing else.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    sample: Sample,
+    seed: [u8; 32],
+    lowest: BinaryHeap<(u64, PointId, Box<[u8]>)>,
+    /// Of a sample of all points, those that were not checked yet.
+    batch: Vec<Expected>,
+}
+
+impl Sampler {
+    pub(crate) fn new(sample: Sample, seed: u64) -> Self {
+        let seed = blake3::derive_key("walvec verify sample", &seed.to_be_bytes());
+        Self { sample, seed, lowest: BinaryHeap::new(), batch: Vec::new() }
+    }
+
+    pub(crate) fn offer(&mut self, row: &Expected) {
+        let size = match self.sample {
+            Sample::All => return self.batch.push(row.clone()),
+            Sample::Points(size) => size,
+        };
+        let id = match row.id {
+            PointId::Num(number) => u128::from(number),
+            PointId::Uuid(uuid) => uuid.as_u128(),
+        };
+        let hash = blake3::keyed_hash(&self.seed, &id.to_be_bytes());
+        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+        let rank = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        if self.lowest.len() < size || self.lowest.peek().is_some_and(|(highest, ..)| rank < *highest) {
+            self.lowest.push((rank, row.id, row.key.clone()));
+            if self.lowest.len() > size {
+                self.lowest.pop();
+            }
+        }
+    }
+
+    /// Whether points wait to be checked before others are offered.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.batch.len() >= BATCH
+    }
+
+    /// The points that wait to be checked; `last`: all others were offered.
+    pub(crate) fn take(&mut self, last: bool) -> Vec<Chosen> {
+        let batch = self.batch.drain(..).filter_map(|row| Some((row.id, key_of(&row)?)));
+        let mut chosen: Vec<Chosen> = batch.collect();
+        if last {
+            let lowest = std::mem::take(&mut self.lowest).into_vec().into_iter();
+            chosen.extend(lowest.filter_map(|(_, id, key)| Some((id, serde_json::from_slice(&key).ok()?))));
+        }
+        chosen
+    }
+}
+
+/// What a check has found.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    pub(crate) sampled: u64,
+    pub(crate) bad: Vec<Mismatch>,
+}
+
+/// Compares the vectors of these points with those of their rows' texts. Points whose rows change all the time, or are
+/// gone, are left out.
+pub(crate) async fn check(judge: &Judge<'_>, chosen: Vec<Chosen>, before: u64) -> Result<Checked, VerifyError> {
+    let mut checked = Checked::default();
+    for batch in chosen.chunks(BATCH) {
+        let mut open = batch.to_vec();
+        for _ in 0..ROUNDS {
+            let keys: Vec<_> = open.iter().map(|(_, key)| key.clone()).collect();
+            let mut rows = judge.rows(&keys).await?;
+            let points = judge.job.points.get(open.iter().map(|(id, _)| *id).collect(), true).await?;
+            let mut still = Vec::with_capacity(points.len());
+            for point in points {
+                let Some(row) = rows.remove(&point.id) else { continue };
+                match row.image.content {
+                    // Whatever else changes: this vector is meant for this text.
+                    Ok(content) if shows(&point, &content) => still.push((point, row.image.key, content)),
+                    _ => {}
+                }
+            }
+            open.retain(|(id, _)| !still.iter().any(|(point, ..)| point.id == *id));
+            checked.sampled += still.len() as u64;
+            checked.bad.extend(compare(judge, still).await?);
+            (judge.job.watch)(Stage::Embedding(before + checked.sampled));
+            if open.is_empty() {
+                break;
+            }
+        }
+    }
+    Ok(checked)
+}
+
+fn shows(point: &RawPoint, content: &Content) -> bool {
+    let [_, _, hash, ..] = digest::stored_parts(&point.payload);
+    hash == content.text_hash()
+}
+
+async fn compare(
+    judge: &Judge<'_>,
+    points: Vec<(RawPoint, Vec<Value>, Content)>,
+) -> Result<Vec<Mismatch>, VerifyError> {
+    let texts: Vec<String> = points.iter().map(|(.., content)| content.text.clone()).collect();
+    if texts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted = judge.job.embedder.embed(texts).await?;
+    if wanted.len() != points.len() {
+        let reason = format!("{} texts were given, {} vectors came back", points.len(), wanted.len());
+        return Err(EmbedError::Failed(reason).into());
+    }
+    let bad = points.into_iter().zip(wanted).filter_map(|((point, key, _), wanted)| {
+        let fault = match wanted {
+            Ok(wanted) => fault(point.vector.as_ref(), &wanted)?,
+            Err(error) => format!("its text cannot be embedded any more: {error}"),
+        };
+        Some(Mismatch {
+            sort: Sort::BadVector,
+            id: point.id,
+            key: Some(key),
+            version: version(&point).map(|version| version.to_string()),
+            differences: vec![Difference {
+                field: "vector".to_owned(),
+                expected: Some(json!(format!("the vector of the row's text (cosine at least {SAME_COSINE})"))),
+                stored: Some(fault.into()),
+            }],
+        })
+    });
+    Ok(bad.collect())
+}
+
+/// What is wrong with a stored vector, if anything.
+fn fault(stored: Option<&Vector>, wanted: &Vector) -> Option<String> {
+    let Some(stored) = stored else { return Some("no vector".to_owned()) };
+    if stored.len() != wanted.len() {
+        return Some(format!("a vector of {} numbers, not {}", stored.len(), wanted.len()));
+    }
+    if stored.iter().any(|number| !number.is_finite()) {
+        return Some("a vector with a number that is not finite".to_owned());
+    }
+    let product = |left: &Vector, right: &Vector| -> f64 {
+        left.iter().zip(right).map(|(left, right)| f64::from(*left) * f64::from(*right)).sum()
+    };
+    let lengths = (product(stored, stored) * product(wanted, wanted)).sqrt();
+    if lengths == 0.0 {
+        return Some("a vector of zeros".to_owned());
+    }
+    let cosine = product(stored, wanted) / lengths;
+    (cosine < SAME_COSINE).then(|| format!("another vector (cosine {cosine:.4})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(number: u64) -> Expected {
+        Expected { id: PointId::Num(number), digest: None, key: format!("[{number}]").into_bytes().into() }
+    }
+
+    fn sample(size: usize, seed: u64, numbers: impl Iterator<Item = u64>) -> Vec<PointId> {
+        let mut sampler = Sampler::new(Sample::Points(size), seed);
+        numbers.for_each(|number| sampler.offer(&row(number)));
+        let mut ids: Vec<_> = sampler.take(true).into_iter().map(|(id, _)| id).collect();
+        ids.sort();
+        ids
+    }
+
+    #[test]
+    fn a_seed_chooses_the_same_points_in_any_order() {
+        let chosen = sample(20, 7, 0..1000);
+        assert_eq!(chosen.len(), 20);
+        assert_eq!(chosen, sample(20, 7, (0..1000).rev()));
+        assert_ne!(chosen, sample(20, 8, 0..1000));
+        assert_eq!(sample(20, 7, 0..5).len(), 5);
+        assert!(sample(0, 7, 0..5).is_empty());
+    }
+
+    #[test]
+    fn a_sample_of_all_points_is_checked_in_batches() {
+        let mut sampler = Sampler::new(Sample::All, 0);
+        (0..BATCH as u64).for_each(|number| sampler.offer(&row(number)));
+        assert!(sampler.is_full());
+        assert_eq!(sampler.take(false).len(), BATCH);
+        assert!(!sampler.is_full() && sampler.take(true).is_empty());
+    }
+
+    #[test]
+    fn every_fault_of_a_vector_is_seen_and_rounding_is_none() {
+        let wanted = vec![0.6, 0.8];
+        assert_eq!(fault(Some(&vec![0.600_01, 0.799_99]), &wanted), None);
+        assert_eq!(fault(Some(&vec![6.0, 8.0]), &wanted), None);
+        for (stored, part) in [
+            (None, "no vector"),
+            (Some(vec![0.6]), "1 numbers"),
+            (Some(vec![0.6, f32::NAN]), "not finite"),
+            (Some(vec![0.0, 0.0]), "zeros"),
+            (Some(vec![0.8, 0.6]), "cosine 0.96"),
+            (Some(vec![-0.6, -0.8]), "cosine -1"),
+        ] {
+            assert!(fault(stored.as_ref(), &wanted).unwrap().contains(part), "{part}");
+        }
+    }
+}
