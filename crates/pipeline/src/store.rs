@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -220,6 +221,35 @@ impl Store {
         stored.iter().map(|bytes| decode(bytes)).collect()
     }
 
+    /// Up to `limit` dead letters of a collection in the order of their keys, from behind `after` on.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn dead_letters_after(
+        &self,
+        collection: &str,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let from = match after {
+            Some(after) => Bound::Excluded((collection, after.canonical())),
+            None => Bound::Included((collection, [].as_slice())),
+        };
+        let stored = self.with(|database| {
+            let table = database.begin_read()?.open_table(DEAD_LETTERS)?;
+            let mut found: Vec<Vec<u8>> = Vec::new();
+            for entry in table.range::<(&str, &[u8])>((from, Bound::Unbounded))? {
+                let (key, value) = entry?;
+                if key.value().0 != collection || found.len() == limit {
+                    break;
+                }
+                found.push(value.value().to_vec());
+            }
+            Ok(found)
+        })?;
+        stored.iter().map(|bytes| decode(bytes)).collect()
+    }
+
     /// The keys of all dead letters of a collection.
     ///
     /// # Errors
@@ -336,6 +366,10 @@ mod tests {
         drop(store);
         let store = Store::open(directory.path()).unwrap();
         assert_eq!(store.dead_letters("books").unwrap(), [letter("books", 2)]);
+        let after = |key: i64| store.dead_letters_after("books", Some(&RowKey::new(vec![json!(key)])), 10).unwrap();
+        assert_eq!(store.dead_letters_after("books", None, 10).unwrap(), [letter("books", 2)]);
+        assert_eq!((after(1), after(2)), (vec![letter("books", 2)], Vec::new()));
+        assert!(store.dead_letters_after("books", None, 0).unwrap().is_empty());
         store.drop_dead_letters("books").unwrap();
         assert!(store.dead_letters("books").unwrap().is_empty());
         assert_eq!(store.dead_letters("films").unwrap().len(), 1);

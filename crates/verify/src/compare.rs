@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_postgres::binary_copy::{BinaryCopyOutRow, BinaryCopyOutStream};
 use tokio_postgres::types::Type;
@@ -95,7 +95,8 @@ impl Comparison<'_> {
         let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", select::all_rows(&imager.table));
         let rows = job.reader.copy_out(&copy).await.map_err(failed())?;
         let columns = imager.table.columns.len();
-        let mut rows = Box::pin(BinaryCopyOutStream::new(rows, &vec![Type::TEXT; columns]));
+        // It must not be asked again once it has ended.
+        let mut rows = Box::pin(BinaryCopyOutStream::new(rows, &vec![Type::TEXT; columns]).fuse());
         let mut sorter = Sorter::new();
         let mut rendering: VecDeque<JoinHandle<Result<Vec<Expected>, VerifyError>>> = VecDeque::new();
         loop {
@@ -215,7 +216,7 @@ fn weight(value: &serde_json::Value) -> usize {
     }
 }
 
-type Rows = std::pin::Pin<Box<BinaryCopyOutStream>>;
+type Rows = std::pin::Pin<Box<futures::stream::Fuse<BinaryCopyOutStream>>>;
 
 /// The next rows, bounded by number and bytes; none at the end.
 async fn next_batch(rows: &mut Rows, columns: usize) -> Result<Vec<BinaryCopyOutRow>, tokio_postgres::Error> {

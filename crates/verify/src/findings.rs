@@ -6,11 +6,11 @@ use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _};
 use serde_json::Value;
 use walvec_model::PointId;
 
-use crate::outside::GET_LIMIT;
 use crate::{Mismatch, Sort};
 
-/// Bytes of one portion: a request of this size is accepted everywhere.
-const PORTION_BYTES: usize = 32 << 10;
+/// Findings of one portion, and about how many bytes: each one is a request, and a snapshot of its own.
+const PORTION: usize = 10_000;
+const PORTION_BYTES: usize = 1 << 20;
 
 /// What has to be mended, in the order in which it was found.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Portions {
     /// The next findings; none at the end.
     pub(crate) fn next(&mut self) -> io::Result<Vec<Finding>> {
         let (mut portion, mut bytes) = (Vec::new(), 0);
-        while portion.len() < GET_LIMIT && bytes < PORTION_BYTES {
+        while portion.len() < PORTION && bytes < PORTION_BYTES {
             let mut line = String::new();
             if self.0.read_line(&mut line)? == 0 {
                 break;
@@ -99,7 +99,7 @@ mod tests {
             version: Some("0/1.1".to_owned()),
             differences: Vec::new(),
         };
-        (0..1000).for_each(|number| findings.add(&mismatch(number)).unwrap());
+        (0..30_000).for_each(|number| findings.add(&mismatch(number)).unwrap());
         for _ in 0..2 {
             let mut portions = findings.portions().unwrap();
             let mut all = Vec::new();
@@ -108,13 +108,13 @@ mod tests {
                 if portion.is_empty() {
                     break;
                 }
-                assert!(portion.len() < 600, "{}", portion.len());
+                assert!(portion.len() <= PORTION, "{}", portion.len());
                 all.extend(portion);
             }
-            assert_eq!(all.len(), 1000);
-            let Mismatch { sort, id, key, version, .. } = mismatch(999);
+            assert_eq!(all.len(), 30_000);
+            let Mismatch { sort, id, key, version, .. } = mismatch(29_999);
             assert_eq!(all.last(), Some(&Finding { sort, id, key, version }));
         }
-        assert_eq!(findings.count(), 1000);
+        assert_eq!(findings.count(), 30_000);
     }
 }

@@ -17,7 +17,7 @@ use crate::cli::Failure;
 use crate::cli::running::Announced;
 use crate::config::Config;
 use crate::http::tasks::{Operations, Request};
-use crate::http::{AppState, SEARCH_SECONDS};
+use crate::http::{AppState, SEARCH_SECONDS, dead_letters};
 use crate::remembered::{self, UnderWay};
 use crate::supervise::{Reload, Supervisor};
 use crate::tasks::{Kind, Tasks};
@@ -67,6 +67,7 @@ impl Service {
         let state = AppState {
             serving: served,
             operations: Operations { tasks, requests, key: key.into() },
+            dead_letters: dead_letters::of(&store),
             status: status.clone(),
             metrics,
             token: config.server.token.clone(),

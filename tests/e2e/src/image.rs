@@ -82,15 +82,23 @@ pub async fn compare(context: &TestContext, expected: &Expected) -> Result<usize
 /// # Errors
 /// As [`compare`].
 pub async fn compare_on_server(context: &TestContext, expected: &Expected, url: &str) -> Result<usize> {
+    compare_with(context, expected, &on_server(expected.collection, expected.model, url)?).await
+}
+
+/// A collection on a Qdrant server, filled with vectors of `model`.
+///
+/// # Errors
+/// If the URL or the model's name cannot be used.
+pub fn on_server(collection: &str, model: &str, url: &str) -> Result<Remote> {
     let server = Server { url: url.to_owned(), api_key: None, layout: Layout::default() };
     let spec = CollectionSpec {
-        name: expected.collection.to_owned(),
-        dimension: HashEmbedder::from_name(expected.model)?.info().dimension,
+        name: collection.to_owned(),
+        dimension: HashEmbedder::from_name(model)?.info().dimension,
         // Reading asks for none.
         fingerprint: Fingerprint(String::new()),
         indexes: Vec::new(),
     };
-    compare_with(context, expected, &Remote::new(server, spec)?).await
+    Ok(Remote::new(server, spec)?)
 }
 
 async fn compare_with<C: Sink + Search>(context: &TestContext, expected: &Expected, collection: &C) -> Result<usize> {
@@ -156,23 +164,35 @@ impl Differences {
 
 /// Opens a copy of the collection's files, as what its manifest says it is.
 fn open(context: &TestContext, name: &str, copy: &Path) -> Result<Embedded> {
+    let spec = stored_spec(context, name)?;
+    let collections = context.data_directory().join("collections");
+    copy_directory(&collections.join(&spec.name), &copy.join("collections").join(&spec.name))?;
+    Ok(Embedded::open(copy, spec)?)
+}
+
+/// Opens the collection's files themselves, those of a stopped walvec, as what its manifest says it is.
+///
+/// # Errors
+/// If there are none.
+pub fn open_stored(context: &TestContext, name: &str) -> Result<Embedded> {
+    Ok(Embedded::open(&context.data_directory(), stored_spec(context, name)?)?)
+}
+
+fn stored_spec(context: &TestContext, name: &str) -> Result<CollectionSpec> {
     let collections = context.data_directory().join("collections");
     let names = fs::read(collections.join("aliases.json")).context("no collection was ever made")?;
     let names: BTreeMap<String, String> = serde_json::from_slice(&names)?;
     let own_name = names.get(name).with_context(|| format!("no collection is served as {name}"))?;
-    let original = collections.join(own_name);
-    copy_directory(&original, &copy.join("collections").join(own_name))?;
-    let manifest = fs::read(original.join("walvec-collection.json")).context("the collection was never made")?;
-    let manifest: Value = serde_json::from_slice(&manifest)?;
+    let manifest = fs::read(collections.join(own_name).join("walvec-collection.json"));
+    let manifest: Value = serde_json::from_slice(&manifest.context("the collection was never made")?)?;
     let fingerprint = manifest["fingerprint"].as_str().context("the manifest has no fingerprint")?;
     let dimension = manifest["dimension"].as_u64().context("the manifest has no dimension")?;
-    let spec = CollectionSpec {
+    Ok(CollectionSpec {
         name: own_name.clone(),
         dimension: usize::try_from(dimension)?,
         fingerprint: Fingerprint(fingerprint.to_owned()),
         indexes: Vec::new(),
-    };
-    Ok(Embedded::open(copy, spec)?)
+    })
 }
 
 fn copy_directory(from: &Path, to: &Path) -> Result<()> {

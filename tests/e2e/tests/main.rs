@@ -7,6 +7,7 @@
 //! - [`reindex`]: another model or text, while the old one goes on answering
 //! - [`backfill`]: rows read again while the stream goes on
 //! - [`servers`]: a Qdrant server instead of the engine inside the process
+//! - [`verify`]: `walvec verify` finds every sort of mismatch, none where there is none, and has them mended
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -19,6 +20,7 @@ mod refusals;
 mod reindex;
 mod servers;
 mod smoke;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
             reindex::tests(),
             backfill::tests(),
             servers::tests(),
+            verify::tests(),
             harness::tests(),
         ]
         .concat(),

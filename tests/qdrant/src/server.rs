@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::stream;
+use qdrant_client::Payload;
 use qdrant_client::qdrant::collections_server::CollectionsServer;
 use qdrant_client::qdrant::points_server::PointsServer;
 use qdrant_client::qdrant::qdrant_server::QdrantServer;
+use qdrant_client::qdrant::{PointId, PointStruct, UpsertPoints};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -21,6 +24,7 @@ use crate::calls::{Calls, Ledger};
 use crate::faults::Faults;
 use crate::registry::Registry;
 use crate::service::Service;
+use crate::updates::{apply, edge_operation, upsert};
 use crate::wire::Wire;
 
 /// How long the port, or a connection that was cut, may take to be free.
@@ -136,6 +140,19 @@ impl TestServer {
         self.resume().await
     }
 
+    /// Stores points as they are, each `{"id": …, "vector": […], "payload": {…}}`, past all faults and uncounted: for tests of
+    /// what notices that.
+    ///
+    /// # Errors
+    /// If the collection does not take them.
+    pub async fn put(&self, collection: &str, points: Vec<Value>) -> anyhow::Result<()> {
+        let collection = self.registry.find(collection)?;
+        let points = points.into_iter().map(point_struct).collect::<anyhow::Result<_>>()?;
+        let request = UpsertPoints { points, ..UpsertPoints::default() };
+        let operation = edge_operation(upsert(request), collection.dimension)?;
+        Ok(collection.run(|shard| apply(shard, vec![operation])).await?)
+    }
+
     fn run(&self, listener: TcpListener) {
         let service = Service::new(Arc::clone(&self.registry), self.faults.clone(), self.ledger.clone());
         let cut = CancellationToken::new();
@@ -167,6 +184,15 @@ impl Drop for TestServer {
             running.task.abort();
         }
     }
+}
+
+fn point_struct(mut point: Value) -> anyhow::Result<PointStruct> {
+    let id: PointId = match &point["id"] {
+        Value::Number(number) => number.as_u64().context("a number as id")?.into(),
+        id => id.as_str().context("a UUID as id")?.into(),
+    };
+    let vector: Vec<f32> = serde_json::from_value(point["vector"].take())?;
+    Ok(PointStruct::new(id, vector, Payload::try_from(point["payload"].take())?))
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

@@ -143,7 +143,7 @@ async fn search(query: &str, config: &Config) -> Result<Vec<Value>, Failure> {
     let running = Running::find(config.sink.directory(), config.server.token.clone())
         .await
         .ok_or_else(|| Failure::definite("E_SERVER", "the demo's own HTTP API does not answer"))?;
-    let answer = running.get("/api/v1/search", &[("q", query)]).await?;
+    let answer: Value = running.get("/api/v1/search", &[("q", query)]).await?;
     Ok(answer.get("hits").and_then(Value::as_array).cloned().unwrap_or_default())
 }
 

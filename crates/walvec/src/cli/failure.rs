@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::Write as _;
 
 use walvec_pipeline::PipelineError;
+use walvec_verify::VerifyError;
 
 use crate::config::ConfigError;
 use crate::tasks::{State, Task};
@@ -38,6 +39,11 @@ impl Failure {
     /// What it is called on the last line of stderr.
     pub(crate) fn code(&self) -> &str {
         &self.code
+    }
+
+    /// Code, description and remedy.
+    pub(crate) fn into_parts(self) -> (String, String, Option<String>) {
+        (self.code, self.what, self.remedy)
     }
 
     /// Adds what to type.
@@ -82,6 +88,12 @@ impl Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let remedy = self.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
         write!(f, "{}{remedy} [{}]", self.what, self.code)
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        Self { exit: 3, code: error.code().to_owned(), what: error.to_string(), remedy: error.remedy() }
     }
 }
 

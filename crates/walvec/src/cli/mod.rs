@@ -14,6 +14,7 @@ pub(crate) mod running;
 mod search;
 mod status;
 mod task;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ use crate::config::{Config, Environment, Overrides};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  the answer is \"no\": a check failed
+  1  the answer is \"no\": a check failed, mismatches were found
   2  usage or configuration
   3  stopped by a definite error; its code (E_SLOT_LOST, E_SCHEMA, ...) is on the last line of stderr
   130  left at once, by a second Ctrl-C; nothing that was confirmed is lost
@@ -76,6 +77,8 @@ enum Command {
     Status(StatusArgs),
     /// Find everything that would stop `run`, each with its remedy.
     Check(check::CheckArgs),
+    // No comment here: it would hide the long help of the arguments.
+    Verify(verify::VerifyArgs),
     /// Build the collections anew, with another model or text, while the old ones answer searches; then switch.
     Reindex(reindex::ReindexArgs),
     /// Read rows of a table again while the stream goes on.
@@ -131,6 +134,7 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
         Command::Search(args) => block_on(search::execute(args)),
         Command::Status(args) => block_on(status::execute(args.config, args.json)),
         Command::Check(args) => block_on(check::execute(args)),
+        Command::Verify(args) => block_on(verify::execute(args)),
         Command::Reindex(args) => block_on(reindex::execute(args)),
         Command::Backfill(args) => block_on(backfill::execute(args)),
         Command::Reset(args) => block_on(reset::execute(args)),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,6 +18,9 @@ use crate::remembered::write_private;
 
 /// How long a running instance may take to accept a connection before it counts as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The code of the error that says that a running instance does one task at a time.
+pub(crate) const E_TASK_RUNNING: &str = "E_TASK_RUNNING";
 
 /// The contents of `server.json`.
 #[derive(Serialize, Deserialize)]
@@ -69,7 +73,7 @@ impl Running {
     }
 
     /// The answer of a GET, or the problem that was answered.
-    pub(crate) async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, Failure> {
         let mut url = reqwest::Url::parse(&self.url(path)).map_err(|error| Failure::definite("E_SERVER", error))?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
@@ -77,8 +81,8 @@ impl Running {
         self.answer(self.client.get(url)).await
     }
 
-    /// The answer of a POST that changes what is stored, or the problem that was answered.
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+    /// The answer of a POST, which may change what is stored, or the problem that was answered.
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
         let request = self.client.post(self.url(path)).header(KEY_HEADER, self.key.expose_secret()).json(body);
         self.answer(request).await
     }
@@ -87,7 +91,7 @@ impl Running {
         format!("http://{}{path}", self.address)
     }
 
-    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Value, Failure> {
+    async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, Failure> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token.expose_secret()),
             None => request,
@@ -96,12 +100,16 @@ impl Running {
             Failure::definite("E_SERVER", format!("the running walvec at {} did not answer: {error}", self.address))
         };
         let response = request.send().await.map_err(unreachable)?;
-        let ok = response.status().is_success();
-        let body: Value = response.json().await.map_err(unreachable)?;
-        if ok {
-            return Ok(body);
+        let status = response.status();
+        if status.is_success() {
+            return response.json().await.map_err(unreachable);
         }
-        let detail = body.get("detail").or_else(|| body.get("title")).and_then(Value::as_str).unwrap_or("refused");
-        Err(Failure::new(2, "E_REQUEST", detail))
+        let problem: Value = response.json().await.map_err(unreachable)?;
+        let detail = problem.get("detail").or_else(|| problem.get("title")).and_then(Value::as_str);
+        let detail = detail.unwrap_or("refused");
+        Err(match status {
+            reqwest::StatusCode::CONFLICT => Failure::definite(E_TASK_RUNNING, detail),
+            _ => Failure::new(2, "E_REQUEST", detail),
+        })
     }
 }

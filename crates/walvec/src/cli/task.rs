@@ -26,12 +26,11 @@ pub(super) async fn running(config: &crate::config::Config) -> Result<Running, F
 
 /// Asks for a task and waits for its end, showing how far it is.
 pub(super) async fn perform(running: &Running, path: &str, body: &Value) -> Result<Task, Failure> {
-    let accepted = running.post(path, body).await?;
+    let accepted: Value = running.post(path, body).await?;
     let id = accepted.get("task").and_then(Value::as_u64).unwrap_or_default();
     let bar = std::io::stderr().is_terminal().then(new_bar);
     loop {
-        let answer = running.get(&format!("/api/v1/tasks/{id}"), &[]).await?;
-        let task: Task = serde_json::from_value(answer).map_err(|error| Failure::definite("E_SERVER", error))?;
+        let task: Task = running.get(&format!("/api/v1/tasks/{id}"), &[]).await?;
         if let Some(bar) = &bar {
             bar.set_length(task.rows_estimated.unwrap_or(0).max(task.rows));
             bar.set_position(task.rows);

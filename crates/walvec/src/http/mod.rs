@@ -4,6 +4,8 @@
 //! - [`guard`]: who may ask: host allow-list, origin, token and session, security headers, time limit
 //! - [`request`]: what was asked: query strings and JSON bodies, checked
 //! - [`search`]: embed, search, count; the same path for the API and the page
+//! - [`points`]: points exactly as they are stored, for whoever compares them
+//! - [`dead_letters`]: rows that could not be processed
 //! - [`tasks`]: long work: backfill, repair, reindex
 //! - [`health`]: liveness, readiness, status, metrics
 //! - [`openapi`]: the description of all that for programs
@@ -11,9 +13,11 @@
 //!
 //! The page itself is [`crate::ui`].
 
+pub(crate) mod dead_letters;
 mod guard;
 mod health;
 mod openapi;
+mod points;
 pub(crate) mod problem;
 pub(crate) mod request;
 pub(crate) mod search;
@@ -55,6 +59,8 @@ pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limit
     Router::new()
         .route("/api/v1/search", get(search::by_query_string).post(search::by_json))
         .route("/api/v1/status", get(health::status))
+        .route("/api/v1/points", get(points::page).post(points::by_id))
+        .route("/api/v1/dead-letters", get(dead_letters::page))
         .route("/api/v1/tasks/{id}", get(tasks::task))
         .merge(operations())
         .route("/openapi.json", get(openapi::document))

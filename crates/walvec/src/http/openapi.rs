@@ -4,6 +4,7 @@ use axum::Json;
 use serde_json::{Value, json};
 
 use super::request::{DEFAULT_LIMIT, MAX_LIMIT, MAX_QUERY_BYTES};
+use super::{dead_letters, points};
 
 /// `GET /openapi.json`
 pub(super) async fn document() -> Json<Value> {
@@ -23,6 +24,8 @@ pub(super) fn describe() -> Value {
         "paths": {
             "/api/v1/search": {"get": search_by_query_string(), "post": search_by_json()},
             "/api/v1/status": {"get": operation("status", "What the pipeline is doing", "application/json")},
+            "/api/v1/points": {"get": page_of_points(), "post": points_by_id()},
+            "/api/v1/dead-letters": {"get": page_of_dead_letters()},
             "/livez": {"get": open(operation("livez", "200 as long as the process serves", "application/json"))},
             "/readyz": {"get": open(operation("readyz", "200 once the slot is held, the sink open and the model loaded; else 503", "application/json"))},
             "/metrics": {"get": operation("metrics", "Metrics in the text format of Prometheus", "text/plain")},
@@ -67,7 +70,6 @@ fn search_by_query_string() -> Value {
     let mut operation = with_result(operation("search", "Finds points by meaning", "application/json"));
     let filter = "One condition per parameter: field=value, field>=number or field<=number. A value that reads as a \
                   whole number, true or false is taken as such; put text that looks like one in double quotes.";
-    let parameter = |name: &str, required: bool, description: &str, schema: Value| json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema});
     operation["parameters"] = json!([
         parameter(
             "q",
@@ -80,6 +82,79 @@ fn search_by_query_string() -> Value {
         parameter("filter", false, filter, json!({"type": "array", "items": {"type": "string"}})),
     ]);
     operation
+}
+
+fn parameter(name: &str, required: bool, description: &str, schema: Value) -> Value {
+    json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema})
+}
+
+fn page_of_points() -> Value {
+    let summary = "A page of points in id order, exactly as they are stored, and where the next page begins";
+    let mut operation = operation("pageOfPoints", summary, "application/json");
+    let limit =
+        json!({"type": "integer", "minimum": 1, "maximum": points::MAX_LIMIT, "default": points::DEFAULT_LIMIT});
+    operation["parameters"] = json!([
+        parameter("collection", false, "Where; needed only if there are several", json!({"type": "string"})),
+        parameter("from", false, "The id that the page begins with: the last page's next", id_schema()),
+        parameter("limit", false, "How many points at most", limit),
+        parameter("vectors", false, "Whether vectors are wanted", json!({"type": "boolean", "default": false})),
+    ]);
+    operation["responses"]["200"]["content"]["application/json"]["schema"] = points_schema();
+    operation
+}
+
+fn points_by_id() -> Value {
+    let mut operation = operation("pointsById", "Those of the points that exist", "application/json");
+    operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": {
+        "type": "object",
+        "required": ["ids"],
+        "additionalProperties": false,
+        "properties": {
+            "collection": {"type": "string"},
+            "ids": {"type": "array", "items": id_schema(), "maxItems": points::MAX_IDS},
+            "vectors": {"type": "boolean", "default": false},
+        },
+    }}}});
+    operation["responses"]["200"]["content"]["application/json"]["schema"] = points_schema();
+    operation
+}
+
+fn page_of_dead_letters() -> Value {
+    let summary = "Rows that could not be processed, in the order of their keys";
+    let mut operation = operation("pageOfDeadLetters", summary, "application/json");
+    let most = dead_letters::MAX_LIMIT;
+    operation["parameters"] = json!([
+        parameter("collection", false, "Where; needed only if there are several", json!({"type": "string"})),
+        parameter("after", false, "The last page's next: a JSON array of key values", json!({"type": "string"})),
+        parameter(
+            "limit",
+            false,
+            "How many at most",
+            json!({"type": "integer", "minimum": 1, "maximum": most, "default": most})
+        ),
+    ]);
+    operation
+}
+
+fn id_schema() -> Value {
+    json!({"oneOf": [{"type": "integer"}, {"type": "string", "format": "uuid"}]})
+}
+
+fn points_schema() -> Value {
+    let point = json!({
+        "type": "object",
+        "required": ["id", "payload"],
+        "properties": {
+            "id": id_schema(),
+            "payload": {"type": "object", "description": "Every stored field, walvec's own under _walvec"},
+            "vector": {"type": "array", "items": {"type": ["number", "null"]}},
+        },
+    });
+    json!({
+        "type": "object",
+        "required": ["points", "next"],
+        "properties": {"points": {"type": "array", "items": point}, "next": {"oneOf": [id_schema(), {"type": "null"}]}},
+    })
 }
 
 fn search_by_json() -> Value {
@@ -114,7 +189,7 @@ fn result_schema() -> Value {
         "type": "object",
         "required": ["id", "score", "payload"],
         "properties": {
-            "id": {"oneOf": [{"type": "integer"}, {"type": "string", "format": "uuid"}]},
+            "id": id_schema(),
             "score": {"type": "number", "description": "Cosine similarity; higher is nearer"},
             "payload": {"type": "object"},
         },

@@ -54,6 +54,8 @@ pub(crate) enum Reason {
     TimedOut,
     /// Not ready yet, or not any more.
     NotReady,
+    /// walvec's own state cannot be read.
+    StateFailed,
 }
 
 impl Reason {
@@ -86,6 +88,7 @@ impl Reason {
             }
             Self::Busy => ("busy", "Too many searches at once", StatusCode::SERVICE_UNAVAILABLE),
             Self::TimedOut => ("timed-out", "No answer in time", StatusCode::SERVICE_UNAVAILABLE),
+            Self::StateFailed => ("state-failed", "walvec's state failed", StatusCode::INTERNAL_SERVER_ERROR),
             Self::NotReady => ("not-ready", "Not ready", StatusCode::SERVICE_UNAVAILABLE),
         }
     }

@@ -56,7 +56,7 @@ pub(crate) struct Found {
 }
 
 impl Serving {
-    fn collection(&self, wanted: Option<&str>) -> Result<(&str, &Arc<dyn Search>), Problem> {
+    pub(super) fn collection(&self, wanted: Option<&str>) -> Result<(&str, &Arc<dyn Search>), Problem> {
         let found = match wanted {
             Some(wanted) => self.collections.iter().find(|(name, _)| name == wanted),
             None if self.collections.len() == 1 => self.collections.first(),
@@ -91,6 +91,11 @@ impl Searcher {
         }
     }
 
+    /// What searches are answered from at the moment.
+    pub(super) fn serving(&self) -> Arc<Serving> {
+        Arc::clone(&self.serving.borrow())
+    }
+
     /// The names of the collections, in the order of the configuration.
     pub(crate) fn collections(&self) -> Vec<String> {
         self.serving.borrow().collections.iter().map(|(name, _)| name.clone()).collect()
@@ -99,7 +104,7 @@ impl Searcher {
     /// Embeds the query and finds the nearest points.
     pub(crate) async fn search(&self, query: &SearchQuery) -> Result<Found, Problem> {
         // A collection becomes a label only once it is known to exist: callers must not be able to invent labels.
-        let serving = Arc::clone(&self.serving.borrow());
+        let serving = self.serving();
         let (name, collection) = serving.collection(query.collection.as_deref())?;
         let started = Instant::now();
         let result = self.find(&serving.embedder, collection.as_ref(), query).await;
@@ -164,7 +169,7 @@ fn embed_error(error: EmbedError) -> Problem {
     Problem::new(reason, format!("the query could not be embedded: {error}"))
 }
 
-fn sink_problem(error: SinkError) -> Problem {
+pub(super) fn sink_problem(error: SinkError) -> Problem {
     let reason = match &error {
         SinkError::BadRequest(_) => Reason::SearchRefused,
         other if other.is_retryable() => Reason::SearchUnavailable,

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use walvec_pipeline::status::Status;
 
+use super::dead_letters::DeadLetters;
 use super::search::{Searcher, Serving};
 use super::tasks::Operations;
 
@@ -18,6 +19,8 @@ pub(crate) struct AppState {
     pub(crate) serving: watch::Receiver<Arc<Serving>>,
     /// Takes long work.
     pub(crate) operations: Operations,
+    /// Reads dead letters.
+    pub(crate) dead_letters: DeadLetters,
     /// What the pipeline is doing. Readiness follows from its phase: a phase of `snapshot` or `streaming` means that
     /// the slot is held, the sink is open and the model is loaded.
     pub(crate) status: watch::Receiver<Status>,
@@ -97,6 +100,7 @@ fn host_without_port(host: &str) -> &str {
 pub(crate) struct App {
     pub(crate) searcher: Searcher,
     pub(crate) operations: Operations,
+    pub(crate) dead_letters: DeadLetters,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) access: Option<Access>,
@@ -110,6 +114,7 @@ impl App {
         Self {
             searcher: Searcher::new(state.serving, limits),
             operations: state.operations,
+            dead_letters: state.dead_letters,
             status: state.status,
             metrics: state.metrics,
             access: state.token.as_ref().map(Access::new),

@@ -223,6 +223,7 @@ pub(crate) fn state_with(status: Status) -> AppState {
     AppState {
         serving: serving(vec![("books".to_owned(), books())], Arc::new(BagOfWords::new())),
         operations: Operations { tasks: Tasks::default(), requests: mpsc::channel(1).0, key: KEY.into() },
+        dead_letters: Arc::new(|_, _, _| Ok(Vec::new())),
         status: watch::Sender::new(status).subscribe(),
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         token: None,

@@ -8,7 +8,9 @@ use axum::http::Request;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
+use walvec_model::{Generation, Position, RowKey};
 use walvec_pipeline::status::{Phase, Status};
+use walvec_pipeline::store::DeadLetter;
 use walvec_sink::{Search, SinkError};
 
 use super::tasks::{KEY_HEADER, Operations};
@@ -261,6 +263,87 @@ async fn the_description_names_only_what_answers() {
     for reference in text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
         assert!(description.pointer(reference).is_some(), "{reference}");
     }
+}
+
+#[tokio::test]
+async fn points_are_given_page_by_page_exactly_as_they_are_stored() {
+    let router = router(state());
+    let first = get(&router, "/api/v1/points?collection=books&limit=2").await.json();
+    let ids = |page: &serde_json::Value| -> Vec<_> {
+        page["points"].as_array().unwrap().iter().map(|point| point["id"].clone()).collect()
+    };
+    assert_eq!((ids(&first), &first["next"]), (vec![json!(1), json!(2)], &json!(3)));
+    assert_eq!(first["points"][1]["payload"]["year"], 1965);
+    assert!(first["points"][0].get("vector").is_none());
+    let last = get(&router, "/api/v1/points?from=3&vectors=true").await.json();
+    assert_eq!((ids(&last), &last["next"]), (vec![json!(3)], &json!(null)));
+    assert_eq!(last["points"][0]["vector"].as_array().map(Vec::len), Some(64));
+    let beyond = get(&router, "/api/v1/points?from=a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11").await.json();
+    assert_eq!(beyond, json!({"points": [], "next": null}));
+}
+
+#[tokio::test]
+async fn points_are_given_by_their_ids_and_those_that_are_missing_are_left_out() {
+    let router = router(state());
+    let body = json!({"collection": "books", "ids": [2, 9, "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"], "vectors": true});
+    let found = post(&router, "/api/v1/points", body.to_string()).await.json();
+    let points = found["points"].as_array().unwrap();
+    assert_eq!((points.len(), &points[0]["id"], &points[0]["payload"]["name"]), (1, &json!(2), &json!("Dune")));
+    assert_eq!(points[0]["vector"].as_array().map(Vec::len), Some(64));
+}
+
+#[tokio::test]
+async fn a_bad_question_for_points_or_dead_letters_is_refused() {
+    let router = router(state());
+    for (path, kind) in [
+        ("/api/v1/points?limit=0", "bad-limit"),
+        ("/api/v1/points?limit=10001", "bad-limit"),
+        ("/api/v1/points?limit=many", "bad-parameter"),
+        ("/api/v1/points?from=x", "bad-parameter"),
+        ("/api/v1/points?from=-1", "bad-parameter"),
+        ("/api/v1/points?offset=1", "bad-parameter"),
+        ("/api/v1/points?collection=films", "unknown-collection"),
+        ("/api/v1/dead-letters?limit=1001", "bad-limit"),
+        ("/api/v1/dead-letters?after=7", "bad-parameter"),
+        ("/api/v1/dead-letters?collection=films", "unknown-collection"),
+    ] {
+        get(&router, path).await.problem(400, kind);
+    }
+    for (body, kind) in [
+        (json!({"ids": (0..1001).collect::<Vec<_>>()}), "bad-parameter"),
+        (json!({"ids": [-1]}), "bad-json"),
+        (json!({"ids": ["x"]}), "bad-json"),
+        (json!({}), "bad-json"),
+        (json!({"ids": [], "filter": {}}), "bad-json"),
+    ] {
+        post(&router, "/api/v1/points", body.to_string()).await.problem(400, kind);
+    }
+    let form = Request::post("/api/v1/points").body(Body::from(json!({"ids": []}).to_string())).unwrap();
+    send(&router, form).await.problem(415, "not-json");
+}
+
+#[tokio::test]
+async fn dead_letters_are_given_page_by_page_in_the_order_of_their_keys() {
+    let letter = |number: u64| DeadLetter {
+        collection: "books".to_owned(),
+        table: "public.books".to_owned(),
+        key: vec![json!(number)],
+        position: Position::default(),
+        generation: Generation(1),
+        code: "E_RENDER".to_owned(),
+        reason: "no".to_owned(),
+    };
+    let of = move |collection: &str, after: Option<&RowKey>, limit: usize| {
+        assert_eq!(collection, "books");
+        let after = after.map_or(0, |key| key.values()[0].as_u64().unwrap());
+        Ok((after + 1..=5).map(letter).take(limit).collect())
+    };
+    let router = router(AppState { dead_letters: Arc::new(of), ..state() });
+    let first = get(&router, "/api/v1/dead-letters?limit=3").await.json();
+    assert_eq!((first["dead_letters"].as_array().map(Vec::len), &first["next"]), (Some(3), &json!([3])));
+    let last = get(&router, "/api/v1/dead-letters?collection=books&after=[3]&limit=3").await.json();
+    assert_eq!((last["dead_letters"].as_array().map(Vec::len), &last["next"]), (Some(2), &json!(null)));
+    assert_eq!(last["dead_letters"][0]["key"], json!([4]));
 }
 
 // ---- Security ---------------------------------------------------------------------------------------------------

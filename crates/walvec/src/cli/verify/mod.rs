@@ -1,0 +1,177 @@
+//! `walvec verify`: whether the collections are what their tables say, and mending them if not.
+//!
+//! - [`outside`]: the running walvec and the stored points, as the comparison sees them
+//! - [`show`]: the report, and what is shown until it is there
+
+mod outside;
+mod show;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use uuid::Uuid;
+use walvec_embed::Embedder;
+use walvec_pipeline::PipelineError;
+use walvec_verify::{CollectionSpec, Job, Mended, Points, Report, Sample};
+
+use self::outside::{Followed, Stored};
+use self::show::Progress;
+use super::running::Running;
+use super::{ConfigArgs, Failure, output};
+use crate::app;
+use crate::config::{CollectionConfig, Config};
+
+/// Compare every point with its row, while everything runs; with --repair, mend what differs.
+///
+/// Reads the rows again by a plain SELECT in one consistent snapshot and every point of the collection, and compares their
+/// content by rules of its own: id, payload, key, hash of the text, model. What differs is read again until it is certain
+/// that neither side was just being changed. Needs a running `walvec run`; searches and changes go on meanwhile.
+///
+/// Finds: rows without a point (missing), points without a row (extra), points that show something else than their row
+/// (stale), rows with another number of chunks (chunks), and vectors that are not those of the text (bad vectors). Vectors
+/// are computed again for a sample, because nothing that is stored tells a wrong one; --sample all takes as long as
+/// embedding the whole table. Rows that are parked are listed, and are no mismatch.
+///
+/// Exit code 0: nothing differs. 1: mismatches. 3: it could not be compared.
+#[derive(Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only this collection [default: all of them]
+    #[arg(long, value_name = "NAME")]
+    collection: Option<String>,
+    /// Have the running walvec mend what differs, then compare that again: rows are read and embedded anew, points without
+    /// a row are removed.
+    #[arg(long)]
+    repair: bool,
+    /// How many points' texts are embedded again, or "all".
+    #[arg(long, value_name = "N|all", default_value = "200", value_parser = sample)]
+    sample: Sample,
+    /// Chooses the same sample again [default: another one each time; it is printed]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found in a collection, and what became of it.
+struct Outcome {
+    report: Report,
+    mended: Option<Mended>,
+}
+
+impl Outcome {
+    /// Mismatches that are there now.
+    fn left(&self) -> u64 {
+        self.mended.as_ref().map_or_else(|| self.report.mismatches(), |mended| mended.left)
+    }
+}
+
+fn sample(text: &str) -> Result<Sample, String> {
+    match text {
+        "all" => Ok(Sample::All),
+        number => number.parse().map(Sample::Points).map_err(|_| "a number or \"all\" is expected".to_owned()),
+    }
+}
+
+pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
+    let config = args.config.load()?;
+    let collections = chosen(&config, args.collection.as_deref())?;
+    let running = running(&config).await?;
+    let embedder = app::load_embedder(&config).await?;
+    let seed = args.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 32);
+    let mut outcomes = Vec::with_capacity(collections.len());
+    for collection in collections {
+        let work = Work { config: &config, collection, running: &running, embedder: &embedder };
+        outcomes.push(work.compare(&args, seed).await?);
+    }
+    let left: u64 = outcomes.iter().map(Outcome::left).sum();
+    if args.json {
+        output::json(&show::json(&outcomes, args.sample, seed))?;
+    } else {
+        output::line(&show::text(&outcomes, args.sample, seed))?;
+    }
+    Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a CollectionConfig>, Failure> {
+    let wanted = |collection: &&CollectionConfig| name.is_none_or(|name| collection.name == name);
+    let chosen: Vec<_> = config.collections.iter().filter(wanted).collect();
+    match (name, chosen.is_empty()) {
+        (Some(name), true) => {
+            let names: Vec<_> = config.collections.iter().map(|collection| collection.name.as_str()).collect();
+            Err(Failure::new(2, "E_USAGE", format!("there is no collection \"{name}\""))
+                .with_remedy(format!("one of: {}", names.join(", "))))
+        }
+        _ => Ok(chosen),
+    }
+}
+
+async fn running(config: &Config) -> Result<Running, Failure> {
+    let directory = config.sink.directory();
+    Running::find(directory, config.server.token.clone()).await.ok_or_else(|| {
+        let what = format!(
+            "no walvec runs on {}, so that nothing says up to where the collections should be like their tables",
+            directory.display()
+        );
+        Failure::definite("E_NOT_RUNNING", what).with_remedy("start it in another terminal: walvec run")
+    })
+}
+
+/// The comparison of one collection.
+struct Work<'a> {
+    config: &'a Config,
+    collection: &'a CollectionConfig,
+    running: &'a Running,
+    embedder: &'a Arc<dyn Embedder>,
+}
+
+impl Work<'_> {
+    async fn compare(&self, args: &VerifyArgs, seed: u64) -> Result<Outcome, Failure> {
+        let Self { config, collection, running, embedder } = *self;
+        let fingerprint = app::fingerprint(embedder.as_ref(), &app::transform(collection)?);
+        let points = Stored::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
+        let session = || async { walvec_capture::open_session(&config.source.url).await.map_err(PipelineError::from) };
+        let (reader, asker) = (session().await?, session().await?);
+        let progress = Progress::new(&collection.name);
+        let job = Job {
+            spec: CollectionSpec {
+                collection: collection.name.clone(),
+                table: collection.table.clone(),
+                text: collection.text.clone(),
+                payload: collection.payload.clone(),
+                computed: collection.computed.clone().into_iter().collect(),
+                fingerprint,
+            },
+            publication: &config.source.publication,
+            reader: &reader,
+            asker: &asker,
+            running: &Followed(running),
+            points: &points as &dyn Points,
+            embedder: Arc::clone(embedder),
+            sample: args.sample,
+            seed,
+            watch: &|stage| progress.show(&stage),
+        };
+        let (report, mut findings) = walvec_verify::compare(&job).await?;
+        let mended = match args.repair && findings.count() > 0 {
+            true => Some(walvec_verify::repair(&job, &mut findings).await?),
+            false => None,
+        };
+        Ok(Outcome { report, mended })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_a_number_or_all_points() {
+        assert_eq!(sample("all"), Ok(Sample::All));
+        assert_eq!(sample("0"), Ok(Sample::Points(0)));
+        assert!(sample("-1").is_err() && sample("some").is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! The report, and what is shown until it is there.
+
+use std::io::IsTerminal as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+use walvec_model::RowKey;
+use walvec_verify::{Difference, Mismatch, RepairState, Report, Sample, Sort, Stage};
+
+use super::Outcome;
+use crate::cli::output;
+
+/// How often a line tells how far it is where there is no terminal.
+const TELL: Duration = Duration::from_secs(10);
+/// The longest value in an example.
+const MAX_VALUE: usize = 60;
+
+/// How far a comparison has come: a line that changes on a terminal, a new line now and then elsewhere.
+pub(super) struct Progress {
+    collection: String,
+    bar: Option<ProgressBar>,
+    told: Mutex<Instant>,
+}
+
+impl Progress {
+    pub(super) fn new(collection: &str) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = output::bars().add(ProgressBar::new_spinner());
+            if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}  {elapsed}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { collection: collection.to_owned(), bar, told: Mutex::new(Instant::now()) }
+    }
+
+    pub(super) fn show(&self, stage: &Stage) {
+        let text = format!("{}: {}", self.collection, describe(stage));
+        if let Some(bar) = &self.bar {
+            bar.set_message(text);
+            bar.tick();
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.elapsed() >= TELL {
+            *told = Instant::now();
+            output::note(&text);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn describe(stage: &Stage) -> String {
+    match stage {
+        Stage::Reading(rows) => format!("{rows} rows read"),
+        Stage::Waiting { until, now, problem } => {
+            let problem = problem.as_ref().map(|problem| format!("; it has a problem: {problem}")).unwrap_or_default();
+            format!("waiting until the running walvec, at {now}, has applied {until}{problem}")
+        }
+        Stage::HeldBack(points) => {
+            format!(
+                "waiting for {points} points that the server holds back until they are indexed (prevent_unoptimized)"
+            )
+        }
+        Stage::Comparing { points, rows } => format!("{points} points compared with {rows} rows"),
+        Stage::Rechecking(suspects) => format!("{suspects} differences are looked at again"),
+        Stage::Embedding(texts) => format!("{texts} texts embedded again"),
+        Stage::Repairing { sent, of, state } => {
+            let state = match state {
+                None => String::new(),
+                Some(RepairState::Queued) => "; waiting for another task to end".to_owned(),
+                Some(RepairState::Running(rows)) => format!("; {rows} rows read again"),
+            };
+            format!("{sent} of {of} findings sent to be mended{state}")
+        }
+    }
+}
+
+/// For programs.
+pub(super) fn json(outcomes: &[Outcome], sample: Sample, seed: u64) -> Value {
+    let mut all = Map::new();
+    let collections: Vec<Value> = outcomes.iter().map(collection_as_json).collect();
+    for outcome in outcomes {
+        for (name, count) in counts(outcome) {
+            let sum = all.get(&name).and_then(Value::as_u64).unwrap_or(0) + count.as_u64().unwrap_or(0);
+            all.insert(name, sum.into());
+        }
+    }
+    all.insert("seed".to_owned(), seed.into());
+    let sample = match sample {
+        Sample::All => json!("all"),
+        Sample::Points(points) => json!(points),
+    };
+    all.insert("sample".to_owned(), sample);
+    all.insert("collections".to_owned(), collections.into());
+    Value::Object(all)
+}
+
+/// Numbers that can be added up.
+fn counts(outcome: &Outcome) -> Map<String, Value> {
+    let mut counts = outcome.report.counts_as_json();
+    if let Some(mended) = &outcome.mended {
+        counts.insert("mended".to_owned(), mended.mended.into());
+    }
+    counts.insert("left".to_owned(), outcome.left().into());
+    counts
+}
+
+fn collection_as_json(outcome: &Outcome) -> Value {
+    let Outcome { report, mended } = outcome;
+    let parked = report.parked_examples.iter();
+    let parked = parked.map(|row| json!({"key": row.key, "code": row.code, "reason": row.reason}));
+    let mut object = Map::from_iter([
+        ("collection".to_owned(), report.collection.clone().into()),
+        ("table".to_owned(), report.table.to_string().into()),
+    ]);
+    object.extend(counts(outcome));
+    object.insert("examples".to_owned(), report.examples.iter().map(Mismatch::to_json).collect());
+    if let Some(mended) = mended {
+        object.insert("left_examples".to_owned(), mended.examples.iter().map(Mismatch::to_json).collect());
+    }
+    object.insert("dead_letter_examples".to_owned(), parked.collect());
+    Value::Object(object)
+}
+
+/// For people.
+pub(super) fn text(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
+    let mut table = output::table(&[
+        "collection",
+        "table",
+        "rows",
+        "points",
+        "missing",
+        "extra",
+        "stale",
+        "chunks",
+        "bad vectors",
+        "parked",
+        "unsettled",
+    ]);
+    for Outcome { report, .. } in outcomes {
+        let mut row = vec![report.collection.clone(), report.table.to_string()];
+        row.extend([report.rows, report.points].map(|count| count.to_string()));
+        row.extend(Sort::ALL.map(|sort| report.count(sort).to_string()));
+        row.extend([report.parked, report.unsettled].map(|count| count.to_string()));
+        table.add_row(row);
+    }
+    let mut lines = vec![table.to_string()];
+    lines.extend(outcomes.iter().flat_map(|outcome| details(&outcome.report)));
+    for Outcome { report, mended } in outcomes {
+        let Some(mended) = mended else { continue };
+        lines.push(format!(
+            "{}: {} mismatches found, {} mended, {} left, {} unsettled.",
+            report.collection,
+            report.mismatches(),
+            mended.mended,
+            mended.left,
+            mended.unsettled
+        ));
+        lines.extend(mended.examples.iter().map(|mismatch| format!("  left: {}", example(mismatch))));
+    }
+    lines.push(conclusion(outcomes, sample, seed));
+    lines.join("\n")
+}
+
+fn details(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    let collection = &report.collection;
+    lines.extend(report.examples.iter().map(|mismatch| format!("{collection}: {}", example(mismatch))));
+    for sort in Sort::ALL {
+        let shown = report.examples.iter().filter(|mismatch| mismatch.sort == sort).count() as u64;
+        if report.count(sort) > shown {
+            lines.push(format!("{collection}: {}: {} more", sort_in_words(sort), report.count(sort) - shown));
+        }
+    }
+    for parked in &report.parked_examples {
+        let key = RowKey::new(parked.key.clone());
+        lines.push(format!("{collection}: parked: row {key}, {}: {}", parked.code, parked.reason));
+    }
+    if report.parked > report.parked_examples.len() as u64 {
+        let more = report.parked - report.parked_examples.len() as u64;
+        lines.push(format!("{collection}: parked: {more} more"));
+    }
+    lines
+}
+
+const fn sort_in_words(sort: Sort) -> &'static str {
+    match sort {
+        Sort::Missing => "missing",
+        Sort::Extra => "extra",
+        Sort::Stale => "stale",
+        Sort::Chunks => "chunks",
+        Sort::BadVector => "bad vector",
+    }
+}
+
+fn example(mismatch: &Mismatch) -> String {
+    let Mismatch { sort, id, key, version, differences } = mismatch;
+    let what = match (key, version) {
+        (Some(key), _) => format!("row {}, point {id}", RowKey::new(key.clone())),
+        (None, Some(version)) => format!("point {id}, version {version}"),
+        (None, None) => format!("point {id}, which walvec did not write"),
+    };
+    let differences: Vec<String> = differences.iter().map(difference).collect();
+    let separator = if differences.is_empty() { "" } else { ": " };
+    format!("{}: {what}{separator}{}", sort_in_words(*sort), differences.join("; "))
+}
+
+fn difference(difference: &Difference) -> String {
+    let Difference { field, expected, stored } = difference;
+    match (expected, stored) {
+        (Some(expected), Some(stored)) => format!("{field} is {} instead of {}", value(stored), value(expected)),
+        (Some(expected), None) => format!("{field}: {} is not there", value(expected)),
+        (None, Some(stored)) => format!("{field}: {} should not be there", value(stored)),
+        (None, None) => field.clone(),
+    }
+}
+
+fn value(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= MAX_VALUE {
+        return text;
+    }
+    text.chars().take(MAX_VALUE - 1).chain(['…']).collect()
+}
+
+fn conclusion(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
+    let sum = |count: fn(&Outcome) -> u64| outcomes.iter().map(count).sum::<u64>();
+    let (points, sampled) = (sum(|outcome| outcome.report.points), sum(|outcome| outcome.report.sampled));
+    let (left, unsettled) = (sum(Outcome::left), sum(|outcome| outcome.report.unsettled));
+    let hint = if sample == Sample::All { "" } else { "; --sample all checks every one" };
+    let vectors = format!("Vectors: {sampled} of {points} points compared with their texts (seed {seed}{hint}).");
+    let moving = match unsettled {
+        0 => String::new(),
+        rows => format!(" {rows} rows changed whenever they were looked at; nothing is known about those."),
+    };
+    let verdict = match (left, outcomes.iter().any(|outcome| outcome.mended.is_some())) {
+        (0, _) => "Every point is what its row says.".to_owned(),
+        (left, true) => format!("{left} mismatches are left."),
+        (left, false) => format!("{left} mismatches. To mend them: walvec verify --repair"),
+    };
+    format!("{vectors}\n{verdict}{moving}")
+}

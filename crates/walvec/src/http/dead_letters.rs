@@ -1,0 +1,72 @@
+//! Rows that could not be processed, page by page.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use walvec_model::{RowKey, Value};
+use walvec_pipeline::Store;
+use walvec_pipeline::store::{DeadLetter, StoreError};
+
+use super::problem::{Problem, Reason};
+use super::state::App;
+
+/// Most dead letters of a page, and as many as it has when nothing is asked for.
+pub(super) const MAX_LIMIT: usize = 1000;
+
+/// Reads up to so many dead letters of a collection, in the order of their keys, from behind a key on. Blocks.
+pub(crate) type DeadLetters =
+    Arc<dyn Fn(&str, Option<&RowKey>, usize) -> Result<Vec<DeadLetter>, StoreError> + Send + Sync>;
+
+/// Those of a state file.
+pub(crate) fn of(store: &Arc<Store>) -> DeadLetters {
+    let store = Arc::clone(store);
+    Arc::new(move |collection, after, limit| store.dead_letters_after(collection, after, limit))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PageQuery {
+    collection: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+/// A page.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Page {
+    /// The rows, in the order of their keys.
+    pub(crate) dead_letters: Vec<DeadLetter>,
+    /// The key behind which the next page begins; `None` at the end.
+    pub(crate) next: Option<Vec<Value>>,
+}
+
+/// `GET /api/v1/dead-letters?collection=…&after=[…]&limit=…`; `after` is the key that the last page ended with.
+pub(super) async fn page(
+    State(app): State<Arc<App>>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(query) = query.map_err(|error| Problem::new(Reason::BadParameter, error.body_text()))?;
+    let limit = query.limit.unwrap_or(MAX_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        let detail = format!("the limit is \"{limit}\"; a whole number from 1 to {MAX_LIMIT} is expected");
+        return Err(Problem::new(Reason::BadLimit, detail));
+    }
+    let after = query.after.map(|text| serde_json::from_str(&text).map(RowKey::new)).transpose().map_err(|error| {
+        Problem::new(Reason::BadParameter, format!("after is no JSON array of key values: {error}"))
+    })?;
+    let collection = app.searcher.serving().collection(query.collection.as_deref())?.0.to_owned();
+    let read = Arc::clone(&app.dead_letters);
+    // One more tells whether there is another page.
+    let found = tokio::task::spawn_blocking(move || read(&collection, after.as_ref(), limit + 1)).await;
+    let failed = |reason: String| Problem::new(Reason::StateFailed, reason);
+    let found = found.map_err(|panic| failed(panic.to_string()))?;
+    let mut letters = found.map_err(|error| failed(error.to_string()))?;
+    let is_last = letters.len() <= limit;
+    letters.truncate(limit);
+    let next = if is_last { None } else { letters.last().map(|letter| letter.key.clone()) };
+    Ok(Json(Page { dead_letters: letters, next }).into_response())
+}
