@@ -32,8 +32,8 @@ const FIRST_POINTS: usize = 256;
 
 /// Compares a collection with its table, both as they are at some moment during the call.
 ///
-/// Reads every row once, in one transaction, and every point once; what differs is read again. Takes about 50 MiB of memory
-/// beyond what single rows take, whatever their number, and temporary files of some 50 bytes and the key per row.
+/// Reads every row once, in one transaction, and every point once; what differs is read again. Takes about 100 MiB of memory,
+/// whatever the number of rows, and temporary files of some 50 bytes and the key per row.
 ///
 /// # Errors
 /// If a side cannot be read, or the collection was built with something else ([`VerifyError::Fingerprint`]). Waits for as

@@ -15,7 +15,7 @@ use walvec_model::PointId;
 use crate::digest::Digest;
 
 /// Bytes of rows that are sorted in memory.
-const BUFFER: usize = 24 << 20;
+const BUFFER: usize = 16 << 20;
 /// Bytes that each sorted file is read by.
 const READ: usize = 64 << 10;
 

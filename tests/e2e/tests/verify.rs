@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use walvec_e2e::{Collection, Settings, Test, TestContext, Walvec, image, test, wait};
-use walvec_model::{Point, PointId, Position, RawPoint, StoredPoint};
+use walvec_model::{Lsn, Point, PointId, Position, RawPoint, StoredPoint, TableName};
 use walvec_sink::{Search, Sink, Write};
 use walvec_test_qdrant::TestServer;
 
@@ -15,6 +15,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(filters_computed_fields_and_quoted_names_compare_equal).since(15),
         test!(every_corruption_on_a_server_is_found_and_mended),
         test!(every_corruption_of_the_embedded_engine_is_found_and_mended),
+        test!(a_collection_that_lost_every_point_is_filled_again_by_a_repair),
         test!(parked_rows_are_reported_and_are_no_mismatch),
         test!(without_a_running_walvec_nothing_is_compared),
         test!(another_text_template_is_told_instead_of_a_stale_point_for_every_row),
@@ -231,7 +232,7 @@ fn corrupted(points: &mut [StoredPoint]) -> Result<()> {
             PointId::Num(22) => own.key = vec![json!(23)],
             PointId::Num(23) => "public.others".clone_into(&mut own.table),
             PointId::Num(24) => own.fingerprint.0 = "1".repeat(32),
-            PointId::Num(25) => own.position = Position { commit_lsn: walvec_model::Lsn(u64::MAX - 1), ordinal: 1 },
+            PointId::Num(25) => own.position = Position { commit_lsn: Lsn(u64::MAX - 1), ordinal: 1 },
             PointId::Num(26) => drop(point.payload.insert("n".to_owned(), json!(5.5))),
             PointId::Num(30) => own.chunks = 2,
             PointId::Num(31) => own.chunk = 1,
@@ -331,6 +332,25 @@ async fn every_corruption_of_the_embedded_engine_is_found_and_mended(context: Te
     collection.close().await?;
     let mut walvec = followed(&context, &items()).await?;
     found_and_mended(&context, &mut walvec, 1).await
+}
+
+async fn a_collection_that_lost_every_point_is_filled_again_by_a_repair(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    // More than are looked at, and sent, in one go.
+    context
+        .execute(
+            "CREATE TABLE items (id text PRIMARY KEY, name text);
+             INSERT INTO items SELECT 'key ' || n, 'item ' || n FROM generate_series(1, 10500) n",
+        )
+        .await?;
+    let _walvec = followed(&context, &items_on(&server)).await?;
+    image::on_server("items", &server.url())?.delete_table(&TableName::new("public", "items")).await?;
+    let (report, code) = verify(&context, &[]).await?;
+    assert_eq!((mismatches(&report), code), ([10_500, 0, 0, 0, 0], 1), "{report:#}");
+    let (report, code) = verify(&context, &["--repair"]).await?;
+    assert_eq!((&report["mended"], &report["left"], code), (&json!(10_500), &json!(0), 0), "{report:#}");
+    assert_equal(&context, &[]).await?;
+    Ok(())
 }
 
 async fn parked_rows_are_reported_and_are_no_mismatch(context: TestContext) -> Result<()> {
