@@ -294,8 +294,10 @@ impl Store {
     }
 }
 
-/// Collection, key and stored form of each letter.
-fn encode_all(letters: &[DeadLetter]) -> Result<Vec<(&str, RowKey, Vec<u8>)>, StoreError> {
+/// Collection, key and stored form of a letter.
+type EncodedLetter<'a> = (&'a str, RowKey, Vec<u8>);
+
+fn encode_all(letters: &[DeadLetter]) -> Result<Vec<EncodedLetter<'_>>, StoreError> {
     let encoded =
         letters.iter().map(|letter| Ok((letter.collection.as_str(), RowKey::new(letter.key.clone()), encode(letter)?)));
     encoded.collect()

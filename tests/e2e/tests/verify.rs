@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Collection, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_model::{Lsn, Point, PointId, Position, RawPoint, StoredPoint, TableName};
 use walvec_sink::{Search, Sink, Write};
@@ -316,7 +317,7 @@ async fn every_corruption_on_a_server_is_found_and_mended(context: TestContext) 
     let server = TestServer::start()?;
     context.execute(TABLE).await?;
     let mut walvec = followed(&context, &items_on(&server)).await?;
-    let points = corrupt(&image::on_server("items", &server.url())?).await?;
+    let points = corrupt(&image::on_server("items", MODEL, &server.url())?).await?;
     let foreign = json!({"id": 9002, "vector": points[0].vector, "payload": {"name": "nobody's"}});
     let foreign_uuid = json!({"id": uuid::Uuid::from_u128(7), "vector": points[0].vector, "payload": {}});
     server.put("items", vec![foreign, foreign_uuid]).await?;
@@ -344,7 +345,7 @@ async fn a_collection_that_lost_every_point_is_filled_again_by_a_repair(context:
         )
         .await?;
     let _walvec = followed(&context, &items_on(&server)).await?;
-    image::on_server("items", &server.url())?.delete_table(&TableName::new("public", "items")).await?;
+    image::on_server("items", MODEL, &server.url())?.delete_table(&TableName::new("public", "items")).await?;
     let (report, code) = verify(&context, &[]).await?;
     assert_eq!((mismatches(&report), code), ([10_500, 0, 0, 0, 0], 1), "{report:#}");
     let (report, code) = verify(&context, &["--repair"]).await?;
