@@ -147,9 +147,14 @@ impl Comparison<'_> {
     }
 
     async fn look_again(&mut self, merge: &mut Merge) -> Result<(), VerifyError> {
-        for (_, verdict) in self.judge.judge(std::mem::take(&mut merge.suspects)).await? {
+        for (suspect, verdict) in self.judge.judge(std::mem::take(&mut merge.suspects)).await? {
             match verdict {
-                Verdict::Same | Verdict::Parked => {}
+                Verdict::Same => {
+                    if let Some(key) = suspect.key {
+                        merge.sampler.offer(suspect.id, serde_json::Value::Array(key).to_string().as_bytes());
+                    }
+                }
+                Verdict::Parked => {}
                 Verdict::Unsettled => self.report.unsettled += 1,
                 Verdict::Mismatch(mismatch) => self.found(mismatch)?,
             }

@@ -120,18 +120,15 @@ impl Merge {
     fn compare(&mut self, row: Option<Expected>, point: Option<Stored>) {
         match (row, point) {
             (Some(row), Some(point)) if row.digest == Some(point.digest) && !point.impossible => {
-                self.sampler.offer(&row);
+                self.sampler.offer(row.id, &row.key);
             }
-            (Some(row), _) => self.suspects.push(Suspect { id: row.id, key: key_of(&row) }),
+            (Some(row), _) => {
+                self.suspects.push(Suspect { id: row.id, key: serde_json::from_slice(&row.key).ok() });
+            }
             (None, Some(point)) => self.suspects.push(Suspect { id: point.id, key: point.key }),
             (None, None) => {}
         }
     }
-}
-
-/// The key that was remembered with a row.
-pub(crate) fn key_of(row: &Expected) -> Option<Vec<Value>> {
-    serde_json::from_slice(&row.key).ok()
 }
 
 /// The version that a point claims to show.

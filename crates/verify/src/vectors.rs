@@ -8,9 +8,8 @@ use walvec_model::{PointId, RawPoint, Vector};
 
 use crate::digest;
 use crate::image::Content;
-use crate::merge::{key_of, version};
+use crate::merge::version;
 use crate::recheck::Judge;
-use crate::sort::Expected;
 use crate::{Difference, Mismatch, Sample, Sort, Stage, VerifyError};
 
 /// Two vectors of one text differ at most by rounding and quantization of their numbers.
@@ -30,7 +29,7 @@ pub(crate) struct Sampler {
     seed: [u8; 32],
     lowest: BinaryHeap<(u64, PointId, Box<[u8]>)>,
     /// Of a sample of all points, those that were not checked yet.
-    batch: Vec<Expected>,
+    batch: Vec<(PointId, Box<[u8]>)>,
 }
 
 impl Sampler {
@@ -39,12 +38,13 @@ impl Sampler {
         Self { sample, seed, lowest: BinaryHeap::new(), batch: Vec::new() }
     }
 
-    pub(crate) fn offer(&mut self, row: &Expected) {
+    /// Considers a point that shows its row, whose key is this JSON.
+    pub(crate) fn offer(&mut self, point: PointId, key: &[u8]) {
         let size = match self.sample {
-            Sample::All => return self.batch.push(row.clone()),
+            Sample::All => return self.batch.push((point, key.into())),
             Sample::Points(size) => size,
         };
-        let id = match row.id {
+        let id = match point {
             PointId::Num(number) => u128::from(number),
             PointId::Uuid(uuid) => uuid.as_u128(),
         };
@@ -52,7 +52,7 @@ impl Sampler {
         let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
         let rank = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
         if self.lowest.len() < size || self.lowest.peek().is_some_and(|(highest, ..)| rank < *highest) {
-            self.lowest.push((rank, row.id, row.key.clone()));
+            self.lowest.push((rank, point, key.into()));
             if self.lowest.len() > size {
                 self.lowest.pop();
             }
@@ -66,13 +66,11 @@ impl Sampler {
 
     /// The points that wait to be checked; `last`: all others were offered.
     pub(crate) fn take(&mut self, last: bool) -> Vec<Chosen> {
-        let batch = self.batch.drain(..).filter_map(|row| Some((row.id, key_of(&row)?)));
-        let mut chosen: Vec<Chosen> = batch.collect();
+        let mut chosen: Vec<(PointId, Box<[u8]>)> = std::mem::take(&mut self.batch);
         if last {
-            let lowest = std::mem::take(&mut self.lowest).into_vec().into_iter();
-            chosen.extend(lowest.filter_map(|(_, id, key)| Some((id, serde_json::from_slice(&key).ok()?))));
+            chosen.extend(std::mem::take(&mut self.lowest).into_iter().map(|(_, id, key)| (id, key)));
         }
-        chosen
+        chosen.into_iter().filter_map(|(id, key)| Some((id, serde_json::from_slice(&key).ok()?))).collect()
     }
 }
 
@@ -176,13 +174,13 @@ fn fault(stored: Option<&Vector>, wanted: &Vector) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn row(number: u64) -> Expected {
-        Expected { id: PointId::Num(number), digest: None, key: format!("[{number}]").into_bytes().into() }
+    fn offer(sampler: &mut Sampler, number: u64) {
+        sampler.offer(PointId::Num(number), format!("[{number}]").as_bytes());
     }
 
     fn sample(size: usize, seed: u64, numbers: impl Iterator<Item = u64>) -> Vec<PointId> {
         let mut sampler = Sampler::new(Sample::Points(size), seed);
-        numbers.for_each(|number| sampler.offer(&row(number)));
+        numbers.for_each(|number| offer(&mut sampler, number));
         let mut ids: Vec<_> = sampler.take(true).into_iter().map(|(id, _)| id).collect();
         ids.sort();
         ids
@@ -201,7 +199,7 @@ mod tests {
     #[test]
     fn a_sample_of_all_points_is_checked_in_batches() {
         let mut sampler = Sampler::new(Sample::All, 0);
-        (0..BATCH as u64).for_each(|number| sampler.offer(&row(number)));
+        (0..BATCH as u64).for_each(|number| offer(&mut sampler, number));
         assert!(sampler.is_full());
         assert_eq!(sampler.take(false).len(), BATCH);
         assert!(!sampler.is_full() && sampler.take(true).is_empty());
