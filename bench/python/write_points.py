@@ -2,7 +2,7 @@
 
 usage: write_points.py HOST GRPC_PORT POINTS DIMENSION BATCH
 
-The points are those of `bench/src/points.rs`: the same sizes of vector and payload.
+The points are those of `bench/src/points.rs`: the same vectors' size, the same payload, walvec's own field included.
 """
 
 import json
@@ -17,6 +17,7 @@ def point(number: int, dimension: int) -> models.PointStruct:
     source = random.Random(number)
     vector = [source.uniform(-1.0, 1.0) for _ in range(dimension)]
     payload = {"id": number, "name": f"name {number}", "price": number % 1000, "body": "x" * 200}
+    payload["_walvec"] = {"v": f"0/1.{number}", "t": "public.bench", "k": [number], "h": "0" * 32, "m": "0" * 32, "g": 1, "c": 0, "n": 1}
     return models.PointStruct(id=number, vector=vector, payload=payload)
 
 

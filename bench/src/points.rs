@@ -23,8 +23,8 @@ const POINTS: u64 = 20_000;
 const DIMENSION: usize = 384;
 /// Points per request, of both.
 const BATCH: usize = 256;
-/// Requests of walvec's that one call of the sink may have in flight.
-const BATCHES_PER_WRITE: usize = 4;
+/// How many requests one call of the sink makes, as in a snapshot with large batches.
+const BATCHES_PER_WRITE: usize = 16;
 
 /// Points per second into one server.
 pub(crate) struct Points {
