@@ -11,6 +11,14 @@ pub enum CaptureError {
         /// What is wrong with them.
         reason: String,
     },
+    /// A condition in SQL that is not one.
+    #[error("the condition cannot be used on {table}: {reason}")]
+    Condition {
+        /// The table.
+        table: TableName,
+        /// The server's words.
+        reason: String,
+    },
     /// The server cannot be reached, or the connection broke.
     #[error("cannot reach PostgreSQL at {server}: {reason}")]
     Connect {
@@ -151,7 +159,7 @@ impl CaptureError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Config { .. } => "E_CONFIG",
+            Self::Config { .. } | Self::Condition { .. } => "E_CONFIG",
             Self::Connect { .. } => "E_CONNECT",
             Self::Auth { .. } => "E_AUTH",
             Self::Tls { .. } => "E_TLS",
@@ -180,6 +188,7 @@ impl CaptureError {
             Self::Connect { .. } | Self::SlotBusy { .. } | Self::Rewritten { .. } | Self::Closed => true,
             Self::Statement { sqlstate, .. } => is_transient(sqlstate),
             Self::Config { .. }
+            | Self::Condition { .. }
             | Self::Auth { .. }
             | Self::Tls { .. }
             | Self::WalLevel { .. }
@@ -200,6 +209,7 @@ impl CaptureError {
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         let text = match self {
+            Self::Condition { .. } => "write what could stand after WHERE, for example --where \"year >= 1990\"".to_owned(),
             Self::Config { .. } => "use postgres://user:password@host:port/database?sslmode=..., \
                 with special characters percent-encoded"
                 .to_owned(),

@@ -19,7 +19,7 @@ use crate::reread::{Active, Job, Order, Turn};
 use crate::start::Refusal;
 use crate::status::Phase;
 use crate::supervisor::Run;
-use crate::telemetry::{count_changes, searchable};
+use crate::telemetry::count_changes;
 
 /// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
 const READ_AHEAD: usize = 16;
@@ -327,7 +327,7 @@ async fn flush(
         }
     }
     for commit in std::mem::take(&mut pending.commits) {
-        searchable(commit.at, commit.rows);
+        run.shared.telemetry.searchable(commit.at, commit.rows);
         note_durable(run, commit.end_lsn, checkpointer);
     }
     run.shared.telemetry.waiting_since(None);

@@ -62,6 +62,8 @@ pub struct Ended {
     pub code: String,
     /// The error in words.
     pub message: String,
+    /// What to type, if anything helps.
+    pub remedy: Option<String>,
 }
 
 /// A job that was given to the pipeline.
@@ -76,7 +78,11 @@ impl Order {
     }
 
     pub(crate) fn end(&self, result: Result<(), &PipelineError>) {
-        let ended = result.map_err(|error| Ended { code: error.code().to_owned(), message: error.to_string() });
+        let ended = result.map_err(|error| Ended {
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            remedy: error.remedy(),
+        });
         self.update(|progress| progress.ended = Some(ended));
     }
 }

@@ -233,6 +233,8 @@ async fn work(
         Start::Resume(checkpoint) => {
             run.begin_generation(checkpoint.generation);
             if let Slot::Ready { confirmed } = facts.slot {
+                // What comes after it is replayed: until then, a row may be back whose deletion is still to come.
+                run.shared.telemetry.applied(confirmed);
                 run.shared.telemetry.confirmed(confirmed);
             }
             checkpoint

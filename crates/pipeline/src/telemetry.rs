@@ -58,7 +58,7 @@ impl Stage {
 pub(crate) struct Telemetry(Arc<Shared>);
 
 struct Shared {
-    /// Whether gauges are set: there may be another pipeline whose gauges they are.
+    /// Whether gauges and latencies are its own: what another pipeline fills beside it, nobody can find yet.
     reports: bool,
     status: watch::Sender<Status>,
     /// The commit time of the oldest transaction that has been read but cannot be found yet.
@@ -159,6 +159,13 @@ impl Telemetry {
         self.modify(|status| status.lag_ms = age);
     }
 
+    /// Notes that the `rows` of a transaction committed at `at` can be found now.
+    pub(crate) fn searchable(&self, at: SystemTime, rows: usize) {
+        if self.0.reports {
+            histogram!(COMMIT_TO_SEARCHABLE).record_many(since(at).as_secs_f64(), rows);
+        }
+    }
+
     fn report_lag(&self, status: &mut Status) {
         status.lag_bytes = status.server_lsn.bytes_since(status.applied_lsn);
         if self.0.reports {
@@ -185,11 +192,6 @@ const fn as_gauge(value: u64) -> f64 {
 /// Time since `at` by this machine's clock; zero if the server's clock is ahead.
 fn since(at: SystemTime) -> Duration {
     SystemTime::now().duration_since(at).unwrap_or_default()
-}
-
-/// Notes that the `rows` of a transaction committed at `at` can be found now.
-pub(crate) fn searchable(at: SystemTime, rows: usize) {
-    histogram!(COMMIT_TO_SEARCHABLE).record_many(since(at).as_secs_f64(), rows);
 }
 
 /// Counts changes as they are read.

@@ -202,7 +202,10 @@ async fn show(mut progress: watch::Receiver<Progress>, task: Handle) {
             task.rows_estimated = now.rows_estimated;
         });
         if let Some(ended) = now.ended {
-            let failure = ended.map_err(|ended| Failure::definite(&ended.code, ended.message));
+            let failure = ended.map_err(|ended| {
+                let failure = Failure::definite(&ended.code, ended.message);
+                ended.remedy.into_iter().fold(failure, Failure::with_remedy)
+            });
             return task.end(failure.as_ref().copied());
         }
         if progress.changed().await.is_err() {

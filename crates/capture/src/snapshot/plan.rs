@@ -57,15 +57,23 @@ pub(super) async fn selected(
 
 /// Refuses a condition that is not one by itself. It becomes part of a COPY, which takes no parameters.
 pub(super) async fn check(session: &Session, table: &TableName, condition: &str) -> Result<(), CaptureError> {
-    let query = select("1", &quote_table(table), &[condition]);
-    match session.prepare(&query).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.as_db_error().is_some() => {
-            let reason = format!("the condition cannot be used on {table}: {}", describe(&error));
-            Err(CaptureError::Config { reason })
+    // In two sorts of brackets: what is balanced in both does not leave either.
+    for bracketed in [format!("({condition}\n)"), format!("(ARRAY[{condition}\n])[1]")] {
+        let query = format!("SELECT 1 FROM {} WHERE {bracketed}", quote_table(table));
+        match session.prepare(&query).await {
+            Ok(_) => {}
+            Err(error) if is_about_the_statement(&error) => {
+                return Err(CaptureError::Condition { table: table.clone(), reason: describe(&error) });
+            }
+            Err(error) => return Err(statement_error("checking the condition", &error)),
         }
-        Err(error) => Err(statement_error("checking the condition", &error)),
     }
+    Ok(())
+}
+
+/// Syntax, names, types and rights (SQLSTATE class 42), and values that cannot be read (22).
+fn is_about_the_statement(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|state| state.code().starts_with("42") || state.code().starts_with("22"))
 }
 
 /// Queries, each with the oids of the leaves that it reads.

@@ -10,8 +10,8 @@ use tonic::transport::{ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use super::answer::Place;
-use super::{CONNECT_TIMEOUT, Server, TIMEOUT, connect};
-use crate::catalog::{self, Catalog};
+use super::{CONNECT_TIMEOUT, Server, TIMEOUT, collection, connect};
+use crate::catalog::{self, Catalog, numbered};
 use crate::{BoxFuture, SinkError};
 
 /// The collections of a server.
@@ -72,7 +72,19 @@ pub(super) async fn serving(client: &Qdrant, place: &Place, name: &str) -> Resul
     Ok(collections.into_iter().find(|collection| collection == name))
 }
 
-pub(super) async fn collections(client: &Qdrant, place: &Place) -> Result<Vec<String>, SinkError> {
+/// The numbers of walvec's own collections of that name, in ascending order. Others may have such names too.
+pub(super) async fn own_numbers(client: &Qdrant, place: &Place, name: &str) -> Result<Vec<u64>, SinkError> {
+    let mut own = Vec::new();
+    for number in catalog::numbers(name, collections(client, place).await?) {
+        let info = client.collection_info(numbered(name, number)).await.map_err(|error| place.error(error))?;
+        if info.result.is_some_and(|info| collection::is_own(&info)) {
+            own.push(number);
+        }
+    }
+    Ok(own)
+}
+
+async fn collections(client: &Qdrant, place: &Place) -> Result<Vec<String>, SinkError> {
     let response = client.list_collections().await.map_err(|error| place.error(error))?;
     Ok(response.collections.into_iter().map(|collection| collection.name).collect())
 }
@@ -88,7 +100,7 @@ impl Catalog for Aliases {
     fn numbers<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<u64>, SinkError>> {
         Box::pin(async move {
             let (client, place) = self.client(name)?;
-            Ok(catalog::numbers(name, collections(&client, &place).await?))
+            own_numbers(&client, &place, name).await
         })
     }
 

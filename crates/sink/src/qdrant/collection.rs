@@ -15,7 +15,8 @@ use walvec_model::RESERVED_KEY;
 
 use super::convert::{field_path, field_type, provenance_path};
 use super::{Inner, Quantization, aliases};
-use crate::{CollectionId, SinkError, catalog};
+use crate::catalog::numbered;
+use crate::{CollectionId, SinkError};
 
 /// The oldest server whose collections carry metadata, where the fingerprint is kept.
 const OLDEST: (u64, u64) = (1, 16);
@@ -27,7 +28,7 @@ pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
     let serving = serving(inner).await?;
     let name = match &serving {
         Some(name) => name.clone(),
-        None => newest(inner).await?,
+        None => fitting(inner).await?,
     };
     let info = match find(inner, &name).await? {
         Some(info) => info,
@@ -51,10 +52,12 @@ pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
 /// Whether the collection is there, and then the one that the configuration describes. Changes nothing.
 pub(super) async fn exists(inner: &Inner) -> Result<bool, SinkError> {
     check_version(inner).await?;
-    match serving(inner).await? {
-        Some(name) => Ok(find(inner, &name).await?.is_some()),
-        None => Ok(false),
+    let Some(name) = serving(inner).await? else { return Ok(false) };
+    let exists = find(inner, &name).await?.is_some();
+    if exists {
+        inner.set_name(&name);
     }
+    Ok(exists)
 }
 
 /// The collection's own name; `None` if it is an alias of nothing.
@@ -63,12 +66,29 @@ async fn serving(inner: &Inner) -> Result<Option<String>, SinkError> {
     if *is_alias { aliases::serving(client, place, &spec.name).await } else { Ok(Some(spec.name.clone())) }
 }
 
-/// The collection that a name without one will stand for: the newest of that name, or else the first.
-async fn newest(inner: &Inner) -> Result<String, SinkError> {
+/// The collection that a name without one will stand for: the newest of that name that fits, or else a new one.
+async fn fitting(inner: &Inner) -> Result<String, SinkError> {
     let Inner { client, spec, place, .. } = inner;
-    let collections = aliases::collections(client, place).await?;
-    let newest = catalog::numbers(&spec.name, collections).pop();
-    Ok(catalog::numbered(&spec.name, newest.unwrap_or(1)))
+    let numbers = aliases::own_numbers(client, place, &spec.name).await?;
+    for &number in numbers.iter().rev() {
+        let name = numbered(&spec.name, number);
+        match find(inner, &name).await {
+            Ok(Some(_)) => return Ok(name),
+            Ok(None) | Err(SinkError::Fingerprint { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut number = numbers.last().map_or(1, |newest| newest + 1);
+    // Somebody else's may be in the way.
+    while client.collection_exists(numbered(&spec.name, number)).await.map_err(|error| place.error(error))? {
+        number += 1;
+    }
+    Ok(numbered(&spec.name, number))
+}
+
+/// Whether walvec has made a collection, or taken it over.
+pub(super) fn is_own(info: &CollectionInfo) -> bool {
+    own(info, "id").is_some()
 }
 
 /// The collection of that name, if it is there, and then the one that the configuration describes. Changes nothing.

@@ -105,6 +105,11 @@ impl Inner {
         collection.clone().unwrap_or_else(|| self.spec.name.clone())
     }
 
+    /// Whether the collection was looked at, and fits.
+    fn is_known(&self) -> bool {
+        self.collection.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn set_name(&self, name: &str) {
         *self.collection.write().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
     }
@@ -268,7 +273,13 @@ impl Sink for Remote {
 
 impl Search for Remote {
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
-        Box::pin(read::search(&self.0, request))
+        Box::pin(async move {
+            // Its vectors may be of another model.
+            if self.0.is_alias && !self.0.is_known() {
+                return Err(self.0.place.unavailable("walvec has not looked at the collection yet"));
+            }
+            read::search(&self.0, request).await
+        })
     }
 
     fn page(

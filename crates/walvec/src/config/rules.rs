@@ -92,6 +92,9 @@ fn check_collection(collection: &CollectionConfig) -> Result<(), Violation> {
         );
         return violation("name", reason);
     }
+    if is_numbered(name) {
+        return violation("name", format!("\"{name}\" looks like one of walvec's own numbered collections; choose another"));
+    }
     if collection.text.trim().is_empty() {
         return violation("text", "empty; without a text there is nothing to search, write for example \"{{ name }}\"");
     }
@@ -99,6 +102,11 @@ fn check_collection(collection: &CollectionConfig) -> Result<(), Violation> {
         return violation("where", "empty; remove it to read every row");
     }
     check_payload(collection)
+}
+
+/// Whether a name ends as those of the collections that lie behind an alias.
+fn is_numbered(name: &str) -> bool {
+    name.rsplit_once("__").is_some_and(|(_, number)| !number.is_empty() && number.chars().all(|c| c.is_ascii_digit()))
 }
 
 fn check_payload(collection: &CollectionConfig) -> Result<(), Violation> {

@@ -100,6 +100,7 @@ pub(super) async fn backfill(
 /// `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version": "0/1D5C408.3"}]}`
 pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body: String) -> Result<Response, Problem> {
     let Repair { collection, rows, points } = parse(&app, &headers, &body)?;
+    // What cannot be read as a version cannot be read where it is stored either: such a point counts as foreign.
     let version = |text: Option<String>| text.and_then(|text| text.parse::<Position>().ok());
     let job = Job::Repair {
         collection,
