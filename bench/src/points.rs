@@ -118,6 +118,8 @@ fn collection(url: &str, name: &str) -> anyhow::Result<Remote> {
         dimension: DIMENSION,
         fingerprint: Fingerprint::of(&["bench"]),
         indexes: Vec::new(),
+        vector: None,
+        nesting: None,
     };
     Ok(Remote::new(server(url), spec)?)
 }

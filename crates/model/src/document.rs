@@ -39,6 +39,6 @@ pub struct Document {
     pub text: String,
     /// Digest of `text`.
     pub input_hash: InputHash,
-    /// The selected and computed fields, without walvec's own.
+    /// The selected and computed fields, laid out as configured, without walvec's own.
     pub payload: Payload,
 }

@@ -11,14 +11,14 @@ pub struct Filter(pub Vec<Condition>);
 pub enum Condition {
     /// The field equals the value, or is an array that contains it.
     Equals {
-        /// The payload field.
+        /// The user's name of the field, whatever holds it.
         field: String,
         /// A string, a whole number or a boolean.
         value: Value,
     },
     /// The field is a number inside the bounds.
     Range {
-        /// The payload field.
+        /// The user's name of the field, whatever holds it.
         field: String,
         /// Lowest value, inclusive.
         from: Option<f64>,

@@ -39,6 +39,11 @@ pub struct CollectionSpec {
     pub fingerprint: Fingerprint,
     /// Payload fields to index, with their types.
     pub indexes: Vec<(String, IndexType)>,
+    /// The name of its vectors; `None`: they have none.
+    pub vector: Option<String>,
+    /// The payload field that is an object of the user's fields; `None`: they are at the top level. Indexes and filters name
+    /// fields as the user does, without it.
+    pub nesting: Option<String>,
 }
 
 /// The type of a payload index.

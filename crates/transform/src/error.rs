@@ -32,17 +32,20 @@ pub enum TransformError {
         /// The column that was probably meant, and all there are.
         hint: String,
     },
-    /// A field would overwrite walvec's own payload field.
+    /// A field has a name that walvec or the payload's layout needs for something else.
     #[error(
-        "{table}: {field} writes the payload field \"{}\", in which walvec keeps each point's version; \
-         choose another name, or list the columns to store under payload",
-        walvec_model::point::RESERVED_KEY
+        "{table}: {field} writes the payload field \"{name}\", {purpose}; choose another name, or list the columns to \
+         store under payload"
     )]
     ReservedField {
         /// The table.
         table: TableName,
         /// `payload`, or `computed.` and the field's name.
         field: String,
+        /// The name.
+        name: String,
+        /// What the name stands for, as a relative clause.
+        purpose: String,
     },
     /// One row could not be rendered; others are not to blame.
     #[error("{table}, row {key}: {field} cannot be rendered: {reason}")]

@@ -2,6 +2,7 @@
 //! Pure: no I/O and no clock, so that the same row always gives the same document.
 //!
 //! - [`transform`]: [`Transform`], the public face: check a table, fill in unchanged values, render a row
+//! - [`layout`]: how a point's payload is laid out, for the readers of other libraries
 //! - [`point_id`]: how a row key becomes a point id
 //! - `template`: one compiled template of a [`TransformSpec`]
 //! - `names`: which columns a template can reach, and which name was probably meant
@@ -28,6 +29,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod error;
+pub mod layout;
 mod names;
 pub mod point_id;
 mod shape;
@@ -36,4 +38,5 @@ pub mod transform;
 mod values;
 
 pub use error::TransformError;
+pub use layout::Layout;
 pub use transform::{Completed, Transform, TransformSpec};

@@ -9,6 +9,7 @@ use walvec_model::{
 };
 
 use crate::error::TransformError;
+use crate::layout::Layout;
 use crate::names::nearest;
 use crate::point_id;
 use crate::shape::{ROW, RowContext, Shape, nulls, uses_null};
@@ -28,6 +29,8 @@ pub struct TransformSpec {
     pub payload: Option<Vec<String>>,
     /// Further payload fields: name and template. A computed field replaces the column of the same name.
     pub computed: Vec<(String, String)>,
+    /// How the payload is laid out.
+    pub layout: Layout,
 }
 
 /// A row after its unchanged values were looked up.
@@ -119,16 +122,17 @@ impl Transform {
             },
         };
         let text = self.text.render_text(context.clone()).map_err(|error| failed(&self.text, &error))?;
-        let mut payload: Payload = shape.payload.iter().map(|(name, i)| (name.clone(), value_at(values, *i))).collect();
+        let mut fields: Payload = shape.payload.iter().map(|(name, i)| (name.clone(), value_at(values, *i))).collect();
         for (name, template) in &self.computed {
             let value = match template.render_value(context.clone()) {
                 Err(error) if template.is_operand_error(&error) && uses_null(&shape, template, values) => Value::Null,
                 result => result.map_err(|error| failed(template, &error))?,
             };
-            payload.insert(name.clone(), value);
+            fields.insert(name.clone(), value);
         }
         let input_hash = InputHash::of(&text);
         let id = self.point_id(table, key);
+        let payload = self.spec.layout.lay_out(id, &text, fields);
         Ok(Document { id, table: table.name.clone(), key: key.clone(), text, input_hash, payload })
     }
 
@@ -164,7 +168,7 @@ impl Transform {
         if !self.stores(column) {
             return None;
         }
-        stored?.payload.get(column).cloned()
+        self.spec.layout.field(&stored?.payload, column).cloned()
     }
 
     /// The shape of `table`, checked when it is first seen.
@@ -184,12 +188,12 @@ impl Transform {
             check_template(table, template)?;
         }
         for (name, template) in &self.computed {
-            check_field(table, &template.field, name)?;
+            self.check_field(table, &template.field, name)?;
         }
         let selected = self.spec.payload.as_ref().unwrap_or(&columns);
         let mut payload = Vec::with_capacity(selected.len());
         for name in selected {
-            check_field(table, "payload", name)?;
+            self.check_field(table, "payload", name)?;
             let index = table.column_index(name).ok_or_else(|| unknown_column(table, "payload", name))?;
             if self.stores(name) {
                 payload.push((name.clone(), index));
@@ -198,6 +202,17 @@ impl Transform {
         let reachable = columns.iter().enumerate().filter(|(_, name)| self.reaches(name));
         let reachable = reachable.map(|(index, name)| (name.clone(), index)).collect();
         Ok(Shape { columns, payload, reachable })
+    }
+
+    fn check_field(&self, table: &Table, field: &str, name: &str) -> Result<(), TransformError> {
+        let layout = self.spec.layout;
+        let purpose = match name {
+            RESERVED_KEY => "in which walvec keeps each point's version".to_owned(),
+            _ if layout.reserved().contains(&name) => format!("which the layout {layout} needs for itself"),
+            _ => return Ok(()),
+        };
+        let (table, field, name) = (table.name.clone(), field.to_owned(), name.to_owned());
+        Err(TransformError::ReservedField { table, field, name, purpose })
     }
 }
 
@@ -233,13 +248,6 @@ fn check_template(table: &Table, template: &Template) -> Result<(), TransformErr
     }
     let missing = template.names.subscripts().find(|name| !row_is_column && table.column_index(name).is_none());
     missing.map_or(Ok(()), unknown)
-}
-
-fn check_field(table: &Table, field: &str, name: &str) -> Result<(), TransformError> {
-    if name == RESERVED_KEY {
-        return Err(TransformError::ReservedField { table: table.name.clone(), field: field.to_owned() });
-    }
-    Ok(())
 }
 
 fn unknown_column(table: &Table, field: &str, column: &str) -> TransformError {

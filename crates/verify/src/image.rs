@@ -12,7 +12,7 @@ use crate::render::Renderer;
 use crate::report::Difference;
 use crate::select;
 use crate::table::{Kind, Table};
-use crate::{CollectionSpec, VerifyError};
+use crate::{CollectionSpec, Layout, VerifyError};
 
 /// Every row is one point: chunk 0 of 1.
 const CHUNK: u32 = 0;
@@ -30,6 +30,7 @@ pub(crate) struct Imager {
     stored: Vec<(String, usize)>,
     tag: Value,
     fingerprint: Value,
+    pub(crate) layout: Layout,
 }
 
 /// The point that a row should have.
@@ -48,6 +49,7 @@ pub(crate) struct Content {
     payload: Payload,
     /// In the order of [`OWN_PARTS`].
     own: [Value; OWN_PARTS.len()],
+    layout: Layout,
 }
 
 impl Imager {
@@ -68,6 +70,7 @@ impl Imager {
             kinds: table.columns.iter().map(|column| column.kind.clone()).collect(),
             tag: table.name.to_string().into(),
             fingerprint: spec.fingerprint.0.clone().into(),
+            layout: spec.layout,
             renderer,
             names,
             stored,
@@ -80,10 +83,12 @@ impl Imager {
         let values: Vec<Value> = texts.zip(&self.kinds).map(|(text, kind)| select::value(text, kind)).collect();
         let value = |index: usize| values.get(index).cloned().unwrap_or_default();
         let key: Vec<Value> = self.table.key.iter().map(|index| value(*index)).collect();
-        let mut payload: Payload = self.stored.iter().map(|(name, index)| (name.clone(), value(*index))).collect();
+        let id = self.ids.of(&key);
+        let mut fields: Payload = self.stored.iter().map(|(name, index)| (name.clone(), value(*index))).collect();
         let row = Arc::new(Row { names: Arc::clone(&self.names), values });
         let content = self.renderer.render(&row).map(|(text, computed)| {
-            payload.extend(computed);
+            fields.extend(computed);
+            let payload = self.layout.expected(id, &text, fields);
             let hash = InputHash::of(&text);
             let own = [
                 self.tag.clone(),
@@ -93,9 +98,9 @@ impl Imager {
                 CHUNK.into(),
                 CHUNKS.into(),
             ];
-            Content { text, payload, own }
+            Content { text, payload, own, layout: self.layout }
         });
-        Image { id: self.ids.of(&key), key, content }
+        Image { id, key, content }
     }
 }
 
@@ -120,6 +125,7 @@ impl Content {
     /// What a stored point has otherwise, field by field. Parts of walvec's own field are named `_walvec.h` and so on.
     pub(crate) fn differences(&self, point: &RawPoint) -> Vec<Difference> {
         let mut differences = Vec::new();
+        let stored_payload = self.layout.read(&point.payload);
         let mut compare = |field: String, expected: Option<&Value>, stored: Option<&Value>| {
             let same = match (expected, stored) {
                 (Some(expected), Some(stored)) => digest::same(expected, stored),
@@ -130,10 +136,10 @@ impl Content {
             }
         };
         for (name, expected) in &self.payload {
-            compare(name.clone(), Some(expected), point.payload.get(name));
+            compare(name.clone(), Some(expected), stored_payload.get(name));
         }
         let own_names = |name: &String| name == RESERVED_KEY || self.payload.contains_key(name);
-        for (name, stored) in point.payload.iter().filter(|(name, _)| !own_names(name)) {
+        for (name, stored) in stored_payload.iter().filter(|(name, _)| !own_names(name)) {
             compare(name.clone(), None, Some(stored));
         }
         let stored = point.payload.get(RESERVED_KEY);
@@ -177,6 +183,7 @@ mod tests {
             payload: payload.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
             computed: vec![("year".to_owned(), "{{ 100 // year }}".to_owned())],
             fingerprint: Fingerprint::of(&["model"]),
+            layout: Layout::Flat,
         };
         Imager::new(&spec, table).unwrap()
     }

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, Lsn, TableName};
 
-use crate::{Points, Running};
+use crate::{Layout, Points, Running};
 
 /// A collection as the configuration describes it.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct CollectionSpec {
     pub payload: Option<Vec<String>>,
     /// Further fields: name and template. One that is exactly one `{{ expression }}` keeps its type.
     pub computed: Vec<(String, String)>,
+    /// How payloads are laid out.
+    pub layout: Layout,
     /// What made the vectors.
     pub fingerprint: Fingerprint,
 }

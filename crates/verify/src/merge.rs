@@ -143,9 +143,10 @@ pub(crate) fn claimed_key(point: &RawPoint) -> Option<&Value> {
 
 impl Imager {
     fn stored(&self, point: &RawPoint, upper: Lsn) -> Stored {
+        let payload = self.layout.read(&point.payload);
         Stored {
             id: point.id,
-            digest: digest::digest(&point.payload, digest::stored_parts(&point.payload)),
+            digest: digest::digest(&payload, digest::stored_parts(&payload)),
             key: self.ids.key_for(point.id, claimed_key(point)),
             impossible: version(point).is_none_or(|version| version.commit_lsn > upper),
         }

@@ -126,6 +126,7 @@ mod tests {
             payload: None,
             computed: vec![("c".to_owned(), computed.to_owned())],
             fingerprint: Fingerprint::of(&[]),
+            layout: crate::Layout::Flat,
         }
     }
 

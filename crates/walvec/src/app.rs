@@ -18,7 +18,7 @@ use walvec_transform::{Transform, TransformError, TransformSpec};
 use crate::cli::Failure;
 use crate::collection::{Opened, Which};
 use crate::config::{CollectionConfig, Config};
-use crate::http::Serving;
+use crate::http::{Searchable, Serving};
 
 /// The stages of a configuration, ready to be run.
 pub(crate) struct Parts {
@@ -76,9 +76,13 @@ impl Parts {
 
     /// What searches need of them.
     pub(crate) fn serving(&self) -> Serving {
-        let names = self.config.collections.iter().map(|collection| collection.name.clone());
-        let searches = self.opened.iter().map(Opened::search);
-        Serving { collections: names.zip(searches).collect(), embedder: Arc::clone(&self.embedder) }
+        let opened = self.config.collections.iter().zip(&self.opened);
+        let searchable = |(collection, opened): (&CollectionConfig, &Opened)| Searchable {
+            name: collection.name.clone(),
+            layout: collection.layout(),
+            search: opened.search(),
+        };
+        Serving { collections: opened.map(searchable).collect(), embedder: Arc::clone(&self.embedder) }
     }
 
     /// The same collections under the names that they have taken over.
@@ -132,6 +136,7 @@ pub(crate) fn transform(collection: &CollectionConfig) -> Result<Transform, Fail
         text: collection.text.clone(),
         payload: collection.payload.clone(),
         computed: collection.computed.clone().into_iter().collect(),
+        layout: collection.layout(),
     };
     Transform::new(spec).map_err(|error: TransformError| {
         Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name))
@@ -180,6 +185,7 @@ pub(crate) fn config_digest(collections: &[CollectionConfig]) -> String {
                 format!("{:?}", collection.filter),
                 format!("{:?}", collection.payload),
                 format!("{:?}", collection.computed),
+                collection.layout().to_string(),
             ]
         })
         .collect();

@@ -50,6 +50,8 @@ impl Opened {
             dimension,
             fingerprint: fingerprint.clone(),
             indexes: collection.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect(),
+            vector: collection.layout().vector_name(&config.embedding.model),
+            nesting: collection.layout().nesting().map(str::to_owned),
         };
         let opened = match (&config.sink.qdrant, which) {
             (Some(qdrant), Which::Served) => Remote::new(server(qdrant), spec).map(Self::Remote),

@@ -14,11 +14,12 @@ use walvec_embed::Embedder;
 use walvec_embed::hash::HashEmbedder;
 use walvec_model::{Fingerprint, InputHash, Payload, PointId, StoredPoint};
 use walvec_sink::embedded::Embedded;
-use walvec_sink::qdrant::{Layout, Remote, Server};
+use walvec_sink::qdrant::{Layout as Placement, Remote, Server};
 use walvec_sink::{CollectionSpec, Filter, Search, SearchRequest, Sink};
+use walvec_transform::Layout;
 
-use crate::TestContext;
 use crate::settings::MODEL;
+use crate::{TestContext, layout};
 
 /// How many differences an error names.
 const SHOWN: usize = 10;
@@ -45,13 +46,24 @@ pub struct Expected {
     pub text: fn(&Payload) -> String,
     /// The model.
     pub model: &'static str,
+    /// How the payload is laid out.
+    pub layout: Layout,
 }
 
 impl Expected {
     /// The whole of `public.<table>` in the collection of the same name, every column in the payload.
     #[must_use]
     pub const fn of(table: &'static str, text: fn(&Payload) -> String) -> Self {
-        Self { collection: table, schema: "public", table, filter: None, payload: None, text, model: MODEL }
+        Self {
+            collection: table,
+            schema: "public",
+            table,
+            filter: None,
+            payload: None,
+            text,
+            model: MODEL,
+            layout: Layout::Flat,
+        }
     }
 }
 
@@ -71,7 +83,7 @@ struct Image {
 /// If anything differs; the error names up to ten differences of each sort.
 pub async fn compare(context: &TestContext, expected: &Expected) -> Result<usize> {
     let copy = tempfile::tempdir()?;
-    let collection = open(context, expected.collection, copy.path())?;
+    let collection = open(context, expected, copy.path())?;
     let compared = compare_with(context, expected, &collection).await;
     collection.close().await?;
     compared
@@ -82,7 +94,7 @@ pub async fn compare(context: &TestContext, expected: &Expected) -> Result<usize
 /// # Errors
 /// As [`compare`].
 pub async fn compare_on_server(context: &TestContext, expected: &Expected, url: &str) -> Result<usize> {
-    compare_with(context, expected, &on_server(expected.collection, expected.model, url)?).await
+    compare_with(context, expected, &on_server_in(expected.layout, expected.collection, expected.model, url)?).await
 }
 
 /// A collection on a Qdrant server, filled with vectors of `model`.
@@ -90,13 +102,19 @@ pub async fn compare_on_server(context: &TestContext, expected: &Expected, url: 
 /// # Errors
 /// If the URL or the model's name cannot be used.
 pub fn on_server(collection: &str, model: &str, url: &str) -> Result<Remote> {
-    let server = Server { url: url.to_owned(), api_key: None, layout: Layout::default() };
+    on_server_in(Layout::Flat, collection, model, url)
+}
+
+fn on_server_in(layout: Layout, collection: &str, model: &str, url: &str) -> Result<Remote> {
+    let server = Server { url: url.to_owned(), api_key: None, layout: Placement::default() };
     let spec = CollectionSpec {
         name: collection.to_owned(),
         dimension: HashEmbedder::from_name(model)?.info().dimension,
         // Reading asks for none.
         fingerprint: Fingerprint(String::new()),
         indexes: Vec::new(),
+        vector: layout::vector_name(layout),
+        nesting: layout::nesting(layout),
     };
     Ok(Remote::new(server, spec)?)
 }
@@ -130,8 +148,9 @@ struct Differences {
 impl Differences {
     fn compare(&mut self, point: &StoredPoint, row: &Image, expected: &Expected) {
         let id = point.id;
-        if point.payload != row.payload {
-            self.stale.push(format!("{id}: payload {:?} instead of {:?}", point.payload, row.payload));
+        match layout::seen(expected.layout, point.payload.clone()) {
+            Ok(seen) if seen == row.payload => {}
+            seen => self.stale.push(format!("{id}: payload {seen:?} instead of {:?}", row.payload)),
         }
         let Some(provenance) = &point.provenance else {
             self.stale.push(format!("{id}: not written by walvec"));
@@ -163,8 +182,8 @@ impl Differences {
 }
 
 /// Opens a copy of the collection's files, as what its manifest says it is.
-fn open(context: &TestContext, name: &str, copy: &Path) -> Result<Embedded> {
-    let spec = stored_spec(context, name)?;
+fn open(context: &TestContext, expected: &Expected, copy: &Path) -> Result<Embedded> {
+    let spec = stored_spec(context, expected.collection, expected.layout)?;
     let collections = context.data_directory().join("collections");
     copy_directory(&collections.join(&spec.name), &copy.join("collections").join(&spec.name))?;
     Ok(Embedded::open(copy, spec)?)
@@ -175,10 +194,10 @@ fn open(context: &TestContext, name: &str, copy: &Path) -> Result<Embedded> {
 /// # Errors
 /// If there are none.
 pub fn open_stored(context: &TestContext, name: &str) -> Result<Embedded> {
-    Ok(Embedded::open(&context.data_directory(), stored_spec(context, name)?)?)
+    Ok(Embedded::open(&context.data_directory(), stored_spec(context, name, Layout::Flat)?)?)
 }
 
-fn stored_spec(context: &TestContext, name: &str) -> Result<CollectionSpec> {
+fn stored_spec(context: &TestContext, name: &str, layout: Layout) -> Result<CollectionSpec> {
     let collections = context.data_directory().join("collections");
     let names = fs::read(collections.join("aliases.json")).context("no collection was ever made")?;
     let names: BTreeMap<String, String> = serde_json::from_slice(&names)?;
@@ -192,6 +211,8 @@ fn stored_spec(context: &TestContext, name: &str) -> Result<CollectionSpec> {
         dimension: usize::try_from(dimension)?,
         fingerprint: Fingerprint(fingerprint.to_owned()),
         indexes: Vec::new(),
+        vector: layout::vector_name(layout),
+        nesting: layout::nesting(layout),
     })
 }
 
@@ -305,8 +326,10 @@ async fn rows(context: &TestContext, expected: &Expected) -> Result<BTreeMap<Poi
     for message in context.sql.simple_query(&query).await? {
         let tokio_postgres::SimpleQueryMessage::Row(row) = message else { continue };
         let row: Payload = serde_json::from_str(row.get(0).context("a row without JSON")?)?;
-        let image = image(&row, &columns, expected);
-        rows.insert(point_id(&columns, &image.key, expected)?, image);
+        let mut image = image(&row, &columns, expected);
+        let id = point_id(&columns, &image.key, expected)?;
+        image.payload = layout::laid_out(expected.layout, id, &image.text, image.payload);
+        rows.insert(id, image);
     }
     Ok(rows)
 }

@@ -6,7 +6,7 @@
 //! - [`settings`]: a walvec.yaml
 //! - [`program`]: walvec as a child process: its API, its signals, its end
 //! - `binary`: the program that was built from these sources
-//! - [`image`]: whether a collection is the exact image of a table
+//! - [`image`]: whether a collection is the exact image of a table; `layout`: in which form
 //! - [`wait`]: waiting for something to become true
 //!
 //! A test is an `async fn(TestContext) -> anyhow::Result<()>`, listed in its module's `tests()`:
@@ -27,6 +27,7 @@
 mod binary;
 pub mod context;
 pub mod image;
+mod layout;
 pub mod program;
 pub mod servers;
 pub mod settings;
@@ -39,3 +40,4 @@ pub use program::Walvec;
 pub use servers::Server;
 pub use settings::{Collection, Settings};
 pub use suite::Test;
+pub use walvec_transform::Layout;

@@ -45,6 +45,8 @@ async fn the_rows_that_were_asked_for_are_read_again_and_no_others(context: Test
         dimension: 64,
         fingerprint: Fingerprint(String::new()),
         indexes: Vec::new(),
+        vector: None,
+        nesting: None,
     };
     let intruder = Remote::new(Server { url: server.url(), api_key: None, layout: Layout::default() }, spec)?;
     intruder.write((1..=50).map(|id| Write::Delete(PointId::Num(id))).collect()).await?;

@@ -8,6 +8,7 @@
 //! - [`backfill`]: rows read again while the stream goes on
 //! - [`servers`]: a Qdrant server instead of the engine inside the process
 //! - [`verify`]: `walvec verify` finds every sort of mismatch, none where there is none, and has them mended
+//! - [`layouts`]: payloads as the vector stores of other libraries read them
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -15,6 +16,7 @@
 mod backfill;
 mod faults;
 mod harness;
+mod layouts;
 mod operations;
 mod refusals;
 mod reindex;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
             backfill::tests(),
             servers::tests(),
             verify::tests(),
+            layouts::tests(),
             harness::tests(),
         ]
         .concat(),

@@ -51,13 +51,15 @@ impl Collections for Service {
     ) -> Result<Response<CollectionOperationResponse>, Status> {
         let call = self.begin(Call::CreateCollection, &request).await?;
         let request = request.into_inner();
-        let Some(Config::Params(vector)) = request.vectors_config.as_ref().and_then(|vectors| vectors.config.clone())
-        else {
-            return Err(invalid("the test server takes collections with one unnamed vector"));
+        let vector = match request.vectors_config.as_ref().and_then(|vectors| vectors.config.clone()) {
+            Some(Config::Params(vector)) => Some((String::new(), vector)),
+            Some(Config::ParamsMap(vectors)) if vectors.map.len() == 1 => vectors.map.into_iter().next(),
+            _ => None,
         };
+        let vector = vector.ok_or_else(|| invalid("the test server takes collections with one kind of vectors"))?;
         let (name, registry) = (request.collection_name.clone(), self.registry.clone());
         let config = config(request);
-        let created = tokio::task::spawn_blocking(move || registry.create(&name, &vector, config));
+        let created = tokio::task::spawn_blocking(move || registry.create(&name, vector, config));
         created.await.unwrap_or_else(|panic| Err(Status::internal(panic.to_string())))?;
         call.answer(CollectionOperationResponse { result: true, time: TIME })
     }

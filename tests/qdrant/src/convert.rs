@@ -5,16 +5,18 @@ use std::collections::HashMap;
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::with_payload_selector::SelectorOptions;
 use qdrant_client::qdrant::{
-    DenseVector, Distance, FieldType, PayloadSchemaInfo, PointId, PointStruct, RetrievedPoint, ScoredPoint, Value,
-    Vector, VectorOutput, VectorsOutput, WithPayloadSelector, WithVectorsSelector, vector, vector_output, vectors,
-    vectors_output, with_vectors_selector,
+    DenseVector, Distance, FieldType, NamedVectorsOutput, PayloadSchemaInfo, PointId, PointStruct, RetrievedPoint,
+    ScoredPoint, Value, Vector, VectorOutput, VectorsOutput, WithPayloadSelector, WithVectorsSelector, vector,
+    vector_output, vectors, vectors_output, with_vectors_selector,
 };
 use qdrant_edge::{
-    JsonPath, OperationError, PayloadSchemaType, PointStructPersisted, Record, VectorStructInternal,
-    VectorStructPersisted, WithPayloadInterface, WithVector,
+    JsonPath, OperationError, PayloadSchemaType, PointStructPersisted, Record, VectorInternal, VectorPersisted,
+    VectorStructInternal, VectorStructPersisted, WithPayloadInterface, WithVector,
 };
 use serde_json::json;
 use tonic::Status;
+
+use crate::registry::VectorSpec;
 
 type Payload = HashMap<String, Value>;
 
@@ -85,15 +87,30 @@ fn client_payload(payload: Option<qdrant_edge::Payload>) -> Payload {
     fields.into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
-pub(crate) fn edge_point(point: PointStruct, dimension: usize) -> Result<PointStructPersisted, Status> {
+pub(crate) fn edge_point(point: PointStruct, spec: &VectorSpec) -> Result<PointStructPersisted, Status> {
     let id = edge_id(point.id.ok_or_else(|| Status::invalid_argument("Empty ID is not allowed"))?)?;
-    let vector = match point.vectors.and_then(|vectors| vectors.vectors_options) {
-        Some(vectors::VectorsOptions::Vector(vector)) => dense(vector)?,
-        other => return Err(invalid(format_args!("the test server takes one unnamed vector, not {other:?}"))),
+    let vectors = match point.vectors.and_then(|vectors| vectors.vectors_options) {
+        Some(vectors::VectorsOptions::Vector(vector)) => HashMap::from([(String::new(), vector)]),
+        Some(vectors::VectorsOptions::Vectors(named)) => named.vectors,
+        None => return Err(invalid("a point without vectors")),
     };
-    check_dimension(&vector, dimension)?;
+    let mut persisted = HashMap::new();
+    for (name, vector) in vectors {
+        check_name(&name, spec)?;
+        let vector = dense(vector)?;
+        check_dimension(&vector, spec.dimension)?;
+        persisted.insert(name, VectorPersisted::Dense(vector));
+    }
     let payload = Some(edge_payload(point.payload));
-    Ok(PointStructPersisted { id, vector: VectorStructPersisted::Single(vector), payload })
+    Ok(PointStructPersisted { id, vector: VectorStructPersisted::Named(persisted), payload })
+}
+
+/// Refuses another name than that of the collection's vectors.
+pub(crate) fn check_name(name: &str, spec: &VectorSpec) -> Result<(), Status> {
+    if name == spec.name {
+        return Ok(());
+    }
+    Err(invalid(format_args!("Not existing vector name error: {name}")))
 }
 
 #[expect(deprecated, reason = "clients before 1.16 send it")]
@@ -126,11 +143,24 @@ pub(crate) fn scored(point: qdrant_edge::ScoredPoint) -> ScoredPoint {
 }
 
 fn client_vector(vector: Option<VectorStructInternal>) -> Option<VectorsOutput> {
-    // A collection here has one unnamed vector, so there is no other kind.
-    let Some(VectorStructInternal::Single(data)) = vector else { return None };
+    let options = match vector? {
+        VectorStructInternal::Single(data) => vectors_output::VectorsOptions::Vector(dense_output(data)),
+        VectorStructInternal::Named(vectors) => {
+            let dense = vectors.into_iter().filter_map(|(name, vector)| match vector {
+                VectorInternal::Dense(data) => Some((name, dense_output(data))),
+                // A collection here has dense vectors, so there is no other kind.
+                _ => None,
+            });
+            vectors_output::VectorsOptions::Vectors(NamedVectorsOutput { vectors: dense.collect() })
+        }
+        VectorStructInternal::MultiDense(_) => return None,
+    };
+    Some(VectorsOutput { vectors_options: Some(options) })
+}
+
+fn dense_output(data: Vec<f32>) -> VectorOutput {
     let dense = vector_output::Vector::Dense(DenseVector { data });
-    let output = VectorOutput { vector: Some(dense), ..VectorOutput::default() };
-    Some(VectorsOutput { vectors_options: Some(vectors_output::VectorsOptions::Vector(output)) })
+    VectorOutput { vector: Some(dense), ..VectorOutput::default() }
 }
 
 /// Which payload fields are wanted; `default` where the request does not say.
@@ -151,9 +181,7 @@ pub(crate) fn with_vector(selector: Option<WithVectorsSelector>) -> Result<WithV
     match selector.and_then(|selector| selector.selector_options) {
         None => Ok(WithVector::Bool(false)),
         Some(with_vectors_selector::SelectorOptions::Enable(flag)) => Ok(WithVector::Bool(flag)),
-        Some(with_vectors_selector::SelectorOptions::Include(names)) => {
-            Err(invalid(format_args!("there are no named vectors: {:?}", names.names)))
-        }
+        Some(with_vectors_selector::SelectorOptions::Include(names)) => Ok(WithVector::Selector(names.names)),
     }
 }
 

@@ -23,10 +23,11 @@ use tonic::{Request, Response, Status};
 
 use crate::Call;
 use crate::convert::{
-    check_dimension, client_id, edge_id, edge_ids, invalid, json_path, retrieved, schema, scored, status, with_payload,
-    with_vector,
+    check_dimension, check_name, client_id, edge_id, edge_ids, invalid, json_path, retrieved, schema, scored, status,
+    with_payload, with_vector,
 };
 use crate::filter::edge_filter;
+use crate::registry::VectorSpec;
 use crate::service::{Service, Started, not_implemented};
 use crate::updates::{apply, edge_operation, named, upsert};
 
@@ -47,8 +48,7 @@ impl Service {
     ) -> Result<(Started, Vec<UpdateResult>), Status> {
         let call = self.begin_write(call, request, collection, operations.iter().flat_map(named).collect()).await?;
         let collection = self.registry.find(collection)?;
-        let dimension = collection.dimension;
-        let operations = operations.into_iter().map(|operation| edge_operation(operation, dimension));
+        let operations = operations.into_iter().map(|operation| edge_operation(operation, &collection.vector));
         let operations = operations.collect::<Result<Vec<_>, _>>()?;
         let update_status = call.status(wait);
         let results = operations.iter().map(|_| update_result(collection.next_operation(), update_status)).collect();
@@ -165,7 +165,7 @@ impl Points for Service {
         let call = self.begin(Call::Query, &request).await?;
         let request = request.into_inner();
         let collection = self.registry.find(&request.collection_name)?;
-        let query = edge_query(request, collection.dimension)?;
+        let query = edge_query(request, &collection.vector)?;
         let found = collection.run(|shard| shard.query(query).map_err(status)).await?;
         let result = found.into_iter().map(scored).collect();
         call.answer(QueryResponse { result, time: TIME, usage: None })
@@ -197,7 +197,7 @@ impl Points for Service {
     }
 }
 
-fn edge_query(request: QueryPoints, dimension: usize) -> Result<QueryRequest, Status> {
+fn edge_query(request: QueryPoints, spec: &VectorSpec) -> Result<QueryRequest, Status> {
     let vector = match request.query.and_then(|query| query.variant) {
         Some(Variant::Nearest(input)) => match input.variant {
             Some(vector_input::Variant::Dense(dense)) => dense.data,
@@ -208,16 +208,14 @@ fn edge_query(request: QueryPoints, dimension: usize) -> Result<QueryRequest, St
     if !request.prefetch.is_empty() {
         return Err(Status::unimplemented("the test server does not know prefetch"));
     }
-    if let Some(name) = request.using.filter(|name| !name.is_empty()) {
-        return Err(invalid(format_args!("Not existing vector name error: {name}")));
-    }
-    check_dimension(&vector, dimension)?;
+    check_name(&request.using.unwrap_or_default(), spec)?;
+    check_dimension(&vector, spec.dimension)?;
     let number = |number: Option<u64>, default| number.map_or(default, |it| usize::try_from(it).unwrap_or(usize::MAX));
     Ok(QueryRequest {
         prefetches: Vec::new(),
         query: Some(ScoringQuery::Vector(QueryEnum::Nearest(NamedQuery {
             query: VectorInternal::Dense(vector),
-            using: None,
+            using: Some(spec.name.clone()),
         }))),
         filter: request.filter.map(edge_filter).transpose()?,
         score_threshold: request.score_threshold.map(OrderedFloat),

@@ -10,7 +10,7 @@ use anyhow::Context;
 use qdrant_client::qdrant::{
     AliasDescription, AliasOperations, CollectionConfig, VectorParams, alias_operations::Action,
 };
-use qdrant_edge::{DEFAULT_VECTOR_NAME, EdgeConfig, EdgeShard, EdgeVectorParams};
+use qdrant_edge::{EdgeConfig, EdgeShard, EdgeVectorParams};
 use tempfile::TempDir;
 use tonic::Status;
 
@@ -31,10 +31,18 @@ struct Names {
     aliases: BTreeMap<String, String>,
 }
 
+/// The vectors of a collection: one kind.
+#[derive(Clone, Debug)]
+pub(crate) struct VectorSpec {
+    /// Its name; empty if it has none.
+    pub(crate) name: String,
+    pub(crate) dimension: usize,
+}
+
 /// One collection.
 pub(crate) struct Collection {
-    /// Dimension of its vectors.
-    pub(crate) dimension: usize,
+    /// What its points have.
+    pub(crate) vector: VectorSpec,
     /// What it was created with, and its metadata.
     pub(crate) config: Mutex<CollectionConfig>,
     directory: PathBuf,
@@ -56,8 +64,13 @@ impl Registry {
         names.collections.get(name).cloned().ok_or_else(|| missing(name))
     }
 
-    pub(crate) fn create(&self, name: &str, vector: &VectorParams, config: CollectionConfig) -> Result<(), Status> {
-        let dimension = usize::try_from(vector.size).unwrap_or(0);
+    pub(crate) fn create(
+        &self,
+        name: &str,
+        (vector_name, params): (String, VectorParams),
+        config: CollectionConfig,
+    ) -> Result<(), Status> {
+        let dimension = usize::try_from(params.size).unwrap_or(0);
         if dimension == 0 || name.is_empty() {
             return Err(Status::invalid_argument("Wrong input: a collection needs a name and a size of its vectors"));
         }
@@ -68,9 +81,10 @@ impl Registry {
         // Never a used one: what was deleted may still be open in a call that is ending.
         let directory = self.root.path().join(self.directories.fetch_add(1, Ordering::Relaxed).to_string());
         std::fs::create_dir(&directory)?;
-        let shard = EdgeShard::new(&directory, edge_config(dimension, vector)?).map_err(convert::status)?;
+        let vector = VectorSpec { name: vector_name, dimension };
+        let shard = EdgeShard::new(&directory, edge_config(&vector, &params)?).map_err(convert::status)?;
         let collection = Collection {
-            dimension,
+            vector,
             config: Mutex::new(config),
             directory,
             operations: AtomicU64::new(0),
@@ -189,9 +203,9 @@ fn load(directory: &Path) -> anyhow::Result<EdgeShard> {
     EdgeShard::load(directory, None).with_context(|| format!("load the collection in {}", directory.display()))
 }
 
-fn edge_config(dimension: usize, vector: &VectorParams) -> Result<EdgeConfig, Status> {
-    let vectors = EdgeVectorParams::builder(dimension, convert::distance(vector.distance())?).build();
-    Ok(EdgeConfig::builder().vector(DEFAULT_VECTOR_NAME, vectors).build())
+fn edge_config(vector: &VectorSpec, params: &VectorParams) -> Result<EdgeConfig, Status> {
+    let vectors = EdgeVectorParams::builder(vector.dimension, convert::distance(params.distance())?).build();
+    Ok(EdgeConfig::builder().vector(&vector.name, vectors).build())
 }
 
 fn missing(name: &str) -> Status {

@@ -149,7 +149,7 @@ impl TestServer {
         let collection = self.registry.find(collection)?;
         let points = points.into_iter().map(point_struct).collect::<anyhow::Result<_>>()?;
         let request = UpsertPoints { points, ..UpsertPoints::default() };
-        let operation = edge_operation(upsert(request), collection.dimension)?;
+        let operation = edge_operation(upsert(request), &collection.vector)?;
         Ok(collection.run(|shard| apply(shard, vec![operation])).await?)
     }
 

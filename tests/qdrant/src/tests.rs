@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use qdrant_client::config::CompressionEncoding;
@@ -6,7 +7,7 @@ use qdrant_client::qdrant::{
     Condition, CountPointsBuilder, CreateAliasBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder,
     DeletePointsBuilder, Distance, FieldType, Filter, GetPointsBuilder, PointId, PointStruct, PointsSelector,
     PointsUpdateOperation, QueryPointsBuilder, Range, ScrollPointsBuilder, UpdateBatchPoints, UpdateStatus,
-    UpsertPointsBuilder, Value, VectorParamsBuilder,
+    UpsertPointsBuilder, Value, VectorParamsBuilder, VectorsConfigBuilder,
 };
 use qdrant_client::{Payload, Qdrant, QdrantError};
 use serde_json::json;
@@ -165,6 +166,27 @@ async fn a_collection_shows_what_it_was_created_with_and_its_indexes() {
     assert_eq!(client.list_collections().await.unwrap().collections[0].name, NAME);
     client.delete_collection(NAME).await.unwrap();
     assert!(!client.collection_exists(NAME).await.unwrap());
+}
+
+#[tokio::test]
+async fn vectors_can_have_a_name_and_another_name_is_refused() {
+    let server = TestServer::start().unwrap();
+    let client = client(&server, None);
+    let mut vectors = VectorsConfigBuilder::default();
+    vectors.add_named_vector_params("title", VectorParamsBuilder::new(2, Distance::Cosine));
+    client.create_collection(CreateCollectionBuilder::new(NAME).vectors_config(vectors)).await.unwrap();
+    let point = |name: &str| {
+        let vectors = HashMap::from([(name.to_owned(), vec![1.0, 0.0])]);
+        UpsertPointsBuilder::new(NAME, vec![PointStruct::new(1, vectors, Payload::new())]).wait(true)
+    };
+    let query = |name: &str| QueryPointsBuilder::new(NAME).query(vec![1.0, 0.0]).using(name).with_vectors(true);
+    client.upsert_points(point("title")).await.unwrap();
+    let found = client.query(query("title")).await.unwrap().result;
+    assert!(found[0].vectors.as_ref().unwrap().get_vector_by_name("title").is_some());
+    for (refused, message) in [code(client.upsert_points(point("")).await), code(client.query(query("body")).await)] {
+        assert_eq!(refused, Code::InvalidArgument);
+        assert!(message.starts_with("Wrong input: Not existing vector name error: "), "{message}");
+    }
 }
 
 #[tokio::test]

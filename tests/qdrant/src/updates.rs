@@ -8,6 +8,7 @@ use tonic::Status;
 
 use crate::convert::{edge_ids, edge_payload, edge_point, id_text, json_path, status};
 use crate::filter::edge_filter;
+use crate::registry::VectorSpec;
 
 /// An upsert as the operation of a batch, which says the same.
 pub(crate) fn upsert(request: UpsertPoints) -> Operation {
@@ -39,13 +40,13 @@ fn texts<'a>(ids: impl Iterator<Item = &'a PointId>) -> Vec<String> {
 }
 
 /// The engine's operation, or why there is none. Touches nothing.
-pub(crate) fn edge_operation(operation: Operation, dimension: usize) -> Result<UpdateOperation, Status> {
+pub(crate) fn edge_operation(operation: Operation, vector: &VectorSpec) -> Result<UpdateOperation, Status> {
     match operation {
         Operation::Upsert(list) => {
             if list.update_filter.is_some() || list.update_mode.is_some() {
                 return Err(unknown("an upsert on a condition"));
             }
-            let points = list.points.into_iter().map(|point| edge_point(point, dimension));
+            let points = list.points.into_iter().map(|point| edge_point(point, vector));
             let points = points.collect::<Result<Vec<_>, Status>>()?;
             Ok(UpdateOperation::PointOperation(PointOperations::UpsertPoints(PointInsertOperations::PointsList(
                 points,

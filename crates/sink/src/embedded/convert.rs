@@ -1,10 +1,13 @@
 //! Ids, filters and errors in the engine's terms, and back.
 
+use std::collections::HashMap;
+
 use qdrant_edge::{
     Condition as EdgeCondition, FieldCondition, Filter as EdgeFilter, JsonPath, Match, OperationError,
-    PayloadSchemaType, Range, ValueVariants, external::ordered_float::OrderedFloat,
+    PayloadSchemaType, Range, ValueVariants, VectorInternal, VectorPersisted, VectorStructInternal,
+    VectorStructPersisted, external::ordered_float::OrderedFloat,
 };
-use walvec_model::{Generation, PointId, RESERVED_KEY, Value};
+use walvec_model::{Generation, PointId, RESERVED_KEY, Value, Vector};
 
 use crate::{Condition, Filter, IndexType, SinkError};
 
@@ -22,9 +25,27 @@ pub(super) const fn point_id(id: qdrant_edge::PointId) -> PointId {
     }
 }
 
-/// The path of a top-level field, whatever characters its name has: a name is not parsed as a path.
-pub(super) fn field_path(name: &str) -> JsonPath {
-    JsonPath { first_key: name.to_owned(), rest: Vec::new() }
+/// A point's vectors: the one that it has, under its name. The engine calls one without a name "".
+pub(super) fn edge_vector(name: &str, vector: Vector) -> VectorStructPersisted {
+    VectorStructPersisted::Named(HashMap::from([(name.to_owned(), VectorPersisted::Dense(vector))]))
+}
+
+/// The vector of that name.
+pub(super) fn vector(name: &str, stored: VectorStructInternal) -> Option<Vector> {
+    match stored {
+        VectorStructInternal::Single(vector) => Some(vector),
+        VectorStructInternal::Named(mut vectors) => match vectors.remove(name) {
+            Some(VectorInternal::Dense(vector)) => Some(vector),
+            _ => None,
+        },
+        VectorStructInternal::MultiDense(_) => None,
+    }
+}
+
+/// The path of a user's field, whatever characters its name has: a name is not parsed as a path.
+pub(super) fn field_path(nesting: Option<&str>, name: &str) -> JsonPath {
+    let key = |name: &str| JsonPath { first_key: name.to_owned(), rest: Vec::new() };
+    JsonPath::extend_or_new(nesting.map(key).as_ref(), &key(name))
 }
 
 /// The path of a part of walvec's own field.
@@ -51,11 +72,12 @@ pub(super) fn older_than(tag: &str, current: Generation) -> Result<EdgeFilter, S
 }
 
 /// A search's filter; `None` where everything matches.
-pub(super) fn edge_filter(filter: &Filter) -> Result<Option<EdgeFilter>, SinkError> {
+pub(super) fn edge_filter(nesting: Option<&str>, filter: &Filter) -> Result<Option<EdgeFilter>, SinkError> {
     if filter.0.is_empty() {
         return Ok(None);
     }
-    let conditions: Result<_, SinkError> = filter.0.iter().map(field_condition).collect();
+    let conditions: Result<_, SinkError> =
+        filter.0.iter().map(|condition| field_condition(nesting, condition)).collect();
     Ok(Some(all_of(conditions?)))
 }
 
@@ -64,18 +86,18 @@ fn all_of(conditions: Vec<FieldCondition>) -> EdgeFilter {
     EdgeFilter { must: Some(must), ..EdgeFilter::new() }
 }
 
-fn field_condition(condition: &Condition) -> Result<FieldCondition, SinkError> {
+fn field_condition(nesting: Option<&str>, condition: &Condition) -> Result<FieldCondition, SinkError> {
     match condition {
         Condition::Equals { field, value } => {
             let matches = Match::new_value(comparable(field, value)?);
-            Ok(FieldCondition::new_match(field_path(field), matches))
+            Ok(FieldCondition::new_match(field_path(nesting, field), matches))
         }
         Condition::Range { field, from, to } => {
             if from.is_some_and(f64::is_nan) || to.is_some_and(f64::is_nan) {
                 return Err(SinkError::BadRequest(format!("a bound of \"{field}\" is not a number")));
             }
             let range = Range { gte: from.map(OrderedFloat), lte: to.map(OrderedFloat), lt: None, gt: None };
-            Ok(FieldCondition::new_range(field_path(field), range))
+            Ok(FieldCondition::new_range(field_path(nesting, field), range))
         }
     }
 }

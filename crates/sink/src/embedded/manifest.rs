@@ -23,6 +23,9 @@ pub(super) struct Manifest {
     id: Uuid,
     dimension: usize,
     distance: String,
+    /// The name of the vectors, if they have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vector: Option<String>,
     fingerprint: Fingerprint,
     /// How often the engine was opened: operations of a later opening have higher numbers (see `engine_log`).
     opens: u64,
@@ -123,6 +126,7 @@ impl Manifest {
             id: Uuid::new_v4(),
             dimension: spec.dimension,
             distance: DISTANCE.to_owned(),
+            vector: spec.vector.clone(),
             fingerprint: spec.fingerprint.clone(),
             opens: 0,
             created: false,
@@ -143,7 +147,8 @@ impl Manifest {
     }
 
     fn describe(&self) -> String {
-        format!("{} vectors of dimension {}, fingerprint {}", self.distance, self.dimension, self.fingerprint)
+        let name = self.vector.as_ref().map(|name| format!(" named \"{name}\"")).unwrap_or_default();
+        format!("{} vectors{name} of dimension {}, fingerprint {}", self.distance, self.dimension, self.fingerprint)
     }
 
     fn save(&self, directory: &Path) -> Result<(), SinkError> {

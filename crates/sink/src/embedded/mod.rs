@@ -59,7 +59,6 @@ use writer::Writer;
 /// waits for the writes that were sent, but not for an index build.
 #[derive(Clone, Debug)]
 pub struct Embedded {
-    dimension: usize,
     store: Arc<Store>,
     writer: Arc<Writer>,
 }
@@ -77,10 +76,9 @@ impl Embedded {
     /// [`SinkError::Fingerprint`] if it holds vectors of another model or dimension, [`SinkError::Locked`] if it is open
     /// already, here or elsewhere, [`SinkError::Corrupt`] if its files cannot be read, [`SinkError::Io`].
     pub fn open(root: &Path, spec: CollectionSpec) -> Result<Self, SinkError> {
-        let dimension = spec.dimension;
         let store = Arc::new(Store::open(root, spec)?);
         let writer = Arc::new(Writer::spawn(Arc::clone(&store))?);
-        Ok(Self { dimension, store, writer })
+        Ok(Self { store, writer })
     }
 
     /// Finishes what was sent, then closes the collection for all clones; later calls get [`SinkError::Closed`].
@@ -111,7 +109,7 @@ impl Sink for Embedded {
 
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(async move {
-            let steps = steps::of_batch(batch, self.dimension)?;
+            let steps = steps::of_batch(batch, self.store.target().dimension)?;
             self.writer.change(steps).await.map(drop)
         })
     }
@@ -145,8 +143,8 @@ impl Sink for Embedded {
 
 impl Search for Embedded {
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
-        let dimension = self.dimension;
-        Box::pin(self.read(move |shard| read::search(shard, request, dimension)))
+        let target = self.store.target().clone();
+        Box::pin(self.read(move |shard| read::search(shard, request, &target)))
     }
 
     fn page(
@@ -155,10 +153,12 @@ impl Search for Embedded {
         limit: usize,
         with_vectors: bool,
     ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
-        Box::pin(self.read(move |shard| read::page(shard, from, limit, with_vectors)))
+        let target = self.store.target().clone();
+        Box::pin(self.read(move |shard| read::page(shard, &target, from, limit, with_vectors)))
     }
 
     fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {
-        Box::pin(self.read(move |shard| read::get(shard, &ids, with_vectors)))
+        let target = self.store.target().clone();
+        Box::pin(self.read(move |shard| read::get(shard, &target, &ids, with_vectors)))
     }
 }

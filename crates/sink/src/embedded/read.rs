@@ -2,19 +2,25 @@
 
 use qdrant_edge::{
     CountRequest, EdgeShard, Filter as EdgeFilter, NamedQuery, QueryEnum, QueryRequest, Record, ScoredPoint,
-    ScoringQuery, ScrollRequest, VectorInternal, VectorStructInternal, WithPayloadInterface, WithVector,
+    ScoringQuery, ScrollRequest, VectorInternal, WithPayloadInterface, WithVector,
 };
-use walvec_model::{Payload, PointId, RawPage, RawPoint, StoredPoint, Vector};
+use walvec_model::{Payload, PointId, RawPage, RawPoint, StoredPoint};
 
-use super::convert::{edge_filter, edge_id, point_id, read_error};
+use super::convert::{edge_filter, edge_id, point_id, read_error, vector};
 use crate::{Hit, MAX_HITS, ScrollPage, SearchRequest, SinkError, check_vector};
 
 pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
     Ok(records(shard, ids, false)?.into_iter().map(stored_point).collect())
 }
 
-pub(super) fn get(shard: &EdgeShard, ids: &[PointId], with_vectors: bool) -> Result<Vec<RawPoint>, SinkError> {
-    Ok(records(shard, ids, with_vectors)?.into_iter().map(raw_point).collect())
+pub(super) fn get(
+    shard: &EdgeShard,
+    target: &Target,
+    ids: &[PointId],
+    with_vectors: bool,
+) -> Result<Vec<RawPoint>, SinkError> {
+    let records = records(shard, ids, with_vectors)?;
+    Ok(records.into_iter().map(|record| raw_point(&target.vector, record)).collect())
 }
 
 fn records(shard: &EdgeShard, ids: &[PointId], with_vectors: bool) -> Result<Vec<Record>, SinkError> {
@@ -35,12 +41,13 @@ pub(super) fn scroll(shard: &EdgeShard, from: Option<PointId>, limit: usize) -> 
 
 pub(super) fn page(
     shard: &EdgeShard,
+    target: &Target,
     from: Option<PointId>,
     limit: usize,
     with_vectors: bool,
 ) -> Result<RawPage, SinkError> {
     let (records, next) = page_of_records(shard, from, limit, with_vectors)?;
-    Ok(RawPage { points: records.into_iter().map(raw_point).collect(), next })
+    Ok(RawPage { points: records.into_iter().map(|record| raw_point(&target.vector, record)).collect(), next })
 }
 
 fn page_of_records(
@@ -61,17 +68,17 @@ fn page_of_records(
     Ok((records, next.map(point_id)))
 }
 
-pub(super) fn search(shard: &EdgeShard, request: SearchRequest, dimension: usize) -> Result<Vec<Hit>, SinkError> {
+pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target) -> Result<Vec<Hit>, SinkError> {
     let SearchRequest { vector, limit, filter } = request;
-    check_vector(&vector, dimension).map_err(SinkError::BadRequest)?;
+    check_vector(&vector, target.dimension).map_err(SinkError::BadRequest)?;
     if limit > MAX_HITS {
         return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_HITS} is allowed")));
     }
-    let filter = edge_filter(&filter)?;
+    let filter = edge_filter(target.nesting.as_deref(), &filter)?;
     if limit == 0 {
         return Ok(Vec::new());
     }
-    let nearest = NamedQuery { query: VectorInternal::Dense(vector), using: None };
+    let nearest = NamedQuery { query: VectorInternal::Dense(vector), using: Some(target.vector.clone()) };
     let request = QueryRequest {
         prefetches: Vec::new(),
         query: Some(ScoringQuery::Vector(QueryEnum::Nearest(nearest))),
@@ -89,24 +96,25 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, dimension: usize
     Ok(hits)
 }
 
+/// What a read has to know of the collection.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    /// Dimension of its vectors.
+    pub(super) dimension: usize,
+    /// The name of its vectors; empty if they have none.
+    pub(super) vector: String,
+    /// The payload field that is an object of the user's fields, if there is one.
+    pub(super) nesting: Option<String>,
+}
+
 fn stored_point(record: Record) -> StoredPoint {
     StoredPoint::from_raw(point_id(record.id), raw(record.payload))
 }
 
-fn raw_point(record: Record) -> RawPoint {
-    RawPoint { id: point_id(record.id), payload: raw(record.payload), vector: record.vector.and_then(dense) }
-}
-
-/// The vector that searches compare with.
-fn dense(stored: VectorStructInternal) -> Option<Vector> {
-    match stored {
-        VectorStructInternal::Single(vector) => Some(vector),
-        VectorStructInternal::Named(mut vectors) => match vectors.remove(qdrant_edge::DEFAULT_VECTOR_NAME)? {
-            VectorInternal::Dense(vector) => Some(vector),
-            VectorInternal::Sparse(_) | VectorInternal::MultiDense(_) => None,
-        },
-        VectorStructInternal::MultiDense(_) => None,
-    }
+/// `name`: that of the vector which searches compare with.
+fn raw_point(name: &str, record: Record) -> RawPoint {
+    let vector = record.vector.and_then(|stored| vector(name, stored));
+    RawPoint { id: point_id(record.id), payload: raw(record.payload), vector }
 }
 
 fn hit(found: ScoredPoint) -> Hit {

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use qdrant_edge::{
     EdgeShard, OperationError, PayloadOps, PointInsertOperations, PointOperations, PointStructPersisted, SetPayloadOp,
-    UpdateOperation, VectorStructPersisted, WithPayloadInterface, WithVector,
+    UpdateOperation, WithPayloadInterface, WithVector,
 };
 use serde::{Deserialize, Serialize};
 use walvec_model::point::raw_payload;
 use walvec_model::{Generation, Payload, Point, PointId, Provenance, Value, Vector};
 
-use super::convert::{change_error, edge_id, of_table, older_than};
+use super::convert::{change_error, edge_id, edge_vector, of_table, older_than};
 use super::read;
 use crate::{SinkError, Write, check_vector};
 
@@ -75,12 +75,13 @@ fn stored_payload(id: PointId, payload: Payload, provenance: &Provenance) -> Res
 
 /// Applies a change; returns how many points its sweeps removed. Not durable before the next flush.
 ///
-/// Refuses the whole change, before touching anything, if it overwrites a payload that is not there.
-pub(super) fn apply_all(shard: &EdgeShard, steps: Vec<Step>) -> Result<u64, SinkError> {
+/// Refuses the whole change, before touching anything, if it overwrites a payload that is not there. `vector` is the name
+/// of the points' vectors.
+pub(super) fn apply_all(shard: &EdgeShard, vector: &str, steps: Vec<Step>) -> Result<u64, SinkError> {
     check_overwritten_exist(shard, &steps)?;
     let mut swept = 0;
     for step in steps {
-        swept += apply(shard, step)?;
+        swept += apply(shard, vector, step)?;
     }
     Ok(swept)
 }
@@ -103,11 +104,11 @@ fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Result<(), Sink
 }
 
 /// Applies a step; returns how many points a sweep removed, 0 for the others. Not durable before the next flush.
-pub(super) fn apply(shard: &EdgeShard, step: Step) -> Result<u64, SinkError> {
+pub(super) fn apply(shard: &EdgeShard, vector: &str, step: Step) -> Result<u64, SinkError> {
     let mut swept = 0;
     let operation = match step {
         Step::Upsert(points) => {
-            let points = points.into_iter().map(edge_point).collect();
+            let points = points.into_iter().map(|point| edge_point(vector, point)).collect();
             points_operation(PointOperations::UpsertPoints(PointInsertOperations::PointsList(points)))
         }
         Step::Overwrite { id, payload } => {
@@ -136,10 +137,10 @@ const fn points_operation(operation: PointOperations) -> UpdateOperation {
     UpdateOperation::PointOperation(operation)
 }
 
-fn edge_point(point: RawPoint) -> PointStructPersisted {
+fn edge_point(vector: &str, point: RawPoint) -> PointStructPersisted {
     PointStructPersisted {
         id: edge_id(point.id),
-        vector: VectorStructPersisted::Single(point.vector),
+        vector: edge_vector(vector, point.vector),
         payload: Some(qdrant_edge::Payload(point.payload)),
     }
 }

@@ -15,8 +15,9 @@ use walvec_model::RESERVED_KEY;
 use super::convert::{change_error, field_path, provenance_path, schema};
 use super::data_dir::LockFile;
 use super::manifest::Manifest;
+use super::read::Target;
 use super::{duplicates, engine_log, journal, steps};
-use crate::{CollectionId, CollectionSpec, IndexType, SinkError};
+use crate::{CollectionId, CollectionSpec, SinkError};
 
 /// The engine writes through memory maps, and a page that finds no room on the disk kills the process. So the last
 /// 64 MiB are left alone: other programs and the engine's bookkeeping need a little between the check and the write.
@@ -36,7 +37,7 @@ const UNINDEXED_POINTS: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Store {
     directory: PathBuf,
-    dimension: usize,
+    target: Target,
     indexes: Vec<(JsonPath, PayloadSchemaType)>,
     manifest: Mutex<Manifest>,
     slot: RwLock<Slot>,
@@ -57,8 +58,10 @@ impl Store {
         let lock = LockFile::acquire(&directory)?;
         let manifest = Mutex::new(Manifest::open(&directory, &spec)?);
         let slot = RwLock::new(Slot::Closed);
-        let indexes = index_list(&spec.indexes)?;
-        let store = Self { directory, dimension: spec.dimension, indexes, manifest, slot, _lock: lock };
+        let indexes = index_list(&spec)?;
+        let vector = spec.vector.unwrap_or_else(|| qdrant_edge::DEFAULT_VECTOR_NAME.to_owned());
+        let target = Target { dimension: spec.dimension, vector, nesting: spec.nesting };
+        let store = Self { directory, target, indexes, manifest, slot, _lock: lock };
         store.reopen().map_err(|error| match error {
             SinkError::Engine(reason) => {
                 SinkError::Corrupt { collection: spec.name, path: store.directory.clone(), reason }
@@ -74,6 +77,10 @@ impl Store {
 
     pub(super) fn id(&self) -> CollectionId {
         self.manifest.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
+    pub(super) const fn target(&self) -> &Target {
+        &self.target
     }
 
     /// Runs `work` on the engine, beside whatever else runs on it.
@@ -142,7 +149,7 @@ impl Store {
         }
         let opening = manifest.count_open(&self.directory)?;
         engine_log::renew(&shard_directory, opening).map_err(io_error(&shard_directory))?;
-        let config = engine_config(self.dimension);
+        let config = engine_config(&self.target);
         let shard = guarded(|| EdgeShard::load(&shard_directory, Some(config)).map_err(change_error))?;
         let prepared = guarded(|| self.prepare(&shard)).and_then(|()| manifest.set_created(&self.directory));
         if let Err(error) = prepared {
@@ -169,13 +176,13 @@ impl Store {
             return Ok(());
         };
         for step in changes.into_iter().flatten() {
-            match steps::apply(shard, step) {
+            match steps::apply(shard, &self.target.vector, step) {
                 // Its point was there when the change was made; that it is gone comes from a later change, durable already.
                 Ok(_) | Err(SinkError::BadPoint { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        duplicates::remove(shard, &mut journal)?;
+        duplicates::remove(shard, &self.target.vector, &mut journal)?;
         shard.flush();
         journal.remove().map_err(&failed)
     }
@@ -210,24 +217,25 @@ pub(super) fn collection_directory(root: &Path, name: &str) -> Result<PathBuf, S
     Err(io_error(&collections)(io::Error::new(io::ErrorKind::InvalidInput, message)))
 }
 
-fn index_list(configured: &[(String, IndexType)]) -> Result<Vec<(JsonPath, PayloadSchemaType)>, SinkError> {
+fn index_list(spec: &CollectionSpec) -> Result<Vec<(JsonPath, PayloadSchemaType)>, SinkError> {
     let mut indexes = vec![(provenance_path("t")?, PayloadSchemaType::Keyword)];
-    for (field, index) in configured {
+    for (field, index) in &spec.indexes {
         // The engine stores index names as paths, and its grammar has no escape for these two.
         if field.is_empty() || field == RESERVED_KEY || field.contains(['"', '\\']) {
             return Err(SinkError::BadRequest(format!("the field {field:?} cannot be indexed")));
         }
-        indexes.push((field_path(field), schema(*index)));
+        indexes.push((field_path(spec.nesting.as_deref(), field), schema(*index)));
     }
     Ok(indexes)
 }
 
-fn engine_config(dimension: usize) -> EdgeConfig {
+fn engine_config(target: &Target) -> EdgeConfig {
+    let dimension = target.dimension;
     // On disk means memory-mapped: what is searched often stays in the page cache, and the rest costs no memory.
     let vectors = EdgeVectorParams::builder(dimension, Distance::Cosine).on_disk(true).build();
     let unindexed_kib = (UNINDEXED_POINTS * dimension * size_of::<f32>()).div_ceil(1024);
     EdgeConfig::builder()
-        .vector(qdrant_edge::DEFAULT_VECTOR_NAME, vectors)
+        .vector(&target.vector, vectors)
         .on_disk_payload(true)
         .hnsw_config(HnswIndexConfig { max_indexing_threads: indexing_threads(), ..HnswIndexConfig::default() })
         .optimizers(EdgeOptimizersConfig { indexing_threshold: Some(unindexed_kib), ..EdgeOptimizersConfig::default() })

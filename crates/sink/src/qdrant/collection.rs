@@ -7,7 +7,7 @@ use qdrant_client::qdrant::vectors_config::Config;
 use qdrant_client::qdrant::{
     BinaryQuantization, CollectionInfo, CreateAlias, CreateCollection, CreateFieldIndexCollection, Distance, FieldType,
     QuantizationConfig, QuantizationType, ScalarQuantization, UpdateCollection, Value as ClientValue, VectorParams,
-    VectorsConfig,
+    VectorParamsMap, VectorsConfig,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -127,7 +127,7 @@ async fn create(inner: &Inner, name: &str) -> Result<(), SinkError> {
     };
     let request = CreateCollection {
         collection_name: name.to_owned(),
-        vectors_config: Some(VectorsConfig { config: Some(Config::Params(vector)) }),
+        vectors_config: Some(VectorsConfig { config: Some(vectors(spec.vector.as_ref(), vector)) }),
         quantization_config: layout.quantization.map(quantization),
         shard_number: layout.shards,
         replication_factor: layout.replicas,
@@ -138,6 +138,24 @@ async fn create(inner: &Inner, name: &str) -> Result<(), SinkError> {
     client.create_collection(request).await.map_err(|error| place.error(error))?;
     tracing::info!(collection = name, dimension = spec.dimension, url = place.url, "created the collection");
     Ok(())
+}
+
+/// One kind of vectors, under its name if it has one.
+fn vectors(name: Option<&String>, vector: VectorParams) -> Config {
+    match name {
+        None => Config::Params(vector),
+        Some(name) => Config::ParamsMap(VectorParamsMap { map: HashMap::from([(name.clone(), vector)]) }),
+    }
+}
+
+/// The names of a collection's vectors, and what they look like; one without a name has an empty one.
+fn stored_vectors(info: &CollectionInfo) -> Vec<(&str, &VectorParams)> {
+    let params = info.config.as_ref().and_then(|config| config.params.as_ref());
+    match params.and_then(|params| params.vectors_config.as_ref()?.config.as_ref()) {
+        None => Vec::new(),
+        Some(Config::Params(vector)) => vec![("", vector)],
+        Some(Config::ParamsMap(vectors)) => vectors.map.iter().map(|(name, vector)| (name.as_str(), vector)).collect(),
+    }
 }
 
 fn quantization(kind: Quantization) -> QuantizationConfig {
@@ -173,15 +191,13 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
     let refused = |stored: String, configured: String| {
         Err(SinkError::Fingerprint { collection: spec.name.clone(), stored, configured })
     };
-    let params = info.config.as_ref().and_then(|config| config.params.as_ref());
-    let vectors = params.and_then(|params| params.vectors_config.as_ref()).and_then(|vectors| vectors.config.as_ref());
-    let configured = format!("one vector of dimension {}, compared by cosine", spec.dimension);
-    let Some(Config::Params(vector)) = vectors else {
-        return refused("named vectors".to_owned(), configured);
-    };
-    if vector.size != spec.dimension as u64 || vector.distance != i32::from(Distance::Cosine) {
-        let distance = vector.distance().as_str_name().to_lowercase();
-        return refused(format!("a vector of dimension {}, compared by {distance}", vector.size), configured);
+    let configured = describe(spec.vector.as_deref().unwrap_or_default(), spec.dimension as u64, Distance::Cosine);
+    let stored = stored_vectors(info).into_iter();
+    let mut stored: Vec<String> = stored.map(|(name, it)| describe(name, it.size, it.distance())).collect();
+    stored.sort();
+    // Further vectors are somebody else's: replacing a point would lose them.
+    if stored != [configured.as_str()] {
+        return refused(stored.join(" and "), configured);
     }
     match own(info, "fingerprint") {
         None if info.points_count.unwrap_or_default() > 0 => {
@@ -192,6 +208,11 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
         }
         _ => Ok(()),
     }
+}
+
+fn describe(name: &str, dimension: u64, distance: Distance) -> String {
+    let name = if name.is_empty() { "without a name".to_owned() } else { format!("named \"{name}\"") };
+    format!("a vector {name} of dimension {dimension}, compared by {}", distance.as_str_name().to_lowercase())
 }
 
 /// Takes over an empty collection that somebody else has made.
@@ -213,7 +234,7 @@ async fn create_indexes(inner: &Inner, name: &str, info: &CollectionInfo) -> Res
     let Inner { client, spec, place, .. } = inner;
     let mut wanted = vec![(provenance_path("t"), FieldType::Keyword), (provenance_path("g"), FieldType::Integer)];
     for (field, index) in &spec.indexes {
-        wanted.push((field_path(field)?, field_type(*index)));
+        wanted.push((field_path(spec.nesting.as_deref(), field)?, field_type(*index)));
     }
     for (field_name, field_type) in wanted {
         if info.payload_schema.contains_key(&field_name) {

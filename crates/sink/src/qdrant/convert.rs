@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::{
-    Condition as ClientCondition, FieldType, Filter as ClientFilter, PointId as ClientId, Range,
+    Condition as ClientCondition, FieldType, Filter as ClientFilter, PointId as ClientId, Range, Vectors,
 };
 use walvec_model::point::raw_payload;
-use walvec_model::{Generation, Payload, PointId, Provenance, RESERVED_KEY, Value};
+use walvec_model::{Generation, Payload, PointId, Provenance, RESERVED_KEY, Value, Vector};
 
 use crate::{Condition, Filter, IndexType, SinkError};
 
@@ -29,6 +29,14 @@ pub(super) fn point_id(id: Option<ClientId>) -> Result<PointId, SinkError> {
             .map(PointId::Uuid)
             .map_err(|_| SinkError::Engine(format!("the server sent a point whose id {text:?} is not a UUID"))),
         None => Err(SinkError::Engine("the server sent a point without an id".to_owned())),
+    }
+}
+
+/// A point's vectors: the one that it has, under its name if it has one.
+pub(super) fn client_vector(name: Option<&String>, vector: Vector) -> Vectors {
+    match name {
+        None => vector.into(),
+        Some(name) => HashMap::from([(name.clone(), vector)]).into(),
     }
 }
 
@@ -55,8 +63,16 @@ pub(super) fn provenance_path(part: &str) -> String {
     format!("{RESERVED_KEY}.{part}")
 }
 
-/// The path of a top-level field, quoted where its name is not a plain word: a name is not parsed as a path.
-pub(super) fn field_path(name: &str) -> Result<String, SinkError> {
+/// The path of a user's field, quoted where its name is not a plain word: a name is not parsed as a path.
+pub(super) fn field_path(nesting: Option<&str>, name: &str) -> Result<String, SinkError> {
+    let key = key(name)?;
+    Ok(match nesting {
+        None => key,
+        Some(nesting) => format!("{nesting}.{key}"),
+    })
+}
+
+fn key(name: &str) -> Result<String, SinkError> {
     let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
     if !name.is_empty() && name.chars().all(plain) {
         return Ok(name.to_owned());
@@ -84,32 +100,31 @@ pub(super) fn older_than(tag: &str, current: Generation) -> ClientFilter {
 }
 
 /// A search's filter; `None` where everything matches.
-pub(super) fn client_filter(filter: &Filter) -> Result<Option<ClientFilter>, SinkError> {
+pub(super) fn client_filter(nesting: Option<&str>, filter: &Filter) -> Result<Option<ClientFilter>, SinkError> {
     if filter.0.is_empty() {
         return Ok(None);
     }
-    let conditions = filter.0.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+    let conditions = filter.0.iter().map(|it| condition(nesting, it)).collect::<Result<Vec<_>, _>>()?;
     Ok(Some(ClientFilter::must(conditions)))
 }
 
-fn condition(condition: &Condition) -> Result<ClientCondition, SinkError> {
+fn condition(nesting: Option<&str>, condition: &Condition) -> Result<ClientCondition, SinkError> {
     match condition {
-        Condition::Equals { field, value } => equals(field, value),
+        Condition::Equals { field, value } => equals(field, field_path(nesting, field)?, value),
         Condition::Range { field, from, to } => {
             if from.is_some_and(f64::is_nan) || to.is_some_and(f64::is_nan) {
                 return Err(SinkError::BadRequest(format!("a bound of \"{field}\" is not a number")));
             }
-            Ok(ClientCondition::range(field_path(field)?, Range { gte: *from, lte: *to, ..Range::default() }))
+            Ok(ClientCondition::range(field_path(nesting, field)?, Range { gte: *from, lte: *to, ..Range::default() }))
         }
     }
 }
 
-fn equals(field: &str, value: &Value) -> Result<ClientCondition, SinkError> {
+fn equals(field: &str, path: String, value: &Value) -> Result<ClientCondition, SinkError> {
     let refused = || {
         let rule = "equality works for strings, whole numbers up to 2^63-1 and booleans";
         SinkError::BadRequest(format!("\"{field}\" cannot be compared with {value}: {rule}"))
     };
-    let path = field_path(field)?;
     match value {
         Value::String(text) => Ok(ClientCondition::matches(path, text.clone())),
         Value::Bool(flag) => Ok(ClientCondition::matches(path, *flag)),
@@ -157,8 +172,10 @@ mod tests {
 
     #[test]
     fn the_name_of_a_field_is_not_parsed_as_a_path() {
-        assert_eq!(field_path("year").unwrap(), "year");
-        assert_eq!(field_path("a.b[0]").unwrap(), "\"a.b[0]\"");
-        assert!(field_path("a\"b").is_err());
+        assert_eq!(field_path(None, "year").unwrap(), "year");
+        assert_eq!(field_path(None, "a.b[0]").unwrap(), "\"a.b[0]\"");
+        assert_eq!(field_path(Some("metadata"), "year").unwrap(), "metadata.year");
+        assert_eq!(field_path(Some("metadata"), "a.b").unwrap(), "metadata.\"a.b\"");
+        assert!(field_path(None, "a\"b").is_err());
     }
 }

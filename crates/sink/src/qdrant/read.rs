@@ -17,7 +17,8 @@ pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<Sto
 }
 
 pub(super) async fn get(inner: &Inner, ids: Vec<PointId>, with_vectors: bool) -> Result<Vec<RawPoint>, SinkError> {
-    retrieved(inner, &ids, with_vectors).await?.into_iter().map(raw_point).collect()
+    let points = retrieved(inner, &ids, with_vectors).await?;
+    points.into_iter().map(|point| raw_point(inner, point)).collect()
 }
 
 async fn retrieved(inner: &Inner, ids: &[PointId], with_vectors: bool) -> Result<Vec<RetrievedPoint>, SinkError> {
@@ -48,7 +49,7 @@ pub(super) async fn page(
     with_vectors: bool,
 ) -> Result<RawPage, SinkError> {
     let (points, next) = scrolled(inner, from, limit, with_vectors).await?;
-    Ok(RawPage { points: points.into_iter().map(raw_point).collect::<Result<_, _>>()?, next })
+    Ok(RawPage { points: points.into_iter().map(|point| raw_point(inner, point)).collect::<Result<_, _>>()?, next })
 }
 
 async fn scrolled(
@@ -81,7 +82,8 @@ pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<
     let request = QueryPoints {
         collection_name: inner.name(),
         query: Some(Query::new_nearest(vector)),
-        filter: client_filter(&filter)?,
+        filter: client_filter(spec.nesting.as_deref(), &filter)?,
+        using: spec.vector.clone(),
         limit: Some(limit as u64),
         with_payload: Some(true.into()),
         with_vectors: Some(false.into()),
@@ -101,16 +103,16 @@ fn stored_point(point: RetrievedPoint) -> Result<StoredPoint, SinkError> {
     Ok(StoredPoint::from_raw(point_id(point.id)?, payload(point.payload)))
 }
 
-fn raw_point(point: RetrievedPoint) -> Result<RawPoint, SinkError> {
-    let vector = point.vectors.and_then(dense);
+fn raw_point(inner: &Inner, point: RetrievedPoint) -> Result<RawPoint, SinkError> {
+    let vector = point.vectors.and_then(|stored| dense(inner, stored));
     Ok(RawPoint { id: point_id(point.id)?, payload: payload(point.payload), vector })
 }
 
-/// The unnamed vector, the one that searches compare with.
-fn dense(stored: VectorsOutput) -> Option<Vector> {
+/// The vector that searches compare with.
+pub(super) fn dense(inner: &Inner, stored: VectorsOutput) -> Option<Vector> {
     let vector = match stored.vectors_options? {
         VectorsOptions::Vector(vector) => vector,
-        VectorsOptions::Vectors(mut named) => named.vectors.remove("")?,
+        VectorsOptions::Vectors(mut named) => named.vectors.remove(inner.spec.vector.as_deref().unwrap_or_default())?,
     };
     match vector.into_vector() {
         OutputVector::Dense(dense) => Some(dense.data),

@@ -9,9 +9,9 @@ use qdrant_client::qdrant::points_update_operation::{DeletePoints, Operation, Ov
 use qdrant_client::qdrant::{PointStruct, PointsSelector, PointsUpdateOperation, UpdateBatchPoints};
 use walvec_model::PointId;
 
-use super::convert::{client_id, client_payload};
+use super::convert::{client_id, client_payload, client_vector};
 use super::{Inner, ORDERING, collection};
-use crate::{SinkError, Write};
+use crate::{CollectionSpec, SinkError, Write};
 
 /// A request is closed before it becomes larger than this. Proxies and servers refuse large messages, often from 4 MiB on.
 const REQUEST_BYTES: usize = 3 << 20;
@@ -30,7 +30,7 @@ struct Item {
 
 /// Sends a batch; when it returns, the server has applied all of it.
 pub(super) async fn send(inner: &Inner, batch: Vec<Write>) -> Result<(), SinkError> {
-    let items = batch.into_iter().map(|write| item(write, inner.spec.dimension)).collect::<Result<Vec<_>, _>>()?;
+    let items = batch.into_iter().map(|write| item(write, &inner.spec)).collect::<Result<Vec<_>, _>>()?;
     let sent = stream::iter(requests(items)).map(|items| send_items(inner, items)).buffer_unordered(IN_FLIGHT);
     // All of them, whatever becomes of the first: one that is given up may still arrive, after the next batch.
     sent.collect::<Vec<_>>().await.into_iter().collect()
@@ -125,13 +125,13 @@ const fn operation(operation: Operation) -> PointsUpdateOperation {
     PointsUpdateOperation { operation: Some(operation) }
 }
 
-fn item(write: Write, dimension: usize) -> Result<Item, SinkError> {
+fn item(write: Write, spec: &CollectionSpec) -> Result<Item, SinkError> {
     let id = write.id();
     let operation = operation(match write {
         Write::Upsert(point) => {
-            crate::check_vector(&point.vector, dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
+            crate::check_vector(&point.vector, spec.dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
             let payload = client_payload(id, point.payload, &point.provenance)?;
-            let point = PointStruct::new(client_id(id), point.vector, payload);
+            let point = PointStruct::new(client_id(id), client_vector(spec.vector.as_ref(), point.vector), payload);
             Operation::Upsert(PointStructList { points: vec![point], ..PointStructList::default() })
         }
         Write::Payload { payload, provenance, .. } => Operation::OverwritePayload(OverwritePayload {

@@ -50,6 +50,8 @@ pub(crate) fn spec(dimension: usize) -> CollectionSpec {
         dimension,
         fingerprint: Fingerprint::of(&["a model"]),
         indexes: Vec::new(),
+        vector: None,
+        nesting: None,
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`durability`]: kills at random moments
 //! - [`disk`]: a full disk
 //! - [`server`]: a collection on a Qdrant server
+//! - [`layouts`]: vectors with a name, fields inside an object
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
@@ -14,6 +15,7 @@ mod beside;
 mod common;
 mod disk;
 mod durability;
+mod layouts;
 mod opening;
 mod searching;
 mod server;

@@ -23,7 +23,7 @@ fn server(url: &str) -> Server {
     Server { url: url.to_owned(), api_key: key, layout: Layout::default() }
 }
 
-fn remote(url: &str, spec: CollectionSpec) -> Remote {
+pub(crate) fn remote(url: &str, spec: CollectionSpec) -> Remote {
     Remote::new(server(url), spec).unwrap()
 }
 
@@ -37,7 +37,7 @@ async fn started() -> (TestServer, Remote) {
 }
 
 /// Runs a test on the server inside this process, and on a real one if there is one.
-async fn on_every_server<F: Future<Output = ()>>(name: &str, test: impl Fn(String, CollectionSpec) -> F) {
+pub(crate) async fn on_every_server<F: Future<Output = ()>>(name: &str, test: impl Fn(String, CollectionSpec) -> F) {
     let test_server = TestServer::start().unwrap();
     test(test_server.url(), spec(DIMENSION)).await;
     let Ok(url) = std::env::var("WALVEC_TEST_QDRANT_URL") else {

@@ -24,7 +24,14 @@ fn dune() -> Vec<Value> {
 }
 
 fn spec(text: &str) -> TransformSpec {
-    TransformSpec { table: books().name, shared: false, text: text.to_owned(), payload: None, computed: vec![] }
+    TransformSpec {
+        table: books().name,
+        shared: false,
+        text: text.to_owned(),
+        payload: None,
+        computed: vec![],
+        layout: Layout::Flat,
+    }
 }
 
 fn with_computed(name: &str, template: &str) -> TransformSpec {
@@ -263,6 +270,24 @@ fn walvecs_own_field_cannot_be_overwritten() {
 }
 
 #[test]
+fn a_field_whose_name_the_layout_needs_is_refused_and_named() {
+    let spec = |name: &str, layout| TransformSpec { layout, ..with_computed(name, "x") };
+    for (layout, name) in [(Layout::LlamaIndex, "doc_id"), (Layout::LangChain, "_id")] {
+        let error = Transform::new(spec(name, layout)).unwrap().check(&books()).unwrap_err();
+        assert_eq!(error.code(), "E_SCHEMA");
+        assert!(error.to_string().contains(&format!("\"{name}\", which the layout {layout} needs")), "{error}");
+        assert!(Transform::new(spec(name, Layout::Flat)).unwrap().check(&books()).is_ok());
+    }
+    let column = TransformSpec { layout: Layout::LlamaIndex, ..self::spec("") };
+    assert!(Transform::new(column).unwrap().check(&table(&["id", "document_id"])).is_err());
+    // What the other layouts write stands beside an object of the fields: nothing can clash.
+    for layout in [Layout::LangChain, Layout::FastEmbed] {
+        let columns = table(&["id", "page_content", "document", "metadata"]);
+        assert!(Transform::new(TransformSpec { layout, ..self::spec("") }).unwrap().check(&columns).is_ok());
+    }
+}
+
+#[test]
 fn a_column_with_any_name_is_reached_through_the_row() {
     let table = table(&["id", "first name", "größe"]);
     let values = [json!(1), json!("Ada"), json!("M")];
@@ -345,8 +370,10 @@ proptest! {
     fn what_complete_restores_renders_as_the_whole_row_does(
         values in prop::collection::vec(prop_oneof![Just(Value::Null), any::<i64>().prop_map(|n| json!(n)), ".*".prop_map(|t| json!(t))], 4),
         unchanged in 1_usize..5,
+        layout in prop::sample::select(vec![Layout::Flat, Layout::LangChain, Layout::LlamaIndex, Layout::FastEmbed]),
     ) {
-        let transform = Transform::new(spec("{{ name }}/{{ author }}/{{ year }}/{{ description }}")).unwrap();
+        let spec = spec("{{ name }}/{{ author }}/{{ year }}/{{ description }}");
+        let transform = Transform::new(TransformSpec { layout, ..spec }).unwrap();
         let (table, key) = (books(), RowKey::new(vec![json!(7)]));
         let whole: Vec<_> = std::iter::once(json!(7)).chain(values).collect();
         let document = transform.render(&table, &key, &whole).unwrap();

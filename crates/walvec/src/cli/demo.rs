@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use walvec_pipeline::status::Phase;
 use walvec_sink::qdrant;
 use walvec_throwaway::{Cluster, ClusterOptions, DataDir, Installation, SearchPlaces, ThrowawayError};
+use walvec_transform::Layout;
 
 use super::running::Running;
 use super::{Failure, output, run};
@@ -120,7 +121,7 @@ async fn sync_and_search(
             "rows": rows, "searchable_after_ms": searchable_after_ms, "query": args.query, "hits": hits
         }))?;
     } else {
-        output::line(&format!("\nSearch: {}\n{}", args.query, output::hits(&hits)))?;
+        output::line(&format!("\nSearch: {}\n{}", args.query, output::hits(&hits, Layout::Flat)))?;
         narrator.say(&format!("from nothing to the first answer in {:.1} s", began.elapsed().as_secs_f64()));
     }
     if args.once {

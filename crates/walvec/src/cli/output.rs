@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::MultiProgress;
 use serde_json::{Map, Value};
+use walvec_transform::Layout;
 
 use super::Failure;
 
@@ -71,13 +72,15 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// Hits as a table: score, id, then the payload's fields in their own order.
-pub(crate) fn hits(hits: &[Value]) -> String {
+/// Hits as a table: score, id, then the fields that the payload's layout holds, in their own order.
+pub(crate) fn hits(hits: &[Value], layout: Layout) -> String {
     if hits.is_empty() {
         return "No hits.".to_owned();
     }
-    let empty = Map::new();
-    let payload = |hit: &Value| hit.get("payload").and_then(Value::as_object).unwrap_or(&empty).clone();
+    let payload = |hit: &Value| -> Map<String, Value> {
+        let payload = hit.get("payload").and_then(Value::as_object).cloned().unwrap_or_default();
+        layout.fields(&payload).map(|(name, value)| (name.clone(), value.clone())).collect()
+    };
     let mut fields: Vec<String> = Vec::new();
     for hit in hits {
         for field in payload(hit).keys() {
@@ -119,12 +122,21 @@ mod tests {
 
     #[test]
     fn hits_are_shown_with_every_field_that_any_of_them_has() {
-        let shown = hits(&[
-            json!({"id": 1, "score": 0.51234, "payload": {"name": "Dune"}}),
-            json!({"id": 2, "score": 0.4, "payload": {"name": "Emma", "year": 1815}}),
-        ]);
-        for text in ["score", "name", "year", "0.512", "Dune", "1815"] {
-            assert!(shown.contains(text), "{text} is missing in\n{shown}");
+        let flat = [json!({"name": "Dune"}), json!({"name": "Emma", "year": 1815})];
+        let nested = flat.clone().map(|fields| json!({"page_content": "the text", "metadata": fields}));
+        for (payloads, layout) in [(flat, Layout::Flat), (nested, Layout::LangChain)] {
+            let [first, second] = payloads;
+            let shown = hits(
+                &[
+                    json!({"id": 1, "score": 0.51234, "payload": first}),
+                    json!({"id": 2, "score": 0.4, "payload": second}),
+                ],
+                layout,
+            );
+            for text in ["score", "name", "year", "0.512", "Dune", "1815"] {
+                assert!(shown.contains(text), "{text} is missing in\n{shown}");
+            }
+            assert!(!shown.contains("metadata"), "{shown}");
         }
     }
 

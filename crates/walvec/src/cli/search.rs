@@ -66,7 +66,8 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
     if args.json {
         return output::json(&answer);
     }
-    output::line(&output::hits(answer.get("hits").and_then(Value::as_array).map_or(&[], Vec::as_slice)))
+    let hits = answer.get("hits").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    output::line(&output::hits(hits, collection.layout()))
 }
 
 fn choose<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a CollectionConfig, Failure> {

@@ -15,8 +15,8 @@ use walvec_model::TableName;
 use super::document::Document;
 use super::environment::Environment;
 use super::error::ConfigError;
-use super::settings::{CollectionConfig, Config, EmbeddingSettings, PipelineSettings, QdrantSettings, SinkSettings};
-use super::settings::{ServerSettings, SourceSettings};
+use super::settings::{CollectionConfig, Config, EmbeddingSettings, LayoutKind, PipelineSettings, QdrantSettings};
+use super::settings::{ServerSettings, SinkSettings, SourceSettings};
 use super::{conninfo, names, reader, rules};
 
 /// The file that is read when none is named.
@@ -125,6 +125,7 @@ fn from_variables(environment: &Environment) -> Result<Config, ConfigError> {
         payload: Some(["name", "description", "author", "year"].map(str::to_owned).to_vec()),
         computed: BTreeMap::new(),
         index: BTreeMap::new(),
+        layout: LayoutKind::default(),
     };
     let sink = sink_from_variables(environment)?;
     Ok(Config {

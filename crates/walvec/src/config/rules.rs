@@ -110,19 +110,26 @@ fn is_numbered(name: &str) -> bool {
 }
 
 fn check_payload(collection: &CollectionConfig) -> Result<(), Violation> {
-    let reserved = format!("\"{RESERVED_KEY}\" is where walvec keeps each point's version; choose another name");
+    let layout = collection.layout();
+    let reserved = |name: &str| match name {
+        RESERVED_KEY => Some(format!("\"{name}\" is where walvec keeps each point's version; choose another name")),
+        _ if layout.reserved().contains(&name) => {
+            Some(format!("the layout {layout} needs the name \"{name}\" for itself"))
+        }
+        _ => None,
+    };
     let mut columns = HashSet::new();
     for (index, column) in collection.payload.iter().flatten().enumerate() {
         let key = format!("payload[{index}]");
-        if column == RESERVED_KEY {
-            return violation(key, reserved);
+        if let Some(reason) = reserved(column) {
+            return violation(key, reason);
         }
         if !columns.insert(column) {
             return violation(key, format!("\"{column}\" is listed twice"));
         }
     }
-    if collection.computed.contains_key(RESERVED_KEY) {
-        return violation(format!("computed.{RESERVED_KEY}"), reserved);
+    if let Some((name, reason)) = collection.computed.keys().find_map(|name| Some((name, reserved(name)?))) {
+        return violation(format!("computed.{name}"), reason);
     }
     let is_field = |field: &String| columns.contains(field) || collection.computed.contains_key(field);
     match collection.index.keys().find(|field| collection.payload.is_some() && !is_field(field)) {

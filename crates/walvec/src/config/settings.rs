@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use walvec_model::TableName;
 use walvec_sink::IndexType;
 use walvec_sink::qdrant::Quantization;
+use walvec_transform::Layout;
 
 use super::names;
 
@@ -104,6 +105,55 @@ pub(crate) struct CollectionConfig {
     /// `datetime` or `uuid`.
     #[serde(default)]
     pub(crate) index: BTreeMap<String, IndexKind>,
+    /// How payloads are laid out: `flat`, or as the vector-store class of another library reads them: `langchain`,
+    /// `llamaindex`, or `fastembed` (Qdrant's MCP server). `llamaindex` and `fastembed` also name the vector, so that changing
+    /// to or from them means another collection. Filters and `index` name fields as they are called here in every layout.
+    #[serde(default)]
+    pub(crate) layout: LayoutKind,
+}
+
+impl CollectionConfig {
+    /// How its payloads are laid out.
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout.into()
+    }
+}
+
+/// How payloads are laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LayoutKind {
+    /// The fields at the top level.
+    #[default]
+    Flat,
+    /// As LangChain's `QdrantVectorStore` reads them.
+    LangChain,
+    /// As LlamaIndex's `QdrantVectorStore` reads them.
+    LlamaIndex,
+    /// As `mcp-server-qdrant` reads them.
+    FastEmbed,
+}
+
+impl From<LayoutKind> for Layout {
+    fn from(kind: LayoutKind) -> Self {
+        match kind {
+            LayoutKind::Flat => Self::Flat,
+            LayoutKind::LangChain => Self::LangChain,
+            LayoutKind::LlamaIndex => Self::LlamaIndex,
+            LayoutKind::FastEmbed => Self::FastEmbed,
+        }
+    }
+}
+
+impl From<LayoutKind> for walvec_verify::Layout {
+    fn from(kind: LayoutKind) -> Self {
+        match kind {
+            LayoutKind::Flat => Self::Flat,
+            LayoutKind::LangChain => Self::LangChain,
+            LayoutKind::LlamaIndex => Self::LlamaIndex,
+            LayoutKind::FastEmbed => Self::FastEmbed,
+        }
+    }
 }
 
 /// The type of a payload index.

@@ -178,6 +178,18 @@ fn wrong_collections_name_the_key_and_what_is_expected() {
             "collections[0].index.x: \"string\" is none of keyword, integer",
         ),
         ("name: a, table: a.b, text: t, payload: [y], index: {x: text}", "collections[0].index.x: not a payload field"),
+        (
+            "name: a, table: a.b, text: t, layout: nested",
+            "collections[0].layout: \"nested\" is none of flat, langchain",
+        ),
+        (
+            "name: a, table: a.b, text: t, layout: llamaindex, payload: [doc_id]",
+            "collections[0].payload[0]: the layout llamaindex needs the name \"doc_id\"",
+        ),
+        (
+            "name: a, table: a.b, text: t, layout: langchain, computed: {_id: x}",
+            "collections[0].computed._id: the layout langchain needs the name \"_id\"",
+        ),
     ] {
         let message = refusal(&format!("collections: [{{ {fields} }}]\n"));
         assert!(message.contains(expected), "{fields}: {message}");
@@ -202,7 +214,7 @@ fn a_key_of_a_later_version_is_refused_as_such() {
         let message = refusal(&format!("{COLLECTION}{text}\n"));
         assert!(message.contains("not supported yet by this version"), "{text}: {message}");
     }
-    for key in ["chunk: { tokens: 256 }", "layout: flat", "hybrid: true"] {
+    for key in ["chunk: { tokens: 256 }", "hybrid: true"] {
         let message = refusal(&format!("collections: [{{ name: a, table: a.b, text: t, {key} }}]"));
         assert!(message.contains("not supported yet by this version"), "{key}: {message}");
     }

@@ -58,7 +58,7 @@ pub(super) async fn page(
     let after = query.after.map(|text| serde_json::from_str(&text).map(RowKey::new)).transpose().map_err(|error| {
         Problem::new(Reason::BadParameter, format!("after is no JSON array of key values: {error}"))
     })?;
-    let collection = app.searcher.serving().collection(query.collection.as_deref())?.0.to_owned();
+    let collection = app.searcher.serving().collection(query.collection.as_deref())?.name.clone();
     let read = Arc::clone(&app.dead_letters);
     // One more tells whether there is another page.
     let found = tokio::task::spawn_blocking(move || read(&collection, after.as_ref(), limit + 1)).await;

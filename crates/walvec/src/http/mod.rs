@@ -45,7 +45,7 @@ pub(crate) use self::guard::LOGIN_PATH;
 use self::problem::{Problem, Reason};
 pub(crate) use self::search::{SEARCH_SECONDS, Serving};
 use self::state::{AllowedHosts, Limits};
-pub(crate) use self::state::{App, AppState};
+pub(crate) use self::state::{App, AppState, Searchable};
 
 /// How long open requests may take after the shutdown signal before their connections are dropped.
 const DRAIN: Duration = Duration::from_secs(5);

@@ -74,7 +74,7 @@ pub(super) async fn by_id(State(app): State<Arc<App>>, headers: HeaderMap, body:
 
 fn find(app: &App, collection: Option<&str>) -> Result<Arc<dyn Search>, Problem> {
     let serving = app.searcher.serving();
-    serving.collection(collection).map(|(_, collection)| Arc::clone(collection))
+    serving.collection(collection).map(|collection| Arc::clone(&collection.search))
 }
 
 fn point_id(text: &str) -> Result<PointId, Problem> {

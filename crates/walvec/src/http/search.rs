@@ -17,10 +17,11 @@ use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Lsn, Payload, PointId, Vector};
 use walvec_pipeline::status::Status;
 use walvec_sink::{Hit, Search, SearchRequest, SinkError};
+use walvec_transform::Layout;
 
 use super::problem::{Problem, Reason};
 use super::request::SearchQuery;
-use super::state::{App, Limits};
+use super::state::{App, Limits, Searchable};
 
 /// Time from an accepted search to its hits, in seconds. Histogram.
 pub(crate) const SEARCH_SECONDS: &str = "walvec_search_seconds";
@@ -31,7 +32,7 @@ const SEARCHES_TOTAL: &str = "walvec_searches_total";
 /// the one that embeds its text.
 pub(crate) struct Serving {
     /// Every collection by name, in the order of the configuration. The first one is the page's default.
-    pub(crate) collections: Vec<(String, Arc<dyn Search>)>,
+    pub(crate) collections: Vec<Searchable>,
     /// Turns queries into vectors: the model that made the stored ones.
     pub(crate) embedder: Arc<dyn Embedder>,
 }
@@ -49,6 +50,8 @@ pub(crate) struct Searcher {
 pub(crate) struct Found {
     /// The collection that was searched.
     pub(crate) collection: String,
+    /// How its payloads are laid out.
+    pub(crate) layout: Layout,
     /// The hits, best first.
     pub(crate) hits: Vec<Hit>,
     /// How long it took, waiting included.
@@ -56,14 +59,14 @@ pub(crate) struct Found {
 }
 
 impl Serving {
-    pub(super) fn collection(&self, wanted: Option<&str>) -> Result<(&str, &Arc<dyn Search>), Problem> {
+    pub(super) fn collection(&self, wanted: Option<&str>) -> Result<&Searchable, Problem> {
         let found = match wanted {
-            Some(wanted) => self.collections.iter().find(|(name, _)| name == wanted),
+            Some(wanted) => self.collections.iter().find(|collection| collection.name == wanted),
             None if self.collections.len() == 1 => self.collections.first(),
             None => None,
         };
-        found.map(|(name, collection)| (name.as_str(), collection)).ok_or_else(|| {
-            let names: Vec<_> = self.collections.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        found.ok_or_else(|| {
+            let names: Vec<_> = self.collections.iter().map(|it| format!("\"{}\"", it.name)).collect();
             let names = names.join(", ");
             Problem::new(
                 Reason::UnknownCollection,
@@ -98,26 +101,26 @@ impl Searcher {
 
     /// The names of the collections, in the order of the configuration.
     pub(crate) fn collections(&self) -> Vec<String> {
-        self.serving.borrow().collections.iter().map(|(name, _)| name.clone()).collect()
+        self.serving.borrow().collections.iter().map(|collection| collection.name.clone()).collect()
     }
 
     /// Embeds the query and finds the nearest points.
     pub(crate) async fn search(&self, query: &SearchQuery) -> Result<Found, Problem> {
         // A collection becomes a label only once it is known to exist: callers must not be able to invent labels.
         let serving = self.serving();
-        let (name, collection) = serving.collection(query.collection.as_deref())?;
+        let Searchable { name, layout, search } = serving.collection(query.collection.as_deref())?;
         let started = Instant::now();
-        let result = self.find(&serving.embedder, collection.as_ref(), query).await;
+        let result = self.find(&serving.embedder, search.as_ref(), query).await;
         let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
-        counter!(SEARCHES_TOTAL, "collection" => name.to_owned(), "result" => label).increment(1);
+        counter!(SEARCHES_TOTAL, "collection" => name.clone(), "result" => label).increment(1);
         let hits = result.inspect_err(|problem| {
             if problem.status().is_server_error() {
-                tracing::warn!(collection = name, status = problem.status().as_u16(), %problem, "a search failed");
+                tracing::warn!(collection = name.as_str(), status = problem.status().as_u16(), %problem, "a search failed");
             }
         })?;
         let took = started.elapsed();
-        histogram!(SEARCH_SECONDS, "collection" => name.to_owned()).record(took.as_secs_f64());
-        Ok(Found { collection: name.to_owned(), hits, took })
+        histogram!(SEARCH_SECONDS, "collection" => name.clone()).record(took.as_secs_f64());
+        Ok(Found { collection: name.clone(), layout: *layout, hits, took })
     }
 
     /// Searches that could start now.

@@ -8,10 +8,23 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use walvec_pipeline::status::Status;
+use walvec_sink::Search;
+use walvec_transform::Layout;
 
 use super::dead_letters::DeadLetters;
 use super::search::{Searcher, Serving};
 use super::tasks::Operations;
+
+/// A collection that can be searched.
+#[derive(Clone)]
+pub(crate) struct Searchable {
+    /// Its name.
+    pub(crate) name: String,
+    /// How its payloads are laid out, so that people are shown fields and not what holds them.
+    pub(crate) layout: Layout,
+    /// Where its points are found.
+    pub(crate) search: Arc<dyn Search>,
+}
 
 /// What the surface is given.
 pub(crate) struct AppState {

@@ -13,9 +13,10 @@ use walvec_embed::{EmbedError, Embedder, EmbedderInfo};
 use walvec_model::{Lsn, Payload, PointId, RawPage, RawPoint, Vector};
 use walvec_pipeline::status::{CollectionStatus, Phase, Status};
 use walvec_sink::{BoxFuture, Condition, Filter, Hit, Search, SearchRequest, SinkError};
+use walvec_transform::Layout;
 
 use super::tasks::Operations;
-use super::{AllowedHosts, AppState, Limits, Serving};
+use super::{AllowedHosts, AppState, Limits, Searchable, Serving};
 use crate::tasks::Tasks;
 
 const DIMENSION: usize = 64;
@@ -196,22 +197,27 @@ pub(crate) fn streaming() -> Status {
     }
 }
 
+/// A collection whose payloads are flat.
+pub(crate) fn searchable(name: &str, search: Arc<dyn Search>) -> Searchable {
+    Searchable { name: name.to_owned(), layout: Layout::Flat, search }
+}
+
 /// One collection of books, without a token.
 pub(crate) fn state() -> AppState {
     state_with(streaming())
 }
 
 /// The same with other collections.
-pub(crate) fn with_collections(collections: Vec<(String, Arc<dyn Search>)>) -> AppState {
+pub(crate) fn with_collections(collections: Vec<Searchable>) -> AppState {
     AppState { serving: serving(collections, Arc::new(BagOfWords::new())), ..state() }
 }
 
 /// The same with another embedder.
 pub(crate) fn with_embedder(embedder: Arc<dyn Embedder>) -> AppState {
-    AppState { serving: serving(vec![("books".to_owned(), books())], embedder), ..state() }
+    AppState { serving: serving(vec![searchable("books", books())], embedder), ..state() }
 }
 
-fn serving(collections: Vec<(String, Arc<dyn Search>)>, embedder: Arc<dyn Embedder>) -> watch::Receiver<Arc<Serving>> {
+fn serving(collections: Vec<Searchable>, embedder: Arc<dyn Embedder>) -> watch::Receiver<Arc<Serving>> {
     watch::Sender::new(Arc::new(Serving { collections, embedder })).subscribe()
 }
 
@@ -221,7 +227,7 @@ pub(crate) const KEY: &str = "a-key";
 /// The same with another picture of the pipeline.
 pub(crate) fn state_with(status: Status) -> AppState {
     AppState {
-        serving: serving(vec![("books".to_owned(), books())], Arc::new(BagOfWords::new())),
+        serving: serving(vec![searchable("books", books())], Arc::new(BagOfWords::new())),
         operations: Operations { tasks: Tasks::default(), requests: mpsc::channel(1).0, key: KEY.into() },
         dead_letters: Arc::new(|_, _, _| Ok(Vec::new())),
         status: watch::Sender::new(status).subscribe(),

@@ -15,8 +15,8 @@ use walvec_sink::{Search, SinkError};
 
 use super::tasks::{KEY_HEADER, Operations};
 use super::testkit::{
-    Answer, BagOfWords, Failing, KEY, books, get, loopback, post, router, router_with, send, state, state_with,
-    streaming, with_collections, with_embedder,
+    Answer, BagOfWords, Failing, KEY, books, get, loopback, post, router, router_with, searchable, send, state,
+    state_with, streaming, with_collections, with_embedder,
 };
 use super::{App, AppState, Limits, openapi};
 
@@ -128,7 +128,7 @@ async fn a_bad_body_is_refused_and_never_a_panic() {
 
 #[tokio::test]
 async fn with_several_collections_the_search_must_name_one() {
-    let two = || vec![("books".to_owned(), books()), ("films".to_owned(), books())];
+    let two = || vec![searchable("books", books()), searchable("films", books())];
     let router = router(with_collections(two()));
     let detail = get(&router, "/api/v1/search?q=x").await.problem(400, "unknown-collection");
     assert!(detail.contains("\"books\", \"films\""), "{detail}");
@@ -139,7 +139,7 @@ async fn with_several_collections_the_search_must_name_one() {
 async fn a_failing_engine_or_model_is_a_problem_with_the_right_status() {
     let failing = |error| -> AppState {
         let search: Arc<dyn Search> = Arc::new(Failing(error));
-        with_collections(vec![("books".to_owned(), search)])
+        with_collections(vec![searchable("books", search)])
     };
     let refused = router(failing(|| SinkError::BadRequest("no index".to_owned())));
     assert!(get(&refused, "/api/v1/search?q=x").await.problem(400, "search-refused").contains("no index"));

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use maud::{Markup, html};
 use serde_json::Value;
 use walvec_sink::Hit;
+use walvec_transform::Layout;
 
 use super::asked::Asked;
 use super::highlight::Words;
@@ -27,8 +28,8 @@ const FOLD_CHARS: usize = 280;
 const CUT_CHARS: usize = 4_000;
 
 /// A hit as a list item; `number` counts from 1 on the page.
-pub(super) fn render(hit: &Hit, number: usize, asked: &Asked, words: &Words) -> Markup {
-    let parts = Parts::of(hit);
+pub(super) fn render(hit: &Hit, layout: Layout, number: usize, asked: &Asked, words: &Words) -> Markup {
+    let parts = Parts::of(hit, layout);
     html! {
         li.hit {
             article aria-labelledby={ "hit-" (number) } {
@@ -53,7 +54,7 @@ pub(super) fn render(hit: &Hit, number: usize, asked: &Asked, words: &Words) -> 
     }
 }
 
-/// A payload, sorted by how its values are shown; the order of the columns is kept.
+/// A payload's fields, sorted by how its values are shown; the order of the columns is kept.
 struct Parts<'a> {
     title: Option<&'a str>,
     is_title_cut: bool,
@@ -69,9 +70,9 @@ struct Text<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn of(hit: &'a Hit) -> Self {
+    fn of(hit: &'a Hit, layout: Layout) -> Self {
         let mut parts = Self { title: None, is_title_cut: false, texts: Vec::new(), facts: Vec::new() };
-        for (field, value) in &hit.payload {
+        for (field, value) in layout.fields(&hit.payload) {
             match value {
                 Value::String(text) if parts.title.is_none() && !text.trim().is_empty() => {
                     let end = text.char_indices().nth(TITLE_CHARS).map_or(text.len(), |(end, _)| end);

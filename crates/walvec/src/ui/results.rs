@@ -48,10 +48,10 @@ fn summary(view: &View) -> Markup {
 }
 
 fn hits(view: &View, found: &Found) -> Markup {
-    let words = Words::of(&view.asked.text);
+    let (words, layout) = (Words::of(&view.asked.text), found.layout);
     html! {
         ol.hits {
-            @for (index, found) in found.hits.iter().enumerate() { (hit::render(found, index + 1, &view.asked, &words)) }
+            @for (index, found) in found.hits.iter().enumerate() { (hit::render(found, layout, index + 1, &view.asked, &words)) }
         }
     }
 }

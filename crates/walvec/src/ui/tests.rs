@@ -6,13 +6,14 @@ use serde_json::json;
 use tokio::sync::watch;
 use walvec_pipeline::status::{CollectionStatus, Phase, Problem, Status};
 use walvec_sink::Search;
+use walvec_transform::Layout;
 
-use crate::http::AppState;
-use crate::http::testkit::{Memory, books, get, router, state, state_with, streaming, with_collections};
+use crate::http::testkit::{Memory, books, get, router, searchable, state, state_with, streaming, with_collections};
+use crate::http::{AppState, Searchable};
 
 fn with_collection(collection: Memory) -> AppState {
     let collection: Arc<dyn Search> = Arc::new(collection);
-    with_collections(vec![("books".to_owned(), collection)])
+    with_collections(vec![searchable("books", collection)])
 }
 
 #[tokio::test]
@@ -92,6 +93,15 @@ async fn every_payload_column_is_shown_in_the_form_that_suits_its_value() {
 }
 
 #[tokio::test]
+async fn a_payload_in_the_layout_of_another_library_is_shown_by_its_columns() {
+    let payload = json!([{"page_content": "the text that was embedded", "metadata": {"name": "Dune", "year": 1965}}]);
+    let dune = Searchable { layout: Layout::LangChain, ..searchable("books", Arc::new(Memory::of(payload))) };
+    let body = get(&router(with_collections(vec![dune])), "/?q=spice").await.body;
+    assert!(body.contains("<h2 id=\"hit-1\">Dune</h2>") && body.contains("filter=year%3D1965"), "{body}");
+    assert!(!body.contains("metadata") && !body.contains("page_content"), "{body}");
+}
+
+#[tokio::test]
 async fn a_table_without_short_texts_is_still_readable() {
     let story = format!("{} the end", "word ".repeat(2_000));
     let payload = json!([{"story": story, "many": (0..1_000).collect::<Vec<_>>(), "none": []}]);
@@ -139,7 +149,7 @@ async fn an_empty_collection_says_why_it_is_empty() {
         let status = Status { phase, collections: vec![collection(estimated)], ..streaming() };
         let empty: Arc<dyn Search> = Arc::new(Memory::default());
         let status = watch::Sender::new(status).subscribe();
-        let router = router(AppState { status, ..with_collections(vec![("books".to_owned(), empty)]) });
+        let router = router(AppState { status, ..with_collections(vec![searchable("books", empty)]) });
         for path in ["/", "/?q=whale"] {
             let body = get(&router, path).await.body;
             assert!(body.contains("is empty") && body.contains(words), "{phase:?} {path}: {body}");
@@ -183,7 +193,7 @@ async fn an_error_is_shown_with_its_status_and_the_query_stays() {
 
 #[tokio::test]
 async fn collections_can_be_chosen_when_there_are_several() {
-    let two = vec![("books".to_owned(), books()), ("films".to_owned(), books())];
+    let two = vec![searchable("books", books()), searchable("films", books())];
     let router = router(with_collections(two));
     let body = get(&router, "/?q=whale&collection=films").await.body;
     assert!(body.contains("<option value=\"films\" selected>") && body.contains("collection=films"));

@@ -143,6 +143,7 @@ impl Work<'_> {
                 text: collection.text.clone(),
                 payload: collection.payload.clone(),
                 computed: collection.computed.clone().into_iter().collect(),
+                layout: collection.layout.into(),
                 fingerprint,
             },
             publication: &config.source.publication,

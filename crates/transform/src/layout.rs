@@ -1,0 +1,202 @@
+//! How a point's payload is laid out, so that the vector-store classes of other libraries find and read it.
+//!
+//! | Layout | Payload, besides walvec's own field | Vector | Read by |
+//! |---|---|---|---|
+//! | flat | the fields | unnamed | anything |
+//! | langchain | `page_content`: the text; `metadata`: the fields | unnamed | `langchain_qdrant.QdrantVectorStore` |
+//! | llamaindex | the fields; `_node_content`: a `TextNode` as JSON text; `_node_type`; `document_id`, `doc_id`, `ref_doc_id` | `text-dense` | `llama_index.vector_stores.qdrant.QdrantVectorStore` |
+//! | fastembed | `document`: the text; `metadata`: the fields | `fast-<model>` | `mcp-server-qdrant` |
+//!
+//! The fields are the selected columns and the computed ones, the text is the one that was embedded. The libraries' readers
+//! are the source of these shapes; `make test-clients` asks them.
+
+use std::fmt;
+
+use serde_json::json;
+use walvec_model::{Payload, PointId, Value};
+
+/// How a point's payload is laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// The fields at the top level.
+    #[default]
+    Flat,
+    /// As LangChain's Qdrant store reads it.
+    LangChain,
+    /// As LlamaIndex's Qdrant store reads it.
+    LlamaIndex,
+    /// As Qdrant's Python client wrote it with FastEmbed, and Qdrant's MCP server reads it.
+    FastEmbed,
+}
+
+/// Where LangChain and Qdrant's MCP server look for everything that is not the text.
+const METADATA: &str = "metadata";
+
+const NODE_CONTENT: &str = "_node_content";
+const NODE_TYPE: &str = "_node_type";
+/// The only type of node that a row can be.
+const TEXT_NODE: &str = "TextNode";
+/// The document that a node is from, under the names that LlamaIndex has given it over time.
+const DOCUMENT_IDS: [&str; 3] = ["document_id", "doc_id", "ref_doc_id"];
+
+impl Layout {
+    /// The payload of a row: its fields and the text that was embedded.
+    pub(crate) fn lay_out(self, id: PointId, text: &str, fields: Payload) -> Payload {
+        match self {
+            Self::Flat => fields,
+            Self::LangChain => beside_metadata("page_content", text, fields),
+            Self::LlamaIndex => with_node(id, text, fields),
+            Self::FastEmbed => beside_metadata("document", text, fields),
+        }
+    }
+
+    /// The fields of a stored payload, in their stored order.
+    pub fn fields(self, payload: &Payload) -> impl Iterator<Item = (&String, &Value)> {
+        let all = self.holder(payload).into_iter().flatten();
+        all.filter(move |(name, _)| !self.reserved().contains(&name.as_str()))
+    }
+
+    /// One field of a stored payload.
+    pub(crate) fn field<'a>(self, payload: &'a Payload, name: &str) -> Option<&'a Value> {
+        self.holder(payload)?.get(name)
+    }
+
+    /// The payload field that holds the fields; `None` where they are at the top level.
+    #[must_use]
+    pub const fn nesting(self) -> Option<&'static str> {
+        match self {
+            Self::Flat | Self::LlamaIndex => None,
+            Self::LangChain | Self::FastEmbed => Some(METADATA),
+        }
+    }
+
+    /// The name of the vector, given the embedding model's; `None`: it has none.
+    #[must_use]
+    pub fn vector_name(self, model: &str) -> Option<String> {
+        match self {
+            Self::Flat | Self::LangChain => None,
+            Self::LlamaIndex => Some("text-dense".to_owned()),
+            Self::FastEmbed => {
+                let name = model.trim_end_matches('/').rsplit('/').next().unwrap_or(model);
+                Some(format!("fast-{}", name.to_lowercase()))
+            }
+        }
+    }
+
+    /// Names that no field may have: the layout, or its reader, uses them for something else.
+    #[must_use]
+    pub const fn reserved(self) -> &'static [&'static str] {
+        match self {
+            Self::Flat | Self::FastEmbed => &[],
+            // Its reader puts them among the fields.
+            Self::LangChain => &["_id", "_collection_name"],
+            Self::LlamaIndex => &[NODE_CONTENT, NODE_TYPE, DOCUMENT_IDS[0], DOCUMENT_IDS[1], DOCUMENT_IDS[2]],
+        }
+    }
+
+    fn holder(self, payload: &Payload) -> Option<&Payload> {
+        match self.nesting() {
+            None => Some(payload),
+            Some(name) => payload.get(name)?.as_object(),
+        }
+    }
+}
+
+/// As in a configuration.
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flat => "flat",
+            Self::LangChain => "langchain",
+            Self::LlamaIndex => "llamaindex",
+            Self::FastEmbed => "fastembed",
+        })
+    }
+}
+
+fn beside_metadata(name: &str, text: &str, fields: Payload) -> Payload {
+    Payload::from_iter([(name.to_owned(), text.into()), (METADATA.to_owned(), fields.into())])
+}
+
+/// The row as a node of LlamaIndex: its text, its fields as metadata, and a document of its own as its source.
+///
+/// LlamaIndex writes a node in the same way: whole, as JSON text, beside the metadata that filters look at.
+fn with_node(id: PointId, text: &str, mut fields: Payload) -> Payload {
+    let id = id.to_string();
+    let node = json!({
+        "id_": id,
+        "embedding": null,
+        "metadata": fields,
+        "excluded_embed_metadata_keys": [],
+        "excluded_llm_metadata_keys": [],
+        // 1 is SOURCE, and a source of type 4 is a DOCUMENT.
+        "relationships": { "1": {
+            "node_id": id, "node_type": "4", "metadata": {}, "hash": null, "class_name": "RelatedNodeInfo"
+        } },
+        "text": text,
+        "mimetype": "text/plain",
+        "start_char_idx": null,
+        "end_char_idx": null,
+        "metadata_separator": "\n",
+        "text_template": "{metadata_str}\n\n{content}",
+        "class_name": TEXT_NODE,
+    });
+    fields.insert(NODE_CONTENT.to_owned(), node.to_string().into());
+    fields.insert(NODE_TYPE.to_owned(), TEXT_NODE.into());
+    for name in DOCUMENT_IDS {
+        fields.insert(name.to_owned(), id.clone().into());
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Layout; 4] = [Layout::Flat, Layout::LangChain, Layout::LlamaIndex, Layout::FastEmbed];
+
+    fn fields() -> Payload {
+        Payload::from_iter([("name".to_owned(), json!("Dune")), ("metadata".to_owned(), json!({"a": null}))])
+    }
+
+    fn laid_out(layout: Layout) -> Value {
+        Value::Object(layout.lay_out(PointId::Num(7), "a text", fields()))
+    }
+
+    #[test]
+    fn every_layout_gives_the_fields_back() {
+        for layout in ALL {
+            let payload = layout.lay_out(PointId::Num(7), "a text", fields());
+            let read: Payload = layout.fields(&payload).map(|(name, value)| (name.clone(), value.clone())).collect();
+            assert_eq!(read, fields(), "{layout}");
+            for (name, value) in &fields() {
+                assert_eq!(layout.field(&payload, name), Some(value), "{layout}");
+            }
+            assert_eq!(layout.field(&payload, "document"), None, "{layout}: the text is no field");
+        }
+    }
+
+    #[test]
+    fn the_text_stands_beside_the_fields_where_a_reader_looks_for_it() {
+        assert_eq!(laid_out(Layout::Flat), Value::Object(fields()));
+        assert_eq!(laid_out(Layout::LangChain), json!({"page_content": "a text", "metadata": fields()}));
+        assert_eq!(laid_out(Layout::FastEmbed), json!({"document": "a text", "metadata": fields()}));
+        let node = laid_out(Layout::LlamaIndex);
+        let content: Value = serde_json::from_str(node["_node_content"].as_str().unwrap()).unwrap();
+        assert_eq!((&content["text"], &content["metadata"]), (&json!("a text"), &Value::Object(fields())));
+        assert_eq!(
+            (&content["id_"], &node["doc_id"], &node["_node_type"]),
+            (&json!("7"), &json!("7"), &json!("TextNode"))
+        );
+    }
+
+    #[test]
+    fn the_vector_has_the_name_that_the_reader_asks_for() {
+        assert_eq!(Layout::Flat.vector_name("a/B"), None);
+        assert_eq!(Layout::LangChain.vector_name("a/B"), None);
+        assert_eq!(Layout::LlamaIndex.vector_name("a/B").as_deref(), Some("text-dense"));
+        for model in ["BAAI/bge-small-EN", "./models/bge-small-en/", "bge-small-en"] {
+            assert_eq!(Layout::FastEmbed.vector_name(model).as_deref(), Some("fast-bge-small-en"), "{model}");
+        }
+    }
+}
