@@ -13,7 +13,7 @@ FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),de
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
 ARGS ?=
 
-.PHONY: help demo test test-postgres bench lint audit build model postgres prerequisites clean
+.PHONY: help demo test test-postgres test-clients bench lint audit build model postgres prerequisites clean
 
 help: ## list what can be made
 	@awk -F ': .*?## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ test-postgres: prerequisites model ## run the end-to-end tests on every PostgreS
 	$(first-build)
 	cargo build $(LOCKED) --workspace
 	WALVEC_TEST_POSTGRES="13 14 15 16 17 18" cargo test $(LOCKED) --workspace --test e2e
+
+test-clients: prerequisites model ## let LangChain, LlamaIndex and Qdrant's Python programs read the layouts (pip, about 500 MB)
+	@scripts/fetch-postgres.sh $(FETCHED_POSTGRES)
+	$(first-build)
+	cargo build $(LOCKED) --workspace
+	WALVEC_TEST_PYTHON=$$(scripts/clients-python.sh) cargo test $(LOCKED) --workspace --test clients
 
 bench: prerequisites model ## run the benchmarks and print the tables of BENCHMARKS.md afresh
 	@scripts/fetch-postgres.sh if-none

@@ -9,9 +9,10 @@ use qdrant_client::qdrant::{
     CollectionDescription, CollectionExists, CollectionExistsRequest, CollectionExistsResponse, CollectionInfo,
     CollectionOperationResponse, CollectionParams, CollectionStatus, CreateCollection, CreateShardKeyRequest,
     CreateShardKeyResponse, DeleteCollection, DeleteShardKeyRequest, DeleteShardKeyResponse, GetCollectionInfoRequest,
-    GetCollectionInfoResponse, ListAliasesRequest, ListAliasesResponse, ListCollectionAliasesRequest,
+    GetCollectionInfoResponse, HnswConfigDiff, ListAliasesRequest, ListAliasesResponse, ListCollectionAliasesRequest,
     ListCollectionsRequest, ListCollectionsResponse, ListShardKeysRequest, ListShardKeysResponse, OptimizerStatus,
-    UpdateCollection, UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse,
+    OptimizersConfigDiff, UpdateCollection, UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse,
+    WalConfigDiff,
 };
 use qdrant_edge::{CountRequest, EdgeShard};
 use tonic::{Request, Response, Status};
@@ -145,13 +146,37 @@ fn config(request: CreateCollection) -> CollectionConfig {
     };
     CollectionConfig {
         params: Some(params),
-        hnsw_config: request.hnsw_config,
-        optimizer_config: request.optimizers_config,
-        wal_config: request.wal_config,
+        hnsw_config: Some(request.hnsw_config.unwrap_or_else(hnsw)),
+        optimizer_config: Some(request.optimizers_config.unwrap_or_else(optimizers)),
+        wal_config: Some(request.wal_config.unwrap_or_else(wal)),
         quantization_config: request.quantization_config,
         strict_mode_config: request.strict_mode_config,
         metadata: request.metadata,
     }
+}
+
+/// The server's own settings, which every description of a collection has: Qdrant's Python client insists on them.
+fn hnsw() -> HnswConfigDiff {
+    HnswConfigDiff {
+        m: Some(16),
+        ef_construct: Some(100),
+        full_scan_threshold: Some(10_000),
+        ..HnswConfigDiff::default()
+    }
+}
+
+fn optimizers() -> OptimizersConfigDiff {
+    OptimizersConfigDiff {
+        deleted_threshold: Some(0.2),
+        vacuum_min_vector_number: Some(1000),
+        default_segment_number: Some(0),
+        flush_interval_sec: Some(5),
+        ..OptimizersConfigDiff::default()
+    }
+}
+
+fn wal() -> WalConfigDiff {
+    WalConfigDiff { wal_capacity_mb: Some(32), wal_segments_ahead: Some(0), ..WalConfigDiff::default() }
 }
 
 fn info(shard: &EdgeShard, config: CollectionConfig) -> Result<CollectionInfo, Status> {

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Prints the path of a Python that has the libraries of tests/clients/requirements.txt: in a virtual environment outside
+# the checkout, made when the requirements are new.
+#
+#   scripts/clients-python.sh
+set -euo pipefail
+
+requirements=$(dirname "$0")/../tests/clients/requirements.txt
+digest=$(sha256sum "$requirements" | cut -c 1-12)
+environment=${XDG_CACHE_HOME:-$HOME/.cache}/walvec/clients/$digest
+
+if [[ ! -f $environment/complete ]]; then
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+    echo "clients-python: Python 3.10 or newer is needed, this is $(python3 --version)" >&2
+    exit 1
+  }
+  echo "Installing the libraries of $requirements into $environment ..." >&2
+  rm -rf "$environment"
+  python3 -m venv "$environment" || {
+    echo "clients-python: no virtual environment could be made" >&2
+    echo "  remedy: on Debian and Ubuntu: apt install python3-venv" >&2
+    exit 1
+  }
+  "$environment/bin/python" -m pip install --disable-pip-version-check --quiet --only-binary=:all: \
+    --requirement "$requirements" >&2
+  touch "$environment/complete"
+fi
+echo "$environment/bin/python"
