@@ -62,7 +62,10 @@ pub enum PipelineError {
 /// Names the collection, unless the error does.
 fn in_collection(collection: &str, error: &SinkError) -> String {
     match error {
-        SinkError::Fingerprint { .. } | SinkError::Corrupt { .. } | SinkError::Locked { .. } => error.to_string(),
+        SinkError::Fingerprint { .. }
+        | SinkError::Sharding { .. }
+        | SinkError::Corrupt { .. }
+        | SinkError::Locked { .. } => error.to_string(),
         _ => format!("collection \"{collection}\": {error}"),
     }
 }
@@ -136,7 +139,12 @@ impl PipelineError {
             Self::Transform { .. } => Some("correct the collection in the configuration, then start again".to_owned()),
             Self::Sink { source: SinkError::Fingerprint { .. }, .. } => Some(
                 "`walvec reindex` builds another collection as configured, while the former one answers searches, and \
-                 switches; or go back to the former model and text template"
+                 switches; or go back to the former model, text template and layout"
+                    .to_owned(),
+            ),
+            Self::Sink { source: SinkError::Sharding { .. }, .. } => Some(
+                "put `sink.qdrant.shard_key` back as it was, give the collection another `name`, or `walvec reset --purge` \
+                 and embed everything again"
                     .to_owned(),
             ),
             Self::Sink { source: SinkError::Locked { .. }, .. } => {

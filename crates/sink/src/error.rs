@@ -29,6 +29,19 @@ pub enum SinkError {
         /// What the configuration asks for.
         configured: String,
     },
+    /// The stored collection deals its points out to shards in another way than the configuration says.
+    #[error(
+        "collection \"{collection}\" is sharded {stored}, the configuration says {configured}; that is decided when a \
+         collection is made"
+    )]
+    Sharding {
+        /// The collection.
+        collection: String,
+        /// How it is sharded.
+        stored: &'static str,
+        /// How it should be.
+        configured: &'static str,
+    },
     /// The files of the collection cannot be read.
     #[error("collection \"{collection}\" in {} cannot be opened: {reason}", .path.display())]
     Corrupt {
@@ -99,6 +112,7 @@ impl SinkError {
             Self::Engine(_) | Self::Unavailable { .. } | Self::Missing { .. } => true,
             Self::Locked { .. }
             | Self::Fingerprint { .. }
+            | Self::Sharding { .. }
             | Self::Corrupt { .. }
             | Self::BadPoint { .. }
             | Self::BadRequest(_)

@@ -68,7 +68,7 @@ impl Parts {
             source,
             batch_rows: self.config.pipeline.batch_rows,
             batch_wait: self.config.pipeline.batch_wait(),
-            config_digest: config_digest(&self.config.collections),
+            config_digest: config_digest(&self.config),
             reports,
         };
         Pipeline::new(config, self.collections.clone(), Arc::clone(store), stop)
@@ -174,9 +174,12 @@ pub(crate) fn source_config(config: &Config) -> SourceConfig {
     }
 }
 
-/// A digest of what decides which rows and which payloads a collection has. When it changes, tables are read again.
-pub(crate) fn config_digest(collections: &[CollectionConfig]) -> String {
-    let parts: Vec<String> = collections
+/// A digest of what decides which rows and which payloads a collection has, and in which shards. When it changes, tables
+/// are read again.
+pub(crate) fn config_digest(config: &Config) -> String {
+    let shard_key = config.sink.qdrant.as_ref().and_then(|qdrant| qdrant.shard_key.clone());
+    let parts: Vec<String> = config
+        .collections
         .iter()
         .flat_map(|collection| {
             [
@@ -188,6 +191,7 @@ pub(crate) fn config_digest(collections: &[CollectionConfig]) -> String {
                 collection.layout().to_string(),
             ]
         })
+        .chain(shard_key)
         .collect();
     Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
 }

@@ -179,6 +179,7 @@ fn server(qdrant: &QdrantSettings) -> Server {
             shards: qdrant.shard_number,
             replicas: qdrant.replication_factor,
             write_consistency: qdrant.write_consistency_factor,
+            shard_key: qdrant.shard_key.clone(),
         },
     }
 }

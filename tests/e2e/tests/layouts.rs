@@ -11,6 +11,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(every_layout_is_the_tables_exact_image_on_a_server),
         test!(another_layout_is_written_without_embedding_again),
         test!(a_layout_that_names_the_vector_otherwise_is_refused_and_the_old_vectors_stay),
+        test!(a_reindex_changes_to_a_layout_that_names_the_vector_otherwise),
         test!(a_column_whose_name_the_layout_needs_is_named),
     ]
 }
@@ -166,6 +167,21 @@ async fn a_layout_that_names_the_vector_otherwise_is_refused_and_the_old_vectors
     assert_eq!(output.status.code(), Some(3), "{message}");
     assert!(message.contains("E_FINGERPRINT") && message.contains("fast-64"), "{message}");
     assert_eq!(image::compare(&context, &image_of("items", Layout::Flat)).await?, 100);
+    Ok(())
+}
+
+async fn a_reindex_changes_to_a_layout_that_names_the_vector_otherwise(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&Settings::new([collection("items", Layout::Flat)])).await?;
+    walvec.caught_up(&context).await?;
+    context.configure(&Settings::new([collection("items", Layout::FastEmbed)]))?;
+    let output = context.walvec(&["reindex"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    context.execute("UPDATE items SET year = 3 WHERE id = 3").await?;
+    walvec.caught_up(&context).await?;
+    verified(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of("items", Layout::FastEmbed)).await?, 100);
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! - [`backfill`]: rows read again while the stream goes on
 //! - [`servers`]: a Qdrant server instead of the engine inside the process
 //! - [`verify`]: `walvec verify` finds every sort of mismatch, none where there is none, and has them mended
+//! - [`tenants`]: a collection on a cluster, sharded by a column
 //! - [`layouts`]: payloads as the vector stores of other libraries read them
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
@@ -22,6 +23,7 @@ mod refusals;
 mod reindex;
 mod servers;
 mod smoke;
+mod tenants;
 mod verify;
 
 use std::process::ExitCode;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
             servers::tests(),
             verify::tests(),
             layouts::tests(),
+            tenants::tests(),
             harness::tests(),
         ]
         .concat(),

@@ -16,6 +16,10 @@ pub enum Call {
     CreateCollection,
     /// Other metadata for a collection.
     UpdateCollection,
+    /// Which shards a collection has.
+    ClusterInfo,
+    /// A shard for a key.
+    CreateShardKey,
     /// The end of a collection.
     DeleteCollection,
     /// The names of all collections.

@@ -10,9 +10,9 @@ use qdrant_client::qdrant::{
     CollectionOperationResponse, CollectionParams, CollectionStatus, CreateCollection, CreateShardKeyRequest,
     CreateShardKeyResponse, DeleteCollection, DeleteShardKeyRequest, DeleteShardKeyResponse, GetCollectionInfoRequest,
     GetCollectionInfoResponse, HnswConfigDiff, ListAliasesRequest, ListAliasesResponse, ListCollectionAliasesRequest,
-    ListCollectionsRequest, ListCollectionsResponse, ListShardKeysRequest, ListShardKeysResponse, OptimizerStatus,
-    OptimizersConfigDiff, UpdateCollection, UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse,
-    WalConfigDiff,
+    ListCollectionsRequest, ListCollectionsResponse, ListShardKeysRequest, ListShardKeysResponse, LocalShardInfo,
+    OptimizerStatus, OptimizersConfigDiff, UpdateCollection, UpdateCollectionClusterSetupRequest,
+    UpdateCollectionClusterSetupResponse, WalConfigDiff,
 };
 use qdrant_edge::{CountRequest, EdgeShard};
 use tonic::{Request, Response, Status};
@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 use crate::Call;
 use crate::convert::{invalid, schema_info, status};
 use crate::service::{Service, not_implemented};
+use crate::sharding::Sharding;
 
 /// No call here takes a time that anybody looks at.
 const TIME: f64 = 0.001;
@@ -120,10 +121,33 @@ impl Collections for Service {
         call.answer(CollectionExistsResponse { result: Some(CollectionExists { exists }), time: TIME })
     }
 
+    async fn collection_cluster_info(
+        &self,
+        request: Request<CollectionClusterInfoRequest>,
+    ) -> Result<Response<CollectionClusterInfoResponse>, Status> {
+        let call = self.begin(Call::ClusterInfo, &request).await?;
+        let collection = self.registry.find(&request.get_ref().collection_name)?;
+        let keys = collection.sharding.as_ref().map(Sharding::keys).unwrap_or_default();
+        let shard = |shard_key| LocalShardInfo { shard_key: Some(shard_key), ..LocalShardInfo::default() };
+        let local_shards = keys.into_iter().map(shard).collect();
+        call.answer(CollectionClusterInfoResponse { local_shards, ..CollectionClusterInfoResponse::default() })
+    }
+
+    async fn create_shard_key(
+        &self,
+        request: Request<CreateShardKeyRequest>,
+    ) -> Result<Response<CreateShardKeyResponse>, Status> {
+        let call = self.begin(Call::CreateShardKey, &request).await?;
+        let CreateShardKeyRequest { collection_name, request, .. } = request.into_inner();
+        let collection = self.registry.find(&collection_name)?;
+        let sharding = collection.sharding.as_ref();
+        let sharding = sharding.ok_or_else(|| invalid("Shard Key cannot be created with Auto sharding method"))?;
+        sharding.create(request.and_then(|request| request.shard_key))?;
+        call.answer(CreateShardKeyResponse { result: true, time: TIME })
+    }
+
     not_implemented! {
-        collection_cluster_info(CollectionClusterInfoRequest) -> CollectionClusterInfoResponse;
         update_collection_cluster_setup(UpdateCollectionClusterSetupRequest) -> UpdateCollectionClusterSetupResponse;
-        create_shard_key(CreateShardKeyRequest) -> CreateShardKeyResponse;
         delete_shard_key(DeleteShardKeyRequest) -> DeleteShardKeyResponse;
         list_shard_keys(ListShardKeysRequest) -> ListShardKeysResponse;
     }

@@ -17,6 +17,7 @@ use serde_json::json;
 use tonic::Status;
 
 use crate::registry::VectorSpec;
+use crate::sharding::Sharding;
 
 type Payload = HashMap<String, Value>;
 
@@ -122,8 +123,9 @@ fn dense(vector: Vector) -> Result<Vec<f32>, Status> {
     }
 }
 
-pub(crate) fn retrieved(record: Record) -> RetrievedPoint {
+pub(crate) fn retrieved(record: Record, sharding: Option<&Sharding>) -> RetrievedPoint {
     RetrievedPoint {
+        shard_key: sharding.and_then(|sharding| sharding.shard_of(record.id)),
         id: Some(client_id(record.id)),
         payload: client_payload(record.payload),
         vectors: client_vector(record.vector),

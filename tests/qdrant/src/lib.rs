@@ -7,6 +7,7 @@
 //! - `collections`, `points`: the calls
 //! - `updates`: writes as the engine takes them
 //! - `registry`: collections, aliases, and their engines on disk
+//! - `sharding`: shards by a key
 //! - `convert`, `filter`: the protocol's terms in the engine's, and back
 //! - `wire`: connections that can be cut
 //!
@@ -37,6 +38,7 @@ mod points;
 mod registry;
 mod server;
 mod service;
+mod sharding;
 #[cfg(test)]
 mod tests;
 mod updates;

@@ -1,5 +1,7 @@
 //! The calls about points.
 
+use std::sync::Arc;
+
 use prost::Message;
 use qdrant_client::qdrant::points_server::Points;
 use qdrant_client::qdrant::points_update_operation::{self, Operation};
@@ -16,8 +18,8 @@ use qdrant_client::qdrant::{
     UpdateBatchPoints, UpdateBatchResponse, UpdatePointVectors, UpdateResult, UpsertPoints, vector_input,
 };
 use qdrant_edge::{
-    CountRequest, CreateIndex, FieldIndexOperations, NamedQuery, PayloadFieldSchema, QueryEnum, QueryRequest,
-    ScoringQuery, ScrollRequest, UpdateOperation, VectorInternal, external::ordered_float::OrderedFloat,
+    CountRequest, CreateIndex, EdgeShard, FieldIndexOperations, NamedQuery, PayloadFieldSchema, QueryEnum,
+    QueryRequest, ScoringQuery, ScrollRequest, UpdateOperation, VectorInternal, external::ordered_float::OrderedFloat,
 };
 use tonic::{Request, Response, Status};
 
@@ -26,9 +28,9 @@ use crate::convert::{
     check_dimension, check_name, client_id, edge_id, edge_ids, invalid, json_path, retrieved, schema, scored, status,
     with_payload, with_vector,
 };
-use crate::filter::edge_filter;
-use crate::registry::VectorSpec;
+use crate::registry::{Collection, VectorSpec};
 use crate::service::{Service, Started, not_implemented};
+use crate::sharding::within;
 use crate::updates::{apply, edge_operation, named, upsert};
 
 /// No call here takes a time that anybody looks at.
@@ -48,15 +50,30 @@ impl Service {
     ) -> Result<(Started, Vec<UpdateResult>), Status> {
         let call = self.begin_write(call, request, collection, operations.iter().flat_map(named).collect()).await?;
         let collection = self.registry.find(collection)?;
-        let operations = operations.into_iter().map(|operation| edge_operation(operation, &collection.vector));
-        let operations = operations.collect::<Result<Vec<_>, _>>()?;
+        // All of them, before any has an effect.
+        edge_operations(operations.clone(), &collection.vector)?;
         let update_status = call.status(wait);
         let results = operations.iter().map(|_| update_result(collection.next_operation(), update_status)).collect();
         if call.applies() {
-            collection.run(|shard| apply(shard, operations)).await?;
+            let written = Arc::clone(&collection);
+            // The book of the shards and the engine change together.
+            let change = move |shard: &EdgeShard| {
+                let operations = match &written.sharding {
+                    None => operations,
+                    Some(sharding) => sharding.route(operations)?,
+                };
+                apply(shard, edge_operations(operations, &written.vector)?)?;
+                written.forget_deleted(shard);
+                Ok(())
+            };
+            collection.run(change).await?;
         }
         Ok((call, results))
     }
+}
+
+fn edge_operations(operations: Vec<Operation>, vector: &VectorSpec) -> Result<Vec<UpdateOperation>, Status> {
+    operations.into_iter().map(|operation| edge_operation(operation, vector)).collect()
 }
 
 fn update_result(operation: u64, update_status: qdrant_client::qdrant::UpdateStatus) -> UpdateResult {
@@ -125,9 +142,9 @@ impl Points for Service {
         let ids = edge_ids(request.ids)?;
         let payload = with_payload(request.with_payload, true)?;
         let vector = with_vector(request.with_vectors)?;
-        let found =
-            collection.run(move |shard| shard.retrieve(&ids, Some(payload), Some(vector)).map_err(status)).await?;
-        let result = found.into_iter().map(retrieved).collect();
+        let retrieve = move |shard: &EdgeShard| shard.retrieve(&ids, Some(payload), Some(vector)).map_err(status);
+        let found = Arc::clone(&collection).run(retrieve).await?;
+        let result = found.into_iter().map(|record| retrieved(record, collection.sharding.as_ref())).collect();
         call.answer(GetResponse { result, time: TIME, usage: None })
     }
 
@@ -141,13 +158,13 @@ impl Points for Service {
         let scroll = ScrollRequest {
             offset: request.offset.map(edge_id).transpose()?,
             limit: Some(request.limit.map_or(DEFAULT_LIMIT, |limit| limit as usize)),
-            filter: request.filter.map(edge_filter).transpose()?,
+            filter: within(collection.sharding.as_ref(), request.filter, request.shard_key_selector.as_ref())?,
             with_payload: Some(with_payload(request.with_payload, true)?),
             with_vector: with_vector(request.with_vectors)?,
             order_by: None,
         };
-        let (found, next) = collection.run(|shard| shard.scroll(scroll).map_err(status)).await?;
-        let result = found.into_iter().map(retrieved).collect();
+        let (found, next) = Arc::clone(&collection).run(|shard| shard.scroll(scroll).map_err(status)).await?;
+        let result = found.into_iter().map(|record| retrieved(record, collection.sharding.as_ref())).collect();
         call.answer(ScrollResponse { next_page_offset: next.map(client_id), result, time: TIME, usage: None })
     }
 
@@ -155,7 +172,7 @@ impl Points for Service {
         let call = self.begin(Call::Count, &request).await?;
         let request = request.into_inner();
         let collection = self.registry.find(&request.collection_name)?;
-        let filter = request.filter.map(edge_filter).transpose()?;
+        let filter = within(collection.sharding.as_ref(), request.filter, request.shard_key_selector.as_ref())?;
         let count = CountRequest { filter, exact: request.exact.unwrap_or(true) };
         let count = collection.run(|shard| shard.count(count).map_err(status)).await?;
         call.answer(CountResponse { result: Some(CountResult { count: count as u64 }), time: TIME, usage: None })
@@ -165,7 +182,7 @@ impl Points for Service {
         let call = self.begin(Call::Query, &request).await?;
         let request = request.into_inner();
         let collection = self.registry.find(&request.collection_name)?;
-        let query = edge_query(request, &collection.vector)?;
+        let query = edge_query(request, &collection)?;
         let found = collection.run(|shard| shard.query(query).map_err(status)).await?;
         let result = found.into_iter().map(scored).collect();
         call.answer(QueryResponse { result, time: TIME, usage: None })
@@ -197,7 +214,8 @@ impl Points for Service {
     }
 }
 
-fn edge_query(request: QueryPoints, spec: &VectorSpec) -> Result<QueryRequest, Status> {
+fn edge_query(request: QueryPoints, collection: &Collection) -> Result<QueryRequest, Status> {
+    let spec = &collection.vector;
     let vector = match request.query.and_then(|query| query.variant) {
         Some(Variant::Nearest(input)) => match input.variant {
             Some(vector_input::Variant::Dense(dense)) => dense.data,
@@ -217,7 +235,7 @@ fn edge_query(request: QueryPoints, spec: &VectorSpec) -> Result<QueryRequest, S
             query: VectorInternal::Dense(vector),
             using: Some(spec.name.clone()),
         }))),
-        filter: request.filter.map(edge_filter).transpose()?,
+        filter: within(collection.sharding.as_ref(), request.filter, request.shard_key_selector.as_ref())?,
         score_threshold: request.score_threshold.map(OrderedFloat),
         limit: number(request.limit, DEFAULT_LIMIT),
         offset: number(request.offset, 0),

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use qdrant_client::qdrant::{
-    AliasDescription, AliasOperations, CollectionConfig, VectorParams, alias_operations::Action,
+    AliasDescription, AliasOperations, CollectionConfig, ShardingMethod, VectorParams, alias_operations::Action,
 };
-use qdrant_edge::{EdgeConfig, EdgeShard, EdgeVectorParams};
+use qdrant_edge::{EdgeConfig, EdgeShard, EdgeVectorParams, WithPayloadInterface, WithVector};
 use tempfile::TempDir;
 use tonic::Status;
 
 use crate::convert;
+use crate::sharding::Sharding;
 
 /// All collections of a server.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(crate) struct VectorSpec {
 pub(crate) struct Collection {
     /// What its points have.
     pub(crate) vector: VectorSpec,
+    /// The shards, where they are chosen by key.
+    pub(crate) sharding: Option<Sharding>,
     /// What it was created with, and its metadata.
     pub(crate) config: Mutex<CollectionConfig>,
     directory: PathBuf,
@@ -83,8 +86,10 @@ impl Registry {
         std::fs::create_dir(&directory)?;
         let vector = VectorSpec { name: vector_name, dimension };
         let shard = EdgeShard::new(&directory, edge_config(&vector, &params)?).map_err(convert::status)?;
+        let method = config.params.as_ref().and_then(|params| params.sharding_method);
         let collection = Collection {
             vector,
+            sharding: (method == Some(ShardingMethod::Custom.into())).then(Sharding::default),
             config: Mutex::new(config),
             directory,
             operations: AtomicU64::new(0),
@@ -181,6 +186,16 @@ impl Collection {
             work(shard)
         });
         done.await.unwrap_or_else(|panic| Err(Status::internal(format!("Service internal error: {panic}"))))
+    }
+
+    /// Strikes points out of the book of the shards that the engine does not hold any more.
+    pub(crate) fn forget_deleted(&self, shard: &EdgeShard) {
+        let Some(sharding) = &self.sharding else { return };
+        sharding.forget(|ids| {
+            let nothing = (Some(WithPayloadInterface::Bool(false)), Some(WithVector::Bool(false)));
+            let found = shard.retrieve(ids, nothing.0, nothing.1).unwrap_or_default();
+            found.into_iter().map(|record| record.id).collect()
+        });
     }
 
     /// The number of the next operation.

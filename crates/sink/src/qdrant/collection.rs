@@ -6,8 +6,8 @@ use qdrant_client::qdrant::quantization_config::Quantization as ClientQuantizati
 use qdrant_client::qdrant::vectors_config::Config;
 use qdrant_client::qdrant::{
     BinaryQuantization, CollectionInfo, CreateAlias, CreateCollection, CreateFieldIndexCollection, Distance, FieldType,
-    QuantizationConfig, QuantizationType, ScalarQuantization, UpdateCollection, Value as ClientValue, VectorParams,
-    VectorParamsMap, VectorsConfig,
+    QuantizationConfig, QuantizationType, ScalarQuantization, ShardingMethod, UpdateCollection, Value as ClientValue,
+    VectorParams, VectorParamsMap, VectorsConfig,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -37,12 +37,15 @@ pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
             find(inner, &name).await?.ok_or_else(|| inner.place.missing())?
         }
     };
+    inner.set_name(&name);
+    if let Some(tenants) = &inner.tenants {
+        tenants.prepare(inner).await?;
+    }
     create_indexes(inner, &name, &info).await?;
     if serving.is_none() {
         let alias = CreateAlias { collection_name: name.clone(), alias_name: inner.spec.name.clone() };
         inner.client.create_alias(alias).await.map_err(|error| inner.place.error(error))?;
     }
-    inner.set_name(&name);
     match own(&info, "id") {
         Some(id) => Ok(CollectionId(id)),
         None => adopt(inner, &name).await,
@@ -132,6 +135,7 @@ async fn create(inner: &Inner, name: &str) -> Result<(), SinkError> {
         shard_number: layout.shards,
         replication_factor: layout.replicas,
         write_consistency_factor: layout.write_consistency,
+        sharding_method: layout.shard_key.as_ref().map(|_| ShardingMethod::Custom.into()),
         metadata: metadata(inner, &new_id()),
         ..CreateCollection::default()
     };
@@ -199,6 +203,7 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
     if stored != [configured.as_str()] {
         return refused(stored.join(" and "), configured);
     }
+    check_sharding(inner, info)?;
     match own(info, "fingerprint") {
         None if info.points_count.unwrap_or_default() > 0 => {
             refused("something else, which would be overwritten".to_owned(), "a collection of walvec's own".to_owned())
@@ -208,6 +213,17 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
         }
         _ => Ok(()),
     }
+}
+
+fn check_sharding(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
+    let method = info.config.as_ref().and_then(|config| config.params.as_ref()?.sharding_method);
+    let describe = |by_field| if by_field { "by the value of a field" } else { "by the points' ids" };
+    let (stored, configured) = (method == Some(ShardingMethod::Custom.into()), inner.tenants.is_some());
+    if stored == configured {
+        return Ok(());
+    }
+    let collection = inner.spec.name.clone();
+    Err(SinkError::Sharding { collection, stored: describe(stored), configured: describe(configured) })
 }
 
 fn describe(name: &str, dimension: u64, distance: Distance) -> String {

@@ -4,6 +4,7 @@
 //! - [`Aliases`]: which collection a name stands for
 //! - `collection`: making it, and checking the one that is there
 //! - `requests`: cutting a batch into requests, several of them in flight
+//! - `tenants`: shards by the value of a field
 //! - `read`: retrieve, count, scroll, search
 //! - `convert`: ids, payloads and filters in the client's terms, and back
 //! - `answer`: what the server's answers mean
@@ -17,6 +18,7 @@ mod collection;
 mod convert;
 mod read;
 mod requests;
+mod tenants;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -30,6 +32,7 @@ use walvec_model::{Generation, PointId, Provenance, RawPage, RawPoint, StoredPoi
 
 pub use aliases::Aliases;
 use answer::Place;
+use tenants::Tenants;
 
 use crate::catalog::{self, Catalog as _};
 use crate::{BoxFuture, CollectionId, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
@@ -58,6 +61,8 @@ pub struct Layout {
     pub replicas: Option<u32>,
     /// How many copies have to confirm a write.
     pub write_consistency: Option<u32>,
+    /// The field, under the user's name, whose value decides which shard a point is in: for tenants. `None`: its id does.
+    pub shard_key: Option<String>,
 }
 
 /// How vectors are compressed.
@@ -96,6 +101,8 @@ struct Inner {
     is_alias: bool,
     /// The collection's own name, once it is known.
     collection: RwLock<Option<String>>,
+    /// The shards, where a field decides about them.
+    tenants: Option<Tenants>,
 }
 
 impl Inner {
@@ -146,7 +153,9 @@ impl Remote {
     fn open(server: Server, spec: CollectionSpec, is_alias: bool) -> Result<Self, SinkError> {
         let place = Place { url: server.url.clone(), collection: spec.name.clone() };
         let client = connect(&server, &place)?;
-        let inner = Inner { client, layout: server.layout, spec, place, is_alias, collection: RwLock::default() };
+        let tenants = server.layout.shard_key.clone().map(Tenants::new);
+        let inner =
+            Inner { client, layout: server.layout, spec, place, is_alias, collection: RwLock::default(), tenants };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -193,6 +202,7 @@ impl Remote {
             wait: Some(true),
             points: Some(PointsSelector::from(filter)),
             ordering: Some(ORDERING),
+            shard_key_selector: tenants::everywhere(&self.0).await?,
             ..DeletePoints::default()
         };
         let response = client.delete_points(request).await.map_err(|error| place.error(error))?;

@@ -7,10 +7,11 @@ use walvec_model::{PointId, RawPage, RawPoint, StoredPoint, Vector};
 
 use super::Inner;
 use super::convert::{client_filter, client_id, payload, point_id};
+use super::tenants::selector;
 use crate::{Hit, MAX_HITS, ScrollPage, SearchRequest, SinkError};
 
 /// How many ids one request asks for.
-const RETRIEVE_POINTS: usize = 1000;
+pub(super) const RETRIEVE_POINTS: usize = 1000;
 
 pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
     retrieved(inner, &ids, false).await?.into_iter().map(stored_point).collect()
@@ -79,17 +80,24 @@ pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<
     if limit > MAX_HITS {
         return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_HITS} is allowed")));
     }
+    let tenant = inner.tenants.as_ref().and_then(|tenants| Some((tenants, tenants.shard_of_filter(&filter)?)));
     let request = QueryPoints {
         collection_name: inner.name(),
         query: Some(Query::new_nearest(vector)),
         filter: client_filter(spec.nesting.as_deref(), &filter)?,
         using: spec.vector.clone(),
+        shard_key_selector: tenant.as_ref().map(|(_, shard)| selector(shard)),
         limit: Some(limit as u64),
         with_payload: Some(true.into()),
         with_vectors: Some(false.into()),
         ..QueryPoints::default()
     };
     if limit == 0 {
+        return Ok(Vec::new());
+    }
+    if let Some((tenants, shard)) = &tenant
+        && !tenants.exists(inner, shard).await?
+    {
         return Ok(Vec::new());
     }
     let response = client.query(request).await.map_err(|error| place.error(error))?;

@@ -3,13 +3,19 @@
 //! A batch names each point once, so its requests may arrive in any order. A request that the server does not accept is
 //! cut in half, and so on, until one point is left that is to blame: too large requests shrink by themselves this way.
 
+use std::collections::HashMap;
+
 use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use qdrant_client::qdrant::points_update_operation::{DeletePoints, Operation, OverwritePayload, PointStructList};
-use qdrant_client::qdrant::{PointStruct, PointsSelector, PointsUpdateOperation, UpdateBatchPoints};
+use qdrant_client::qdrant::shard_key::Key;
+use qdrant_client::qdrant::{
+    PointId as ClientId, PointStruct, PointsSelector, PointsUpdateOperation, UpdateBatchPoints,
+};
 use walvec_model::PointId;
 
 use super::convert::{client_id, client_payload, client_vector};
+use super::tenants::{self, Placed, selector};
 use super::{Inner, ORDERING, collection};
 use crate::{CollectionSpec, SinkError, Write};
 
@@ -26,11 +32,19 @@ struct Item {
     id: PointId,
     operation: PointsUpdateOperation,
     bytes: usize,
+    /// The shard that it is about; `None` where there is no choice.
+    shard: Option<Key>,
+    /// The shard that the point has to leave first.
+    leaves: Option<Key>,
 }
 
 /// Sends a batch; when it returns, the server has applied all of it.
 pub(super) async fn send(inner: &Inner, batch: Vec<Write>) -> Result<(), SinkError> {
-    let items = batch.into_iter().map(|write| item(write, &inner.spec)).collect::<Result<Vec<_>, _>>()?;
+    let placed = match &inner.tenants {
+        None => batch.into_iter().map(|write| Placed { write, shard: None, leaves: None }).collect(),
+        Some(tenants) => tenants.place(inner, batch).await?,
+    };
+    let items = placed.into_iter().map(|placed| item(placed, &inner.spec)).collect::<Result<Vec<_>, _>>()?;
     let sent = stream::iter(requests(items)).map(|items| send_items(inner, items)).buffer_unordered(IN_FLIGHT);
     // All of them, whatever becomes of the first: one that is given up may still arrive, after the next batch.
     sent.collect::<Vec<_>>().await.into_iter().collect()
@@ -47,6 +61,7 @@ async fn send_items(inner: &Inner, items: Vec<Item>) -> Result<(), SinkError> {
                 [single] => {
                     // A collection that does not fit any more refuses every point: none of them is to blame.
                     collection::find(inner, &inner.name()).await?.ok_or_else(|| inner.place.missing())?;
+                    tenants::check(inner, single.shard.as_ref()).await?;
                     return Err(SinkError::BadPoint { id: single.id, reason: error.to_string() });
                 }
                 several => {
@@ -97,35 +112,39 @@ fn requests(items: Vec<Item>) -> Vec<Vec<Item>> {
     requests
 }
 
-/// The operations of a request: all upserts as one, all deletions as one, each payload for itself.
+/// The operations of a request, in the order in which the server applies them: deletions, all of a shard as one, which
+/// clears the way for points that change their shard; payloads, each for itself; upserts, all of a shard as one.
 fn operations(items: &[Item]) -> Vec<PointsUpdateOperation> {
-    let mut points = Vec::new();
-    let mut deleted = Vec::new();
-    let mut operations = Vec::new();
+    let mut deleted: HashMap<Option<&Key>, Vec<ClientId>> = HashMap::new();
+    let mut payloads = Vec::new();
+    let mut stored: HashMap<Option<&Key>, Vec<PointStruct>> = HashMap::new();
     for item in items {
+        if let Some(shard) = &item.leaves {
+            deleted.entry(Some(shard)).or_default().push(client_id(item.id));
+        }
+        let shard = item.shard.as_ref();
         match &item.operation.operation {
-            Some(Operation::Upsert(list)) => points.extend(list.points.iter().cloned()),
-            Some(Operation::DeletePoints(_)) => deleted.push(client_id(item.id)),
-            _ => operations.push(item.operation.clone()),
+            Some(Operation::Upsert(list)) => stored.entry(shard).or_default().extend(list.points.iter().cloned()),
+            Some(Operation::DeletePoints(_)) => deleted.entry(shard).or_default().push(client_id(item.id)),
+            _ => payloads.push(item.operation.clone()),
         }
     }
-    if !points.is_empty() {
-        operations.push(operation(Operation::Upsert(PointStructList { points, ..PointStructList::default() })));
-    }
-    if !deleted.is_empty() {
-        operations.push(operation(Operation::DeletePoints(DeletePoints {
-            points: Some(PointsSelector::from(deleted)),
-            ..DeletePoints::default()
-        })));
-    }
-    operations
+    let deletions = deleted.into_iter().map(|(shard, ids)| {
+        let points = Some(PointsSelector::from(ids));
+        operation(Operation::DeletePoints(DeletePoints { points, shard_key_selector: shard.map(selector) }))
+    });
+    let upserts = stored.into_iter().map(|(shard, points)| {
+        let shard_key_selector = shard.map(selector);
+        operation(Operation::Upsert(PointStructList { points, shard_key_selector, ..PointStructList::default() }))
+    });
+    deletions.chain(payloads).chain(upserts).collect()
 }
 
 const fn operation(operation: Operation) -> PointsUpdateOperation {
     PointsUpdateOperation { operation: Some(operation) }
 }
 
-fn item(write: Write, spec: &CollectionSpec) -> Result<Item, SinkError> {
+fn item(Placed { write, shard, leaves }: Placed, spec: &CollectionSpec) -> Result<Item, SinkError> {
     let id = write.id();
     let operation = operation(match write {
         Write::Upsert(point) => {
@@ -137,12 +156,13 @@ fn item(write: Write, spec: &CollectionSpec) -> Result<Item, SinkError> {
         Write::Payload { payload, provenance, .. } => Operation::OverwritePayload(OverwritePayload {
             payload: client_payload(id, payload, &provenance)?,
             points_selector: Some(PointsSelector::from(vec![client_id(id)])),
+            shard_key_selector: shard.as_ref().map(selector),
             ..OverwritePayload::default()
         }),
         Write::Delete(_) => Operation::DeletePoints(DeletePoints::default()),
     });
     let bytes = operation.encoded_len();
-    Ok(Item { id, operation, bytes })
+    Ok(Item { id, operation, bytes, shard, leaves })
 }
 
 #[cfg(test)]
@@ -151,7 +171,8 @@ mod tests {
 
     fn deletion(number: u64, bytes: usize) -> Item {
         let id = PointId::Num(number);
-        Item { id, operation: operation(Operation::DeletePoints(DeletePoints::default())), bytes }
+        let operation = operation(Operation::DeletePoints(DeletePoints::default()));
+        Item { id, operation, bytes, shard: None, leaves: None }
     }
 
     #[test]
@@ -161,6 +182,31 @@ mod tests {
         assert_eq!(lengths((0..3).map(|number| deletion(number, REQUEST_BYTES / 2)).collect()), [2, 1]);
         assert_eq!(lengths(vec![deletion(1, REQUEST_BYTES * 2), deletion(2, 1)]), [1, 1]);
         assert!(lengths(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn a_point_leaves_its_old_shard_before_it_arrives_in_the_new_one() {
+        let key = |name: &str| Some(Key::Keyword(name.to_owned()));
+        let list = PointStructList { points: vec![PointStruct::default()], ..PointStructList::default() };
+        let moved = |number| Item {
+            operation: operation(Operation::Upsert(list.clone())),
+            shard: key("new"),
+            leaves: key("old"),
+            ..deletion(number, 1)
+        };
+        let stays = Item { leaves: None, ..moved(3) };
+        let operations = operations(&[moved(1), stays, moved(2)]).into_iter().map(|it| it.operation.unwrap());
+        let [Operation::DeletePoints(deletion), Operation::Upsert(upsert)] =
+            <[_; 2]>::try_from(operations.collect::<Vec<_>>()).unwrap()
+        else {
+            panic!("in another order")
+        };
+        assert_eq!(
+            deletion.points.unwrap(),
+            PointsSelector::from([1, 2].map(|id| client_id(PointId::Num(id))).to_vec())
+        );
+        assert_eq!(deletion.shard_key_selector, key("old").as_ref().map(selector));
+        assert_eq!((upsert.points.len(), upsert.shard_key_selector), (3, key("new").as_ref().map(selector)));
     }
 
     #[test]

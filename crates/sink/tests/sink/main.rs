@@ -7,6 +7,7 @@
 //! - [`durability`]: kills at random moments
 //! - [`disk`]: a full disk
 //! - [`server`]: a collection on a Qdrant server
+//! - [`tenants`]: shards by the value of a field
 //! - [`layouts`]: vectors with a name, fields inside an object
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
@@ -19,4 +20,5 @@ mod layouts;
 mod opening;
 mod searching;
 mod server;
+mod tenants;
 mod writing;

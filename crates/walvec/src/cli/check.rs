@@ -136,7 +136,7 @@ async fn check_start(config: &Config, source: &Source) -> Result<(), Failure> {
     };
     // Which collections those are is looked at elsewhere, and creating the missing ones is up to `run`.
     let collections = stored.as_ref().map(|checkpoint| checkpoint.collections.clone()).unwrap_or_default();
-    let digest = app::config_digest(&config.collections);
+    let digest = app::config_digest(config);
     let facts = facts(source, &config.source.slot, &digest, collections).await?;
     decide(stored.as_ref(), &facts).map(drop).map_err(PipelineError::from)?;
     Ok(())

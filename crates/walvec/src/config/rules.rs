@@ -161,7 +161,27 @@ fn check_sink(config: &Config) -> Result<(), Violation> {
     if sink.embedded.as_ref().is_some_and(|embedded| embedded.path.as_os_str().is_empty()) {
         return violation("sink.embedded.path", "empty; name a directory");
     }
-    sink.qdrant.as_ref().map_or(Ok(()), check_qdrant)
+    let Some(qdrant) = &sink.qdrant else { return Ok(()) };
+    check_qdrant(qdrant)?;
+    check_shard_key(qdrant, &config.collections)
+}
+
+fn check_shard_key(qdrant: &QdrantSettings, collections: &[CollectionConfig]) -> Result<(), Violation> {
+    let Some(field) = &qdrant.shard_key else { return Ok(()) };
+    if field.is_empty() {
+        return violation("sink.qdrant.shard_key", "empty; name a payload field");
+    }
+    let has_field = |collection: &&CollectionConfig| {
+        let is_column = collection.payload.as_ref().is_none_or(|columns| columns.contains(field));
+        is_column || collection.computed.contains_key(field)
+    };
+    match collections.iter().find(|collection| !has_field(collection)) {
+        Some(collection) => violation(
+            "sink.qdrant.shard_key",
+            format!("collection {} has no payload field \"{field}\"; add it to its payload", collection.name),
+        ),
+        None => Ok(()),
+    }
 }
 
 fn check_qdrant(qdrant: &QdrantSettings) -> Result<(), Violation> {

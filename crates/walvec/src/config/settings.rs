@@ -107,7 +107,7 @@ pub(crate) struct CollectionConfig {
     pub(crate) index: BTreeMap<String, IndexKind>,
     /// How payloads are laid out: `flat`, or as the vector-store class of another library reads them: `langchain`,
     /// `llamaindex`, or `fastembed` (Qdrant's MCP server). `llamaindex` and `fastembed` also name the vector, so that changing
-    /// to or from them means another collection. Filters and `index` name fields as they are called here in every layout.
+    /// to or from them takes `walvec reindex`. Filters and `index` name fields as they are called here in every layout.
     #[serde(default)]
     pub(crate) layout: LayoutKind,
 }
@@ -261,12 +261,16 @@ pub(crate) struct QdrantSettings {
     pub(crate) on_disk: Option<bool>,
     /// How vectors are compressed for searching: `scalar` (one byte per dimension) or `binary` (one bit). Default: not.
     pub(crate) quantization: Option<QuantizationKind>,
-    /// Shards of a collection. Default: the server's, one per node.
+    /// Shards of a collection; with `shard_key`, of each of its values. Default: the server's, one per node.
     pub(crate) shard_number: Option<u32>,
     /// Copies of each shard, on different nodes. Default: the server's, one.
     pub(crate) replication_factor: Option<u32>,
     /// How many copies must confirm a write. Default: the server's, one.
     pub(crate) write_consistency_factor: Option<u32>,
+    /// For tenants on a cluster: the payload field whose value decides which shard a point is in. Each value gets a shard of
+    /// its own (`shard_number` of them), made when the first row has it; rows without a value share one. Searches with a
+    /// filter `field=value` ask that shard alone. Every collection needs the field. Default: a point's id decides.
+    pub(crate) shard_key: Option<String>,
 }
 
 impl QdrantSettings {
@@ -311,6 +315,7 @@ impl Default for QdrantSettings {
             shard_number: None,
             replication_factor: None,
             write_consistency_factor: None,
+            shard_key: None,
         }
     }
 }

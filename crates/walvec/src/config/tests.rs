@@ -151,6 +151,7 @@ fn wrong_types_and_values_name_the_key_and_what_is_expected() {
         ("sink: { qdrant: { url: 'localhost:6334' } }", "sink.qdrant.url: not an address"),
         ("sink: { qdrant: { url: 'http://a:6334', state: '' } }", "sink.qdrant.state: empty"),
         ("sink: { qdrant: { url: 'http://a:6334', replication_factor: 0 } }", "sink.qdrant.replication_factor"),
+        ("sink: { qdrant: { url: 'http://a:6334', shard_key: '' } }", "sink.qdrant.shard_key: empty"),
         (
             "embedding: { model: openai/text-embedding-3-small }",
             "embedding.model: models behind openai/ are not supported",
@@ -194,6 +195,9 @@ fn wrong_collections_name_the_key_and_what_is_expected() {
         let message = refusal(&format!("collections: [{{ {fields} }}]\n"));
         assert!(message.contains(expected), "{fields}: {message}");
     }
+    let unsharded = "collections: [{name: a, table: a.b, text: t, payload: [x]}]\n\
+        sink: { qdrant: { url: 'http://a:6334', shard_key: tenant } }";
+    assert!(refusal(unsharded).contains("sink.qdrant.shard_key: collection a has no payload field \"tenant\""));
     let twice = "collections: [{name: a, table: a.b, text: t}, {name: A, table: a.c, text: t}]";
     assert!(refusal(twice).contains("collections[1].name: \"A\" is used twice"));
     assert!(refusal("collections: []").contains("collections: there is none"));

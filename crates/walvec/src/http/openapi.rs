@@ -191,7 +191,7 @@ fn result_schema() -> Value {
         "properties": {
             "id": id_schema(),
             "score": {"type": "number", "description": "Cosine similarity; higher is nearer"},
-            "payload": {"type": "object"},
+            "payload": {"type": "object", "description": "As it is stored, in the collection's layout"},
         },
     });
     let freshness = json!({

@@ -1,0 +1,281 @@
+//! Shards by the value of a field: which shard a point belongs in, and which one it is in.
+//!
+//! With such shards the server tells points apart by their ids inside one shard only, and takes no write that does not name
+//! its shard. A point whose value changes has to leave its old shard, or there would be two of it. It leaves before it
+//! arrives: after a crash in between the point is missing, and the repeated batch writes it; the other way round there would
+//! be two, of which the repetition sees one.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use qdrant_client::qdrant::shard_key::Key;
+use qdrant_client::qdrant::{
+    CollectionClusterInfoRequest, CreateShardKey, CreateShardKeyRequest, GetPoints, RetrievedPoint, ShardKey,
+    ShardKeySelector,
+};
+use walvec_model::{Payload, Point, PointId, Value};
+
+use super::Inner;
+use super::convert::{client_id, point_id};
+use super::read::{RETRIEVE_POINTS, dense};
+use crate::{Condition, Filter, SinkError, Write};
+
+/// The shard of points without a value. It always exists: a server (1.18) answers no search of a collection without any
+/// shard, and never completes an index there.
+const NOBODY: &str = "_none";
+
+/// The shards of a collection that is sharded by a field.
+#[derive(Debug)]
+pub(super) struct Tenants {
+    /// The user's name of the field.
+    field: String,
+    /// Shards that are known to exist.
+    known: Mutex<HashSet<Key>>,
+}
+
+/// A write, and where it happens.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) write: Write,
+    /// The shard; `None` where there is no choice.
+    pub(super) shard: Option<Key>,
+    /// The shard that the point has to leave first.
+    pub(super) leaves: Option<Key>,
+}
+
+impl Tenants {
+    pub(super) fn new(field: String) -> Self {
+        Self { field, known: Mutex::default() }
+    }
+
+    /// Where a point with this payload belongs. `nesting`: the payload field that holds the user's fields, if there is one.
+    fn shard_of(&self, nesting: Option<&str>, payload: &Payload) -> Result<Key, String> {
+        let fields = match nesting {
+            None => Some(payload),
+            Some(nesting) => payload.get(nesting).and_then(Value::as_object),
+        };
+        let value = fields.and_then(|fields| fields.get(&self.field));
+        let value = value.ok_or_else(|| format!("it has no field \"{}\", by which it would be sharded", self.field))?;
+        key_of(value).ok_or_else(|| format!("its field \"{}\" holds {value}, which names no shard", self.field))
+    }
+
+    /// The shard that holds everything that the filter finds, if it says so.
+    pub(super) fn shard_of_filter(&self, filter: &Filter) -> Option<Key> {
+        filter.0.iter().find_map(|condition| match condition {
+            Condition::Equals { field, value } if *field == self.field => key_of(value),
+            _ => None,
+        })
+    }
+
+    fn knows(&self, key: &Key) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+
+    fn learn(&self, keys: HashSet<Key>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// Asks the server whether it has the shard, unless that is known.
+    pub(super) async fn exists(&self, inner: &Inner, key: &Key) -> Result<bool, SinkError> {
+        if !self.knows(key) {
+            self.learn(shards(inner).await?);
+        }
+        Ok(self.knows(key))
+    }
+
+    /// Finds out which shards there are, and makes the one of points without a value.
+    pub(super) async fn prepare(&self, inner: &Inner) -> Result<(), SinkError> {
+        self.learn(shards(inner).await?);
+        let made = self.ensure(inner, &Key::Keyword(NOBODY.to_owned())).await;
+        made.map_err(|error| match error {
+            SinkError::BadRequest(reason) => {
+                let reason = format!(
+                    "it makes no shards: {reason}; `sink.qdrant.shard_key` needs a server that runs as a cluster"
+                );
+                SinkError::Server { url: inner.place.url.clone(), reason }
+            }
+            other => other,
+        })
+    }
+
+    /// Makes a shard, unless it exists. [`SinkError::BadRequest`] if the server does not take the key.
+    async fn ensure(&self, inner: &Inner, key: &Key) -> Result<(), SinkError> {
+        if self.knows(key) {
+            return Ok(());
+        }
+        let request = CreateShardKeyRequest {
+            collection_name: inner.name(),
+            request: Some(CreateShardKey { shard_key: Some(client_key(key)), ..CreateShardKey::default() }),
+            ..CreateShardKeyRequest::default()
+        };
+        let created = inner.client.create_shard_key(request).await.map_err(|error| inner.place.error(error));
+        match created {
+            // Somebody else may have been faster: then it is there.
+            Err(SinkError::BadRequest(_)) if self.exists(inner, key).await? => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => {
+                self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// Where each write of a batch happens; makes the shards that are missing.
+    pub(super) async fn place(&self, inner: &Inner, batch: Vec<Write>) -> Result<Vec<Placed>, SinkError> {
+        let ids: Vec<PointId> = batch.iter().map(Write::id).collect();
+        let present = locate(inner, &ids).await?;
+        let mut placed = Vec::with_capacity(batch.len());
+        for write in batch {
+            let id = write.id();
+            let present = present.get(&id).cloned();
+            let payload = match &write {
+                Write::Upsert(point) => &point.payload,
+                Write::Payload { payload, .. } => payload,
+                Write::Delete(_) => {
+                    // One that is in no shard is gone already.
+                    placed.extend(present.map(|shard| Placed { write, shard: Some(shard), leaves: None }));
+                    continue;
+                }
+            };
+            let shard = self.shard_of(inner.spec.nesting.as_deref(), payload);
+            let shard = shard.map_err(|reason| SinkError::BadPoint { id, reason })?;
+            self.ensure(inner, &shard).await.map_err(|error| match error {
+                SinkError::BadRequest(reason) => SinkError::BadPoint { id, reason },
+                other => other,
+            })?;
+            let leaves = present.filter(|present| *present != shard);
+            placed.push(Placed { write, shard: Some(shard), leaves });
+        }
+        with_vectors(inner, placed).await
+    }
+}
+
+/// The shard of a value; `None` for lists and objects, which filters do not compare as a whole.
+fn key_of(value: &Value) -> Option<Key> {
+    match value {
+        Value::Null => Some(Key::Keyword(NOBODY.to_owned())),
+        Value::String(text) if text.is_empty() => Some(Key::Keyword(NOBODY.to_owned())),
+        Value::String(text) => Some(Key::Keyword(text.clone())),
+        Value::Number(number) => Some(number.as_u64().map_or_else(|| Key::Keyword(number.to_string()), Key::Number)),
+        Value::Bool(flag) => Some(Key::Keyword(flag.to_string())),
+        Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn client_key(key: &Key) -> ShardKey {
+    ShardKey { key: Some(key.clone()) }
+}
+
+/// This shard, for a request.
+pub(super) fn selector(key: &Key) -> ShardKeySelector {
+    ShardKeySelector { shard_keys: vec![client_key(key)], fallback: None }
+}
+
+/// A shard that is gone means that the collection was made anew: no point is to blame.
+pub(super) async fn check(inner: &Inner, shard: Option<&Key>) -> Result<(), SinkError> {
+    match shard {
+        Some(shard) if !shards(inner).await?.contains(shard) => Err(inner.place.missing()),
+        _ => Ok(()),
+    }
+}
+
+/// All shards, for a request that changes what a filter finds; `None` where the collection is not sharded by a field.
+pub(super) async fn everywhere(inner: &Inner) -> Result<Option<ShardKeySelector>, SinkError> {
+    match &inner.tenants {
+        None => Ok(None),
+        Some(_) => {
+            let shard_keys = shards(inner).await?.iter().map(client_key).collect();
+            Ok(Some(ShardKeySelector { shard_keys, fallback: None }))
+        }
+    }
+}
+
+/// The shards that the collection has.
+async fn shards(inner: &Inner) -> Result<HashSet<Key>, SinkError> {
+    let request = CollectionClusterInfoRequest { collection_name: inner.name() };
+    let info = inner.client.collection_cluster_info(request).await.map_err(|error| inner.place.error(error))?;
+    let local = info.local_shards.into_iter().map(|shard| shard.shard_key);
+    let remote = info.remote_shards.into_iter().map(|shard| shard.shard_key);
+    Ok(local.chain(remote).filter_map(|key| key?.key).collect())
+}
+
+/// The shards that these points are in; points that do not exist are in none.
+async fn locate(inner: &Inner, ids: &[PointId]) -> Result<HashMap<PointId, Key>, SinkError> {
+    let mut present = HashMap::with_capacity(ids.len());
+    for point in retrieve(inner, ids, false).await? {
+        if let Some(key) = point.shard_key.and_then(|key| key.key) {
+            present.insert(point_id(point.id)?, key);
+        }
+    }
+    Ok(present)
+}
+
+/// Makes whole points of those that keep their vector and change their shard.
+async fn with_vectors(inner: &Inner, mut placed: Vec<Placed>) -> Result<Vec<Placed>, SinkError> {
+    let moves = |placed: &Placed| placed.leaves.is_some() && matches!(placed.write, Write::Payload { .. });
+    let ids: Vec<PointId> = placed.iter().filter(|placed| moves(placed)).map(|placed| placed.write.id()).collect();
+    let mut vectors = HashMap::with_capacity(ids.len());
+    for point in retrieve(inner, &ids, true).await? {
+        vectors.insert(point_id(point.id)?, point.vectors.and_then(|stored| dense(inner, stored)));
+    }
+    for placed in placed.iter_mut().filter(|placed| moves(placed)) {
+        let Write::Payload { id, payload, provenance } = placed.write.clone() else { continue };
+        let Some(vector) = vectors.remove(&id).flatten() else {
+            return Err(SinkError::BadPoint { id, reason: "its vector could not be read".to_owned() });
+        };
+        placed.write = Write::Upsert(Point { id, vector, payload, provenance });
+    }
+    Ok(placed)
+}
+
+async fn retrieve(inner: &Inner, ids: &[PointId], vectors: bool) -> Result<Vec<RetrievedPoint>, SinkError> {
+    let mut found = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(RETRIEVE_POINTS) {
+        let request = GetPoints {
+            collection_name: inner.name(),
+            ids: ids.iter().copied().map(client_id).collect(),
+            with_payload: Some(false.into()),
+            with_vectors: Some(vectors.into()),
+            ..GetPoints::default()
+        };
+        found.extend(inner.client.get_points(request).await.map_err(|error| inner.place.error(error))?.result);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_point_and_a_filter_with_the_same_value_lead_to_the_same_shard() {
+        let tenants = Tenants::new("tenant".to_owned());
+        for (value, shard) in [
+            (json!("acme"), Key::Keyword("acme".to_owned())),
+            (json!(7), Key::Number(7)),
+            (json!(-7), Key::Keyword("-7".to_owned())),
+            (json!(true), Key::Keyword("true".to_owned())),
+            (json!(""), Key::Keyword(NOBODY.to_owned())),
+        ] {
+            let payload = Payload::from_iter([("tenant".to_owned(), value.clone())]);
+            assert_eq!(tenants.shard_of(None, &payload), Ok(shard.clone()));
+            let nested = Payload::from_iter([("metadata".to_owned(), payload.into())]);
+            assert_eq!(tenants.shard_of(Some("metadata"), &nested), Ok(shard.clone()));
+            let filter = Filter(vec![Condition::Equals { field: "tenant".to_owned(), value }]);
+            assert_eq!(tenants.shard_of_filter(&filter), Some(shard));
+        }
+    }
+
+    #[test]
+    fn a_value_that_filters_do_not_compare_names_no_shard_and_a_missing_field_is_not_null() {
+        let tenants = Tenants::new("tenant".to_owned());
+        let of = |value| tenants.shard_of(None, &Payload::from_iter([("tenant".to_owned(), value)]));
+        assert!(of(json!(["a"])).is_err() && of(json!({})).is_err());
+        assert_eq!(of(Value::Null), Ok(Key::Keyword(NOBODY.to_owned())));
+        assert!(tenants.shard_of(None, &Payload::new()).is_err());
+        let other = Condition::Equals { field: "other".to_owned(), value: json!("acme") };
+        assert_eq!(tenants.shard_of_filter(&Filter(vec![other])), None);
+    }
+}
