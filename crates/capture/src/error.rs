@@ -209,7 +209,9 @@ impl CaptureError {
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         let text = match self {
-            Self::Condition { .. } => "write what could stand after WHERE, for example --where \"year >= 1990\"".to_owned(),
+            Self::Condition { .. } => {
+                "write what could stand after WHERE, for example --where \"year >= 1990\"".to_owned()
+            }
             Self::Config { .. } => "use postgres://user:password@host:port/database?sslmode=..., \
                 with special characters percent-encoded"
                 .to_owned(),

@@ -13,8 +13,11 @@ pub trait Catalog: Send + Sync {
     /// The collection that `name` stands for; `None` if nothing was ever stored under it.
     fn serving<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, SinkError>>;
 
-    /// The numbers of the collections of that name, served or not, in ascending order.
+    /// The numbers of walvec's own collections of that name, served or not, in ascending order.
     fn numbers<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<u64>, SinkError>>;
+
+    /// Whether there is a collection of that name of its own, whoever made it.
+    fn is_taken<'a>(&'a self, collection: &'a str) -> BoxFuture<'a, Result<bool, SinkError>>;
 
     /// Lets each name stand for the collection beside it, durably and all of them in one step.
     fn switch(&self, names: Vec<(String, String)>) -> BoxFuture<'_, Result<(), SinkError>>;

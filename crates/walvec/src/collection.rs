@@ -143,17 +143,26 @@ impl Opened {
     }
 }
 
-/// Opens the collection that a name of the data directory stands for. A name without one gets the newest, or the first.
+/// Opens the collection that a name of the data directory stands for. A name without one gets the newest that fits, or a new
+/// one.
 async fn open_served(root: &Path, spec: CollectionSpec) -> Result<Embedded, SinkError> {
     let directory = Directory::new(root);
     if let Some(served) = directory.serving(&spec.name).await? {
         return Embedded::open(root, CollectionSpec { name: served, ..spec });
     }
-    let newest = directory.numbers(&spec.name).await?.pop();
-    let own = numbered(&spec.name, newest.unwrap_or(1));
-    let opened = Embedded::open(root, CollectionSpec { name: own.clone(), ..spec.clone() })?;
-    directory.switch(vec![(spec.name, own)]).await?;
-    Ok(opened)
+    let numbers = directory.numbers(&spec.name).await?;
+    let new = numbers.last().map_or(1, |newest| newest + 1);
+    let mut opened = Err(SinkError::Closed);
+    for own in numbers.iter().rev().chain([&new]).map(|number| numbered(&spec.name, *number)) {
+        opened = Embedded::open(root, CollectionSpec { name: own.clone(), ..spec.clone() });
+        if opened.is_ok() {
+            directory.switch(vec![(spec.name.clone(), own)]).await?;
+        }
+        if !matches!(opened, Err(SinkError::Fingerprint { .. })) {
+            break;
+        }
+    }
+    opened
 }
 
 /// The collections of the place that is configured, and their names.

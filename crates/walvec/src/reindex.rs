@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{Source, SourceConfig};
+use walvec_capture::{CaptureError, Source, SourceConfig};
 use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::status::Phase;
-use walvec_pipeline::store::{Checkpoint, SnapshotState};
+use walvec_pipeline::store::{Checkpoint, DeadLetter, SnapshotState, SourceIdentity};
 use walvec_pipeline::{PipelineError, Status, Store};
 use walvec_sink::catalog::{number_of, numbered};
 use walvec_sink::{Catalog, SinkError};
@@ -34,7 +34,7 @@ use crate::collection::{self, Opened};
 use crate::config::{CollectionConfig, Config};
 use crate::http::Serving;
 use crate::remembered::{self, UnderWay, reindex_directory};
-use crate::supervise::{Live, ended};
+use crate::supervise::Live;
 use crate::tasks::Handle;
 
 /// Catching up that takes no longer than this is near enough: the rest is done while the first pipeline stands still.
@@ -43,17 +43,37 @@ const NEAR: Duration = Duration::from_secs(1);
 /// How often catching up is tried before the first pipeline stops for it: it may be the one that keeps the second behind.
 const CHASES: u32 = 20;
 
-/// How long to wait before a server is asked again to switch.
-const SWITCH_AGAIN: Duration = Duration::from_secs(1);
+/// How long the first pipeline stands still at most for the second to catch up.
+const STANDSTILL: Duration = Duration::from_secs(60);
+
+/// How long to wait before something that did not work, and may the next time, is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How often dropping the slot is tried: whoever read it last may need some seconds to let go of it.
+const DROPS: u32 = 10;
 
 /// Slot names end here.
 const SLOT_NAME_BYTES: usize = 63;
+
+/// What a reindex leaves behind once the names have changed hands.
+pub(crate) struct Leftovers {
+    config: Config,
+    names: Vec<(String, String)>,
+    served: Vec<String>,
+}
+
+/// Why other collections have not taken over.
+pub(crate) enum NotTaken {
+    /// Everything is as it was.
+    Before(Failure),
+    /// The names have changed hands, and what must follow did not work. The next start finds its way from there.
+    After(Failure),
+}
 
 /// Other collections and the pipeline that fills them.
 pub(crate) struct Beside {
     parts: Parts,
     store: Arc<Store>,
-    source: SourceConfig,
     live: Live,
     /// Name and own name of each collection.
     names: Vec<(String, String)>,
@@ -88,14 +108,15 @@ impl Beside {
         };
         let parts = Parts::assemble(config, embedder, Some(&own_names)).await?;
 
-        remembered::begin(&parts.config, &UnderWay { rollback })
+        remembered::note(&parts.config, &UnderWay { rollback, names: own_names.clone(), is_over: false })
             .map_err(|error| Failure::definite("E_SINK", format!("noting the reindex: {error}")))?;
         let source = beside_source(&parts.config);
-        let store = seed(&reindex_directory(&parts.config), checkpoint, &source.slot)?;
-        let live = Live::start(&parts, source.clone(), &store, false, stop)?;
+        let store = seed(&reindex_directory(&parts.config), &checkpoint, &source.slot)?;
+        let live = Live::start(&parts, source, &store, false, stop)?;
         let names = parts.config.collections.iter().map(|collection| collection.name.clone()).zip(own_names).collect();
-        let mut beside = Self { parts, store, source, live, names, served };
+        let mut beside = Self { parts, store, live, names, served };
         beside.copy(task).await?;
+        refuse_other_source(&checkpoint, &beside.checkpoint()?)?;
         beside.catch_up(task, primary).await?;
         Ok(beside)
     }
@@ -120,8 +141,11 @@ impl Beside {
     async fn catch_up(&mut self, task: &Handle, primary: &Live) -> Result<(), Failure> {
         task.step("catching up");
         for _ in 0..CHASES {
+            // One that reads its own tables again would be stopped in the middle.
+            let streams = |status: &Status| status.phase == Phase::Streaming;
+            let applied = primary.status.clone().wait_for(streams).await.map(|status| status.applied_lsn);
+            let target = applied.map_err(|_| Failure::definite("E_STOPPED", "the pipeline has ended"))?;
             let begun = Instant::now();
-            let target = primary.status.borrow().applied_lsn;
             self.wait_until(target).await?;
             if begun.elapsed() < NEAR {
                 break;
@@ -131,7 +155,7 @@ impl Beside {
     }
 
     async fn wait_until(&mut self, applied: Lsn) -> Result<(), Failure> {
-        self.wait_for(|status| status.applied_lsn >= applied).await
+        self.wait_for(|status| status.phase == Phase::Streaming && status.applied_lsn >= applied).await
     }
 
     /// Waits for a status; fails if the pipeline ends first.
@@ -139,46 +163,101 @@ impl Beside {
         if self.live.status.wait_for(wanted).await.is_ok() {
             return Ok(());
         }
-        ended((&mut self.live.task).await)?;
+        // The remedies of a pipeline are about the served collections, which are well.
+        self.live.ended().await.map_err(|failure| failure.with_remedy("walvec reindex"))?;
         Err(Failure::definite("E_STOPPED", "the reindex was stopped; it goes on with the next start"))
     }
 
-    /// Comes to where the first pipeline has stopped, takes over the names and the position, and cleans up.
+    fn checkpoint(&self) -> Result<Checkpoint, Failure> {
+        let checkpoint = self.store.checkpoint().map_err(PipelineError::from)?;
+        let done = checkpoint.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
+        done.ok_or_else(|| Failure::definite("E_REINDEX", "the new collections are not complete"))
+    }
+
+    /// Comes to where the first pipeline has stopped, and takes over the names and the position.
     pub(crate) async fn take_over(
         mut self,
         main: &Store,
         serving: &watch::Sender<Arc<Serving>>,
         stop: &CancellationToken,
-    ) -> Result<Parts, Failure> {
-        let store_failed = |error| Failure::from(PipelineError::from(error));
-        let stopped_at = main.checkpoint().map_err(store_failed)?.map_or(Lsn::ZERO, |checkpoint| checkpoint.applied);
-        self.wait_until(stopped_at).await?;
-        let Self { parts, store, source, live, names, served } = self;
-        live.stop().await?;
-        let checkpoint = store.checkpoint().map_err(store_failed)?;
-        let checkpoint = checkpoint
-            .filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done && checkpoint.applied >= stopped_at)
-            .ok_or_else(|| Failure::definite("E_REINDEX", "the new collections have not caught up"))?;
-
+    ) -> Result<(Parts, Leftovers), NotTaken> {
+        let taking = self.come_to(main).await.map_err(NotTaken::Before)?;
+        let Self { parts, live, names, served, .. } = self;
+        drop(live);
+        let parts = parts.served().map_err(|source| NotTaken::Before(sink_failure("*", source)))?;
         let catalog = collection::catalog(&parts.config);
-        switch(catalog.as_ref(), &names, stop).await?;
-        // From here on there is no way back. Whoever starts after a crash sees other collections than the state file knows, and
-        // reads the tables again.
-        let mut letters = Vec::new();
-        for (name, _) in &names {
-            letters.extend(store.dead_letters(name).map_err(store_failed)?);
+        switch(catalog.as_ref(), &names, stop).await.map_err(NotTaken::Before)?;
+        // There is no way back. Whoever starts after a crash finds other collections than the state file knows, and reads the
+        // tables again.
+        keep_state(main, &taking, stop).await.map_err(NotTaken::After)?;
+        if let Err(error) = remembered::store(&parts.config) {
+            tracing::warn!("the configuration could not be remembered for a reindex: {error}");
         }
-        let slot = parts.config.source.slot.clone();
-        let source_identity = walvec_pipeline::store::SourceIdentity { slot, ..checkpoint.source.clone() };
-        let checkpoint = Checkpoint { source: source_identity, ..checkpoint };
-        main.take_over(&checkpoint, &letters).map_err(store_failed)?;
-        let parts = parts.served().map_err(|source| sink_failure("*", source))?;
         serving.send_replace(Arc::new(parts.serving()));
-        drop(store);
-        drop_leftovers(&parts.config, source).await;
-        remove_older(catalog.as_ref(), &names, &served).await;
-        Ok(parts)
+        let leftovers = Leftovers { config: parts.config.clone(), names, served };
+        Ok((parts, leftovers))
     }
+
+    /// Comes to where the first pipeline has stopped, and stops there.
+    async fn come_to(&mut self, main: &Store) -> Result<(Checkpoint, Vec<DeadLetter>), Failure> {
+        let stopped = main.checkpoint().map_err(PipelineError::from)?;
+        let stopped = stopped.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
+        let incomplete = || Failure::definite("E_REINDEX", "the served collections are being read again");
+        let stopped = stopped.ok_or_else(|| incomplete().with_remedy("walvec reindex, once that is done"))?;
+        let late = |_| {
+            let what = format!("the new collections could not catch up within {} s", STANDSTILL.as_secs());
+            Failure::definite("E_REINDEX", what).with_remedy("walvec reindex, when the table changes less")
+        };
+        tokio::time::timeout(STANDSTILL, self.wait_until(stopped.applied)).await.map_err(late)??;
+        self.live.halt().await?;
+        // Not what it has ever reached, but since its stream was last opened: in the middle of a repetition a row may be back
+        // whose deletion is still to come.
+        if self.live.status.borrow().confirmed_lsn < stopped.applied {
+            let what = "the stream of the new collections was interrupted at the last moment";
+            return Err(Failure::definite("E_REINDEX", what).with_remedy("walvec reindex"));
+        }
+        let checkpoint = self.checkpoint()?;
+        refuse_other_source(&stopped, &checkpoint)?;
+        let mut letters = Vec::new();
+        for (name, _) in &self.names {
+            letters.extend(self.store.dead_letters(name).map_err(PipelineError::from)?);
+        }
+        Ok((Checkpoint { source: stopped.source, ..checkpoint }, letters))
+    }
+}
+
+/// Stores the position and the dead letters of the new collections. A full disk is waited for.
+async fn keep_state(
+    main: &Store,
+    (checkpoint, letters): &(Checkpoint, Vec<DeadLetter>),
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    loop {
+        match main.take_over(checkpoint, letters) {
+            Err(error) if error.is_retryable() && !stop.is_cancelled() => {
+                tracing::warn!("the state of the new collections cannot be stored yet: {error}");
+                pause(stop).await;
+            }
+            stored => return Ok(stored.map_err(PipelineError::from)?),
+        }
+    }
+}
+
+async fn pause(stop: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(AGAIN) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Positions of two sources cannot be compared.
+fn refuse_other_source(main: &Checkpoint, beside: &Checkpoint) -> Result<(), Failure> {
+    let same = SourceIdentity { slot: main.source.slot.clone(), ..beside.source.clone() } == main.source;
+    if same {
+        return Ok(());
+    }
+    let what = "walvec.yaml names another database than the one that the served collections are filled from";
+    Err(Failure::definite("E_SOURCE", what).with_remedy("put the former `source.url` back, then reindex"))
 }
 
 /// A reindex changes what points look like, not which rows there are: both pipelines read the same publication.
@@ -236,17 +315,29 @@ async fn kept(
     let mut kept = Vec::with_capacity(served.len());
     for (collection, served) in config.collections.iter().zip(served) {
         let own_names = others(catalog, &collection.name, served).await?;
-        let newest = own_names.last().cloned().ok_or_else(|| {
-            Failure::definite("E_REINDEX", format!("no former collection of \"{}\" is kept", collection.name))
-        })?;
-        if !fits(config, collection, embedder, &newest).await? {
-            let what = format!("{newest} was built with another model or text than the configuration says now");
-            let remedy = "put the former model and text back into the configuration, then type it again";
-            return Err(Failure::definite(collection::E_FINGERPRINT, what).with_remedy(remedy));
-        }
-        kept.push(newest);
+        kept.push(newest_fitting(config, collection, embedder, own_names).await?);
     }
     Ok(kept)
+}
+
+/// The newest of some collections that fits the configuration.
+async fn newest_fitting(
+    config: &Config,
+    collection: &CollectionConfig,
+    embedder: &dyn Embedder,
+    own_names: Vec<String>,
+) -> Result<String, Failure> {
+    for own in own_names.iter().rev() {
+        if fits(config, collection, embedder, own).await? {
+            return Ok(own.clone());
+        }
+    }
+    if own_names.is_empty() {
+        return Err(Failure::definite("E_REINDEX", format!("no former collection of \"{}\" is kept", collection.name)));
+    }
+    let what = format!("{} was built with another model or text than the configuration says now", own_names.join(", "));
+    let remedy = "put the former model and text back into the configuration, then type it again";
+    Err(Failure::definite(collection::E_FINGERPRINT, what).with_remedy(remedy))
 }
 
 /// What an earlier reindex has begun to fill, if it fits; else new ones.
@@ -271,7 +362,18 @@ async fn next(
     if begun.len() == served.len() {
         return Ok(begun);
     }
-    Ok(config.collections.iter().map(|collection| numbered(&collection.name, number)).collect())
+    loop {
+        let own_names: Vec<_> =
+            config.collections.iter().map(|collection| numbered(&collection.name, number)).collect();
+        let mut is_free = true;
+        for own in &own_names {
+            is_free &= !catalog.is_taken(own).await.map_err(|source| sink_failure(own, source))?;
+        }
+        if is_free {
+            return Ok(own_names);
+        }
+        number += 1;
+    }
 }
 
 /// The own names of the collections of that name that are not served, oldest first.
@@ -300,11 +402,11 @@ fn beside_source(config: &Config) -> SourceConfig {
 }
 
 /// The state of the pipeline beside. It begins with a snapshot, unless an earlier attempt has come further.
-fn seed(directory: &Path, checkpoint: Checkpoint, slot: &str) -> Result<Arc<Store>, Failure> {
+fn seed(directory: &Path, checkpoint: &Checkpoint, slot: &str) -> Result<Arc<Store>, Failure> {
     let store = Store::open(directory).map_err(PipelineError::from)?;
     if store.checkpoint().map_err(PipelineError::from)?.is_none() {
-        let source = walvec_pipeline::store::SourceIdentity { slot: slot.to_owned(), ..checkpoint.source };
-        let checkpoint = Checkpoint { source, snapshot: SnapshotState::Wanted, ..checkpoint };
+        let source = SourceIdentity { slot: slot.to_owned(), ..checkpoint.source.clone() };
+        let checkpoint = Checkpoint { source, snapshot: SnapshotState::Wanted, ..checkpoint.clone() };
         store.save_checkpoint(&checkpoint).map_err(PipelineError::from)?;
     }
     Ok(Arc::new(store))
@@ -315,27 +417,44 @@ async fn switch(catalog: &dyn Catalog, names: &[(String, String)], stop: &Cancel
     loop {
         match catalog.switch(names.to_vec()).await {
             Ok(()) => return Ok(()),
+            Err(error @ SinkError::Missing { .. }) => return Err(sink_failure("*", error)),
             Err(error) if error.is_retryable() && !stop.is_cancelled() => {
                 tracing::warn!("the new collections cannot take over yet, searches go on with the old ones: {error}");
-                tokio::select! {
-                    () = tokio::time::sleep(SWITCH_AGAIN) => {}
-                    () = stop.cancelled() => {}
-                }
+                pause(stop).await;
             }
             Err(error) => return Err(sink_failure("*", error)),
         }
     }
 }
 
-/// Removes what a reindex needed until it ended or was given up. The collections stay, for the next one.
-pub(crate) async fn forget(config: &Config) {
-    drop_leftovers(config, beside_source(config)).await;
+impl Leftovers {
+    /// Removes what is needed no longer. The collections that were served until now are kept for a rollback, those before
+    /// them are not.
+    pub(crate) async fn remove(self) {
+        let Self { config, names, served } = self;
+        forget(&config).await;
+        let catalog = collection::catalog(&config);
+        for ((name, own), served) in names.iter().zip(&served) {
+            let Ok(others) = others(catalog.as_ref(), name, own).await else { continue };
+            for older in others.iter().filter(|other| *other != served) {
+                if let Err(error) = catalog.remove(older).await {
+                    tracing::warn!("{older} could not be removed: {error}");
+                }
+            }
+        }
+    }
 }
 
-async fn drop_leftovers(config: &Config, source: SourceConfig) {
-    let dropped = async { Source::connect(source).await?.drop_slot().await };
-    if let Err(error) = dropped.await {
-        tracing::warn!("the slot of the reindex stays and holds back WAL until the next one: {error}");
+/// Removes what a reindex needed until it ended or was given up. The collections stay, for the next one. What cannot be removed
+/// now is removed by the next start.
+pub(crate) async fn forget(config: &Config) {
+    let Some(under_way) = remembered::under_way(config) else { return };
+    if let Err(error) = remembered::note(config, &UnderWay { is_over: true, ..under_way }) {
+        tracing::warn!("the end of the reindex could not be noted: {error}");
+    }
+    if let Err(error) = drop_slot(beside_source(config)).await {
+        tracing::warn!("the slot of the reindex stays and holds back WAL until the next start: {error}");
+        return;
     }
     match std::fs::remove_dir_all(reindex_directory(config)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -345,14 +464,14 @@ async fn drop_leftovers(config: &Config, source: SourceConfig) {
     }
 }
 
-/// Keeps the collections that were served until now, for a rollback, and removes those before them.
-async fn remove_older(catalog: &dyn Catalog, names: &[(String, String)], served: &[String]) {
-    for ((name, own), served) in names.iter().zip(served) {
-        let Ok(others) = others(catalog, name, own).await else { continue };
-        for older in others.iter().filter(|other| *other != served) {
-            if let Err(error) = catalog.remove(older).await {
-                tracing::warn!("{older} could not be removed: {error}");
-            }
+async fn drop_slot(source: SourceConfig) -> Result<(), CaptureError> {
+    let mut tried = 0;
+    loop {
+        let dropped = async { Source::connect(source.clone()).await?.drop_slot().await };
+        tried += 1;
+        match dropped.await {
+            Err(error) if error.is_retryable() && tried < DROPS => tokio::time::sleep(AGAIN).await,
+            dropped => return dropped,
         }
     }
 }

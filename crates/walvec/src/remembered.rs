@@ -1,27 +1,41 @@
-//! What a later start has to know: the configuration that the served collections were made with, and whether a reindex
-//! was under way.
+//! What a later start has to know: what the served collections were made with, and whether a reindex was under way.
 //!
 //! Until a reindex has ended, walvec.yaml may already say what the new collections are to be. A start in between goes on
 //! with what the served ones are.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
+use walvec_pipeline::PipelineError;
+use walvec_sink::Catalog;
 
-use crate::app;
 use crate::cli::Failure;
-use crate::collection::{E_FINGERPRINT, Opened};
-use crate::config::{Config, Environment, Overrides};
+use crate::config::{CollectionConfig, Config, EmbeddingSettings};
+use crate::{collection, reindex};
 
-/// A reindex that has begun and not ended.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How long to wait before a server that is away is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the served collections were made with, every reference to a variable resolved.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Served {
+    collections: Vec<CollectionConfig>,
+    embedding: EmbeddingSettings,
+}
+
+/// A reindex that has begun, until nothing is left of it but the collections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UnderWay {
-    /// Whether it goes back to the kept collections.
+    /// Whether it goes back to kept collections.
     pub(crate) rollback: bool,
+    /// The own names of the collections that are to take over, in the order of the configuration.
+    pub(crate) names: Vec<String>,
+    /// Whether it has ended, one way or the other, and only its slot may still be there.
+    pub(crate) is_over: bool,
 }
 
 /// The directory of what a reindex needs until it has ended.
@@ -34,77 +48,82 @@ fn under_way_file(config: &Config) -> PathBuf {
 }
 
 fn served_file(config: &Config) -> PathBuf {
-    config.sink.directory().join("served.yaml")
+    config.sink.directory().join("served.json")
 }
 
-/// Remembers the configuration of the collections that are served. One that came from variables alone is not remembered.
+/// Remembers what the collections that are served were made with.
 pub(crate) fn store(config: &Config) -> io::Result<()> {
-    match &config.text {
-        Some(text) => write_private(&served_file(config), text.expose_secret().as_bytes()),
-        None => match fs::remove_file(served_file(config)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        },
-    }
+    let served = Served { collections: config.collections.clone(), embedding: config.embedding.clone() };
+    write_private(&served_file(config), &serde_json::to_vec_pretty(&served)?)
 }
 
-/// Notes that a reindex has begun.
-pub(crate) fn begin(config: &Config, under_way: &UnderWay) -> io::Result<()> {
+/// Notes how a reindex stands.
+pub(crate) fn note(config: &Config, under_way: &UnderWay) -> io::Result<()> {
     fs::create_dir_all(reindex_directory(config))?;
     write_private(&under_way_file(config), &serde_json::to_vec(under_way)?)
 }
 
-fn under_way(config: &Config) -> Option<UnderWay> {
+/// How a reindex stood when it was last noted.
+pub(crate) fn under_way(config: &Config) -> Option<UnderWay> {
     serde_json::from_slice(&fs::read(under_way_file(config)).ok()?).ok()
 }
 
 /// `config` with the collections and the model that were remembered: what is served.
 pub(crate) fn served(config: &Config) -> Option<Config> {
-    let text = fs::read_to_string(served_file(config)).ok()?;
-    let served = Config::from_text(&text, &Environment::of_process(), Overrides::default());
-    let served = served.inspect_err(|error| tracing::warn!("the remembered configuration cannot be used: {error}"));
-    let Config { collections, embedding, text, .. } = served.ok()?;
-    Some(Config { collections, embedding, text, ..config.clone() })
+    let Served { collections, embedding } = serde_json::from_slice(&fs::read(served_file(config)).ok()?).ok()?;
+    Some(Config { collections, embedding, ..config.clone() })
 }
 
 /// The configuration to start with, and the reindex to go on with.
 pub(crate) async fn at_start(config: Config) -> Result<(Config, Option<UnderWay>), Failure> {
     let Some(under_way) = under_way(&config) else { return Ok((config, None)) };
-    if fits(&config).await? {
-        // It came as far as the switch, or the configuration was put back.
-        crate::reindex::forget(&config).await;
+    let served = served(&config);
+    let is_put_back = served
+        .as_ref()
+        .is_some_and(|served| served.collections == config.collections && served.embedding == config.embedding);
+    if under_way.is_over || is_put_back || has_switched(&config, &under_way).await? {
+        reindex::forget(&config).await;
         return Ok((config, None));
     }
-    match served(&config) {
-        Some(served) if fits(&served).await? => {
+    match served {
+        Some(served) => {
             tracing::info!("a reindex was under way: searches are answered as before, and it goes on");
             Ok((served, Some(under_way)))
         }
-        _ => Ok((config, None)),
+        None => Ok((config, None)),
     }
 }
 
-/// Whether the collections that are served are those of `config`.
-async fn fits(config: &Config) -> Result<bool, Failure> {
-    let embedder = app::load_embedder(config).await?;
-    for collection in &config.collections {
-        let fingerprint = app::fingerprint(embedder.as_ref(), &app::transform(collection)?);
-        match Opened::find(config, collection, embedder.info().dimension, &fingerprint).await {
-            Ok(Some(opened)) => opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?,
-            Ok(None) => return Ok(false),
-            Err(failure) if failure.code() == E_FINGERPRINT => return Ok(false),
-            Err(failure) => return Err(failure),
+/// Whether the names stand for the new collections. A server that is away is waited for.
+async fn has_switched(config: &Config, under_way: &UnderWay) -> Result<bool, Failure> {
+    let catalog = collection::catalog(config);
+    loop {
+        match served_names(config, catalog.as_ref()).await {
+            Ok(names) => return Ok(names == under_way.names),
+            Err(error) if error.is_retryable() => {
+                tracing::warn!("what is served cannot be looked up, trying again: {error}");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            Err(source) => return Err(PipelineError::Sink { collection: "*".to_owned(), source }.into()),
         }
     }
-    Ok(true)
 }
 
-/// Writes a file for its owner only, so that a crash leaves either the old content or the new.
+async fn served_names(config: &Config, catalog: &dyn Catalog) -> Result<Vec<String>, walvec_sink::SinkError> {
+    let mut names = Vec::with_capacity(config.collections.len());
+    for collection in &config.collections {
+        names.extend(catalog.serving(&collection.name).await?);
+    }
+    Ok(names)
+}
+
+/// Writes a file for its owner only, durably, so that a crash leaves either the old content or the new.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("new");
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&temporary, path)
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }

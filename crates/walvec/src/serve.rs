@@ -58,7 +58,7 @@ impl Service {
         let (status_in, status) = watch::channel(Status::default());
         let (requests, queue) = mpsc::channel(1);
         let tasks = Tasks::default();
-        if let Some(UnderWay { rollback }) = under_way
+        if let Some(UnderWay { rollback, .. }) = under_way
             && let Some(task) = tasks.begin(Kind::Reindex)
         {
             // The queue is new, so there is room.
@@ -73,8 +73,16 @@ impl Service {
             token: config.server.token.clone(),
             examples,
         };
-        let supervisor =
-            Supervisor { parts, store, serving, status: status_in, requests: queue, reload, stop: stop.clone() };
+        let supervisor = Supervisor {
+            parts,
+            store,
+            serving,
+            status: status_in,
+            requests: queue,
+            reload,
+            stop: stop.clone(),
+            cleaning: None,
+        };
         // The server outlives the pipeline: searches are answered until everything is durable.
         let closing = CancellationToken::new();
         let server = tokio::spawn(crate::http::serve(listener, state, closing.clone()));

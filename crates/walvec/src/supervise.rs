@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use walvec_capture::SourceConfig;
 use walvec_pipeline::reread::{Jobs, Progress};
 use walvec_pipeline::status::Phase;
@@ -15,7 +16,7 @@ use crate::cli::Failure;
 use crate::config::Config;
 use crate::http::Serving;
 use crate::http::tasks::Request;
-use crate::reindex::{self, Beside};
+use crate::reindex::{self, Beside, NotTaken};
 use crate::remembered;
 use crate::tasks::Handle;
 
@@ -24,7 +25,7 @@ pub(crate) type Reload = Box<dyn Fn() -> Result<Config, Failure> + Send + Sync>;
 
 /// A pipeline that runs.
 pub(crate) struct Live {
-    pub(crate) task: JoinHandle<Result<(), PipelineError>>,
+    task: JoinHandle<Result<(), PipelineError>>,
     pub(crate) status: watch::Receiver<Status>,
     jobs: Jobs,
     stop: CancellationToken,
@@ -46,15 +47,22 @@ impl Live {
     }
 
     /// Stops it in order and waits for that.
-    pub(crate) async fn stop(self) -> Result<(), Failure> {
+    pub(crate) async fn halt(&mut self) -> Result<(), Failure> {
         self.stop.cancel();
-        ended(self.task.await)
+        self.ended().await
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> Result<(), Failure> {
+        Ok((&mut self.task).await.map_err(|panic| Failure::definite("E_INTERNAL", panic))??)
     }
 }
 
-/// How a pipeline's task ended.
-pub(crate) fn ended(outcome: Result<Result<(), PipelineError>, tokio::task::JoinError>) -> Result<(), Failure> {
-    Ok(outcome.map_err(|panic| Failure::definite("E_INTERNAL", panic))??)
+impl Drop for Live {
+    /// Nobody waits for it any more.
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }
 
 /// The owner of everything that runs.
@@ -68,6 +76,8 @@ pub(crate) struct Supervisor {
     pub(crate) requests: mpsc::Receiver<(Request, Handle)>,
     pub(crate) reload: Reload,
     pub(crate) stop: CancellationToken,
+    /// What is left to do after a reindex.
+    pub(crate) cleaning: Option<AbortOnDropHandle<()>>,
 }
 
 impl Supervisor {
@@ -82,18 +92,17 @@ impl Supervisor {
     async fn run_pipelines(&mut self) -> Result<(), Failure> {
         loop {
             let source = app::source_config(&self.parts.config);
-            let live = Live::start(&self.parts, source, &self.store, true, &self.stop)?;
+            let mut live = Live::start(&self.parts, source, &self.store, true, &self.stop)?;
             let forwarding = tokio::spawn(forward(live.status.clone(), self.status.clone()));
             let wanted = self.attend(&live).await;
             let outcome = match wanted {
                 Some((beside, task)) => {
                     // Nobody should hear that it stops: searches go on.
                     forwarding.abort();
-                    live.stop().await?;
-                    self.give_way(beside, task).await;
-                    Ok(())
+                    live.halt().await?;
+                    self.give_way(beside, task).await
                 }
-                None => ended(live.task.await),
+                None => live.ended().await,
             };
             forwarding.abort();
             if outcome.is_err() || self.stop.is_cancelled() {
@@ -144,15 +153,25 @@ impl Supervisor {
     }
 
     /// Lets other collections take over. If they cannot, the next pipeline goes on with those there are.
-    async fn give_way(&mut self, beside: Beside, task: Handle) {
+    async fn give_way(&mut self, beside: Beside, task: Handle) -> Result<(), Failure> {
         task.step("switching");
         match beside.take_over(&self.store, &self.serving, &self.stop).await {
-            Ok(parts) => {
+            Ok((parts, leftovers)) => {
                 self.parts = parts;
-                task.end(Ok(()));
+                // Beside the next pipeline: nobody should wait for it. The next start does what this does not come to.
+                self.cleaning = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                    task.step("cleaning up");
+                    leftovers.remove().await;
+                    task.end(Ok(()));
+                })));
             }
-            Err(failure) => self.keep(&failure, task).await,
+            Err(NotTaken::Before(failure)) => self.keep(&failure, task).await,
+            Err(NotTaken::After(failure)) => {
+                task.end(Err(&failure));
+                return Err(failure);
+            }
         }
+        Ok(())
     }
 
     async fn keep(&self, failure: &Failure, task: Handle) {

@@ -116,7 +116,7 @@ fn on_server_in(layout: Layout, collection: &str, model: &str, url: &str) -> Res
         vector: layout::vector_name(layout),
         nesting: layout::nesting(layout),
     };
-    Ok(Remote::new(server, spec)?)
+    Ok(Remote::own(server, spec)?)
 }
 
 async fn compare_with<C: Sink + Search>(context: &TestContext, expected: &Expected, collection: &C) -> Result<usize> {

@@ -173,7 +173,14 @@ async fn a_backfill_that_cannot_be_done_says_why(context: TestContext) -> Result
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
     refused(&["--table", "public.others"], 2, "E_USAGE", "public.items").await?;
-    for condition in ["no_such_column > 1", "id >", "true) TO PROGRAM 'touch /tmp/x' --", "true; DROP TABLE items"] {
+    for condition in [
+        "no_such_column > 1",
+        "id >",
+        "true) TO PROGRAM 'touch /tmp/x' --",
+        "true; DROP TABLE items",
+        "id = 1) OR (id = 2",
+        "true) UNION SELECT 1, ('x'",
+    ] {
         refused(&["--table", "public.items", "--where", condition], 2, "E_CONFIG", "condition").await?;
     }
     assert!(context.walvec(&["backfill", "--table", "public.items"]).await?.status.success());

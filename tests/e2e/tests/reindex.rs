@@ -18,6 +18,10 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(the_same_on_a_server_whose_alias_is_switched_in_one_step),
         test!(a_reindex_can_be_taken_back_to_the_exact_image_of_before),
         test!(a_kill_at_any_moment_leaves_the_old_collection_serving_and_the_reindex_goes_on),
+        test!(a_kill_while_only_the_payload_changes_does_the_same),
+        test!(connections_that_are_cut_again_and_again_during_a_reindex_lose_nothing),
+        test!(a_table_that_is_altered_during_a_reindex_is_read_again_by_both),
+        test!(two_reindexes_without_a_running_walvec_follow_each_other),
         test!(a_crash_right_after_the_switch_ends_in_the_exact_image),
         test!(a_reindex_without_a_running_walvec_does_the_same_by_itself),
         test!(what_a_reindex_cannot_change_is_refused_and_everything_goes_on),
@@ -211,20 +215,30 @@ async fn a_reindex_can_be_taken_back_to_the_exact_image_of_before(context: TestC
 async fn a_kill_at_any_moment_leaves_the_old_collection_serving_and_the_reindex_goes_on(
     context: TestContext,
 ) -> Result<()> {
-    create(&context).await?;
+    kill_again_and_again(&context, &after(), &image_after()).await
+}
+
+async fn a_kill_while_only_the_payload_changes_does_the_same(context: TestContext) -> Result<()> {
+    let collection = Collection::new("items", "public.items", "{{ name }}").with("payload", json!(["id"]));
+    let expected = Expected { payload: Some(&["id"]), ..image_before() };
+    kill_again_and_again(&context, &Settings::new([collection]), &expected).await
+}
+
+/// Kills walvec during a reindex to `after`, later and later, until it has ended before.
+async fn kill_again_and_again(context: &TestContext, after: &Settings, expected: &Expected) -> Result<()> {
+    create(context).await?;
     let mut walvec = context.start(&before()).await?;
-    walvec.caught_up(&context).await?;
-    context.configure(&after())?;
+    walvec.caught_up(context).await?;
+    context.configure(after)?;
     let under_way = context.data_directory().join("reindex/under-way.json");
     let mut rounds = 0;
     loop {
         if rounds == 0 {
             tokio::select! {
-                done = succeed(&context, &["reindex"]) => drop(done?),
+                done = succeed(context, &["reindex"]) => drop(done?),
                 noted = wait::until("the reindex has begun", async || Ok(under_way.exists().then_some(()))) => noted?,
             }
         }
-        // Later and later, until it has ended before.
         for _ in 0..rounds * 20 {
             walvec.search("name 7", 1).await?;
         }
@@ -232,7 +246,7 @@ async fn a_kill_at_any_moment_leaves_the_old_collection_serving_and_the_reindex_
         let was_under_way = under_way.exists();
         rounds += 1;
         context.execute(&format!("UPDATE items SET name = 'killed {rounds}' WHERE id <= 10 * {rounds}")).await?;
-        walvec = context.start(&after()).await?;
+        walvec = context.start(after).await?;
         walvec.wait_for("it follows the stream", |status| status.phase == Phase::Streaming).await?;
         assert_eq!(walvec.search("name 700", 3).await?.len(), 3, "searches are answered");
         if !was_under_way {
@@ -241,10 +255,89 @@ async fn a_kill_at_any_moment_leaves_the_old_collection_serving_and_the_reindex_
     }
     assert!(rounds > 1, "it was never killed in between");
     wait::until("the reindex has ended", async || Ok((!under_way.exists()).then_some(()))).await?;
+    walvec.caught_up(context).await?;
+    assert_eq!(slots(context).await?, [context.slot()]);
+    walvec.stop().await?;
+    assert_eq!(image::compare(context, expected).await?, usize::try_from(ROWS)?);
+    Ok(())
+}
+
+async fn connections_that_are_cut_again_and_again_during_a_reindex_lose_nothing(context: TestContext) -> Result<()> {
+    create(&context).await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    context.configure(&after())?;
+    let load = Load::start(&context, &walvec).await?;
+    let cutter = context.connect().await?;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND backend_type = 'walsender'";
+    let mut reindex = std::pin::pin!(context.walvec(&["reindex"]));
+    let mut cuts = 0;
+    let output = loop {
+        tokio::select! {
+            output = &mut reindex => break output?,
+            // As often as the next search is answered, and at last not any more.
+            hits = walvec.search("name 7", 1) => {
+                hits?;
+                cuts += 1;
+                if cuts % 20 == 0 && cuts < 200 {
+                    cutter.batch_execute(cut).await?;
+                }
+            }
+        }
+    };
+    load.end().await?;
+    // Cut at the last moment it is given up, and everything is as it was; else it has taken over.
+    let expected = if output.status.success() { image_after() } else { image_before() };
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() || told.contains("E_REINDEX"), "{told}");
+    assert!(cuts >= 20, "only {cuts}");
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    image::compare(&context, &expected).await?;
+    Ok(())
+}
+
+async fn a_table_that_is_altered_during_a_reindex_is_read_again_by_both(context: TestContext) -> Result<()> {
+    create(&context).await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    context.configure(&after())?;
+    let under_way = context.data_directory().join("reindex/under-way.json");
+    let alter = async {
+        wait::until("the reindex has begun", async || Ok(under_way.exists().then_some(()))).await?;
+        context.execute("ALTER TABLE items ADD COLUMN colour text DEFAULT 'red'").await
+    };
+    let (output, altered) = tokio::join!(context.walvec(&["reindex"]), alter);
+    altered?;
+    let output = output?;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() || told.contains("E_REINDEX"), "{told}");
+    if !output.status.success() {
+        walvec.caught_up(&context).await?;
+        succeed(&context, &["reindex"]).await?;
+    }
     walvec.caught_up(&context).await?;
     assert_eq!(slots(&context).await?, [context.slot()]);
     walvec.stop().await?;
     assert_eq!(image::compare(&context, &image_after()).await?, usize::try_from(ROWS)?);
+    Ok(())
+}
+
+async fn two_reindexes_without_a_running_walvec_follow_each_other(context: TestContext) -> Result<()> {
+    create(&context).await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    context.configure(&after())?;
+    succeed(&context, &["reindex"]).await?;
+    context.execute("DELETE FROM items WHERE id <= 10").await?;
+    context.configure(&before())?;
+    succeed(&context, &["reindex", "--rollback"]).await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_before()).await?, usize::try_from(ROWS - 10)?);
     Ok(())
 }
 
@@ -263,7 +356,10 @@ async fn a_crash_right_after_the_switch_ends_in_the_exact_image(context: TestCon
     state.save_checkpoint(&checkpoint)?;
     drop(state);
     std::fs::create_dir(data.join("reindex"))?;
-    std::fs::write(data.join("reindex/under-way.json"), r#"{"rollback": false}"#)?;
+    std::fs::write(
+        data.join("reindex/under-way.json"),
+        r#"{"rollback": false, "names": ["items__2"], "is_over": false}"#,
+    )?;
     context.execute("DELETE FROM items WHERE id <= 10; UPDATE items SET body = 'x' WHERE id = 11").await?;
     let mut walvec = context.start(&after()).await?;
     let status = walvec.caught_up(&context).await?;

@@ -95,6 +95,10 @@ impl Catalog for Directory {
         Box::pin(async move { Ok(catalog::numbers(name, self.collections()?)) })
     }
 
+    fn is_taken<'a>(&'a self, collection: &'a str) -> BoxFuture<'a, Result<bool, SinkError>> {
+        Box::pin(async move { Ok(collection_directory(&self.root, collection)?.exists()) })
+    }
+
     fn switch(&self, names: Vec<(String, String)>) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(async move { self.store(names) })
     }

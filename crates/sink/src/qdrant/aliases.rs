@@ -104,6 +104,13 @@ impl Catalog for Aliases {
         })
     }
 
+    fn is_taken<'a>(&'a self, collection: &'a str) -> BoxFuture<'a, Result<bool, SinkError>> {
+        Box::pin(async move {
+            let (client, place) = self.client(collection)?;
+            client.collection_exists(collection).await.map_err(|error| place.error(error))
+        })
+    }
+
     fn switch(&self, names: Vec<(String, String)>) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(self.change(names))
     }

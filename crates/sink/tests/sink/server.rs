@@ -7,7 +7,7 @@ use qdrant_client::qdrant::{
 use secrecy::SecretString;
 use serde_json::json;
 use walvec_model::{Fingerprint, Generation, PointId, Provenance, TableName};
-use walvec_sink::catalog::numbered;
+use walvec_sink::catalog::{number_of as number_in, numbered};
 use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
 use walvec_sink::{
     Catalog as _, CollectionSpec, Condition, Filter, IndexType, Search, SearchRequest, Sink, SinkError, Write,
@@ -339,4 +339,47 @@ async fn a_collection_that_lost_its_name_is_found_again() {
     assert!(!again.inspect().await.unwrap());
     assert_eq!(again.prepare().await.unwrap(), id);
     assert!(again.inspect().await.unwrap());
+}
+
+#[tokio::test]
+async fn collections_of_others_with_such_names_are_left_alone() {
+    on_every_server("others", async |url, spec| {
+        let client = qdrant_client::Qdrant::from_url(&url).skip_compatibility_check().build().unwrap();
+        let foreign = [1, 2024].map(|number| numbered(&spec.name, number));
+        for name in &foreign {
+            client.delete_collection(name).await.unwrap();
+            let vectors = VectorParamsBuilder::new(3, Distance::Cosine);
+            client.create_collection(CreateCollectionBuilder::new(name).vectors_config(vectors)).await.unwrap();
+        }
+        let sink = remote(&url, spec.clone());
+        sink.prepare().await.unwrap();
+        sink.write(upserts(1..=3)).await.unwrap();
+        let names = Aliases::new(server(&url));
+        let own = names.serving(&spec.name).await.unwrap().unwrap();
+        assert!(!foreign.contains(&own));
+        assert_eq!(names.numbers(&spec.name).await.unwrap(), [number_in(&spec.name, &own).unwrap()]);
+        assert!(names.is_taken(&foreign[1]).await.unwrap() && names.is_taken(&own).await.unwrap());
+        assert!(!names.is_taken(&numbered(&spec.name, 2025)).await.unwrap());
+        Remote::purge(server(&url), &spec.name).await.unwrap();
+        assert!(!names.is_taken(&own).await.unwrap());
+        for name in &foreign {
+            assert!(names.is_taken(name).await.unwrap(), "{name} is gone");
+            client.delete_collection(name).await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_collection_that_was_not_looked_at_yet_is_not_searched() {
+    let (test_server, sink) = started().await;
+    sink.write(upserts(1..=3)).await.unwrap();
+    let another = CollectionSpec { fingerprint: Fingerprint::of(&["another model"]), ..spec(DIMENSION) };
+    for spec in [another, spec(DIMENSION)] {
+        let unseen = remote(&test_server.url(), spec);
+        assert!(unseen.search(nearest_to(1, 1)).await.unwrap_err().is_retryable());
+    }
+    let seen = remote(&test_server.url(), spec(DIMENSION));
+    assert!(seen.inspect().await.unwrap());
+    assert_eq!(seen.search(nearest_to(1, 1)).await.unwrap().len(), 1);
 }

@@ -86,7 +86,7 @@ fn forget(directory: &std::path::Path, purge: bool) -> Result<(), Failure> {
         Failure::definite("E_SINK", format!("{}: {error}", path.display()))
     };
     if purge {
-        for path in ["collections", "state.redb", "served.yaml"].map(|name| directory.join(name)) {
+        for path in ["collections", "state.redb", "served.json"].map(|name| directory.join(name)) {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&path, error)),

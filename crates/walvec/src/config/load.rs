@@ -81,8 +81,7 @@ fn from_named_text(
     overrides: Overrides,
 ) -> Result<Config, ConfigError> {
     let document = Document::parse(name, text)?;
-    let config = Config { text: Some(text.into()), ..reader::read(&document, environment)? };
-    config.completed(Some(&document), environment, overrides)
+    reader::read(&document, environment)?.completed(Some(&document), environment, overrides)
 }
 
 fn database_url(
@@ -136,7 +135,6 @@ fn from_variables(environment: &Environment) -> Result<Config, ConfigError> {
         server: ServerSettings::default(),
         pipeline: PipelineSettings::default(),
         models: PathBuf::new(),
-        text: None,
     })
 }
 

@@ -28,7 +28,7 @@ pub(crate) use environment::Environment;
 pub(crate) use error::ConfigError;
 pub(crate) use load::Overrides;
 pub(crate) use names::table_name;
-pub(crate) use settings::{CollectionConfig, Config, QdrantSettings};
+pub(crate) use settings::{CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
 
 /// The JSON schema of walvec.yaml, for editors.
 pub(crate) fn schema() -> String {

@@ -93,7 +93,10 @@ fn check_collection(collection: &CollectionConfig) -> Result<(), Violation> {
         return violation("name", reason);
     }
     if is_numbered(name) {
-        return violation("name", format!("\"{name}\" looks like one of walvec's own numbered collections; choose another"));
+        return violation(
+            "name",
+            format!("\"{name}\" looks like one of walvec's own numbered collections; choose another"),
+        );
     }
     if collection.text.trim().is_empty() {
         return violation("text", "empty; without a text there is nothing to search, write for example \"{{ name }}\"");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use walvec_model::TableName;
 use walvec_sink::IndexType;
 use walvec_sink::qdrant::Quantization;
@@ -39,9 +39,6 @@ pub(crate) struct Config {
     /// The directory in which models are kept, from `WALVEC_MODELS`.
     #[serde(skip)]
     pub(crate) models: PathBuf,
-    /// The text of the file that it was read from, if it was one.
-    #[serde(skip)]
-    pub(crate) text: Option<SecretString>,
 }
 
 /// A PostgreSQL database.
@@ -81,13 +78,13 @@ impl Default for SourceSettings {
 }
 
 /// A collection, and the table it is an image of.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CollectionConfig {
     /// The collection's name, also that of its directory: letters, digits, `-`, `_` and `.`.
     pub(crate) name: String,
     /// The table as `schema.table`, quoted as in SQL where needed: `public."My Table"`. It needs a primary key.
-    #[serde(deserialize_with = "table_name")]
+    #[serde(deserialize_with = "table_name", serialize_with = "quoted")]
     #[schemars(with = "String")]
     pub(crate) table: TableName,
     /// Which rows: an SQL condition that PostgreSQL 15 or later evaluates. A row that no longer meets it is removed.
@@ -120,7 +117,7 @@ impl CollectionConfig {
 }
 
 /// How payloads are laid out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LayoutKind {
     /// The fields at the top level.
@@ -157,7 +154,7 @@ impl From<LayoutKind> for walvec_verify::Layout {
 }
 
 /// The type of a payload index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum IndexKind {
     /// Exact strings.
@@ -191,7 +188,7 @@ impl From<IndexKind> for IndexType {
 }
 
 /// What turns texts into vectors.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct EmbeddingSettings {
     /// A model's name, as `walvec model list` shows it, or a directory that holds an ONNX model and its tokenizer.
@@ -385,6 +382,12 @@ fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 
 fn table_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TableName, D::Error> {
     names::table_name(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+/// As [`table_name`] reads it.
+fn quoted<S: Serializer>(table: &TableName, serializer: S) -> Result<S::Ok, S::Error> {
+    let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    serializer.serialize_str(&format!("{}.{}", quote(&table.schema), quote(&table.name)))
 }
 
 fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
