@@ -40,13 +40,14 @@ test-clients: prerequisites model ## let LangChain, LlamaIndex and Qdrant's Pyth
 	@scripts/fetch-postgres.sh $(FETCHED_POSTGRES)
 	$(first-build)
 	cargo build $(LOCKED) --workspace
-	WALVEC_TEST_PYTHON=$$(scripts/clients-python.sh) cargo test $(LOCKED) --workspace --test clients
+	WALVEC_TEST_PYTHON=$$(scripts/clients-python.sh tests/clients/requirements.txt) cargo test $(LOCKED) --workspace --test clients
 
 bench: prerequisites model ## run the benchmarks and print the tables of BENCHMARKS.md afresh
 	@scripts/fetch-postgres.sh if-none
 	@echo "Building with full optimisation (the first time about 20 minutes on two cores) ..."
 	cargo build $(LOCKED) --release --workspace
-	@exec $(CARGO_TARGET_DIR)/release/walvec-bench $(ARGS)
+	@WALVEC_BENCH_PYTHON=$$(scripts/clients-python.sh bench/python/requirements.txt) \
+		exec $(CARGO_TARGET_DIR)/release/walvec-bench $(ARGS)
 
 lint: prerequisites ## check format, lints, licences and dependency rules
 	cargo fmt --all --check

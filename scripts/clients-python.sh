@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Prints the path of a Python that has the libraries of tests/clients/requirements.txt: in a virtual environment outside
-# the checkout, made when the requirements are new.
+# Prints the path of a Python that has the libraries of a requirements file: in a virtual environment outside the checkout, made
+# when the requirements are new.
 #
-#   scripts/clients-python.sh
+#   scripts/clients-python.sh tests/clients/requirements.txt
 set -euo pipefail
 
-requirements=$(dirname "$0")/../tests/clients/requirements.txt
+requirements=$1
 digest=$(sha256sum "$requirements" | cut -c 1-12)
 environment=${XDG_CACHE_HOME:-$HOME/.cache}/walvec/clients/$digest
 

@@ -1,6 +1,8 @@
 //! Kills, crashes and cut connections lose nothing, and show nothing that was not committed.
 
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -65,25 +67,35 @@ fn statement(random: &mut StdRng) -> String {
     }
 }
 
-/// Writes `statements` random statements, or fewer if aborted. Bounded, so that a slow machine can catch up.
-fn writer(client: Client, seed: u64, statements: usize) -> JoinHandle<Result<()>> {
-    tokio::spawn(async move {
+/// Somebody who writes random statements.
+struct Writer {
+    task: JoinHandle<Result<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Writes `statements` random statements, or fewer if stopped. Bounded, so that a slow machine can catch up.
+fn writer(client: Client, seed: u64, statements: usize) -> Writer {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let task = tokio::spawn(async move {
         let mut random = StdRng::seed_from_u64(seed);
         for _ in 0..statements {
+            if stopped.load(Ordering::Relaxed) {
+                break;
+            }
             client.batch_execute(&statement(&mut random)).await?;
             tokio::task::yield_now().await;
         }
         Ok(())
-    })
+    });
+    Writer { task, stop }
 }
 
-/// Ends a writer; a statement of its that failed is an error of the test.
-async fn stop_writing(writer: JoinHandle<Result<()>>) -> Result<()> {
-    writer.abort();
-    match writer.await {
-        Ok(outcome) => outcome,
-        Err(_aborted) => Ok(()),
-    }
+/// Ends a writer after its present statement, not in the middle: the server would go on with it, and commit whenever it is
+/// done. A statement that failed is an error of the test.
+async fn stop_writing(writer: Writer) -> Result<()> {
+    writer.stop.store(true, Ordering::Relaxed);
+    writer.task.await?
 }
 
 #[allow(clippy::print_stderr)]
@@ -123,7 +135,7 @@ async fn a_replay_that_is_cut_short_is_repeated(context: TestContext) -> Result<
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     // A backlog in which keys are taken, changed and given up.
-    writer(context.connect().await?, seed, 400).await??;
+    writer(context.connect().await?, seed, 400).task.await??;
     for _ in 0..3 {
         let mut walvec = context.start(&items()).await?;
         let begun = |status: &walvec_pipeline::Status| status.collections[0].embeddings_computed > 20;

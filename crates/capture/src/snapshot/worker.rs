@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use futures::TryStreamExt as _;
 use tokio::sync::mpsc;
+use tokio_postgres::error::SqlState;
 use walvec_model::{Change, Op, Position};
 
 use super::{Piece, Pieces};
@@ -24,7 +25,13 @@ pub(super) async fn import(info: &ConnInfo, snapshot: &str) -> Result<Session, C
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {};",
         quote_literal(snapshot)
     );
-    session.batch_execute(&begin).await.map_err(|error| statement_error("importing the snapshot", &error))?;
+    session.batch_execute(&begin).await.map_err(|error| match error.code() {
+        // The session that holds the snapshot is gone, and the snapshot with it: the caller takes another one.
+        Some(state) if [SqlState::INVALID_PARAMETER_VALUE, SqlState::UNDEFINED_OBJECT].contains(state) => {
+            CaptureError::Closed
+        }
+        _ => statement_error("importing the snapshot", &error),
+    })?;
     Ok(session)
 }
 

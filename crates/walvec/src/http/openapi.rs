@@ -4,6 +4,7 @@ use axum::Json;
 use serde_json::{Value, json};
 
 use super::request::{DEFAULT_LIMIT, MAX_LIMIT, MAX_QUERY_BYTES};
+use super::tasks::KEY_HEADER;
 use super::{dead_letters, points};
 
 /// `GET /openapi.json`
@@ -23,6 +24,19 @@ pub(super) fn describe() -> Value {
         "security": [{}, {"token": []}],
         "paths": {
             "/api/v1/search": {"get": search_by_query_string(), "post": search_by_json()},
+            "/api/v1/backfill": {"post": task("backfill", "Reads rows of a table again while the stream goes on", &json!({
+                "table": {"type": "string", "description": "schema.table"},
+                "where": {"type": "string", "description": "A condition in SQL; without one, every row"},
+            }))},
+            "/api/v1/repair": {"post": task("repair", "Reads and embeds rows anew, and removes points that have no row", &json!({
+                "collection": {"type": "string"},
+                "rows": {"type": "array", "items": {"type": "array"}, "description": "Keys of rows"},
+                "points": {"type": "array", "items": {"type": "object"}, "description": "id, and version: what _walvec.v was"},
+            }))},
+            "/api/v1/reindex": {"post": task("reindex", "Builds the collections anew beside the served ones, then switches", &json!({
+                "rollback": {"type": "boolean", "default": false},
+            }))},
+            "/api/v1/tasks/{id}": {"get": operation("task", "How far the latest backfill, repair or reindex has come", "application/json")},
             "/api/v1/status": {"get": operation("status", "What the pipeline is doing", "application/json")},
             "/api/v1/points": {"get": page_of_points(), "post": points_by_id()},
             "/api/v1/dead-letters": {"get": page_of_dead_letters()},
@@ -52,6 +66,23 @@ fn operation(id: &str, summary: &str, media_type: &str) -> Value {
             "default": {"$ref": "#/components/responses/problem"},
         },
     })
+}
+
+/// An operation that changes what is stored.
+fn task(id: &str, summary: &str, properties: &Value) -> Value {
+    let mut operation = operation(id, summary, "application/json");
+    let key = "What a running walvec keeps in server.json for the owner of its data directory";
+    operation["parameters"] = json!([
+        {"name": KEY_HEADER, "in": "header", "required": true, "description": key, "schema": {"type": "string"}},
+    ]);
+    operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": {
+        "type": "object",
+        "additionalProperties": false,
+        "properties": properties,
+    }}}});
+    let accepted = json!({"description": "The task has begun; its number", "content": {"application/json": {}}});
+    operation["responses"] = json!({"202": accepted, "default": operation["responses"]["default"]});
+    operation
 }
 
 /// Marks an operation that never needs the token.

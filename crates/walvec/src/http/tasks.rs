@@ -6,6 +6,8 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -48,6 +50,9 @@ pub(crate) struct Operations {
     pub(crate) key: SecretString,
 }
 
+/// A body, or why it could not be read.
+type Body = Result<Bytes, BytesRejection>;
+
 /// The answer to a request that was taken.
 #[derive(Serialize)]
 struct Accepted {
@@ -87,19 +92,15 @@ struct Reindex {
 }
 
 /// `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`
-pub(super) async fn backfill(
-    State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    body: String,
-) -> Result<Response, Problem> {
-    let Backfill { table, filter } = parse(&app, &headers, &body)?;
+pub(super) async fn backfill(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    let Backfill { table, filter } = parse(&app, &headers, body)?;
     let table = config::table_name(&table).map_err(|reason| Problem::new(Reason::BadParameter, reason))?;
     accept(&app, Kind::Backfill, Request::Job(Job::Backfill { table, filter }))
 }
 
 /// `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version": "0/1D5C408.3"}]}`
-pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body: String) -> Result<Response, Problem> {
-    let Repair { collection, rows, points } = parse(&app, &headers, &body)?;
+pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    let Repair { collection, rows, points } = parse(&app, &headers, body)?;
     // What cannot be read as a version cannot be read where it is stored either: such a point counts as foreign.
     let version = |text: Option<String>| text.and_then(|text| text.parse::<Position>().ok());
     let job = Job::Repair {
@@ -111,24 +112,20 @@ pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body
 }
 
 /// `POST /api/v1/reindex` with `{"rollback": false}`
-pub(super) async fn reindex(
-    State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    body: String,
-) -> Result<Response, Problem> {
-    let Reindex { rollback } = parse(&app, &headers, &body)?;
+pub(super) async fn reindex(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    let Reindex { rollback } = parse(&app, &headers, body)?;
     accept(&app, Kind::Reindex, Request::Reindex { rollback })
 }
 
 /// `GET /api/v1/tasks/{id}`
-pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<u64>) -> Result<Response, Problem> {
-    match app.operations.tasks.get(id) {
+pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
+    match id.parse().ok().and_then(|id| app.operations.tasks.get(id)) {
         Some(task) => Ok(Json(task).into_response()),
         None => Err(Problem::new(Reason::NotFound, format!("there is no task {id}; only the latest is remembered"))),
     }
 }
 
-fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: &str) -> Result<T, Problem> {
+fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, Problem> {
     let shown = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // Compared as digests, so that the time it takes tells nothing.
     if blake3::hash(shown.as_bytes()) != blake3::hash(app.operations.key.expose_secret().as_bytes()) {
@@ -138,7 +135,13 @@ fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: &str) -> Res
     if !super::search::is_json(headers) {
         return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));
     }
-    serde_json::from_str(body).map_err(|error| Problem::new(Reason::BadJson, error.to_string()))
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(Reason::BodyTooLarge, format!("at most {BODY_BYTES} bytes are read"))
+        }
+        _ => Problem::new(Reason::BadJson, error.body_text()),
+    })?;
+    serde_json::from_slice(&body).map_err(|error| Problem::new(Reason::BadJson, error.to_string()))
 }
 
 fn accept(app: &App, kind: Kind, request: Request) -> Result<Response, Problem> {
