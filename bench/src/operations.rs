@@ -39,14 +39,10 @@ pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) ->
     Ok(operations)
 }
 
-fn name(kind: &str, qdrant: Option<&str>) -> String {
-    format!("{kind}_{}", if qdrant.is_some() { "server" } else { "embedded" })
-}
-
 async fn verify(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<f64> {
-    let name = name("verify", qdrant);
-    let url = stage.cluster.create_database(&name).await?;
-    let client = stage.cluster.connect(&name).await?;
+    const NAME: &str = "verify";
+    let url = stage.cluster.create_database(NAME).await?;
+    let client = stage.cluster.connect(NAME).await?;
     let table = "CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)";
     let rows =
         format!("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, {VERIFIED}) i");
@@ -64,13 +60,15 @@ async fn verify(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Res
     ensure!(report["rows"] == VERIFIED && report["missing"] == 0, "verify: {report}");
     walvec.stop().await?;
     client.execute("SELECT pg_drop_replication_slot('walvec')", &[]).await?;
+    drop(client);
+    stage.cluster.drop_database(NAME).await?;
     Ok(f64::from(VERIFIED) / seconds)
 }
 
 async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &mut Operations) -> anyhow::Result<()> {
-    let name = name("reindex", qdrant);
-    let url = stage.cluster.create_database(&name).await?;
-    let client = stage.cluster.connect(&name).await?;
+    const NAME: &str = "reindex";
+    let url = stage.cluster.create_database(NAME).await?;
+    let client = stage.cluster.connect(NAME).await?;
     client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
     let insert = "INSERT INTO books SELECT i, body FROM unnest($1::text[]) WITH ORDINALITY AS t(body, i)";
     client.execute(insert, &[&texts(REINDEXED)?]).await?;
@@ -101,6 +99,8 @@ async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &
     ensure!(report["rows"] == REINDEXED, "reindex: {report}");
     walvec.stop().await?;
     client.execute("SELECT pg_drop_replication_slot('walvec')", &[]).await?;
+    drop(client);
+    stage.cluster.drop_database(NAME).await?;
     Ok(())
 }
 
