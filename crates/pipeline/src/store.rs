@@ -3,6 +3,7 @@
 //! One file, `state.redb`, in the data directory. Every write is fsynced before it returns.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -112,13 +113,7 @@ impl Store {
     /// If the file is damaged, locked by another process, or cannot be written.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let store = Self { path: directory.join("state.redb"), database: Mutex::new(None) };
-        store.with(|database| {
-            let transaction = database.begin_write()?;
-            transaction.open_table(CHECKPOINT)?;
-            transaction.open_table(DEAD_LETTERS)?;
-            transaction.commit()?;
-            Ok(())
-        })?;
+        store.with(|_database| Ok(()))?;
         Ok(store)
     }
 
@@ -272,7 +267,7 @@ impl Store {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let open = match database.take() {
             Some(open) => open,
-            None => Database::create(&self.path).map_err(|error| self.failed(&error.into()))?,
+            None => self.open_or_create().map_err(|error| self.failed(&error))?,
         };
         match run(&open) {
             Err(error @ (redb::Error::Io(_) | redb::Error::PreviousIo)) => Err(self.failed(&error)),
@@ -281,6 +276,26 @@ impl Store {
                 outcome.map_err(|error| self.failed(&error))
             }
         }
+    }
+
+    /// A new file gets its name when it is complete: one that a crash left half made could never be opened again.
+    fn open_or_create(&self) -> Result<Database, redb::Error> {
+        if !self.path.exists() {
+            let unfinished = self.path.with_extension("new");
+            match fs::remove_file(&unfinished) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+            let database = Database::create(&unfinished)?;
+            let transaction = database.begin_write()?;
+            transaction.open_table(CHECKPOINT)?;
+            transaction.open_table(DEAD_LETTERS)?;
+            transaction.commit()?;
+            drop(database);
+            fs::rename(&unfinished, &self.path)?;
+            self.path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
+        }
+        Ok(Database::open(&self.path)?)
     }
 
     fn failed(&self, error: &redb::Error) -> StoreError {
@@ -356,6 +371,18 @@ mod tests {
         store.save_checkpoint(&checkpoint).unwrap();
         drop(store);
         assert_eq!(Store::open(directory.path()).unwrap().checkpoint().unwrap(), Some(checkpoint));
+    }
+
+    #[test]
+    fn a_crash_while_the_file_is_being_made_is_no_obstacle() {
+        let directory = tempfile::tempdir().unwrap();
+        // What a kill leaves of a file that was not complete yet.
+        fs::write(directory.path().join("state.new"), vec![0; 4096]).unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.checkpoint().unwrap(), None);
+        store.update_dead_letters("books", &[letter("books", 1)], &[]).unwrap();
+        drop(store);
+        assert_eq!(Store::open(directory.path()).unwrap().dead_letters("books").unwrap().len(), 1);
     }
 
     #[test]

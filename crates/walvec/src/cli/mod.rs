@@ -79,9 +79,8 @@ enum Command {
     Check(check::CheckArgs),
     // No comment here: it would hide the long help of the arguments.
     Verify(verify::VerifyArgs),
-    /// Build the collections anew, with another model or text, while the old ones answer searches; then switch.
+    // Without a comment of their own: it would hide what the arguments' own one teaches.
     Reindex(reindex::ReindexArgs),
-    /// Read rows of a table again while the stream goes on.
     Backfill(backfill::BackfillArgs),
     /// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
     Reset(reset::ResetArgs),
