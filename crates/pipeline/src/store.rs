@@ -426,7 +426,7 @@ mod tests {
             }
         };
         assert!(error.is_retryable(), "{error}");
-        std::fs::remove_file(ballast).unwrap();
+        fs::remove_file(ballast).unwrap();
         store.update_dead_letters("films", &[letter("films", 1)], &[]).unwrap();
         assert_eq!(store.dead_letters("books").unwrap().len(), usize::try_from(stored).unwrap());
         assert_eq!(store.dead_letters("films").unwrap().len(), 1);
