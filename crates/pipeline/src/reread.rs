@@ -49,8 +49,6 @@ pub enum Job {
 pub struct Progress {
     /// Rows that were read again.
     pub rows: u64,
-    /// How many there are by the server's statistics, where they know.
-    pub rows_estimated: Option<u64>,
     /// How it ended, if it has.
     pub ended: Option<Result<(), Ended>>,
 }

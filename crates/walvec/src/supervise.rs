@@ -218,7 +218,6 @@ async fn show(mut progress: watch::Receiver<Progress>, task: Handle) {
         task.update(|task| {
             task.step = "reading rows again".to_owned();
             task.rows = now.rows;
-            task.rows_estimated = now.rows_estimated;
         });
         if let Some(ended) = now.ended {
             let failure = ended.map_err(|ended| {

@@ -25,6 +25,13 @@ const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, name text, body tex
     ALTER TABLE items ALTER COLUMN body SET STORAGE EXTERNAL;
     INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 1000) g";
 
+/// One change of every sort; 991 rows are left.
+const CHANGES: &str = "INSERT INTO items VALUES (2000, 'new', 'b');
+    UPDATE items SET name = 'changed' WHERE id <= 10;
+    UPDATE items SET body = 'only the payload' WHERE id BETWEEN 11 AND 20;
+    UPDATE items SET id = id + 5000 WHERE id BETWEEN 21 AND 30;
+    DELETE FROM items WHERE id BETWEEN 31 AND 40";
+
 fn items(server: &TestServer) -> Settings {
     Settings::new([Collection::new("items", "public.items", "{{ name }}")])
         .with("sink", json!({ "qdrant": { "url": server.url() } }))
@@ -52,15 +59,7 @@ async fn every_operation_reaches_the_server(context: TestContext) -> Result<()> 
     let server = TestServer::start()?;
     context.execute(TABLE).await?;
     let mut walvec = followed(&context, &items(&server)).await?;
-    context
-        .execute(
-            "INSERT INTO items VALUES (2000, 'new', 'b');
-             UPDATE items SET name = 'changed' WHERE id <= 10;
-             UPDATE items SET body = 'only the payload' WHERE id BETWEEN 11 AND 20;
-             UPDATE items SET id = id + 5000 WHERE id BETWEEN 21 AND 30;
-             DELETE FROM items WHERE id BETWEEN 31 AND 40",
-        )
-        .await?;
+    context.execute(CHANGES).await?;
     walvec.caught_up(&context).await?;
     assert_eq!(walvec.search("changed", 3).await?[0]["payload"]["name"], "changed");
     assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 991);
@@ -185,15 +184,7 @@ async fn a_real_server_is_kept_in_step_and_reindexed_like_the_one_for_tests(cont
     let expected = Expected { collection: name, ..image_of_items() };
     context.execute(TABLE).await?;
     let mut walvec = followed(&context, &settings("{{ name }}")).await?;
-    context
-        .execute(
-            "INSERT INTO items VALUES (2000, 'new', 'b');
-             UPDATE items SET name = 'changed' WHERE id <= 10;
-             UPDATE items SET body = 'only the payload' WHERE id BETWEEN 11 AND 20;
-             UPDATE items SET id = id + 5000 WHERE id BETWEEN 21 AND 30;
-             DELETE FROM items WHERE id BETWEEN 31 AND 40",
-        )
-        .await?;
+    context.execute(CHANGES).await?;
     walvec.caught_up(&context).await?;
     assert_eq!(image::compare_on_server(&context, &expected, &url).await?, 991);
     context.execute("BEGIN; TRUNCATE items; INSERT INTO items VALUES (7, 'after', 'b'); COMMIT").await?;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Failure;
+use crate::config::Config;
 use crate::http::tasks::KEY_HEADER;
 use crate::remembered::write_private;
 
@@ -70,6 +71,15 @@ impl Running {
         let running = Self { address: announcement.address, client, token, key: announcement.key.into() };
         running.client.get(running.url("/livez")).send().await.ok()?;
         Some(running)
+    }
+
+    /// The instance that a command cannot do without. `why` goes on after "no walvec runs on ...".
+    pub(crate) async fn needed(config: &Config, why: &str) -> Result<Self, Failure> {
+        let directory = config.sink.directory();
+        Self::find(directory, config.server.token.clone()).await.ok_or_else(|| {
+            let what = format!("no walvec runs on {}{why}", directory.display());
+            Failure::definite("E_NOT_RUNNING", what).with_remedy("start it in another terminal: walvec run")
+        })
     }
 
     /// The answer of a GET, or the problem that was answered.

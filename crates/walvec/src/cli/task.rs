@@ -9,19 +9,15 @@ use serde_json::{Value, json};
 
 use super::running::Running;
 use super::{Failure, output};
+use crate::config::Config;
 use crate::tasks::{State, Task};
 
 /// How often the task is asked how far it is: often enough for a progress bar.
 const ASK: Duration = Duration::from_millis(200);
 
-/// The running walvec that a command is for.
-pub(super) async fn running(config: &crate::config::Config) -> Result<Running, Failure> {
-    Running::find(config.sink.directory(), config.server.token.clone()).await.ok_or_else(|| {
-        let directory = config.sink.directory().display();
-        let what =
-            format!("no walvec runs on {directory}; what it does not follow cannot be read again beside the stream");
-        Failure::definite("E_NOT_RUNNING", what).with_remedy("start it in another terminal: walvec run")
-    })
+/// The running walvec that has to do the work.
+pub(super) async fn running(config: &Config) -> Result<Running, Failure> {
+    Running::needed(config, "; what it does not follow cannot be read again beside the stream").await
 }
 
 /// Asks for a task and waits for its end, showing how far it is.

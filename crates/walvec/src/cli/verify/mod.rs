@@ -79,7 +79,8 @@ fn sample(text: &str) -> Result<Sample, String> {
 pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
     let collections = chosen(&config, args.collection.as_deref())?;
-    let running = running(&config).await?;
+    let why = ", so that nothing says up to where the collections should be like their tables";
+    let running = Running::needed(&config, why).await?;
     let embedder = app::load_embedder(&config).await?;
     let seed = args.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 32);
     let mut outcomes = Vec::with_capacity(collections.len());
@@ -107,17 +108,6 @@ fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a Collecti
         }
         _ => Ok(chosen),
     }
-}
-
-async fn running(config: &Config) -> Result<Running, Failure> {
-    let directory = config.sink.directory();
-    Running::find(directory, config.server.token.clone()).await.ok_or_else(|| {
-        let what = format!(
-            "no walvec runs on {}, so that nothing says up to where the collections should be like their tables",
-            directory.display()
-        );
-        Failure::definite("E_NOT_RUNNING", what).with_remedy("start it in another terminal: walvec run")
-    })
 }
 
 /// The comparison of one collection.
