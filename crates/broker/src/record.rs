@@ -1,0 +1,51 @@
+//! Records as a topic holds them, without a client library in sight.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// A record that was read from a topic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// Its place in the partition.
+    pub offset: i64,
+    /// When it was written, by the producer's or the broker's clock.
+    pub timestamp: Option<SystemTime>,
+    /// The key, if it has one.
+    pub key: Option<Vec<u8>>,
+    /// The value; a record without one is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Headers, in their order.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Record {
+    /// The last header called `name`, if it is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().rev().find(|(found, _)| found == name)?;
+        std::str::from_utf8(value).ok()
+    }
+
+    /// `topic/partition@offset`, for messages.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{}/{}@{}", self.topic, self.partition, self.offset)
+    }
+}
+
+/// A record that is to be written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outgoing {
+    /// The key, which decides the partition.
+    pub key: Option<Vec<u8>>,
+    /// The value; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Headers, in their order.
+    pub headers: Vec<(&'static str, Vec<u8>)>,
+    /// Whether every partition gets a copy: it concerns the rows of all of them.
+    pub everywhere: bool,
+}
