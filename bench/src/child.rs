@@ -95,6 +95,7 @@ async fn stream(url: String, slot: String, until: Lsn) -> anyhow::Result<(u64, f
     loop {
         for event in stream.next().await? {
             let reached = match event {
+                StreamEvent::Begin { .. } => continue,
                 StreamEvent::Change(_) => {
                     rows += 1;
                     continue;

@@ -2,9 +2,14 @@
 //!
 //! - [`record`]: records as a topic holds them
 //! - `wire`: what records say, as versioned envelopes; pure
+//! - [`kafka`]: the client: topics, producer, consumer
+//! - [`error`]: what can go wrong, and whether trying again helps
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod error;
+pub mod kafka;
 pub mod record;
 
-pub use record::{Outgoing, Record};
+pub use error::BrokerError;
+pub use record::{Outgoing, Partition, Received, Record};

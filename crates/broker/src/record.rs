@@ -1,5 +1,6 @@
 //! Records as a topic holds them, without a client library in sight.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,7 +23,37 @@ pub struct Record {
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
+/// A partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Partition {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// Its number, from 0.
+    pub number: i32,
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.number)
+    }
+}
+
+/// A record, and in which assignment of its partition it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Received {
+    /// The record.
+    pub record: Record,
+    /// Tells what was read before a partition went and came back.
+    pub assignment: u64,
+}
+
 impl Record {
+    /// The partition that it is in.
+    #[must_use]
+    pub fn partition(&self) -> Partition {
+        Partition { topic: Arc::clone(&self.topic), number: self.partition }
+    }
+
     /// The last header called `name`, if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {

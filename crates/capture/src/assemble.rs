@@ -51,7 +51,8 @@ impl Assembler {
     /// Adds the events of one message. Relation messages go through [`set_relation`](Self::set_relation).
     pub(crate) fn apply(&mut self, message: Message<'_>, events: &mut Vec<StreamEvent>) -> Result<(), CaptureError> {
         match message {
-            Message::Begin { commit_lsn } => {
+            Message::Begin { commit_lsn, at, xid } => {
+                events.push(StreamEvent::Begin { at, xid });
                 if self.transaction.replace(Transaction { commit_lsn, changes: 0 }).is_some() {
                     return Err(protocol("a transaction began inside another one"));
                 }
@@ -214,7 +215,8 @@ mod tests {
         let mut assembler = Assembler::default();
         assembler.set_relation(7, Some(Followed { table: Arc::new(table), kinds: vec![Kind::Integer, Kind::Text] }));
         assembler.set_relation(8, None);
-        assembler.apply(Message::Begin { commit_lsn: Lsn(100) }, &mut Vec::new()).unwrap();
+        let begin = Message::Begin { commit_lsn: Lsn(100), at: std::time::UNIX_EPOCH, xid: 5 };
+        assembler.apply(begin, &mut Vec::new()).unwrap();
         assembler
     }
 

@@ -33,6 +33,8 @@ pub(crate) enum Message<'a> {
     /// `commit_lsn` is known before the first row: the server sends transactions after they committed.
     Begin {
         commit_lsn: Lsn,
+        at: SystemTime,
+        xid: u32,
     },
     Commit {
         end_lsn: Lsn,
@@ -121,7 +123,11 @@ pub(crate) fn frame(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
 pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
     let mut reader = Reader(payload);
     match reader.u8("a message")? {
-        b'B' => Ok(Message::Begin { commit_lsn: Lsn(reader.u64("Begin")?) }),
+        b'B' => Ok(Message::Begin {
+            commit_lsn: Lsn(reader.u64("Begin")?),
+            at: timestamp(reader.u64("Begin")?),
+            xid: reader.u32("Begin")?,
+        }),
         b'C' => {
             // Flags, unused; the commit's own LSN, which Begin has given already.
             reader.take(9, "Commit")?;
@@ -286,8 +292,9 @@ mod tests {
 
     #[test]
     fn a_transaction_is_decoded() {
-        let begin = [b"B".as_slice(), &0x1D5_C408_u64.to_be_bytes(), &[0; 12]].concat();
-        assert_eq!(message(&begin), Ok(Message::Begin { commit_lsn: Lsn(0x1D5_C408) }));
+        let begin = [b"B".as_slice(), &0x1D5_C408_u64.to_be_bytes(), &[0; 8], &[0, 0, 2, 0xF1]].concat();
+        let expected = Message::Begin { commit_lsn: Lsn(0x1D5_C408), at: timestamp(0), xid: 753 };
+        assert_eq!(message(&begin), Ok(expected));
         let commit =
             [b"C\0".as_slice(), &7_u64.to_be_bytes(), &9_u64.to_be_bytes(), &1_000_000_u64.to_be_bytes()].concat();
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(946_684_801);

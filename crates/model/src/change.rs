@@ -63,6 +63,13 @@ fn key_of(table: &Table, row: &Row) -> RowKey {
 /// One step of the replication stream, in commit order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StreamEvent {
+    /// The beginning of a transaction, which has committed: the server sends it only then.
+    Begin {
+        /// When it committed, by the server's clock.
+        at: SystemTime,
+        /// Its id.
+        xid: u32,
+    },
     /// A change inside the transaction that the next [`Commit`](Self::Commit) ends.
     Change(Change),
     /// The end of a transaction. All its changes came before.

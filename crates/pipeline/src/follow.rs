@@ -82,6 +82,7 @@ impl Pending {
                 self.commits.push(Commit { end_lsn, at, rows });
                 Demand::Nothing
             }
+            StreamEvent::Begin { .. } => Demand::Nothing,
             StreamEvent::Idle { wal_end } if self.is_empty() => Demand::Durable(wal_end),
             StreamEvent::Idle { .. } => Demand::Nothing,
         }

@@ -55,7 +55,7 @@ async fn snapshot_and_stream_together_are_exact_while_writers_run() {
             match event {
                 StreamEvent::Change(change) => image.apply([change]),
                 StreamEvent::Commit { .. } => commits += 1,
-                StreamEvent::Idle { .. } => {}
+                StreamEvent::Begin { .. } | StreamEvent::Idle { .. } => {}
             }
         }
     }
@@ -129,7 +129,7 @@ async fn only_what_was_confirmed_is_not_streamed_again() {
         .iter()
         .find_map(|event| match event {
             StreamEvent::Commit { end_lsn, .. } => Some(*end_lsn),
-            StreamEvent::Change(_) | StreamEvent::Idle { .. } => None,
+            StreamEvent::Begin { .. } | StreamEvent::Change(_) | StreamEvent::Idle { .. } => None,
         })
         .unwrap();
     stream.confirm(end_lsn);

@@ -1,0 +1,229 @@
+//! What can go wrong with a broker, and whether trying again helps.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// An error of the broker, or of the way to it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Nobody answers, or the connection breaks.
+    #[error("the broker at {bootstrap} cannot be reached: {reason}")]
+    Unreachable {
+        /// Where it should be.
+        bootstrap: String,
+        /// What the client library says.
+        reason: String,
+    },
+    /// The broker answers and refuses who we are.
+    #[error("the broker at {bootstrap} refuses the login: {reason}")]
+    Login {
+        /// Where it is.
+        bootstrap: String,
+        /// What the client library says.
+        reason: String,
+    },
+    /// The user may not do something.
+    #[error("no right to {what}: {reason}")]
+    Rights {
+        /// What was tried, and on which topic or group.
+        what: String,
+        /// What the broker says.
+        reason: String,
+    },
+    /// A topic is missing or cannot be made.
+    #[error("topic \"{topic}\": {reason}")]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Records that had to be read are gone.
+    #[error(
+        "topic \"{topic}\", partition {partition}: records from offset {expected} on were to be read, but {found}; \
+         the changes in between are gone"
+    )]
+    Gap {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The offset that was to be read next.
+        expected: i64,
+        /// What is there instead.
+        found: String,
+    },
+    /// A record is larger than the broker takes.
+    #[error("a record of {bytes} bytes is larger than topic \"{topic}\" takes ({limit} bytes, `max.message.bytes`)")]
+    TooLarge {
+        /// The topic.
+        topic: String,
+        /// The record's key and value.
+        bytes: usize,
+        /// The limit that the producer knows of.
+        limit: usize,
+    },
+    /// The client library does not take the settings.
+    #[error("settings of the broker: {reason}")]
+    Settings {
+        /// Which, and why.
+        reason: String,
+    },
+    /// Other workers took over while this one did not answer.
+    #[error("the consumer group went on without this worker: {reason}")]
+    Fenced {
+        /// What the broker says.
+        reason: String,
+    },
+    /// The consumer gets nothing although there is more to read.
+    #[error("no record has come for {seconds} s although topic \"{topic}\", partition {partition} holds more")]
+    Stalled {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// For how long.
+        seconds: u64,
+    },
+    /// Anything else.
+    #[error("{doing}: {reason}")]
+    Failed {
+        /// What was being done.
+        doing: String,
+        /// What the client library says.
+        reason: String,
+    },
+    /// The client has ended; the error that ended it was reported before.
+    #[error("the connection to the broker has been closed")]
+    Closed,
+}
+
+impl BrokerError {
+    /// Whether the same attempt may succeed later without anybody's help.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Fenced { .. }
+            | Self::Stalled { .. }
+            | Self::Failed { .. }
+            | Self::Closed => true,
+            Self::Login { .. }
+            | Self::Rights { .. }
+            | Self::Topic { .. }
+            | Self::Gap { .. }
+            | Self::TooLarge { .. }
+            | Self::Settings { .. } => false,
+        }
+    }
+
+    /// The code on the last line of stderr.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } | Self::Failed { .. } | Self::Closed => "E_BROKER",
+            Self::Login { .. } => "E_BROKER_LOGIN",
+            Self::Rights { .. } => "E_BROKER_RIGHTS",
+            Self::Topic { .. } => "E_TOPIC",
+            Self::Gap { .. } => "E_GAP",
+            Self::TooLarge { .. } => "E_RECORD_SIZE",
+            Self::Settings { .. } => "E_CONFIG",
+            Self::Fenced { .. } => "E_FENCED",
+            Self::Stalled { .. } => "E_STALLED",
+        }
+    }
+
+    /// What to type, if anything helps.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        let remedy = match self {
+            Self::Unreachable { .. } => {
+                "see that the broker runs, and that `broker.kafka.bootstrap` names an address at which it can be reached and \
+                 which it advertises; walvec goes on by itself then"
+            }
+            Self::Login { .. } => "look at `broker.kafka.sasl` and `broker.kafka.tls`, then start again",
+            Self::Rights { .. } => {
+                "let the broker's administrator grant it: capture needs Describe, Create and Write on its topics, an index \
+                 worker Read on its topics and its group, Describe and Write on the topic of dead letters"
+            }
+            Self::Topic { .. } => {
+                "create the topic, or start the stage that writes it (it creates what is missing); then start again"
+            }
+            Self::Gap { .. } => {
+                "have everything written again: `walvec reset` where capture runs, then start capture; and \
+                 `walvec reset --offsets` for this stage, so that it goes on at the oldest record there is. A longer \
+                 `broker.kafka.retention_hours`, or `compact: true`, keeps this from happening"
+            }
+            Self::TooLarge { .. } => {
+                "raise `max.message.bytes` of the topic, or leave the large column out of the publication"
+            }
+            Self::Settings { .. } => "correct `broker.kafka` in the configuration, then start again",
+            Self::Fenced { .. } | Self::Stalled { .. } | Self::Failed { .. } | Self::Closed => return None,
+        };
+        Some(remedy.to_owned())
+    }
+}
+
+/// Sorts an error of the client library by what it means. `heard` is what the broker said last beside it: the library
+/// reports a refused login as a time-out of the request that waited for it.
+pub(crate) fn classify(bootstrap: &str, doing: &str, error: &KafkaError, heard: Option<BrokerError>) -> BrokerError {
+    let reason = error.to_string();
+    let bootstrap = || bootstrap.to_owned();
+    match error.rdkafka_error_code() {
+        _ if matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_)) => {
+            BrokerError::Settings { reason }
+        }
+        Some(code) if is_login(code) => BrokerError::Login { bootstrap: bootstrap(), reason },
+        Some(code) if is_rights(code) => BrokerError::Rights { what: doing.to_owned(), reason },
+        Some(code) if is_fenced(code) => BrokerError::Fenced { reason },
+        Some(code) if is_out_of_reach(code) => {
+            heard.unwrap_or(BrokerError::Unreachable { bootstrap: bootstrap(), reason })
+        }
+        _ => BrokerError::Failed { doing: doing.to_owned(), reason },
+    }
+}
+
+pub(crate) const fn is_login(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::UnsupportedSASLMechanism
+            | RDKafkaErrorCode::SSL
+    )
+}
+
+const fn is_rights(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+    )
+}
+
+/// Whether the group no longer counts on this member.
+pub(crate) const fn is_fenced(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownMemberId
+            | RDKafkaErrorCode::IllegalGeneration
+            | RDKafkaErrorCode::FencedInstanceId
+            | RDKafkaErrorCode::FencedMemberEpoch
+            | RDKafkaErrorCode::StaleMemberEpoch
+            | RDKafkaErrorCode::UnreleasedInstanceId
+            | RDKafkaErrorCode::PollExceeded
+    )
+}
+
+const fn is_out_of_reach(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::TimedOutQueue
+            | RDKafkaErrorCode::MessageTimedOut
+    )
+}

@@ -1,0 +1,278 @@
+//! Reading as a member of a consumer group.
+//!
+//! ```text
+//! library ──▶ own thread (poll) ──▶ bounded channel ──▶ Consumer::next
+//!    ▲ callbacks: partitions come and go                     │
+//!    └───────────────────── commit ◀── after the sink has it ┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Connection, Trouble};
+use super::ownership::Ownership;
+use super::poll::{self, Client, Context};
+use super::statistics::Reading;
+use super::topics::{ANSWER, blocking};
+use crate::error::{BrokerError, is_fenced};
+use crate::record::{Partition, Received};
+
+/// Chunks that wait for the worker.
+const WAITING_CHUNKS: usize = 2;
+
+/// How a worker belongs to a group.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// The group.
+    pub group: String,
+    /// The name of this worker in the group: one that comes back under it gets its partitions back.
+    pub instance: String,
+    /// The topics.
+    pub topics: Vec<String>,
+    /// Which protocol the group uses.
+    pub protocol: Protocol,
+    /// How long a worker may be silent before others take over, in the classic protocol; in the other the broker decides.
+    pub session_timeout: Duration,
+}
+
+/// How a group shares partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The broker decides (KIP-848): Kafka 4.
+    Consumer,
+    /// The workers decide among themselves, cooperatively: every other broker.
+    Classic,
+}
+
+/// Offsets by partition: that of the record to be read next.
+pub type Offsets = BTreeMap<Partition, i64>;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Polled {
+    /// Records, in the order of each partition.
+    Records(Vec<Received>),
+    /// Partitions have come.
+    Assigned(Vec<Partition>),
+    /// Partitions are about to go: write and commit what was read of them, then say so.
+    Revoked {
+        /// Which.
+        partitions: Vec<Partition>,
+        /// Where to say so; dropping it says it too.
+        done: std::sync::mpsc::Sender<()>,
+    },
+    /// Partitions are gone: drop what was read of them.
+    Lost(Vec<Partition>),
+    /// The consumer is of no use any more.
+    Failed(BrokerError),
+}
+
+/// A member of a group.
+pub struct Consumer {
+    polled: mpsc::Receiver<Polled>,
+    client: Arc<Client>,
+    ownership: Arc<Ownership>,
+    reading: watch::Receiver<Reading>,
+    trouble: Trouble,
+    group: String,
+    stop: CancellationToken,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Consumer {
+    /// Joins the group, in the background.
+    ///
+    /// # Errors
+    /// [`BrokerError::Settings`].
+    pub fn join(connection: &Connection, membership: &Membership) -> Result<Self, BrokerError> {
+        let trouble = Trouble::new(connection);
+        let ownership = Arc::new(Ownership::default());
+        let (outbox, polled) = mpsc::channel(WAITING_CHUNKS);
+        let (reading_in, reading) = watch::channel(Reading::default());
+        let context =
+            Context { trouble: trouble.clone(), ownership: Arc::clone(&ownership), outbox, reading: reading_in };
+        let failed = |error: &rdkafka::error::KafkaError| trouble.classify("joining the group", error);
+        let client: Client =
+            settings(connection, membership).create_with_context(context).map_err(|error| failed(&error))?;
+        let topics: Vec<&str> = membership.topics.iter().map(String::as_str).collect();
+        client.subscribe(&topics).map_err(|error| failed(&error))?;
+        let client = Arc::new(client);
+        let stop = CancellationToken::new();
+        let thread = {
+            let (client, stop) = (Arc::clone(&client), stop.clone());
+            std::thread::Builder::new()
+                .name("walvec-consumer".to_owned())
+                .spawn(move || poll::run(client, &stop))
+                .map_err(|error| BrokerError::Failed {
+                    doing: "starting a thread".to_owned(),
+                    reason: error.to_string(),
+                })?
+        };
+        let group = membership.group.clone();
+        Ok(Self { polled, client, ownership, reading, trouble, group, stop, thread })
+    }
+
+    /// What happens next. Safe to drop while it waits.
+    pub async fn next(&mut self) -> Polled {
+        self.polled.recv().await.unwrap_or(Polled::Failed(BrokerError::Closed))
+    }
+
+    /// Whether a record is of a partition that is still ours, in the assignment in which it was read.
+    #[must_use]
+    pub fn is_current(&self, received: &Received) -> bool {
+        self.ownership.assignment(&received.record.partition()) == Some(received.assignment)
+    }
+
+    /// Makes sure that the group still counts on this worker: nobody else writes what it is about to write. Costs a round
+    /// trip when the last commit was some seconds ago, nothing otherwise.
+    ///
+    /// # Errors
+    /// [`BrokerError::Fenced`] if others have taken over; if the broker cannot be asked.
+    pub async fn prove(&self, reached: &Offsets) -> Result<(), BrokerError> {
+        if self.ownership.is_proved() || reached.is_empty() {
+            return Ok(());
+        }
+        self.commit(reached).await
+    }
+
+    /// Remembers for the group that everything before these offsets is durable. Partitions that are no longer ours are left
+    /// out.
+    ///
+    /// # Errors
+    /// [`BrokerError::Fenced`] if others have taken over; if the broker cannot be asked.
+    pub async fn commit(&self, offsets: &Offsets) -> Result<(), BrokerError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            if self.ownership.assignment(partition).is_some() {
+                let added = list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*offset));
+                added.map_err(|error| self.trouble.classify("committing offsets", &error))?;
+            }
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let (client, sent) = (Arc::clone(&self.client), Instant::now());
+        let outcome = blocking(move || client.commit(&list, CommitMode::Sync)).await?;
+        match outcome {
+            Ok(()) => {
+                self.ownership.prove(sent);
+                Ok(())
+            }
+            Err(error) => {
+                if error.rdkafka_error_code().is_some_and(|code| is_fenced(code) || code == RDKafkaErrorCode::NoOffset)
+                {
+                    self.ownership.remove(&self.ownership.partitions());
+                }
+                Err(self.trouble.classify("committing offsets", &error))
+            }
+        }
+    }
+
+    /// By partition, the offset up to which the whole group has come; 0 where it has not begun.
+    ///
+    /// # Errors
+    /// If the broker cannot be asked.
+    pub async fn committed(&self, topic: &str, partitions: usize) -> Result<Vec<i64>, BrokerError> {
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            list.add_partition(topic, i32::try_from(partition).unwrap_or(i32::MAX));
+        }
+        let client = Arc::clone(&self.client);
+        let committed = blocking(move || client.committed_offsets(list, ANSWER)).await?;
+        let committed = committed.map_err(|error| self.trouble.classify("asking how far the group is", &error))?;
+        Ok(committed.elements().iter().map(|element| element.offset().to_raw().unwrap_or(0).max(0)).collect())
+    }
+
+    /// Reads no more of a partition until [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// If the partition is not ours.
+    pub fn pause(&self, partition: &Partition) -> Result<(), BrokerError> {
+        let paused = self.client.pause(&list_of(partition));
+        paused.map_err(|error| self.trouble.classify("pausing a partition", &error))
+    }
+
+    /// Reads a partition again, from this offset on.
+    ///
+    /// # Errors
+    /// If the partition is not ours.
+    pub async fn resume(&self, partition: &Partition, from: i64) -> Result<(), BrokerError> {
+        let (client, partition) = (Arc::clone(&self.client), partition.clone());
+        let resumed = blocking(move || {
+            client.seek(&partition.topic, partition.number, Offset::Offset(from), ANSWER)?;
+            client.resume(&list_of(&partition))
+        });
+        resumed.await?.map_err(|error| self.trouble.classify("resuming a partition", &error))
+    }
+
+    /// How far reading has come.
+    #[must_use]
+    pub fn reading(&self) -> watch::Receiver<Reading> {
+        self.reading.clone()
+    }
+
+    /// What the library has heard from the broker that went wrong.
+    #[must_use]
+    pub fn trouble(&self) -> &Trouble {
+        &self.trouble
+    }
+
+    /// The group.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// Leaves the group. What was not committed is read again by whoever comes next.
+    pub async fn close(self) {
+        let Self { polled, client, stop, thread, .. } = self;
+        stop.cancel();
+        drop(client);
+        drop(polled);
+        if let Err(error) = blocking(move || thread.join().is_ok()).await {
+            tracing::debug!(%error, "closing the consumer");
+        }
+    }
+}
+
+fn list_of(partition: &Partition) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    list.add_partition(&partition.topic, partition.number);
+    list
+}
+
+fn settings(connection: &Connection, membership: &Membership) -> rdkafka::ClientConfig {
+    let mut config = connection.client();
+    config
+        .set("group.id", &membership.group)
+        .set("group.instance.id", &membership.instance)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Where there is no offset, and what is gone, is decided in `poll`: the library would skip without a word.
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set("max.poll.interval.ms", "300000")
+        // A record is handed over when it is there.
+        .set("fetch.wait.max.ms", "500")
+        .set("fetch.min.bytes", "1")
+        // What waits in the library's own queue is memory.
+        .set("queued.max.messages.kbytes", "16384")
+        .set("queued.min.messages", "2000")
+        .set("statistics.interval.ms", "1000");
+    match membership.protocol {
+        Protocol::Consumer => config.set("group.protocol", "consumer"),
+        Protocol::Classic => config
+            .set("group.protocol", "classic")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", membership.session_timeout.as_millis().to_string())
+            .set("heartbeat.interval.ms", (membership.session_timeout.as_millis() / 4).to_string()),
+    };
+    config
+}

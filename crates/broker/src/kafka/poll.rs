@@ -1,0 +1,356 @@
+//! The consumer's own thread.
+//!
+//! The library wants to be polled, and calls back from inside a poll when partitions come or go. The thread hands what it
+//! reads through a bounded channel; while that is full it goes on polling now and then, so that the group does not take a
+//! worker for dead that has a lot to do.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, Statistics, TopicPartitionList};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Trouble, log};
+use super::consumer::Polled;
+use super::ownership::Ownership;
+use super::statistics::{Reading, Watch};
+use super::topics::ANSWER;
+use crate::error::{BrokerError, is_fenced};
+use crate::record::{Partition, Received, Record};
+
+/// How long a poll waits for the first record.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Records and bytes that are handed over together at most.
+const CHUNK_RECORDS: usize = 512;
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// How often a thread that cannot hand over its records polls nevertheless.
+const BUSY_POLL: Duration = Duration::from_millis(200);
+
+/// How long a worker may take to write and commit what it has read of partitions that it has to give back. The group
+/// waits five minutes for it (`max.poll.interval.ms`).
+const DRAIN: Duration = Duration::from_secs(120);
+
+/// What the callbacks of a consumer need.
+pub(crate) struct Context {
+    pub(crate) trouble: Trouble,
+    pub(crate) ownership: Arc<Ownership>,
+    pub(crate) outbox: mpsc::Sender<Polled>,
+    pub(crate) reading: watch::Sender<Reading>,
+}
+
+pub(crate) type Client = BaseConsumer<Context>;
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        log(level, fac, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.trouble.error(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.reading.send_replace(Reading::new(&statistics, &self.ownership.partitions()));
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, client: &Client, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let done = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.take(client, list),
+            _ => self.let_go(client, list),
+        };
+        if let Err(error) = done {
+            self.tell(Polled::Failed(self.trouble.classify("changing partitions", &error)));
+        }
+    }
+}
+
+impl Context {
+    fn tell(&self, polled: Polled) {
+        // Nobody listens any more when the consumer is being closed.
+        let _ = self.outbox.blocking_send(polled);
+    }
+
+    /// Partitions have come: reading begins where the group has come to.
+    fn take(&self, client: &Client, list: &mut TopicPartitionList) -> Result<(), KafkaError> {
+        let partitions = partitions_of(list);
+        let starts = match self.starts(client, list, &partitions) {
+            Ok(starts) => starts,
+            Err(error) => {
+                self.tell(Polled::Failed(error));
+                // The protocol wants an answer; the consumer is closed right after it.
+                Vec::new()
+            }
+        };
+        for (partition, start) in &starts {
+            list.set_partition_offset(&partition.topic, partition.number, Offset::Offset(*start))?;
+        }
+        self.ownership.add(&partitions);
+        if is_cooperative(client) {
+            client.incremental_assign(list)?
+        } else {
+            client.assign(list)?
+        }
+        if starts.len() < partitions.len() {
+            client.pause(list)?;
+        }
+        self.tell(Polled::Assigned(partitions));
+        Ok(())
+    }
+
+    /// The offset at which to begin, by partition.
+    fn starts(
+        &self,
+        client: &Client,
+        list: &TopicPartitionList,
+        partitions: &[Partition],
+    ) -> Result<Vec<(Partition, i64)>, BrokerError> {
+        let failed = |error: KafkaError| self.trouble.classify("asking where to begin", &error);
+        let committed = client.committed_offsets(list.clone(), ANSWER).map_err(failed)?;
+        let mut starts = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let (first, end) = client.fetch_watermarks(&partition.topic, partition.number, ANSWER).map_err(failed)?;
+            let committed = committed.find_partition(&partition.topic, partition.number).map(|found| found.offset());
+            let committed = committed.and_then(|offset| offset.to_raw().filter(|offset| *offset >= 0));
+            starts.push((partition.clone(), start(partition, committed, first, end)?));
+        }
+        Ok(starts)
+    }
+
+    /// Partitions go: what has been read of them is written and committed before anybody else reads them.
+    fn let_go(&self, client: &Client, list: &TopicPartitionList) -> Result<(), KafkaError> {
+        let partitions = partitions_of(list);
+        if client.assignment_lost() {
+            // Somebody else may write them already.
+            self.ownership.remove(&partitions);
+            self.tell(Polled::Lost(partitions));
+        } else {
+            let (done, drained) = std::sync::mpsc::channel();
+            self.tell(Polled::Revoked { partitions: partitions.clone(), done });
+            if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = drained.recv_timeout(DRAIN) {
+                tracing::warn!(?DRAIN, "partitions are given back before what was read of them is written");
+            }
+            self.ownership.remove(&partitions);
+        }
+        if is_cooperative(client) { client.incremental_unassign(list) } else { client.unassign() }
+    }
+}
+
+fn is_cooperative(client: &Client) -> bool {
+    matches!(client.rebalance_protocol(), rdkafka::consumer::RebalanceProtocol::Cooperative)
+}
+
+/// Where to begin. A group that reads for the first time needs all records; one that has been here goes on where it was.
+/// If those are gone, going on with what is left would lose changes without a word.
+fn start(partition: &Partition, committed: Option<i64>, first: i64, end: i64) -> Result<i64, BrokerError> {
+    let expected = committed.unwrap_or(0);
+    let found = if expected < first {
+        format!("the oldest record that is left has offset {first}")
+    } else if expected > end {
+        format!("the topic ends at offset {end}: it was made anew, or has lost records")
+    } else {
+        return Ok(expected);
+    };
+    Err(BrokerError::Gap { topic: partition.topic.to_string(), partition: partition.number, expected, found })
+}
+
+fn partitions_of(list: &TopicPartitionList) -> Vec<Partition> {
+    let partition = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| Partition {
+        topic: element.topic().into(),
+        number: element.partition(),
+    };
+    list.elements().iter().map(partition).collect()
+}
+
+/// Polls until told to stop. The client is dropped by the thread, which is when it leaves the group.
+pub(crate) fn run(client: Arc<Client>, stop: &CancellationToken) {
+    let mut poller = Poller { client, chunk: Vec::new(), bytes: 0, waiting: VecDeque::new(), watch: Watch::default() };
+    while !stop.is_cancelled() {
+        if !poller.turn() {
+            break;
+        }
+    }
+    while Arc::strong_count(&poller.client) > 1 {
+        // A commit of the last offsets may still be on its way.
+        poller.client.poll(POLL);
+    }
+}
+
+struct Poller {
+    client: Arc<Client>,
+    /// What has been read and not handed over.
+    chunk: Vec<Received>,
+    bytes: usize,
+    /// Full chunks for which there was no room.
+    waiting: VecDeque<Vec<Received>>,
+    watch: Watch,
+}
+
+impl Poller {
+    /// One round. Returns whether somebody still listens.
+    fn turn(&mut self) -> bool {
+        if !self.hand_over() {
+            return false;
+        }
+        if !self.waiting.is_empty() {
+            // No room: one record now and then keeps the membership alive and takes next to no memory.
+            std::thread::sleep(BUSY_POLL);
+            self.poll(Duration::ZERO);
+            self.finish_chunk();
+            return true;
+        }
+        let mut wait = POLL;
+        while self.chunk.len() < CHUNK_RECORDS && self.bytes < CHUNK_BYTES && self.poll(wait) {
+            wait = Duration::ZERO;
+        }
+        self.finish_chunk();
+        self.look_for_a_stall();
+        true
+    }
+
+    fn finish_chunk(&mut self) {
+        if !self.chunk.is_empty() {
+            self.bytes = 0;
+            self.waiting.push_back(std::mem::take(&mut self.chunk));
+        }
+    }
+
+    fn hand_over(&mut self) -> bool {
+        while let Some(chunk) = self.waiting.pop_front() {
+            match self.client.context().outbox.try_send(Polled::Records(chunk)) {
+                Ok(()) => {}
+                Err(TrySendError::Full(Polled::Records(chunk))) => {
+                    self.waiting.push_front(chunk);
+                    return true;
+                }
+                Err(TrySendError::Full(_)) => return true,
+                Err(TrySendError::Closed(_)) => return false,
+            }
+        }
+        true
+    }
+
+    /// Takes one record. Returns whether there was one.
+    fn poll(&mut self, wait: Duration) -> bool {
+        let context = self.client.context();
+        match self.client.poll(wait) {
+            None => false,
+            Some(Ok(message)) => {
+                context.trouble.over();
+                let partition = Partition { topic: message.topic().into(), number: message.partition() };
+                // One that is not ours was revoked while it was on its way.
+                if let Some(assignment) = context.ownership.assignment(&partition) {
+                    self.bytes += message.payload_len() + message.key_len();
+                    self.chunk.push(Received { record: to_record(&message, &partition), assignment });
+                }
+                true
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => true,
+            Some(Err(error)) => {
+                self.report(&error);
+                false
+            }
+        }
+    }
+
+    fn report(&self, error: &KafkaError) {
+        let context = self.client.context();
+        let code = error.rdkafka_error_code();
+        let passing = [
+            RDKafkaErrorCode::BrokerTransportFailure,
+            RDKafkaErrorCode::AllBrokersDown,
+            RDKafkaErrorCode::Resolve,
+            RDKafkaErrorCode::OperationTimedOut,
+        ];
+        match code {
+            // The library goes on by itself; the status shows what it said.
+            Some(code) if passing.contains(&code) => tracing::debug!(%error, "poll"),
+            Some(code) if is_fenced(code) => {
+                context.ownership.remove(&context.ownership.partitions());
+                context.tell(Polled::Failed(BrokerError::Fenced { reason: error.to_string() }));
+            }
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                context.tell(Polled::Failed(BrokerError::Gap {
+                    topic: self.subscription(),
+                    partition: -1,
+                    expected: -1,
+                    found: format!("the broker has removed them meanwhile ({error})"),
+                }));
+            }
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                context.tell(Polled::Failed(BrokerError::Topic {
+                    topic: self.subscription(),
+                    reason: "does not exist, or may not be seen".to_owned(),
+                }));
+            }
+            _ => context.tell(Polled::Failed(context.trouble.classify("reading from the broker", error))),
+        }
+    }
+
+    fn subscription(&self) -> String {
+        let topics = self.client.subscription().map(|list| {
+            list.elements().iter().map(|element| element.topic().to_owned()).collect::<Vec<_>>().join(", ")
+        });
+        topics.unwrap_or_default()
+    }
+
+    fn look_for_a_stall(&mut self) {
+        let context = self.client.context();
+        let idle = self.chunk.is_empty() && self.waiting.is_empty();
+        let stalled = self.watch.look(Instant::now(), &context.reading.borrow(), idle);
+        if let Some(stalled) = stalled {
+            context.tell(Polled::Failed(stalled));
+        }
+    }
+}
+
+fn to_record(message: &BorrowedMessage<'_>, partition: &Partition) -> Record {
+    let millis = message.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok());
+    let headers = message.headers().map(|headers| {
+        let owned = |header: rdkafka::message::Header<'_, &[u8]>| {
+            (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
+        };
+        headers.iter().map(owned).collect()
+    });
+    Record {
+        topic: Arc::clone(&partition.topic),
+        partition: partition.number,
+        offset: message.offset(),
+        timestamp: millis.map(|millis| std::time::UNIX_EPOCH + Duration::from_millis(millis)),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_goes_on_where_it_was_and_a_new_one_needs_all_records() {
+        let partition = Partition { topic: "t".into(), number: 0 };
+        let start = |committed, first, end| start(&partition, committed, first, end);
+        assert!(matches!(start(None, 0, 9), Ok(0)));
+        assert!(matches!(start(Some(5), 0, 9), Ok(5)));
+        assert!(matches!(start(Some(5), 5, 5), Ok(5)));
+        for (committed, first, end) in [(None, 3, 9), (Some(2), 3, 9), (Some(10), 0, 9)] {
+            assert!(
+                matches!(start(committed, first, end), Err(BrokerError::Gap { .. })),
+                "{committed:?} in {first}..{end}"
+            );
+        }
+    }
+}

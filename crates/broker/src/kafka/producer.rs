@@ -1,0 +1,310 @@
+//! Writing records, and knowing which of them the broker has.
+//!
+//! Records are written in [`Segment`]s: a segment is done when the broker has acknowledged every record of it, with all
+//! its in-sync copies. The library keeps the order of each partition and writes nothing twice, however often it has to
+//! try again (an idempotent producer).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+
+use super::connection::{Connection, Trouble, log};
+use super::topics::blocking;
+use crate::error::BrokerError;
+use crate::record::Outgoing;
+
+/// How records travel.
+#[derive(Clone, Debug)]
+pub struct Sending {
+    /// `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+    pub compression: String,
+    /// The largest record that the topics take, in bytes.
+    pub largest_record: usize,
+}
+
+/// What the library takes by default, and brokers too, more or less.
+pub const LARGEST_RECORD: usize = 1_000_000;
+
+/// Records that are confirmed together.
+#[derive(Debug)]
+pub struct Segment {
+    /// Records that the broker has not acknowledged, and one more while records are still being added.
+    pending: AtomicUsize,
+    failed: OnceLock<BrokerError>,
+}
+
+impl Segment {
+    /// A segment to which records can be added.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { pending: AtomicUsize::new(1), failed: OnceLock::new() })
+    }
+
+    /// Whether the broker has all of it; only after [`Producer::close`].
+    ///
+    /// # Errors
+    /// If the broker has refused a record of it.
+    pub fn is_done(&self) -> Result<bool, BrokerError> {
+        match self.failed.get() {
+            Some(error) => Err(error.clone()),
+            None => Ok(self.pending.load(Ordering::Acquire) == 0),
+        }
+    }
+}
+
+/// Writes records.
+pub struct Producer {
+    inner: Arc<ThreadedProducer<Deliveries>>,
+    deliveries: Deliveries,
+    sending: Sending,
+}
+
+#[derive(Clone)]
+struct Deliveries(Arc<Shared>);
+
+struct Shared {
+    trouble: Trouble,
+    /// Wakes whoever waits for room or for a segment.
+    progress: Notify,
+    acknowledged: AtomicU64,
+    /// By topic and partition, the offset after the last record that was acknowledged.
+    ends: Mutex<BTreeMap<String, Vec<i64>>>,
+}
+
+impl Producer {
+    /// Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`BrokerError::Settings`].
+    pub fn new(connection: &Connection, sending: Sending) -> Result<Self, BrokerError> {
+        let trouble = Trouble::new(connection);
+        let deliveries = Deliveries(Arc::new(Shared {
+            trouble: trouble.clone(),
+            progress: Notify::new(),
+            acknowledged: AtomicU64::new(0),
+            ends: Mutex::default(),
+        }));
+        let mut config = connection.client();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // For ever: a broker that is away is waited for, and nothing is confirmed meanwhile.
+            .set("message.timeout.ms", "0")
+            // The partitioner of the Java clients, so that a program that writes the same keys meets the same partitions.
+            .set("partitioner", "murmur2_random")
+            // A single row waits no longer than this for company.
+            .set("linger.ms", "1")
+            .set("queue.buffering.max.messages", "200000")
+            .set("queue.buffering.max.kbytes", "65536")
+            .set("compression.type", &sending.compression)
+            .set("message.max.bytes", sending.largest_record.to_string());
+        let inner = config
+            .create_with_context(deliveries.clone())
+            .map_err(|error| trouble.classify("making a producer", &error))?;
+        Ok(Self { inner: Arc::new(inner), deliveries, sending })
+    }
+
+    /// Adds a record to a segment, waiting for room where there is none. `partition`: instead of the one that the key says.
+    ///
+    /// # Errors
+    /// [`BrokerError::TooLarge`]: this record alone is not written. Any other error ends the producer.
+    pub async fn send(
+        &self,
+        topic: &str,
+        partition: Option<i32>,
+        record: &Outgoing,
+        segment: &Arc<Segment>,
+    ) -> Result<(), BrokerError> {
+        segment.pending.fetch_add(1, Ordering::AcqRel);
+        let mut message = to_message(topic, partition, record, segment);
+        loop {
+            // Before the attempt: what happens between it and the waiting must not be missed.
+            let progress = self.deliveries.0.progress.notified();
+            let (error, rejected) = match self.inner.send(message) {
+                Ok(()) => return Ok(()),
+                Err(rejected) => rejected,
+            };
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => {
+                    progress.await;
+                    message = rejected;
+                }
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                    segment.pending.fetch_sub(1, Ordering::AcqRel);
+                    let size = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+                    return Err(BrokerError::TooLarge {
+                        topic: topic.to_owned(),
+                        bytes: size(&record.key) + size(&record.value),
+                        limit: self.sending.largest_record,
+                    });
+                }
+                _ => {
+                    segment.pending.fetch_sub(1, Ordering::AcqRel);
+                    return Err(self.deliveries.0.trouble.classify(&format!("writing to topic \"{topic}\""), &error));
+                }
+            }
+        }
+    }
+
+    /// No more records are added to the segment.
+    pub fn close(&self, segment: &Segment) {
+        acknowledge(segment, &self.deliveries.0.progress);
+    }
+
+    /// Waits until the broker has all of a closed segment.
+    ///
+    /// # Errors
+    /// If the broker has refused a record of it.
+    pub async fn done(&self, segment: &Segment) -> Result<(), BrokerError> {
+        loop {
+            let progress = self.progress();
+            if segment.is_done()? {
+                return Ok(());
+            }
+            progress.await;
+        }
+    }
+
+    /// Resolves when something was acknowledged or refused after this call.
+    pub fn progress(&self) -> impl Future<Output = ()> + '_ {
+        self.deliveries.0.progress.notified()
+    }
+
+    /// How many records the broker has acknowledged.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.deliveries.0.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// By `topic/partition`, the offset after the last record that was acknowledged.
+    #[must_use]
+    pub fn ends(&self) -> BTreeMap<String, i64> {
+        let ends = self.deliveries.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_topic = |(topic, ends): (&String, &Vec<i64>)| {
+            let written = ends.iter().enumerate().filter(|(_, end)| **end > 0);
+            written.map(|(partition, end)| (format!("{topic}/{partition}"), *end)).collect::<Vec<_>>()
+        };
+        ends.iter().flat_map(of_topic).collect()
+    }
+
+    /// By partition, the offset at which a topic ends at the moment.
+    ///
+    /// # Errors
+    /// If the broker cannot be asked.
+    pub async fn end_offsets(&self, topic: &str, partitions: i32) -> Result<Vec<i64>, BrokerError> {
+        let (client, topic) = (Arc::clone(&self.inner), topic.to_owned());
+        let trouble = self.deliveries.0.trouble.clone();
+        let ask = move || {
+            (0..partitions)
+                .map(|partition| {
+                    let found = client.client().fetch_watermarks(&topic, partition, super::topics::ANSWER);
+                    found.map(|(_, end)| end)
+                })
+                .collect::<Result<Vec<_>, _>>()
+        };
+        blocking(ask).await?.map_err(|error| trouble.classify("asking where a topic ends", &error))
+    }
+
+    /// What the library has heard from the broker that went wrong.
+    #[must_use]
+    pub fn trouble(&self) -> &Trouble {
+        &self.deliveries.0.trouble
+    }
+
+    /// Writes what is still queued, for at most this long.
+    pub async fn flush(&self, limit: Duration) {
+        let inner = Arc::clone(&self.inner);
+        if let Ok(Err(error)) = blocking(move || inner.flush(limit)).await {
+            tracing::debug!(%error, "flush");
+        }
+    }
+}
+
+type Message<'a> = BaseRecord<'a, [u8], [u8], Arc<Segment>>;
+
+fn to_message<'a>(topic: &'a str, partition: Option<i32>, record: &'a Outgoing, segment: &Arc<Segment>) -> Message<'a> {
+    let mut message = BaseRecord::with_opaque_to(topic, Arc::clone(segment));
+    if let Some(partition) = partition {
+        message = message.partition(partition);
+    }
+    if let Some(key) = &record.key {
+        message = message.key(key.as_slice());
+    }
+    if let Some(value) = &record.value {
+        message = message.payload(value.as_slice());
+    }
+    if !record.headers.is_empty() {
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        let added = record
+            .headers
+            .iter()
+            .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+        message = message.headers(added);
+    }
+    message
+}
+
+fn acknowledge(segment: &Segment, progress: &Notify) {
+    if segment.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+        progress.notify_waiters();
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        log(level, fac, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.trouble.error(&error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Arc<Segment>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, segment: Arc<Segment>) {
+        let shared = &self.0;
+        match result {
+            Ok(message) => {
+                shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+                let mut ends = shared.ends.lock().unwrap_or_else(PoisonError::into_inner);
+                note_end(&mut ends, message.topic(), message.partition(), message.offset() + 1);
+                drop(ends);
+                if shared.trouble.current().is_some() {
+                    shared.trouble.over();
+                }
+                // Somebody may wait for room; who waits for a segment looks again.
+                shared.progress.notify_waiters();
+                acknowledge(&segment, &shared.progress);
+            }
+            Err((error, message)) => {
+                let doing = format!("writing to topic \"{}\"", message.topic());
+                // The first failure tells most; later ones follow from it.
+                let _ = segment.failed.set(shared.trouble.classify(&doing, error));
+                shared.progress.notify_waiters();
+            }
+        }
+    }
+}
+
+fn note_end(ends: &mut BTreeMap<String, Vec<i64>>, topic: &str, partition: i32, end: i64) {
+    let Ok(partition) = usize::try_from(partition) else { return };
+    if !ends.contains_key(topic) {
+        ends.insert(topic.to_owned(), Vec::new());
+    }
+    if let Some(ends) = ends.get_mut(topic) {
+        if ends.len() <= partition {
+            ends.resize(partition + 1, 0);
+        }
+        ends[partition] = ends[partition].max(end);
+    }
+}

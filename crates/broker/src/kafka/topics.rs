@@ -1,0 +1,139 @@
+//! Topics that are there, and making those that are not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::connection::{Connection, Listener, Trouble};
+use crate::error::BrokerError;
+
+/// How long a question to the broker may take.
+pub(crate) const ANSWER: Duration = Duration::from_secs(10);
+
+/// How often the broker is asked whether a new topic is ready.
+const READY_POLL: Duration = Duration::from_millis(50);
+
+/// What a topic is made like when it is missing. One that exists stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    /// Its name.
+    pub name: String,
+    /// Its partitions: the most workers that can share its records.
+    pub partitions: i32,
+    /// Copies of each partition; `None`: as many as the broker's default.
+    pub replication: Option<i32>,
+    /// How long records are kept; `None`: for ever.
+    pub retention: Option<Duration>,
+    /// Whether the last record of every key is kept for ever, and former ones need not be.
+    pub compact: bool,
+}
+
+/// Asks about topics and makes them.
+pub struct Topics {
+    client: Arc<AdminClient<Listener>>,
+    trouble: Trouble,
+}
+
+impl Topics {
+    /// Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`BrokerError::Settings`].
+    pub fn new(connection: &Connection) -> Result<Self, BrokerError> {
+        let trouble = Trouble::new(connection);
+        let client = connection.client().create_with_context(Listener(trouble.clone()));
+        let client = client.map_err(|error| trouble.classify("making a client", &error))?;
+        Ok(Self { client: Arc::new(client), trouble })
+    }
+
+    /// How many partitions each topic has, for all topics that this user can see. Makes none.
+    ///
+    /// # Errors
+    /// If the broker cannot be asked.
+    pub async fn partitions(&self) -> Result<BTreeMap<String, i32>, BrokerError> {
+        let client = Arc::clone(&self.client);
+        let metadata = blocking(move || client.inner().fetch_metadata(None, ANSWER)).await?;
+        let metadata = metadata.map_err(|error| self.trouble.classify("asking which topics there are", &error))?;
+        self.trouble.over();
+        let counted = |topic: &rdkafka::metadata::MetadataTopic| {
+            (topic.name().to_owned(), i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX))
+        };
+        Ok(metadata.topics().iter().map(counted).collect())
+    }
+
+    /// Makes the topics that are missing, and says how many partitions each of them has.
+    ///
+    /// # Errors
+    /// [`BrokerError::Rights`] if one is missing and may not be made; [`BrokerError::Topic`] if the broker refuses its
+    /// settings; if the broker cannot be asked.
+    pub async fn ensure(&self, specs: &[TopicSpec]) -> Result<BTreeMap<String, i32>, BrokerError> {
+        let mut there = self.partitions().await?;
+        let missing: Vec<&TopicSpec> = specs.iter().filter(|spec| !there.contains_key(&spec.name)).collect();
+        if !missing.is_empty() {
+            self.make(&missing).await?;
+            while missing.iter().any(|spec| !there.contains_key(&spec.name)) {
+                tokio::time::sleep(READY_POLL).await;
+                there = self.partitions().await?;
+            }
+        }
+        there.retain(|name, _| specs.iter().any(|spec| spec.name == *name));
+        Ok(there)
+    }
+
+    async fn make(&self, specs: &[&TopicSpec]) -> Result<(), BrokerError> {
+        let settings: Vec<[(&str, String); 2]> = specs.iter().map(|spec| configuration(spec)).collect();
+        let topics = specs.iter().zip(&settings).map(|(spec, settings)| {
+            let replication = TopicReplication::Fixed(spec.replication.unwrap_or(-1));
+            let topic = NewTopic::new(&spec.name, spec.partitions, replication);
+            settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
+        });
+        let topics: Vec<NewTopic<'_>> = topics.collect();
+        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let made = self.client.create_topics(&topics, &options).await;
+        for answer in made.map_err(|error| self.trouble.classify("making topics", &error))? {
+            match answer {
+                Ok(topic) => tracing::info!(topic, "topic made"),
+                // Somebody else was faster.
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((
+                    topic,
+                    code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed),
+                )) => {
+                    let what = format!("make topic \"{topic}\", which does not exist or may not be seen");
+                    return Err(BrokerError::Rights { what, reason: code.to_string() });
+                }
+                Err((topic, code)) => {
+                    return Err(BrokerError::Topic { topic, reason: format!("the broker does not make it: {code}") });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The largest record that every one of these topics takes, in bytes; `None` if the broker does not tell.
+    pub async fn largest_record(&self, topics: &[String]) -> Option<usize> {
+        let specifiers: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let answers = self.client.describe_configs(&specifiers, &options).await.ok()?;
+        let limit = |resource: rdkafka::admin::ConfigResource| {
+            resource.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse::<usize>().ok())
+        };
+        answers.into_iter().map(|answer| answer.ok().and_then(limit)).min().flatten()
+    }
+}
+
+fn configuration(spec: &TopicSpec) -> [(&'static str, String); 2] {
+    let policy = if spec.compact { "compact" } else { "delete" };
+    let retention = spec.retention.map_or_else(|| "-1".to_owned(), |kept| kept.as_millis().to_string());
+    [("cleanup.policy", policy.to_owned()), ("retention.ms", retention)]
+}
+
+/// Runs a call of the library that waits for an answer.
+pub(crate) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T, BrokerError> {
+    tokio::task::spawn_blocking(call)
+        .await
+        .map_err(|panic| BrokerError::Failed { doing: "asking the broker".to_owned(), reason: panic.to_string() })
+}
