@@ -52,6 +52,21 @@ pub enum BrokerError {
         /// What is there instead.
         found: String,
     },
+    /// The group's offsets tell how far another collection was filled.
+    #[error(
+        "the consumer group has come to its place in {partition} for other collections than those of now (one was removed, \
+         made anew or added): rows from before would be missing"
+    )]
+    OtherTarget {
+        /// The partition, as `topic/number`.
+        partition: String,
+    },
+    /// The broker does not know the newer protocol of groups.
+    #[error("the broker does not know the group protocol of Kafka 4 (KIP-848): {reason}")]
+    OldProtocol {
+        /// What the client library says.
+        reason: String,
+    },
     /// A record is larger than the broker takes.
     #[error("a record of {bytes} bytes is larger than topic \"{topic}\" takes ({limit} bytes, `max.message.bytes`)")]
     TooLarge {
@@ -111,6 +126,8 @@ impl BrokerError {
             | Self::Rights { .. }
             | Self::Topic { .. }
             | Self::Gap { .. }
+            | Self::OtherTarget { .. }
+            | Self::OldProtocol { .. }
             | Self::TooLarge { .. }
             | Self::Settings { .. } => false,
         }
@@ -125,6 +142,8 @@ impl BrokerError {
             Self::Rights { .. } => "E_BROKER_RIGHTS",
             Self::Topic { .. } => "E_TOPIC",
             Self::Gap { .. } => "E_GAP",
+            Self::OtherTarget { .. } => "E_COLLECTION",
+            Self::OldProtocol { .. } => "E_GROUP_PROTOCOL",
             Self::TooLarge { .. } => "E_RECORD_SIZE",
             Self::Settings { .. } => "E_CONFIG",
             Self::Fenced { .. } => "E_FENCED",
@@ -153,6 +172,11 @@ impl BrokerError {
                  `walvec reset --offsets` for this stage, so that it goes on at the oldest record there is. A longer \
                  `broker.kafka.retention_hours`, or `compact: true`, keeps this from happening"
             }
+            Self::OtherTarget { .. } => {
+                "`walvec reset --offsets` for this stage, so that it reads the topics again from the oldest record there is; if \
+                 they no longer have all rows, `walvec reset` where capture runs and start capture: it writes all rows again"
+            }
+            Self::OldProtocol { .. } => "set `broker.kafka.group_protocol: classic`, or leave it out",
             Self::TooLarge { .. } => {
                 "raise `max.message.bytes` of the topic, or leave the large column out of the publication"
             }

@@ -1,7 +1,7 @@
 //! The change log between stages: topics of a Kafka-API broker.
 //!
 //! - [`record`]: records as a topic holds them
-//! - `wire`: what records say, as versioned envelopes; pure
+//! - [`wire`]: what records say, as versioned envelopes; pure
 //! - [`kafka`]: the client: topics, producer, consumer
 //! - [`error`]: what can go wrong, and whether trying again helps
 
@@ -10,6 +10,7 @@
 pub mod error;
 pub mod kafka;
 pub mod record;
+pub mod wire;
 
 pub use error::BrokerError;
 pub use record::{Outgoing, Partition, Received, Record};

@@ -3,6 +3,7 @@
 //! The order is: the sink says durable → the checkpoint is stored → the slot is told. Only a transaction's end, or the
 //! server's position while nothing is in flight, ever comes here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,11 @@ impl Checkpointer {
         let now = Instant::now();
         let earliest = self.last.map_or(now, |last| last + INTERVAL);
         self.due.get_or_insert(earliest.max(now));
+    }
+
+    /// Notes where the topics end, for a pipeline that writes to topics. Stored with the next position.
+    pub(crate) fn note_written(&mut self, written: BTreeMap<String, i64>) {
+        self.checkpoint.written = written;
     }
 
     /// When [`store`](Self::store) should be called next; `None` if there is nothing to store.

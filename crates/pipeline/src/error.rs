@@ -1,5 +1,6 @@
 //! What each error means for the pipeline.
 
+use walvec_broker::BrokerError;
 use walvec_capture::CaptureError;
 use walvec_embed::EmbedError;
 use walvec_model::TableName;
@@ -15,6 +16,9 @@ pub enum PipelineError {
     /// PostgreSQL.
     #[error("source: {0}")]
     Source(#[from] CaptureError),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
     /// A collection's template or columns.
     #[error("collection \"{collection}\": {source}")]
     Transform {
@@ -88,6 +92,7 @@ impl PipelineError {
         let retryable = match self {
             Self::Altered { .. } | Self::Sink { source: SinkError::Missing { .. }, .. } => return Policy::Restart,
             Self::Source(error) => error.is_retryable(),
+            Self::Broker(error) => error.is_retryable(),
             Self::Embed(error) => error.is_retryable(),
             Self::Sink { source, .. } => source.is_retryable(),
             Self::Store(error) => error.is_retryable(),
@@ -101,6 +106,7 @@ impl PipelineError {
     pub const fn part(&self) -> &'static str {
         match self {
             Self::Source(_) | Self::Refused(_) | Self::Altered { .. } | Self::TooFast { .. } => "source",
+            Self::Broker(_) => "broker",
             Self::Transform { .. } => "transform",
             Self::Embed(_) => "embedder",
             Self::Sink { .. } => "sink",
@@ -114,6 +120,7 @@ impl PipelineError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Source(error) => error.code(),
+            Self::Broker(error) => error.code(),
             Self::Transform { source, .. } => source.code(),
             Self::Embed(error) => error.code(),
             Self::Sink { source, .. } => match source {
@@ -134,6 +141,7 @@ impl PipelineError {
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::Source(error) => error.remedy(),
+            Self::Broker(error) => error.remedy(),
             Self::Embed(error) => Some(error.remedy()),
             Self::Refused(refusal) => Some(refusal.remedy.clone()),
             Self::Transform { .. } => Some("correct the collection in the configuration, then start again".to_owned()),

@@ -25,7 +25,7 @@ use crate::telemetry::count_changes;
 const READ_AHEAD: usize = 16;
 
 /// A batch with this many bytes of values is written before it has all its rows, so that large rows cannot fill the memory.
-const BATCH_BYTES: usize = 8 << 20;
+pub(crate) const BATCH_BYTES: usize = 8 << 20;
 
 /// Changes that have been read and not written yet.
 #[derive(Debug, Default)]
@@ -109,7 +109,7 @@ impl Pending {
     }
 }
 
-fn weight(op: &Op) -> usize {
+pub(crate) fn weight(op: &Op) -> usize {
     match op {
         Op::Insert { new } | Op::Update { new, .. } => new.weight(),
         Op::Delete { .. } | Op::Truncate => 0,
@@ -204,7 +204,7 @@ async fn next_step(
     }
 }
 
-async fn turn_of(active: &mut Option<Active>) -> Turn {
+pub(crate) async fn turn_of(active: &mut Option<Active>) -> Turn {
     match active {
         Some(active) => active.turn().await,
         None => std::future::pending().await,
@@ -272,7 +272,7 @@ async fn reread(run: &mut Run, source: &Source, turn: Turn, active: &mut Option<
     Ok(())
 }
 
-async fn until(due: Option<Instant>) {
+pub(crate) async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,

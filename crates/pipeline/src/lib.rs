@@ -12,10 +12,14 @@
 //! - [`start`]: what to do at start, from what is stored and what PostgreSQL says; pure
 //! - [`snapshot`]: copies the rows that were there before, as one generation
 //! - [`follow`]: follows the stream, transaction by transaction
+//! - [`publish`]: changes into topics instead, for others to go on with
+//! - [`index`]: topics into collections, by any number of workers
 //! - [`reread`]: reads rows again while the stream goes on: backfill and repair
 //! - [`batch`]: the last word per key inside a batch; pure
 //! - [`plan`]: which rows need a vector, which only a new payload, which nothing; pure
 //! - [`writer`]: one collection's writer: complete, render, embed, write, park
+//! - [`letters`] and [`letters_topic`]: where dead letters are kept
+//! - [`refetch`]: where values come from that PostgreSQL did not send
 //! - [`checkpoint`]: the only module that advances the confirmed position
 //! - [`store`]: what survives a restart: checkpoint and dead letters
 //! - [`error`] and [`retry`]: what each error means, and trying again
@@ -27,7 +31,12 @@ pub mod batch;
 pub mod checkpoint;
 pub mod error;
 mod follow;
+pub mod index;
+pub mod letters;
+pub mod letters_topic;
 pub mod plan;
+pub mod publish;
+mod refetch;
 pub mod reread;
 mod retry;
 mod snapshot;

@@ -23,7 +23,7 @@ pub(crate) async fn take(
 ) -> Result<Checkpoint, PipelineError> {
     // Stored before the slot is created: a slot without this note would look like somebody else's.
     checkpoint.snapshot = SnapshotState::Copying;
-    run.shared.store.save_checkpoint(&checkpoint)?;
+    run.store.save_checkpoint(&checkpoint)?;
     if drop_slot {
         source.drop_slot().await?;
     }
@@ -51,7 +51,7 @@ pub(crate) async fn take(
     }
     checkpoint.snapshot = SnapshotState::Done;
     checkpoint.applied = position.commit_lsn;
-    run.shared.store.save_checkpoint(&checkpoint)?;
+    run.store.save_checkpoint(&checkpoint)?;
     run.shared.telemetry.applied(checkpoint.applied);
     Ok(checkpoint)
 }

@@ -97,7 +97,7 @@ pub fn decide(stored: Option<&Checkpoint>, facts: &Facts) -> Result<Start, Refus
                 return again("the configuration of a collection, or its table, has changed");
             }
             if checkpoint.collections != facts.collections {
-                return again("a collection is not the one that was filled");
+                return again("what was filled is not there any more");
             }
             if facts.publication.as_ref() != Some(&checkpoint.publication) {
                 return Err(publication_changed());
@@ -233,6 +233,7 @@ mod tests {
             publication: "9".to_owned(),
             config_digest: "a".to_owned(),
             collections: collections("1"),
+            written: BTreeMap::new(),
         }
     }
 

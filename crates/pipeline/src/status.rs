@@ -28,6 +28,38 @@ pub struct Status {
     pub retained_wal_bytes: u64,
     /// What is being retried at the moment, if anything.
     pub problem: Option<Problem>,
+    /// What goes through the broker, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<BrokerStatus>,
+}
+
+/// What goes through the broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerStatus {
+    /// The consumer group, for stages that read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Records that the broker has acknowledged since the start.
+    pub produced: u64,
+    /// Records read since the start.
+    pub consumed: u64,
+    /// How often partitions have come or gone.
+    pub rebalances: u64,
+    /// The partitions of this worker.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// How far a partition has been read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStatus {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the next record to be read.
+    pub next: i64,
+    /// Records that wait.
+    pub lag: u64,
 }
 
 /// The pipeline's phases.

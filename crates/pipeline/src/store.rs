@@ -60,6 +60,9 @@ pub struct Checkpoint {
     /// Which collections were filled, by their names.
     #[serde(default)]
     pub collections: BTreeMap<String, String>,
+    /// By `topic/partition`, the offset after the last record that was written there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub written: BTreeMap<String, i64>,
 }
 
 /// A row that could not be processed. A newer version of the row clears it.
@@ -76,10 +79,24 @@ pub struct DeadLetter {
     /// The generation that last met the row.
     #[serde(default)]
     pub generation: Generation,
+    /// Where the change was read, if it came through a topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     /// The error's code.
     pub code: String,
     /// The error in words.
     pub reason: String,
+}
+
+/// Where a record is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
 }
 
 /// The state file.
@@ -344,6 +361,7 @@ mod tests {
             key: vec![json!(key)],
             position: Position { commit_lsn: Lsn(7), ordinal: 1 },
             generation: Generation(1),
+            place: None,
             code: "E_RENDER".to_owned(),
             reason: "undefined value".to_owned(),
         }
@@ -365,6 +383,7 @@ mod tests {
             publication: "p16400:7".to_owned(),
             config_digest: "abc".to_owned(),
             collections: BTreeMap::from([("books".to_owned(), "embedded".to_owned())]),
+            written: BTreeMap::new(),
         };
         let store = Store::open(directory.path()).unwrap();
         assert_eq!(store.checkpoint().unwrap(), None);

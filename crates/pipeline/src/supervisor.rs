@@ -17,6 +17,7 @@ use walvec_sink::{Sink, SinkError};
 use crate::checkpoint::Checkpointer;
 use crate::error::{PipelineError, Policy};
 use crate::follow::follow;
+use crate::letters::Letters;
 use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
 use crate::snapshot;
@@ -58,6 +59,7 @@ pub struct Pipeline {
 /// The parts that live as long as the pipeline.
 pub(crate) struct Run {
     pub(crate) shared: Shared,
+    pub(crate) store: Arc<Store>,
     pub(crate) writers: Vec<Writer>,
     pub(crate) batch_rows: usize,
     pub(crate) batch_wait: Duration,
@@ -123,7 +125,9 @@ impl Pipeline {
             table: collection.table.to_string(),
             ..CollectionStatus::default()
         });
-        let shared = Shared { telemetry: Telemetry::new(statuses.collect(), config.reports), store, stop };
+        let telemetry = Telemetry::new(statuses.collect(), config.reports);
+        let letters: Arc<dyn Letters> = Arc::<Store>::clone(&store);
+        let shared = Shared { guard: None, telemetry, letters, stop };
         let writers = collections
             .into_iter()
             .enumerate()
@@ -131,7 +135,7 @@ impl Pipeline {
             .collect::<Result<_, _>>()?;
         let (batch_rows, batch_wait) = (config.batch_rows, config.batch_wait);
         let (jobs, orders) = Jobs::channel();
-        let run = Run { shared, writers, batch_rows, batch_wait, orders, interrupted: None, tables: Vec::new() };
+        let run = Run { shared, store, writers, batch_rows, batch_wait, orders, interrupted: None, tables: Vec::new() };
         Ok(Self { config, run, jobs })
     }
 
@@ -187,7 +191,7 @@ impl Pipeline {
         let source = Arc::new(source);
         run.shared.telemetry.phase(Phase::Starting);
         if matches!(source.publication().await?, PublicationState::Differs { .. }) {
-            want_snapshot(&run.shared.store)?;
+            want_snapshot(&run.store)?;
         }
         refuse_what_cannot_work(&source).await?;
         run.tables = source.tables().await?;
@@ -204,11 +208,11 @@ impl Pipeline {
             collections.insert(writer.collection.name.clone(), writer.prepare().await?.0);
         }
         let facts = facts(&source, &self.config.source.slot, &self.config.config_digest, collections).await?;
-        let stored = run.shared.store.checkpoint()?;
+        let stored = run.store.checkpoint()?;
         let tables = run.tables.clone();
         let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
         let telemetry = run.shared.telemetry.clone();
-        let store = Arc::clone(&run.shared.store);
+        let store = Arc::clone(&run.store);
         let work = work(run, &source, stored, facts, retry);
         let outcome = tokio::select! {
             outcome = work => outcome,
@@ -250,6 +254,7 @@ async fn work(
                 publication: String::new(),
                 config_digest: facts.config_digest,
                 collections: facts.collections,
+                written: BTreeMap::new(),
             };
             snapshot::take(run, source, checkpoint, drop_slot).await?
         }
@@ -258,7 +263,7 @@ async fn work(
     run.shared.telemetry.phase(Phase::Streaming);
     retry.succeeded();
     tracing::info!(applied = %checkpoint.applied, "following the stream");
-    let checkpointer = Checkpointer::new(Arc::clone(&run.shared.store), checkpoint);
+    let checkpointer = Checkpointer::new(Arc::clone(&run.store), checkpoint);
     follow(run, source, stream, checkpointer).await
 }
 
@@ -327,7 +332,7 @@ pub fn want_snapshot(store: &Store) -> Result<(), PipelineError> {
 }
 
 /// The slot is not judged here: [`decide`] knows more about it, and one that is busy may only need a moment after a kill.
-async fn refuse_what_cannot_work(source: &Source) -> Result<(), PipelineError> {
+pub(crate) async fn refuse_what_cannot_work(source: &Source) -> Result<(), PipelineError> {
     let mut errors = Vec::new();
     for finding in source.preflight().await? {
         match finding.severity {
@@ -343,7 +348,7 @@ async fn refuse_what_cannot_work(source: &Source) -> Result<(), PipelineError> {
 }
 
 /// Watches the server and the collections from beside; returns only when following on would lose changes silently.
-async fn observe(
+pub(crate) async fn observe(
     source: &Source,
     tables: &[Arc<Table>],
     sinks: &[Arc<dyn Sink>],
@@ -391,7 +396,7 @@ fn altered(before: &[Arc<Table>], now: &[Arc<Table>]) -> Option<TableName> {
 }
 
 /// Lets the collections build their indexes while the stream goes on.
-async fn maintain(sinks: &[Arc<dyn Sink>], mut status: watch::Receiver<Status>) {
+pub(crate) async fn maintain(sinks: &[Arc<dyn Sink>], mut status: watch::Receiver<Status>) {
     loop {
         if status.wait_for(|status| status.phase == Phase::Streaming).await.is_err() {
             return std::future::pending().await;

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use tokio::sync::watch;
+use walvec_broker::BrokerError;
 use walvec_model::{Change, Generation, Lsn, Op};
 
-use crate::status::{CollectionStatus, Phase, Problem, Status};
+use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, Status};
 
 /// Commit timestamp in the WAL → durable in the sink, in seconds, per row.
 pub const COMMIT_TO_SEARCHABLE: &str = "walvec_commit_to_searchable_seconds";
+/// Commit timestamp in the WAL → acknowledged by the broker, in seconds, per row.
+pub const COMMIT_TO_PUBLISHED: &str = "walvec_commit_to_published_seconds";
 /// Time spent in one stage for one batch, in seconds.
 pub const STAGE_SECONDS: &str = "walvec_stage_seconds";
 
@@ -28,6 +31,11 @@ pub fn describe() {
     describe_gauge!("walvec_snapshot_rows", "Rows of the current or last snapshot, by table and state.");
     describe_gauge!("walvec_up", "1 while the part works, 0 while its error is being retried.");
     describe_histogram!(COMMIT_TO_SEARCHABLE, "Commit timestamp in the WAL to durable in the sink, per row.");
+    describe_histogram!(COMMIT_TO_PUBLISHED, "Commit timestamp in the WAL to acknowledged by the broker, per row.");
+    describe_counter!("walvec_records_produced_total", "Records that the broker has acknowledged.");
+    describe_counter!("walvec_records_consumed_total", "Records read from topics, by topic.");
+    describe_counter!("walvec_rebalances_total", "How often partitions of the consumer group have come or gone.");
+    describe_gauge!("walvec_consumer_lag_records", "Records that wait in a partition, by topic and partition.");
     describe_histogram!(STAGE_SECONDS, "Time spent in one stage for one batch.");
 }
 
@@ -166,6 +174,74 @@ impl Telemetry {
         }
     }
 
+    /// Notes that the `rows` of a transaction committed at `at` are in their topics.
+    pub(crate) fn published(&self, at: SystemTime, rows: usize) {
+        if self.0.reports {
+            histogram!(COMMIT_TO_PUBLISHED).record_many(since(at).as_secs_f64(), rows);
+        }
+    }
+
+    /// Sets what goes through the broker.
+    pub(crate) fn broker(&self, broker: BrokerStatus) {
+        self.modify(|status| status.broker = Some(broker));
+    }
+
+    /// How many records the broker has acknowledged since the start.
+    pub(crate) fn produced(&self, records: u64) {
+        counter!("walvec_records_produced_total").absolute(records);
+        self.modify(|status| status.broker.get_or_insert_default().produced = records);
+    }
+
+    /// What this worker reads of the topics, and how far it has come.
+    pub(crate) fn reading(&self, partitions: Vec<PartitionStatus>, rebalances: u64, consumed: u64) {
+        counter!("walvec_rebalances_total").absolute(rebalances);
+        self.modify(|status| {
+            let broker = status.broker.get_or_insert_default();
+            let gone = broker.partitions.iter().filter(|before| {
+                !partitions.iter().any(|now| (&now.topic, now.partition) == (&before.topic, before.partition))
+            });
+            // A gauge of a partition that is no longer ours would stand still for ever.
+            let at = |partition: &PartitionStatus, lag: f64| {
+                let number = partition.partition.to_string();
+                gauge!("walvec_consumer_lag_records", "topic" => partition.topic.clone(), "partition" => number)
+                    .set(lag);
+            };
+            gone.for_each(|partition| at(partition, 0.0));
+            partitions.iter().for_each(|partition| at(partition, as_gauge(partition.lag)));
+            broker.partitions = partitions;
+            broker.rebalances = rebalances;
+            broker.consumed = consumed;
+        });
+    }
+
+    /// Everything of this worker up to here can be found, and maybe more.
+    pub(crate) fn applied_at_least(&self, lsn: Lsn) {
+        let before = self.0.status.borrow().applied_lsn;
+        self.applied(lsn.max(before));
+    }
+
+    /// Shows what the broker's client is trying to get over.
+    pub(crate) fn broker_trouble(&self, error: Option<&BrokerError>) {
+        self.problem_of_broker(error.map(|error| Problem {
+            part: "broker".to_owned(),
+            message: error.to_string(),
+            remedy: error.remedy(),
+            attempts: 1,
+        }));
+    }
+
+    /// Shows trouble that the broker's client tries to get over by itself, and its end.
+    fn problem_of_broker(&self, problem: Option<Problem>) {
+        let shown = self.0.status.borrow().problem.clone();
+        let is_brokers = shown.as_ref().is_some_and(|problem| problem.part == "broker");
+        if problem != shown && (is_brokers || shown.is_none()) {
+            if let Some(problem) = &problem {
+                tracing::warn!(part = problem.part, "{}; trying again", problem.message);
+            }
+            self.problem(problem);
+        }
+    }
+
     fn report_lag(&self, status: &mut Status) {
         status.lag_bytes = status.server_lsn.bytes_since(status.applied_lsn);
         if self.0.reports {
@@ -209,6 +285,11 @@ pub(crate) fn count_changes(changes: &[Change]) {
 
 pub(crate) fn count_embeddings(result: &'static str, count: usize) {
     counter!("walvec_embeddings_total", "result" => result).increment(count as u64);
+}
+
+/// Counts a record as it is read.
+pub(crate) fn count_consumed(topic: &str) {
+    counter!("walvec_records_consumed_total", "topic" => topic.to_owned()).increment(1);
 }
 
 pub(crate) fn count_written(count: usize) {

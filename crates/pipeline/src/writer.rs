@@ -5,21 +5,23 @@
 //! for ever or ends the pipeline.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use walvec_capture::Source;
 use walvec_embed::{EmbedError, Embedder};
-use walvec_model::{Fingerprint, Generation, Point, PointId, Position, RowKey, Table, TableName, Value};
+use walvec_model::{Fingerprint, Generation, Point, PointId, Position, Provenance, RowKey, Table, TableName, Value};
 use walvec_sink::{CollectionId, Sink, SinkError, Write};
 use walvec_transform::{Completed, Transform};
 
 use crate::batch::{Final, State};
 use crate::error::PipelineError;
+use crate::letters::Letters;
 use crate::plan::{Known, Versioned};
+use crate::refetch::Refetch;
 use crate::retry::retrying;
 use crate::status::LATEST_DEAD_LETTERS;
-use crate::store::{DeadLetter, Store};
+use crate::store::{DeadLetter, Place};
 use crate::telemetry::{Stage, Telemetry, Timer, count_embeddings, count_written};
 
 /// Texts that are embedded and written in one go. Small enough that progress shows and a fresh row is not held up for
@@ -46,12 +48,40 @@ pub struct Collection {
     pub fingerprint: Fingerprint,
 }
 
+/// Whether a worker may still write.
+pub(crate) type Checked<'a> = Pin<Box<dyn Future<Output = Result<(), PipelineError>> + Send + 'a>>;
+
+/// Asked right before each write, where several workers share the work.
+pub(crate) trait Guard: Send + Sync {
+    /// Fails if somebody else may write in the place of this worker.
+    fn check(&self) -> Checked<'_>;
+}
+
 /// What all writers of a pipeline share.
 #[derive(Clone)]
 pub(crate) struct Shared {
+    pub(crate) guard: Option<Arc<dyn Guard>>,
     pub(crate) telemetry: Telemetry,
-    pub(crate) store: Arc<Store>,
+    pub(crate) letters: Arc<dyn Letters>,
     pub(crate) stop: CancellationToken,
+}
+
+/// A point that came from somewhere else, or its removal.
+pub(crate) struct Placed {
+    pub(crate) id: PointId,
+    /// The point; `None` removes it.
+    pub(crate) point: Option<Point>,
+    /// Its version; `None`: newer than whatever is stored.
+    pub(crate) position: Option<Position>,
+    pub(crate) generation: Generation,
+    pub(crate) place: Place,
+}
+
+impl Placed {
+    /// Whether the sink shows this version already, or a newer one.
+    fn is_in(&self, stored: &Provenance) -> bool {
+        self.position.is_some_and(|position| stored.position >= position && stored.generation >= self.generation)
+    }
 }
 
 /// Writes one collection.
@@ -64,6 +94,8 @@ pub(crate) struct Writer {
     parked: HashSet<RowKey>,
     /// The newest dead letters, for the status.
     latest: Vec<DeadLetter>,
+    /// Where the changes of the batch were read, if they came through a topic.
+    places: HashMap<RowKey, Place>,
 }
 
 /// A row with all its values, on its way to a document.
@@ -87,10 +119,18 @@ struct Work {
 
 impl Writer {
     pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
-        let letters = shared.store.dead_letters(&collection.name)?;
+        let letters = shared.letters.of(&collection.name)?;
         let parked = letters.iter().map(|letter| RowKey::new(letter.key.clone())).collect();
         let latest = newest(letters);
-        Ok(Self { collection, shared, index, generation: Generation::default(), parked, latest })
+        Ok(Self {
+            collection,
+            shared,
+            index,
+            generation: Generation::default(),
+            parked,
+            latest,
+            places: HashMap::new(),
+        })
     }
 
     /// Makes the collection if there is none, and says which one it is.
@@ -118,8 +158,87 @@ impl Writer {
         self.report_dead_letters();
     }
 
+    /// Says where the changes of the next batch were read.
+    pub(crate) fn come_from(&mut self, places: HashMap<RowKey, Place>) {
+        self.places = places;
+    }
+
+    /// Looks again which rows are parked: another worker may have parked some of those that are ours now.
+    pub(crate) fn reload_letters(&mut self) -> Result<(), PipelineError> {
+        let letters = self.shared.letters.of(&self.collection.name)?;
+        self.parked = letters.iter().map(|letter| RowKey::new(letter.key.clone())).collect();
+        self.latest = newest(letters);
+        self.report_dead_letters();
+        Ok(())
+    }
+
+    /// Parks a change that no stage can process, as if it had failed on its way.
+    pub(crate) async fn park(
+        &mut self,
+        key: &RowKey,
+        position: Position,
+        code: &str,
+        reason: &str,
+    ) -> Result<(), PipelineError> {
+        let letter = self.letter(key, position, code, reason);
+        self.settle(&HashMap::new(), &[letter]).await
+    }
+
+    /// Brings points into the sink that somebody else has made, in the order in which they were made.
+    pub(crate) async fn place(&mut self, placed: Vec<Placed>) -> Result<(), PipelineError> {
+        let mut last: HashMap<PointId, Placed> = HashMap::with_capacity(placed.len());
+        for point in placed {
+            last.insert(point.id, point);
+        }
+        let ids: Vec<PointId> = last.keys().copied().collect();
+        let ids = &ids;
+        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        for point in stored {
+            let Some(provenance) = point.provenance else { continue };
+            if last.get(&point.id).is_some_and(|placed| placed.is_in(&provenance)) {
+                last.remove(&point.id);
+            }
+        }
+        let mut versions = HashMap::with_capacity(last.len());
+        let (mut writes, mut failed, mut places) = (Vec::with_capacity(last.len()), Vec::new(), HashMap::new());
+        for Placed { id, point, position, place, .. } in last.into_values() {
+            let key = RowKey::new(point.as_ref().map(|point| point.provenance.key.clone()).unwrap_or_default());
+            places.insert(key.clone(), place);
+            versions.insert(id, (key, position.unwrap_or_default()));
+            writes.push(point.map_or(Write::Delete(id), Write::Upsert));
+        }
+        self.come_from(places);
+        let other = |write: &Write| matches!(write, Write::Upsert(point) if point.provenance.fingerprint != self.collection.fingerprint);
+        let (others, writes): (Vec<Write>, Vec<Write>) = writes.into_iter().partition(other);
+        for (key, position) in others.iter().filter_map(|write| versions.get(&write.id())) {
+            let reason = "the vector was made by another model, or from another text, than the configuration says";
+            failed.push(self.letter(key, *position, "E_FINGERPRINT", reason));
+        }
+        self.store(writes, &versions, &mut failed).await?;
+        self.settle(&versions, &failed).await
+    }
+
+    /// Removes what the table's part of the collection shows of the time before a truncate.
+    pub(crate) async fn truncate_before(&mut self, position: Position) -> Result<(), PipelineError> {
+        if let Some(guard) = &self.shared.guard {
+            guard.check().await?;
+        }
+        self.on_sink(|sink, table| async move { sink.delete_older(table, position).await }).await?;
+        let letters = self.shared.letters.of(&self.collection.name)?;
+        let gone = letters.into_iter().filter(|letter| letter.position < position);
+        let gone: Vec<RowKey> = gone.map(|letter| RowKey::new(letter.key)).collect();
+        self.shared.letters.update(&self.collection.name, &[], &gone).await?;
+        self.forget(&gone);
+        self.report_dead_letters();
+        Ok(())
+    }
+
     /// Brings the final states of a batch into the sink. When this returns they are durable there, or parked.
-    pub(crate) async fn write(&mut self, source: &Source, entries: Vec<(RowKey, Final)>) -> Result<(), PipelineError> {
+    pub(crate) async fn write(
+        &mut self,
+        source: &dyn Refetch,
+        entries: Vec<(RowKey, Final)>,
+    ) -> Result<(), PipelineError> {
         let known = self.known(&entries).await?;
         self.write_over(known, source, entries).await
     }
@@ -127,7 +246,7 @@ impl Writer {
     /// The same, whatever the sink holds: it is not to be trusted.
     pub(crate) async fn rewrite(
         &mut self,
-        source: &Source,
+        source: &dyn Refetch,
         entries: Vec<(RowKey, Final)>,
     ) -> Result<(), PipelineError> {
         let nothing = Known::new(Vec::new(), self.parked.clone());
@@ -151,7 +270,7 @@ impl Writer {
     async fn write_over(
         &mut self,
         known: Known,
-        source: &Source,
+        source: &dyn Refetch,
         entries: Vec<(RowKey, Final)>,
     ) -> Result<(), PipelineError> {
         let fresh: Vec<_> = entries
@@ -164,14 +283,14 @@ impl Writer {
         let rows = self.complete(source, fresh, &known, &mut work).await?;
         self.render(rows, &known, &mut work)?;
         let failed = self.apply(work, &versions).await?;
-        self.settle(&versions, &failed)
+        self.settle(&versions, &failed).await
     }
 
     /// Empties the table's part of the collection.
     pub(crate) async fn truncate(&mut self) -> Result<(), PipelineError> {
         self.on_sink(|sink, table| async move { sink.delete_table(table).await }).await?;
-        self.shared.store.drop_dead_letters(&self.collection.name)?;
-        self.parked.clear();
+        let keys: Vec<RowKey> = self.parked.iter().cloned().collect();
+        self.shared.letters.update(&self.collection.name, &[], &keys).await?;
         self.latest.clear();
         self.report_dead_letters();
         Ok(())
@@ -181,10 +300,10 @@ impl Writer {
     pub(crate) async fn finish_generation(&mut self) -> Result<u64, PipelineError> {
         let generation = self.generation;
         let swept = self.on_sink(|sink, table| async move { sink.sweep(table, generation).await }).await?;
-        let letters = self.shared.store.dead_letters(&self.collection.name)?;
+        let letters = self.shared.letters.of(&self.collection.name)?;
         let stale = letters.into_iter().filter(|letter| letter.generation < generation);
         let gone: Vec<RowKey> = stale.map(|letter| RowKey::new(letter.key)).collect();
-        self.shared.store.update_dead_letters(&self.collection.name, &[], &gone)?;
+        self.shared.letters.update(&self.collection.name, &[], &gone).await?;
         self.forget(&gone);
         self.report_dead_letters();
         Ok(swept)
@@ -207,7 +326,7 @@ impl Writer {
     /// Fills in values that PostgreSQL did not send, from the stored point or else from the source.
     async fn complete(
         &self,
-        source: &Source,
+        source: &dyn Refetch,
         entries: Vec<(RowKey, Final)>,
         known: &Known,
         work: &mut Work,
@@ -233,7 +352,7 @@ impl Writer {
     /// between are still to come and end in the same state. A row that is not there any more will be deleted by one of them.
     async fn refetch(
         &self,
-        source: &Source,
+        source: &dyn Refetch,
         missing: Vec<(RowKey, Arc<Table>, Position)>,
         work: &mut Work,
     ) -> Result<Vec<Complete>, PipelineError> {
@@ -245,7 +364,14 @@ impl Writer {
             let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, other, _)| *other == table);
             rest = others;
             let keys: Vec<RowKey> = same.iter().map(|(key, ..)| key.clone()).collect();
-            let found: HashMap<RowKey, _> = source.fetch_rows(&table, &keys).await?.into_iter().collect();
+            let Some(fetched) = source.rows(&table, &keys) else {
+                let reason =
+                    "an update left a large value out that is not stored, and no `source.url` says where to read it";
+                let letters = same.iter().map(|(key, _, position)| self.letter(key, *position, "E_NOT_SENT", reason));
+                work.failed.extend(letters);
+                continue;
+            };
+            let found: HashMap<RowKey, _> = fetched.await?.into_iter().collect();
             for (key, table, position) in same {
                 match found.get(&key).map(|row| self.collection.transform.complete(&table, row.clone(), None)) {
                     Some(Completed::Row(values)) => rows.push(Complete { key, table, values, position }),
@@ -357,6 +483,9 @@ impl Writer {
         failed: &mut Vec<DeadLetter>,
     ) -> Result<(), PipelineError> {
         let _timer = Timer::start(Stage::Write);
+        if let Some(guard) = &self.shared.guard {
+            guard.check().await?;
+        }
         while !writes.is_empty() {
             let batch = &writes;
             let answer = self.on_sink(|sink, _| async move { sink.write(batch.clone()).await }).await;
@@ -377,7 +506,7 @@ impl Writer {
     }
 
     /// Remembers the rows that failed and forgets failures that a newer version has healed.
-    fn settle(
+    async fn settle(
         &mut self,
         versions: &HashMap<PointId, (RowKey, Position)>,
         failed: &[DeadLetter],
@@ -395,7 +524,7 @@ impl Writer {
         for letter in failed {
             tracing::warn!(table = letter.table, key = ?letter.key, code = letter.code, "row parked: {}", letter.reason);
         }
-        self.shared.store.update_dead_letters(&self.collection.name, failed, &healed)?;
+        self.shared.letters.update(&self.collection.name, failed, &healed).await?;
         self.forget(&healed);
         self.latest.retain(|letter| !failed_keys.contains(&RowKey::new(letter.key.clone())));
         self.latest = newest(self.latest.drain(..).chain(failed.iter().cloned()).collect());
@@ -419,6 +548,7 @@ impl Writer {
             key: key.values().to_vec(),
             position,
             generation: self.generation,
+            place: self.places.get(key).cloned(),
             code: code.to_owned(),
             reason: reason.to_owned(),
         }

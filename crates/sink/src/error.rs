@@ -90,6 +90,14 @@ pub enum SinkError {
         /// Its reason.
         reason: String,
     },
+    /// The topic that stands for the collection did not take it.
+    #[error("{reason}")]
+    Topic {
+        /// What the broker says.
+        reason: String,
+        /// Whether it may do so later.
+        passes: bool,
+    },
     /// The collection is gone from the server.
     #[error("Qdrant at {url} has no collection \"{collection}\" any more")]
     Missing {
@@ -109,6 +117,7 @@ impl SinkError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Io { source, .. } => source.kind() != std::io::ErrorKind::InvalidInput,
+            Self::Topic { passes, .. } => *passes,
             Self::Engine(_) | Self::Unavailable { .. } | Self::Missing { .. } => true,
             Self::Locked { .. }
             | Self::Fingerprint { .. }

@@ -22,7 +22,8 @@ pub use catalog::Catalog;
 pub use error::SinkError;
 pub use filter::{Condition, Filter};
 use walvec_model::{
-    Fingerprint, Generation, Payload, Point, PointId, Provenance, RawPage, RawPoint, StoredPoint, TableName, Vector,
+    Fingerprint, Generation, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName,
+    Vector,
 };
 
 /// A boxed future, so that the traits can be used as objects.
@@ -125,6 +126,19 @@ pub struct ScrollPage {
     pub next: Option<PointId>,
 }
 
+/// How many points are read at a time where a whole collection has to be.
+const SCROLL_POINTS: usize = 1000;
+
+/// The points of a page that show `table` as it was before a version, with the versions that they have.
+fn older_points(page: &ScrollPage, table: &TableName, before: Position) -> Vec<(PointId, Position)> {
+    let tag = Provenance::table_tag(table);
+    let version = |point: &StoredPoint| {
+        let provenance = point.provenance.as_ref().filter(|provenance| provenance.table == tag)?;
+        (provenance.position < before).then_some((point.id, provenance.position))
+    };
+    page.points.iter().filter_map(version).collect()
+}
+
 /// One collection, as the pipeline writes it.
 ///
 /// # Contract
@@ -149,6 +163,10 @@ pub trait Sink: Send + Sync {
 
     /// Removes the points of `table` whose generation is older than `current`, durably; returns how many there were.
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>>;
+
+    /// Removes the points of `table` whose version is older than `before`, durably. A point that somebody else makes newer
+    /// at the same time stays.
+    fn delete_older<'a>(&'a self, table: &'a TableName, before: Position) -> BoxFuture<'a, Result<(), SinkError>>;
 
     /// How many points the collection holds.
     fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>>;

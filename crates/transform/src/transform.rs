@@ -146,6 +146,12 @@ impl Transform {
         std::iter::once(&self.text).chain(self.computed.iter().map(|(_, template)| template))
     }
 
+    /// The columns that the configuration names one by one for the payload.
+    #[must_use]
+    pub fn named_columns(&self) -> Vec<String> {
+        self.spec.payload.iter().flatten().filter(|name| self.stores(name)).cloned().collect()
+    }
+
     fn is_computed(&self, field: &str) -> bool {
         self.computed.iter().any(|(name, _)| name == field)
     }

@@ -38,6 +38,9 @@ pub struct Membership {
     pub topics: Vec<String>,
     /// Which protocol the group uses.
     pub protocol: Protocol,
+    /// What offsets are about: where the records go. Offsets that are about something else do not count, because what was
+    /// read is not there. At most 4000 characters.
+    pub about: String,
     /// How long a worker may be silent before others take over, in the classic protocol; in the other the broker decides.
     pub session_timeout: Duration,
 }
@@ -74,16 +77,21 @@ pub enum Polled {
     Failed(BrokerError),
 }
 
-/// A member of a group.
+/// A member of a group: what it reads.
 pub struct Consumer {
     polled: mpsc::Receiver<Polled>,
-    client: Arc<Client>,
-    ownership: Arc<Ownership>,
+    member: Arc<Member>,
     reading: watch::Receiver<Reading>,
-    trouble: Trouble,
-    group: String,
     stop: CancellationToken,
     thread: std::thread::JoinHandle<()>,
+}
+
+/// A member of a group: what it says to the broker.
+pub struct Member {
+    about: String,
+    client: Arc<Client>,
+    ownership: Arc<Ownership>,
+    trouble: Trouble,
 }
 
 impl Consumer {
@@ -96,8 +104,13 @@ impl Consumer {
         let ownership = Arc::new(Ownership::default());
         let (outbox, polled) = mpsc::channel(WAITING_CHUNKS);
         let (reading_in, reading) = watch::channel(Reading::default());
-        let context =
-            Context { trouble: trouble.clone(), ownership: Arc::clone(&ownership), outbox, reading: reading_in };
+        let context = Context {
+            trouble: trouble.clone(),
+            ownership: Arc::clone(&ownership),
+            outbox,
+            reading: reading_in,
+            about: membership.about.clone(),
+        };
         let failed = |error: &rdkafka::error::KafkaError| trouble.classify("joining the group", error);
         let client: Client =
             settings(connection, membership).create_with_context(context).map_err(|error| failed(&error))?;
@@ -115,8 +128,13 @@ impl Consumer {
                     reason: error.to_string(),
                 })?
         };
-        let group = membership.group.clone();
-        Ok(Self { polled, client, ownership, reading, trouble, group, stop, thread })
+        Ok(Self {
+            polled,
+            member: Arc::new(Member { about: membership.about.clone(), client, ownership, trouble }),
+            reading,
+            stop,
+            thread,
+        })
     }
 
     /// What happens next. Safe to drop while it waits.
@@ -124,10 +142,40 @@ impl Consumer {
         self.polled.recv().await.unwrap_or(Polled::Failed(BrokerError::Closed))
     }
 
+    /// What has happened already.
+    pub fn next_now(&mut self) -> Option<Polled> {
+        self.polled.try_recv().ok()
+    }
+
+    /// How to speak to the broker as this member. Let go of it before [`close`](Self::close).
+    #[must_use]
+    pub fn member(&self) -> Arc<Member> {
+        Arc::clone(&self.member)
+    }
+
+    /// How far reading has come.
+    #[must_use]
+    pub fn reading(&self) -> watch::Receiver<Reading> {
+        self.reading.clone()
+    }
+
+    /// Leaves the group. What was not committed is read again by whoever comes next.
+    pub async fn close(self) {
+        let Self { polled, member, stop, thread, .. } = self;
+        stop.cancel();
+        drop(member);
+        drop(polled);
+        if let Err(error) = blocking(move || thread.join().is_ok()).await {
+            tracing::debug!(%error, "closing the consumer");
+        }
+    }
+}
+
+impl Member {
     /// Whether a record is of a partition that is still ours, in the assignment in which it was read.
     #[must_use]
-    pub fn is_current(&self, received: &Received) -> bool {
-        self.ownership.assignment(&received.record.partition()) == Some(received.assignment)
+    pub fn owns(&self, partition: &Partition, assignment: u64) -> bool {
+        self.ownership.assignment(partition) == Some(assignment)
     }
 
     /// Makes sure that the group still counts on this worker: nobody else writes what it is about to write. Costs a round
@@ -153,6 +201,9 @@ impl Consumer {
             if self.ownership.assignment(partition).is_some() {
                 let added = list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*offset));
                 added.map_err(|error| self.trouble.classify("committing offsets", &error))?;
+                if let Some(mut element) = list.find_partition(&partition.topic, partition.number) {
+                    element.set_metadata(&self.about);
+                }
             }
         }
         if list.count() == 0 {
@@ -212,33 +263,10 @@ impl Consumer {
         resumed.await?.map_err(|error| self.trouble.classify("resuming a partition", &error))
     }
 
-    /// How far reading has come.
-    #[must_use]
-    pub fn reading(&self) -> watch::Receiver<Reading> {
-        self.reading.clone()
-    }
-
     /// What the library has heard from the broker that went wrong.
     #[must_use]
     pub fn trouble(&self) -> &Trouble {
         &self.trouble
-    }
-
-    /// The group.
-    #[must_use]
-    pub fn group(&self) -> &str {
-        &self.group
-    }
-
-    /// Leaves the group. What was not committed is read again by whoever comes next.
-    pub async fn close(self) {
-        let Self { polled, client, stop, thread, .. } = self;
-        stop.cancel();
-        drop(client);
-        drop(polled);
-        if let Err(error) = blocking(move || thread.join().is_ok()).await {
-            tracing::debug!(%error, "closing the consumer");
-        }
     }
 }
 

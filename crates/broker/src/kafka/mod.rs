@@ -5,6 +5,7 @@
 //! - [`producer`]: writing records, and knowing which of them the broker has
 //! - [`consumer`]: reading as a member of a group
 //! - [`poll`]: the consumer's own thread
+//! - [`table`]: a compacted topic as a table
 //! - [`ownership`]: which partitions may still be written for
 //! - [`statistics`]: how far reading has come
 
@@ -14,4 +15,5 @@ mod ownership;
 mod poll;
 pub mod producer;
 pub mod statistics;
+pub mod table;
 pub mod topics;

@@ -47,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) ownership: Arc<Ownership>,
     pub(crate) outbox: mpsc::Sender<Polled>,
     pub(crate) reading: watch::Sender<Reading>,
+    /// What the offsets of this group are about.
+    pub(crate) about: String,
 }
 
 pub(crate) type Client = BaseConsumer<Context>;
@@ -122,8 +124,14 @@ impl Context {
         let mut starts = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let (first, end) = client.fetch_watermarks(&partition.topic, partition.number, ANSWER).map_err(failed)?;
-            let committed = committed.find_partition(&partition.topic, partition.number).map(|found| found.offset());
-            let committed = committed.and_then(|offset| offset.to_raw().filter(|offset| *offset >= 0));
+            let found = committed.find_partition(&partition.topic, partition.number);
+            if let Some(found) = &found
+                && !found.metadata().is_empty()
+                && found.metadata() != self.about
+            {
+                return Err(BrokerError::OtherTarget { partition: partition.to_string() });
+            }
+            let committed = found.and_then(|found| found.offset().to_raw().filter(|offset| *offset >= 0));
             starts.push((partition.clone(), start(partition, committed, first, end)?));
         }
         Ok(starts)
@@ -277,6 +285,9 @@ impl Poller {
         match code {
             // The library goes on by itself; the status shows what it said.
             Some(code) if passing.contains(&code) => tracing::debug!(%error, "poll"),
+            Some(RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion) => {
+                context.tell(Polled::Failed(BrokerError::OldProtocol { reason: error.to_string() }));
+            }
             Some(code) if is_fenced(code) => {
                 context.ownership.remove(&context.ownership.partitions());
                 context.tell(Polled::Failed(BrokerError::Fenced { reason: error.to_string() }));
@@ -316,7 +327,7 @@ impl Poller {
     }
 }
 
-fn to_record(message: &BorrowedMessage<'_>, partition: &Partition) -> Record {
+pub(crate) fn to_record(message: &BorrowedMessage<'_>, partition: &Partition) -> Record {
     let millis = message.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok());
     let headers = message.headers().map(|headers| {
         let owned = |header: rdkafka::message::Header<'_, &[u8]>| {

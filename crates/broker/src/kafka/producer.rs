@@ -14,7 +14,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::connection::{Connection, Trouble, log};
 use super::topics::blocking;
@@ -72,8 +72,8 @@ struct Deliveries(Arc<Shared>);
 
 struct Shared {
     trouble: Trouble,
-    /// Wakes whoever waits for room or for a segment.
-    progress: Notify,
+    /// Changes whenever the broker has acknowledged or refused something.
+    progress: watch::Sender<()>,
     acknowledged: AtomicU64,
     /// By topic and partition, the offset after the last record that was acknowledged.
     ends: Mutex<BTreeMap<String, Vec<i64>>>,
@@ -88,7 +88,7 @@ impl Producer {
         let trouble = Trouble::new(connection);
         let deliveries = Deliveries(Arc::new(Shared {
             trouble: trouble.clone(),
-            progress: Notify::new(),
+            progress: watch::Sender::new(()),
             acknowledged: AtomicU64::new(0),
             ends: Mutex::default(),
         }));
@@ -127,14 +127,15 @@ impl Producer {
         let mut message = to_message(topic, partition, record, segment);
         loop {
             // Before the attempt: what happens between it and the waiting must not be missed.
-            let progress = self.deliveries.0.progress.notified();
+            let mut progress = self.progress();
             let (error, rejected) = match self.inner.send(message) {
                 Ok(()) => return Ok(()),
                 Err(rejected) => rejected,
             };
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) => {
-                    progress.await;
+                    // The sender is ours: it outlives the wait.
+                    let _ = progress.changed().await;
                     message = rejected;
                 }
                 Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
@@ -165,17 +166,18 @@ impl Producer {
     /// If the broker has refused a record of it.
     pub async fn done(&self, segment: &Segment) -> Result<(), BrokerError> {
         loop {
-            let progress = self.progress();
+            let mut progress = self.progress();
             if segment.is_done()? {
                 return Ok(());
             }
-            progress.await;
+            let _ = progress.changed().await;
         }
     }
 
-    /// Resolves when something was acknowledged or refused after this call.
-    pub fn progress(&self) -> impl Future<Output = ()> + '_ {
-        self.deliveries.0.progress.notified()
+    /// Changes whenever the broker has acknowledged or refused something after this call.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<()> {
+        self.deliveries.0.progress.subscribe()
     }
 
     /// How many records the broker has acknowledged.
@@ -252,9 +254,9 @@ fn to_message<'a>(topic: &'a str, partition: Option<i32>, record: &'a Outgoing, 
     message
 }
 
-fn acknowledge(segment: &Segment, progress: &Notify) {
+fn acknowledge(segment: &Segment, progress: &watch::Sender<()>) {
     if segment.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-        progress.notify_waiters();
+        progress.send_replace(());
     }
 }
 
@@ -282,15 +284,15 @@ impl ProducerContext for Deliveries {
                 if shared.trouble.current().is_some() {
                     shared.trouble.over();
                 }
-                // Somebody may wait for room; who waits for a segment looks again.
-                shared.progress.notify_waiters();
+                // Somebody may wait for room.
+                shared.progress.send_replace(());
                 acknowledge(&segment, &shared.progress);
             }
             Err((error, message)) => {
                 let doing = format!("writing to topic \"{}\"", message.topic());
                 // The first failure tells most; later ones follow from it.
                 let _ = segment.failed.set(shared.trouble.classify(&doing, error));
-                shared.progress.notify_waiters();
+                shared.progress.send_replace(());
             }
         }
     }

@@ -33,12 +33,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use qdrant_edge::EdgeShard;
-use walvec_model::{Generation, PointId, Provenance, RawPage, RawPoint, StoredPoint, TableName};
+use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName};
 
 pub use aliases::Directory;
 pub use data_dir::DataDir;
 
-use crate::{BoxFuture, CollectionId, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
+use crate::{
+    BoxFuture, CollectionId, CollectionSpec, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink, SinkError,
+    Write, older_points,
+};
 use steps::Step;
 use store::Store;
 use writer::Writer;
@@ -126,6 +129,22 @@ impl Sink for Embedded {
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
         let step = Step::Sweep { table: Provenance::table_tag(table), current };
         Box::pin(self.writer.change(vec![step]))
+    }
+
+    /// Nobody else writes here, so what was read is still so.
+    fn delete_older<'a>(&'a self, table: &'a TableName, before: Position) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(async move {
+            let mut from = None;
+            loop {
+                let page = self.scroll(from, SCROLL_POINTS).await?;
+                let older = older_points(&page, table, before);
+                self.write(older.into_iter().map(|(id, _)| Write::Delete(id)).collect()).await?;
+                from = page.next;
+                if from.is_none() {
+                    return Ok(());
+                }
+            }
+        })
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>> {

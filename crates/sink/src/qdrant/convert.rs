@@ -7,7 +7,7 @@ use qdrant_client::qdrant::{
     Condition as ClientCondition, FieldType, Filter as ClientFilter, PointId as ClientId, Range, Vectors,
 };
 use walvec_model::point::raw_payload;
-use walvec_model::{Generation, Payload, PointId, Provenance, RESERVED_KEY, Value, Vector};
+use walvec_model::{Generation, Payload, PointId, Position, Provenance, RESERVED_KEY, Value, Vector};
 
 use crate::{Condition, Filter, IndexType, SinkError};
 
@@ -97,6 +97,13 @@ pub(super) fn older_than(tag: &str, current: Generation) -> ClientFilter {
     let mut filter = of_table(tag);
     filter.must.push(ClientCondition::range(provenance_path("g"), range));
     filter
+}
+
+/// These points, as long as they have one of these versions: what another worker writes meanwhile is newer than all of them.
+pub(super) fn with_versions(points: &[(PointId, Position)]) -> ClientFilter {
+    let ids = points.iter().map(|(id, _)| client_id(*id));
+    let versions: Vec<String> = points.iter().map(|(_, version)| version.to_string()).collect();
+    ClientFilter::must([ClientCondition::has_id(ids), ClientCondition::matches(provenance_path("v"), versions)])
 }
 
 /// A search's filter; `None` where everything matches.

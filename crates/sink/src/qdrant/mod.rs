@@ -28,14 +28,17 @@ use qdrant_client::qdrant::{
     CountPoints, DeletePoints, Filter as ClientFilter, PointsSelector, WriteOrdering, WriteOrderingType,
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use walvec_model::{Generation, PointId, Provenance, RawPage, RawPoint, StoredPoint, TableName};
+use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName};
 
 pub use aliases::Aliases;
 use answer::Place;
 use tenants::Tenants;
 
 use crate::catalog::{self, Catalog as _};
-use crate::{BoxFuture, CollectionId, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
+use crate::{
+    BoxFuture, CollectionId, CollectionSpec, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink, SinkError,
+    Write, older_points,
+};
 
 /// Where the server is, and how collections are made there.
 #[derive(Clone, Debug)]
@@ -264,6 +267,23 @@ impl Sink for Remote {
                 self.delete(filter).await?;
             }
             Ok(count)
+        })
+    }
+
+    fn delete_older<'a>(&'a self, table: &'a TableName, before: Position) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(async move {
+            let mut from = None;
+            loop {
+                let page = self.scroll(from, SCROLL_POINTS).await?;
+                let older = older_points(&page, table, before);
+                if !older.is_empty() {
+                    self.delete(convert::with_versions(&older)).await?;
+                }
+                from = page.next;
+                if from.is_none() {
+                    return Ok(());
+                }
+            }
         })
     }
 

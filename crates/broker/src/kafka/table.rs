@@ -1,0 +1,118 @@
+//! A compacted topic as a table: the last record of every key.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::connection::{Connection, Listener, Trouble};
+use super::poll::to_record;
+use super::topics::{ANSWER, blocking};
+use crate::error::BrokerError;
+use crate::record::{Partition, Record};
+
+/// How long one poll waits.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long reading may take without any record coming.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl ConsumerContext for Listener {}
+
+/// Reads a compacted topic. It belongs to no group: every reader reads everything.
+pub struct Table {
+    topic: Arc<str>,
+    reader: Arc<Mutex<Reader>>,
+    trouble: Trouble,
+}
+
+struct Reader {
+    client: BaseConsumer<Listener>,
+    /// By partition, the offset that is read next.
+    next: BTreeMap<i32, i64>,
+}
+
+impl Table {
+    /// Nothing is connected yet. The topic exists, with this many partitions.
+    ///
+    /// # Errors
+    /// [`BrokerError::Settings`].
+    pub fn open(connection: &Connection, topic: &str, partitions: i32) -> Result<Self, BrokerError> {
+        let trouble = Trouble::new(connection);
+        let failed = |error: &KafkaError| trouble.classify("reading a topic", error);
+        let mut config = connection.client();
+        config
+            // The library wants one; nothing joins it and nothing is committed.
+            .set("group.id", "walvec-none")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest")
+            .set("allow.auto.create.topics", "false");
+        let client: BaseConsumer<Listener> =
+            config.create_with_context(Listener(trouble.clone())).map_err(|error| failed(&error))?;
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            list.add_partition_offset(topic, partition, Offset::Beginning).map_err(|error| failed(&error))?;
+        }
+        client.assign(&list).map_err(|error| failed(&error))?;
+        let next = (0..partitions).map(|partition| (partition, 0)).collect();
+        let reader = Arc::new(Mutex::new(Reader { client, next }));
+        Ok(Self { topic: topic.into(), reader, trouble })
+    }
+
+    /// The records that have come since the last call, up to the end of the topic as it is now, in the order of each
+    /// partition.
+    ///
+    /// # Errors
+    /// If the broker cannot be asked.
+    pub async fn news(&self) -> Result<Vec<Record>, BrokerError> {
+        let (reader, topic, trouble) = (Arc::clone(&self.reader), Arc::clone(&self.topic), self.trouble.clone());
+        let read = move || {
+            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            reader.read(&topic).map_err(|error| trouble.classify(&format!("reading topic \"{topic}\""), &error))
+        };
+        blocking(read).await?
+    }
+}
+
+impl Reader {
+    fn read(&mut self, topic: &Arc<str>) -> Result<Vec<Record>, KafkaError> {
+        let mut ends = BTreeMap::new();
+        for partition in self.next.keys() {
+            let (first, end) = self.client.fetch_watermarks(topic, *partition, ANSWER)?;
+            ends.insert(*partition, (first, end));
+        }
+        let mut news = Vec::new();
+        let mut heard = Instant::now();
+        while self
+            .next
+            .iter()
+            .any(|(partition, next)| ends.get(partition).is_some_and(|(first, end)| next.max(first) < end))
+        {
+            match self.client.poll(POLL) {
+                Some(Ok(message)) => {
+                    let partition = Partition { topic: Arc::clone(topic), number: message.partition() };
+                    self.next.insert(partition.number, message.offset() + 1);
+                    news.push(to_record(&message, &partition));
+                    heard = Instant::now();
+                }
+                // The last records of a partition may have been compacted away.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    if let (Some(next), Some((_, end))) = (self.next.get_mut(&partition), ends.get(&partition)) {
+                        *next = (*next).max(*end);
+                    }
+                }
+                Some(Err(error)) => return Err(error),
+                None if heard.elapsed() > PATIENCE => {
+                    return Err(KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::OperationTimedOut));
+                }
+                None => {}
+            }
+        }
+        Ok(news)
+    }
+}

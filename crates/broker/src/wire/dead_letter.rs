@@ -1,0 +1,191 @@
+//! Dead letters: rows that could not be processed, and records that could not be read.
+//!
+//! The key names what is missing, so a newer letter about the same row replaces the older one in a compacted topic, and a
+//! null value says that the row has arrived after all. The value is
+//! `{"v":1,"collection","table","key","position","generation","code","reason","at_ms","source","record"}`.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use walvec_model::{Generation, Position};
+
+use super::{Malformed, VERSION, base64, json};
+use crate::{Outgoing, Record};
+
+/// What a letter is about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Subject {
+    /// A row that is missing in a collection.
+    Row {
+        /// The collection.
+        collection: String,
+        /// The table, `schema.table`.
+        table: String,
+        /// The row's key.
+        key: Vec<Value>,
+    },
+    /// A record that could not be read, so that nobody knows its row.
+    Record(Place),
+}
+
+/// Where a record is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+}
+
+/// A record as it was, so that it can be processed again when its topic has forgotten it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl From<&Record> for Place {
+    fn from(record: &Record) -> Self {
+        Self { topic: record.topic.to_string(), partition: record.partition, offset: record.offset }
+    }
+}
+
+impl From<&Record> for Kept {
+    fn from(record: &Record) -> Self {
+        Self { key: record.key.clone(), value: record.value.clone(), headers: record.headers.clone() }
+    }
+}
+
+/// A dead letter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Letter {
+    /// What it is about.
+    pub subject: Subject,
+    /// The version that could not be processed, if the record could be read so far.
+    pub position: Option<Position>,
+    /// Its generation.
+    pub generation: Option<Generation>,
+    /// The error's code.
+    pub code: String,
+    /// The error in words.
+    pub reason: String,
+    /// When it happened; the record keeps milliseconds.
+    pub at: SystemTime,
+    /// Where the record of the version is; for [`Subject::Record`] it is the subject's place.
+    pub source: Option<Place>,
+    /// The record of the version.
+    pub record: Option<Kept>,
+}
+
+/// What a record of dead letters says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parked {
+    /// Something is missing.
+    Letter(Box<Letter>),
+    /// It is no longer missing.
+    Cleared(Subject),
+}
+
+/// The record of a letter.
+#[must_use]
+pub fn encode(letter: &Letter) -> Outgoing {
+    let (row, place) = match &letter.subject {
+        Subject::Row { collection, table, key } => (json!([collection, table, key]), letter.source.as_ref()),
+        Subject::Record(place) => (json!([null, null, null]), Some(place)),
+    };
+    let text = |bytes: &Vec<u8>| base64::encode(bytes);
+    let record = letter.record.as_ref().map(|record| {
+        let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name, text(value))).collect();
+        json!({"key": record.key.as_ref().map(text), "value": record.value.as_ref().map(text), "headers": headers})
+    });
+    let value = json!({
+        "v": VERSION,
+        "collection": row[0],
+        "table": row[1],
+        "key": row[2],
+        "position": letter.position,
+        "generation": letter.generation,
+        "code": letter.code,
+        "reason": letter.reason,
+        "at_ms": json::micros(letter.at).div_euclid(1000),
+        "source": place,
+        "record": record,
+    });
+    Outgoing { value: Some(json::bytes(&value)), ..cleared(&letter.subject) }
+}
+
+/// The record that says that nothing is missing any more.
+#[must_use]
+pub fn cleared(subject: &Subject) -> Outgoing {
+    Outgoing { key: Some(json::bytes(subject)), ..Outgoing::default() }
+}
+
+/// What `record` says.
+///
+/// # Errors
+/// If it is no dead letter, or one that this version does not know.
+pub fn decode(record: &Record) -> Result<Parked, Malformed> {
+    let Some(bytes) = &record.value else {
+        let key = json::parse(record.key.as_deref().unwrap_or_default(), "key")?;
+        let unknown = |_| Malformed::record("the key names neither a row nor a record");
+        return Ok(Parked::Cleared(serde_json::from_value(key).map_err(unknown)?));
+    };
+    let value = json::parse(bytes, "value")?;
+    let fields = json::Fields::of(&value, "")?;
+    fields.version()?;
+    let source =
+        optional(&fields, "source", "a topic, a partition and an offset", |place| Place::deserialize(place).ok())?;
+    let subject = match (fields.get("collection"), &source) {
+        (None, Some(place)) => Subject::Record(place.clone()),
+        _ => Subject::Row {
+            collection: fields.text("collection")?.to_owned(),
+            table: fields.text("table")?.to_owned(),
+            key: fields.list("key")?.to_vec(),
+        },
+    };
+    let at_ms = fields.typed("at_ms", "a number of milliseconds", Value::as_i64)?;
+    Ok(Parked::Letter(Box::new(Letter {
+        subject,
+        position: optional(&fields, "position", "a position", |position| position.as_str()?.parse().ok())?,
+        generation: optional(&fields, "generation", "a number", |number| number.as_u64().map(Generation))?,
+        code: fields.text("code")?.to_owned(),
+        reason: fields.text("reason")?.to_owned(),
+        at: at_ms.checked_mul(1000).and_then(json::time).unwrap_or(SystemTime::UNIX_EPOCH),
+        source,
+        record: optional(&fields, "record", "a record with base64 texts", kept)?,
+    })))
+}
+
+/// The field called `name` as `read` understands it; `None` if it is null.
+fn optional<'a, T>(
+    fields: &json::Fields<'a>,
+    name: &str,
+    wanted: &str,
+    read: impl FnOnce(&'a Value) -> Option<T>,
+) -> Result<Option<T>, Malformed> {
+    fields.get(name).map(|_| fields.typed(name, wanted, read)).transpose()
+}
+
+fn kept(record: &Value) -> Option<Kept> {
+    let bytes = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => Some(None),
+        Some(value) => base64::decode(value.as_str()?).map(Some),
+    };
+    let header = |pair: &Value| {
+        let (name, value) = <(String, String)>::deserialize(pair).ok()?;
+        Some((name, base64::decode(&value)?))
+    };
+    Some(Kept {
+        key: bytes(record.get("key"))?,
+        value: bytes(record.get("value"))?,
+        headers: record.get("headers")?.as_array()?.iter().map(header).collect::<Option<_>>()?,
+    })
+}

@@ -1,0 +1,192 @@
+//! Debezium's records → changes.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use walvec_model::{Cell, Change, Lsn, Op, Position, Row, Table, TableName};
+
+use super::super::shapes::{Shapes, Shown};
+use super::super::{Arrived, Event, Malformed, json, stamp};
+use super::key::{self, Key};
+use super::schema::Schema;
+use super::source::{self, Source};
+use super::{UNAVAILABLE, UNAVAILABLE_BYTES};
+use crate::Record;
+
+/// Reads changes of any table.
+#[derive(Debug, Default)]
+pub(in crate::wire) struct Decoder {
+    shapes: Shapes,
+}
+
+/// What an `op` means.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// A row that a snapshot read: complete by its nature.
+    Read,
+    Create,
+    Update,
+    Delete,
+    Truncate,
+    Message,
+}
+
+impl Kind {
+    fn of(op: &str) -> Result<Self, Malformed> {
+        Ok(match op {
+            "r" => Self::Read,
+            "c" => Self::Create,
+            "u" => Self::Update,
+            "d" => Self::Delete,
+            "t" => Self::Truncate,
+            "m" => Self::Message,
+            unknown => return Err(Malformed::op(format!("`op` is {unknown:?}, which is none of c, r, u, d, t and m"))),
+        })
+    }
+}
+
+impl Decoder {
+    pub(in crate::wire) fn decode(&mut self, record: &Record, topic: Option<&TableName>) -> Result<Event, Malformed> {
+        let Some(bytes) = &record.value else { return self.tombstone(record, topic) };
+        let (mut payload, schema) = Schema::unwrap(json::parse(bytes, "value")?);
+        if payload.is_null() {
+            return self.tombstone(record, topic);
+        }
+        let envelope = json::Fields::of(&payload, "")?;
+        if envelope.get("op").is_none() && is_no_row(&envelope) {
+            return Ok(Event::Nothing);
+        }
+        let kind = Kind::of(envelope.text("op")?)?;
+        if kind == Kind::Message {
+            return Ok(source::snapshot_end(&envelope)?.map_or(Event::Nothing, Event::SnapshotEnd));
+        }
+        let source = Source::read(&envelope, record)?;
+        let mut take = |name: &str| payload.get_mut(name).map(Value::take).filter(|value| !value.is_null());
+        let schema = Schema::of(schema.as_ref());
+        let (table, op) = match kind {
+            Kind::Truncate => (self.shapes.table(&source.table, &[], &[]), Op::Truncate),
+            Kind::Delete => self.delete(&source, take("before").as_ref(), schema.field("before"), record)?,
+            _ => {
+                let key = Key::read(record)?.ok_or_else(no_key)?.with_types(source.key_types.as_deref());
+                let after = fields(take("after"), "after")?;
+                let (table, new) = self.row(&source, kind, after, schema.field("after"), key)?;
+                let op = if kind == Kind::Update { Op::Update { old_key: None, new } } else { Op::Insert { new } };
+                (table, op)
+            }
+        };
+        let change = Change { table, position: source.position, op };
+        Ok(Event::Change(Arrived { change, generation: source.generation, committed_at: source.committed_at }))
+    }
+
+    fn row(
+        &mut self,
+        source: &Source,
+        kind: Kind,
+        after: Map<String, Value>,
+        schema: Schema<'_>,
+        key: Key,
+    ) -> Result<(Arc<Table>, Row), Malformed> {
+        let key = key.with_known_types(&source.table, &self.shapes);
+        let mut columns: Vec<_> = after.keys().map(|name| Shown::named(name)).collect();
+        let indexes = key_among(&key, &mut columns).ok_or_else(|| not_among(&key, &after))?;
+        let table = self.shapes.table(&source.table, &columns, &indexes);
+        let cell = |(index, (name, value)): (usize, (String, Value))| {
+            // A key is always sent, and a snapshot leaves nothing out: there the text is a text.
+            if kind != Kind::Read && is_unavailable(&value, source.ours) && !indexes.contains(&index) {
+                return Cell::Unchanged;
+            }
+            Cell::Value(schema.field(&name).convert(value))
+        };
+        Ok((table, Row(after.into_iter().enumerate().map(cell).collect())))
+    }
+
+    fn delete(
+        &mut self,
+        source: &Source,
+        before: Option<&Value>,
+        schema: Schema<'_>,
+        record: &Record,
+    ) -> Result<(Arc<Table>, Op), Malformed> {
+        let types = source.key_types.as_deref();
+        let key = match Key::read(record)? {
+            Some(key) => key.with_types(types),
+            None => Key::from_before(before, schema, types).ok_or_else(no_key)?,
+        };
+        let key = key.with_known_types(&source.table, &self.shapes);
+        let mut columns: Vec<_> =
+            before.and_then(Value::as_object).into_iter().flatten().map(|(name, _)| Shown::named(name)).collect();
+        // A program between us may have thinned `before` out; the key says which row it is all the same.
+        let table = match key_among(&key, &mut columns) {
+            Some(indexes) => self.shapes.table(&source.table, &columns, &indexes),
+            None => self.key_table(&source.table, &key),
+        };
+        Ok((table, Op::Delete { key: key.row_key() }))
+    }
+
+    /// A null value: the key has no row, as of the position in its header. Another program's tombstone has none. It
+    /// follows a delete that says the same, or stands alone after compaction, when nothing newer has that key.
+    fn tombstone(&mut self, record: &Record, topic: Option<&TableName>) -> Result<Event, Malformed> {
+        let (Some(name), Some(key)) = (topic, Key::read(record)?) else { return Ok(Event::Nothing) };
+        let newest = Position { commit_lsn: Lsn(u64::MAX), ordinal: 0 };
+        let (position, generation) = (stamp::position(record)?.unwrap_or(newest), stamp::generation(record)?);
+        let key = key.with_types(key::types_in_header(record).as_deref()).with_known_types(name, &self.shapes);
+        let table = self.key_table(name, &key);
+        let change = Change { table, position, op: Op::Delete { key: key.row_key() } };
+        Ok(Event::Change(Arrived { change, generation, committed_at: None }))
+    }
+
+    fn key_table(&mut self, name: &TableName, key: &Key) -> Arc<Table> {
+        let indexes: Vec<_> = (0..key.columns.len()).collect();
+        self.shapes.table(name, &key.shown(), &indexes)
+    }
+}
+
+/// Where the key's columns are among `columns`, which take over its types; `None` if one is not there.
+fn key_among(key: &Key, columns: &mut [Shown<'_>]) -> Option<Vec<usize>> {
+    let place = |column: &key::KeyColumn| {
+        let index = columns.iter().position(|shown| shown.name == column.name)?;
+        columns[index].type_oid = column.oid();
+        Some(index)
+    };
+    key.columns.iter().map(place).collect()
+}
+
+fn no_key() -> Malformed {
+    Malformed::record(
+        "the record has no key, so it cannot be told which row it is about; the table needs a primary key",
+    )
+}
+
+fn not_among(key: &Key, after: &Map<String, Value>) -> Malformed {
+    let missing = key.names().find(|name| !after.contains_key(*name)).unwrap_or_default();
+    Malformed::record(format!("the key column \"{missing}\" is not a field of `after`"))
+}
+
+fn fields(value: Option<Value>, name: &str) -> Result<Map<String, Value>, Malformed> {
+    match value {
+        Some(Value::Object(fields)) => Ok(fields),
+        Some(other) => Err(Malformed::record(format!("`{name}` is {}, not an object", json::kind(&other)))),
+        None => Err(Malformed::record(format!("`{name}` is missing"))),
+    }
+}
+
+/// Whether an object without `op` is one of the other records that Debezium writes: a heartbeat, a transaction's begin or
+/// end, a change of a schema.
+fn is_no_row(envelope: &json::Fields<'_>) -> bool {
+    let border = matches!(envelope.get("status").and_then(Value::as_str), Some("BEGIN" | "END"));
+    let heartbeat = envelope.get("ts_ms").is_some() && envelope.names().all(|name| name.starts_with("ts_"));
+    border || heartbeat || envelope.get("ddl").is_some() || envelope.get("tableChanges").is_some()
+}
+
+/// Whether a value says that it was not sent. walvec always writes the text; Debezium has a form for every type.
+fn is_unavailable(value: &Value, ours: bool) -> bool {
+    match value {
+        Value::String(text) => text == UNAVAILABLE || (!ours && text == UNAVAILABLE_BYTES),
+        Value::Array(items) if !ours => {
+            let bytes = || items.iter().map(Value::as_u64).eq(UNAVAILABLE.bytes().map(|byte| Some(u64::from(byte))));
+            matches!(items.as_slice(), [Value::String(text)] if text == UNAVAILABLE) || bytes()
+        }
+        Value::Object(fields) if !ours => fields.len() == 1 && fields.contains_key(UNAVAILABLE),
+        _ => false,
+    }
+}

@@ -1,0 +1,105 @@
+//! Which row a record is about.
+
+use serde_json::Value;
+use walvec_model::{RowKey, TableName};
+
+use super::super::{Malformed, header, json, shapes};
+use super::schema::Schema;
+use crate::Record;
+
+/// The key columns of a record, in key order.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) columns: Vec<KeyColumn>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct KeyColumn {
+    pub(super) name: String,
+    value: Value,
+    /// The type oid, if the record says it.
+    type_oid: Option<u32>,
+}
+
+impl Key {
+    /// Reads the record's key; `None` if it has none.
+    pub(super) fn read(record: &Record) -> Result<Option<Self>, Malformed> {
+        let Some(bytes) = record.key.as_deref().filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+        let (payload, schema) = Schema::unwrap(json::parse(bytes, "key")?);
+        let schema = Schema::of(schema.as_ref());
+        match payload {
+            Value::Null => Ok(None),
+            Value::Object(fields) if !fields.is_empty() => {
+                let column = |(name, value): (String, Value)| {
+                    let schema = schema.field(&name);
+                    KeyColumn { value: schema.convert(value), type_oid: schema.key_type(), name }
+                };
+                Ok(Some(Self { columns: fields.into_iter().map(column).collect() }))
+            }
+            other => {
+                let kind = json::kind(&other);
+                Err(Malformed::record(format!("the key is {kind}, not an object of the key columns")))
+            }
+        }
+    }
+
+    /// The key of a deleted row whose record lost its own: walvec writes exactly the key columns as `before`.
+    pub(super) fn from_before(before: Option<&Value>, schema: Schema<'_>, key_types: Option<&[u32]>) -> Option<Self> {
+        let fields = before?.as_object()?;
+        let types = key_types.filter(|types| types.len() == fields.len() && !types.is_empty())?;
+        let column = |((name, value), &oid): ((&String, &Value), &u32)| KeyColumn {
+            name: name.clone(),
+            value: schema.field(name).convert(value.clone()),
+            type_oid: Some(oid),
+        };
+        Some(Self { columns: fields.iter().zip(types).map(column).collect() })
+    }
+
+    /// Takes the types that walvec wrote, if there is one for each column.
+    pub(super) fn with_types(mut self, types: Option<&[u32]>) -> Self {
+        if let Some(types) = types.filter(|types| types.len() == self.columns.len()) {
+            for (column, &oid) in self.columns.iter_mut().zip(types) {
+                column.type_oid = Some(oid);
+            }
+        }
+        self
+    }
+
+    /// Takes the types that other records of the table had, where this one says none.
+    pub(super) fn with_known_types(self, table: &TableName, known: &shapes::Shapes) -> Self {
+        if self.columns.iter().all(|column| column.type_oid.is_some()) {
+            return self;
+        }
+        let types = known.key_types(table, self.names());
+        self.with_types(types.as_deref())
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.columns.iter().map(|column| column.name.as_str())
+    }
+
+    /// The row's key.
+    pub(super) fn row_key(&self) -> RowKey {
+        RowKey::new(self.columns.iter().map(|column| column.value.clone()).collect())
+    }
+
+    /// The columns as a table that has no others.
+    pub(super) fn shown(&self) -> Vec<shapes::Shown<'_>> {
+        self.columns
+            .iter()
+            .map(|column| shapes::Shown { type_oid: column.oid(), ..shapes::Shown::named(&column.name) })
+            .collect()
+    }
+}
+
+impl KeyColumn {
+    pub(super) fn oid(&self) -> u32 {
+        self.type_oid.unwrap_or_else(|| shapes::guess(&self.value))
+    }
+}
+
+/// The key types that a tombstone of walvec's carries as a header.
+pub(super) fn types_in_header(record: &Record) -> Option<Vec<u32>> {
+    serde_json::from_str(record.header(header::KEY_TYPES)?).ok()
+}

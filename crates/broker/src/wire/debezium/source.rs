@@ -1,0 +1,84 @@
+//! `source`: where a change is from, and walvec's own block inside it.
+
+use std::time::SystemTime;
+
+use serde_json::Value;
+use walvec_model::{Generation, Lsn, Position, TableName};
+
+use super::super::{Malformed, SnapshotEnd, control, json, stamp};
+use crate::Record;
+
+/// What a record says about its change besides the row.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) table: TableName,
+    pub(super) position: Position,
+    pub(super) generation: Generation,
+    pub(super) committed_at: Option<SystemTime>,
+    /// The type oids of the key columns, if walvec wrote the record.
+    pub(super) key_types: Option<Vec<u32>>,
+    /// Whether walvec wrote the record.
+    pub(super) ours: bool,
+}
+
+impl Source {
+    pub(super) fn read(envelope: &json::Fields<'_>, record: &Record) -> Result<Self, Malformed> {
+        let source = envelope.object("source")?;
+        let table = TableName::new(source.text("schema")?, source.text("table")?);
+        let lsn = Lsn(source.number("lsn")?);
+        let us = source.get("ts_us").and_then(Value::as_i64);
+        let ms = || source.get("ts_ms").and_then(Value::as_i64).and_then(|ms| ms.checked_mul(1000));
+        let committed_at = us.or_else(ms).and_then(json::time);
+        match Block::read(&source)? {
+            Some(block) => Ok(Self {
+                table,
+                position: block.position,
+                generation: block.generation,
+                committed_at,
+                key_types: block.key_types(),
+                ours: true,
+            }),
+            // All changes of a row are in one partition, in their order: its offsets order what one LSN does not.
+            None => {
+                let position = Position { commit_lsn: lsn, ordinal: stamp::ordinal(record) };
+                Ok(Self { table, position, generation: Generation(0), committed_at, key_types: None, ours: false })
+            }
+        }
+    }
+}
+
+/// The end of a snapshot, if that is what this message is.
+pub(super) fn snapshot_end(envelope: &json::Fields<'_>) -> Result<Option<SnapshotEnd>, Malformed> {
+    let Some(source) = envelope.get("source") else { return Ok(None) };
+    let source = json::Fields::of(source, "source")?;
+    let Some(block) = Block::read(&source)? else { return Ok(None) };
+    if block.fields.get("end").is_none() {
+        return Ok(None);
+    }
+    let barrier = block.fields.object("end")?.offsets("barrier")?;
+    let table = TableName::new(source.text("schema")?, source.text("table")?);
+    Ok(Some(SnapshotEnd { table, position: block.position, generation: block.generation, barrier }))
+}
+
+/// walvec's own block.
+struct Block<'a> {
+    fields: json::Fields<'a>,
+    position: Position,
+    generation: Generation,
+}
+
+impl<'a> Block<'a> {
+    fn read(source: &json::Fields<'a>) -> Result<Option<Self>, Malformed> {
+        let Some(block) = source.get(control::BLOCK) else { return Ok(None) };
+        let fields = json::Fields::of(block, "source.walvec")?;
+        fields.version()?;
+        let position = fields.position()?;
+        Ok(Some(Self { fields, position, generation: Generation(fields.number("generation")?) }))
+    }
+
+    /// Types that are not what they should be are as good as absent: then the values tell.
+    fn key_types(&self) -> Option<Vec<u32>> {
+        let types = self.fields.get("key_types")?.as_array()?;
+        types.iter().map(|oid| oid.as_u64().and_then(|oid| u32::try_from(oid).ok())).collect()
+    }
+}

@@ -1,0 +1,152 @@
+//! Numbers in JSON, without rounding.
+//!
+//! Two dangers. The parser may be off in the last bit of a fraction; the exact value is found by reading the digits again.
+//! And json columns hold numbers of any length, of which a reader would see a rounded one; such a document stays text, as
+//! capture keeps it.
+
+use serde_json::{Number, Value};
+
+/// Parses JSON; fractions are the nearest `f64` of their digits.
+pub(super) fn parse(bytes: &[u8]) -> serde_json::Result<Value> {
+    let mut value = serde_json::from_slice(bytes)?;
+    let floats = count_floats(&value);
+    if floats > 0 {
+        let mut exact: Vec<f64> =
+            tokens(bytes).filter(|token| is_float(token)).filter_map(|t| t.parse().ok()).collect();
+        // An object that has a field twice keeps one of the two: then the numbers cannot be told apart, and stay as they are.
+        if exact.len() == floats {
+            exact.reverse();
+            replace(&mut value, &mut exact);
+        }
+    }
+    Ok(value)
+}
+
+/// A json column's text as a JSON value; as a string, if a number in it would be rounded.
+pub(super) fn document(text: &str) -> Value {
+    let parsed = tokens(text.as_bytes()).all(is_exact).then(|| parse(text.as_bytes()).ok()).flatten();
+    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn count_floats(value: &Value) -> usize {
+    match value {
+        Value::Number(number) => usize::from(number.is_f64()),
+        Value::Array(items) => items.iter().map(count_floats).sum(),
+        Value::Object(fields) => fields.values().map(count_floats).sum(),
+        Value::Null | Value::Bool(_) | Value::String(_) => 0,
+    }
+}
+
+/// Replaces the fractions in the order of the document; `exact` has the first one last.
+fn replace(value: &mut Value, exact: &mut Vec<f64>) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            if let Some(found) = exact.pop().and_then(Number::from_f64) {
+                *number = found;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| replace(item, exact)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| replace(field, exact)),
+        _ => {}
+    }
+}
+
+/// The numbers of a JSON text, in its order.
+fn tokens(json: &[u8]) -> impl Iterator<Item = &str> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while let Some(&byte) = json.get(at) {
+            match byte {
+                b'"' => at = end_of_string(json, at),
+                b'-' | b'0'..=b'9' => {
+                    let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+                    let length = json[at..].iter().position(|byte| !is_part(byte)).unwrap_or(json.len() - at);
+                    let token = &json[at..at + length];
+                    at += length;
+                    return std::str::from_utf8(token).ok();
+                }
+                _ => at += 1,
+            }
+        }
+        None
+    })
+}
+
+fn end_of_string(json: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(&byte) = json.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+/// Whether the parser makes an `f64` of it.
+fn is_float(token: &str) -> bool {
+    token == "-0" || token.contains(['.', 'e', 'E']) || (token.parse::<i64>().is_err() && token.parse::<u64>().is_err())
+}
+
+/// Whether a number survives: printed again it has the same digits. `0.1` does, although no `f64` is exactly 0.1.
+fn is_exact(token: &str) -> bool {
+    if !token.contains(['.', 'e', 'E']) {
+        return !is_float(token) || token == "-0";
+    }
+    token.parse::<f64>().is_ok_and(|float| {
+        let wanted = significant(token);
+        float.is_finite() && wanted.is_some() && significant(&format!("{float:e}")) == wanted
+    })
+}
+
+/// The sign, the significant digits and the power of ten of the last one.
+fn significant(token: &str) -> Option<(bool, String, i64)> {
+    let (negative, unsigned) = token.strip_prefix('-').map_or((false, token), |rest| (true, rest));
+    let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let kept = digits.trim_end_matches('0');
+    let dropped = i64::try_from(digits.len() - kept.len()).ok()?;
+    let exponent =
+        exponent.parse::<i64>().ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?.checked_add(dropped)?;
+    let kept = kept.trim_start_matches('0');
+    // Zero has no digits, and no exponent that means anything.
+    Some((negative, kept.to_owned(), if kept.is_empty() { 0 } else { exponent }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_document_with_numbers_that_would_be_rounded_stays_text() {
+        for text in
+            [r#"{"n": 18446744073709551616}"#, "[0.12345678901234567890]", "1e400", "1e-400", "{", "\"\\ud800\""]
+        {
+            assert_eq!(document(text), json!(text));
+        }
+        for text in [r#"{"n":18446744073709551615,"m":["1e999 \" 1e999",1.10,-2.5e-3]}"#, "0.0", "\"a\"", "null", "-0"]
+        {
+            assert_eq!(document(text), serde_json::from_str::<Value>(text).unwrap());
+        }
+    }
+
+    #[test]
+    fn an_object_with_a_field_twice_is_read_as_the_parser_reads_it() {
+        assert_eq!(parse(br#"{"a":0.1,"a":0.2,"b":0.3}"#).unwrap(), json!({"a": 0.2, "b": 0.3}));
+    }
+
+    proptest! {
+        #[test]
+        fn every_fraction_comes_back_to_the_last_bit(
+            floats in prop::collection::vec(prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL | prop::num::f64::ZERO, 1..8)
+        ) {
+            let value = json!({"a": floats, "1.5": "2.5", "b": {"c": floats[0], "d": u64::MAX, "e": i64::MIN}});
+            prop_assert_eq!(parse(value.to_string().as_bytes()).unwrap(), value);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Records with wal2json's value → changes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use walvec_model::{Cell, Change, Lsn, Op, Position, Row, RowKey, Table, TableName};
+
+use super::super::control::Control;
+use super::super::shapes::{Shapes, Shown};
+use super::super::{Arrived, Event, Malformed, header, json, stamp};
+use super::values;
+use crate::Record;
+
+/// Reads changes of any table.
+#[derive(Debug)]
+pub(in crate::wire) struct Decoder {
+    /// For each table the columns that somebody needs: those that an update leaves out were not sent.
+    needed: HashMap<TableName, Vec<String>>,
+    shapes: Shapes,
+}
+
+/// Columns of a change with their values.
+struct Columns<'a> {
+    names: Vec<&'a str>,
+    types: Vec<&'a str>,
+    values: Vec<Value>,
+}
+
+impl Decoder {
+    pub(in crate::wire) fn new(needed: HashMap<TableName, Vec<String>>) -> Self {
+        Self { needed, shapes: Shapes::default() }
+    }
+
+    pub(in crate::wire) fn decode(&mut self, record: &Record) -> Result<Event, Malformed> {
+        let Some(bytes) = &record.value else { return Ok(Event::Nothing) };
+        let value = json::parse(bytes, "value")?;
+        let envelope = json::Fields::of(&value, "")?;
+        let kind = envelope.text("kind")?;
+        if kind == "message" {
+            let end = Control::read(&envelope)?.and_then(Control::end);
+            return Ok(end.map_or(Event::Nothing, Event::SnapshotEnd));
+        }
+        if !matches!(kind, "insert" | "update" | "delete" | "truncate") {
+            let known = "insert, update, delete, truncate and message";
+            return Err(Malformed::op(format!("`kind` is {kind:?}, which is none of {known}")));
+        }
+        let name = TableName::new(envelope.text("schema")?, envelope.text("table")?);
+        let (table, op) = match kind {
+            "truncate" => (self.shapes.table(&name, &[], &[]), Op::Truncate),
+            "delete" => {
+                let key = Columns::old_keys(&envelope)?;
+                let indexes: Vec<_> = (0..key.names.len()).collect();
+                (self.shapes.table(&name, &key.shown(), &indexes), Op::Delete { key: RowKey::new(key.values) })
+            }
+            _ => self.row(&name, &envelope, kind == "update", record)?,
+        };
+        let unversioned = Position { commit_lsn: Lsn::ZERO, ordinal: stamp::ordinal(record) };
+        let position = stamp::position(record)?.unwrap_or(unversioned);
+        Ok(Event::Change(Arrived {
+            change: Change { table, position, op },
+            generation: stamp::generation(record)?,
+            committed_at: stamp::committed_at(record)?,
+        }))
+    }
+
+    fn row(
+        &mut self,
+        name: &TableName,
+        envelope: &json::Fields<'_>,
+        is_update: bool,
+        record: &Record,
+    ) -> Result<(Arc<Table>, Op), Malformed> {
+        let row = Columns::read(envelope, ["columnnames", "columntypes", "columnvalues"])?;
+        let old = match envelope.get("oldkeys") {
+            Some(_) if is_update => Some(Columns::old_keys(envelope)?),
+            _ => None,
+        };
+        let key = match &old {
+            Some(old) => row.indexes(&old.names)?,
+            None => row.key_of_insert(record)?,
+        };
+        let new_key = RowKey::new(key.iter().filter_map(|&index| row.values.get(index)).cloned().collect());
+        let old_key = old.map(|old| RowKey::new(old.values)).filter(|old| *old != new_key);
+        let mut columns = row.shown();
+        let missing = self.needed.get(name).filter(|_| is_update).into_iter().flatten();
+        columns.extend(missing.filter(|needed| !row.names.contains(&needed.as_str())).map(|name| Shown::named(name)));
+        let table = self.shapes.table(name, &columns, &key);
+        let mut cells: Vec<_> = row.values.into_iter().map(Cell::Value).collect();
+        cells.resize(columns.len(), Cell::Unchanged);
+        let new = Row(cells);
+        Ok((table, if is_update { Op::Update { old_key, new } } else { Op::Insert { new } }))
+    }
+}
+
+impl<'a> Columns<'a> {
+    fn old_keys(envelope: &json::Fields<'a>) -> Result<Self, Malformed> {
+        let key = Self::read(&envelope.object("oldkeys")?, ["keynames", "keytypes", "keyvalues"])?;
+        if key.names.is_empty() {
+            return Err(Malformed::record("`oldkeys.keynames` is empty, so it cannot be told which row it is about"));
+        }
+        Ok(key)
+    }
+
+    /// Three lists of the same length: names, types, values.
+    fn read(fields: &json::Fields<'a>, lists: [&str; 3]) -> Result<Self, Malformed> {
+        let texts =
+            |name| fields.typed(name, "a list of texts", |list| list.as_array()?.iter().map(Value::as_str).collect());
+        let (names, types): (Vec<_>, Vec<_>) = (texts(lists[0])?, texts(lists[1])?);
+        let values = fields.list(lists[2])?;
+        if names.len() != types.len() || names.len() != values.len() {
+            let [names, types, values] = lists;
+            return Err(Malformed::record(format!("`{names}`, `{types}` and `{values}` have different lengths")));
+        }
+        let values = types.iter().zip(values).map(|(kind, value)| values::read(kind, value.clone())).collect();
+        Ok(Self { names, types, values })
+    }
+
+    fn shown(&self) -> Vec<Shown<'a>> {
+        let column = |(&name, &type_name)| Shown { name, type_name, type_oid: values::oid(type_name) };
+        self.names.iter().zip(&self.types).map(column).collect()
+    }
+
+    /// Where the columns called `names` are.
+    fn indexes(&self, names: &[&str]) -> Result<Vec<usize>, Malformed> {
+        let absent = |name: &str| Malformed::record(format!("the key column \"{name}\" is not among `columnnames`"));
+        let place = |name: &&str| self.names.iter().position(|found| found == name).ok_or_else(|| absent(name));
+        names.iter().map(place).collect()
+    }
+
+    /// The key of a new row: what walvec's header says. wal2json does not say it; the tutorial's tables have an `id`, and
+    /// keys mostly come first.
+    fn key_of_insert(&self, record: &Record) -> Result<Vec<usize>, Malformed> {
+        if let Some(text) = record.header(header::KEY) {
+            let malformed = |_| Malformed::record(format!("the header `{}` is not a list of texts", header::KEY));
+            let names: Vec<String> = serde_json::from_str(text).map_err(malformed)?;
+            if names.is_empty() {
+                return Err(Malformed::record(format!("the header `{}` is empty", header::KEY)));
+            }
+            return self.indexes(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        match self.names.iter().position(|&name| name == "id") {
+            Some(index) => Ok(vec![index]),
+            None if self.names.is_empty() => Err(Malformed::record("`columnnames` is empty")),
+            None => Ok(vec![0]),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Tables as records show them.
+//!
+//! A topic holds rows, not tables. Rows with equal columns and keys share one [`Table`], so that whoever compares tables by
+//! their pointers is quick, and a topic of a million rows does not hold a million tables.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use walvec_model::{Column, Table, TableName};
+
+/// `pg_type.oid` of the types that decide about point ids, and of the one that stands for all others.
+pub(super) const INT8: u32 = 20;
+pub(super) const INT2: u32 = 21;
+pub(super) const INT4: u32 = 23;
+pub(super) const TEXT: u32 = 25;
+pub(super) const UUID: u32 = 2950;
+/// The oid of a column whose type the record does not say.
+pub(super) const UNKNOWN: u32 = 0;
+
+/// How many shapes of one table are kept: an altered table has a new one, and a topic may have been written by anybody.
+const KEPT: usize = 8;
+
+/// A column as a record shows it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Shown<'a> {
+    pub(super) name: &'a str,
+    pub(super) type_name: &'a str,
+    pub(super) type_oid: u32,
+}
+
+impl<'a> Shown<'a> {
+    /// A column of which only the name is known.
+    pub(super) const fn named(name: &'a str) -> Self {
+        Self { name, type_name: "", type_oid: UNKNOWN }
+    }
+}
+
+/// The tables that were seen.
+#[derive(Debug, Default)]
+pub(super) struct Shapes {
+    known: HashMap<TableName, Vec<Arc<Table>>>,
+}
+
+impl Shapes {
+    /// The table called `name` with these columns and key, new or as it was seen before.
+    pub(super) fn table(&mut self, name: &TableName, columns: &[Shown<'_>], key: &[usize]) -> Arc<Table> {
+        let fits = |table: &&Arc<Table>| {
+            table.key == key
+                && table.columns.len() == columns.len()
+                && table.columns.iter().zip(columns).all(|(known, shown)| {
+                    known.name == shown.name && known.type_oid == shown.type_oid && known.type_name == shown.type_name
+                })
+        };
+        if let Some(table) = self.known.get(name).and_then(|tables| tables.iter().find(fits)) {
+            return Arc::clone(table);
+        }
+        let column = |shown: &Shown<'_>| Column {
+            name: shown.name.to_owned(),
+            type_name: shown.type_name.to_owned(),
+            type_oid: shown.type_oid,
+        };
+        let columns = columns.iter().map(column).collect();
+        let table = Arc::new(Table { name: name.clone(), columns, key: key.to_vec() });
+        let tables = self.known.entry(name.clone()).or_default();
+        if tables.len() == KEPT {
+            tables.remove(0);
+        }
+        tables.push(Arc::clone(&table));
+        table
+    }
+
+    /// The type oids of the key columns called `names`, as the latest record of the table showed them.
+    pub(super) fn key_types<'a>(
+        &self,
+        table: &TableName,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> Option<Vec<u32>> {
+        let tables = self.known.get(table)?;
+        tables.iter().rev().find_map(|table| {
+            let key = || table.key.iter().filter_map(|&index| table.columns.get(index));
+            key().map(|column| column.name.as_str()).eq(names.clone()).then(|| key().map(|c| c.type_oid).collect())
+        })
+    }
+}
+
+/// The type oid that a key column's value suggests, where nobody says it.
+pub(super) fn guess(value: &Value) -> u32 {
+    if value.is_i64() || value.is_u64() { INT8 } else { TEXT }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows_of_equal_tables_share_one_table_and_old_shapes_are_forgotten() {
+        let name = TableName::new("public", "books");
+        let mut shapes = Shapes::default();
+        let columns = [Shown { type_oid: INT4, ..Shown::named("id") }, Shown::named("title")];
+        let first = shapes.table(&name, &columns, &[0]);
+        assert!(Arc::ptr_eq(&first, &shapes.table(&name, &columns, &[0])));
+        assert!(!Arc::ptr_eq(&first, &shapes.table(&name, &columns, &[1])));
+        assert_eq!(shapes.key_types(&name, ["id"].into_iter()), Some(vec![INT4]));
+        assert_eq!(shapes.key_types(&name, ["isbn"].into_iter()), None);
+        for index in 0..KEPT {
+            shapes.table(&name, &[Shown::named(&format!("c{index}"))], &[0]);
+        }
+        assert!(!Arc::ptr_eq(&first, &shapes.table(&name, &columns, &[0])));
+        assert_eq!((guess(&json!(-1)), guess(&json!(u64::MAX)), guess(&json!(1.5))), (INT8, INT8, TEXT));
+    }
+}

@@ -1,0 +1,53 @@
+//! A record's version in its headers, for the formats whose values have no place for it.
+
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use walvec_model::{Generation, Position};
+
+use super::{Malformed, header, json};
+use crate::Record;
+
+/// The headers of a version.
+pub(super) fn headers(
+    position: Position,
+    generation: Generation,
+    committed_at: Option<SystemTime>,
+) -> Vec<(&'static str, Vec<u8>)> {
+    let mut headers = vec![
+        (header::POSITION, position.to_string().into_bytes()),
+        (header::GENERATION, generation.0.to_string().into_bytes()),
+    ];
+    headers.extend(committed_at.map(|at| (header::COMMITTED_AT, json::micros(at).to_string().into_bytes())));
+    headers
+}
+
+/// A header of walvec's, if the record has it.
+pub(super) fn read<T: FromStr>(record: &Record, name: &'static str) -> Result<Option<T>, Malformed> {
+    // One that is no text is no less wrong than one that is no number.
+    if !record.headers.iter().any(|(found, _)| found == name) {
+        return Ok(None);
+    }
+    let value = record.header(name).and_then(|text| text.parse().ok());
+    value.map(Some).ok_or_else(|| Malformed::record(format!("the header `{name}` cannot be read")))
+}
+
+/// The position in the headers.
+pub(super) fn position(record: &Record) -> Result<Option<Position>, Malformed> {
+    read(record, header::POSITION)
+}
+
+/// The generation in the headers; 0, older than every snapshot, if another program wrote the record.
+pub(super) fn generation(record: &Record) -> Result<Generation, Malformed> {
+    Ok(Generation(read(record, header::GENERATION)?.unwrap_or_default()))
+}
+
+/// The commit time in the headers.
+pub(super) fn committed_at(record: &Record) -> Result<Option<SystemTime>, Malformed> {
+    Ok(read(record, header::COMMITTED_AT)?.and_then(json::time))
+}
+
+/// The place among records that another program's record has: all changes of a row are in one partition.
+pub(super) fn ordinal(record: &Record) -> u64 {
+    u64::try_from(record.offset).unwrap_or_default().saturating_add(1)
+}

@@ -1,0 +1,230 @@
+//! Points in the form that the Qdrant connector for Kafka reads.
+//!
+//! <https://github.com/qdrant/qdrant-kafka>: the value is `{"collection_name","id","vector","payload"}`, where `vector` is a
+//! list of numbers or an object of named vectors; a null value deletes the point that the key
+//! `{"collection_name","id"}` names. So the same topic can fill a Qdrant cluster with or without a walvec at its end.
+//!
+//! Control records (an emptied table, the end of a snapshot) are values with a `walvec` block and without an id. The
+//! connector cannot read them and needs `errors.tolerance=all` where they occur.
+
+use std::time::SystemTime;
+
+use serde_json::{Map, Value};
+use walvec_model::{Generation, Payload, Point, PointId, Position, Provenance, RESERVED_KEY, TableName, Vector};
+
+use super::control::{self, Control};
+use super::{Malformed, SnapshotEnd, header, json, stamp};
+use crate::{Outgoing, Record};
+
+/// What a record of vectors says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Vectors {
+    /// A point to store.
+    Upsert(Upsert),
+    /// A point to remove.
+    Delete {
+        /// The collection.
+        collection: String,
+        /// The point.
+        id: PointId,
+        /// The position of the delete; `None` if another program wrote the record.
+        position: Option<Position>,
+        /// Its generation; 0 if another program wrote the record.
+        generation: Generation,
+    },
+    /// All points of a table are to be removed that are not newer than this.
+    Truncate {
+        /// The collection.
+        collection: String,
+        /// The table that was emptied.
+        table: TableName,
+        /// The position of the truncation.
+        position: Position,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// A snapshot has ended.
+    SnapshotEnd {
+        /// The collection.
+        collection: String,
+        /// The end.
+        end: SnapshotEnd,
+    },
+    /// Nothing about points.
+    Nothing,
+}
+
+/// A point that came through a topic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upsert {
+    /// The collection.
+    pub collection: String,
+    /// The point's id.
+    pub id: PointId,
+    /// Its vector.
+    pub vector: Vector,
+    /// The vector's name, if it has one.
+    pub vector_name: Option<String>,
+    /// The user's fields, without walvec's own.
+    pub payload: Payload,
+    /// walvec's own field; `None` if another program wrote the record.
+    pub provenance: Option<Provenance>,
+    /// The generation: that of the provenance, else that of the headers, else 0.
+    pub generation: Generation,
+    /// When the change was committed, if the record says so.
+    pub committed_at: Option<SystemTime>,
+}
+
+impl Upsert {
+    /// The point, if walvec made it: without a provenance nothing could tell its versions apart.
+    #[must_use]
+    pub fn into_point(self) -> Option<Point> {
+        let Self { id, vector, payload, provenance, .. } = self;
+        Some(Point { id, vector, payload, provenance: provenance? })
+    }
+}
+
+/// The record that stores `point`, whose vector has a name where the collection's layout wants one.
+#[must_use]
+pub fn upsert(
+    collection: &str,
+    point: &Point,
+    vector_name: Option<&str>,
+    committed_at: Option<SystemTime>,
+) -> Outgoing {
+    let key = key(collection, point.id);
+    let mut value = Vec::with_capacity(512 + 12 * point.vector.len());
+    value.extend_from_slice(&key[..key.len() - 1]);
+    json::raw(&mut value, r#","vector":"#);
+    if let Some(name) = vector_name {
+        value.push(b'{');
+        json::value(&mut value, name);
+        value.push(b':');
+    }
+    json::value(&mut value, &point.vector);
+    if vector_name.is_some() {
+        value.push(b'}');
+    }
+    json::raw(&mut value, r#","payload":{"#);
+    for (name, field) in &point.payload {
+        json::value(&mut value, name);
+        value.push(b':');
+        json::value(&mut value, field);
+        value.push(b',');
+    }
+    json::value(&mut value, RESERVED_KEY);
+    value.push(b':');
+    json::value(&mut value, &point.provenance);
+    json::raw(&mut value, "}}");
+    let headers = stamp::headers(point.provenance.position, point.provenance.generation, committed_at);
+    Outgoing { key: Some(key), value: Some(value), headers, everywhere: false }
+}
+
+/// The record that removes the point `id`.
+#[must_use]
+pub fn delete(collection: &str, id: PointId, position: Position, generation: Generation) -> Outgoing {
+    let headers = stamp::headers(position, generation, None);
+    Outgoing { key: Some(key(collection, id)), headers, ..Outgoing::default() }
+}
+
+/// The record that removes all points of `table` up to `position`.
+#[must_use]
+pub fn truncate(collection: &str, table: &TableName, position: Position, generation: Generation) -> Outgoing {
+    let block = |out: &mut Vec<u8>| control::write(out, table, position, generation, None);
+    Outgoing { everywhere: true, ..control_record(collection, header::TRUNCATE, block) }
+}
+
+/// The record that ends a snapshot. It has no key, and one partition is enough for it.
+#[must_use]
+pub fn snapshot_end(collection: &str, end: &SnapshotEnd) -> Outgoing {
+    control_record(collection, header::SNAPSHOT_END, |out| control::write_end(out, end))
+}
+
+fn control_record(collection: &str, purpose: &str, block: impl FnOnce(&mut Vec<u8>)) -> Outgoing {
+    let mut value = br#"{"collection_name":"#.to_vec();
+    json::value(&mut value, collection);
+    json::raw(&mut value, r#","walvec":"#);
+    block(&mut value);
+    value.push(b'}');
+    Outgoing { value: Some(value), headers: vec![(header::CONTROL, purpose.into())], ..Outgoing::default() }
+}
+
+fn key(collection: &str, id: PointId) -> Vec<u8> {
+    let mut key = br#"{"collection_name":"#.to_vec();
+    json::value(&mut key, collection);
+    json::raw(&mut key, r#","id":"#);
+    json::value(&mut key, &id);
+    key.push(b'}');
+    key
+}
+
+/// What `record` says.
+///
+/// # Errors
+/// If it is not in the connector's form, or has vectors that are none of walvec's: sparse ones, several, several names.
+pub fn decode(record: &Record) -> Result<Vectors, Malformed> {
+    let Some(bytes) = &record.value else { return tombstone(record) };
+    let mut value = json::parse(bytes, "value")?;
+    let envelope = json::Fields::of(&value, "")?;
+    let collection = envelope.text("collection_name")?.to_owned();
+    if let Some(control) = Control::read(&envelope)? {
+        let Control { table, position, generation, barrier } = control;
+        return Ok(match barrier {
+            Some(barrier) => {
+                Vectors::SnapshotEnd { collection, end: SnapshotEnd { table, position, generation, barrier } }
+            }
+            None => Vectors::Truncate { collection, table, position, generation },
+        });
+    }
+    let id = id(&envelope)?;
+    let mut take = |name: &str| value.get_mut(name).map(Value::take).filter(|value| !value.is_null());
+    let (vector, vector_name) = vector(take("vector"))?;
+    let mut payload = match take("payload") {
+        Some(Value::Object(fields)) => fields,
+        Some(other) => return Err(Malformed::record(format!("`payload` is {}, not an object", json::kind(&other)))),
+        None => Map::new(),
+    };
+    let unreadable = |error| Malformed::record(format!("`payload.{RESERVED_KEY}` cannot be read: {error}"));
+    let own = payload.shift_remove(RESERVED_KEY).map(serde_json::from_value::<Provenance>);
+    let provenance = own.transpose().map_err(unreadable)?;
+    let generation = match &provenance {
+        Some(provenance) => provenance.generation,
+        None => stamp::generation(record)?,
+    };
+    let committed_at = stamp::committed_at(record)?;
+    Ok(Vectors::Upsert(Upsert { collection, id, vector, vector_name, payload, provenance, generation, committed_at }))
+}
+
+fn tombstone(record: &Record) -> Result<Vectors, Malformed> {
+    let Some(key) = &record.key else { return Ok(Vectors::Nothing) };
+    let key = json::parse(key, "key")?;
+    let fields = json::Fields::of(&key, "key")?;
+    let (position, generation) = (stamp::position(record)?, stamp::generation(record)?);
+    let collection = fields.text("collection_name")?.to_owned();
+    Ok(Vectors::Delete { collection, id: id(&fields)?, position, generation })
+}
+
+fn id(fields: &json::Fields<'_>) -> Result<PointId, Malformed> {
+    fields.typed("id", "a non-negative integer or a UUID", |id| serde_json::from_value(id.clone()).ok())
+}
+
+/// A list of numbers, or an object with one, under its name.
+fn vector(value: Option<Value>) -> Result<(Vector, Option<String>), Malformed> {
+    let value = value.ok_or_else(|| Malformed::record("`vector` is missing"))?;
+    let (value, name) = match value {
+        Value::Object(fields) if fields.len() == 1 => match fields.into_iter().next() {
+            Some((name, vector)) => (vector, Some(name)),
+            None => (Value::Null, None),
+        },
+        other => (other, None),
+    };
+    match numbers(&value) {
+        Some(vector) => Ok((vector, name)),
+        None => Err(Malformed::record("`vector` is neither a list of numbers nor an object with one such list")),
+    }
+}
+
+/// A dense vector; `None` if there is anything but numbers in it. What is not finite was written as null, and is refused.
+pub(super) fn numbers(value: &Value) -> Option<Vector> {
+    serde::Deserialize::deserialize(value).ok()
+}

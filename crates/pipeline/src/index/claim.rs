@@ -1,0 +1,88 @@
+//! Whether this worker may still write.
+//!
+//! Between reading a record and writing its point lies an embedding, and maybe a pause of the whole machine. Before each
+//! write the claim is checked: every partition of the batch is still ours, in the assignment in which it was read, and the
+//! group has said so lately. What is left is the time that the write itself takes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use walvec_broker::kafka::consumer::{Member, Offsets};
+use walvec_broker::{BrokerError, Partition, Received};
+
+use crate::error::PipelineError;
+use crate::writer::{Checked, Guard};
+
+/// What a worker has read and not written yet, and as whom.
+#[derive(Default)]
+pub(super) struct Claim(Mutex<Claimed>);
+
+#[derive(Default)]
+struct Claimed {
+    member: Option<Arc<Member>>,
+    /// The assignment of each partition of the batch.
+    batch: BTreeMap<Partition, u64>,
+    /// By partition, the offset before which everything is durable.
+    durable: Offsets,
+}
+
+impl Claim {
+    fn lock(&self) -> MutexGuard<'_, Claimed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A membership begins.
+    pub(super) fn open(&self, member: Arc<Member>) {
+        *self.lock() = Claimed { member: Some(member), ..Claimed::default() };
+    }
+
+    /// The membership ends.
+    pub(super) fn close(&self) {
+        *self.lock() = Claimed::default();
+    }
+
+    /// A record is part of the batch now.
+    pub(super) fn add(&self, received: &Received) {
+        let mut claimed = self.lock();
+        let partition = received.record.partition();
+        claimed.durable.entry(partition.clone()).or_insert(received.record.offset);
+        claimed.batch.insert(partition, received.assignment);
+    }
+
+    /// The batch is written: everything before these offsets is durable.
+    pub(super) fn written(&self, reached: &Offsets) {
+        let mut claimed = self.lock();
+        claimed.batch.clear();
+        claimed.durable.extend(reached.iter().map(|(partition, offset)| (partition.clone(), *offset)));
+    }
+
+    /// Partitions have gone.
+    pub(super) fn forget(&self, partitions: &[Partition]) {
+        let mut claimed = self.lock();
+        for partition in partitions {
+            claimed.batch.remove(partition);
+            claimed.durable.remove(partition);
+        }
+    }
+
+    async fn holds(&self) -> Result<(), PipelineError> {
+        let (member, durable) = {
+            let claimed = self.lock();
+            let Some(member) = claimed.member.clone() else { return Err(BrokerError::Closed.into()) };
+            if let Some((partition, _)) =
+                claimed.batch.iter().find(|(partition, assignment)| !member.owns(partition, **assignment))
+            {
+                let reason = format!("{partition} is no longer this worker's; what it read of it is dropped");
+                return Err(BrokerError::Fenced { reason }.into());
+            }
+            (member, claimed.durable.clone())
+        };
+        Ok(member.prove(&durable).await?)
+    }
+}
+
+impl Guard for Claim {
+    fn check(&self) -> Checked<'_> {
+        Box::pin(self.holds())
+    }
+}

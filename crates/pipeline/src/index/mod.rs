@@ -1,0 +1,245 @@
+//! Topics into collections: the stages `index`, `embed` and `sink`, by any number of workers.
+//!
+//! ```text
+//! topic ──▶ consumer ──▶ intake ──▶ sink
+//!              ▲          decode, batch, (render, embed,) write
+//!              │                     │
+//!              └── commit offsets ◀──┘ durable
+//! ```
+//!
+//! - [`worker`]: the loop of one worker: records, partitions that come and go, offsets
+//! - [`rows`]: records of changed rows, for `index` and `embed`
+//! - [`vectors`]: records of vectors, for `sink`
+//! - [`vectors_topic`]: a topic as the place where `embed` puts points
+//! - [`claim`]: whether this worker may still write
+//! - here: starting, running and stopping the whole
+
+mod claim;
+mod rows;
+mod vectors;
+pub mod vectors_topic;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use walvec_broker::BrokerError;
+use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::consumer::{Consumer, Membership, Protocol};
+use walvec_broker::kafka::topics::Topics;
+use walvec_broker::wire::Format;
+use walvec_capture::SourceConfig;
+use walvec_model::{Fingerprint, TableName};
+use walvec_sink::Sink;
+
+use crate::error::PipelineError;
+use crate::letters::Letters;
+use crate::refetch::OnDemand;
+use crate::retry::Retry;
+use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
+use crate::supervisor::maintain;
+use crate::telemetry::Telemetry;
+use crate::writer::{Collection, Shared, Writer};
+use claim::Claim;
+use rows::Rows;
+use vectors::Vectors;
+use worker::{Intake, Worker};
+
+/// How often the collections are asked for their size.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a worker needs besides its collections.
+#[derive(Clone)]
+pub struct IndexerConfig {
+    /// The broker.
+    pub connection: Connection,
+    /// The consumer group.
+    pub group: String,
+    /// This worker's name in the group.
+    pub instance: String,
+    /// How the group shares partitions; `None`: as the broker can.
+    pub protocol: Option<Protocol>,
+    /// How long a worker may be silent, in the classic protocol.
+    pub session_timeout: Duration,
+    /// What is read.
+    pub reads: Reads,
+    /// Where values are read that PostgreSQL did not send, if anywhere.
+    pub source: Option<SourceConfig>,
+    /// Rows per batch.
+    pub batch_rows: usize,
+}
+
+/// What a worker reads.
+#[derive(Clone, Debug)]
+pub enum Reads {
+    /// Changes of rows.
+    Changes {
+        /// Their envelope.
+        format: Format,
+        /// The topics; with the table that each is for, where it is for one alone.
+        topics: Vec<(String, Option<TableName>)>,
+    },
+    /// Points with their vectors.
+    Vectors {
+        /// Their form.
+        format: Format,
+        /// The topic.
+        topic: String,
+    },
+}
+
+impl Reads {
+    fn topics(&self) -> Vec<String> {
+        match self {
+            Self::Changes { topics, .. } => topics.iter().map(|(topic, _)| topic.clone()).collect(),
+            Self::Vectors { topic, .. } => vec![topic.clone()],
+        }
+    }
+}
+
+/// One worker.
+pub struct Indexer {
+    config: IndexerConfig,
+    shared: Shared,
+    claim: Arc<Claim>,
+    collections: Vec<Collection>,
+    protocol: Protocol,
+}
+
+impl Indexer {
+    /// Puts a worker together; nothing is connected yet.
+    #[must_use]
+    pub fn new(
+        config: IndexerConfig,
+        collections: Vec<Collection>,
+        letters: Arc<dyn Letters>,
+        stop: CancellationToken,
+    ) -> Self {
+        let statuses = collections.iter().map(|collection| CollectionStatus {
+            collection: collection.name.clone(),
+            table: collection.table.to_string(),
+            ..CollectionStatus::default()
+        });
+        let telemetry = Telemetry::new(statuses.collect(), true);
+        telemetry.broker(BrokerStatus { group: Some(config.group.clone()), ..BrokerStatus::default() });
+        let claim = Arc::new(Claim::default());
+        let shared = Shared { telemetry, letters, stop, guard: Some(Arc::<Claim>::clone(&claim)) };
+        let protocol = config.protocol.unwrap_or(Protocol::Consumer);
+        Self { config, shared, claim, collections, protocol }
+    }
+
+    /// Its status, now and whenever it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.shared.telemetry.subscribe()
+    }
+
+    /// Runs until asked to stop or until a definite error. The first connection to the broker has to succeed; from then on
+    /// one that goes away is waited for.
+    ///
+    /// # Errors
+    /// The definite error that ended it.
+    pub async fn run(mut self) -> Result<(), PipelineError> {
+        let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
+        self.find_topics().await?;
+        loop {
+            let error = match self.session(&mut retry).await {
+                Ok(()) => return Ok(()),
+                Err(PipelineError::Stopped) if self.shared.stop.is_cancelled() => return Ok(()),
+                Err(PipelineError::Broker(BrokerError::OldProtocol { .. })) if self.config.protocol.is_none() => {
+                    tracing::info!("the broker does not know the group protocol of Kafka 4; using the classic one");
+                    self.protocol = Protocol::Classic;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            self.shared.telemetry.phase(Phase::Starting);
+            match retry.after(error).await {
+                Ok(()) => {}
+                Err(PipelineError::Stopped) => return Ok(()),
+                Err(definite) => return Err(definite),
+            }
+        }
+    }
+
+    /// A topic that nobody writes would be waited for without a word.
+    async fn find_topics(&self) -> Result<(), PipelineError> {
+        let there = Topics::new(&self.config.connection)?.partitions().await?;
+        match self.config.reads.topics().into_iter().find(|topic| !there.contains_key(topic)) {
+            Some(topic) => {
+                let reason = "does not exist, or may not be seen".to_owned();
+                Err(BrokerError::Topic { topic, reason }.into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// One membership of the group.
+    async fn session(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
+        self.shared.telemetry.phase(Phase::Starting);
+        self.shared.letters.refresh().await?;
+        let mut writers = Vec::with_capacity(self.collections.len());
+        let mut filled = Vec::with_capacity(self.collections.len());
+        for (index, collection) in self.collections.iter().enumerate() {
+            let writer = Writer::new(index, collection.clone(), self.shared.clone())?;
+            filled.push(writer.prepare().await?.0);
+            writers.push(writer);
+        }
+        filled.sort();
+        let about = Fingerprint::of(&filled.iter().map(String::as_str).collect::<Vec<_>>()).to_string();
+        let source = OnDemand::new(self.config.source.clone());
+        match &self.config.reads {
+            Reads::Changes { format, topics } => {
+                let rows = Rows::new(*format, topics, writers, source, self.config.batch_rows, self.shared.clone());
+                self.work(rows, about, retry).await
+            }
+            Reads::Vectors { format, .. } => {
+                let vectors = Vectors::new(*format, writers, self.config.batch_rows, self.shared.clone());
+                self.work(vectors, about, retry).await
+            }
+        }
+    }
+
+    async fn work<I: Intake>(&self, intake: I, about: String, retry: &mut Retry) -> Result<(), PipelineError> {
+        let membership = Membership {
+            group: self.config.group.clone(),
+            instance: self.config.instance.clone(),
+            topics: self.config.reads.topics(),
+            protocol: self.protocol,
+            about,
+            session_timeout: self.config.session_timeout,
+        };
+        let consumer = Consumer::join(&self.config.connection, &membership)?;
+        self.claim.open(consumer.member());
+        let sinks: Vec<Arc<dyn Sink>> =
+            self.collections.iter().map(|collection| Arc::clone(&collection.sink)).collect();
+        let telemetry = &self.shared.telemetry;
+        let mut worker = Worker::new(consumer, intake, Arc::clone(&self.claim), self.shared.clone());
+        let outcome = tokio::select! {
+            outcome = worker.run(retry) => outcome,
+            () = observe(&sinks, telemetry) => Ok(()),
+            () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
+        };
+        self.claim.close();
+        worker.close().await;
+        outcome
+    }
+}
+
+/// Counts points now and then.
+async fn observe(sinks: &[Arc<dyn Sink>], telemetry: &Telemetry) {
+    let mut ticks = tokio::time::interval(OBSERVE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for (index, sink) in sinks.iter().enumerate() {
+            if let Ok(Ok(points)) = tokio::time::timeout(OBSERVE_INTERVAL, sink.count()).await {
+                telemetry.collection(index, |status| status.points = points);
+            }
+        }
+        telemetry.age();
+    }
+}

@@ -1,0 +1,209 @@
+//! Records of vectors, for the stage `sink`.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use walvec_broker::Record;
+use walvec_broker::wire::vectors::{self, Upsert, Vectors as Said};
+use walvec_broker::wire::{Format, Malformed, SnapshotEnd, reference_vectors};
+use walvec_model::{Column, InputHash, Lsn, Point, PointId, Position, Provenance, RowKey, Table, Value};
+
+use super::worker::{Intake, Taken};
+use crate::error::PipelineError;
+use crate::store::Place;
+use crate::writer::{Placed, Shared, Writer};
+
+/// `pg_type.oid` of int4: the tutorial's tables have serial keys.
+const INT4: u32 = 23;
+
+/// The key of the tutorial's tables.
+const ID: &str = "id";
+
+/// Takes vectors in and brings them into collections.
+pub(super) struct Vectors {
+    format: Format,
+    writers: Vec<Writer>,
+    batch_rows: usize,
+    shared: Shared,
+    /// By collection: what is to become of each point, in the order of the records.
+    pending: Vec<(usize, Placed)>,
+    times: Vec<SystemTime>,
+}
+
+impl Vectors {
+    pub(super) const fn new(format: Format, writers: Vec<Writer>, batch_rows: usize, shared: Shared) -> Self {
+        Self { format, writers, batch_rows, shared, pending: Vec::new(), times: Vec::new() }
+    }
+
+    fn writer_of(&self, collection: &str) -> Option<usize> {
+        self.writers.iter().position(|writer| writer.collection.name == collection)
+    }
+
+    /// What a record says, in the terms of the connector's form.
+    fn read(&self, record: &Record) -> Result<Said, Malformed> {
+        match self.format {
+            Format::Debezium => vectors::decode(record),
+            Format::Reference => self.read_reference(record),
+        }
+    }
+
+    /// The tutorial's form says the table and has the row's columns beside the vector, so that the payload is laid out here.
+    fn read_reference(&self, record: &Record) -> Result<Said, Malformed> {
+        let Some(row) = reference_vectors::decode(record)? else { return Ok(Said::Nothing) };
+        let refused = |reason: String| Malformed { code: "E_RECORD", reason };
+        let Some(writer) = self.writers.iter().find(|writer| writer.collection.table == row.table) else {
+            return Ok(Said::Nothing);
+        };
+        let collection = &writer.collection;
+        let columns: Vec<Column> = row.fields.keys().map(|name| column(name)).collect();
+        let Some(id) = columns.iter().position(|column| column.name == ID) else {
+            return Err(refused(format!("the row has no `{ID}`, so nobody can tell which one it is")));
+        };
+        let table = Table { name: collection.table.clone(), columns, key: vec![id] };
+        let values: Vec<Value> = row.fields.values().cloned().collect();
+        let key = RowKey::new(vec![values[id].clone()]);
+        let document =
+            collection.transform.render(&table, &key, &values).map_err(|error| refused(error.to_string()))?;
+        let provenance = Provenance {
+            position: row.position.unwrap_or_else(|| place_of(record)),
+            table: Provenance::table_tag(&document.table),
+            key: key.values().to_vec(),
+            input_hash: document.input_hash,
+            fingerprint: collection.fingerprint.clone(),
+            generation: row.generation,
+            chunk: 0,
+            chunks: 1,
+        };
+        Ok(Said::Upsert(Upsert {
+            collection: collection.name.clone(),
+            id: document.id,
+            vector: row.vector,
+            vector_name: None,
+            payload: document.payload,
+            provenance: Some(provenance),
+            generation: row.generation,
+            committed_at: None,
+        }))
+    }
+
+    async fn say(&mut self, said: Said, record: &Record) -> Result<Taken, PipelineError> {
+        let place = Place { topic: record.topic.to_string(), partition: record.partition, offset: record.offset };
+        match said {
+            Said::Upsert(upsert) => {
+                let Some(index) = self.writer_of(&upsert.collection) else { return Ok(Taken::Joined) };
+                self.times.extend(upsert.committed_at);
+                let point = self.point(index, upsert, record);
+                let (id, position, generation) = (point.id, point.provenance.position, point.provenance.generation);
+                self.pending
+                    .push((index, Placed { id, point: Some(point), position: Some(position), generation, place }));
+            }
+            Said::Delete { collection, id, position, generation } => {
+                if let Some(index) = self.writer_of(&collection) {
+                    self.pending.push((index, Placed { id, point: None, position, generation, place }));
+                }
+            }
+            Said::Truncate { collection, position, .. } => {
+                self.flush().await?;
+                if let Some(index) = self.writer_of(&collection) {
+                    self.writers[index].truncate_before(position).await?;
+                }
+            }
+            Said::SnapshotEnd { end, .. } => return Ok(Taken::SnapshotEnd(end)),
+            Said::Nothing => {}
+        }
+        Ok(Taken::Joined)
+    }
+
+    /// A point that another program made gets the place of its record as its version.
+    fn point(&self, index: usize, upsert: Upsert, record: &Record) -> Point {
+        let collection = &self.writers[index].collection;
+        let Upsert { id, vector, payload, provenance, generation, .. } = upsert;
+        let provenance = provenance.unwrap_or_else(|| Provenance {
+            position: place_of(record),
+            table: Provenance::table_tag(&collection.table),
+            key: vec![id_value(id)],
+            input_hash: InputHash::of(""),
+            fingerprint: collection.fingerprint.clone(),
+            generation,
+            chunk: 0,
+            chunks: 1,
+        });
+        Point { id, vector, payload, provenance }
+    }
+
+    async fn park(&mut self, record: &Record, malformed: &Malformed) -> Result<(), PipelineError> {
+        let place = Place { topic: record.topic.to_string(), partition: record.partition, offset: record.offset };
+        let key = RowKey::new(vec![Value::from(record.place())]);
+        for writer in &mut self.writers {
+            writer.come_from(HashMap::from([(key.clone(), place.clone())]));
+            writer.park(&key, Position::default(), malformed.code, &malformed.reason).await?;
+        }
+        Ok(())
+    }
+}
+
+fn column(name: &str) -> Column {
+    let type_oid = if name == ID { INT4 } else { 0 };
+    Column { name: name.to_owned(), type_name: String::new(), type_oid }
+}
+
+/// The version of what carries none: its place in the partition.
+fn place_of(record: &Record) -> Position {
+    Position { commit_lsn: Lsn::ZERO, ordinal: u64::try_from(record.offset).unwrap_or_default() + 1 }
+}
+
+fn id_value(id: PointId) -> Value {
+    match id {
+        PointId::Num(number) => Value::from(number),
+        PointId::Uuid(uuid) => Value::from(uuid.to_string()),
+    }
+}
+
+impl Intake for Vectors {
+    async fn take(&mut self, record: Record) -> Result<Taken, PipelineError> {
+        match self.read(&record) {
+            Ok(said) => self.say(said, &record).await,
+            Err(malformed) => {
+                self.park(&record, &malformed).await?;
+                Ok(Taken::Joined)
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), PipelineError> {
+        let pending = std::mem::take(&mut self.pending);
+        let times = std::mem::take(&mut self.times);
+        self.shared.telemetry.waiting_since(times.iter().min().copied());
+        let mut by_writer: Vec<Vec<Placed>> = self.writers.iter().map(|_| Vec::new()).collect();
+        for (index, placed) in pending {
+            by_writer[index].push(placed);
+        }
+        for (writer, placed) in self.writers.iter_mut().zip(by_writer) {
+            if !placed.is_empty() {
+                writer.place(placed).await?;
+            }
+        }
+        for at in times {
+            self.shared.telemetry.searchable(at, 1);
+        }
+        self.shared.telemetry.waiting_since(None);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.pending.len() >= self.batch_rows
+    }
+
+    async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
+        for writer in self.writers.iter_mut().filter(|writer| writer.collection.table == end.table) {
+            writer.begin_generation(end.generation);
+            let swept = writer.finish_generation().await?;
+            tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
+        }
+        Ok(())
+    }
+
+    fn reload(&mut self) -> Result<(), PipelineError> {
+        self.writers.iter_mut().try_for_each(Writer::reload_letters)
+    }
+}

@@ -1,0 +1,177 @@
+//! A topic as the place where the stage `embed` puts points.
+//!
+//! It can be written and not read back: every row is embedded again, and nothing completes a row whose large values
+//! PostgreSQL did not send but the source.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::producer::{Producer, Segment};
+use walvec_broker::kafka::topics::{TopicSpec, Topics};
+use walvec_broker::wire::reference_vectors::{self, Embedded};
+use walvec_broker::wire::{Format, SnapshotEnd, vectors};
+use walvec_broker::{BrokerError, Outgoing};
+use walvec_model::{Generation, Point, PointId, Position, StoredPoint, TableName};
+use walvec_sink::{BoxFuture, CollectionId, ScrollPage, Sink, SinkError, Write};
+
+/// One collection's points in a topic.
+pub struct VectorsTopic {
+    topics: Topics,
+    producer: Arc<Producer>,
+    spec: TopicSpec,
+    partitions: AtomicI32,
+    format: Format,
+    collection: String,
+    vector_name: Option<String>,
+    /// Deletes that the tutorial's form cannot express.
+    dropped: AtomicU64,
+}
+
+impl VectorsTopic {
+    /// Nothing is connected yet. `vector_name`: the name of the vectors where the collection's layout wants one.
+    ///
+    /// # Errors
+    /// [`BrokerError::Settings`].
+    pub fn new(
+        connection: &Connection,
+        producer: Arc<Producer>,
+        spec: TopicSpec,
+        format: Format,
+        collection: &str,
+        vector_name: Option<String>,
+    ) -> Result<Self, BrokerError> {
+        let (collection, partitions) = (collection.to_owned(), AtomicI32::new(spec.partitions));
+        let topics = Topics::new(connection)?;
+        Ok(Self { topics, producer, spec, partitions, format, collection, vector_name, dropped: AtomicU64::new(0) })
+    }
+
+    fn record(&self, write: &Write) -> Option<Outgoing> {
+        match (write, self.format) {
+            (Write::Upsert(point), Format::Debezium) => {
+                Some(vectors::upsert(&self.collection, point, self.vector_name.as_deref(), None))
+            }
+            (Write::Upsert(point), Format::Reference) => Some(reference_vectors::encode(&embedded(point))),
+            (Write::Delete(id), Format::Debezium) => {
+                let record = vectors::delete(&self.collection, *id, Position::default(), Generation::default());
+                // In its partition it follows what it deletes; a position of its own nobody knows here.
+                Some(Outgoing { headers: Vec::new(), ..record })
+            }
+            (Write::Delete(id), Format::Reference) => {
+                let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+                tracing::warn!(%id, dropped, "the tutorial's form of vectors knows no deletes: the point stays where it is");
+                None
+            }
+            // Only a point that was retrieved gets a new payload alone, and none ever is.
+            (Write::Payload { .. }, _) => None,
+        }
+    }
+
+    async fn send(&self, records: Vec<(Option<PointId>, Outgoing)>) -> Result<(), SinkError> {
+        let segment = Segment::new();
+        for (id, record) in &records {
+            let copies = if record.everywhere { self.partitions.load(Ordering::Relaxed) } else { 1 };
+            for partition in 0..copies {
+                let partition = record.everywhere.then_some(partition);
+                match self.producer.send(&self.spec.name, partition, record, &segment).await {
+                    Ok(()) => {}
+                    Err(error @ BrokerError::TooLarge { .. }) if id.is_some() => {
+                        return Err(SinkError::BadPoint {
+                            id: id.unwrap_or(PointId::Num(0)),
+                            reason: error.to_string(),
+                        });
+                    }
+                    Err(error) => return Err(refused(&error)),
+                }
+            }
+        }
+        self.producer.close(&segment);
+        self.producer.done(&segment).await.map_err(|error| refused(&error))
+    }
+}
+
+fn refused(error: &BrokerError) -> SinkError {
+    SinkError::Topic { reason: error.to_string(), passes: error.is_retryable() }
+}
+
+/// The row's columns as far as the payload has them, and its key, which every reader needs.
+fn embedded(point: &Point) -> Embedded {
+    let mut fields = point.payload.clone();
+    if let [key] = point.provenance.key.as_slice() {
+        fields.entry("id").or_insert_with(|| key.clone());
+    }
+    let (schema, name) = point.provenance.table.split_once('.').unwrap_or(("public", &point.provenance.table));
+    Embedded {
+        table: TableName::new(schema, name),
+        kind: "insert".to_owned(),
+        fields,
+        vector: point.vector.clone(),
+        at: std::time::SystemTime::now(),
+        position: Some(point.provenance.position),
+        generation: point.provenance.generation,
+    }
+}
+
+impl Sink for VectorsTopic {
+    fn prepare(&self) -> BoxFuture<'_, Result<CollectionId, SinkError>> {
+        Box::pin(async move {
+            let made = self.topics.ensure(std::slice::from_ref(&self.spec)).await.map_err(|error| refused(&error))?;
+            if let Some(partitions) = made.get(&self.spec.name) {
+                self.partitions.store(*partitions, Ordering::Relaxed);
+            }
+            Ok(CollectionId(format!("topic {}", self.spec.name)))
+        })
+    }
+
+    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+        let records = batch.iter().filter_map(|write| Some((Some(write.id()), self.record(write)?))).collect();
+        Box::pin(self.send(records))
+    }
+
+    fn retrieve(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
+        let newest = Position { commit_lsn: walvec_model::Lsn(u64::MAX), ordinal: 0 };
+        let table = table.clone();
+        Box::pin(async move { self.delete_older(&table, newest).await })
+    }
+
+    fn delete_older<'a>(&'a self, table: &'a TableName, before: Position) -> BoxFuture<'a, Result<(), SinkError>> {
+        if self.format == Format::Reference {
+            tracing::warn!(%table, "the tutorial's form of vectors knows no truncates: the points stay where they are");
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        let record = vectors::truncate(&self.collection, table, before, Generation::default());
+        Box::pin(self.send(vec![(None, record)]))
+    }
+
+    /// Whoever reads the topic sweeps, once all its partitions were read as far as they are written now.
+    fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
+        let table = table.clone();
+        Box::pin(async move {
+            if self.format == Format::Reference {
+                return Ok(0);
+            }
+            let partitions = self.partitions.load(Ordering::Relaxed);
+            let barrier = self.producer.end_offsets(&self.spec.name, partitions).await;
+            let barrier = barrier.map_err(|error| refused(&error))?;
+            let end = SnapshotEnd { table, position: Position::default(), generation: current, barrier };
+            self.send(vec![(None, vectors::snapshot_end(&self.collection, &end))]).await?;
+            Ok(0)
+        })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+
+    fn scroll(&self, _from: Option<PointId>, _limit: usize) -> BoxFuture<'_, Result<ScrollPage, SinkError>> {
+        Box::pin(std::future::ready(Ok(ScrollPage { points: Vec::new(), next: None })))
+    }
+
+    fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}

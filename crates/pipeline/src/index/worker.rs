@@ -1,0 +1,264 @@
+//! The loop of one worker: records, partitions that come and go, offsets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use walvec_broker::kafka::consumer::{Consumer, Member, Offsets, Polled};
+use walvec_broker::kafka::statistics::Reading;
+use walvec_broker::wire::SnapshotEnd;
+use walvec_broker::{BrokerError, Partition, Received, Record};
+
+use super::claim::Claim;
+use crate::error::PipelineError;
+use crate::follow::until;
+use crate::retry::Retry;
+use crate::status::{PartitionStatus, Phase};
+use crate::telemetry::count_consumed;
+use crate::writer::Shared;
+
+/// How often offsets are committed at most. After a crash at most this much is written again.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often it is asked whether all workers have come to the end of a snapshot.
+const BARRIER_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How many more chunks may join a batch before anything else gets its turn.
+const READ_AHEAD: usize = 16;
+
+/// What takes records in and writes what they say.
+pub(super) trait Intake {
+    /// Takes one record in. It is written with the next flush at the latest.
+    async fn take(&mut self, record: Record) -> Result<Taken, PipelineError>;
+
+    /// Writes everything that was taken in; it is durable then, or parked.
+    async fn flush(&mut self) -> Result<(), PipelineError>;
+
+    /// Whether a flush is due.
+    fn is_full(&self) -> bool;
+
+    /// All rows of a snapshot have been written, by all workers: what it did not meet is removed.
+    async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError>;
+
+    /// Rows may have come that other workers had before.
+    fn reload(&mut self) -> Result<(), PipelineError>;
+}
+
+/// What a record asks for.
+pub(super) enum Taken {
+    /// Nothing now.
+    Joined,
+    /// To wait until every worker has come so far.
+    SnapshotEnd(SnapshotEnd),
+}
+
+/// A partition whose next record has to wait for the other partitions.
+struct Held {
+    end: SnapshotEnd,
+    offset: i64,
+}
+
+/// One worker while it belongs to its group.
+pub(super) struct Worker<I> {
+    consumer: Consumer,
+    member: Arc<Member>,
+    intake: I,
+    claim: Arc<Claim>,
+    shared: Shared,
+    /// What the batch ends with: it becomes durable with the next flush.
+    reached: Offsets,
+    /// What is durable and not committed yet.
+    uncommitted: Offsets,
+    commit_due: Option<Instant>,
+    held: BTreeMap<Partition, Held>,
+    consumed: u64,
+}
+
+impl<I: Intake> Worker<I> {
+    pub(super) fn new(consumer: Consumer, intake: I, claim: Arc<Claim>, shared: Shared) -> Self {
+        let member = consumer.member();
+        Self {
+            consumer,
+            member,
+            intake,
+            claim,
+            shared,
+            reached: Offsets::new(),
+            uncommitted: Offsets::new(),
+            commit_due: None,
+            held: BTreeMap::new(),
+            consumed: 0,
+        }
+    }
+
+    /// Works until asked to stop, or until the consumer is of no use any more.
+    pub(super) async fn run(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
+        let mut reading = self.consumer.reading();
+        let mut barrier = tokio::time::interval(BARRIER_INTERVAL);
+        loop {
+            let is_held = !self.held.is_empty();
+            tokio::select! {
+                biased;
+                () = self.shared.stop.cancelled() => {
+                    self.shared.telemetry.phase(Phase::Stopping);
+                    self.flush().await?;
+                    return self.commit().await;
+                }
+                () = until(self.commit_due) => self.commit().await?,
+                _ = barrier.tick(), if is_held => self.pass_barriers().await?,
+                polled = self.consumer.next() => self.take(polled, retry).await?,
+                Ok(()) = reading.changed() => {
+                    let reading = reading.borrow_and_update().clone();
+                    self.report(&reading);
+                }
+            }
+        }
+    }
+
+    /// Leaves the group.
+    pub(super) async fn close(self) {
+        let Self { consumer, member, intake, .. } = self;
+        drop((member, intake));
+        consumer.close().await;
+    }
+
+    /// What is already there joins the batch: a single row goes through at once, a backlog in full batches.
+    async fn take(&mut self, polled: Polled, retry: &mut Retry) -> Result<(), PipelineError> {
+        let mut polled = Some(polled);
+        for _ in 0..READ_AHEAD {
+            match polled.take() {
+                Some(Polled::Records(records)) => self.take_records(records).await?,
+                Some(other) => return self.change(other, retry).await,
+                None => break,
+            }
+            polled = self.consumer.next_now();
+        }
+        self.flush().await?;
+        match polled {
+            Some(Polled::Records(records)) => {
+                self.take_records(records).await?;
+                self.flush().await
+            }
+            Some(other) => self.change(other, retry).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn take_records(&mut self, records: Vec<Received>) -> Result<(), PipelineError> {
+        for received in records {
+            let partition = received.record.partition();
+            // What was read before the partition went, or behind a record that has to wait, is read again.
+            if !self.member.owns(&partition, received.assignment) || self.held.contains_key(&partition) {
+                continue;
+            }
+            self.claim.add(&received);
+            self.consumed += 1;
+            count_consumed(&partition.topic);
+            let offset = received.record.offset;
+            match self.intake.take(received.record).await? {
+                Taken::Joined => drop(self.reached.insert(partition, offset + 1)),
+                Taken::SnapshotEnd(end) => {
+                    self.member.pause(&partition)?;
+                    self.reached.insert(partition.clone(), offset);
+                    self.held.insert(partition, Held { end, offset });
+                }
+            }
+            if self.intake.is_full() {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Partitions come and go, or the consumer fails.
+    async fn change(&mut self, polled: Polled, retry: &mut Retry) -> Result<(), PipelineError> {
+        match polled {
+            Polled::Records(records) => self.take_records(records).await,
+            Polled::Assigned(partitions) => {
+                tracing::info!(partitions = shown(&partitions), "partitions have come");
+                self.shared.telemetry.phase(Phase::Streaming);
+                retry.succeeded();
+                self.shared.letters.refresh().await?;
+                self.intake.reload()
+            }
+            Polled::Revoked { partitions, done } => {
+                self.flush().await?;
+                self.commit().await?;
+                self.let_go(&partitions);
+                tracing::info!(partitions = shown(&partitions), "partitions are given back");
+                drop(done);
+                Ok(())
+            }
+            Polled::Lost(partitions) => {
+                self.let_go(&partitions);
+                let reason = format!("it was silent for too long; {} went to others", shown(&partitions));
+                Err(BrokerError::Fenced { reason }.into())
+            }
+            Polled::Failed(error) => Err(error.into()),
+        }
+    }
+
+    fn let_go(&mut self, partitions: &[Partition]) {
+        self.claim.forget(partitions);
+        for partition in partitions {
+            self.held.remove(partition);
+            self.reached.remove(partition);
+            self.uncommitted.remove(partition);
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), PipelineError> {
+        self.intake.flush().await?;
+        self.claim.written(&self.reached);
+        if !self.reached.is_empty() {
+            self.uncommitted.append(&mut self.reached);
+            self.commit_due.get_or_insert_with(|| Instant::now() + COMMIT_INTERVAL);
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), PipelineError> {
+        self.commit_due = None;
+        self.member.commit(&self.uncommitted).await?;
+        self.uncommitted.clear();
+        Ok(())
+    }
+
+    /// Ends snapshots whose rows have been written by all workers.
+    async fn pass_barriers(&mut self) -> Result<(), PipelineError> {
+        self.flush().await?;
+        self.commit().await?;
+        let partitions: Vec<Partition> = self.held.keys().cloned().collect();
+        for partition in partitions {
+            let Some(Held { end, offset }) = self.held.get(&partition) else { continue };
+            let committed = self.member.committed(&partition.topic, end.barrier.len()).await?;
+            if committed.iter().zip(&end.barrier).any(|(committed, barrier)| committed < barrier) {
+                continue;
+            }
+            self.intake.end_snapshot(end).await?;
+            let next = offset + 1;
+            self.held.remove(&partition);
+            self.uncommitted.insert(partition.clone(), next);
+            self.claim.written(&self.uncommitted);
+            self.commit().await?;
+            self.member.resume(&partition, next).await?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, reading: &Reading) {
+        let partitions = reading.partitions.iter().map(|progress| PartitionStatus {
+            topic: progress.partition.topic.to_string(),
+            partition: progress.partition.number,
+            next: progress.next,
+            lag: u64::try_from(progress.end - progress.next).unwrap_or_default(),
+        });
+        self.shared.telemetry.reading(partitions.collect(), reading.rebalances, self.consumed);
+        self.shared.telemetry.broker_trouble(self.member.trouble().current().as_ref());
+    }
+}
+
+fn shown(partitions: &[Partition]) -> String {
+    partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}

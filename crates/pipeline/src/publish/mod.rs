@@ -1,0 +1,265 @@
+//! Changes into topics: the stage `capture`.
+//!
+//! ```text
+//!            snapshot rows, then the stream
+//! capture ──────────────────────────────────▶ outlet ──▶ topics
+//!    ▲                                          │ segments of records
+//!    └──── confirm ◀── checkpoint ◀─────────────┘ acknowledged by the broker, in order
+//! ```
+//!
+//! - [`outlet`]: which topic a change goes to, and what the broker has of it
+//! - [`snapshot`]: the rows that were there before, and the mark at their end
+//! - [`stream`]: everything committed since
+//! - here: starting, running and stopping the whole
+
+mod outlet;
+mod snapshot;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Sending};
+use walvec_broker::kafka::topics::{TopicSpec, Topics};
+use walvec_broker::wire::Format;
+use walvec_capture::{PublicationState, Source, SourceConfig};
+use walvec_model::{Generation, Lsn, Table, TableName};
+
+use crate::checkpoint::Checkpointer;
+use crate::error::{PipelineError, Policy};
+use crate::letters::Letters;
+use crate::reread::{Jobs, Order};
+use crate::retry::Retry;
+use crate::start::{Start, decide};
+use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
+use crate::store::{Checkpoint, SnapshotState, Store};
+use crate::supervisor::{facts, observe, refuse_what_cannot_work, want_snapshot};
+use crate::telemetry::Telemetry;
+use crate::writer::Shared;
+use outlet::Outlet;
+
+/// How often the status is brought up to date.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the last records may take on their way out. What was not acknowledged was not confirmed.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// What a publisher needs.
+#[derive(Clone)]
+pub struct PublisherConfig {
+    /// The source.
+    pub source: SourceConfig,
+    /// Digest of what decides which rows there are; when it changes, the tables are read again.
+    pub config_digest: String,
+    /// The broker.
+    pub connection: Connection,
+    /// How records are compressed.
+    pub compression: String,
+    /// The envelope.
+    pub format: Format,
+    /// The prefix of the topics' names, which records name as their origin.
+    pub prefix: String,
+    /// The tables, with the topics that they go to.
+    pub topics: Vec<TableTopic>,
+    /// The collections that show each table: whose dead letters a row is that cannot be written.
+    pub collections: Vec<(String, TableName)>,
+}
+
+/// Where the changes of a table go.
+#[derive(Clone, Debug)]
+pub struct TableTopic {
+    /// The table.
+    pub table: TableName,
+    /// The topic.
+    pub topic: TopicSpec,
+}
+
+/// Keeps topics in step with tables.
+pub struct Publisher {
+    config: PublisherConfig,
+    store: Arc<Store>,
+    shared: Shared,
+    jobs: Jobs,
+    orders: mpsc::Receiver<Order>,
+    interrupted: Option<Order>,
+}
+
+/// What one life of the connection has.
+struct Session<'a> {
+    config: &'a PublisherConfig,
+    store: &'a Arc<Store>,
+    shared: &'a Shared,
+    source: Arc<Source>,
+    tables: Vec<Arc<Table>>,
+    outlet: Outlet,
+}
+
+impl Publisher {
+    /// Puts a publisher together; nothing is connected yet.
+    #[must_use]
+    pub fn new(config: PublisherConfig, store: Arc<Store>, letters: Arc<dyn Letters>, stop: CancellationToken) -> Self {
+        let statuses = config.collections.iter().map(|(collection, table)| CollectionStatus {
+            collection: collection.clone(),
+            table: table.to_string(),
+            ..CollectionStatus::default()
+        });
+        let telemetry = Telemetry::new(statuses.collect(), true);
+        telemetry.broker(BrokerStatus::default());
+        let (jobs, orders) = Jobs::channel();
+        Self {
+            config,
+            store,
+            shared: Shared { guard: None, telemetry, letters, stop },
+            jobs,
+            orders,
+            interrupted: None,
+        }
+    }
+
+    /// Takes backfills while it runs.
+    #[must_use]
+    pub fn jobs(&self) -> Jobs {
+        self.jobs.clone()
+    }
+
+    /// Its status, now and whenever it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.shared.telemetry.subscribe()
+    }
+
+    /// Runs until asked to stop or until a definite error. The first connections, to the source and to the broker, have to
+    /// succeed; from then on what goes away is waited for.
+    ///
+    /// # Errors
+    /// The definite error that ended it.
+    pub async fn run(mut self) -> Result<(), PipelineError> {
+        let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
+        let mut source = Some(Source::connect(self.config.source.clone()).await?);
+        Topics::new(&self.config.connection)?.partitions().await?;
+        loop {
+            let outcome = match source.take() {
+                Some(source) => self.session(source, &mut retry).await,
+                None => match Source::connect(self.config.source.clone()).await {
+                    Ok(source) => self.session(source, &mut retry).await,
+                    Err(error) => Err(error.into()),
+                },
+            };
+            let error = match outcome {
+                Ok(()) => return Ok(()),
+                Err(PipelineError::Stopped) if self.shared.stop.is_cancelled() => return Ok(()),
+                Err(error) => error,
+            };
+            self.shared.telemetry.phase(Phase::Starting);
+            match retry.after(error).await {
+                Ok(()) => {}
+                Err(PipelineError::Stopped) => return Ok(()),
+                Err(definite) => return Err(definite),
+            }
+        }
+    }
+
+    async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
+        let Self { config, store, shared, orders, interrupted, .. } = self;
+        shared.telemetry.phase(Phase::Starting);
+        if matches!(source.publication().await?, PublicationState::Differs { .. }) {
+            want_snapshot(store)?;
+        }
+        refuse_what_cannot_work(&source).await?;
+        let tables = source.tables().await?;
+        let stored = store.checkpoint()?;
+        let outlet = open_outlet(config, &source, stored.as_ref()).await?;
+        let source = Arc::new(source);
+        let mut session = Session { config, store, shared, source, tables, outlet };
+        let (source, watched) = (Arc::clone(&session.source), session.tables.clone());
+        let acknowledged = session.outlet.counter();
+        let outcome = tokio::select! {
+            outcome = session.work(stored, retry, orders, interrupted) => outcome,
+            error = observe(&source, &watched, &[], &shared.telemetry, store) => want_snapshot(store).and(Err(error)),
+            () = report(&shared.telemetry, &*acknowledged) => Ok(()),
+        };
+        session.outlet.flush(GOODBYE).await;
+        if outcome.as_ref().is_err_and(|error| error.policy() == Policy::Restart) {
+            want_snapshot(store)?;
+        }
+        outcome
+    }
+}
+
+/// Makes the topics that are missing and connects to them.
+async fn open_outlet(
+    config: &PublisherConfig,
+    source: &Source,
+    stored: Option<&Checkpoint>,
+) -> Result<Outlet, PipelineError> {
+    let topics = Topics::new(&config.connection)?;
+    let specs: Vec<TopicSpec> = config.topics.iter().map(|topic| topic.topic.clone()).collect();
+    let partitions = topics.ensure(&specs).await?;
+    let names: Vec<String> = partitions.keys().cloned().collect();
+    let largest_record = topics.largest_record(&names).await.unwrap_or(LARGEST_RECORD);
+    let sending = Sending { compression: config.compression.clone(), largest_record };
+    let producer = Producer::new(&config.connection, sending)?;
+    let written = stored.map(|checkpoint| checkpoint.written.clone()).unwrap_or_default();
+    Outlet::open(config, &source.server().database, producer, partitions, written).await
+}
+
+impl Session<'_> {
+    async fn work(
+        &mut self,
+        stored: Option<Checkpoint>,
+        retry: &mut Retry,
+        orders: &mut mpsc::Receiver<Order>,
+        interrupted: &mut Option<Order>,
+    ) -> Result<(), PipelineError> {
+        let identities = self.outlet.identities();
+        let slot = &self.config.source.slot;
+        let facts = facts(&self.source, slot, &self.config.config_digest, identities).await?;
+        let checkpoint = match decide(stored.as_ref(), &facts)? {
+            Start::Resume(checkpoint) => {
+                self.shared.telemetry.generation(checkpoint.generation);
+                self.shared.telemetry.applied(checkpoint.applied);
+                checkpoint
+            }
+            Start::Snapshot { generation, why, drop_slot } => {
+                let generation = generation.max(generation_of_now());
+                tracing::info!(generation = generation.0, "taking a snapshot: {why}");
+                let checkpoint = Checkpoint {
+                    source: facts.source,
+                    generation,
+                    snapshot: SnapshotState::Copying,
+                    applied: Lsn::ZERO,
+                    publication: String::new(),
+                    config_digest: facts.config_digest,
+                    collections: self.outlet.identities_made(),
+                    written: BTreeMap::new(),
+                };
+                self.take_snapshot(checkpoint, drop_slot).await?
+            }
+        };
+        let stream = self.source.open_stream().await?;
+        self.shared.telemetry.phase(Phase::Streaming);
+        retry.succeeded();
+        tracing::info!(applied = %checkpoint.applied, "following the stream");
+        let generation = checkpoint.generation;
+        let checkpointer = Checkpointer::new(Arc::clone(self.store), checkpoint);
+        self.follow(stream, checkpointer, generation, orders, interrupted).await
+    }
+}
+
+/// Generations tell the rows of a snapshot from those of former ones. The state file may be lost, and the topics do not
+/// tell, but clocks go on: seconds since 1970 are more than any generation that there was before.
+fn generation_of_now() -> Generation {
+    Generation(std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()))
+}
+
+async fn report(telemetry: &Telemetry, acknowledged: &(dyn Fn() -> u64 + Send + Sync)) {
+    let mut ticks = tokio::time::interval(REPORT_INTERVAL);
+    loop {
+        ticks.tick().await;
+        telemetry.produced(acknowledged());
+    }
+}

@@ -1,0 +1,205 @@
+//! Which topic a change goes to, and what the broker has of it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use walvec_broker::kafka::producer::{Producer, Segment};
+use walvec_broker::wire::{Context, Encoder, SnapshotEnd};
+use walvec_broker::{BrokerError, Outgoing};
+use walvec_model::{Change, Lsn, TableName};
+
+use super::PublisherConfig;
+use crate::error::PipelineError;
+
+/// What identifies a topic that holds what was written to it.
+const INTACT: &str = "topic";
+/// What identifies one that does not.
+const LOST: &str = "topic that has lost records";
+
+/// A transaction whose last record is in a segment.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Committed {
+    pub(super) end_lsn: Lsn,
+    pub(super) at: SystemTime,
+    pub(super) rows: usize,
+}
+
+/// A record that is too large, and the change that it was made of.
+#[derive(Debug)]
+pub(super) struct Oversized {
+    pub(super) change: Change,
+    pub(super) error: BrokerError,
+}
+
+/// Writes changes to topics.
+pub(super) struct Outlet {
+    producer: Arc<Producer>,
+    encoder: Encoder,
+    /// The topic of each table, and how many partitions it has.
+    routes: HashMap<TableName, (Arc<str>, i32)>,
+    /// Whether each topic still holds what was written to it.
+    intact: BTreeMap<String, bool>,
+    /// Where the topics ended when this session began.
+    written: BTreeMap<String, i64>,
+    /// The segment to which records are added.
+    open: Arc<Segment>,
+    committed: Vec<Committed>,
+    /// Segments that are on their way, in order.
+    waiting: VecDeque<(Arc<Segment>, Vec<Committed>)>,
+    /// Records of the change that is being sent.
+    records: Vec<Outgoing>,
+}
+
+impl Outlet {
+    /// `written`: by `topic/partition`, where the topics ended at last. One that ends earlier now was made anew, or has
+    /// lost what the broker had acknowledged.
+    pub(super) async fn open(
+        config: &PublisherConfig,
+        database: &str,
+        producer: Producer,
+        partitions: BTreeMap<String, i32>,
+        written: BTreeMap<String, i64>,
+    ) -> Result<Self, PipelineError> {
+        let mut intact = BTreeMap::new();
+        for (topic, count) in &partitions {
+            let ends = producer.end_offsets(topic, *count).await?;
+            let is_whole = (0..).zip(&ends).all(|(partition, end): (i32, &i64)| {
+                written.get(&format!("{topic}/{partition}")).is_none_or(|before| before <= end)
+            });
+            if !is_whole {
+                tracing::warn!(topic, "the topic was made anew or has lost records; everything is written again");
+            }
+            intact.insert(topic.clone(), is_whole);
+        }
+        let route = |topic: &super::TableTopic| {
+            let count = partitions.get(&topic.topic.name).copied().unwrap_or(1);
+            (topic.table.clone(), (topic.topic.name.as_str().into(), count))
+        };
+        Ok(Self {
+            producer: Arc::new(producer),
+            encoder: Encoder::new(config.format, &config.prefix, database),
+            routes: config.topics.iter().map(route).collect(),
+            intact,
+            written,
+            open: Segment::new(),
+            committed: Vec::new(),
+            waiting: VecDeque::new(),
+            records: Vec::new(),
+        })
+    }
+
+    /// What the checkpoint compares: a topic that is not whole any more is another one.
+    pub(super) fn identities(&self) -> BTreeMap<String, String> {
+        let identity = |whole: bool| if whole { INTACT } else { LOST };
+        self.intact.iter().map(|(topic, whole)| (topic.clone(), identity(*whole).to_owned())).collect()
+    }
+
+    /// The same, once everything has been written again.
+    pub(super) fn identities_made(&self) -> BTreeMap<String, String> {
+        self.intact.keys().map(|topic| (topic.clone(), INTACT.to_owned())).collect()
+    }
+
+    /// Writes the records of one change. Returns the change if one of them is too large for the topic; the others of it are
+    /// written.
+    pub(super) async fn send(&mut self, change: Change, context: &Context) -> Result<Option<Oversized>, PipelineError> {
+        let Some((topic, partitions)) = self.routes.get(&change.table.name).cloned() else { return Ok(None) };
+        let mut records = std::mem::take(&mut self.records);
+        self.encoder.change(&change, context, &mut records);
+        let mut oversized = None;
+        for record in &records {
+            let copies = if record.everywhere { partitions } else { 1 };
+            for partition in 0..copies {
+                let partition = record.everywhere.then_some(partition);
+                match self.producer.send(&topic, partition, record, &self.open).await {
+                    Ok(()) => {}
+                    Err(error @ BrokerError::TooLarge { .. }) => oversized = Some(error),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        records.clear();
+        self.records = records;
+        Ok(oversized.map(|error| Oversized { change, error }))
+    }
+
+    /// A transaction has ended: everything before is to be confirmed when the broker has it.
+    pub(super) fn commit(&mut self, committed: Committed) {
+        self.committed.push(committed);
+    }
+
+    /// Sends what was added on its way. The next records belong to the next segment.
+    pub(super) fn cut(&mut self) {
+        let segment = std::mem::replace(&mut self.open, Segment::new());
+        self.producer.close(&segment);
+        self.waiting.push_back((segment, std::mem::take(&mut self.committed)));
+    }
+
+    /// The transactions that the broker has altogether, in order, since the last call.
+    pub(super) fn acknowledged(&mut self) -> Result<Vec<Committed>, PipelineError> {
+        let mut done = Vec::new();
+        while let Some((segment, _)) = self.waiting.front() {
+            if !segment.is_done()? {
+                break;
+            }
+            done.extend(self.waiting.pop_front().into_iter().flat_map(|(_, committed)| committed));
+        }
+        Ok(done)
+    }
+
+    /// Whether the broker has everything that was sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Changes whenever the broker has acknowledged something.
+    pub(super) fn progress(&self) -> watch::Receiver<()> {
+        self.producer.progress()
+    }
+
+    /// Waits until the broker has everything.
+    pub(super) async fn drain(&mut self) -> Result<Vec<Committed>, PipelineError> {
+        self.cut();
+        let mut done = Vec::new();
+        while let Some((segment, committed)) = self.waiting.pop_front() {
+            self.producer.done(&segment).await?;
+            done.extend(committed);
+        }
+        Ok(done)
+    }
+
+    /// Writes the mark at the end of a table's snapshot, once everything before it is written.
+    pub(super) async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
+        let Some((topic, partitions)) = self.routes.get(&end.table).cloned() else { return Ok(()) };
+        let barrier = self.producer.end_offsets(&topic, partitions).await?;
+        let record = self.encoder.snapshot_end(&SnapshotEnd { barrier, ..end.clone() });
+        // One worker sweeps, after all partitions have come so far.
+        self.producer.send(&topic, Some(0), &record, &self.open).await?;
+        self.drain().await?;
+        Ok(())
+    }
+
+    /// By `topic/partition`, where the topics end as far as this publisher has written them.
+    pub(super) fn written(&self) -> BTreeMap<String, i64> {
+        let mut written = self.written.clone();
+        written.extend(self.producer.ends());
+        written
+    }
+
+    /// What the client library has heard from the broker that went wrong.
+    pub(super) fn trouble(&self) -> Option<BrokerError> {
+        self.producer.trouble().current()
+    }
+
+    /// Tells how many records the broker has acknowledged.
+    pub(super) fn counter(&self) -> Box<dyn Fn() -> u64 + Send + Sync> {
+        let producer = Arc::clone(&self.producer);
+        Box::new(move || producer.acknowledged())
+    }
+
+    /// Gives what is queued this long to go out.
+    pub(super) async fn flush(&self, limit: Duration) {
+        self.producer.flush(limit).await;
+    }
+}

@@ -1,0 +1,134 @@
+//! The rows that were there before, and the mark at their end.
+
+use std::time::SystemTime;
+
+use walvec_broker::wire::{Context, SnapshotEnd};
+use walvec_capture::Snapshot;
+use walvec_model::Change;
+
+use super::Session;
+use super::outlet::Oversized;
+use crate::error::PipelineError;
+use crate::status::Phase;
+use crate::store::{Checkpoint, DeadLetter, SnapshotState};
+use crate::telemetry::count_changes;
+
+impl Session<'_> {
+    /// Writes a whole snapshot to the topics and returns the checkpoint at which the stream continues.
+    pub(super) async fn take_snapshot(
+        &mut self,
+        mut checkpoint: Checkpoint,
+        drop_slot: bool,
+    ) -> Result<Checkpoint, PipelineError> {
+        // Stored before the slot is created: a slot without this note would look like somebody else's.
+        checkpoint.snapshot = SnapshotState::Copying;
+        self.store.save_checkpoint(&checkpoint)?;
+        if drop_slot {
+            self.source.drop_slot().await?;
+        }
+        self.source.ensure_publication().await?;
+        checkpoint.publication = self.source.publication_identity().await?.unwrap_or_default();
+        self.announce(&checkpoint).await?;
+
+        let mut snapshot = tokio::select! {
+            snapshot = self.source.begin_snapshot() => snapshot?,
+            () = self.shared.stop.cancelled() => return Err(PipelineError::Stopped),
+        };
+        let position = snapshot.position();
+        let context =
+            Context { generation: checkpoint.generation, committed_at: SystemTime::now(), xid: None, snapshot: true };
+        let copied = self.copy(&mut snapshot, &context).await;
+        let closed = snapshot.close().await;
+        if let Err(error) = copied {
+            // Without its snapshot the slot is of no use, and would keep WAL for as long as nobody looks.
+            if let Err(also) = self.source.drop_slot().await {
+                tracing::warn!("the slot of the failed snapshot stays until the next start: {also}");
+            }
+            return Err(error);
+        }
+        closed?;
+        for table in self.tables.clone() {
+            let generation = checkpoint.generation;
+            let end = SnapshotEnd { table: table.name.clone(), position, generation, barrier: Vec::new() };
+            self.outlet.end_snapshot(&end).await?;
+            tracing::info!(table = %table.name, "snapshot complete");
+        }
+        checkpoint.snapshot = SnapshotState::Done;
+        checkpoint.applied = position.commit_lsn;
+        checkpoint.written = self.outlet.written();
+        self.store.save_checkpoint(&checkpoint)?;
+        self.shared.telemetry.applied(checkpoint.applied);
+        Ok(checkpoint)
+    }
+
+    async fn announce(&self, checkpoint: &Checkpoint) -> Result<(), PipelineError> {
+        let estimates = self.source.estimate_rows().await?;
+        let telemetry = &self.shared.telemetry;
+        telemetry.phase(Phase::Snapshot);
+        telemetry.problem(None);
+        telemetry.generation(checkpoint.generation);
+        for (index, (_, table)) in self.config.collections.iter().enumerate() {
+            let rows = estimates.iter().find(|(found, _)| found == table).map_or(0, |(_, rows)| *rows);
+            telemetry.collection(index, |status| {
+                status.snapshot_rows_estimated = rows;
+                status.snapshot_rows_copied = 0;
+            });
+        }
+        Ok(())
+    }
+
+    async fn copy(&mut self, snapshot: &mut Snapshot, context: &Context) -> Result<(), PipelineError> {
+        loop {
+            let rows = tokio::select! {
+                rows = snapshot.next() => rows?,
+                () = self.shared.stop.cancelled() => return Err(PipelineError::Stopped),
+            };
+            let Some(rows) = rows else { break };
+            self.write_rows(rows, context).await?;
+            self.outlet.cut();
+            self.outlet.acknowledged()?;
+        }
+        tokio::select! {
+            drained = self.outlet.drain() => drained.map(drop),
+            () = self.shared.stop.cancelled() => Err(PipelineError::Stopped),
+        }
+    }
+
+    /// Writes rows of a snapshot, or rows that were read again.
+    pub(super) async fn write_rows(&mut self, rows: Vec<Change>, context: &Context) -> Result<(), PipelineError> {
+        count_changes(&rows);
+        let (count, table) = (rows.len(), rows.first().map(|row| row.table.name.clone()));
+        for row in rows {
+            if let Some(oversized) = self.outlet.send(row, context).await? {
+                self.park(&oversized, context).await?;
+            }
+        }
+        for (index, (_, shown)) in self.config.collections.iter().enumerate() {
+            if table.as_ref() == Some(shown) {
+                self.shared.telemetry.collection(index, |status| status.snapshot_rows_copied += count as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// A row whose record is too large is parked for each collection that shows it. A newer version that fits clears it.
+    pub(super) async fn park(&self, oversized: &Oversized, context: &Context) -> Result<(), PipelineError> {
+        let Oversized { change, error } = oversized;
+        let Some(key) = change.key() else { return Err(error.clone().into()) };
+        tracing::warn!(table = %change.table.name, %key, code = error.code(), "row parked: {error}");
+        for (collection, _) in self.config.collections.iter().filter(|(_, table)| *table == change.table.name) {
+            let letter = DeadLetter {
+                collection: collection.clone(),
+                table: change.table.name.to_string(),
+                key: key.values().to_vec(),
+                position: change.position,
+                generation: context.generation,
+                place: None,
+                code: error.code().to_owned(),
+                reason: error.to_string(),
+            };
+            self.shared.letters.update(collection, &[letter], &[]).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,244 @@
+//! Everything committed since the snapshot.
+//!
+//! Records go out as they come; what is confirmed follows from what the broker acknowledges, transaction by transaction.
+
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+use walvec_broker::wire::Context;
+use walvec_capture::{CaptureError, ChangeStream};
+use walvec_model::{Cell, Change, Generation, Op, StreamEvent};
+
+use super::Session;
+use super::outlet::Committed;
+use crate::checkpoint::Checkpointer;
+use crate::error::PipelineError;
+use crate::follow::{turn_of, until};
+use crate::reread::{Active, Job, Order, Turn};
+use crate::start::Refusal;
+use crate::status::Phase;
+use crate::telemetry::count_changes;
+
+/// What happens next.
+enum Step {
+    Events(Result<Vec<StreamEvent>, CaptureError>),
+    Acknowledged,
+    Checkpoint,
+    Begin(Order),
+    Reread(Turn),
+    Stop,
+}
+
+/// The transaction that is being read.
+struct Transaction {
+    context: Context,
+    rows: usize,
+}
+
+impl Session<'_> {
+    /// Follows `stream` until it fails or the publisher is asked to stop.
+    pub(super) async fn follow(
+        &mut self,
+        stream: ChangeStream,
+        checkpointer: Checkpointer,
+        generation: Generation,
+        orders: &mut mpsc::Receiver<Order>,
+        interrupted: &mut Option<Order>,
+    ) -> Result<(), PipelineError> {
+        let mut active = interrupted.take().and_then(|order| self.begin(order));
+        let outcome = self.follow_with(stream, checkpointer, generation, orders, &mut active).await;
+        match (&outcome, active.map(Active::into_order)) {
+            (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
+            (Err(_), order) => *interrupted = order,
+            (Ok(()), None) => {}
+        }
+        outcome
+    }
+
+    async fn follow_with(
+        &mut self,
+        mut stream: ChangeStream,
+        mut checkpointer: Checkpointer,
+        generation: Generation,
+        orders: &mut mpsc::Receiver<Order>,
+        active: &mut Option<Active>,
+    ) -> Result<(), PipelineError> {
+        let context = Context { generation, committed_at: SystemTime::UNIX_EPOCH, xid: None, snapshot: false };
+        let mut transaction = Transaction { context, rows: 0 };
+        let mut progress = self.outlet.progress();
+        loop {
+            let is_free = active.is_none();
+            let step = tokio::select! {
+                biased;
+                () = self.shared.stop.cancelled() => Step::Stop,
+                () = until(checkpointer.due()) => Step::Checkpoint,
+                Ok(()) = progress.changed(), if !self.outlet.is_idle() => Step::Acknowledged,
+                events = stream.next() => Step::Events(events),
+                turn = turn_of(active) => Step::Reread(turn),
+                Some(order) = orders.recv(), if is_free => Step::Begin(order),
+            };
+            match step {
+                Step::Events(events) => {
+                    let events = events?;
+                    self.take_in(events, &mut transaction, &mut checkpointer, active).await?;
+                }
+                Step::Acknowledged => {}
+                Step::Checkpoint => self.confirm(&stream, &mut checkpointer)?,
+                Step::Begin(order) => *active = self.begin(order),
+                Step::Reread(turn) => self.reread(turn, &transaction.context, active, &mut checkpointer).await?,
+                Step::Stop => {
+                    self.shared.telemetry.phase(Phase::Stopping);
+                    // What is not acknowledged by then is written again after the next start.
+                    if let Ok(done) = tokio::time::timeout(super::GOODBYE, self.outlet.drain()).await {
+                        self.note(done?, &mut checkpointer);
+                    }
+                    self.confirm(&stream, &mut checkpointer)?;
+                    stream.close().await?;
+                    return Ok(());
+                }
+            }
+            let done = self.outlet.acknowledged()?;
+            self.note(done, &mut checkpointer);
+            self.show_trouble();
+        }
+    }
+
+    async fn take_in(
+        &mut self,
+        events: Vec<StreamEvent>,
+        transaction: &mut Transaction,
+        checkpointer: &mut Checkpointer,
+        active: &mut Option<Active>,
+    ) -> Result<(), PipelineError> {
+        for event in events {
+            match event {
+                StreamEvent::Begin { at, xid } => {
+                    transaction.context.committed_at = at;
+                    transaction.context.xid = Some(xid);
+                }
+                StreamEvent::Change(change) => {
+                    transaction.rows += 1;
+                    if let Some(active) = active {
+                        active.note(&change);
+                    }
+                    self.send(change, &transaction.context).await?;
+                }
+                StreamEvent::Commit { end_lsn, at } => {
+                    let rows = std::mem::take(&mut transaction.rows);
+                    self.outlet.commit(Committed { end_lsn, at, rows });
+                }
+                StreamEvent::Idle { wal_end } => {
+                    self.outlet.cut();
+                    let done = self.outlet.acknowledged()?;
+                    self.note(done, checkpointer);
+                    if self.outlet.is_idle() && transaction.rows == 0 {
+                        checkpointer.durable(wal_end);
+                        self.shared.telemetry.applied(checkpointer.reached());
+                    }
+                }
+            }
+        }
+        self.outlet.cut();
+        Ok(())
+    }
+
+    async fn send(&mut self, change: Change, context: &Context) -> Result<(), PipelineError> {
+        if let Some(known) = self.tables.iter().find(|known| known.name == change.table.name)
+            && *known != change.table
+        {
+            return Err(PipelineError::Altered { table: change.table.name.clone() });
+        }
+        count_changes(std::slice::from_ref(&change));
+        let change = self.complete_moved(change).await?;
+        if let Some(oversized) = self.outlet.send(change, context).await? {
+            self.park(&oversized, context).await?;
+        }
+        Ok(())
+    }
+
+    /// Whoever reads a row under another key than before cannot look its unsent values up: under the new key nothing is
+    /// stored yet, and the old one may be in the hands of another worker. So they are read here. What is read may be newer
+    /// than the change; the changes in between are still to come. A row that is gone will be deleted by one of them.
+    async fn complete_moved(&self, mut change: Change) -> Result<Change, PipelineError> {
+        let Op::Update { old_key: Some(_), new } = &change.op else { return Ok(change) };
+        if !new.is_partial() {
+            return Ok(change);
+        }
+        let Some(key) = change.key() else { return Ok(change) };
+        let found = self.source.fetch_rows(&change.table, std::slice::from_ref(&key)).await?;
+        if let (Some((_, found)), Op::Update { new, .. }) = (found.into_iter().next(), &mut change.op) {
+            for (cell, value) in new.0.iter_mut().zip(found.0) {
+                if *cell == Cell::Unchanged {
+                    *cell = value;
+                }
+            }
+        }
+        Ok(change)
+    }
+
+    fn note(&self, done: Vec<Committed>, checkpointer: &mut Checkpointer) {
+        for Committed { end_lsn, at, rows } in done {
+            self.shared.telemetry.published(at, rows);
+            checkpointer.durable(end_lsn);
+            self.shared.telemetry.applied(checkpointer.reached());
+        }
+    }
+
+    fn confirm(&self, stream: &ChangeStream, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {
+        checkpointer.note_written(self.outlet.written());
+        let confirmed = checkpointer.store(stream)?;
+        self.shared.telemetry.confirmed(confirmed);
+        Ok(())
+    }
+
+    /// The library tries again by itself; people should see that it does.
+    fn show_trouble(&self) {
+        let trouble = self.outlet.trouble().filter(|_| !self.outlet.is_idle());
+        self.shared.telemetry.broker_trouble(trouble.as_ref());
+    }
+
+    /// Begins a backfill; one that cannot be done ends at once.
+    fn begin(&self, order: Order) -> Option<Active> {
+        let refused =
+            |what: &str, remedy: &str| Refusal { code: "E_TABLE", what: what.to_owned(), remedy: remedy.to_owned() };
+        let refusal = match &order.job {
+            Job::Backfill { table, .. } if self.tables.iter().any(|known| known.name == *table) => {
+                let table = table.clone();
+                return Some(Active::begin(&self.source, self.shared, order, table));
+            }
+            Job::Backfill { .. } => {
+                refused("it is not part of the configuration that is running", "name a table of the configuration")
+            }
+            Job::Repair { .. } => refused(
+                "capture has no collection to repair: it writes to topics",
+                "`walvec backfill --table ...` writes rows to the topics again",
+            ),
+        };
+        order.end(Err(&refusal.into()));
+        None
+    }
+
+    async fn reread(
+        &mut self,
+        turn: Turn,
+        context: &Context,
+        active: &mut Option<Active>,
+        checkpointer: &mut Checkpointer,
+    ) -> Result<(), PipelineError> {
+        match turn {
+            Turn::Write(rows) => {
+                let context = Context { committed_at: SystemTime::now(), xid: None, snapshot: true, ..context.clone() };
+                self.write_rows(rows, &context).await?;
+                self.outlet.cut();
+            }
+            Turn::Ended(result) => {
+                let done = self.outlet.drain().await?;
+                self.note(done, checkpointer);
+                if let Some(job) = active.take() {
+                    job.order().end(result.as_ref().copied());
+                }
+            }
+        }
+        Ok(())
+    }
+}

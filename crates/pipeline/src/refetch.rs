@@ -1,0 +1,72 @@
+//! Where values come from that PostgreSQL did not send and that are stored nowhere.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::sync::OnceCell;
+use walvec_capture::{CaptureError, Source, SourceConfig};
+use walvec_model::{Cell, Row, RowKey, Table};
+
+use crate::error::PipelineError;
+
+/// Rows read again: those that are still there, with their keys.
+pub(crate) type Fetched<'a> = Pin<Box<dyn Future<Output = Result<Vec<(RowKey, Row)>, PipelineError>> + Send + 'a>>;
+
+/// Reads rows again by their keys, as of now.
+pub(crate) trait Refetch: Send + Sync {
+    /// The rows of `table` with these keys. `None`: there is nobody to ask.
+    fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>>;
+}
+
+impl Refetch for Source {
+    fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>> {
+        Some(Box::pin(async move { Ok(self.fetch_rows(table, keys).await?) }))
+    }
+}
+
+/// A source that is connected when it is needed, which it may never be: a worker behind a broker needs none as long as no
+/// large value is left out of an update.
+pub(crate) struct OnDemand {
+    config: Option<SourceConfig>,
+    source: OnceCell<Source>,
+}
+
+impl OnDemand {
+    pub(crate) const fn new(config: Option<SourceConfig>) -> Self {
+        Self { config, source: OnceCell::const_new() }
+    }
+
+    async fn fetch(
+        &self,
+        config: &SourceConfig,
+        table: &Table,
+        keys: &[RowKey],
+    ) -> Result<Vec<(RowKey, Row)>, PipelineError> {
+        let source = self.source.get_or_try_init(|| Source::connect(config.clone())).await?;
+        // A record does not tell the types of its columns, without which they cannot be read.
+        let tables = source.tables().await?;
+        let Some(typed) = tables.into_iter().find(|found| found.name == table.name) else {
+            let reason = "is not in the publication".to_owned();
+            return Err(CaptureError::Table { table: table.name.clone(), reason }.into());
+        };
+        let rows = source.fetch_rows(&typed, keys).await?;
+        Ok(rows.into_iter().map(|(key, row)| (key, arranged(row, &typed, table))).collect())
+    }
+}
+
+impl Refetch for OnDemand {
+    fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>> {
+        let config = self.config.as_ref()?;
+        Some(Box::pin(self.fetch(config, table, keys)))
+    }
+}
+
+/// The cells of a row of `from` in the order of the columns of `to`; a column that is missing counts as not sent.
+fn arranged(row: Row, from: &Table, to: &Table) -> Row {
+    let mut cells = row.0;
+    let cell = |column: &walvec_model::Column| {
+        let found = from.column_index(&column.name).and_then(|index| cells.get_mut(index));
+        found.map_or(Cell::Unchanged, |cell| std::mem::replace(cell, Cell::Unchanged))
+    };
+    Row(to.columns.iter().map(cell).collect())
+}
