@@ -1,0 +1,7 @@
+//! What a test can rely on, with a real broker.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod end;
+mod rights;
+mod serving;
