@@ -30,6 +30,10 @@ pub(crate) fn properties(options: &Options, ports: Ports, directory: &Path) -> S
         ("share.coordinator.state.topic.min.isr", "1"),
         // A group's first member need not wait for others.
         ("group.initial.rebalance.delay.ms", "0"),
+        // A killed broker may come back when its session has ended, by default after 9 seconds. A busy machine may well
+        // miss a second.
+        ("broker.session.timeout.ms", "3000"),
+        ("broker.heartbeat.interval.ms", "500"),
         // By default 128 MiB of the heap.
         ("log.cleaner.dedupe.buffer.size", "4194304"),
         ("auto.create.topics.enable", if options.auto_create_topics { "true" } else { "false" }),
