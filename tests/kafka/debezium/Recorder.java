@@ -1,9 +1,11 @@
+import com.fasterxml.jackson.databind.ObjectMapper;
 import io.debezium.engine.ChangeEvent;
 import io.debezium.engine.DebeziumEngine;
 import io.debezium.engine.Header;
 import io.debezium.engine.format.Json;
 import java.io.BufferedWriter;
 import java.io.FileOutputStream;
+import java.io.IOException;
 import java.io.OutputStreamWriter;
 import java.io.Writer;
 import java.net.URI;
@@ -45,7 +47,7 @@ public final class Recorder {
               --slot NAME                replication slot; default: debezium
               --publication NAME         publication; default: dbz_publication, made when it is missing
               --topic-prefix PREFIX      default: library
-              --schemas                  wrap keys and values as {"schema", "payload"}
+              --schemas                  wrap keys and values as {"schema", "payload"}; headers too, except to a broker
               --output FILE              record: the file; default: standard output
               --bootstrap HOST:PORT      produce: the broker
               --stop-after N             end after this many records; default: on SIGTERM
@@ -59,7 +61,7 @@ public final class Recorder {
         void take(List<ChangeEvent<String, String>> batch) throws Exception;
 
         @Override
-        default void close() throws Exception {}
+        default void close() throws IOException {}
     }
 
     public static void main(String[] arguments) throws Exception {
@@ -70,7 +72,7 @@ public final class Recorder {
             System.err.print(USAGE);
             System.exit(2);
         }
-        defaults(options, engine);
+        defaults(arguments[0], options, engine);
         long limit = Long.parseLong(options.getOrDefault("stop-after", "0"));
         int code;
         try (Target target = target(arguments[0], options, producer)) {
@@ -106,7 +108,7 @@ public final class Recorder {
     }
 
     /** Properties that were not given. */
-    private static void defaults(Map<String, String> options, Properties engine) throws Exception {
+    private static void defaults(String mode, Map<String, String> options, Properties engine) throws Exception {
         URI url = URI.create(options.get("url"));
         String[] user = url.getUserInfo().split(":", 2);
         Path state = Path.of(options.get("state"));
@@ -129,7 +131,8 @@ public final class Recorder {
         defaults.put("topic.prefix", options.getOrDefault("topic-prefix", "library"));
         defaults.put("key.converter.schemas.enable", schemas);
         defaults.put("value.converter.schemas.enable", schemas);
-        defaults.put("header.converter.schemas.enable", schemas);
+        // Kafka Connect writes headers without a schema, unless it is told otherwise, whatever it does with the rest.
+        defaults.put("header.converter.schemas.enable", mode.equals("produce") ? "false" : schemas);
         if (options.containsKey("tables")) {
             defaults.put("table.include.list", options.get("tables"));
         }
@@ -233,7 +236,7 @@ public final class Recorder {
         }
 
         @Override
-        public void close() throws Exception {
+        public void close() throws IOException {
             out.flush();
         }
     }
@@ -241,6 +244,7 @@ public final class Recorder {
     /** Sends to a broker, and waits until it has everything. */
     private static final class Broker implements Target {
         private final KafkaProducer<byte[], byte[]> producer;
+        private final ObjectMapper mapper = new ObjectMapper();
 
         Broker(String bootstrap, Properties given) {
             Properties properties = new Properties();
@@ -259,7 +263,7 @@ public final class Recorder {
             for (ChangeEvent<String, String> event : batch) {
                 var record = new ProducerRecord<>(event.destination(), bytes(event.key()), bytes(event.value()));
                 for (Header<String> header : Recorder.headers(event)) {
-                    record.headers().add(header.getKey(), bytes(header.getValue()));
+                    record.headers().add(header.getKey(), bytes(plain(header.getValue())));
                 }
                 sent.add(producer.send(record));
             }
@@ -267,6 +271,11 @@ public final class Recorder {
             for (Future<RecordMetadata> future : sent) {
                 future.get();
             }
+        }
+
+        /** A header that is a text is written without quotes by Kafka Connect, and anything else as JSON. */
+        private String plain(String json) throws IOException {
+            return json != null && json.startsWith("\"") ? mapper.readValue(json, String.class) : json;
         }
 
         @Override
