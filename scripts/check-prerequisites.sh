@@ -20,6 +20,15 @@ else
 fi
 command -v cc >/dev/null ||
   lacks "a C compiler called cc" "on Debian and Ubuntu: apt install build-essential; on macOS: xcode-select --install"
+# librdkafka's own build asks for one, and tries these names.
+command -v g++ >/dev/null || command -v clang++ >/dev/null || command -v c++ >/dev/null ||
+  lacks "a C++ compiler" "on Debian and Ubuntu: apt install build-essential; on macOS: xcode-select --install"
+# It is built by make, and its OpenSSL is configured by a Perl program.
+command -v make >/dev/null || lacks "make" "on Debian and Ubuntu: apt install make; on macOS: xcode-select --install"
+if ! perl -MFindBin -MIPC::Cmd -MFile::Compare -MTime::Piece -e 1 2>/dev/null; then
+  lacks "perl with its standard modules" \
+    "on Debian and Ubuntu: apt install perl; on Fedora: dnf install perl; on macOS it comes with the system"
+fi
 if ! command -v python3 >/dev/null; then
   lacks "python3, which fetches the model" "on Debian and Ubuntu: apt install python3 python3-pip"
 elif ! python3 -m pip --version >/dev/null 2>&1; then
