@@ -154,6 +154,11 @@ impl<'a> Reader<'a> {
         let text = self.text("a whole number")?;
         text.parse().map_err(|_| ReadError::new(format!("\"{text}\" is not a whole number of at least 0")))
     }
+
+    fn boolean(&self) -> Result<bool, ReadError> {
+        let text = self.text("true or false")?;
+        text.parse().map_err(|_| ReadError::new(format!("\"{text}\" is neither true nor false")))
+    }
 }
 
 /// Methods that read a text and hand it to the visitor.
@@ -180,6 +185,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     read_text! { deserialize_any deserialize_str deserialize_string deserialize_identifier deserialize_char }
 
     read_unsigned! { deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
+        visitor.visit_bool(self.boolean()?)
+    }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
         match self.node.value {
@@ -229,7 +238,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u128 f32 f64 bytes byte_buf unit unit_struct tuple tuple_struct ignored_any
+        i8 i16 i32 i64 i128 u128 f32 f64 bytes byte_buf unit unit_struct tuple tuple_struct ignored_any
     }
 }
 

@@ -153,6 +153,10 @@ fn wrong_types_and_values_name_the_key_and_what_is_expected() {
         ("sink: { qdrant: { url: 'http://a:6334', replication_factor: 0 } }", "sink.qdrant.replication_factor"),
         ("sink: { qdrant: { url: 'http://a:6334', shard_key: '' } }", "sink.qdrant.shard_key: empty"),
         (
+            "sink: { qdrant: { url: 'http://a:6334', on_disk: yes } }",
+            "sink.qdrant.on_disk: \"yes\" is neither true nor",
+        ),
+        (
             "embedding: { model: openai/text-embedding-3-small }",
             "embedding.model: models behind openai/ are not supported",
         ),
@@ -222,6 +226,15 @@ fn a_key_of_a_later_version_is_refused_as_such() {
         let message = refusal(&format!("collections: [{{ name: a, table: a.b, text: t, {key} }}]"));
         assert!(message.contains("not supported yet by this version"), "{key}: {message}");
     }
+}
+
+#[test]
+fn a_switch_is_true_or_false() {
+    let on_disk = |text: &str| {
+        let config = load(&format!("{COLLECTION}sink: {{ qdrant: {{ url: 'http://a:6334', on_disk: {text} }} }}\n"));
+        config.sink.qdrant.unwrap().on_disk
+    };
+    assert_eq!((on_disk("true"), on_disk("'false'"), on_disk("")), (Some(true), Some(false), None));
 }
 
 #[test]
