@@ -37,6 +37,7 @@ Environment:
   WALVEC_MODELS    where models are kept (default: walvec/models in $XDG_CACHE_HOME or ~/.cache)
   WALVEC_LISTEN    the address of the search page and the API
   WALVEC_TOKEN     what clients have to show; required when that address is not loopback
+  WALVEC_STAGE, WALVEC_INSTANCE   which part of the path `run` does, and as which worker; for the other commands, whose state
   WALVEC_LOG       what to log, e.g. debug or walvec_capture=trace (default: info for `run`, else warn)
   WALVEC_POSTGRES  the server for `demo`: a major version or a directory (default: the first that is found)
   HF_ENDPOINT, HF_TOKEN   the model hub for `model pull`
@@ -69,7 +70,7 @@ pub(crate) enum LogFormat {
 enum Command {
     /// Start a throw-away PostgreSQL with a catalogue of books, sync it, search it, serve the page.
     Demo(demo::DemoArgs),
-    /// Sync until stopped: take a snapshot if there is none yet, then follow every change.
+    // No comment here: it would hide the long help of the arguments.
     Run(run::RunArgs),
     /// Search a collection by meaning.
     Search(search::SearchArgs),
@@ -77,7 +78,6 @@ enum Command {
     Status(StatusArgs),
     /// Find everything that would stop `run`, each with its remedy.
     Check(check::CheckArgs),
-    // No comment here: it would hide the long help of the arguments.
     Verify(verify::VerifyArgs),
     // Without a comment of their own: it would hide what the arguments' own one teaches.
     Reindex(reindex::ReindexArgs),

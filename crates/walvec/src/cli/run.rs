@@ -11,20 +11,50 @@ use walvec_pipeline::Status;
 use walvec_pipeline::status::Phase;
 
 use super::{ConfigArgs, Failure, output};
-use crate::config::Overrides;
+use crate::config::{self, Overrides, Stage};
 use crate::serve::Service;
 
+const EXAMPLE: &str = "\
+Example: one capture and two workers on one machine, with
+  broker: { kafka: { bootstrap: \"localhost:9092\" } }
+  sink: { qdrant: { url: \"http://localhost:6334\" } }
+in walvec.yaml (the embedded engine would belong to one worker). On machines of their own workers
+need no --listen, but still an --instance each.
+  walvec run --stage capture
+  walvec run --stage index --instance a --listen 127.0.0.1:8083
+  walvec run --stage index --instance b --listen 127.0.0.1:8084";
+
+/// Sync until stopped: take a snapshot if there is none yet, then follow every change.
+///
+/// By itself that is one process, from PostgreSQL into the collections. With `broker` in walvec.yaml the changes go through
+/// topics of Kafka or Redpanda, and --stage starts one part of the path alone: capture goes on whatever becomes of what follows
+/// it, indexing is spread over as many workers as the topics have partitions, and others can read the topics too.
+///
+/// The stages embed and sink do together what index does, with a topic of vectors between them: one fleet that has the
+/// model, and one that writes.
 #[derive(Args)]
+#[command(after_long_help = EXAMPLE)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    /// What this process does. Each but all needs `broker` in the configuration.
+    #[arg(long, value_enum, env = "WALVEC_STAGE", default_value_t)]
+    stage: Stage,
+    /// What this worker is called among those of its stage, always the same: its directory and its place in the consumer group
+    /// go by it. Letters, digits, dots, - and _
+    #[arg(long, value_name = "NAME", env = "WALVEC_INSTANCE", default_value = "1", value_parser = config::instance)]
+    instance: String,
     /// Serve the page and the API at this address instead of `server.listen`.
     #[arg(long, value_name = "ADDR", env = "WALVEC_LISTEN")]
     listen: Option<SocketAddr>,
 }
 
 pub(crate) async fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
-    let load = move || args.config.load_with(Overrides { listen: args.listen });
+    let RunArgs { config, stage, instance, listen } = args;
+    let load = move || {
+        let instance = Some(instance.clone());
+        config.load_with(Overrides { listen, stage: Some(stage), instance })
+    };
     let service = Service::start(load()?, Vec::new(), Box::new(load)).await?;
     tracing::info!("search page: http://{}/", service.address);
     let progress = tokio::spawn(show_snapshot(service.status.clone()));

@@ -12,6 +12,9 @@ use super::error::{ConfigError, Excerpt};
 /// Keys whose values are never shown, wherever they are.
 const SECRET_KEYS: [&str; 4] = ["url", "token", "api_key", "password"];
 
+/// How the names of librdkafka's settings end whose values are never shown, such as `ssl.key.password`.
+const SECRET_ENDINGS: [&str; 5] = [".password", ".secret", ".passphrase", ".pem", ".oauthbearer.config"];
+
 /// Shorter texts are not looked for in messages: they are no secrets, and parts of many words.
 const SHORTEST_HIDDEN: usize = 6;
 
@@ -145,9 +148,24 @@ fn cut_secrets(line: &str) -> String {
     if !is_key {
         return HIDDEN.to_owned();
     }
-    let after_key = |key: &&str| line.find(&format!("{key}:")).map(|at| at + key.len() + 1);
-    let suspicious = SECRET_KEYS.iter().filter_map(after_key).chain(line.find("://"));
+    let secret_keys = SECRET_KEYS.iter().chain(&SECRET_ENDINGS);
+    let suspicious = secret_keys.filter_map(|key| behind_key(line, key)).chain(line.find("://"));
     suspicious.min().map_or_else(|| line.to_owned(), |at| format!("{} {HIDDEN}", &line[..at]))
+}
+
+/// The offset behind the first `key:` in `line`, whose key may end a quoted one.
+fn behind_key(line: &str, key: &str) -> Option<usize> {
+    let ends = line.match_indices(key).map(|(at, _)| at + key.len());
+    ends.filter_map(|end| {
+        let rest = &line[end..];
+        let behind = rest.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix(':')?;
+        Some(end + rest.len() - behind.len())
+    })
+    .min()
+}
+
+fn is_secret_key(name: &str) -> bool {
+    SECRET_KEYS.contains(&name) || SECRET_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 impl Node {
@@ -225,7 +243,7 @@ impl Builder {
             let range = self.range(key.defined);
             self.secrets.push(range);
         }
-        let is_secret = is_secret || SECRET_KEYS.contains(&key.value.as_str());
+        let is_secret = is_secret || is_secret_key(&key.value);
         (Key { name: key.value, place: Place::from(key.referenced) }, self.node(value, is_secret))
     }
 

@@ -1,7 +1,10 @@
 //! walvec.yaml, the environment and the flags, validated before anything connects.
 //!
 //! - [`settings`]: what can be configured; its documentation is the manual, its JSON schema is `walvec schema`
+//! - [`broker`], [`broker_rules`]: the broker between the stages, and what must hold of it
+//! - [`stage`]: which part of the path of a row this process is, and where that keeps its state
 //! - [`load`]: where a configuration comes from, and what beats what
+//! - [`variables`]: a configuration from the variables of the tutorial stack
 //! - [`environment`]: environment variables, injected so that tests need none
 //! - [`document`]: a YAML text as a tree that knows its places, and excerpts of it that hide secrets
 //! - [`reader`]: from that tree to the settings, with the dotted key in every error
@@ -11,6 +14,8 @@
 //! - [`rules`]: what must hold beyond types
 //! - [`error`]: what can be wrong, and where
 
+mod broker;
+mod broker_rules;
 mod conninfo;
 mod document;
 mod environment;
@@ -21,14 +26,17 @@ mod names;
 mod reader;
 mod rules;
 mod settings;
+mod stage;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 pub(crate) use environment::Environment;
 pub(crate) use error::ConfigError;
 pub(crate) use load::Overrides;
 pub(crate) use names::table_name;
 pub(crate) use settings::{CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
+pub(crate) use stage::{Stage, instance};
 
 /// The JSON schema of walvec.yaml, for editors.
 pub(crate) fn schema() -> String {

@@ -1,6 +1,6 @@
 //! Names and addresses in the notations that people write them in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use walvec_model::TableName;
 
@@ -21,6 +21,66 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
         format!("\"{text}\" is not an address with a port; write for example 127.0.0.1:8082 or [::1]:8082")
     })
+}
+
+/// Whether a host, a name or an address, is this machine. An IPv6 address may have its brackets.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse();
+    host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// Whether `text` is where brokers are: `host:port`, several separated by commas.
+pub(super) fn bootstrap(text: &str) -> Result<(), String> {
+    if text.trim().is_empty() {
+        return Err("missing; write where the broker is, for example localhost:9092".to_owned());
+    }
+    match text.split(',').map(str::trim).find(|address| !is_broker(address)) {
+        Some(address) => Err(format!(
+            "\"{address}\" is not the address of a broker; write host:9092 or [::1]:9092, several separated by commas, without \
+             a scheme: `tls` and `sasl` say how to connect"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The hosts of what [`bootstrap`] accepts.
+pub(super) fn bootstrap_hosts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').filter_map(|address| address.trim().rsplit_once(':')).map(|(host, _)| host)
+}
+
+fn is_broker(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/:@[]".contains(c)),
+    };
+    is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// What Kafka allows for a topic: letters, digits and these.
+/// <https://github.com/apache/kafka/blob/4.0.0/clients/src/main/java/org/apache/kafka/common/internals/Topic.java>
+const fn is_of_topic(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+/// The longest name of a topic, as Kafka has it.
+const LONGEST_TOPIC: usize = 249;
+
+/// `name` with `_` for everything that a topic's name cannot hold, as Debezium does it.
+pub(super) fn topic(name: &str) -> String {
+    name.chars().map(|c| if is_of_topic(c) { c } else { '_' }).collect()
+}
+
+/// Whether a topic may be called `name`.
+pub(super) fn is_topic(name: &str) -> Result<(), String> {
+    let is_name = !matches!(name, "" | "." | "..") && name.chars().all(is_of_topic);
+    match name.len() {
+        _ if !is_name => Err(format!("\"{name}\" is no name for a topic; use letters, digits, . _ and -")),
+        length if length > LONGEST_TOPIC => Err(format!(
+            "the topic {name} has {length} characters, Kafka allows {LONGEST_TOPIC}; shorten broker.kafka.topic_prefix"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// `schema.table`, quoted as in SQL.
@@ -107,6 +167,29 @@ mod tests {
     fn a_table_without_schema_or_with_letters_that_sql_would_fold_gets_the_right_spelling() {
         assert!(table_name("books").unwrap_err().ends_with("write public.books"));
         assert!(table_name("public.Books").unwrap_err().contains("write books, or '\"Books\"'"));
+    }
+
+    #[test]
+    fn brokers_are_hosts_with_ports() {
+        for text in ["localhost:9092", "a:1,b_c.example:65535", "a:1, [::1]:9092", "10.0.0.1:9092"] {
+            assert_eq!(bootstrap(text), Ok(()), "{text}");
+        }
+        for text in ["", " ", "a", "a:", ":9092", "a:0", "a:65536", "a:1,", "a:1;b:1", "::1:9092", "ssl://a:1", "u@a:1"]
+        {
+            assert!(bootstrap(text).is_err(), "{text}");
+        }
+        assert_eq!(bootstrap_hosts("a:1, [::1]:2").collect::<Vec<_>>(), ["a", "[::1]"]);
+        assert!(is_loopback("[::1]") && is_loopback("127.0.0.2") && !is_loopback("10.0.0.1"));
+    }
+
+    #[test]
+    fn a_topic_is_named_as_kafka_allows_it() {
+        assert_eq!(topic("a.public.Bücher und \"mehr\""), "a.public.B_cher_und__mehr_");
+        assert_eq!(is_topic("a-b_c.D1"), Ok(()));
+        assert_eq!(is_topic(&"a".repeat(249)), Ok(()));
+        for name in ["", ".", "..", "a b", "a/b", "ä", &"a".repeat(250)] {
+            assert!(is_topic(name).is_err(), "{name}");
+        }
     }
 
     #[test]

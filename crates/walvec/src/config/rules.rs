@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use secrecy::ExposeSecret as _;
 use walvec_model::point::RESERVED_KEY;
 
+use super::broker_rules::{check_broker, check_stage};
 use super::document::Document;
 use super::error::ConfigError;
 use super::settings::{CollectionConfig, Config, QdrantSettings};
@@ -16,11 +17,20 @@ const LONGEST_NAME: usize = 63;
 const LONGEST_DIRECTORY: usize = 255;
 
 /// A violated rule: the key inside the part that was checked, and what is wrong.
-type Violation = (String, String);
+pub(super) type Violation = (String, String);
 
 /// Checks the whole configuration.
 pub(super) fn check(config: &Config, document: Option<&Document>) -> Result<(), ConfigError> {
-    let checks = [check_source, check_collections, check_embedding, check_sink, check_server, check_pipeline];
+    let checks = [
+        check_stage,
+        check_source,
+        check_collections,
+        check_embedding,
+        check_sink,
+        check_broker,
+        check_server,
+        check_pipeline,
+    ];
     checks.iter().try_for_each(|check| check(config)).map_err(|(key, reason)| error(document, &key, reason))
 }
 
@@ -32,11 +42,11 @@ pub(super) fn error(document: Option<&Document>, key: &str, reason: impl Into<St
     }
 }
 
-fn violation(key: impl Into<String>, reason: impl Into<String>) -> Result<(), Violation> {
+pub(super) fn violation(key: impl Into<String>, reason: impl Into<String>) -> Result<(), Violation> {
     Err((key.into(), reason.into()))
 }
 
-fn in_range(key: &str, value: u64, range: std::ops::RangeInclusive<u64>) -> Result<(), Violation> {
+pub(super) fn in_range(key: &str, value: u64, range: std::ops::RangeInclusive<u64>) -> Result<(), Violation> {
     if range.contains(&value) {
         return Ok(());
     }

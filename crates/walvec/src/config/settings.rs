@@ -13,7 +13,9 @@ use walvec_sink::IndexType;
 use walvec_sink::qdrant::Quantization;
 use walvec_transform::Layout;
 
+use super::broker::BrokerSettings;
 use super::names;
+use super::stage::Stage;
 
 /// The whole configuration: walvec.yaml.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -30,6 +32,10 @@ pub(crate) struct Config {
     /// Where vectors are stored.
     #[serde(default)]
     pub(crate) sink: SinkSettings,
+    /// A broker that carries changes from capture to index. Default: none, they stay in one process. With it `walvec run`
+    /// still does everything, through the broker; `walvec run --stage` does one part.
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) broker: Option<BrokerSettings>,
     /// The HTTP server: search API, search page, health, metrics.
     #[serde(default)]
     pub(crate) server: ServerSettings,
@@ -39,6 +45,12 @@ pub(crate) struct Config {
     /// The directory in which models are kept, from `WALVEC_MODELS`.
     #[serde(skip)]
     pub(crate) models: PathBuf,
+    /// What this process does, from `--stage` or `WALVEC_STAGE`.
+    #[serde(skip)]
+    pub(crate) stage: Stage,
+    /// Its name among those of its stage, from `--instance` or `WALVEC_INSTANCE`.
+    #[serde(skip)]
+    pub(crate) instance: String,
 }
 
 /// A PostgreSQL database.
@@ -48,6 +60,7 @@ pub(crate) struct SourceSettings {
     /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or `key=value` pairs as libpq reads them.
     /// If it is left out, `DATABASE_URL`. What it leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
     /// `PGDATABASE`, `PGSSLMODE` and `PGSSLROOTCERT`. Best written as `${DATABASE_URL}`, so that no password is in the file.
+    /// The stages index, embed and sink can do without: they only use it to read values that PostgreSQL did not send.
     #[serde(deserialize_with = "secret")]
     #[schemars(with = "String")]
     pub(crate) url: SecretString,
@@ -87,6 +100,10 @@ pub(crate) struct CollectionConfig {
     #[serde(deserialize_with = "table_name", serialize_with = "quoted")]
     #[schemars(with = "String")]
     pub(crate) table: TableName,
+    /// With a broker, the topic that the stages index and embed read instead of `<prefix>.<schema>.<table>`: one that somebody
+    /// else writes in the broker's `format`, such as Debezium. The capture stage writes to its own topic whatever is said here.
+    #[serde(default)]
+    pub(crate) topic: Option<String>,
     /// Which rows: an SQL condition that PostgreSQL 15 or later evaluates. A row that no longer meets it is removed.
     #[serde(default, rename = "where")]
     pub(crate) filter: Option<String>,
@@ -274,11 +291,7 @@ impl QdrantSettings {
     /// Whether the API key goes over a network unencrypted.
     pub(crate) fn shows_its_key(&self) -> bool {
         let host = self.url.strip_prefix("http://").map(|rest| rest.rsplit_once(':').map_or(rest, |(host, _)| host));
-        let is_local = |host: &str| {
-            host == "localhost"
-                || host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
-        };
-        self.api_key.is_some() && host.is_some_and(|host| !is_local(host))
+        self.api_key.is_some() && host.is_some_and(|host| !names::is_loopback(host))
     }
 }
 
@@ -372,12 +385,17 @@ impl Default for PipelineSettings {
     }
 }
 
-fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+pub(super) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
     String::deserialize(deserializer).map(SecretString::from)
 }
 
 fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
+}
+
+/// A part that is there as soon as its key is, even if all that is in it is commented out.
+pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 fn table_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TableName, D::Error> {

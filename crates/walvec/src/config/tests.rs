@@ -7,6 +7,8 @@ use walvec_model::TableName;
 use super::settings::IndexKind;
 use super::*;
 
+mod broker;
+
 const EXAMPLE: &str = include_str!("../../../../walvec.example.yaml");
 
 /// The least that a file must say, besides `source.url`.
@@ -218,7 +220,7 @@ fn a_misspelt_key_is_refused_and_the_right_one_is_offered() {
 
 #[test]
 fn a_key_of_a_later_version_is_refused_as_such() {
-    for text in ["broker: { kafka: {} }", "embedding: { api_key: k }", "embedding: { url: 'http://localhost' }"] {
+    for text in ["embedding: { api_key: k }", "embedding: { url: 'http://localhost' }"] {
         let message = refusal(&format!("{COLLECTION}{text}\n"));
         assert!(message.contains("not supported yet by this version"), "{text}: {message}");
     }
@@ -304,12 +306,18 @@ fn no_error_shows_a_secret() {
         "source:\n  url: ${UNSET:-s3cret}",
         "source:\n  url: s3cret${UNSET}",
         "sink: { qdrant: { url: 'http://localhost', api_key: s3cret } }",
+        "broker: { kafka: { sasl: { password: s3cret, mechanism: x, username: u } } }",
+        "broker: { kafka: { sasl: { password: [s3cret] } } }",
+        "broker: { kafka: { properties: { ssl.key.password: s3cret, acks: 1 } } }",
+        "broker: { kafka: { properties: { 'sasl.password': s3cret } } }",
         // Texts that are no YAML.
         "source:\n  url: 'postgres://u:s3cret@h/d",
         "source:\n  url: \"s3cret\n    s3cret\n  slot: x",
         "server:\n  token: *s3cret",
         "server:\n  token: @s3cret",
         "server:\n  token: {s3cret",
+        "broker: { kafka: { properties: { 'ssl.key.password': {s3cret",
+        "broker: { kafka: { sasl: { \"password\" : {s3cret",
         "server:\n  token: s3cret: s3cret",
         "server:\n  token: \"\\s3cret\"",
         "server: {token: s3cret]",
@@ -367,7 +375,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
     let config = Config::from_text(&text, &environment, Overrides::default()).unwrap();
     assert_eq!(config.server.listen.port(), 2);
     assert_eq!(config.server.token.unwrap().expose_secret(), "from-env");
-    let flag = Overrides { listen: Some(([127, 0, 0, 1], 3).into()) };
+    let flag = Overrides { listen: Some(([127, 0, 0, 1], 3).into()), ..Overrides::default() };
     assert_eq!(Config::from_text(&text, &environment, flag).unwrap().server.listen.port(), 3);
 }
 
@@ -381,7 +389,7 @@ fn an_address_that_others_can_reach_needs_a_token_wherever_it_comes_from() {
     );
     let exposed = with(&[("DATABASE_URL", URL), ("WALVEC_LISTEN", "[::]:80")]);
     assert!(refusal_in(COLLECTION, &exposed).contains("can be reached from other machines"));
-    let flag = Overrides { listen: Some(([192, 168, 0, 1], 80).into()) };
+    let flag = Overrides { listen: Some(([192, 168, 0, 1], 80).into()), ..Overrides::default() };
     assert!(Config::from_text(COLLECTION, &environment(), flag).is_err());
     assert!(load(&format!("{COLLECTION}server: {{ listen: '[::1]:80' }}\n")).server.token.is_none());
 }
@@ -440,6 +448,7 @@ fn the_tutorial_stacks_variables_work_without_a_file() {
         ("qd_port", vec![("qd_host", "qdrant"), ("qd_port", "16333")]),
         ("qd_host", vec![("qd_host", "http://qdrant")]),
         ("Quix__Broker__Address", vec![("Quix__Broker__Address", "x")]),
+        ("input", vec![("Quix__Broker__Address", "x:9092"), ("WALVEC_STAGE", "index"), ("input", "a b")]),
     ] {
         let message = with_more(&more).unwrap_err().to_string();
         assert!(message.starts_with(&format!("{variable}: ")), "{message}");

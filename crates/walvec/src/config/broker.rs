@@ -1,0 +1,300 @@
+//! The broker between the stages. The comments on the fields are the manual.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer};
+use walvec_model::TableName;
+
+use super::names;
+use super::settings::{CollectionConfig, given, secret};
+use super::stage::Stage;
+
+/// Who carries changes from `walvec run --stage capture` to the workers that index them.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BrokerSettings {
+    /// Kafka, Redpanda, or another broker with Kafka's protocol.
+    pub(crate) kafka: KafkaSettings,
+}
+
+/// A broker with Kafka's protocol.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct KafkaSettings {
+    /// Where to find the brokers: `host:9092`, several separated by commas. Required.
+    pub(crate) bootstrap: String,
+    /// How the names of topics begin: `<prefix>.<schema>.<table>` for changes, `<prefix>.vectors`, `<prefix>.dead-letters`.
+    /// What a topic's name cannot hold becomes `_`.
+    pub(crate) topic_prefix: String,
+    /// What records look like: `debezium`, or `reference`, the topics, records and groups of the tutorial stack.
+    pub(crate) format: RecordFormat,
+    /// How the names of consumer groups begin: `<group>-index`, `<group>-embed`, `<group>-sink`. Workers of one group share
+    /// the partitions. Default: `walvec`; with `format: reference` the groups `vectorsv1` (embed, index) and `ingesterV1` (sink).
+    pub(crate) group: Option<String>,
+    /// With `format: reference`, the topic of all changes. Default: `postgres-cdc-data`.
+    pub(crate) changes: Option<String>,
+    /// The topic between `--stage embed` and `--stage sink`. Default: `<prefix>.vectors`; with `format: reference`
+    /// `embeddings-fastembed-V1`.
+    pub(crate) vectors: Option<String>,
+    /// The partitions of a topic that walvec creates, 1 to 10000: at most so many workers share its work. A topic that exists
+    /// is left as it is. Default: 6; with `format: reference` 1, because its rows have one key and lie in one partition.
+    pub(crate) partitions: Option<u32>,
+    /// On how many brokers a topic that walvec creates is kept. Default: the broker's.
+    pub(crate) replication_factor: Option<u32>,
+    /// How long a topic that walvec creates keeps its records, in hours; 0 is for ever. A worker that is away for longer misses
+    /// changes, which it notices.
+    pub(crate) retention_hours: u64,
+    /// Keep the last record of every row for ever, instead of every record for some time. For topics that walvec creates, and
+    /// not with `format: reference`.
+    pub(crate) compact: bool,
+    /// How records are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+    pub(crate) compression: Compression,
+    /// How workers share partitions: `consumer`, the broker's own protocol since Kafka 4.0; `classic`; or `auto`, the newest that
+    /// the broker knows.
+    pub(crate) group_protocol: GroupProtocol,
+    /// After how many milliseconds without a sign of life a worker's partitions go to others, 1000 to 1800000. Brokers refuse
+    /// less than 6000 unless told otherwise. With the protocol `consumer` the broker decides.
+    pub(crate) session_timeout_ms: u64,
+    /// Encrypt, and verify the broker's certificate; `tls: {}` is enough if a well-known authority signed it.
+    #[serde(deserialize_with = "given")]
+    pub(crate) tls: Option<TlsSettings>,
+    /// Log in. Default: not.
+    #[serde(deserialize_with = "given")]
+    pub(crate) sasl: Option<SaslSettings>,
+    /// Any other setting of librdkafka, as name and text: `{ "socket.keepalive.enable": "true" }`. Those that walvec decides
+    /// itself are refused.
+    #[serde(deserialize_with = "secrets")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub(crate) properties: BTreeMap<String, SecretString>,
+    /// The one group of this process, from `Quix__Consumer_Group`.
+    #[serde(skip)]
+    pub(super) exact_group: Option<String>,
+}
+
+#[cfg_attr(not(test), expect(dead_code, reason = "for the stages, which are not wired yet"))]
+impl KafkaSettings {
+    /// More workers than anybody starts for one table at first; a topic's keys move when partitions are added later.
+    const PARTITIONS: u32 = 6;
+    /// A week, as brokers have it: a worker may be away over the holidays.
+    const RETENTION_HOURS: u64 = 168;
+    /// Short for a client (45 s is usual), because a worker that died delays the rows of its partitions for so long.
+    const SESSION_TIMEOUT_MS: u64 = 10_000;
+    /// The topics of the tutorial stack.
+    pub(super) const REFERENCE_CHANGES: &str = "postgres-cdc-data";
+    pub(super) const REFERENCE_VECTORS: &str = "embeddings-fastembed-V1";
+    /// The groups of the tutorial stack.
+    const REFERENCE_EMBED: &str = "vectorsv1";
+    const REFERENCE_SINK: &str = "ingesterV1";
+
+    /// The topic that the index stage and the embed stage read for a collection.
+    pub(crate) fn topic_of(&self, collection: &CollectionConfig) -> String {
+        collection.topic.clone().unwrap_or_else(|| self.changes_topic(&collection.table))
+    }
+
+    /// The topic that the capture stage writes the changes of `table` to.
+    pub(crate) fn changes_topic(&self, table: &TableName) -> String {
+        match self.format {
+            RecordFormat::Debezium => names::topic(&format!("{}.{}.{}", self.topic_prefix, table.schema, table.name)),
+            RecordFormat::Reference => self.changes.as_deref().unwrap_or(Self::REFERENCE_CHANGES).to_owned(),
+        }
+    }
+
+    /// The topic between the embed stage and the sink stage.
+    pub(crate) fn vectors_topic(&self) -> String {
+        match (&self.vectors, self.format) {
+            (Some(vectors), _) => vectors.clone(),
+            (None, RecordFormat::Debezium) => format!("{}.vectors", self.topic_prefix),
+            (None, RecordFormat::Reference) => Self::REFERENCE_VECTORS.to_owned(),
+        }
+    }
+
+    /// The topic of what could not be processed.
+    pub(crate) fn dead_letters_topic(&self) -> String {
+        format!("{}.dead-letters", self.topic_prefix)
+    }
+
+    /// The consumer group of the workers of `stage`. Stage `all` reads as stage `index` does.
+    pub(crate) fn group(&self, stage: Stage) -> String {
+        if let Some(group) = &self.exact_group {
+            return group.clone();
+        }
+        match (&self.group, self.format, stage) {
+            (None, RecordFormat::Reference, Stage::Sink) => Self::REFERENCE_SINK.to_owned(),
+            (None, RecordFormat::Reference, _) => Self::REFERENCE_EMBED.to_owned(),
+            (group, _, Stage::All) => format!("{}-{}", group.as_deref().unwrap_or("walvec"), Stage::Index),
+            (group, _, stage) => format!("{}-{stage}", group.as_deref().unwrap_or("walvec")),
+        }
+    }
+
+    /// The partitions of a topic that walvec creates.
+    pub(crate) fn partitions(&self) -> u32 {
+        self.partitions.unwrap_or(match self.format {
+            RecordFormat::Debezium => Self::PARTITIONS,
+            RecordFormat::Reference => 1,
+        })
+    }
+
+    /// How long topics that walvec creates keep their records; `None` is for ever.
+    pub(crate) const fn retention(&self) -> Option<Duration> {
+        match self.retention_hours {
+            0 => None,
+            hours => Some(Duration::from_secs(hours * 3600)),
+        }
+    }
+
+    /// After which silence a worker counts as gone.
+    pub(crate) const fn session_timeout(&self) -> Duration {
+        Duration::from_millis(self.session_timeout_ms)
+    }
+
+    /// librdkafka's `security.protocol`.
+    pub(crate) const fn security_protocol(&self) -> &'static str {
+        match (self.tls.is_some(), self.sasl.is_some()) {
+            (false, false) => "plaintext",
+            (true, false) => "ssl",
+            (false, true) => "sasl_plaintext",
+            (true, true) => "sasl_ssl",
+        }
+    }
+}
+
+impl Default for KafkaSettings {
+    fn default() -> Self {
+        Self {
+            bootstrap: String::new(),
+            topic_prefix: "walvec".to_owned(),
+            format: RecordFormat::default(),
+            group: None,
+            changes: None,
+            vectors: None,
+            partitions: None,
+            replication_factor: None,
+            retention_hours: Self::RETENTION_HOURS,
+            compact: false,
+            compression: Compression::default(),
+            group_protocol: GroupProtocol::default(),
+            session_timeout_ms: Self::SESSION_TIMEOUT_MS,
+            tls: None,
+            sasl: None,
+            properties: BTreeMap::new(),
+            exact_group: None,
+        }
+    }
+}
+
+/// What records look like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RecordFormat {
+    /// As Debezium's connector for PostgreSQL writes them; the row's key is the record's.
+    #[default]
+    Debezium,
+    /// As the tutorial stack writes them; the table's name is the record's key.
+    Reference,
+}
+
+/// How records are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compression {
+    /// Not at all.
+    None,
+    /// Small and slow.
+    Gzip,
+    /// As lz4, for consumers that know nothing else.
+    Snappy,
+    /// Fast.
+    #[default]
+    Lz4,
+    /// Small, and faster than gzip.
+    Zstd,
+}
+
+#[cfg_attr(not(test), expect(dead_code, reason = "for the stages, which are not wired yet"))]
+impl Compression {
+    /// librdkafka's name for it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// How workers share partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum GroupProtocol {
+    /// The newest that the broker knows.
+    #[default]
+    Auto,
+    /// The broker assigns partitions (KIP-848, Kafka 4.0).
+    Consumer,
+    /// A member of the group assigns partitions.
+    Classic,
+}
+
+/// TLS to the broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TlsSettings {
+    /// The authorities to trust, a PEM file. Default: the system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// This client's certificate, a PEM file, if the broker asks for one. Needs `key`.
+    pub(crate) certificate: Option<PathBuf>,
+    /// The key of `certificate`, a PEM file. A password for it is the property `ssl.key.password`.
+    pub(crate) key: Option<PathBuf>,
+}
+
+/// How to log in.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SaslSettings {
+    /// How the password is proved: `plain` sends it, `scram-sha-256` and `scram-sha-512` do not.
+    pub(crate) mechanism: SaslMechanism,
+    /// The user.
+    pub(crate) username: String,
+    /// The password. Best written as `${KAFKA_PASSWORD}`.
+    #[serde(deserialize_with = "secret")]
+    #[schemars(with = "String")]
+    pub(crate) password: SecretString,
+}
+
+/// How a password is proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub(crate) enum SaslMechanism {
+    /// It is sent as it is.
+    #[serde(rename = "plain")]
+    Plain,
+    /// By a challenge.
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    /// By a challenge, with a longer hash.
+    #[serde(rename = "scram-sha-512")]
+    ScramSha512,
+}
+
+#[cfg_attr(not(test), expect(dead_code, reason = "for the stages, which are not wired yet"))]
+impl SaslMechanism {
+    /// Its registered name, which librdkafka takes.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+/// Any property may hold a secret.
+fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, SecretString>, D::Error> {
+    let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
+    Ok(texts.into_iter().map(|(name, text)| (name, text.into())).collect())
+}
