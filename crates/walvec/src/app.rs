@@ -74,6 +74,11 @@ impl Parts {
         Pipeline::new(config, self.collections.clone(), Arc::clone(store), stop)
     }
 
+    /// The collections, as a pipeline writes them.
+    pub(crate) fn collections(&self) -> Vec<Collection> {
+        self.collections.clone()
+    }
+
     /// What searches need of them.
     pub(crate) fn serving(&self) -> Serving {
         let opened = self.config.collections.iter().zip(&self.opened);

@@ -5,6 +5,7 @@
 //! - [`app`]: puts a pipeline together from a configuration
 //! - [`collection`]: opens a collection where the configuration says it lives
 //! - [`serve`]: runs the whole and its HTTP server until it is told to stop
+//! - [`broker`] and [`staged`]: the stages of a process that works through a broker, and running them
 //! - [`supervise`]: runs the pipeline, and does what it is asked for meanwhile
 //! - [`tasks`]: what was asked for, and how far it has come
 //! - [`reindex`] and [`remembered`]: other collections beside the served ones, and what a later start has to know
@@ -14,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod app;
+mod broker;
 mod cli;
 mod collection;
 mod config;
@@ -22,6 +24,7 @@ mod http;
 mod reindex;
 mod remembered;
 mod serve;
+mod staged;
 mod supervise;
 mod tasks;
 mod ui;

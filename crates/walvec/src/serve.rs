@@ -1,6 +1,7 @@
 //! Runs the pipeline and its HTTP server until they are told to stop.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,18 +10,22 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use walvec_pipeline::telemetry::{COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
+use walvec_embed::hash::HashEmbedder;
+use walvec_pipeline::telemetry::{COMMIT_TO_PUBLISHED, COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
 use walvec_pipeline::{PipelineError, Status, Store};
 
 use crate::app::{self, Parts};
+use crate::broker::Broker;
 use crate::cli::Failure;
 use crate::cli::running::Announced;
-use crate::config::Config;
+use crate::config::{Config, KafkaSettings, Stage};
+use crate::http::dead_letters::{self, DeadLetters};
 use crate::http::tasks::{Operations, Request};
-use crate::http::{AppState, SEARCH_SECONDS, dead_letters};
+use crate::http::{AppState, SEARCH_SECONDS, Serving};
 use crate::remembered::{self, UnderWay};
+use crate::staged::Stages;
 use crate::supervise::{Reload, Supervisor};
-use crate::tasks::{Kind, Tasks};
+use crate::tasks::{Handle, Kind, Tasks};
 
 /// Bucket bounds for commit → searchable, in seconds: fine around the target, wide for backlogs.
 const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.015, 0.02, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
@@ -42,53 +47,38 @@ impl Service {
     pub(crate) async fn start(config: Config, examples: Vec<String>, reload: Reload) -> Result<Self, Failure> {
         let metrics = install_metrics()?;
         // The directory before the port: a second process should hear that it is the second one.
-        let data_dir = app::lock(config.sink.directory())?;
+        let directory = config.directory();
+        let data_dir = app::lock(&directory)?;
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| Failure::definite("E_LISTEN", error))?;
-        let (config, under_way) = remembered::at_start(config).await?;
-        let store = Arc::new(Store::open(config.sink.directory()).map_err(PipelineError::from)?);
-        let embedder = app::load_embedder(&config).await?;
-        let parts = Parts::assemble(config, embedder, None).await?;
-        let config = parts.config.clone();
-        let (stop, key) = (CancellationToken::new(), uuid::Uuid::new_v4().to_string());
-        let announced = Announced::write(config.sink.directory(), address, &key)
+        let key = uuid::Uuid::new_v4().to_string();
+        let announced = Announced::write(&directory, address, &key)
             .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
-
-        let (serving, served) = watch::channel(Arc::new(parts.serving()));
+        let stop = CancellationToken::new();
         let (status_in, status) = watch::channel(Status::default());
         let (requests, queue) = mpsc::channel(1);
         let tasks = Tasks::default();
-        if let Some(UnderWay { rollback, .. }) = under_way
-            && let Some(task) = tasks.begin(Kind::Reindex)
-        {
-            // The queue is new, so there is room.
-            requests.try_send((Request::Reindex { rollback }, task)).ok();
-        }
+        let token = config.server.token.clone();
+        let ready = match config.broker.clone() {
+            None => direct(config, status_in, (requests.clone(), queue), &tasks, reload, &stop).await?,
+            Some(broker) => staged(config, &broker.kafka, status_in, queue, &stop).await?,
+        };
         let state = AppState {
-            serving: served,
+            serving: ready.serving,
             operations: Operations { tasks, requests, key: key.into() },
-            dead_letters: dead_letters::of(&store),
+            dead_letters: ready.dead_letters,
             status: status.clone(),
             metrics,
-            token: config.server.token.clone(),
+            token,
             examples,
-        };
-        let supervisor = Supervisor {
-            parts,
-            store,
-            serving,
-            status: status_in,
-            requests: queue,
-            reload,
-            stop: stop.clone(),
-            cleaning: None,
         };
         // The server outlives the pipeline: searches are answered until everything is durable.
         let closing = CancellationToken::new();
         let server = tokio::spawn(crate::http::serve(listener, state, closing.clone()));
+        let run = ready.run;
         let pipeline = tokio::spawn(async move {
             let _closing = closing.drop_guard();
-            let outcome = supervisor.run().await;
+            let outcome = run.await;
             drop(announced);
             drop(data_dir);
             outcome
@@ -150,6 +140,82 @@ impl Service {
     }
 }
 
+/// What is ready to run, and what the server needs of it.
+struct Ready {
+    run: Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>,
+    serving: watch::Receiver<Arc<Serving>>,
+    dead_letters: DeadLetters,
+}
+
+/// All stages in this process, without a broker.
+async fn direct(
+    config: Config,
+    status: watch::Sender<Status>,
+    (requests, queue): (mpsc::Sender<(Request, Handle)>, mpsc::Receiver<(Request, Handle)>),
+    tasks: &Tasks,
+    reload: Reload,
+    stop: &CancellationToken,
+) -> Result<Ready, Failure> {
+    let (config, under_way) = remembered::at_start(config).await?;
+    let store = Arc::new(Store::open(config.sink.directory()).map_err(PipelineError::from)?);
+    let embedder = app::load_embedder(&config).await?;
+    let parts = Parts::assemble(config, embedder, None).await?;
+    let (serving, served) = watch::channel(Arc::new(parts.serving()));
+    if let Some(UnderWay { rollback, .. }) = under_way
+        && let Some(task) = tasks.begin(Kind::Reindex)
+    {
+        // The queue is new, so there is room.
+        requests.try_send((Request::Reindex { rollback }, task)).ok();
+    }
+    let dead_letters = dead_letters::of(&store);
+    let stop = stop.clone();
+    let supervisor = Supervisor { parts, store, serving, status, requests: queue, reload, stop, cleaning: None };
+    Ok(Ready { run: Box::pin(supervisor.run()), serving: served, dead_letters })
+}
+
+/// The stages of this process that work through a broker.
+async fn staged(
+    config: Config,
+    kafka: &KafkaSettings,
+    status: watch::Sender<Status>,
+    requests: mpsc::Receiver<(Request, Handle)>,
+    stop: &CancellationToken,
+) -> Result<Ready, Failure> {
+    let broker = Broker::connect(&config, kafka).await?;
+    let publisher = match config.stage {
+        Stage::All | Stage::Capture => {
+            let directory = config.directory_of(Stage::Capture);
+            std::fs::create_dir_all(&directory)
+                .map_err(|error| Failure::definite("E_STATE", format!("{}: {error}", directory.display())))?;
+            let store = Arc::new(Store::open(&directory).map_err(PipelineError::from)?);
+            Some(broker.publisher(&store, stop.child_token()))
+        }
+        Stage::Index | Stage::Embed | Stage::Sink => None,
+    };
+    let (mut parts, mut indexer) = (None, None);
+    // Where there are no collections, nobody embeds a query.
+    let mut serving =
+        Serving { collections: Vec::new(), embedder: Arc::new(HashEmbedder::new(1).map_err(PipelineError::from)?) };
+    match config.stage {
+        Stage::Capture => {}
+        Stage::Embed => {
+            let collections = broker.collections_in_topic(&app::load_embedder(&config).await?)?;
+            indexer = Some(broker.indexer(collections, stop.child_token()));
+        }
+        Stage::All | Stage::Index | Stage::Sink => {
+            let assembled = Parts::assemble(config.clone(), app::load_embedder(&config).await?, None).await?;
+            indexer = Some(broker.indexer(assembled.collections(), stop.child_token()));
+            serving = assembled.serving();
+            parts = Some(assembled);
+        }
+    }
+    let dead_letters = dead_letters::shared(broker.letters());
+    // Nothing replaces it: these stages build no other collections.
+    let serving = watch::Sender::new(Arc::new(serving)).subscribe();
+    let stages = Stages { publisher, indexer, parts, status, requests, stop: stop.clone() };
+    Ok(Ready { run: Box::pin(stages.run()), serving, dead_letters })
+}
+
 /// Takes the address; a port in use has a remedy.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
@@ -172,6 +238,9 @@ fn install_metrics() -> Result<PrometheusHandle, Failure> {
     let failed = |error: metrics_exporter_prometheus::BuildError| Failure::definite("E_METRICS", error);
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(COMMIT_TO_SEARCHABLE.to_owned()), &LATENCY_BUCKETS)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Full(COMMIT_TO_PUBLISHED.to_owned()), &LATENCY_BUCKETS)
+        })
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full(STAGE_SECONDS.to_owned()), &STAGE_BUCKETS))
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full(SEARCH_SECONDS.to_owned()), &STAGE_BUCKETS))
         .map_err(failed)?

@@ -196,7 +196,7 @@ async fn streams(status: &watch::Receiver<Status>) -> bool {
 
 /// Shows one pipeline's status as that of the process. One that takes over from another is shown once it follows the
 /// stream, or has trouble: until then searches are answered as before, and nobody need look away.
-async fn forward(mut from: watch::Receiver<Status>, to: watch::Sender<Status>) {
+pub(crate) async fn forward(mut from: watch::Receiver<Status>, to: watch::Sender<Status>) {
     let takes_over = to.borrow().phase == Phase::Streaming || to.borrow().phase == Phase::Stopping;
     let mut is_shown = !takes_over;
     loop {
@@ -212,7 +212,7 @@ async fn forward(mut from: watch::Receiver<Status>, to: watch::Sender<Status>) {
 }
 
 /// Shows how far a job of the pipeline comes, to its end.
-async fn show(mut progress: watch::Receiver<Progress>, task: Handle) {
+pub(crate) async fn show(mut progress: watch::Receiver<Progress>, task: Handle) {
     loop {
         let now = progress.borrow_and_update().clone();
         task.update(|task| {

@@ -22,7 +22,7 @@ pub struct Connection {
     /// How to log in; `None`: not at all.
     pub sasl: Option<Sasl>,
     /// Further settings of the client library, by its own names.
-    pub properties: BTreeMap<String, String>,
+    pub properties: BTreeMap<String, SecretString>,
 }
 
 /// How to encrypt. The broker's certificate must fit its host name.
@@ -49,6 +49,9 @@ impl Connection {
     /// The settings that all clients have in common.
     pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
+        for (name, value) in &self.properties {
+            config.set(name, value.expose_secret());
+        }
         config.set("bootstrap.servers", &self.bootstrap).set("client.id", "walvec");
         // A broker that was away is tried again within a second: somebody waits for the rows.
         config.set("reconnect.backoff.max.ms", "1000");
@@ -59,7 +62,9 @@ impl Connection {
             (None, Some(_)) => "sasl_plaintext",
             (Some(_), Some(_)) => "sasl_ssl",
         };
-        config.set("security.protocol", protocol);
+        if !self.properties.contains_key("security.protocol") {
+            config.set("security.protocol", protocol);
+        }
         if let Some(Tls { ca, identity }) = &self.tls {
             if let Some(ca) = ca {
                 config.set("ssl.ca.location", ca.to_string_lossy());
@@ -72,9 +77,6 @@ impl Connection {
         if let Some(Sasl { mechanism, username, password }) = &self.sasl {
             config.set("sasl.mechanism", mechanism).set("sasl.username", username);
             config.set("sasl.password", password.expose_secret());
-        }
-        for (name, value) in &self.properties {
-            config.set(name, value);
         }
         config
     }

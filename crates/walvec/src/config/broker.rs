@@ -75,7 +75,6 @@ pub(crate) struct KafkaSettings {
     pub(super) exact_group: Option<String>,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for the stages, which are not wired yet"))]
 impl KafkaSettings {
     /// More workers than anybody starts for one table at first; a topic's keys move when partitions are added later.
     const PARTITIONS: u32 = 6;
@@ -214,7 +213,6 @@ pub(crate) enum Compression {
     Zstd,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for the stages, which are not wired yet"))]
 impl Compression {
     /// librdkafka's name for it.
     pub(crate) const fn name(self) -> &'static str {
@@ -281,7 +279,6 @@ pub(crate) enum SaslMechanism {
     ScramSha512,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for the stages, which are not wired yet"))]
 impl SaslMechanism {
     /// Its registered name, which librdkafka takes.
     pub(crate) const fn name(self) -> &'static str {

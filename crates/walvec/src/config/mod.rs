@@ -31,6 +31,7 @@ mod stage;
 mod tests;
 mod variables;
 
+pub(crate) use broker::{GroupProtocol, KafkaSettings, RecordFormat};
 pub(crate) use environment::Environment;
 pub(crate) use error::ConfigError;
 pub(crate) use load::Overrides;

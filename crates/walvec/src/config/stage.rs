@@ -73,7 +73,6 @@ pub(crate) fn instance(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for the stages, which are not wired yet"))]
 impl Config {
     /// Where this process keeps its own state.
     pub(crate) fn directory(&self) -> PathBuf {

@@ -8,8 +8,9 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use walvec_model::{RowKey, Value};
-use walvec_pipeline::Store;
-use walvec_pipeline::store::{DeadLetter, StoreError};
+use walvec_pipeline::letters::Letters;
+use walvec_pipeline::store::DeadLetter;
+use walvec_pipeline::{PipelineError, Store};
 
 use super::problem::{Problem, Reason};
 use super::state::App;
@@ -19,12 +20,24 @@ pub(super) const MAX_LIMIT: usize = 1000;
 
 /// Reads up to so many dead letters of a collection, in the order of their keys, from behind a key on. Blocks.
 pub(crate) type DeadLetters =
-    Arc<dyn Fn(&str, Option<&RowKey>, usize) -> Result<Vec<DeadLetter>, StoreError> + Send + Sync>;
+    Arc<dyn Fn(&str, Option<&RowKey>, usize) -> Result<Vec<DeadLetter>, PipelineError> + Send + Sync>;
 
 /// Those of a state file.
 pub(crate) fn of(store: &Arc<Store>) -> DeadLetters {
     let store = Arc::clone(store);
-    Arc::new(move |collection, after, limit| store.dead_letters_after(collection, after, limit))
+    Arc::new(move |collection, after, limit| Ok(store.dead_letters_after(collection, after, limit)?))
+}
+
+/// Those that all workers behind a broker share.
+pub(crate) fn shared(letters: Arc<dyn Letters>) -> DeadLetters {
+    Arc::new(move |collection, after, limit| {
+        let canonical = |letter: &DeadLetter| RowKey::new(letter.key.clone()).canonical().to_vec();
+        let mut found = letters.of(collection)?;
+        found.retain(|letter| after.is_none_or(|after| canonical(letter).as_slice() > after.canonical()));
+        found.sort_by_key(canonical);
+        found.truncate(limit);
+        Ok(found)
+    })
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,189 @@
+//! The stages of a process that works through a broker, put together from a configuration.
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret as _;
+use tokio_util::sync::CancellationToken;
+use walvec_broker::kafka::connection::{Connection, Sasl, Tls};
+use walvec_broker::kafka::consumer::Protocol;
+use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Sending};
+use walvec_broker::kafka::topics::TopicSpec;
+use walvec_broker::wire::Format;
+use walvec_embed::Embedder;
+use walvec_model::{Fingerprint, TableName};
+use walvec_pipeline::index::vectors_topic::VectorsTopic;
+use walvec_pipeline::index::{Indexer, IndexerConfig, Reads};
+use walvec_pipeline::letters_topic::LettersTopic;
+use walvec_pipeline::publish::{Publisher, PublisherConfig, TableTopic};
+use walvec_pipeline::{Collection, PipelineError, Store};
+
+use crate::app;
+use crate::cli::Failure;
+use crate::config::{Config, GroupProtocol, KafkaSettings, RecordFormat, Stage};
+
+/// What the stages of one process share.
+pub(crate) struct Broker<'a> {
+    config: &'a Config,
+    kafka: &'a KafkaSettings,
+    connection: Connection,
+    letters: Arc<LettersTopic>,
+    producer: Arc<Producer>,
+}
+
+impl<'a> Broker<'a> {
+    /// Connects, and makes the topic of dead letters if it is missing.
+    pub(crate) async fn connect(config: &'a Config, kafka: &'a KafkaSettings) -> Result<Self, Failure> {
+        let connection = connection(kafka);
+        let sending = Sending { compression: kafka.compression.name().to_owned(), largest_record: LARGEST_RECORD };
+        let producer = Arc::new(Producer::new(&connection, sending).map_err(PipelineError::from)?);
+        let topic = kafka.dead_letters_topic();
+        let letters = LettersTopic::open(&connection, Arc::clone(&producer), &topic, replication(kafka)).await?;
+        Ok(Self { config, kafka, connection, letters: Arc::new(letters), producer })
+    }
+
+    /// The dead letters of all workers.
+    pub(crate) fn letters(&self) -> Arc<LettersTopic> {
+        Arc::clone(&self.letters)
+    }
+
+    /// From PostgreSQL into topics.
+    pub(crate) fn publisher(&self, store: &Arc<Store>, stop: CancellationToken) -> Publisher {
+        let (config, kafka) = (self.config, self.kafka);
+        let source = app::source_config(config);
+        let mut topics: Vec<TableTopic> = Vec::new();
+        for collection in &config.collections {
+            if topics.iter().all(|topic| topic.table != collection.table) {
+                let topic = self.topic(kafka.changes_topic(&collection.table));
+                topics.push(TableTopic { table: collection.table.clone(), topic });
+            }
+        }
+        let shown = config.collections.iter().map(|collection| (collection.name.clone(), collection.table.clone()));
+        let publisher = PublisherConfig {
+            source,
+            config_digest: rows_digest(config, &topics),
+            connection: self.connection.clone(),
+            compression: kafka.compression.name().to_owned(),
+            format: format(kafka),
+            prefix: kafka.topic_prefix.clone(),
+            topics,
+            collections: shown.collect(),
+        };
+        Publisher::new(publisher, Arc::clone(store), self.letters(), stop)
+    }
+
+    /// From topics into `collections`.
+    pub(crate) fn indexer(&self, collections: Vec<Collection>, stop: CancellationToken) -> Indexer {
+        let (config, kafka) = (self.config, self.kafka);
+        let reads = match config.stage {
+            Stage::Sink => Reads::Vectors { format: format(kafka), topic: kafka.vectors_topic() },
+            _ => Reads::Changes { format: format(kafka), topics: self.changes() },
+        };
+        let has_source = !config.source.url.expose_secret().is_empty();
+        let indexer = IndexerConfig {
+            connection: self.connection.clone(),
+            group: kafka.group(config.stage),
+            instance: format!("{}-{}", host(), config.instance),
+            protocol: match kafka.group_protocol {
+                GroupProtocol::Auto => None,
+                GroupProtocol::Consumer => Some(Protocol::Consumer),
+                GroupProtocol::Classic => Some(Protocol::Classic),
+            },
+            session_timeout: kafka.session_timeout(),
+            reads,
+            source: has_source.then(|| app::source_config(config)),
+            batch_rows: config.pipeline.batch_rows,
+        };
+        Indexer::new(indexer, collections, self.letters(), stop)
+    }
+
+    /// The collections of the stage `embed`: their points go to the topic of vectors.
+    pub(crate) fn collections_in_topic(&self, embedder: &Arc<dyn Embedder>) -> Result<Vec<Collection>, Failure> {
+        let in_topic = self.config.collections.iter().map(|collection| {
+            let transform = Arc::new(app::transform(collection)?);
+            let fingerprint = app::fingerprint(embedder.as_ref(), &transform);
+            let vector = collection.layout().vector_name(&self.config.embedding.model);
+            let topic = self.topic(self.kafka.vectors_topic());
+            let (producer, format) = (Arc::clone(&self.producer), format(self.kafka));
+            let sink = VectorsTopic::new(&self.connection, producer, topic, format, &collection.name, vector)
+                .map_err(PipelineError::from)?;
+            Ok(Collection {
+                name: collection.name.clone(),
+                table: collection.table.clone(),
+                transform,
+                embedder: Arc::clone(embedder),
+                sink: Arc::new(sink),
+                fingerprint,
+            })
+        });
+        in_topic.collect()
+    }
+
+    /// The topics of changes; with the table that each is for, where it is for one alone.
+    fn changes(&self) -> Vec<(String, Option<TableName>)> {
+        let mut topics: Vec<(String, Option<TableName>)> = Vec::new();
+        for collection in &self.config.collections {
+            let topic = self.kafka.topic_of(collection);
+            let table = (self.kafka.format == RecordFormat::Debezium).then(|| collection.table.clone());
+            match topics.iter_mut().find(|(known, _)| *known == topic) {
+                None => topics.push((topic, table)),
+                Some((_, known)) if *known != table => *known = None,
+                Some(_) => {}
+            }
+        }
+        topics
+    }
+
+    fn topic(&self, name: String) -> TopicSpec {
+        let kafka = self.kafka;
+        TopicSpec {
+            name,
+            partitions: i32::try_from(kafka.partitions()).unwrap_or(i32::MAX),
+            replication: replication(kafka),
+            retention: kafka.retention(),
+            compact: kafka.compact,
+        }
+    }
+}
+
+/// How to reach the broker.
+pub(crate) fn connection(kafka: &KafkaSettings) -> Connection {
+    let tls = kafka
+        .tls
+        .as_ref()
+        .map(|tls| Tls { ca: tls.ca.clone(), identity: tls.certificate.clone().zip(tls.key.clone()) });
+    let sasl = kafka.sasl.as_ref().map(|sasl| Sasl {
+        mechanism: sasl.mechanism.name().to_owned(),
+        username: sasl.username.clone(),
+        password: sasl.password.clone(),
+    });
+    Connection { bootstrap: kafka.bootstrap.clone(), tls, sasl, properties: kafka.properties.clone() }
+}
+
+fn replication(kafka: &KafkaSettings) -> Option<i32> {
+    kafka.replication_factor.and_then(|factor| i32::try_from(factor).ok())
+}
+
+const fn format(kafka: &KafkaSettings) -> Format {
+    match kafka.format {
+        RecordFormat::Debezium => Format::Debezium,
+        RecordFormat::Reference => Format::Reference,
+    }
+}
+
+/// A digest of what decides which rows there are in which topics. When it changes, tables are read again.
+fn rows_digest(config: &Config, topics: &[TableTopic]) -> String {
+    let filters = config.collections.iter().map(|collection| format!("{:?} {:?}", collection.table, collection.filter));
+    let topics = topics.iter().map(|topic| format!("{:?} {}", topic.table, topic.topic.name));
+    let parts: Vec<String> = filters.chain(topics).collect();
+    Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
+}
+
+/// The name of this machine, which tells its workers from those of others.
+fn host() -> String {
+    let known =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
+    let name = known.ok().or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    let name: String =
+        name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).collect();
+    if name.is_empty() { "walvec".to_owned() } else { name }
+}

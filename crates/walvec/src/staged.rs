@@ -1,0 +1,88 @@
+//! Runs the stages of a process that works through a broker.
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use walvec_pipeline::index::Indexer;
+use walvec_pipeline::publish::Publisher;
+use walvec_pipeline::reread::Jobs;
+use walvec_pipeline::{PipelineError, Status};
+
+use crate::app::Parts;
+use crate::cli::Failure;
+use crate::http::tasks::Request;
+use crate::supervise::{forward, show};
+use crate::tasks::Handle;
+
+/// The stages that run in this process.
+pub(crate) struct Stages {
+    pub(crate) publisher: Option<Publisher>,
+    pub(crate) indexer: Option<Indexer>,
+    /// What searches are answered from; closed at the end.
+    pub(crate) parts: Option<Parts>,
+    /// What people and programs see.
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) requests: mpsc::Receiver<(Request, Handle)>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Stages {
+    /// Runs until asked to stop or until a definite error of one of the stages.
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let Self { publisher, indexer, parts, status, requests, stop } = self;
+        let jobs = publisher.as_ref().map(Publisher::jobs);
+        let shown = indexer.as_ref().map(Indexer::status).or_else(|| publisher.as_ref().map(Publisher::status));
+        let forwarding = shown.map(|shown| tokio::spawn(forward(shown, status)));
+        let attending = tokio::spawn(attend(requests, jobs));
+        let mut stages = JoinSet::new();
+        if let Some(publisher) = publisher {
+            stages.spawn(publisher.run());
+        }
+        if let Some(indexer) = indexer {
+            stages.spawn(indexer.run());
+        }
+        let outcome = ended(&mut stages, &stop).await;
+        forwarding.iter().for_each(JoinHandle::abort);
+        attending.abort();
+        // Searches go on until here.
+        if let Some(parts) = parts {
+            parts.close().await;
+        }
+        outcome
+    }
+}
+
+/// One stage that ends takes the other along; the first error is the one to be told.
+async fn ended(stages: &mut JoinSet<Result<(), PipelineError>>, stop: &CancellationToken) -> Result<(), Failure> {
+    let mut outcome = Ok(());
+    while let Some(stage) = stages.join_next().await {
+        stop.cancel();
+        let ended = stage.map_err(|panic| Failure::definite("E_INTERNAL", panic));
+        let ended = ended.and_then(|ended| ended.map_err(Failure::from));
+        outcome = outcome.and(ended);
+    }
+    outcome
+}
+
+/// Takes requests: backfills where capture runs, nothing elsewhere.
+async fn attend(mut requests: mpsc::Receiver<(Request, Handle)>, jobs: Option<Jobs>) {
+    while let Some((request, task)) = requests.recv().await {
+        let refused = |what: &str, remedy: &str| Failure::definite("E_STAGE", what).with_remedy(remedy.to_owned());
+        match (request, &jobs) {
+            (Request::Job(job), Some(jobs)) => match jobs.give(job) {
+                Ok(progress) => drop(tokio::spawn(show(progress, task))),
+                Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
+            },
+            (Request::Job(_), None) => {
+                let what = "this stage does not read PostgreSQL";
+                task.end(Err(&refused(what, "type it where `walvec run --stage capture` runs")));
+            }
+            (Request::Reindex { .. }, _) => {
+                let what = "collections behind a broker are not reindexed in place";
+                let remedy = "give the collection another `name` and the workers another `broker.kafka.group`: they fill it from \
+                              the topics, which have to hold every row (`compact: true`, or a snapshot written again)";
+                task.end(Err(&refused(what, remedy)));
+            }
+        }
+    }
+}
