@@ -99,6 +99,12 @@ pub struct Place {
     pub offset: i64,
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}@{}", self.topic, self.partition, self.offset)
+    }
+}
+
 /// The state file.
 pub struct Store {
     path: PathBuf,

@@ -6,15 +6,19 @@ use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 use walvec_broker::kafka::connection::{Connection, Sasl, Tls};
 use walvec_broker::kafka::consumer::Protocol;
-use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Sending};
-use walvec_broker::kafka::topics::TopicSpec;
+use walvec_broker::kafka::lookup;
+use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Segment, Sending};
+use walvec_broker::kafka::topics::{TopicSpec, Topics};
 use walvec_broker::wire::Format;
+use walvec_broker::{BrokerError, Partition};
 use walvec_embed::Embedder;
-use walvec_model::{Fingerprint, TableName};
+use walvec_model::{Fingerprint, RowKey, TableName};
 use walvec_pipeline::index::vectors_topic::VectorsTopic;
 use walvec_pipeline::index::{Indexer, IndexerConfig, Reads};
+use walvec_pipeline::letters::Letters as _;
 use walvec_pipeline::letters_topic::LettersTopic;
 use walvec_pipeline::publish::{Publisher, PublisherConfig, TableTopic};
+use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::{Collection, PipelineError, Store};
 
 use crate::app;
@@ -44,6 +48,49 @@ impl<'a> Broker<'a> {
     /// The dead letters of all workers.
     pub(crate) fn letters(&self) -> Arc<LettersTopic> {
         Arc::clone(&self.letters)
+    }
+
+    /// The topics that the stage which fills collections reads.
+    pub(crate) fn read_topics(&self) -> Vec<String> {
+        match self.config.stage {
+            Stage::Sink => vec![self.kafka.vectors_topic()],
+            _ => self.changes().into_iter().map(|(topic, _)| topic).collect(),
+        }
+    }
+
+    /// The topics that there are of those, with their partitions.
+    pub(crate) async fn known_topics(&self) -> Result<Vec<(String, i32)>, Failure> {
+        let topics = Topics::new(&self.connection).map_err(PipelineError::from)?;
+        let there = topics.partitions().await.map_err(PipelineError::from)?;
+        Ok(self.read_topics().into_iter().filter_map(|topic| Some((topic.clone(), *there.get(&topic)?))).collect())
+    }
+
+    /// Lets the group of the stage begin again at the oldest records of its topics.
+    pub(crate) async fn rewind(&self) -> Result<(), Failure> {
+        let group = self.kafka.group(self.config.stage);
+        let rewound = lookup::rewind(&self.connection, &group, &self.known_topics().await?).await;
+        rewound.map_err(|error| match error {
+            BrokerError::Fenced { .. } => Failure::definite("E_LOCKED", format!("workers of group \"{group}\" run"))
+                .with_remedy("stop them first"),
+            other => PipelineError::from(other).into(),
+        })
+    }
+
+    /// Writes the record of a dead letter again, behind everything that its topic holds. `false` if there is none any more.
+    pub(crate) async fn write_again(&self, letter: &DeadLetter) -> Result<bool, Failure> {
+        let Some(place) = &letter.place else { return Ok(false) };
+        let partition = Partition { topic: place.topic.as_str().into(), number: place.partition };
+        let found = lookup::record(&self.connection, partition, place.offset).await.map_err(PipelineError::from)?;
+        let Some(record) = found else { return Ok(false) };
+        let segment = Segment::new();
+        self.producer.send_again(&record, &segment).await.map_err(PipelineError::from)?;
+        self.producer.close(&segment);
+        self.producer.done(&segment).await.map_err(PipelineError::from)?;
+        if letter.key.first().and_then(|key| key.as_str()).is_some_and(|key| key == place.to_string()) {
+            // It was about the record, not about a row that could clear it.
+            self.letters.update(&letter.collection, &[], &[RowKey::new(letter.key.clone())]).await?;
+        }
+        Ok(true)
     }
 
     /// From PostgreSQL into topics.

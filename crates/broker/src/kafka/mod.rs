@@ -6,11 +6,13 @@
 //! - [`consumer`]: reading as a member of a group
 //! - [`poll`]: the consumer's own thread
 //! - [`table`]: a compacted topic as a table
+//! - [`lookup`]: single records, and the offsets of a group that nobody is in
 //! - [`ownership`]: which partitions may still be written for
 //! - [`statistics`]: how far reading has come
 
 pub mod connection;
 pub mod consumer;
+pub mod lookup;
 mod ownership;
 mod poll;
 pub mod producer;

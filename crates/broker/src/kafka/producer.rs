@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::connection::{Connection, Trouble, log};
 use super::topics::blocking;
 use crate::error::BrokerError;
-use crate::record::Outgoing;
+use crate::record::{Outgoing, Record};
 
 /// How records travel.
 #[derive(Clone, Debug)]
@@ -123,8 +123,25 @@ impl Producer {
         record: &Outgoing,
         segment: &Arc<Segment>,
     ) -> Result<(), BrokerError> {
+        let headers = headers(record.headers.iter().map(|(name, value)| (*name, value.as_slice())));
+        let parts = (record.key.as_deref(), record.value.as_deref());
+        self.add(to_message(topic, partition, parts, headers, segment)).await
+    }
+
+    /// Adds a record as it was read, behind the end of its own partition.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_again(&self, record: &Record, segment: &Arc<Segment>) -> Result<(), BrokerError> {
+        let headers = headers(record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
+        let parts = (record.key.as_deref(), record.value.as_deref());
+        self.add(to_message(&record.topic, Some(record.partition), parts, headers, segment)).await
+    }
+
+    async fn add(&self, mut message: Message<'_>) -> Result<(), BrokerError> {
+        let (topic, segment) = (message.topic, Arc::clone(&message.delivery_opaque));
+        let bytes = message.key.map_or(0, <[u8]>::len) + message.payload.map_or(0, <[u8]>::len);
         segment.pending.fetch_add(1, Ordering::AcqRel);
-        let mut message = to_message(topic, partition, record, segment);
         loop {
             // Before the attempt: what happens between it and the waiting must not be missed.
             let mut progress = self.progress();
@@ -132,26 +149,19 @@ impl Producer {
                 Ok(()) => return Ok(()),
                 Err(rejected) => rejected,
             };
-            match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::QueueFull) => {
-                    // The sender is ours: it outlives the wait.
-                    let _ = progress.changed().await;
-                    message = rejected;
-                }
-                Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
-                    segment.pending.fetch_sub(1, Ordering::AcqRel);
-                    let size = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
-                    return Err(BrokerError::TooLarge {
-                        topic: topic.to_owned(),
-                        bytes: size(&record.key) + size(&record.value),
-                        limit: self.sending.largest_record,
-                    });
-                }
-                _ => {
-                    segment.pending.fetch_sub(1, Ordering::AcqRel);
-                    return Err(self.deliveries.0.trouble.classify(&format!("writing to topic \"{topic}\""), &error));
-                }
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
+                // The sender is ours: it outlives the wait.
+                let _ = progress.changed().await;
+                message = rejected;
+                continue;
             }
+            segment.pending.fetch_sub(1, Ordering::AcqRel);
+            return Err(match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                    BrokerError::TooLarge { topic: topic.to_owned(), bytes, limit: self.sending.largest_record }
+                }
+                _ => self.deliveries.0.trouble.classify(&format!("writing to topic \"{topic}\""), &error),
+            });
         }
     }
 
@@ -232,26 +242,27 @@ impl Producer {
 
 type Message<'a> = BaseRecord<'a, [u8], [u8], Arc<Segment>>;
 
-fn to_message<'a>(topic: &'a str, partition: Option<i32>, record: &'a Outgoing, segment: &Arc<Segment>) -> Message<'a> {
+fn to_message<'a>(
+    topic: &'a str,
+    partition: Option<i32>,
+    (key, value): (Option<&'a [u8]>, Option<&'a [u8]>),
+    headers: Option<OwnedHeaders>,
+    segment: &Arc<Segment>,
+) -> Message<'a> {
     let mut message = BaseRecord::with_opaque_to(topic, Arc::clone(segment));
-    if let Some(partition) = partition {
-        message = message.partition(partition);
-    }
-    if let Some(key) = &record.key {
-        message = message.key(key.as_slice());
-    }
-    if let Some(value) = &record.value {
-        message = message.payload(value.as_slice());
-    }
-    if !record.headers.is_empty() {
-        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        let added = record
-            .headers
-            .iter()
-            .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
-        message = message.headers(added);
-    }
+    message.partition = partition;
+    message.key = key;
+    message.payload = value;
+    message.headers = headers;
     message
+}
+
+fn headers<'a>(headers: impl ExactSizeIterator<Item = (&'a str, &'a [u8])>) -> Option<OwnedHeaders> {
+    if headers.len() == 0 {
+        return None;
+    }
+    let room = OwnedHeaders::new_with_capacity(headers.len());
+    Some(headers.fold(room, |owned, (key, value)| owned.insert(Header { key, value: Some(value) })))
 }
 
 fn acknowledge(segment: &Segment, progress: &watch::Sender<()>) {

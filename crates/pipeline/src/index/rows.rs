@@ -89,9 +89,8 @@ impl Rows {
 
     /// A record that nobody can read is parked under its place, for every collection that it might have been for.
     async fn park(&mut self, place: &Place, malformed: &Malformed) -> Result<(), PipelineError> {
-        let name = format!("{}/{}@{}", place.topic, place.partition, place.offset);
         let table = self.tables.get(&place.topic).cloned().flatten();
-        let key = RowKey::new(vec![Value::from(name)]);
+        let key = RowKey::new(vec![Value::from(place.to_string())]);
         for writer in &mut self.writers {
             if table.as_ref().is_none_or(|table| *table == writer.collection.table) {
                 writer.come_from(HashMap::from([(key.clone(), place.clone())]));

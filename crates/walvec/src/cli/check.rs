@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use walvec_broker::kafka::topics::Topics;
 use walvec_capture::{Severity, Source};
 use walvec_embed::Embedder;
 use walvec_pipeline::start::decide;
@@ -13,9 +15,9 @@ use walvec_sink::qdrant;
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
-use crate::app;
 use crate::collection::Opened;
-use crate::config::{CollectionConfig, Config, QdrantSettings};
+use crate::config::{CollectionConfig, Config, KafkaSettings, QdrantSettings, Stage};
+use crate::{app, broker};
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {
@@ -50,9 +52,12 @@ impl Outcome {
 pub(crate) async fn execute(args: CheckArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
     let mut outcomes = vec![Outcome::ok("configuration", "valid")];
-    let running = Running::find(config.sink.directory(), config.server.token.clone()).await;
+    let running = Running::first(&config, &[Stage::Capture, Stage::Index]).await;
     check_here(&config, running.is_some(), &mut outcomes).await;
-    if !args.offline {
+    if let (false, Some(broker)) = (args.offline, &config.broker) {
+        outcomes.push(check_broker(&config, &broker.kafka).await);
+    }
+    if !args.offline && !config.source.url.expose_secret().is_empty() {
         check_source(&config, running.is_some(), &mut outcomes).await;
     }
     report(&outcomes, args.json)
@@ -110,6 +115,25 @@ async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcom
     drop(data_dir);
 }
 
+/// Whether the broker answers and lets us in, and which topics there are.
+async fn check_broker(config: &Config, kafka: &KafkaSettings) -> Outcome {
+    let there = async {
+        let topics = Topics::new(&broker::connection(kafka)).map_err(PipelineError::from)?;
+        topics.partitions().await.map_err(|error| Failure::from(PipelineError::from(error)))
+    };
+    let there = match there.await {
+        Ok(there) => there,
+        Err(failure) => return Outcome::error("broker", &failure),
+    };
+    let mut topics: Vec<String> = config.collections.iter().map(|collection| kafka.topic_of(collection)).collect();
+    topics.dedup();
+    let described = topics.iter().map(|topic| match there.get(topic) {
+        Some(partitions) => format!("topic {topic} has {partitions} partitions"),
+        None => format!("topic {topic} will be created by capture with {} partitions", kafka.partitions()),
+    });
+    Outcome::ok("broker", format!("{} answers; {}", kafka.bootstrap, described.collect::<Vec<_>>().join(", ")))
+}
+
 /// Its templates, and what is stored, if the model is known that has to fit.
 async fn check_collection(
     config: &Config,
@@ -127,7 +151,10 @@ async fn check_collection(
 
 /// Whether the data directory and the slot belong together, as `run` decides it.
 async fn check_start(config: &Config, source: &Source) -> Result<(), Failure> {
-    let directory = config.sink.directory();
+    let directory = &match config.broker {
+        Some(_) => config.directory_of(Stage::Capture),
+        None => config.sink.directory().to_owned(),
+    };
     let stored = if directory.join("state.redb").exists() {
         let _data_dir = app::lock(directory)?;
         Store::open(directory).and_then(|store| store.checkpoint()).map_err(PipelineError::from)?

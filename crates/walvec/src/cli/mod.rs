@@ -2,6 +2,7 @@
 
 mod backfill;
 mod check;
+mod dead_letters;
 mod demo;
 mod failure;
 pub(crate) mod logging;
@@ -82,7 +83,7 @@ enum Command {
     // Without a comment of their own: it would hide what the arguments' own one teaches.
     Reindex(reindex::ReindexArgs),
     Backfill(backfill::BackfillArgs),
-    /// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
+    DeadLetters(dead_letters::DeadLettersArgs),
     Reset(reset::ResetArgs),
     /// List or fetch embedding models.
     #[command(subcommand)]
@@ -135,6 +136,7 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
         Command::Check(args) => block_on(check::execute(args)),
         Command::Verify(args) => block_on(verify::execute(args)),
         Command::Reindex(args) => block_on(reindex::execute(args)),
+        Command::DeadLetters(args) => block_on(dead_letters::execute(args)),
         Command::Backfill(args) => block_on(backfill::execute(args)),
         Command::Reset(args) => block_on(reset::execute(args)),
         Command::Model(command) => block_on(model::execute(command)),

@@ -9,9 +9,14 @@ use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
 
 use super::{ConfigArgs, Failure, output};
-use crate::config::Config;
+use crate::broker::Broker;
+use crate::config::{Config, Stage};
 use crate::{app, collection, reindex};
 
+/// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
+///
+/// With `broker` this is for the machine where capture runs: it writes every row to the topics again, and the workers remove
+/// what is gone. --offsets is for the other side: workers read their topics again from the oldest record there is.
 #[derive(Args)]
 pub(crate) struct ResetArgs {
     #[command(flatten)]
@@ -22,12 +27,24 @@ pub(crate) struct ResetArgs {
     /// Also remove the stored collections; every text will be embedded again.
     #[arg(long)]
     purge: bool,
+    /// Only let the consumer group begin again at the oldest records of its topics. No worker of it may run.
+    #[arg(long, conflicts_with = "purge")]
+    offsets: bool,
+    /// With --offsets: whose group.
+    #[arg(long, value_enum, value_name = "STAGE", default_value_t = Stage::Index, requires = "offsets")]
+    stage: Stage,
 }
 
 pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
-    let directory = config.sink.directory();
-    let _data_dir = app::lock(directory)?;
+    if args.offsets {
+        return rewind(&Config { stage: args.stage, ..config }, args.force).await;
+    }
+    let directory = match config.broker {
+        Some(_) => config.directory_of(Stage::Capture),
+        None => config.sink.directory().to_owned(),
+    };
+    let _data_dir = app::lock(&directory)?;
     let plan = format!(
         "This drops slot \"{}\" and publication \"{}\" in PostgreSQL{}. The next `walvec run` reads every table again{}.",
         config.source.slot,
@@ -43,18 +60,54 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     source.drop_slot().await.map_err(PipelineError::from)?;
     reindex::forget(&config).await;
     // Before anything else can fail: without its slot, the stored position is worth nothing.
-    forget(directory, args.purge)?;
-    if let (true, Some(qdrant)) = (args.purge, &config.sink.qdrant) {
-        for collection in &config.collections {
-            let purged = collection::purge(qdrant, &collection.name).await;
-            purged.map_err(|source| PipelineError::Sink { collection: collection.name.clone(), source })?;
-        }
+    forget(&directory, args.purge)?;
+    if args.purge {
+        purge(&config).await?;
     }
     if let Err(error) = source.drop_publication().await {
         // One that somebody else owns can stay: `run` checks that it is the right one.
         tracing::warn!("the publication stays: {error}");
     }
-    output::line("Done. Next: walvec run")
+    let stage = if config.broker.is_some() { " --stage capture" } else { "" };
+    output::line(&format!("Done. Next: walvec run{stage}"))
+}
+
+/// Removes the collections, wherever they are. Offsets that tell how far they were filled are worth nothing then.
+async fn purge(config: &Config) -> Result<(), Failure> {
+    if let Some(qdrant) = &config.sink.qdrant {
+        for collection in &config.collections {
+            let purged = collection::purge(qdrant, &collection.name).await;
+            purged.map_err(|source| PipelineError::Sink { collection: collection.name.clone(), source })?;
+        }
+    }
+    if let Some(broker) = &config.broker {
+        if config.sink.qdrant.is_none() {
+            let _data_dir = app::lock(config.sink.directory())?;
+            forget(config.sink.directory(), true)?;
+        }
+        let index = Config { stage: Stage::Index, ..config.clone() };
+        Broker::connect(&index, &broker.kafka).await?.rewind().await?;
+    }
+    Ok(())
+}
+
+/// Lets a group begin again.
+async fn rewind(config: &Config, force: bool) -> Result<ExitCode, Failure> {
+    let Some(broker) = &config.broker else {
+        return Err(Failure::new(
+            2,
+            "E_USAGE",
+            "--offsets is about a consumer group, and there is no `broker` in the configuration",
+        ));
+    };
+    let group = broker.kafka.group(config.stage);
+    let plan = format!("This lets group \"{group}\" read its topics again from the oldest records there are.");
+    if !force && !confirmed(&plan)? {
+        output::line("Nothing was changed.")?;
+        return Ok(ExitCode::from(1));
+    }
+    Broker::connect(config, &broker.kafka).await?.rewind().await?;
+    output::line(&format!("Done. Next: walvec run --stage {}", config.stage))
 }
 
 /// Where the collections are.

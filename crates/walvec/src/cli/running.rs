@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Failure;
-use crate::config::Config;
+use crate::config::{Config, Stage};
 use crate::http::tasks::KEY_HEADER;
 use crate::remembered::write_private;
 
@@ -54,6 +54,26 @@ impl Drop for Announced {
     }
 }
 
+/// Where processes of a configuration leave their addresses, with a name for each.
+fn directories(config: &Config, stages: &[Stage]) -> Vec<(String, PathBuf)> {
+    let base = config.sink.directory();
+    let mut found = vec![(Stage::All.name().to_owned(), base.to_owned())];
+    if config.broker.is_none() {
+        return found;
+    }
+    let entries = std::fs::read_dir(base).into_iter().flatten().flatten();
+    let mut others: Vec<(String, PathBuf)> =
+        entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect();
+    others.sort();
+    let is_of = |name: &str, stage: &Stage| {
+        name == stage.name() || name.strip_prefix(stage.name()).is_some_and(|rest| rest.starts_with('-'))
+    };
+    for stage in stages {
+        found.extend(others.iter().filter(|(name, _)| is_of(name, stage)).cloned());
+    }
+    found
+}
+
 /// A running instance.
 pub(crate) struct Running {
     address: SocketAddr,
@@ -73,12 +93,31 @@ impl Running {
         Some(running)
     }
 
+    /// Those that run for a configuration on this machine and are one of `stages`, with the names of their directories: the
+    /// one of all stages, or else those of single ones.
+    pub(crate) async fn all(config: &Config, stages: &[Stage]) -> Vec<(String, Self)> {
+        let mut found = Vec::new();
+        for (name, directory) in directories(config, stages) {
+            if let Some(running) = Self::find(&directory, config.server.token.clone()).await {
+                found.push((name, running));
+            }
+        }
+        found
+    }
+
+    /// The first of [`all`](Self::all).
+    pub(crate) async fn first(config: &Config, stages: &[Stage]) -> Option<Self> {
+        Self::all(config, stages).await.into_iter().next().map(|(_, running)| running)
+    }
+
     /// The instance that a command cannot do without. `why` goes on after "no walvec runs on ...".
-    pub(crate) async fn needed(config: &Config, why: &str) -> Result<Self, Failure> {
-        let directory = config.sink.directory();
-        Self::find(directory, config.server.token.clone()).await.ok_or_else(|| {
-            let what = format!("no walvec runs on {}{why}", directory.display());
-            Failure::definite("E_NOT_RUNNING", what).with_remedy("start it in another terminal: walvec run")
+    pub(crate) async fn needed(config: &Config, stages: &[Stage], why: &str) -> Result<Self, Failure> {
+        Self::first(config, stages).await.ok_or_else(|| {
+            let what = format!("no walvec runs on {}{why}", config.sink.directory().display());
+            let stage = stages.first().filter(|_| config.broker.is_some());
+            let stage = stage.map(|stage| format!(" --stage {stage}")).unwrap_or_default();
+            Failure::definite("E_NOT_RUNNING", what)
+                .with_remedy(format!("start it in another terminal: walvec run{stage}"))
         })
     }
 

@@ -13,7 +13,7 @@ use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
 use crate::collection::Opened;
-use crate::config::{CollectionConfig, Config};
+use crate::config::{CollectionConfig, Config, Stage};
 use crate::http::request::condition_from_text;
 
 #[derive(Args)]
@@ -53,8 +53,7 @@ fn condition(text: &str) -> Result<Given, String> {
 pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
     let collection = choose(&config, args.collection.as_deref())?;
-    let directory = config.sink.directory();
-    let answer = match Running::find(directory, config.server.token.clone()).await {
+    let answer = match Running::first(&config, &[Stage::Index, Stage::Sink]).await {
         Some(running) => {
             let limit = args.limit.to_string();
             let mut query = vec![("q", args.text.as_str()), ("collection", &collection.name), ("limit", &limit)];

@@ -2,35 +2,49 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use walvec_model::RowKey;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::status::{BrokerStatus, Phase};
 use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::{PipelineError, Status, Store};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
-use crate::config::Config;
+use crate::config::{Config, Stage};
+
+/// The stages that a configuration can have on this machine.
+const STAGES: [Stage; 4] = [Stage::Capture, Stage::Index, Stage::Embed, Stage::Sink];
 
 pub(crate) async fn execute(args: ConfigArgs, as_json: bool) -> Result<ExitCode, Failure> {
     let config = args.load()?;
-    match Running::find(config.sink.directory(), config.server.token.clone()).await {
-        Some(running) => {
-            let answer = running.get("/api/v1/status", &[]).await?;
-            if as_json {
-                return output::json(&answer);
+    let mut answers: Vec<(String, Value)> = Vec::new();
+    for (name, running) in Running::all(&config, &STAGES).await {
+        answers.push((name, running.get("/api/v1/status", &[]).await?));
+    }
+    match answers.as_slice() {
+        [] => stopped(&config, as_json),
+        [(_, only)] if as_json => output::json(only),
+        several if as_json => output::json(&Value::Object(several.iter().cloned().collect())),
+        all => {
+            let mut texts = Vec::with_capacity(all.len());
+            for (name, answer) in all {
+                let status: Status =
+                    serde_json::from_value(answer.clone()).map_err(|error| Failure::definite("E_SERVER", error))?;
+                let title = if config.broker.is_some() { format!("{name}: ") } else { String::new() };
+                texts.push(format!("{title}{}", describe(&status)));
             }
-            let status = serde_json::from_value(answer).map_err(|error| Failure::definite("E_SERVER", error))?;
-            output::line(&describe(&status))
+            output::line(&texts.join("\n\n"))
         }
-        None => stopped(&config, as_json),
     }
 }
 
 /// What the data directory says while nothing runs.
 fn stopped(config: &Config, as_json: bool) -> Result<ExitCode, Failure> {
-    let directory = config.sink.directory();
+    let directory = match config.broker {
+        Some(_) => &config.directory_of(Stage::Capture),
+        None => config.sink.directory(),
+    };
     if !directory.join("state.redb").exists() {
         let nothing = format!("Not running; nothing has been synced to {} yet.", directory.display());
         return if as_json { output::json(&json!({"phase": "stopped"})) } else { output::line(&nothing) };
@@ -75,6 +89,7 @@ fn describe(status: &Status) -> String {
             bytes(status.retained_wal_bytes)
         ),
     ];
+    lines.extend(status.broker.as_ref().map(through_broker));
     if let Some(problem) = &status.problem {
         lines.push(format!("Problem: {} ({} attempts): {}", problem.part, problem.attempts, problem.message));
     }
@@ -93,6 +108,22 @@ fn describe(status: &Status) -> String {
     lines.push(table.to_string());
     lines.extend(status.collections.iter().flat_map(|collection| &collection.latest_dead_letters).map(parked));
     lines.join("\n")
+}
+
+/// What goes through the broker, on one line.
+fn through_broker(broker: &BrokerStatus) -> String {
+    match &broker.group {
+        None => format!("{} records written.", broker.produced),
+        Some(group) => {
+            let lag: u64 = broker.partitions.iter().map(|partition| partition.lag).sum();
+            format!(
+                "Group {group}: {} partitions here, {lag} records wait, {} read, {} rebalances.",
+                broker.partitions.len(),
+                broker.consumed,
+                broker.rebalances
+            )
+        }
+    }
 }
 
 /// A dead letter on one line.

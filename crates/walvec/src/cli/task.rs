@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::running::Running;
 use super::{Failure, output};
-use crate::config::Config;
+use crate::config::{Config, Stage};
 use crate::tasks::{State, Task};
 
 /// How often the task is asked how far it is: often enough for a progress bar.
@@ -17,7 +17,7 @@ const ASK: Duration = Duration::from_millis(200);
 
 /// The running walvec that has to do the work.
 pub(super) async fn running(config: &Config) -> Result<Running, Failure> {
-    Running::needed(config, "; what it does not follow cannot be read again beside the stream").await
+    Running::needed(config, &[Stage::Capture], "; what it does not follow cannot be read again beside the stream").await
 }
 
 /// Asks for a task and waits for its end, showing how far it is.

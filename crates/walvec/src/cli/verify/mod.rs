@@ -1,10 +1,12 @@
 //! `walvec verify`: whether the collections are what their tables say, and mending them if not.
 //!
 //! - [`outside`]: the running walvec and the stored points, as the comparison sees them
+//! - [`through_broker`]: the same where workers fill the collections through a broker
 //! - [`show`]: the report, and what is shown until it is there
 
 mod outside;
 mod show;
+mod through_broker;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,10 +19,11 @@ use walvec_verify::{CollectionSpec, Job, Mended, Points, Report, Sample};
 
 use self::outside::{Followed, Stored};
 use self::show::Progress;
+use self::through_broker::Workers;
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
-use crate::config::{CollectionConfig, Config};
+use crate::config::{CollectionConfig, Config, Stage};
 
 /// Compare every point with its row, while everything runs; with --repair, mend what differs.
 ///
@@ -80,12 +83,31 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
     let collections = chosen(&config, args.collection.as_deref())?;
     let why = ", so that nothing says up to where the collections should be like their tables";
-    let running = Running::needed(&config, why).await?;
+    let running = match (&config.broker, &config.sink.qdrant) {
+        // A server's points need nobody between, and a group of workers has no member that could speak for all.
+        (Some(_), Some(_)) => None,
+        _ => Some(Running::needed(&config, &[Stage::Index, Stage::Sink], why).await?),
+    };
+    let workers = match &config.broker {
+        Some(broker) => Some(Workers::find(&config, &broker.kafka).await?),
+        None => None,
+    };
+    let followed: Box<dyn walvec_verify::Running> = match (workers, &running) {
+        (Some(workers), _) => Box::new(workers),
+        (None, Some(running)) => Box::new(Followed(running)),
+        (None, None) => return Err(Failure::definite("E_NOT_RUNNING", "nothing runs")),
+    };
     let embedder = app::load_embedder(&config).await?;
     let seed = args.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 32);
     let mut outcomes = Vec::with_capacity(collections.len());
     for collection in collections {
-        let work = Work { config: &config, collection, running: &running, embedder: &embedder };
+        let work = Work {
+            config: &config,
+            collection,
+            running: running.as_ref(),
+            followed: followed.as_ref(),
+            embedder: &embedder,
+        };
         outcomes.push(work.compare(&args, seed).await?);
     }
     let left: u64 = outcomes.iter().map(Outcome::left).sum();
@@ -114,13 +136,16 @@ fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a Collecti
 struct Work<'a> {
     config: &'a Config,
     collection: &'a CollectionConfig,
-    running: &'a Running,
+    /// Who holds the points, if they are not on a server.
+    running: Option<&'a Running>,
+    /// Who fills the collection.
+    followed: &'a dyn walvec_verify::Running,
     embedder: &'a Arc<dyn Embedder>,
 }
 
 impl Work<'_> {
     async fn compare(&self, args: &VerifyArgs, seed: u64) -> Result<Outcome, Failure> {
-        let Self { config, collection, running, embedder } = *self;
+        let Self { config, collection, running, followed, embedder } = *self;
         let fingerprint = app::fingerprint(embedder.as_ref(), &app::transform(collection)?);
         let points = Stored::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
         let session = || async { walvec_capture::open_session(&config.source.url).await.map_err(PipelineError::from) };
@@ -139,7 +164,7 @@ impl Work<'_> {
             publication: &config.source.publication,
             reader: &reader,
             asker: &asker,
-            running: &Followed(running),
+            running: followed,
             points: &points as &dyn Points,
             embedder: Arc::clone(embedder),
             sample: args.sample,

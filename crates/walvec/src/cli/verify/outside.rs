@@ -100,12 +100,12 @@ impl<'a> Stored<'a> {
     pub(super) async fn open(
         config: &Config,
         collection: &'a CollectionConfig,
-        running: &'a Running,
+        running: Option<&'a Running>,
         dimension: usize,
         fingerprint: &Fingerprint,
     ) -> Result<Self, Failure> {
         let name = collection.name.as_str();
-        if config.sink.qdrant.is_none() {
+        if let (None, Some(running)) = (&config.sink.qdrant, running) {
             return Ok(Self::Embedded { running, collection: name });
         }
         match Opened::find(config, collection, dimension, fingerprint).await? {

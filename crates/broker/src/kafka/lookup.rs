@@ -1,0 +1,117 @@
+//! Single records, and the offsets of a group that nobody is in.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::connection::{Connection, Listener, Trouble};
+use super::poll::to_record;
+use super::topics::{ANSWER, blocking};
+use crate::error::BrokerError;
+use crate::record::{Partition, Record};
+
+/// How long one poll waits.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The record at `offset`; `None` if it is gone.
+///
+/// # Errors
+/// If the broker cannot be asked.
+pub async fn record(connection: &Connection, partition: Partition, offset: i64) -> Result<Option<Record>, BrokerError> {
+    let (client, trouble) = client(connection, "walvec-none")?;
+    let read = move || {
+        let (first, end) = client.fetch_watermarks(&partition.topic, partition.number, ANSWER)?;
+        if !(first..end).contains(&offset) {
+            return Ok(None);
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))?;
+        client.assign(&list)?;
+        let begun = Instant::now();
+        while begun.elapsed() < ANSWER {
+            match client.poll(POLL) {
+                // One that was compacted away is followed by a later one.
+                Some(Ok(message)) => {
+                    return Ok((message_offset(&message) == offset).then(|| to_record(&message, &partition)));
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                Some(Err(error)) => return Err(error),
+                None => {}
+            }
+        }
+        Err(KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::OperationTimedOut))
+    };
+    let found: Result<Option<Record>, KafkaError> = blocking(read).await?;
+    found.map_err(|error| trouble.classify("reading a record", &error))
+}
+
+fn message_offset(message: &rdkafka::message::BorrowedMessage<'_>) -> i64 {
+    rdkafka::message::Message::offset(message)
+}
+
+/// Lets a group begin again at the oldest records there are. Nobody may be in the group.
+///
+/// # Errors
+/// [`BrokerError::Fenced`] if somebody is in it; if the broker cannot be asked.
+pub async fn rewind(connection: &Connection, group: &str, topics: &[(String, i32)]) -> Result<(), BrokerError> {
+    let (client, trouble) = client(connection, group)?;
+    let topics = topics.to_vec();
+    let rewind = move || {
+        let mut list = TopicPartitionList::new();
+        for (topic, partitions) in &topics {
+            for partition in 0..*partitions {
+                let (first, _) = client.fetch_watermarks(topic, partition, ANSWER)?;
+                list.add_partition_offset(topic, partition, Offset::Offset(first))?;
+            }
+        }
+        client.commit(&list, CommitMode::Sync)
+    };
+    let done: Result<(), KafkaError> = blocking(rewind).await?;
+    done.map_err(|error| trouble.classify(&format!("setting the offsets of group \"{group}\""), &error))
+}
+
+/// Partition by partition, the offset that a group reads next, and the one at which the partition ends.
+///
+/// # Errors
+/// If the broker cannot be asked.
+pub async fn committed(
+    connection: &Connection,
+    group: &str,
+    topics: &[(String, i32)],
+) -> Result<Vec<(Partition, i64, i64)>, BrokerError> {
+    let (client, trouble) = client(connection, group)?;
+    let topics = topics.to_vec();
+    let ask = move || {
+        let mut list = TopicPartitionList::new();
+        for (topic, partitions) in &topics {
+            (0..*partitions).for_each(|partition| drop(list.add_partition(topic, partition)));
+        }
+        let committed = client.committed_offsets(list, ANSWER)?;
+        let mut found = Vec::with_capacity(committed.count());
+        for element in committed.elements() {
+            let (_, end) = client.fetch_watermarks(element.topic(), element.partition(), ANSWER)?;
+            let partition = Partition { topic: element.topic().into(), number: element.partition() };
+            found.push((partition, element.offset().to_raw().unwrap_or(0).max(0), end));
+        }
+        Ok(found)
+    };
+    let found: Result<_, KafkaError> = blocking(ask).await?;
+    found.map_err(|error| trouble.classify(&format!("asking how far group \"{group}\" is"), &error))
+}
+
+fn client(connection: &Connection, group: &str) -> Result<(Arc<BaseConsumer<Listener>>, Trouble), BrokerError> {
+    let trouble = Trouble::new(connection);
+    let mut config = connection.client();
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false");
+    let client = config.create_with_context(Listener(trouble.clone()));
+    let client = client.map_err(|error| trouble.classify("making a client", &error))?;
+    Ok((Arc::new(client), trouble))
+}

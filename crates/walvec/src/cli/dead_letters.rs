@@ -1,0 +1,227 @@
+//! `walvec dead-letters`: rows that could not be processed.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use walvec_model::RowKey;
+use walvec_pipeline::letters::Letters;
+use walvec_pipeline::store::DeadLetter;
+use walvec_pipeline::{PipelineError, Store};
+use walvec_sink::embedded::DataDir;
+
+use super::running::Running;
+use super::{ConfigArgs, Failure, output, task};
+use crate::app;
+use crate::broker::Broker;
+use crate::config::{Config, Stage};
+use crate::http::dead_letters::Page;
+
+/// Rows that could not be processed, and records that could not be read: list them, try them again, or forget them.
+///
+/// A row is parked when its text cannot be rendered or embedded, when the sink refuses its point, or when its record cannot
+/// be read; the others go on. A newer version of the row clears it by itself. So mend the cause (the template, the model,
+/// the row, the program that writes the topic), then try again.
+///
+/// With `broker` the letters are in the topic <prefix>.dead-letters, where all workers put them.
+#[derive(Args)]
+pub(crate) struct DeadLettersArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show them: which row, why, and where its record is.
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Process them again: through a broker their records are written again, else their rows are read again.
+    Retry {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Forget them. The rows stay missing, or as they were, until they change.
+    Drop {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Args)]
+struct Which {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only those of this collection.
+    #[arg(long, value_name = "NAME")]
+    collection: Option<String>,
+    /// Only that of this row, as `list` shows its key.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+}
+
+impl Which {
+    fn wants(&self, letter: &DeadLetter) -> bool {
+        let key = || RowKey::new(letter.key.clone()).to_string();
+        self.collection.as_ref().is_none_or(|name| *name == letter.collection)
+            && self.key.as_ref().is_none_or(|wanted| *wanted == key())
+    }
+}
+
+pub(crate) async fn execute(args: DeadLettersArgs) -> Result<ExitCode, Failure> {
+    let (Command::List { which, .. } | Command::Retry { which } | Command::Drop { which }) = &args.command;
+    let config = which.config.load()?;
+    let place = Place::find(&config).await?;
+    let mut letters = place.all(&config).await?;
+    letters.retain(|letter| which.wants(letter));
+    match &args.command {
+        Command::List { json, .. } => list(&letters, *json),
+        Command::Retry { .. } => place.retry(letters).await,
+        Command::Drop { .. } => place.forget(letters).await,
+    }
+}
+
+fn list(letters: &[DeadLetter], as_json: bool) -> Result<ExitCode, Failure> {
+    if as_json {
+        return output::json(&json!({ "dead_letters": letters }));
+    }
+    if letters.is_empty() {
+        return output::line("There are none.");
+    }
+    let mut table = output::table(&["collection", "row", "code", "reason", "record"]);
+    for letter in letters {
+        let place = letter.place.as_ref().map(|place| format!("{}/{}@{}", place.topic, place.partition, place.offset));
+        table.add_row([
+            letter.collection.clone(),
+            RowKey::new(letter.key.clone()).to_string(),
+            letter.code.clone(),
+            letter.reason.clone(),
+            place.unwrap_or_default(),
+        ]);
+    }
+    output::line(&table.to_string())
+}
+
+/// Where letters are kept.
+enum Place<'a> {
+    /// By the walvec that runs.
+    Running(Running),
+    /// In the state file of one that does not.
+    Stopped { store: Store, _data_dir: DataDir },
+    /// In a topic.
+    Topic(Broker<'a>),
+}
+
+impl<'a> Place<'a> {
+    async fn find(config: &'a Config) -> Result<Self, Failure> {
+        if let Some(broker) = &config.broker {
+            return Ok(Self::Topic(Broker::connect(config, &broker.kafka).await?));
+        }
+        if let Some(running) = Running::first(config, &[Stage::All]).await {
+            return Ok(Self::Running(running));
+        }
+        let directory = config.sink.directory();
+        let data_dir = app::lock(directory)?;
+        Ok(Self::Stopped { store: Store::open(directory).map_err(PipelineError::from)?, _data_dir: data_dir })
+    }
+
+    async fn all(&self, config: &Config) -> Result<Vec<DeadLetter>, Failure> {
+        let mut all = Vec::new();
+        for collection in &config.collections {
+            match self {
+                Self::Running(running) => all.extend(of_running(running, &collection.name).await?),
+                Self::Stopped { store, .. } => all.extend(store.of(&collection.name)?),
+                Self::Topic(broker) => all.extend(broker.letters().of(&collection.name)?),
+            }
+        }
+        Ok(all)
+    }
+
+    async fn retry(&self, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Running(running) => retry_rows(running, letters).await,
+            Self::Stopped { .. } => Err(Failure::definite("E_NOT_RUNNING", "no walvec runs that could process them")
+                .with_remedy(
+                    "walvec run: it tries a parked row again when the row changes; then `walvec dead-letters retry`",
+                )),
+            Self::Topic(broker) => retry_records(broker, letters).await,
+        }
+    }
+
+    async fn forget(&self, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
+        let count = letters.len();
+        let kept: Arc<dyn Letters> = match self {
+            Self::Running(_) => {
+                return Err(Failure::definite("E_LOCKED", "a running walvec keeps them").with_remedy("stop it first"));
+            }
+            Self::Stopped { store, .. } => {
+                for (collection, keys) in by_collection(letters) {
+                    store.update(&collection, &[], &keys).await?;
+                }
+                return output::line(&format!("{count} forgotten."));
+            }
+            Self::Topic(broker) => broker.letters(),
+        };
+        for (collection, keys) in by_collection(letters) {
+            kept.update(&collection, &[], &keys).await?;
+        }
+        output::line(&format!("{count} forgotten."))
+    }
+}
+
+fn by_collection(letters: Vec<DeadLetter>) -> BTreeMap<String, Vec<RowKey>> {
+    let mut keys: BTreeMap<String, Vec<RowKey>> = BTreeMap::new();
+    for letter in letters {
+        keys.entry(letter.collection).or_default().push(RowKey::new(letter.key));
+    }
+    keys
+}
+
+async fn of_running(running: &Running, collection: &str) -> Result<Vec<DeadLetter>, Failure> {
+    let mut all = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let mut query = vec![("collection", collection)];
+        query.extend(after.as_deref().map(|key| ("after", key)));
+        let page: Page = running.get("/api/v1/dead-letters", &query).await?;
+        all.extend(page.dead_letters);
+        match page.next {
+            Some(key) => after = Some(Value::Array(key).to_string()),
+            None => return Ok(all),
+        }
+    }
+}
+
+async fn retry_rows(running: &Running, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
+    let mut rows = 0;
+    for (collection, keys) in by_collection(letters) {
+        let keys: Vec<&[Value]> = keys.iter().map(RowKey::values).collect();
+        let body = json!({"collection": collection, "rows": keys, "points": []});
+        rows += task::perform(running, "/api/v1/repair", &body).await?.rows;
+    }
+    output::line(&format!("{rows} rows were read again; `walvec dead-letters list` shows which are still parked."))
+}
+
+async fn retry_records(broker: &Broker<'_>, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
+    let (mut again, mut gone) = (0, Vec::new());
+    for letter in letters {
+        if broker.write_again(&letter).await? { again += 1 } else { gone.push(letter) }
+    }
+    let mut lines =
+        vec![format!("{again} records were written again; `walvec dead-letters list` shows which are still parked.")];
+    for letter in &gone {
+        let key = RowKey::new(letter.key.clone());
+        lines.push(format!(
+            "The record of row {key} of {} is gone: `walvec backfill --table {} --where ...` where capture runs writes the row again.",
+            letter.table, letter.table
+        ));
+    }
+    output::line(&lines.join("\n"))?;
+    Ok(if gone.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
