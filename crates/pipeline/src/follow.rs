@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 use walvec_capture::{CaptureError, ChangeStream, Source};
 use walvec_model::{Change, Lsn, Op, StreamEvent, TableName};
 
@@ -20,6 +21,7 @@ use crate::start::Refusal;
 use crate::status::Phase;
 use crate::supervisor::Run;
 use crate::telemetry::count_changes;
+use crate::trace;
 
 /// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
 const READ_AHEAD: usize = 16;
@@ -323,9 +325,14 @@ async fn flush(
     let changes = pending.take_changes();
     if !changes.is_empty() {
         count_changes(&changes);
-        for (index, changes) in run.by_writer(changes) {
-            run.writers[index].write(source, coalesce(changes)).await?;
-        }
+        let span = trace::writing(changes.len(), []);
+        let written = async {
+            for (index, changes) in run.by_writer(changes) {
+                run.writers[index].write(source, coalesce(changes)).await?;
+            }
+            Ok::<_, PipelineError>(())
+        };
+        written.instrument(span).await?;
     }
     for commit in std::mem::take(&mut pending.commits) {
         run.shared.telemetry.searchable(commit.at, commit.rows);

@@ -23,7 +23,7 @@
 //! - [`checkpoint`]: the only module that advances the confirmed position
 //! - [`store`]: what survives a restart: checkpoint and dead letters
 //! - [`error`] and [`retry`]: what each error means, and trying again
-//! - [`status`] and [`telemetry`]: what people and programs see
+//! - [`status`] and [`telemetry`]: what people and programs see; [`trace`]: following a change across processes
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -45,6 +45,7 @@ pub mod status;
 pub mod store;
 mod supervisor;
 pub mod telemetry;
+pub mod trace;
 pub mod writer;
 
 pub use error::{PipelineError, Policy};

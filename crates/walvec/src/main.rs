@@ -35,7 +35,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
-    cli::logging::start(&arguments);
+    let _traces = cli::logging::start(&arguments);
     match cli::execute(arguments) {
         Ok(code) => code,
         Err(failure) => {

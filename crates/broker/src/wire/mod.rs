@@ -110,7 +110,7 @@ pub struct Arrived {
     pub change: Change,
     /// Its generation; 0 if another program wrote the record.
     pub generation: Generation,
-    /// When it was committed, if the record says so.
+    /// When it was committed, if the record says so; a row of a snapshot was at some time before.
     pub committed_at: Option<SystemTime>,
 }
 

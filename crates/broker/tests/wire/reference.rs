@@ -28,7 +28,7 @@ proptest! {
         let found = arrived(decode(FORMAT, &encode(FORMAT, &insert, &context)[0]));
         prop_assert_eq!(&found.change.op, &insert.op);
         prop_assert_eq!((found.change.position, found.generation), (at(1), Generation(2)));
-        prop_assert_eq!(found.committed_at, Some(context.committed_at));
+        prop_assert_eq!(found.committed_at, (!snapshot).then_some(context.committed_at));
         let names = |table: &walvec_model::Table| table.columns.iter().map(|c| (c.name.clone(), c.type_name.clone())).collect::<Vec<_>>();
         prop_assert_eq!(names(&found.change.table), names(&insert.table));
         prop_assert_eq!(&found.change.table.key, &insert.table.key);

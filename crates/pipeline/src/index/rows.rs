@@ -1,9 +1,10 @@
 //! Records of changed rows, for the stages `index` and `embed`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tracing::Instrument as _;
 use walvec_broker::Record;
 use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, SnapshotEnd};
 use walvec_model::{Change, Generation, Lsn, Op, Position, RowKey, Table, TableName, Value};
@@ -15,6 +16,7 @@ use crate::follow::{BATCH_BYTES, weight};
 use crate::refetch::OnDemand;
 use crate::store::Place;
 use crate::telemetry::count_changes;
+use crate::trace;
 use crate::writer::{Shared, Writer};
 
 /// The code of a dead letter whose record lacks a column.
@@ -31,6 +33,8 @@ pub(super) struct Rows {
     shared: Shared,
     pending: Vec<(Arrived, Place)>,
     bytes: usize,
+    /// The traces that the records in `pending` belong to, each once.
+    traces: BTreeSet<String>,
     /// The shape of each table in `pending`: rows of another shape cannot complete them.
     shapes: HashMap<TableName, Arc<Table>>,
 }
@@ -58,6 +62,7 @@ impl Rows {
             shared,
             pending: Vec::new(),
             bytes: 0,
+            traces: BTreeSet::new(),
             shapes: HashMap::new(),
         }
     }
@@ -130,6 +135,11 @@ impl Intake for Rows {
     async fn take(&mut self, record: Record) -> Result<Taken, PipelineError> {
         let place = Place { topic: record.topic.to_string(), partition: record.partition, offset: record.offset };
         let table = self.tables.get(&*record.topic).cloned().flatten();
+        if let Some(parent) = record.header(trace::HEADER)
+            && !self.traces.contains(parent)
+        {
+            self.traces.insert(parent.to_owned());
+        }
         match self.decoder.decode(&record, table.as_ref()) {
             Ok(Event::Change(arrived)) => {
                 self.join(arrived, place).await?;
@@ -163,9 +173,15 @@ impl Intake for Rows {
                 groups.entry((generation, index)).or_default().push((change.clone(), place.clone()));
             }
         }
-        for ((generation, index), changes) in groups {
-            self.write(index, generation, changes).await?;
-        }
+        let traces = std::mem::take(&mut self.traces);
+        let span = trace::writing(times.len(), traces.iter().map(String::as_str));
+        let written = async {
+            for ((generation, index), changes) in groups {
+                self.write(index, generation, changes).await?;
+            }
+            Ok::<_, PipelineError>(())
+        };
+        written.instrument(span).await?;
         for at in times {
             self.shared.telemetry.searchable(at, 1);
         }

@@ -1,8 +1,9 @@
 //! Records of vectors, for the stage `sink`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::SystemTime;
 
+use tracing::Instrument as _;
 use walvec_broker::Record;
 use walvec_broker::wire::vectors::{self, Upsert, Vectors as Said};
 use walvec_broker::wire::{Format, Malformed, SnapshotEnd, reference_vectors};
@@ -11,6 +12,7 @@ use walvec_model::{Column, InputHash, Lsn, Point, PointId, Position, Provenance,
 use super::worker::{Intake, Taken};
 use crate::error::PipelineError;
 use crate::store::Place;
+use crate::trace;
 use crate::writer::{Placed, Shared, Writer};
 
 /// `pg_type.oid` of int4: the tutorial's tables have serial keys.
@@ -28,11 +30,13 @@ pub(super) struct Vectors {
     /// By collection: what is to become of each point, in the order of the records.
     pending: Vec<(usize, Placed)>,
     times: Vec<SystemTime>,
+    /// The traces that the records in `pending` belong to, each once.
+    traces: BTreeSet<String>,
 }
 
 impl Vectors {
     pub(super) const fn new(format: Format, writers: Vec<Writer>, batch_rows: usize, shared: Shared) -> Self {
-        Self { format, writers, batch_rows, shared, pending: Vec::new(), times: Vec::new() }
+        Self { format, writers, batch_rows, shared, pending: Vec::new(), times: Vec::new(), traces: BTreeSet::new() }
     }
 
     fn writer_of(&self, collection: &str) -> Option<usize> {
@@ -161,6 +165,7 @@ fn id_value(id: PointId) -> Value {
 
 impl Intake for Vectors {
     async fn take(&mut self, record: Record) -> Result<Taken, PipelineError> {
+        self.traces.extend(record.header(trace::HEADER).map(str::to_owned));
         match self.read(&record) {
             Ok(said) => self.say(said, &record).await,
             Err(malformed) => {
@@ -178,11 +183,17 @@ impl Intake for Vectors {
         for (index, placed) in pending {
             by_writer[index].push(placed);
         }
-        for (writer, placed) in self.writers.iter_mut().zip(by_writer) {
-            if !placed.is_empty() {
-                writer.place(placed).await?;
+        let traces = std::mem::take(&mut self.traces);
+        let span = trace::writing(by_writer.iter().map(Vec::len).sum(), traces.iter().map(String::as_str));
+        let written = async {
+            for (writer, placed) in self.writers.iter_mut().zip(by_writer) {
+                if !placed.is_empty() {
+                    writer.place(placed).await?;
+                }
             }
-        }
+            Ok::<_, PipelineError>(())
+        };
+        written.instrument(span).await?;
         for at in times {
             self.shared.telemetry.searchable(at, 1);
         }

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
+use crate::trace;
+use tracing::Span;
 use walvec_broker::kafka::connection::Connection;
 use walvec_broker::kafka::producer::{Producer, Segment};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
@@ -67,7 +69,12 @@ impl VectorsTopic {
         }
     }
 
-    async fn send(&self, records: Vec<(Option<PointId>, Outgoing)>) -> Result<(), SinkError> {
+    async fn send(&self, mut records: Vec<(Option<PointId>, Outgoing)>) -> Result<(), SinkError> {
+        if let Some(parent) = trace::traceparent(&Span::current()) {
+            for (_, record) in &mut records {
+                record.headers.push((trace::HEADER, parent.as_bytes().to_vec()));
+            }
+        }
         let segment = Segment::new();
         for (id, record) in &records {
             let copies = if record.everywhere { self.partitions.load(Ordering::Relaxed) } else { 1 };

@@ -12,6 +12,7 @@ use walvec_model::{Change, Lsn, TableName};
 
 use super::PublisherConfig;
 use crate::error::PipelineError;
+use crate::trace;
 
 /// What identifies a topic that holds what was written to it.
 const INTACT: &str = "topic";
@@ -103,10 +104,20 @@ impl Outlet {
 
     /// Writes the records of one change. Returns the change if one of them is too large for the topic; the others of it are
     /// written.
-    pub(super) async fn send(&mut self, change: Change, context: &Context) -> Result<Option<Oversized>, PipelineError> {
+    pub(super) async fn send(
+        &mut self,
+        change: Change,
+        context: &Context,
+        traceparent: Option<&str>,
+    ) -> Result<Option<Oversized>, PipelineError> {
         let Some((topic, partitions)) = self.routes.get(&change.table.name).cloned() else { return Ok(None) };
         let mut records = std::mem::take(&mut self.records);
         self.encoder.change(&change, context, &mut records);
+        if let Some(parent) = traceparent {
+            for record in &mut records {
+                record.headers.push((trace::HEADER, parent.as_bytes().to_vec()));
+            }
+        }
         let mut oversized = None;
         for record in &records {
             let copies = if record.everywhere { partitions } else { 1 };

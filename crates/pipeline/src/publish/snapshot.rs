@@ -99,7 +99,7 @@ impl Session<'_> {
         count_changes(&rows);
         let (count, table) = (rows.len(), rows.first().map(|row| row.table.name.clone()));
         for row in rows {
-            if let Some(oversized) = self.outlet.send(row, context).await? {
+            if let Some(oversized) = self.outlet.send(row, context, None).await? {
                 self.park(&oversized, context).await?;
             }
         }

@@ -5,6 +5,7 @@
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
+use tracing::Span;
 use walvec_broker::wire::Context;
 use walvec_capture::{CaptureError, ChangeStream};
 use walvec_model::{Cell, Change, Generation, Op, StreamEvent};
@@ -18,6 +19,7 @@ use crate::reread::{Active, Job, Order, Turn};
 use crate::start::Refusal;
 use crate::status::Phase;
 use crate::telemetry::count_changes;
+use crate::trace;
 
 /// What happens next.
 enum Step {
@@ -33,6 +35,9 @@ enum Step {
 struct Transaction {
     context: Context,
     rows: usize,
+    span: Span,
+    /// What its records carry of the span.
+    traceparent: Option<String>,
 }
 
 impl Session<'_> {
@@ -64,7 +69,7 @@ impl Session<'_> {
         active: &mut Option<Active>,
     ) -> Result<(), PipelineError> {
         let context = Context { generation, committed_at: SystemTime::UNIX_EPOCH, xid: None, snapshot: false };
-        let mut transaction = Transaction { context, rows: 0 };
+        let mut transaction = Transaction { context, rows: 0, span: Span::none(), traceparent: None };
         let mut progress = self.outlet.progress();
         loop {
             let is_free = active.is_none();
@@ -115,16 +120,19 @@ impl Session<'_> {
                 StreamEvent::Begin { at, xid } => {
                     transaction.context.committed_at = at;
                     transaction.context.xid = Some(xid);
+                    transaction.span = trace::publishing(xid);
+                    transaction.traceparent = trace::traceparent(&transaction.span);
                 }
                 StreamEvent::Change(change) => {
                     transaction.rows += 1;
                     if let Some(active) = active {
                         active.note(&change);
                     }
-                    self.send(change, &transaction.context).await?;
+                    self.send(change, transaction).await?;
                 }
                 StreamEvent::Commit { end_lsn, at } => {
                     let rows = std::mem::take(&mut transaction.rows);
+                    transaction.span = Span::none();
                     self.outlet.commit(Committed { end_lsn, at, rows });
                 }
                 StreamEvent::Idle { wal_end } => {
@@ -142,7 +150,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn send(&mut self, change: Change, context: &Context) -> Result<(), PipelineError> {
+    async fn send(&mut self, change: Change, transaction: &Transaction) -> Result<(), PipelineError> {
         if let Some(known) = self.tables.iter().find(|known| known.name == change.table.name)
             && *known != change.table
         {
@@ -150,7 +158,8 @@ impl Session<'_> {
         }
         count_changes(std::slice::from_ref(&change));
         let change = self.complete_moved(change).await?;
-        if let Some(oversized) = self.outlet.send(change, context).await? {
+        let Transaction { context, traceparent, .. } = transaction;
+        if let Some(oversized) = self.outlet.send(change, context, traceparent.as_deref()).await? {
             self.park(&oversized, context).await?;
         }
         Ok(())

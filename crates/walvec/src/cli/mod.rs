@@ -36,11 +36,13 @@ Exit codes:
 Environment:
   DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT   where PostgreSQL is
   WALVEC_MODELS    where models are kept (default: walvec/models in $XDG_CACHE_HOME or ~/.cache)
+  WALVEC_STAGE, WALVEC_INSTANCE   which stage and which worker of it a process is, behind a broker
   WALVEC_LISTEN    the address of the search page and the API
   WALVEC_TOKEN     what clients have to show; required when that address is not loopback
   WALVEC_STAGE, WALVEC_INSTANCE   which part of the path `run` does, and as which worker; for the other commands, whose state
   WALVEC_LOG       what to log, e.g. debug or walvec_capture=trace (default: info for `run`, else warn)
   WALVEC_POSTGRES  the server for `demo`: a major version or a directory (default: the first that is found)
+  OTEL_EXPORTER_OTLP_ENDPOINT     where `run` sends traces, over HTTP (e.g. http://localhost:4318; default: nowhere)
   HF_ENDPOINT, HF_TOKEN   the model hub for `model pull`
   NO_COLOR         no colours in the log";
 

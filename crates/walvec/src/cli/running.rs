@@ -57,10 +57,11 @@ impl Drop for Announced {
 /// Where processes of a configuration leave their addresses, with a name for each.
 fn directories(config: &Config, stages: &[Stage]) -> Vec<(String, PathBuf)> {
     let base = config.sink.directory();
-    let mut found = vec![(Stage::All.name().to_owned(), base.to_owned())];
+    let all = (Stage::All.name().to_owned(), base.to_owned());
     if config.broker.is_none() {
-        return found;
+        return vec![all];
     }
+    let mut found = Vec::new();
     let entries = std::fs::read_dir(base).into_iter().flatten().flatten();
     let mut others: Vec<(String, PathBuf)> =
         entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect();
@@ -71,6 +72,8 @@ fn directories(config: &Config, stages: &[Stage]) -> Vec<(String, PathBuf)> {
     for stage in stages {
         found.extend(others.iter().filter(|(name, _)| is_of(name, stage)).cloned());
     }
+    // All stages in one process, or the one worker of the embedded engine.
+    found.push(all);
     found
 }
 
@@ -94,7 +97,7 @@ impl Running {
     }
 
     /// Those that run for a configuration on this machine and are one of `stages`, with the names of their directories: the
-    /// one of all stages, or else those of single ones.
+    /// those of single stages, then the one of all stages.
     pub(crate) async fn all(config: &Config, stages: &[Stage]) -> Vec<(String, Self)> {
         let mut found = Vec::new();
         for (name, directory) in directories(config, stages) {

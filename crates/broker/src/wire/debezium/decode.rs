@@ -75,7 +75,9 @@ impl Decoder {
             }
         };
         let change = Change { table, position: source.position, op };
-        Ok(Event::Change(Arrived { change, generation: source.generation, committed_at: source.committed_at }))
+        // Nobody knows when a row of a snapshot was committed.
+        let committed_at = source.committed_at.filter(|_| kind != Kind::Read);
+        Ok(Event::Change(Arrived { change, generation: source.generation, committed_at }))
     }
 
     fn row(

@@ -43,7 +43,8 @@ impl Encoder {
         if !Arc::ptr_eq(&prepared.table, table) && prepared.table != *table {
             *prepared = Prepared::new(table);
         }
-        let mut headers = stamp::headers(change.position, context.generation, Some(context.committed_at));
+        let mut headers =
+            stamp::headers(change.position, context.generation, (!context.snapshot).then_some(context.committed_at));
         let mut value = Vec::with_capacity(512);
         let mut start = |kind: &str| {
             json::raw(&mut value, r#"{"kind":""#);
