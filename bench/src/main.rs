@@ -3,6 +3,7 @@
 //! - [`stage`]: the server, its tables and slots
 //! - [`child`]: readers that run as processes of their own, so that their memory can be told
 //! - [`capture`]: the stream against `pg_recvlogical`, the snapshot against `COPY`, and how both grow
+//! - [`broker`]: the whole through a real Kafka: capture, single rows, two workers, a worker that is killed again and again
 //! - [`embedding`]: texts and tokens per second
 //! - [`program`]: walvec itself, as a child process
 //! - [`sync`]: the whole program: a flood of rows, and single rows
@@ -12,6 +13,7 @@
 
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "a program that reports")]
 
+mod broker;
 mod capture;
 mod child;
 mod embedding;
@@ -58,7 +60,7 @@ pub(crate) struct Plan {
     #[arg(long, env = "WALVEC_BENCH_PYTHON")]
     python: Option<PathBuf>,
     /// Only these parts; the report is printed and not written.
-    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "sync", "points", "operations"])]
+    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "sync", "points", "operations", "broker"])]
     only: Vec<String>,
 }
 
@@ -111,6 +113,13 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
         report.operations.push(("the Qdrant server for tests", measured));
         if let Some(url) = &plan.qdrant {
             report.operations.push(("a real Qdrant server", operations::measure(plan, &stage, Some(url)).await?));
+        }
+    }
+    if plan.wants("broker") {
+        eprintln!("==> through a broker");
+        match walvec_test_kafka::available() {
+            Ok(()) => report.broker = Some(broker::measure(plan, &stage).await?),
+            Err(missing) => eprintln!("    SKIPPED: {missing}"),
         }
     }
     if plan.wants("capture") {

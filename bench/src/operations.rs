@@ -49,7 +49,7 @@ async fn verify(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Res
     client.batch_execute(&format!("{table}; {rows}")).await?;
     let directory = tempfile::tempdir()?;
     // The model does not matter here: a quick one fills the collection sooner.
-    let settings = Settings { url: &url, text: "{{ body }}", model: "hash/64", qdrant };
+    let settings = Settings { qdrant, ..Settings::new(&url, "{{ body }}", "hash/64") };
     if let Some(qdrant) = qdrant {
         settings.purge(qdrant).await?;
     }
@@ -74,7 +74,7 @@ async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &
     client.execute(insert, &[&texts(REINDEXED)?]).await?;
     let directory = tempfile::tempdir()?;
     // Filled with a quick model, reindexed with a real one.
-    let settings = Settings { url: &url, text: "{{ body }}", model: "hash/64", qdrant };
+    let settings = Settings { qdrant, ..Settings::new(&url, "{{ body }}", "hash/64") };
     if let Some(qdrant) = qdrant {
         settings.purge(qdrant).await?;
     }

@@ -1,5 +1,6 @@
 //! walvec itself, as a child process.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
@@ -22,9 +23,16 @@ const CONFIGURATION: &str = "walvec.yaml";
 const COLLECTION: &str = "books";
 
 /// What to sync, and how.
+#[derive(Clone)]
 pub(crate) struct Settings<'a> {
-    /// The database, with a table `books (id integer, body text)`.
+    /// The database, with a table that has a column `body`.
     pub(crate) url: &'a str,
+    /// The table, `public.books` by default.
+    pub(crate) table: &'a str,
+    /// The slot, `walvec` by default.
+    pub(crate) slot: &'a str,
+    /// The section `broker`.
+    pub(crate) broker: Option<Value>,
     /// The template of the text.
     pub(crate) text: &'a str,
     /// The model.
@@ -33,7 +41,12 @@ pub(crate) struct Settings<'a> {
     pub(crate) qdrant: Option<&'a str>,
 }
 
-impl Settings<'_> {
+impl<'a> Settings<'a> {
+    /// The table `public.books`, points in the engine inside the program.
+    pub(crate) const fn new(url: &'a str, text: &'a str, model: &'a str) -> Self {
+        Self { url, table: "public.books", slot: "walvec", broker: None, text, model, qdrant: None }
+    }
+
     /// Writes walvec.yaml.
     pub(crate) fn write(&self, directory: &Path) -> anyhow::Result<()> {
         let data = directory.join("data");
@@ -41,13 +54,16 @@ impl Settings<'_> {
             Some(url) => json!({"qdrant": {"url": url, "state": data}}),
             None => json!({"embedded": {"path": data}}),
         };
-        let config = json!({
-            "source": {"url": self.url},
-            "collections": [{"name": COLLECTION, "table": "public.books", "text": self.text}],
+        let mut config = json!({
+            "source": {"url": self.url, "slot": self.slot},
+            "collections": [{"name": COLLECTION, "table": self.table, "text": self.text}],
             "embedding": {"model": self.model},
             "sink": sink,
             "server": {"listen": "127.0.0.1:0"},
         });
+        if let Some(broker) = &self.broker {
+            config["broker"] = broker.clone();
+        }
         // JSON is YAML.
         Ok(std::fs::write(directory.join(CONFIGURATION), format!("{config:#}"))?)
     }
@@ -83,13 +99,43 @@ pub(crate) struct Walvec {
 
 impl Walvec {
     pub(crate) async fn start(plan: &Plan, settings: &Settings<'_>, directory: &Path) -> anyhow::Result<Self> {
+        Self::start_with(plan, settings, directory, &["run"], &directory.join("data")).await
+    }
+
+    /// Starts one stage of several.
+    pub(crate) async fn start_stage(
+        plan: &Plan,
+        settings: &Settings<'_>,
+        directory: &Path,
+        stage: &str,
+        instance: &str,
+    ) -> anyhow::Result<Self> {
+        let arguments = ["run", "--stage", stage, "--instance", instance];
+        let data = directory.join("data");
+        let home = match (stage, settings.qdrant) {
+            ("capture", _) => data.join("capture"),
+            (_, Some(_)) => data.join(format!("{stage}-{instance}")),
+            (_, None) => data,
+        };
+        // What a killed one has left behind names an address at which nobody answers.
+        let _ = std::fs::remove_file(home.join("server.json"));
+        Self::start_with(plan, settings, directory, &arguments, &home).await
+    }
+
+    async fn start_with(
+        plan: &Plan,
+        settings: &Settings<'_>,
+        directory: &Path,
+        arguments: &[&str],
+        data: &Path,
+    ) -> anyhow::Result<Self> {
         settings.write(directory)?;
         let child =
-            command(plan, directory, &["run"])?.spawn().context("walvec cannot be started; build it: make build")?;
+            command(plan, directory, arguments)?.spawn().context("walvec cannot be started; build it: make build")?;
         let pid = child.id().context("walvec ended")?;
         let http = reqwest::Client::builder().no_proxy().build()?;
         let mut walvec = Self { child, pid, address: SocketAddr::from(([127, 0, 0, 1], 0)), http };
-        walvec.address = walvec.announced(&directory.join("data")).await?;
+        walvec.address = walvec.announced(data).await?;
         walvec.streaming().await?;
         Ok(walvec)
     }
@@ -112,7 +158,11 @@ impl Walvec {
     }
 
     async fn streaming(&mut self) -> anyhow::Result<()> {
-        while self.status().await?["phase"] != "streaming" {
+        // It announces itself before it answers.
+        while !self.status().await.is_ok_and(|status| status["phase"] == "streaming") {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("walvec ended: {status}");
+            }
             tokio::time::sleep(POLL).await;
         }
         Ok(())
@@ -141,6 +191,43 @@ impl Walvec {
             }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Whether the point with this id is there.
+    pub(crate) async fn has(&self, id: u64) -> anyhow::Result<bool> {
+        Ok(self.page(Some(id), 1).await?.first().is_some_and(|(found, _)| *found == id))
+    }
+
+    /// The texts of all points, by id.
+    pub(crate) async fn points(&self) -> anyhow::Result<BTreeMap<u64, String>> {
+        let mut all = BTreeMap::new();
+        let mut from = None;
+        loop {
+            let page = self.page(from, 1000).await?;
+            let is_last = page.len() < 1000;
+            all.extend(page);
+            from = all.last_key_value().map(|(id, _)| id + 1);
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn page(&self, from: Option<u64>, limit: u32) -> anyhow::Result<Vec<(u64, String)>> {
+        let mut query = vec![("collection", COLLECTION.to_owned()), ("limit", limit.to_string())];
+        query.extend(from.map(|from| ("from", from.to_string())));
+        let url = reqwest::Url::parse_with_params(&format!("http://{}/api/v1/points", self.address), query)?;
+        let page: Value = self.http.get(url).send().await?.error_for_status()?.json().await?;
+        let points = page["points"].as_array().context("no points")?;
+        let point = |point: &Value| {
+            let id = point["id"].as_u64().context("an id that is no number")?;
+            Ok((id, point["payload"]["body"].as_str().unwrap_or_default().to_owned()))
+        };
+        points.iter().map(point).collect()
+    }
+
+    pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
     }
 
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::Plan;
+use crate::broker::ThroughBroker;
 use crate::capture::{AgainstPostgres, Growth};
 use crate::embedding::Embedding;
 use crate::operations::Operations;
@@ -19,6 +20,7 @@ pub(crate) struct Report {
     pub(crate) sync: Vec<(&'static str, Sync)>,
     pub(crate) points: Vec<Points>,
     pub(crate) operations: Vec<(&'static str, Operations)>,
+    pub(crate) broker: Option<ThroughBroker>,
 }
 
 /// The median; 0 of nothing.
@@ -48,6 +50,9 @@ impl Report {
         }
         for (sink, sync) in &self.sync {
             render_sync(&mut text, sink, sync)?;
+        }
+        if let Some(broker) = &self.broker {
+            render_broker(&mut text, broker)?;
         }
         if !self.points.is_empty() {
             render_points(&mut text, &self.points)?;
@@ -86,6 +91,39 @@ fn render_capture(text: &mut String, capture: &AgainstPostgres) -> std::fmt::Res
         capture.snapshot,
         capture.snapshot_ratio,
         megabytes(capture.snapshot_rss),
+    )
+}
+
+fn render_broker(text: &mut String, broker: &ThroughBroker) -> std::fmt::Result {
+    writeln!(
+        text,
+        "## Through a broker\n\nApache Kafka 4.3, one node, on the same cores. Capture: 300,000 rows of 250 bytes that wait in the slot, until the \
+         broker\nhas acknowledged them, start of the program included; Debezium's engine gives its JSON to a counter, with no broker behind \
+         it.\n\n\
+         | | rows/s | ratio | target |\n|---|---|---|---|\n\
+         | walvec, into nothing | {:.0} | | |\n\
+         | walvec, into Kafka | {:.0} | {:.2} of into nothing | ≥ 0.6 |\n\
+         | Debezium 3.6.3 engine, into nothing | {:.0} | walvec into Kafka is {:.2} of it | ≥ 2 |\n\n\
+         | | measured | target |\n|---|---|---|\n\
+         | commit → searchable, p50 | {:.1} ms | ≤ 50 |\n| p95 | {:.1} ms | |\n| p99 | {:.1} ms | ≤ 150 |\n\
+         | one worker, an embedder that waits 50 ms per batch | {:.0} rows/s | |\n\
+         | two workers | {:.0} rows/s, {:.2} × | ≥ 1.8 × |\n\
+         | a worker killed {} times in two minutes under load: points that differ | {} | 0 |\n\
+         | from a kill until all rows of then can be found, the longest | {:.1} s | ≤ 10 |\n",
+        broker.nothing,
+        broker.kafka,
+        broker.to_nothing,
+        broker.debezium,
+        broker.to_debezium,
+        broker.p50,
+        broker.p95,
+        broker.p99,
+        broker.one_worker,
+        broker.two_workers,
+        broker.two_workers / broker.one_worker,
+        broker.kills,
+        broker.mismatches,
+        broker.recovery / 1000.0,
     )
 }
 

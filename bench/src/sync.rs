@@ -33,7 +33,7 @@ pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) ->
         let client = stage.cluster.connect(&name).await?;
         client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
         let directory = tempfile::tempdir()?;
-        let settings = Settings { url: &url, text: "{{ body }}", model: MODEL, qdrant };
+        let settings = Settings { qdrant, ..Settings::new(&url, "{{ body }}", MODEL) };
         if let Some(qdrant) = qdrant {
             settings.purge(qdrant).await?;
         }

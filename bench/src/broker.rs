@@ -1,0 +1,319 @@
+//! Through a broker: a real Kafka, on the same cores.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+use walvec_model::Lsn;
+use walvec_test_kafka::{Options, TestBroker};
+use walvec_test_qdrant::TestServer;
+
+use crate::Plan;
+use crate::child;
+use crate::embedding::MODEL;
+use crate::program::{Settings, Walvec};
+use crate::report::{median, percentile};
+use crate::stage::{Database, Stage};
+
+const CAPTURED: u64 = 300_000;
+const SINGLES: u32 = 200;
+const SHARED: u64 = 20_000;
+/// As a provider somewhere on the network takes for a batch.
+const WAITING: &str = "hash/64/wait/50";
+/// How long a worker is killed again and again, and how often.
+const KILLING: Duration = Duration::from_secs(120);
+const KILL_EVERY: Duration = Duration::from_secs(10);
+/// How often a status is asked for while something takes seconds.
+const POLL: Duration = Duration::from_millis(20);
+/// How often a row that was just committed is searched for.
+const FINE_POLL: Duration = Duration::from_millis(1);
+/// After how long without a heartbeat the broker gives a worker's partitions to others. Kafka's default is 45 s.
+const SESSION_MS: u32 = 6_000;
+
+/// What was measured. Rates in rows per second, times in milliseconds.
+#[derive(Default)]
+pub(crate) struct ThroughBroker {
+    /// The stream into nothing, into the broker, and what the Debezium engine gives its caller.
+    pub(crate) nothing: f64,
+    pub(crate) kafka: f64,
+    pub(crate) debezium: f64,
+    pub(crate) to_nothing: f64,
+    pub(crate) to_debezium: f64,
+    pub(crate) p50: f64,
+    pub(crate) p95: f64,
+    pub(crate) p99: f64,
+    pub(crate) one_worker: f64,
+    pub(crate) two_workers: f64,
+    pub(crate) kills: usize,
+    pub(crate) mismatches: usize,
+    /// From a kill until a row that was committed after it can be found, the longest.
+    pub(crate) recovery: f64,
+}
+
+pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<ThroughBroker> {
+    let options = Options { group_session_timeout_ms: Some(SESSION_MS), ..Options::default() };
+    let broker = TestBroker::start(options).await?;
+    let mut measured = ThroughBroker::default();
+    capture(plan, stage, &broker, &mut measured).await?;
+    singles(plan, stage, &broker, &mut measured).await?;
+    sharing(plan, stage, &broker, &mut measured).await?;
+    killing(plan, stage, &broker, &mut measured).await?;
+    broker.stop().await?;
+    Ok(measured)
+}
+
+fn kafka(broker: &TestBroker, prefix: &str) -> Value {
+    json!({"kafka": {"bootstrap": broker.bootstrap(), "topic_prefix": prefix, "group": prefix}})
+}
+
+/// The same backlog of changes, read by each from a slot of its own.
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+async fn capture(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
+    let database = stage.database("published").await?;
+    let directory = tempfile::tempdir()?;
+    let (mut nothing, mut kafkas, mut debezium) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..plan.rounds {
+        let prefix = format!("capture{round}");
+        let home = directory.path().join(&prefix);
+        std::fs::create_dir(&home)?;
+        let settings = Settings {
+            table: "public.bench",
+            broker: Some(kafka(broker, &prefix)),
+            slot: &prefix,
+            ..Settings::new(&database.url, "{{ body }}", "hash/64")
+        };
+        database.client.batch_execute("TRUNCATE bench").await?;
+        // The snapshot of the empty table: it makes the slot.
+        Walvec::start_stage(plan, &settings, &home, "capture", "1").await?.stop().await?;
+        let (slot, theirs) = (format!("nothing_{round}"), format!("debezium_{round}"));
+        database.create_slot(&slot).await?;
+        database.create_slot(&theirs).await?;
+        let until = database.insert(CAPTURED, CAPTURED).await?;
+        let reading = child::spawn(&["stream", &database.url, &slot, &until]).await?;
+        nothing.push(reading.rows_per_second());
+        kafkas.push(CAPTURED as f64 / published(plan, &settings, &home, &until).await?);
+        debezium.push(engine(&database, &theirs, &home).await?);
+    }
+    database.drop().await?;
+    let ratio = |ours: &[f64], theirs: &[f64]| median(ours.iter().zip(theirs).map(|(a, b)| a / b).collect());
+    measured.to_nothing = ratio(&kafkas, &nothing);
+    measured.to_debezium = ratio(&kafkas, &debezium);
+    (measured.nothing, measured.kafka, measured.debezium) = (median(nothing), median(kafkas), median(debezium));
+    Ok(())
+}
+
+/// Seconds from the start of the program until the broker has acknowledged everything before `until`.
+async fn published(plan: &Plan, settings: &Settings<'_>, home: &Path, until: &str) -> anyhow::Result<f64> {
+    let until: Lsn = until.parse()?;
+    let began = Instant::now();
+    let walvec = Walvec::start_stage(plan, settings, home, "capture", "1").await?;
+    loop {
+        let status = walvec.status().await?;
+        let applied: Lsn = status["applied_lsn"].as_str().context("no position")?.parse()?;
+        if applied >= until {
+            let seconds = began.elapsed().as_secs_f64();
+            walvec.stop().await?;
+            return Ok(seconds);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Records per second of the Debezium engine, from its first record to its last, into nothing.
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+async fn engine(database: &Database<'_>, slot: &str, home: &Path) -> anyhow::Result<f64> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/debezium-recorder.sh");
+    let count = CAPTURED.to_string();
+    let output = tokio::process::Command::new(script)
+        .args(["count", "--url", &database.url, "--tables", "public.bench", "--slot", slot, "--publication", "bench"])
+        .args(["--state", &home.join("debezium").display().to_string(), "--stop-after", &count])
+        .args(["-P", "snapshot.mode=no_data"])
+        .stderr(Stdio::null())
+        .output()
+        .await?;
+    ensure!(output.status.success(), "the Debezium engine ended with {}", output.status);
+    let text = String::from_utf8(output.stdout)?;
+    let line = text.lines().find(|line| line.starts_with('{')).context("the Debezium engine counted nothing")?;
+    let counted: Value = serde_json::from_str(line)?;
+    let milliseconds = counted["elapsed_ms"].as_f64().context("no time")?;
+    Ok(CAPTURED as f64 * 1000.0 / milliseconds)
+}
+
+/// A database with a table of books.
+async fn books(stage: &Stage, name: &str) -> anyhow::Result<(String, Client)> {
+    let url = stage.cluster.create_database(name).await?;
+    let client = stage.cluster.connect(name).await?;
+    client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
+    Ok((url, client))
+}
+
+async fn remove(stage: &Stage, name: &str, client: Client) -> anyhow::Result<()> {
+    client
+        .query(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()",
+            &[],
+        )
+        .await?;
+    drop(client);
+    Ok(stage.cluster.drop_database(name).await?)
+}
+
+/// Single rows, capture and one worker as processes of their own, a real model.
+async fn singles(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
+    const NAME: &str = "broker_singles";
+    let (url, client) = books(stage, NAME).await?;
+    client.batch_execute("INSERT INTO books VALUES (0, 'a first book')").await?;
+    let directory = tempfile::tempdir()?;
+    let settings = Settings { broker: Some(kafka(broker, NAME)), ..Settings::new(&url, "{{ body }}", MODEL) };
+    let capture = Walvec::start_stage(plan, &settings, directory.path(), "capture", "1").await?;
+    let index = Walvec::start_stage(plan, &settings, directory.path(), "index", "1").await?;
+    wait_for_points(&index, 1).await?;
+    let mut latencies = Vec::new();
+    for id in 1..=SINGLES {
+        let began = Instant::now();
+        let insert = "INSERT INTO books VALUES ($1::int, 'A single row, number ' || $1::int || ', about a lighthouse keeper who \
+                      counts the ships that pass on winter nights and writes them down.')";
+        client.execute(insert, &[&i32::try_from(id)?]).await?;
+        while !index.has(id.into()).await? {
+            tokio::time::sleep(FINE_POLL).await;
+        }
+        latencies.push(began.elapsed().as_secs_f64() * 1000.0);
+    }
+    measured.p50 = percentile(&mut latencies, 50);
+    measured.p95 = percentile(&mut latencies, 95);
+    measured.p99 = percentile(&mut latencies, 99);
+    index.stop().await?;
+    capture.stop().await?;
+    remove(stage, NAME, client).await
+}
+
+async fn wait_for_points(walvec: &Walvec, points: u64) -> anyhow::Result<()> {
+    while walvec.status().await?["collections"][0]["points"].as_u64() < Some(points) {
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+/// The same backlog in the topic, indexed by one worker and by two that wait for their embedder.
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+async fn sharing(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
+    const NAME: &str = "broker_sharing";
+    let (url, client) = books(stage, NAME).await?;
+    let rows =
+        format!("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, {SHARED}) i");
+    client.batch_execute(&rows).await?;
+    let directory = tempfile::tempdir()?;
+    let of_group = |group: &str| {
+        let mut broker = kafka(broker, NAME);
+        broker["kafka"]["group"] = json!(group);
+        broker
+    };
+    let settings = Settings { broker: Some(of_group(NAME)), ..Settings::new(&url, "{{ body }}", WAITING) };
+    Walvec::start_stage(plan, &settings, directory.path(), "capture", "1").await?.stop().await?;
+    for (workers, rate) in [(1_usize, &mut measured.one_worker), (2, &mut measured.two_workers)] {
+        let server = TestServer::start()?;
+        let home = directory.path().join(format!("workers_{workers}"));
+        std::fs::create_dir(&home)?;
+        let url = server.url();
+        let group = format!("{NAME}_{workers}");
+        let settings = Settings { broker: Some(of_group(&group)), qdrant: Some(&url), ..settings.clone() };
+        let mut running = Vec::new();
+        for worker in 0..workers {
+            running.push(Walvec::start_stage(plan, &settings, &home, "index", &worker.to_string()).await?);
+        }
+        // The rate of the whole: starting and joining the group take a second or two, whatever the number of rows.
+        let (begun, already) = (Instant::now(), running[0].status().await?["collections"][0]["points"].as_u64());
+        wait_for_points(&running[0], SHARED).await?;
+        *rate = (SHARED - already.unwrap_or(0)) as f64 / begun.elapsed().as_secs_f64();
+        for walvec in running {
+            walvec.stop().await?;
+        }
+    }
+    remove(stage, NAME, client).await
+}
+
+/// Two workers, of which one is killed and started again every ten seconds, while rows change.
+async fn killing(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
+    const NAME: &str = "broker_killing";
+    let (url, client) = books(stage, NAME).await?;
+    client
+        .batch_execute("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, 2000) i")
+        .await?;
+    let server = TestServer::start()?;
+    let (qdrant, directory) = (server.url(), tempfile::tempdir()?);
+    let settings = Settings {
+        broker: Some(kafka(broker, NAME)),
+        qdrant: Some(&qdrant),
+        ..Settings::new(&url, "{{ body }}", WAITING)
+    };
+    let capture = Walvec::start_stage(plan, &settings, directory.path(), "capture", "1").await?;
+    let steady = Walvec::start_stage(plan, &settings, directory.path(), "index", "steady").await?;
+    let mut victim = Walvec::start_stage(plan, &settings, directory.path(), "index", "victim").await?;
+    let load = tokio::spawn(change(stage.cluster.connect(NAME).await?));
+    let begun = Instant::now();
+    let mut probe = 1_000_000;
+    while begun.elapsed() < KILLING {
+        let next_kill = Instant::now() + KILL_EVERY;
+        victim.kill().await?;
+        let killed = Instant::now();
+        measured.kills += 1;
+        // Rows in all partitions, the killed worker's too.
+        let probes: Vec<i32> = (probe..probe + 24).collect();
+        probe += 24;
+        client.execute("INSERT INTO books SELECT i, 'a probe ' || i FROM unnest($1::int[]) i", &[&probes]).await?;
+        victim = Walvec::start_stage(plan, &settings, directory.path(), "index", "victim").await?;
+        for id in probes {
+            while !steady.has(u64::try_from(id)?).await? {
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        measured.recovery = measured.recovery.max(killed.elapsed().as_secs_f64() * 1000.0);
+        tokio::time::sleep_until(next_kill.into()).await;
+    }
+    load.abort();
+    measured.mismatches = settled(&client, &steady).await?;
+    for walvec in [victim, steady, capture] {
+        walvec.stop().await?;
+    }
+    remove(stage, NAME, client).await
+}
+
+/// Changes rows until it is aborted: new ones, changed ones, deleted ones, ones with another key.
+async fn change(client: Client) -> anyhow::Result<()> {
+    let mut round: i32 = 0;
+    loop {
+        round += 1;
+        let statements = format!(
+            "INSERT INTO books SELECT 10000 + {round} * 20 + i, 'new in round {round}, ' || i FROM generate_series(1, 20) i;
+             UPDATE books SET body = 'changed in round {round}: ' || md5(body) WHERE id % 97 = {round} % 97 AND id < 1000000;
+             DELETE FROM books WHERE id BETWEEN 10000 + ({round} - 30) * 20 AND 10000 + ({round} - 30) * 20 + 10;
+             UPDATE books SET id = 500000 + id WHERE id = 10000 + ({round} - 5) * 20 + 15"
+        );
+        client.batch_execute(&statements).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until the collection stops changing and is like the table, and says how many points differ if that does not come.
+async fn settled(client: &Client, walvec: &Walvec) -> anyhow::Result<usize> {
+    let rows: BTreeMap<u64, String> = client
+        .query("SELECT id, body FROM books", &[])
+        .await?
+        .iter()
+        .map(|row| Ok((u64::try_from(row.get::<_, i32>(0))?, row.get(1))))
+        .collect::<anyhow::Result<_>>()?;
+    let patience = Instant::now();
+    loop {
+        let points = walvec.points().await?;
+        let ids: BTreeSet<&u64> = rows.keys().chain(points.keys()).collect();
+        let differing = ids.into_iter().filter(|id| rows.get(id) != points.get(id)).count();
+        if differing == 0 || patience.elapsed() > Duration::from_secs(60) {
+            return Ok(differing);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
