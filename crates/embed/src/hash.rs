@@ -3,6 +3,11 @@
 //!
 //! It is lexical only: texts are near each other when they share words, and "car" is as far from "automobile" as from
 //! anything else. It serves tests, and trying a pipeline before a model is installed.
+//!
+//! `hash/<dimension>/wait/<ms>` takes so many milliseconds for every call, as a provider somewhere on the network would: for
+//! measurements, and for tests in which something happens while texts are being embedded.
+
+use std::time::Duration;
 
 use walvec_model::Vector;
 
@@ -11,13 +16,21 @@ use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
 /// The part of the name before the dimension.
 pub const PREFIX: &str = "hash/";
 
+/// The part of the name before the milliseconds.
+const WAIT: &str = "/wait/";
+
+/// The longest wait per call: longer than any provider takes.
+const MAX_WAIT: Duration = Duration::from_secs(600);
+
 /// The most that a Qdrant collection accepts.
 const MAX_DIMENSION: usize = 65_536;
 
-/// Deterministic bag-of-words vectors; named `hash/<dimension>`.
+/// Deterministic bag-of-words vectors; named `hash/<dimension>` or `hash/<dimension>/wait/<ms>`.
 #[derive(Debug)]
 pub struct HashEmbedder {
     info: EmbedderInfo,
+    /// Per call. The vectors are the same, so it is no part of the model's name.
+    wait: Option<Duration>,
 }
 
 impl HashEmbedder {
@@ -29,19 +42,20 @@ impl HashEmbedder {
         Self::from_name(&format!("{PREFIX}{dimension}"))
     }
 
-    /// The embedder called `hash/<dimension>`.
+    /// The embedder called `hash/<dimension>` or `hash/<dimension>/wait/<ms>`.
     ///
     /// # Errors
-    /// [`EmbedError::ModelName`] when the dimension is not a number in 1 to 65,536.
+    /// [`EmbedError::ModelName`] when the dimension is not a number in 1 to 65,536, or the wait none in 0 to 600,000.
     pub fn from_name(name: &str) -> Result<Self, EmbedError> {
-        let dimension = name
-            .strip_prefix(PREFIX)
-            .and_then(|digits| digits.parse().ok())
-            .filter(|dimension| (1..=MAX_DIMENSION).contains(dimension))
-            .ok_or_else(|| EmbedError::ModelName {
-                name: name.to_owned(),
-                reason: "the dimension after \"hash/\" must be a number from 1 to 65536",
-            })?;
+        let refused = |reason| EmbedError::ModelName { name: name.to_owned(), reason };
+        let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+        let (dimension, wait) = rest.split_once(WAIT).map_or((rest, None), |(before, after)| (before, Some(after)));
+        let dimension = dimension.parse().ok().filter(|dimension| (1..=MAX_DIMENSION).contains(dimension));
+        let dimension =
+            dimension.ok_or_else(|| refused("the dimension after \"hash/\" must be a number from 1 to 65536"))?;
+        let millis = |text: &str| text.parse().ok().map(Duration::from_millis).filter(|wait| *wait <= MAX_WAIT);
+        let too_long = || refused("after \"/wait/\" there must be milliseconds, at most 600000");
+        let wait = wait.map(|text| millis(text).ok_or_else(too_long)).transpose()?;
         Ok(Self {
             info: EmbedderInfo {
                 model: format!("{PREFIX}{dimension}"),
@@ -50,6 +64,7 @@ impl HashEmbedder {
                 max_tokens: usize::MAX,
                 pooling: "sum".to_owned(),
             },
+            wait,
         })
     }
 
@@ -83,7 +98,12 @@ impl Embedder for HashEmbedder {
     }
 
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
-        Box::pin(async move { Ok(texts.iter().map(|text| Ok(self.vector(text))).collect()) })
+        Box::pin(async move {
+            if let Some(wait) = self.wait {
+                tokio::time::sleep(wait).await;
+            }
+            Ok(texts.iter().map(|text| Ok(self.vector(text))).collect())
+        })
     }
 }
 
@@ -127,6 +147,17 @@ mod tests {
     #[test]
     fn a_dimension_that_no_collection_accepts_is_refused() {
         for name in ["hash/0", "hash/65537", "hash/", "hash/x", "hash/-1"] {
+            assert_eq!(HashEmbedder::from_name(name).unwrap_err().code(), "E_MODEL_NAME", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_wait_changes_nothing_but_the_time() {
+        let (at_once, later) = (HashEmbedder::new(8).unwrap(), HashEmbedder::from_name("hash/8/wait/250").unwrap());
+        assert_eq!((later.info(), later.wait), (at_once.info(), Some(Duration::from_millis(250))));
+        for name in
+            ["hash/8/wait/", "hash/8/wait/x", "hash/8/wait/600001", "hash/8/wait", "hash/8/250", "hash/wait/250"]
+        {
             assert_eq!(HashEmbedder::from_name(name).unwrap_err().code(), "E_MODEL_NAME", "{name}");
         }
     }

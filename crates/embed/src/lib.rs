@@ -55,8 +55,8 @@ pub trait Embedder: Send + Sync {
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>>;
 }
 
-/// Loads the embedder that a configuration calls `name`: `hash/<dimension>`, a model installed under the models root
-/// `root`, or a directory (see [`model_dir::resolve`]). Blocks for a fraction of a second.
+/// Loads the embedder that a configuration calls `name`: `hash/<dimension>` or `hash/<dimension>/wait/<ms>`, a model
+/// installed under the models root `root`, or a directory (see [`model_dir::resolve`]). Blocks for a fraction of a second.
 ///
 /// # Errors
 /// [`EmbedError::ModelName`], [`EmbedError::ModelMissing`], [`EmbedError::Model`] or [`EmbedError::Io`].

@@ -118,6 +118,27 @@ impl TestContext {
         Walvec::start(&self.directory).await
     }
 
+    /// Writes walvec.yaml, starts `walvec run --stage <stage> --instance <instance>`, and waits until its API answers.
+    ///
+    /// # Errors
+    /// If the program ends instead; the error has its log.
+    pub async fn start_stage(&self, settings: &Settings, stage: &str, instance: &str) -> Result<Walvec> {
+        self.configure(settings)?;
+        let state = self.stage_directory(settings, stage, instance);
+        Walvec::start_as(&self.directory, &["run", "--stage", stage, "--instance", instance], &state).await
+    }
+
+    /// Where a process of a stage keeps its state.
+    #[must_use]
+    pub fn stage_directory(&self, settings: &Settings, stage: &str, instance: &str) -> PathBuf {
+        let data = self.data_directory();
+        match stage {
+            "capture" => data.join(stage),
+            "index" | "sink" if !settings.has_qdrant_server() => data,
+            _ => data.join(format!("{stage}-{instance}")),
+        }
+    }
+
     /// Writes walvec.yaml without starting anything.
     ///
     /// # Errors

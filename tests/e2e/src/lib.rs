@@ -5,6 +5,7 @@
 //! - [`context`]: what a test gets: a database of its own, a directory, a way to start walvec
 //! - [`settings`]: a walvec.yaml
 //! - [`program`]: walvec as a child process: its API, its signals, its end
+//! - [`kafka`]: a broker between the stages, and how far its groups have come
 //! - `binary`: the program that was built from these sources
 //! - [`image`]: whether a collection is the exact image of a table; `layout`: in which form
 //! - [`wait`]: waiting for something to become true
@@ -27,6 +28,7 @@
 mod binary;
 pub mod context;
 pub mod image;
+pub mod kafka;
 mod layout;
 pub mod program;
 pub mod servers;
@@ -36,6 +38,7 @@ pub mod wait;
 
 pub use context::TestContext;
 pub use image::Expected;
+pub use kafka::Kafka;
 pub use program::Walvec;
 pub use servers::Server;
 pub use settings::{Collection, Settings};

@@ -43,17 +43,22 @@ pub struct Walvec {
 impl Walvec {
     /// Starts the program in `directory` and waits until it has told its address.
     pub(crate) async fn start(directory: &Path) -> Result<Self> {
+        Self::start_as(directory, &["run"], &directory.join("data")).await
+    }
+
+    /// The same with these arguments, which make it keep its state in `state`.
+    pub(crate) async fn start_as(directory: &Path, arguments: &[&str], state: &Path) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let log = directory.join(format!("walvec-{:03}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
         let output = File::create(&log)?;
-        let mut command = command(directory, &["run"])?;
+        let mut command = command(directory, arguments)?;
         let mut process = command.stdout(output.try_clone()?).stderr(output).spawn()?;
         let id = process.id().context("the program has no process id")?;
         let pid = Pid::from_raw(i32::try_from(id)?).context("the program's process id is 0")?;
         let address = wait::until("walvec told its address", async || {
             ended(&mut process, &log)?;
             // The file of an earlier process may still be there.
-            let text = fs::read(directory.join("data/server.json")).unwrap_or_default();
+            let text = fs::read(state.join("server.json")).unwrap_or_default();
             let announcement = serde_json::from_slice::<Announcement>(&text).ok();
             Ok(announcement.filter(|found| found.pid == id).map(|found| found.address))
         })
@@ -137,6 +142,14 @@ impl Walvec {
         self.wait_for(&format!("everything up to {position} can be found"), caught_up).await
     }
 
+    /// Fails if the program has ended.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub fn is_alive(&mut self) -> Result<()> {
+        ended(&mut self.process, &self.log)
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -176,6 +189,20 @@ impl Walvec {
     pub async fn end(mut self) -> Result<ExitStatus> {
         let ended = tokio::time::timeout(wait::LIMIT, self.process.wait()).await;
         Ok(ended.context("waited in vain for the program's end")??)
+    }
+
+    /// Waits for an end that nobody asked for, with this exit code, and returns what the program said last.
+    ///
+    /// # Errors
+    /// If [`wait::LIMIT`] passes, or it ends in another way.
+    pub async fn fails_with(self, code: i32) -> Result<String> {
+        let log = self.log.clone();
+        let status = self.end().await?;
+        let words = last_words(&log)?;
+        if status.code() != Some(code) {
+            bail!("walvec ended with {status} instead of {code}: {words}");
+        }
+        Ok(words)
     }
 
     /// The file of everything the program has printed.

@@ -57,6 +57,11 @@ impl Settings {
         self
     }
 
+    /// Whether points go to a Qdrant server, instead of the engine inside the process.
+    pub(crate) fn has_qdrant_server(&self) -> bool {
+        self.sections.get("sink").is_some_and(|sink| sink.get("qdrant").is_some())
+    }
+
     /// The file's text: JSON, which is YAML.
     pub(crate) fn render(&self, url: &str, slot: &str) -> String {
         let collections: Vec<&Map<String, Value>> = self.collections.iter().map(|c| &c.settings).collect();
@@ -67,7 +72,7 @@ impl Settings {
             "sink": { "embedded": { "path": "data" } },
             "server": { "listen": "127.0.0.1:0" },
         });
-        if self.sections.get("sink").is_some_and(|sink| sink.get("qdrant").is_some()) {
+        if self.has_qdrant_server() {
             all["sink"] = json!({ "qdrant": { "state": "data" } });
         }
         merge(&mut all, Value::Object(self.sections.clone()));

@@ -28,6 +28,7 @@ pub struct Test {
     since: u32,
     own_server: Option<&'static [(&'static str, &'static str)]>,
     needs_volume: bool,
+    once: bool,
 }
 
 impl Test {
@@ -37,7 +38,7 @@ impl Test {
     #[must_use]
     pub fn new(path: &'static str, body: Body) -> Self {
         let name = path.split_once("::").map_or(path, |(_crate, name)| name);
-        Self { name, body, since: 0, own_server: None, needs_volume: false }
+        Self { name, body, since: 0, own_server: None, needs_volume: false, once: false }
     }
 
     /// Older servers cannot do what the test is about; there it is shown as ignored.
@@ -58,6 +59,13 @@ impl Test {
     #[must_use]
     pub const fn on_a_volume(mut self) -> Self {
         self.needs_volume = true;
+        self
+    }
+
+    /// For tests in which PostgreSQL's version does not matter: only on the newest server under test.
+    #[must_use]
+    pub const fn once(mut self) -> Self {
+        self.once = true;
         self
     }
 
@@ -140,7 +148,10 @@ pub fn main(tests: &[Test]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let trials = servers.iter().flat_map(|server| tests.iter().map(|test| test.trial(server))).collect();
+    let newest = servers.iter().map(|server| server.version()).max();
+    let wanted = |server: &Arc<Server>, test: &&Test| !test.once || Some(server.version()) == newest;
+    let trials_on = |server| tests.iter().filter(move |test| wanted(server, test)).map(|test| test.trial(server));
+    let trials = servers.iter().flat_map(trials_on).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Stops the servers. If this process is killed before, their guards do it.
     drop(servers);

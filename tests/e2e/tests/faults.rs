@@ -26,7 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, name text, body text, n int DEFAULT 0);
+pub(crate) const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, name text, body text, n int DEFAULT 0);
     ALTER TABLE items ALTER COLUMN body SET STORAGE EXTERNAL";
 
 fn items() -> Settings {
@@ -68,13 +68,13 @@ fn statement(random: &mut StdRng) -> String {
 }
 
 /// Somebody who writes random statements.
-struct Writer {
+pub(crate) struct Writer {
     task: JoinHandle<Result<()>>,
     stop: Arc<AtomicBool>,
 }
 
 /// Writes `statements` random statements, or fewer if stopped. Bounded, so that a slow machine can catch up.
-fn writer(client: Client, seed: u64, statements: usize) -> Writer {
+pub(crate) fn writer(client: Client, seed: u64, statements: usize) -> Writer {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let task = tokio::spawn(async move {
@@ -93,13 +93,13 @@ fn writer(client: Client, seed: u64, statements: usize) -> Writer {
 
 /// Ends a writer after its present statement, not in the middle: the server would go on with it, and commit whenever it is
 /// done. A statement that failed is an error of the test.
-async fn stop_writing(writer: Writer) -> Result<()> {
+pub(crate) async fn stop_writing(writer: Writer) -> Result<()> {
     writer.stop.store(true, Ordering::Relaxed);
     writer.task.await?
 }
 
 #[allow(clippy::print_stderr)]
-fn new_seed() -> u64 {
+pub(crate) fn new_seed() -> u64 {
     let given = std::env::var("WALVEC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(rand::random);
     eprintln!("seed {seed}; the same again: WALVEC_TEST_SEED={seed}");

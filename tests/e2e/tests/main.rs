@@ -7,6 +7,9 @@
 //! - [`reindex`]: another model or text, while the old one goes on answering
 //! - [`backfill`]: rows read again while the stream goes on
 //! - [`servers`]: a Qdrant server instead of the engine inside the process
+//! - [`broker`]: a broker between the stages, which make the same image
+//! - [`workers`]: workers that are killed, frozen, added and removed
+//! - [`topics`]: brokers that go away, records, topics and collections that are gone
 //! - [`verify`]: `walvec verify` finds every sort of mismatch, none where there is none, and has them mended
 //! - [`tenants`]: a collection on a cluster, sharded by a column
 //! - [`layouts`]: payloads as the vector stores of other libraries read them
@@ -15,6 +18,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod backfill;
+mod broker;
 mod faults;
 mod harness;
 mod layouts;
@@ -24,7 +28,9 @@ mod reindex;
 mod servers;
 mod smoke;
 mod tenants;
+mod topics;
 mod verify;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -38,6 +44,9 @@ fn main() -> ExitCode {
             reindex::tests(),
             backfill::tests(),
             servers::tests(),
+            broker::tests(),
+            workers::tests(),
+            topics::tests(),
             verify::tests(),
             layouts::tests(),
             tenants::tests(),

@@ -1,0 +1,264 @@
+//! Topics and collections that lose something, and brokers that go away: noticed, waited for, never passed over.
+
+use anyhow::Result;
+use serde_json::json;
+use walvec_e2e::{Kafka, Test, TestContext, image, test};
+use walvec_model::Lsn;
+use walvec_test_kafka::can_test;
+use walvec_test_qdrant::TestServer;
+
+use crate::broker::{TABLE, both_work, captured, image_of_items, items_on};
+use crate::faults::{new_seed, stop_writing, writer};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(a_broker_that_is_killed_under_load_is_waited_for_and_nothing_is_lost),
+        test!(nothing_is_confirmed_that_the_broker_does_not_have),
+        test!(a_second_snapshot_sweeps_what_was_deleted_unseen_and_embeds_nothing_again).once(),
+        test!(records_that_were_removed_before_a_worker_read_them_stop_it).once(),
+        test!(a_topic_that_was_deleted_is_made_anew_and_written_again).once(),
+        test!(collections_that_were_removed_stop_the_workers).once(),
+    ]
+}
+
+const CONFIRMED: &str = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1";
+
+async fn confirmed(context: &TestContext) -> Result<Lsn> {
+    let slot: String = context.sql.query_one(CONFIRMED, &[&context.slot()]).await?.get(0);
+    Ok(slot.parse()?)
+}
+
+async fn a_broker_that_is_killed_under_load_is_waited_for_and_nothing_is_lost(context: TestContext) -> Result<()> {
+    if !can_test("a broker that goes away") {
+        return Ok(());
+    }
+    let seed = new_seed();
+    let kafka = Kafka::own(&context, Kafka::options()).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(items_on(&server)).with("pipeline", json!({ "batch_rows": 16 }));
+    context.execute(TABLE).await?;
+    let mut capture = captured(&context, &settings).await?;
+    let mut one = context.start_stage(&settings, "index", "one").await?;
+    let mut two = context.start_stage(&settings, "index", "two").await?;
+    both_work(&mut one, &mut two).await?;
+    let writing = writer(context.connect().await?, seed, 300);
+    kafka.broker().kill().await?;
+    stop_writing(writing).await?;
+    context.execute("UPDATE items SET name = 'while it was down' WHERE id % 7 = 0").await?;
+    let position = context.wal_position().await?;
+    for stage in [&mut capture, &mut one, &mut two] {
+        let status = stage.wait_for("the broker's absence is reported", |status| status.problem.is_some()).await?;
+        let problem = status.problem.expect("waited for");
+        assert_eq!(problem.part, "broker");
+        assert!(problem.remedy.is_some(), "{problem:?}");
+    }
+    assert!(confirmed(&context).await? < position, "what no broker has was confirmed");
+    kafka.broker().start_again().await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut one, &mut two]).await?;
+    let compared = image::compare_on_server(&context, &image_of_items(), &server.url()).await;
+    compared.map_err(|error| error.context(format!("seed {seed}")))?;
+    for stage in [&mut capture, &mut one, &mut two] {
+        stage.wait_for("the problem is over", |status| status.problem.is_none()).await?;
+    }
+    for stage in [capture, one, two] {
+        stage.stop().await?;
+    }
+    Ok(())
+}
+
+async fn nothing_is_confirmed_that_the_broker_does_not_have(context: TestContext) -> Result<()> {
+    if !can_test("a broker that is frozen") {
+        return Ok(());
+    }
+    let kafka = Kafka::own(&context, Kafka::options()).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(items_on(&server));
+    context.execute(TABLE).await?;
+    let mut capture = captured(&context, &settings).await?;
+    for round in 0..3 {
+        kafka.broker().pause()?;
+        let before = context.wal_position().await?;
+        context.execute(&format!("UPDATE items SET n = {round} + 1 WHERE id <= 100")).await?;
+        let position = context.wal_position().await?;
+        // It has read them: nothing but the broker holds them up.
+        let sent = "SELECT sent_lsn::text FROM pg_stat_replication JOIN pg_replication_slots ON pid = active_pid
+                    WHERE slot_name = $1";
+        walvec_e2e::wait::until("the changes were sent to walvec", async || {
+            let sent: String = context.sql.query_one(sent, &[&context.slot()]).await?.get(0);
+            Ok((sent.parse::<Lsn>()? >= position).then_some(()))
+        })
+        .await?;
+        let status = capture.status().await?;
+        assert!(status.applied_lsn <= before, "{} is taken for written", status.applied_lsn);
+        assert!(confirmed(&context).await? <= before, "what no broker has was confirmed");
+        if round == 1 {
+            // Asked to stop it gives up waiting, and forgets nothing.
+            capture.stop().await?;
+            assert!(confirmed(&context).await? <= before, "what no broker has was confirmed");
+            kafka.broker().resume()?;
+            capture = context.start_stage(&settings, "capture", "1").await?;
+        } else {
+            kafka.broker().resume()?;
+        }
+        capture.caught_up(&context).await?;
+    }
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
+    worker.stop().await?;
+    capture.stop().await
+}
+
+async fn a_second_snapshot_sweeps_what_was_deleted_unseen_and_embeds_nothing_again(context: TestContext) -> Result<()> {
+    if !can_test("a second snapshot") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(items_on(&server));
+    context.execute(TABLE).await?;
+    let mut capture = captured(&context, &settings).await?;
+    let mut one = context.start_stage(&settings, "index", "one").await?;
+    let mut two = context.start_stage(&settings, "index", "two").await?;
+    both_work(&mut one, &mut two).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut one, &mut two]).await?;
+    let computed =
+        one.status().await?.collections[0].embeddings_computed + two.status().await?.collections[0].embeddings_computed;
+    assert_eq!(computed, 1000);
+
+    capture.stop().await?;
+    context.execute("SELECT pg_drop_replication_slot(current_database())").await?;
+    std::fs::remove_dir_all(context.stage_directory(&settings, "capture", "1"))?;
+    context
+        .execute(
+            "DELETE FROM items WHERE id % 3 = 0; UPDATE items SET n = 7 WHERE id % 3 = 1;
+             INSERT INTO items VALUES (5000, 'unseen', 'b')",
+        )
+        .await?;
+    let mut capture = captured(&context, &settings).await?;
+    context.execute("UPDATE items SET n = 8 WHERE id < 10").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut one, &mut two]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 668);
+    let computed =
+        one.status().await?.collections[0].embeddings_computed + two.status().await?.collections[0].embeddings_computed;
+    assert_eq!(computed, 1001, "texts that have not changed were embedded again");
+    for stage in [capture, one, two] {
+        stage.stop().await?;
+    }
+    Ok(())
+}
+
+async fn records_that_were_removed_before_a_worker_read_them_stop_it(context: TestContext) -> Result<()> {
+    if !can_test("records that are gone") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(items_on(&server));
+    context.execute(TABLE).await?;
+    let mut capture = captured(&context, &settings).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    worker.stop().await?;
+
+    context.execute("DELETE FROM items WHERE id % 2 = 0; UPDATE items SET name = 'gone' WHERE id % 5 = 0").await?;
+    capture.caught_up(&context).await?;
+    remove_records(&context, &kafka).await?;
+    context.execute("UPDATE items SET name = 'later' WHERE id % 7 = 0").await?;
+    capture.caught_up(&context).await?;
+    for _ in 0..2 {
+        let worker = context.start_stage(&settings, "index", "1").await?;
+        let words = worker.fails_with(3).await?;
+        assert!(words.contains("E_GAP"), "{words}");
+        assert!(words.contains("walvec reset"), "{words}");
+    }
+    // A group that has never read needs all records as well.
+    let others = settings.clone().with("broker", json!({ "kafka": { "group": format!("{}-other", context.slot()) } }));
+    let words = context.start_stage(&others, "index", "1").await?.fails_with(3).await?;
+    assert!(words.contains("E_GAP"), "{words}");
+    capture.stop().await
+}
+
+/// Removes every record of the topic of items, as its retention would.
+async fn remove_records(context: &TestContext, kafka: &Kafka) -> Result<()> {
+    let partitions: Vec<_> = kafka
+        .offsets("index")
+        .await?
+        .into_iter()
+        .map(|found| json!({ "topic": found.topic, "partition": found.partition, "offset": found.end }))
+        .collect();
+    let file = context.directory().join("offsets.json");
+    std::fs::write(&file, json!({ "partitions": partitions, "version": 1 }).to_string())?;
+    let file = file.to_string_lossy();
+    kafka.broker().tool("org.apache.kafka.tools.DeleteRecordsCommand", &["--offset-json-file", &file]).await.map(drop)
+}
+
+/// Kafka's own command.
+const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
+
+async fn a_topic_that_was_deleted_is_made_anew_and_written_again(context: TestContext) -> Result<()> {
+    if !can_test("a topic that was deleted") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(items_on(&server));
+    context.execute(TABLE).await?;
+    let mut capture = captured(&context, &settings).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    worker.stop().await?;
+    // While capture runs, then while it is stopped.
+    for (is_stopped, changes, rows) in [
+        (false, "DELETE FROM items WHERE id > 900; UPDATE items SET name = 'other' WHERE id < 10", 900),
+        (true, "DELETE FROM items WHERE id > 800; UPDATE items SET name = 'another' WHERE id < 10", 800),
+    ] {
+        let topic = kafka.topic("items");
+        let delete = ["--delete", "--topic", topic.as_str()];
+        if is_stopped {
+            capture.stop().await?;
+            kafka.broker().tool(TOPICS, &delete).await?;
+            context.execute(changes).await?;
+            capture = context.start_stage(&settings, "capture", "1").await?;
+        } else {
+            kafka.broker().tool(TOPICS, &delete).await?;
+            context.execute(changes).await?;
+        }
+        capture.caught_up(&context).await?;
+        let mut worker = context.start_stage(&settings, "index", "1").await?;
+        kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+        worker.stop().await?;
+        assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, rows);
+    }
+    capture.stop().await
+}
+
+async fn collections_that_were_removed_stop_the_workers(context: TestContext) -> Result<()> {
+    if !can_test("collections that are gone") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(items_on(&server));
+    context.execute(TABLE).await?;
+    let mut capture = captured(&context, &settings).await?;
+    let mut one = context.start_stage(&settings, "index", "one").await?;
+    let mut two = context.start_stage(&settings, "index", "two").await?;
+    both_work(&mut one, &mut two).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut one, &mut two]).await?;
+    // Nobody changes a row: it is noticed all the same.
+    server.restart_empty().await?;
+    for worker in [one, two] {
+        let words = worker.fails_with(3).await?;
+        assert!(words.contains("E_COLLECTION"), "{words}");
+        assert!(words.contains("walvec reset"), "{words}");
+    }
+    // The same for one that comes back.
+    let words = context.start_stage(&settings, "index", "one").await?.fails_with(3).await?;
+    assert!(words.contains("E_COLLECTION"), "{words}");
+    // And while no worker runs.
+    server.restart_empty().await?;
+    let words = context.start_stage(&settings, "index", "two").await?.fails_with(3).await?;
+    assert!(words.contains("E_COLLECTION"), "{words}");
+    capture.stop().await
+}
