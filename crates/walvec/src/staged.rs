@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use walvec_pipeline::index::Indexer;
 use walvec_pipeline::publish::Publisher;
 use walvec_pipeline::reread::Jobs;
+use walvec_pipeline::status::Phase;
 use walvec_pipeline::{PipelineError, Status};
 
 use crate::app::Parts;
@@ -35,11 +36,12 @@ impl Stages {
         let forwarding = shown.map(|shown| tokio::spawn(forward(shown, status)));
         let attending = tokio::spawn(attend(requests, jobs));
         let mut stages = JoinSet::new();
+        let published = publisher.as_ref().map(Publisher::status);
         if let Some(publisher) = publisher {
             stages.spawn(publisher.run());
         }
         if let Some(indexer) = indexer {
-            stages.spawn(indexer.run());
+            stages.spawn(index(indexer, published, stop.clone()));
         }
         let outcome = ended(&mut stages, &stop).await;
         forwarding.iter().for_each(JoinHandle::abort);
@@ -50,6 +52,23 @@ impl Stages {
         }
         outcome
     }
+}
+
+/// Reads topics, which the publisher beside it, if there is one, has to have made.
+async fn index(
+    indexer: Indexer,
+    published: Option<watch::Receiver<Status>>,
+    stop: CancellationToken,
+) -> Result<(), PipelineError> {
+    if let Some(mut published) = published {
+        let has_begun = published.wait_for(|status| !matches!(status.phase, Phase::Starting | Phase::Stopping));
+        tokio::select! {
+            // An error: the publisher has ended, and says why.
+            begun = has_begun => if begun.is_err() { return Ok(()) },
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+    indexer.run().await
 }
 
 /// One stage that ends takes the other along; the first error is the one to be told.
