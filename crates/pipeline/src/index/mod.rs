@@ -33,7 +33,7 @@ use walvec_broker::kafka::topics::Topics;
 use walvec_broker::wire::Format;
 use walvec_capture::SourceConfig;
 use walvec_model::{Fingerprint, TableName};
-use walvec_sink::Sink;
+use walvec_sink::{CollectionId, Sink, SinkError};
 
 use crate::error::PipelineError;
 use crate::letters::Letters;
@@ -50,6 +50,9 @@ use worker::{Intake, Worker};
 
 /// How often the collections are asked for their size.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Every how many looks it is asked whether the collections are still those that were filled.
+const LOOKS_PER_IDENTITY: u64 = 5;
 
 /// What a worker needs besides its collections.
 #[derive(Clone)]
@@ -185,25 +188,32 @@ impl Indexer {
         let mut filled = Vec::with_capacity(self.collections.len());
         for (index, collection) in self.collections.iter().enumerate() {
             let writer = Writer::new(index, collection.clone(), self.shared.clone())?;
-            filled.push(writer.prepare().await?.0);
+            filled.push(writer.prepare().await?);
             writers.push(writer);
         }
-        filled.sort();
-        let about = Fingerprint::of(&filled.iter().map(String::as_str).collect::<Vec<_>>()).to_string();
+        let mut sorted: Vec<&str> = filled.iter().map(|id: &CollectionId| id.0.as_str()).collect();
+        sorted.sort_unstable();
+        let about = Fingerprint::of(&sorted).to_string();
         let source = OnDemand::new(self.config.source.clone());
         match &self.config.reads {
             Reads::Changes { format, topics } => {
                 let rows = Rows::new(*format, topics, writers, source, self.config.batch_rows, self.shared.clone());
-                self.work(rows, about, retry).await
+                self.work(rows, about, &filled, retry).await
             }
             Reads::Vectors { format, .. } => {
                 let vectors = Vectors::new(*format, writers, self.config.batch_rows, self.shared.clone());
-                self.work(vectors, about, retry).await
+                self.work(vectors, about, &filled, retry).await
             }
         }
     }
 
-    async fn work<I: Intake>(&self, intake: I, about: String, retry: &mut Retry) -> Result<(), PipelineError> {
+    async fn work<I: Intake>(
+        &self,
+        intake: I,
+        about: String,
+        filled: &[CollectionId],
+        retry: &mut Retry,
+    ) -> Result<(), PipelineError> {
         let membership = Membership {
             group: self.config.group.clone(),
             instance: self.config.instance.clone(),
@@ -220,7 +230,7 @@ impl Indexer {
         let mut worker = Worker::new(consumer, intake, Arc::clone(&self.claim), self.shared.clone());
         let outcome = tokio::select! {
             outcome = worker.run(retry) => outcome,
-            () = observe(&sinks, telemetry) => Ok(()),
+            gone = observe(&sinks, filled, telemetry) => Err(gone),
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
         };
         self.claim.close();
@@ -229,17 +239,29 @@ impl Indexer {
     }
 }
 
-/// Counts points now and then.
-async fn observe(sinks: &[Arc<dyn Sink>], telemetry: &Telemetry) {
+/// Counts points now and then. Ends when a collection is gone: the next session makes a new one, for which the group's
+/// offsets do not count. Or when another worker has done so already.
+async fn observe(sinks: &[Arc<dyn Sink>], filled: &[CollectionId], telemetry: &Telemetry) -> PipelineError {
     let mut ticks = tokio::time::interval(OBSERVE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    for look in 1_u64.. {
         ticks.tick().await;
         for (index, sink) in sinks.iter().enumerate() {
-            if let Ok(Ok(points)) = tokio::time::timeout(OBSERVE_INTERVAL, sink.count()).await {
-                telemetry.collection(index, |status| status.points = points);
+            let gone = |source| PipelineError::Sink { collection: telemetry.name_of(index), source };
+            // A server that does not answer is reported by the next write.
+            match tokio::time::timeout(OBSERVE_INTERVAL, sink.count()).await {
+                Ok(Ok(points)) => telemetry.collection(index, |status| status.points = points),
+                Ok(Err(source @ SinkError::Missing { .. })) => return gone(source),
+                Ok(Err(_)) | Err(_) => {}
+            }
+            if look % LOOKS_PER_IDENTITY == 0
+                && let Ok(Ok(found)) = tokio::time::timeout(OBSERVE_INTERVAL, sink.prepare()).await
+                && filled.get(index).is_some_and(|filled| *filled != found)
+            {
+                return BrokerError::OtherTarget { partition: "its topics".to_owned() }.into();
             }
         }
         telemetry.age();
     }
+    std::future::pending().await
 }
