@@ -82,11 +82,17 @@ async fn fitting(inner: &Inner) -> Result<String, SinkError> {
         }
     }
     let mut number = numbers.last().map_or(1, |newest| newest + 1);
-    // Somebody else's may be in the way.
-    while client.collection_exists(numbered(&spec.name, number)).await.map_err(|error| place.error(error))? {
-        number += 1;
+    loop {
+        let name = numbered(&spec.name, number);
+        match find(inner, &name).await {
+            // Another worker, which began at the same time, has made it since.
+            Ok(Some(info)) if is_own(&info) => return Ok(name),
+            Ok(None) => return Ok(name),
+            // Somebody else's is in the way.
+            Ok(Some(_)) | Err(SinkError::Fingerprint { .. } | SinkError::Sharding { .. }) => number += 1,
+            Err(error) => return Err(error),
+        }
     }
-    Ok(numbered(&spec.name, number))
 }
 
 /// Whether walvec has made a collection, or taken it over.
