@@ -294,7 +294,7 @@ async fn change(client: Client) -> anyhow::Result<()> {
              UPDATE books SET id = 500000 + id WHERE id = 10000 + ({round} - 5) * 20 + 15"
         );
         client.batch_execute(&statements).await?;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 

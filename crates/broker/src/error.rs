@@ -89,6 +89,15 @@ pub enum BrokerError {
         /// What the broker says.
         reason: String,
     },
+    /// A member of this name is in the group already, or was until it was killed a moment ago.
+    #[error(
+        "the group still has a member called \"{instance}\": one that was killed counts until its session is over, and another \
+         one that runs has to have a name of its own"
+    )]
+    InstanceTaken {
+        /// The member's name.
+        instance: String,
+    },
     /// The consumer gets nothing although there is more to read.
     #[error("no record has come for {seconds} s although topic \"{topic}\", partition {partition} holds more")]
     Stalled {
@@ -119,6 +128,7 @@ impl BrokerError {
         match self {
             Self::Unreachable { .. }
             | Self::Fenced { .. }
+            | Self::InstanceTaken { .. }
             | Self::Stalled { .. }
             | Self::Failed { .. }
             | Self::Closed => true,
@@ -147,6 +157,7 @@ impl BrokerError {
             Self::TooLarge { .. } => "E_RECORD_SIZE",
             Self::Settings { .. } => "E_CONFIG",
             Self::Fenced { .. } => "E_FENCED",
+            Self::InstanceTaken { .. } => "E_INSTANCE",
             Self::Stalled { .. } => "E_STALLED",
         }
     }
@@ -181,6 +192,7 @@ impl BrokerError {
                 "raise `max.message.bytes` of the topic, or leave the large column out of the publication"
             }
             Self::Settings { .. } => "correct `broker.kafka` in the configuration, then start again",
+            Self::InstanceTaken { .. } => "wait a moment; or give each worker of this machine an --instance of its own",
             Self::Fenced { .. } | Self::Stalled { .. } | Self::Failed { .. } | Self::Closed => return None,
         };
         Some(remedy.to_owned())
@@ -234,7 +246,6 @@ pub(crate) const fn is_fenced(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::FencedInstanceId
             | RDKafkaErrorCode::FencedMemberEpoch
             | RDKafkaErrorCode::StaleMemberEpoch
-            | RDKafkaErrorCode::UnreleasedInstanceId
             | RDKafkaErrorCode::PollExceeded
     )
 }

@@ -37,8 +37,13 @@ impl Retry {
         if error.policy() == Policy::Stop {
             return Err(error);
         }
-        self.attempts += 1;
         let delay = self.delays.next().unwrap_or(Duration::from_secs(30));
+        self.soon(error, delay).await
+    }
+
+    /// Waits for as long as the caller says, who knows for what.
+    pub(crate) async fn soon(&mut self, error: PipelineError, delay: Duration) -> Result<(), PipelineError> {
+        self.attempts += 1;
         tracing::warn!(
             part = error.part(),
             code = error.code(),

@@ -49,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) reading: watch::Sender<Reading>,
     /// What the offsets of this group are about.
     pub(crate) about: String,
+    /// This worker's name in the group.
+    pub(crate) instance: String,
 }
 
 pub(crate) type Client = BaseConsumer<Context>;
@@ -287,6 +289,9 @@ impl Poller {
             Some(code) if passing.contains(&code) => tracing::debug!(%error, "poll"),
             Some(RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion) => {
                 context.tell(Polled::Failed(BrokerError::OldProtocol { reason: error.to_string() }));
+            }
+            Some(RDKafkaErrorCode::UnreleasedInstanceId) => {
+                context.tell(Polled::Failed(BrokerError::InstanceTaken { instance: context.instance.clone() }));
             }
             Some(code) if is_fenced(code) => {
                 context.ownership.remove(&context.ownership.partitions());

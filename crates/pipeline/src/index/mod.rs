@@ -54,6 +54,9 @@ const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Every how many looks it is asked whether the collections are still those that were filled.
 const LOOKS_PER_IDENTITY: u64 = 5;
 
+/// How often a name is asked for that the group has not given back yet.
+const ASK_FOR_NAME: Duration = Duration::from_millis(500);
+
 /// What a worker needs besides its collections.
 #[derive(Clone)]
 pub struct IndexerConfig {
@@ -155,6 +158,12 @@ impl Indexer {
                 Err(PipelineError::Broker(BrokerError::OldProtocol { .. })) if self.config.protocol.is_none() => {
                     tracing::info!("the broker does not know the group protocol of Kafka 4; using the classic one");
                     self.protocol = Protocol::Classic;
+                    continue;
+                }
+                // The group gives the name back when the session of the one who had it is over, which nobody tells.
+                Err(error @ PipelineError::Broker(BrokerError::InstanceTaken { .. })) => {
+                    self.shared.telemetry.phase(Phase::Starting);
+                    retry.soon(error, ASK_FOR_NAME).await?;
                     continue;
                 }
                 Err(error) => error,

@@ -335,6 +335,7 @@ async fn dead_letters_are_given_page_by_page_in_the_order_of_their_keys() {
         key: vec![json!(number)],
         position: Position::default(),
         generation: Generation(1),
+        place: None,
         code: "E_RENDER".to_owned(),
         reason: "no".to_owned(),
     };
