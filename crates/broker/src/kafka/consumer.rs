@@ -247,6 +247,7 @@ impl Member {
     /// # Errors
     /// If the partition is not ours.
     pub fn pause(&self, partition: &Partition) -> Result<(), BrokerError> {
+        self.ownership.pause(partition, true);
         let paused = self.client.pause(&list_of(partition));
         paused.map_err(|error| self.trouble.classify("pausing a partition", &error))
     }
@@ -256,6 +257,7 @@ impl Member {
     /// # Errors
     /// If the partition is not ours.
     pub async fn resume(&self, partition: &Partition, from: i64) -> Result<(), BrokerError> {
+        self.ownership.pause(partition, false);
         let (client, partition) = (Arc::clone(&self.client), partition.clone());
         let resumed = blocking(move || {
             client.seek(&partition.topic, partition.number, Offset::Offset(from), ANSWER)?;

@@ -5,7 +5,7 @@
 //! worker: some seconds ago at most it has accepted a commit of offsets, which it does not from a member that it has given
 //! up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ struct Owned {
     assignments: u64,
     /// The assignment in which each partition came.
     partitions: HashMap<Partition, u64>,
+    /// Partitions whose reading waits on purpose.
+    paused: HashSet<Partition>,
     /// When the group last accepted something from this worker.
     proved: Option<Instant>,
 }
@@ -48,12 +50,28 @@ impl Ownership {
         let mut owned = self.lock();
         for partition in partitions {
             owned.partitions.remove(partition);
+            owned.paused.remove(partition);
         }
     }
 
     /// The assignment in which a partition came; `None` if it is not ours.
     pub(crate) fn assignment(&self, partition: &Partition) -> Option<u64> {
         self.lock().partitions.get(partition).copied()
+    }
+
+    /// Reading waits, or goes on.
+    pub(crate) fn pause(&self, partition: &Partition, is_paused: bool) {
+        let mut owned = self.lock();
+        if is_paused {
+            owned.paused.insert(partition.clone());
+        } else {
+            owned.paused.remove(partition);
+        }
+    }
+
+    /// Whether reading waits.
+    pub(crate) fn is_paused(&self, partition: &Partition) -> bool {
+        self.lock().paused.contains(partition)
     }
 
     /// The group has accepted a commit that was sent at `sent`.

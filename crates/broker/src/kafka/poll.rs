@@ -65,7 +65,7 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.reading.send_replace(Reading::new(&statistics, &self.ownership.partitions()));
+        self.reading.send_replace(Reading::new(&statistics, &self.ownership));
     }
 }
 

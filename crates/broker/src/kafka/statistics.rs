@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Statistics;
 
+use super::ownership::Ownership;
 use crate::error::BrokerError;
 use crate::record::Partition;
 
@@ -17,8 +18,10 @@ pub struct Progress {
     pub partition: Partition,
     /// The offset that is read next.
     pub next: i64,
-    /// The offset after the last record there is.
-    pub end: i64,
+    /// Records that wait. Not simply what lies between here and the end: the marks of transactions have offsets too.
+    pub lag: i64,
+    /// Whether reading waits on purpose.
+    pub is_paused: bool,
 }
 
 /// A picture of the consumer at one moment.
@@ -31,15 +34,18 @@ pub struct Reading {
 }
 
 impl Reading {
-    pub(crate) fn new(statistics: &Statistics, owned: &[Partition]) -> Self {
-        let mut partitions: Vec<Progress> = Vec::with_capacity(owned.len());
-        for partition in owned {
+    pub(crate) fn new(statistics: &Statistics, ownership: &Ownership) -> Self {
+        let mut partitions: Vec<Progress> = Vec::new();
+        for partition in ownership.partitions() {
             let found =
                 statistics.topics.get(&*partition.topic).and_then(|topic| topic.partitions.get(&partition.number));
             let Some(found) = found else { continue };
             // The position of the application; before the first record, where it will begin.
             let next = if found.app_offset >= 0 { found.app_offset } else { found.next_offset.max(0) };
-            partitions.push(Progress { partition: partition.clone(), next, end: found.hi_offset.max(next) });
+            let everything_came = found.next_offset >= found.hi_offset && found.fetchq_cnt == 0;
+            let lag = if everything_came { 0 } else { (found.hi_offset - next).max(0) };
+            let is_paused = ownership.is_paused(&partition);
+            partitions.push(Progress { partition, next, lag, is_paused });
         }
         partitions.sort_by(|left, right| {
             let name = |progress: &Progress| (progress.partition.topic.clone(), progress.partition.number);
@@ -58,10 +64,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Takes in a picture. `idle`: the application waits for records, and none of its partitions is paused.
+    /// Takes in a picture. `idle`: the application waits for records.
     pub(crate) fn look(&mut self, now: Instant, reading: &Reading, idle: bool) -> Option<BrokerError> {
         let behind: Vec<Progress> =
-            reading.partitions.iter().filter(|progress| progress.next < progress.end).cloned().collect();
+            reading.partitions.iter().filter(|progress| progress.lag > 0 && !progress.is_paused).cloned().collect();
         let moved = |before: &Vec<Progress>| {
             let at = |partition: &Partition| behind.iter().find(|now| now.partition == *partition).map(|now| now.next);
             before.iter().any(|before| at(&before.partition) != Some(before.next))
@@ -90,7 +96,8 @@ mod tests {
 
     fn reading(next: i64, end: i64) -> Reading {
         let partition = Partition { topic: "t".into(), number: 3 };
-        Reading { partitions: vec![Progress { partition, next, end }], rebalances: 0 }
+        let progress = Progress { partition, next, lag: end - next, is_paused: false };
+        Reading { partitions: vec![progress], rebalances: 0 }
     }
 
     #[test]
@@ -100,6 +107,14 @@ mod tests {
         assert!(watch.look(begin + STALL / 2, &reading(5, 10), true).is_none(), "not yet");
         let error = watch.look(begin + STALL, &reading(5, 10), true);
         assert!(matches!(error, Some(BrokerError::Stalled { partition: 3, .. })), "{error:?}");
+    }
+
+    #[test]
+    fn a_partition_that_waits_on_purpose_is_no_stall() {
+        let (mut watch, begin, mut reading) = (Watch::default(), Instant::now(), reading(5, 9));
+        reading.partitions[0].is_paused = true;
+        watch.look(begin, &reading, true);
+        assert!(watch.look(begin + STALL, &reading, true).is_none());
     }
 
     #[test]

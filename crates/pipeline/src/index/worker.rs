@@ -252,7 +252,7 @@ impl<I: Intake> Worker<I> {
             topic: progress.partition.topic.to_string(),
             partition: progress.partition.number,
             next: progress.next,
-            lag: u64::try_from(progress.end - progress.next).unwrap_or_default(),
+            lag: u64::try_from(progress.lag).unwrap_or_default(),
         });
         self.shared.telemetry.reading(partitions.collect(), reading.rebalances, self.consumed);
         self.shared.telemetry.broker_trouble(self.member.trouble().current().as_ref());
