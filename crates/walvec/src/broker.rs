@@ -71,7 +71,9 @@ impl<'a> Broker<'a> {
         let rewound = lookup::rewind(&self.connection, &group, &self.known_topics().await?).await;
         rewound.map_err(|error| match error {
             BrokerError::Fenced { .. } => Failure::definite("E_LOCKED", format!("workers of group \"{group}\" run"))
-                .with_remedy("stop them first"),
+                .with_remedy(
+                    "stop them first; one that was stopped counts until its session is over, which the broker decides (45 s by default)",
+                ),
             other => PipelineError::from(other).into(),
         })
     }

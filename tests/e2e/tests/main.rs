@@ -12,6 +12,7 @@
 //! - [`topics`]: brokers that go away, records, topics and collections that are gone
 //! - [`verify`]: `walvec verify` finds every sort of mismatch, none where there is none, and has them mended
 //! - [`tenants`]: a collection on a cluster, sharded by a column
+//! - [`broker_commands`]: the commands, where a broker lies between
 //! - [`layouts`]: payloads as the vector stores of other libraries read them
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
@@ -19,6 +20,7 @@
 
 mod backfill;
 mod broker;
+mod broker_commands;
 mod faults;
 mod harness;
 mod layouts;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
             backfill::tests(),
             servers::tests(),
             broker::tests(),
+            broker_commands::tests(),
             workers::tests(),
             topics::tests(),
             verify::tests(),
