@@ -80,3 +80,13 @@ pub struct Outgoing {
     /// Whether every partition gets a copy: it concerns the rows of all of them.
     pub everywhere: bool,
 }
+
+impl Outgoing {
+    /// The same with a key, if it has none: a compacted topic takes no record without one, and keeps the last of each key.
+    /// `about`: what a later record makes this one superfluous by being about it too. No row's key is a JSON text.
+    #[must_use]
+    pub fn with_key_about(self, about: &str) -> Self {
+        let key = self.key.unwrap_or_else(|| format!("{:?}", format!("walvec: {about}")).into_bytes());
+        Self { key: Some(key), ..self }
+    }
+}

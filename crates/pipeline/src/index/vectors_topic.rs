@@ -69,6 +69,11 @@ impl VectorsTopic {
         }
     }
 
+    /// What concerns the whole collection has no key, except where the topic takes none without.
+    fn keyed(&self, record: Outgoing, purpose: &str) -> Outgoing {
+        if self.spec.compact { record.with_key_about(&format!("{purpose} of {}", self.collection)) } else { record }
+    }
+
     async fn send(&self, mut records: Vec<(Option<PointId>, Outgoing)>) -> Result<(), SinkError> {
         if let Some(parent) = trace::traceparent(&Span::current()) {
             for (_, record) in &mut records {
@@ -151,7 +156,7 @@ impl Sink for VectorsTopic {
             return Box::pin(std::future::ready(Ok(())));
         }
         let record = vectors::truncate(&self.collection, table, before, Generation::default());
-        Box::pin(self.send(vec![(None, record)]))
+        Box::pin(self.send(vec![(None, self.keyed(record, "truncate"))]))
     }
 
     /// Whoever reads the topic sweeps, once all its partitions were read as far as they are written now.
@@ -165,7 +170,8 @@ impl Sink for VectorsTopic {
             let barrier = self.producer.end_offsets(&self.spec.name, partitions).await;
             let barrier = barrier.map_err(|error| refused(&error))?;
             let end = SnapshotEnd { table, position: Position::default(), generation: current, barrier };
-            self.send(vec![(None, vectors::snapshot_end(&self.collection, &end))]).await?;
+            let record = self.keyed(vectors::snapshot_end(&self.collection, &end), "snapshot end");
+            self.send(vec![(None, record)]).await?;
             Ok(0)
         })
     }

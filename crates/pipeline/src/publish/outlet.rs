@@ -1,6 +1,6 @@
 //! Which topic a change goes to, and what the broker has of it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use walvec_broker::kafka::producer::{Producer, Segment};
 use walvec_broker::wire::{Context, Encoder, SnapshotEnd};
 use walvec_broker::{BrokerError, Outgoing};
-use walvec_model::{Change, Lsn, TableName};
+use walvec_model::{Change, Lsn, Op, TableName};
 
 use super::PublisherConfig;
 use crate::error::PipelineError;
@@ -40,6 +40,8 @@ pub(super) struct Outlet {
     encoder: Encoder,
     /// The topic of each table, and how many partitions it has.
     routes: HashMap<TableName, (Arc<str>, i32)>,
+    /// Topics that keep the last record of every key.
+    compacted: BTreeSet<String>,
     /// Whether each topic still holds what was written to it.
     intact: BTreeMap<String, bool>,
     /// Where the topics ended when this session began.
@@ -78,10 +80,12 @@ impl Outlet {
             let count = partitions.get(&topic.topic.name).copied().unwrap_or(1);
             (topic.table.clone(), (topic.topic.name.as_str().into(), count))
         };
+        let compacted = config.topics.iter().filter(|topic| topic.topic.compact);
         Ok(Self {
             producer: Arc::new(producer),
             encoder: Encoder::new(config.format, &config.prefix, database),
             routes: config.topics.iter().map(route).collect(),
+            compacted: compacted.map(|topic| topic.topic.name.clone()).collect(),
             intact,
             written,
             open: Segment::new(),
@@ -117,6 +121,9 @@ impl Outlet {
             for record in &mut records {
                 record.headers.push((trace::HEADER, parent.as_bytes().to_vec()));
             }
+        }
+        if change.op == Op::Truncate && self.compacted.contains(&*topic) {
+            records = records.into_iter().map(|record| record.with_key_about("truncate")).collect();
         }
         let mut oversized = None;
         for record in &records {
@@ -184,7 +191,10 @@ impl Outlet {
     pub(super) async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
         let Some((topic, partitions)) = self.routes.get(&end.table).cloned() else { return Ok(()) };
         let barrier = self.producer.end_offsets(&topic, partitions).await?;
-        let record = self.encoder.snapshot_end(&SnapshotEnd { barrier, ..end.clone() });
+        let mut record = self.encoder.snapshot_end(&SnapshotEnd { barrier, ..end.clone() });
+        if self.compacted.contains(&*topic) {
+            record = record.with_key_about("snapshot end");
+        }
         // One worker sweeps, after all partitions have come so far.
         self.producer.send(&topic, Some(0), &record, &self.open).await?;
         self.drain().await?;
