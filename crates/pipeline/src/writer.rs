@@ -224,6 +224,7 @@ impl Writer {
             guard.check().await?;
         }
         self.on_sink(|sink, table| async move { sink.delete_older(table, position).await }).await?;
+        self.shared.letters.refresh().await?;
         let letters = self.shared.letters.of(&self.collection.name)?;
         let gone = letters.into_iter().filter(|letter| letter.position < position);
         let gone: Vec<RowKey> = gone.map(|letter| RowKey::new(letter.key)).collect();
@@ -300,6 +301,7 @@ impl Writer {
     pub(crate) async fn finish_generation(&mut self) -> Result<u64, PipelineError> {
         let generation = self.generation;
         let swept = self.on_sink(|sink, table| async move { sink.sweep(table, generation).await }).await?;
+        self.shared.letters.refresh().await?;
         let letters = self.shared.letters.of(&self.collection.name)?;
         let stale = letters.into_iter().filter(|letter| letter.generation < generation);
         let gone: Vec<RowKey> = stale.map(|letter| RowKey::new(letter.key)).collect();

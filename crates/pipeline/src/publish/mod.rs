@@ -16,7 +16,7 @@ mod outlet;
 mod snapshot;
 mod stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Sending};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
 use walvec_broker::wire::Format;
 use walvec_capture::{PublicationState, Source, SourceConfig};
-use walvec_model::{Generation, Lsn, Table, TableName};
+use walvec_model::{Generation, Lsn, RowKey, Table, TableName};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::{PipelineError, Policy};
@@ -96,6 +96,8 @@ struct Session<'a> {
     source: Arc<Source>,
     tables: Vec<Arc<Table>>,
     outlet: Outlet,
+    /// Rows whose newest version the topics do not have, because its record is too large.
+    too_large: BTreeMap<TableName, HashSet<RowKey>>,
 }
 
 impl Publisher {
@@ -174,7 +176,9 @@ impl Publisher {
         let stored = store.checkpoint()?;
         let outlet = open_outlet(config, &source, stored.as_ref()).await?;
         let source = Arc::new(source);
-        let mut session = Session { config, store, shared, source, tables, outlet };
+        shared.letters.refresh().await?;
+        let too_large = snapshot::too_large(config, shared)?;
+        let mut session = Session { config, store, shared, source, tables, outlet, too_large };
         let (source, watched) = (Arc::clone(&session.source), session.tables.clone());
         let acknowledged = session.outlet.counter();
         let outcome = tokio::select! {

@@ -1,17 +1,22 @@
 //! The rows that were there before, and the mark at their end.
 
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use walvec_broker::wire::{Context, SnapshotEnd};
 use walvec_capture::Snapshot;
-use walvec_model::Change;
+use walvec_model::{Change, Op, RowKey, TableName};
 
-use super::Session;
 use super::outlet::Oversized;
+use super::{PublisherConfig, Session};
 use crate::error::PipelineError;
 use crate::status::Phase;
 use crate::store::{Checkpoint, DeadLetter, SnapshotState};
 use crate::telemetry::count_changes;
+use crate::writer::Shared;
+
+/// The code of a dead letter whose record is too large.
+const E_RECORD_SIZE: &str = "E_RECORD_SIZE";
 
 impl Session<'_> {
     /// Writes a whole snapshot to the topics and returns the checkpoint at which the stream continues.
@@ -99,9 +104,7 @@ impl Session<'_> {
         count_changes(&rows);
         let (count, table) = (rows.len(), rows.first().map(|row| row.table.name.clone()));
         for row in rows {
-            if let Some(oversized) = self.outlet.send(row, context, None).await? {
-                self.park(&oversized, context).await?;
-            }
+            self.put(row, context, None).await?;
         }
         for (index, (_, shown)) in self.config.collections.iter().enumerate() {
             if table.as_ref() == Some(shown) {
@@ -111,8 +114,50 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A row whose record is too large is parked for each collection that shows it. A newer version that fits clears it.
-    pub(super) async fn park(&self, oversized: &Oversized, context: &Context) -> Result<(), PipelineError> {
+    /// Writes one change. A row whose record is too large is parked; a newer version that fits takes it back.
+    pub(super) async fn put(
+        &mut self,
+        change: Change,
+        context: &Context,
+        traceparent: Option<&str>,
+    ) -> Result<(), PipelineError> {
+        let table = change.table.name.clone();
+        let mut replaced = self.too_large_of(&change);
+        if let Some(oversized) = self.outlet.send(change, context, traceparent).await? {
+            self.park(&oversized, context).await?;
+            let parked = oversized.change.key();
+            replaced.retain(|key| Some(key) != parked.as_ref());
+            self.too_large.entry(table.clone()).or_default().extend(parked);
+        }
+        if replaced.is_empty() {
+            return Ok(());
+        }
+        for (collection, _) in self.config.collections.iter().filter(|(_, shown)| *shown == table) {
+            self.shared.letters.update(collection, &[], &replaced).await?;
+        }
+        if let Some(keys) = self.too_large.get_mut(&table) {
+            keys.retain(|key| !replaced.contains(key));
+        }
+        Ok(())
+    }
+
+    /// The rows among those whose newest version is missing that this change makes whole, or removes.
+    fn too_large_of(&self, change: &Change) -> Vec<RowKey> {
+        let Some(keys) = self.too_large.get(&change.table.name) else { return Vec::new() };
+        match &change.op {
+            Op::Truncate => keys.iter().cloned().collect(),
+            Op::Insert { .. } | Op::Delete { .. } => {
+                change.key().filter(|key| keys.contains(key)).into_iter().collect()
+            }
+            Op::Update { old_key, .. } => {
+                let both = old_key.clone().into_iter().chain(change.key());
+                both.filter(|key| keys.contains(key)).collect()
+            }
+        }
+    }
+
+    /// A row whose record is too large is parked for each collection that shows it.
+    async fn park(&self, oversized: &Oversized, context: &Context) -> Result<(), PipelineError> {
         let Oversized { change, error } = oversized;
         let Some(key) = change.key() else { return Err(error.clone().into()) };
         tracing::warn!(table = %change.table.name, %key, code = error.code(), "row parked: {error}");
@@ -131,4 +176,17 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
+
+/// The rows that were parked because their record was too large.
+pub(super) fn too_large(
+    config: &PublisherConfig,
+    shared: &Shared,
+) -> Result<BTreeMap<TableName, HashSet<RowKey>>, PipelineError> {
+    let mut found: BTreeMap<TableName, HashSet<RowKey>> = BTreeMap::new();
+    for (collection, table) in &config.collections {
+        let letters = shared.letters.of(collection)?.into_iter().filter(|letter| letter.code == E_RECORD_SIZE);
+        found.entry(table.clone()).or_default().extend(letters.map(|letter| RowKey::new(letter.key)));
+    }
+    Ok(found)
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tracing::Span;
 use walvec_broker::wire::Context;
 use walvec_capture::{CaptureError, ChangeStream};
-use walvec_model::{Cell, Change, Generation, Op, StreamEvent};
+use walvec_model::{Cell, Change, Generation, Op, RowKey, StreamEvent};
 
 use super::Session;
 use super::outlet::Committed;
@@ -157,20 +157,20 @@ impl Session<'_> {
             return Err(PipelineError::Altered { table: change.table.name.clone() });
         }
         count_changes(std::slice::from_ref(&change));
-        let change = self.complete_moved(change).await?;
+        let change = self.complete(change).await?;
         let Transaction { context, traceparent, .. } = transaction;
-        if let Some(oversized) = self.outlet.send(change, context, traceparent.as_deref()).await? {
-            self.park(&oversized, context).await?;
-        }
-        Ok(())
+        self.put(change, context, traceparent.as_deref()).await
     }
 
     /// Whoever reads a row under another key than before cannot look its unsent values up: under the new key nothing is
-    /// stored yet, and the old one may be in the hands of another worker. So they are read here. What is read may be newer
-    /// than the change; the changes in between are still to come. A row that is gone will be deleted by one of them.
-    async fn complete_moved(&self, mut change: Change) -> Result<Change, PipelineError> {
-        let Op::Update { old_key: Some(_), new } = &change.op else { return Ok(change) };
-        if !new.is_partial() {
+    /// stored yet, and the old one may be in the hands of another worker. Nor does anybody have them if the record that
+    /// brought them was too large. So they are read here. What is read may be newer than the change; the changes in between
+    /// are still to come. A row that is gone will be deleted by one of them.
+    async fn complete(&self, mut change: Change) -> Result<Change, PipelineError> {
+        let Op::Update { old_key, new } = &change.op else { return Ok(change) };
+        let too_large = self.too_large.get(&change.table.name);
+        let is_missing = |key: RowKey| too_large.is_some_and(|keys| keys.contains(&key));
+        if !new.is_partial() || (old_key.is_none() && !change.key().is_some_and(is_missing)) {
             return Ok(change);
         }
         let Some(key) = change.key() else { return Ok(change) };
