@@ -145,7 +145,12 @@ impl TestContext {
     /// The file system's.
     pub fn configure(&self, settings: &Settings) -> Result<()> {
         let text = settings.render(&self.url(), self.slot());
-        Ok(std::fs::write(self.directory.join(program::CONFIGURATION), text)?)
+        let path = self.directory.join(program::CONFIGURATION);
+        // Another process that is starting may be reading it.
+        if std::fs::read_to_string(&path).is_ok_and(|written| written == text) {
+            return Ok(());
+        }
+        Ok(std::fs::write(path, text)?)
     }
 
     /// Runs a command of the program to its end, e.g. `["status", "--json"]`, in the directory of walvec.yaml.

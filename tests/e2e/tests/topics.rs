@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::json;
-use walvec_e2e::{Kafka, Test, TestContext, image, test};
+use walvec_e2e::{Kafka, Test, TestContext, Walvec, image, test};
 use walvec_model::Lsn;
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
@@ -18,6 +18,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(records_that_were_removed_before_a_worker_read_them_stop_it).once(),
         test!(a_topic_that_was_deleted_is_made_anew_and_written_again).once(),
         test!(collections_that_were_removed_stop_the_workers).once(),
+        test!(records_that_are_too_large_are_parked_and_later_versions_take_them_back).once(),
+        test!(compacted_topics_fill_a_collection_from_the_beginning).once(),
     ]
 }
 
@@ -167,6 +169,7 @@ async fn records_that_were_removed_before_a_worker_read_them_stop_it(context: Te
     context.execute("UPDATE items SET name = 'later' WHERE id % 7 = 0").await?;
     capture.caught_up(&context).await?;
     for _ in 0..2 {
+        // A second attempt meets the same.
         let worker = context.start_stage(&settings, "index", "1").await?;
         let words = worker.fails_with(3).await?;
         assert!(words.contains("E_GAP"), "{words}");
@@ -261,4 +264,92 @@ async fn collections_that_were_removed_stop_the_workers(context: TestContext) ->
     let words = context.start_stage(&settings, "index", "two").await?.fails_with(3).await?;
     assert!(words.contains("E_COLLECTION"), "{words}");
     capture.stop().await
+}
+
+async fn records_that_are_too_large_are_parked_and_later_versions_take_them_back(context: TestContext) -> Result<()> {
+    if !can_test("records that are too large") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(items_on(&server));
+    context.execute(TABLE).await?;
+    let mut capture = captured(&context, &settings).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+
+    let large = "SET body = (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 40000) g)";
+    context
+        .execute(&format!("UPDATE items {large} WHERE id <= 4; UPDATE items SET name = 'beside it' WHERE id = 5"))
+        .await?;
+    // Small as they are, these leave the large value out: nobody downstream has it.
+    context.execute("UPDATE items SET n = 7 WHERE id = 1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    worker.stop().await?;
+    worker = context.start_stage(&settings, "index", "1").await?;
+    assert_eq!(parked(&worker).await?, 4);
+    let difference = image::compare_on_server(&context, &image_of_items(), &server.url()).await;
+    let difference = difference.expect_err("four rows are behind").to_string();
+    assert!(difference.contains("4 stale") && !difference.contains("missing"), "{difference}");
+
+    // Also by a capture that has to be told which rows these are.
+    capture.stop().await?;
+    capture = context.start_stage(&settings, "capture", "1").await?;
+    context
+        .execute(
+            "UPDATE items SET n = 8 WHERE id = 1; UPDATE items SET body = 'short' WHERE id <= 2;
+             DELETE FROM items WHERE id = 3; UPDATE items SET id = 9000, body = 'short' WHERE id = 4",
+        )
+        .await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 999);
+    worker.stop().await?;
+    worker = context.start_stage(&settings, "index", "1").await?;
+    assert_eq!(parked(&worker).await?, 0);
+    worker.stop().await?;
+    capture.stop().await
+}
+
+/// How many dead letters a worker that has just started knows of.
+async fn parked(worker: &Walvec) -> Result<usize> {
+    let text = worker.get("/api/v1/dead-letters", &[]).await?.text().await?;
+    let page: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(page["dead_letters"].as_array().expect("a list").len())
+}
+
+async fn compacted_topics_fill_a_collection_from_the_beginning(context: TestContext) -> Result<()> {
+    if !can_test("compacted topics") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    let compact = json!({ "kafka": { "compact": true } });
+    let settings = kafka.carries(items_on(&server)).with("broker", compact);
+    context.execute(TABLE).await?;
+    let mut capture = captured(&context, &settings).await?;
+    context
+        .execute(
+            "BEGIN; TRUNCATE items; INSERT INTO items SELECT g, 'after ' || g, repeat('y', 3000) FROM generate_series(1, 200) g;
+             COMMIT;
+             UPDATE items SET n = 5 WHERE id <= 100; UPDATE items SET id = id + 1000 WHERE id > 150; DELETE FROM items WHERE id < 10",
+        )
+        .await?;
+    capture.caught_up(&context).await?;
+    // A worker that comes late, and through the topic of vectors as well.
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    worker.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 191);
+
+    let other = TestServer::start()?;
+    let settings = settings.with("sink", json!({ "qdrant": { "url": other.url() } }));
+    let mut embed = context.start_stage(&settings, "embed", "1").await?;
+    kafka.read("embed", &mut [&mut embed]).await?;
+    let mut sink = context.start_stage(&settings, "sink", "1").await?;
+    kafka.read("sink", &mut [&mut sink]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &other.url()).await?, 191);
+    for stage in [capture, embed, sink] {
+        stage.stop().await?;
+    }
+    Ok(())
 }

@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_worker_that_froze_in_the_middle_of_a_batch_drops_it_in_the_protocol_consumer).once(),
         test!(a_worker_that_froze_in_the_middle_of_a_batch_drops_it_in_the_protocol_classic).once(),
         test!(workers_come_and_go_while_rows_change).once(),
+        test!(workers_that_begin_at_the_same_time_fill_one_collection).once(),
     ]
 }
 
@@ -211,5 +212,26 @@ async fn workers_come_and_go_while_rows_change(context: TestContext) -> Result<(
     let compared = image::compare_on_server(&context, &image_of_items(), &server.url()).await;
     compared.map_err(|error| error.context(format!("seed {seed}")))?;
     first.stop().await?;
+    capture.stop().await
+}
+
+async fn workers_that_begin_at_the_same_time_fill_one_collection(context: TestContext) -> Result<()> {
+    if !can_test("workers that begin together") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    context.execute(crate::broker::TABLE).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(items_on(&server));
+    let mut capture = captured(&context, &settings).await?;
+    let start = |instance| context.start_stage(&settings, "index", instance);
+    let (one, two, three) = futures::try_join!(start("one"), start("two"), start("three"))?;
+    let mut workers = [one, two, three];
+    let [one, two, three] = &mut workers;
+    kafka.indexed(&context, &mut capture, &mut [one, two, three]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
+    for worker in workers {
+        worker.stop().await?;
+    }
     capture.stop().await
 }
