@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -80,11 +80,23 @@ impl Table {
 }
 
 impl Reader {
+    /// The offsets at which a partition begins and ends. One that was made a moment ago may have no leader yet.
+    fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
+        let begun = Instant::now();
+        loop {
+            match self.client.fetch_watermarks(topic, partition, ANSWER) {
+                Err(error) if begun.elapsed() < PATIENCE && error.rdkafka_error_code().is_some_and(is_new) => {
+                    std::thread::sleep(POLL);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     fn read(&mut self, topic: &Arc<str>) -> Result<Vec<Record>, KafkaError> {
         let mut ends = BTreeMap::new();
         for partition in self.next.keys() {
-            let (first, end) = self.client.fetch_watermarks(topic, *partition, ANSWER)?;
-            ends.insert(*partition, (first, end));
+            ends.insert(*partition, self.watermarks(topic, *partition)?);
         }
         let mut news = Vec::new();
         let mut heard = Instant::now();
@@ -108,11 +120,21 @@ impl Reader {
                 }
                 Some(Err(error)) => return Err(error),
                 None if heard.elapsed() > PATIENCE => {
-                    return Err(KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::OperationTimedOut));
+                    return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
                 }
                 None => {}
             }
         }
         Ok(news)
     }
+}
+
+/// What brokers answer about a partition that is not theirs yet.
+const fn is_new(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::NotLeaderForPartition
+            | RDKafkaErrorCode::LeaderNotAvailable
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+    )
 }
