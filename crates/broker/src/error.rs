@@ -202,7 +202,11 @@ impl BrokerError {
 /// Sorts an error of the client library by what it means. `heard` is what the broker said last beside it: the library
 /// reports a refused login as a time-out of the request that waited for it.
 pub(crate) fn classify(bootstrap: &str, doing: &str, error: &KafkaError, heard: Option<BrokerError>) -> BrokerError {
-    let reason = error.to_string();
+    let reason = match error {
+        // Its own words show the value, which may be a secret.
+        KafkaError::ClientConfig(_, description, key, _) => format!("{key}: {description}"),
+        other => other.to_string(),
+    };
     let bootstrap = || bootstrap.to_owned();
     match error.rdkafka_error_code() {
         _ if matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_)) => {

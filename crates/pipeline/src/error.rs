@@ -101,6 +101,12 @@ impl PipelineError {
         if retryable { Policy::Retry } else { Policy::Stop }
     }
 
+    /// Whether the group goes on without this worker: it has to join again before it does anything.
+    #[must_use]
+    pub const fn ends_membership(&self) -> bool {
+        matches!(self, Self::Broker(BrokerError::Fenced { .. } | BrokerError::Closed))
+    }
+
     /// The part that failed, as it appears in the status.
     #[must_use]
     pub const fn part(&self) -> &'static str {

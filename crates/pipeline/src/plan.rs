@@ -6,6 +6,9 @@ use walvec_model::{Document, Fingerprint, Generation, PointId, Position, RowKey,
 
 use crate::batch::Base;
 
+/// The generation of what no snapshot of walvec's is behind.
+pub(crate) const FOREIGN: Generation = Generation(0);
+
 /// What the sink holds for the rows of a batch, and which of them are parked.
 #[derive(Debug, Default)]
 pub struct Known {
@@ -28,6 +31,10 @@ impl Known {
     /// A point of an older generation never counts: whatever made the new snapshot necessary may concern it.
     #[must_use]
     pub fn is_current(&self, id: PointId, key: &RowKey, position: Position, generation: Generation) -> bool {
+        // What another program wrote has positions of its own, which may begin again: there the order of its topic decides.
+        if generation == FOREIGN {
+            return false;
+        }
         let stored = self.points.get(&id).and_then(|point| point.provenance.as_ref());
         !self.parked.contains(key)
             && stored.is_some_and(|stored| stored.position >= position && stored.generation >= generation)

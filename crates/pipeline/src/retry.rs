@@ -92,7 +92,7 @@ where
                 return Ok(value);
             }
             // Another attempt at the same call would meet the same.
-            Err(error) if error.policy() == Policy::Restart => return Err(error),
+            Err(error) if error.policy() == Policy::Restart || error.ends_membership() => return Err(error),
             Err(error) => retry.after(error).await?,
         }
     }

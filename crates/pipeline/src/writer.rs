@@ -17,7 +17,7 @@ use walvec_transform::{Completed, Transform};
 use crate::batch::{Final, State};
 use crate::error::PipelineError;
 use crate::letters::Letters;
-use crate::plan::{Known, Versioned};
+use crate::plan::{FOREIGN, Known, Versioned};
 use crate::refetch::Refetch;
 use crate::retry::retrying;
 use crate::status::LATEST_DEAD_LETTERS;
@@ -80,7 +80,8 @@ pub(crate) struct Placed {
 impl Placed {
     /// Whether the sink shows this version already, or a newer one.
     fn is_in(&self, stored: &Provenance) -> bool {
-        self.position.is_some_and(|position| stored.position >= position && stored.generation >= self.generation)
+        self.generation != FOREIGN
+            && self.position.is_some_and(|position| stored.position >= position && stored.generation >= self.generation)
     }
 }
 
@@ -172,6 +173,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether the newest version of this row could not be processed.
+    pub(crate) fn has_parked(&self, key: &RowKey) -> bool {
+        self.parked.contains(key)
+    }
+
     /// Parks a change that no stage can process, as if it had failed on its way.
     pub(crate) async fn park(
         &mut self,
@@ -220,10 +226,7 @@ impl Writer {
 
     /// Removes what the table's part of the collection shows of the time before a truncate.
     pub(crate) async fn truncate_before(&mut self, position: Position) -> Result<(), PipelineError> {
-        if let Some(guard) = &self.shared.guard {
-            guard.check().await?;
-        }
-        self.on_sink(|sink, table| async move { sink.delete_older(table, position).await }).await?;
+        self.as_owner(|sink, table| async move { sink.delete_older(table, position).await }).await?;
         self.shared.letters.refresh().await?;
         let letters = self.shared.letters.of(&self.collection.name)?;
         let gone = letters.into_iter().filter(|letter| letter.position < position);
@@ -300,7 +303,7 @@ impl Writer {
     /// Ends a snapshot: points and dead letters that it did not meet belong to rows that are gone.
     pub(crate) async fn finish_generation(&mut self) -> Result<u64, PipelineError> {
         let generation = self.generation;
-        let swept = self.on_sink(|sink, table| async move { sink.sweep(table, generation).await }).await?;
+        let swept = self.as_owner(|sink, table| async move { sink.sweep(table, generation).await }).await?;
         self.shared.letters.refresh().await?;
         let letters = self.shared.letters.of(&self.collection.name)?;
         let stale = letters.into_iter().filter(|letter| letter.generation < generation);
@@ -485,12 +488,9 @@ impl Writer {
         failed: &mut Vec<DeadLetter>,
     ) -> Result<(), PipelineError> {
         let _timer = Timer::start(Stage::Write);
-        if let Some(guard) = &self.shared.guard {
-            guard.check().await?;
-        }
         while !writes.is_empty() {
             let batch = &writes;
-            let answer = self.on_sink(|sink, _| async move { sink.write(batch.clone()).await }).await;
+            let answer = self.as_owner(|sink, _| async move { sink.write(batch.clone()).await }).await;
             match answer {
                 Ok(()) => break,
                 Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection }) => {
@@ -566,6 +566,26 @@ impl Writer {
 
     pub(crate) fn report_snapshot(&self, rows: usize) {
         self.shared.telemetry.collection(self.index, |status| status.snapshot_rows_copied += rows as u64);
+    }
+
+    /// The same for a call that changes what is stored: before each attempt, which may come long after the first one, it is
+    /// made sure that nobody else writes in the place of this worker.
+    async fn as_owner<'a, T, F, Fut>(&'a self, mut call: F) -> Result<T, PipelineError>
+    where
+        F: FnMut(&'a dyn Sink, &'a TableName) -> Fut,
+        Fut: Future<Output = Result<T, SinkError>>,
+    {
+        let Collection { name, table, sink, .. } = &self.collection;
+        retrying(&self.shared.telemetry, &self.shared.stop, || {
+            let answer = call(sink.as_ref(), table);
+            async move {
+                if let Some(guard) = &self.shared.guard {
+                    guard.check().await?;
+                }
+                answer.await.map_err(|source| PipelineError::Sink { collection: name.clone(), source })
+            }
+        })
+        .await
     }
 
     /// Calls the sink until it answers or fails for good.

@@ -1,6 +1,7 @@
 //! The stages of a process that works through a broker, put together from a configuration.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
@@ -9,7 +10,7 @@ use walvec_broker::kafka::consumer::Protocol;
 use walvec_broker::kafka::lookup;
 use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Segment, Sending};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
-use walvec_broker::wire::Format;
+use walvec_broker::wire::{Format, header};
 use walvec_broker::{BrokerError, Partition};
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, RowKey, TableName};
@@ -25,6 +26,9 @@ use crate::app;
 use crate::cli::Failure;
 use crate::config::{Config, GroupProtocol, KafkaSettings, RecordFormat, Stage};
 
+/// How long a record of a worker may take: less than others need to take over from it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the stages of one process share.
 pub(crate) struct Broker<'a> {
     config: &'a Config,
@@ -38,7 +42,11 @@ impl<'a> Broker<'a> {
     /// Connects, and makes the topic of dead letters if it is missing.
     pub(crate) async fn connect(config: &'a Config, kafka: &'a KafkaSettings) -> Result<Self, Failure> {
         let connection = connection(kafka);
-        let sending = Sending { compression: kafka.compression.name().to_owned(), largest_record: LARGEST_RECORD };
+        let sending = Sending {
+            compression: kafka.compression.name().to_owned(),
+            largest_record: LARGEST_RECORD,
+            patience: Some(PATIENCE),
+        };
         let producer = Arc::new(Producer::new(&connection, sending).map_err(PipelineError::from)?);
         let topic = kafka.dead_letters_topic();
         let letters = LettersTopic::open(&connection, Arc::clone(&producer), &topic, replication(kafka)).await?;
@@ -84,12 +92,15 @@ impl<'a> Broker<'a> {
         let partition = Partition { topic: place.topic.as_str().into(), number: place.partition };
         let found = lookup::record(&self.connection, partition, place.offset).await.map_err(PipelineError::from)?;
         let Some(record) = found else { return Ok(false) };
+        // A letter about a record is not about a row that could take it back.
+        let is_about_record =
+            letter.key.first().and_then(|key| key.as_str()).is_some_and(|key| key == place.to_string());
+        let again = (!is_about_record).then_some(header::AGAIN);
         let segment = Segment::new();
-        self.producer.send_again(&record, &segment).await.map_err(PipelineError::from)?;
+        self.producer.send_again(&record, again, &segment).await.map_err(PipelineError::from)?;
         self.producer.close(&segment);
         self.producer.done(&segment).await.map_err(PipelineError::from)?;
-        if letter.key.first().and_then(|key| key.as_str()).is_some_and(|key| key == place.to_string()) {
-            // It was about the record, not about a row that could clear it.
+        if is_about_record {
             self.letters.update(&letter.collection, &[], &[RowKey::new(letter.key.clone())]).await?;
         }
         Ok(true)

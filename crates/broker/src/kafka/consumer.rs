@@ -258,9 +258,11 @@ impl Member {
     /// If the partition is not ours.
     pub async fn resume(&self, partition: &Partition, from: i64) -> Result<(), BrokerError> {
         self.ownership.pause(partition, false);
-        let (client, partition) = (Arc::clone(&self.client), partition.clone());
+        let (client, ownership, partition) = (Arc::clone(&self.client), Arc::clone(&self.ownership), partition.clone());
         let resumed = blocking(move || {
             client.seek(&partition.topic, partition.number, Offset::Offset(from), ANSWER)?;
+            // What was polled before, and waits on its way, lies behind a gap now.
+            ownership.renew(&partition);
             client.resume(&list_of(&partition))
         });
         resumed.await?.map_err(|error| self.trouble.classify("resuming a partition", &error))

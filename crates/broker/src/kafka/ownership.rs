@@ -45,6 +45,16 @@ impl Ownership {
         owned.proved = Some(Instant::now());
     }
 
+    /// A partition is read again from another place: what was read of it before does not count any more.
+    pub(crate) fn renew(&self, partition: &Partition) {
+        let mut owned = self.lock();
+        owned.assignments += 1;
+        let assignment = owned.assignments;
+        if let Some(current) = owned.partitions.get_mut(partition) {
+            *current = assignment;
+        }
+    }
+
     /// Partitions have gone.
     pub(crate) fn remove(&self, partitions: &[Partition]) {
         let mut owned = self.lock();

@@ -34,8 +34,11 @@ const POLL: Duration = Duration::from_millis(100);
 const CHUNK_RECORDS: usize = 512;
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// How often a thread that cannot hand over its records polls nevertheless.
-const BUSY_POLL: Duration = Duration::from_millis(200);
+/// How often it is tried to hand over records that nobody takes.
+const BUSY_WAIT: Duration = Duration::from_millis(5);
+
+/// After how long without room reading is paused: pausing throws away what the library has fetched.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a worker may take to write and commit what it has read of partitions that it has to give back. The group
 /// waits five minutes for it (`max.poll.interval.ms`).
@@ -186,7 +189,14 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<Partition> {
 
 /// Polls until told to stop. The client is dropped by the thread, which is when it leaves the group.
 pub(crate) fn run(client: Arc<Client>, stop: &CancellationToken) {
-    let mut poller = Poller { client, chunk: Vec::new(), bytes: 0, waiting: VecDeque::new(), watch: Watch::default() };
+    let mut poller = Poller {
+        client,
+        chunk: Vec::new(),
+        bytes: 0,
+        waiting: VecDeque::new(),
+        blocked_since: None,
+        watch: Watch::default(),
+    };
     while !stop.is_cancelled() {
         if !poller.turn() {
             break;
@@ -205,6 +215,8 @@ struct Poller {
     bytes: usize,
     /// Full chunks for which there was no room.
     waiting: VecDeque<Vec<Received>>,
+    /// Since when there is no room.
+    blocked_since: Option<Instant>,
     watch: Watch,
 }
 
@@ -214,11 +226,7 @@ impl Poller {
         if !self.hand_over() {
             return false;
         }
-        if !self.waiting.is_empty() {
-            // No room: one record now and then keeps the membership alive and takes next to no memory.
-            std::thread::sleep(BUSY_POLL);
-            self.poll(Duration::ZERO);
-            self.finish_chunk();
+        if self.wait_for_room() {
             return true;
         }
         let mut wait = POLL;
@@ -228,6 +236,40 @@ impl Poller {
         self.finish_chunk();
         self.look_for_a_stall();
         true
+    }
+
+    /// While nobody takes what was read, nothing more is read. After a moment of that the library has to be polled
+    /// nevertheless, for events: it would leave the group. Returns whether there is no room yet.
+    fn wait_for_room(&mut self) -> bool {
+        if self.waiting.is_empty() {
+            if self.blocked_since.take().is_some_and(|since| since.elapsed() >= PAUSE_AFTER) {
+                self.pause_all(false);
+            }
+            return false;
+        }
+        let since = *self.blocked_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < PAUSE_AFTER {
+            std::thread::sleep(BUSY_WAIT);
+            return true;
+        }
+        // Partitions that have come meanwhile too.
+        self.pause_all(true);
+        self.poll(BUSY_WAIT);
+        self.finish_chunk();
+        true
+    }
+
+    /// Pauses what is ours, or lets it go on, except what waits for other reasons.
+    fn pause_all(&self, is_paused: bool) {
+        let ownership = &self.client.context().ownership;
+        let mut list = TopicPartitionList::new();
+        for partition in ownership.partitions().iter().filter(|partition| !ownership.is_paused(partition)) {
+            list.add_partition(&partition.topic, partition.number);
+        }
+        let done = if is_paused { self.client.pause(&list) } else { self.client.resume(&list) };
+        if let Err(error) = done {
+            tracing::debug!(%error, is_paused, "pausing partitions");
+        }
     }
 
     fn finish_chunk(&mut self) {

@@ -28,6 +28,8 @@ pub struct Sending {
     pub compression: String,
     /// The largest record that the topics take, in bytes.
     pub largest_record: usize,
+    /// How long a record may take; `None`: for ever. One that is overtaken by others must not arrive after all.
+    pub patience: Option<Duration>,
 }
 
 /// What the library takes by default, and brokers too, more or less.
@@ -96,8 +98,7 @@ impl Producer {
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            // For ever: a broker that is away is waited for, and nothing is confirmed meanwhile.
-            .set("message.timeout.ms", "0")
+            .set("message.timeout.ms", sending.patience.map_or(0, |patience| patience.as_millis()).to_string())
             // The partitioner of the Java clients, so that a program that writes the same keys meets the same partitions.
             .set("partitioner", "murmur2_random")
             // A single row waits no longer than this for company.
@@ -128,12 +129,20 @@ impl Producer {
         self.add(to_message(topic, partition, parts, headers, segment)).await
     }
 
-    /// Adds a record as it was read, behind the end of its own partition.
+    /// Adds a record as it was read, behind the end of its own partition, with one more header.
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub async fn send_again(&self, record: &Record, segment: &Arc<Segment>) -> Result<(), BrokerError> {
-        let headers = headers(record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
+    pub async fn send_again(
+        &self,
+        record: &Record,
+        more: Option<&str>,
+        segment: &Arc<Segment>,
+    ) -> Result<(), BrokerError> {
+        let kept = record.headers.iter().filter(|(name, _)| Some(name.as_str()) != more);
+        let kept = kept.map(|(name, value)| (name.as_str(), value.as_slice()));
+        let all: Vec<(&str, &[u8])> = kept.chain(more.map(|name| (name, [].as_slice()))).collect();
+        let headers = headers(all.into_iter());
         let parts = (record.key.as_deref(), record.value.as_deref());
         self.add(to_message(&record.topic, Some(record.partition), parts, headers, segment)).await
     }

@@ -34,6 +34,8 @@ struct Reader {
     client: BaseConsumer<Listener>,
     /// By partition, the offset that is read next.
     next: BTreeMap<i32, i64>,
+    /// What was read before an error, and told nobody.
+    news: Vec<Record>,
 }
 
 impl Table {
@@ -54,13 +56,8 @@ impl Table {
             .set("allow.auto.create.topics", "false");
         let client: BaseConsumer<Listener> =
             config.create_with_context(Listener(trouble.clone())).map_err(|error| failed(&error))?;
-        let mut list = TopicPartitionList::new();
-        for partition in 0..partitions {
-            list.add_partition_offset(topic, partition, Offset::Beginning).map_err(|error| failed(&error))?;
-        }
-        client.assign(&list).map_err(|error| failed(&error))?;
         let next = (0..partitions).map(|partition| (partition, 0)).collect();
-        let reader = Arc::new(Mutex::new(Reader { client, next }));
+        let reader = Arc::new(Mutex::new(Reader { client, next, news: Vec::new() }));
         Ok(Self { topic: topic.into(), reader, trouble })
     }
 
@@ -98,7 +95,20 @@ impl Reader {
         for partition in self.next.keys() {
             ends.insert(*partition, self.watermarks(topic, *partition)?);
         }
-        let mut news = Vec::new();
+        if self
+            .next
+            .iter()
+            .all(|(partition, next)| ends.get(partition).is_some_and(|(first, end)| next.max(first) >= end))
+        {
+            return Ok(std::mem::take(&mut self.news));
+        }
+        // What the library still holds of the last time may speak of an end that is none any more.
+        let mut list = TopicPartitionList::new();
+        for (partition, next) in &self.next {
+            let first = ends.get(partition).map_or(0, |(first, _)| *first);
+            list.add_partition_offset(topic, *partition, Offset::Offset((*next).max(first)))?;
+        }
+        self.client.assign(&list)?;
         let mut heard = Instant::now();
         while self
             .next
@@ -109,7 +119,7 @@ impl Reader {
                 Some(Ok(message)) => {
                     let partition = Partition { topic: Arc::clone(topic), number: message.partition() };
                     self.next.insert(partition.number, message.offset() + 1);
-                    news.push(to_record(&message, &partition));
+                    self.news.push(to_record(&message, &partition));
                     heard = Instant::now();
                 }
                 // The last records of a partition may have been compacted away.
@@ -125,7 +135,7 @@ impl Reader {
                 None => {}
             }
         }
-        Ok(news)
+        Ok(std::mem::take(&mut self.news))
     }
 }
 

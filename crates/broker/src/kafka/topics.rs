@@ -16,6 +16,9 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 /// How often the broker is asked whether a new topic is ready.
 const READY_POLL: Duration = Duration::from_millis(50);
 
+/// How long a compacted topic without a retention of its own keeps deletes.
+const DELETES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// What a topic is made like when it is missing. One that exists stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSpec {
@@ -84,7 +87,7 @@ impl Topics {
     }
 
     async fn make(&self, specs: &[&TopicSpec]) -> Result<(), BrokerError> {
-        let settings: Vec<[(&str, String); 2]> = specs.iter().map(|spec| configuration(spec)).collect();
+        let settings: Vec<[(&str, String); 3]> = specs.iter().map(|spec| configuration(spec)).collect();
         let topics = specs.iter().zip(&settings).map(|(spec, settings)| {
             let replication = TopicReplication::Fixed(spec.replication.unwrap_or(-1));
             let topic = NewTopic::new(&spec.name, spec.partitions, replication);
@@ -125,10 +128,12 @@ impl Topics {
     }
 }
 
-fn configuration(spec: &TopicSpec) -> [(&'static str, String); 2] {
+fn configuration(spec: &TopicSpec) -> [(&'static str, String); 3] {
     let policy = if spec.compact { "compact" } else { "delete" };
     let retention = spec.retention.map_or_else(|| "-1".to_owned(), |kept| kept.as_millis().to_string());
-    [("cleanup.policy", policy.to_owned()), ("retention.ms", retention)]
+    // In a compacted topic only deletes go for ever: a worker may be away for as long as it might without compaction.
+    let deletes = spec.retention.unwrap_or(DELETES_KEPT).as_millis().to_string();
+    [("cleanup.policy", policy.to_owned()), ("retention.ms", retention), ("delete.retention.ms", deletes)]
 }
 
 /// Runs a call of the library that waits for an answer.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use tracing::Instrument as _;
 use walvec_broker::Record;
-use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, SnapshotEnd};
+use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, SnapshotEnd, header};
 use walvec_model::{Change, Generation, Lsn, Op, Position, RowKey, Table, TableName, Value};
 
 use super::worker::{Intake, Taken};
@@ -117,17 +117,41 @@ impl Rows {
         let places = changes.iter().filter_map(|(change, place)| Some((change.key()?, place.clone()))).collect();
         writer.come_from(places);
         let mut readable = Vec::with_capacity(changes.len());
+        // Rows whose last change lacks a column: parked after the others are written, which would take them back.
+        let mut lacking: HashMap<RowKey, (Position, String)> = HashMap::new();
         for (change, _) in changes {
             let lacks = match &change.op {
                 Op::Insert { .. } | Op::Update { .. } => writer.collection.transform.check(&change.table).err(),
                 Op::Delete { .. } | Op::Truncate => None,
             };
             match (lacks, change.key()) {
-                (Some(error), Some(key)) => writer.park(&key, change.position, E_SCHEMA, &error.to_string()).await?,
-                _ => readable.push(change),
+                (Some(error), Some(key)) => drop(lacking.insert(key, (change.position, error.to_string()))),
+                (_, key) => {
+                    key.iter().for_each(|key| drop(lacking.remove(key)));
+                    readable.push(change);
+                }
             }
         }
-        writer.write(&self.source, coalesce(readable)).await
+        writer.write(&self.source, coalesce(readable)).await?;
+        for (key, (position, reason)) in lacking {
+            writer.park(&key, position, E_SCHEMA, &reason).await?;
+        }
+        Ok(())
+    }
+
+    /// A record that was written again is worth something only while its row is still parked: by now the row may have
+    /// changed, or be gone.
+    async fn take_again(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
+        // What came before it may take the row back, or remove it.
+        self.flush().await?;
+        let Some(key) = arrived.change.key() else { return Ok(()) };
+        for index in self.writers_of(&arrived.change.table.name) {
+            if self.writers[index].has_parked(&key) {
+                let changes = vec![(arrived.change.clone(), place.clone())];
+                self.write(index, arrived.generation, changes).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -141,6 +165,10 @@ impl Intake for Rows {
             self.traces.insert(parent.to_owned());
         }
         match self.decoder.decode(&record, table.as_ref()) {
+            Ok(Event::Change(arrived)) if record.header(header::AGAIN).is_some() => {
+                self.take_again(arrived, place).await?;
+                Ok(Taken::Joined)
+            }
             Ok(Event::Change(arrived)) => {
                 self.join(arrived, place).await?;
                 Ok(Taken::Joined)

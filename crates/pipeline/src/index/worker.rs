@@ -129,7 +129,11 @@ impl<I: Intake> Worker<I> {
         for _ in 0..READ_AHEAD {
             match polled.take() {
                 Some(Polled::Records(records)) => self.take_records(records).await?,
-                Some(other) => return self.change(other, retry).await,
+                Some(other @ (Polled::Lost(_) | Polled::Failed(_))) => return self.change(other, retry).await,
+                Some(other) => {
+                    self.flush().await?;
+                    return self.change(other, retry).await;
+                }
                 None => break,
             }
             polled = self.consumer.next_now();

@@ -205,7 +205,8 @@ async fn open_outlet(
     let partitions = topics.ensure(&specs).await?;
     let names: Vec<String> = partitions.keys().cloned().collect();
     let largest_record = topics.largest_record(&names).await.unwrap_or(LARGEST_RECORD);
-    let sending = Sending { compression: config.compression.clone(), largest_record };
+    // A broker that is away is waited for: nobody else writes these topics, and nothing is confirmed meanwhile.
+    let sending = Sending { compression: config.compression.clone(), largest_record, patience: None };
     let producer = Producer::new(&config.connection, sending)?;
     let written = stored.map(|checkpoint| checkpoint.written.clone()).unwrap_or_default();
     Outlet::open(config, &source.server().database, producer, partitions, written).await

@@ -63,7 +63,7 @@ impl Outlet {
         database: &str,
         producer: Producer,
         partitions: BTreeMap<String, i32>,
-        written: BTreeMap<String, i64>,
+        mut written: BTreeMap<String, i64>,
     ) -> Result<Self, PipelineError> {
         let mut intact = BTreeMap::new();
         for (topic, count) in &partitions {
@@ -73,6 +73,7 @@ impl Outlet {
             });
             if !is_whole {
                 tracing::warn!(topic, "the topic was made anew or has lost records; everything is written again");
+                written.retain(|partition, _| partition.rsplit_once('/').is_none_or(|(of, _)| of != topic));
             }
             intact.insert(topic.clone(), is_whole);
         }
