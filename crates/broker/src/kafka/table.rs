@@ -128,6 +128,10 @@ impl Reader {
                         *next = (*next).max(*end);
                     }
                 }
+                // Errors wait in the queue for whoever polls next, so these may be of an outage that is long over: that the
+                // broker is there was seen a moment ago.
+                Some(Err(error))
+                    if error.rdkafka_error_code().is_some_and(is_passing) && heard.elapsed() < PATIENCE => {}
                 Some(Err(error)) => return Err(error),
                 None if heard.elapsed() > PATIENCE => {
                     return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
@@ -137,6 +141,17 @@ impl Reader {
         }
         Ok(std::mem::take(&mut self.news))
     }
+}
+
+/// What the library gets over by itself.
+const fn is_passing(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::OperationTimedOut
+    )
 }
 
 /// What brokers answer about a partition that is not theirs yet.
