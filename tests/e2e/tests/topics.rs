@@ -12,8 +12,8 @@ use crate::faults::{new_seed, stop_writing, writer};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        test!(a_broker_that_is_killed_under_load_is_waited_for_and_nothing_is_lost),
-        test!(nothing_is_confirmed_that_the_broker_does_not_have),
+        test!(a_broker_that_is_killed_under_load_is_waited_for_and_nothing_is_lost).once(),
+        test!(nothing_is_confirmed_that_the_broker_does_not_have).once(),
         test!(a_second_snapshot_sweeps_what_was_deleted_unseen_and_embeds_nothing_again).once(),
         test!(records_that_were_removed_before_a_worker_read_them_stop_it).once(),
         test!(a_topic_that_was_deleted_is_made_anew_and_written_again).once(),
