@@ -48,6 +48,8 @@ pub mod header {
     pub const KEY: &str = "walvec-key";
     /// Says that a record of a parked row was written again, to be processed only while the row is still parked.
     pub const AGAIN: &str = "walvec-again";
+    /// The names of the columns that PostgreSQL did not send, as a JSON array.
+    pub const NOT_SENT: &str = "walvec-not-sent";
     /// What a record that is no row is for: `snapshot-end`, `truncate`.
     pub const CONTROL: &str = "walvec-control";
     /// The value of [`CONTROL`] at the end of a snapshot.

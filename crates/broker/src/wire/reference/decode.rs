@@ -15,7 +15,8 @@ use crate::Record;
 /// Reads changes of any table.
 #[derive(Debug)]
 pub(in crate::wire) struct Decoder {
-    /// For each table the columns that somebody needs: those that an update leaves out were not sent.
+    /// For each table the columns that somebody needs: those that an update leaves out were not sent, also if another program
+    /// wrote it, which does not say so.
     needed: HashMap<TableName, Vec<String>>,
     shapes: Shapes,
 }
@@ -82,9 +83,14 @@ impl Decoder {
         };
         let new_key = RowKey::new(key.iter().filter_map(|&index| row.values.get(index)).cloned().collect());
         let old_key = old.map(|old| RowKey::new(old.values)).filter(|old| *old != new_key);
+        let not_sent = if is_update { names_in(record, header::NOT_SENT)?.unwrap_or_default() } else { Vec::new() };
+        let needed = self.needed.get(name).filter(|_| is_update).into_iter().flatten();
         let mut columns = row.shown();
-        let missing = self.needed.get(name).filter(|_| is_update).into_iter().flatten();
-        columns.extend(missing.filter(|needed| !row.names.contains(&needed.as_str())).map(|name| Shown::named(name)));
+        for name in not_sent.iter().chain(needed) {
+            if !columns.iter().any(|column| column.name == name) {
+                columns.push(Shown::named(name));
+            }
+        }
         let table = self.shapes.table(name, &columns, &key);
         let mut cells: Vec<_> = row.values.into_iter().map(Cell::Value).collect();
         cells.resize(columns.len(), Cell::Unchanged);
@@ -131,9 +137,7 @@ impl<'a> Columns<'a> {
     /// The key of a new row: what walvec's header says. wal2json does not say it; the tutorial's tables have an `id`, and
     /// keys mostly come first.
     fn key_of_insert(&self, record: &Record) -> Result<Vec<usize>, Malformed> {
-        if let Some(text) = record.header(header::KEY) {
-            let malformed = |_| Malformed::record(format!("the header `{}` is not a list of texts", header::KEY));
-            let names: Vec<String> = serde_json::from_str(text).map_err(malformed)?;
+        if let Some(names) = names_in(record, header::KEY)? {
             if names.is_empty() {
                 return Err(Malformed::record(format!("the header `{}` is empty", header::KEY)));
             }
@@ -145,4 +149,10 @@ impl<'a> Columns<'a> {
             None => Ok(vec![0]),
         }
     }
+}
+
+/// The names in one of walvec's headers, if the record has it.
+fn names_in(record: &Record, name: &str) -> Result<Option<Vec<String>>, Malformed> {
+    let malformed = |_| Malformed::record(format!("the header `{name}` is not a list of texts"));
+    record.header(name).map(serde_json::from_str).transpose().map_err(malformed)
 }

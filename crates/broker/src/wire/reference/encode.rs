@@ -64,6 +64,9 @@ impl Encoder {
                 row(&mut value, table, new);
                 let key = old_key.clone().or_else(|| change.key()).unwrap_or_else(|| RowKey::new(Vec::new()));
                 old_keys(&mut value, table, &key);
+                if new.is_partial() {
+                    headers.push((header::NOT_SENT, json::bytes(&not_sent(table, new))));
+                }
             }
             Op::Delete { key } => {
                 start("delete");
@@ -88,6 +91,12 @@ pub(in crate::wire) fn snapshot_end(end: &SnapshotEnd) -> Outgoing {
 
 fn key_columns(table: &Table) -> impl Iterator<Item = &Column> + Clone {
     table.key.iter().filter_map(|&index| table.columns.get(index))
+}
+
+/// The names of the columns that were not sent. wal2json leaves them out without a word.
+fn not_sent<'a>(table: &'a Table, row: &'a Row) -> Vec<&'a str> {
+    let columns = table.columns.iter().zip(&row.0);
+    columns.filter(|(_, cell)| cell.value().is_none()).map(|(column, _)| column.name.as_str()).collect()
 }
 
 /// The columns that were sent.
