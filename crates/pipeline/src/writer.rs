@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use walvec_embed::{EmbedError, Embedder};
-use walvec_model::{Fingerprint, Generation, Point, PointId, Position, Provenance, RowKey, Table, TableName, Value};
+use walvec_model::{
+    Cell, Fingerprint, Generation, Point, PointId, Position, Provenance, Row, RowKey, Table, TableName, Value,
+};
 use walvec_sink::{CollectionId, Sink, SinkError, Write};
 use walvec_transform::{Completed, Transform};
 
@@ -106,6 +108,34 @@ struct Complete {
     values: Vec<Value>,
     position: Position,
 }
+
+/// A row that lacks values.
+struct Incomplete {
+    key: RowKey,
+    table: Arc<Table>,
+    row: Row,
+    position: Position,
+}
+
+impl Incomplete {
+    /// What was read again, and of this row only what the source does not have: a program between capture and us may have
+    /// added columns.
+    fn filled(&self, mut read: Row) -> Row {
+        let columns = read.0.len().max(self.row.0.len());
+        read.0.resize(columns, Cell::Unchanged);
+        for (cell, here) in read.0.iter_mut().zip(&self.row.0) {
+            if *cell == Cell::Unchanged {
+                cell.clone_from(here);
+            }
+        }
+        read
+    }
+}
+
+/// Why a row without all its values is parked.
+const NO_SOURCE: &str =
+    "an update left a large value out that is not stored, and no `source.url` says where to read it";
+const NOT_IN_SOURCE: &str = "an update left a value out that is not stored, and the table has no such column";
 
 /// What is left to do for a batch.
 #[derive(Default)]
@@ -337,20 +367,28 @@ impl Writer {
         work: &mut Work,
     ) -> Result<Vec<Complete>, PipelineError> {
         let mut rows = Vec::with_capacity(entries.len());
-        let mut missing: Vec<(RowKey, Arc<Table>, Position)> = Vec::new();
+        let mut missing: Vec<Incomplete> = Vec::new();
         for (key, Final { table, position, state }) in entries {
             let State::Present { row, base } = state else {
                 work.writes.push(Write::Delete(self.id(&table, &key)));
                 continue;
             };
             let stored = known.base(&base, self.id(&table, &key), &key);
+            let partial = row.is_partial().then(|| row.clone());
             match self.collection.transform.complete(&table, row, stored) {
                 Completed::Row(values) => rows.push(Complete { key, table, values, position }),
-                Completed::Refetch => missing.push((key, table, position)),
+                Completed::Refetch => {
+                    let row = partial.unwrap_or_else(|| Row(Vec::new()));
+                    missing.push(Incomplete { key, table, row, position });
+                }
             }
         }
         rows.extend(self.refetch(source, missing, work).await?);
         Ok(rows)
+    }
+
+    fn not_sent(&self, Incomplete { key, position, .. }: &Incomplete, reason: &str) -> DeadLetter {
+        self.letter(key, *position, "E_NOT_SENT", reason)
     }
 
     /// Reads rows again that cannot be completed otherwise. What is read may be newer than the change; the changes in
@@ -358,29 +396,33 @@ impl Writer {
     async fn refetch(
         &self,
         source: &dyn Refetch,
-        missing: Vec<(RowKey, Arc<Table>, Position)>,
+        missing: Vec<Incomplete>,
         work: &mut Work,
     ) -> Result<Vec<Complete>, PipelineError> {
         let mut rows = Vec::new();
         let mut rest = missing;
-        while let Some((_, table, _)) = rest.first() {
+        while let Some(Incomplete { table, .. }) = rest.first() {
             let _timer = Timer::start(Stage::Refetch);
             let table = Arc::clone(table);
-            let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(_, other, _)| *other == table);
+            let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|other| other.table == table);
             rest = others;
-            let keys: Vec<RowKey> = same.iter().map(|(key, ..)| key.clone()).collect();
+            let keys: Vec<RowKey> = same.iter().map(|incomplete| incomplete.key.clone()).collect();
             let Some(fetched) = source.rows(&table, &keys) else {
-                let reason =
-                    "an update left a large value out that is not stored, and no `source.url` says where to read it";
-                let letters = same.iter().map(|(key, _, position)| self.letter(key, *position, "E_NOT_SENT", reason));
-                work.failed.extend(letters);
+                work.failed.extend(same.iter().map(|incomplete| self.not_sent(incomplete, NO_SOURCE)));
                 continue;
             };
-            let found: HashMap<RowKey, _> = fetched.await?.into_iter().collect();
-            for (key, table, position) in same {
-                match found.get(&key).map(|row| self.collection.transform.complete(&table, row.clone(), None)) {
-                    Some(Completed::Row(values)) => rows.push(Complete { key, table, values, position }),
-                    Some(Completed::Refetch) | None => work.writes.push(Write::Delete(self.id(&table, &key))),
+            let mut found: HashMap<RowKey, Row> = fetched.await?.into_iter().collect();
+            for incomplete in same {
+                let Some(row) = found.remove(&incomplete.key) else {
+                    work.writes.push(Write::Delete(self.id(&table, &incomplete.key)));
+                    continue;
+                };
+                match self.collection.transform.complete(&table, incomplete.filled(row), None) {
+                    Completed::Row(values) => {
+                        let Incomplete { key, table, position, .. } = incomplete;
+                        rows.push(Complete { key, table, values, position });
+                    }
+                    Completed::Refetch => work.failed.push(self.not_sent(&incomplete, NOT_IN_SOURCE)),
                 }
             }
         }
