@@ -22,7 +22,7 @@ pub enum BrokerError {
         reason: String,
     },
     /// The user may not do something.
-    #[error("no right to {what}: {reason}")]
+    #[error("the broker does not allow {what}: {reason}")]
     Rights {
         /// What was tried, and on which topic or group.
         what: String,

@@ -110,6 +110,7 @@ impl Consumer {
             outbox,
             reading: reading_in,
             about: membership.about.clone(),
+            group: membership.group.clone(),
             instance: membership.instance.clone(),
         };
         let failed = |error: &rdkafka::error::KafkaError| trouble.classify("joining the group", error);

@@ -52,7 +52,8 @@ pub(crate) struct Context {
     pub(crate) reading: watch::Sender<Reading>,
     /// What the offsets of this group are about.
     pub(crate) about: String,
-    /// This worker's name in the group.
+    /// The group, and this worker's name in it.
+    pub(crate) group: String,
     pub(crate) instance: String,
 }
 
@@ -353,7 +354,14 @@ impl Poller {
                     reason: "does not exist, or may not be seen".to_owned(),
                 }));
             }
-            _ => context.tell(Polled::Failed(context.trouble.classify("reading from the broker", error))),
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                let doing = format!("being a member of the group \"{}\"", context.group);
+                context.tell(Polled::Failed(context.trouble.classify(&doing, error)));
+            }
+            _ => {
+                let doing = format!("reading \"{}\"", self.subscription());
+                context.tell(Polled::Failed(context.trouble.classify(&doing, error)));
+            }
         }
     }
 

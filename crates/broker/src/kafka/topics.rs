@@ -2,16 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
+use rdkafka::metadata::{Metadata, MetadataTopic};
 
 use super::connection::{Connection, Listener, Trouble};
 use crate::error::BrokerError;
 
 /// How long a question to the broker may take.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long the library may take to say why it got no answer.
+const WORDS: Duration = Duration::from_millis(100);
+
+/// The same for the first question to a broker, and how long it is tried before: in sum as long as any other.
+const PATIENCE: (Duration, [Duration; 2]) = (Duration::from_secs(7), [Duration::from_secs(1), Duration::from_secs(2)]);
 
 /// How often the broker is asked whether a new topic is ready.
 const READY_POLL: Duration = Duration::from_millis(50);
@@ -37,6 +45,8 @@ pub struct TopicSpec {
 /// Asks about topics and makes them.
 pub struct Topics {
     client: Arc<AdminClient<Listener>>,
+    /// Asks as well: an administrator's client never says why it is not let in.
+    asker: Arc<BaseConsumer<Listener>>,
     trouble: Trouble,
 }
 
@@ -47,9 +57,10 @@ impl Topics {
     /// [`BrokerError::Settings`].
     pub fn new(connection: &Connection) -> Result<Self, BrokerError> {
         let trouble = Trouble::new(connection);
-        let client = connection.client().create_with_context(Listener(trouble.clone()));
-        let client = client.map_err(|error| trouble.classify("making a client", &error))?;
-        Ok(Self { client: Arc::new(client), trouble })
+        let failed = |error| trouble.classify("making a client", &error);
+        let client = connection.client().create_with_context(Listener(trouble.clone())).map_err(failed)?;
+        let asker = connection.client().create_with_context(Listener(trouble.clone())).map_err(failed)?;
+        Ok(Self { client: Arc::new(client), asker: Arc::new(asker), trouble })
     }
 
     /// How many partitions each topic has, for all topics that this user can see. Makes none.
@@ -57,11 +68,11 @@ impl Topics {
     /// # Errors
     /// If the broker cannot be asked.
     pub async fn partitions(&self) -> Result<BTreeMap<String, i32>, BrokerError> {
-        let client = Arc::clone(&self.client);
-        let metadata = blocking(move || client.inner().fetch_metadata(None, ANSWER)).await?;
+        let (asker, trouble) = (Arc::clone(&self.asker), self.trouble.clone());
+        let metadata = blocking(move || ask(&asker, &trouble)).await?;
         let metadata = metadata.map_err(|error| self.trouble.classify("asking which topics there are", &error))?;
         self.trouble.over();
-        let counted = |topic: &rdkafka::metadata::MetadataTopic| {
+        let counted = |topic: &MetadataTopic| {
             (topic.name().to_owned(), i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX))
         };
         Ok(metadata.topics().iter().map(counted).collect())
@@ -105,7 +116,7 @@ impl Topics {
                     topic,
                     code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed),
                 )) => {
-                    let what = format!("make topic \"{topic}\", which does not exist or may not be seen");
+                    let what = format!("making topic \"{topic}\", which does not exist or may not be seen");
                     return Err(BrokerError::Rights { what, reason: code.to_string() });
                 }
                 Err((topic, code)) => {
@@ -125,6 +136,31 @@ impl Topics {
             resource.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse::<usize>().ok())
         };
         answers.into_iter().map(|answer| answer.ok().and_then(limit)).min().flatten()
+    }
+}
+
+/// Asks for all topics. A refused login is said as soon as it is known; anything else may pass.
+fn ask(asker: &BaseConsumer<Listener>, trouble: &Trouble) -> KafkaResult<Metadata> {
+    let (last, sooner) = PATIENCE;
+    for patience in sooner {
+        match asker.fetch_metadata(None, patience) {
+            Ok(metadata) => return Ok(metadata),
+            Err(error) => {
+                hear(asker);
+                if matches!(trouble.current(), Some(BrokerError::Login { .. })) {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    asker.fetch_metadata(None, last).inspect_err(|_| hear(asker))
+}
+
+/// What the library has to say about a missing answer comes by the way of records.
+fn hear(asker: &BaseConsumer<Listener>) {
+    let begun = Instant::now();
+    while begun.elapsed() < WORDS {
+        asker.poll(WORDS);
     }
 }
 
