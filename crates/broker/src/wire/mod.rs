@@ -54,6 +54,9 @@ pub mod header {
     pub const CONTROL: &str = "walvec-control";
     /// The value of [`CONTROL`] at the end of a snapshot.
     pub const SNAPSHOT_END: &str = "snapshot-end";
+    /// With the end of a snapshot, the topic whose offsets it counts: a program that copies it into another one knows nothing
+    /// of them.
+    pub const TOPIC: &str = "walvec-topic";
     /// The value of [`CONTROL`] when a table was emptied.
     pub const TRUNCATE: &str = "truncate";
 }

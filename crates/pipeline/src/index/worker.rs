@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use walvec_broker::kafka::consumer::{Consumer, Member, Offsets, Polled};
 use walvec_broker::kafka::statistics::Reading;
-use walvec_broker::wire::SnapshotEnd;
+use walvec_broker::wire::{SnapshotEnd, header};
 use walvec_broker::{BrokerError, Partition, Received, Record};
 
 use super::claim::Claim;
@@ -160,8 +160,14 @@ impl<I: Intake> Worker<I> {
             self.consumed += 1;
             count_consumed(&partition.topic);
             let offset = received.record.offset;
+            let counts_here = received.record.header(header::TOPIC) == Some(&*partition.topic);
             match self.intake.take(received.record).await? {
                 Taken::Joined => drop(self.reached.insert(partition, offset + 1)),
+                Taken::SnapshotEnd(end) if !counts_here => {
+                    let table = end.table.to_string();
+                    tracing::warn!(%partition, offset, table, "the end of a snapshot was copied from another topic: nothing is removed");
+                    self.reached.insert(partition, offset + 1);
+                }
                 Taken::SnapshotEnd(end) => {
                     self.member.pause(&partition)?;
                     self.reached.insert(partition.clone(), offset);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use walvec_broker::kafka::producer::{Producer, Segment};
-use walvec_broker::wire::{Context, Encoder, SnapshotEnd};
+use walvec_broker::wire::{Context, Encoder, SnapshotEnd, header};
 use walvec_broker::{BrokerError, Outgoing};
 use walvec_model::{Change, Lsn, Op, TableName};
 
@@ -196,6 +196,7 @@ impl Outlet {
         if self.compacted.contains(&*topic) {
             record = record.with_key_about("snapshot end");
         }
+        record.headers.push((header::TOPIC, topic.as_bytes().to_vec()));
         // One worker sweeps, after all partitions have come so far.
         self.producer.send(&topic, Some(0), &record, &self.open).await?;
         self.drain().await?;
