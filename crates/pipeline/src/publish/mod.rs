@@ -179,6 +179,7 @@ impl Publisher {
         shared.letters.refresh().await?;
         let too_large = snapshot::too_large(config, shared)?;
         let mut session = Session { config, store, shared, source, tables, outlet, too_large };
+        session.show_too_large()?;
         let (source, watched) = (Arc::clone(&session.source), session.tables.clone());
         let acknowledged = session.outlet.counter();
         let outcome = tokio::select! {

@@ -5,12 +5,12 @@ use std::time::SystemTime;
 
 use walvec_broker::wire::{Context, SnapshotEnd};
 use walvec_capture::Snapshot;
-use walvec_model::{Change, Op, RowKey, TableName};
+use walvec_model::{Change, Generation, Op, RowKey, TableName};
 
 use super::outlet::Oversized;
 use super::{PublisherConfig, Session};
 use crate::error::PipelineError;
-use crate::status::Phase;
+use crate::status::{LATEST_DEAD_LETTERS, Phase};
 use crate::store::{Checkpoint, DeadLetter, SnapshotState};
 use crate::telemetry::count_changes;
 use crate::writer::Shared;
@@ -56,6 +56,7 @@ impl Session<'_> {
             let generation = checkpoint.generation;
             let end = SnapshotEnd { table: table.name.clone(), position, generation, barrier: Vec::new() };
             self.outlet.end_snapshot(&end).await?;
+            self.forget_too_large(&table.name, generation).await?;
             tracing::info!(table = %table.name, "snapshot complete");
         }
         checkpoint.snapshot = SnapshotState::Done;
@@ -128,15 +129,46 @@ impl Session<'_> {
             let parked = oversized.change.key();
             replaced.retain(|key| Some(key) != parked.as_ref());
             self.too_large.entry(table.clone()).or_default().extend(parked);
+            self.show_too_large()?;
         }
+        self.take_back(&table, &replaced).await
+    }
+
+    /// Newer versions of these rows are in the topics, or the rows are gone.
+    async fn take_back(&mut self, table: &TableName, replaced: &[RowKey]) -> Result<(), PipelineError> {
         if replaced.is_empty() {
             return Ok(());
         }
-        for (collection, _) in self.config.collections.iter().filter(|(_, shown)| *shown == table) {
-            self.shared.letters.update(collection, &[], &replaced).await?;
+        for (collection, _) in self.config.collections.iter().filter(|(_, shown)| shown == table) {
+            self.shared.letters.update(collection, &[], replaced).await?;
         }
-        if let Some(keys) = self.too_large.get_mut(&table) {
+        if let Some(keys) = self.too_large.get_mut(table) {
             keys.retain(|key| !replaced.contains(key));
+        }
+        self.show_too_large()
+    }
+
+    /// The end of a snapshot: rows that it did not park again fit, or are gone.
+    async fn forget_too_large(&mut self, table: &TableName, current: Generation) -> Result<(), PipelineError> {
+        let mut gone = Vec::new();
+        for (collection, _) in self.config.collections.iter().filter(|(_, shown)| shown == table) {
+            let stale = letters(self.shared, collection)?.filter(|letter| letter.generation < current);
+            gone.extend(stale.map(|letter| RowKey::new(letter.key)));
+        }
+        self.take_back(table, &gone).await
+    }
+
+    /// Shows in the status what capture itself has parked.
+    pub(super) fn show_too_large(&self) -> Result<(), PipelineError> {
+        for (index, (collection, _)) in self.config.collections.iter().enumerate() {
+            let mut parked: Vec<DeadLetter> = letters(self.shared, collection)?.collect();
+            let count = parked.len() as u64;
+            parked.sort_by_key(|letter| std::cmp::Reverse(letter.position));
+            parked.truncate(LATEST_DEAD_LETTERS);
+            self.shared.telemetry.collection(index, |status| {
+                status.dead_letters = count;
+                status.latest_dead_letters = parked;
+            });
         }
         Ok(())
     }
@@ -185,8 +217,13 @@ pub(super) fn too_large(
 ) -> Result<BTreeMap<TableName, HashSet<RowKey>>, PipelineError> {
     let mut found: BTreeMap<TableName, HashSet<RowKey>> = BTreeMap::new();
     for (collection, table) in &config.collections {
-        let letters = shared.letters.of(collection)?.into_iter().filter(|letter| letter.code == E_RECORD_SIZE);
-        found.entry(table.clone()).or_default().extend(letters.map(|letter| RowKey::new(letter.key)));
+        let keys = letters(shared, collection)?.map(|letter| RowKey::new(letter.key));
+        found.entry(table.clone()).or_default().extend(keys);
     }
     Ok(found)
+}
+
+/// Their dead letters.
+fn letters(shared: &Shared, collection: &str) -> Result<impl Iterator<Item = DeadLetter>, PipelineError> {
+    Ok(shared.letters.of(collection)?.into_iter().filter(|letter| letter.code == E_RECORD_SIZE))
 }
