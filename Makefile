@@ -13,7 +13,7 @@ FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),de
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
 ARGS ?=
 
-.PHONY: help demo test test-postgres test-clients bench lint audit build model postgres kafka prerequisites clean
+.PHONY: help demo test test-postgres test-clients bench lint audit build model postgres kafka quix debezium prerequisites clean
 
 help: ## list what can be made
 	@awk -F ': .*?## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,8 @@ demo: prerequisites model ## sync a sample catalogue from a throw-away PostgreSQ
 test: prerequisites model ## run every test, on this machine's PostgreSQL and on PostgreSQL 18, with a Kafka broker
 	@scripts/fetch-postgres.sh $(FETCHED_POSTGRES)
 	@scripts/fetch-kafka.sh
+	@scripts/fetch-debezium.sh
+	@scripts/fetch-quix.sh
 	$(first-build)
 	cargo build $(LOCKED) --workspace
 	cargo test $(LOCKED) --workspace --no-fail-fast
@@ -69,6 +71,12 @@ model: ## fetch the embedding model of the demo and of the tests (about 100 MB, 
 
 postgres: ## fetch a PostgreSQL 18 server (14 MB, once, no root needed)
 	@scripts/fetch-postgres.sh default
+
+quix: ## fetch the library of the tutorial's programs, for tests (130 MB, once; needs Python 3.10 and pip)
+	@scripts/fetch-quix.sh
+
+debezium: ## fetch Debezium's engine, for tests (40 MB, once; needs a JDK 17 and Maven)
+	@scripts/fetch-debezium.sh
 
 kafka: ## fetch the Kafka broker of the tests (60 MB, once; needs Java 17 and Maven)
 	@scripts/fetch-kafka.sh

@@ -3,13 +3,21 @@
 # when the requirements are new.
 #
 #   scripts/clients-python.sh tests/clients/requirements.txt
+#
+# With --installed it installs nothing and fails if there is none.
 set -euo pipefail
 
+installed=
+if [[ $1 == --installed ]]; then
+  installed=1
+  shift
+fi
 requirements=$1
 digest=$(sha256sum "$requirements" | cut -c 1-12)
 environment=${XDG_CACHE_HOME:-$HOME/.cache}/walvec/clients/$digest
 
 if [[ ! -f $environment/complete ]]; then
+  [[ -z $installed ]] || exit 1
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
     echo "clients-python: Python 3.10 or newer is needed, this is $(python3 --version)" >&2
     exit 1

@@ -6,6 +6,8 @@
 //! - [`settings`]: a walvec.yaml
 //! - [`program`]: walvec as a child process: its API, its signals, its end
 //! - [`kafka`]: a broker between the stages, and how far its groups have come
+//! - [`records`]: records of topics, written and read as any other program would
+//! - [`others`]: programs that are not walvec
 //! - `binary`: the program that was built from these sources
 //! - [`image`]: whether a collection is the exact image of a table; `layout`: in which form
 //! - [`wait`]: waiting for something to become true
@@ -30,7 +32,9 @@ pub mod context;
 pub mod image;
 pub mod kafka;
 mod layout;
+pub mod others;
 pub mod program;
+pub mod records;
 pub mod servers;
 pub mod settings;
 pub mod suite;

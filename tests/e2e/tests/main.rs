@@ -14,6 +14,9 @@
 //! - [`tenants`]: a collection on a cluster, sharded by a column
 //! - [`broker_commands`]: the commands, where a broker lies between
 //! - [`layouts`]: payloads as the vector stores of other libraries read them
+//! - [`broker_open`]: topics that other programs read and write: Quix Streams, the tutorial's
+//! - [`broker_debezium`]: collections that follow what Debezium writes
+//! - [`broker_input`]: brokers that refuse, topics that are missing, records that cannot be read or written
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -21,6 +24,9 @@
 mod backfill;
 mod broker;
 mod broker_commands;
+mod broker_debezium;
+mod broker_input;
+mod broker_open;
 mod faults;
 mod harness;
 mod layouts;
@@ -53,6 +59,9 @@ fn main() -> ExitCode {
             verify::tests(),
             layouts::tests(),
             tenants::tests(),
+            broker_open::tests(),
+            broker_debezium::tests(),
+            broker_input::tests(),
             harness::tests(),
         ]
         .concat(),
