@@ -140,6 +140,9 @@ impl Service {
     }
 }
 
+/// A request, and the task that it has become.
+type Asked = (Request, Handle);
+
 /// What is ready to run, and what the server needs of it.
 struct Ready {
     run: Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>,
@@ -151,7 +154,7 @@ struct Ready {
 async fn direct(
     config: Config,
     status: watch::Sender<Status>,
-    (requests, queue): (mpsc::Sender<(Request, Handle)>, mpsc::Receiver<(Request, Handle)>),
+    (requests, queue): (mpsc::Sender<Asked>, mpsc::Receiver<Asked>),
     tasks: &Tasks,
     reload: Reload,
     stop: &CancellationToken,
@@ -178,7 +181,7 @@ async fn staged(
     config: Config,
     kafka: &KafkaSettings,
     status: watch::Sender<Status>,
-    requests: mpsc::Receiver<(Request, Handle)>,
+    requests: mpsc::Receiver<Asked>,
     stop: &CancellationToken,
 ) -> Result<Ready, Failure> {
     let broker = Broker::connect(&config, kafka).await?;

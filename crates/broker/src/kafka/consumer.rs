@@ -69,7 +69,7 @@ pub enum Polled {
         /// Which.
         partitions: Vec<Partition>,
         /// Where to say so; dropping it says it too.
-        done: std::sync::mpsc::Sender<()>,
+        done: std::sync::mpsc::SyncSender<()>,
     },
     /// Partitions are gone: drop what was read of them.
     Lost(Vec<Partition>),

@@ -87,7 +87,7 @@ pub async fn committed(
     let ask = move || {
         let mut list = TopicPartitionList::new();
         for (topic, partitions) in &topics {
-            (0..*partitions).for_each(|partition| drop(list.add_partition(topic, partition)));
+            list.add_partition_range(topic, 0, *partitions - 1);
         }
         let committed = client.committed_offsets(list, ANSWER)?;
         let mut found = Vec::with_capacity(committed.count());

@@ -151,7 +151,7 @@ impl Context {
             self.ownership.remove(&partitions);
             self.tell(Polled::Lost(partitions));
         } else {
-            let (done, drained) = std::sync::mpsc::channel();
+            let (done, drained) = std::sync::mpsc::sync_channel(1);
             self.tell(Polled::Revoked { partitions: partitions.clone(), done });
             if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = drained.recv_timeout(DRAIN) {
                 tracing::warn!(?DRAIN, "partitions are given back before what was read of them is written");
