@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use walvec_embed::hash::HashEmbedder;
+use walvec_pipeline::status::CollectionStatus;
 use walvec_pipeline::telemetry::{COMMIT_TO_PUBLISHED, COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
 use walvec_pipeline::{PipelineError, Status, Store};
 
@@ -52,10 +53,8 @@ impl Service {
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| Failure::definite("E_LISTEN", error))?;
         let key = uuid::Uuid::new_v4().to_string();
-        let announced = Announced::write(&directory, address, &key)
-            .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
         let stop = CancellationToken::new();
-        let (status_in, status) = watch::channel(Status::default());
+        let (status_in, status) = watch::channel(status_at_start(&config));
         let (requests, queue) = mpsc::channel(1);
         let tasks = Tasks::default();
         let token = config.server.token.clone();
@@ -63,6 +62,8 @@ impl Service {
             None => direct(config, status_in, (requests.clone(), queue), &tasks, reload, &stop).await?,
             Some(broker) => staged(config, &broker.kafka, status_in, queue, &stop).await?,
         };
+        let announced = Announced::write(&directory, address, &key)
+            .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
         let state = AppState {
             serving: ready.serving,
             operations: Operations { tasks, requests, key: key.into() },
@@ -217,6 +218,16 @@ async fn staged(
     let serving = watch::Sender::new(Arc::new(serving)).subscribe();
     let stages = Stages { publisher, indexer, parts, status, requests, stop: stop.clone() };
     Ok(Ready { run: Box::pin(stages.run()), serving, dead_letters })
+}
+
+/// What is known before anything runs: whoever asks early is shown the collections too.
+fn status_at_start(config: &Config) -> Status {
+    let collections = config.collections.iter().map(|collection| CollectionStatus {
+        collection: collection.name.clone(),
+        table: collection.table.to_string(),
+        ..CollectionStatus::default()
+    });
+    Status { collections: collections.collect(), ..Status::default() }
 }
 
 /// Takes the address; a port in use has a remedy.
