@@ -94,7 +94,8 @@ pub(crate) struct Writer {
     /// The collection's place in the status.
     index: usize,
     generation: Generation,
-    parked: HashSet<RowKey>,
+    /// Which rows are parked, and in which version: only that one or a newer one takes a row back.
+    parked: HashMap<RowKey, Version>,
     /// The newest dead letters, for the status.
     latest: Vec<DeadLetter>,
     /// Where the changes of the batch were read, if they came through a topic.
@@ -151,7 +152,7 @@ struct Work {
 impl Writer {
     pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
         let letters = shared.letters.of(&collection.name)?;
-        let parked = letters.iter().map(|letter| RowKey::new(letter.key.clone())).collect();
+        let parked = letters.iter().map(version_of).collect();
         let latest = newest(letters);
         Ok(Self {
             collection,
@@ -197,7 +198,7 @@ impl Writer {
     /// Looks again which rows are parked: another worker may have parked some of those that are ours now.
     pub(crate) fn reload_letters(&mut self) -> Result<(), PipelineError> {
         let letters = self.shared.letters.of(&self.collection.name)?;
-        self.parked = letters.iter().map(|letter| RowKey::new(letter.key.clone())).collect();
+        self.parked = letters.iter().map(version_of).collect();
         self.latest = newest(letters);
         self.report_dead_letters();
         Ok(())
@@ -205,7 +206,7 @@ impl Writer {
 
     /// Whether the newest version of this row could not be processed.
     pub(crate) fn has_parked(&self, key: &RowKey) -> bool {
-        self.parked.contains(key)
+        self.parked.contains_key(key)
     }
 
     /// Parks a change that no stage can process, as if it had failed on its way.
@@ -283,7 +284,7 @@ impl Writer {
         source: &dyn Refetch,
         entries: Vec<(RowKey, Final)>,
     ) -> Result<(), PipelineError> {
-        let nothing = Known::new(Vec::new(), self.parked.clone());
+        let nothing = Known::new(Vec::new(), self.parked.keys().cloned().collect());
         self.write_over(nothing, source, entries).await
     }
 
@@ -323,7 +324,7 @@ impl Writer {
     /// Empties the table's part of the collection.
     pub(crate) async fn truncate(&mut self) -> Result<(), PipelineError> {
         self.on_sink(|sink, table| async move { sink.delete_table(table).await }).await?;
-        let keys: Vec<RowKey> = self.parked.iter().cloned().collect();
+        let keys: Vec<RowKey> = self.parked.keys().cloned().collect();
         self.shared.letters.update(&self.collection.name, &[], &keys).await?;
         self.latest.clear();
         self.report_dead_letters();
@@ -355,7 +356,7 @@ impl Writer {
         let ids: Vec<PointId> = ids.into_iter().collect();
         let ids = &ids;
         let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
-        Ok(Known::new(stored, self.parked.clone()))
+        Ok(Known::new(stored, self.parked.keys().cloned().collect()))
     }
 
     /// Fills in values that PostgreSQL did not send, from the stored point or else from the source.
@@ -556,11 +557,15 @@ impl Writer {
         failed: &[DeadLetter],
     ) -> Result<(), PipelineError> {
         let failed_keys: HashSet<RowKey> = failed.iter().map(|letter| RowKey::new(letter.key.clone())).collect();
+        let heals = |key: &RowKey, position: Position| {
+            let parked = self.parked.get(key);
+            // Behind a broker a row may be parked before older versions of it have been read.
+            parked.is_some_and(|parked| self.generation == FOREIGN || (self.generation, position) >= *parked)
+        };
         let healed: Vec<RowKey> = versions
             .values()
-            .map(|(key, _)| key)
-            .filter(|key| self.parked.contains(key) && !failed_keys.contains(key))
-            .cloned()
+            .filter(|(key, position)| heals(key, *position) && !failed_keys.contains(key))
+            .map(|(key, _)| key.clone())
             .collect();
         if failed.is_empty() && healed.is_empty() {
             return Ok(());
@@ -572,7 +577,7 @@ impl Writer {
         self.forget(&healed);
         self.latest.retain(|letter| !failed_keys.contains(&RowKey::new(letter.key.clone())));
         self.latest = newest(self.latest.drain(..).chain(failed.iter().cloned()).collect());
-        self.parked.extend(failed_keys);
+        self.parked.extend(failed.iter().map(version_of));
         self.report_dead_letters();
         Ok(())
     }
@@ -582,7 +587,7 @@ impl Writer {
             self.parked.remove(key);
         }
         let parked = &self.parked;
-        self.latest.retain(|letter| parked.contains(&RowKey::new(letter.key.clone())));
+        self.latest.retain(|letter| parked.contains_key(&RowKey::new(letter.key.clone())));
     }
 
     fn letter(&self, key: &RowKey, position: Position, code: &str, reason: &str) -> DeadLetter {
@@ -643,6 +648,13 @@ impl Writer {
         })
         .await
     }
+}
+
+/// A version of a row, among those of all snapshots.
+type Version = (Generation, Position);
+
+fn version_of(letter: &DeadLetter) -> (RowKey, Version) {
+    (RowKey::new(letter.key.clone()), (letter.generation, letter.position))
 }
 
 /// The newest letters, the newest first.
