@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde::{Deserialize, Serialize};
+use walvec_broker::Record;
 use walvec_model::{Generation, Lsn, Position, RowKey, Value};
 
 const CHECKPOINT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoint");
@@ -97,6 +98,12 @@ pub struct Place {
     pub partition: i32,
     /// The offset.
     pub offset: i64,
+}
+
+impl From<&Record> for Place {
+    fn from(record: &Record) -> Self {
+        Self { topic: record.topic.to_string(), partition: record.partition, offset: record.offset }
+    }
 }
 
 impl std::fmt::Display for Place {

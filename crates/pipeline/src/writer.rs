@@ -615,9 +615,26 @@ impl Writer {
         self.shared.telemetry.collection(self.index, |status| status.snapshot_rows_copied += rows as u64);
     }
 
+    /// Calls the sink until it answers or fails for good.
+    async fn on_sink<'a, T, F, Fut>(&'a self, call: F) -> Result<T, PipelineError>
+    where
+        F: FnMut(&'a dyn Sink, &'a TableName) -> Fut,
+        Fut: Future<Output = Result<T, SinkError>>,
+    {
+        self.guarded(None, call).await
+    }
+
     /// The same for a call that changes what is stored: before each attempt, which may come long after the first one, it is
     /// made sure that nobody else writes in the place of this worker.
-    async fn as_owner<'a, T, F, Fut>(&'a self, mut call: F) -> Result<T, PipelineError>
+    async fn as_owner<'a, T, F, Fut>(&'a self, call: F) -> Result<T, PipelineError>
+    where
+        F: FnMut(&'a dyn Sink, &'a TableName) -> Fut,
+        Fut: Future<Output = Result<T, SinkError>>,
+    {
+        self.guarded(self.shared.guard.as_deref(), call).await
+    }
+
+    async fn guarded<'a, T, F, Fut>(&'a self, guard: Option<&'a dyn Guard>, mut call: F) -> Result<T, PipelineError>
     where
         F: FnMut(&'a dyn Sink, &'a TableName) -> Fut,
         Fut: Future<Output = Result<T, SinkError>>,
@@ -626,25 +643,11 @@ impl Writer {
         retrying(&self.shared.telemetry, &self.shared.stop, || {
             let answer = call(sink.as_ref(), table);
             async move {
-                if let Some(guard) = &self.shared.guard {
+                if let Some(guard) = guard {
                     guard.check().await?;
                 }
                 answer.await.map_err(|source| PipelineError::Sink { collection: name.clone(), source })
             }
-        })
-        .await
-    }
-
-    /// Calls the sink until it answers or fails for good.
-    async fn on_sink<'a, T, F, Fut>(&'a self, mut call: F) -> Result<T, PipelineError>
-    where
-        F: FnMut(&'a dyn Sink, &'a TableName) -> Fut,
-        Fut: Future<Output = Result<T, SinkError>>,
-    {
-        let Collection { name, table, sink, .. } = &self.collection;
-        retrying(&self.shared.telemetry, &self.shared.stop, || {
-            let answer = call(sink.as_ref(), table);
-            async move { answer.await.map_err(|source| PipelineError::Sink { collection: name.clone(), source }) }
         })
         .await
     }

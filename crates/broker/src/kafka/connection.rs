@@ -55,7 +55,6 @@ impl Connection {
         config.set("bootstrap.servers", &self.bootstrap).set("client.id", "walvec");
         // A broker that was away is tried again within a second: somebody waits for the rows.
         config.set("reconnect.backoff.max.ms", "1000");
-        // Beside the default CA the library would look for one where it was built.
         let protocol = match (&self.tls, &self.sasl) {
             (None, None) => "plaintext",
             (Some(_), None) => "ssl",

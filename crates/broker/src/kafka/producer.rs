@@ -151,16 +151,19 @@ impl Producer {
         let (topic, segment) = (message.topic, Arc::clone(&message.delivery_opaque));
         let bytes = message.key.map_or(0, <[u8]>::len) + message.payload.map_or(0, <[u8]>::len);
         segment.pending.fetch_add(1, Ordering::AcqRel);
+        let mut room: Option<watch::Receiver<()>> = None;
         loop {
-            // Before the attempt: what happens between it and the waiting must not be missed.
-            let mut progress = self.progress();
             let (error, rejected) = match self.inner.send(message) {
                 Ok(()) => return Ok(()),
                 Err(rejected) => rejected,
             };
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
-                // The sender is ours: it outlives the wait.
-                let _ = progress.changed().await;
+                match &mut room {
+                    // The sender is ours: it outlives the wait.
+                    Some(room) => drop(room.changed().await),
+                    // Looked at from the next attempt on: what happens between that and the waiting is not missed.
+                    None => room = Some(self.progress()),
+                }
                 message = rejected;
                 continue;
             }

@@ -157,7 +157,7 @@ impl Rows {
 
 impl Intake for Rows {
     async fn take(&mut self, record: Record) -> Result<Taken, PipelineError> {
-        let place = Place { topic: record.topic.to_string(), partition: record.partition, offset: record.offset };
+        let place = Place::from(&record);
         let table = self.tables.get(&*record.topic).cloned().flatten();
         if let Some(parent) = record.header(trace::HEADER)
             && !self.traces.contains(parent)

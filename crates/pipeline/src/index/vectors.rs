@@ -91,7 +91,7 @@ impl Vectors {
     }
 
     async fn say(&mut self, said: Said, record: &Record) -> Result<Taken, PipelineError> {
-        let place = Place { topic: record.topic.to_string(), partition: record.partition, offset: record.offset };
+        let place = Place::from(record);
         match said {
             Said::Upsert(upsert) => {
                 let Some(index) = self.writer_of(&upsert.collection) else { return Ok(Taken::Joined) };
@@ -136,7 +136,7 @@ impl Vectors {
     }
 
     async fn park(&mut self, record: &Record, malformed: &Malformed) -> Result<(), PipelineError> {
-        let place = Place { topic: record.topic.to_string(), partition: record.partition, offset: record.offset };
+        let place = Place::from(record);
         let key = RowKey::new(vec![Value::from(record.place())]);
         for writer in &mut self.writers {
             writer.come_from(HashMap::from([(key.clone(), place.clone())]));
