@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{
-    Cell, Fingerprint, Generation, Point, PointId, Position, Provenance, Row, RowKey, Table, TableName, Value,
+    Cell, Document, Fingerprint, Generation, Point, PointId, Position, Provenance, Row, RowKey, Table, TableName, Value,
 };
 use walvec_sink::{CollectionId, Sink, SinkError, Write};
 use walvec_transform::{Completed, Transform};
@@ -143,6 +143,8 @@ const NOT_IN_SOURCE: &str = "an update left a value out that is not stored, and 
 struct Work {
     /// Deletes and payload updates.
     writes: Vec<Write>,
+    /// The documents of the payload updates; their payloads are in `writes`.
+    reused: HashMap<PointId, Versioned>,
     /// Documents that need a vector.
     texts: Vec<Versioned>,
     /// Rows that could not be processed.
@@ -251,16 +253,19 @@ impl Writer {
             let reason = "the vector was made by another model, or from another text, than the configuration says";
             failed.push(self.letter(key, *position, "E_FINGERPRINT", reason));
         }
-        self.store(writes, &versions, &mut failed).await?;
+        self.store(writes, &versions, &mut HashMap::new(), &mut failed).await?;
         self.settle(&versions, &failed).await
     }
 
-    /// Removes what the table's part of the collection shows of the time before a truncate.
-    pub(crate) async fn truncate_before(&mut self, position: Position) -> Result<(), PipelineError> {
+    /// Removes what the table's part of the collection shows of the time before a truncate that was read at `place`. Rows
+    /// of other partitions may be parked by other workers at this moment; they come to the same truncate.
+    pub(crate) async fn truncate_before(&mut self, position: Position, place: &Place) -> Result<(), PipelineError> {
         self.as_owner(|sink, table| async move { sink.delete_older(table, position).await }).await?;
-        self.shared.letters.refresh().await?;
         let letters = self.shared.letters.of(&self.collection.name)?;
-        let gone = letters.into_iter().filter(|letter| letter.position < position);
+        let is_here = |at: &Place| at.topic == place.topic && at.partition == place.partition;
+        let gone = letters
+            .into_iter()
+            .filter(|letter| letter.position < position && letter.place.as_ref().is_none_or(is_here));
         let gone: Vec<RowKey> = gone.map(|letter| RowKey::new(letter.key)).collect();
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
         self.forget(&gone);
@@ -434,16 +439,16 @@ impl Writer {
     fn render(&self, rows: Vec<Complete>, known: &Known, work: &mut Work) -> Result<(), PipelineError> {
         let _timer = Timer::start(Stage::Render);
         let name = &self.collection.name;
-        let mut reused = 0;
         for Complete { key, table, values, position } in rows {
             match self.collection.transform.render(&table, &key, &values) {
                 Ok(document) => {
-                    let versioned = Versioned { document, position };
+                    let mut versioned = Versioned { document, position };
                     if known.has_vector_for(&versioned.document, &self.collection.fingerprint) {
-                        reused += 1;
                         let provenance = versioned.provenance(&self.collection.fingerprint, self.generation);
-                        let document = versioned.document;
-                        work.writes.push(Write::Payload { id: document.id, payload: document.payload, provenance });
+                        let payload = std::mem::take(&mut versioned.document.payload);
+                        let id = versioned.document.id;
+                        work.writes.push(Write::Payload { id, payload, provenance });
+                        work.reused.insert(id, versioned);
                     } else {
                         work.texts.push(versioned);
                     }
@@ -456,6 +461,7 @@ impl Writer {
                 }
             }
         }
+        let reused = work.reused.len();
         if reused > 0 {
             count_embeddings("reused", reused);
             self.shared.telemetry.collection(self.index, |status| status.embeddings_reused += reused as u64);
@@ -469,18 +475,17 @@ impl Writer {
         work: Work,
         versions: &HashMap<PointId, (RowKey, Position)>,
     ) -> Result<Vec<DeadLetter>, PipelineError> {
-        let Work { mut writes, texts, mut failed } = work;
-        let mut slices = texts.chunks(EMBED_SLICE);
-        loop {
-            let slice = slices.next();
-            if let Some(slice) = slice {
-                writes.extend(self.embed(slice, &mut failed).await?);
+        let Work { mut writes, mut reused, mut texts, mut failed } = work;
+        while !(texts.is_empty() && writes.is_empty()) {
+            let rest = texts.split_off(texts.len().min(EMBED_SLICE));
+            let slice = std::mem::replace(&mut texts, rest);
+            if !slice.is_empty() {
+                writes.extend(self.embed(&slice, &mut failed).await?);
             }
-            self.store(std::mem::take(&mut writes), versions, &mut failed).await?;
-            if slice.is_none() {
-                return Ok(failed);
-            }
+            let vanished = self.store(std::mem::take(&mut writes), versions, &mut reused, &mut failed).await?;
+            texts.extend(vanished);
         }
+        Ok(failed)
     }
 
     async fn embed(&self, slice: &[Versioned], failed: &mut Vec<DeadLetter>) -> Result<Vec<Write>, PipelineError> {
@@ -523,20 +528,31 @@ impl Writer {
         Ok(writes)
     }
 
-    /// Writes durably; a point that the sink refuses is parked and the others are tried again without it.
+    /// Writes durably; a point that the sink refuses is parked and the others are tried again without it. Returns the
+    /// documents that need a vector after all.
     async fn store(
         &self,
         mut writes: Vec<Write>,
         versions: &HashMap<PointId, (RowKey, Position)>,
+        reused: &mut HashMap<PointId, Versioned>,
         failed: &mut Vec<DeadLetter>,
-    ) -> Result<(), PipelineError> {
+    ) -> Result<Vec<Versioned>, PipelineError> {
         let _timer = Timer::start(Stage::Write);
+        let mut vanished = Vec::new();
         while !writes.is_empty() {
             let batch = &writes;
             let answer = self.as_owner(|sink, _| async move { sink.write(batch.clone()).await }).await;
             match answer {
                 Ok(()) => break,
                 Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection }) => {
+                    let before = vanished.len();
+                    if reused.contains_key(&id) {
+                        vanished.extend(self.take_vanished(&mut writes, reused).await?);
+                    }
+                    if vanished.len() > before {
+                        continue;
+                    }
+                    let batch = &writes;
                     let Some((key, position)) = versions.get(&id).filter(|_| batch.iter().any(|w| w.id() == id)) else {
                         return Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection });
                     };
@@ -547,7 +563,34 @@ impl Writer {
             }
         }
         count_written(writes.len());
-        Ok(())
+        Ok(vanished)
+    }
+
+    /// Takes the payload updates out of `writes` whose points have gone since they were looked up, because another worker
+    /// has come to a truncate, or somebody has removed them. Returns their documents.
+    async fn take_vanished(
+        &self,
+        writes: &mut Vec<Write>,
+        reused: &mut HashMap<PointId, Versioned>,
+    ) -> Result<Vec<Versioned>, PipelineError> {
+        let ids = writes.iter().map(Write::id).filter(|id| reused.contains_key(id));
+        let ids = &ids.collect::<Vec<_>>();
+        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        let stored: HashSet<PointId> = stored.into_iter().map(|point| point.id).collect();
+        let mut vanished = Vec::new();
+        for write in std::mem::take(writes) {
+            match write {
+                Write::Payload { id, payload, .. } if !stored.contains(&id) && reused.contains_key(&id) => {
+                    let versioned = reused.remove(&id);
+                    vanished.extend(versioned.map(|Versioned { document, position }| Versioned {
+                        document: Document { payload, ..document },
+                        position,
+                    }));
+                }
+                other => writes.push(other),
+            }
+        }
+        Ok(vanished)
     }
 
     /// Remembers the rows that failed and forgets failures that a newer version has healed.

@@ -4,10 +4,12 @@
 
 use anyhow::Result;
 use serde_json::json;
-use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
+use walvec_model::PointId;
 use walvec_pipeline::status::Phase;
 use walvec_sink::qdrant::{Layout, Remote, Server};
-use walvec_test_qdrant::{Code, Fault, TestServer, UpdateStatus};
+use walvec_sink::{Sink as _, Write};
+use walvec_test_qdrant::{Call, Code, Fault, TestServer, UpdateStatus};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -16,6 +18,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_server_that_comes_back_empty_is_filled_again),
         test!(another_collection_than_the_one_that_was_filled_is_filled_too),
         test!(a_point_that_the_server_refuses_is_parked_and_its_neighbours_are_stored),
+        test!(a_point_that_goes_before_its_payload_is_changed_is_written_whole),
         test!(points_that_outlived_the_state_directory_are_told_from_new_ones),
         test!(a_real_server_is_kept_in_step_and_reindexed_like_the_one_for_tests),
     ]
@@ -149,6 +152,29 @@ async fn a_point_that_the_server_refuses_is_parked_and_its_neighbours_are_stored
     let status = walvec.caught_up(&context).await?;
     assert_eq!(status.collections[0].dead_letters, 0);
     assert_eq!(same(&context, walvec, &server).await?, 1000);
+    Ok(())
+}
+
+async fn a_point_that_goes_before_its_payload_is_changed_is_written_whole(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    // The vector of a new name takes a second, and the payload of the other rows waits for it.
+    let model = "hash/64/wait/1000";
+    let settings = items(&server).with("embedding", json!({ "model": model }));
+    context.execute(TABLE).await?;
+    context.execute("DELETE FROM items WHERE id > 100").await?;
+    let mut walvec = followed(&context, &settings).await?;
+    let looked_up = server.calls().of(Call::Get);
+    let changes = "UPDATE items SET body = 'only the payload' WHERE id BETWEEN 11 AND 20";
+    context.execute(&format!("BEGIN; UPDATE items SET name = 'changed' WHERE id = 1; {changes}; COMMIT")).await?;
+    wait::until("walvec was in the middle of a batch", async || {
+        Ok((server.calls().of(Call::Get) > looked_up).then_some(()))
+    })
+    .await?;
+    let deletions = (11..=15).map(|id| Write::Delete(PointId::Num(id))).collect();
+    image::on_server("items", model, &server.url())?.write(deletions).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].dead_letters, 0, "{:?}", status.collections[0].latest_dead_letters);
+    assert_eq!(same(&context, walvec, &server).await?, 100);
     Ok(())
 }
 

@@ -46,7 +46,7 @@ async fn kills_of_capture_and_of_workers_at_random_moments_lose_nothing(context:
     let mut random = StdRng::seed_from_u64(seed);
     let kafka = Kafka::shared(&context).await?;
     let server = TestServer::start()?;
-    let settings = kafka.carries(items_on(&server)).with("pipeline", json!({ "batch_rows": 16 }));
+    let settings = kafka.carries(items_on(&server)).with("pipeline", json!({ "batch_rows": 64 }));
     context.execute(TABLE).await?;
     context
         .execute("INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 300) g")

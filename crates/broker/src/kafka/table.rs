@@ -52,6 +52,8 @@ impl Table {
             .set("group.id", "walvec-none")
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
+            // A request that waits at the end would keep the next reading waiting.
+            .set("fetch.wait.max.ms", "10")
             .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "false");
         let client: BaseConsumer<Listener> =
@@ -139,6 +141,8 @@ impl Reader {
                 None => {}
             }
         }
+        // Nobody needs what comes until the next call, which reads it.
+        self.client.unassign()?;
         Ok(std::mem::take(&mut self.news))
     }
 }

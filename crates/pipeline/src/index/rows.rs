@@ -76,7 +76,7 @@ impl Rows {
         if change.op == Op::Truncate {
             self.flush().await?;
             for index in self.writers_of(&change.table.name) {
-                self.writers[index].truncate_before(change.position).await?;
+                self.writers[index].truncate_before(change.position, &place).await?;
             }
             return Ok(());
         }

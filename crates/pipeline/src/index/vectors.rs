@@ -109,7 +109,7 @@ impl Vectors {
             Said::Truncate { collection, position, .. } => {
                 self.flush().await?;
                 if let Some(index) = self.writer_of(&collection) {
-                    self.writers[index].truncate_before(position).await?;
+                    self.writers[index].truncate_before(position, &place).await?;
                 }
             }
             Said::SnapshotEnd { end, .. } => return Ok(Taken::SnapshotEnd(end)),
