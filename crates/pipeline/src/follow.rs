@@ -86,7 +86,13 @@ impl Pending {
             }
             StreamEvent::Begin { .. } => Demand::Nothing,
             StreamEvent::Idle { wal_end } if self.is_empty() => Demand::Durable(wal_end),
-            StreamEvent::Idle { .. } => Demand::Nothing,
+            StreamEvent::Idle { wal_end } => {
+                // Nothing is missing between the last transaction and here: the server may not say so again for half a minute.
+                if let Some(last) = self.commits.last_mut().filter(|_| self.open_rows == 0) {
+                    last.end_lsn = last.end_lsn.max(wal_end);
+                }
+                Demand::Nothing
+            }
         }
     }
 
@@ -389,6 +395,8 @@ mod tests {
         assert_eq!(pending.push(idle(20), 256, WAIT), Demand::Nothing, "inside a transaction");
         pending.push(commit(15), 256, WAIT);
         assert_eq!(pending.push(idle(20), 256, WAIT), Demand::Nothing, "read but not written");
+        let ends: Vec<Lsn> = pending.commits.iter().map(|commit| commit.end_lsn).collect();
+        assert_eq!(ends, [Lsn(20)], "confirmed with the transaction before it");
     }
 
     #[tokio::test]

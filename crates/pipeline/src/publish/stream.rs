@@ -85,7 +85,7 @@ impl Session<'_> {
             match step {
                 Step::Events(events) => {
                     let events = events?;
-                    self.take_in(events, &mut transaction, &mut checkpointer, active).await?;
+                    self.take_in(events, &mut transaction, active).await?;
                 }
                 Step::Acknowledged => {}
                 Step::Checkpoint => self.confirm(&stream, &mut checkpointer)?,
@@ -112,7 +112,6 @@ impl Session<'_> {
         &mut self,
         events: Vec<StreamEvent>,
         transaction: &mut Transaction,
-        checkpointer: &mut Checkpointer,
         active: &mut Option<Active>,
     ) -> Result<(), PipelineError> {
         for event in events {
@@ -135,15 +134,12 @@ impl Session<'_> {
                     transaction.span = Span::none();
                     self.outlet.commit(Committed { end_lsn, at, rows });
                 }
-                StreamEvent::Idle { wal_end } => {
-                    self.outlet.cut();
-                    let done = self.outlet.acknowledged()?;
-                    self.note(done, checkpointer);
-                    if self.outlet.is_idle() && transaction.rows == 0 {
-                        checkpointer.durable(wal_end);
-                        self.shared.telemetry.applied(checkpointer.reached());
-                    }
+                StreamEvent::Idle { wal_end } if transaction.rows == 0 => {
+                    // Confirmed after what is on its way: the server may not say so again for half a minute.
+                    let at = transaction.context.committed_at;
+                    self.outlet.commit(Committed { end_lsn: wal_end, at, rows: 0 });
                 }
+                StreamEvent::Idle { .. } => {}
             }
         }
         self.outlet.cut();
