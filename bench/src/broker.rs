@@ -21,7 +21,7 @@ use crate::stage::{Database, Stage};
 
 const CAPTURED: u64 = 300_000;
 const SINGLES: u32 = 200;
-const SHARED: u64 = 20_000;
+const SHARED: u64 = 40_000;
 /// As a provider somewhere on the network takes for a batch.
 const WAITING: &str = "hash/64/wait/50";
 /// How long a worker is killed again and again, and how often.
@@ -198,42 +198,55 @@ async fn wait_for_points(walvec: &Walvec, points: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same backlog in the topic, indexed by one worker and by two that wait for their embedder.
-#[expect(clippy::cast_precision_loss, reason = "a rate")]
+/// Rows that are committed at once, indexed by one worker and by two that wait for their embedder.
 async fn sharing(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
-    const NAME: &str = "broker_sharing";
-    let (url, client) = books(stage, NAME).await?;
+    measured.one_worker = shared(plan, stage, broker, 1).await?;
+    measured.two_workers = shared(plan, stage, broker, 2).await?;
+    Ok(())
+}
+
+/// Rows per second of so many workers, from the commit until all points are stored. Everything runs before, and each
+/// worker has its partitions.
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+async fn shared(plan: &Plan, stage: &Stage, broker: &TestBroker, workers: usize) -> anyhow::Result<f64> {
+    let name = format!("broker_sharing_{workers}");
+    let (url, client) = books(stage, &name).await?;
+    let (server, directory) = (TestServer::start()?, tempfile::tempdir()?);
+    let qdrant = server.url();
+    let settings = Settings {
+        broker: Some(kafka(broker, &name)),
+        qdrant: Some(&qdrant),
+        slot: &name,
+        ..Settings::new(&url, "{{ body }}", WAITING)
+    };
+    let capture = Walvec::start_stage(plan, &settings, directory.path(), "capture", "1").await?;
+    let mut running = Vec::new();
+    for worker in 0..workers {
+        running.push(Walvec::start_stage(plan, &settings, directory.path(), "index", &worker.to_string()).await?);
+    }
+    while !share(&running).await? {
+        tokio::time::sleep(POLL).await;
+    }
     let rows =
         format!("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, {SHARED}) i");
     client.batch_execute(&rows).await?;
-    let directory = tempfile::tempdir()?;
-    let of_group = |group: &str| {
-        let mut broker = kafka(broker, NAME);
-        broker["kafka"]["group"] = json!(group);
-        broker
-    };
-    let settings = Settings { broker: Some(of_group(NAME)), ..Settings::new(&url, "{{ body }}", WAITING) };
-    Walvec::start_stage(plan, &settings, directory.path(), "capture", "1").await?.stop().await?;
-    for (workers, rate) in [(1_usize, &mut measured.one_worker), (2, &mut measured.two_workers)] {
-        let server = TestServer::start()?;
-        let home = directory.path().join(format!("workers_{workers}"));
-        std::fs::create_dir(&home)?;
-        let url = server.url();
-        let group = format!("{NAME}_{workers}");
-        let settings = Settings { broker: Some(of_group(&group)), qdrant: Some(&url), ..settings.clone() };
-        let mut running = Vec::new();
-        for worker in 0..workers {
-            running.push(Walvec::start_stage(plan, &settings, &home, "index", &worker.to_string()).await?);
-        }
-        // The rate of the whole: starting and joining the group take a second or two, whatever the number of rows.
-        let (begun, already) = (Instant::now(), running[0].status().await?["collections"][0]["points"].as_u64());
-        wait_for_points(&running[0], SHARED).await?;
-        *rate = (SHARED - already.unwrap_or(0)) as f64 / begun.elapsed().as_secs_f64();
-        for walvec in running {
-            walvec.stop().await?;
-        }
+    let begun = Instant::now();
+    wait_for_points(&running[0], SHARED).await?;
+    let rate = SHARED as f64 / begun.elapsed().as_secs_f64();
+    for walvec in running.into_iter().chain([capture]) {
+        walvec.stop().await?;
     }
-    remove(stage, NAME, client).await
+    remove(stage, &name, client).await?;
+    Ok(rate)
+}
+
+/// Whether every worker has as many partitions as the others.
+async fn share(workers: &[Walvec]) -> anyhow::Result<bool> {
+    let mut counts = BTreeSet::new();
+    for worker in workers {
+        counts.insert(worker.status().await?["broker"]["partitions"].as_array().map_or(0, Vec::len));
+    }
+    Ok(counts.len() == 1 && !counts.contains(&0))
 }
 
 /// Two workers, of which one is killed and started again every ten seconds, while rows change.
