@@ -71,7 +71,7 @@ impl HashEmbedder {
     fn vector(&self, text: &str) -> Vector {
         let mut vector = vec![0.0_f32; self.info.dimension];
         let lower = text.to_lowercase();
-        for word in lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
+        for word in words(&lower) {
             let (slot, sign) = self.feature(word);
             vector[slot] += sign;
         }
@@ -97,6 +97,11 @@ impl Embedder for HashEmbedder {
         &self.info
     }
 
+    /// Its tokens are words.
+    fn count_tokens(&self, text: &str) -> usize {
+        words(&text.to_lowercase()).count()
+    }
+
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
         Box::pin(async move {
             if let Some(wait) = self.wait {
@@ -105,6 +110,11 @@ impl Embedder for HashEmbedder {
             Ok(texts.iter().map(|text| Ok(self.vector(text))).collect())
         })
     }
+}
+
+/// The words of a text that is in lower case.
+fn words(lower: &str) -> impl Iterator<Item = &str> {
+    lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]

@@ -51,6 +51,9 @@ pub trait Embedder: Send + Sync {
     /// What this embedder is.
     fn info(&self) -> &EmbedderInfo;
 
+    /// How many tokens the model reads of a text, without the special ones around it, if it read all of it.
+    fn count_tokens(&self, text: &str) -> usize;
+
     /// Embeds `texts`.
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>>;
 }

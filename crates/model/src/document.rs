@@ -26,7 +26,7 @@ impl fmt::Display for InputHash {
     }
 }
 
-/// A row, ready to be embedded and stored.
+/// A row, or a chunk of one, ready to be embedded and stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     /// Where it will be stored.
@@ -41,4 +41,8 @@ pub struct Document {
     pub input_hash: InputHash,
     /// The selected and computed fields, laid out as configured, without walvec's own.
     pub payload: Payload,
+    /// The chunk's number inside its row, from 0.
+    pub chunk: u32,
+    /// How many chunks the row has.
+    pub chunks: u32,
 }

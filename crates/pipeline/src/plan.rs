@@ -55,6 +55,13 @@ impl Known {
         self.points.get(&id)?.provenance.as_ref().map(|provenance| provenance.position)
     }
 
+    /// How many points a row has, by its first one.
+    #[must_use]
+    pub fn chunks(&self, first: PointId) -> u32 {
+        let provenance = self.points.get(&first).and_then(|point| point.provenance.as_ref());
+        provenance.map_or(0, |provenance| provenance.chunks.max(1))
+    }
+
     /// Whether the stored vector was made from the same text by the same model.
     #[must_use]
     pub fn has_vector_for(&self, document: &Document, fingerprint: &Fingerprint) -> bool {
@@ -84,8 +91,8 @@ impl Versioned {
             input_hash: self.document.input_hash.clone(),
             fingerprint: fingerprint.clone(),
             generation,
-            chunk: 0,
-            chunks: 1,
+            chunk: self.document.chunk,
+            chunks: self.document.chunks,
         }
     }
 }
@@ -114,6 +121,8 @@ mod tests {
                 text: text.to_owned(),
                 input_hash: InputHash::of(text),
                 payload: Payload::new(),
+                chunk: 0,
+                chunks: 1,
             },
             position: at(lsn),
         }

@@ -5,6 +5,7 @@
 //! - [`qdrant`]: a Qdrant server or cluster, the only module that names `qdrant_client`
 //! - [`Catalog`]: which collection a name stands for, and letting it stand for another one
 //! - [`Filter`]: conditions on payload fields
+//! - [`nearest_rows`]: searches in which a row counts once
 //! - [`SinkError`]: what can go wrong, and whether trying again helps
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -13,6 +14,7 @@ pub mod catalog;
 pub mod embedded;
 mod error;
 mod filter;
+mod nearest_rows;
 pub mod qdrant;
 
 use std::future::Future;
@@ -21,6 +23,7 @@ use std::pin::Pin;
 pub use catalog::Catalog;
 pub use error::SinkError;
 pub use filter::{Condition, Filter};
+pub use nearest_rows::nearest_rows;
 use walvec_model::{
     Fingerprint, Generation, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName,
     Vector,
@@ -157,6 +160,9 @@ pub trait Sink: Send + Sync {
 
     /// The points with these ids that exist, in any order, without vectors.
     fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>>;
+
+    /// The vectors of the points with these ids that exist and have one, in any order.
+    fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>>;
 
     /// Removes every point of `table`, durably. Points of other tables and foreign points stay.
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>>;

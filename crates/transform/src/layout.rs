@@ -40,13 +40,22 @@ const TEXT_NODE: &str = "TextNode";
 const DOCUMENT_IDS: [&str; 3] = ["document_id", "doc_id", "ref_doc_id"];
 
 impl Layout {
-    /// The payload of a row: its fields and the text that was embedded.
-    pub(crate) fn lay_out(self, id: PointId, text: &str, fields: Payload) -> Payload {
+    /// The payload of a row, or of a chunk of it: its fields and the text that was embedded. `row`: the id of the row's first
+    /// chunk.
+    pub(crate) fn lay_out(self, id: PointId, row: PointId, text: &str, fields: Payload) -> Payload {
         match self {
             Self::Flat => fields,
             Self::LangChain => beside_metadata("page_content", text, fields),
-            Self::LlamaIndex => with_node(id, text, fields),
+            Self::LlamaIndex => with_node(id, row, text, fields),
             Self::FastEmbed => beside_metadata("document", text, fields),
+        }
+    }
+
+    /// Whether the text that was embedded is part of the payload.
+    pub(crate) const fn holds_text(self) -> bool {
+        match self {
+            Self::Flat => false,
+            Self::LangChain | Self::LlamaIndex | Self::FastEmbed => true,
         }
     }
 
@@ -118,11 +127,11 @@ fn beside_metadata(name: &str, text: &str, fields: Payload) -> Payload {
     Payload::from_iter([(name.to_owned(), text.into()), (METADATA.to_owned(), fields.into())])
 }
 
-/// The row as a node of LlamaIndex: its text, its fields as metadata, and a document of its own as its source.
+/// The row, or a chunk of it, as a node of LlamaIndex: its text, its fields as metadata, and the row as its source.
 ///
 /// LlamaIndex writes a node in the same way: whole, as JSON text, beside the metadata that filters look at.
-fn with_node(id: PointId, text: &str, mut fields: Payload) -> Payload {
-    let id = id.to_string();
+fn with_node(id: PointId, row: PointId, text: &str, mut fields: Payload) -> Payload {
+    let (id, row) = (id.to_string(), row.to_string());
     let node = json!({
         "id_": id,
         "embedding": null,
@@ -131,7 +140,7 @@ fn with_node(id: PointId, text: &str, mut fields: Payload) -> Payload {
         "excluded_llm_metadata_keys": [],
         // 1 is SOURCE, and a source of type 4 is a DOCUMENT.
         "relationships": { "1": {
-            "node_id": id, "node_type": "4", "metadata": {}, "hash": null, "class_name": "RelatedNodeInfo"
+            "node_id": row, "node_type": "4", "metadata": {}, "hash": null, "class_name": "RelatedNodeInfo"
         } },
         "text": text,
         "mimetype": "text/plain",
@@ -144,7 +153,7 @@ fn with_node(id: PointId, text: &str, mut fields: Payload) -> Payload {
     fields.insert(NODE_CONTENT.to_owned(), node.to_string().into());
     fields.insert(NODE_TYPE.to_owned(), TEXT_NODE.into());
     for name in DOCUMENT_IDS {
-        fields.insert(name.to_owned(), id.clone().into());
+        fields.insert(name.to_owned(), row.clone().into());
     }
     fields
 }
@@ -160,13 +169,13 @@ mod tests {
     }
 
     fn laid_out(layout: Layout) -> Value {
-        Value::Object(layout.lay_out(PointId::Num(7), "a text", fields()))
+        Value::Object(layout.lay_out(PointId::Num(7), PointId::Num(7), "a text", fields()))
     }
 
     #[test]
     fn every_layout_gives_the_fields_back() {
         for layout in ALL {
-            let payload = layout.lay_out(PointId::Num(7), "a text", fields());
+            let payload = layout.lay_out(PointId::Num(7), PointId::Num(7), "a text", fields());
             let read: Payload = layout.fields(&payload).map(|(name, value)| (name.clone(), value.clone())).collect();
             assert_eq!(read, fields(), "{layout}");
             for (name, value) in &fields() {

@@ -28,6 +28,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod chunk;
 pub mod error;
 pub mod layout;
 mod names;
@@ -37,6 +38,7 @@ mod template;
 pub mod transform;
 mod values;
 
+pub use chunk::{ChunkSpec, Chunker, Unit};
 pub use error::TransformError;
 pub use layout::Layout;
 pub use transform::{Completed, Transform, TransformSpec};

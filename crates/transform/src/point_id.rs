@@ -1,8 +1,8 @@
 //! How a row key becomes a point id.
 //!
 //! One non-negative integer key, in a collection of its own, is its own id; so is one uuid key. Every other key (text,
-//! negative, of several columns) and every key of a collection that several tables share is turned into a UUIDv5 over
-//! this name, in which every variable part is preceded by its length in 8 bytes, big endian:
+//! negative, of several columns), every key of a collection that several tables share, and every chunk where rows are cut
+//! into chunks is turned into a UUIDv5 over this name, in which every variable part is preceded by its length in 8 bytes, big endian:
 //!
 //! ```text
 //! len(schema) schema  len(table) table  len(key) key  chunk number (8 bytes, big endian)
@@ -23,11 +23,17 @@ const INT4: u32 = 23;
 /// `pg_type.oid` of uuid.
 const UUID: u32 = 2950;
 
-/// The id under which the first chunk of a row is stored. `shared`: several tables write to the collection.
+/// The id under which a row is stored that is not cut into chunks. `shared`: several tables write to the collection.
 #[must_use]
 pub fn point_id(table: &Table, key: &RowKey, shared: bool) -> PointId {
     let own = if shared { None } else { own_id(table, key) };
-    own.unwrap_or_else(|| PointId::Uuid(derived_id(&table.name, key, 0)))
+    own.unwrap_or_else(|| chunk_id(&table.name, key, 0))
+}
+
+/// The id under which a chunk of a row is stored.
+#[must_use]
+pub fn chunk_id(table: &TableName, key: &RowKey, chunk: u32) -> PointId {
+    PointId::Uuid(derived_id(table, key, chunk.into()))
 }
 
 /// The id of a key that can be an id itself.

@@ -8,12 +8,17 @@ use walvec_model::{
     Cell, Document, InputHash, Payload, PointId, Provenance, Row, RowKey, StoredPoint, Table, TableName, Value,
 };
 
+use crate::chunk::{Chunker, MAX_CHUNKS};
 use crate::error::TransformError;
 use crate::layout::Layout;
 use crate::names::nearest;
 use crate::point_id;
 use crate::shape::{ROW, RowContext, Shape, nulls, uses_null};
 use crate::template::{SyntaxError, Template, first_segment, reason};
+
+/// No row has more chunks, whatever somebody may have written into a point.
+#[expect(clippy::cast_possible_truncation, reason = "a small number")]
+const MOST_STORED: u32 = MAX_CHUNKS as u32;
 
 /// How the rows of one table become documents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +53,7 @@ pub struct Transform {
     spec: TransformSpec,
     text: Template,
     computed: Vec<(String, Template)>,
+    chunker: Option<Chunker>,
     /// The last shape that was seen: a table keeps its shape for millions of rows.
     shape: RwLock<Option<Arc<Shape>>>,
 }
@@ -65,7 +71,13 @@ impl Transform {
         };
         let text = Template::text("text", &spec.text).map_err(|error| located(&spec.table, "text", error))?;
         let computed = spec.computed.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { spec, text, computed, shape: RwLock::default() })
+        Ok(Self { spec, text, computed, chunker: None, shape: RwLock::default() })
+    }
+
+    /// The same, with each text cut into chunks.
+    #[must_use]
+    pub fn in_chunks(self, chunker: Chunker) -> Self {
+        Self { chunker: Some(chunker), ..self }
     }
 
     /// Checks that `table` has every column that the specification names.
@@ -76,10 +88,19 @@ impl Transform {
         self.shape(table).map(|_| ())
     }
 
-    /// The id under which the row is stored. See [`point_id`](mod@point_id).
+    /// The id under which the row is stored, or its first chunk. See [`point_id`](mod@point_id).
     #[must_use]
     pub fn point_id(&self, table: &Table, key: &RowKey) -> PointId {
-        point_id::point_id(table, key, self.spec.shared)
+        match self.chunker {
+            Some(_) => point_id::chunk_id(&table.name, key, 0),
+            None => point_id::point_id(table, key, self.spec.shared),
+        }
+    }
+
+    /// The ids of the row's further chunks, up to `chunks` in all.
+    pub fn further_ids(&self, table: &TableName, key: &RowKey, chunks: u32) -> impl Iterator<Item = PointId> {
+        let chunks = if self.chunker.is_some() { chunks.min(MOST_STORED) } else { 1 };
+        (1..chunks).map(move |chunk| point_id::chunk_id(table, key, chunk))
     }
 
     /// Fills in the values that PostgreSQL did not send because an UPDATE left them alone, from the point that shows the
@@ -104,12 +125,12 @@ impl Transform {
         Completed::Row(completed)
     }
 
-    /// Renders a row whose values are complete.
+    /// Renders a row whose values are complete: its document, or one for each chunk, in order.
     ///
     /// # Errors
-    /// [`TransformError::Render`] if a template fails on this row. Otherwise as [`new`](Self::new) and
+    /// [`TransformError::Render`] if a template fails on this row, or it has too many chunks. Otherwise as [`new`](Self::new) and
     /// [`check`](Self::check): the table has changed its shape, or a filter that does not exist was reached only now.
-    pub fn render(&self, table: &Table, key: &RowKey, values: &[Value]) -> Result<Document, TransformError> {
+    pub fn render(&self, table: &Table, key: &RowKey, values: &[Value]) -> Result<Vec<Document>, TransformError> {
         let shape = self.shape(table)?;
         let context = Rendered::from_object(RowContext::new(&shape, values));
         let failed = |template: &Template, error: &minijinja::Error| match template.mistake(error) {
@@ -130,16 +151,42 @@ impl Transform {
             };
             fields.insert(name.clone(), value);
         }
-        let input_hash = InputHash::of(&text);
-        let id = self.point_id(table, key);
-        let payload = self.spec.layout.lay_out(id, &text, fields);
-        Ok(Document { id, table: table.name.clone(), key: key.clone(), text, input_hash, payload })
+        let pieces = match &self.chunker {
+            Some(chunker) => chunker.split(&text).map_err(|error| TransformError::Render {
+                table: table.name.clone(),
+                key: key.to_string(),
+                field: self.text.field.clone(),
+                reason: error.to_string(),
+            })?,
+            None => vec![text.as_str()],
+        };
+        let row = self.point_id(table, key);
+        let chunks = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
+        let ids = std::iter::once(row).chain(self.further_ids(&table.name, key, chunks));
+        // The last document takes the fields, the ones before it copies.
+        let fields = std::iter::repeat_n(fields, pieces.len());
+        let document = |(chunk, ((id, piece), mut fields)): (u32, ((PointId, &str), Payload))| {
+            if let Some(name) = self.chunk_field() {
+                fields.insert(name.to_owned(), piece.into());
+            }
+            Document {
+                id,
+                table: table.name.clone(),
+                key: key.clone(),
+                text: piece.to_owned(),
+                input_hash: InputHash::of(piece),
+                payload: self.spec.layout.lay_out(id, row, piece, fields),
+                chunk,
+                chunks,
+            }
+        };
+        Ok((0..).zip(ids.zip(pieces).zip(fields)).map(document).collect())
     }
 
-    /// The part of this transform that decides the embedding input: the text template.
-    #[must_use]
-    pub fn fingerprint_part(&self) -> String {
-        self.spec.text.clone()
+    /// The payload field that holds a chunk's text; `None` where there are no chunks, or the layout has a place for it.
+    fn chunk_field(&self) -> Option<&str> {
+        let chunker = self.chunker.as_ref()?;
+        (!self.spec.layout.holds_text()).then_some(&chunker.spec.field)
     }
 
     fn templates(&self) -> impl Iterator<Item = &Template> {
@@ -214,6 +261,7 @@ impl Transform {
         let layout = self.spec.layout;
         let purpose = match name {
             RESERVED_KEY => "in which walvec keeps each point's version".to_owned(),
+            _ if self.chunk_field() == Some(name) => "which `chunk.field` says is for the text of the chunk".to_owned(),
             _ if layout.reserved().contains(&name) => format!("which the layout {layout} needs for itself"),
             _ => return Ok(()),
         };

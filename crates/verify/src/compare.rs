@@ -237,11 +237,13 @@ async fn next_batch(rows: &mut Rows, columns: usize) -> Result<Vec<BinaryCopyOut
 }
 
 fn render(imager: &Imager, rows: &[BinaryCopyOutRow], columns: usize) -> Result<Vec<Expected>, VerifyError> {
-    let expected = |row: &BinaryCopyOutRow| {
+    let mut expected = Vec::with_capacity(rows.len());
+    for row in rows {
         let texts = (0..columns).map(|column| row.try_get(column)).collect::<Result<Vec<Option<&str>>, _>>();
-        let image = imager.image(texts.map_err(statement("reading a row"))?.into_iter());
-        let key = serde_json::to_vec(&image.key).map_err(std::io::Error::from)?;
-        Ok(Expected { id: image.id, digest: image.digest(), key: key.into() })
-    };
-    rows.iter().map(expected).collect()
+        for image in imager.images(texts.map_err(statement("reading a row"))?.into_iter()) {
+            let key = serde_json::to_vec(&image.key).map_err(std::io::Error::from)?;
+            expected.push(Expected { id: image.id, digest: image.digest(), key: key.into() });
+        }
+    }
+    Ok(expected)
 }

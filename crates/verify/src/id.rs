@@ -1,7 +1,7 @@
 //! Which point a row should be stored under.
 //!
 //! A single key column of type smallint, integer or bigint that is not negative is the id; so is a single key column of
-//! type uuid. Everything else is the UUIDv5 in [`NAMESPACE`] of
+//! type uuid. Everything else, and every chunk of a row that is cut into chunks, is the UUIDv5 in [`NAMESPACE`] of
 //!
 //! ```text
 //! len(schema) schema  len(table) table  len(key) key  chunk number
@@ -34,9 +34,10 @@ enum Own {
 }
 
 impl Ids {
-    /// For a table whose key columns have these types (`pg_type.oid`).
-    pub(crate) fn new(table: &TableName, key_types: &[u32]) -> Self {
+    /// For a table whose key columns have these types (`pg_type.oid`). `chunked`: its rows are cut into chunks.
+    pub(crate) fn new(table: &TableName, key_types: &[u32], chunked: bool) -> Self {
         let own = match key_types {
+            _ if chunked => Own::None,
             // smallint, integer, bigint.
             [20 | 21 | 23] => Own::Integers,
             [2950] => Own::Uuids,
@@ -48,32 +49,34 @@ impl Ids {
         Self { prefix, own }
     }
 
-    /// The id of the row with this key.
+    /// The id of the row with this key, or of its first chunk.
     pub(crate) fn of(&self, key: &[Value]) -> PointId {
         match (self.own, key) {
             (Own::Integers, [Value::Number(number)]) => {
-                number.as_u64().map_or_else(|| PointId::Uuid(self.derived(key)), PointId::Num)
+                number.as_u64().map_or_else(|| self.chunk(key, 0), PointId::Num)
             }
             (Own::Uuids, [Value::String(text)]) => {
-                PointId::Uuid(Uuid::try_parse(text).unwrap_or_else(|_| self.derived(key)))
+                Uuid::try_parse(text).map_or_else(|_| self.chunk(key, 0), PointId::Uuid)
             }
-            _ => PointId::Uuid(self.derived(key)),
+            _ => self.chunk(key, 0),
         }
     }
 
-    /// The key of the row that belongs under `id`, if that can be told: from the id itself, or from the key that a point
-    /// under this id claims to have.
-    pub(crate) fn key_for(&self, id: PointId, claimed: Option<&Value>) -> Option<Vec<Value>> {
+    /// The key of the row that belongs under `id`, if that can be told: from the id itself, or from the key, and the number
+    /// of the chunk, that a point under this id claims to have.
+    pub(crate) fn key_for(&self, id: PointId, claimed: Claim<'_>) -> Option<Vec<Value>> {
         match (self.own, id) {
             (Own::Integers, PointId::Num(number)) if i64::try_from(number).is_ok() => return Some(vec![number.into()]),
             (Own::Uuids, PointId::Uuid(uuid)) => return Some(vec![uuid.to_string().into()]),
             _ => {}
         }
-        let key = claimed?.as_array()?;
-        (self.of(key) == id).then(|| key.clone())
+        let key = claimed.key?.as_array()?;
+        let chunk = claimed.chunk.and_then(Value::as_u64).unwrap_or(0);
+        (self.of(key) == id || self.chunk(key, chunk) == id).then(|| key.clone())
     }
 
-    fn derived(&self, key: &[Value]) -> Uuid {
+    /// The id of a chunk, counted from 0.
+    pub(crate) fn chunk(&self, key: &[Value], chunk: u64) -> PointId {
         let mut parts = Vec::new();
         for value in key {
             match value {
@@ -83,10 +86,16 @@ impl Ids {
         }
         let mut name = self.prefix.clone();
         put(&mut name, &parts);
-        // The first chunk. Rows are not cut into several yet.
-        name.extend_from_slice(&0_u64.to_be_bytes());
-        Uuid::new_v5(&NAMESPACE, &name)
+        name.extend_from_slice(&chunk.to_be_bytes());
+        PointId::Uuid(Uuid::new_v5(&NAMESPACE, &name))
     }
+}
+
+/// What a point says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Claim<'a> {
+    pub(crate) key: Option<&'a Value>,
+    pub(crate) chunk: Option<&'a Value>,
 }
 
 fn put(bytes: &mut Vec<u8>, part: &[u8]) {
@@ -103,7 +112,7 @@ mod tests {
     const TEXT: u32 = 25;
 
     fn ids(key_types: &[u32]) -> Ids {
-        Ids::new(&TableName::new("public", "t"), key_types)
+        Ids::new(&TableName::new("public", "t"), key_types, false)
     }
 
     #[test]
@@ -121,11 +130,22 @@ mod tests {
     fn a_point_under_a_strange_id_has_no_row() {
         let text = ids(&[TEXT]);
         let id = text.of(&[json!("a")]);
-        assert_eq!(text.key_for(id, Some(&json!(["a"]))), Some(vec![json!("a")]));
+        let key_for = |claimed: Option<&Value>| text.key_for(id, Claim { key: claimed, chunk: None });
+        assert_eq!(key_for(Some(&json!(["a"]))), Some(vec![json!("a")]));
         for claimed in [None, Some(json!(["b"])), Some(json!("a")), Some(json!([]))] {
-            assert_eq!(text.key_for(id, claimed.as_ref()), None, "{claimed:?}");
+            assert_eq!(key_for(claimed.as_ref()), None, "{claimed:?}");
         }
-        assert_eq!(ids(&[20]).key_for(PointId::Num(7), None), Some(vec![json!(7)]));
-        assert_eq!(ids(&[20]).key_for(PointId::Num(u64::MAX), None), None);
+        assert_eq!(ids(&[20]).key_for(PointId::Num(7), Claim::default()), Some(vec![json!(7)]));
+        assert_eq!(ids(&[20]).key_for(PointId::Num(u64::MAX), Claim::default()), None);
+    }
+
+    #[test]
+    fn a_chunk_belongs_to_the_row_whose_key_and_number_it_claims() {
+        let ids = Ids::new(&TableName::new("public", "t"), &[20], true);
+        let (key, number) = (json!([7]), json!(3));
+        let id = ids.chunk(&[json!(7)], 3);
+        assert_eq!(ids.key_for(id, Claim { key: Some(&key), chunk: Some(&number) }), Some(vec![json!(7)]));
+        assert_eq!(ids.key_for(id, Claim { key: Some(&key), chunk: Some(&json!(2)) }), None);
+        assert_eq!(ids.of(&[json!(7)]), ids.chunk(&[json!(7)], 0), "not the number itself");
     }
 }

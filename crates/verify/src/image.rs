@@ -12,11 +12,7 @@ use crate::render::Renderer;
 use crate::report::Difference;
 use crate::select;
 use crate::table::{Kind, Table};
-use crate::{CollectionSpec, Layout, VerifyError};
-
-/// Every row is one point: chunk 0 of 1.
-const CHUNK: u32 = 0;
-const CHUNKS: u32 = 1;
+use crate::{Chunks, CollectionSpec, Layout, VerifyError};
 
 /// How the rows of a table become points.
 #[derive(Debug)]
@@ -31,9 +27,10 @@ pub(crate) struct Imager {
     tag: Value,
     fingerprint: Value,
     pub(crate) layout: Layout,
+    chunks: Option<Chunks>,
 }
 
-/// The point that a row should have.
+/// A point that a row should have.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     pub(crate) id: PointId,
@@ -66,11 +63,12 @@ impl Imager {
             stored.push((name, index));
         }
         Ok(Self {
-            ids: Ids::new(&table.name, &table.key_types()),
+            ids: Ids::new(&table.name, &table.key_types(), spec.chunks.is_some()),
             kinds: table.columns.iter().map(|column| column.kind.clone()).collect(),
             tag: table.name.to_string().into(),
             fingerprint: spec.fingerprint.0.clone().into(),
             layout: spec.layout,
+            chunks: spec.chunks.clone(),
             renderer,
             names,
             stored,
@@ -78,29 +76,47 @@ impl Imager {
         })
     }
 
-    /// The image of a row, given the text of each column.
-    pub(crate) fn image<'a>(&self, texts: impl Iterator<Item = Option<&'a str>>) -> Image {
+    /// The images of a row, chunk by chunk, given the text of each column. There is at least one.
+    pub(crate) fn images<'a>(&self, texts: impl Iterator<Item = Option<&'a str>>) -> Vec<Image> {
         let values: Vec<Value> = texts.zip(&self.kinds).map(|(text, kind)| select::value(text, kind)).collect();
         let value = |index: usize| values.get(index).cloned().unwrap_or_default();
         let key: Vec<Value> = self.table.key.iter().map(|index| value(*index)).collect();
-        let id = self.ids.of(&key);
+        let first = self.ids.of(&key);
         let mut fields: Payload = self.stored.iter().map(|(name, index)| (name.clone(), value(*index))).collect();
         let row = Arc::new(Row { names: Arc::clone(&self.names), values });
-        let content = self.renderer.render(&row).map(|(text, computed)| {
-            fields.extend(computed);
-            let payload = self.layout.expected(id, &text, fields);
+        let rendered = self.renderer.render(&row).and_then(|(text, computed)| Ok((self.pieces(text)?, computed)));
+        let (pieces, computed) = match rendered {
+            Ok(rendered) => rendered,
+            Err(reason) => return vec![Image { id: first, key, content: Err(reason) }],
+        };
+        fields.extend(computed);
+        let count = pieces.len();
+        let image = |(chunk, text): (u64, String)| {
+            let id = if chunk == 0 { first } else { self.ids.chunk(&key, chunk) };
+            let mut fields = fields.clone();
+            if let (Some(chunks), Layout::Flat) = (&self.chunks, self.layout) {
+                fields.insert(chunks.field.clone(), text.as_str().into());
+            }
+            let payload = self.layout.expected(id, first, &text, fields);
             let hash = InputHash::of(&text);
             let own = [
                 self.tag.clone(),
                 Value::Array(key.clone()),
                 hash.0.into(),
                 self.fingerprint.clone(),
-                CHUNK.into(),
-                CHUNKS.into(),
+                chunk.into(),
+                count.into(),
             ];
-            Content { text, payload, own, layout: self.layout }
-        });
-        Image { id, key, content }
+            Image { id, key: key.clone(), content: Ok(Content { text, payload, own, layout: self.layout }) }
+        };
+        (0..).zip(pieces).map(image).collect()
+    }
+
+    fn pieces(&self, text: String) -> Result<Vec<String>, String> {
+        match &self.chunks {
+            Some(chunks) => (chunks.split)(&text),
+            None => Ok(vec![text]),
+        }
     }
 }
 
@@ -184,6 +200,7 @@ mod tests {
             computed: vec![("year".to_owned(), "{{ 100 // year }}".to_owned())],
             fingerprint: Fingerprint::of(&["model"]),
             layout: Layout::Flat,
+            chunks: None,
         };
         Imager::new(&spec, table).unwrap()
     }
@@ -195,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_point_that_shows_its_row_has_the_digest_of_the_image() {
-        let image = imager(None).image([Some("7"), Some("Dune"), Some("50")].into_iter());
+        let image = imager(None).images([Some("7"), Some("Dune"), Some("50")].into_iter()).remove(0);
         assert_eq!(image.id, PointId::Num(7));
         let hash = InputHash::of("Dune").0;
         let stored = point(json!({
@@ -210,7 +227,7 @@ mod tests {
 
     #[test]
     fn every_difference_is_named() {
-        let image = imager(Some(&["name"])).image([Some("7"), Some("Dune"), None].into_iter());
+        let image = imager(Some(&["name"])).images([Some("7"), Some("Dune"), None].into_iter()).remove(0);
         let stored =
             point(json!({"name": "Dun", "more": 1, "_walvec": {"t": "public.books", "k": [8], "c": 0, "n": 2}}));
         let differences = image.content.unwrap().differences(&stored);
@@ -221,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_row_that_cannot_be_rendered_keeps_its_id_and_says_why() {
-        let image = imager(None).image([Some("7"), Some("Dune"), Some("0")].into_iter());
+        let image = imager(None).images([Some("7"), Some("Dune"), Some("0")].into_iter()).remove(0);
         assert_eq!((image.id, image.digest()), (PointId::Num(7), None));
         assert!(image.content.unwrap_err().contains("computed.year"));
     }

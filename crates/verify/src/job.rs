@@ -25,6 +25,26 @@ pub struct CollectionSpec {
     pub layout: Layout,
     /// What made the vectors.
     pub fingerprint: Fingerprint,
+    /// How texts are cut into chunks; `None`: a row is one point.
+    pub chunks: Option<Chunks>,
+}
+
+/// The pieces of a text, at least one, or why the row cannot be shown.
+pub type Split = Arc<dyn Fn(&str) -> Result<Vec<String>, String> + Send + Sync>;
+
+/// How texts are cut into chunks.
+#[derive(Clone)]
+pub struct Chunks {
+    /// Cuts a text.
+    pub split: Split,
+    /// The payload field for a chunk's text, in the layout that has no place of its own for it.
+    pub field: String,
+}
+
+impl std::fmt::Debug for Chunks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chunks").field("field", &self.field).finish_non_exhaustive()
+    }
 }
 
 /// Whose vectors are computed again.

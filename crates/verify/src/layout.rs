@@ -24,8 +24,8 @@ pub enum Layout {
 const NODE: &str = "_node_content";
 
 impl Layout {
-    /// The payload of a row, without walvec's own field. JSON inside a text is JSON here: see [`read`](Self::read).
-    pub(crate) fn expected(self, id: PointId, text: &str, fields: Payload) -> Payload {
+    /// The payload of a row, or of a chunk of it, without walvec's own field. `row`: the id of the first chunk. JSON inside a text is JSON here: see [`read`](Self::read).
+    pub(crate) fn expected(self, id: PointId, row: PointId, text: &str, fields: Payload) -> Payload {
         let beside = |name: &str, fields: Payload| {
             Payload::from_iter([(name.to_owned(), json!(text)), ("metadata".to_owned(), Value::Object(fields))])
         };
@@ -34,9 +34,9 @@ impl Layout {
             Self::LangChain => beside("page_content", fields),
             Self::FastEmbed => beside("document", fields),
             Self::LlamaIndex => {
-                let node = node(&id.to_string(), text, &fields);
+                let node = node(&id.to_string(), &row.to_string(), text, &fields);
                 let document =
-                    ["doc_id", "document_id", "ref_doc_id"].map(|name| (name.to_owned(), json!(id.to_string())));
+                    ["doc_id", "document_id", "ref_doc_id"].map(|name| (name.to_owned(), json!(row.to_string())));
                 let own = [(NODE.to_owned(), node), ("_node_type".to_owned(), json!("TextNode"))];
                 fields.into_iter().chain(own).chain(document).collect()
             }
@@ -56,10 +56,10 @@ impl Layout {
     }
 }
 
-/// LlamaIndex's `TextNode` of a row that is a document of its own.
-fn node(id: &str, text: &str, fields: &Payload) -> Value {
+/// LlamaIndex's `TextNode`, with the row as the document that it is from.
+fn node(id: &str, row: &str, text: &str, fields: &Payload) -> Value {
     let source = json!({
-        "class_name": "RelatedNodeInfo", "node_id": id, "node_type": "4", "metadata": {}, "hash": null
+        "class_name": "RelatedNodeInfo", "node_id": row, "node_type": "4", "metadata": {}, "hash": null
     });
     json!({
         "class_name": "TextNode", "id_": id, "text": text, "metadata": fields, "relationships": { "1": source },
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn json_inside_a_text_is_compared_as_json() {
         let fields = Payload::from_iter([("year".to_owned(), json!(1965))]);
-        let expected = Layout::LlamaIndex.expected(PointId::Num(7), "a text", fields);
+        let expected = Layout::LlamaIndex.expected(PointId::Num(7), PointId::Num(7), "a text", fields);
         let mut stored = expected.clone();
         stored.insert(NODE.to_owned(), Value::String(expected[NODE].to_string()));
         assert_eq!(*Layout::LlamaIndex.read(&stored), expected);

@@ -8,6 +8,7 @@ use serde_json::Value;
 use walvec_model::{Lsn, PointId, Position, RESERVED_KEY, RawPoint};
 
 use crate::digest::{self, Digest};
+use crate::id::Claim;
 use crate::image::Imager;
 use crate::sort::{Expected, Sorted};
 use crate::vectors::Sampler;
@@ -136,9 +137,10 @@ pub(crate) fn version(point: &RawPoint) -> Option<Position> {
     point.payload.get(RESERVED_KEY)?.get("v")?.as_str()?.parse().ok()
 }
 
-/// The key that a point claims to have.
-pub(crate) fn claimed_key(point: &RawPoint) -> Option<&Value> {
-    point.payload.get(RESERVED_KEY)?.get("k")
+/// Which row, and which chunk of it, a point claims to show.
+pub(crate) fn claim(point: &RawPoint) -> Claim<'_> {
+    let own = point.payload.get(RESERVED_KEY);
+    Claim { key: own.and_then(|own| own.get("k")), chunk: own.and_then(|own| own.get("c")) }
 }
 
 impl Imager {
@@ -147,7 +149,7 @@ impl Imager {
         Stored {
             id: point.id,
             digest: digest::digest(&payload, digest::stored_parts(&payload)),
-            key: self.ids.key_for(point.id, claimed_key(point)),
+            key: self.ids.key_for(point.id, claim(point)),
             impossible: version(point).is_none_or(|version| version.commit_lsn > upper),
         }
     }

@@ -12,14 +12,14 @@ use walvec_model::{Lsn, PointId, RawPoint};
 
 use crate::error::statement;
 use crate::image::{Image, Imager};
-use crate::merge::{Suspect, claimed_key, version};
+use crate::merge::{Suspect, claim, version};
 use crate::outside::GET_LIMIT;
 use crate::{Difference, Job, Mismatch, Sort, Stage, VerifyError, barrier, select};
 
 /// How often a row that changes is looked at.
 const ROUNDS: usize = 3;
 
-/// A row as it is now.
+/// A row, or a chunk of it, as it is now.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) image: Image,
@@ -76,9 +76,9 @@ impl<'a> Judge<'a> {
         let mut rows = HashMap::with_capacity(found.len());
         for row in found {
             let texts = (0..columns).map(|index| row.try_get(index)).collect::<Result<Vec<Option<&str>>, _>>();
-            let image = self.imager.image(texts.map_err(failed())?.into_iter());
-            let mark = row.try_get(columns).map_err(failed())?;
-            rows.insert(image.id, Row { image, mark });
+            let images = self.imager.images(texts.map_err(failed())?.into_iter());
+            let mark: String = row.try_get(columns).map_err(failed())?;
+            rows.extend(images.into_iter().map(|image| (image.id, Row { image, mark: mark.clone() })));
         }
         Ok(rows)
     }
@@ -103,7 +103,7 @@ impl<'a> Judge<'a> {
                 match round.verdict(&suspect) {
                     Some(verdict) => judged.push((suspect, verdict)),
                     None => {
-                        let claimed = round.points.get(&suspect.id).and_then(claimed_key);
+                        let claimed = round.points.get(&suspect.id).map(claim).unwrap_or_default();
                         suspect.key = suspect.key.or_else(|| self.imager.ids.key_for(suspect.id, claimed));
                         moving.push(suspect);
                     }
@@ -137,7 +137,8 @@ impl<'a> Judge<'a> {
         }
         let parked = self.parked().await?;
         for (suspect, verdict) in judged {
-            if matches!(verdict, Verdict::Mismatch(_)) && parked.contains(&suspect.id) {
+            let first = suspect.key.as_ref().map_or(suspect.id, |key| self.imager.ids.of(key));
+            if matches!(verdict, Verdict::Mismatch(_)) && (parked.contains(&suspect.id) || parked.contains(&first)) {
                 *verdict = Verdict::Parked;
             }
         }

@@ -127,6 +127,7 @@ mod tests {
             computed: vec![("c".to_owned(), computed.to_owned())],
             fingerprint: Fingerprint::of(&[]),
             layout: crate::Layout::Flat,
+            chunks: None,
         }
     }
 

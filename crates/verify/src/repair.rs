@@ -1,6 +1,9 @@
 //! Has what was found mended, and looks whether it was.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use serde_json::Value;
 
 use crate::findings::Finding;
 use crate::image::Imager;
@@ -64,8 +67,11 @@ async fn send(job: &Job<'_>, findings: &mut Findings) -> Result<(), VerifyError>
 /// Where there is a row, its point follows from it, whatever the point is now. Where there is none, the point goes.
 fn portion(collection: &str, findings: Vec<Finding>) -> RepairPortion {
     let mut portion = RepairPortion { collection: collection.to_owned(), rows: Vec::new(), points: Vec::new() };
+    // Several chunks of one row may differ.
+    let mut named = HashSet::new();
     for Finding { id, key, version, .. } in findings {
         match key {
+            Some(key) if !named.insert(Value::from(key.clone()).to_string()) => {}
             Some(key) => portion.rows.push(key),
             None => portion.points.push((id, version)),
         }

@@ -13,7 +13,8 @@ use walvec_model::Fingerprint;
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::SinkError;
 use walvec_sink::embedded::DataDir;
-use walvec_transform::{Transform, TransformError, TransformSpec};
+use walvec_transform::chunk::CountTokens;
+use walvec_transform::{Chunker, Transform, TransformError, TransformSpec};
 
 use crate::cli::Failure;
 use crate::collection::{Opened, Which};
@@ -38,8 +39,9 @@ impl Parts {
     ) -> Result<Self, Failure> {
         let mut parts = Self { config, embedder, collections: Vec::new(), opened: Vec::new() };
         for (index, collection) in parts.config.collections.iter().enumerate() {
-            let transform = Arc::new(transform(collection)?);
-            let fingerprint = fingerprint(parts.embedder.as_ref(), &transform);
+            check_chunks(collection, parts.embedder.as_ref())?;
+            let transform = Arc::new(transform(collection, counter(&parts.embedder))?);
+            let fingerprint = fingerprint(parts.embedder.as_ref(), collection);
             let which = own_names.and_then(|names| names.get(index)).map_or(Which::Served, |name| Which::Own(name));
             let dimension = parts.embedder.info().dimension;
             let opened = Opened::open(&parts.config, collection, which, dimension, &fingerprint).await?;
@@ -133,8 +135,31 @@ pub(crate) fn models_root(config: &Config) -> PathBuf {
     config.models.clone()
 }
 
-/// Compiles a collection's templates.
-pub(crate) fn transform(collection: &CollectionConfig) -> Result<Transform, Failure> {
+/// Counts the tokens of the configured model.
+pub(crate) fn counter(embedder: &Arc<dyn Embedder>) -> CountTokens {
+    let embedder = Arc::clone(embedder);
+    Arc::new(move |text| embedder.count_tokens(text))
+}
+
+/// Refuses chunks that the model would cut once more: what it does not read is not found.
+pub(crate) fn check_chunks(collection: &CollectionConfig, embedder: &dyn Embedder) -> Result<(), Failure> {
+    // One special token before the text and one after it, as models of BERT's kind have them.
+    let room = embedder.info().max_tokens.saturating_sub(2);
+    match collection.chunk.as_ref().and_then(|chunk| chunk.tokens) {
+        Some(tokens) if tokens > room => {
+            let what = format!(
+                "collections.{}.chunk.tokens is {tokens}, but {} reads {room} tokens: the rest of each chunk would not be found",
+                collection.name,
+                embedder.info().model
+            );
+            Err(Failure::new(2, "E_CONFIG", what).with_remedy(format!("chunk: {{ tokens: {room} }}, or less")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Compiles a collection's templates. `tokens` counts those of the model, for chunks.
+pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> Result<Transform, Failure> {
     let spec = TransformSpec {
         table: collection.table.clone(),
         shared: false,
@@ -143,21 +168,23 @@ pub(crate) fn transform(collection: &CollectionConfig) -> Result<Transform, Fail
         computed: collection.computed.clone().into_iter().collect(),
         layout: collection.layout(),
     };
-    Transform::new(spec).map_err(|error: TransformError| {
+    let transform = Transform::new(spec).map_err(|error: TransformError| {
         Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name))
+    })?;
+    Ok(match &collection.chunk {
+        Some(chunk) => transform.in_chunks(Chunker::new(chunk.spec(), tokens)),
+        None => transform,
     })
 }
 
-/// What makes the vectors of a collection comparable: the model as it is on disk, and the text template.
-pub(crate) fn fingerprint(embedder: &dyn Embedder, transform: &Transform) -> Fingerprint {
+/// What makes the vectors of a collection comparable: the model as it is on disk, the text template, and how texts are cut.
+pub(crate) fn fingerprint(embedder: &dyn Embedder, collection: &CollectionConfig) -> Fingerprint {
     let info = embedder.info();
-    Fingerprint::of(&[
-        &info.revision,
-        &info.dimension.to_string(),
-        &info.max_tokens.to_string(),
-        &info.pooling,
-        &transform.fingerprint_part(),
-    ])
+    let (dimension, max_tokens) = (info.dimension.to_string(), info.max_tokens.to_string());
+    let chunks = collection.chunk.as_ref().map(|chunk| chunk.spec().describe());
+    let parts = [&info.revision, &dimension, &max_tokens, &info.pooling, &collection.text];
+    let parts: Vec<&str> = parts.into_iter().chain(&chunks).map(String::as_str).collect();
+    Fingerprint::of(&parts)
 }
 
 /// The source part of a configuration.
@@ -195,6 +222,8 @@ pub(crate) fn config_digest(config: &Config) -> String {
                 format!("{:?}", collection.computed),
                 collection.layout().to_string(),
             ]
+            .into_iter()
+            .chain(collection.chunk_field().map(str::to_owned))
         })
         .chain(shard_key)
         .collect();

@@ -159,8 +159,8 @@ impl<'a> Broker<'a> {
     /// The collections of the stage `embed`: their points go to the topic of vectors.
     pub(crate) fn collections_in_topic(&self, embedder: &Arc<dyn Embedder>) -> Result<Vec<Collection>, Failure> {
         let in_topic = self.config.collections.iter().map(|collection| {
-            let transform = Arc::new(app::transform(collection)?);
-            let fingerprint = app::fingerprint(embedder.as_ref(), &transform);
+            let transform = Arc::new(app::transform(collection, app::counter(embedder))?);
+            let fingerprint = app::fingerprint(embedder.as_ref(), collection);
             let vector = collection.layout().vector_name(&self.config.embedding.model);
             let topic = self.topic(self.kafka.vectors_topic());
             let (producer, format) = (Arc::clone(&self.producer), format(self.kafka));

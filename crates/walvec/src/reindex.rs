@@ -388,7 +388,7 @@ async fn fits(
     embedder: &dyn Embedder,
     own_name: &str,
 ) -> Result<bool, Failure> {
-    let fingerprint = app::fingerprint(embedder, &app::transform(collection)?);
+    let fingerprint = app::fingerprint(embedder, collection);
     Opened::fits(config, collection, own_name, embedder.info().dimension, &fingerprint).await
 }
 

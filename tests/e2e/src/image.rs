@@ -48,6 +48,8 @@ pub struct Expected {
     pub model: &'static str,
     /// How the payload is laid out.
     pub layout: Layout,
+    /// How many words a chunk has, of texts that are words and nothing else; `None`: rows are not cut.
+    pub words: Option<usize>,
 }
 
 impl Expected {
@@ -63,16 +65,19 @@ impl Expected {
             text,
             model: MODEL,
             layout: Layout::Flat,
+            words: None,
         }
     }
 }
 
-/// A row as its point should show it.
+/// A row, or a chunk of it, as its point should show it.
 #[derive(Debug, PartialEq)]
 struct Image {
     payload: Payload,
     key: Vec<Value>,
     text: String,
+    /// Its number, and how many there are.
+    chunk: (u32, u32),
 }
 
 /// Compares the collection of a stopped walvec with its table, row by row, and returns the number of rows.
@@ -157,8 +162,9 @@ impl Differences {
             return;
         };
         let table = format!("{}.{}", expected.schema, expected.table);
-        if provenance.table != table || provenance.key != row.key || (provenance.chunk, provenance.chunks) != (0, 1) {
-            self.stale.push(format!("{id}: {provenance:?} is not of {table} {:?}", row.key));
+        if provenance.table != table || provenance.key != row.key || (provenance.chunk, provenance.chunks) != row.chunk
+        {
+            self.stale.push(format!("{id}: {provenance:?} is not of {table} {:?}, chunk {:?}", row.key, row.chunk));
         }
         if provenance.input_hash != InputHash::of(&row.text) {
             self.stale.push(format!("{id}: embedded another text than {:?}", row.text));
@@ -326,30 +332,40 @@ async fn rows(context: &TestContext, expected: &Expected) -> Result<BTreeMap<Poi
     for message in context.sql.simple_query(&query).await? {
         let tokio_postgres::SimpleQueryMessage::Row(row) = message else { continue };
         let row: Payload = serde_json::from_str(row.get(0).context("a row without JSON")?)?;
-        let mut image = image(&row, &columns, expected);
-        let id = point_id(&columns, &image.key, expected)?;
-        image.payload = layout::laid_out(expected.layout, id, &image.text, image.payload);
-        rows.insert(id, image);
+        for mut image in images(&row, &columns, expected) {
+            let id = point_id(&columns, &image.key, image.chunk.0, expected)?;
+            image.payload = layout::laid_out(expected.layout, id, &image.text, image.payload);
+            rows.insert(id, image);
+        }
     }
     Ok(rows)
 }
 
-fn image(row: &Payload, columns: &[Column], expected: &Expected) -> Image {
+fn images(row: &Payload, columns: &[Column], expected: &Expected) -> Vec<Image> {
     let mut key: Vec<&Column> = columns.iter().filter(|column| column.key > 0).collect();
     key.sort_by_key(|column| column.key);
     let selected = |name: &str| expected.payload.is_none_or(|payload| payload.contains(&name));
     let payload = row.iter().filter(|(name, _)| selected(name));
-    Image {
-        payload: payload.map(|(name, value)| (name.clone(), value.clone())).collect(),
-        key: key.iter().map(|column| row[&column.name].clone()).collect(),
-        text: (expected.text)(row),
-    }
+    let payload: Payload = payload.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let key: Vec<Value> = key.iter().map(|column| row[&column.name].clone()).collect();
+    let text = (expected.text)(row);
+    let Some(words) = expected.words else { return vec![Image { payload, key, text, chunk: (0, 1) }] };
+    let all: Vec<&str> = text.split(' ').collect();
+    let count = u32::try_from(all.len().div_ceil(words)).unwrap_or(u32::MAX);
+    let chunk = |(number, words): (u32, &[&str])| {
+        let text = words.join(" ");
+        let mut payload = payload.clone();
+        payload.insert("chunk".to_owned(), text.clone().into());
+        Image { payload, key: key.clone(), text, chunk: (number, count) }
+    };
+    (0..).zip(all.chunks(words)).map(chunk).collect()
 }
 
 /// The id as `walvec_transform::point_id` documents it.
-fn point_id(columns: &[Column], key: &[Value], expected: &Expected) -> Result<PointId> {
+fn point_id(columns: &[Column], key: &[Value], chunk: u32, expected: &Expected) -> Result<PointId> {
     const NAMESPACE: Uuid = Uuid::from_u128(0xb3f4_9d0e_6c1a_5f27_8e5d_41c7_9a02_d6be);
-    if let ([value], Some(column)) = (key, columns.iter().find(|column| column.key > 0)) {
+    let key_column = columns.iter().find(|column| column.key > 0 && expected.words.is_none());
+    if let ([value], Some(column)) = (key, key_column) {
         match (column.base.as_str(), value) {
             ("int2" | "int4" | "int8", Value::Number(number)) if number.is_u64() => {
                 return Ok(PointId::Num(number.as_u64().context("an id")?));
@@ -362,6 +378,6 @@ fn point_id(columns: &[Column], key: &[Value], expected: &Expected) -> Result<Po
     let texts = key.iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     let canonical: Vec<u8> = texts.flat_map(|text| with_length(text.as_bytes())).collect();
     let parts = [expected.schema.as_bytes(), expected.table.as_bytes(), &canonical].map(with_length);
-    let name = [parts.concat(), 0_u64.to_be_bytes().to_vec()].concat();
+    let name = [parts.concat(), u64::from(chunk).to_be_bytes().to_vec()].concat();
     Ok(PointId::Uuid(Uuid::new_v5(&NAMESPACE, &name)))
 }

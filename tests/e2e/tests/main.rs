@@ -17,6 +17,7 @@
 //! - [`broker_open`]: topics that other programs read and write: Quix Streams, the tutorial's
 //! - [`broker_debezium`]: collections that follow what Debezium writes
 //! - [`broker_input`]: brokers that refuse, topics that are missing, records that cannot be read or written
+//! - [`chunks`]: long texts in chunks, which all follow their row
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -27,6 +28,7 @@ mod broker_commands;
 mod broker_debezium;
 mod broker_input;
 mod broker_open;
+mod chunks;
 mod faults;
 mod harness;
 mod layouts;
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
             topics::tests(),
             verify::tests(),
             layouts::tests(),
+            chunks::tests(),
             tenants::tests(),
             broker_open::tests(),
             broker_debezium::tests(),

@@ -110,6 +110,10 @@ impl Embedder for OnnxEmbedder {
         &self.info
     }
 
+    fn count_tokens(&self, text: &str) -> usize {
+        self.engine.tokenizer.count(text)
+    }
+
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
         let engine = Arc::clone(&self.engine);
         Box::pin(async move {

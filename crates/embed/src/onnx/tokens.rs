@@ -61,6 +61,12 @@ impl TextTokenizer {
         Ok(Tokens { ids: encoding.get_ids().to_vec(), type_ids: encoding.get_type_ids().to_vec() })
     }
 
+    /// How many tokens `text` has, without special ones and however many the model takes. What cannot be tokenized is parked
+    /// when it is embedded; until then its bytes count.
+    pub(super) fn count(&self, text: &str) -> usize {
+        self.encode(text).map_or(text.len(), |encoding| encoding.len())
+    }
+
     /// An encoding whose first `room` tokens are those of the whole text.
     ///
     /// A tokenizer cuts a text into words and then each word into tokens, so tokens of words that ended well before the

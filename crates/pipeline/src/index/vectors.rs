@@ -66,8 +66,10 @@ impl Vectors {
         let table = Table { name: collection.table.clone(), columns, key: vec![id] };
         let values: Vec<Value> = row.fields.values().cloned().collect();
         let key = RowKey::new(vec![values[id].clone()]);
-        let document =
+        // Where points come from a topic, rows are not cut into chunks: there is one document.
+        let documents =
             collection.transform.render(&table, &key, &values).map_err(|error| refused(error.to_string()))?;
+        let document = documents.into_iter().next().ok_or_else(|| refused("the row has no document".to_owned()))?;
         let provenance = Provenance {
             position: row.position.unwrap_or_else(|| place_of(record)),
             table: Provenance::table_tag(&document.table),

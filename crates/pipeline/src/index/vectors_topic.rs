@@ -14,7 +14,7 @@ use walvec_broker::kafka::topics::{TopicSpec, Topics};
 use walvec_broker::wire::reference_vectors::{self, Embedded};
 use walvec_broker::wire::{Format, SnapshotEnd, header, vectors};
 use walvec_broker::{BrokerError, Outgoing};
-use walvec_model::{Generation, Point, PointId, Position, StoredPoint, TableName};
+use walvec_model::{Generation, Point, PointId, Position, StoredPoint, TableName, Vector};
 use walvec_sink::{BoxFuture, CollectionId, ScrollPage, Sink, SinkError, Write};
 
 /// One collection's points in a topic.
@@ -141,6 +141,10 @@ impl Sink for VectorsTopic {
     }
 
     fn retrieve(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn vectors(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 

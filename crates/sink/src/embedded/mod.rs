@@ -33,7 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use qdrant_edge::EdgeShard;
-use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName};
+use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName, Vector};
 
 pub use aliases::Directory;
 pub use data_dir::DataDir;
@@ -119,6 +119,13 @@ impl Sink for Embedded {
 
     fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
         Box::pin(self.read(move |shard| read::retrieve(shard, &ids)))
+    }
+
+    fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
+        let found = self.get(ids, true);
+        Box::pin(
+            async move { Ok(found.await?.into_iter().filter_map(|point| Some((point.id, point.vector?))).collect()) },
+        )
     }
 
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {

@@ -28,7 +28,7 @@ use qdrant_client::qdrant::{
     CountPoints, DeletePoints, Filter as ClientFilter, PointsSelector, WriteOrdering, WriteOrderingType,
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName};
+use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName, Vector};
 
 pub use aliases::Aliases;
 use answer::Place;
@@ -252,6 +252,13 @@ impl Sink for Remote {
 
     fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
         Box::pin(read::retrieve(&self.0, ids))
+    }
+
+    fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
+        let found = self.get(ids, true);
+        Box::pin(
+            async move { Ok(found.await?.into_iter().filter_map(|point| Some((point.id, point.vector?))).collect()) },
+        )
     }
 
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {

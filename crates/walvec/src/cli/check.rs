@@ -1,6 +1,7 @@
 //! `walvec check`: everything that would stop `run`, each with its remedy.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use secrecy::ExposeSecret as _;
@@ -140,9 +141,10 @@ async fn check_collection(
     collection: &CollectionConfig,
     embedder: Option<&dyn Embedder>,
 ) -> Result<&'static str, Failure> {
-    let transform = app::transform(collection)?;
+    app::transform(collection, Arc::new(str::len))?;
     let Some(embedder) = embedder else { return Ok("templates are valid") };
-    let fingerprint = app::fingerprint(embedder, &transform);
+    app::check_chunks(collection, embedder)?;
+    let fingerprint = app::fingerprint(embedder, collection);
     let found = Opened::find(config, collection, embedder.info().dimension, &fingerprint).await?;
     let Some(opened) = found else { return Ok("templates are valid; nothing is stored yet") };
     opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
@@ -210,7 +212,7 @@ async fn check_source(config: &Config, is_running: bool, outcomes: &mut Vec<Outc
         Ok(tables) => {
             for collection in &config.collections {
                 let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
-                let checked = app::transform(collection).and_then(|transform| {
+                let checked = app::transform(collection, Arc::new(str::len)).and_then(|transform| {
                     transform.check(table).map_err(|error| {
                         PipelineError::Transform { collection: collection.name.clone(), source: error.into() }.into()
                     })

@@ -89,14 +89,19 @@ pub(crate) fn hits(hits: &[Value], layout: Layout) -> String {
             }
         }
     }
-    let mut header = vec!["score", "id"];
-    header.extend(fields.iter().map(String::as_str).filter(|field| *field != "id"));
+    // A column that only repeats the points' ids. The id of a chunk is not that of its row.
+    let repeats = |hit: &Value| payload(hit).get("id").is_none_or(|id| Some(id) == hit.get("id"));
+    if hits.iter().all(repeats) {
+        fields.retain(|field| field != "id");
+    }
+    let mut header = vec!["score", if fields.iter().any(|field| field == "id") { "point" } else { "id" }];
+    header.extend(fields.iter().map(String::as_str));
     let mut table = table(&header);
     for hit in hits {
         let payload = payload(hit);
         let score = hit.get("score").and_then(Value::as_f64).unwrap_or_default();
         let mut row = vec![format!("{score:.3}"), cell(hit.get("id"))];
-        row.extend(fields.iter().filter(|field| *field != "id").map(|field| cell(payload.get(field))));
+        row.extend(fields.iter().map(|field| cell(payload.get(field))));
         table.add_row(row);
     }
     table.to_string()

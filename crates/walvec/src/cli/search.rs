@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use walvec_model::Lsn;
 use walvec_pipeline::{PipelineError, Store};
-use walvec_sink::{Condition, Filter, SearchRequest};
+use walvec_sink::{Condition, Filter, SearchRequest, nearest_rows};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
@@ -33,6 +33,9 @@ pub(crate) struct SearchArgs {
     /// A value that reads as a whole number, true or false is one; text that looks like that goes in double quotes.
     #[arg(long = "filter", value_name = "CONDITION", value_parser = condition)]
     filters: Vec<Given>,
+    /// Show each row once, as the nearest of its chunks.
+    #[arg(long)]
+    group_by_row: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -57,6 +60,7 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
         Some(running) => {
             let limit = args.limit.to_string();
             let mut query = vec![("q", args.text.as_str()), ("collection", &collection.name), ("limit", &limit)];
+            query.extend(args.group_by_row.then_some(("group", "row")));
             query.extend(args.filters.iter().map(|given| ("filter", given.text.as_str())));
             running.get("/api/v1/search", &query).await?
         }
@@ -96,7 +100,7 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
     }
     let _data_dir = app::lock(directory)?;
     let embedder = app::load_embedder(config).await?;
-    let fingerprint = app::fingerprint(embedder.as_ref(), &app::transform(collection)?);
+    let fingerprint = app::fingerprint(embedder.as_ref(), collection);
     let found = Opened::find(config, collection, embedder.info().dimension, &fingerprint).await?;
     let opened = found.ok_or_else(|| {
         let what = format!("collection \"{}\" does not exist yet", collection.name);
@@ -113,7 +117,9 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
         limit: usize::try_from(args.limit).unwrap_or(usize::MAX),
         filter: Filter(conditions.collect()),
     };
-    let hits = opened.search().search(request).await.map_err(|error| Failure::definite("E_SINK", error))?;
+    let points = opened.search();
+    let hits = if args.group_by_row { nearest_rows(&*points, request).await } else { points.search(request).await };
+    let hits = hits.map_err(|error| Failure::definite("E_SINK", error))?;
     opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
     let hits: Vec<Value> =
         hits.into_iter().map(|hit| json!({"id": hit.id, "score": hit.score, "payload": hit.payload})).collect();

@@ -96,6 +96,16 @@ pub(super) fn check_stage(config: &Config) -> Result<(), Violation> {
 pub(super) fn check_broker(config: &Config) -> Result<(), Violation> {
     let Some(broker) = &config.broker else { return Ok(()) };
     let kafka = &broker.kafka;
+    if matches!(config.stage, Stage::Embed | Stage::Sink)
+        && let Some(index) = config.collections.iter().position(|collection| collection.chunk.is_some())
+    {
+        let reason = format!(
+            "the stage {} knows one point per row, and could not remove the chunks of a row that has become shorter; use \
+             `--stage index`, which does both",
+            config.stage
+        );
+        return violation(format!("collections[{index}].chunk"), reason);
+    }
     check_kafka(kafka).map_err(|(key, reason)| (format!("broker.kafka.{key}"), reason))?;
     check_topics(config, kafka)
 }

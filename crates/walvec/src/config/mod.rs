@@ -36,7 +36,7 @@ pub(crate) use environment::Environment;
 pub(crate) use error::ConfigError;
 pub(crate) use load::Overrides;
 pub(crate) use names::table_name;
-pub(crate) use settings::{CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
+pub(crate) use settings::{ChunkSettings, CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
 pub(crate) use stage::{Stage, instance};
 
 /// The JSON schema of walvec.yaml, for editors.

@@ -8,7 +8,7 @@ use walvec_model::point::RESERVED_KEY;
 use super::broker_rules::{check_broker, check_stage};
 use super::document::Document;
 use super::error::ConfigError;
-use super::settings::{CollectionConfig, Config, QdrantSettings};
+use super::settings::{ChunkSettings, CollectionConfig, Config, QdrantSettings};
 
 /// PostgreSQL cuts longer names (NAMEDATALEN - 1).
 const LONGEST_NAME: usize = 63;
@@ -114,7 +114,33 @@ fn check_collection(collection: &CollectionConfig) -> Result<(), Violation> {
     if collection.filter.as_ref().is_some_and(|filter| filter.trim().is_empty()) {
         return violation("where", "empty; remove it to read every row");
     }
+    if let Some(chunk) = &collection.chunk {
+        check_chunk(chunk).map_err(|(field, reason)| (format!("chunk{field}"), reason))?;
+    }
     check_payload(collection)
+}
+
+fn check_chunk(chunk: &ChunkSettings) -> Result<(), Violation> {
+    let length = match (chunk.tokens, chunk.sentences) {
+        (Some(tokens), None) => {
+            in_range(".tokens", tokens as u64, 8..=1_000_000)?;
+            tokens
+        }
+        (None, Some(sentences)) => {
+            in_range(".sentences", sentences as u64, 1..=1000)?;
+            sentences
+        }
+        (None, None) => return violation("", "says no length; write chunk: { tokens: 256, overlap: 32 }"),
+        (Some(_), Some(_)) => return violation("", "tokens and sentences exclude each other; keep one of them"),
+    };
+    if chunk.overlap > length / 2 {
+        let reason = format!("{} is more than half a chunk of {length}; write less", chunk.overlap);
+        return violation(".overlap", reason);
+    }
+    if chunk.field.is_empty() {
+        return violation(".field", "empty; name the payload field for the text of the chunk");
+    }
+    Ok(())
 }
 
 /// Whether a name ends as those of the collections that lie behind an alias.
@@ -128,6 +154,9 @@ fn check_payload(collection: &CollectionConfig) -> Result<(), Violation> {
         RESERVED_KEY => Some(format!("\"{name}\" is where walvec keeps each point's version; choose another name")),
         _ if layout.reserved().contains(&name) => {
             Some(format!("the layout {layout} needs the name \"{name}\" for itself"))
+        }
+        _ if collection.chunk_field() == Some(name) => {
+            Some(format!("chunk.field keeps the text of the chunk in \"{name}\"; choose another name for one of them"))
         }
         _ => None,
     };

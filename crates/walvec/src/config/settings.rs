@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use walvec_model::TableName;
 use walvec_sink::IndexType;
 use walvec_sink::qdrant::Quantization;
-use walvec_transform::Layout;
+use walvec_transform::{ChunkSpec, Layout, Unit};
 
 use super::broker::BrokerSettings;
 use super::names;
@@ -109,6 +109,10 @@ pub(crate) struct CollectionConfig {
     pub(crate) filter: Option<String>,
     /// The text to embed: a template with the row's columns as variables. NULL renders as nothing.
     pub(crate) text: String,
+    /// Cuts long texts into chunks, each a point of its own. Default: a row is one point, and of a long text the model reads the
+    /// beginning. Another chunking takes `walvec reindex`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) chunk: Option<ChunkSettings>,
     /// The columns to store with each point. Default: every published column.
     #[serde(default)]
     pub(crate) payload: Option<Vec<String>>,
@@ -130,6 +134,48 @@ impl CollectionConfig {
     /// How its payloads are laid out.
     pub(crate) fn layout(&self) -> Layout {
         self.layout.into()
+    }
+
+    /// The payload field for the text of a chunk, where there are chunks and the layout has no place for it.
+    pub(crate) fn chunk_field(&self) -> Option<&str> {
+        let chunk = self.chunk.as_ref().filter(|_| self.layout == LayoutKind::Flat)?;
+        Some(&chunk.field)
+    }
+}
+
+/// How long texts are cut: `tokens` or `sentences` says how long a chunk is at most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ChunkSettings {
+    /// Tokens of the embedding model, 8 to what the model reads. Sections, paragraphs and sentences stay whole where they fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens: Option<usize>,
+    /// Sentences, 1 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sentences: Option<usize>,
+    /// How many tokens, or sentences, of a chunk's end the next one begins with; at most half a chunk.
+    pub(crate) overlap: usize,
+    /// Whether texts are Markdown: headings, lists, tables and code stay whole where they fit.
+    pub(crate) markdown: bool,
+    /// The payload field for the text of the chunk in the layout `flat`. The other layouts have a place for it.
+    pub(crate) field: String,
+}
+
+impl Default for ChunkSettings {
+    fn default() -> Self {
+        Self { tokens: None, sentences: None, overlap: 0, markdown: false, field: "chunk".to_owned() }
+    }
+}
+
+impl ChunkSettings {
+    /// The same in the terms of the transform. That one length is given was checked.
+    pub(crate) fn spec(&self) -> ChunkSpec {
+        let (unit, length) = match (self.tokens, self.sentences) {
+            (Some(tokens), _) => (Unit::Tokens, tokens),
+            (None, sentences) => (Unit::Sentences, sentences.unwrap_or(1)),
+        };
+        let Self { overlap, markdown, .. } = *self;
+        ChunkSpec { unit, length, overlap, markdown, field: self.field.clone() }
     }
 }
 

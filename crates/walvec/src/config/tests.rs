@@ -224,10 +224,28 @@ fn a_key_of_a_later_version_is_refused_as_such() {
         let message = refusal(&format!("{COLLECTION}{text}\n"));
         assert!(message.contains("not supported yet by this version"), "{text}: {message}");
     }
-    for key in ["chunk: { tokens: 256 }", "hybrid: true"] {
-        let message = refusal(&format!("collections: [{{ name: a, table: a.b, text: t, {key} }}]"));
-        assert!(message.contains("not supported yet by this version"), "{key}: {message}");
+    let message = refusal("collections: [{ name: a, table: a.b, text: t, hybrid: true }]");
+    assert!(message.contains("not supported yet by this version"), "{message}");
+}
+
+#[test]
+fn chunks_that_make_no_sense_are_refused_where_they_stand() {
+    let with = |chunk: &str| format!("collections: [{{ name: a, table: a.b, text: t, payload: [b], chunk: {chunk} }}]");
+    for (chunk, expected) in [
+        ("{}", "collections[0].chunk: says no length"),
+        ("{ tokens: 256, sentences: 3 }", "exclude each other"),
+        ("{ tokens: 2 }", "chunk.tokens: 2 is out of range; 8 to"),
+        ("{ sentences: 0 }", "chunk.sentences: 0 is out of range"),
+        ("{ tokens: 256, overlap: 129 }", "chunk.overlap: 129 is more than half a chunk of 256"),
+        ("{ tokens: 256, field: '' }", "chunk.field: empty"),
+        ("{ tokens: 256, field: b }", "chunk.field keeps the text of the chunk in \"b\""),
+        ("{ words: 3 }", "words"),
+    ] {
+        let message = refusal(&with(chunk));
+        assert!(message.contains(expected), "{chunk}: {message}");
     }
+    let chunk = load(&with("{ sentences: 5, overlap: 1, markdown: true }")).collections.remove(0).chunk.unwrap();
+    assert_eq!(chunk.spec().describe(), "5 sentences, overlap 1, markdown true");
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub(super) fn configuration(environment: &Environment, stage: Stage) -> Result<C
         topic: None,
         filter: None,
         text: "{{ description }}".to_owned(),
+        chunk: None,
         payload: Some(["name", "description", "author", "year"].map(str::to_owned).to_vec()),
         computed: BTreeMap::new(),
         index: BTreeMap::new(),

@@ -110,6 +110,7 @@ fn search_by_query_string() -> Value {
         ),
         parameter("collection", false, "Where; needed only if there are several", json!({"type": "string"})),
         parameter("limit", false, "How many hits at most", limit_schema()),
+        parameter("group", false, GROUP, group_schema()),
         parameter("filter", false, filter, json!({"type": "array", "items": {"type": "string"}})),
     ]);
     operation
@@ -205,10 +206,18 @@ fn search_by_json() -> Value {
             "query": {"type": "string", "minLength": 1, "maxLength": MAX_QUERY_BYTES},
             "collection": {"type": "string"},
             "limit": limit_schema(),
+            "group": group_schema(),
             "filter": {"type": "object", "additionalProperties": condition},
         },
     }}}});
     operation
+}
+
+/// What grouping does.
+const GROUP: &str = "With row, a row counts once, as the nearest of its chunks";
+
+fn group_schema() -> Value {
+    json!({"type": "string", "enum": ["row"], "description": GROUP})
 }
 
 fn limit_schema() -> Value {

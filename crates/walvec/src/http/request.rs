@@ -26,20 +26,24 @@ pub(crate) struct SearchQuery {
     pub(crate) limit: usize,
     /// What every hit must match.
     pub(crate) filter: Filter,
+    /// Whether a row counts once, however many of its chunks are near.
+    pub(crate) by_row: bool,
 }
 
 impl SearchQuery {
-    /// Reads the pairs of a query string: `q`, `collection`, `limit`, and `filter` as often as wanted.
+    /// Reads the pairs of a query string: `q`, `collection`, `limit`, `group`, and `filter` as often as wanted.
     pub(crate) fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
-        let (mut text, mut collection, mut limit, mut conditions) = (None, None, None, Vec::new());
+        let (mut text, mut collection, mut limit, mut group, mut conditions) = (None, None, None, None, Vec::new());
         for (name, value) in pairs {
             match name.as_str() {
                 "q" => set_once(&mut text, &name, value)?,
                 "collection" => set_once(&mut collection, &name, value)?,
                 "limit" => set_once(&mut limit, &name, value)?,
+                "group" => set_once(&mut group, &name, value)?,
                 "filter" => conditions.push(condition_from_text(&value)?),
                 _ => {
-                    let detail = format!("there is no parameter \"{name}\"; there are q, collection, limit and filter");
+                    let detail =
+                        format!("there is no parameter \"{name}\"; there are q, collection, limit, group and filter");
                     return Err(Problem::new(Reason::BadParameter, detail));
                 }
             }
@@ -48,24 +52,26 @@ impl SearchQuery {
             None => None,
             Some(text) => Some(text.parse().map_err(|_| bad_limit(&text))?),
         };
-        Self::checked(text.unwrap_or_default(), collection, limit, conditions)
+        Self::checked(text.unwrap_or_default(), collection, limit, group, conditions)
     }
 
     /// Reads a JSON body. `serde_json` gives up at 128 levels of nesting, so a deep body is an error like any other.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, Problem> {
         let body: JsonBody = serde_json::from_slice(body).map_err(|error| {
-            let detail =
-                format!("{error}; expected {{\"query\": …, \"collection\": …, \"limit\": …, \"filter\": {{…}}}}");
+            let detail = format!(
+                "{error}; expected {{\"query\": …, \"collection\": …, \"limit\": …, \"group\": …, \"filter\": {{…}}}}"
+            );
             Problem::new(Reason::BadJson, detail)
         })?;
         let conditions = body.filter.into_iter().map(|(field, value)| condition_from_json(field, value));
-        Self::checked(body.query, body.collection, body.limit, conditions.collect::<Result<_, _>>()?)
+        Self::checked(body.query, body.collection, body.limit, body.group, conditions.collect::<Result<_, _>>()?)
     }
 
     fn checked(
         text: String,
         collection: Option<String>,
         limit: Option<i64>,
+        group: Option<String>,
         conditions: Vec<Condition>,
     ) -> Result<Self, Problem> {
         if text.trim().is_empty() {
@@ -83,11 +89,19 @@ impl SearchQuery {
                 _ => return Err(bad_limit(given)),
             },
         };
+        let by_row = match group.as_deref() {
+            None => false,
+            Some("row") => true,
+            Some(other) => {
+                let detail = format!("hits cannot be grouped by \"{other}\"; only by \"row\"");
+                return Err(Problem::new(Reason::BadParameter, detail));
+            }
+        };
         if conditions.len() > MAX_CONDITIONS {
             let detail = format!("the filter has {} conditions; at most {MAX_CONDITIONS} are read", conditions.len());
             return Err(Problem::new(Reason::BadFilter, detail));
         }
-        Ok(Self { text, collection, limit, filter: Filter(conditions) })
+        Ok(Self { text, collection, limit, filter: Filter(conditions), by_row })
     }
 }
 
@@ -98,6 +112,7 @@ struct JsonBody {
     query: String,
     collection: Option<String>,
     limit: Option<i64>,
+    group: Option<String>,
     #[serde(default)]
     filter: Map<String, Value>,
 }

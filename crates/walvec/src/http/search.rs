@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Lsn, Payload, PointId, Vector};
 use walvec_pipeline::status::Status;
-use walvec_sink::{Hit, Search, SearchRequest, SinkError};
+use walvec_sink::{Hit, Search, SearchRequest, SinkError, nearest_rows};
 use walvec_transform::Layout;
 
 use super::problem::{Problem, Reason};
@@ -139,7 +139,9 @@ impl Searcher {
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
         let (vector, _running) = embed(embedder, query.text.clone(), running).await?;
         let request = SearchRequest { vector, limit: query.limit, filter: query.filter.clone() };
-        collection.search(request).await.map_err(sink_problem)
+        let hits =
+            if query.by_row { nearest_rows(collection, request).await } else { collection.search(request).await };
+        hits.map_err(sink_problem)
     }
 }
 
@@ -211,7 +213,7 @@ impl From<&Status> for Freshness {
     }
 }
 
-/// `GET /api/v1/search?q=…&collection=…&limit=…&filter=field=value`
+/// `GET /api/v1/search?q=…&collection=…&limit=…&group=row&filter=field=value`
 pub(super) async fn by_query_string(
     State(app): State<Arc<App>>,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
@@ -220,7 +222,7 @@ pub(super) async fn by_query_string(
     answer(&app, SearchQuery::from_pairs(pairs)?).await
 }
 
-/// `POST /api/v1/search` with `{"query": …, "collection": …, "limit": …, "filter": {…}}`
+/// `POST /api/v1/search` with `{"query": …, "collection": …, "limit": …, "group": …, "filter": {…}}`
 pub(super) async fn by_json(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

@@ -66,6 +66,10 @@ impl Embedder for BagOfWords {
         &self.info
     }
 
+    fn count_tokens(&self, text: &str) -> usize {
+        text.split_whitespace().count()
+    }
+
     fn embed(
         &self,
         texts: Vec<String>,

@@ -15,7 +15,8 @@ use clap::Args;
 use uuid::Uuid;
 use walvec_embed::Embedder;
 use walvec_pipeline::PipelineError;
-use walvec_verify::{CollectionSpec, Job, Mended, Points, Report, Sample};
+use walvec_transform::Chunker;
+use walvec_verify::{Chunks, CollectionSpec, Job, Mended, Points, Report, Sample};
 
 use self::outside::{Followed, Stored};
 use self::show::Progress;
@@ -23,7 +24,7 @@ use self::through_broker::Workers;
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
-use crate::config::{CollectionConfig, Config, Stage};
+use crate::config::{ChunkSettings, CollectionConfig, Config, Stage};
 
 /// Compare every point with its row, while everything runs; with --repair, mend what differs.
 ///
@@ -132,6 +133,16 @@ fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a Collecti
     }
 }
 
+/// How texts are cut. The cutting itself is the library's and the model's: it is not done twice in two ways.
+fn chunks(chunk: &ChunkSettings, embedder: &Arc<dyn Embedder>) -> Chunks {
+    let chunker = Chunker::new(chunk.spec(), app::counter(embedder));
+    let split = move |text: &str| {
+        let pieces = chunker.split(text).map_err(|error| error.to_string())?;
+        Ok(pieces.into_iter().map(str::to_owned).collect())
+    };
+    Chunks { split: Arc::new(split), field: chunk.field.clone() }
+}
+
 /// The comparison of one collection.
 struct Work<'a> {
     config: &'a Config,
@@ -146,7 +157,7 @@ struct Work<'a> {
 impl Work<'_> {
     async fn compare(&self, args: &VerifyArgs, seed: u64) -> Result<Outcome, Failure> {
         let Self { config, collection, running, followed, embedder } = *self;
-        let fingerprint = app::fingerprint(embedder.as_ref(), &app::transform(collection)?);
+        let fingerprint = app::fingerprint(embedder.as_ref(), collection);
         let points = Stored::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
         let session = || async { walvec_capture::open_session(&config.source.url).await.map_err(PipelineError::from) };
         let (reader, asker) = (session().await?, session().await?);
@@ -160,6 +171,7 @@ impl Work<'_> {
                 computed: collection.computed.clone().into_iter().collect(),
                 layout: collection.layout.into(),
                 fingerprint,
+                chunks: collection.chunk.as_ref().map(|chunk| chunks(chunk, embedder)),
             },
             publication: &config.source.publication,
             reader: &reader,

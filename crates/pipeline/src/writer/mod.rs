@@ -1,0 +1,329 @@
+//! One collection's writer: complete, render, embed, write, park.
+//!
+//! There is exactly one writer per collection, and a batch names each key once, so writes reach the sink in commit order
+//! per key. A row that cannot be processed is parked and never stops its neighbours; every other error is either retried
+//! for ever or ends the pipeline.
+//!
+//! - [`rows`]: what the rows of a batch shall be in the sink
+//! - [`points`]: their points, written in an order that a crash cannot break
+//! - [`placed`]: points that came from somewhere else
+//! - here: the collection as a whole, and which of its rows are parked
+
+mod placed;
+mod points;
+mod rows;
+
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use walvec_embed::Embedder;
+use walvec_model::{Fingerprint, Generation, PointId, Position, RowKey, Table, TableName};
+use walvec_sink::{CollectionId, Sink, SinkError, Write};
+use walvec_transform::Transform;
+
+use crate::error::PipelineError;
+use crate::letters::Letters;
+use crate::plan::FOREIGN;
+use crate::retry::retrying;
+use crate::status::LATEST_DEAD_LETTERS;
+use crate::store::{DeadLetter, Place};
+use crate::telemetry::Telemetry;
+pub(crate) use placed::Placed;
+
+/// How many points a read of a whole collection asks for at a time.
+const SCROLL_POINTS: usize = 1000;
+
+/// A collection and the parts that serve it.
+#[derive(Clone)]
+pub struct Collection {
+    /// Its name.
+    pub name: String,
+    /// The table that it shows.
+    pub table: TableName,
+    /// Row to document.
+    pub transform: Arc<Transform>,
+    /// Text to vector.
+    pub embedder: Arc<dyn Embedder>,
+    /// Where the points live.
+    pub sink: Arc<dyn Sink>,
+    /// What makes its vectors comparable.
+    pub fingerprint: Fingerprint,
+}
+
+/// Whether a worker may still write.
+pub(crate) type Checked<'a> = Pin<Box<dyn Future<Output = Result<(), PipelineError>> + Send + 'a>>;
+
+/// Asked right before each write, where several workers share the work.
+pub(crate) trait Guard: Send + Sync {
+    /// Fails if somebody else may write in the place of this worker.
+    fn check(&self) -> Checked<'_>;
+}
+
+/// What all writers of a pipeline share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) guard: Option<Arc<dyn Guard>>,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) letters: Arc<dyn Letters>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Writes one collection.
+pub(crate) struct Writer {
+    pub(crate) collection: Collection,
+    shared: Shared,
+    /// The collection's place in the status.
+    index: usize,
+    generation: Generation,
+    /// Which rows are parked, and in which version: only that one or a newer one takes a row back.
+    parked: HashMap<RowKey, Version>,
+    /// The newest dead letters, for the status.
+    latest: Vec<DeadLetter>,
+    /// Where the changes of the batch were read, if they came through a topic.
+    places: HashMap<RowKey, Place>,
+}
+
+impl Writer {
+    pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
+        let letters = shared.letters.of(&collection.name)?;
+        let parked = letters.iter().map(version_of).collect();
+        let latest = newest(letters);
+        Ok(Self {
+            collection,
+            shared,
+            index,
+            generation: Generation::default(),
+            parked,
+            latest,
+            places: HashMap::new(),
+        })
+    }
+
+    /// Makes the collection if there is none, and says which one it is.
+    pub(crate) async fn prepare(&self) -> Result<CollectionId, PipelineError> {
+        self.on_sink(|sink, _| async move { sink.prepare().await }).await
+    }
+
+    /// The newest generation of any stored point. Reads the whole collection.
+    pub(crate) async fn newest_stored(&self) -> Result<Generation, PipelineError> {
+        let mut newest = Generation::default();
+        let mut from = None;
+        loop {
+            let page = self.on_sink(|sink, _| async move { sink.scroll(from, SCROLL_POINTS).await }).await?;
+            let generations = page.points.iter().filter_map(|point| Some(point.provenance.as_ref()?.generation));
+            newest = newest.max(generations.max().unwrap_or_default());
+            from = page.next;
+            if from.is_none() {
+                return Ok(newest);
+            }
+        }
+    }
+
+    pub(crate) fn begin_generation(&mut self, generation: Generation) {
+        self.generation = generation;
+        self.report_dead_letters();
+    }
+
+    /// Says where the changes of the next batch were read.
+    pub(crate) fn come_from(&mut self, places: HashMap<RowKey, Place>) {
+        self.places = places;
+    }
+
+    /// Looks again which rows are parked: another worker may have parked some of those that are ours now.
+    pub(crate) fn reload_letters(&mut self) -> Result<(), PipelineError> {
+        let letters = self.shared.letters.of(&self.collection.name)?;
+        self.parked = letters.iter().map(version_of).collect();
+        self.latest = newest(letters);
+        self.report_dead_letters();
+        Ok(())
+    }
+
+    /// Whether the newest version of this row could not be processed.
+    pub(crate) fn has_parked(&self, key: &RowKey) -> bool {
+        self.parked.contains_key(key)
+    }
+
+    /// Parks a change that no stage can process, as if it had failed on its way.
+    pub(crate) async fn park(
+        &mut self,
+        key: &RowKey,
+        position: Position,
+        code: &str,
+        reason: &str,
+    ) -> Result<(), PipelineError> {
+        let letter = self.letter(key, position, code, reason);
+        self.settle(&[], &[letter]).await
+    }
+
+    /// Removes what the table's part of the collection shows of the time before a truncate that was read at `place`. Rows
+    /// of other partitions may be parked by other workers at this moment; they come to the same truncate.
+    pub(crate) async fn truncate_before(&mut self, position: Position, place: &Place) -> Result<(), PipelineError> {
+        self.as_owner(|sink, table| async move { sink.delete_older(table, position).await }).await?;
+        let letters = self.shared.letters.of(&self.collection.name)?;
+        let is_here = |at: &Place| at.topic == place.topic && at.partition == place.partition;
+        let gone = letters
+            .into_iter()
+            .filter(|letter| letter.position < position && letter.place.as_ref().is_none_or(is_here));
+        let gone: Vec<RowKey> = gone.map(|letter| RowKey::new(letter.key)).collect();
+        self.shared.letters.update(&self.collection.name, &[], &gone).await?;
+        self.forget(&gone);
+        self.report_dead_letters();
+        Ok(())
+    }
+
+    /// Removes points that still have the version with which they were reported; `None`: that are not walvec's own.
+    pub(crate) async fn remove(&self, points: &[(PointId, Option<Position>)]) -> Result<(), PipelineError> {
+        let ids: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
+        let ids = &ids;
+        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        let versions: HashMap<PointId, Option<Position>> = points.iter().copied().collect();
+        let same = stored.into_iter().filter(|point| {
+            versions.get(&point.id) == Some(&point.provenance.as_ref().map(|provenance| provenance.position))
+        });
+        let deletions: Vec<Write> = same.map(|point| Write::Delete(point.id)).collect();
+        let deletions = &deletions;
+        self.on_sink(|sink, _| async move { sink.write(deletions.clone()).await }).await
+    }
+
+    /// Empties the table's part of the collection.
+    pub(crate) async fn truncate(&mut self) -> Result<(), PipelineError> {
+        self.on_sink(|sink, table| async move { sink.delete_table(table).await }).await?;
+        let keys: Vec<RowKey> = self.parked.keys().cloned().collect();
+        self.shared.letters.update(&self.collection.name, &[], &keys).await?;
+        self.latest.clear();
+        self.report_dead_letters();
+        Ok(())
+    }
+
+    /// Ends a snapshot: points and dead letters that it did not meet belong to rows that are gone.
+    pub(crate) async fn finish_generation(&mut self) -> Result<u64, PipelineError> {
+        let generation = self.generation;
+        let swept = self.as_owner(|sink, table| async move { sink.sweep(table, generation).await }).await?;
+        self.shared.letters.refresh().await?;
+        let letters = self.shared.letters.of(&self.collection.name)?;
+        let stale = letters.into_iter().filter(|letter| letter.generation < generation);
+        let gone: Vec<RowKey> = stale.map(|letter| RowKey::new(letter.key)).collect();
+        self.shared.letters.update(&self.collection.name, &[], &gone).await?;
+        self.forget(&gone);
+        self.report_dead_letters();
+        Ok(swept)
+    }
+
+    fn id(&self, table: &Table, key: &RowKey) -> PointId {
+        self.collection.transform.point_id(table, key)
+    }
+
+    /// Remembers the rows that failed and forgets failures that a newer version has healed.
+    async fn settle(&mut self, versions: &[(RowKey, Position)], failed: &[DeadLetter]) -> Result<(), PipelineError> {
+        let failed_keys: HashSet<RowKey> = failed.iter().map(|letter| RowKey::new(letter.key.clone())).collect();
+        let heals = |key: &RowKey, position: Position| {
+            let parked = self.parked.get(key);
+            // Behind a broker a row may be parked before older versions of it have been read.
+            parked.is_some_and(|parked| self.generation == FOREIGN || (self.generation, position) >= *parked)
+        };
+        let healed: Vec<RowKey> = versions
+            .iter()
+            .filter(|(key, position)| heals(key, *position) && !failed_keys.contains(key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        if failed.is_empty() && healed.is_empty() {
+            return Ok(());
+        }
+        for letter in failed {
+            tracing::warn!(table = letter.table, key = ?letter.key, code = letter.code, "row parked: {}", letter.reason);
+        }
+        self.shared.letters.update(&self.collection.name, failed, &healed).await?;
+        self.forget(&healed);
+        self.latest.retain(|letter| !failed_keys.contains(&RowKey::new(letter.key.clone())));
+        self.latest = newest(self.latest.drain(..).chain(failed.iter().cloned()).collect());
+        self.parked.extend(failed.iter().map(version_of));
+        self.report_dead_letters();
+        Ok(())
+    }
+
+    fn forget(&mut self, keys: &[RowKey]) {
+        for key in keys {
+            self.parked.remove(key);
+        }
+        let parked = &self.parked;
+        self.latest.retain(|letter| parked.contains_key(&RowKey::new(letter.key.clone())));
+    }
+
+    fn letter(&self, key: &RowKey, position: Position, code: &str, reason: &str) -> DeadLetter {
+        DeadLetter {
+            collection: self.collection.name.clone(),
+            table: self.collection.table.to_string(),
+            key: key.values().to_vec(),
+            position,
+            generation: self.generation,
+            place: self.places.get(key).cloned(),
+            code: code.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn report_dead_letters(&self) {
+        let count = self.parked.len() as u64;
+        self.shared.telemetry.collection(self.index, |status| {
+            status.dead_letters = count;
+            status.latest_dead_letters.clone_from(&self.latest);
+        });
+    }
+
+    pub(crate) fn report_snapshot(&self, rows: usize) {
+        self.shared.telemetry.collection(self.index, |status| status.snapshot_rows_copied += rows as u64);
+    }
+
+    /// Calls the sink until it answers or fails for good.
+    async fn on_sink<'a, T, F, Fut>(&'a self, call: F) -> Result<T, PipelineError>
+    where
+        F: FnMut(&'a dyn Sink, &'a TableName) -> Fut,
+        Fut: Future<Output = Result<T, SinkError>>,
+    {
+        self.guarded(None, call).await
+    }
+
+    /// The same for a call that changes what is stored: before each attempt, which may come long after the first one, it is
+    /// made sure that nobody else writes in the place of this worker.
+    async fn as_owner<'a, T, F, Fut>(&'a self, call: F) -> Result<T, PipelineError>
+    where
+        F: FnMut(&'a dyn Sink, &'a TableName) -> Fut,
+        Fut: Future<Output = Result<T, SinkError>>,
+    {
+        self.guarded(self.shared.guard.as_deref(), call).await
+    }
+
+    async fn guarded<'a, T, F, Fut>(&'a self, guard: Option<&'a dyn Guard>, mut call: F) -> Result<T, PipelineError>
+    where
+        F: FnMut(&'a dyn Sink, &'a TableName) -> Fut,
+        Fut: Future<Output = Result<T, SinkError>>,
+    {
+        let Collection { name, table, sink, .. } = &self.collection;
+        retrying(&self.shared.telemetry, &self.shared.stop, || {
+            let answer = call(sink.as_ref(), table);
+            async move {
+                if let Some(guard) = guard {
+                    guard.check().await?;
+                }
+                answer.await.map_err(|source| PipelineError::Sink { collection: name.clone(), source })
+            }
+        })
+        .await
+    }
+}
+
+/// A version of a row, among those of all snapshots.
+type Version = (Generation, Position);
+
+fn version_of(letter: &DeadLetter) -> (RowKey, Version) {
+    (RowKey::new(letter.key.clone()), (letter.generation, letter.position))
+}
+
+/// The newest letters, the newest first.
+fn newest(mut letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
+    letters.sort_by_key(|letter| std::cmp::Reverse(letter.position));
+    letters.truncate(LATEST_DEAD_LETTERS);
+    letters
+}

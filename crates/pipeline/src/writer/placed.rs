@@ -1,0 +1,95 @@
+//! Points that came from somewhere else: the stage `sink` reads them from a topic.
+
+use std::collections::HashMap;
+
+use walvec_model::{Generation, Point, PointId, Position, Provenance, RowKey};
+use walvec_sink::{SinkError, Write};
+
+use super::Writer;
+use crate::error::PipelineError;
+use crate::plan::FOREIGN;
+use crate::store::{DeadLetter, Place};
+use crate::telemetry::{Stage, Timer, count_written};
+
+/// A point that came from somewhere else, or its removal.
+pub(crate) struct Placed {
+    pub(crate) id: PointId,
+    /// The point; `None` removes it.
+    pub(crate) point: Option<Point>,
+    /// Its version; `None`: newer than whatever is stored.
+    pub(crate) position: Option<Position>,
+    pub(crate) generation: Generation,
+    pub(crate) place: Place,
+}
+
+impl Placed {
+    /// Whether the sink shows this version already, or a newer one.
+    fn is_in(&self, stored: &Provenance) -> bool {
+        self.generation != FOREIGN
+            && self.position.is_some_and(|position| stored.position >= position && stored.generation >= self.generation)
+    }
+}
+
+impl Writer {
+    /// Brings points into the sink that somebody else has made, in the order in which they were made.
+    pub(crate) async fn place(&mut self, placed: Vec<Placed>) -> Result<(), PipelineError> {
+        let mut last: HashMap<PointId, Placed> = HashMap::with_capacity(placed.len());
+        for point in placed {
+            last.insert(point.id, point);
+        }
+        let ids: Vec<PointId> = last.keys().copied().collect();
+        let ids = &ids;
+        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        for point in stored {
+            let Some(provenance) = point.provenance else { continue };
+            if last.get(&point.id).is_some_and(|placed| placed.is_in(&provenance)) {
+                last.remove(&point.id);
+            }
+        }
+        let mut versions = HashMap::with_capacity(last.len());
+        let (mut writes, mut failed, mut places) = (Vec::with_capacity(last.len()), Vec::new(), HashMap::new());
+        for Placed { id, point, position, place, .. } in last.into_values() {
+            let key = RowKey::new(point.as_ref().map(|point| point.provenance.key.clone()).unwrap_or_default());
+            places.insert(key.clone(), place);
+            versions.insert(id, (key, position.unwrap_or_default()));
+            writes.push(point.map_or(Write::Delete(id), Write::Upsert));
+        }
+        self.come_from(places);
+        let other = |write: &Write| matches!(write, Write::Upsert(point) if point.provenance.fingerprint != self.collection.fingerprint);
+        let (others, writes): (Vec<Write>, Vec<Write>) = writes.into_iter().partition(other);
+        for (key, position) in others.iter().filter_map(|write| versions.get(&write.id())) {
+            let reason = "the vector was made by another model, or from another text, than the configuration says";
+            failed.push(self.letter(key, *position, "E_FINGERPRINT", reason));
+        }
+        self.store(writes, &versions, &mut failed).await?;
+        let versions: Vec<(RowKey, Position)> = versions.into_values().collect();
+        self.settle(&versions, &failed).await
+    }
+
+    /// Writes durably; a point that the sink refuses is parked and the others are tried again without it.
+    async fn store(
+        &self,
+        mut writes: Vec<Write>,
+        versions: &HashMap<PointId, (RowKey, Position)>,
+        failed: &mut Vec<DeadLetter>,
+    ) -> Result<(), PipelineError> {
+        let _timer = Timer::start(Stage::Write);
+        while !writes.is_empty() {
+            let batch = &writes;
+            let answer = self.as_owner(|sink, _| async move { sink.write(batch.clone()).await }).await;
+            match answer {
+                Ok(()) => break,
+                Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection }) => {
+                    let Some((key, position)) = versions.get(&id).filter(|_| batch.iter().any(|w| w.id() == id)) else {
+                        return Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection });
+                    };
+                    failed.push(self.letter(key, *position, "E_POINT", &reason));
+                    writes.retain(|write| write.id() != id);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        count_written(writes.len());
+        Ok(())
+    }
+}

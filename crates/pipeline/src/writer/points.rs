@@ -1,0 +1,289 @@
+//! The points of rows, written in an order that a crash cannot break.
+//!
+//! The first chunk of a row speaks for it: its version is the row's, and it says how many chunks there are. Several writes
+//! are not one, so they are made durable in three steps:
+//!
+//! 1. Where a row gets more chunks than it has, the first one is written without a version, and names them all. From here
+//!    on nobody takes the row for current, and whoever removes it knows how many points there may be.
+//! 2. The other chunks are written, and those that there are no more of removed.
+//! 3. The first one gets its version and the number of chunks that there are now. That of a row that is gone is removed.
+//!
+//! After a crash in between, the change is read again, and finds a row that is not current. Rows of one chunk need the last
+//! step alone.
+
+use std::collections::{HashMap, HashSet};
+
+use walvec_embed::EmbedError;
+use walvec_model::{Point, PointId, Position, Provenance, RowKey, Vector};
+use walvec_sink::{SinkError, Write};
+
+use super::Writer;
+use super::rows::{Origin, Target, Work};
+use crate::error::PipelineError;
+use crate::plan::Versioned;
+use crate::retry::retrying;
+use crate::store::DeadLetter;
+use crate::telemetry::{Stage, Timer, count_embeddings, count_written};
+
+/// Texts that are embedded and written in one go. Small enough that progress shows and a fresh row is not held up for
+/// seconds, large enough that sorting by length pays. A row's chunks stay together.
+const EMBED_SLICE: usize = 128;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Announce,
+    Further,
+    First,
+}
+
+/// Rows that are written together.
+struct Group {
+    rows: Vec<Target>,
+    /// Vectors of documents whose points do not have them.
+    vectors: HashMap<PointId, Vector>,
+    /// First chunks that went after they were announced: they are written whole once more.
+    vanished: HashSet<PointId>,
+}
+
+impl Target {
+    fn texts(&self) -> usize {
+        self.documents.iter().filter(|(_, origin)| *origin == Origin::New).count()
+    }
+
+    fn chunks(&self) -> u32 {
+        u32::try_from(self.documents.len()).unwrap_or(u32::MAX)
+    }
+
+    fn is_announced(&self) -> bool {
+        self.chunks() > 1 && self.chunks() > self.stored
+    }
+}
+
+impl Group {
+    fn document(&self, id: PointId) -> Option<(&Target, &Versioned)> {
+        self.rows.iter().find_map(|row| {
+            let (versioned, _) = row.documents.iter().find(|(versioned, _)| versioned.document.id == id)?;
+            Some((row, versioned))
+        })
+    }
+
+    /// The row that a point belongs to.
+    fn owner(&self, id: PointId) -> Option<&Target> {
+        let is_surplus = |row: &&Target| row.first == id || row.surplus.contains(&id);
+        self.document(id).map(|(row, _)| row).or_else(|| self.rows.iter().find(is_surplus))
+    }
+
+    fn remove(&mut self, key: &RowKey) {
+        self.rows.retain(|row| row.key != *key);
+    }
+}
+
+impl Writer {
+    /// Embeds and writes, group by group. Returns the rows that could not be processed.
+    pub(super) async fn bring(&self, work: Work) -> Result<Vec<DeadLetter>, PipelineError> {
+        let Work { rows, mut failed } = work;
+        let (mut group, mut texts) = (Vec::new(), 0);
+        for row in rows {
+            texts += row.texts();
+            group.push(row);
+            if texts >= EMBED_SLICE {
+                self.bring_group(std::mem::take(&mut group), &mut failed).await?;
+                texts = 0;
+            }
+        }
+        self.bring_group(group, &mut failed).await?;
+        Ok(failed)
+    }
+
+    async fn bring_group(&self, rows: Vec<Target>, failed: &mut Vec<DeadLetter>) -> Result<(), PipelineError> {
+        let mut group = Group { rows, vectors: HashMap::new(), vanished: HashSet::new() };
+        self.move_vectors(&mut group).await?;
+        let has_vector = |id: &PointId| group.vectors.contains_key(id);
+        let all = group.rows.iter().flat_map(|row| &row.documents);
+        let missing = all.filter(|(versioned, origin)| *origin != Origin::Kept && !has_vector(&versioned.document.id));
+        let missing = missing.map(|(versioned, _)| versioned.document.id).collect();
+        self.embed_documents(&mut group, missing, failed).await?;
+        for step in [Step::Announce, Step::Further, Step::First] {
+            self.take_step(&mut group, step, failed).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the vectors of texts that have moved from one chunk to another.
+    async fn move_vectors(&self, group: &mut Group) -> Result<(), PipelineError> {
+        let all = group.rows.iter().flat_map(|row| &row.documents);
+        let moved: Vec<(PointId, PointId)> = all
+            .filter_map(|(versioned, origin)| match origin {
+                Origin::Moved(from) => Some((versioned.document.id, *from)),
+                Origin::Kept | Origin::New => None,
+            })
+            .collect();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let ids: HashSet<PointId> = moved.iter().map(|(_, from)| *from).collect();
+        let ids = &ids.into_iter().collect::<Vec<_>>();
+        let stored = self.on_sink(|sink, _| async move { sink.vectors(ids.clone()).await }).await?;
+        let stored: HashMap<PointId, Vector> = stored.into_iter().collect();
+        let moved = moved.into_iter().filter_map(|(id, from)| Some((id, stored.get(&from)?.clone())));
+        group.vectors.extend(moved);
+        Ok(())
+    }
+
+    /// Computes the vectors of these documents. A row that has a text which cannot be embedded stays as it is, and is parked.
+    async fn embed_documents(
+        &self,
+        group: &mut Group,
+        ids: Vec<PointId>,
+        failed: &mut Vec<DeadLetter>,
+    ) -> Result<(), PipelineError> {
+        for ids in ids.chunks(EMBED_SLICE) {
+            let documents = ids.iter().filter_map(|id| group.document(*id));
+            let texts: Vec<String> = documents.map(|(_, versioned)| versioned.document.text.clone()).collect();
+            let mut computed = 0;
+            for (id, answer) in ids.iter().zip(self.embed(&texts).await?) {
+                match answer {
+                    Ok(vector) => {
+                        group.vectors.insert(*id, vector);
+                        computed += 1;
+                    }
+                    Err(error) => {
+                        if let Some((_, versioned)) = group.document(*id) {
+                            let (key, position) = (versioned.document.key.clone(), versioned.position);
+                            failed.push(self.letter(&key, position, error.code(), &error.to_string()));
+                            group.remove(&key);
+                        }
+                    }
+                }
+            }
+            count_embeddings("computed", computed);
+            self.shared.telemetry.collection(self.index, |status| status.embeddings_computed += computed as u64);
+        }
+        Ok(())
+    }
+
+    async fn embed(&self, texts: &[String]) -> Result<Vec<Result<Vector, EmbedError>>, PipelineError> {
+        let _timer = Timer::start(Stage::Embed);
+        let embedder = &self.collection.embedder;
+        retrying(&self.shared.telemetry, &self.shared.stop, || async move {
+            let answers = embedder.embed(texts.to_vec()).await?;
+            if answers.len() != texts.len() {
+                let reason = format!("{} texts were given, {} vectors came back", texts.len(), answers.len());
+                return Err(EmbedError::Failed(reason).into());
+            }
+            // A text whose turn may still come fails the call, which is retried as a whole.
+            answers
+                .into_iter()
+                .map(|answer| match answer {
+                    Err(error) if error.is_retryable() => Err(error.into()),
+                    other => Ok(other),
+                })
+                .collect::<Result<Vec<_>, PipelineError>>()
+        })
+        .await
+    }
+
+    /// Writes durably what a step takes; a row with a point that the sink refuses is parked and the others are tried again
+    /// without it.
+    async fn take_step(
+        &self,
+        group: &mut Group,
+        step: Step,
+        failed: &mut Vec<DeadLetter>,
+    ) -> Result<(), PipelineError> {
+        loop {
+            let count = self.writes(group, step).count();
+            if count == 0 {
+                return Ok(());
+            }
+            let answer = {
+                let (_timer, group) = (Timer::start(Stage::Write), &*group);
+                self.as_owner(|sink, _| sink.write(self.writes(group, step).collect())).await
+            };
+            match answer {
+                Ok(()) => {
+                    count_written(if step == Step::Announce { 0 } else { count });
+                    return Ok(());
+                }
+                Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection }) => {
+                    let vanished = self.vanished(group, step, id).await?;
+                    if !vanished.is_empty() {
+                        if step == Step::First {
+                            group.vanished.extend(&vanished);
+                        }
+                        let missing = vanished.into_iter().filter(|id| !group.vectors.contains_key(id)).collect();
+                        self.embed_documents(group, missing, failed).await?;
+                        continue;
+                    }
+                    let Some(row) = group.owner(id) else {
+                        return Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection });
+                    };
+                    let key = row.key.clone();
+                    failed.push(self.letter(&key, row.position, "E_POINT", &reason));
+                    group.remove(&key);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+    }
+
+    /// The points that were to keep their vectors and have gone since they were looked up, if the refused one is among those
+    /// that were: another worker may have come to a truncate, or somebody has removed them.
+    async fn vanished(&self, group: &Group, step: Step, refused: PointId) -> Result<Vec<PointId>, PipelineError> {
+        let payloads: Vec<PointId> = self
+            .writes(group, step)
+            .filter_map(|write| match write {
+                Write::Payload { id, .. } => Some(id),
+                Write::Upsert(_) | Write::Delete(_) => None,
+            })
+            .collect();
+        if !payloads.contains(&refused) {
+            return Ok(Vec::new());
+        }
+        let ids = &payloads;
+        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        let stored: HashSet<PointId> = stored.into_iter().map(|point| point.id).collect();
+        Ok(payloads.into_iter().filter(|id| !stored.contains(id)).collect())
+    }
+
+    fn writes<'a>(&'a self, group: &'a Group, step: Step) -> impl Iterator<Item = Write> + 'a {
+        group.rows.iter().flat_map(move |row| self.writes_of(group, row, step))
+    }
+
+    fn writes_of(&self, group: &Group, row: &Target, step: Step) -> Vec<Write> {
+        let mut documents = row.documents.iter().map(|(versioned, _)| versioned);
+        let first = documents.next();
+        match (step, first) {
+            (Step::Announce, Some(first)) if row.is_announced() => {
+                let provenance = Provenance { position: Position::default(), ..self.provenance(first) };
+                vec![to_write(first, provenance, group.vectors.get(&row.first))]
+            }
+            (Step::Announce, _) => Vec::new(),
+            (Step::Further, _) => {
+                let further = documents.map(|versioned| {
+                    to_write(versioned, self.provenance(versioned), group.vectors.get(&versioned.document.id))
+                });
+                further.chain(row.surplus.iter().copied().map(Write::Delete)).collect()
+            }
+            (Step::First, Some(first)) => {
+                let is_there = row.is_announced() && !group.vanished.contains(&row.first);
+                let vector = group.vectors.get(&row.first).filter(|_| !is_there);
+                vec![to_write(first, self.provenance(first), vector)]
+            }
+            (Step::First, None) => vec![Write::Delete(row.first)],
+        }
+    }
+
+    fn provenance(&self, versioned: &Versioned) -> Provenance {
+        versioned.provenance(&self.collection.fingerprint, self.generation)
+    }
+}
+
+/// The whole point if there is a vector for it, else its payload.
+fn to_write(versioned: &Versioned, provenance: Provenance, vector: Option<&Vector>) -> Write {
+    let (id, payload) = (versioned.document.id, versioned.document.payload.clone());
+    match vector {
+        Some(vector) => Write::Upsert(Point { id, vector: vector.clone(), payload, provenance }),
+        None => Write::Payload { id, payload, provenance },
+    }
+}

@@ -1,0 +1,281 @@
+//! What the rows of a batch shall be in the sink: completed, rendered, and compared with what is stored.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use walvec_model::{Cell, InputHash, PointId, Position, Row, RowKey, StoredPoint, Table, Value};
+use walvec_transform::Completed;
+
+use super::Writer;
+use crate::batch::{Final, State};
+use crate::error::PipelineError;
+use crate::plan::{Known, Versioned};
+use crate::refetch::Refetch;
+use crate::store::DeadLetter;
+use crate::telemetry::{Stage, Timer, count_embeddings};
+
+/// A row with all its values, on its way to a document.
+struct Complete {
+    key: RowKey,
+    table: Arc<Table>,
+    values: Vec<Value>,
+    position: Position,
+}
+
+/// A row that lacks values.
+struct Incomplete {
+    key: RowKey,
+    table: Arc<Table>,
+    row: Row,
+    position: Position,
+}
+
+impl Incomplete {
+    /// What was read again, and of this row only what the source does not have: a program between capture and us may have
+    /// added columns.
+    fn filled(&self, mut read: Row) -> Row {
+        let columns = read.0.len().max(self.row.0.len());
+        read.0.resize(columns, Cell::Unchanged);
+        for (cell, here) in read.0.iter_mut().zip(&self.row.0) {
+            if *cell == Cell::Unchanged {
+                cell.clone_from(here);
+            }
+        }
+        read
+    }
+}
+
+/// Why a row without all its values is parked.
+const NO_SOURCE: &str =
+    "an update left a large value out that is not stored, and no `source.url` says where to read it";
+const NOT_IN_SOURCE: &str = "an update left a value out that is not stored, and the table has no such column";
+
+/// What is left to do for a batch.
+#[derive(Default)]
+pub(super) struct Work {
+    pub(super) rows: Vec<Target>,
+    /// Rows that could not be processed.
+    pub(super) failed: Vec<DeadLetter>,
+}
+
+/// What a row shall be in the sink.
+pub(super) struct Target {
+    pub(super) key: RowKey,
+    pub(super) position: Position,
+    /// The id of its point, or of its first chunk.
+    pub(super) first: PointId,
+    /// Its documents, chunk by chunk; none if the row is gone.
+    pub(super) documents: Vec<(Versioned, Origin)>,
+    /// How many points of it are stored, as far as known.
+    pub(super) stored: u32,
+    /// Stored points that it has no more use for, besides the first.
+    pub(super) surplus: Vec<PointId>,
+}
+
+/// Where the vector of a document comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The stored point has it.
+    Kept,
+    /// Another point of the row has it: the text has moved to another chunk.
+    Moved(PointId),
+    /// It is still to be computed.
+    New,
+}
+
+impl Writer {
+    /// Brings the final states of a batch into the sink. When this returns they are durable there, or parked.
+    pub(crate) async fn write(
+        &mut self,
+        source: &dyn Refetch,
+        entries: Vec<(RowKey, Final)>,
+    ) -> Result<(), PipelineError> {
+        let known = self.known(&entries).await?;
+        self.write_over(known, source, entries).await
+    }
+
+    /// The same, whatever the sink holds: it is not to be trusted.
+    pub(crate) async fn rewrite(
+        &mut self,
+        source: &dyn Refetch,
+        entries: Vec<(RowKey, Final)>,
+    ) -> Result<(), PipelineError> {
+        let nothing = Known::new(Vec::new(), self.parked.keys().cloned().collect());
+        self.write_over(nothing, source, entries).await
+    }
+
+    async fn write_over(
+        &mut self,
+        known: Known,
+        source: &dyn Refetch,
+        entries: Vec<(RowKey, Final)>,
+    ) -> Result<(), PipelineError> {
+        let fresh: Vec<_> = entries
+            .into_iter()
+            .filter(|(key, last)| !known.is_current(self.id(&last.table, key), key, last.position, self.generation))
+            .collect();
+        let versions: Vec<(RowKey, Position)> = fresh.iter().map(|(key, last)| (key.clone(), last.position)).collect();
+        let mut work = Work::default();
+        let rows = self.complete(source, fresh, &known, &mut work).await?;
+        self.render(rows, &known, &mut work)?;
+        let failed = self.bring(work).await?;
+        self.settle(&versions, &failed).await
+    }
+
+    /// What the sink holds under the ids of the batch.
+    async fn known(&self, entries: &[(RowKey, Final)]) -> Result<Known, PipelineError> {
+        let _timer = Timer::start(Stage::Retrieve);
+        let ids: HashSet<PointId> = entries.iter().map(|(key, last)| self.id(&last.table, key)).collect();
+        let ids: Vec<PointId> = ids.into_iter().collect();
+        let ids = &ids;
+        let mut stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        let more = &self.further_ids(&stored);
+        if !more.is_empty() {
+            stored.extend(self.on_sink(|sink, _| async move { sink.retrieve(more.clone()).await }).await?);
+        }
+        Ok(Known::new(stored, self.parked.keys().cloned().collect()))
+    }
+
+    /// The ids of the further chunks of rows whose first ones are stored.
+    fn further_ids(&self, first: &[StoredPoint]) -> Vec<PointId> {
+        let (transform, table) = (&self.collection.transform, &self.collection.table);
+        let ours = first.iter().filter_map(|point| point.provenance.as_ref());
+        let further = ours.flat_map(|provenance| {
+            let key = RowKey::new(provenance.key.clone());
+            transform.further_ids(table, &key, provenance.chunks).collect::<Vec<_>>()
+        });
+        further.collect()
+    }
+
+    /// Fills in values that PostgreSQL did not send, from the stored point or else from the source.
+    async fn complete(
+        &self,
+        source: &dyn Refetch,
+        entries: Vec<(RowKey, Final)>,
+        known: &Known,
+        work: &mut Work,
+    ) -> Result<Vec<Complete>, PipelineError> {
+        let mut rows = Vec::with_capacity(entries.len());
+        let mut missing: Vec<Incomplete> = Vec::new();
+        for (key, Final { table, position, state }) in entries {
+            let State::Present { row, base } = state else {
+                work.rows.push(self.gone(&table, key, position, known));
+                continue;
+            };
+            let stored = known.base(&base, self.id(&table, &key), &key);
+            let partial = row.is_partial().then(|| row.clone());
+            match self.collection.transform.complete(&table, row, stored) {
+                Completed::Row(values) => rows.push(Complete { key, table, values, position }),
+                Completed::Refetch => {
+                    let row = partial.unwrap_or_else(|| Row(Vec::new()));
+                    missing.push(Incomplete { key, table, row, position });
+                }
+            }
+        }
+        rows.extend(self.refetch(source, missing, known, work).await?);
+        Ok(rows)
+    }
+
+    fn not_sent(&self, Incomplete { key, position, .. }: &Incomplete, reason: &str) -> DeadLetter {
+        self.letter(key, *position, "E_NOT_SENT", reason)
+    }
+
+    /// Reads rows again that cannot be completed otherwise. What is read may be newer than the change; the changes in
+    /// between are still to come and end in the same state. A row that is not there any more will be deleted by one of them.
+    async fn refetch(
+        &self,
+        source: &dyn Refetch,
+        missing: Vec<Incomplete>,
+        known: &Known,
+        work: &mut Work,
+    ) -> Result<Vec<Complete>, PipelineError> {
+        let mut rows = Vec::new();
+        let mut rest = missing;
+        while let Some(Incomplete { table, .. }) = rest.first() {
+            let _timer = Timer::start(Stage::Refetch);
+            let table = Arc::clone(table);
+            let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|other| other.table == table);
+            rest = others;
+            let keys: Vec<RowKey> = same.iter().map(|incomplete| incomplete.key.clone()).collect();
+            let Some(fetched) = source.rows(&table, &keys) else {
+                work.failed.extend(same.iter().map(|incomplete| self.not_sent(incomplete, NO_SOURCE)));
+                continue;
+            };
+            let mut found: HashMap<RowKey, Row> = fetched.await?.into_iter().collect();
+            for incomplete in same {
+                let Some(row) = found.remove(&incomplete.key) else {
+                    work.rows.push(self.gone(&table, incomplete.key, incomplete.position, known));
+                    continue;
+                };
+                match self.collection.transform.complete(&table, incomplete.filled(row), None) {
+                    Completed::Row(values) => {
+                        let Incomplete { key, table, position, .. } = incomplete;
+                        rows.push(Complete { key, table, values, position });
+                    }
+                    Completed::Refetch => work.failed.push(self.not_sent(&incomplete, NOT_IN_SOURCE)),
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// What becomes of a row that is gone.
+    fn gone(&self, table: &Table, key: RowKey, position: Position, known: &Known) -> Target {
+        let first = self.id(table, &key);
+        let stored = known.chunks(first);
+        let surplus = self.collection.transform.further_ids(&table.name, &key, stored).collect();
+        Target { key, position, first, documents: Vec::new(), stored, surplus }
+    }
+
+    /// Renders documents and finds out what they need.
+    fn render(&self, rows: Vec<Complete>, known: &Known, work: &mut Work) -> Result<(), PipelineError> {
+        let _timer = Timer::start(Stage::Render);
+        let transform = &self.collection.transform;
+        let mut reused = 0;
+        for Complete { key, table, values, position } in rows {
+            let documents = match transform.render(&table, &key, &values) {
+                Ok(documents) => documents,
+                Err(error) if error.is_row_error() => {
+                    work.failed.push(self.letter(&key, position, error.code(), &error.to_string()));
+                    continue;
+                }
+                Err(error) => {
+                    let collection = self.collection.name.clone();
+                    return Err(PipelineError::Transform { collection, source: error.into() });
+                }
+            };
+            let mut target = self.gone(&table, key, position, known);
+            target.surplus.drain(..target.surplus.len().min(documents.len() - 1));
+            let moved = self.vectors_by_text(&table, &target, known);
+            for document in documents {
+                let origin = match moved.get(&document.input_hash) {
+                    _ if known.has_vector_for(&document, &self.collection.fingerprint) => Origin::Kept,
+                    Some(id) => Origin::Moved(*id),
+                    None => Origin::New,
+                };
+                reused += usize::from(origin != Origin::New);
+                target.documents.push((Versioned { document, position }, origin));
+            }
+            work.rows.push(target);
+        }
+        if reused > 0 {
+            count_embeddings("reused", reused);
+            self.shared.telemetry.collection(self.index, |status| status.embeddings_reused += reused as u64);
+        }
+        Ok(())
+    }
+
+    /// Which stored chunk of a row has the vector of a text. A row that has one point has nothing to look up.
+    fn vectors_by_text(&self, table: &Table, target: &Target, known: &Known) -> HashMap<InputHash, PointId> {
+        if target.stored <= 1 {
+            return HashMap::new();
+        }
+        let further = self.collection.transform.further_ids(&table.name, &target.key, target.stored);
+        let stored = std::iter::once(target.first).chain(further).filter_map(|id| known.points.get(&id));
+        let usable = stored.filter_map(|point| Some((point.id, point.provenance.as_ref()?)));
+        usable
+            .filter(|(_, provenance)| provenance.fingerprint == self.collection.fingerprint)
+            .map(|(id, provenance)| (provenance.input_hash.clone(), id))
+            .collect()
+    }
+}
