@@ -1,17 +1,17 @@
 //! Long texts in chunks: all of a row's chunks follow it, whatever happens in between.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::Duration;
 use walvec_e2e::settings::MODEL;
-use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, test};
+use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_model::{Payload, PointId};
 use walvec_sink::{Search as _, Sink as _, Write};
 use walvec_test_kafka::can_test;
-use walvec_test_qdrant::TestServer;
+use walvec_test_qdrant::{Call, Code, Fault, TestServer};
 
 use crate::broker::captured;
 use crate::faults::new_seed;
@@ -22,6 +22,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(every_chunk_follows_its_row_on_a_server),
         test!(rows_that_shrink_and_grow_keep_no_chunk_too_many_whenever_walvec_is_killed),
         test!(rows_that_shrink_and_grow_keep_no_chunk_too_many_on_a_server).once(),
+        test!(a_crash_between_any_two_writes_of_a_row_leaves_no_chunk_behind).once(),
         test!(unchanged_chunks_of_a_changed_row_are_not_embedded_again),
         test!(a_row_is_found_once_however_many_of_its_chunks_are_near),
         test!(verify_finds_lost_and_left_over_chunks_and_has_them_mended),
@@ -159,6 +160,47 @@ async fn rows_that_shrink_and_grow_keep_no_chunk_too_many_on_a_server(context: T
     let compared = image::compare_on_server(&context, &image_of_items(), &server.url()).await;
     compared.map_err(|error| error.context(format!("seed {seed}")))?;
     Ok(())
+}
+
+async fn a_crash_between_any_two_writes_of_a_row_leaves_no_chunk_behind(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(SCHEMA).await?;
+    let mut walvec = followed(&context, &items_on(&server)).await?;
+    let refused = || Fault::Status(Code::Unavailable, "not now".to_owned());
+    for (before, change) in [(0, 40), (16, 40), (40, 16)] {
+        // The last one changes the row again before walvec has seen what became of the first change.
+        for last in ["DELETE FROM items", "UPDATE items SET body = words(7, 20)"] {
+            for allowed in 0..3 {
+                context.execute("DELETE FROM items").await?;
+                if before > 0 {
+                    context.execute(&format!("INSERT INTO items VALUES (1, words(1, {before}), '')")).await?;
+                }
+                walvec.caught_up(&context).await?;
+                (0..allowed).for_each(|_| server.faults().next_on(Call::UpdateBatch, Fault::Delay(Duration::ZERO)));
+                (0..1000).for_each(|_| server.faults().next_on(Call::UpdateBatch, refused()));
+                context
+                    .execute(&format!(
+                        "INSERT INTO items VALUES (1, words(2, {change}), '') ON CONFLICT (id) DO UPDATE SET body = excluded.body"
+                    ))
+                    .await?;
+                let ended = walvec.status().await?.applied_lsn;
+                wait::until("a write is refused, or there are no more", async || {
+                    let is_over = walvec.status().await?.applied_lsn > ended;
+                    Ok((server.faults().pending() < 1000 || is_over).then_some(()))
+                })
+                .await?;
+                walvec.signal(Signal::KILL)?;
+                walvec.end().await?;
+                server.faults().clear();
+                context.execute(last).await?;
+                walvec = context.start(&items_on(&server)).await?;
+                walvec.caught_up(&context).await?;
+                let compared = image::compare_on_server(&context, &image_of_items(), &server.url()).await;
+                compared.with_context(|| format!("{before} to {change} words, {allowed} writes, then {last}"))?;
+            }
+        }
+    }
+    walvec.stop().await
 }
 
 async fn unchanged_chunks_of_a_changed_row_are_not_embedded_again(context: TestContext) -> Result<()> {
