@@ -237,6 +237,22 @@ mod tests {
     }
 
     #[test]
+    fn every_chunk_has_an_image_and_the_id_that_its_number_gives_it() {
+        let mut imager = imager(Some(&[]));
+        imager.ids = Ids::new(&imager.table.name, &imager.table.key_types(), true);
+        let split = |text: &str| Ok(text.split(' ').map(str::to_owned).collect());
+        imager.chunks = Some(Chunks { split: Arc::new(split), field: "part".to_owned() });
+        let images = imager.images([Some("7"), Some("Dune Messiah"), Some("50")].into_iter());
+        let ids: Vec<PointId> = images.iter().map(|image| image.id).collect();
+        assert_eq!(ids, [imager.ids.chunk(&[json!(7)], 0), imager.ids.chunk(&[json!(7)], 1)]);
+        let stored =
+            point(json!({"part": "Messiah", "year": 2, "_walvec": {"t": "public.books", "k": [7], "c": 1, "n": 2,
+            "h": InputHash::of("Messiah").0, "m": Fingerprint::of(&["model"]).0}}));
+        assert_eq!(images[1].content.as_ref().unwrap().differences(&stored), []);
+        assert!(!images[0].content.as_ref().unwrap().differences(&stored).is_empty());
+    }
+
+    #[test]
     fn a_row_that_cannot_be_rendered_keeps_its_id_and_says_why() {
         let image = imager(None).images([Some("7"), Some("Dune"), Some("0")].into_iter()).remove(0);
         assert_eq!((image.id, image.digest()), (PointId::Num(7), None));
