@@ -25,4 +25,8 @@ pub enum Condition {
         /// Highest value, inclusive.
         to: Option<f64>,
     },
+    /// At least one of them holds; there is at least one.
+    AnyOf(Vec<Condition>),
+    /// The condition does not hold.
+    Not(Box<Condition>),
 }

@@ -196,6 +196,8 @@ pub struct SearchRequest {
     pub limit: usize,
     /// Only points that match all conditions.
     pub filter: Filter,
+    /// Only points at least as near, in cosine similarity.
+    pub min_score: Option<f32>,
 }
 
 /// A point that was found.

@@ -255,7 +255,7 @@ async fn wrong_vectors(collection: &impl Search, stored: &[(PointId, String)], m
     for (id, text) in stored.iter().step_by(stored.len().div_ceil(VECTORS).max(1)) {
         let vector = embedder.embed(vec![text.clone()]).await?.remove(0)?;
         // Other points may have the same vector, so that the point need not be the first.
-        let request = SearchRequest { vector, limit: PAGE, filter: Filter::default() };
+        let request = SearchRequest { vector, limit: PAGE, filter: Filter::default(), min_score: None };
         let hits = collection.search(request).await?;
         let same: Vec<PointId> = hits.iter().filter(|hit| hit.score >= SAME_VECTOR).map(|hit| hit.id).collect();
         if !same.contains(id) && same.len() < PAGE {

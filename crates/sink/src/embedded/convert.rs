@@ -76,9 +76,8 @@ pub(super) fn edge_filter(nesting: Option<&str>, filter: &Filter) -> Result<Opti
     if filter.0.is_empty() {
         return Ok(None);
     }
-    let conditions: Result<_, SinkError> =
-        filter.0.iter().map(|condition| field_condition(nesting, condition)).collect();
-    Ok(Some(all_of(conditions?)))
+    let must = filter.0.iter().map(|condition| edge_condition(nesting, condition)).collect::<Result<_, _>>()?;
+    Ok(Some(EdgeFilter { must: Some(must), ..EdgeFilter::new() }))
 }
 
 fn all_of(conditions: Vec<FieldCondition>) -> EdgeFilter {
@@ -86,18 +85,26 @@ fn all_of(conditions: Vec<FieldCondition>) -> EdgeFilter {
     EdgeFilter { must: Some(must), ..EdgeFilter::new() }
 }
 
-fn field_condition(nesting: Option<&str>, condition: &Condition) -> Result<FieldCondition, SinkError> {
+fn edge_condition(nesting: Option<&str>, condition: &Condition) -> Result<EdgeCondition, SinkError> {
     match condition {
         Condition::Equals { field, value } => {
             let matches = Match::new_value(comparable(field, value)?);
-            Ok(FieldCondition::new_match(field_path(nesting, field), matches))
+            Ok(EdgeCondition::Field(FieldCondition::new_match(field_path(nesting, field), matches)))
         }
         Condition::Range { field, from, to } => {
             if from.is_some_and(f64::is_nan) || to.is_some_and(f64::is_nan) {
                 return Err(SinkError::BadRequest(format!("a bound of \"{field}\" is not a number")));
             }
             let range = Range { gte: from.map(OrderedFloat), lte: to.map(OrderedFloat), lt: None, gt: None };
-            Ok(FieldCondition::new_range(field_path(nesting, field), range))
+            Ok(EdgeCondition::Field(FieldCondition::new_range(field_path(nesting, field), range)))
+        }
+        Condition::AnyOf(conditions) => {
+            let should = conditions.iter().map(|it| edge_condition(nesting, it)).collect::<Result<_, _>>()?;
+            Ok(EdgeCondition::Filter(EdgeFilter { should: Some(should), ..EdgeFilter::new() }))
+        }
+        Condition::Not(condition) => {
+            let must_not = vec![edge_condition(nesting, condition)?];
+            Ok(EdgeCondition::Filter(EdgeFilter { must_not: Some(must_not), ..EdgeFilter::new() }))
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Retrieve, count, scroll, search. All of them only share locks with the writer, for the time of a few points each.
 
+use qdrant_edge::external::ordered_float::OrderedFloat;
 use qdrant_edge::{
     CountRequest, EdgeShard, Filter as EdgeFilter, NamedQuery, QueryEnum, QueryRequest, Record, ScoredPoint,
     ScoringQuery, ScrollRequest, VectorInternal, WithPayloadInterface, WithVector,
@@ -69,7 +70,7 @@ fn page_of_records(
 }
 
 pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target) -> Result<Vec<Hit>, SinkError> {
-    let SearchRequest { vector, limit, filter } = request;
+    let SearchRequest { vector, limit, filter, min_score } = request;
     check_vector(&vector, target.dimension).map_err(SinkError::BadRequest)?;
     if limit > MAX_HITS {
         return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_HITS} is allowed")));
@@ -83,7 +84,7 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target)
         prefetches: Vec::new(),
         query: Some(ScoringQuery::Vector(QueryEnum::Nearest(nearest))),
         filter,
-        score_threshold: None,
+        score_threshold: min_score.map(OrderedFloat),
         limit,
         offset: 0,
         params: None,

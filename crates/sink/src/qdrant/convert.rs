@@ -115,8 +115,8 @@ pub(super) fn client_filter(nesting: Option<&str>, filter: &Filter) -> Result<Op
     Ok(Some(ClientFilter::must(conditions)))
 }
 
-fn condition(nesting: Option<&str>, condition: &Condition) -> Result<ClientCondition, SinkError> {
-    match condition {
+fn condition(nesting: Option<&str>, wanted: &Condition) -> Result<ClientCondition, SinkError> {
+    match wanted {
         Condition::Equals { field, value } => equals(field, field_path(nesting, field)?, value),
         Condition::Range { field, from, to } => {
             if from.is_some_and(f64::is_nan) || to.is_some_and(f64::is_nan) {
@@ -124,6 +124,11 @@ fn condition(nesting: Option<&str>, condition: &Condition) -> Result<ClientCondi
             }
             Ok(ClientCondition::range(field_path(nesting, field)?, Range { gte: *from, lte: *to, ..Range::default() }))
         }
+        Condition::AnyOf(conditions) => {
+            let any = conditions.iter().map(|it| condition(nesting, it)).collect::<Result<Vec<_>, _>>()?;
+            Ok(ClientFilter::should(any).into())
+        }
+        Condition::Not(inner) => Ok(ClientFilter::must_not([condition(nesting, inner)?]).into()),
     }
 }
 

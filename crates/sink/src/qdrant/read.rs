@@ -75,7 +75,7 @@ async fn scrolled(
 
 pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<Hit>, SinkError> {
     let Inner { client, spec, place, .. } = inner;
-    let SearchRequest { vector, limit, filter } = request;
+    let SearchRequest { vector, limit, filter, min_score } = request;
     crate::check_vector(&vector, spec.dimension).map_err(SinkError::BadRequest)?;
     if limit > MAX_HITS {
         return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_HITS} is allowed")));
@@ -88,6 +88,7 @@ pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<
         using: spec.vector.clone(),
         shard_key_selector: tenant.as_ref().map(|(_, shard)| selector(shard)),
         limit: Some(limit as u64),
+        score_threshold: min_score,
         with_payload: Some(true.into()),
         with_vectors: Some(false.into()),
         ..QueryPoints::default()

@@ -129,6 +129,7 @@ async fn an_index_changes_no_answer() {
         vector: vector(1, DIMENSION),
         limit: 5,
         filter: Filter(vec![Condition::Range { field: "number".to_owned(), from: Some(100.0), to: Some(200.0) }]),
+        min_score: None,
     };
     let before = fixture.sink.search(filtered.clone()).await.unwrap();
     let points = all_points(&fixture.sink).await;

@@ -94,7 +94,7 @@ pub(crate) fn vector(seed: u64, dimension: usize) -> Vec<f32> {
 }
 
 pub(crate) fn nearest_to(id: u64, limit: usize) -> SearchRequest {
-    SearchRequest { vector: vector(id, DIMENSION), limit, filter: Filter::default() }
+    SearchRequest { vector: vector(id, DIMENSION), limit, filter: Filter::default(), min_score: None }
 }
 
 /// All points, page by page.

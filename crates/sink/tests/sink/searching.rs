@@ -54,6 +54,17 @@ async fn a_hit_carries_the_users_fields_and_the_provenance_apart() {
     assert_eq!(hit.provenance, Some(provenance(3)));
 }
 
+#[tokio::test]
+async fn hits_that_are_not_near_enough_are_left_out() {
+    let fixture = Fixture::new();
+    fixture.sink.write(upserts(0..100)).await.unwrap();
+    let all = fixture.sink.search(nearest_to(7, 100)).await.unwrap();
+    // Between the tenth and the next: an engine may round its own scores when it compares.
+    let bound = f32::midpoint(all[9].score, all[10].score);
+    let near = fixture.sink.search(SearchRequest { min_score: Some(bound), ..nearest_to(7, 100) }).await.unwrap();
+    assert_eq!(numbers(&near), numbers(&all[..10]));
+}
+
 async fn filters_find(fixture: &Fixture) {
     let rows = [
         json!({ "kind": "novel", "year": 1965, "sold": true, "tags": ["desert", "worm"], "price": 9.5 }),
@@ -76,6 +87,13 @@ async fn filters_find(fixture: &Fixture) {
     assert_eq!(matching(fixture, vec![range("year", Some(1985.0), Some(1964.0))]).await, [0; 0]);
     assert_eq!(matching(fixture, vec![equals("kind", json!("novel")), equals("sold", json!(true))]).await, [1]);
     assert_eq!(matching(fixture, vec![equals("absent", json!("x"))]).await, [0; 0]);
+    let any = |conditions| vec![Condition::AnyOf(conditions)];
+    let not = |condition| Condition::Not(Box::new(condition));
+    assert_eq!(matching(fixture, any(vec![equals("kind", json!("poem")), equals("year", json!(1984))])).await, [2, 3]);
+    assert_eq!(matching(fixture, any(vec![equals("kind", json!("play"))])).await, [0; 0]);
+    assert_eq!(matching(fixture, vec![not(equals("kind", json!("novel")))]).await, [3, 4], "also where there is none");
+    let neither = not(Condition::AnyOf(vec![equals("tags", json!("worm")), equals("tags", json!("cyber"))]));
+    assert_eq!(matching(fixture, vec![neither, equals("sold", json!(true))]).await, [3]);
     for (field, value) in [("a.b", "dot"), ("c[0]", "bracket"), ("d \"e\"", "quote"), ("", "nameless")] {
         assert_eq!(matching(fixture, vec![equals(field, json!(value))]).await, [4], "field {field:?}");
     }

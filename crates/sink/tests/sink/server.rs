@@ -80,10 +80,18 @@ async fn what_is_written_can_be_read_and_found() {
         let nearest = sink.search(nearest_to(77, 3)).await.unwrap();
         assert_eq!(nearest[0].id, PointId::Num(77));
         assert!(nearest[0].score > 0.999 && nearest[0].score <= 1.0);
+        let year = |year: i32| Condition::Equals { field: "year".to_owned(), value: json!(year) };
+        let near = sink.search(SearchRequest { min_score: Some(0.999), ..nearest_to(77, 3) }).await.unwrap();
+        assert_eq!(near.iter().map(|hit| hit.id).collect::<Vec<_>>(), [PointId::Num(77)]);
         for (condition, found) in [
             (Condition::Equals { field: "year".to_owned(), value: json!(1898) }, vec![PointId::Num(1)]),
             (Condition::Equals { field: "a.b".to_owned(), value: json!("x") }, vec![PointId::Num(1)]),
             (Condition::Range { field: "year".to_owned(), from: Some(1899.0), to: None }, vec![PointId::Uuid(uuid)]),
+            (Condition::AnyOf(vec![year(1898), year(1)]), vec![PointId::Num(1)]),
+            (
+                Condition::AnyOf(vec![Condition::Not(Box::new(Condition::Not(Box::new(year(1898)))))]),
+                vec![PointId::Num(1)],
+            ),
         ] {
             let request = SearchRequest { filter: Filter(vec![condition]), ..nearest_to(5, 10) };
             let ids: Vec<_> = sink.search(request).await.unwrap().iter().map(|hit| hit.id).collect();

@@ -28,11 +28,15 @@ pub(crate) struct SearchArgs {
     /// How many hits at most.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     limit: u64,
-    /// Only points that match: FIELD=VALUE, FIELD>=NUMBER or FIELD<=NUMBER; may be given several times.
+    /// Only points that match: FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER or FIELD<=NUMBER; may be given several times.
     ///
+    /// FIELD=["ONE","OTHER"] matches either.
     /// A value that reads as a whole number, true or false is one; text that looks like that goes in double quotes.
     #[arg(long = "filter", value_name = "CONDITION", value_parser = condition)]
     filters: Vec<Given>,
+    /// Only hits at least as near: the cosine similarity, -1 to 1.
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true, value_parser = score)]
+    min_score: Option<f32>,
     /// Show each row once, as the nearest of its chunks.
     #[arg(long)]
     group_by_row: bool,
@@ -48,6 +52,11 @@ struct Given {
     condition: Condition,
 }
 
+fn score(text: &str) -> Result<f32, String> {
+    let score = text.parse().ok().filter(|score| (-1.0..=1.0).contains(score));
+    score.ok_or_else(|| "a number from -1 to 1 is expected".to_owned())
+}
+
 fn condition(text: &str) -> Result<Given, String> {
     let condition = condition_from_text(text).map_err(|problem| problem.to_string())?;
     Ok(Given { text: text.to_owned(), condition })
@@ -60,6 +69,8 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
         Some(running) => {
             let limit = args.limit.to_string();
             let mut query = vec![("q", args.text.as_str()), ("collection", &collection.name), ("limit", &limit)];
+            let min_score = args.min_score.map(|score| score.to_string());
+            query.extend(min_score.as_deref().map(|score| ("min_score", score)));
             query.extend(args.group_by_row.then_some(("group", "row")));
             query.extend(args.filters.iter().map(|given| ("filter", given.text.as_str())));
             running.get("/api/v1/search", &query).await?
@@ -116,6 +127,7 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
         vector: vector.map_err(embedded)?,
         limit: usize::try_from(args.limit).unwrap_or(usize::MAX),
         filter: Filter(conditions.collect()),
+        min_score: args.min_score,
     };
     let points = opened.search();
     let hits = if args.group_by_row { nearest_rows(&*points, request).await } else { points.search(request).await };

@@ -99,7 +99,7 @@ fn with_result(mut operation: Value) -> Value {
 
 fn search_by_query_string() -> Value {
     let mut operation = with_result(operation("search", "Finds points by meaning", "application/json"));
-    let filter = "One condition per parameter: field=value, field>=number or field<=number. A value that reads as a \
+    let filter = "One condition per parameter: field=value, field!=value, field=[\"one\",\"other\"], field>=number or field<=number. A value that reads as a \
                   whole number, true or false is taken as such; put text that looks like one in double quotes.";
     operation["parameters"] = json!([
         parameter(
@@ -111,6 +111,7 @@ fn search_by_query_string() -> Value {
         parameter("collection", false, "Where; needed only if there are several", json!({"type": "string"})),
         parameter("limit", false, "How many hits at most", limit_schema()),
         parameter("group", false, GROUP, group_schema()),
+        parameter("min_score", false, "How near hits have to be at least", score_schema()),
         parameter("filter", false, filter, json!({"type": "array", "items": {"type": "string"}})),
     ]);
     operation
@@ -197,7 +198,15 @@ fn search_by_json() -> Value {
         "additionalProperties": false,
         "minProperties": 1,
     });
-    let condition = json!({"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "boolean"}, range]});
+    let value = json!({"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "boolean"}]});
+    let list = json!({"type": "array", "items": value, "minItems": 1});
+    let excluded = json!({
+        "type": "object",
+        "properties": {"not": {"oneOf": [value, list]}},
+        "additionalProperties": false,
+        "required": ["not"],
+    });
+    let condition = json!({"oneOf": [value, list, range, excluded]});
     operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": {
         "type": "object",
         "required": ["query"],
@@ -207,6 +216,7 @@ fn search_by_json() -> Value {
             "collection": {"type": "string"},
             "limit": limit_schema(),
             "group": group_schema(),
+            "min_score": score_schema(),
             "filter": {"type": "object", "additionalProperties": condition},
         },
     }}}});
@@ -215,6 +225,10 @@ fn search_by_json() -> Value {
 
 /// What grouping does.
 const GROUP: &str = "With row, a row counts once, as the nearest of its chunks";
+
+fn score_schema() -> Value {
+    json!({"type": "number", "minimum": -1, "maximum": 1, "description": "Cosine similarity"})
+}
 
 fn group_schema() -> Value {
     json!({"type": "string", "enum": ["row"], "description": GROUP})

@@ -28,31 +28,38 @@ pub(crate) struct SearchQuery {
     pub(crate) filter: Filter,
     /// Whether a row counts once, however many of its chunks are near.
     pub(crate) by_row: bool,
+    /// How near hits have to be at least.
+    pub(crate) min_score: Option<f32>,
 }
 
 impl SearchQuery {
-    /// Reads the pairs of a query string: `q`, `collection`, `limit`, `group`, and `filter` as often as wanted.
+    /// Reads the pairs of a query string: `q`, `collection`, `limit`, `group`, `min_score`, and `filter` as often as
+    /// wanted.
     pub(crate) fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
-        let (mut text, mut collection, mut limit, mut group, mut conditions) = (None, None, None, None, Vec::new());
+        let (mut text, mut collection, mut limit, mut conditions) = (None, None, None, Vec::new());
+        let (mut group, mut min_score) = (None, None);
         for (name, value) in pairs {
             match name.as_str() {
                 "q" => set_once(&mut text, &name, value)?,
                 "collection" => set_once(&mut collection, &name, value)?,
                 "limit" => set_once(&mut limit, &name, value)?,
                 "group" => set_once(&mut group, &name, value)?,
+                "min_score" => set_once(&mut min_score, &name, value)?,
                 "filter" => conditions.push(condition_from_text(&value)?),
                 _ => {
-                    let detail =
-                        format!("there is no parameter \"{name}\"; there are q, collection, limit, group and filter");
+                    let detail = format!(
+                        "there is no parameter \"{name}\"; there are q, collection, limit, group, \
+                         min_score and filter"
+                    );
                     return Err(Problem::new(Reason::BadParameter, detail));
                 }
             }
         }
-        let limit = match limit {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|_| bad_limit(&text))?),
-        };
-        Self::checked(text.unwrap_or_default(), collection, limit, group, conditions)
+        let limit = limit.map_or(Ok(DEFAULT_LIMIT), |text: String| text.parse().map_err(|_| bad_limit(&text)))?;
+        let min_score = min_score.map(|text| text.parse().map_err(|_| bad_score(&text))).transpose()?;
+        let group = checked_group(group.as_deref())?;
+        Self { text: text.unwrap_or_default(), collection, limit, filter: Filter(conditions), by_row: group, min_score }
+            .checked()
     }
 
     /// Reads a JSON body. `serde_json` gives up at 128 levels of nesting, so a deep body is an error like any other.
@@ -64,45 +71,59 @@ impl SearchQuery {
             Problem::new(Reason::BadJson, detail)
         })?;
         let conditions = body.filter.into_iter().map(|(field, value)| condition_from_json(field, value));
-        Self::checked(body.query, body.collection, body.limit, body.group, conditions.collect::<Result<_, _>>()?)
+        let limit =
+            body.limit.map_or(Ok(DEFAULT_LIMIT), |given| usize::try_from(given).map_err(|_| bad_limit(given)))?;
+        let filter = Filter(conditions.collect::<Result<_, _>>()?);
+        let (by_row, min_score) = (checked_group(body.group.as_deref())?, body.min_score);
+        Self { text: body.query, collection: body.collection, limit, filter, by_row, min_score }.checked()
     }
 
-    fn checked(
-        text: String,
-        collection: Option<String>,
-        limit: Option<i64>,
-        group: Option<String>,
-        conditions: Vec<Condition>,
-    ) -> Result<Self, Problem> {
-        if text.trim().is_empty() {
+    fn checked(self) -> Result<Self, Problem> {
+        if self.text.trim().is_empty() {
             let detail = "say what to look for, in the parameter q or the member \"query\"";
             return Err(Problem::new(Reason::EmptyQuery, detail));
         }
-        if text.len() > MAX_QUERY_BYTES {
-            let detail = format!("the query has {} bytes; at most {MAX_QUERY_BYTES} are read", text.len());
+        if self.text.len() > MAX_QUERY_BYTES {
+            let detail = format!("the query has {} bytes; at most {MAX_QUERY_BYTES} are read", self.text.len());
             return Err(Problem::new(Reason::QueryTooLong, detail));
         }
-        let limit = match limit {
-            None => DEFAULT_LIMIT,
-            Some(given) => match usize::try_from(given) {
-                Ok(limit @ 1..=MAX_LIMIT) => limit,
-                _ => return Err(bad_limit(given)),
-            },
-        };
-        let by_row = match group.as_deref() {
-            None => false,
-            Some("row") => true,
-            Some(other) => {
-                let detail = format!("hits cannot be grouped by \"{other}\"; only by \"row\"");
-                return Err(Problem::new(Reason::BadParameter, detail));
-            }
-        };
-        if conditions.len() > MAX_CONDITIONS {
-            let detail = format!("the filter has {} conditions; at most {MAX_CONDITIONS} are read", conditions.len());
+        if !(1..=MAX_LIMIT).contains(&self.limit) {
+            return Err(bad_limit(self.limit));
+        }
+        if self.min_score.is_some_and(|score| !(-1.0..=1.0).contains(&score)) {
+            return Err(bad_score(self.min_score.unwrap_or_default()));
+        }
+        let conditions: usize = self.filter.0.iter().map(size).sum();
+        if conditions > MAX_CONDITIONS {
+            let detail = format!("the filter has {conditions} conditions; at most {MAX_CONDITIONS} are read");
             return Err(Problem::new(Reason::BadFilter, detail));
         }
-        Ok(Self { text, collection, limit, filter: Filter(conditions), by_row })
+        Ok(self)
     }
+}
+
+/// How many comparisons a condition takes.
+fn size(condition: &Condition) -> usize {
+    match condition {
+        Condition::Equals { .. } | Condition::Range { .. } => 1,
+        Condition::AnyOf(conditions) => conditions.iter().map(size).sum(),
+        Condition::Not(condition) => size(condition),
+    }
+}
+
+fn checked_group(group: Option<&str>) -> Result<bool, Problem> {
+    match group {
+        None => Ok(false),
+        Some("row") => Ok(true),
+        Some(other) => {
+            let detail = format!("hits cannot be grouped by \"{other}\"; only by \"row\"");
+            Err(Problem::new(Reason::BadParameter, detail))
+        }
+    }
+}
+
+fn bad_score(given: impl std::fmt::Display) -> Problem {
+    Problem::new(Reason::BadParameter, format!("min_score is \"{given}\"; a number from -1 to 1 is expected"))
 }
 
 /// The body of `POST /api/v1/search`.
@@ -113,16 +134,18 @@ struct JsonBody {
     collection: Option<String>,
     limit: Option<i64>,
     group: Option<String>,
+    min_score: Option<f32>,
     #[serde(default)]
     filter: Map<String, Value>,
 }
 
-/// Bounds on a number, named as Qdrant names them.
+/// Bounds on a number, named as Qdrant names them; or values that a field must not have.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct JsonRange {
+struct JsonCondition {
     gte: Option<f64>,
     lte: Option<f64>,
+    not: Option<Value>,
 }
 
 fn set_once(slot: &mut Option<String>, name: &str, value: String) -> Result<(), Problem> {
@@ -139,15 +162,19 @@ fn bad_limit(given: impl std::fmt::Display) -> Problem {
     )
 }
 
-/// `field=value`, `field>=number` or `field<=number`.
+/// `field=value`, `field!=value`, `field>=number` or `field<=number`.
 ///
 /// A query string has no types, a payload has: a value that reads as a whole number, `true` or `false` is taken as
-/// such, everything else as text. Text that looks like a number is written in double quotes: `isbn="123"`.
+/// such, everything else as text. Text that looks like a number is written in double quotes: `isbn="123"`. Several values, of
+/// which one is enough, are a JSON list: `author=["Jane Austen","H.G. Wells"]`.
 pub(crate) fn condition_from_text(text: &str) -> Result<Condition, Problem> {
     let (field, value) = match text.split_once('=') {
-        Some((field, value)) if !field.trim_end_matches(['<', '>']).is_empty() => (field, value),
+        Some((field, value)) if !field.trim_end_matches(['<', '>', '!']).is_empty() => (field, value),
         _ => {
-            let detail = format!("\"{text}\" is no condition; expected field=value, field>=number or field<=number");
+            let detail = format!(
+                "\"{text}\" is no condition; expected field=value, field!=value, field=[\"one\",\"other\"], field>=number or \
+                 field<=number"
+            );
             return Err(Problem::new(Reason::BadFilter, detail));
         }
     };
@@ -157,32 +184,58 @@ pub(crate) fn condition_from_text(text: &str) -> Result<Condition, Problem> {
     if let Some(field) = field.strip_suffix('<') {
         return range(field, None, Some(number(field, value)?));
     }
-    Ok(Condition::Equals { field: field.to_owned(), value: typed(value) })
+    match field.strip_suffix('!') {
+        Some(field) => Ok(Condition::Not(Box::new(has(field, typed(value))?))),
+        None => has(field, typed(value)),
+    }
 }
 
 fn condition_from_json(field: String, value: Value) -> Result<Condition, Problem> {
     if field.is_empty() {
         return Err(Problem::new(Reason::BadFilter, "a filter names an empty field"));
     }
-    match value {
-        Value::String(_) | Value::Bool(_) => Ok(Condition::Equals { field, value }),
-        Value::Number(ref number) if number.is_i64() => Ok(Condition::Equals { field, value }),
-        Value::Object(_) => {
-            let bounds: JsonRange = serde_json::from_value(value).map_err(|error| {
-                Problem::new(
-                    Reason::BadFilter,
-                    format!("filter \"{field}\": {error}; expected {{\"gte\": …, \"lte\": …}}"),
-                )
-            })?;
-            range(&field, bounds.gte, bounds.lte)
-        }
-        Value::Null | Value::Number(_) | Value::Array(_) => {
-            let detail = format!(
-                "filter \"{field}\": a text, a whole number, true, false or {{\"gte\": …, \"lte\": …}} is expected"
-            );
+    if !value.is_object() {
+        return has(&field, value);
+    }
+    let JsonCondition { gte, lte, not } = serde_json::from_value(value).map_err(|error| {
+        let detail = format!("filter \"{field}\": {error}; expected {{\"gte\": …, \"lte\": …}} or {{\"not\": …}}");
+        Problem::new(Reason::BadFilter, detail)
+    })?;
+    match not {
+        Some(value) if gte.is_none() && lte.is_none() => Ok(Condition::Not(Box::new(has(&field, value)?))),
+        Some(_) => {
+            let detail = format!("filter \"{field}\": not excludes gte and lte; say one of them");
             Err(Problem::new(Reason::BadFilter, detail))
         }
+        None => range(&field, gte, lte),
     }
+}
+
+/// The field has the value, or one of several.
+fn has(field: &str, value: Value) -> Result<Condition, Problem> {
+    match value {
+        Value::Array(values) if !values.is_empty() => {
+            let any = values.into_iter().map(|value| equals(field, value)).collect::<Result<_, _>>()?;
+            Ok(Condition::AnyOf(any))
+        }
+        other => equals(field, other),
+    }
+}
+
+fn equals(field: &str, value: Value) -> Result<Condition, Problem> {
+    let is_comparable = match &value {
+        Value::String(_) | Value::Bool(_) => true,
+        Value::Number(number) => number.is_i64(),
+        Value::Null | Value::Array(_) | Value::Object(_) => false,
+    };
+    if is_comparable {
+        return Ok(Condition::Equals { field: field.to_owned(), value });
+    }
+    let detail = format!(
+        "filter \"{field}\": a text, a whole number, true, false, a list of them, {{\"gte\": …, \"lte\": …}} or {{\"not\": …}} \
+         is expected"
+    );
+    Err(Problem::new(Reason::BadFilter, detail))
 }
 
 fn range(field: &str, from: Option<f64>, to: Option<f64>) -> Result<Condition, Problem> {
@@ -205,6 +258,7 @@ fn typed(text: &str) -> Value {
         Ok(Value::Bool(flag)) => Value::Bool(flag),
         Ok(Value::Number(number)) if number.is_i64() => Value::Number(number),
         Ok(Value::String(quoted)) => Value::String(quoted),
+        Ok(Value::Array(values)) => Value::Array(values),
         _ => Value::String(text.to_owned()),
     }
 }
@@ -213,7 +267,7 @@ fn typed(text: &str) -> Value {
 /// condition can ask for.
 pub(crate) fn equals_as_text(field: &str, value: &Value) -> Option<String> {
     // A field name with an operator in it would be read as another condition.
-    if field.is_empty() || field.contains('=') || field.ends_with(['<', '>']) {
+    if field.is_empty() || field.contains('=') || field.ends_with(['<', '>', '!']) {
         return None;
     }
     let value = match value {
@@ -232,7 +286,7 @@ mod tests {
 
     use super::*;
 
-    fn equals(field: &str, value: Value) -> Condition {
+    fn equal(field: &str, value: Value) -> Condition {
         Condition::Equals { field: field.to_owned(), value }
     }
 
@@ -250,7 +304,7 @@ mod tests {
             ("f=a=b", json!("a=b")),
             ("f=", json!("")),
         ] {
-            assert_eq!(condition_from_text(text), Ok(equals("f", value)), "{text}");
+            assert_eq!(condition_from_text(text), Ok(equal("f", value)), "{text}");
         }
         let range = |from, to| Ok(Condition::Range { field: "year".to_owned(), from, to });
         assert_eq!(condition_from_text("year>=1800"), range(Some(1800.0), None));
@@ -259,14 +313,17 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_understood_is_refused() {
-        for text in ["", "year", "=1", ">=1", "year>=", "year>=x", "year>=nan", "year<=inf"] {
+        for text in ["", "year", "=1", "!=1", "f=[]", "f=[1.5]", ">=1", "year>=", "year>=x", "year>=nan", "year<=inf"] {
             assert_eq!(condition_from_text(text).unwrap_err().reason(), Reason::BadFilter, "{text}");
         }
         for body in [
             json!({"query": "q", "filter": {"f": null}}),
             json!({"query": "q", "filter": {"f": 1.5}}),
             json!({"query": "q", "filter": {"f": u64::MAX}}),
-            json!({"query": "q", "filter": {"f": [1]}}),
+            json!({"query": "q", "filter": {"f": []}}),
+            json!({"query": "q", "filter": {"f": [1, null]}}),
+            json!({"query": "q", "filter": {"f": {"not": {"gte": 1}}}}),
+            json!({"query": "q", "filter": {"f": {"not": 1, "gte": 1}}}),
             json!({"query": "q", "filter": {"f": {}}}),
             json!({"query": "q", "filter": {"f": {"gt": 1}}}),
             json!({"query": "q", "filter": {"": 1}}),
@@ -283,23 +340,54 @@ mod tests {
     }
 
     #[test]
+    fn values_can_be_listed_and_excluded() {
+        let any = || Condition::AnyOf(vec![equal("f", json!("a")), equal("f", json!(1))]);
+        let not = |condition| Condition::Not(Box::new(condition));
+        assert_eq!(condition_from_text("f=[\"a\",1]"), Ok(any()));
+        assert_eq!(condition_from_text("f!=[\"a\",1]"), Ok(not(any())));
+        assert_eq!(condition_from_text("f!=a"), Ok(not(equal("f", json!("a")))));
+        let body = json!({"query": "q", "filter": {"f": ["a", 1], "g": {"not": true}}});
+        let query = SearchQuery::from_json(body.to_string().as_bytes()).unwrap();
+        assert_eq!(query.filter, Filter(vec![any(), not(equal("g", json!(true)))]));
+    }
+
+    #[test]
+    fn scores_and_groups_that_make_no_sense_are_refused() {
+        let query = |name: &str, value: &str| {
+            SearchQuery::from_pairs(vec![("q".to_owned(), "q".to_owned()), (name.to_owned(), value.to_owned())])
+        };
+        assert_eq!(query("min_score", "0.5").unwrap().min_score, Some(0.5));
+        assert!(query("group", "row").unwrap().by_row);
+        for (name, value) in [("min_score", "2"), ("min_score", "NaN"), ("min_score", "near"), ("group", "author")] {
+            assert_eq!(query(name, value).unwrap_err().reason(), Reason::BadParameter, "{name}={value}");
+        }
+    }
+
+    #[test]
     fn a_json_filter_keeps_its_types() {
         let body =
             json!({"query": "q", "limit": 100, "filter": {"a": "1", "b": 1, "c": false, "d": {"gte": 1, "lte": 2.5}}});
         let query = SearchQuery::from_json(body.to_string().as_bytes()).unwrap();
         let range = Condition::Range { field: "d".to_owned(), from: Some(1.0), to: Some(2.5) };
-        let expected = vec![equals("a", json!("1")), equals("b", json!(1)), equals("c", json!(false)), range];
+        let expected = vec![equal("a", json!("1")), equal("b", json!(1)), equal("c", json!(false)), range];
         assert_eq!(query.filter, Filter(expected));
         assert_eq!((query.limit, query.collection), (100, None));
     }
 
     #[test]
     fn a_filter_link_asks_for_exactly_the_value_it_was_made_from() {
-        for value in
-            [json!("Dune"), json!("1813"), json!("true"), json!("\"quoted\""), json!(7), json!(true), json!("")]
-        {
+        for value in [
+            json!("Dune"),
+            json!("[1]"),
+            json!("1813"),
+            json!("true"),
+            json!("\"quoted\""),
+            json!(7),
+            json!(true),
+            json!(""),
+        ] {
             let text = equals_as_text("f", &value).unwrap();
-            assert_eq!(condition_from_text(&text), Ok(equals("f", value)), "{text}");
+            assert_eq!(condition_from_text(&text), Ok(equal("f", value)), "{text}");
         }
         for (field, value) in
             [("f", json!(1.5)), ("f", json!(null)), ("f", json!([1])), ("a=b", json!(1)), ("a>", json!(1))]

@@ -138,7 +138,8 @@ impl Searcher {
         let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
         let (vector, _running) = embed(embedder, query.text.clone(), running).await?;
-        let request = SearchRequest { vector, limit: query.limit, filter: query.filter.clone() };
+        let SearchQuery { limit, min_score, .. } = *query;
+        let request = SearchRequest { vector, limit, filter: query.filter.clone(), min_score };
         let hits =
             if query.by_row { nearest_rows(collection, request).await } else { collection.search(request).await };
         hits.map_err(sink_problem)

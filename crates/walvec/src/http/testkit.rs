@@ -141,7 +141,11 @@ fn raw_point((id, vector, payload): &(PointId, Vector, Payload), with_vectors: b
 }
 
 fn matches(filter: &Filter, payload: &Payload) -> bool {
-    filter.0.iter().all(|condition| match condition {
+    filter.0.iter().all(|condition| holds(condition, payload))
+}
+
+fn holds(condition: &Condition, payload: &Payload) -> bool {
+    match condition {
         Condition::Equals { field, value } => match payload.get(field) {
             Some(Value::Array(items)) => items.contains(value),
             stored => stored == Some(value),
@@ -150,7 +154,9 @@ fn matches(filter: &Filter, payload: &Payload) -> bool {
             .get(field)
             .and_then(Value::as_f64)
             .is_some_and(|number| from.is_none_or(|from| number >= from) && to.is_none_or(|to| number <= to)),
-    })
+        Condition::AnyOf(conditions) => conditions.iter().any(|condition| holds(condition, payload)),
+        Condition::Not(condition) => !holds(condition, payload),
+    }
 }
 
 /// A collection that gives one error to everybody.

@@ -116,7 +116,7 @@ async fn a_bad_body_is_refused_and_never_a_panic() {
         ("{\"query\": \"x\", \"limit\": -1}".to_owned(), "bad-limit"),
         ("{\"query\": \"x\", \"limit\": 1000000000}".to_owned(), "bad-limit"),
         ("{\"query\": \"x\", \"collection\": \"\"}".to_owned(), "unknown-collection"),
-        ("{\"query\": \"x\", \"filter\": {\"year\": [1]}}".to_owned(), "bad-filter"),
+        ("{\"query\": \"x\", \"filter\": {\"year\": [[1]]}}".to_owned(), "bad-filter"),
     ] {
         post(&router, SEARCH, body).await.problem(400, kind);
     }
