@@ -66,16 +66,18 @@ mod tests {
         let prefixed = wrap(hash(), "query ".to_owned(), "passage ".to_owned());
         let plain = hash();
         let whole = plain.embed(vec!["passage whale".to_owned()]).await.unwrap();
-        assert_eq!(prefixed.embed(vec!["whale".to_owned()]).await.unwrap()[0].as_ref().unwrap(), whole[0].as_ref().unwrap());
+        assert_eq!(
+            prefixed.embed(vec!["whale".to_owned()]).await.unwrap()[0].as_ref().unwrap(),
+            whole[0].as_ref().unwrap()
+        );
         let query = plain.embed_query("query whale".to_owned()).await.unwrap();
         assert_eq!(prefixed.embed_query("whale".to_owned()).await.unwrap(), query);
     }
 
     #[test]
     fn only_what_decides_stored_vectors_is_told_from_no_prefix() {
-        let revision = |query: &str, document: &str| {
-            wrap(hash(), query.to_owned(), document.to_owned()).info().revision.clone()
-        };
+        let revision =
+            |query: &str, document: &str| wrap(hash(), query.to_owned(), document.to_owned()).info().revision.clone();
         assert_eq!(revision("", ""), hash().info().revision);
         assert_eq!(revision("q", ""), revision("", ""));
         assert_ne!(revision("", "d"), revision("", ""));

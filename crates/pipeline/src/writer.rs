@@ -11,7 +11,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{
-    Cell, Document, Fingerprint, Generation, Point, PointId, Position, Provenance, Row, RowKey, Table, TableName, Value,
+    Cell, Document, Fingerprint, Generation, Point, PointId, Position, Provenance, Row, RowKey, Table, TableName,
+    Value, Vector,
 };
 use walvec_sink::{CollectionId, Sink, SinkError, Write};
 use walvec_transform::{Completed, Transform};
@@ -21,14 +22,10 @@ use crate::error::PipelineError;
 use crate::letters::Letters;
 use crate::plan::{FOREIGN, Known, Versioned};
 use crate::refetch::Refetch;
-use crate::retry::retrying;
+use crate::retry::{Retry, retrying};
 use crate::status::LATEST_DEAD_LETTERS;
 use crate::store::{DeadLetter, Place};
 use crate::telemetry::{Stage, Telemetry, Timer, count_embeddings, count_written};
-
-/// Texts that are embedded and written in one go. Small enough that progress shows and a fresh row is not held up for
-/// seconds, large enough that sorting by length pays.
-const EMBED_SLICE: usize = 128;
 
 /// How many points a read of a whole collection asks for at a time.
 const SCROLL_POINTS: usize = 1000;
@@ -477,7 +474,7 @@ impl Writer {
     ) -> Result<Vec<DeadLetter>, PipelineError> {
         let Work { mut writes, mut reused, mut texts, mut failed } = work;
         while !(texts.is_empty() && writes.is_empty()) {
-            let rest = texts.split_off(texts.len().min(EMBED_SLICE));
+            let rest = texts.split_off(texts.len().min(self.collection.embedder.texts_per_call().max(1)));
             let slice = std::mem::replace(&mut texts, rest);
             if !slice.is_empty() {
                 writes.extend(self.embed(&slice, &mut failed).await?);
@@ -490,26 +487,10 @@ impl Writer {
 
     async fn embed(&self, slice: &[Versioned], failed: &mut Vec<DeadLetter>) -> Result<Vec<Write>, PipelineError> {
         let _timer = Timer::start(Stage::Embed);
-        let texts: Vec<String> = slice.iter().map(|versioned| versioned.document.text.clone()).collect();
-        let (texts, embedder) = (&texts, &self.collection.embedder);
-        let vectors = retrying(&self.shared.telemetry, &self.shared.stop, || async move {
-            let answers = embedder.embed(texts.clone()).await?;
-            if answers.len() != texts.len() {
-                let reason = format!("{} texts were given, {} vectors came back", texts.len(), answers.len());
-                return Err(EmbedError::Failed(reason).into());
-            }
-            // A text whose turn may still come fails the call, which is retried as a whole.
-            answers
-                .into_iter()
-                .map(|answer| match answer {
-                    Err(error) if error.is_retryable() => Err(error.into()),
-                    other => Ok(other),
-                })
-                .collect::<Result<Vec<_>, PipelineError>>()
-        })
-        .await?;
+        let texts: Vec<&str> = slice.iter().map(|versioned| versioned.document.text.as_str()).collect();
+        let answers = self.embed_texts(&texts).await?;
         let mut writes = Vec::with_capacity(slice.len());
-        for (versioned, answer) in slice.iter().zip(vectors) {
+        for (versioned, answer) in slice.iter().zip(answers) {
             let document = &versioned.document;
             match answer {
                 Ok(vector) => writes.push(Write::Upsert(Point {
@@ -526,6 +507,42 @@ impl Writer {
         count_embeddings("computed", writes.len());
         self.shared.telemetry.collection(self.index, |status| status.embeddings_computed += writes.len() as u64);
         Ok(writes)
+    }
+
+    /// A vector for each text, or why it will never have one. What may still come is asked for again, for ever; what has come
+    /// is kept, because somebody may have paid for it.
+    async fn embed_texts(&self, texts: &[&str]) -> Result<Vec<Result<Vector, EmbedError>>, PipelineError> {
+        let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
+        let mut done: Vec<Option<Result<Vector, EmbedError>>> = texts.iter().map(|_| None).collect();
+        loop {
+            let open: Vec<usize> = (0..texts.len()).filter(|at| done[*at].is_none()).collect();
+            let asked: Vec<String> = open.iter().map(|at| texts[*at].to_owned()).collect();
+            let again = match self.collection.embedder.embed(asked).await {
+                Ok(answers) if answers.len() != open.len() => {
+                    let reason = format!("{} texts were given, {} vectors came back", open.len(), answers.len());
+                    Some(EmbedError::Failed(reason))
+                }
+                Ok(answers) => {
+                    let mut again = None;
+                    for (at, answer) in open.iter().zip(answers) {
+                        match answer {
+                            Err(error) if error.is_retryable() => again = Some(error),
+                            answer => done[*at] = Some(answer),
+                        }
+                    }
+                    if open.iter().any(|at| done[*at].is_some()) {
+                        retry.succeeded();
+                    }
+                    again
+                }
+                Err(error) => Some(error),
+            };
+            let Some(error) = again else { return Ok(done.into_iter().flatten().collect()) };
+            match error.after() {
+                Some(delay) => retry.soon(error.into(), delay).await?,
+                None => retry.after(error.into()).await?,
+            }
+        }
     }
 
     /// Writes durably; a point that the sink refuses is parked and the others are tried again without it. Returns the

@@ -48,6 +48,8 @@ struct Shared {
     next: VecDeque<Fault>,
     /// For every second request.
     every_second: Option<Fault>,
+    /// For every request.
+    always: Option<Fault>,
     requests: usize,
     /// Texts with these words are refused.
     refused: Option<String>,
@@ -101,6 +103,11 @@ impl TestProvider {
         shared.requests = 0;
     }
 
+    /// Lets every request fail; `None`: no longer.
+    pub fn always(&self, fault: Option<Fault>) {
+        self.lock().always = fault;
+    }
+
     /// Refuses requests with a text that contains `words`, with 400.
     pub fn refuse(&self, words: &str) {
         self.lock().refused = Some(words.to_owned());
@@ -145,7 +152,11 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
         }
         shared.requests += 1;
         let every_second = shared.every_second.clone().filter(|_| shared.requests % 2 == 1);
-        (shared.next.pop_front().or(every_second), shared.refused.clone(), shared.zeros.clone())
+        (
+            shared.next.pop_front().or(shared.always.clone()).or(every_second),
+            shared.refused.clone(),
+            shared.zeros.clone(),
+        )
     };
     let contains = |text: &String, words: &Option<String>| words.as_ref().is_some_and(|words| text.contains(words));
     let mut vectors = vectors(&texts, &body).await;

@@ -21,11 +21,7 @@ pub(super) fn check(
         return Err(Failure::Answer("vectors without numbers came back".to_owned()));
     }
     let checked = |mut vector: Vector| {
-        if crate::normalize(&mut vector) {
-            Ok(vector)
-        } else {
-            Err("its vector is zero or not finite".to_owned())
-        }
+        if crate::normalize(&mut vector) { Ok(vector) } else { Err("its vector is zero or not finite".to_owned()) }
     };
     Ok(vectors.into_iter().map(checked).collect())
 }

@@ -91,7 +91,7 @@ impl Batches {
                     under_way.push(request(range.start..middle));
                     under_way.push(request(middle..range.end));
                 }
-                Err(failure @ Failure::Definite { .. }) => return Err(failure),
+                Err(failure @ (Failure::Definite { .. } | Failure::Dimension { .. })) => return Err(failure),
                 Err(failure) => range.for_each(|at| results[at] = Some(Err(failure.clone()))),
             }
         }

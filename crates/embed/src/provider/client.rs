@@ -59,7 +59,8 @@ impl Client {
         let mut headers = HeaderMap::new();
         if let Some(key) = &options.api_key {
             let value = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()));
-            let mut value = value.map_err(|_| refused("the API key has characters that no header can hold".to_owned()))?;
+            let mut value =
+                value.map_err(|_| refused("the API key has characters that no header can hold".to_owned()))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
@@ -158,18 +159,21 @@ impl Client {
             // What is said here may repeat a part of the key.
             StatusCode::UNAUTHORIZED => Failure::Definite {
                 reason: status.to_string(),
-                remedy: "put the right key into embedding.api_key, best as a variable: api_key: ${NAME_OF_THE_VARIABLE}".to_owned(),
+                remedy:
+                    "put the right key into embedding.api_key, best as a variable: api_key: ${NAME_OF_THE_VARIABLE}"
+                        .to_owned(),
             },
             StatusCode::FORBIDDEN => definite("see that the key in embedding.api_key may use this model"),
             StatusCode::NOT_FOUND if self.protocol == Protocol::Ollama => definite(&format!(
                 "type `ollama pull {}` where Ollama runs, or look at embedding.model and embedding.url",
                 self.model
             )),
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => definite(&format!(
-                "look at embedding.model and embedding.url; {} was asked",
-                self.endpoint
-            )),
-            _ if status.is_redirection() => definite("redirects are not followed; write where it leads into embedding.url"),
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+                definite(&format!("look at embedding.model and embedding.url; {} was asked", self.endpoint))
+            }
+            _ if status.is_redirection() => {
+                definite("redirects are not followed; write where it leads into embedding.url")
+            }
             _ => definite("look at embedding.url and at what the provider says"),
         }
     }
@@ -202,12 +206,15 @@ impl Ask for Client {
 
 /// An address as it may be configured.
 pub(super) fn base_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("not an address ({error}); write for example https://host/v1"))?;
+    let url =
+        Url::parse(text).map_err(|error| format!("not an address ({error}); write for example https://host/v1"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err("not an address; it has to begin with https:// or http://".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("it holds a name or a password, which errors would show; a key belongs into embedding.api_key".to_owned());
+        return Err(
+            "it holds a name or a password, which errors would show; a key belongs into embedding.api_key".to_owned()
+        );
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("it may end with a path, but not with ?... or #...".to_owned());

@@ -195,7 +195,10 @@ async fn a_wrong_key_an_unknown_path_and_a_redirect_are_told_at_the_start_with_w
             let error = refused(name, ProviderOptions { api_key: key, ..at(&url) }).await;
             assert_eq!((error.code(), error.is_retryable()), ("E_EMBED_REFUSED", false));
             let message = format!("{error} {error:?} {}", error.remedy());
-            assert!(message.contains("401") && message.contains(&url) && message.contains("embedding.api_key"), "{message}");
+            assert!(
+                message.contains("401") && message.contains(&url) && message.contains("embedding.api_key"),
+                "{message}"
+            );
             assert!(!message.contains(KEY), "{message}");
         }
         opened(name, ProviderOptions { api_key: Some("right".into()), ..at(&url) }).await;
@@ -226,8 +229,7 @@ async fn a_provider_that_is_away_is_told_from_one_that_is_none() {
 async fn vectors_of_another_dimension_for_good_end_the_call() {
     let provider = TestProvider::start().await.unwrap();
     let embedder = opened("tei/m", ProviderOptions { dimensions: Some(128), ..at(&provider.url()) }).await;
-    let found = embedder.embed(texts(2)).await;
-    let error = found.unwrap().remove(0).unwrap_err();
+    let error = embedder.embed(texts(2)).await.unwrap_err();
     assert_eq!((error.code(), error.is_retryable()), ("E_EMBED_DIMENSION", false));
     assert!(error.remedy().contains("64"), "{}", error.remedy());
 }

@@ -14,7 +14,7 @@ use super::names::nearest;
 use super::settings::Config;
 
 /// Keys of the documented configuration that this version cannot serve yet. List indexes are left out.
-const NOT_YET: [&str; 4] = ["collections.chunk", "collections.hybrid", "embedding.api_key", "embedding.url"];
+const NOT_YET: [&str; 2] = ["collections.chunk", "collections.hybrid"];
 
 /// Reads the settings.
 pub(super) fn read(document: &Document, environment: &Environment) -> Result<Config, ConfigError> {

@@ -53,8 +53,7 @@ impl Setup {
     ) -> Self {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let latency = Duration::from_millis(50);
-        let provider =
-            Provider { clock: clock.clone(), latency, answer: Box::new(answer), asked: Arc::clone(&asked) };
+        let provider = Provider { clock: clock.clone(), latency, answer: Box::new(answer), asked: Arc::clone(&asked) };
         let limits = Limits::new(Arc::new(clock.clone()), concurrency, None, None);
         Self { clock, asked, batches: Batches::new(Box::new(provider), limits, items, 1000) }
     }
