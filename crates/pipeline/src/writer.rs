@@ -538,7 +538,8 @@ impl Writer {
                 Err(error) => Some(error),
             };
             let Some(error) = again else { return Ok(done.into_iter().flatten().collect()) };
-            match error.after() {
+            // "At once" it was tried already.
+            match error.after().filter(|delay| !delay.is_zero()) {
                 Some(delay) => retry.soon(error.into(), delay).await?,
                 None => retry.after(error.into()).await?,
             }

@@ -131,14 +131,14 @@ async fn compare(
         return Err(EmbedError::Failed(reason).into());
     }
     // A provider that is away says nothing about what is stored.
-    let mut texts = Vec::with_capacity(wanted.len());
-    for wanted in wanted {
-        match wanted {
+    let mut answers = Vec::with_capacity(wanted.len());
+    for answer in wanted {
+        match answer {
             Err(error) if error.is_retryable() => return Err(error.into()),
-            wanted => texts.push(wanted),
+            answer => answers.push(answer),
         }
     }
-    let bad = points.into_iter().zip(texts).filter_map(|((point, key, _), wanted)| {
+    let bad = points.into_iter().zip(answers).filter_map(|((point, key, _), wanted)| {
         let fault = match wanted {
             Ok(wanted) => fault(point.vector.as_ref(), &wanted)?,
             Err(error) => format!("its text cannot be embedded any more: {error}"),

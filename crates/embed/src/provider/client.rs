@@ -237,19 +237,22 @@ fn is_near(url: &Url) -> bool {
     }
 }
 
-/// When the provider wants to be asked again: `Retry-After` in seconds or as a date, or in milliseconds as OpenAI says it.
+/// Nobody waits for longer than that without having another look: a limit may be raised meanwhile.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// When the provider wants to be asked again, in an hour at most: `Retry-After` in seconds or as a date, or in milliseconds as OpenAI says it.
 fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str| text.parse::<f64>().ok();
-    if let Some(millis) = text("retry-after-ms").and_then(number) {
-        return Duration::try_from_secs_f64(millis / 1000.0).ok();
-    }
-    let text = text(RETRY_AFTER.as_str())?;
-    match number(text) {
-        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        // What is past is now.
-        None => httpdate::parse_http_date(text).ok().map(|then| then.duration_since(now).unwrap_or_default()),
-    }
+    let pause = match text("retry-after-ms").and_then(number) {
+        Some(millis) => Duration::try_from_secs_f64(millis / 1000.0).ok(),
+        None => match text(RETRY_AFTER.as_str())? {
+            seconds if number(seconds).is_some() => Duration::try_from_secs_f64(number(seconds)?).ok(),
+            // What is past is now.
+            date => httpdate::parse_http_date(date).ok().map(|then| then.duration_since(now).unwrap_or_default()),
+        },
+    };
+    pause.map(|pause| pause.min(LONGEST_PAUSE))
 }
 
 #[cfg(test)]
@@ -279,6 +282,24 @@ mod tests {
         }
     }
 
+    /// Finds an address that must not be asked, whatever the name.
+    struct Rebound;
+
+    impl reqwest::dns::Resolve for Rebound {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            Box::pin(async { Err(Forbidden([169, 254, 169, 254].into()).into()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_turns_out_to_be_a_metadata_service_ends_the_call_before_a_connection() {
+        let options = ProviderOptions { url: Some("http://name".to_owned()), ..ProviderOptions::default() };
+        let mut client = Client::new(Protocol::Tei, "m", &options).unwrap();
+        client.http = Http::builder().no_proxy().dns_resolver(Rebound).build().unwrap();
+        let failure = client.ask(&["a".to_owned()], None).await.unwrap_err();
+        assert!(matches!(&failure, Failure::Definite { reason, .. } if reason.contains("metadata")), "{failure:?}");
+    }
+
     #[test]
     fn the_pause_is_what_the_provider_says_in_any_of_its_forms() {
         let at = |name: &'static str, value: &str, now: &str| {
@@ -292,6 +313,7 @@ mod tests {
         assert_eq!(at("retry-after", "Wed, 21 Oct 2026 07:28:09 GMT", now), Some(Duration::from_secs(9)));
         assert_eq!(at("retry-after", "Wed, 21 Oct 2026 07:27:09 GMT", now), Some(Duration::ZERO));
         assert_eq!(at("retry-after-ms", "250", now), Some(Duration::from_millis(250)));
+        assert_eq!(at("retry-after", "86400", now), Some(LONGEST_PAUSE));
         for nonsense in ["soon", "-1", "NaN", "1e300"] {
             assert_eq!(at("retry-after", nonsense, now), None, "{nonsense}");
         }

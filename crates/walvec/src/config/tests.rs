@@ -217,10 +217,6 @@ fn a_misspelt_key_is_refused_and_the_right_one_is_offered() {
 
 #[test]
 fn a_key_of_a_later_version_is_refused_as_such() {
-    for text in ["embedding: { api_key: k }", "embedding: { url: 'http://localhost' }"] {
-        let message = refusal(&format!("{COLLECTION}{text}\n"));
-        assert!(message.contains("not supported yet by this version"), "{text}: {message}");
-    }
     for key in ["chunk: { tokens: 256 }", "hybrid: true"] {
         let message = refusal(&format!("collections: [{{ name: a, table: a.b, text: t, {key} }}]"));
         assert!(message.contains("not supported yet by this version"), "{key}: {message}");
