@@ -1,6 +1,7 @@
 //! What can go wrong between a text and its vector, and what to do about it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// An error of an embedder, or of finding or fetching its model.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,44 @@ pub enum EmbedError {
         /// The operating system's words.
         source: std::io::Error,
     },
+    /// The provider does not answer now, or has had enough for the moment.
+    #[error("{at} gave no vectors: {reason}")]
+    ProviderUnavailable {
+        /// Protocol and address.
+        at: String,
+        /// The provider's or the transport's words.
+        reason: String,
+        /// When it wants to be asked again.
+        after: Option<Duration>,
+    },
+    /// What the provider answered are not the vectors of what was asked. None of it was used.
+    #[error("{at} answered something else than the vectors of the texts: {reason}")]
+    ProviderAnswer {
+        /// Protocol and address.
+        at: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The provider answers vectors of another dimension: another model, or one that has no choice of dimensions.
+    #[error("{at} answered vectors of {found} numbers instead of {expected}: they cannot be compared with each other")]
+    ProviderDimension {
+        /// Protocol and address.
+        at: String,
+        /// What was configured, or what the provider answered at the start.
+        expected: usize,
+        /// What came.
+        found: usize,
+    },
+    /// The provider refuses every request: wrong key, unknown model, no embedding endpoint.
+    #[error("{at} refuses to answer: {reason}")]
+    ProviderRefused {
+        /// Protocol and address.
+        at: String,
+        /// The provider's words.
+        reason: String,
+        /// What to change.
+        remedy: String,
+    },
     /// One text could not be turned into a vector; its neighbours are not to blame.
     #[error("the text of {bytes} bytes could not be embedded: {reason}")]
     Text {
@@ -81,6 +120,10 @@ impl EmbedError {
             Self::Model { .. } => "E_MODEL",
             Self::HubRefused { .. } | Self::HubUnreachable { .. } => "E_HUB",
             Self::Io { .. } => "E_IO",
+            Self::ProviderUnavailable { .. } => "E_EMBED_UNAVAILABLE",
+            Self::ProviderAnswer { .. } => "E_EMBED_ANSWER",
+            Self::ProviderDimension { .. } => "E_EMBED_DIMENSION",
+            Self::ProviderRefused { .. } => "E_EMBED_REFUSED",
             Self::Text { .. } => "E_EMBED_TEXT",
             Self::Failed(_) => "E_EMBED",
         }
@@ -90,12 +133,27 @@ impl EmbedError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::HubUnreachable { .. } | Self::Io { .. } | Self::Failed(_) => true,
+            Self::HubUnreachable { .. }
+            | Self::Io { .. }
+            | Self::ProviderUnavailable { .. }
+            | Self::ProviderAnswer { .. }
+            | Self::Failed(_) => true,
             Self::ModelMissing { .. }
             | Self::ModelName { .. }
             | Self::Model { .. }
             | Self::HubRefused { .. }
+            | Self::ProviderDimension { .. }
+            | Self::ProviderRefused { .. }
             | Self::Text { .. } => false,
+        }
+    }
+
+    /// When the provider wants to be asked again, if it says so.
+    #[must_use]
+    pub const fn after(&self) -> Option<Duration> {
+        match self {
+            Self::ProviderUnavailable { after, .. } => *after,
+            _ => None,
         }
     }
 
@@ -122,6 +180,20 @@ impl EmbedError {
                  directory and name that directory; then repeat `walvec model pull {name}`"
             ),
             Self::Io { path, .. } => format!("check free space and permissions of {}", path.display()),
+            Self::ProviderUnavailable { .. } => {
+                "see that embedding.url can be reached from here; if it asks too often, set embedding.requests_per_minute or \
+                 embedding.tokens_per_minute to what the provider allows"
+                    .to_owned()
+            }
+            Self::ProviderAnswer { .. } => {
+                "see that embedding.url is that of an embedding endpoint; the part of embedding.model before the first / says which \
+                 protocol it speaks"
+                    .to_owned()
+            }
+            Self::ProviderDimension { found, .. } => format!(
+                "if another model is meant, name it in embedding.model; else set embedding.dimensions to {found}, or remove it"
+            ),
+            Self::ProviderRefused { remedy, .. } => remedy.clone(),
             Self::Text { .. } => "look at the row's text; the row is parked until it changes".to_owned(),
             Self::Failed(_) => "it is tried again; if it stays, check memory and the log".to_owned(),
         }

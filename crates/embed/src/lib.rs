@@ -1,11 +1,13 @@
 //! Text to vector.
 //!
 //! - [`Embedder`]: the contract
-//! - [`load`]: from a configured name to an embedder
+//! - [`open`]: from a configured name to an embedder; [`load`]: the same for those that need no network
 //! - [`onnx`]: BERT-style models in ONNX form, run in this process
 //! - [`hash`]: a lexical stand-in that needs no model
 //! - [`model_dir`]: where models live, what a model directory must hold
 //! - [`hub`]: fetching a model from a model hub
+//! - [`provider`]: models behind an HTTP interface
+//! - [`prefixed`]: words before queries and documents, as some models want them
 //! - [`EmbedError`]: what can go wrong, and whether trying again helps
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -15,10 +17,13 @@ pub mod hash;
 pub mod hub;
 pub mod model_dir;
 pub mod onnx;
+pub mod prefixed;
+pub mod provider;
 
 use std::{path::Path, sync::Arc};
 
 pub use error::EmbedError;
+pub use provider::{Protocol, ProviderEmbedder, ProviderOptions};
 use walvec_model::Vector;
 
 /// A boxed future, so that the trait can be used as an object.
@@ -56,6 +61,52 @@ pub trait Embedder: Send + Sync {
 
     /// Embeds `texts`.
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>>;
+
+    /// Embeds what somebody looks for. Its vector is near those of the texts that [`embed`](Self::embed) is given.
+    fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
+        Box::pin(async move { only(self.embed(vec![text]).await?) })
+    }
+
+    /// How many texts a call should have, if there are so many. Fewer make it slower, more only make the first vector wait.
+    fn texts_per_call(&self) -> usize {
+        TEXTS_PER_CALL
+    }
+}
+
+/// Small enough that progress shows and a fresh row is not held up for seconds, large enough that sorting by length pays.
+const TEXTS_PER_CALL: usize = 128;
+
+/// The vector of a single text.
+fn only(mut answers: Vec<Result<Vector, EmbedError>>) -> Result<Vector, EmbedError> {
+    answers.pop().unwrap_or_else(|| Err(EmbedError::Failed("one text was given, no vector came back".to_owned())))
+}
+
+/// What a configuration says about the model besides its name.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// How to reach a provider; of no use for models that run here.
+    pub provider: ProviderOptions,
+    /// Put before each query.
+    pub query_prefix: String,
+    /// Put before each text.
+    pub document_prefix: String,
+}
+
+/// Makes the embedder that a configuration calls `name`: a model behind an HTTP interface ([`Protocol`]), which is asked for a
+/// vector if its dimension is not given, or what [`load`] knows.
+///
+/// # Errors
+/// As [`load`] and [`ProviderEmbedder::open`].
+pub async fn open(name: &str, root: &Path, options: Options) -> Result<Arc<dyn Embedder>, EmbedError> {
+    let embedder: Arc<dyn Embedder> = if Protocol::of(name).is_some() {
+        Arc::new(ProviderEmbedder::open(name, options.provider).await?)
+    } else {
+        let (name, root) = (name.to_owned(), root.to_owned());
+        tokio::task::spawn_blocking(move || load(&name, &root))
+            .await
+            .map_err(|panic| EmbedError::Failed(format!("loading the model ended: {panic}")))??
+    };
+    Ok(prefixed::wrap(embedder, options.query_prefix, options.document_prefix))
 }
 
 /// Loads the embedder that a configuration calls `name`: `hash/<dimension>` or `hash/<dimension>/wait/<ms>`, a model

@@ -130,7 +130,15 @@ async fn compare(
         let reason = format!("{} texts were given, {} vectors came back", points.len(), wanted.len());
         return Err(EmbedError::Failed(reason).into());
     }
-    let bad = points.into_iter().zip(wanted).filter_map(|((point, key, _), wanted)| {
+    // A provider that is away says nothing about what is stored.
+    let mut answers = Vec::with_capacity(wanted.len());
+    for answer in wanted {
+        match answer {
+            Err(error) if error.is_retryable() => return Err(error.into()),
+            answer => answers.push(answer),
+        }
+    }
+    let bad = points.into_iter().zip(answers).filter_map(|((point, key, _), wanted)| {
         let fault = match wanted {
             Ok(wanted) => fault(point.vector.as_ref(), &wanted)?,
             Err(error) => format!("its text cannot be embedded any more: {error}"),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{SourceConfig, TableSpec};
-use walvec_embed::{EmbedError, Embedder};
+use walvec_embed::Embedder;
 use walvec_model::Fingerprint;
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::SinkError;
@@ -120,12 +120,11 @@ pub(crate) fn lock(directory: &Path) -> Result<DataDir, Failure> {
         .map_err(Failure::from)
 }
 
-/// Loads the configured model.
+/// Loads the configured model, or asks the configured provider whether it has it.
 pub(crate) async fn load_embedder(config: &Config) -> Result<Arc<dyn Embedder>, Failure> {
-    let (name, root) = (config.embedding.model.clone(), models_root(config));
-    tokio::task::spawn_blocking(move || walvec_embed::load(&name, &root))
+    let embedding = &config.embedding;
+    walvec_embed::open(&embedding.model, &models_root(config), embedding.options())
         .await
-        .unwrap_or_else(|panic| Err(EmbedError::Model { path: PathBuf::new(), reason: panic.to_string() }))
         .map_err(PipelineError::from)
         .map_err(Failure::from)
 }

@@ -281,10 +281,10 @@ fn refuse_other_rows(current: &Config, next: &Config) -> Result<(), Failure> {
     Err(Failure::new(2, "E_CONFIG", what).with_remedy(remedy))
 }
 
-/// The configured model; the one that is loaded already if it is the same.
+/// The configured model; the one that is loaded already if it is the same, and reached in the same way.
 async fn load_embedder(current: &Parts, config: &Config) -> Result<Arc<dyn Embedder>, Failure> {
     let embedder = app::load_embedder(config).await?;
-    let same = embedder.info() == current.embedder.info();
+    let same = embedder.info() == current.embedder.info() && current.config.embedding.is_used_as(&config.embedding);
     Ok(if same { Arc::clone(&current.embedder) } else { embedder })
 }
 

@@ -20,7 +20,8 @@ use crate::{collection, reindex};
 /// How long to wait before a server that is away is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the served collections were made with, every reference to a variable resolved.
+/// What the served collections were made with, every reference to a variable resolved. Without the key of a provider, which
+/// belongs into no file of ours.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Served {
     collections: Vec<CollectionConfig>,
@@ -70,7 +71,8 @@ pub(crate) fn under_way(config: &Config) -> Option<UnderWay> {
 
 /// `config` with the collections and the model that were remembered: what is served.
 pub(crate) fn served(config: &Config) -> Option<Config> {
-    let Served { collections, embedding } = serde_json::from_slice(&fs::read(served_file(config)).ok()?).ok()?;
+    let Served { collections, mut embedding } = serde_json::from_slice(&fs::read(served_file(config)).ok()?).ok()?;
+    embedding.take_key_of(&config.embedding);
     Some(Config { collections, embedding, ..config.clone() })
 }
 

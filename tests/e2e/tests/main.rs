@@ -18,6 +18,7 @@
 //! - [`broker_debezium`]: collections that follow what Debezium writes
 //! - [`broker_input`]: brokers that refuse, topics that are missing, records that cannot be read or written
 //! - [`chunks`]: long texts in chunks, which all follow their row
+//! - [`providers`]: models behind an HTTP interface, through their faults
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -33,6 +34,7 @@ mod faults;
 mod harness;
 mod layouts;
 mod operations;
+mod providers;
 mod refusals;
 mod reindex;
 mod servers;
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
             broker_open::tests(),
             broker_debezium::tests(),
             broker_input::tests(),
+            providers::tests(),
             harness::tests(),
         ]
         .concat(),

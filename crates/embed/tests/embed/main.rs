@@ -4,6 +4,7 @@
 
 mod hub;
 mod minilm;
+mod providers;
 
 use std::path::PathBuf;
 

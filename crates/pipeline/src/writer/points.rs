@@ -21,13 +21,9 @@ use super::Writer;
 use super::rows::{Origin, Target, Work};
 use crate::error::PipelineError;
 use crate::plan::Versioned;
-use crate::retry::retrying;
+use crate::retry::Retry;
 use crate::store::DeadLetter;
 use crate::telemetry::{Stage, Timer, count_embeddings, count_written};
-
-/// Texts that are embedded and written in one go. Small enough that progress shows and a fresh row is not held up for
-/// seconds, large enough that sorting by length pays. A row's chunks stay together.
-const EMBED_SLICE: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -82,11 +78,13 @@ impl Writer {
     /// Embeds and writes, group by group. Returns the rows that could not be processed.
     pub(super) async fn bring(&self, work: Work) -> Result<Vec<DeadLetter>, PipelineError> {
         let Work { rows, mut failed } = work;
+        // A row's chunks stay together.
+        let slice = self.collection.embedder.texts_per_call().max(1);
         let (mut group, mut texts) = (Vec::new(), 0);
         for row in rows {
             texts += row.texts();
             group.push(row);
-            if texts >= EMBED_SLICE {
+            if texts >= slice {
                 self.bring_group(std::mem::take(&mut group), &mut failed).await?;
                 texts = 0;
             }
@@ -137,7 +135,7 @@ impl Writer {
         ids: Vec<PointId>,
         failed: &mut Vec<DeadLetter>,
     ) -> Result<(), PipelineError> {
-        for ids in ids.chunks(EMBED_SLICE) {
+        for ids in ids.chunks(self.collection.embedder.texts_per_call().max(1)) {
             let documents = ids.iter().filter_map(|id| group.document(*id));
             let texts: Vec<String> = documents.map(|(_, versioned)| versioned.document.text.clone()).collect();
             let mut computed = 0;
@@ -162,25 +160,42 @@ impl Writer {
         Ok(())
     }
 
+    /// A vector for each text, or why it will never have one. What may still come is asked for again, for ever; what has come
+    /// is kept, because somebody may have paid for it.
     async fn embed(&self, texts: &[String]) -> Result<Vec<Result<Vector, EmbedError>>, PipelineError> {
         let _timer = Timer::start(Stage::Embed);
-        let embedder = &self.collection.embedder;
-        retrying(&self.shared.telemetry, &self.shared.stop, || async move {
-            let answers = embedder.embed(texts.to_vec()).await?;
-            if answers.len() != texts.len() {
-                let reason = format!("{} texts were given, {} vectors came back", texts.len(), answers.len());
-                return Err(EmbedError::Failed(reason).into());
+        let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
+        let mut done: Vec<Option<Result<Vector, EmbedError>>> = texts.iter().map(|_| None).collect();
+        loop {
+            let open: Vec<usize> = (0..texts.len()).filter(|at| done[*at].is_none()).collect();
+            let asked: Vec<String> = open.iter().map(|at| texts[*at].clone()).collect();
+            let again = match self.collection.embedder.embed(asked).await {
+                Ok(answers) if answers.len() != open.len() => {
+                    let reason = format!("{} texts were given, {} vectors came back", open.len(), answers.len());
+                    Some(EmbedError::Failed(reason))
+                }
+                Ok(answers) => {
+                    let mut again = None;
+                    for (at, answer) in open.iter().zip(answers) {
+                        match answer {
+                            Err(error) if error.is_retryable() => again = Some(error),
+                            answer => done[*at] = Some(answer),
+                        }
+                    }
+                    if open.iter().any(|at| done[*at].is_some()) {
+                        retry.succeeded();
+                    }
+                    again
+                }
+                Err(error) => Some(error),
+            };
+            let Some(error) = again else { return Ok(done.into_iter().flatten().collect()) };
+            // "At once" it was tried already.
+            match error.after().filter(|delay| !delay.is_zero()) {
+                Some(delay) => retry.soon(error.into(), delay).await?,
+                None => retry.after(error.into()).await?,
             }
-            // A text whose turn may still come fails the call, which is retried as a whole.
-            answers
-                .into_iter()
-                .map(|answer| match answer {
-                    Err(error) if error.is_retryable() => Err(error.into()),
-                    other => Ok(other),
-                })
-                .collect::<Result<Vec<_>, PipelineError>>()
-        })
-        .await
+        }
     }
 
     /// Writes durably what a step takes; a row with a point that the sink refuses is parked and the others are tried again

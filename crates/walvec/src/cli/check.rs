@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Args;
 use secrecy::ExposeSecret as _;
@@ -66,10 +67,9 @@ pub(crate) async fn execute(args: CheckArgs) -> Result<ExitCode, Failure> {
 
 /// Model, templates, stored collections, port.
 async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcome>) {
-    let embedder = match app::load_embedder(config).await {
-        Ok(embedder) => {
-            let info = embedder.info();
-            outcomes.push(Outcome::ok("model", format!("{}, {} dimensions", info.model, info.dimension)));
+    let embedder = match check_model(config).await {
+        Ok((embedder, detail)) => {
+            outcomes.push(Outcome::ok("model", detail));
             Some(embedder)
         }
         Err(failure) => {
@@ -77,6 +77,11 @@ async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcom
             None
         }
     };
+    if config.embedding.shows_its_key() {
+        let message = "the provider's key and every text travel unencrypted: whoever listens can read both";
+        let detail = json!({"code": "E_TLS", "message": message, "remedy": "let `embedding.url` begin with https://"});
+        outcomes.push(Outcome { subject: "model".to_owned(), result: "warning", detail });
+    }
     let directory = config.sink.directory();
     if is_running {
         outcomes.push(Outcome::ok("data directory", format!("{} is in use by a running walvec", directory.display())));
@@ -114,6 +119,19 @@ async fn check_here(config: &Config, is_running: bool, outcomes: &mut Vec<Outcom
         });
     }
     drop(data_dir);
+}
+
+/// Loads the model and says what it is. A provider is asked for a vector, even if its dimension is configured.
+async fn check_model(config: &Config) -> Result<(Arc<dyn Embedder>, String), Failure> {
+    let embedder = app::load_embedder(config).await?;
+    let info = embedder.info();
+    let mut detail = format!("{}, {} dimensions", info.model, info.dimension);
+    if let Some(address) = config.embedding.address() {
+        let asked = Instant::now();
+        embedder.embed_query("walvec".to_owned()).await.map_err(PipelineError::from)?;
+        detail.push_str(&format!(", {address} answers in {} ms", asked.elapsed().as_millis()));
+    }
+    Ok((embedder, detail))
 }
 
 /// Whether the broker answers and lets us in, and which topics there are.

@@ -118,13 +118,10 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
         Failure::definite("E_SINK", what).with_remedy("walvec run")
     })?;
     let embedded = |error| Failure::from(PipelineError::Embed(error));
-    let mut vectors = embedder.embed(vec![args.text.clone()]).await.map_err(embedded)?;
-    let Some(vector) = vectors.pop() else {
-        return Err(Failure::definite("E_EMBED", "the model gave no vector for the query"));
-    };
+    let vector = embedder.embed_query(args.text.clone()).await.map_err(embedded)?;
     let conditions = args.filters.iter().map(|given| given.condition.clone());
     let request = SearchRequest {
-        vector: vector.map_err(embedded)?,
+        vector,
         limit: usize::try_from(args.limit).unwrap_or(usize::MAX),
         filter: Filter(conditions.collect()),
         min_score: args.min_score,

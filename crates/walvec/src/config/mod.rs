@@ -18,6 +18,8 @@ mod broker;
 mod broker_rules;
 mod conninfo;
 mod document;
+mod embedding;
+mod embedding_rules;
 mod environment;
 mod error;
 mod interpolate;
@@ -32,11 +34,12 @@ mod tests;
 mod variables;
 
 pub(crate) use broker::{GroupProtocol, KafkaSettings, RecordFormat};
+pub(crate) use embedding::EmbeddingSettings;
 pub(crate) use environment::Environment;
 pub(crate) use error::ConfigError;
 pub(crate) use load::Overrides;
 pub(crate) use names::table_name;
-pub(crate) use settings::{ChunkSettings, CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
+pub(crate) use settings::{ChunkSettings, CollectionConfig, Config, QdrantSettings};
 pub(crate) use stage::{Stage, instance};
 
 /// The JSON schema of walvec.yaml, for editors.

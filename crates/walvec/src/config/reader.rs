@@ -14,7 +14,7 @@ use super::names::nearest;
 use super::settings::Config;
 
 /// Keys of the documented configuration that this version cannot serve yet. List indexes are left out.
-const NOT_YET: [&str; 3] = ["collections.hybrid", "embedding.api_key", "embedding.url"];
+const NOT_YET: [&str; 1] = ["collections.hybrid"];
 
 /// Reads the settings.
 pub(super) fn read(document: &Document, environment: &Environment) -> Result<Config, ConfigError> {

@@ -7,6 +7,7 @@ use walvec_model::point::RESERVED_KEY;
 
 use super::broker_rules::{check_broker, check_stage};
 use super::document::Document;
+use super::embedding_rules::check_embedding;
 use super::error::ConfigError;
 use super::settings::{ChunkSettings, CollectionConfig, Config, QdrantSettings};
 
@@ -176,21 +177,6 @@ fn check_payload(collection: &CollectionConfig) -> Result<(), Violation> {
     let is_field = |field: &String| columns.contains(field) || collection.computed.contains_key(field);
     match collection.index.keys().find(|field| collection.payload.is_some() && !is_field(field)) {
         Some(field) => violation(format!("index.{field}"), "not a payload field; add it to payload or to computed"),
-        None => Ok(()),
-    }
-}
-
-fn check_embedding(config: &Config) -> Result<(), Violation> {
-    let model = &config.embedding.model;
-    if model.trim().is_empty() {
-        return violation("embedding.model", "empty; `walvec model list` shows what is installed");
-    }
-    let provider = ["openai/", "ollama/", "tei/"].iter().find(|provider| model.starts_with(**provider));
-    match provider {
-        Some(provider) => violation(
-            "embedding.model",
-            format!("models behind {provider} are not supported yet by this version of walvec; it runs models itself"),
-        ),
         None => Ok(()),
     }
 }

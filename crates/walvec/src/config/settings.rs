@@ -14,6 +14,7 @@ use walvec_sink::qdrant::Quantization;
 use walvec_transform::{ChunkSpec, Layout, Unit};
 
 use super::broker::BrokerSettings;
+use super::embedding::EmbeddingSettings;
 use super::names;
 use super::stage::Stage;
 
@@ -250,22 +251,6 @@ impl From<IndexKind> for IndexType {
     }
 }
 
-/// What turns texts into vectors.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct EmbeddingSettings {
-    /// A model's name, as `walvec model list` shows it, or a directory that holds an ONNX model and its tokenizer.
-    /// Collections remember the model they were built with; another one is refused.
-    pub(crate) model: String,
-}
-
-impl Default for EmbeddingSettings {
-    fn default() -> Self {
-        // The model of the tutorial stack that walvec replaces: small, English, Apache-compatible licence.
-        Self { model: "BAAI/bge-small-en-v1.5".to_owned() }
-    }
-}
-
 /// Where vectors are stored: one of the two. Without either, the engine inside this process.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -435,7 +420,7 @@ pub(super) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secre
     String::deserialize(deserializer).map(SecretString::from)
 }
 
-fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+pub(super) fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
 }
 

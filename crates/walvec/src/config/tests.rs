@@ -8,6 +8,7 @@ use super::settings::IndexKind;
 use super::*;
 
 mod broker;
+mod embedding;
 
 const EXAMPLE: &str = include_str!("../../../../walvec.example.yaml");
 
@@ -158,10 +159,6 @@ fn wrong_types_and_values_name_the_key_and_what_is_expected() {
             "sink: { qdrant: { url: 'http://a:6334', on_disk: yes } }",
             "sink.qdrant.on_disk: \"yes\" is neither true nor",
         ),
-        (
-            "embedding: { model: openai/text-embedding-3-small }",
-            "embedding.model: models behind openai/ are not supported",
-        ),
     ] {
         let message = refusal(&format!("{COLLECTION}{text}\n"));
         assert!(message.contains(expected), "{text}: {message}");
@@ -220,10 +217,6 @@ fn a_misspelt_key_is_refused_and_the_right_one_is_offered() {
 
 #[test]
 fn a_key_of_a_later_version_is_refused_as_such() {
-    for text in ["embedding: { api_key: k }", "embedding: { url: 'http://localhost' }"] {
-        let message = refusal(&format!("{COLLECTION}{text}\n"));
-        assert!(message.contains("not supported yet by this version"), "{text}: {message}");
-    }
     let message = refusal("collections: [{ name: a, table: a.b, text: t, hybrid: true }]");
     assert!(message.contains("not supported yet by this version"), "{message}");
 }
@@ -324,6 +317,10 @@ fn no_error_shows_a_secret() {
         "source:\n  url: ${UNSET:-s3cret}",
         "source:\n  url: s3cret${UNSET}",
         "sink: { qdrant: { url: 'http://localhost', api_key: s3cret } }",
+        "embedding: { model: openai/m, api_key: s3cret, timeout_ms: 1 }",
+        "embedding: { model: openai/m, url: 'https://u:s3cret@h' }",
+        "embedding: { api_key: s3cret }",
+        "embedding:\n  model: openai/m\n  api_key: 's3cret with blanks'",
         "broker: { kafka: { sasl: { password: s3cret, mechanism: x, username: u } } }",
         "broker: { kafka: { sasl: { password: [s3cret] } } }",
         "broker: { kafka: { properties: { ssl.key.password: s3cret, acks: 1 } } }",

@@ -16,11 +16,12 @@ use secrecy::SecretString;
 use walvec_model::TableName;
 
 use super::broker::{BrokerSettings, KafkaSettings, RecordFormat};
+use super::embedding::EmbeddingSettings;
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::settings::{
-    CollectionConfig, Config, EmbeddingSettings, LayoutKind, PipelineSettings, QdrantSettings, ServerSettings,
-    SinkSettings, SourceSettings,
+    CollectionConfig, Config, LayoutKind, PipelineSettings, QdrantSettings, ServerSettings, SinkSettings,
+    SourceSettings,
 };
 use super::stage::Stage;
 use super::{conninfo, names};

@@ -156,10 +156,9 @@ async fn embed(
     running: OwnedSemaphorePermit,
 ) -> Result<(Vector, OwnedSemaphorePermit), Problem> {
     let embedder = Arc::clone(embedder);
-    let task = tokio::spawn(async move { (embedder.embed(vec![text]).await, running) });
+    let task = tokio::spawn(async move { (embedder.embed_query(text).await, running) });
     let (result, running) = task.await.map_err(|_| embed_problem("the embedder stopped"))?;
-    let vector = result.map_err(embed_error)?.pop().ok_or_else(|| embed_problem("the embedder answered nothing"))?;
-    Ok((vector.map_err(embed_error)?, running))
+    Ok((result.map_err(embed_error)?, running))
 }
 
 fn busy() -> Problem {

@@ -1,0 +1,162 @@
+//! Texts to requests: split, sent side by side, repeated, bisected.
+//!
+//! A request that fails is repeated a few times here, while the others go on; what still fails then is for the caller to try
+//! again, who shows it to people. A request that is refused is never sent again as it is: it is halved, until the text that is
+//! to blame is alone.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use walvec_model::Vector;
+
+use super::failure::Failure;
+use super::limits::{Lane, Limits};
+use crate::BoxFuture;
+
+/// What one request asks for: a vector for each text, or what is wrong with it.
+pub(super) type Answers = Vec<Result<Vector, String>>;
+
+/// Sends one request.
+pub(super) trait Ask: Send + Sync {
+    /// The vectors of `texts`, in their order. `dimension` is checked if it is known.
+    fn ask<'a>(&'a self, texts: &'a [String], dimension: Option<usize>) -> BoxFuture<'a, Result<Answers, Failure>>;
+}
+
+/// Attempts at a request when the provider does not say when to come again: with three pauses, one to four seconds.
+const ATTEMPTS: usize = 4;
+
+/// Attempts when it says so: it is alive, and it is a matter of luck who comes first.
+const ATTEMPTS_AS_TOLD: usize = 12;
+
+/// Longer pauses are for the caller, who shows why nothing happens.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Sends texts to a provider.
+pub(super) struct Batches {
+    ask: Box<dyn Ask>,
+    limits: Limits,
+    /// Texts of a request at most.
+    items: usize,
+    /// Estimated tokens of a request at most.
+    tokens: u64,
+    dimension: OnceLock<usize>,
+}
+
+impl Batches {
+    pub(super) fn new(ask: Box<dyn Ask>, limits: Limits, items: usize, tokens: u64) -> Self {
+        Self { ask, limits, items: items.max(1), tokens, dimension: OnceLock::new() }
+    }
+
+    /// From now on vectors have to have this dimension.
+    pub(super) fn expect(&self, dimension: usize) {
+        self.dimension.get_or_init(|| dimension);
+    }
+
+    /// How many texts keep all requests busy.
+    pub(super) const fn texts_at_once(&self) -> usize {
+        self.items.saturating_mul(self.limits.concurrency())
+    }
+
+    /// The dimension of the vector of a text that every model can embed.
+    pub(super) async fn dimension(&self, text: &str) -> Result<usize, Failure> {
+        let answers = self.ask(&[text.to_owned()], Lane::Query).await?;
+        match answers.into_iter().next() {
+            Some(Ok(vector)) => Ok(vector.len()),
+            Some(Err(reason)) => Err(Failure::Answer(reason)),
+            None => Err(Failure::Answer("nothing came back".to_owned())),
+        }
+    }
+
+    /// One result per text, in their order. The outer error is definite: nothing else will be answered either.
+    pub(super) async fn run(&self, texts: &[String], lane: Lane) -> Result<Vec<Result<Vector, Failure>>, Failure> {
+        let mut results: Vec<Option<Result<Vector, Failure>>> = vec![None; texts.len()];
+        let request = |range: Range<usize>| async move { (range.clone(), self.ask(&texts[range], lane).await) };
+        let mut under_way: FuturesUnordered<_> = self.split(texts).into_iter().map(request).collect();
+        while let Some((range, outcome)) = under_way.next().await {
+            match outcome {
+                Ok(answers) => {
+                    for (at, answer) in range.clone().zip(answers) {
+                        match answer {
+                            // Whether it is the text that has no vector shows when it is asked for alone.
+                            Err(_) if range.len() > 1 => under_way.push(request(at..at + 1)),
+                            answer => results[at] = Some(answer.map_err(Failure::Request)),
+                        }
+                    }
+                }
+                Err(Failure::Request(_)) if range.len() > 1 => {
+                    let middle = range.start + range.len() / 2;
+                    under_way.push(request(range.start..middle));
+                    under_way.push(request(middle..range.end));
+                }
+                Err(failure @ (Failure::Definite { .. } | Failure::Dimension { .. })) => return Err(failure),
+                Err(failure) => range.for_each(|at| results[at] = Some(Err(failure.clone()))),
+            }
+        }
+        let missing = || Err(Failure::Answer("no vector came back".to_owned()));
+        Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
+    }
+
+    /// Neighbours that go together.
+    fn split(&self, texts: &[String]) -> Vec<Range<usize>> {
+        let mut ranges = Vec::new();
+        let (mut start, mut tokens) = (0, 0);
+        for (at, text) in texts.iter().enumerate() {
+            let more = estimated_tokens(text);
+            if at > start && (at - start == self.items || tokens + more > self.tokens) {
+                ranges.push(start..at);
+                (start, tokens) = (at, 0);
+            }
+            tokens += more;
+        }
+        if start < texts.len() {
+            ranges.push(start..texts.len());
+        }
+        ranges
+    }
+
+    /// Sends a request until it is answered, refused, or has failed often enough. Whoever waits does not keep others from
+    /// asking.
+    async fn ask(&self, texts: &[String], lane: Lane) -> Result<Answers, Failure> {
+        let tokens = texts.iter().map(|text| estimated_tokens(text)).sum();
+        let mut backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(250))
+            .with_max_delay(LONGEST_PAUSE)
+            .with_jitter()
+            .without_max_times()
+            .build();
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let turn = self.limits.turn(lane, tokens).await;
+            let outcome = self.ask.ask(texts, self.dimension.get().copied()).await;
+            drop(turn);
+            let failure = match outcome {
+                Err(failure) if failure.is_worth_repeating() => failure,
+                outcome => return outcome,
+            };
+            let told = match &failure {
+                Failure::Later { after, .. } => *after,
+                _ => None,
+            };
+            // It knows best: nothing is added to what it says.
+            let pause = told.or_else(|| backoff.next()).unwrap_or(LONGEST_PAUSE);
+            let attempts = if told.is_some() { ATTEMPTS_AS_TOLD } else { ATTEMPTS };
+            if attempt >= attempts || pause > LONGEST_PAUSE {
+                return Err(failure);
+            }
+            tracing::warn!(attempt, ?pause, texts = texts.len(), "{}; asking again", failure.reason());
+            self.limits.clock().sleep(pause).await;
+        }
+    }
+}
+
+/// A third of the bytes, rounded up; see the module of providers.
+pub(super) fn estimated_tokens(text: &str) -> u64 {
+    (text.len() as u64).div_ceil(3).max(1)
+}
+
+#[cfg(test)]
+mod tests;

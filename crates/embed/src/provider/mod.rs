@@ -1,0 +1,164 @@
+//! Models behind an HTTP interface: `openai/<model>`, `ollama/<model>` and `tei/<model>`.
+//!
+//! - [`Protocol`]: what is asked and answered, one file for each: `openai`, `ollama`, `tei`
+//! - `client`: one request over HTTP; `address`: where none may go
+//! - `answer`: whether what came back are the vectors of what was asked
+//! - `failure`: what a request that failed means
+//! - `limits`: how many requests and tokens per minute
+//! - `clock`: time, which tests do not wait for
+//! - `batches`: texts to requests: split, sent side by side, repeated, bisected
+//!
+//! Numbers of tokens are estimated, because the provider's tokenizer is not here: a third of the bytes, rounded up. English
+//! has about four bytes per token; text in other scripts, code and numbers fewer. So the estimate is on the high side, and
+//! errs by asking less at a time than would be allowed.
+
+mod address;
+mod answer;
+mod batches;
+mod client;
+mod clock;
+mod failure;
+mod limits;
+mod ollama;
+mod openai;
+mod protocol;
+mod tei;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use walvec_model::Vector;
+
+use self::{batches::Batches, client::Client, clock::WallClock, failure::Failure, limits::Limits};
+use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
+
+pub use protocol::Protocol;
+
+/// Asked for where only the answer's form matters: its dimension, and whether the provider is well.
+const PROBE: &str = "walvec";
+
+/// How to reach a provider; whatever is left out has a default that depends on the protocol. The key is never shown.
+#[derive(Clone, Debug, Default)]
+pub struct ProviderOptions {
+    /// The address up to where the protocol's own path begins, e.g. `https://api.openai.com/v1`.
+    pub url: Option<String>,
+    /// Sent as `Authorization: Bearer ...`.
+    pub api_key: Option<SecretString>,
+    /// The dimension of the vectors. Asked of the provider if it is not given.
+    pub dimensions: Option<usize>,
+    /// How many texts go into one request at most.
+    pub batch_items: Option<usize>,
+    /// How many tokens, as estimated, go into one request at most; a longer text goes alone.
+    pub batch_tokens: Option<u64>,
+    /// How many requests are under way at the same time at most.
+    pub concurrency: Option<usize>,
+    /// How many requests are sent per minute at most. Default: no limit.
+    pub requests_per_minute: Option<u64>,
+    /// How many tokens, as estimated, are sent per minute at most. Default: no limit.
+    pub tokens_per_minute: Option<u64>,
+    /// How long one request may take.
+    pub timeout: Option<Duration>,
+}
+
+/// Checks an address for [`ProviderOptions::url`] without asking it.
+///
+/// # Errors
+/// What is wrong with it, and what to write instead.
+pub fn check_url(url: &str) -> Result<(), String> {
+    client::base_url(url).map(drop)
+}
+
+/// A model behind an HTTP interface.
+pub struct ProviderEmbedder {
+    info: EmbedderInfo,
+    batches: Batches,
+    at: String,
+}
+
+impl ProviderEmbedder {
+    /// Reaches the model called `name`, which [`Protocol::of`] knows. Asks for one vector if the dimension is not given.
+    ///
+    /// # Errors
+    /// [`EmbedError::ModelName`], [`EmbedError::ProviderRefused`], [`EmbedError::ProviderUnavailable`] or
+    /// [`EmbedError::ProviderAnswer`].
+    pub async fn open(name: &str, options: ProviderOptions) -> Result<Self, EmbedError> {
+        let refused = |reason| EmbedError::ModelName { name: name.to_owned(), reason };
+        let (protocol, model) =
+            Protocol::of(name).ok_or_else(|| refused("it must begin with openai/, ollama/ or tei/"))?;
+        if model.trim().is_empty() {
+            return Err(refused("behind the provider's name there must be that of the model"));
+        }
+        let limits = Limits::new(
+            Arc::new(WallClock::new()),
+            options.concurrency.unwrap_or(Protocol::CONCURRENCY),
+            options.requests_per_minute,
+            options.tokens_per_minute,
+        );
+        let items = options.batch_items.unwrap_or(protocol.batch_items());
+        let tokens = options.batch_tokens.unwrap_or(protocol.batch_tokens());
+        let client = Client::new(protocol, model, &options)?;
+        let at = client.at().to_owned();
+        let batches = Batches::new(Box::new(client), limits, items, tokens);
+        let dimension = match options.dimensions {
+            Some(dimension) => dimension,
+            None => batches.dimension(PROBE).await.map_err(|failure| failure.error(&at))?,
+        };
+        tracing::info!(model = name, at, dimension, batch_items = items, "embedding provider ready");
+        let info = EmbedderInfo {
+            model: name.to_owned(),
+            // Who serves the model may change, and its revision is not told by any of the protocols.
+            revision: format!("{}/{model}", protocol.name()),
+            dimension,
+            max_tokens: usize::MAX,
+            pooling: "provider".to_owned(),
+        };
+        batches.expect(dimension);
+        Ok(Self { info, batches, at })
+    }
+
+    /// Whose fault it is that every text was refused: if the provider refuses any text, it is not the texts'.
+    async fn check_refusals(&self, results: &[Result<Vector, EmbedError>]) -> Result<(), EmbedError> {
+        let is_refused = |result: &Result<Vector, EmbedError>| matches!(result, Err(EmbedError::Text { .. }));
+        if results.iter().any(Result::is_ok) || !results.iter().any(is_refused) {
+            return Ok(());
+        }
+        match self.batches.dimension(PROBE).await {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(failure.error(&self.at)),
+        }
+    }
+
+    async fn run(&self, texts: Vec<String>, lane: limits::Lane) -> Result<Vec<Result<Vector, EmbedError>>, EmbedError> {
+        let outcomes = self.batches.run(&texts, lane).await.map_err(|failure| failure.error(&self.at))?;
+        let error = |(outcome, text): (Result<Vector, Failure>, &String)| {
+            outcome.map_err(|failure| failure.error_of_text(&self.at, text))
+        };
+        let results: Vec<_> = outcomes.into_iter().zip(&texts).map(error).collect();
+        self.check_refusals(&results).await?;
+        Ok(results)
+    }
+}
+
+impl Embedder for ProviderEmbedder {
+    fn info(&self) -> &EmbedderInfo {
+        &self.info
+    }
+
+    /// An estimate, more rather than less: the provider has the tokenizer.
+    fn count_tokens(&self, text: &str) -> usize {
+        usize::try_from(batches::estimated_tokens(text)).unwrap_or(usize::MAX)
+    }
+
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+        Box::pin(self.run(texts, limits::Lane::Documents))
+    }
+
+    fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
+        Box::pin(async move { crate::only(self.run(vec![text], limits::Lane::Query).await?) })
+    }
+
+    fn texts_per_call(&self) -> usize {
+        self.batches.texts_at_once()
+    }
+}

@@ -1,0 +1,144 @@
+//! Models behind an HTTP interface: the same exactness, through the faults of who serves them.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test};
+use walvec_test_providers::{Fault, TestProvider};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(a_provider_that_fails_in_every_way_holds_up_and_loses_nothing),
+        test!(a_row_that_the_provider_refuses_is_parked_alone_until_it_changes),
+        test!(a_wrong_key_ends_the_start_with_what_to_change_and_is_never_shown),
+        test!(another_document_prefix_is_refused_and_another_query_prefix_is_not),
+    ]
+}
+
+const KEY: &str = "sk-e2e-secret-key";
+
+const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, name text);
+    INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 500) g";
+
+fn items(model: &str, url: &str) -> Settings {
+    let settings = Settings::new([Collection::new("items", "public.items", "{{ name }}")]);
+    settings.with("embedding", json!({ "model": model, "url": url, "api_key": KEY }))
+}
+
+/// The provider's vectors are those of the embedder that the comparison uses.
+fn image_of_items() -> Expected {
+    Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
+}
+
+async fn a_provider_that_fails_in_every_way_holds_up_and_loses_nothing(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    provider.require_key(KEY);
+    context.execute(TABLE).await?;
+    provider.every_second(Some(Fault::TooManyRequests("0".to_owned())));
+    let settings =
+        items("openai/m", &provider.openai_url()).with("embedding", json!({ "batch_items": 20, "timeout_ms": 1000 }));
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    provider.every_second(None);
+    for (round, fault) in [
+        Fault::Status(500),
+        Fault::MissingVector,
+        Fault::Shuffled,
+        Fault::Dimension(3),
+        Fault::NotANumber,
+        Fault::Zeros,
+        Fault::Base64,
+        Fault::Page,
+        Fault::Endless,
+        Fault::BreakOff,
+        Fault::Slow(std::time::Duration::from_secs(5)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        provider.next(fault);
+        context.execute(&format!("UPDATE items SET name = 'round {round} ' || id WHERE id <= 30")).await?;
+        walvec.caught_up(&context).await?;
+    }
+    provider.always(Some(Fault::Status(503)));
+    context.execute("UPDATE items SET name = 'while it was down ' || id WHERE id > 400").await?;
+    let position = context.wal_position().await?;
+    let down = walvec.wait_for("the provider's absence is reported", |status| status.problem.is_some()).await?;
+    assert_eq!(down.problem.as_ref().map(|problem| problem.part.as_str()), Some("embedder"));
+    assert!(down.applied_lsn < position && down.confirmed_lsn < position);
+    provider.always(None);
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].dead_letters, 0);
+    assert!(walvec.search("down 450", 3).await?.iter().any(|hit| hit["payload"]["id"] == 450));
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 500);
+    Ok(())
+}
+
+async fn a_row_that_the_provider_refuses_is_parked_alone_until_it_changes(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    provider.refuse("poison");
+    context.execute(TABLE).await?;
+    context.execute("UPDATE items SET name = 'this is poison' WHERE id = 77").await?;
+    let mut walvec = context.start(&items("tei/m", &provider.url())).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].dead_letters, 1);
+    let letter = &status.collections[0].latest_dead_letters[0];
+    assert_eq!((letter.key.as_slice(), letter.code.as_str()), ([json!(77)].as_slice(), "E_EMBED_TEXT"));
+    assert!(!letter.reason.contains("poison"), "{}", letter.reason);
+    context.execute("UPDATE items SET name = 'harmless' WHERE id = 77").await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].dead_letters, 0);
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 500);
+    Ok(())
+}
+
+async fn a_wrong_key_ends_the_start_with_what_to_change_and_is_never_shown(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    provider.require_key("another key");
+    context.execute(TABLE).await?;
+    context.configure(&items("ollama/m", &provider.url()))?;
+    let output = context.walvec(&["run"]).await?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), stderr.lines().last()), (Some(3), Some("E_EMBED_REFUSED")), "{stderr}");
+    for part in ["401", &provider.url(), "embedding.api_key"] {
+        assert!(stderr.contains(part), "\"{part}\" is missing in:\n{stderr}");
+    }
+    assert!(!stderr.contains(KEY), "{stderr}");
+    // `check` says the same, and with the right key what it found.
+    let model = |output: &std::process::Output| -> Result<Value> {
+        let report: Value = serde_json::from_slice(&output.stdout)?;
+        Ok(report["checks"].as_array().into_iter().flatten().find(|check| check["subject"] == "model").cloned().into())
+    };
+    let refused = model(&context.walvec(&["check", "--json"]).await?)?;
+    assert_eq!(refused["detail"]["code"], "E_EMBED_REFUSED", "{refused}");
+    provider.require_key(KEY);
+    let found = model(&context.walvec(&["check", "--json"]).await?)?;
+    let detail = found["detail"].as_str().unwrap_or_default();
+    assert!(detail.starts_with("ollama/m, 64 dimensions, ") && detail.contains("answers in"), "{found}");
+    Ok(())
+}
+
+async fn another_document_prefix_is_refused_and_another_query_prefix_is_not(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    context.execute(TABLE).await?;
+    let settings = |query: &str, document: &str| {
+        let prefixes = json!({ "query_prefix": query, "document_prefix": document });
+        items("ollama/m", &provider.url()).with("embedding", prefixes)
+    };
+    for (query, document) in [("query ", "passage "), ("question ", "passage ")] {
+        let mut walvec = context.start(&settings(query, document)).await?;
+        walvec.caught_up(&context).await?;
+        walvec.search("7", 1).await?;
+        walvec.stop().await?;
+        let asked = provider.asked();
+        assert_eq!(asked.last().map(|asked| asked.texts.clone()), Some(vec![format!("{query}7")]));
+    }
+    let texts: Vec<_> = provider.asked().into_iter().flat_map(|asked| asked.texts).collect();
+    assert_eq!(texts.iter().filter(|text| text.starts_with("passage name ")).count(), 500, "nothing is embedded twice");
+    context.configure(&settings("query ", "text "))?;
+    let output = context.walvec(&["run"]).await?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), stderr.lines().last()), (Some(3), Some("E_FINGERPRINT")), "{stderr}");
+    Ok(())
+}

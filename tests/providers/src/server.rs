@@ -1,0 +1,235 @@
+//! The server, what it was asked, and how it is told to misbehave.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Result;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Json, Router};
+use futures::{StreamExt as _, stream};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use walvec_embed::Embedder as _;
+use walvec_embed::hash::HashEmbedder;
+
+use crate::DIMENSION;
+use crate::fault::Fault;
+use crate::protocols::Spoken;
+
+/// A request that came.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its texts.
+    pub texts: Vec<String>,
+    /// All of it.
+    pub body: Value,
+    /// The status it was answered with.
+    pub status: u16,
+}
+
+/// A provider that listens on this machine until it is dropped.
+pub struct TestProvider {
+    address: SocketAddr,
+    shared: Arc<Mutex<Shared>>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    asked: Vec<Asked>,
+    key: Option<String>,
+    /// For the next requests, one after the other.
+    next: VecDeque<Fault>,
+    /// For every second request.
+    every_second: Option<Fault>,
+    /// For every request.
+    always: Option<Fault>,
+    requests: usize,
+    /// Texts with these words are refused.
+    refused: Option<String>,
+    /// Texts with these words have a vector of zeros.
+    zeros: Option<String>,
+}
+
+impl TestProvider {
+    /// Starts it on a port of its own, in the runtime of the caller.
+    ///
+    /// # Errors
+    /// If no port can be opened.
+    pub async fn start() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let router = Router::new().fallback(serve).with_state(Arc::clone(&shared));
+        let task = tokio::spawn(async move {
+            // It ends with the test, and a test that misses it says so.
+            let _ = axum::serve(listener, router).await;
+        });
+        Ok(Self { address, shared, task })
+    }
+
+    /// Its address for Ollama's protocol and that of Text Embeddings Inference.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its address for OpenAI's protocol.
+    #[must_use]
+    pub fn openai_url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// From now on requests need this key.
+    pub fn require_key(&self, key: &str) {
+        self.lock().key = Some(key.to_owned());
+    }
+
+    /// Lets the next request fail that none of the earlier calls is for.
+    pub fn next(&self, fault: Fault) {
+        self.lock().next.push_back(fault);
+    }
+
+    /// Lets every second request fail, the next one first; `None`: no longer.
+    pub fn every_second(&self, fault: Option<Fault>) {
+        let mut shared = self.lock();
+        shared.every_second = fault;
+        shared.requests = 0;
+    }
+
+    /// Lets every request fail; `None`: no longer.
+    pub fn always(&self, fault: Option<Fault>) {
+        self.lock().always = fault;
+    }
+
+    /// Refuses requests with a text that contains `words`, with 400.
+    pub fn refuse(&self, words: &str) {
+        self.lock().refused = Some(words.to_owned());
+    }
+
+    /// Gives texts that contain `words` vectors of zeros.
+    pub fn give_zeros_to(&self, words: &str) {
+        self.lock().zeros = Some(words.to_owned());
+    }
+
+    /// Every request so far.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        self.lock().asked.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        lock(&self.shared)
+    }
+}
+
+impl Drop for TestProvider {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let Some(spoken) = Spoken::of(uri.path()) else { return status(404, Body::from("404 page not found")) };
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let Ok(texts) = spoken.texts(&body) else { return refusal(spoken, 400, "no texts") };
+    let (fault, refused, zeros) = {
+        let mut shared = lock(&shared);
+        let given = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if shared.key.as_ref().is_some_and(|key| given != format!("Bearer {key}")) {
+            drop(shared);
+            return refusal(spoken, 401, &format!("wrong key: {given}"));
+        }
+        shared.requests += 1;
+        let every_second = shared.every_second.clone().filter(|_| shared.requests % 2 == 1);
+        (
+            shared.next.pop_front().or(shared.always.clone()).or(every_second),
+            shared.refused.clone(),
+            shared.zeros.clone(),
+        )
+    };
+    let contains = |text: &String, words: &Option<String>| words.as_ref().is_some_and(|words| text.contains(words));
+    let mut vectors = vectors(&texts, &body).await;
+    for (vector, text) in vectors.iter_mut().zip(&texts) {
+        if contains(text, &zeros) {
+            vector.1.fill(0.0);
+        }
+    }
+    let response = match fault {
+        None if texts.iter().any(|text| contains(text, &refused)) => {
+            refusal(spoken, 400, &format!("this cannot be embedded: {}", texts.join(", ")))
+        }
+        None => answer(spoken, &vectors, body["encoding_format"] == "base64"),
+        Some(fault) => faulty(spoken, vectors, fault).await,
+    };
+    lock(&shared).asked.push(Asked { texts, body, status: response.status().as_u16() });
+    response
+}
+
+/// The vectors that belong to the texts.
+async fn vectors(texts: &[String], body: &Value) -> Vec<(usize, Vec<f32>)> {
+    let dimension = body["dimensions"].as_u64().and_then(|dimension| usize::try_from(dimension).ok());
+    let Ok(embedder) = HashEmbedder::new(dimension.unwrap_or(DIMENSION)) else { return Vec::new() };
+    let vectors = embedder.embed(texts.to_vec()).await.unwrap_or_default();
+    vectors.into_iter().map(Result::unwrap_or_default).enumerate().collect()
+}
+
+async fn faulty(spoken: Spoken, mut vectors: Vec<(usize, Vec<f32>)>, fault: Fault) -> Response {
+    let mut as_base64 = false;
+    match fault {
+        Fault::TooManyRequests(after) => {
+            let mut response = refusal(spoken, 429, "too many requests");
+            if let Ok(after) = after.parse() {
+                response.headers_mut().insert("retry-after", after);
+            }
+            return response;
+        }
+        Fault::Status(code) => return refusal(spoken, code, "told to fail"),
+        Fault::Redirect => {
+            let mut response = status(307, Body::empty());
+            response.headers_mut().insert("location", axum::http::HeaderValue::from_static("/embed"));
+            return response;
+        }
+        Fault::Page => return status(200, Body::from("<html>Welcome</html>")),
+        Fault::Endless => {
+            let chunk = || async { Ok::<_, io::Error>(Bytes::from_static(&[b'['; 65_536])) };
+            return status(200, Body::from_stream(stream::repeat_with(chunk).then(|chunk| chunk)));
+        }
+        Fault::BreakOff => {
+            let parts = [Ok(Bytes::from_static(b"[[0.1,")), Err(io::Error::other("broken off"))];
+            return status(200, Body::from_stream(stream::iter(parts)));
+        }
+        Fault::MissingVector => drop(vectors.pop()),
+        Fault::Shuffled => vectors.reverse(),
+        Fault::Dimension(dimension) => vectors.iter_mut().for_each(|(_, vector)| vector.resize(dimension, 0.5)),
+        Fault::NotANumber => vectors.first_mut().into_iter().for_each(|(_, vector)| vector[0] = f32::NAN),
+        Fault::Zeros => vectors.iter_mut().for_each(|(_, vector)| vector.fill(0.0)),
+        Fault::Base64 => as_base64 = true,
+        Fault::Slow(time) => tokio::time::sleep(time).await,
+    }
+    answer(spoken, &vectors, as_base64)
+}
+
+fn answer(spoken: Spoken, vectors: &[(usize, Vec<f32>)], as_base64: bool) -> Response {
+    Json(spoken.answer(vectors, as_base64)).into_response()
+}
+
+fn refusal(spoken: Spoken, code: u16, message: &str) -> Response {
+    status(code, Body::from(spoken.error(message).to_string()))
+}
+
+fn status(code: u16, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = axum::http::StatusCode::from_u16(code).unwrap_or_default();
+    response
+}
