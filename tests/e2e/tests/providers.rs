@@ -10,6 +10,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_provider_that_fails_in_every_way_holds_up_and_loses_nothing),
         test!(a_row_that_the_provider_refuses_is_parked_alone_until_it_changes),
         test!(a_wrong_key_ends_the_start_with_what_to_change_and_is_never_shown),
+        test!(a_collection_moves_to_a_provider_by_a_reindex_and_its_key_is_kept_in_no_file),
         test!(another_document_prefix_is_refused_and_another_query_prefix_is_not),
     ]
 }
@@ -116,6 +117,38 @@ async fn a_wrong_key_ends_the_start_with_what_to_change_and_is_never_shown(conte
     let found = model(&context.walvec(&["check", "--json"]).await?)?;
     let detail = found["detail"].as_str().unwrap_or_default();
     assert!(detail.starts_with("ollama/m, 64 dimensions, ") && detail.contains("answers in"), "{found}");
+    Ok(())
+}
+
+async fn a_collection_moves_to_a_provider_by_a_reindex_and_its_key_is_kept_in_no_file(
+    context: TestContext,
+) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    provider.require_key(KEY);
+    context.execute(TABLE).await?;
+    let local = Settings::new([Collection::new("items", "public.items", "{{ name }}")]);
+    let mut walvec = context.start(&local).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let settings = items("openai/m", &provider.openai_url());
+    context.configure(&settings)?;
+    let output = context.walvec(&["reindex"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let rows: usize =
+        provider.asked().iter().map(|asked| asked.texts.iter().filter(|t| t.starts_with("name ")).count()).sum();
+    assert_eq!(rows, 500, "each row is embedded once");
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 500);
+    for entry in std::fs::read_dir(context.data_directory())? {
+        let path = entry?.path();
+        if path.is_file() {
+            let content = std::fs::read(&path)?;
+            let shows = content.windows(KEY.len()).any(|window| window == KEY.as_bytes());
+            assert!(!shows, "{} holds the key", path.display());
+        }
+    }
     Ok(())
 }
 
