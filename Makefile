@@ -13,7 +13,7 @@ FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),de
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
 ARGS ?=
 
-.PHONY: help demo test test-postgres test-clients bench lint audit build model postgres kafka quix debezium prerequisites clean
+.PHONY: help demo test test-postgres test-clients bench quality lint audit build model postgres kafka quix debezium prerequisites clean
 
 help: ## list what can be made
 	@awk -F ': .*?## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ test-clients: prerequisites model ## let LangChain, LlamaIndex and Qdrant's Pyth
 	$(first-build)
 	cargo build $(LOCKED) --workspace
 	WALVEC_TEST_PYTHON=$$(scripts/clients-python.sh tests/clients/requirements.txt) cargo test $(LOCKED) --workspace --test clients
+
+quality: prerequisites model ## measure how good searches are; ARGS="--set DIR" for judged documents and queries of your own
+	$(first-build)
+	@cargo build $(LOCKED) --workspace
+	@exec $(CARGO_TARGET_DIR)/debug/walvec-bench quality $(ARGS)
 
 bench: prerequisites model ## run the benchmarks and print the tables of BENCHMARKS.md afresh
 	@scripts/fetch-postgres.sh if-none

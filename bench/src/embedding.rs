@@ -29,9 +29,14 @@ struct Book {
 
 /// `count` texts as the demo embeds them.
 pub(crate) fn texts(count: usize) -> anyhow::Result<Vec<String>> {
+    Ok(catalogue()?.into_iter().cycle().take(count).collect())
+}
+
+/// The books of the demo, as it embeds them.
+pub(crate) fn catalogue() -> anyhow::Result<Vec<String>> {
     let catalogue: Vec<Book> = serde_json::from_str(include_str!("../../crates/walvec/src/demo/catalogue.json"))?;
     let text = |book: &Book| format!("{} by {}. {}", book.name, book.author, book.description);
-    Ok(catalogue.iter().cycle().take(count).map(text).collect())
+    Ok(catalogue.iter().map(text).collect())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate")]

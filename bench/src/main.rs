@@ -9,9 +9,11 @@
 //! - [`sync`]: the whole program: a flood of rows, and single rows
 //! - [`points`]: points into a Qdrant server, against the official Python client
 //! - [`operations`]: verify and reindex
+//! - [`quality`]: how good searches are (`make quality`)
 //! - [`report`]: medians, and the tables of BENCHMARKS.md
 
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "a program that reports")]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod broker;
 mod capture;
@@ -20,6 +22,7 @@ mod embedding;
 mod operations;
 mod points;
 mod program;
+mod quality;
 mod report;
 mod stage;
 mod sync;
@@ -33,9 +36,18 @@ use clap::Parser;
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
-    child: Option<child::Child>,
+    command: Option<Command>,
     #[command(flatten)]
     plan: Plan,
+}
+
+/// Anything but measuring how fast walvec is.
+#[derive(clap::Subcommand, Clone)]
+enum Command {
+    /// Measure how good searches are.
+    Quality(quality::Arguments),
+    #[command(flatten)]
+    Child(child::Child),
 }
 
 /// What to measure, and how often.
@@ -70,17 +82,23 @@ impl Plan {
     }
 
     fn models(&self) -> anyhow::Result<PathBuf> {
-        let set = std::env::var_os;
-        let root = walvec_embed::model_dir::root_from(None, set("XDG_CACHE_HOME"), set("HOME"));
-        self.models.clone().or(root).context("no home directory; set WALVEC_MODELS")
+        models(self.models.as_ref())
     }
+}
+
+/// The directory of the models: the given one, or where walvec looks for it.
+fn models(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    let set = std::env::var_os;
+    let root = walvec_embed::model_dir::root_from(None, set("XDG_CACHE_HOME"), set("HOME"));
+    given.cloned().or(root).context("no home directory; set WALVEC_MODELS")
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match arguments.child {
-        Some(child) => runtime.block_on(child.run()),
+    match arguments.command {
+        Some(Command::Quality(arguments)) => runtime.block_on(quality::measure(&arguments)),
+        Some(Command::Child(child)) => runtime.block_on(child.run()),
         None => runtime.block_on(measure(&arguments.plan)),
     }
 }
