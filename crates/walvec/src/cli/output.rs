@@ -113,6 +113,8 @@ fn cell(value: Option<&Value>) -> String {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
+    // A row of the table is one line.
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if text.chars().count() <= MAX_CELL {
         return text;
     }
@@ -150,5 +152,6 @@ mod tests {
         let shown = cell(Some(&json!("x".repeat(100))));
         assert_eq!(shown.chars().count(), MAX_CELL);
         assert!(shown.ends_with('…'));
+        assert_eq!(cell(Some(&json!("# A\n\nchunk"))), "# A chunk", "in one line");
     }
 }
