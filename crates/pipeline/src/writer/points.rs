@@ -53,6 +53,15 @@ impl Target {
     fn is_announced(&self) -> bool {
         self.chunks() > 1 && self.chunks() > self.stored
     }
+
+    /// How many points a step writes or removes.
+    fn writes(&self, step: Step) -> usize {
+        match step {
+            Step::Announce => usize::from(self.is_announced()),
+            Step::Further => self.documents.len().saturating_sub(1) + self.surplus.len(),
+            Step::First => 1,
+        }
+    }
 }
 
 impl Group {
@@ -136,17 +145,21 @@ impl Writer {
         failed: &mut Vec<DeadLetter>,
     ) -> Result<(), PipelineError> {
         for ids in ids.chunks(self.collection.embedder.texts_per_call().max(1)) {
-            let documents = ids.iter().filter_map(|id| group.document(*id));
-            let texts: Vec<String> = documents.map(|(_, versioned)| versioned.document.text.clone()).collect();
+            // A row that was parked with the texts before has left the group: each vector has to meet its own document.
+            let documents = ids.iter().filter_map(|id| Some((*id, group.document(*id)?.1.document.text.clone())));
+            let (ids, texts): (Vec<PointId>, Vec<String>) = documents.unzip();
+            if texts.is_empty() {
+                continue;
+            }
             let mut computed = 0;
-            for (id, answer) in ids.iter().zip(self.embed(&texts).await?) {
+            for (id, answer) in ids.into_iter().zip(self.embed(&texts).await?) {
                 match answer {
                     Ok(vector) => {
-                        group.vectors.insert(*id, vector);
+                        group.vectors.insert(id, vector);
                         computed += 1;
                     }
                     Err(error) => {
-                        if let Some((_, versioned)) = group.document(*id) {
+                        if let Some((_, versioned)) = group.document(id) {
                             let (key, position) = (versioned.document.key.clone(), versioned.position);
                             failed.push(self.letter(&key, position, error.code(), &error.to_string()));
                             group.remove(&key);
@@ -207,7 +220,7 @@ impl Writer {
         failed: &mut Vec<DeadLetter>,
     ) -> Result<(), PipelineError> {
         loop {
-            let count = self.writes(group, step).count();
+            let count = group.rows.iter().map(|row| row.writes(step)).sum();
             if count == 0 {
                 return Ok(());
             }

@@ -159,7 +159,7 @@ impl Writer {
         let mut missing: Vec<Incomplete> = Vec::new();
         for (key, Final { table, position, state }) in entries {
             let State::Present { row, base } = state else {
-                work.rows.push(self.gone(&table, key, position, known));
+                work.rows.push(self.target(&table, key, position, known));
                 continue;
             };
             let stored = known.base(&base, self.id(&table, &key), &key);
@@ -204,7 +204,7 @@ impl Writer {
             let mut found: HashMap<RowKey, Row> = fetched.await?.into_iter().collect();
             for incomplete in same {
                 let Some(row) = found.remove(&incomplete.key) else {
-                    work.rows.push(self.gone(&table, incomplete.key, incomplete.position, known));
+                    work.rows.push(self.target(&table, incomplete.key, incomplete.position, known));
                     continue;
                 };
                 match self.collection.transform.complete(&table, incomplete.filled(row), None) {
@@ -219,8 +219,8 @@ impl Writer {
         Ok(rows)
     }
 
-    /// What becomes of a row that is gone.
-    fn gone(&self, table: &Table, key: RowKey, position: Position, known: &Known) -> Target {
+    /// What is stored of a row, without what it shall be: that is all of a row that is gone.
+    fn target(&self, table: &Table, key: RowKey, position: Position, known: &Known) -> Target {
         let first = self.id(table, &key);
         let stored = known.chunks(first);
         let surplus = self.collection.transform.further_ids(&table.name, &key, stored).collect();
@@ -244,7 +244,7 @@ impl Writer {
                     return Err(PipelineError::Transform { collection, source: error.into() });
                 }
             };
-            let mut target = self.gone(&table, key, position, known);
+            let mut target = self.target(&table, key, position, known);
             target.surplus.drain(..target.surplus.len().min(documents.len() - 1));
             let moved = self.vectors_by_text(&table, &target, known);
             for document in documents {
