@@ -54,6 +54,18 @@ pub(crate) async fn captured(context: &TestContext, settings: &Settings) -> Resu
     Ok(capture)
 }
 
+/// A capture and one worker that have brought everything into the collection.
+pub(crate) async fn indexed_by_one(
+    context: &TestContext,
+    kafka: &Kafka,
+    settings: &Settings,
+) -> Result<(Walvec, Walvec)> {
+    let mut capture = captured(context, settings).await?;
+    let mut worker = context.start_stage(settings, "index", "1").await?;
+    kafka.indexed(context, &mut capture, &mut [&mut worker]).await?;
+    Ok((capture, worker))
+}
+
 async fn through_a_broker_the_collection_is_the_exact_image_of_the_table(context: TestContext) -> Result<()> {
     if !can_test("the path through a broker") {
         return Ok(());
@@ -61,9 +73,7 @@ async fn through_a_broker_the_collection_is_the_exact_image_of_the_table(context
     let kafka = Kafka::shared(&context).await?;
     let settings = kafka.carries(items());
     context.execute(TABLE).await?;
-    let mut capture = captured(&context, &settings).await?;
-    let mut worker = context.start_stage(&settings, "index", "1").await?;
-    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let (mut capture, worker) = indexed_by_one(&context, &kafka, &settings).await?;
     assert_eq!(worker.search("name 7", 3).await?.len(), 3, "the worker answers searches");
     worker.stop().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 1000);
@@ -327,9 +337,7 @@ async fn every_stage_stops_in_order_and_a_restart_embeds_nothing_again(context: 
     let server = TestServer::start()?;
     let settings = kafka.carries(items_on(&server));
     context.execute(TABLE).await?;
-    let mut capture = captured(&context, &settings).await?;
-    let mut worker = context.start_stage(&settings, "index", "1").await?;
-    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let (mut capture, mut worker) = indexed_by_one(&context, &kafka, &settings).await?;
     let written = server.calls().writes();
     for round in 0..3 {
         capture.stop().await?;

@@ -11,7 +11,7 @@ use walvec_sink::{Sink as _, Write};
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
 
-use crate::broker::{TABLE, captured, image_of_items, items_on};
+use crate::broker::{TABLE, captured, image_of_items, indexed_by_one, items_on};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -45,9 +45,7 @@ async fn verify_finds_behind_a_broker_what_differs_and_nothing_else(context: Tes
     let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
     let settings = kafka.carries(items_on(&server));
     context.execute(TABLE).await?;
-    let mut capture = captured(&context, &settings).await?;
-    let mut worker = context.start_stage(&settings, "index", "1").await?;
-    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let (capture, worker) = indexed_by_one(&context, &kafka, &settings).await?;
 
     let writer = context.connect().await?;
     let load = tokio::spawn(async move {
@@ -129,9 +127,7 @@ async fn rows_are_written_to_the_topics_again_when_asked_for(context: TestContex
     let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
     let settings = kafka.carries(items_on(&server));
     context.execute(TABLE).await?;
-    let mut capture = captured(&context, &settings).await?;
-    let mut worker = context.start_stage(&settings, "index", "1").await?;
-    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let (mut capture, mut worker) = indexed_by_one(&context, &kafka, &settings).await?;
     lose(&server, &[3, 4]).await?;
     let done = context.walvec(&["backfill", "--table", "public.items", "--where", "id < 10", "--json"]).await?;
     ensure!(done.status.success(), "{}", told(&done));
@@ -149,9 +145,7 @@ async fn a_group_begins_again_when_nobody_is_in_it(context: TestContext) -> Resu
     let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
     let settings = kafka.carries(items_on(&server));
     context.execute(TABLE).await?;
-    let mut capture = captured(&context, &settings).await?;
-    let mut worker = context.start_stage(&settings, "index", "1").await?;
-    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let (mut capture, worker) = indexed_by_one(&context, &kafka, &settings).await?;
     let refused = context.walvec(&["reset", "--offsets", "--force"]).await?;
     assert!(told(&refused).contains("stop them first") && told(&refused).ends_with("E_LOCKED\n"), "{}", told(&refused));
     worker.stop().await?;

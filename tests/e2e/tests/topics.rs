@@ -7,7 +7,7 @@ use walvec_model::Lsn;
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
 
-use crate::broker::{TABLE, both_work, captured, image_of_items, items_on};
+use crate::broker::{TABLE, both_work, captured, image_of_items, indexed_by_one, items_on};
 use crate::faults::{new_seed, stop_writing, writer};
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -158,9 +158,7 @@ async fn records_that_were_removed_before_a_worker_read_them_stop_it(context: Te
     let server = TestServer::start()?;
     let settings = kafka.carries(items_on(&server));
     context.execute(TABLE).await?;
-    let mut capture = captured(&context, &settings).await?;
-    let mut worker = context.start_stage(&settings, "index", "1").await?;
-    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let (mut capture, worker) = indexed_by_one(&context, &kafka, &settings).await?;
     worker.stop().await?;
 
     context.execute("DELETE FROM items WHERE id % 2 = 0; UPDATE items SET name = 'gone' WHERE id % 5 = 0").await?;
@@ -207,9 +205,7 @@ async fn a_topic_that_was_deleted_is_made_anew_and_written_again(context: TestCo
     let server = TestServer::start()?;
     let settings = kafka.carries(items_on(&server));
     context.execute(TABLE).await?;
-    let mut capture = captured(&context, &settings).await?;
-    let mut worker = context.start_stage(&settings, "index", "1").await?;
-    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let (mut capture, worker) = indexed_by_one(&context, &kafka, &settings).await?;
     worker.stop().await?;
     // While capture runs, then while it is stopped.
     for (is_stopped, changes, rows) in [
@@ -274,9 +270,7 @@ async fn records_that_are_too_large_are_parked_and_later_versions_take_them_back
     let server = TestServer::start()?;
     let settings = kafka.carries(items_on(&server));
     context.execute(TABLE).await?;
-    let mut capture = captured(&context, &settings).await?;
-    let mut worker = context.start_stage(&settings, "index", "1").await?;
-    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let (mut capture, mut worker) = indexed_by_one(&context, &kafka, &settings).await?;
 
     let large = "SET body = (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 40000) g)";
     context
