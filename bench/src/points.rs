@@ -119,6 +119,7 @@ fn collection(url: &str, name: &str) -> anyhow::Result<Remote> {
         fingerprint: Fingerprint::of(&["bench"]),
         indexes: Vec::new(),
         vector: None,
+        keywords: None,
         nesting: None,
     };
     Ok(Remote::new(server(url), spec)?)
@@ -135,6 +136,7 @@ fn point(number: u64) -> Point {
     Point {
         id: PointId::Num(number),
         vector: (0..DIMENSION).map(|_| source.random_range(-1.0..1.0)).collect(),
+        keywords: None,
         payload: fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Payload>(),
         provenance: Provenance {
             position: Position { commit_lsn: Lsn(1), ordinal: number },

@@ -12,7 +12,8 @@ use anyhow::Context as _;
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, Generation, InputHash, Point, PointId, Position, Provenance};
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{CollectionSpec, Filter, Search as _, SearchRequest, Sink as _, Write};
+use walvec_sink::keywords::{DEFAULT_LANGUAGE, describe};
+use walvec_sink::{CollectionSpec, Filter, Keywords, Query, Search as _, SearchRequest, Sink as _, Write};
 
 use self::metrics::Scores;
 use self::set::JudgedSet;
@@ -36,6 +37,9 @@ pub(crate) struct Arguments {
     /// The model.
     #[arg(long, default_value = MODEL)]
     model: String,
+    /// The language of the texts, for searches by keyword.
+    #[arg(long, default_value = DEFAULT_LANGUAGE)]
+    language: String,
     /// The directory of the models.
     #[arg(long, env = "WALVEC_MODELS")]
     models: Option<PathBuf>,
@@ -51,24 +55,41 @@ pub(crate) async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let embedder = walvec_embed::load(&arguments.model, &models)?;
     eprintln!("==> {}: {} documents, {} queries", set.name, set.documents.len(), set.queries.len());
     let directory = tempfile::tempdir()?;
-    let collection = store(&set, embedder.as_ref(), directory.path()).await?;
-    let mut runs = Vec::with_capacity(set.queries.len());
+    let keywords = Keywords::new(&arguments.language).map_err(|_| anyhow::anyhow!("no such language"))?;
+    let collection = store(&set, embedder.as_ref(), &keywords, directory.path()).await?;
+    let mut runs = [Vec::new(), Vec::new(), Vec::new()];
     for (query, text) in &set.queries {
-        let vector = embedder.embed_query(text.clone()).await?;
-        let request = SearchRequest { vector, limit: DEPTH, filter: Filter::default(), min_score: None };
-        let hits = collection.search(request).await?;
-        let found = hits.iter().filter_map(|hit| Some(hit.payload.get("id")?.as_str()?.to_owned())).collect();
-        runs.push((query.clone(), found));
+        let (vector, words) = (embedder.embed_query(text.clone()).await?, keywords.query(text));
+        let modes =
+            [Query::Dense(vector.clone()), Query::Keyword(words.clone()), Query::Hybrid(vector.clone(), words.clone())];
+        for (mode, run) in modes.into_iter().zip(&mut runs) {
+            run.push((query.clone(), search(&collection, mode).await?));
+        }
     }
     collection.close().await?;
-    let scores = Scores::of(&set.judgements, &runs).context("no query is judged")?;
     println!("| {} | nDCG@10 | recall@10 | MRR | queries |\n|---|---|---|---|---|", set.name);
-    println!("| dense, {} | {scores} |", arguments.model);
+    let names = [format!("dense, {}", arguments.model), describe(&arguments.language), "hybrid of both".to_owned()];
+    for (name, run) in names.iter().zip(&runs) {
+        let scores = Scores::of(&set.judgements, run).context("no query is judged")?;
+        println!("| {name} | {scores} |");
+    }
     Ok(())
 }
 
+/// The documents that are found, best first.
+async fn search(collection: &Embedded, query: Query) -> anyhow::Result<Vec<String>> {
+    let request = SearchRequest { query, limit: DEPTH, filter: Filter::default(), min_score: None };
+    let hits = collection.search(request).await?;
+    Ok(hits.iter().filter_map(|hit| Some(hit.payload.get("id")?.as_str()?.to_owned())).collect())
+}
+
 /// Embeds and stores every document.
-async fn store(set: &JudgedSet, embedder: &dyn Embedder, directory: &Path) -> anyhow::Result<Embedded> {
+async fn store(
+    set: &JudgedSet,
+    embedder: &dyn Embedder,
+    keywords: &Keywords,
+    directory: &Path,
+) -> anyhow::Result<Embedded> {
     let fingerprint = Fingerprint::of(&[&embedder.info().revision]);
     let spec = CollectionSpec {
         name: "judged".to_owned(),
@@ -76,6 +97,7 @@ async fn store(set: &JudgedSet, embedder: &dyn Embedder, directory: &Path) -> an
         fingerprint: fingerprint.clone(),
         indexes: Vec::new(),
         vector: None,
+        keywords: Some("bm25".to_owned()),
         nesting: None,
     };
     let collection = Embedded::open(directory, spec)?;
@@ -98,7 +120,8 @@ async fn store(set: &JudgedSet, embedder: &dyn Embedder, directory: &Path) -> an
                 chunks: 1,
             };
             let payload = [("id".to_owned(), id.as_str().into())].into_iter().collect();
-            points.push(Write::Upsert(Point { id: PointId::Num(number), vector, payload, provenance }));
+            let keywords = Some(keywords.document(text));
+            points.push(Write::Upsert(Point { id: PointId::Num(number), vector, keywords, payload, provenance }));
             number += 1;
         }
         collection.write(points).await?;

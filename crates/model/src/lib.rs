@@ -29,7 +29,7 @@ pub use document::{Document, InputHash};
 pub use fingerprint::Fingerprint;
 pub use lsn::Lsn;
 pub use point::{
-    Generation, Payload, Point, PointId, Provenance, RESERVED_KEY, RawPage, RawPoint, StoredPoint, Vector,
+    Generation, Payload, Point, PointId, Provenance, RESERVED_KEY, RawPage, RawPoint, SparseVector, StoredPoint, Vector,
 };
 pub use position::Position;
 pub use row::{Cell, Row, RowKey, Value};

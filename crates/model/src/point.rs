@@ -13,6 +13,23 @@ pub type Payload = serde_json::Map<String, Value>;
 /// A dense vector of the model's dimension, normalised to length 1.
 pub type Vector = Vec<f32>;
 
+/// A sparse vector of a text: the numbers of its tokens, ascending and each once, and how much each of them weighs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SparseVector {
+    /// The tokens.
+    pub indices: Vec<u32>,
+    /// Their weights, in the same order.
+    pub values: Vec<f32>,
+}
+
+impl SparseVector {
+    /// Whether it has no token, so that no search finds it.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+}
+
 /// The payload field in which walvec keeps its own [`Provenance`].
 pub const RESERVED_KEY: &str = "_walvec";
 
@@ -93,6 +110,8 @@ pub struct Point {
     pub id: PointId,
     /// Its vector.
     pub vector: Vector,
+    /// Its sparse vector, for searches by keyword; `None` where the collection has none.
+    pub keywords: Option<SparseVector>,
     /// The user's fields, without [`RESERVED_KEY`].
     pub payload: Payload,
     /// walvec's own field.
@@ -129,6 +148,9 @@ pub struct RawPoint {
     /// Its vector, if it was asked for and the point has one.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "vector_or_nan")]
     pub vector: Option<Vector>,
+    /// Its sparse vector, if vectors were asked for and the point has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keywords: Option<SparseVector>,
 }
 
 /// A page of a scroll through a collection, in id order.
@@ -184,7 +206,7 @@ mod tests {
     #[test]
     fn a_raw_point_travels_as_json_and_a_broken_vector_stays_broken() {
         let payload = Payload::from_iter([("name".to_owned(), json!("Dune"))]);
-        let point = RawPoint { id: PointId::Num(7), payload, vector: Some(vec![0.25, f32::INFINITY]) };
+        let point = RawPoint { id: PointId::Num(7), payload, vector: Some(vec![0.25, f32::INFINITY]), keywords: None };
         let page = RawPage { points: vec![point.clone()], next: Some(PointId::Uuid(Uuid::from_u128(1))) };
         let text = serde_json::to_string(&page).unwrap();
         let back: RawPage = serde_json::from_str(&text).unwrap();

@@ -46,7 +46,7 @@ mod tests {
     use walvec_model::{Fingerprint, Generation, InputHash, Payload, PointId, Position, Provenance, RawPage, RawPoint};
 
     use super::*;
-    use crate::{BoxFuture, Filter};
+    use crate::{BoxFuture, Filter, Query};
 
     /// A collection in which the chunks of each row are nearer than those of the next one.
     struct Rows {
@@ -88,7 +88,8 @@ mod tests {
 
     async fn found(chunks: u64, rows: u64, limit: usize) -> (Vec<u64>, Vec<usize>) {
         let collection = Rows { chunks, rows, asked: Mutex::default() };
-        let request = SearchRequest { vector: vec![1.0], limit, filter: Filter::default(), min_score: None };
+        let request =
+            SearchRequest { query: Query::Dense(vec![1.0]), limit, filter: Filter::default(), min_score: None };
         let hits = nearest_rows(&collection, request).await.unwrap();
         let keys = hits.iter().map(|hit| hit.provenance.as_ref().unwrap().key[0].as_u64().unwrap());
         (keys.collect(), collection.asked.into_inner().unwrap())

@@ -1,11 +1,11 @@
 //! How a point's payload is laid out, so that the vector-store classes of other libraries find and read it.
 //!
-//! | Layout | Payload, besides walvec's own field | Vector | Read by |
-//! |---|---|---|---|
-//! | flat | the fields | unnamed | anything |
-//! | langchain | `page_content`: the text; `metadata`: the fields | unnamed | `langchain_qdrant.QdrantVectorStore` |
-//! | llamaindex | the fields; `_node_content`: a `TextNode` as JSON text; `_node_type`; `document_id`, `doc_id`, `ref_doc_id` | `text-dense` | `llama_index.vector_stores.qdrant.QdrantVectorStore` |
-//! | fastembed | `document`: the text; `metadata`: the fields | `fast-<model>` | `mcp-server-qdrant` |
+//! | Layout | Payload, besides walvec's own field | Vector | Sparse vector, if any | Read by |
+//! |---|---|---|---|---|
+//! | flat | the fields | unnamed | `bm25` | anything |
+//! | langchain | `page_content`: the text; `metadata`: the fields | unnamed | `langchain-sparse` | `langchain_qdrant.QdrantVectorStore` |
+//! | llamaindex | the fields; `_node_content`: a `TextNode` as JSON text; `_node_type`; `document_id`, `doc_id`, `ref_doc_id` | `text-dense` | `text-sparse-new` | `llama_index.vector_stores.qdrant.QdrantVectorStore` |
+//! | fastembed | `document`: the text; `metadata`: the fields | `fast-<model>` | `bm25` | `mcp-server-qdrant` |
 //!
 //! The fields are the selected columns and the computed ones, the text is the one that was embedded. The libraries' readers
 //! are the source of these shapes; `make test-clients` asks them.
@@ -89,6 +89,16 @@ impl Layout {
                 let name = model.trim_end_matches('/').rsplit('/').next().unwrap_or(model);
                 Some(format!("fast-{}", name.to_lowercase()))
             }
+        }
+    }
+
+    /// The name of the sparse vector, where there is one.
+    #[must_use]
+    pub const fn keywords_name(self) -> &'static str {
+        match self {
+            Self::Flat | Self::FastEmbed => "bm25",
+            Self::LangChain => "langchain-sparse",
+            Self::LlamaIndex => "text-sparse-new",
         }
     }
 

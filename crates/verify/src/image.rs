@@ -201,13 +201,14 @@ mod tests {
             fingerprint: Fingerprint::of(&["model"]),
             layout: Layout::Flat,
             chunks: None,
+            keywords: None,
         };
         Imager::new(&spec, table).unwrap()
     }
 
     fn point(payload: Value) -> RawPoint {
         let Value::Object(payload) = payload else { panic!("a payload") };
-        RawPoint { id: PointId::Num(7), payload, vector: None }
+        RawPoint { id: PointId::Num(7), payload, vector: None, keywords: None }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Client;
 use walvec_embed::Embedder;
-use walvec_model::{Fingerprint, Lsn, TableName};
+use walvec_model::{Fingerprint, Lsn, SparseVector, TableName};
 
 use crate::{Layout, Points, Running};
 
@@ -27,6 +27,18 @@ pub struct CollectionSpec {
     pub fingerprint: Fingerprint,
     /// How texts are cut into chunks; `None`: a row is one point.
     pub chunks: Option<Chunks>,
+    /// What makes the sparse vectors; `None`: points have none.
+    pub keywords: Option<Keywords>,
+}
+
+/// The sparse vector of a text: numbers of tokens, ascending, and their weights. Empty if there is none to store.
+#[derive(Clone)]
+pub struct Keywords(pub Arc<dyn Fn(&str) -> SparseVector + Send + Sync>);
+
+impl std::fmt::Debug for Keywords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keywords")
+    }
 }
 
 /// The pieces of a text, at least one, or why the row cannot be shown.

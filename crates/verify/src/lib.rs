@@ -56,7 +56,7 @@ mod vectors;
 pub use compare::compare;
 pub use error::VerifyError;
 pub use findings::Findings;
-pub use job::{Chunks, CollectionSpec, Job, Sample, Split, Stage};
+pub use job::{Chunks, CollectionSpec, Job, Keywords, Sample, Split, Stage};
 pub use layout::Layout;
 pub use outside::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortion, RepairState, Running};
 pub use repair::{Mended, repair};

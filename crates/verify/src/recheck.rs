@@ -230,7 +230,7 @@ mod tests {
 
     fn point(version: Value) -> HashMap<PointId, RawPoint> {
         let Value::Object(payload) = json!({"_walvec": {"v": version, "k": [7]}}) else { panic!("a payload") };
-        HashMap::from([(ID, RawPoint { id: ID, payload, vector: None })])
+        HashMap::from([(ID, RawPoint { id: ID, payload, vector: None, keywords: None })])
     }
 
     fn verdict(

@@ -128,6 +128,7 @@ mod tests {
             fingerprint: Fingerprint::of(&[]),
             layout: crate::Layout::Flat,
             chunks: None,
+            keywords: None,
         }
     }
 

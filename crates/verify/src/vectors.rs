@@ -4,16 +4,18 @@ use std::collections::BinaryHeap;
 
 use serde_json::{Value, json};
 use walvec_embed::EmbedError;
-use walvec_model::{PointId, RawPoint, Vector};
+use walvec_model::{PointId, RawPoint, SparseVector, Vector};
 
 use crate::digest;
 use crate::image::Content;
 use crate::merge::version;
 use crate::recheck::Judge;
-use crate::{Difference, Mismatch, Sample, Sort, Stage, VerifyError};
+use crate::{Difference, Keywords, Mismatch, Sample, Sort, Stage, VerifyError};
 
 /// Two vectors of one text differ at most by rounding and quantization of their numbers.
 const SAME_COSINE: f64 = 0.999;
+/// Two weights of one token differ at most by rounding.
+const SAME_WEIGHT: f32 = 1e-4;
 /// Points whose texts are read and embedded together.
 const BATCH: usize = 256;
 /// How often a point is looked at whose row is being changed.
@@ -138,21 +140,30 @@ async fn compare(
             answer => answers.push(answer),
         }
     }
-    let bad = points.into_iter().zip(answers).filter_map(|((point, key, _), wanted)| {
+    let keywords = judge.job.spec.keywords.as_ref();
+    let bad = points.into_iter().zip(answers).filter_map(|((point, key, content), wanted)| {
         let fault = match wanted {
-            Ok(wanted) => fault(point.vector.as_ref(), &wanted)?,
-            Err(error) => format!("its text cannot be embedded any more: {error}"),
+            Ok(wanted) => fault(point.vector.as_ref(), &wanted),
+            Err(error) => Some(format!("its text cannot be embedded any more: {error}")),
         };
-        Some(Mismatch {
+        let dense = fault.map(|fault| Difference {
+            field: "vector".to_owned(),
+            expected: Some(json!(format!("the vector of the row's text (cosine at least {SAME_COSINE})"))),
+            stored: Some(fault.into()),
+        });
+        let wanted = keywords.map(|Keywords(of)| of(&content.text));
+        let sparse = sparse_fault(point.keywords.as_ref(), wanted.as_ref()).map(|fault| Difference {
+            field: "keywords".to_owned(),
+            expected: Some("the sparse vector of the row's text".into()),
+            stored: Some(fault.into()),
+        });
+        let differences: Vec<Difference> = dense.into_iter().chain(sparse).collect();
+        (!differences.is_empty()).then(|| Mismatch {
             sort: Sort::BadVector,
             id: point.id,
             key: Some(key),
             version: version(&point).map(|version| version.to_string()),
-            differences: vec![Difference {
-                field: "vector".to_owned(),
-                expected: Some(json!(format!("the vector of the row's text (cosine at least {SAME_COSINE})"))),
-                stored: Some(fault.into()),
-            }],
+            differences,
         })
     });
     Ok(bad.collect())
@@ -176,6 +187,24 @@ fn fault(stored: Option<&Vector>, wanted: &Vector) -> Option<String> {
     }
     let cosine = product(stored, wanted) / lengths;
     (cosine < SAME_COSINE).then(|| format!("another vector (cosine {cosine:.4})"))
+}
+
+/// What is wrong with a stored sparse vector, if anything. An empty one need not be stored.
+fn sparse_fault(stored: Option<&SparseVector>, wanted: Option<&SparseVector>) -> Option<String> {
+    let stored = stored.filter(|stored| !stored.is_empty());
+    match (stored, wanted.filter(|wanted| !wanted.is_empty())) {
+        (None, None) => None,
+        (None, Some(_)) => Some("no sparse vector".to_owned()),
+        (Some(_), None) => Some("a sparse vector, where the text has none".to_owned()),
+        (Some(stored), Some(wanted)) if stored.indices != wanted.indices => {
+            Some("the sparse vector of other words".to_owned())
+        }
+        (Some(stored), Some(wanted)) => {
+            let same = |(stored, wanted): (&f32, &f32)| (stored - wanted).abs() <= SAME_WEIGHT;
+            let is_same = stored.values.iter().zip(&wanted.values).all(same);
+            (!is_same).then(|| "a sparse vector with other weights".to_owned())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -211,6 +240,24 @@ mod tests {
         assert!(sampler.is_full());
         assert_eq!(sampler.take(false).len(), BATCH);
         assert!(!sampler.is_full() && sampler.take(true).is_empty());
+    }
+
+    #[test]
+    fn every_fault_of_a_sparse_vector_is_seen_and_an_empty_one_is_none() {
+        let sparse = |pairs: &[(u32, f32)]| {
+            let (indices, values) = pairs.iter().copied().unzip();
+            SparseVector { indices, values }
+        };
+        let wanted = sparse(&[(1, 0.5), (7, 1.5)]);
+        let fault = |stored: Option<&SparseVector>| sparse_fault(stored, Some(&wanted));
+        assert_eq!(fault(Some(&sparse(&[(1, 0.500_01), (7, 1.5)]))), None);
+        assert!(fault(None).unwrap().contains("no sparse vector"));
+        assert!(fault(Some(&sparse(&[(1, 0.5)]))).unwrap().contains("other words"));
+        assert!(fault(Some(&sparse(&[(1, 0.5), (7, 1.0)]))).unwrap().contains("weights"));
+        assert!(fault(Some(&sparse(&[(1, 0.5), (7, f32::NAN)]))).is_some());
+        assert_eq!(sparse_fault(None, Some(&sparse(&[]))), None);
+        assert_eq!(sparse_fault(None, None), None);
+        assert!(sparse_fault(Some(&wanted), None).is_some());
     }
 
     #[test]

@@ -11,8 +11,8 @@ use walvec_capture::{SourceConfig, TableSpec};
 use walvec_embed::Embedder;
 use walvec_model::Fingerprint;
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
-use walvec_sink::SinkError;
 use walvec_sink::embedded::DataDir;
+use walvec_sink::{Keywords, SinkError};
 use walvec_transform::chunk::CountTokens;
 use walvec_transform::{Chunker, Transform, TransformError, TransformSpec};
 
@@ -50,6 +50,7 @@ impl Parts {
                 table: collection.table.clone(),
                 transform,
                 embedder: Arc::clone(&parts.embedder),
+                keywords: keywords(collection),
                 sink: opened.sink(),
                 fingerprint,
             });
@@ -87,6 +88,7 @@ impl Parts {
         let searchable = |(collection, opened): (&CollectionConfig, &Opened)| Searchable {
             name: collection.name.clone(),
             layout: collection.layout(),
+            keywords: keywords(collection),
             search: opened.search(),
         };
         Serving { collections: opened.map(searchable).collect(), embedder: Arc::clone(&self.embedder) }
@@ -140,6 +142,12 @@ pub(crate) fn counter(embedder: &Arc<dyn Embedder>) -> CountTokens {
     Arc::new(move |text| embedder.count_tokens(text))
 }
 
+/// What makes the sparse vectors of a collection, if it has any. The configuration was checked: it names a language.
+pub(crate) fn keywords(collection: &CollectionConfig) -> Option<Arc<Keywords>> {
+    let language = collection.hybrid.as_ref()?;
+    Keywords::new(language).ok().map(Arc::new)
+}
+
 /// Refuses chunks that the model would cut once more: what it does not read is not found.
 pub(crate) fn check_chunks(collection: &CollectionConfig, embedder: &dyn Embedder) -> Result<(), Failure> {
     // One special token before the text and one after it, as models of BERT's kind have them.
@@ -176,13 +184,15 @@ pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> R
     })
 }
 
-/// What makes the vectors of a collection comparable: the model as it is on disk, the text template, and how texts are cut.
+/// What makes the vectors of a collection comparable: the model as it is on disk, the text template, how texts are cut, and
+/// what keywords are.
 pub(crate) fn fingerprint(embedder: &dyn Embedder, collection: &CollectionConfig) -> Fingerprint {
     let info = embedder.info();
     let (dimension, max_tokens) = (info.dimension.to_string(), info.max_tokens.to_string());
     let chunks = collection.chunk.as_ref().map(|chunk| chunk.spec().describe());
     let parts = [&info.revision, &dimension, &max_tokens, &info.pooling, &collection.text];
-    let parts: Vec<&str> = parts.into_iter().chain(&chunks).map(String::as_str).collect();
+    let keywords = collection.hybrid.as_ref().map(|language| walvec_sink::keywords::describe(language));
+    let parts: Vec<&str> = parts.into_iter().chain(&chunks).chain(&keywords).map(String::as_str).collect();
     Fingerprint::of(&parts)
 }
 

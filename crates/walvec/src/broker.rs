@@ -164,13 +164,15 @@ impl<'a> Broker<'a> {
             let vector = collection.layout().vector_name(&self.config.embedding.model);
             let topic = self.topic(self.kafka.vectors_topic());
             let (producer, format) = (Arc::clone(&self.producer), format(self.kafka));
-            let sink = VectorsTopic::new(&self.connection, producer, topic, format, &collection.name, vector)
+            let keywords = collection.keywords_name();
+            let sink = VectorsTopic::new(&self.connection, producer, topic, format, &collection.name, vector, keywords)
                 .map_err(PipelineError::from)?;
             Ok(Collection {
                 name: collection.name.clone(),
                 table: collection.table.clone(),
                 transform,
                 embedder: Arc::clone(embedder),
+                keywords: app::keywords(collection),
                 sink: Arc::new(sink),
                 fingerprint,
             })

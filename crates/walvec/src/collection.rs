@@ -51,6 +51,7 @@ impl Opened {
             fingerprint: fingerprint.clone(),
             indexes: collection.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect(),
             vector: collection.layout().vector_name(&config.embedding.model),
+            keywords: collection.keywords_name(),
             nesting: collection.layout().nesting().map(str::to_owned),
         };
         let opened = match (&config.sink.qdrant, which) {

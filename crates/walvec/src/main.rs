@@ -21,6 +21,7 @@ mod collection;
 mod config;
 mod demo;
 mod http;
+mod mode;
 mod reindex;
 mod remembered;
 mod serve;

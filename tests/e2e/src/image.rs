@@ -3,11 +3,11 @@
 //! Both sides are read without the code under test: rows by a plain SELECT in which PostgreSQL itself makes the JSON, ids
 //! and hashes computed here again from their documentation. Only the engine's reader is shared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use uuid::Uuid;
 use walvec_embed::Embedder;
@@ -15,7 +15,7 @@ use walvec_embed::hash::HashEmbedder;
 use walvec_model::{Fingerprint, InputHash, Payload, PointId, StoredPoint};
 use walvec_sink::embedded::Embedded;
 use walvec_sink::qdrant::{Layout as Placement, Remote, Server};
-use walvec_sink::{CollectionSpec, Filter, Search, SearchRequest, Sink};
+use walvec_sink::{CollectionSpec, Filter, Keywords, Query, Search, SearchRequest, Sink};
 use walvec_transform::Layout;
 
 use crate::settings::MODEL;
@@ -50,6 +50,8 @@ pub struct Expected {
     pub layout: Layout,
     /// How many words a chunk has, of texts that are words and nothing else; `None`: rows are not cut.
     pub words: Option<usize>,
+    /// Whether points have sparse vectors, of English words.
+    pub hybrid: bool,
 }
 
 impl Expected {
@@ -66,6 +68,7 @@ impl Expected {
             model: MODEL,
             layout: Layout::Flat,
             words: None,
+            hybrid: false,
         }
     }
 }
@@ -99,7 +102,7 @@ pub async fn compare(context: &TestContext, expected: &Expected) -> Result<usize
 /// # Errors
 /// As [`compare`].
 pub async fn compare_on_server(context: &TestContext, expected: &Expected, url: &str) -> Result<usize> {
-    compare_with(context, expected, &on_server_in(expected.layout, expected.collection, expected.model, url)?).await
+    compare_with(context, expected, &remote(expected, url)?).await
 }
 
 /// A collection on a Qdrant server, filled with vectors of `model`.
@@ -107,10 +110,22 @@ pub async fn compare_on_server(context: &TestContext, expected: &Expected, url: 
 /// # Errors
 /// If the URL or the model's name cannot be used.
 pub fn on_server(collection: &str, model: &str, url: &str) -> Result<Remote> {
-    on_server_in(Layout::Flat, collection, model, url)
+    named(collection, model, url, None, None, None)
 }
 
-fn on_server_in(layout: Layout, collection: &str, model: &str, url: &str) -> Result<Remote> {
+fn remote(Expected { collection, model, layout, hybrid, .. }: &Expected, url: &str) -> Result<Remote> {
+    let keywords = hybrid.then(|| layout::keywords_name(*layout));
+    named(collection, model, url, layout::vector_name(*layout), keywords, layout::nesting(*layout))
+}
+
+fn named(
+    collection: &str,
+    model: &str,
+    url: &str,
+    vector: Option<String>,
+    keywords: Option<String>,
+    nesting: Option<String>,
+) -> Result<Remote> {
     let server = Server { url: url.to_owned(), api_key: None, layout: Placement::default() };
     let spec = CollectionSpec {
         name: collection.to_owned(),
@@ -118,8 +133,9 @@ fn on_server_in(layout: Layout, collection: &str, model: &str, url: &str) -> Res
         // Reading asks for none.
         fingerprint: Fingerprint(String::new()),
         indexes: Vec::new(),
-        vector: layout::vector_name(layout),
-        nesting: layout::nesting(layout),
+        vector,
+        keywords,
+        nesting,
     };
     Ok(Remote::own(server, spec)?)
 }
@@ -139,6 +155,7 @@ async fn compare_with<C: Sink + Search>(context: &TestContext, expected: &Expect
     }
     differences.missing = rows.iter().map(|(id, row)| format!("{id} {:?}", row.payload)).collect();
     differences.vectors = wrong_vectors(collection, &stored, expected.model).await?;
+    differences.keywords = wrong_keywords(collection, &stored, expected.hybrid).await?;
     differences.into_result(stored.len())
 }
 
@@ -148,6 +165,7 @@ struct Differences {
     extra: Vec<String>,
     stale: Vec<String>,
     vectors: Vec<String>,
+    keywords: Vec<String>,
 }
 
 impl Differences {
@@ -177,6 +195,7 @@ impl Differences {
             ("extra", self.extra),
             ("stale", self.stale),
             ("with a wrong vector", self.vectors),
+            ("with a wrong sparse vector", self.keywords),
         ];
         let mut report = String::new();
         for (sort, found) in sorts.into_iter().filter(|(_, found)| !found.is_empty()) {
@@ -212,12 +231,14 @@ fn stored_spec(context: &TestContext, name: &str, layout: Layout) -> Result<Coll
     let manifest: Value = serde_json::from_slice(&manifest.context("the collection was never made")?)?;
     let fingerprint = manifest["fingerprint"].as_str().context("the manifest has no fingerprint")?;
     let dimension = manifest["dimension"].as_u64().context("the manifest has no dimension")?;
+    let keywords = manifest["keywords"].as_str().map(str::to_owned);
     Ok(CollectionSpec {
         name: own_name.clone(),
         dimension: usize::try_from(dimension)?,
         fingerprint: Fingerprint(fingerprint.to_owned()),
         indexes: Vec::new(),
         vector: layout::vector_name(layout),
+        keywords,
         nesting: layout::nesting(layout),
     })
 }
@@ -255,11 +276,29 @@ async fn wrong_vectors(collection: &impl Search, stored: &[(PointId, String)], m
     for (id, text) in stored.iter().step_by(stored.len().div_ceil(VECTORS).max(1)) {
         let vector = embedder.embed(vec![text.clone()]).await?.remove(0)?;
         // Other points may have the same vector, so that the point need not be the first.
-        let request = SearchRequest { vector, limit: PAGE, filter: Filter::default(), min_score: None };
+        let request =
+            SearchRequest { query: Query::Dense(vector), limit: PAGE, filter: Filter::default(), min_score: None };
         let hits = collection.search(request).await?;
         let same: Vec<PointId> = hits.iter().filter(|hit| hit.score >= SAME_VECTOR).map(|hit| hit.id).collect();
         if !same.contains(id) && same.len() < PAGE {
             wrong.push(format!("{id} {text:?}"));
+        }
+    }
+    Ok(wrong)
+}
+
+/// Which points do not have the sparse vector of their text, or have one where there should be none.
+async fn wrong_keywords(collection: &impl Search, stored: &[(PointId, String)], hybrid: bool) -> Result<Vec<String>> {
+    let keywords = Keywords::new("english").map_err(|_| anyhow!("the engine does not know English"))?;
+    let mut wrong = Vec::new();
+    for page in stored.chunks(PAGE) {
+        let texts: HashMap<PointId, &String> = page.iter().map(|(id, text)| (*id, text)).collect();
+        for point in collection.get(texts.keys().copied().collect(), true).await? {
+            let text = texts.get(&point.id).context("a point that nobody asked for")?;
+            let wanted = Some(keywords.document(text)).filter(|wanted| hybrid && !wanted.is_empty());
+            if point.keywords != wanted {
+                wrong.push(format!("{} {text:?}: {:?}", point.id, point.keywords));
+            }
         }
     }
     Ok(wrong)

@@ -52,6 +52,16 @@ pub(crate) fn vector_name(layout: Layout) -> Option<String> {
     }
 }
 
+/// The name of the sparse vectors, where there are any.
+pub(crate) fn keywords_name(layout: Layout) -> String {
+    let name = match layout {
+        Layout::Flat | Layout::FastEmbed => "bm25",
+        Layout::LangChain => "langchain-sparse",
+        Layout::LlamaIndex => "text-sparse-new",
+    };
+    name.to_owned()
+}
+
 /// Where the fields are, if not at the top level.
 pub(crate) fn nesting(layout: Layout) -> Option<String> {
     matches!(layout, Layout::LangChain | Layout::FastEmbed).then(|| "metadata".to_owned())

@@ -46,6 +46,7 @@ async fn the_rows_that_were_asked_for_are_read_again_and_no_others(context: Test
         fingerprint: Fingerprint(String::new()),
         indexes: Vec::new(),
         vector: None,
+        keywords: None,
         nesting: None,
     };
     let intruder = Remote::new(Server { url: server.url(), api_key: None, layout: Layout::default() }, spec)?;

@@ -266,6 +266,7 @@ async fn verify_finds_lost_and_left_over_chunks_and_has_them_mended(context: Tes
     let stranger = walvec_model::Point {
         id: PointId::Uuid(uuid::Uuid::from_u128(7)),
         vector: left_over.vector.clone().unwrap(),
+        keywords: None,
         payload: Payload::new(),
         provenance: page.points.iter().find(|point| point.id == left_over.id).unwrap().provenance.clone().unwrap(),
     };

@@ -18,6 +18,7 @@
 //! - [`broker_debezium`]: collections that follow what Debezium writes
 //! - [`broker_input`]: brokers that refuse, topics that are missing, records that cannot be read or written
 //! - [`chunks`]: long texts in chunks, which all follow their row
+//! - [`hybrid`]: searches by keyword, and by both, whose sparse vectors follow the rows
 //! - [`providers`]: models behind an HTTP interface, through their faults
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
@@ -32,6 +33,7 @@ mod broker_open;
 mod chunks;
 mod faults;
 mod harness;
+mod hybrid;
 mod layouts;
 mod operations;
 mod providers;
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
             verify::tests(),
             layouts::tests(),
             chunks::tests(),
+            hybrid::tests(),
             tenants::tests(),
             broker_open::tests(),
             broker_debezium::tests(),

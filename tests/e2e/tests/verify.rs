@@ -258,6 +258,7 @@ async fn corrupt(collection: &(impl Sink + Search)) -> Result<Vec<Point>> {
     let point = |(StoredPoint { id, payload, provenance }, vector): (StoredPoint, Vec<f32>)| Point {
         id,
         vector,
+        keywords: None,
         payload,
         provenance: provenance.unwrap(),
     };

@@ -59,9 +59,14 @@ impl Collections for Service {
             _ => None,
         };
         let vector = vector.ok_or_else(|| invalid("the test server takes collections with one kind of vectors"))?;
+        let sparse = request.sparse_vectors_config.clone().unwrap_or_default().map;
+        if sparse.len() > 1 {
+            return Err(invalid("the test server takes collections with one kind of sparse vectors"));
+        }
         let (name, registry) = (request.collection_name.clone(), self.registry.clone());
         let config = config(request);
-        let created = tokio::task::spawn_blocking(move || registry.create(&name, vector, config));
+        let create = move || registry.create(&name, vector, sparse.into_iter().next(), config);
+        let created = tokio::task::spawn_blocking(create);
         created.await.unwrap_or_else(|panic| Err(Status::internal(panic.to_string())))?;
         call.answer(CollectionOperationResponse { result: true, time: TIME })
     }

@@ -1,13 +1,13 @@
 //! Ids, vectors, payloads and errors: the protocol's terms in the engine's, and back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::with_payload_selector::SelectorOptions;
 use qdrant_client::qdrant::{
     DenseVector, Distance, FieldType, NamedVectorsOutput, PayloadSchemaInfo, PointId, PointStruct, RetrievedPoint,
-    ScoredPoint, Value, Vector, VectorOutput, VectorsOutput, WithPayloadSelector, WithVectorsSelector, vector,
-    vector_output, vectors, vectors_output, with_vectors_selector,
+    ScoredPoint, SparseVector, Value, Vector, VectorOutput, VectorsOutput, WithPayloadSelector, WithVectorsSelector,
+    vector, vector_output, vectors, vectors_output, with_vectors_selector,
 };
 use qdrant_edge::{
     JsonPath, OperationError, PayloadSchemaType, PointStructPersisted, Record, VectorInternal, VectorPersisted,
@@ -97,16 +97,21 @@ pub(crate) fn edge_point(point: PointStruct, spec: &VectorSpec) -> Result<PointS
     };
     let mut persisted = HashMap::new();
     for (name, vector) in vectors {
-        check_name(&name, spec)?;
-        let vector = dense(vector)?;
-        check_dimension(&vector, spec.dimension)?;
-        persisted.insert(name, VectorPersisted::Dense(vector));
+        let vector = if spec.sparse.as_ref() == Some(&name) {
+            VectorPersisted::Sparse(sparse(vector)?)
+        } else {
+            check_name(&name, spec)?;
+            let vector = dense(vector)?;
+            check_dimension(&vector, spec.dimension)?;
+            VectorPersisted::Dense(vector)
+        };
+        persisted.insert(name, vector);
     }
     let payload = Some(edge_payload(point.payload));
     Ok(PointStructPersisted { id, vector: VectorStructPersisted::Named(persisted), payload })
 }
 
-/// Refuses another name than that of the collection's vectors.
+/// Refuses another name than that of the collection's dense vectors.
 pub(crate) fn check_name(name: &str, spec: &VectorSpec) -> Result<(), Status> {
     if name == spec.name {
         return Ok(());
@@ -120,6 +125,19 @@ fn dense(vector: Vector) -> Result<Vec<f32>, Status> {
         Some(vector::Vector::Dense(dense)) => Ok(dense.data),
         None if vector.indices.is_none() && vector.vectors_count.is_none() => Ok(vector.data),
         other => Err(invalid(format_args!("the test server takes dense vectors, not {other:?}"))),
+    }
+}
+
+fn sparse(vector: Vector) -> Result<qdrant_edge::SparseVector, Status> {
+    match vector.vector {
+        Some(vector::Vector::Sparse(SparseVector { indices, values })) => {
+            let distinct: HashSet<u32> = indices.iter().copied().collect();
+            if indices.len() != values.len() || distinct.len() != indices.len() {
+                return Err(invalid("indices and values of a sparse vector must be as many, and indices unique"));
+            }
+            Ok(qdrant_edge::SparseVector { indices, values })
+        }
+        other => Err(invalid(format_args!("a sparse vector is expected, not {other:?}"))),
     }
 }
 
@@ -148,12 +166,13 @@ fn client_vector(vector: Option<VectorStructInternal>) -> Option<VectorsOutput> 
     let options = match vector? {
         VectorStructInternal::Single(data) => vectors_output::VectorsOptions::Vector(dense_output(data)),
         VectorStructInternal::Named(vectors) => {
-            let dense = vectors.into_iter().filter_map(|(name, vector)| match vector {
+            let vectors = vectors.into_iter().filter_map(|(name, vector)| match vector {
                 VectorInternal::Dense(data) => Some((name, dense_output(data))),
-                // A collection here has dense vectors, so there is no other kind.
-                _ => None,
+                VectorInternal::Sparse(sparse) => Some((name, sparse_output(sparse))),
+                // A collection here has none of them.
+                VectorInternal::MultiDense(_) => None,
             });
-            vectors_output::VectorsOptions::Vectors(NamedVectorsOutput { vectors: dense.collect() })
+            vectors_output::VectorsOptions::Vectors(NamedVectorsOutput { vectors: vectors.collect() })
         }
         VectorStructInternal::MultiDense(_) => return None,
     };
@@ -163,6 +182,12 @@ fn client_vector(vector: Option<VectorStructInternal>) -> Option<VectorsOutput> 
 fn dense_output(data: Vec<f32>) -> VectorOutput {
     let dense = vector_output::Vector::Dense(DenseVector { data });
     VectorOutput { vector: Some(dense), ..VectorOutput::default() }
+}
+
+fn sparse_output(sparse: qdrant_edge::SparseVector) -> VectorOutput {
+    let qdrant_edge::SparseVector { indices, values } = sparse;
+    let sparse = vector_output::Vector::Sparse(SparseVector { indices, values });
+    VectorOutput { vector: Some(sparse), ..VectorOutput::default() }
 }
 
 /// Which payload fields are wanted; `default` where the request does not say.

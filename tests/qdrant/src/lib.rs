@@ -5,6 +5,7 @@
 //! - [`Call`], [`Calls`]: what was asked, and how much of it at once
 //! - `service`: what every call goes through: counting, keys, faults
 //! - `collections`, `points`: the calls
+//! - `query`: searches as the engine takes them
 //! - `updates`: writes as the engine takes them
 //! - `registry`: collections, aliases, and their engines on disk
 //! - `sharding`: shards by a key
@@ -35,6 +36,7 @@ mod convert;
 mod faults;
 mod filter;
 mod points;
+mod query;
 mod registry;
 mod server;
 mod service;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use prost::Message;
 use qdrant_client::qdrant::points_server::Points;
 use qdrant_client::qdrant::points_update_operation::{self, Operation};
-use qdrant_client::qdrant::query::Variant;
 use qdrant_client::qdrant::{
     ClearPayloadPoints, CountPoints, CountResponse, CountResult, CreateFieldIndexCollection, CreateVectorNameRequest,
     DeleteFieldIndexCollection, DeletePayloadPoints, DeletePointVectors, DeletePoints, DeleteVectorNameRequest,
@@ -15,28 +14,25 @@ use qdrant_client::qdrant::{
     RecommendGroupsResponse, RecommendPointGroups, RecommendPoints, RecommendResponse, ScrollPoints, ScrollResponse,
     SearchBatchPoints, SearchBatchResponse, SearchGroupsResponse, SearchMatrixOffsetsResponse,
     SearchMatrixPairsResponse, SearchMatrixPoints, SearchPointGroups, SearchPoints, SearchResponse, SetPayloadPoints,
-    UpdateBatchPoints, UpdateBatchResponse, UpdatePointVectors, UpdateResult, UpsertPoints, vector_input,
+    UpdateBatchPoints, UpdateBatchResponse, UpdatePointVectors, UpdateResult, UpsertPoints,
 };
 use qdrant_edge::{
-    CountRequest, CreateIndex, EdgeShard, FieldIndexOperations, NamedQuery, PayloadFieldSchema, QueryEnum,
-    QueryRequest, ScoringQuery, ScrollRequest, UpdateOperation, VectorInternal, external::ordered_float::OrderedFloat,
+    CountRequest, CreateIndex, EdgeShard, FieldIndexOperations, PayloadFieldSchema, ScrollRequest, UpdateOperation,
 };
 use tonic::{Request, Response, Status};
 
 use crate::Call;
 use crate::convert::{
-    check_dimension, check_name, client_id, edge_id, edge_ids, invalid, json_path, retrieved, schema, scored, status,
-    with_payload, with_vector,
+    client_id, edge_id, edge_ids, invalid, json_path, retrieved, schema, scored, status, with_payload, with_vector,
 };
-use crate::registry::{Collection, VectorSpec};
+use crate::query::{DEFAULT_LIMIT, edge_query};
+use crate::registry::VectorSpec;
 use crate::service::{Service, Started, not_implemented};
 use crate::sharding::within;
 use crate::updates::{apply, edge_operation, named, upsert};
 
 /// No call here takes a time that anybody looks at.
 const TIME: f64 = 0.001;
-/// How many points are answered where a request does not say.
-const DEFAULT_LIMIT: usize = 10;
 
 impl Service {
     /// Lets a write through, checks all of it, applies it; one result per operation.
@@ -212,35 +208,4 @@ impl Points for Service {
         search_matrix_pairs(SearchMatrixPoints) -> SearchMatrixPairsResponse;
         search_matrix_offsets(SearchMatrixPoints) -> SearchMatrixOffsetsResponse;
     }
-}
-
-fn edge_query(request: QueryPoints, collection: &Collection) -> Result<QueryRequest, Status> {
-    let spec = &collection.vector;
-    let vector = match request.query.and_then(|query| query.variant) {
-        Some(Variant::Nearest(input)) => match input.variant {
-            Some(vector_input::Variant::Dense(dense)) => dense.data,
-            other => return Err(Status::unimplemented(format!("the test server does not search by {other:?}"))),
-        },
-        other => return Err(Status::unimplemented(format!("the test server does not know the query {other:?}"))),
-    };
-    if !request.prefetch.is_empty() {
-        return Err(Status::unimplemented("the test server does not know prefetch"));
-    }
-    check_name(&request.using.unwrap_or_default(), spec)?;
-    check_dimension(&vector, spec.dimension)?;
-    let number = |number: Option<u64>, default| number.map_or(default, |it| usize::try_from(it).unwrap_or(usize::MAX));
-    Ok(QueryRequest {
-        prefetches: Vec::new(),
-        query: Some(ScoringQuery::Vector(QueryEnum::Nearest(NamedQuery {
-            query: VectorInternal::Dense(vector),
-            using: Some(spec.name.clone()),
-        }))),
-        filter: within(collection.sharding.as_ref(), request.filter, request.shard_key_selector.as_ref())?,
-        score_threshold: request.score_threshold.map(OrderedFloat),
-        limit: number(request.limit, DEFAULT_LIMIT),
-        offset: number(request.offset, 0),
-        params: None,
-        with_vector: with_vector(request.with_vectors)?,
-        with_payload: with_payload(request.with_payload, false)?,
-    })
 }

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use qdrant_client::qdrant::{
-    AliasDescription, AliasOperations, CollectionConfig, ShardingMethod, VectorParams, alias_operations::Action,
+    AliasDescription, AliasOperations, CollectionConfig, Modifier, ShardingMethod, SparseVectorParams, VectorParams,
+    alias_operations::Action,
 };
-use qdrant_edge::{EdgeConfig, EdgeShard, EdgeVectorParams, WithPayloadInterface, WithVector};
+use qdrant_edge::{EdgeConfig, EdgeShard, EdgeSparseVectorParams, EdgeVectorParams, WithPayloadInterface, WithVector};
 use tempfile::TempDir;
 use tonic::Status;
 
@@ -32,12 +33,14 @@ struct Names {
     aliases: BTreeMap<String, String>,
 }
 
-/// The vectors of a collection: one kind.
+/// The vectors of a collection: one kind of dense ones, perhaps one of sparse ones.
 #[derive(Clone, Debug)]
 pub(crate) struct VectorSpec {
-    /// Its name; empty if it has none.
+    /// The dense ones' name; empty if they have none.
     pub(crate) name: String,
     pub(crate) dimension: usize,
+    /// The sparse ones' name.
+    pub(crate) sparse: Option<String>,
 }
 
 /// One collection.
@@ -71,6 +74,7 @@ impl Registry {
         &self,
         name: &str,
         (vector_name, params): (String, VectorParams),
+        sparse: Option<(String, SparseVectorParams)>,
         config: CollectionConfig,
     ) -> Result<(), Status> {
         let dimension = usize::try_from(params.size).unwrap_or(0);
@@ -84,8 +88,8 @@ impl Registry {
         // Never a used one: what was deleted may still be open in a call that is ending.
         let directory = self.root.path().join(self.directories.fetch_add(1, Ordering::Relaxed).to_string());
         std::fs::create_dir(&directory)?;
-        let vector = VectorSpec { name: vector_name, dimension };
-        let shard = EdgeShard::new(&directory, edge_config(&vector, &params)?).map_err(convert::status)?;
+        let vector = VectorSpec { name: vector_name, dimension, sparse: sparse.as_ref().map(|(name, _)| name.clone()) };
+        let shard = EdgeShard::new(&directory, edge_config(&vector, &params, sparse)?).map_err(convert::status)?;
         let method = config.params.as_ref().and_then(|params| params.sharding_method);
         let collection = Collection {
             vector,
@@ -218,9 +222,23 @@ fn load(directory: &Path) -> anyhow::Result<EdgeShard> {
     EdgeShard::load(directory, None).with_context(|| format!("load the collection in {}", directory.display()))
 }
 
-fn edge_config(vector: &VectorSpec, params: &VectorParams) -> Result<EdgeConfig, Status> {
+fn edge_config(
+    vector: &VectorSpec,
+    params: &VectorParams,
+    sparse: Option<(String, SparseVectorParams)>,
+) -> Result<EdgeConfig, Status> {
     let vectors = EdgeVectorParams::builder(vector.dimension, convert::distance(params.distance())?).build();
-    Ok(EdgeConfig::builder().vector(&vector.name, vectors).build())
+    let config = EdgeConfig::builder().vector(&vector.name, vectors);
+    Ok(match sparse {
+        None => config.build(),
+        Some((name, params)) => {
+            let modifier = match params.modifier() {
+                Modifier::Idf => qdrant_edge::Modifier::Idf,
+                Modifier::None => qdrant_edge::Modifier::None,
+            };
+            config.sparse_vector(name, EdgeSparseVectorParams::builder().modifier(modifier).build()).build()
+        }
+    })
 }
 
 fn missing(name: &str) -> Status {

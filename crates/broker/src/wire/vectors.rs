@@ -7,10 +7,13 @@
 //! Control records (an emptied table, the end of a snapshot) are values with a `walvec` block and without an id. The
 //! connector cannot read them and needs `errors.tolerance=all` where they occur.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value};
-use walvec_model::{Generation, Payload, Point, PointId, Position, Provenance, RESERVED_KEY, TableName, Vector};
+use walvec_model::{
+    Generation, Payload, Point, PointId, Position, Provenance, RESERVED_KEY, SparseVector, TableName, Vector,
+};
 
 use super::control::{self, Control};
 use super::{Malformed, SnapshotEnd, header, json, stamp};
@@ -65,6 +68,8 @@ pub struct Upsert {
     pub vector: Vector,
     /// The vector's name, if it has one.
     pub vector_name: Option<String>,
+    /// Its sparse vector, if it has one, and that one's name.
+    pub keywords: Option<(String, SparseVector)>,
     /// The user's fields, without walvec's own.
     pub payload: Payload,
     /// walvec's own field; `None` if another program wrote the record.
@@ -79,31 +84,45 @@ impl Upsert {
     /// The point, if walvec made it: without a provenance nothing could tell its versions apart.
     #[must_use]
     pub fn into_point(self) -> Option<Point> {
-        let Self { id, vector, payload, provenance, .. } = self;
-        Some(Point { id, vector, payload, provenance: provenance? })
+        let Self { id, vector, keywords, payload, provenance, .. } = self;
+        let keywords = keywords.map(|(_, keywords)| keywords);
+        Some(Point { id, vector, keywords, payload, provenance: provenance? })
     }
 }
 
-/// The record that stores `point`, whose vector has a name where the collection's layout wants one.
+/// What the vectors of a collection are called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Names<'a> {
+    /// The dense one, where the collection's layout wants a name.
+    pub dense: Option<&'a str>,
+    /// The sparse one, where there is one.
+    pub keywords: Option<&'a str>,
+}
+
+/// The record that stores `point`.
 #[must_use]
-pub fn upsert(
-    collection: &str,
-    point: &Point,
-    vector_name: Option<&str>,
-    committed_at: Option<SystemTime>,
-) -> Outgoing {
+pub fn upsert(collection: &str, point: &Point, names: Names<'_>, committed_at: Option<SystemTime>) -> Outgoing {
     let key = key(collection, point.id);
     let mut value = Vec::with_capacity(512 + 12 * point.vector.len());
     value.extend_from_slice(&key[..key.len() - 1]);
     json::raw(&mut value, r#","vector":"#);
-    if let Some(name) = vector_name {
-        value.push(b'{');
-        json::value(&mut value, name);
-        value.push(b':');
-    }
-    json::value(&mut value, &point.vector);
-    if vector_name.is_some() {
-        value.push(b'}');
+    let keywords = names.keywords.zip(point.keywords.as_ref().filter(|keywords| !keywords.is_empty()));
+    match (names.dense, keywords) {
+        (None, None) => json::value(&mut value, &point.vector),
+        (dense, keywords) => {
+            value.push(b'{');
+            // One without a name is called "" beside others.
+            json::value(&mut value, dense.unwrap_or_default());
+            value.push(b':');
+            json::value(&mut value, &point.vector);
+            if let Some((name, keywords)) = keywords {
+                value.push(b',');
+                json::value(&mut value, name);
+                value.push(b':');
+                json::value(&mut value, keywords);
+            }
+            value.push(b'}');
+        }
     }
     json::raw(&mut value, r#","payload":{"#);
     for (name, field) in &point.payload {
@@ -161,7 +180,7 @@ fn key(collection: &str, id: PointId) -> Vec<u8> {
 /// What `record` says.
 ///
 /// # Errors
-/// If it is not in the connector's form, or has vectors that are none of walvec's: sparse ones, several, several names.
+/// If it is not in the connector's form, or has vectors that are none of walvec's: several dense or several sparse ones.
 pub fn decode(record: &Record) -> Result<Vectors, Malformed> {
     let Some(bytes) = &record.value else { return tombstone(record) };
     let mut value = json::parse(bytes, "value")?;
@@ -178,7 +197,7 @@ pub fn decode(record: &Record) -> Result<Vectors, Malformed> {
     }
     let id = id(&envelope)?;
     let mut take = |name: &str| value.get_mut(name).map(Value::take).filter(|value| !value.is_null());
-    let (vector, vector_name) = vector(take("vector"))?;
+    let (vector, vector_name, keywords) = vectors(take("vector"))?;
     let mut payload = match take("payload") {
         Some(Value::Object(fields)) => fields,
         Some(other) => return Err(Malformed::record(format!("`payload` is {}, not an object", json::kind(&other)))),
@@ -192,7 +211,17 @@ pub fn decode(record: &Record) -> Result<Vectors, Malformed> {
         None => stamp::generation(record)?,
     };
     let committed_at = stamp::committed_at(record)?;
-    Ok(Vectors::Upsert(Upsert { collection, id, vector, vector_name, payload, provenance, generation, committed_at }))
+    Ok(Vectors::Upsert(Upsert {
+        collection,
+        id,
+        vector,
+        vector_name,
+        keywords,
+        payload,
+        provenance,
+        generation,
+        committed_at,
+    }))
 }
 
 fn tombstone(record: &Record) -> Result<Vectors, Malformed> {
@@ -208,20 +237,38 @@ fn id(fields: &json::Fields<'_>) -> Result<PointId, Malformed> {
     fields.typed("id", "a non-negative integer or a UUID", |id| serde_json::from_value(id.clone()).ok())
 }
 
-/// A list of numbers, or an object with one, under its name.
-fn vector(value: Option<Value>) -> Result<(Vector, Option<String>), Malformed> {
-    let value = value.ok_or_else(|| Malformed::record("`vector` is missing"))?;
-    let (value, name) = match value {
-        Value::Object(fields) if fields.len() == 1 => match fields.into_iter().next() {
-            Some((name, vector)) => (vector, Some(name)),
-            None => (Value::Null, None),
-        },
-        other => (other, None),
+type Read = (Vector, Option<String>, Option<(String, SparseVector)>);
+
+/// A list of numbers; or an object with one, under its name, and perhaps a sparse vector, under another.
+fn vectors(value: Option<Value>) -> Result<Read, Malformed> {
+    let unknown = || {
+        let reason =
+            "`vector` is neither a list of numbers nor an object with one such list and at most one sparse vector";
+        Malformed::record(reason)
     };
-    match numbers(&value) {
-        Some(vector) => Ok((vector, name)),
-        None => Err(Malformed::record("`vector` is neither a list of numbers nor an object with one such list")),
+    let fields = match value.ok_or_else(|| Malformed::record("`vector` is missing"))? {
+        Value::Object(fields) => fields,
+        other => return Ok((numbers(&other).ok_or_else(unknown)?, None, None)),
+    };
+    let (mut dense, mut keywords) = (None, None);
+    for (name, vector) in fields {
+        let is_second = match numbers(&vector) {
+            Some(vector) => dense.replace((name, vector)).is_some(),
+            None => keywords.replace((name, sparse(vector).ok_or_else(unknown)?)).is_some(),
+        };
+        if is_second {
+            return Err(unknown());
+        }
     }
+    let (name, dense) = dense.ok_or_else(unknown)?;
+    Ok((dense, (!name.is_empty()).then_some(name), keywords))
+}
+
+/// A sparse vector; `None` if it is none, or names a token twice.
+fn sparse(value: Value) -> Option<SparseVector> {
+    let sparse: SparseVector = serde_json::from_value(value).ok()?;
+    let distinct: HashSet<u32> = sparse.indices.iter().copied().collect();
+    (sparse.indices.len() == sparse.values.len() && distinct.len() == sparse.indices.len()).then_some(sparse)
 }
 
 /// A dense vector; `None` if there is anything but numbers in it. What is not finite was written as null, and is refused.

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use walvec_broker::wire::vectors::Names;
 use walvec_broker::wire::{Format, SnapshotEnd, dead_letter, reference_vectors, vectors};
 use walvec_broker::{Outgoing, Record};
 use walvec_model::{Generation, Op};
@@ -39,7 +40,7 @@ fn valid() -> Vec<Outgoing> {
         records.push(vectors::snapshot_end("books", &end));
         records.push(encoder(format).snapshot_end(&end));
     }
-    records.push(vectors::upsert("books", &point(), Some("text-dense"), None));
+    records.push(vectors::upsert("books", &point(), Names { dense: Some("text-dense"), keywords: None }, None));
     records.push(vectors::delete("books", point().id, at(1), Generation(1)));
     records.push(vectors::truncate("books", &books(), at(1), Generation(1)));
     records.push(reference_vectors::encode(&embedded()));

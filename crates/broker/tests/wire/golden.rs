@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use walvec_broker::Outgoing;
+use walvec_broker::wire::vectors::Names;
 use walvec_broker::wire::{Context, Format, SnapshotEnd, dead_letter, reference_vectors, vectors};
-use walvec_model::{Cell, Generation, Op, Position};
+use walvec_model::{Cell, Generation, Op, Point, Position, SparseVector};
 
 use crate::support::{at, books, change, context, embedded, encode, encoder, key, letter, point, row};
 
@@ -76,8 +77,13 @@ fn a_change_is_written_as_wal2json_writes_it() {
 #[test]
 fn a_point_is_written_as_the_qdrant_connector_reads_it() {
     let point = point();
-    check("vector-upsert", &[vectors::upsert("books", &point, None, Some(context().committed_at))]);
-    check("vector-upsert-named", &[vectors::upsert("books", &point, Some("text-dense"), None)]);
+    check("vector-upsert", &[vectors::upsert("books", &point, Names::default(), Some(context().committed_at))]);
+    let names = Names { dense: Some("text-dense"), keywords: None };
+    check("vector-upsert-named", &[vectors::upsert("books", &point, names, None)]);
+    let hybrid =
+        Point { keywords: Some(SparseVector { indices: vec![7, 900], values: vec![1.25, 0.5] }), ..point.clone() };
+    let names = Names { dense: None, keywords: Some("bm25") };
+    check("vector-upsert-hybrid", &[vectors::upsert("books", &hybrid, names, None)]);
     check("vector-delete", &[vectors::delete("books", point.id, at(4), Generation(2))]);
     check("vector-truncate", &[vectors::truncate("books", &books(), at(5), Generation(2))]);
     check("vector-snapshot-end", &[vectors::snapshot_end("books", &end())]);

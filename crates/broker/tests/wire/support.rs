@@ -116,7 +116,7 @@ pub(crate) fn point() -> Point {
         chunks: 1,
     };
     let payload = Payload::from_iter([("name".to_owned(), json!("Dune")), ("rating".to_owned(), json!(4.5))]);
-    Point { id: PointId::Num(7), vector: vec![0.25, -0.5, 1e-7], payload, provenance }
+    Point { id: PointId::Num(7), vector: vec![0.25, -0.5, 1e-7], keywords: None, payload, provenance }
 }
 
 pub(crate) fn embedded() -> Embedded {

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use walvec_broker::wire::dead_letter::{self, Letter, Parked, Subject};
-use walvec_broker::wire::vectors::{self, Vectors};
+use walvec_broker::wire::vectors::{self, Names, Vectors};
 use walvec_broker::wire::{SnapshotEnd, reference_vectors};
-use walvec_model::{Generation, Payload, PointId};
+use walvec_model::{Generation, Payload, PointId, SparseVector};
 
 use crate::round_trip::value;
 use crate::support::{at, books, context, embedded, letter, point, stored, written};
@@ -17,11 +17,19 @@ proptest! {
         vector in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL | prop::num::f32::ZERO, 0..40),
         fields in prop::collection::vec(("[a-z]{1,5}", value()), 0..4),
         (collection, name) in any::<(String, Option<String>)>(),
+        keywords in prop::option::of(prop::collection::btree_map(any::<u32>(), prop::num::f32::NORMAL, 1..5)),
     ) {
         let id: PointId = serde_json::from_value(id).unwrap();
         let mut point = point();
         (point.id, point.vector, point.payload) = (id, vector, Payload::from_iter(fields));
-        let record = vectors::upsert(&collection, &point, name.as_deref(), Some(context().committed_at));
+        point.keywords = keywords.map(|tokens| {
+            let (indices, values) = tokens.into_iter().unzip();
+            SparseVector { indices, values }
+        });
+        // An empty name is none.
+        let name = name.filter(|name| !name.is_empty());
+        let names = Names { dense: name.as_deref(), keywords: point.keywords.as_ref().map(|_| "bm25 ") };
+        let record = vectors::upsert(&collection, &point, names, Some(context().committed_at));
         let Vectors::Upsert(found) = vectors::decode(&stored(&record)).unwrap() else { panic!("no upsert") };
         prop_assert_eq!((&found.collection, &found.vector_name, found.generation), (&collection, &name, Generation(2)));
         prop_assert_eq!(found.committed_at, Some(context().committed_at));
@@ -82,6 +90,16 @@ fn a_point_that_cannot_be_read_says_which_field_is_wrong() {
         (value(json!(7), json!(null), json!({})), "`vector` is missing"),
         (value(json!(7), json!([1, null]), json!({})), "`vector` is neither"),
         (value(json!(7), json!({"indices": [1], "values": [0.5]}), json!({})), "`vector` is neither"),
+        (value(json!(7), json!({"bm25": {"indices": [1], "values": [0.5]}}), json!({})), "`vector` is neither"),
+        (value(json!(7), json!({"": [1], "bm25": {"indices": [1], "values": []}}), json!({})), "`vector` is neither"),
+        (
+            value(json!(7), json!({"": [1], "bm25": {"indices": [1, 1], "values": [1, 2]}}), json!({})),
+            "`vector` is neither",
+        ),
+        (
+            value(json!(7), json!({"a": {"indices": [], "values": []}, "b": {"indices": [], "values": []}}), json!({})),
+            "`vector` is neither",
+        ),
         (value(json!(7), json!([1]), json!([])), "`payload` is a list"),
         (value(json!(7), json!([1]), json!({"_walvec": {}})), "`payload._walvec`"),
     ] {

@@ -85,6 +85,7 @@ impl Vectors {
             id: document.id,
             vector: row.vector,
             vector_name: None,
+            keywords: collection.keywords_of(&document.text).map(|keywords| (String::new(), keywords)),
             payload: document.payload,
             provenance: Some(provenance),
             generation: row.generation,
@@ -123,7 +124,8 @@ impl Vectors {
     /// A point that another program made gets the place of its record as its version.
     fn point(&self, index: usize, upsert: Upsert, record: &Record) -> Point {
         let collection = &self.writers[index].collection;
-        let Upsert { id, vector, payload, provenance, generation, .. } = upsert;
+        let Upsert { id, vector, keywords, payload, provenance, generation, .. } = upsert;
+        let keywords = keywords.map(|(_, keywords)| keywords);
         let provenance = provenance.unwrap_or_else(|| Provenance {
             position: place_of(record),
             table: Provenance::table_tag(&collection.table),
@@ -134,7 +136,7 @@ impl Vectors {
             chunk: 0,
             chunks: 1,
         });
-        Point { id, vector, payload, provenance }
+        Point { id, vector, keywords, payload, provenance }
     }
 
     async fn park(&mut self, record: &Record, malformed: &Malformed) -> Result<(), PipelineError> {

@@ -25,13 +25,15 @@ pub struct VectorsTopic {
     partitions: AtomicI32,
     format: Format,
     collection: String,
-    vector_name: Option<String>,
+    vector: Option<String>,
+    keywords: Option<String>,
     /// Deletes that the tutorial's form cannot express.
     dropped: AtomicU64,
 }
 
 impl VectorsTopic {
-    /// Nothing is connected yet. `vector_name`: the name of the vectors where the collection's layout wants one.
+    /// Nothing is connected yet. `vector`: the name of the vectors where the collection's layout wants one. `keywords`: that of
+    /// the sparse ones, where there are any.
     ///
     /// # Errors
     /// [`BrokerError::Settings`].
@@ -41,17 +43,20 @@ impl VectorsTopic {
         spec: TopicSpec,
         format: Format,
         collection: &str,
-        vector_name: Option<String>,
+        vector: Option<String>,
+        keywords: Option<String>,
     ) -> Result<Self, BrokerError> {
         let (collection, partitions) = (collection.to_owned(), AtomicI32::new(spec.partitions));
         let topics = Topics::new(connection)?;
-        Ok(Self { topics, producer, spec, partitions, format, collection, vector_name, dropped: AtomicU64::new(0) })
+        let dropped = AtomicU64::new(0);
+        Ok(Self { topics, producer, spec, partitions, format, collection, vector, keywords, dropped })
     }
 
     fn record(&self, write: &Write) -> Option<Outgoing> {
         match (write, self.format) {
             (Write::Upsert(point), Format::Debezium) => {
-                Some(vectors::upsert(&self.collection, point, self.vector_name.as_deref(), None))
+                let names = vectors::Names { dense: self.vector.as_deref(), keywords: self.keywords.as_deref() };
+                Some(vectors::upsert(&self.collection, point, names, None))
             }
             (Write::Upsert(point), Format::Reference) => Some(reference_vectors::encode(&embedded(point))),
             (Write::Delete(id), Format::Debezium) => {

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use walvec_embed::Embedder;
-use walvec_model::{Fingerprint, Generation, PointId, Position, RowKey, Table, TableName};
-use walvec_sink::{CollectionId, Sink, SinkError, Write};
+use walvec_model::{Fingerprint, Generation, PointId, Position, RowKey, SparseVector, Table, TableName};
+use walvec_sink::{CollectionId, Keywords, Sink, SinkError, Write};
 use walvec_transform::Transform;
 
 use crate::error::PipelineError;
@@ -46,10 +46,19 @@ pub struct Collection {
     pub transform: Arc<Transform>,
     /// Text to vector.
     pub embedder: Arc<dyn Embedder>,
+    /// Text to sparse vector, where the collection can be searched by keyword.
+    pub keywords: Option<Arc<Keywords>>,
     /// Where the points live.
     pub sink: Arc<dyn Sink>,
     /// What makes its vectors comparable.
     pub fingerprint: Fingerprint,
+}
+
+impl Collection {
+    /// The sparse vector of a text; `None` where the collection has none.
+    pub(crate) fn keywords_of(&self, text: &str) -> Option<SparseVector> {
+        self.keywords.as_ref().map(|keywords| keywords.document(text))
+    }
 }
 
 /// Whether a worker may still write.

@@ -284,19 +284,19 @@ impl Writer {
         match (step, first) {
             (Step::Announce, Some(first)) if row.is_announced() => {
                 let provenance = Provenance { position: Position::default(), ..self.provenance(first) };
-                vec![to_write(first, provenance, group.vectors.get(&row.first))]
+                vec![self.to_write(first, provenance, group.vectors.get(&row.first))]
             }
             (Step::Announce, _) => Vec::new(),
             (Step::Further, _) => {
                 let further = documents.map(|versioned| {
-                    to_write(versioned, self.provenance(versioned), group.vectors.get(&versioned.document.id))
+                    self.to_write(versioned, self.provenance(versioned), group.vectors.get(&versioned.document.id))
                 });
                 further.chain(row.surplus.iter().copied().map(Write::Delete)).collect()
             }
             (Step::First, Some(first)) => {
                 let is_there = row.is_announced() && !group.vanished.contains(&row.first);
                 let vector = group.vectors.get(&row.first).filter(|_| !is_there);
-                vec![to_write(first, self.provenance(first), vector)]
+                vec![self.to_write(first, self.provenance(first), vector)]
             }
             (Step::First, None) => vec![Write::Delete(row.first)],
         }
@@ -305,13 +305,17 @@ impl Writer {
     fn provenance(&self, versioned: &Versioned) -> Provenance {
         versioned.provenance(&self.collection.fingerprint, self.generation)
     }
-}
 
-/// The whole point if there is a vector for it, else its payload.
-fn to_write(versioned: &Versioned, provenance: Provenance, vector: Option<&Vector>) -> Write {
-    let (id, payload) = (versioned.document.id, versioned.document.payload.clone());
-    match vector {
-        Some(vector) => Write::Upsert(Point { id, vector: vector.clone(), payload, provenance }),
-        None => Write::Payload { id, payload, provenance },
+    /// The whole point if there is a vector for it, else its payload.
+    fn to_write(&self, versioned: &Versioned, provenance: Provenance, vector: Option<&Vector>) -> Write {
+        let document = &versioned.document;
+        let (id, payload) = (document.id, document.payload.clone());
+        match vector.cloned() {
+            Some(vector) => {
+                let keywords = self.collection.keywords_of(&document.text);
+                Write::Upsert(Point { id, vector, keywords, payload, provenance })
+            }
+            None => Write::Payload { id, payload, provenance },
+        }
     }
 }

@@ -7,8 +7,9 @@ use qdrant_edge::{
     PayloadSchemaType, Range, ValueVariants, VectorInternal, VectorPersisted, VectorStructInternal,
     VectorStructPersisted, external::ordered_float::OrderedFloat,
 };
-use walvec_model::{Generation, PointId, RESERVED_KEY, Value, Vector};
+use walvec_model::{Generation, PointId, RESERVED_KEY, SparseVector, Value, Vector};
 
+use super::read::VectorNames;
 use crate::{Condition, Filter, IndexType, SinkError};
 
 pub(super) fn edge_id(id: PointId) -> qdrant_edge::PointId {
@@ -25,20 +26,41 @@ pub(super) const fn point_id(id: qdrant_edge::PointId) -> PointId {
     }
 }
 
-/// A point's vectors: the one that it has, under its name. The engine calls one without a name "".
-pub(super) fn edge_vector(name: &str, vector: Vector) -> VectorStructPersisted {
-    VectorStructPersisted::Named(HashMap::from([(name.to_owned(), VectorPersisted::Dense(vector))]))
+/// A point's vectors under their names. A sparse one without tokens is none: no search finds it.
+pub(super) fn edge_vectors(
+    names: &VectorNames,
+    vector: Vector,
+    keywords: Option<SparseVector>,
+) -> VectorStructPersisted {
+    let mut vectors = HashMap::from([(names.dense.clone(), VectorPersisted::Dense(vector))]);
+    if let (Some(name), Some(keywords)) = (&names.keywords, keywords.filter(|keywords| !keywords.is_empty())) {
+        vectors.insert(name.clone(), VectorPersisted::Sparse(edge_sparse(keywords)));
+    }
+    VectorStructPersisted::Named(vectors)
 }
 
-/// The vector of that name.
-pub(super) fn vector(name: &str, stored: VectorStructInternal) -> Option<Vector> {
+pub(super) fn edge_sparse(SparseVector { indices, values }: SparseVector) -> qdrant_edge::SparseVector {
+    qdrant_edge::SparseVector { indices, values }
+}
+
+/// The vectors of those names.
+pub(super) fn vectors(names: &VectorNames, stored: VectorStructInternal) -> (Option<Vector>, Option<SparseVector>) {
     match stored {
-        VectorStructInternal::Single(vector) => Some(vector),
-        VectorStructInternal::Named(mut vectors) => match vectors.remove(name) {
-            Some(VectorInternal::Dense(vector)) => Some(vector),
-            _ => None,
-        },
-        VectorStructInternal::MultiDense(_) => None,
+        VectorStructInternal::Single(vector) => (Some(vector), None),
+        VectorStructInternal::Named(mut vectors) => {
+            let dense = match vectors.remove(names.dense.as_str()) {
+                Some(VectorInternal::Dense(vector)) => Some(vector),
+                _ => None,
+            };
+            let keywords = match names.keywords.as_ref().and_then(|name| vectors.remove(name.as_str())) {
+                Some(VectorInternal::Sparse(qdrant_edge::SparseVector { indices, values })) => {
+                    Some(SparseVector { indices, values })
+                }
+                _ => None,
+            };
+            (dense, keywords)
+        }
+        VectorStructInternal::MultiDense(_) => (None, None),
     }
 }
 

@@ -11,7 +11,7 @@ use qdrant_edge::{
 
 use super::convert::{self, point_id, read_error};
 use super::journal::{self, Journal};
-use super::read;
+use super::read::{self, VectorNames};
 use super::steps::{self, RawPoint, Step};
 use super::store::io_error;
 use crate::SinkError;
@@ -19,16 +19,16 @@ use crate::SinkError;
 const PAGE: usize = 1000;
 
 /// Leaves one copy of every point. A crash in the middle loses none: the journal has them until all is durable.
-pub(super) fn remove(shard: &EdgeShard, vector: &str, journal: &mut Journal) -> Result<(), SinkError> {
+pub(super) fn remove(shard: &EdgeShard, names: &VectorNames, journal: &mut Journal) -> Result<(), SinkError> {
     let mut from = None;
     loop {
         let (ids, next) = page_of_ids(shard, from)?;
         let copies = read::count(shard, Some(among(&ids)))?;
         if copies > ids.len() as u64 {
-            let change = rewriting(shard, vector, &ids)?;
+            let change = rewriting(shard, names, &ids)?;
             let failed = io_error(shard.path());
             journal.append(&journal::encode(&change).map_err(&failed)?).map_err(&failed)?;
-            steps::apply_all(shard, vector, change)?;
+            steps::apply_all(shard, names, change)?;
         }
         match next {
             Some(id) => from = Some(id),
@@ -58,17 +58,17 @@ fn among(ids: &[EdgeId]) -> Filter {
 }
 
 /// Deletes all copies and stores one. Overwriting would not do: the engine overwrites every copy.
-fn rewriting(shard: &EdgeShard, vector: &str, ids: &[EdgeId]) -> Result<Vec<Step>, SinkError> {
+fn rewriting(shard: &EdgeShard, names: &VectorNames, ids: &[EdgeId]) -> Result<Vec<Step>, SinkError> {
     let records = shard
         .retrieve(ids, Some(WithPayloadInterface::Bool(true)), Some(WithVector::Bool(true)))
         .map_err(read_error)?;
-    let points: Vec<_> = records.into_iter().filter_map(|record| raw_point(vector, record)).collect();
+    let points: Vec<_> = records.into_iter().filter_map(|record| raw_point(names, record)).collect();
     let delete = points.iter().map(|point| point.id).collect();
     Ok(vec![Step::Delete(delete), Step::Upsert(points)])
 }
 
-fn raw_point(vector: &str, record: Record) -> Option<RawPoint> {
-    let vector = convert::vector(vector, record.vector?)?;
+fn raw_point(names: &VectorNames, record: Record) -> Option<RawPoint> {
+    let (vector, keywords) = convert::vectors(names, record.vector?);
     let payload = record.payload.map(|payload| payload.0).unwrap_or_default();
-    Some(RawPoint { id: point_id(record.id), vector, payload })
+    Some(RawPoint { id: point_id(record.id), vector: vector?, keywords, payload })
 }

@@ -26,6 +26,9 @@ pub(super) struct Manifest {
     /// The name of the vectors, if they have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     vector: Option<String>,
+    /// The name of the sparse vectors, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keywords: Option<String>,
     fingerprint: Fingerprint,
     /// How often the engine was opened: operations of a later opening have higher numbers (see `engine_log`).
     opens: u64,
@@ -127,6 +130,7 @@ impl Manifest {
             dimension: spec.dimension,
             distance: DISTANCE.to_owned(),
             vector: spec.vector.clone(),
+            keywords: spec.keywords.clone(),
             fingerprint: spec.fingerprint.clone(),
             opens: 0,
             created: false,
@@ -148,7 +152,10 @@ impl Manifest {
 
     fn describe(&self) -> String {
         let name = self.vector.as_ref().map(|name| format!(" named \"{name}\"")).unwrap_or_default();
-        format!("{} vectors{name} of dimension {}, fingerprint {}", self.distance, self.dimension, self.fingerprint)
+        let keywords = self.keywords.as_ref().map(|name| format!(" and sparse ones named \"{name}\""));
+        let (dimension, keywords) = (self.dimension, keywords.unwrap_or_default());
+        let vectors = format!("{} vectors{name} of dimension {dimension}{keywords}", self.distance);
+        format!("{vectors}, fingerprint {}", self.fingerprint)
     }
 
     fn save(&self, directory: &Path) -> Result<(), SinkError> {

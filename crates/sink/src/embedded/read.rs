@@ -2,13 +2,13 @@
 
 use qdrant_edge::external::ordered_float::OrderedFloat;
 use qdrant_edge::{
-    CountRequest, EdgeShard, Filter as EdgeFilter, NamedQuery, QueryEnum, QueryRequest, Record, ScoredPoint,
-    ScoringQuery, ScrollRequest, VectorInternal, WithPayloadInterface, WithVector,
+    CountRequest, EdgeShard, Filter as EdgeFilter, Fusion, NamedQuery, Prefetch, QueryEnum, QueryRequest, Record,
+    ScoredPoint, ScoringQuery, ScrollRequest, VectorInternal, WithPayloadInterface, WithVector,
 };
 use walvec_model::{Payload, PointId, RawPage, RawPoint, StoredPoint};
 
-use super::convert::{edge_filter, edge_id, point_id, read_error, vector};
-use crate::{Hit, MAX_HITS, ScrollPage, SearchRequest, SinkError, check_vector};
+use super::convert::{edge_filter, edge_id, edge_sparse, point_id, read_error, vectors};
+use crate::{Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, fused_from};
 
 pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
     Ok(records(shard, ids, false)?.into_iter().map(stored_point).collect())
@@ -21,7 +21,7 @@ pub(super) fn get(
     with_vectors: bool,
 ) -> Result<Vec<RawPoint>, SinkError> {
     let records = records(shard, ids, with_vectors)?;
-    Ok(records.into_iter().map(|record| raw_point(&target.vector, record)).collect())
+    Ok(records.into_iter().map(|record| raw_point(&target.vectors, record)).collect())
 }
 
 fn records(shard: &EdgeShard, ids: &[PointId], with_vectors: bool) -> Result<Vec<Record>, SinkError> {
@@ -48,7 +48,7 @@ pub(super) fn page(
     with_vectors: bool,
 ) -> Result<RawPage, SinkError> {
     let (records, next) = page_of_records(shard, from, limit, with_vectors)?;
-    Ok(RawPage { points: records.into_iter().map(|record| raw_point(&target.vector, record)).collect(), next })
+    Ok(RawPage { points: records.into_iter().map(|record| raw_point(&target.vectors, record)).collect(), next })
 }
 
 fn page_of_records(
@@ -70,21 +70,41 @@ fn page_of_records(
 }
 
 pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target) -> Result<Vec<Hit>, SinkError> {
-    let SearchRequest { vector, limit, filter, min_score } = request;
-    check_vector(&vector, target.dimension).map_err(SinkError::BadRequest)?;
-    if limit > MAX_HITS {
-        return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_HITS} is allowed")));
-    }
-    let filter = edge_filter(target.nesting.as_deref(), &filter)?;
-    if limit == 0 {
+    request.check(target.dimension, target.vectors.keywords.is_some())?;
+    let filter = edge_filter(target.nesting.as_deref(), &request.filter)?;
+    if request.finds_nothing() {
         return Ok(Vec::new());
     }
-    let nearest = NamedQuery { query: VectorInternal::Dense(vector), using: Some(target.vector.clone()) };
+    let bound = request.engine_bound();
+    let SearchRequest { query, limit, min_score, .. } = request;
+    let is_dense = matches!(query, Query::Dense(_));
+    let using = &target.vectors;
+    let dense = |vector| nearest(VectorInternal::Dense(vector), Some(using.dense.clone()));
+    let keyword = |tokens| nearest(VectorInternal::Sparse(edge_sparse(tokens)), using.keywords.clone());
+    let (prefetches, query) = match query {
+        Query::Dense(vector) => (Vec::new(), dense(vector)),
+        Query::Keyword(tokens) => (Vec::new(), keyword(tokens)),
+        Query::Hybrid(vector, tokens) => {
+            let sides = [Some(dense(vector)), (!tokens.is_empty()).then(|| keyword(tokens))];
+            let weights = RRF_WEIGHTS.into_iter().zip(&sides).filter(|(_, side)| side.is_some());
+            let weights = weights.map(|(weight, _)| OrderedFloat(weight)).collect();
+            let prefetch = |query| Prefetch {
+                prefetches: Vec::new(),
+                query: Some(query),
+                limit: fused_from(limit),
+                params: None,
+                filter: filter.clone(),
+                score_threshold: None,
+            };
+            let sides = sides.into_iter().flatten().map(prefetch).collect();
+            (sides, ScoringQuery::Fusion(Fusion::Rrf { k: RRF_K as usize, weights: Some(weights) }))
+        }
+    };
     let request = QueryRequest {
-        prefetches: Vec::new(),
-        query: Some(ScoringQuery::Vector(QueryEnum::Nearest(nearest))),
+        prefetches,
+        query: Some(query),
         filter,
-        score_threshold: min_score.map(OrderedFloat),
+        score_threshold: bound.map(OrderedFloat),
         limit,
         offset: 0,
         params: None,
@@ -92,9 +112,27 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target)
         with_payload: WithPayloadInterface::Bool(true),
     };
     let mut hits: Vec<_> = shard.query(request).map_err(read_error)?.into_iter().map(hit).collect();
+    hits.retain(|hit| min_score.is_none_or(|lowest| hit.score >= lowest));
+    if is_dense {
+        // Rounding can lift the similarity of a vector with itself above 1.
+        hits.iter_mut().for_each(|hit| hit.score = hit.score.min(1.0));
+    }
     // The engine leaves the order of equal scores open; a result that jumps on reload looks broken.
     hits.sort_by(|left, right| right.score.total_cmp(&left.score).then(left.id.cmp(&right.id)));
     Ok(hits)
+}
+
+fn nearest(query: VectorInternal, using: Option<String>) -> ScoringQuery {
+    ScoringQuery::Vector(QueryEnum::Nearest(NamedQuery { query, using }))
+}
+
+/// The names of a collection's vectors.
+#[derive(Clone, Debug)]
+pub(super) struct VectorNames {
+    /// That of the dense one; empty if it has none.
+    pub(super) dense: String,
+    /// That of the sparse one, if there is one.
+    pub(super) keywords: Option<String>,
 }
 
 /// What a read has to know of the collection.
@@ -102,8 +140,8 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target)
 pub(super) struct Target {
     /// Dimension of its vectors.
     pub(super) dimension: usize,
-    /// The name of its vectors; empty if they have none.
-    pub(super) vector: String,
+    /// What its vectors are called.
+    pub(super) vectors: VectorNames,
     /// The payload field that is an object of the user's fields, if there is one.
     pub(super) nesting: Option<String>,
 }
@@ -112,16 +150,14 @@ fn stored_point(record: Record) -> StoredPoint {
     StoredPoint::from_raw(point_id(record.id), raw(record.payload))
 }
 
-/// `name`: that of the vector which searches compare with.
-fn raw_point(name: &str, record: Record) -> RawPoint {
-    let vector = record.vector.and_then(|stored| vector(name, stored));
-    RawPoint { id: point_id(record.id), payload: raw(record.payload), vector }
+fn raw_point(names: &VectorNames, record: Record) -> RawPoint {
+    let (vector, keywords) = record.vector.map_or((None, None), |stored| vectors(names, stored));
+    RawPoint { id: point_id(record.id), payload: raw(record.payload), vector, keywords }
 }
 
 fn hit(found: ScoredPoint) -> Hit {
     let StoredPoint { id, payload, provenance } = StoredPoint::from_raw(point_id(found.id), raw(found.payload));
-    // Rounding can lift the similarity of a vector with itself above 1.
-    Hit { id, score: found.score.min(1.0), payload, provenance }
+    Hit { id, score: found.score, payload, provenance }
 }
 
 fn raw(payload: Option<qdrant_edge::Payload>) -> Payload {

@@ -8,10 +8,10 @@ use qdrant_edge::{
 };
 use serde::{Deserialize, Serialize};
 use walvec_model::point::raw_payload;
-use walvec_model::{Generation, Payload, Point, PointId, Provenance, Value, Vector};
+use walvec_model::{Generation, Payload, Point, PointId, Provenance, SparseVector, Value, Vector};
 
-use super::convert::{change_error, edge_id, edge_vector, of_table, older_than};
-use super::read;
+use super::convert::{change_error, edge_id, edge_vectors, of_table, older_than};
+use super::read::{self, VectorNames};
 use crate::{SinkError, Write, check_vector};
 
 /// One operation of the engine. Repeating it changes nothing.
@@ -38,6 +38,8 @@ pub(super) enum Step {
 pub(super) struct RawPoint {
     pub(super) id: PointId,
     pub(super) vector: Vector,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) keywords: Option<SparseVector>,
     pub(super) payload: Payload,
 }
 
@@ -48,9 +50,9 @@ pub(super) fn of_batch(batch: Vec<Write>, dimension: usize) -> Result<Vec<Step>,
     let mut deletes = Vec::new();
     for write in batch {
         match write {
-            Write::Upsert(Point { id, vector, payload, provenance }) => {
+            Write::Upsert(Point { id, vector, keywords, payload, provenance }) => {
                 check_vector(&vector, dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
-                upserts.push(RawPoint { id, vector, payload: stored_payload(id, payload, &provenance)? });
+                upserts.push(RawPoint { id, vector, keywords, payload: stored_payload(id, payload, &provenance)? });
             }
             Write::Payload { id, payload, provenance } => {
                 overwrites.push(Step::Overwrite { id, payload: stored_payload(id, payload, &provenance)? });
@@ -75,13 +77,12 @@ fn stored_payload(id: PointId, payload: Payload, provenance: &Provenance) -> Res
 
 /// Applies a change; returns how many points its sweeps removed. Not durable before the next flush.
 ///
-/// Refuses the whole change, before touching anything, if it overwrites a payload that is not there. `vector` is the name
-/// of the points' vectors.
-pub(super) fn apply_all(shard: &EdgeShard, vector: &str, steps: Vec<Step>) -> Result<u64, SinkError> {
+/// Refuses the whole change, before touching anything, if it overwrites a payload that is not there.
+pub(super) fn apply_all(shard: &EdgeShard, names: &VectorNames, steps: Vec<Step>) -> Result<u64, SinkError> {
     check_overwritten_exist(shard, &steps)?;
     let mut swept = 0;
     for step in steps {
-        swept += apply(shard, vector, step)?;
+        swept += apply(shard, names, step)?;
     }
     Ok(swept)
 }
@@ -104,11 +105,11 @@ fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Result<(), Sink
 }
 
 /// Applies a step; returns how many points a sweep removed, 0 for the others. Not durable before the next flush.
-pub(super) fn apply(shard: &EdgeShard, vector: &str, step: Step) -> Result<u64, SinkError> {
+pub(super) fn apply(shard: &EdgeShard, names: &VectorNames, step: Step) -> Result<u64, SinkError> {
     let mut swept = 0;
     let operation = match step {
         Step::Upsert(points) => {
-            let points = points.into_iter().map(|point| edge_point(vector, point)).collect();
+            let points = points.into_iter().map(|point| edge_point(names, point)).collect();
             points_operation(PointOperations::UpsertPoints(PointInsertOperations::PointsList(points)))
         }
         Step::Overwrite { id, payload } => {
@@ -137,10 +138,10 @@ const fn points_operation(operation: PointOperations) -> UpdateOperation {
     UpdateOperation::PointOperation(operation)
 }
 
-fn edge_point(vector: &str, point: RawPoint) -> PointStructPersisted {
+fn edge_point(names: &VectorNames, point: RawPoint) -> PointStructPersisted {
     PointStructPersisted {
         id: edge_id(point.id),
-        vector: edge_vector(vector, point.vector),
+        vector: edge_vectors(names, point.vector, point.keywords),
         payload: Some(qdrant_edge::Payload(point.payload)),
     }
 }
@@ -154,7 +155,11 @@ pub(super) fn size_in_bytes(steps: &[Step]) -> u64 {
 fn step_bytes(step: &Step) -> usize {
     match step {
         Step::Upsert(points) => {
-            points.iter().map(|point| size_of_val(point.vector.as_slice()) + map_bytes(&point.payload)).sum()
+            let vectors = |point: &RawPoint| {
+                let tokens = point.keywords.as_ref().map_or(0, |keywords| keywords.indices.len());
+                size_of_val(point.vector.as_slice()) + tokens * (size_of::<u32>() + size_of::<f32>())
+            };
+            points.iter().map(|point| vectors(point) + map_bytes(&point.payload)).sum()
         }
         Step::Overwrite { payload, .. } => map_bytes(payload),
         Step::Delete(ids) => size_of_val(ids.as_slice()),

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use qdrant_edge::{
-    CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeVectorParams, FieldIndexOperations,
-    HnswIndexConfig, JsonPath, PayloadFieldSchema, PayloadSchemaType, UpdateOperation,
+    CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeSparseVectorParams, EdgeVectorParams,
+    FieldIndexOperations, HnswIndexConfig, JsonPath, Modifier, PayloadFieldSchema, PayloadSchemaType, UpdateOperation,
 };
 use walvec_model::RESERVED_KEY;
 
 use super::convert::{change_error, field_path, provenance_path, schema};
 use super::data_dir::LockFile;
 use super::manifest::Manifest;
-use super::read::Target;
+use super::read::{Target, VectorNames};
 use super::{duplicates, engine_log, journal, steps};
 use crate::{CollectionId, CollectionSpec, SinkError};
 
@@ -59,8 +59,9 @@ impl Store {
         let manifest = Mutex::new(Manifest::open(&directory, &spec)?);
         let slot = RwLock::new(Slot::Closed);
         let indexes = index_list(&spec)?;
-        let vector = spec.vector.unwrap_or_else(|| qdrant_edge::DEFAULT_VECTOR_NAME.to_owned());
-        let target = Target { dimension: spec.dimension, vector, nesting: spec.nesting };
+        let dense = spec.vector.unwrap_or_else(|| qdrant_edge::DEFAULT_VECTOR_NAME.to_owned());
+        let vectors = VectorNames { dense, keywords: spec.keywords };
+        let target = Target { dimension: spec.dimension, vectors, nesting: spec.nesting };
         let store = Self { directory, target, indexes, manifest, slot, _lock: lock };
         store.reopen().map_err(|error| match error {
             SinkError::Engine(reason) => {
@@ -176,13 +177,13 @@ impl Store {
             return Ok(());
         };
         for step in changes.into_iter().flatten() {
-            match steps::apply(shard, &self.target.vector, step) {
+            match steps::apply(shard, &self.target.vectors, step) {
                 // Its point was there when the change was made; that it is gone comes from a later change, durable already.
                 Ok(_) | Err(SinkError::BadPoint { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        duplicates::remove(shard, &self.target.vector, &mut journal)?;
+        duplicates::remove(shard, &self.target.vectors, &mut journal)?;
         shard.flush();
         journal.remove().map_err(&failed)
     }
@@ -234,8 +235,12 @@ fn engine_config(target: &Target) -> EdgeConfig {
     // On disk means memory-mapped: what is searched often stays in the page cache, and the rest costs no memory.
     let vectors = EdgeVectorParams::builder(dimension, Distance::Cosine).on_disk(true).build();
     let unindexed_kib = (UNINDEXED_POINTS * dimension * size_of::<f32>()).div_ceil(1024);
-    EdgeConfig::builder()
-        .vector(&target.vector, vectors)
+    let mut config = EdgeConfig::builder().vector(&target.vectors.dense, vectors);
+    if let Some(name) = &target.vectors.keywords {
+        let sparse = EdgeSparseVectorParams::builder().modifier(Modifier::Idf).on_disk(true).build();
+        config = config.sparse_vector(name, sparse);
+    }
+    config
         .on_disk_payload(true)
         .hnsw_config(HnswIndexConfig { max_indexing_threads: indexing_threads(), ..HnswIndexConfig::default() })
         .optimizers(EdgeOptimizersConfig { indexing_threshold: Some(unindexed_kib), ..EdgeOptimizersConfig::default() })

@@ -6,8 +6,8 @@ use qdrant_client::qdrant::quantization_config::Quantization as ClientQuantizati
 use qdrant_client::qdrant::vectors_config::Config;
 use qdrant_client::qdrant::{
     BinaryQuantization, CollectionInfo, CreateAlias, CreateCollection, CreateFieldIndexCollection, Distance, FieldType,
-    QuantizationConfig, QuantizationType, ScalarQuantization, ShardingMethod, UpdateCollection, Value as ClientValue,
-    VectorParams, VectorParamsMap, VectorsConfig,
+    Modifier, QuantizationConfig, QuantizationType, ScalarQuantization, ShardingMethod, SparseVectorConfig,
+    SparseVectorParams, UpdateCollection, Value as ClientValue, VectorParams, VectorParamsMap, VectorsConfig,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -137,6 +137,7 @@ async fn create(inner: &Inner, name: &str) -> Result<(), SinkError> {
     let request = CreateCollection {
         collection_name: name.to_owned(),
         vectors_config: Some(VectorsConfig { config: Some(vectors(spec.vector.as_ref(), vector)) }),
+        sparse_vectors_config: spec.keywords.as_ref().map(sparse_vectors),
         quantization_config: layout.quantization.map(quantization),
         shard_number: layout.shards,
         replication_factor: layout.replicas,
@@ -158,6 +159,12 @@ fn vectors(name: Option<&String>, vector: VectorParams) -> Config {
     }
 }
 
+/// Sparse vectors of that name, whose tokens count the more the rarer they are.
+fn sparse_vectors(name: &String) -> SparseVectorConfig {
+    let params = SparseVectorParams { modifier: Some(Modifier::Idf.into()), ..SparseVectorParams::default() };
+    SparseVectorConfig { map: HashMap::from([(name.clone(), params)]) }
+}
+
 /// The names of a collection's vectors, and what they look like; one without a name has an empty one.
 fn stored_vectors(info: &CollectionInfo) -> Vec<(&str, &VectorParams)> {
     let params = info.config.as_ref().and_then(|config| config.params.as_ref());
@@ -166,6 +173,13 @@ fn stored_vectors(info: &CollectionInfo) -> Vec<(&str, &VectorParams)> {
         Some(Config::Params(vector)) => vec![("", vector)],
         Some(Config::ParamsMap(vectors)) => vectors.map.iter().map(|(name, vector)| (name.as_str(), vector)).collect(),
     }
+}
+
+/// The sparse vectors of a collection.
+fn stored_sparse_vectors(info: &CollectionInfo) -> Vec<(&str, Modifier)> {
+    let params = info.config.as_ref().and_then(|config| config.params.as_ref());
+    let sparse = params.and_then(|params| params.sparse_vectors_config.as_ref());
+    sparse.into_iter().flat_map(|sparse| &sparse.map).map(|(name, vector)| (name.as_str(), vector.modifier())).collect()
 }
 
 fn quantization(kind: Quantization) -> QuantizationConfig {
@@ -201,13 +215,16 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
     let refused = |stored: String, configured: String| {
         Err(SinkError::Fingerprint { collection: spec.name.clone(), stored, configured })
     };
-    let configured = describe(spec.vector.as_deref().unwrap_or_default(), spec.dimension as u64, Distance::Cosine);
-    let stored = stored_vectors(info).into_iter();
-    let mut stored: Vec<String> = stored.map(|(name, it)| describe(name, it.size, it.distance())).collect();
+    let dense = describe(spec.vector.as_deref().unwrap_or_default(), spec.dimension as u64, Distance::Cosine);
+    let sparse = spec.keywords.as_ref().map(|name| describe_sparse(name, Modifier::Idf));
+    let configured: Vec<String> = std::iter::once(dense).chain(sparse).collect();
+    let dense = stored_vectors(info).into_iter().map(|(name, it)| describe(name, it.size, it.distance()));
+    let sparse = stored_sparse_vectors(info).into_iter().map(|(name, modifier)| describe_sparse(name, modifier));
+    let mut stored: Vec<String> = dense.chain(sparse).collect();
     stored.sort();
     // Further vectors are somebody else's: replacing a point would lose them.
-    if stored != [configured.as_str()] {
-        return refused(stored.join(" and "), configured);
+    if stored != configured {
+        return refused(stored.join(" and "), configured.join(" and "));
     }
     check_sharding(inner, info)?;
     match own(info, "fingerprint") {
@@ -235,6 +252,14 @@ fn check_sharding(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError>
 fn describe(name: &str, dimension: u64, distance: Distance) -> String {
     let name = if name.is_empty() { "without a name".to_owned() } else { format!("named \"{name}\"") };
     format!("a vector {name} of dimension {dimension}, compared by {}", distance.as_str_name().to_lowercase())
+}
+
+fn describe_sparse(name: &str, modifier: Modifier) -> String {
+    let weighed = match modifier {
+        Modifier::Idf => "weighed by rarity",
+        Modifier::None => "as it is",
+    };
+    format!("sparse vectors named \"{name}\", {weighed}")
 }
 
 /// Takes over an empty collection that somebody else has made.

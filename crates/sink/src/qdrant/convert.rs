@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::{
-    Condition as ClientCondition, FieldType, Filter as ClientFilter, PointId as ClientId, Range, Vectors,
+    Condition as ClientCondition, FieldType, Filter as ClientFilter, PointId as ClientId, Range,
+    Vector as ClientVector, Vectors,
 };
 use walvec_model::point::raw_payload;
-use walvec_model::{Generation, Payload, PointId, Position, Provenance, RESERVED_KEY, Value, Vector};
+use walvec_model::{Generation, Payload, PointId, Position, Provenance, RESERVED_KEY, SparseVector, Value, Vector};
 
-use crate::{Condition, Filter, IndexType, SinkError};
+use crate::{CollectionSpec, Condition, Filter, IndexType, SinkError};
 
 type ClientPayload = HashMap<String, qdrant_client::qdrant::Value>;
 
@@ -32,11 +33,19 @@ pub(super) fn point_id(id: Option<ClientId>) -> Result<PointId, SinkError> {
     }
 }
 
-/// A point's vectors: the one that it has, under its name if it has one.
-pub(super) fn client_vector(name: Option<&String>, vector: Vector) -> Vectors {
-    match name {
-        None => vector.into(),
-        Some(name) => HashMap::from([(name.clone(), vector)]).into(),
+/// A point's vectors under their names. A sparse one without tokens is none: no search finds it.
+pub(super) fn client_vectors(spec: &CollectionSpec, vector: Vector, keywords: Option<SparseVector>) -> Vectors {
+    let keywords = spec.keywords.as_ref().zip(keywords.filter(|keywords| !keywords.is_empty()));
+    match (&spec.vector, keywords) {
+        (None, None) => vector.into(),
+        (dense, keywords) => {
+            // One without a name is called "" beside others.
+            let dense = (dense.clone().unwrap_or_default(), ClientVector::from(vector));
+            let keywords = keywords.map(|(name, SparseVector { indices, values })| {
+                (name.clone(), ClientVector::new_sparse(indices, values))
+            });
+            HashMap::from_iter(std::iter::once(dense).chain(keywords)).into()
+        }
     }
 }
 

@@ -2,13 +2,18 @@
 
 use qdrant_client::qdrant::vector_output::Vector as OutputVector;
 use qdrant_client::qdrant::vectors_output::VectorsOptions;
-use qdrant_client::qdrant::{GetPoints, Query, QueryPoints, RetrievedPoint, ScoredPoint, ScrollPoints, VectorsOutput};
-use walvec_model::{PointId, RawPage, RawPoint, StoredPoint, Vector};
+use qdrant_client::qdrant::{
+    Filter as ClientFilter, GetPoints, PrefetchQuery, Query as ClientQuery, QueryPoints, RetrievedPoint, Rrf,
+    ScoredPoint, ScrollPoints, VectorInput, VectorsOutput,
+};
+use walvec_model::{PointId, RawPage, RawPoint, SparseVector, StoredPoint, Vector};
 
 use super::Inner;
 use super::convert::{client_filter, client_id, payload, point_id};
-use super::tenants::selector;
-use crate::{Hit, MAX_HITS, ScrollPage, SearchRequest, SinkError};
+use super::tenants::{Tenants, selector};
+use crate::{
+    CollectionSpec, Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, fused_from,
+};
 
 /// How many ids one request asks for.
 pub(super) const RETRIEVE_POINTS: usize = 1000;
@@ -75,37 +80,71 @@ async fn scrolled(
 
 pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<Hit>, SinkError> {
     let Inner { client, spec, place, .. } = inner;
-    let SearchRequest { vector, limit, filter, min_score } = request;
-    crate::check_vector(&vector, spec.dimension).map_err(SinkError::BadRequest)?;
-    if limit > MAX_HITS {
-        return Err(SinkError::BadRequest(format!("the limit is {limit}, at most {MAX_HITS} is allowed")));
-    }
-    let tenant = inner.tenants.as_ref().and_then(|tenants| Some((tenants, tenants.shard_of_filter(&filter)?)));
-    let request = QueryPoints {
-        collection_name: inner.name(),
-        query: Some(Query::new_nearest(vector)),
-        filter: client_filter(spec.nesting.as_deref(), &filter)?,
-        using: spec.vector.clone(),
-        shard_key_selector: tenant.as_ref().map(|(_, shard)| selector(shard)),
-        limit: Some(limit as u64),
-        score_threshold: min_score,
-        with_payload: Some(true.into()),
-        with_vectors: Some(false.into()),
-        ..QueryPoints::default()
-    };
-    if limit == 0 {
+    request.check(spec.dimension, spec.keywords.is_some())?;
+    let filter = client_filter(spec.nesting.as_deref(), &request.filter)?;
+    if request.finds_nothing() {
         return Ok(Vec::new());
     }
+    let shard = |tenants: &Tenants| tenants.shard_of_filter(&request.filter);
+    let tenant = inner.tenants.as_ref().and_then(|tenants| Some((tenants, shard(tenants)?)));
+    let (is_dense, min_score) = (matches!(request.query, Query::Dense(_)), request.min_score);
+    let asked = QueryPoints {
+        collection_name: inner.name(),
+        shard_key_selector: tenant.as_ref().map(|(_, shard)| selector(shard)),
+        limit: Some(request.limit as u64),
+        score_threshold: request.engine_bound(),
+        with_payload: Some(true.into()),
+        with_vectors: Some(false.into()),
+        ..query(spec, request.query, request.limit, filter)
+    };
     if let Some((tenants, shard)) = &tenant
         && !tenants.exists(inner, shard).await?
     {
         return Ok(Vec::new());
     }
-    let response = client.query(request).await.map_err(|error| place.error(error))?;
+    let response = client.query(asked).await.map_err(|error| place.error(error))?;
     let mut hits = response.result.into_iter().map(hit).collect::<Result<Vec<_>, _>>()?;
+    hits.retain(|hit| min_score.is_none_or(|lowest| hit.score >= lowest));
+    if is_dense {
+        // Rounding can lift the similarity of a vector with itself above 1.
+        hits.iter_mut().for_each(|hit| hit.score = hit.score.min(1.0));
+    }
     // The server leaves the order of equal scores open; a result that jumps on reload looks broken.
     hits.sort_by(|left, right| right.score.total_cmp(&left.score).then(left.id.cmp(&right.id)));
     Ok(hits)
+}
+
+/// The part of a request that says what is looked for, and where.
+fn query(spec: &CollectionSpec, query: Query, limit: usize, filter: Option<ClientFilter>) -> QueryPoints {
+    let dense = |vector: Vector| (ClientQuery::new_nearest(vector), spec.vector.clone());
+    let keyword = |SparseVector { indices, values }: SparseVector| {
+        (ClientQuery::new_nearest(VectorInput::new_sparse(indices, values)), spec.keywords.clone())
+    };
+    let (query, using, prefetch) = match query {
+        Query::Dense(vector) => {
+            let (query, using) = dense(vector);
+            (query, using, Vec::new())
+        }
+        Query::Keyword(tokens) => {
+            let (query, using) = keyword(tokens);
+            (query, using, Vec::new())
+        }
+        Query::Hybrid(vector, tokens) => {
+            let sides = [Some(dense(vector)), (!tokens.is_empty()).then(|| keyword(tokens))];
+            let weights = RRF_WEIGHTS.into_iter().zip(&sides).filter(|(_, side)| side.is_some());
+            let weights = weights.map(|(weight, _)| weight).collect();
+            let prefetch = |(query, using)| PrefetchQuery {
+                query: Some(query),
+                using,
+                filter: filter.clone(),
+                limit: Some(fused_from(limit) as u64),
+                ..PrefetchQuery::default()
+            };
+            let sides = sides.into_iter().flatten().map(prefetch).collect();
+            (ClientQuery::new_rrf(Rrf { k: Some(RRF_K), weights }), None, sides)
+        }
+    };
+    QueryPoints { query: Some(query), using, prefetch, filter, ..QueryPoints::default() }
 }
 
 fn stored_point(point: RetrievedPoint) -> Result<StoredPoint, SinkError> {
@@ -113,24 +152,32 @@ fn stored_point(point: RetrievedPoint) -> Result<StoredPoint, SinkError> {
 }
 
 fn raw_point(inner: &Inner, point: RetrievedPoint) -> Result<RawPoint, SinkError> {
-    let vector = point.vectors.and_then(|stored| dense(inner, stored));
-    Ok(RawPoint { id: point_id(point.id)?, payload: payload(point.payload), vector })
+    let (vector, keywords) = point.vectors.map_or((None, None), |stored| vectors(inner, stored));
+    Ok(RawPoint { id: point_id(point.id)?, payload: payload(point.payload), vector, keywords })
 }
 
-/// The vector that searches compare with.
-pub(super) fn dense(inner: &Inner, stored: VectorsOutput) -> Option<Vector> {
-    let vector = match stored.vectors_options? {
-        VectorsOptions::Vector(vector) => vector,
-        VectorsOptions::Vectors(mut named) => named.vectors.remove(inner.spec.vector.as_deref().unwrap_or_default())?,
+/// The vectors that searches compare with.
+pub(super) fn vectors(inner: &Inner, stored: VectorsOutput) -> (Option<Vector>, Option<SparseVector>) {
+    let (dense, sparse) = match stored.vectors_options {
+        None => (None, None),
+        Some(VectorsOptions::Vector(vector)) => (Some(vector), None),
+        Some(VectorsOptions::Vectors(mut named)) => {
+            let mut take = |name: Option<&str>| named.vectors.remove(name?);
+            (take(Some(inner.spec.vector.as_deref().unwrap_or_default())), take(inner.spec.keywords.as_deref()))
+        }
     };
-    match vector.into_vector() {
+    let dense = dense.and_then(|vector| match vector.into_vector() {
         OutputVector::Dense(dense) => Some(dense.data),
         OutputVector::Sparse(_) | OutputVector::MultiDense(_) => None,
-    }
+    });
+    let sparse = sparse.and_then(|vector| match vector.into_vector() {
+        OutputVector::Sparse(sparse) => Some(SparseVector { indices: sparse.indices, values: sparse.values }),
+        OutputVector::Dense(_) | OutputVector::MultiDense(_) => None,
+    });
+    (dense, sparse)
 }
 
 fn hit(point: ScoredPoint) -> Result<Hit, SinkError> {
     let StoredPoint { id, payload, provenance } = StoredPoint::from_raw(point_id(point.id)?, payload(point.payload));
-    // Rounding can lift the similarity of a vector with itself above 1.
-    Ok(Hit { id, score: point.score.min(1.0), payload, provenance })
+    Ok(Hit { id, score: point.score, payload, provenance })
 }

@@ -14,7 +14,7 @@ use qdrant_client::qdrant::{
 };
 use walvec_model::PointId;
 
-use super::convert::{client_id, client_payload, client_vector};
+use super::convert::{client_id, client_payload, client_vectors};
 use super::tenants::{self, Placed, selector};
 use super::{Inner, ORDERING, collection};
 use crate::{CollectionSpec, SinkError, Write};
@@ -150,7 +150,8 @@ fn item(Placed { write, shard, leaves }: Placed, spec: &CollectionSpec) -> Resul
         Write::Upsert(point) => {
             crate::check_vector(&point.vector, spec.dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
             let payload = client_payload(id, point.payload, &point.provenance)?;
-            let point = PointStruct::new(client_id(id), client_vector(spec.vector.as_ref(), point.vector), payload);
+            let vectors = client_vectors(spec, point.vector, point.keywords);
+            let point = PointStruct::new(client_id(id), vectors, payload);
             Operation::Upsert(PointStructList { points: vec![point], ..PointStructList::default() })
         }
         Write::Payload { payload, provenance, .. } => Operation::OverwritePayload(OverwritePayload {

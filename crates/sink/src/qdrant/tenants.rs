@@ -17,7 +17,7 @@ use walvec_model::{Payload, Point, PointId, Value};
 
 use super::Inner;
 use super::convert::{client_id, point_id};
-use super::read::{RETRIEVE_POINTS, dense};
+use super::read::{RETRIEVE_POINTS, vectors};
 use crate::{Condition, Filter, SinkError, Write};
 
 /// The shard of points without a value. It always exists: a server (1.18) answers no search of a collection without any
@@ -214,16 +214,16 @@ async fn locate(inner: &Inner, ids: &[PointId]) -> Result<HashMap<PointId, Key>,
 async fn with_vectors(inner: &Inner, mut placed: Vec<Placed>) -> Result<Vec<Placed>, SinkError> {
     let moves = |placed: &Placed| placed.leaves.is_some() && matches!(placed.write, Write::Payload { .. });
     let ids: Vec<PointId> = placed.iter().filter(|placed| moves(placed)).map(|placed| placed.write.id()).collect();
-    let mut vectors = HashMap::with_capacity(ids.len());
+    let mut stored = HashMap::with_capacity(ids.len());
     for point in retrieve(inner, &ids, true).await? {
-        vectors.insert(point_id(point.id)?, point.vectors.and_then(|stored| dense(inner, stored)));
+        stored.extend(point.vectors.map(|of_point| Ok((point_id(point.id)?, vectors(inner, of_point)))).transpose()?);
     }
     for placed in placed.iter_mut().filter(|placed| moves(placed)) {
         let Write::Payload { id, payload, provenance } = placed.write.clone() else { continue };
-        let Some(vector) = vectors.remove(&id).flatten() else {
+        let Some((Some(vector), keywords)) = stored.remove(&id) else {
             return Err(SinkError::BadPoint { id, reason: "its vector could not be read".to_owned() });
         };
-        placed.write = Write::Upsert(Point { id, vector, payload, provenance });
+        placed.write = Write::Upsert(Point { id, vector, keywords, payload, provenance });
     }
     Ok(placed)
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde_json::json;
 use walvec_model::{Generation, PointId};
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{Condition, Filter, Search, SearchRequest, Sink, SinkError, Write};
+use walvec_sink::{Condition, Filter, Query, Search, SearchRequest, Sink, SinkError, Write};
 
 use crate::common::{DIMENSION, Fixture, all_points, books, nearest_to, number_of, open, point, upserts, vector};
 
@@ -126,7 +126,7 @@ async fn an_index_changes_no_answer() {
     let fixture = Fixture::new();
     fill(&fixture.sink, ENOUGH_FOR_A_BUILD).await;
     let filtered = SearchRequest {
-        vector: vector(1, DIMENSION),
+        query: Query::Dense(vector(1, DIMENSION)),
         limit: 5,
         filter: Filter(vec![Condition::Range { field: "number".to_owned(), from: Some(100.0), to: Some(200.0) }]),
         min_score: None,

@@ -10,7 +10,7 @@ use walvec_model::{
     Fingerprint, Generation, InputHash, Lsn, Payload, Point, PointId, Position, Provenance, StoredPoint, TableName,
 };
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{CollectionSpec, Filter, IndexType, SearchRequest, Sink, Write};
+use walvec_sink::{CollectionSpec, Filter, IndexType, Query, SearchRequest, Sink, Write};
 
 pub(crate) const DIMENSION: usize = 8;
 
@@ -51,13 +51,15 @@ pub(crate) fn spec(dimension: usize) -> CollectionSpec {
         fingerprint: Fingerprint::of(&["a model"]),
         indexes: Vec::new(),
         vector: None,
+        keywords: None,
         nesting: None,
     }
 }
 
 /// A point of `public.books` of the first generation, with a vector that depends on its id only.
 pub(crate) fn point(id: u64, payload: Value) -> Point {
-    Point { id: PointId::Num(id), vector: vector(id, DIMENSION), payload: fields(payload), provenance: provenance(id) }
+    let (id, vector, provenance) = (PointId::Num(id), vector(id, DIMENSION), provenance(id));
+    Point { id, vector, keywords: None, payload: fields(payload), provenance }
 }
 
 pub(crate) fn upserts(ids: impl IntoIterator<Item = u64>) -> Vec<Write> {
@@ -94,7 +96,7 @@ pub(crate) fn vector(seed: u64, dimension: usize) -> Vec<f32> {
 }
 
 pub(crate) fn nearest_to(id: u64, limit: usize) -> SearchRequest {
-    SearchRequest { vector: vector(id, DIMENSION), limit, filter: Filter::default(), min_score: None }
+    SearchRequest { query: Query::Dense(vector(id, DIMENSION)), limit, filter: Filter::default(), min_score: None }
 }
 
 /// All points, page by page.

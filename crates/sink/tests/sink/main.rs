@@ -9,6 +9,7 @@
 //! - [`server`]: a collection on a Qdrant server
 //! - [`tenants`]: shards by the value of a field
 //! - [`layouts`]: vectors with a name, fields inside an object
+//! - [`hybrid`]: sparse vectors, searches by keyword, two rankings fused
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
@@ -16,6 +17,7 @@ mod beside;
 mod common;
 mod disk;
 mod durability;
+mod hybrid;
 mod layouts;
 mod opening;
 mod searching;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use walvec_model::PointId;
-use walvec_sink::{Condition, Filter, Hit, IndexType, Search, SearchRequest, Sink, SinkError, Write};
+use walvec_sink::{Condition, Filter, Hit, IndexType, Query, Search, SearchRequest, Sink, SinkError, Write};
 
 use crate::common::{DIMENSION, Fixture, fields, nearest_to, point, provenance, upserts, vector};
 
@@ -125,7 +125,7 @@ async fn a_request_that_makes_no_sense_is_refused() {
     fixture.sink.write(upserts([1])).await.unwrap();
     let mut requests = vec![nearest_to(1, 1_000_000_000)];
     for vector in [vec![1.0; 7], vec![f32::NAN; 8], vec![0.0; 8], Vec::new()] {
-        requests.push(SearchRequest { vector, ..nearest_to(1, 5) });
+        requests.push(SearchRequest { query: Query::Dense(vector), ..nearest_to(1, 5) });
     }
     for condition in [
         equals("year", json!(1.5)),

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
+use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::{PipelineError, Store};
-use walvec_sink::{Condition, Filter, SearchRequest, nearest_rows};
+use walvec_sink::{Condition, Filter, Query, SearchRequest, nearest_rows};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
@@ -15,6 +16,7 @@ use crate::app;
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, Stage};
 use crate::http::request::condition_from_text;
+use crate::mode::{By, Mode, Refused};
 
 #[derive(Args)]
 pub(crate) struct SearchArgs {
@@ -34,8 +36,11 @@ pub(crate) struct SearchArgs {
     /// A value that reads as a whole number, true or false is one; text that looks like that goes in double quotes.
     #[arg(long = "filter", value_name = "CONDITION", value_parser = condition)]
     filters: Vec<Given>,
-    /// Only hits at least as near: the cosine similarity, -1 to 1.
-    #[arg(long, value_name = "SCORE", allow_negative_numbers = true, value_parser = score)]
+    /// What to go by: the meaning (dense), the words (keyword), or both (hybrid). Default: hybrid, if the collection has it.
+    #[arg(long, value_enum, hide_possible_values = true)]
+    mode: Option<Mode>,
+    /// Only hits with at least this score: the cosine similarity, -1 to 1, or BM25's score in the mode keyword.
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     min_score: Option<f32>,
     /// Show each row once, as the nearest of its chunks.
     #[arg(long)]
@@ -52,11 +57,6 @@ struct Given {
     condition: Condition,
 }
 
-fn score(text: &str) -> Result<f32, String> {
-    let score = text.parse().ok().filter(|score| (-1.0..=1.0).contains(score));
-    score.ok_or_else(|| "a number from -1 to 1 is expected".to_owned())
-}
-
 fn condition(text: &str) -> Result<Given, String> {
     let condition = condition_from_text(text).map_err(|problem| problem.to_string())?;
     Ok(Given { text: text.to_owned(), condition })
@@ -71,6 +71,8 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
             let mut query = vec![("q", args.text.as_str()), ("collection", &collection.name), ("limit", &limit)];
             let min_score = args.min_score.map(|score| score.to_string());
             query.extend(min_score.as_deref().map(|score| ("min_score", score)));
+            let mode = args.mode.map(|mode| mode.to_string());
+            query.extend(mode.as_deref().map(|mode| ("mode", mode)));
             query.extend(args.group_by_row.then_some(("group", "row")));
             query.extend(args.filters.iter().map(|given| ("filter", given.text.as_str())));
             running.get("/api/v1/search", &query).await?
@@ -109,6 +111,10 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
         )
         .with_remedy("walvec run"));
     }
+    let keywords = app::keywords(collection);
+    let refused = |Refused(reason)| Failure::new(2, "E_USAGE", format!("collection \"{}\": {reason}", collection.name));
+    let by = Mode::of(args.mode, keywords.as_deref()).map_err(refused)?;
+    by.check_score(args.min_score).map_err(refused)?;
     let _data_dir = app::lock(directory)?;
     let embedder = app::load_embedder(config).await?;
     let fingerprint = app::fingerprint(embedder.as_ref(), collection);
@@ -117,11 +123,9 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
         let what = format!("collection \"{}\" does not exist yet", collection.name);
         Failure::definite("E_SINK", what).with_remedy("walvec run")
     })?;
-    let embedded = |error| Failure::from(PipelineError::Embed(error));
-    let vector = embedder.embed_query(args.text.clone()).await.map_err(embedded)?;
     let conditions = args.filters.iter().map(|given| given.condition.clone());
     let request = SearchRequest {
-        vector,
+        query: query(embedder.as_ref(), by, &args.text).await?,
         limit: usize::try_from(args.limit).unwrap_or(usize::MAX),
         filter: Filter(conditions.collect()),
         min_score: args.min_score,
@@ -134,6 +138,18 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
         hits.into_iter().map(|hit| json!({"id": hit.id, "score": hit.score, "payload": hit.payload})).collect();
     let freshness = applied(directory)?.map(|applied| json!({"lag_ms": null, "applied_lsn": applied}));
     Ok(json!({"query": args.text, "collection": collection.name, "hits": hits, "freshness": freshness}))
+}
+
+async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<Query, Failure> {
+    let dense = async || {
+        let vector = embedder.embed_query(text.to_owned()).await;
+        vector.map_err(|error| Failure::from(PipelineError::Embed(error)))
+    };
+    Ok(match by {
+        By::Dense => Query::Dense(dense().await?),
+        By::Keyword(keywords) => Query::Keyword(keywords.query(text)),
+        By::Hybrid(keywords) => Query::Hybrid(dense().await?, keywords.query(text)),
+    })
 }
 
 /// How far the data directory has come.

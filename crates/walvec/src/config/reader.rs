@@ -13,9 +13,6 @@ use super::interpolate::interpolate;
 use super::names::nearest;
 use super::settings::Config;
 
-/// Keys of the documented configuration that this version cannot serve yet. List indexes are left out.
-const NOT_YET: [&str; 1] = ["collections.hybrid"];
-
 /// Reads the settings.
 pub(super) fn read(document: &Document, environment: &Environment) -> Result<Config, ConfigError> {
     let reader = Reader { node: &document.root, key: String::new(), document, environment };
@@ -62,7 +59,7 @@ impl ReadError {
             Problem::Missing(field) => (join(key, field), "missing; it has no default".to_owned()),
             Problem::Unknown(field, known) => {
                 let key = join(key, &field);
-                let reason = unknown_key(&key, &field, known);
+                let reason = unknown_key(&field, known);
                 (key, reason)
             }
         };
@@ -79,12 +76,7 @@ fn join(key: &str, field: &str) -> String {
     if key.is_empty() { field.to_owned() } else { format!("{key}.{field}") }
 }
 
-fn unknown_key(key: &str, field: &str, known: &[&str]) -> String {
-    let without_indexes: String =
-        key.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect();
-    if NOT_YET.contains(&without_indexes.as_str()) {
-        return "not supported yet by this version of walvec; remove it".to_owned();
-    }
+fn unknown_key(field: &str, known: &[&str]) -> String {
     let suggestion = nearest(field, known).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
     format!("unknown key{suggestion} (keys here: {})", known.join(", "))
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use secrecy::ExposeSecret as _;
 use walvec_model::point::RESERVED_KEY;
+use walvec_sink::Keywords;
 
 use super::broker_rules::{check_broker, check_stage};
 use super::document::Document;
@@ -114,6 +115,11 @@ fn check_collection(collection: &CollectionConfig) -> Result<(), Violation> {
     }
     if collection.filter.as_ref().is_some_and(|filter| filter.trim().is_empty()) {
         return violation("where", "empty; remove it to read every row");
+    }
+    if let Some(language) = collection.hybrid.as_ref().filter(|language| Keywords::new(language).is_err()) {
+        let reason =
+            format!("\"{language}\" is no language that keywords can be in; write true, or for example german");
+        return violation("hybrid", reason);
     }
     if let Some(chunk) = &collection.chunk {
         check_chunk(chunk).map_err(|(field, reason)| (format!("chunk{field}"), reason))?;

@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use walvec_model::TableName;
 use walvec_sink::IndexType;
+use walvec_sink::keywords::DEFAULT_LANGUAGE;
 use walvec_sink::qdrant::Quantization;
 use walvec_transform::{ChunkSpec, Layout, Unit};
 
@@ -114,6 +115,12 @@ pub(crate) struct CollectionConfig {
     /// beginning. Another chunking takes `walvec reindex`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) chunk: Option<ChunkSettings>,
+    /// Searches by keyword too: `true`, or the language whose words and stems are meant, `german` for example (`true` means
+    /// `english`). Each point gets a BM25 sparse vector beside the dense one, and searches fuse both rankings. Turning it on or off,
+    /// or another language, takes `walvec reindex`.
+    #[serde(default, deserialize_with = "language", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "language_schema")]
+    pub(crate) hybrid: Option<String>,
     /// The columns to store with each point. Default: every published column.
     #[serde(default)]
     pub(crate) payload: Option<Vec<String>>,
@@ -135,6 +142,11 @@ impl CollectionConfig {
     /// How its payloads are laid out.
     pub(crate) fn layout(&self) -> Layout {
         self.layout.into()
+    }
+
+    /// The name of its sparse vectors, if it has any.
+    pub(crate) fn keywords_name(&self) -> Option<String> {
+        self.hybrid.as_ref().map(|_| self.layout().keywords_name().to_owned())
     }
 
     /// The payload field for the text of a chunk, where there are chunks and the layout has no place for it.
@@ -437,6 +449,19 @@ fn table_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TableName, D
 fn quoted<S: Serializer>(table: &TableName, serializer: S) -> Result<S::Ok, S::Error> {
     let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     serializer.serialize_str(&format!("{}.{}", quote(&table.schema), quote(&table.name)))
+}
+
+/// `true`, `false` or a language.
+fn language<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.and_then(|text| match text.as_str() {
+        "true" => Some(DEFAULT_LANGUAGE.to_owned()),
+        "false" => None,
+        _ => Some(text),
+    }))
+}
+
+fn language_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": ["boolean", "string"] })
 }
 
 fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {

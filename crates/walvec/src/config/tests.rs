@@ -216,9 +216,12 @@ fn a_misspelt_key_is_refused_and_the_right_one_is_offered() {
 }
 
 #[test]
-fn a_key_of_a_later_version_is_refused_as_such() {
-    let message = refusal("collections: [{ name: a, table: a.b, text: t, hybrid: true }]");
-    assert!(message.contains("not supported yet by this version"), "{message}");
+fn keywords_are_in_a_language() {
+    let hybrid = |value: &str| format!("collections: [{{ name: a, table: a.b, text: t, hybrid: {value} }}]");
+    for (value, language) in [("true", Some("english")), ("false", None), ("german", Some("german"))] {
+        assert_eq!(load(&hybrid(value)).collections[0].hybrid.as_deref(), language);
+    }
+    assert!(refusal(&hybrid("klingon")).contains("\"klingon\" is no language"));
 }
 
 #[test]

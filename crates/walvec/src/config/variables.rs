@@ -36,6 +36,7 @@ pub(super) fn configuration(environment: &Environment, stage: Stage) -> Result<C
         filter: None,
         text: "{{ description }}".to_owned(),
         chunk: None,
+        hybrid: None,
         payload: Some(["name", "description", "author", "year"].map(str::to_owned).to_vec()),
         computed: BTreeMap::new(),
         index: BTreeMap::new(),

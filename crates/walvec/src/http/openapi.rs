@@ -98,7 +98,8 @@ fn with_result(mut operation: Value) -> Value {
 }
 
 fn search_by_query_string() -> Value {
-    let mut operation = with_result(operation("search", "Finds points by meaning", "application/json"));
+    let mut operation =
+        with_result(operation("search", "Finds points by meaning, by words, or by both", "application/json"));
     let filter = "One condition per parameter: field=value, field!=value, field=[\"one\",\"other\"], field>=number or field<=number. A value that reads as a \
                   whole number, true or false is taken as such; put text that looks like one in double quotes.";
     operation["parameters"] = json!([
@@ -109,9 +110,10 @@ fn search_by_query_string() -> Value {
             json!({"type": "string", "minLength": 1, "maxLength": MAX_QUERY_BYTES})
         ),
         parameter("collection", false, "Where; needed only if there are several", json!({"type": "string"})),
+        parameter("mode", false, MODE, mode_schema()),
         parameter("limit", false, "How many hits at most", limit_schema()),
         parameter("group", false, GROUP, group_schema()),
-        parameter("min_score", false, "How near hits have to be at least", score_schema()),
+        parameter("min_score", false, "The lowest score of a hit; not in the mode hybrid", score_schema()),
         parameter("filter", false, filter, json!({"type": "array", "items": {"type": "string"}})),
     ]);
     operation
@@ -214,6 +216,7 @@ fn search_by_json() -> Value {
         "properties": {
             "query": {"type": "string", "minLength": 1, "maxLength": MAX_QUERY_BYTES},
             "collection": {"type": "string"},
+            "mode": mode_schema(),
             "limit": limit_schema(),
             "group": group_schema(),
             "min_score": score_schema(),
@@ -223,11 +226,19 @@ fn search_by_json() -> Value {
     operation
 }
 
+/// What modes do.
+const MODE: &str = "What the search goes by: the meaning of the text (dense), its words (keyword), or both rankings fused (hybrid). \
+                    Default: hybrid where the collection has it, else dense";
+
+fn mode_schema() -> Value {
+    json!({"type": "string", "enum": ["hybrid", "dense", "keyword"], "description": MODE})
+}
+
 /// What grouping does.
 const GROUP: &str = "With row, a row counts once, as the nearest of its chunks";
 
 fn score_schema() -> Value {
-    json!({"type": "number", "minimum": -1, "maximum": 1, "description": "Cosine similarity"})
+    json!({"type": "number", "description": "Cosine similarity, -1 to 1, in the mode dense; BM25 score in the mode keyword"})
 }
 
 fn group_schema() -> Value {
@@ -244,7 +255,7 @@ fn result_schema() -> Value {
         "required": ["id", "score", "payload"],
         "properties": {
             "id": id_schema(),
-            "score": {"type": "number", "description": "Cosine similarity; higher is nearer"},
+            "score": {"type": "number", "description": "Higher is better. Dense: cosine similarity; keyword: BM25; hybrid: reciprocal ranks"},
             "payload": {"type": "object", "description": "As it is stored, in the collection's layout"},
         },
     });

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use walvec_sink::{Condition, Filter};
 
 use super::problem::{Problem, Reason};
+use crate::mode::Mode;
 
 /// Longest query, in bytes. Models read some hundred words at most; what is longer is a mistake or an attack.
 pub(crate) const MAX_QUERY_BYTES: usize = 8 * 1024;
@@ -22,33 +23,36 @@ pub(crate) struct SearchQuery {
     pub(crate) text: String,
     /// Where; `None` if there is no choice.
     pub(crate) collection: Option<String>,
+    /// What the search goes by; `None`: the best that the collection has.
+    pub(crate) mode: Option<Mode>,
     /// How many hits at most.
     pub(crate) limit: usize,
     /// What every hit must match.
     pub(crate) filter: Filter,
     /// Whether a row counts once, however many of its chunks are near.
     pub(crate) by_row: bool,
-    /// How near hits have to be at least.
+    /// The lowest score of a hit.
     pub(crate) min_score: Option<f32>,
 }
 
 impl SearchQuery {
-    /// Reads the pairs of a query string: `q`, `collection`, `limit`, `group`, `min_score`, and `filter` as often as
-    /// wanted.
+    /// Reads the pairs of a query string: `q`, `collection`, `mode`, `limit`, `group`, `min_score`, and `filter`
+    /// as often as wanted.
     pub(crate) fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
         let (mut text, mut collection, mut limit, mut conditions) = (None, None, None, Vec::new());
-        let (mut group, mut min_score) = (None, None);
+        let (mut mode, mut group, mut min_score) = (None, None, None);
         for (name, value) in pairs {
             match name.as_str() {
                 "q" => set_once(&mut text, &name, value)?,
                 "collection" => set_once(&mut collection, &name, value)?,
+                "mode" => set_once(&mut mode, &name, value)?,
                 "limit" => set_once(&mut limit, &name, value)?,
                 "group" => set_once(&mut group, &name, value)?,
                 "min_score" => set_once(&mut min_score, &name, value)?,
                 "filter" => conditions.push(condition_from_text(&value)?),
                 _ => {
                     let detail = format!(
-                        "there is no parameter \"{name}\"; there are q, collection, limit, group, \
+                        "there is no parameter \"{name}\"; there are q, collection, mode, limit, group, \
                          min_score and filter"
                     );
                     return Err(Problem::new(Reason::BadParameter, detail));
@@ -57,16 +61,17 @@ impl SearchQuery {
         }
         let limit = limit.map_or(Ok(DEFAULT_LIMIT), |text: String| text.parse().map_err(|_| bad_limit(&text)))?;
         let min_score = min_score.map(|text| text.parse().map_err(|_| bad_score(&text))).transpose()?;
-        let group = checked_group(group.as_deref())?;
-        Self { text: text.unwrap_or_default(), collection, limit, filter: Filter(conditions), by_row: group, min_score }
-            .checked()
+        let by_row = checked_group(group.as_deref())?;
+        let mode = checked_mode(mode.as_deref())?;
+        let (text, filter) = (text.unwrap_or_default(), Filter(conditions));
+        Self { text, collection, mode, limit, filter, by_row, min_score }.checked()
     }
 
     /// Reads a JSON body. `serde_json` gives up at 128 levels of nesting, so a deep body is an error like any other.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, Problem> {
         let body: JsonBody = serde_json::from_slice(body).map_err(|error| {
             let detail = format!(
-                "{error}; expected {{\"query\": …, \"collection\": …, \"limit\": …, \"group\": …, \"filter\": {{…}}}}"
+                "{error}; expected {{\"query\": …, \"collection\": …, \"mode\": …, \"limit\": …, \"group\": …, \"filter\": {{…}}}}"
             );
             Problem::new(Reason::BadJson, detail)
         })?;
@@ -75,7 +80,8 @@ impl SearchQuery {
             body.limit.map_or(Ok(DEFAULT_LIMIT), |given| usize::try_from(given).map_err(|_| bad_limit(given)))?;
         let filter = Filter(conditions.collect::<Result<_, _>>()?);
         let (by_row, min_score) = (checked_group(body.group.as_deref())?, body.min_score);
-        Self { text: body.query, collection: body.collection, limit, filter, by_row, min_score }.checked()
+        let mode = checked_mode(body.mode.as_deref())?;
+        Self { text: body.query, collection: body.collection, mode, limit, filter, by_row, min_score }.checked()
     }
 
     fn checked(self) -> Result<Self, Problem> {
@@ -89,9 +95,6 @@ impl SearchQuery {
         }
         if !(1..=MAX_LIMIT).contains(&self.limit) {
             return Err(bad_limit(self.limit));
-        }
-        if self.min_score.is_some_and(|score| !(-1.0..=1.0).contains(&score)) {
-            return Err(bad_score(self.min_score.unwrap_or_default()));
         }
         let conditions: usize = self.filter.0.iter().map(size).sum();
         if conditions > MAX_CONDITIONS {
@@ -122,8 +125,16 @@ fn checked_group(group: Option<&str>) -> Result<bool, Problem> {
     }
 }
 
+fn checked_mode(mode: Option<&str>) -> Result<Option<Mode>, Problem> {
+    let unknown = |name: &str| {
+        let detail = format!("the mode is \"{name}\"; hybrid, dense or keyword is expected");
+        Problem::new(Reason::BadParameter, detail)
+    };
+    mode.map(|name| Mode::from_name(name).ok_or_else(|| unknown(name))).transpose()
+}
+
 fn bad_score(given: impl std::fmt::Display) -> Problem {
-    Problem::new(Reason::BadParameter, format!("min_score is \"{given}\"; a number from -1 to 1 is expected"))
+    Problem::new(Reason::BadParameter, format!("min_score is \"{given}\"; a number is expected"))
 }
 
 /// The body of `POST /api/v1/search`.
@@ -132,6 +143,7 @@ fn bad_score(given: impl std::fmt::Display) -> Problem {
 struct JsonBody {
     query: String,
     collection: Option<String>,
+    mode: Option<String>,
     limit: Option<i64>,
     group: Option<String>,
     min_score: Option<f32>,
@@ -352,13 +364,14 @@ mod tests {
     }
 
     #[test]
-    fn scores_and_groups_that_make_no_sense_are_refused() {
+    fn scores_groups_and_modes_that_make_no_sense_are_refused() {
         let query = |name: &str, value: &str| {
             SearchQuery::from_pairs(vec![("q".to_owned(), "q".to_owned()), (name.to_owned(), value.to_owned())])
         };
         assert_eq!(query("min_score", "0.5").unwrap().min_score, Some(0.5));
         assert!(query("group", "row").unwrap().by_row);
-        for (name, value) in [("min_score", "2"), ("min_score", "NaN"), ("min_score", "near"), ("group", "author")] {
+        assert_eq!(query("mode", "keyword").unwrap().mode, Some(Mode::Keyword));
+        for (name, value) in [("min_score", "near"), ("group", "author"), ("mode", "sparse"), ("mode", "")] {
             assert_eq!(query(name, value).unwrap_err().reason(), Reason::BadParameter, "{name}={value}");
         }
     }

@@ -16,12 +16,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Lsn, Payload, PointId, Vector};
 use walvec_pipeline::status::Status;
-use walvec_sink::{Hit, Search, SearchRequest, SinkError, nearest_rows};
+use walvec_sink::{Hit, Query as Wanted, SearchRequest, SinkError, nearest_rows};
 use walvec_transform::Layout;
 
 use super::problem::{Problem, Reason};
 use super::request::SearchQuery;
 use super::state::{App, Limits, Searchable};
+use crate::mode::{By, Mode, Refused};
 
 /// Time from an accepted search to its hits, in seconds. Histogram.
 pub(crate) const SEARCH_SECONDS: &str = "walvec_search_seconds";
@@ -108,9 +109,10 @@ impl Searcher {
     pub(crate) async fn search(&self, query: &SearchQuery) -> Result<Found, Problem> {
         // A collection becomes a label only once it is known to exist: callers must not be able to invent labels.
         let serving = self.serving();
-        let Searchable { name, layout, search } = serving.collection(query.collection.as_deref())?;
+        let collection = serving.collection(query.collection.as_deref())?;
+        let Searchable { name, layout, .. } = collection;
         let started = Instant::now();
-        let result = self.find(&serving.embedder, search.as_ref(), query).await;
+        let result = self.find(&serving.embedder, collection, query).await;
         let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
         counter!(SEARCHES_TOTAL, "collection" => name.clone(), "result" => label).increment(1);
         let hits = result.inspect_err(|problem| {
@@ -132,16 +134,29 @@ impl Searcher {
     async fn find(
         &self,
         embedder: &Arc<dyn Embedder>,
-        collection: &dyn Search,
+        collection: &Searchable,
         query: &SearchQuery,
     ) -> Result<Vec<Hit>, Problem> {
+        let by = Mode::of(query.mode, collection.keywords.as_deref()).map_err(refused)?;
+        by.check_score(query.min_score).map_err(refused)?;
         let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
-        let (vector, _running) = embed(embedder, query.text.clone(), running).await?;
+        let text = &query.text;
+        let (wanted, _running) = match by {
+            By::Keyword(keywords) => (Wanted::Keyword(keywords.query(text)), running),
+            By::Dense => {
+                let (vector, running) = embed(embedder, text.clone(), running).await?;
+                (Wanted::Dense(vector), running)
+            }
+            By::Hybrid(keywords) => {
+                let (vector, running) = embed(embedder, text.clone(), running).await?;
+                (Wanted::Hybrid(vector, keywords.query(text)), running)
+            }
+        };
         let SearchQuery { limit, min_score, .. } = *query;
-        let request = SearchRequest { vector, limit, filter: query.filter.clone(), min_score };
-        let hits =
-            if query.by_row { nearest_rows(collection, request).await } else { collection.search(request).await };
+        let request = SearchRequest { query: wanted, limit, filter: query.filter.clone(), min_score };
+        let points = collection.search.as_ref();
+        let hits = if query.by_row { nearest_rows(points, request).await } else { points.search(request).await };
         hits.map_err(sink_problem)
     }
 }
@@ -159,6 +174,10 @@ async fn embed(
     let task = tokio::spawn(async move { (embedder.embed_query(text).await, running) });
     let (result, running) = task.await.map_err(|_| embed_problem("the embedder stopped"))?;
     Ok((result.map_err(embed_error)?, running))
+}
+
+fn refused(Refused(reason): Refused) -> Problem {
+    Problem::new(Reason::BadParameter, reason)
 }
 
 fn busy() -> Problem {
@@ -213,7 +232,7 @@ impl From<&Status> for Freshness {
     }
 }
 
-/// `GET /api/v1/search?q=…&collection=…&limit=…&group=row&filter=field=value`
+/// `GET /api/v1/search?q=…&collection=…&mode=…&limit=…&group=row&filter=field=value`
 pub(super) async fn by_query_string(
     State(app): State<Arc<App>>,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,

@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use walvec_pipeline::status::Status;
-use walvec_sink::Search;
+use walvec_sink::{Keywords, Search};
 use walvec_transform::Layout;
 
 use super::dead_letters::DeadLetters;
@@ -22,6 +22,8 @@ pub(crate) struct Searchable {
     pub(crate) name: String,
     /// How its payloads are laid out, so that people are shown fields and not what holds them.
     pub(crate) layout: Layout,
+    /// Makes the sparse vectors of queries, where it can be searched by keyword.
+    pub(crate) keywords: Option<Arc<Keywords>>,
     /// Where its points are found.
     pub(crate) search: Arc<dyn Search>,
 }

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tower::ServiceExt;
 use walvec_embed::{EmbedError, Embedder, EmbedderInfo};
-use walvec_model::{Lsn, Payload, PointId, RawPage, RawPoint, Vector};
+use walvec_model::{Lsn, Payload, PointId, RawPage, RawPoint, SparseVector, Vector};
 use walvec_pipeline::status::{CollectionStatus, Phase, Status};
-use walvec_sink::{BoxFuture, Condition, Filter, Hit, Search, SearchRequest, SinkError};
+use walvec_sink::{BoxFuture, Condition, Filter, Hit, Keywords, Query, Search, SearchRequest, SinkError};
 use walvec_transform::Layout;
 
 use super::tasks::Operations;
@@ -107,7 +107,11 @@ impl Search for Memory {
             let matching = self.0.iter().filter(|(_, _, payload)| matches(&request.filter, payload));
             let mut hits: Vec<Hit> = matching
                 .map(|(id, vector, payload)| {
-                    let score = vector.iter().zip(&request.vector).map(|(a, b)| a * b).sum();
+                    let score = match &request.query {
+                        Query::Dense(wanted) => cosine(vector, wanted),
+                        Query::Keyword(wanted) => shared_words(payload, wanted),
+                        Query::Hybrid(wanted, words) => cosine(vector, wanted) + shared_words(payload, words),
+                    };
                     Hit { id: *id, score, payload: payload.clone(), provenance: None }
                 })
                 .collect();
@@ -136,8 +140,23 @@ impl Search for Memory {
     }
 }
 
+fn cosine(left: &Vector, right: &Vector) -> f32 {
+    left.iter().zip(right).map(|(a, b)| a * b).sum()
+}
+
+/// How many of the words that are looked for the payload has.
+fn shared_words(payload: &Payload, wanted: &SparseVector) -> f32 {
+    let text = payload.values().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+    let stored = english().document(&text);
+    wanted.indices.iter().filter(|token| stored.indices.contains(token)).map(|_| 1.0).sum()
+}
+
+pub(crate) fn english() -> Keywords {
+    Keywords::new("english").unwrap()
+}
+
 fn raw_point((id, vector, payload): &(PointId, Vector, Payload), with_vectors: bool) -> RawPoint {
-    RawPoint { id: *id, payload: payload.clone(), vector: with_vectors.then(|| vector.clone()) }
+    RawPoint { id: *id, payload: payload.clone(), vector: with_vectors.then(|| vector.clone()), keywords: None }
 }
 
 fn matches(filter: &Filter, payload: &Payload) -> bool {
@@ -209,7 +228,7 @@ pub(crate) fn streaming() -> Status {
 
 /// A collection whose payloads are flat.
 pub(crate) fn searchable(name: &str, search: Arc<dyn Search>) -> Searchable {
-    Searchable { name: name.to_owned(), layout: Layout::Flat, search }
+    Searchable { name: name.to_owned(), layout: Layout::Flat, keywords: None, search }
 }
 
 /// One collection of books, without a token.

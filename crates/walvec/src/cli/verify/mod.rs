@@ -16,7 +16,7 @@ use uuid::Uuid;
 use walvec_embed::Embedder;
 use walvec_pipeline::PipelineError;
 use walvec_transform::Chunker;
-use walvec_verify::{Chunks, CollectionSpec, Job, Mended, Points, Report, Sample};
+use walvec_verify::{Chunks, CollectionSpec, Job, Keywords, Mended, Points, Report, Sample};
 
 use self::outside::{Followed, Stored};
 use self::show::Progress;
@@ -172,6 +172,8 @@ impl Work<'_> {
                 layout: collection.layout.into(),
                 fingerprint,
                 chunks: collection.chunk.as_ref().map(|chunk| chunks(chunk, embedder)),
+                keywords: app::keywords(collection)
+                    .map(|keywords| Keywords(Arc::new(move |text| keywords.document(text)))),
             },
             publication: &config.source.publication,
             reader: &reader,

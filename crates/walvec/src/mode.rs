@@ -1,0 +1,129 @@
+//! What a search goes by: the meaning of its text, its words, or both.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use walvec_sink::Keywords;
+
+/// What a search goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// Meaning and words, two rankings fused.
+    Hybrid,
+    /// The meaning.
+    Dense,
+    /// The words.
+    Keyword,
+}
+
+/// Why a collection cannot be searched as was wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused(pub(crate) String);
+
+impl Mode {
+    /// By name, as in requests.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::from_str(name, false).ok()
+    }
+
+    /// The mode in which a collection is searched: the one that is wanted, or else the best one that it has. `keywords`: whether
+    /// it has sparse vectors, and what makes those of queries.
+    pub(crate) fn of<'a>(wanted: Option<Self>, keywords: Option<&'a Keywords>) -> Result<By<'a>, Refused> {
+        match (wanted, keywords) {
+            (Some(Self::Dense), _) | (None, None) => Ok(By::Dense),
+            (Some(Self::Keyword), Some(keywords)) => Ok(By::Keyword(keywords)),
+            (Some(Self::Hybrid) | None, Some(keywords)) => Ok(By::Hybrid(keywords)),
+            (Some(mode @ (Self::Hybrid | Self::Keyword)), None) => {
+                let reason = format!(
+                    "the collection has no sparse vectors, which a {mode} search needs; write `hybrid: true` in its configuration \
+                     and let `walvec reindex` make them"
+                );
+                Err(Refused(reason))
+            }
+        }
+    }
+}
+
+/// As in requests.
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hybrid => "hybrid",
+            Self::Dense => "dense",
+            Self::Keyword => "keyword",
+        })
+    }
+}
+
+/// A mode, with what it takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum By<'a> {
+    Hybrid(&'a Keywords),
+    Dense,
+    Keyword(&'a Keywords),
+}
+
+impl By<'_> {
+    /// Refuses a lowest score that scores of this kind cannot be compared with.
+    pub(crate) fn check_score(self, lowest: Option<f32>) -> Result<(), Refused> {
+        let Some(score) = lowest else { return Ok(()) };
+        match self {
+            By::Dense if !(-1.0..=1.0).contains(&score) => {
+                Err(Refused(format!("min_score is {score}; a cosine similarity, from -1 to 1, is expected")))
+            }
+            By::Keyword(_) if !(score >= 0.0 && score.is_finite()) => {
+                Err(Refused(format!("min_score is {score}; a BM25 score, 0 or more, is expected")))
+            }
+            By::Hybrid(_) => {
+                let reason = "scores of a hybrid search say something about places in two rankings, not how near a hit is; use \
+                              min_score with the mode dense or keyword";
+                Err(Refused(reason.to_owned()))
+            }
+            By::Dense | By::Keyword(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collection_is_searched_in_the_best_way_that_it_has() {
+        let keywords = Keywords::new("english").unwrap();
+        assert!(matches!(Mode::of(None, None), Ok(By::Dense)));
+        assert!(matches!(Mode::of(None, Some(&keywords)), Ok(By::Hybrid(_))));
+        assert!(matches!(Mode::of(Some(Mode::Dense), Some(&keywords)), Ok(By::Dense)));
+        assert!(matches!(Mode::of(Some(Mode::Keyword), Some(&keywords)), Ok(By::Keyword(_))));
+        for mode in [Mode::Hybrid, Mode::Keyword] {
+            assert!(Mode::of(Some(mode), None).unwrap_err().0.contains("walvec reindex"));
+        }
+    }
+
+    #[test]
+    fn a_lowest_score_has_to_fit_the_kind_of_score() {
+        let keywords = Keywords::new("english").unwrap();
+        for (by, score, fits) in [
+            (By::Dense, 0.5, true),
+            (By::Dense, 1.5, false),
+            (By::Dense, f32::NAN, false),
+            (By::Keyword(&keywords), 12.0, true),
+            (By::Keyword(&keywords), -0.5, false),
+            (By::Keyword(&keywords), f32::NAN, false),
+            (By::Hybrid(&keywords), 0.5, false),
+        ] {
+            assert_eq!(by.check_score(Some(score)).is_ok(), fits, "{by:?} {score}");
+            assert_eq!(by.check_score(None), Ok(()));
+        }
+    }
+
+    #[test]
+    fn modes_are_named_as_they_are_read() {
+        for mode in [Mode::Hybrid, Mode::Dense, Mode::Keyword] {
+            assert_eq!(Mode::from_name(&mode.to_string()), Some(mode));
+        }
+        assert_eq!(Mode::from_name("sparse"), None);
+    }
+}
