@@ -19,6 +19,7 @@
 //! - [`broker_input`]: brokers that refuse, topics that are missing, records that cannot be read or written
 //! - [`chunks`]: long texts in chunks, which all follow their row
 //! - [`providers`]: models behind an HTTP interface, through their faults
+//! - [`static_models`]: models that are a table of vectors
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -39,6 +40,7 @@ mod refusals;
 mod reindex;
 mod servers;
 mod smoke;
+mod static_models;
 mod tenants;
 mod topics;
 mod verify;
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
             broker_debezium::tests(),
             broker_input::tests(),
             providers::tests(),
+            static_models::tests(),
             harness::tests(),
         ]
         .concat(),

@@ -33,7 +33,11 @@ use self::{
     settings::Settings,
     tokens::{TextTokenizer, Tokens},
 };
-use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo, model_dir, normalize};
+use crate::{
+    BoxFuture, EmbedError, Embedder, EmbedderInfo,
+    local::{caught, own_name, unit},
+    model_dir,
+};
 
 /// How to load a model.
 #[derive(Clone, Debug, Default)]
@@ -187,47 +191,3 @@ impl Engine {
 
 /// A vector for each text of a run, or what is wrong with it.
 type Vectors = Vec<Result<Vector, String>>;
-
-/// Runs `work`; a panic in it becomes an error. One text that a library does not survive must not stop all the others,
-/// again at each retry.
-fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    // Nothing that `work` touches is changed by it: tokenizer and network are read only.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
-        let words =
-            panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        format!("a library panicked: {}", words.unwrap_or("without a message"))
-    })
-}
-
-/// `vector` at length 1.
-fn unit(mut vector: Vector) -> Result<Vector, String> {
-    if normalize(&mut vector) { Ok(vector) } else { Err("its vector is zero or not finite".to_owned()) }
-}
-
-/// The name of the directory, as far as it has one.
-fn own_name(dir: &Path) -> String {
-    let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    full.file_name().map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_of_a_library_is_an_error_of_the_text_that_caused_it() {
-        assert_eq!(caught(|| 1), Ok(1));
-        let none: [u8; 0] = [];
-        let index = none.len();
-        let reason = caught(|| none[index]).unwrap_err();
-        assert!(reason.contains("out of bounds"), "{reason}");
-    }
-
-    #[test]
-    fn a_vector_without_direction_is_refused() {
-        assert_eq!(unit(vec![3.0, 4.0]), Ok(vec![0.6, 0.8]));
-        for bad in [vec![0.0, 0.0], vec![f32::NAN, 1.0], vec![f32::INFINITY, 1.0], vec![]] {
-            assert!(unit(bad).is_err());
-        }
-    }
-}
