@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::{
@@ -76,20 +75,18 @@ fn folder(modules: &Value) -> Result<Option<String>, String> {
 
 /// Whether the file describes a table. The weights of other models have names like `embeddings.word_embeddings.weight`.
 fn has_table(file: &Path) -> bool {
-    header(file).is_ok_and(|header| {
-        SafeTensors::read_metadata(&header).is_ok_and(|(_, metadata)| metadata.info(TABLE).is_some())
-    })
+    header(file).is_ok_and(|header| header.get(TABLE).is_some())
 }
 
-/// The beginning of the file, which says what it holds. The rest may be large.
-fn header(file: &Path) -> std::io::Result<Vec<u8>> {
+/// What the file holds, by name: JSON at its beginning, behind its length. The rest may be large.
+fn header(file: &Path) -> std::io::Result<Value> {
     use std::io::Read as _;
     let mut file = std::fs::File::open(file)?;
     let mut length = [0; 8];
     file.read_exact(&mut length)?;
-    let mut header = length.to_vec();
+    let mut header = Vec::new();
     file.take(u64::from_le_bytes(length).min(LONGEST_HEADER)).read_to_end(&mut header)?;
-    Ok(header)
+    Ok(serde_json::from_slice(&header)?)
 }
 
 #[cfg(test)]
