@@ -1,68 +1,195 @@
-//! Texts and tokens per second.
+//! Tokens per second of the model in this process against ONNX Runtime on the same model, texts and cores.
+//!
+//! - [`corpus`]: the texts
+//! - this file: who embeds them, in turns
 
+mod corpus;
+
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, ensure};
 use serde::Deserialize;
-use tokenizers::Tokenizer;
+use walvec_embed::Embedder as _;
+use walvec_embed::onnx::{OnnxEmbedder, OnnxOptions};
+use walvec_model::Vector;
 
 use crate::Plan;
 use crate::report::median;
 
+pub(crate) use corpus::{catalogue, texts};
+
 /// The model that the demo uses.
 pub(crate) const MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
-/// Rates, medians.
+/// How alike vectors of the same text have to be.
+const SAME: f32 = 0.999;
+
+/// One model's rates and ratios, medians over rounds.
 pub(crate) struct Embedding {
+    /// How the weights are stored.
+    pub(crate) weights: &'static str,
     pub(crate) texts: usize,
-    pub(crate) tokens: usize,
-    pub(crate) texts_per_second: f64,
+    pub(crate) tokens: u64,
+    pub(crate) walvec: Rate,
+    pub(crate) walvec_sorted: Rate,
+    pub(crate) onnx_runtime: Rate,
+    pub(crate) onnx_runtime_sorted: Rate,
+    /// walvec against ONNX Runtime, both in the order in which texts come.
+    pub(crate) ratio: f64,
+    /// The same with sorted texts.
+    pub(crate) ratio_sorted: f64,
+}
+
+/// Who embeds, in one order of texts.
+#[derive(Default)]
+pub(crate) struct Rate {
     pub(crate) tokens_per_second: f64,
+    /// The share of what was computed that only filled up shorter texts.
+    pub(crate) padding: f64,
 }
 
+/// One pass over all texts.
 #[derive(Deserialize)]
-struct Book {
-    name: String,
-    author: String,
-    description: String,
+struct Pass {
+    seconds: f64,
+    tokens: u64,
+    padding: u64,
+    /// The vectors of the first texts.
+    first: Vec<Vector>,
 }
 
-/// `count` texts as the demo embeds them.
-pub(crate) fn texts(count: usize) -> anyhow::Result<Vec<String>> {
-    Ok(catalogue()?.into_iter().cycle().take(count).collect())
+/// What the Python program prints.
+#[derive(Deserialize)]
+struct ByOnnxRuntime {
+    arrival: Pass,
+    sorted: Pass,
 }
 
-/// The books of the demo, as it embeds them.
-pub(crate) fn catalogue() -> anyhow::Result<Vec<String>> {
-    let catalogue: Vec<Book> = serde_json::from_str(include_str!("../../crates/walvec/src/demo/catalogue.json"))?;
-    let text = |book: &Book| format!("{} by {}. {}", book.name, book.author, book.description);
-    Ok(catalogue.iter().map(text).collect())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a rate")]
-pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Embedding> {
-    let models = plan.models()?;
-    let embedder = walvec_embed::load(MODEL, &models)?;
-    let texts = texts(240)?;
-    let tokenizer = Tokenizer::from_file(models.join(MODEL).join("tokenizer.json")).map_err(|error| anyhow!(error))?;
-    let mut tokens = 0;
-    for text in &texts {
-        let encoding = tokenizer.encode(text.as_str(), true).map_err(|error| anyhow!(error))?;
-        tokens += encoding.get_attention_mask().iter().filter(|&&bit| bit == 1).count();
+/// Measures the model with its int8 weights, and with the same weights in f32.
+pub(crate) async fn measure(plan: &Plan, python: &Path) -> anyhow::Result<Vec<Embedding>> {
+    let int8 = plan.models()?.join(MODEL);
+    let directory = tempfile::tempdir()?;
+    let float = directory.path().join("f32");
+    fold(&int8, &float, python).await?;
+    let mut measured = Vec::new();
+    for (weights, model) in [("int8", int8), ("f32", float)] {
+        eprintln!("    {weights} weights, {} texts", plan.texts);
+        measured.push(model_of(plan, python, weights, &model, directory.path()).await?);
     }
-    embedder.embed(texts[..16].to_vec()).await?;
-    let mut seconds = Vec::new();
+    Ok(measured)
+}
+
+async fn model_of(
+    plan: &Plan,
+    python: &Path,
+    weights: &'static str,
+    model: &Path,
+    scratch: &Path,
+) -> anyhow::Result<Embedding> {
+    let embedder = OnnxEmbedder::load(model, OnnxOptions::default())?;
+    let texts = corpus::spread(plan.texts, |text| embedder.count_tokens(text))?;
+    let mut sorted = texts.clone();
+    sorted.sort_by_key(|text| embedder.count_tokens(text));
+    let file = scratch.join("texts.json");
+    std::fs::write(&file, serde_json::to_vec(&texts)?)?;
+    pass(&embedder, &texts[..texts.len().min(64)]).await?;
+    let (mut ours, mut ours_sorted, mut theirs, mut theirs_sorted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
-        let began = Instant::now();
-        let vectors = embedder.embed(texts.clone()).await?;
-        seconds.push(began.elapsed().as_secs_f64());
-        vectors.into_iter().collect::<Result<Vec<_>, _>>().context("a text was refused")?;
+        ours.push(pass(&embedder, &texts).await?);
+        let ByOnnxRuntime { arrival, sorted: by_length } =
+            by_onnx_runtime(python, model, &file, embedder.info().max_tokens).await?;
+        compare(&ours[ours.len() - 1].first, &arrival.first)?;
+        theirs.push(arrival);
+        theirs_sorted.push(by_length);
+        ours_sorted.push(pass(&embedder, &sorted).await?);
     }
-    let seconds = median(seconds);
+    let ratio = |ours: &[Pass], theirs: &[Pass]| {
+        median(ours.iter().zip(theirs).map(|(ours, theirs)| theirs.seconds / ours.seconds).collect())
+    };
     Ok(Embedding {
+        weights,
         texts: texts.len(),
-        tokens,
-        texts_per_second: texts.len() as f64 / seconds,
-        tokens_per_second: tokens as f64 / seconds,
+        tokens: theirs.first().map_or(0, |pass| pass.tokens),
+        ratio: ratio(&ours, &theirs),
+        ratio_sorted: ratio(&ours_sorted, &theirs_sorted),
+        walvec: rate(&ours),
+        walvec_sorted: rate(&ours_sorted),
+        onnx_runtime: rate(&theirs),
+        onnx_runtime_sorted: rate(&theirs_sorted),
     })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "rates and shares")]
+fn rate(passes: &[Pass]) -> Rate {
+    let Some(first) = passes.first() else { return Rate::default() };
+    Rate {
+        tokens_per_second: first.tokens as f64 / median(passes.iter().map(|pass| pass.seconds).collect()),
+        padding: first.padding as f64 / (first.tokens + first.padding) as f64,
+    }
+}
+
+/// Embeds all texts as the pipeline does: so many in each call.
+async fn pass(embedder: &OnnxEmbedder, texts: &[String]) -> anyhow::Result<Pass> {
+    let before = embedder.computed();
+    let mut first = Vec::new();
+    let began = Instant::now();
+    for part in texts.chunks(embedder.texts_per_call()) {
+        for vector in embedder.embed(part.to_vec()).await? {
+            let vector = vector?;
+            if first.len() < 8 {
+                first.push(vector);
+            }
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let after = embedder.computed();
+    Ok(Pass { seconds, tokens: after.tokens - before.tokens, padding: after.padding - before.padding, first })
+}
+
+async fn by_onnx_runtime(
+    python: &Path,
+    model: &Path,
+    texts: &Path,
+    max_tokens: usize,
+) -> anyhow::Result<ByOnnxRuntime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (max_tokens, cores) = (max_tokens.to_string(), cores.to_string());
+    let arguments = [model.as_os_str(), texts.as_os_str(), max_tokens.as_ref(), cores.as_ref()];
+    Ok(serde_json::from_slice(&program(python, "embed_texts.py", &arguments).await?)?)
+}
+
+/// Writes `model` to `target` with its weights in f32.
+async fn fold(model: &Path, target: &Path, python: &Path) -> anyhow::Result<()> {
+    for file in ["tokenizer.json", "config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"]
+    {
+        let to = target.join(file);
+        std::fs::create_dir_all(to.parent().context("a file lies in a directory")?)?;
+        std::fs::copy(model.join(file), to)
+            .with_context(|| format!("{file} of the model; `make model` installs it"))?;
+    }
+    let (from, to) = (model.join("model.onnx"), target.join("model.onnx"));
+    program(python, "fold_weights.py", &[from.as_os_str(), to.as_os_str()]).await.map(drop)
+}
+
+/// Runs one of the programs in `python/`; what it prints.
+async fn program(python: &Path, name: &str, arguments: &[&std::ffi::OsStr]) -> anyhow::Result<Vec<u8>> {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python").join(name);
+    let output = tokio::process::Command::new(python)
+        .arg(script)
+        .args(arguments)
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .await?;
+    ensure!(output.status.success(), "{name}: {}", output.status);
+    Ok(output.stdout)
+}
+
+/// Rates of programs that compute something else would mean nothing.
+fn compare(ours: &[Vector], theirs: &[Vector]) -> anyhow::Result<()> {
+    for (ours, theirs) in ours.iter().zip(theirs) {
+        let cosine: f32 = ours.iter().zip(theirs).map(|(a, b)| a * b).sum();
+        ensure!(cosine > SAME, "walvec and ONNX Runtime disagree: cosine {cosine}");
+    }
+    Ok(())
 }

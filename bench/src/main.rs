@@ -4,7 +4,7 @@
 //! - [`child`]: readers that run as processes of their own, so that their memory can be told
 //! - [`capture`]: the stream against `pg_recvlogical`, the snapshot against `COPY`, and how both grow
 //! - [`broker`]: the whole through a real Kafka: capture, single rows, two workers, a worker that is killed again and again
-//! - [`embedding`]: texts and tokens per second
+//! - [`embedding`]: tokens per second, against ONNX Runtime on the same model and texts
 //! - [`program`]: walvec itself, as a child process
 //! - [`sync`]: the whole program: a flood of rows, and single rows
 //! - [`points`]: points into a Qdrant server, against the official Python client
@@ -27,7 +27,7 @@ mod report;
 mod stage;
 mod sync;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -56,6 +56,9 @@ pub(crate) struct Plan {
     /// Rounds of each measurement; medians are reported.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// How many texts are embedded.
+    #[arg(long, default_value_t = 2_000)]
+    texts: usize,
     /// The largest number of rows in the growth measurement.
     #[arg(long, default_value_t = 3_000_000)]
     largest: u64,
@@ -79,6 +82,10 @@ pub(crate) struct Plan {
 impl Plan {
     fn wants(&self, part: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| wanted == part)
+    }
+
+    fn python(&self) -> anyhow::Result<&Path> {
+        self.python.as_deref().context("no Python; `make bench` gives one, or see --python")
     }
 
     fn models(&self) -> anyhow::Result<PathBuf> {
@@ -107,12 +114,11 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
     let mut report = report::Report::default();
     if plan.wants("embedding") {
         eprintln!("==> embedding");
-        report.embedding = Some(embedding::measure(plan).await?);
+        report.embedding = embedding::measure(plan, plan.python()?).await?;
     }
     if plan.wants("points") {
         eprintln!("==> points into a Qdrant server");
-        let python = plan.python.as_deref().context("no Python; `make bench` gives one, or see --python")?;
-        report.points = points::measure(plan, python).await?;
+        report.points = points::measure(plan, plan.python()?).await?;
     }
     let stage = stage::Stage::start().await?;
     report.server = stage.version();

@@ -31,7 +31,7 @@ pub enum EmbedError {
         /// What is wrong, in the words of who found it.
         reason: String,
     },
-    /// The hub has no such model, or the model has no ONNX export.
+    /// The hub has no such model, or none that can be run here.
     #[error("{endpoint} has no usable model \"{name}\": {reason}")]
     HubRefused {
         /// The hub's address.
@@ -167,12 +167,13 @@ impl EmbedError {
                     .to_owned()
             }
             Self::Model { path, .. } => format!(
-                "put a complete BERT-style ONNX model there, or delete {} and fetch it again with `walvec model pull`",
+                "put a complete BERT-style ONNX model or model2vec model there, or delete {} and fetch it again with `walvec model \
+                 pull`",
                 path.display()
             ),
             Self::HubRefused { .. } => {
-                "check the name on the hub, choose a model with an ONNX export, and set HF_TOKEN if access to it is \
-                 restricted"
+                "check the name on the hub, choose a model with an ONNX export or a static one (model2vec), and set HF_TOKEN if access \
+                 to it is restricted"
                     .to_owned()
             }
             Self::HubUnreachable { name, .. } => format!(

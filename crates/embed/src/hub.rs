@@ -19,7 +19,7 @@ use hf_hub::{
 };
 use walvec_model::with_causes;
 
-use crate::{EmbedError, model_dir, onnx};
+use crate::{EmbedError, model_dir, model2vec::files as static_files};
 
 /// A hub that does not even accept the connection in this time is not reachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,7 +129,10 @@ impl Download {
     async fn list(&self) -> Result<(Option<String>, Vec<WantedFile>), EmbedError> {
         let info = self.repository.info().send().await.map_err(|error| self.error(error))?;
         let listing: Vec<String> = info.siblings.into_iter().flatten().map(|file| file.rfilename).collect();
-        let files = wanted(&listing).map_err(|reason| self.refused(reason))?;
+        let library = info.library_name.as_deref();
+        let is_static = library == Some(static_files::LIBRARY)
+            || info.tags.iter().flatten().any(|tag| tag == static_files::LIBRARY);
+        let files = wanted(&listing, is_static).map_err(|reason| self.refused(reason))?;
         Ok((info.sha, files))
     }
 
@@ -216,27 +219,40 @@ impl ProgressHandler for Watch {
     }
 }
 
-/// What to fetch of the files that a model has: one network with its weights, the tokenizer, the configuration.
-fn wanted(listing: &[String]) -> Result<Vec<WantedFile>, String> {
+/// What to fetch of the files that a model has: one network with its weights, or the table of a static model, the
+/// tokenizer, the configuration. A static model may have an ONNX export beside its table, which is of no use here.
+fn wanted(listing: &[String], is_static: bool) -> Result<Vec<WantedFile>, String> {
     let has = |file: &str| listing.iter().any(|listed| listed == file);
-    let Some(network) = model_dir::ONNX_FILES.into_iter().find(|file| has(file)) else {
-        return Err(format!("it has no ONNX export ({})", model_dir::ONNX_FILES.join(", ")));
+    let table = static_files::TABLE_FILES.into_iter().find(|file| has(file));
+    let required = match (table, model_dir::ONNX_FILES.into_iter().find(|file| has(file))) {
+        // Its name says what it is, whatever the hub says about the model.
+        (Some(table), _) if is_static || table != static_files::TABLE_FILES[0] => {
+            vec![static_files::tokenizer_of(table), table.to_owned()]
+        }
+        (_, Some(network)) => {
+            let weights = listing.iter().filter(|file| model_dir::is_weights_of(file, network)).cloned();
+            [model_dir::TOKENIZER_FILE, network].into_iter().map(str::to_owned).chain(weights).collect()
+        }
+        (_, None) => {
+            return Err(format!(
+                "it has no ONNX export ({}), and is no static model",
+                model_dir::ONNX_FILES.join(", ")
+            ));
+        }
     };
-    if !has(model_dir::TOKENIZER_FILE) {
-        return Err(format!("it has no {}", model_dir::TOKENIZER_FILE));
+    if let Some(missing) = required.iter().find(|file| !has(file)) {
+        return Err(format!("it has no {missing}"));
     }
-    let weights = listing.iter().map(String::as_str).filter(|file| model_dir::is_weights_of(file, network));
     // The small files first: what is wrong with them shows before the large ones are fetched.
-    let required = [model_dir::TOKENIZER_FILE, network].into_iter().chain(weights);
-    let optional = model_dir::CONFIG_FILES.into_iter().filter(|file| has(file));
-    let file = |required: bool| move |path: &str| WantedFile { path: path.to_owned(), required };
-    Ok(optional.map(file(false)).chain(required.map(file(true))).collect())
+    let optional = model_dir::CONFIG_FILES.into_iter().map(str::to_owned).filter(|file| has(file));
+    let file = |required: bool| move |path: String| WantedFile { path, required };
+    Ok(optional.map(file(false)).chain(required.into_iter().map(file(true))).collect())
 }
 
 /// Moves the model in `staged` to `target` if it works, in place of an older one. `staging` lies on the same file
 /// system as `target`, and is removed at the end.
 fn install(staging: tempfile::TempDir, staged: &Path, target: &Path) -> Result<(), EmbedError> {
-    onnx::OnnxEmbedder::load(staged, onnx::OnnxOptions::default()).map_err(|error| match error {
+    crate::load_dir(staged, None).map_err(|error| match error {
         EmbedError::Model { reason, .. } => EmbedError::Model { path: target.to_owned(), reason },
         other => other,
     })?;
@@ -273,8 +289,12 @@ mod tests {
     use super::*;
 
     fn paths(listing: &[&str]) -> Result<Vec<String>, String> {
+        paths_if(listing, false)
+    }
+
+    fn paths_if(listing: &[&str], is_static: bool) -> Result<Vec<String>, String> {
         let listing: Vec<_> = listing.iter().map(|file| (*file).to_owned()).collect();
-        wanted(&listing).map(|files| files.into_iter().map(|file| file.path).collect())
+        wanted(&listing, is_static).map(|files| files.into_iter().map(|file| file.path).collect())
     }
 
     #[test]
@@ -290,6 +310,15 @@ mod tests {
         ];
         let expected = ["config.json", "tokenizer.json", "onnx/model.onnx", "onnx/model.onnx_data"];
         assert_eq!(paths(&listing).unwrap(), expected);
+    }
+
+    #[test]
+    fn of_a_static_model_the_table_is_fetched_and_not_its_onnx_export() {
+        let listing = ["config.json", "model.safetensors", "onnx/model.onnx", "tokenizer.json"];
+        assert_eq!(paths_if(&listing, true).unwrap(), ["config.json", "tokenizer.json", "model.safetensors"]);
+        let folder = ["modules.json", "0_StaticEmbedding/model.safetensors", "0_StaticEmbedding/tokenizer.json"];
+        assert_eq!(paths(&folder).unwrap(), ["modules.json", folder[2], folder[1]]);
+        assert!(paths(&folder[..2]).unwrap_err().contains("0_StaticEmbedding/tokenizer.json"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! - [`Embedder`]: the contract
 //! - [`open`]: from a configured name to an embedder; [`load`]: the same for those that need no network
 //! - [`onnx`]: BERT-style models in ONNX form, run in this process
+//! - [`model2vec`]: static models, a table of vectors: much faster, not as good
 //! - [`hash`]: a lexical stand-in that needs no model
 //! - [`model_dir`]: where models live, what a model directory must hold
 //! - [`hub`]: fetching a model from a model hub
@@ -15,6 +16,8 @@
 mod error;
 pub mod hash;
 pub mod hub;
+mod local;
+pub mod model2vec;
 pub mod model_dir;
 pub mod onnx;
 pub mod prefixed;
@@ -121,7 +124,15 @@ pub fn load(name: &str, root: &Path) -> Result<Arc<dyn Embedder>, EmbedError> {
     let dir = model_dir::resolve(name, root)?;
     // Files under the root are known by the name they were installed under; a directory goes by its own.
     let installed = dir.strip_prefix(root).ok().map(|name| name.to_string_lossy().into_owned());
-    Ok(Arc::new(onnx::OnnxEmbedder::load(&dir, onnx::OnnxOptions { name: installed })?))
+    load_dir(&dir, installed)
+}
+
+/// Loads the model in `dir`, of whichever kind it is.
+fn load_dir(dir: &Path, name: Option<String>) -> Result<Arc<dyn Embedder>, EmbedError> {
+    Ok(match model2vec::files::find(dir)? {
+        Some(files) => Arc::new(model2vec::StaticEmbedder::load(dir, files, name)?),
+        None => Arc::new(onnx::OnnxEmbedder::load(dir, onnx::OnnxOptions { name })?),
+    })
 }
 
 /// Brings `vector` to length 1 (L2). False, and the vector is of no use, when it is zero or not finite.

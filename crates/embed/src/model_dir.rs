@@ -2,14 +2,17 @@
 //!
 //! A models root holds one directory per model, named as the hub names it: `<root>/BAAI/bge-small-en-v1.5/`. Such a
 //! directory holds an ONNX file ([`ONNX_FILES`]), [`TOKENIZER_FILE`] and, as far as the model has them, the
-//! configuration files listed in [`CONFIG_FILES`]. Nothing here reads the environment: callers pass the root.
+//! configuration files listed in [`CONFIG_FILES`]; or a static model's table of vectors in place of the ONNX file (see
+//! [`model2vec`]). Nothing here reads the environment: callers pass the root.
 
 use std::{
     ffi::OsString,
     path::{Component, Path, PathBuf},
 };
 
-use crate::EmbedError;
+use serde_json::Value;
+
+use crate::{EmbedError, model2vec};
 
 /// The model of the demo and of the tests; `make model` installs it without a hub.
 pub const DEMO_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -70,6 +73,9 @@ pub fn resolve(name_or_dir: &str, root: &Path) -> Result<PathBuf, EmbedError> {
     if !path.is_dir() {
         return Err(EmbedError::ModelMissing { name: name_or_dir.to_owned(), path });
     }
+    if model2vec::files::find(&path)?.is_some() {
+        return Ok(path);
+    }
     onnx_file(&path)?;
     if !path.join(TOKENIZER_FILE).is_file() {
         return Err(EmbedError::Model { path, reason: format!("it has no {TOKENIZER_FILE}") });
@@ -102,7 +108,7 @@ pub fn list(root: &Path) -> Result<Vec<InstalledModel>, EmbedError> {
 pub(crate) fn onnx_file(dir: &Path) -> Result<PathBuf, EmbedError> {
     ONNX_FILES.iter().map(|file| dir.join(file)).find(|path| path.is_file()).ok_or_else(|| EmbedError::Model {
         path: dir.to_owned(),
-        reason: format!("it has no ONNX file ({})", ONNX_FILES.join(", ")),
+        reason: format!("it has neither an ONNX file ({}) nor a static model's table", ONNX_FILES.join(", ")),
     })
 }
 
@@ -110,6 +116,17 @@ pub(crate) fn onnx_file(dir: &Path) -> Result<PathBuf, EmbedError> {
 /// `model.onnx_data`, `model.onnx.data`, `model.onnx_data_1`.
 pub(crate) fn is_weights_of(file: &str, onnx: &str) -> bool {
     file.strip_prefix(onnx).is_some_and(|rest| rest.starts_with("_data") || rest.starts_with(".data"))
+}
+
+/// The file's content, `null` when there is no such file.
+pub(crate) fn read_json(path: &Path) -> Result<Value, EmbedError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
+        Err(source) => return Err(EmbedError::Io { path: path.to_owned(), source }),
+    };
+    serde_json::from_slice(&bytes)
+        .map_err(|error| EmbedError::Model { path: path.to_owned(), reason: format!("it is not valid JSON: {error}") })
 }
 
 /// Accepts `name` and `owner/name` of the characters hubs allow, so that a name can neither leave the models root nor
@@ -143,7 +160,11 @@ fn is_directory(text: &str) -> bool {
 }
 
 fn is_complete(dir: &Path) -> bool {
-    onnx_file(dir).is_ok() && dir.join(TOKENIZER_FILE).is_file()
+    match model2vec::files::find(dir) {
+        Ok(Some(_)) => true,
+        Ok(None) => onnx_file(dir).is_ok() && dir.join(TOKENIZER_FILE).is_file(),
+        Err(_) => false,
+    }
 }
 
 /// Names and paths of the directories in `dir`; hidden ones are downloads under way.

@@ -20,6 +20,7 @@
 //! - [`chunks`]: long texts in chunks, which all follow their row
 //! - [`hybrid`]: searches by keyword, and by both, whose sparse vectors follow the rows
 //! - [`providers`]: models behind an HTTP interface, through their faults
+//! - [`static_models`]: models that are a table of vectors
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -41,6 +42,7 @@ mod refusals;
 mod reindex;
 mod servers;
 mod smoke;
+mod static_models;
 mod tenants;
 mod topics;
 mod verify;
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
             broker_debezium::tests(),
             broker_input::tests(),
             providers::tests(),
+            static_models::tests(),
             harness::tests(),
         ]
         .concat(),

@@ -20,7 +20,10 @@ mod tokens;
 use std::{
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use rten::ThreadPool;
@@ -33,7 +36,11 @@ use self::{
     settings::Settings,
     tokens::{TextTokenizer, Tokens},
 };
-use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo, model_dir, normalize};
+use crate::{
+    BoxFuture, EmbedError, Embedder, EmbedderInfo,
+    local::{caught, own_name, unit},
+    model_dir,
+};
 
 /// How to load a model.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +55,15 @@ pub struct OnnxEmbedder {
     engine: Arc<Engine>,
 }
 
+/// What networks have been run on: how well texts were put together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Computed {
+    /// Tokens of texts, special tokens included.
+    pub tokens: u64,
+    /// Tokens that only filled up shorter texts.
+    pub padding: u64,
+}
+
 /// What runs on the blocking threads.
 struct Engine {
     network: Network,
@@ -57,6 +73,8 @@ struct Engine {
     /// One thread for each core. Runs beside each other, each on one thread, get a sixth more done than one run after the
     /// other on all of them.
     cores: Vec<Threads>,
+    tokens: AtomicU64,
+    padding_tokens: AtomicU64,
 }
 
 impl OnnxEmbedder {
@@ -81,7 +99,8 @@ impl OnnxEmbedder {
         let dimension = unit(vector.map_err(|reason| bad(reason.to_owned()))?).map_err(bad)?.len();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cores = (0..cores).map(|_| Arc::new(ThreadPool::with_num_threads(1))).collect();
-        let engine = Engine { network, tokenizer, pooling, padding, cores };
+        let (tokens, padding_tokens) = (AtomicU64::new(0), AtomicU64::new(0));
+        let engine = Engine { network, tokenizer, pooling, padding, cores, tokens, padding_tokens };
 
         let source = std::fs::read(&tokenizer_file);
         digest.update(&source.map_err(|source| EmbedError::Io { path: tokenizer_file, source })?);
@@ -102,6 +121,15 @@ impl OnnxEmbedder {
             "model loaded"
         );
         Ok(Self { info, engine: Arc::new(engine) })
+    }
+
+    /// What has been computed since the model was loaded.
+    #[must_use]
+    pub fn computed(&self) -> Computed {
+        Computed {
+            tokens: self.engine.tokens.load(Ordering::Relaxed),
+            padding: self.engine.padding_tokens.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -128,9 +156,7 @@ impl Engine {
     fn embed(&self, texts: &[String]) -> Vec<Result<Vector, EmbedError>> {
         let mut results = Vec::with_capacity(texts.len());
         let mut ready = Vec::with_capacity(texts.len());
-        for (at, text) in texts.iter().enumerate() {
-            let tokens = caught(|| self.tokenizer.tokens(text));
-            let tokens = tokens.unwrap_or_else(|reason| Err(EmbedError::Text { bytes: text.len(), reason }));
+        for (at, tokens) in self.tokenize(texts).into_iter().enumerate() {
             // The empty vector holds the place until the text has run.
             results.push(tokens.map(|tokens| {
                 ready.push((at, tokens));
@@ -146,6 +172,28 @@ impl Engine {
             }
         }
         results
+    }
+
+    /// The tokens of all texts, in order; the cores share them.
+    fn tokenize(&self, texts: &[String]) -> Vec<Result<Tokens, EmbedError>> {
+        let tokens = |text: &String| {
+            let tokens = caught(|| self.tokenizer.tokens(text));
+            tokens.unwrap_or_else(|reason| Err(EmbedError::Text { bytes: text.len(), reason }))
+        };
+        let share = texts.len().div_ceil(self.cores.len()).max(1);
+        let mut shares = texts.chunks(share);
+        let first = shares.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = shares
+                .map(|share| (share, scope.spawn(move || share.iter().map(tokens).collect::<Vec<_>>())))
+                .collect();
+            let mut all: Vec<_> = first.iter().map(tokens).collect();
+            for (share, other) in others {
+                // Panics are caught text by text; should a thread end all the same, its texts are tokenized once more.
+                all.extend(other.join().unwrap_or_else(|_| share.iter().map(tokens).collect()));
+            }
+            all
+        })
     }
 
     /// The vectors of all runs: of a single one on all cores, of several beside each other.
@@ -178,56 +226,23 @@ impl Engine {
     fn vectors(&self, texts: &[&Tokens], threads: Option<&Threads>) -> Vectors {
         let run = || self.pooling.pool(&self.network.run(texts, self.padding, threads)?, texts);
         match caught(run).flatten() {
-            Ok(vectors) => vectors.into_iter().map(unit).collect(),
+            Ok(vectors) => {
+                self.count(texts);
+                vectors.into_iter().map(unit).collect()
+            }
             Err(reason) if texts.len() == 1 => vec![Err(reason)],
             Err(_) => texts.iter().flat_map(|text| self.vectors(&[text], threads)).collect(),
         }
+    }
+
+    /// Counts a run of `texts`.
+    fn count(&self, texts: &[&Tokens]) {
+        let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
+        let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+        self.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+        self.padding_tokens.fetch_add((texts.len() * longest - tokens) as u64, Ordering::Relaxed);
     }
 }
 
 /// A vector for each text of a run, or what is wrong with it.
 type Vectors = Vec<Result<Vector, String>>;
-
-/// Runs `work`; a panic in it becomes an error. One text that a library does not survive must not stop all the others,
-/// again at each retry.
-fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    // Nothing that `work` touches is changed by it: tokenizer and network are read only.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
-        let words =
-            panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        format!("a library panicked: {}", words.unwrap_or("without a message"))
-    })
-}
-
-/// `vector` at length 1.
-fn unit(mut vector: Vector) -> Result<Vector, String> {
-    if normalize(&mut vector) { Ok(vector) } else { Err("its vector is zero or not finite".to_owned()) }
-}
-
-/// The name of the directory, as far as it has one.
-fn own_name(dir: &Path) -> String {
-    let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    full.file_name().map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_of_a_library_is_an_error_of_the_text_that_caused_it() {
-        assert_eq!(caught(|| 1), Ok(1));
-        let none: [u8; 0] = [];
-        let index = none.len();
-        let reason = caught(|| none[index]).unwrap_err();
-        assert!(reason.contains("out of bounds"), "{reason}");
-    }
-
-    #[test]
-    fn a_vector_without_direction_is_refused() {
-        assert_eq!(unit(vec![3.0, 4.0]), Ok(vec![0.6, 0.8]));
-        for bad in [vec![0.0, 0.0], vec![f32::NAN, 1.0], vec![f32::INFINITY, 1.0], vec![]] {
-            assert!(unit(bad).is_err());
-        }
-    }
-}

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::pooling::Pooling;
-use crate::EmbedError;
+use crate::{EmbedError, model_dir::read_json};
 
 /// No input is longer than this, whatever the model allows: attention memory grows with the square of the length, and
 /// 2,048 tokens in 12 heads already take 200 MB. Long texts are searched better in chunks anyway.
@@ -100,17 +100,6 @@ fn pooling_mode(config: &Value) -> Result<Pooling, String> {
         ["cls_token" | "cls"] => Ok(Pooling::Cls),
         _ => Err(format!("its pooling [{}] is neither mean nor cls", modes.join(", "))),
     }
-}
-
-/// The file's content, `null` when there is no such file.
-fn read_json(path: &Path) -> Result<Value, EmbedError> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
-        Err(source) => return Err(EmbedError::Io { path: path.to_owned(), source }),
-    };
-    serde_json::from_slice(&bytes)
-        .map_err(|error| EmbedError::Model { path: path.to_owned(), reason: format!("it is not valid JSON: {error}") })
 }
 
 #[cfg(test)]

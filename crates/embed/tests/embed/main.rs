@@ -5,6 +5,7 @@
 mod hub;
 mod minilm;
 mod providers;
+mod static_models;
 
 use std::path::PathBuf;
 

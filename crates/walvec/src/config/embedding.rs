@@ -14,9 +14,9 @@ use super::settings::optional_secret;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct EmbeddingSettings {
-    /// A model's name, as `walvec model list` shows it, or a directory that holds an ONNX model and its tokenizer; or a model
-    /// behind an HTTP interface: `openai/<model>` (OpenAI, and what is compatible with it), `ollama/<model>`, `tei/<model>`
-    /// (Text Embeddings Inference). Collections remember the model they were built with; another one is refused.
+    /// A model's name, as `walvec model list` shows it, or a directory that holds an ONNX model and its tokenizer, or a static
+    /// model (Model2Vec); or a model behind an HTTP interface: `openai/<model>` (OpenAI, and what is compatible with it),
+    /// `ollama/<model>`, `tei/<model>` (Text Embeddings Inference). Collections remember the model they were built with; another one is refused.
     pub(crate) model: String,
     /// Put before each text that is embedded, for models that want it, e.g. `passage: `. Another one takes `walvec reindex`.
     #[serde(skip_serializing_if = "String::is_empty")]
