@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{SourceConfig, TableSpec};
+use walvec_capture::{LookupSpec, SourceConfig, TableSpec};
 use walvec_embed::Embedder;
-use walvec_model::Fingerprint;
+use walvec_model::{Fingerprint, Lookup};
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::SinkError;
 use walvec_sink::embedded::DataDir;
@@ -166,6 +166,7 @@ pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> R
         payload: collection.payload.clone(),
         computed: collection.computed.clone().into_iter().collect(),
         layout: collection.layout(),
+        lookups: collection.lookups(),
     };
     let transform = Transform::new(spec).map_err(|error: TransformError| {
         Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name))
@@ -176,13 +177,15 @@ pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> R
     })
 }
 
-/// What makes the vectors of a collection comparable: the model as it is on disk, the text template, and how texts are cut.
+/// What makes the vectors of a collection comparable: the model as it is on disk, the text template, what it looks up, and how
+/// texts are cut.
 pub(crate) fn fingerprint(embedder: &dyn Embedder, collection: &CollectionConfig) -> Fingerprint {
     let info = embedder.info();
     let (dimension, max_tokens) = (info.dimension.to_string(), info.max_tokens.to_string());
     let chunks = collection.chunk.as_ref().map(|chunk| chunk.spec().describe());
     let parts = [&info.revision, &dimension, &max_tokens, &info.pooling, &collection.text];
-    let parts: Vec<&str> = parts.into_iter().chain(&chunks).map(String::as_str).collect();
+    let lookups: Vec<String> = collection.lookups().iter().map(|lookup| format!("lookup {}", lookup.describe())).collect();
+    let parts: Vec<&str> = parts.into_iter().chain(&chunks).chain(&lookups).map(String::as_str).collect();
     Fingerprint::of(&parts)
 }
 
@@ -201,8 +204,18 @@ pub(crate) fn source_config(config: &Config) -> SourceConfig {
                 columns: None,
             })
             .collect(),
+        lookups: lookups(config),
         copy_workers: config.source.copy_workers,
     }
+}
+
+/// What the rows of all collections look up.
+fn lookups(config: &Config) -> Vec<LookupSpec> {
+    let of = |collection: &CollectionConfig| {
+        let main = collection.table.clone();
+        collection.lookups().into_iter().map(move |lookup| LookupSpec { main: main.clone(), lookup })
+    };
+    config.collections.iter().flat_map(of).collect()
 }
 
 /// A digest of what decides which rows and which payloads a collection has, and in which shards. When it changes, tables
@@ -223,6 +236,7 @@ pub(crate) fn config_digest(config: &Config) -> String {
             ]
             .into_iter()
             .chain(collection.chunk_field().map(str::to_owned))
+            .chain(collection.lookups().iter().map(Lookup::describe))
         })
         .chain(shard_key)
         .collect();

@@ -32,6 +32,7 @@ fn spec(text: &str) -> TransformSpec {
         payload: None,
         computed: vec![],
         layout: Layout::Flat,
+        lookups: vec![],
     }
 }
 
