@@ -8,9 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use walvec_model::{
-    Cell, Change, LookedUpChange, Lsn, Op, Position, Row, RowKey, StreamEvent, Table, Touched, Value,
-};
+use walvec_model::{Cell, Change, LookedUpChange, Lsn, Op, Position, Row, RowKey, StreamEvent, Table, Touched, Value};
 
 use crate::CaptureError;
 use crate::copy_text::not_utf8;

@@ -140,12 +140,12 @@ pub(crate) fn looked_up(
     wanted: &[RowKey],
 ) -> Result<String, CaptureError> {
     let ours: Vec<&str> = lookup.on.iter().map(|(_, ours)| ours.as_str()).collect();
-    let tuples = wanted.iter().enumerate().map(|(number, values)| {
-        Ok(format!("({number}, {})", literals(main, &ours, values)?))
-    });
+    let tuples =
+        wanted.iter().enumerate().map(|(number, values)| Ok(format!("({number}, {})", literals(main, &ours, values)?)));
     let tuples = tuples.collect::<Result<Vec<_>, CaptureError>>()?.join(", ");
     let names = (0..ours.len()).map(|place| format!("v{place}")).collect::<Vec<_>>().join(", ");
-    let same = lookup.on.iter().enumerate().map(|(place, (theirs, _))| format!("c.{} = w.v{place}", quote_ident(theirs)));
+    let same =
+        lookup.on.iter().enumerate().map(|(place, (theirs, _))| format!("c.{} = w.v{place}", quote_ident(theirs)));
     let same = same.collect::<Vec<_>>().join(" AND ");
     let columns = |alias: &str| {
         let columns = theirs.table.columns.iter().map(|column| format!("{alias}.{}", quote_ident(&column.name)));
@@ -259,7 +259,10 @@ mod tests {
     }
 
     fn reviews() -> Shape {
-        shape("reviews", &[("id", "bigint", Kind::Integer), ("book", "bigint", Kind::Integer), ("l", "text", Kind::Text)])
+        shape(
+            "reviews",
+            &[("id", "bigint", Kind::Integer), ("book", "bigint", Kind::Integer), ("l", "text", Kind::Text)],
+        )
     }
 
     fn lookup(take: Take) -> Lookup {
@@ -289,8 +292,7 @@ mod tests {
         let mut books = books();
         books.filter = Some("id > 0 OR true".to_owned());
         let (values, after) = ([RowKey::new(vec![json!(1), json!("de")])], RowKey::new(vec![json!(5)]));
-        let query =
-            related(&lookup(Take::One), &books, &reviews(), &Related::To(&values), Some(&after), 10).unwrap();
+        let query = related(&lookup(Take::One), &books, &reviews(), &Related::To(&values), Some(&after), 10).unwrap();
         assert_eq!(
             query,
             "WITH found AS MATERIALIZED (SELECT \"id\" FROM ONLY \"s\".\"books\" WHERE (id > 0 OR true\n) \

@@ -36,11 +36,7 @@ pub(crate) async fn findings(session: &Session, config: &SourceConfig) -> Result
 }
 
 /// Names that are taken, or missing.
-fn names<'a>(
-    spec: &'a LookupSpec,
-    main: &'a TableFacts,
-    theirs: &'a TableFacts,
-) -> impl Iterator<Item = Finding> + 'a {
+fn names<'a>(spec: &'a LookupSpec, main: &'a TableFacts, theirs: &'a TableFacts) -> impl Iterator<Item = Finding> + 'a {
     let lookup = &spec.lookup;
     let clash = main.columns.iter().any(|facts| facts.column.name == lookup.name).then(|| {
         Finding::error(
@@ -75,8 +71,13 @@ fn published(facts: &TableFacts) -> impl Iterator<Item = &str> {
 /// A row that is deleted, or moves to another main row, must tell where it belonged.
 fn identity(spec: &LookupSpec, theirs: &TableFacts) -> Option<Finding> {
     let sent = theirs.identity_columns()?;
-    let missing: Vec<&str> =
-        spec.lookup.on.iter().map(|(column, _)| column.as_str()).filter(|column| !sent.iter().any(|sent| sent == column)).collect();
+    let missing: Vec<&str> = spec
+        .lookup
+        .on
+        .iter()
+        .map(|(column, _)| column.as_str())
+        .filter(|column| !sent.iter().any(|sent| sent == column))
+        .collect();
     (!missing.is_empty()).then(|| {
         Finding::error(
             "E_REPLICA_IDENTITY",
@@ -109,7 +110,13 @@ async fn comparison(session: &Client, spec: &LookupSpec) -> Result<Option<Findin
         Ok(_) => Ok(None),
         Err(error) if error.code().is_some_and(|state| state.code().starts_with("42")) => Ok(Some(Finding::error(
             "E_CONFIG",
-            format!("the lookup \"{}\" of {} cannot be made in {}: {}", lookup.name, spec.main, lookup.table, describe(&error)),
+            format!(
+                "the lookup \"{}\" of {} cannot be made in {}: {}",
+                lookup.name,
+                spec.main,
+                lookup.table,
+                describe(&error)
+            ),
             "compare columns of types that PostgreSQL compares by itself, and sort by columns that it can sort",
         ))),
         Err(error) => Err(statement_error("checking the lookups", &error)),

@@ -45,7 +45,8 @@ impl Lookup {
         let take = match &self.take {
             Take::One => "one".to_owned(),
             Take::Many { order, limit } => {
-                let order = order.iter().map(|by| format!("{:?} {}", by.column, if by.descending { "desc" } else { "asc" }));
+                let order =
+                    order.iter().map(|by| format!("{:?} {}", by.column, if by.descending { "desc" } else { "asc" }));
                 format!("many {} {limit}", order.collect::<Vec<_>>().join(","))
             }
         };

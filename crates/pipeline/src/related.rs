@@ -60,8 +60,9 @@ impl Gathered {
     pub(crate) fn new(lookups: &[LookupSpec]) -> Self {
         let mut relations: Vec<Relation> = Vec::new();
         for LookupSpec { main, lookup } in lookups {
-            let is_same =
-                |known: &Relation| (&known.main, &known.lookup.table, &known.lookup.on) == (main, &lookup.table, &lookup.on);
+            let is_same = |known: &Relation| {
+                (&known.main, &known.lookup.table, &known.lookup.on) == (main, &lookup.table, &lookup.on)
+            };
             if !relations.iter().any(is_same) {
                 relations.push(Relation { main: main.clone(), lookup: lookup.clone(), changed: Changed::Nothing });
             }
@@ -141,7 +142,12 @@ impl Gathered {
                 Changed::Everything => None,
             };
             let Some(table) = tables.iter().find(|table| table.name == relation.main) else { continue };
-            questions.push_back(Question { table: Arc::clone(table), lookup: relation.lookup.clone(), values, after: None });
+            questions.push_back(Question {
+                table: Arc::clone(table),
+                lookup: relation.lookup.clone(),
+                values,
+                after: None,
+            });
         }
         Ok(Affected { questions, position: self.reached, found: None })
     }
@@ -158,7 +164,9 @@ impl Relation {
             // NULL is equal to nothing.
             (_, Some(values)) if values.iter().any(Value::is_null) => {}
             (Changed::Rows(known), Some(values)) => drop(known.insert(RowKey::new(values))),
-            (changed @ Changed::Nothing, Some(values)) => *changed = Changed::Rows(HashSet::from([RowKey::new(values)])),
+            (changed @ Changed::Nothing, Some(values)) => {
+                *changed = Changed::Rows(HashSet::from([RowKey::new(values)]))
+            }
         }
     }
 }

@@ -159,7 +159,8 @@ impl Transform {
                 reason: format!("{}{}", reason(error), nulls(&shape, template, values)),
             },
         };
-        let text = self.text.render_text(self.joined(&context, looked_up)).map_err(|error| failed(&self.text, &error))?;
+        let text =
+            self.text.render_text(self.joined(&context, looked_up)).map_err(|error| failed(&self.text, &error))?;
         let mut fields: Payload = shape.payload.iter().map(|(name, i)| (name.clone(), value_at(values, *i))).collect();
         for (name, template) in &self.computed {
             let value = match template.render_value(context.clone()) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{LookupSpec, SourceConfig, TableSpec};
 use walvec_embed::Embedder;
-use walvec_model::{Fingerprint, Lookup};
+use walvec_model::Fingerprint;
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::SinkError;
 use walvec_sink::embedded::DataDir;
@@ -184,7 +184,8 @@ pub(crate) fn fingerprint(embedder: &dyn Embedder, collection: &CollectionConfig
     let (dimension, max_tokens) = (info.dimension.to_string(), info.max_tokens.to_string());
     let chunks = collection.chunk.as_ref().map(|chunk| chunk.spec().describe());
     let parts = [&info.revision, &dimension, &max_tokens, &info.pooling, &collection.text];
-    let lookups: Vec<String> = collection.lookups().iter().map(|lookup| format!("lookup {}", lookup.describe())).collect();
+    let lookups: Vec<String> =
+        collection.lookups().iter().map(|lookup| format!("lookup {}", lookup.describe())).collect();
     let parts: Vec<&str> = parts.into_iter().chain(&chunks).chain(&lookups).map(String::as_str).collect();
     Fingerprint::of(&parts)
 }
@@ -236,7 +237,7 @@ pub(crate) fn config_digest(config: &Config) -> String {
             ]
             .into_iter()
             .chain(collection.chunk_field().map(str::to_owned))
-            .chain(collection.lookups().iter().map(Lookup::describe))
+            .chain(collection.lookups().into_iter().map(|lookup| lookup.describe()))
         })
         .chain(shard_key)
         .collect();

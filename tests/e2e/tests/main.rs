@@ -18,6 +18,7 @@
 //! - [`broker_debezium`]: collections that follow what Debezium writes
 //! - [`broker_input`]: brokers that refuse, topics that are missing, records that cannot be read or written
 //! - [`chunks`]: long texts in chunks, which all follow their row
+//! - [`lookups`]: documents with rows of other tables, which follow these
 //! - [`providers`]: models behind an HTTP interface, through their faults
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
@@ -33,6 +34,7 @@ mod chunks;
 mod faults;
 mod harness;
 mod layouts;
+mod lookups;
 mod operations;
 mod providers;
 mod refusals;
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
             verify::tests(),
             layouts::tests(),
             chunks::tests(),
+            lookups::tests(),
             tenants::tests(),
             broker_open::tests(),
             broker_debezium::tests(),

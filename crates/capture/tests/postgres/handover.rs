@@ -129,7 +129,10 @@ async fn only_what_was_confirmed_is_not_streamed_again() {
         .iter()
         .find_map(|event| match event {
             StreamEvent::Commit { end_lsn, .. } => Some(*end_lsn),
-            StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) | StreamEvent::Change(_) | StreamEvent::Idle { .. } => None,
+            StreamEvent::Begin { .. }
+            | StreamEvent::LookedUp(_)
+            | StreamEvent::Change(_)
+            | StreamEvent::Idle { .. } => None,
         })
         .unwrap();
     stream.confirm(end_lsn);

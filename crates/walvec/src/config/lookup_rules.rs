@@ -12,7 +12,8 @@ use super::settings::{CollectionConfig, Config};
 use super::stage::Stage;
 
 /// Names that mean something else in a template.
-const TAKEN: [&str; 11] = ["row", "loop", "range", "dict", "namespace", "true", "false", "none", "not", "self", "super"];
+const TAKEN: [&str; 11] =
+    ["row", "loop", "range", "dict", "namespace", "true", "false", "none", "not", "self", "super"];
 
 /// Checks the lookups of all collections.
 pub(super) fn check_lookups(config: &Config) -> Result<(), Violation> {
@@ -20,7 +21,8 @@ pub(super) fn check_lookups(config: &Config) -> Result<(), Violation> {
         let at = |field: String| format!("collections[{index}].{field}");
         for (name, lookup) in &collection.lookup {
             check_lookup(name, lookup).map_err(|(field, reason)| (at(format!("lookup.{name}{field}")), reason))?;
-            check_table(config, collection, lookup).map_err(|(field, reason)| (at(format!("lookup.{name}{field}")), reason))?;
+            check_table(config, collection, lookup)
+                .map_err(|(field, reason)| (at(format!("lookup.{name}{field}")), reason))?;
         }
         if !collection.lookup.is_empty() {
             check_surroundings(config, collection).map_err(|(field, reason)| {

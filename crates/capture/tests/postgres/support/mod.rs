@@ -144,7 +144,10 @@ pub(crate) async fn events_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<Stream
 pub(crate) async fn changes_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<Change> {
     let change = |event| match event {
         StreamEvent::Change(change) => Some(change),
-        StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => None,
+        StreamEvent::Begin { .. }
+        | StreamEvent::LookedUp(_)
+        | StreamEvent::Commit { .. }
+        | StreamEvent::Idle { .. } => None,
     };
     events_to(stream, lsn).await.into_iter().filter_map(change).collect()
 }
