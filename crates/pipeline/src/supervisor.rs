@@ -209,8 +209,7 @@ impl Pipeline {
             for index in run.writers_of(&table.name) {
                 let Collection { name, transform, .. } = &run.writers[index].collection;
                 transform
-                    .check(table)
-                    .and_then(|()| transform.check_lookups(&run.tables))
+                    .check_among(table, &run.tables)
                     .map_err(|error| PipelineError::Transform { collection: name.clone(), source: error.into() })?;
             }
         }

@@ -45,11 +45,14 @@ pub(crate) fn joined(row: &Rendered, lookups: &[Lookup], looked_up: &[Value]) ->
     Rendered::from_object(Joined { row: row.clone(), looked_up: lookups.iter().enumerate().map(value).collect() })
 }
 
-/// A row of which every column is NULL, and that remembers the first name that is no column.
+/// The first name that was no column of a looked-up table.
+type Unknown = Arc<Mutex<Option<(Arc<Table>, String)>>>;
+
+/// A row of which every column is NULL, and that remembers names that are no columns.
 #[derive(Debug)]
 struct Sample {
     table: Arc<Table>,
-    unknown: Arc<Mutex<Option<(Arc<Table>, String)>>>,
+    unknown: Unknown,
 }
 
 impl Object for Sample {
@@ -70,7 +73,7 @@ impl Object for Sample {
 /// Renders a row of NULLs that looks up one row of each table, and sees which of their columns are used. What is behind a
 /// condition that does not hold for NULL is not seen: there a column that is not there renders as nothing.
 pub(crate) fn check(text: &Template, lookups: &[Lookup], tables: &[Arc<Table>]) -> Result<(), TransformError> {
-    let unknown = Arc::new(Mutex::new(None));
+    let unknown = Unknown::default();
     let sample = |lookup: &Lookup| {
         let table = tables.iter().find(|table| table.name == lookup.table)?;
         let row = Rendered::from_object(Sample { table: Arc::clone(table), unknown: Arc::clone(&unknown) });

@@ -215,6 +215,15 @@ impl Transform {
         lookup::check(&self.text, &self.spec.lookups, tables)
     }
 
+    /// Both checks, of the table and of those in which its rows look something up.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check) and [`check_lookups`](Self::check_lookups).
+    pub fn check_among(&self, table: &Table, tables: &[Arc<Table>]) -> Result<(), TransformError> {
+        self.check(table)?;
+        self.check_lookups(tables)
+    }
+
     fn joined(&self, row: &Rendered, looked_up: &[Value]) -> Rendered {
         if self.spec.lookups.is_empty() { row.clone() } else { lookup::joined(row, &self.spec.lookups, looked_up) }
     }

@@ -231,7 +231,7 @@ async fn check_source(config: &Config, is_running: bool, outcomes: &mut Vec<Outc
             for collection in &config.collections {
                 let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
                 let checked = app::transform(collection, Arc::new(str::len)).and_then(|transform| {
-                    transform.check(table).and_then(|()| transform.check_lookups(&tables)).map_err(|error| {
+                    transform.check_among(table, &tables).map_err(|error| {
                         PipelineError::Transform { collection: collection.name.clone(), source: error.into() }.into()
                     })
                 });
