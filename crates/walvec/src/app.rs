@@ -3,13 +3,14 @@
 //! Everything that can be wrong without asking PostgreSQL (the data directory, the model, the stored collections, the
 //! templates) is found here, before anything connects.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{LookupSpec, SourceConfig, TableSpec};
 use walvec_embed::Embedder;
-use walvec_model::Fingerprint;
+use walvec_model::{Fingerprint, TableName};
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::SinkError;
 use walvec_sink::embedded::DataDir;
@@ -208,6 +209,12 @@ pub(crate) fn source_config(config: &Config) -> SourceConfig {
         lookups: lookups(config),
         copy_workers: config.source.copy_workers,
     }
+}
+
+/// The tables that the publication has.
+pub(crate) fn published(config: &Config) -> BTreeSet<TableName> {
+    let main = config.collections.iter().map(|collection| collection.table.clone());
+    main.chain(lookups(config).into_iter().map(|spec| spec.lookup.table)).collect()
 }
 
 /// What the rows of all collections look up.

@@ -30,6 +30,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(documents_that_have_not_changed_are_not_embedded_again).once(),
         test!(an_altered_looked_up_table_is_read_anew),
         test!(another_lookup_takes_a_reindex).once(),
+        test!(a_lookup_in_a_table_that_is_not_published_says_how_to_begin).once(),
         test!(a_lookup_that_cannot_work_is_refused_by_name),
         test!(a_worker_without_the_database_is_refused).once(),
     ]
@@ -415,6 +416,24 @@ async fn another_lookup_takes_a_reindex(context: TestContext) -> Result<()> {
     let output = context.walvec(&["run"]).await?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(errors.trim_end().ends_with("E_FINGERPRINT"), "{errors}");
+    Ok(())
+}
+
+async fn a_lookup_in_a_table_that_is_not_published_says_how_to_begin(context: TestContext) -> Result<()> {
+    let alone = Settings::new([Collection::new("books", "public.books", "{{ name }}")]);
+    let mut walvec = filled(&context, &alone).await?;
+    context.configure(&books())?;
+    let output = context.walvec(&["reindex"]).await?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("public.authors") && errors.contains("walvec reset --purge"), "{errors}");
+    context.execute("INSERT INTO books VALUES (900, 'goes on', 1, '')").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    context.execute("ALTER PUBLICATION walvec ADD TABLE ONLY authors, ONLY reviews").await?;
+    let output = context.walvec(&["reset", "--purge", "--force"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    followed(&context, &books()).await?.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_books()).await?, 61);
     Ok(())
 }
 
