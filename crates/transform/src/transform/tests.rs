@@ -455,12 +455,12 @@ fn joined_text(text: &str, looked_up: &[Value]) -> String {
 #[test]
 fn a_text_sees_one_row_as_an_object_and_many_as_a_list() {
     let text = "{{ name }}: {{ writer.name }} {% for r in reviews %}[{{ r.text }}]{% endfor %}";
-    let found = [json!({"name": "Frank"}), json!([{"text": "good"}, {"text": null}])];
-    assert_eq!(joined_text(text, &found), "Dune: Frank [good][]");
+    let found = [json!({"name": "Somebody"}), json!([{"text": "good"}, {"text": null}])];
+    assert_eq!(joined_text(text, &found), "Dune: Somebody [good][]");
     assert_eq!(joined_text(text, &[json!(null), json!([])]), "Dune:  ");
     assert_eq!(joined_text(text, &[]), "Dune:  ");
     assert_eq!(joined_text("{% if writer is none %}nobody{% endif %}{{ reviews|length }}", &[json!(null)]), "nobody0");
-    assert!(!joined_text("{{ row }}", &found).contains("Frank"), "the row is the row alone");
+    assert!(!joined_text("{{ row }}", &found).contains("Somebody"), "the row is the row alone");
 }
 
 #[test]
