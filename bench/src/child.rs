@@ -83,6 +83,7 @@ fn config(url: String, slot: String) -> SourceConfig {
         slot,
         publication: PUBLICATION.to_owned(),
         tables: vec![TableSpec { name: TableName::new("public", TABLE), filter: None, columns: None }],
+        lookups: Vec::new(),
         copy_workers: 2,
     }
 }
@@ -95,7 +96,7 @@ async fn stream(url: String, slot: String, until: Lsn) -> anyhow::Result<(u64, f
     loop {
         for event in stream.next().await? {
             let reached = match event {
-                StreamEvent::Begin { .. } => continue,
+                StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) => continue,
                 StreamEvent::Change(_) => {
                     rows += 1;
                     continue;

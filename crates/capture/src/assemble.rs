@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use walvec_model::{Cell, Change, Lsn, Op, Position, Row, RowKey, StreamEvent, Table, Value};
+use walvec_model::{Cell, Change, LookedUpChange, Lsn, Op, Position, Row, RowKey, StreamEvent, Table, Touched, Value};
 
 use crate::CaptureError;
 use crate::copy_text::not_utf8;
@@ -21,6 +21,10 @@ pub(crate) struct Followed {
     pub(crate) table: Arc<Table>,
     /// How to read each column.
     pub(crate) kinds: Vec<Kind>,
+    /// Whether its rows are wanted for their own sake.
+    pub(crate) is_main: bool,
+    /// Whether rows of other tables look something up in it.
+    pub(crate) is_looked_up: bool,
 }
 
 /// Turns the messages of one stream into events.
@@ -63,16 +67,21 @@ impl Assembler {
                 }
                 events.push(StreamEvent::Commit { end_lsn, at });
             }
-            Message::Insert { relation, new } => self.change(relation, events, |followed| insert(followed, &new))?,
+            Message::Insert { relation, new } => {
+                let touched = |followed: &Followed| rows(followed, None, Some(&new));
+                self.change(relation, events, |followed| insert(followed, &new), touched)?;
+            }
             Message::Update { relation, old, new } => {
-                self.change(relation, events, |followed| update(followed, old.as_ref(), &new))?;
+                let touched = |followed: &Followed| rows(followed, old.as_ref(), Some(&new));
+                self.change(relation, events, |followed| update(followed, old.as_ref(), &new), touched)?;
             }
             Message::Delete { relation, old } => {
-                self.change(relation, events, |followed| Ok(Op::Delete { key: key_of(followed, &old)? }))?;
+                let touched = |followed: &Followed| rows(followed, Some(&old), None);
+                self.change(relation, events, |followed| Ok(Op::Delete { key: key_of(followed, &old)? }), touched)?;
             }
             Message::Truncate { relations } => {
                 for relation in relations {
-                    self.change(relation, events, |_| Ok(Op::Truncate))?;
+                    self.change(relation, events, |_| Ok(Op::Truncate), |_| Ok(Touched::All))?;
                 }
             }
             Message::Relation(_) | Message::Other => {}
@@ -85,15 +94,21 @@ impl Assembler {
         relation: u32,
         events: &mut Vec<StreamEvent>,
         op: impl FnOnce(&Followed) -> Result<Op, CaptureError>,
+        touched: impl FnOnce(&Followed) -> Result<Touched, CaptureError>,
     ) -> Result<(), CaptureError> {
         let transaction = self.transaction.as_mut().ok_or_else(|| protocol("a row came outside of a transaction"))?;
         transaction.changes += 1;
         let position = Position { commit_lsn: transaction.commit_lsn, ordinal: transaction.changes };
         let followed =
             self.relations.get(&relation).ok_or_else(|| protocol("a row came before its table was described"))?;
-        if let Some(followed) = followed {
+        let Some(followed) = followed else { return Ok(()) };
+        if followed.is_main {
             let op = op(followed)?;
             events.push(StreamEvent::Change(Change { table: Arc::clone(&followed.table), position, op }));
+        }
+        if followed.is_looked_up {
+            let (table, touched) = (Arc::clone(&followed.table), touched(followed)?);
+            events.push(StreamEvent::LookedUp(LookedUpChange { table, position, touched }));
         }
         Ok(())
     }
@@ -127,6 +142,13 @@ fn updated(followed: &Followed, old_key: Option<RowKey>, new: Row) -> Result<Op,
     // The old tuple also comes when other columns of the identity changed, or always, if it is the whole row.
     let old_key = old_key.filter(|old| *old != RowKey::new(key));
     Ok(Op::Update { old_key, new })
+}
+
+/// The row of a looked-up table before and after a change.
+fn rows(followed: &Followed, old: Option<&Tuple<'_>>, new: Option<&Tuple<'_>>) -> Result<Touched, CaptureError> {
+    let before = old.map(|old| row(followed, old, None));
+    let after = new.map(|new| row(followed, new, old));
+    Ok(Touched::Rows(before.into_iter().chain(after).collect::<Result<_, _>>()?))
 }
 
 /// The row of `new`, with what it left out taken from `old` as far as it is there.
@@ -213,11 +235,15 @@ mod tests {
         let table =
             Table { name: TableName::new("s", "t"), columns: vec![column("id", 23), column("body", 25)], key: vec![0] };
         let mut assembler = Assembler::default();
-        assembler.set_relation(7, Some(Followed { table: Arc::new(table), kinds: vec![Kind::Integer, Kind::Text] }));
+        assembler.set_relation(7, Some(followed(table, true, false)));
         assembler.set_relation(8, None);
         let begin = Message::Begin { commit_lsn: Lsn(100), at: std::time::UNIX_EPOCH, xid: 5 };
         assembler.apply(begin, &mut Vec::new()).unwrap();
         assembler
+    }
+
+    fn followed(table: Table, is_main: bool, is_looked_up: bool) -> Followed {
+        Followed { table: Arc::new(table), kinds: vec![Kind::Integer, Kind::Text], is_main, is_looked_up }
     }
 
     fn tuple(fields: &[&str]) -> Vec<u8> {
@@ -308,6 +334,33 @@ mod tests {
             let error = apply(&mut assembler(), &bytes).unwrap_err();
             assert!(error.code() == "E_SCHEMA" && error.to_string().contains("s.t"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_looked_up_row_comes_as_it_was_and_as_it_is() {
+        let touched = |is_main, bytes: &[u8]| {
+            let mut assembler = assembler();
+            let table = assembler.relations[&7].as_ref().unwrap().table.as_ref().clone();
+            assembler.set_relation(7, Some(followed(table, is_main, true)));
+            let mut events = Vec::new();
+            assembler.apply(pgoutput::message(bytes).unwrap(), &mut events).unwrap();
+            assert_eq!(events.len(), 1 + usize::from(is_main));
+            match events.pop() {
+                Some(StreamEvent::LookedUp(LookedUpChange { touched, .. })) => touched,
+                other => panic!("{other:?}"),
+            }
+        };
+        let update = frame("U", 7, &[("O", &["1", "a"]), ("N", &["2", "b"])]);
+        for is_main in [true, false] {
+            assert_eq!(touched(is_main, &update), Touched::Rows(vec![cells(1, "a"), cells(2, "b")]));
+        }
+        let untouched = frame("U", 7, &[("O", &["1", "a"]), ("N", &["2", "UNCHANGED"])]);
+        assert_eq!(touched(false, &untouched), Touched::Rows(vec![cells(1, "a"), cells(2, "a")]));
+        let insert = frame("I", 7, &[("N", &["1", "a"])]);
+        assert_eq!(touched(false, &insert), Touched::Rows(vec![cells(1, "a")]));
+        let delete = frame("D", 7, &[("O", &["1", "a"])]);
+        assert_eq!(touched(false, &delete), Touched::Rows(vec![cells(1, "a")]));
+        assert_eq!(touched(false, b"T\0\0\0\x01\0\0\0\0\x07"), Touched::All);
     }
 
     #[test]

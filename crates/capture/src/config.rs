@@ -1,7 +1,7 @@
 //! What capture has to be told.
 
 use secrecy::SecretString;
-use walvec_model::TableName;
+use walvec_model::{Lookup, TableName};
 
 /// A PostgreSQL source: where it is, and what to read from it.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct SourceConfig {
     pub publication: String,
     /// The tables to publish and copy.
     pub tables: Vec<TableSpec>,
+    /// What rows of these tables look up in others, which are published too, and not copied.
+    pub lookups: Vec<LookupSpec>,
     /// How many connections copy at the same time; at least 1.
     pub copy_workers: usize,
 }
@@ -32,4 +34,36 @@ pub struct TableSpec {
     pub filter: Option<String>,
     /// The columns to publish (PostgreSQL 15 and later); all if `None`. Key columns must be among them.
     pub columns: Option<Vec<String>>,
+}
+
+/// What the rows of a table look up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookupSpec {
+    /// The table whose rows look something up.
+    pub main: TableName,
+    /// What and where.
+    pub lookup: Lookup,
+}
+
+impl SourceConfig {
+    /// The tables that the publication has: those to copy, then those that are only looked up.
+    pub(crate) fn published(&self) -> Vec<TableSpec> {
+        let mut tables = self.tables.clone();
+        for LookupSpec { lookup, .. } in &self.lookups {
+            if tables.iter().all(|spec| spec.name != lookup.table) {
+                tables.push(TableSpec { name: lookup.table.clone(), filter: None, columns: None });
+            }
+        }
+        tables
+    }
+
+    /// Whether rows of `table` are copied and followed for their own sake.
+    pub(crate) fn is_main(&self, table: &TableName) -> bool {
+        self.tables.iter().any(|spec| spec.name == *table)
+    }
+
+    /// The lookups in `table`.
+    pub(crate) fn lookups_in<'a>(&'a self, table: &'a TableName) -> impl Iterator<Item = &'a LookupSpec> {
+        self.lookups.iter().filter(move |spec| spec.lookup.table == *table)
+    }
 }

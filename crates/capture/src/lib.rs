@@ -10,19 +10,23 @@
 //!     begin_reread ──▶ Snapshot of chosen rows, with their place among the changes of the stream
 //!              │
 //!       fetch_rows ──▶ values that an UPDATE left out
+//!              │
+//!          look_up ──▶ rows of other tables that documents are rendered with; related_keys ──▶ the other way round
 //! ```
 //!
 //! All of them give a row the same values, because they read the same text form with the same function.
 //!
 //! - `config`: what has to be told
 //! - `source`: the source and what can be asked of it
-//! - `preflight`: what would stop the pipeline, found before it starts
+//! - `preflight`, `preflight_lookups`: what would stop the pipeline, found before it starts
 //! - `publication`, `slot`: the two things that live on the server
 //! - `snapshot`: slot creation, the plan of the copy, its workers
 //! - `stream`: the task that reads the stream and answers the server
 //! - `pgoutput`: replication messages, decoded without any I/O
 //! - `assemble`: messages into changes with positions and keys
 //! - `fetch`: rows read again by key
+//! - `lookup`: rows looked up in other tables, and the rows that look something up
+//! - `visible`: whether what the stream has brought can be read already
 //! - `copy_text`, `value`: PostgreSQL's text forms
 //! - `catalog`: what the server's catalogue says
 //! - `connect`: sessions, TLS, pinned settings; [`open_session`] for who wants to ask the same server by itself
@@ -38,8 +42,10 @@ mod connect;
 mod copy_text;
 mod error;
 mod fetch;
+mod lookup;
 mod pgoutput;
 mod preflight;
+mod preflight_lookups;
 mod publication;
 mod slot;
 mod snapshot;
@@ -47,11 +53,13 @@ mod source;
 mod sql;
 mod stream;
 mod value;
+mod visible;
 
 pub use catalog::{Capabilities, ServerFacts};
-pub use config::{SourceConfig, TableSpec};
+pub use config::{LookupSpec, SourceConfig, TableSpec};
 pub use connect::{Session, open_session};
 pub use error::CaptureError;
+pub use lookup::Related;
 pub use preflight::{Finding, Severity};
 pub use publication::PublicationState;
 pub use slot::{SlotState, WalStatus};

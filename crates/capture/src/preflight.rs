@@ -2,13 +2,13 @@
 
 use walvec_model::TableName;
 
-use crate::CaptureError;
 use crate::catalog::{KeySource, ServerFacts, TableFacts, facts_by_name, leaves};
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::{Session, statement_error};
 use crate::publication::{self, PublicationState};
 use crate::slot::{self, SlotState, WalStatus};
 use crate::sql::{quote_columns, quote_ident, quote_table};
+use crate::{CaptureError, preflight_lookups};
 
 /// Something that preflight found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,15 +33,15 @@ pub enum Severity {
 }
 
 impl Finding {
-    fn error(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn error(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { severity: Severity::Error, code, message: message.into(), remedy: remedy.into() }
     }
 
-    fn warning(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn warning(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, code, message: message.into(), remedy: remedy.into() }
     }
 
-    fn of(error: &CaptureError) -> Self {
+    pub(crate) fn of(error: &CaptureError) -> Self {
         Self::error(error.code(), error.to_string(), error.remedy().unwrap_or_default())
     }
 }
@@ -56,7 +56,7 @@ pub(crate) async fn findings(
     let mut findings = server_findings(session, server, matches!(slot, Ok(SlotState::Missing))).await?;
     findings.extend(slot_findings(&config.slot, slot));
     let mut tables_exist = true;
-    for spec in &config.tables {
+    for spec in &config.published() {
         let Some(facts) = facts_by_name(session, &spec.name).await? else {
             tables_exist = false;
             findings.push(missing_table(&spec.name));
@@ -66,6 +66,7 @@ pub(crate) async fn findings(
         findings.extend(partition_findings(session, &facts).await?);
     }
     if tables_exist {
+        findings.extend(preflight_lookups::findings(session, config).await?);
         findings.extend(publication_findings(session, config, server).await?);
     }
     Ok(findings)
@@ -319,7 +320,7 @@ async fn publication_findings(
 
 /// Creating a publication takes CREATE on the database and ownership of every table.
 async fn may_create_publication(session: &Session, config: &SourceConfig) -> Result<bool, CaptureError> {
-    let tables: Vec<String> = config.tables.iter().map(|spec| quote_table(&spec.name)).collect();
+    let tables: Vec<String> = config.published().iter().map(|spec| quote_table(&spec.name)).collect();
     let query = "
         SELECT has_database_privilege(current_database(), 'CREATE')
            AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY($1::text[]::regclass[])

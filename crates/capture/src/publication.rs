@@ -119,7 +119,8 @@ pub(crate) async fn identity(session: &Session, publication: &str) -> Result<Opt
 
 fn table_differences(config: &SourceConfig, published: &BTreeMap<TableName, Published>) -> Vec<String> {
     let mut differences = Vec::new();
-    for spec in &config.tables {
+    let tables = config.published();
+    for spec in &tables {
         match published.get(&spec.name) {
             None => differences.push(format!("table {} is not in it", spec.name)),
             Some(found) => {
@@ -131,7 +132,7 @@ fn table_differences(config: &SourceConfig, published: &BTreeMap<TableName, Publ
             }
         }
     }
-    for extra in published.keys().filter(|name| !config.tables.iter().any(|spec| spec.name == **name)) {
+    for extra in published.keys().filter(|name| !tables.iter().any(|spec| spec.name == **name)) {
         differences.push(format!("it also publishes {extra}"));
     }
     differences
@@ -142,7 +143,7 @@ fn same_names(left: &[String], right: &[String]) -> bool {
 }
 
 async fn has_partitioned(session: &Session, config: &SourceConfig) -> Result<bool, CaptureError> {
-    for spec in &config.tables {
+    for spec in &config.published() {
         if facts_by_name(session, &spec.name).await?.is_some_and(|facts| facts.kind == "p") {
             return Ok(true);
         }
@@ -160,7 +161,7 @@ async fn filter_differences(
     let found = |spec: &TableSpec| published.get(&spec.name).and_then(|table| table.filter.clone());
     let mut differences = Vec::new();
     let mut same_meaning_needed = false;
-    for spec in &config.tables {
+    for spec in &config.published() {
         match (&spec.filter, found(spec)) {
             (None, None) => {}
             (Some(_), Some(_)) => same_meaning_needed = true,
@@ -243,8 +244,9 @@ async fn alter_sql(session: &Session, config: &SourceConfig, can: Capabilities) 
 }
 
 async fn table_list(session: &Session, config: &SourceConfig, can: Capabilities) -> Result<String, CaptureError> {
-    let mut items = Vec::with_capacity(config.tables.len());
-    for spec in &config.tables {
+    let tables = config.published();
+    let mut items = Vec::with_capacity(tables.len());
+    for spec in &tables {
         let Some(facts) = facts_by_name(session, &spec.name).await? else {
             return Err(CaptureError::Table { table: spec.name.clone(), reason: "does not exist".to_owned() });
         };

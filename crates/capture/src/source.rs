@@ -7,6 +7,7 @@ use walvec_model::{Lsn, Row, RowKey, Table, TableName};
 use crate::catalog::{self, Catalog, ServerFacts, TableFacts};
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::{ConnInfo, Session, statement_error};
+use crate::lookup::Shapes;
 use crate::preflight::{self, Finding};
 use crate::publication::{self, PublicationState, Published};
 use crate::slot::{self, SlotState};
@@ -19,6 +20,7 @@ use crate::{CaptureError, fetch};
 pub struct Source {
     pub(crate) config: SourceConfig,
     pub(crate) catalog: Arc<Catalog>,
+    pub(crate) shapes: tokio::sync::Mutex<Option<Shapes>>,
     server: ServerFacts,
 }
 
@@ -47,7 +49,7 @@ impl Source {
     pub async fn connect(config: SourceConfig) -> Result<Self, CaptureError> {
         let catalog = Arc::new(Catalog::new(ConnInfo::parse(&config.url)?));
         let server = catalog::server_facts(&*catalog.session().await?).await?;
-        Ok(Self { config, catalog, server })
+        Ok(Self { config, catalog, shapes: tokio::sync::Mutex::default(), server })
     }
 
     /// Which server this is.
@@ -84,6 +86,15 @@ impl Source {
     /// `E_TABLE` or `E_NO_KEY` for the first table that cannot be followed.
     pub async fn tables(&self) -> Result<Vec<Arc<Table>>, CaptureError> {
         Ok(self.published_tables().await?.into_iter().map(|published| published.table).collect())
+    }
+
+    /// The same, and behind them the tables that are only looked up.
+    ///
+    /// # Errors
+    /// As [`tables`](Self::tables).
+    pub async fn followed_tables(&self) -> Result<Vec<Arc<Table>>, CaptureError> {
+        let published = self.published_as(&self.config.published()).await?;
+        Ok(published.into_iter().map(|published| published.table).collect())
     }
 
     /// How many rows each table has, by the server's statistics, without row filters; 0 where there are none yet.
@@ -233,17 +244,22 @@ impl Source {
         self.catalog.session().await
     }
 
-    /// The row filter of a configured table as it stands in the publication, or else as configured.
+    /// The tables to copy, each with its row filter as it stands in the publication, or else as configured.
     pub(crate) async fn published_tables(&self) -> Result<Vec<PublishedTable>, CaptureError> {
+        self.published_as(&self.config.tables).await
+    }
+
+    /// The same for any of the tables that are published.
+    pub(crate) async fn published_as(&self, specs: &[TableSpec]) -> Result<Vec<PublishedTable>, CaptureError> {
         let session = self.session().await?;
         let can = self.server.capabilities;
-        let mut published = publication::published_tables(&session, &self.config.publication, can).await?;
-        let mut tables = Vec::with_capacity(self.config.tables.len());
-        for spec in &self.config.tables {
+        let published = publication::published_tables(&session, &self.config.publication, can).await?;
+        let mut tables = Vec::with_capacity(specs.len());
+        for spec in specs {
             let Some(facts) = catalog::facts_by_name(&session, &spec.name).await? else {
                 return Err(CaptureError::Table { table: spec.name.clone(), reason: "does not exist".to_owned() });
             };
-            let published = published.remove(&spec.name).unwrap_or_else(|| Published {
+            let published = published.get(&spec.name).cloned().unwrap_or_else(|| Published {
                 columns: spec.columns.clone().filter(|_| can.column_lists),
                 filter: spec.filter.clone(),
             });

@@ -60,6 +60,28 @@ fn key_of(table: &Table, row: &Row) -> RowKey {
     RowKey::new(table.key.iter().map(value).collect())
 }
 
+/// A change of a table whose rows are looked up by documents of other tables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LookedUpChange {
+    /// The looked-up table as it was when the change was made.
+    pub table: Arc<Table>,
+    /// Where in the stream the change is.
+    pub position: Position,
+    /// Which of its rows.
+    pub touched: Touched,
+}
+
+/// Rows of a looked-up table that a change was about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Touched {
+    /// The row before and after the change, as far as there is one and it was sent. Before an update there is one only if
+    /// the update changed a column of the replica identity. Of a row before the change only the columns of the replica
+    /// identity mean something.
+    Rows(Vec<Row>),
+    /// The table was emptied.
+    All,
+}
+
 /// One step of the replication stream, in commit order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StreamEvent {
@@ -72,6 +94,9 @@ pub enum StreamEvent {
     },
     /// A change inside the transaction that the next [`Commit`](Self::Commit) ends.
     Change(Change),
+    /// A change, inside the transaction as well, of a table that documents look something up in. One that shows the table
+    /// itself is a [`Change`](Self::Change) too, which comes first.
+    LookedUp(LookedUpChange),
     /// The end of a transaction. All its changes came before.
     Commit {
         /// The LSN to confirm once everything up to here is durable: `Commit.end_lsn`, and nothing else ever is.

@@ -5,6 +5,7 @@
 //! - [`lsn`] and [`position`]: where in the WAL something happened, and how two versions of one row are ordered
 //! - [`table`]: table names, columns and keys as PostgreSQL describes them
 //! - [`row`]: values, rows and row keys
+//! - [`lookup`]: rows of other tables that a document is rendered with
 //! - [`change`]: what capture emits: inserts, updates, deletes, truncates, commits
 //! - [`document`]: what transform renders: the text to embed, the payload, the point id
 //! - [`point`]: what the sink stores and gives back
@@ -17,6 +18,7 @@ pub mod causes;
 pub mod change;
 pub mod document;
 pub mod fingerprint;
+pub mod lookup;
 pub mod lsn;
 pub mod point;
 pub mod position;
@@ -24,9 +26,10 @@ pub mod row;
 pub mod table;
 
 pub use causes::with_causes;
-pub use change::{Change, Op, StreamEvent};
+pub use change::{Change, LookedUpChange, Op, StreamEvent, Touched};
 pub use document::{Document, InputHash};
 pub use fingerprint::Fingerprint;
+pub use lookup::{Lookup, OrderBy, Take};
 pub use lsn::Lsn;
 pub use point::{
     Generation, Payload, Point, PointId, Provenance, RESERVED_KEY, RawPage, RawPoint, SparseVector, StoredPoint, Vector,

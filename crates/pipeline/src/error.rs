@@ -3,7 +3,7 @@
 use walvec_broker::BrokerError;
 use walvec_capture::CaptureError;
 use walvec_embed::EmbedError;
-use walvec_model::TableName;
+use walvec_model::{Lookup, TableName};
 use walvec_sink::SinkError;
 use walvec_transform::TransformError;
 
@@ -86,6 +86,15 @@ pub enum Policy {
 }
 
 impl PipelineError {
+    /// An error of a lookup. If a table has lost a column, the stream will tell, or the catalogue: the session begins again and
+    /// finds out what that means.
+    pub(crate) fn of_lookup(error: CaptureError, lookup: &Lookup) -> Self {
+        match error {
+            CaptureError::Schema { .. } => Self::Altered { table: lookup.table.clone() },
+            other => other.into(),
+        }
+    }
+
     /// What to do. No wildcard arm: a new kind of error has to be decided here.
     #[must_use]
     pub fn policy(&self) -> Policy {

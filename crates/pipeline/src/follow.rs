@@ -16,6 +16,7 @@ use walvec_model::{Change, Lsn, Op, StreamEvent, TableName};
 use crate::batch::coalesce;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
+use crate::related::{Affected, Gathered};
 use crate::reread::{Active, Job, Order, Turn};
 use crate::start::Refusal;
 use crate::status::Phase;
@@ -33,6 +34,8 @@ pub(crate) const BATCH_BYTES: usize = 8 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     changes: Vec<Change>,
+    /// Changes of looked-up tables.
+    related: Gathered,
     /// The weight of the rows in `changes`.
     bytes: usize,
     /// When the oldest of `changes` has to be written, complete transaction or not.
@@ -69,22 +72,32 @@ impl Pending {
         match event {
             StreamEvent::Change(change) if change.op == Op::Truncate => {
                 self.open_rows += 1;
+                self.related.reach(change.position);
                 Demand::Truncate(change.table.name.clone())
             }
             StreamEvent::Change(change) => {
                 self.open_rows += 1;
                 self.due.get_or_insert_with(|| Instant::now() + wait);
                 self.bytes += weight(&change.op);
+                self.related.reach(change.position);
                 self.changes.push(change);
-                let full = self.changes.len() >= max_rows || self.bytes >= BATCH_BYTES;
-                if full { Demand::Flush } else { Demand::Nothing }
+                self.flush_if_full(max_rows)
+            }
+            StreamEvent::LookedUp(change) => {
+                self.open_rows += 1;
+                self.due.get_or_insert_with(|| Instant::now() + wait);
+                self.related.note(&change);
+                self.flush_if_full(max_rows)
             }
             StreamEvent::Commit { end_lsn, at } => {
                 let rows = std::mem::take(&mut self.open_rows);
                 self.commits.push(Commit { end_lsn, at, rows });
                 Demand::Nothing
             }
-            StreamEvent::Begin { .. } => Demand::Nothing,
+            StreamEvent::Begin { xid, .. } => {
+                self.related.begin(xid);
+                Demand::Nothing
+            }
             StreamEvent::Idle { wal_end } if self.is_empty() => Demand::Durable(wal_end),
             StreamEvent::Idle { wal_end } => {
                 // Nothing is missing between the last transaction and here: the server may not say so again for half a minute.
@@ -96,6 +109,11 @@ impl Pending {
         }
     }
 
+    fn flush_if_full(&self, max_rows: usize) -> Demand {
+        let full = self.changes.len() + self.related.len() >= max_rows || self.bytes >= BATCH_BYTES;
+        if full { Demand::Flush } else { Demand::Nothing }
+    }
+
     fn take_changes(&mut self) -> Vec<Change> {
         self.due = None;
         self.bytes = 0;
@@ -104,7 +122,7 @@ impl Pending {
 
     /// Whether nothing waits to be written or confirmed.
     fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.commits.is_empty() && self.open_rows == 0
+        self.changes.is_empty() && self.related.is_empty() && self.commits.is_empty() && self.open_rows == 0
     }
 
     /// Whether a transaction has ended and no other has begun: what is pending is worth writing at once.
@@ -162,7 +180,7 @@ async fn follow_with(
     mut checkpointer: Checkpointer,
     active: &mut Option<Active>,
 ) -> Result<(), PipelineError> {
-    let mut pending = Pending::default();
+    let mut pending = Pending { related: Gathered::new(&run.lookups()), ..Pending::default() };
     loop {
         let step = next_step(run, &mut stream, &pending, &checkpointer, active).await;
         match step {
@@ -174,17 +192,17 @@ async fn follow_with(
                     take_in(run, source, events?, &mut pending, &mut checkpointer, active).await?;
                 }
                 if pending.is_complete() {
-                    flush(run, source, &mut pending, &mut checkpointer).await?;
+                    flush(run, source, &mut pending, &mut checkpointer, active).await?;
                 }
                 reread_a_piece(run, source, active).await?;
             }
-            Step::Flush => flush(run, source, &mut pending, &mut checkpointer).await?,
+            Step::Flush => flush(run, source, &mut pending, &mut checkpointer, active).await?,
             Step::Checkpoint => confirm(run, &stream, &mut checkpointer)?,
             Step::Begin(order) => *active = begin(run, source, order).await?,
             Step::Reread(turn) => reread(run, source, turn, active).await?,
             Step::Stop => {
                 run.shared.telemetry.phase(Phase::Stopping);
-                flush(run, source, &mut pending, &mut checkpointer).await?;
+                flush(run, source, &mut pending, &mut checkpointer, active).await?;
                 confirm(run, &stream, &mut checkpointer)?;
                 stream.close().await?;
                 return Ok(());
@@ -296,20 +314,24 @@ async fn take_in(
     active: &mut Option<Active>,
 ) -> Result<(), PipelineError> {
     for event in events {
-        if let StreamEvent::Change(change) = &event {
-            run.refuse_altered(&change.table)?;
-            if let Some(active) = active {
-                active.note(change);
+        match &event {
+            StreamEvent::Change(change) => {
+                run.refuse_altered(&change.table)?;
+                if let Some(active) = active {
+                    active.note(change);
+                }
             }
+            StreamEvent::LookedUp(change) => run.refuse_altered(&change.table)?,
+            StreamEvent::Begin { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
         }
         match pending.push(event, run.batch_rows, run.batch_wait) {
             Demand::Nothing => {}
             Demand::Flush => {
-                flush(run, source, pending, checkpointer).await?;
+                flush(run, source, pending, checkpointer, active).await?;
                 reread_a_piece(run, source, active).await?;
             }
             Demand::Truncate(table) => {
-                flush(run, source, pending, checkpointer).await?;
+                flush(run, source, pending, checkpointer, active).await?;
                 for index in run.writers_of(&table) {
                     run.writers[index].truncate().await?;
                 }
@@ -327,8 +349,11 @@ async fn flush(
     source: &Source,
     pending: &mut Pending,
     checkpointer: &mut Checkpointer,
+    active: &mut Option<Active>,
 ) -> Result<(), PipelineError> {
     let changes = pending.take_changes();
+    // Before anything of the batch is rendered: what it looks up has to be visible.
+    let affected = pending.related.take(source, &run.tables, &run.shared.stop).await?;
     if !changes.is_empty() {
         count_changes(&changes);
         let span = trace::writing(changes.len(), []);
@@ -340,11 +365,36 @@ async fn flush(
         };
         written.instrument(span).await?;
     }
+    refresh(run, source, affected, active).await?;
     for commit in std::mem::take(&mut pending.commits) {
         run.shared.telemetry.searchable(commit.at, commit.rows);
         note_durable(run, commit.end_lsn, checkpointer);
     }
     run.shared.telemetry.waiting_since(None);
+    Ok(())
+}
+
+/// Renders the rows again that look something up in what has changed. There may be very many of them: whoever wants to stop
+/// need not wait for the last one, because nothing of the batch is confirmed before.
+async fn refresh(
+    run: &mut Run,
+    source: &Source,
+    mut affected: Affected,
+    active: &mut Option<Active>,
+) -> Result<(), PipelineError> {
+    let mut is_first = true;
+    while let Some(rows) = affected.next(source, run.batch_rows).await? {
+        if run.shared.stop.is_cancelled() && !is_first {
+            return Err(PipelineError::Stopped);
+        }
+        is_first = false;
+        if let Some(active) = active {
+            rows.iter().for_each(|row| active.note(row));
+        }
+        for (index, rows) in run.by_writer(rows) {
+            run.writers[index].refresh(source, coalesce(rows)).await?;
+        }
+    }
     Ok(())
 }
 

@@ -19,7 +19,8 @@
 //! - [`plan`]: which rows need a vector, which only a new payload, which nothing; pure
 //! - [`writer`]: one collection's writer: complete, render, embed, write, park
 //! - [`letters`] and [`letters_topic`]: where dead letters are kept
-//! - [`refetch`]: where values come from that PostgreSQL did not send
+//! - [`refetch`]: where values come from that PostgreSQL did not send, and rows of other tables
+//! - [`related`]: the rows whose documents a change of another table is part of
 //! - [`checkpoint`]: the only module that advances the confirmed position
 //! - [`store`]: what survives a restart: checkpoint and dead letters
 //! - [`error`] and [`retry`]: what each error means, and trying again
@@ -37,6 +38,7 @@ pub mod letters_topic;
 pub mod plan;
 pub mod publish;
 mod refetch;
+mod related;
 pub mod reread;
 mod retry;
 mod snapshot;

@@ -1,26 +1,40 @@
-//! Where values come from that PostgreSQL did not send and that are stored nowhere.
+//! Where values come from that PostgreSQL did not send and that are stored nowhere, and what rows look up in other tables.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 use walvec_capture::{CaptureError, Source, SourceConfig};
-use walvec_model::{Cell, Row, RowKey, Table};
+use walvec_model::{Cell, Lookup, Row, RowKey, Table, TableName, Value};
 
 use crate::error::PipelineError;
 
 /// Rows read again: those that are still there, with their keys.
 pub(crate) type Fetched<'a> = Pin<Box<dyn Future<Output = Result<Vec<(RowKey, Row)>, PipelineError>> + Send + 'a>>;
 
+/// Rows that were looked up, each with the number of what it belongs to.
+pub(crate) type LookedUp<'a> = Pin<Box<dyn Future<Output = Result<Vec<(usize, Value)>, PipelineError>> + Send + 'a>>;
+
 /// Reads rows again by their keys, as of now.
 pub(crate) trait Refetch: Send + Sync {
     /// The rows of `table` with these keys. `None`: there is nobody to ask.
     fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>>;
+
+    /// What rows of `main` with these values look up. `None`: there is nobody to ask.
+    fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>>;
 }
 
 impl Refetch for Source {
     fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>> {
         Some(Box::pin(async move { Ok(self.fetch_rows(table, keys).await?) }))
+    }
+
+    fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>> {
+        Some(Box::pin(async move {
+            let found = Self::look_up(self, main, lookup, wanted).await;
+            found.map_err(|error| PipelineError::of_lookup(error, lookup))
+        }))
     }
 }
 
@@ -36,13 +50,35 @@ impl OnDemand {
         Self { config, source: OnceCell::const_new() }
     }
 
+    async fn connected(&self, config: &SourceConfig) -> Result<&Source, PipelineError> {
+        Ok(self.source.get_or_try_init(|| Source::connect(config.clone())).await?)
+    }
+
+    /// The tables that rows look something up in, as they are now; none if there is nobody to ask.
+    pub(crate) async fn followed_tables(&self) -> Result<Vec<Arc<Table>>, PipelineError> {
+        let Some(config) = &self.config else { return Ok(Vec::new()) };
+        Ok(self.connected(config).await?.followed_tables().await?)
+    }
+
+    async fn look_up_now(
+        &self,
+        config: &SourceConfig,
+        main: &TableName,
+        lookup: &Lookup,
+        wanted: &[RowKey],
+    ) -> Result<Vec<(usize, Value)>, PipelineError> {
+        let source = self.connected(config).await?;
+        source.forget_shapes().await;
+        source.look_up(main, lookup, wanted).await.map_err(|error| PipelineError::of_lookup(error, lookup))
+    }
+
     async fn fetch(
         &self,
         config: &SourceConfig,
         table: &Table,
         keys: &[RowKey],
     ) -> Result<Vec<(RowKey, Row)>, PipelineError> {
-        let source = self.source.get_or_try_init(|| Source::connect(config.clone())).await?;
+        let source = self.connected(config).await?;
         // A record does not tell the types of its columns, without which they cannot be read.
         let tables = source.tables().await?;
         let Some(typed) = tables.into_iter().find(|found| found.name == table.name) else {
@@ -58,6 +94,11 @@ impl Refetch for OnDemand {
     fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>> {
         let config = self.config.as_ref()?;
         Some(Box::pin(self.fetch(config, table, keys)))
+    }
+
+    fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>> {
+        let config = self.config.as_ref()?;
+        Some(Box::pin(self.look_up_now(config, main, lookup, wanted)))
     }
 }
 

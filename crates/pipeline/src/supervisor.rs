@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{PublicationState, Severity, SlotState, Source, SourceConfig};
+use walvec_capture::{LookupSpec, PublicationState, Severity, SlotState, Source, SourceConfig};
 use walvec_model::{Change, Fingerprint, Generation, Lsn, Table, TableName};
 use walvec_sink::{Sink, SinkError};
 
@@ -67,14 +67,24 @@ pub(crate) struct Run {
     pub(crate) orders: mpsc::Receiver<Order>,
     /// The job that was being done when the stream failed.
     pub(crate) interrupted: Option<Order>,
-    /// The tables as they were when the source was connected.
-    tables: Vec<Arc<Table>>,
+    /// The tables as they were when the source was connected, those that are only looked up included.
+    pub(crate) tables: Vec<Arc<Table>>,
 }
 
 impl Run {
     /// The writers of the collections that show `table`.
     pub(crate) fn writers_of(&self, table: &TableName) -> Vec<usize> {
         (0..self.writers.len()).filter(|&index| self.writers[index].collection.table == *table).collect()
+    }
+
+    /// What the rows of the collections look up.
+    pub(crate) fn lookups(&self) -> Vec<LookupSpec> {
+        let of = |writer: &Writer| {
+            let (main, transform) = (writer.collection.table.clone(), Arc::clone(&writer.collection.transform));
+            let lookups = transform.lookups().to_vec();
+            lookups.into_iter().map(move |lookup| LookupSpec { main: main.clone(), lookup })
+        };
+        self.writers.iter().flat_map(of).collect()
     }
 
     pub(crate) fn writer_of(&mut self, collection: &str) -> Option<&mut Writer> {
@@ -194,12 +204,12 @@ impl Pipeline {
             want_snapshot(&run.store)?;
         }
         refuse_what_cannot_work(&source).await?;
-        run.tables = source.tables().await?;
+        run.tables = source.followed_tables().await?;
         for table in &run.tables {
             for index in run.writers_of(&table.name) {
                 let Collection { name, transform, .. } = &run.writers[index].collection;
                 transform
-                    .check(table)
+                    .check_among(table, &run.tables)
                     .map_err(|error| PipelineError::Transform { collection: name.clone(), source: error.into() })?;
             }
         }
@@ -302,7 +312,7 @@ pub async fn facts(
         },
         slot,
         server: source.server_position().await?.flushed,
-        config_digest: with_shapes(config_digest, &source.tables().await?),
+        config_digest: with_shapes(config_digest, &source.followed_tables().await?),
         collections,
     })
 }
@@ -377,7 +387,7 @@ pub(crate) async fn observe(
         }
         // The stream tells of an altered table with its next change, which may never come. A table that is gone altogether
         // changes no more.
-        if let Some(table) = source.tables().await.ok().and_then(|now| altered(tables, &now)) {
+        if let Some(table) = source.followed_tables().await.ok().and_then(|now| altered(tables, &now)) {
             return PipelineError::Altered { table };
         }
         match (source.publication_identity().await, store.checkpoint()) {

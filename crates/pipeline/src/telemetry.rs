@@ -44,6 +44,8 @@ pub fn describe() {
 pub(crate) enum Stage {
     Retrieve,
     Refetch,
+    Relate,
+    LookUp,
     Render,
     Embed,
     Write,
@@ -54,6 +56,8 @@ impl Stage {
         match self {
             Self::Retrieve => "retrieve",
             Self::Refetch => "refetch",
+            Self::Relate => "relate",
+            Self::LookUp => "look_up",
             Self::Render => "render",
             Self::Embed => "embed",
             Self::Write => "write",

@@ -5,6 +5,7 @@
 //! - [`layout`]: how a point's payload is laid out, for the readers of other libraries
 //! - [`point_id`]: how a row key becomes a point id
 //! - `template`: one compiled template of a [`TransformSpec`]
+//! - `lookup`: rows of other tables, as the text's template sees them
 //! - `names`: which columns a template can reach, and which name was probably meant
 //! - `shape`: what a table's columns mean to a transform, and a row as its templates see it
 //! - `values`: row values in and out of the template engine, and what NULL means there
@@ -20,6 +21,8 @@
 //!   never hold. Comparing NULL by size (`<`, `>`) has no meaning: test first.
 //! - Booleans print as `true` and `false`, arrays and objects as JSON.
 //! - numeric, dates and other types that JSON cannot hold exactly are text: `price|float * 1.2`, `price|int`.
+//! - A lookup is a variable of the text's template: one row is an object of its columns, or NULL if there is none; many rows
+//!   are a list of such objects. Templates of computed fields do not see them.
 //! - A name that is no column is an error, never an empty text.
 //! - There is no `include` or `extends`, and a template that does not come to an end is stopped.
 //!
@@ -31,6 +34,7 @@
 pub mod chunk;
 pub mod error;
 pub mod layout;
+mod lookup;
 mod names;
 pub mod point_id;
 mod shape;

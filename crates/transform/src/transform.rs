@@ -5,12 +5,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use minijinja::value::Value as Rendered;
 use walvec_model::point::RESERVED_KEY;
 use walvec_model::{
-    Cell, Document, InputHash, Payload, PointId, Provenance, Row, RowKey, StoredPoint, Table, TableName, Value,
+    Cell, Document, InputHash, Lookup, Payload, PointId, Provenance, Row, RowKey, StoredPoint, Table, TableName, Value,
 };
 
 use crate::chunk::{Chunker, MAX_CHUNKS};
 use crate::error::TransformError;
 use crate::layout::Layout;
+use crate::lookup;
 use crate::names::nearest;
 use crate::point_id;
 use crate::shape::{ROW, RowContext, Shape, nulls, uses_null};
@@ -36,6 +37,8 @@ pub struct TransformSpec {
     pub computed: Vec<(String, String)>,
     /// How the payload is laid out.
     pub layout: Layout,
+    /// Rows of other tables that the text is rendered with.
+    pub lookups: Vec<Lookup>,
 }
 
 /// A row after its unchanged values were looked up.
@@ -131,6 +134,20 @@ impl Transform {
     /// [`TransformError::Render`] if a template fails on this row, or it has too many chunks. Otherwise as [`new`](Self::new) and
     /// [`check`](Self::check): the table has changed its shape, or a filter that does not exist was reached only now.
     pub fn render(&self, table: &Table, key: &RowKey, values: &[Value]) -> Result<Vec<Document>, TransformError> {
+        self.render_joined(table, key, values, &[])
+    }
+
+    /// The same with what the row looks up: a value for each of [`lookups`](Self::lookups), an object or NULL, or a list of objects.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub fn render_joined(
+        &self,
+        table: &Table,
+        key: &RowKey,
+        values: &[Value],
+        looked_up: &[Value],
+    ) -> Result<Vec<Document>, TransformError> {
         let shape = self.shape(table)?;
         let context = Rendered::from_object(RowContext::new(&shape, values));
         let failed = |template: &Template, error: &minijinja::Error| match template.mistake(error) {
@@ -142,7 +159,8 @@ impl Transform {
                 reason: format!("{}{}", reason(error), nulls(&shape, template, values)),
             },
         };
-        let text = self.text.render_text(context.clone()).map_err(|error| failed(&self.text, &error))?;
+        let text =
+            self.text.render_text(self.joined(&context, looked_up)).map_err(|error| failed(&self.text, &error))?;
         let mut fields: Payload = shape.payload.iter().map(|(name, i)| (name.clone(), value_at(values, *i))).collect();
         for (name, template) in &self.computed {
             let value = match template.render_value(context.clone()) {
@@ -183,6 +201,33 @@ impl Transform {
         Ok((0..).zip(ids.zip(pieces).zip(fields)).map(document).collect())
     }
 
+    /// What rows look up, for the text.
+    #[must_use]
+    pub fn lookups(&self) -> &[Lookup] {
+        &self.spec.lookups
+    }
+
+    /// Checks that the text uses no column of a looked-up table that is not there, as far as one row of each shows that.
+    ///
+    /// # Errors
+    /// [`TransformError::UnknownColumn`].
+    pub fn check_lookups(&self, tables: &[Arc<Table>]) -> Result<(), TransformError> {
+        lookup::check(&self.text, &self.spec.lookups, tables)
+    }
+
+    /// Both checks, of the table and of those in which its rows look something up.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check) and [`check_lookups`](Self::check_lookups).
+    pub fn check_among(&self, table: &Table, tables: &[Arc<Table>]) -> Result<(), TransformError> {
+        self.check(table)?;
+        self.check_lookups(tables)
+    }
+
+    fn joined(&self, row: &Rendered, looked_up: &[Value]) -> Rendered {
+        if self.spec.lookups.is_empty() { row.clone() } else { lookup::joined(row, &self.spec.lookups, looked_up) }
+    }
+
     /// The payload field that holds a chunk's text; `None` where there are no chunks, or the layout has a place for it.
     fn chunk_field(&self) -> Option<&str> {
         let chunker = self.chunker.as_ref()?;
@@ -214,7 +259,8 @@ impl Transform {
     }
 
     fn needs(&self, column: &str) -> bool {
-        self.stores(column) || self.reaches(column)
+        let joins = |lookup: &Lookup| lookup.on.iter().any(|(_, ours)| ours == column);
+        self.stores(column) || self.reaches(column) || self.spec.lookups.iter().any(joins)
     }
 
     fn stored_value(&self, column: &str, stored: Option<&StoredPoint>) -> Option<Value> {
@@ -237,8 +283,9 @@ impl Transform {
 
     fn new_shape(&self, table: &Table) -> Result<Shape, TransformError> {
         let columns: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
-        for template in self.templates() {
-            check_template(table, template)?;
+        check_template(table, &self.text, &self.spec.lookups)?;
+        for (_, template) in &self.computed {
+            check_template(table, template, &[])?;
         }
         for (name, template) in &self.computed {
             self.check_field(table, &template.field, name)?;
@@ -285,12 +332,15 @@ fn is_from(point: &StoredPoint, table: &TableName) -> bool {
     point.provenance.as_ref().is_some_and(|provenance| provenance.table == Provenance::table_tag(table))
 }
 
-fn check_template(table: &Table, template: &Template) -> Result<(), TransformError> {
+fn check_template(table: &Table, template: &Template, lookups: &[Lookup]) -> Result<(), TransformError> {
     let unknown = |name: &str| Err(unknown_column(table, &template.field, name));
     // A column that is itself called `row` hides the row.
     let row_is_column = table.column_index(ROW).is_some();
     for path in template.variables() {
         let name = first_segment(&path);
+        if lookups.iter().any(|lookup| lookup.name == name) {
+            continue;
+        }
         let column = match path.split('.').nth(1) {
             Some(column) if name == ROW && !row_is_column => column,
             None if name == ROW => continue,
@@ -304,7 +354,7 @@ fn check_template(table: &Table, template: &Template) -> Result<(), TransformErr
     missing.map_or(Ok(()), unknown)
 }
 
-fn unknown_column(table: &Table, field: &str, column: &str) -> TransformError {
+pub(crate) fn unknown_column(table: &Table, field: &str, column: &str) -> TransformError {
     let names = || table.columns.iter().map(|column| column.name.as_str());
     let suggestion = nearest(column, names()).map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default();
     TransformError::UnknownColumn {

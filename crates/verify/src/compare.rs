@@ -14,7 +14,6 @@ use crate::image::Imager;
 use crate::merge::{Merge, Scanned};
 use crate::recheck::{Judge, Verdict};
 use crate::sort::{Expected, Sorted, Sorter};
-use crate::table::Table;
 use crate::vectors::{self, Sampler};
 use crate::{Findings, Job, Mismatch, Report, Stage, VerifyError, barrier, select};
 
@@ -41,8 +40,7 @@ const FIRST_POINTS: usize = 256;
 pub async fn compare(job: &Job<'_>) -> Result<(Report, Findings), VerifyError> {
     check_fingerprint(job).await?;
     barrier::prepare(job.asker).await?;
-    let table = Table::find(job.asker, job.publication, &job.spec.table).await?;
-    let imager = Arc::new(Imager::new(&job.spec, table)?);
+    let imager = Arc::new(Imager::find(job).await?);
     let judge = Judge::new(job, Arc::clone(&imager)).await?;
     let mut comparison =
         Comparison { judge, report: Report::new(&job.spec.collection, &job.spec.table), findings: Findings::new()? };
@@ -92,9 +90,9 @@ impl Comparison<'_> {
         // The first query takes the snapshot.
         job.reader.batch_execute("SELECT").await.map_err(failed())?;
         let barrier = barrier::emit(job.asker).await?;
-        let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", select::all_rows(&imager.table));
+        let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", select::all_rows(&imager.table, &imager.joined));
         let rows = job.reader.copy_out(&copy).await.map_err(failed())?;
-        let columns = imager.table.columns.len();
+        let columns = imager.texts();
         // It must not be asked again once it has ended.
         let mut rows = Box::pin(BinaryCopyOutStream::new(rows, &vec![Type::TEXT; columns]).fuse());
         let mut sorter = Sorter::new();

@@ -7,17 +7,19 @@ use walvec_model::{InputHash, Payload, PointId, RESERVED_KEY, RawPoint};
 
 use crate::digest::{self, Digest, OWN_PARTS};
 use crate::id::Ids;
+use crate::lookup::Joined;
 use crate::null::Row;
 use crate::render::Renderer;
 use crate::report::Difference;
 use crate::select;
 use crate::table::{Kind, Table};
-use crate::{Chunks, CollectionSpec, Layout, VerifyError};
+use crate::{Chunks, CollectionSpec, Job, Layout, VerifyError};
 
 /// How the rows of a table become points.
 #[derive(Debug)]
 pub(crate) struct Imager {
     pub(crate) table: Table,
+    pub(crate) joined: Vec<Joined>,
     pub(crate) ids: Ids,
     renderer: Renderer,
     names: Arc<[String]>,
@@ -50,7 +52,17 @@ pub(crate) struct Content {
 }
 
 impl Imager {
-    pub(crate) fn new(spec: &CollectionSpec, table: Table) -> Result<Self, VerifyError> {
+    /// Asks the catalogue for the tables of a job.
+    pub(crate) async fn find(job: &Job<'_>) -> Result<Self, VerifyError> {
+        let table = Table::find(job.asker, job.publication, &job.spec.table).await?;
+        let mut joined = Vec::with_capacity(job.spec.lookups.len());
+        for lookup in &job.spec.lookups {
+            joined.push(Joined::find(job.asker, job.publication, lookup).await?);
+        }
+        Self::new(&job.spec, table, joined)
+    }
+
+    fn new(spec: &CollectionSpec, table: Table, joined: Vec<Joined>) -> Result<Self, VerifyError> {
         let renderer = Renderer::new(spec)?;
         let names: Arc<[String]> = table.columns.iter().map(|column| column.name.clone()).collect();
         let selected = spec.payload.clone().unwrap_or_else(|| names.to_vec());
@@ -73,18 +85,28 @@ impl Imager {
             names,
             stored,
             table,
+            joined,
         })
     }
 
-    /// The images of a row, chunk by chunk, given the text of each column. There is at least one.
-    pub(crate) fn images<'a>(&self, texts: impl Iterator<Item = Option<&'a str>>) -> Vec<Image> {
-        let values: Vec<Value> = texts.zip(&self.kinds).map(|(text, kind)| select::value(text, kind)).collect();
+    /// How many texts there are of a row: of its columns, then of what it looks up.
+    pub(crate) fn texts(&self) -> usize {
+        self.table.columns.len() + self.joined.len()
+    }
+
+    /// The images of a row, chunk by chunk, given the text of each column and of each lookup. There is at least one.
+    pub(crate) fn images<'a>(&self, mut texts: impl Iterator<Item = Option<&'a str>>) -> Vec<Image> {
+        let columns = texts.by_ref().take(self.kinds.len()).zip(&self.kinds);
+        let values: Vec<Value> = columns.map(|(text, kind)| select::value(text, kind)).collect();
+        let looked_up = self.joined.iter().zip(texts);
+        let looked_up = looked_up.map(|(joined, text)| (joined.name().to_owned(), joined.value(text))).collect();
         let value = |index: usize| values.get(index).cloned().unwrap_or_default();
         let key: Vec<Value> = self.table.key.iter().map(|index| value(*index)).collect();
         let first = self.ids.of(&key);
         let mut fields: Payload = self.stored.iter().map(|(name, index)| (name.clone(), value(*index))).collect();
         let row = Arc::new(Row { names: Arc::clone(&self.names), values });
-        let rendered = self.renderer.render(&row).and_then(|(text, computed)| Ok((self.pieces(text)?, computed)));
+        let rendered =
+            self.renderer.render(&row, looked_up).and_then(|(text, computed)| Ok((self.pieces(text)?, computed)));
         let (pieces, computed) = match rendered {
             Ok(rendered) => rendered,
             Err(reason) => return vec![Image { id: first, key, content: Err(reason) }],
@@ -202,8 +224,9 @@ mod tests {
             layout: Layout::Flat,
             chunks: None,
             keywords: None,
+            lookups: Vec::new(),
         };
-        Imager::new(&spec, table).unwrap()
+        Imager::new(&spec, table, Vec::new()).unwrap()
     }
 
     fn point(payload: Value) -> RawPoint {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Client;
 use walvec_embed::Embedder;
-use walvec_model::{Fingerprint, Lsn, SparseVector, TableName};
+use walvec_model::{Fingerprint, Lookup, Lsn, SparseVector, TableName};
 
 use crate::{Layout, Points, Running};
 
@@ -17,6 +17,8 @@ pub struct CollectionSpec {
     pub table: TableName,
     /// Template of the text that is embedded.
     pub text: String,
+    /// Rows of other tables that the text is rendered with.
+    pub lookups: Vec<Lookup>,
     /// Columns that are stored; `None` for every published one.
     pub payload: Option<Vec<String>>,
     /// Further fields: name and template. One that is exactly one `{{ expression }}` keeps its type.

@@ -14,7 +14,7 @@
 //! 2. Both sides are streamed as (id, digest) and merged. A difference is only a suspicion: the sides are of different
 //!    moments.
 //! 3. Suspects are read again: row, message, point, row. A row that stood still and a point that still differs prove a
-//!    mismatch. A row that moved is tried again, three times.
+//!    mismatch. A row that moved, or with it a row that its text is rendered with, is tried again, three times.
 //! 4. Texts of a sample are embedded again and compared with the stored vectors. Nothing stored could tell a wrong vector
 //!    from a right one, so that only a sample of all points checks all vectors.
 //!
@@ -22,7 +22,7 @@
 //! - [`Running`], [`Points`]: what the caller provides: the walvec that fills the collection, and the collection
 //! - [`Report`]: what was found, with examples
 //! - [`Findings`]: everything that was found, for a repair; [`repair`] has it mended and proves it
-//! - `table`, `select`: the table's columns, and the statement that reads them
+//! - `table`, `select`, `lookup`: the tables' columns, and the statement that reads them
 //! - `render`, `null`: templates
 //! - `image`, `id`, `digest`: what a row's point should be, and how two are compared
 //! - `sort`, `merge`: the expected side in id order, and both sides beside each other
@@ -41,6 +41,7 @@ mod id;
 mod image;
 mod job;
 mod layout;
+mod lookup;
 mod merge;
 mod null;
 mod outside;

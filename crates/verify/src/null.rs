@@ -66,6 +66,25 @@ impl Object for Row {
     }
 }
 
+/// A row together with what it looks up.
+#[derive(Debug)]
+pub(crate) struct WithLookups {
+    pub(crate) row: Arc<Row>,
+    pub(crate) looked_up: Vec<(String, Value)>,
+}
+
+impl Object for WithLookups {
+    fn get_value(self: &Arc<Self>, key: &Inner) -> Option<Inner> {
+        let found = self.looked_up.iter().find(|(name, _)| key.as_str() == Some(name));
+        found.map_or_else(|| self.row.get_value(key), |(_, value)| Some(inside(value)))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        let names = self.row.names.iter().chain(self.looked_up.iter().map(|(name, _)| name));
+        Enumerator::Values(names.map(|name| Inner::from(name.as_str())).collect())
+    }
+}
+
 fn null() -> Inner {
     Inner::from_object(Null)
 }

@@ -1,7 +1,8 @@
 //! Suspects looked at again, until it is certain what they are.
 //!
 //! The row is read, then a message is written into the WAL, then the running walvec is waited for, then the point is read,
-//! then the row once more. If the row is the same version both times, the point must show it.
+//! then the row once more. If the row is the same version both times, and so is everything that its text is rendered with, the
+//! point must show it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -58,7 +59,7 @@ struct Round {
 
 impl<'a> Judge<'a> {
     pub(crate) async fn new(job: &'a Job<'a>, imager: Arc<Imager>) -> Result<Self, VerifyError> {
-        let query = select::rows_by_key(&imager.table);
+        let query = select::rows_by_key(&imager.table, &imager.joined);
         let rows_by_key = job.asker.prepare(&query).await.map_err(statement("preparing to read rows again"))?;
         Ok(Self { job, imager, rows_by_key })
     }
@@ -72,12 +73,15 @@ impl<'a> Judge<'a> {
         let wanted = json!(texts).to_string();
         let failed = || statement("reading rows again");
         let found = self.job.asker.query(&self.rows_by_key, &[&wanted]).await.map_err(failed())?;
-        let columns = self.imager.table.columns.len();
+        let columns = self.imager.texts();
         let mut rows = HashMap::with_capacity(found.len());
         for row in found {
             let texts = (0..columns).map(|index| row.try_get(index)).collect::<Result<Vec<Option<&str>>, _>>();
-            let images = self.imager.images(texts.map_err(failed())?.into_iter());
-            let mark: String = row.try_get(columns).map_err(failed())?;
+            let texts = texts.map_err(failed())?;
+            let mut mark: String = row.try_get(columns).map_err(failed())?;
+            // What was looked up has the versions of its rows in it.
+            texts.iter().skip(self.imager.table.columns.len()).for_each(|text| mark.push_str(text.unwrap_or("-")));
+            let images = self.imager.images(texts.into_iter());
             rows.extend(images.into_iter().map(|image| (image.id, Row { image, mark: mark.clone() })));
         }
         Ok(rows)
@@ -96,11 +100,11 @@ impl<'a> Judge<'a> {
     async fn judge_portion(&self, suspects: &[Suspect]) -> Result<Vec<(Suspect, Verdict)>, VerifyError> {
         let mut open = suspects.to_vec();
         let mut judged = Vec::with_capacity(open.len());
-        for _ in 0..ROUNDS {
+        for number in 0..ROUNDS {
             let round = self.round(&open).await?;
             let mut moving = Vec::new();
             for mut suspect in open {
-                match round.verdict(&suspect) {
+                match round.verdict(&suspect).filter(|verdict| self.is_certain(verdict, number)) {
                     Some(verdict) => judged.push((suspect, verdict)),
                     None => {
                         let claimed = round.points.get(&suspect.id).map(claim).unwrap_or_default();
@@ -117,6 +121,13 @@ impl<'a> Judge<'a> {
         judged.extend(open.into_iter().map(|suspect| (suspect, Verdict::Unsettled)));
         self.set_parked_apart(&mut judged).await?;
         Ok(judged)
+    }
+
+    /// Looked-up rows are read when a document is rendered, whatever change it is rendered for: a row that came and went between
+    /// our two looks may be in the document, under a version from before the first. It will not be at the next look.
+    fn is_certain(&self, verdict: &Verdict, round: usize) -> bool {
+        let is_mismatch = matches!(verdict, Verdict::Mismatch(_));
+        self.imager.joined.is_empty() || !is_mismatch || round > 0
     }
 
     async fn round(&self, suspects: &[Suspect]) -> Result<Round, VerifyError> {

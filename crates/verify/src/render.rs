@@ -8,7 +8,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
 use walvec_model::TableName;
 
-use crate::null::{self, Row};
+use crate::null::{self, Row, WithLookups};
 use crate::{CollectionSpec, VerifyError};
 
 /// The name of the text's template. Those of computed fields are `computed.` and the field's name.
@@ -59,11 +59,16 @@ impl Renderer {
         self.computed.iter().any(|computed| computed.field == field)
     }
 
-    /// The text of a row and its computed fields, or why there are none.
-    pub(crate) fn render(&self, row: &Arc<Row>) -> Result<(String, Vec<(String, Value)>), String> {
+    /// The text of a row, with what it looks up, and its computed fields; or why there are none.
+    pub(crate) fn render(
+        &self,
+        row: &Arc<Row>,
+        looked_up: Vec<(String, Value)>,
+    ) -> Result<(String, Vec<(String, Value)>), String> {
         let context = Inner::from_dyn_object(Arc::clone(row));
+        let joined = Inner::from_object(WithLookups { row: Arc::clone(row), looked_up });
         let reason = |name: &str, error: &Error| format!("{name}: {error}");
-        let text = self.environment.get_template(TEXT).and_then(|template| template.render(context.clone()));
+        let text = self.environment.get_template(TEXT).and_then(|template| template.render(joined));
         let text = text.map_err(|error| reason(TEXT, &error))?;
         let mut fields = Vec::with_capacity(self.computed.len());
         for computed in &self.computed {
@@ -129,6 +134,7 @@ mod tests {
             layout: crate::Layout::Flat,
             chunks: None,
             keywords: None,
+            lookups: Vec::new(),
         }
     }
 
@@ -136,7 +142,7 @@ mod tests {
         let Value::Object(row) = row else { panic!("a row") };
         let (names, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();
         let row = Arc::new(Row { names: names.into(), values });
-        let (text, mut fields) = Renderer::new(&spec(text, computed)).unwrap().render(&row)?;
+        let (text, mut fields) = Renderer::new(&spec(text, computed)).unwrap().render(&row, Vec::new())?;
         Ok((text, fields.remove(0).1))
     }
 

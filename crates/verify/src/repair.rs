@@ -9,7 +9,6 @@ use crate::findings::Finding;
 use crate::image::Imager;
 use crate::merge::Suspect;
 use crate::recheck::{Judge, Verdict};
-use crate::table::Table;
 use crate::{Findings, Job, Mismatch, RepairPortion, Sort, Stage, VerifyError, barrier, vectors};
 
 /// How many mismatches that are left are shown.
@@ -35,8 +34,7 @@ pub struct Mended {
 pub async fn repair(job: &Job<'_>, findings: &mut Findings) -> Result<Mended, VerifyError> {
     send(job, findings).await?;
     barrier::prepare(job.asker).await?;
-    let table = Table::find(job.asker, job.publication, &job.spec.table).await?;
-    let judge = Judge::new(job, Arc::new(Imager::new(&job.spec, table)?)).await?;
+    let judge = Judge::new(job, Arc::new(Imager::find(job).await?)).await?;
     let mut mended = Mended::default();
     let mut portions = findings.portions()?;
     loop {

@@ -5,16 +5,17 @@
 use serde_json::{Number, Value};
 use walvec_model::TableName;
 
+use crate::lookup::Joined;
 use crate::table::{Column, Kind, Table};
 
-/// The rows that the publication sends, one text per column.
-pub(crate) fn all_rows(table: &Table) -> String {
-    format!("SELECT {} FROM {}{}", expressions(table), only(table, "r"), condition(table))
+/// The rows that the publication sends, one text per column and one per lookup.
+pub(crate) fn all_rows(table: &Table, joined: &[Joined]) -> String {
+    format!("SELECT {} FROM {}{}", expressions(table, joined), only(table, "r"), condition(table))
 }
 
 /// The rows with the keys in `$1`, a JSON array of arrays of the key columns' texts. One more column tells one version of a
 /// row from another.
-pub(crate) fn rows_by_key(table: &Table) -> String {
+pub(crate) fn rows_by_key(table: &Table, joined: &[Joined]) -> String {
     let same_key = |(place, index): (usize, &usize)| {
         let column = table.columns.get(*index)?;
         Some(format!("r.{} = (wanted.key->>{place})::{}", quoted(&column.name), column.type_name))
@@ -23,19 +24,19 @@ pub(crate) fn rows_by_key(table: &Table) -> String {
     format!(
         "SELECT {}, r.tableoid::text || '/' || r.xmin::text || '/' || r.ctid::text FROM (SELECT *, tableoid, xmin, ctid FROM {}{}) AS r \
          JOIN json_array_elements($1::text::json) AS wanted (key) ON {}",
-        expressions(table),
+        expressions(table, joined),
         only(table, "r"),
         condition(table),
         keys.join(" AND ")
     )
 }
 
-fn expressions(table: &Table) -> String {
+fn expressions(table: &Table, joined: &[Joined]) -> String {
     let expressions = table.columns.iter().map(|column| expression(&format!("r.{}", quoted(&column.name)), column));
-    expressions.collect::<Vec<_>>().join(", ")
+    expressions.chain(joined.iter().map(Joined::expression)).collect::<Vec<_>>().join(", ")
 }
 
-fn expression(name: &str, column: &Column) -> String {
+pub(crate) fn expression(name: &str, column: &Column) -> String {
     match &column.kind {
         Kind::Plain => format!("to_json({name})::text"),
         Kind::Oid => format!("to_json({name}::bigint)::text"),
@@ -49,7 +50,7 @@ fn expression(name: &str, column: &Column) -> String {
 }
 
 /// Tables that inherit in the old way are tables of their own.
-fn only(table: &Table, alias: &str) -> String {
+pub(crate) fn only(table: &Table, alias: &str) -> String {
     let TableName { schema, name } = &table.name;
     format!("{}{}.{} AS {alias}", if table.partitioned { "" } else { "ONLY " }, quoted(schema), quoted(name))
 }
@@ -58,7 +59,7 @@ fn condition(table: &Table) -> String {
     table.filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default()
 }
 
-fn quoted(identifier: &str) -> String {
+pub(crate) fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
@@ -208,8 +209,11 @@ mod tests {
             filter: Some("c > 1".to_owned()),
             partitioned: false,
         };
-        assert_eq!(all_rows(&table), r#"SELECT r."a""b"::text, r."c"::text FROM ONLY "s"."T""1" AS r WHERE (c > 1)"#);
-        assert!(rows_by_key(&table).ends_with(r#"ON r."c" = (wanted.key->>0)::character varying(3)"#));
+        assert_eq!(
+            all_rows(&table, &[]),
+            r#"SELECT r."a""b"::text, r."c"::text FROM ONLY "s"."T""1" AS r WHERE (c > 1)"#
+        );
+        assert!(rows_by_key(&table, &[]).ends_with(r#"ON r."c" = (wanted.key->>0)::character varying(3)"#));
         assert_eq!(key_text(&json!(["a\"b", null, ["\\"], 1.5])), r#"{"a\"b",NULL,{"\\"},"1.5"}"#);
     }
 

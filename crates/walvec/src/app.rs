@@ -3,13 +3,14 @@
 //! Everything that can be wrong without asking PostgreSQL (the data directory, the model, the stored collections, the
 //! templates) is found here, before anything connects.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{SourceConfig, TableSpec};
+use walvec_capture::{LookupSpec, SourceConfig, TableSpec};
 use walvec_embed::Embedder;
-use walvec_model::Fingerprint;
+use walvec_model::{Fingerprint, TableName};
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::embedded::DataDir;
 use walvec_sink::{Keywords, SinkError};
@@ -174,6 +175,7 @@ pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> R
         payload: collection.payload.clone(),
         computed: collection.computed.clone().into_iter().collect(),
         layout: collection.layout(),
+        lookups: collection.lookups(),
     };
     let transform = Transform::new(spec).map_err(|error: TransformError| {
         Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name))
@@ -184,15 +186,18 @@ pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> R
     })
 }
 
-/// What makes the vectors of a collection comparable: the model as it is on disk, the text template, how texts are cut, and
-/// what keywords are.
+/// What makes the vectors of a collection comparable: the model as it is on disk, the text template, what it looks up, how
+/// texts are cut, and what keywords are.
 pub(crate) fn fingerprint(embedder: &dyn Embedder, collection: &CollectionConfig) -> Fingerprint {
     let info = embedder.info();
     let (dimension, max_tokens) = (info.dimension.to_string(), info.max_tokens.to_string());
     let chunks = collection.chunk.as_ref().map(|chunk| chunk.spec().describe());
     let parts = [&info.revision, &dimension, &max_tokens, &info.pooling, &collection.text];
     let keywords = collection.hybrid.as_ref().map(|language| walvec_sink::keywords::describe(language));
-    let parts: Vec<&str> = parts.into_iter().chain(&chunks).chain(&keywords).map(String::as_str).collect();
+    let lookups: Vec<String> =
+        collection.lookups().iter().map(|lookup| format!("lookup {}", lookup.describe())).collect();
+    let further = chunks.iter().chain(&lookups).chain(&keywords);
+    let parts: Vec<&str> = parts.into_iter().chain(further).map(String::as_str).collect();
     Fingerprint::of(&parts)
 }
 
@@ -211,8 +216,24 @@ pub(crate) fn source_config(config: &Config) -> SourceConfig {
                 columns: None,
             })
             .collect(),
+        lookups: lookups(config),
         copy_workers: config.source.copy_workers,
     }
+}
+
+/// The tables that the publication has.
+pub(crate) fn published(config: &Config) -> BTreeSet<TableName> {
+    let main = config.collections.iter().map(|collection| collection.table.clone());
+    main.chain(lookups(config).into_iter().map(|spec| spec.lookup.table)).collect()
+}
+
+/// What the rows of all collections look up.
+fn lookups(config: &Config) -> Vec<LookupSpec> {
+    let of = |collection: &CollectionConfig| {
+        let main = collection.table.clone();
+        collection.lookups().into_iter().map(move |lookup| LookupSpec { main: main.clone(), lookup })
+    };
+    config.collections.iter().flat_map(of).collect()
 }
 
 /// A digest of what decides which rows and which payloads a collection has, and in which shards. When it changes, tables
@@ -233,6 +254,7 @@ pub(crate) fn config_digest(config: &Config) -> String {
             ]
             .into_iter()
             .chain(collection.chunk_field().map(str::to_owned))
+            .chain(collection.lookups().into_iter().map(|lookup| lookup.describe()))
         })
         .chain(shard_key)
         .collect();

@@ -236,7 +236,9 @@ const fn format(kafka: &KafkaSettings) -> Format {
 fn rows_digest(config: &Config, topics: &[TableTopic]) -> String {
     let filters = config.collections.iter().map(|collection| format!("{:?} {:?}", collection.table, collection.filter));
     let topics = topics.iter().map(|topic| format!("{:?} {}", topic.table, topic.topic.name));
-    let parts: Vec<String> = filters.chain(topics).collect();
+    let lookups = config.collections.iter().flat_map(|collection| collection.lookups());
+    let lookups = lookups.map(|lookup| lookup.describe());
+    let parts: Vec<String> = filters.chain(topics).chain(lookups).collect();
     Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
 }
 

@@ -272,6 +272,15 @@ fn refuse_other_rows(current: &Config, next: &Config) -> Result<(), Failure> {
         let url = config.sink.qdrant.as_ref().map(|qdrant| qdrant.url.clone());
         (config.source.slot.clone(), config.source.publication.clone(), config.sink.directory().to_owned(), url)
     };
+    let (published, wanted) = (app::published(current), app::published(next));
+    if let Some(table) = wanted.symmetric_difference(&published).next().filter(|_| rows(current) == rows(next)) {
+        let what = format!(
+            "the lookups need another publication, with or without {table}: it cannot be altered under a stream that is being read"
+        );
+        let remedy =
+            "stop walvec, alter the publication as `walvec check` says, then `walvec reset --purge` and `walvec run`";
+        return Err(Failure::new(2, "E_CONFIG", what).with_remedy(remedy));
+    }
     if rows(current) == rows(next) && place(current) == place(next) {
         return Ok(());
     }

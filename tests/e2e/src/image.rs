@@ -44,6 +44,8 @@ pub struct Expected {
     pub payload: Option<&'static [&'static str]>,
     /// The text of a row, given all its columns: what the template should render.
     pub text: fn(&Payload) -> String,
+    /// Instead of that: the text of a row as an SQL expression, which may look at other tables.
+    pub sql: Option<&'static str>,
     /// The model.
     pub model: &'static str,
     /// How the payload is laid out.
@@ -65,6 +67,7 @@ impl Expected {
             filter: None,
             payload: None,
             text,
+            sql: None,
             model: MODEL,
             layout: Layout::Flat,
             words: None,
@@ -361,8 +364,9 @@ async fn rows(context: &TestContext, expected: &Expected) -> Result<BTreeMap<Poi
         columns.iter().map(|column| format!("'{}', {}", column.name.replace('\'', "''"), column.as_json())).collect();
     let query = format!(
         "SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET bytea_output = 'hex'; \
-         SELECT jsonb_build_object({})::text FROM {}.{} WHERE {}",
+         SELECT jsonb_build_object({})::text, {} FROM {}.{} WHERE {}",
         fields.join(", "),
+        expected.sql.unwrap_or("NULL"),
         quoted(expected.schema),
         quoted(expected.table),
         expected.filter.unwrap_or("true")
@@ -370,8 +374,10 @@ async fn rows(context: &TestContext, expected: &Expected) -> Result<BTreeMap<Poi
     let mut rows = BTreeMap::new();
     for message in context.sql.simple_query(&query).await? {
         let tokio_postgres::SimpleQueryMessage::Row(row) = message else { continue };
+        let text = row.get(1).map(str::to_owned);
         let row: Payload = serde_json::from_str(row.get(0).context("a row without JSON")?)?;
-        for mut image in images(&row, &columns, expected) {
+        let text = text.unwrap_or_else(|| (expected.text)(&row));
+        for mut image in images(&row, text, &columns, expected) {
             let id = point_id(&columns, &image.key, image.chunk.0, expected)?;
             image.payload = layout::laid_out(expected.layout, id, &image.text, image.payload);
             rows.insert(id, image);
@@ -380,14 +386,13 @@ async fn rows(context: &TestContext, expected: &Expected) -> Result<BTreeMap<Poi
     Ok(rows)
 }
 
-fn images(row: &Payload, columns: &[Column], expected: &Expected) -> Vec<Image> {
+fn images(row: &Payload, text: String, columns: &[Column], expected: &Expected) -> Vec<Image> {
     let mut key: Vec<&Column> = columns.iter().filter(|column| column.key > 0).collect();
     key.sort_by_key(|column| column.key);
     let selected = |name: &str| expected.payload.is_none_or(|payload| payload.contains(&name));
     let payload = row.iter().filter(|(name, _)| selected(name));
     let payload: Payload = payload.map(|(name, value)| (name.clone(), value.clone())).collect();
     let key: Vec<Value> = key.iter().map(|column| row[&column.name].clone()).collect();
-    let text = (expected.text)(row);
     let Some(words) = expected.words else { return vec![Image { payload, key, text, chunk: (0, 1) }] };
     let all: Vec<&str> = text.split(' ').collect();
     let count = u32::try_from(all.len().div_ceil(words)).unwrap_or(u32::MAX);

@@ -79,7 +79,7 @@ impl TableFacts {
     }
 
     /// The columns whose old values come with updates and deletes; `None` for all of them.
-    fn identity_columns(&self) -> Option<Vec<String>> {
+    pub(crate) fn identity_columns(&self) -> Option<Vec<String>> {
         match self.identity.as_str() {
             "f" => None,
             "i" => Some(self.identity_index.clone().unwrap_or_default()),

@@ -11,6 +11,7 @@ use walvec_model::{Column, Table, TableName};
 use crate::CaptureError;
 use crate::assemble::Followed;
 use crate::catalog::{self, Catalog};
+use crate::config::SourceConfig;
 use crate::connect::statement_error;
 use crate::pgoutput::Relation;
 use crate::source::Source;
@@ -18,6 +19,7 @@ use crate::source::Source;
 /// The configured tables, and how to find out more about them.
 pub(super) struct Relations {
     catalog: Arc<Catalog>,
+    config: SourceConfig,
     /// The tables as they were when the stream was opened, by their oids.
     known: HashMap<u32, KnownTable>,
 }
@@ -31,11 +33,11 @@ impl Relations {
     /// Of a source's configured tables.
     pub(super) async fn known_to(source: &Source) -> Result<Self, CaptureError> {
         let mut known = HashMap::new();
-        for published in source.published_tables().await? {
+        for published in source.published_as(&source.config.published()).await? {
             let key = published.facts.key()?.columns().to_vec();
             known.insert(published.facts.oid, KnownTable { name: published.facts.name, key });
         }
-        Ok(Self { catalog: Arc::clone(&source.catalog), known })
+        Ok(Self { catalog: Arc::clone(&source.catalog), config: source.config.clone(), known })
     }
 
     /// How to read the rows that follow; `None` if the table is not configured.
@@ -52,8 +54,30 @@ impl Relations {
         };
         let columns = self.columns(relation).await?;
         let key = self.key(relation, known, &name).await?;
+        self.check_lookups(relation, &name)?;
         let kinds = self.catalog.kinds_of(&columns).await?;
-        Ok(Some(Followed { table: Arc::new(Table { name, columns, key }), kinds }))
+        let is_main = self.config.is_main(&name);
+        let is_looked_up = self.config.lookups_in(&name).next().is_some();
+        Ok(Some(Followed { table: Arc::new(Table { name, columns, key }), kinds, is_main, is_looked_up }))
+    }
+
+    /// Deletes, and updates that move a row, must tell to which main rows it belonged.
+    fn check_lookups(&self, relation: &Relation, name: &TableName) -> Result<(), CaptureError> {
+        for spec in self.config.lookups_in(name) {
+            for (column, _) in &spec.lookup.on {
+                let found = relation.columns.iter().find(|found| found.name == *column);
+                if !found.is_some_and(|found| found.in_identity) {
+                    let lookup = &spec.lookup.name;
+                    let reason = format!(
+                        "a change came without the former value of \"{column}\", by which the lookup \"{lookup}\" of {} finds \
+                         the rows to render again: the replica identity does not hold it",
+                        spec.main
+                    );
+                    return Err(schema(name, reason));
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn columns(&self, relation: &Relation) -> Result<Vec<Column>, CaptureError> {

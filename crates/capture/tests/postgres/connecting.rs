@@ -161,6 +161,7 @@ async fn tls_proves_the_server_and_says_which_check_failed() {
         slot: "tls".to_owned(),
         publication: "tls".to_owned(),
         tables: vec![crate::support::spec("t")],
+        lookups: Vec::new(),
         copy_workers: 1,
     };
     for (place, settings, reason) in [
@@ -219,6 +220,7 @@ async fn a_unix_socket_serves_both_kinds_of_sessions() {
         slot: "socket".to_owned(),
         publication: "socket".to_owned(),
         tables: vec![crate::support::spec("t")],
+        lookups: Vec::new(),
         copy_workers: 1,
     };
     let source = Source::connect(config).await.unwrap();

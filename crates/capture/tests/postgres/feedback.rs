@@ -51,7 +51,9 @@ async fn a_confirmation_reaches_the_server_without_another_call() {
     let end = db.run_to("INSERT INTO t VALUES (1)").await;
     let commit = events_to(&mut stream, end).await.into_iter().find_map(|event| match event {
         StreamEvent::Commit { end_lsn, .. } => Some(end_lsn),
-        StreamEvent::Begin { .. } | StreamEvent::Change(_) | StreamEvent::Idle { .. } => None,
+        StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) | StreamEvent::Change(_) | StreamEvent::Idle { .. } => {
+            None
+        }
     });
     stream.confirm(commit.unwrap());
     let moved = async {
@@ -106,6 +108,7 @@ async fn a_lost_slot_is_told_from_a_missing_one() {
         slot: "lost".to_owned(),
         publication: "lost".to_owned(),
         tables: vec![crate::support::spec("t")],
+        lookups: Vec::new(),
         copy_workers: 1,
     })
     .await
@@ -145,6 +148,7 @@ async fn a_server_that_restarts_is_found_again_by_the_same_source() {
         slot: "again".to_owned(),
         publication: "again".to_owned(),
         tables: vec![crate::support::spec("t")],
+        lookups: Vec::new(),
         copy_workers: 1,
     })
     .await
@@ -167,7 +171,10 @@ async fn a_server_that_restarts_is_found_again_by_the_same_source() {
             .into_iter()
             .filter_map(|event| match event {
                 StreamEvent::Change(change) => Some(change),
-                StreamEvent::Begin { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => None,
+                StreamEvent::Begin { .. }
+                | StreamEvent::LookedUp(_)
+                | StreamEvent::Commit { .. }
+                | StreamEvent::Idle { .. } => None,
             })
             .collect();
         if !found.is_empty() {

@@ -55,7 +55,7 @@ async fn snapshot_and_stream_together_are_exact_while_writers_run() {
             match event {
                 StreamEvent::Change(change) => image.apply([change]),
                 StreamEvent::Commit { .. } => commits += 1,
-                StreamEvent::Begin { .. } | StreamEvent::Idle { .. } => {}
+                StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) | StreamEvent::Idle { .. } => {}
             }
         }
     }
@@ -129,7 +129,10 @@ async fn only_what_was_confirmed_is_not_streamed_again() {
         .iter()
         .find_map(|event| match event {
             StreamEvent::Commit { end_lsn, .. } => Some(*end_lsn),
-            StreamEvent::Begin { .. } | StreamEvent::Change(_) | StreamEvent::Idle { .. } => None,
+            StreamEvent::Begin { .. }
+            | StreamEvent::LookedUp(_)
+            | StreamEvent::Change(_)
+            | StreamEvent::Idle { .. } => None,
         })
         .unwrap();
     stream.confirm(end_lsn);
@@ -311,6 +314,7 @@ async fn a_commit_that_waits_for_a_standby_is_either_in_the_snapshot_or_in_the_s
         slot: "ghost".to_owned(),
         publication: "ghost".to_owned(),
         tables: vec![crate::support::spec("t")],
+        lookups: Vec::new(),
         copy_workers: 1,
     });
     let source = Arc::new(source.await.unwrap());

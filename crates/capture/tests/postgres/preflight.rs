@@ -161,6 +161,7 @@ async fn a_server_without_logical_wal_is_found() {
         slot: "s".to_owned(),
         publication: "p".to_owned(),
         tables: vec![spec("t")],
+        lookups: Vec::new(),
         copy_workers: 1,
     };
     let source = Source::connect(config).await.unwrap();

@@ -204,6 +204,7 @@ impl Indexer {
         sorted.sort_unstable();
         let about = Fingerprint::of(&sorted).to_string();
         let source = OnDemand::new(self.config.source.clone());
+        self.check_lookups(&source).await?;
         match &self.config.reads {
             Reads::Changes { format, topics } => {
                 let rows = Rows::new(*format, topics, writers, source, self.config.batch_rows, self.shared.clone());
@@ -214,6 +215,20 @@ impl Indexer {
                 self.work(vectors, about, &filled, retry).await
             }
         }
+    }
+
+    /// Records tell the columns of the tables that they are about, not those of tables in which these look something up.
+    async fn check_lookups(&self, source: &OnDemand) -> Result<(), PipelineError> {
+        let looks_up = |collection: &&Collection| !collection.transform.lookups().is_empty();
+        if matches!(self.config.reads, Reads::Vectors { .. }) || !self.collections.iter().any(|c| looks_up(&c)) {
+            return Ok(());
+        }
+        let tables = source.followed_tables().await?;
+        for Collection { name, transform, .. } in self.collections.iter().filter(looks_up) {
+            let checked = transform.check_lookups(&tables);
+            checked.map_err(|error| PipelineError::Transform { collection: name.clone(), source: error.into() })?;
+        }
+        Ok(())
     }
 
     async fn work<I: Intake>(

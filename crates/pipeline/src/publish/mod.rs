@@ -172,7 +172,7 @@ impl Publisher {
             want_snapshot(store)?;
         }
         refuse_what_cannot_work(&source).await?;
-        let tables = source.tables().await?;
+        let tables = source.followed_tables().await?;
         let stored = store.checkpoint()?;
         let outlet = open_outlet(config, &source, stored.as_ref()).await?;
         let source = Arc::new(source);

@@ -2,24 +2,29 @@
 //!
 //! Records go out as they come; what is confirmed follows from what the broker acknowledges, transaction by transaction.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use tracing::Span;
 use walvec_broker::wire::Context;
 use walvec_capture::{CaptureError, ChangeStream};
-use walvec_model::{Cell, Change, Generation, Op, RowKey, StreamEvent};
+use walvec_model::{Cell, Change, Generation, Op, RowKey, StreamEvent, Table};
 
 use super::Session;
 use super::outlet::Committed;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
 use crate::follow::{turn_of, until};
+use crate::related::{Affected, Gathered};
 use crate::reread::{Active, Job, Order, Turn};
 use crate::start::Refusal;
 use crate::status::Phase;
 use crate::telemetry::count_changes;
 use crate::trace;
+
+/// Rows that are read again by one statement, because of something that they look up.
+const ROWS: usize = 256;
 
 /// What happens next.
 enum Step {
@@ -70,6 +75,7 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         let context = Context { generation, committed_at: SystemTime::UNIX_EPOCH, xid: None, snapshot: false };
         let mut transaction = Transaction { context, rows: 0, span: Span::none(), traceparent: None };
+        let mut related = Gathered::new(&self.config.source.lookups);
         let mut progress = self.outlet.progress();
         loop {
             let is_free = active.is_none();
@@ -85,7 +91,7 @@ impl Session<'_> {
             match step {
                 Step::Events(events) => {
                     let events = events?;
-                    self.take_in(events, &mut transaction, active).await?;
+                    self.take_in(events, &mut transaction, &mut related, active).await?;
                 }
                 Step::Acknowledged => {}
                 Step::Checkpoint => self.confirm(&stream, &mut checkpointer)?,
@@ -112,8 +118,12 @@ impl Session<'_> {
         &mut self,
         events: Vec<StreamEvent>,
         transaction: &mut Transaction,
+        related: &mut Gathered,
         active: &mut Option<Active>,
     ) -> Result<(), PipelineError> {
+        self.gather(&events, related)?;
+        // Before anything is written: whoever renders it must see what it looks up.
+        let affected = related.take(&self.source, &self.tables, &self.shared.stop).await?;
         for event in events {
             match event {
                 StreamEvent::Begin { at, xid } => {
@@ -129,6 +139,7 @@ impl Session<'_> {
                     }
                     self.send(change, transaction).await?;
                 }
+                StreamEvent::LookedUp(_) => transaction.rows += 1,
                 StreamEvent::Commit { end_lsn, at } => {
                     let rows = std::mem::take(&mut transaction.rows);
                     transaction.span = Span::none();
@@ -142,16 +153,59 @@ impl Session<'_> {
                 StreamEvent::Idle { .. } => {}
             }
         }
+        self.write_again(affected, &transaction.context, active).await?;
         self.outlet.cut();
         Ok(())
     }
 
-    async fn send(&mut self, change: Change, transaction: &Transaction) -> Result<(), PipelineError> {
-        if let Some(known) = self.tables.iter().find(|known| known.name == change.table.name)
-            && *known != change.table
-        {
-            return Err(PipelineError::Altered { table: change.table.name.clone() });
+    /// Hears what the events say of looked-up tables.
+    fn gather(&self, events: &[StreamEvent], related: &mut Gathered) -> Result<(), PipelineError> {
+        for event in events {
+            match event {
+                StreamEvent::Begin { xid, .. } => related.begin(*xid),
+                StreamEvent::Change(change) => related.reach(change.position),
+                StreamEvent::LookedUp(change) => {
+                    self.refuse_altered(&change.table)?;
+                    related.note(change);
+                }
+                StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
+            }
         }
+        Ok(())
+    }
+
+    /// Writes the rows again that look something up in what has changed, behind the changes of the same events and as new as
+    /// the last of them. Whoever wants to stop need not wait for all of them: nothing is confirmed before.
+    async fn write_again(
+        &mut self,
+        mut affected: Affected,
+        context: &Context,
+        active: &mut Option<Active>,
+    ) -> Result<(), PipelineError> {
+        let source = Arc::clone(&self.source);
+        while let Some(rows) = affected.next(&source, ROWS).await? {
+            if self.shared.stop.is_cancelled() {
+                return Err(PipelineError::Stopped);
+            }
+            for row in rows {
+                if let Some(active) = active {
+                    active.note(&row);
+                }
+                self.put(row, context, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_altered(&self, table: &Arc<Table>) -> Result<(), PipelineError> {
+        match self.tables.iter().find(|known| known.name == table.name) {
+            Some(known) if known != table => Err(PipelineError::Altered { table: table.name.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn send(&mut self, change: Change, transaction: &Transaction) -> Result<(), PipelineError> {
+        self.refuse_altered(&change.table)?;
         count_changes(std::slice::from_ref(&change));
         let change = self.complete(change).await?;
         let Transaction { context, traceparent, .. } = transaction;
@@ -207,7 +261,7 @@ impl Session<'_> {
         let refused =
             |what: &str, remedy: &str| Refusal { code: "E_TABLE", what: what.to_owned(), remedy: remedy.to_owned() };
         let refusal = match &order.job {
-            Job::Backfill { table, .. } if self.tables.iter().any(|known| known.name == *table) => {
+            Job::Backfill { table, .. } if self.config.topics.iter().any(|topic| topic.table == *table) => {
                 let table = table.clone();
                 return Some(Active::begin(&self.source, self.shared, order, table));
             }

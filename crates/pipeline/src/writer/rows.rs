@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use walvec_model::{Cell, InputHash, PointId, Position, Row, RowKey, StoredPoint, Table, Value};
+use walvec_model::{Cell, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Take, Value};
 use walvec_transform::Completed;
 
 use super::Writer;
@@ -11,6 +11,7 @@ use crate::batch::{Final, State};
 use crate::error::PipelineError;
 use crate::plan::{Known, Versioned};
 use crate::refetch::Refetch;
+use crate::start::Refusal;
 use crate::store::DeadLetter;
 use crate::telemetry::{Stage, Timer, count_embeddings};
 
@@ -43,6 +44,15 @@ impl Incomplete {
         }
         read
     }
+}
+
+/// What becomes of rows whose stored documents have the right text already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unchanged {
+    /// Their payload and version are written.
+    Written,
+    /// They are left as they are.
+    Left,
 }
 
 /// Why a row without all its values is parked.
@@ -94,6 +104,18 @@ impl Writer {
         self.write_over(known, source, entries).await
     }
 
+    /// The same for rows that were read again because of something that they look up. What is stored may be of a newer version of
+    /// the row and all the same older than that, so that it never counts as current; but where the texts have stayed the same,
+    /// nothing has to be written.
+    pub(crate) async fn refresh(
+        &mut self,
+        source: &dyn Refetch,
+        entries: Vec<(RowKey, Final)>,
+    ) -> Result<(), PipelineError> {
+        let known = self.known(&entries).await?;
+        self.write_fresh(known, source, entries, Unchanged::Left).await
+    }
+
     /// The same, whatever the sink holds: it is not to be trusted.
     pub(crate) async fn rewrite(
         &mut self,
@@ -114,10 +136,24 @@ impl Writer {
             .into_iter()
             .filter(|(key, last)| !known.is_current(self.id(&last.table, key), key, last.position, self.generation))
             .collect();
+        self.write_fresh(known, source, fresh, Unchanged::Written).await
+    }
+
+    async fn write_fresh(
+        &mut self,
+        known: Known,
+        source: &dyn Refetch,
+        fresh: Vec<(RowKey, Final)>,
+        unchanged: Unchanged,
+    ) -> Result<(), PipelineError> {
         let versions: Vec<(RowKey, Position)> = fresh.iter().map(|(key, last)| (key.clone(), last.position)).collect();
         let mut work = Work::default();
         let rows = self.complete(source, fresh, &known, &mut work).await?;
-        self.render(rows, &known, &mut work)?;
+        let looked_up = self.look_up(source, &rows).await?;
+        self.render(rows, &looked_up, &known, &mut work)?;
+        if unchanged == Unchanged::Left {
+            work.rows.retain(|target| !self.is_shown(target, &known));
+        }
         let failed = self.bring(work).await?;
         self.settle(&versions, &failed).await
     }
@@ -227,13 +263,85 @@ impl Writer {
         Target { key, position, first, documents: Vec::new(), stored, surplus }
     }
 
+    /// What the rows look up: for each row the values of the lookups, in their order. One question for each lookup.
+    async fn look_up(&self, source: &dyn Refetch, rows: &[Complete]) -> Result<Vec<Vec<Value>>, PipelineError> {
+        let mut looked_up = vec![Vec::new(); rows.len()];
+        for lookup in self.collection.transform.lookups() {
+            let mut wanted: Vec<RowKey> = Vec::new();
+            let mut numbers: HashMap<RowKey, usize> = HashMap::new();
+            let number = |row: &Complete| {
+                let value = |(_, ours): &(String, String)| row.values.get(row.table.column_index(ours)?).cloned();
+                let values: Vec<Value> = lookup.on.iter().map(|pair| value(pair).unwrap_or_default()).collect();
+                // NULL is equal to nothing.
+                if values.iter().any(Value::is_null) {
+                    return None;
+                }
+                let values = RowKey::new(values);
+                Some(*numbers.entry(values.clone()).or_insert_with(|| {
+                    wanted.push(values);
+                    wanted.len() - 1
+                }))
+            };
+            let numbers: Vec<Option<usize>> = rows.iter().map(number).collect();
+            let mut found: Vec<Vec<Value>> = vec![Vec::new(); wanted.len()];
+            if !wanted.is_empty() {
+                let _timer = Timer::start(Stage::LookUp);
+                let asked = source.look_up(&self.collection.table, lookup, &wanted);
+                let Some(asked) = asked else { return Err(self.no_source(lookup).into()) };
+                for (number, row) in asked.await? {
+                    found[number].push(row);
+                }
+            }
+            for (row, number) in looked_up.iter_mut().zip(numbers) {
+                let found = number.map(|number| found[number].clone()).unwrap_or_default();
+                row.push(match lookup.take {
+                    Take::One => found.into_iter().next().unwrap_or_default(),
+                    Take::Many { .. } => Value::Array(found),
+                });
+            }
+        }
+        Ok(looked_up)
+    }
+
+    fn no_source(&self, lookup: &Lookup) -> Refusal {
+        Refusal {
+            code: "E_CONFIG",
+            what: format!(
+                "collection \"{}\" looks up \"{}\" in {}, and no `source.url` says where that is",
+                self.collection.name, lookup.name, lookup.table
+            ),
+            remedy: "give `source.url`; who renders documents has to read what they look up".to_owned(),
+        }
+    }
+
+    /// Whether every document of a row is stored with the text that it should have.
+    fn is_shown(&self, target: &Target, known: &Known) -> bool {
+        let first = known.points.get(&target.first).and_then(|point| point.provenance.as_ref());
+        let is_current = first.is_some_and(|stored| {
+            // A row whose chunks were being written when that stopped has no version.
+            stored.generation == self.generation && stored.position > Position::default()
+        });
+        let is_kept = |(_, origin): &(Versioned, Origin)| *origin == Origin::Kept;
+        let chunks = u32::try_from(target.documents.len()).unwrap_or(u32::MAX);
+        is_current
+            && !known.parked.contains(&target.key)
+            && target.stored == chunks
+            && target.documents.iter().all(is_kept)
+    }
+
     /// Renders documents and finds out what they need.
-    fn render(&self, rows: Vec<Complete>, known: &Known, work: &mut Work) -> Result<(), PipelineError> {
+    fn render(
+        &self,
+        rows: Vec<Complete>,
+        looked_up: &[Vec<Value>],
+        known: &Known,
+        work: &mut Work,
+    ) -> Result<(), PipelineError> {
         let _timer = Timer::start(Stage::Render);
         let transform = &self.collection.transform;
         let mut reused = 0;
-        for Complete { key, table, values, position } in rows {
-            let documents = match transform.render(&table, &key, &values) {
+        for (Complete { key, table, values, position }, looked_up) in rows.into_iter().zip(looked_up) {
+            let documents = match transform.render_joined(&table, &key, &values, looked_up) {
                 Ok(documents) => documents,
                 Err(error) if error.is_row_error() => {
                     work.failed.push(self.letter(&key, position, error.code(), &error.to_string()));

@@ -226,12 +226,12 @@ async fn check_source(config: &Config, is_running: bool, outcomes: &mut Vec<Outc
     if outcomes[before..].iter().any(|outcome| outcome.result == "error") {
         return;
     }
-    match source.tables().await {
+    match source.followed_tables().await {
         Ok(tables) => {
             for collection in &config.collections {
                 let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
                 let checked = app::transform(collection, Arc::new(str::len)).and_then(|transform| {
-                    transform.check(table).map_err(|error| {
+                    transform.check_among(table, &tables).map_err(|error| {
                         PipelineError::Transform { collection: collection.name.clone(), source: error.into() }.into()
                     })
                 });

@@ -3,6 +3,7 @@
 //! - [`settings`]: what can be configured; its documentation is the manual, its JSON schema is `walvec schema`
 //! - [`broker`], [`broker_rules`]: the broker between the stages, and what must hold of it
 //! - [`stage`]: which part of the path of a row this process is, and where that keeps its state
+//! - [`lookup`], [`lookup_rules`]: rows of other tables for documents, and what must hold of them
 //! - [`load`]: where a configuration comes from, and what beats what
 //! - [`variables`]: a configuration from the variables of the tutorial stack
 //! - [`environment`]: environment variables, injected so that tests need none
@@ -24,6 +25,8 @@ mod environment;
 mod error;
 mod interpolate;
 mod load;
+mod lookup;
+mod lookup_rules;
 mod names;
 mod reader;
 mod rules;

@@ -10,6 +10,7 @@ use super::broker_rules::{check_broker, check_stage};
 use super::document::Document;
 use super::embedding_rules::check_embedding;
 use super::error::ConfigError;
+use super::lookup_rules::check_lookups;
 use super::settings::{ChunkSettings, CollectionConfig, Config, QdrantSettings};
 
 /// PostgreSQL cuts longer names (NAMEDATALEN - 1).
@@ -27,6 +28,7 @@ pub(super) fn check(config: &Config, document: Option<&Document>) -> Result<(), 
         check_stage,
         check_source,
         check_collections,
+        check_lookups,
         check_embedding,
         check_sink,
         check_broker,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use walvec_model::TableName;
+use walvec_model::{Lookup, TableName};
 use walvec_sink::IndexType;
 use walvec_sink::keywords::DEFAULT_LANGUAGE;
 use walvec_sink::qdrant::Quantization;
@@ -16,6 +16,7 @@ use walvec_transform::{ChunkSpec, Layout, Unit};
 
 use super::broker::BrokerSettings;
 use super::embedding::EmbeddingSettings;
+use super::lookup::LookupSettings;
 use super::names;
 use super::stage::Stage;
 
@@ -62,14 +63,15 @@ pub(crate) struct SourceSettings {
     /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or `key=value` pairs as libpq reads them.
     /// If it is left out, `DATABASE_URL`. What it leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
     /// `PGDATABASE`, `PGSSLMODE` and `PGSSLROOTCERT`. Best written as `${DATABASE_URL}`, so that no password is in the file.
-    /// The stages index, embed and sink can do without: they only use it to read values that PostgreSQL did not send.
+    /// The stages index, embed and sink can do without: they only use it to read values that PostgreSQL did not send. With
+    /// `lookup`, index and embed need it.
     #[serde(deserialize_with = "secret")]
     #[schemars(with = "String")]
     pub(crate) url: SecretString,
     /// The replication slot. Created on the first run, and kept: PostgreSQL holds back WAL for it until
     /// `walvec reset` drops it. Lower-case letters, digits and underscores, at most 63.
     pub(crate) slot: String,
-    /// The publication. Created when missing, for exactly the tables of the collections.
+    /// The publication. Created when missing, for exactly the tables of the collections and of their lookups.
     pub(crate) publication: String,
     /// How many connections copy tables at the same time when a snapshot is taken, 1 to 64.
     pub(crate) copy_workers: usize,
@@ -109,7 +111,11 @@ pub(crate) struct CollectionConfig {
     /// Which rows: an SQL condition that PostgreSQL 15 or later evaluates. A row that no longer meets it is removed.
     #[serde(default, rename = "where")]
     pub(crate) filter: Option<String>,
-    /// The text to embed: a template with the row's columns as variables. NULL renders as nothing.
+    /// Rows of other tables that the text is rendered with, each under a name for the template. A change there renders the rows
+    /// again that look it up. Another lookup takes `walvec reindex`, as another text does.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) lookup: BTreeMap<String, LookupSettings>,
+    /// The text to embed: a template with the row's columns, and its lookups, as variables. NULL renders as nothing.
     pub(crate) text: String,
     /// Cuts long texts into chunks, each a point of its own. Default: a row is one point, and of a long text the model reads the
     /// beginning. Another chunking takes `walvec reindex`.
@@ -139,6 +145,11 @@ pub(crate) struct CollectionConfig {
 }
 
 impl CollectionConfig {
+    /// What its rows look up.
+    pub(crate) fn lookups(&self) -> Vec<Lookup> {
+        self.lookup.iter().map(|(name, lookup)| lookup.spec(name)).collect()
+    }
+
     /// How its payloads are laid out.
     pub(crate) fn layout(&self) -> Layout {
         self.layout.into()
@@ -441,12 +452,12 @@ pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer
     T::deserialize(deserializer).map(Some)
 }
 
-fn table_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TableName, D::Error> {
+pub(super) fn table_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TableName, D::Error> {
     names::table_name(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 /// As [`table_name`] reads it.
-fn quoted<S: Serializer>(table: &TableName, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn quoted<S: Serializer>(table: &TableName, serializer: S) -> Result<S::Ok, S::Error> {
     let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     serializer.serialize_str(&format!("{}.{}", quote(&table.schema), quote(&table.name)))
 }

@@ -9,6 +9,7 @@ use super::*;
 
 mod broker;
 mod embedding;
+mod lookups;
 
 const EXAMPLE: &str = include_str!("../../../../walvec.example.yaml");
 

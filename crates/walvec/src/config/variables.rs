@@ -34,6 +34,7 @@ pub(super) fn configuration(environment: &Environment, stage: Stage) -> Result<C
         table,
         topic: None,
         filter: None,
+        lookup: BTreeMap::new(),
         text: "{{ description }}".to_owned(),
         chunk: None,
         hybrid: None,

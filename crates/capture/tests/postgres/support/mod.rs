@@ -77,6 +77,7 @@ impl Db {
             slot: self.name.clone(),
             publication: self.name.clone(),
             tables: tables.iter().map(|table| spec(table)).collect(),
+            lookups: Vec::new(),
             copy_workers: 2,
         }
     }
@@ -129,7 +130,7 @@ pub(crate) async fn events_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<Stream
             let reached = match &event {
                 StreamEvent::Commit { end_lsn, .. } => *end_lsn,
                 StreamEvent::Idle { wal_end } => *wal_end,
-                StreamEvent::Begin { .. } | StreamEvent::Change(_) => Lsn::ZERO,
+                StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) | StreamEvent::Change(_) => Lsn::ZERO,
             };
             events.push(event);
             if reached >= lsn {
@@ -143,7 +144,10 @@ pub(crate) async fn events_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<Stream
 pub(crate) async fn changes_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<Change> {
     let change = |event| match event {
         StreamEvent::Change(change) => Some(change),
-        StreamEvent::Begin { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => None,
+        StreamEvent::Begin { .. }
+        | StreamEvent::LookedUp(_)
+        | StreamEvent::Commit { .. }
+        | StreamEvent::Idle { .. } => None,
     };
     events_to(stream, lsn).await.into_iter().filter_map(change).collect()
 }

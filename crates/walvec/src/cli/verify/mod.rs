@@ -167,6 +167,7 @@ impl Work<'_> {
                 collection: collection.name.clone(),
                 table: collection.table.clone(),
                 text: collection.text.clone(),
+                lookups: collection.lookups(),
                 payload: collection.payload.clone(),
                 computed: collection.computed.clone().into_iter().collect(),
                 layout: collection.layout.into(),

@@ -1,0 +1,314 @@
+//! Rows looked up in other tables, and the rows that look something up.
+//!
+//! Both are read as they are now, by one statement for all that is asked for, and their values are read as the stream's are.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use tokio_postgres::error::SqlState;
+use walvec_model::{Column, Lookup, Row, RowKey, Table, TableName, Value};
+
+use crate::CaptureError;
+use crate::connect::{describe, statement_error};
+use crate::copy_text::RowDecoder;
+use crate::source::Source;
+use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
+use crate::value::{self, Kind};
+
+/// `bigint`, in PostgreSQL's `pg_type.dat`.
+const BIGINT: u32 = 20;
+
+/// Which rows of a looked-up table have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Related<'a> {
+    /// Those with these values in the columns of `on`, in their order.
+    To(&'a [RowKey]),
+    /// Any of them.
+    ToAny,
+}
+
+/// A published table, and how to read it.
+#[derive(Clone)]
+pub(crate) struct Shape {
+    pub(crate) table: Arc<Table>,
+    pub(crate) kinds: Arc<[Kind]>,
+    pub(crate) filter: Option<String>,
+    pub(crate) partitioned: bool,
+}
+
+/// The published tables as they were when they were last looked at.
+pub(crate) type Shapes = Arc<HashMap<TableName, Shape>>;
+
+impl Source {
+    /// Reads what rows of `main` look up. `wanted` has the values of the columns of [`Lookup::on`], none of them NULL; the
+    /// answer says which of them each row belongs to, in the order of the lookup, as an object of its columns.
+    ///
+    /// # Errors
+    /// `E_SCHEMA` if a table is no longer what it was.
+    pub async fn look_up(
+        &self,
+        main: &TableName,
+        lookup: &Lookup,
+        wanted: &[RowKey],
+    ) -> Result<Vec<(usize, Value)>, CaptureError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let shapes = self.shapes().await?;
+        let (main, theirs) = (shape(&shapes, main)?, shape(&shapes, &lookup.table)?);
+        let number = Column { name: "number".to_owned(), type_name: "bigint".to_owned(), type_oid: BIGINT };
+        let columns = std::iter::once(number).chain(theirs.table.columns.iter().cloned()).collect();
+        let answer = Table { name: lookup.table.clone(), columns, key: vec![0] };
+        let kinds: Vec<Kind> = std::iter::once(Kind::Integer).chain(theirs.kinds.iter().cloned()).collect();
+        let rows = self.copied(&looked_up(lookup, main, theirs, wanted)?, &answer, &kinds).await?;
+        let object = |row: Row| {
+            let mut cells = row.0.into_iter().map(|cell| cell.value().cloned().unwrap_or_default());
+            let number = cells.next().and_then(|number| usize::try_from(number.as_u64()?).ok())?;
+            let names = theirs.table.columns.iter().map(|column| column.name.clone());
+            Some((number, Value::Object(names.zip(cells).collect())))
+        };
+        Ok(rows.into_iter().filter_map(object).collect())
+    }
+
+    /// The keys of the rows of `main` that look something up in the rows that changed, in the order of the keys: at most
+    /// `limit`, behind `after`.
+    ///
+    /// # Errors
+    /// As [`look_up`](Self::look_up).
+    pub async fn related_keys(
+        &self,
+        main: &TableName,
+        lookup: &Lookup,
+        changed: &Related<'_>,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<Vec<RowKey>, CaptureError> {
+        let shapes = self.shapes().await?;
+        let (main, theirs) = (shape(&shapes, main)?, shape(&shapes, &lookup.table)?);
+        let columns: Vec<Column> = main.table.key.iter().map(|index| main.table.columns[*index].clone()).collect();
+        let kinds: Vec<Kind> = main.table.key.iter().map(|index| main.kinds[*index].clone()).collect();
+        let answer = Table { name: main.table.name.clone(), key: (0..columns.len()).collect(), columns };
+        let rows = self.copied(&related(lookup, main, theirs, changed, after, limit)?, &answer, &kinds).await?;
+        let key = |row: Row| RowKey::new(row.0.iter().filter_map(|cell| cell.value().cloned()).collect());
+        Ok(rows.into_iter().map(key).collect())
+    }
+
+    /// Looks at the tables again at the next question. A source that does not follow the stream has to: nobody tells it of
+    /// an altered table.
+    pub async fn forget_shapes(&self) {
+        *self.shapes.lock().await = None;
+    }
+
+    async fn shapes(&self) -> Result<Shapes, CaptureError> {
+        let mut known = self.shapes.lock().await;
+        if let Some(shapes) = known.as_ref() {
+            return Ok(Arc::clone(shapes));
+        }
+        let mut shapes = HashMap::new();
+        for published in self.published_as(&self.config.published()).await? {
+            let kinds = self.catalog.kinds_of(&published.table.columns).await?.into();
+            let (name, partitioned) = (published.table.name.clone(), published.facts.kind == "p");
+            let shape = Shape { table: published.table, kinds, filter: published.filter, partitioned };
+            shapes.insert(name, shape);
+        }
+        Ok(Arc::clone(known.insert(Arc::new(shapes))))
+    }
+
+    async fn copied(&self, query: &str, answer: &Table, kinds: &[Kind]) -> Result<Vec<Row>, CaptureError> {
+        let failed = |error: tokio_postgres::Error| failure(&answer.name, &error);
+        let copy = self.session().await?.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(failed)?;
+        let lines: Vec<Bytes> = copy.try_collect().await.map_err(failed)?;
+        let mut decoder = RowDecoder::new(answer, kinds);
+        lines.iter().map(|line| decoder.row(line)).collect()
+    }
+}
+
+fn shape<'a>(shapes: &'a Shapes, name: &TableName) -> Result<&'a Shape, CaptureError> {
+    shapes.get(name).ok_or_else(|| CaptureError::Table {
+        table: name.clone(),
+        reason: "is not one of the configured tables".to_owned(),
+    })
+}
+
+/// The query for the rows that belong to `wanted`. A query inside a COPY takes no parameters: values become literals.
+pub(crate) fn looked_up(
+    lookup: &Lookup,
+    main: &Shape,
+    theirs: &Shape,
+    wanted: &[RowKey],
+) -> Result<String, CaptureError> {
+    let ours: Vec<&str> = lookup.on.iter().map(|(_, ours)| ours.as_str()).collect();
+    let tuples =
+        wanted.iter().enumerate().map(|(number, values)| Ok(format!("({number}, {})", literals(main, &ours, values)?)));
+    let tuples = tuples.collect::<Result<Vec<_>, CaptureError>>()?.join(", ");
+    let names = (0..ours.len()).map(|place| format!("v{place}")).collect::<Vec<_>>().join(", ");
+    let same =
+        lookup.on.iter().enumerate().map(|(place, (theirs, _))| format!("c.{} = w.v{place}", quote_ident(theirs)));
+    let same = same.collect::<Vec<_>>().join(" AND ");
+    let columns = |alias: &str| {
+        let columns = theirs.table.columns.iter().map(|column| format!("{alias}.{}", quote_ident(&column.name)));
+        columns.collect::<Vec<_>>().join(", ")
+    };
+    Ok(format!(
+        "SELECT w.number, {} FROM (VALUES {tuples}) AS w (number, {names}) CROSS JOIN LATERAL \
+         (SELECT {} FROM {} AS c WHERE {same} ORDER BY {} LIMIT {}) AS r ORDER BY w.number, {}",
+        columns("r"),
+        columns("c"),
+        from(theirs),
+        order(lookup, theirs, "c"),
+        lookup.limit(),
+        order(lookup, theirs, "r"),
+    ))
+}
+
+/// The query for the keys of the rows that look something up in what has changed.
+fn related(
+    lookup: &Lookup,
+    main: &Shape,
+    theirs: &Shape,
+    changed: &Related<'_>,
+    after: Option<&RowKey>,
+    limit: usize,
+) -> Result<String, CaptureError> {
+    let key: Vec<&str> = main.table.key.iter().map(|index| main.table.columns[*index].name.as_str()).collect();
+    let key_columns = quote_columns(key.iter().copied());
+    let mut conditions = Vec::new();
+    if let Some(filter) = &main.filter {
+        conditions.push(format!("({filter}\n)"));
+    }
+    if let Some(after) = after {
+        conditions.push(format!("({key_columns}) > ({})", literals(main, &key, after)?));
+    }
+    if let Related::To(values) = changed {
+        let columns: Vec<&str> = lookup.on.iter().map(|(theirs, _)| theirs.as_str()).collect();
+        let tuples = values.iter().map(|values| Ok(format!("({})", literals(theirs, &columns, values)?)));
+        let tuples = tuples.collect::<Result<Vec<_>, CaptureError>>()?.join(", ");
+        let ours = quote_columns(lookup.on.iter().map(|(_, ours)| ours.as_str()));
+        conditions.push(format!("({ours}) IN (VALUES {tuples})"));
+    }
+    let conditions = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    let rows = format!("SELECT {key_columns} FROM {}{conditions}", from(main));
+    Ok(match changed {
+        // Sorted apart: to find few rows by walking along the key would mean to read the whole table.
+        Related::To(_) => format!(
+            "WITH found AS MATERIALIZED ({rows}) SELECT {key_columns} FROM found ORDER BY {key_columns} LIMIT {limit}"
+        ),
+        Related::ToAny => format!("{rows} ORDER BY {key_columns} LIMIT {limit}"),
+    })
+}
+
+/// Tables that inherit in the old way are tables of their own.
+fn from(shape: &Shape) -> String {
+    format!("{}{}", if shape.partitioned { "" } else { "ONLY " }, quote_table(&shape.table.name))
+}
+
+/// What the looked-up rows are sorted by; at last by their key, so that the order is always the same.
+fn order(lookup: &Lookup, theirs: &Shape, alias: &str) -> String {
+    let by = lookup.order().iter().map(|by| (by.column.as_str(), if by.descending { " DESC" } else { "" }));
+    let key = theirs.table.key.iter().map(|index| (theirs.table.columns[*index].name.as_str(), ""));
+    let terms = by.chain(key).map(|(column, direction)| format!("{alias}.{}{direction}", quote_ident(column)));
+    terms.collect::<Vec<_>>().join(", ")
+}
+
+/// The values of these columns as literals of the columns' types.
+fn literals(shape: &Shape, columns: &[&str], values: &RowKey) -> Result<String, CaptureError> {
+    let literal = |(name, value): (&&str, &Value)| {
+        let index = shape.table.column_index(name).ok_or_else(|| missing(&shape.table.name, name))?;
+        let text = quote_literal(&value::encode(value, &shape.kinds[index]));
+        Ok(format!("{}::{}", text.trim_start(), shape.table.columns[index].type_name))
+    };
+    Ok(columns.iter().zip(values.values()).map(literal).collect::<Result<Vec<_>, CaptureError>>()?.join(", "))
+}
+
+fn missing(table: &TableName, column: &str) -> CaptureError {
+    CaptureError::Schema { table: table.clone(), reason: format!("it has no column \"{column}\" any more") }
+}
+
+fn failure(table: &TableName, error: &tokio_postgres::Error) -> CaptureError {
+    match error.code() {
+        Some(state) if [SqlState::UNDEFINED_COLUMN, SqlState::UNDEFINED_TABLE].contains(state) => {
+            CaptureError::Schema { table: table.clone(), reason: describe(error) }
+        }
+        _ => statement_error(&format!("looking up rows of {table}"), error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use walvec_model::{OrderBy, Take};
+
+    use super::*;
+
+    fn shape(name: &str, columns: &[(&str, &str, Kind)]) -> Shape {
+        let column = |(name, type_name, _): &(&str, &str, Kind)| Column {
+            name: (*name).to_owned(),
+            type_name: (*type_name).to_owned(),
+            type_oid: 0,
+        };
+        let table =
+            Table { name: TableName::new("s", name), columns: columns.iter().map(column).collect(), key: vec![0] };
+        let kinds = columns.iter().map(|(_, _, kind)| kind.clone()).collect();
+        Shape { table: Arc::new(table), kinds, filter: None, partitioned: false }
+    }
+
+    fn books() -> Shape {
+        shape("books", &[("id", "integer", Kind::Integer), ("lang", "text", Kind::Text)])
+    }
+
+    fn reviews() -> Shape {
+        shape(
+            "reviews",
+            &[("id", "bigint", Kind::Integer), ("book", "bigint", Kind::Integer), ("l", "text", Kind::Text)],
+        )
+    }
+
+    fn lookup(take: Take) -> Lookup {
+        let on = [("book", "id"), ("l", "lang")].map(|(theirs, ours)| (theirs.to_owned(), ours.to_owned())).to_vec();
+        Lookup { name: "reviews".to_owned(), table: TableName::new("s", "reviews"), on, take }
+    }
+
+    #[test]
+    fn one_statement_reads_the_rows_of_many_in_a_stable_order() {
+        let order = vec![OrderBy { column: "l".to_owned(), descending: true }];
+        let wanted = [RowKey::new(vec![json!(7), json!("it's")]), RowKey::new(vec![json!(8), json!("de")])];
+        let query = looked_up(&lookup(Take::Many { order, limit: 20 }), &books(), &reviews(), &wanted).unwrap();
+        assert_eq!(
+            query,
+            "SELECT w.number, r.\"id\", r.\"book\", r.\"l\" FROM \
+             (VALUES (0, '7'::integer, 'it''s'::text), (1, '8'::integer, 'de'::text)) AS w (number, v0, v1) \
+             CROSS JOIN LATERAL (SELECT c.\"id\", c.\"book\", c.\"l\" FROM ONLY \"s\".\"reviews\" AS c \
+             WHERE c.\"book\" = w.v0 AND c.\"l\" = w.v1 ORDER BY c.\"l\" DESC, c.\"id\" LIMIT 20) AS r \
+             ORDER BY w.number, r.\"l\" DESC, r.\"id\""
+        );
+        let one = looked_up(&lookup(Take::One), &books(), &reviews(), &wanted).unwrap();
+        assert!(one.contains("ORDER BY c.\"id\" LIMIT 1)"), "{one}");
+    }
+
+    #[test]
+    fn the_rows_that_look_something_up_are_found_page_by_page() {
+        let mut books = books();
+        books.filter = Some("id > 0 OR true".to_owned());
+        let (values, after) = ([RowKey::new(vec![json!(1), json!("de")])], RowKey::new(vec![json!(5)]));
+        let query = related(&lookup(Take::One), &books, &reviews(), &Related::To(&values), Some(&after), 10).unwrap();
+        assert_eq!(
+            query,
+            "WITH found AS MATERIALIZED (SELECT \"id\" FROM ONLY \"s\".\"books\" WHERE (id > 0 OR true\n) \
+             AND (\"id\") > ('5'::integer) AND (\"id\", \"lang\") IN (VALUES ('1'::bigint, 'de'::text))) \
+             SELECT \"id\" FROM found ORDER BY \"id\" LIMIT 10"
+        );
+        books.filter = None;
+        let all = related(&lookup(Take::One), &books, &reviews(), &Related::ToAny, None, 10).unwrap();
+        assert_eq!(all, "SELECT \"id\" FROM ONLY \"s\".\"books\" ORDER BY \"id\" LIMIT 10");
+    }
+
+    #[test]
+    fn a_column_that_is_gone_is_named() {
+        let mut lookup = lookup(Take::One);
+        lookup.on[0].1 = "gone".to_owned();
+        let error = looked_up(&lookup, &books(), &reviews(), &[RowKey::new(vec![json!(1)])]).unwrap_err();
+        assert!(error.code() == "E_SCHEMA" && error.to_string().contains("\"gone\""), "{error}");
+    }
+}

@@ -1,0 +1,151 @@
+//! What would stop lookups, or make them slow, found before the pipeline starts.
+
+use tokio_postgres::Client;
+
+use crate::CaptureError;
+use crate::catalog::{TableFacts, facts_by_name};
+use crate::config::{LookupSpec, SourceConfig};
+use crate::connect::{Session, describe, statement_error};
+use crate::preflight::Finding;
+use crate::sql::{quote_columns, quote_ident, quote_table};
+
+/// Checks every lookup of tables that exist.
+pub(crate) async fn findings(session: &Session, config: &SourceConfig) -> Result<Vec<Finding>, CaptureError> {
+    let mut findings = Vec::new();
+    for spec in &config.lookups {
+        let main = facts_by_name(session, &spec.main).await?;
+        let theirs = facts_by_name(session, &spec.lookup.table).await?;
+        let (Some(main), Some(theirs)) = (main, theirs) else { continue };
+        let wrong: Vec<Finding> = names(spec, &main, &theirs).collect();
+        if !wrong.is_empty() {
+            findings.extend(wrong);
+            continue;
+        }
+        findings.extend(identity(spec, &theirs));
+        findings.extend(comparison(session, spec).await?);
+        let (our, their): (Vec<_>, Vec<_>) = spec.lookup.on.iter().map(|(their, our)| (our, their)).unzip();
+        let searches = [
+            (&theirs, their, format!("each row of {} that is rendered", main.name)),
+            (&main, our, format!("each change of {}", theirs.name)),
+        ];
+        for (facts, columns, whenever) in searches {
+            findings.extend(index(session, spec, facts, &columns, &whenever).await?);
+        }
+    }
+    Ok(findings)
+}
+
+/// Names that are taken, or missing.
+fn names<'a>(spec: &'a LookupSpec, main: &'a TableFacts, theirs: &'a TableFacts) -> impl Iterator<Item = Finding> + 'a {
+    let lookup = &spec.lookup;
+    let clash = main.columns.iter().any(|facts| facts.column.name == lookup.name).then(|| {
+        Finding::error(
+            "E_CONFIG",
+            format!("the lookup \"{}\" of {} is called like one of its columns", lookup.name, main.name),
+            "give the lookup another name; templates know both by their names alone",
+        )
+    });
+    let on = lookup.on.iter().flat_map(move |(their, our)| [(theirs, their), (main, our)]);
+    let used = on.chain(lookup.order().iter().map(move |by| (theirs, &by.column)));
+    let missing = used.filter_map(move |(facts, column)| {
+        let known: Vec<&str> = published(facts).collect();
+        (!known.contains(&column.as_str())).then(|| {
+            Finding::error(
+                "E_CONFIG",
+                format!(
+                    "the lookup \"{}\" of {} uses the column \"{column}\" of {}, which is not there or is not streamed",
+                    lookup.name, main.name, facts.name
+                ),
+                format!("its columns are: {}", known.join(", ")),
+            )
+        })
+    });
+    clash.into_iter().chain(missing)
+}
+
+/// Generated columns are not in the stream of a publication without a list of columns.
+fn published(facts: &TableFacts) -> impl Iterator<Item = &str> {
+    facts.columns.iter().filter(|facts| !facts.generated).map(|facts| facts.column.name.as_str())
+}
+
+/// A row that is deleted, or moves to another main row, must tell where it belonged.
+fn identity(spec: &LookupSpec, theirs: &TableFacts) -> Option<Finding> {
+    let sent = theirs.identity_columns()?;
+    let missing: Vec<&str> = spec
+        .lookup
+        .on
+        .iter()
+        .map(|(column, _)| column.as_str())
+        .filter(|column| !sent.iter().any(|sent| sent == column))
+        .collect();
+    (!missing.is_empty()).then(|| {
+        Finding::error(
+            "E_REPLICA_IDENTITY",
+            format!(
+                "the replica identity of {} does not hold {}, by which the lookup \"{}\" of {} finds the rows that have to be \
+                 rendered again: an update or a delete would not tell to which it belonged",
+                theirs.name,
+                quote_columns(missing),
+                spec.lookup.name,
+                spec.main
+            ),
+            format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote_table(&theirs.name)),
+        )
+    })
+}
+
+/// Whether PostgreSQL can compare and sort the columns.
+async fn comparison(session: &Client, spec: &LookupSpec) -> Result<Option<Finding>, CaptureError> {
+    let lookup = &spec.lookup;
+    let same = lookup.on.iter().map(|(their, our)| format!("c.{} = m.{}", quote_ident(their), quote_ident(our)));
+    let order = lookup.order().iter().map(|by| format!("c.{}", quote_ident(&by.column)));
+    let order = std::iter::once("1".to_owned()).chain(order).collect::<Vec<_>>().join(", ");
+    let query = format!(
+        "SELECT 1 FROM {} AS m, {} AS c WHERE {} ORDER BY {order}",
+        quote_table(&spec.main),
+        quote_table(&lookup.table),
+        same.collect::<Vec<_>>().join(" AND ")
+    );
+    match session.prepare(&query).await {
+        Ok(_) => Ok(None),
+        Err(error) if error.code().is_some_and(|state| state.code().starts_with("42")) => Ok(Some(Finding::error(
+            "E_CONFIG",
+            format!(
+                "the lookup \"{}\" of {} cannot be made in {}: {}",
+                lookup.name,
+                spec.main,
+                lookup.table,
+                describe(&error)
+            ),
+            "compare columns of types that PostgreSQL compares by itself, and sort by columns that it can sort",
+        ))),
+        Err(error) => Err(statement_error("checking the lookups", &error)),
+    }
+}
+
+/// Without an index that begins with one of the columns, a whole table is read whenever something is looked up.
+async fn index(
+    session: &Client,
+    spec: &LookupSpec,
+    facts: &TableFacts,
+    columns: &[&String],
+    whenever: &str,
+) -> Result<Option<Finding>, CaptureError> {
+    let query = "
+        SELECT EXISTS (SELECT FROM pg_index i
+                       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                       WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL AND a.attname::text = ANY($2))";
+    let row = session.query_one(query, &[&facts.oid, &columns]).await;
+    let is_there: bool = row.map_err(|error| statement_error("looking for indexes", &error))?.get(0);
+    Ok((!is_there).then(|| {
+        let names = quote_columns(columns.iter().map(|column| column.as_str()));
+        Finding::warning(
+            "E_SLOW",
+            format!(
+                "{} has no index on {names}: the lookup \"{}\" reads all of it for {whenever}",
+                facts.name, spec.lookup.name
+            ),
+            format!("CREATE INDEX CONCURRENTLY ON {} ({names});", quote_table(&facts.name)),
+        )
+    }))
+}

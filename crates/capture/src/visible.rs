@@ -1,0 +1,71 @@
+//! Whether what the stream has brought can be read already.
+//!
+//! A transaction is streamed as soon as its commit is in the WAL. Other sessions see it a moment later, and if it waits for
+//! a synchronous standby, as late as that answers. Whoever reads rows because of a change has to wait for that.
+
+use crate::CaptureError;
+use crate::connect::statement_error;
+use crate::source::Source;
+
+impl Source {
+    /// Those among these committed transactions that a statement cannot see yet, given as the stream numbers them.
+    ///
+    /// # Errors
+    /// If the server cannot be asked.
+    pub async fn invisible(&self, xids: &[u32]) -> Result<Vec<u32>, CaptureError> {
+        let row = self.session().await?.query_one("SELECT pg_current_snapshot()::text", &[]).await;
+        let text: String = row.map_err(|error| statement_error("asking for a snapshot", &error))?.get(0);
+        let snapshot = Snapshot::parse(&text)
+            .ok_or_else(|| CaptureError::Protocol { reason: format!("pg_current_snapshot() is \"{text}\"") })?;
+        Ok(xids.iter().copied().filter(|xid| !snapshot.sees(*xid)).collect())
+    }
+}
+
+/// PostgreSQL's `pg_snapshot`: everything before `end` has ended, but for what is `open`.
+struct Snapshot {
+    end: u64,
+    open: Vec<u64>,
+}
+
+impl Snapshot {
+    /// Reads `xmin:xmax:xip,xip,...`.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ':').skip(1);
+        let end = parts.next()?.parse().ok()?;
+        let open = parts.next()?.split(',').filter(|xid| !xid.is_empty()).map(str::parse).collect::<Result<_, _>>();
+        Some(Self { end, open: open.ok()? })
+    }
+
+    /// Whether it sees a transaction whose number is cut to 32 bits. One that the stream has brought is less than 2^31 away.
+    fn sees(&self, xid: u32) -> bool {
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+        let distance = xid.wrapping_sub(self.end as u32).cast_signed();
+        let full = self.end.wrapping_add_signed(distance.into());
+        full < self.end && !self.open.contains(&full)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sees(snapshot: &str, xid: u32) -> bool {
+        Snapshot::parse(snapshot).unwrap().sees(xid)
+    }
+
+    #[test]
+    fn a_transaction_is_seen_once_it_is_no_longer_open() {
+        assert!(sees("10:20:", 10) && sees("10:20:10,12", 11));
+        assert!(!sees("10:20:10,12", 12), "its commit is not finished");
+        assert!(!sees("10:20:", 20) && !sees("10:20:", 25), "it ends after the snapshot");
+        assert!(Snapshot::parse("10").is_none());
+    }
+
+    #[test]
+    fn numbers_that_have_wrapped_around_are_told_apart() {
+        let wrapped = 1_u64 << 32;
+        let snapshot = format!("{}:{}:{}", wrapped - 10, wrapped + 5, wrapped + 1);
+        assert!(sees(&snapshot, u32::MAX - 3), "before the wrap");
+        assert!(sees(&snapshot, 4) && !sees(&snapshot, 1) && !sees(&snapshot, 5));
+    }
+}

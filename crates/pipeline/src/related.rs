@@ -1,0 +1,298 @@
+//! Changes of looked-up tables, turned into the rows whose documents they are part of.
+//!
+//! Once per batch: wait until everything that was read of the stream can be seen by a statement, ask for the keys of the
+//! rows that look something up in what has changed, page by page, and read those rows again. They are as new as anything
+//! read so far, and what comes later is still to come, so that they take the version of the last change of the batch.
+//! Whatever happens to such a row, or to what it looks up, is rendered once more by its own change.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use walvec_capture::{LookupSpec, Related, Source};
+use walvec_model::{Change, LookedUpChange, Lookup, Op, Position, Row, RowKey, Table, TableName, Touched, Value};
+
+use crate::error::PipelineError;
+use crate::telemetry::{Stage, Timer};
+
+/// Keys that are asked for at once.
+const PAGE_KEYS: usize = 10_000;
+
+/// Transactions that are remembered until they can be seen. With more, those that can be are dropped.
+const MOST_UNSEEN: usize = 10_000;
+
+/// How long to wait before asking again whether a transaction can be seen. The server tells nobody when that is so; most
+/// transactions can be seen by the time of the first question.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
+
+/// What has changed of a looked-up table since the last batch.
+#[derive(Debug, Default, PartialEq)]
+enum Changed {
+    #[default]
+    Nothing,
+    /// Rows with these values in the columns of `on`.
+    Rows(HashSet<RowKey>),
+    Everything,
+}
+
+/// A lookup of a main table, whichever collections have it.
+#[derive(Debug)]
+struct Relation {
+    main: TableName,
+    lookup: Lookup,
+    changed: Changed,
+}
+
+/// Gathers the changes of looked-up tables.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    relations: Vec<Relation>,
+    /// Transactions that were read and may not be visible yet.
+    unseen: Vec<u32>,
+    /// The last change that was read.
+    reached: Position,
+}
+
+impl Gathered {
+    /// Of these lookups. What several collections look up in the same way is one question.
+    pub(crate) fn new(lookups: &[LookupSpec]) -> Self {
+        let mut relations: Vec<Relation> = Vec::new();
+        for LookupSpec { main, lookup } in lookups {
+            let is_same = |known: &Relation| {
+                (&known.main, &known.lookup.table, &known.lookup.on) == (main, &lookup.table, &lookup.on)
+            };
+            if !relations.iter().any(is_same) {
+                relations.push(Relation { main: main.clone(), lookup: lookup.clone(), changed: Changed::Nothing });
+            }
+        }
+        Self { relations, ..Self::default() }
+    }
+
+    /// Hears of a transaction that has begun to arrive.
+    pub(crate) fn begin(&mut self, xid: u32) {
+        if !self.relations.is_empty() {
+            self.unseen.push(xid);
+        }
+    }
+
+    /// Hears of a change of any table.
+    pub(crate) fn reach(&mut self, position: Position) {
+        self.reached = self.reached.max(position);
+    }
+
+    /// Hears of a change of a looked-up table.
+    pub(crate) fn note(&mut self, change: &LookedUpChange) {
+        self.reach(change.position);
+        for relation in self.relations.iter_mut().filter(|relation| relation.lookup.table == change.table.name) {
+            match &change.touched {
+                Touched::All => relation.changed = Changed::Everything,
+                Touched::Rows(rows) => rows.iter().for_each(|row| relation.note(&change.table, row)),
+            }
+        }
+    }
+
+    /// How many values are to be asked for.
+    pub(crate) fn len(&self) -> usize {
+        let count = |relation: &Relation| match &relation.changed {
+            Changed::Nothing => 0,
+            Changed::Rows(values) => values.len(),
+            Changed::Everything => 1,
+        };
+        self.relations.iter().map(count).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes what was gathered, once a statement sees everything that was read of the stream so far: not only the changes of
+    /// looked-up tables, because a row that cannot be seen yet would not be found by what it looks up.
+    pub(crate) async fn take(
+        &mut self,
+        source: &Source,
+        tables: &[Arc<Table>],
+        stop: &CancellationToken,
+    ) -> Result<Affected, PipelineError> {
+        if self.is_empty() {
+            if self.unseen.len() > MOST_UNSEEN {
+                self.unseen = source.invisible(&self.unseen).await?;
+            }
+            return Ok(Affected::default());
+        }
+        let mut pause = FIRST_LOOK;
+        loop {
+            self.unseen = source.invisible(&self.unseen).await?;
+            if self.unseen.is_empty() {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return Err(PipelineError::Stopped),
+            }
+            pause = (pause * 2).min(LONGEST_LOOK);
+        }
+        let mut questions = VecDeque::new();
+        for relation in &mut self.relations {
+            let values = match std::mem::take(&mut relation.changed) {
+                Changed::Nothing => continue,
+                Changed::Rows(values) if values.is_empty() => continue,
+                Changed::Rows(values) => Some(values.into_iter().collect()),
+                Changed::Everything => None,
+            };
+            let Some(table) = tables.iter().find(|table| table.name == relation.main) else { continue };
+            questions.push_back(Question {
+                table: Arc::clone(table),
+                lookup: relation.lookup.clone(),
+                values,
+                after: None,
+            });
+        }
+        Ok(Affected { questions, position: self.reached, found: None })
+    }
+}
+
+impl Relation {
+    fn note(&mut self, table: &Table, row: &Row) {
+        let value = |(theirs, _): &(String, String)| row.0.get(table.column_index(theirs)?)?.value().cloned();
+        let values: Option<Vec<_>> = self.lookup.on.iter().map(value).collect();
+        match (&mut self.changed, values) {
+            (Changed::Everything, _) => {}
+            // Without the value nobody can tell which rows are concerned.
+            (changed, None) => *changed = Changed::Everything,
+            // NULL is equal to nothing.
+            (_, Some(values)) if values.iter().any(Value::is_null) => {}
+            (Changed::Rows(known), Some(values)) => drop(known.insert(RowKey::new(values))),
+            (changed @ Changed::Nothing, Some(values)) => {
+                *changed = Changed::Rows(HashSet::from([RowKey::new(values)]))
+            }
+        }
+    }
+}
+
+/// Which rows of a table look something up in what has changed.
+#[derive(Debug)]
+struct Question {
+    table: Arc<Table>,
+    lookup: Lookup,
+    /// `None`: in anything.
+    values: Option<Vec<RowKey>>,
+    /// The last key of the page before.
+    after: Option<RowKey>,
+}
+
+/// The rows to render again.
+#[derive(Debug, Default)]
+pub(crate) struct Affected {
+    questions: VecDeque<Question>,
+    position: Position,
+    /// Keys that were found and not read yet.
+    found: Option<(Arc<Table>, VecDeque<RowKey>)>,
+}
+
+impl Affected {
+    /// The next rows, of one table and at most `count`, as they are now. A row that is gone meanwhile is left out: its
+    /// deletion is still to come. `None` at the end.
+    pub(crate) async fn next(&mut self, source: &Source, count: usize) -> Result<Option<Vec<Change>>, PipelineError> {
+        loop {
+            if let Some((table, keys)) = &mut self.found {
+                let some: Vec<RowKey> = keys.drain(..keys.len().min(count)).collect();
+                if !some.is_empty() {
+                    let _timer = Timer::start(Stage::Refetch);
+                    let rows = source.fetch_rows(table, &some).await?;
+                    let change = |row| Change {
+                        table: Arc::clone(table),
+                        position: self.position,
+                        op: Op::Update { old_key: None, new: row },
+                    };
+                    return Ok(Some(rows.into_iter().map(|(_, row)| change(row)).collect()));
+                }
+            }
+            let Some(question) = self.questions.front_mut() else { return Ok(None) };
+            let keys = question.ask(source).await?;
+            let table = Arc::clone(&question.table);
+            if keys.len() < PAGE_KEYS {
+                self.questions.pop_front();
+            } else {
+                question.after = keys.last().cloned();
+            }
+            self.found = Some((table, keys.into()));
+        }
+    }
+}
+
+impl Question {
+    async fn ask(&self, source: &Source) -> Result<Vec<RowKey>, PipelineError> {
+        let _timer = Timer::start(Stage::Relate);
+        let changed = self.values.as_deref().map_or(Related::ToAny, Related::To);
+        let asked = source.related_keys(&self.table.name, &self.lookup, &changed, self.after.as_ref(), PAGE_KEYS).await;
+        asked.map_err(|error| PipelineError::of_lookup(error, &self.lookup))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use walvec_model::{Cell, Column, Lsn, Take};
+
+    use super::*;
+
+    fn gathered() -> Gathered {
+        let lookup = |name: &str, column: &str| LookupSpec {
+            main: TableName::new("public", "books"),
+            lookup: Lookup {
+                name: name.to_owned(),
+                table: TableName::new("public", "reviews"),
+                on: vec![(column.to_owned(), "id".to_owned())],
+                take: Take::One,
+            },
+        };
+        Gathered::new(&[lookup("a", "book"), lookup("b", "book"), lookup("c", "other")])
+    }
+
+    fn change(touched: Touched) -> LookedUpChange {
+        let column = |name: &str| Column { name: name.to_owned(), type_name: "int".to_owned(), type_oid: 23 };
+        let columns = ["id", "book", "other"].map(column).to_vec();
+        let table = Table { name: TableName::new("public", "reviews"), columns, key: vec![0] };
+        LookedUpChange { table: Arc::new(table), position: Position { commit_lsn: Lsn(5), ordinal: 2 }, touched }
+    }
+
+    fn row(values: &[Value]) -> Row {
+        Row(values.iter().cloned().map(Cell::Value).collect())
+    }
+
+    fn rows(values: &[i32]) -> Changed {
+        Changed::Rows(values.iter().map(|value| RowKey::new(vec![json!(value)])).collect())
+    }
+
+    #[test]
+    fn the_rows_of_before_and_after_are_both_affected_and_each_is_asked_for_once() {
+        let mut gathered = gathered();
+        let moved = vec![row(&[json!(1), json!(7), json!(null)]), row(&[json!(1), json!(8), json!(9)])];
+        gathered.note(&change(Touched::Rows(moved.clone())));
+        gathered.note(&change(Touched::Rows(moved)));
+        let changed: Vec<&Changed> = gathered.relations.iter().map(|relation| &relation.changed).collect();
+        assert_eq!(changed, [&rows(&[7, 8]), &rows(&[9])], "what two collections look up alike is one question");
+        assert_eq!((gathered.len(), gathered.reached.ordinal), (3, 2));
+    }
+
+    #[test]
+    fn a_row_that_belongs_to_nothing_asks_for_nothing() {
+        let mut gathered = gathered();
+        gathered.note(&change(Touched::Rows(vec![row(&[json!(1), json!(null), json!(null)])])));
+        assert!(gathered.is_empty());
+    }
+
+    #[test]
+    fn without_its_value_a_change_concerns_every_row() {
+        let mut gathered = gathered();
+        let unknown = Row(vec![Cell::Value(json!(1)), Cell::Unchanged, Cell::Value(json!(1))]);
+        gathered.note(&change(Touched::Rows(vec![unknown])));
+        assert_eq!(gathered.relations[0].changed, Changed::Everything);
+        gathered.note(&change(Touched::All));
+        assert_eq!(gathered.relations[1].changed, Changed::Everything);
+        gathered.note(&change(Touched::Rows(vec![row(&[json!(1), json!(7), json!(7)])])));
+        assert_eq!(gathered.len(), 2, "everything stays everything");
+    }
+}

@@ -1,0 +1,94 @@
+//! Rows of other tables, as the text's template sees them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use minijinja::value::{Enumerator, Object, Value as Rendered};
+use walvec_model::{Lookup, Table, Take, Value};
+
+use crate::error::TransformError;
+use crate::template::Template;
+use crate::transform::unknown_column;
+use crate::values;
+
+/// A row together with what it looks up. `row` is the row alone.
+#[derive(Debug)]
+struct Joined {
+    row: Rendered,
+    looked_up: BTreeMap<String, Rendered>,
+}
+
+impl Object for Joined {
+    fn get_value(self: &Arc<Self>, key: &Rendered) -> Option<Rendered> {
+        match self.looked_up.get(key.as_str()?) {
+            Some(found) => Some(found.clone()),
+            None => self.row.as_object()?.get_value(key),
+        }
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        let columns = self.row.try_iter().into_iter().flatten();
+        Enumerator::Values(columns.chain(self.looked_up.keys().map(|name| Rendered::from(name.as_str()))).collect())
+    }
+}
+
+/// `row` with a value for each lookup; what is missing is NULL, or an empty list.
+pub(crate) fn joined(row: &Rendered, lookups: &[Lookup], looked_up: &[Value]) -> Rendered {
+    let value = |(number, lookup): (usize, &Lookup)| {
+        let value = match (looked_up.get(number), &lookup.take) {
+            (Some(found), _) => values::from_json(found),
+            (None, Take::One) => values::null(),
+            (None, Take::Many { .. }) => Rendered::from(Vec::<Rendered>::new()),
+        };
+        (lookup.name.clone(), value)
+    };
+    Rendered::from_object(Joined { row: row.clone(), looked_up: lookups.iter().enumerate().map(value).collect() })
+}
+
+/// The first name that was no column of a looked-up table.
+type Unknown = Arc<Mutex<Option<(Arc<Table>, String)>>>;
+
+/// A row of which every column is NULL, and that remembers names that are no columns.
+#[derive(Debug)]
+struct Sample {
+    table: Arc<Table>,
+    unknown: Unknown,
+}
+
+impl Object for Sample {
+    fn get_value(self: &Arc<Self>, key: &Rendered) -> Option<Rendered> {
+        let name = key.as_str()?;
+        if self.table.column_index(name).is_none() {
+            let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+            unknown.get_or_insert_with(|| (Arc::clone(&self.table), name.to_owned()));
+        }
+        Some(values::null())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.table.columns.iter().map(|column| Rendered::from(column.name.as_str())).collect())
+    }
+}
+
+/// Renders a row of NULLs that looks up one row of each table, and sees which of their columns are used. What is behind a
+/// condition that does not hold for NULL is not seen: there a column that is not there renders as nothing.
+pub(crate) fn check(text: &Template, lookups: &[Lookup], tables: &[Arc<Table>]) -> Result<(), TransformError> {
+    let unknown = Unknown::default();
+    let sample = |lookup: &Lookup| {
+        let table = tables.iter().find(|table| table.name == lookup.table)?;
+        let row = Rendered::from_object(Sample { table: Arc::clone(table), unknown: Arc::clone(&unknown) });
+        let value = match lookup.take {
+            Take::One => row,
+            Take::Many { .. } => Rendered::from(vec![row]),
+        };
+        Some((lookup.name.clone(), value))
+    };
+    let looked_up = lookups.iter().filter_map(sample).collect();
+    // Whether it can be rendered is not the question: NULLs may be too little for it.
+    let _ = text.render_text(Rendered::from_object(Joined { row: values::row_of_nulls(), looked_up }));
+    let found = unknown.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match found {
+        Some((table, column)) => Err(unknown_column(&table, &text.field, &column)),
+        None => Ok(()),
+    }
+}

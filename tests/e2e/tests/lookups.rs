@@ -1,0 +1,496 @@
+//! Documents with rows of other tables: they follow every change there, and end as a join says they should.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, test, wait};
+use walvec_model::{Payload, PointId};
+use walvec_sink::{Sink as _, Write};
+use walvec_test_kafka::can_test;
+use walvec_test_qdrant::TestServer;
+
+use crate::broker::captured;
+use crate::faults::new_seed;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(a_document_follows_every_change_of_what_it_looks_up),
+        test!(a_document_follows_every_change_of_what_it_looks_up_on_a_server).once(),
+        test!(a_batch_of_changes_takes_one_statement_for_each_lookup).on_own_server(&[("log_statement", "all")]).once(),
+        test!(an_emptied_looked_up_table_empties_its_part_of_every_document),
+        test!(a_row_that_very_many_documents_look_up_is_followed_by_all_of_them).once(),
+        test!(documents_end_as_the_join_whenever_walvec_is_killed),
+        test!(documents_end_as_the_join_through_a_broker_with_two_workers).once(),
+        test!(verify_sees_looked_up_rows_and_has_wrong_documents_mended).once(),
+        test!(verify_finds_no_difference_while_looked_up_rows_change).once(),
+        test!(documents_that_have_not_changed_are_not_embedded_again).once(),
+        test!(an_altered_looked_up_table_is_read_anew),
+        test!(another_lookup_takes_a_reindex).once(),
+        test!(a_lookup_in_a_table_that_is_not_published_says_how_to_begin).once(),
+        test!(a_lookup_that_cannot_work_is_refused_by_name),
+        test!(a_worker_without_the_database_is_refused).once(),
+    ]
+}
+
+const SCHEMA: &str = "
+    CREATE TABLE authors (id int PRIMARY KEY, name text NOT NULL);
+    CREATE TABLE books (id int PRIMARY KEY, name text, author_id bigint, description text);
+    CREATE TABLE reviews (id int PRIMARY KEY, book_id bigint, text text NOT NULL, created_at int);
+    ALTER TABLE reviews REPLICA IDENTITY FULL;
+    CREATE INDEX ON books (author_id);
+    CREATE INDEX ON reviews (book_id)";
+
+const ROWS: &str = "
+    INSERT INTO authors SELECT g, 'author ' || g FROM generate_series(1, 10) g;
+    INSERT INTO books SELECT g, 'book ' || g, g % 12, 'about ' || g FROM generate_series(1, 60) g;
+    INSERT INTO reviews SELECT g, g % 70, 'review ' || g, g % 7 FROM generate_series(1, 200) g";
+
+const TEXT: &str = "{{ name }} by {{ author.name }}. {{ description }} {% for r in reviews %}{{ r.text }} {% endfor %}";
+
+/// The same, by PostgreSQL.
+const JOIN: &str = "
+    format('%s by %s. %s %s', name, (SELECT a.name FROM authors a WHERE a.id = author_id), description,
+           (SELECT string_agg(r.text || ' ', '' ORDER BY r.created_at DESC, r.id)
+            FROM (SELECT * FROM reviews r WHERE r.book_id = books.id ORDER BY r.created_at DESC, r.id LIMIT 3) r))";
+
+fn lookups() -> Value {
+    json!({
+        "author": { "table": "public.authors", "on": { "id": "author_id" } },
+        "reviews": {
+            "table": "public.reviews", "on": { "book_id": "id" }, "many": true, "order": "created_at desc", "limit": 3
+        },
+    })
+}
+
+fn books_with(lookups: Value) -> Settings {
+    Settings::new([Collection::new("books", "public.books", TEXT).with("lookup", lookups)])
+}
+
+fn books() -> Settings {
+    books_with(lookups())
+}
+
+fn books_on(server: &TestServer) -> Settings {
+    books().with("sink", json!({ "qdrant": { "url": server.url() } }))
+}
+
+fn image_of_books() -> Expected {
+    let nothing = |_: &Payload| String::new();
+    Expected { sql: Some(JOIN), ..Expected::of("books", nothing) }
+}
+
+async fn followed(context: &TestContext, settings: &Settings) -> Result<Walvec> {
+    let mut walvec = context.start(settings).await?;
+    walvec.caught_up(context).await?;
+    Ok(walvec)
+}
+
+/// A walvec that has filled the collection from all three tables.
+async fn filled(context: &TestContext, settings: &Settings) -> Result<Walvec> {
+    context.execute(SCHEMA).await?;
+    context.execute(ROWS).await?;
+    followed(context, settings).await
+}
+
+/// Every sort of change, each in a transaction of its own.
+const CHANGES: [&str; 15] = [
+    "INSERT INTO reviews VALUES (1001, 1, 'a new one', 99)",
+    "UPDATE reviews SET text = 'changed ' || text WHERE id % 5 = 0",
+    "UPDATE reviews SET created_at = 50 - created_at WHERE id % 3 = 0",
+    "UPDATE reviews SET book_id = book_id + 1 WHERE id % 4 = 0",
+    "UPDATE reviews SET book_id = NULL WHERE id % 19 = 0",
+    "UPDATE reviews SET id = id + 5000 WHERE id % 11 = 0",
+    "DELETE FROM reviews WHERE id % 7 = 0",
+    "UPDATE authors SET name = 'another ' || name WHERE id % 2 = 0",
+    "DELETE FROM authors WHERE id = 3",
+    "INSERT INTO authors VALUES (11, 'came late')",
+    "UPDATE authors SET id = 12 WHERE id = 4",
+    "UPDATE books SET author_id = author_id + 1 WHERE id % 6 = 0",
+    "UPDATE books SET id = id + 100 WHERE id % 10 = 0",
+    "BEGIN; INSERT INTO books VALUES (500, 'new', 500, ''); INSERT INTO authors VALUES (500, 'newer');
+        INSERT INTO reviews VALUES (2000, 500, 'newest', 1); UPDATE reviews SET text = 'last' WHERE id = 2000; COMMIT",
+    "BEGIN; DELETE FROM books WHERE id = 5; DELETE FROM reviews WHERE book_id = 5; UPDATE authors SET name = name || '!';
+        INSERT INTO books VALUES (5, 'again', 1, ''); COMMIT",
+];
+
+async fn a_document_follows_every_change_of_what_it_looks_up(context: TestContext) -> Result<()> {
+    let mut walvec = filled(&context, &books()).await?;
+    for change in CHANGES {
+        context.execute(change).await?;
+        walvec.caught_up(&context).await?;
+        assert_equal(&context, &["verify", "--json"]).await.with_context(|| change.to_owned())?;
+    }
+    let hits = walvec.search("newest last newer", 1).await?;
+    assert_eq!(hits[0]["payload"]["id"], 500, "{hits:?}");
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_books()).await?, 61);
+    Ok(())
+}
+
+async fn a_document_follows_every_change_of_what_it_looks_up_on_a_server(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    let mut walvec = filled(&context, &books_on(&server)).await?;
+    for change in CHANGES {
+        context.execute(change).await?;
+        walvec.caught_up(&context).await?;
+        image::compare_on_server(&context, &image_of_books(), &server.url())
+            .await
+            .with_context(|| change.to_owned())?;
+    }
+    walvec.stop().await
+}
+
+/// How often the server's log has a statement of this sort.
+fn statements(context: &TestContext, words: &str) -> Result<usize> {
+    Ok(std::fs::read_to_string(context.cluster().log())?.matches(words).count())
+}
+
+async fn a_batch_of_changes_takes_one_statement_for_each_lookup(context: TestContext) -> Result<()> {
+    const RENDERED: &str = ") AS w (number, ";
+    const AFFECTED: &str = "WITH found AS MATERIALIZED";
+    let mut walvec = filled(&context, &books()).await?;
+    let before = (statements(&context, RENDERED)?, statements(&context, AFFECTED)?);
+    assert_eq!(before, (2, 0), "60 rows were copied in one batch, which looks up in two tables");
+    // 200 rows of one table in one transaction, which concern 60 rows of the main table.
+    context.execute("UPDATE reviews SET text = 'changed ' || text").await?;
+    walvec.caught_up(&context).await?;
+    let after = (statements(&context, RENDERED)?, statements(&context, AFFECTED)?);
+    assert_eq!(after, (4, 1), "one batch");
+    walvec.stop().await?;
+    image::compare(&context, &image_of_books()).await?;
+    Ok(())
+}
+
+async fn an_emptied_looked_up_table_empties_its_part_of_every_document(context: TestContext) -> Result<()> {
+    let mut walvec = filled(&context, &books()).await?;
+    let generation = walvec.status().await?.generation;
+    context.execute("TRUNCATE reviews; UPDATE books SET name = 'after' WHERE id = 7").await?;
+    context.execute("BEGIN; TRUNCATE authors; INSERT INTO authors VALUES (2, 'the only one'); COMMIT").await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(walvec.status().await?.generation, generation, "no new snapshot is needed");
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_books()).await?, 60);
+    Ok(())
+}
+
+async fn a_row_that_very_many_documents_look_up_is_followed_by_all_of_them(context: TestContext) -> Result<()> {
+    context.execute(SCHEMA).await?;
+    context.execute("INSERT INTO authors VALUES (1, 'prolific'), (2, 'other')").await?;
+    // More than are asked for at once.
+    context.execute("INSERT INTO books SELECT g, 'b' || g, 1, '' FROM generate_series(1, 10300) g").await?;
+    let settings = books().with("pipeline", json!({ "batch_rows": 1000 }));
+    let mut walvec = followed(&context, &settings).await?;
+    context.execute("UPDATE authors SET name = 'still more'").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_books()).await?, 10300);
+    Ok(())
+}
+
+/// One random change of one of the tables.
+fn random_change(random: &mut StdRng) -> String {
+    let (book, author, review) = (random.random_range(1..40), random.random_range(1..12), random.random_range(1..120));
+    let number: u32 = random.random_range(0..1000);
+    match random.random_range(0..12) {
+        0 => format!("INSERT INTO reviews VALUES ({review}, {book}, 'r{number}', {number} % 5) ON CONFLICT DO NOTHING"),
+        1 => format!("UPDATE reviews SET text = 't{number}' WHERE id % 9 = {number} % 9"),
+        2 => format!("UPDATE reviews SET book_id = {book} WHERE id = {review}"),
+        3 => format!("DELETE FROM reviews WHERE id = {review}"),
+        4 => format!("UPDATE authors SET name = 'n{number}' WHERE id = {author}"),
+        5 => format!("DELETE FROM authors WHERE id = {author}"),
+        6 => format!("INSERT INTO authors VALUES ({author}, 'a{number}') ON CONFLICT DO NOTHING"),
+        7 => format!("UPDATE books SET author_id = {author} WHERE id % 5 = {number} % 5"),
+        8 => format!("DELETE FROM books WHERE id = {book}"),
+        9 => format!("INSERT INTO books VALUES ({book}, 'b{number}', {author}, 'd') ON CONFLICT DO NOTHING"),
+        10 => format!("UPDATE books SET id = {book} + 50 WHERE id = {book} AND NOT EXISTS (SELECT FROM books WHERE id = {book} + 50)"),
+        _ => format!(
+            "BEGIN; DELETE FROM books WHERE id = {book}; INSERT INTO books VALUES ({book}, 'again', {author}, '');
+             UPDATE reviews SET book_id = {book} WHERE id % 13 = {number} % 13; UPDATE authors SET name = name || 'x' WHERE id = {author}; COMMIT"
+        ),
+    }
+}
+
+/// How long a session rests between two changes: three of them together are no faster than a busy machine can follow.
+const REST: Duration = Duration::from_millis(40);
+
+/// Sessions that change the tables at random until they are told to stop.
+struct Writers {
+    stop: tokio::sync::watch::Sender<bool>,
+    tasks: Vec<tokio::task::JoinHandle<Result<()>>>,
+}
+
+impl Writers {
+    async fn start(context: &TestContext, seed: u64) -> Result<Self> {
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let mut tasks = Vec::new();
+        for number in 0..3 {
+            let (session, stopped) = (context.connect().await?, stopped.clone());
+            let mut random = StdRng::seed_from_u64(seed.wrapping_add(number));
+            tasks.push(tokio::spawn(async move {
+                while !*stopped.borrow() {
+                    let changed = session.batch_execute(&random_change(&mut random)).await;
+                    // Two sessions may wait for each other, or take the same key: then one of them tries something else.
+                    if changed.is_err_and(|error| error.as_db_error().is_none()) {
+                        anyhow::bail!("the session broke");
+                    }
+                    session.batch_execute("ROLLBACK").await?;
+                    tokio::time::sleep(REST).await;
+                }
+                Ok(())
+            }));
+        }
+        Ok(Self { stop, tasks })
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            task.await??;
+        }
+        Ok(())
+    }
+}
+
+async fn documents_end_as_the_join_whenever_walvec_is_killed(context: TestContext) -> Result<()> {
+    let seed = new_seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let settings = books().with("pipeline", json!({ "batch_rows": 16 }));
+    let mut walvec = filled(&context, &settings).await?;
+    for round in 0..5 {
+        let writers = Writers::start(&context, seed.wrapping_add(100 * round)).await?;
+        // The moment is random on purpose: the kill has to meet every step.
+        tokio::time::sleep(Duration::from_millis(random.random_range(100..700))).await;
+        walvec.signal(Signal::KILL)?;
+        walvec.end().await?;
+        walvec = context.start(&settings).await?;
+        writers.stop().await?;
+    }
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    image::compare(&context, &image_of_books()).await.with_context(|| format!("seed {seed}"))?;
+    Ok(())
+}
+
+async fn documents_end_as_the_join_through_a_broker_with_two_workers(context: TestContext) -> Result<()> {
+    if !can_test("lookups behind a broker") {
+        return Ok(());
+    }
+    let seed = new_seed();
+    let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
+    let settings = kafka.carries(books_on(&server));
+    context.execute(SCHEMA).await?;
+    context.execute(ROWS).await?;
+    let mut capture = captured(&context, &settings).await?;
+    let mut one = context.start_stage(&settings, "index", "one").await?;
+    let mut two = context.start_stage(&settings, "index", "two").await?;
+    for change in CHANGES {
+        context.execute(change).await?;
+    }
+    kafka.indexed(&context, &mut capture, &mut [&mut one, &mut two]).await?;
+    image::compare_on_server(&context, &image_of_books(), &server.url()).await?;
+    let writers = Writers::start(&context, seed).await?;
+    for killed in [&mut one, &mut two] {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        killed.is_alive()?;
+    }
+    capture.signal(Signal::KILL)?;
+    capture.end().await?;
+    let mut capture = wait::until("the killed capture had let go", async || {
+        match context.start_stage(&settings, "capture", "1").await {
+            Ok(walvec) => Ok(Some(walvec)),
+            Err(error) if format!("{error:#}").contains("E_LOCKED") => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await?;
+    writers.stop().await?;
+    context.execute("TRUNCATE reviews").await?;
+    context.execute("INSERT INTO reviews SELECT g, g, 'once more', 0 FROM generate_series(1, 30) g").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut one, &mut two]).await?;
+    let compared = image::compare_on_server(&context, &image_of_books(), &server.url()).await;
+    compared.with_context(|| format!("seed {seed}"))?;
+    for stage in [capture, one, two] {
+        stage.stop().await?;
+    }
+    Ok(())
+}
+
+/// What `walvec verify --json` or another command that prints JSON says; it must have found nothing.
+async fn assert_equal(context: &TestContext, arguments: &[&str]) -> Result<Value> {
+    let output = context.walvec(arguments).await?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_str(&text)?)
+}
+
+async fn verify_sees_looked_up_rows_and_has_wrong_documents_mended(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    let mut walvec = filled(&context, &books_on(&server)).await?;
+    // A point that is gone is found by its row, one whose text was another by its hash.
+    let collection = image::on_server("books", walvec_e2e::settings::MODEL, &server.url())?;
+    collection.write(vec![Write::Delete(PointId::Num(7))]).await?;
+    let stored = collection.scroll(None, 100).await?.points;
+    let stale = stored.into_iter().find(|point| point.id == PointId::Num(8)).context("no point 8")?;
+    let mut provenance = stale.provenance.context("not written by walvec")?;
+    provenance.input_hash = walvec_model::InputHash::of("book 8 by somebody else. about 8 ");
+    collection.write(vec![Write::Payload { id: stale.id, payload: stale.payload, provenance }]).await?;
+    let output = context.walvec(&["verify", "--json"]).await?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!((&report["missing"], &report["stale"]), (&json!(1), &json!(1)), "{report:#}");
+    let output = context.walvec(&["verify", "--json", "--repair"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    image::compare_on_server(&context, &image_of_books(), &server.url()).await?;
+    // Rows that are read again look up what there is now.
+    let output = context.walvec(&["backfill", "--table", "public.books"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    walvec.caught_up(&context).await?;
+    image::compare_on_server(&context, &image_of_books(), &server.url()).await?;
+    walvec.stop().await
+}
+
+async fn verify_finds_no_difference_while_looked_up_rows_change(context: TestContext) -> Result<()> {
+    let seed = new_seed();
+    let mut walvec = filled(&context, &books()).await?;
+    let writers = Writers::start(&context, seed).await?;
+    for _ in 0..3 {
+        let report = context.walvec(&["verify", "--json"]).await?;
+        let report: Value = serde_json::from_slice(&report.stdout)?;
+        let found = ["missing", "extra", "stale", "chunks", "bad_vectors"].map(|sort| report[sort].as_u64());
+        assert_eq!(found, [Some(0); 5], "seed {seed}: {report:#}");
+    }
+    writers.stop().await?;
+    walvec.caught_up(&context).await?;
+    let report = assert_equal(&context, &["verify", "--json", "--sample", "all"]).await?;
+    assert_eq!(report["unsettled"], 0);
+    walvec.stop().await
+}
+
+async fn documents_that_have_not_changed_are_not_embedded_again(context: TestContext) -> Result<()> {
+    let mut walvec = filled(&context, &books()).await?;
+    let computed = async |walvec: &Walvec| anyhow::Ok(walvec.status().await?.collections[0].embeddings_computed);
+    let before = computed(&walvec).await?;
+    // Beyond the limit of three, or not used by the template.
+    context
+        .execute("INSERT INTO reviews VALUES (900, 1, 'the oldest', -1), (901, 1, 'older', -2), (902, 1, 'old', -3)")
+        .await?;
+    context.execute("INSERT INTO authors VALUES (900, 'without a book')").await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(computed(&walvec).await?, before);
+    context.execute("UPDATE authors SET name = 'changed' WHERE id = 1").await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(computed(&walvec).await?, before + 5, "the books of one author");
+    walvec.stop().await?;
+    image::compare(&context, &image_of_books()).await?;
+    Ok(())
+}
+
+async fn an_altered_looked_up_table_is_read_anew(context: TestContext) -> Result<()> {
+    let mut walvec = filled(&context, &books()).await?;
+    let generation = walvec.status().await?.generation;
+    context.execute("ALTER TABLE authors ALTER name TYPE varchar USING upper(name)").await?;
+    walvec.wait_for("a new generation", |status| status.generation > generation).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_books()).await?, 60);
+    Ok(())
+}
+
+async fn another_lookup_takes_a_reindex(context: TestContext) -> Result<()> {
+    let mut walvec = filled(&context, &books()).await?;
+    let mut fewer = lookups();
+    fewer["reviews"]["limit"] = json!(1);
+    context.configure(&books_with(fewer.clone()))?;
+    let output = context.walvec(&["reindex"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    context.execute("UPDATE reviews SET text = 'after ' || text").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let join = "format('%s by %s. %s %s', name, (SELECT a.name FROM authors a WHERE a.id = author_id), description,
+        (SELECT r.text || ' ' FROM reviews r WHERE r.book_id = books.id ORDER BY r.created_at DESC, r.id LIMIT 1))";
+    image::compare(&context, &Expected { sql: Some(join), ..image_of_books() }).await?;
+    context.configure(&books())?;
+    let output = context.walvec(&["run"]).await?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.trim_end().ends_with("E_FINGERPRINT"), "{errors}");
+    Ok(())
+}
+
+async fn a_lookup_in_a_table_that_is_not_published_says_how_to_begin(context: TestContext) -> Result<()> {
+    let alone = Settings::new([Collection::new("books", "public.books", "{{ name }}")]);
+    let mut walvec = filled(&context, &alone).await?;
+    context.configure(&books())?;
+    let output = context.walvec(&["reindex"]).await?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("public.authors") && errors.contains("walvec reset --purge"), "{errors}");
+    context.execute("INSERT INTO books VALUES (900, 'goes on', 1, '')").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    context.execute("ALTER PUBLICATION walvec ADD TABLE ONLY authors, ONLY reviews").await?;
+    let output = context.walvec(&["reset", "--purge", "--force"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    followed(&context, &books()).await?.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_books()).await?, 61);
+    Ok(())
+}
+
+async fn refused(context: &TestContext, settings: &Settings, code: &str, words: &[&str]) -> Result<()> {
+    context.configure(settings)?;
+    let output = context.walvec(&["run"]).await?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(errors.lines().last(), Some(code), "{errors}");
+    for word in words {
+        assert!(errors.contains(word), "\"{word}\" is missing in:\n{errors}");
+    }
+    Ok(())
+}
+
+async fn a_lookup_that_cannot_work_is_refused_by_name(context: TestContext) -> Result<()> {
+    context.execute(SCHEMA).await?;
+    let author = |on: Value| {
+        books_with(json!({ "author": { "table": "public.authors", "on": on }, "reviews": lookups()["reviews"] }))
+    };
+    refused(&context, &author(json!({ "id": "auther" })), "E_CONFIG", &["auther", "public.books", "author_id"]).await?;
+    refused(&context, &author(json!({ "ident": "author_id" })), "E_CONFIG", &["ident", "public.authors", "name"])
+        .await?;
+    refused(&context, &author(json!({ "id": "description" })), "E_CONFIG", &["author", "integer = text"]).await?;
+    refused(&context, &author(json!({})), "E_CONFIG", &["lookup.author.on", "empty"]).await?;
+    let missing = books_with(json!({ "author": { "table": "public.auhtors", "on": { "id": "author_id" } } }));
+    refused(&context, &missing, "E_TABLE", &["public.auhtors"]).await?;
+    let named = books_with(json!({ "description": { "table": "public.authors", "on": { "id": "author_id" } } }));
+    refused(&context, &named, "E_CONFIG", &["\"description\"", "public.books"]).await?;
+    let itself = books_with(json!({ "sequel": { "table": "public.books", "on": { "id": "author_id" } } }));
+    refused(&context, &itself, "E_CONFIG", &["cycle", "public.books"]).await?;
+    let mut authors = Collection::new("authors", "public.authors", "{{ name }}");
+    authors = authors
+        .with("lookup", json!({ "books": { "table": "public.books", "on": { "author_id": "id" }, "many": true } }));
+    let books = Collection::new("books", "public.books", TEXT).with("lookup", lookups());
+    refused(&context, &Settings::new([authors, books]), "E_CONFIG", &["cycle", "public.authors looks up public.books"])
+        .await?;
+    let typo = Collection::new("books", "public.books", "{% for r in reviews %}{{ r.txet }}{% endfor %}");
+    let typo = Settings::new([typo.with("lookup", lookups())]);
+    refused(&context, &typo, "E_SCHEMA", &["txet", "public.reviews", "did you mean \"text\""]).await?;
+    context.execute("ALTER TABLE reviews REPLICA IDENTITY DEFAULT").await?;
+    let remedy = "ALTER TABLE \"public\".\"reviews\" REPLICA IDENTITY FULL;";
+    refused(&context, &self::books(), "E_REPLICA_IDENTITY", &["book_id", "public.reviews", remedy]).await?;
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1";
+    assert_eq!(context.sql.query_one(slots, &[&context.slot()]).await?.get::<_, i64>(0), 0);
+    context.execute(remedy).await?;
+    followed(&context, &self::books()).await?.stop().await
+}
+
+async fn a_worker_without_the_database_is_refused(context: TestContext) -> Result<()> {
+    let broker = json!({ "kafka": { "bootstrap": "localhost:1" } });
+    let settings = books().with("broker", broker).with("source", json!({ "url": "" }));
+    context.configure(&settings)?;
+    for stage in ["index", "embed"] {
+        let output = context.walvec(&["run", "--stage", stage]).await?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(errors.contains("source.url") && errors.contains("collection books looks rows up"), "{errors}");
+        assert_eq!(errors.lines().last(), Some("E_CONFIG"), "{errors}");
+    }
+    Ok(())
+}
