@@ -32,7 +32,7 @@ impl Keywords {
         let unknown = || UnknownLanguage(language.to_owned());
         // It reads other spellings too, and two of them would be two fingerprints.
         let parsed: Language = language.parse().map_err(|_| unknown())?;
-        if serde_json::to_value(&parsed).ok().as_ref().and_then(serde_json::Value::as_str) != Some(language) {
+        if serde_json::to_value(parsed).ok().as_ref().and_then(serde_json::Value::as_str) != Some(language) {
             return Err(unknown());
         }
         let config = EdgeBm25Config { language: Some(language.to_owned()), ..EdgeBm25Config::default() };

@@ -23,7 +23,7 @@ use crate::{Outgoing, Record};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Vectors {
     /// A point to store.
-    Upsert(Upsert),
+    Upsert(Box<Upsert>),
     /// A point to remove.
     Delete {
         /// The collection.
@@ -68,8 +68,8 @@ pub struct Upsert {
     pub vector: Vector,
     /// The vector's name, if it has one.
     pub vector_name: Option<String>,
-    /// Its sparse vector, if it has one, and that one's name.
-    pub keywords: Option<(String, SparseVector)>,
+    /// Its sparse vector, if it has one, whatever it is called.
+    pub keywords: Option<SparseVector>,
     /// The user's fields, without walvec's own.
     pub payload: Payload,
     /// walvec's own field; `None` if another program wrote the record.
@@ -85,7 +85,6 @@ impl Upsert {
     #[must_use]
     pub fn into_point(self) -> Option<Point> {
         let Self { id, vector, keywords, payload, provenance, .. } = self;
-        let keywords = keywords.map(|(_, keywords)| keywords);
         Some(Point { id, vector, keywords, payload, provenance: provenance? })
     }
 }
@@ -211,17 +210,9 @@ pub fn decode(record: &Record) -> Result<Vectors, Malformed> {
         None => stamp::generation(record)?,
     };
     let committed_at = stamp::committed_at(record)?;
-    Ok(Vectors::Upsert(Upsert {
-        collection,
-        id,
-        vector,
-        vector_name,
-        keywords,
-        payload,
-        provenance,
-        generation,
-        committed_at,
-    }))
+    let upsert =
+        Upsert { collection, id, vector, vector_name, keywords, payload, provenance, generation, committed_at };
+    Ok(Vectors::Upsert(Box::new(upsert)))
 }
 
 fn tombstone(record: &Record) -> Result<Vectors, Malformed> {
@@ -237,7 +228,7 @@ fn id(fields: &json::Fields<'_>) -> Result<PointId, Malformed> {
     fields.typed("id", "a non-negative integer or a UUID", |id| serde_json::from_value(id.clone()).ok())
 }
 
-type Read = (Vector, Option<String>, Option<(String, SparseVector)>);
+type Read = (Vector, Option<String>, Option<SparseVector>);
 
 /// A list of numbers; or an object with one, under its name, and perhaps a sparse vector, under another.
 fn vectors(value: Option<Value>) -> Result<Read, Malformed> {
@@ -254,7 +245,7 @@ fn vectors(value: Option<Value>) -> Result<Read, Malformed> {
     for (name, vector) in fields {
         let is_second = match numbers(&vector) {
             Some(vector) => dense.replace((name, vector)).is_some(),
-            None => keywords.replace((name, sparse(vector).ok_or_else(unknown)?)).is_some(),
+            None => keywords.replace(sparse(vector).ok_or_else(unknown)?).is_some(),
         };
         if is_second {
             return Err(unknown());

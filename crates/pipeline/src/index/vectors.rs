@@ -80,17 +80,18 @@ impl Vectors {
             chunk: 0,
             chunks: 1,
         };
-        Ok(Said::Upsert(Upsert {
+        let upsert = Upsert {
             collection: collection.name.clone(),
             id: document.id,
             vector: row.vector,
             vector_name: None,
-            keywords: collection.keywords_of(&document.text).map(|keywords| (String::new(), keywords)),
+            keywords: collection.keywords_of(&document.text),
             payload: document.payload,
             provenance: Some(provenance),
             generation: row.generation,
             committed_at: None,
-        }))
+        };
+        Ok(Said::Upsert(Box::new(upsert)))
     }
 
     async fn say(&mut self, said: Said, record: &Record) -> Result<Taken, PipelineError> {
@@ -99,7 +100,7 @@ impl Vectors {
             Said::Upsert(upsert) => {
                 let Some(index) = self.writer_of(&upsert.collection) else { return Ok(Taken::Joined) };
                 self.times.extend(upsert.committed_at);
-                let point = self.point(index, upsert, record);
+                let point = self.point(index, *upsert, record);
                 let (id, position, generation) = (point.id, point.provenance.position, point.provenance.generation);
                 self.pending
                     .push((index, Placed { id, point: Some(point), position: Some(position), generation, place }));
@@ -125,7 +126,6 @@ impl Vectors {
     fn point(&self, index: usize, upsert: Upsert, record: &Record) -> Point {
         let collection = &self.writers[index].collection;
         let Upsert { id, vector, keywords, payload, provenance, generation, .. } = upsert;
-        let keywords = keywords.map(|(_, keywords)| keywords);
         let provenance = provenance.unwrap_or_else(|| Provenance {
             position: place_of(record),
             table: Provenance::table_tag(&collection.table),

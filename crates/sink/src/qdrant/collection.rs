@@ -137,7 +137,7 @@ async fn create(inner: &Inner, name: &str) -> Result<(), SinkError> {
     let request = CreateCollection {
         collection_name: name.to_owned(),
         vectors_config: Some(VectorsConfig { config: Some(vectors(spec.vector.as_ref(), vector)) }),
-        sparse_vectors_config: spec.keywords.as_ref().map(sparse_vectors),
+        sparse_vectors_config: spec.keywords.as_deref().map(sparse_vectors),
         quantization_config: layout.quantization.map(quantization),
         shard_number: layout.shards,
         replication_factor: layout.replicas,
@@ -160,9 +160,9 @@ fn vectors(name: Option<&String>, vector: VectorParams) -> Config {
 }
 
 /// Sparse vectors of that name, whose tokens count the more the rarer they are.
-fn sparse_vectors(name: &String) -> SparseVectorConfig {
+fn sparse_vectors(name: &str) -> SparseVectorConfig {
     let params = SparseVectorParams { modifier: Some(Modifier::Idf.into()), ..SparseVectorParams::default() };
-    SparseVectorConfig { map: HashMap::from([(name.clone(), params)]) }
+    SparseVectorConfig { map: HashMap::from([(name.to_owned(), params)]) }
 }
 
 /// The names of a collection's vectors, and what they look like; one without a name has an empty one.
