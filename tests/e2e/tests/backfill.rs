@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_model::{Fingerprint, PointId};
 use walvec_sink::qdrant::{Layout, Remote, Server};
@@ -120,11 +121,7 @@ async fn a_backfill_waits_for_a_commit_that_the_stream_has_and_a_query_does_not_
     walvec.caught_up(&context).await?;
     context.execute("ALTER SYSTEM SET synchronous_standby_names = 'ghost'").await?;
     context.execute("SELECT pg_reload_conf()").await?;
-    let hung = context.connect().await?;
-    hung.batch_execute("SET synchronous_commit = on").await?;
-    let update = tokio::spawn(async move {
-        hung.batch_execute("UPDATE items SET name = 'committed and waiting' WHERE id = 1").await
-    });
+    let update = wait::until("a commit waited for the standby", async || hung_update(&context).await).await?;
     walvec
         .wait_for("the stream has brought it", |status| status.lag_ms == 0 && status.applied_lsn > status.confirmed_lsn)
         .await
@@ -158,6 +155,28 @@ async fn a_backfill_waits_for_a_commit_that_the_stream_has_and_a_query_does_not_
     walvec.stop().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 10);
     Ok(())
+}
+
+/// An update whose commit waits for the standby. The server tells nobody when it has read its settings again: `None` if the commit
+/// did not wait yet; what it did is taken back.
+async fn hung_update(context: &TestContext) -> Result<Option<JoinHandle<Result<(), tokio_postgres::Error>>>> {
+    let hung = context.connect().await?;
+    hung.batch_execute("SET synchronous_commit = on").await?;
+    let update = tokio::spawn(async move {
+        hung.batch_execute("UPDATE items SET name = 'committed and waiting' WHERE id = 1").await
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    wait::until("the update was done or waited", async || {
+        let count: i64 = context.sql.query_one(waiting, &[]).await?.get(0);
+        Ok((count > 0 || update.is_finished()).then_some(()))
+    })
+    .await?;
+    if !update.is_finished() {
+        return Ok(Some(update));
+    }
+    update.await??;
+    context.execute("SET synchronous_commit = local; UPDATE items SET name = 'name 1' WHERE id = 1").await?;
+    Ok(None)
 }
 
 async fn a_backfill_that_cannot_be_done_says_why(context: TestContext) -> Result<()> {

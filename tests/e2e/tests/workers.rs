@@ -171,8 +171,10 @@ async fn frozen_worker(context: &TestContext, protocol: &str) -> Result<()> {
         60,
         "its late batch was written"
     );
-    let log = fs::read_to_string(one.log())?;
-    assert!(log.contains("E_FENCED"), "nothing says that it lost its partitions: {log}");
+    wait::until("the worker said that it had lost its partitions", async || {
+        Ok(fs::read_to_string(one.log())?.contains("E_FENCED").then_some(()))
+    })
+    .await?;
     context.execute("UPDATE items SET name = 'newest ' || id WHERE id % 2 = 0").await?;
     kafka.indexed(context, &mut capture, &mut [&mut one, &mut two]).await?;
     assert_eq!(image::compare_on_server(context, &image_of_items(), &server.url()).await?, 60);
