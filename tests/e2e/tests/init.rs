@@ -43,7 +43,7 @@ async fn a_table_gets_a_configuration_that_works(context: TestContext) -> Result
     ] {
         assert!(written.contains(part), "{part}\n{written}");
     }
-    assert!(!written.contains("keyless") && !written.contains("numbers"), "{written}");
+    assert!(!written.contains("public.keyless") && !written.contains("public.numbers"), "{written}");
     assert!(!written.contains(&url), "the file holds the connection, and perhaps its password");
 
     // As it is, but for the model, which tests do not have, and for the names of this test's own.

@@ -72,7 +72,7 @@ fn collection(proposal: &Proposal) -> String {
     }
     let _ = writeln!(out, "    payload: {}", list(payload));
     if !indexes.is_empty() {
-        let entries: Vec<String> = indexes.iter().map(|(name, kind)| format!("{}: {kind}", quoted(name))).collect();
+        let entries: Vec<String> = indexes.iter().map(|(name, kind)| format!("{}: {kind}", json!(name))).collect();
         let _ = writeln!(out, "    # Fields that filters are fast on.\n    index: {{ {} }}", entries.join(", "));
     }
     out
@@ -100,7 +100,7 @@ fn sql(table: &TableName) -> String {
     format!("{}.{}", part(&table.schema), part(&table.name))
 }
 
-/// A YAML scalar that is read as it is: JSON's strings are YAML's, and `${` begins a reference.
+/// A YAML value that is read as it is: JSON's strings are YAML's, and `${` begins a reference, except in keys.
 fn quoted(text: &str) -> String {
     json!(text.replace("${", "$${")).to_string()
 }
