@@ -19,6 +19,7 @@
 //! - [`broker_input`]: brokers that refuse, topics that are missing, records that cannot be read or written
 //! - [`chunks`]: long texts in chunks, which all follow their row
 //! - [`hybrid`]: searches by keyword, and by both, whose sparse vectors follow the rows
+//! - [`init`]: a configuration for a database that is there
 //! - [`lookups`]: documents with rows of other tables, which follow these
 //! - [`providers`]: models behind an HTTP interface, through their faults
 //! - [`static_models`]: models that are a table of vectors
@@ -36,6 +37,7 @@ mod chunks;
 mod faults;
 mod harness;
 mod hybrid;
+mod init;
 mod layouts;
 mod lookups;
 mod operations;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
             layouts::tests(),
             chunks::tests(),
             hybrid::tests(),
+            init::tests(),
             lookups::tests(),
             tenants::tests(),
             broker_open::tests(),

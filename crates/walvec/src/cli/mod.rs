@@ -5,6 +5,7 @@ mod check;
 mod dead_letters;
 mod demo;
 mod failure;
+mod init;
 pub(crate) mod logging;
 mod model;
 mod output;
@@ -48,8 +49,8 @@ Environment:
 
 /// Keep a Qdrant collection an exact, live, searchable image of PostgreSQL tables.
 ///
-/// Try it: `walvec demo`. With your own database: copy walvec.example.yaml to walvec.yaml, name your table and the text
-/// to search, then `walvec check` and `walvec run`.
+/// Try it: `walvec demo`. With your own database: `walvec init` writes a walvec.yaml for it, `walvec check` says what is missing,
+/// `walvec run` keeps it in sync.
 #[derive(Parser)]
 #[command(version, after_help = EXIT_CODES, max_term_width = 110)]
 pub(crate) struct Cli {
@@ -74,6 +75,7 @@ enum Command {
     /// Start a throw-away PostgreSQL with a catalogue of books, sync it, search it, serve the page.
     Demo(demo::DemoArgs),
     // No comment here: it would hide the long help of the arguments.
+    Init(init::InitArgs),
     Run(run::RunArgs),
     /// Search a collection by meaning.
     Search(search::SearchArgs),
@@ -132,6 +134,7 @@ impl ConfigArgs {
 pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Demo(args) => block_on(demo::execute(args)),
+        Command::Init(args) => block_on(init::execute(args)),
         Command::Run(args) => block_on(run::execute(args)),
         Command::Search(args) => block_on(search::execute(args)),
         Command::Status(args) => block_on(status::execute(args.config, args.json)),

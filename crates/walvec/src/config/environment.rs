@@ -43,7 +43,7 @@ impl Environment {
 #[cfg(test)]
 impl Environment {
     /// An environment of nothing but these variables.
-    pub(super) fn of(variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
         Self(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 }

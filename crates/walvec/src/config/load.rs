@@ -50,6 +50,15 @@ impl Config {
         }
     }
 
+    /// The database that a command is given, or that the environment names.
+    pub(crate) fn source_url(given: Option<&str>, environment: &Environment) -> Result<SecretString, ConfigError> {
+        let given = given.map(SecretString::from).unwrap_or_default();
+        database_url(&given, None, environment)?.ok_or_else(|| {
+            let reason = "missing; give --url, or set DATABASE_URL, or PGHOST, PGUSER, PGPASSWORD and PGDATABASE";
+            ConfigError::outside_of_file("source.url", reason)
+        })
+    }
+
     /// Loads the configuration from the text of a file.
     pub(crate) fn from_text(text: &str, environment: &Environment, overrides: Overrides) -> Result<Self, ConfigError> {
         from_named_text(DEFAULT_FILE, text, environment, overrides)

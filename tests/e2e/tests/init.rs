@@ -1,0 +1,78 @@
+//! A configuration for a database that is there.
+
+use anyhow::Result;
+use serde_json::Value;
+use walvec_e2e::settings::MODEL;
+use walvec_e2e::{Test, TestContext, test};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![test!(a_table_gets_a_configuration_that_works), test!(what_cannot_be_configured_is_said).once()]
+}
+
+const TABLES: &str = "
+    CREATE TABLE authors (id int PRIMARY KEY, name text NOT NULL);
+    CREATE TABLE \"The Articles\" (
+        id bigint PRIMARY KEY, title text NOT NULL, body text, author_id int REFERENCES authors,
+        status text, slug text, password_hint text, published boolean, picture bytea);
+    CREATE TABLE keyless (name text);
+    CREATE TABLE numbers (id int PRIMARY KEY, n int);
+    INSERT INTO authors VALUES (1, 'Jane Austen'), (2, 'Herman Melville');
+    INSERT INTO \"The Articles\"
+        SELECT g, 'Title number ' || g, E'# Heading\\n\\n' || repeat('some words that are read ', 120), 1 + g % 2,
+               (ARRAY['draft', 'done'])[1 + g % 2], 'slug-' || g, 'my first pet', g % 2 = 0, '\\x00'
+        FROM generate_series(1, 200) g;
+    ANALYZE \"The Articles\"";
+
+async fn a_table_gets_a_configuration_that_works(context: TestContext) -> Result<()> {
+    context.execute(TABLES).await?;
+    let url = context.url();
+    let output = context.walvec(&["init", "--url", &url, "-o", "proposed.yaml"]).await?;
+    let told = String::from_utf8(output.stdout)?;
+    assert!(output.status.success() && told.contains("The_Articles"), "{}", String::from_utf8_lossy(&output.stderr));
+    let file = context.directory().join("proposed.yaml");
+    let written = std::fs::read_to_string(&file)?;
+    for part in [
+        "    table: \"public.\\\"The Articles\\\"\"\n",
+        "    text: \"{{ title }}\\n\\n{{ body }}\"\n",
+        "    chunk: { tokens: 256, overlap: 32, markdown: true }\n",
+        "    payload: [\"id\", \"title\", \"author_id\", \"status\", \"slug\", \"published\"]\n",
+        "    index: { \"author_id\": integer, \"status\": keyword, \"published\": bool }\n",
+        "    # lookup: { author: { table: public.authors, on: { id: author_id } } }\n",
+        "  - name: authors\n",
+        "# About 200 rows.",
+    ] {
+        assert!(written.contains(part), "{part}\n{written}");
+    }
+    assert!(!written.contains("public.keyless") && !written.contains("public.numbers"), "{written}");
+    assert!(!written.contains(&url), "the file holds the connection, and perhaps its password");
+
+    // As it is, but for the model, which tests do not have, and for the names of this test's own.
+    let own = format!("url: '{url}'\n  slot: {0}\n  publication: {0}", context.slot());
+    std::fs::write(&file, written.replace("url: ${DATABASE_URL}", &own).replace("BAAI/bge-small-en-v1.5", MODEL))?;
+    let output = context.walvec(&["check", "-c", "proposed.yaml", "--json"]).await?;
+    let checked: Value = serde_json::from_slice(&output.stdout)?;
+    assert!(output.status.success(), "{checked:#}");
+
+    let output = context.walvec(&["init", "--url", &url, "-o", "proposed.yaml"]).await?;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("exists already"));
+    Ok(())
+}
+
+async fn what_cannot_be_configured_is_said(context: TestContext) -> Result<()> {
+    context.execute(TABLES).await?;
+    let url = context.url();
+    for (table, part) in [
+        ("public.keyless", "no primary key"),
+        ("public.numbers", "no column that looks like text"),
+        ("public.nowhere", "no table that this role may read"),
+    ] {
+        let output = context.walvec(&["init", "--url", &url, "--table", table, "-o", "-"]).await?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && told.contains(part) && output.stdout.is_empty(), "{told}");
+    }
+    let output = context.walvec(&["init", "--url", &url, "--table", "public.authors", "-o", "-"]).await?;
+    let written = String::from_utf8(output.stdout)?;
+    assert!(written.contains("text: \"{{ name }}\"") && !written.contains("Articles"), "{written}");
+    Ok(())
+}
