@@ -226,9 +226,18 @@ fn missing(table: &TableName, column: &str) -> CaptureError {
     CaptureError::Schema { table: table.clone(), reason: format!("it has no column \"{column}\" any more") }
 }
 
+/// What a statement says that was made for the columns of before.
+const ALTERED: [SqlState; 5] = [
+    SqlState::UNDEFINED_COLUMN,
+    SqlState::UNDEFINED_TABLE,
+    SqlState::UNDEFINED_FUNCTION,
+    SqlState::DATATYPE_MISMATCH,
+    SqlState::INVALID_TEXT_REPRESENTATION,
+];
+
 fn failure(table: &TableName, error: &tokio_postgres::Error) -> CaptureError {
     match error.code() {
-        Some(state) if [SqlState::UNDEFINED_COLUMN, SqlState::UNDEFINED_TABLE].contains(state) => {
+        Some(state) if ALTERED.contains(state) => {
             CaptureError::Schema { table: table.clone(), reason: describe(error) }
         }
         _ => statement_error(&format!("looking up rows of {table}"), error),

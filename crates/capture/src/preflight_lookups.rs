@@ -1,6 +1,7 @@
 //! What would stop lookups, or make them slow, found before the pipeline starts.
 
 use tokio_postgres::Client;
+use walvec_model::TableName;
 
 use crate::CaptureError;
 use crate::catalog::{TableFacts, facts_by_name};
@@ -12,6 +13,9 @@ use crate::sql::{quote_columns, quote_ident, quote_table};
 /// Checks every lookup of tables that exist.
 pub(crate) async fn findings(session: &Session, config: &SourceConfig) -> Result<Vec<Finding>, CaptureError> {
     let mut findings = Vec::new();
+    if !config.lookups.is_empty() {
+        findings.extend(own_standby(session).await?);
+    }
     for spec in &config.lookups {
         let main = facts_by_name(session, &spec.main).await?;
         let theirs = facts_by_name(session, &spec.lookup.table).await?;
@@ -22,6 +26,7 @@ pub(crate) async fn findings(session: &Session, config: &SourceConfig) -> Result
             continue;
         }
         findings.extend(identity(spec, &theirs));
+        findings.extend(identity_of_partitions(session, spec, &theirs).await?);
         findings.extend(comparison(session, spec).await?);
         let (our, their): (Vec<_>, Vec<_>) = spec.lookup.on.iter().map(|(their, our)| (our, their)).unzip();
         let searches = [
@@ -92,6 +97,59 @@ fn identity(spec: &LookupSpec, theirs: &TableFacts) -> Option<Finding> {
             format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote_table(&theirs.name)),
         )
     })
+}
+
+/// The server logs the old values of a partition's row as that partition's own replica identity says, and `ALTER TABLE` of the
+/// partitioned table does not reach it.
+async fn identity_of_partitions(
+    session: &Client,
+    spec: &LookupSpec,
+    theirs: &TableFacts,
+) -> Result<Option<Finding>, CaptureError> {
+    let in_key = |column: &String| theirs.primary_key.as_ref().is_some_and(|key| key.contains(column));
+    if theirs.kind != "p" || spec.lookup.on.iter().all(|(column, _)| in_key(column)) {
+        return Ok(None);
+    }
+    let query = "
+        SELECT n.nspname::text, c.relname::text
+        FROM pg_partition_tree($1::oid::regclass) AS leaf
+        JOIN pg_class c ON c.oid = leaf.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE leaf.isleaf AND c.relreplident <> 'f' ORDER BY 1, 2";
+    let failed = |error| statement_error("checking the lookups", &error);
+    let rows = session.query(query, &[&theirs.oid]).await.map_err(failed)?;
+    let leaves = rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)));
+    let leaves: Vec<TableName> = leaves.collect();
+    let remedy = leaves.iter().map(|leaf| format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote_table(leaf)));
+    let remedy = remedy.collect::<Vec<_>>().join(" ");
+    Ok(leaves.first().map(|leaf| {
+        let what = format!(
+            "{} of the partitions of {} do not send old values, {leaf} for one, by which the lookup \"{}\" of {} finds the rows \
+             that have to be rendered again; each partition has a replica identity of its own, also one that is added later",
+            leaves.len(),
+            theirs.name,
+            spec.lookup.name,
+            spec.main
+        );
+        Finding::error("E_REPLICA_IDENTITY", what, remedy)
+    }))
+}
+
+/// A commit that waits for walvec's own standby feedback would never be seen by the statement that walvec waits with.
+async fn own_standby(session: &Client) -> Result<Option<Finding>, CaptureError> {
+    let query = "SELECT current_setting('synchronous_standby_names')";
+    let failed = |error| statement_error("checking the lookups", &error);
+    let names: String = session.query_one(query, &[]).await.map_err(failed)?.get(0);
+    let names_walvec = names.contains('*') || names.to_lowercase().contains("walvec");
+    Ok(names_walvec.then(|| {
+        Finding::error(
+            "E_CONFIG",
+            format!(
+                "synchronous_standby_names is \"{names}\": commits may wait for walvec, which with lookups waits for commits to \
+                 be seen, so that both would wait for ever"
+            ),
+            "name the standbys in synchronous_standby_names one by one, without walvec",
+        )
+    }))
 }
 
 /// Whether PostgreSQL can compare and sort the columns.

@@ -57,7 +57,13 @@ impl OnDemand {
     /// The tables that rows look something up in, as they are now; none if there is nobody to ask.
     pub(crate) async fn followed_tables(&self) -> Result<Vec<Arc<Table>>, PipelineError> {
         let Some(config) = &self.config else { return Ok(Vec::new()) };
-        Ok(self.connected(config).await?.followed_tables().await?)
+        let source = self.connected(config).await?;
+        if source.server().in_recovery {
+            let reason = "source.url leads to a standby, which may be behind the changes that documents are rendered for; lookups \
+                          need the primary server";
+            return Err(CaptureError::Config { reason: reason.to_owned() }.into());
+        }
+        Ok(source.followed_tables().await?)
     }
 
     async fn look_up_now(

@@ -122,6 +122,7 @@ impl Gathered {
             return Ok(Affected::default());
         }
         let mut pause = FIRST_LOOK;
+        let mut warned = false;
         loop {
             self.unseen = source.invisible(&self.unseen).await?;
             if self.unseen.is_empty() {
@@ -130,6 +131,13 @@ impl Gathered {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return Err(PipelineError::Stopped),
+            }
+            if pause == LONGEST_LOOK && !std::mem::replace(&mut warned, true) {
+                let transactions = &self.unseen;
+                tracing::warn!(
+                    ?transactions,
+                    "waiting until committed transactions can be seen: their commits wait, for a synchronous standby perhaps"
+                );
             }
             pause = (pause * 2).min(LONGEST_LOOK);
         }

@@ -476,6 +476,17 @@ async fn a_lookup_that_cannot_work_is_refused_by_name(context: TestContext) -> R
     context.execute("ALTER TABLE reviews REPLICA IDENTITY DEFAULT").await?;
     let remedy = "ALTER TABLE \"public\".\"reviews\" REPLICA IDENTITY FULL;";
     refused(&context, &self::books(), "E_REPLICA_IDENTITY", &["book_id", "public.reviews", remedy]).await?;
+    context
+        .execute(
+            "CREATE TABLE parted (id int PRIMARY KEY, book_id int, text text) PARTITION BY RANGE (id);
+             CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (1000);
+             ALTER TABLE parted REPLICA IDENTITY FULL",
+        )
+        .await?;
+    let parted = json!({ "table": "public.parted", "on": { "book_id": "id" }, "many": true });
+    let parted = books_with(json!({ "author": lookups()["author"], "reviews": parted }));
+    let of_partition = "ALTER TABLE \"public\".\"parted_1\" REPLICA IDENTITY FULL;";
+    refused(&context, &parted, "E_REPLICA_IDENTITY", &["public.parted_1", of_partition]).await?;
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1";
     assert_eq!(context.sql.query_one(slots, &[&context.slot()]).await?.get::<_, i64>(0), 0);
     context.execute(remedy).await?;

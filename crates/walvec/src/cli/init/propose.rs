@@ -94,8 +94,7 @@ fn has_part(column: &SampledColumn, parts: &[&str]) -> bool {
 
 fn is_headline(column: &SampledColumn) -> bool {
     let name = column.name.to_lowercase();
-    let fits = |headline: &&str| name == **headline || name.ends_with(&format!("_{headline}"));
-    HEADLINES.iter().any(|headline| fits(&headline))
+    HEADLINES.iter().any(|headline| name == *headline || name.ends_with(&format!("_{headline}")))
 }
 
 /// Templates know columns by their names, which have to be words.
