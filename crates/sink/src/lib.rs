@@ -275,6 +275,19 @@ pub struct Hit {
     pub provenance: Option<Provenance>,
 }
 
+/// The hits that an engine has found, as they are answered: without those that its bound let through, best first. `is_dense`: whether
+/// scores are cosine similarities.
+fn in_order(mut hits: Vec<Hit>, is_dense: bool, min_score: Option<f32>) -> Vec<Hit> {
+    hits.retain(|hit| min_score.is_none_or(|lowest| hit.score >= lowest));
+    if is_dense {
+        // Rounding can lift the similarity of a vector with itself above 1.
+        hits.iter_mut().for_each(|hit| hit.score = hit.score.min(1.0));
+    }
+    // Engines leave the order of equal scores open; a result that jumps on reload looks broken.
+    hits.sort_by(|left, right| right.score.total_cmp(&left.score).then(left.id.cmp(&right.id)));
+    hits
+}
+
 /// One collection, as readers see it. Searches see every write that was reported durable before they began.
 pub trait Search: Send + Sync {
     /// The nearest points, best first.

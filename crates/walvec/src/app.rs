@@ -85,11 +85,11 @@ impl Parts {
 
     /// What searches need of them.
     pub(crate) fn serving(&self) -> Serving {
-        let opened = self.config.collections.iter().zip(&self.opened);
-        let searchable = |(collection, opened): (&CollectionConfig, &Opened)| Searchable {
+        let opened = self.config.collections.iter().zip(&self.collections).zip(&self.opened);
+        let searchable = |((collection, written), opened): ((&CollectionConfig, &Collection), &Opened)| Searchable {
             name: collection.name.clone(),
             layout: collection.layout(),
-            keywords: keywords(collection),
+            keywords: written.keywords.clone(),
             search: opened.search(),
         };
         Serving { collections: opened.map(searchable).collect(), embedder: Arc::clone(&self.embedder) }

@@ -66,6 +66,23 @@ pub(crate) async fn indexed_by_one(
     Ok((capture, worker))
 }
 
+/// A capture and the worker that is left of two, which have brought `changes` into the collection: the other one is killed right
+/// after them.
+pub(crate) async fn indexed_though_one_is_killed(
+    context: &TestContext,
+    kafka: &Kafka,
+    settings: &Settings,
+    changes: impl Future<Output = Result<()>>,
+) -> Result<(Walvec, Walvec)> {
+    let mut capture = captured(context, settings).await?;
+    let mut one = context.start_stage(settings, "index", "one").await?;
+    let two = context.start_stage(settings, "index", "two").await?;
+    changes.await?;
+    two.kill().await?;
+    kafka.indexed(context, &mut capture, &mut [&mut one]).await?;
+    Ok((capture, one))
+}
+
 async fn through_a_broker_the_collection_is_the_exact_image_of_the_table(context: TestContext) -> Result<()> {
     if !can_test("the path through a broker") {
         return Ok(());

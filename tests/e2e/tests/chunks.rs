@@ -13,7 +13,7 @@ use walvec_sink::{Search as _, Sink as _, Write};
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::{Call, Code, Fault, TestServer};
 
-use crate::broker::captured;
+use crate::broker::indexed_though_one_is_killed;
 use crate::faults::new_seed;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -288,13 +288,7 @@ async fn workers_behind_a_broker_share_the_rows_and_keep_the_chunks_together(con
     let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
     let settings = kafka.carries(items_on(&server)).with("pipeline", json!({ "batch_rows": 16 }));
     create(&context, 300).await?;
-    let mut capture = captured(&context, &settings).await?;
-    let mut one = context.start_stage(&settings, "index", "one").await?;
-    let two = context.start_stage(&settings, "index", "two").await?;
-    change_everything(&context).await?;
-    two.signal(Signal::KILL)?;
-    two.end().await?;
-    kafka.indexed(&context, &mut capture, &mut [&mut one]).await?;
+    let (capture, one) = indexed_though_one_is_killed(&context, &kafka, &settings, change_everything(&context)).await?;
     image::compare_on_server(&context, &image_of_items(), &server.url()).await?;
     one.stop().await?;
     capture.stop().await

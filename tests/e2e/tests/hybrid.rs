@@ -1,7 +1,6 @@
 //! Searches by words, by meaning and by both: the sparse vectors follow the rows as the dense ones do.
 
 use anyhow::{Context as _, Result};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, test};
 use walvec_model::{Payload, PointId};
@@ -11,7 +10,7 @@ use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
 use walvec_transform::Layout;
 
-use crate::broker::captured;
+use crate::broker::{captured, indexed_though_one_is_killed};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -244,13 +243,7 @@ async fn workers_behind_a_broker_store_sparse_vectors(context: TestContext) -> R
     let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
     let settings = kafka.carries(on(&server, items())).with("pipeline", json!({ "batch_rows": 16 }));
     create(&context, 300).await?;
-    let mut capture = captured(&context, &settings).await?;
-    let mut one = context.start_stage(&settings, "index", "one").await?;
-    let two = context.start_stage(&settings, "index", "two").await?;
-    change_everything(&context).await?;
-    two.signal(Signal::KILL)?;
-    two.end().await?;
-    kafka.indexed(&context, &mut capture, &mut [&mut one]).await?;
+    let (capture, one) = indexed_though_one_is_killed(&context, &kafka, &settings, change_everything(&context)).await?;
     image::compare_on_server(&context, &image_of_items(), &server.url()).await?;
     one.stop().await?;
     capture.stop().await

@@ -8,7 +8,7 @@ use qdrant_edge::{
 use walvec_model::{Payload, PointId, RawPage, RawPoint, StoredPoint};
 
 use super::convert::{edge_filter, edge_id, edge_sparse, point_id, read_error, vectors};
-use crate::{Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, fused_from};
+use crate::{Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, fused_from, in_order};
 
 pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
     Ok(records(shard, ids, false)?.into_iter().map(stored_point).collect())
@@ -111,15 +111,8 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target)
         with_vector: WithVector::Bool(false),
         with_payload: WithPayloadInterface::Bool(true),
     };
-    let mut hits: Vec<_> = shard.query(request).map_err(read_error)?.into_iter().map(hit).collect();
-    hits.retain(|hit| min_score.is_none_or(|lowest| hit.score >= lowest));
-    if is_dense {
-        // Rounding can lift the similarity of a vector with itself above 1.
-        hits.iter_mut().for_each(|hit| hit.score = hit.score.min(1.0));
-    }
-    // The engine leaves the order of equal scores open; a result that jumps on reload looks broken.
-    hits.sort_by(|left, right| right.score.total_cmp(&left.score).then(left.id.cmp(&right.id)));
-    Ok(hits)
+    let hits = shard.query(request).map_err(read_error)?.into_iter().map(hit).collect();
+    Ok(in_order(hits, is_dense, min_score))
 }
 
 fn nearest(query: VectorInternal, using: Option<String>) -> ScoringQuery {

@@ -13,6 +13,7 @@ use super::convert::{client_filter, client_id, payload, point_id};
 use super::tenants::{Tenants, selector};
 use crate::{
     CollectionSpec, Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, fused_from,
+    in_order,
 };
 
 /// How many ids one request asks for.
@@ -103,15 +104,8 @@ pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<
         return Ok(Vec::new());
     }
     let response = client.query(asked).await.map_err(|error| place.error(error))?;
-    let mut hits = response.result.into_iter().map(hit).collect::<Result<Vec<_>, _>>()?;
-    hits.retain(|hit| min_score.is_none_or(|lowest| hit.score >= lowest));
-    if is_dense {
-        // Rounding can lift the similarity of a vector with itself above 1.
-        hits.iter_mut().for_each(|hit| hit.score = hit.score.min(1.0));
-    }
-    // The server leaves the order of equal scores open; a result that jumps on reload looks broken.
-    hits.sort_by(|left, right| right.score.total_cmp(&left.score).then(left.id.cmp(&right.id)));
-    Ok(hits)
+    let hits = response.result.into_iter().map(hit).collect::<Result<Vec<_>, _>>()?;
+    Ok(in_order(hits, is_dense, min_score))
 }
 
 /// The part of a request that says what is looked for, and where.

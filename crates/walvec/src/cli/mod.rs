@@ -37,7 +37,6 @@ Exit codes:
 Environment:
   DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT   where PostgreSQL is
   WALVEC_MODELS    where models are kept (default: walvec/models in $XDG_CACHE_HOME or ~/.cache)
-  WALVEC_STAGE, WALVEC_INSTANCE   which stage and which worker of it a process is, behind a broker
   WALVEC_LISTEN    the address of the search page and the API
   WALVEC_TOKEN     what clients have to show; required when that address is not loopback
   WALVEC_STAGE, WALVEC_INSTANCE   which part of the path `run` does, and as which worker; for the other commands, whose state
