@@ -54,7 +54,8 @@ use writer::Writer;
 ///
 /// # What runs beside what
 /// One thread makes all changes, in the order in which the futures were first polled. Reads run beside it, and beside an
-/// index build ([`Sink::optimize`]), which writes do not wait for either. Dropping a future does not take a write back.
+/// index build ([`Sink::optimize`]), which writes do not wait for either. A search sees all that a write changes or nothing of
+/// it. Dropping a future does not take a write back.
 ///
 /// # Closing
 /// [`close`](Self::close) waits for an index build that is under way. A program in a hurry may exit instead: everything
@@ -169,8 +170,11 @@ impl Sink for Embedded {
 
 impl Search for Embedded {
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
-        let target = self.store.target().clone();
-        Box::pin(self.read(move |shard| read::search(shard, request, &target)))
+        let store = Arc::clone(&self.store);
+        Box::pin(async move {
+            let search = move || store.search(|shard| read::search(shard, request, store.target()));
+            tokio::task::spawn_blocking(search).await.unwrap_or(Err(SinkError::Closed))
+        })
     }
 
     fn page(

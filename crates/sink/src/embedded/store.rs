@@ -16,7 +16,8 @@ use super::convert::{change_error, field_path, provenance_path, schema};
 use super::data_dir::LockFile;
 use super::manifest::Manifest;
 use super::read::{Target, VectorNames};
-use super::{duplicates, engine_log, journal, steps};
+use super::steps::{self, Step};
+use super::{duplicates, engine_log, journal};
 use crate::{CollectionId, CollectionSpec, SinkError};
 
 /// The engine writes through memory maps, and a page that finds no room on the disk kills the process. So the last
@@ -41,6 +42,10 @@ pub(super) struct Store {
     indexes: Vec<(JsonPath, PayloadSchemaType)>,
     manifest: Mutex<Manifest>,
     slot: RwLock<Slot>,
+    /// Held by searches, and alone by a change while the engine applies it. The engine searches its segments one after the
+    /// other and looks the payloads up afterwards: in the middle of a change it would miss points that move or go meanwhile,
+    /// and answer fewer than there are.
+    applying: RwLock<()>,
     _lock: LockFile,
 }
 
@@ -62,7 +67,7 @@ impl Store {
         let dense = spec.vector.unwrap_or_else(|| qdrant_edge::DEFAULT_VECTOR_NAME.to_owned());
         let vectors = VectorNames { dense, keywords: spec.keywords };
         let target = Target { dimension: spec.dimension, vectors, nesting: spec.nesting };
-        let store = Self { directory, target, indexes, manifest, slot, _lock: lock };
+        let store = Self { directory, target, indexes, manifest, slot, applying: RwLock::default(), _lock: lock };
         store.reopen().map_err(|error| match error {
             SinkError::Engine(reason) => {
                 SinkError::Corrupt { collection: spec.name, path: store.directory.clone(), reason }
@@ -92,6 +97,20 @@ impl Store {
             Slot::Broken(reason) => Err(SinkError::Engine(reason.clone())),
             Slot::Closed => Err(SinkError::Closed),
         }
+    }
+
+    /// Searches, between two changes.
+    pub(super) fn search<T>(&self, search: impl FnOnce(&EdgeShard) -> Result<T, SinkError>) -> Result<T, SinkError> {
+        let _between = self.applying.read().unwrap_or_else(PoisonError::into_inner);
+        self.with_shard(search)
+    }
+
+    /// Applies a change, which searches see whole or not at all; those that may concern a whole table they do not wait for.
+    /// Returns how many points its sweeps removed.
+    pub(super) fn apply(&self, shard: &EdgeShard, steps: Vec<Step>) -> Result<u64, SinkError> {
+        let is_short = !steps.iter().any(|step| matches!(step, Step::DeleteTable { .. } | Step::Sweep { .. }));
+        let _alone = is_short.then(|| self.applying.write().unwrap_or_else(PoisonError::into_inner));
+        steps::apply_all(shard, &self.target.vectors, steps)
     }
 
     /// Gives the engine up and loads it again from its files: the last durable state, and the journal's changes.

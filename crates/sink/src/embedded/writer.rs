@@ -230,7 +230,7 @@ impl Owner {
 
 fn flushed_change(store: &Store, steps: Vec<Step>) -> Result<u64, SinkError> {
     store.with_shard(|shard| {
-        let swept = steps::apply_all(shard, &store.target().vectors, steps)?;
+        let swept = store.apply(shard, steps)?;
         shard.flush();
         Ok(swept)
     })
@@ -239,7 +239,7 @@ fn flushed_change(store: &Store, steps: Vec<Step>) -> Result<u64, SinkError> {
 fn journalled_change(store: &Store, journal: &mut Journal, steps: Vec<Step>) -> Result<u64, SinkError> {
     let failed = io_error(store.directory());
     let record = journal::encode(&steps).map_err(&failed)?;
-    let swept = store.with_shard(|shard| steps::apply_all(shard, &store.target().vectors, steps))?;
+    let swept = store.with_shard(|shard| store.apply(shard, steps))?;
     journal.append(&record).map_err(failed)?;
     Ok(swept)
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde_json::json;
 use walvec_model::{Generation, PointId};
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{Condition, Filter, Query, Search, SearchRequest, Sink, SinkError, Write};
+use walvec_sink::{Bounds, Condition, Filter, Query, Search, SearchRequest, Sink, SinkError, Write};
 
 use crate::common::{DIMENSION, Fixture, all_points, books, nearest_to, number_of, open, point, upserts, vector};
 
@@ -65,6 +65,43 @@ async fn readers_never_disturb_a_writer_nor_see_less_than_is_durable() {
     for reader in readers {
         assert!(reader.await.unwrap() > 0, "a reader never got an answer");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_search_is_not_short_of_hits_because_others_go_at_that_moment() {
+    const ALIKE: u64 = 50;
+    let fixture = Fixture::new();
+    fill(&fixture.sink, 1000).await;
+    let near = move |id| {
+        let mut near = point(id, json!({ "number": id }));
+        near.vector = vector(5000, DIMENSION);
+        near
+    };
+    let all = move |first: u64| (first..first + ALIKE).map(near).map(Write::Upsert).collect::<Vec<_>>();
+    fixture.sink.write(all(10_000)).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let searches = tokio::spawn({
+        let (sink, stop) = (fixture.sink.clone(), Arc::clone(&stop));
+        async move {
+            while !stop.load(Ordering::SeqCst) {
+                let hits = sink.search(nearest_to(5000, 10)).await.unwrap();
+                assert_eq!(hits.len(), 10);
+                assert!(
+                    hits.iter().all(|hit| hit.score > 0.999),
+                    "in each state there are {ALIKE} nearer ones: {hits:?}"
+                );
+            }
+        }
+    });
+    // In one write the best hits go, and as many others take their places.
+    for round in 0..100 {
+        let (old, new) = (10_000 + round * ALIKE, 10_000 + (round + 1) * ALIKE);
+        let mut exchange = all(new);
+        exchange.extend((old..new).map(|id| Write::Delete(PointId::Num(id))));
+        fixture.sink.write(exchange).await.unwrap();
+    }
+    stop.store(true, Ordering::SeqCst);
+    searches.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -128,7 +165,10 @@ async fn an_index_changes_no_answer() {
     let filtered = SearchRequest {
         query: Query::Dense(vector(1, DIMENSION)),
         limit: 5,
-        filter: Filter(vec![Condition::Range { field: "number".to_owned(), from: Some(100.0), to: Some(200.0) }]),
+        filter: Filter(vec![Condition::Range {
+            field: "number".to_owned(),
+            bounds: Bounds { gte: Some(100.0), lte: Some(200.0), ..Bounds::default() },
+        }]),
         min_score: None,
     };
     let before = fixture.sink.search(filtered.clone()).await.unwrap();
