@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -110,20 +110,17 @@ impl Kafka {
     /// # Errors
     /// If a process ends, or [`wait::LIMIT`] passes.
     pub async fn read(&self, stage: &str, workers: &mut [&mut Walvec]) -> Result<()> {
-        wait::until(&format!("the group {} had read everything", self.group(stage)), async || {
+        let mut last = None;
+        let what = format!("the group {} had read everything", self.group(stage));
+        let waited = wait::until(&what, async || {
             workers.iter_mut().try_for_each(|worker| worker.is_alive())?;
-            Ok((self.lag(stage).await? == 0).then_some(()))
-        })
-        .await
-    }
-
-    /// How many records the group of a stage has not committed.
-    ///
-    /// # Errors
-    /// If the broker does not answer.
-    pub async fn lag(&self, stage: &str) -> Result<i64> {
-        let offsets = self.offsets(stage).await?;
-        Ok(offsets.iter().map(|offset| offset.end - offset.committed).sum())
+            // A broker that is busy, or has just made the group, may answer late or with an error.
+            let offsets = self.offsets(stage).await;
+            let is_read = offsets.as_ref().is_ok_and(|offsets| offsets.iter().all(|at| at.committed == at.end));
+            last = Some(offsets);
+            Ok(is_read.then_some(()))
+        });
+        waited.await.map_err(|error| anyhow!("{error:#}; the last look: {last:?}"))
     }
 
     /// How far the group of a stage has come in each partition of its topics.

@@ -7,7 +7,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -129,7 +129,7 @@ impl Walvec {
             last = Some(status.clone());
             Ok(done.then_some(status))
         });
-        waited.await.with_context(|| format!("the last status was {last:?}"))
+        waited.await.map_err(|error| anyhow!("{error:#}; the last status was {last:?}"))
     }
 
     /// Waits until everything that is committed now can be found.

@@ -134,9 +134,10 @@ async fn a_replay_that_is_cut_short_is_repeated(context: TestContext) -> Result<
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
-    // A backlog in which keys are taken, changed and given up.
-    writer(context.connect().await?, seed, 400).task.await??;
-    for _ in 0..3 {
+    for round in 0..3 {
+        // A backlog in which keys are taken, changed and given up. A new one each time: a fast machine may have written all
+        // of the last one before it was asked to stop.
+        writer(context.connect().await?, seed.wrapping_add(round), 400).task.await??;
         let mut walvec = context.start(&items()).await?;
         let begun = |status: &walvec_pipeline::Status| status.collections[0].embeddings_computed > 20;
         walvec.wait_for("a part of the backlog is written", begun).await?;
