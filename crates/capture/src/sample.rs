@@ -58,12 +58,14 @@ pub enum ColumnKind {
     Enum,
     /// Whole numbers.
     Integer,
-    /// Other numbers.
+    /// Floating-point numbers.
     Float,
     /// True or false.
     Bool,
     /// UUIDs.
     Uuid,
+    /// Dates, and dates with times.
+    Datetime,
     /// Bytes, and what is made of other columns to search them: nothing to show.
     Opaque,
     /// Anything else.
@@ -161,7 +163,9 @@ fn kind(category: &str, name: &str, sort: &str) -> ColumnKind {
         ("S", _) => ColumnKind::Text,
         ("B", _) => ColumnKind::Bool,
         ("N", "int2" | "int4" | "int8") => ColumnKind::Integer,
-        ("N", "float4" | "float8" | "numeric") => ColumnKind::Float,
+        // Not numeric, whose values are text in a payload: a float would lose digits.
+        ("N", "float4" | "float8") => ColumnKind::Float,
+        ("D", "date" | "timestamp" | "timestamptz") => ColumnKind::Datetime,
         (_, "uuid") => ColumnKind::Uuid,
         (_, "bytea" | "tsvector" | "tsquery" | "vector" | "halfvec" | "sparsevec") => ColumnKind::Opaque,
         _ => ColumnKind::Other,
@@ -201,11 +205,13 @@ mod tests {
             ("S", "citext", "b", ColumnKind::Text),
             ("E", "mood", "e", ColumnKind::Enum),
             ("N", "int8", "b", ColumnKind::Integer),
-            ("N", "numeric", "b", ColumnKind::Float),
+            ("N", "float4", "b", ColumnKind::Float),
+            ("N", "numeric", "b", ColumnKind::Other),
             ("N", "money", "b", ColumnKind::Other),
             ("U", "uuid", "b", ColumnKind::Uuid),
             ("U", "bytea", "b", ColumnKind::Opaque),
-            ("D", "timestamptz", "b", ColumnKind::Other),
+            ("D", "timestamptz", "b", ColumnKind::Datetime),
+            ("D", "time", "b", ColumnKind::Other),
         ] {
             assert_eq!(kind(category, name, sort), expected, "{name}");
         }

@@ -1,6 +1,12 @@
 //! Conditions on payload fields, in the few forms that the search surface offers.
 
+use std::fmt;
+use std::str::FromStr;
+
+use qdrant_edge::DateTimeWrapper;
 use walvec_model::Value;
+
+use crate::SinkError;
 
 /// All conditions must hold. Empty: everything matches.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,13 +26,131 @@ pub enum Condition {
     Range {
         /// The user's name of the field, whatever holds it.
         field: String,
-        /// Lowest value, inclusive.
-        from: Option<f64>,
-        /// Highest value, inclusive.
-        to: Option<f64>,
+        /// What the number is compared with.
+        bounds: Bounds<f64>,
+    },
+    /// The field is a text that reads as a [`Datetime`], inside the bounds.
+    DatetimeRange {
+        /// The user's name of the field, whatever holds it.
+        field: String,
+        /// What the moment is compared with.
+        bounds: Bounds<Datetime>,
     },
     /// At least one of them holds; there is at least one.
     AnyOf(Vec<Condition>),
     /// The condition does not hold.
     Not(Box<Condition>),
+}
+
+/// The ends of a range, named as Qdrant names them. All that are given must hold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds<T> {
+    /// Greater than this.
+    pub gt: Option<T>,
+    /// Greater than this, or equal.
+    pub gte: Option<T>,
+    /// Less than this.
+    pub lt: Option<T>,
+    /// Less than this, or equal.
+    pub lte: Option<T>,
+}
+
+// Derived, it would ask for a default of the ends.
+impl<T> Default for Bounds<T> {
+    fn default() -> Self {
+        Self { gt: None, gte: None, lt: None, lte: None }
+    }
+}
+
+impl<T> Bounds<T> {
+    /// The same ends as something else.
+    ///
+    /// # Errors
+    /// The first of `convert`.
+    pub fn try_map<U, E>(self, mut convert: impl FnMut(T) -> Result<U, E>) -> Result<Bounds<U>, E> {
+        Ok(Bounds {
+            gt: self.gt.map(&mut convert).transpose()?,
+            gte: self.gte.map(&mut convert).transpose()?,
+            lt: self.lt.map(&mut convert).transpose()?,
+            lte: self.lte.map(convert).transpose()?,
+        })
+    }
+
+    /// The ends that are given.
+    pub fn given(&self) -> impl Iterator<Item = &T> {
+        [&self.gt, &self.gte, &self.lt, &self.lte].into_iter().flatten()
+    }
+}
+
+impl<T: PartialOrd> Bounds<T> {
+    /// Whether `value` is inside.
+    pub fn contain(&self, value: &T) -> bool {
+        self.gt.as_ref().is_none_or(|end| value > end)
+            && self.gte.as_ref().is_none_or(|end| value >= end)
+            && self.lt.as_ref().is_none_or(|end| value < end)
+            && self.lte.as_ref().is_none_or(|end| value <= end)
+    }
+}
+
+/// A moment, in microseconds since 1970-01-01 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Datetime(pub i64);
+
+/// A text that names no moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotADatetime;
+
+/// Reads what the engine reads in payloads, so that bounds and fields are understood alike: a date, or a date and a time, as
+/// RFC 3339 and PostgreSQL write them. Without an offset it is UTC, without a time the beginning of the day.
+impl FromStr for Datetime {
+    type Err = NotADatetime;
+
+    fn from_str(text: &str) -> Result<Self, NotADatetime> {
+        text.parse().map(|moment: DateTimeWrapper| Self(moment.timestamp())).map_err(|_| NotADatetime)
+    }
+}
+
+impl fmt::Display for NotADatetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a date or time, such as 2024-01-31 or 2024-01-31T18:00:00Z")
+    }
+}
+
+/// An end of a range, which is none if it is not a number.
+pub(crate) fn comparable_end(field: &str, end: f64) -> Result<f64, SinkError> {
+    if end.is_nan() { Err(SinkError::BadRequest(format!("a bound of \"{field}\" is not a number"))) } else { Ok(end) }
+}
+
+/// A moment that the engine or the protocol has no room for.
+pub(crate) fn too_far(field: &str) -> SinkError {
+    SinkError::BadRequest(format!("a bound of \"{field}\" is too far from today"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(text: &str) -> Datetime {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_moment_is_read_as_rfc_3339_and_postgresql_write_it() {
+        let noon = moment("2024-01-31T12:00:00Z");
+        assert_eq!(noon, Datetime(1_706_702_400_000_000));
+        for text in
+            ["2024-01-31 12:00:00+00", "2024-01-31 14:00:00+02", "2024-01-31T12:00:00", "2024-01-31 17:30:00+05:30"]
+        {
+            assert_eq!(moment(text), noon, "{text}");
+        }
+        assert_eq!(moment("2024-01-31 12:00:00.000001+00"), Datetime(noon.0 + 1));
+        assert_eq!(moment("2024-01-31"), moment("2024-01-31T00:00:00Z"));
+    }
+
+    #[test]
+    fn what_names_no_moment_is_refused() {
+        for text in ["", "2024", "yesterday", "infinity", "2024-02-30", "2024-01-31T25:00:00Z", "0044-03-15 BC"] {
+            assert_eq!(text.parse::<Datetime>(), Err(NotADatetime), "{text}");
+        }
+    }
 }

@@ -24,7 +24,7 @@ use std::pin::Pin;
 
 pub use catalog::Catalog;
 pub use error::SinkError;
-pub use filter::{Condition, Filter};
+pub use filter::{Bounds, Condition, Datetime, Filter, NotADatetime};
 pub use keywords::Keywords;
 pub use nearest_rows::nearest_rows;
 use walvec_model::{

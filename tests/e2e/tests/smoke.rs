@@ -1,7 +1,7 @@
 //! A row's way from a commit into a search, and through a restart and a kill.
 
-use anyhow::Result;
-use serde_json::Value;
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test};
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -10,6 +10,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_restart_goes_on_where_it_stopped),
         test!(a_kill_loses_nothing),
         test!(a_row_that_leaves_the_filter_is_gone).since(15),
+        test!(rows_are_found_by_dates_and_times),
         test!(a_crash_of_the_server_loses_nothing).on_own_server(&[]),
     ]
 }
@@ -78,6 +79,42 @@ async fn a_kill_loses_nothing(context: TestContext) -> Result<()> {
     walvec.stop().await?;
     assert_eq!(image::compare(&context, &books()).await?, 903);
     Ok(())
+}
+
+async fn rows_are_found_by_dates_and_times(context: TestContext) -> Result<()> {
+    context
+        .execute(
+            "CREATE TABLE sales (id int PRIMARY KEY, name text, day date, at timestamptz, local timestamp);
+             INSERT INTO sales VALUES (1, 'a sale', '2024-01-31', '2024-01-31 23:30:00+00', '2024-01-31 12:00'),
+                                      (2, 'a sale', NULL, 'infinity', NULL)",
+        )
+        .await?;
+    let sales = Collection::new("sales", "public.sales", "{{ name }}").with("index", json!({ "at": "datetime" }));
+    let mut walvec = context.start(&Settings::new([sales])).await?;
+    walvec.caught_up(&context).await?;
+    let streamed = "(3, 'a sale', '2024-02-01', '2024-02-01 00:30:00.5+05:30', '2024-02-01 00:00:00.25')";
+    context.execute(&format!("SET TimeZone = 'Asia/Tokyo'; INSERT INTO sales VALUES {streamed}")).await?;
+    walvec.caught_up(&context).await?;
+    for (filter, found) in [
+        ("day>=2024-01-31", &[1, 3][..]),
+        ("day>2024-01-31", &[3]),
+        ("at<2024-01-31T19:00:00.5Z", &[]),
+        ("at<=2024-01-31T19:00:00.5Z", &[3]),
+        ("at>=2024-02-01T08:30:00+09:00", &[1]),
+        ("local<=2024-02-01 00:00:00.25", &[1, 3]),
+        ("local<2024-02-01", &[1]),
+    ] {
+        let output = context.walvec(&["search", "sale", "--limit", "10", "--filter", filter, "--json"]).await?;
+        let answer: Value = serde_json::from_slice(&output.stdout)?;
+        let hits = answer["hits"].as_array().context("no hits")?;
+        let mut ids: Vec<i64> = hits.iter().filter_map(|hit| hit["id"].as_i64()).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, found, "{filter}: {answer}");
+    }
+    let output = context.walvec(&["search", "sale", "--filter", "day>=someday"]).await?;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && told.contains("2024-01-31T18:00:00Z"), "{told}");
+    walvec.stop().await
 }
 
 async fn a_row_that_leaves_the_filter_is_gone(context: TestContext) -> Result<()> {

@@ -5,7 +5,8 @@
 
 use qdrant_client::qdrant::condition::ConditionOneOf;
 use qdrant_client::qdrant::r#match::MatchValue;
-use qdrant_client::qdrant::{Condition, FieldCondition, Filter, Match, Range};
+use qdrant_client::qdrant::{Condition, DatetimeRange, FieldCondition, Filter, Match, Range, Timestamp};
+use qdrant_edge::DateTimeWrapper;
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
@@ -62,8 +63,7 @@ fn field_condition(condition: FieldCondition) -> Result<Value, Status> {
     let others = condition.geo_bounding_box.is_some()
         || condition.geo_radius.is_some()
         || condition.geo_polygon.is_some()
-        || condition.values_count.is_some()
-        || datetime_range.is_some();
+        || condition.values_count.is_some();
     if others {
         return Err(unknown(&format!("{condition:?}")));
     }
@@ -74,6 +74,9 @@ fn field_condition(condition: FieldCondition) -> Result<Value, Status> {
     }
     if let Some(range) = range {
         json.insert("range".to_owned(), range_json(range)?);
+    }
+    if let Some(range) = datetime_range {
+        json.insert("range".to_owned(), datetime_range_json(range)?);
     }
     for (name, flag) in [("is_empty", is_empty), ("is_null", is_null)] {
         if let Some(flag) = flag {
@@ -107,6 +110,19 @@ fn range_json(range: &Range) -> Result<Value, Status> {
             return Err(unknown("a bound that is not finite"));
         }
         json.insert(name.to_owned(), json!(bound));
+    }
+    Ok(Value::Object(json))
+}
+
+fn datetime_range_json(range: &DatetimeRange) -> Result<Value, Status> {
+    let DatetimeRange { lt, gt, gte, lte } = *range;
+    let mut json = Map::new();
+    for (name, bound) in [("lt", lt), ("gt", gt), ("gte", gte), ("lte", lte)] {
+        let moment = bound.map(|Timestamp { seconds, nanos }| {
+            let micros = seconds.checked_mul(1_000_000).and_then(|micros| micros.checked_add(i64::from(nanos / 1_000)));
+            micros.and_then(DateTimeWrapper::from_timestamp).ok_or_else(|| unknown("a moment that no calendar has"))
+        });
+        json.insert(name.to_owned(), json!(moment.transpose()?));
     }
     Ok(Value::Object(json))
 }

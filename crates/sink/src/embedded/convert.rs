@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use qdrant_edge::{
-    Condition as EdgeCondition, FieldCondition, Filter as EdgeFilter, JsonPath, Match, OperationError,
+    Condition as EdgeCondition, DateTimeWrapper, FieldCondition, Filter as EdgeFilter, JsonPath, Match, OperationError,
     PayloadSchemaType, Range, ValueVariants, VectorInternal, VectorPersisted, VectorStructInternal,
     VectorStructPersisted, external::ordered_float::OrderedFloat,
 };
 use walvec_model::{Generation, PointId, RESERVED_KEY, SparseVector, Value, Vector};
 
 use super::read::VectorNames;
-use crate::{Condition, Filter, IndexType, SinkError};
+use crate::filter::{Bounds, Condition, Datetime, Filter, comparable_end, too_far};
+use crate::{IndexType, SinkError};
 
 pub(super) fn edge_id(id: PointId) -> qdrant_edge::PointId {
     match id {
@@ -113,12 +114,14 @@ fn edge_condition(nesting: Option<&str>, condition: &Condition) -> Result<EdgeCo
             let matches = Match::new_value(comparable(field, value)?);
             Ok(EdgeCondition::Field(FieldCondition::new_match(field_path(nesting, field), matches)))
         }
-        Condition::Range { field, from, to } => {
-            if from.is_some_and(f64::is_nan) || to.is_some_and(f64::is_nan) {
-                return Err(SinkError::BadRequest(format!("a bound of \"{field}\" is not a number")));
-            }
-            let range = Range { gte: from.map(OrderedFloat), lte: to.map(OrderedFloat), lt: None, gt: None };
+        Condition::Range { field, bounds } => {
+            let range = edge_range(bounds.try_map(|end| comparable_end(field, end).map(OrderedFloat))?);
             Ok(EdgeCondition::Field(FieldCondition::new_range(field_path(nesting, field), range)))
+        }
+        Condition::DatetimeRange { field, bounds } => {
+            let moment = |end: Datetime| DateTimeWrapper::from_timestamp(end.0).ok_or_else(|| too_far(field));
+            let range = edge_range(bounds.try_map(moment)?);
+            Ok(EdgeCondition::Field(FieldCondition::new_datetime_range(field_path(nesting, field), range)))
         }
         Condition::AnyOf(conditions) => {
             let should = conditions.iter().map(|it| edge_condition(nesting, it)).collect::<Result<_, _>>()?;
@@ -129,6 +132,10 @@ fn edge_condition(nesting: Option<&str>, condition: &Condition) -> Result<EdgeCo
             Ok(EdgeCondition::Filter(EdgeFilter { must_not: Some(must_not), ..EdgeFilter::new() }))
         }
     }
+}
+
+fn edge_range<T>(Bounds { gt, gte, lt, lte }: Bounds<T>) -> Range<T> {
+    Range { lt, gt, gte, lte }
 }
 
 fn comparable(field: &str, value: &Value) -> Result<ValueVariants, SinkError> {

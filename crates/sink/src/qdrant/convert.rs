@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::{
-    Condition as ClientCondition, FieldType, Filter as ClientFilter, PointId as ClientId, Range,
-    Vector as ClientVector, Vectors,
+    Condition as ClientCondition, DatetimeRange, FieldType, Filter as ClientFilter, PointId as ClientId, Range,
+    Timestamp, Vector as ClientVector, Vectors,
 };
 use walvec_model::point::raw_payload;
 use walvec_model::{Generation, Payload, PointId, Position, Provenance, RESERVED_KEY, SparseVector, Value, Vector};
 
-use crate::{CollectionSpec, Condition, Filter, IndexType, SinkError};
+use crate::filter::{Bounds, Condition, Datetime, Filter, comparable_end, too_far};
+use crate::{CollectionSpec, IndexType, SinkError};
 
 type ClientPayload = HashMap<String, qdrant_client::qdrant::Value>;
 
@@ -127,11 +128,13 @@ pub(super) fn client_filter(nesting: Option<&str>, filter: &Filter) -> Result<Op
 fn condition(nesting: Option<&str>, wanted: &Condition) -> Result<ClientCondition, SinkError> {
     match wanted {
         Condition::Equals { field, value } => equals(field, field_path(nesting, field)?, value),
-        Condition::Range { field, from, to } => {
-            if from.is_some_and(f64::is_nan) || to.is_some_and(f64::is_nan) {
-                return Err(SinkError::BadRequest(format!("a bound of \"{field}\" is not a number")));
-            }
-            Ok(ClientCondition::range(field_path(nesting, field)?, Range { gte: *from, lte: *to, ..Range::default() }))
+        Condition::Range { field, bounds } => {
+            let Bounds { gt, gte, lt, lte } = bounds.try_map(|end| comparable_end(field, end))?;
+            Ok(ClientCondition::range(field_path(nesting, field)?, Range { lt, gt, gte, lte }))
+        }
+        Condition::DatetimeRange { field, bounds } => {
+            let Bounds { gt, gte, lt, lte } = bounds.try_map(|end| timestamp(field, end))?;
+            Ok(ClientCondition::datetime_range(field_path(nesting, field)?, DatetimeRange { lt, gt, gte, lte }))
         }
         Condition::AnyOf(conditions) => {
             let any = conditions.iter().map(|it| condition(nesting, it)).collect::<Result<Vec<_>, _>>()?;
@@ -139,6 +142,12 @@ fn condition(nesting: Option<&str>, wanted: &Condition) -> Result<ClientConditio
         }
         Condition::Not(inner) => Ok(ClientFilter::must_not([condition(nesting, inner)?]).into()),
     }
+}
+
+/// A moment as the protocol has it: seconds since 1970, and the nanoseconds after them.
+fn timestamp(field: &str, Datetime(micros): Datetime) -> Result<Timestamp, SinkError> {
+    let nanos = i32::try_from(micros.rem_euclid(1_000_000) * 1_000).map_err(|_| too_far(field))?;
+    Ok(Timestamp { seconds: micros.div_euclid(1_000_000), nanos })
 }
 
 fn equals(field: &str, path: String, value: &Value) -> Result<ClientCondition, SinkError> {

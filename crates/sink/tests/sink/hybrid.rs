@@ -3,7 +3,9 @@
 use serde_json::json;
 use walvec_model::{Point, PointId, SparseVector};
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{CollectionSpec, Condition, Filter, Keywords, Query, Search, SearchRequest, Sink, SinkError, Write};
+use walvec_sink::{
+    Bounds, CollectionSpec, Condition, Filter, Keywords, Query, Search, SearchRequest, Sink, SinkError, Write,
+};
 
 use crate::common::{DIMENSION, fields, nearest_to, point, provenance, spec, vector};
 use crate::server::{on_every_server, remote};
@@ -70,7 +72,10 @@ async fn is_searchable(sink: &(impl Sink + Search)) {
     }
     assert_eq!(found(sink, fused(3, "the and of")).await, found(sink, nearest_to(3, 10)).await);
 
-    let late = Filter(vec![Condition::Range { field: "year".to_owned(), from: Some(3.0), to: None }]);
+    let late = Filter(vec![Condition::Range {
+        field: "year".to_owned(),
+        bounds: Bounds { gte: Some(3.0), ..Bounds::default() },
+    }]);
     assert_eq!(found(sink, SearchRequest { filter: late.clone(), ..words("martian captain") }).await, [3, 5]);
     let mut filtered = found(sink, SearchRequest { filter: late, ..fused(1, "martian") }).await;
     filtered.sort_unstable();

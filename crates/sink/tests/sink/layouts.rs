@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use walvec_model::PointId;
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{CollectionSpec, Condition, Filter, IndexType, Search, SearchRequest, Sink, SinkError, Write};
+use walvec_sink::{
+    Bounds, CollectionSpec, Condition, Filter, IndexType, Search, SearchRequest, Sink, SinkError, Write,
+};
 
 use crate::common::{DIMENSION, fields, nearest_to, point, provenance, spec};
 use crate::server::{on_every_server, remote};
@@ -37,7 +39,10 @@ async fn is_filled(sink: &(impl Sink + Search)) {
     assert!(nearest.id == PointId::Num(5) && nearest.score > 0.999, "{nearest:?}");
     assert_eq!(nearest.payload, fields(payload(50)));
     let equals = |field: &str, value: Value| Condition::Equals { field: field.to_owned(), value };
-    let range = Condition::Range { field: "year".to_owned(), from: Some(3.0), to: Some(50.0) };
+    let range = Condition::Range {
+        field: "year".to_owned(),
+        bounds: Bounds { gte: Some(3.0), lte: Some(50.0), ..Bounds::default() },
+    };
     assert_eq!(found(sink, equals("year", json!(2))).await, [PointId::Num(2)]);
     assert_eq!(found(sink, range).await, [3, 5].map(PointId::Num));
     assert_eq!(found(sink, equals("a.b", json!("x"))).await, [1, 2, 3, 5].map(PointId::Num));

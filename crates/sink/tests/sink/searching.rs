@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 use walvec_model::PointId;
-use walvec_sink::{Condition, Filter, Hit, IndexType, Query, Search, SearchRequest, Sink, SinkError, Write};
+use walvec_sink::{
+    Bounds, Condition, Datetime, Filter, Hit, IndexType, Query, Search, SearchRequest, Sink, SinkError, Write,
+};
 
 use crate::common::{DIMENSION, Fixture, fields, nearest_to, point, provenance, upserts, vector};
 
@@ -10,8 +12,13 @@ fn equals(field: &str, value: Value) -> Condition {
     Condition::Equals { field: field.to_owned(), value }
 }
 
-fn range(field: &str, from: Option<f64>, to: Option<f64>) -> Condition {
-    Condition::Range { field: field.to_owned(), from, to }
+fn range(field: &str, gte: Option<f64>, lte: Option<f64>) -> Condition {
+    Condition::Range { field: field.to_owned(), bounds: Bounds { gte, lte, ..Bounds::default() } }
+}
+
+fn between(field: &str, bounds: Bounds<&str>) -> Condition {
+    let bounds = bounds.try_map(str::parse).unwrap();
+    Condition::DatetimeRange { field: field.to_owned(), bounds }
 }
 
 fn numbers(hits: &[Hit]) -> Vec<u64> {
@@ -67,9 +74,11 @@ async fn hits_that_are_not_near_enough_are_left_out() {
 
 async fn filters_find(fixture: &Fixture) {
     let rows = [
-        json!({ "kind": "novel", "year": 1965, "sold": true, "tags": ["desert", "worm"], "price": 9.5 }),
-        json!({ "kind": "novel", "year": 1984, "sold": false, "tags": ["cyber"], "price": 7.0 }),
-        json!({ "kind": "poem", "year": 1965, "sold": true, "tags": [], "price": null }),
+        json!({ "kind": "novel", "year": 1965, "sold": true, "tags": ["desert", "worm"], "price": 9.5,
+                "day": "2024-01-31", "at": "2024-01-31 23:30:00.000001+00" }),
+        json!({ "kind": "novel", "year": 1984, "sold": false, "tags": ["cyber"], "price": 7.0,
+                "day": "2024-02-01", "at": "2024-02-01 00:30:00+05:30" }),
+        json!({ "kind": "poem", "year": 1965, "sold": true, "tags": [], "price": null, "day": "infinity" }),
         json!({ "a.b": "dot", "c[0]": "bracket", "d \"e\"": "quote", "": "nameless", "g": { "h": "nested" } }),
     ];
     let points = rows.into_iter().zip(1..).map(|(row, id)| Write::Upsert(point(id, row)));
@@ -85,6 +94,23 @@ async fn filters_find(fixture: &Fixture) {
     assert_eq!(matching(fixture, vec![range("year", None, Some(1965.0))]).await, [1, 3]);
     assert_eq!(matching(fixture, vec![range("price", Some(7.0), Some(9.5))]).await, [1, 2]);
     assert_eq!(matching(fixture, vec![range("year", Some(1985.0), Some(1964.0))]).await, [0; 0]);
+    let strict = Bounds { gt: Some(7.0), lt: Some(9.6), ..Bounds::default() };
+    let strict = Condition::Range { field: "price".to_owned(), bounds: strict };
+    assert_eq!(matching(fixture, vec![strict]).await, [1]);
+    let open = Bounds::default();
+    for (field, bounds, found) in [
+        ("day", Bounds { gte: Some("2024-01-31"), ..open }, &[1, 2][..]),
+        ("day", Bounds { gt: Some("2024-01-31"), ..open }, &[2]),
+        ("day", Bounds { lte: Some("2024-02-01T00:00:00Z"), ..open }, &[1, 2]),
+        ("day", Bounds { gte: Some("2024-01-31"), lt: Some("2024-02-01"), ..open }, &[1]),
+        // The second one is at 19:00 UTC.
+        ("at", Bounds { lt: Some("2024-01-31T23:00:00Z"), ..open }, &[2]),
+        ("at", Bounds { gt: Some("2024-01-31T23:30:00Z"), ..open }, &[1]),
+        ("at", Bounds { gt: Some("2024-01-31T23:30:00.000001Z"), ..open }, &[]),
+        ("kind", Bounds { gte: Some("0001-01-01"), ..open }, &[]),
+    ] {
+        assert_eq!(matching(fixture, vec![between(field, bounds)]).await, *found, "{field} {bounds:?}");
+    }
     assert_eq!(matching(fixture, vec![equals("kind", json!("novel")), equals("sold", json!(true))]).await, [1]);
     assert_eq!(matching(fixture, vec![equals("absent", json!("x"))]).await, [0; 0]);
     let any = |conditions| vec![Condition::AnyOf(conditions)];
@@ -113,6 +139,8 @@ async fn filters_find_the_same_with_indexes() {
         ("sold", IndexType::Bool),
         ("tags", IndexType::Keyword),
         ("price", IndexType::Float),
+        ("day", IndexType::Datetime),
+        ("at", IndexType::Datetime),
         ("a.b", IndexType::Keyword),
         ("c[0]", IndexType::Keyword),
     ]);
@@ -134,6 +162,10 @@ async fn a_request_that_makes_no_sense_is_refused() {
         equals("year", json!([1])),
         equals("year", json!({})),
         range("year", Some(f64::NAN), None),
+        Condition::DatetimeRange {
+            field: "day".to_owned(),
+            bounds: Bounds { lt: Some(Datetime(i64::MAX)), ..Bounds::default() },
+        },
     ] {
         requests.push(SearchRequest { filter: Filter(vec![condition]), ..nearest_to(1, 5) });
     }

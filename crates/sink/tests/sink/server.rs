@@ -10,7 +10,7 @@ use walvec_model::{Fingerprint, Generation, PointId, Provenance, TableName};
 use walvec_sink::catalog::{number_of as number_in, numbered};
 use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
 use walvec_sink::{
-    Catalog as _, CollectionSpec, Condition, Filter, IndexType, Search, SearchRequest, Sink, SinkError, Write,
+    Bounds, Catalog as _, CollectionSpec, Condition, Filter, IndexType, Search, SearchRequest, Sink, SinkError, Write,
 };
 use walvec_test_qdrant::{Call, Code, Fault, TestServer, UpdateStatus};
 
@@ -58,7 +58,7 @@ async fn what_is_written_can_be_read_and_found() {
         let id = sink.prepare().await.unwrap();
         assert_eq!(sink.prepare().await.unwrap(), id, "the same collection");
         let payload =
-            json!({"year": 1898, "a.b": "x", "long": "é".repeat(1000), "none": null, "list": [1, {"deep": true}]});
+            json!({"year": 1898, "at": "2024-01-31 19:00:00.5+00", "a.b": "x", "long": "é".repeat(1000), "none": null, "list": [1, {"deep": true}]});
         sink.write(vec![Write::Upsert(point(1, payload.clone()))]).await.unwrap();
         sink.write(upserts(2..600)).await.unwrap();
         let uuid = uuid::Uuid::from_u128(42);
@@ -81,12 +81,23 @@ async fn what_is_written_can_be_read_and_found() {
         assert_eq!(nearest[0].id, PointId::Num(77));
         assert!(nearest[0].score > 0.999 && nearest[0].score <= 1.0);
         let year = |year: i32| Condition::Equals { field: "year".to_owned(), value: json!(year) };
+        let open = Bounds::default();
+        let at = |bounds: Bounds<&str>| Condition::DatetimeRange {
+            field: "at".to_owned(),
+            bounds: bounds.try_map(str::parse).unwrap(),
+        };
         let near = sink.search(SearchRequest { min_score: Some(0.999), ..nearest_to(77, 3) }).await.unwrap();
         assert_eq!(near.iter().map(|hit| hit.id).collect::<Vec<_>>(), [PointId::Num(77)]);
         for (condition, found) in [
             (Condition::Equals { field: "year".to_owned(), value: json!(1898) }, vec![PointId::Num(1)]),
             (Condition::Equals { field: "a.b".to_owned(), value: json!("x") }, vec![PointId::Num(1)]),
-            (Condition::Range { field: "year".to_owned(), from: Some(1899.0), to: None }, vec![PointId::Uuid(uuid)]),
+            (
+                Condition::Range { field: "year".to_owned(), bounds: Bounds { gte: Some(1899.0), ..Bounds::default() } },
+                vec![PointId::Uuid(uuid)],
+            ),
+            (at(Bounds { gt: Some("2024-01-31T19:00:00Z"), lt: Some("2024-01-31T19:00:01Z"), ..open }), vec![PointId::Num(1)]),
+            (at(Bounds { lte: Some("2024-01-31T19:00:00.499999Z"), ..open }), vec![]),
+            (at(Bounds { gte: Some("1914-07-28"), lte: Some("2024-01-31T19:00:00.5Z"), ..open }), vec![PointId::Num(1)]),
             (Condition::AnyOf(vec![year(1898), year(1)]), vec![PointId::Num(1)]),
             (
                 Condition::AnyOf(vec![Condition::Not(Box::new(Condition::Not(Box::new(year(1898)))))]),

@@ -15,7 +15,7 @@ use super::{ConfigArgs, Failure, output};
 use crate::app;
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, Stage};
-use crate::http::request::condition_from_text;
+use crate::http::filter::condition_from_text;
 use crate::mode::{By, Mode, Refused};
 
 #[derive(Args)]
@@ -30,9 +30,10 @@ pub(crate) struct SearchArgs {
     /// How many hits at most.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     limit: u64,
-    /// Only points that match: FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER or FIELD<=NUMBER; may be given several times.
+    /// Only points that match: FIELD=VALUE, FIELD!=VALUE, or FIELD>=END with >, >=, < or <=; may be given several times.
     ///
-    /// FIELD=["ONE","OTHER"] matches either.
+    /// FIELD=["ONE","OTHER"] matches either. END is a number, a date (2024-01-31), or a date and a time (2024-01-31T18:00:00Z);
+    /// without a time zone it is UTC, and a date alone is the beginning of its day.
     /// A value that reads as a whole number, true or false is one; text that looks like that goes in double quotes.
     #[arg(long = "filter", value_name = "CONDITION", value_parser = condition)]
     filters: Vec<Given>,
@@ -163,6 +164,8 @@ fn applied(directory: &Path) -> Result<Option<Lsn>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use walvec_sink::Bounds;
+
     use super::*;
 
     #[test]
@@ -172,7 +175,9 @@ mod tests {
         assert_eq!(of("year=1898"), Ok(equals("year", json!(1898))));
         assert_eq!(of("sold=true"), Ok(equals("sold", json!(true))));
         assert_eq!(of("author=H.G. Wells"), Ok(equals("author", json!("H.G. Wells"))));
-        assert_eq!(of("year>=1800"), Ok(Condition::Range { field: "year".to_owned(), from: Some(1800.0), to: None }));
+        let bounds = Bounds { gte: Some(1800.0), ..Bounds::default() };
+        assert_eq!(of("year>=1800"), Ok(Condition::Range { field: "year".to_owned(), bounds }));
+        assert!(matches!(of("sold_at<2024-02-01"), Ok(Condition::DatetimeRange { .. })));
         assert!(of("year").is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! - [`state`]: what the surface is given, and the limits it keeps
 //! - [`guard`]: who may ask: host allow-list, origin, token and session, security headers, time limit
 //! - [`request`]: what was asked: query strings and JSON bodies, checked
+//! - [`filter`]: conditions on fields, in both
 //! - [`search`]: embed, search, count; the same path for the API and the page
 //! - [`points`]: points exactly as they are stored, for whoever compares them
 //! - [`dead_letters`]: rows that could not be processed
@@ -14,6 +15,7 @@
 //! The page itself is [`crate::ui`].
 
 pub(crate) mod dead_letters;
+pub(crate) mod filter;
 mod guard;
 mod health;
 mod openapi;

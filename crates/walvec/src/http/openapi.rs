@@ -100,8 +100,9 @@ fn with_result(mut operation: Value) -> Value {
 fn search_by_query_string() -> Value {
     let mut operation =
         with_result(operation("search", "Finds points by meaning, by words, or by both", "application/json"));
-    let filter = "One condition per parameter: field=value, field!=value, field=[\"one\",\"other\"], field>=number or field<=number. A value that reads as a \
-                  whole number, true or false is taken as such; put text that looks like one in double quotes.";
+    let filter = "One condition per parameter: field=value, field!=value, field=[\"one\",\"other\"], or field>=end with >, >=, < or \
+                  <=, where the end is a number, a date, or a date and a time as in RFC 3339. A value that reads as a whole \
+                  number, true or false is taken as such; put text that looks like one in double quotes.";
     operation["parameters"] = json!([
         parameter(
             "q",
@@ -194,12 +195,16 @@ fn points_schema() -> Value {
 
 fn search_by_json() -> Value {
     let mut operation = with_result(operation("searchByJson", "Finds points by meaning", "application/json"));
-    let range = json!({
-        "type": "object",
-        "properties": {"gte": {"type": "number"}, "lte": {"type": "number"}},
-        "additionalProperties": false,
-        "minProperties": 1,
-    });
+    let range = |end: Value| {
+        json!({
+            "type": "object",
+            "properties": {"gt": end, "gte": end, "lt": end, "lte": end},
+            "additionalProperties": false,
+            "minProperties": 1,
+        })
+    };
+    let numbers = range(json!({"type": "number"}));
+    let moments = range(json!({"type": "string", "description": "A date, or a date and a time as in RFC 3339"}));
     let value = json!({"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "boolean"}]});
     let list = json!({"type": "array", "items": value, "minItems": 1});
     let excluded = json!({
@@ -208,7 +213,7 @@ fn search_by_json() -> Value {
         "additionalProperties": false,
         "required": ["not"],
     });
-    let condition = json!({"oneOf": [value, list, range, excluded]});
+    let condition = json!({"oneOf": [value, list, numbers, moments, excluded]});
     operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": {
         "type": "object",
         "required": ["query"],

@@ -47,12 +47,23 @@ pub(crate) struct Searcher {
     running: Arc<Semaphore>,
 }
 
+/// What a form has to know of the collection whose searches it is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Offered {
+    /// Whether it can be searched by words.
+    pub(crate) has_keywords: bool,
+    /// Whether several of its points may be of one row.
+    pub(crate) is_chunked: bool,
+}
+
 /// What a search found.
 pub(crate) struct Found {
     /// The collection that was searched.
     pub(crate) collection: String,
     /// How its payloads are laid out.
     pub(crate) layout: Layout,
+    /// What it went by, which says what the scores are.
+    pub(crate) mode: Mode,
     /// The hits, best first.
     pub(crate) hits: Vec<Hit>,
     /// How long it took, waiting included.
@@ -105,6 +116,13 @@ impl Searcher {
         self.serving.borrow().collections.iter().map(|collection| collection.name.clone()).collect()
     }
 
+    /// What a collection offers; nothing special if there is none of that name.
+    pub(crate) fn offered(&self, name: &str) -> Offered {
+        let serving = self.serving();
+        let offered = |it: &Searchable| Offered { has_keywords: it.keywords.is_some(), is_chunked: it.is_chunked };
+        serving.collection(Some(name)).map(offered).unwrap_or_default()
+    }
+
     /// Embeds the query and finds the nearest points.
     pub(crate) async fn search(&self, query: &SearchQuery) -> Result<Found, Problem> {
         // A collection becomes a label only once it is known to exist: callers must not be able to invent labels.
@@ -115,14 +133,14 @@ impl Searcher {
         let result = self.find(&serving.embedder, collection, query).await;
         let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
         counter!(SEARCHES_TOTAL, "collection" => name.clone(), "result" => label).increment(1);
-        let hits = result.inspect_err(|problem| {
+        let (mode, hits) = result.inspect_err(|problem| {
             if problem.status().is_server_error() {
                 tracing::warn!(collection = name.as_str(), status = problem.status().as_u16(), %problem, "a search failed");
             }
         })?;
         let took = started.elapsed();
         histogram!(SEARCH_SECONDS, "collection" => name.clone()).record(took.as_secs_f64());
-        Ok(Found { collection: name.clone(), layout: *layout, hits, took })
+        Ok(Found { collection: name.clone(), layout: *layout, mode, hits, took })
     }
 
     /// Searches that could start now.
@@ -136,7 +154,7 @@ impl Searcher {
         embedder: &Arc<dyn Embedder>,
         collection: &Searchable,
         query: &SearchQuery,
-    ) -> Result<Vec<Hit>, Problem> {
+    ) -> Result<(Mode, Vec<Hit>), Problem> {
         let by = Mode::of(query.mode, collection.keywords.as_deref()).map_err(refused)?;
         by.check_score(query.min_score).map_err(refused)?;
         let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
@@ -157,7 +175,7 @@ impl Searcher {
         let request = SearchRequest { query: wanted, limit, filter: query.filter.clone(), min_score };
         let points = collection.search.as_ref();
         let hits = if query.by_row { nearest_rows(points, request).await } else { points.search(request).await };
-        hits.map_err(sink_problem)
+        Ok((by.mode(), hits.map_err(sink_problem)?))
     }
 }
 

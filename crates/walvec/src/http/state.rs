@@ -24,6 +24,8 @@ pub(crate) struct Searchable {
     pub(crate) layout: Layout,
     /// Makes the sparse vectors of queries, where it can be searched by keyword.
     pub(crate) keywords: Option<Arc<Keywords>>,
+    /// Whether its rows are cut into chunks, each a point of its own.
+    pub(crate) is_chunked: bool,
     /// Where its points are found.
     pub(crate) search: Arc<dyn Search>,
 }

@@ -169,10 +169,13 @@ fn holds(condition: &Condition, payload: &Payload) -> bool {
             Some(Value::Array(items)) => items.contains(value),
             stored => stored == Some(value),
         },
-        Condition::Range { field, from, to } => payload
-            .get(field)
-            .and_then(Value::as_f64)
-            .is_some_and(|number| from.is_none_or(|from| number >= from) && to.is_none_or(|to| number <= to)),
+        Condition::Range { field, bounds } => {
+            payload.get(field).and_then(Value::as_f64).is_some_and(|number| bounds.contain(&number))
+        }
+        Condition::DatetimeRange { field, bounds } => {
+            let moment = payload.get(field).and_then(Value::as_str).and_then(|text| text.parse().ok());
+            moment.is_some_and(|moment| bounds.contain(&moment))
+        }
         Condition::AnyOf(conditions) => conditions.iter().any(|condition| holds(condition, payload)),
         Condition::Not(condition) => !holds(condition, payload),
     }
@@ -228,7 +231,7 @@ pub(crate) fn streaming() -> Status {
 
 /// A collection whose payloads are flat.
 pub(crate) fn searchable(name: &str, search: Arc<dyn Search>) -> Searchable {
-    Searchable { name: name.to_owned(), layout: Layout::Flat, keywords: None, search }
+    Searchable { name: name.to_owned(), layout: Layout::Flat, keywords: None, is_chunked: false, search }
 }
 
 /// One collection of books, without a token.

@@ -134,6 +134,7 @@ fn index(column: &SampledColumn, sampled: &Sampled) -> Option<&'static str> {
         ColumnKind::Uuid if column.references.is_some() => Some("uuid"),
         ColumnKind::Integer => Some("integer"),
         ColumnKind::Float => Some("float"),
+        ColumnKind::Datetime => Some("datetime"),
         _ => None,
     }
 }
@@ -178,6 +179,7 @@ pub(super) mod tests {
                 prose("password_hint", 20.0),
                 column("search", ColumnKind::Opaque),
                 column("published", ColumnKind::Bool),
+                column("created_at", ColumnKind::Datetime),
             ],
         }
     }
@@ -187,11 +189,13 @@ pub(super) mod tests {
         let proposal = Proposal::of(&articles()).unwrap();
         assert_eq!(proposal.text, [("title".to_owned(), false), ("body".to_owned(), true)]);
         assert_eq!(proposal.chunks, Some((4560.0, true)));
-        assert_eq!(proposal.payload, ["id", "author_id", "title", "status", "slug", "published"]);
+        assert_eq!(proposal.payload, ["id", "author_id", "title", "status", "slug", "published", "created_at"]);
         let left_out: Vec<&str> = proposal.left_out.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(left_out, ["body", "password_hint", "search"]);
         let indexes: Vec<(&str, &str)> = proposal.indexes.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
-        assert_eq!(indexes, [("author_id", "integer"), ("status", "keyword"), ("published", "bool")]);
+        let expected =
+            [("author_id", "integer"), ("status", "keyword"), ("published", "bool"), ("created_at", "datetime")];
+        assert_eq!(indexes, expected);
         assert_eq!(proposal.references[0].1, TableName::new("public", "authors"));
     }
 

@@ -128,8 +128,8 @@ mod tests {
         let collection = &config.collections[0];
         assert_eq!(collection.text, "{{ title }}\n\n{{ body }}");
         assert!(collection.chunk.as_ref().is_some_and(|chunk| chunk.markdown));
-        assert_eq!(collection.payload.as_ref().map(Vec::len), Some(6));
-        assert_eq!(collection.index.len(), 3);
+        assert_eq!(collection.payload.as_ref().map(Vec::len), Some(7));
+        assert_eq!(collection.index.len(), 4);
     }
 
     #[test]
