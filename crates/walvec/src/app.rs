@@ -90,6 +90,7 @@ impl Parts {
             name: collection.name.clone(),
             layout: collection.layout(),
             keywords: written.keywords.clone(),
+            is_chunked: collection.chunk.is_some(),
             search: opened.search(),
         };
         Serving { collections: opened.map(searchable).collect(), embedder: Arc::clone(&self.embedder) }

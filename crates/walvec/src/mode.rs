@@ -64,6 +64,15 @@ pub(crate) enum By<'a> {
 }
 
 impl By<'_> {
+    /// The mode alone.
+    pub(crate) const fn mode(self) -> Mode {
+        match self {
+            By::Hybrid(_) => Mode::Hybrid,
+            By::Dense => Mode::Dense,
+            By::Keyword(_) => Mode::Keyword,
+        }
+    }
+
     /// Refuses a lowest score that scores of this kind cannot be compared with.
     pub(crate) fn check_score(self, lowest: Option<f32>) -> Result<(), Refused> {
         let Some(score) = lowest else { return Ok(()) };

@@ -12,6 +12,8 @@ pub(super) struct Asked {
     pub(super) text: String,
     /// The chosen collection.
     pub(super) collection: String,
+    /// The chosen mode, as text: it may not be one. Empty: the best that the collection has.
+    pub(super) mode: String,
     /// The chosen number of hits, as text: it may not be one.
     pub(super) limit: String,
     /// Conditions, as the API writes them.
@@ -23,6 +25,7 @@ impl Asked {
         let mut asked = Self {
             text: String::new(),
             collection: collections.first().cloned().unwrap_or_default(),
+            mode: String::new(),
             limit: DEFAULT_LIMIT.to_string(),
             filters: Vec::new(),
         };
@@ -30,6 +33,7 @@ impl Asked {
             match name.as_str() {
                 "q" => asked.text = value,
                 "collection" if !value.is_empty() => asked.collection = value,
+                "mode" => asked.mode = value,
                 "limit" if !value.is_empty() => asked.limit = value,
                 "filter" if !value.is_empty() => asked.filters.push(value),
                 _ => {}
@@ -45,6 +49,7 @@ impl Asked {
         }
         let pair = |name: &str, value: &String| (name.to_owned(), value.clone());
         let mut pairs = vec![pair("q", &self.text), pair("collection", &self.collection), pair("limit", &self.limit)];
+        pairs.extend((!self.mode.is_empty()).then(|| pair("mode", &self.mode)));
         pairs.extend(self.filters.iter().map(|filter| pair("filter", filter)));
         Some(SearchQuery::from_pairs(pairs))
     }
@@ -74,6 +79,10 @@ impl Asked {
     fn link(&self, text: &str, filters: &[&str]) -> String {
         let mut link =
             format!("/?q={}&collection={}&limit={}", encode(text), encode(&self.collection), encode(&self.limit));
+        if !self.mode.is_empty() {
+            link.push_str("&mode=");
+            link.push_str(&encode(&self.mode));
+        }
         for filter in filters {
             link.push_str("&filter=");
             link.push_str(&encode(filter));

@@ -12,7 +12,8 @@ use walvec_transform::Layout;
 
 use super::asked::Asked;
 use super::highlight::Words;
-use crate::http::request::equals_as_text;
+use crate::http::filter::equals_as_text;
+use crate::mode::Mode;
 
 /// Texts with more words are paragraphs rather than facts: names and labels are shorter, sentences are longer.
 const FACT_WORDS: usize = 8;
@@ -27,9 +28,27 @@ const FOLD_CHARS: usize = 280;
 /// Longer texts are cut: the page is for reading, and a hundred large documents would stall it. The API cuts nothing.
 const CUT_CHARS: usize = 4_000;
 
+/// What all hits of a page have in common.
+pub(super) struct Page<'a> {
+    pub(super) layout: Layout,
+    pub(super) asked: &'a Asked,
+    pub(super) words: Words,
+    pub(super) scale: Scale,
+}
+
+/// What scores are compared with.
+#[derive(Clone, Copy)]
+pub(super) struct Scale {
+    /// What the search went by.
+    pub(super) mode: Mode,
+    /// The score of the best hit.
+    pub(super) best: f32,
+}
+
 /// A hit as a list item; `number` counts from 1 on the page.
-pub(super) fn render(hit: &Hit, layout: Layout, number: usize, asked: &Asked, words: &Words) -> Markup {
-    let parts = Parts::of(hit, layout);
+pub(super) fn render(hit: &Hit, number: usize, page: &Page<'_>) -> Markup {
+    let (asked, words) = (page.asked, &page.words);
+    let parts = Parts::of(hit, page.layout);
     html! {
         li.hit {
             article aria-labelledby={ "hit-" (number) } {
@@ -40,18 +59,27 @@ pub(super) fn render(hit: &Hit, layout: Layout, number: usize, asked: &Asked, wo
                             None => { "Point " (hit.id) }
                         }
                     }
-                    (score(hit.score))
+                    (score(hit.score, page.scale))
                 }
                 @for (index, text) in parts.texts.iter().enumerate() {
                     (paragraph(text, &format!("fold-{number}-{index}"), words))
                 }
                 dl.facts {
                     @for (field, value) in &parts.facts { (fact(field, value, asked)) }
+                    @if let Some((chunk, chunks)) = chunk_of(hit) {
+                        div.fact { dt { "chunk" } dd { (chunk) " of " (chunks) } }
+                    }
                     div.fact.id { dt { "point" } dd { (hit.id) } }
                 }
             }
         }
     }
+}
+
+/// Which of the row's chunks it is, from 1, and how many there are; `None` for a row that is one point.
+fn chunk_of(hit: &Hit) -> Option<(u32, u32)> {
+    let provenance = hit.provenance.as_ref().filter(|provenance| provenance.chunks > 1)?;
+    Some((provenance.chunk + 1, provenance.chunks))
 }
 
 /// A payload's fields, sorted by how its values are shown; the order of the columns is kept.
@@ -118,11 +146,17 @@ fn cut(text: &str) -> (String, usize) {
     (shown, more)
 }
 
-/// The similarity as a number and as a bar. The bar is drawn with attributes: inline styles are forbidden by policy.
-fn score(score: f32) -> Markup {
-    let percent = (score.clamp(0.0, 1.0) * 100.0).round();
+/// The score as a number and as a bar: of similarities, which have an upper end, as they are; of others, against the best. The bar
+/// is drawn with attributes: inline styles are forbidden by policy.
+fn score(score: f32, scale: Scale) -> Markup {
+    let (title, full) = match scale.mode {
+        Mode::Dense => ("Cosine similarity: 1 is the same meaning", 1.0),
+        Mode::Keyword => ("BM25: how much the words say, more for rare ones", scale.best),
+        Mode::Hybrid => ("Reciprocal rank fusion: from the places by meaning and by words", scale.best),
+    };
+    let percent = if full > 0.0 { ((score / full).clamp(0.0, 1.0) * 100.0).round() } else { 0.0 };
     html! {
-        p.score title="Cosine similarity: 1 is the same meaning" {
+        p.score title=(title) {
             span.sr { "Score " }
             span.number { (format!("{score:.3}")) }
             svg viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" {

@@ -10,6 +10,9 @@ use crate::http::request::{MAX_LIMIT, MAX_QUERY_BYTES};
 /// Numbers of hits that the page offers.
 const LIMITS: [&str; 4] = ["5", "10", "20", "50"];
 
+/// What a search can go by, as requests and as people call it.
+const MODES: [(&str, &str); 3] = [("", "meaning and words"), ("dense", "meaning"), ("keyword", "words")];
+
 /// A magnifying glass, drawn in the text's colour.
 const LENS: PreEscaped<&str> = PreEscaped(
     r#"<svg class="lens" viewBox="0 0 20 20" aria-hidden="true"><circle cx="8.5" cy="8.5" r="5.5"/><path d="m13 13 4.5 4.5"/></svg>"#,
@@ -99,6 +102,7 @@ fn search_form(view: &View) -> Markup {
             }
             div.options {
                 @if view.collections.len() > 1 { (collection_choice(view)) }
+                @if view.offered.has_keywords || !asked.mode.is_empty() { (mode_choice(asked)) }
                 (limit_choice(asked))
                 (active_filters(asked))
             }
@@ -116,6 +120,19 @@ fn collection_choice(view: &View) -> Markup {
                 @for name in &view.collections {
                     option value=(name) selected[*name == view.asked.collection] { (name) }
                 }
+            }
+        }
+    }
+}
+
+fn mode_choice(asked: &Asked) -> Markup {
+    let odd = !MODES.iter().any(|(mode, _)| *mode == asked.mode);
+    html! {
+        label {
+            "by "
+            select name="mode" {
+                @if odd { option value=(asked.mode) selected { (asked.mode) } }
+                @for (mode, name) in MODES { option value=(mode) selected[mode == asked.mode] { (name) } }
             }
         }
     }

@@ -37,6 +37,8 @@ use walvec_pipeline::status::Status;
 use self::asked::Asked;
 use self::results::Outcome;
 use crate::http::App;
+use crate::http::request::SearchQuery;
+use crate::http::search::Offered;
 
 /// What a query string was read into; one that cannot be read asks for nothing.
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
@@ -59,6 +61,7 @@ pub(crate) fn sign_in_page(refused: bool) -> Response {
 struct View {
     asked: Asked,
     collections: Vec<String>,
+    offered: Offered,
     examples: Vec<String>,
     status: Status,
     outcome: Outcome,
@@ -68,13 +71,18 @@ impl View {
     async fn new(app: &App, pairs: Pairs) -> Self {
         let collections: Vec<String> = app.searcher.collections();
         let asked = Asked::from_pairs(pairs.map(|Query(pairs)| pairs).unwrap_or_default(), &collections);
+        let offered = app.searcher.offered(&asked.collection);
         let outcome = match asked.to_query() {
             None => Outcome::NothingAsked,
             Some(Err(problem)) => Outcome::Failed(problem),
-            Some(Ok(query)) => app.searcher.search(&query).await.map_or_else(Outcome::Failed, Outcome::Found),
+            Some(Ok(query)) => {
+                // People look for rows; a row that fills the page with its chunks hides the others.
+                let query = SearchQuery { by_row: offered.is_chunked, ..query };
+                app.searcher.search(&query).await.map_or_else(Outcome::Failed, Outcome::Found)
+            }
         };
         let status = app.status.borrow().clone();
-        Self { asked, collections, examples: app.examples.clone(), status, outcome }
+        Self { asked, collections, offered, examples: app.examples.clone(), status, outcome }
     }
 
     fn respond(&self, markup: Markup) -> Response {
@@ -86,7 +94,7 @@ impl View {
     }
 }
 
-/// `GET /?q=…&collection=…&limit=…&filter=…`
+/// `GET /?q=…&collection=…&mode=…&limit=…&filter=…`
 async fn page(State(app): State<Arc<App>>, pairs: Pairs) -> Response {
     let view = View::new(&app, pairs).await;
     view.respond(layout::page(&view))

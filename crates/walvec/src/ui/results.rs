@@ -48,10 +48,11 @@ fn summary(view: &View) -> Markup {
 }
 
 fn hits(view: &View, found: &Found) -> Markup {
-    let (words, layout) = (Words::of(&view.asked.text), found.layout);
+    let scale = hit::Scale { mode: found.mode, best: found.hits.first().map_or(0.0, |best| best.score) };
+    let page = hit::Page { layout: found.layout, asked: &view.asked, words: Words::of(&view.asked.text), scale };
     html! {
         ol.hits {
-            @for (index, found) in found.hits.iter().enumerate() { (hit::render(found, layout, index + 1, &view.asked, &words)) }
+            @for (index, hit) in found.hits.iter().enumerate() { (hit::render(hit, index + 1, &page)) }
         }
     }
 }

@@ -4,12 +4,19 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tokio::sync::watch;
+use walvec_model::{Fingerprint, Generation, InputHash, PointId, Position, Provenance};
 use walvec_pipeline::status::{CollectionStatus, Phase, Problem, Status};
-use walvec_sink::Search;
+use walvec_sink::{Hit, Search};
 use walvec_transform::Layout;
 
-use crate::http::testkit::{Memory, books, get, router, searchable, state, state_with, streaming, with_collections};
+use super::asked::Asked;
+use super::highlight::Words;
+use super::hit::{self, Page, Scale};
+use crate::http::testkit::{
+    Memory, books, english, get, router, searchable, state, state_with, streaming, with_collections,
+};
 use crate::http::{AppState, Searchable};
+use crate::mode::Mode;
 
 fn with_collection(collection: Memory) -> AppState {
     let collection: Arc<dyn Search> = Arc::new(collection);
@@ -99,6 +106,50 @@ async fn a_payload_in_the_layout_of_another_library_is_shown_by_its_columns() {
     let body = get(&router(with_collections(vec![dune])), "/?q=spice").await.body;
     assert!(body.contains("<h2 id=\"hit-1\">Dune</h2>") && body.contains("filter=year%3D1965"), "{body}");
     assert!(!body.contains("metadata") && !body.contains("page_content"), "{body}");
+}
+
+#[tokio::test]
+async fn a_collection_with_words_can_be_searched_by_either_and_scores_are_called_what_they_are() {
+    let words = || Some(Arc::new(english()));
+    let router = router(with_collections(vec![Searchable { keywords: words(), ..searchable("books", books()) }]));
+    for (path, chosen, score) in [
+        ("/?q=whale", "<option value=\"\" selected>meaning and words", "Reciprocal rank fusion"),
+        ("/?q=whale&mode=dense", "<option value=\"dense\" selected>meaning", "Cosine similarity"),
+        ("/?q=whale&mode=keyword", "<option value=\"keyword\" selected>words", "BM25"),
+    ] {
+        let body = get(&router, path).await.body;
+        assert!(body.contains(chosen) && body.contains(score), "{path}: {body}");
+    }
+    let kept = get(&router, "/?q=whale&mode=keyword").await.body;
+    assert!(kept.contains("&amp;mode=keyword&amp;filter="), "links keep the mode: {kept}");
+    let unknown = get(&router, "/?q=whale&mode=sparse").await;
+    assert!(unknown.status.as_u16() == 400 && unknown.body.contains("hybrid, dense or keyword"), "{}", unknown.body);
+    let plain = get(&self::router(state()), "/?q=whale").await.body;
+    assert!(!plain.contains("name=\"mode\""), "there is nothing to choose");
+}
+
+#[tokio::test]
+async fn a_chunk_says_which_one_of_its_row_it_is() {
+    let chunk = |chunk, chunks| {
+        let provenance = Provenance {
+            position: Position::default(),
+            table: "public.books".to_owned(),
+            key: vec![json!(1)],
+            input_hash: InputHash::of("the white whale"),
+            fingerprint: Fingerprint::of(&["model"]),
+            generation: Generation(1),
+            chunk,
+            chunks,
+        };
+        let payload = json!({"name": "Moby-Dick", "chunk": "the white whale"}).as_object().cloned().unwrap();
+        Hit { id: PointId::Num(1), score: 0.5, payload, provenance: Some(provenance) }
+    };
+    let asked = Asked::from_pairs(vec![("q".to_owned(), "whale".to_owned())], &["books".to_owned()]);
+    let scale = Scale { mode: Mode::Dense, best: 0.5 };
+    let page = Page { layout: Layout::Flat, asked: &asked, words: Words::of("whale"), scale };
+    let third = hit::render(&chunk(2, 5), 1, &page).into_string();
+    assert!(third.contains("<dt>chunk</dt><dd>3 of 5</dd>"), "{third}");
+    assert!(!hit::render(&chunk(0, 1), 1, &page).into_string().contains(" of "), "a row of one point has no chunks");
 }
 
 #[tokio::test]
