@@ -1,10 +1,11 @@
 //! What can go wrong between a text and its vector, and what to do about it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An error of an embedder, or of finding or fetching its model.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbedError {
     /// No model of that name is installed.
@@ -57,7 +58,7 @@ pub enum EmbedError {
         /// What was being read or written.
         path: PathBuf,
         /// The operating system's words.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// The provider does not answer now, or has had enough for the moment.
     #[error("{at} gave no vectors: {reason}")]
@@ -111,6 +112,12 @@ pub enum EmbedError {
 }
 
 impl EmbedError {
+    /// For `map_err`: an error of the file system at `path`.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source: Arc::new(source) }
+    }
+
     /// A stable code for scripts and documentation.
     #[must_use]
     pub const fn code(&self) -> &'static str {

@@ -62,9 +62,9 @@ pub type OnProgress = Arc<dyn Fn(&Progress) + Send + Sync>;
 pub async fn pull(name: &str, root: &Path, hub: &Hub, on_progress: OnProgress) -> Result<PathBuf, EmbedError> {
     model_dir::check_name(name)?;
     let download = Download::new(name, hub)?;
-    fs::create_dir_all(root).map_err(|source| EmbedError::Io { path: root.to_owned(), source })?;
+    fs::create_dir_all(root).map_err(EmbedError::io(root))?;
     let staging = tempfile::Builder::new().prefix(".pull-").tempdir_in(root);
-    let staging = staging.map_err(|source| EmbedError::Io { path: root.to_owned(), source })?;
+    let staging = staging.map_err(EmbedError::io(root))?;
     let staged = staging.path().join("model");
 
     let (revision, files) = Box::pin(download.list()).await?;
@@ -150,10 +150,10 @@ impl Download {
             Ok(path) => path,
             // A mirror may list what it does not hold.
             Err(HFError::EntryNotFound { .. }) if !file.required => return Ok(()),
-            Err(HFError::Io(source)) => return Err(EmbedError::Io { path: dir.join(&file.path), source }),
+            Err(HFError::Io(error)) => return Err(EmbedError::io(dir.join(&file.path))(error)),
             Err(error) => return Err(self.error(error)),
         };
-        let received = fs::metadata(&path).map_err(|source| EmbedError::Io { path, source })?.len();
+        let received = fs::metadata(&path).map_err(EmbedError::io(path))?.len();
         let expected = watch.expected.load(Ordering::Relaxed);
         if expected != 0 && received != expected {
             return Err(self.unreachable(format!("{} broke off: {received} of {expected} bytes", file.path)));
@@ -256,7 +256,7 @@ fn install(staging: tempfile::TempDir, staged: &Path, target: &Path) -> Result<(
         EmbedError::Model { reason, .. } => EmbedError::Model { path: target.to_owned(), reason },
         other => other,
     })?;
-    replace(&staging, staged, target).map_err(|source| EmbedError::Io { path: target.to_owned(), source })
+    replace(&staging, staged, target).map_err(EmbedError::io(target))
 }
 
 fn replace(staging: &tempfile::TempDir, staged: &Path, target: &Path) -> std::io::Result<()> {

@@ -9,6 +9,7 @@
 //! - [`hub`]: fetching a model from a model hub
 //! - [`provider`]: models behind an HTTP interface
 //! - [`prefixed`]: words before queries and documents, as some models want them
+//! - `together`: texts of several callers in one call
 //! - [`EmbedError`]: what can go wrong, and whether trying again helps
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -22,6 +23,7 @@ pub mod model_dir;
 pub mod onnx;
 pub mod prefixed;
 pub mod provider;
+mod together;
 
 use std::{path::Path, sync::Arc};
 
@@ -109,7 +111,7 @@ pub async fn open(name: &str, root: &Path, options: Options) -> Result<Arc<dyn E
             .await
             .map_err(|panic| EmbedError::Failed(format!("loading the model ended: {panic}")))??
     };
-    Ok(prefixed::wrap(embedder, options.query_prefix, options.document_prefix))
+    Ok(together::wrap(prefixed::wrap(embedder, options.query_prefix, options.document_prefix)))
 }
 
 /// Loads the embedder that a configuration calls `name`: `hash/<dimension>` or `hash/<dimension>/wait/<ms>`, a model

@@ -123,7 +123,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, EmbedError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
-        Err(source) => return Err(EmbedError::Io { path: path.to_owned(), source }),
+        Err(error) => return Err(EmbedError::io(path)(error)),
     };
     serde_json::from_slice(&bytes)
         .map_err(|error| EmbedError::Model { path: path.to_owned(), reason: format!("it is not valid JSON: {error}") })
@@ -169,7 +169,7 @@ fn is_complete(dir: &Path) -> bool {
 
 /// Names and paths of the directories in `dir`; hidden ones are downloads under way.
 fn subdirectories(dir: &Path) -> Result<Vec<(String, PathBuf)>, EmbedError> {
-    let failed = |source| EmbedError::Io { path: dir.to_owned(), source };
+    let failed = |error| EmbedError::io(dir)(error);
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -25,11 +25,13 @@ pub(crate) struct Retry {
     stop: CancellationToken,
     delays: ExponentialBackoff,
     attempts: u64,
+    /// What the status was told last.
+    shown: Option<Problem>,
 }
 
 impl Retry {
     pub(crate) fn new(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
-        Self { telemetry: telemetry.clone(), stop: stop.clone(), delays: backoff(), attempts: 0 }
+        Self { telemetry: telemetry.clone(), stop: stop.clone(), delays: backoff(), attempts: 0, shown: None }
     }
 
     /// Waits before the next attempt; hands a definite error back.
@@ -52,24 +54,26 @@ impl Retry {
             remedy = error.remedy(),
             "{error}; trying again"
         );
-        self.telemetry.problem(Some(Problem {
+        let problem = Problem {
             part: error.part().to_owned(),
             message: error.to_string(),
             remedy: error.remedy(),
             attempts: self.attempts,
-        }));
+        };
+        self.shown = Some(problem.clone());
+        self.telemetry.problem(Some(problem));
         tokio::select! {
             () = tokio::time::sleep(delay) => Ok(()),
             () = self.stop.cancelled() => Err(PipelineError::Stopped),
         }
     }
 
-    /// Forgets past errors after a success.
+    /// Forgets past errors after a success; the problem of somebody else, who is still trying, stays in the status.
     pub(crate) fn succeeded(&mut self) {
-        if self.attempts > 0 {
+        if let Some(shown) = self.shown.take() {
             self.attempts = 0;
             self.delays = backoff();
-            self.telemetry.problem(None);
+            self.telemetry.solved(&shown);
         }
     }
 }

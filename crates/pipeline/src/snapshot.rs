@@ -13,6 +13,7 @@ use crate::status::Phase;
 use crate::store::{Checkpoint, SnapshotState};
 use crate::supervisor::Run;
 use crate::telemetry::count_changes;
+use crate::writer::all;
 
 /// Takes a whole snapshot and returns the checkpoint at which the stream continues.
 pub(crate) async fn take(
@@ -101,11 +102,12 @@ async fn write_rows(run: &mut Run, source: &Source, rows: Vec<Change>) -> Result
         let later = rest.split_off(rest.len().min(run.batch_rows));
         let piece = std::mem::replace(&mut rest, later);
         let count = piece.len();
-        let Some(table) = piece.first().map(|change| change.table.name.clone()) else { break };
-        for index in run.writers_of(&table) {
-            run.writers[index].write(source, coalesce(piece.clone())).await?;
-            run.writers[index].report_snapshot(count);
-        }
+        all(run.by_writer(piece).map(|(writer, rows)| async move {
+            writer.write(source, coalesce(rows)).await?;
+            writer.report_snapshot(count);
+            Ok(())
+        }))
+        .await?;
     }
     Ok(())
 }

@@ -92,15 +92,14 @@ impl Run {
     }
 
     /// Deals changes out to the writers that want them, keeping their order.
-    pub(crate) fn by_writer(&self, changes: Vec<Change>) -> Vec<(usize, Vec<Change>)> {
-        let mut dealt: Vec<(usize, Vec<Change>)> = (0..self.writers.len()).map(|index| (index, Vec::new())).collect();
+    pub(crate) fn by_writer(&mut self, changes: Vec<Change>) -> impl Iterator<Item = (&mut Writer, Vec<Change>)> {
+        let mut dealt: Vec<Vec<Change>> = self.writers.iter().map(|_| Vec::new()).collect();
         for change in changes {
             for index in self.writers_of(&change.table.name) {
-                dealt[index].1.push(change.clone());
+                dealt[index].push(change.clone());
             }
         }
-        dealt.retain(|(_, changes)| !changes.is_empty());
-        dealt
+        self.writers.iter_mut().zip(dealt).filter(|(_, changes)| !changes.is_empty())
     }
 
     /// Fails if `table` is not what the configuration was checked against and the rows were copied from.

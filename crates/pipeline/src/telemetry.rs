@@ -121,6 +121,13 @@ impl Telemetry {
         });
     }
 
+    /// Takes a problem out of the status, unless another one has taken its place.
+    pub(crate) fn solved(&self, problem: &Problem) {
+        if self.0.status.borrow().problem.as_ref() == Some(problem) {
+            self.problem(None);
+        }
+    }
+
     pub(crate) fn collection(&self, index: usize, change: impl FnOnce(&mut CollectionStatus)) {
         self.modify(|status| {
             if let Some(collection) = status.collections.get_mut(index) {

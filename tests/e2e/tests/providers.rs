@@ -9,6 +9,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(a_provider_that_fails_in_every_way_holds_up_and_loses_nothing),
         test!(a_row_that_the_provider_refuses_is_parked_alone_until_it_changes),
+        test!(collections_that_are_written_at_the_same_time_share_requests_and_nothing_else),
         test!(a_wrong_key_ends_the_start_with_what_to_change_and_is_never_shown),
         test!(a_collection_moves_to_a_provider_by_a_reindex_and_its_key_is_kept_in_no_file),
         test!(another_document_prefix_is_refused_and_another_query_prefix_is_not),
@@ -91,6 +92,42 @@ async fn a_row_that_the_provider_refuses_is_parked_alone_until_it_changes(contex
     assert_eq!(status.collections[0].dead_letters, 0);
     walvec.stop().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 500);
+    Ok(())
+}
+
+async fn collections_that_are_written_at_the_same_time_share_requests_and_nothing_else(
+    context: TestContext,
+) -> Result<()> {
+    const COLLECTIONS: usize = 8;
+    let name = |at: usize| if at == 0 { "items".to_owned() } else { format!("items_{at}") };
+    let text = |at: usize| if at == 0 { "{{ name }}".to_owned() } else { format!("{{{{ name }}}} {at}") };
+    let provider = TestProvider::start().await?;
+    provider.refuse("new 3");
+    context.execute(TABLE).await?;
+    let collections = (0..COLLECTIONS).map(|at| Collection::new(&name(at), "public.items", &text(at)));
+    let settings = Settings::new(collections)
+        .with("embedding", json!({ "model": "openai/m", "url": provider.openai_url(), "api_key": KEY }));
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    let before = provider.asked().len();
+    // While the first two answers keep them waiting, the other collections find each other.
+    for _ in 0..2 {
+        provider.next(Fault::Slow(std::time::Duration::from_secs(2)));
+    }
+    context.execute("INSERT INTO items VALUES (1000, 'new')").await?;
+    let status = walvec.caught_up(&context).await?;
+    let letters: Vec<u64> = status.collections.iter().map(|collection| collection.dead_letters).collect();
+    assert_eq!(letters, [0, 0, 0, 1, 0, 0, 0, 0], "the one that was refused, and no other");
+    let asked = provider.asked().split_off(before);
+    let answered = asked.iter().filter(|asked| asked.status == 200 && !asked.texts.is_empty());
+    let texts: usize = answered.clone().map(|asked| asked.texts.len()).sum();
+    assert_eq!(texts, COLLECTIONS - 1, "each once: {asked:?}");
+    assert!(
+        answered.map(|asked| asked.texts.len()).any(|texts| texts > 1),
+        "every text was asked for alone: {asked:?}"
+    );
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 501);
     Ok(())
 }
 

@@ -48,7 +48,7 @@ impl StaticEmbedder {
     /// [`EmbedError::Model`] for files that are broken or do not belong together, [`EmbedError::Io`].
     pub(crate) fn load(dir: &Path, files: Files, name: Option<String>) -> Result<Self, EmbedError> {
         let bad = |path: &Path, reason: String| EmbedError::Model { path: path.to_owned(), reason };
-        let read = |path: &Path| std::fs::read(path).map_err(|source| EmbedError::Io { path: path.to_owned(), source });
+        let read = |path: &Path| std::fs::read(path).map_err(EmbedError::io(path));
         let (table, tokenizer) = (read(&files.table)?, read(&files.tokenizer)?);
         let counting = counting(&tokenizer).map_err(|reason| bad(&files.tokenizer, reason))?;
         check_rows(&table, &counting).map_err(|reason| bad(&files.table, reason))?;

@@ -103,7 +103,7 @@ impl OnnxEmbedder {
         let engine = Engine { network, tokenizer, pooling, padding, cores, tokens, padding_tokens };
 
         let source = std::fs::read(&tokenizer_file);
-        digest.update(&source.map_err(|source| EmbedError::Io { path: tokenizer_file, source })?);
+        digest.update(&source.map_err(EmbedError::io(tokenizer_file))?);
         digest.update(format!("{} {} {}", pooling.name(), settings.max_tokens, settings.lowercase).as_bytes());
         let info = EmbedderInfo {
             model: options.name.unwrap_or_else(|| own_name(dir)),

@@ -131,7 +131,7 @@ fn output(model: &Model) -> Option<NodeId> {
 fn read_files(path: &Path, digest: &mut blake3::Hasher) -> Result<bool, EmbedError> {
     let mut dynamic = false;
     for file in with_weights(path)? {
-        dynamic |= read_file(&file, digest).map_err(|source| EmbedError::Io { path: file, source })?;
+        dynamic |= read_file(&file, digest).map_err(EmbedError::io(file.clone()))?;
     }
     Ok(dynamic)
 }
@@ -159,7 +159,7 @@ fn read_file(path: &Path, digest: &mut blake3::Hasher) -> std::io::Result<bool> 
 
 /// The file and those beside it that hold its weights.
 fn with_weights(path: &Path) -> Result<Vec<PathBuf>, EmbedError> {
-    let failed = |source| EmbedError::Io { path: path.to_owned(), source };
+    let failed = |error| EmbedError::io(path)(error);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut weights = Vec::new();
     for entry in std::fs::read_dir(path.parent().unwrap_or(Path::new("."))).map_err(failed)? {

@@ -17,7 +17,7 @@ use crate::refetch::OnDemand;
 use crate::store::Place;
 use crate::telemetry::count_changes;
 use crate::trace;
-use crate::writer::{Shared, Writer};
+use crate::writer::{Shared, Writer, all};
 
 /// The code of a dead letter whose record lacks a column.
 const E_SCHEMA: &str = "E_SCHEMA";
@@ -105,40 +105,6 @@ impl Rows {
         Ok(())
     }
 
-    /// Writes the changes of one snapshot's time into one collection.
-    async fn write(
-        &mut self,
-        index: usize,
-        generation: Generation,
-        changes: Vec<(Change, Place)>,
-    ) -> Result<(), PipelineError> {
-        let writer = &mut self.writers[index];
-        writer.begin_generation(generation);
-        let places = changes.iter().filter_map(|(change, place)| Some((change.key()?, place.clone()))).collect();
-        writer.come_from(places);
-        let mut readable = Vec::with_capacity(changes.len());
-        // Rows whose last change lacks a column: parked after the others are written, which would take them back.
-        let mut lacking: HashMap<RowKey, (Position, String)> = HashMap::new();
-        for (change, _) in changes {
-            let lacks = match &change.op {
-                Op::Insert { .. } | Op::Update { .. } => writer.collection.transform.check(&change.table).err(),
-                Op::Delete { .. } | Op::Truncate => None,
-            };
-            match (lacks, change.key()) {
-                (Some(error), Some(key)) => drop(lacking.insert(key, (change.position, error.to_string()))),
-                (_, key) => {
-                    key.iter().for_each(|key| drop(lacking.remove(key)));
-                    readable.push(change);
-                }
-            }
-        }
-        writer.write(&self.source, coalesce(readable)).await?;
-        for (key, (position, reason)) in lacking {
-            writer.park(&key, position, E_SCHEMA, &reason).await?;
-        }
-        Ok(())
-    }
-
     /// A record that was written again is worth something only while its row is still parked: by now the row may have
     /// changed, or be gone.
     async fn take_again(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
@@ -146,13 +112,47 @@ impl Rows {
         self.flush().await?;
         let Some(key) = arrived.change.key() else { return Ok(()) };
         for index in self.writers_of(&arrived.change.table.name) {
-            if self.writers[index].has_parked(&key) {
+            let writer = &mut self.writers[index];
+            if writer.has_parked(&key) {
                 let changes = vec![(arrived.change.clone(), place.clone())];
-                self.write(index, arrived.generation, changes).await?;
+                write(writer, &self.source, arrived.generation, changes).await?;
             }
         }
         Ok(())
     }
+}
+
+/// Writes the changes of one snapshot's time into one collection.
+async fn write(
+    writer: &mut Writer,
+    source: &OnDemand,
+    generation: Generation,
+    changes: Vec<(Change, Place)>,
+) -> Result<(), PipelineError> {
+    writer.begin_generation(generation);
+    let places = changes.iter().filter_map(|(change, place)| Some((change.key()?, place.clone()))).collect();
+    writer.come_from(places);
+    let mut readable = Vec::with_capacity(changes.len());
+    // Rows whose last change lacks a column: parked after the others are written, which would take them back.
+    let mut lacking: HashMap<RowKey, (Position, String)> = HashMap::new();
+    for (change, _) in changes {
+        let lacks = match &change.op {
+            Op::Insert { .. } | Op::Update { .. } => writer.collection.transform.check(&change.table).err(),
+            Op::Delete { .. } | Op::Truncate => None,
+        };
+        match (lacks, change.key()) {
+            (Some(error), Some(key)) => drop(lacking.insert(key, (change.position, error.to_string()))),
+            (_, key) => {
+                key.iter().for_each(|key| drop(lacking.remove(key)));
+                readable.push(change);
+            }
+        }
+    }
+    writer.write(source, coalesce(readable)).await?;
+    for (key, (position, reason)) in lacking {
+        writer.park(&key, position, E_SCHEMA, &reason).await?;
+    }
+    Ok(())
 }
 
 impl Intake for Rows {
@@ -194,22 +194,24 @@ impl Intake for Rows {
         self.shared.telemetry.waiting_since(times.iter().min().copied());
         let newest = pending.iter().map(|(arrived, _)| arrived.change.position.commit_lsn);
         let newest = newest.filter(|lsn| *lsn != Lsn(u64::MAX)).max();
-        let mut groups: BTreeMap<(Generation, usize), Vec<(Change, Place)>> = BTreeMap::new();
+        let mut dealt: Vec<BTreeMap<Generation, Vec<(Change, Place)>>> =
+            self.writers.iter().map(|_| BTreeMap::new()).collect();
         for (Arrived { change, generation, .. }, place) in pending {
             count_changes(std::slice::from_ref(&change));
             for index in self.writers_of(&change.table.name) {
-                groups.entry((generation, index)).or_default().push((change.clone(), place.clone()));
+                dealt[index].entry(generation).or_default().push((change.clone(), place.clone()));
             }
         }
         let traces = std::mem::take(&mut self.traces);
         let span = trace::writing(times.len(), traces.iter().map(String::as_str));
-        let written = async {
-            for ((generation, index), changes) in groups {
-                self.write(index, generation, changes).await?;
+        let source = &self.source;
+        let written = self.writers.iter_mut().zip(dealt).map(|(writer, groups)| async move {
+            for (generation, changes) in groups {
+                write(writer, source, generation, changes).await?;
             }
-            Ok::<_, PipelineError>(())
-        };
-        written.instrument(span).await?;
+            Ok(())
+        });
+        all(written).instrument(span).await?;
         for at in times {
             self.shared.telemetry.searchable(at, 1);
         }

@@ -13,7 +13,7 @@ use super::worker::{Intake, Taken};
 use crate::error::PipelineError;
 use crate::store::Place;
 use crate::trace;
-use crate::writer::{Placed, Shared, Writer};
+use crate::writer::{Placed, Shared, Writer, all};
 
 /// `pg_type.oid` of int4: the tutorial's tables have serial keys.
 const INT4: u32 = 23;
@@ -189,15 +189,8 @@ impl Intake for Vectors {
         }
         let traces = std::mem::take(&mut self.traces);
         let span = trace::writing(by_writer.iter().map(Vec::len).sum(), traces.iter().map(String::as_str));
-        let written = async {
-            for (writer, placed) in self.writers.iter_mut().zip(by_writer) {
-                if !placed.is_empty() {
-                    writer.place(placed).await?;
-                }
-            }
-            Ok::<_, PipelineError>(())
-        };
-        written.instrument(span).await?;
+        let dealt = self.writers.iter_mut().zip(by_writer).filter(|(_, placed)| !placed.is_empty());
+        all(dealt.map(|(writer, placed)| writer.place(placed))).instrument(span).await?;
         for at in times {
             self.shared.telemetry.searchable(at, 1);
         }

@@ -17,6 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, Generation, PointId, Position, RowKey, SparseVector, Table, TableName};
@@ -77,6 +78,16 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Telemetry,
     pub(crate) letters: Arc<dyn Letters>,
     pub(crate) stop: CancellationToken,
+}
+
+/// Lets writers write beside each other: their collections have nothing in common, and their texts are embedded together.
+///
+/// All of them come to their end, whatever becomes of one: a write that is given up half-way may still arrive later.
+pub(crate) async fn all<F>(writes: impl IntoIterator<Item = F>) -> Result<(), PipelineError>
+where
+    F: Future<Output = Result<(), PipelineError>>,
+{
+    join_all(writes).await.into_iter().collect()
 }
 
 /// Writes one collection.

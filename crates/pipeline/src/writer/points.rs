@@ -12,7 +12,9 @@
 //! step alone.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::{StreamExt as _, stream};
 use walvec_embed::EmbedError;
 use walvec_model::{Point, PointId, Position, Provenance, RowKey, Vector};
 use walvec_sink::{SinkError, Write};
@@ -24,6 +26,9 @@ use crate::plan::Versioned;
 use crate::retry::Retry;
 use crate::store::DeadLetter;
 use crate::telemetry::{Stage, Timer, count_embeddings, count_written};
+
+/// How many groups are under way: while one is written, the next is embedded.
+const GROUPS: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -83,26 +88,46 @@ impl Group {
     }
 }
 
+/// Deals rows into groups that need about `most` vectors. A row's chunks stay together.
+fn grouped(rows: Vec<Target>, most: usize) -> Vec<Vec<Target>> {
+    let (mut groups, mut group, mut texts) = (Vec::new(), Vec::new(), 0);
+    for row in rows {
+        texts += row.texts();
+        group.push(row);
+        if texts >= most {
+            groups.push(std::mem::take(&mut group));
+            texts = 0;
+        }
+    }
+    groups.push(group);
+    groups
+}
+
 impl Writer {
     /// Embeds and writes, group by group. Returns the rows that could not be processed.
     pub(super) async fn bring(&self, work: Work) -> Result<Vec<DeadLetter>, PipelineError> {
         let Work { rows, mut failed } = work;
-        // A row's chunks stay together.
-        let slice = self.collection.embedder.texts_per_call().max(1);
-        let (mut group, mut texts) = (Vec::new(), 0);
-        for row in rows {
-            texts += row.texts();
-            group.push(row);
-            if texts >= slice {
-                self.bring_group(std::mem::take(&mut group), &mut failed).await?;
-                texts = 0;
+        let groups = grouped(rows, self.collection.embedder.texts_per_call().max(1));
+        // A group that has begun comes to its end: a write that is given up half-way may still arrive later.
+        let given_up = AtomicBool::new(false);
+        let brought = groups.into_iter().map(|group| async {
+            if given_up.load(Ordering::Relaxed) {
+                return Ok(Vec::new());
             }
+            let brought = self.bring_group(group).await;
+            given_up.fetch_or(brought.is_err(), Ordering::Relaxed);
+            brought
+        });
+        let brought: Vec<_> = stream::iter(brought).buffer_unordered(GROUPS).collect().await;
+        for parked in brought {
+            failed.extend(parked?);
         }
-        self.bring_group(group, &mut failed).await?;
         Ok(failed)
     }
 
-    async fn bring_group(&self, rows: Vec<Target>, failed: &mut Vec<DeadLetter>) -> Result<(), PipelineError> {
+    /// Returns the rows that could not be processed.
+    async fn bring_group(&self, rows: Vec<Target>) -> Result<Vec<DeadLetter>, PipelineError> {
+        let failed = &mut Vec::new();
         let mut group = Group { rows, vectors: HashMap::new(), vanished: HashSet::new() };
         self.move_vectors(&mut group).await?;
         let has_vector = |id: &PointId| group.vectors.contains_key(id);
@@ -113,7 +138,7 @@ impl Writer {
         for step in [Step::Announce, Step::Further, Step::First] {
             self.take_step(&mut group, step, failed).await?;
         }
-        Ok(())
+        Ok(std::mem::take(failed))
     }
 
     /// Reads the vectors of texts that have moved from one chunk to another.

@@ -1,0 +1,236 @@
+//! Texts of several callers in one call.
+//!
+//! Collections that are written at the same time have few texts each; together they make full batches, which run faster
+//! here and cost fewer requests elsewhere. While one call computes, the next is prepared: its texts are cut into tokens, or
+//! are on their way. Nobody waits for company: a call takes what has come while it had to wait anyway.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use walvec_model::Vector;
+
+use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
+
+/// One computes, and one is being prepared.
+const CALLS: usize = 2;
+
+/// What a call answers.
+type Answer = Result<Vec<Result<Vector, EmbedError>>, EmbedError>;
+
+/// The texts of one caller, who waits for their vectors.
+struct Request {
+    texts: Vec<String>,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// An embedder that makes one call of what several callers ask for.
+struct Together {
+    inner: Arc<dyn Embedder>,
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+/// `inner`, for callers that ask at the same time. Queries do not queue. Needs a runtime, on which it works until it is dropped.
+pub(crate) fn wrap(inner: Arc<dyn Embedder>) -> Arc<dyn Embedder> {
+    let (requests, queue) = mpsc::unbounded_channel();
+    tokio::spawn(serve(Arc::clone(&inner), queue));
+    Arc::new(Together { inner, requests })
+}
+
+impl Embedder for Together {
+    fn info(&self) -> &EmbedderInfo {
+        self.inner.info()
+    }
+
+    fn count_tokens(&self, text: &str) -> usize {
+        self.inner.count_tokens(text)
+    }
+
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Answer> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.requests.send(Request { texts, answer });
+        Box::pin(async move {
+            let ended = |()| EmbedError::Failed("the embedder's task ended".to_owned());
+            sent.map_err(|_| ended(()))?;
+            answered.await.map_err(|_| ended(()))?
+        })
+    }
+
+    fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
+        self.inner.embed_query(text)
+    }
+
+    fn texts_per_call(&self) -> usize {
+        self.inner.texts_per_call()
+    }
+}
+
+/// Puts requests together and has them answered, until nobody can ask any more.
+async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::UnboundedReceiver<Request>) {
+    let calls = Arc::new(Semaphore::new(CALLS));
+    while let Some(first) = queue.recv().await {
+        let Ok(turn) = Arc::clone(&calls).acquire_owned().await else { return };
+        let together = joined(first, &mut queue, inner.texts_per_call());
+        tokio::spawn(answer(Arc::clone(&inner), together, turn));
+    }
+}
+
+/// `first`, and whoever else is there, up to about `most` texts. Who has gone is left out.
+fn joined(first: Request, queue: &mut mpsc::UnboundedReceiver<Request>, most: usize) -> Vec<Request> {
+    let mut count = 0;
+    let mut together = Vec::new();
+    let mut next = Some(first);
+    while let Some(request) = next.take() {
+        if !request.answer.is_closed() {
+            count += request.texts.len();
+            together.push(request);
+        }
+        if count < most {
+            next = queue.try_recv().ok();
+        }
+    }
+    together
+}
+
+/// Computes, and gives every caller the vectors of its texts.
+async fn answer(inner: Arc<dyn Embedder>, mut requests: Vec<Request>, _turn: OwnedSemaphorePermit) {
+    let counts: Vec<usize> = requests.iter().map(|request| request.texts.len()).collect();
+    let texts: Vec<String> = requests.iter_mut().flat_map(|request| std::mem::take(&mut request.texts)).collect();
+    if requests.is_empty() {
+        return;
+    }
+    let count = texts.len();
+    let mut answer = inner.embed(texts).await.and_then(|answers| {
+        let reason = format!("{count} texts were given, {} vectors came back", answers.len());
+        if answers.len() == count { Ok(answers.into_iter()) } else { Err(EmbedError::Failed(reason)) }
+    });
+    for (request, count) in requests.into_iter().zip(counts) {
+        let own = match &mut answer {
+            Ok(answers) => Ok(answers.take(count).collect()),
+            Err(error) => Err(error.clone()),
+        };
+        // A caller that has gone meanwhile was stopped: its rows are read again.
+        let _ = request.answer.send(own);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures::future::join_all;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::hash::HashEmbedder;
+
+    /// An embedder that shows the calls it gets and answers each when it is let.
+    struct Slow {
+        inner: HashEmbedder,
+        calls: Mutex<Vec<Vec<String>>>,
+        called: Notify,
+        go: Semaphore,
+    }
+
+    impl Slow {
+        fn new() -> Arc<Self> {
+            let inner = HashEmbedder::new(64).unwrap();
+            Arc::new(Self { inner, calls: Mutex::default(), called: Notify::new(), go: Semaphore::new(0) })
+        }
+
+        /// Waits until there have been so many calls.
+        async fn has_been_called(&self, times: usize) {
+            while self.calls.lock().unwrap().len() < times {
+                self.called.notified().await;
+            }
+        }
+    }
+
+    impl Embedder for Slow {
+        fn info(&self) -> &EmbedderInfo {
+            self.inner.info()
+        }
+
+        fn count_tokens(&self, text: &str) -> usize {
+            self.inner.count_tokens(text)
+        }
+
+        fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Answer> {
+            Box::pin(async move {
+                self.calls.lock().unwrap().push(texts.clone());
+                self.called.notify_one();
+                self.go.acquire().await.unwrap().forget();
+                if texts.contains(&"down".to_owned()) {
+                    return Err(EmbedError::Failed("the provider is down".to_owned()));
+                }
+                self.inner.embed(texts).await
+            })
+        }
+
+        fn texts_per_call(&self) -> usize {
+            4
+        }
+    }
+
+    fn texts(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    /// Fills both calls, so that what follows has to wait, and returns who waits for their vectors.
+    async fn busy(slow: &Arc<Slow>, together: &Arc<dyn Embedder>) -> Vec<tokio::task::JoinHandle<Answer>> {
+        let mut waiting = Vec::new();
+        for (at, word) in ["first", "second"].into_iter().enumerate() {
+            let together = Arc::clone(together);
+            waiting.push(tokio::spawn(async move { together.embed(texts(&[word])).await }));
+            slow.has_been_called(at + 1).await;
+        }
+        waiting
+    }
+
+    #[tokio::test]
+    async fn callers_that_wait_share_a_call_and_each_gets_its_own_vectors() {
+        let slow = Slow::new();
+        let together = wrap(slow.clone());
+        let waiting = busy(&slow, &together).await;
+        let asked = [texts(&["whale", "sea"]), texts(&[]), texts(&["mars"]), texts(&["moon", "sun"]), texts(&["late"])];
+        let answers = asked.iter().map(|asked| together.embed(asked.clone())).collect::<Vec<_>>();
+        slow.go.add_permits(10);
+        let answers = join_all(answers).await;
+        join_all(waiting).await;
+        let calls = slow.calls.lock().unwrap().clone();
+        assert_eq!(calls[2..], [texts(&["whale", "sea", "mars", "moon", "sun"]), texts(&["late"])]);
+        for (asked, answer) in asked.into_iter().zip(answers) {
+            let alone = slow.inner.embed(asked).await.unwrap();
+            let vectors =
+                |answers: Vec<Result<Vector, EmbedError>>| answers.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+            assert_eq!(vectors(answer.unwrap()), vectors(alone));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_fails_fails_for_everybody_in_it_and_for_nobody_else() {
+        let slow = Slow::new();
+        let together = wrap(slow.clone());
+        let waiting = busy(&slow, &together).await;
+        let (down, whale) = (together.embed(texts(&["down"])), together.embed(texts(&["whale"])));
+        slow.go.add_permits(10);
+        assert!(down.await.unwrap_err().to_string().contains("is down"));
+        assert!(whale.await.unwrap_err().to_string().contains("is down"));
+        for waiting in waiting {
+            assert_eq!(waiting.await.unwrap().unwrap().len(), 1);
+        }
+        assert!(together.embed(texts(&["whale"])).await.unwrap()[0].is_ok(), "the next call is another one");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_computed_for_callers_that_have_gone() {
+        let slow = Slow::new();
+        let together = wrap(slow.clone());
+        let waiting = busy(&slow, &together).await;
+        drop(together.embed(texts(&["gone"])));
+        let stays = together.embed(texts(&["whale"]));
+        slow.go.add_permits(10);
+        assert!(stays.await.unwrap()[0].is_ok());
+        join_all(waiting).await;
+        assert_eq!(slow.calls.lock().unwrap()[2..], [texts(&["whale"])]);
+    }
+}
