@@ -25,6 +25,9 @@ pub(crate) struct Followed {
     pub(crate) is_main: bool,
     /// Whether rows of other tables look something up in it.
     pub(crate) is_looked_up: bool,
+    /// Whether changes may come without the values of before all the same: the table says `REPLICA IDENTITY FULL`, and a
+    /// partition that was added later does not.
+    pub(crate) may_lack_old: bool,
 }
 
 /// Turns the messages of one stream into events.
@@ -72,7 +75,10 @@ impl Assembler {
                 self.change(relation, events, |followed| insert(followed, &new), touched)?;
             }
             Message::Update { relation, old, new } => {
-                let touched = |followed: &Followed| rows(followed, old.as_ref(), Some(&new));
+                let touched = |followed: &Followed| match old {
+                    None if followed.may_lack_old => Ok(Touched::All),
+                    _ => rows(followed, old.as_ref(), Some(&new)),
+                };
                 self.change(relation, events, |followed| update(followed, old.as_ref(), &new), touched)?;
             }
             Message::Delete { relation, old } => {
@@ -146,12 +152,22 @@ fn updated(followed: &Followed, old_key: Option<RowKey>, new: Row) -> Result<Op,
 
 /// The row of a looked-up table before and after a change.
 fn rows(followed: &Followed, old: Option<&Tuple<'_>>, new: Option<&Tuple<'_>>) -> Result<Touched, CaptureError> {
-    let before = old.map(|old| row(followed, old, None));
-    let after = new.map(|new| row(followed, new, old));
-    Ok(Touched::Rows(before.into_iter().chain(after).collect::<Result<_, _>>()?))
+    let before = old.map(|old| row(followed, old, None)).transpose()?;
+    if followed.may_lack_old && before.as_ref().is_some_and(|before| is_bare_key(followed, before)) {
+        return Ok(Touched::All);
+    }
+    let after = new.map(|new| row(followed, new, old)).transpose()?;
+    Ok(Touched::Rows(before.into_iter().chain(after).collect()))
 }
 
-/// The row of `new`, with what it left out taken from `old` as far as it is there.
+/// Whether nothing but the key of a row was sent. The server calls it a whole row if the table's identity is FULL, whatever that
+/// of the partition is.
+fn is_bare_key(followed: &Followed, row: &Row) -> bool {
+    let mut others = row.0.iter().enumerate().filter(|(index, _)| !followed.table.key.contains(index));
+    others.all(|(_, cell)| *cell == Cell::Value(Value::Null))
+}
+
+/// The row of `new`, with what it left out taken from `old` as far as it is there. Of a key, everything else counts as left out.
 fn row(followed: &Followed, new: &Tuple<'_>, old: Option<&Tuple<'_>>) -> Result<Row, CaptureError> {
     check_shape(followed, new)?;
     let mut old_fields = old.map(Tuple::fields);
@@ -159,6 +175,7 @@ fn row(followed: &Followed, new: &Tuple<'_>, old: Option<&Tuple<'_>>) -> Result<
     for (index, field) in new.fields().enumerate() {
         let old_field = old_fields.as_mut().and_then(Iterator::next);
         cells.push(match field {
+            Field::Null if new.is_key => Cell::Unchanged,
             Field::Null => Cell::Value(Value::Null),
             Field::Text(text) => Cell::Value(decode(followed, index, text)?),
             // A null in the old tuple means "not in the identity": a value stored out of line is never NULL.
@@ -243,7 +260,8 @@ mod tests {
     }
 
     fn followed(table: Table, is_main: bool, is_looked_up: bool) -> Followed {
-        Followed { table: Arc::new(table), kinds: vec![Kind::Integer, Kind::Text], is_main, is_looked_up }
+        let kinds = vec![Kind::Integer, Kind::Text];
+        Followed { table: Arc::new(table), kinds, is_main, is_looked_up, may_lack_old: is_looked_up }
     }
 
     fn tuple(fields: &[&str]) -> Vec<u8> {
@@ -360,6 +378,16 @@ mod tests {
         assert_eq!(touched(false, &insert), Touched::Rows(vec![cells(1, "a")]));
         let delete = frame("D", 7, &[("O", &["1", "a"])]);
         assert_eq!(touched(false, &delete), Touched::Rows(vec![cells(1, "a")]));
+        let unknown = Row(vec![Cell::Value(json!(1)), Cell::Unchanged]);
+        assert_eq!(touched(false, &frame("D", 7, &[("K", &["1", "NULL"])])), Touched::Rows(vec![unknown]));
+        // As the server sends it for a partition that has another identity than its table: nobody knows where the row belonged.
+        for bytes in [
+            frame("D", 7, &[("O", &["1", "NULL"])]),
+            frame("U", 7, &[("O", &["1", "NULL"]), ("N", &["2", "b"])]),
+            frame("U", 7, &[("N", &["1", "b"])]),
+        ] {
+            assert_eq!(touched(false, &bytes), Touched::All);
+        }
         assert_eq!(touched(false, b"T\0\0\0\x01\0\0\0\0\x07"), Touched::All);
     }
 

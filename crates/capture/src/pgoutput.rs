@@ -89,6 +89,8 @@ pub(crate) struct RelationColumn {
 pub(crate) struct Tuple<'a> {
     count: usize,
     bytes: &'a [u8],
+    /// Whether it has the columns of the replica identity alone; the others are null.
+    pub(crate) is_key: bool,
 }
 
 /// One field of a row.
@@ -142,8 +144,8 @@ pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
         b'U' => {
             let relation = reader.u32("Update")?;
             let old = match reader.u8("Update")? {
-                b'K' | b'O' => {
-                    let old = reader.tuple()?;
+                tag @ (b'K' | b'O') => {
+                    let old = reader.old_tuple(tag)?;
                     reader.expect(b'N')?;
                     Some(old)
                 }
@@ -155,7 +157,7 @@ pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
         b'D' => {
             let relation = reader.u32("Delete")?;
             match reader.u8("Delete")? {
-                b'K' | b'O' => Ok(Message::Delete { relation, old: reader.tuple()? }),
+                tag @ (b'K' | b'O') => Ok(Message::Delete { relation, old: reader.old_tuple(tag)? }),
                 tag => Err(Malformed::Tag { what: "tuple", tag }),
             }
         }
@@ -259,6 +261,10 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn old_tuple(&mut self, tag: u8) -> Result<Tuple<'a>, Malformed> {
+        Ok(Tuple { is_key: tag == b'K', ..self.tuple()? })
+    }
+
     fn tuple(&mut self) -> Result<Tuple<'a>, Malformed> {
         let count = usize::from(self.u16("a row")?);
         let start = self.0;
@@ -266,7 +272,7 @@ impl<'a> Reader<'a> {
             self.field()?;
         }
         let bytes = &start[..start.len() - self.0.len()];
-        Ok(Tuple { count, bytes })
+        Ok(Tuple { count, bytes, is_key: false })
     }
 
     fn field(&mut self) -> Result<Field<'a>, Malformed> {

@@ -23,6 +23,7 @@ use crate::status::Phase;
 use crate::supervisor::Run;
 use crate::telemetry::count_changes;
 use crate::trace;
+use crate::writer::all;
 
 /// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
 const READ_AHEAD: usize = 16;
@@ -192,17 +193,17 @@ async fn follow_with(
                     take_in(run, source, events?, &mut pending, &mut checkpointer, active).await?;
                 }
                 if pending.is_complete() {
-                    flush(run, source, &mut pending, &mut checkpointer, active).await?;
+                    flush(run, source, &mut pending, &mut checkpointer).await?;
                 }
                 reread_a_piece(run, source, active).await?;
             }
-            Step::Flush => flush(run, source, &mut pending, &mut checkpointer, active).await?,
+            Step::Flush => flush(run, source, &mut pending, &mut checkpointer).await?,
             Step::Checkpoint => confirm(run, &stream, &mut checkpointer)?,
             Step::Begin(order) => *active = begin(run, source, order).await?,
             Step::Reread(turn) => reread(run, source, turn, active).await?,
             Step::Stop => {
                 run.shared.telemetry.phase(Phase::Stopping);
-                flush(run, source, &mut pending, &mut checkpointer, active).await?;
+                flush(run, source, &mut pending, &mut checkpointer).await?;
                 confirm(run, &stream, &mut checkpointer)?;
                 stream.close().await?;
                 return Ok(());
@@ -281,9 +282,8 @@ async fn reread(run: &mut Run, source: &Source, turn: Turn, active: &mut Option<
     let Some(job) = active else { return Ok(()) };
     match (turn, &job.order().job) {
         (Turn::Write(rows), Job::Backfill { .. }) => {
-            for (index, rows) in run.by_writer(rows) {
-                run.writers[index].write(source, coalesce(rows)).await?;
-            }
+            let dealt = run.by_writer(rows);
+            all(dealt.map(|(writer, rows)| writer.write(source, coalesce(rows)))).await?;
         }
         (Turn::Write(rows), Job::Repair { collection, .. }) => {
             if let Some(writer) = run.writer_of(collection) {
@@ -327,11 +327,11 @@ async fn take_in(
         match pending.push(event, run.batch_rows, run.batch_wait) {
             Demand::Nothing => {}
             Demand::Flush => {
-                flush(run, source, pending, checkpointer, active).await?;
+                flush(run, source, pending, checkpointer).await?;
                 reread_a_piece(run, source, active).await?;
             }
             Demand::Truncate(table) => {
-                flush(run, source, pending, checkpointer, active).await?;
+                flush(run, source, pending, checkpointer).await?;
                 for index in run.writers_of(&table) {
                     run.writers[index].truncate().await?;
                 }
@@ -349,23 +349,18 @@ async fn flush(
     source: &Source,
     pending: &mut Pending,
     checkpointer: &mut Checkpointer,
-    active: &mut Option<Active>,
 ) -> Result<(), PipelineError> {
     let changes = pending.take_changes();
     // Before anything of the batch is rendered: what it looks up has to be visible.
-    let affected = pending.related.take(source, &run.tables, &run.shared.stop).await?;
+    let affected = pending.related.take(source, &run.tables, &run.shared).await?;
     if !changes.is_empty() {
         count_changes(&changes);
         let span = trace::writing(changes.len(), []);
-        let written = async {
-            for (index, changes) in run.by_writer(changes) {
-                run.writers[index].write(source, coalesce(changes)).await?;
-            }
-            Ok::<_, PipelineError>(())
-        };
+        let dealt = run.by_writer(changes);
+        let written = all(dealt.map(|(writer, changes)| writer.write(source, coalesce(changes))));
         written.instrument(span).await?;
     }
-    refresh(run, source, affected, active).await?;
+    refresh(run, source, affected).await?;
     for commit in std::mem::take(&mut pending.commits) {
         run.shared.telemetry.searchable(commit.at, commit.rows);
         note_durable(run, commit.end_lsn, checkpointer);
@@ -376,24 +371,18 @@ async fn flush(
 
 /// Renders the rows again that look something up in what has changed. There may be very many of them: whoever wants to stop
 /// need not wait for the last one, because nothing of the batch is confirmed before.
-async fn refresh(
-    run: &mut Run,
-    source: &Source,
-    mut affected: Affected,
-    active: &mut Option<Active>,
-) -> Result<(), PipelineError> {
+///
+/// A job that reads rows again does not hear of them: the rows themselves have not changed, and whoever renders one sees what it
+/// looks up as it is now.
+async fn refresh(run: &mut Run, source: &Source, mut affected: Affected) -> Result<(), PipelineError> {
     let mut is_first = true;
     while let Some(rows) = affected.next(source, run.batch_rows).await? {
         if run.shared.stop.is_cancelled() && !is_first {
             return Err(PipelineError::Stopped);
         }
         is_first = false;
-        if let Some(active) = active {
-            rows.iter().for_each(|row| active.note(row));
-        }
-        for (index, rows) in run.by_writer(rows) {
-            run.writers[index].refresh(source, coalesce(rows)).await?;
-        }
+        let dealt = run.by_writer(rows);
+        all(dealt.map(|(writer, rows)| writer.refresh(source, coalesce(rows)))).await?;
     }
     Ok(())
 }

@@ -9,12 +9,13 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
 use walvec_capture::{LookupSpec, Related, Source};
 use walvec_model::{Change, LookedUpChange, Lookup, Op, Position, Row, RowKey, Table, TableName, Touched, Value};
 
 use crate::error::PipelineError;
+use crate::status::Problem;
 use crate::telemetry::{Stage, Timer};
+use crate::writer::Shared;
 
 /// Keys that are asked for at once.
 const PAGE_KEYS: usize = 10_000;
@@ -113,7 +114,7 @@ impl Gathered {
         &mut self,
         source: &Source,
         tables: &[Arc<Table>],
-        stop: &CancellationToken,
+        shared: &Shared,
     ) -> Result<Affected, PipelineError> {
         if self.is_empty() {
             if self.unseen.len() > MOST_UNSEEN {
@@ -121,26 +122,7 @@ impl Gathered {
             }
             return Ok(Affected::default());
         }
-        let mut pause = FIRST_LOOK;
-        let mut warned = false;
-        loop {
-            self.unseen = source.invisible(&self.unseen).await?;
-            if self.unseen.is_empty() {
-                break;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = stop.cancelled() => return Err(PipelineError::Stopped),
-            }
-            if pause == LONGEST_LOOK && !std::mem::replace(&mut warned, true) {
-                let transactions = &self.unseen;
-                tracing::warn!(
-                    ?transactions,
-                    "waiting until committed transactions can be seen: their commits wait, for a synchronous standby perhaps"
-                );
-            }
-            pause = (pause * 2).min(LONGEST_LOOK);
-        }
+        self.all_seen(source, shared).await?;
         let mut questions = VecDeque::new();
         for relation in &mut self.relations {
             let values = match std::mem::take(&mut relation.changed) {
@@ -158,6 +140,47 @@ impl Gathered {
             });
         }
         Ok(Affected { questions, position: self.reached, found: None })
+    }
+}
+
+impl Gathered {
+    /// Waits until a statement sees everything that was read; visibly, if it takes long.
+    async fn all_seen(&mut self, source: &Source, shared: &Shared) -> Result<(), PipelineError> {
+        let mut pause = FIRST_LOOK;
+        let mut shown = None;
+        loop {
+            self.unseen = source.invisible(&self.unseen).await?;
+            if self.unseen.is_empty() {
+                shown.iter().for_each(|problem| shared.telemetry.solved(problem));
+                return Ok(());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shared.stop.cancelled() => return Err(PipelineError::Stopped),
+            }
+            if pause == LONGEST_LOOK && shown.is_none() {
+                let problem = commits_wait(self.unseen.len());
+                tracing::warn!(transactions = ?self.unseen, "{}", problem.message);
+                shared.telemetry.problem(Some(problem.clone()));
+                shown = Some(problem);
+            }
+            pause = (pause * 2).min(LONGEST_LOOK);
+        }
+    }
+}
+
+/// What the status says while commits wait, which hold back whatever looks something up.
+fn commits_wait(transactions: usize) -> Problem {
+    Problem {
+        part: "source".to_owned(),
+        message: format!(
+            "{transactions} committed transactions cannot be seen by others yet, so that documents with lookups have to wait for \
+             them: their commits wait, for a synchronous standby perhaps"
+        ),
+        remedy: Some(
+            "see that the standbys of synchronous_standby_names answer; walvec goes on by itself then".to_owned(),
+        ),
+        attempts: 1,
     }
 }
 

@@ -33,7 +33,7 @@ impl Object for Joined {
 }
 
 /// `row` with a value for each lookup; what is missing is NULL, or an empty list.
-pub(crate) fn joined(row: &Rendered, lookups: &[Lookup], looked_up: &[Value]) -> Rendered {
+pub(crate) fn joined(row: &Rendered, lookups: &[Lookup], looked_up: &[Arc<Value>]) -> Rendered {
     let value = |(number, lookup): (usize, &Lookup)| {
         let value = match (looked_up.get(number), &lookup.take) {
             (Some(found), _) => values::from_json(found),
@@ -70,9 +70,20 @@ impl Object for Sample {
     }
 }
 
-/// Renders a row of NULLs that looks up one row of each table, and sees which of their columns are used. What is behind a
+/// Checks that the looked-up tables have the columns that lookups name: a lookup would find nothing any more, and a source
+/// that was asked all the same could only say that it does not know what is meant.
+///
+/// Then renders a row of NULLs that looks up one row of each table, and sees which of their columns are used. What is behind a
 /// condition that does not hold for NULL is not seen: there a column that is not there renders as nothing.
 pub(crate) fn check(text: &Template, lookups: &[Lookup], tables: &[Arc<Table>]) -> Result<(), TransformError> {
+    for lookup in lookups {
+        let Some(table) = tables.iter().find(|table| table.name == lookup.table) else { continue };
+        let on = lookup.on.iter().map(|(theirs, _)| ("on", theirs));
+        let mut named = on.chain(lookup.order().iter().map(|by| ("order", &by.column)));
+        if let Some((key, column)) = named.find(|(_, column)| table.column_index(column).is_none()) {
+            return Err(unknown_column(table, &format!("lookup.{}.{key}", lookup.name), column));
+        }
+    }
     let unknown = Unknown::default();
     let sample = |lookup: &Lookup| {
         let table = tables.iter().find(|table| table.name == lookup.table)?;

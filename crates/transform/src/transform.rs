@@ -146,7 +146,7 @@ impl Transform {
         table: &Table,
         key: &RowKey,
         values: &[Value],
-        looked_up: &[Value],
+        looked_up: &[Arc<Value>],
     ) -> Result<Vec<Document>, TransformError> {
         let shape = self.shape(table)?;
         let context = Rendered::from_object(RowContext::new(&shape, values));
@@ -224,7 +224,7 @@ impl Transform {
         self.check_lookups(tables)
     }
 
-    fn joined(&self, row: &Rendered, looked_up: &[Value]) -> Rendered {
+    fn joined(&self, row: &Rendered, looked_up: &[Arc<Value>]) -> Rendered {
         if self.spec.lookups.is_empty() { row.clone() } else { lookup::joined(row, &self.spec.lookups, looked_up) }
     }
 

@@ -119,9 +119,8 @@ async fn a_backfill_waits_for_a_commit_that_the_stream_has_and_a_query_does_not_
     create(&context, 10).await?;
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
-    context.execute("ALTER SYSTEM SET synchronous_standby_names = 'ghost'").await?;
-    context.execute("SELECT pg_reload_conf()").await?;
-    let update = wait::until("a commit waited for the standby", async || hung_update(&context).await).await?;
+    let update = "UPDATE items SET name = 'committed and waiting' WHERE id = 1";
+    let update = hung(&context, update, "UPDATE items SET name = 'name 1' WHERE id = 1").await?;
     walvec
         .wait_for("the stream has brought it", |status| status.lag_ms == 0 && status.applied_lsn > status.confirmed_lsn)
         .await
@@ -133,10 +132,6 @@ async fn a_backfill_waits_for_a_commit_that_the_stream_has_and_a_query_does_not_
     .await?;
     let seen: String = context.sql.query_one("SELECT name FROM items WHERE id = 1", &[]).await?.get(0);
     assert_eq!(seen, "name 1", "a query does not see what the stream has brought");
-    let release = async {
-        context.execute("ALTER SYSTEM RESET synchronous_standby_names").await?;
-        context.execute("SELECT pg_reload_conf()").await
-    };
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE_REPLICATION_SLOT%TEMPORARY%'";
     let backfill = context.walvec(&["backfill", "--table", "public.items"]);
     let (output, released) = tokio::join!(backfill, async {
@@ -145,7 +140,7 @@ async fn a_backfill_waits_for_a_commit_that_the_stream_has_and_a_query_does_not_
             Ok((count > 0).then_some(()))
         })
         .await?;
-        release.await
+        let_go(&context).await
     });
     released?;
     assert!(output?.status.success());
@@ -157,14 +152,27 @@ async fn a_backfill_waits_for_a_commit_that_the_stream_has_and_a_query_does_not_
     Ok(())
 }
 
-/// An update whose commit waits for the standby. The server tells nobody when it has read its settings again: `None` if the commit
-/// did not wait yet; what it did is taken back.
-async fn hung_update(context: &TestContext) -> Result<Option<JoinHandle<Result<(), tokio_postgres::Error>>>> {
+/// A statement whose commit waits.
+pub(crate) type Hung = JoinHandle<Result<(), tokio_postgres::Error>>;
+
+/// Lets the commit of `change` wait for a standby that does not exist. Needs a server of its own.
+pub(crate) async fn hung(context: &TestContext, change: &'static str, undo: &str) -> Result<Hung> {
+    context.execute("ALTER SYSTEM SET synchronous_standby_names = 'ghost'").await?;
+    context.execute("SELECT pg_reload_conf()").await?;
+    wait::until("a commit waited for the standby", async || tried(context, change, undo).await).await
+}
+
+/// Lets all commits go on.
+pub(crate) async fn let_go(context: &TestContext) -> Result<()> {
+    context.execute("ALTER SYSTEM RESET synchronous_standby_names").await?;
+    context.execute("SELECT pg_reload_conf()").await
+}
+
+/// The server tells nobody when it has read its settings again: `None` if the commit did not wait yet; what it did is taken back.
+async fn tried(context: &TestContext, change: &'static str, undo: &str) -> Result<Option<Hung>> {
     let hung = context.connect().await?;
     hung.batch_execute("SET synchronous_commit = on").await?;
-    let update = tokio::spawn(async move {
-        hung.batch_execute("UPDATE items SET name = 'committed and waiting' WHERE id = 1").await
-    });
+    let update = tokio::spawn(async move { hung.batch_execute(change).await });
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     wait::until("the update was done or waited", async || {
         let count: i64 = context.sql.query_one(waiting, &[]).await?.get(0);
@@ -175,7 +183,7 @@ async fn hung_update(context: &TestContext) -> Result<Option<JoinHandle<Result<(
         return Ok(Some(update));
     }
     update.await??;
-    context.execute("SET synchronous_commit = local; UPDATE items SET name = 'name 1' WHERE id = 1").await?;
+    context.execute(&format!("SET synchronous_commit = local; {undo}")).await?;
     Ok(None)
 }
 

@@ -11,6 +11,7 @@ use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walve
 use walvec_model::{Payload, PointId};
 use walvec_sink::{Search as _, Sink as _, Write};
 use walvec_test_kafka::can_test;
+use walvec_test_providers::TestProvider;
 use walvec_test_qdrant::{Call, Code, Fault, TestServer};
 
 use crate::broker::indexed_though_one_is_killed;
@@ -25,6 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_crash_between_any_two_writes_of_a_row_leaves_no_chunk_behind).once(),
         test!(unchanged_chunks_of_a_changed_row_are_not_embedded_again),
         test!(a_row_is_found_once_however_many_of_its_chunks_are_near),
+        test!(a_row_that_is_parked_between_others_leaves_every_chunk_its_own_vector).once(),
         test!(verify_finds_lost_and_left_over_chunks_and_has_them_mended),
         test!(workers_behind_a_broker_share_the_rows_and_keep_the_chunks_together).once(),
         test!(chunks_of_another_length_take_a_reindex),
@@ -244,6 +246,31 @@ async fn a_row_is_found_once_however_many_of_its_chunks_are_near(context: TestCo
     walvec.stop().await?;
     assert_eq!(rows(&["--group-by-row"]).await?, [1, 2], "while nothing runs");
     Ok(())
+}
+
+async fn a_row_that_is_parked_between_others_leaves_every_chunk_its_own_vector(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    provider.refuse("poison");
+    let sentences =
+        "(SELECT string_agg('Row ' || g || ' says ' || s || '.', ' ' ORDER BY s) FROM generate_series(1, 5) s)";
+    context
+        .execute(&format!(
+            "CREATE TABLE items (id int PRIMARY KEY, body text);
+             INSERT INTO items SELECT g, {sentences} FROM generate_series(1, 20) g;
+             UPDATE items SET body = replace(body, '7 says 2', 'poison') WHERE id = 7"
+        ))
+        .await?;
+    let collection = Collection::new("items", "public.items", "{{ body }}").with("chunk", json!({ "sentences": 1 }));
+    // The chunks of a row come in several calls, so that it is parked between them.
+    let embedding = json!({ "model": "openai/m", "url": provider.openai_url(), "api_key": "key", "batch_items": 1, "concurrency": 1 });
+    let walvec = followed(&context, &Settings::new([collection]).with("embedding", embedding)).await?;
+    assert_eq!(walvec.status().await?.collections[0].dead_letters, 1);
+    let output = context.walvec(&["verify", "--json", "--sample", "all"]).await?;
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{report}{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_str(&report)?;
+    assert_eq!((&report["points"], &report["sampled"]), (&json!(19 * 5), &json!(19 * 5)), "{report:#}");
+    walvec.stop().await
 }
 
 async fn verify_finds_lost_and_left_over_chunks_and_has_them_mended(context: TestContext) -> Result<()> {

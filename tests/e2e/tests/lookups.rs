@@ -13,6 +13,7 @@ use walvec_sink::{Sink as _, Write};
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
 
+use crate::backfill::{hung, let_go};
 use crate::broker::captured;
 use crate::faults::new_seed;
 
@@ -23,20 +24,20 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_batch_of_changes_takes_one_statement_for_each_lookup).on_own_server(&[("log_statement", "all")]).once(),
         test!(an_emptied_looked_up_table_empties_its_part_of_every_document),
         test!(a_row_that_very_many_documents_look_up_is_followed_by_all_of_them).once(),
+        test!(a_partition_that_is_added_without_an_identity_is_followed_all_the_same),
         test!(documents_end_as_the_join_whenever_walvec_is_killed),
         test!(documents_end_as_the_join_through_a_broker_with_two_workers).once(),
+        test!(documents_wait_for_commits_that_wait_and_the_status_says_so).on_own_server(&[]).once(),
         test!(verify_sees_looked_up_rows_and_has_wrong_documents_mended).once(),
         test!(verify_finds_no_difference_while_looked_up_rows_change).once(),
         test!(documents_that_have_not_changed_are_not_embedded_again).once(),
         test!(an_altered_looked_up_table_is_read_anew),
         test!(another_lookup_takes_a_reindex).once(),
         test!(a_lookup_in_a_table_that_is_not_published_says_how_to_begin).once(),
-        test!(a_lookup_that_cannot_work_is_refused_by_name),
-        test!(a_worker_without_the_database_is_refused).once(),
     ]
 }
 
-const SCHEMA: &str = "
+pub(crate) const SCHEMA: &str = "
     CREATE TABLE authors (id int PRIMARY KEY, name text NOT NULL);
     CREATE TABLE books (id int PRIMARY KEY, name text, author_id bigint, description text);
     CREATE TABLE reviews (id int PRIMARY KEY, book_id bigint, text text NOT NULL, created_at int);
@@ -49,7 +50,8 @@ const ROWS: &str = "
     INSERT INTO books SELECT g, 'book ' || g, g % 12, 'about ' || g FROM generate_series(1, 60) g;
     INSERT INTO reviews SELECT g, g % 70, 'review ' || g, g % 7 FROM generate_series(1, 200) g";
 
-const TEXT: &str = "{{ name }} by {{ author.name }}. {{ description }} {% for r in reviews %}{{ r.text }} {% endfor %}";
+pub(crate) const TEXT: &str =
+    "{{ name }} by {{ author.name }}. {{ description }} {% for r in reviews %}{{ r.text }} {% endfor %}";
 
 /// The same, by PostgreSQL.
 const JOIN: &str = "
@@ -57,7 +59,7 @@ const JOIN: &str = "
            (SELECT string_agg(r.text || ' ', '' ORDER BY r.created_at DESC, r.id)
             FROM (SELECT * FROM reviews r WHERE r.book_id = books.id ORDER BY r.created_at DESC, r.id LIMIT 3) r))";
 
-fn lookups() -> Value {
+pub(crate) fn lookups() -> Value {
     json!({
         "author": { "table": "public.authors", "on": { "id": "author_id" } },
         "reviews": {
@@ -66,11 +68,11 @@ fn lookups() -> Value {
     })
 }
 
-fn books_with(lookups: Value) -> Settings {
+pub(crate) fn books_with(lookups: Value) -> Settings {
     Settings::new([Collection::new("books", "public.books", TEXT).with("lookup", lookups)])
 }
 
-fn books() -> Settings {
+pub(crate) fn books() -> Settings {
     books_with(lookups())
 }
 
@@ -83,7 +85,7 @@ fn image_of_books() -> Expected {
     Expected { sql: Some(JOIN), ..Expected::of("books", nothing) }
 }
 
-async fn followed(context: &TestContext, settings: &Settings) -> Result<Walvec> {
+pub(crate) async fn followed(context: &TestContext, settings: &Settings) -> Result<Walvec> {
     let mut walvec = context.start(settings).await?;
     walvec.caught_up(context).await?;
     Ok(walvec)
@@ -172,6 +174,33 @@ async fn an_emptied_looked_up_table_empties_its_part_of_every_document(context: 
     context.execute("BEGIN; TRUNCATE authors; INSERT INTO authors VALUES (2, 'the only one'); COMMIT").await?;
     walvec.caught_up(&context).await?;
     assert_eq!(walvec.status().await?.generation, generation, "no new snapshot is needed");
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_books()).await?, 60);
+    Ok(())
+}
+
+async fn a_partition_that_is_added_without_an_identity_is_followed_all_the_same(context: TestContext) -> Result<()> {
+    let partitioned = SCHEMA.replace(
+        "created_at int);",
+        "created_at int) PARTITION BY RANGE (id);
+            CREATE TABLE reviews_1 PARTITION OF reviews FOR VALUES FROM (0) TO (1000);
+            ALTER TABLE reviews_1 REPLICA IDENTITY FULL;",
+    );
+    context.execute(&partitioned).await?;
+    context.execute(ROWS).await?;
+    let mut walvec = followed(&context, &books()).await?;
+    context.execute("CREATE TABLE reviews_2 PARTITION OF reviews FOR VALUES FROM (1000) TO (2000)").await?;
+    for change in [
+        "INSERT INTO reviews SELECT g + 1000, g, 'late ' || g, 99 FROM generate_series(1, 5) g",
+        "UPDATE reviews SET book_id = book_id + 10 WHERE id = 1001",
+        "UPDATE reviews SET id = 1900 WHERE id = 1002",
+        "UPDATE reviews SET id = 900, book_id = 20 WHERE id = 1003",
+        "DELETE FROM reviews WHERE id > 1000",
+    ] {
+        context.execute(change).await?;
+        walvec.caught_up(&context).await?;
+        assert_equal(&context, &["verify", "--json"]).await.with_context(|| change.to_owned())?;
+    }
     walvec.stop().await?;
     assert_eq!(image::compare(&context, &image_of_books()).await?, 60);
     Ok(())
@@ -319,6 +348,24 @@ async fn documents_end_as_the_join_through_a_broker_with_two_workers(context: Te
     Ok(())
 }
 
+async fn documents_wait_for_commits_that_wait_and_the_status_says_so(mut context: TestContext) -> Result<()> {
+    let mut walvec = filled(&context, &books()).await?;
+    let change = "INSERT INTO reviews VALUES (1001, 1, 'unseen', 99)";
+    let commit = hung(&context, change, "DELETE FROM reviews WHERE id = 1001").await?;
+    let waiting = walvec.wait_for("the wait is shown", |status| status.problem.is_some()).await?;
+    let problem = waiting.problem.context("no problem")?;
+    assert!(problem.part == "source" && problem.message.contains("commits wait"), "{problem:?}");
+    assert!(problem.remedy.is_some_and(|remedy| remedy.contains("synchronous_standby_names")));
+    let_go(&context).await?;
+    commit.await??;
+    context.reconnect().await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.problem, None);
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_books()).await?, 60);
+    Ok(())
+}
+
 /// What `walvec verify --json` or another command that prints JSON says; it must have found nothing.
 async fn assert_equal(context: &TestContext, arguments: &[&str]) -> Result<Value> {
     let output = context.walvec(arguments).await?;
@@ -434,74 +481,5 @@ async fn a_lookup_in_a_table_that_is_not_published_says_how_to_begin(context: Te
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     followed(&context, &books()).await?.stop().await?;
     assert_eq!(image::compare(&context, &image_of_books()).await?, 61);
-    Ok(())
-}
-
-async fn refused(context: &TestContext, settings: &Settings, code: &str, words: &[&str]) -> Result<()> {
-    context.configure(settings)?;
-    let output = context.walvec(&["run"]).await?;
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(errors.lines().last(), Some(code), "{errors}");
-    for word in words {
-        assert!(errors.contains(word), "\"{word}\" is missing in:\n{errors}");
-    }
-    Ok(())
-}
-
-async fn a_lookup_that_cannot_work_is_refused_by_name(context: TestContext) -> Result<()> {
-    context.execute(SCHEMA).await?;
-    let author = |on: Value| {
-        books_with(json!({ "author": { "table": "public.authors", "on": on }, "reviews": lookups()["reviews"] }))
-    };
-    refused(&context, &author(json!({ "id": "auther" })), "E_CONFIG", &["auther", "public.books", "author_id"]).await?;
-    refused(&context, &author(json!({ "ident": "author_id" })), "E_CONFIG", &["ident", "public.authors", "name"])
-        .await?;
-    refused(&context, &author(json!({ "id": "description" })), "E_CONFIG", &["author", "integer = text"]).await?;
-    refused(&context, &author(json!({})), "E_CONFIG", &["lookup.author.on", "empty"]).await?;
-    let missing = books_with(json!({ "author": { "table": "public.auhtors", "on": { "id": "author_id" } } }));
-    refused(&context, &missing, "E_TABLE", &["public.auhtors"]).await?;
-    let named = books_with(json!({ "description": { "table": "public.authors", "on": { "id": "author_id" } } }));
-    refused(&context, &named, "E_CONFIG", &["\"description\"", "public.books"]).await?;
-    let itself = books_with(json!({ "sequel": { "table": "public.books", "on": { "id": "author_id" } } }));
-    refused(&context, &itself, "E_CONFIG", &["cycle", "public.books"]).await?;
-    let mut authors = Collection::new("authors", "public.authors", "{{ name }}");
-    authors = authors
-        .with("lookup", json!({ "books": { "table": "public.books", "on": { "author_id": "id" }, "many": true } }));
-    let books = Collection::new("books", "public.books", TEXT).with("lookup", lookups());
-    refused(&context, &Settings::new([authors, books]), "E_CONFIG", &["cycle", "public.authors looks up public.books"])
-        .await?;
-    let typo = Collection::new("books", "public.books", "{% for r in reviews %}{{ r.txet }}{% endfor %}");
-    let typo = Settings::new([typo.with("lookup", lookups())]);
-    refused(&context, &typo, "E_SCHEMA", &["txet", "public.reviews", "did you mean \"text\""]).await?;
-    context.execute("ALTER TABLE reviews REPLICA IDENTITY DEFAULT").await?;
-    let remedy = "ALTER TABLE \"public\".\"reviews\" REPLICA IDENTITY FULL;";
-    refused(&context, &self::books(), "E_REPLICA_IDENTITY", &["book_id", "public.reviews", remedy]).await?;
-    context
-        .execute(
-            "CREATE TABLE parted (id int PRIMARY KEY, book_id int, text text) PARTITION BY RANGE (id);
-             CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (1000);
-             ALTER TABLE parted REPLICA IDENTITY FULL",
-        )
-        .await?;
-    let parted = json!({ "table": "public.parted", "on": { "book_id": "id" }, "many": true });
-    let parted = books_with(json!({ "author": lookups()["author"], "reviews": parted }));
-    let of_partition = "ALTER TABLE \"public\".\"parted_1\" REPLICA IDENTITY FULL;";
-    refused(&context, &parted, "E_REPLICA_IDENTITY", &["public.parted_1", of_partition]).await?;
-    let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1";
-    assert_eq!(context.sql.query_one(slots, &[&context.slot()]).await?.get::<_, i64>(0), 0);
-    context.execute(remedy).await?;
-    followed(&context, &self::books()).await?.stop().await
-}
-
-async fn a_worker_without_the_database_is_refused(context: TestContext) -> Result<()> {
-    let broker = json!({ "kafka": { "bootstrap": "localhost:1" } });
-    let settings = books().with("broker", broker).with("source", json!({ "url": "" }));
-    context.configure(&settings)?;
-    for stage in ["index", "embed"] {
-        let output = context.walvec(&["run", "--stage", stage]).await?;
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(errors.contains("source.url") && errors.contains("collection books looks rows up"), "{errors}");
-        assert_eq!(errors.lines().last(), Some("E_CONFIG"), "{errors}");
-    }
     Ok(())
 }

@@ -21,6 +21,7 @@
 //! - [`hybrid`]: searches by keyword, and by both, whose sparse vectors follow the rows
 //! - [`init`]: a configuration for a database that is there
 //! - [`lookups`]: documents with rows of other tables, which follow these
+//! - [`lookup_refusals`]: lookups that cannot work
 //! - [`providers`]: models behind an HTTP interface, through their faults
 //! - [`static_models`]: models that are a table of vectors
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
@@ -39,6 +40,7 @@ mod harness;
 mod hybrid;
 mod init;
 mod layouts;
+mod lookup_refusals;
 mod lookups;
 mod operations;
 mod providers;
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
             hybrid::tests(),
             init::tests(),
             lookups::tests(),
+            lookup_refusals::tests(),
             tenants::tests(),
             broker_open::tests(),
             broker_debezium::tests(),

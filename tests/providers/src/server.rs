@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use anyhow::Result;
 use axum::body::{Body, Bytes};
@@ -50,11 +51,32 @@ struct Shared {
     every_second: Option<Fault>,
     /// For every request.
     always: Option<Fault>,
+    /// How many requests are answered; the others come too soon.
+    allowance: Option<Allowance>,
     requests: usize,
     /// Texts with these words are refused.
     refused: Option<String>,
     /// Texts with these words have a vector of zeros.
     zeros: Option<String>,
+}
+
+/// How many requests are answered in a second, with a second's worth saved up at most.
+struct Allowance {
+    per_second: f64,
+    left: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    /// Whether one more request may be answered now.
+    fn take(&mut self) -> bool {
+        let now = Instant::now();
+        self.left = (self.left + (now - self.at).as_secs_f64() * self.per_second).min(self.per_second);
+        self.at = now;
+        let is_allowed = self.left >= 1.0;
+        self.left -= f64::from(u8::from(is_allowed));
+        is_allowed
+    }
 }
 
 impl TestProvider {
@@ -108,6 +130,11 @@ impl TestProvider {
         self.lock().always = fault;
     }
 
+    /// Answers so many requests a second; to those above it says 429, and to come back after a second.
+    pub fn allow(&self, per_second: f64) {
+        self.lock().allowance = Some(Allowance { per_second, left: 0.0, at: Instant::now() });
+    }
+
     /// Refuses requests with a text that contains `words`, with 400.
     pub fn refuse(&self, words: &str) {
         self.lock().refused = Some(words.to_owned());
@@ -152,11 +179,10 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
         }
         shared.requests += 1;
         let every_second = shared.every_second.clone().filter(|_| shared.requests % 2 == 1);
-        (
-            shared.next.pop_front().or(shared.always.clone()).or(every_second),
-            shared.refused.clone(),
-            shared.zeros.clone(),
-        )
+        let fault = shared.next.pop_front().or(shared.always.clone()).or(every_second);
+        let is_allowed = fault.is_some() || shared.allowance.as_mut().is_none_or(Allowance::take);
+        let fault = if is_allowed { fault } else { Some(Fault::TooManyRequests("1".to_owned())) };
+        (fault, shared.refused.clone(), shared.zeros.clone())
     };
     let contains = |text: &String, words: &Option<String>| words.as_ref().is_some_and(|words| text.contains(words));
     let mut vectors = vectors(&texts, &body).await;

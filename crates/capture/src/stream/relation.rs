@@ -10,7 +10,7 @@ use walvec_model::{Column, Table, TableName};
 
 use crate::CaptureError;
 use crate::assemble::Followed;
-use crate::catalog::{self, Catalog};
+use crate::catalog::{self, Catalog, TableFacts};
 use crate::config::SourceConfig;
 use crate::connect::statement_error;
 use crate::pgoutput::Relation;
@@ -53,12 +53,15 @@ impl Relations {
             None => return Ok(None),
         };
         let columns = self.columns(relation).await?;
-        let key = self.key(relation, known, &name).await?;
+        let facts = catalog::facts_by_oid(&*self.catalog.session().await?, relation.oid).await?;
+        let may_lack_old = relation.identity == b'f' && facts.as_ref().is_none_or(|facts| facts.kind == "p");
+        let key = key_of(relation, facts, known, &name)?;
         self.check_lookups(relation, &name)?;
         let kinds = self.catalog.kinds_of(&columns).await?;
         let is_main = self.config.is_main(&name);
         let is_looked_up = self.config.lookups_in(&name).next().is_some();
-        Ok(Some(Followed { table: Arc::new(Table { name, columns, key }), kinds, is_main, is_looked_up }))
+        let table = Arc::new(Table { name, columns, key });
+        Ok(Some(Followed { table, kinds, is_main, is_looked_up, may_lack_old }))
     }
 
     /// Deletes, and updates that move a row, must tell to which main rows it belonged.
@@ -95,31 +98,30 @@ impl Relations {
         };
         Ok(relation.columns.iter().zip(&rows).map(column).collect())
     }
+}
 
-    /// The indexes of the key columns.
-    async fn key(
-        &self,
-        relation: &Relation,
-        known: Option<&KnownTable>,
-        name: &TableName,
-    ) -> Result<Vec<usize>, CaptureError> {
-        let facts = catalog::facts_by_oid(&*self.catalog.session().await?, relation.oid).await?;
-        let key = match (facts, known) {
-            (Some(facts), _) => facts.key().map_err(|error| schema(name, error.to_string()))?.columns().to_vec(),
-            // Dropped by now; its changes are still to come.
-            (None, Some(known)) => known.key.clone(),
-            (None, None) => Vec::new(),
-        };
-        let key: Vec<usize> = if key.is_empty() {
-            (0..relation.columns.len()).filter(|&index| relation.columns[index].in_identity).collect()
-        } else {
-            let position = |column: &String| relation.columns.iter().position(|found| found.name == *column);
-            let missing = |column: &String| schema(name, format!("the key column \"{column}\" is not in the stream"));
-            key.iter().map(|column| position(column).ok_or_else(|| missing(column))).collect::<Result<_, _>>()?
-        };
-        check_identity(relation, &key, name)?;
-        Ok(key)
-    }
+/// The indexes of the key columns.
+fn key_of(
+    relation: &Relation,
+    facts: Option<TableFacts>,
+    known: Option<&KnownTable>,
+    name: &TableName,
+) -> Result<Vec<usize>, CaptureError> {
+    let key = match (facts, known) {
+        (Some(facts), _) => facts.key().map_err(|error| schema(name, error.to_string()))?.columns().to_vec(),
+        // Dropped by now; its changes are still to come.
+        (None, Some(known)) => known.key.clone(),
+        (None, None) => Vec::new(),
+    };
+    let key: Vec<usize> = if key.is_empty() {
+        (0..relation.columns.len()).filter(|&index| relation.columns[index].in_identity).collect()
+    } else {
+        let position = |column: &String| relation.columns.iter().position(|found| found.name == *column);
+        let missing = |column: &String| schema(name, format!("the key column \"{column}\" is not in the stream"));
+        key.iter().map(|column| position(column).ok_or_else(|| missing(column))).collect::<Result<_, _>>()?
+    };
+    check_identity(relation, &key, name)?;
+    Ok(key)
 }
 
 /// Updates and deletes must carry the key.

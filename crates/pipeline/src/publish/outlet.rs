@@ -188,9 +188,10 @@ impl Outlet {
         Ok(done)
     }
 
-    /// Writes the mark at the end of a table's snapshot, once everything before it is written.
-    pub(super) async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
-        let Some((topic, partitions)) = self.routes.get(&end.table).cloned() else { return Ok(()) };
+    /// Writes the mark at the end of a table's snapshot, once everything before it is written. Says whether the table goes to a
+    /// topic at all.
+    pub(super) async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<bool, PipelineError> {
+        let Some((topic, partitions)) = self.routes.get(&end.table).cloned() else { return Ok(false) };
         let barrier = self.producer.end_offsets(&topic, partitions).await?;
         let mut record = self.encoder.snapshot_end(&SnapshotEnd { barrier, ..end.clone() });
         if self.compacted.contains(&*topic) {
@@ -200,7 +201,7 @@ impl Outlet {
         // One worker sweeps, after all partitions have come so far.
         self.producer.send(&topic, Some(0), &record, &self.open).await?;
         self.drain().await?;
-        Ok(())
+        Ok(true)
     }
 
     /// By `topic/partition`, where the topics end as far as this publisher has written them.

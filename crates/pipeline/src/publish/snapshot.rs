@@ -55,9 +55,11 @@ impl Session<'_> {
         for table in self.tables.clone() {
             let generation = checkpoint.generation;
             let end = SnapshotEnd { table: table.name.clone(), position, generation, barrier: Vec::new() };
-            self.outlet.end_snapshot(&end).await?;
-            self.forget_too_large(&table.name, generation).await?;
-            tracing::info!(table = %table.name, "snapshot complete");
+            // Tables that rows only look something up in are not copied.
+            if self.outlet.end_snapshot(&end).await? {
+                self.forget_too_large(&table.name, generation).await?;
+                tracing::info!(table = %table.name, "snapshot complete");
+            }
         }
         checkpoint.snapshot = SnapshotState::Done;
         checkpoint.applied = position.commit_lsn;

@@ -123,7 +123,7 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         self.gather(&events, related)?;
         // Before anything is written: whoever renders it must see what it looks up.
-        let affected = related.take(&self.source, &self.tables, &self.shared.stop).await?;
+        let affected = related.take(&self.source, &self.tables, self.shared).await?;
         for event in events {
             match event {
                 StreamEvent::Begin { at, xid } => {

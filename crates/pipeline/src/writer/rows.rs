@@ -263,8 +263,9 @@ impl Writer {
         Target { key, position, first, documents: Vec::new(), stored, surplus }
     }
 
-    /// What the rows look up: for each row the values of the lookups, in their order. One question for each lookup.
-    async fn look_up(&self, source: &dyn Refetch, rows: &[Complete]) -> Result<Vec<Vec<Value>>, PipelineError> {
+    /// What the rows look up: for each row the values of the lookups, in their order. One question for each lookup. Rows that
+    /// look the same thing up share it.
+    async fn look_up(&self, source: &dyn Refetch, rows: &[Complete]) -> Result<Vec<Vec<Arc<Value>>>, PipelineError> {
         let mut looked_up = vec![Vec::new(); rows.len()];
         for lookup in self.collection.transform.lookups() {
             let mut wanted: Vec<RowKey> = Vec::new();
@@ -292,12 +293,15 @@ impl Writer {
                     found[number].push(row);
                 }
             }
-            for (row, number) in looked_up.iter_mut().zip(numbers) {
-                let found = number.map(|number| found[number].clone()).unwrap_or_default();
-                row.push(match lookup.take {
+            let taken = |found: Vec<Value>| {
+                Arc::new(match lookup.take {
                     Take::One => found.into_iter().next().unwrap_or_default(),
                     Take::Many { .. } => Value::Array(found),
-                });
+                })
+            };
+            let (found, nothing) = (found.into_iter().map(taken).collect::<Vec<_>>(), taken(Vec::new()));
+            for (row, number) in looked_up.iter_mut().zip(numbers) {
+                row.push(Arc::clone(number.map_or(&nothing, |number| &found[number])));
             }
         }
         Ok(looked_up)
@@ -333,7 +337,7 @@ impl Writer {
     fn render(
         &self,
         rows: Vec<Complete>,
-        looked_up: &[Vec<Value>],
+        looked_up: &[Vec<Arc<Value>>],
         known: &Known,
         work: &mut Work,
     ) -> Result<(), PipelineError> {

@@ -449,7 +449,8 @@ fn joined_text(text: &str, looked_up: &[Value]) -> String {
     let transform = Transform::new(joined(text)).unwrap();
     transform.check(&books()).unwrap();
     let key = RowKey::new(vec![dune()[0].clone()]);
-    transform.render_joined(&books(), &key, &dune(), looked_up).unwrap().remove(0).text
+    let looked_up: Vec<Arc<Value>> = looked_up.iter().cloned().map(Arc::new).collect();
+    transform.render_joined(&books(), &key, &dune(), &looked_up).unwrap().remove(0).text
 }
 
 #[test]
@@ -478,6 +479,10 @@ fn a_column_that_a_looked_up_table_does_not_have_is_named() {
     let tables = [table("writer", &["id", "name"]), table("reviews", &["id", "text"])];
     let check = |text: &str| Transform::new(joined(text)).unwrap().check_lookups(&tables);
     assert!(check("{{ writer.name }}{% for r in reviews %}{{ r.text }}{{ r }}{% endfor %}{{ name|upper }}").is_ok());
+    let mut renamed = joined("{{ name }}");
+    renamed.lookups[1].on[0].0 = "book".to_owned();
+    let error = Transform::new(renamed).unwrap().check_lookups(&tables).unwrap_err();
+    assert!(error.code() == "E_SCHEMA" && error.to_string().contains("lookup.reviews.on"), "{error}");
     for (text, column) in [
         ("{{ writer.nmae }}", "nmae"),
         ("{% for r in reviews %}{{ r.txet }}{% endfor %}", "txet"),
