@@ -5,6 +5,7 @@
 //! - [`capture`]: the stream against `pg_recvlogical`, the snapshot against `COPY`, and how both grow
 //! - [`broker`]: the whole through a real Kafka: capture, single rows, two workers, a worker that is killed again and again
 //! - [`embedding`]: tokens per second, against ONNX Runtime on the same model and texts
+//! - [`provider`]: a provider that answers only so much
 //! - [`program`]: walvec itself, as a child process
 //! - [`sync`]: the whole program: a flood of rows, and single rows
 //! - [`points`]: points into a Qdrant server, against the official Python client
@@ -22,6 +23,7 @@ mod embedding;
 mod operations;
 mod points;
 mod program;
+mod provider;
 mod quality;
 mod report;
 mod stage;
@@ -75,7 +77,7 @@ pub(crate) struct Plan {
     #[arg(long, env = "WALVEC_BENCH_PYTHON")]
     python: Option<PathBuf>,
     /// Only these parts; the report is printed and not written.
-    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "sync", "points", "operations", "broker"])]
+    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "provider", "sync", "points", "operations", "broker"])]
     only: Vec<String>,
 }
 
@@ -128,6 +130,10 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
         if let Some(url) = &plan.qdrant {
             report.sync.push(("a real Qdrant server", sync::measure(plan, &stage, Some(url)).await?));
         }
+    }
+    if plan.wants("provider") {
+        eprintln!("==> a provider at its limit");
+        report.provider = Some(provider::measure(plan, &stage).await?);
     }
     if plan.wants("operations") {
         eprintln!("==> verify and reindex");

@@ -1,4 +1,4 @@
-//! Verify and reindex, with the whole program.
+//! Verify and reindex, and what happens to rows whose text stays the same, with the whole program.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tokio::time::MissedTickBehavior;
+use tokio_postgres::Client;
 
 use crate::Plan;
 use crate::embedding::{MODEL, texts};
@@ -16,6 +17,8 @@ const VERIFIED: u32 = 200_000;
 const REINDEXED: usize = 10_000;
 /// Twenty searches a second.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
+/// How often to ask whether all changes have been applied.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What was measured.
 pub(crate) struct Operations {
@@ -28,13 +31,24 @@ pub(crate) struct Operations {
     pub(crate) reindex_seconds: f64,
     /// The largest resident set of the program during it, in bytes.
     pub(crate) reindex_rss: u64,
+    /// How many embeddings an update of every row computed that left the texts alone.
+    pub(crate) repriced: u64,
+    /// How many embeddings a new snapshot of the unchanged rows computed.
+    pub(crate) again: u64,
 }
 
 /// Into the engine inside the program, or into the Qdrant server at `qdrant`.
 pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<Operations> {
     let verify_rate = verify(plan, stage, qdrant).await?;
-    let mut operations =
-        Operations { verify_rate, searches: 0, failed_searches: 0, reindex_seconds: 0.0, reindex_rss: 0 };
+    let mut operations = Operations {
+        verify_rate,
+        searches: 0,
+        failed_searches: 0,
+        reindex_seconds: 0.0,
+        reindex_rss: 0,
+        repriced: 0,
+        again: 0,
+    };
     reindex(plan, stage, qdrant, &mut operations).await?;
     Ok(operations)
 }
@@ -69,7 +83,8 @@ async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &
     const NAME: &str = "reindex";
     let url = stage.cluster.create_database(NAME).await?;
     let client = stage.cluster.connect(NAME).await?;
-    client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
+    let table = "CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL, price integer NOT NULL DEFAULT 1)";
+    client.batch_execute(table).await?;
     let insert = "INSERT INTO books SELECT i, body FROM unnest($1::text[]) WITH ORDINALITY AS t(body, i)";
     client.execute(insert, &[&texts(REINDEXED)?]).await?;
     let directory = tempfile::tempdir()?;
@@ -79,7 +94,8 @@ async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &
         settings.purge(qdrant).await?;
     }
     let walvec = Walvec::start(plan, &settings, directory.path()).await?;
-    Settings { model: MODEL, ..settings }.write(directory.path())?;
+    let settings = Settings { model: MODEL, ..settings };
+    settings.write(directory.path())?;
     let began = Instant::now();
     let mut reindex = Box::pin(run(plan, directory.path(), &["reindex", "--json"]));
     let mut ticks = tokio::time::interval(SEARCH_INTERVAL);
@@ -98,10 +114,34 @@ async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &
     operations.reindex_rss = walvec.peak_rss()?;
     ensure!(report["rows"] == REINDEXED, "reindex: {report}");
     walvec.stop().await?;
+    unchanged(plan, &client, &settings, directory.path(), operations).await?;
     client.execute("SELECT pg_drop_replication_slot('walvec')", &[]).await?;
     drop(client);
     stage.cluster.drop_database(NAME).await?;
     Ok(())
+}
+
+/// Changes all rows but not their texts, and reads them all again.
+async fn unchanged(
+    plan: &Plan,
+    client: &Client,
+    settings: &Settings<'_>,
+    directory: &Path,
+    operations: &mut Operations,
+) -> anyhow::Result<()> {
+    let walvec = Walvec::start(plan, settings, directory).await?;
+    let before = walvec.embeddings().await?;
+    client.execute("UPDATE books SET price = 2", &[]).await?;
+    walvec.reached(client, PAUSE).await?;
+    operations.repriced = walvec.embeddings().await? - before;
+    walvec.stop().await?;
+    let reset = command(plan, directory, &["reset", "--force"])?.status().await?;
+    ensure!(reset.success(), "walvec reset: {reset}");
+    let walvec = Walvec::start(plan, settings, directory).await?;
+    operations.again = walvec.embeddings().await?;
+    let points = walvec.points().await?.len();
+    ensure!(points == REINDEXED, "{points} points of {REINDEXED} rows");
+    walvec.stop().await
 }
 
 async fn run(plan: &Plan, directory: &Path, arguments: &[&str]) -> anyhow::Result<Value> {

@@ -37,6 +37,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) text: &'a str,
     /// The model.
     pub(crate) model: &'a str,
+    /// What the section `embedding` has besides.
+    pub(crate) embedding: Option<Value>,
     /// A Qdrant server; without one, the engine inside the program.
     pub(crate) qdrant: Option<&'a str>,
 }
@@ -44,7 +46,7 @@ pub(crate) struct Settings<'a> {
 impl<'a> Settings<'a> {
     /// The table `public.books`, points in the engine inside the program.
     pub(crate) const fn new(url: &'a str, text: &'a str, model: &'a str) -> Self {
-        Self { url, table: "public.books", slot: "walvec", broker: None, text, model, qdrant: None }
+        Self { url, table: "public.books", slot: "walvec", broker: None, text, model, embedding: None, qdrant: None }
     }
 
     /// Writes walvec.yaml.
@@ -57,10 +59,11 @@ impl<'a> Settings<'a> {
         let mut config = json!({
             "source": {"url": self.url, "slot": self.slot},
             "collections": [{"name": COLLECTION, "table": self.table, "text": self.text}],
-            "embedding": {"model": self.model},
+            "embedding": self.embedding.clone().unwrap_or_else(|| json!({})),
             "sink": sink,
             "server": {"listen": "127.0.0.1:0"},
         });
+        config["embedding"]["model"] = json!(self.model);
         if let Some(broker) = &self.broker {
             config["broker"] = broker.clone();
         }
@@ -171,6 +174,11 @@ impl Walvec {
     /// The largest resident set so far, in bytes.
     pub(crate) fn peak_rss(&self) -> anyhow::Result<u64> {
         peak_rss_of(self.pid)
+    }
+
+    /// How many embeddings the program has computed since it began.
+    pub(crate) async fn embeddings(&self) -> anyhow::Result<u64> {
+        self.status().await?["collections"][0]["embeddings_computed"].as_u64().context("no count of embeddings")
     }
 
     /// How many hits a search has; fails if it is not answered.

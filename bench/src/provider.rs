@@ -1,0 +1,67 @@
+//! A provider that answers only so many requests a second, and of those that it could answer refuses half.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use serde_json::json;
+use walvec_test_providers::{Fault, TestProvider};
+
+use crate::Plan;
+use crate::program::{Settings, Walvec};
+use crate::stage::Stage;
+
+const ROWS: u32 = 10_000;
+/// How many requests are answered a second.
+const LIMIT: f64 = 20.0;
+/// How many texts go into a request.
+const ITEMS: u32 = 32;
+const POLL: Duration = Duration::from_millis(20);
+
+/// What came of it.
+pub(crate) struct AtALimit {
+    /// Texts per second that the limit allows.
+    pub(crate) allowed: f64,
+    /// Texts per second that walvec got.
+    pub(crate) measured: f64,
+    /// The share of requests that were answered 429.
+    pub(crate) refused: f64,
+    /// Rows without a point in the end.
+    pub(crate) lost: u64,
+}
+
+pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<AtALimit> {
+    const NAME: &str = "provider";
+    let provider = TestProvider::start().await?;
+    let url = stage.cluster.create_database(NAME).await?;
+    let client = stage.cluster.connect(NAME).await?;
+    client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
+    let directory = tempfile::tempdir()?;
+    let embedding = json!({"url": provider.openai_url(), "api_key": "key", "batch_items": ITEMS});
+    let settings = Settings { embedding: Some(embedding), ..Settings::new(&url, "{{ body }}", "openai/m") };
+    let walvec = Walvec::start(plan, &settings, directory.path()).await?;
+    let before = provider.asked().len();
+    provider.allow(LIMIT);
+    provider.every_second(Some(Fault::TooManyRequests("1".to_owned())));
+    let began = Instant::now();
+    let insert =
+        format!("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, {ROWS}) i");
+    client.batch_execute(&insert).await?;
+    walvec.reached(&client, POLL).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    let asked = provider.asked().split_off(before);
+    let refused = asked.iter().filter(|asked| asked.status == 429).count();
+    let points = walvec.points().await?.len();
+    walvec.stop().await?;
+    client.execute("SELECT pg_drop_replication_slot('walvec')", &[]).await?;
+    drop(client);
+    stage.cluster.drop_database(NAME).await?;
+    ensure!(!asked.is_empty(), "the provider was never asked");
+    #[expect(clippy::cast_precision_loss, reason = "a share of some thousand requests")]
+    let refused = refused as f64 / asked.len() as f64;
+    Ok(AtALimit {
+        allowed: LIMIT * f64::from(ITEMS),
+        measured: f64::from(ROWS) / seconds,
+        refused,
+        lost: u64::from(ROWS).saturating_sub(points as u64),
+    })
+}
