@@ -6,13 +6,19 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use futures::future::join_all;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 use walvec_model::Vector;
 
 use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
 
 /// One computes, and one is being prepared.
 const CALLS: usize = 2;
+
+/// How many callers may stand in line; others wait before it.
+const LINE: usize = 64;
 
 /// What a call answers.
 type Answer = Result<Vec<Result<Vector, EmbedError>>, EmbedError>;
@@ -26,14 +32,15 @@ struct Request {
 /// An embedder that makes one call of what several callers ask for.
 struct Together {
     inner: Arc<dyn Embedder>,
-    requests: mpsc::UnboundedSender<Request>,
+    requests: mpsc::Sender<Request>,
+    _server: AbortOnDropHandle<()>,
 }
 
 /// `inner`, for callers that ask at the same time. Queries do not queue. Needs a runtime, on which it works until it is dropped.
 pub(crate) fn wrap(inner: Arc<dyn Embedder>) -> Arc<dyn Embedder> {
-    let (requests, queue) = mpsc::unbounded_channel();
-    tokio::spawn(serve(Arc::clone(&inner), queue));
-    Arc::new(Together { inner, requests })
+    let (requests, queue) = mpsc::channel(LINE);
+    let server = AbortOnDropHandle::new(tokio::spawn(serve(Arc::clone(&inner), queue)));
+    Arc::new(Together { inner, requests, _server: server })
 }
 
 impl Embedder for Together {
@@ -46,12 +53,11 @@ impl Embedder for Together {
     }
 
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Answer> {
-        let (answer, answered) = oneshot::channel();
-        let sent = self.requests.send(Request { texts, answer });
         Box::pin(async move {
-            let ended = |()| EmbedError::Failed("the embedder's task ended".to_owned());
-            sent.map_err(|_| ended(()))?;
-            answered.await.map_err(|_| ended(()))?
+            let (answer, answered) = oneshot::channel();
+            let ended = || EmbedError::Failed("the embedder's task ended".to_owned());
+            self.requests.send(Request { texts, answer }).await.map_err(|_| ended())?;
+            answered.await.map_err(|_| ended())?
         })
     }
 
@@ -65,17 +71,27 @@ impl Embedder for Together {
 }
 
 /// Puts requests together and has them answered, until nobody can ask any more.
-async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::UnboundedReceiver<Request>) {
-    let calls = Arc::new(Semaphore::new(CALLS));
-    while let Some(first) = queue.recv().await {
-        let Ok(turn) = Arc::clone(&calls).acquire_owned().await else { return };
-        let together = joined(first, &mut queue, inner.texts_per_call());
-        tokio::spawn(answer(Arc::clone(&inner), together, turn));
+async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
+    let mut calls = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(ended) = calls.join_next() => {
+                // Its callers are told that nobody answers, and ask again.
+                if let Err(error) = ended {
+                    tracing::error!("a call of the embedder ended early: {error}");
+                }
+            }
+            first = queue.recv(), if calls.len() < CALLS => {
+                let Some(first) = first else { break };
+                let together = joined(first, &mut queue, inner.texts_per_call());
+                calls.spawn(answer(Arc::clone(&inner), together));
+            }
+        }
     }
 }
 
 /// `first`, and whoever else is there, up to about `most` texts. Who has gone is left out.
-fn joined(first: Request, queue: &mut mpsc::UnboundedReceiver<Request>, most: usize) -> Vec<Request> {
+fn joined(first: Request, queue: &mut mpsc::Receiver<Request>, most: usize) -> Vec<Request> {
     let mut count = 0;
     let mut together = Vec::new();
     let mut next = Some(first);
@@ -91,15 +107,19 @@ fn joined(first: Request, queue: &mut mpsc::UnboundedReceiver<Request>, most: us
     together
 }
 
-/// Computes, and gives every caller the vectors of its texts.
-async fn answer(inner: Arc<dyn Embedder>, mut requests: Vec<Request>, _turn: OwnedSemaphorePermit) {
+/// Computes, and gives every caller the vectors of its texts; gives up when all of them have gone.
+async fn answer(inner: Arc<dyn Embedder>, mut requests: Vec<Request>) {
     let counts: Vec<usize> = requests.iter().map(|request| request.texts.len()).collect();
     let texts: Vec<String> = requests.iter_mut().flat_map(|request| std::mem::take(&mut request.texts)).collect();
     if requests.is_empty() {
         return;
     }
     let count = texts.len();
-    let mut answer = inner.embed(texts).await.and_then(|answers| {
+    let answer = tokio::select! {
+        answer = inner.embed(texts) => answer,
+        _ = join_all(requests.iter_mut().map(|request| request.answer.closed())) => return,
+    };
+    let mut answer = answer.and_then(|answers| {
         let reason = format!("{count} texts were given, {} vectors came back", answers.len());
         if answers.len() == count { Ok(answers.into_iter()) } else { Err(EmbedError::Failed(reason)) }
     });
@@ -117,8 +137,8 @@ async fn answer(inner: Arc<dyn Embedder>, mut requests: Vec<Request>, _turn: Own
 mod tests {
     use std::sync::Mutex;
 
-    use futures::future::join_all;
-    use tokio::sync::Notify;
+    use futures::poll;
+    use tokio::sync::{Notify, Semaphore};
 
     use super::*;
     use crate::hash::HashEmbedder;
@@ -192,9 +212,10 @@ mod tests {
         let together = wrap(slow.clone());
         let waiting = busy(&slow, &together).await;
         let asked = [texts(&["whale", "sea"]), texts(&[]), texts(&["mars"]), texts(&["moon", "sun"]), texts(&["late"])];
-        let answers = asked.iter().map(|asked| together.embed(asked.clone())).collect::<Vec<_>>();
+        let mut answers = join_all(asked.iter().map(|asked| together.embed(asked.clone())));
+        assert!(poll!(&mut answers).is_pending(), "all stand in line");
         slow.go.add_permits(10);
-        let answers = join_all(answers).await;
+        let answers = answers.await;
         join_all(waiting).await;
         let calls = slow.calls.lock().unwrap().clone();
         assert_eq!(calls[2..], [texts(&["whale", "sea", "mars", "moon", "sun"]), texts(&["late"])]);
@@ -211,10 +232,12 @@ mod tests {
         let slow = Slow::new();
         let together = wrap(slow.clone());
         let waiting = busy(&slow, &together).await;
-        let (down, whale) = (together.embed(texts(&["down"])), together.embed(texts(&["whale"])));
+        let mut both = join_all([together.embed(texts(&["down"])), together.embed(texts(&["whale"]))]);
+        assert!(poll!(&mut both).is_pending(), "both stand in line");
         slow.go.add_permits(10);
-        assert!(down.await.unwrap_err().to_string().contains("is down"));
-        assert!(whale.await.unwrap_err().to_string().contains("is down"));
+        for answer in both.await {
+            assert!(answer.unwrap_err().to_string().contains("is down"));
+        }
         for waiting in waiting {
             assert_eq!(waiting.await.unwrap().unwrap().len(), 1);
         }
@@ -226,11 +249,15 @@ mod tests {
         let slow = Slow::new();
         let together = wrap(slow.clone());
         let waiting = busy(&slow, &together).await;
-        drop(together.embed(texts(&["gone"])));
-        let stays = together.embed(texts(&["whale"]));
+        let mut gone = together.embed(texts(&["gone"]));
+        assert!(poll!(&mut gone).is_pending());
+        drop(gone);
+        // Those that are being computed are given up too, and make room.
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+        let stays = tokio::spawn(async move { together.embed(texts(&["whale"])).await });
+        slow.has_been_called(3).await;
         slow.go.add_permits(10);
-        assert!(stays.await.unwrap()[0].is_ok());
-        join_all(waiting).await;
+        assert!(stays.await.unwrap().unwrap()[0].is_ok());
         assert_eq!(slow.calls.lock().unwrap()[2..], [texts(&["whale"])]);
     }
 }

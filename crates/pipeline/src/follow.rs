@@ -283,12 +283,11 @@ async fn reread(run: &mut Run, source: &Source, turn: Turn, active: &mut Option<
     match (turn, &job.order().job) {
         (Turn::Write(rows), Job::Backfill { .. }) => {
             let dealt = run.by_writer(rows);
-            all(dealt.map(|(writer, rows)| writer.write(source, coalesce(rows)))).await?;
+            all(dealt, |writer, rows| writer.write(source, coalesce(rows))).await?;
         }
         (Turn::Write(rows), Job::Repair { collection, .. }) => {
-            if let Some(writer) = run.writer_of(collection) {
-                writer.rewrite(source, coalesce(rows)).await?;
-            }
+            let dealt = run.writer_of(collection).map(|writer| (writer, rows));
+            all(dealt, |writer, rows| writer.rewrite(source, coalesce(rows))).await?;
         }
         (Turn::Ended(result), _) => {
             job.order().end(result.as_ref().copied());
@@ -357,7 +356,7 @@ async fn flush(
         count_changes(&changes);
         let span = trace::writing(changes.len(), []);
         let dealt = run.by_writer(changes);
-        let written = all(dealt.map(|(writer, changes)| writer.write(source, coalesce(changes))));
+        let written = all(dealt, |writer, changes| writer.write(source, coalesce(changes)));
         written.instrument(span).await?;
     }
     refresh(run, source, affected).await?;
@@ -372,8 +371,8 @@ async fn flush(
 /// Renders the rows again that look something up in what has changed. There may be very many of them: whoever wants to stop
 /// need not wait for the last one, because nothing of the batch is confirmed before.
 ///
-/// A job that reads rows again does not hear of them: the rows themselves have not changed, and whoever renders one sees what it
-/// looks up as it is now.
+/// A job that reads rows again does not hear of them. It may write a row as it was before: the row's own change is known to the
+/// job already, or still to come, and whoever renders a row sees what it looks up as it is now.
 async fn refresh(run: &mut Run, source: &Source, mut affected: Affected) -> Result<(), PipelineError> {
     let mut is_first = true;
     while let Some(rows) = affected.next(source, run.batch_rows).await? {
@@ -382,7 +381,7 @@ async fn refresh(run: &mut Run, source: &Source, mut affected: Affected) -> Resu
         }
         is_first = false;
         let dealt = run.by_writer(rows);
-        all(dealt.map(|(writer, rows)| writer.refresh(source, coalesce(rows)))).await?;
+        all(dealt, |writer, rows| writer.refresh(source, coalesce(rows))).await?;
     }
     Ok(())
 }

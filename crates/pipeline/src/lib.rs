@@ -23,7 +23,7 @@
 //! - [`related`]: the rows whose documents a change of another table is part of
 //! - [`checkpoint`]: the only module that advances the confirmed position
 //! - [`store`]: what survives a restart: checkpoint and dead letters
-//! - [`error`] and [`retry`]: what each error means, and trying again
+//! - [`error`] and [`retry`]: what each error means, and trying again; [`trouble`]: what is shown meanwhile
 //! - [`status`] and [`telemetry`]: what people and programs see; [`trace`]: following a change across processes
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -48,6 +48,7 @@ pub mod store;
 mod supervisor;
 pub mod telemetry;
 pub mod trace;
+mod trouble;
 pub mod writer;
 
 pub use error::{PipelineError, Policy};

@@ -7,7 +7,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walvec_capture::{LookupSpec, Related, Source};
 use walvec_model::{Change, LookedUpChange, Lookup, Op, Position, Row, RowKey, Table, TableName, Touched, Value};
@@ -15,6 +15,7 @@ use walvec_model::{Change, LookedUpChange, Lookup, Op, Position, Row, RowKey, Ta
 use crate::error::PipelineError;
 use crate::status::Problem;
 use crate::telemetry::{Stage, Timer};
+use crate::trouble::Trouble;
 use crate::writer::Shared;
 
 /// Keys that are asked for at once.
@@ -27,6 +28,9 @@ const MOST_UNSEEN: usize = 10_000;
 /// transactions can be seen by the time of the first question.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LONGEST_LOOK: Duration = Duration::from_millis(100);
+
+/// Commits that wait for longer than this are shown: a standby on another continent takes its time with every one.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What has changed of a looked-up table since the last batch.
 #[derive(Debug, Default, PartialEq)]
@@ -146,23 +150,21 @@ impl Gathered {
 impl Gathered {
     /// Waits until a statement sees everything that was read; visibly, if it takes long.
     async fn all_seen(&mut self, source: &Source, shared: &Shared) -> Result<(), PipelineError> {
-        let mut pause = FIRST_LOOK;
-        let mut shown = None;
+        let (began, mut pause) = (Instant::now(), FIRST_LOOK);
+        let mut shown: Option<Trouble> = None;
         loop {
             self.unseen = source.invisible(&self.unseen).await?;
             if self.unseen.is_empty() {
-                shown.iter().for_each(|problem| shared.telemetry.solved(problem));
                 return Ok(());
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shared.stop.cancelled() => return Err(PipelineError::Stopped),
             }
-            if pause == LONGEST_LOOK && shown.is_none() {
+            if shown.is_none() && began.elapsed() > PATIENCE {
                 let problem = commits_wait(self.unseen.len());
                 tracing::warn!(transactions = ?self.unseen, "{}", problem.message);
-                shared.telemetry.problem(Some(problem.clone()));
-                shown = Some(problem);
+                shown.insert(Trouble::new(&shared.telemetry)).show(problem);
             }
             pause = (pause * 2).min(LONGEST_LOOK);
         }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{PipelineError, Policy};
 use crate::status::Problem;
 use crate::telemetry::Telemetry;
+use crate::trouble::Trouble;
 
 /// From a tenth of a second to half a minute, doubling, with jitter, for ever.
 fn backoff() -> ExponentialBackoff {
@@ -21,17 +22,15 @@ fn backoff() -> ExponentialBackoff {
 
 /// Retries transient errors of one part, shows them in the status, and gives up only when asked to stop.
 pub(crate) struct Retry {
-    telemetry: Telemetry,
+    trouble: Trouble,
     stop: CancellationToken,
     delays: ExponentialBackoff,
     attempts: u64,
-    /// What the status was told last.
-    shown: Option<Problem>,
 }
 
 impl Retry {
     pub(crate) fn new(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
-        Self { telemetry: telemetry.clone(), stop: stop.clone(), delays: backoff(), attempts: 0, shown: None }
+        Self { trouble: Trouble::new(telemetry), stop: stop.clone(), delays: backoff(), attempts: 0 }
     }
 
     /// Waits before the next attempt; hands a definite error back.
@@ -54,26 +53,24 @@ impl Retry {
             remedy = error.remedy(),
             "{error}; trying again"
         );
-        let problem = Problem {
+        self.trouble.show(Problem {
             part: error.part().to_owned(),
             message: error.to_string(),
             remedy: error.remedy(),
             attempts: self.attempts,
-        };
-        self.shown = Some(problem.clone());
-        self.telemetry.problem(Some(problem));
+        });
         tokio::select! {
             () = tokio::time::sleep(delay) => Ok(()),
             () = self.stop.cancelled() => Err(PipelineError::Stopped),
         }
     }
 
-    /// Forgets past errors after a success; the problem of somebody else, who is still trying, stays in the status.
+    /// Forgets past errors after a success.
     pub(crate) fn succeeded(&mut self) {
-        if let Some(shown) = self.shown.take() {
+        if self.attempts > 0 {
             self.attempts = 0;
             self.delays = backoff();
-            self.telemetry.solved(&shown);
+            self.trouble.end();
         }
     }
 }

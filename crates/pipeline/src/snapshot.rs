@@ -75,7 +75,7 @@ async fn copy(run: &mut Run, source: &Source, snapshot: &mut Snapshot) -> Result
 async fn prepare_status(run: &mut Run, source: &Source, generation: Generation) -> Result<(), PipelineError> {
     let estimates = source.estimate_rows().await?;
     run.shared.telemetry.phase(Phase::Snapshot);
-    run.shared.telemetry.problem(None);
+    run.shared.telemetry.all_well();
     run.begin_generation(generation);
     for (index, writer) in run.writers.iter().enumerate() {
         let estimate = estimates.iter().find(|(table, _)| *table == writer.collection.table);
@@ -102,11 +102,11 @@ async fn write_rows(run: &mut Run, source: &Source, rows: Vec<Change>) -> Result
         let later = rest.split_off(rest.len().min(run.batch_rows));
         let piece = std::mem::replace(&mut rest, later);
         let count = piece.len();
-        all(run.by_writer(piece).map(|(writer, rows)| async move {
+        all(run.by_writer(piece), |writer, rows| async move {
             writer.write(source, coalesce(rows)).await?;
             writer.report_snapshot(count);
             Ok(())
-        }))
+        })
         .await?;
     }
     Ok(())

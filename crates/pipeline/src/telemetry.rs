@@ -1,11 +1,12 @@
 //! What people and programs see: the status and the metrics, changed in one place.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use tokio::sync::watch;
-use walvec_broker::BrokerError;
 use walvec_model::{Change, Generation, Lsn, Op};
 
 use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, Status};
@@ -75,12 +76,16 @@ struct Shared {
     status: watch::Sender<Status>,
     /// The commit time of the oldest transaction that has been read but cannot be found yet.
     waiting_since: Mutex<Option<SystemTime>>,
+    /// See [`Telemetry::problems`].
+    problems: Mutex<Vec<(u64, Problem)>>,
+    last_owner: AtomicU64,
 }
 
 impl Telemetry {
     pub(crate) fn new(collections: Vec<CollectionStatus>, reports: bool) -> Self {
         let status = watch::Sender::new(Status { collections, ..Status::default() });
-        let telemetry = Self(Arc::new(Shared { reports, status, waiting_since: Mutex::new(None) }));
+        let (waiting_since, problems, last_owner) = (Mutex::default(), Mutex::default(), AtomicU64::default());
+        let telemetry = Self(Arc::new(Shared { reports, status, waiting_since, problems, last_owner }));
         for part in ["source", "embedder", "sink"] {
             telemetry.up(part, true);
         }
@@ -109,23 +114,34 @@ impl Telemetry {
         self.modify(|status| status.generation = generation);
     }
 
-    pub(crate) fn problem(&self, problem: Option<Problem>) {
-        self.modify(|status| {
-            if let Some(before) = &status.problem {
-                self.up(&before.part, true);
-            }
-            if let Some(now) = &problem {
-                self.up(&now.part, false);
-            }
-            status.problem = problem;
-        });
+    /// A number that no other owner of a problem has.
+    pub(crate) fn new_owner(&self) -> u64 {
+        self.0.last_owner.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Takes a problem out of the status, unless another one has taken its place.
-    pub(crate) fn solved(&self, problem: &Problem) {
-        if self.0.status.borrow().problem.as_ref() == Some(problem) {
-            self.problem(None);
-        }
+    /// Takes all problems out of the status.
+    pub(crate) fn all_well(&self) {
+        self.problems(Vec::clear);
+    }
+
+    /// What this owner is trying to get over.
+    pub(crate) fn problem_of(&self, owner: u64) -> Option<Problem> {
+        let problems = self.0.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.iter().find(|(other, _)| *other == owner).map(|(_, problem)| problem.clone())
+    }
+
+    /// Changes what somebody is trying to get over, each with its owner's number; the status shows the last one.
+    pub(crate) fn problems(&self, change: impl FnOnce(&mut Vec<(u64, Problem)>)) {
+        self.modify(|status| {
+            let mut problems = self.0.problems.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut parts: BTreeSet<String> = problems.iter().map(|(_, problem)| problem.part.clone()).collect();
+            change(&mut problems);
+            parts.extend(problems.iter().map(|(_, problem)| problem.part.clone()));
+            for part in parts {
+                self.up(&part, problems.iter().all(|(_, problem)| problem.part != part));
+            }
+            status.problem = problems.last().map(|(_, problem)| problem.clone());
+        });
     }
 
     pub(crate) fn collection(&self, index: usize, change: impl FnOnce(&mut CollectionStatus)) {
@@ -229,28 +245,6 @@ impl Telemetry {
     pub(crate) fn applied_at_least(&self, lsn: Lsn) {
         let before = self.0.status.borrow().applied_lsn;
         self.applied(lsn.max(before));
-    }
-
-    /// Shows what the broker's client is trying to get over.
-    pub(crate) fn broker_trouble(&self, error: Option<&BrokerError>) {
-        self.problem_of_broker(error.map(|error| Problem {
-            part: "broker".to_owned(),
-            message: error.to_string(),
-            remedy: error.remedy(),
-            attempts: 1,
-        }));
-    }
-
-    /// Shows trouble that the broker's client tries to get over by itself, and its end.
-    fn problem_of_broker(&self, problem: Option<Problem>) {
-        let shown = self.0.status.borrow().problem.clone();
-        let is_brokers = shown.as_ref().is_some_and(|problem| problem.part == "broker");
-        if problem != shown && (is_brokers || shown.is_none()) {
-            if let Some(problem) = &problem {
-                tracing::warn!(part = problem.part, "{}; trying again", problem.message);
-            }
-            self.problem(problem);
-        }
     }
 
     fn report_lag(&self, status: &mut Status) {

@@ -31,7 +31,7 @@ const ATTEMPTS: usize = 4;
 /// Attempts when it says so: it is alive, and it is a matter of luck who comes first.
 const ATTEMPTS_AS_TOLD: usize = 12;
 
-/// Longer pauses are for the caller, who shows why nothing happens.
+/// Longer pauses, one or all of a request together, are for the caller, who shows why nothing happens.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Sends texts to a provider.
@@ -127,7 +127,7 @@ impl Batches {
             .with_jitter()
             .without_max_times()
             .build();
-        let mut attempt = 0;
+        let (mut attempt, mut paused) = (0, Duration::ZERO);
         loop {
             attempt += 1;
             let turn = self.limits.turn(lane, tokens).await;
@@ -144,7 +144,8 @@ impl Batches {
             // It knows best: nothing is added to what it says.
             let pause = told.or_else(|| backoff.next()).unwrap_or(LONGEST_PAUSE);
             let attempts = if told.is_some() { ATTEMPTS_AS_TOLD } else { ATTEMPTS };
-            if attempt >= attempts || pause > LONGEST_PAUSE {
+            paused = paused.saturating_add(pause);
+            if attempt >= attempts || paused > LONGEST_PAUSE {
                 return Err(failure);
             }
             tracing::warn!(attempt, ?pause, texts = texts.len(), "{}; asking again", failure.reason());

@@ -111,14 +111,10 @@ impl Rows {
         // What came before it may take the row back, or remove it.
         self.flush().await?;
         let Some(key) = arrived.change.key() else { return Ok(()) };
-        for index in self.writers_of(&arrived.change.table.name) {
-            let writer = &mut self.writers[index];
-            if writer.has_parked(&key) {
-                let changes = vec![(arrived.change.clone(), place.clone())];
-                write(writer, &self.source, arrived.generation, changes).await?;
-            }
-        }
-        Ok(())
+        let (source, Arrived { change, generation, .. }) = (&self.source, arrived);
+        let shows = |writer: &&mut Writer| writer.collection.table == change.table.name && writer.has_parked(&key);
+        let dealt = self.writers.iter_mut().filter(shows).map(|writer| (writer, vec![(change.clone(), place.clone())]));
+        all(dealt, |writer, changes| write(writer, source, generation, changes)).await
     }
 }
 
@@ -205,13 +201,13 @@ impl Intake for Rows {
         let traces = std::mem::take(&mut self.traces);
         let span = trace::writing(times.len(), traces.iter().map(String::as_str));
         let source = &self.source;
-        let written = self.writers.iter_mut().zip(dealt).map(|(writer, groups)| async move {
+        let written = all(self.writers.iter_mut().zip(dealt), |writer, groups| async move {
             for (generation, changes) in groups {
                 write(writer, source, generation, changes).await?;
             }
             Ok(())
         });
-        all(written).instrument(span).await?;
+        written.instrument(span).await?;
         for at in times {
             self.shared.telemetry.searchable(at, 1);
         }

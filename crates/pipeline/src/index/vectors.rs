@@ -190,7 +190,7 @@ impl Intake for Vectors {
         let traces = std::mem::take(&mut self.traces);
         let span = trace::writing(by_writer.iter().map(Vec::len).sum(), traces.iter().map(String::as_str));
         let dealt = self.writers.iter_mut().zip(by_writer).filter(|(_, placed)| !placed.is_empty());
-        all(dealt.map(|(writer, placed)| writer.place(placed))).instrument(span).await?;
+        all(dealt, |writer, placed| writer.place(placed)).instrument(span).await?;
         for at in times {
             self.shared.telemetry.searchable(at, 1);
         }

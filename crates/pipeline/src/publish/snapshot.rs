@@ -73,7 +73,7 @@ impl Session<'_> {
         let estimates = self.source.estimate_rows().await?;
         let telemetry = &self.shared.telemetry;
         telemetry.phase(Phase::Snapshot);
-        telemetry.problem(None);
+        telemetry.all_well();
         telemetry.generation(checkpoint.generation);
         for (index, (_, table)) in self.config.collections.iter().enumerate() {
             let rows = estimates.iter().find(|(found, _)| found == table).map_or(0, |(_, rows)| *rows);

@@ -82,12 +82,31 @@ pub(crate) struct Shared {
 
 /// Lets writers write beside each other: their collections have nothing in common, and their texts are embedded together.
 ///
-/// All of them come to their end, whatever becomes of one: a write that is given up half-way may still arrive later.
-pub(crate) async fn all<F>(writes: impl IntoIterator<Item = F>) -> Result<(), PipelineError>
+/// All of them come to their end, whatever becomes of one: a write that is given up half-way may still arrive later. Only who
+/// waits for vectors gives up, because the batch will come again.
+pub(crate) async fn all<'w, T, F>(
+    dealt: impl IntoIterator<Item = (&'w mut Writer, T)>,
+    write: impl Fn(&'w mut Writer, T) -> F,
+) -> Result<(), PipelineError>
 where
     F: Future<Output = Result<(), PipelineError>>,
 {
-    join_all(writes).await.into_iter().collect()
+    let given_up = CancellationToken::new();
+    let writes = dealt.into_iter().map(|(writer, part)| {
+        writer.given_up = given_up.clone();
+        let (written, given_up) = (write(writer, part), &given_up);
+        async move {
+            let outcome = written.await;
+            if outcome.is_err() {
+                given_up.cancel();
+            }
+            outcome
+        }
+    });
+    let errors = join_all(writes).await.into_iter().filter_map(Result::err);
+    // Those that gave up have nothing to say.
+    let first = errors.reduce(|first, next| if matches!(first, PipelineError::Stopped) { next } else { first });
+    first.map_or(Ok(()), Err)
 }
 
 /// Writes one collection.
@@ -103,6 +122,8 @@ pub(crate) struct Writer {
     latest: Vec<DeadLetter>,
     /// Where the changes of the batch were read, if they came through a topic.
     places: HashMap<RowKey, Place>,
+    /// Whether a part of the batch has failed, here or in another collection.
+    given_up: CancellationToken,
 }
 
 impl Writer {
@@ -118,6 +139,7 @@ impl Writer {
             parked,
             latest,
             places: HashMap::new(),
+            given_up: CancellationToken::new(),
         })
     }
 

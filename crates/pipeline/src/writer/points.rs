@@ -12,7 +12,6 @@
 //! step alone.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{StreamExt as _, stream};
 use walvec_embed::EmbedError;
@@ -108,17 +107,19 @@ impl Writer {
     pub(super) async fn bring(&self, work: Work) -> Result<Vec<DeadLetter>, PipelineError> {
         let Work { rows, mut failed } = work;
         let groups = grouped(rows, self.collection.embedder.texts_per_call().max(1));
-        // A group that has begun comes to its end: a write that is given up half-way may still arrive later.
-        let given_up = AtomicBool::new(false);
+        // A group that writes comes to its end: a write that is given up half-way may still arrive later.
         let brought = groups.into_iter().map(|group| async {
-            if given_up.load(Ordering::Relaxed) {
-                return Ok(Vec::new());
+            if self.given_up.is_cancelled() {
+                return Err(PipelineError::Stopped);
             }
             let brought = self.bring_group(group).await;
-            given_up.fetch_or(brought.is_err(), Ordering::Relaxed);
+            if brought.is_err() {
+                self.given_up.cancel();
+            }
             brought
         });
         let brought: Vec<_> = stream::iter(brought).buffer_unordered(GROUPS).collect().await;
+        // In the order in which they ended, so that the first error is the one for which the others gave up.
         for parked in brought {
             failed.extend(parked?);
         }
@@ -198,8 +199,8 @@ impl Writer {
         Ok(())
     }
 
-    /// A vector for each text, or why it will never have one. What may still come is asked for again, for ever; what has come
-    /// is kept, because somebody may have paid for it.
+    /// A vector for each text, or why it will never have one. What may still come is asked for again, for ever, unless the batch
+    /// has failed elsewhere; what has come is kept, because somebody may have paid for it.
     async fn embed(&self, texts: &[String]) -> Result<Vec<Result<Vector, EmbedError>>, PipelineError> {
         let _timer = Timer::start(Stage::Embed);
         let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
@@ -207,7 +208,11 @@ impl Writer {
         loop {
             let open: Vec<usize> = (0..texts.len()).filter(|at| done[*at].is_none()).collect();
             let asked: Vec<String> = open.iter().map(|at| texts[*at].clone()).collect();
-            let again = match self.collection.embedder.embed(asked).await {
+            let answer = tokio::select! {
+                answer = self.collection.embedder.embed(asked) => answer,
+                () = self.given_up.cancelled() => return Err(PipelineError::Stopped),
+            };
+            let again = match answer {
                 Ok(answers) if answers.len() != open.len() => {
                     let reason = format!("{} texts were given, {} vectors came back", open.len(), answers.len());
                     Some(EmbedError::Failed(reason))
@@ -228,10 +233,16 @@ impl Writer {
                 Err(error) => Some(error),
             };
             let Some(error) = again else { return Ok(done.into_iter().flatten().collect()) };
-            // "At once" it was tried already.
-            match error.after().filter(|delay| !delay.is_zero()) {
-                Some(delay) => retry.soon(error.into(), delay).await?,
-                None => retry.after(error.into()).await?,
+            let pause = async {
+                // "At once" it was tried already.
+                match error.after().filter(|delay| !delay.is_zero()) {
+                    Some(delay) => retry.soon(error.into(), delay).await,
+                    None => retry.after(error.into()).await,
+                }
+            };
+            tokio::select! {
+                paused = pause => paused?,
+                () = self.given_up.cancelled() => return Err(PipelineError::Stopped),
             }
         }
     }
