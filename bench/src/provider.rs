@@ -1,4 +1,4 @@
-//! A provider that answers only so many requests a second, and of those that it could answer refuses half.
+//! A provider that answers only so many requests a second, and refuses every second one besides.
 
 use std::time::{Duration, Instant};
 

@@ -54,14 +54,22 @@ impl Relations {
         };
         let columns = self.columns(relation).await?;
         let facts = catalog::facts_by_oid(&*self.catalog.session().await?, relation.oid).await?;
-        let may_lack_old = relation.identity == b'f' && facts.as_ref().is_none_or(|facts| facts.kind == "p");
+        let is_partitioned = facts.as_ref().is_none_or(|facts| facts.kind == "p");
         let key = key_of(relation, facts, known, &name)?;
+        let may_lack_old = relation.identity == b'f' && is_partitioned && self.needs_old(relation, &key, &name);
         self.check_lookups(relation, &name)?;
         let kinds = self.catalog.kinds_of(&columns).await?;
         let is_main = self.config.is_main(&name);
         let is_looked_up = self.config.lookups_in(&name).next().is_some();
         let table = Arc::new(Table { name, columns, key });
         Ok(Some(Followed { table, kinds, is_main, is_looked_up, may_lack_old }))
+    }
+
+    /// Whether more than the key has to be known of rows as they were: the key comes with each of them, whatever the identity of a
+    /// partition is.
+    fn needs_old(&self, relation: &Relation, key: &[usize], name: &TableName) -> bool {
+        let in_key = |column: &String| key.iter().any(|&index| relation.columns[index].name == *column);
+        self.config.lookups_in(name).flat_map(|spec| &spec.lookup.on).any(|(column, _)| !in_key(column))
     }
 
     /// Deletes, and updates that move a row, must tell to which main rows it belonged.

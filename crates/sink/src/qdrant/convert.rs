@@ -1,6 +1,7 @@
 //! Ids, payloads and filters in the client's terms, and back.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::{
@@ -133,7 +134,7 @@ fn condition(nesting: Option<&str>, wanted: &Condition) -> Result<ClientConditio
             Ok(ClientCondition::range(field_path(nesting, field)?, Range { lt, gt, gte, lte }))
         }
         Condition::DatetimeRange { field, bounds } => {
-            let Bounds { gt, gte, lt, lte } = bounds.try_map(|end| timestamp(field, end))?;
+            let Bounds { gt, gte, lt, lte } = bounds.try_map(|end| timestamp(end).ok_or_else(|| too_far(field)))?;
             Ok(ClientCondition::datetime_range(field_path(nesting, field)?, DatetimeRange { lt, gt, gte, lte }))
         }
         Condition::AnyOf(conditions) => {
@@ -144,10 +145,13 @@ fn condition(nesting: Option<&str>, wanted: &Condition) -> Result<ClientConditio
     }
 }
 
-/// A moment as the protocol has it: seconds since 1970, and the nanoseconds after them.
-fn timestamp(field: &str, Datetime(micros): Datetime) -> Result<Timestamp, SinkError> {
-    let nanos = i32::try_from(micros.rem_euclid(1_000_000) * 1_000).map_err(|_| too_far(field))?;
-    Ok(Timestamp { seconds: micros.div_euclid(1_000_000), nanos })
+/// The seconds of the years that the protocol has, 1 to 9999 (`google.protobuf.Timestamp`).
+const CALENDAR: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+/// A moment as the protocol has it: seconds since 1970, and the nanoseconds after them; `None` if it is outside of its years.
+fn timestamp(Datetime(micros): Datetime) -> Option<Timestamp> {
+    let seconds = Some(micros.div_euclid(1_000_000)).filter(|seconds| CALENDAR.contains(seconds))?;
+    Some(Timestamp { seconds, nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1_000).ok()? })
 }
 
 fn equals(field: &str, path: String, value: &Value) -> Result<ClientCondition, SinkError> {
