@@ -133,7 +133,7 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
     }
     if plan.wants("provider") {
         eprintln!("==> a provider at its limit");
-        report.provider = Some(provider::measure(plan, &stage).await?);
+        report.provider = provider::measure(plan, &stage).await?;
     }
     if plan.wants("operations") {
         eprintln!("==> verify and reindex");

@@ -17,8 +17,13 @@ const LIMIT: f64 = 20.0;
 const ITEMS: u32 = 32;
 const POLL: Duration = Duration::from_millis(20);
 
+/// Rows of a batch: as many as by default, and as many as can be.
+const BATCHES: [u32; 2] = [256, 10_000];
+
 /// What came of it.
 pub(crate) struct AtALimit {
+    /// Rows of a batch.
+    pub(crate) batch_rows: u32,
     /// Texts per second that the limit allows.
     pub(crate) allowed: f64,
     /// Texts per second that walvec got.
@@ -29,7 +34,15 @@ pub(crate) struct AtALimit {
     pub(crate) lost: u64,
 }
 
-pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<AtALimit> {
+pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<Vec<AtALimit>> {
+    let mut measured = Vec::new();
+    for batch_rows in BATCHES {
+        measured.push(in_batches(plan, stage, batch_rows).await?);
+    }
+    Ok(measured)
+}
+
+async fn in_batches(plan: &Plan, stage: &Stage, batch_rows: u32) -> anyhow::Result<AtALimit> {
     const NAME: &str = "provider";
     let provider = TestProvider::start().await?;
     let url = stage.cluster.create_database(NAME).await?;
@@ -37,7 +50,11 @@ pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<AtALim
     client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
     let directory = tempfile::tempdir()?;
     let embedding = json!({"url": provider.openai_url(), "api_key": "key", "batch_items": ITEMS});
-    let settings = Settings { embedding: Some(embedding), ..Settings::new(&url, "{{ body }}", "openai/m") };
+    let settings = Settings {
+        embedding: Some(embedding),
+        batch_rows: Some(batch_rows),
+        ..Settings::new(&url, "{{ body }}", "openai/m")
+    };
     let walvec = Walvec::start(plan, &settings, directory.path()).await?;
     let before = provider.asked().len();
     provider.allow(LIMIT);
@@ -59,6 +76,7 @@ pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<AtALim
     #[expect(clippy::cast_precision_loss, reason = "a share of some thousand requests")]
     let refused = refused as f64 / asked.len() as f64;
     Ok(AtALimit {
+        batch_rows,
         allowed: LIMIT * f64::from(ITEMS),
         measured: f64::from(ROWS) / seconds,
         refused,

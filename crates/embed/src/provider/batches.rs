@@ -34,6 +34,10 @@ const ATTEMPTS_AS_TOLD: usize = 12;
 /// Longer pauses, one or all of a request together, are for the caller, who shows why nothing happens.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How many requests wait for their next attempt, for each that is under way: where half of them are refused for a second, as many
+/// have to wait as are answered in that time.
+const WAITING: usize = 8;
+
 /// Sends texts to a provider.
 pub(super) struct Batches {
     ask: Box<dyn Ask>,
@@ -55,9 +59,9 @@ impl Batches {
         self.dimension.get_or_init(|| dimension);
     }
 
-    /// How many texts keep all requests busy.
+    /// How many texts keep all requests busy, also while some of them are told to wait.
     pub(super) const fn texts_at_once(&self) -> usize {
-        self.items.saturating_mul(self.limits.concurrency())
+        self.items.saturating_mul(self.limits.concurrency()).saturating_mul(WAITING)
     }
 
     /// The dimension of the vector of a text that every model can embed.
