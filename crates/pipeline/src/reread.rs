@@ -222,8 +222,8 @@ impl Active {
 async fn read(source: Arc<Source>, shared: Shared, table: TableName, rows: Selection, chunks: mpsc::Sender<Rows>) {
     let mut retry = Retry::new(&shared.telemetry, &shared.stop);
     loop {
-        let error = match read_once(&source, &table, &rows, &chunks).await {
-            Ok(()) => return retry.succeeded(),
+        let error = match read_once(&source, &table, &rows, &chunks, &mut retry).await {
+            Ok(()) => return,
             Err(error) => error,
         };
         let error = if error.policy() == Policy::Retry { retry.after(error).await.err() } else { Some(error) };
@@ -240,12 +240,14 @@ async fn read_once(
     table: &TableName,
     rows: &Selection,
     chunks: &mpsc::Sender<Rows>,
+    retry: &mut Retry,
 ) -> Result<(), PipelineError> {
     if matches!(rows, Selection::Keys(keys) if keys.is_empty()) {
         return Ok(());
     }
     let mut snapshot = source.begin_reread(table, rows).await?;
     while let Some(rows) = snapshot.next().await? {
+        retry.succeeded();
         if chunks.send(Ok(rows)).await.is_err() {
             return Ok(());
         }

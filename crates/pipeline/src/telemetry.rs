@@ -124,10 +124,10 @@ impl Telemetry {
         self.problems(Vec::clear);
     }
 
-    /// What this owner is trying to get over.
-    pub(crate) fn problem_of(&self, owner: u64) -> Option<Problem> {
+    /// Something that somebody is trying to get over, if there is such.
+    pub(crate) fn problem_where(&self, is_such: impl Fn(u64, &Problem) -> bool) -> Option<Problem> {
         let problems = self.0.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.iter().find(|(other, _)| *other == owner).map(|(_, problem)| problem.clone())
+        problems.iter().find(|(owner, problem)| is_such(*owner, problem)).map(|(_, problem)| problem.clone())
     }
 
     /// Changes what somebody is trying to get over, each with its owner's number; the status shows the last one.

@@ -10,6 +10,9 @@ use crate::telemetry::Telemetry;
 /// The owner of what the broker's client tries to get over by itself, which is shown if there is nothing else.
 const BROKER: u64 = 0;
 
+/// The part that problems with the broker are of.
+const BROKERS_PART: &str = "broker";
+
 /// Somebody's problem. It goes with whoever has it.
 pub(crate) struct Trouble {
     telemetry: Telemetry,
@@ -47,23 +50,23 @@ impl Drop for Trouble {
 }
 
 impl Telemetry {
-    /// Shows what the broker's client is trying to get over, and its end.
+    /// Shows what the broker's client is trying to get over; `None`: it works, whoever had a problem with it before.
     pub(crate) fn broker_trouble(&self, error: Option<&BrokerError>) {
-        let problem = error.map(|error| Problem {
-            part: "broker".to_owned(),
-            message: error.to_string(),
-            remedy: error.remedy(),
-            attempts: 1,
-        });
-        if self.problem_of(BROKER) == problem {
+        let Some(error) = error else {
+            if self.problem_where(|_, problem| problem.part == BROKERS_PART).is_some() {
+                self.problems(|problems| problems.retain(|(_, problem)| problem.part != BROKERS_PART));
+            }
+            return;
+        };
+        let part = BROKERS_PART.to_owned();
+        let problem = Problem { part, message: error.to_string(), remedy: error.remedy(), attempts: 1 };
+        if self.problem_where(|owner, _| owner == BROKER).as_ref() == Some(&problem) {
             return;
         }
-        if let Some(problem) = &problem {
-            tracing::warn!(part = problem.part, "{}; trying again", problem.message);
-        }
+        tracing::warn!(part = problem.part, "{}; trying again", problem.message);
         self.problems(|problems| {
             problems.retain(|(owner, _)| *owner != BROKER);
-            problems.splice(0..0, problem.map(|problem| (BROKER, problem)));
+            problems.insert(0, (BROKER, problem));
         });
     }
 }

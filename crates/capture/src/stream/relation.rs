@@ -65,8 +65,7 @@ impl Relations {
         Ok(Some(Followed { table, kinds, is_main, is_looked_up, may_lack_old }))
     }
 
-    /// Whether more than the key has to be known of rows as they were: the key comes with each of them, whatever the identity of a
-    /// partition is.
+    /// Whether more than the key has to be known of rows as they were: partitions with the default identity send it when it changes.
     fn needs_old(&self, relation: &Relation, key: &[usize], name: &TableName) -> bool {
         let in_key = |column: &String| key.iter().any(|&index| relation.columns[index].name == *column);
         self.config.lookups_in(name).flat_map(|spec| &spec.lookup.on).any(|(column, _)| !in_key(column))

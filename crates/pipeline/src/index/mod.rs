@@ -259,6 +259,8 @@ impl Indexer {
         };
         self.claim.close();
         worker.close().await;
+        // Nobody watches the broker until the next one.
+        self.shared.telemetry.broker_trouble(None);
         outcome
     }
 }

@@ -188,6 +188,8 @@ impl Publisher {
             () = report(&shared.telemetry, &*acknowledged) => Ok(()),
         };
         session.outlet.flush(GOODBYE).await;
+        // Nobody watches the broker until the next one.
+        shared.telemetry.broker_trouble(None);
         if outcome.as_ref().is_err_and(|error| error.policy() == Policy::Restart) {
             want_snapshot(store)?;
         }

@@ -103,10 +103,20 @@ where
             outcome
         }
     });
-    let errors = join_all(writes).await.into_iter().filter_map(Result::err);
-    // Those that gave up have nothing to say.
-    let first = errors.reduce(|first, next| if matches!(first, PipelineError::Stopped) { next } else { first });
-    first.map_or(Ok(()), Err)
+    first_error(join_all(writes).await).map(drop)
+}
+
+/// What all have brought, or the first error. Those that gave up because of another one have nothing to say.
+fn first_error<T>(outcomes: Vec<Result<T, PipelineError>>) -> Result<Vec<T>, PipelineError> {
+    let (mut brought, mut first) = (Vec::with_capacity(outcomes.len()), None);
+    for outcome in outcomes {
+        match outcome {
+            Ok(one) => brought.push(one),
+            Err(error) if first.is_none() || matches!(first, Some(PipelineError::Stopped)) => first = Some(error),
+            Err(_) => {}
+        }
+    }
+    first.map_or(Ok(brought), Err)
 }
 
 /// Writes one collection.

@@ -18,8 +18,8 @@ use walvec_embed::EmbedError;
 use walvec_model::{Point, PointId, Position, Provenance, RowKey, Vector};
 use walvec_sink::{SinkError, Write};
 
-use super::Writer;
 use super::rows::{Origin, Target, Work};
+use super::{Writer, first_error};
 use crate::error::PipelineError;
 use crate::plan::Versioned;
 use crate::retry::Retry;
@@ -119,10 +119,7 @@ impl Writer {
             brought
         });
         let brought: Vec<_> = stream::iter(brought).buffer_unordered(GROUPS).collect().await;
-        // In the order in which they ended, so that the first error is the one for which the others gave up.
-        for parked in brought {
-            failed.extend(parked?);
-        }
+        failed.extend(first_error(brought)?.into_iter().flatten());
         Ok(failed)
     }
 
@@ -205,12 +202,13 @@ impl Writer {
         let _timer = Timer::start(Stage::Embed);
         let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
         let mut done: Vec<Option<Result<Vector, EmbedError>>> = texts.iter().map(|_| None).collect();
+        let mut has_failed = false;
         loop {
             let open: Vec<usize> = (0..texts.len()).filter(|at| done[*at].is_none()).collect();
             let asked: Vec<String> = open.iter().map(|at| texts[*at].clone()).collect();
             let answer = tokio::select! {
                 answer = self.collection.embedder.embed(asked) => answer,
-                () = self.given_up.cancelled() => return Err(PipelineError::Stopped),
+                () = self.not_wanted(has_failed) => return Err(PipelineError::Stopped),
             };
             let again = match answer {
                 Ok(answers) if answers.len() != open.len() => {
@@ -233,6 +231,7 @@ impl Writer {
                 Err(error) => Some(error),
             };
             let Some(error) = again else { return Ok(done.into_iter().flatten().collect()) };
+            has_failed = true;
             let pause = async {
                 // "At once" it was tried already.
                 match error.after().filter(|delay| !delay.is_zero()) {
@@ -244,6 +243,15 @@ impl Writer {
                 paused = pause => paused?,
                 () = self.given_up.cancelled() => return Err(PipelineError::Stopped),
             }
+        }
+    }
+
+    /// Resolves when vectors are not waited for any more, because the batch has failed elsewhere. The first answer is waited for
+    /// all the same, unless everything is to stop: it is paid for, and once it is stored the batch that comes again needs it not.
+    async fn not_wanted(&self, has_failed: bool) {
+        self.given_up.cancelled().await;
+        if !has_failed {
+            self.shared.stop.cancelled().await;
         }
     }
 
