@@ -23,9 +23,6 @@ pub(crate) use corpus::{catalogue, texts};
 /// The model that the demo uses.
 pub(crate) const MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
-/// How many calls are under way in a pipeline.
-const CALLS: usize = 2;
-
 /// How alike vectors of the same text have to be.
 const SAME: f32 = 0.999;
 
@@ -139,7 +136,7 @@ async fn pass(embedder: &OnnxEmbedder, texts: &[String]) -> anyhow::Result<Pass>
     let mut first = Vec::new();
     let began = Instant::now();
     let calls = texts.chunks(embedder.texts_per_call()).map(|part| embedder.embed(part.to_vec()));
-    let mut answers = stream::iter(calls).buffered(CALLS);
+    let mut answers = stream::iter(calls).buffered(embedder.calls_at_once());
     while let Some(vectors) = answers.next().await {
         for vector in vectors? {
             let vector = vector?;

@@ -39,8 +39,6 @@ pub(crate) struct Settings<'a> {
     pub(crate) model: &'a str,
     /// What the section `embedding` has besides.
     pub(crate) embedding: Option<Value>,
-    /// Rows of a batch; as many as by default if there is nothing said.
-    pub(crate) batch_rows: Option<u32>,
     /// A Qdrant server; without one, the engine inside the program.
     pub(crate) qdrant: Option<&'a str>,
 }
@@ -48,17 +46,7 @@ pub(crate) struct Settings<'a> {
 impl<'a> Settings<'a> {
     /// The table `public.books`, points in the engine inside the program.
     pub(crate) const fn new(url: &'a str, text: &'a str, model: &'a str) -> Self {
-        Self {
-            url,
-            table: "public.books",
-            slot: "walvec",
-            broker: None,
-            text,
-            model,
-            embedding: None,
-            batch_rows: None,
-            qdrant: None,
-        }
+        Self { url, table: "public.books", slot: "walvec", broker: None, text, model, embedding: None, qdrant: None }
     }
 
     /// Writes walvec.yaml.
@@ -76,9 +64,6 @@ impl<'a> Settings<'a> {
             "server": {"listen": "127.0.0.1:0"},
         });
         config["embedding"]["model"] = json!(self.model);
-        if let Some(rows) = self.batch_rows {
-            config["pipeline"] = json!({"batch_rows": rows});
-        }
         if let Some(broker) = &self.broker {
             config["broker"] = broker.clone();
         }

@@ -10,20 +10,26 @@ use crate::Plan;
 use crate::program::{Settings, Walvec};
 use crate::stage::Stage;
 
-const ROWS: u32 = 10_000;
+/// So many that the last requests, for which nobody stands in when they have to wait, count for little.
+pub(crate) const ROWS: u32 = 40_000;
 /// How many requests are answered a second.
 const LIMIT: f64 = 20.0;
 /// How many texts go into a request.
 const ITEMS: u32 = 32;
 const POLL: Duration = Duration::from_millis(20);
 
-/// Rows of a batch: as many as by default, and as many as can be.
-const BATCHES: [u32; 2] = [256, 10_000];
+/// Where the rows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// They were there before.
+    Snapshot,
+    /// They are inserted at once.
+    Stream,
+}
 
 /// What came of it.
 pub(crate) struct AtALimit {
-    /// Rows of a batch.
-    pub(crate) batch_rows: u32,
+    pub(crate) from: From,
     /// Texts per second that the limit allows.
     pub(crate) allowed: f64,
     /// Texts per second that walvec got.
@@ -35,34 +41,38 @@ pub(crate) struct AtALimit {
 }
 
 pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<Vec<AtALimit>> {
-    let mut measured = Vec::new();
-    for batch_rows in BATCHES {
-        measured.push(in_batches(plan, stage, batch_rows).await?);
-    }
-    Ok(measured)
+    Ok(vec![of(plan, stage, From::Snapshot).await?, of(plan, stage, From::Stream).await?])
 }
 
-async fn in_batches(plan: &Plan, stage: &Stage, batch_rows: u32) -> anyhow::Result<AtALimit> {
+async fn of(plan: &Plan, stage: &Stage, from: From) -> anyhow::Result<AtALimit> {
     const NAME: &str = "provider";
     let provider = TestProvider::start().await?;
     let url = stage.cluster.create_database(NAME).await?;
     let client = stage.cluster.connect(NAME).await?;
     client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
-    let directory = tempfile::tempdir()?;
-    let embedding = json!({"url": provider.openai_url(), "api_key": "key", "batch_items": ITEMS});
-    let settings = Settings {
-        embedding: Some(embedding),
-        batch_rows: Some(batch_rows),
-        ..Settings::new(&url, "{{ body }}", "openai/m")
-    };
-    let walvec = Walvec::start(plan, &settings, directory.path()).await?;
-    let before = provider.asked().len();
-    provider.allow(LIMIT);
-    provider.every_second(Some(Fault::TooManyRequests("1".to_owned())));
-    let began = Instant::now();
     let insert =
         format!("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, {ROWS}) i");
-    client.batch_execute(&insert).await?;
+    let directory = tempfile::tempdir()?;
+    let embedding = json!({"url": provider.openai_url(), "api_key": "key", "batch_items": ITEMS});
+    let settings = Settings { embedding: Some(embedding), ..Settings::new(&url, "{{ body }}", "openai/m") };
+    let limit = || {
+        provider.allow(LIMIT);
+        provider.every_second(Some(Fault::TooManyRequests("1".to_owned())));
+        (provider.asked().len(), Instant::now())
+    };
+    let (walvec, (before, began)) = match from {
+        From::Snapshot => {
+            client.batch_execute(&insert).await?;
+            let began = limit();
+            (Walvec::start(plan, &settings, directory.path()).await?, began)
+        }
+        From::Stream => {
+            let walvec = Walvec::start(plan, &settings, directory.path()).await?;
+            let began = limit();
+            client.batch_execute(&insert).await?;
+            (walvec, began)
+        }
+    };
     walvec.reached(&client, POLL).await?;
     let seconds = began.elapsed().as_secs_f64();
     let asked = provider.asked().split_off(before);
@@ -76,7 +86,7 @@ async fn in_batches(plan: &Plan, stage: &Stage, batch_rows: u32) -> anyhow::Resu
     #[expect(clippy::cast_precision_loss, reason = "a share of some thousand requests")]
     let refused = refused as f64 / asked.len() as f64;
     Ok(AtALimit {
-        batch_rows,
+        from,
         allowed: LIMIT * f64::from(ITEMS),
         measured: f64::from(ROWS) / seconds,
         refused,

@@ -8,7 +8,7 @@ use crate::capture::{AgainstPostgres, Growth};
 use crate::embedding::Embedding;
 use crate::operations::Operations;
 use crate::points::Points;
-use crate::provider::AtALimit;
+use crate::provider::{AtALimit, From, ROWS};
 use crate::sync::Sync;
 
 /// Everything that was measured.
@@ -192,17 +192,18 @@ fn render_embedding(text: &mut String, embedding: &[Embedding]) -> std::fmt::Res
 fn render_provider(text: &mut String, measured: &[AtALimit]) -> std::fmt::Result {
     writeln!(
         text,
-        "## A provider at its limit\n\n10,000 rows at once, embedded over HTTP by a provider that answers 20 requests of 32 texts a second, and \
-         says 429 to those\nabove it and to every second one besides: come back in a second.\n\n\
-         | `pipeline.batch_rows` | texts/s allowed | rows/s | of what is allowed | target | answered 429 | rows without a point |\n\
+        "## A provider at its limit\n\n{ROWS} rows, embedded over HTTP by a provider that answers 20 requests of 32 texts a second, and says \
+         429 to those above\nit and to every second one besides: come back in a second.\n\n\
+         | rows come from | texts/s allowed | rows/s | of what is allowed | target | answered 429 | rows without a point |\n\
          |---|---|---|---|---|---|---|"
     )?;
-    for AtALimit { batch_rows, allowed, measured, refused, lost } in measured {
+    for AtALimit { from, allowed, measured, refused, lost } in measured {
+        let from = match from {
+            From::Snapshot => "the table, as it was",
+            From::Stream => "one transaction",
+        };
         let (share, refused) = (measured / allowed, refused * 100.0);
-        writeln!(
-            text,
-            "| {batch_rows} | {allowed:.0} | {measured:.0} | {share:.2} | ≥ 0.80 | {refused:.0} % | {lost} |"
-        )?;
+        writeln!(text, "| {from} | {allowed:.0} | {measured:.0} | {share:.2} | ≥ 0.80 | {refused:.0} % | {lost} |")?;
     }
     writeln!(text)
 }

@@ -76,10 +76,18 @@ pub trait Embedder: Send + Sync {
     fn texts_per_call(&self) -> usize {
         TEXTS_PER_CALL
     }
+
+    /// How many calls keep this embedder busy, if all of them are full. One that computes here needs a second one to prepare.
+    fn calls_at_once(&self) -> usize {
+        CALLS_AT_ONCE
+    }
 }
 
 /// Small enough that progress shows and a fresh row is not held up for seconds, large enough that sorting by length pays.
 const TEXTS_PER_CALL: usize = 128;
+
+/// One computes, and one is being prepared.
+const CALLS_AT_ONCE: usize = 2;
 
 /// The vector of a single text.
 fn only(mut answers: Vec<Result<Vector, EmbedError>>) -> Result<Vector, EmbedError> {

@@ -54,6 +54,10 @@ impl Embedder for Prefixed {
     fn texts_per_call(&self) -> usize {
         self.inner.texts_per_call()
     }
+
+    fn calls_at_once(&self) -> usize {
+        self.inner.calls_at_once()
+    }
 }
 
 #[cfg(test)]

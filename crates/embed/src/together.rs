@@ -2,8 +2,10 @@
 //!
 //! Collections that are written at the same time have few texts each; together they make full batches, which run faster
 //! here and cost fewer requests elsewhere. While one call computes, the next is prepared: its texts are cut into tokens, or
-//! are on their way. Nobody waits for company: a call takes what has come while it had to wait anyway.
+//! are on their way. Nobody waits for company: a call takes what has come while it had to wait anyway. An embedder that can
+//! have more calls gets more, but only full ones.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -14,7 +16,7 @@ use walvec_model::Vector;
 
 use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
 
-/// One computes, and one is being prepared.
+/// So many calls begin with whatever there is: one is under way, and one is being prepared.
 const CALLS: usize = 2;
 
 /// How many callers may stand in line; others wait before it.
@@ -68,12 +70,22 @@ impl Embedder for Together {
     fn texts_per_call(&self) -> usize {
         self.inner.texts_per_call()
     }
+
+    fn calls_at_once(&self) -> usize {
+        self.inner.calls_at_once()
+    }
 }
 
 /// Puts requests together and has them answered, until nobody can ask any more.
 async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
     let mut calls = JoinSet::new();
+    let mut waiting = Waiting::new(inner.texts_per_call());
     loop {
+        waiting.take_in(&mut queue);
+        while !waiting.is_empty() && calls.len() < if waiting.is_full() { inner.calls_at_once() } else { CALLS } {
+            calls.spawn(answer(Arc::clone(&inner), waiting.joined()));
+            waiting.take_in(&mut queue);
+        }
         tokio::select! {
             Some(ended) = calls.join_next() => {
                 // Its callers are told that nobody answers, and ask again.
@@ -81,30 +93,59 @@ async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
                     tracing::error!("a call of the embedder ended early: {error}");
                 }
             }
-            first = queue.recv(), if calls.len() < CALLS => {
-                let Some(first) = first else { break };
-                let together = joined(first, &mut queue, inner.texts_per_call());
-                calls.spawn(answer(Arc::clone(&inner), together));
+            next = queue.recv(), if !waiting.is_full() => {
+                let Some(next) = next else { break };
+                waiting.push(next);
             }
         }
     }
 }
 
-/// `first`, and whoever else is there, up to about `most` texts. Who has gone is left out.
-fn joined(first: Request, queue: &mut mpsc::Receiver<Request>, most: usize) -> Vec<Request> {
-    let mut count = 0;
-    let mut together = Vec::new();
-    let mut next = Some(first);
-    while let Some(request) = next.take() {
-        if !request.answer.is_closed() {
-            count += request.texts.len();
-            together.push(request);
-        }
-        if count < most {
-            next = queue.try_recv().ok();
+/// Requests for the next call.
+struct Waiting {
+    requests: VecDeque<Request>,
+    /// How many texts they have.
+    texts: usize,
+    /// About how many a call should have.
+    most: usize,
+}
+
+impl Waiting {
+    const fn new(most: usize) -> Self {
+        Self { requests: VecDeque::new(), texts: 0, most }
+    }
+
+    const fn is_full(&self) -> bool {
+        self.texts >= self.most
+    }
+
+    fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    fn push(&mut self, request: Request) {
+        self.texts += request.texts.len();
+        self.requests.push_back(request);
+    }
+
+    /// Lets those in who stand in line, as long as the call is not full. Who has gone is left out.
+    fn take_in(&mut self, queue: &mut mpsc::Receiver<Request>) {
+        self.requests.retain(|request| !request.answer.is_closed());
+        self.texts = self.requests.iter().map(|request| request.texts.len()).sum();
+        while !self.is_full()
+            && let Ok(request) = queue.try_recv()
+        {
+            if !request.answer.is_closed() {
+                self.push(request);
+            }
         }
     }
-    together
+
+    /// What shall be one call.
+    fn joined(&mut self) -> Vec<Request> {
+        self.texts = 0;
+        self.requests.drain(..).collect()
+    }
 }
 
 /// Computes, and gives every caller the vectors of its texts; gives up when all of them have gone.

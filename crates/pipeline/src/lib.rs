@@ -11,7 +11,8 @@
 //! - [`supervisor`]: starts, runs and stops the whole; the order of shutdown is written there
 //! - [`start`]: what to do at start, from what is stored and what PostgreSQL says; pure
 //! - [`snapshot`]: copies the rows that were there before, as one generation
-//! - [`follow`]: follows the stream, transaction by transaction
+//! - [`follow`]: follows the stream, transaction by transaction; [`pending`]: what it has read and not begun yet
+//! - [`line`]: batches whose vectors are being computed, side by side
 //! - [`publish`]: changes into topics instead, for others to go on with
 //! - [`index`]: topics into collections, by any number of workers
 //! - [`reread`]: reads rows again while the stream goes on: backfill and repair
@@ -35,6 +36,8 @@ mod follow;
 pub mod index;
 pub mod letters;
 pub mod letters_topic;
+mod line;
+mod pending;
 pub mod plan;
 pub mod publish;
 mod refetch;

@@ -4,16 +4,17 @@
 //! the copy dies, the exported snapshot is gone with its connection: the next attempt takes a new slot and a new
 //! generation. Nothing is confirmed before the copy is complete.
 
+use tracing::Span;
 use walvec_capture::{Snapshot, Source};
 use walvec_model::{Change, Generation};
 
-use crate::batch::coalesce;
 use crate::error::PipelineError;
+use crate::line::Line;
 use crate::status::Phase;
 use crate::store::{Checkpoint, SnapshotState};
 use crate::supervisor::Run;
 use crate::telemetry::count_changes;
-use crate::writer::all;
+use crate::writer::Purpose;
 
 /// Takes a whole snapshot and returns the checkpoint at which the stream continues.
 pub(crate) async fn take(
@@ -35,7 +36,9 @@ pub(crate) async fn take(
     let mut snapshot = begin(run, source).await?;
     let position = snapshot.position();
     tracing::info!(generation = checkpoint.generation.0, at = %position.commit_lsn, "snapshot begins");
-    let copied = copy(run, source, &mut snapshot).await;
+    let mut line = Line::new();
+    let copied = copy(run, source, &mut snapshot, &mut line).await;
+    let copied = line.close(&mut run.writers, copied).await;
     let closed = snapshot.close().await;
     if let Err(error) = copied {
         // Without its snapshot the slot is of no use, and would keep WAL for as long as nobody looks.
@@ -65,11 +68,38 @@ async fn begin(run: &Run, source: &Source) -> Result<Snapshot, PipelineError> {
     }
 }
 
-async fn copy(run: &mut Run, source: &Source, snapshot: &mut Snapshot) -> Result<(), PipelineError> {
-    while let Some(rows) = next_rows(run, snapshot).await? {
-        write_rows(run, source, rows).await?;
+/// How many rows of a table have been copied for these collections.
+struct Copied {
+    collections: Vec<usize>,
+    rows: usize,
+}
+
+async fn copy(
+    run: &mut Run,
+    source: &Source,
+    snapshot: &mut Snapshot,
+    line: &mut Line<Copied>,
+) -> Result<(), PipelineError> {
+    loop {
+        tokio::select! {
+            biased;
+            Some(answer) = line.next() => line.write(&mut run.writers, answer).await?,
+            rows = next_rows(run, snapshot) => match rows? {
+                Some(rows) => write_rows(run, source, rows, line).await?,
+                None => break,
+            },
+        }
+        report(run, line);
     }
+    line.finish(&mut run.writers).await?;
+    report(run, line);
     Ok(())
+}
+
+fn report(run: &Run, line: &mut Line<Copied>) {
+    for Copied { collections, rows } in line.durable() {
+        collections.into_iter().for_each(|index| run.writers[index].report_snapshot(rows));
+    }
 }
 
 async fn prepare_status(run: &mut Run, source: &Source, generation: Generation) -> Result<(), PipelineError> {
@@ -95,19 +125,23 @@ async fn next_rows(run: &Run, snapshot: &mut Snapshot) -> Result<Option<Vec<Chan
     }
 }
 
-async fn write_rows(run: &mut Run, source: &Source, rows: Vec<Change>) -> Result<(), PipelineError> {
+async fn write_rows(
+    run: &mut Run,
+    source: &Source,
+    rows: Vec<Change>,
+    line: &mut Line<Copied>,
+) -> Result<(), PipelineError> {
     count_changes(&rows);
     let mut rest = rows;
     while !rest.is_empty() {
         let later = rest.split_off(rest.len().min(run.batch_rows));
         let piece = std::mem::replace(&mut rest, later);
-        let count = piece.len();
-        all(run.by_writer(piece), |writer, rows| async move {
-            writer.write(source, coalesce(rows)).await?;
-            writer.report_snapshot(count);
-            Ok(())
-        })
-        .await?;
+        let rows = piece.len();
+        let batches = run.batches(piece, Purpose::Change);
+        let collections = batches.iter().map(|(index, _)| *index).collect();
+        line.begin(&mut run.writers, source, batches, Span::none()).await?;
+        line.note(Copied { collections, rows });
+        report(run, line);
     }
     Ok(())
 }

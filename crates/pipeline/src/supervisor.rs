@@ -25,7 +25,7 @@ use crate::start::{Facts, Refusal, Slot, Start, decide, publication_changed};
 use crate::status::{CollectionStatus, Phase, Status};
 use crate::store::{Checkpoint, SnapshotState, SourceIdentity, Store};
 use crate::telemetry::Telemetry;
-use crate::writer::{Shared, Writer};
+use crate::writer::{Batch, Purpose, Shared, Writer};
 
 pub use crate::writer::Collection;
 
@@ -87,19 +87,20 @@ impl Run {
         self.writers.iter().flat_map(of).collect()
     }
 
-    pub(crate) fn writer_of(&mut self, collection: &str) -> Option<&mut Writer> {
-        self.writers.iter_mut().find(|writer| writer.collection.name == collection)
+    pub(crate) fn writer_of(&self, collection: &str) -> Option<usize> {
+        self.writers.iter().position(|writer| writer.collection.name == collection)
     }
 
     /// Deals changes out to the writers that want them, keeping their order.
-    pub(crate) fn by_writer(&mut self, changes: Vec<Change>) -> impl Iterator<Item = (&mut Writer, Vec<Change>)> {
+    pub(crate) fn batches(&self, changes: Vec<Change>, purpose: Purpose) -> Vec<(usize, Batch)> {
         let mut dealt: Vec<Vec<Change>> = self.writers.iter().map(|_| Vec::new()).collect();
         for change in changes {
             for index in self.writers_of(&change.table.name) {
                 dealt[index].push(change.clone());
             }
         }
-        self.writers.iter_mut().zip(dealt).filter(|(_, changes)| !changes.is_empty())
+        let dealt = dealt.into_iter().enumerate().filter(|(_, changes)| !changes.is_empty());
+        dealt.map(|(index, changes)| (index, self.writers[index].batch(changes, purpose))).collect()
     }
 
     /// Fails if `table` is not what the configuration was checked against and the rows were copied from.

@@ -59,9 +59,14 @@ impl Batches {
         self.dimension.get_or_init(|| dimension);
     }
 
-    /// How many texts keep all requests busy, also while some of them are told to wait.
-    pub(super) const fn texts_at_once(&self) -> usize {
-        self.items.saturating_mul(self.limits.concurrency()).saturating_mul(WAITING)
+    /// Texts of a request at most.
+    pub(super) const fn items(&self) -> usize {
+        self.items
+    }
+
+    /// How many requests there should be, so that the provider is busy also while some of them are told to wait.
+    pub(super) const fn requests_at_once(&self) -> usize {
+        self.limits.concurrency().saturating_mul(WAITING)
     }
 
     /// The dimension of the vector of a text that every model can embed.

@@ -158,7 +158,12 @@ impl Embedder for ProviderEmbedder {
         Box::pin(async move { crate::only(self.run(vec![text], limits::Lane::Query).await?) })
     }
 
+    /// One request's worth: whoever waits for it need not wait for others.
     fn texts_per_call(&self) -> usize {
-        self.batches.texts_at_once()
+        self.batches.items()
+    }
+
+    fn calls_at_once(&self) -> usize {
+        self.batches.requests_at_once()
     }
 }

@@ -1,8 +1,8 @@
 //! Whether this worker may still write.
 //!
 //! Between reading a record and writing its point lies an embedding, and maybe a pause of the whole machine. Before each
-//! write the claim is checked: every partition of the batch is still ours, in the assignment in which it was read, and the
-//! group has said so lately. What is left is the time that the write itself takes.
+//! write the claim is checked: every partition that was read is still ours, in the assignment in which it was read, or was
+//! given back in good order; and the group has said so lately. What is left is the time that the write itself takes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,8 +20,8 @@ pub(super) struct Claim(Mutex<Claimed>);
 #[derive(Default)]
 struct Claimed {
     member: Option<Arc<Member>>,
-    /// The assignment of each partition of the batch.
-    batch: BTreeMap<Partition, u64>,
+    /// The assignment of each partition that was read and not given back.
+    read: BTreeMap<Partition, u64>,
     /// By partition, the offset before which everything is durable.
     durable: Offsets,
 }
@@ -41,18 +41,17 @@ impl Claim {
         *self.lock() = Claimed::default();
     }
 
-    /// A record is part of the batch now.
+    /// A record was read.
     pub(super) fn add(&self, received: &Received) {
         let mut claimed = self.lock();
         let partition = received.record.partition();
         claimed.durable.entry(partition.clone()).or_insert(received.record.offset);
-        claimed.batch.insert(partition, received.assignment);
+        claimed.read.insert(partition, received.assignment);
     }
 
-    /// The batch is written: everything before these offsets is durable.
-    pub(super) fn written(&self, reached: &Offsets) {
+    /// Everything before these offsets is durable.
+    pub(super) fn durable(&self, reached: &Offsets) {
         let mut claimed = self.lock();
-        claimed.batch.clear();
         claimed.durable.extend(reached.iter().map(|(partition, offset)| (partition.clone(), *offset)));
     }
 
@@ -60,7 +59,7 @@ impl Claim {
     pub(super) fn forget(&self, partitions: &[Partition]) {
         let mut claimed = self.lock();
         for partition in partitions {
-            claimed.batch.remove(partition);
+            claimed.read.remove(partition);
             claimed.durable.remove(partition);
         }
     }
@@ -70,7 +69,7 @@ impl Claim {
             let claimed = self.lock();
             let Some(member) = claimed.member.clone() else { return Err(BrokerError::Closed.into()) };
             if let Some((partition, _)) =
-                claimed.batch.iter().find(|(partition, assignment)| !member.owns(partition, **assignment))
+                claimed.read.iter().find(|(partition, assignment)| !member.owns(partition, **assignment))
             {
                 let reason = format!("{partition} is no longer this worker's; what it read of it is dropped");
                 return Err(BrokerError::Fenced { reason }.into());

@@ -4,20 +4,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tracing::Instrument as _;
+use tracing::Span;
 use walvec_broker::Record;
+use walvec_broker::kafka::consumer::Offsets;
 use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, SnapshotEnd, header};
-use walvec_model::{Change, Generation, Lsn, Op, Position, RowKey, Table, TableName, Value};
+use walvec_model::{Change, Generation, Lsn, Op, RowKey, Table, TableName};
 
 use super::worker::{Intake, Taken};
 use crate::batch::coalesce;
 use crate::error::PipelineError;
-use crate::follow::{BATCH_BYTES, weight};
+use crate::line::{Answer, Line};
+use crate::pending::{BATCH_BYTES, weight};
 use crate::refetch::OnDemand;
 use crate::store::Place;
 use crate::telemetry::count_changes;
 use crate::trace;
-use crate::writer::{Shared, Writer, all};
+use crate::writer::{Batch, Context, Failure, Purpose, Shared, Writer};
 
 /// The code of a dead letter whose record lacks a column.
 const E_SCHEMA: &str = "E_SCHEMA";
@@ -37,6 +39,15 @@ pub(super) struct Rows {
     traces: BTreeSet<String>,
     /// The shape of each table in `pending`: rows of another shape cannot complete them.
     shapes: HashMap<TableName, Arc<Table>>,
+    line: Line<Note>,
+}
+
+/// What is told of a batch when it is durable.
+enum Note {
+    /// When its changes were committed, and the newest position among them.
+    Found { times: Vec<SystemTime>, newest: Option<Lsn> },
+    /// Everything before these offsets.
+    Reached(Offsets),
 }
 
 impl Rows {
@@ -64,6 +75,7 @@ impl Rows {
             bytes: 0,
             traces: BTreeSet::new(),
             shapes: HashMap::new(),
+            line: Line::new(),
         }
     }
 
@@ -74,7 +86,7 @@ impl Rows {
     async fn join(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
         let change = &arrived.change;
         if change.op == Op::Truncate {
-            self.flush().await?;
+            self.finish().await?;
             for index in self.writers_of(&change.table.name) {
                 self.writers[index].truncate_before(change.position, &place).await?;
             }
@@ -83,7 +95,7 @@ impl Rows {
         if !matches!(change.op, Op::Delete { .. }) {
             let table = Arc::clone(&change.table);
             if self.shapes.get(&table.name).is_some_and(|known| *known != table) {
-                self.flush().await?;
+                self.begin().await?;
             }
             self.shapes.insert(table.name.clone(), table);
         }
@@ -95,11 +107,9 @@ impl Rows {
     /// A record that nobody can read is parked under its place, for every collection that it might have been for.
     async fn park(&mut self, place: &Place, malformed: &Malformed) -> Result<(), PipelineError> {
         let table = self.tables.get(&place.topic).cloned().flatten();
-        let key = RowKey::new(vec![Value::from(place.to_string())]);
         for writer in &mut self.writers {
             if table.as_ref().is_none_or(|table| *table == writer.collection.table) {
-                writer.come_from(HashMap::from([(key.clone(), place.clone())]));
-                writer.park(&key, Position::default(), malformed.code, &malformed.reason).await?;
+                writer.park(place.clone(), malformed.code, malformed.reason.clone()).await?;
             }
         }
         Ok(())
@@ -109,49 +119,93 @@ impl Rows {
     /// changed, or be gone.
     async fn take_again(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
         // What came before it may take the row back, or remove it.
-        self.flush().await?;
+        self.finish().await?;
         let Some(key) = arrived.change.key() else { return Ok(()) };
-        let (source, Arrived { change, generation, .. }) = (&self.source, arrived);
-        let shows = |writer: &&mut Writer| writer.collection.table == change.table.name && writer.has_parked(&key);
-        let dealt = self.writers.iter_mut().filter(shows).map(|writer| (writer, vec![(change.clone(), place.clone())]));
-        all(dealt, |writer, changes| write(writer, source, generation, changes)).await
+        let Arrived { change, generation, .. } = arrived;
+        let shows = |index: &usize| self.writers[*index].has_parked(&key);
+        let concerned = self.writers_of(&change.table.name).into_iter().filter(shows);
+        let batch = |index| (index, self.batch(index, generation, vec![(change.clone(), place.clone())]));
+        let batches = concerned.map(batch).collect();
+        self.line.begin(&mut self.writers, &self.source, batches, Span::none()).await
     }
-}
 
-/// Writes the changes of one snapshot's time into one collection.
-async fn write(
-    writer: &mut Writer,
-    source: &OnDemand,
-    generation: Generation,
-    changes: Vec<(Change, Place)>,
-) -> Result<(), PipelineError> {
-    writer.begin_generation(generation);
-    let places = changes.iter().filter_map(|(change, place)| Some((change.key()?, place.clone()))).collect();
-    writer.come_from(places);
-    let mut readable = Vec::with_capacity(changes.len());
-    // Rows whose last change lacks a column: parked after the others are written, which would take them back.
-    let mut lacking: HashMap<RowKey, (Position, String)> = HashMap::new();
-    for (change, _) in changes {
-        let lacks = match &change.op {
-            Op::Insert { .. } | Op::Update { .. } => writer.collection.transform.check(&change.table).err(),
-            Op::Delete { .. } | Op::Truncate => None,
-        };
-        match (lacks, change.key()) {
-            (Some(error), Some(key)) => drop(lacking.insert(key, (change.position, error.to_string()))),
-            (_, key) => {
-                key.iter().for_each(|key| drop(lacking.remove(key)));
-                readable.push(change);
+    /// The changes of one snapshot's time, for one collection.
+    fn batch(&self, index: usize, generation: Generation, changes: Vec<(Change, Place)>) -> Batch {
+        let transform = &self.writers[index].collection.transform;
+        let places = changes.iter().filter_map(|(change, place)| Some((change.key()?, place.clone()))).collect();
+        let mut readable = Vec::with_capacity(changes.len());
+        // Rows whose last change lacks a column: parked, although an earlier one could be read.
+        let mut lacking: HashMap<RowKey, Failure> = HashMap::new();
+        for (change, _) in changes {
+            let lacks = match &change.op {
+                Op::Insert { .. } | Op::Update { .. } => transform.check(&change.table).err(),
+                Op::Delete { .. } | Op::Truncate => None,
+            };
+            match (lacks, change.key()) {
+                (Some(error), Some(key)) => {
+                    let (position, reason) = (change.position, error.to_string());
+                    lacking.insert(key.clone(), Failure { key, position, code: E_SCHEMA, reason });
+                }
+                (_, key) => {
+                    key.iter().for_each(|key| drop(lacking.remove(key)));
+                    readable.push(change);
+                }
             }
         }
+        Batch {
+            entries: coalesce(readable),
+            purpose: Purpose::Change,
+            context: Context { generation, places },
+            failed: lacking.into_values().collect(),
+        }
     }
-    writer.write(source, coalesce(readable)).await?;
-    for (key, (position, reason)) in lacking {
-        writer.park(&key, position, E_SCHEMA, &reason).await?;
+
+    /// Begins to write what is pending. Older snapshots' changes come first: inside one partition they do, and a key is in one
+    /// partition.
+    async fn begin(&mut self) -> Result<(), PipelineError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.bytes = 0;
+        self.shapes.clear();
+        let pending = std::mem::take(&mut self.pending);
+        let times: Vec<SystemTime> = pending.iter().filter_map(|(arrived, _)| arrived.committed_at).collect();
+        let newest = pending.iter().map(|(arrived, _)| arrived.change.position.commit_lsn);
+        let newest = newest.filter(|lsn| *lsn != Lsn(u64::MAX)).max();
+        let traces = std::mem::take(&mut self.traces);
+        let span = trace::writing(pending.len(), traces.iter().map(String::as_str));
+        let mut dealt: BTreeMap<Generation, BTreeMap<usize, Vec<(Change, Place)>>> = BTreeMap::new();
+        for (Arrived { change, generation, .. }, place) in pending {
+            count_changes(std::slice::from_ref(&change));
+            for index in self.writers_of(&change.table.name) {
+                let changes = dealt.entry(generation).or_default().entry(index).or_default();
+                changes.push((change.clone(), place.clone()));
+            }
+        }
+        for (generation, dealt) in dealt {
+            dealt.keys().for_each(|index| self.writers[*index].begin_generation(generation));
+            let batch = |(index, changes)| (index, self.batch(index, generation, changes));
+            let batches = dealt.into_iter().map(batch).collect();
+            self.line.begin(&mut self.writers, &self.source, batches, span.clone()).await?;
+        }
+        self.line.note(Note::Found { times, newest });
+        Ok(())
     }
-    Ok(())
+
+    /// Tells when the oldest change was committed that cannot be found yet.
+    fn report_waiting(&self) {
+        let pending = self.pending.iter().filter_map(|(arrived, _)| arrived.committed_at);
+        let under_way = self.line.notes().flat_map(|note| match note {
+            Note::Found { times, .. } => times.as_slice(),
+            Note::Reached(_) => &[],
+        });
+        self.shared.telemetry.waiting_since(pending.chain(under_way.copied()).min());
+    }
 }
 
 impl Intake for Rows {
+    type Answer = Answer;
+
     async fn take(&mut self, record: Record) -> Result<Taken, PipelineError> {
         let place = Place::from(&record);
         let table = self.tables.get(&*record.topic).cloned().flatten();
@@ -178,48 +232,52 @@ impl Intake for Rows {
         }
     }
 
-    /// Older snapshots' changes come first: inside one partition they do, and a key is in one partition.
-    async fn flush(&mut self) -> Result<(), PipelineError> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        self.bytes = 0;
-        self.shapes.clear();
-        let pending = std::mem::take(&mut self.pending);
-        let times: Vec<SystemTime> = pending.iter().filter_map(|(arrived, _)| arrived.committed_at).collect();
-        self.shared.telemetry.waiting_since(times.iter().min().copied());
-        let newest = pending.iter().map(|(arrived, _)| arrived.change.position.commit_lsn);
-        let newest = newest.filter(|lsn| *lsn != Lsn(u64::MAX)).max();
-        let mut dealt: Vec<BTreeMap<Generation, Vec<(Change, Place)>>> =
-            self.writers.iter().map(|_| BTreeMap::new()).collect();
-        for (Arrived { change, generation, .. }, place) in pending {
-            count_changes(std::slice::from_ref(&change));
-            for index in self.writers_of(&change.table.name) {
-                dealt[index].entry(generation).or_default().push((change.clone(), place.clone()));
-            }
-        }
-        let traces = std::mem::take(&mut self.traces);
-        let span = trace::writing(times.len(), traces.iter().map(String::as_str));
-        let source = &self.source;
-        let written = all(self.writers.iter_mut().zip(dealt), |writer, groups| async move {
-            for (generation, changes) in groups {
-                write(writer, source, generation, changes).await?;
-            }
-            Ok(())
-        });
-        written.instrument(span).await?;
-        for at in times {
-            self.shared.telemetry.searchable(at, 1);
-        }
-        if let Some(newest) = newest {
-            self.shared.telemetry.applied_at_least(newest);
-        }
-        self.shared.telemetry.waiting_since(None);
-        Ok(())
+    fn wants_flush(&self) -> bool {
+        self.pending.is_empty() || self.line.wants(&self.writers, self.pending.len(), self.batch_rows)
     }
 
     fn is_full(&self) -> bool {
         self.pending.len() >= self.batch_rows || self.bytes >= BATCH_BYTES
+    }
+
+    async fn flush(&mut self, reached: Offsets) -> Result<(), PipelineError> {
+        self.begin().await?;
+        if !reached.is_empty() {
+            self.line.note(Note::Reached(reached));
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Option<Answer> {
+        self.line.next().await
+    }
+
+    async fn write(&mut self, answer: Answer) -> Result<(), PipelineError> {
+        self.line.write(&mut self.writers, answer).await
+    }
+
+    async fn finish(&mut self) -> Result<(), PipelineError> {
+        self.begin().await?;
+        self.line.finish(&mut self.writers).await
+    }
+
+    async fn close(&mut self, outcome: Result<(), PipelineError>) -> Result<(), PipelineError> {
+        self.line.close(&mut self.writers, outcome).await
+    }
+
+    fn durable(&mut self) -> Offsets {
+        let mut offsets = Offsets::new();
+        for note in self.line.durable() {
+            match note {
+                Note::Found { times, newest } => {
+                    times.into_iter().for_each(|at| self.shared.telemetry.searchable(at, 1));
+                    newest.into_iter().for_each(|newest| self.shared.telemetry.applied_at_least(newest));
+                }
+                Note::Reached(mut reached) => offsets.append(&mut reached),
+            }
+        }
+        self.report_waiting();
+        offsets
     }
 
     async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {

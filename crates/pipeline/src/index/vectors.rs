@@ -1,10 +1,12 @@
 //! Records of vectors, for the stage `sink`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::SystemTime;
 
 use tracing::Instrument as _;
 use walvec_broker::Record;
+use walvec_broker::kafka::consumer::Offsets;
 use walvec_broker::wire::vectors::{self, Upsert, Vectors as Said};
 use walvec_broker::wire::{Format, Malformed, SnapshotEnd, reference_vectors};
 use walvec_model::{Column, InputHash, Lsn, Point, PointId, Position, Provenance, RowKey, Table, Value};
@@ -32,11 +34,14 @@ pub(super) struct Vectors {
     times: Vec<SystemTime>,
     /// The traces that the records in `pending` belong to, each once.
     traces: BTreeSet<String>,
+    /// Everything before these offsets.
+    durable: Offsets,
 }
 
 impl Vectors {
-    pub(super) const fn new(format: Format, writers: Vec<Writer>, batch_rows: usize, shared: Shared) -> Self {
-        Self { format, writers, batch_rows, shared, pending: Vec::new(), times: Vec::new(), traces: BTreeSet::new() }
+    pub(super) fn new(format: Format, writers: Vec<Writer>, batch_rows: usize, shared: Shared) -> Self {
+        let (traces, durable) = (BTreeSet::new(), Offsets::new());
+        Self { format, writers, batch_rows, shared, pending: Vec::new(), times: Vec::new(), traces, durable }
     }
 
     fn writer_of(&self, collection: &str) -> Option<usize> {
@@ -111,7 +116,7 @@ impl Vectors {
                 }
             }
             Said::Truncate { collection, position, .. } => {
-                self.flush().await?;
+                self.write_pending().await?;
                 if let Some(index) = self.writer_of(&collection) {
                     self.writers[index].truncate_before(position, &place).await?;
                 }
@@ -140,12 +145,29 @@ impl Vectors {
     }
 
     async fn park(&mut self, record: &Record, malformed: &Malformed) -> Result<(), PipelineError> {
-        let place = Place::from(record);
-        let key = RowKey::new(vec![Value::from(record.place())]);
         for writer in &mut self.writers {
-            writer.come_from(HashMap::from([(key.clone(), place.clone())]));
-            writer.park(&key, Position::default(), malformed.code, &malformed.reason).await?;
+            writer.park(Place::from(record), malformed.code, malformed.reason.clone()).await?;
         }
+        Ok(())
+    }
+
+    /// Writes what is pending.
+    async fn write_pending(&mut self) -> Result<(), PipelineError> {
+        let pending = std::mem::take(&mut self.pending);
+        let times = std::mem::take(&mut self.times);
+        self.shared.telemetry.waiting_since(times.iter().min().copied());
+        let mut by_writer: Vec<Vec<Placed>> = self.writers.iter().map(|_| Vec::new()).collect();
+        for (index, placed) in pending {
+            by_writer[index].push(placed);
+        }
+        let traces = std::mem::take(&mut self.traces);
+        let span = trace::writing(by_writer.iter().map(Vec::len).sum(), traces.iter().map(String::as_str));
+        let dealt = self.writers.iter_mut().zip(by_writer).filter(|(_, placed)| !placed.is_empty());
+        all(dealt, |writer, placed| writer.place(placed)).instrument(span).await?;
+        for at in times {
+            self.shared.telemetry.searchable(at, 1);
+        }
+        self.shared.telemetry.waiting_since(None);
         Ok(())
     }
 }
@@ -168,6 +190,9 @@ fn id_value(id: PointId) -> Value {
 }
 
 impl Intake for Vectors {
+    /// Vectors have come already.
+    type Answer = Infallible;
+
     async fn take(&mut self, record: Record) -> Result<Taken, PipelineError> {
         self.traces.extend(record.header(trace::HEADER).map(str::to_owned));
         match self.read(&record) {
@@ -179,27 +204,38 @@ impl Intake for Vectors {
         }
     }
 
-    async fn flush(&mut self) -> Result<(), PipelineError> {
-        let pending = std::mem::take(&mut self.pending);
-        let times = std::mem::take(&mut self.times);
-        self.shared.telemetry.waiting_since(times.iter().min().copied());
-        let mut by_writer: Vec<Vec<Placed>> = self.writers.iter().map(|_| Vec::new()).collect();
-        for (index, placed) in pending {
-            by_writer[index].push(placed);
-        }
-        let traces = std::mem::take(&mut self.traces);
-        let span = trace::writing(by_writer.iter().map(Vec::len).sum(), traces.iter().map(String::as_str));
-        let dealt = self.writers.iter_mut().zip(by_writer).filter(|(_, placed)| !placed.is_empty());
-        all(dealt, |writer, placed| writer.place(placed)).instrument(span).await?;
-        for at in times {
-            self.shared.telemetry.searchable(at, 1);
-        }
-        self.shared.telemetry.waiting_since(None);
-        Ok(())
+    fn wants_flush(&self) -> bool {
+        true
     }
 
     fn is_full(&self) -> bool {
         self.pending.len() >= self.batch_rows
+    }
+
+    async fn flush(&mut self, mut reached: Offsets) -> Result<(), PipelineError> {
+        self.write_pending().await?;
+        self.durable.append(&mut reached);
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Option<Infallible> {
+        None
+    }
+
+    async fn write(&mut self, answer: Infallible) -> Result<(), PipelineError> {
+        match answer {}
+    }
+
+    async fn finish(&mut self) -> Result<(), PipelineError> {
+        self.write_pending().await
+    }
+
+    async fn close(&mut self, outcome: Result<(), PipelineError>) -> Result<(), PipelineError> {
+        outcome
+    }
+
+    fn durable(&mut self) -> Offsets {
+        std::mem::take(&mut self.durable)
     }
 
     async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {

@@ -16,7 +16,7 @@ use crate::follow::until;
 use crate::retry::Retry;
 use crate::status::{PartitionStatus, Phase};
 use crate::telemetry::count_consumed;
-use crate::writer::Shared;
+use crate::writer::{Shared, first_error};
 
 /// How often offsets are committed at most. After a crash at most this much is written again.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
@@ -29,14 +29,35 @@ const READ_AHEAD: usize = 16;
 
 /// What takes records in and writes what they say.
 pub(super) trait Intake {
-    /// Takes one record in. It is written with the next flush at the latest.
+    /// Something that has been computed and is to be written.
+    type Answer;
+
+    /// Takes one record in. It begins to be written with the next flush at the latest.
     async fn take(&mut self, record: Record) -> Result<Taken, PipelineError>;
 
-    /// Writes everything that was taken in; it is durable then, or parked.
-    async fn flush(&mut self) -> Result<(), PipelineError>;
+    /// Whether a flush is worth while, if there is something to flush: what is under way may leave no room for more.
+    fn wants_flush(&self) -> bool;
 
     /// Whether a flush is due.
     fn is_full(&self) -> bool;
+
+    /// Begins to write what was taken in, which is everything before the offsets `reached`.
+    async fn flush(&mut self, reached: Offsets) -> Result<(), PipelineError>;
+
+    /// Waits for the next answer; `None` if nothing is being computed. Dropping the future loses nothing.
+    async fn next(&mut self) -> Option<Self::Answer>;
+
+    /// Writes an answer durably.
+    async fn write(&mut self, answer: Self::Answer) -> Result<(), PipelineError>;
+
+    /// Writes everything that was taken in; it is durable then, or parked.
+    async fn finish(&mut self) -> Result<(), PipelineError>;
+
+    /// Comes to an end because of `outcome`: writes what is nearly there.
+    async fn close(&mut self, outcome: Result<(), PipelineError>) -> Result<(), PipelineError>;
+
+    /// Offsets that were given to [`flush`](Self::flush), as far as everything before them is durable by now.
+    fn durable(&mut self) -> Offsets;
 
     /// All rows of a snapshot have been written, by all workers: what it did not meet is removed.
     async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError>;
@@ -66,7 +87,7 @@ pub(super) struct Worker<I> {
     intake: I,
     claim: Arc<Claim>,
     shared: Shared,
-    /// What the batch ends with: it becomes durable with the next flush.
+    /// Where the records that were taken in end; the next flush is told.
     reached: Offsets,
     /// What is durable and not committed yet.
     uncommitted: Offsets,
@@ -94,6 +115,16 @@ impl<I: Intake> Worker<I> {
 
     /// Works until asked to stop, or until the consumer is of no use any more.
     pub(super) async fn run(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
+        let outcome = self.work(retry).await;
+        let mut outcome = self.intake.close(outcome).await;
+        self.settle();
+        if self.shared.stop.is_cancelled() {
+            outcome = first_error(outcome, self.commit().await);
+        }
+        outcome
+    }
+
+    async fn work(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
         let mut reading = self.consumer.reading();
         let mut barrier = tokio::time::interval(BARRIER_INTERVAL);
         loop {
@@ -102,10 +133,13 @@ impl<I: Intake> Worker<I> {
                 biased;
                 () = self.shared.stop.cancelled() => {
                     self.shared.telemetry.phase(Phase::Stopping);
-                    self.flush().await?;
-                    return self.commit().await;
+                    return self.flush_if_wanted().await;
                 }
                 () = until(self.commit_due) => self.commit().await?,
+                Some(answer) = self.intake.next() => {
+                    self.intake.write(answer).await?;
+                    self.flush_if_wanted().await?;
+                }
                 _ = barrier.tick(), if is_held => self.pass_barriers().await?,
                 polled = self.consumer.next() => self.take(polled, retry).await?,
                 Ok(()) = reading.changed() => {
@@ -131,18 +165,18 @@ impl<I: Intake> Worker<I> {
                 Some(Polled::Records(records)) => self.take_records(records).await?,
                 Some(other @ (Polled::Lost(_) | Polled::Failed(_))) => return self.change(other, retry).await,
                 Some(other) => {
-                    self.flush().await?;
+                    self.finish().await?;
                     return self.change(other, retry).await;
                 }
                 None => break,
             }
             polled = self.consumer.next_now();
         }
-        self.flush().await?;
+        self.flush_if_wanted().await?;
         match polled {
             Some(Polled::Records(records)) => {
                 self.take_records(records).await?;
-                self.flush().await
+                self.flush_if_wanted().await
             }
             Some(other) => self.change(other, retry).await,
             None => Ok(()),
@@ -193,7 +227,7 @@ impl<I: Intake> Worker<I> {
                 self.intake.reload()
             }
             Polled::Revoked { partitions, done } => {
-                self.flush().await?;
+                self.finish().await?;
                 self.commit().await?;
                 self.let_go(&partitions);
                 tracing::info!(partitions = shown(&partitions), "partitions are given back");
@@ -218,14 +252,38 @@ impl<I: Intake> Worker<I> {
         }
     }
 
+    /// Begins to write what was taken in.
     async fn flush(&mut self) -> Result<(), PipelineError> {
-        self.intake.flush().await?;
-        self.claim.written(&self.reached);
-        if !self.reached.is_empty() {
-            self.uncommitted.append(&mut self.reached);
+        let reached = std::mem::take(&mut self.reached);
+        self.intake.flush(reached).await?;
+        self.settle();
+        Ok(())
+    }
+
+    async fn flush_if_wanted(&mut self) -> Result<(), PipelineError> {
+        if self.intake.wants_flush() {
+            return self.flush().await;
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Writes everything that was taken in.
+    async fn finish(&mut self) -> Result<(), PipelineError> {
+        self.flush().await?;
+        self.intake.finish().await?;
+        self.settle();
+        Ok(())
+    }
+
+    /// Takes over how far everything is durable.
+    fn settle(&mut self) {
+        let mut durable = self.intake.durable();
+        if !durable.is_empty() {
+            self.claim.durable(&durable);
+            self.uncommitted.append(&mut durable);
             self.commit_due.get_or_insert_with(|| Instant::now() + COMMIT_INTERVAL);
         }
-        Ok(())
     }
 
     async fn commit(&mut self) -> Result<(), PipelineError> {
@@ -237,7 +295,7 @@ impl<I: Intake> Worker<I> {
 
     /// Ends snapshots whose rows have been written by all workers.
     async fn pass_barriers(&mut self) -> Result<(), PipelineError> {
-        self.flush().await?;
+        self.finish().await?;
         self.commit().await?;
         let partitions: Vec<Partition> = self.held.keys().cloned().collect();
         for partition in partitions {
@@ -250,7 +308,7 @@ impl<I: Intake> Worker<I> {
             let next = offset + 1;
             self.held.remove(&partition);
             self.uncommitted.insert(partition.clone(), next);
-            self.claim.written(&self.uncommitted);
+            self.claim.durable(&self.uncommitted);
             self.commit().await?;
             self.member.resume(&partition, next).await?;
         }

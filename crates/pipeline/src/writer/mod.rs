@@ -1,10 +1,12 @@
 //! One collection's writer: complete, render, embed, write, park.
 //!
-//! There is exactly one writer per collection, and a batch names each key once, so writes reach the sink in commit order
-//! per key. A row that cannot be processed is parked and never stops its neighbours; every other error is either retried
-//! for ever or ends the pipeline.
+//! There is exactly one writer per collection, and a batch names each key once. Batches that have no key in common may be
+//! under way at the same time ([`Line`](crate::line::Line) sees to it), so writes reach the sink in commit order per key. A
+//! row that cannot be processed is parked and never stops its neighbours; every other error is either retried for ever or
+//! ends the pipeline.
 //!
 //! - [`rows`]: what the rows of a batch shall be in the sink
+//! - [`vectors`]: the vectors that they need, a part of the batch in each call
 //! - [`points`]: their points, written in an order that a crash cannot break
 //! - [`placed`]: points that came from somewhere else
 //! - here: the collection as a whole, and which of its rows are parked
@@ -12,6 +14,7 @@
 mod placed;
 mod points;
 mod rows;
+mod vectors;
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -20,10 +23,11 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 use walvec_embed::Embedder;
-use walvec_model::{Fingerprint, Generation, PointId, Position, RowKey, SparseVector, Table, TableName};
+use walvec_model::{Change, Fingerprint, Generation, PointId, Position, RowKey, SparseVector, Table, TableName, Value};
 use walvec_sink::{CollectionId, Keywords, Sink, SinkError, Write};
 use walvec_transform::Transform;
 
+use crate::batch::{Final, coalesce};
 use crate::error::PipelineError;
 use crate::letters::Letters;
 use crate::plan::FOREIGN;
@@ -32,6 +36,7 @@ use crate::status::LATEST_DEAD_LETTERS;
 use crate::store::{DeadLetter, Place};
 use crate::telemetry::Telemetry;
 pub(crate) use placed::Placed;
+pub(crate) use vectors::Part;
 
 /// How many points a read of a whole collection asks for at a time.
 const SCROLL_POINTS: usize = 1000;
@@ -80,10 +85,9 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
 }
 
-/// Lets writers write beside each other: their collections have nothing in common, and their texts are embedded together.
+/// Lets writers write beside each other: their collections have nothing in common.
 ///
-/// All of them come to their end, whatever becomes of one: a write that is given up half-way may still arrive later. Only who
-/// waits for vectors gives up, because the batch will come again.
+/// All of them come to their end, whatever becomes of one: a write that is given up half-way may still arrive later.
 pub(crate) async fn all<'w, T, F>(
     dealt: impl IntoIterator<Item = (&'w mut Writer, T)>,
     write: impl Fn(&'w mut Writer, T) -> F,
@@ -91,32 +95,65 @@ pub(crate) async fn all<'w, T, F>(
 where
     F: Future<Output = Result<(), PipelineError>>,
 {
-    let given_up = CancellationToken::new();
-    let writes = dealt.into_iter().map(|(writer, part)| {
-        writer.given_up = given_up.clone();
-        let (written, given_up) = (write(writer, part), &given_up);
-        async move {
-            let outcome = written.await;
-            if outcome.is_err() {
-                given_up.cancel();
-            }
-            outcome
-        }
-    });
-    first_error(join_all(writes).await).map(drop)
+    let written = join_all(dealt.into_iter().map(|(writer, part)| write(writer, part))).await;
+    written.into_iter().fold(Ok(()), first_error)
 }
 
-/// What all have brought, or the first error. Those that gave up because of another one have nothing to say.
-fn first_error<T>(outcomes: Vec<Result<T, PipelineError>>) -> Result<Vec<T>, PipelineError> {
-    let (mut brought, mut first) = (Vec::with_capacity(outcomes.len()), None);
-    for outcome in outcomes {
-        match outcome {
-            Ok(one) => brought.push(one),
-            Err(error) if first.is_none() || matches!(first, Some(PipelineError::Stopped)) => first = Some(error),
-            Err(_) => {}
-        }
+/// The first error. That something was stopped says less than what it was stopped for.
+pub(crate) fn first_error(
+    first: Result<(), PipelineError>,
+    other: Result<(), PipelineError>,
+) -> Result<(), PipelineError> {
+    match first {
+        Ok(()) => other,
+        Err(PipelineError::Stopped) if other.is_err() => other,
+        Err(_) => first,
     }
-    first.map_or(Ok(brought), Err)
+}
+
+/// Final states of rows on their way into one collection.
+pub(crate) struct Batch {
+    pub(crate) entries: Vec<(RowKey, Final)>,
+    pub(crate) purpose: Purpose,
+    pub(crate) context: Context,
+    /// Rows that cannot be processed as they are now, whatever `entries` says of an earlier version.
+    pub(crate) failed: Vec<Failure>,
+}
+
+impl Batch {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &RowKey> {
+        self.entries.iter().map(|(key, _)| key).chain(self.failed.iter().map(|failure| &failure.key))
+    }
+}
+
+/// Why rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// They have changed.
+    Change,
+    /// They were read again because of something that they look up. What is stored may be of a newer version of the row and
+    /// all the same older than that, so that it never counts as current; but where the texts have stayed the same, nothing has
+    /// to be written.
+    Refresh,
+    /// What is stored is not to be trusted.
+    Repair,
+}
+
+/// What the rows of a batch have in common.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Context {
+    pub(crate) generation: Generation,
+    /// Where the changes were read, if they came through a topic.
+    pub(crate) places: HashMap<RowKey, Place>,
+}
+
+/// A row that could not be processed, and why.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) key: RowKey,
+    pub(crate) position: Position,
+    pub(crate) code: &'static str,
+    pub(crate) reason: String,
 }
 
 /// Writes one collection.
@@ -130,10 +167,6 @@ pub(crate) struct Writer {
     parked: HashMap<RowKey, Version>,
     /// The newest dead letters, for the status.
     latest: Vec<DeadLetter>,
-    /// Where the changes of the batch were read, if they came through a topic.
-    places: HashMap<RowKey, Place>,
-    /// Whether a part of the batch has failed, here or in another collection.
-    given_up: CancellationToken,
 }
 
 impl Writer {
@@ -141,16 +174,7 @@ impl Writer {
         let letters = shared.letters.of(&collection.name)?;
         let parked = letters.iter().map(version_of).collect();
         let latest = newest(letters);
-        Ok(Self {
-            collection,
-            shared,
-            index,
-            generation: Generation::default(),
-            parked,
-            latest,
-            places: HashMap::new(),
-            given_up: CancellationToken::new(),
-        })
+        Ok(Self { collection, shared, index, generation: Generation::default(), parked, latest })
     }
 
     /// Makes the collection if there is none, and says which one it is.
@@ -178,9 +202,10 @@ impl Writer {
         self.report_dead_letters();
     }
 
-    /// Says where the changes of the next batch were read.
-    pub(crate) fn come_from(&mut self, places: HashMap<RowKey, Place>) {
-        self.places = places;
+    /// These rows have changed, in the time of the present snapshot.
+    pub(crate) fn batch(&self, changes: Vec<Change>, purpose: Purpose) -> Batch {
+        let context = Context { generation: self.generation, places: HashMap::new() };
+        Batch { entries: coalesce(changes), purpose, context, failed: Vec::new() }
     }
 
     /// Looks again which rows are parked: another worker may have parked some of those that are ours now.
@@ -197,16 +222,11 @@ impl Writer {
         self.parked.contains_key(key)
     }
 
-    /// Parks a change that no stage can process, as if it had failed on its way.
-    pub(crate) async fn park(
-        &mut self,
-        key: &RowKey,
-        position: Position,
-        code: &str,
-        reason: &str,
-    ) -> Result<(), PipelineError> {
-        let letter = self.letter(key, position, code, reason);
-        self.settle(&[], &[letter]).await
+    /// Parks a record that nobody can read, under its place.
+    pub(crate) async fn park(&mut self, place: Place, code: &'static str, reason: String) -> Result<(), PipelineError> {
+        let key = RowKey::new(vec![Value::from(place.to_string())]);
+        let context = Context { generation: self.generation, places: HashMap::from([(key.clone(), place)]) };
+        self.settle(&context, &[], &[Failure { key, position: Position::default(), code, reason }]).await
     }
 
     /// Removes what the table's part of the collection shows of the time before a truncate that was read at `place`. Rows
@@ -268,12 +288,18 @@ impl Writer {
     }
 
     /// Remembers the rows that failed and forgets failures that a newer version has healed.
-    async fn settle(&mut self, versions: &[(RowKey, Position)], failed: &[DeadLetter]) -> Result<(), PipelineError> {
-        let failed_keys: HashSet<RowKey> = failed.iter().map(|letter| RowKey::new(letter.key.clone())).collect();
+    async fn settle(
+        &mut self,
+        context: &Context,
+        versions: &[(RowKey, Position)],
+        failed: &[Failure],
+    ) -> Result<(), PipelineError> {
+        let failed_keys: HashSet<&RowKey> = failed.iter().map(|failure| &failure.key).collect();
+        let generation = context.generation;
         let heals = |key: &RowKey, position: Position| {
             let parked = self.parked.get(key);
             // Behind a broker a row may be parked before older versions of it have been read.
-            parked.is_some_and(|parked| self.generation == FOREIGN || (self.generation, position) >= *parked)
+            parked.is_some_and(|parked| generation == FOREIGN || (generation, position) >= *parked)
         };
         let healed: Vec<RowKey> = versions
             .iter()
@@ -283,14 +309,15 @@ impl Writer {
         if failed.is_empty() && healed.is_empty() {
             return Ok(());
         }
-        for letter in failed {
+        let letters: Vec<DeadLetter> = failed.iter().map(|failure| self.letter(context, failure)).collect();
+        for letter in &letters {
             tracing::warn!(table = letter.table, key = ?letter.key, code = letter.code, "row parked: {}", letter.reason);
         }
-        self.shared.letters.update(&self.collection.name, failed, &healed).await?;
+        self.shared.letters.update(&self.collection.name, &letters, &healed).await?;
         self.forget(&healed);
         self.latest.retain(|letter| !failed_keys.contains(&RowKey::new(letter.key.clone())));
-        self.latest = newest(self.latest.drain(..).chain(failed.iter().cloned()).collect());
-        self.parked.extend(failed.iter().map(version_of));
+        self.parked.extend(letters.iter().map(version_of));
+        self.latest = newest(self.latest.drain(..).chain(letters).collect());
         self.report_dead_letters();
         Ok(())
     }
@@ -303,16 +330,16 @@ impl Writer {
         self.latest.retain(|letter| parked.contains_key(&RowKey::new(letter.key.clone())));
     }
 
-    fn letter(&self, key: &RowKey, position: Position, code: &str, reason: &str) -> DeadLetter {
+    fn letter(&self, context: &Context, Failure { key, position, code, reason }: &Failure) -> DeadLetter {
         DeadLetter {
             collection: self.collection.name.clone(),
             table: self.collection.table.to_string(),
             key: key.values().to_vec(),
-            position,
-            generation: self.generation,
-            place: self.places.get(key).cloned(),
-            code: code.to_owned(),
-            reason: reason.to_owned(),
+            position: *position,
+            generation: context.generation,
+            place: context.places.get(key).cloned(),
+            code: (*code).to_owned(),
+            reason: reason.clone(),
         }
     }
 

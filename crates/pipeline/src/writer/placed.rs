@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use walvec_model::{Generation, Point, PointId, Position, Provenance, RowKey};
 use walvec_sink::{SinkError, Write};
 
-use super::Writer;
+use super::{Context, Failure, Writer};
 use crate::error::PipelineError;
 use crate::plan::FOREIGN;
-use crate::store::{DeadLetter, Place};
+use crate::store::Place;
 use crate::telemetry::{Stage, Timer, count_written};
 
 /// A point that came from somewhere else, or its removal.
@@ -54,16 +54,17 @@ impl Writer {
             versions.insert(id, (key, position.unwrap_or_default()));
             writes.push(point.map_or(Write::Delete(id), Write::Upsert));
         }
-        self.come_from(places);
+        let context = Context { generation: self.generation, places };
         let other = |write: &Write| matches!(write, Write::Upsert(point) if point.provenance.fingerprint != self.collection.fingerprint);
         let (others, writes): (Vec<Write>, Vec<Write>) = writes.into_iter().partition(other);
         for (key, position) in others.iter().filter_map(|write| versions.get(&write.id())) {
             let reason = "the vector was made by another model, or from another text, than the configuration says";
-            failed.push(self.letter(key, *position, "E_FINGERPRINT", reason));
+            let (key, position) = (key.clone(), *position);
+            failed.push(Failure { key, position, code: "E_FINGERPRINT", reason: reason.to_owned() });
         }
         self.store(writes, &versions, &mut failed).await?;
         let versions: Vec<(RowKey, Position)> = versions.into_values().collect();
-        self.settle(&versions, &failed).await
+        self.settle(&context, &versions, &failed).await
     }
 
     /// Writes durably; a point that the sink refuses is parked and the others are tried again without it.
@@ -71,7 +72,7 @@ impl Writer {
         &self,
         mut writes: Vec<Write>,
         versions: &HashMap<PointId, (RowKey, Position)>,
-        failed: &mut Vec<DeadLetter>,
+        failed: &mut Vec<Failure>,
     ) -> Result<(), PipelineError> {
         let _timer = Timer::start(Stage::Write);
         while !writes.is_empty() {
@@ -83,7 +84,8 @@ impl Writer {
                     let Some((key, position)) = versions.get(&id).filter(|_| batch.iter().any(|w| w.id() == id)) else {
                         return Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection });
                     };
-                    failed.push(self.letter(key, *position, "E_POINT", &reason));
+                    let (key, position) = (key.clone(), *position);
+                    failed.push(Failure { key, position, code: "E_POINT", reason });
                     writes.retain(|write| write.id() != id);
                 }
                 Err(other) => return Err(other),

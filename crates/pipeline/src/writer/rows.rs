@@ -3,16 +3,18 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use walvec_model::{Cell, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Take, Value};
+use walvec_model::{
+    Cell, Generation, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Take, Value, Vector,
+};
 use walvec_transform::Completed;
 
-use super::Writer;
+use super::vectors::{Part, parts};
+use super::{Batch, Failure, Purpose, Writer};
 use crate::batch::{Final, State};
 use crate::error::PipelineError;
 use crate::plan::{Known, Versioned};
 use crate::refetch::Refetch;
 use crate::start::Refusal;
-use crate::store::DeadLetter;
 use crate::telemetry::{Stage, Timer, count_embeddings};
 
 /// A row with all its values, on its way to a document.
@@ -44,15 +46,10 @@ impl Incomplete {
         }
         read
     }
-}
 
-/// What becomes of rows whose stored documents have the right text already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unchanged {
-    /// Their payload and version are written.
-    Written,
-    /// They are left as they are.
-    Left,
+    fn not_sent(self, reason: &str) -> Failure {
+        Failure { key: self.key, position: self.position, code: "E_NOT_SENT", reason: reason.to_owned() }
+    }
 }
 
 /// Why a row without all its values is parked.
@@ -61,11 +58,10 @@ const NO_SOURCE: &str =
 const NOT_IN_SOURCE: &str = "an update left a value out that is not stored, and the table has no such column";
 
 /// What is left to do for a batch.
-#[derive(Default)]
-pub(super) struct Work {
-    pub(super) rows: Vec<Target>,
+struct Work {
+    rows: Vec<Target>,
     /// Rows that could not be processed.
-    pub(super) failed: Vec<DeadLetter>,
+    failed: Vec<Failure>,
 }
 
 /// What a row shall be in the sink.
@@ -94,68 +90,29 @@ pub(super) enum Origin {
 }
 
 impl Writer {
-    /// Brings the final states of a batch into the sink. When this returns they are durable there, or parked.
-    pub(crate) async fn write(
-        &mut self,
-        source: &dyn Refetch,
-        entries: Vec<(RowKey, Final)>,
-    ) -> Result<(), PipelineError> {
-        let known = self.known(&entries).await?;
-        self.write_over(known, source, entries).await
-    }
-
-    /// The same for rows that were read again because of something that they look up. What is stored may be of a newer version of
-    /// the row and all the same older than that, so that it never counts as current; but where the texts have stayed the same,
-    /// nothing has to be written.
-    pub(crate) async fn refresh(
-        &mut self,
-        source: &dyn Refetch,
-        entries: Vec<(RowKey, Final)>,
-    ) -> Result<(), PipelineError> {
-        let known = self.known(&entries).await?;
-        self.write_fresh(known, source, entries, Unchanged::Left).await
-    }
-
-    /// The same, whatever the sink holds: it is not to be trusted.
-    pub(crate) async fn rewrite(
-        &mut self,
-        source: &dyn Refetch,
-        entries: Vec<(RowKey, Final)>,
-    ) -> Result<(), PipelineError> {
-        let nothing = Known::new(Vec::new(), self.parked.keys().cloned().collect());
-        self.write_over(nothing, source, entries).await
-    }
-
-    async fn write_over(
-        &mut self,
-        known: Known,
-        source: &dyn Refetch,
-        entries: Vec<(RowKey, Final)>,
-    ) -> Result<(), PipelineError> {
-        let fresh: Vec<_> = entries
-            .into_iter()
-            .filter(|(key, last)| !known.is_current(self.id(&last.table, key), key, last.position, self.generation))
-            .collect();
-        self.write_fresh(known, source, fresh, Unchanged::Written).await
-    }
-
-    async fn write_fresh(
-        &mut self,
-        known: Known,
-        source: &dyn Refetch,
-        fresh: Vec<(RowKey, Final)>,
-        unchanged: Unchanged,
-    ) -> Result<(), PipelineError> {
-        let versions: Vec<(RowKey, Position)> = fresh.iter().map(|(key, last)| (key.clone(), last.position)).collect();
-        let mut work = Work::default();
+    /// Finds out what the rows of a batch need, and deals them into parts that are embedded and written by themselves. Until they
+    /// are written no other batch with one of these keys may be prepared.
+    pub(crate) async fn parts_of(&self, source: &dyn Refetch, batch: Batch) -> Result<Vec<Part>, PipelineError> {
+        let Batch { entries, purpose, context, failed } = batch;
+        let known = match purpose {
+            Purpose::Change | Purpose::Refresh => self.known(&entries).await?,
+            Purpose::Repair => Known::new(Vec::new(), self.parked.keys().cloned().collect()),
+        };
+        let is_news = |key: &RowKey, last: &Final| {
+            purpose == Purpose::Refresh
+                || !known.is_current(self.id(&last.table, key), key, last.position, context.generation)
+        };
+        let fresh: Vec<_> = entries.into_iter().filter(|(key, last)| is_news(key, last)).collect();
+        let mut work = Work { rows: Vec::with_capacity(fresh.len()), failed };
         let rows = self.complete(source, fresh, &known, &mut work).await?;
         let looked_up = self.look_up(source, &rows).await?;
         self.render(rows, &looked_up, &known, &mut work)?;
-        if unchanged == Unchanged::Left {
-            work.rows.retain(|target| !self.is_shown(target, &known));
+        if purpose == Purpose::Refresh {
+            work.rows.retain(|target| !self.is_shown(target, &known, context.generation));
         }
-        let failed = self.bring(work).await?;
-        self.settle(&versions, &failed).await
+        let moved = self.moved_vectors(&work.rows).await?;
+        let most = self.collection.embedder.texts_per_call().max(1);
+        Ok(parts(work.rows, work.failed, moved, &Arc::new(context), most))
     }
 
     /// What the sink holds under the ids of the batch.
@@ -212,10 +169,6 @@ impl Writer {
         Ok(rows)
     }
 
-    fn not_sent(&self, Incomplete { key, position, .. }: &Incomplete, reason: &str) -> DeadLetter {
-        self.letter(key, *position, "E_NOT_SENT", reason)
-    }
-
     /// Reads rows again that cannot be completed otherwise. What is read may be newer than the change; the changes in
     /// between are still to come and end in the same state. A row that is not there any more will be deleted by one of them.
     async fn refetch(
@@ -234,7 +187,7 @@ impl Writer {
             rest = others;
             let keys: Vec<RowKey> = same.iter().map(|incomplete| incomplete.key.clone()).collect();
             let Some(fetched) = source.rows(&table, &keys) else {
-                work.failed.extend(same.iter().map(|incomplete| self.not_sent(incomplete, NO_SOURCE)));
+                work.failed.extend(same.into_iter().map(|incomplete| incomplete.not_sent(NO_SOURCE)));
                 continue;
             };
             let mut found: HashMap<RowKey, Row> = fetched.await?.into_iter().collect();
@@ -243,12 +196,13 @@ impl Writer {
                     work.rows.push(self.target(&table, incomplete.key, incomplete.position, known));
                     continue;
                 };
-                match self.collection.transform.complete(&table, incomplete.filled(row), None) {
+                let filled = incomplete.filled(row);
+                match self.collection.transform.complete(&table, filled, None) {
                     Completed::Row(values) => {
                         let Incomplete { key, table, position, .. } = incomplete;
                         rows.push(Complete { key, table, values, position });
                     }
-                    Completed::Refetch => work.failed.push(self.not_sent(&incomplete, NOT_IN_SOURCE)),
+                    Completed::Refetch => work.failed.push(incomplete.not_sent(NOT_IN_SOURCE)),
                 }
             }
         }
@@ -319,11 +273,11 @@ impl Writer {
     }
 
     /// Whether every document of a row is stored with the text that it should have.
-    fn is_shown(&self, target: &Target, known: &Known) -> bool {
+    fn is_shown(&self, target: &Target, known: &Known, generation: Generation) -> bool {
         let first = known.points.get(&target.first).and_then(|point| point.provenance.as_ref());
         let is_current = first.is_some_and(|stored| {
             // A row whose chunks were being written when that stopped has no version.
-            stored.generation == self.generation && stored.position > Position::default()
+            stored.generation == generation && stored.position > Position::default()
         });
         let is_kept = |(_, origin): &(Versioned, Origin)| *origin == Origin::Kept;
         let chunks = u32::try_from(target.documents.len()).unwrap_or(u32::MAX);
@@ -348,7 +302,8 @@ impl Writer {
             let documents = match transform.render_joined(&table, &key, &values, looked_up) {
                 Ok(documents) => documents,
                 Err(error) if error.is_row_error() => {
-                    work.failed.push(self.letter(&key, position, error.code(), &error.to_string()));
+                    let (code, reason) = (error.code(), error.to_string());
+                    work.failed.push(Failure { key, position, code, reason });
                     continue;
                 }
                 Err(error) => {
@@ -389,5 +344,24 @@ impl Writer {
             .filter(|(_, provenance)| provenance.fingerprint == self.collection.fingerprint)
             .map(|(id, provenance)| (provenance.input_hash.clone(), id))
             .collect()
+    }
+
+    /// Reads the vectors of texts that have moved from one chunk to another.
+    async fn moved_vectors(&self, rows: &[Target]) -> Result<HashMap<PointId, Vector>, PipelineError> {
+        let all = rows.iter().flat_map(|row| &row.documents);
+        let moved: Vec<(PointId, PointId)> = all
+            .filter_map(|(versioned, origin)| match origin {
+                Origin::Moved(from) => Some((versioned.document.id, *from)),
+                Origin::Kept | Origin::New => None,
+            })
+            .collect();
+        if moved.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let ids: HashSet<PointId> = moved.iter().map(|(_, from)| *from).collect();
+        let ids = &ids.into_iter().collect::<Vec<_>>();
+        let stored = self.on_sink(|sink, _| async move { sink.vectors(ids.clone()).await }).await?;
+        let stored: HashMap<PointId, Vector> = stored.into_iter().collect();
+        Ok(moved.into_iter().filter_map(|(id, from)| Some((id, stored.get(&from)?.clone()))).collect())
     }
 }

@@ -1,0 +1,325 @@
+//! Batches whose vectors are being computed, side by side.
+//!
+//! Vectors take long, and those of a provider may have to be asked for several times. So batches that have no key in common
+//! are under way at the same time; a batch with a key of one that is not written yet waits for it. A part of a batch is
+//! written as soon as it has its vectors, whichever part that is: between different keys there is no order to keep. What is
+//! noted behind a batch comes out when that batch and all before it are durable, and in the order in which it was noted.
+//!
+//! How much is under way is bounded by what the embedder can make use of, and by what was written lately: with a slow one
+//! nobody waits long for what was begun, and little is asked for twice after a crash.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
+use walvec_model::RowKey;
+
+use crate::error::PipelineError;
+use crate::refetch::Refetch;
+use crate::writer::{Batch, Part, Writer, all, first_error};
+
+/// Bytes of texts and vectors that may be under way at the same time, so that large ones do not fill the memory.
+const BYTES: usize = 8 << 20;
+
+/// What is asked for beyond what the embedder can make use of, so that it never runs dry: half as much.
+const SPARE: (usize, usize) = (3, 2);
+
+/// As many texts may be under way as were written in this time, when that is less than the embedder could make use of.
+const LATELY: Duration = Duration::from_secs(10);
+
+/// A part of a batch with its vectors, or why it has none.
+pub(crate) struct Answer {
+    slip: Slip,
+    part: Result<Part, PipelineError>,
+}
+
+/// What is known of a part while its vectors are computed.
+struct Slip {
+    /// The number of its batch.
+    batch: u64,
+    writer: usize,
+    keys: Vec<RowKey>,
+    texts: usize,
+    bytes: usize,
+}
+
+/// A batch that is not durable, or behind one that is not.
+struct Open<N> {
+    /// Parts that are not durable.
+    parts: usize,
+    /// Parts whose vectors are being computed.
+    asked: usize,
+    /// Comes out behind the batch.
+    notes: Vec<N>,
+    /// As long as the batch is under way.
+    _span: Span,
+}
+
+/// The batches that are under way. `N` is what their reader wants to know of them when they are durable.
+pub(crate) struct Line<N> {
+    /// The oldest first.
+    batches: VecDeque<Open<N>>,
+    /// The number of the oldest.
+    first: u64,
+    asked: JoinSet<Answer>,
+    /// The keys of each writer that are not durable.
+    keys: HashSet<(usize, RowKey)>,
+    loads: Vec<Load>,
+    bytes: usize,
+    durable: Vec<N>,
+    given_up: CancellationToken,
+}
+
+/// What one writer's embedder is asked for.
+#[derive(Default)]
+struct Load {
+    texts: usize,
+    /// When how many texts were written, the oldest first.
+    written: VecDeque<(Instant, usize)>,
+}
+
+impl Load {
+    fn written(&mut self, texts: usize) {
+        self.texts -= texts;
+        self.written.push_back((Instant::now(), texts));
+        while self.written.front().is_some_and(|(at, _)| at.elapsed() > LATELY) {
+            self.written.pop_front();
+        }
+    }
+
+    fn lately(&self) -> usize {
+        self.written.iter().filter(|(at, _)| at.elapsed() <= LATELY).map(|(_, texts)| texts).sum()
+    }
+}
+
+impl<N> Line<N> {
+    pub(crate) fn new() -> Self {
+        Self {
+            batches: VecDeque::new(),
+            first: 0,
+            asked: JoinSet::new(),
+            keys: HashSet::new(),
+            loads: Vec::new(),
+            bytes: 0,
+            durable: Vec::new(),
+            given_up: CancellationToken::new(),
+        }
+    }
+
+    /// Whether everything is durable.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Whether a batch of so many rows is worth beginning now. While others are under way a small one had better grow.
+    pub(crate) fn wants(&self, writers: &[Writer], rows: usize, batch_rows: usize) -> bool {
+        let most = writers.iter().map(texts_per_call).min().unwrap_or_default();
+        self.is_empty()
+            || (rows >= most.min(batch_rows) && (0..writers.len()).all(|index| self.has_room(writers, index)))
+    }
+
+    /// Whether so little is under way that rows which are read for another reason do not hold the others up.
+    pub(crate) fn has_time(&self, writers: &[Writer]) -> bool {
+        let calls = writers.iter().map(|writer| writer.collection.embedder.calls_at_once()).min().unwrap_or_default();
+        self.batches.len() < (calls / 2).max(1)
+    }
+
+    fn has_room(&self, writers: &[Writer], index: usize) -> bool {
+        let Some(load) = self.loads.get(index) else { return true };
+        load.texts == 0 || (load.texts < load.lately() && self.can_take(writers, index))
+    }
+
+    /// Whether the embedder can make use of one more part.
+    fn can_take(&self, writers: &[Writer], index: usize) -> bool {
+        let (writer, (times, of)) = (&writers[index], SPARE);
+        let useful = texts_per_call(writer).saturating_mul(writer.collection.embedder.calls_at_once());
+        let texts = self.loads.get(index).map_or(0, |load| load.texts);
+        texts == 0 || (texts < useful.saturating_mul(times) / of && self.bytes < BYTES)
+    }
+
+    fn meets(&self, batches: &[(usize, Batch)]) -> bool {
+        let is_under_way = |index, key: &RowKey| self.keys.contains(&(index, key.clone()));
+        !self.keys.is_empty() && batches.iter().any(|(index, batch)| batch.keys().any(|key| is_under_way(*index, key)))
+    }
+
+    /// Begins a batch, which has a part for each of these writers: waits until it may, prepares it and asks for its vectors.
+    pub(crate) async fn begin(
+        &mut self,
+        writers: &mut [Writer],
+        source: &dyn Refetch,
+        batches: Vec<(usize, Batch)>,
+        span: Span,
+    ) -> Result<(), PipelineError> {
+        self.loads.resize_with(writers.len(), Load::default);
+        let may_begin = |line: &Self, writers: &[Writer]| {
+            !line.meets(&batches) && batches.iter().all(|(index, _)| line.has_room(writers, *index))
+        };
+        while !may_begin(self, writers) && self.advance(writers).await? {}
+        let prepared = {
+            let writers = &*writers;
+            let prepared = batches.into_iter().map(|(index, batch)| async move {
+                Ok::<_, PipelineError>((index, writers[index].parts_of(source, batch).await?))
+            });
+            try_join_all(prepared).instrument(span.clone()).await?
+        };
+        let number = self.first + self.batches.len() as u64;
+        let parts = prepared.iter().map(|(_, parts)| parts.len()).sum();
+        self.batches.push_back(Open { parts, asked: 0, notes: Vec::new(), _span: span.clone() });
+        let dimension = |index: usize| writers[index].collection.embedder.info().dimension;
+        let slip = |index, part: &Part| Slip {
+            batch: number,
+            writer: index,
+            keys: part.keys().cloned().collect(),
+            texts: part.texts(),
+            bytes: part.weight(dimension(index)),
+        };
+        let parts = prepared.into_iter().flat_map(|(index, parts)| parts.into_iter().map(move |part| (index, part)));
+        let parts: Vec<(Slip, Part)> = parts.map(|(index, part)| (slip(index, &part), part)).collect();
+        for (slip, _) in &parts {
+            self.keys.extend(slip.keys.iter().map(|key| (slip.writer, key.clone())));
+        }
+        for (slip, part) in parts {
+            while !self.can_take(writers, slip.writer) && self.advance(writers).await? {}
+            self.loads[slip.writer].texts += slip.texts;
+            self.bytes += slip.bytes;
+            if let Some(batch) = self.batch(number) {
+                batch.asked += 1;
+            }
+            let embedded = writers[slip.writer].embed(part, self.given_up.clone()).instrument(span.clone());
+            self.asked.spawn(async move { Answer { slip, part: embedded.await } });
+        }
+        self.come_out();
+        Ok(())
+    }
+
+    /// Notes something behind everything that has begun.
+    pub(crate) fn note(&mut self, note: N) {
+        match self.batches.back_mut() {
+            Some(newest) => newest.notes.push(note),
+            None => self.durable.push(note),
+        }
+    }
+
+    /// What was noted behind batches that are not durable, the oldest first.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = &N> {
+        self.batches.iter().flat_map(|batch| &batch.notes)
+    }
+
+    /// What was noted behind batches that have become durable.
+    pub(crate) fn durable(&mut self) -> Vec<N> {
+        std::mem::take(&mut self.durable)
+    }
+
+    /// The next part that has its vectors, which is to be written with [`write`](Self::write); `None` if nothing is under way.
+    /// Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Answer> {
+        self.asked.join_next().await.map(whole)
+    }
+
+    /// Writes a part, and what else has its vectors.
+    pub(crate) async fn write(&mut self, writers: &mut [Writer], first: Answer) -> Result<(), PipelineError> {
+        let mut dealt: Vec<(Vec<Slip>, Vec<Part>)> = writers.iter().map(|_| Default::default()).collect();
+        let mut failed = Ok(());
+        let mut next = Some(first);
+        while let Some(Answer { slip, part }) = next {
+            if let Some(batch) = self.batch(slip.batch) {
+                batch.asked -= 1;
+            }
+            match part {
+                Ok(part) => {
+                    let (slips, parts) = &mut dealt[slip.writer];
+                    slips.push(slip);
+                    parts.push(part);
+                }
+                Err(error) => failed = first_error(failed, Err(error)),
+            }
+            next = self.asked.try_join_next().map(whole);
+        }
+        let (slips, parts): (Vec<_>, Vec<_>) = dealt.into_iter().unzip();
+        let dealt = writers.iter_mut().zip(parts).filter(|(_, parts)| !parts.is_empty());
+        let written = all(dealt, |writer, parts| async move {
+            for part in parts {
+                writer.write(part).await?;
+            }
+            Ok(())
+        });
+        written.await?;
+        slips.into_iter().flatten().for_each(|slip| self.written(slip));
+        self.come_out();
+        failed
+    }
+
+    fn written(&mut self, Slip { batch, writer, keys, texts, bytes }: Slip) {
+        for key in keys {
+            self.keys.remove(&(writer, key));
+        }
+        self.loads[writer].written(texts);
+        self.bytes -= bytes;
+        if let Some(batch) = self.batch(batch) {
+            batch.parts -= 1;
+        }
+    }
+
+    fn batch(&mut self, number: u64) -> Option<&mut Open<N>> {
+        self.batches.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    fn come_out(&mut self) {
+        while let Some(oldest) = self.batches.pop_front_if(|batch| batch.parts == 0) {
+            self.first += 1;
+            self.durable.extend(oldest.notes);
+        }
+    }
+
+    /// Waits for the next part that has its vectors and writes it. False if nothing is under way.
+    async fn advance(&mut self, writers: &mut [Writer]) -> Result<bool, PipelineError> {
+        let Some(answer) = self.next().await else { return Ok(false) };
+        self.write(writers, answer).await?;
+        Ok(true)
+    }
+
+    /// Writes everything that is under way.
+    pub(crate) async fn finish(&mut self, writers: &mut [Writer]) -> Result<(), PipelineError> {
+        while self.advance(writers).await? {}
+        Ok(())
+    }
+
+    /// Comes to an end because of `outcome`: waits for the oldest batch, writes whatever has its vectors until then, and gives the
+    /// rest up, which will come again. After an error nothing that fails is asked for again.
+    pub(crate) async fn close(
+        &mut self,
+        writers: &mut [Writer],
+        outcome: Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        let (oldest, mut outcome) = (self.first, outcome);
+        if outcome.as_ref().is_err_and(PipelineError::ends_membership) {
+            // Somebody else may write in its place: it may not write any more.
+            self.asked.shutdown().await;
+            return outcome;
+        }
+        while self.batch(oldest).is_some_and(|batch| batch.asked > 0) {
+            if outcome.is_err() {
+                self.given_up.cancel();
+            }
+            outcome = first_error(outcome, self.advance(writers).await.map(drop));
+        }
+        self.asked.shutdown().await;
+        outcome
+    }
+}
+
+fn texts_per_call(writer: &Writer) -> usize {
+    writer.collection.embedder.texts_per_call().max(1)
+}
+
+/// Nobody waits for what was aborted, so that a part without an answer has panicked.
+fn whole(joined: Result<Answer, JoinError>) -> Answer {
+    joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+#[cfg(test)]
+mod tests;

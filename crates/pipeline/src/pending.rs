@@ -1,0 +1,233 @@
+//! What has been read of the stream and not begun yet.
+//!
+//! It decides what an event demands; [`follow`](crate::follow) does it.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+use walvec_capture::LookupSpec;
+use walvec_model::{Change, Lsn, Op, StreamEvent, TableName};
+
+use crate::related::Gathered;
+
+/// A batch with this many bytes of values is written before it has all its rows, so that large rows cannot fill the memory.
+pub(crate) const BATCH_BYTES: usize = 8 << 20;
+
+/// Changes that have been read and not written yet.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    changes: Vec<Change>,
+    /// Changes of looked-up tables.
+    pub(crate) related: Gathered,
+    /// The weight of the rows in `changes`.
+    bytes: usize,
+    /// When the oldest of `changes` has to be written, complete transaction or not.
+    due: Option<Instant>,
+    /// Transactions whose end has been read: their rows are in `changes` or already written.
+    commits: Vec<Commit>,
+    /// Rows of the transaction whose end has not been read yet, including those already written.
+    open_rows: usize,
+}
+
+/// The end of a transaction.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Commit {
+    pub(crate) end_lsn: Lsn,
+    pub(crate) at: SystemTime,
+    pub(crate) rows: usize,
+}
+
+impl Commit {
+    /// A position of the server at which it had nothing more to send.
+    pub(crate) const fn idle(wal_end: Lsn) -> Self {
+        Self { end_lsn: wal_end, at: SystemTime::UNIX_EPOCH, rows: 0 }
+    }
+}
+
+/// What an event demands.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Demand {
+    /// Go on reading.
+    Nothing,
+    /// Write what is pending.
+    Flush,
+    /// Write what is pending, then empty this table.
+    Truncate(TableName),
+    /// Nothing is waiting here, and the server has nothing more to send up to here.
+    Idle(Lsn),
+}
+
+impl Pending {
+    /// Nothing yet, of tables in which this is looked up.
+    pub(crate) fn new(lookups: &[LookupSpec]) -> Self {
+        Self { related: Gathered::new(lookups), ..Self::default() }
+    }
+
+    /// Takes in one event.
+    pub(crate) fn push(&mut self, event: StreamEvent, max_rows: usize, wait: Duration) -> Demand {
+        match event {
+            StreamEvent::Change(change) if change.op == Op::Truncate => {
+                self.open_rows += 1;
+                self.related.reach(change.position);
+                Demand::Truncate(change.table.name.clone())
+            }
+            StreamEvent::Change(change) => {
+                self.open_rows += 1;
+                self.due.get_or_insert_with(|| Instant::now() + wait);
+                self.bytes += weight(&change.op);
+                self.related.reach(change.position);
+                self.changes.push(change);
+                self.flush_if_full(max_rows)
+            }
+            StreamEvent::LookedUp(change) => {
+                self.open_rows += 1;
+                self.due.get_or_insert_with(|| Instant::now() + wait);
+                self.related.note(&change);
+                self.flush_if_full(max_rows)
+            }
+            StreamEvent::Commit { end_lsn, at } => {
+                let rows = std::mem::take(&mut self.open_rows);
+                self.commits.push(Commit { end_lsn, at, rows });
+                Demand::Nothing
+            }
+            StreamEvent::Begin { xid, .. } => {
+                self.related.begin(xid);
+                Demand::Nothing
+            }
+            StreamEvent::Idle { wal_end } if self.is_empty() => Demand::Idle(wal_end),
+            StreamEvent::Idle { wal_end } => {
+                // Nothing is missing between the last transaction and here: the server may not say so again for half a minute.
+                if let Some(last) = self.commits.last_mut().filter(|_| self.open_rows == 0) {
+                    last.end_lsn = last.end_lsn.max(wal_end);
+                }
+                Demand::Nothing
+            }
+        }
+    }
+
+    fn flush_if_full(&self, max_rows: usize) -> Demand {
+        let full = self.rows() >= max_rows || self.bytes >= BATCH_BYTES;
+        if full { Demand::Flush } else { Demand::Nothing }
+    }
+
+    /// How many rows are waiting, and values that rows are to be found by.
+    pub(crate) fn rows(&self) -> usize {
+        self.changes.len() + self.related.len()
+    }
+
+    /// When something has to be written, complete transaction or not.
+    pub(crate) const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        self.due = None;
+        self.bytes = 0;
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether nothing waits to be written or confirmed.
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.related.is_empty() && self.commits.is_empty() && self.open_rows == 0
+    }
+
+    /// Whether a transaction has ended and no other has begun: what is pending is worth writing at once.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.open_rows == 0 && !self.commits.is_empty()
+    }
+
+    /// Transactions that end with what [`take_changes`](Self::take_changes) has taken.
+    pub(crate) fn take_commits(&mut self) -> Vec<Commit> {
+        std::mem::take(&mut self.commits)
+    }
+
+    pub(crate) fn commits(&self) -> impl Iterator<Item = &Commit> {
+        self.commits.iter()
+    }
+}
+
+pub(crate) fn weight(op: &Op) -> usize {
+    match op {
+        Op::Insert { new } | Op::Update { new, .. } => new.weight(),
+        Op::Delete { .. } | Op::Truncate => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use walvec_model::{Cell, Position, Row, RowKey, Table};
+
+    use super::*;
+
+    const WAIT: Duration = Duration::from_millis(5);
+
+    fn change(op: Op) -> StreamEvent {
+        let table = Table { name: TableName::new("public", "books"), columns: Vec::new(), key: Vec::new() };
+        StreamEvent::Change(Change { table: Arc::new(table), position: Position::default(), op })
+    }
+
+    fn delete() -> StreamEvent {
+        change(Op::Delete { key: RowKey::new(vec![json!(1)]) })
+    }
+
+    const fn commit(end_lsn: u64) -> StreamEvent {
+        StreamEvent::Commit { end_lsn: Lsn(end_lsn), at: SystemTime::UNIX_EPOCH }
+    }
+
+    const fn idle(wal_end: u64) -> StreamEvent {
+        StreamEvent::Idle { wal_end: Lsn(wal_end) }
+    }
+
+    #[tokio::test]
+    async fn an_idle_server_is_confirmed_only_when_nothing_is_in_flight() {
+        let mut pending = Pending::default();
+        assert_eq!(pending.push(idle(10), 256, WAIT), Demand::Idle(Lsn(10)));
+        pending.push(delete(), 256, WAIT);
+        assert_eq!(pending.push(idle(20), 256, WAIT), Demand::Nothing, "inside a transaction");
+        pending.push(commit(15), 256, WAIT);
+        assert_eq!(pending.push(idle(20), 256, WAIT), Demand::Nothing, "read but not written");
+        let ends: Vec<Lsn> = pending.commits.iter().map(|commit| commit.end_lsn).collect();
+        assert_eq!(ends, [Lsn(20)], "confirmed with the transaction before it");
+    }
+
+    #[tokio::test]
+    async fn a_large_transaction_is_written_in_bounded_batches() {
+        let mut pending = Pending::default();
+        assert_eq!(pending.push(delete(), 2, WAIT), Demand::Nothing);
+        assert_eq!(pending.push(delete(), 2, WAIT), Demand::Flush);
+        assert!(!pending.is_complete(), "nothing may be confirmed before its end");
+    }
+
+    #[tokio::test]
+    async fn large_rows_make_small_batches() {
+        let insert = |length| {
+            let text = json!("x".repeat(length));
+            change(Op::Insert { new: Row(vec![Cell::Value(text)]) })
+        };
+        let mut pending = Pending::default();
+        assert_eq!(pending.push(insert(BATCH_BYTES / 2), 256, WAIT), Demand::Nothing);
+        assert_eq!(pending.push(insert(BATCH_BYTES / 2), 256, WAIT), Demand::Flush);
+        assert_eq!(pending.take_changes().len(), 2);
+        assert_eq!(pending.push(insert(1), 256, WAIT), Demand::Nothing);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_is_complete_when_its_end_has_been_read() {
+        let mut pending = Pending::default();
+        pending.push(delete(), 256, WAIT);
+        assert!(!pending.is_complete());
+        pending.push(commit(15), 256, WAIT);
+        assert!(pending.is_complete());
+        assert_eq!(pending.commits, [Commit { end_lsn: Lsn(15), at: SystemTime::UNIX_EPOCH, rows: 1 }]);
+    }
+
+    #[tokio::test]
+    async fn a_truncate_is_a_barrier() {
+        let mut pending = Pending::default();
+        let table = TableName::new("public", "books");
+        assert_eq!(pending.push(change(Op::Truncate), 256, WAIT), Demand::Truncate(table));
+    }
+}

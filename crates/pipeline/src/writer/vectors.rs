@@ -1,0 +1,242 @@
+//! Vectors for the rows of a batch: it is dealt into parts, and each of them is embedded by itself.
+//!
+//! A part asks for as many texts as the embedder wants in a call, so that nobody's vectors wait for those of others, whose
+//! request may be told to come again several times.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use tokio_util::sync::CancellationToken;
+use walvec_embed::{EmbedError, Embedder};
+use walvec_model::{PointId, RowKey, Vector};
+
+use super::rows::{Origin, Target};
+use super::{Context, Failure, Writer};
+use crate::error::PipelineError;
+use crate::plan::Versioned;
+use crate::retry::Retry;
+use crate::telemetry::{Stage, Telemetry, Timer, count_embeddings};
+
+/// Rows that are embedded in one call and written together.
+pub(crate) struct Part {
+    pub(super) rows: Vec<Target>,
+    /// Rows that could not be processed.
+    pub(super) failed: Vec<Failure>,
+    /// Vectors of documents whose points do not have them.
+    pub(super) vectors: HashMap<PointId, Vector>,
+    /// First chunks that went after they were announced: they are written whole once more.
+    pub(super) vanished: HashSet<PointId>,
+    pub(super) context: Arc<Context>,
+}
+
+impl Part {
+    fn new(context: &Arc<Context>) -> Self {
+        let context = Arc::clone(context);
+        Self { rows: Vec::new(), failed: Vec::new(), vectors: HashMap::new(), vanished: HashSet::new(), context }
+    }
+
+    pub(super) fn document(&self, id: PointId) -> Option<(&Target, &Versioned)> {
+        self.rows.iter().find_map(|row| {
+            let (versioned, _) = row.documents.iter().find(|(versioned, _)| versioned.document.id == id)?;
+            Some((row, versioned))
+        })
+    }
+
+    /// The row that a point belongs to.
+    pub(super) fn owner(&self, id: PointId) -> Option<&Target> {
+        let is_surplus = |row: &&Target| row.first == id || row.surplus.contains(&id);
+        self.document(id).map(|(row, _)| row).or_else(|| self.rows.iter().find(is_surplus))
+    }
+
+    /// The rows that it decides about.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &RowKey> {
+        self.rows.iter().map(|row| &row.key).chain(self.failed.iter().map(|failure| &failure.key))
+    }
+
+    /// How many vectors it asks for.
+    pub(crate) fn texts(&self) -> usize {
+        self.rows.iter().map(Target::texts).sum()
+    }
+
+    /// What its texts and vectors take, about, in bytes.
+    pub(crate) fn weight(&self, dimension: usize) -> usize {
+        let documents = self.rows.iter().flat_map(|row| &row.documents);
+        let texts: usize = documents.map(|(versioned, _)| versioned.document.text.len()).sum();
+        texts + self.texts() * dimension * size_of::<f32>()
+    }
+
+    /// A row that cannot be processed stays as it is, and is parked.
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.rows.retain(|row| row.key != failure.key);
+        self.failed.push(failure);
+    }
+}
+
+/// Deals rows into parts that need about `most` vectors. A row's chunks stay together, and so do all that is said of a row.
+pub(super) fn parts(
+    rows: Vec<Target>,
+    failed: Vec<Failure>,
+    mut moved: HashMap<PointId, Vector>,
+    context: &Arc<Context>,
+    most: usize,
+) -> Vec<Part> {
+    let (mut parts, mut part, mut texts) = (Vec::new(), Part::new(context), 0);
+    for row in rows {
+        texts += row.texts();
+        let ids = row.documents.iter().map(|(versioned, _)| versioned.document.id);
+        part.vectors.extend(ids.filter_map(|id| Some((id, moved.remove(&id)?))));
+        part.rows.push(row);
+        if texts >= most {
+            parts.push(std::mem::replace(&mut part, Part::new(context)));
+            texts = 0;
+        }
+    }
+    for failure in failed {
+        let has_row = |part: &&mut Part| part.rows.iter().any(|row| row.key == failure.key);
+        parts.iter_mut().find(has_row).unwrap_or(&mut part).failed.push(failure);
+    }
+    if !part.rows.is_empty() || !part.failed.is_empty() {
+        parts.push(part);
+    }
+    parts
+}
+
+impl Target {
+    pub(super) fn texts(&self) -> usize {
+        self.documents.iter().filter(|(_, origin)| *origin == Origin::New).count()
+    }
+}
+
+/// Asks an embedder for one collection, whoever writes it.
+#[derive(Clone)]
+pub(super) struct Texts {
+    embedder: Arc<dyn Embedder>,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+    /// Whether something beside has failed, so that what is under way will come again.
+    given_up: CancellationToken,
+    /// The collection's place in the status.
+    index: usize,
+}
+
+impl Writer {
+    pub(super) fn texts(&self, given_up: CancellationToken) -> Texts {
+        Texts {
+            embedder: Arc::clone(&self.collection.embedder),
+            telemetry: self.shared.telemetry.clone(),
+            stop: self.shared.stop.clone(),
+            given_up,
+            index: self.index,
+        }
+    }
+
+    /// Computes the vectors that a part lacks. It does not need the writer, who may write other parts meanwhile.
+    pub(crate) fn embed(
+        &self,
+        mut part: Part,
+        given_up: CancellationToken,
+    ) -> impl Future<Output = Result<Part, PipelineError>> + Send + use<> {
+        let texts = self.texts(given_up);
+        async move {
+            let all = part.rows.iter().flat_map(|row| &row.documents);
+            let lacks = |(versioned, origin): &&(Versioned, Origin)| {
+                *origin != Origin::Kept && !part.vectors.contains_key(&versioned.document.id)
+            };
+            let missing = all.filter(lacks).map(|(versioned, _)| versioned.document.id).collect();
+            texts.fill(&mut part, missing).await?;
+            Ok(part)
+        }
+    }
+}
+
+impl Texts {
+    /// Computes the vectors of these documents. A row that has a text which cannot be embedded stays as it is, and is parked.
+    pub(super) async fn fill(&self, part: &mut Part, ids: Vec<PointId>) -> Result<(), PipelineError> {
+        let text = |id| Some((id, part.document(id)?.1.document.text.clone()));
+        let (ids, texts): (Vec<PointId>, Vec<String>) = ids.into_iter().filter_map(text).unzip();
+        // One row may have more chunks than fit into a call.
+        let calls = texts.chunks(self.embedder.texts_per_call().max(1)).map(|texts| self.embed(texts));
+        let answers = try_join_all(calls).await?;
+        let mut computed = 0;
+        for (id, answer) in ids.into_iter().zip(answers.into_iter().flatten()) {
+            match answer {
+                Ok(vector) => {
+                    part.vectors.insert(id, vector);
+                    computed += 1;
+                }
+                Err(error) => {
+                    // A row that has failed already is not there any more.
+                    if let Some((_, versioned)) = part.document(id) {
+                        let (key, position) = (versioned.document.key.clone(), versioned.position);
+                        part.fail(Failure { key, position, code: error.code(), reason: error.to_string() });
+                    }
+                }
+            }
+        }
+        if computed > 0 {
+            count_embeddings("computed", computed);
+            self.telemetry.collection(self.index, |status| status.embeddings_computed += computed as u64);
+        }
+        Ok(())
+    }
+
+    /// A vector for each text, or why it will never have one. What may still come is asked for again, for ever, unless something
+    /// beside has failed; what has come is kept, because somebody may have paid for it.
+    async fn embed(&self, texts: &[String]) -> Result<Vec<Result<Vector, EmbedError>>, PipelineError> {
+        let _timer = Timer::start(Stage::Embed);
+        let mut retry = Retry::new(&self.telemetry, &self.stop);
+        let mut done: Vec<Option<Result<Vector, EmbedError>>> = texts.iter().map(|_| None).collect();
+        let mut has_failed = false;
+        loop {
+            let open: Vec<usize> = (0..texts.len()).filter(|at| done[*at].is_none()).collect();
+            let asked: Vec<String> = open.iter().map(|at| texts[*at].clone()).collect();
+            let answer = tokio::select! {
+                answer = self.embedder.embed(asked) => answer,
+                () = self.not_wanted(has_failed) => return Err(PipelineError::Stopped),
+            };
+            let again = match answer {
+                Ok(answers) if answers.len() != open.len() => {
+                    let reason = format!("{} texts were given, {} vectors came back", open.len(), answers.len());
+                    Some(EmbedError::Failed(reason))
+                }
+                Ok(answers) => {
+                    let mut again = None;
+                    for (at, answer) in open.iter().zip(answers) {
+                        match answer {
+                            Err(error) if error.is_retryable() => again = Some(error),
+                            answer => done[*at] = Some(answer),
+                        }
+                    }
+                    if open.iter().any(|at| done[*at].is_some()) {
+                        retry.succeeded();
+                    }
+                    again
+                }
+                Err(error) => Some(error),
+            };
+            let Some(error) = again else { return Ok(done.into_iter().flatten().collect()) };
+            has_failed = true;
+            let pause = async {
+                // "At once" it was tried already.
+                match error.after().filter(|delay| !delay.is_zero()) {
+                    Some(delay) => retry.soon(error.into(), delay).await,
+                    None => retry.after(error.into()).await,
+                }
+            };
+            tokio::select! {
+                paused = pause => paused?,
+                () = self.given_up.cancelled() => return Err(PipelineError::Stopped),
+            }
+        }
+    }
+
+    /// Resolves when vectors are not waited for any more, because something beside has failed. The first answer is waited for all
+    /// the same, unless everything is to stop: it is paid for, and once it is stored the batch that comes again needs it not.
+    async fn not_wanted(&self, has_failed: bool) {
+        self.given_up.cancelled().await;
+        if !has_failed {
+            self.stop.cancelled().await;
+        }
+    }
+}
