@@ -8,16 +8,17 @@
 //! How much is under way is bounded by what the embedder can make use of, and by what was written lately: with a slow one
 //! nobody waits long for what was begun, and little is asked for twice after a crash.
 
-use std::collections::{HashSet, VecDeque};
-use std::time::Duration;
+mod load;
+
+use std::collections::VecDeque;
 
 use futures::future::try_join_all;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 use walvec_model::RowKey;
 
+use self::load::Load;
 use crate::error::PipelineError;
 use crate::refetch::Refetch;
 use crate::writer::{Batch, Part, Writer, all, first_error};
@@ -25,11 +26,8 @@ use crate::writer::{Batch, Part, Writer, all, first_error};
 /// Bytes of texts and vectors that may be under way at the same time, so that large ones do not fill the memory.
 const BYTES: usize = 8 << 20;
 
-/// What is asked for beyond what the embedder can make use of, so that it never runs dry: half as much.
-const SPARE: (usize, usize) = (3, 2);
-
-/// As many texts may be under way as were written in this time, when that is less than the embedder could make use of.
-const LATELY: Duration = Duration::from_secs(10);
+/// Parts that may be under way, however small they are.
+const PARTS: usize = 256;
 
 /// A part of a batch with its vectors, or why it has none.
 pub(crate) struct Answer {
@@ -66,34 +64,11 @@ pub(crate) struct Line<N> {
     /// The number of the oldest.
     first: u64,
     asked: JoinSet<Answer>,
-    /// The keys of each writer that are not durable.
-    keys: HashSet<(usize, RowKey)>,
+    /// By writer.
     loads: Vec<Load>,
     bytes: usize,
     durable: Vec<N>,
     given_up: CancellationToken,
-}
-
-/// What one writer's embedder is asked for.
-#[derive(Default)]
-struct Load {
-    texts: usize,
-    /// When how many texts were written, the oldest first.
-    written: VecDeque<(Instant, usize)>,
-}
-
-impl Load {
-    fn written(&mut self, texts: usize) {
-        self.texts -= texts;
-        self.written.push_back((Instant::now(), texts));
-        while self.written.front().is_some_and(|(at, _)| at.elapsed() > LATELY) {
-            self.written.pop_front();
-        }
-    }
-
-    fn lately(&self) -> usize {
-        self.written.iter().filter(|(at, _)| at.elapsed() <= LATELY).map(|(_, texts)| texts).sum()
-    }
 }
 
 impl<N> Line<N> {
@@ -102,7 +77,6 @@ impl<N> Line<N> {
             batches: VecDeque::new(),
             first: 0,
             asked: JoinSet::new(),
-            keys: HashSet::new(),
             loads: Vec::new(),
             bytes: 0,
             durable: Vec::new(),
@@ -129,21 +103,17 @@ impl<N> Line<N> {
     }
 
     fn has_room(&self, writers: &[Writer], index: usize) -> bool {
-        let Some(load) = self.loads.get(index) else { return true };
-        load.texts == 0 || (load.texts < load.lately() && self.can_take(writers, index))
+        let embedder = writers[index].collection.embedder.as_ref();
+        self.has_space() && self.loads.get(index).is_none_or(|load| load.has_room(embedder))
     }
 
-    /// Whether the embedder can make use of one more part.
-    fn can_take(&self, writers: &[Writer], index: usize) -> bool {
-        let (writer, (times, of)) = (&writers[index], SPARE);
-        let useful = texts_per_call(writer).saturating_mul(writer.collection.embedder.calls_at_once());
-        let texts = self.loads.get(index).map_or(0, |load| load.texts);
-        texts == 0 || (texts < useful.saturating_mul(times) / of && self.bytes < BYTES)
+    fn has_space(&self) -> bool {
+        self.asked.is_empty() || (self.bytes < BYTES && self.asked.len() < PARTS)
     }
 
     fn meets(&self, batches: &[(usize, Batch)]) -> bool {
-        let is_under_way = |index, key: &RowKey| self.keys.contains(&(index, key.clone()));
-        !self.keys.is_empty() && batches.iter().any(|(index, batch)| batch.keys().any(|key| is_under_way(*index, key)))
+        let is_under_way = |index: usize, key| self.loads.get(index).is_some_and(|load| load.keys.contains(key));
+        batches.iter().any(|(index, batch)| batch.keys().any(|key| is_under_way(*index, key)))
     }
 
     /// Begins a batch, which has a part for each of these writers: waits until it may, prepares it and asks for its vectors.
@@ -180,10 +150,14 @@ impl<N> Line<N> {
         let parts = prepared.into_iter().flat_map(|(index, parts)| parts.into_iter().map(move |part| (index, part)));
         let parts: Vec<(Slip, Part)> = parts.map(|(index, part)| (slip(index, &part), part)).collect();
         for (slip, _) in &parts {
-            self.keys.extend(slip.keys.iter().map(|key| (slip.writer, key.clone())));
+            self.loads[slip.writer].keys.extend(slip.keys.iter().cloned());
         }
         for (slip, part) in parts {
-            while !self.can_take(writers, slip.writer) && self.advance(writers).await? {}
+            let can_take = |line: &Self, writers: &[Writer]| {
+                let embedder = writers[slip.writer].collection.embedder.as_ref();
+                line.has_space() && line.loads[slip.writer].can_take(embedder)
+            };
+            while !can_take(self, writers) && self.advance(writers).await? {}
             self.loads[slip.writer].texts += slip.texts;
             self.bytes += slip.bytes;
             if let Some(batch) = self.batch(number) {
@@ -254,10 +228,7 @@ impl<N> Line<N> {
     }
 
     fn written(&mut self, Slip { batch, writer, keys, texts, bytes }: Slip) {
-        for key in keys {
-            self.keys.remove(&(writer, key));
-        }
-        self.loads[writer].written(texts);
+        self.loads[writer].written(&keys, texts);
         self.bytes -= bytes;
         if let Some(batch) = self.batch(batch) {
             batch.parts -= 1;

@@ -23,6 +23,7 @@
 //! - [`lookups`]: documents with rows of other tables, which follow these
 //! - [`lookup_refusals`]: lookups that cannot work
 //! - [`providers`]: models behind an HTTP interface, through their faults
+//! - [`late_vectors`]: vectors that are late hold no other rows up
 //! - [`static_models`]: models that are a table of vectors
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
@@ -39,6 +40,7 @@ mod faults;
 mod harness;
 mod hybrid;
 mod init;
+mod late_vectors;
 mod layouts;
 mod lookup_refusals;
 mod lookups;
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
             broker_debezium::tests(),
             broker_input::tests(),
             providers::tests(),
+            late_vectors::tests(),
             static_models::tests(),
             harness::tests(),
         ]

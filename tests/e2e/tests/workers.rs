@@ -80,7 +80,12 @@ async fn kills_of_capture_and_of_workers_at_random_moments_lose_nothing(context:
 }
 
 /// Starts a stage whose process has just been killed: the kernel may hold its lock for a moment yet.
-async fn start_again(context: &TestContext, settings: &Settings, stage: &str, instance: &str) -> Result<Walvec> {
+pub(crate) async fn start_again(
+    context: &TestContext,
+    settings: &Settings,
+    stage: &str,
+    instance: &str,
+) -> Result<Walvec> {
     wait::until("the killed process had let go", async || match context.start_stage(settings, stage, instance).await {
         Ok(walvec) => Ok(Some(walvec)),
         Err(error) if format!("{error:#}").contains("E_LOCKED") => Ok(None),

@@ -15,6 +15,7 @@ use axum::{Json, Router};
 use futures::{StreamExt as _, stream};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use walvec_embed::Embedder as _;
 use walvec_embed::hash::HashEmbedder;
@@ -58,6 +59,10 @@ struct Shared {
     refused: Option<String>,
     /// Texts with these words have a vector of zeros.
     zeros: Option<String>,
+    /// Requests with these words are answered when that is lifted.
+    held: watch::Sender<Option<String>>,
+    /// How many requests are waiting for that.
+    waiting: usize,
 }
 
 /// How many requests are answered in a second, with a second's worth saved up at most.
@@ -145,7 +150,18 @@ impl TestProvider {
         self.lock().zeros = Some(words.to_owned());
     }
 
-    /// Every request so far.
+    /// Answers requests with a text that contains `words` only when this is lifted; `None`: now.
+    pub fn hold(&self, words: Option<&str>) {
+        self.lock().held.send_replace(words.map(str::to_owned));
+    }
+
+    /// How many requests are held up now.
+    #[must_use]
+    pub fn holds(&self) -> usize {
+        self.lock().waiting
+    }
+
+    /// Every request so far that was answered.
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
         self.lock().asked.clone()
@@ -185,6 +201,13 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
         (fault, shared.refused.clone(), shared.zeros.clone())
     };
     let contains = |text: &String, words: &Option<String>| words.as_ref().is_some_and(|words| text.contains(words));
+    let mut held = lock(&shared).held.subscribe();
+    let is_let = |held: &Option<String>| !texts.iter().any(|text| contains(text, held));
+    if !is_let(&held.borrow_and_update()) {
+        let _waiting = Waiting::new(&shared);
+        // Its sender lives as long as the server.
+        let _ = held.wait_for(is_let).await;
+    }
     let mut vectors = vectors(&texts, &body).await;
     for (vector, text) in vectors.iter_mut().zip(&texts) {
         if contains(text, &zeros) {
@@ -207,6 +230,22 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
     };
     lock(&shared).asked.push(Asked { texts, body, status: response.status().as_u16() });
     response
+}
+
+/// A request that is held up, until it is answered or who asked has gone.
+struct Waiting(Arc<Mutex<Shared>>);
+
+impl Waiting {
+    fn new(shared: &Arc<Mutex<Shared>>) -> Self {
+        lock(shared).waiting += 1;
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        lock(&self.0).waiting -= 1;
+    }
 }
 
 /// The vectors that belong to the texts.

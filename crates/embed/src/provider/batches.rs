@@ -5,7 +5,7 @@
 //! to blame is alone.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -34,6 +34,9 @@ const ATTEMPTS_AS_TOLD: usize = 12;
 /// Longer pauses, one or all of a request together, are for the caller, who shows why nothing happens.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long the log is silent about requests that are asked again, after it has said so.
+const SAID_ONCE: Duration = Duration::from_secs(10);
+
 /// How many requests wait for their next attempt, for each that is under way: where half of them are refused for a second, as many
 /// have to wait as are answered in that time.
 const WAITING: usize = 8;
@@ -47,11 +50,30 @@ pub(super) struct Batches {
     /// Estimated tokens of a request at most.
     tokens: u64,
     dimension: OnceLock<usize>,
+    repeats: Repeats,
+}
+
+/// Requests that are asked again, which a limit makes happen all the time: the log has one line for many.
+#[derive(Default)]
+struct Repeats(Mutex<Option<(Duration, usize)>>);
+
+impl Repeats {
+    /// Counts one. From time to time it answers how many there were since it did so last.
+    fn note(&self, now: Duration) -> Option<usize> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match last.as_mut() {
+            Some((said, others)) if now.saturating_sub(*said) < SAID_ONCE => {
+                *others += 1;
+                None
+            }
+            _ => Some(last.replace((now, 0)).map_or(0, |(_, others)| others)),
+        }
+    }
 }
 
 impl Batches {
     pub(super) fn new(ask: Box<dyn Ask>, limits: Limits, items: usize, tokens: u64) -> Self {
-        Self { ask, limits, items: items.max(1), tokens, dimension: OnceLock::new() }
+        Self { ask, limits, items: items.max(1), tokens, dimension: OnceLock::new(), repeats: Repeats::default() }
     }
 
     /// From now on vectors have to have this dimension.
@@ -157,7 +179,9 @@ impl Batches {
             if attempt >= attempts || paused > LONGEST_PAUSE {
                 return Err(failure);
             }
-            tracing::warn!(attempt, ?pause, texts = texts.len(), "{}; asking again", failure.reason());
+            if let Some(others) = self.repeats.note(self.limits.clock().now()) {
+                tracing::warn!(attempt, ?pause, others, "{}; asking again", failure.reason());
+            }
             self.limits.clock().sleep(pause).await;
         }
     }

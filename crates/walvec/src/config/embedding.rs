@@ -43,8 +43,7 @@ pub(crate) struct EmbeddingSettings {
     /// 65536 for the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) batch_tokens: Option<u64>,
-    /// Requests that are under way at the same time at most, 1 to 256. As many texts are needed to keep them busy as
-    /// `batch_items` times this, so raise `pipeline.batch_rows` with them. Default: 4.
+    /// Requests that are under way at the same time at most, 1 to 256. Those that were told to wait do not count. Default: 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) concurrency: Option<usize>,
     /// Requests per minute at most, evenly spread. Each process has its own count. Default: no limit.

@@ -224,3 +224,11 @@ fn a_provider_that_refuses_half_of_the_requests_gives_four_fifths_of_what_its_li
         assert!(share >= 0.8, "{after:?}: {kept} of {allowed} were used, {share:.2}");
     }
 }
+
+#[test]
+fn the_log_has_one_line_for_many_requests_that_are_asked_again() {
+    let repeats = Repeats::default();
+    let at = Duration::from_secs;
+    let said: Vec<Option<usize>> = [0, 1, 9, 10, 11, 40, 41].map(|second| repeats.note(at(second))).to_vec();
+    assert_eq!(said, [Some(0), None, None, Some(2), None, Some(1), None]);
+}

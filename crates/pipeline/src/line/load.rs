@@ -1,0 +1,51 @@
+//! What one writer has under way, and how fast it goes.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use walvec_embed::Embedder;
+use walvec_model::RowKey;
+
+/// As many texts may be under way as were written in this time, when that is less than the embedder could make use of.
+const LATELY: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Load {
+    /// Rows that are not durable.
+    pub(super) keys: HashSet<RowKey>,
+    /// Texts that their vectors are asked for.
+    pub(super) texts: usize,
+    /// When how many texts were written, the oldest first.
+    written: VecDeque<(Instant, usize)>,
+}
+
+impl Load {
+    /// Whether another batch may begin.
+    pub(super) fn has_room(&self, embedder: &dyn Embedder) -> bool {
+        self.texts == 0 || (self.texts < self.lately() && self.can_take(embedder))
+    }
+
+    /// Whether the embedder can make use of more texts; half as many again as it works on, so that it never runs dry.
+    pub(super) fn can_take(&self, embedder: &dyn Embedder) -> bool {
+        let at_once = embedder.texts_per_call().saturating_mul(embedder.calls_at_once());
+        self.texts == 0 || self.texts < at_once.saturating_add(at_once / 2)
+    }
+
+    fn lately(&self) -> usize {
+        self.written.iter().filter(|(at, _)| at.elapsed() <= LATELY).map(|(_, texts)| texts).sum()
+    }
+
+    /// So many texts of these rows are durable.
+    pub(super) fn written(&mut self, keys: &[RowKey], texts: usize) {
+        for key in keys {
+            self.keys.remove(key);
+        }
+        self.texts -= texts;
+        self.written.push_back((Instant::now(), texts));
+        while self.written.front().is_some_and(|(at, _)| at.elapsed() > LATELY) {
+            self.written.pop_front();
+        }
+    }
+}

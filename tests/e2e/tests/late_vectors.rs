@@ -1,0 +1,156 @@
+//! Vectors that are late: other rows go on meanwhile, and nothing is lost when that is cut short.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, test, wait};
+use walvec_test_kafka::can_test;
+use walvec_test_providers::TestProvider;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(late_vectors_hold_no_other_rows_up_and_a_crash_meanwhile_loses_nothing),
+        test!(late_vectors_hold_no_other_records_up_and_a_crash_of_the_worker_loses_nothing).once(),
+        test!(a_row_whose_vectors_are_late_gets_its_changes_in_their_order),
+        test!(late_vectors_of_a_snapshot_hold_no_other_rows_up_and_it_ends_behind_them),
+    ]
+}
+
+const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, name text);
+    INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 200) g";
+
+/// As many texts as a few requests have, so that there is something to do beside the one that is held up.
+const MORE: &str = "INSERT INTO items SELECT g, 'quick ' || g FROM generate_series(2001, 2100) g";
+
+fn items(provider: &TestProvider) -> Settings {
+    let embedding = json!({ "model": "openai/m", "url": provider.openai_url(), "api_key": "key", "batch_items": 20 });
+    Settings::new([Collection::new("items", "public.items", "{{ name }}")]).with("embedding", embedding)
+}
+
+fn image_of_items() -> Expected {
+    Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Waits until somebody asks for the vector that is held up.
+async fn is_held(provider: &TestProvider) -> Result<()> {
+    wait::until("the late vector was asked for", async || Ok((provider.holds() > 0).then_some(()))).await
+}
+
+/// Waits until a search finds the row with this id and text.
+async fn finds(walvec: &Walvec, id: u64, text: &str) -> Result<()> {
+    let what = format!("{text:?} was found");
+    wait::until(&what, async || {
+        let hits = walvec.search(text, 3).await?;
+        let is_it = |hit: &serde_json::Value| hit["payload"]["id"] == id && hit["payload"]["name"] == text;
+        Ok(hits.iter().any(is_it).then_some(()))
+    })
+    .await
+}
+
+/// Nothing but the late text was asked for since there were `before` requests, and what shows that a provider is well.
+fn only_the_late_one_was_asked_for(provider: &TestProvider, before: usize) -> Result<()> {
+    let asked = provider.asked().split_off(before);
+    let texts: Vec<String> = asked.into_iter().flat_map(|asked| asked.texts).collect();
+    ensure!(texts.iter().any(|text| text == "late"), "{texts:?}");
+    let others: Vec<&String> = texts.iter().filter(|text| *text != "late" && *text != "walvec").collect();
+    ensure!(others.is_empty(), "these were there already: {others:?}");
+    Ok(())
+}
+
+async fn late_vectors_hold_no_other_rows_up_and_a_crash_meanwhile_loses_nothing(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items(&provider)).await?;
+    walvec.caught_up(&context).await?;
+    provider.hold(Some("late"));
+    context.execute("INSERT INTO items VALUES (1000, 'late')").await?;
+    let late = context.wal_position().await?;
+    is_held(&provider).await?;
+    context.execute(MORE).await?;
+    finds(&walvec, 2050, "quick 2050").await?;
+    let status = walvec.status().await?;
+    assert!(status.applied_lsn < late && status.confirmed_lsn < late, "one row of before is not there: {status:?}");
+    assert!(status.lag_ms > 0);
+    walvec.kill().await?;
+    provider.hold(None);
+    let before = provider.asked().len();
+    let mut walvec = context.start(&items(&provider)).await?;
+    walvec.caught_up(&context).await?;
+    only_the_late_one_was_asked_for(&provider, before)?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 301);
+    Ok(())
+}
+
+async fn late_vectors_hold_no_other_records_up_and_a_crash_of_the_worker_loses_nothing(
+    context: TestContext,
+) -> Result<()> {
+    if !can_test("late vectors behind a broker") {
+        return Ok(());
+    }
+    let provider = TestProvider::start().await?;
+    let kafka = Kafka::shared(&context).await?;
+    let settings = kafka.carries(items(&provider));
+    context.execute(TABLE).await?;
+    let mut capture = context.start_stage(&settings, "capture", "1").await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    provider.hold(Some("late"));
+    context.execute("INSERT INTO items VALUES (1000, 'late')").await?;
+    is_held(&provider).await?;
+    context.execute(MORE).await?;
+    finds(&worker, 2050, "quick 2050").await?;
+    let behind = kafka.offsets("index").await?.iter().filter(|at| at.committed < at.end).count();
+    assert!(behind > 0, "the late record was committed");
+    worker.kill().await?;
+    provider.hold(None);
+    let before = provider.asked().len();
+    let mut worker = crate::workers::start_again(&context, &settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    only_the_late_one_was_asked_for(&provider, before)?;
+    capture.stop().await?;
+    worker.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 301);
+    Ok(())
+}
+
+async fn a_row_whose_vectors_are_late_gets_its_changes_in_their_order(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items(&provider)).await?;
+    walvec.caught_up(&context).await?;
+    provider.hold(Some("late"));
+    context.execute("UPDATE items SET name = 'late' WHERE id IN (7, 8, 9)").await?;
+    is_held(&provider).await?;
+    context
+        .execute("BEGIN; UPDATE items SET name = 'newer' WHERE id = 7; DELETE FROM items WHERE id = 8; COMMIT")
+        .await?;
+    context.execute(MORE).await?;
+    // What comes behind the newer version waits with it: the rows are still what they were.
+    assert!(!walvec.search("newer", 1).await?.iter().any(|hit| hit["payload"]["name"] == "newer"));
+    provider.hold(None);
+    walvec.caught_up(&context).await?;
+    finds(&walvec, 7, "newer").await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 299);
+    Ok(())
+}
+
+async fn late_vectors_of_a_snapshot_hold_no_other_rows_up_and_it_ends_behind_them(context: TestContext) -> Result<()> {
+    const FIRST: &str = "INSERT INTO items SELECT g, 'name ' || g FROM generate_series(201, 2000) g";
+    let provider = TestProvider::start().await?;
+    context.execute(TABLE).await?;
+    context.execute(FIRST).await?;
+    context.execute("UPDATE items SET name = 'late' WHERE id = 1999").await?;
+    provider.hold(Some("late"));
+    let mut walvec = context.start(&items(&provider)).await?;
+    let status = walvec
+        .wait_for("all other rows were there", |status| status.collections[0].embeddings_computed >= 1980)
+        .await?;
+    assert_ne!(status.phase, walvec_pipeline::status::Phase::Streaming, "a row is missing");
+    provider.hold(None);
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].snapshot_rows_copied, 2000);
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 2000);
+    Ok(())
+}
