@@ -2,8 +2,8 @@
 //!
 //! Collections that are written at the same time have few texts each; together they make full batches, which run faster
 //! here and cost fewer requests elsewhere. While one call computes, the next is prepared: its texts are cut into tokens, or
-//! are on their way. Nobody waits for company: a call takes what has come while it had to wait anyway. An embedder that can
-//! have more calls gets more, but only full ones.
+//! are on their way. Nobody waits for company while one of them is free: a call takes what has come while it had to wait
+//! anyway. An embedder that can have more calls gets more, but only full ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -106,7 +106,7 @@ struct Waiting {
     requests: VecDeque<Request>,
     /// How many texts they have.
     texts: usize,
-    /// About how many a call should have.
+    /// How many a call should have at most.
     most: usize,
 }
 
@@ -141,10 +141,15 @@ impl Waiting {
         }
     }
 
-    /// What shall be one call.
+    /// What shall be one call: as many as fit, and one at least.
     fn joined(&mut self) -> Vec<Request> {
-        self.texts = 0;
-        self.requests.drain(..).collect()
+        let mut texts = 0;
+        let fits = |request: &&Request| {
+            texts += request.texts.len();
+            texts <= self.most
+        };
+        let count = self.requests.iter().take_while(fits).count().max(1).min(self.requests.len());
+        self.requests.drain(..count).collect()
     }
 }
 
@@ -259,7 +264,7 @@ mod tests {
         let answers = answers.await;
         join_all(waiting).await;
         let calls = slow.calls.lock().unwrap().clone();
-        assert_eq!(calls[2..], [texts(&["whale", "sea", "mars", "moon", "sun"]), texts(&["late"])]);
+        assert_eq!(calls[2..], [texts(&["whale", "sea", "mars"]), texts(&["moon", "sun", "late"])], "as many as fit");
         for (asked, answer) in asked.into_iter().zip(answers) {
             let alone = slow.inner.embed(asked).await.unwrap();
             let vectors =

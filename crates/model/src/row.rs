@@ -48,7 +48,9 @@ impl Row {
     }
 }
 
-fn weight(value: &Value) -> usize {
+/// About how many bytes a value takes.
+#[must_use]
+pub fn weight(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),
         Value::Array(values) => values.iter().map(weight).sum(),

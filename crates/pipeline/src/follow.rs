@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use tokio::time::Instant;
+use tracing::Span;
 use walvec_capture::{CaptureError, ChangeStream, Source};
-use walvec_model::StreamEvent;
+use walvec_model::{PointId, Position, StreamEvent};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
-use crate::line::{Answer, Line};
+use crate::line::{Answer, Line, Note};
 use crate::pending::{Commit, Demand, Pending};
 use crate::related::Affected;
 use crate::reread::{Active, Job, Order, Turn};
@@ -22,7 +23,7 @@ use crate::status::Phase;
 use crate::supervisor::Run;
 use crate::telemetry::count_changes;
 use crate::trace;
-use crate::writer::{Purpose, first_error};
+use crate::writer::{Batch, Purpose, first_error};
 
 /// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
 const READ_AHEAD: usize = 16;
@@ -37,6 +38,17 @@ enum Step {
     Stop,
 }
 
+impl Note for Commit {
+    /// The end of a transaction that concerns nobody says no more than how far everything has come.
+    fn join(&mut self, later: Self) -> Option<Self> {
+        if later.rows > 0 {
+            return Some(later);
+        }
+        self.end_lsn = self.end_lsn.max(later.end_lsn);
+        None
+    }
+}
+
 /// Follows `stream` until it fails or the pipeline is asked to stop. A job that this interrupts begins again with the next
 /// stream.
 pub(crate) async fn follow(
@@ -46,7 +58,7 @@ pub(crate) async fn follow(
     checkpointer: Checkpointer,
 ) -> Result<(), PipelineError> {
     let interrupted = run.interrupted.take();
-    let (pending, line, active) = (Pending::new(&run.lookups()), Line::new(), None);
+    let (pending, line, active) = (Pending::new(&run.lookups()), Line::new(run.shared.stop.clone()), None);
     let mut follower = Follower { run, source, stream, checkpointer, pending, line, active };
     let outcome = follower.follow(interrupted).await;
     follower.end(outcome).await
@@ -82,19 +94,23 @@ impl Follower<'_> {
                     }
                 }
                 Step::Vectors(answer) => self.line.write(&mut self.run.writers, answer).await?,
-                Step::Flush => self.flush().await?,
+                Step::Flush => {
+                    self.flush().await?;
+                    self.reread_a_piece().await?;
+                }
                 Step::Checkpoint => self.confirm()?,
                 Step::Begin(order) => self.begin(order).await?,
                 Step::Reread(turn) => self.reread(turn).await?,
                 Step::Stop => {
                     self.run.shared.telemetry.phase(Phase::Stopping);
-                    if self.may_flush() {
+                    // Beside others it would be given up again.
+                    if self.line.is_empty() {
                         self.flush().await?;
                     }
                     return Ok(());
                 }
             }
-            if self.pending.is_complete() && self.may_flush() {
+            if self.flush_at().is_some_and(|at| at <= Instant::now()) {
                 self.flush().await?;
                 self.reread_a_piece().await?;
             }
@@ -112,30 +128,32 @@ impl Follower<'_> {
         }
         match (&outcome, self.active.map(Active::into_order)) {
             (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
-            (Err(_), order) => self.run.interrupted = order,
-            (Ok(()), None) => {}
+            (Err(_), Some(order)) => self.run.interrupted = Some(order),
+            (_, None) => {}
         }
         outcome
     }
 
     async fn next_step(&mut self) -> Step {
-        let (is_free, may_flush) = (self.active.is_none(), self.may_flush());
+        let (is_free, flush_at) = (self.active.is_none(), self.flush_at());
         let has_time = self.line.has_time(&self.run.writers);
         tokio::select! {
             biased;
             () = self.run.shared.stop.cancelled() => Step::Stop,
             () = until(self.checkpointer.due()) => Step::Checkpoint,
             Some(answer) = self.line.next() => Step::Vectors(answer),
-            () = until(self.pending.due()), if may_flush => Step::Flush,
+            () = until(flush_at) => Step::Flush,
             events = self.stream.next() => Step::Events(events),
             turn = turn_of(&mut self.active), if has_time => Step::Reread(turn),
             Some(order) = self.run.orders.recv(), if is_free => Step::Begin(order),
         }
     }
 
-    /// Whether what is pending may begin. It grows until then.
-    fn may_flush(&self) -> bool {
-        self.line.wants(&self.run.writers, self.pending.rows(), self.run.batch_rows)
+    /// When what is pending is to begin. It grows until then.
+    fn flush_at(&self) -> Option<Instant> {
+        let since = self.pending.since()?;
+        let due = self.line.due(&self.run.writers, self.pending.rows(), self.run.batch_rows, since)?;
+        if self.pending.is_complete() { Some(due) } else { Some(due.max(since + self.run.batch_wait)) }
     }
 
     async fn take_in(&mut self, events: Vec<StreamEvent>) -> Result<(), PipelineError> {
@@ -150,7 +168,7 @@ impl Follower<'_> {
                 StreamEvent::LookedUp(change) => self.run.refuse_altered(&change.table)?,
                 StreamEvent::Begin { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
             }
-            match self.pending.push(event, self.run.batch_rows, self.run.batch_wait) {
+            match self.pending.push(event, self.run.batch_rows) {
                 Demand::Nothing => {}
                 Demand::Flush => {
                     self.flush().await?;
@@ -178,7 +196,7 @@ impl Follower<'_> {
             count_changes(&changes);
             let span = trace::writing(changes.len(), []);
             let batches = self.run.batches(changes, Purpose::Change);
-            self.line.begin(&mut self.run.writers, self.source.as_ref(), batches, span).await?;
+            self.begin_batches(batches, span).await?;
         }
         self.refresh(affected).await?;
         self.pending.take_commits().into_iter().for_each(|commit| self.line.note(commit));
@@ -199,9 +217,20 @@ impl Follower<'_> {
             is_first = false;
             let span = trace::writing(rows.len(), []);
             let batches = self.run.batches(rows, Purpose::Refresh);
-            self.line.begin(&mut self.run.writers, self.source.as_ref(), batches, span).await?;
+            self.begin_batches(batches, span).await?;
         }
         Ok(())
+    }
+
+    /// Begins to write rows as soon as they may. What has become durable until then is told and confirmed.
+    async fn begin_batches(&mut self, batches: Vec<(usize, Batch)>, span: Span) -> Result<(), PipelineError> {
+        while !self.line.may_begin(&self.run.writers, &batches) && self.line.make_way(&mut self.run.writers).await? {
+            self.report();
+            if self.checkpointer.due().is_some_and(|due| due <= Instant::now()) {
+                self.confirm()?;
+            }
+        }
+        self.line.begin(&mut self.run.writers, self.source.as_ref(), batches, span).await
     }
 
     /// Begins a job; one that cannot be done ends at once.
@@ -210,11 +239,11 @@ impl Follower<'_> {
             Job::Backfill { table, .. } => Some(table.clone()).filter(|table| !self.run.writers_of(table).is_empty()),
             Job::Repair { collection, points, .. } => match self.run.writer_of(collection) {
                 Some(index) => {
-                    // What is under way was prepared from points that are removed here.
-                    self.line.finish(&mut self.run.writers).await?;
-                    let writer = &self.run.writers[index];
-                    writer.remove(points).await?;
-                    Some(writer.collection.table.clone())
+                    if let Err(error) = self.remove(index, points).await {
+                        self.run.interrupted = Some(order);
+                        return Err(error);
+                    }
+                    Some(self.run.writers[index].collection.table.clone())
                 }
                 None => None,
             },
@@ -231,6 +260,12 @@ impl Follower<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Removes points of a collection. What is under way may have been prepared from them.
+    async fn remove(&mut self, index: usize, points: &[(PointId, Option<Position>)]) -> Result<(), PipelineError> {
+        self.line.finish(&mut self.run.writers).await?;
+        self.run.writers[index].remove(points).await
     }
 
     /// The stream goes first, but one that never pauses must not keep a job waiting for ever: it has a turn after each batch.
@@ -263,7 +298,7 @@ impl Follower<'_> {
             }
         };
         let rows = batches.iter().map(|(_, batch)| batch.entries.len()).sum();
-        self.line.begin(&mut self.run.writers, self.source.as_ref(), batches, trace::writing(rows, [])).await
+        self.begin_batches(batches, trace::writing(rows, [])).await
     }
 
     /// Tells of what has become durable.
@@ -274,8 +309,8 @@ impl Follower<'_> {
             self.checkpointer.durable(end_lsn);
             telemetry.applied(self.checkpointer.reached());
         }
-        let commits = self.line.notes().chain(self.pending.commits());
-        telemetry.waiting_since(commits.filter(|commit| commit.rows > 0).map(|commit| commit.at).min());
+        let mut commits = self.line.notes().chain(self.pending.commits());
+        telemetry.waiting_since(commits.find(|commit| commit.rows > 0).map(|commit| commit.at));
     }
 
     fn confirm(&mut self) -> Result<(), PipelineError> {

@@ -11,9 +11,11 @@
 mod load;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 use walvec_model::RowKey;
@@ -23,11 +25,15 @@ use crate::error::PipelineError;
 use crate::refetch::Refetch;
 use crate::writer::{Batch, Part, Writer, all, first_error};
 
-/// Bytes of texts and vectors that may be under way at the same time, so that large ones do not fill the memory.
+/// Bytes of texts and payloads that may be under way at the same time, so that large ones do not fill the memory. Vectors do not
+/// count: whatever has one is written at once.
 const BYTES: usize = 8 << 20;
 
-/// Parts that may be under way, however small they are.
-const PARTS: usize = 256;
+/// Batches that may be under way or behind one that is, however small they are.
+const BATCHES: usize = 1024;
+
+/// How long a small batch waits for company while others are under way.
+const COMPANY: Duration = Duration::from_millis(250);
 
 /// A part of a batch with its vectors, or why it has none.
 pub(crate) struct Answer {
@@ -68,11 +74,18 @@ pub(crate) struct Line<N> {
     loads: Vec<Load>,
     bytes: usize,
     durable: Vec<N>,
+    stop: CancellationToken,
     given_up: CancellationToken,
 }
 
-impl<N> Line<N> {
-    pub(crate) fn new() -> Self {
+/// What somebody wants to know of batches when they are durable.
+pub(crate) trait Note: Sized {
+    /// Takes in what is noted behind the same batch, if one note can say both; else gives it back.
+    fn join(&mut self, later: Self) -> Option<Self>;
+}
+
+impl<N: Note> Line<N> {
+    pub(crate) fn new(stop: CancellationToken) -> Self {
         Self {
             batches: VecDeque::new(),
             first: 0,
@@ -80,6 +93,7 @@ impl<N> Line<N> {
             loads: Vec::new(),
             bytes: 0,
             durable: Vec::new(),
+            stop,
             given_up: CancellationToken::new(),
         }
     }
@@ -89,11 +103,15 @@ impl<N> Line<N> {
         self.batches.is_empty()
     }
 
-    /// Whether a batch of so many rows is worth beginning now. While others are under way a small one had better grow.
-    pub(crate) fn wants(&self, writers: &[Writer], rows: usize, batch_rows: usize) -> bool {
-        let most = writers.iter().map(texts_per_call).min().unwrap_or_default();
-        self.is_empty()
-            || (rows >= most.min(batch_rows) && (0..writers.len()).all(|index| self.has_room(writers, index)))
+    /// When a batch of so many rows, of which the first came at `since`, had better begin. While others are under way a small
+    /// one grows for a while. `None`: there is no room before something else is durable.
+    pub(crate) fn due(&self, writers: &[Writer], rows: usize, batch_rows: usize, since: Instant) -> Option<Instant> {
+        if rows == 0 || self.is_empty() {
+            return Some(since);
+        }
+        let makes_a_call = writers.iter().map(texts_per_call).min().unwrap_or_default().min(batch_rows);
+        let has_room = (0..writers.len()).all(|index| self.has_room(writers, index));
+        has_room.then(|| if rows >= makes_a_call { since } else { since + COMPANY })
     }
 
     /// Whether so little is under way that rows which are read for another reason do not hold the others up.
@@ -108,12 +126,17 @@ impl<N> Line<N> {
     }
 
     fn has_space(&self) -> bool {
-        self.asked.is_empty() || (self.bytes < BYTES && self.asked.len() < PARTS)
+        self.asked.is_empty() || (self.bytes < BYTES && self.batches.len() < BATCHES)
     }
 
     fn meets(&self, batches: &[(usize, Batch)]) -> bool {
         let is_under_way = |index: usize, key| self.loads.get(index).is_some_and(|load| load.keys.contains(key));
         batches.iter().any(|(index, batch)| batch.keys().any(|key| is_under_way(*index, key)))
+    }
+
+    /// Whether a batch may begin without waiting.
+    pub(crate) fn may_begin(&self, writers: &[Writer], batches: &[(usize, Batch)]) -> bool {
+        !self.meets(batches) && batches.iter().all(|(index, _)| self.has_room(writers, *index))
     }
 
     /// Begins a batch, which has a part for each of these writers: waits until it may, prepares it and asks for its vectors.
@@ -125,10 +148,7 @@ impl<N> Line<N> {
         span: Span,
     ) -> Result<(), PipelineError> {
         self.loads.resize_with(writers.len(), Load::default);
-        let may_begin = |line: &Self, writers: &[Writer]| {
-            !line.meets(&batches) && batches.iter().all(|(index, _)| line.has_room(writers, *index))
-        };
-        while !may_begin(self, writers) && self.advance(writers).await? {}
+        while !self.may_begin(writers, &batches) && self.make_way(writers).await? {}
         let prepared = {
             let writers = &*writers;
             let prepared = batches.into_iter().map(|(index, batch)| async move {
@@ -139,13 +159,12 @@ impl<N> Line<N> {
         let number = self.first + self.batches.len() as u64;
         let parts = prepared.iter().map(|(_, parts)| parts.len()).sum();
         self.batches.push_back(Open { parts, asked: 0, notes: Vec::new(), _span: span.clone() });
-        let dimension = |index: usize| writers[index].collection.embedder.info().dimension;
         let slip = |index, part: &Part| Slip {
             batch: number,
             writer: index,
             keys: part.keys().cloned().collect(),
             texts: part.texts(),
-            bytes: part.weight(dimension(index)),
+            bytes: part.weight(),
         };
         let parts = prepared.into_iter().flat_map(|(index, parts)| parts.into_iter().map(move |part| (index, part)));
         let parts: Vec<(Slip, Part)> = parts.map(|(index, part)| (slip(index, &part), part)).collect();
@@ -157,7 +176,7 @@ impl<N> Line<N> {
                 let embedder = writers[slip.writer].collection.embedder.as_ref();
                 line.has_space() && line.loads[slip.writer].can_take(embedder)
             };
-            while !can_take(self, writers) && self.advance(writers).await? {}
+            while !can_take(self, writers) && self.make_way(writers).await? {}
             self.loads[slip.writer].texts += slip.texts;
             self.bytes += slip.bytes;
             if let Some(batch) = self.batch(number) {
@@ -172,10 +191,12 @@ impl<N> Line<N> {
 
     /// Notes something behind everything that has begun.
     pub(crate) fn note(&mut self, note: N) {
-        match self.batches.back_mut() {
-            Some(newest) => newest.notes.push(note),
-            None => self.durable.push(note),
-        }
+        let notes = self.batches.back_mut().map_or(&mut self.durable, |newest| &mut newest.notes);
+        let rest = match notes.last_mut() {
+            Some(last) => last.join(note),
+            None => Some(note),
+        };
+        notes.extend(rest);
     }
 
     /// What was noted behind batches that are not durable, the oldest first.
@@ -214,10 +235,11 @@ impl<N> Line<N> {
             next = self.asked.try_join_next().map(whole);
         }
         let (slips, parts): (Vec<_>, Vec<_>) = dealt.into_iter().unzip();
+        let given_up = &self.given_up;
         let dealt = writers.iter_mut().zip(parts).filter(|(_, parts)| !parts.is_empty());
         let written = all(dealt, |writer, parts| async move {
             for part in parts {
-                writer.write(part).await?;
+                writer.write(part, given_up).await?;
             }
             Ok(())
         });
@@ -253,6 +275,19 @@ impl<N> Line<N> {
         Ok(true)
     }
 
+    /// The same, for what has yet to begin: a stop is not kept waiting.
+    pub(crate) async fn make_way(&mut self, writers: &mut [Writer]) -> Result<bool, PipelineError> {
+        let stop = self.stop.clone();
+        let answer = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(PipelineError::Stopped),
+            answer = self.next() => answer,
+        };
+        let Some(answer) = answer else { return Ok(false) };
+        self.write(writers, answer).await?;
+        Ok(true)
+    }
+
     /// Writes everything that is under way.
     pub(crate) async fn finish(&mut self, writers: &mut [Writer]) -> Result<(), PipelineError> {
         while self.advance(writers).await? {}
@@ -267,16 +302,21 @@ impl<N> Line<N> {
         outcome: Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
         let (oldest, mut outcome) = (self.first, outcome);
-        if outcome.as_ref().is_err_and(PipelineError::ends_membership) {
-            // Somebody else may write in its place: it may not write any more.
-            self.asked.shutdown().await;
-            return outcome;
+        match &outcome {
+            Err(error) if error.ends_membership() => {
+                // Somebody else may write in its place: it may not write any more.
+                self.asked.shutdown().await;
+                return outcome;
+            }
+            Ok(()) | Err(PipelineError::Stopped) => {}
+            Err(_) => self.given_up.cancel(),
         }
         while self.batch(oldest).is_some_and(|batch| batch.asked > 0) {
-            if outcome.is_err() {
+            let written = self.advance(writers).await.map(drop);
+            if written.is_err() {
                 self.given_up.cancel();
             }
-            outcome = first_error(outcome, self.advance(writers).await.map(drop));
+            outcome = first_error(outcome, written);
         }
         self.asked.shutdown().await;
         outcome

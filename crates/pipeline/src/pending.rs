@@ -2,7 +2,7 @@
 //!
 //! It decides what an event demands; [`follow`](crate::follow) does it.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 use walvec_capture::LookupSpec;
@@ -10,10 +10,10 @@ use walvec_model::{Change, Lsn, Op, StreamEvent, TableName};
 
 use crate::related::Gathered;
 
-/// A batch with this many bytes of values is written before it has all its rows, so that large rows cannot fill the memory.
+/// A batch with this many bytes of values begins before it has all its rows, so that large rows cannot fill the memory.
 pub(crate) const BATCH_BYTES: usize = 8 << 20;
 
-/// Changes that have been read and not written yet.
+/// Changes that have been read and not begun to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     changes: Vec<Change>,
@@ -21,11 +21,11 @@ pub(crate) struct Pending {
     pub(crate) related: Gathered,
     /// The weight of the rows in `changes`.
     bytes: usize,
-    /// When the oldest of `changes` has to be written, complete transaction or not.
-    due: Option<Instant>,
-    /// Transactions whose end has been read: their rows are in `changes` or already written.
+    /// When the oldest event of those that are pending came.
+    since: Option<Instant>,
+    /// Transactions whose end has been read: their rows are in `changes` or have begun.
     commits: Vec<Commit>,
-    /// Rows of the transaction whose end has not been read yet, including those already written.
+    /// Rows of the transaction whose end has not been read yet, including those that have begun.
     open_rows: usize,
 }
 
@@ -49,7 +49,7 @@ impl Commit {
 pub(crate) enum Demand {
     /// Go on reading.
     Nothing,
-    /// Write what is pending.
+    /// Begin to write what is pending.
     Flush,
     /// Write what is pending, then empty this table.
     Truncate(TableName),
@@ -64,7 +64,10 @@ impl Pending {
     }
 
     /// Takes in one event.
-    pub(crate) fn push(&mut self, event: StreamEvent, max_rows: usize, wait: Duration) -> Demand {
+    pub(crate) fn push(&mut self, event: StreamEvent, max_rows: usize) -> Demand {
+        if !matches!(event, StreamEvent::Idle { .. }) {
+            self.since.get_or_insert_with(Instant::now);
+        }
         match event {
             StreamEvent::Change(change) if change.op == Op::Truncate => {
                 self.open_rows += 1;
@@ -73,7 +76,6 @@ impl Pending {
             }
             StreamEvent::Change(change) => {
                 self.open_rows += 1;
-                self.due.get_or_insert_with(|| Instant::now() + wait);
                 self.bytes += weight(&change.op);
                 self.related.reach(change.position);
                 self.changes.push(change);
@@ -81,7 +83,6 @@ impl Pending {
             }
             StreamEvent::LookedUp(change) => {
                 self.open_rows += 1;
-                self.due.get_or_insert_with(|| Instant::now() + wait);
                 self.related.note(&change);
                 self.flush_if_full(max_rows)
             }
@@ -115,23 +116,23 @@ impl Pending {
         self.changes.len() + self.related.len()
     }
 
-    /// When something has to be written, complete transaction or not.
-    pub(crate) const fn due(&self) -> Option<Instant> {
-        self.due
+    /// When the oldest of it came; `None` if there is nothing.
+    pub(crate) const fn since(&self) -> Option<Instant> {
+        self.since
     }
 
     pub(crate) fn take_changes(&mut self) -> Vec<Change> {
-        self.due = None;
+        self.since = None;
         self.bytes = 0;
         std::mem::take(&mut self.changes)
     }
 
-    /// Whether nothing waits to be written or confirmed.
+    /// Whether nothing waits to begin or to be confirmed.
     fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.related.is_empty() && self.commits.is_empty() && self.open_rows == 0
     }
 
-    /// Whether a transaction has ended and no other has begun: what is pending is worth writing at once.
+    /// Whether a transaction has ended and no other has begun: what is pending is worth beginning.
     pub(crate) fn is_complete(&self) -> bool {
         self.open_rows == 0 && !self.commits.is_empty()
     }
@@ -162,8 +163,6 @@ mod tests {
 
     use super::*;
 
-    const WAIT: Duration = Duration::from_millis(5);
-
     fn change(op: Op) -> StreamEvent {
         let table = Table { name: TableName::new("public", "books"), columns: Vec::new(), key: Vec::new() };
         StreamEvent::Change(Change { table: Arc::new(table), position: Position::default(), op })
@@ -184,11 +183,11 @@ mod tests {
     #[tokio::test]
     async fn an_idle_server_is_confirmed_only_when_nothing_is_in_flight() {
         let mut pending = Pending::default();
-        assert_eq!(pending.push(idle(10), 256, WAIT), Demand::Idle(Lsn(10)));
-        pending.push(delete(), 256, WAIT);
-        assert_eq!(pending.push(idle(20), 256, WAIT), Demand::Nothing, "inside a transaction");
-        pending.push(commit(15), 256, WAIT);
-        assert_eq!(pending.push(idle(20), 256, WAIT), Demand::Nothing, "read but not written");
+        assert_eq!(pending.push(idle(10), 256), Demand::Idle(Lsn(10)));
+        pending.push(delete(), 256);
+        assert_eq!(pending.push(idle(20), 256), Demand::Nothing, "inside a transaction");
+        pending.push(commit(15), 256);
+        assert_eq!(pending.push(idle(20), 256), Demand::Nothing, "read but not written");
         let ends: Vec<Lsn> = pending.commits.iter().map(|commit| commit.end_lsn).collect();
         assert_eq!(ends, [Lsn(20)], "confirmed with the transaction before it");
     }
@@ -196,8 +195,8 @@ mod tests {
     #[tokio::test]
     async fn a_large_transaction_is_written_in_bounded_batches() {
         let mut pending = Pending::default();
-        assert_eq!(pending.push(delete(), 2, WAIT), Demand::Nothing);
-        assert_eq!(pending.push(delete(), 2, WAIT), Demand::Flush);
+        assert_eq!(pending.push(delete(), 2), Demand::Nothing);
+        assert_eq!(pending.push(delete(), 2), Demand::Flush);
         assert!(!pending.is_complete(), "nothing may be confirmed before its end");
     }
 
@@ -208,18 +207,18 @@ mod tests {
             change(Op::Insert { new: Row(vec![Cell::Value(text)]) })
         };
         let mut pending = Pending::default();
-        assert_eq!(pending.push(insert(BATCH_BYTES / 2), 256, WAIT), Demand::Nothing);
-        assert_eq!(pending.push(insert(BATCH_BYTES / 2), 256, WAIT), Demand::Flush);
+        assert_eq!(pending.push(insert(BATCH_BYTES / 2), 256), Demand::Nothing);
+        assert_eq!(pending.push(insert(BATCH_BYTES / 2), 256), Demand::Flush);
         assert_eq!(pending.take_changes().len(), 2);
-        assert_eq!(pending.push(insert(1), 256, WAIT), Demand::Nothing);
+        assert_eq!(pending.push(insert(1), 256), Demand::Nothing);
     }
 
     #[tokio::test]
     async fn a_transaction_is_complete_when_its_end_has_been_read() {
         let mut pending = Pending::default();
-        pending.push(delete(), 256, WAIT);
+        pending.push(delete(), 256);
         assert!(!pending.is_complete());
-        pending.push(commit(15), 256, WAIT);
+        pending.push(commit(15), 256);
         assert!(pending.is_complete());
         assert_eq!(pending.commits, [Commit { end_lsn: Lsn(15), at: SystemTime::UNIX_EPOCH, rows: 1 }]);
     }
@@ -228,6 +227,6 @@ mod tests {
     async fn a_truncate_is_a_barrier() {
         let mut pending = Pending::default();
         let table = TableName::new("public", "books");
-        assert_eq!(pending.push(change(Op::Truncate), 256, WAIT), Demand::Truncate(table));
+        assert_eq!(pending.push(change(Op::Truncate), 256), Demand::Truncate(table));
     }
 }

@@ -17,7 +17,7 @@ use crate::error::{PipelineError, Policy};
 use crate::retry::Retry;
 use crate::writer::Shared;
 
-/// Rows that are embedded and written before the stream has its turn again: about a third of a second's work.
+/// Rows that are begun before the stream has its turn again: for a model that runs here, about a third of a second's work.
 pub(crate) const PIECE_ROWS: usize = 32;
 
 /// How many keys may be remembered. A table that changes this much faster than it is read has to be read in parts.

@@ -45,14 +45,17 @@ impl Retry {
     /// Waits for as long as the caller says, who knows for what.
     pub(crate) async fn soon(&mut self, error: PipelineError, delay: Duration) -> Result<(), PipelineError> {
         self.attempts += 1;
-        tracing::warn!(
-            part = error.part(),
-            code = error.code(),
-            attempt = self.attempts,
-            ?delay,
-            remedy = error.remedy(),
-            "{error}; trying again"
-        );
+        // Parts of many batches may wait for the same provider: one of them says so.
+        if !self.trouble.is_anothers(error.part()) {
+            tracing::warn!(
+                part = error.part(),
+                code = error.code(),
+                attempt = self.attempts,
+                ?delay,
+                remedy = error.remedy(),
+                "{error}; trying again"
+            );
+        }
         self.trouble.show(Problem {
             part: error.part().to_owned(),
             message: error.to_string(),

@@ -9,7 +9,7 @@ use walvec_capture::{Snapshot, Source};
 use walvec_model::{Change, Generation};
 
 use crate::error::PipelineError;
-use crate::line::Line;
+use crate::line::{Line, Note};
 use crate::status::Phase;
 use crate::store::{Checkpoint, SnapshotState};
 use crate::supervisor::Run;
@@ -36,7 +36,7 @@ pub(crate) async fn take(
     let mut snapshot = begin(run, source).await?;
     let position = snapshot.position();
     tracing::info!(generation = checkpoint.generation.0, at = %position.commit_lsn, "snapshot begins");
-    let mut line = Line::new();
+    let mut line = Line::new(run.shared.stop.clone());
     let copied = copy(run, source, &mut snapshot, &mut line).await;
     let copied = line.close(&mut run.writers, copied).await;
     let closed = snapshot.close().await;
@@ -72,6 +72,12 @@ async fn begin(run: &Run, source: &Source) -> Result<Snapshot, PipelineError> {
 struct Copied {
     collections: Vec<usize>,
     rows: usize,
+}
+
+impl Note for Copied {
+    fn join(&mut self, later: Self) -> Option<Self> {
+        Some(later)
+    }
 }
 
 async fn copy(

@@ -1,7 +1,8 @@
 //! Starts, runs and stops the whole.
 //!
-//! Shutdown, in order: stop reading the slot → write what was read → store the checkpoint → tell the slot → close. What
-//! was not written was not confirmed, so leaving at any moment loses nothing.
+//! Shutdown, in order: stop reading the slot → write the oldest batch that is under way, and what else has its vectors by
+//! then → store the checkpoint → tell the slot → close. What was not written was not confirmed, so leaving at any moment loses
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Prob
 pub const COMMIT_TO_SEARCHABLE: &str = "walvec_commit_to_searchable_seconds";
 /// Commit timestamp in the WAL → acknowledged by the broker, in seconds, per row.
 pub const COMMIT_TO_PUBLISHED: &str = "walvec_commit_to_published_seconds";
-/// Time spent in one stage for one batch, in seconds.
+/// Time spent in one stage for one batch, or one call's part of it, in seconds.
 pub const STAGE_SECONDS: &str = "walvec_stage_seconds";
 
 /// Gives the metrics their help texts. Call once, after the recorder is installed.
@@ -37,7 +37,7 @@ pub fn describe() {
     describe_counter!("walvec_records_consumed_total", "Records read from topics, by topic.");
     describe_counter!("walvec_rebalances_total", "How often partitions of the consumer group have come or gone.");
     describe_gauge!("walvec_consumer_lag_records", "Records that wait in a partition, by topic and partition.");
-    describe_histogram!(STAGE_SECONDS, "Time spent in one stage for one batch.");
+    describe_histogram!(STAGE_SECONDS, "Time spent in one stage for one batch, or one call's part of it.");
 }
 
 /// The stages that are timed.

@@ -34,6 +34,11 @@ impl Trouble {
         });
     }
 
+    /// Whether somebody who had it before has a problem with the same part.
+    pub(crate) fn is_anothers(&self, part: &str) -> bool {
+        self.telemetry.problem_where(|owner, problem| owner < self.owner && problem.part == part).is_some()
+    }
+
     /// Takes it out of the status; those of others stay.
     pub(crate) fn end(&mut self) {
         // Most never have any, and whoever watches the status shall not be woken for nothing.
@@ -94,6 +99,19 @@ mod tests {
         assert_eq!(shown(&telemetry).as_deref(), Some("embedder"), "it is still there");
         drop(embedder);
         assert_eq!(shown(&telemetry), None);
+    }
+
+    #[test]
+    fn one_of_many_who_have_the_same_problem_speaks_for_all() {
+        let telemetry = Telemetry::new(Vec::new(), false);
+        let (mut one, mut two) = (Trouble::new(&telemetry), Trouble::new(&telemetry));
+        two.show(problem("embedder"));
+        assert!(!two.is_anothers("embedder"));
+        one.show(problem("embedder"));
+        assert!(!one.is_anothers("embedder") && two.is_anothers("embedder"));
+        assert!(!two.is_anothers("sink"), "that is another problem");
+        one.end();
+        assert!(!two.is_anothers("embedder"));
     }
 
     #[test]

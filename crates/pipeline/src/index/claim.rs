@@ -55,6 +55,11 @@ impl Claim {
         claimed.durable.extend(reached.iter().map(|(partition, offset)| (partition.clone(), *offset)));
     }
 
+    /// What is read of a partition from now on is of another assignment; nothing of the last one is left to be written.
+    pub(super) fn read_anew(&self, partition: &Partition) {
+        self.lock().read.remove(partition);
+    }
+
     /// Partitions have gone.
     pub(super) fn forget(&self, partitions: &[Partition]) {
         let mut claimed = self.lock();

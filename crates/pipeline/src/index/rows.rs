@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
 use tracing::Span;
 use walvec_broker::Record;
 use walvec_broker::kafka::consumer::Offsets;
@@ -13,7 +14,7 @@ use walvec_model::{Change, Generation, Lsn, Op, RowKey, Table, TableName};
 use super::worker::{Intake, Taken};
 use crate::batch::coalesce;
 use crate::error::PipelineError;
-use crate::line::{Answer, Line};
+use crate::line::{Answer, Line, Note};
 use crate::pending::{BATCH_BYTES, weight};
 use crate::refetch::OnDemand;
 use crate::store::Place;
@@ -34,20 +35,34 @@ pub(super) struct Rows {
     batch_rows: usize,
     shared: Shared,
     pending: Vec<(Arrived, Place)>,
+    /// When the first of `pending` came.
+    since: Option<Instant>,
     bytes: usize,
     /// The traces that the records in `pending` belong to, each once.
     traces: BTreeSet<String>,
     /// The shape of each table in `pending`: rows of another shape cannot complete them.
     shapes: HashMap<TableName, Arc<Table>>,
-    line: Line<Note>,
+    line: Line<Told>,
 }
 
 /// What is told of a batch when it is durable.
-enum Note {
+enum Told {
     /// When its changes were committed, and the newest position among them.
-    Found { times: Vec<SystemTime>, newest: Option<Lsn> },
+    Found { times: Vec<SystemTime>, oldest: Option<SystemTime>, newest: Option<Lsn> },
     /// Everything before these offsets.
     Reached(Offsets),
+}
+
+impl Note for Told {
+    fn join(&mut self, mut later: Self) -> Option<Self> {
+        match (self, &mut later) {
+            (Self::Reached(offsets), Self::Reached(reached)) => {
+                offsets.append(reached);
+                None
+            }
+            _ => Some(later),
+        }
+    }
 }
 
 impl Rows {
@@ -59,6 +74,7 @@ impl Rows {
         batch_rows: usize,
         shared: Shared,
     ) -> Self {
+        let line = Line::new(shared.stop.clone());
         let mut needed: HashMap<TableName, Vec<String>> = HashMap::new();
         for writer in &writers {
             let columns = writer.collection.transform.named_columns();
@@ -72,10 +88,11 @@ impl Rows {
             batch_rows,
             shared,
             pending: Vec::new(),
+            since: None,
             bytes: 0,
             traces: BTreeSet::new(),
             shapes: HashMap::new(),
-            line: Line::new(),
+            line,
         }
     }
 
@@ -100,6 +117,7 @@ impl Rows {
             self.shapes.insert(table.name.clone(), table);
         }
         self.bytes += weight(&arrived.change.op);
+        self.since.get_or_insert_with(Instant::now);
         self.pending.push((arrived, place));
         Ok(())
     }
@@ -167,6 +185,7 @@ impl Rows {
             return Ok(());
         }
         self.bytes = 0;
+        self.since = None;
         self.shapes.clear();
         let pending = std::mem::take(&mut self.pending);
         let times: Vec<SystemTime> = pending.iter().filter_map(|(arrived, _)| arrived.committed_at).collect();
@@ -188,18 +207,19 @@ impl Rows {
             let batches = dealt.into_iter().map(batch).collect();
             self.line.begin(&mut self.writers, &self.source, batches, span.clone()).await?;
         }
-        self.line.note(Note::Found { times, newest });
+        let oldest = times.iter().min().copied();
+        self.line.note(Told::Found { times, oldest, newest });
         Ok(())
     }
 
     /// Tells when the oldest change was committed that cannot be found yet.
     fn report_waiting(&self) {
         let pending = self.pending.iter().filter_map(|(arrived, _)| arrived.committed_at);
-        let under_way = self.line.notes().flat_map(|note| match note {
-            Note::Found { times, .. } => times.as_slice(),
-            Note::Reached(_) => &[],
+        let under_way = self.line.notes().filter_map(|told| match told {
+            Told::Found { oldest, .. } => *oldest,
+            Told::Reached(_) => None,
         });
-        self.shared.telemetry.waiting_since(pending.chain(under_way.copied()).min());
+        self.shared.telemetry.waiting_since(pending.chain(under_way).min());
     }
 }
 
@@ -232,8 +252,12 @@ impl Intake for Rows {
         }
     }
 
+    fn due(&self) -> Option<Instant> {
+        self.line.due(&self.writers, self.pending.len(), self.batch_rows, self.since?)
+    }
+
     fn wants_flush(&self) -> bool {
-        self.pending.is_empty() || self.line.wants(&self.writers, self.pending.len(), self.batch_rows)
+        self.pending.is_empty() || self.due().is_some_and(|due| due <= Instant::now())
     }
 
     fn is_full(&self) -> bool {
@@ -243,7 +267,7 @@ impl Intake for Rows {
     async fn flush(&mut self, reached: Offsets) -> Result<(), PipelineError> {
         self.begin().await?;
         if !reached.is_empty() {
-            self.line.note(Note::Reached(reached));
+            self.line.note(Told::Reached(reached));
         }
         Ok(())
     }
@@ -269,11 +293,11 @@ impl Intake for Rows {
         let mut offsets = Offsets::new();
         for note in self.line.durable() {
             match note {
-                Note::Found { times, newest } => {
+                Told::Found { times, newest, .. } => {
                     times.into_iter().for_each(|at| self.shared.telemetry.searchable(at, 1));
                     newest.into_iter().for_each(|newest| self.shared.telemetry.applied_at_least(newest));
                 }
-                Note::Reached(mut reached) => offsets.append(&mut reached),
+                Told::Reached(mut reached) => offsets.append(&mut reached),
             }
         }
         self.report_waiting();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
 use tracing::Instrument as _;
 use walvec_broker::Record;
 use walvec_broker::kafka::consumer::Offsets;
@@ -202,6 +203,10 @@ impl Intake for Vectors {
                 Ok(Taken::Joined)
             }
         }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        None
     }
 
     fn wants_flush(&self) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use walvec_broker::kafka::consumer::{Consumer, Member, Offsets, Polled};
 use walvec_broker::kafka::statistics::Reading;
 use walvec_broker::wire::{SnapshotEnd, header};
@@ -35,7 +35,10 @@ pub(super) trait Intake {
     /// Takes one record in. It begins to be written with the next flush at the latest.
     async fn take(&mut self, record: Record) -> Result<Taken, PipelineError>;
 
-    /// Whether a flush is worth while, if there is something to flush: what is under way may leave no room for more.
+    /// When what was taken in had better be flushed; `None` if there is nothing, or no room before something else is durable.
+    fn due(&self) -> Option<Instant>;
+
+    /// Whether that is now. If there is nothing, a flush costs nothing.
     fn wants_flush(&self) -> bool;
 
     /// Whether a flush is due.
@@ -127,19 +130,21 @@ impl<I: Intake> Worker<I> {
     async fn work(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
         let mut reading = self.consumer.reading();
         let mut barrier = tokio::time::interval(BARRIER_INTERVAL);
+        barrier.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let is_held = !self.held.is_empty();
+            let (is_held, due) = (!self.held.is_empty(), self.intake.due());
             tokio::select! {
                 biased;
                 () = self.shared.stop.cancelled() => {
                     self.shared.telemetry.phase(Phase::Stopping);
-                    return self.flush_if_wanted().await;
+                    return Ok(());
                 }
                 () = until(self.commit_due) => self.commit().await?,
                 Some(answer) = self.intake.next() => {
                     self.intake.write(answer).await?;
                     self.flush_if_wanted().await?;
                 }
+                () = until(due) => self.flush().await?,
                 _ = barrier.tick(), if is_held => self.pass_barriers().await?,
                 polled = self.consumer.next() => self.take(polled, retry).await?,
                 Ok(()) = reading.changed() => {
@@ -295,7 +300,7 @@ impl<I: Intake> Worker<I> {
 
     /// Ends snapshots whose rows have been written by all workers.
     async fn pass_barriers(&mut self) -> Result<(), PipelineError> {
-        self.finish().await?;
+        self.flush_if_wanted().await?;
         self.commit().await?;
         let partitions: Vec<Partition> = self.held.keys().cloned().collect();
         for partition in partitions {
@@ -304,13 +309,15 @@ impl<I: Intake> Worker<I> {
             if committed.iter().zip(&end.barrier).any(|(committed, barrier)| committed < barrier) {
                 continue;
             }
-            self.intake.end_snapshot(end).await?;
-            let next = offset + 1;
+            let (end, next) = (end.clone(), offset + 1);
+            self.finish().await?;
+            self.intake.end_snapshot(&end).await?;
             self.held.remove(&partition);
             self.uncommitted.insert(partition.clone(), next);
             self.claim.durable(&self.uncommitted);
             self.commit().await?;
             self.member.resume(&partition, next).await?;
+            self.claim.read_anew(&partition);
         }
         Ok(())
     }

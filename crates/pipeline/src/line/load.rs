@@ -7,8 +7,12 @@ use tokio::time::Instant;
 use walvec_embed::Embedder;
 use walvec_model::RowKey;
 
-/// As many texts may be under way as were written in this time, when that is less than the embedder could make use of.
+/// As many texts may be under way as were written in this time, or one call's, when that is less than the embedder could make use
+/// of.
 const LATELY: Duration = Duration::from_secs(10);
+
+/// What is written in such a time is counted together.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Default)]
@@ -24,7 +28,7 @@ pub(super) struct Load {
 impl Load {
     /// Whether another batch may begin.
     pub(super) fn has_room(&self, embedder: &dyn Embedder) -> bool {
-        self.texts == 0 || (self.texts < self.lately() && self.can_take(embedder))
+        self.texts < self.lately().max(embedder.texts_per_call()) && self.can_take(embedder)
     }
 
     /// Whether the embedder can make use of more texts; half as many again as it works on, so that it never runs dry.
@@ -34,7 +38,8 @@ impl Load {
     }
 
     fn lately(&self) -> usize {
-        self.written.iter().filter(|(at, _)| at.elapsed() <= LATELY).map(|(_, texts)| texts).sum()
+        let now = Instant::now();
+        self.written.iter().filter(|(at, _)| now - *at <= LATELY).map(|(_, texts)| texts).sum()
     }
 
     /// So many texts of these rows are durable.
@@ -43,9 +48,11 @@ impl Load {
             self.keys.remove(key);
         }
         self.texts -= texts;
-        self.written.push_back((Instant::now(), texts));
-        while self.written.front().is_some_and(|(at, _)| at.elapsed() > LATELY) {
-            self.written.pop_front();
+        let now = Instant::now();
+        match self.written.back_mut() {
+            Some((at, sum)) if now - *at < MOMENT => *sum += texts,
+            _ => self.written.push_back((now, texts)),
         }
+        while self.written.pop_front_if(|(at, _)| now - *at > LATELY).is_some() {}
     }
 }

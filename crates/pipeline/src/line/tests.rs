@@ -23,6 +23,12 @@ use crate::writer::{Collection, Purpose, Shared};
 
 const DIMENSION: usize = 64;
 
+impl Note for &'static str {
+    fn join(&mut self, later: Self) -> Option<Self> {
+        (*self != later).then_some(later)
+    }
+}
+
 /// An embedder that answers for a text when it is let, and says what it was asked for.
 struct Gate {
     inner: HashEmbedder,
@@ -118,7 +124,7 @@ impl Fixture {
         };
         let mut writer = Writer::new(0, collection, shared).unwrap();
         writer.begin_generation(Generation(1));
-        let (line, writers, source) = (Line::new(), vec![writer], OnDemand::new(None));
+        let (line, writers, source) = (Line::new(stop.clone()), vec![writer], OnDemand::new(None));
         Self { line, writers, gate, stop, source, sink, ordinal: 0, _root: root }
     }
 
@@ -191,6 +197,7 @@ async fn vectors_that_are_late_hold_no_other_rows_up_but_nothing_is_durable_befo
     fixture.line.note("first");
     fixture.begin(&[(2, "soon")]).await.unwrap();
     fixture.line.note("second");
+    fixture.line.note("second");
     fixture.let_go(&["soon"]);
     fixture.write_next().await;
     assert_eq!(fixture.shown().await, shown([(2, "soon")]));
@@ -225,27 +232,32 @@ async fn a_row_that_changes_again_waits_until_its_last_change_is_written() {
 }
 
 #[tokio::test]
-async fn with_a_slow_embedder_there_is_one_batch_at_a_time() {
+async fn with_a_slow_embedder_there_is_one_call_of_rows_at_a_time() {
     let mut fixture = Fixture::new();
-    fixture.begin(&[(1, "first")]).await.unwrap();
+    fixture.begin(&[(1, "first"), (2, "two")]).await.unwrap();
     {
         let gate = Arc::clone(&fixture.gate);
-        let mut second = Box::pin(fixture.begin(&[(2, "second")]));
+        let mut second = Box::pin(fixture.begin(&[(3, "second")]));
         assert!(poll!(&mut second).is_pending(), "nothing was written lately");
-        gate.open.send_modify(|open| open.extend(["first".to_owned()]));
+        gate.open.send_modify(|open| open.extend(["first".to_owned(), "two".to_owned()]));
         second.await.unwrap();
     }
-    assert_eq!(fixture.shown().await, shown([(1, "first")]));
+    assert_eq!(fixture.shown().await, shown([(1, "first"), (2, "two")]));
 }
 
 #[tokio::test]
-async fn a_small_batch_grows_while_another_is_under_way() {
+async fn a_small_batch_grows_for_a_moment_while_another_is_under_way() {
     let mut fixture = Fixture::warm().await;
-    assert!(fixture.line.wants(&fixture.writers, 1, 256), "nothing is under way");
+    let since = Instant::now();
+    let due = |fixture: &Fixture, rows, batch_rows| fixture.line.due(&fixture.writers, rows, batch_rows, since);
+    assert_eq!(due(&fixture, 1, 256), Some(since), "nothing is under way");
     fixture.begin(&[(1, "first")]).await.unwrap();
-    assert!(!fixture.line.wants(&fixture.writers, 1, 256));
-    assert!(fixture.line.wants(&fixture.writers, 2, 256), "that makes a call");
-    assert!(fixture.line.wants(&fixture.writers, 1, 1), "it must not grow");
+    assert_eq!(due(&fixture, 1, 256), Some(since + COMPANY));
+    assert_eq!(due(&fixture, 2, 256), Some(since), "that makes a call");
+    assert_eq!(due(&fixture, 1, 1), Some(since), "it must not grow");
+    assert_eq!(due(&fixture, 0, 256), Some(since), "there is nothing to embed");
+    fixture.begin(&[(2, "second"), (3, "third"), (4, "fourth")]).await.unwrap();
+    assert_eq!(due(&fixture, 2, 256), None, "more than was written lately is under way");
 }
 
 #[tokio::test]
@@ -277,9 +289,32 @@ async fn after_an_error_the_first_answers_of_the_oldest_batch_are_kept_and_nothi
         tokio::task::yield_now().await;
     }
     fixture.let_go(&["down", "with it", "paid for"]);
-    let outcome = fixture.line.close(&mut fixture.writers, Err(PipelineError::Stopped)).await;
-    assert!(outcome.is_err());
+    let gone = PipelineError::Altered { table: table().name.clone() };
+    let outcome = fixture.line.close(&mut fixture.writers, Err(gone)).await;
+    assert!(matches!(outcome, Err(PipelineError::Altered { .. })));
     assert_eq!(fixture.shown().await, shown([(3, "paid for")]));
     let asked = fixture.gate.asked.lock().unwrap().iter().filter(|text| *text == "down").count();
     assert_eq!(asked, 1);
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_what_has_not_begun() {
+    let mut fixture = Fixture::warm().await;
+    fixture.begin(&[(1, "late")]).await.unwrap();
+    let stop = fixture.stop.clone();
+    let rows = [(1, "newer")];
+    let mut newer = Box::pin(fixture.begin(&rows));
+    assert!(poll!(&mut newer).is_pending());
+    stop.cancel();
+    assert!(matches!(newer.await, Err(PipelineError::Stopped)));
+}
+
+#[tokio::test]
+async fn who_may_not_write_any_more_does_not_wait_for_vectors() {
+    let mut fixture = Fixture::warm().await;
+    fixture.begin(&[(1, "late")]).await.unwrap();
+    let fenced = walvec_broker::BrokerError::Fenced { reason: "it was silent".to_owned() };
+    let outcome = fixture.line.close(&mut fixture.writers, Err(fenced.into())).await;
+    assert!(outcome.is_err_and(|error| error.ends_membership()));
+    assert_eq!(fixture.shown().await, shown([]));
 }

@@ -309,7 +309,16 @@ impl Writer {
         if failed.is_empty() && healed.is_empty() {
             return Ok(());
         }
-        let letters: Vec<DeadLetter> = failed.iter().map(|failure| self.letter(context, failure)).collect();
+        // A version that failed on its way may be followed by one that cannot even be read.
+        let mut newest_failures: HashMap<&RowKey, &Failure> = HashMap::new();
+        for failure in failed {
+            let newest = newest_failures.entry(&failure.key).or_insert(failure);
+            if failure.position >= newest.position {
+                *newest = failure;
+            }
+        }
+        let letters: Vec<DeadLetter> =
+            newest_failures.into_values().map(|failure| self.letter(context, failure)).collect();
         for letter in &letters {
             tracing::warn!(table = letter.table, key = ?letter.key, code = letter.code, "row parked: {}", letter.reason);
         }

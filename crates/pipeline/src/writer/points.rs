@@ -52,17 +52,17 @@ impl Target {
 
 impl Writer {
     /// Brings a part that has its vectors into the sink. When this returns it is durable there, or parked.
-    pub(crate) async fn write(&mut self, mut part: Part) -> Result<(), PipelineError> {
+    pub(crate) async fn write(&mut self, mut part: Part, given_up: &CancellationToken) -> Result<(), PipelineError> {
         let versions: Vec<(RowKey, Position)> = part.rows.iter().map(|row| (row.key.clone(), row.position)).collect();
         for step in [Step::Announce, Step::Further, Step::First] {
-            self.take_step(&mut part, step).await?;
+            self.take_step(&mut part, step, given_up).await?;
         }
         self.settle(&part.context, &versions, &part.failed).await
     }
 
     /// Writes durably what a step takes; a row with a point that the sink refuses is parked and the others are tried again
     /// without it.
-    async fn take_step(&self, part: &mut Part, step: Step) -> Result<(), PipelineError> {
+    async fn take_step(&self, part: &mut Part, step: Step, given_up: &CancellationToken) -> Result<(), PipelineError> {
         loop {
             let count = part.rows.iter().map(|row| row.writes(step)).sum();
             if count == 0 {
@@ -84,7 +84,7 @@ impl Writer {
                             part.vanished.extend(&vanished);
                         }
                         let missing = vanished.into_iter().filter(|id| !part.vectors.contains_key(id)).collect();
-                        self.texts(CancellationToken::new()).fill(part, missing).await?;
+                        self.texts(given_up.clone()).fill(part, missing).await?;
                         continue;
                     }
                     let Some(row) = part.owner(id) else {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use walvec_embed::{EmbedError, Embedder};
-use walvec_model::{PointId, RowKey, Vector};
+use walvec_model::{PointId, RowKey, Vector, weight};
 
 use super::rows::{Origin, Target};
 use super::{Context, Failure, Writer};
@@ -59,11 +59,10 @@ impl Part {
         self.rows.iter().map(Target::texts).sum()
     }
 
-    /// What its texts and vectors take, about, in bytes.
-    pub(crate) fn weight(&self, dimension: usize) -> usize {
-        let documents = self.rows.iter().flat_map(|row| &row.documents);
-        let texts: usize = documents.map(|(versioned, _)| versioned.document.text.len()).sum();
-        texts + self.texts() * dimension * size_of::<f32>()
+    /// What its texts and payloads take, about, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        let documents = self.rows.iter().flat_map(|row| &row.documents).map(|(versioned, _)| &versioned.document);
+        documents.map(|document| document.text.len() + document.payload.values().map(weight).sum::<usize>()).sum()
     }
 
     /// A row that cannot be processed stays as it is, and is parked.

@@ -414,15 +414,15 @@ impl Default for ServerSettings {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PipelineSettings {
-    /// How many rows are embedded and written together at most, 1 to 10000.
+    /// How many rows are read and rendered together at most, 1 to 10000. They are embedded and written in parts, a call of the
+    /// model each.
     pub(crate) batch_rows: usize,
     /// How long a row of an unfinished transaction waits for company, in milliseconds, 0 to 10000.
     pub(crate) batch_wait_ms: u64,
 }
 
 impl PipelineSettings {
-    /// Each batch ends with a flush of some 4 ms; beyond this many rows the flush no longer matters, and larger batches
-    /// only delay the first row.
+    /// What a batch costs besides its rows no longer matters beyond this many, and larger ones only delay the first row.
     const BATCH_ROWS: usize = 256;
     /// Well below what a person notices, and enough to gather the rows of a bulk load.
     const BATCH_WAIT_MS: u64 = 5;
