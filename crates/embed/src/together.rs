@@ -16,7 +16,8 @@ use walvec_model::Vector;
 
 use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
 
-/// So many calls begin with whatever there is: one is under way, and one is being prepared.
+/// So many calls begin with whatever there is: one is under way, and one is being prepared. A quarter of those that an embedder can
+/// have, if that is more: some may be told to wait.
 const CALLS: usize = 2;
 
 /// How many callers may stand in line; others wait before it.
@@ -80,9 +81,10 @@ impl Embedder for Together {
 async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
     let mut calls = JoinSet::new();
     let mut waiting = Waiting::new(inner.texts_per_call());
+    let (most, small) = (inner.calls_at_once(), (inner.calls_at_once() / 4).max(CALLS));
     loop {
         waiting.take_in(&mut queue);
-        while !waiting.is_empty() && calls.len() < if waiting.is_full() { inner.calls_at_once() } else { CALLS } {
+        while !waiting.is_empty() && calls.len() < if waiting.is_full() { most } else { small } {
             calls.spawn(answer(Arc::clone(&inner), waiting.joined()));
             waiting.take_in(&mut queue);
         }

@@ -14,7 +14,7 @@ use walvec_model::{PointId, Position, StreamEvent};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
-use crate::line::{Answer, Line, Note};
+use crate::line::{Answer, Line};
 use crate::pending::{Commit, Demand, Pending};
 use crate::related::Affected;
 use crate::reread::{Active, Job, Order, Turn};
@@ -36,17 +36,6 @@ enum Step {
     Begin(Order),
     Reread(Turn),
     Stop,
-}
-
-impl Note for Commit {
-    /// The end of a transaction that concerns nobody says no more than how far everything has come.
-    fn join(&mut self, later: Self) -> Option<Self> {
-        if later.rows > 0 {
-            return Some(later);
-        }
-        self.end_lsn = self.end_lsn.max(later.end_lsn);
-        None
-    }
 }
 
 /// Follows `stream` until it fails or the pipeline is asked to stop. A job that this interrupts begins again with the next
@@ -102,7 +91,6 @@ impl Follower<'_> {
                 Step::Begin(order) => self.begin(order).await?,
                 Step::Reread(turn) => self.reread(turn).await?,
                 Step::Stop => {
-                    self.run.shared.telemetry.phase(Phase::Stopping);
                     // Beside others it would be given up again.
                     if self.line.is_empty() {
                         self.flush().await?;
@@ -120,6 +108,9 @@ impl Follower<'_> {
 
     /// Writes what is nearly there, and lets the job go.
     async fn end(mut self, outcome: Result<(), PipelineError>) -> Result<(), PipelineError> {
+        if self.run.shared.stop.is_cancelled() {
+            self.run.shared.telemetry.phase(Phase::Stopping);
+        }
         let mut outcome = self.line.close(&mut self.run.writers, outcome).await;
         if self.run.shared.stop.is_cancelled() {
             self.report();
@@ -176,7 +167,7 @@ impl Follower<'_> {
                 }
                 Demand::Truncate(table) => {
                     self.flush().await?;
-                    self.line.finish(&mut self.run.writers).await?;
+                    self.drain().await?;
                     for index in self.run.writers_of(&table) {
                         self.run.writers[index].truncate().await?;
                     }
@@ -224,13 +215,24 @@ impl Follower<'_> {
 
     /// Begins to write rows as soon as they may. What has become durable until then is told and confirmed.
     async fn begin_batches(&mut self, batches: Vec<(usize, Batch)>, span: Span) -> Result<(), PipelineError> {
-        while !self.line.may_begin(&self.run.writers, &batches) && self.line.make_way(&mut self.run.writers).await? {
-            self.report();
-            if self.checkpointer.due().is_some_and(|due| due <= Instant::now()) {
-                self.confirm()?;
-            }
-        }
+        while !self.line.may_begin(&self.run.writers, &batches) && self.make_way().await? {}
         self.line.begin(&mut self.run.writers, self.source.as_ref(), batches, span).await
+    }
+
+    /// Writes everything that is under way.
+    async fn drain(&mut self) -> Result<(), PipelineError> {
+        while self.make_way().await? {}
+        Ok(())
+    }
+
+    /// Writes what has its vectors next, tells of it and confirms it. False if nothing is under way.
+    async fn make_way(&mut self) -> Result<bool, PipelineError> {
+        let is_under_way = self.line.make_way(&mut self.run.writers).await?;
+        self.report();
+        if self.checkpointer.due().is_some_and(|due| due <= Instant::now()) {
+            self.confirm()?;
+        }
+        Ok(is_under_way)
     }
 
     /// Begins a job; one that cannot be done ends at once.
@@ -264,7 +266,7 @@ impl Follower<'_> {
 
     /// Removes points of a collection. What is under way may have been prepared from them.
     async fn remove(&mut self, index: usize, points: &[(PointId, Option<Position>)]) -> Result<(), PipelineError> {
-        self.line.finish(&mut self.run.writers).await?;
+        self.drain().await?;
         self.run.writers[index].remove(points).await
     }
 
@@ -283,19 +285,23 @@ impl Follower<'_> {
 
     /// Begins to write what a job has read. What the stream brings of these rows from now on waits until that is written.
     async fn reread(&mut self, turn: Turn) -> Result<(), PipelineError> {
-        let Some(active) = &self.active else { return Ok(()) };
-        let batches = match (turn, &active.order().job) {
-            (Turn::Write(rows), Job::Backfill { .. }) => self.run.batches(rows, Purpose::Change),
-            (Turn::Write(rows), Job::Repair { collection, .. }) => {
+        let rows = match turn {
+            Turn::Write(rows) => rows,
+            Turn::Ended(result) => {
+                self.drain().await?;
+                if let Some(active) = self.active.take() {
+                    active.order().end(result.as_ref().copied());
+                }
+                return Ok(());
+            }
+        };
+        let batches = match self.active.as_ref().map(|active| &active.order().job) {
+            Some(Job::Backfill { .. }) => self.run.batches(rows, Purpose::Change),
+            Some(Job::Repair { collection, .. }) => {
                 let index = self.run.writer_of(collection);
                 index.map(|index| (index, self.run.writers[index].batch(rows, Purpose::Repair))).into_iter().collect()
             }
-            (Turn::Ended(result), _) => {
-                self.line.finish(&mut self.run.writers).await?;
-                active.order().end(result.as_ref().copied());
-                self.active = None;
-                return Ok(());
-            }
+            None => return Ok(()),
         };
         let rows = batches.iter().map(|(_, batch)| batch.entries.len()).sum();
         self.begin_batches(batches, trace::writing(rows, [])).await

@@ -117,7 +117,7 @@ impl<N: Note> Line<N> {
     /// Whether so little is under way that rows which are read for another reason do not hold the others up.
     pub(crate) fn has_time(&self, writers: &[Writer]) -> bool {
         let calls = writers.iter().map(|writer| writer.collection.embedder.calls_at_once()).min().unwrap_or_default();
-        self.batches.len() < (calls / 2).max(1)
+        self.asked.len() < (calls / 2).max(1) && (0..writers.len()).all(|index| self.has_room(writers, index))
     }
 
     fn has_room(&self, writers: &[Writer], index: usize) -> bool {
@@ -288,7 +288,13 @@ impl<N: Note> Line<N> {
         Ok(true)
     }
 
-    /// Writes everything that is under way.
+    /// Writes everything that is under way, unless a stop comes first.
+    pub(crate) async fn drain(&mut self, writers: &mut [Writer]) -> Result<(), PipelineError> {
+        while self.make_way(writers).await? {}
+        Ok(())
+    }
+
+    /// Writes everything that is under way, whatever comes.
     pub(crate) async fn finish(&mut self, writers: &mut [Writer]) -> Result<(), PipelineError> {
         while self.advance(writers).await? {}
         Ok(())
@@ -313,7 +319,9 @@ impl<N: Note> Line<N> {
         }
         while self.batch(oldest).is_some_and(|batch| batch.asked > 0) {
             let written = self.advance(writers).await.map(drop);
-            if written.is_err() {
+            // It comes again as a whole when a part of it has failed.
+            let has_failed = self.batch(oldest).is_some_and(|batch| batch.parts > batch.asked);
+            if has_failed || written.as_ref().is_err_and(|error| !matches!(error, PipelineError::Stopped)) {
                 self.given_up.cancel();
             }
             outcome = first_error(outcome, written);

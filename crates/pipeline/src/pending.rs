@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use walvec_capture::LookupSpec;
 use walvec_model::{Change, Lsn, Op, StreamEvent, TableName};
 
+use crate::line::Note;
 use crate::related::Gathered;
 
 /// A batch with this many bytes of values begins before it has all its rows, so that large rows cannot fill the memory.
@@ -41,6 +42,17 @@ impl Commit {
     /// A position of the server at which it had nothing more to send.
     pub(crate) const fn idle(wal_end: Lsn) -> Self {
         Self { end_lsn: wal_end, at: SystemTime::UNIX_EPOCH, rows: 0 }
+    }
+}
+
+impl Note for Commit {
+    /// The end of a transaction that concerns nobody says no more than how far everything has come.
+    fn join(&mut self, later: Self) -> Option<Self> {
+        if later.rows > 0 {
+            return Some(later);
+        }
+        self.end_lsn = self.end_lsn.max(later.end_lsn);
+        None
     }
 }
 
@@ -88,8 +100,13 @@ impl Pending {
             }
             StreamEvent::Commit { end_lsn, at } => {
                 let rows = std::mem::take(&mut self.open_rows);
-                self.commits.push(Commit { end_lsn, at, rows });
-                Demand::Nothing
+                let commit = Commit { end_lsn, at, rows };
+                let rest = match self.commits.last_mut() {
+                    Some(last) => last.join(commit),
+                    None => Some(commit),
+                };
+                self.commits.extend(rest);
+                self.flush_if_full(max_rows)
             }
             StreamEvent::Begin { xid, .. } => {
                 self.related.begin(xid);
@@ -107,7 +124,8 @@ impl Pending {
     }
 
     fn flush_if_full(&self, max_rows: usize) -> Demand {
-        let full = self.rows() >= max_rows || self.bytes >= BATCH_BYTES;
+        // Many transactions may change the same looked-up value.
+        let full = self.rows().max(self.commits.len()) >= max_rows || self.bytes >= BATCH_BYTES;
         if full { Demand::Flush } else { Demand::Nothing }
     }
 

@@ -26,11 +26,18 @@ pub(crate) struct Retry {
     stop: CancellationToken,
     delays: ExponentialBackoff,
     attempts: u64,
+    is_one_of_many: bool,
 }
 
 impl Retry {
     pub(crate) fn new(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
-        Self { trouble: Trouble::new(telemetry), stop: stop.clone(), delays: backoff(), attempts: 0 }
+        let trouble = Trouble::new(telemetry);
+        Self { trouble, stop: stop.clone(), delays: backoff(), attempts: 0, is_one_of_many: false }
+    }
+
+    /// The same for parts of batches, many of which may have the same problem at the same time: the log has it once.
+    pub(crate) fn one_of_many(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
+        Self { is_one_of_many: true, ..Self::new(telemetry, stop) }
     }
 
     /// Waits before the next attempt; hands a definite error back.
@@ -45,8 +52,7 @@ impl Retry {
     /// Waits for as long as the caller says, who knows for what.
     pub(crate) async fn soon(&mut self, error: PipelineError, delay: Duration) -> Result<(), PipelineError> {
         self.attempts += 1;
-        // Parts of many batches may wait for the same provider: one of them says so.
-        if !self.trouble.is_anothers(error.part()) {
+        if !self.is_one_of_many || !self.trouble.is_anothers(&error.to_string()) {
             tracing::warn!(
                 part = error.part(),
                 code = error.code(),

@@ -97,7 +97,7 @@ async fn copy(
         }
         report(run, line);
     }
-    line.finish(&mut run.writers).await?;
+    line.drain(&mut run.writers).await?;
     report(run, line);
     Ok(())
 }

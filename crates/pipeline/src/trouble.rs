@@ -34,9 +34,9 @@ impl Trouble {
         });
     }
 
-    /// Whether somebody who had it before has a problem with the same part.
-    pub(crate) fn is_anothers(&self, part: &str) -> bool {
-        self.telemetry.problem_where(|owner, problem| owner < self.owner && problem.part == part).is_some()
+    /// Whether somebody who came before has the same problem.
+    pub(crate) fn is_anothers(&self, message: &str) -> bool {
+        self.telemetry.problem_where(|owner, problem| owner < self.owner && problem.message == message).is_some()
     }
 
     /// Takes it out of the status; those of others stay.
@@ -106,12 +106,12 @@ mod tests {
         let telemetry = Telemetry::new(Vec::new(), false);
         let (mut one, mut two) = (Trouble::new(&telemetry), Trouble::new(&telemetry));
         two.show(problem("embedder"));
-        assert!(!two.is_anothers("embedder"));
+        assert!(!two.is_anothers("away"));
         one.show(problem("embedder"));
-        assert!(!one.is_anothers("embedder") && two.is_anothers("embedder"));
-        assert!(!two.is_anothers("sink"), "that is another problem");
+        assert!(!one.is_anothers("away") && two.is_anothers("away"));
+        assert!(!two.is_anothers("ill"), "that is another problem");
         one.end();
-        assert!(!two.is_anothers("embedder"));
+        assert!(!two.is_anothers("away"));
     }
 
     #[test]

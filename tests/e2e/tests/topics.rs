@@ -1,7 +1,8 @@
 //! Topics and collections that lose something, and brokers that go away: noticed, waited for, never passed over.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::json;
+use tokio_postgres::SimpleQueryMessage;
 use walvec_e2e::{Kafka, Test, TestContext, image, test};
 use walvec_model::Lsn;
 use walvec_test_kafka::can_test;
@@ -28,6 +29,18 @@ const CONFIRMED: &str = "SELECT confirmed_flush_lsn::text FROM pg_replication_sl
 async fn confirmed(context: &TestContext) -> Result<Lsn> {
     let slot: String = context.sql.query_one(CONFIRMED, &[&context.slot()]).await?.get(0);
     Ok(slot.parse()?)
+}
+
+/// Changes rows, and says where the WAL was right before the commit: what others write in other databases may be confirmed up to
+/// there.
+async fn changed(context: &TestContext, change: &str) -> Result<Lsn> {
+    let statements = format!("BEGIN; {change}; SELECT pg_current_wal_insert_lsn()::text; COMMIT");
+    let messages = context.sql.simple_query(&statements).await?;
+    let position = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(position.context("no position")?.parse()?)
 }
 
 async fn a_broker_that_is_killed_under_load_is_waited_for_and_nothing_is_lost(context: TestContext) -> Result<()> {
@@ -79,8 +92,7 @@ async fn nothing_is_confirmed_that_the_broker_does_not_have(context: TestContext
     let mut capture = captured(&context, &settings).await?;
     for round in 0..3 {
         kafka.broker().pause()?;
-        let before = context.wal_position().await?;
-        context.execute(&format!("UPDATE items SET n = {round} + 1 WHERE id <= 100")).await?;
+        let before = changed(&context, &format!("UPDATE items SET n = {round} + 1 WHERE id <= 100")).await?;
         let position = context.wal_position().await?;
         // It has read them: nothing but the broker holds them up.
         let sent = "SELECT sent_lsn::text FROM pg_stat_replication JOIN pg_replication_slots ON pid = active_pid

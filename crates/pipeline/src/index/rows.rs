@@ -102,8 +102,11 @@ impl Rows {
 
     async fn join(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
         let change = &arrived.change;
+        if self.writers_of(&change.table.name).is_empty() {
+            return Ok(());
+        }
         if change.op == Op::Truncate {
-            self.finish().await?;
+            self.drain().await?;
             for index in self.writers_of(&change.table.name) {
                 self.writers[index].truncate_before(change.position, &place).await?;
             }
@@ -137,7 +140,7 @@ impl Rows {
     /// changed, or be gone.
     async fn take_again(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
         // What came before it may take the row back, or remove it.
-        self.finish().await?;
+        self.drain().await?;
         let Some(key) = arrived.change.key() else { return Ok(()) };
         let Arrived { change, generation, .. } = arrived;
         let shows = |index: &usize| self.writers[*index].has_parked(&key);
@@ -210,6 +213,12 @@ impl Rows {
         let oldest = times.iter().min().copied();
         self.line.note(Told::Found { times, oldest, newest });
         Ok(())
+    }
+
+    /// Writes what is pending and what is under way, unless a stop comes first.
+    async fn drain(&mut self) -> Result<(), PipelineError> {
+        self.begin().await?;
+        self.line.drain(&mut self.writers).await
     }
 
     /// Tells when the oldest change was committed that cannot be found yet.

@@ -18,7 +18,7 @@ use crate::status::{PartitionStatus, Phase};
 use crate::telemetry::count_consumed;
 use crate::writer::{Shared, first_error};
 
-/// How often offsets are committed at most. After a crash at most this much is written again.
+/// How often offsets are committed at most. After a crash at most this much is written again, and what others had to wait for.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often it is asked whether all workers have come to the end of a snapshot.
@@ -119,6 +119,9 @@ impl<I: Intake> Worker<I> {
     /// Works until asked to stop, or until the consumer is of no use any more.
     pub(super) async fn run(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
         let outcome = self.work(retry).await;
+        if self.shared.stop.is_cancelled() {
+            self.shared.telemetry.phase(Phase::Stopping);
+        }
         let mut outcome = self.intake.close(outcome).await;
         self.settle();
         if self.shared.stop.is_cancelled() {
@@ -135,10 +138,7 @@ impl<I: Intake> Worker<I> {
             let (is_held, due) = (!self.held.is_empty(), self.intake.due());
             tokio::select! {
                 biased;
-                () = self.shared.stop.cancelled() => {
-                    self.shared.telemetry.phase(Phase::Stopping);
-                    return Ok(());
-                }
+                () = self.shared.stop.cancelled() => return Ok(()),
                 () = until(self.commit_due) => self.commit().await?,
                 Some(answer) = self.intake.next() => {
                     self.intake.write(answer).await?;

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use walvec_embed::Embedder;
 use walvec_model::RowKey;
 
-/// As many texts may be under way as were written in this time, or one call's, when that is less than the embedder could make use
-/// of.
+/// As many texts may be under way as were written in this time, or those of two calls, when that is less than the embedder could
+/// make use of. With two there is room beside one that is late.
 const LATELY: Duration = Duration::from_secs(10);
 
 /// What is written in such a time is counted together.
@@ -28,7 +28,7 @@ pub(super) struct Load {
 impl Load {
     /// Whether another batch may begin.
     pub(super) fn has_room(&self, embedder: &dyn Embedder) -> bool {
-        self.texts < self.lately().max(embedder.texts_per_call()) && self.can_take(embedder)
+        self.texts < self.lately().max(embedder.texts_per_call().saturating_mul(2)) && self.can_take(embedder)
     }
 
     /// Whether the embedder can make use of more texts; half as many again as it works on, so that it never runs dry.

@@ -232,15 +232,16 @@ async fn a_row_that_changes_again_waits_until_its_last_change_is_written() {
 }
 
 #[tokio::test]
-async fn with_a_slow_embedder_there_is_one_call_of_rows_at_a_time() {
+async fn with_a_slow_embedder_there_are_two_calls_of_rows_at_a_time() {
     let mut fixture = Fixture::new();
     fixture.begin(&[(1, "first"), (2, "two")]).await.unwrap();
+    fixture.begin(&[(3, "late"), (4, "four")]).await.unwrap();
     {
         let gate = Arc::clone(&fixture.gate);
-        let mut second = Box::pin(fixture.begin(&[(3, "second")]));
-        assert!(poll!(&mut second).is_pending(), "nothing was written lately");
+        let mut third = Box::pin(fixture.begin(&[(5, "third")]));
+        assert!(poll!(&mut third).is_pending(), "nothing was written lately");
         gate.open.send_modify(|open| open.extend(["first".to_owned(), "two".to_owned()]));
-        second.await.unwrap();
+        third.await.unwrap();
     }
     assert_eq!(fixture.shown().await, shown([(1, "first"), (2, "two")]));
 }

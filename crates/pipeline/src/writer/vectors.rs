@@ -184,7 +184,7 @@ impl Texts {
     /// beside has failed; what has come is kept, because somebody may have paid for it.
     async fn embed(&self, texts: &[String]) -> Result<Vec<Result<Vector, EmbedError>>, PipelineError> {
         let _timer = Timer::start(Stage::Embed);
-        let mut retry = Retry::new(&self.telemetry, &self.stop);
+        let mut retry = Retry::one_of_many(&self.telemetry, &self.stop);
         let mut done: Vec<Option<Result<Vector, EmbedError>>> = texts.iter().map(|_| None).collect();
         let mut has_failed = false;
         loop {
