@@ -3,22 +3,26 @@
 //! Collections that are written at the same time have few texts each; together they make full batches, which run faster
 //! here and cost fewer requests elsewhere. While one call computes, the next is prepared: its texts are cut into tokens, or
 //! are on their way. Nobody waits for company while one of them is free: a call takes what has come while it had to wait
-//! anyway. An embedder that can have more calls gets more, but only full ones.
+//! anyway. An embedder that can have more calls gets more, full ones, or after a moment.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use walvec_model::Vector;
 
 use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
 
-/// So many calls begin with whatever there is: one is under way, and one is being prepared. A quarter of those that an embedder can
-/// have, if that is more: some may be told to wait.
+/// So many calls begin with whatever there is: one is under way, and one is being prepared.
 const CALLS: usize = 2;
+
+/// How long requests wait for company when as many calls are under way, and more could be: these may have been told to wait.
+const COMPANY: Duration = Duration::from_millis(250);
 
 /// How many callers may stand in line; others wait before it.
 const LINE: usize = 64;
@@ -81,10 +85,10 @@ impl Embedder for Together {
 async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
     let mut calls = JoinSet::new();
     let mut waiting = Waiting::new(inner.texts_per_call());
-    let (most, small) = (inner.calls_at_once(), (inner.calls_at_once() / 4).max(CALLS));
+    let most = inner.calls_at_once();
     loop {
         waiting.take_in(&mut queue);
-        while !waiting.is_empty() && calls.len() < if waiting.is_full() { most } else { small } {
+        while !waiting.is_empty() && calls.len() < if waiting.is_due() { most } else { CALLS } {
             calls.spawn(answer(Arc::clone(&inner), waiting.joined()));
             waiting.take_in(&mut queue);
         }
@@ -99,6 +103,7 @@ async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
                 let Some(next) = next else { break };
                 waiting.push(next);
             }
+            () = tokio::time::sleep_until(waiting.since + COMPANY), if !waiting.is_empty() && calls.len() < most => {}
         }
     }
 }
@@ -110,11 +115,18 @@ struct Waiting {
     texts: usize,
     /// How many a call should have at most.
     most: usize,
+    /// When the first of them came, or the last call began.
+    since: Instant,
 }
 
 impl Waiting {
-    const fn new(most: usize) -> Self {
-        Self { requests: VecDeque::new(), texts: 0, most }
+    fn new(most: usize) -> Self {
+        Self { requests: VecDeque::new(), texts: 0, most, since: Instant::now() }
+    }
+
+    /// Whether a call need not wait for more.
+    fn is_due(&self) -> bool {
+        self.is_full() || self.since.elapsed() >= COMPANY
     }
 
     const fn is_full(&self) -> bool {
@@ -126,6 +138,9 @@ impl Waiting {
     }
 
     fn push(&mut self, request: Request) {
+        if self.requests.is_empty() {
+            self.since = Instant::now();
+        }
         self.texts += request.texts.len();
         self.requests.push_back(request);
     }
@@ -151,6 +166,7 @@ impl Waiting {
             texts <= self.most
         };
         let count = self.requests.iter().take_while(fits).count().max(1).min(self.requests.len());
+        self.since = Instant::now();
         self.requests.drain(..count).collect()
     }
 }

@@ -57,6 +57,8 @@ struct Open<N> {
     parts: usize,
     /// Parts whose vectors are being computed.
     asked: usize,
+    /// Whether a part has got no vectors, so that the batch will come again.
+    has_failed: bool,
     /// Comes out behind the batch.
     notes: Vec<N>,
     /// As long as the batch is under way.
@@ -158,7 +160,7 @@ impl<N: Note> Line<N> {
         };
         let number = self.first + self.batches.len() as u64;
         let parts = prepared.iter().map(|(_, parts)| parts.len()).sum();
-        self.batches.push_back(Open { parts, asked: 0, notes: Vec::new(), _span: span.clone() });
+        self.batches.push_back(Open { parts, asked: 0, has_failed: false, notes: Vec::new(), _span: span.clone() });
         let slip = |index, part: &Part| Slip {
             batch: number,
             writer: index,
@@ -223,6 +225,7 @@ impl<N: Note> Line<N> {
         while let Some(Answer { slip, part }) = next {
             if let Some(batch) = self.batch(slip.batch) {
                 batch.asked -= 1;
+                batch.has_failed |= part.is_err();
             }
             match part {
                 Ok(part) => {
@@ -320,7 +323,7 @@ impl<N: Note> Line<N> {
         while self.batch(oldest).is_some_and(|batch| batch.asked > 0) {
             let written = self.advance(writers).await.map(drop);
             // It comes again as a whole when a part of it has failed.
-            let has_failed = self.batch(oldest).is_some_and(|batch| batch.parts > batch.asked);
+            let has_failed = self.batch(oldest).is_some_and(|batch| batch.has_failed);
             if has_failed || written.as_ref().is_err_and(|error| !matches!(error, PipelineError::Stopped)) {
                 self.given_up.cancel();
             }

@@ -12,6 +12,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(late_vectors_hold_no_other_rows_up_and_a_crash_meanwhile_loses_nothing),
         test!(late_vectors_hold_no_other_records_up_and_a_crash_of_the_worker_loses_nothing).once(),
+        test!(a_single_row_goes_through_beside_several_whose_vectors_are_late),
         test!(a_row_whose_vectors_are_late_gets_its_changes_in_their_order),
         test!(late_vectors_of_a_snapshot_hold_no_other_rows_up_and_it_ends_behind_them),
     ]
@@ -32,9 +33,9 @@ fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Waits until somebody asks for the vector that is held up.
-async fn is_held(provider: &TestProvider) -> Result<()> {
-    wait::until("the late vector was asked for", async || Ok((provider.holds() > 0).then_some(()))).await
+/// Waits until so many requests are held up.
+async fn are_held(provider: &TestProvider, requests: usize) -> Result<()> {
+    wait::until("the late vectors were asked for", async || Ok((provider.holds() >= requests).then_some(()))).await
 }
 
 /// Waits until a search finds the row with this id and text.
@@ -73,7 +74,7 @@ async fn late_vectors_hold_no_other_rows_up_and_a_crash_meanwhile_loses_nothing(
     provider.hold(Some("late"));
     context.execute("INSERT INTO items VALUES (1000, 'late')").await?;
     let late = context.wal_position().await?;
-    is_held(&provider).await?;
+    are_held(&provider, 1).await?;
     context.execute(MORE).await?;
     let status = all_but_the_late_one(&mut walvec).await?;
     assert!(status.applied_lsn < late && status.confirmed_lsn < late, "one row of before is not there: {status:?}");
@@ -104,7 +105,7 @@ async fn late_vectors_hold_no_other_records_up_and_a_crash_of_the_worker_loses_n
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     provider.hold(Some("late"));
     context.execute("INSERT INTO items VALUES (1000, 'late')").await?;
-    is_held(&provider).await?;
+    are_held(&provider, 1).await?;
     context.execute(MORE).await?;
     all_but_the_late_one(&mut worker).await?;
     let log = std::fs::read_to_string(worker.log())?;
@@ -123,6 +124,26 @@ async fn late_vectors_hold_no_other_records_up_and_a_crash_of_the_worker_loses_n
     Ok(())
 }
 
+async fn a_single_row_goes_through_beside_several_whose_vectors_are_late(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items(&provider)).await?;
+    walvec.caught_up(&context).await?;
+    provider.hold(Some("late"));
+    for number in 1..=4 {
+        context.execute(&format!("INSERT INTO items VALUES (1000 + {number}, 'late {number}')")).await?;
+        are_held(&provider, number).await?;
+    }
+    context.execute("INSERT INTO items VALUES (2000, 'alone')").await?;
+    finds(&walvec, 2000, "alone").await?;
+    assert_eq!(provider.holds(), 4, "they are late no longer");
+    provider.hold(None);
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 205);
+    Ok(())
+}
+
 async fn a_row_whose_vectors_are_late_gets_its_changes_in_their_order(context: TestContext) -> Result<()> {
     let provider = TestProvider::start().await?;
     context.execute(TABLE).await?;
@@ -130,7 +151,7 @@ async fn a_row_whose_vectors_are_late_gets_its_changes_in_their_order(context: T
     walvec.caught_up(&context).await?;
     provider.hold(Some("late"));
     context.execute("UPDATE items SET name = 'late' WHERE id IN (7, 8, 9)").await?;
-    is_held(&provider).await?;
+    are_held(&provider, 1).await?;
     context
         .execute("BEGIN; UPDATE items SET name = 'newer' WHERE id = 7; DELETE FROM items WHERE id = 8; COMMIT")
         .await?;
