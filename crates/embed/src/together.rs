@@ -213,12 +213,18 @@ mod tests {
         calls: Mutex<Vec<Vec<String>>>,
         called: Notify,
         go: Semaphore,
+        at_once: usize,
     }
 
     impl Slow {
         fn new() -> Arc<Self> {
+            Self::with_calls(2)
+        }
+
+        /// It can have so many calls.
+        fn with_calls(at_once: usize) -> Arc<Self> {
             let inner = HashEmbedder::new(64).unwrap();
-            Arc::new(Self { inner, calls: Mutex::default(), called: Notify::new(), go: Semaphore::new(0) })
+            Arc::new(Self { inner, calls: Mutex::default(), called: Notify::new(), go: Semaphore::new(0), at_once })
         }
 
         /// Waits until there have been so many calls.
@@ -252,6 +258,10 @@ mod tests {
 
         fn texts_per_call(&self) -> usize {
             4
+        }
+
+        fn calls_at_once(&self) -> usize {
+            self.at_once
         }
     }
 
@@ -323,5 +333,23 @@ mod tests {
         slow.go.add_permits(10);
         assert!(stays.await.unwrap().unwrap()[0].is_ok());
         assert_eq!(slow.calls.lock().unwrap()[2..], [texts(&["whale"])]);
+    }
+
+    #[tokio::test]
+    async fn few_texts_begin_after_a_moment_although_two_calls_wait_and_full_calls_begin_at_once() {
+        let slow = Slow::with_calls(4);
+        let together = wrap(slow.clone());
+        let waiting = busy(&slow, &together).await;
+        let mut few = join_all(["whale", "sea"].map(|word| together.embed(texts(&[word]))));
+        assert!(poll!(&mut few).is_pending());
+        slow.has_been_called(3).await;
+        let mut full = together.embed(texts(&["a", "b", "c", "d"]));
+        assert!(poll!(&mut full).is_pending());
+        slow.has_been_called(4).await;
+        assert_eq!(slow.calls.lock().unwrap()[2..], [texts(&["whale", "sea"]), texts(&["a", "b", "c", "d"])]);
+        slow.go.add_permits(4);
+        assert!(few.await.into_iter().all(|answer| answer.unwrap()[0].is_ok()));
+        assert_eq!(full.await.unwrap().len(), 4);
+        join_all(waiting).await;
     }
 }

@@ -130,17 +130,18 @@ async fn a_single_row_goes_through_beside_several_whose_vectors_are_late(context
     let mut walvec = context.start(&items(&provider)).await?;
     walvec.caught_up(&context).await?;
     provider.hold(Some("late"));
-    for number in 1..=4 {
+    // One place among four is left: those that are held up are under way, and not told to wait.
+    for number in 1..=3 {
         context.execute(&format!("INSERT INTO items VALUES (1000 + {number}, 'late {number}')")).await?;
         are_held(&provider, number).await?;
     }
     context.execute("INSERT INTO items VALUES (2000, 'alone')").await?;
     finds(&walvec, 2000, "alone").await?;
-    assert_eq!(provider.holds(), 4, "they are late no longer");
+    assert_eq!(provider.holds(), 3, "they are late no longer");
     provider.hold(None);
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
-    assert_eq!(image::compare(&context, &image_of_items()).await?, 205);
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 204);
     Ok(())
 }
 

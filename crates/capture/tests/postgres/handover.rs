@@ -288,14 +288,18 @@ async fn a_snapshot_that_nobody_waits_for_any_more_leaves_no_slot_behind() {
         let source = Arc::clone(&source);
         async move { copy(&source).await }
     });
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender'
-                   AND datname = 'abandoned' AND cardinality(pg_blocking_pids(pid)) > 0";
-    let count = async || db.client.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0);
-    while count().await == 0 {
+    let senders = "SELECT count(*), count(*) FILTER (WHERE cardinality(pg_blocking_pids(pid)) > 0)
+                   FROM pg_stat_activity WHERE backend_type = 'walsender' AND datname = 'abandoned'";
+    let count = async || {
+        let row = db.client.query_one(senders, &[]).await.unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    while count().await.1 == 0 {
         tokio::task::yield_now().await;
     }
     copying.abort();
-    while count().await > 0 {
+    // One that does not wait any more may still be about to end.
+    while count().await.0 > 0 {
         tokio::task::yield_now().await;
     }
     writer.batch_execute("COMMIT").await.unwrap();
