@@ -84,6 +84,15 @@ pub(crate) struct Line<N> {
 pub(crate) trait Note: Sized {
     /// Takes in what is noted behind the same batch, if one note can say both; else gives it back.
     fn join(&mut self, later: Self) -> Option<Self>;
+
+    /// Notes something behind `notes`.
+    fn push_to(self, notes: &mut Vec<Self>) {
+        let rest = match notes.last_mut() {
+            Some(last) => last.join(self),
+            None => Some(self),
+        };
+        notes.extend(rest);
+    }
 }
 
 impl<N: Note> Line<N> {
@@ -193,12 +202,7 @@ impl<N: Note> Line<N> {
 
     /// Notes something behind everything that has begun.
     pub(crate) fn note(&mut self, note: N) {
-        let notes = self.batches.back_mut().map_or(&mut self.durable, |newest| &mut newest.notes);
-        let rest = match notes.last_mut() {
-            Some(last) => last.join(note),
-            None => Some(note),
-        };
-        notes.extend(rest);
+        note.push_to(self.batches.back_mut().map_or(&mut self.durable, |newest| &mut newest.notes));
     }
 
     /// What was noted behind batches that are not durable, the oldest first.

@@ -100,12 +100,7 @@ impl Pending {
             }
             StreamEvent::Commit { end_lsn, at } => {
                 let rows = std::mem::take(&mut self.open_rows);
-                let commit = Commit { end_lsn, at, rows };
-                let rest = match self.commits.last_mut() {
-                    Some(last) => last.join(commit),
-                    None => Some(commit),
-                };
-                self.commits.extend(rest);
+                Commit { end_lsn, at, rows }.push_to(&mut self.commits);
                 self.flush_if_full(max_rows)
             }
             StreamEvent::Begin { xid, .. } => {

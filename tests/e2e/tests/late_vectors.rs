@@ -33,6 +33,16 @@ fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
+/// A program that has caught up, and its provider, which holds late texts up from now on.
+async fn running(context: &TestContext) -> Result<(TestProvider, Walvec)> {
+    let provider = TestProvider::start().await?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items(&provider)).await?;
+    walvec.caught_up(context).await?;
+    provider.hold(Some("late"));
+    Ok((provider, walvec))
+}
+
 /// Waits until so many requests are held up.
 async fn are_held(provider: &TestProvider, requests: usize) -> Result<()> {
     wait::until("the late vectors were asked for", async || Ok((provider.holds() >= requests).then_some(()))).await
@@ -67,11 +77,7 @@ fn only_the_late_one_was_asked_for(provider: &TestProvider, before: usize) -> Re
 }
 
 async fn late_vectors_hold_no_other_rows_up_and_a_crash_meanwhile_loses_nothing(context: TestContext) -> Result<()> {
-    let provider = TestProvider::start().await?;
-    context.execute(TABLE).await?;
-    let mut walvec = context.start(&items(&provider)).await?;
-    walvec.caught_up(&context).await?;
-    provider.hold(Some("late"));
+    let (provider, mut walvec) = running(&context).await?;
     context.execute("INSERT INTO items VALUES (1000, 'late')").await?;
     let late = context.wal_position().await?;
     are_held(&provider, 1).await?;
@@ -125,11 +131,7 @@ async fn late_vectors_hold_no_other_records_up_and_a_crash_of_the_worker_loses_n
 }
 
 async fn a_single_row_goes_through_beside_several_whose_vectors_are_late(context: TestContext) -> Result<()> {
-    let provider = TestProvider::start().await?;
-    context.execute(TABLE).await?;
-    let mut walvec = context.start(&items(&provider)).await?;
-    walvec.caught_up(&context).await?;
-    provider.hold(Some("late"));
+    let (provider, mut walvec) = running(&context).await?;
     // One place among four is left: those that are held up are under way, and not told to wait.
     for number in 1..=3 {
         context.execute(&format!("INSERT INTO items VALUES (1000 + {number}, 'late {number}')")).await?;
@@ -146,11 +148,7 @@ async fn a_single_row_goes_through_beside_several_whose_vectors_are_late(context
 }
 
 async fn a_row_whose_vectors_are_late_gets_its_changes_in_their_order(context: TestContext) -> Result<()> {
-    let provider = TestProvider::start().await?;
-    context.execute(TABLE).await?;
-    let mut walvec = context.start(&items(&provider)).await?;
-    walvec.caught_up(&context).await?;
-    provider.hold(Some("late"));
+    let (provider, mut walvec) = running(&context).await?;
     context.execute("UPDATE items SET name = 'late' WHERE id IN (7, 8, 9)").await?;
     are_held(&provider, 1).await?;
     context

@@ -102,12 +102,13 @@ impl Rows {
 
     async fn join(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
         let change = &arrived.change;
-        if self.writers_of(&change.table.name).is_empty() {
+        let concerned = self.writers_of(&change.table.name);
+        if concerned.is_empty() {
             return Ok(());
         }
         if change.op == Op::Truncate {
             self.drain().await?;
-            for index in self.writers_of(&change.table.name) {
+            for index in concerned {
                 self.writers[index].truncate_before(change.position, &place).await?;
             }
             return Ok(());
