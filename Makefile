@@ -57,11 +57,12 @@ bench: prerequisites model ## run the benchmarks and print the tables of BENCHMA
 	@WALVEC_BENCH_PYTHON=$$(scripts/clients-python.sh bench/python/requirements.txt) \
 		exec $(CARGO_TARGET_DIR)/release/walvec-bench $(ARGS)
 
-lint: prerequisites ## check format, lints, licences, dependency rules and compose.yaml
+lint: prerequisites ## check format, lints, licences, dependency rules, compose.yaml and the documents
 	cargo fmt --all --check
 	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	$$(scripts/fetch-cargo-deny.sh) --locked check licenses bans sources
 	@scripts/check-compose.sh
+	@scripts/check-docs.sh
 
 audit: prerequisites ## check the dependencies against the RustSec advisory database (fetched from its repository)
 	$$(scripts/fetch-cargo-deny.sh) --locked check advisories
