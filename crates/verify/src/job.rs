@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, Lookup, Lsn, SparseVector, TableName};
 
-use crate::{Layout, Points, Running};
+use crate::{Fractions, Layout, Points, Running};
 
 /// A collection as the configuration describes it.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct CollectionSpec {
     pub layout: Layout,
     /// What made the vectors.
     pub fingerprint: Fingerprint,
+    /// How numbers with a fraction are compared: it depends on where the points lie.
+    pub fractions: Fractions,
     /// How texts are cut into chunks; `None`: a row is one point.
     pub chunks: Option<Chunks>,
     /// What makes the sparse vectors; `None`: points have none.

@@ -55,6 +55,7 @@ mod table;
 mod vectors;
 
 pub use compare::compare;
+pub use digest::Fractions;
 pub use error::VerifyError;
 pub use findings::Findings;
 pub use job::{Chunks, CollectionSpec, Job, Keywords, Sample, Split, Stage};

@@ -148,7 +148,7 @@ impl Imager {
         let payload = self.layout.read(&point.payload);
         Stored {
             id: point.id,
-            digest: digest::digest(&payload, digest::stored_parts(&payload)),
+            digest: digest::digest(&payload, digest::stored_parts(&payload), self.fractions),
             key: self.ids.key_for(point.id, claim(point)),
             impossible: version(point).is_none_or(|version| version.commit_lsn > upper),
         }

@@ -132,6 +132,7 @@ mod tests {
             computed: vec![("c".to_owned(), computed.to_owned())],
             fingerprint: Fingerprint::of(&[]),
             layout: crate::Layout::Flat,
+            fractions: crate::Fractions::Exact,
             chunks: None,
             keywords: None,
             lookups: Vec::new(),

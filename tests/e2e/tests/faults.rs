@@ -10,13 +10,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
-use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test, wait};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, repeats, test, wait};
 use walvec_pipeline::status::Phase;
 use walvec_throwaway::Volume;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        test!(ten_kills_at_random_moments_lose_nothing),
+        test!(kills_at_random_moments_lose_nothing),
         test!(a_replay_that_is_cut_short_is_repeated),
         test!(rows_that_change_during_the_snapshot_end_as_they_are),
         test!(a_snapshot_that_was_killed_starts_again_and_sweeps_what_is_gone),
@@ -106,14 +106,14 @@ pub(crate) fn new_seed() -> u64 {
     seed
 }
 
-async fn ten_kills_at_random_moments_lose_nothing(context: TestContext) -> Result<()> {
+async fn kills_at_random_moments_lose_nothing(context: TestContext) -> Result<()> {
     let seed = new_seed();
     let mut random = StdRng::seed_from_u64(seed);
     context.execute(TABLE).await?;
     context
         .execute("INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 300) g")
         .await?;
-    for round in 0..10 {
+    for round in 0..repeats(100) {
         let writing = writer(context.connect().await?, seed.wrapping_add(round), 200);
         let walvec = context.start(&items()).await?;
         // The moment is random on purpose: the kill has to meet every step.
@@ -134,7 +134,7 @@ async fn a_replay_that_is_cut_short_is_repeated(context: TestContext) -> Result<
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
-    for round in 0..3 {
+    for round in 0..repeats(30) {
         // A backlog in which keys are taken, changed and given up. A new one each time: a fast machine may have written all
         // of the last one before it was asked to stop.
         writer(context.connect().await?, seed.wrapping_add(round), 400).task.await??;
@@ -196,7 +196,7 @@ async fn a_connection_that_is_cut_again_and_again_loses_nothing(context: TestCon
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
     let writing = writer(context.connect().await?, seed, 400);
-    for _ in 0..5 {
+    for _ in 0..repeats(50) {
         let cut = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots \
                    WHERE slot_name = $1 AND active_pid IS NOT NULL";
         wait::until("the stream was there to be cut", async || {

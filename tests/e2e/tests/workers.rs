@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::Signal;
 use serde_json::json;
 use walvec_e2e::kafka::PARTITIONS;
-use walvec_e2e::{Kafka, Settings, Test, TestContext, Walvec, image, test, wait};
+use walvec_e2e::{Kafka, Settings, Test, TestContext, Walvec, image, repeats, test, wait};
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::{Call, TestServer};
 
@@ -55,7 +55,7 @@ async fn kills_of_capture_and_of_workers_at_random_moments_lose_nothing(context:
     capture.wait_for("the topics exist", |status| status.phase != walvec_pipeline::status::Phase::Starting).await?;
     let mut one = context.start_stage(&settings, "index", "one").await?;
     let mut two = context.start_stage(&settings, "index", "two").await?;
-    for round in 0..9 {
+    for round in 0..repeats(90) {
         let writing = writer(context.connect().await?, seed.wrapping_add(round), 150);
         // The moment is random on purpose: the kill has to meet every step.
         tokio::time::sleep(Duration::from_millis(random.random_range(0..600))).await;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use walvec_embed::Embedder;
 use walvec_pipeline::PipelineError;
 use walvec_transform::Chunker;
-use walvec_verify::{Chunks, CollectionSpec, Job, Keywords, Mended, Points, Report, Sample};
+use walvec_verify::{Chunks, CollectionSpec, Fractions, Job, Keywords, Mended, Points, Report, Sample};
 
 use self::outside::{Followed, Stored};
 use self::show::Progress;
@@ -172,6 +172,10 @@ impl Work<'_> {
                 computed: collection.computed.clone().into_iter().collect(),
                 layout: collection.layout.into(),
                 fingerprint,
+                fractions: match config.sink.qdrant {
+                    Some(_) => Fractions::Rounded,
+                    None => Fractions::Exact,
+                },
                 chunks: collection.chunk.as_ref().map(|chunk| chunks(chunk, embedder)),
                 keywords: app::keywords(collection)
                     .map(|keywords| Keywords(Arc::new(move |text| keywords.document(text)))),
