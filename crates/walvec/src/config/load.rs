@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::document::Document;
 use super::environment::Environment;
 use super::error::ConfigError;
+use super::interpolate::interpolate;
 use super::settings::Config;
 use super::stage::{INSTANCE, Stage, instance};
 use super::{conninfo, names, reader, rules, variables};
@@ -20,7 +21,14 @@ use super::{conninfo, names, reader, rules, variables};
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "walvec.yaml";
 
-/// Values given as flags.
+/// The keys that a command can do without which asks a running walvec: it shows the key of the data directory instead of a
+/// token, and PostgreSQL is not its business. Their variables may be set for that walvec only.
+pub(crate) const NOT_NEEDED_TO_ASK: &[&str] = &["server.token", "source.url"];
+
+/// Of [`NOT_NEEDED_TO_ASK`] what a command can do without that reads PostgreSQL itself.
+pub(crate) const NOT_NEEDED_TO_COMPARE: &[&str] = &["server.token"];
+
+/// Values given as flags, and what a command can do without.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
     /// Instead of `server.listen`.
@@ -29,6 +37,8 @@ pub(crate) struct Overrides {
     pub(crate) stage: Option<Stage>,
     /// Instead of `WALVEC_INSTANCE`, else `1`.
     pub(crate) instance: Option<String>,
+    /// Keys that are left out if the variables that they refer to are not set.
+    pub(crate) not_needed: &'static [&'static str],
 }
 
 impl Config {
@@ -72,9 +82,9 @@ impl Config {
         overrides: Overrides,
     ) -> Result<Self, ConfigError> {
         self.stage = stage(environment, &overrides)?;
-        self.instance = instance_of(environment, overrides.instance)?;
+        self.instance = instance_of(environment, overrides.instance.as_deref())?;
         self.source.url = match database_url(&self.source.url, document, environment)? {
-            None if self.stage.needs_source() => {
+            None if self.stage.needs_source() && !overrides.not_needed.contains(&"source.url") => {
                 let reason = "missing; give it here, or set DATABASE_URL, or PGHOST, PGUSER, PGPASSWORD and PGDATABASE";
                 return Err(rules::error(document, "source.url", reason));
             }
@@ -90,6 +100,9 @@ impl Config {
         }
         self.models = environment.models_root()?;
         rules::check(&self, document)?;
+        if !overrides.not_needed.contains(&"server.token") {
+            rules::check_exposure(&self, document)?;
+        }
         Ok(self)
     }
 }
@@ -100,7 +113,10 @@ fn from_named_text(
     environment: &Environment,
     overrides: Overrides,
 ) -> Result<Config, ConfigError> {
-    let document = Document::parse(name, text)?;
+    let mut document = Document::parse(name, text)?;
+    for key in overrides.not_needed {
+        document.leave_out(key, |text| interpolate(text, environment).map_or(true, |value| value.is_empty()));
+    }
     reader::read(&document, environment)?.completed(Some(&document), environment, overrides)
 }
 
@@ -116,12 +132,12 @@ fn stage(environment: &Environment, overrides: &Overrides) -> Result<Stage, Conf
 }
 
 /// What this process is called.
-fn instance_of(environment: &Environment, flag: Option<String>) -> Result<String, ConfigError> {
+fn instance_of(environment: &Environment, flag: Option<&str>) -> Result<String, ConfigError> {
     let (key, name) = match flag {
         Some(name) => ("--instance", name),
-        None => ("WALVEC_INSTANCE", environment.non_empty("WALVEC_INSTANCE").unwrap_or(INSTANCE).to_owned()),
+        None => ("WALVEC_INSTANCE", environment.non_empty("WALVEC_INSTANCE").unwrap_or(INSTANCE)),
     };
-    instance(&name).map_err(|reason| ConfigError::outside_of_file(key, reason))
+    instance(name).map_err(|reason| ConfigError::outside_of_file(key, reason))
 }
 
 /// Where PostgreSQL is, if anything says so.

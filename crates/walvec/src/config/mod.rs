@@ -40,7 +40,7 @@ pub(crate) use broker::{GroupProtocol, KafkaSettings, RecordFormat};
 pub(crate) use embedding::EmbeddingSettings;
 pub(crate) use environment::Environment;
 pub(crate) use error::ConfigError;
-pub(crate) use load::Overrides;
+pub(crate) use load::{NOT_NEEDED_TO_ASK, NOT_NEEDED_TO_COMPARE, Overrides};
 pub(crate) use names::table_name;
 pub(crate) use settings::{ChunkSettings, CollectionConfig, Config, QdrantSettings};
 pub(crate) use stage::{Stage, instance};
