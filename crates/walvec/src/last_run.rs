@@ -1,7 +1,6 @@
 //! What became of the last run on a data directory: when it began, when it ended and why.
 //!
-//! Kept in `last-run.json`, for the owner of the directory. Whoever finds walvec stopped learns there what to do; logs may be
-//! elsewhere, or gone.
+//! Kept in `last-run.json`, readable by the owner of the directory. `walvec status` shows it: logs may be elsewhere, or gone.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

@@ -46,7 +46,7 @@ async fn hits_are_tab_separated_values_for_other_programs(context: TestContext) 
     assert!(lines[1..].iter().any(|line| line.ends_with("\t2\t2\ttwo\t\\N")), "{running}");
     let as_json = told_as_json(&context, &["search", "one", "two", "--limit", "2", "--json"]).await?;
     walvec.stop().await?;
-    // The same hits with the same scores where nothing runs.
+    // While nothing runs, the hits and their scores are as before.
     assert_eq!(told(&context, &["search", "one", "two", "--limit", "2"]).await?, running);
     let stopped = told_as_json(&context, &["search", "one two", "--limit", "2", "--json"]).await?;
     assert_eq!((&stopped["query"], &stopped["hits"]), (&json!("one two"), &as_json["hits"]));
@@ -115,7 +115,7 @@ async fn the_owner_of_the_data_directory_needs_no_token(context: TestContext) ->
     context.execute(TABLE).await?;
     let walvec = context.start(&items().with("server", json!({"token": "a-token"}))).await?;
     assert_eq!(walvec.get("/api/v1/status", &[]).await?.status(), 401);
-    // As in the shell of somebody who does not have the service's variables.
+    // A shell that lacks the variables of the service.
     let without =
         items().with("server", json!({"token": "${WALVEC_TOKEN}"})).with("source", json!({"url": "${NOT_SET}"}));
     context.configure(&without)?;

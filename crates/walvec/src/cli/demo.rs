@@ -122,7 +122,7 @@ async fn sync_and_search(
         }))?;
     } else {
         let records = hits::records(&hits, &config.collections[0], &args.query, Screen::of_stdout());
-        output::line(&format!("\nSearch: {}\n\n{records}\n", args.query))?;
+        output::line(&format!("\nSearch: {}\n\n{records}", args.query))?;
         narrator.say(&format!("from nothing to the first answer in {:.1} s", began.elapsed().as_secs_f64()));
     }
     if args.once {

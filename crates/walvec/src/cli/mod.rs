@@ -41,8 +41,8 @@ Environment:
   DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT   where PostgreSQL is
   WALVEC_MODELS    where models are kept (default: walvec/models in $XDG_CACHE_HOME or ~/.cache)
   WALVEC_LISTEN    the address of the search page and the API
-  WALVEC_TOKEN     what clients have to show; required when that address is not loopback. The commands need it only for another
-                   user's walvec: they show the key that it keeps in server.json in its data directory
+  WALVEC_TOKEN     what clients have to show; required when that address is not loopback. The
+                   commands of the user who runs walvec work without it
   WALVEC_STAGE, WALVEC_INSTANCE   which part of the path `run` does, and as which worker; for the other commands, whose state
   WALVEC_LOG       what to log, e.g. debug or walvec_capture=trace (default: info for `run`, else warn)
   WALVEC_POSTGRES  the server for `demo`: a major version or a directory (default: the first that is found)

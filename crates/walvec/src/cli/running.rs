@@ -207,8 +207,7 @@ impl Running {
             }
             _ => format!("the walvec at {} asks for its token", self.address),
         };
-        let remedy = "set WALVEC_TOKEN to what its `server.token` is, or type the command as the user that runs it: its data \
-                      directory holds a key for its owner";
+        let remedy = "set WALVEC_TOKEN to its `server.token`, or type the command as the user that runs walvec";
         Failure::new(2, E_TOKEN, what).with_remedy(remedy)
     }
 }

@@ -1,4 +1,4 @@
-//! The status for programs: the same fields whether walvec runs or not, null for what nobody knows.
+//! The status for programs: the same fields whether walvec runs or not, null for what is not known.
 
 use serde_json::{Map, Value, json};
 use walvec_pipeline::Status;

@@ -23,7 +23,7 @@ const STAGES: [Stage; 4] = [Stage::Capture, Stage::Index, Stage::Embed, Stage::S
 
 /// Show how far the sync has come: phase, lag, points, parked rows; of a walvec that has stopped, why.
 ///
-/// With --json the fields are the same whether it runs or not; what nobody knows is null. Behind a broker it is an object with a
+/// With --json the fields are the same whether it runs or not; what is not known is null. Behind a broker it is an object with a
 /// status for each process of this machine.
 #[derive(Args)]
 pub(crate) struct StatusArgs {

@@ -57,7 +57,7 @@ impl Stopped {
             let failure = Failure::definite("E_SINK", what);
             match error.kind() {
                 io::ErrorKind::PermissionDenied => failure.with_remedy(
-                    "type the command as the user that runs walvec, or start it: then it answers for itself",
+                    "type the command as the user that runs walvec, or start walvec: it answers with its token (WALVEC_TOKEN)",
                 ),
                 _ => failure,
             }
