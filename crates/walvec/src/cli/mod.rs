@@ -22,11 +22,12 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 pub(crate) use failure::Failure;
 
-use crate::config::{Config, Environment, NOT_NEEDED_TO_ASK, NOT_NEEDED_TO_COMPARE, Overrides};
+use crate::config::{Config, Environment, Features, Overrides};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -56,13 +57,20 @@ Environment:
 /// Try it: `walvec demo`. With your own database: `walvec init` writes a walvec.yaml for it, `walvec check` says what is missing,
 /// `walvec run` keeps it in sync.
 #[derive(Parser)]
-#[command(version, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(version, long_version = version(), after_help = EXIT_CODES, max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
     /// The form of the log on stderr.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// What `--version` prints: the features that it was built with decide which configurations it takes.
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> =
+        LazyLock::new(|| format!("{}\nfeatures: {}", env!("CARGO_PKG_VERSION"), Features::of_this_program().names()));
+    &VERSION
 }
 
 /// The form of the log.
@@ -120,12 +128,12 @@ impl ConfigArgs {
 
     /// For a command that asks a running walvec, whose environment it need not have.
     pub(crate) fn load_to_ask(&self) -> Result<Config, Failure> {
-        self.load_with(Overrides { not_needed: NOT_NEEDED_TO_ASK, ..Overrides::default() })
+        self.load_with(Overrides::to_ask())
     }
 
     /// For a command that asks a running walvec and reads PostgreSQL itself.
     pub(crate) fn load_to_compare(&self) -> Result<Config, Failure> {
-        self.load_with(Overrides { not_needed: NOT_NEEDED_TO_COMPARE, ..Overrides::default() })
+        self.load_with(Overrides::to_compare())
     }
 
     pub(crate) fn load_with(&self, overrides: Overrides) -> Result<Config, Failure> {

@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::document::Document;
 use super::environment::Environment;
 use super::error::ConfigError;
+use super::features::{self, Features};
 use super::interpolate::interpolate;
 use super::settings::Config;
 use super::stage::{INSTANCE, Stage, instance};
@@ -20,13 +21,6 @@ use super::{conninfo, names, reader, rules, variables};
 
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "walvec.yaml";
-
-/// The keys that a command can do without which asks a running walvec: it shows the key of the data directory instead of a
-/// token, and PostgreSQL is not its business. Their variables may be set for that walvec only.
-pub(crate) const NOT_NEEDED_TO_ASK: &[&str] = &["server.token", "source.url"];
-
-/// Of [`NOT_NEEDED_TO_ASK`] what a command can do without that reads PostgreSQL itself.
-pub(crate) const NOT_NEEDED_TO_COMPARE: &[&str] = &["server.token"];
 
 /// Values given as flags, and what a command can do without.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +35,19 @@ pub(crate) struct Overrides {
     pub(crate) not_needed: &'static [&'static str],
 }
 
+impl Overrides {
+    /// For a command that asks a running walvec. It shows the key of the data directory instead of a token, and does not
+    /// connect to PostgreSQL; the variables may be set for that walvec only.
+    pub(crate) fn to_ask() -> Self {
+        Self { not_needed: &["server.token", "source.url"], ..Self::default() }
+    }
+
+    /// For a command that asks a running walvec, and reads PostgreSQL itself.
+    pub(crate) fn to_compare() -> Self {
+        Self { not_needed: &["server.token"], ..Self::default() }
+    }
+}
+
 impl Config {
     /// Loads the configuration from `path`; without one from ./walvec.yaml; without that from the variables of the
     /// tutorial stack (`PG_HOST`, `PG_TABLE`, ...).
@@ -51,10 +58,15 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let file = path.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_owned);
         match std::fs::read_to_string(&file) {
-            Ok(text) => from_named_text(&file.display().to_string(), &text, environment, overrides),
+            Ok(text) => {
+                let name = file.display().to_string();
+                from_named_text(&name, &text, environment, overrides, Features::of_this_program())
+            }
             Err(error) if error.kind() == ErrorKind::NotFound && path.is_none() => {
                 let stage = stage(environment, &overrides)?;
-                variables::configuration(environment, stage)?.completed(None, environment, overrides)
+                let config = variables::configuration(environment, stage)?.completed(None, environment, overrides)?;
+                features::check(&config, None, Features::of_this_program())?;
+                Ok(config)
             }
             Err(source) => Err(ConfigError::Unreadable { path: file, source }),
         }
@@ -71,7 +83,7 @@ impl Config {
 
     /// Loads the configuration from the text of a file.
     pub(crate) fn from_text(text: &str, environment: &Environment, overrides: Overrides) -> Result<Self, ConfigError> {
-        from_named_text(DEFAULT_FILE, text, environment, overrides)
+        from_named_text(DEFAULT_FILE, text, environment, overrides, Features::of_this_program())
     }
 
     /// Adds what environment and flags say, then checks the whole.
@@ -107,17 +119,21 @@ impl Config {
     }
 }
 
-fn from_named_text(
+/// Loads the configuration from the text of the file called `name`, for a program with these `features`.
+pub(super) fn from_named_text(
     name: &str,
     text: &str,
     environment: &Environment,
     overrides: Overrides,
+    features: Features,
 ) -> Result<Config, ConfigError> {
     let mut document = Document::parse(name, text)?;
     for key in overrides.not_needed {
         document.leave_out(key, |text| interpolate(text, environment).map_or(true, |value| value.is_empty()));
     }
-    reader::read(&document, environment)?.completed(Some(&document), environment, overrides)
+    let config = reader::read(&document, environment)?.completed(Some(&document), environment, overrides)?;
+    features::check(&config, Some(&document), features)?;
+    Ok(config)
 }
 
 /// What this process does.

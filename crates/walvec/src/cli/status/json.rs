@@ -94,7 +94,7 @@ mod tests {
         let config = config("text: '{{ name }}'");
         let of = |process| of_all(&config, &[("all".to_owned(), process)]);
         let running = of(Process::Running(serde_json::to_value(streaming()).unwrap()));
-        let stopped = of(Process::Stopped(stopped()));
+        let stopped = of(Process::Stopped(Box::new(stopped())));
         assert_eq!(keys(&running), keys(&stopped));
         assert_eq!(keys(&running["collections"][0]), keys(&stopped["collections"][0]));
         assert_eq!((&running["running"], &stopped["running"]), (&json!(true), &json!(false)));
@@ -107,7 +107,7 @@ mod tests {
         let config = config("text: '{{ name }}'");
         let last_stop = |ended: Value| {
             let run = serde_json::from_value(json!({"began": "2026-11-20T20:49:03Z", "ended": ended})).unwrap();
-            let process = Process::Stopped(Stopped { last_run: Some(run), ..stopped() });
+            let process = Process::Stopped(Box::new(Stopped { last_run: Some(run), ..stopped() }));
             of_all(&config, &[("all".to_owned(), process)])["last_stop"].clone()
         };
         let at = "2026-11-20T21:00:00Z";

@@ -39,7 +39,7 @@ enum Process {
     /// It runs, and answered this.
     Running(Value),
     /// It does not.
-    Stopped(Stopped),
+    Stopped(Box<Stopped>),
 }
 
 pub(crate) async fn execute(args: StatusArgs) -> Result<ExitCode, Failure> {
@@ -68,7 +68,7 @@ async fn processes(config: &Config) -> Result<Vec<(String, Process)>, Failure> {
                 if config.broker.is_some() && !stopped.has_run() {
                     continue;
                 }
-                Process::Stopped(stopped)
+                Process::Stopped(Box::new(stopped))
             }
         };
         processes.push((name, process));
