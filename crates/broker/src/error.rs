@@ -176,7 +176,7 @@ impl BrokerError {
             Self::Login { .. } => "look at `broker.kafka.sasl` and `broker.kafka.tls`, then start again",
             Self::Rights { .. } => {
                 "let the broker's administrator grant it: capture needs Describe, Create and Write on its topics, an index \
-                 worker Read on its topics and its group, Describe and Write on the topic of dead letters"
+                 worker Read on its topics and its group, Describe and Write on the topic of parked rows"
             }
             Self::Topic { .. } => {
                 "create the topic, or start the stage that writes it (it creates what is missing); then start again"

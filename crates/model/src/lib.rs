@@ -11,15 +11,18 @@
 //! - [`point`]: what the sink stores and gives back
 //! - [`fingerprint`]: what must be equal for two vectors to be comparable
 //! - [`causes`]: errors with what caused them
+//! - [`calendar`] and [`moment`]: days as dates, and moments as people and programs read them
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod calendar;
 pub mod causes;
 pub mod change;
 pub mod document;
 pub mod fingerprint;
 pub mod lookup;
 pub mod lsn;
+pub mod moment;
 pub mod point;
 pub mod position;
 pub mod row;
@@ -31,6 +34,7 @@ pub use document::{Document, InputHash};
 pub use fingerprint::Fingerprint;
 pub use lookup::{Lookup, OrderBy, Take};
 pub use lsn::Lsn;
+pub use moment::Moment;
 pub use point::{
     Generation, Payload, Point, PointId, Provenance, RESERVED_KEY, RawPage, RawPoint, SparseVector, StoredPoint, Vector,
 };

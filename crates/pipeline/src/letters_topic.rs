@@ -58,7 +58,7 @@ impl LettersTopic {
                     self.lock().remove(&slot(&collection, &key));
                 }
                 Ok(Parked::Cleared(Subject::Record(_))) => {}
-                Err(error) => tracing::warn!(place = record.place(), "not a dead letter: {error}"),
+                Err(error) => tracing::warn!(place = record.place(), "not a parked row: {error}"),
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! What the pipeline is doing, for people and programs that ask.
 
 use serde::{Deserialize, Serialize};
-use walvec_model::{Generation, Lsn};
+use walvec_model::{Generation, Lsn, Moment};
 
 use crate::store::DeadLetter;
 
@@ -14,6 +14,10 @@ pub struct Status {
     pub generation: Generation,
     /// One entry per collection.
     pub collections: Vec<CollectionStatus>,
+    /// Since when the rows and texts of the collections are counted: since this process was started, or since the reindex
+    /// began that filled them. `None` before anything runs.
+    #[serde(default)]
+    pub counted_since: Option<Moment>,
     /// Everything committed up to here can be found.
     pub applied_lsn: Lsn,
     /// The position that PostgreSQL may forget WAL up to; never beyond `applied_lsn`.
@@ -88,20 +92,20 @@ pub struct CollectionStatus {
     pub snapshot_rows_estimated: u64,
     /// Rows copied by the current or last snapshot.
     pub snapshot_rows_copied: u64,
-    /// Points stored at last count.
-    pub points: u64,
-    /// Texts embedded since the start.
+    /// Points stored at last count; `None` before the first count, and where nothing is stored.
+    pub points: Option<u64>,
+    /// Texts embedded, see [`Status::counted_since`].
     pub embeddings_computed: u64,
-    /// Vectors kept since the start because the text had not changed.
+    /// Vectors kept because the text had not changed, see [`Status::counted_since`].
     pub embeddings_reused: u64,
-    /// Rows that could not be processed and wait as dead letters.
+    /// Parked rows: those that could not be processed.
     pub dead_letters: u64,
-    /// The newest of them, the newest first, at most [`LATEST_DEAD_LETTERS`].
+    /// The newest parked rows, the newest first, at most [`LATEST_DEAD_LETTERS`].
     #[serde(default)]
     pub latest_dead_letters: Vec<DeadLetter>,
 }
 
-/// How many dead letters the status shows.
+/// How many parked rows the status shows.
 pub const LATEST_DEAD_LETTERS: usize = 20;
 
 /// A transient error that is being retried.

@@ -150,6 +150,13 @@ impl Pipeline {
         Ok(Self { config, run, jobs })
     }
 
+    /// Goes on counting from the status of a pipeline that wrote the same collections before.
+    #[must_use]
+    pub fn counting_on(self, before: &Status) -> Self {
+        self.run.shared.telemetry.count_on(before);
+        self
+    }
+
     /// Takes jobs for the pipeline while it runs.
     #[must_use]
     pub fn jobs(&self) -> Jobs {
@@ -267,7 +274,12 @@ async fn work(
                 collections: facts.collections,
                 written: BTreeMap::new(),
             };
-            snapshot::take(run, source, checkpoint, drop_slot).await?
+            let checkpoint = snapshot::take(run, source, checkpoint, drop_slot).await?;
+            // Before the phase says that the rows are there.
+            for (index, writer) in run.writers.iter().enumerate() {
+                count_points(index, writer.collection.sink.as_ref(), &run.shared.telemetry).await?;
+            }
+            checkpoint
         }
     };
     let stream = source.open_stream().await?;
@@ -371,14 +383,8 @@ pub(crate) async fn observe(
     loop {
         ticks.tick().await;
         for (index, sink) in sinks.iter().enumerate() {
-            // A server that does not answer must not keep the rest from being looked at; the next write reports it.
-            match tokio::time::timeout(OBSERVE_INTERVAL, sink.count()).await {
-                Ok(Ok(points)) => telemetry.collection(index, |status| status.points = points),
-                Ok(Err(source @ SinkError::Missing { .. })) => {
-                    let collection = telemetry.name_of(index);
-                    return PipelineError::Sink { collection, source };
-                }
-                Ok(Err(_)) | Err(_) => {}
+            if let Err(gone) = count_points(index, sink.as_ref(), telemetry).await {
+                return gone;
             }
         }
         // A server that cannot be asked shows in the stream, which decides what that means.
@@ -400,6 +406,19 @@ pub(crate) async fn observe(
             _ => {}
         }
     }
+}
+
+/// Counts the points of the collection with this place in the status. Fails only if the collection is gone.
+pub(crate) async fn count_points(index: usize, sink: &dyn Sink, telemetry: &Telemetry) -> Result<(), PipelineError> {
+    // A server that does not answer must not keep the rest from being looked at; the next write reports it.
+    match tokio::time::timeout(OBSERVE_INTERVAL, sink.count()).await {
+        Ok(Ok(points)) => telemetry.collection(index, |status| status.points = Some(points)),
+        Ok(Err(source @ SinkError::Missing { .. })) => {
+            return Err(PipelineError::Sink { collection: telemetry.name_of(index), source });
+        }
+        Ok(Err(_)) | Err(_) => {}
+    }
+    Ok(())
 }
 
 fn altered(before: &[Arc<Table>], now: &[Arc<Table>]) -> Option<TableName> {

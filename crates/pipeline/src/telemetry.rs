@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use tokio::sync::watch;
-use walvec_model::{Change, Generation, Lsn, Op};
+use walvec_model::{Change, Generation, Lsn, Moment, Op};
 
 use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, Status};
 
@@ -26,7 +26,7 @@ pub fn describe() {
         "Vectors computed, and vectors reused because the text was unchanged."
     );
     describe_counter!("walvec_points_written_total", "Points written or deleted, durably.");
-    describe_gauge!("walvec_dead_letters", "Rows that could not be processed and are parked.");
+    describe_gauge!("walvec_dead_letters", "Parked rows: those that could not be processed.");
     describe_gauge!("walvec_replication_lag_bytes", "WAL between what can be found and the server's position.");
     describe_gauge!("walvec_retained_wal_bytes", "WAL that the slot makes PostgreSQL keep.");
     describe_gauge!("walvec_snapshot_rows", "Rows of the current or last snapshot, by table and state.");
@@ -83,7 +83,8 @@ struct Shared {
 
 impl Telemetry {
     pub(crate) fn new(collections: Vec<CollectionStatus>, reports: bool) -> Self {
-        let status = watch::Sender::new(Status { collections, ..Status::default() });
+        let counted_since = Some(Moment::from(SystemTime::now()));
+        let status = watch::Sender::new(Status { collections, counted_since, ..Status::default() });
         let (waiting_since, problems, last_owner) = (Mutex::default(), Mutex::default(), AtomicU64::default());
         let telemetry = Self(Arc::new(Shared { reports, status, waiting_since, problems, last_owner }));
         for part in ["source", "embedder", "sink"] {
@@ -150,6 +151,21 @@ impl Telemetry {
                 change(collection);
                 if self.0.reports {
                     report_collection(collection);
+                }
+            }
+        });
+    }
+
+    /// Goes on counting from what another pipeline has counted in the same collections.
+    pub(crate) fn count_on(&self, from: &Status) {
+        self.modify(|status| {
+            status.counted_since = from.counted_since;
+            for collection in &mut status.collections {
+                let same = from.collections.iter().find(|counted| counted.collection == collection.collection);
+                if let Some(counted) = same {
+                    // Parked rows are not counted but looked up.
+                    let CollectionStatus { dead_letters, latest_dead_letters, .. } = std::mem::take(collection);
+                    *collection = CollectionStatus { dead_letters, latest_dead_letters, ..counted.clone() };
                 }
             }
         });
@@ -313,5 +329,37 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         histogram!(STAGE_SECONDS, "stage" => self.0.label()).record(self.1.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn collection(name: &str) -> CollectionStatus {
+        CollectionStatus { collection: name.to_owned(), ..CollectionStatus::default() }
+    }
+
+    #[test]
+    fn a_pipeline_that_follows_another_one_counts_on() {
+        let before = Status {
+            collections: vec![CollectionStatus {
+                points: Some(5),
+                embeddings_computed: 5,
+                snapshot_rows_copied: 5,
+                dead_letters: 1,
+                ..collection("books")
+            }],
+            counted_since: Some("2026-11-20T20:49:03Z".parse().unwrap()),
+            ..Status::default()
+        };
+        let telemetry = Telemetry::new(vec![collection("films"), collection("books")], false);
+        telemetry.count_on(&before);
+        telemetry.collection(1, |status| status.embeddings_computed += 2);
+        let status = telemetry.subscribe().borrow().clone();
+        assert_eq!(status.counted_since, before.counted_since);
+        assert_eq!(status.collections[0], collection("films"));
+        let expected = CollectionStatus { embeddings_computed: 7, dead_letters: 0, ..before.collections[0].clone() };
+        assert_eq!(status.collections[1], expected);
     }
 }

@@ -31,6 +31,10 @@ pub enum Layout {
 
 /// Where LangChain and Qdrant's MCP server look for everything that is not the text.
 const METADATA: &str = "metadata";
+/// Where LangChain looks for the text.
+const PAGE_CONTENT: &str = "page_content";
+/// Where Qdrant's MCP server looks for the text.
+const DOCUMENT: &str = "document";
 
 const NODE_CONTENT: &str = "_node_content";
 const NODE_TYPE: &str = "_node_type";
@@ -45,9 +49,9 @@ impl Layout {
     pub(crate) fn lay_out(self, id: PointId, row: PointId, text: &str, fields: Payload) -> Payload {
         match self {
             Self::Flat => fields,
-            Self::LangChain => beside_metadata("page_content", text, fields),
+            Self::LangChain => beside_metadata(PAGE_CONTENT, text, fields),
             Self::LlamaIndex => with_node(id, row, text, fields),
-            Self::FastEmbed => beside_metadata("document", text, fields),
+            Self::FastEmbed => beside_metadata(DOCUMENT, text, fields),
         }
     }
 
@@ -63,6 +67,21 @@ impl Layout {
     pub fn fields(self, payload: &Payload) -> impl Iterator<Item = (&String, &Value)> {
         let all = self.holder(payload).into_iter().flatten();
         all.filter(move |(name, _)| !self.reserved().contains(&name.as_str()))
+    }
+
+    /// The text that was embedded, of a stored payload; `None` where the layout does not hold it.
+    #[must_use]
+    pub fn text(self, payload: &Payload) -> Option<String> {
+        let text = |name: &str| payload.get(name)?.as_str().map(str::to_owned);
+        match self {
+            Self::Flat => None,
+            Self::LangChain => text(PAGE_CONTENT),
+            Self::FastEmbed => text(DOCUMENT),
+            Self::LlamaIndex => {
+                let node: Value = serde_json::from_str(payload.get(NODE_CONTENT)?.as_str()?).ok()?;
+                node.get("text")?.as_str().map(str::to_owned)
+            }
+        }
     }
 
     /// One field of a stored payload.
@@ -192,6 +211,7 @@ mod tests {
                 assert_eq!(layout.field(&payload, name), Some(value), "{layout}");
             }
             assert_eq!(layout.field(&payload, "document"), None, "{layout}: the text is no field");
+            assert_eq!(layout.text(&payload), layout.holds_text().then(|| "a text".to_owned()), "{layout}");
         }
     }
 

@@ -7,6 +7,7 @@
 //! - `template`: one compiled template of a [`TransformSpec`]
 //! - `lookup`: rows of other tables, as the text's template sees them
 //! - `names`: which columns a template can reach, and which name was probably meant
+//! - `printed`: which columns a template prints, in its order
 //! - `shape`: what a table's columns mean to a transform, and a row as its templates see it
 //! - `values`: row values in and out of the template engine, and what NULL means there
 //! - [`error`]: what can go wrong, and whether one row or the whole table is concerned
@@ -37,6 +38,7 @@ pub mod layout;
 mod lookup;
 mod names;
 pub mod point_id;
+mod printed;
 mod shape;
 mod template;
 pub mod transform;
@@ -45,4 +47,5 @@ mod values;
 pub use chunk::{ChunkSpec, Chunker, Unit};
 pub use error::TransformError;
 pub use layout::Layout;
+pub use printed::printed_names;
 pub use transform::{Completed, Transform, TransformSpec};

@@ -9,7 +9,9 @@
 //! - [`supervise`]: runs the pipeline, and does what it is asked for meanwhile
 //! - [`tasks`]: what was asked for, and how far it has come
 //! - [`reindex`] and [`remembered`]: other collections beside the served ones, and what a later start has to know
+//! - [`last_run`]: how the last run on a data directory ended
 //! - [`http`] and [`ui`]: the HTTP API, health, metrics and the search page
+//! - [`score`] and [`words`]: how a hit is shown, on the page and on the command line
 //! - [`demo`]: a throw-away PostgreSQL with a catalogue of books
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -21,27 +23,31 @@ mod collection;
 mod config;
 mod demo;
 mod http;
+mod last_run;
 mod mode;
 mod reindex;
 mod remembered;
+mod score;
 mod serve;
 mod staged;
 mod supervise;
 mod tasks;
 mod ui;
+mod words;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let arguments = cli::Cli::parse();
+    let (arguments, wants_json) = cli::parse();
     // All TLS but librdkafka's. It fails only if there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let _traces = cli::logging::start(&arguments);
     match cli::execute(arguments) {
         Ok(code) => code,
         Err(failure) => {
+            if wants_json {
+                failure.print_json();
+            }
             failure.print();
             ExitCode::from(failure.exit)
         }

@@ -62,6 +62,16 @@ pub(crate) struct Leftovers {
     served: Vec<String>,
 }
 
+/// What there is once other collections have taken over.
+pub(crate) struct Taken {
+    /// The parts that are served now.
+    pub(crate) parts: Parts,
+    /// What is to be removed.
+    pub(crate) leftovers: Leftovers,
+    /// The last status of the pipeline that filled the collections.
+    pub(crate) filled: Status,
+}
+
 /// Why other collections have not taken over.
 pub(crate) enum NotTaken {
     /// Everything is as it was.
@@ -112,7 +122,7 @@ impl Beside {
             .map_err(|error| Failure::definite("E_SINK", format!("noting the reindex: {error}")))?;
         let source = beside_source(&parts.config);
         let store = seed(&reindex_directory(&parts.config), &checkpoint, &source.slot)?;
-        let live = Live::start(&parts, source, &store, false, stop)?;
+        let live = Live::start(&parts, source, &store, false, None, stop)?;
         let names = parts.config.collections.iter().map(|collection| collection.name.clone()).zip(own_names).collect();
         let mut beside = Self { parts, store, live, names, served };
         beside.copy(task).await?;
@@ -180,9 +190,10 @@ impl Beside {
         main: &Store,
         serving: &watch::Sender<Arc<Serving>>,
         stop: &CancellationToken,
-    ) -> Result<(Parts, Leftovers), NotTaken> {
+    ) -> Result<Taken, NotTaken> {
         let taking = self.come_to(main).await.map_err(NotTaken::Before)?;
         let Self { parts, live, names, served, .. } = self;
+        let filled = live.status.borrow().clone();
         drop(live);
         let parts = parts.served().map_err(|source| NotTaken::Before(sink_failure("*", source)))?;
         let catalog = collection::catalog(&parts.config);
@@ -195,7 +206,7 @@ impl Beside {
         }
         serving.send_replace(Arc::new(parts.serving()));
         let leftovers = Leftovers { config: parts.config.clone(), names, served };
-        Ok((parts, leftovers))
+        Ok(Taken { parts, leftovers, filled })
     }
 
     /// Comes to where the first pipeline has stopped, and stops there.

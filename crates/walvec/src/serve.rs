@@ -1,6 +1,7 @@
 //! Runs the pipeline and its HTTP server until they are told to stop.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use walvec_embed::hash::HashEmbedder;
 use walvec_pipeline::status::CollectionStatus;
 use walvec_pipeline::telemetry::{COMMIT_TO_PUBLISHED, COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
 use walvec_pipeline::{PipelineError, Status, Store};
+use walvec_sink::embedded::DataDir;
 
 use crate::app::{self, Parts};
 use crate::broker::Broker;
@@ -23,6 +25,7 @@ use crate::config::{Config, KafkaSettings, Stage};
 use crate::http::dead_letters::{self, DeadLetters};
 use crate::http::tasks::{Operations, Request};
 use crate::http::{AppState, SEARCH_SECONDS, Serving};
+use crate::last_run;
 use crate::remembered::{self, UnderWay};
 use crate::staged::Stages;
 use crate::supervise::{Reload, Supervisor};
@@ -50,6 +53,19 @@ impl Service {
         // The directory before the port: a second process should hear that it is the second one.
         let directory = config.directory();
         let data_dir = app::lock(&directory)?;
+        last_run::begin(&directory);
+        let started = Self::start_in(&directory, data_dir, config, (metrics, examples), reload).await;
+        started.inspect_err(|failure| last_run::end(&directory, Err(failure)))
+    }
+
+    /// Starts both in a directory that this process has locked.
+    async fn start_in(
+        directory: &Path,
+        data_dir: DataDir,
+        config: Config,
+        (metrics, examples): (PrometheusHandle, Vec<String>),
+        reload: Reload,
+    ) -> Result<Self, Failure> {
         let listener = listen(config.server.listen).await?;
         let address = listener.local_addr().map_err(|error| Failure::definite("E_LISTEN", error))?;
         let key = uuid::Uuid::new_v4().to_string();
@@ -62,7 +78,7 @@ impl Service {
             None => direct(config, status_in, (requests.clone(), queue), &tasks, reload, &stop).await?,
             Some(broker) => staged(config, &broker.kafka, status_in, queue, &stop).await?,
         };
-        let announced = Announced::write(&directory, address, &key)
+        let announced = Announced::write(directory, address, &key)
             .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
         let state = AppState {
             serving: ready.serving,
@@ -76,10 +92,11 @@ impl Service {
         // The server outlives the pipeline: searches are answered until everything is durable.
         let closing = CancellationToken::new();
         let server = tokio::spawn(crate::http::serve(listener, state, closing.clone()));
-        let run = ready.run;
+        let (run, directory) = (ready.run, directory.to_owned());
         let pipeline = tokio::spawn(async move {
             let _closing = closing.drop_guard();
             let outcome = run.await;
+            last_run::end(&directory, outcome.as_ref().copied());
             drop(announced);
             drop(data_dir);
             outcome

@@ -16,7 +16,7 @@ use crate::cli::Failure;
 use crate::config::Config;
 use crate::http::Serving;
 use crate::http::tasks::Request;
-use crate::reindex::{self, Beside, NotTaken};
+use crate::reindex::{self, Beside, NotTaken, Taken};
 use crate::remembered;
 use crate::tasks::Handle;
 
@@ -32,16 +32,22 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Starts a pipeline, which stops at the latest with `stop`.
+    /// Starts a pipeline, which stops at the latest with `stop`. `before`: the status of the one that wrote the same
+    /// collections until now, if there was one.
     pub(crate) fn start(
         parts: &Parts,
         source: SourceConfig,
         store: &Arc<Store>,
         reports: bool,
+        before: Option<&Status>,
         stop: &CancellationToken,
     ) -> Result<Self, Failure> {
         let stop = stop.child_token();
         let pipeline = parts.pipeline(source, store, reports, stop.clone())?;
+        let pipeline = match before {
+            Some(before) => pipeline.counting_on(before),
+            None => pipeline,
+        };
         let (status, jobs) = (pipeline.status(), pipeline.jobs());
         Ok(Self { task: tokio::spawn(pipeline.run()), status, jobs, stop })
     }
@@ -90,9 +96,10 @@ impl Supervisor {
     }
 
     async fn run_pipelines(&mut self) -> Result<(), Failure> {
+        let mut before = None;
         loop {
             let source = app::source_config(&self.parts.config);
-            let mut live = Live::start(&self.parts, source, &self.store, true, &self.stop)?;
+            let mut live = Live::start(&self.parts, source, &self.store, true, before.as_ref(), &self.stop)?;
             let forwarding = tokio::spawn(forward(live.status.clone(), self.status.clone()));
             let wanted = self.attend(&live).await;
             let outcome = match wanted {
@@ -100,7 +107,8 @@ impl Supervisor {
                     // Nobody should hear that it stops: searches go on.
                     forwarding.abort();
                     live.halt().await?;
-                    self.give_way(beside, task).await
+                    let kept = live.status.borrow().clone();
+                    self.give_way(beside, task).await.map(|filled| before = Some(filled.unwrap_or(kept)))
                 }
                 None => live.ended().await,
             };
@@ -152,11 +160,12 @@ impl Supervisor {
         Beside::fill(&self.parts, config, &self.store, rollback, task, live, &self.stop).await
     }
 
-    /// Lets other collections take over. If they cannot, the next pipeline goes on with those there are.
-    async fn give_way(&mut self, beside: Beside, task: Handle) -> Result<(), Failure> {
+    /// Lets other collections take over, and returns the status of the pipeline that filled them. If they cannot, the next
+    /// pipeline goes on with those there are.
+    async fn give_way(&mut self, beside: Beside, task: Handle) -> Result<Option<Status>, Failure> {
         task.step("switching");
         match beside.take_over(&self.store, &self.serving, &self.stop).await {
-            Ok((parts, leftovers)) => {
+            Ok(Taken { parts, leftovers, filled }) => {
                 self.parts = parts;
                 // Beside the next pipeline: nobody should wait for it. The next start does what this does not come to.
                 self.cleaning = Some(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -164,14 +173,17 @@ impl Supervisor {
                     leftovers.remove().await;
                     task.end(Ok(()));
                 })));
+                Ok(Some(filled))
             }
-            Err(NotTaken::Before(failure)) => self.keep(&failure, task).await,
+            Err(NotTaken::Before(failure)) => {
+                self.keep(&failure, task).await;
+                Ok(None)
+            }
             Err(NotTaken::After(failure)) => {
                 task.end(Err(&failure));
-                return Err(failure);
+                Err(failure)
             }
         }
-        Ok(())
     }
 
     async fn keep(&self, failure: &Failure, task: Handle) {

@@ -175,7 +175,7 @@ async fn the_status_of_every_stage_on_the_machine_is_shown(context: TestContext)
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     worker
         .wait_for("the points were counted", |status| {
-            status.collections.first().is_some_and(|found| found.points == 1000)
+            status.collections.first().is_some_and(|found| found.points == Some(1000))
         })
         .await?;
     let status = answer(&context.walvec(&["status", "--json"]).await?)?;

@@ -61,7 +61,8 @@ async fn finds(walvec: &Walvec, id: u64, text: &str) -> Result<()> {
 
 /// Waits until the collection has every row that is not held up.
 async fn all_but_the_late_one(walvec: &mut Walvec) -> Result<Status> {
-    let status = walvec.wait_for("all other rows were there", |status| status.collections[0].points == 300).await?;
+    let status =
+        walvec.wait_for("all other rows were there", |status| status.collections[0].points == Some(300)).await?;
     finds(walvec, 2050, "quick 2050").await?;
     Ok(status)
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`smoke`]: a row's way from a commit into a search, and through a restart and a kill
 //! - [`operations`]: every operation on a row, and on a table
+//! - [`telling`]: what the commands tell people and programs: hits, the status, errors
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
 //! - [`reindex`]: another model or text, while the old one goes on answering
@@ -51,6 +52,7 @@ mod reindex;
 mod servers;
 mod smoke;
 mod static_models;
+mod telling;
 mod tenants;
 mod topics;
 mod verify;
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         &[
             smoke::tests(),
             operations::tests(),
+            telling::tests(),
             faults::tests(),
             refusals::tests(),
             reindex::tests(),

@@ -2,10 +2,9 @@
 //!
 //! The calendar is the proleptic Gregorian one, with PostgreSQL's way of saying what is before the year 1: `BC` at the end.
 
+use walvec_model::calendar::{from_days, to_days};
+
 const MICROS_PER_DAY: i128 = 86_400_000_000;
-/// Days from 0000-03-01 to 1970-01-01: the year starts in March, so that the leap day is its last one.
-const DAYS_TO_1970: i64 = 719_468;
-const DAYS_PER_400_YEARS: i64 = 146_097;
 /// The last year of PostgreSQL's timestamps, and the last one of its dates. What is later can only be infinity.
 const LAST_TIMESTAMP_YEAR: i64 = 294_276;
 const LAST_DATE_YEAR: i64 = 5_874_897;
@@ -101,26 +100,6 @@ fn hms(micros: i64) -> String {
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
     let whole = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
     if fraction == 0 { whole } else { format!("{whole}.{fraction:06}").trim_end_matches('0').to_owned() }
-}
-
-/// The year (0 is 1 BC), month and day of a number of days since 1970.
-fn from_days(days: i64) -> (i64, i64, i64) {
-    let days = days.saturating_add(DAYS_TO_1970);
-    let (era, of_era) = (days.div_euclid(DAYS_PER_400_YEARS), days.rem_euclid(DAYS_PER_400_YEARS));
-    let of_era_year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * of_era_year + of_era_year / 4 - of_era_year / 100);
-    // Five months from March on have 153 days, whichever five they are.
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (of_era_year + era * 400 + i64::from(month <= 2), month, day)
-}
-
-fn to_days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era_year) = (year.div_euclid(400), year.rem_euclid(400));
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * DAYS_PER_400_YEARS + of_era_year * 365 + of_era_year / 4 - of_era_year / 100 + of_year - DAYS_TO_1970
 }
 
 #[cfg(test)]

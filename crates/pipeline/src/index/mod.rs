@@ -33,14 +33,14 @@ use walvec_broker::kafka::topics::Topics;
 use walvec_broker::wire::Format;
 use walvec_capture::SourceConfig;
 use walvec_model::{Fingerprint, TableName};
-use walvec_sink::{CollectionId, Sink, SinkError};
+use walvec_sink::{CollectionId, Sink};
 
 use crate::error::PipelineError;
 use crate::letters::Letters;
 use crate::refetch::OnDemand;
 use crate::retry::Retry;
 use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
-use crate::supervisor::maintain;
+use crate::supervisor::{count_points, maintain};
 use crate::telemetry::Telemetry;
 use crate::writer::{Collection, Shared, Writer};
 use claim::Claim;
@@ -273,12 +273,8 @@ async fn observe(sinks: &[Arc<dyn Sink>], filled: &[CollectionId], telemetry: &T
     for look in 1_u64.. {
         ticks.tick().await;
         for (index, sink) in sinks.iter().enumerate() {
-            let gone = |source| PipelineError::Sink { collection: telemetry.name_of(index), source };
-            // A server that does not answer is reported by the next write.
-            match tokio::time::timeout(OBSERVE_INTERVAL, sink.count()).await {
-                Ok(Ok(points)) => telemetry.collection(index, |status| status.points = points),
-                Ok(Err(source @ SinkError::Missing { .. })) => return gone(source),
-                Ok(Err(_)) | Err(_) => {}
+            if let Err(gone) = count_points(index, sink.as_ref(), telemetry).await {
+                return gone;
             }
             if look % LOOKS_PER_IDENTITY == 0
                 && let Ok(Ok(found)) = tokio::time::timeout(OBSERVE_INTERVAL, sink.prepare()).await

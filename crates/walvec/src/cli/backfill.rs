@@ -28,7 +28,7 @@ pub(crate) struct BackfillArgs {
 }
 
 pub(crate) async fn execute(args: BackfillArgs) -> Result<ExitCode, Failure> {
-    let config = args.config.load()?;
+    let config = args.config.load_to_ask()?;
     let table = crate::config::table_name(&args.table)
         .map_err(|reason| Failure::new(2, "E_USAGE", format!("--table {}: {reason}", args.table)))?;
     if !config.collections.iter().any(|collection| collection.table == table) {

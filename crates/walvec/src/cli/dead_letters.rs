@@ -1,4 +1,4 @@
-//! `walvec dead-letters`: rows that could not be processed.
+//! `walvec dead-letters`: parked rows.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -19,13 +19,13 @@ use crate::broker::Broker;
 use crate::config::{Config, Stage};
 use crate::http::dead_letters::Page;
 
-/// Rows that could not be processed, and records that could not be read: list them, try them again, or forget them.
+/// List, retry and drop parked rows.
 ///
 /// A row is parked when its text cannot be rendered or embedded, when the sink refuses its point, or when its record cannot
-/// be read; the others go on. A newer version of the row clears it by itself. So mend the cause (the template, the model,
+/// be read; the others go on. A newer version of the row takes it out by itself. So mend the cause (the template, the model,
 /// the row, the program that writes the topic), then try again.
 ///
-/// With `broker` the letters are in the topic <prefix>.dead-letters, where all workers put them.
+/// With `broker` they are in the topic <prefix>.dead-letters, where all workers put them.
 #[derive(Args)]
 pub(crate) struct DeadLettersArgs {
     #[command(subcommand)]
@@ -34,7 +34,7 @@ pub(crate) struct DeadLettersArgs {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show them: which row, why, and where its record is.
+    /// Show parked rows: which row, why, and where its record is.
     List {
         #[command(flatten)]
         which: Which,
@@ -42,12 +42,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Process them again: through a broker their records are written again, else their rows are read again.
+    /// Process parked rows again: through a broker their records are written again, else the rows are read again.
     Retry {
         #[command(flatten)]
         which: Which,
     },
-    /// Forget them. The rows stay missing, or as they were, until they change.
+    /// Forget that rows are parked. They stay missing, or as they were, until they change.
     Drop {
         #[command(flatten)]
         which: Which,
@@ -76,7 +76,7 @@ impl Which {
 
 pub(crate) async fn execute(args: DeadLettersArgs) -> Result<ExitCode, Failure> {
     let (Command::List { which, .. } | Command::Retry { which } | Command::Drop { which }) = &args.command;
-    let config = which.config.load()?;
+    let config = which.config.load_to_ask()?;
     let place = Place::find(&config).await?;
     let mut letters = place.all(&config).await?;
     letters.retain(|letter| which.wants(letter));
@@ -92,7 +92,7 @@ fn list(letters: &[DeadLetter], as_json: bool) -> Result<ExitCode, Failure> {
         return output::json(&json!({ "dead_letters": letters }));
     }
     if letters.is_empty() {
-        return output::line("There are none.");
+        return output::line("No row is parked.");
     }
     let mut table = output::table(&["collection", "row", "code", "reason", "record"]);
     for letter in letters {
@@ -108,7 +108,7 @@ fn list(letters: &[DeadLetter], as_json: bool) -> Result<ExitCode, Failure> {
     output::line(&table.to_string())
 }
 
-/// Where letters are kept.
+/// Where parked rows are kept.
 enum Place<'a> {
     /// By the walvec that runs.
     Running(Running),
@@ -146,10 +146,13 @@ impl<'a> Place<'a> {
     async fn retry(&self, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
         match self {
             Self::Running(running) => retry_rows(running, letters).await,
-            Self::Stopped { .. } => Err(Failure::definite("E_NOT_RUNNING", "no walvec runs that could process them")
-                .with_remedy(
-                    "walvec run: it tries a parked row again when the row changes; then `walvec dead-letters retry`",
-                )),
+            Self::Stopped { .. } => Err(Failure::definite(
+                "E_NOT_RUNNING",
+                "no walvec runs that could process the parked rows",
+            )
+            .with_remedy(
+                "walvec run: it tries a parked row again when the row changes; then `walvec dead-letters retry`",
+            )),
             Self::Topic(broker) => retry_records(broker, letters).await,
         }
     }
@@ -158,20 +161,21 @@ impl<'a> Place<'a> {
         let count = letters.len();
         let kept: Arc<dyn Letters> = match self {
             Self::Running(_) => {
-                return Err(Failure::definite("E_LOCKED", "a running walvec keeps them").with_remedy("stop it first"));
+                return Err(Failure::definite("E_LOCKED", "a running walvec keeps the parked rows")
+                    .with_remedy("stop it first"));
             }
             Self::Stopped { store, .. } => {
                 for (collection, keys) in by_collection(letters) {
                     store.update(&collection, &[], &keys).await?;
                 }
-                return output::line(&format!("{count} forgotten."));
+                return output::line(&format!("{count} parked rows were forgotten."));
             }
             Self::Topic(broker) => broker.letters(),
         };
         for (collection, keys) in by_collection(letters) {
             kept.update(&collection, &[], &keys).await?;
         }
-        output::line(&format!("{count} forgotten."))
+        output::line(&format!("{count} parked rows were forgotten."))
     }
 }
 

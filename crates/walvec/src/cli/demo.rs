@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use walvec_pipeline::status::Phase;
 use walvec_sink::qdrant;
 use walvec_throwaway::{Cluster, ClusterOptions, DataDir, Installation, SearchPlaces, ThrowawayError};
-use walvec_transform::Layout;
 
+use super::output::Screen;
 use super::running::Running;
-use super::{Failure, output, run};
+use super::{Failure, hits, output, run};
 use crate::config::{Config, Environment, Overrides};
 use crate::demo::{EXAMPLES, QUERY, books, configuration, fill};
 use crate::serve::{Service, listen};
@@ -121,7 +121,8 @@ async fn sync_and_search(
             "rows": rows, "searchable_after_ms": searchable_after_ms, "query": args.query, "hits": hits
         }))?;
     } else {
-        output::line(&format!("\nSearch: {}\n{}", args.query, output::hits(&hits, Layout::Flat)))?;
+        let records = hits::records(&hits, &config.collections[0], &args.query, Screen::of_stdout());
+        output::line(&format!("\nSearch: {}\n\n{records}", args.query))?;
         narrator.say(&format!("from nothing to the first answer in {:.1} s", began.elapsed().as_secs_f64()));
     }
     if args.once {

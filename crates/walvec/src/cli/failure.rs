@@ -6,11 +6,12 @@ use std::io::Write as _;
 use walvec_pipeline::PipelineError;
 use walvec_verify::VerifyError;
 
+use super::output;
 use crate::config::ConfigError;
 use crate::tasks::{State, Task};
 
 /// What was found, what it endangers, what to type, and the exit code.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     /// See `walvec --help`.
     pub(crate) exit: u8,
@@ -57,6 +58,14 @@ impl Failure {
         serde_json::json!({ "code": self.code, "message": self.what, "remedy": self.remedy })
     }
 
+    /// A command line that cannot be understood.
+    pub(crate) fn usage(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let what = text.lines().next().unwrap_or_default();
+        let what = what.strip_prefix("error: ").unwrap_or(what);
+        Self::new(2, "E_USAGE", what).with_remedy("walvec --help")
+    }
+
     /// A task that ended with it.
     pub(crate) fn tell(&self, task: &mut Task) {
         task.state = State::Failed;
@@ -70,6 +79,12 @@ impl Failure {
         let code = task.code.unwrap_or_else(|| "E_SERVER".to_owned());
         let what = task.error.unwrap_or_else(|| "the task ended without a word".to_owned());
         Self { exit: if code == "E_CONFIG" { 2 } else { 3 }, code, what, remedy: task.remedy }
+    }
+
+    /// Writes the failure to stdout, for programs that read JSON there.
+    pub(crate) fn print_json(&self) {
+        // Without a reader of stdout, stderr still says it.
+        let _ = output::json(&serde_json::json!({ "error": self.to_json() }));
     }
 
     /// Writes the failure to stderr; the code comes last, alone on its line.

@@ -5,6 +5,7 @@ mod check;
 mod dead_letters;
 mod demo;
 mod failure;
+mod hits;
 mod init;
 pub(crate) mod logging;
 mod model;
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 pub(crate) use failure::Failure;
 
 use crate::config::{Config, Environment, Features, Overrides};
@@ -37,16 +38,19 @@ Exit codes:
   130  left at once, by a second Ctrl-C; nothing that was confirmed is lost
 
 Environment:
+  WALVEC_CONFIG    the configuration file (default: ./walvec.yaml)
   DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT   where PostgreSQL is
   WALVEC_MODELS    where models are kept (default: walvec/models in $XDG_CACHE_HOME or ~/.cache)
   WALVEC_LISTEN    the address of the search page and the API
-  WALVEC_TOKEN     what clients have to show; required when that address is not loopback
+  WALVEC_TOKEN     what clients have to show; required when that address is not loopback. The
+                   commands of the user who runs walvec work without it
   WALVEC_STAGE, WALVEC_INSTANCE   which part of the path `run` does, and as which worker; for the other commands, whose state
   WALVEC_LOG       what to log, e.g. debug or walvec_capture=trace (default: info for `run`, else warn)
   WALVEC_POSTGRES  the server for `demo`: a major version or a directory (default: the first that is found)
   OTEL_EXPORTER_OTLP_ENDPOINT     where `run` sends traces, over HTTP (e.g. http://localhost:4318; default: nowhere)
   HF_ENDPOINT, HF_TOKEN   the model hub for `model pull`
-  NO_COLOR         no colours in the log";
+  COLUMNS          how wide hits and tables are printed (default: as wide as the terminal)
+  NO_COLOR         no colours in the log, nothing bold in hits";
 
 /// Keep a Qdrant collection an exact, live, searchable image of PostgreSQL tables.
 ///
@@ -85,10 +89,8 @@ enum Command {
     // No comment here: it would hide the long help of the arguments.
     Init(init::InitArgs),
     Run(run::RunArgs),
-    /// Search a collection by meaning.
     Search(search::SearchArgs),
-    /// Show how far the sync has come: phase, lag, rows, dead letters.
-    Status(StatusArgs),
+    Status(status::StatusArgs),
     /// Find everything that would stop `run`, each with its remedy.
     Check(check::CheckArgs),
     Verify(verify::VerifyArgs),
@@ -115,17 +117,8 @@ enum Command {
 #[derive(Args, Clone, Default)]
 pub(crate) struct ConfigArgs {
     /// The configuration file [default: ./walvec.yaml]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", env = "WALVEC_CONFIG")]
     config: Option<PathBuf>,
-}
-
-#[derive(Args)]
-struct StatusArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 impl ConfigArgs {
@@ -133,8 +126,40 @@ impl ConfigArgs {
         self.load_with(Overrides::default())
     }
 
+    /// For a command that asks a running walvec, whose environment it need not have.
+    pub(crate) fn load_to_ask(&self) -> Result<Config, Failure> {
+        self.load_with(Overrides::to_ask())
+    }
+
+    /// For a command that asks a running walvec and reads PostgreSQL itself.
+    pub(crate) fn load_to_compare(&self) -> Result<Config, Failure> {
+        self.load_with(Overrides::to_compare())
+    }
+
     pub(crate) fn load_with(&self, overrides: Overrides) -> Result<Config, Failure> {
         Config::load(self.config.as_deref(), &Environment::of_process(), overrides).map_err(Failure::configuration)
+    }
+}
+
+/// Reads the command line, and whether it asks for JSON. Ends the process if it cannot be understood.
+pub(crate) fn parse() -> (Cli, bool) {
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let wants_json = wants_json(&matches);
+        Cli::from_arg_matches(&matches).map(|cli| (cli, wants_json))
+    });
+    parsed.unwrap_or_else(|error| {
+        if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+            Failure::usage(&error).print_json();
+        }
+        error.exit()
+    })
+}
+
+/// Whether the command that was given has the flag `--json`.
+fn wants_json(matches: &ArgMatches) -> bool {
+    match matches.subcommand() {
+        Some((_, command)) => wants_json(command),
+        None => matches.try_get_one("json").ok().flatten().copied().unwrap_or(false),
     }
 }
 
@@ -145,7 +170,7 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
         Command::Init(args) => block_on(init::execute(args)),
         Command::Run(args) => block_on(run::execute(args)),
         Command::Search(args) => block_on(search::execute(args)),
-        Command::Status(args) => block_on(status::execute(args.config, args.json)),
+        Command::Status(args) => block_on(status::execute(args)),
         Command::Check(args) => block_on(check::execute(args)),
         Command::Verify(args) => block_on(verify::execute(args)),
         Command::Reindex(args) => block_on(reindex::execute(args)),
@@ -179,11 +204,4 @@ fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-}
+mod tests;

@@ -6,13 +6,18 @@ use std::sync::OnceLock;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::MultiProgress;
-use serde_json::{Map, Value};
-use walvec_transform::Layout;
+use serde_json::Value;
 
 use super::Failure;
 
-/// The longest cell of a table on a terminal; longer ones end in `…`.
-const MAX_CELL: usize = 60;
+/// The width of a terminal that does not say how wide it is.
+const TERMINAL_COLUMNS: usize = 80;
+
+/// The width of what is not a terminal.
+const FILE_COLUMNS: usize = 120;
+
+/// A narrower screen is treated as one of this width: less holds nothing that can be read.
+const MIN_COLUMNS: usize = 30;
 
 /// The process's progress bars. One owner, so that log lines and bars do not overwrite each other.
 pub(crate) fn bars() -> &'static MultiProgress {
@@ -61,97 +66,69 @@ pub(crate) fn json(value: &Value) -> Result<ExitCode, Failure> {
     line(&value.to_string())
 }
 
-/// A table with a header, as wide as the terminal allows.
+/// A table with a header, as wide as the screen at most.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    if !std::io::stdout().is_terminal() {
-        table.set_width(120);
-    }
+    table.set_width(u16::try_from(Screen::of_stdout().columns).unwrap_or(u16::MAX));
     table.set_header(header.iter().copied());
     table
 }
 
-/// Hits as a table: score, id, then the fields that the payload's layout holds, in their own order.
-pub(crate) fn hits(hits: &[Value], layout: Layout) -> String {
-    if hits.is_empty() {
-        return "No hits.".to_owned();
-    }
-    let payload = |hit: &Value| -> Map<String, Value> {
-        let payload = hit.get("payload").and_then(Value::as_object).cloned().unwrap_or_default();
-        layout.fields(&payload).map(|(name, value)| (name.clone(), value.clone())).collect()
-    };
-    let mut fields: Vec<String> = Vec::new();
-    for hit in hits {
-        for field in payload(hit).keys() {
-            if !fields.contains(field) {
-                fields.push(field.clone());
-            }
-        }
-    }
-    // A column that only repeats the points' ids. The id of a chunk is not that of its row.
-    let repeats = |hit: &Value| payload(hit).get("id").is_none_or(|id| Some(id) == hit.get("id"));
-    if hits.iter().all(repeats) {
-        fields.retain(|field| field != "id");
-    }
-    let mut header = vec!["score", if fields.iter().any(|field| field == "id") { "point" } else { "id" }];
-    header.extend(fields.iter().map(String::as_str));
-    let mut table = table(&header);
-    for hit in hits {
-        let payload = payload(hit);
-        let score = hit.get("score").and_then(Value::as_f64).unwrap_or_default();
-        let mut row = vec![format!("{score:.3}"), cell(hit.get("id"))];
-        row.extend(fields.iter().map(|field| cell(payload.get(field))));
-        table.add_row(row);
-    }
-    table.to_string()
+/// The screen that stdout is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Screen {
+    /// How many columns it has.
+    pub(crate) columns: usize,
+    /// Whether texts may be styled.
+    pub(crate) is_styled: bool,
 }
 
-fn cell(value: Option<&Value>) -> String {
-    let text = match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    };
-    // A row of the table is one line.
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if text.chars().count() <= MAX_CELL {
-        return text;
+impl Screen {
+    /// `COLUMNS` goes before the terminal's own width, `NO_COLOR` before its abilities.
+    pub(crate) fn of_stdout() -> Self {
+        let terminal = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+        let is_terminal = std::io::stdout().is_terminal();
+        Self::of(|name| std::env::var(name).ok(), terminal, is_terminal)
     }
-    text.chars().take(MAX_CELL - 1).chain(['…']).collect()
+
+    fn of(variable: impl Fn(&str) -> Option<String>, terminal: Option<usize>, is_terminal: bool) -> Self {
+        let set = |name| variable(name).filter(|value| !value.is_empty());
+        let columns = set("COLUMNS").and_then(|columns| columns.parse().ok()).or(terminal);
+        let columns = columns.unwrap_or(if is_terminal { TERMINAL_COLUMNS } else { FILE_COLUMNS });
+        let is_styled = is_terminal && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb");
+        Self { columns: columns.max(MIN_COLUMNS), is_styled }
+    }
+
+    /// A text that stands out, where that is possible.
+    pub(crate) fn bold(self, text: &str) -> String {
+        if self.is_styled { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn hits_are_shown_with_every_field_that_any_of_them_has() {
-        let flat = [json!({"name": "Dune"}), json!({"name": "Emma", "year": 1815})];
-        let nested = flat.clone().map(|fields| json!({"page_content": "the text", "metadata": fields}));
-        for (payloads, layout) in [(flat, Layout::Flat), (nested, Layout::LangChain)] {
-            let [first, second] = payloads;
-            let shown = hits(
-                &[
-                    json!({"id": 1, "score": 0.51234, "payload": first}),
-                    json!({"id": 2, "score": 0.4, "payload": second}),
-                ],
-                layout,
-            );
-            for text in ["score", "name", "year", "0.512", "Dune", "1815"] {
-                assert!(shown.contains(text), "{text} is missing in\n{shown}");
-            }
-            assert!(!shown.contains("metadata"), "{shown}");
-        }
+    fn the_width_is_what_columns_says_else_the_terminals_own_else_80() {
+        let columns = |variable: Option<&str>, terminal| {
+            let of = |name: &str| (name == "COLUMNS").then(|| variable.map(str::to_owned)).flatten();
+            Screen::of(of, terminal, true).columns
+        };
+        assert_eq!(columns(Some("100"), Some(120)), 100);
+        assert_eq!(columns(None, Some(120)), 120);
+        assert_eq!(columns(Some("wide"), Some(120)), 120);
+        assert_eq!(columns(None, None), 80);
+        assert_eq!(columns(Some("0"), None), MIN_COLUMNS);
     }
 
     #[test]
-    fn a_long_text_is_cut_in_the_table() {
-        let shown = cell(Some(&json!("x".repeat(100))));
-        assert_eq!(shown.chars().count(), MAX_CELL);
-        assert!(shown.ends_with('…'));
-        assert_eq!(cell(Some(&json!("# A\n\nchunk"))), "# A chunk", "in one line");
+    fn texts_are_styled_on_a_terminal_that_can_and_may() {
+        let is_styled = |name: &'static str, value: &'static str, is_terminal| {
+            Screen::of(|asked: &str| (asked == name).then(|| value.to_owned()), None, is_terminal).is_styled
+        };
+        assert!(is_styled("TERM", "xterm-256color", true) && is_styled("NO_COLOR", "", true));
+        assert!(!is_styled("NO_COLOR", "1", true) && !is_styled("TERM", "dumb", true) && !is_styled("", "", false));
     }
 }

@@ -33,14 +33,14 @@ pub(crate) struct ReindexArgs {
 }
 
 pub(crate) async fn execute(args: ReindexArgs) -> Result<ExitCode, Failure> {
-    let config = args.config.load()?;
+    let config = args.config.load_to_ask()?;
     let find = || Running::find(config.sink.directory(), config.server.token.clone());
     let text = if args.rollback { "The former collections are served again" } else { "The new collections are served" };
     if let Some(running) = find().await {
         let done = task::perform(&running, "/api/v1/reindex", &json!({"rollback": args.rollback})).await?;
         return task::report(&done, &format!("{text}: {} rows were read.", done.rows), args.json);
     }
-    let mut service = start_as_before(&config, &args.config).await?;
+    let mut service = start_as_before(&args.config.load()?, &args.config).await?;
     let running = find().await.ok_or_else(|| Failure::definite("E_SERVER", "its own HTTP API does not answer"))?;
     let body = json!({"rollback": args.rollback});
     let performed = tokio::select! {

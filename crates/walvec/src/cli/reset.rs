@@ -11,7 +11,7 @@ use walvec_pipeline::{PipelineError, Store};
 use super::{ConfigArgs, Failure, output};
 use crate::broker::Broker;
 use crate::config::{Config, Stage};
-use crate::{app, collection, reindex};
+use crate::{app, collection, last_run, reindex};
 
 /// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
 ///
@@ -61,6 +61,8 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     reindex::forget(&config).await;
     // Before anything else can fail: without its slot, the stored position is worth nothing.
     forget(&directory, args.purge)?;
+    // What it stopped with is what this mends.
+    last_run::forget(&directory).map_err(|error| Failure::definite("E_SINK", format!("last-run.json: {error}")))?;
     if args.purge {
         purge(&config).await?;
     }

@@ -53,7 +53,7 @@ pub(crate) async fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
     let RunArgs { config, stage, instance, listen } = args;
     let load = move || {
         let instance = Some(instance.clone());
-        config.load_with(Overrides { listen, stage: Some(stage), instance })
+        config.load_with(Overrides { listen, stage: Some(stage), instance, ..Overrides::default() })
     };
     let service = Service::start(load()?, Vec::new(), Box::new(load)).await?;
     tracing::info!("search page: http://{}/", service.address);

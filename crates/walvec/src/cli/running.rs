@@ -3,6 +3,7 @@
 //! The embedded engine belongs to one process. A running `walvec run` leaves its address in `server.json` beside the
 //! data, so that `search` and `status` can ask it instead.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +21,9 @@ use crate::remembered::write_private;
 /// How long a running instance may take to accept a connection before it counts as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The code of the error that says that a running instance lets in only whom it knows.
+const E_TOKEN: &str = "E_TOKEN";
+
 /// The code of the error that says that a running instance does one task at a time.
 pub(crate) const E_TASK_RUNNING: &str = "E_TASK_RUNNING";
 
@@ -30,9 +34,22 @@ pub(crate) struct Announcement {
     pub(crate) address: SocketAddr,
     /// The process.
     pub(crate) pid: u32,
-    /// What callers show who change what is stored. The file is for the owner's eyes only.
+    /// What callers show in place of a token, and to change what is stored. The file is for the owner's eyes only.
     pub(crate) key: String,
 }
+
+impl Announcement {
+    /// What the process of a directory has announced, if there is one. `Err`: it is not for this user to know.
+    fn read(directory: &Path) -> Result<Option<Self>, PermissionDenied> {
+        match std::fs::read(directory.join("server.json")) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(PermissionDenied),
+            read => Ok(read.ok().and_then(|text| serde_json::from_slice(&text).ok())),
+        }
+    }
+}
+
+/// The data directory belongs to another user.
+struct PermissionDenied;
 
 /// Tells other processes where this one serves, until dropped.
 pub(crate) struct Announced(PathBuf);
@@ -55,7 +72,7 @@ impl Drop for Announced {
 }
 
 /// Where processes of a configuration leave their addresses, with a name for each.
-fn directories(config: &Config, stages: &[Stage]) -> Vec<(String, PathBuf)> {
+pub(crate) fn directories(config: &Config, stages: &[Stage]) -> Vec<(String, PathBuf)> {
     let base = config.sink.directory();
     let all = (Stage::All.name().to_owned(), base.to_owned());
     if config.broker.is_none() {
@@ -82,26 +99,40 @@ pub(crate) struct Running {
     address: SocketAddr,
     client: reqwest::Client,
     token: Option<SecretString>,
-    key: SecretString,
+    /// Known to the owner of the data directory only.
+    key: Option<SecretString>,
 }
 
 impl Running {
     /// The instance that owns `directory`, if one is running and serves HTTP.
     pub(crate) async fn find(directory: &Path, token: Option<SecretString>) -> Option<Self> {
-        let text = std::fs::read_to_string(directory.join("server.json")).ok()?;
-        let announcement: Announcement = serde_json::from_str(&text).ok()?;
+        let Announcement { address, key, .. } = Announcement::read(directory).ok().flatten()?;
+        Self::at(address, token, Some(key.into())).await
+    }
+
+    /// What answers at an address.
+    async fn at(address: SocketAddr, token: Option<SecretString>, key: Option<SecretString>) -> Option<Self> {
         let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().build().ok()?;
-        let running = Self { address: announcement.address, client, token, key: announcement.key.into() };
+        let running = Self { address, client, token, key };
         running.client.get(running.url("/livez")).send().await.ok()?;
         Some(running)
     }
 
-    /// Those that run for a configuration on this machine and are one of `stages`, with the names of their directories: the
-    /// those of single stages, then the one of all stages.
+    /// The instance of a directory. That of another user is looked for at the configured address.
+    async fn of(config: &Config, directory: &Path) -> Option<Self> {
+        let token = || config.server.token.clone();
+        match Announcement::read(directory) {
+            Ok(_) => Self::find(directory, token()).await,
+            Err(PermissionDenied) => Self::at(config.server.listen, token(), None).await,
+        }
+    }
+
+    /// Those that run for a configuration on this machine and are one of `stages`, with the names of their directories: those
+    /// of single stages, then the one of all stages.
     pub(crate) async fn all(config: &Config, stages: &[Stage]) -> Vec<(String, Self)> {
         let mut found = Vec::new();
         for (name, directory) in directories(config, stages) {
-            if let Some(running) = Self::find(&directory, config.server.token.clone()).await {
+            if let Some(running) = Self::of(config, &directory).await {
                 found.push((name, running));
             }
         }
@@ -135,8 +166,7 @@ impl Running {
 
     /// The answer of a POST, which may change what is stored, or the problem that was answered.
     pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
-        let request = self.client.post(self.url(path)).header(KEY_HEADER, self.key.expose_secret()).json(body);
-        self.answer(request).await
+        self.answer(self.client.post(self.url(path)).json(body)).await
     }
 
     fn url(&self, path: &str) -> String {
@@ -144,9 +174,10 @@ impl Running {
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, Failure> {
-        let request = match &self.token {
-            Some(token) => request.bearer_auth(token.expose_secret()),
-            None => request,
+        let request = match (&self.key, &self.token) {
+            (Some(key), _) => request.header(KEY_HEADER, key.expose_secret()),
+            (None, Some(token)) => request.bearer_auth(token.expose_secret()),
+            (None, None) => request,
         };
         let unreachable = |error: reqwest::Error| {
             Failure::definite("E_SERVER", format!("the running walvec at {} did not answer: {error}", self.address))
@@ -156,6 +187,9 @@ impl Running {
         if status.is_success() {
             return response.json().await.map_err(unreachable);
         }
+        if status == reqwest::StatusCode::UNAUTHORIZED {
+            return Err(self.not_let_in());
+        }
         let problem: Value = response.json().await.map_err(unreachable)?;
         let detail = problem.get("detail").or_else(|| problem.get("title")).and_then(Value::as_str);
         let detail = detail.unwrap_or("refused");
@@ -163,5 +197,17 @@ impl Running {
             reqwest::StatusCode::CONFLICT => Failure::definite(E_TASK_RUNNING, detail),
             _ => Failure::new(2, "E_REQUEST", detail),
         })
+    }
+
+    /// The instance asks for its token, and this user cannot show the key instead.
+    fn not_let_in(&self) -> Failure {
+        let what = match (&self.token, &self.key) {
+            (Some(_), None) => {
+                format!("WALVEC_TOKEN, or `server.token`, is not the token of the walvec at {}", self.address)
+            }
+            _ => format!("the walvec at {} asks for its token", self.address),
+        };
+        let remedy = "set WALVEC_TOKEN to its `server.token`, or type the command as the user that runs walvec";
+        Failure::new(2, E_TOKEN, what).with_remedy(remedy)
     }
 }

@@ -7,21 +7,30 @@ use clap::Args;
 use serde_json::{Value, json};
 use walvec_embed::Embedder;
 use walvec_model::Lsn;
+use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
-use walvec_sink::{Condition, Filter, Query, SearchRequest, nearest_rows};
+use walvec_sink::{Condition, Filter, Hit, Query, SearchRequest, nearest_rows};
 
 use super::running::Running;
-use super::{ConfigArgs, Failure, output};
-use crate::app;
+use super::{ConfigArgs, Failure, hits, output};
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, Stage};
 use crate::http::filter::condition_from_text;
+use crate::http::request::MAX_QUERY_BYTES;
 use crate::mode::{By, Mode, Refused};
+use crate::{app, score};
 
+/// Search a collection by meaning.
+///
+/// On a terminal each hit is a record: title (the first column that the collection's text prints), score, the part of the text
+/// that answers the query, the other fields. Elsewhere it is a line of tab-separated values in the format of PostgreSQL's COPY
+/// (\t, \n, \r and \\ in texts, \N for NULL), after a header: score, point, then the fields, those that the configuration names
+/// first, the others by name. Nothing is cut there.
 #[derive(Args)]
 pub(crate) struct SearchArgs {
-    /// What to look for.
-    text: String,
+    /// What to look for: all words, with or without quotes.
+    #[arg(required = true, value_name = "TEXT")]
+    words: Vec<String>,
     #[command(flatten)]
     config: ConfigArgs,
     /// The collection; not needed when there is only one.
@@ -51,6 +60,22 @@ pub(crate) struct SearchArgs {
     json: bool,
 }
 
+impl SearchArgs {
+    /// What to look for.
+    fn text(&self) -> Result<String, Failure> {
+        let text = self.words.join(" ");
+        if text.trim().is_empty() {
+            let refused = Failure::new(2, "E_USAGE", "the query is empty: there is nothing to look for");
+            return Err(refused.with_remedy("walvec search battle in space"));
+        }
+        if text.len() > MAX_QUERY_BYTES {
+            let what = format!("the query has {} bytes; at most {MAX_QUERY_BYTES} are read", text.len());
+            return Err(Failure::new(2, "E_USAGE", what));
+        }
+        Ok(text)
+    }
+}
+
 /// A condition, as it was typed and as it is understood: the API reads the same form.
 #[derive(Clone, Debug, PartialEq)]
 struct Given {
@@ -64,12 +89,13 @@ fn condition(text: &str) -> Result<Given, String> {
 }
 
 pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
-    let config = args.config.load()?;
+    let text = args.text()?;
+    let config = args.config.load_to_ask()?;
     let collection = choose(&config, args.collection.as_deref())?;
     let answer = match Running::first(&config, &[Stage::Index, Stage::Sink]).await {
         Some(running) => {
             let limit = args.limit.to_string();
-            let mut query = vec![("q", args.text.as_str()), ("collection", &collection.name), ("limit", &limit)];
+            let mut query = vec![("q", text.as_str()), ("collection", &collection.name), ("limit", &limit)];
             let min_score = args.min_score.map(|score| score.to_string());
             query.extend(min_score.as_deref().map(|score| ("min_score", score)));
             let mode = args.mode.map(|mode| mode.to_string());
@@ -78,13 +104,13 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
             query.extend(args.filters.iter().map(|given| ("filter", given.text.as_str())));
             running.get("/api/v1/search", &query).await?
         }
-        None => search_here(&config, collection, &args).await?,
+        None => search_here(&config, collection, &args, &text).await?,
     };
     if args.json {
         return output::json(&answer);
     }
-    let hits = answer.get("hits").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    output::line(&output::hits(hits, collection.layout()))
+    let found = answer.get("hits").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    hits::print(found, collection, &text)
 }
 
 fn choose<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a CollectionConfig, Failure> {
@@ -103,7 +129,12 @@ fn choose<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a CollectionCo
 }
 
 /// Nothing runs on the data directory: opens it and searches.
-async fn search_here(config: &Config, collection: &CollectionConfig, args: &SearchArgs) -> Result<Value, Failure> {
+async fn search_here(
+    config: &Config,
+    collection: &CollectionConfig,
+    args: &SearchArgs,
+    text: &str,
+) -> Result<Value, Failure> {
     let directory = config.sink.directory();
     if !directory.exists() {
         return Err(Failure::definite(
@@ -126,7 +157,7 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
     })?;
     let conditions = args.filters.iter().map(|given| given.condition.clone());
     let request = SearchRequest {
-        query: query(embedder.as_ref(), by, &args.text).await?,
+        query: query(embedder.as_ref(), by, text).await?,
         limit: usize::try_from(args.limit).unwrap_or(usize::MAX),
         filter: Filter(conditions.collect()),
         min_score: args.min_score,
@@ -135,10 +166,10 @@ async fn search_here(config: &Config, collection: &CollectionConfig, args: &Sear
     let hits = if args.group_by_row { nearest_rows(&*points, request).await } else { points.search(request).await };
     let hits = hits.map_err(|error| Failure::definite("E_SINK", error))?;
     opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
-    let hits: Vec<Value> =
-        hits.into_iter().map(|hit| json!({"id": hit.id, "score": hit.score, "payload": hit.payload})).collect();
-    let freshness = applied(directory)?.map(|applied| json!({"lag_ms": null, "applied_lsn": applied}));
-    Ok(json!({"query": args.text, "collection": collection.name, "hits": hits, "freshness": freshness}))
+    let shown = |hit: Hit| json!({"id": hit.id, "score": score::exact(hit.score), "payload": hit.payload});
+    let hits: Vec<Value> = hits.into_iter().map(shown).collect();
+    let freshness = json!({"lag_ms": null, "applied_lsn": applied(directory)?});
+    Ok(json!({"query": text, "collection": collection.name, "hits": hits, "freshness": freshness}))
 }
 
 async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<Query, Failure> {
@@ -153,20 +184,52 @@ async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<Query,
     })
 }
 
-/// How far the data directory has come.
+/// How far the data directory has come; unknown if the tables are to be read again.
 fn applied(directory: &Path) -> Result<Option<Lsn>, Failure> {
     if !directory.join("state.redb").exists() {
         return Ok(None);
     }
     let checkpoint = Store::open(directory).and_then(|store| store.checkpoint()).map_err(PipelineError::from)?;
-    Ok(checkpoint.map(|checkpoint| checkpoint.applied))
+    let done = checkpoint.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
+    Ok(done.map(|checkpoint| checkpoint.applied))
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
     use walvec_sink::Bounds;
 
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: SearchArgs,
+    }
+
+    fn parsed(line: &[&str]) -> SearchArgs {
+        Line::try_parse_from([&["walvec"], line].concat())
+            .map(|line| line.args)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn a_query_needs_no_quotes() {
+        let args = parsed(&["battle", "in", "space", "--limit", "3"]);
+        assert_eq!((args.text().unwrap().as_str(), args.limit), ("battle in space", 3));
+        assert_eq!(parsed(&["--limit", "3", "battle in space"]).text().unwrap(), "battle in space");
+        assert_eq!(parsed(&["--", "--limit"]).text().unwrap(), "--limit");
+    }
+
+    #[test]
+    fn a_query_without_a_word_is_refused() {
+        for line in [&[""][..], &["", "  "], &["\t"]] {
+            let refused = parsed(line).text().unwrap_err();
+            assert_eq!((refused.exit, refused.code()), (2, "E_USAGE"));
+        }
+        assert!(Line::try_parse_from(["walvec"]).is_err());
+        assert!(parsed(&["x".repeat(MAX_QUERY_BYTES + 1).as_str()]).text().is_err());
+    }
 
     #[test]
     fn a_filter_is_understood_as_the_api_understands_it() {

@@ -220,7 +220,7 @@ fn check_topics(config: &Config, kafka: &KafkaSettings) -> Result<(), Violation>
     check_topic("broker.kafka.topic_prefix", &dead_letters)?;
     check_topic("broker.kafka.topic_prefix", &vectors)?;
     if vectors == dead_letters {
-        return violation("broker.kafka.vectors", format!("{vectors} is the topic of dead letters; choose another"));
+        return violation("broker.kafka.vectors", format!("{vectors} is the topic of parked rows; choose another"));
     }
     let mut captured = HashMap::new();
     for (index, collection) in config.collections.iter().enumerate() {
@@ -238,7 +238,7 @@ fn check_topics(config: &Config, kafka: &KafkaSettings) -> Result<(), Violation>
         let read = kafka.topic_of(collection);
         let key = collection.topic.as_ref().map_or_else(|| at("table"), |_| at("topic"));
         check_topic(&key, &read)?;
-        for (topic, holds) in [(&vectors, "vectors"), (&dead_letters, "dead letters")] {
+        for (topic, holds) in [(&vectors, "vectors"), (&dead_letters, "parked rows")] {
             if [&read, &changes].contains(&topic) {
                 return violation(key, format!("{topic} is the topic of {holds}; changes need another one"));
             }

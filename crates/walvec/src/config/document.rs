@@ -92,6 +92,24 @@ impl Document {
         }
     }
 
+    /// Takes the scalar at the dotted `key`, which leads through sections only, out of the tree, if its text `is_unwanted`.
+    pub(super) fn leave_out(&mut self, key: &str, is_unwanted: impl Fn(&str) -> bool) {
+        let (sections, name) = key.rsplit_once('.').unwrap_or(("", key));
+        let mut node = Some(&mut self.root);
+        for section in sections.split('.').filter(|section| !section.is_empty()) {
+            node = node.and_then(|node| match &mut node.value {
+                NodeValue::Map(entries) => {
+                    entries.iter_mut().find(|(key, _)| key.name == section).map(|(_, node)| node)
+                }
+                NodeValue::Null | NodeValue::Scalar(_) | NodeValue::List(_) => None,
+            });
+        }
+        if let Some(Node { value: NodeValue::Map(entries), .. }) = node {
+            let unwanted = |node: &Node| matches!(&node.value, NodeValue::Scalar(text) if is_unwanted(text));
+            entries.retain(|(key, node)| key.name != name || !unwanted(node));
+        }
+    }
+
     /// An error at `place`.
     pub(super) fn error(&self, key: &str, place: Place, reason: impl Into<String>) -> ConfigError {
         let hidden = self.hidden.borrow();

@@ -37,7 +37,7 @@ impl ConfigError {
             Self::Absent => Some(
                 "write one (walvec.example.yaml is a commented start), name another with --config FILE, or see `walvec demo`",
             ),
-            Self::Unreadable { .. } => Some("name another file with --config FILE"),
+            Self::Unreadable { .. } => Some("name another file with --config FILE or WALVEC_CONFIG"),
             Self::Invalid { .. } => None,
         }
     }

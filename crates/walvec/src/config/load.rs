@@ -14,6 +14,7 @@ use super::document::Document;
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::features::{self, Features};
+use super::interpolate::interpolate;
 use super::settings::Config;
 use super::stage::{INSTANCE, Stage, instance};
 use super::{conninfo, names, reader, rules, variables};
@@ -21,7 +22,7 @@ use super::{conninfo, names, reader, rules, variables};
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "walvec.yaml";
 
-/// Values given as flags.
+/// Values given as flags, and what a command can do without.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
     /// Instead of `server.listen`.
@@ -30,6 +31,21 @@ pub(crate) struct Overrides {
     pub(crate) stage: Option<Stage>,
     /// Instead of `WALVEC_INSTANCE`, else `1`.
     pub(crate) instance: Option<String>,
+    /// Keys that are left out if the variables that they refer to are not set.
+    pub(crate) not_needed: &'static [&'static str],
+}
+
+impl Overrides {
+    /// For a command that asks a running walvec. It shows the key of the data directory instead of a token, and does not
+    /// connect to PostgreSQL; the variables may be set for that walvec only.
+    pub(crate) fn to_ask() -> Self {
+        Self { not_needed: &["server.token", "source.url"], ..Self::default() }
+    }
+
+    /// For a command that asks a running walvec, and reads PostgreSQL itself.
+    pub(crate) fn to_compare() -> Self {
+        Self { not_needed: &["server.token"], ..Self::default() }
+    }
 }
 
 impl Config {
@@ -78,9 +94,9 @@ impl Config {
         overrides: Overrides,
     ) -> Result<Self, ConfigError> {
         self.stage = stage(environment, &overrides)?;
-        self.instance = instance_of(environment, overrides.instance)?;
+        self.instance = instance_of(environment, overrides.instance.as_deref())?;
         self.source.url = match database_url(&self.source.url, document, environment)? {
-            None if self.stage.needs_source() => {
+            None if self.stage.needs_source() && !overrides.not_needed.contains(&"source.url") => {
                 let reason = "missing; give it here, or set DATABASE_URL, or PGHOST, PGUSER, PGPASSWORD and PGDATABASE";
                 return Err(rules::error(document, "source.url", reason));
             }
@@ -96,6 +112,9 @@ impl Config {
         }
         self.models = environment.models_root()?;
         rules::check(&self, document)?;
+        if !overrides.not_needed.contains(&"server.token") {
+            rules::check_exposure(&self, document)?;
+        }
         Ok(self)
     }
 }
@@ -108,7 +127,10 @@ pub(super) fn from_named_text(
     overrides: Overrides,
     features: Features,
 ) -> Result<Config, ConfigError> {
-    let document = Document::parse(name, text)?;
+    let mut document = Document::parse(name, text)?;
+    for key in overrides.not_needed {
+        document.leave_out(key, |text| interpolate(text, environment).map_or(true, |value| value.is_empty()));
+    }
     let config = reader::read(&document, environment)?.completed(Some(&document), environment, overrides)?;
     features::check(&config, Some(&document), features)?;
     Ok(config)
@@ -126,12 +148,12 @@ fn stage(environment: &Environment, overrides: &Overrides) -> Result<Stage, Conf
 }
 
 /// What this process is called.
-fn instance_of(environment: &Environment, flag: Option<String>) -> Result<String, ConfigError> {
+fn instance_of(environment: &Environment, flag: Option<&str>) -> Result<String, ConfigError> {
     let (key, name) = match flag {
         Some(name) => ("--instance", name),
-        None => ("WALVEC_INSTANCE", environment.non_empty("WALVEC_INSTANCE").unwrap_or(INSTANCE).to_owned()),
+        None => ("WALVEC_INSTANCE", environment.non_empty("WALVEC_INSTANCE").unwrap_or(INSTANCE)),
     };
-    instance(&name).map_err(|reason| ConfigError::outside_of_file(key, reason))
+    instance(name).map_err(|reason| ConfigError::outside_of_file(key, reason))
 }
 
 /// Where PostgreSQL is, if anything says so.

@@ -237,23 +237,27 @@ fn check_qdrant(qdrant: &QdrantSettings) -> Result<(), Violation> {
 }
 
 fn check_server(config: &Config) -> Result<(), Violation> {
-    let server = &config.server;
-    match server.token.as_ref().map(|token| token.expose_secret()) {
+    match config.server.token.as_ref().map(|token| token.expose_secret()) {
         Some(token) if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) => violation(
             "server.token",
             "must not be empty, and must hold only visible ASCII characters: it travels in a header",
         ),
-        None if !server.listen.ip().is_loopback() => violation(
-            "server.listen",
-            format!(
-                "{} can be reached from other machines, and whoever reaches it can read your rows; set server.token or \
-                 WALVEC_TOKEN, or listen on 127.0.0.1:{}",
-                server.listen,
-                server.listen.port()
-            ),
-        ),
         Some(_) | None => Ok(()),
     }
+}
+
+/// Refuses to serve other machines without a token.
+pub(super) fn check_exposure(config: &Config, document: Option<&Document>) -> Result<(), ConfigError> {
+    let listen = config.server.listen;
+    if config.server.token.is_some() || listen.ip().is_loopback() {
+        return Ok(());
+    }
+    let reason = format!(
+        "{listen} can be reached from other machines, and whoever reaches it can read your rows; set server.token or \
+         WALVEC_TOKEN, or listen on 127.0.0.1:{}",
+        listen.port()
+    );
+    Err(error(document, "server.listen", reason))
 }
 
 fn check_pipeline(config: &Config) -> Result<(), Violation> {

@@ -323,7 +323,7 @@ pub(crate) struct QdrantSettings {
     #[serde(deserialize_with = "optional_secret")]
     #[schemars(with = "Option<String>")]
     pub(crate) api_key: Option<SecretString>,
-    /// The directory of walvec's own state: its position and its dead letters. One process at a time uses it.
+    /// The directory of walvec's own state: its position and the parked rows. One process at a time uses it.
     pub(crate) state: PathBuf,
     /// Whether vectors are kept on disk and read through the page cache. Default: the server's.
     pub(crate) on_disk: Option<bool>,

@@ -418,6 +418,30 @@ fn an_address_that_others_can_reach_needs_a_token_wherever_it_comes_from() {
 }
 
 #[test]
+fn a_command_that_asks_a_running_walvec_needs_none_of_its_secrets() {
+    let text = format!(
+        "{COLLECTION}server: {{ listen: '0.0.0.0:80', token: \"${{WALVEC_TOKEN}}\" }}\nsource: {{ url: \"${{DB}}\" }}\n"
+    );
+    let environment = Environment::of(&[("HOME", "/home/me")]);
+    let load = |overrides, environment: &Environment| {
+        Config::from_text(&text, environment, overrides).map_err(|error| error.to_string())
+    };
+    let config = load(Overrides::to_ask(), &environment).unwrap();
+    assert!(config.server.token.is_none() && config.source.url.expose_secret().is_empty());
+    assert_eq!(config.server.listen.port(), 80);
+    assert!(load(Overrides::to_compare(), &environment).unwrap_err().contains("DB is not set"));
+    assert!(
+        load(Overrides::default(), &Environment::of(&[("HOME", "/home/me"), ("DB", URL)]))
+            .unwrap_err()
+            .contains("WALVEC_TOKEN")
+    );
+    // What is set is used.
+    let set = Environment::of(&[("HOME", "/home/me"), ("DB", URL), ("WALVEC_TOKEN", "t")]);
+    let config = load(Overrides::to_ask(), &set).unwrap();
+    assert!(config.server.token.is_some() && !config.source.url.expose_secret().is_empty());
+}
+
+#[test]
 fn models_are_kept_where_the_environment_says() {
     let with_models = with(&[("DATABASE_URL", URL), ("WALVEC_MODELS", "/models")]);
     let config = parse(COLLECTION, &with_models, Overrides::default()).unwrap();

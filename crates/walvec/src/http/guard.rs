@@ -5,7 +5,7 @@
 //! | `/livez`, `/readyz` | checked | – | not needed: orchestrators have none, and learn nothing but the phase |
 //! | `/assets/…` | checked | – | not needed: part of the published source, and the sign-in page uses them |
 //! | `/login` | checked | checked | that is where it is given |
-//! | everything else, `/metrics` included | checked | checked unless GET or HEAD | bearer header or session cookie |
+//! | everything else, `/metrics` included | checked | checked unless GET or HEAD | bearer header, session cookie, or the key of `server.json` |
 
 use std::sync::Arc;
 
@@ -66,10 +66,12 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
     }
     let path = request.uri().path();
     let open = matches!(path, "/livez" | "/readyz" | LOGIN_PATH) || path.starts_with("/assets/");
-    match &app.access {
-        Some(access) if !open && !is_signed_in(access, request.headers()) => refuse(path),
-        _ => next.run(request).await,
+    // Who can read the key can read the data directory, and with it everything that the token protects.
+    let knows = |access| is_signed_in(access, request.headers()) || app.operations.is_from_owner(request.headers());
+    if open || app.access.as_ref().is_none_or(knows) {
+        return next.run(request).await;
     }
+    refuse(path)
 }
 
 fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {

@@ -21,7 +21,7 @@ pub(super) fn describe() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "security": [{}, {"token": []}],
+        "security": [{}, {"token": []}, {"key": []}],
         "paths": {
             "/api/v1/search": {"get": search_by_query_string(), "post": search_by_json()},
             "/api/v1/backfill": {"post": task("backfill", "Reads rows of a table again while the stream goes on", &json!({
@@ -47,7 +47,10 @@ pub(super) fn describe() -> Value {
             "/": {"get": operation("page", "The search page", "text/html")},
         },
         "components": {
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "Needed where the server has a token"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "Needed where the server has a token"},
+                "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER, "description": KEY},
+            },
             "responses": {"problem": {
                 "description": "What went wrong (RFC 9457)",
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -68,12 +71,15 @@ fn operation(id: &str, summary: &str, media_type: &str) -> Value {
     })
 }
 
+/// What the key is.
+const KEY: &str =
+    "What a running walvec keeps in server.json for the owner of its data directory; does for the token too";
+
 /// An operation that changes what is stored.
 fn task(id: &str, summary: &str, properties: &Value) -> Value {
     let mut operation = operation(id, summary, "application/json");
-    let key = "What a running walvec keeps in server.json for the owner of its data directory";
     operation["parameters"] = json!([
-        {"name": KEY_HEADER, "in": "header", "required": true, "description": key, "schema": {"type": "string"}},
+        {"name": KEY_HEADER, "in": "header", "required": true, "description": KEY, "schema": {"type": "string"}},
     ]);
     operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": {
         "type": "object",
@@ -156,7 +162,7 @@ fn points_by_id() -> Value {
 }
 
 fn page_of_dead_letters() -> Value {
-    let summary = "Rows that could not be processed, in the order of their keys";
+    let summary = "Parked rows, which could not be processed, in the order of their keys";
     let mut operation = operation("pageOfDeadLetters", summary, "application/json");
     let most = dead_letters::MAX_LIMIT;
     operation["parameters"] = json!([

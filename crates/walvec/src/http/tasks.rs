@@ -50,6 +50,15 @@ pub(crate) struct Operations {
     pub(crate) key: SecretString,
 }
 
+impl Operations {
+    /// Whether a request shows the key, which proves that it comes from the owner of the data directory.
+    pub(super) fn is_from_owner(&self, headers: &HeaderMap) -> bool {
+        let shown = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        // Compared as digests, so that the time it takes tells nothing.
+        blake3::hash(shown.as_bytes()) == blake3::hash(self.key.expose_secret().as_bytes())
+    }
+}
+
 /// A body, or why it could not be read.
 type Body = Result<Bytes, BytesRejection>;
 
@@ -126,9 +135,7 @@ pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) ->
 }
 
 fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, Problem> {
-    let shown = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // Compared as digests, so that the time it takes tells nothing.
-    if blake3::hash(shown.as_bytes()) != blake3::hash(app.operations.key.expose_secret().as_bytes()) {
+    if !app.operations.is_from_owner(headers) {
         let detail = "this changes what is stored: use the walvec commands on the machine and as the user that runs it";
         return Err(Problem::new(Reason::ForbiddenOperation, detail));
     }

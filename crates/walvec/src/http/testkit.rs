@@ -217,7 +217,7 @@ pub(crate) fn streaming() -> Status {
         table: "public.books".to_owned(),
         snapshot_rows_estimated: 3,
         snapshot_rows_copied: 3,
-        points: 3,
+        points: Some(3),
         ..CollectionStatus::default()
     };
     Status {

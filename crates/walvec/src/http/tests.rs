@@ -466,6 +466,16 @@ async fn the_token_opens_everything() {
 }
 
 #[tokio::test]
+async fn the_owner_of_the_data_directory_needs_no_token() {
+    let router = router(with_token());
+    for path in ["/api/v1/search?q=x", "/api/v1/status", "/api/v1/dead-letters", "/metrics"] {
+        assert_eq!(with_header(&router, path, KEY_HEADER, KEY).await.status, 200, "{path}");
+        with_header(&router, path, KEY_HEADER, "another").await.problem(401, "unauthorized");
+        with_header(&router, path, KEY_HEADER, "").await.problem(401, "unauthorized");
+    }
+}
+
+#[tokio::test]
 async fn signing_in_gives_a_session_that_scripts_and_other_sites_cannot_use() {
     let router = router(with_token());
     let sign_in = async |token: &str| {

@@ -1,61 +1,18 @@
-//! Query words inside texts.
-//!
-//! The search is by meaning, so a hit may share no word with the query. Where it does, marking the words helps the eye.
-
-use std::collections::HashSet;
+//! Query words inside texts, as markup.
 
 use maud::{Markup, html};
 
-/// Shorter words are mostly grammar, in most languages.
-const MIN_WORD_CHARS: usize = 3;
-/// English words that are long enough and still say nothing.
-const UNMARKED: [&str; 24] = [
-    "about", "and", "are", "book", "can", "did", "does", "for", "from", "has", "have", "how", "into", "not", "that",
-    "the", "their", "this", "was", "what", "when", "who", "why", "with",
-];
-
-/// The words of a query that are worth marking.
-pub(super) struct Words(HashSet<String>);
+use crate::words::Words;
 
 impl Words {
-    pub(super) fn of(query: &str) -> Self {
-        let words = query.split(|character: char| !character.is_alphanumeric()).map(str::to_lowercase);
-        Self(words.filter(|word| is_telling(word)).collect())
-    }
-
     /// The text as escaped markup, with the words of the query in `<mark>`.
     pub(super) fn mark(&self, text: &str) -> Markup {
         html! {
-            @for (run, is_word) in runs(text) {
-                @if is_word && self.matches(run) { mark { (run) } } @else { (run) }
+            @for (run, is_of_query) in self.runs(text) {
+                @if is_of_query { mark { (run) } } @else { (run) }
             }
         }
     }
-
-    /// Whether the word is one of the query's, give or take a plural or another short ending.
-    fn matches(&self, word: &str) -> bool {
-        let word = word.to_lowercase();
-        self.0.iter().any(|wanted| {
-            let ending = word.strip_prefix(wanted.as_str()).or_else(|| wanted.strip_prefix(word.as_str()));
-            word.chars().count() >= MIN_WORD_CHARS && ending.is_some_and(|ending| ending.chars().count() <= 2)
-        })
-    }
-}
-
-fn is_telling(word: &str) -> bool {
-    word.chars().count() >= MIN_WORD_CHARS && !UNMARKED.contains(&word)
-}
-
-/// The text in runs, alternately of word characters and of others.
-fn runs(text: &str) -> impl Iterator<Item = (&str, bool)> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        let is_word = rest.chars().next()?.is_alphanumeric();
-        let end = rest.find(|character: char| character.is_alphanumeric() != is_word).unwrap_or(rest.len());
-        let (run, after) = rest.split_at(end);
-        rest = after;
-        Some((run, is_word))
-    })
 }
 
 #[cfg(test)]

@@ -11,14 +11,11 @@ use walvec_sink::Hit;
 use walvec_transform::Layout;
 
 use super::asked::Asked;
-use super::highlight::Words;
 use crate::http::filter::equals_as_text;
 use crate::mode::Mode;
+use crate::score as scores;
+use crate::words::{Words, is_prose};
 
-/// Texts with more words are paragraphs rather than facts: names and labels are shorter, sentences are longer.
-const FACT_WORDS: usize = 8;
-/// So are longer texts, whatever their words. About one line of the page.
-const FACT_CHARS: usize = 80;
 /// Longer titles are cut, and come again as a paragraph.
 const TITLE_CHARS: usize = 160;
 /// Arrays with more items are shown as JSON.
@@ -110,7 +107,7 @@ impl<'a> Parts<'a> {
                         parts.texts.push(Text { field, text: Cow::Borrowed(text), is_json: false });
                     }
                 }
-                Value::String(text) if is_long(text) => {
+                Value::String(text) if is_prose(text) => {
                     parts.texts.push(Text { field, text: Cow::Borrowed(text), is_json: false });
                 }
                 value if is_nested(value) => {
@@ -128,15 +125,11 @@ fn is_nested(value: &Value) -> bool {
     match value {
         Value::Object(_) => true,
         Value::Array(items) => {
-            let is_plain = |item: &Value| !item.is_array() && !item.is_object() && !item.as_str().is_some_and(is_long);
+            let is_plain = |item: &Value| !item.is_array() && !item.is_object() && !item.as_str().is_some_and(is_prose);
             items.len() > FACT_ITEMS || !items.iter().all(is_plain)
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
-}
-
-fn is_long(text: &str) -> bool {
-    text.contains('\n') || text.split_whitespace().nth(FACT_WORDS).is_some() || text.chars().nth(FACT_CHARS).is_some()
 }
 
 /// The first [`CUT_CHARS`] characters, and how many more there are.
@@ -158,7 +151,7 @@ fn score(score: f32, scale: Scale) -> Markup {
     html! {
         p.score title=(title) {
             span.sr { "Score " }
-            span.number { (format!("{score:.3}")) }
+            span.number { (scores::shown(scores::exact(score))) }
             svg viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" {
                 rect.track width="100" height="6" {}
                 rect.bar width=(percent) height="6" {}

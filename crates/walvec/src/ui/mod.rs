@@ -5,7 +5,7 @@
 //! - [`layout`]: the page around everything
 //! - [`results`]: the hits, or why there are none
 //! - [`hit`]: one hit: title, texts, facts
-//! - [`highlight`]: query words inside texts
+//! - [`highlight`]: query words inside texts, as markup
 //! - [`pulse`]: what the pipeline is doing: the live line, snapshot progress, problems
 //! - [`format`]: numbers and times as people read them
 //! - [`assets`]: style sheet, scripts and icon, under names that change with their content

@@ -15,7 +15,7 @@ pub(super) fn render(status: &Status) -> Markup {
 
 /// One line: phase, points, lag.
 pub(super) fn line(status: &Status) -> Markup {
-    let points = status.collections.iter().map(|collection| collection.points).sum();
+    let points: Option<u64> = status.collections.iter().map(|collection| collection.points).sum();
     let (class, phase) = match (status.phase, &status.problem) {
         (Phase::Stopping, _) => ("waiting", "Stopping"),
         (_, Some(_)) => ("troubled", "Retrying"),
@@ -28,7 +28,7 @@ pub(super) fn line(status: &Status) -> Markup {
         p #pulse title={ "Applied up to " (status.applied_lsn) } {
             span.dot.(class) aria-hidden="true" {}
             span.phase { (phase) }
-            span { (format::counted(points, "point")) }
+            @if let Some(points) = points { span { (format::counted(points, "point")) } }
             @if status.phase == Phase::Streaming {
                 span.lag {
                     @if status.lag_ms < NOTICEABLE_LAG_MS { "up to date" }
@@ -55,8 +55,8 @@ pub(super) fn notices(status: &Status) -> Markup {
             @for collection in status.collections.iter().filter(|collection| collection.dead_letters > 0) {
                 div.notice {
                     p {
-                        strong { (format::counted(collection.dead_letters, "row")) " of " (collection.table) }
-                        " could not be processed and cannot be found. "
+                        strong { (format::counted(collection.dead_letters, "parked row")) " of " (collection.table) }
+                        ": could not be processed, and cannot be found as they are now. "
                         code { "walvec dead-letters list" } " says why."
                     }
                 }

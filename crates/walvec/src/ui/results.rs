@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 use walvec_pipeline::status::{CollectionStatus, Phase};
 
-use super::highlight::Words;
 use super::{View, format, hit, pulse};
 use crate::http::problem::Problem;
 use crate::http::search::Found;
+use crate::words::Words;
 
 /// What became of the search.
 pub(super) enum Outcome {
@@ -59,7 +59,7 @@ fn hits(view: &View, found: &Found) -> Markup {
 
 fn welcome(view: &View) -> Markup {
     let status = collection_status(view);
-    if status.is_some_and(|status| status.points == 0) {
+    if status.is_some_and(|status| status.points == Some(0)) {
         return html! { div.state { (empty(view)) } };
     }
     html! {
@@ -83,7 +83,7 @@ fn welcome(view: &View) -> Markup {
 fn nothing_found(view: &View) -> Markup {
     html! {
         div.state {
-            @if collection_status(view).is_some_and(|status| status.points == 0) {
+            @if collection_status(view).is_some_and(|status| status.points == Some(0)) {
                 (empty(view))
             } @else if view.asked.filters.is_empty() {
                 h2 { "No hits" }

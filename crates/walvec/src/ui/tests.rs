@@ -10,13 +10,13 @@ use walvec_sink::{Hit, Search};
 use walvec_transform::Layout;
 
 use super::asked::Asked;
-use super::highlight::Words;
 use super::hit::{self, Page, Scale};
 use crate::http::testkit::{
     Memory, books, english, get, router, searchable, state, state_with, streaming, with_collections,
 };
 use crate::http::{AppState, Searchable};
 use crate::mode::Mode;
+use crate::words::Words;
 
 fn with_collection(collection: Memory) -> AppState {
     let collection: Arc<dyn Search> = Arc::new(collection);
@@ -188,7 +188,7 @@ async fn an_empty_collection_says_why_it_is_empty() {
     let collection = |estimated| CollectionStatus {
         snapshot_rows_copied: 1_240,
         snapshot_rows_estimated: estimated,
-        points: 0,
+        points: Some(0),
         ..streaming().collections.remove(0)
     };
     for (phase, estimated, words) in [

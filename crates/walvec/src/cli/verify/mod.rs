@@ -81,7 +81,7 @@ fn sample(text: &str) -> Result<Sample, String> {
 }
 
 pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
-    let config = args.config.load()?;
+    let config = args.config.load_to_compare()?;
     let collections = chosen(&config, args.collection.as_deref())?;
     let why = ", so that nothing says up to where the collections should be like their tables";
     let running = match (&config.broker, &config.sink.qdrant) {

@@ -112,7 +112,7 @@ fn wrong_settings_of_a_broker_name_the_key_and_what_to_write() {
         ("group: ''", "broker.kafka.group: must not be empty"),
         ("changes: c", "broker.kafka.changes: only with format: reference"),
         ("vectors: 'a/b'", "broker.kafka.vectors: \"a/b\" is no name for a topic"),
-        ("vectors: walvec.dead-letters", "broker.kafka.vectors: walvec.dead-letters is the topic of dead letters"),
+        ("vectors: walvec.dead-letters", "broker.kafka.vectors: walvec.dead-letters is the topic of parked rows"),
         ("vectors: walvec.public.books", "collections[0].table: walvec.public.books is the topic of vectors"),
         ("partitions: 0", "broker.kafka.partitions: 0 is out of range; 1 to 10000"),
         ("partitions: 10001", "broker.kafka.partitions: 10001 is out of range"),
@@ -220,7 +220,7 @@ fn a_collection_can_be_read_from_a_topic_that_somebody_else_writes() {
     for (topic, expected) in [
         ("'a b'", "collections[0].topic: \"a b\" is no name for a topic"),
         ("walvec.vectors", "collections[0].topic: walvec.vectors is the topic of vectors"),
-        ("walvec.dead-letters", "collections[0].topic: walvec.dead-letters is the topic of dead letters"),
+        ("walvec.dead-letters", "collections[0].topic: walvec.dead-letters is the topic of parked rows"),
     ] {
         let message = refusal(&text.replace("enriched", topic));
         assert!(message.contains(expected), "{topic}: {message}");

@@ -1,0 +1,88 @@
+//! Which columns a template prints, in its order.
+
+/// The names in a template's `{{ }}`, in the order in which it prints them, each once.
+///
+/// Coarse: variables that the template sets itself, and words such as `if`, are among them. Callers take the names that are
+/// columns.
+#[must_use]
+pub fn printed_names(template: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    for expression in template.split("{{").skip(1) {
+        let expression = expression.split("}}").next().unwrap_or_default();
+        for name in names_in(expression) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+/// A part of an expression.
+#[derive(Clone, Copy, PartialEq)]
+enum Token<'a> {
+    Name(&'a str),
+    Text(&'a str),
+    Sign(char),
+}
+
+fn names_in(expression: &str) -> impl Iterator<Item = &str> {
+    let (mut before, mut last) = (Token::Sign(' '), Token::Sign(' '));
+    tokens(expression).filter_map(move |token| {
+        let of_row = before == Token::Name("row");
+        let name = match (token, last) {
+            // What follows a bar is a filter, what follows a dot belongs to the value before it.
+            (Token::Name("row"), _) | (Token::Name(_), Token::Sign('|')) => None,
+            (Token::Name(name), Token::Sign('.')) => of_row.then_some(name),
+            (Token::Name(name), _) => Some(name),
+            (Token::Text(name), Token::Sign('[')) => of_row.then_some(name),
+            (Token::Text(_) | Token::Sign(_), _) => None,
+        };
+        (before, last) = (last, token);
+        name
+    })
+}
+
+fn tokens(expression: &str) -> impl Iterator<Item = Token<'_>> {
+    let mut rest = expression;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start();
+        let first = rest.chars().next()?;
+        let behind = &rest[first.len_utf8()..];
+        let (token, after) = if is_of_name(first) {
+            let end = rest.find(|character| !is_of_name(character)).unwrap_or(rest.len());
+            (Token::Name(&rest[..end]), &rest[end..])
+        } else if matches!(first, '"' | '\'') {
+            let (text, after) = behind.split_once(first).unwrap_or((behind, ""));
+            (Token::Text(text), after)
+        } else {
+            (Token::Sign(first), behind)
+        };
+        rest = after;
+        Some(token)
+    })
+}
+
+fn is_of_name(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_come_in_the_order_in_which_they_are_printed() {
+        for (template, names) in [
+            ("name: {{ sku }}: {{ name }} by {{ author }}. {{ name }}", &["sku", "name", "author"][..]),
+            ("{{ row[\"Title Text\"] }} {{ row.isbn }} {{ row['a b'] }}", &["Title Text", "isbn", "a b"]),
+            ("{{ title | upper }}{{ author.name }}", &["title", "author"]),
+            ("{% if language == 'en' %}{{ \"title\" ~ body }}{% endif %}", &["body"]),
+            ("{{ größe }}{{", &["größe"]),
+            ("no names, {title}", &[]),
+            ("{{ 'open }}", &[]),
+        ] {
+            assert_eq!(printed_names(template), names, "{template}");
+        }
+    }
+}

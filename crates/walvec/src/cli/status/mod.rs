@@ -1,0 +1,77 @@
+//! `walvec status`
+//!
+//! - [`stopped`]: what a data directory tells of a walvec that does not run
+//! - [`json`]: both in one form for programs
+//! - [`text`]: both for people
+
+mod json;
+mod stopped;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use self::stopped::Stopped;
+use super::running::{self, Running};
+use super::{ConfigArgs, Failure, output};
+use crate::config::{Config, Stage};
+
+/// The stages that a configuration can have on this machine.
+const STAGES: [Stage; 4] = [Stage::Capture, Stage::Index, Stage::Embed, Stage::Sink];
+
+/// Show how far the sync has come: phase, lag, points, parked rows; of a walvec that has stopped, why.
+///
+/// With --json the fields are the same whether it runs or not; what is not known is null. Behind a broker it is an object with a
+/// status for each process of this machine.
+#[derive(Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A process of the configuration.
+enum Process {
+    /// It runs, and answered this.
+    Running(Value),
+    /// It does not.
+    Stopped(Box<Stopped>),
+}
+
+pub(crate) async fn execute(args: StatusArgs) -> Result<ExitCode, Failure> {
+    let config = args.config.load_to_ask()?;
+    let processes = processes(&config).await?;
+    if args.json {
+        output::json(&json::of_all(&config, &processes))
+    } else {
+        output::line(&text::of_all(&config, &processes)?)
+    }
+}
+
+/// The processes of this machine: without a broker one, with a broker all that run or have run.
+async fn processes(config: &Config) -> Result<Vec<(String, Process)>, Failure> {
+    let mut running = Vec::new();
+    for (name, process) in Running::all(config, &STAGES).await {
+        running.push((name, process.get("/api/v1/status", &[]).await?));
+    }
+    let mut processes = Vec::new();
+    for (name, directory) in running::directories(config, &STAGES) {
+        let found = running.iter().position(|(other, _)| *other == name);
+        let process = match found {
+            Some(at) => Process::Running(running.swap_remove(at).1),
+            None => {
+                let stopped = Stopped::read(config, directory)?;
+                if config.broker.is_some() && !stopped.has_run() {
+                    continue;
+                }
+                Process::Stopped(Box::new(stopped))
+            }
+        };
+        processes.push((name, process));
+    }
+    Ok(processes)
+}

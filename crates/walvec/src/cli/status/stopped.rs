@@ -1,0 +1,66 @@
+//! What a data directory tells of a walvec that does not run.
+
+use std::io;
+use std::path::PathBuf;
+
+use walvec_pipeline::store::{Checkpoint, DeadLetter, SnapshotState};
+use walvec_pipeline::{PipelineError, Store};
+
+use crate::app;
+use crate::cli::Failure;
+use crate::config::Config;
+use crate::last_run::LastRun;
+
+/// A walvec that does not run.
+pub(super) struct Stopped {
+    pub(super) directory: PathBuf,
+    pub(super) last_run: Option<LastRun>,
+    pub(super) checkpoint: Option<Checkpoint>,
+    /// The parked rows of each collection, by name; `None` where another process keeps them.
+    pub(super) parked: Option<Vec<(String, Vec<DeadLetter>)>>,
+}
+
+impl Stopped {
+    pub(super) fn read(config: &Config, directory: PathBuf) -> Result<Self, Failure> {
+        let last_run = LastRun::of(&directory);
+        // Behind a broker they are in a topic.
+        let keeps_parked = config.broker.is_none();
+        let mut stopped = Self { directory, last_run, checkpoint: None, parked: keeps_parked.then(Vec::new) };
+        if !stopped.has_state()? {
+            return Ok(stopped);
+        }
+        let _data_dir = app::lock(&stopped.directory)?;
+        let store = Store::open(&stopped.directory).map_err(PipelineError::from)?;
+        stopped.checkpoint = store.checkpoint().map_err(PipelineError::from)?;
+        if let Some(parked) = &mut stopped.parked {
+            for collection in &config.collections {
+                let letters = store.dead_letters(&collection.name).map_err(PipelineError::from)?;
+                parked.push((collection.name.clone(), letters));
+            }
+        }
+        Ok(stopped)
+    }
+
+    /// Whether there is anything of an earlier run.
+    pub(super) fn has_run(&self) -> bool {
+        self.last_run.is_some() || self.checkpoint.is_some()
+    }
+
+    /// The checkpoint, if the next run goes on from it instead of reading the tables again.
+    pub(super) fn position(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref().filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done)
+    }
+
+    fn has_state(&self) -> Result<bool, Failure> {
+        self.directory.join("state.redb").try_exists().map_err(|error| {
+            let what = format!("{} cannot be read: {error}", self.directory.display());
+            let failure = Failure::definite("E_SINK", what);
+            match error.kind() {
+                io::ErrorKind::PermissionDenied => failure.with_remedy(
+                    "type the command as the user that runs walvec, or start walvec: it answers with its token (WALVEC_TOKEN)",
+                ),
+                _ => failure,
+            }
+        })
+    }
+}
