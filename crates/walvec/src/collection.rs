@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use walvec_model::Fingerprint;
+use walvec_model::{Fingerprint, MadeWith};
 use walvec_pipeline::PipelineError;
 use walvec_sink::catalog::numbered;
 use walvec_sink::embedded::{Directory, Embedded};
@@ -11,7 +11,7 @@ use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
 use walvec_sink::{Catalog, CollectionSpec, Search, Sink, SinkError};
 
 use crate::cli::Failure;
-use crate::config::{CollectionConfig, Config, QdrantSettings};
+use crate::config::{CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
 
 /// The code of the error that says that a collection holds other vectors than those of the configuration.
 pub(crate) const E_FINGERPRINT: &str = "E_FINGERPRINT";
@@ -49,6 +49,7 @@ impl Opened {
             },
             dimension,
             fingerprint: fingerprint.clone(),
+            made_with: made_with(&config.embedding, collection),
             indexes: collection.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect(),
             vector: collection.layout().vector_name(&config.embedding.model),
             keywords: collection.keywords_name(),
@@ -142,6 +143,18 @@ impl Opened {
             Self::Remote(_) => Ok(()),
         }
     }
+}
+
+/// The parts of the fingerprint that are in the configuration, by their keys there.
+pub(crate) fn made_with(embedding: &EmbeddingSettings, collection: &CollectionConfig) -> MadeWith {
+    let prefix = Some(&embedding.document_prefix).filter(|prefix| !prefix.is_empty()).cloned();
+    let chunk = collection.chunk.as_ref().map(|chunk| chunk.spec().describe());
+    let further = [("document_prefix", prefix), ("chunk", chunk), ("hybrid", collection.hybrid.clone())];
+    let mut made_with = MadeWith::of(&[("model", embedding.model.clone()), ("text", collection.text.clone())]);
+    made_with.0.extend(further.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    let lookups = collection.lookups();
+    made_with.0.extend(lookups.iter().map(|lookup| (format!("lookup.{}", lookup.name), lookup.describe())));
+    made_with
 }
 
 /// Opens the collection that a name of the data directory stands for. A name without one gets the newest that fits, or a new
