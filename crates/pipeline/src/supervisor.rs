@@ -358,7 +358,7 @@ pub(crate) async fn refuse_what_cannot_work(source: &Source) -> Result<(), Pipel
         Remedy::Words(words) => Some(words.clone()),
         Remedy::Statements(_) => None,
     });
-    let script = source.script(&errors).map(|script| format!("paste\n{script}"));
+    let script = source.script(&errors).map(|script| format!("paste this:\n{script}"));
     let remedy = words.chain(script).collect::<Vec<_>>().join("; ");
     Err(Refusal { code: first.code, what, remedy }.into())
 }

@@ -42,19 +42,11 @@ impl Opened {
         dimension: usize,
         fingerprint: &Fingerprint,
     ) -> Result<Self, Failure> {
-        let spec = CollectionSpec {
-            name: match which {
-                Which::Served => collection.name.clone(),
-                Which::Own(name) => name.to_owned(),
-            },
-            dimension,
-            fingerprint: fingerprint.clone(),
-            made_with: made_with(&config.embedding, collection),
-            indexes: collection.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect(),
-            vector: collection.layout().vector_name(&config.embedding.model),
-            keywords: collection.keywords_name(),
-            nesting: collection.layout().nesting().map(str::to_owned),
+        let name = match which {
+            Which::Served => collection.name.as_str(),
+            Which::Own(name) => name,
         };
+        let spec = spec(config, collection, name, dimension, fingerprint);
         let opened = match (&config.sink.qdrant, which) {
             (Some(qdrant), Which::Served) => Remote::new(server(qdrant), spec).map(Self::Remote),
             (Some(qdrant), Which::Own(_)) => Remote::own(server(qdrant), spec).map(Self::Remote),
@@ -87,30 +79,40 @@ impl Opened {
         Ok(exists.then_some(opened))
     }
 
-    /// Whether there is a collection of that name of its own, with vectors that fit the configuration. Creates nothing.
-    pub(crate) async fn fits(
+    /// Whether the collection is there, with vectors that fit the configuration. Creates nothing, and may be asked while a
+    /// walvec runs.
+    pub(crate) async fn inspect(
+        config: &Config,
+        collection: &CollectionConfig,
+        dimension: usize,
+        fingerprint: &Fingerprint,
+    ) -> Result<bool, Failure> {
+        let spec = spec(config, collection, &collection.name, dimension, fingerprint);
+        let inspected = match &config.sink.qdrant {
+            Some(qdrant) => async { Remote::new(server(qdrant), spec)?.inspect().await }.await,
+            None => inspect_served(config.sink.directory(), spec).await,
+        };
+        inspected.map_err(|error| failure(collection, error))
+    }
+
+    /// Why the collection of that name of its own is not what the configuration says; `None` if it is. Creates nothing.
+    pub(crate) async fn misfit(
         config: &Config,
         collection: &CollectionConfig,
         own_name: &str,
         dimension: usize,
         fingerprint: &Fingerprint,
-    ) -> Result<bool, Failure> {
-        if config.sink.qdrant.is_none() && !Embedded::exists(config.sink.directory(), own_name) {
-            return Ok(false);
-        }
-        let opened = match Self::open(config, collection, Which::Own(own_name), dimension, fingerprint).await {
-            Err(failure) if failure.code() == E_FINGERPRINT => return Ok(false),
-            opened => opened?,
+    ) -> Result<Option<String>, Failure> {
+        let spec = spec(config, collection, own_name, dimension, fingerprint);
+        let inspected = match &config.sink.qdrant {
+            Some(qdrant) => async { Remote::own(server(qdrant), spec)?.inspect().await }.await,
+            None => Embedded::inspect(config.sink.directory(), &spec),
         };
-        match opened {
-            Self::Remote(remote) => match remote.inspect().await {
-                Err(SinkError::Fingerprint { .. }) => Ok(false),
-                found => found.map_err(|error| failure(collection, error)),
-            },
-            Self::Embedded(embedded) => {
-                embedded.close().await.map_err(|error| failure(collection, error))?;
-                Ok(true)
-            }
+        match inspected {
+            Ok(true) => Ok(None),
+            Ok(false) => Ok(Some(format!("there is no collection \"{own_name}\""))),
+            Err(error @ SinkError::Fingerprint { .. }) => Ok(Some(error.to_string())),
+            Err(error) => Err(failure(collection, error)),
         }
     }
 
@@ -142,6 +144,34 @@ impl Opened {
             Self::Embedded(embedded) => embedded.close().await,
             Self::Remote(_) => Ok(()),
         }
+    }
+}
+
+/// What the collection called `name` must look like.
+fn spec(
+    config: &Config,
+    collection: &CollectionConfig,
+    name: &str,
+    dimension: usize,
+    fingerprint: &Fingerprint,
+) -> CollectionSpec {
+    CollectionSpec {
+        name: name.to_owned(),
+        dimension,
+        fingerprint: fingerprint.clone(),
+        made_with: made_with(&config.embedding, collection),
+        indexes: collection.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect(),
+        vector: collection.layout().vector_name(&config.embedding.model),
+        keywords: collection.keywords_name(),
+        nesting: collection.layout().nesting().map(str::to_owned),
+    }
+}
+
+/// Looks at the collection that a name of the data directory stands for.
+async fn inspect_served(root: &Path, spec: CollectionSpec) -> Result<bool, SinkError> {
+    match Directory::new(root).serving(&spec.name).await? {
+        Some(served) => Embedded::inspect(root, &CollectionSpec { name: served, ..spec }),
+        None => Ok(false),
     }
 }
 

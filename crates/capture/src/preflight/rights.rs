@@ -59,7 +59,9 @@ impl<'a> Rights<'a> {
         let sql = match self.server.service {
             Some(service) if name == "wal_level" => format!("-- {}", service.logical_wal()),
             Some(service) => format!("-- set {name} = {value} {}", service.settings()),
-            None => format!("ALTER SYSTEM SET {name} = {value}; -- takes effect when PostgreSQL is restarted"),
+            None => format!(
+                "ALTER SYSTEM SET {name} = {value}; -- then restart PostgreSQL; a managed service has this in its own settings"
+            ),
         };
         Statement { by: Actor::Administrator, sql }
     }
