@@ -27,7 +27,7 @@
 //! - `fetch`: rows read again by key
 //! - `lookup`: rows looked up in other tables, and the rows that look something up
 //! - `visible`: whether what the stream has brought can be read already
-//! - `sample`: what a table holds, for proposals
+//! - [`relations`], [`sample`]: which tables there are, and what they hold, for proposals
 //! - `copy_text`, `value`: PostgreSQL's text forms
 //! - `catalog`: what the server's catalogue says
 //! - `connect`: sessions, TLS, pinned settings; [`open_session`] for who wants to ask the same server by itself
@@ -47,6 +47,7 @@ mod lookup;
 mod pgoutput;
 mod preflight;
 mod publication;
+pub mod relations;
 pub mod sample;
 mod slot;
 mod snapshot;
