@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde::Deserialize;
 use serde_json::json;
 use walvec_model::{
-    Fingerprint, Generation, InputHash, Lsn, Payload, Point, PointId, Position, Provenance, TableName, Value,
+    Fingerprint, Generation, InputHash, Lsn, MadeWith, Payload, Point, PointId, Position, Provenance, TableName, Value,
 };
 use walvec_sink::qdrant::{Layout, Remote, Server};
 use walvec_sink::{CollectionSpec, Sink as _, Write};
@@ -117,6 +117,7 @@ fn collection(url: &str, name: &str) -> anyhow::Result<Remote> {
         name: name.to_owned(),
         dimension: DIMENSION,
         fingerprint: Fingerprint::of(&["bench"]),
+        made_with: MadeWith::default(),
         indexes: Vec::new(),
         vector: None,
         keywords: None,

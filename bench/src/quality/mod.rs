@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use walvec_embed::Embedder;
-use walvec_model::{Fingerprint, Generation, InputHash, Point, PointId, Position, Provenance};
+use walvec_model::{Fingerprint, Generation, InputHash, MadeWith, Point, PointId, Position, Provenance};
 use walvec_sink::embedded::Embedded;
 use walvec_sink::keywords::{DEFAULT_LANGUAGE, describe};
 use walvec_sink::{CollectionSpec, Filter, Keywords, Query, Search as _, SearchRequest, Sink as _, Write};
@@ -95,6 +95,7 @@ async fn store(
         name: "judged".to_owned(),
         dimension: embedder.info().dimension,
         fingerprint: fingerprint.clone(),
+        made_with: MadeWith::default(),
         indexes: Vec::new(),
         vector: None,
         keywords: Some("bm25".to_owned()),

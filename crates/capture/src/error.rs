@@ -35,6 +35,14 @@ pub enum CaptureError {
         /// The server's reason.
         reason: String,
     },
+    /// The server has no database of that name.
+    #[error("there is no database \"{database}\" on the PostgreSQL server {server}")]
+    Database {
+        /// The database that was asked for.
+        database: String,
+        /// `host:port`.
+        server: String,
+    },
     /// The connection could not be encrypted, or the server's certificate did not pass.
     #[error("no trusted TLS connection to PostgreSQL at {server}: {reason}")]
     Tls {
@@ -56,6 +64,8 @@ pub enum CaptureError {
         doing: String,
         /// The server's reason.
         reason: String,
+        /// The statement that grants it, where it is known.
+        grant: Option<String>,
     },
     /// A configured table does not exist, or is not a table whose changes can be read.
     #[error("table {table}: {reason}")]
@@ -162,6 +172,7 @@ impl CaptureError {
             Self::Config { .. } | Self::Condition { .. } => "E_CONFIG",
             Self::Connect { .. } => "E_CONNECT",
             Self::Auth { .. } => "E_AUTH",
+            Self::Database { .. } => "E_DATABASE",
             Self::Tls { .. } => "E_TLS",
             Self::WalLevel { .. } => "E_WAL_LEVEL",
             Self::Rights { .. } => "E_RIGHTS",
@@ -190,6 +201,7 @@ impl CaptureError {
             Self::Config { .. }
             | Self::Condition { .. }
             | Self::Auth { .. }
+            | Self::Database { .. }
             | Self::Tls { .. }
             | Self::WalLevel { .. }
             | Self::Rights { .. }
@@ -215,12 +227,19 @@ impl CaptureError {
             Self::Config { .. } => "use postgres://user:password@host:port/database?sslmode=..., \
                 with special characters percent-encoded"
                 .to_owned(),
-            Self::Auth { .. } => "check user, password, database and the server's pg_hba.conf".to_owned(),
+            Self::Auth { .. } => "check user and password, and the server's pg_hba.conf".to_owned(),
+            Self::Database { database, .. } => format!(
+                "correct the database in `source.url`, or create it: CREATE DATABASE {};",
+                crate::sql::quote_ident(database)
+            ),
             Self::Tls { .. } => "give the certificate authority with sslrootcert=/path/to/ca.pem and connect by the \
                 name in the certificate; sslmode=disable only where nobody can listen"
                 .to_owned(),
             Self::WalLevel { .. } => "ALTER SYSTEM SET wal_level = 'logical'; then restart PostgreSQL".to_owned(),
-            Self::Rights { .. } => "ask the owner of the database to GRANT the right".to_owned(),
+            Self::Rights { grant: Some(grant), .. } => format!("as the owner of the database, or a superuser: {grant}"),
+            Self::Rights { grant: None, .. } => {
+                "`walvec check` lists the statements that grant what is missing".to_owned()
+            }
             Self::Table { .. } => "correct the table's name, or create the table".to_owned(),
             Self::NoKey { table, .. } => {
                 format!("ALTER TABLE {} ADD PRIMARY KEY (...);", crate::sql::quote_table(table))
@@ -237,11 +256,19 @@ impl CaptureError {
             Self::Connect { .. } => "see that PostgreSQL runs there and accepts TCP connections; check host and port \
                 of `source.url`"
                 .to_owned(),
+            Self::Statement { sqlstate, .. } if sqlstate == LIMIT_EXCEEDED => {
+                "drop a slot that nothing reads (SELECT slot_name, active FROM pg_replication_slots;), or raise \
+                 max_replication_slots and restart PostgreSQL"
+                    .to_owned()
+            }
             Self::Rewritten { .. } | Self::Protocol { .. } | Self::Statement { .. } | Self::Closed => return None,
         };
         Some(text)
     }
 }
+
+/// `configuration_limit_exceeded`: for the statements that walvec makes, all replication slots are taken.
+pub(crate) const LIMIT_EXCEEDED: &str = "53400";
 
 /// SQLSTATE classes that pass by themselves: connection trouble, a shutdown, resources, serialization, a lock timeout.
 fn is_transient(sqlstate: &str) -> bool {

@@ -18,7 +18,7 @@
 //!
 //! - `config`: what has to be told
 //! - `source`: the source and what can be asked of it
-//! - `preflight`, `preflight_lookups`: what would stop the pipeline, found before it starts
+//! - `preflight`: what would stop the pipeline, found before it starts, and the statements that put it right
 //! - `publication`, `slot`: the two things that live on the server
 //! - `snapshot`: slot creation, the plan of the copy, its workers
 //! - `stream`: the task that reads the stream and answers the server
@@ -27,7 +27,7 @@
 //! - `fetch`: rows read again by key
 //! - `lookup`: rows looked up in other tables, and the rows that look something up
 //! - `visible`: whether what the stream has brought can be read already
-//! - `sample`: what a table holds, for proposals
+//! - [`relations`], [`sample`]: which tables there are, and what they hold, for proposals
 //! - `copy_text`, `value`: PostgreSQL's text forms
 //! - `catalog`: what the server's catalogue says
 //! - `connect`: sessions, TLS, pinned settings; [`open_session`] for who wants to ask the same server by itself
@@ -46,8 +46,8 @@ mod fetch;
 mod lookup;
 mod pgoutput;
 mod preflight;
-mod preflight_lookups;
 mod publication;
+pub mod relations;
 pub mod sample;
 mod slot;
 mod snapshot;
@@ -57,12 +57,12 @@ mod stream;
 mod value;
 mod visible;
 
-pub use catalog::{Capabilities, ServerFacts};
+pub use catalog::{Capabilities, ServerFacts, Service};
 pub use config::{LookupSpec, SourceConfig, TableSpec};
 pub use connect::{Session, open_session};
 pub use error::CaptureError;
 pub use lookup::Related;
-pub use preflight::{Finding, Severity};
+pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement};
 pub use publication::PublicationState;
 pub use slot::{SlotState, WalStatus};
 pub use snapshot::{Selection, Snapshot};

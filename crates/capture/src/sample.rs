@@ -16,8 +16,6 @@ pub struct Sampled {
     pub table: TableName,
     /// About how many rows it has; `None` if the server has never counted them.
     pub rows: Option<u64>,
-    /// Whether it has a primary key.
-    pub has_key: bool,
     /// How many rows were looked at.
     pub sampled: u64,
     /// Its columns, in order.
@@ -37,7 +35,9 @@ pub struct SampledColumn {
     pub is_key: bool,
     /// The row of another table that it names: the table, and its column.
     pub references: Option<(TableName, String)>,
-    /// How many different values there are, NULL not counted.
+    /// How many values there are, NULL not counted.
+    pub values: u64,
+    /// How many different values there are.
     pub distinct: u64,
     /// Mean length of its values, in characters.
     pub length: f64,
@@ -47,6 +47,8 @@ pub struct SampledColumn {
     pub with_spaces: f64,
     /// The share of its values that look like Markdown: a heading, or a block of code.
     pub with_markdown: f64,
+    /// The share of its values that look like e-mail addresses.
+    pub with_addresses: f64,
 }
 
 /// Sorts of types.
@@ -60,6 +62,12 @@ pub enum ColumnKind {
     Integer,
     /// Floating-point numbers.
     Float,
+    /// Exact numbers of any length: `numeric`.
+    Numeric,
+    /// Lists of texts.
+    Texts,
+    /// Lists of whole numbers.
+    Integers,
     /// True or false.
     Bool,
     /// UUIDs.
@@ -72,59 +80,43 @@ pub enum ColumnKind {
     Other,
 }
 
-/// The tables that a role may read and that have a key, of every schema but the server's own.
+/// Looks at a table that has no [obstacle](crate::relations::Obstacle).
 ///
 /// # Errors
-/// If the server does not answer.
-pub async fn tables(session: &Session) -> Result<Vec<TableName>, CaptureError> {
-    let query = "
-        SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
-          AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-          AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
-          AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
-        ORDER BY 1, 2";
-    let rows = session.query(query, &[]).await.map_err(|error| statement_error("listing tables", &error))?;
-    Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
-}
-
-/// Looks at a table; `None` if there is none of that name that the role may read.
-///
-/// # Errors
-/// If the server does not answer.
-pub async fn sample(session: &Session, table: &TableName) -> Result<Option<Sampled>, CaptureError> {
+/// If the server does not answer, or the table is gone.
+pub async fn sample(session: &Session, table: &TableName) -> Result<Sampled, CaptureError> {
     let failed = |error| statement_error("looking at a table", &error);
     let query = "
-        SELECT c.oid, c.reltuples::float8, EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
-          AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')";
-    let Some(found) = session.query_opt(query, &[&table.schema, &table.name]).await.map_err(failed)? else {
-        return Ok(None);
-    };
-    let (oid, estimate, has_key): (u32, f64, bool) = (found.get(0), found.get(1), found.get(2));
+        SELECT c.oid, c.reltuples::float8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relname = $2";
+    let found = session.query_one(query, &[&table.schema, &table.name]).await.map_err(failed)?;
+    let (oid, estimate): (u32, f64) = (found.get(0), found.get(1));
     let mut columns: Vec<SampledColumn> =
         session.query(COLUMNS, &[&oid]).await.map_err(failed)?.iter().map(column).collect();
     let row = session.query_one(&statistics(table, &columns), &[]).await.map_err(failed)?;
     for (column, index) in columns.iter_mut().take(MOST_MEASURED).zip((1..).step_by(MEASURES)) {
-        column.distinct = u64::try_from(row.get::<_, i64>(index)).unwrap_or(0);
+        let count = |at: usize| u64::try_from(row.get::<_, i64>(index + at)).unwrap_or(0);
         let measure = |at: usize| row.get::<_, Option<f64>>(index + at).unwrap_or(0.0);
-        (column.length, column.long) = (measure(1), measure(2));
-        (column.with_spaces, column.with_markdown) = (measure(3), measure(4));
+        (column.values, column.distinct) = (count(0), count(1));
+        (column.length, column.long) = (measure(2), measure(3));
+        (column.with_spaces, column.with_markdown, column.with_addresses) = (measure(4), measure(5), measure(6));
     }
     let sampled = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive whole number, estimated")]
     let rows = (estimate > 0.0).then_some(estimate as u64);
-    Ok(Some(Sampled { table: table.clone(), rows, has_key, sampled, columns }))
+    Ok(Sampled { table: table.clone(), rows, sampled, columns })
 }
 
-/// A foreign key of several columns names no row by one of them.
+/// A domain counts as the type under it. A foreign key of several columns names no row by one of them.
 const COLUMNS: &str = "
     SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typcategory::text, t.typname::text, t.typtype::text,
-           EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
-           f.schema, f.name, f.theirs
+           EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND (i.indisprimary OR i.indisreplident)
+                   AND a.attnum = ANY (i.indkey)),
+           f.schema, f.name, f.theirs, e.typcategory::text, e.typname::text, e.typtype::text
     FROM pg_attribute a
-    JOIN pg_type t ON t.oid = a.atttypid
+    JOIN pg_type d ON d.oid = a.atttypid
+    JOIN pg_type t ON t.oid = CASE WHEN d.typtype = 'd' THEN d.typbasetype ELSE d.oid END
+    LEFT JOIN pg_type e ON t.typcategory = 'A' AND e.oid = t.typelem
     LEFT JOIN LATERAL (
         SELECT n.nspname::text AS schema, r.relname::text AS name, ra.attname::text AS theirs
         FROM pg_constraint k
@@ -139,32 +131,44 @@ const COLUMNS: &str = "
 fn column(row: &tokio_postgres::Row) -> SampledColumn {
     let (category, name, sort): (String, String, String) = (row.get(2), row.get(3), row.get(4));
     let references: (Option<String>, Option<String>, Option<String>) = (row.get(6), row.get(7), row.get(8));
+    let element: (Option<String>, Option<String>, Option<String>) = (row.get(9), row.get(10), row.get(11));
+    let element = match &element {
+        (Some(category), Some(name), Some(sort)) => Some(kind(category, name, sort, None)),
+        _ => None,
+    };
     SampledColumn {
         name: row.get(0),
         type_name: row.get(1),
-        kind: kind(&category, &name, &sort),
+        kind: kind(&category, &name, &sort, element),
         is_key: row.get(5),
         references: match references {
             (Some(schema), Some(name), Some(theirs)) => Some((TableName::new(schema, name), theirs)),
             _ => None,
         },
+        values: 0,
         distinct: 0,
         length: 0.0,
         long: 0.0,
         with_spaces: 0.0,
         with_markdown: 0.0,
+        with_addresses: 0.0,
     }
 }
 
-/// The sort of a type, by its category, name and sort in `pg_type`.
-fn kind(category: &str, name: &str, sort: &str) -> ColumnKind {
+/// The sort of a type, by its category, name and sort in `pg_type`; of an array by its element.
+fn kind(category: &str, name: &str, sort: &str, element: Option<ColumnKind>) -> ColumnKind {
     match (category, name) {
         _ if sort == "e" => ColumnKind::Enum,
+        ("A", _) => match element {
+            Some(ColumnKind::Text | ColumnKind::Enum) => ColumnKind::Texts,
+            Some(ColumnKind::Integer) => ColumnKind::Integers,
+            _ => ColumnKind::Other,
+        },
         ("S", _) => ColumnKind::Text,
         ("B", _) => ColumnKind::Bool,
         ("N", "int2" | "int4" | "int8") => ColumnKind::Integer,
-        // Not numeric, whose values are text in a payload: a float would lose digits.
         ("N", "float4" | "float8") => ColumnKind::Float,
+        ("N", "numeric") => ColumnKind::Numeric,
         ("D", "date" | "timestamp" | "timestamptz") => ColumnKind::Datetime,
         (_, "uuid") => ColumnKind::Uuid,
         (_, "bytea" | "tsvector" | "tsquery" | "vector" | "halfvec" | "sparsevec") => ColumnKind::Opaque,
@@ -173,20 +177,21 @@ fn kind(category: &str, name: &str, sort: &str) -> ColumnKind {
 }
 
 /// How many columns are looked into: a statement cannot answer with more than 1664 values.
-const MOST_MEASURED: usize = 300;
+const MOST_MEASURED: usize = 200;
 
 /// How many values each column has in the answer to [`statistics`].
-const MEASURES: usize = 5;
+const MEASURES: usize = 7;
 
 fn statistics(table: &TableName, columns: &[SampledColumn]) -> String {
     let measures = columns.iter().take(MOST_MEASURED).map(|column| {
         let text = format!("{}::text", quote_ident(&column.name));
-        let share = |condition: &str| format!("avg(CASE WHEN {text} {condition} THEN 1 ELSE 0 END)::float8");
+        let share = |condition: &str| format!("avg(({text} {condition})::int)::float8");
         format!(
-            "count(DISTINCT {text}), avg(length({text}))::float8, \
-             (percentile_cont(0.9) WITHIN GROUP (ORDER BY length({text})))::float8, {}, {}",
+            "count({text}), count(DISTINCT {text}), avg(length({text}))::float8, \
+             (percentile_cont(0.9) WITHIN GROUP (ORDER BY length({text})))::float8, {}, {}, {}",
             share("LIKE '% %'"),
             share(r"~ '(^|\n)(#{1,6} |```)'"),
+            share(r"~ '^[^@\s]+@[^@\s]+\.[^@\s]+$'"),
         )
     });
     let measures: Vec<String> = std::iter::once("count(*)".to_owned()).chain(measures).collect();
@@ -200,20 +205,23 @@ mod tests {
 
     #[test]
     fn types_are_told_by_what_they_can_be_used_for() {
-        for (category, name, sort, expected) in [
-            ("S", "varchar", "b", ColumnKind::Text),
-            ("S", "citext", "b", ColumnKind::Text),
-            ("E", "mood", "e", ColumnKind::Enum),
-            ("N", "int8", "b", ColumnKind::Integer),
-            ("N", "float4", "b", ColumnKind::Float),
-            ("N", "numeric", "b", ColumnKind::Other),
-            ("N", "money", "b", ColumnKind::Other),
-            ("U", "uuid", "b", ColumnKind::Uuid),
-            ("U", "bytea", "b", ColumnKind::Opaque),
-            ("D", "timestamptz", "b", ColumnKind::Datetime),
-            ("D", "time", "b", ColumnKind::Other),
+        for (category, name, sort, element, expected) in [
+            ("S", "varchar", "b", None, ColumnKind::Text),
+            ("S", "citext", "b", None, ColumnKind::Text),
+            ("E", "mood", "e", None, ColumnKind::Enum),
+            ("N", "int8", "b", None, ColumnKind::Integer),
+            ("N", "float4", "b", None, ColumnKind::Float),
+            ("N", "numeric", "b", None, ColumnKind::Numeric),
+            ("N", "money", "b", None, ColumnKind::Other),
+            ("U", "uuid", "b", None, ColumnKind::Uuid),
+            ("U", "bytea", "b", None, ColumnKind::Opaque),
+            ("D", "timestamptz", "b", None, ColumnKind::Datetime),
+            ("D", "time", "b", None, ColumnKind::Other),
+            ("A", "_text", "b", Some(ColumnKind::Text), ColumnKind::Texts),
+            ("A", "_int4", "b", Some(ColumnKind::Integer), ColumnKind::Integers),
+            ("A", "_jsonb", "b", Some(ColumnKind::Other), ColumnKind::Other),
         ] {
-            assert_eq!(kind(category, name, sort), expected, "{name}");
+            assert_eq!(kind(category, name, sort, element), expected, "{name}");
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::catalog::{self, Catalog, ServerFacts, TableFacts};
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::{ConnInfo, Session, statement_error};
 use crate::lookup::Shapes;
-use crate::preflight::{self, Finding};
+use crate::preflight::{self, Finding, Script};
 use crate::publication::{self, PublicationState, Published};
 use crate::slot::{self, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
@@ -78,6 +78,12 @@ impl Source {
     /// If a check itself could not be made.
     pub async fn preflight(&self) -> Result<Vec<Finding>, CaptureError> {
         preflight::findings(&*self.session().await?, &self.config, &self.server).await
+    }
+
+    /// The statements that put the errors among `findings` right; `None` if no statement helps.
+    #[must_use]
+    pub fn script(&self, findings: &[Finding]) -> Option<Script> {
+        preflight::script(findings, &self.server)
     }
 
     /// The configured tables with their published columns and their keys, in the order of the configuration.

@@ -1,5 +1,6 @@
 //! What must be equal for two vectors to be comparable.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -28,9 +29,82 @@ impl fmt::Display for Fingerprint {
     }
 }
 
+/// The parts behind a [`Fingerprint`] that people write down, by their names, so that an error can say which of them changed.
+///
+/// They explain the fingerprint and do not replace it: with equal parts it still differs if a model has other files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MadeWith(pub BTreeMap<String, String>);
+
+/// How much of a part is shown, in characters: templates can be long.
+const SHOWN: usize = 100;
+
+/// How much is shown of what two long parts begin with, in characters.
+const COMMON: usize = 20;
+
+impl MadeWith {
+    /// The parts with these names.
+    #[must_use]
+    pub fn of(parts: &[(&str, String)]) -> Self {
+        Self(parts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+    }
+
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The parts that differ, in words: as they are here, and as they are in `other`. `None` if none does.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Option<(String, String)> {
+        let names: BTreeMap<&String, ()> = self.0.keys().chain(other.0.keys()).map(|name| (name, ())).collect();
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        for name in names.into_keys() {
+            let (ours, theirs) = (self.0.get(name), other.0.get(name));
+            if ours != theirs {
+                here.push(describe(name, ours, theirs));
+                there.push(describe(name, theirs, ours));
+            }
+        }
+        (!here.is_empty()).then(|| (here.join(", "), there.join(", ")))
+    }
+}
+
+/// `model "hash/64"`, or `no chunk`; of a long value the part that is not in `other`.
+fn describe(name: &str, value: Option<&String>, other: Option<&String>) -> String {
+    let Some(value) = value else { return format!("no {name}") };
+    let common = other.map_or(0, |other| value.chars().zip(other.chars()).take_while(|(a, b)| a == b).count());
+    let length = value.chars().count();
+    let skipped = if length > SHOWN { common.saturating_sub(COMMON).min(length - COMMON) } else { 0 };
+    let shown: String = value.chars().skip(skipped).take(SHOWN).collect();
+    let before = if skipped > 0 { "…" } else { "" };
+    let after = if skipped + SHOWN < length { "…" } else { "" };
+    format!("{name} \"{before}{}{after}\"", shown.replace('\n', "\\n"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_changed_is_named_with_its_values() {
+        let before = MadeWith::of(&[("model", "hash/64".to_owned()), ("text", "{{ a }}".to_owned())]);
+        let chunk = ("chunk", "256 tokens".to_owned());
+        let after = MadeWith::of(&[("model", "hash/128".to_owned()), ("text", "{{ a }}".to_owned()), chunk]);
+        let (was, is) = before.differences(&after).unwrap();
+        assert_eq!(was, "no chunk, model \"hash/64\"");
+        assert_eq!(is, "chunk \"256 tokens\", model \"hash/128\"");
+        assert_eq!(before.differences(&before), None);
+    }
+
+    #[test]
+    fn a_change_deep_in_a_long_template_is_shown() {
+        let of = |end: &str| MadeWith::of(&[("text", format!("{}{end}", "x".repeat(500)))]);
+        let (was, is) = of("before").differences(&of("after and more")).unwrap();
+        assert!(was.contains("xbefore\"") && was.chars().count() < 150, "{was}");
+        assert!(is.contains("xafter and more\""), "{is}");
+    }
 
     #[test]
     fn a_fingerprint_tells_shifted_parts_apart() {

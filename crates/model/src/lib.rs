@@ -31,7 +31,7 @@ pub mod table;
 pub use causes::with_causes;
 pub use change::{Change, LookedUpChange, Op, StreamEvent, Touched};
 pub use document::{Document, InputHash};
-pub use fingerprint::Fingerprint;
+pub use fingerprint::{Fingerprint, MadeWith};
 pub use lookup::{Lookup, OrderBy, Take};
 pub use lsn::Lsn;
 pub use moment::Moment;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{LookupSpec, PublicationState, Severity, SlotState, Source, SourceConfig};
+use walvec_capture::{LookupSpec, PublicationState, Remedy, Severity, SlotState, Source, SourceConfig};
 use walvec_model::{Change, Fingerprint, Generation, Lsn, Table, TableName};
 use walvec_sink::{Sink, SinkError};
 
@@ -361,12 +361,17 @@ pub(crate) async fn refuse_what_cannot_work(source: &Source) -> Result<(), Pipel
         match finding.severity {
             Severity::Error if finding.code.starts_with("E_SLOT_") => {}
             Severity::Error => errors.push(finding),
-            Severity::Warning => tracing::warn!(code = finding.code, remedy = finding.remedy, "{}", finding.message),
+            Severity::Warning => tracing::warn!(code = finding.code, remedy = %finding.remedy, "{}", finding.message),
         }
     }
     let Some(first) = errors.first() else { return Ok(()) };
     let what = errors.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>().join("; ");
-    let remedy = errors.iter().map(|finding| finding.remedy.clone()).collect::<Vec<_>>().join("; ");
+    let words = errors.iter().filter_map(|finding| match &finding.remedy {
+        Remedy::Words(words) => Some(words.clone()),
+        Remedy::Statements(_) => None,
+    });
+    let script = source.script(&errors).map(|script| format!("paste this:\n{script}"));
+    let remedy = words.chain(script).collect::<Vec<_>>().join("; ");
     Err(Refusal { code: first.code, what, remedy }.into())
 }
 

@@ -18,8 +18,8 @@ pub enum SinkError {
     },
     /// The stored collection was made with another model or dimension.
     #[error(
-        "collection \"{collection}\" was built with {stored}, the configuration says {configured}; vectors of the two \
-         do not compare, and mixing them would make every search wrong"
+        "collection \"{collection}\" was built with {stored}; the configuration now says {configured}; vectors of the \
+         two do not compare, and mixing them would make every search wrong"
     )]
     Fingerprint {
         /// The collection.

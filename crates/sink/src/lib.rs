@@ -16,6 +16,7 @@ pub mod embedded;
 mod error;
 mod filter;
 pub mod keywords;
+mod made_with;
 mod nearest_rows;
 pub mod qdrant;
 
@@ -28,7 +29,7 @@ pub use filter::{Bounds, Condition, Datetime, Filter, NotADatetime};
 pub use keywords::Keywords;
 pub use nearest_rows::nearest_rows;
 use walvec_model::{
-    Fingerprint, Generation, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, SparseVector,
+    Fingerprint, Generation, MadeWith, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, SparseVector,
     StoredPoint, TableName, Vector,
 };
 
@@ -44,6 +45,8 @@ pub struct CollectionSpec {
     pub dimension: usize,
     /// What made the vectors. A stored collection with another fingerprint is refused.
     pub fingerprint: Fingerprint,
+    /// What is behind the fingerprint, to explain it.
+    pub made_with: MadeWith,
     /// Payload fields to index, with their types.
     pub indexes: Vec<(String, IndexType)>,
     /// The name of its vectors; `None`: they have none.

@@ -5,6 +5,7 @@
 //! - [`layout`]: how a point's payload is laid out, for the readers of other libraries
 //! - [`point_id`]: how a row key becomes a point id
 //! - `template`: one compiled template of a [`TransformSpec`]
+//! - `absent`: what a template looked at and did not find
 //! - `lookup`: rows of other tables, as the text's template sees them
 //! - `names`: which columns a template can reach, and which name was probably meant
 //! - `printed`: which columns a template prints, in its order
@@ -32,6 +33,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod absent;
 pub mod chunk;
 pub mod error;
 pub mod layout;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use minijinja::value::{Enumerator, Object, Value as Rendered};
 use walvec_model::{Lookup, Table, Take, Value};
 
+use crate::absent::{Absences, Watch};
 use crate::error::TransformError;
 use crate::template::Template;
 use crate::transform::unknown_column;
@@ -16,12 +17,19 @@ use crate::values;
 struct Joined {
     row: Rendered,
     looked_up: BTreeMap<String, Rendered>,
+    /// Hears of lookups that found nothing, when the template looks at them.
+    absences: Option<Absences>,
 }
 
 impl Object for Joined {
     fn get_value(self: &Arc<Self>, key: &Rendered) -> Option<Rendered> {
         match self.looked_up.get(key.as_str()?) {
-            Some(found) => Some(found.clone()),
+            Some(found) => {
+                if let Some(absences) = self.absences.as_ref().filter(|_| values::is_absent(found)) {
+                    Watch::variable(key.as_str()?, absences).found_no_row();
+                }
+                Some(found.clone())
+            }
             None => self.row.as_object()?.get_value(key),
         }
     }
@@ -33,16 +41,24 @@ impl Object for Joined {
 }
 
 /// `row` with a value for each lookup; what is missing is NULL, or an empty list.
-pub(crate) fn joined(row: &Rendered, lookups: &[Lookup], looked_up: &[Arc<Value>]) -> Rendered {
+pub(crate) fn joined(
+    row: &Rendered,
+    lookups: &[Lookup],
+    looked_up: &[Arc<Value>],
+    absences: Option<&Absences>,
+) -> Rendered {
     let value = |(number, lookup): (usize, &Lookup)| {
         let value = match (looked_up.get(number), &lookup.take) {
-            (Some(found), _) => values::from_json(found),
+            (Some(found), _) => {
+                values::from_json(found, absences.map(|absences| Watch::variable(&lookup.name, absences)))
+            }
             (None, Take::One) => values::null(),
             (None, Take::Many { .. }) => Rendered::from(Vec::<Rendered>::new()),
         };
         (lookup.name.clone(), value)
     };
-    Rendered::from_object(Joined { row: row.clone(), looked_up: lookups.iter().enumerate().map(value).collect() })
+    let looked_up = lookups.iter().enumerate().map(value).collect();
+    Rendered::from_object(Joined { row: row.clone(), looked_up, absences: absences.cloned() })
 }
 
 /// The first name that was no column of a looked-up table.
@@ -96,7 +112,8 @@ pub(crate) fn check(text: &Template, lookups: &[Lookup], tables: &[Arc<Table>]) 
     };
     let looked_up = lookups.iter().filter_map(sample).collect();
     // Whether it can be rendered is not the question: NULLs may be too little for it.
-    let _ = text.render_text(Rendered::from_object(Joined { row: values::row_of_nulls(), looked_up }));
+    let joined = Joined { row: values::row_of_nulls(), looked_up, absences: None };
+    let _ = text.render_text(Rendered::from_object(joined));
     let found = unknown.lock().unwrap_or_else(PoisonError::into_inner).take();
     match found {
         Some((table, column)) => Err(unknown_column(&table, &text.field, &column)),

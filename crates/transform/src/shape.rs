@@ -5,6 +5,7 @@ use std::sync::Arc;
 use minijinja::value::{Enumerator, Object, Value as Rendered};
 use walvec_model::{Table, Value};
 
+use crate::absent::{Absences, Watch};
 use crate::template::Template;
 use crate::values;
 
@@ -33,12 +34,18 @@ pub(crate) struct RowContext {
     shape: Arc<Shape>,
     /// In the order of [`Shape::reachable`].
     values: Vec<Rendered>,
+    /// Hears of NULLs that the template looks at.
+    absences: Option<Absences>,
 }
 
 impl RowContext {
-    pub(crate) fn new(shape: &Arc<Shape>, values: &[Value]) -> Self {
-        let value = |(_, index): &(String, usize)| values.get(*index).map_or_else(values::null, values::from_json);
-        Self { values: shape.reachable.iter().map(value).collect(), shape: Arc::clone(shape) }
+    pub(crate) fn new(shape: &Arc<Shape>, values: &[Value], absences: Option<&Absences>) -> Self {
+        let value = |(name, index): &(String, usize)| {
+            let watch = absences.map(|absences| Watch::variable(name, absences));
+            values.get(*index).map_or_else(values::null, |value| values::from_json(value, watch))
+        };
+        let values = shape.reachable.iter().map(value).collect();
+        Self { values, shape: Arc::clone(shape), absences: absences.cloned() }
     }
 }
 
@@ -49,7 +56,13 @@ impl Object for RowContext {
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Rendered> {
         match self.shape.reachable.iter().position(|(name, _)| name == key) {
-            Some(position) => self.values.get(position).cloned(),
+            Some(position) => {
+                let value = self.values.get(position)?;
+                if let Some(absences) = self.absences.as_ref().filter(|_| values::is_absent(value)) {
+                    Watch::variable(key, absences).is_null();
+                }
+                Some(value.clone())
+            }
             None => (key == ROW).then(|| Rendered::from_dyn_object(Arc::clone(self))),
         }
     }
@@ -59,20 +72,8 @@ impl Object for RowContext {
     }
 }
 
-/// The columns that `template` can reach and that are NULL in this row.
-fn null_columns<'a>(shape: &'a Shape, template: &'a Template, values: &'a [Value]) -> impl Iterator<Item = &'a str> {
-    let is_null = |index: usize| values.get(index).is_none_or(Value::is_null);
-    let reachable = shape.reachable.iter().filter(move |(name, index)| template.names.reaches(name) && is_null(*index));
-    reachable.map(|(name, _)| name.as_str())
-}
-
+/// Whether the template can reach a column that is NULL in this row.
 pub(crate) fn uses_null(shape: &Shape, template: &Template, values: &[Value]) -> bool {
-    null_columns(shape, template, values).next().is_some()
-}
-
-/// A hint at the commonest reason why a template fails on some rows only.
-pub(crate) fn nulls(shape: &Shape, template: &Template, values: &[Value]) -> String {
-    let names: Vec<_> = null_columns(shape, template, values).collect();
-    let Some(example) = names.first() else { return String::new() };
-    format!("; NULL in this row: {}; where that matters write {{% if {example} is not none %}}", names.join(", "))
+    let is_null = |index: usize| values.get(index).is_none_or(Value::is_null);
+    shape.reachable.iter().any(|(name, index)| template.names.reaches(name) && is_null(*index))
 }

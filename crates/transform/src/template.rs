@@ -6,6 +6,7 @@ use minijinja::value::Value as Rendered;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use walvec_model::Value;
 
+use crate::absent::Absences;
 use crate::names::{ReachableNames, comparison_with_none};
 use crate::values;
 
@@ -92,6 +93,21 @@ impl Template {
         self.assignment_shift.is_some() && error.kind() == ErrorKind::InvalidOperation
     }
 
+    /// Why an error of a rendering is this row's: what went wrong, and what was absent when `context` was rendered again.
+    pub(crate) fn reason(&self, error: &Error, context: impl FnOnce(&Absences) -> Rendered) -> String {
+        let absences = Absences::default();
+        // A template without end would be without end again.
+        if error.kind() != ErrorKind::OutOfFuel {
+            let _ = self.render_value(context(&absences));
+        }
+        let (reason, hint) = (reason(error), absences.hint());
+        if hint.is_empty() {
+            return reason;
+        }
+        // To the engine NULL is an empty map, which is not what people look for.
+        format!("{}{hint}", reason.replace("types map and", "types NULL and").replace("and map", "and NULL"))
+    }
+
     /// What the template's author has to correct, if a rendering error is not this row's fault: no row brings a filter
     /// into being.
     pub(crate) fn mistake(&self, error: &Error) -> Option<SyntaxError> {
@@ -120,7 +136,7 @@ pub(crate) fn first_segment(path: &str) -> &str {
 }
 
 /// What went wrong while rendering, with the line inside the template if it has several.
-pub(crate) fn reason(error: &Error) -> String {
+fn reason(error: &Error) -> String {
     let kind = error.kind();
     let line = error.line().filter(|line| *line > 1).map(|line| format!(" (line {line})")).unwrap_or_default();
     match error.detail() {

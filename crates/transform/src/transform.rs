@@ -8,14 +8,15 @@ use walvec_model::{
     Cell, Document, InputHash, Lookup, Payload, PointId, Provenance, Row, RowKey, StoredPoint, Table, TableName, Value,
 };
 
+use crate::absent::Absences;
 use crate::chunk::{Chunker, MAX_CHUNKS};
 use crate::error::TransformError;
 use crate::layout::Layout;
 use crate::lookup;
 use crate::names::nearest;
 use crate::point_id;
-use crate::shape::{ROW, RowContext, Shape, nulls, uses_null};
-use crate::template::{SyntaxError, Template, first_segment, reason};
+use crate::shape::{ROW, RowContext, Shape, uses_null};
+use crate::template::{SyntaxError, Template, first_segment};
 
 /// No row has more chunks, whatever somebody may have written into a point.
 #[expect(clippy::cast_possible_truncation, reason = "a small number")]
@@ -149,21 +150,23 @@ impl Transform {
         looked_up: &[Arc<Value>],
     ) -> Result<Vec<Document>, TransformError> {
         let shape = self.shape(table)?;
-        let context = Rendered::from_object(RowContext::new(&shape, values));
+        let context = |absences: Option<&Absences>| Rendered::from_object(RowContext::new(&shape, values, absences));
         let failed = |template: &Template, error: &minijinja::Error| match template.mistake(error) {
             Some(mistake) => located(&table.name, &template.field, mistake),
             None => TransformError::Render {
                 table: table.name.clone(),
                 key: key.to_string(),
                 field: template.field.clone(),
-                reason: format!("{}{}", reason(error), nulls(&shape, template, values)),
+                reason: template
+                    .reason(error, |absences| self.joined(&context(Some(absences)), looked_up, Some(absences))),
             },
         };
+        let row = context(None);
         let text =
-            self.text.render_text(self.joined(&context, looked_up)).map_err(|error| failed(&self.text, &error))?;
+            self.text.render_text(self.joined(&row, looked_up, None)).map_err(|error| failed(&self.text, &error))?;
         let mut fields: Payload = shape.payload.iter().map(|(name, i)| (name.clone(), value_at(values, *i))).collect();
         for (name, template) in &self.computed {
-            let value = match template.render_value(context.clone()) {
+            let value = match template.render_value(row.clone()) {
                 Err(error) if template.is_operand_error(&error) && uses_null(&shape, template, values) => Value::Null,
                 result => result.map_err(|error| failed(template, &error))?,
             };
@@ -224,8 +227,11 @@ impl Transform {
         self.check_lookups(tables)
     }
 
-    fn joined(&self, row: &Rendered, looked_up: &[Arc<Value>]) -> Rendered {
-        if self.spec.lookups.is_empty() { row.clone() } else { lookup::joined(row, &self.spec.lookups, looked_up) }
+    fn joined(&self, row: &Rendered, looked_up: &[Arc<Value>], absences: Option<&Absences>) -> Rendered {
+        match self.spec.lookups.as_slice() {
+            [] => row.clone(),
+            lookups => lookup::joined(row, lookups, looked_up, absences),
+        }
     }
 
     /// The payload field that holds a chunk's text; `None` where there are no chunks, or the layout has a place for it.

@@ -10,6 +10,8 @@ use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, Value as Rendered, 
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use walvec_model::Value;
 
+use crate::absent::Watch;
+
 /// Deepest nesting of a computed value. PostgreSQL's json is limited by its stack, templates can build cycles.
 const MAX_DEPTH: usize = 128;
 
@@ -50,7 +52,10 @@ impl Object for Nulls {
 
 /// A JSON object inside a template.
 #[derive(Debug)]
-struct JsonObject(serde_json::Map<String, Value>);
+struct JsonObject {
+    map: serde_json::Map<String, Value>,
+    watch: Option<Watch>,
+}
 
 impl Object for JsonObject {
     fn get_value(self: &Arc<Self>, key: &Rendered) -> Option<Rendered> {
@@ -58,11 +63,21 @@ impl Object for JsonObject {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Rendered> {
-        Some(self.0.get(key).map_or_else(null, from_json))
+        let Some(value) = self.map.get(key) else {
+            if let Some(watch) = &self.watch {
+                watch.has_no_key(key);
+            }
+            return Some(null());
+        };
+        let watch = self.watch.as_ref().map(|watch| watch.key(key));
+        if let (Value::Null, Some(watch)) = (value, &watch) {
+            watch.is_null();
+        }
+        Some(from_json(value, watch))
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.0.keys().map(|key| Rendered::from(key.as_str())).collect())
+        Enumerator::Values(self.map.keys().map(|key| Rendered::from(key.as_str())).collect())
     }
 }
 
@@ -77,12 +92,12 @@ pub(crate) fn row_of_nulls() -> Rendered {
 }
 
 /// Whether a template's value is NULL, or was never given.
-fn is_absent(value: &Rendered) -> bool {
+pub(crate) fn is_absent(value: &Rendered) -> bool {
     value.is_undefined() || value.is_none() || value.downcast_object_ref::<Null>().is_some()
 }
 
-/// A row's value as templates see it.
-pub(crate) fn from_json(value: &Value) -> Rendered {
+/// A row's value as templates see it. `watch` hears of what is absent in it when a template looks at that.
+pub(crate) fn from_json(value: &Value, watch: Option<Watch>) -> Rendered {
     match value {
         Value::Null => null(),
         Value::Bool(flag) => Rendered::from(*flag),
@@ -92,8 +107,11 @@ pub(crate) fn from_json(value: &Value) -> Rendered {
             (None, Some(unsigned)) => Rendered::from(unsigned),
             (None, None) => number.as_f64().map_or_else(null, Rendered::from),
         },
-        Value::Array(items) => Rendered::from(items.iter().map(from_json).collect::<Vec<_>>()),
-        Value::Object(map) => Rendered::from_object(JsonObject(map.clone())),
+        Value::Array(items) => {
+            let element = |(index, item)| from_json(item, watch.as_ref().map(|watch| watch.element(index)));
+            Rendered::from(items.iter().enumerate().map(element).collect::<Vec<_>>())
+        }
+        Value::Object(map) => Rendered::from_object(JsonObject { map: map.clone(), watch }),
     }
 }
 

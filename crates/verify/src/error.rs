@@ -96,8 +96,8 @@ impl VerifyError {
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::Fingerprint { .. } => Some(
-                "compare with the configuration that `walvec run` was started with; to move to a new model or template, \
-                 give the collection another `name`, or `walvec reset --purge` and embed everything again"
+                "`walvec reindex` builds the collection anew as configured; or compare with the configuration that \
+                 `walvec run` was started with"
                     .to_owned(),
             ),
             Self::Table { .. } | Self::Publication { .. } => Some("walvec check".to_owned()),

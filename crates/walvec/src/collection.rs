@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use walvec_model::Fingerprint;
+use walvec_model::{Fingerprint, MadeWith};
 use walvec_pipeline::PipelineError;
 use walvec_sink::catalog::numbered;
 use walvec_sink::embedded::{Directory, Embedded};
@@ -11,7 +11,7 @@ use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
 use walvec_sink::{Catalog, CollectionSpec, Search, Sink, SinkError};
 
 use crate::cli::Failure;
-use crate::config::{CollectionConfig, Config, QdrantSettings};
+use crate::config::{CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
 
 /// The code of the error that says that a collection holds other vectors than those of the configuration.
 pub(crate) const E_FINGERPRINT: &str = "E_FINGERPRINT";
@@ -42,18 +42,11 @@ impl Opened {
         dimension: usize,
         fingerprint: &Fingerprint,
     ) -> Result<Self, Failure> {
-        let spec = CollectionSpec {
-            name: match which {
-                Which::Served => collection.name.clone(),
-                Which::Own(name) => name.to_owned(),
-            },
-            dimension,
-            fingerprint: fingerprint.clone(),
-            indexes: collection.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect(),
-            vector: collection.layout().vector_name(&config.embedding.model),
-            keywords: collection.keywords_name(),
-            nesting: collection.layout().nesting().map(str::to_owned),
+        let name = match which {
+            Which::Served => collection.name.as_str(),
+            Which::Own(name) => name,
         };
+        let spec = spec(config, collection, name, dimension, fingerprint);
         let opened = match (&config.sink.qdrant, which) {
             (Some(qdrant), Which::Served) => Remote::new(server(qdrant), spec).map(Self::Remote),
             (Some(qdrant), Which::Own(_)) => Remote::own(server(qdrant), spec).map(Self::Remote),
@@ -86,30 +79,40 @@ impl Opened {
         Ok(exists.then_some(opened))
     }
 
-    /// Whether there is a collection of that name of its own, with vectors that fit the configuration. Creates nothing.
-    pub(crate) async fn fits(
+    /// Whether the collection is there, with vectors that fit the configuration. Creates nothing, and may be asked while a
+    /// walvec runs.
+    pub(crate) async fn inspect(
+        config: &Config,
+        collection: &CollectionConfig,
+        dimension: usize,
+        fingerprint: &Fingerprint,
+    ) -> Result<bool, Failure> {
+        let spec = spec(config, collection, &collection.name, dimension, fingerprint);
+        let inspected = match &config.sink.qdrant {
+            Some(qdrant) => async { Remote::new(server(qdrant), spec)?.inspect().await }.await,
+            None => inspect_served(config.sink.directory(), spec).await,
+        };
+        inspected.map_err(|error| failure(collection, error))
+    }
+
+    /// Why the collection of that name of its own is not what the configuration says; `None` if it is. Creates nothing.
+    pub(crate) async fn misfit(
         config: &Config,
         collection: &CollectionConfig,
         own_name: &str,
         dimension: usize,
         fingerprint: &Fingerprint,
-    ) -> Result<bool, Failure> {
-        if config.sink.qdrant.is_none() && !Embedded::exists(config.sink.directory(), own_name) {
-            return Ok(false);
-        }
-        let opened = match Self::open(config, collection, Which::Own(own_name), dimension, fingerprint).await {
-            Err(failure) if failure.code() == E_FINGERPRINT => return Ok(false),
-            opened => opened?,
+    ) -> Result<Option<String>, Failure> {
+        let spec = spec(config, collection, own_name, dimension, fingerprint);
+        let inspected = match &config.sink.qdrant {
+            Some(qdrant) => async { Remote::own(server(qdrant), spec)?.inspect().await }.await,
+            None => Embedded::inspect(config.sink.directory(), &spec),
         };
-        match opened {
-            Self::Remote(remote) => match remote.inspect().await {
-                Err(SinkError::Fingerprint { .. }) => Ok(false),
-                found => found.map_err(|error| failure(collection, error)),
-            },
-            Self::Embedded(embedded) => {
-                embedded.close().await.map_err(|error| failure(collection, error))?;
-                Ok(true)
-            }
+        match inspected {
+            Ok(true) => Ok(None),
+            Ok(false) => Ok(Some(format!("there is no collection \"{own_name}\""))),
+            Err(error @ SinkError::Fingerprint { .. }) => Ok(Some(error.to_string())),
+            Err(error) => Err(failure(collection, error)),
         }
     }
 
@@ -142,6 +145,46 @@ impl Opened {
             Self::Remote(_) => Ok(()),
         }
     }
+}
+
+/// What the collection called `name` must look like.
+fn spec(
+    config: &Config,
+    collection: &CollectionConfig,
+    name: &str,
+    dimension: usize,
+    fingerprint: &Fingerprint,
+) -> CollectionSpec {
+    CollectionSpec {
+        name: name.to_owned(),
+        dimension,
+        fingerprint: fingerprint.clone(),
+        made_with: made_with(&config.embedding, collection),
+        indexes: collection.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect(),
+        vector: collection.layout().vector_name(&config.embedding.model),
+        keywords: collection.keywords_name(),
+        nesting: collection.layout().nesting().map(str::to_owned),
+    }
+}
+
+/// Looks at the collection that a name of the data directory stands for.
+async fn inspect_served(root: &Path, spec: CollectionSpec) -> Result<bool, SinkError> {
+    match Directory::new(root).serving(&spec.name).await? {
+        Some(served) => Embedded::inspect(root, &CollectionSpec { name: served, ..spec }),
+        None => Ok(false),
+    }
+}
+
+/// The parts of the fingerprint that are in the configuration, by their keys there.
+pub(crate) fn made_with(embedding: &EmbeddingSettings, collection: &CollectionConfig) -> MadeWith {
+    let prefix = Some(&embedding.document_prefix).filter(|prefix| !prefix.is_empty()).cloned();
+    let chunk = collection.chunk.as_ref().map(|chunk| chunk.spec().describe());
+    let further = [("document_prefix", prefix), ("chunk", chunk), ("hybrid", collection.hybrid.clone())];
+    let mut made_with = MadeWith::of(&[("model", embedding.model.clone()), ("text", collection.text.clone())]);
+    made_with.0.extend(further.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    let lookups = collection.lookups();
+    made_with.0.extend(lookups.iter().map(|lookup| (format!("lookup.{}", lookup.name), lookup.describe())));
+    made_with
 }
 
 /// Opens the collection that a name of the data directory stands for. A name without one gets the newest that fits, or a new

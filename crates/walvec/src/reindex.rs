@@ -347,15 +347,17 @@ async fn newest_fitting(
     embedder: &dyn Embedder,
     own_names: Vec<String>,
 ) -> Result<String, Failure> {
+    let mut misfits = Vec::new();
     for own in own_names.iter().rev() {
-        if fits(config, collection, embedder, own).await? {
-            return Ok(own.clone());
+        match misfit(config, collection, embedder, own).await? {
+            None => return Ok(own.clone()),
+            Some(why) => misfits.push(why),
         }
     }
     if own_names.is_empty() {
         return Err(Failure::definite("E_REINDEX", format!("no former collection of \"{}\" is kept", collection.name)));
     }
-    let what = format!("{} was built with another model or text than the configuration says now", own_names.join(", "));
+    let what = misfits.join("; ");
     let remedy = "put the former model and text back into the configuration, then type it again";
     Err(Failure::definite(collection::E_FINGERPRINT, what).with_remedy(remedy))
 }
@@ -375,7 +377,7 @@ async fn next(
         let newest = numbers.map_err(|source| sink_failure(&collection.name, source))?.pop().unwrap_or(0);
         number = number.max(newest + 1);
         let own = numbered(&collection.name, newest);
-        if own != *served && fits(config, collection, embedder, &own).await? {
+        if own != *served && misfit(config, collection, embedder, &own).await?.is_none() {
             begun.push(own);
         }
     }
@@ -402,14 +404,15 @@ async fn others(catalog: &dyn Catalog, name: &str, served: &str) -> Result<Vec<S
     Ok(numbers.into_iter().map(|number| numbered(name, number)).filter(|own| own != served).collect())
 }
 
-async fn fits(
+/// Why a collection is not what the configuration says; `None` if it is.
+async fn misfit(
     config: &Config,
     collection: &CollectionConfig,
     embedder: &dyn Embedder,
     own_name: &str,
-) -> Result<bool, Failure> {
+) -> Result<Option<String>, Failure> {
     let fingerprint = app::fingerprint(embedder, collection);
-    Opened::fits(config, collection, own_name, embedder.info().dimension, &fingerprint).await
+    Opened::misfit(config, collection, own_name, embedder.info().dimension, &fingerprint).await
 }
 
 /// The same source, read through a slot of its own.

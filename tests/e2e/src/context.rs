@@ -118,6 +118,15 @@ impl TestContext {
         Walvec::start(&self.directory).await
     }
 
+    /// Writes `configuration` as walvec.yaml, starts `walvec run` and waits until its API answers. State goes into `data`.
+    ///
+    /// # Errors
+    /// If the program ends instead; the error has its log.
+    pub async fn start_with(&self, configuration: &str) -> Result<Walvec> {
+        std::fs::write(self.directory.join(program::CONFIGURATION), configuration)?;
+        Walvec::start(&self.directory).await
+    }
+
     /// Writes walvec.yaml, starts `walvec run --stage <stage> --instance <instance>`, and waits until its API answers.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 use walvec_embed::Embedder;
 use walvec_embed::hash::HashEmbedder;
-use walvec_model::{Fingerprint, InputHash, Payload, PointId, StoredPoint};
+use walvec_model::{Fingerprint, InputHash, MadeWith, Payload, PointId, StoredPoint};
 use walvec_sink::embedded::Embedded;
 use walvec_sink::qdrant::{Layout as Placement, Remote, Server};
 use walvec_sink::{CollectionSpec, Filter, Keywords, Query, Search, SearchRequest, Sink};
@@ -135,6 +135,7 @@ fn named(
         dimension: HashEmbedder::from_name(model)?.info().dimension,
         // Reading asks for none.
         fingerprint: Fingerprint(String::new()),
+        made_with: MadeWith::default(),
         indexes: Vec::new(),
         vector,
         keywords,
@@ -239,6 +240,7 @@ fn stored_spec(context: &TestContext, name: &str, layout: Layout) -> Result<Coll
         name: own_name.clone(),
         dimension: usize::try_from(dimension)?,
         fingerprint: Fingerprint(fingerprint.to_owned()),
+        made_with: MadeWith::default(),
         indexes: Vec::new(),
         vector: layout::vector_name(layout),
         keywords,

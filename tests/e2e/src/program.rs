@@ -85,7 +85,11 @@ impl Walvec {
         Ok(self.http.get(url).send().await?)
     }
 
-    async fn get_json<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T> {
+    /// The JSON that a GET answers.
+    ///
+    /// # Errors
+    /// If the program does not answer, or with something else.
+    pub async fn get_json<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T> {
         let response = self.get(path, query).await?;
         let (status, text) = (response.status(), response.text().await?);
         if !status.is_success() {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
-use walvec_model::{Fingerprint, PointId};
+use walvec_model::{Fingerprint, MadeWith, PointId};
 use walvec_sink::qdrant::{Layout, Remote, Server};
 use walvec_sink::{CollectionSpec, Sink, Write};
 use walvec_test_qdrant::TestServer;
@@ -45,6 +45,7 @@ async fn the_rows_that_were_asked_for_are_read_again_and_no_others(context: Test
         name: "items".to_owned(),
         dimension: 64,
         fingerprint: Fingerprint(String::new()),
+        made_with: MadeWith::default(),
         indexes: Vec::new(),
         vector: None,
         keywords: None,

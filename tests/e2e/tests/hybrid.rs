@@ -207,6 +207,7 @@ fn intruder(server: &TestServer) -> Result<Remote> {
         name: "items".to_owned(),
         dimension: 64,
         fingerprint: walvec_model::Fingerprint(String::new()),
+        made_with: walvec_model::MadeWith::default(),
         indexes: Vec::new(),
         vector: None,
         keywords: Some("bm25".to_owned()),

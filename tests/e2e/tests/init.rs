@@ -6,7 +6,11 @@ use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Test, TestContext, test};
 
 pub(crate) fn tests() -> Vec<Test> {
-    vec![test!(a_table_gets_a_configuration_that_works), test!(what_cannot_be_configured_is_said).once()]
+    vec![
+        test!(a_table_gets_a_configuration_that_works),
+        test!(a_shop_gets_filters_that_find_and_no_personal_data),
+        test!(what_cannot_be_configured_is_said).once(),
+    ]
 }
 
 const TABLES: &str = "
@@ -43,7 +47,9 @@ async fn a_table_gets_a_configuration_that_works(context: TestContext) -> Result
     ] {
         assert!(written.contains(part), "{part}\n{written}");
     }
-    assert!(!written.contains("public.keyless") && !written.contains("public.numbers"), "{written}");
+    for left_out in ["public.keyless has no primary key", "public.numbers has no column that looks like text"] {
+        assert!(written.contains(&format!("  # Left out: {left_out}")) && told.contains(left_out), "{written}\n{told}");
+    }
     assert!(!written.contains(&url), "the file holds the connection, and perhaps its password");
 
     // As it is, but for the model, which tests do not have, and for the names of this test's own.
@@ -59,13 +65,63 @@ async fn a_table_gets_a_configuration_that_works(context: TestContext) -> Result
     Ok(())
 }
 
+const SHOP: &str = "
+    CREATE TABLE products (
+        id int PRIMARY KEY, \"Title Text\" text, description text, category text, price numeric(10, 2), tags text[],
+        contact_email text);
+    INSERT INTO products SELECT g, 'Chair number ' || g, 'A chair that is made by hand, and lasts for years.',
+        (ARRAY['Home & Garden', 'Office'])[1 + g % 2], CASE WHEN g > 1 THEN g * 10 END, ARRAY['red', 'oak'], 'a@example.org'
+        FROM generate_series(1, 20) g;
+    CREATE TABLE customers (id int PRIMARY KEY, name text, phone text);
+    INSERT INTO customers VALUES (1, 'Jane Doe', '+49 30 1234');
+    CREATE VIEW cheap AS SELECT * FROM products;
+    CREATE TABLE events (id int PRIMARY KEY, note text) PARTITION BY LIST (id);
+    CREATE TABLE events_1 PARTITION OF events DEFAULT";
+
+async fn a_shop_gets_filters_that_find_and_no_personal_data(context: TestContext) -> Result<()> {
+    context.execute(SHOP).await?;
+    let url = context.url();
+    let output = context.walvec(&["init", "--url", &url, "-o", "proposed.yaml"]).await?;
+    let told = String::from_utf8(output.stdout)?;
+    for part in [
+        "without personal data (products.contact_email)",
+        "public.cheap is a view",
+        "a partition of public.events",
+        "public.customers has only personal data",
+    ] {
+        assert!(told.contains(part), "{part}\n{told}");
+    }
+    let written = std::fs::read_to_string(context.directory().join("proposed.yaml"))?;
+    let own = format!("url: '{url}'\n  slot: {0}\n  publication: {0}", context.slot());
+    let written = written.replace("url: ${DATABASE_URL}", &own).replace("BAAI/bge-small-en-v1.5", MODEL);
+    let written = written.replace("./walvec-data", "data") + "server: { listen: '127.0.0.1:0' }\n";
+    let mut walvec = context.start_with(&written).await?;
+    walvec.caught_up(&context).await?;
+    for (filter, hits) in [("price<50", 3), ("category=Office", 10), ("tags=oak", 20), ("tags=elm", 0)] {
+        let query = [("q", "chair"), ("collection", "products"), ("limit", "50"), ("filter", filter)];
+        let found: Value = walvec.get_json("/api/v1/search", &query).await?;
+        assert_eq!(found["hits"].as_array().map(Vec::len), Some(hits), "{filter}: {found:#}");
+        assert!(!found.to_string().contains("example.org"), "{found:#}");
+    }
+    let output = context.walvec(&["verify", "--json"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    walvec.stop().await?;
+
+    let personal = context.walvec(&["init", "--url", &url, "--include-personal", "-o", "-"]).await?;
+    let written = String::from_utf8(personal.stdout)?;
+    assert!(written.contains("contact_email\"]") && written.contains("text: \"{{ name }}. {{ phone }}\""), "{written}");
+    Ok(())
+}
+
 async fn what_cannot_be_configured_is_said(context: TestContext) -> Result<()> {
     context.execute(TABLES).await?;
+    context.execute("CREATE VIEW titles AS SELECT title FROM \"The Articles\"").await?;
     let url = context.url();
     for (table, part) in [
         ("public.keyless", "no primary key"),
         ("public.numbers", "no column that looks like text"),
-        ("public.nowhere", "no table that this role may read"),
+        ("public.nowhere", "there is no table public.nowhere"),
+        ("public.titles", "is a view"),
     ] {
         let output = context.walvec(&["init", "--url", &url, "--table", table, "-o", "-"]).await?;
         let told = String::from_utf8_lossy(&output.stderr);

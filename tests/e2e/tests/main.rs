@@ -5,6 +5,7 @@
 //! - [`telling`]: what the commands tell people and programs: hits, the status, errors
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
+//! - [`check`]: what is missing, how to put it right, and what `run` will do
 //! - [`reindex`]: another model or text, while the old one goes on answering
 //! - [`backfill`]: rows read again while the stream goes on
 //! - [`servers`]: a Qdrant server instead of the engine inside the process
@@ -36,6 +37,7 @@ mod broker_commands;
 mod broker_debezium;
 mod broker_input;
 mod broker_open;
+mod check;
 mod chunks;
 mod faults;
 mod harness;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
             telling::tests(),
             faults::tests(),
             refusals::tests(),
+            check::tests(),
             reindex::tests(),
             backfill::tests(),
             servers::tests(),

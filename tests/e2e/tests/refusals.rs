@@ -28,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_collection_that_was_deleted_is_filled_again),
         test!(a_column_added_while_nothing_ran_is_read_again),
         test!(a_typo_in_the_configuration_is_shown_where_it_is),
+        test!(without_a_configuration_the_way_to_one_is_told).once(),
     ]
 }
 
@@ -97,7 +98,7 @@ async fn a_wrong_host_a_wrong_password_and_a_missing_database_are_told_apart(con
     assert!(!stderr.contains("wrongsecret"), "{stderr}");
     let host = place.split('/').next().unwrap_or_default();
     let (start, _) = url.rsplit_once('@').context("no host in the URL")?;
-    refused(&context, &source(&format!("{start}@{host}/nowhere")), 3, "E_AUTH", &["nowhere"]).await?;
+    refused(&context, &source(&format!("{start}@{host}/nowhere")), 3, "E_DATABASE", &["\"nowhere\"", host]).await?;
     assert_eq!(slots(&context).await?, 0);
     Ok(())
 }
@@ -150,7 +151,8 @@ async fn a_missing_model_says_what_to_type(context: TestContext) -> Result<()> {
 async fn another_model_is_refused_and_the_old_vectors_stay(context: TestContext) -> Result<()> {
     synced(&context).await?;
     let settings = items().with("embedding", json!({ "model": "hash/128" }));
-    refused(&context, &settings, 3, "E_FINGERPRINT", &["items", "help:"]).await?;
+    let changed = ["items", "model \"hash/64\"", "model \"hash/128\"", "help: `walvec reindex`"];
+    refused(&context, &settings, 3, "E_FINGERPRINT", &changed).await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 2);
     Ok(())
 }
@@ -258,6 +260,11 @@ async fn a_reset_reads_the_table_again_without_embedding_again(context: TestCont
 async fn a_typo_in_the_configuration_is_shown_where_it_is(context: TestContext) -> Result<()> {
     let settings = items().with("server", json!({ "lisen": "127.0.0.1:0" }));
     refused(&context, &settings, 2, "E_CONFIG", &["server.lisen", "listen", "walvec.yaml:"]).await?;
+    Ok(())
+}
+
+async fn without_a_configuration_the_way_to_one_is_told(context: TestContext) -> Result<()> {
+    check(&context.walvec(&["run"]).await?, 2, "E_CONFIG", &["walvec init --url", "WALVEC_CONFIG", "walvec demo"])?;
     Ok(())
 }
 

@@ -1,11 +1,13 @@
 //! What the server's catalogue says.
 //!
 //! - [`server`]: which server and database this is, and what it can do
+//! - [`service`]: whose managed service it is, if any
 //! - [`tables`]: tables with their columns, keys and rights
 //! - [`types`]: how the values of a type are read
 //! - [`Catalog`]: the session that all questions go through
 
 mod server;
+mod service;
 mod tables;
 mod types;
 
@@ -14,7 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use server::facts as server_facts;
 pub use server::{Capabilities, ServerFacts};
-pub(crate) use tables::{KeySource, Leaf, TableFacts, facts_by_name, facts_by_oid, leaves};
+pub use service::Service;
+pub(crate) use tables::{KeySource, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves};
 use walvec_model::Column;
 
 use crate::CaptureError;

@@ -1,5 +1,6 @@
 //! Which server and database this is.
 
+use super::service::Service;
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 
@@ -22,6 +23,8 @@ pub struct ServerFacts {
     pub role: String,
     /// Whether the server is a standby.
     pub in_recovery: bool,
+    /// The managed service that runs it, if it is one of those that are known.
+    pub service: Option<Service>,
     /// What this version can do.
     pub capabilities: Capabilities,
 }
@@ -55,12 +58,14 @@ const QUERY: &str = "
     SELECT (SELECT system_identifier FROM pg_control_system()),
            CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
                 ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
-           d.oid, d.datname::text, current_user::text, pg_is_in_recovery(), current_setting('server_version')
+           d.oid, d.datname::text, current_user::text, pg_is_in_recovery(), current_setting('server_version'),
+           ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1::text[]))
     FROM pg_database d WHERE d.datname = current_database()";
 
 /// Asks the server who it is.
 pub(crate) async fn facts(session: &Session) -> Result<ServerFacts, CaptureError> {
-    let row = session.query_one(QUERY, &[]).await.map_err(|error| statement_error("identifying the server", &error))?;
+    let row = session.query_one(QUERY, &[&Service::roles()]).await;
+    let row = row.map_err(|error| statement_error("identifying the server", &error))?;
     Ok(ServerFacts {
         version_num: session.version,
         version: row.get(6),
@@ -71,6 +76,7 @@ pub(crate) async fn facts(session: &Session) -> Result<ServerFacts, CaptureError
         database: row.get(3),
         role: row.get(4),
         in_recovery: row.get(5),
+        service: Service::of(&row.get::<_, Vec<String>>(7)),
         capabilities: Capabilities::of(session.version),
     })
 }

@@ -20,8 +20,14 @@ pub(crate) struct TableFacts {
     pub(crate) partition_of: Option<TableName>,
     /// Whether tables inherit from this one in the old way.
     pub(crate) has_children: bool,
+    /// Whether the role may use the table's schema.
+    pub(crate) can_use_schema: bool,
     /// Whether the role may read the table's schema and all of its columns.
     pub(crate) can_select: bool,
+    /// Who owns the table.
+    pub(crate) owner: Owner,
+    /// Who owns its schema.
+    pub(crate) schema_owner: Owner,
     /// Whether policies hide rows from the role.
     pub(crate) row_security: bool,
     /// All columns in the order of the table, generated ones included.
@@ -32,6 +38,20 @@ pub(crate) struct TableFacts {
     pub(crate) primary_key_deferrable: bool,
     /// Columns of the index that `REPLICA IDENTITY USING INDEX` names.
     pub(crate) identity_index: Option<Vec<String>>,
+}
+
+/// A role that owns something, and may let others use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) name: String,
+    pub(crate) is_superuser: bool,
+}
+
+impl Owner {
+    /// The role in two columns of `row`, from `index` on.
+    pub(crate) fn at(row: &tokio_postgres::Row, index: usize) -> Self {
+        Self { name: row.get(index), is_superuser: row.get(index + 1) }
+    }
 }
 
 /// A column as the catalogue has it now.
@@ -113,9 +133,12 @@ const TABLE: &str = "
                AND (has_table_privilege(c.oid, 'SELECT') OR NOT EXISTS (
                    SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                    AND NOT has_column_privilege(c.oid, a.attnum, 'SELECT'))),
-           row_security_active(c.oid)
+           row_security_active(c.oid), has_schema_privilege(n.oid, 'USAGE'),
+           o.rolname::text, o.rolsuper, s.rolname::text, s.rolsuper
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_roles o ON o.oid = c.relowner
+    JOIN pg_roles s ON s.oid = n.nspowner
     LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid)
     LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace";
 
@@ -162,6 +185,9 @@ async fn facts(
         has_children: row.get(8),
         can_select: row.get(9),
         row_security: row.get(10),
+        can_use_schema: row.get(11),
+        owner: Owner::at(&row, 12),
+        schema_owner: Owner::at(&row, 14),
         columns: Vec::new(),
         primary_key: None,
         primary_key_deferrable: false,

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::{ChannelBinding, Host as ParsedHost};
 
 use crate::CaptureError;
+use crate::sql::quote_ident;
 
 /// How long a connection attempt may take, unless `connect_timeout` says otherwise.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -112,10 +113,27 @@ impl ConnInfo {
 
     /// `host:port/database`, for messages.
     pub(crate) fn server(&self) -> String {
+        format!("{}/{}", self.place(), self.database)
+    }
+
+    /// `host:port`.
+    fn place(&self) -> String {
         match &self.host {
-            Host::Tcp(host) => format!("{host}:{}/{}", self.port, self.database),
-            Host::Unix(directory) => format!("{}:{}/{}", directory.display(), self.port, self.database),
+            Host::Tcp(host) => format!("{host}:{}", self.port),
+            Host::Unix(directory) => format!("{}:{}", directory.display(), self.port),
         }
+    }
+
+    /// The error for a database that does not exist.
+    pub(super) fn no_database(&self) -> CaptureError {
+        CaptureError::Database { database: self.database.clone(), server: self.place() }
+    }
+
+    /// The error for a database that the role may not connect to.
+    pub(super) fn no_entry(&self, reason: String) -> CaptureError {
+        let grant =
+            format!("GRANT CONNECT ON DATABASE {} TO {};", quote_ident(&self.database), quote_ident(&self.user));
+        CaptureError::Rights { doing: format!("connecting to {}", self.server()), reason, grant: Some(grant) }
     }
 
     /// How long it may take to connect and log in. `connect_timeout` covers each of the steps.

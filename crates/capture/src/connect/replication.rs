@@ -9,6 +9,7 @@ use walvec_model::Lsn;
 use super::wire::{Wire, WireError};
 use super::{ConnInfo, login, settings};
 use crate::CaptureError;
+use crate::error::LIMIT_EXCEEDED;
 use crate::sql::{quote_ident, quote_literal};
 
 /// A replication session with pinned settings. Ends when it is dropped.
@@ -129,9 +130,14 @@ pub(super) fn classify(server: &str, slot: &str, error: WireError) -> CaptureErr
         "55000" if reason.contains("wal_level") => CaptureError::WalLevel { found: reason },
         "55000" => CaptureError::SlotLost { slot, reason },
         "55006" => CaptureError::SlotBusy { slot, reason },
-        "42501" => CaptureError::Rights { doing: "opening a replication session".to_owned(), reason },
+        "42501" => CaptureError::Rights { doing: "opening a replication session".to_owned(), reason, grant: None },
         "22021" | "22P05" => CaptureError::Encoding { place: "the stream".to_owned(), reason },
-        "28000" | "28P01" | "3D000" => CaptureError::Auth { server, reason },
+        "28000" | "28P01" => CaptureError::Auth { server, reason },
+        "3D000" => {
+            let (place, database) = server.rsplit_once('/').unwrap_or((&server, ""));
+            CaptureError::Database { database: database.to_owned(), server: place.to_owned() }
+        }
+        LIMIT_EXCEEDED => CaptureError::Statement { doing: format!("working with slot \"{slot}\""), sqlstate, reason },
         // The server ends the connection with these; the next one may live.
         state if ["57", "08", "53"].iter().any(|class| state.starts_with(class)) => {
             CaptureError::Connect { server, reason }
@@ -161,6 +167,8 @@ mod tests {
         assert_eq!(code("55000", "logical decoding requires wal_level >= logical"), "E_WAL_LEVEL");
         assert_eq!(code("55006", "replication slot \"s\" is active for PID 7"), "E_SLOT_BUSY");
         assert_eq!(code("57P01", "terminating connection"), "E_CONNECT");
+        assert_eq!(code("3D000", "database \"d\" does not exist"), "E_DATABASE");
+        assert_eq!(code("53400", "all replication slots are in use"), "E_STATEMENT");
         assert_eq!(code("XX000", "?"), "E_STATEMENT");
     }
 

@@ -84,10 +84,11 @@ fn connect_error(info: &ConnInfo, error: &tokio_postgres::Error) -> CaptureError
     let reason = describe(error);
     if let Some(state) = error.code() {
         return match *state {
-            SqlState::INVALID_PASSWORD
-            | SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-            | SqlState::INVALID_CATALOG_NAME
-            | SqlState::INSUFFICIENT_PRIVILEGE => CaptureError::Auth { server, reason },
+            SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                CaptureError::Auth { server, reason }
+            }
+            SqlState::INVALID_CATALOG_NAME => info.no_database(),
+            SqlState::INSUFFICIENT_PRIVILEGE => info.no_entry(reason),
             _ => CaptureError::Connect { server, reason },
         };
     }
@@ -111,7 +112,7 @@ pub(crate) fn statement_error(doing: &str, error: &tokio_postgres::Error) -> Cap
     match error.code() {
         None => CaptureError::Connect { server: "the source".to_owned(), reason: format!("while {doing}: {reason}") },
         Some(state) if *state == SqlState::INSUFFICIENT_PRIVILEGE => {
-            CaptureError::Rights { doing: doing.to_owned(), reason }
+            CaptureError::Rights { doing: doing.to_owned(), reason, grant: None }
         }
         // The server checks what it sends, where the database itself has no encoding or another one.
         Some(state) if [SqlState::CHARACTER_NOT_IN_REPERTOIRE, SqlState::UNTRANSLATABLE_CHARACTER].contains(state) => {

@@ -27,7 +27,7 @@ async fn a_refused_connection_names_its_reason_and_no_password() {
         (format!("postgres://postgres@{place}"), "E_AUTH"),
         ("postgres://u:wr0ng-secret@127.0.0.1:1/d".to_owned(), "E_CONNECT"),
         ("postgres://u:wr0ng-secret@host.invalid/d".to_owned(), "E_CONNECT"),
-        (format!("{}_absent", db.url), "E_AUTH"),
+        (format!("{}_absent", db.url), "E_DATABASE"),
         (format!("{}?sslmode=require", db.url), "E_TLS"),
         (format!("{}?sslmode=verify-full&sslrootcert=/nowhere.pem", db.url), "E_TLS"),
         (format!("{}?sslmode=allow", db.url), "E_CONFIG"),

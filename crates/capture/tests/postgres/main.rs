@@ -9,6 +9,7 @@ mod feedback;
 mod handover;
 mod keys;
 mod preflight;
+mod rights;
 mod shapes;
 mod support;
 mod values;

@@ -18,6 +18,14 @@ impl Embedded {
         false
     }
 
+    /// Finds nothing.
+    ///
+    /// # Errors
+    /// Always [`SinkError::NotBuilt`].
+    pub const fn inspect(_root: &Path, _spec: &CollectionSpec) -> Result<bool, SinkError> {
+        Err(SinkError::NotBuilt)
+    }
+
     /// Opens nothing.
     ///
     /// # Errors

@@ -44,6 +44,15 @@ impl Embedded {
         collection_directory(root, collection).is_ok_and(|directory| manifest::exists(&directory))
     }
 
+    /// Whether the collection is there, with vectors that fit; changes nothing, and may be asked while another process has the
+    /// collection open.
+    ///
+    /// # Errors
+    /// [`SinkError::Fingerprint`] if it holds vectors of another model or dimension, [`SinkError::Corrupt`], [`SinkError::Io`].
+    pub fn inspect(root: &Path, spec: &CollectionSpec) -> Result<bool, SinkError> {
+        manifest::Manifest::inspect(&collection_directory(root, &spec.name)?, spec)
+    }
+
     /// Opens the collection, or creates it. Blocking: loads the collection's files.
     ///
     /// # Errors

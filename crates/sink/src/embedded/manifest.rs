@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use walvec_model::Fingerprint;
+use walvec_model::{Fingerprint, MadeWith};
 
 use super::paths::io_error;
+use crate::made_with::mismatch;
 use crate::{CollectionId, CollectionSpec, SinkError};
 
 const FILE_NAME: &str = "walvec-collection.json";
@@ -30,6 +31,9 @@ pub(super) struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keywords: Option<String>,
     fingerprint: Fingerprint,
+    /// What is behind the fingerprint.
+    #[serde(default, skip_serializing_if = "MadeWith::is_empty")]
+    made_with: MadeWith,
     /// How often the engine was opened: operations of a later opening have higher numbers (see `engine_log`).
     opens: u64,
     /// Whether the engine's files were once complete; if so, their absence is a loss and not a beginning.
@@ -66,16 +70,41 @@ impl Manifest {
             }
             Err(error) => return Err(io_error(&path)(error)),
         };
-        let manifest: Self =
-            serde_json::from_slice(&text).map_err(|error| corrupt(format!("{FILE_NAME} is not readable: {error}")))?;
-        if manifest.format != FORMAT {
-            let found = manifest.format;
-            return Err(corrupt(format!("its format is {found}, this version of walvec knows format {FORMAT}")));
-        }
+        let mut manifest = Self::parse(&text).map_err(corrupt)?;
         match manifest.check(spec) {
             Err(SinkError::Fingerprint { .. }) if !manifest.written => Self::start_over(directory, spec),
-            checked => checked.map(|()| manifest),
+            checked => checked.map(|()| {
+                // A model may go by another name since; the next opening is counted, and saves it.
+                if !spec.made_with.is_empty() {
+                    manifest.made_with.clone_from(&spec.made_with);
+                }
+                manifest
+            }),
         }
+    }
+
+    /// Compares the manifest in `directory` with `spec`, while another process may have the collection open. Whether there is
+    /// a collection; one that never held a point fits.
+    pub(super) fn inspect(directory: &Path, spec: &CollectionSpec) -> Result<bool, SinkError> {
+        let path = path(directory);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(io_error(&path)(error)),
+        };
+        let corrupt = |reason| SinkError::Corrupt { collection: spec.name.clone(), path: directory.to_owned(), reason };
+        let manifest = Self::parse(&text).map_err(corrupt)?;
+        if manifest.written { manifest.check(spec).map(|()| true) } else { Ok(true) }
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let manifest: Self =
+            serde_json::from_slice(text).map_err(|error| format!("{FILE_NAME} is not readable: {error}"))?;
+        if manifest.format != FORMAT {
+            let found = manifest.format;
+            return Err(format!("its format is {found}, this version of walvec knows format {FORMAT}"));
+        }
+        Ok(manifest)
     }
 
     /// A collection that never held a point has no vectors that could be mixed: it becomes what is configured now.
@@ -132,6 +161,7 @@ impl Manifest {
             vector: spec.vector.clone(),
             keywords: spec.keywords.clone(),
             fingerprint: spec.fingerprint.clone(),
+            made_with: spec.made_with.clone(),
             opens: 0,
             created: false,
             written: false,
@@ -143,11 +173,20 @@ impl Manifest {
         if self.describe() == configured.describe() {
             return Ok(());
         }
-        Err(SinkError::Fingerprint {
-            collection: spec.name.clone(),
-            stored: self.describe(),
-            configured: configured.describe(),
-        })
+        let (stored, configured) =
+            mismatch(&self.parts(), &configured.parts()).unwrap_or_else(|| (self.describe(), configured.describe()));
+        Err(SinkError::Fingerprint { collection: spec.name.clone(), stored, configured })
+    }
+
+    /// Everything that decides about vectors, by its name; nothing if most of it is not known.
+    fn parts(&self) -> MadeWith {
+        let mut parts = self.made_with.clone();
+        if !parts.is_empty() {
+            let named = [("vector", &self.vector), ("sparse vector", &self.keywords)];
+            let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
+            parts.0.extend(named.chain([("dimension".to_owned(), self.dimension.to_string())]));
+        }
+        parts
     }
 
     fn describe(&self) -> String {

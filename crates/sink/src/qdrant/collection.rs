@@ -11,11 +11,12 @@ use qdrant_client::qdrant::{
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
-use walvec_model::RESERVED_KEY;
+use walvec_model::{MadeWith, RESERVED_KEY};
 
 use super::convert::{field_path, field_type, provenance_path};
 use super::{Inner, Quantization, aliases};
 use crate::catalog::numbered;
+use crate::made_with::mismatch;
 use crate::{CollectionId, SinkError};
 
 /// The oldest server whose collections carry metadata, where the fingerprint is kept.
@@ -195,7 +196,7 @@ fn quantization(kind: Quantization) -> QuantizationConfig {
 
 /// What walvec remembers with the collection.
 fn metadata(inner: &Inner, id: &CollectionId) -> HashMap<String, ClientValue> {
-    let own: Value = json!({ "fingerprint": inner.spec.fingerprint, "id": id.0 });
+    let own: Value = json!({ "fingerprint": inner.spec.fingerprint, "made_with": inner.spec.made_with, "id": id.0 });
     HashMap::from([(RESERVED_KEY.to_owned(), own.into())])
 }
 
@@ -205,8 +206,17 @@ fn new_id() -> CollectionId {
 
 /// A field of what walvec remembers with the collection.
 fn own(info: &CollectionInfo, field: &str) -> Option<String> {
+    own_value(info, field)?.as_str().map(str::to_owned)
+}
+
+fn own_value(info: &CollectionInfo, field: &str) -> Option<Value> {
     let own: Value = info.config.as_ref()?.metadata.get(RESERVED_KEY)?.clone().into();
-    own.get(field)?.as_str().map(str::to_owned)
+    own.get(field).cloned()
+}
+
+/// What is behind the fingerprint of a collection; nothing if that was not remembered.
+fn made_with(info: &CollectionInfo) -> MadeWith {
+    own_value(info, "made_with").and_then(|parts| serde_json::from_value(parts).ok()).unwrap_or_default()
 }
 
 /// Refuses a collection whose vectors would not compare with ours.
@@ -222,9 +232,11 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
     let sparse = stored_sparse_vectors(info).into_iter().map(|(name, modifier)| describe_sparse(name, modifier));
     let mut stored: Vec<String> = dense.chain(sparse).collect();
     stored.sort();
+    let changed = mismatch(&made_with(info), &spec.made_with);
     // Further vectors are somebody else's: replacing a point would lose them.
     if stored != configured {
-        return refused(stored.join(" and "), configured.join(" and "));
+        let (was, is) = changed.map(|(was, is)| (format!(" ({was})"), format!(" ({is})"))).unwrap_or_default();
+        return refused(format!("{}{was}", stored.join(" and ")), format!("{}{is}", configured.join(" and ")));
     }
     check_sharding(inner, info)?;
     match own(info, "fingerprint") {
@@ -232,7 +244,9 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
             refused("something else, which would be overwritten".to_owned(), "a collection of walvec's own".to_owned())
         }
         Some(stored) if stored != spec.fingerprint.to_string() => {
-            refused(format!("model and text {stored}"), format!("model and text {}", spec.fingerprint))
+            let hashes = || (format!("model and text {stored}"), format!("model and text {}", spec.fingerprint));
+            let (stored, configured) = changed.unwrap_or_else(hashes);
+            refused(stored, configured)
         }
         _ => Ok(()),
     }

@@ -7,7 +7,8 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use walvec_model::{
-    Fingerprint, Generation, InputHash, Lsn, Payload, Point, PointId, Position, Provenance, StoredPoint, TableName,
+    Fingerprint, Generation, InputHash, Lsn, MadeWith, Payload, Point, PointId, Position, Provenance, StoredPoint,
+    TableName,
 };
 use walvec_sink::embedded::Embedded;
 use walvec_sink::{CollectionSpec, Filter, IndexType, Query, SearchRequest, Sink, Write};
@@ -49,6 +50,7 @@ pub(crate) fn spec(dimension: usize) -> CollectionSpec {
         name: "books".to_owned(),
         dimension,
         fingerprint: Fingerprint::of(&["a model"]),
+        made_with: MadeWith::default(),
         indexes: Vec::new(),
         vector: None,
         keywords: None,

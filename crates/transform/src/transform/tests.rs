@@ -188,7 +188,32 @@ fn a_text_that_calculates_with_null_says_which_column_is_null() {
     let mut values = dune();
     values[3] = Value::Null;
     let error = render_in(&books(), spec("from {{ year - 1 }}"), &values).unwrap_err().to_string();
-    assert!(error.contains("{% if year is not none %}"), "{error}");
+    assert!(error.contains("year is NULL in this row; where that matters write {% if year is not none %}"), "{error}");
+    assert!(error.contains("types NULL and number") && !error.contains("author"), "{error}");
+}
+
+#[test]
+fn a_text_that_calculates_with_a_missing_json_key_says_which_key_is_missing() {
+    let reason = |v: Value| {
+        let spec = spec("{{ v.box.weight * 2 }}");
+        render_in(&table(&["id", "v"]), spec, &[json!(1), v]).unwrap_err().to_string()
+    };
+    let error = reason(json!({"box": {"height": 1}}));
+    assert!(error.contains("v.box has no key \"weight\" in this row"), "{error}");
+    assert!(error.contains("types NULL and number") && error.contains("{% if v.box.weight is not none %}"), "{error}");
+    let error = reason(json!({}));
+    assert!(error.contains("v has no key \"box\" in this row; where"), "{error}");
+    let error = reason(json!({"box": {"weight": null}}));
+    assert!(error.contains("v.box.weight is NULL in this row"), "{error}");
+    let error = reason(json!({"box": {"weight": {}}}));
+    assert!(error.contains("types map and number"), "nothing is absent: {error}");
+}
+
+#[test]
+fn a_column_that_is_no_word_is_shown_as_the_template_writes_it() {
+    let spec = spec("{{ row['a b'] * 2 }}");
+    let error = render_in(&table(&["id", "a b"]), spec, &[json!(1), Value::Null]).unwrap_err().to_string();
+    assert!(error.contains("{% if row[\"a b\"] is not none %}"), "{error}");
 }
 
 #[test]

@@ -35,7 +35,8 @@ impl ConfigError {
     pub(crate) const fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Absent => Some(
-                "write one (walvec.example.yaml is a commented start), name another with --config FILE, or see `walvec demo`",
+                "let walvec look at your database and write one: walvec init --url postgres://user@host/database -o walvec.yaml; \
+                 or name one that is elsewhere, with --config FILE or WALVEC_CONFIG; or see it work first: walvec demo",
             ),
             Self::Unreadable { .. } => Some("name another file with --config FILE or WALVEC_CONFIG"),
             Self::Invalid { .. } => None,

@@ -460,7 +460,11 @@ fn a_named_file_that_does_not_exist_is_named() {
 fn without_a_file_and_a_table_the_message_says_what_to_do() {
     let error = Config::load(None, &environment(), Overrides::default()).unwrap_err();
     assert!(error.to_string().contains("./walvec.yaml does not exist"), "{error}");
-    assert!(error.remedy().unwrap().contains("--config FILE"));
+    let remedy = error.remedy().unwrap();
+    for part in ["walvec init --url", "-o walvec.yaml", "--config FILE", "WALVEC_CONFIG", "walvec demo"] {
+        assert!(remedy.contains(part), "{part}: {remedy}");
+    }
+    assert!(!remedy.contains("example"), "a program alone comes without the file: {remedy}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! - [`state`]: what the surface is given, and the limits it keeps
 //! - [`guard`]: who may ask: host allow-list, origin, token and session, security headers, time limit
-//! - [`request`]: what was asked: query strings and JSON bodies, checked
+//! - [`request`], [`body`]: what was asked: query strings and JSON bodies, checked
 //! - [`filter`]: conditions on fields, in both
 //! - [`search`]: embed, search, count; the same path for the API and the page
 //! - [`points`]: points exactly as they are stored, for whoever compares them
@@ -14,6 +14,7 @@
 //!
 //! The page itself is [`crate::ui`].
 
+mod body;
 pub(crate) mod dead_letters;
 pub(crate) mod filter;
 mod guard;

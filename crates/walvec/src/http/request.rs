@@ -1,9 +1,8 @@
 //! What was asked: query strings and JSON bodies, checked before anything is computed.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
 use walvec_sink::Filter;
 
+use super::body::Body;
 use super::filter::{self, condition_from_text, conditions_from_json};
 use super::problem::{Problem, Reason};
 use crate::mode::Mode;
@@ -66,20 +65,14 @@ impl SearchQuery {
         Self { text, collection, mode, limit, filter, by_row, min_score }.checked()
     }
 
-    /// Reads a JSON body. `serde_json` gives up at 128 levels of nesting, so a deep body is an error like any other.
+    /// Reads a JSON body.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, Problem> {
-        let body: JsonBody = serde_json::from_slice(body).map_err(|error| {
-            let detail = format!(
-                "{error}; expected {{\"query\": …, \"collection\": …, \"mode\": …, \"limit\": …, \"group\": …, \"filter\": {{…}}}}"
-            );
-            Problem::new(Reason::BadJson, detail)
-        })?;
-        let limit =
-            body.limit.map_or(Ok(DEFAULT_LIMIT), |given| usize::try_from(given).map_err(|_| bad_limit(given)))?;
-        let filter = filter::checked(conditions_from_json(body.filter)?)?;
-        let (by_row, min_score) = (checked_group(body.group.as_deref())?, body.min_score);
-        let mode = checked_mode(body.mode.as_deref())?;
-        Self { text: body.query, collection: body.collection, mode, limit, filter, by_row, min_score }.checked()
+        let Body { query, collection, mode, limit, group, min_score, filter } = Body::read(body)?;
+        let limit = limit.map_or(Ok(DEFAULT_LIMIT), |given| usize::try_from(given).map_err(|_| bad_limit(given)))?;
+        let filter = filter::checked(conditions_from_json(filter)?)?;
+        let by_row = checked_group(group.as_deref())?;
+        let mode = checked_mode(mode.as_deref())?;
+        Self { text: query, collection, mode, limit, filter, by_row, min_score }.checked()
     }
 
     fn checked(self) -> Result<Self, Problem> {
@@ -119,20 +112,6 @@ fn checked_mode(mode: Option<&str>) -> Result<Option<Mode>, Problem> {
 
 fn bad_score(given: impl std::fmt::Display) -> Problem {
     Problem::new(Reason::BadParameter, format!("min_score is \"{given}\"; a number is expected"))
-}
-
-/// The body of `POST /api/v1/search`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JsonBody {
-    query: String,
-    collection: Option<String>,
-    mode: Option<String>,
-    limit: Option<i64>,
-    group: Option<String>,
-    min_score: Option<f32>,
-    #[serde(default)]
-    filter: Map<String, Value>,
 }
 
 fn set_once(slot: &mut Option<String>, name: &str, value: String) -> Result<(), Problem> {

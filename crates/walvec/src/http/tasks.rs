@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use walvec_model::{PointId, Position, RowKey, Value};
 use walvec_pipeline::reread::Job;
 
+use super::body::object;
 use super::problem::{Problem, Reason};
 use super::state::App;
 use crate::config;
@@ -102,14 +103,15 @@ struct Reindex {
 
 /// `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`
 pub(super) async fn backfill(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let Backfill { table, filter } = parse(&app, &headers, body)?;
+    let Backfill { table, filter } = parse(&app, &headers, body, r#"{"table": …, "where": …}"#)?;
     let table = config::table_name(&table).map_err(|reason| Problem::new(Reason::BadParameter, reason))?;
     accept(&app, Kind::Backfill, Request::Job(Job::Backfill { table, filter }))
 }
 
 /// `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version": "0/1D5C408.3"}]}`
 pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let Repair { collection, rows, points } = parse(&app, &headers, body)?;
+    let expected = r#"{"collection": …, "rows": […], "points": […]}"#;
+    let Repair { collection, rows, points } = parse(&app, &headers, body, expected)?;
     // What cannot be read as a version cannot be read where it is stored either: such a point counts as foreign.
     let version = |text: Option<String>| text.and_then(|text| text.parse::<Position>().ok());
     let job = Job::Repair {
@@ -122,7 +124,7 @@ pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body
 
 /// `POST /api/v1/reindex` with `{"rollback": false}`
 pub(super) async fn reindex(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let Reindex { rollback } = parse(&app, &headers, body)?;
+    let Reindex { rollback } = parse(&app, &headers, body, r#"{"rollback": …}"#)?;
     accept(&app, Kind::Reindex, Request::Reindex { rollback })
 }
 
@@ -134,7 +136,8 @@ pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) ->
     }
 }
 
-fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+/// Reads the body of a caller that has shown the key. `expected` is an example of it.
+fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body, expected: &str) -> Result<T, Problem> {
     if !app.operations.is_from_owner(headers) {
         let detail = "this changes what is stored: use the walvec commands on the machine and as the user that runs it";
         return Err(Problem::new(Reason::ForbiddenOperation, detail));
@@ -148,7 +151,7 @@ fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Res
         }
         _ => Problem::new(Reason::BadJson, error.body_text()),
     })?;
-    serde_json::from_slice(&body).map_err(|error| Problem::new(Reason::BadJson, error.to_string()))
+    object(&body, expected)
 }
 
 fn accept(app: &App, kind: Kind, request: Request) -> Result<Response, Problem> {

@@ -35,6 +35,14 @@ fn a_text_sees_one_row_as_an_object_and_many_as_a_list() {
 }
 
 #[test]
+fn a_text_that_calculates_with_a_lookup_that_found_nothing_says_so() {
+    let transform = Transform::new(joined("{{ writer.age + 1 }}")).unwrap();
+    let key = RowKey::new(vec![dune()[0].clone()]);
+    let error = transform.render_joined(&books(), &key, &dune(), &[Arc::new(json!(null))]).unwrap_err().to_string();
+    assert!(error.contains("writer found no row; where that matters write {% if writer is not none %}"), "{error}");
+}
+
+#[test]
 fn computed_fields_do_not_see_what_is_looked_up() {
     let spec =
         TransformSpec { computed: vec![("c".to_owned(), "{{ writer.name }}".to_owned())], ..joined("{{ name }}") };

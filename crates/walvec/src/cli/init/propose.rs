@@ -3,10 +3,26 @@
 use walvec_capture::sample::{ColumnKind, Sampled, SampledColumn};
 use walvec_model::TableName;
 
-/// Names of columns whose values should be in no other system.
-const SECRETS: [&str; 9] = ["password", "passwd", "secret", "token", "hash", "salt", "api_key", "apikey", "ssn"];
+use super::sensitive::{Sensitive, sensitive};
+use super::template::expression;
+
 /// Names of columns with what a row is called: they come first.
 const HEADLINES: [&str; 7] = ["title", "name", "headline", "subject", "label", "caption", "summary"];
+/// Names of columns with prose, however often a text is repeated.
+const PROSE: [&str; 12] = [
+    "description",
+    "body",
+    "text",
+    "content",
+    "comment",
+    "note",
+    "notes",
+    "message",
+    "abstract",
+    "review",
+    "bio",
+    "details",
+];
 /// Texts from this length on are paragraphs, and are put into the document as such; in characters.
 const PARAGRAPH: f64 = 120.0;
 /// Texts from this length on are not worth storing twice: searches find them, and the table has them.
@@ -15,8 +31,14 @@ const TOO_LONG_TO_STORE: f64 = 1000.0;
 const NEEDS_CHUNKS: f64 = 1500.0;
 /// A column with fewer different values sorts rows into groups.
 const FEW_VALUES: u64 = 50;
+/// How often each of these values occurs at least, on average. What people write seldom repeats itself.
+const REPEATED: u64 = 3;
+/// The name of a group is no longer than this; in characters.
+const GROUP_NAME: f64 = 40.0;
+/// Digits of a number that a float keeps.
+const DIGITS_OF_FLOAT: f64 = 15.0;
 /// More indexes cost more than they help.
-const MOST_INDEXES: usize = 6;
+const MOST_INDEXES: usize = 8;
 
 /// What to make of a table.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,11 +47,17 @@ pub(super) struct Proposal {
     pub(super) rows: Option<u64>,
     /// The collection's name.
     pub(super) name: String,
-    /// The columns of the text, in order, each with whether it is a paragraph.
+    /// The columns of the text, in order, as templates write them, each with whether it is a paragraph.
     pub(super) text: Vec<(String, bool)>,
     pub(super) payload: Vec<String>,
-    /// Columns that are left out of the payload, each with the reason.
-    pub(super) left_out: Vec<(String, &'static str)>,
+    /// Columns that are left out of text and payload, each with the reason.
+    pub(super) left_out: Vec<(String, String)>,
+    /// Columns that are about persons, and therefore in neither.
+    pub(super) personal: Vec<(String, &'static str)>,
+    /// Columns of exact numbers that are stored as floats, each as templates write it.
+    pub(super) floats: Vec<(String, String)>,
+    /// Columns of exact numbers that stay texts.
+    pub(super) exact: Vec<String>,
     pub(super) indexes: Vec<(String, &'static str)>,
     /// How long nine tenths of the texts are at most, in characters, if they should be cut; and whether they are Markdown.
     pub(super) chunks: Option<(f64, bool)>,
@@ -38,46 +66,101 @@ pub(super) struct Proposal {
 }
 
 impl Proposal {
-    /// `None` if the table has no key or no text.
-    pub(super) fn of(sampled: &Sampled) -> Option<Self> {
-        if !sampled.has_key {
-            return None;
-        }
-        let mut text: Vec<&SampledColumn> = sampled.columns.iter().filter(|column| is_text(column)).collect();
-        if text.is_empty() {
-            let is_candidate = |column: &&SampledColumn| column.kind == ColumnKind::Text && is_usable(column);
-            text = sampled.columns.iter().filter(is_candidate).collect();
-        }
-        // Stable: within each half the order of the table.
-        text.sort_by_key(|column| !is_headline(column));
-        if text.is_empty() {
-            return None;
-        }
-        let (mut payload, mut left_out) = (Vec::new(), Vec::new());
+    /// What to make of a table with a key; or why nothing. `with_personal`: whether what is about persons may be copied.
+    pub(super) fn of(sampled: &Sampled, with_personal: bool) -> Result<Self, &'static str> {
+        let (mut payload, mut left_out, mut personal) = (Vec::new(), Vec::new(), Vec::new());
+        let mut allowed: Vec<&SampledColumn> = Vec::new();
         for column in &sampled.columns {
-            match reason_to_leave_out(column) {
-                None => payload.push(column.name.clone()),
-                Some(reason) => left_out.push((column.name.clone(), reason)),
+            match sensitive(&sampled.table, column) {
+                Some(Sensitive::Secret) => {
+                    left_out.push((column.name.clone(), "its name sounds like a secret".to_owned()))
+                }
+                Some(Sensitive::Personal(what)) if !with_personal => personal.push((column.name.clone(), what)),
+                Some(Sensitive::Personal(_)) | None => allowed.push(column),
             }
         }
-        let indexable = sampled.columns.iter().filter(|column| payload.contains(&column.name));
-        let indexes = indexable.filter_map(|column| Some((column.name.clone(), index(column, sampled)?)));
+        let row_is_column = sampled.columns.iter().any(|column| column.name == "row");
+        let written = |column: &SampledColumn| expression(&column.name, row_is_column);
+        let text = texts(&allowed, &written);
+        if text.is_empty() {
+            let has_personal_text = sampled
+                .columns
+                .iter()
+                .any(|column| column.kind == ColumnKind::Text && personal.iter().any(|(name, _)| *name == column.name));
+            return Err(match has_personal_text {
+                true => "has only personal data to search, which --include-personal puts in",
+                false => "has no column that looks like text",
+            });
+        }
+        for column in &allowed {
+            match reason_to_leave_out(column) {
+                None => payload.push(column.name.clone()),
+                Some(reason) => left_out.push((column.name.clone(), reason.to_owned())),
+            }
+        }
+        let is_unreachable = |column: &&&SampledColumn| column.kind == ColumnKind::Text && written(column).is_none();
+        let unreachable = allowed.iter().filter(is_unreachable);
+        left_out.extend(unreachable.map(|column| (column.name.clone(), "templates cannot write its name".to_owned())));
+        let stored = || allowed.iter().filter(|column| payload.contains(&column.name));
+        let (floats, exact) = numbers(stored().copied(), &written);
+        let index = |column: &&SampledColumn| {
+            let kind = index(column, &floats)?;
+            // What is searched is not filtered by as well.
+            let is_searched = kind == "keyword" && text.iter().any(|text| text.name == column.name);
+            (!is_searched).then(|| (column.name.clone(), kind))
+        };
         let length: f64 = text.iter().map(|column| column.long).sum();
         let is_markdown = text.iter().any(|column| column.with_markdown >= 0.2);
         let references =
             sampled.columns.iter().filter_map(|column| Some((column.name.clone(), column.references.clone()?)));
-        Some(Self {
+        let text = text.iter().filter_map(|column| Some((written(column)?, column.length >= PARAGRAPH)));
+        Ok(Self {
             name: collection_name(&sampled.table),
             table: sampled.table.clone(),
             rows: sampled.rows,
-            text: text.iter().map(|column| (column.name.clone(), column.length >= PARAGRAPH)).collect(),
-            indexes: indexes.take(MOST_INDEXES).collect(),
+            text: text.collect(),
+            indexes: stored().filter_map(index).take(MOST_INDEXES).collect(),
             chunks: (length >= NEEDS_CHUNKS).then_some((length, is_markdown)),
             references: references.map(|(column, (table, theirs))| (column, table, theirs)).collect(),
             payload,
             left_out,
+            personal,
+            floats,
+            exact,
         })
     }
+}
+
+/// How templates write a column, if they can.
+type Written<'a> = dyn Fn(&SampledColumn) -> Option<String> + 'a;
+
+/// The columns that are searched, what a row is called first; whatever text there is, if none looks like that.
+fn texts<'a>(columns: &[&'a SampledColumn], written: &Written<'_>) -> Vec<&'a SampledColumn> {
+    let usable = columns.iter().filter(|column| column.kind == ColumnKind::Text && written(column).is_some());
+    let usable: Vec<&SampledColumn> = usable.copied().collect();
+    let mut texts: Vec<&SampledColumn> = usable.iter().filter(|column| is_searched(column)).copied().collect();
+    if texts.is_empty() {
+        texts = usable;
+    }
+    // Stable: within each half the order of the table.
+    texts.sort_by_key(|column| !is_headline(column));
+    texts
+}
+
+/// Exact numbers: those that a float keeps, and the others.
+fn numbers<'a>(
+    columns: impl Iterator<Item = &'a SampledColumn>,
+    written: &Written<'_>,
+) -> (Vec<(String, String)>, Vec<String>) {
+    let (mut floats, mut exact) = (Vec::new(), Vec::new());
+    for column in columns.filter(|column| column.kind == ColumnKind::Numeric) {
+        let is_number = !column.is_key && column.references.is_none() && column.long <= DIGITS_OF_FLOAT;
+        match written(column).filter(|_| is_number) {
+            Some(expression) => floats.push((column.name.clone(), expression)),
+            None => exact.push(column.name.clone()),
+        }
+    }
+    (floats, exact)
 }
 
 /// The table's name, with what a collection's may not have replaced.
@@ -87,53 +170,49 @@ fn collection_name(table: &TableName) -> String {
     if table.schema == "public" { name } else { format!("{}_{name}", table.schema.replace(|c| allowed(c) != c, "_")) }
 }
 
-fn has_part(column: &SampledColumn, parts: &[&str]) -> bool {
-    let name = column.name.to_lowercase();
-    parts.iter().any(|part| name.contains(part))
-}
-
 fn is_headline(column: &SampledColumn) -> bool {
-    let name = column.name.to_lowercase();
-    HEADLINES.iter().any(|headline| name == *headline || name.ends_with(&format!("_{headline}")))
+    let name = column.name.to_lowercase().replace([' ', '-'], "_");
+    HEADLINES.iter().any(|headline| {
+        name == *headline || name.ends_with(&format!("_{headline}")) || name.starts_with(&format!("{headline}_"))
+    })
 }
 
-/// Templates know columns by their names, which have to be words.
-fn is_usable(column: &SampledColumn) -> bool {
-    let mut characters = column.name.chars();
-    let begins = characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
-    begins && characters.all(|c| c.is_ascii_alphanumeric() || c == '_') && !has_part(column, &SECRETS)
+/// Codes, addresses and names of files have no spaces; what people write has. Names of groups are for filters.
+fn is_searched(column: &SampledColumn) -> bool {
+    (is_headline(column) && column.length > 0.0) || (column.with_spaces >= 0.5 && !is_group(column))
 }
 
-/// Codes, addresses and names of files have no spaces; what people write has.
-fn is_text(column: &SampledColumn) -> bool {
-    let is_prose = column.with_spaces >= 0.5 || (is_headline(column) && column.length > 0.0);
-    column.kind == ColumnKind::Text && is_usable(column) && is_prose
+/// Whether the column sorts rows into groups, such as a category.
+fn is_group(column: &SampledColumn) -> bool {
+    if PROSE.contains(&column.name.to_lowercase().as_str()) {
+        return false;
+    }
+    let is_repeated = column.distinct > 0 && column.distinct * REPEATED <= column.values;
+    is_repeated && column.distinct <= FEW_VALUES && column.long <= GROUP_NAME
 }
 
 fn reason_to_leave_out(column: &SampledColumn) -> Option<&'static str> {
-    if has_part(column, &SECRETS) {
-        return Some("its name sounds like a secret");
-    }
     match column.kind {
         ColumnKind::Opaque => Some("nothing to show"),
-        _ if column.length >= TOO_LONG_TO_STORE => Some("long: it is searched, and the table has it"),
+        ColumnKind::Text if column.length >= TOO_LONG_TO_STORE => Some("long: it is searched, and the table has it"),
+        _ if column.length >= TOO_LONG_TO_STORE => Some("long"),
         _ => None,
     }
 }
 
-fn index(column: &SampledColumn, sampled: &Sampled) -> Option<&'static str> {
+fn index(column: &SampledColumn, floats: &[(String, String)]) -> Option<&'static str> {
     // A key finds one row, which the table does better.
     if column.is_key && column.references.is_none() {
         return None;
     }
-    let groups = column.distinct > 0 && column.distinct <= FEW_VALUES && column.distinct * 2 <= sampled.sampled;
     match column.kind {
         ColumnKind::Bool => Some("bool"),
-        ColumnKind::Enum => Some("keyword"),
-        ColumnKind::Text if groups && column.length < PARAGRAPH => Some("keyword"),
+        ColumnKind::Enum | ColumnKind::Texts => Some("keyword"),
+        ColumnKind::Text if is_group(column) => Some("keyword"),
         ColumnKind::Uuid if column.references.is_some() => Some("uuid"),
-        ColumnKind::Integer => Some("integer"),
+        ColumnKind::Integer | ColumnKind::Integers => Some("integer"),
         ColumnKind::Float => Some("float"),
+        ColumnKind::Numeric if floats.iter().any(|(name, _)| *name == column.name) => Some("float"),
         ColumnKind::Datetime => Some("datetime"),
         _ => None,
     }
@@ -150,11 +229,13 @@ pub(super) mod tests {
             kind,
             is_key: name == "id",
             references: None,
+            values: 100,
             distinct: 100,
             length: 4.0,
             long: 5.0,
             with_spaces: 0.0,
             with_markdown: 0.0,
+            with_addresses: 0.0,
         }
     }
 
@@ -167,7 +248,6 @@ pub(super) mod tests {
         Sampled {
             table: TableName::new("public", "articles"),
             rows: Some(12_345),
-            has_key: true,
             sampled: 100,
             columns: vec![
                 column("id", ColumnKind::Integer),
@@ -184,29 +264,76 @@ pub(super) mod tests {
         }
     }
 
+    /// A shop's products, as people name their columns.
+    pub(crate) fn products() -> Sampled {
+        let category =
+            SampledColumn { distinct: 8, long: 16.0, with_spaces: 0.7, ..column("category", ColumnKind::Text) };
+        Sampled {
+            table: TableName::new("public", "products"),
+            columns: vec![
+                column("id", ColumnKind::Integer),
+                prose("Title Text", 30.0),
+                // Few different texts, in a shop with little choice: prose all the same.
+                SampledColumn { distinct: 20, ..prose("description", 90.0) },
+                category,
+                SampledColumn { long: 8.0, ..column("price", ColumnKind::Numeric) },
+                SampledColumn { long: 40.0, ..column("ledger", ColumnKind::Numeric) },
+                column("tags", ColumnKind::Texts),
+                prose("contact_email", 20.0),
+            ],
+            ..articles()
+        }
+    }
+
+    fn names<T>(list: &[(String, T)]) -> Vec<&str> {
+        list.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    fn kinds(proposal: &Proposal) -> Vec<(&str, &str)> {
+        proposal.indexes.iter().map(|(name, kind)| (name.as_str(), *kind)).collect()
+    }
+
     #[test]
     fn what_people_write_is_text_and_what_it_is_called_comes_first() {
-        let proposal = Proposal::of(&articles()).unwrap();
+        let proposal = Proposal::of(&articles(), false).unwrap();
         assert_eq!(proposal.text, [("title".to_owned(), false), ("body".to_owned(), true)]);
         assert_eq!(proposal.chunks, Some((4560.0, true)));
         assert_eq!(proposal.payload, ["id", "author_id", "title", "status", "slug", "published", "created_at"]);
-        let left_out: Vec<&str> = proposal.left_out.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(left_out, ["body", "password_hint", "search"]);
-        let indexes: Vec<(&str, &str)> = proposal.indexes.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
+        assert_eq!(names(&proposal.left_out), ["password_hint", "body", "search"]);
         let expected =
             [("author_id", "integer"), ("status", "keyword"), ("published", "bool"), ("created_at", "datetime")];
-        assert_eq!(indexes, expected);
+        assert_eq!(kinds(&proposal), expected);
         assert_eq!(proposal.references[0].1, TableName::new("public", "authors"));
+    }
+
+    #[test]
+    fn prose_is_searched_and_groups_tags_and_numbers_are_filtered_by() {
+        let proposal = Proposal::of(&products(), false).unwrap();
+        assert_eq!(names(&proposal.text), ["row[\"Title Text\"]", "description"]);
+        assert_eq!(kinds(&proposal), [("category", "keyword"), ("price", "float"), ("tags", "keyword")]);
+        assert_eq!(proposal.floats, [("price".to_owned(), "price".to_owned())]);
+        assert_eq!(proposal.exact, ["ledger"], "more digits than a float keeps");
+    }
+
+    #[test]
+    fn what_is_about_persons_is_copied_only_if_that_is_asked_for() {
+        let proposal = Proposal::of(&products(), false).unwrap();
+        assert_eq!(names(&proposal.personal), ["contact_email"]);
+        assert!(!proposal.payload.contains(&"contact_email".to_owned()));
+        let proposal = Proposal::of(&products(), true).unwrap();
+        assert!(proposal.personal.is_empty() && proposal.payload.contains(&"contact_email".to_owned()));
+        assert_eq!(names(&Proposal::of(&articles(), true).unwrap().left_out)[0], "password_hint", "a secret never is");
     }
 
     #[test]
     fn a_table_without_prose_is_searched_by_whatever_text_it_has() {
         let mut parts = articles();
         parts.columns = vec![column("id", ColumnKind::Integer), column("sku", ColumnKind::Text)];
-        assert_eq!(Proposal::of(&parts).unwrap().text, [("sku".to_owned(), false)]);
+        assert_eq!(Proposal::of(&parts, false).unwrap().text, [("sku".to_owned(), false)]);
+        parts.columns[1].name = "email".to_owned();
+        assert!(Proposal::of(&parts, false).unwrap_err().contains("--include-personal"));
         parts.columns.pop();
-        assert_eq!(Proposal::of(&parts), None);
-        assert_eq!(Proposal::of(&Sampled { has_key: false, ..articles() }), None);
+        assert!(Proposal::of(&parts, false).unwrap_err().contains("no column that looks like text"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 use walvec_model::TableName;
 
+use super::LeftOut;
 use super::propose::Proposal;
 
 /// The model that is written into the file: that of the defaults.
@@ -13,7 +14,7 @@ pub(super) const MODEL: &str = "BAAI/bge-small-en-v1.5";
 const HEAD: &str = "\
 # Written by `walvec init`, which has looked at the tables' columns and their first rows. Everything below is a proposal.
 # Read it, then: walvec model pull BAAI/bge-small-en-v1.5; walvec check; walvec run
-# walvec.example.yaml explains every key, `walvec schema` gives editors completion and checks.
+# `walvec schema` prints what every key means, for editors too, which complete and check by it.
 
 source:
   # postgres://user:password@host:5432/database. Set it in the environment, so that no password is in this file.
@@ -33,13 +34,20 @@ sink:
 ";
 
 /// The text of the file.
-pub(super) fn file(proposals: &[Proposal]) -> String {
+pub(super) fn file(proposals: &[Proposal], left_out: &[LeftOut]) -> String {
     let collections: Vec<String> = proposals.iter().map(collection).collect();
-    format!("{HEAD}{}{TAIL}", collections.join("\n"))
+    let tables: String = left_out.iter().map(|LeftOut(what)| format!("  # Left out: {}.\n", one_line(what))).collect();
+    let between = if tables.is_empty() { "" } else { "\n" };
+    format!("{HEAD}{}{between}{tables}{TAIL}", collections.join("\n"))
+}
+
+/// A comment ends with its line.
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
 }
 
 fn collection(proposal: &Proposal) -> String {
-    let Proposal { table, rows, name, text, payload, left_out, indexes, chunks, references } = proposal;
+    let Proposal { table, rows, name, text, payload, indexes, chunks, references, .. } = proposal;
     let mut out = String::new();
     let about = rows.map_or_else(String::new, |rows| format!("    # About {rows} rows.\n"));
     let _ = write!(out, "  - name: {name}\n{about}    table: {}\n", quoted(&sql(table)));
@@ -67,13 +75,58 @@ fn collection(proposal: &Proposal) -> String {
         );
     }
     out.push_str("    # What is stored with each point, to show and to filter by.\n");
-    for (column, reason) in left_out {
-        let _ = writeln!(out, "    # Left out: {}, {reason}.", column.replace('\n', " "));
-    }
+    out.push_str(&left_out(proposal));
     let _ = writeln!(out, "    payload: {}", list(payload));
+    out.push_str(&numbers(proposal));
     if !indexes.is_empty() {
         let entries: Vec<String> = indexes.iter().map(|(name, kind)| format!("{}: {kind}", json!(name))).collect();
         let _ = writeln!(out, "    # Fields that filters are fast on.\n    index: {{ {} }}", entries.join(", "));
+    }
+    out
+}
+
+/// Says which columns are left out, and why.
+fn left_out(proposal: &Proposal) -> String {
+    let mut out = String::new();
+    if !proposal.personal.is_empty() {
+        let columns = proposal.personal.iter().map(|(column, what)| format!("{} ({what})", one_line(column)));
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(
+            out,
+            "    # Left out, because it is about persons: {columns}.\n    \
+             # Add it to payload and text if searches may show it, or: walvec init --include-personal"
+        );
+    }
+    for (column, reason) in &proposal.left_out {
+        let _ = writeln!(out, "    # Left out: {}, {reason}.", one_line(column));
+    }
+    out
+}
+
+/// How exact numbers are stored: a payload of JSON has no place for all of their digits.
+fn numbers(proposal: &Proposal) -> String {
+    let mut out = String::new();
+    if !proposal.floats.is_empty() {
+        let names: Vec<String> = proposal.floats.iter().map(|(name, _)| one_line(name)).collect();
+        let fields = proposal
+            .floats
+            .iter()
+            .map(|(name, expression)| format!("{}: {}", json!(name), quoted(&format!("{{{{ {expression}|float }}}}"))));
+        let _ = writeln!(
+            out,
+            "    # numeric is stored as text, exact to the last digit, and filters compare text as text. As floats these are numbers\n    \
+             # that filters compare: {}.\n    computed: {{ {} }}",
+            names.join(", "),
+            fields.collect::<Vec<_>>().join(", ")
+        );
+    }
+    if !proposal.exact.is_empty() {
+        let names: Vec<String> = proposal.exact.iter().map(|name| one_line(name)).collect();
+        let _ = writeln!(
+            out,
+            "    # Stored as text, exact to the last digit, so that filters compare it as text: {}.",
+            names.join(", ")
+        );
     }
     out
 }
@@ -113,7 +166,7 @@ fn list(names: &[String]) -> String {
 mod tests {
     use walvec_capture::sample::ColumnKind;
 
-    use super::super::propose::tests::{articles, column};
+    use super::super::propose::tests::{articles, column, products};
     use super::*;
     use crate::config::{Config, Environment, Overrides};
 
@@ -124,7 +177,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_a_valid_configuration_that_says_what_was_proposed() {
-        let config = read(&file(&[Proposal::of(&articles()).unwrap()]));
+        let config = read(&file(&[Proposal::of(&articles(), false).unwrap()], &[]));
         let collection = &config.collections[0];
         assert_eq!(collection.text, "{{ title }}\n\n{{ body }}");
         assert!(collection.chunk.as_ref().is_some_and(|chunk| chunk.markdown));
@@ -137,15 +190,29 @@ mod tests {
         let mut strange = articles();
         strange.table = TableName::new("My Shop", "a \"b\"");
         strange.columns.push(column("x: ${HOME} \"y\"", ColumnKind::Bool));
-        let text = file(&[Proposal::of(&strange).unwrap()]);
+        let text = file(&[Proposal::of(&strange, false).unwrap()], &[]);
         let config = read(&text);
         assert_eq!(config.collections[0].table, strange.table);
         assert!(config.collections[0].payload.as_ref().unwrap().contains(&"x: ${HOME} \"y\"".to_owned()), "{text}");
     }
 
     #[test]
+    fn columns_and_tables_that_are_left_out_are_named_with_the_reason() {
+        let view = LeftOut("public.best is a view".to_owned());
+        let text = file(&[Proposal::of(&products(), false).unwrap()], &[view]);
+        let config = read(&text);
+        assert!(text.contains("  # Left out: public.best is a view.\n"), "{text}");
+        assert!(text.contains("about persons: contact_email (an e-mail address).\n"), "{text}");
+        assert!(text.contains("walvec init --include-personal") && text.contains("as text: ledger."), "{text}");
+        let collection = &config.collections[0];
+        assert_eq!(collection.text, "{{ row[\"Title Text\"] }}. {{ description }}");
+        assert_eq!(collection.computed["price"], "{{ price|float }}");
+        assert!(!collection.payload.as_ref().unwrap().contains(&"contact_email".to_owned()));
+    }
+
+    #[test]
     fn what_is_commented_out_is_valid_too() {
-        let text = file(&[Proposal::of(&articles()).unwrap()]).replace("    # hybrid:", "    hybrid:");
+        let text = file(&[Proposal::of(&articles(), false).unwrap()], &[]).replace("    # hybrid:", "    hybrid:");
         assert!(read(&text.replace("    # lookup:", "    lookup:")).collections[0].hybrid.is_some());
     }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use walvec_embed::Embedder;
 use walvec_pipeline::PipelineError;
 use walvec_transform::Chunker;
-use walvec_verify::{Chunks, CollectionSpec, Fractions, Job, Keywords, Mended, Points, Report, Sample};
+use walvec_verify::{Chunks, CollectionSpec, Fractions, Job, Keywords, Mended, Points, Report, Sample, VerifyError};
 
 use self::outside::{Followed, Stored};
 use self::show::Progress;
@@ -24,6 +24,7 @@ use self::through_broker::Workers;
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
+use crate::collection::{E_FINGERPRINT, Opened};
 use crate::config::{ChunkSettings, CollectionConfig, Config, Stage};
 
 /// Compare every point with its row, while everything runs; with --repair, mend what differs.
@@ -190,12 +191,25 @@ impl Work<'_> {
             seed,
             watch: &|stage| progress.show(&stage),
         };
-        let (report, mut findings) = walvec_verify::compare(&job).await?;
+        let (report, mut findings) = match walvec_verify::compare(&job).await {
+            Err(error @ VerifyError::Fingerprint { .. }) => return Err(self.explained(error).await),
+            compared => compared?,
+        };
         let mended = match args.repair && findings.count() > 0 {
             true => Some(walvec_verify::repair(&job, &mut findings).await?),
             false => None,
         };
         Ok(Outcome { report, mended })
+    }
+
+    /// Says what changed, where the collection remembers what it was made with.
+    async fn explained(&self, error: VerifyError) -> Failure {
+        let Self { config, collection, embedder, .. } = *self;
+        let fingerprint = app::fingerprint(embedder.as_ref(), collection);
+        match Opened::inspect(config, collection, embedder.info().dimension, &fingerprint).await {
+            Err(failure) if failure.code() == E_FINGERPRINT => failure,
+            Ok(_) | Err(_) => error.into(),
+        }
     }
 }
 

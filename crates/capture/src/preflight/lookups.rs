@@ -1,17 +1,23 @@
 //! What would stop lookups, or make them slow, found before the pipeline starts.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use walvec_model::TableName;
 
+use super::rights::Rights;
+use super::{Finding, Owned, Remedy, Statement};
 use crate::CaptureError;
 use crate::catalog::{TableFacts, facts_by_name};
 use crate::config::{LookupSpec, SourceConfig};
 use crate::connect::{Session, describe, statement_error};
-use crate::preflight::Finding;
 use crate::sql::{quote_columns, quote_ident, quote_table};
 
 /// Checks every lookup of tables that exist.
-pub(crate) async fn findings(session: &Session, config: &SourceConfig) -> Result<Vec<Finding>, CaptureError> {
+pub(super) async fn findings(
+    session: &Session,
+    config: &SourceConfig,
+    rights: &Rights<'_>,
+) -> Result<Vec<Finding>, CaptureError> {
     let mut findings = Vec::new();
     if !config.lookups.is_empty() {
         findings.extend(own_standby(session).await?);
@@ -25,8 +31,8 @@ pub(crate) async fn findings(session: &Session, config: &SourceConfig) -> Result
             findings.extend(wrong);
             continue;
         }
-        findings.extend(identity(spec, &theirs));
-        findings.extend(identity_of_partitions(session, spec, &theirs).await?);
+        findings.extend(identity(spec, &theirs, rights));
+        findings.extend(identity_of_partitions(session, spec, &theirs, rights).await?);
         findings.extend(comparison(session, spec).await?);
         let (our, their): (Vec<_>, Vec<_>) = spec.lookup.on.iter().map(|(their, our)| (our, their)).unzip();
         let searches = [
@@ -74,7 +80,7 @@ fn published(facts: &TableFacts) -> impl Iterator<Item = &str> {
 }
 
 /// A row that is deleted, or moves to another main row, must tell where it belonged.
-fn identity(spec: &LookupSpec, theirs: &TableFacts) -> Option<Finding> {
+fn identity(spec: &LookupSpec, theirs: &TableFacts, rights: &Rights<'_>) -> Option<Finding> {
     let sent = theirs.identity_columns()?;
     let missing: Vec<&str> = spec
         .lookup
@@ -94,9 +100,14 @@ fn identity(spec: &LookupSpec, theirs: &TableFacts) -> Option<Finding> {
                 spec.lookup.name,
                 spec.main
             ),
-            format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote_table(&theirs.name)),
+            Remedy::Statements(vec![full_identity(&theirs.name, theirs, rights)]),
         )
     })
+}
+
+fn full_identity(table: &TableName, theirs: &TableFacts, rights: &Rights<'_>) -> Statement {
+    let by = rights.actor(&theirs.owner, Owned::Table(theirs.name.clone()));
+    Statement { by, sql: format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote_table(table)) }
 }
 
 /// The server logs the old values of a partition's row as that partition's own replica identity says, and `ALTER TABLE` of the
@@ -105,6 +116,7 @@ async fn identity_of_partitions(
     session: &Client,
     spec: &LookupSpec,
     theirs: &TableFacts,
+    rights: &Rights<'_>,
 ) -> Result<Option<Finding>, CaptureError> {
     let in_key = |column: &String| theirs.primary_key.as_ref().is_some_and(|key| key.contains(column));
     if theirs.kind != "p" || spec.lookup.on.iter().all(|(column, _)| in_key(column)) {
@@ -119,8 +131,7 @@ async fn identity_of_partitions(
     let rows = session.query(query, &[&theirs.oid]).await.map_err(failed)?;
     let leaves = rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)));
     let leaves: Vec<TableName> = leaves.collect();
-    let remedy = leaves.iter().map(|leaf| format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote_table(leaf)));
-    let remedy = remedy.collect::<Vec<_>>().join(" ");
+    let remedy = Remedy::Statements(leaves.iter().map(|leaf| full_identity(leaf, theirs, rights)).collect());
     Ok(leaves.first().map(|leaf| {
         let what = format!(
             "{} of the partitions of {} do not send old values, {leaf} for one, by which the lookup \"{}\" of {} finds the rows \
@@ -166,6 +177,8 @@ async fn comparison(session: &Client, spec: &LookupSpec) -> Result<Option<Findin
     );
     match session.prepare(&query).await {
         Ok(_) => Ok(None),
+        // That the role may not use a schema is a finding of its own.
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
         Err(error) if error.code().is_some_and(|state| state.code().starts_with("42")) => Ok(Some(Finding::error(
             "E_CONFIG",
             format!(

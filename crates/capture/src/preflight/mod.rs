@@ -1,0 +1,122 @@
+//! Everything that would stop the pipeline, found before it starts.
+//!
+//! - [`server`]: settings, version, slot
+//! - [`tables`]: keys, kinds, columns, partitions
+//! - [`rights`]: what the role lacks, and who may give it
+//! - [`lookups`]: what would stop lookups, or make them slow
+//! - [`remedy`]: statements that put it right, in the order in which they succeed
+
+mod lookups;
+mod remedy;
+mod rights;
+mod server;
+mod tables;
+
+pub use remedy::{Actor, Owned, Part, Remedy, Script, Statement};
+use rights::Rights;
+
+use crate::CaptureError;
+use crate::catalog::{ServerFacts, TableFacts, facts_by_name};
+use crate::config::SourceConfig;
+use crate::connect::Session;
+use crate::publication::{self, PublicationState};
+use crate::slot::{self, SlotState};
+
+/// Something that preflight found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether it stops the pipeline.
+    pub severity: Severity,
+    /// The code that the pipeline's error would have.
+    pub code: &'static str,
+    /// What was found, and what it endangers.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: Remedy,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The pipeline runs, at a risk that the message names.
+    Warning,
+    /// The pipeline cannot run.
+    Error,
+}
+
+impl Finding {
+    pub(crate) fn error(code: &'static str, message: impl Into<String>, remedy: impl Into<Remedy>) -> Self {
+        Self { severity: Severity::Error, code, message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn warning(code: &'static str, message: impl Into<String>, remedy: impl Into<Remedy>) -> Self {
+        Self { severity: Severity::Warning, code, message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn of(error: &CaptureError) -> Self {
+        Self::error(error.code(), error.to_string(), error.remedy().unwrap_or_default())
+    }
+}
+
+/// The statements that put the errors among `findings` right; `None` if no statement helps.
+pub(crate) fn script(findings: &[Finding], server: &ServerFacts) -> Option<Script> {
+    Script::of(findings, &server.database, server.service)
+}
+
+/// Checks server, slot, publication and tables. An `Err` means that the check itself could not be made.
+pub(crate) async fn findings(
+    session: &Session,
+    config: &SourceConfig,
+    server: &ServerFacts,
+) -> Result<Vec<Finding>, CaptureError> {
+    let rights = Rights::of(session, server).await?;
+    let slot = slot::state(session, &config.slot).await;
+    let mut findings = server::findings(session, &rights, matches!(slot, Ok(SlotState::Missing))).await?;
+    findings.extend(server::slot(&config.slot, slot));
+    let mut tables = Vec::new();
+    let mut can_be_published = true;
+    for spec in &config.published() {
+        let Some(facts) = facts_by_name(session, &spec.name).await? else {
+            can_be_published = false;
+            findings.push(tables::missing(&spec.name));
+            continue;
+        };
+        can_be_published &= tables::unfit(&facts).is_none();
+        findings.extend(tables::findings(spec, &facts, &rights));
+        findings.extend(tables::partitions(session, &facts, &rights).await?);
+        tables.push(facts);
+    }
+    if can_be_published {
+        findings.extend(lookups::findings(session, config, &rights).await?);
+        findings.extend(publication_finding(session, config, &rights, &tables).await?);
+    }
+    Ok(findings)
+}
+
+async fn publication_finding(
+    session: &Session,
+    config: &SourceConfig,
+    rights: &Rights<'_>,
+    tables: &[TableFacts],
+) -> Result<Option<Finding>, CaptureError> {
+    let can = rights.server.capabilities;
+    match publication::state(session, config, can).await? {
+        PublicationState::Matches { .. } => Ok(None),
+        PublicationState::Differs { difference, sql } => {
+            let publication = config.publication.clone();
+            let statement = rights.altering(session, &publication, tables, sql.clone()).await?;
+            let error = CaptureError::Publication { publication, difference, sql };
+            Ok(Some(Finding { remedy: Remedy::Statements(vec![statement]), ..Finding::of(&error) }))
+        }
+        PublicationState::Missing => {
+            let sql = publication::create_sql(session, config, can).await?;
+            let finding = rights.creating(session, &config.publication, tables, sql).await?;
+            // As soon as a table without a key is published, PostgreSQL refuses its updates and deletes.
+            let has_keys = tables.iter().all(|facts| facts.key().is_ok());
+            Ok(finding.map(|finding| match has_keys {
+                true => finding,
+                false => Finding { remedy: "first give each table a key, then `walvec check` again".into(), ..finding },
+            }))
+        }
+    }
+}

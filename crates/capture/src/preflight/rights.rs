@@ -1,0 +1,192 @@
+//! Who may give the role what it lacks.
+
+use walvec_model::TableName;
+
+use super::remedy::{Actor, Owned, Remedy, Statement};
+use super::{Finding, Severity};
+use crate::CaptureError;
+use crate::catalog::{Owner, ServerFacts, TableFacts};
+use crate::connect::{Session, statement_error};
+use crate::sql::{quote_ident, quote_table};
+
+/// Stands for the owner of the database, since PostgreSQL 14.
+const DATABASE_OWNER: &str = "pg_database_owner";
+
+/// The role that walvec connects as, and who owns what it needs.
+pub(super) struct Rights<'a> {
+    pub(super) server: &'a ServerFacts,
+    database_owner: Owner,
+    /// Whether the role may create in the database.
+    may_create: bool,
+    /// Whether the role may replicate.
+    pub(super) may_replicate: bool,
+}
+
+/// Amazon RDS lets members of a role replicate that do not have the attribute.
+const QUERY: &str = "
+    SELECT o.rolname::text, o.rolsuper, has_database_privilege(d.oid, 'CREATE'),
+           me.rolreplication OR me.rolsuper OR EXISTS (
+               SELECT FROM pg_roles r WHERE r.rolname = 'rds_replication' AND pg_has_role(r.oid, 'MEMBER'))
+    FROM pg_database d
+    JOIN pg_roles o ON o.oid = d.datdba
+    JOIN pg_roles me ON me.rolname = current_user
+    WHERE d.datname = current_database()";
+
+impl<'a> Rights<'a> {
+    pub(super) async fn of(session: &Session, server: &'a ServerFacts) -> Result<Self, CaptureError> {
+        let row = session.query_one(QUERY, &[]).await.map_err(|error| statement_error("checking rights", &error))?;
+        Ok(Self { server, database_owner: Owner::at(&row, 0), may_create: row.get(2), may_replicate: row.get(3) })
+    }
+
+    /// The role, quoted.
+    pub(super) fn role(&self) -> String {
+        quote_ident(&self.server.role)
+    }
+
+    /// Who may run what takes the owner of something.
+    pub(super) fn actor(&self, owner: &Owner, of: Owned) -> Actor {
+        if owner.name == DATABASE_OWNER && of != Owned::Database {
+            return self.actor(&self.database_owner, of);
+        }
+        if owner.is_superuser {
+            return Actor::Administrator;
+        }
+        Actor::Owner { role: owner.name.clone(), of }
+    }
+
+    /// A setting that takes a restart.
+    pub(super) fn setting(&self, name: &str, value: impl std::fmt::Display) -> Statement {
+        let sql = match self.server.service {
+            Some(service) if name == "wal_level" => format!("-- {}", service.logical_wal()),
+            Some(service) => format!("-- set {name} = {value} {}", service.settings()),
+            None => format!(
+                "ALTER SYSTEM SET {name} = {value}; -- then restart PostgreSQL; a managed service has this in its own settings"
+            ),
+        };
+        Statement { by: Actor::Administrator, sql }
+    }
+
+    pub(super) fn replication(&self) -> Option<Finding> {
+        (!self.may_replicate).then(|| {
+            let role = self.role();
+            let sql = match self.server.service {
+                Some(service) => service.replication(&role, self.server.version_num),
+                None => format!("ALTER ROLE {role} REPLICATION;"),
+            };
+            missing(
+                format!("role {role} may not replicate, so no changes can be read"),
+                vec![Statement { by: Actor::Administrator, sql }],
+            )
+        })
+    }
+
+    /// What keeps the role from copying a table.
+    pub(super) fn reading(&self, facts: &TableFacts) -> Vec<Finding> {
+        let (table, role) = (&facts.name, self.role());
+        let mut findings = Vec::new();
+        if !facts.can_select {
+            let mut statements = Vec::new();
+            if !facts.can_use_schema {
+                let by = self.actor(&facts.schema_owner, Owned::Schema(table.schema.clone()));
+                let sql = format!("GRANT USAGE ON SCHEMA {} TO {role};", quote_ident(&table.schema));
+                statements.push(Statement { by, sql });
+            }
+            let by = self.actor(&facts.owner, Owned::Table(table.clone()));
+            statements.push(Statement { by, sql: format!("GRANT SELECT ON {} TO {role};", quote_table(table)) });
+            findings.push(missing(format!("role {role} may not read {table}, so it cannot be copied"), statements));
+        }
+        if facts.row_security {
+            let sql = format!("ALTER ROLE {role} BYPASSRLS;");
+            let statements = vec![Statement { by: Actor::Administrator, sql }];
+            findings.push(missing(format!("row-level security hides rows of {table} from role {role}"), statements));
+        }
+        findings
+    }
+
+    /// What keeps the role from creating the publication by `sql`, for tables with these owners.
+    pub(super) async fn creating(
+        &self,
+        session: &Session,
+        publication: &str,
+        tables: &[TableFacts],
+        sql: String,
+    ) -> Result<Option<Finding>, CaptureError> {
+        let mut owners: Vec<(&Owner, &TableName)> = Vec::new();
+        for facts in tables {
+            if !owners.iter().any(|(owner, _)| **owner == facts.owner) {
+                owners.push((&facts.owner, &facts.name));
+            }
+        }
+        let mut is_owner = true;
+        for (owner, _) in &owners {
+            is_owner &= self.has_rights_of(session, &owner.name).await?;
+        }
+        let statements = match owners.as_slice() {
+            _ if is_owner && self.may_create => return Ok(None),
+            _ if is_owner => vec![self.grant_create(&self.server.role)],
+            [(owner, table)] if !owner.is_superuser => {
+                let grant = match may_create(session, &owner.name).await? {
+                    true => None,
+                    false => Some(self.grant_create(&owner.name)),
+                };
+                let by = self.actor(owner, Owned::Table((*table).clone()));
+                grant.into_iter().chain([Statement { by, sql }]).collect()
+            }
+            // A publication has one owner, who owns all of its tables, unless that is a superuser.
+            owners => {
+                let roles: Vec<String> = owners.iter().map(|(owner, _)| quote_ident(&owner.name)).collect();
+                let join = self.server.service.map(|_| format!("GRANT {} TO CURRENT_USER;", roles.join(", ")));
+                let statement = |sql| Statement { by: Actor::Administrator, sql };
+                join.into_iter().chain([sql]).map(statement).collect()
+            }
+        };
+        let message = format!("publication \"{publication}\" is missing, and role {} may not create it", self.role());
+        Ok(Some(missing(message, statements)))
+    }
+
+    /// Who alters the publication by `sql`: its owner, if the tables belong to that role too.
+    pub(super) async fn altering(
+        &self,
+        session: &Session,
+        publication: &str,
+        tables: &[TableFacts],
+        sql: String,
+    ) -> Result<Statement, CaptureError> {
+        let owners: Vec<&str> = tables.iter().map(|facts| facts.owner.name.as_str()).collect();
+        let query = "
+            SELECT o.rolname::text, o.rolsuper,
+                   NOT EXISTS (SELECT FROM unnest($2::text[]) AS t (owner)
+                               WHERE NOT pg_has_role(p.pubowner, t.owner::name, 'USAGE'))
+            FROM pg_publication p JOIN pg_roles o ON o.oid = p.pubowner WHERE p.pubname = $1";
+        let row = session.query_one(query, &[&publication, &owners]).await;
+        let row = row.map_err(|error| statement_error("checking rights", &error))?;
+        let by = match row.get(2) {
+            true => self.actor(&Owner::at(&row, 0), Owned::Publication(publication.to_owned())),
+            false => Actor::Administrator,
+        };
+        Ok(Statement { by, sql })
+    }
+
+    fn grant_create(&self, role: &str) -> Statement {
+        let database = quote_ident(&self.server.database);
+        Statement {
+            by: self.actor(&self.database_owner, Owned::Database),
+            sql: format!("GRANT CREATE ON DATABASE {database} TO {};", quote_ident(role)),
+        }
+    }
+
+    async fn has_rights_of(&self, session: &Session, role: &str) -> Result<bool, CaptureError> {
+        let row = session.query_one("SELECT pg_has_role($1::text::name, 'USAGE')", &[&role]).await;
+        Ok(row.map_err(|error| statement_error("checking rights", &error))?.get(0))
+    }
+}
+
+async fn may_create(session: &Session, role: &str) -> Result<bool, CaptureError> {
+    let query = "SELECT has_database_privilege($1::text::name, current_database(), 'CREATE')";
+    let row = session.query_one(query, &[&role]).await;
+    Ok(row.map_err(|error| statement_error("checking rights", &error))?.get(0))
+}
+
+fn missing(message: String, statements: Vec<Statement>) -> Finding {
+    Finding { severity: Severity::Error, code: "E_RIGHTS", message, remedy: Remedy::Statements(statements) }
+}

@@ -1,0 +1,158 @@
+//! What the server's settings, its version and the slot allow.
+
+use super::Finding;
+use super::remedy::{Actor, Remedy, Statement};
+use super::rights::Rights;
+use crate::CaptureError;
+use crate::connect::{Session, statement_error};
+use crate::slot::{SlotState, WalStatus};
+use crate::sql::quote_literal;
+
+/// How much room a limit that is used up gets: walvec's own slot, those of a reindex and of a backfill, and one to spare.
+const MORE: i64 = 4;
+
+/// Every role may count the slots and the senders, whatever else of them it may see.
+const SERVER: &str = "
+    SELECT current_setting('wal_level'),
+           current_setting('max_replication_slots')::bigint, (SELECT count(*) FROM pg_replication_slots),
+           ARRAY(SELECT slot_name::text FROM pg_replication_slots WHERE NOT active ORDER BY 1),
+           current_setting('max_wal_senders')::bigint, (SELECT count(*) FROM pg_stat_get_wal_senders()),
+           current_setting('server_encoding'),
+           current_setting('max_slot_wal_keep_size')";
+
+pub(super) async fn findings(
+    session: &Session,
+    rights: &Rights<'_>,
+    needs_slot: bool,
+) -> Result<Vec<Finding>, CaptureError> {
+    let row = session.query_one(SERVER, &[]).await;
+    let row = row.map_err(|error| statement_error("checking the server's settings", &error))?;
+    let mut findings = Vec::new();
+    let wal_level: String = row.get(0);
+    if wal_level != "logical" {
+        let remedy = Remedy::Statements(vec![rights.setting("wal_level", "logical")]);
+        findings.push(Finding { remedy, ..Finding::of(&CaptureError::WalLevel { found: wal_level }) });
+    }
+    if rights.server.in_recovery {
+        findings.push(Finding::error(
+            "E_CONFIG",
+            "the server is a standby; publications and snapshots need the primary",
+            "connect to the primary",
+        ));
+    }
+    findings.extend(rights.replication());
+    if needs_slot && row.get::<_, i64>(1) <= row.get(2) {
+        findings.push(no_free_slot(rights, row.get(1), row.get(3)));
+    }
+    if row.get::<_, i64>(4) <= row.get(5) {
+        let limit: i64 = row.get(4);
+        findings.push(Finding::error(
+            "E_CONFIG",
+            format!("all {limit} replication connections are taken (max_wal_senders)"),
+            Remedy::Statements(vec![rights.setting("max_wal_senders", limit + MORE)]),
+        ));
+    }
+    findings.extend(encoding(row.get(6)));
+    if row.get::<_, String>(7) == "-1" {
+        findings.push(unlimited_wal(rights));
+    }
+    findings.extend(old_minor(rights.server.version_num));
+    Ok(findings)
+}
+
+/// Dropping a slot loses what its reader has not read: that is for people to decide, so that it stays a comment.
+fn no_free_slot(rights: &Rights<'_>, limit: i64, idle: Vec<String>) -> Finding {
+    let drop = |slot: &String| Statement {
+        by: Actor::Administrator,
+        sql: format!(
+            "-- SELECT pg_drop_replication_slot({}); -- frees a slot at once, if its reader never comes back",
+            quote_literal(slot)
+        ),
+    };
+    let statements = idle.iter().map(drop).chain([rights.setting("max_replication_slots", limit + MORE)]);
+    Finding::error(
+        "E_CONFIG",
+        format!("all {limit} replication slots are taken (max_replication_slots)"),
+        Remedy::Statements(statements.collect()),
+    )
+}
+
+fn unlimited_wal(rights: &Rights<'_>) -> Finding {
+    let remedy = match rights.server.service {
+        Some(service) => format!("set max_slot_wal_keep_size, to 10GB for example, {}", service.settings()),
+        None => "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf();".to_owned(),
+    };
+    Finding::warning(
+        "E_WAL_UNLIMITED",
+        "max_slot_wal_keep_size is not limited: while walvec does not run, WAL can fill the server's disk",
+        remedy,
+    )
+}
+
+fn encoding(encoding: &str) -> Option<Finding> {
+    (encoding == "SQL_ASCII").then(|| {
+        Finding::warning(
+            "E_ENCODING",
+            "the database has no encoding (SQL_ASCII): a value that is not UTF-8 will stop the pipeline",
+            "move the data to a database with ENCODING 'UTF8'",
+        )
+    })
+}
+
+/// Releases before the round of May 2025 can lose changes that run beside ALTER PUBLICATION or ALTER TYPE; see the release
+/// notes of 17.5, 16.9, 15.13, 14.18 and 13.21.
+fn old_minor(version: u32) -> Option<Finding> {
+    let fixed = match version / 10_000 {
+        13 => 130_021,
+        14 => 140_018,
+        15 => 150_013,
+        16 => 160_009,
+        17 => 170_005,
+        _ => return None,
+    };
+    (version < fixed).then(|| {
+        Finding::warning(
+            "E_CONFIG",
+            format!(
+                "PostgreSQL {}.{} can lose changes that are made while the publication is altered",
+                version / 10_000,
+                version % 10_000
+            ),
+            format!("update PostgreSQL to {}.{} or later", fixed / 10_000, fixed % 10_000),
+        )
+    })
+}
+
+/// What the slot's state means for a start.
+pub(super) fn slot(name: &str, state: Result<SlotState, CaptureError>) -> Option<Finding> {
+    match state {
+        Err(error) => Some(Finding::of(&error)),
+        Ok(SlotState::Missing) => None,
+        Ok(SlotState::Lost { reason }) => Some(Finding::of(&CaptureError::SlotLost { slot: name.to_owned(), reason })),
+        Ok(SlotState::Ready { active_pid: Some(pid), .. }) => Some(Finding::error(
+            "E_SLOT_BUSY",
+            format!("replication slot \"{name}\" is being read by server process {pid}"),
+            format!("stop the other walvec, or: SELECT pg_terminate_backend({pid});"),
+        )),
+        Ok(SlotState::Ready { wal_status: WalStatus::Unreserved, .. }) => Some(Finding::warning(
+            "E_SLOT_AT_RISK",
+            format!("replication slot \"{name}\" is about to be lost: it is beyond max_slot_wal_keep_size"),
+            "run walvec now, or: ALTER SYSTEM SET max_slot_wal_keep_size = ...; SELECT pg_reload_conf();",
+        )),
+        Ok(SlotState::Ready { wal_status: WalStatus::Reserved | WalStatus::Extended, .. }) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_that_can_lose_changes_are_named() {
+        assert!(old_minor(170_004).is_some_and(|finding| finding.message.contains("17.4")));
+        assert!(old_minor(150_012).is_some());
+        for fine in [130_023, 150_018, 170_005, 180_000, 190_000] {
+            assert_eq!(old_minor(fine), None, "{fine}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Whether the tables can be copied and followed.
+
+use walvec_model::TableName;
+
+use super::Finding;
+use super::rights::Rights;
+use crate::CaptureError;
+use crate::catalog::{KeySource, TableFacts, leaves};
+use crate::config::TableSpec;
+use crate::connect::Session;
+use crate::sql::{quote_columns, quote_table};
+
+pub(super) fn missing(name: &TableName) -> Finding {
+    Finding::of(&CaptureError::Table { table: name.clone(), reason: "does not exist".to_owned() })
+}
+
+pub(super) fn findings(spec: &TableSpec, facts: &TableFacts, rights: &Rights<'_>) -> Vec<Finding> {
+    let table = &facts.name;
+    let mut findings = Vec::new();
+    if let Some(reason) = unfit(facts) {
+        findings.push(Finding::of(&CaptureError::Table { table: table.clone(), reason }));
+        return findings;
+    }
+    if let Err(error) = facts.key() {
+        findings.push(Finding::of(&error));
+    }
+    findings.extend(rights.reading(facts));
+    if facts.has_children {
+        findings.push(Finding::warning(
+            "E_TABLE",
+            format!("tables inherit from {table}; their rows are not part of it"),
+            "name the inheriting tables too",
+        ));
+    }
+    findings.extend(columns(spec, facts, rights));
+    findings
+}
+
+/// Why changes of this relation cannot be read.
+pub(super) fn unfit(facts: &TableFacts) -> Option<String> {
+    if let Some(root) = &facts.partition_of {
+        return Some(format!("is a partition; name its root {root} instead"));
+    }
+    match (facts.kind.as_str(), facts.persistence.as_str()) {
+        ("r" | "p", "p") => None,
+        ("r" | "p", "u") => {
+            Some("is unlogged, so its changes are not in the WAL; ALTER TABLE ... SET LOGGED".to_owned())
+        }
+        ("r" | "p", _) => Some("is temporary".to_owned()),
+        ("v" | "m", _) => Some("is a view; name the tables under it".to_owned()),
+        ("f", _) => Some("is a foreign table; read it where it lives".to_owned()),
+        _ => Some("is not a table".to_owned()),
+    }
+}
+
+fn columns(spec: &TableSpec, facts: &TableFacts, rights: &Rights<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let can = rights.server.capabilities;
+    if spec.filter.is_some() && !can.row_filters {
+        findings.push(Finding::of(&crate::capabilities_error(&spec.name)));
+    }
+    let Some(columns) = &spec.columns else { return findings };
+    for name in columns.iter().filter(|name| !facts.columns.iter().any(|facts| facts.column.name == **name)) {
+        findings.push(Finding::error(
+            "E_TABLE",
+            format!("table {} has no column \"{name}\"", facts.name),
+            "correct the column's name",
+        ));
+    }
+    let key = facts.key().map(|key: KeySource| key.columns().to_vec()).unwrap_or_default();
+    if let Some(missing) = key.iter().find(|name| !columns.contains(name)) {
+        findings.push(Finding::error(
+            "E_NO_KEY",
+            format!("the key column \"{missing}\" of {} is not among the published columns", facts.name),
+            format!("publish at least {}", quote_columns(key.iter().map(String::as_str))),
+        ));
+    }
+    findings
+}
+
+pub(super) async fn partitions(
+    session: &Session,
+    facts: &TableFacts,
+    rights: &Rights<'_>,
+) -> Result<Option<Finding>, CaptureError> {
+    if facts.kind != "p" {
+        return Ok(None);
+    }
+    let hidden: Vec<_> = leaves(session, facts.oid).await?.into_iter().filter(|leaf| !leaf.can_select).collect();
+    Ok(hidden.first().map(|leaf| {
+        Finding::warning(
+            "E_RIGHTS",
+            format!(
+                "partition {} of {} cannot be read directly: the copy falls back to one connection",
+                leaf.name, facts.name
+            ),
+            format!("GRANT SELECT ON {} TO {};", quote_table(&leaf.name), rights.role()),
+        )
+    }))
+}

@@ -1,0 +1,159 @@
+//! What can be checked without PostgreSQL.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::net::TcpListener;
+use walvec_broker::kafka::topics::Topics;
+use walvec_embed::Embedder;
+use walvec_pipeline::PipelineError;
+use walvec_sink::qdrant;
+
+use super::report::Report;
+use crate::cli::Failure;
+use crate::collection::Opened;
+use crate::config::{CollectionConfig, Config, KafkaSettings, QdrantSettings};
+use crate::{app, broker, remembered};
+
+/// Checks model, port, data directory and collections. Returns the name of a collection that was never filled, or is gone.
+pub(super) async fn check(config: &Config, is_running: bool, report: &mut Report) -> Option<String> {
+    let embedder = match model(config).await {
+        Ok((embedder, detail)) => {
+            report.ok("model", detail);
+            Some(embedder)
+        }
+        Err(failure) => {
+            report.error("model", &failure);
+            None
+        }
+    };
+    unencrypted_keys(config, report);
+    let directory = config.sink.directory();
+    if is_running {
+        report.ok("data directory", format!("{} is in use by a running walvec", directory.display()));
+        return collections(config, embedder.as_deref(), is_running, report).await;
+    }
+    let listener = TcpListener::bind(config.server.listen).await;
+    let listener = listener.map_err(|error| Failure::definite("E_LISTEN", error));
+    report.result("listen address", listener.map(|_| config.server.listen.to_string()));
+    // What does not exist yet is created by `run`, not by a check.
+    let data_dir = match directory.exists().then(|| app::lock(directory)).transpose() {
+        Ok(data_dir) => data_dir,
+        Err(failure) => {
+            report.error("data directory", &failure);
+            return None;
+        }
+    };
+    if data_dir.is_none() {
+        report.ok("data directory", format!("{} will be created", directory.display()));
+    }
+    if config.sink.qdrant.is_none()
+        && let Some(version) = qdrant::local_version().await
+    {
+        let detail = format!("version {version} answers at {}; `sink.qdrant.url` would use it", qdrant::LOCAL);
+        report.ok("Qdrant", detail);
+    }
+    let missing = collections(config, embedder.as_deref(), is_running, report).await;
+    drop(data_dir);
+    missing
+}
+
+fn unencrypted_keys(config: &Config, report: &mut Report) {
+    let mut warn = |subject, message, key| {
+        let remedy = format!("let `{key}` begin with https://");
+        report.warning(subject, json!({"code": "E_TLS", "message": message, "remedy": remedy}));
+    };
+    if config.embedding.shows_its_key() {
+        let message = "the provider's key and every text travel unencrypted: whoever listens can read both";
+        warn("model", message, "embedding.url");
+    }
+    if config.sink.qdrant.as_ref().is_some_and(QdrantSettings::shows_its_key) {
+        let message = "the API key travels unencrypted, and with it whoever listens can read and delete everything";
+        warn("Qdrant", message, "sink.qdrant.url");
+    }
+}
+
+/// Loads the model and says what it is. A provider is asked for a vector, even if its dimension is configured.
+async fn model(config: &Config) -> Result<(Arc<dyn Embedder>, String), Failure> {
+    let embedder = app::load_embedder(config).await?;
+    let info = embedder.info();
+    let mut detail = format!("{}, {} dimensions", info.model, info.dimension);
+    if let Some(address) = config.embedding.address() {
+        let asked = Instant::now();
+        embedder.embed_query("walvec".to_owned()).await.map_err(PipelineError::from)?;
+        detail.push_str(&format!(", {address} answers in {} ms", asked.elapsed().as_millis()));
+    }
+    Ok((embedder, detail))
+}
+
+/// Whether the broker answers and lets us in, and which topics there are.
+pub(super) async fn broker(config: &Config, kafka: &KafkaSettings) -> Result<String, Failure> {
+    let topics = Topics::new(&broker::connection(kafka)).map_err(PipelineError::from)?;
+    let there = topics.partitions().await.map_err(PipelineError::from)?;
+    let mut topics: Vec<String> = config.collections.iter().map(|collection| kafka.topic_of(collection)).collect();
+    topics.dedup();
+    let described = topics.iter().map(|topic| match there.get(topic) {
+        Some(partitions) => format!("topic {topic} has {partitions} partitions"),
+        None => format!("topic {topic} will be created by capture with {} partitions", kafka.partitions()),
+    });
+    Ok(format!("{} answers; {}", kafka.bootstrap, described.collect::<Vec<_>>().join(", ")))
+}
+
+/// Checks every collection, and returns one that is not there.
+async fn collections(
+    config: &Config,
+    embedder: Option<&dyn Embedder>,
+    is_running: bool,
+    report: &mut Report,
+) -> Option<String> {
+    // Until a reindex has ended, `run` serves the former collections, and goes on with it.
+    if remembered::under_way(config).is_some_and(|under_way| !under_way.is_over) {
+        report.ok("collections", "a reindex is not finished; `walvec run` goes on with it");
+        return None;
+    }
+    let mut missing = None;
+    for collection in &config.collections {
+        let subject = format!("collection {}", collection.name);
+        match stored(config, collection, embedder, is_running).await {
+            Ok(Stored::Unknown) => report.ok(subject, "templates are valid"),
+            Ok(Stored::Nothing) => {
+                report.ok(subject, "templates are valid; nothing is stored yet");
+                missing.get_or_insert_with(|| collection.name.clone());
+            }
+            Ok(Stored::Fits) => report.ok(subject, "templates and stored vectors fit the configuration"),
+            Err(failure) => report.error(subject, &failure),
+        }
+    }
+    missing
+}
+
+/// What is stored for a collection.
+enum Stored {
+    /// That cannot be told without the model.
+    Unknown,
+    Nothing,
+    Fits,
+}
+
+/// Checks the templates, and what is stored, if the model is known that has to fit.
+async fn stored(
+    config: &Config,
+    collection: &CollectionConfig,
+    embedder: Option<&dyn Embedder>,
+    is_running: bool,
+) -> Result<Stored, Failure> {
+    app::transform(collection, Arc::new(str::len))?;
+    let Some(embedder) = embedder else { return Ok(Stored::Unknown) };
+    app::check_chunks(collection, embedder)?;
+    let (dimension, fingerprint) = (embedder.info().dimension, app::fingerprint(embedder, collection));
+    if is_running {
+        let is_there = Opened::inspect(config, collection, dimension, &fingerprint).await?;
+        return Ok(if is_there { Stored::Fits } else { Stored::Nothing });
+    }
+    let Some(opened) = Opened::find(config, collection, dimension, &fingerprint).await? else {
+        return Ok(Stored::Nothing);
+    };
+    opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
+    Ok(Stored::Fits)
+}

@@ -1,0 +1,48 @@
+//! `walvec check`: everything that would stop `run`, each with its remedy, and what `run` will do.
+//!
+//! - [`here`]: model, templates, stored collections, port: what can be checked without PostgreSQL
+//! - [`source`]: server, rights, tables
+//! - [`next`]: whether `run` reads tables, and why
+//! - [`report`]: what was found, and how it is told
+
+mod here;
+mod next;
+mod report;
+mod source;
+
+use std::process::ExitCode;
+
+use clap::Args;
+use secrecy::ExposeSecret as _;
+
+use self::report::Report;
+use super::running::Running;
+use super::{ConfigArgs, Failure};
+use crate::config::Stage;
+
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only what can be checked without PostgreSQL.
+    #[arg(long)]
+    offline: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn execute(args: CheckArgs) -> Result<ExitCode, Failure> {
+    let config = args.config.load()?;
+    let mut report = Report::default();
+    report.ok("configuration", "valid");
+    let is_running = Running::first(&config, &[Stage::Capture, Stage::Index]).await.is_some();
+    let missing = here::check(&config, is_running, &mut report).await;
+    if let (false, Some(broker)) = (args.offline, &config.broker) {
+        report.result("broker", here::broker(&config, &broker.kafka).await);
+    }
+    if !args.offline && !config.source.url.expose_secret().is_empty() {
+        source::check(&config, is_running, missing.as_deref(), &mut report).await;
+    }
+    report.print(args.json)
+}

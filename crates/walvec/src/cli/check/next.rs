@@ -1,0 +1,184 @@
+//! What `walvec run` will do, as it decides it itself.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde_json::{Value, json};
+use walvec_capture::Source;
+use walvec_model::Lsn;
+use walvec_pipeline::start::{Start, decide};
+use walvec_pipeline::{PipelineError, Store, facts};
+
+use crate::cli::Failure;
+use crate::config::{CollectionConfig, Config, Stage};
+use crate::{app, remembered};
+
+/// What `walvec run` will do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Read the tables for the first time.
+    Read { tables: usize },
+    /// Go on from where it stopped.
+    Resume { at: Lsn },
+    /// Read the tables again, although they were read before.
+    ReadAgain { tables: usize, why: String },
+    /// Nothing new: it runs, with this configuration.
+    Runs,
+    /// It runs with another configuration, and will read the tables again when it is started with this one.
+    RunsOtherwise { tables: usize, why: String },
+}
+
+impl Next {
+    pub(super) fn to_json(&self) -> Value {
+        match self {
+            Self::Read { tables } => json!({"action": "read", "tables": tables}),
+            Self::Resume { at } => json!({"action": "resume", "applied": at.to_string()}),
+            Self::ReadAgain { tables, why } => json!({"action": "read_again", "tables": tables, "why": why}),
+            Self::Runs => json!({"action": "runs"}),
+            Self::RunsOtherwise { tables, why } => {
+                json!({"action": "read_again", "tables": tables, "why": why, "running": true})
+            }
+        }
+    }
+}
+
+impl fmt::Display for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |tables: &usize| match tables {
+            1 => "1 table".to_owned(),
+            tables => format!("{tables} tables"),
+        };
+        match self {
+            Self::Read { tables } => {
+                write!(f, "Ready: `walvec run` will read {}, then follow every change.", count(tables))
+            }
+            Self::Resume { at } => write!(f, "Ready: `walvec run` goes on where it stopped, at {at}."),
+            Self::ReadAgain { tables, why } => write!(
+                f,
+                "Ready: `walvec run` will read {} again, because {why}. Unchanged texts are not embedded again.",
+                count(tables)
+            ),
+            Self::Runs => f.write_str("walvec is running with this configuration."),
+            Self::RunsOtherwise { tables, why } => write!(
+                f,
+                "walvec is running with another configuration. `walvec reindex` applies this one while searches go on; a restart \
+                 will read {} again, because {why}.",
+                count(tables)
+            ),
+        }
+    }
+}
+
+/// What `run` would do with the data directory, the slot and the publication as they are; an error if it would refuse.
+/// `missing` is a configured collection that does not exist.
+pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>) -> Result<Next, Failure> {
+    let directory = &match config.broker {
+        Some(_) => config.directory_of(Stage::Capture),
+        None => config.sink.directory().to_owned(),
+    };
+    let stored = if directory.join("state.redb").exists() {
+        let _data_dir = app::lock(directory)?;
+        Store::open(directory).and_then(|store| store.checkpoint()).map_err(PipelineError::from)?
+    } else {
+        None
+    };
+    // Where collections are made anew is looked at elsewhere, and creating the missing ones is up to `run`.
+    let collections = stored.as_ref().map(|checkpoint| checkpoint.collections.clone()).unwrap_or_default();
+    let facts = facts(source, &config.source.slot, &app::config_digest(config), collections).await?;
+    let tables = tables(config);
+    Ok(match (decide(stored.as_ref(), &facts).map_err(PipelineError::from)?, stored) {
+        (Start::Snapshot { .. }, None) => Next::Read { tables },
+        (Start::Snapshot { why, .. }, Some(stored)) => {
+            let is_altered = stored.config_digest != facts.config_digest;
+            let why = if is_altered { changed(config).unwrap_or_else(|| why.to_owned()) } else { why.to_owned() };
+            Next::ReadAgain { tables, why }
+        }
+        (Start::Resume(checkpoint), _) => match missing.filter(|_| config.broker.is_none()) {
+            Some(name) => Next::ReadAgain { tables, why: format!("the collection {name} does not exist any more") },
+            None => Next::Resume { at: checkpoint.applied },
+        },
+    })
+}
+
+/// What a walvec that runs has to do with this configuration.
+pub(super) fn while_running(config: &Config) -> Next {
+    let served = remembered::served(config);
+    let is_other = served.is_some_and(|served| app::config_digest(&served) != app::config_digest(config));
+    match changed(config).filter(|_| is_other) {
+        Some(why) => Next::RunsOtherwise { tables: tables(config), why },
+        None => Next::Runs,
+    }
+}
+
+fn tables(config: &Config) -> usize {
+    config.collections.iter().map(|collection| &collection.table).collect::<BTreeSet<_>>().len()
+}
+
+/// What the digest of the configuration and of the tables' columns changed for; `None` if what is served is not known.
+fn changed(config: &Config) -> Option<String> {
+    let served = remembered::served(config)?;
+    let names = |config: &Config| -> Vec<String> {
+        config.collections.iter().map(|collection| collection.name.clone()).collect()
+    };
+    if names(&served) != names(config) {
+        return Some(format!(
+            "the collections were {}, and are {}",
+            names(&served).join(", "),
+            names(config).join(", ")
+        ));
+    }
+    let changes: Vec<String> = served
+        .collections
+        .iter()
+        .zip(&config.collections)
+        .flat_map(|(served, now)| changed_keys(served, now).into_iter().map(|key| format!("{key} of {}", now.name)))
+        .collect();
+    Some(match changes.as_slice() {
+        [] => "the columns of a table have changed".to_owned(),
+        changes => format!("{} changed", changes.join(", ")),
+    })
+}
+
+/// The keys of a collection that decide about rows and payloads, as far as they differ.
+fn changed_keys(served: &CollectionConfig, now: &CollectionConfig) -> Vec<&'static str> {
+    let value = |collection| serde_json::to_value(collection).unwrap_or_default();
+    let (served, now) = (value(served), value(now));
+    let mut keys = vec!["table", "where", "payload", "computed", "layout", "lookup", "chunk"];
+    keys.retain(|key| served.get(key) != now.get(key));
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Overrides};
+
+    fn config(directory: &std::path::Path, payload: &str) -> Config {
+        let text = format!(
+            "source: {{ url: 'postgres://me@db/shop' }}\nsink: {{ embedded: {{ path: '{}' }} }}\ncollections:\n  \
+             - {{ name: books, table: public.books, text: '{{{{ name }}}}', payload: {payload} }}\n",
+            directory.display()
+        );
+        let environment = Environment::of(&[("HOME", "/home/me")]);
+        Config::from_text(&text, &environment, Overrides::default()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn what_makes_a_running_walvec_read_the_tables_again_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let before = config(directory.path(), "[name]");
+        assert_eq!(while_running(&before), Next::Runs, "in its first snapshot");
+        remembered::store(&before).unwrap();
+        assert_eq!(while_running(&before), Next::Runs);
+        let why = "payload of books changed".to_owned();
+        assert_eq!(while_running(&config(directory.path(), "[name, year]")), Next::RunsOtherwise { tables: 1, why });
+    }
+
+    #[test]
+    fn tables_are_counted_in_words() {
+        let read = |tables| Next::Read { tables }.to_string();
+        assert!(read(1).contains("read 1 table,") && read(3).contains("read 3 tables,"));
+        let again = Next::ReadAgain { tables: 3, why: "payload of books changed".to_owned() }.to_string();
+        assert!(again.contains("will read 3 tables again, because payload of books changed."), "{again}");
+    }
+}

@@ -1,0 +1,64 @@
+//! What PostgreSQL says: server, rights, slot, publication, tables.
+
+use std::sync::Arc;
+
+use walvec_capture::Source;
+use walvec_pipeline::PipelineError;
+
+use super::next::{next, while_running};
+use super::report::Report;
+use crate::app;
+use crate::cli::Failure;
+use crate::config::Config;
+
+const SUBJECT: &str = "PostgreSQL";
+
+pub(super) async fn check(config: &Config, is_running: bool, missing: Option<&str>, report: &mut Report) {
+    let errors = report.errors();
+    if let Err(failure) = look(config, is_running, missing, report).await {
+        report.error(SUBJECT, &failure);
+    }
+    if is_running && report.errors() == errors {
+        report.next(while_running(config));
+    }
+}
+
+async fn look(config: &Config, is_running: bool, missing: Option<&str>, report: &mut Report) -> Result<(), Failure> {
+    let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
+    let server = source.server();
+    report.ok(SUBJECT, format!("version {}, database {}", server.version_num / 10_000, server.database));
+    let errors = report.errors();
+    let mut findings = source.preflight().await.map_err(PipelineError::from)?;
+    // A running walvec reads from the slot: that is how it should be.
+    findings.retain(|finding| !(is_running && finding.code == "E_SLOT_BUSY"));
+    for finding in &findings {
+        report.finding(SUBJECT, finding);
+    }
+    report.statements(source.script(&findings));
+    if !is_running {
+        match next(config, &source, missing).await {
+            Ok(next) => {
+                report.ok("slot", "fits the data directory");
+                report.next(next);
+            }
+            Err(failure) => report.error("slot", &failure),
+        }
+    }
+    if report.errors() == errors { tables(config, &source, report).await } else { Ok(()) }
+}
+
+/// Checks the templates against the columns that there are.
+async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result<(), Failure> {
+    let tables = source.followed_tables().await.map_err(PipelineError::from)?;
+    for collection in &config.collections {
+        let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
+        let checked = app::transform(collection, Arc::new(str::len)).and_then(|transform| {
+            transform.check_among(table, &tables).map_err(|error| {
+                PipelineError::Transform { collection: collection.name.clone(), source: error.into() }.into()
+            })
+        });
+        let detail = checked.map(|()| format!("{} columns", table.columns.len()));
+        report.result(format!("table {}", table.name), detail);
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! The JSON body of `POST /api/v1/search`. Every error names the member and what is expected of it.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::problem::{Problem, Reason};
+use super::request::MAX_LIMIT;
+
+/// What may be in a body, for messages.
+const MEMBERS: &str =
+    r#"{"query": …, "collection": …, "mode": …, "limit": …, "group": …, "min_score": …, "filter": {…}}"#;
+
+/// Characters of a wrong value that are repeated.
+const SHOWN: usize = 40;
+
+/// A body whose members have the right types.
+#[derive(Debug)]
+pub(super) struct Body {
+    pub(super) query: String,
+    pub(super) collection: Option<String>,
+    pub(super) mode: Option<String>,
+    pub(super) limit: Option<i64>,
+    pub(super) group: Option<String>,
+    pub(super) min_score: Option<f32>,
+    pub(super) filter: Map<String, Value>,
+}
+
+/// A body as it came; null counts as left out.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Members {
+    query: Option<Value>,
+    collection: Option<Value>,
+    mode: Option<Value>,
+    limit: Option<Value>,
+    group: Option<Value>,
+    min_score: Option<Value>,
+    filter: Option<Value>,
+}
+
+impl Body {
+    /// Reads a body. `serde_json` gives up at 128 levels of nesting, so that a deep one is an error like any other.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, Problem> {
+        let members: Members = object(bytes, MEMBERS)?;
+        let query = text("query", members.query)?;
+        Ok(Self {
+            query: query.ok_or_else(|| bad_json(format!("the member \"query\" is missing; expected {MEMBERS}")))?,
+            collection: text("collection", members.collection)?,
+            mode: text("mode", members.mode)?,
+            limit: member("limit", members.limit, &format!("a whole number from 1 to {MAX_LIMIT}"), Value::as_i64)?,
+            group: text("group", members.group)?,
+            min_score: member("min_score", members.min_score, "a number", score)?,
+            filter: member("filter", members.filter, "an object of fields", |value| value.as_object().cloned())?
+                .unwrap_or_default(),
+        })
+    }
+}
+
+/// Reads an object, of which `expected` is an example.
+pub(super) fn object<T: DeserializeOwned>(bytes: &[u8], expected: &str) -> Result<T, Problem> {
+    let syntax = |error: serde_json::Error| bad_json(format!("{error}; expected {expected}"));
+    if let Some(kind) = other_kind(&serde_json::from_slice(bytes).map_err(syntax)?) {
+        return Err(bad_json(format!("the body is {kind}; an object is expected: {expected}")));
+    }
+    // Not from the value: that has forgotten which members came twice.
+    serde_json::from_slice(bytes).map_err(syntax)
+}
+
+/// What kind of value it is, if it is no object.
+fn other_kind(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::Object(_) => None,
+        Value::Null => Some("null"),
+        Value::Bool(_) => Some("true or false"),
+        Value::Number(_) => Some("a number"),
+        Value::String(_) => Some("a text"),
+        Value::Array(_) => Some("a list"),
+    }
+}
+
+fn text(name: &str, value: Option<Value>) -> Result<Option<String>, Problem> {
+    member(name, value, "a text", |value| value.as_str().map(str::to_owned))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "scores have no more digits than that")]
+fn score(value: &Value) -> Option<f32> {
+    value.as_f64().map(|score| score as f32)
+}
+
+/// The value of a member, if it is there; an error if `read` has no use for it.
+fn member<T>(
+    name: &str,
+    value: Option<Value>,
+    expected: &str,
+    read: impl FnOnce(&Value) -> Option<T>,
+) -> Result<Option<T>, Problem> {
+    let Some(value) = value else { return Ok(None) };
+    let wrong = || {
+        let all = value.to_string();
+        let shown: String = all.chars().take(SHOWN).collect();
+        let more = if shown.len() < all.len() { "…" } else { "" };
+        bad_json(format!("the member \"{name}\" is {shown}{more}; {expected} is expected"))
+    };
+    read(&value).map(Some).ok_or_else(wrong)
+}
+
+fn bad_json(detail: String) -> Problem {
+    Problem::new(Reason::BadJson, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_names_the_member_and_none_names_a_type_of_the_program() {
+        for (body, part) in [
+            ("[]", "the body is a list; an object is expected"),
+            ("5", "the body is a number"),
+            ("{}", "the member \"query\" is missing"),
+            (r#"{"query": 5}"#, "the member \"query\" is 5; a text is expected"),
+            (r#"{"query": "x", "limit": "ten"}"#, "the member \"limit\" is \"ten\"; a whole number from 1 to 100"),
+            (r#"{"query": "x", "limit": 2.5}"#, "the member \"limit\" is 2.5"),
+            (r#"{"query": "x", "min_score": "near"}"#, "the member \"min_score\" is \"near\"; a number"),
+            (r#"{"query": "x", "filter": ["a=1"]}"#, "the member \"filter\" is [\"a=1\"]; an object of fields"),
+            (r#"{"query": "x", "k": 5}"#, "unknown field `k`, expected one of `query`"),
+            (r#"{"query": "x", "query": "y"}"#, "duplicate field `query`"),
+            (r#"{"query": "#, "EOF while parsing"),
+        ] {
+            let problem = Body::read(body.as_bytes()).unwrap_err();
+            assert!(problem.detail().contains(part), "{body}: {}", problem.detail());
+            assert!(!problem.detail().contains("struct"), "{body}: {}", problem.detail());
+        }
+    }
+
+    #[test]
+    fn null_counts_as_left_out() {
+        let body = Body::read(br#"{"query": "x", "collection": null, "filter": null}"#).unwrap();
+        assert_eq!((body.query.as_str(), body.collection, body.filter.len()), ("x", None, 0));
+    }
+}
