@@ -7,6 +7,7 @@ mod demo;
 mod failure;
 mod init;
 pub(crate) mod logging;
+mod man;
 mod model;
 mod output;
 mod reindex;
@@ -98,8 +99,8 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Print the manual page, or write all of them.
+    Man(man::ManArgs),
 }
 
 /// Where the configuration is.
@@ -149,10 +150,7 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "walvec", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Man => clap_mangen::Man::new(Cli::command())
-            .render(&mut std::io::stdout())
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(|error| Failure::new(3, "E_OUTPUT", error)),
+        Command::Man(args) => man::execute(&args),
     }
 }
 

@@ -88,7 +88,7 @@ impl Config {
         if let Some(token) = environment.non_empty("WALVEC_TOKEN") {
             self.server.token = Some(token.into());
         }
-        self.models = environment.models_root()?;
+        self.models = environment.models_root_of(&self.embedding.model)?;
         rules::check(&self, document)?;
         Ok(self)
     }
