@@ -32,6 +32,12 @@ pub enum EmbedError {
         /// What is wrong, in the words of who found it.
         reason: String,
     },
+    /// Models that run in this process were left out when the program was built.
+    #[error("model \"{model}\" runs inside walvec, and this walvec was built without the feature \"local-models\"")]
+    NotBuilt {
+        /// What was asked for.
+        model: String,
+    },
     /// The hub has no such model, or none that can be run here.
     #[error("{endpoint} has no usable model \"{name}\": {reason}")]
     HubRefused {
@@ -125,6 +131,7 @@ impl EmbedError {
             Self::ModelMissing { .. } => "E_MODEL_MISSING",
             Self::ModelName { .. } => "E_MODEL_NAME",
             Self::Model { .. } => "E_MODEL",
+            Self::NotBuilt { .. } => "E_FEATURE",
             Self::HubRefused { .. } | Self::HubUnreachable { .. } => "E_HUB",
             Self::Io { .. } => "E_IO",
             Self::ProviderUnavailable { .. } => "E_EMBED_UNAVAILABLE",
@@ -148,6 +155,7 @@ impl EmbedError {
             Self::ModelMissing { .. }
             | Self::ModelName { .. }
             | Self::Model { .. }
+            | Self::NotBuilt { .. }
             | Self::HubRefused { .. }
             | Self::ProviderDimension { .. }
             | Self::ProviderRefused { .. }
@@ -178,6 +186,11 @@ impl EmbedError {
                  pull`",
                 path.display()
             ),
+            Self::NotBuilt { .. } => {
+                "install walvec from a package, or build it with `--features local-models`; or name a model behind an HTTP \
+                 interface in embedding.model, such as openai/text-embedding-3-small"
+                    .to_owned()
+            }
             Self::HubRefused { .. } => {
                 "check the name on the hub, choose a model with an ONNX export or a static one (model2vec), and set HF_TOKEN if access \
                  to it is restricted"

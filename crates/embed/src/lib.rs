@@ -16,10 +16,13 @@
 
 mod error;
 pub mod hash;
+mod http;
 pub mod hub;
+#[cfg(feature = "local-models")]
 mod local;
 pub mod model2vec;
 pub mod model_dir;
+#[cfg(feature = "local-models")]
 pub mod onnx;
 pub mod prefixed;
 pub mod provider;
@@ -126,18 +129,32 @@ pub async fn open(name: &str, root: &Path, options: Options) -> Result<Arc<dyn E
 /// installed under the models root `root`, or a directory (see [`model_dir::resolve`]). Blocks for a fraction of a second.
 ///
 /// # Errors
-/// [`EmbedError::ModelName`], [`EmbedError::ModelMissing`], [`EmbedError::Model`] or [`EmbedError::Io`].
+/// [`EmbedError::ModelName`], [`EmbedError::ModelMissing`], [`EmbedError::Model`], [`EmbedError::Io`] or
+/// [`EmbedError::NotBuilt`].
 pub fn load(name: &str, root: &Path) -> Result<Arc<dyn Embedder>, EmbedError> {
     if name.starts_with(hash::PREFIX) {
         return Ok(Arc::new(hash::HashEmbedder::from_name(name)?));
     }
+    check_built(name)?;
     let dir = model_dir::resolve(name, root)?;
     // Files under the root are known by the name they were installed under; a directory goes by its own.
     let installed = dir.strip_prefix(root).ok().map(|name| name.to_string_lossy().into_owned());
     load_dir(&dir, installed)
 }
 
+/// Refuses models that run in this process, where they were left out of the build. `model` is what was asked for.
+fn check_built(model: &str) -> Result<(), EmbedError> {
+    if cfg!(feature = "local-models") { Ok(()) } else { Err(EmbedError::NotBuilt { model: model.to_owned() }) }
+}
+
 /// Loads the model in `dir`, of whichever kind it is.
+#[cfg(not(feature = "local-models"))]
+fn load_dir(dir: &Path, name: Option<String>) -> Result<Arc<dyn Embedder>, EmbedError> {
+    Err(EmbedError::NotBuilt { model: name.unwrap_or_else(|| dir.display().to_string()) })
+}
+
+/// Loads the model in `dir`, of whichever kind it is.
+#[cfg(feature = "local-models")]
 fn load_dir(dir: &Path, name: Option<String>) -> Result<Arc<dyn Embedder>, EmbedError> {
     Ok(match model2vec::files::find(dir)? {
         Some(files) => Arc::new(model2vec::StaticEmbedder::load(dir, files, name)?),

@@ -3,11 +3,23 @@
 //! Records carry the [W3C trace context](https://www.w3.org/TR/trace-context/) in a header. Nothing of this happens unless
 //! somebody collects traces.
 
+#[cfg(feature = "otel")]
+mod context;
+/// Without the feature `otel` spans have no context outside this process, and none is ever collected.
+#[cfg(not(feature = "otel"))]
+mod context {
+    use tracing::Span;
+
+    pub(super) const fn adopt<'a>(_span: &Span, _parents: impl IntoIterator<Item = &'a str>) {}
+
+    pub(super) const fn of(_span: &Span) -> Option<String> {
+        None
+    }
+}
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// The target of all spans: an exporter takes these, the log does not.
 pub const TARGET: &str = "walvec_trace";
@@ -40,47 +52,11 @@ pub(crate) fn writing<'a>(rows: usize, parents: impl IntoIterator<Item = &'a str
         return Span::none();
     }
     let span = tracing::trace_span!(target: TARGET, "write", rows);
-    let mut contexts = parents.into_iter().filter_map(parse);
-    if let Some(first) = contexts.next() {
-        // A span that has begun already keeps its parent, and this one has not.
-        let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(first));
-    }
-    for other in contexts {
-        span.add_link(other);
-    }
+    context::adopt(&span, parents);
     span
 }
 
 /// What a record carries of a span.
 pub(crate) fn traceparent(span: &Span) -> Option<String> {
-    if !is_collected() {
-        return None;
-    }
-    let context = span.context();
-    let context = context.span().span_context().clone();
-    let flags = context.trace_flags().to_u8();
-    context.is_valid().then(|| format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
-}
-
-fn parse(traceparent: &str) -> Option<SpanContext> {
-    let mut parts = traceparent.split('-');
-    let (_version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?);
-    let (trace, span) = (TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?);
-    Some(SpanContext::new(trace, span, flags, true, TraceState::NONE)).filter(SpanContext::is_valid)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_trace_context_is_left_alone() {
-        let context = parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
-        assert_eq!(context.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert!(context.is_remote() && context.is_sampled());
-        for text in ["", "00", "00-0-0-01", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "x-y-z-w"] {
-            assert!(parse(text).is_none(), "{text}");
-        }
-    }
+    if is_collected() { context::of(span) } else { None }
 }

@@ -36,6 +36,8 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
+    // All TLS but librdkafka's. It fails only if there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let _traces = cli::logging::start(&arguments);
     match cli::execute(arguments) {
         Ok(code) => code,

@@ -64,8 +64,7 @@ impl Client {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        let mut http = Http::builder()
-            .user_agent(concat!("walvec/", env!("CARGO_PKG_VERSION")))
+        let mut http = crate::http::client()
             .default_headers(headers)
             // Whoever answers with another address would choose who sees the texts and the key.
             .redirect(reqwest::redirect::Policy::none())
@@ -295,7 +294,7 @@ mod tests {
     async fn a_name_that_turns_out_to_be_a_metadata_service_ends_the_call_before_a_connection() {
         let options = ProviderOptions { url: Some("http://name".to_owned()), ..ProviderOptions::default() };
         let mut client = Client::new(Protocol::Tei, "m", &options).unwrap();
-        client.http = Http::builder().no_proxy().dns_resolver(Rebound).build().unwrap();
+        client.http = crate::http::client().no_proxy().dns_resolver(Rebound).build().unwrap();
         let failure = client.ask(&["a".to_owned()], None).await.unwrap_err();
         assert!(matches!(&failure, Failure::Definite { reason, .. } if reason.contains("metadata")), "{failure:?}");
     }

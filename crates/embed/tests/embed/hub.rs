@@ -103,8 +103,8 @@ impl FakeHub {
 
     /// Status, announced length and body of a GET.
     fn response(&self, path: &str) -> (u16, usize, Vec<u8>) {
-        if path == format!("/api/models/{MODEL}") {
-            let siblings: Vec<_> = self.files.keys().map(|file| serde_json::json!({"rfilename": file})).collect();
+        if path == format!("/api/models/{MODEL}?blobs=true") {
+            let siblings: Vec<_> = self.files.iter().map(|(file, content)| self.listed(file, content)).collect();
             let info = serde_json::json!({"id": MODEL, "sha": COMMIT, "siblings": siblings}).to_string();
             return (200, info.len(), info.into_bytes());
         }
@@ -114,6 +114,23 @@ impl FakeHub {
             Some(File::Short(bytes)) => (200, 0, bytes[..bytes.len() / 2].to_vec()),
             Some(File::Missing) | None => (404, 0, Vec::new()),
         }
+    }
+
+    /// A file as the listing shows it: large ones with their digests.
+    fn listed(&self, name: &str, file: &File) -> serde_json::Value {
+        let (File::Whole(bytes)
+        | File::CutOff(bytes)
+        | File::Breaking(bytes)
+        | File::Short(bytes)
+        | File::Altered(bytes)) = file
+        else {
+            return serde_json::json!({"rfilename": name});
+        };
+        if !self.lists_sizes {
+            return serde_json::json!({"rfilename": name});
+        }
+        let lfs = name.ends_with(".onnx").then(|| serde_json::json!({"sha256": sha256(bytes), "size": bytes.len()}));
+        serde_json::json!({"rfilename": name, "size": bytes.len(), "lfs": lfs})
     }
 
     fn file(&self, path: &str) -> Option<&File> {

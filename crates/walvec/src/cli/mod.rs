@@ -17,6 +17,7 @@ pub(crate) mod running;
 mod search;
 mod status;
 mod task;
+mod traces;
 mod verify;
 
 use std::path::PathBuf;

@@ -1,0 +1,142 @@
+//! Texts to vectors by a static model.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use tokenizers::Tokenizer;
+use walvec_model::Vector;
+
+use super::{files::Files, table::Table};
+use crate::{
+    BoxFuture, EmbedError, Embedder, EmbedderInfo,
+    local::{caught, own_name, unit},
+};
+
+/// No more of a text than this is ever read: the mean over a megabyte of words says nothing about any of them.
+const MOST_BYTES: usize = 1 << 20;
+
+/// A static model. Cheap to share, one instance serves all callers.
+pub struct StaticEmbedder {
+    info: EmbedderInfo,
+    engine: Arc<Engine>,
+}
+
+/// What runs on the blocking threads.
+struct Engine {
+    table: Table,
+    tokenizer: Tokenizer,
+    /// The token that stands for whatever the tokenizer does not know. It means nothing, and has no part in a vector.
+    unknown: Option<u32>,
+}
+
+impl StaticEmbedder {
+    /// Loads the model in `dir`, which has these `files`, under `name` or the directory's own. Blocks for a fraction of a
+    /// second.
+    ///
+    /// # Errors
+    /// [`EmbedError::Model`] for files that are broken or do not belong together, [`EmbedError::Io`].
+    pub(crate) fn load(dir: &Path, files: Files, name: Option<String>) -> Result<Self, EmbedError> {
+        let bad = |path: &Path, reason: String| EmbedError::Model { path: path.to_owned(), reason };
+        let read = |path: &Path| std::fs::read(path).map_err(EmbedError::io(path));
+        let (table_file, tokenizer_file) = (read(&files.table)?, read(&files.tokenizer)?);
+        let tokenizer = tokenizer(&tokenizer_file).map_err(|reason| bad(&files.tokenizer, reason))?;
+        let unknown = unknown(&tokenizer_file, &tokenizer).map_err(|reason| bad(&files.tokenizer, reason))?;
+        let table = Table::read(&table_file).map_err(|reason| bad(&files.table, reason))?;
+        check_rows(&table, &tokenizer).map_err(|reason| bad(&files.table, reason))?;
+        let mut digest = blake3::Hasher::new();
+        digest.update(&table_file).update(&tokenizer_file).update(b"static");
+        let info = EmbedderInfo {
+            model: name.unwrap_or_else(|| own_name(dir)),
+            revision: digest.finalize().to_hex()[..32].to_owned(),
+            dimension: table.dimension(),
+            max_tokens: usize::MAX,
+            pooling: "mean".to_owned(),
+        };
+        let engine = Engine { table, tokenizer, unknown };
+        // A tokenizer that cannot work at all shows now, and not with the first row.
+        caught(|| engine.sum("walvec")).and_then(|sum| sum.map(drop)).map_err(|reason| bad(dir, reason))?;
+        tracing::info!(model = info.model, dimension = info.dimension, "static model loaded");
+        Ok(Self { info, engine: Arc::new(engine) })
+    }
+}
+
+impl Embedder for StaticEmbedder {
+    fn info(&self) -> &EmbedderInfo {
+        &self.info
+    }
+
+    fn count_tokens(&self, text: &str) -> usize {
+        // What cannot be tokenized is parked when it is embedded; until then its bytes count.
+        self.engine.tokenizer.encode_fast(text, false).map_or(text.len(), |encoding| encoding.len())
+    }
+
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+        let engine = Arc::clone(&self.engine);
+        Box::pin(async move {
+            let work = tokio::task::spawn_blocking(move || engine.embed(&texts));
+            work.await.map_err(|error| EmbedError::Failed(format!("the model's thread ended: {error}")))
+        })
+    }
+}
+
+impl Engine {
+    /// One result per text, in order; on all cores.
+    fn embed(&self, texts: &[String]) -> Vec<Result<Vector, EmbedError>> {
+        let failed = |text: &str, reason: String| EmbedError::Text { bytes: text.len(), reason };
+        texts.par_iter().map(|text| self.vector(text).map_err(|reason| failed(text, reason))).collect()
+    }
+
+    fn vector(&self, text: &str) -> Result<Vector, String> {
+        let sum = caught(|| self.sum(&text[..text.floor_char_boundary(MOST_BYTES)]))??;
+        if sum.iter().all(|&x| x == 0.0) {
+            return Err("the model knows none of its words, so that it has no vector".to_owned());
+        }
+        unit(sum)
+    }
+
+    /// The sum of the vectors of the text's tokens. It has the direction of their mean, and the length is made 1 anyway.
+    fn sum(&self, text: &str) -> Result<Vector, String> {
+        let tokens = self.tokenizer.encode_fast(text, false).map_err(|error| format!("tokenizer: {error}"))?;
+        let mut sum = vec![0.0; self.table.dimension()];
+        for &token in tokens.get_ids().iter().filter(|&&token| Some(token) != self.unknown) {
+            self.table.add_to(&mut sum, token);
+        }
+        Ok(sum)
+    }
+}
+
+/// The tokenizer in `file`, without truncation and padding: those are other tools' defaults.
+fn tokenizer(file: &[u8]) -> Result<Tokenizer, String> {
+    let mut tokenizer = Tokenizer::from_bytes(file).map_err(|error| format!("it is not a tokenizer: {error}"))?;
+    tokenizer.with_padding(None).with_truncation(None).map_err(|error| error.to_string())?;
+    Ok(tokenizer)
+}
+
+/// The id of the unknown token, which the tokenizer itself keeps private for some kinds of models.
+fn unknown(file: &[u8], tokenizer: &Tokenizer) -> Result<Option<u32>, String> {
+    #[derive(Deserialize)]
+    struct File {
+        model: Model,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        unk_token: Option<String>,
+        unk_id: Option<u32>,
+    }
+    let file: File = serde_json::from_slice(file).map_err(|error| format!("it is not a tokenizer: {error}"))?;
+    Ok(file.model.unk_id.or_else(|| tokenizer.token_to_id(&file.model.unk_token?)))
+}
+
+/// Whether the table has a row for every token: a tokenizer of another model would make vectors that mean nothing, or none.
+fn check_rows(table: &Table, tokenizer: &Tokenizer) -> Result<(), String> {
+    let highest = tokenizer.get_vocab(false).into_values().max().unwrap_or(0);
+    if table.tokens() <= highest as usize {
+        return Err(format!(
+            "it has vectors for {} tokens, and the tokenizer beside it numbers them up to {highest}: they are not of one model",
+            table.tokens()
+        ));
+    }
+    Ok(())
+}
