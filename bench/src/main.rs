@@ -104,6 +104,8 @@ fn models(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    // The HTTP clients need none of it, and are not made without.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.command {
         Some(Command::Quality(arguments)) => runtime.block_on(quality::measure(&arguments)),

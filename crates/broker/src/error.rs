@@ -1,10 +1,11 @@
 //! What can go wrong with a broker, and whether trying again helps.
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-
 /// An error of the broker, or of the way to it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
+    /// The client was left out when the program was built.
+    #[error("a broker needs a client of Kafka's protocol, and this walvec was built without the feature \"kafka\"")]
+    NotBuilt,
     /// Nobody answers, or the connection breaks.
     #[error("the broker at {bootstrap} cannot be reached: {reason}")]
     Unreachable {
@@ -139,6 +140,7 @@ impl BrokerError {
             | Self::OtherTarget { .. }
             | Self::OldProtocol { .. }
             | Self::TooLarge { .. }
+            | Self::NotBuilt
             | Self::Settings { .. } => false,
         }
     }
@@ -156,6 +158,7 @@ impl BrokerError {
             Self::OldProtocol { .. } => "E_GROUP_PROTOCOL",
             Self::TooLarge { .. } => "E_RECORD_SIZE",
             Self::Settings { .. } => "E_CONFIG",
+            Self::NotBuilt => "E_FEATURE",
             Self::Fenced { .. } => "E_FENCED",
             Self::InstanceTaken { .. } => "E_INSTANCE",
             Self::Stalled { .. } => "E_STALLED",
@@ -191,78 +194,11 @@ impl BrokerError {
             Self::TooLarge { .. } => {
                 "raise `max.message.bytes` of the topic, or leave the large column out of the publication"
             }
+            Self::NotBuilt => "install walvec from a package, or build it with `--features kafka`; or remove `broker`",
             Self::Settings { .. } => "correct `broker.kafka` in the configuration, then start again",
             Self::InstanceTaken { .. } => "wait a moment; or give each worker of this machine an --instance of its own",
             Self::Fenced { .. } | Self::Stalled { .. } | Self::Failed { .. } | Self::Closed => return None,
         };
         Some(remedy.to_owned())
     }
-}
-
-/// Sorts an error of the client library by what it means. `heard` is what the broker said last beside it: the library
-/// reports a refused login as a time-out of the request that waited for it.
-pub(crate) fn classify(bootstrap: &str, doing: &str, error: &KafkaError, heard: Option<BrokerError>) -> BrokerError {
-    let reason = match error {
-        // Its own words show the value, which may be a secret.
-        KafkaError::ClientConfig(_, description, key, _) => format!("{key}: {description}"),
-        other => other.to_string(),
-    };
-    let bootstrap = || bootstrap.to_owned();
-    match error.rdkafka_error_code() {
-        _ if matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_)) => {
-            BrokerError::Settings { reason }
-        }
-        Some(code) if is_login(code) => BrokerError::Login { bootstrap: bootstrap(), reason },
-        Some(code) if is_rights(code) => BrokerError::Rights { what: doing.to_owned(), reason },
-        Some(code) if is_fenced(code) => BrokerError::Fenced { reason },
-        Some(code) if is_out_of_reach(code) => {
-            heard.unwrap_or(BrokerError::Unreachable { bootstrap: bootstrap(), reason })
-        }
-        _ => BrokerError::Failed { doing: doing.to_owned(), reason },
-    }
-}
-
-pub(crate) const fn is_login(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::Authentication
-            | RDKafkaErrorCode::SaslAuthenticationFailed
-            | RDKafkaErrorCode::UnsupportedSASLMechanism
-            | RDKafkaErrorCode::SSL
-    )
-}
-
-const fn is_rights(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::ClusterAuthorizationFailed
-    )
-}
-
-/// Whether the group no longer counts on this member.
-pub(crate) const fn is_fenced(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::UnknownMemberId
-            | RDKafkaErrorCode::IllegalGeneration
-            | RDKafkaErrorCode::FencedInstanceId
-            | RDKafkaErrorCode::FencedMemberEpoch
-            | RDKafkaErrorCode::StaleMemberEpoch
-            | RDKafkaErrorCode::PollExceeded
-    )
-}
-
-const fn is_out_of_reach(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::BrokerTransportFailure
-            | RDKafkaErrorCode::AllBrokersDown
-            | RDKafkaErrorCode::OperationTimedOut
-            | RDKafkaErrorCode::RequestTimedOut
-            | RDKafkaErrorCode::Resolve
-            | RDKafkaErrorCode::TimedOutQueue
-            | RDKafkaErrorCode::MessageTimedOut
-    )
 }

@@ -3,10 +3,13 @@
 //! - [`record`]: records as a topic holds them
 //! - [`wire`]: what records say, as versioned envelopes; pure
 //! - [`kafka`]: the client: topics, producer, consumer
+//! - `classify`: errors of the client library, sorted by what they mean
 //! - [`error`]: what can go wrong, and whether trying again helps
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+#[cfg(feature = "kafka")]
+mod classify;
 pub mod error;
 pub mod kafka;
 pub mod record;

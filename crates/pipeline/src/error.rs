@@ -141,6 +141,7 @@ impl PipelineError {
             Self::Sink { source, .. } => match source {
                 SinkError::Fingerprint { .. } => "E_FINGERPRINT",
                 SinkError::Locked { .. } => "E_LOCKED",
+                SinkError::NotBuilt => "E_FEATURE",
                 _ => "E_SINK",
             },
             Self::Store(_) => "E_STATE",
@@ -173,6 +174,10 @@ impl PipelineError {
             Self::Sink { source: SinkError::Locked { .. }, .. } => {
                 Some("stop the other process, or set another `sink.embedded.path`".to_owned())
             }
+            Self::Sink { source: SinkError::NotBuilt, .. } => Some(
+                "install walvec from a package, or build it with `--features embedded`; or name a server in `sink.qdrant`"
+                    .to_owned(),
+            ),
             Self::Sink { source: SinkError::Server { .. }, .. } => {
                 Some("look at `sink.qdrant.url` and `sink.qdrant.api_key`, then start again".to_owned())
             }

@@ -10,7 +10,7 @@ mod context;
 mod context {
     use tracing::Span;
 
-    pub(super) const fn adopt<'a>(_span: &Span, _parents: impl IntoIterator<Item = &'a str>) {}
+    pub(super) fn adopt<'a>(_span: &Span, _parents: impl IntoIterator<Item = &'a str>) {}
 
     pub(super) const fn of(_span: &Span) -> Option<String> {
         None

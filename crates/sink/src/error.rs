@@ -42,6 +42,11 @@ pub enum SinkError {
         /// How it should be.
         configured: &'static str,
     },
+    /// The engine was left out when the program was built.
+    #[error(
+        "a collection in a data directory needs Qdrant's engine, and this walvec was built without the feature \"embedded\""
+    )]
+    NotBuilt,
     /// The files of the collection cannot be read.
     #[error("collection \"{collection}\" in {} cannot be opened: {reason}", .path.display())]
     Corrupt {
@@ -123,6 +128,7 @@ impl SinkError {
             | Self::Fingerprint { .. }
             | Self::Sharding { .. }
             | Self::Corrupt { .. }
+            | Self::NotBuilt
             | Self::BadPoint { .. }
             | Self::BadRequest(_)
             | Self::Server { .. }

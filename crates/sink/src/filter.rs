@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use qdrant_edge::DateTimeWrapper;
+use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use walvec_model::Value;
 
 use crate::SinkError;
@@ -106,9 +106,20 @@ impl FromStr for Datetime {
     type Err = NotADatetime;
 
     fn from_str(text: &str) -> Result<Self, NotADatetime> {
-        text.parse().map(|moment: DateTimeWrapper| Self(moment.timestamp())).map_err(|_| NotADatetime)
+        let moment = DateTime::parse_from_rfc3339(text).ok();
+        let moment = moment.or_else(|| WITH_OFFSET.iter().find_map(|form| DateTime::parse_from_str(text, form).ok()));
+        if let Some(moment) = moment {
+            return Ok(Self(moment.timestamp_micros()));
+        }
+        let moment = WITHOUT_OFFSET.iter().find_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
+        let moment = moment.or_else(|| Some(NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.into()));
+        moment.map(|moment| Self(moment.and_utc().timestamp_micros())).ok_or(NotADatetime)
     }
 }
+
+/// The forms that the engine reads besides RFC 3339.
+const WITH_OFFSET: [&str; 2] = ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z"];
+const WITHOUT_OFFSET: [&str; 4] = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
 
 impl fmt::Display for NotADatetime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,6 +156,26 @@ mod tests {
         }
         assert_eq!(moment("2024-01-31 12:00:00.000001+00"), Datetime(noon.0 + 1));
         assert_eq!(moment("2024-01-31"), moment("2024-01-31T00:00:00Z"));
+    }
+
+    #[cfg(feature = "embedded")]
+    #[test]
+    fn a_bound_is_the_moment_that_the_engine_sees_in_a_payload() {
+        let days = ["2024-01-31", "0001-01-01", "9999-12-31"];
+        let times = [
+            "",
+            "T18:30:15Z",
+            " 18:30:15.123456+02",
+            "T18:30:15.5-05:30",
+            " 18:30",
+            "T18:30:15",
+            " 18:30:15 +02:00",
+            "x",
+        ];
+        for text in days.iter().flat_map(|day| times.map(|time| format!("{day}{time}"))) {
+            let seen = text.parse().ok().map(|moment: qdrant_edge::DateTimeWrapper| Datetime(moment.timestamp()));
+            assert_eq!(text.parse().ok(), seen, "{text}");
+        }
     }
 
     #[test]

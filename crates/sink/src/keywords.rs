@@ -6,16 +6,20 @@
 
 use std::fmt;
 
-use qdrant_edge::Language;
-use qdrant_edge::bm25_embed::{EdgeBm25, EdgeBm25Config};
 use walvec_model::SparseVector;
+
+#[cfg(feature = "embedded")]
+use self::engine::Bm25;
+/// The engine makes the vectors; without it there is no language that could be chosen.
+#[cfg(not(feature = "embedded"))]
+type Bm25 = std::convert::Infallible;
 
 /// The language unless another one is chosen; it decides about stems, and which words say nothing.
 pub const DEFAULT_LANGUAGE: &str = "english";
 
 /// Makes sparse vectors of texts in one language.
 pub struct Keywords {
-    bm25: EdgeBm25,
+    bm25: Bm25,
     language: String,
 }
 
@@ -23,33 +27,50 @@ pub struct Keywords {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownLanguage(pub String);
 
+#[cfg(feature = "embedded")]
 impl Keywords {
     /// For texts in `language`, by its English name in lower case.
     ///
     /// # Errors
     /// If the engine does not know the language.
     pub fn new(language: &str) -> Result<Self, UnknownLanguage> {
-        let unknown = || UnknownLanguage(language.to_owned());
-        // It reads other spellings too, and two of them would be two fingerprints.
-        let parsed: Language = language.parse().map_err(|_| unknown())?;
-        if serde_json::to_value(parsed).ok().as_ref().and_then(serde_json::Value::as_str) != Some(language) {
-            return Err(unknown());
-        }
-        let config = EdgeBm25Config { language: Some(language.to_owned()), ..EdgeBm25Config::default() };
-        let bm25 = EdgeBm25::new(config).map_err(|_| unknown())?;
+        let bm25 = engine::bm25(language).ok_or_else(|| UnknownLanguage(language.to_owned()))?;
         Ok(Self { bm25, language: language.to_owned() })
     }
 
     /// The vector of a text that is stored; empty if no word of it says anything.
     #[must_use]
     pub fn document(&self, text: &str) -> SparseVector {
-        sorted(self.bm25.embed_document(text))
+        engine::sorted(self.bm25.embed_document(text))
     }
 
     /// The vector of a text that is searched for; empty if no word of it says anything.
     #[must_use]
     pub fn query(&self, text: &str) -> SparseVector {
-        sorted(self.bm25.embed_query(text))
+        engine::sorted(self.bm25.embed_query(text))
+    }
+}
+
+#[cfg(not(feature = "embedded"))]
+impl Keywords {
+    /// For no text at all: the engine that makes the vectors was left out of this program.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn new(language: &str) -> Result<Self, UnknownLanguage> {
+        Err(UnknownLanguage(language.to_owned()))
+    }
+
+    /// The vector of a text that is stored.
+    #[must_use]
+    pub const fn document(&self, _text: &str) -> SparseVector {
+        match self.bm25 {}
+    }
+
+    /// The vector of a text that is searched for.
+    #[must_use]
+    pub const fn query(&self, _text: &str) -> SparseVector {
+        match self.bm25 {}
     }
 }
 
@@ -65,12 +86,30 @@ pub fn describe(language: &str) -> String {
     format!("bm25 {language}")
 }
 
-/// In the order in which vectors come back from where they are stored.
-fn sorted(vector: qdrant_edge::SparseVector) -> SparseVector {
-    let mut entries: Vec<(u32, f32)> = vector.indices.into_iter().zip(vector.values).collect();
-    entries.sort_unstable_by_key(|(index, _)| *index);
-    let (indices, values) = entries.into_iter().unzip();
-    SparseVector { indices, values }
+#[cfg(feature = "embedded")]
+mod engine {
+    use qdrant_edge::Language;
+    use qdrant_edge::bm25_embed::EdgeBm25Config;
+    use walvec_model::SparseVector;
+
+    pub(super) use qdrant_edge::bm25_embed::EdgeBm25 as Bm25;
+
+    /// The engine's rules for `language`, if it has some.
+    pub(super) fn bm25(language: &str) -> Option<Bm25> {
+        // It reads other spellings too, and two of them would be two fingerprints.
+        let parsed: Language = language.parse().ok()?;
+        let spelling = serde_json::to_value(parsed).ok()?;
+        let config = EdgeBm25Config { language: Some(language.to_owned()), ..EdgeBm25Config::default() };
+        (spelling.as_str() == Some(language)).then(|| Bm25::new(config).ok()).flatten()
+    }
+
+    /// In the order in which vectors come back from where they are stored.
+    pub(super) fn sorted(vector: qdrant_edge::SparseVector) -> SparseVector {
+        let mut entries: Vec<(u32, f32)> = vector.indices.into_iter().zip(vector.values).collect();
+        entries.sort_unstable_by_key(|(index, _)| *index);
+        let (indices, values) = entries.into_iter().unzip();
+        SparseVector { indices, values }
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use crate::wait;
+use crate::{binary, wait};
 
 /// A running program. Killed when dropped.
 #[derive(Debug)]
@@ -54,6 +54,22 @@ pub fn can_test_debezium() -> bool {
     let has = |program| std::process::Command::new(program).arg("-version").output().is_ok_and(|o| o.status.success());
     let is_there = *JAVAC.get_or_init(|| has("javac") && has("mvn"));
     can_test("Debezium's own engine", is_there, "install a JDK 17 and Maven; `make debezium` fetches it")
+}
+
+/// Whether the program was built with TLS and SCRAM to a broker.
+///
+/// # Panics
+/// If it was not and `CI` is set.
+#[must_use]
+pub fn can_test_kafka_tls() -> bool {
+    static FEATURES: OnceLock<String> = OnceLock::new();
+    let features = FEATURES.get_or_init(|| {
+        let output =
+            binary::path().and_then(|program| Ok(std::process::Command::new(program).arg("--version").output()?));
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+    });
+    let remedy = "install pkg-config and the headers of OpenSSL (Debian: libssl-dev), then build with `make test`";
+    can_test("TLS and SCRAM to a broker", features.contains("kafka-tls"), remedy)
 }
 
 /// The Python that has Quix Streams.

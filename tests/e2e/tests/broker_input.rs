@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use walvec_e2e::others::can_test_kafka_tls;
 use walvec_e2e::records;
 use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, image, test, wait};
 use walvec_pipeline::status::Status;
@@ -93,7 +94,7 @@ async fn guarded(access_rights: bool) -> Result<(TestBroker, Value)> {
 }
 
 async fn a_login_that_is_refused_is_told_from_an_absent_broker(context: TestContext) -> Result<()> {
-    if !can_test("a broker that asks for a login") {
+    if !can_test("a broker that asks for a login") || !can_test_kafka_tls() {
         return Ok(());
     }
     let ((broker, section), server) = (guarded(false).await?, TestServer::start()?);
@@ -132,7 +133,7 @@ async fn arrive(context: &TestContext, server: &TestServer, index: &mut walvec_e
 }
 
 async fn an_authority_that_is_not_trusted_is_told_from_an_absent_broker(context: TestContext) -> Result<()> {
-    if !can_test("a broker with TLS") {
+    if !can_test("a broker with TLS") || !can_test_kafka_tls() {
         return Ok(());
     }
     let (broker, section) = guarded(false).await?;
@@ -151,7 +152,7 @@ async fn an_authority_that_is_not_trusted_is_told_from_an_absent_broker(context:
 
 async fn missing_rights_are_named_with_their_topic_or_group(context: TestContext) -> Result<()> {
     use Operation::{Create, Describe, Read, Write};
-    if !can_test("a broker with rights") {
+    if !can_test("a broker with rights") || !can_test_kafka_tls() {
         return Ok(());
     }
     let ((broker, section), server) = (guarded(true).await?, TestServer::start()?);

@@ -59,6 +59,8 @@ mod workers;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // The tests' HTTP clients need none of it, and are not made without.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     walvec_e2e::suite::main(
         &[
             smoke::tests(),

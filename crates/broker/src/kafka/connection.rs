@@ -1,49 +1,16 @@
 //! Where the broker is, and how to get in.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 
-use crate::error::{BrokerError, classify, is_login};
-
-/// How to reach a broker.
-#[derive(Clone, Debug, Default)]
-pub struct Connection {
-    /// `host:port`, several separated by commas: any of them leads to the others.
-    pub bootstrap: String,
-    /// How to encrypt; `None`: not at all.
-    pub tls: Option<Tls>,
-    /// How to log in; `None`: not at all.
-    pub sasl: Option<Sasl>,
-    /// Further settings of the client library, by its own names.
-    pub properties: BTreeMap<String, SecretString>,
-}
-
-/// How to encrypt. The broker's certificate must fit its host name.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    /// The certificate authorities to trust, as a PEM file; `None`: those of the system.
-    pub ca: Option<PathBuf>,
-    /// A certificate to show, and its key, as PEM files.
-    pub identity: Option<(PathBuf, PathBuf)>,
-}
-
-/// How to log in.
-#[derive(Clone, Debug)]
-pub struct Sasl {
-    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
-    pub mechanism: String,
-    /// The user.
-    pub username: String,
-    /// The password.
-    pub password: SecretString,
-}
+pub use super::settings::{Connection, Sasl, Tls};
+use crate::classify::{classify, is_login};
+use crate::error::BrokerError;
 
 impl Connection {
     /// The settings that all clients have in common.

@@ -6,9 +6,8 @@
 //!    └───────────────────── commit ◀── after the sink has it ┘
 //! ```
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
@@ -19,63 +18,15 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Connection, Trouble};
 use super::ownership::Ownership;
 use super::poll::{self, Client, Context};
+pub use super::settings::{Membership, Offsets, Polled, Protocol};
 use super::statistics::Reading;
 use super::topics::{ANSWER, blocking};
-use crate::error::{BrokerError, is_fenced};
-use crate::record::{Partition, Received};
+use crate::classify::is_fenced;
+use crate::error::BrokerError;
+use crate::record::Partition;
 
 /// Chunks that wait for the worker.
 const WAITING_CHUNKS: usize = 2;
-
-/// How a worker belongs to a group.
-#[derive(Clone, Debug)]
-pub struct Membership {
-    /// The group.
-    pub group: String,
-    /// The name of this worker in the group: one that comes back under it gets its partitions back.
-    pub instance: String,
-    /// The topics.
-    pub topics: Vec<String>,
-    /// Which protocol the group uses.
-    pub protocol: Protocol,
-    /// What offsets are about: where the records go. Offsets that are about something else do not count, because what was
-    /// read is not there. At most 4000 characters.
-    pub about: String,
-    /// How long a worker may be silent before others take over, in the classic protocol; in the other the broker decides.
-    pub session_timeout: Duration,
-}
-
-/// How a group shares partitions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// The broker decides (KIP-848): Kafka 4.
-    Consumer,
-    /// The workers decide among themselves, cooperatively: every other broker.
-    Classic,
-}
-
-/// Offsets by partition: that of the record to be read next.
-pub type Offsets = BTreeMap<Partition, i64>;
-
-/// What happened.
-#[derive(Debug)]
-pub enum Polled {
-    /// Records, in the order of each partition.
-    Records(Vec<Received>),
-    /// Partitions have come.
-    Assigned(Vec<Partition>),
-    /// Partitions are about to go: write and commit what was read of them, then say so.
-    Revoked {
-        /// Which.
-        partitions: Vec<Partition>,
-        /// Where to say so; dropping it says it too.
-        done: std::sync::mpsc::SyncSender<()>,
-    },
-    /// Partitions are gone: drop what was read of them.
-    Lost(Vec<Partition>),
-    /// The consumer is of no use any more.
-    Failed(BrokerError),
-}
 
 /// A member of a group: what it reads.
 pub struct Consumer {

@@ -1,5 +1,6 @@
 //! The client of the broker, on librdkafka. Nothing outside this folder names it.
 //!
+//! - [`settings`]: what it is told, and what it tells
 //! - [`connection`]: where the broker is, and how to get in
 //! - [`topics`]: topics that are there, and making those that are not
 //! - [`producer`]: writing records, and knowing which of them the broker has
@@ -10,12 +11,27 @@
 //! - [`ownership`]: which partitions may still be written for
 //! - [`statistics`]: how far reading has come
 
+#[cfg(not(feature = "kafka"))]
+mod absent;
+#[cfg(feature = "kafka")]
 pub mod connection;
+#[cfg(feature = "kafka")]
 pub mod consumer;
+#[cfg(feature = "kafka")]
 pub mod lookup;
+#[cfg(feature = "kafka")]
 mod ownership;
+#[cfg(feature = "kafka")]
 mod poll;
+#[cfg(feature = "kafka")]
 pub mod producer;
+pub mod settings;
+#[cfg(feature = "kafka")]
 pub mod statistics;
+#[cfg(feature = "kafka")]
 pub mod table;
+#[cfg(feature = "kafka")]
 pub mod topics;
+
+#[cfg(not(feature = "kafka"))]
+pub use absent::{connection, consumer, lookup, producer, statistics, table, topics};

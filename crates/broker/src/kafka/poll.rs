@@ -24,7 +24,8 @@ use super::consumer::Polled;
 use super::ownership::Ownership;
 use super::statistics::{Reading, Watch};
 use super::topics::ANSWER;
-use crate::error::{BrokerError, is_fenced};
+use crate::classify::is_fenced;
+use crate::error::BrokerError;
 use crate::record::{Partition, Received, Record};
 
 /// How long a poll waits for the first record.

@@ -17,23 +17,10 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use tokio::sync::watch;
 
 use super::connection::{Connection, Trouble, log};
+pub use super::settings::{LARGEST_RECORD, Sending};
 use super::topics::blocking;
 use crate::error::BrokerError;
 use crate::record::{Outgoing, Record};
-
-/// How records travel.
-#[derive(Clone, Debug)]
-pub struct Sending {
-    /// `none`, `gzip`, `snappy`, `lz4` or `zstd`.
-    pub compression: String,
-    /// The largest record that the topics take, in bytes.
-    pub largest_record: usize,
-    /// How long a record may take; `None`: for ever. One that is overtaken by others must not arrive after all.
-    pub patience: Option<Duration>,
-}
-
-/// What the library takes by default, and brokers too, more or less.
-pub const LARGEST_RECORD: usize = 1_000_000;
 
 /// Records that are confirmed together.
 #[derive(Debug)]

@@ -5,33 +5,12 @@ use std::time::{Duration, Instant};
 use rdkafka::Statistics;
 
 use super::ownership::Ownership;
+pub use super::settings::{Progress, Reading};
 use crate::error::BrokerError;
 use crate::record::Partition;
 
 /// How long a consumer may get nothing although there is more, before it is started again.
 const STALL: Duration = Duration::from_secs(30);
-
-/// How far one partition has been read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// The partition.
-    pub partition: Partition,
-    /// The offset that is read next.
-    pub next: i64,
-    /// Records that wait. Not simply what lies between here and the end: the marks of transactions have offsets too.
-    pub lag: i64,
-    /// Whether reading waits on purpose.
-    pub is_paused: bool,
-}
-
-/// A picture of the consumer at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
-    /// The partitions of this worker.
-    pub partitions: Vec<Progress>,
-    /// How often partitions have come or gone.
-    pub rebalances: u64,
-}
 
 impl Reading {
     pub(crate) fn new(statistics: &Statistics, ownership: &Ownership) -> Self {

@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 
 use super::connection::{Connection, Listener, Trouble};
+pub use super::settings::TopicSpec;
 use crate::error::BrokerError;
 
 /// How long a question to the broker may take.
@@ -26,21 +27,6 @@ const READY_POLL: Duration = Duration::from_millis(50);
 
 /// How long a compacted topic without a retention of its own keeps deletes.
 const DELETES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// What a topic is made like when it is missing. One that exists stays as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicSpec {
-    /// Its name.
-    pub name: String,
-    /// Its partitions: the most workers that can share its records.
-    pub partitions: i32,
-    /// Copies of each partition; `None`: as many as the broker's default.
-    pub replication: Option<i32>,
-    /// How long records are kept; `None`: for ever.
-    pub retention: Option<Duration>,
-    /// Whether the last record of every key is kept for ever, and former ones need not be.
-    pub compact: bool,
-}
 
 /// Asks about topics and makes them.
 pub struct Topics {

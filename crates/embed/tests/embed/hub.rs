@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -25,8 +26,12 @@ enum File {
     Whole(Vec<u8>),
     /// The hub announces the file, sends half, and closes the connection.
     CutOff(Vec<u8>),
+    /// The connection ends after half of what is asked for; the rest is sent to whoever asks for it.
+    Breaking(Vec<u8>),
     /// Half is sent as if it were everything, as some proxies do.
     Short(Vec<u8>),
+    /// Another content of the same length.
+    Altered(Vec<u8>),
     /// Listed, but answered with 404.
     Missing,
 }
@@ -35,6 +40,8 @@ enum File {
 #[derive(Default)]
 struct FakeHub {
     files: HashMap<String, File>,
+    /// Mirrors may list names alone.
+    lists_names_only: bool,
     requests: Mutex<Vec<String>>,
     /// Anybody without this token is turned away.
     token: Option<String>,
@@ -88,21 +95,24 @@ impl FakeHub {
         let allowed = self.token.as_ref().is_none_or(|token| {
             head.iter().any(|line| line.eq_ignore_ascii_case(&format!("authorization: Bearer {token}")))
         });
-        let (status, length, body) = if allowed { self.response(path) } else { (401, 0, Vec::new()) };
+        let from = head.iter().find_map(|line| {
+            let from = line.to_ascii_lowercase().strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok();
+            from.filter(|_| self.is_resumable(path))
+        });
+        let (status, length, body) =
+            if allowed { self.response(path, from.unwrap_or(0)) } else { (401, 0, Vec::new()) };
+        let status = if from.is_some() { 206 } else { status };
         // A length of 0 for a body that is not empty: not announced, the connection's end is the body's.
         let announced =
             if length == 0 && !body.is_empty() { String::new() } else { format!("Content-Length: {length}\r\n") };
-        let announced = if method == "HEAD" { format!("Content-Length: {}\r\n", self.size(path)) } else { announced };
         let head = format!("HTTP/1.1 {status} x\r\n{announced}X-Repo-Commit: {COMMIT}\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.ok()?;
-        if method == "GET" {
-            stream.write_all(&body).await.ok()?;
-        }
+        stream.write_all(&body).await.ok()?;
         stream.shutdown().await.ok()
     }
 
-    /// Status, announced length and body of a GET.
-    fn response(&self, path: &str) -> (u16, usize, Vec<u8>) {
+    /// Status, announced length and body of a GET of what comes from byte `from` on.
+    fn response(&self, path: &str, from: usize) -> (u16, usize, Vec<u8>) {
         if path == format!("/api/models/{MODEL}?blobs=true") {
             let siblings: Vec<_> = self.files.iter().map(|(file, content)| self.listed(file, content)).collect();
             let info = serde_json::json!({"id": MODEL, "sha": COMMIT, "siblings": siblings}).to_string();
@@ -111,42 +121,45 @@ impl FakeHub {
         match self.file(path) {
             Some(File::Whole(bytes)) => (200, bytes.len(), bytes.clone()),
             Some(File::CutOff(bytes)) => (200, bytes.len(), bytes[..bytes.len() / 2].to_vec()),
+            Some(File::Breaking(bytes)) => {
+                let rest = &bytes[from..];
+                (200, rest.len(), rest[..rest.len().div_ceil(2)].to_vec())
+            }
             Some(File::Short(bytes)) => (200, 0, bytes[..bytes.len() / 2].to_vec()),
+            Some(File::Altered(bytes)) => (200, bytes.len(), bytes.iter().rev().copied().collect()),
             Some(File::Missing) | None => (404, 0, Vec::new()),
         }
     }
 
-    /// A file as the listing shows it: large ones with their digests.
+    /// A file as the listing shows it: its length and, for a network, which lies in the large-file storage, its digest.
     fn listed(&self, name: &str, file: &File) -> serde_json::Value {
-        let (File::Whole(bytes)
-        | File::CutOff(bytes)
-        | File::Breaking(bytes)
-        | File::Short(bytes)
-        | File::Altered(bytes)) = file
-        else {
-            return serde_json::json!({"rfilename": name});
+        let bytes = match file {
+            File::Whole(bytes)
+            | File::CutOff(bytes)
+            | File::Breaking(bytes)
+            | File::Short(bytes)
+            | File::Altered(bytes) => bytes,
+            File::Missing => return serde_json::json!({"rfilename": name}),
         };
-        if !self.lists_sizes {
+        if self.lists_names_only {
             return serde_json::json!({"rfilename": name});
         }
-        let lfs = name.ends_with(".onnx").then(|| serde_json::json!({"sha256": sha256(bytes), "size": bytes.len()}));
+        let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let lfs = name.ends_with(".onnx").then(|| serde_json::json!({"sha256": digest, "size": bytes.len()}));
         serde_json::json!({"rfilename": name, "size": bytes.len(), "lfs": lfs})
+    }
+
+    fn is_resumable(&self, path: &str) -> bool {
+        matches!(self.file(path), Some(File::Breaking(_)))
     }
 
     fn file(&self, path: &str) -> Option<&File> {
         self.files.get(path.strip_prefix(&format!("/{MODEL}/resolve/{COMMIT}/"))?)
     }
-
-    fn size(&self, path: &str) -> usize {
-        match self.file(path) {
-            Some(File::Whole(bytes) | File::CutOff(bytes) | File::Short(bytes)) => bytes.len(),
-            Some(File::Missing) | None => 0,
-        }
-    }
 }
 
 fn hub_at(endpoint: &str) -> Hub {
-    Hub { endpoint: Some(endpoint.to_owned()), token: Some("secret".to_owned()) }
+    Hub { endpoint: Some(endpoint.to_owned()), token: Some("secret".into()) }
 }
 
 fn quiet() -> OnProgress {
@@ -241,6 +254,38 @@ async fn a_connection_cut_in_the_middle_of_a_file_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_transfer_that_breaks_again_and_again_is_resumed_where_it_stopped() {
+    let root = tempfile::tempdir().unwrap();
+    let mut hub = FakeHub::with_minilm();
+    hub.change("tokenizer.json", File::Breaking);
+    let (hub, endpoint) = hub.serve().await;
+    let dir = pull(MODEL, root.path(), &hub_at(&endpoint), quiet()).await.unwrap();
+    let original = std::fs::read(crate::minilm_dir().join("tokenizer.json")).unwrap();
+    assert!(std::fs::read(dir.join("tokenizer.json")).unwrap() == original, "it was put together wrongly");
+    let asked = hub.requests.lock().unwrap().iter().filter(|request| request.contains("tokenizer.json")).count();
+    assert!(asked > 3, "{asked} requests");
+}
+
+#[tokio::test]
+async fn a_mirror_that_lists_nothing_but_names_serves_too() {
+    let root = tempfile::tempdir().unwrap();
+    let mut hub = FakeHub::with_minilm();
+    hub.lists_names_only = true;
+    let (_, endpoint) = hub.serve().await;
+    pull(MODEL, root.path(), &hub_at(&format!("{endpoint}/")), quiet()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_what_the_hub_listed_is_not_installed() {
+    let root = tempfile::tempdir().unwrap();
+    let mut hub = FakeHub::with_minilm();
+    hub.change("onnx/model.onnx", File::Altered);
+    let error = failed_pull(hub, MODEL, root.path()).await;
+    assert!(matches!(&error, EmbedError::HubUnreachable { reason, .. } if reason.contains("SHA-256")), "{error}");
+    assert!(is_empty(root.path()));
+}
+
+#[tokio::test]
 async fn a_pull_that_fails_keeps_the_model_that_was_installed_and_one_that_works_replaces_it() {
     let root = tempfile::tempdir().unwrap();
     let old = root.path().join(MODEL).join("old");
@@ -273,7 +318,7 @@ async fn the_token_is_sent_and_its_absence_explained() {
     hub.token = Some("secret".to_owned());
     let (_, endpoint) = hub.serve().await;
     pull(MODEL, root.path(), &hub_at(&endpoint), quiet()).await.unwrap();
-    let wrong = Hub { endpoint: Some(endpoint), token: Some("wrong".to_owned()) };
+    let wrong = Hub { endpoint: Some(endpoint), token: Some("wrong".into()) };
     let error = pull(MODEL, root.path(), &wrong, quiet()).await.unwrap_err();
     assert!(error.to_string().contains("token"), "{error}");
     assert!(!error.to_string().contains("wrong"), "{error}");

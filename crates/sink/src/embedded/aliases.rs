@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::manifest::{self, replace_file};
-use super::store::{collection_directory, io_error};
+use super::paths::{collection_directory, io_error};
 use crate::catalog::{self, Catalog};
 use crate::{BoxFuture, SinkError};
 

@@ -4,7 +4,7 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use super::store::io_error;
+use super::paths::io_error;
 use crate::SinkError;
 
 /// The right to use a data directory, for as long as this value lives. One process has it at a time.

@@ -11,9 +11,9 @@ use qdrant_edge::{
 
 use super::convert::{self, point_id, read_error};
 use super::journal::{self, Journal};
+use super::paths::io_error;
 use super::read::{self, VectorNames};
 use super::steps::{self, RawPoint, Step};
-use super::store::io_error;
 use crate::SinkError;
 
 const PAGE: usize = 1000;

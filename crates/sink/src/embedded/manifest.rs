@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use walvec_model::Fingerprint;
 
-use super::store::io_error;
+use super::paths::io_error;
 use crate::{CollectionId, CollectionSpec, SinkError};
 
 const FILE_NAME: &str = "walvec-collection.json";
@@ -57,7 +57,7 @@ impl Manifest {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                if super::store::shard_directory(directory).exists() {
+                if super::paths::shard_directory(directory).exists() {
                     return Err(corrupt(format!("{FILE_NAME} is missing, so nobody knows what its vectors are")));
                 }
                 let manifest = Self::new(spec);
@@ -80,7 +80,7 @@ impl Manifest {
 
     /// A collection that never held a point has no vectors that could be mixed: it becomes what is configured now.
     fn start_over(directory: &Path, spec: &CollectionSpec) -> Result<Self, SinkError> {
-        let shard = super::store::shard_directory(directory);
+        let shard = super::paths::shard_directory(directory);
         match fs::remove_dir_all(&shard) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error(&shard)(error)),
             _ => {}

@@ -7,6 +7,8 @@
 //!
 //! - [`Directory`]: which collection a name stands for
 //! - [`data_dir`]: the lock that keeps a second process out
+//! - `paths`: where the files of a collection lie
+//! - [`Embedded`]: a collection (`collection`), or what stands for it in a program without the engine (`absent`)
 //! - `manifest`: what a collection was made for, beside its files
 //! - `store`: opening, closing and reopening the engine; its panics become errors; room on the disk
 //! - `engine_log`: the engine's own log: numbering and growth
@@ -17,178 +19,35 @@
 //! - `read`: retrieve, count, scroll, search
 //! - `convert`: ids, filters and errors in the engine's terms
 
+#[cfg(not(feature = "embedded"))]
+mod absent;
 mod aliases;
+#[cfg(feature = "embedded")]
+mod collection;
+#[cfg(feature = "embedded")]
 mod convert;
 pub mod data_dir;
+#[cfg(feature = "embedded")]
 mod duplicates;
+#[cfg(feature = "embedded")]
 mod engine_log;
+#[cfg(feature = "embedded")]
 mod journal;
+#[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "only a collection that can be opened has all of it"))]
 mod manifest;
+mod paths;
+#[cfg(feature = "embedded")]
 mod read;
+#[cfg(feature = "embedded")]
 mod steps;
+#[cfg(feature = "embedded")]
 mod store;
+#[cfg(feature = "embedded")]
 mod writer;
 
-use std::path::Path;
-use std::sync::Arc;
-
-use qdrant_edge::EdgeShard;
-use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName, Vector};
-
+#[cfg(not(feature = "embedded"))]
+pub use absent::Embedded;
 pub use aliases::Directory;
+#[cfg(feature = "embedded")]
+pub use collection::Embedded;
 pub use data_dir::DataDir;
-
-use crate::{
-    BoxFuture, CollectionId, CollectionSpec, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink, SinkError,
-    Write, older_points,
-};
-use steps::Step;
-use store::Store;
-use writer::Writer;
-
-/// One collection in the embedded engine, in `<root>/collections/<name>/`. Clones share it.
-///
-/// # Durability
-/// A write is answered after the engine's `flush`, or, while an index is being built, after its record in the journal
-/// has reached the disk.
-///
-/// # What runs beside what
-/// One thread makes all changes, in the order in which the futures were first polled. Reads run beside it, and beside an
-/// index build ([`Sink::optimize`]), which writes do not wait for either. A search sees all that a write changes or nothing of
-/// it. Dropping a future does not take a write back.
-///
-/// # Closing
-/// [`close`](Self::close) waits for an index build that is under way. A program in a hurry may exit instead: everything
-/// that was answered is durable, and the next [`open`](Self::open) repairs what the build left. Dropping the last clone
-/// waits for the writes that were sent, but not for an index build.
-#[derive(Clone, Debug)]
-pub struct Embedded {
-    store: Arc<Store>,
-    writer: Arc<Writer>,
-}
-
-impl Embedded {
-    /// Whether the collection was created before.
-    #[must_use]
-    pub fn exists(root: &Path, collection: &str) -> bool {
-        store::collection_directory(root, collection).is_ok_and(|directory| manifest::exists(&directory))
-    }
-
-    /// Opens the collection, or creates it. Blocking: loads the collection's files.
-    ///
-    /// # Errors
-    /// [`SinkError::Fingerprint`] if it holds vectors of another model or dimension, [`SinkError::Locked`] if it is open
-    /// already, here or elsewhere, [`SinkError::Corrupt`] if its files cannot be read, [`SinkError::Io`].
-    pub fn open(root: &Path, spec: CollectionSpec) -> Result<Self, SinkError> {
-        let store = Arc::new(Store::open(root, spec)?);
-        let writer = Arc::new(Writer::spawn(Arc::clone(&store))?);
-        Ok(Self { store, writer })
-    }
-
-    /// Finishes what was sent, then closes the collection for all clones; later calls get [`SinkError::Closed`].
-    ///
-    /// # Errors
-    /// If the engine could not write its last words. What was answered before is durable all the same.
-    pub async fn close(self) -> Result<(), SinkError> {
-        self.writer.close().await
-    }
-
-    /// Runs a read on the blocking pool, so that a long one holds up no other task.
-    async fn read<T, F>(&self, read: F) -> Result<T, SinkError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&EdgeShard) -> Result<T, SinkError> + Send + 'static,
-    {
-        let store = Arc::clone(&self.store);
-        let task = tokio::task::spawn_blocking(move || store.with_shard(read));
-        task.await.unwrap_or(Err(SinkError::Closed))
-    }
-}
-
-impl Sink for Embedded {
-    /// Opening has made it and checked it.
-    fn prepare(&self) -> BoxFuture<'_, Result<CollectionId, SinkError>> {
-        Box::pin(std::future::ready(Ok(self.store.id())))
-    }
-
-    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(async move {
-            let steps = steps::of_batch(batch, self.store.target().dimension)?;
-            self.writer.change(steps).await.map(drop)
-        })
-    }
-
-    fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
-        Box::pin(self.read(move |shard| read::retrieve(shard, &ids)))
-    }
-
-    fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
-        let found = self.get(ids, true);
-        Box::pin(
-            async move { Ok(found.await?.into_iter().filter_map(|point| Some((point.id, point.vector?))).collect()) },
-        )
-    }
-
-    fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
-        let step = Step::DeleteTable { table: Provenance::table_tag(table) };
-        Box::pin(async move { self.writer.change(vec![step]).await.map(drop) })
-    }
-
-    fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
-        let step = Step::Sweep { table: Provenance::table_tag(table), current };
-        Box::pin(self.writer.change(vec![step]))
-    }
-
-    /// Nobody else writes here, so what was read is still so.
-    fn delete_older<'a>(&'a self, table: &'a TableName, before: Position) -> BoxFuture<'a, Result<(), SinkError>> {
-        Box::pin(async move {
-            let mut from = None;
-            loop {
-                let page = self.scroll(from, SCROLL_POINTS).await?;
-                let older = older_points(&page, table, before);
-                self.write(older.into_iter().map(|(id, _)| Write::Delete(id)).collect()).await?;
-                from = page.next;
-                if from.is_none() {
-                    return Ok(());
-                }
-            }
-        })
-    }
-
-    fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>> {
-        Box::pin(self.read(|shard| read::count(shard, None)))
-    }
-
-    fn scroll(&self, from: Option<PointId>, limit: usize) -> BoxFuture<'_, Result<ScrollPage, SinkError>> {
-        Box::pin(self.read(move |shard| read::scroll(shard, from, limit)))
-    }
-
-    fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(self.writer.optimize())
-    }
-}
-
-impl Search for Embedded {
-    fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
-        let store = Arc::clone(&self.store);
-        Box::pin(async move {
-            let search = move || store.search(|shard| read::search(shard, request, store.target()));
-            tokio::task::spawn_blocking(search).await.unwrap_or(Err(SinkError::Closed))
-        })
-    }
-
-    fn page(
-        &self,
-        from: Option<PointId>,
-        limit: usize,
-        with_vectors: bool,
-    ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
-        let target = self.store.target().clone();
-        Box::pin(self.read(move |shard| read::page(shard, &target, from, limit, with_vectors)))
-    }
-
-    fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {
-        let target = self.store.target().clone();
-        Box::pin(self.read(move |shard| read::get(shard, &target, &ids, with_vectors)))
-    }
-}

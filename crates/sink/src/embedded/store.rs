@@ -15,6 +15,7 @@ use walvec_model::RESERVED_KEY;
 use super::convert::{change_error, field_path, provenance_path, schema};
 use super::data_dir::LockFile;
 use super::manifest::Manifest;
+use super::paths::{collection_directory, io_error, shard_directory};
 use super::read::{Target, VectorNames};
 use super::steps::{self, Step};
 use super::{duplicates, engine_log, journal};
@@ -213,28 +214,8 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, SinkError>) -> Result<
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(SinkError::Engine(panic_message(&*panic))))
 }
 
-/// An error about `path`.
-pub(super) fn io_error(path: &Path) -> impl Fn(io::Error) -> SinkError + use<> {
-    let path = path.to_owned();
-    move |source| SinkError::Io { path: path.clone(), source }
-}
-
-pub(super) fn shard_directory(collection: &Path) -> PathBuf {
-    collection.join("shard")
-}
-
 pub(super) fn has_segments(shard: &Path) -> bool {
     std::fs::read_dir(shard.join("segments")).is_ok_and(|mut segments| segments.next().is_some())
-}
-
-pub(super) fn collection_directory(root: &Path, name: &str) -> Result<PathBuf, SinkError> {
-    let collections = root.join("collections");
-    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
-    if plain {
-        return Ok(collections.join(name));
-    }
-    let message = format!("the collection name {name:?} cannot be a directory's");
-    Err(io_error(&collections)(io::Error::new(io::ErrorKind::InvalidInput, message)))
 }
 
 fn index_list(spec: &CollectionSpec) -> Result<Vec<(JsonPath, PayloadSchemaType)>, SinkError> {

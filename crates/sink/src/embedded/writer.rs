@@ -10,8 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::convert::change_error;
 use super::journal::{self, Journal};
+use super::paths::io_error;
 use super::steps::{self, Step};
-use super::store::{Store, io_error};
+use super::store::Store;
 use crate::SinkError;
 
 /// Changes that may wait; each holds a batch in memory.

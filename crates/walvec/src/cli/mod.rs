@@ -22,11 +22,12 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 pub(crate) use failure::Failure;
 
-use crate::config::{Config, Environment, Overrides};
+use crate::config::{Config, Environment, Features, Overrides};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -53,13 +54,20 @@ Environment:
 /// Try it: `walvec demo`. With your own database: `walvec init` writes a walvec.yaml for it, `walvec check` says what is missing,
 /// `walvec run` keeps it in sync.
 #[derive(Parser)]
-#[command(version, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(version, long_version = version(), after_help = EXIT_CODES, max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
     /// The form of the log on stderr.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// What `--version` prints: the features that it was built with decide which configurations it takes.
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> =
+        LazyLock::new(|| format!("{}\nfeatures: {}", env!("CARGO_PKG_VERSION"), Features::of_this_program().names()));
+    &VERSION
 }
 
 /// The form of the log.

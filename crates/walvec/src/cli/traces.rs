@@ -21,13 +21,13 @@ pub(super) use exporting::exporter;
 /// Nothing is kept for a collector.
 #[cfg(not(feature = "otel"))]
 #[derive(Default)]
-pub(crate) struct Traces;
+pub(crate) struct Traces(());
 
 /// Says why no trace is sent.
 #[cfg(not(feature = "otel"))]
 pub(super) fn exporter() -> (Traces, Option<Spans>) {
     super::output::note("traces are not sent: this walvec was built without the feature \"otel\"");
-    (Traces, None)
+    (Traces::default(), None)
 }
 
 #[cfg(feature = "otel")]

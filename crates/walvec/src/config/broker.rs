@@ -280,6 +280,11 @@ pub(crate) enum SaslMechanism {
 }
 
 impl SaslMechanism {
+    /// Whether librdkafka proves the password by OpenSSL.
+    pub(super) const fn needs_openssl(self) -> bool {
+        matches!(self, Self::ScramSha256 | Self::ScramSha512)
+    }
+
     /// Its registered name, which librdkafka takes.
     pub(crate) const fn name(self) -> &'static str {
         match self {

@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::document::Document;
 use super::environment::Environment;
 use super::error::ConfigError;
+use super::features::{self, Features};
 use super::settings::Config;
 use super::stage::{INSTANCE, Stage, instance};
 use super::{conninfo, names, reader, rules, variables};
@@ -41,10 +42,15 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let file = path.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_owned);
         match std::fs::read_to_string(&file) {
-            Ok(text) => from_named_text(&file.display().to_string(), &text, environment, overrides),
+            Ok(text) => {
+                let name = file.display().to_string();
+                from_named_text(&name, &text, environment, overrides, Features::of_this_program())
+            }
             Err(error) if error.kind() == ErrorKind::NotFound && path.is_none() => {
                 let stage = stage(environment, &overrides)?;
-                variables::configuration(environment, stage)?.completed(None, environment, overrides)
+                let config = variables::configuration(environment, stage)?.completed(None, environment, overrides)?;
+                features::check(&config, None, Features::of_this_program())?;
+                Ok(config)
             }
             Err(source) => Err(ConfigError::Unreadable { path: file, source }),
         }
@@ -61,7 +67,7 @@ impl Config {
 
     /// Loads the configuration from the text of a file.
     pub(crate) fn from_text(text: &str, environment: &Environment, overrides: Overrides) -> Result<Self, ConfigError> {
-        from_named_text(DEFAULT_FILE, text, environment, overrides)
+        from_named_text(DEFAULT_FILE, text, environment, overrides, Features::of_this_program())
     }
 
     /// Adds what environment and flags say, then checks the whole.
@@ -94,14 +100,18 @@ impl Config {
     }
 }
 
-fn from_named_text(
+/// Loads the configuration from the text of the file called `name`, for a program with these `features`.
+pub(super) fn from_named_text(
     name: &str,
     text: &str,
     environment: &Environment,
     overrides: Overrides,
+    features: Features,
 ) -> Result<Config, ConfigError> {
     let document = Document::parse(name, text)?;
-    reader::read(&document, environment)?.completed(Some(&document), environment, overrides)
+    let config = reader::read(&document, environment)?.completed(Some(&document), environment, overrides)?;
+    features::check(&config, Some(&document), features)?;
+    Ok(config)
 }
 
 /// What this process does.

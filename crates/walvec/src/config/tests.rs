@@ -9,6 +9,7 @@ use super::*;
 
 mod broker;
 mod embedding;
+mod features;
 mod lookups;
 
 const EXAMPLE: &str = include_str!("../../../../walvec.example.yaml");
@@ -17,6 +18,11 @@ const EXAMPLE: &str = include_str!("../../../../walvec.example.yaml");
 const COLLECTION: &str = "collections:\n  - { name: books, table: public.books, text: '{{ name }}' }\n";
 
 const URL: &str = "postgres://u:p@h:5432/d?sslmode=require";
+
+/// The configuration in `text`, for a program with all features.
+fn parse(text: &str, environment: &Environment, overrides: Overrides) -> Result<Config, ConfigError> {
+    load::from_named_text("walvec.yaml", text, environment, overrides, Features::ALL)
+}
 
 fn environment() -> Environment {
     Environment::of(&[("HOME", "/home/me"), ("DATABASE_URL", URL)])
@@ -29,7 +35,7 @@ fn with(variables: &[(&str, &str)]) -> Environment {
 }
 
 fn load(text: &str) -> Config {
-    Config::from_text(text, &environment(), Overrides::default()).unwrap_or_else(|error| panic!("{error}"))
+    parse(text, &environment(), Overrides::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The message for a wrong file.
@@ -38,7 +44,7 @@ fn refusal(text: &str) -> String {
 }
 
 fn refusal_in(text: &str, environment: &Environment) -> String {
-    Config::from_text(text, environment, Overrides::default()).expect_err(text).to_string()
+    parse(text, environment, Overrides::default()).expect_err(text).to_string()
 }
 
 fn url(config: &Config) -> &str {
@@ -70,7 +76,7 @@ fn what_the_example_has_commented_out_is_valid_too() {
     let line = |line: &str| if is_key(line) { line.replacen("# ", "", 1) } else { line.to_owned() };
     let uncommented: Vec<String> = EXAMPLE.lines().map(line).collect();
     let environment = with(&[("DATABASE_URL", URL), ("WALVEC_TOKEN", "t")]);
-    let config = Config::from_text(&uncommented.join("\n"), &environment, Overrides::default()).unwrap();
+    let config = parse(&uncommented.join("\n"), &environment, Overrides::default()).unwrap();
     assert_eq!(config.collections[0].filter.as_deref(), Some("year >= 1800"));
     assert!(config.server.token.is_some());
 }
@@ -272,7 +278,7 @@ fn references_work_in_every_kind_of_scalar_and_for_every_type() {
     let text = "source: { url: '${DATABASE_URL}', slot: \"${SLOT:-other}\" }\n\
         collections:\n  - name: ${NAME}\n    table: public.${NAME}\n    text: |\n      ${YAML} ${{ price }} $${NAME}\n\
         pipeline:\n  batch_rows: ${ROWS}\n";
-    let config = Config::from_text(text, &environment, Overrides::default()).unwrap();
+    let config = parse(text, &environment, Overrides::default()).unwrap();
     assert_eq!(config.source.slot, "other");
     assert_eq!(config.collections[0].table, TableName::new("public", "films"));
     assert_eq!(config.collections[0].text, "a: [b] ${{ price }} ${NAME}\n");
@@ -344,7 +350,7 @@ fn no_error_shows_a_secret() {
     ] {
         let environment = with(&[("HOLDS_SECRET", secret)]);
         let file = format!("{COLLECTION}{text}\n");
-        let error = Config::from_text(&file, &environment, Overrides::default()).expect_err(text);
+        let error = parse(&file, &environment, Overrides::default()).expect_err(text);
         for message in [error.to_string(), format!("{error:?}")] {
             assert!(!message.contains(secret), "{text}: {message}");
         }
@@ -371,10 +377,10 @@ fn text_that_is_no_yaml_is_shown_with_its_line() {
 fn the_database_comes_from_the_file_and_variables_fill_in_the_rest() {
     let environment = with(&[("DATABASE_URL", URL), ("PGPASSWORD", "from-env"), ("PGHOST", "elsewhere")]);
     let text = format!("{COLLECTION}source: {{ url: postgres://me@db/app }}\n");
-    let config = Config::from_text(&text, &environment, Overrides::default()).unwrap();
+    let config = parse(&text, &environment, Overrides::default()).unwrap();
     assert_eq!(url(&config), "postgres://me@db/app?password=from%2Denv");
 
-    let config = Config::from_text(COLLECTION, &with(&[("PGHOST", "h"), ("PGDATABASE", "d")]), Overrides::default());
+    let config = parse(COLLECTION, &with(&[("PGHOST", "h"), ("PGDATABASE", "d")]), Overrides::default());
     assert_eq!(url(&config.unwrap()), "postgres://?host=h&dbname=d");
 }
 
@@ -391,11 +397,11 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
     let text = format!("{COLLECTION}server: {{ listen: '127.0.0.1:1', token: from-file }}\n");
     let environment = with(&[("DATABASE_URL", URL), ("WALVEC_LISTEN", "127.0.0.1:2"), ("WALVEC_TOKEN", "from-env")]);
     assert_eq!(load(&text).server.listen.port(), 1);
-    let config = Config::from_text(&text, &environment, Overrides::default()).unwrap();
+    let config = parse(&text, &environment, Overrides::default()).unwrap();
     assert_eq!(config.server.listen.port(), 2);
     assert_eq!(config.server.token.unwrap().expose_secret(), "from-env");
     let flag = Overrides { listen: Some(([127, 0, 0, 1], 3).into()), ..Overrides::default() };
-    assert_eq!(Config::from_text(&text, &environment, flag).unwrap().server.listen.port(), 3);
+    assert_eq!(parse(&text, &environment, flag).unwrap().server.listen.port(), 3);
 }
 
 #[test]
@@ -403,20 +409,18 @@ fn an_address_that_others_can_reach_needs_a_token_wherever_it_comes_from() {
     let text = format!("{COLLECTION}server: {{ listen: '0.0.0.0:80' }}\n");
     let message = refusal(&text);
     assert!(message.contains("server.listen") && message.contains("WALVEC_TOKEN"), "{message}");
-    assert!(
-        Config::from_text(&text, &with(&[("DATABASE_URL", URL), ("WALVEC_TOKEN", "t")]), Overrides::default()).is_ok()
-    );
+    assert!(parse(&text, &with(&[("DATABASE_URL", URL), ("WALVEC_TOKEN", "t")]), Overrides::default()).is_ok());
     let exposed = with(&[("DATABASE_URL", URL), ("WALVEC_LISTEN", "[::]:80")]);
     assert!(refusal_in(COLLECTION, &exposed).contains("can be reached from other machines"));
     let flag = Overrides { listen: Some(([192, 168, 0, 1], 80).into()), ..Overrides::default() };
-    assert!(Config::from_text(COLLECTION, &environment(), flag).is_err());
+    assert!(parse(COLLECTION, &environment(), flag).is_err());
     assert!(load(&format!("{COLLECTION}server: {{ listen: '[::1]:80' }}\n")).server.token.is_none());
 }
 
 #[test]
 fn models_are_kept_where_the_environment_says() {
     let with_models = with(&[("DATABASE_URL", URL), ("WALVEC_MODELS", "/models")]);
-    let config = Config::from_text(COLLECTION, &with_models, Overrides::default()).unwrap();
+    let config = parse(COLLECTION, &with_models, Overrides::default()).unwrap();
     assert_eq!(config.models, std::path::Path::new("/models"));
     assert_eq!(load(COLLECTION).models, std::path::Path::new("/home/me/.cache/walvec/models"));
 }

@@ -54,7 +54,7 @@ fn the_broker_of_the_example_is_valid_and_holds_the_defaults() {
         section.lines().filter(|line| is_key(line)).map(|line| line.replacen("# ", "", 1)).collect();
     let environment = with(&[("DATABASE_URL", URL), ("KAFKA_PASSWORD", "p")]);
     let text = format!("{COLLECTION}{}\n", lines.join("\n"));
-    let mut example = kafka(Config::from_text(&text, &environment, Overrides::default()).unwrap());
+    let mut example = kafka(parse(&text, &environment, Overrides::default()).unwrap());
     assert_eq!(example.security_protocol(), "sasl_ssl");
     assert_eq!(example.sasl.take().map(|sasl| sasl.mechanism), Some(SaslMechanism::ScramSha256));
     assert_eq!(example.properties["socket.keepalive.enable"].expose_secret(), "true");
@@ -207,7 +207,7 @@ fn secrets_of_a_broker_are_not_in_the_debug_output() {
 fn a_collection_can_be_read_from_a_topic_that_somebody_else_writes() {
     let text =
         format!("{}broker: {{ kafka: {{ bootstrap: 'h:1' }} }}", COLLECTION.replace("text:", "topic: enriched, text:"));
-    let config = Config::from_text(&text, &with(&[]), of_stage(Stage::Index)).unwrap();
+    let config = parse(&text, &with(&[]), of_stage(Stage::Index)).unwrap();
     let collection = config.collections[0].clone();
     let kafka = kafka(config);
     assert_eq!(kafka.topic_of(&collection), "enriched");
@@ -252,7 +252,7 @@ fn two_tables_never_share_a_topic_of_changes() {
 #[test]
 fn a_stage_needs_a_broker_and_says_what_to_write() {
     for stage in STAGES {
-        let alone = Config::from_text(COLLECTION, &environment(), of_stage(stage));
+        let alone = parse(COLLECTION, &environment(), of_stage(stage));
         if stage == Stage::All {
             assert!(alone.is_ok());
             continue;
@@ -260,19 +260,19 @@ fn a_stage_needs_a_broker_and_says_what_to_write() {
         let message = alone.unwrap_err().to_string();
         assert!(message.contains("broker.kafka: missing") && message.contains(stage.name()), "{message}");
         assert!(message.contains("bootstrap: \"localhost:9092\"") && message.contains("--stage"), "{message}");
-        assert_eq!(Config::from_text(&file(""), &environment(), of_stage(stage)).unwrap().stage, stage);
+        assert_eq!(parse(&file(""), &environment(), of_stage(stage)).unwrap().stage, stage);
     }
 }
 
 #[test]
 fn only_what_reads_the_stream_needs_a_database() {
     for stage in [Stage::Index, Stage::Embed, Stage::Sink] {
-        assert_eq!(url(&Config::from_text(&file(""), &with(&[]), of_stage(stage)).unwrap()), "");
-        let given = Config::from_text(&file(""), &environment(), of_stage(stage)).unwrap();
+        assert_eq!(url(&parse(&file(""), &with(&[]), of_stage(stage)).unwrap()), "");
+        let given = parse(&file(""), &environment(), of_stage(stage)).unwrap();
         assert_eq!(url(&given), URL);
     }
     for stage in [Stage::All, Stage::Capture] {
-        let message = Config::from_text(&file(""), &with(&[]), of_stage(stage)).unwrap_err().to_string();
+        let message = parse(&file(""), &with(&[]), of_stage(stage)).unwrap_err().to_string();
         assert!(message.contains("source.url: missing"), "{message}");
     }
 }
@@ -280,10 +280,10 @@ fn only_what_reads_the_stream_needs_a_database() {
 #[test]
 fn stage_and_instance_come_from_the_flag_or_the_environment() {
     let variables = [("DATABASE_URL", URL), ("WALVEC_STAGE", "index"), ("WALVEC_INSTANCE", "a.b-C_1")];
-    let config = Config::from_text(&file(""), &with(&variables), Overrides::default()).unwrap();
+    let config = parse(&file(""), &with(&variables), Overrides::default()).unwrap();
     assert_eq!((config.stage, config.instance.as_str()), (Stage::Index, "a.b-C_1"));
     let flags = Overrides { stage: Some(Stage::Sink), instance: Some("2".to_owned()), ..Overrides::default() };
-    let config = Config::from_text(&file(""), &with(&variables), flags).unwrap();
+    let config = parse(&file(""), &with(&variables), flags).unwrap();
     assert_eq!((config.stage, config.instance.as_str()), (Stage::Sink, "2"));
     let config = load(COLLECTION);
     assert_eq!((config.stage, config.instance.as_str()), (Stage::All, "1"));
@@ -302,7 +302,7 @@ fn every_process_has_a_directory_of_its_own() {
     let embedded = "sink: { embedded: { path: /data } }\n";
     let directory = |text: &str, stage, instance: &str| {
         let flags = Overrides { stage: Some(stage), instance: Some(instance.to_owned()), ..Overrides::default() };
-        Config::from_text(text, &environment(), flags).unwrap().directory()
+        parse(text, &environment(), flags).unwrap().directory()
     };
     assert_eq!(directory(&format!("{COLLECTION}{server}"), Stage::All, "1"), Path::new("/state"));
     for (sink, stage, expected) in [

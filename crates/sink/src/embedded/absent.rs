@@ -1,0 +1,97 @@
+//! What stands for a collection in a program that was built without the engine: there is none, and none can be opened.
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use walvec_model::{Generation, PointId, Position, RawPage, RawPoint, StoredPoint, TableName, Vector};
+
+use crate::{BoxFuture, CollectionId, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
+
+/// A collection in the embedded engine. This program has no engine, so it has no value.
+#[derive(Clone, Debug)]
+pub struct Embedded(Infallible);
+
+impl Embedded {
+    /// Whether the collection was created before. A program with the engine may have done so; this one could not read it.
+    #[must_use]
+    pub const fn exists(_root: &Path, _collection: &str) -> bool {
+        false
+    }
+
+    /// Opens nothing.
+    ///
+    /// # Errors
+    /// Always [`SinkError::NotBuilt`].
+    pub fn open(_root: &Path, _spec: CollectionSpec) -> Result<Self, SinkError> {
+        Err(SinkError::NotBuilt)
+    }
+
+    /// Closes nothing.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn close(self) -> Result<(), SinkError> {
+        match self.0 {}
+    }
+}
+
+impl Sink for Embedded {
+    fn prepare(&self) -> BoxFuture<'_, Result<CollectionId, SinkError>> {
+        match self.0 {}
+    }
+
+    fn write(&self, _batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+        match self.0 {}
+    }
+
+    fn retrieve(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+        match self.0 {}
+    }
+
+    fn vectors(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
+        match self.0 {}
+    }
+
+    fn delete_table(&self, _table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
+        match self.0 {}
+    }
+
+    fn sweep(&self, _table: &TableName, _current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
+        match self.0 {}
+    }
+
+    fn delete_older<'a>(&'a self, _table: &'a TableName, _before: Position) -> BoxFuture<'a, Result<(), SinkError>> {
+        match self.0 {}
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>> {
+        match self.0 {}
+    }
+
+    fn scroll(&self, _from: Option<PointId>, _limit: usize) -> BoxFuture<'_, Result<ScrollPage, SinkError>> {
+        match self.0 {}
+    }
+
+    fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>> {
+        match self.0 {}
+    }
+}
+
+impl Search for Embedded {
+    fn search(&self, _request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+        match self.0 {}
+    }
+
+    fn page(
+        &self,
+        _from: Option<PointId>,
+        _limit: usize,
+        _with_vectors: bool,
+    ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
+        match self.0 {}
+    }
+
+    fn get(&self, _ids: Vec<PointId>, _with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {
+        match self.0 {}
+    }
+}

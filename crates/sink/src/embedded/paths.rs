@@ -1,0 +1,28 @@
+//! Where the files of a collection lie, and errors about them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::SinkError;
+
+/// An error about `path`.
+pub(super) fn io_error(path: &Path) -> impl Fn(io::Error) -> SinkError + use<> {
+    let path = path.to_owned();
+    move |source| SinkError::Io { path: path.clone(), source }
+}
+
+/// The engine's own files of a collection.
+pub(super) fn shard_directory(collection: &Path) -> PathBuf {
+    collection.join("shard")
+}
+
+/// The directory of a collection below the data directory `root`.
+pub(super) fn collection_directory(root: &Path, name: &str) -> Result<PathBuf, SinkError> {
+    let collections = root.join("collections");
+    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
+    if plain {
+        return Ok(collections.join(name));
+    }
+    let message = format!("the collection name {name:?} cannot be a directory's");
+    Err(io_error(&collections)(io::Error::new(io::ErrorKind::InvalidInput, message)))
+}

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Checks the documents: every relative link leads to a file, and to a heading of it where it names one; README.md stays short;
+# docs/README.md links every page in docs/. A folder in docs/ has an index of its own. Links to other sites are not followed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+git ls-files --cached --others --exclude-standard -- '*.md' llms.txt | python3 -c '
+import collections, pathlib, re, sys, urllib.parse
+
+README_WORDS = 1000
+FENCE = re.compile(r"^ *(```+|~~~+)")
+LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
+
+def outside_code(text):
+    """The lines with their numbers, without blocks and spans of code."""
+    fence = None
+    for number, line in enumerate(text.splitlines(), 1):
+        found = FENCE.match(line)
+        if found and fence is None:
+            fence = found.group(1)
+        elif found and found.group(1).startswith(fence):
+            fence = None
+        elif fence is None:
+            yield number, line
+
+def anchor(heading):
+    """What GitHub makes of a heading: small letters, no punctuation, hyphens for blanks."""
+    heading = LINK.sub(lambda link: link.group(0).split("](")[0].lstrip("!["), heading.strip())
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+def anchors(text):
+    seen = collections.Counter()
+    for _, line in outside_code(text):
+        if found := re.match(r"#{1,6}\s+(.*?)\s*#*$", line):
+            name = anchor(found.group(1))
+            yield name if seen[name] == 0 else f"{name}-{seen[name]}"
+            seen[name] += 1
+
+pages = {pathlib.PurePosixPath(line.strip()) for line in sys.stdin}
+texts = {page: pathlib.Path(page).read_text(encoding="utf-8") for page in pages if pathlib.Path(page).is_file()}
+root, wrong, linked, links = pathlib.Path.cwd().resolve(), [], set(), 0
+for page, text in sorted(texts.items()):
+    for number, line in outside_code(text):
+        for target in LINK.findall(re.sub(r"`[^`]*`", "", line)):
+            if urllib.parse.urlsplit(target).scheme:
+                continue
+            links += 1
+            path, _, fragment = urllib.parse.unquote(target).partition("#")
+            file = (pathlib.Path(page.parent, path) if path else pathlib.Path(page)).resolve()
+            if not file.exists() or not file.is_relative_to(root):
+                wrong.append(f"{page}:{number}: there is no {path}")
+                continue
+            found = pathlib.PurePosixPath(file.relative_to(root))
+            linked.add((page, found))
+            if fragment and found in texts and fragment not in set(anchors(texts[found])):
+                wrong.append(f"{page}:{number}: {found} has no heading #{fragment}")
+
+readme, index = pathlib.PurePosixPath("README.md"), pathlib.PurePosixPath("docs/README.md")
+words = len(texts[readme].split())
+if words > README_WORDS:
+    wrong.append(f"{readme}: {words} words, at most {README_WORDS}; move something to docs/")
+for page in sorted(texts):
+    if page.parent == index.parent and page != index and (index, page) not in linked:
+        wrong.append(f"{index}: does not link {page}")
+print("\n".join(wrong) or f"{len(texts)} documents: {links} relative links lead somewhere; README.md has {words} words")
+sys.exit(bool(wrong))
+'
