@@ -37,6 +37,10 @@ class Registry(http.server.BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
+    def do_POST(self):
+        # npm asks for advisories; anything but 404 it would ask again, for a minute.
+        self.send_error(404)
+
     def answer(self, body, content_type):
         self.send_response(200)
         self.send_header("Content-Type", content_type)

@@ -28,7 +28,7 @@ uv() {
 }
 
 npm() {
-  "$PYTHON" /mnt/test/registry.py /mnt/dist 4873 &
+  "$PYTHON" /mnt/test/registry.py /mnt/dist 4873 >/dev/null &
   until (exec 3<>/dev/tcp/127.0.0.1/4873) 2>/dev/null; do sleep 0.1; done
   as_user env npm_config_registry=http://127.0.0.1:4873/ npm_config_ignore_scripts=true \
     npx --yes walvec demo --once --json
