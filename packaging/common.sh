@@ -18,12 +18,12 @@ fail() { # WHAT REMEDY
   exit 1
 }
 
-# The platform, as Rust, Node and Debian call it.
+# The platform, as Rust and Node call it.
 case $(uname -sm) in
-"Linux x86_64") target=x86_64-unknown-linux-gnu platform=linux-x64 architecture=amd64 ;;
-"Linux aarch64") target=aarch64-unknown-linux-gnu platform=linux-arm64 architecture=arm64 ;;
-"Darwin arm64") target=aarch64-apple-darwin platform=darwin-arm64 architecture= ;;
-"Darwin x86_64") target=x86_64-apple-darwin platform=darwin-x64 architecture= ;;
+"Linux x86_64") target=x86_64-unknown-linux-gnu platform=linux-x64 ;;
+"Linux aarch64") target=aarch64-unknown-linux-gnu platform=linux-arm64 ;;
+"Darwin arm64") target=aarch64-apple-darwin platform=darwin-arm64 ;;
+"Darwin x86_64") target=x86_64-apple-darwin platform=darwin-x64 ;;
 *) fail "there are no packages for $(uname -sm)" "build from source: make build" ;;
 esac
 

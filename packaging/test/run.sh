@@ -29,7 +29,7 @@ in_a_copy() { # WAY
   mount -t tmpfs tmpfs "$work"
   mkdir -p "$work"/{upper,scratch} "$copy"
   mount -t overlay overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/scratch" "$copy"
-  for hidden in /root /home /tmp /var/cache/walvec /usr/lib/postgresql /work; do
+  for hidden in /root /home /tmp /var/cache/walvec /usr/lib/postgresql; do
     [[ ! -d $copy$hidden ]] || mount -t tmpfs -o "mode=$(stat -c %a "$copy$hidden")" tmpfs "$copy$hidden"
   done
   mkdir -p "$copy"/mnt/{dist,test,tools,server} "$copy$python_prefix"
@@ -53,11 +53,20 @@ if [[ ${1:-} == --in-a-copy ]]; then
   work=$3 in_a_copy "$2"
 fi
 
+check_debian_packages() {
+  if command -v lintian >/dev/null; then
+    lintian --allow-root --fail-on error,warning "$dist"/*.deb
+  else
+    echo "not checked by lintian, which is not installed: the Debian packages" >&2
+  fi
+}
+
 work=$(mktemp -d)
 trap 'rmdir "$work"' EXIT
 failed=0
 for way in "${@:-${WAYS[@]}}"; do
   echo "== $way"
+  [[ $way != deb ]] || check_debian_packages || failed=1
   timeout $((2 * LIMIT_SECONDS)) unshare --mount --net --pid --fork ./run.sh --in-a-copy "$way" "$work" || failed=1
 done
 exit "$failed"
