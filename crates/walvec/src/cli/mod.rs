@@ -8,6 +8,7 @@ mod failure;
 mod hits;
 mod init;
 pub(crate) mod logging;
+mod man;
 mod model;
 mod output;
 mod reindex;
@@ -109,8 +110,8 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Print the manual page, or write all of them.
+    Man(man::ManArgs),
 }
 
 /// Where the configuration is.
@@ -183,10 +184,7 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "walvec", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Man => clap_mangen::Man::new(Cli::command())
-            .render(&mut std::io::stdout())
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(|error| Failure::new(3, "E_OUTPUT", error)),
+        Command::Man(args) => man::execute(&args),
     }
 }
 

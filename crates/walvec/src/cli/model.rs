@@ -1,6 +1,6 @@
 //! `walvec model`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -28,24 +28,27 @@ pub(crate) enum ModelCommand {
 
 pub(crate) async fn execute(command: ModelCommand) -> Result<ExitCode, Failure> {
     let environment = Environment::of_process();
-    let root = environment.models_root().map_err(Failure::configuration)?;
     match command {
-        ModelCommand::List { json } => list(&root, json),
-        ModelCommand::Pull { name } => pull(&name, &root).await,
+        ModelCommand::List { json } => list(&environment.models_roots(), json),
+        ModelCommand::Pull { name } => pull(&name, &environment.models_root().map_err(Failure::configuration)?).await,
     }
 }
 
-fn list(root: &Path, as_json: bool) -> Result<ExitCode, Failure> {
-    let models = walvec_embed::model_dir::list(root).map_err(walvec_pipeline::PipelineError::from)?;
+fn list(roots: &[PathBuf], as_json: bool) -> Result<ExitCode, Failure> {
+    let mut models = Vec::new();
+    for root in roots {
+        models.extend(walvec_embed::model_dir::list(root).map_err(walvec_pipeline::PipelineError::from)?);
+    }
     if as_json {
         let models: Vec<_> =
             models.iter().map(|model| serde_json::json!({ "name": model.name, "path": model.path })).collect();
         return output::json(&models.into());
     }
     if models.is_empty() {
+        let places: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
         return output::line(&format!(
             "No models in {}. Fetch one: walvec model pull BAAI/bge-small-en-v1.5",
-            root.display()
+            places.join(" and ")
         ));
     }
     let lines: Vec<String> = models.iter().map(|model| format!("{}  {}", model.name, model.path.display())).collect();

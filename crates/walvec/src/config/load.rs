@@ -110,7 +110,7 @@ impl Config {
         if let Some(token) = environment.non_empty("WALVEC_TOKEN") {
             self.server.token = Some(token.into());
         }
-        self.models = environment.models_root()?;
+        self.models = environment.models_root_of(&self.embedding.model)?;
         rules::check(&self, document)?;
         if !overrides.not_needed.contains(&"server.token") {
             rules::check_exposure(&self, document)?;
