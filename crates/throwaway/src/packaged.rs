@@ -85,7 +85,8 @@ impl PackagedServer {
 fn site_packages(program: &Path) -> Vec<PathBuf> {
     let Some(prefix) = program.parent().and_then(Path::parent) else { return Vec::new() };
     let libraries = ["lib", "lib64"].map(|library| subdirectories(&prefix.join(library)));
-    let of_python = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python"));
+    let of_python =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python"));
     let pythons = libraries.into_iter().flatten().filter(of_python);
     pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|packages| python.join(packages))).collect()
 }
@@ -96,9 +97,11 @@ fn site_packages(program: &Path) -> Vec<PathBuf> {
 fn node_modules(program: &Path) -> impl Iterator<Item = PathBuf> {
     const NAME: &str = "node_modules";
     let inside = |path: &Path| path.components().any(|part| part.as_os_str() == NAME);
-    program.ancestors().skip(1).filter(move |above| inside(above)).map(|above| {
-        if above.ends_with(NAME) { above.to_owned() } else { above.join(NAME) }
-    })
+    program
+        .ancestors()
+        .skip(1)
+        .filter(move |above| inside(above))
+        .map(|above| if above.ends_with(NAME) { above.to_owned() } else { above.join(NAME) })
 }
 
 fn subdirectories(directory: &Path) -> Vec<PathBuf> {
@@ -160,7 +163,8 @@ mod tests {
         fs::create_dir_all(library.parent().unwrap()).unwrap();
         fs::write(library, "").unwrap();
         for program in ["initdb", "pg_ctl", "postgres"] {
-            let script = "#!/bin/sh\ntest -e \"$(dirname \"$0\")/../lib/libpq.so.5\" && echo 'postgres (PostgreSQL) 18.6'\n";
+            let script =
+                "#!/bin/sh\ntest -e \"$(dirname \"$0\")/../lib/libpq.so.5\" && echo 'postgres (PostgreSQL) 18.6'\n";
             fs::write(bin.join(program), script).unwrap();
             fs::set_permissions(bin.join(program), Permissions::from_mode(0o755)).unwrap();
         }

@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use walvec_embed::hash::HashEmbedder;
 use walvec_embed::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
 use walvec_model::{
-    Cell, Change, Column, Fingerprint, Generation, Lsn, Op, PointId, Position, Row, Table, TableName, Value, Vector,
+    Cell, Change, Column, Fingerprint, Generation, Lsn, MadeWith, Op, PointId, Position, Row, Table, TableName, Value,
+    Vector,
 };
 use walvec_sink::embedded::Embedded;
 use walvec_sink::{CollectionSpec, Sink as _};
@@ -86,6 +87,7 @@ impl Fixture {
             name: "books".to_owned(),
             dimension: DIMENSION,
             fingerprint: fingerprint.clone(),
+            made_with: MadeWith::default(),
             indexes: Vec::new(),
             vector: None,
             keywords: None,
