@@ -11,7 +11,7 @@ fn refusal(keys: &str, features: Features) -> Option<String> {
 
 const BROKER: &str = "broker: { kafka: { bootstrap: 'localhost:9092' } }\n";
 const SERVER: &str = "sink: { qdrant: { url: 'http://localhost:6334' } }\n";
-const PROVIDER: &str = "embedding: { model: openai/text-embedding-3-small }\n";
+const PROVIDER: &str = "embedding: { model: openai/text-embedding-3-small, api_key: k }\n";
 
 #[test]
 fn a_program_with_all_features_takes_every_configuration() {
