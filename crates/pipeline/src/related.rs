@@ -163,7 +163,7 @@ impl Gathered {
             }
             if shown.is_none() && began.elapsed() > PATIENCE {
                 let problem = commits_wait(self.unseen.len());
-                tracing::warn!(transactions = ?self.unseen, "{}", problem.message);
+                tracing::warn!(transactions = self.unseen.len(), "{}", problem.message);
                 shown.insert(Trouble::new(&shared.telemetry)).show(problem);
             }
             pause = (pause * 2).min(LONGEST_LOOK);

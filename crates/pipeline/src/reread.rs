@@ -49,6 +49,8 @@ pub enum Job {
 pub struct Progress {
     /// Rows that were read again.
     pub rows: u64,
+    /// How many there are, where it is known: by the server's statistics for a table, exactly for single rows.
+    pub rows_estimated: Option<u64>,
     /// How it ended, if it has.
     pub ended: Option<Result<(), Ended>>,
 }
@@ -168,7 +170,7 @@ impl Active {
         };
         order.update(|progress| progress.rows = 0);
         let (chunks_in, chunks) = mpsc::channel(1);
-        let reader = read(Arc::clone(source), shared.clone(), table.clone(), rows, chunks_in);
+        let reader = read(Arc::clone(source), shared.clone(), table.clone(), rows, order.progress.clone(), chunks_in);
         let reader = AbortOnDropHandle::new(tokio::spawn(reader));
         Self { order, table, touched: Touched::default(), waiting: VecDeque::new(), chunks, _reader: reader }
     }
@@ -219,9 +221,18 @@ impl Active {
 }
 
 /// Reads the rows, again from the start after an error that passes.
-async fn read(source: Arc<Source>, shared: Shared, table: TableName, rows: Selection, chunks: mpsc::Sender<Rows>) {
+async fn read(
+    source: Arc<Source>,
+    shared: Shared,
+    table: TableName,
+    rows: Selection,
+    progress: watch::Sender<Progress>,
+    chunks: mpsc::Sender<Rows>,
+) {
     let mut retry = Retry::new(&shared.telemetry, &shared.stop);
     loop {
+        let estimated = estimate(&source, &table, &rows).await;
+        progress.send_modify(|progress| progress.rows_estimated = estimated);
         let error = match read_once(&source, &table, &rows, &chunks, &mut retry).await {
             Ok(()) => return,
             Err(error) => error,
@@ -231,6 +242,19 @@ async fn read(source: Arc<Source>, shared: Shared, table: TableName, rows: Selec
             // If nobody listens, nobody believes that all rows were read either.
             let _ = chunks.send(Err(error)).await;
             return;
+        }
+    }
+}
+
+/// How many rows there are. It is shown and nothing more, so that an error leaves it unknown.
+async fn estimate(source: &Source, table: &TableName, rows: &Selection) -> Option<u64> {
+    match rows {
+        Selection::Keys(keys) => Some(keys.len() as u64),
+        // How many meet a condition is not asked: the answer may take as long as reading them.
+        Selection::Where(Some(_)) => None,
+        Selection::Where(None) => {
+            let estimates = source.estimate_rows().await.ok()?;
+            estimates.into_iter().find(|(name, _)| name == table).map(|(_, rows)| rows).filter(|rows| *rows > 0)
         }
     }
 }

@@ -10,11 +10,14 @@ use crate::status::Problem;
 use crate::telemetry::Telemetry;
 use crate::trouble::Trouble;
 
-/// From a tenth of a second to half a minute, doubling, with jitter, for ever.
+/// The longest pause, before the jitter, which doubles it at most: whatever is back is noticed within ten seconds.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// From a tenth of a second, doubling, with jitter, for ever.
 fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(30))
+        .with_max_delay(LONGEST)
         .with_jitter()
         .without_max_times()
         .build()
@@ -45,7 +48,7 @@ impl Retry {
         if error.policy() == Policy::Stop {
             return Err(error);
         }
-        let delay = self.delays.next().unwrap_or(Duration::from_secs(30));
+        let delay = self.delays.next().unwrap_or(LONGEST);
         self.soon(error, delay).await
     }
 
@@ -57,7 +60,7 @@ impl Retry {
                 part = error.part(),
                 code = error.code(),
                 attempt = self.attempts,
-                ?delay,
+                delay_ms = delay.as_millis(),
                 remedy = error.remedy(),
                 "{error}; trying again"
             );

@@ -37,6 +37,15 @@ pub struct Status {
     pub broker: Option<BrokerStatus>,
 }
 
+impl Status {
+    /// Rows that the snapshot has copied, and that PostgreSQL estimates it has to copy, of all collections.
+    #[must_use]
+    pub fn snapshot_rows(&self) -> (u64, u64) {
+        let sum = |rows: fn(&CollectionStatus) -> u64| self.collections.iter().map(rows).sum();
+        (sum(|collection| collection.snapshot_rows_copied), sum(|collection| collection.snapshot_rows_estimated))
+    }
+}
+
 /// What goes through the broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerStatus {

@@ -7,7 +7,7 @@
 //! - [`serve`]: runs the whole and its HTTP server until it is told to stop
 //! - [`broker`] and [`staged`]: the stages of a process that works through a broker, and running them
 //! - [`supervise`]: runs the pipeline, and does what it is asked for meanwhile
-//! - [`tasks`]: what was asked for, and how far it has come
+//! - [`tasks`] and [`progress`]: what was asked for, and how far it has come
 //! - [`reindex`] and [`remembered`]: other collections beside the served ones, and what a later start has to know
 //! - [`last_run`]: how the last run on a data directory ended
 //! - [`http`] and [`ui`]: the HTTP API, health, metrics and the search page
@@ -25,6 +25,7 @@ mod demo;
 mod http;
 mod last_run;
 mod mode;
+mod progress;
 mod reindex;
 mod remembered;
 mod score;
@@ -42,13 +43,19 @@ fn main() -> ExitCode {
     // All TLS but librdkafka's. It fails only if there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let _traces = cli::logging::start(&arguments);
+    let logs_json = arguments.logs_json();
     match cli::execute(arguments) {
         Ok(code) => code,
         Err(failure) => {
             if wants_json {
                 failure.print_json();
             }
-            failure.print();
+            // A log that is switched off would swallow it.
+            if logs_json && tracing::enabled!(tracing::Level::ERROR) {
+                failure.log();
+            } else {
+                failure.print();
+            }
             ExitCode::from(failure.exit)
         }
     }

@@ -33,6 +33,7 @@ use crate::cli::Failure;
 use crate::collection::{self, Opened};
 use crate::config::{CollectionConfig, Config};
 use crate::http::Serving;
+use crate::progress::{Meter, Voice};
 use crate::remembered::{self, UnderWay, reindex_directory};
 use crate::supervise::Live;
 use crate::tasks::Handle;
@@ -51,6 +52,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// How often dropping the slot is tried: whoever read it last may need some seconds to let go of it.
 const DROPS: u32 = 10;
+
+/// The step in which the rows are copied.
+const COPYING: &str = "copying";
 
 /// Slot names end here.
 const SLOT_NAME_BYTES: usize = 63;
@@ -133,16 +137,12 @@ impl Beside {
 
     /// Waits for the end of the snapshot.
     async fn copy(&mut self, task: &Handle) -> Result<(), Failure> {
-        task.step("copying");
+        task.step(COPYING);
+        let mut meter = Meter::new("reindex", Voice::Log);
         let progress = |status: &Status| {
-            task.update(|task| {
-                task.rows = status.collections.iter().map(|collection| collection.snapshot_rows_copied).sum();
-                let estimated = status.collections.iter().map(|collection| collection.snapshot_rows_estimated).sum();
-                task.rows_estimated = Some(estimated);
-                if let Some(problem) = &status.problem {
-                    task.step = format!("waiting: {}", problem.message);
-                }
-            });
+            let (copied, estimated) = status.snapshot_rows();
+            meter.show(copied, Some(estimated));
+            task.reach(COPYING, status.problem.as_ref(), copied, Some(estimated));
             status.phase == Phase::Streaming
         };
         self.wait_for(progress).await

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -258,11 +258,27 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> 
 async fn shutdown_signal() -> Result<(), Failure> {
     let listen = |kind| signal(kind).map_err(|error| Failure::definite("E_SIGNAL", error));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut hangup = if hangup_is_ignored() { None } else { Some(listen(SignalKind::hangup())?) };
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        // The terminal is gone.
+        Some(_) = async { hangup.as_mut()?.recv().await } => {}
     }
     Ok(())
+}
+
+/// Whether this process was started to outlive its terminal, by `nohup` for example. To listen for the signal would undo that.
+fn hangup_is_ignored() -> bool {
+    const SIGHUP: u64 = 1;
+    static IS_IGNORED: LazyLock<bool> = LazyLock::new(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        // Elsewhere than on Linux it is not known, and the signal keeps its usual effect.
+        ignored.is_none_or(|mask| mask & (1 << (SIGHUP - 1)) != 0)
+    });
+    *IS_IGNORED
 }
 
 fn install_metrics() -> Result<PrometheusHandle, Failure> {

@@ -31,7 +31,7 @@ impl Stages {
     /// Runs until asked to stop or until a definite error of one of the stages.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let Self { publisher, indexer, parts, status, requests, stop } = self;
-        let jobs = publisher.as_ref().map(Publisher::jobs);
+        let jobs = publisher.as_ref().map(|publisher| (publisher.jobs(), publisher.status()));
         let shown = indexer.as_ref().map(Indexer::status).or_else(|| publisher.as_ref().map(Publisher::status));
         let forwarding = shown.map(|shown| tokio::spawn(forward(shown, status)));
         let attending = tokio::spawn(attend(requests, jobs));
@@ -84,12 +84,12 @@ async fn ended(stages: &mut JoinSet<Result<(), PipelineError>>, stop: &Cancellat
 }
 
 /// Takes requests: backfills where capture runs, nothing elsewhere.
-async fn attend(mut requests: mpsc::Receiver<(Request, Handle)>, jobs: Option<Jobs>) {
+async fn attend(mut requests: mpsc::Receiver<(Request, Handle)>, jobs: Option<(Jobs, watch::Receiver<Status>)>) {
     while let Some((request, task)) = requests.recv().await {
         let refused = |what: &str, remedy: &str| Failure::definite("E_STAGE", what).with_remedy(remedy.to_owned());
         match (request, &jobs) {
-            (Request::Job(job), Some(jobs)) => match jobs.give(job) {
-                Ok(progress) => drop(tokio::spawn(show(progress, task))),
+            (Request::Job(job), Some((jobs, status))) => match jobs.give(job) {
+                Ok(progress) => drop(tokio::spawn(show(progress, status.clone(), task))),
                 Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
             },
             (Request::Job(_), None) => {

@@ -16,6 +16,7 @@ use crate::cli::Failure;
 use crate::config::Config;
 use crate::http::Serving;
 use crate::http::tasks::Request;
+use crate::progress::{Meter, Voice};
 use crate::reindex::{self, Beside, NotTaken, Taken};
 use crate::remembered;
 use crate::tasks::Handle;
@@ -138,7 +139,7 @@ impl Supervisor {
                 Request::Reindex { rollback } => rollback,
                 Request::Job(job) => {
                     match live.jobs.give(job) {
-                        Ok(progress) => drop(tokio::spawn(show(progress, task))),
+                        Ok(progress) => drop(tokio::spawn(show(progress, live.status.clone(), task))),
                         Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
                     }
                     continue;
@@ -223,14 +224,16 @@ pub(crate) async fn forward(mut from: watch::Receiver<Status>, to: watch::Sender
     }
 }
 
-/// Shows how far a job of the pipeline comes, to its end.
-pub(crate) async fn show(mut progress: watch::Receiver<Progress>, task: Handle) {
+/// Shows how far a job of a pipeline comes, and what holds it up, to its end.
+pub(crate) async fn show(mut progress: watch::Receiver<Progress>, mut status: watch::Receiver<Status>, task: Handle) {
+    const READING: &str = "reading rows again";
+    task.step(READING);
+    let mut meter = Meter::new(READING, Voice::Log);
     loop {
         let now = progress.borrow_and_update().clone();
-        task.update(|task| {
-            task.step = "reading rows again".to_owned();
-            task.rows = now.rows;
-        });
+        let problem = status.borrow_and_update().problem.clone();
+        meter.show(now.rows, now.rows_estimated);
+        task.reach(READING, problem.as_ref(), now.rows, now.rows_estimated);
         if let Some(ended) = now.ended {
             let failure = ended.map_err(|ended| {
                 let failure = Failure::definite(&ended.code, ended.message);
@@ -238,8 +241,10 @@ pub(crate) async fn show(mut progress: watch::Receiver<Progress>, task: Handle) 
             });
             return task.end(failure.as_ref().copied());
         }
-        if progress.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = progress.changed() => if changed.is_err() { return },
+            // Without a pipeline the job ends as well.
+            Ok(()) = status.changed() => {}
         }
     }
 }

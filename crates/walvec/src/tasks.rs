@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use walvec_pipeline::status::Problem;
 
 use crate::cli::Failure;
 
@@ -110,6 +111,16 @@ impl Handle {
     pub(crate) fn step(&self, step: &str) {
         tracing::info!(task = self.id, "{step}");
         self.update(|task| step.clone_into(&mut task.step));
+    }
+
+    /// Says how far a step is, or what holds it up.
+    pub(crate) fn reach(&self, step: &str, problem: Option<&Problem>, rows: u64, estimated: Option<u64>) {
+        self.update(|task| {
+            task.step = problem.map_or_else(|| step.to_owned(), |problem| format!("waiting: {}", problem.message));
+            task.rows = rows;
+            // Statistics may be missing, or older than the rows.
+            task.rows_estimated = estimated.filter(|estimated| *estimated >= rows.max(1));
+        });
     }
 
     pub(crate) fn end(self, result: Result<(), &Failure>) {

@@ -3,6 +3,7 @@
 //! - [`smoke`]: a row's way from a commit into a search, and through a restart and a kill
 //! - [`operations`]: every operation on a row, and on a table
 //! - [`telling`]: what the commands tell people and programs: hits, the status, errors
+//! - [`progress`]: long work is seen to go on
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
 //! - [`check`]: what is missing, how to put it right, and what `run` will do
@@ -48,6 +49,7 @@ mod layouts;
 mod lookup_refusals;
 mod lookups;
 mod operations;
+mod progress;
 mod providers;
 mod refusals;
 mod reindex;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
             smoke::tests(),
             operations::tests(),
             telling::tests(),
+            progress::tests(),
             faults::tests(),
             refusals::tests(),
             check::tests(),

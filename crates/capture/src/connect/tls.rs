@@ -45,7 +45,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     match file {
         Some(path) => {
-            let unreadable = |error| format!("sslrootcert {}: {error:?}", path.display());
+            let unreadable = |error| format!("sslrootcert {}: {error}", path.display());
             for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
                 // One certificate that rustls cannot use does not spoil the others of a bundle.
                 let _ = store.add(certificate.map_err(unreadable)?);

@@ -180,7 +180,7 @@ impl Batches {
                 return Err(failure);
             }
             if let Some(others) = self.repeats.note(self.limits.clock().now()) {
-                tracing::warn!(attempt, ?pause, others, "{}; asking again", failure.reason());
+                tracing::warn!(attempt, pause_ms = pause.as_millis(), others, "{}; asking again", failure.reason());
             }
             self.limits.clock().sleep(pause).await;
         }

@@ -320,7 +320,8 @@ impl Writer {
         let letters: Vec<DeadLetter> =
             newest_failures.into_values().map(|failure| self.letter(context, failure)).collect();
         for letter in &letters {
-            tracing::warn!(table = letter.table, key = ?letter.key, code = letter.code, "row parked: {}", letter.reason);
+            let key = RowKey::new(letter.key.clone());
+            tracing::warn!(table = letter.table, %key, code = letter.code, "row parked: {}", letter.reason);
         }
         self.shared.letters.update(&self.collection.name, &letters, &healed).await?;
         self.forget(&healed);

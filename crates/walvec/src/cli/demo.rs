@@ -1,6 +1,6 @@
 //! `walvec demo`
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,6 +16,7 @@ use super::running::Running;
 use super::{Failure, hits, output, run};
 use crate::config::{Config, Environment, Overrides};
 use crate::demo::{EXAMPLES, QUERY, books, configuration, fill};
+use crate::progress::Voice;
 use crate::serve::{Service, listen};
 
 #[derive(Args)]
@@ -26,9 +27,9 @@ pub(crate) struct DemoArgs {
     /// What to search for.
     #[arg(long, default_value = QUERY)]
     query: String,
-    /// Serve the page and the API at this address.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8082", env = "WALVEC_LISTEN")]
-    listen: SocketAddr,
+    /// Serve the page and the API at this address [default: 127.0.0.1:8082, with --once any free port]
+    #[arg(long, value_name = "ADDR", env = "WALVEC_LISTEN")]
+    listen: Option<SocketAddr>,
     /// Keep the database and the collection here, and go on with them next time.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -38,6 +39,19 @@ pub(crate) struct DemoArgs {
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+impl DemoArgs {
+    /// Where to serve. With `--once` nobody but the demo itself calls, so that any port will do.
+    fn address(&self) -> SocketAddr {
+        let port = if self.once { 0 } else { 8082 };
+        self.listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    /// Who hears how far the snapshot is.
+    const fn voice(&self) -> Voice {
+        if self.json { Voice::Log } else { Voice::Note }
+    }
 }
 
 /// Tells what the demo is doing, on stderr so that stdout holds only the answer.
@@ -57,7 +71,7 @@ pub(crate) async fn execute(args: DemoArgs) -> Result<ExitCode, Failure> {
     let narrator = Narrator { silent: args.json };
     let began = Instant::now();
     // A port in use should be heard of before a database has been started and filled.
-    drop(listen(args.listen).await?);
+    drop(listen(args.address()).await?);
     let cluster = start_postgres(&args, &narrator).await?;
     let outcome = sync_and_search(&args, &cluster, began, &narrator).await;
     narrator.say("stopping PostgreSQL");
@@ -96,7 +110,7 @@ async fn sync_and_search(
             temporary.path().to_owned()
         }
     };
-    let yaml = configuration(&cluster.url("postgres"), &directory, args.listen);
+    let yaml = configuration(&cluster.url("postgres"), &directory, args.address());
     let config =
         Config::from_text(&yaml, &Environment::of_process(), Overrides::default()).map_err(Failure::configuration)?;
 
@@ -108,7 +122,7 @@ async fn sync_and_search(
     let same = config.clone();
     let reload = Box::new(move || Ok(same.clone()));
     let mut service = Service::start(config.clone(), EXAMPLES.map(str::to_owned).to_vec(), reload).await?;
-    let progress = tokio::spawn(run::show_snapshot(service.status.clone()));
+    let progress = tokio::spawn(run::show_snapshot(service.status.clone(), args.voice()));
     let synced = service.wait_for(|status| status.phase == Phase::Streaming).await;
     progress.abort();
     synced?;

@@ -87,6 +87,11 @@ impl Failure {
         let _ = output::json(&serde_json::json!({ "error": self.to_json() }));
     }
 
+    /// Writes the failure to the log, for programs that read JSON there.
+    pub(crate) fn log(&self) {
+        tracing::error!(code = self.code, remedy = self.remedy, "{}", self.what);
+    }
+
     /// Writes the failure to stderr; the code comes last, alone on its line.
     pub(crate) fn print(&self) {
         let mut stderr = std::io::stderr().lock();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory};
 
-use super::{Cli, Failure};
+use super::{Cli, Failure, output};
 
 #[derive(Args)]
 pub(crate) struct ManArgs {
@@ -16,11 +16,13 @@ pub(crate) struct ManArgs {
 }
 
 pub(crate) fn execute(args: &ManArgs) -> Result<ExitCode, Failure> {
-    let written = match &args.dir {
-        Some(directory) => write_all(directory),
-        None => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout()),
-    };
-    written.map(|()| ExitCode::SUCCESS).map_err(|error| Failure::new(3, "E_OUTPUT", error))
+    let failed = |error| Failure::new(3, "E_OUTPUT", error);
+    if let Some(directory) = &args.dir {
+        return write_all(directory).map(|()| ExitCode::SUCCESS).map_err(failed);
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(failed)?;
+    output::bytes(&page)
 }
 
 /// Writes the pages that the first one refers to, too.

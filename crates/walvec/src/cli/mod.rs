@@ -10,7 +10,7 @@ mod init;
 pub(crate) mod logging;
 mod man;
 mod model;
-mod output;
+pub(crate) mod output;
 mod reindex;
 mod reset;
 mod run;
@@ -46,7 +46,8 @@ Environment:
   WALVEC_TOKEN     what clients have to show; required when that address is not loopback. The
                    commands of the user who runs walvec work without it
   WALVEC_STAGE, WALVEC_INSTANCE   which part of the path `run` does, and as which worker; for the other commands, whose state
-  WALVEC_LOG       what to log, e.g. debug or walvec_capture=trace (default: info for `run`, else warn)
+  WALVEC_LOG       what to log, e.g. debug, walvec_capture=trace or debug,hyper=info; a level alone is that of walvec,
+                   not of its libraries (default: info for `run`, else warn)
   WALVEC_POSTGRES  the server for `demo`: a major version or a directory (default: the first that is found)
   OTEL_EXPORTER_OTLP_ENDPOINT     where `run` sends traces, over HTTP (e.g. http://localhost:4318; default: nowhere)
   HF_ENDPOINT, HF_TOKEN   the model hub for `model pull`
@@ -142,6 +143,13 @@ impl ConfigArgs {
     }
 }
 
+impl Cli {
+    /// Whether whoever reads stderr wants JSON there.
+    pub(crate) fn logs_json(&self) -> bool {
+        self.log_format == LogFormat::Json
+    }
+}
+
 /// Reads the command line, and whether it asks for JSON. Ends the process if it cannot be understood.
 pub(crate) fn parse() -> (Cli, bool) {
     let parsed = Cli::command().try_get_matches().and_then(|matches| {
@@ -181,8 +189,9 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
         Command::Model(command) => block_on(model::execute(command)),
         Command::Schema => output::line(&crate::config::schema()),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "walvec", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "walvec", &mut script);
+            output::bytes(&script)
         }
         Command::Man(args) => man::execute(&args),
     }

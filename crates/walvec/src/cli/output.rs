@@ -52,8 +52,13 @@ pub(crate) fn note(text: &str) {
 
 /// Prints one line.
 pub(crate) fn line(text: &str) -> Result<ExitCode, Failure> {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Prints a whole document as it is.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<ExitCode, Failure> {
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{text}") {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         // The reader has seen enough (`| head`).
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(Failure::definite("E_OUTPUT", format!("stdout: {error}"))),

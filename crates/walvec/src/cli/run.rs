@@ -1,17 +1,16 @@
 //! `walvec run`
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 use walvec_pipeline::Status;
 use walvec_pipeline::status::Phase;
 
-use super::{ConfigArgs, Failure, output};
+use super::{ConfigArgs, Failure};
 use crate::config::{self, Overrides, Stage};
+use crate::progress::{Meter, Voice};
 use crate::serve::Service;
 
 const EXAMPLE: &str = "\
@@ -57,42 +56,22 @@ pub(crate) async fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
     };
     let service = Service::start(load()?, Vec::new(), Box::new(load)).await?;
     tracing::info!("search page: http://{}/", service.address);
-    let progress = tokio::spawn(show_snapshot(service.status.clone()));
+    let progress = tokio::spawn(show_snapshot(service.status.clone(), Voice::Log));
     let outcome = service.finish().await;
     progress.abort();
     outcome
 }
 
-/// Shows the snapshot's progress: a bar on a terminal, a line of log now and then elsewhere.
-pub(crate) async fn show_snapshot(mut status: watch::Receiver<Status>) {
-    let mut bar: Option<ProgressBar> = None;
-    let mut last_logged = 0;
+/// Shows how far the snapshot has come, while there is one.
+pub(crate) async fn show_snapshot(mut status: watch::Receiver<Status>, voice: Voice) {
+    let mut meter = None;
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
-        let copied: u64 = now.collections.iter().map(|collection| collection.snapshot_rows_copied).sum();
-        let estimated: u64 = now.collections.iter().map(|collection| collection.snapshot_rows_estimated).sum();
-        if now.phase != Phase::Snapshot {
-            if let Some(bar) = bar.take() {
-                bar.finish_and_clear();
-            }
-            continue;
-        }
-        if std::io::stderr().is_terminal() {
-            let bar = bar.get_or_insert_with(new_bar);
-            bar.set_length(estimated.max(copied));
-            bar.set_position(copied);
-        } else if copied >= last_logged + 10_000 {
-            last_logged = copied;
-            tracing::info!(copied, estimated, "snapshot");
+        if now.phase == Phase::Snapshot {
+            let (copied, estimated) = now.snapshot_rows();
+            meter.get_or_insert_with(|| Meter::new("snapshot", voice)).show(copied, Some(estimated));
+        } else {
+            meter = None;
         }
     }
-}
-
-fn new_bar() -> ProgressBar {
-    let bar = output::bars().add(ProgressBar::new(0));
-    let template = "  snapshot {bar:32} {pos}/{len} rows  {per_sec}  about {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -1,15 +1,14 @@
 //! Following a task of a running walvec to its end.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::running::Running;
 use super::{Failure, output};
 use crate::config::{Config, Stage};
+use crate::progress::{Meter, Voice};
 use crate::tasks::{State, Task};
 
 /// How often the task is asked how far it is: often enough for a progress bar.
@@ -24,13 +23,12 @@ pub(super) async fn running(config: &Config) -> Result<Running, Failure> {
 pub(super) async fn perform(running: &Running, path: &str, body: &Value) -> Result<Task, Failure> {
     let accepted: Value = running.post(path, body).await?;
     let id = accepted.get("task").and_then(Value::as_u64).unwrap_or_default();
-    let bar = std::io::stderr().is_terminal().then(new_bar);
+    let mut meter = Meter::new("", Voice::Note);
     loop {
         let task: Task = running.get(&format!("/api/v1/tasks/{id}"), &[]).await?;
-        if let Some(bar) = &bar {
-            bar.set_length(task.rows_estimated.unwrap_or(0).max(task.rows));
-            bar.set_position(task.rows);
-            bar.set_message(task.step.clone());
+        if task.state == State::Running {
+            meter.rename(&task.step);
+            meter.show(task.rows, task.rows_estimated);
         }
         match task.state {
             State::Running => tokio::time::sleep(ASK).await,
@@ -43,12 +41,4 @@ pub(super) async fn perform(running: &Running, path: &str, body: &Value) -> Resu
 /// Prints how a task has ended.
 pub(super) fn report(task: &Task, text: &str, as_json: bool) -> Result<ExitCode, Failure> {
     if as_json { output::json(&json!({"rows": task.rows})) } else { output::line(text) }
-}
-
-fn new_bar() -> ProgressBar {
-    let bar = output::bars().add(ProgressBar::new(0));
-    if let Ok(style) = ProgressStyle::with_template("  {msg:16} {bar:32} {pos}/{len} rows  {per_sec}") {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use uuid::Uuid;
+use walvec_capture::Source;
 use walvec_embed::Embedder;
 use walvec_pipeline::PipelineError;
 use walvec_transform::Chunker;
@@ -162,7 +163,7 @@ impl Work<'_> {
         let points = Stored::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
         let session = || async { walvec_capture::open_session(&config.source.url).await.map_err(PipelineError::from) };
         let (reader, asker) = (session().await?, session().await?);
-        let progress = Progress::new(&collection.name);
+        let progress = Progress::new(collection, self.estimated_rows().await);
         let job = Job {
             spec: CollectionSpec {
                 collection: collection.name.clone(),
@@ -200,6 +201,13 @@ impl Work<'_> {
             false => None,
         };
         Ok(Outcome { report, mended })
+    }
+
+    /// How many rows there are, if the server's statistics know.
+    async fn estimated_rows(&self) -> Option<u64> {
+        let source = Source::connect(app::source_config(self.config)).await.ok()?;
+        let estimates = source.estimate_rows().await.ok()?;
+        estimates.into_iter().find(|(table, _)| *table == self.collection.table).map(|(_, rows)| rows)
     }
 
     /// Says what changed, where the collection remembers what it was made with.

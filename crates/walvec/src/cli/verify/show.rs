@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
@@ -11,9 +11,9 @@ use walvec_verify::{Difference, Mismatch, RepairState, Report, Sample, Sort, Sta
 
 use super::Outcome;
 use crate::cli::output;
+use crate::config::CollectionConfig;
+use crate::progress::{Pace, TELL};
 
-/// How often a line tells how far it is where there is no terminal.
-const TELL: Duration = Duration::from_secs(10);
 /// The longest value in an example.
 const MAX_VALUE: usize = 60;
 
@@ -21,11 +21,24 @@ const MAX_VALUE: usize = 60;
 pub(super) struct Progress {
     collection: String,
     bar: Option<ProgressBar>,
-    told: Mutex<Instant>,
+    seen: Mutex<Seen>,
+}
+
+/// What has been seen of a comparison.
+struct Seen {
+    told: Instant,
+    /// How many rows the table has, by the server's statistics.
+    rows: Option<u64>,
+    /// Whether every row is one point, so that the number of points is known from that of the rows.
+    is_point_a_row: bool,
+    /// How fast rows are read, then how fast they are compared.
+    reading: Pace,
+    comparing: Option<Pace>,
 }
 
 impl Progress {
-    pub(super) fn new(collection: &str) -> Self {
+    /// `rows`: how many the table has, where that is known.
+    pub(super) fn new(collection: &CollectionConfig, rows: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = output::bars().add(ProgressBar::new_spinner());
             if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}  {elapsed}") {
@@ -33,19 +46,20 @@ impl Progress {
             }
             bar
         });
-        Self { collection: collection.to_owned(), bar, told: Mutex::new(Instant::now()) }
+        let now = Instant::now();
+        let is_point_a_row = collection.chunk.is_none();
+        let seen = Seen { told: now, rows, is_point_a_row, reading: Pace::begin(now), comparing: None };
+        Self { collection: collection.name.clone(), bar, seen: Mutex::new(seen) }
     }
 
     pub(super) fn show(&self, stage: &Stage) {
-        let text = format!("{}: {}", self.collection, describe(stage));
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = format!("{}: {}", self.collection, seen.describe(stage));
         if let Some(bar) = &self.bar {
             bar.set_message(text);
             bar.tick();
-            return;
-        }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.elapsed() >= TELL {
-            *told = Instant::now();
+        } else if seen.told.elapsed() >= TELL {
+            seen.told = Instant::now();
             output::note(&text);
         }
     }
@@ -59,28 +73,37 @@ impl Drop for Progress {
     }
 }
 
-fn describe(stage: &Stage) -> String {
-    match stage {
-        Stage::Reading(rows) => format!("{rows} rows read"),
-        Stage::Waiting { until, now, problem } => {
-            let problem = problem.as_ref().map(|problem| format!("; it has a problem: {problem}")).unwrap_or_default();
-            format!("waiting until the running walvec, at {now}, has applied {until}{problem}")
-        }
-        Stage::HeldBack(points) => {
-            format!(
-                "waiting for {points} points that the server holds back until they are indexed (prevent_unoptimized)"
-            )
-        }
-        Stage::Comparing { points, rows } => format!("{points} points compared with {rows} rows"),
-        Stage::Rechecking(suspects) => format!("{suspects} differences are looked at again"),
-        Stage::Embedding(texts) => format!("{texts} texts embedded again"),
-        Stage::Repairing { sent, of, state } => {
-            let state = match state {
-                None => String::new(),
-                Some(RepairState::Queued) => "; waiting for another task to end".to_owned(),
-                Some(RepairState::Running(rows)) => format!("; {rows} rows read again"),
-            };
-            format!("{sent} of {of} findings sent to be mended{state}")
+impl Seen {
+    /// What goes on; how fast, and how long still, while rows are read and compared.
+    fn describe(&mut self, stage: &Stage) -> String {
+        let now = Instant::now();
+        match stage {
+            Stage::Waiting { until, now: at, problem } => {
+                let problem =
+                    problem.as_ref().map(|problem| format!("; it has a problem: {problem}")).unwrap_or_default();
+                format!("waiting until the running walvec, at {at}, has applied {until}{problem}")
+            }
+            Stage::HeldBack(points) => {
+                format!(
+                    "waiting for {points} points that the server holds back until they are indexed (prevent_unoptimized)"
+                )
+            }
+            Stage::Reading(rows) => format!("reading: {}", self.reading.reach(now, *rows, self.rows)),
+            Stage::Comparing { points, rows } => {
+                let of = self.is_point_a_row.then_some(*rows);
+                let reached = self.comparing.get_or_insert_with(|| Pace::begin(now)).reach(now, *points, of);
+                format!("{points} points compared with {rows} rows{}", reached.pace("points"))
+            }
+            Stage::Rechecking(suspects) => format!("{suspects} differences are looked at again"),
+            Stage::Embedding(texts) => format!("{texts} texts embedded again"),
+            Stage::Repairing { sent, of, state } => {
+                let state = match state {
+                    None => String::new(),
+                    Some(RepairState::Queued) => "; waiting for another task to end".to_owned(),
+                    Some(RepairState::Running(rows)) => format!("; {rows} rows read again"),
+                };
+                format!("{sent} of {of} findings sent to be mended{state}")
+            }
         }
     }
 }
