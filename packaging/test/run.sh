@@ -67,6 +67,6 @@ failed=0
 for way in "${@:-${WAYS[@]}}"; do
   echo "== $way"
   [[ $way != deb ]] || check_debian_packages || failed=1
-  timeout $((2 * LIMIT_SECONDS)) unshare --mount --net --pid --fork ./run.sh --in-a-copy "$way" "$work" || failed=1
+  timeout $((2 * LIMIT_SECONDS)) unshare --mount --net --pid --fork --kill-child ./run.sh --in-a-copy "$way" "$work" || failed=1
 done
 exit "$failed"

@@ -141,9 +141,11 @@ pub(crate) fn onnx_file(dir: &Path) -> Result<PathBuf, EmbedError> {
 }
 
 /// Whether `file` holds weights of the ONNX file `onnx` beside it, by the names that exporters give:
-/// `model.onnx_data`, `model.onnx.data`, `model.onnx_data_1`.
+/// `model.onnx_data`, `model.onnx.data`, `model.onnx_data_1`. A hub says the names, so that none may lead elsewhere.
 pub(crate) fn is_weights_of(file: &str, onnx: &str) -> bool {
-    file.strip_prefix(onnx).is_some_and(|rest| rest.starts_with("_data") || rest.starts_with(".data"))
+    let is_plain = |rest: &str| rest.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    file.strip_prefix(onnx)
+        .is_some_and(|rest| (rest.starts_with("_data") || rest.starts_with(".data")) && is_plain(rest))
 }
 
 /// The file's content, `null` when there is no such file.

@@ -168,7 +168,6 @@ impl Active {
             Job::Backfill { filter, .. } => Selection::Where(filter.clone()),
             Job::Repair { rows, .. } => Selection::Keys(rows.clone()),
         };
-        order.update(|progress| progress.rows = 0);
         let (chunks_in, chunks) = mpsc::channel(1);
         let reader = read(Arc::clone(source), shared.clone(), table.clone(), rows, order.progress.clone(), chunks_in);
         let reader = AbortOnDropHandle::new(tokio::spawn(reader));
@@ -220,7 +219,7 @@ impl Active {
     }
 }
 
-/// Reads the rows, again from the start after an error that passes.
+/// Reads the rows, again from the start after an error that passes; then they are counted anew too.
 async fn read(
     source: Arc<Source>,
     shared: Shared,
@@ -231,8 +230,8 @@ async fn read(
 ) {
     let mut retry = Retry::new(&shared.telemetry, &shared.stop);
     loop {
-        let estimated = estimate(&source, &table, &rows).await;
-        progress.send_modify(|progress| progress.rows_estimated = estimated);
+        let rows_estimated = estimate(&source, &table, &rows).await;
+        progress.send_replace(Progress { rows_estimated, ..Progress::default() });
         let error = match read_once(&source, &table, &rows, &chunks, &mut retry).await {
             Ok(()) => return,
             Err(error) => error,

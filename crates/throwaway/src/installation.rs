@@ -160,10 +160,16 @@ impl Installation {
         if let Some(first) = places.candidates().iter().find_map(|bin| Self::open(bin).ok()) {
             return Ok(first);
         }
-        match (places.packaged.first(), &places.fetched) {
-            (Some(server), Some(directory)) => server.copy_into(directory),
-            _ => Err(ThrowawayError::NotFound { looked_in: places.described() }),
+        let not_found = ThrowawayError::NotFound { looked_in: places.described() };
+        let Some(directory) = &places.fetched else { return Err(not_found) };
+        let mut outcome = Err(not_found);
+        for server in &places.packaged {
+            outcome = server.copy_into(directory);
+            if outcome.is_ok() {
+                break;
+            }
         }
+        outcome
     }
 
     /// The server that `name` means: a major version, a directory of programs, or an installation with them in `bin`.

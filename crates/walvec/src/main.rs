@@ -50,8 +50,7 @@ fn main() -> ExitCode {
             if wants_json {
                 failure.print_json();
             }
-            // A log that is switched off would swallow it.
-            if logs_json && tracing::enabled!(tracing::Level::ERROR) {
+            if logs_json {
                 failure.log();
             } else {
                 failure.print();

@@ -71,14 +71,19 @@ pub(crate) struct Pace(VecDeque<(Instant, u64)>);
 impl Pace {
     /// Begins to measure, with nothing done.
     pub(crate) fn begin(now: Instant) -> Self {
-        Self(VecDeque::from([(now, 0)]))
+        Self::begin_at(now, 0)
+    }
+
+    /// Begins to measure when `rows` are done already.
+    fn begin_at(now: Instant, rows: u64) -> Self {
+        Self(VecDeque::from([(now, rows)]))
     }
 
     /// Hears that `rows` are done by now, of `estimated`, which is no use when it is less.
     pub(crate) fn reach(&mut self, now: Instant, rows: u64, estimated: Option<u64>) -> Reached {
         if self.0.back().is_some_and(|(_, before)| rows < *before) {
             // It began again.
-            self.0 = VecDeque::from([(now, 0)]);
+            *self = Self::begin_at(now, rows);
         }
         // The oldest one that is kept is as old as the window, or all there is.
         while self.0.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= WINDOW) {
@@ -123,8 +128,8 @@ impl Meter {
         Self { what: what.to_owned(), voice, bar, pace: Pace::begin(now), told: now }
     }
 
-    /// Says that the work is something else from now on, such as another step of the same task.
-    pub(crate) fn rename(&mut self, what: &str) {
+    /// Says that the work is something else from now on, such as another step of the same task, and `rows` are done.
+    pub(crate) fn rename(&mut self, what: &str, rows: u64) {
         if self.what == what {
             return;
         }
@@ -134,7 +139,7 @@ impl Meter {
             output::note(what);
         }
         let now = Instant::now();
-        (self.pace, self.told) = (Pace::begin(now), now);
+        (self.pace, self.told) = (Pace::begin_at(now, rows), now);
     }
 
     /// Shows how far it is.
@@ -218,7 +223,7 @@ mod tests {
         rate(110, 1_010);
         assert_eq!(rate(130, 3_010), Some(100.0), "the first hundred seconds are forgotten");
         assert_eq!(rate(131, 5), None, "it has only just begun again");
-        assert_eq!(rate(133, 15), Some(7.5));
+        assert_eq!(rate(133, 15), Some(5.0));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Runs the pipeline and its HTTP server until they are told to stop.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -36,11 +37,15 @@ const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.015, 0.02, 0.025, 0.04, 0.06,
 /// Bucket bounds for one stage of one batch, in seconds.
 const STAGE_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0];
 
+/// A terminal that is closed, a launcher and a service manager may each send a signal: what comes within this time is one wish.
+const ONE_WISH: Duration = Duration::from_secs(1);
+
 /// A pipeline and a server that run.
 pub(crate) struct Service {
     pub(crate) address: SocketAddr,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) stop: CancellationToken,
+    directory: PathBuf,
     pipeline: tokio::task::JoinHandle<Result<(), Failure>>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
 }
@@ -92,30 +97,38 @@ impl Service {
         // The server outlives the pipeline: searches are answered until everything is durable.
         let closing = CancellationToken::new();
         let server = tokio::spawn(crate::http::serve(listener, state, closing.clone()));
-        let (run, directory) = (ready.run, directory.to_owned());
+        let directory = directory.to_owned();
+        let (run, ended_in) = (ready.run, directory.clone());
         let pipeline = tokio::spawn(async move {
             let _closing = closing.drop_guard();
             let outcome = run.await;
-            last_run::end(&directory, outcome.as_ref().copied());
+            last_run::end(&ended_in, outcome.as_ref().copied());
             drop(announced);
             drop(data_dir);
             outcome
         });
-        Ok(Self { address, status, stop, pipeline, server })
+        Ok(Self { address, status, stop, directory, pipeline, server })
     }
 
     /// Waits for the end: a definite error, or a signal and the ordered shutdown after it. A second signal leaves at once.
     pub(crate) async fn finish(self) -> Result<ExitCode, Failure> {
-        let Self { stop, mut pipeline, server, .. } = self;
+        let Self { stop, directory, mut pipeline, server, .. } = self;
         let outcome = tokio::select! {
             outcome = &mut pipeline => outcome,
             signal = shutdown_signal() => {
                 signal?;
                 tracing::info!("stopping; once more to leave at once");
                 stop.cancel();
+                let again = async {
+                    tokio::time::sleep(ONE_WISH).await;
+                    shutdown_signal().await
+                };
                 tokio::select! {
                     outcome = &mut pipeline => outcome,
-                    _ = shutdown_signal() => return Ok(ExitCode::from(130)),
+                    _ = again => {
+                        last_run::end(&directory, Ok(()));
+                        return Ok(ExitCode::from(130));
+                    }
                 }
             }
         };

@@ -169,4 +169,12 @@ impl TestContext {
     pub async fn walvec(&self, arguments: &[&str]) -> Result<Output> {
         program::run(&self.directory, arguments).await
     }
+
+    /// Runs a command of the program with a closed pipe as its stdout.
+    ///
+    /// # Errors
+    /// As [`walvec`](Self::walvec).
+    pub async fn walvec_unread(&self, arguments: &[&str]) -> Result<Output> {
+        program::run_unread(&self.directory, arguments).await
+    }
 }

@@ -223,6 +223,15 @@ pub(crate) async fn run(directory: &Path, arguments: &[&str]) -> Result<Output> 
     output.with_context(|| format!("waited in vain for the end of walvec {arguments:?}"))?.map_err(Into::into)
 }
 
+/// Runs a command of the program whose reader has seen enough before it says anything, as `| head` may have.
+pub(crate) async fn run_unread(directory: &Path, arguments: &[&str]) -> Result<Output> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let process = command(directory, arguments)?.stdout(writer).stderr(Stdio::piped()).spawn()?;
+    let output = tokio::time::timeout(wait::LIMIT, process.wait_with_output()).await;
+    output.with_context(|| format!("waited in vain for the end of walvec {arguments:?}"))?.map_err(Into::into)
+}
+
 /// The program, with nothing of the caller's environment that could configure it.
 fn command(directory: &Path, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary::path()?);

@@ -15,6 +15,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(what_a_reindex_did_stays_in_the_status).once(),
         test!(the_owner_of_the_data_directory_needs_no_token).once(),
         test!(an_error_is_json_where_json_was_asked_for).once(),
+        test!(a_reader_that_has_seen_enough_is_no_error).once(),
     ]
 }
 
@@ -157,6 +158,16 @@ async fn an_error_is_json_where_json_was_asked_for(context: TestContext) -> Resu
         assert!(stderr.contains("Usage:") || stderr.lines().last() == Some(code), "{arguments:?}: {stderr}");
         let silent: Vec<&str> = arguments.iter().copied().filter(|argument| *argument != "--json").collect();
         assert!(context.walvec(&silent).await?.stdout.is_empty(), "{silent:?}");
+    }
+    Ok(())
+}
+
+async fn a_reader_that_has_seen_enough_is_no_error(context: TestContext) -> Result<()> {
+    context.configure(&items())?;
+    for arguments in [&["completions", "bash"][..], &["man"], &["schema"], &["model", "list"], &["status", "--json"]] {
+        let output = context.walvec_unread(arguments).await?;
+        let stderr = String::from_utf8(output.stderr)?;
+        ensure!(output.status.success() && stderr.is_empty(), "{arguments:?}: {}: {stderr}", output.status);
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::fs::{self, File};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use walvec_model::with_causes;
 
 use super::{Hub, Progress, wanted::WantedFile};
@@ -100,7 +100,8 @@ impl Client {
         let address = format!("{}/api/models/{}?blobs=true", self.endpoint, self.name);
         let mut attempt = 1;
         loop {
-            let answer = match self.get(&address, 0).await {
+            let asked = self.ask(&address, 0).await;
+            let answer = match asked.and_then(|response| self.accept(&address, response)) {
                 Ok(response) => response.json().await.map_err(|error| self.unreachable(with_causes(&error))),
                 Err(error) => Err(error),
             };
@@ -130,14 +131,15 @@ impl Client {
             on_progress,
             received: 0,
             digest: Sha256::new(),
+            is_missing: false,
         };
         let path = dir.join(&wanted.path);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).await.map_err(EmbedError::io(parent))?;
         }
         match download.run(&path).await {
-            // A mirror may list what it does not hold.
-            Err(EmbedError::HubRefused { .. }) if !wanted.required => {
+            // A mirror may list what it does not hold. Any other refusal says nothing about what the model has.
+            Err(_) if download.is_missing && !wanted.required => {
                 return fs::remove_file(&path).await.map_err(EmbedError::io(path));
             }
             other => other?,
@@ -145,13 +147,17 @@ impl Client {
         download.check(said.and_then(|file| file.lfs.as_ref()))
     }
 
-    /// Asks for `address` from byte `from` on.
-    async fn get(&self, address: &str, from: u64) -> Result<Response, EmbedError> {
+    /// Asks for `address` from byte `from` on, whatever the answer is.
+    async fn ask(&self, address: &str, from: u64) -> Result<Response, EmbedError> {
         let mut request = self.http.get(address);
         if from > 0 {
             request = request.header(header::RANGE, format!("bytes={from}-"));
         }
-        let response = request.send().await.map_err(|error| self.unreachable(with_causes(&error)))?;
+        request.send().await.map_err(|error| self.unreachable(with_causes(&error)))
+    }
+
+    /// The answer, if it is what was asked for.
+    fn accept(&self, address: &str, response: Response) -> Result<Response, EmbedError> {
         let status = response.status();
         match status {
             _ if status.is_success() => Ok(response),
@@ -195,19 +201,22 @@ struct Download<'a> {
     received: u64,
     /// Over everything received.
     digest: Sha256,
+    /// Whether the hub said that it does not have the file.
+    is_missing: bool,
 }
 
 impl Download<'_> {
     /// Fetches the file into `path`. What breaks off is resumed; it fails after [`ATTEMPTS`] that brought nothing.
     async fn run(&mut self, path: &Path) -> Result<(), EmbedError> {
         let mut into = File::create(path).await.map_err(EmbedError::io(path))?;
-        let mut attempt = 1;
+        let (mut attempt, mut furthest) = (1, 0);
         loop {
-            let before = self.received;
             match self.attempt(&mut into, path).await {
                 Ok(()) => break,
+                // It broke off behind the last byte.
+                Err(_) if self.received > 0 && self.expected == Some(self.received) => break,
                 Err(error) if !error.is_retryable() || matches!(error, EmbedError::Io { .. }) => return Err(error),
-                Err(_) if self.received > before => attempt = 1,
+                Err(_) if self.received > furthest => (attempt, furthest) = (1, self.received),
                 Err(error) if attempt == ATTEMPTS => return Err(error),
                 Err(_) => attempt += 1,
             }
@@ -218,7 +227,13 @@ impl Download<'_> {
 
     /// Receives what is missing, as far as the connection lasts.
     async fn attempt(&mut self, into: &mut File, path: &Path) -> Result<(), EmbedError> {
-        let mut response = self.client.get(&self.address, self.received).await?;
+        let response = self.client.ask(&self.address, self.received).await?;
+        self.is_missing = response.status() == StatusCode::NOT_FOUND;
+        if !self.continues(&response) {
+            self.begin_again(into).await.map_err(EmbedError::io(path))?;
+            return Err(self.client.unreachable(format!("it does not go on with {} where it broke off", self.file)));
+        }
+        let mut response = self.client.accept(&self.address, response)?;
         let mut skip = 0;
         if response.status() != StatusCode::PARTIAL_CONTENT {
             // It sends everything again: what is here already is passed over.
@@ -239,6 +254,28 @@ impl Download<'_> {
             Some(expected) if self.received < expected => Err(self.broke_off(expected)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether an answer goes on at the first byte that is missing, or says something else than to go on.
+    fn continues(&self, response: &Response) -> bool {
+        match response.status() {
+            StatusCode::RANGE_NOT_SATISFIABLE => self.received == 0,
+            // RFC 9110, section 14.4: `bytes 0-99/200`.
+            StatusCode::PARTIAL_CONTENT => {
+                let range = response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
+                let first = range.and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok());
+                first == Some(self.received)
+            }
+            _ => true,
+        }
+    }
+
+    /// Forgets what was received.
+    async fn begin_again(&mut self, into: &mut File) -> std::io::Result<()> {
+        into.set_len(0).await?;
+        into.rewind().await?;
+        (self.received, self.digest) = (0, Sha256::new());
+        Ok(())
     }
 
     /// Whether what was received is what the hub listed.

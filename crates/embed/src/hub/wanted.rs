@@ -82,6 +82,14 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_weights_cannot_lead_out_of_the_model() {
+        for weights in ["model.onnx_data/../../../.profile", "model.onnx.data/x", "model.onnx_data?raw"] {
+            let listing = ["model.onnx", "tokenizer.json", weights];
+            assert_eq!(paths(&listing).unwrap(), ["tokenizer.json", "model.onnx"], "{weights}");
+        }
+    }
+
+    #[test]
     fn of_a_static_model_the_table_is_fetched_and_not_its_onnx_export() {
         let listing = ["config.json", "model.safetensors", "onnx/model.onnx", "tokenizer.json"];
         assert_eq!(paths_if(&listing, true).unwrap(), ["config.json", "tokenizer.json", "model.safetensors"]);

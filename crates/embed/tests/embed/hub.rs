@@ -32,8 +32,12 @@ enum File {
     Short(Vec<u8>),
     /// Another content of the same length.
     Altered(Vec<u8>),
+    /// Breaks off in the middle, goes on at another place than it is asked to, and is whole for whoever asks for all of it then.
+    Misplaced(Vec<u8>),
     /// Listed, but answered with 404.
     Missing,
+    /// Listed, but answered with 403.
+    Forbidden,
 }
 
 /// A hub with one model, and what it was asked for.
@@ -99,13 +103,18 @@ impl FakeHub {
             let from = line.to_ascii_lowercase().strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok();
             from.filter(|_| self.is_resumable(path))
         });
+        let first = if matches!(self.file(path), Some(File::Misplaced(_))) { Some(0) } else { from };
+        let range = first
+            .filter(|_| from.is_some())
+            .map_or_else(String::new, |first: usize| format!("Content-Range: bytes {first}-{}/*\r\n", first + 1));
         let (status, length, body) =
             if allowed { self.response(path, from.unwrap_or(0)) } else { (401, 0, Vec::new()) };
         let status = if from.is_some() { 206 } else { status };
         // A length of 0 for a body that is not empty: not announced, the connection's end is the body's.
         let announced =
             if length == 0 && !body.is_empty() { String::new() } else { format!("Content-Length: {length}\r\n") };
-        let head = format!("HTTP/1.1 {status} x\r\n{announced}X-Repo-Commit: {COMMIT}\r\nConnection: close\r\n\r\n");
+        let head =
+            format!("HTTP/1.1 {status} x\r\n{announced}{range}X-Repo-Commit: {COMMIT}\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.ok()?;
         stream.write_all(&body).await.ok()?;
         stream.shutdown().await.ok()
@@ -127,6 +136,11 @@ impl FakeHub {
             }
             Some(File::Short(bytes)) => (200, 0, bytes[..bytes.len() / 2].to_vec()),
             Some(File::Altered(bytes)) => (200, bytes.len(), bytes.iter().rev().copied().collect()),
+            Some(File::Misplaced(bytes)) => {
+                let asked = self.requests.lock().unwrap().iter().filter(|request| request.ends_with(path)).count();
+                (200, bytes.len(), bytes[..if asked == 1 { bytes.len() / 2 } else { bytes.len() }].to_vec())
+            }
+            Some(File::Forbidden) => (403, 0, Vec::new()),
             Some(File::Missing) | None => (404, 0, Vec::new()),
         }
     }
@@ -138,8 +152,9 @@ impl FakeHub {
             | File::CutOff(bytes)
             | File::Breaking(bytes)
             | File::Short(bytes)
+            | File::Misplaced(bytes)
             | File::Altered(bytes) => bytes,
-            File::Missing => return serde_json::json!({"rfilename": name}),
+            File::Missing | File::Forbidden => return serde_json::json!({"rfilename": name}),
         };
         if self.lists_names_only {
             return serde_json::json!({"rfilename": name});
@@ -150,7 +165,7 @@ impl FakeHub {
     }
 
     fn is_resumable(&self, path: &str) -> bool {
-        matches!(self.file(path), Some(File::Breaking(_)))
+        matches!(self.file(path), Some(File::Breaking(_) | File::Misplaced(_)))
     }
 
     fn file(&self, path: &str) -> Option<&File> {
@@ -213,6 +228,16 @@ async fn an_optional_file_that_the_hub_does_not_hold_is_done_without() {
 }
 
 #[tokio::test]
+async fn an_optional_file_that_the_hub_refuses_fails_the_pull() {
+    let root = tempfile::tempdir().unwrap();
+    let mut hub = FakeHub::with_minilm();
+    hub.change("config.json", |_| File::Forbidden);
+    let error = failed_pull(hub, MODEL, root.path()).await;
+    assert!(matches!(&error, EmbedError::HubRefused { reason, .. } if reason.contains("restricted")), "{error}");
+    assert!(is_empty(root.path()));
+}
+
+#[tokio::test]
 async fn a_required_file_that_the_hub_does_not_hold_fails_the_pull() {
     let root = tempfile::tempdir().unwrap();
     let mut hub = FakeHub::with_minilm();
@@ -264,6 +289,17 @@ async fn a_transfer_that_breaks_again_and_again_is_resumed_where_it_stopped() {
     assert!(std::fs::read(dir.join("tokenizer.json")).unwrap() == original, "it was put together wrongly");
     let asked = hub.requests.lock().unwrap().iter().filter(|request| request.contains("tokenizer.json")).count();
     assert!(asked > 3, "{asked} requests");
+}
+
+#[tokio::test]
+async fn a_mirror_that_goes_on_at_another_place_is_asked_for_the_whole_file() {
+    let root = tempfile::tempdir().unwrap();
+    let mut hub = FakeHub::with_minilm();
+    hub.change("tokenizer.json", File::Misplaced);
+    let (_, endpoint) = hub.serve().await;
+    let dir = pull(MODEL, root.path(), &hub_at(&endpoint), quiet()).await.unwrap();
+    let original = std::fs::read(crate::minilm_dir().join("tokenizer.json")).unwrap();
+    assert!(std::fs::read(dir.join("tokenizer.json")).unwrap() == original, "it was put together wrongly");
 }
 
 #[tokio::test]

@@ -76,7 +76,10 @@ impl Which {
 
 pub(crate) async fn execute(args: DeadLettersArgs) -> Result<ExitCode, Failure> {
     let (Command::List { which, .. } | Command::Retry { which } | Command::Drop { which }) = &args.command;
-    let config = which.config.load_to_ask()?;
+    let mut config = which.config.load_to_ask()?;
+    if config.broker.is_some() {
+        config = which.config.load_to_read_topics()?;
+    }
     let place = Place::find(&config).await?;
     let mut letters = place.all(&config).await?;
     letters.retain(|letter| which.wants(letter));

@@ -2,7 +2,9 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::time::SystemTime;
 
+use walvec_model::Moment;
 use walvec_pipeline::PipelineError;
 use walvec_verify::VerifyError;
 
@@ -87,9 +89,13 @@ impl Failure {
         let _ = output::json(&serde_json::json!({ "error": self.to_json() }));
     }
 
-    /// Writes the failure to the log, for programs that read JSON there.
+    /// Writes the failure to stderr as a line of a log in JSON, whatever the log leaves out.
     pub(crate) fn log(&self) {
-        tracing::error!(code = self.code, remedy = self.remedy, "{}", self.what);
+        let at = Moment::from(SystemTime::now());
+        let fields = serde_json::json!({ "message": self.what, "code": self.code, "remedy": self.remedy });
+        let line = serde_json::json!({ "timestamp": at, "level": "ERROR", "fields": fields });
+        // A closed stderr leaves nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
 
     /// Writes the failure to stderr; the code comes last, alone on its line.

@@ -133,6 +133,16 @@ impl ConfigArgs {
         self.load_with(Overrides::to_ask())
     }
 
+    /// For a command that searches the points itself, as nothing runs.
+    pub(crate) fn load_to_search(&self) -> Result<Config, Failure> {
+        self.load_with(Overrides::to_search())
+    }
+
+    /// For a command that reads topics itself.
+    pub(crate) fn load_to_read_topics(&self) -> Result<Config, Failure> {
+        self.load_with(Overrides::to_read_topics())
+    }
+
     /// For a command that asks a running walvec and reads PostgreSQL itself.
     pub(crate) fn load_to_compare(&self) -> Result<Config, Failure> {
         self.load_with(Overrides::to_compare())

@@ -104,7 +104,10 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
             query.extend(args.filters.iter().map(|given| ("filter", given.text.as_str())));
             running.get("/api/v1/search", &query).await?
         }
-        None => search_here(&config, collection, &args, &text).await?,
+        None => {
+            let config = args.config.load_to_search()?;
+            search_here(&config, choose(&config, args.collection.as_deref())?, &args, &text).await?
+        }
     };
     if args.json {
         return output::json(&answer);

@@ -27,7 +27,7 @@ pub(super) async fn perform(running: &Running, path: &str, body: &Value) -> Resu
     loop {
         let task: Task = running.get(&format!("/api/v1/tasks/{id}"), &[]).await?;
         if task.state == State::Running {
-            meter.rename(&task.step);
+            meter.rename(&task.step, task.rows);
             meter.show(task.rows, task.rows_estimated);
         }
         match task.state {

@@ -260,7 +260,7 @@ pub(crate) struct SaslSettings {
     /// The user.
     pub(crate) username: String,
     /// The password. Best written as `${KAFKA_PASSWORD}`.
-    #[serde(deserialize_with = "secret")]
+    #[serde(default, deserialize_with = "secret")]
     #[schemars(with = "String")]
     pub(crate) password: SecretString,
 }

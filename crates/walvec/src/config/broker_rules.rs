@@ -195,7 +195,7 @@ fn check_sasl(kafka: &KafkaSettings, sasl: &SaslSettings) -> Result<(), Violatio
         return violation("sasl.username", "empty; name the user to log in as");
     }
     if sasl.password.expose_secret().is_empty() {
-        return violation("sasl.password", "empty; write for example \"${KAFKA_PASSWORD}\"");
+        return violation("sasl.password", "missing, or empty; write for example \"${KAFKA_PASSWORD}\"");
     }
     let shows_password = sasl.mechanism == SaslMechanism::Plain && kafka.tls.is_none() && !accepts_the_risk(kafka);
     match names::bootstrap_hosts(&kafka.bootstrap).find(|host| !names::is_loopback(host)) {

@@ -36,10 +36,23 @@ pub(crate) struct Overrides {
 }
 
 impl Overrides {
-    /// For a command that asks a running walvec. It shows the key of the data directory instead of a token, and does not
-    /// connect to PostgreSQL; the variables may be set for that walvec only.
+    /// For a command that asks a running walvec. It shows the key of the data directory instead of a token, and connects to
+    /// nothing else; the variables may be set for that walvec only.
     pub(crate) fn to_ask() -> Self {
-        Self { not_needed: &["server.token", "source.url"], ..Self::default() }
+        let not_needed =
+            &["server.token", "source.url", "embedding.api_key", "sink.qdrant.api_key", "broker.kafka.sasl.password"];
+        Self { not_needed, ..Self::default() }
+    }
+
+    /// For a command that embeds a query and searches the points itself.
+    pub(crate) fn to_search() -> Self {
+        Self { not_needed: &["server.token", "source.url", "broker.kafka.sasl.password"], ..Self::default() }
+    }
+
+    /// For a command that reads topics itself.
+    pub(crate) fn to_read_topics() -> Self {
+        let not_needed = &["server.token", "source.url", "embedding.api_key", "sink.qdrant.api_key"];
+        Self { not_needed, ..Self::default() }
     }
 
     /// For a command that asks a running walvec, and reads PostgreSQL itself.
@@ -111,7 +124,7 @@ impl Config {
             self.server.token = Some(token.into());
         }
         self.models = environment.models_root_of(&self.embedding.model)?;
-        rules::check(&self, document)?;
+        rules::check(&self, document, overrides.not_needed)?;
         if !overrides.not_needed.contains(&"server.token") {
             rules::check_exposure(&self, document)?;
         }

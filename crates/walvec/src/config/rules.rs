@@ -23,7 +23,9 @@ const LONGEST_DIRECTORY: usize = 255;
 pub(super) type Violation = (String, String);
 
 /// Checks the whole configuration.
-pub(super) fn check(config: &Config, document: Option<&Document>) -> Result<(), ConfigError> {
+///
+/// What is wrong with a key of `not_needed` is left to those who need it.
+pub(super) fn check(config: &Config, document: Option<&Document>, not_needed: &[&str]) -> Result<(), ConfigError> {
     let checks = [
         check_stage,
         check_source,
@@ -35,7 +37,10 @@ pub(super) fn check(config: &Config, document: Option<&Document>) -> Result<(), 
         check_server,
         check_pipeline,
     ];
-    checks.iter().try_for_each(|check| check(config)).map_err(|(key, reason)| error(document, &key, reason))
+    checks.iter().try_for_each(|check| match check(config) {
+        Err((key, _)) if not_needed.contains(&key.as_str()) => Ok(()),
+        checked => checked.map_err(|(key, reason)| error(document, &key, reason)),
+    })
 }
 
 /// An error at the dotted `key`, with its line if there is a file.

@@ -435,6 +435,16 @@ fn a_command_that_asks_a_running_walvec_needs_none_of_its_secrets() {
             .unwrap_err()
             .contains("WALVEC_TOKEN")
     );
+    for secret in [
+        "embedding: { model: openai/m, api_key: \"${KEY}\" }",
+        "sink: { qdrant: { url: 'https://q.example', api_key: \"${KEY}\" } }",
+        "sink: { qdrant: { url: 'http://localhost' } }\nbroker: { kafka: { bootstrap: b, tls: {}, sasl: { mechanism: plain, username: me, password: \"${KEY}\" } } }",
+    ] {
+        let text = format!("{COLLECTION}{secret}\n");
+        let load = |overrides| Config::from_text(&text, &with(&[("DATABASE_URL", URL)]), overrides);
+        assert!(load(Overrides::to_ask()).is_ok(), "{secret}");
+        assert!(load(Overrides::default()).unwrap_err().to_string().contains("KEY is not set"), "{secret}");
+    }
     // What is set is used.
     let set = Environment::of(&[("HOME", "/home/me"), ("DB", URL), ("WALVEC_TOKEN", "t")]);
     let config = load(Overrides::to_ask(), &set).unwrap();

@@ -27,6 +27,7 @@ child.on("error", (error) => fail(`${program} does not start: ${error.message}`,
 
 // Ctrl-C reaches the program by itself; passed on, it would be the second one, which ends it at once.
 process.on("SIGINT", () => {});
+// These may have reached it, too; walvec takes what comes within a second for one signal.
 for (const signal of ["SIGTERM", "SIGHUP"]) {
   process.on(signal, () => child.kill(signal));
 }

@@ -21,7 +21,12 @@ pub(super) enum Next {
     /// Go on from where it stopped.
     Resume { at: Lsn },
     /// Read the tables again, although they were read before.
-    ReadAgain { tables: usize, why: String },
+    ReadAgain {
+        tables: usize,
+        why: String,
+        /// Whether the points are there, so that their vectors can be kept.
+        is_stored: bool,
+    },
     /// Nothing new: it runs, with this configuration.
     Runs,
     /// It runs with another configuration, and will read the tables again when it is started with this one.
@@ -33,7 +38,7 @@ impl Next {
         match self {
             Self::Read { tables } => json!({"action": "read", "tables": tables}),
             Self::Resume { at } => json!({"action": "resume", "applied": at.to_string()}),
-            Self::ReadAgain { tables, why } => json!({"action": "read_again", "tables": tables, "why": why}),
+            Self::ReadAgain { tables, why, .. } => json!({"action": "read_again", "tables": tables, "why": why}),
             Self::Runs => json!({"action": "runs"}),
             Self::RunsOtherwise { tables, why } => {
                 json!({"action": "read_again", "tables": tables, "why": why, "running": true})
@@ -53,10 +58,15 @@ impl fmt::Display for Next {
                 write!(f, "Ready: `walvec run` will read {}, then follow every change.", count(tables))
             }
             Self::Resume { at } => write!(f, "Ready: `walvec run` goes on where it stopped, at {at}."),
-            Self::ReadAgain { tables, why } => write!(
+            Self::ReadAgain { tables, why, is_stored } => write!(
                 f,
-                "Ready: `walvec run` will read {} again, because {why}. Unchanged texts are not embedded again.",
-                count(tables)
+                "Ready: `walvec run` will read {} again, because {why}. {}",
+                count(tables),
+                if *is_stored {
+                    "Unchanged texts are not embedded again."
+                } else {
+                    "Its texts are all embedded again."
+                }
             ),
             Self::Runs => f.write_str("walvec is running with this configuration."),
             Self::RunsOtherwise { tables, why } => write!(
@@ -91,10 +101,13 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
         (Start::Snapshot { why, .. }, Some(stored)) => {
             let is_altered = stored.config_digest != facts.config_digest;
             let why = if is_altered { changed(config).unwrap_or_else(|| why.to_owned()) } else { why.to_owned() };
-            Next::ReadAgain { tables, why }
+            Next::ReadAgain { tables, why, is_stored: true }
         }
         (Start::Resume(checkpoint), _) => match missing.filter(|_| config.broker.is_none()) {
-            Some(name) => Next::ReadAgain { tables, why: format!("the collection {name} does not exist any more") },
+            Some(name) => {
+                let why = format!("the collection {name} does not exist any more");
+                Next::ReadAgain { tables, why, is_stored: false }
+            }
             None => Next::Resume { at: checkpoint.applied },
         },
     })
@@ -178,7 +191,8 @@ mod tests {
     fn tables_are_counted_in_words() {
         let read = |tables| Next::Read { tables }.to_string();
         assert!(read(1).contains("read 1 table,") && read(3).contains("read 3 tables,"));
-        let again = Next::ReadAgain { tables: 3, why: "payload of books changed".to_owned() }.to_string();
+        let again = Next::ReadAgain { tables: 3, why: "payload of books changed".to_owned(), is_stored: true };
+        let again = again.to_string();
         assert!(again.contains("will read 3 tables again, because payload of books changed."), "{again}");
     }
 }

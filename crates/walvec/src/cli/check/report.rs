@@ -119,7 +119,8 @@ impl Report {
         let stale: Vec<&str> = self.outcomes.iter().filter(code).map(|outcome| outcome.subject.as_str()).collect();
         match (self.errors(), &self.next) {
             (0, Some(next)) => next.to_string(),
-            (0, None) => "Ready: walvec run".to_owned(),
+            // PostgreSQL was not asked.
+            (0, None) => "Nothing here stands in the way of `walvec run`; PostgreSQL was not looked at.".to_owned(),
             (errors, _) if errors == stale.len() => {
                 format!("`walvec run` would stop. Needs `walvec reindex`, because of the {}.", stale.join(" and the "))
             }

@@ -35,6 +35,9 @@ const SECRETS: [&str; 18] = [
     "ssn",
 ];
 
+/// Words in the names of columns with numbers that count secrets, and are none.
+const COUNTS: [&str; 8] = ["count", "counts", "total", "used", "limit", "max", "min", "length"];
+
 /// Pairs of words that make a secret together.
 const SECRET_KEYS: [&str; 5] = ["api", "private", "secret", "access", "encryption"];
 
@@ -47,8 +50,11 @@ const PERSONAL: [(&str, &[&str]); 8] = [
         &["firstname", "lastname", "surname", "fullname", "middlename", "givenname", "familyname", "username", "login"],
     ),
     ("an address", &["address", "addresses", "addr", "street", "zip", "zipcode", "postcode", "postalcode", "postal"]),
-    ("a date of birth", &["birth", "birthday", "birthdate", "dob", "born"]),
-    ("an account or document of a person", &["iban", "creditcard", "cardnumber", "passport", "taxid", "vatid"]),
+    ("a date of birth", &["birth", "birthday", "birthdate", "dateofbirth", "dob", "born"]),
+    (
+        "an account or document of a person",
+        &["iban", "creditcard", "cardnumber", "passport", "taxid", "vatid", "nationalid", "socialsecurity"],
+    ),
     ("an address on the network", &["ip", "ipaddress", "useragent"]),
     ("about a person", &["gender", "religion", "ethnicity", "salary", "diagnosis"]),
 ];
@@ -86,7 +92,8 @@ const OPINIONS: [&str; 5] = ["review", "comment", "feedback", "ticket", "message
 pub(super) fn sensitive(table: &TableName, column: &SampledColumn) -> Option<Sensitive> {
     let words = words(&column.name);
     let is_flag = matches!(column.kind, ColumnKind::Bool);
-    let is_count = matches!(column.kind, ColumnKind::Integer | ColumnKind::Float | ColumnKind::Numeric);
+    let is_number = matches!(column.kind, ColumnKind::Integer | ColumnKind::Float | ColumnKind::Numeric);
+    let is_count = is_number && words.iter().any(|word| COUNTS.contains(&word.as_str()));
     let keys = words.windows(2).any(|pair| SECRET_KEYS.contains(&pair[0].as_str()) && pair[1] == "key");
     // `token_count` is none, and neither is `is_secret`.
     if !is_flag && !is_count && (keys || words.iter().any(|word| SECRETS.contains(&word.as_str()))) {
@@ -160,6 +167,11 @@ mod tests {
     fn secrets_are_known_by_their_names_in_any_spelling() {
         for name in ["password_hash", "passwordHash", "Password", "api_key", "apiKey", "reset_token", "SSN"] {
             assert_eq!(of("t", name, ColumnKind::Text), Some(Sensitive::Secret), "{name}");
+        }
+        for (name, kind) in
+            [("ssn", ColumnKind::Integer), ("cvv", ColumnKind::Integer), ("pin_total", ColumnKind::Text)]
+        {
+            assert_eq!(of("t", name, kind), Some(Sensitive::Secret), "{name}");
         }
         for (name, kind) in [
             ("token_count", ColumnKind::Integer),

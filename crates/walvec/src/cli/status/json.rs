@@ -21,6 +21,7 @@ pub(super) fn of_all(config: &Config, processes: &[(String, Process)]) -> Value 
 fn of(config: &Config, process: &Process) -> Value {
     let (is_running, last_stop, status) = match process {
         Process::Running(status) => (true, Value::Null, status.as_object().cloned().unwrap_or_default()),
+        Process::Starting => (true, Value::Null, of_none(config, "starting")),
         Process::Stopped(stopped) => (false, last_stop(stopped), of_stopped(config, stopped)),
     };
     let mut fields = Map::from_iter([("running".to_owned(), is_running.into()), ("last_stop".to_owned(), last_stop)]);
@@ -41,10 +42,17 @@ fn last_stop(stopped: &Stopped) -> Value {
     }
 }
 
-fn of_stopped(config: &Config, stopped: &Stopped) -> Map<String, Value> {
+/// Of a process that does not answer.
+fn of_none(config: &Config, phase: &str) -> Map<String, Value> {
     let broker = config.broker.as_ref().map(|_| BrokerStatus::default());
     let mut status = unknown(&Status { broker, ..Status::default() });
-    status.insert("phase".to_owned(), "stopped".into());
+    status.insert("phase".to_owned(), phase.into());
+    status.insert("collections".to_owned(), config.collections.iter().map(of_unknown_collection).collect());
+    status
+}
+
+fn of_stopped(config: &Config, stopped: &Stopped) -> Map<String, Value> {
+    let mut status = of_none(config, "stopped");
     let generation = stopped.checkpoint.as_ref().map(|checkpoint| checkpoint.generation);
     status.insert("generation".to_owned(), json!(generation));
     status.insert("applied_lsn".to_owned(), json!(stopped.position().map(|position| position.applied)));
@@ -53,17 +61,22 @@ fn of_stopped(config: &Config, stopped: &Stopped) -> Map<String, Value> {
     status
 }
 
-fn of_collection(collection: &CollectionConfig, stopped: &Stopped) -> Value {
+fn of_unknown_collection(collection: &CollectionConfig) -> Value {
     let mut status = unknown(&CollectionStatus::default());
     status.insert("collection".to_owned(), collection.name.clone().into());
     status.insert("table".to_owned(), collection.table.to_string().into());
+    Value::Object(status)
+}
+
+fn of_collection(collection: &CollectionConfig, stopped: &Stopped) -> Value {
+    let mut status = of_unknown_collection(collection);
     let mut parked = stopped.parked.iter().flatten();
     if let Some((_, parked)) = parked.find(|(name, _)| *name == collection.name) {
         let latest = parked.iter().take(LATEST_DEAD_LETTERS);
-        status.insert("dead_letters".to_owned(), parked.len().into());
-        status.insert("latest_dead_letters".to_owned(), json!(latest.collect::<Vec<_>>()));
+        status["dead_letters"] = parked.len().into();
+        status["latest_dead_letters"] = json!(latest.collect::<Vec<_>>());
     }
-    Value::Object(status)
+    status
 }
 
 /// The fields of a status, all null.
@@ -94,8 +107,10 @@ mod tests {
         let config = config("text: '{{ name }}'");
         let of = |process| of_all(&config, &[("all".to_owned(), process)]);
         let running = of(Process::Running(serde_json::to_value(streaming()).unwrap()));
+        let starting = of(Process::Starting);
         let stopped = of(Process::Stopped(Box::new(stopped())));
-        assert_eq!(keys(&running), keys(&stopped));
+        assert_eq!((keys(&running), keys(&running)), (keys(&stopped), keys(&starting)));
+        assert_eq!((&starting["running"], &starting["phase"]), (&json!(true), &json!("starting")));
         assert_eq!(keys(&running["collections"][0]), keys(&stopped["collections"][0]));
         assert_eq!((&running["running"], &stopped["running"]), (&json!(true), &json!(false)));
         assert_eq!((&running["phase"], &stopped["phase"]), (&json!("streaming"), &json!("stopped")));

@@ -21,6 +21,9 @@ use crate::config::{Config, Stage};
 /// The stages that a configuration can have on this machine.
 const STAGES: [Stage; 4] = [Stage::Capture, Stage::Index, Stage::Embed, Stage::Sink];
 
+/// The code of the error that says that another process has a data directory.
+const E_LOCKED: &str = "E_LOCKED";
+
 /// Show how far the sync has come: phase, lag, points, parked rows; of a walvec that has stopped, why.
 ///
 /// With --json the fields are the same whether it runs or not; what is not known is null. Behind a broker it is an object with a
@@ -38,6 +41,8 @@ pub(crate) struct StatusArgs {
 enum Process {
     /// It runs, and answered this.
     Running(Value),
+    /// It has begun to run, and does not answer yet.
+    Starting,
     /// It does not.
     Stopped(Box<Stopped>),
 }
@@ -63,13 +68,12 @@ async fn processes(config: &Config) -> Result<Vec<(String, Process)>, Failure> {
         let found = running.iter().position(|(other, _)| *other == name);
         let process = match found {
             Some(at) => Process::Running(running.swap_remove(at).1),
-            None => {
-                let stopped = Stopped::read(config, directory)?;
-                if config.broker.is_some() && !stopped.has_run() {
-                    continue;
-                }
-                Process::Stopped(Box::new(stopped))
-            }
+            None => match Stopped::read(config, directory) {
+                Ok(stopped) if config.broker.is_some() && !stopped.has_run() => continue,
+                Ok(stopped) => Process::Stopped(Box::new(stopped)),
+                Err(failure) if failure.code() == E_LOCKED => Process::Starting,
+                Err(failure) => return Err(failure),
+            },
         };
         processes.push((name, process));
     }

@@ -21,15 +21,20 @@ pub(super) struct Stopped {
 }
 
 impl Stopped {
+    /// Fails with `E_LOCKED` where a process has the directory after all.
     pub(super) fn read(config: &Config, directory: PathBuf) -> Result<Self, Failure> {
         let last_run = LastRun::of(&directory);
         // Behind a broker they are in a topic.
         let keeps_parked = config.broker.is_none();
         let mut stopped = Self { directory, last_run, checkpoint: None, parked: keeps_parked.then(Vec::new) };
-        if !stopped.has_state()? {
+        let has_state = stopped.has_state()?;
+        if !has_state && stopped.last_run.is_none() {
             return Ok(stopped);
         }
         let _data_dir = app::lock(&stopped.directory)?;
+        if !has_state {
+            return Ok(stopped);
+        }
         let store = Store::open(&stopped.directory).map_err(PipelineError::from)?;
         stopped.checkpoint = store.checkpoint().map_err(PipelineError::from)?;
         if let Some(parked) = &mut stopped.parked {

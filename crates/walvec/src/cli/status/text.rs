@@ -23,6 +23,7 @@ pub(super) fn of_all(config: &Config, processes: &[(String, Process)]) -> Result
                     serde_json::from_value(answer.clone()).map_err(|error| Failure::definite("E_SERVER", error))?;
                 of_running(&status)
             }
+            Process::Starting => "Starting; it does not answer yet.".to_owned(),
             Process::Stopped(stopped) => of_stopped(stopped),
         };
         let title = if config.broker.is_some() { format!("{name}: ") } else { String::new() };
