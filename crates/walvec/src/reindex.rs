@@ -93,6 +93,8 @@ pub(crate) struct Beside {
     names: Vec<(String, String)>,
     /// The own names of the collections that are served meanwhile.
     served: Vec<String>,
+    /// What to type to do the same again.
+    command: &'static str,
 }
 
 impl Beside {
@@ -128,7 +130,8 @@ impl Beside {
         let store = seed(&reindex_directory(&parts.config), &checkpoint, &source.slot)?;
         let live = Live::start(&parts, source, &store, false, None, stop)?;
         let names = parts.config.collections.iter().map(|collection| collection.name.clone()).zip(own_names).collect();
-        let mut beside = Self { parts, store, live, names, served };
+        let command = if rollback { "walvec reindex --rollback" } else { "walvec reindex" };
+        let mut beside = Self { parts, store, live, names, served, command };
         beside.copy(task).await?;
         refuse_other_source(&checkpoint, &beside.checkpoint()?)?;
         beside.catch_up(task, primary).await?;
@@ -174,7 +177,8 @@ impl Beside {
             return Ok(());
         }
         // The remedies of a pipeline are about the served collections, which are well.
-        self.live.ended().await.map_err(|failure| failure.with_remedy("walvec reindex"))?;
+        let command = self.command;
+        self.live.ended().await.map_err(|failure| failure.with_remedy(command))?;
         Err(Failure::definite("E_STOPPED", "the reindex was stopped; it goes on with the next start"))
     }
 
@@ -211,21 +215,23 @@ impl Beside {
 
     /// Comes to where the first pipeline has stopped, and stops there.
     async fn come_to(&mut self, main: &Store) -> Result<(Checkpoint, Vec<DeadLetter>), Failure> {
+        let command = self.command;
         let stopped = main.checkpoint().map_err(PipelineError::from)?;
         let stopped = stopped.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
         let incomplete = || Failure::definite("E_REINDEX", "the served collections are being read again");
-        let stopped = stopped.ok_or_else(|| incomplete().with_remedy("walvec reindex, once that is done"))?;
+        let stopped = stopped.ok_or_else(|| incomplete().with_remedy(format!("{command}, once that is done")))?;
         let late = |_| {
             let what = format!("the new collections could not catch up within {} s", STANDSTILL.as_secs());
-            Failure::definite("E_REINDEX", what).with_remedy("walvec reindex, when the table changes less")
+            Failure::definite("E_REINDEX", what).with_remedy(format!("{command}, when the table changes less"))
         };
-        tokio::time::timeout(STANDSTILL, self.wait_until(stopped.applied)).await.map_err(late)??;
+        // Not what it has ever applied, but what it has confirmed since its stream was last opened: in the middle of a
+        // repetition a row may be back whose deletion is still to come.
+        let is_there = |status: &Status| status.phase == Phase::Streaming && status.confirmed_lsn >= stopped.applied;
+        tokio::time::timeout(STANDSTILL, self.wait_for(is_there)).await.map_err(late)??;
         self.live.halt().await?;
-        // Not what it has ever reached, but since its stream was last opened: in the middle of a repetition a row may be back
-        // whose deletion is still to come.
         if self.live.status.borrow().confirmed_lsn < stopped.applied {
             let what = "the stream of the new collections was interrupted at the last moment";
-            return Err(Failure::definite("E_REINDEX", what).with_remedy("walvec reindex"));
+            return Err(Failure::definite("E_REINDEX", what).with_remedy(command));
         }
         let checkpoint = self.checkpoint()?;
         refuse_other_source(&stopped, &checkpoint)?;

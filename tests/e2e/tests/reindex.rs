@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
-use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, repeats, test, wait};
 use walvec_model::Payload;
 use walvec_pipeline::Store;
 use walvec_pipeline::status::Phase;
@@ -17,6 +17,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(searches_are_answered_and_no_change_is_lost_while_the_model_changes),
         test!(the_same_on_a_server_whose_alias_is_switched_in_one_step),
         test!(a_reindex_can_be_taken_back_to_the_exact_image_of_before),
+        test!(reindex_and_rollback_never_fail_by_chance_whether_the_database_is_idle_or_busy).once(),
         test!(a_kill_at_any_moment_leaves_the_old_collection_serving_and_the_reindex_goes_on),
         test!(a_kill_while_only_the_payload_changes_does_the_same),
         test!(connections_that_are_cut_again_and_again_during_a_reindex_lose_nothing),
@@ -114,7 +115,8 @@ impl Load {
                 sql.batch_execute(&format!(
                     "UPDATE items SET name = 'round {round}' WHERE id = {id};
                      DELETE FROM items WHERE id = {ROWS} - {id} AND {round} % 3 = 0;
-                     INSERT INTO items VALUES ({ROWS} + {round}, 'new {round}', 'body')"
+                     INSERT INTO items VALUES ({ROWS} + {round}, 'new {round}', 'body')
+                       ON CONFLICT (id) DO UPDATE SET body = 'again'"
                 ))
                 .await?;
                 let answer = client.get(&url).send().await?;
@@ -210,6 +212,25 @@ async fn a_reindex_can_be_taken_back_to_the_exact_image_of_before(context: TestC
     image::compare(&context, &image_before()).await?;
     assert_eq!(collections(&context.data_directory())?.1, "items__1");
     Ok(())
+}
+
+async fn reindex_and_rollback_never_fail_by_chance_whether_the_database_is_idle_or_busy(
+    context: TestContext,
+) -> Result<()> {
+    create(&context).await?;
+    let mut walvec = context.start(&before()).await?;
+    walvec.caught_up(&context).await?;
+    let settings = [after(), before()];
+    for round in 0..repeats(100) {
+        let load = if round % 2 == 0 { None } else { Some(Load::start(&context, &walvec).await?) };
+        context.configure(&settings[usize::from(round % 2 == 1)])?;
+        let rollback: &[&str] = if round == 0 { &[] } else { &["--rollback"] };
+        succeed(&context, &[&["reindex"], rollback].concat()).await?;
+        if let Some(load) = load {
+            load.end().await?;
+        }
+    }
+    walvec.stop().await
 }
 
 async fn a_kill_at_any_moment_leaves_the_old_collection_serving_and_the_reindex_goes_on(

@@ -438,7 +438,7 @@ fn a_command_that_asks_a_running_walvec_needs_none_of_its_secrets() {
     for secret in [
         "embedding: { model: openai/m, api_key: \"${KEY}\" }",
         "sink: { qdrant: { url: 'https://q.example', api_key: \"${KEY}\" } }",
-        "sink: { qdrant: { url: 'http://localhost' } }\nbroker: { kafka: { bootstrap: b, tls: {}, sasl: { mechanism: plain, username: me, password: \"${KEY}\" } } }",
+        "sink: { qdrant: { url: 'http://localhost' } }\nbroker: { kafka: { bootstrap: 'localhost:9092', tls: {}, sasl: { mechanism: plain, username: me, password: \"${KEY}\" } } }",
     ] {
         let text = format!("{COLLECTION}{secret}\n");
         let load = |overrides| Config::from_text(&text, &with(&[("DATABASE_URL", URL)]), overrides);

@@ -133,9 +133,9 @@ fn wrong_settings_of_a_broker_name_the_key_and_what_to_write() {
             "sasl: { mechanism: SCRAM-SHA-256 }",
             "is none of plain, scram-sha-256, scram-sha-512; did you mean scram-sha-256?",
         ),
-        ("sasl: { mechanism: plain, username: u }", "broker.kafka.sasl.password: missing"),
+        ("sasl: { mechanism: plain, username: u }", "broker.kafka.sasl.password: missing, or empty"),
         ("sasl: { mechanism: plain, username: '', password: p }", "broker.kafka.sasl.username: empty"),
-        ("sasl: { mechanism: plain, username: u, password: '' }", "broker.kafka.sasl.password: empty"),
+        ("sasl: { mechanism: plain, username: u, password: '' }", "broker.kafka.sasl.password: missing, or empty"),
         ("sasl:", "broker.kafka.sasl.mechanism: missing"),
         ("topics: a", "broker.kafka.topics: unknown key; did you mean topic_prefix?"),
     ] {
