@@ -21,6 +21,9 @@ impl Source {
     }
 }
 
+/// No standby is so many transactions behind its primary.
+const FAR: i32 = 1 << 30;
+
 /// PostgreSQL's `pg_snapshot`: everything before `end` has ended, but for what is `open`.
 struct Snapshot {
     end: u64,
@@ -37,9 +40,13 @@ impl Snapshot {
     }
 
     /// Whether it sees a transaction whose number is cut to 32 bits. One that the stream has brought is less than 2^31 away.
+    /// A record of a topic may be older; what seems to be so far ahead is behind.
     fn sees(&self, xid: u32) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
         let distance = xid.wrapping_sub(self.end as u32).cast_signed();
+        if distance >= FAR {
+            return true;
+        }
         let full = self.end.wrapping_add_signed(distance.into());
         full < self.end && !self.open.contains(&full)
     }
@@ -59,6 +66,11 @@ mod tests {
         assert!(!sees("10:20:10,12", 12), "its commit is not finished");
         assert!(!sees("10:20:", 20) && !sees("10:20:", 25), "it ends after the snapshot");
         assert!(Snapshot::parse("10").is_none());
+    }
+
+    #[test]
+    fn what_seems_to_be_far_ahead_is_of_long_ago() {
+        assert!(sees("10:20:", (1 << 30) + 20) && !sees("10:20:", (1 << 30) + 19));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
 use crate::line::{Answer, Line};
 use crate::pending::{Commit, Demand, Pending};
+use crate::refetch::Seeing;
 use crate::related::Affected;
 use crate::reread::{Active, Job, Order, Turn};
 use crate::start::Refusal;
@@ -182,7 +183,7 @@ impl Follower<'_> {
     async fn flush(&mut self) -> Result<(), PipelineError> {
         let changes = self.pending.take_changes();
         // Before anything of the batch is rendered: what it looks up has to be visible.
-        let affected = self.pending.related.take(self.source, &self.run.tables, &self.run.shared).await?;
+        let affected = self.affected().await?;
         if !changes.is_empty() {
             count_changes(&changes);
             let span = trace::writing(changes.len(), []);
@@ -192,6 +193,12 @@ impl Follower<'_> {
         self.refresh(affected).await?;
         self.pending.take_commits().into_iter().for_each(|commit| self.line.note(commit));
         Ok(())
+    }
+
+    /// The rows that look something up in what has changed.
+    async fn affected(&mut self) -> Result<Affected, PipelineError> {
+        let Pending { related, unseen, .. } = &mut self.pending;
+        related.take(self.source, &self.run.tables, unseen, &self.run.shared).await
     }
 
     /// Renders the rows again that look something up in what has changed. There may be very many of them: whoever wants to stop
@@ -216,7 +223,8 @@ impl Follower<'_> {
     /// Begins to write rows as soon as they may. What has become durable until then is told and confirmed.
     async fn begin_batches(&mut self, batches: Vec<(usize, Batch)>, span: Span) -> Result<(), PipelineError> {
         while !self.line.may_begin(&self.run.writers, &batches) && self.make_way().await? {}
-        self.line.begin(&mut self.run.writers, self.source.as_ref(), batches, span).await
+        let source = &Seeing { source: self.source, unseen: &self.pending.unseen, shared: &self.run.shared };
+        self.line.begin(&mut self.run.writers, source, batches, span).await
     }
 
     /// Writes everything that is under way.

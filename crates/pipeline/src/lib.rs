@@ -21,6 +21,7 @@
 //! - [`writer`]: one collection's writer: complete, render, embed, write, park
 //! - [`letters`] and [`letters_topic`]: where dead letters are kept
 //! - [`refetch`]: where values come from that PostgreSQL did not send, and rows of other tables
+//! - [`unseen`]: transactions that the stream has brought and a statement may not see yet
 //! - [`related`]: the rows whose documents a change of another table is part of
 //! - [`checkpoint`]: the only module that advances the confirmed position
 //! - [`store`]: what survives a restart: checkpoint and dead letters
@@ -52,6 +53,7 @@ mod supervisor;
 pub mod telemetry;
 pub mod trace;
 mod trouble;
+mod unseen;
 pub mod writer;
 
 pub use error::{PipelineError, Policy};

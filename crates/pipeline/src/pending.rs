@@ -10,6 +10,7 @@ use walvec_model::{Change, Lsn, Op, StreamEvent, TableName};
 
 use crate::line::Note;
 use crate::related::Gathered;
+use crate::unseen::Unseen;
 
 /// A batch with this many bytes of values begins before it has all its rows, so that large rows cannot fill the memory.
 pub(crate) const BATCH_BYTES: usize = 8 << 20;
@@ -20,6 +21,8 @@ pub(crate) struct Pending {
     changes: Vec<Change>,
     /// Changes of looked-up tables.
     pub(crate) related: Gathered,
+    /// Transactions that rows which are read again have to include.
+    pub(crate) unseen: Unseen,
     /// The weight of the rows in `changes`.
     bytes: usize,
     /// When the oldest event of those that are pending came.
@@ -104,7 +107,7 @@ impl Pending {
                 self.flush_if_full(max_rows)
             }
             StreamEvent::Begin { xid, .. } => {
-                self.related.begin(xid);
+                self.unseen.begin(xid);
                 Demand::Nothing
             }
             StreamEvent::Idle { wal_end } if self.is_empty() => Demand::Idle(wal_end),

@@ -9,6 +9,8 @@ use walvec_capture::{CaptureError, Source, SourceConfig};
 use walvec_model::{Cell, Lookup, Row, RowKey, Table, TableName, Value};
 
 use crate::error::PipelineError;
+use crate::unseen::Unseen;
+use crate::writer::Shared;
 
 /// Rows read again: those that are still there, with their keys.
 pub(crate) type Fetched<'a> = Pin<Box<dyn Future<Output = Result<Vec<(RowKey, Row)>, PipelineError>> + Send + 'a>>;
@@ -25,16 +27,38 @@ pub(crate) trait Refetch: Send + Sync {
     fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>>;
 }
 
-impl Refetch for Source {
+/// A source that is asked only once its answers include what the stream has brought. A stop waits for no answer.
+pub(crate) struct Seeing<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) unseen: &'a Unseen,
+    pub(crate) shared: &'a Shared,
+}
+
+impl Seeing<'_> {
+    async fn or_stop<T>(&self, answer: impl Future<Output = Result<T, PipelineError>>) -> Result<T, PipelineError> {
+        tokio::select! {
+            biased;
+            () = self.shared.stop.cancelled() => Err(PipelineError::Stopped),
+            answer = answer => answer,
+        }
+    }
+}
+
+impl Refetch for Seeing<'_> {
     fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>> {
-        Some(Box::pin(async move { Ok(self.fetch_rows(table, keys).await?) }))
+        let fetch = async {
+            self.unseen.seen(self.source, self.shared).await?;
+            Ok(self.source.fetch_rows(table, keys).await?)
+        };
+        Some(Box::pin(self.or_stop(fetch)))
     }
 
+    /// What is looked up may be as it was before the changes that the stream has brought: these render the row again.
     fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>> {
-        Some(Box::pin(async move {
-            let found = Self::look_up(self, main, lookup, wanted).await;
+        Some(Box::pin(self.or_stop(async move {
+            let found = self.source.look_up(main, lookup, wanted).await;
             found.map_err(|error| PipelineError::of_lookup(error, lookup))
-        }))
+        })))
     }
 }
 
@@ -43,11 +67,14 @@ impl Refetch for Source {
 pub(crate) struct OnDemand {
     config: Option<SourceConfig>,
     source: OnceCell<Source>,
+    shared: Shared,
+    /// The transactions of the records that are being processed.
+    pub(crate) unseen: Unseen,
 }
 
 impl OnDemand {
-    pub(crate) const fn new(config: Option<SourceConfig>) -> Self {
-        Self { config, source: OnceCell::const_new() }
+    pub(crate) fn new(config: Option<SourceConfig>, shared: &Shared) -> Self {
+        Self { config, source: OnceCell::const_new(), shared: shared.clone(), unseen: Unseen::default() }
     }
 
     async fn connected(&self, config: &SourceConfig) -> Result<&Source, PipelineError> {
@@ -91,6 +118,7 @@ impl OnDemand {
             let reason = "is not in the publication".to_owned();
             return Err(CaptureError::Table { table: table.name.clone(), reason }.into());
         };
+        self.unseen.seen(source, &self.shared).await?;
         let rows = source.fetch_rows(&typed, keys).await?;
         Ok(rows.into_iter().map(|(key, row)| (key, arranged(row, &typed, table))).collect())
     }

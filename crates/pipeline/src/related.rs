@@ -7,30 +7,17 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use walvec_capture::{LookupSpec, Related, Source};
 use walvec_model::{Change, LookedUpChange, Lookup, Op, Position, Row, RowKey, Table, TableName, Touched, Value};
 
 use crate::error::PipelineError;
-use crate::status::Problem;
 use crate::telemetry::{Stage, Timer};
-use crate::trouble::Trouble;
+use crate::unseen::Unseen;
 use crate::writer::Shared;
 
 /// Keys that are asked for at once.
 const PAGE_KEYS: usize = 10_000;
-
-/// Transactions that are remembered until they can be seen. With more, those that can be are dropped.
-const MOST_UNSEEN: usize = 10_000;
-
-/// How long to wait before asking again whether a transaction can be seen. The server tells nobody when that is so; most
-/// transactions can be seen by the time of the first question.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LONGEST_LOOK: Duration = Duration::from_millis(100);
-
-/// Commits that wait for longer than this are shown: a standby on another continent takes its time with every one.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What has changed of a looked-up table since the last batch.
 #[derive(Debug, Default, PartialEq)]
@@ -54,8 +41,6 @@ struct Relation {
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     relations: Vec<Relation>,
-    /// Transactions that were read and may not be visible yet.
-    unseen: Vec<u32>,
     /// The last change that was read.
     reached: Position,
 }
@@ -73,13 +58,6 @@ impl Gathered {
             }
         }
         Self { relations, ..Self::default() }
-    }
-
-    /// Hears of a transaction that has begun to arrive.
-    pub(crate) fn begin(&mut self, xid: u32) {
-        if !self.relations.is_empty() {
-            self.unseen.push(xid);
-        }
     }
 
     /// Hears of a change of any table.
@@ -118,15 +96,14 @@ impl Gathered {
         &mut self,
         source: &Source,
         tables: &[Arc<Table>],
+        unseen: &Unseen,
         shared: &Shared,
     ) -> Result<Affected, PipelineError> {
         if self.is_empty() {
-            if self.unseen.len() > MOST_UNSEEN {
-                self.unseen = source.invisible(&self.unseen).await?;
-            }
+            unseen.prune(source).await?;
             return Ok(Affected::default());
         }
-        self.all_seen(source, shared).await?;
+        unseen.seen(source, shared).await?;
         let mut questions = VecDeque::new();
         for relation in &mut self.relations {
             let values = match std::mem::take(&mut relation.changed) {
@@ -147,44 +124,7 @@ impl Gathered {
     }
 }
 
-impl Gathered {
-    /// Waits until a statement sees everything that was read; visibly, if it takes long.
-    async fn all_seen(&mut self, source: &Source, shared: &Shared) -> Result<(), PipelineError> {
-        let (began, mut pause) = (Instant::now(), FIRST_LOOK);
-        let mut shown: Option<Trouble> = None;
-        loop {
-            self.unseen = source.invisible(&self.unseen).await?;
-            if self.unseen.is_empty() {
-                return Ok(());
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = shared.stop.cancelled() => return Err(PipelineError::Stopped),
-            }
-            if shown.is_none() && began.elapsed() > PATIENCE {
-                let problem = commits_wait(self.unseen.len());
-                tracing::warn!(transactions = self.unseen.len(), "{}", problem.message);
-                shown.insert(Trouble::new(&shared.telemetry)).show(problem);
-            }
-            pause = (pause * 2).min(LONGEST_LOOK);
-        }
-    }
-}
-
-/// What the status says while commits wait, which hold back whatever looks something up.
-fn commits_wait(transactions: usize) -> Problem {
-    Problem {
-        part: "source".to_owned(),
-        message: format!(
-            "{transactions} committed transactions cannot be seen by others yet, so that documents with lookups have to wait for \
-             them: their commits wait, for a synchronous standby perhaps"
-        ),
-        remedy: Some(
-            "see that the standbys of synchronous_standby_names answer; walvec goes on by itself then".to_owned(),
-        ),
-        attempts: 1,
-    }
-}
+impl Gathered {}
 
 impl Relation {
     fn note(&mut self, table: &Table, row: &Row) {

@@ -10,10 +10,12 @@ use walvec_model::{Change, Generation};
 
 use crate::error::PipelineError;
 use crate::line::{Line, Note};
+use crate::refetch::Seeing;
 use crate::status::Phase;
 use crate::store::{Checkpoint, SnapshotState};
 use crate::supervisor::Run;
 use crate::telemetry::count_changes;
+use crate::unseen::Unseen;
 use crate::writer::Purpose;
 
 /// Takes a whole snapshot and returns the checkpoint at which the stream continues.
@@ -138,6 +140,8 @@ async fn write_rows(
     line: &mut Line<Copied>,
 ) -> Result<(), PipelineError> {
     count_changes(&rows);
+    // The slot's snapshot is as old as everything that it is read with: nothing has been streamed yet.
+    let unseen = Unseen::default();
     let mut rest = rows;
     while !rest.is_empty() {
         let later = rest.split_off(rest.len().min(run.batch_rows));
@@ -145,6 +149,7 @@ async fn write_rows(
         let rows = piece.len();
         let batches = run.batches(piece, Purpose::Change);
         let collections = batches.iter().map(|(index, _)| *index).collect();
+        let source = &Seeing { source, unseen: &unseen, shared: &run.shared };
         line.begin(&mut run.writers, source, batches, Span::none()).await?;
         line.note(Copied { collections, rows });
         report(run, line);

@@ -4,6 +4,7 @@
 //! - [`operations`]: every operation on a row, and on a table
 //! - [`telling`]: what the commands tell people and programs: hits, the status, errors
 //! - [`progress`]: long work is seen to go on
+//! - [`unsent`]: large values that PostgreSQL does not send
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
 //! - [`check`]: what is missing, how to put it right, and what `run` will do
@@ -59,6 +60,7 @@ mod static_models;
 mod telling;
 mod tenants;
 mod topics;
+mod unsent;
 mod verify;
 mod workers;
 
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
             telling::tests(),
             progress::tests(),
             faults::tests(),
+            unsent::tests(),
             refusals::tests(),
             check::tests(),
             reindex::tests(),

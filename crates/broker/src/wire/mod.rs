@@ -119,6 +119,8 @@ pub struct Arrived {
     pub generation: Generation,
     /// When it was committed, if the record says so; a row of a snapshot was at some time before.
     pub committed_at: Option<SystemTime>,
+    /// Its transaction, if the record says so.
+    pub xid: Option<u32>,
 }
 
 /// A record that cannot be read.

@@ -203,7 +203,7 @@ impl Indexer {
         let mut sorted: Vec<&str> = filled.iter().map(|id: &CollectionId| id.0.as_str()).collect();
         sorted.sort_unstable();
         let about = Fingerprint::of(&sorted).to_string();
-        let source = OnDemand::new(self.config.source.clone());
+        let source = OnDemand::new(self.config.source.clone(), &self.shared);
         self.check_lookups(&source).await?;
         match &self.config.reads {
             Reads::Changes { format, topics } => {

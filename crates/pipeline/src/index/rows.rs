@@ -120,6 +120,11 @@ impl Rows {
             }
             self.shapes.insert(table.name.clone(), table);
         }
+        if let (Op::Update { new, .. }, Some(xid)) = (&arrived.change.op, arrived.xid)
+            && new.is_partial()
+        {
+            self.source.unseen.begin(xid);
+        }
         self.bytes += weight(&arrived.change.op);
         self.since.get_or_insert_with(Instant::now);
         self.pending.push((arrived, place));
@@ -143,7 +148,8 @@ impl Rows {
         // What came before it may take the row back, or remove it.
         self.drain().await?;
         let Some(key) = arrived.change.key() else { return Ok(()) };
-        let Arrived { change, generation, .. } = arrived;
+        let Arrived { change, generation, xid, .. } = arrived;
+        xid.into_iter().for_each(|xid| self.source.unseen.begin(xid));
         let shows = |index: &usize| self.writers[*index].has_parked(&key);
         let concerned = self.writers_of(&change.table.name).into_iter().filter(shows);
         let batch = |index| (index, self.batch(index, generation, vec![(change.clone(), place.clone())]));
@@ -211,6 +217,8 @@ impl Rows {
             let batches = dealt.into_iter().map(batch).collect();
             self.line.begin(&mut self.writers, &self.source, batches, span.clone()).await?;
         }
+        // What had to be read for them has been read.
+        self.source.unseen.clear();
         let oldest = times.iter().min().copied();
         self.line.note(Told::Found { times, oldest, newest });
         Ok(())

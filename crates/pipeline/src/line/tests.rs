@@ -124,9 +124,10 @@ impl Fixture {
             letters: Arc::new(Store::open(root.path()).unwrap()),
             stop: stop.clone(),
         };
+        let source = OnDemand::new(None, &shared);
         let mut writer = Writer::new(0, collection, shared).unwrap();
         writer.begin_generation(Generation(1));
-        let (line, writers, source) = (Line::new(stop.clone()), vec![writer], OnDemand::new(None));
+        let (line, writers) = (Line::new(stop.clone()), vec![writer]);
         Self { line, writers, gate, stop, source, sink, ordinal: 0, _root: root }
     }
 

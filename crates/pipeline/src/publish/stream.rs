@@ -22,6 +22,7 @@ use crate::start::Refusal;
 use crate::status::Phase;
 use crate::telemetry::count_changes;
 use crate::trace;
+use crate::unseen::Unseen;
 
 /// Rows that are read again by one statement, because of something that they look up.
 const ROWS: usize = 256;
@@ -75,7 +76,7 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         let context = Context { generation, committed_at: SystemTime::UNIX_EPOCH, xid: None, snapshot: false };
         let mut transaction = Transaction { context, rows: 0, span: Span::none(), traceparent: None };
-        let mut related = Gathered::new(&self.config.source.lookups);
+        let (mut related, unseen) = (Gathered::new(&self.config.source.lookups), Unseen::default());
         let mut progress = self.outlet.progress();
         loop {
             let is_free = active.is_none();
@@ -91,7 +92,7 @@ impl Session<'_> {
             match step {
                 Step::Events(events) => {
                     let events = events?;
-                    self.take_in(events, &mut transaction, &mut related, active).await?;
+                    self.take_in(events, &mut transaction, &mut related, &unseen, active).await?;
                 }
                 Step::Acknowledged => {}
                 Step::Checkpoint => self.confirm(&stream, &mut checkpointer)?,
@@ -119,11 +120,12 @@ impl Session<'_> {
         events: Vec<StreamEvent>,
         transaction: &mut Transaction,
         related: &mut Gathered,
+        unseen: &Unseen,
         active: &mut Option<Active>,
     ) -> Result<(), PipelineError> {
-        self.gather(&events, related)?;
+        self.gather(&events, related, unseen)?;
         // Before anything is written: whoever renders it must see what it looks up.
-        let affected = related.take(&self.source, &self.tables, self.shared).await?;
+        let affected = related.take(&self.source, &self.tables, unseen, self.shared).await?;
         for event in events {
             match event {
                 StreamEvent::Begin { at, xid } => {
@@ -159,10 +161,10 @@ impl Session<'_> {
     }
 
     /// Hears what the events say of looked-up tables.
-    fn gather(&self, events: &[StreamEvent], related: &mut Gathered) -> Result<(), PipelineError> {
+    fn gather(&self, events: &[StreamEvent], related: &mut Gathered, unseen: &Unseen) -> Result<(), PipelineError> {
         for event in events {
             match event {
-                StreamEvent::Begin { xid, .. } => related.begin(*xid),
+                StreamEvent::Begin { xid, .. } => unseen.begin(*xid),
                 StreamEvent::Change(change) => related.reach(change.position),
                 StreamEvent::LookedUp(change) => {
                     self.refuse_altered(&change.table)?;

@@ -34,17 +34,16 @@ struct Incomplete {
 }
 
 impl Incomplete {
-    /// What was read again, and of this row only what the source does not have: a program between capture and us may have
-    /// added columns.
-    fn filled(&self, mut read: Row) -> Row {
-        let columns = read.0.len().max(self.row.0.len());
-        read.0.resize(columns, Cell::Unchanged);
-        for (cell, here) in read.0.iter_mut().zip(&self.row.0) {
+    /// The row with what was read again where a value was not sent, and nowhere else.
+    fn filled(&self, read: Row) -> Row {
+        let mut row = self.row.clone();
+        row.0.resize(read.0.len().max(row.0.len()), Cell::Unchanged);
+        for (cell, read) in row.0.iter_mut().zip(read.0) {
             if *cell == Cell::Unchanged {
-                cell.clone_from(here);
+                *cell = read;
             }
         }
-        read
+        row
     }
 
     fn not_sent(self, reason: &str) -> Failure {

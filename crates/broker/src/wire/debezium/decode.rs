@@ -77,7 +77,7 @@ impl Decoder {
         let change = Change { table, position: source.position, op };
         // Nobody knows when a row of a snapshot was committed.
         let committed_at = source.committed_at.filter(|_| kind != Kind::Read);
-        Ok(Event::Change(Arrived { change, generation: source.generation, committed_at }))
+        Ok(Event::Change(Arrived { change, generation: source.generation, committed_at, xid: source.xid }))
     }
 
     fn row(
@@ -134,7 +134,7 @@ impl Decoder {
         let key = key.with_types(key::types_in_header(record).as_deref()).with_known_types(name, &self.shapes);
         let table = self.key_table(name, &key);
         let change = Change { table, position, op: Op::Delete { key: key.row_key() } };
-        Ok(Event::Change(Arrived { change, generation, committed_at: None }))
+        Ok(Event::Change(Arrived { change, generation, committed_at: None, xid: None }))
     }
 
     fn key_table(&mut self, name: &TableName, key: &Key) -> Arc<Table> {

@@ -15,6 +15,8 @@ pub(super) struct Source {
     pub(super) position: Position,
     pub(super) generation: Generation,
     pub(super) committed_at: Option<SystemTime>,
+    /// The transaction: its number as the stream has it, the lower half of PostgreSQL's own.
+    pub(super) xid: Option<u32>,
     /// The type oids of the key columns, if walvec wrote the record.
     pub(super) key_types: Option<Vec<u32>>,
     /// Whether walvec wrote the record.
@@ -29,19 +31,23 @@ impl Source {
         let us = source.get("ts_us").and_then(Value::as_i64);
         let ms = || source.get("ts_ms").and_then(Value::as_i64).and_then(|ms| ms.checked_mul(1000));
         let committed_at = us.or_else(ms).and_then(json::time);
+        let xid = source.get("txId").and_then(Value::as_u64);
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+        let xid = xid.map(|xid| xid as u32);
         match Block::read(&source)? {
             Some(block) => Ok(Self {
                 table,
                 position: block.position,
                 generation: block.generation,
                 committed_at,
+                xid,
                 key_types: block.key_types(),
                 ours: true,
             }),
             // All changes of a row are in one partition, in their order: its offsets order what one LSN does not.
             None => {
                 let position = Position { commit_lsn: lsn, ordinal: stamp::ordinal(record) };
-                Ok(Self { table, position, generation: Generation(0), committed_at, key_types: None, ours: false })
+                Ok(Self { table, position, generation: Generation(0), committed_at, xid, key_types: None, ours: false })
             }
         }
     }

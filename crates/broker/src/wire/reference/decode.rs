@@ -62,6 +62,7 @@ impl Decoder {
             change: Change { table, position, op },
             generation: stamp::generation(record)?,
             committed_at: stamp::committed_at(record)?,
+            xid: None,
         }))
     }
 

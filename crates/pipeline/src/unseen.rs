@@ -1,0 +1,107 @@
+//! Transactions that the stream has brought and that a statement may not see yet.
+//!
+//! The server sends a commit to those who read its log before other sessions see it: a moment before on a single server, and with
+//! synchronous replication for as long as a standby takes. What is read of the tables in between is older than the change
+//! that it is read for: a row that seems to be gone, or a value of before.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use walvec_capture::Source;
+
+use crate::error::PipelineError;
+use crate::status::Problem;
+use crate::trouble::Trouble;
+use crate::writer::Shared;
+
+/// Transactions that are remembered until they can be seen. With more, those that can be are dropped.
+const MOST: usize = 10_000;
+
+/// How long to wait before asking again whether a transaction can be seen. The server tells nobody when that is so; most
+/// transactions can be seen by the time of the first question.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
+
+/// Commits that wait for longer than this are shown: a standby on another continent takes its time with every one.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Transactions, by the numbers that the stream gives them, that were read and may not be visible yet.
+#[derive(Debug, Default)]
+pub(crate) struct Unseen(Mutex<HashSet<u32>>);
+
+impl Unseen {
+    /// Hears of a transaction.
+    pub(crate) fn begin(&self, xid: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(xid);
+    }
+
+    /// Forgets all of them: nothing will be read for what they changed.
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Drops what can be seen, if there is much.
+    pub(crate) async fn prune(&self, source: &Source) -> Result<(), PipelineError> {
+        if self.all().len() > MOST {
+            self.look(source).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a statement sees everything that was read; visibly, if it takes long. A statement that begins afterwards
+    /// sees it too.
+    pub(crate) async fn seen(&self, source: &Source, shared: &Shared) -> Result<(), PipelineError> {
+        let (began, mut pause) = (Instant::now(), FIRST_LOOK);
+        let mut shown: Option<Trouble> = None;
+        loop {
+            let waiting = self.look(source).await?;
+            if waiting == 0 {
+                return Ok(());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shared.stop.cancelled() => return Err(PipelineError::Stopped),
+            }
+            if shown.is_none() && began.elapsed() > PATIENCE {
+                let problem = commits_wait(waiting);
+                tracing::warn!(transactions = waiting, "{}", problem.message);
+                shown.insert(Trouble::new(&shared.telemetry)).show(problem);
+            }
+            pause = (pause * 2).min(LONGEST_LOOK);
+        }
+    }
+
+    /// Forgets those that can be seen, and counts the others.
+    async fn look(&self, source: &Source) -> Result<usize, PipelineError> {
+        let asked = self.all();
+        if asked.is_empty() {
+            return Ok(0);
+        }
+        let invisible: HashSet<u32> = source.invisible(&asked).await?.into_iter().collect();
+        let mut unseen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for xid in asked.iter().filter(|xid| !invisible.contains(xid)) {
+            unseen.remove(xid);
+        }
+        Ok(invisible.len())
+    }
+
+    fn all(&self) -> Vec<u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+}
+
+/// What the status says while commits wait, which hold back whatever has to be read of the tables.
+fn commits_wait(transactions: usize) -> Problem {
+    Problem {
+        part: "source".to_owned(),
+        message: format!(
+            "{transactions} committed transactions cannot be seen by others yet, so that rows which have to be read again wait for them: \
+             their commits wait, for a synchronous standby perhaps"
+        ),
+        remedy: Some(
+            "see that the standbys of synchronous_standby_names answer; walvec goes on by itself then".to_owned(),
+        ),
+        attempts: 1,
+    }
+}

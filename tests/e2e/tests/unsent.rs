@@ -1,0 +1,108 @@
+//! Large values that PostgreSQL does not send because an update has not touched them: they are read again, and never as they were
+//! before the change.
+
+use anyhow::{Context as _, Result, ensure};
+use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, repeats, test};
+use walvec_model::Payload;
+use walvec_test_kafka::can_test;
+
+use crate::backfill::{hung, let_go};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(a_row_waits_until_its_change_can_be_seen_and_is_neither_lost_nor_stale).on_own_server(&[]),
+        test!(changes_in_sessions_of_their_own_lose_no_row),
+        test!(changes_in_sessions_of_their_own_lose_no_row_behind_a_broker).once(),
+    ]
+}
+
+/// The body is in the text and not stored, so that every update without it has to read it again.
+fn items() -> Settings {
+    let collection = Collection::new("items", "public.items", "{{ name }}: {{ body }}");
+    Settings::new([collection.with("payload", serde_json::json!(["name"]))])
+}
+
+fn text(row: &Payload) -> String {
+    let value = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+    format!("{}: {}", value("name"), value("body"))
+}
+
+fn image_of_items() -> Expected {
+    Expected { payload: Some(&["name"]), ..Expected::of("items", text) }
+}
+
+async fn create(context: &TestContext, rows: u32) -> Result<()> {
+    let table = "CREATE TABLE items (id int PRIMARY KEY, name text, body text);
+                 ALTER TABLE items ALTER COLUMN body SET STORAGE EXTERNAL";
+    let rows = format!(
+        "INSERT INTO items SELECT g, 'name ' || g, repeat('body ' || g || ' ', 600) FROM generate_series(1, {rows}) g"
+    );
+    context.execute(&format!("{table}; {rows}")).await
+}
+
+async fn a_row_waits_until_its_change_can_be_seen_and_is_neither_lost_nor_stale(
+    mut context: TestContext,
+) -> Result<()> {
+    create(&context, 10).await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    let moved = "UPDATE items SET id = 101 WHERE id = 1";
+    let moved = hung(&context, moved, "UPDATE items SET id = 1 WHERE id = 101").await?;
+    let renamed = "UPDATE items SET name = 'new' WHERE id = 2";
+    let renamed = hung(&context, renamed, "UPDATE items SET name = 'name 2' WHERE id = 2").await?;
+    let status = walvec.wait_for("the rows wait", |status| status.problem.is_some()).await?;
+    let problem = status.problem.context("no problem")?;
+    ensure!(problem.message.contains("cannot be seen by others yet"), "{problem:?}");
+    ensure!(problem.remedy.is_some_and(|remedy| remedy.contains("synchronous_standby_names")));
+    let_go(&context).await?;
+    moved.await??;
+    renamed.await??;
+    context.reconnect().await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 10);
+    Ok(())
+}
+
+/// Changes of the key and of another column, each in a session of its own.
+async fn change(context: &TestContext, rows: u32, changes: u64) -> Result<()> {
+    for change in 0..changes {
+        let id = change % u64::from(rows) + 1;
+        let statement = match change % 2 {
+            0 => format!("UPDATE items SET id = id + {rows} WHERE id % {rows} = {id} % {rows}"),
+            _ => format!("UPDATE items SET name = 'change {change}' WHERE id % {rows} = {id} % {rows}"),
+        };
+        context.connect().await?.batch_execute(&statement).await?;
+    }
+    Ok(())
+}
+
+async fn changes_in_sessions_of_their_own_lose_no_row(context: TestContext) -> Result<()> {
+    const ROWS: u32 = 50;
+    create(&context, ROWS).await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    change(&context, ROWS, repeats(2_000)).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, ROWS as usize);
+    Ok(())
+}
+
+async fn changes_in_sessions_of_their_own_lose_no_row_behind_a_broker(context: TestContext) -> Result<()> {
+    const ROWS: u32 = 50;
+    if !can_test("the path through a broker") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    create(&context, ROWS).await?;
+    let settings = kafka.carries(items());
+    let mut capture: Walvec = crate::broker::captured(&context, &settings).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    change(&context, ROWS, repeats(2_000)).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    worker.stop().await?;
+    capture.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, ROWS as usize);
+    Ok(())
+}
