@@ -63,7 +63,7 @@ pub use connect::{Session, open_session};
 pub use error::CaptureError;
 pub use lookup::Related;
 pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement};
-pub use publication::PublicationState;
+pub use publication::{PublicationDrop, PublicationState};
 pub use slot::{SlotState, WalStatus};
 pub use snapshot::{Selection, Snapshot};
 pub use source::{ServerPosition, Source};

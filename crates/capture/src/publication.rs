@@ -33,6 +33,22 @@ pub enum PublicationState {
     },
 }
 
+/// What became of a publication that was to be dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublicationDrop {
+    /// It is gone.
+    Dropped,
+    /// There was none.
+    Missing,
+    /// It stays: walvec did not make it.
+    NotOurs,
+    /// It stays: these slots of the same database may be read with it.
+    Needed {
+        /// Their names.
+        slots: Vec<String>,
+    },
+}
+
 /// What a publication says about one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Published {
@@ -232,6 +248,39 @@ pub(crate) async fn create_sql(
         "CREATE PUBLICATION {} FOR TABLE {list} WITH (publish_via_partition_root = true);",
         quote_ident(&config.publication)
     ))
+}
+
+/// The SQL that says whose publication it is.
+pub(crate) fn mark_sql(config: &SourceConfig) -> String {
+    format!("COMMENT ON PUBLICATION {} IS {};", quote_ident(&config.publication), quote_literal(&mark(config)))
+}
+
+/// The comment of a publication that walvec has made. A publication without it belongs to somebody else.
+fn mark(config: &SourceConfig) -> String {
+    format!("Made by walvec for its slot \"{}\"; walvec reset drops it.", config.slot)
+}
+
+/// Drops the publication, unless somebody else may need it.
+pub(crate) async fn drop(session: &Session, config: &SourceConfig) -> Result<PublicationDrop, CaptureError> {
+    let failed = |error| statement_error("dropping the publication", &error);
+    let query = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = $1";
+    let Some(row) = session.query_opt(query, &[&config.publication]).await.map_err(failed)? else {
+        return Ok(PublicationDrop::Missing);
+    };
+    if row.get::<_, Option<String>>(0).as_deref() != Some(&mark(config)) {
+        return Ok(PublicationDrop::NotOurs);
+    }
+    // Which publications a slot is read with, the server does not say. A reindex of this configuration has one more slot.
+    let query = "SELECT slot_name::text FROM pg_replication_slots
+                 WHERE database = current_database() AND plugin = 'pgoutput'
+                   AND slot_name <> $1 AND slot_name <> $1 || '_reindex'";
+    let slots = session.query(query, &[&config.slot]).await.map_err(failed)?;
+    if !slots.is_empty() {
+        return Ok(PublicationDrop::Needed { slots: slots.iter().map(|row| row.get(0)).collect() });
+    }
+    let sql = format!("DROP PUBLICATION IF EXISTS {}", quote_ident(&config.publication));
+    session.batch_execute(&sql).await.map_err(failed)?;
+    Ok(PublicationDrop::Dropped)
 }
 
 async fn alter_sql(session: &Session, config: &SourceConfig, can: Capabilities) -> Result<String, CaptureError> {

@@ -9,7 +9,7 @@ use crate::config::{SourceConfig, TableSpec};
 use crate::connect::{ConnInfo, Session, statement_error};
 use crate::lookup::Shapes;
 use crate::preflight::{self, Finding, Script};
-use crate::publication::{self, PublicationState, Published};
+use crate::publication::{self, PublicationDrop, PublicationState, Published};
 use crate::slot::{self, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
 use crate::stream::{self, ChangeStream};
@@ -159,19 +159,22 @@ impl Source {
             PublicationState::Missing => {
                 let session = self.session().await?;
                 let sql = publication::create_sql(&session, &self.config, self.server.capabilities).await?;
-                session.batch_execute(&sql).await.map_err(|error| statement_error("creating the publication", &error))
+                let mark = publication::mark_sql(&self.config);
+                // One message is one transaction: none is left that nobody would take for ours.
+                session
+                    .batch_execute(&format!("{sql} {mark}"))
+                    .await
+                    .map_err(|error| statement_error("creating the publication", &error))
             }
         }
     }
 
-    /// Drops the publication; a missing one is no error.
+    /// Drops the publication if this configuration has made it and nothing else can be using it.
     ///
     /// # Errors
-    /// If the role may not.
-    pub async fn drop_publication(&self) -> Result<(), CaptureError> {
-        let sql = format!("DROP PUBLICATION IF EXISTS {}", crate::sql::quote_ident(&self.config.publication));
-        let dropped = self.session().await?.batch_execute(&sql).await;
-        dropped.map_err(|error| statement_error("dropping the publication", &error))
+    /// If the server cannot be asked.
+    pub async fn drop_publication(&self) -> Result<PublicationDrop, CaptureError> {
+        publication::drop(&*self.session().await?, &self.config).await
     }
 
     /// The state of the slot.

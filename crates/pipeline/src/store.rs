@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -316,6 +317,8 @@ impl Store {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
                 _ => {}
             }
+            // Keys and reasons of parked rows are for the owner's eyes only.
+            File::options().write(true).create_new(true).mode(0o600).open(&unfinished)?;
             let database = Database::create(&unfinished)?;
             let transaction = database.begin_write()?;
             transaction.open_table(CHECKPOINT)?;

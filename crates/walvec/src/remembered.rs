@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use walvec_pipeline::PipelineError;
 use walvec_sink::Catalog;
+use walvec_sink::embedded::create_private_dir;
 
 use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, EmbeddingSettings};
@@ -60,7 +61,7 @@ pub(crate) fn store(config: &Config) -> io::Result<()> {
 
 /// Notes how a reindex stands.
 pub(crate) fn note(config: &Config, under_way: &UnderWay) -> io::Result<()> {
-    fs::create_dir_all(reindex_directory(config))?;
+    create_private_dir(&reindex_directory(config))?;
     write_private(&under_way_file(config), &serde_json::to_vec(under_way)?)
 }
 

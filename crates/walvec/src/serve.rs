@@ -16,7 +16,7 @@ use walvec_embed::hash::HashEmbedder;
 use walvec_pipeline::status::CollectionStatus;
 use walvec_pipeline::telemetry::{COMMIT_TO_PUBLISHED, COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
 use walvec_pipeline::{PipelineError, Status, Store};
-use walvec_sink::embedded::DataDir;
+use walvec_sink::embedded::{DataDir, create_private_dir};
 
 use crate::app::{self, Parts};
 use crate::broker::Broker;
@@ -219,7 +219,7 @@ async fn staged(
     let publisher = match config.stage {
         Stage::All | Stage::Capture => {
             let directory = config.directory_of(Stage::Capture);
-            std::fs::create_dir_all(&directory)
+            create_private_dir(&directory)
                 .map_err(|error| Failure::definite("E_STATE", format!("{}: {error}", directory.display())))?;
             let store = Arc::new(Store::open(&directory).map_err(PipelineError::from)?);
             Some(broker.publisher(&store, stop.child_token()))

@@ -1,7 +1,10 @@
 //! What cannot work ends in a clear message with a remedy, a code on the last line and the documented exit code, and
 //! leaves everything as it was.
 
+use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Output;
 
 use anyhow::{Context, Result};
@@ -24,6 +27,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_publication_that_was_made_anew_stops_the_pipeline),
         test!(a_slot_that_somebody_else_advanced_is_refused),
         test!(a_reset_reads_the_table_again_without_embedding_again),
+        test!(a_reset_leaves_a_publication_that_somebody_else_made).once(),
+        test!(what_walvec_stores_is_for_its_owner_alone).once(),
         test!(a_publication_that_was_altered_and_put_back_leaves_no_gap),
         test!(a_collection_that_was_deleted_is_filled_again),
         test!(a_column_added_while_nothing_ran_is_read_again),
@@ -257,6 +262,31 @@ async fn a_reset_reads_the_table_again_without_embedding_again(context: TestCont
     Ok(())
 }
 
+async fn a_reset_leaves_a_publication_that_somebody_else_made(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    context.execute("CREATE PUBLICATION walvec FOR TABLE items WITH (publish_via_partition_root = true)").await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let output = context.walvec(&["reset", "--force"]).await?;
+    let told = String::from_utf8(output.stderr)?;
+    assert!(output.status.success() && told.contains("publication \"walvec\" stays: walvec did not make it"), "{told}");
+    let count: i64 = context.sql.query_one("SELECT count(*) FROM pg_publication", &[]).await?.get(0);
+    assert_eq!(count, 1);
+    Ok(())
+}
+
+async fn what_walvec_stores_is_for_its_owner_alone(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    let mode = |path: &Path| -> Result<u32> { Ok(fs::metadata(path)?.permissions().mode() & 0o777) };
+    let directory = context.data_directory();
+    assert_eq!(mode(&directory)?, 0o700);
+    for file in ["state.redb", "last-run.json", "served.json"] {
+        assert_eq!(mode(&directory.join(file))?, 0o600, "{file}");
+    }
+    Ok(())
+}
+
 async fn a_typo_in_the_configuration_is_shown_where_it_is(context: TestContext) -> Result<()> {
     let settings = items().with("server", json!({ "lisen": "127.0.0.1:0" }));
     refused(&context, &settings, 2, "E_CONFIG", &["server.lisen", "listen", "walvec.yaml:"]).await?;
@@ -279,7 +309,7 @@ async fn a_publication_that_was_altered_and_put_back_leaves_no_gap(context: Test
 
 async fn a_collection_that_was_deleted_is_filled_again(context: TestContext) -> Result<()> {
     synced(&context).await?;
-    std::fs::remove_dir_all(context.data_directory().join("collections/items__1"))?;
+    fs::remove_dir_all(context.data_directory().join("collections/items__1"))?;
     let mut walvec = context.start(&items()).await?;
     assert_eq!(walvec.caught_up(&context).await?.generation.0, 2);
     walvec.stop().await?;

@@ -1,6 +1,6 @@
 //! What would stop the pipeline is found before it starts.
 
-use walvec_capture::{Finding, PublicationState, Severity, Source, SourceConfig};
+use walvec_capture::{Finding, PublicationDrop, PublicationState, Severity, Source, SourceConfig};
 
 use crate::support::{Db, spec, start_cluster};
 
@@ -87,7 +87,8 @@ async fn a_publication_with_other_content_is_refused_with_the_sql_that_repairs_i
         assert!(error.to_string().contains(words), "{content}: {error}");
         db.run(&error.remedy().unwrap()).await;
         source.ensure_publication().await.unwrap();
-        source.drop_publication().await.unwrap();
+        assert_eq!(source.drop_publication().await.unwrap(), PublicationDrop::NotOurs);
+        db.run("DROP PUBLICATION pubdiff").await;
     }
     source.ensure_publication().await.unwrap();
     source.ensure_publication().await.unwrap();
@@ -135,4 +136,21 @@ async fn a_server_without_logical_wal_is_found() {
     source.ensure_publication().await.unwrap();
     assert_eq!(source.begin_snapshot().await.err().unwrap().code(), "E_WAL_LEVEL");
     own.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_publication_that_was_made_here_and_that_no_other_slot_may_need_is_dropped() {
+    let db = Db::new("pubdrop", "CREATE TABLE t (id int PRIMARY KEY);").await;
+    let (source, _, stream) = db.follow(db.config(&["t"])).await;
+    stream.close().await.unwrap();
+    db.run("SELECT pg_create_logical_replication_slot('pubdrop_other', 'pgoutput')").await;
+    let needed = PublicationDrop::Needed { slots: vec!["pubdrop_other".to_owned()] };
+    assert_eq!(source.drop_publication().await.unwrap(), needed);
+    db.run("SELECT pg_drop_replication_slot('pubdrop_other'); COMMENT ON PUBLICATION pubdrop IS 'ours'").await;
+    assert_eq!(source.drop_publication().await.unwrap(), PublicationDrop::NotOurs);
+    db.run("DROP PUBLICATION pubdrop").await;
+    assert_eq!(source.drop_publication().await.unwrap(), PublicationDrop::Missing);
+    source.ensure_publication().await.unwrap();
+    assert_eq!(source.drop_publication().await.unwrap(), PublicationDrop::Dropped);
+    source.drop_slot().await.unwrap();
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::data_dir::create_private_dir;
 use super::manifest::{self, replace_file};
 use super::paths::{collection_directory, io_error};
 use crate::catalog::{self, Catalog};
@@ -67,7 +68,7 @@ impl Directory {
         names.extend(changes);
         let path = self.file();
         let write = || {
-            fs::create_dir_all(&self.collections)?;
+            create_private_dir(&self.collections)?;
             replace_file(&path, &serde_json::to_vec_pretty(&names)?)
         };
         write().map_err(io_error(&path))

@@ -1,7 +1,8 @@
 //! The data directory and the locks in it.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::paths::io_error;
@@ -46,7 +47,7 @@ impl Drop for LockFile {
 impl LockFile {
     /// Locks `directory`, which is created where it is missing.
     pub(super) fn acquire(directory: &Path) -> Result<Self, SinkError> {
-        std::fs::create_dir_all(directory).map_err(io_error(directory))?;
+        create_private_dir(directory).map_err(io_error(directory))?;
         let path = directory.join("lock");
         let failed = io_error(&path);
         // Not truncated: until it is ours, its text is somebody else's.
@@ -62,6 +63,14 @@ impl LockFile {
         write_pid(&mut file).map_err(io_error(&path))?;
         Ok(Self { file })
     }
+}
+
+/// Creates a directory, and what is missing above it, for its owner alone: it will hold rows. One that is there stays as it is.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn create_private_dir(directory: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {

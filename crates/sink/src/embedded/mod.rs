@@ -50,4 +50,4 @@ pub use absent::Embedded;
 pub use aliases::Directory;
 #[cfg(feature = "embedded")]
 pub use collection::Embedded;
-pub use data_dir::DataDir;
+pub use data_dir::{DataDir, create_private_dir};

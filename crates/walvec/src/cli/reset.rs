@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Args;
-use walvec_capture::Source;
+use walvec_capture::{PublicationDrop, Source};
 use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
 
@@ -46,7 +46,7 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     };
     let _data_dir = app::lock(&directory)?;
     let plan = format!(
-        "This drops slot \"{}\" and publication \"{}\" in PostgreSQL{}. The next `walvec run` reads every table again{}.",
+        "This drops slot \"{}\", and publication \"{}\" if walvec made it, in PostgreSQL{}. The next `walvec run` reads every table again{}.",
         config.source.slot,
         config.source.publication,
         if args.purge { format!(" and removes the collections in {}", place(&config)) } else { String::new() },
@@ -66,9 +66,17 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     if args.purge {
         purge(&config).await?;
     }
-    if let Err(error) = source.drop_publication().await {
-        // One that somebody else owns can stay: `run` checks that it is the right one.
-        tracing::warn!("the publication stays: {error}");
+    // One that stays does no harm: `run` checks that it is the right one.
+    match source.drop_publication().await {
+        Ok(PublicationDrop::Dropped | PublicationDrop::Missing) => {}
+        Ok(PublicationDrop::NotOurs) => {
+            output::note(&format!("publication \"{}\" stays: walvec did not make it", config.source.publication));
+        }
+        Ok(PublicationDrop::Needed { slots }) => {
+            let (publication, slots) = (&config.source.publication, slots.join(", "));
+            output::note(&format!("publication \"{publication}\" stays: others may need it, who read slot {slots}"));
+        }
+        Err(error) => tracing::warn!("the publication stays: {error}"),
     }
     let stage = if config.broker.is_some() { " --stage capture" } else { "" };
     output::line(&format!("Done. Next: walvec run{stage}"))
