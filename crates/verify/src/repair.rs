@@ -19,6 +19,8 @@ const EXAMPLES: usize = 10;
 pub struct Mended {
     /// Mismatches that are gone.
     pub mended: u64,
+    /// Mismatches whose rows could not be processed when they were read again.
+    pub parked: u64,
     /// Mismatches that are still there.
     pub left: u64,
     /// Rows that changed whenever they were looked at.
@@ -97,7 +99,8 @@ async fn prove(judge: &Judge<'_>, findings: Vec<Finding>, mended: &mut Mended) -
                 }
             }
             (Verdict::Unsettled, None) => mended.unsettled += 1,
-            (Verdict::Same | Verdict::Parked, None) => mended.mended += 1,
+            (Verdict::Parked, None) => mended.parked += 1,
+            (Verdict::Same, None) => mended.mended += 1,
         }
     }
     Ok(())

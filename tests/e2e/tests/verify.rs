@@ -4,8 +4,10 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Collection, Settings, Test, TestContext, Walvec, image, test, wait};
-use walvec_model::{Lsn, Point, PointId, Position, RawPoint, StoredPoint, TableName};
-use walvec_sink::{Search, Sink, Write};
+use walvec_model::{Fingerprint, Lsn, MadeWith, Point, PointId, Position, RawPoint, StoredPoint, TableName};
+use walvec_sink::qdrant::{Layout, Remote, Server};
+use walvec_sink::{CollectionSpec, Search, Sink, Write};
+use walvec_test_providers::TestProvider;
 use walvec_test_qdrant::TestServer;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -17,6 +19,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(every_corruption_on_a_server_is_found_and_mended),
         test!(every_corruption_of_the_embedded_engine_is_found_and_mended),
         test!(a_collection_that_lost_every_point_is_filled_again_by_a_repair),
+        test!(a_row_that_a_repair_can_only_park_is_not_called_mended).once(),
         test!(parked_rows_are_reported_and_are_no_mismatch),
         test!(without_a_running_walvec_nothing_is_compared),
         test!(another_text_template_is_told_instead_of_a_stale_point_for_every_row),
@@ -353,6 +356,35 @@ async fn a_collection_that_lost_every_point_is_filled_again_by_a_repair(context:
     assert_eq!((&report["mended"], &report["left"], code), (&json!(10_500), &json!(0), 0), "{report:#}");
     assert_equal(&context, &[]).await?;
     Ok(())
+}
+
+async fn a_row_that_a_repair_can_only_park_is_not_called_mended(context: TestContext) -> Result<()> {
+    let (server, provider) = (TestServer::start()?, TestProvider::start().await?);
+    let embedding = json!({ "model": "openai/m", "url": provider.openai_url(), "api_key": "k" });
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'harmless'), (2, 'poison')").await?;
+    let mut walvec = followed(&context, &items_on(&server).with("embedding", embedding)).await?;
+    let own = Server { url: server.url(), api_key: None, layout: Layout::default() };
+    let spec = CollectionSpec {
+        name: "items".to_owned(),
+        dimension: 64,
+        fingerprint: Fingerprint(String::new()),
+        made_with: MadeWith::default(),
+        indexes: Vec::new(),
+        vector: None,
+        keywords: None,
+        nesting: None,
+    };
+    Remote::new(own, spec)?.write([1, 2].map(|id| Write::Delete(PointId::Num(id))).to_vec()).await?;
+    provider.refuse("poison");
+    let (report, code) = verify(&context, &["--repair"]).await?;
+    assert_eq!(
+        (&report["mended"], &report["parked_by_repair"], &report["left"]),
+        (&json!(1), &json!(1), &json!(0)),
+        "{report:#}"
+    );
+    assert_eq!(code, 1);
+    assert_eq!(walvec.caught_up(&context).await?.collections[0].dead_letters, 1);
+    walvec.stop().await
 }
 
 async fn parked_rows_are_reported_and_are_no_mismatch(context: TestContext) -> Result<()> {

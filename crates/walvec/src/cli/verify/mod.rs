@@ -73,6 +73,11 @@ impl Outcome {
     fn left(&self) -> u64 {
         self.mended.as_ref().map_or_else(|| self.report.mismatches(), |mended| mended.left)
     }
+
+    /// Mismatches whose rows could not be processed by the repair.
+    fn parked(&self) -> u64 {
+        self.mended.as_ref().map_or(0, |mended| mended.parked)
+    }
 }
 
 fn sample(text: &str) -> Result<Sample, String> {
@@ -113,7 +118,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
         };
         outcomes.push(work.compare(&args, seed).await?);
     }
-    let left: u64 = outcomes.iter().map(Outcome::left).sum();
+    let left: u64 = outcomes.iter().map(|outcome| outcome.left() + outcome.parked()).sum();
     if args.json {
         output::json(&show::json(&outcomes, args.sample, seed))?;
     } else {

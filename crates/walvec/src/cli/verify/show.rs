@@ -133,6 +133,7 @@ fn counts(outcome: &Outcome) -> Map<String, Value> {
     let mut counts = outcome.report.counts_as_json();
     if let Some(mended) = &outcome.mended {
         counts.insert("mended".to_owned(), mended.mended.into());
+        counts.insert("parked_by_repair".to_owned(), mended.parked.into());
     }
     counts.insert("left".to_owned(), outcome.left().into());
     counts
@@ -182,10 +183,11 @@ pub(super) fn text(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
     for Outcome { report, mended } in outcomes {
         let Some(mended) = mended else { continue };
         lines.push(format!(
-            "{}: {} mismatches found, {} mended, {} left, {} unsettled.",
+            "{}: {} mismatches found, {} mended, {} parked, {} left, {} unsettled.",
             report.collection,
             report.mismatches(),
             mended.mended,
+            mended.parked,
             mended.left,
             mended.unsettled
         ));
@@ -266,10 +268,15 @@ fn conclusion(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
         0 => String::new(),
         rows => format!(" {rows} rows changed whenever they were looked at; nothing is known about those."),
     };
+    let parked = match sum(Outcome::parked) {
+        0 => String::new(),
+        rows => format!(" {rows} rows could not be processed and are parked: walvec dead-letters list"),
+    };
     let verdict = match (left, outcomes.iter().any(|outcome| outcome.mended.is_some())) {
-        (0, _) => "Every point is what its row says.".to_owned(),
+        (0, _) if parked.is_empty() => "Every point is what its row says.".to_owned(),
+        (0, _) => "Every other point is what its row says.".to_owned(),
         (left, true) => format!("{left} mismatches are left."),
         (left, false) => format!("{left} mismatches. To mend them: walvec verify --repair"),
     };
-    format!("{vectors}\n{verdict}{moving}")
+    format!("{vectors}\n{verdict}{parked}{moving}")
 }
