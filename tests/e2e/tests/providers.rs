@@ -11,6 +11,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_row_that_the_provider_refuses_is_parked_alone_until_it_changes),
         test!(collections_that_are_written_at_the_same_time_share_requests_and_nothing_else),
         test!(a_stop_does_not_wait_for_a_provider_that_is_away).once(),
+        test!(a_fast_stop_of_postgresql_does_not_wait_for_a_provider_that_is_away).on_own_server(&[]),
+        test!(a_truncate_leaves_no_row_parked).once(),
         test!(a_wrong_key_ends_the_start_with_what_to_change_and_is_never_shown),
         test!(a_collection_moves_to_a_provider_by_a_reindex_and_its_key_is_kept_in_no_file),
         test!(another_document_prefix_is_refused_and_another_query_prefix_is_not),
@@ -154,6 +156,39 @@ async fn a_stop_does_not_wait_for_a_provider_that_is_away(context: TestContext) 
     walvec.stop().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 500);
     Ok(())
+}
+
+async fn a_fast_stop_of_postgresql_does_not_wait_for_a_provider_that_is_away(mut context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items("openai/m", &provider.openai_url())).await?;
+    walvec.caught_up(&context).await?;
+    provider.always(Some(Fault::Status(503)));
+    context.execute("UPDATE items SET name = 'while it was away ' || id").await?;
+    walvec.wait_for("the provider's absence is reported", |status| status.problem.is_some()).await?;
+    context.cluster().stop_fast().await?;
+    let log = std::fs::read_to_string(context.cluster().log())?;
+    assert!(!log.contains("immediate shutdown request"), "it had to be stopped by force: {log}");
+    context.cluster().start_again().await?;
+    context.reconnect().await?;
+    provider.always(None);
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 500);
+    Ok(())
+}
+
+async fn a_truncate_leaves_no_row_parked(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    provider.refuse("poison");
+    context.execute(TABLE).await?;
+    context.execute("UPDATE items SET name = 'this is poison' WHERE id = 77").await?;
+    let mut walvec = context.start(&items("tei/m", &provider.url())).await?;
+    assert_eq!(walvec.caught_up(&context).await?.collections[0].dead_letters, 1);
+    context.execute("TRUNCATE items").await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!((status.collections[0].dead_letters, status.collections[0].latest_dead_letters.len()), (0, 0));
+    walvec.stop().await
 }
 
 async fn a_wrong_key_ends_the_start_with_what_to_change_and_is_never_shown(context: TestContext) -> Result<()> {

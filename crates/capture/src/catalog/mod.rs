@@ -18,6 +18,7 @@ pub(crate) use server::facts as server_facts;
 pub use server::{Capabilities, ServerFacts};
 pub use service::Service;
 pub(crate) use tables::{KeySource, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves};
+use tokio_util::sync::CancellationToken;
 use walvec_model::Column;
 
 use crate::CaptureError;
@@ -28,13 +29,16 @@ use crate::value::Kind;
 pub(crate) struct Catalog {
     pub(crate) info: ConnInfo,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    /// Cancelled when the server has ended a session because it is told to stop.
+    pub(crate) shut_down: CancellationToken,
     /// The kinds of the types seen so far. A type's kind never changes under one oid.
     kinds: Mutex<HashMap<u32, Kind>>,
 }
 
 impl Catalog {
     pub(crate) fn new(info: ConnInfo) -> Self {
-        Self { info, session: tokio::sync::Mutex::default(), kinds: Mutex::default() }
+        let (session, kinds) = Default::default();
+        Self { info, session, shut_down: CancellationToken::new(), kinds }
     }
 
     /// A working session.
@@ -43,7 +47,7 @@ impl Catalog {
         if let Some(session) = slot.as_ref().filter(|session| !session.is_closed()) {
             return Ok(Arc::clone(session));
         }
-        let session = Arc::new(Session::open(&self.info).await?);
+        let session = Arc::new(Session::open_watched(&self.info, self.shut_down.clone()).await?);
         *slot = Some(Arc::clone(&session));
         Ok(session)
     }

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use walvec_model::with_causes;
 
@@ -25,6 +26,11 @@ pub struct Session {
 impl Session {
     /// Connects and pins the session's settings.
     pub(crate) async fn open(info: &ConnInfo) -> Result<Self, CaptureError> {
+        Self::open_watched(info, CancellationToken::new()).await
+    }
+
+    /// The same; `shut_down` is cancelled when the server ends the session because it is told to stop.
+    pub(crate) async fn open_watched(info: &ConnInfo, shut_down: CancellationToken) -> Result<Self, CaptureError> {
         let mut config = info.config.clone();
         config.ssl_mode(match info.ssl_mode {
             SslMode::Disable => tokio_postgres::config::SslMode::Disable,
@@ -45,6 +51,9 @@ impl Session {
             .map_err(|error| connect_error(info, &error))?;
         let connection = tokio::spawn(async move {
             if let Err(error) = connection.await {
+                if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) {
+                    shut_down.cancel();
+                }
                 // Whoever uses the client gets an error as well; this one has the cause.
                 debug!(error = %describe(&error), "connection to PostgreSQL ended");
             }

@@ -63,8 +63,22 @@ pub(crate) async fn open(source: &Source) -> Result<ChangeStream, CaptureError> 
     let (batches_in, batches) = mpsc::channel(WAITING_BATCHES);
     let (confirmed, confirmed_out) = watch::channel(confirmed);
     let stop = CancellationToken::new();
+    let (shut_down, address, stopped) = (source.catalog.shut_down.clone(), source.address(), stop.clone());
+    let last_words = batches_in.clone();
     let reader = Reader::new(replication, relations, confirmed_out, batches_in);
-    let reader = tokio::spawn(reader.run(status_interval, stop.clone()));
+    let reader = tokio::spawn(async move {
+        tokio::select! {
+            ended = reader.run(status_interval, stopped) => ended,
+            // A fast stop of the server ends ordinary sessions at once, and waits for readers of the log until they have
+            // confirmed all of it. That may take for ever, because a provider is away for example: so this one lets go.
+            () = shut_down.cancelled() => {
+                let error = CaptureError::Connect { server: address, reason: "the server shuts down".to_owned() };
+                // A consumer that is behind gets E_CLOSED behind what it has not taken yet.
+                let _ = last_words.try_send(Err(error));
+                Err(CaptureError::Closed)
+            }
+        }
+    });
     Ok(ChangeStream { batches, confirmed, stop: stop.drop_guard(), reader })
 }
 

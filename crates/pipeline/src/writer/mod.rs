@@ -264,7 +264,7 @@ impl Writer {
         self.on_sink(|sink, table| async move { sink.delete_table(table).await }).await?;
         let keys: Vec<RowKey> = self.parked.keys().cloned().collect();
         self.shared.letters.update(&self.collection.name, &[], &keys).await?;
-        self.latest.clear();
+        self.forget(&keys);
         self.report_dead_letters();
         Ok(())
     }
