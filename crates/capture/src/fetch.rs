@@ -21,14 +21,16 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
         return Ok(Vec::new());
     }
     let kinds = source.catalog.kinds_of(&table.columns).await?;
-    let filter = source.published_tables().await?.into_iter().find(|found| found.table.name == table.name);
-    let filter = filter.and_then(|published| published.filter);
+    let published = source.published_tables().await?.into_iter().find(|found| found.table.name == table.name);
+    // Tables that inherit in the old way are tables of their own.
+    let only = if published.as_ref().is_some_and(|published| published.facts.kind != "p") { "ONLY " } else { "" };
+    let filter = published.and_then(|published| published.filter);
     let session = source.session().await?;
     let mut decoder = RowDecoder::new(table, &kinds);
     let mut found = Vec::with_capacity(keys.len());
     for keys in keys.chunks(KEYS_PER_STATEMENT) {
         let failed = |error: tokio_postgres::Error| fetch_error(table, &error);
-        let copy = session.copy_out(&statement(table, &kinds, keys, filter.as_deref())).await.map_err(failed)?;
+        let copy = session.copy_out(&statement(table, &kinds, keys, only, filter.as_deref())).await.map_err(failed)?;
         let lines: Vec<Bytes> = copy.try_collect().await.map_err(failed)?;
         for line in lines {
             let row = decoder.row(&line)?;
@@ -40,11 +42,11 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
 }
 
 /// COPY gives every value in the text form of the stream.
-fn statement(table: &Table, kinds: &[Kind], keys: &[RowKey], filter: Option<&str>) -> String {
+fn statement(table: &Table, kinds: &[Kind], keys: &[RowKey], only: &str, filter: Option<&str>) -> String {
     let columns = quote_columns(table.columns.iter().map(|column| column.name.as_str()));
     let filter = filter.map(|filter| format!(" AND ({filter})")).unwrap_or_default();
     let (table_name, condition) = (quote_table(&table.name), condition(table, kinds, keys));
-    format!("COPY (SELECT {columns} FROM {table_name} WHERE {condition}{filter}) TO STDOUT")
+    format!("COPY (SELECT {columns} FROM {only}{table_name} WHERE {condition}{filter}) TO STDOUT")
 }
 
 /// Whether a row has one of the keys. COPY takes no parameters, so that keys become literals. Their types are left to the
@@ -90,8 +92,8 @@ mod tests {
         };
         let keys = [RowKey::new(vec![json!("'); DROP"), json!(-1)])];
         assert_eq!(
-            statement(&table, &[Kind::Text, Kind::Integer, Kind::Text], &keys, Some("x > 1")),
-            r#"COPY (SELECT "x", "a", "b" FROM "s"."T" WHERE ("b", "a") IN (('''); DROP', '-1')) AND (x > 1)) TO STDOUT"#
+            statement(&table, &[Kind::Text, Kind::Integer, Kind::Text], &keys, "ONLY ", Some("x > 1")),
+            r#"COPY (SELECT "x", "a", "b" FROM ONLY "s"."T" WHERE ("b", "a") IN (('''); DROP', '-1')) AND (x > 1)) TO STDOUT"#
         );
     }
 }

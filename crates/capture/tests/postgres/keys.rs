@@ -1,5 +1,8 @@
 //! Keys: what names a row, and what happens when it changes.
 
+use serde_json::json;
+use walvec_model::RowKey;
+
 use crate::support::{Db, changes_to, shown};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,4 +165,21 @@ async fn an_identity_that_loses_the_key_stops_the_stream_and_names_the_table() {
     assert_eq!(error.code(), "E_SCHEMA");
     assert!(error.to_string().contains("public.t"), "{error}");
     assert_eq!(stream.next().await.unwrap_err().code(), "E_CLOSED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_read_again_is_that_of_its_own_table_and_not_of_one_that_inherits() {
+    let db = Db::new(
+        "inherits",
+        "CREATE TABLE p (id int PRIMARY KEY, name text); CREATE TABLE c (PRIMARY KEY (id)) INHERITS (p);
+         INSERT INTO p VALUES (1, 'own'); INSERT INTO c VALUES (1, 'of the child'), (2, 'of the child');",
+    )
+    .await;
+    let (source, rows, stream) = db.follow(db.config(&["p"])).await;
+    let keys = [1, 2].map(|id| RowKey::new(vec![json!(id)]));
+    let fetched = source.fetch_rows(&rows[0].table, &keys).await.unwrap();
+    assert_eq!(fetched.len(), 1);
+    assert_eq!(fetched[0].1.0[1].value(), Some(&json!("own")));
+    stream.close().await.unwrap();
+    source.drop_slot().await.unwrap();
 }
