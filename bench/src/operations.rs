@@ -31,6 +31,8 @@ pub(crate) struct Operations {
     pub(crate) reindex_seconds: f64,
     /// The largest resident set of the program during it, in bytes.
     pub(crate) reindex_rss: u64,
+    /// How long the program takes from its start until it follows the stream again, with the rows of the reindex, in seconds.
+    pub(crate) restart_seconds: f64,
     /// How many embeddings an update of every row computed that left the texts alone.
     pub(crate) repriced: u64,
     /// How many embeddings a new snapshot of the unchanged rows computed.
@@ -46,6 +48,7 @@ pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) ->
         failed_searches: 0,
         reindex_seconds: 0.0,
         reindex_rss: 0,
+        restart_seconds: 0.0,
         repriced: 0,
         again: 0,
     };
@@ -129,7 +132,9 @@ async fn unchanged(
     directory: &Path,
     operations: &mut Operations,
 ) -> anyhow::Result<()> {
+    let began = Instant::now();
     let walvec = Walvec::start(plan, settings, directory).await?;
+    operations.restart_seconds = began.elapsed().as_secs_f64();
     let before = walvec.embeddings().await?;
     client.execute("UPDATE books SET price = 2", &[]).await?;
     walvec.reached(client, PAUSE).await?;
