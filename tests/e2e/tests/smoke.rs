@@ -9,6 +9,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(rows_from_before_the_start_and_after_it_can_be_found),
         test!(a_restart_goes_on_where_it_stopped),
         test!(a_kill_loses_nothing),
+        test!(a_filter_that_would_break_the_applications_own_statements_is_refused).since(15),
         test!(a_row_that_leaves_the_filter_is_gone).since(15),
         test!(rows_are_found_by_dates_and_times),
         test!(a_crash_of_the_server_loses_nothing).on_own_server(&[]),
@@ -114,6 +115,40 @@ async fn rows_are_found_by_dates_and_times(context: TestContext) -> Result<()> {
     let output = context.walvec(&["search", "sale", "--filter", "day>=someday"]).await?;
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && told.contains("2024-01-31T18:00:00Z"), "{told}");
+    walvec.stop().await
+}
+
+async fn a_filter_that_would_break_the_applications_own_statements_is_refused(context: TestContext) -> Result<()> {
+    let parted =
+        "CREATE TABLE parted (id int, part int, year int, name text, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+        CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1); INSERT INTO parted VALUES (1, 1, 1800, 'one')";
+    context.execute(&format!("{BOOKS}; {parted}")).await?;
+    for (table, identity) in [("books", "\"books\""), ("parted", "\"parted_1\"")] {
+        let collection = Collection::new(table, &format!("public.{table}"), "{{ name }}");
+        context.configure(&Settings::new([collection.with("where", "year < 1900 -- old ones".into())]))?;
+        let remedy = format!("ALTER TABLE \"public\".{identity} REPLICA IDENTITY FULL;");
+        for command in ["run", "check"] {
+            let output = context.walvec(&[command]).await?;
+            let told = [output.stdout, output.stderr].concat();
+            let told = String::from_utf8_lossy(&told);
+            assert!(
+                !output.status.success() && told.contains("E_REPLICA_IDENTITY") && told.contains(&remedy),
+                "{told}"
+            );
+        }
+        let published: i64 = context.sql.query_one("SELECT count(*) FROM pg_publication", &[]).await?.get(0);
+        assert_eq!(published, 0);
+        context.execute(&remedy).await?;
+        let check = context.walvec(&["check"]).await?;
+        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    }
+    // By the key alone it needs nothing.
+    let collection = Collection::new("books", "public.books", "{{ name }}").with("where", "id % 2 = 1".into());
+    context.execute("ALTER TABLE books REPLICA IDENTITY DEFAULT").await?;
+    let mut walvec = context.start(&Settings::new([collection])).await?;
+    walvec.caught_up(&context).await?;
+    context.execute("UPDATE books SET year = 1999 WHERE id = 1").await?;
+    walvec.caught_up(&context).await?;
     walvec.stop().await
 }
 

@@ -2,10 +2,12 @@
 //!
 //! - [`server`]: settings, version, slot
 //! - [`tables`]: keys, kinds, columns, partitions
+//! - [`filter`]: whether the application's own statements go on working with a row filter
 //! - [`rights`]: what the role lacks, and who may give it
 //! - [`lookups`]: what would stop lookups, or make them slow
 //! - [`remedy`]: statements that put it right, in the order in which they succeed
 
+mod filter;
 mod lookups;
 mod remedy;
 mod rights;
@@ -84,6 +86,7 @@ pub(crate) async fn findings(
         can_be_published &= tables::unfit(&facts).is_none();
         findings.extend(tables::findings(spec, &facts, &rights));
         findings.extend(tables::partitions(session, &facts, &rights).await?);
+        findings.extend(filter::finding(session, spec, &facts, &rights).await?);
         tables.push(facts);
     }
     if can_be_published {
