@@ -35,6 +35,15 @@ pub(crate) struct Seeing<'a> {
 }
 
 impl Seeing<'_> {
+    /// The rows of `table` with these keys that are still there, each with its key.
+    pub(crate) async fn fetch(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<(RowKey, Row)>, PipelineError> {
+        self.or_stop(async {
+            self.unseen.seen(self.source, self.shared).await?;
+            Ok(self.source.fetch_rows(table, keys).await?)
+        })
+        .await
+    }
+
     async fn or_stop<T>(&self, answer: impl Future<Output = Result<T, PipelineError>>) -> Result<T, PipelineError> {
         tokio::select! {
             biased;
@@ -46,11 +55,7 @@ impl Seeing<'_> {
 
 impl Refetch for Seeing<'_> {
     fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>> {
-        let fetch = async {
-            self.unseen.seen(self.source, self.shared).await?;
-            Ok(self.source.fetch_rows(table, keys).await?)
-        };
-        Some(Box::pin(self.or_stop(fetch)))
+        Some(Box::pin(self.fetch(table, keys)))
     }
 
     /// What is looked up may be as it was before the changes that the stream has brought: these render the row again.

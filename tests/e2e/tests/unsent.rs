@@ -12,6 +12,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(a_row_waits_until_its_change_can_be_seen_and_is_neither_lost_nor_stale).on_own_server(&[]),
         test!(changes_in_sessions_of_their_own_lose_no_row),
+        test!(a_row_waits_behind_a_broker_until_its_change_can_be_seen).on_own_server(&[]).once(),
         test!(changes_in_sessions_of_their_own_lose_no_row_behind_a_broker).once(),
     ]
 }
@@ -60,6 +61,32 @@ async fn a_row_waits_until_its_change_can_be_seen_and_is_neither_lost_nor_stale(
     context.reconnect().await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 10);
+    Ok(())
+}
+
+async fn a_row_waits_behind_a_broker_until_its_change_can_be_seen(mut context: TestContext) -> Result<()> {
+    if !can_test("the path through a broker") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    create(&context, 10).await?;
+    // Under the number that row 1 takes, there was another row with another body.
+    context.execute("INSERT INTO items VALUES (101, 'before', repeat('another body ', 300))").await?;
+    let settings = kafka.carries(items());
+    let mut capture = crate::broker::captured(&context, &settings).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let moved = "BEGIN; DELETE FROM items WHERE id = 101; UPDATE items SET id = 101 WHERE id = 1; COMMIT";
+    let back = "UPDATE items SET id = 1 WHERE id = 101; INSERT INTO items VALUES (101, 'before', 'another body')";
+    let moved = hung(&context, moved, back).await?;
+    capture.wait_for("the row waits", |status| status.problem.is_some()).await?;
+    let_go(&context).await?;
+    moved.await??;
+    context.reconnect().await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    worker.stop().await?;
+    capture.stop().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 10);
     Ok(())
 }

@@ -16,6 +16,7 @@ use super::outlet::Committed;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
 use crate::follow::{turn_of, until};
+use crate::refetch::Seeing;
 use crate::related::{Affected, Gathered};
 use crate::reread::{Active, Job, Order, Turn};
 use crate::start::Refusal;
@@ -139,7 +140,7 @@ impl Session<'_> {
                     if let Some(active) = active {
                         active.note(&change);
                     }
-                    self.send(change, transaction).await?;
+                    self.send(change, transaction, unseen).await?;
                 }
                 StreamEvent::LookedUp(_) => transaction.rows += 1,
                 StreamEvent::Commit { end_lsn, at } => {
@@ -206,10 +207,10 @@ impl Session<'_> {
         }
     }
 
-    async fn send(&mut self, change: Change, transaction: &Transaction) -> Result<(), PipelineError> {
+    async fn send(&mut self, change: Change, transaction: &Transaction, unseen: &Unseen) -> Result<(), PipelineError> {
         self.refuse_altered(&change.table)?;
         count_changes(std::slice::from_ref(&change));
-        let change = self.complete(change).await?;
+        let change = self.complete(change, unseen).await?;
         let Transaction { context, traceparent, .. } = transaction;
         self.put(change, context, traceparent.as_deref()).await
     }
@@ -218,7 +219,7 @@ impl Session<'_> {
     /// stored yet, and the old one may be in the hands of another worker. Nor does anybody have them if the record that
     /// brought them was too large. So they are read here. What is read may be newer than the change; the changes in between
     /// are still to come. A row that is gone will be deleted by one of them.
-    async fn complete(&self, mut change: Change) -> Result<Change, PipelineError> {
+    async fn complete(&self, mut change: Change, unseen: &Unseen) -> Result<Change, PipelineError> {
         let Op::Update { old_key, new } = &change.op else { return Ok(change) };
         let too_large = self.too_large.get(&change.table.name);
         let is_missing = |key: RowKey| too_large.is_some_and(|keys| keys.contains(&key));
@@ -226,7 +227,8 @@ impl Session<'_> {
             return Ok(change);
         }
         let Some(key) = change.key() else { return Ok(change) };
-        let found = self.source.fetch_rows(&change.table, std::slice::from_ref(&key)).await?;
+        let source = Seeing { source: &self.source, unseen, shared: self.shared };
+        let found = source.fetch(&change.table, std::slice::from_ref(&key)).await?;
         if let (Some((_, found)), Op::Update { new, .. }) = (found.into_iter().next(), &mut change.op) {
             for (cell, value) in new.0.iter_mut().zip(found.0) {
                 if *cell == Cell::Unchanged {
