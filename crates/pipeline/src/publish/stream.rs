@@ -228,7 +228,8 @@ impl Session<'_> {
         }
         let Some(key) = change.key() else { return Ok(change) };
         let source = Seeing { source: &self.source, unseen, shared: self.shared };
-        let found = source.fetch(&change.table, std::slice::from_ref(&key)).await?;
+        // Rarely needed, and large.
+        let found = Box::pin(source.fetch(&change.table, std::slice::from_ref(&key))).await?;
         if let (Some((_, found)), Op::Update { new, .. }) = (found.into_iter().next(), &mut change.op) {
             for (cell, value) in new.0.iter_mut().zip(found.0) {
                 if *cell == Cell::Unchanged {
