@@ -255,12 +255,12 @@ pub(crate) fn mark_sql(config: &SourceConfig) -> String {
     format!("COMMENT ON PUBLICATION {} IS {};", quote_ident(&config.publication), quote_literal(&mark(config)))
 }
 
-/// The comment of a publication that walvec has made. A publication without it belongs to somebody else.
+/// The comment of a publication that walvec has made. A publication without it is left alone.
 fn mark(config: &SourceConfig) -> String {
     format!("Made by walvec for its slot \"{}\"; walvec reset drops it.", config.slot)
 }
 
-/// Drops the publication, unless somebody else may need it.
+/// Drops the publication if walvec made it for this slot and no other slot may be read with it.
 pub(crate) async fn drop(session: &Session, config: &SourceConfig) -> Result<PublicationDrop, CaptureError> {
     let failed = |error| statement_error("dropping the publication", &error);
     let query = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = $1";

@@ -160,7 +160,7 @@ impl Source {
                 let session = self.session().await?;
                 let sql = publication::create_sql(&session, &self.config, self.server.capabilities).await?;
                 let mark = publication::mark_sql(&self.config);
-                // One message is one transaction: none is left that nobody would take for ours.
+                // One message is one transaction: no publication is left without its mark.
                 session
                     .batch_execute(&format!("{sql} {mark}"))
                     .await

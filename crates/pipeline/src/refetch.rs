@@ -123,8 +123,8 @@ impl OnDemand {
             let reason = "is not in the publication".to_owned();
             return Err(CaptureError::Table { table: table.name.clone(), reason }.into());
         };
-        self.unseen.seen(source, &self.shared).await?;
-        let rows = source.fetch_rows(&typed, keys).await?;
+        let seeing = Seeing { source, unseen: &self.unseen, shared: &self.shared };
+        let rows = seeing.fetch(&typed, keys).await?;
         Ok(rows.into_iter().map(|(key, row)| (key, arranged(row, &typed, table))).collect())
     }
 }

@@ -18,7 +18,7 @@ use crate::writer::Shared;
 /// Transactions that are remembered until they can be seen. With more, those that can be are dropped.
 const MOST: usize = 10_000;
 
-/// How long to wait before asking again whether a transaction can be seen. The server tells nobody when that is so; most
+/// How long to wait before asking again whether a transaction can be seen. The server does not announce it; most
 /// transactions can be seen by the time of the first question.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LONGEST_LOOK: Duration = Duration::from_millis(100);
@@ -43,7 +43,8 @@ impl Unseen {
 
     /// Drops what can be seen, if there is much.
     pub(crate) async fn prune(&self, source: &Source) -> Result<(), PipelineError> {
-        if self.all().len() > MOST {
+        let count = self.0.lock().unwrap_or_else(PoisonError::into_inner).len();
+        if count > MOST {
             self.look(source).await?;
         }
         Ok(())

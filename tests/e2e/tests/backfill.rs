@@ -41,17 +41,7 @@ async fn the_rows_that_were_asked_for_are_read_again_and_no_others(context: Test
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
     // Somebody deletes points behind walvec's back.
-    let spec = CollectionSpec {
-        name: "items".to_owned(),
-        dimension: 64,
-        fingerprint: Fingerprint(String::new()),
-        made_with: MadeWith::default(),
-        indexes: Vec::new(),
-        vector: None,
-        keywords: None,
-        nesting: None,
-    };
-    let intruder = Remote::new(Server { url: server.url(), api_key: None, layout: Layout::default() }, spec)?;
+    let intruder = intruder(&server)?;
     intruder.write((1..=50).map(|id| Write::Delete(PointId::Num(id))).collect()).await?;
     let output = context.walvec(&["backfill", "--table", "public.items", "--where", "id <= 30 -- some"]).await?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -64,6 +54,21 @@ async fn the_rows_that_were_asked_for_are_read_again_and_no_others(context: Test
     walvec.stop().await?;
     assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 100);
     Ok(())
+}
+
+/// Another program that writes to the collection `items`.
+pub(crate) fn intruder(server: &TestServer) -> Result<Remote> {
+    let spec = CollectionSpec {
+        name: "items".to_owned(),
+        dimension: 64,
+        fingerprint: Fingerprint(String::new()),
+        made_with: MadeWith::default(),
+        indexes: Vec::new(),
+        vector: None,
+        keywords: None,
+        nesting: None,
+    };
+    Ok(Remote::new(Server { url: server.url(), api_key: None, layout: Layout::default() }, spec)?)
 }
 
 async fn a_stale_read_never_beats_a_newer_change_and_nothing_deleted_comes_back(context: TestContext) -> Result<()> {

@@ -4,11 +4,12 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Collection, Settings, Test, TestContext, Walvec, image, test, wait};
-use walvec_model::{Fingerprint, Lsn, MadeWith, Point, PointId, Position, RawPoint, StoredPoint, TableName};
-use walvec_sink::qdrant::{Layout, Remote, Server};
-use walvec_sink::{CollectionSpec, Search, Sink, Write};
+use walvec_model::{Lsn, Point, PointId, Position, RawPoint, StoredPoint, TableName};
+use walvec_sink::{Search, Sink, Write};
 use walvec_test_providers::TestProvider;
 use walvec_test_qdrant::TestServer;
+
+use crate::backfill::intruder;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -363,18 +364,7 @@ async fn a_row_that_a_repair_can_only_park_is_not_called_mended(context: TestCon
     let embedding = json!({ "model": "openai/m", "url": provider.openai_url(), "api_key": "k" });
     context.execute("CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'harmless'), (2, 'poison')").await?;
     let mut walvec = followed(&context, &items_on(&server).with("embedding", embedding)).await?;
-    let own = Server { url: server.url(), api_key: None, layout: Layout::default() };
-    let spec = CollectionSpec {
-        name: "items".to_owned(),
-        dimension: 64,
-        fingerprint: Fingerprint(String::new()),
-        made_with: MadeWith::default(),
-        indexes: Vec::new(),
-        vector: None,
-        keywords: None,
-        nesting: None,
-    };
-    Remote::new(own, spec)?.write([1, 2].map(|id| Write::Delete(PointId::Num(id))).to_vec()).await?;
+    intruder(&server)?.write([1, 2].map(|id| Write::Delete(PointId::Num(id))).to_vec()).await?;
     provider.refuse("poison");
     let (report, code) = verify(&context, &["--repair"]).await?;
     assert_eq!(

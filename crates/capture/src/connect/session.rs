@@ -29,7 +29,7 @@ impl Session {
         Self::open_watched(info, CancellationToken::new()).await
     }
 
-    /// The same; `shut_down` is cancelled when the server ends the session because it is told to stop.
+    /// Opens a session as [`open`](Self::open) does. `shut_down` is cancelled when the server ends the session because it stops.
     pub(crate) async fn open_watched(info: &ConnInfo, shut_down: CancellationToken) -> Result<Self, CaptureError> {
         let mut config = info.config.clone();
         config.ssl_mode(match info.ssl_mode {

@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 use walvec_model::TableName;
 
 use super::rights::Rights;
-use super::{Finding, Owned, Remedy, Statement};
+use super::{Finding, Remedy, identity};
 use crate::CaptureError;
 use crate::catalog::TableFacts;
 use crate::config::TableSpec;
@@ -26,12 +26,7 @@ pub(super) async fn finding(
     };
     let Some(used) = columns_of(session, facts, filter).await? else { return Ok(None) };
     let tables = without(session, facts, &used).await?;
-    let by = || rights.actor(&facts.owner, Owned::Table(facts.name.clone()));
-    let statement = |table: &TableName| Statement {
-        by: by(),
-        sql: format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote_table(table)),
-    };
-    let remedy = Remedy::Statements(tables.iter().map(statement).collect());
+    let remedy = Remedy::Statements(tables.iter().map(|table| identity::full(table, facts, rights)).collect());
     Ok(tables.first().map(|table| {
         let what = format!(
             "`where` of {} uses {}, and the replica identity of {table} does not hold all of that: once such a publication exists, \
@@ -84,12 +79,5 @@ async fn without(session: &Session, facts: &TableFacts, used: &[String]) -> Resu
     if facts.primary_key.as_ref().is_some_and(|key| used.iter().all(|column| key.contains(column))) {
         return Ok(Vec::new());
     }
-    let query = "
-        SELECT n.nspname::text, c.relname::text
-        FROM pg_partition_tree($1::oid::regclass) AS leaf
-        JOIN pg_class c ON c.oid = leaf.relid JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE leaf.isleaf AND c.relreplident <> 'f' ORDER BY 1, 2";
-    let rows = session.query(query, &[&facts.oid]).await;
-    let rows = rows.map_err(|error| statement_error("checking the row filters", &error))?;
-    Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
+    identity::partitions_without_full(session, facts).await
 }

@@ -2,10 +2,9 @@
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use walvec_model::TableName;
 
 use super::rights::Rights;
-use super::{Finding, Owned, Remedy, Statement};
+use super::{Finding, Remedy, identity};
 use crate::CaptureError;
 use crate::catalog::{TableFacts, facts_by_name};
 use crate::config::{LookupSpec, SourceConfig};
@@ -31,7 +30,7 @@ pub(super) async fn findings(
             findings.extend(wrong);
             continue;
         }
-        findings.extend(identity(spec, &theirs, rights));
+        findings.extend(identity_of_table(spec, &theirs, rights));
         findings.extend(identity_of_partitions(session, spec, &theirs, rights).await?);
         findings.extend(comparison(session, spec).await?);
         let (our, their): (Vec<_>, Vec<_>) = spec.lookup.on.iter().map(|(their, our)| (our, their)).unzip();
@@ -80,7 +79,7 @@ fn published(facts: &TableFacts) -> impl Iterator<Item = &str> {
 }
 
 /// A row that is deleted, or moves to another main row, must tell where it belonged.
-fn identity(spec: &LookupSpec, theirs: &TableFacts, rights: &Rights<'_>) -> Option<Finding> {
+fn identity_of_table(spec: &LookupSpec, theirs: &TableFacts, rights: &Rights<'_>) -> Option<Finding> {
     let sent = theirs.identity_columns()?;
     let missing: Vec<&str> = spec
         .lookup
@@ -100,14 +99,9 @@ fn identity(spec: &LookupSpec, theirs: &TableFacts, rights: &Rights<'_>) -> Opti
                 spec.lookup.name,
                 spec.main
             ),
-            Remedy::Statements(vec![full_identity(&theirs.name, theirs, rights)]),
+            Remedy::Statements(vec![identity::full(&theirs.name, theirs, rights)]),
         )
     })
-}
-
-fn full_identity(table: &TableName, theirs: &TableFacts, rights: &Rights<'_>) -> Statement {
-    let by = rights.actor(&theirs.owner, Owned::Table(theirs.name.clone()));
-    Statement { by, sql: format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote_table(table)) }
 }
 
 /// The server logs the old values of a partition's row as that partition's own replica identity says, and `ALTER TABLE` of the
@@ -122,16 +116,8 @@ async fn identity_of_partitions(
     if theirs.kind != "p" || spec.lookup.on.iter().all(|(column, _)| in_key(column)) {
         return Ok(None);
     }
-    let query = "
-        SELECT n.nspname::text, c.relname::text
-        FROM pg_partition_tree($1::oid::regclass) AS leaf
-        JOIN pg_class c ON c.oid = leaf.relid JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE leaf.isleaf AND c.relreplident <> 'f' ORDER BY 1, 2";
-    let failed = |error| statement_error("checking the lookups", &error);
-    let rows = session.query(query, &[&theirs.oid]).await.map_err(failed)?;
-    let leaves = rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)));
-    let leaves: Vec<TableName> = leaves.collect();
-    let remedy = Remedy::Statements(leaves.iter().map(|leaf| full_identity(leaf, theirs, rights)).collect());
+    let leaves = identity::partitions_without_full(session, theirs).await?;
+    let remedy = Remedy::Statements(leaves.iter().map(|leaf| identity::full(leaf, theirs, rights)).collect());
     Ok(leaves.first().map(|leaf| {
         let what = format!(
             "{} of the partitions of {} do not send old values, {leaf} for one, by which the lookup \"{}\" of {} finds the rows \

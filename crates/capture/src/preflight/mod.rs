@@ -3,11 +3,13 @@
 //! - [`server`]: settings, version, slot
 //! - [`tables`]: keys, kinds, columns, partitions
 //! - [`filter`]: whether the application's own statements go on working with a row filter
+//! - [`identity`]: replica identities, for row filters and lookups
 //! - [`rights`]: what the role lacks, and who may give it
 //! - [`lookups`]: what would stop lookups, or make them slow
 //! - [`remedy`]: statements that put it right, in the order in which they succeed
 
 mod filter;
+mod identity;
 mod lookups;
 mod remedy;
 mod rights;

@@ -32,7 +32,7 @@ enum File {
     Short(Vec<u8>),
     /// Another content of the same length.
     Altered(Vec<u8>),
-    /// Breaks off in the middle, goes on at another place than it is asked to, and is whole for whoever asks for all of it then.
+    /// The first answer breaks off. A request for the rest is answered from the wrong place, a request for the whole file in full.
     Misplaced(Vec<u8>),
     /// Listed, but answered with 404.
     Missing,

@@ -42,7 +42,7 @@ pub(crate) struct DemoArgs {
 }
 
 impl DemoArgs {
-    /// Where to serve. With `--once` nobody but the demo itself calls, so that any port will do.
+    /// Where to serve. With `--once` only the demo itself calls, so any free port will do.
     fn address(&self) -> SocketAddr {
         let port = if self.once { 0 } else { 8082 };
         self.listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into())

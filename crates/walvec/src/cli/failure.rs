@@ -94,7 +94,7 @@ impl Failure {
         let at = Moment::from(SystemTime::now());
         let fields = serde_json::json!({ "message": self.what, "code": self.code, "remedy": self.remedy });
         let line = serde_json::json!({ "timestamp": at, "level": "ERROR", "fields": fields });
-        // A closed stderr leaves nobody to tell.
+        // Where stderr is closed, there is no other place to write it.
         let _ = writeln!(std::io::stderr(), "{line}");
     }
 
