@@ -26,6 +26,7 @@
 //! - `assemble`: messages into changes with positions and keys
 //! - `fetch`: rows read again by key
 //! - `lookup`: rows looked up in other tables, and the rows that look something up
+//! - `timeline`: where the server's history left another timeline
 //! - `visible`: whether what the stream has brought can be read already
 //! - [`relations`], [`sample`]: which tables there are, and what they hold, for proposals
 //! - `copy_text`, `value`: PostgreSQL's text forms
@@ -54,6 +55,7 @@ mod snapshot;
 mod source;
 mod sql;
 mod stream;
+mod timeline;
 mod value;
 mod visible;
 

@@ -260,6 +260,14 @@ fn mark(config: &SourceConfig) -> String {
     format!("Made by walvec for its slot \"{}\"; walvec reset drops it.", config.slot)
 }
 
+/// Whether walvec made the publication for this slot; `false` if there is none.
+pub(crate) async fn is_ours(session: &Session, config: &SourceConfig) -> Result<bool, CaptureError> {
+    let query = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = $1";
+    let row = session.query_opt(query, &[&config.publication]).await;
+    let row = row.map_err(|error| statement_error("reading the publication", &error))?;
+    Ok(row.is_some_and(|row| row.get::<_, Option<String>>(0).as_deref() == Some(&mark(config))))
+}
+
 /// Drops the publication if walvec made it for this slot and no other slot may be read with it.
 pub(crate) async fn drop(session: &Session, config: &SourceConfig) -> Result<PublicationDrop, CaptureError> {
     let failed = |error| statement_error("dropping the publication", &error);

@@ -103,9 +103,11 @@ pub(crate) async fn drop(session: &Session, slot: &str) -> Result<(), CaptureErr
     }
 }
 
-/// The command that creates the slot and exports the snapshot of its consistent point.
-pub(crate) fn create_command(slot: &str) -> String {
-    format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT", quote_ident(slot))
+/// The command that creates the slot and exports the snapshot of its consistent point. `failover`: standbys may keep a copy of the
+/// slot, so that the stream goes on from it after a promotion (17 and later).
+pub(crate) fn create_command(slot: &str, failover: bool) -> String {
+    let options = if failover { "(SNAPSHOT 'export', FAILOVER true)" } else { "EXPORT_SNAPSHOT" };
+    format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput {options}", quote_ident(slot))
 }
 
 /// The same for a slot that goes with its session: only its snapshot is wanted.

@@ -13,7 +13,7 @@ use crate::publication::{self, PublicationDrop, PublicationState, Published};
 use crate::slot::{self, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
 use crate::stream::{self, ChangeStream};
-use crate::{CaptureError, fetch};
+use crate::{CaptureError, fetch, timeline};
 
 /// A source whose server is known. All methods may be called at any time, and at the same time; a broken session is
 /// replaced at the next call.
@@ -175,6 +175,33 @@ impl Source {
     /// If the server cannot be asked.
     pub async fn drop_publication(&self) -> Result<PublicationDrop, CaptureError> {
         publication::drop(&*self.session().await?, &self.config).await
+    }
+
+    /// Where the history of the server's present timeline left `timeline`; `None` if that is not one of its ancestors.
+    ///
+    /// # Errors
+    /// If the server cannot be asked.
+    pub async fn timeline_left_at(&self, timeline: u32) -> Result<Option<Lsn>, CaptureError> {
+        timeline::left_at(self, timeline).await
+    }
+
+    /// Makes a publication that walvec has made publish what is configured. `false` if it is not walvec's, or nothing has to be done.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn mend_publication(&self) -> Result<bool, CaptureError> {
+        let PublicationState::Differs { difference, sql } = self.publication().await? else { return Ok(false) };
+        let session = self.session().await?;
+        if !publication::is_ours(&session, &self.config).await? {
+            return Ok(false);
+        }
+        tracing::warn!(
+            publication = self.config.publication,
+            "walvec's publication was altered and is put back: {difference}"
+        );
+        let mark = publication::mark_sql(&self.config);
+        let mended = session.batch_execute(&format!("{sql} {mark}")).await;
+        mended.map(|()| true).map_err(|error| statement_error("putting the publication back", &error))
     }
 
     /// The state of the slot.

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use walvec_capture::ChangeStream;
 use walvec_model::Lsn;
 
-use crate::store::{Checkpoint, Store, StoreError};
+use crate::gap::Resync;
+use crate::store::{Checkpoint, SnapshotState, Store, StoreError};
 
 /// How often at most the checkpoint is stored and the slot told. After a crash at most this much is written again.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -48,6 +49,30 @@ impl Checkpointer {
         let now = Instant::now();
         let earliest = self.last.map_or(now, |last| last + INTERVAL);
         self.due.get_or_insert(earliest.max(now));
+    }
+
+    /// Notes that the transaction with this end brought rows, and that everything up to there is durably in the sink.
+    pub(crate) fn committed(&mut self, end_lsn: Lsn) {
+        self.checkpoint.last_commit = self.checkpoint.last_commit.max(end_lsn);
+        self.durable(end_lsn);
+    }
+
+    /// Whether points of former generations wait to be removed.
+    pub(crate) const fn sweep_waits(&self) -> bool {
+        self.checkpoint.sweep_waits
+    }
+
+    /// Stores that no points of former generations are left.
+    pub(crate) fn swept(&mut self) -> Result<(), StoreError> {
+        self.checkpoint.sweep_waits = false;
+        self.store.save_checkpoint(&self.checkpoint)
+    }
+
+    /// Stores that the next session has to read the tables again.
+    pub(crate) fn want(&mut self, resync: &Resync) -> Result<(), StoreError> {
+        self.checkpoint.snapshot = SnapshotState::Again;
+        self.checkpoint.resync = Some(resync.clone());
+        self.store.save_checkpoint(&self.checkpoint)
     }
 
     /// Notes where the topics end, for a pipeline that writes to topics. Stored with the next position.

@@ -7,6 +7,7 @@ use walvec_model::{Lookup, TableName};
 use walvec_sink::SinkError;
 use walvec_transform::TransformError;
 
+use crate::gap::Resync;
 use crate::start::Refusal;
 use crate::store::StoreError;
 
@@ -44,6 +45,9 @@ pub enum PipelineError {
     /// Going on would silently lose changes.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The stream has a gap, or a person wants the tables to be read again.
+    #[error("{}", .0.why)]
+    Resync(Resync),
     /// A table was altered: what that did to its rows is not in the stream, so they have to be read again.
     #[error(
         "table {table} was altered; its rows are read again, because the stream does not tell what that did to them"
@@ -99,7 +103,9 @@ impl PipelineError {
     #[must_use]
     pub fn policy(&self) -> Policy {
         let retryable = match self {
-            Self::Altered { .. } | Self::Sink { source: SinkError::Missing { .. }, .. } => return Policy::Restart,
+            Self::Altered { .. } | Self::Resync(_) | Self::Sink { source: SinkError::Missing { .. }, .. } => {
+                return Policy::Restart;
+            }
             Self::Source(error) => error.is_retryable(),
             Self::Broker(error) => error.is_retryable(),
             Self::Embed(error) => error.is_retryable(),
@@ -120,7 +126,9 @@ impl PipelineError {
     #[must_use]
     pub const fn part(&self) -> &'static str {
         match self {
-            Self::Source(_) | Self::Refused(_) | Self::Altered { .. } | Self::TooFast { .. } => "source",
+            Self::Source(_) | Self::Refused(_) | Self::Resync(_) | Self::Altered { .. } | Self::TooFast { .. } => {
+                "source"
+            }
             Self::Broker(_) => "broker",
             Self::Transform { .. } => "transform",
             Self::Embed(_) => "embedder",
@@ -146,6 +154,7 @@ impl PipelineError {
             },
             Self::Store(_) => "E_STATE",
             Self::Refused(refusal) => refusal.code,
+            Self::Resync(_) => "E_RESYNC",
             Self::Altered { .. } => "E_ALTERED",
             Self::TooFast { .. } => "E_TOO_FAST",
             Self::Stopped => "E_STOPPED",
@@ -188,7 +197,7 @@ impl PipelineError {
                 Some("look at the disk space and the permissions of the data directory, then start again".to_owned())
             }
             Self::TooFast { .. } => Some("read it in parts: `walvec backfill --table ... --where ...`".to_owned()),
-            Self::Altered { .. } | Self::Stopped => None,
+            Self::Resync(_) | Self::Altered { .. } | Self::Stopped => None,
         }
     }
 }

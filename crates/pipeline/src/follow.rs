@@ -14,10 +14,12 @@ use walvec_model::{PointId, Position, StreamEvent};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
+use crate::gap::{self, Resync};
 use crate::line::{Answer, Line};
 use crate::pending::{Commit, Demand, Pending};
 use crate::refetch::Seeing;
 use crate::related::Affected;
+use crate::replay::Replay;
 use crate::reread::{Active, Job, Order, Turn};
 use crate::start::Refusal;
 use crate::status::Phase;
@@ -46,10 +48,11 @@ pub(crate) async fn follow(
     source: &Arc<Source>,
     stream: ChangeStream,
     checkpointer: Checkpointer,
+    replay: Replay,
 ) -> Result<(), PipelineError> {
     let interrupted = run.interrupted.take();
     let (pending, line, active) = (Pending::new(&run.lookups()), Line::new(run.shared.stop.clone()), None);
-    let mut follower = Follower { run, source, stream, checkpointer, pending, line, active };
+    let mut follower = Follower { run, source, stream, checkpointer, replay, pending, line, active };
     let outcome = follower.follow(interrupted).await;
     follower.end(outcome).await
 }
@@ -60,6 +63,7 @@ struct Follower<'r> {
     source: &'r Arc<Source>,
     stream: ChangeStream,
     checkpointer: Checkpointer,
+    replay: Replay,
     /// What has been read and not begun yet.
     pending: Pending,
     /// What has begun and is not durable yet.
@@ -150,6 +154,7 @@ impl Follower<'_> {
 
     async fn take_in(&mut self, events: Vec<StreamEvent>) -> Result<(), PipelineError> {
         for event in events {
+            self.replay.check(&event).map_err(|gap| gap::found(gap, self.run.on_gap))?;
             match &event {
                 StreamEvent::Change(change) => {
                     self.run.refuse_altered(&change.table)?;
@@ -245,7 +250,11 @@ impl Follower<'_> {
 
     /// Begins a job; one that cannot be done ends at once.
     async fn begin(&mut self, order: Order) -> Result<(), PipelineError> {
+        if let Job::Resync { may_sweep_most } = order.job {
+            return self.resync(order, may_sweep_most).await;
+        }
         let table = match &order.job {
+            Job::Resync { .. } => None,
             Job::Backfill { table, .. } => Some(table.clone()).filter(|table| !self.run.writers_of(table).is_empty()),
             Job::Repair { collection, points, .. } => match self.run.writer_of(collection) {
                 Some(index) => {
@@ -269,6 +278,31 @@ impl Follower<'_> {
                 order.end(Err(&refusal.into()));
             }
         }
+        Ok(())
+    }
+
+    /// Has the tables read again by the next session; or removes what a snapshot has left because it was too much to be removed
+    /// without a word, if this is that word.
+    async fn resync(&mut self, order: Order, may_sweep_most: bool) -> Result<(), PipelineError> {
+        if !(may_sweep_most && self.checkpointer.sweep_waits()) {
+            let resync = Resync::asked(may_sweep_most);
+            self.checkpointer.want(&resync)?;
+            order.end(Ok(()));
+            return Err(PipelineError::Resync(resync));
+        }
+        self.drain().await?;
+        for writer in &mut self.run.writers {
+            let swept = writer.finish_generation().await?;
+            tracing::warn!(
+                collection = writer.collection.name,
+                swept,
+                "points without a row were removed, as was asked for"
+            );
+            order.update(|progress| progress.rows += swept);
+        }
+        self.checkpointer.swept()?;
+        self.run.held = None;
+        order.end(Ok(()));
         Ok(())
     }
 
@@ -309,7 +343,7 @@ impl Follower<'_> {
                 let index = self.run.writer_of(collection);
                 index.map(|index| (index, self.run.writers[index].batch(rows, Purpose::Repair))).into_iter().collect()
             }
-            None => return Ok(()),
+            Some(Job::Resync { .. }) | None => return Ok(()),
         };
         let rows = batches.iter().map(|(_, batch)| batch.entries.len()).sum();
         self.begin_batches(batches, trace::writing(rows, [])).await
@@ -318,8 +352,9 @@ impl Follower<'_> {
     /// Tells of what has become durable.
     fn report(&mut self) {
         let telemetry = &self.run.shared.telemetry;
-        for Commit { end_lsn, at, rows } in self.line.durable() {
+        for Commit { end_lsn, with_rows, at, rows } in self.line.durable() {
             telemetry.searchable(at, rows);
+            self.checkpointer.committed(with_rows);
             self.checkpointer.durable(end_lsn);
             telemetry.applied(self.checkpointer.reached());
         }

@@ -10,6 +10,7 @@
 //!
 //! - [`supervisor`]: starts, runs and stops the whole; the order of shutdown is written there
 //! - [`start`]: what to do at start, from what is stored and what PostgreSQL says; pure
+//! - [`gap`]: changes that can no longer be had, and what is done about them; [`replay`]: proof that there are none
 //! - [`snapshot`]: copies the rows that were there before, as one generation
 //! - [`follow`]: follows the stream, transaction by transaction; [`pending`]: what it has read and not begun yet
 //! - [`line`]: batches whose vectors are being computed, side by side
@@ -34,6 +35,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod error;
 mod follow;
+pub mod gap;
 pub mod index;
 pub mod letters;
 pub mod letters_topic;
@@ -43,6 +45,7 @@ pub mod plan;
 pub mod publish;
 mod refetch;
 mod related;
+mod replay;
 pub mod reread;
 mod retry;
 mod snapshot;
@@ -59,4 +62,4 @@ pub mod writer;
 pub use error::{PipelineError, Policy};
 pub use status::Status;
 pub use store::{Checkpoint, DeadLetter, Store};
-pub use supervisor::{Collection, Pipeline, PipelineConfig, facts, want_snapshot};
+pub use supervisor::{Collection, Pipeline, PipelineConfig, facts};

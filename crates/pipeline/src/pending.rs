@@ -37,6 +37,8 @@ pub(crate) struct Pending {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Commit {
     pub(crate) end_lsn: Lsn,
+    /// The end of the last transaction up to there that brought rows; zero if there was none.
+    pub(crate) with_rows: Lsn,
     pub(crate) at: SystemTime,
     pub(crate) rows: usize,
 }
@@ -44,7 +46,7 @@ pub(crate) struct Commit {
 impl Commit {
     /// A position of the server at which it had nothing more to send.
     pub(crate) const fn idle(wal_end: Lsn) -> Self {
-        Self { end_lsn: wal_end, at: SystemTime::UNIX_EPOCH, rows: 0 }
+        Self { end_lsn: wal_end, with_rows: Lsn::ZERO, at: SystemTime::UNIX_EPOCH, rows: 0 }
     }
 }
 
@@ -103,7 +105,8 @@ impl Pending {
             }
             StreamEvent::Commit { end_lsn, at } => {
                 let rows = std::mem::take(&mut self.open_rows);
-                Commit { end_lsn, at, rows }.push_to(&mut self.commits);
+                let with_rows = if rows > 0 { end_lsn } else { Lsn::ZERO };
+                Commit { end_lsn, with_rows, at, rows }.push_to(&mut self.commits);
                 self.flush_if_full(max_rows)
             }
             StreamEvent::Begin { xid, .. } => {
@@ -236,7 +239,10 @@ mod tests {
         assert!(!pending.is_complete());
         pending.push(commit(15), 256);
         assert!(pending.is_complete());
-        assert_eq!(pending.commits, [Commit { end_lsn: Lsn(15), at: SystemTime::UNIX_EPOCH, rows: 1 }]);
+        assert_eq!(
+            pending.commits,
+            [Commit { end_lsn: Lsn(15), with_rows: Lsn(15), at: SystemTime::UNIX_EPOCH, rows: 1 }]
+        );
     }
 
     #[tokio::test]

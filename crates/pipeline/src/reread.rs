@@ -33,6 +33,11 @@ pub enum Job {
         /// Only the rows that meet this condition in SQL.
         filter: Option<String>,
     },
+    /// All tables, as a new generation.
+    Resync {
+        /// Whether more than half of a collection's points may be removed because their rows are gone.
+        may_sweep_most: bool,
+    },
     /// Rows and points of one collection that turned out to be wrong.
     Repair {
         /// The collection.
@@ -167,6 +172,7 @@ impl Active {
         let rows = match &order.job {
             Job::Backfill { filter, .. } => Selection::Where(filter.clone()),
             Job::Repair { rows, .. } => Selection::Keys(rows.clone()),
+            Job::Resync { .. } => Selection::Where(None),
         };
         let (chunks_in, chunks) = mpsc::channel(1);
         let reader = read(Arc::clone(source), shared.clone(), table.clone(), rows, order.progress.clone(), chunks_in);

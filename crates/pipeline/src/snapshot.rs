@@ -6,9 +6,10 @@
 
 use tracing::Span;
 use walvec_capture::{Snapshot, Source};
-use walvec_model::{Change, Generation};
+use walvec_model::{Change, Generation, Lsn};
 
 use crate::error::PipelineError;
+use crate::gap;
 use crate::line::{Line, Note};
 use crate::refetch::Seeing;
 use crate::status::Phase;
@@ -51,12 +52,18 @@ pub(crate) async fn take(
     }
     closed?;
 
-    for writer in &mut run.writers {
-        let swept = writer.finish_generation().await?;
-        tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
+    let may_sweep_most = checkpoint.resync.as_ref().is_none_or(|resync| resync.may_sweep_most);
+    let held = if may_sweep_most { None } else { gap::most_would_go(&run.writers).await? };
+    checkpoint.sweep_waits = held.is_some();
+    if held.is_none() {
+        for writer in &mut run.writers {
+            let swept = writer.finish_generation().await?;
+            tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
+        }
     }
     checkpoint.snapshot = SnapshotState::Done;
     checkpoint.applied = position.commit_lsn;
+    checkpoint.last_commit = Lsn::ZERO;
     run.store.save_checkpoint(&checkpoint)?;
     run.shared.telemetry.applied(checkpoint.applied);
     Ok(checkpoint)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use walvec_model::{Generation, Lsn};
 
+use crate::gap::{self, Gap, OnGap, Resync};
 use crate::store::{Checkpoint, SnapshotState, SourceIdentity};
 
 /// The slot, as far as starting is concerned.
@@ -28,6 +29,8 @@ pub enum Slot {
 pub struct Facts {
     /// The cluster, database and slot that are configured.
     pub source: SourceIdentity,
+    /// Where the server's history left the timeline that the data directory was filled from, if that is one of its ancestors.
+    pub left_at: Option<Lsn>,
     /// The slot.
     pub slot: Slot,
     /// What identifies the publication as it is now, if there is one.
@@ -48,9 +51,11 @@ pub enum Start {
         /// The new generation.
         generation: Generation,
         /// Why, for the log.
-        why: &'static str,
+        why: String,
         /// Whether a slot is in the way: ours, and of no use without its snapshot.
         drop_slot: bool,
+        /// What made it necessary, if that was a gap.
+        resync: Option<Resync>,
     },
     /// Follow the stream from the slot's own position.
     Resume(Checkpoint),
@@ -70,65 +75,86 @@ pub struct Refusal {
 
 /// Decides how to begin.
 ///
+/// A stream with a gap is never continued: either the tables are read again, or walvec does not start, as `on_gap` says.
+///
 /// # Errors
-/// If the data directory and the slot do not belong together. A missing or foreign slot is never replaced and continued:
-/// the changes in between would be lost without a word.
-pub fn decide(stored: Option<&Checkpoint>, facts: &Facts) -> Result<Start, Refusal> {
+/// If the data directory was filled from another source, if the slot is not this data directory's, or if there is a gap and `on_gap`
+/// leaves it to a person.
+pub fn decide(stored: Option<&Checkpoint>, facts: &Facts, on_gap: OnGap) -> Result<Start, Refusal> {
     let slot_exists = facts.slot != Slot::Missing;
     let Some(checkpoint) = stored else {
         return if slot_exists { Err(foreign_slot(facts)) } else { Ok(first_snapshot()) };
     };
-    let wanted = checkpoint.snapshot == SnapshotState::Wanted;
-    if checkpoint.source != facts.source && !wanted {
+    let again = |why: &str, resync| {
+        let generation = checkpoint.generation.next();
+        Ok(Start::Snapshot { generation, why: why.to_owned(), drop_slot: slot_exists, resync })
+    };
+    if checkpoint.snapshot == SnapshotState::Wanted {
+        return again("a new snapshot was asked for", None);
+    }
+    if !checkpoint.source.is_same_database(&facts.source) {
         return Err(other_source(&checkpoint.source, &facts.source));
     }
-    let again = |why| Ok(Start::Snapshot { generation: checkpoint.generation.next(), why, drop_slot: slot_exists });
     match checkpoint.snapshot {
-        SnapshotState::Copying => return again("the last snapshot was interrupted"),
-        SnapshotState::Wanted => return again("a new snapshot was asked for"),
-        SnapshotState::Done => {}
-    }
-    match &facts.slot {
-        Slot::Missing => Err(missing_slot(facts, checkpoint)),
-        Slot::Lost { reason } => Err(lost_slot(facts, checkpoint, reason)),
-        Slot::Ready { confirmed } => {
-            check_positions(checkpoint, *confirmed, facts)?;
-            if checkpoint.config_digest != facts.config_digest {
-                return again("the configuration of a collection, or its table, has changed");
-            }
-            if checkpoint.collections != facts.collections {
-                return again("what was filled is not there any more");
-            }
-            if facts.publication.as_ref() != Some(&checkpoint.publication) {
-                return Err(publication_changed());
-            }
-            Ok(Start::Resume(checkpoint.clone()))
+        SnapshotState::Copying => return again("the last snapshot was interrupted", checkpoint.resync.clone()),
+        SnapshotState::Again => {
+            let why = checkpoint.resync.as_ref().map_or("what was read is not as it was", |resync| &resync.why);
+            return again(why, checkpoint.resync.clone());
         }
+        SnapshotState::Wanted | SnapshotState::Done => {}
     }
+    match continuation(checkpoint, facts) {
+        Err(gap) => match on_gap {
+            OnGap::Resync => again(&gap.what.clone(), Some(Resync::of(&gap))),
+            OnGap::Stop => Err(gap.refusal()),
+        },
+        Ok(_) if checkpoint.config_digest != facts.config_digest => {
+            again("the configuration of a collection, or its table, has changed", None)
+        }
+        Ok(_) if checkpoint.collections != facts.collections => again("what was filled is not there any more", None),
+        Ok(checkpoint) => Ok(Start::Resume(checkpoint)),
+    }
+}
+
+/// The checkpoint at which the stream goes on without a gap.
+fn continuation(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Gap> {
+    let slot = &facts.source.slot;
+    let checkpoint = on_timeline(checkpoint, facts)?;
+    match &facts.slot {
+        Slot::Missing => return Err(gap::missing_slot(slot, checkpoint.applied)),
+        Slot::Lost { reason } => return Err(gap::lost_slot(slot, checkpoint.applied, reason)),
+        Slot::Ready { confirmed } if *confirmed > checkpoint.applied => {
+            return Err(gap::slot_ahead(slot, *confirmed, checkpoint.applied));
+        }
+        Slot::Ready { .. } if checkpoint.applied > facts.server => {
+            return Err(gap::server_behind(facts.server, checkpoint.applied));
+        }
+        Slot::Ready { .. } => {}
+    }
+    if facts.publication.as_ref() != Some(&checkpoint.publication) && checkpoint.config_digest == facts.config_digest {
+        return Err(gap::publication_changed());
+    }
+    Ok(checkpoint)
+}
+
+/// The checkpoint as it is on the server's present timeline: everything that was applied has to lie before the point at which the
+/// server's history left the timeline that it was read from. What lies behind was never confirmed by the server that was promoted.
+fn on_timeline(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Gap> {
+    let mut checkpoint = checkpoint.clone();
+    if checkpoint.source.timeline != facts.source.timeline {
+        let (before, now) = (checkpoint.source.timeline, facts.source.timeline);
+        match facts.left_at {
+            // Positions without a commit may lie behind it: they say only that there was nothing more to read.
+            Some(left_at) if checkpoint.last_commit <= left_at => checkpoint.applied = checkpoint.applied.min(left_at),
+            left_at => return Err(gap::timeline_left(before, now, left_at, checkpoint.last_commit)),
+        }
+        checkpoint.source.timeline = now;
+    }
+    Ok(checkpoint)
 }
 
 const fn first_snapshot() -> Start {
-    Start::Snapshot { generation: Generation(1), why: "nothing has been copied yet", drop_slot: false }
-}
-
-fn check_positions(checkpoint: &Checkpoint, confirmed: Lsn, facts: &Facts) -> Result<(), Refusal> {
-    let slot = &facts.source.slot;
-    let found = if confirmed > checkpoint.applied {
-        format!(
-            "slot \"{slot}\" is at {confirmed}, but this data directory holds only what was committed up to {}: \
-             somebody else has read the slot, or the data directory is an old copy; the changes in between are gone",
-            checkpoint.applied
-        )
-    } else if checkpoint.applied > facts.server {
-        format!(
-            "this data directory holds what was committed up to {}, but the server has only come to {}: the server was \
-             restored from a backup, or the state file was altered; what is stored may never have happened",
-            checkpoint.applied, facts.server
-        )
-    } else {
-        return Ok(());
-    };
-    Err(Refusal { code: "E_POSITION", what: found, remedy: resync() })
+    Start::Snapshot { generation: Generation(1), why: String::new(), drop_slot: false, resync: None }
 }
 
 fn foreign_slot(facts: &Facts) -> Refusal {
@@ -147,58 +173,21 @@ fn foreign_slot(facts: &Facts) -> Refusal {
 }
 
 fn other_source(stored: &SourceIdentity, found: &SourceIdentity) -> Refusal {
-    let describe = |id: &SourceIdentity| {
-        format!("system {}, timeline {}, database {}, slot \"{}\"", id.system_id, id.timeline, id.database_oid, id.slot)
-    };
+    let describe =
+        |id: &SourceIdentity| format!("system {}, database {}, slot \"{}\"", id.system_id, id.database_oid, id.slot);
     Refusal {
         code: "E_SOURCE",
         what: format!(
             "this data directory was filled from {}; the source is now {}: positions of one mean nothing in the other, and \
-             changes may be missing",
+             points would be removed because their rows are somewhere else",
             describe(stored),
             describe(found)
         ),
-        remedy: format!(
-            "connect to the original source, use another data directory and other collections, or {}",
-            resync()
-        ),
-    }
-}
-
-fn missing_slot(facts: &Facts, checkpoint: &Checkpoint) -> Refusal {
-    Refusal {
-        code: "E_SLOT_MISSING",
-        what: format!(
-            "slot \"{}\" does not exist any more; changes since {} are gone",
-            facts.source.slot, checkpoint.applied
-        ),
-        remedy: resync(),
-    }
-}
-
-fn lost_slot(facts: &Facts, checkpoint: &Checkpoint, reason: &str) -> Refusal {
-    Refusal {
-        code: "E_SLOT_LOST",
-        what: format!(
-            "slot \"{}\" is invalid ({reason}); changes since {} are gone",
-            facts.source.slot, checkpoint.applied
-        ),
-        remedy: format!("{}; `max_slot_wal_keep_size` decides how far behind a slot may fall", resync()),
-    }
-}
-
-/// A publication that was dropped, or dropped and made anew, did not publish in between, and the slot cannot tell.
-pub(crate) fn publication_changed() -> Refusal {
-    Refusal {
-        code: "E_PUBLICATION",
-        what: "the publication was dropped, made anew or altered since the snapshot; changes may be missing from the stream"
+        remedy: "connect to the original source, or use another data directory and other collections; or, if this database \
+                 has taken the place of the original, `walvec reset`, then `walvec run`: the tables are read again, unchanged \
+                 texts are not embedded again"
             .to_owned(),
-        remedy: resync(),
     }
-}
-
-fn resync() -> String {
-    "`walvec reset`, then `walvec run`: the tables are read again, unchanged texts are not embedded again".to_owned()
 }
 
 #[cfg(test)]
@@ -212,6 +201,7 @@ mod tests {
     fn facts(slot: Slot) -> Facts {
         Facts {
             source: source(),
+            left_at: None,
             slot,
             publication: Some("9".to_owned()),
             server: Lsn(1000),
@@ -230,6 +220,9 @@ mod tests {
             generation: Generation(4),
             snapshot,
             applied: Lsn(applied),
+            last_commit: Lsn(applied.min(450)),
+            resync: None,
+            sweep_waits: false,
             publication: "9".to_owned(),
             config_digest: "a".to_owned(),
             collections: collections("1"),
@@ -241,13 +234,22 @@ mod tests {
         BTreeMap::from([("books".to_owned(), id.to_owned())])
     }
 
+    /// Why the tables are read again.
+    fn resync(stored: &Checkpoint, facts: &Facts) -> Option<String> {
+        match decide(Some(stored), facts, OnGap::Resync) {
+            Ok(Start::Snapshot { resync: Some(resync), .. }) => Some(resync.code),
+            Ok(_) => None,
+            Err(refusal) => panic!("{refusal}"),
+        }
+    }
+
     fn refused(stored: Option<&Checkpoint>, facts: &Facts) -> &'static str {
-        decide(stored, facts).unwrap_err().code
+        decide(stored, facts, OnGap::Stop).unwrap_err().code
     }
 
     #[test]
     fn the_first_start_takes_a_snapshot() {
-        assert_eq!(decide(None, &facts(Slot::Missing)), Ok(first_snapshot()));
+        assert_eq!(decide(None, &facts(Slot::Missing), OnGap::Resync), Ok(first_snapshot()));
     }
 
     #[test]
@@ -259,7 +261,8 @@ mod tests {
     fn an_interrupted_snapshot_starts_again_as_a_new_generation() {
         let stored = checkpoint(SnapshotState::Copying, 0);
         for (slot, in_the_way) in [(Slot::Missing, false), (ready(10), true)] {
-            let Ok(Start::Snapshot { generation, drop_slot, .. }) = decide(Some(&stored), &facts(slot)) else {
+            let Ok(Start::Snapshot { generation, drop_slot, .. }) = decide(Some(&stored), &facts(slot), OnGap::Stop)
+            else {
                 panic!("no snapshot");
             };
             assert_eq!((generation, drop_slot), (Generation(5), in_the_way));
@@ -269,8 +272,8 @@ mod tests {
     #[test]
     fn a_finished_snapshot_is_followed_by_the_stream() {
         let stored = checkpoint(SnapshotState::Done, 500);
-        assert_eq!(decide(Some(&stored), &facts(ready(500))), Ok(Start::Resume(stored.clone())));
-        let lagging = decide(Some(&stored), &facts(ready(400)));
+        assert_eq!(decide(Some(&stored), &facts(ready(500)), OnGap::Stop), Ok(Start::Resume(stored.clone())));
+        let lagging = decide(Some(&stored), &facts(ready(400)), OnGap::Stop);
         assert_eq!(lagging, Ok(Start::Resume(stored)), "feedback may lag");
     }
 
@@ -279,7 +282,9 @@ mod tests {
         let stored = checkpoint(SnapshotState::Done, 500);
         assert_eq!(refused(Some(&stored), &facts(Slot::Missing)), "E_SLOT_MISSING");
         let lost = Slot::Lost { reason: "wal_removed".to_owned() };
-        assert_eq!(refused(Some(&stored), &facts(lost)), "E_SLOT_LOST");
+        assert_eq!(refused(Some(&stored), &facts(lost.clone())), "E_SLOT_LOST");
+        assert_eq!(resync(&stored, &facts(Slot::Missing)).as_deref(), Some("E_SLOT_MISSING"));
+        assert_eq!(resync(&stored, &facts(lost)).as_deref(), Some("E_SLOT_LOST"));
     }
 
     #[test]
@@ -288,6 +293,7 @@ mod tests {
         assert_eq!(refused(Some(&stored), &facts(ready(501))), "E_POSITION", "the slot was read by somebody else");
         let tampered = checkpoint(SnapshotState::Done, 1001);
         assert_eq!(refused(Some(&tampered), &facts(ready(500))), "E_POSITION", "ahead of the server");
+        assert_eq!(resync(&tampered, &facts(ready(500))).as_deref(), Some("E_POSITION"));
     }
 
     #[test]
@@ -296,6 +302,7 @@ mod tests {
         for now in [None, Some("10".to_owned())] {
             let facts = Facts { publication: now, ..facts(ready(500)) };
             assert_eq!(refused(Some(&stored), &facts), "E_PUBLICATION");
+            assert_eq!(resync(&stored, &facts).as_deref(), Some("E_PUBLICATION"));
         }
     }
 
@@ -303,16 +310,48 @@ mod tests {
     fn another_cluster_is_refused() {
         let mut stored = checkpoint(SnapshotState::Done, 500);
         stored.source.system_id = "8".to_owned();
-        assert_eq!(refused(Some(&stored), &facts(ready(500))), "E_SOURCE");
+        for snapshot in [SnapshotState::Done, SnapshotState::Again, SnapshotState::Copying] {
+            stored.snapshot = snapshot;
+            let refusal = decide(Some(&stored), &facts(ready(500)), OnGap::Resync).unwrap_err();
+            assert_eq!(refusal.code, "E_SOURCE", "{snapshot:?}: its rows would be swept");
+        }
         stored.snapshot = SnapshotState::Wanted;
-        assert!(decide(Some(&stored), &facts(ready(500))).is_ok(), "a reset heals it");
+        assert!(decide(Some(&stored), &facts(ready(500)), OnGap::Stop).is_ok(), "a reset heals it");
+    }
+
+    #[test]
+    fn a_promoted_standby_goes_on_if_it_has_everything_that_was_applied() {
+        let stored = checkpoint(SnapshotState::Done, 500);
+        let promoted = |left_at: Option<u64>| {
+            let mut facts = Facts { left_at: left_at.map(Lsn), ..facts(ready(400)) };
+            facts.source.timeline = 2;
+            facts
+        };
+        let Ok(Start::Resume(resumed)) = decide(Some(&stored), &promoted(Some(480)), OnGap::Stop) else {
+            panic!("the last transaction ended at 450");
+        };
+        assert_eq!((resumed.applied, resumed.source.timeline), (Lsn(480), 2));
+        assert_eq!(resync(&stored, &promoted(Some(449))).as_deref(), Some("E_TIMELINE"), "a transaction was lost");
+        assert_eq!(resync(&stored, &promoted(None)).as_deref(), Some("E_TIMELINE"), "no ancestor");
+    }
+
+    #[test]
+    fn a_reason_that_was_stored_is_that_of_the_snapshot() {
+        let mut stored = checkpoint(SnapshotState::Again, 500);
+        stored.resync = Some(Resync::asked(false));
+        assert_eq!(resync(&stored, &facts(ready(500))).as_deref(), Some("asked"));
+        stored.snapshot = SnapshotState::Copying;
+        assert_eq!(resync(&stored, &facts(ready(500))).as_deref(), Some("asked"), "after an interruption too");
     }
 
     #[test]
     fn a_collection_that_was_made_anew_is_filled_again() {
         let stored = checkpoint(SnapshotState::Done, 500);
         let facts = Facts { collections: collections("2"), ..facts(ready(500)) };
-        assert!(matches!(decide(Some(&stored), &facts), Ok(Start::Snapshot { generation: Generation(5), .. })));
+        assert!(matches!(
+            decide(Some(&stored), &facts, OnGap::Stop),
+            Ok(Start::Snapshot { generation: Generation(5), .. })
+        ));
     }
 
     #[test]
@@ -320,7 +359,7 @@ mod tests {
         let mut stored = checkpoint(SnapshotState::Done, 500);
         stored.config_digest = "b".to_owned();
         assert!(matches!(
-            decide(Some(&stored), &facts(ready(500))),
+            decide(Some(&stored), &facts(ready(500)), OnGap::Stop),
             Ok(Start::Snapshot { generation: Generation(5), drop_slot: true, .. })
         ));
     }

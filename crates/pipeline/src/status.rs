@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use walvec_model::{Generation, Lsn, Moment};
 
+use crate::gap::Resync;
 use crate::store::DeadLetter;
 
 /// A picture of the pipeline at one moment.
@@ -12,6 +13,9 @@ pub struct Status {
     pub phase: Phase,
     /// The generation of the current or last snapshot.
     pub generation: Generation,
+    /// Why the tables were read again for this generation, if that was a gap or `walvec resync`.
+    #[serde(default)]
+    pub resync: Option<Resync>,
     /// One entry per collection.
     pub collections: Vec<CollectionStatus>,
     /// Since when the rows and texts of the collections are counted: since this process was started, or since the reindex

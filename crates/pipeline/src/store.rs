@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use walvec_broker::Record;
 use walvec_model::{Generation, Lsn, Position, RowKey, Value};
 
+use crate::gap::Resync;
+
 const CHECKPOINT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoint");
 const DEAD_LETTERS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("dead_letters");
 const THE_CHECKPOINT: &str = "v1";
@@ -32,6 +34,15 @@ pub struct SourceIdentity {
     pub slot: String,
 }
 
+impl SourceIdentity {
+    /// Whether both are the same slot of the same database of the same cluster, on whatever timeline.
+    #[must_use]
+    pub fn is_same_database(&self, other: &Self) -> bool {
+        let identity = |source: &Self| (source.system_id.clone(), source.database_oid, source.slot.clone());
+        identity(self) == identity(other)
+    }
+}
+
 /// How far the current generation's snapshot has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,7 +51,9 @@ pub enum SnapshotState {
     Copying,
     /// Everything is in the sink; from here on the stream.
     Done,
-    /// A new snapshot was asked for.
+    /// The same tables have to be read again.
+    Again,
+    /// `walvec reset` asked for a new snapshot, of whatever the source is then.
     Wanted,
 }
 
@@ -55,6 +68,15 @@ pub struct Checkpoint {
     pub snapshot: SnapshotState,
     /// Everything committed up to here is durably in the sink. Never behind what was confirmed to PostgreSQL.
     pub applied: Lsn,
+    /// The end of the last transaction among them that brought rows. `applied` may lie behind it: it follows the server's position too.
+    #[serde(default)]
+    pub last_commit: Lsn,
+    /// What made the current snapshot necessary, if that was a gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync: Option<Resync>,
+    /// Whether points that the snapshot did not meet are still there, because they are too many to be removed without a word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sweep_waits: bool,
     /// What identified the publication when the snapshot began.
     pub publication: String,
     /// Digest of what decides payloads and rows; when it changes, the tables are read again.
@@ -387,6 +409,9 @@ mod tests {
     fn a_checkpoint_survives_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint {
+            last_commit: Lsn(4),
+            resync: None,
+            sweep_waits: true,
             source: SourceIdentity {
                 system_id: "7412".to_owned(),
                 timeline: 1,

@@ -11,18 +11,20 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{LookupSpec, PublicationState, Remedy, Severity, SlotState, Source, SourceConfig};
+use walvec_capture::{LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig};
 use walvec_model::{Change, Fingerprint, Generation, Lsn, Table, TableName};
 use walvec_sink::{Sink, SinkError};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::{PipelineError, Policy};
 use crate::follow::follow;
+use crate::gap::{self, Held, OnGap};
 use crate::letters::Letters;
+use crate::replay::Replay;
 use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
 use crate::snapshot;
-use crate::start::{Facts, Refusal, Slot, Start, decide, publication_changed};
+use crate::start::{Facts, Refusal, Slot, Start, decide};
 use crate::status::{CollectionStatus, Phase, Status};
 use crate::store::{Checkpoint, SnapshotState, SourceIdentity, Store};
 use crate::telemetry::Telemetry;
@@ -46,6 +48,8 @@ pub struct PipelineConfig {
     pub batch_wait: Duration,
     /// Digest of what decides rows and payloads; when it changes, the tables are read again.
     pub config_digest: String,
+    /// What to do when changes can no longer be had.
+    pub on_gap: OnGap,
     /// Whether this pipeline sets the gauges. One that fills collections beside another one does not.
     pub reports: bool,
 }
@@ -64,6 +68,9 @@ pub(crate) struct Run {
     pub(crate) writers: Vec<Writer>,
     pub(crate) batch_rows: usize,
     pub(crate) batch_wait: Duration,
+    pub(crate) on_gap: OnGap,
+    /// Points that a person has to decide about.
+    pub(crate) held: Option<Held>,
     /// Jobs to be done beside the stream.
     pub(crate) orders: mpsc::Receiver<Order>,
     /// The job that was being done when the stream failed.
@@ -146,7 +153,18 @@ impl Pipeline {
             .collect::<Result<_, _>>()?;
         let (batch_rows, batch_wait) = (config.batch_rows, config.batch_wait);
         let (jobs, orders) = Jobs::channel();
-        let run = Run { shared, store, writers, batch_rows, batch_wait, orders, interrupted: None, tables: Vec::new() };
+        let run = Run {
+            shared,
+            store,
+            writers,
+            batch_rows,
+            batch_wait,
+            on_gap: config.on_gap,
+            held: None,
+            orders,
+            interrupted: None,
+            tables: Vec::new(),
+        };
         Ok(Self { config, run, jobs })
     }
 
@@ -208,8 +226,8 @@ impl Pipeline {
         let run = &mut self.run;
         let source = Arc::new(source);
         run.shared.telemetry.phase(Phase::Starting);
-        if matches!(source.publication().await?, PublicationState::Differs { .. }) {
-            want_snapshot(&run.store)?;
+        if run.on_gap == OnGap::Resync {
+            source.mend_publication().await?;
         }
         refuse_what_cannot_work(&source).await?;
         run.tables = source.followed_tables().await?;
@@ -225,21 +243,20 @@ impl Pipeline {
         for writer in &run.writers {
             collections.insert(writer.collection.name.clone(), writer.prepare().await?.0);
         }
-        let facts = facts(&source, &self.config.source.slot, &self.config.config_digest, collections).await?;
         let stored = run.store.checkpoint()?;
+        let (slot, digest) = (&self.config.source.slot, &self.config.config_digest);
+        let facts = facts(&source, slot, digest, collections, stored.as_ref()).await?;
         let tables = run.tables.clone();
         let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
         let telemetry = run.shared.telemetry.clone();
-        let store = Arc::clone(&run.store);
+        let (store, on_gap) = (Arc::clone(&run.store), run.on_gap);
         let work = work(run, &source, stored, facts, retry);
         let outcome = tokio::select! {
             outcome = work => outcome,
-            error = observe(&source, &tables, &sinks, &telemetry, &store) => want_snapshot(&store).and(Err(error)),
+            error = observe(&source, &tables, &sinks, &telemetry, &store, on_gap) => Err(error),
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
         };
-        if outcome.as_ref().is_err_and(|error| error.policy() == Policy::Restart) {
-            want_snapshot(&store)?;
-        }
+        want_snapshot_after(&outcome, &store)?;
         outcome
     }
 }
@@ -251,17 +268,21 @@ async fn work(
     facts: Facts,
     retry: &mut Retry,
 ) -> Result<(), PipelineError> {
-    let checkpoint = match decide(stored.as_ref(), &facts)? {
+    let mut replay = Replay::default();
+    let checkpoint = match decide(stored.as_ref(), &facts, run.on_gap)? {
         Start::Resume(checkpoint) => {
             run.begin_generation(checkpoint.generation);
+            run.shared.telemetry.resync(checkpoint.resync.as_ref());
             if let Slot::Ready { confirmed } = facts.slot {
                 // What comes after it is replayed: until then, a row may be back whose deletion is still to come.
                 run.shared.telemetry.applied(confirmed);
                 run.shared.telemetry.confirmed(confirmed);
+                replay = Replay::new(confirmed, checkpoint.last_commit);
             }
             checkpoint
         }
-        Start::Snapshot { generation, why, drop_slot } => {
+        Start::Snapshot { generation, why, drop_slot, resync } => {
+            gap::announce(resync.as_ref(), &run.shared.telemetry);
             let generation = generation.max(newest_stored(run).await?.next());
             tracing::info!(generation = generation.0, "taking a snapshot: {why}");
             let checkpoint = Checkpoint {
@@ -269,6 +290,9 @@ async fn work(
                 generation,
                 snapshot: SnapshotState::Copying,
                 applied: Lsn::ZERO,
+                last_commit: Lsn::ZERO,
+                resync,
+                sweep_waits: false,
                 publication: String::new(),
                 config_digest: facts.config_digest,
                 collections: facts.collections,
@@ -282,12 +306,15 @@ async fn work(
             checkpoint
         }
     };
-    let stream = source.open_stream().await?;
+    run.held = if checkpoint.sweep_waits { gap::most_would_go(&run.writers).await? } else { None };
+    let on_gap = run.on_gap;
+    let found_in = |error: PipelineError| gap::found_in(error, on_gap);
+    let stream = source.open_stream().await.map_err(|error| found_in(error.into()))?;
     run.shared.telemetry.phase(Phase::Streaming);
     retry.succeeded();
     tracing::info!(applied = %checkpoint.applied, "following the stream");
     let checkpointer = Checkpointer::new(Arc::clone(&run.store), checkpoint);
-    follow(run, source, stream, checkpointer).await
+    follow(run, source, stream, checkpointer, replay).await.map_err(found_in)
 }
 
 /// The newest generation in the collections, which may be newer than the state file: it was lost, or is an old copy.
@@ -308,6 +335,7 @@ pub async fn facts(
     slot_name: &str,
     config_digest: &str,
     collections: BTreeMap<String, String>,
+    stored: Option<&Checkpoint>,
 ) -> Result<Facts, PipelineError> {
     let server = source.server();
     let slot = match source.slot().await? {
@@ -315,7 +343,13 @@ pub async fn facts(
         SlotState::Ready { confirmed, .. } => Slot::Ready { confirmed },
         SlotState::Lost { reason } => Slot::Lost { reason },
     };
+    let left_at = match stored.map(|checkpoint| checkpoint.source.timeline).filter(|before| *before != server.timeline)
+    {
+        Some(before) => source.timeline_left_at(before).await?,
+        None => None,
+    };
     Ok(Facts {
+        left_at,
         publication: source.publication_identity().await?,
         source: SourceIdentity {
             system_id: server.system_id.to_string(),
@@ -341,14 +375,16 @@ fn with_shapes(config_digest: &str, tables: &[Arc<Table>]) -> String {
     Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
 }
 
-/// Remembers that the stream has a gap: putting the publication right does not bring back what it left out meanwhile.
-///
-/// # Errors
-/// If the state file cannot be read or written.
-pub fn want_snapshot(store: &Store) -> Result<(), PipelineError> {
+/// Remembers that the next session has to read the tables again, if that is what the last one ended with.
+pub(crate) fn want_snapshot_after(outcome: &Result<(), PipelineError>, store: &Store) -> Result<(), PipelineError> {
+    let resync = match outcome {
+        Err(PipelineError::Resync(resync)) => Some(resync.clone()),
+        Err(error) if error.policy() == Policy::Restart => None,
+        Ok(()) | Err(_) => return Ok(()),
+    };
     match store.checkpoint()? {
         Some(checkpoint) if checkpoint.snapshot == SnapshotState::Done => {
-            Ok(store.save_checkpoint(&Checkpoint { snapshot: SnapshotState::Wanted, ..checkpoint })?)
+            Ok(store.save_checkpoint(&Checkpoint { snapshot: SnapshotState::Again, resync, ..checkpoint })?)
         }
         _ => Ok(()),
     }
@@ -382,6 +418,7 @@ pub(crate) async fn observe(
     sinks: &[Arc<dyn Sink>],
     telemetry: &Telemetry,
     store: &Store,
+    on_gap: OnGap,
 ) -> PipelineError {
     let mut ticks = tokio::time::interval(OBSERVE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -402,11 +439,15 @@ pub(crate) async fn observe(
         if let Some(table) = source.followed_tables().await.ok().and_then(|now| altered(tables, &now)) {
             return PipelineError::Altered { table };
         }
+        // Before that, the stored checkpoint may be the one that is about to be replaced.
+        if !telemetry.is_streaming() {
+            continue;
+        }
         match (source.publication_identity().await, store.checkpoint()) {
             (Ok(now), Ok(Some(checkpoint)))
                 if checkpoint.snapshot == SnapshotState::Done && now.as_ref() != Some(&checkpoint.publication) =>
             {
-                return publication_changed().into();
+                return gap::found(gap::publication_changed(), on_gap);
             }
             _ => {}
         }

@@ -9,6 +9,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use tokio::sync::watch;
 use walvec_model::{Change, Generation, Lsn, Moment, Op};
 
+use crate::gap::Resync;
 use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, Status};
 
 /// Commit timestamp in the WAL → durable in the sink, in seconds, per row.
@@ -17,6 +18,9 @@ pub const COMMIT_TO_SEARCHABLE: &str = "walvec_commit_to_searchable_seconds";
 pub const COMMIT_TO_PUBLISHED: &str = "walvec_commit_to_published_seconds";
 /// Time spent in one stage for one batch, or one call's part of it, in seconds.
 pub const STAGE_SECONDS: &str = "walvec_stage_seconds";
+
+/// Snapshots that closed a gap, by the gap's code.
+pub(crate) const RESYNCS: &str = "walvec_resyncs_total";
 
 /// Gives the metrics their help texts. Call once, after the recorder is installed.
 pub fn describe() {
@@ -30,6 +34,7 @@ pub fn describe() {
     describe_gauge!("walvec_replication_lag_bytes", "WAL between what can be found and the server's position.");
     describe_gauge!("walvec_retained_wal_bytes", "WAL that the slot makes PostgreSQL keep.");
     describe_gauge!("walvec_snapshot_rows", "Rows of the current or last snapshot, by table and state.");
+    describe_counter!(RESYNCS, "Times that all tables were read again because of a gap, by its code.");
     describe_gauge!("walvec_up", "1 while the part works, 0 while its error is being retried.");
     describe_histogram!(COMMIT_TO_SEARCHABLE, "Commit timestamp in the WAL to durable in the sink, per row.");
     describe_histogram!(COMMIT_TO_PUBLISHED, "Commit timestamp in the WAL to acknowledged by the broker, per row.");
@@ -109,6 +114,15 @@ impl Telemetry {
 
     pub(crate) fn phase(&self, phase: Phase) {
         self.modify(|status| status.phase = phase);
+    }
+
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.0.status.borrow().phase == Phase::Streaming
+    }
+
+    /// What made the present generation's snapshot necessary, if that was a gap.
+    pub(crate) fn resync(&self, resync: Option<&Resync>) {
+        self.modify(|status| status.resync = resync.cloned());
     }
 
     pub(crate) fn generation(&self, generation: Generation) {

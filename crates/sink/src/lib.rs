@@ -191,6 +191,9 @@ pub trait Sink: Send + Sync {
     /// Removes every point of `table`, durably. Points of other tables and foreign points stay.
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>>;
 
+    /// How many points of `table` have a generation older than `current`: those that [`sweep`](Self::sweep) removes.
+    fn count_older(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>>;
+
     /// Removes the points of `table` whose generation is older than `current`, durably; returns how many there were.
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>>;
 

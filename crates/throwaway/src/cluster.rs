@@ -51,6 +51,11 @@ impl Cluster {
         let pg_ctl = options.installation.program("pg_ctl");
         let (layout, guard) = match &options.data_dir {
             DataDir::Temporary => temporary(&pg_ctl, &account)?,
+            DataDir::Copy { of, is_standby } => {
+                let (layout, guard) = temporary(&pg_ctl, &account)?;
+                layout.copy(&Layout::new(of.clone()), &account, *is_standby).await?;
+                (layout, guard)
+            }
             DataDir::Kept(directory) => kept(directory, &options.installation, &account).await?,
         };
         if layout.made_by().is_none() {

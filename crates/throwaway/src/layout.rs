@@ -99,6 +99,24 @@ impl Layout {
         fs::rename(&self.new_data, &self.data).map_err(ThrowawayError::io(&*self.data))
     }
 
+    /// Takes the files of a stopped cluster.
+    pub(crate) async fn copy(&self, from: &Self, account: &Account, is_standby: bool) -> Result<(), ThrowawayError> {
+        let mut copy = command(Path::new("cp"), account);
+        copy.arg("-Rp").arg(&from.data).arg(&self.data);
+        run(copy).await?;
+        if from.password.exists() {
+            let mut copy = command(Path::new("cp"), account);
+            copy.arg("-p").arg(&from.password).arg(&self.password);
+            run(copy).await?;
+        }
+        if is_standby {
+            let signal = self.data.join("standby.signal");
+            fs::write(&signal, "").map_err(ThrowawayError::io(&*signal))?;
+            account.own(&signal)?;
+        }
+        Ok(())
+    }
+
     fn make_password(&self, account: &Account) -> Result<(), ThrowawayError> {
         let password = Uuid::new_v4().simple().to_string();
         let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.password);

@@ -41,6 +41,13 @@ impl ClusterOptions {
 pub enum DataDir {
     /// In the system's directory for temporary files, removed when the cluster ends.
     Temporary,
+    /// A copy of the cluster in `of`, which is stopped: in the system's directory for temporary files, removed when the cluster ends.
+    Copy {
+        /// The directory of the other cluster.
+        of: PathBuf,
+        /// Whether it is a standby, which follows what its setting `primary_conninfo` names.
+        is_standby: bool,
+    },
     /// In this directory, kept when the cluster ends; what was kept there before is started again.
     Kept(PathBuf),
 }

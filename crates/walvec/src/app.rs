@@ -73,6 +73,7 @@ impl Parts {
             batch_rows: self.config.pipeline.batch_rows,
             batch_wait: self.config.pipeline.batch_wait(),
             config_digest: config_digest(&self.config),
+            on_gap: self.config.source.on_gap.into(),
             reports,
         };
         Pipeline::new(config, self.collections.clone(), Arc::clone(store), stop)

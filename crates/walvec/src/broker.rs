@@ -121,6 +121,7 @@ impl<'a> Broker<'a> {
         let publisher = PublisherConfig {
             source,
             config_digest: rows_digest(config, &topics),
+            on_gap: config.source.on_gap.into(),
             connection: self.connection.clone(),
             compression: kafka.compression.name().to_owned(),
             format: format(kafka),

@@ -435,7 +435,13 @@ fn seed(directory: &Path, checkpoint: &Checkpoint, slot: &str) -> Result<Arc<Sto
     let store = Store::open(directory).map_err(PipelineError::from)?;
     if store.checkpoint().map_err(PipelineError::from)?.is_none() {
         let source = SourceIdentity { slot: slot.to_owned(), ..checkpoint.source.clone() };
-        let checkpoint = Checkpoint { source, snapshot: SnapshotState::Wanted, ..checkpoint.clone() };
+        let checkpoint = Checkpoint {
+            source,
+            snapshot: SnapshotState::Wanted,
+            resync: None,
+            sweep_waits: false,
+            ..checkpoint.clone()
+        };
         store.save_checkpoint(&checkpoint).map_err(PipelineError::from)?;
     }
     Ok(Arc::new(store))

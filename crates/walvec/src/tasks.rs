@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     Backfill,
     /// Rewrites rows and removes points that turned out to be wrong.
     Repair,
+    /// Has all tables read again.
+    Resync,
     /// Fills new collections and lets them take over the names.
     Reindex,
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::Result;
 use tokio_postgres::Client;
 use walvec_model::Lsn;
-use walvec_throwaway::Cluster;
+use walvec_throwaway::{Cluster, DataDir};
 
 use crate::program::{self, Walvec};
 use crate::{Server, Settings};
@@ -46,6 +46,34 @@ impl TestContext {
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// A copy of the cluster as it is now, on a port of its own, and whether that follows as a standby. Stops the cluster for a
+    /// moment: only [on one's own](crate::Test::on_own_server).
+    ///
+    /// # Errors
+    /// If the files cannot be copied, or a server does not start.
+    pub async fn copy_cluster(&self, is_standby: bool, settings: &[(&str, &str)]) -> Result<Cluster> {
+        self.cluster.stop_fast().await?;
+        let data_dir = DataDir::Copy { of: self.cluster.directory().to_owned(), is_standby };
+        let copy = self.server.cluster_in(data_dir, settings).await;
+        self.cluster.start_again().await?;
+        copy
+    }
+
+    /// From now on, asks another cluster, which has a copy of the test's database.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn turn_to(&mut self, cluster: &Cluster) -> Result<()> {
+        self.sql = cluster.connect(&self.database).await?;
+        Ok(())
+    }
+
+    /// The name of the test's database.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.database
     }
 
     /// Another session.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::sync::OnceCell;
-use walvec_throwaway::{Cluster, ClusterOptions, Durability, Installation, SearchPlaces, Version};
+use walvec_throwaway::{Cluster, ClusterOptions, DataDir, Durability, Installation, SearchPlaces, Version};
 
 /// The newest major version that `make test` brings along.
 const NEWEST: &str = "18";
@@ -42,9 +42,14 @@ impl Server {
 
     /// A cluster for one test alone.
     pub(crate) async fn own_cluster(&self, settings: &[(&str, &str)]) -> Result<Cluster> {
+        self.cluster_in(DataDir::Temporary, settings).await
+    }
+
+    /// A cluster for one test alone, with its files where they are to be.
+    pub(crate) async fn cluster_in(&self, data_dir: DataDir, settings: &[(&str, &str)]) -> Result<Cluster> {
         let settings = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let options = ClusterOptions::new(self.installation.clone());
-        Ok(Cluster::start(ClusterOptions { durability: Durability::Volatile, settings, ..options }).await?)
+        Ok(Cluster::start(ClusterOptions { data_dir, durability: Durability::Volatile, settings, ..options }).await?)
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`progress`]: long work is seen to go on
 //! - [`unsent`]: large values that PostgreSQL does not send
 //! - [`faults`]: kills, crashes, cut connections
+//! - [`gaps`]: changes that can no longer be had
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
 //! - [`check`]: what is missing, how to put it right, and what `run` will do
 //! - [`reindex`]: another model or text, while the old one goes on answering
@@ -42,6 +43,7 @@ mod broker_open;
 mod check;
 mod chunks;
 mod faults;
+mod gaps;
 mod harness;
 mod hybrid;
 mod init;
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
             telling::tests(),
             progress::tests(),
             faults::tests(),
+            gaps::tests(),
             unsent::tests(),
             refusals::tests(),
             check::tests(),

@@ -22,10 +22,11 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(another_model_is_refused_and_the_old_vectors_stay),
         test!(a_port_that_is_taken_stops_before_anything_is_created),
         test!(a_second_process_is_refused),
-        test!(a_slot_that_was_dropped_is_never_replaced_silently),
-        test!(a_lost_slot_stops_by_name).on_own_server(&[("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB")]),
-        test!(a_publication_that_was_made_anew_stops_the_pipeline),
-        test!(a_slot_that_somebody_else_advanced_is_refused),
+        test!(a_slot_that_was_dropped_stops_by_name_where_a_person_wants_to_look),
+        test!(a_lost_slot_stops_by_name_where_a_person_wants_to_look)
+            .on_own_server(&[("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB")]),
+        test!(a_publication_that_was_made_anew_stops_the_pipeline_where_a_person_wants_to_look),
+        test!(a_slot_that_another_program_advanced_is_refused_where_a_person_wants_to_look),
         test!(a_reset_reads_the_table_again_without_embedding_again),
         test!(a_reset_leaves_a_publication_that_somebody_else_made).once(),
         test!(what_walvec_stores_is_for_its_owner_alone).once(),
@@ -188,11 +189,16 @@ async fn a_second_process_is_refused(context: TestContext) -> Result<()> {
     Ok(())
 }
 
-async fn a_slot_that_was_dropped_is_never_replaced_silently(context: TestContext) -> Result<()> {
+/// Gaps are left to a person.
+fn strict() -> Settings {
+    items().with("source", json!({ "on_gap": "stop" }))
+}
+
+async fn a_slot_that_was_dropped_stops_by_name_where_a_person_wants_to_look(context: TestContext) -> Result<()> {
     synced(&context).await?;
     context.sql.query_one("SELECT pg_drop_replication_slot($1)", &[&context.slot()]).await?;
     context.execute("INSERT INTO items VALUES (3, 'unseen')").await?;
-    refused(&context, &items(), 3, "E_SLOT_MISSING", &[context.slot(), "walvec reset"]).await?;
+    refused(&context, &strict(), 3, "E_SLOT_MISSING", &[context.slot(), "walvec resync"]).await?;
     assert_eq!(slots(&context).await?, 0);
     let checked = context.walvec(&["check", "--json"]).await?;
     assert_eq!(checked.status.code(), Some(1));
@@ -201,7 +207,7 @@ async fn a_slot_that_was_dropped_is_never_replaced_silently(context: TestContext
     Ok(())
 }
 
-async fn a_lost_slot_stops_by_name(context: TestContext) -> Result<()> {
+async fn a_lost_slot_stops_by_name_where_a_person_wants_to_look(context: TestContext) -> Result<()> {
     synced(&context).await?;
     let lost = "SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = $1";
     for _ in 0..40 {
@@ -212,19 +218,21 @@ async fn a_lost_slot_stops_by_name(context: TestContext) -> Result<()> {
         context.sql.batch_execute("CHECKPOINT").await?;
         let is_lost: Option<bool> = context.sql.query_one(lost, &[&context.slot()]).await?.get(0);
         if is_lost == Some(true) {
-            refused(&context, &items(), 3, "E_SLOT_LOST", &[context.slot(), "walvec reset"]).await?;
+            refused(&context, &strict(), 3, "E_SLOT_LOST", &[context.slot(), "walvec resync"]).await?;
             return Ok(());
         }
     }
     anyhow::bail!("the server never gave the slot up")
 }
 
-async fn a_publication_that_was_made_anew_stops_the_pipeline(context: TestContext) -> Result<()> {
+async fn a_publication_that_was_made_anew_stops_the_pipeline_where_a_person_wants_to_look(
+    context: TestContext,
+) -> Result<()> {
     synced(&context).await?;
     context.execute("DROP PUBLICATION walvec; INSERT INTO items VALUES (3, 'unseen')").await?;
-    refused(&context, &items(), 3, "E_PUBLICATION", &["walvec reset"]).await?;
+    refused(&context, &strict(), 3, "E_PUBLICATION", &["walvec resync"]).await?;
     context.execute("CREATE PUBLICATION walvec FOR TABLE items WITH (publish_via_partition_root = true)").await?;
-    refused(&context, &items(), 3, "E_PUBLICATION", &["walvec reset"]).await?;
+    refused(&context, &strict(), 3, "E_PUBLICATION", &["walvec resync"]).await?;
     let reset = context.walvec(&["reset", "--force"]).await?;
     assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
     let mut walvec = context.start(&items()).await?;
@@ -234,12 +242,14 @@ async fn a_publication_that_was_made_anew_stops_the_pipeline(context: TestContex
     Ok(())
 }
 
-async fn a_slot_that_somebody_else_advanced_is_refused(context: TestContext) -> Result<()> {
+async fn a_slot_that_another_program_advanced_is_refused_where_a_person_wants_to_look(
+    context: TestContext,
+) -> Result<()> {
     synced(&context).await?;
     context.execute("INSERT INTO items VALUES (3, 'unseen')").await?;
     let advance = "SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())";
     context.sql.query_one(advance, &[&context.slot()]).await?;
-    refused(&context, &items(), 3, "E_POSITION", &[context.slot(), "walvec reset"]).await?;
+    refused(&context, &strict(), 3, "E_POSITION", &[context.slot(), "walvec resync"]).await?;
     Ok(())
 }
 
@@ -303,7 +313,7 @@ async fn a_publication_that_was_altered_and_put_back_leaves_no_gap(context: Test
     context.execute("ALTER PUBLICATION walvec SET (publish = 'insert')").await?;
     context.execute("DELETE FROM items WHERE id = 1").await?;
     context.execute("ALTER PUBLICATION walvec SET (publish = 'insert, update, delete, truncate')").await?;
-    refused(&context, &items(), 3, "E_PUBLICATION", &["walvec reset"]).await?;
+    refused(&context, &strict(), 3, "E_PUBLICATION", &["walvec resync"]).await?;
     Ok(())
 }
 

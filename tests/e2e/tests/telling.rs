@@ -79,13 +79,17 @@ async fn a_walvec_that_has_stopped_tells_why(context: TestContext) -> Result<()>
     assert!(told(&context, &["status"]).await?.contains("it was asked to stop"));
 
     context.sql.query_one("SELECT pg_drop_replication_slot($1)", &[&context.slot()]).await?;
+    context.configure(&items().with("source", json!({ "on_gap": "stop" })))?;
     assert_eq!(context.walvec(&["run"]).await?.status.code(), Some(3));
     let text = told(&context, &["status"]).await?;
     assert!(text.contains("it stopped with E_SLOT_MISSING") && text.contains("help: "), "{text}");
     let stopped = told_as_json(&context, &["status", "--json"]).await?;
     assert_eq!((&stopped["running"], &stopped["last_stop"]["code"]), (&json!(false), &json!("E_SLOT_MISSING")));
     assert!(stopped["last_stop"]["at"].is_string() && stopped["applied_lsn"].is_string(), "{stopped}");
-    assert!(stopped["last_stop"]["remedy"].as_str().is_some_and(|remedy| remedy.contains("walvec reset")), "{stopped}");
+    assert!(
+        stopped["last_stop"]["remedy"].as_str().is_some_and(|remedy| remedy.contains("walvec resync")),
+        "{stopped}"
+    );
     let keys = |value: &Value| value.as_object().map(|fields| fields.keys().cloned().collect::<Vec<_>>());
     assert_eq!(keys(&running), keys(&stopped));
     assert_eq!(keys(&running["collections"][0]), keys(&stopped["collections"][0]));

@@ -25,7 +25,7 @@ pub(super) struct Exported {
 /// Creates the slot. The server first waits for every transaction that is open.
 pub(super) async fn slot(source: &Source) -> Result<Exported, CaptureError> {
     let slot = &source.config.slot;
-    let exported = create(source, |_| slot::create_command(slot)).await?;
+    let exported = create(source, |_| slot::create_command(slot, source.server().capabilities.failover_slots)).await?;
     info!(slot, position = %exported.position.commit_lsn, "created the replication slot");
     Ok(exported)
 }

@@ -26,18 +26,20 @@ use walvec_broker::kafka::connection::Connection;
 use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Sending};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
 use walvec_broker::wire::Format;
-use walvec_capture::{PublicationState, Source, SourceConfig};
+use walvec_capture::{Source, SourceConfig};
 use walvec_model::{Generation, Lsn, RowKey, Table, TableName};
 
 use crate::checkpoint::Checkpointer;
-use crate::error::{PipelineError, Policy};
+use crate::error::PipelineError;
+use crate::gap::{self, OnGap};
 use crate::letters::Letters;
+use crate::replay::Replay;
 use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
-use crate::start::{Start, decide};
+use crate::start::{Slot, Start, decide};
 use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::store::{Checkpoint, SnapshotState, Store};
-use crate::supervisor::{facts, observe, refuse_what_cannot_work, want_snapshot};
+use crate::supervisor::{facts, observe, refuse_what_cannot_work, want_snapshot_after};
 use crate::telemetry::Telemetry;
 use crate::writer::Shared;
 use outlet::Outlet;
@@ -55,6 +57,8 @@ pub struct PublisherConfig {
     pub source: SourceConfig,
     /// Digest of what decides which rows there are; when it changes, the tables are read again.
     pub config_digest: String,
+    /// What to do when changes can no longer be had.
+    pub on_gap: OnGap,
     /// The broker.
     pub connection: Connection,
     /// How records are compressed.
@@ -168,8 +172,8 @@ impl Publisher {
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
         let Self { config, store, shared, orders, interrupted, .. } = self;
         shared.telemetry.phase(Phase::Starting);
-        if matches!(source.publication().await?, PublicationState::Differs { .. }) {
-            want_snapshot(store)?;
+        if config.on_gap == OnGap::Resync {
+            source.mend_publication().await?;
         }
         refuse_what_cannot_work(&source).await?;
         let tables = source.followed_tables().await?;
@@ -184,15 +188,13 @@ impl Publisher {
         let acknowledged = session.outlet.counter();
         let outcome = tokio::select! {
             outcome = session.work(stored, retry, orders, interrupted) => outcome,
-            error = observe(&source, &watched, &[], &shared.telemetry, store) => want_snapshot(store).and(Err(error)),
+            error = observe(&source, &watched, &[], &shared.telemetry, store, config.on_gap) => Err(error),
             () = report(&shared.telemetry, &*acknowledged) => Ok(()),
         };
         session.outlet.flush(GOODBYE).await;
         // Nobody watches the broker until the next one.
         shared.telemetry.broker_trouble(None);
-        if outcome.as_ref().is_err_and(|error| error.policy() == Policy::Restart) {
-            want_snapshot(store)?;
-        }
+        want_snapshot_after(&outcome, store)?;
         outcome
     }
 }
@@ -225,14 +227,21 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         let identities = self.outlet.identities();
         let slot = &self.config.source.slot;
-        let facts = facts(&self.source, slot, &self.config.config_digest, identities).await?;
-        let checkpoint = match decide(stored.as_ref(), &facts)? {
+        let facts = facts(&self.source, slot, &self.config.config_digest, identities, stored.as_ref()).await?;
+        let on_gap = self.config.on_gap;
+        let mut replay = Replay::default();
+        let checkpoint = match decide(stored.as_ref(), &facts, on_gap)? {
             Start::Resume(checkpoint) => {
+                self.shared.telemetry.resync(checkpoint.resync.as_ref());
+                if let Slot::Ready { confirmed } = facts.slot {
+                    replay = Replay::new(confirmed, checkpoint.last_commit);
+                }
                 self.shared.telemetry.generation(checkpoint.generation);
                 self.shared.telemetry.applied(checkpoint.applied);
                 checkpoint
             }
-            Start::Snapshot { generation, why, drop_slot } => {
+            Start::Snapshot { generation, why, drop_slot, resync } => {
+                gap::announce(resync.as_ref(), &self.shared.telemetry);
                 let generation = generation.max(generation_of_now());
                 tracing::info!(generation = generation.0, "taking a snapshot: {why}");
                 let checkpoint = Checkpoint {
@@ -240,6 +249,9 @@ impl Session<'_> {
                     generation,
                     snapshot: SnapshotState::Copying,
                     applied: Lsn::ZERO,
+                    last_commit: Lsn::ZERO,
+                    resync,
+                    sweep_waits: false,
                     publication: String::new(),
                     config_digest: facts.config_digest,
                     collections: self.outlet.identities_made(),
@@ -248,13 +260,14 @@ impl Session<'_> {
                 self.take_snapshot(checkpoint, drop_slot).await?
             }
         };
-        let stream = self.source.open_stream().await?;
+        let found_in = |error: PipelineError| gap::found_in(error, on_gap);
+        let stream = self.source.open_stream().await.map_err(|error| found_in(error.into()))?;
         self.shared.telemetry.phase(Phase::Streaming);
         retry.succeeded();
         tracing::info!(applied = %checkpoint.applied, "following the stream");
         let generation = checkpoint.generation;
         let checkpointer = Checkpointer::new(Arc::clone(self.store), checkpoint);
-        self.follow(stream, checkpointer, generation, orders, interrupted).await
+        self.follow(stream, checkpointer, replay, generation, orders, interrupted).await.map_err(found_in)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use walvec_broker::wire::{Context, SnapshotEnd};
 use walvec_capture::Snapshot;
-use walvec_model::{Change, Generation, Op, RowKey, TableName};
+use walvec_model::{Change, Generation, Lsn, Op, RowKey, TableName};
 
 use super::outlet::Oversized;
 use super::{PublisherConfig, Session};
@@ -63,6 +63,7 @@ impl Session<'_> {
         }
         checkpoint.snapshot = SnapshotState::Done;
         checkpoint.applied = position.commit_lsn;
+        checkpoint.last_commit = Lsn::ZERO;
         checkpoint.written = self.outlet.written();
         self.store.save_checkpoint(&checkpoint)?;
         self.shared.telemetry.applied(checkpoint.applied);

@@ -16,8 +16,10 @@ use super::outlet::Committed;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
 use crate::follow::{turn_of, until};
+use crate::gap::{self, Resync};
 use crate::refetch::Seeing;
 use crate::related::{Affected, Gathered};
+use crate::replay::Replay;
 use crate::reread::{Active, Job, Order, Turn};
 use crate::start::Refusal;
 use crate::status::Phase;
@@ -53,12 +55,13 @@ impl Session<'_> {
         &mut self,
         stream: ChangeStream,
         checkpointer: Checkpointer,
+        replay: Replay,
         generation: Generation,
         orders: &mut mpsc::Receiver<Order>,
         interrupted: &mut Option<Order>,
     ) -> Result<(), PipelineError> {
         let mut active = interrupted.take().and_then(|order| self.begin(order));
-        let outcome = self.follow_with(stream, checkpointer, generation, orders, &mut active).await;
+        let outcome = self.follow_with(stream, checkpointer, replay, generation, orders, &mut active).await;
         match (&outcome, active.map(Active::into_order)) {
             (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
             (Err(_), order) => *interrupted = order,
@@ -71,6 +74,7 @@ impl Session<'_> {
         &mut self,
         mut stream: ChangeStream,
         mut checkpointer: Checkpointer,
+        mut replay: Replay,
         generation: Generation,
         orders: &mut mpsc::Receiver<Order>,
         active: &mut Option<Active>,
@@ -93,10 +97,20 @@ impl Session<'_> {
             match step {
                 Step::Events(events) => {
                     let events = events?;
+                    for event in &events {
+                        replay.check(event).map_err(|gap| gap::found(gap, self.config.on_gap))?;
+                    }
                     self.take_in(events, &mut transaction, &mut related, &unseen, active).await?;
                 }
                 Step::Acknowledged => {}
                 Step::Checkpoint => self.confirm(&stream, &mut checkpointer)?,
+                Step::Begin(order) if matches!(order.job, Job::Resync { .. }) => {
+                    // The workers remove what is gone, each as it comes to the end of the snapshot.
+                    let resync = Resync::asked(true);
+                    checkpointer.want(&resync)?;
+                    order.end(Ok(()));
+                    return Err(PipelineError::Resync(resync));
+                }
                 Step::Begin(order) => *active = self.begin(order),
                 Step::Reread(turn) => self.reread(turn, &transaction.context, active, &mut checkpointer).await?,
                 Step::Stop => {
@@ -243,6 +257,9 @@ impl Session<'_> {
     fn note(&self, done: Vec<Committed>, checkpointer: &mut Checkpointer) {
         for Committed { end_lsn, at, rows } in done {
             self.shared.telemetry.published(at, rows);
+            if rows > 0 {
+                checkpointer.committed(end_lsn);
+            }
             checkpointer.durable(end_lsn);
             self.shared.telemetry.applied(checkpointer.reached());
         }
@@ -273,7 +290,7 @@ impl Session<'_> {
             Job::Backfill { .. } => {
                 refused("it is not part of the configuration that is running", "name a table of the configuration")
             }
-            Job::Repair { .. } => refused(
+            Job::Repair { .. } | Job::Resync { .. } => refused(
                 "capture has no collection to repair: it writes to topics",
                 "`walvec backfill --table ...` writes rows to the topics again",
             ),

@@ -269,6 +269,14 @@ impl Writer {
         Ok(())
     }
 
+    /// How many points the end of the present generation's snapshot removes, and how many there are.
+    pub(crate) async fn count_swept(&self) -> Result<(u64, u64), PipelineError> {
+        let generation = self.generation;
+        let older = self.as_owner(|sink, table| async move { sink.count_older(table, generation).await }).await?;
+        let all = self.on_sink(|sink, _| async move { sink.count().await }).await?;
+        Ok((older, all))
+    }
+
     /// Ends a snapshot: points and dead letters that it did not meet belong to rows that are gone.
     pub(crate) async fn finish_generation(&mut self) -> Result<u64, PipelineError> {
         let generation = self.generation;
@@ -281,6 +289,10 @@ impl Writer {
         self.forget(&gone);
         self.report_dead_letters();
         Ok(swept)
+    }
+
+    pub(crate) const fn telemetry(&self) -> &Telemetry {
+        &self.shared.telemetry
     }
 
     fn id(&self, table: &Table, key: &RowKey) -> PointId {

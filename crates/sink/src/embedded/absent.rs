@@ -64,6 +64,10 @@ impl Sink for Embedded {
         match self.0 {}
     }
 
+    fn count_older(&self, _table: &TableName, _current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
+        match self.0 {}
+    }
+
     fn sweep(&self, _table: &TableName, _current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
         match self.0 {}
     }

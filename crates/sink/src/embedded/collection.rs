@@ -6,6 +6,7 @@ use std::sync::Arc;
 use qdrant_edge::EdgeShard;
 use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName, Vector};
 
+use super::convert::older_than;
 use super::paths::collection_directory;
 use super::steps::{self, Step};
 use super::store::Store;
@@ -111,6 +112,11 @@ impl Sink for Embedded {
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
         let step = Step::DeleteTable { table: Provenance::table_tag(table) };
         Box::pin(async move { self.writer.change(vec![step]).await.map(drop) })
+    }
+
+    fn count_older(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
+        let tag = Provenance::table_tag(table);
+        Box::pin(self.read(move |shard| read::count(shard, Some(older_than(&tag, current)?))))
     }
 
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {

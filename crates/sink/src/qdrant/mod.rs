@@ -266,6 +266,11 @@ impl Sink for Remote {
         Box::pin(self.delete(filter))
     }
 
+    fn count_older(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
+        let filter = convert::older_than(&Provenance::table_tag(table), current);
+        Box::pin(async move { self.count_where(Some(filter)).await })
+    }
+
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
         let filter = convert::older_than(&Provenance::table_tag(table), current);
         Box::pin(async move {

@@ -73,7 +73,7 @@ pub(crate) async fn execute(args: DemoArgs) -> Result<ExitCode, Failure> {
     // A port in use should be heard of before a database has been started and filled.
     drop(listen(args.address()).await?);
     let cluster = start_postgres(&args, &narrator).await?;
-    let outcome = sync_and_search(&args, &cluster, began, &narrator).await;
+    let outcome = Box::pin(sync_and_search(&args, &cluster, began, &narrator)).await;
     narrator.say("stopping PostgreSQL");
     cluster.close().await.map_err(throwaway)?;
     outcome

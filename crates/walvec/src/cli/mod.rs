@@ -13,6 +13,7 @@ mod model;
 pub(crate) mod output;
 mod reindex;
 mod reset;
+mod resync;
 mod run;
 pub(crate) mod running;
 mod search;
@@ -100,6 +101,7 @@ enum Command {
     Reindex(reindex::ReindexArgs),
     Backfill(backfill::BackfillArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
+    Resync(resync::ResyncArgs),
     Reset(reset::ResetArgs),
     /// List or fetch embedding models.
     #[command(subcommand)]
@@ -195,6 +197,7 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
         Command::Reindex(args) => block_on(reindex::execute(args)),
         Command::DeadLetters(args) => block_on(dead_letters::execute(args)),
         Command::Backfill(args) => block_on(backfill::execute(args)),
+        Command::Resync(args) => block_on(resync::execute(args)),
         Command::Reset(args) => block_on(reset::execute(args)),
         Command::Model(command) => block_on(model::execute(command)),
         Command::Schema => output::line(&crate::config::schema()),

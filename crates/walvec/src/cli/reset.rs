@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use walvec_capture::{PublicationDrop, Source};
-use walvec_pipeline::store::SnapshotState;
+use walvec_pipeline::store::{Checkpoint, SnapshotState};
 use walvec_pipeline::{PipelineError, Store};
 
 use super::{ConfigArgs, Failure, output};
@@ -160,7 +160,7 @@ fn forget(directory: &std::path::Path, purge: bool) -> Result<(), Failure> {
     }
     let store = Store::open(directory).map_err(PipelineError::from)?;
     if let Some(mut checkpoint) = store.checkpoint().map_err(PipelineError::from)? {
-        checkpoint.snapshot = SnapshotState::Wanted;
+        checkpoint = Checkpoint { snapshot: SnapshotState::Wanted, resync: None, sweep_waits: false, ..checkpoint };
         store.save_checkpoint(&checkpoint).map_err(PipelineError::from)?;
     }
     Ok(())

@@ -73,8 +73,31 @@ pub(crate) struct SourceSettings {
     pub(crate) slot: String,
     /// The publication. Created when missing, for exactly the tables of the collections and of their lookups.
     pub(crate) publication: String,
+    /// What to do when changes can no longer be had, because the slot was lost for example: `resync` reads the tables again, and embeds
+    /// only what has changed; `stop` stops and leaves it to a person.
+    pub(crate) on_gap: OnGap,
     /// How many connections copy tables at the same time when a snapshot is taken, 1 to 64.
     pub(crate) copy_workers: usize,
+}
+
+/// What to do when changes can no longer be had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnGap {
+    /// Read the tables again.
+    #[default]
+    Resync,
+    /// Stop.
+    Stop,
+}
+
+impl From<OnGap> for walvec_pipeline::gap::OnGap {
+    fn from(on_gap: OnGap) -> Self {
+        match on_gap {
+            OnGap::Resync => Self::Resync,
+            OnGap::Stop => Self::Stop,
+        }
+    }
 }
 
 impl SourceSettings {
@@ -89,6 +112,7 @@ impl Default for SourceSettings {
             url: SecretString::default(),
             slot: "walvec".to_owned(),
             publication: "walvec".to_owned(),
+            on_gap: OnGap::default(),
             copy_workers: Self::COPY_WORKERS,
         }
     }

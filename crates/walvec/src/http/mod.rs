@@ -83,6 +83,7 @@ pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limit
 
 fn operations() -> Router<Arc<App>> {
     Router::new()
+        .route("/api/v1/resync", post(tasks::resync))
         .route("/api/v1/backfill", post(tasks::backfill))
         .route("/api/v1/repair", post(tasks::repair))
         .route("/api/v1/reindex", post(tasks::reindex))

@@ -33,6 +33,9 @@ pub(super) fn describe() -> Value {
                 "rows": {"type": "array", "items": {"type": "array"}, "description": "Keys of rows"},
                 "points": {"type": "array", "items": {"type": "object"}, "description": "id, and version: what _walvec.v was"},
             }))},
+            "/api/v1/resync": {"post": task("resync", "Has all tables read again, or removes points that wait for that word", &json!({
+                "force": {"type": "boolean", "default": false, "description": "Also remove more than half of a collection"},
+            }))},
             "/api/v1/reindex": {"post": task("reindex", "Builds the collections anew beside the served ones, then switches", &json!({
                 "rollback": {"type": "boolean", "default": false},
             }))},

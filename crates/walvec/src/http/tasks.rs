@@ -96,6 +96,13 @@ struct RepairPoint {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Resync {
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Reindex {
     #[serde(default)]
     rollback: bool,
@@ -120,6 +127,12 @@ pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body
         points: points.into_iter().map(|point| (point.id, version(point.version))).collect(),
     };
     accept(&app, Kind::Repair, Request::Job(job))
+}
+
+/// `POST /api/v1/resync` with `{"force": false}`
+pub(super) async fn resync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    let Resync { force } = parse(&app, &headers, body, r#"{"force": …}"#)?;
+    accept(&app, Kind::Resync, Request::Job(Job::Resync { may_sweep_most: force }))
 }
 
 /// `POST /api/v1/reindex` with `{"rollback": false}`

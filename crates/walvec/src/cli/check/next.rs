@@ -94,13 +94,13 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
     };
     // Where collections are made anew is looked at elsewhere, and creating the missing ones is up to `run`.
     let collections = stored.as_ref().map(|checkpoint| checkpoint.collections.clone()).unwrap_or_default();
-    let facts = facts(source, &config.source.slot, &app::config_digest(config), collections).await?;
+    let facts = facts(source, &config.source.slot, &app::config_digest(config), collections, stored.as_ref()).await?;
     let tables = tables(config);
-    Ok(match (decide(stored.as_ref(), &facts).map_err(PipelineError::from)?, stored) {
+    Ok(match (decide(stored.as_ref(), &facts, config.source.on_gap.into()).map_err(PipelineError::from)?, stored) {
         (Start::Snapshot { .. }, None) => Next::Read { tables },
         (Start::Snapshot { why, .. }, Some(stored)) => {
             let is_altered = stored.config_digest != facts.config_digest;
-            let why = if is_altered { changed(config).unwrap_or_else(|| why.to_owned()) } else { why.to_owned() };
+            let why = if is_altered { changed(config).unwrap_or(why) } else { why };
             Next::ReadAgain { tables, why, is_stored: true }
         }
         (Start::Resume(checkpoint), _) => match missing.filter(|_| config.broker.is_none()) {

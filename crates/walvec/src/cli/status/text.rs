@@ -51,6 +51,8 @@ fn of_running(status: &Status) -> String {
             bytes(status.retained_wal_bytes)
         ),
     ];
+    lines
+        .extend(status.resync.as_ref().map(|resync| format!("Tables read again since {}: {}.", resync.at, resync.why)));
     lines.extend(status.broker.as_ref().map(through_broker));
     if let Some(problem) = &status.problem {
         lines.push(format!("Problem: {} ({} attempts): {}", problem.part, problem.attempts, problem.message));
@@ -114,7 +116,7 @@ fn of_stopped(stopped: &Stopped) -> String {
         Some(checkpoint) => match checkpoint.snapshot {
             SnapshotState::Done => format!("Applied {}, generation {}.", checkpoint.applied, checkpoint.generation.0),
             SnapshotState::Copying => "The snapshot is not complete; the next run takes a new one.".to_owned(),
-            SnapshotState::Wanted => "The next run reads every table again.".to_owned(),
+            SnapshotState::Again | SnapshotState::Wanted => "The next run reads every table again.".to_owned(),
         },
     });
     let all: Vec<&DeadLetter> = stopped.parked.iter().flatten().flat_map(|(_, parked)| parked).collect();

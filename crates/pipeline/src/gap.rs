@@ -1,0 +1,196 @@
+//! Gaps: changes that can no longer be had, and what is done about them.
+//!
+//! A gap means that the stream cannot prove any more that it brings every change since the last one that was applied. Nothing but
+//! reading the tables again closes it. By default walvec does so by itself, visibly.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use walvec_capture::CaptureError;
+use walvec_model::{Lsn, Moment};
+
+use crate::error::PipelineError;
+use crate::start::Refusal;
+use crate::status::Problem;
+use crate::telemetry::{RESYNCS, Telemetry};
+use crate::trouble::Trouble;
+use crate::writer::Writer;
+
+/// What to do about a gap; `source.on_gap`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnGap {
+    /// Read the tables again.
+    #[default]
+    Resync,
+    /// Stop, and leave it to a person.
+    Stop,
+}
+
+/// Why the stream cannot be continued.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Gap {
+    /// The code, as on the last line of stderr.
+    pub code: &'static str,
+    /// What was found and what it endangers.
+    pub what: String,
+    /// What prevents it the next time, if something does.
+    advice: Option<&'static str>,
+}
+
+impl Gap {
+    const fn new(code: &'static str, what: String) -> Self {
+        Self { code, what, advice: None }
+    }
+
+    /// The error of a pipeline that leaves gaps to a person.
+    pub(crate) fn refusal(self) -> Refusal {
+        let remedy = "`walvec resync`, then `walvec run`: the tables are read again, unchanged texts are not embedded again; or \
+                      `source.on_gap: resync`, which does that by itself";
+        let remedy = self.advice.map_or_else(|| remedy.to_owned(), |advice| format!("{remedy}; {advice}"));
+        Refusal { code: self.code, what: self.what, remedy }
+    }
+}
+
+/// A snapshot that became necessary while rows were stored already: what for, and what it may remove.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resync {
+    /// When it was decided.
+    pub at: Moment,
+    /// The code of the gap; `asked` if `walvec resync` asked for it.
+    pub code: String,
+    /// The reason in words.
+    pub why: String,
+    /// Whether it may remove more than half of a collection's points.
+    #[serde(default)]
+    pub may_sweep_most: bool,
+}
+
+impl Resync {
+    pub(crate) fn of(gap: &Gap) -> Self {
+        Self { at: now(), code: gap.code.to_owned(), why: gap.what.clone(), may_sweep_most: false }
+    }
+
+    /// One that a person has asked for.
+    #[must_use]
+    pub fn asked(may_sweep_most: bool) -> Self {
+        Self { at: now(), code: "asked".to_owned(), why: "`walvec resync` asked for it".to_owned(), may_sweep_most }
+    }
+}
+
+/// Points that wait until a person says that they may be removed; shown in the status for as long as this lives.
+pub(crate) struct Held {
+    _problem: Trouble,
+}
+
+/// Looks whether the end of the present snapshot would remove more than half of a collection: a sign that the rows are somewhere
+/// else, rather than gone.
+pub(crate) async fn most_would_go(writers: &[Writer]) -> Result<Option<Held>, PipelineError> {
+    let mut found = Vec::new();
+    for writer in writers {
+        let (old, all) = writer.count_swept().await?;
+        if old > all / 2 {
+            found.push(format!("{old} of {all} points of collection \"{}\"", writer.collection.name));
+        }
+    }
+    let Some(first) = writers.first().filter(|_| !found.is_empty()) else { return Ok(None) };
+    let message = format!(
+        "{} have no row any more after the tables were read again; as that is more than half, they stay until a person decides",
+        found.join(", ")
+    );
+    let remedy = "see that `source.url` names the right database; `walvec resync --force` removes them".to_owned();
+    tracing::warn!(remedy, "{message}");
+    let mut problem = Trouble::new(first.telemetry());
+    problem.show(Problem { part: "sink".to_owned(), message, remedy: Some(remedy), attempts: 1 });
+    Ok(Some(Held { _problem: problem }))
+}
+
+/// Tells people and programs that the tables are read again by themselves, and why.
+pub(crate) fn announce(resync: Option<&Resync>, telemetry: &Telemetry) {
+    telemetry.resync(resync);
+    if let Some(Resync { code, why, .. }) = resync {
+        metrics::counter!(RESYNCS, "code" => code.clone()).increment(1);
+        tracing::warn!(code, "the tables are read again, unchanged texts are not embedded again: {why}");
+    }
+}
+
+fn now() -> Moment {
+    Moment::from(SystemTime::now())
+}
+
+pub(crate) fn missing_slot(slot: &str, applied: Lsn) -> Gap {
+    Gap::new("E_SLOT_MISSING", format!("slot \"{slot}\" does not exist any more; changes since {applied} are gone"))
+}
+
+pub(crate) fn lost_slot(slot: &str, applied: Lsn, reason: &str) -> Gap {
+    let what = format!("slot \"{slot}\" is invalid ({reason}); changes since {applied} are gone");
+    let advice = Some("`max_slot_wal_keep_size` decides how far behind a slot may fall");
+    Gap { code: "E_SLOT_LOST", what, advice }
+}
+
+pub(crate) fn slot_ahead(slot: &str, confirmed: Lsn, applied: Lsn) -> Gap {
+    let what = format!(
+        "slot \"{slot}\" is at {confirmed}, but this data directory holds only what was committed up to {applied}: another program \
+         has read the slot, or the data directory is an old copy; the changes in between are gone"
+    );
+    Gap::new("E_POSITION", what)
+}
+
+pub(crate) fn server_behind(server: Lsn, applied: Lsn) -> Gap {
+    let what = format!(
+        "this data directory holds what was committed up to {applied}, but the server has only come to {server}: the server was \
+         restored from a backup, or the state file was altered; what is stored may never have happened"
+    );
+    Gap::new("E_POSITION", what)
+}
+
+pub(crate) fn history_changed(expected: Lsn, found: Lsn) -> Gap {
+    let what = format!(
+        "a transaction that ended at {expected} was applied, and the server, which is at {found}, does not have it: the server was \
+         restored from a backup; what is stored may never have happened"
+    );
+    Gap::new("E_POSITION", what)
+}
+
+pub(crate) fn timeline_left(before: u32, now: u32, left_at: Option<Lsn>, last_commit: Lsn) -> Gap {
+    let found = match left_at {
+        Some(left_at) => format!(
+            "the server was promoted to timeline {now} at {left_at}, and what was applied from timeline {before} goes up to \
+             {last_commit}: transactions in between were lost with the former server"
+        ),
+        None => format!(
+            "the server is on timeline {now}, which does not descend from timeline {before} that this data directory was filled \
+             from: it was restored from a backup, and what is stored may never have happened"
+        ),
+    };
+    Gap::new("E_TIMELINE", found)
+}
+
+/// A publication that was dropped, or dropped and made anew, did not publish in between, and the slot cannot tell.
+pub(crate) fn publication_changed() -> Gap {
+    let what =
+        "the publication was dropped, made anew or altered since the snapshot; changes may be missing from the stream";
+    Gap::new("E_PUBLICATION", what.to_owned())
+}
+
+/// What a gap is to a running pipeline: a reason to begin again, or the end.
+pub(crate) fn found(gap: Gap, on_gap: OnGap) -> PipelineError {
+    match on_gap {
+        OnGap::Resync => PipelineError::Resync(Resync::of(&gap)),
+        OnGap::Stop => gap.refusal().into(),
+    }
+}
+
+/// An error of the stream, as a gap if it is one. The next session looks at the server, and says more about it.
+pub(crate) fn found_in(error: PipelineError, on_gap: OnGap) -> PipelineError {
+    let code = match &error {
+        PipelineError::Source(CaptureError::SlotMissing { .. }) => "E_SLOT_MISSING",
+        PipelineError::Source(CaptureError::SlotLost { .. }) => "E_SLOT_LOST",
+        PipelineError::Source(CaptureError::Publication { .. }) => "E_PUBLICATION",
+        _ => return error,
+    };
+    match on_gap {
+        OnGap::Resync => found(Gap::new(code, error.to_string()), on_gap),
+        OnGap::Stop => error,
+    }
+}
