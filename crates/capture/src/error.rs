@@ -27,6 +27,22 @@ pub enum CaptureError {
         /// What happened.
         reason: String,
     },
+    /// The server is not what `target_session_attrs` asks for.
+    #[error("PostgreSQL at {server} is passed over: {found}, and target_session_attrs={wanted} asks for another one")]
+    OtherTarget {
+        /// `host:port/database`.
+        server: String,
+        /// The value of `target_session_attrs`.
+        wanted: &'static str,
+        /// What the server is.
+        found: &'static str,
+    },
+    /// None of several hosts can be used.
+    #[error("no host of the source can be used: {}", listed(.tried))]
+    NoHost {
+        /// What each of them said, in the order of the settings.
+        tried: Vec<CaptureError>,
+    },
     /// The server refused the credentials.
     #[error("PostgreSQL at {server} refused the login: {reason}")]
     Auth {
@@ -164,13 +180,23 @@ pub enum CaptureError {
     Closed,
 }
 
+fn listed(errors: &[CaptureError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 impl CaptureError {
+    /// What decides about several hosts that failed: one that may be there later, else the first one.
+    fn decisive(tried: &[Self]) -> Option<&Self> {
+        tried.iter().find(|error| error.is_retryable()).or(tried.first())
+    }
+
     /// The stable code under which documentation and programs know the error.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Config { .. } | Self::Condition { .. } => "E_CONFIG",
-            Self::Connect { .. } => "E_CONNECT",
+            Self::Connect { .. } | Self::OtherTarget { .. } => "E_CONNECT",
+            Self::NoHost { tried } => Self::decisive(tried).map_or("E_CONNECT", Self::code),
             Self::Auth { .. } => "E_AUTH",
             Self::Database { .. } => "E_DATABASE",
             Self::Tls { .. } => "E_TLS",
@@ -196,7 +222,12 @@ impl CaptureError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::SlotBusy { .. } | Self::Rewritten { .. } | Self::Closed => true,
+            Self::Connect { .. }
+            | Self::OtherTarget { .. }
+            | Self::SlotBusy { .. }
+            | Self::Rewritten { .. }
+            | Self::Closed => true,
+            Self::NoHost { tried } => tried.iter().any(Self::is_retryable),
             Self::Statement { sqlstate, .. } => is_transient(sqlstate),
             Self::Config { .. }
             | Self::Condition { .. }
@@ -224,9 +255,17 @@ impl CaptureError {
             Self::Condition { .. } => {
                 "write what could stand after WHERE, for example --where \"year >= 1990\"".to_owned()
             }
-            Self::Config { .. } => "use postgres://user:password@host:port/database?sslmode=..., \
-                with special characters percent-encoded"
-                .to_owned(),
+            Self::Config { .. } => {
+                "use postgres://user:password@host:port/database?sslmode=..., with several hosts as \
+                host1:port1,host2:port2, and with special characters percent-encoded"
+                    .to_owned()
+            }
+            Self::OtherTarget { .. } => {
+                "name the primary among the hosts of `source.url`; once a standby is promoted, walvec \
+                goes on there by itself"
+                    .to_owned()
+            }
+            Self::NoHost { tried } => return Self::decisive(tried).and_then(Self::remedy),
             Self::Auth { .. } => "check user and password, and the server's pg_hba.conf".to_owned(),
             Self::Database { database, .. } => format!(
                 "correct the database in `source.url`, or create it: CREATE DATABASE {};",

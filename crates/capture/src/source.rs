@@ -6,7 +6,7 @@ use walvec_model::{Lsn, Row, RowKey, Table, TableName};
 
 use crate::catalog::{self, Catalog, ServerFacts, TableFacts};
 use crate::config::{SourceConfig, TableSpec};
-use crate::connect::{ConnInfo, Session, statement_error};
+use crate::connect::{Hosts, Session, statement_error};
 use crate::lookup::Shapes;
 use crate::preflight::{self, Finding, Script};
 use crate::publication::{self, PublicationDrop, PublicationState, Published};
@@ -42,12 +42,13 @@ pub struct ServerPosition {
 }
 
 impl Source {
-    /// Connects and asks the server who it is.
+    /// Connects to the first host of the settings that answers and is what `target_session_attrs` asks for, and asks the
+    /// server who it is. All sessions of the source are opened there.
     ///
     /// # Errors
     /// If the settings cannot be used (`E_CONFIG`), or the server cannot be reached, trusted or logged in to.
     pub async fn connect(config: SourceConfig) -> Result<Self, CaptureError> {
-        let catalog = Arc::new(Catalog::new(ConnInfo::parse(&config.url)?));
+        let catalog = Arc::new(Catalog::connect(&Hosts::parse(&config.url)?).await?);
         let server = catalog::server_facts(&*catalog.session().await?).await?;
         Ok(Self { config, catalog, shapes: tokio::sync::Mutex::default(), server })
     }

@@ -116,6 +116,11 @@ impl PipelineError {
         if retryable { Policy::Retry } else { Policy::Stop }
     }
 
+    /// Whether the server of the source could not be reached, or the connection to it broke.
+    pub(crate) fn is_unreachable_source(&self) -> bool {
+        matches!(self, Self::Source(CaptureError::Connect { .. } | CaptureError::OtherTarget { .. }))
+    }
+
     /// Whether the group goes on without this worker: it has to join again before it does anything.
     #[must_use]
     pub const fn ends_membership(&self) -> bool {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use walvec_capture::{CaptureError, Source, SourceConfig};
 use walvec_model::{Cell, Lookup, Row, RowKey, Table, TableName, Value};
 
@@ -71,7 +71,7 @@ impl Refetch for Seeing<'_> {
 /// large value is left out of an update.
 pub(crate) struct OnDemand {
     config: Option<SourceConfig>,
-    source: OnceCell<Source>,
+    source: Mutex<Option<Arc<Source>>>,
     shared: Shared,
     /// The transactions of the records that are being processed.
     pub(crate) unseen: Unseen,
@@ -79,11 +79,24 @@ pub(crate) struct OnDemand {
 
 impl OnDemand {
     pub(crate) fn new(config: Option<SourceConfig>, shared: &Shared) -> Self {
-        Self { config, source: OnceCell::const_new(), shared: shared.clone(), unseen: Unseen::default() }
+        Self { config, source: Mutex::default(), shared: shared.clone(), unseen: Unseen::default() }
     }
 
-    async fn connected(&self, config: &SourceConfig) -> Result<&Source, PipelineError> {
-        Ok(self.source.get_or_try_init(|| Source::connect(config.clone())).await?)
+    async fn connected(&self, config: &SourceConfig) -> Result<Arc<Source>, PipelineError> {
+        let mut source = self.source.lock().await;
+        if let Some(source) = &*source {
+            return Ok(Arc::clone(source));
+        }
+        let connected = Arc::new(Source::connect(config.clone()).await?);
+        Ok(Arc::clone(source.insert(connected)))
+    }
+
+    /// Lets go of a server that cannot be reached any more: another one of several hosts may be the primary by now.
+    async fn or_let_go<T>(&self, answer: Result<T, PipelineError>) -> Result<T, PipelineError> {
+        if answer.as_ref().is_err_and(PipelineError::is_unreachable_source) {
+            *self.source.lock().await = None;
+        }
+        answer
     }
 
     /// The tables that rows look something up in, as they are now; none if there is nobody to ask.
@@ -95,7 +108,7 @@ impl OnDemand {
                           need the primary server";
             return Err(CaptureError::Config { reason: reason.to_owned() }.into());
         }
-        Ok(source.followed_tables().await?)
+        self.or_let_go(source.followed_tables().await.map_err(Into::into)).await
     }
 
     async fn look_up_now(
@@ -107,7 +120,8 @@ impl OnDemand {
     ) -> Result<Vec<(usize, Value)>, PipelineError> {
         let source = self.connected(config).await?;
         source.forget_shapes().await;
-        source.look_up(main, lookup, wanted).await.map_err(|error| PipelineError::of_lookup(error, lookup))
+        let found = source.look_up(main, lookup, wanted).await;
+        self.or_let_go(found.map_err(|error| PipelineError::of_lookup(error, lookup))).await
     }
 
     async fn fetch(
@@ -118,13 +132,13 @@ impl OnDemand {
     ) -> Result<Vec<(RowKey, Row)>, PipelineError> {
         let source = self.connected(config).await?;
         // A record does not tell the types of its columns, without which they cannot be read.
-        let tables = source.tables().await?;
+        let tables = self.or_let_go(source.tables().await.map_err(Into::into)).await?;
         let Some(typed) = tables.into_iter().find(|found| found.name == table.name) else {
             let reason = "is not in the publication".to_owned();
             return Err(CaptureError::Table { table: table.name.clone(), reason }.into());
         };
-        let seeing = Seeing { source, unseen: &self.unseen, shared: &self.shared };
-        let rows = seeing.fetch(&typed, keys).await?;
+        let seeing = Seeing { source: &source, unseen: &self.unseen, shared: &self.shared };
+        let rows = self.or_let_go(seeing.fetch(&typed, keys).await).await?;
         Ok(rows.into_iter().map(|(key, row)| (key, arranged(row, &typed, table))).collect())
     }
 }

@@ -22,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 use walvec_model::Column;
 
 use crate::CaptureError;
-use crate::connect::{ConnInfo, Session};
+use crate::connect::{ConnInfo, Hosts, Session};
 use crate::value::Kind;
 
 /// Answers questions about the source. Connects again when its session broke.
 pub(crate) struct Catalog {
+    /// The host that was chosen.
     pub(crate) info: ConnInfo,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
     /// Cancelled when the server has ended a session because it is told to stop.
@@ -36,9 +37,12 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    pub(crate) fn new(info: ConnInfo) -> Self {
-        let (session, kinds) = Default::default();
-        Self { info, session, shut_down: CancellationToken::new(), kinds }
+    /// Chooses the host, on which all sessions are opened from then on.
+    pub(crate) async fn connect(hosts: &Hosts) -> Result<Self, CaptureError> {
+        let shut_down = CancellationToken::new();
+        let (session, info) = hosts.open(&shut_down).await?;
+        let session = tokio::sync::Mutex::new(Some(Arc::new(session)));
+        Ok(Self { info, session, shut_down, kinds: Mutex::default() })
     }
 
     /// A working session.

@@ -1,16 +1,15 @@
-//! The connection settings, taken apart and checked.
-//!
-//! tokio-postgres parses the string; the settings that it does not know (`sslrootcert`, the verifying `sslmode`s) are
-//! taken out first.
+//! The connection settings, checked: one [`ConnInfo`] for each host that is named.
 
-use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::config::{ChannelBinding, Host as ParsedHost};
+use tokio_postgres::config::ChannelBinding;
 
+use super::connstring::{self, Settings, invalid};
+use super::target::{Standing, Target};
 use crate::CaptureError;
 use crate::sql::quote_ident;
 
@@ -27,24 +26,22 @@ pub(crate) enum SslMode {
     VerifyFull,
 }
 
-impl SslMode {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Disable => "disable",
-            Self::Prefer => "prefer",
-            Self::Require => "require",
-            Self::VerifyCa => "verify-ca",
-            Self::VerifyFull => "verify-full",
-        }
-    }
+impl FromStr for SslMode {
+    type Err = CaptureError;
 
-    fn parse(name: &str) -> Result<Self, CaptureError> {
-        [Self::Disable, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull]
-            .into_iter()
-            .find(|mode| mode.name() == name)
-            .ok_or_else(|| {
-                invalid(format!("sslmode is \"{name}\"; use disable, prefer, require, verify-ca or verify-full"))
-            })
+    fn from_str(name: &str) -> Result<Self, CaptureError> {
+        Ok(match name {
+            "disable" => Self::Disable,
+            "prefer" => Self::Prefer,
+            "require" => Self::Require,
+            "verify-ca" => Self::VerifyCa,
+            "verify-full" => Self::VerifyFull,
+            _ => {
+                return Err(invalid(&format!(
+                    "sslmode is \"{name}\"; use disable, prefer, require, verify-ca or verify-full"
+                )));
+            }
+        })
     }
 }
 
@@ -60,67 +57,68 @@ pub(super) enum Host {
 /// Where servers put their sockets: packages of Linux distributions, and PostgreSQL itself.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
+/// How the operating system notices that a connection is dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Liveness {
+    /// Whether a silent connection is probed at all.
+    pub(super) keepalives: bool,
+    /// Silence before the first probe.
+    pub(super) idle: Duration,
+    /// Between two probes.
+    pub(super) interval: Duration,
+    /// Probes without an answer.
+    pub(super) retries: u32,
+    /// How long what was sent may stay unacknowledged.
+    pub(super) user_timeout: Duration,
+}
+
+impl Default for Liveness {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { keepalives: true, idle: seconds(10), interval: seconds(10), retries: 2, user_timeout: seconds(30) }
+    }
+}
+
 /// Checked connection settings of one server and database.
 #[derive(Clone)]
 pub(crate) struct ConnInfo {
-    /// As tokio-postgres reads it; its `sslmode` is not set.
+    /// User, password, database, options and channel binding. Host and TLS are not set: sockets are opened here.
     pub(super) config: tokio_postgres::Config,
     pub(super) host: Host,
+    /// Where to connect, if it is not left to the name's resolution. Certificates are still checked against the name.
+    pub(super) address: Option<IpAddr>,
     pub(super) port: u16,
     pub(super) user: String,
     pub(super) database: String,
     pub(super) ssl_mode: SslMode,
+    /// Whether TLS begins without asking for it in PostgreSQL's own protocol.
+    pub(super) direct_tls: bool,
     /// The file with the authorities to trust; `None`: the operating system's.
     pub(super) root_cert: Option<PathBuf>,
+    pub(super) target: Target,
+    pub(super) connect_timeout: Duration,
+    pub(super) liveness: Liveness,
 }
 
 impl ConnInfo {
-    /// Takes `url` apart.
-    pub(crate) fn parse(url: &SecretString) -> Result<Self, CaptureError> {
-        let text = url.expose_secret();
-        let (rest, own) = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            split_url(text)?
-        } else {
-            split_pairs(text)?
-        };
-        // The library's error could quote the string, and with it the password.
-        let mut config: tokio_postgres::Config =
-            rest.parse().map_err(|error| invalid(format!("not a connection string: {}", kind_of(&error))))?;
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(DEFAULT_CONNECT_TIMEOUT);
-        }
-        if config.get_channel_binding() == ChannelBinding::Require {
-            return Err(invalid("channel_binding=require is not supported; use sslmode=verify-full".to_owned()));
-        }
-        let port = config.get_ports().first().copied().unwrap_or(5432);
-        let host = single_host(&mut config, port)?;
-        let user = config.get_user().unwrap_or("postgres").to_owned();
-        config.user(&user);
-        let database = config.get_dbname().unwrap_or(&user).to_owned();
-        config.dbname(&database);
-        let root_cert = own.root_cert;
-        let ssl_mode = match own.ssl_mode {
-            // As in libpq: nobody can listen on a socket file.
-            _ if matches!(host, Host::Unix(_)) => SslMode::Disable,
-            // As in libpq: an authority that is given is also checked.
-            Some(SslMode::Require) if root_cert.is_some() => SslMode::VerifyCa,
-            Some(mode) => mode,
-            None if is_loopback(&host) && root_cert.is_none() => SslMode::Prefer,
-            None => SslMode::VerifyFull,
-        };
-        Ok(Self { config, host, port, user, database, ssl_mode, root_cert })
-    }
-
     /// `host:port/database`, for messages.
     pub(crate) fn server(&self) -> String {
         format!("{}/{}", self.place(), self.database)
     }
 
     /// `host:port`.
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         match &self.host {
             Host::Tcp(host) => format!("{host}:{}", self.port),
             Host::Unix(directory) => format!("{}:{}", directory.display(), self.port),
+        }
+    }
+
+    /// Fails if the server is not what `target_session_attrs` asks for.
+    pub(super) fn refuse_other_target(&self, found: Standing) -> Result<(), CaptureError> {
+        match self.target.contradiction(found) {
+            None => Ok(()),
+            Some(found) => Err(CaptureError::OtherTarget { server: self.server(), wanted: self.target.name(), found }),
         }
     }
 
@@ -138,210 +136,209 @@ impl ConnInfo {
 
     /// How long it may take to connect and log in. `connect_timeout` covers each of the steps.
     pub(super) fn connect_limit(&self) -> Duration {
-        self.config.get_connect_timeout().copied().unwrap_or(DEFAULT_CONNECT_TIMEOUT) * 2
+        self.connect_timeout * 2
     }
 }
 
-/// The settings that tokio-postgres does not know.
-#[derive(Default)]
-struct OwnSettings {
+/// Takes `url` apart: the servers to try, in order; at least one.
+pub(super) fn parse(url: &SecretString) -> Result<Vec<ConnInfo>, CaptureError> {
+    let mut given = Given(connstring::settings(url.expose_secret())?);
+    let hosts = given.hosts()?;
+    let targets = Target::parse(given.take("target_session_attrs").as_deref(), hosts.len())?;
+    let template = given.template()?;
+    let of_host = |(host, address, port): &(Host, Option<IpAddr>, u16)| {
+        let ssl_mode = template.ssl_mode_of(host);
+        ConnInfo { host: host.clone(), address: *address, port: *port, ssl_mode, ..template.info.clone() }
+    };
+    let infos: Vec<ConnInfo> = hosts.iter().map(of_host).collect();
+    let infos: Vec<ConnInfo> = targets
+        .iter()
+        .flat_map(|target| infos.iter().map(|info| ConnInfo { target: *target, ..info.clone() }))
+        .collect();
+    for info in &infos {
+        if info.config.get_channel_binding() == ChannelBinding::Require && info.ssl_mode == SslMode::Disable {
+            return Err(invalid(
+                "channel_binding=require needs TLS, which sslmode=disable and Unix sockets do without",
+            ));
+        }
+    }
+    Ok(infos)
+}
+
+/// What all hosts have in common.
+struct Template {
+    info: ConnInfo,
     ssl_mode: Option<SslMode>,
-    root_cert: Option<PathBuf>,
 }
 
-impl OwnSettings {
-    /// Takes the setting if it is one of ours.
-    fn take(&mut self, key: &str, value: &str) -> Result<bool, CaptureError> {
-        match key {
-            "sslmode" => self.ssl_mode = Some(SslMode::parse(value)?),
-            "sslrootcert" => {
-                self.ssl_mode = self.ssl_mode.or((value == "system").then_some(SslMode::VerifyFull));
-                self.root_cert = (value != "system").then(|| PathBuf::from(value));
-            }
-            _ => return Ok(false),
+impl Template {
+    fn ssl_mode_of(&self, host: &Host) -> SslMode {
+        let has_authority = self.info.root_cert.is_some();
+        match self.ssl_mode {
+            // As in libpq: nothing else can listen on a socket file.
+            _ if matches!(host, Host::Unix(_)) => SslMode::Disable,
+            // As in libpq: an authority that is given is also checked.
+            Some(SslMode::Require) if has_authority => SslMode::VerifyCa,
+            Some(mode) => mode,
+            None if is_loopback(host) && !has_authority => SslMode::Prefer,
+            None => SslMode::VerifyFull,
         }
-        Ok(true)
     }
 }
 
-fn split_url(url: &str) -> Result<(String, OwnSettings), CaptureError> {
-    let mut own = OwnSettings::default();
-    let Some((base, query)) = url.split_once('?') else { return Ok((url.to_owned(), own)) };
-    let mut kept = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if !own.take(key, &unpercent(value)?)? {
-            kept.push(pair);
-        }
+/// The settings that have not been looked at yet.
+struct Given(Settings);
+
+impl Given {
+    /// Takes a setting out; the last one counts, as in libpq. An empty one is none.
+    fn take(&mut self, name: &str) -> Option<String> {
+        let value = self.0.iter().rev().find(|(found, _)| found == name).map(|(_, value)| value.clone());
+        self.0.retain(|(found, _)| found != name);
+        value.filter(|value| !value.is_empty())
     }
-    let rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
-    Ok((rest, own))
+
+    fn number<T: FromStr>(&mut self, name: &str) -> Result<Option<T>, CaptureError> {
+        let number = |text: String| text.trim().parse().map_err(|_| invalid(&format!("{name} is not a number")));
+        self.take(name).map(number).transpose()
+    }
+
+    fn list(&mut self, name: &str) -> Vec<String> {
+        self.take(name).map(|list| list.split(',').map(|item| item.trim().to_owned()).collect()).unwrap_or_default()
+    }
+
+    /// One of a few words.
+    fn word<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, CaptureError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let known = words.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning);
+        let expected: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        known.map(Some).ok_or_else(|| invalid(&format!("{name} is none of {}", expected.join(", "))))
+    }
+
+    /// The hosts with their ports; without any, this machine: its socket if there is one, as libpq does.
+    fn hosts(&mut self) -> Result<Vec<(Host, Option<IpAddr>, u16)>, CaptureError> {
+        let (names, addresses, ports) = (self.list("host"), self.list("hostaddr"), self.list("port"));
+        let count = names.len().max(addresses.len()).max(1);
+        let fits = |list: &[String]| list.len() <= 1 || list.len() == count;
+        if !fits(&names) || !fits(&addresses) || !fits(&ports) {
+            return Err(invalid("host, hostaddr and port are lists of different lengths"));
+        }
+        let port = |index: usize| match ports.get(index).or_else(|| ports.first().filter(|_| ports.len() == 1)) {
+            None => Ok(5432),
+            Some(text) if text.is_empty() => Ok(5432),
+            Some(text) => text.parse().map_err(|_| invalid("invalid value for option `port`")),
+        };
+        let address = |index: usize| match addresses.get(index).filter(|text| !text.is_empty()) {
+            None => Ok(None),
+            Some(text) => text.parse::<IpAddr>().map(Some).map_err(|_| invalid("hostaddr is not an IP address")),
+        };
+        let host = |index: usize| {
+            let (port, address) = (port(index)?, address(index)?);
+            let host = match (names.get(index).filter(|name| !name.is_empty()), address) {
+                (Some(name), _) if name.starts_with('/') => Host::Unix(name.into()),
+                (Some(name), _) => Host::Tcp(name.clone()),
+                (None, Some(address)) => Host::Tcp(address.to_string()),
+                (None, None) => here(port),
+            };
+            Ok((host, address, port))
+        };
+        (0..count).map(host).collect()
+    }
+
+    /// Everything else. What remains is not known.
+    fn template(mut self) -> Result<Template, CaptureError> {
+        let mut config = tokio_postgres::Config::new();
+        let user = self.take("user").unwrap_or_else(|| "postgres".to_owned());
+        let database = self.take("dbname").unwrap_or_else(|| user.clone());
+        config.user(&user).dbname(&database);
+        if let Some(password) = self.take("password") {
+            config.password(password);
+        }
+        if let Some(options) = self.take("options") {
+            config.options(options);
+        }
+        // Sessions are called walvec, so that they are found; the name of a pool's or a framework's making is not needed.
+        let _ = (self.take("application_name"), self.take("fallback_application_name"));
+        let bindings = [
+            ("disable", ChannelBinding::Disable),
+            ("prefer", ChannelBinding::Prefer),
+            ("require", ChannelBinding::Require),
+        ];
+        if let Some(binding) = self.word("channel_binding", &bindings)? {
+            config.channel_binding(binding);
+        }
+        // All hosts are tried until one is what it has to be: the order decides about time only.
+        let _ = self.word("load_balance_hosts", &[("disable", ()), ("random", ())])?;
+        let direct_tls = self.word("sslnegotiation", &[("postgres", false), ("direct", true)])?.unwrap_or(false);
+        let (ssl_mode, root_cert) = self.tls()?;
+        let connect_timeout = self.number("connect_timeout")?.filter(|seconds| *seconds > 0);
+        let connect_timeout = connect_timeout.map_or(DEFAULT_CONNECT_TIMEOUT, Duration::from_secs);
+        let liveness = self.liveness()?;
+        let unknown: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
+        if !unknown.is_empty() {
+            return Err(connstring::unknown(&unknown));
+        }
+        let info = ConnInfo {
+            config,
+            host: Host::Tcp(String::new()),
+            address: None,
+            port: 0,
+            user,
+            database,
+            ssl_mode: SslMode::Disable,
+            direct_tls,
+            root_cert,
+            target: Target::Any,
+            connect_timeout,
+            liveness,
+        };
+        Ok(Template { info, ssl_mode })
+    }
+
+    fn tls(&mut self) -> Result<(Option<SslMode>, Option<PathBuf>), CaptureError> {
+        let mut mode = self.take("sslmode").map(|name| name.parse()).transpose()?;
+        // As in libpq, for URLs that were made for JDBC; Heroku's are like that.
+        match self.take("ssl").as_deref() {
+            None => {}
+            Some("true") => mode = mode.or(Some(SslMode::Require)),
+            Some(_) => return Err(invalid("`ssl` can only be true; delete `ssl=...`, or write sslmode=disable")),
+        }
+        let root_cert = self.take("sslrootcert");
+        if root_cert.as_deref() == Some("system") {
+            return Ok((mode.or(Some(SslMode::VerifyFull)), None));
+        }
+        Ok((mode, root_cert.map(PathBuf::from)))
+    }
+
+    fn liveness(&mut self) -> Result<Liveness, CaptureError> {
+        let default = Liveness::default();
+        let keepalives = self.number::<u32>("keepalives")?.is_none_or(|number| number != 0);
+        let mut seconds = |name, default| -> Result<Duration, CaptureError> {
+            Ok(self.number(name)?.filter(|number| *number > 0).map_or(default, Duration::from_secs))
+        };
+        let idle = seconds("keepalives_idle", default.idle)?;
+        let interval = seconds("keepalives_interval", default.interval)?;
+        let retries = self.number("keepalives_count")?.or(self.number("keepalives_retries")?);
+        let user_timeout = self.number("tcp_user_timeout")?.filter(|number| *number > 0);
+        let user_timeout = user_timeout.map_or(default.user_timeout, Duration::from_millis);
+        Ok(Liveness { keepalives, idle, interval, retries: retries.unwrap_or(default.retries), user_timeout })
+    }
 }
 
-/// Splits `key = 'value'` pairs as libpq does: blanks around `=`, single quotes, backslash escapes.
-fn split_pairs(text: &str) -> Result<(String, OwnSettings), CaptureError> {
-    let mut own = OwnSettings::default();
-    let mut rest = String::new();
-    let mut input = text.trim_start();
-    while !input.is_empty() {
-        let (key, after) =
-            input.split_once('=').ok_or_else(|| invalid("expected key=value pairs or postgres://".to_owned()))?;
-        let (value, after) = pair_value(after.trim_start())?;
-        if !own.take(key.trim(), &value)? {
-            let escaped = value.replace('\\', "\\\\").replace('\'', "\\'");
-            let _ = write!(rest, "{}='{escaped}' ", key.trim());
-        }
-        input = after.trim_start();
-    }
-    Ok((rest, own))
-}
-
-/// Reads one value; returns it with what follows.
-fn pair_value(input: &str) -> Result<(String, &str), CaptureError> {
-    let quoted = input.starts_with('\'');
-    let mut value = String::new();
-    let mut characters = input.char_indices().skip(usize::from(quoted));
-    while let Some((index, character)) = characters.next() {
-        match character {
-            '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
-            '\'' if quoted => return Ok((value, &input[index + 1..])),
-            blank if !quoted && blank.is_whitespace() => return Ok((value, &input[index..])),
-            other => value.push(other),
-        }
-    }
-    if quoted { Err(invalid("a quoted value does not end".to_owned())) } else { Ok((value, "")) }
-}
-
-/// The one host to connect to; without any, this machine: its socket if there is one, as libpq does.
-fn single_host(config: &mut tokio_postgres::Config, port: u16) -> Result<Host, CaptureError> {
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        let has_socket = |directory: &&&str| Path::new(directory).join(format!(".s.PGSQL.{port}")).exists();
-        config.host(*SOCKET_DIRECTORIES.iter().find(has_socket).unwrap_or(&"localhost"));
-    }
-    if config.get_hosts().len() > 1 || config.get_hostaddrs().len() > 1 {
-        return Err(invalid("several hosts are given; a replication slot lives on exactly one".to_owned()));
-    }
-    match config.get_hosts().first() {
-        Some(ParsedHost::Tcp(host)) if host.contains('@') => {
-            Err(invalid("the password holds an \"@\"; write it as %40".to_owned()))
-        }
-        Some(ParsedHost::Tcp(host)) => Ok(Host::Tcp(host.clone())),
-        #[cfg(unix)]
-        Some(ParsedHost::Unix(directory)) => Ok(Host::Unix(directory.clone())),
-        None => config
-            .get_hostaddrs()
-            .first()
-            .map(|address| Host::Tcp(address.to_string()))
-            .ok_or_else(|| invalid("no host is given".to_owned())),
+fn here(port: u16) -> Host {
+    let has_socket = |directory: &&&str| Path::new(directory).join(format!(".s.PGSQL.{port}")).exists();
+    match SOCKET_DIRECTORIES.iter().find(has_socket) {
+        Some(directory) => Host::Unix(directory.into()),
+        None => Host::Tcp("localhost".to_owned()),
     }
 }
 
 fn is_loopback(host: &Host) -> bool {
     match host {
-        Host::Tcp(host) => {
-            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
+        Host::Tcp(host) => host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
         Host::Unix(_) => true,
     }
 }
 
-fn invalid(reason: String) -> CaptureError {
-    CaptureError::Config { reason }
-}
-
-/// What is wrong, in words that hold nothing of the string itself: a slip in the quoting of a password turns its pieces
-/// into option names.
-fn kind_of(error: &tokio_postgres::Error) -> String {
-    use std::error::Error as _;
-    let cause = error.source().map(ToString::to_string).unwrap_or_default();
-    if cause.starts_with("invalid value for option") {
-        return cause;
-    }
-    let known = UNSUPPORTED.iter().find(|name| cause == format!("unknown option `{name}`"));
-    known.map_or_else(|| "malformed, or with a setting that is not known".to_owned(), |_| cause.clone())
-}
-
-/// Settings that libpq has and we have not; they may be named in messages.
-const UNSUPPORTED: &[&str] = &[
-    "gssencmode",
-    "krbsrvname",
-    "passfile",
-    "require_auth",
-    "service",
-    "sslcert",
-    "sslcompression",
-    "sslcrl",
-    "sslkey",
-    "sslpassword",
-];
-
-fn unpercent(text: &str) -> Result<String, CaptureError> {
-    let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(Into::into).map_err(|_| invalid("a percent-encoded setting is not UTF-8".to_owned()))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(url: &str) -> Result<ConnInfo, CaptureError> {
-        ConnInfo::parse(&url.to_owned().into())
-    }
-
-    #[test]
-    fn a_remote_host_must_prove_who_it_is_and_this_machine_need_not() {
-        for (url, expected) in [
-            ("postgres://u:p@db.example.com/d", SslMode::VerifyFull),
-            ("host=db.example.com user=u", SslMode::VerifyFull),
-            ("postgres://u@10.0.0.1/d", SslMode::VerifyFull),
-            ("postgres://u@localhost/d", SslMode::Prefer),
-            ("postgres://u@127.0.0.1:5433/d", SslMode::Prefer),
-            ("postgres://u@localhost/d?sslrootcert=/ca.pem", SslMode::VerifyFull),
-            ("postgres://u@h/d?sslmode=disable", SslMode::Disable),
-            ("postgres://u@h/d?sslmode=require", SslMode::Require),
-            ("postgres://u@h/d?sslmode=require&sslrootcert=/ca.pem", SslMode::VerifyCa),
-            ("postgres://u@localhost/d?sslrootcert=system", SslMode::VerifyFull),
-        ] {
-            assert_eq!(parse(url).unwrap().ssl_mode, expected, "{url}");
-        }
-    }
-
-    #[test]
-    fn both_forms_of_a_connection_string_mean_the_same() {
-        let url = parse("postgres://u%40x:p%27%5C%20@h:5433/d%2F1?sslmode=require&application_name=x").unwrap();
-        let pairs = parse(r"host=h port = 5433 user='u@x' password='p\'\\ ' dbname=d/1 sslmode='require'").unwrap();
-        for info in [&url, &pairs] {
-            assert_eq!(info.server(), "h:5433/d/1");
-            assert_eq!(info.user, "u@x");
-            assert_eq!(info.config.get_password(), Some(br"p'\ ".as_slice()));
-        }
-    }
-
-    #[test]
-    fn no_message_repeats_a_password() {
-        for url in [
-            "postgres://u:s3cret@h:port/d",
-            "postgres://u:s3c@ret@h/d",
-            "postgres://u:x@h/d?sslmode=s3cre",
-            "host=h password='s3cret",
-            "host=h password=s3 cret=1",
-            "postgres://u:s3cret@h,i/d",
-            "s3cret",
-        ] {
-            let message = parse(url).err().unwrap().to_string();
-            let message = message.replace("sslmode is \"s3cre\"", "");
-            assert!(!message.contains("s3c") && !message.contains("cret"), "{url}: {message}");
-        }
-    }
-
-    #[test]
-    fn a_unix_socket_needs_no_tls() {
-        for url in
-            ["host=/run/x user=u dbname=d sslmode=require", "postgres://u@%2Frun%2Fx/d", "postgres://u@/d?host=/run/x"]
-        {
-            let info = parse(url).unwrap();
-            assert_eq!((info.host.clone(), info.ssl_mode), (Host::Unix("/run/x".into()), SslMode::Disable), "{url}");
-            assert_eq!(info.server(), "/run/x:5432/d");
-        }
-    }
-}
+#[path = "conninfo_tests.rs"]
+mod tests;

@@ -1,20 +1,15 @@
-//! Opening a replication session: socket, TLS, startup, password.
+//! Opening a replication session: startup, password.
 
 use std::io;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-#[cfg(unix)]
-use tokio::net::UnixStream;
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect as _};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::config::ChannelBinding;
 
-use super::conninfo::{ConnInfo, Host, SslMode};
-use super::tls;
-use super::wire::{Message, Stream, Wire, WireError};
+use super::conninfo::ConnInfo;
+use super::dial;
+use super::wire::{Message, Wire, WireError};
 use crate::CaptureError;
 
 /// Connects in replication mode and logs in.
@@ -30,7 +25,8 @@ pub(super) async fn open(info: &ConnInfo) -> Result<Wire, CaptureError> {
 
 async fn log_in(info: &ConnInfo) -> Result<Wire, CaptureError> {
     let failed = |error: WireError| super::replication::classify(&info.server(), "", error);
-    let mut wire = Wire::new(connect(info).await?);
+    let connection = dial::open(info).await?;
+    let mut wire = Wire::new(connection.stream);
     let parameters = [
         ("user", info.user.as_str()),
         ("database", &info.database),
@@ -40,7 +36,7 @@ async fn log_in(info: &ConnInfo) -> Result<Wire, CaptureError> {
     ];
     let parameters = parameters.into_iter().chain(info.config.get_options().map(|options| ("options", options)));
     wire.send(|buffer| frontend::startup_message(parameters, buffer)).await.map_err(failed)?;
-    authenticate(&mut wire, info).await?;
+    authenticate(&mut wire, info, connection.binding).await?;
     loop {
         match wire.receive().await.map_err(failed)?.tag {
             b'Z' => return Ok(wire),
@@ -51,52 +47,11 @@ async fn log_in(info: &ConnInfo) -> Result<Wire, CaptureError> {
     }
 }
 
-async fn connect(info: &ConnInfo) -> Result<Box<dyn Stream>, CaptureError> {
-    let failed = |error: io::Error| CaptureError::Connect { server: info.server(), reason: error.to_string() };
-    match &info.host {
-        #[cfg(unix)]
-        Host::Unix(directory) => {
-            let path = directory.join(format!(".s.PGSQL.{}", info.port));
-            Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?))
-        }
-        Host::Tcp(host) => {
-            let stream = TcpStream::connect((host.as_str(), info.port)).await.map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
-            secure(info, host, stream).await
-        }
-    }
-}
-
-/// Encrypts the connection as far as `sslmode` asks for it.
-async fn secure(info: &ConnInfo, host: &str, mut stream: TcpStream) -> Result<Box<dyn Stream>, CaptureError> {
-    let refused = |reason: String| CaptureError::Tls { server: info.server(), reason };
-    let failed = |error: io::Error| CaptureError::Connect { server: info.server(), reason: error.to_string() };
-    if info.ssl_mode == SslMode::Disable {
-        return Ok(Box::new(stream));
-    }
-    let mut request = BytesMut::new();
-    frontend::ssl_request(&mut request);
-    stream.write_all(&request).await.map_err(failed)?;
-    if stream.read_u8().await.map_err(failed)? != b'S' {
-        return match info.ssl_mode {
-            SslMode::Prefer => Ok(Box::new(stream)),
-            _ => Err(refused("server does not support TLS".to_owned())),
-        };
-    }
-    let config = tls::client_config(info.ssl_mode, info.root_cert.as_deref()).map_err(refused)?;
-    let mut maker = MakeRustlsConnect::new(config);
-    let Ok(connector) = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut maker, host);
-    let stream = connector
-        .connect(stream)
-        .await
-        .map_err(|error| if tls::is_broken_connection(&error) { failed(error) } else { refused(error.to_string()) })?;
-    Ok(Box::new(stream))
-}
-
 /// Answers the server's questions until it is content.
-async fn authenticate(wire: &mut Wire, info: &ConnInfo) -> Result<(), CaptureError> {
+async fn authenticate(wire: &mut Wire, info: &ConnInfo, end_point: Option<Vec<u8>>) -> Result<(), CaptureError> {
     let failed = |error: WireError| super::replication::classify(&info.server(), "", error);
-    let mut login = Login { user: &info.user, password: info.config.get_password(), scram: None };
+    let binding = Binding { asked: info.config.get_channel_binding(), end_point };
+    let mut login = Login { user: &info.user, password: info.config.get_password(), binding, scram: None };
     loop {
         let question = match wire.receive().await.map_err(failed)? {
             Message { tag: b'R', body } => body,
@@ -117,10 +72,45 @@ async fn authenticate(wire: &mut Wire, info: &ConnInfo) -> Result<(), CaptureErr
     }
 }
 
+/// What the login can be bound to, so that a server in the middle cannot pass it on.
+struct Binding {
+    asked: ChannelBinding,
+    end_point: Option<Vec<u8>>,
+}
+
+impl Binding {
+    /// The mechanism to use among those that the server offers, as tokio-postgres chooses it for ordinary sessions.
+    fn choose(&self, offered: &[u8]) -> io::Result<(&'static str, sasl::ChannelBinding)> {
+        let is_offered = |name: &str| offered.split(|byte| *byte == 0).any(|offer| offer == name.as_bytes());
+        let end_point = self.end_point.clone().filter(|_| self.asked != ChannelBinding::Disable);
+        match (end_point, is_offered(sasl::SCRAM_SHA_256_PLUS)) {
+            (Some(end_point), true) => {
+                Ok((sasl::SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(end_point)))
+            }
+            _ if self.asked == ChannelBinding::Require => Err(not_bound()),
+            (Some(_), false) => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested())),
+            (None, _) => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported())),
+        }
+    }
+
+    /// Refuses a login without SCRAM where it had to be bound.
+    fn refuse_unbound(&self) -> io::Result<()> {
+        if self.asked == ChannelBinding::Require { Err(not_bound()) } else { Ok(()) }
+    }
+}
+
+fn not_bound() -> io::Error {
+    io::Error::other(
+        "channel_binding=require, but the server or its certificate does not support channel binding \
+         (SCRAM-SHA-256-PLUS); delete `channel_binding=require` and use sslmode=verify-full",
+    )
+}
+
 /// The state of a login.
 struct Login<'a> {
     user: &'a str,
     password: Option<&'a [u8]>,
+    binding: Binding,
     /// SCRAM, once it has begun, and whether the server has proved that it knows the password too.
     scram: Option<(sasl::ScramSha256, bool)>,
 }
@@ -137,21 +127,28 @@ impl Login<'_> {
     fn answer(&mut self, mut question: Bytes) -> io::Result<Answer> {
         let mut words = BytesMut::new();
         match (question.try_get_u32().unwrap_or(u32::MAX), &mut self.scram) {
-            (0, None | Some((_, true))) => return Ok(Answer::Welcome),
+            (0, None) => {
+                self.binding.refuse_unbound()?;
+                return Ok(Answer::Welcome);
+            }
+            (0, Some((_, true))) => return Ok(Answer::Welcome),
             (0, Some((_, false))) => {
                 return Err(io::Error::other("the server did not prove that it knows the password"));
             }
-            (3, None) => frontend::password_message(self.password()?, &mut words)?,
+            (3, None) => {
+                self.binding.refuse_unbound()?;
+                frontend::password_message(self.password()?, &mut words)?;
+            }
             (5, None) => {
+                self.binding.refuse_unbound()?;
                 let salt = question.first_chunk::<4>().ok_or(io::ErrorKind::InvalidData)?;
                 let hash = md5_hash(self.user.as_bytes(), self.password()?, *salt);
                 frontend::password_message(hash.as_bytes(), &mut words)?;
             }
             (10, None) => {
-                // Channel binding needs the server's certificate, which the TLS library keeps to itself. Who the server
-                // is, `verify-full` proves.
-                let scram = sasl::ScramSha256::new(self.password()?, sasl::ChannelBinding::unsupported());
-                frontend::sasl_initial_response(sasl::SCRAM_SHA_256, scram.message(), &mut words)?;
+                let (mechanism, binding) = self.binding.choose(&question)?;
+                let scram = sasl::ScramSha256::new(self.password()?, binding);
+                frontend::sasl_initial_response(mechanism, scram.message(), &mut words)?;
                 self.scram = Some((scram, false));
             }
             (11, Some((scram, false))) => {
@@ -185,22 +182,60 @@ mod tests {
         [&method.to_be_bytes(), rest].concat().into()
     }
 
+    fn login(password: Option<&[u8]>, asked: ChannelBinding, end_point: Option<Vec<u8>>) -> Login<'_> {
+        Login { user: "u", password, binding: Binding { asked, end_point }, scram: None }
+    }
+
+    fn said(answer: io::Result<Answer>) -> Vec<u8> {
+        match answer {
+            Ok(Answer::Say(words)) => words.to_vec(),
+            Ok(Answer::Listen | Answer::Welcome) => panic!("nothing was said"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    const PLUS: &[u8] = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+
     #[test]
     fn a_server_that_skips_its_own_proof_is_not_trusted() {
-        let mut login = Login { user: "u", password: Some(b"p"), scram: None };
+        let mut login = login(Some(b"p"), ChannelBinding::Prefer, None);
         assert!(matches!(login.answer(question(10, b"SCRAM-SHA-256\0\0")), Ok(Answer::Say(_))));
         assert!(login.answer(question(0, b"")).is_err());
         assert!(login.answer(question(3, b"")).is_err(), "nor does it get the password after all");
     }
 
     #[test]
+    fn a_login_is_bound_to_the_certificate_where_both_sides_can() {
+        let end_point = Some(vec![1; 32]);
+        let bound = said(login(Some(b"p"), ChannelBinding::Prefer, end_point.clone()).answer(question(10, PLUS)));
+        assert!(bound.windows(22).any(|part| part == b"p=tls-server-end-point"), "{bound:?}");
+        let disabled = said(login(Some(b"p"), ChannelBinding::Disable, end_point).answer(question(10, PLUS)));
+        assert!(!disabled.windows(4).any(|part| part == b"PLUS"), "{disabled:?}");
+    }
+
+    #[test]
+    fn a_login_that_has_to_be_bound_tells_an_unbound_server_nothing() {
+        let end_point = || Some(vec![1; 32]);
+        for (asked, end_point) in [
+            (question(10, b"SCRAM-SHA-256\0\0"), end_point()),
+            (question(10, PLUS), None),
+            (question(5, b"salt"), end_point()),
+            (question(3, b""), end_point()),
+            (question(0, b""), end_point()),
+        ] {
+            let told = login(Some(b"p"), ChannelBinding::Require, end_point).answer(asked);
+            assert!(told.is_err_and(|error| error.to_string().contains("delete `channel_binding=require`")));
+        }
+    }
+
+    #[test]
     fn a_password_that_is_wanted_and_missing_is_an_error() {
         for method in [3, 5, 10] {
-            let mut login = Login { user: "u", password: None, scram: None };
+            let mut login = login(None, ChannelBinding::Prefer, None);
             let told = login.answer(question(method, b"salt")).err().map(|error| error.to_string());
             assert_eq!(told.as_deref(), Some("the server wants a password, and none is given"));
         }
-        let mut login = Login { user: "u", password: None, scram: None };
+        let mut login = login(None, ChannelBinding::Prefer, None);
         assert!(matches!(login.answer(question(0, b"")), Ok(Answer::Welcome)));
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use walvec_model::Lsn;
 
+use super::target::{STANDING, Standing, Target};
 use super::wire::{Wire, WireError};
 use super::{ConnInfo, login, settings};
 use crate::CaptureError;
@@ -24,6 +25,11 @@ impl Replication {
     pub(crate) async fn open(info: &ConnInfo, slot: &str, version: u32) -> Result<Self, CaptureError> {
         let wire = login::open(info).await?;
         let mut session = Self { wire, server: info.server(), slot: slot.to_owned() };
+        if info.target != Target::Any {
+            let row = session.query(STANDING).await?;
+            let is = |index: usize| row.get(index).is_some_and(|cell| cell.as_deref() == Some("t"));
+            info.refuse_other_target(Standing { in_recovery: is(0), read_only: is(1) })?;
+        }
         session.query(&settings::statements(version)).await?;
         Ok(session)
     }

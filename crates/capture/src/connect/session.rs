@@ -3,16 +3,16 @@
 use std::error::Error as _;
 use std::ops::Deref;
 
+use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use walvec_model::with_causes;
 
-use super::conninfo::SslMode;
-use super::{ConnInfo, settings, tls};
+use super::target::{STANDING, Standing, Target};
+use super::{ConnInfo, dial, secured, settings, tls};
 use crate::CaptureError;
 
 /// A session with pinned settings: a client of tokio-postgres. Ends when it is dropped.
@@ -31,24 +31,11 @@ impl Session {
 
     /// Opens a session as [`open`](Self::open) does. `shut_down` is cancelled when the server ends the session because it stops.
     pub(crate) async fn open_watched(info: &ConnInfo, shut_down: CancellationToken) -> Result<Self, CaptureError> {
-        let mut config = info.config.clone();
-        config.ssl_mode(match info.ssl_mode {
-            SslMode::Disable => tokio_postgres::config::SslMode::Disable,
-            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
-            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
-        });
-        let tls = tls::client_config(info.ssl_mode, info.root_cert.as_deref())
-            .map_err(|reason| CaptureError::Tls { server: info.server(), reason })?;
-        let connecting = config.connect(MakeRustlsConnect::new(tls));
-        // `connect_timeout` of the library covers the TCP handshake only; a proxy may go silent after it.
+        // `connect_timeout` covers each step of connecting; a proxy may go silent after it.
         let limit = info.connect_limit();
-        let (client, connection) = tokio::time::timeout(limit, connecting)
-            .await
-            .map_err(|_| CaptureError::Connect {
-                server: info.server(),
-                reason: format!("no answer within {} s", limit.as_secs()),
-            })?
-            .map_err(|error| connect_error(info, &error))?;
+        let (client, connection) = tokio::time::timeout(limit, log_in(info)).await.map_err(|_| {
+            CaptureError::Connect { server: info.server(), reason: format!("no answer within {} s", limit.as_secs()) }
+        })??;
         let connection = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) {
@@ -60,9 +47,21 @@ impl Session {
         });
         let mut session = Self { client, version: 0, connection };
         session.version = session.read_version().await?;
+        session.refuse_other_target(info).await?;
         let pinned = settings::statements(session.version);
         session.batch_execute(&pinned).await.map_err(|error| statement_error("setting up the session", &error))?;
         Ok(session)
+    }
+
+    /// Fails if the server is not what `target_session_attrs` asks for. Asked before the settings are pinned, which are the
+    /// answer's subject.
+    async fn refuse_other_target(&self, info: &ConnInfo) -> Result<(), CaptureError> {
+        if info.target == Target::Any {
+            return Ok(());
+        }
+        let row = self.query_one(STANDING, &[]).await;
+        let row = row.map_err(|error| statement_error("asking whether the server is the primary", &error))?;
+        info.refuse_other_target(Standing { in_recovery: row.get(0), read_only: row.get(1) })
     }
 
     async fn read_version(&self) -> Result<u32, CaptureError> {
@@ -85,6 +84,14 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.connection.abort();
     }
+}
+
+/// Opens a session of the library's on a connection of ours.
+fn log_in(info: &ConnInfo) -> BoxFuture<'_, Result<(Client, secured::Connection), CaptureError>> {
+    Box::pin(async move {
+        let connection = dial::open(info).await?;
+        secured::log_in(&info.config, connection).await.map_err(|error| connect_error(info, &error))
+    })
 }
 
 /// An error of the connection attempt, by what it means to the user.

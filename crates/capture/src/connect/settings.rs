@@ -21,6 +21,8 @@ pub(super) fn statements(version: u32) -> String {
         ("lc_monetary", "'C'"),
         ("xmloption", "'content'"),
         ("quote_all_identifiers", "off"),
+        // The publication and the slot are walvec's own to make.
+        ("default_transaction_read_only", "off"),
         // An error instead of rows that a policy hides.
         ("row_security", "off"),
         ("statement_timeout", "0"),

@@ -11,11 +11,26 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+use x509_cert::der::oid::db::rfc5912;
 
 use super::conninfo::SslMode;
 
+/// What a connection is called on which PostgreSQL is spoken without asking for TLS first.
+const PROTOCOL: &[u8] = b"postgresql";
+
 /// The client configuration for a mode. The error says what is wrong with the authorities.
-pub(super) fn client_config(mode: SslMode, root_cert: Option<&Path>) -> Result<ClientConfig, String> {
+pub(super) fn client_config(mode: SslMode, root_cert: Option<&Path>, direct: bool) -> Result<ClientConfig, String> {
+    let mut config = verifying(mode, root_cert)?;
+    if direct {
+        config.alpn_protocols.push(PROTOCOL.to_vec());
+    }
+    Ok(config)
+}
+
+fn verifying(mode: SslMode, root_cert: Option<&Path>) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -118,6 +133,21 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+/// The digest of a certificate that SCRAM-SHA-256-PLUS binds a login to (`tls-server-end-point`, RFC 5929): with the hash of
+/// the certificate's own signature, or SHA-256 where that is weaker. `None` where the signature has no hash of its own.
+pub(super) fn end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let algorithm = Certificate::from_der(certificate).ok()?.signature_algorithm.oid;
+    Some(match algorithm {
+        rfc5912::MD_5_WITH_RSA_ENCRYPTION
+        | rfc5912::SHA_1_WITH_RSA_ENCRYPTION
+        | rfc5912::SHA_256_WITH_RSA_ENCRYPTION
+        | rfc5912::ECDSA_WITH_SHA_256 => Sha256::digest(certificate).to_vec(),
+        rfc5912::SHA_384_WITH_RSA_ENCRYPTION | rfc5912::ECDSA_WITH_SHA_384 => Sha384::digest(certificate).to_vec(),
+        rfc5912::SHA_512_WITH_RSA_ENCRYPTION | rfc5912::ECDSA_WITH_SHA_512 => Sha512::digest(certificate).to_vec(),
+        _ => return None,
+    })
 }
 
 /// Whether a handshake failed because the connection broke, and not because the server could not be trusted: a server or a

@@ -7,6 +7,7 @@
 mod connecting;
 mod feedback;
 mod handover;
+mod hosts;
 mod keys;
 mod preflight;
 mod rights;

@@ -41,7 +41,8 @@ Exit codes:
 
 Environment:
   WALVEC_CONFIG    the configuration file (default: ./walvec.yaml)
-  DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT   where PostgreSQL is
+  DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT, PGCHANNELBINDING,
+  PGTARGETSESSIONATTRS   where PostgreSQL is
   WALVEC_MODELS    where models are kept (default: walvec/models in $XDG_CACHE_HOME or ~/.cache)
   WALVEC_LISTEN    the address of the search page and the API
   WALVEC_TOKEN     what clients have to show; required when that address is not loopback. The

@@ -11,7 +11,7 @@ use super::environment::Environment;
 
 /// libpq's variables, with the settings that they give a default for.
 /// <https://www.postgresql.org/docs/current/libpq-envars.html>
-const VARIABLES: [(&str, &str); 7] = [
+const VARIABLES: [(&str, &str); 9] = [
     ("host", "PGHOST"),
     ("port", "PGPORT"),
     ("user", "PGUSER"),
@@ -19,6 +19,8 @@ const VARIABLES: [(&str, &str); 7] = [
     ("dbname", "PGDATABASE"),
     ("sslmode", "PGSSLMODE"),
     ("sslrootcert", "PGSSLROOTCERT"),
+    ("channel_binding", "PGCHANNELBINDING"),
+    ("target_session_attrs", "PGTARGETSESSIONATTRS"),
 ];
 
 /// What a string must look like; for messages.
@@ -62,17 +64,20 @@ fn settings_of_url(url: &str) -> Vec<&'static str> {
     let (authority, database) = base.split_once('/').unwrap_or((base, ""));
     let (login, address) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
-    // An IPv6 address has colons of its own, inside brackets.
-    let behind_brackets = address.rsplit(']').next().unwrap_or(address);
-    let (host, port) = match behind_brackets.rsplit_once(':') {
-        Some((_, port)) => (&address[..address.len() - port.len() - 1], port),
-        None => (address, ""),
-    };
+    // Of several hosts, one with a port is enough: the others have the default, as in libpq.
+    let port = address.split(',').map(port_of).find(|port| !port.is_empty()).unwrap_or("");
+    let host = if address.starts_with(':') { "" } else { address };
     let parts = [("host", host), ("port", port), ("user", user), ("password", password), ("dbname", database)];
     let from_query =
         query.split('&').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (canonical(key), value));
     let given = parts.into_iter().chain(from_query.filter_map(|(key, value)| Some((key?, value))));
     given.filter(|(_, value)| !value.is_empty()).map(|(setting, _)| setting).collect()
+}
+
+/// The port behind a host. An IPv6 address has colons of its own, inside brackets.
+fn port_of(place: &str) -> &str {
+    let behind_brackets = place.rsplit(']').next().unwrap_or(place);
+    behind_brackets.rsplit_once(':').map_or("", |(_, port)| port)
 }
 
 /// Which settings `key=value` pairs give; `None` if it is something else.
@@ -106,9 +111,13 @@ fn behind_value(text: &str) -> Option<&str> {
     quoted.is_none().then_some("")
 }
 
-/// The setting called `key`, if there is a variable for it. `hostaddr` stands in for `host`.
+/// The setting called `key`, if there is a variable for it. `hostaddr` stands in for `host`, and `ssl` for `sslmode`.
 fn canonical(key: &str) -> Option<&'static str> {
-    let key = if key == "hostaddr" { "host" } else { key };
+    let key = match key {
+        "hostaddr" => "host",
+        "ssl" => "sslmode",
+        key => key,
+    };
     VARIABLES.iter().map(|(setting, _)| *setting).find(|setting| *setting == key)
 }
 
@@ -150,6 +159,8 @@ mod tests {
             ("postgres://u@h:5/d?sslmode=disable", "postgres://u@h:5/d?sslmode=disable&password=e%27p%40%26"),
             ("postgres://u:p@[::1]/d?sslmode=disable", "postgres://u:p@[::1]/d?sslmode=disable&port=1"),
             ("postgres://u:p@[::1]:5?sslmode=disable", "postgres://u:p@[::1]:5?sslmode=disable&dbname=ed"),
+            ("postgres://u:p@h,i:7/d?sslmode=disable", "postgres://u:p@h,i:7/d?sslmode=disable"),
+            ("postgres://u:p@h,i/d?ssl=true", "postgres://u:p@h,i/d?ssl=true&port=1"),
             (
                 "postgres:///d?host=x&port=5&user=u&password=p",
                 "postgres:///d?host=x&port=5&user=u&password=p&sslmode=require",
@@ -172,6 +183,24 @@ mod tests {
         for url in ["", "localhost", "mysql://h/d", "host='h", "Host=h", "=h"] {
             assert_eq!(completed(url), None, "{url}");
         }
+    }
+
+    #[test]
+    fn a_list_of_hosts_in_the_variables_stays_a_list() {
+        let environment = Environment::of(&[
+            ("PGHOST", "a,b"),
+            ("PGPORT", "1,2"),
+            ("PGCHANNELBINDING", "require"),
+            ("PGTARGETSESSIONATTRS", "primary"),
+        ]);
+        let url = from_variables(&environment).unwrap();
+        assert_eq!(
+            url.expose_secret(),
+            "postgres://?host=a%2Cb&port=1%2C2&channel_binding=require&target_session_attrs=primary"
+        );
+        let pairs = complete(&"user=u".into(), &environment).unwrap();
+        let expected = "user=u host='a,b' port='1,2' channel_binding='require' target_session_attrs='primary'";
+        assert_eq!(pairs.expose_secret(), expected);
     }
 
     #[test]

@@ -61,8 +61,9 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SourceSettings {
     /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or `key=value` pairs as libpq reads them.
+    /// Several hosts are separated by commas; the one that takes writes is used.
     /// If it is left out, `DATABASE_URL`. What it leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
-    /// `PGDATABASE`, `PGSSLMODE` and `PGSSLROOTCERT`. Best written as `${DATABASE_URL}`, so that no password is in the file.
+    /// `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGCHANNELBINDING` and `PGTARGETSESSIONATTRS`. Best written as `${DATABASE_URL}`, so that no password is in the file.
     /// The stages index, embed and sink can do without: they only use it to read values that PostgreSQL did not send. With
     /// `lookup`, index and embed need it.
     #[serde(deserialize_with = "secret")]

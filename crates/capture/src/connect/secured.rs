@@ -1,0 +1,77 @@
+//! Hands connections that are open, and encrypted where they have to be, to tokio-postgres.
+//!
+//! The library asks for TLS itself, unless it is told that the connection begins with it: then it only calls what would do
+//! the handshake. Ours has been done. So sockets and TLS are the same for both kinds of sessions.
+
+use std::future::{Ready, ready};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::config::{SslMode, SslNegotiation};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+use tokio_postgres::{Client, Config};
+
+use super::dial;
+use super::wire::Stream;
+
+/// What drives a session.
+pub(super) type Connection = tokio_postgres::Connection<Box<dyn Stream>, Secured<Box<dyn Stream>>>;
+
+/// Logs in.
+pub(super) async fn log_in(
+    config: &Config,
+    connection: dial::Connection,
+) -> Result<(Client, Connection), tokio_postgres::Error> {
+    let mut config = config.clone();
+    config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+    config.connect_raw(connection.stream, Handshaken { binding: connection.binding }).await
+}
+
+/// Stands in for a TLS library: the handshake is done.
+struct Handshaken {
+    binding: Option<Vec<u8>>,
+}
+
+impl<S: Stream> TlsConnect<S> for Handshaken {
+    type Stream = Secured<S>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<Secured<S>>>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        ready(Ok(Secured { stream, binding: self.binding }))
+    }
+}
+
+/// A connection with what a login on it can be bound to.
+pub(super) struct Secured<S> {
+    stream: S,
+    binding: Option<Vec<u8>>,
+}
+
+impl<S: Stream> TlsStream for Secured<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.binding.clone().map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
+    }
+}
+
+impl<S: Stream> AsyncRead for Secured<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: Stream> AsyncWrite for Secured<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

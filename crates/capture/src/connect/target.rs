@@ -1,0 +1,104 @@
+//! Which of several servers a session may be opened on; the names are libpq's `target_session_attrs`.
+
+use super::connstring::invalid;
+use crate::CaptureError;
+
+/// What a server has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Any,
+    ReadWrite,
+    ReadOnly,
+    Primary,
+    Standby,
+}
+
+/// What a server said of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    pub(super) in_recovery: bool,
+    /// Whether transactions are read-only by a setting of the server, not of the role or the database.
+    pub(super) read_only: bool,
+}
+
+/// The question to which [`Standing`] is the answer. What a role or a database has set, walvec sets back for its sessions.
+pub(super) const STANDING: &str = "
+    SELECT pg_is_in_recovery(),
+           EXISTS (SELECT FROM pg_settings
+                   WHERE name = 'default_transaction_read_only' AND setting = 'on'
+                     AND source NOT IN ('user', 'database', 'database user', 'client', 'session'))";
+
+impl Target {
+    /// What to look for, in order. With several hosts and nothing said it is the primary: a standby can be written to by
+    /// nobody, and publications and snapshots have to be made.
+    pub(super) fn parse(given: Option<&str>, hosts: usize) -> Result<&'static [Self], CaptureError> {
+        Ok(match given {
+            None if hosts > 1 => &[Self::ReadWrite],
+            None | Some("any") => &[Self::Any],
+            Some("read-write") => &[Self::ReadWrite],
+            Some("read-only") => &[Self::ReadOnly],
+            Some("primary") => &[Self::Primary],
+            Some("standby") => &[Self::Standby],
+            Some("prefer-standby") => &[Self::Standby, Self::Any],
+            Some(_) => {
+                return Err(invalid(
+                    "target_session_attrs is none of any, read-write, read-only, primary, standby and prefer-standby",
+                ));
+            }
+        })
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::ReadWrite => "read-write",
+            Self::ReadOnly => "read-only",
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+        }
+    }
+
+    /// What the server is instead, if it is not what is wanted.
+    pub(super) const fn contradiction(self, found: Standing) -> Option<&'static str> {
+        match (self, found) {
+            (Self::ReadWrite | Self::Primary, Standing { in_recovery: true, .. }) => {
+                Some("it is a standby, in recovery")
+            }
+            (Self::ReadWrite, Standing { read_only: true, .. }) => Some("its default_transaction_read_only is on"),
+            (Self::Standby, Standing { in_recovery: false, .. }) => Some("it is a primary, not in recovery"),
+            (Self::ReadOnly, Standing { in_recovery: false, read_only: false }) => Some("it takes writes"),
+            (Self::Any | Self::ReadWrite | Self::ReadOnly | Self::Primary | Self::Standby, _) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_taken_for_what_it_is() {
+        let primary = Standing { in_recovery: false, read_only: false };
+        let standby = Standing { in_recovery: true, read_only: false };
+        let closed = Standing { in_recovery: false, read_only: true };
+        for (target, [on_primary, on_standby, on_closed]) in [
+            (Target::Any, [true, true, true]),
+            (Target::ReadWrite, [true, false, false]),
+            (Target::ReadOnly, [false, true, true]),
+            (Target::Primary, [true, false, true]),
+            (Target::Standby, [false, true, false]),
+        ] {
+            let fits = |found| target.contradiction(found).is_none();
+            assert_eq!([fits(primary), fits(standby), fits(closed)], [on_primary, on_standby, on_closed], "{target:?}");
+        }
+    }
+
+    #[test]
+    fn several_hosts_mean_the_primary_unless_something_else_is_said() {
+        assert_eq!(Target::parse(None, 1).unwrap(), [Target::Any]);
+        assert_eq!(Target::parse(None, 2).unwrap(), [Target::ReadWrite]);
+        assert_eq!(Target::parse(Some("any"), 2).unwrap(), [Target::Any]);
+        assert_eq!(Target::parse(Some("prefer-standby"), 2).unwrap(), [Target::Standby, Target::Any]);
+        assert!(Target::parse(Some("writable"), 2).is_err());
+    }
+}
