@@ -11,6 +11,16 @@ pub enum CaptureError {
         /// What is wrong with them.
         reason: String,
     },
+    /// A setting does not fit the server, or what is on it.
+    #[error("`{setting}`: {reason}")]
+    Setting {
+        /// The key in the configuration.
+        setting: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What to write instead.
+        remedy: String,
+    },
     /// A condition in SQL that is not one.
     #[error("the condition cannot be used on {table}: {reason}")]
     Condition {
@@ -109,6 +119,14 @@ pub enum CaptureError {
         /// The SQL that makes it match.
         sql: String,
     },
+    /// The publication belongs to something else, and cannot be read instead of one of walvec's own.
+    #[error("publication \"{publication}\" is not walvec's, and cannot be read as it is: {difference}")]
+    ForeignPublication {
+        /// Its name.
+        publication: String,
+        /// How it differs from what is needed.
+        difference: String,
+    },
     /// The slot does not exist, so the changes since the last confirmed position cannot be had.
     #[error("replication slot \"{slot}\" does not exist")]
     SlotMissing {
@@ -194,7 +212,7 @@ impl CaptureError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Config { .. } | Self::Condition { .. } => "E_CONFIG",
+            Self::Config { .. } | Self::Setting { .. } | Self::Condition { .. } => "E_CONFIG",
             Self::Connect { .. } | Self::OtherTarget { .. } => "E_CONNECT",
             Self::NoHost { tried } => Self::decisive(tried).map_or("E_CONNECT", Self::code),
             Self::Auth { .. } => "E_AUTH",
@@ -204,7 +222,7 @@ impl CaptureError {
             Self::Rights { .. } => "E_RIGHTS",
             Self::Table { .. } => "E_TABLE",
             Self::NoKey { .. } => "E_NO_KEY",
-            Self::Publication { .. } => "E_PUBLICATION",
+            Self::Publication { .. } | Self::ForeignPublication { .. } => "E_PUBLICATION",
             Self::SlotMissing { .. } => "E_SLOT_MISSING",
             Self::SlotExists { .. } => "E_SLOT_EXISTS",
             Self::SlotLost { .. } => "E_SLOT_LOST",
@@ -230,6 +248,7 @@ impl CaptureError {
             Self::NoHost { tried } => tried.iter().any(Self::is_retryable),
             Self::Statement { sqlstate, .. } => is_transient(sqlstate),
             Self::Config { .. }
+            | Self::Setting { .. }
             | Self::Condition { .. }
             | Self::Auth { .. }
             | Self::Database { .. }
@@ -239,6 +258,7 @@ impl CaptureError {
             | Self::Table { .. }
             | Self::NoKey { .. }
             | Self::Publication { .. }
+            | Self::ForeignPublication { .. }
             | Self::SlotMissing { .. }
             | Self::SlotExists { .. }
             | Self::SlotLost { .. }
@@ -284,6 +304,11 @@ impl CaptureError {
                 format!("ALTER TABLE {} ADD PRIMARY KEY (...);", crate::sql::quote_table(table))
             }
             Self::Publication { sql, .. } => sql.clone(),
+            Self::ForeignPublication { publication, .. } => format!(
+                "let `source.publication` be another name, for example {publication}_walvec: walvec makes a publication of its \
+                 own, and leaves \"{publication}\" as it is"
+            ),
+            Self::Setting { remedy, .. } => remedy.clone(),
             Self::SlotMissing { .. } | Self::SlotLost { .. } | Self::Schema { .. } => {
                 "read the tables again: `walvec reset`, then `walvec run`".to_owned()
             }

@@ -20,13 +20,16 @@
 //! - `source`: the source and what can be asked of it
 //! - `preflight`: what would stop the pipeline, found before it starts, and the statements that put it right
 //! - `publication`, `slot`: the two things that live on the server
+//! - `row_filter`: what the server makes of a row filter
 //! - `snapshot`: slot creation, the plan of the copy, its workers
+//! - `blockers`: open transactions that the creation of a slot waits for
 //! - `stream`: the task that reads the stream and answers the server
 //! - `pgoutput`: replication messages, decoded without any I/O
 //! - `assemble`: messages into changes with positions and keys
 //! - `fetch`: rows read again by key
 //! - `lookup`: rows looked up in other tables, and the rows that look something up
 //! - `timeline`: where the server's history left another timeline
+//! - `withheld`: why a column of a table is not read
 //! - `visible`: whether what the stream has brought can be read already
 //! - [`relations`], [`sample`]: which tables there are, and what they hold, for proposals
 //! - `copy_text`, `value`: PostgreSQL's text forms
@@ -38,6 +41,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod assemble;
+mod blockers;
 mod catalog;
 mod config;
 mod connect;
@@ -49,6 +53,7 @@ mod pgoutput;
 mod preflight;
 mod publication;
 pub mod relations;
+mod row_filter;
 pub mod sample;
 mod slot;
 mod snapshot;
@@ -58,7 +63,9 @@ mod stream;
 mod timeline;
 mod value;
 mod visible;
+mod withheld;
 
+pub use blockers::{Blocker, Holder};
 pub use catalog::{Capabilities, ServerFacts, Service};
 pub use config::{LookupSpec, SourceConfig, TableSpec};
 pub use connect::{Session, open_session};
@@ -70,9 +77,4 @@ pub use slot::{SlotState, WalStatus};
 pub use snapshot::{Selection, Snapshot};
 pub use source::{ServerPosition, Source};
 pub use stream::ChangeStream;
-use walvec_model::TableName;
-
-/// A row filter on a server that has none.
-fn capabilities_error(table: &TableName) -> CaptureError {
-    CaptureError::Config { reason: format!("the row filter of {table} needs PostgreSQL 15 or later") }
-}
+pub use withheld::Withheld;

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use tokio_postgres::SimpleQueryMessage;
-use tokio_postgres::error::SqlState;
 use tracing::warn;
 use walvec_model::TableName;
 
 use crate::catalog::{Capabilities, facts_by_name};
-use crate::config::{SourceConfig, TableSpec};
+use crate::config::SourceConfig;
 use crate::connect::{Session, statement_error};
 use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
-use crate::{CaptureError, capabilities_error};
+use crate::{CaptureError, row_filter};
 
 /// How the publication compares to the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +26,8 @@ pub enum PublicationState {
     Differs {
         /// What is different.
         difference: String,
-        /// The SQL that makes it match.
-        sql: String,
+        /// The SQL that makes it match; `None` if it is not a list of tables, and so made for something else.
+        sql: Option<String>,
     },
 }
 
@@ -78,62 +76,111 @@ pub(crate) async fn published_tables(
         .collect())
 }
 
+/// Whether the publication names the columns of a table one by one. PostgreSQL 15 and later.
+pub(crate) async fn has_column_list(session: &Session, publication: &str, table: u32) -> Result<bool, CaptureError> {
+    let query = "SELECT EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                                WHERE p.pubname = $1 AND r.prrelid = $2 AND r.prattrs IS NOT NULL)";
+    let row = session.query_one(query, &[&publication, &table]).await;
+    Ok(row.map_err(|error| statement_error("reading the publication", &error))?.get(0))
+}
+
 /// Compares the publication with the configuration.
 pub(crate) async fn state(
     session: &Session,
     config: &SourceConfig,
     can: Capabilities,
 ) -> Result<PublicationState, CaptureError> {
-    let failed = |error| statement_error("reading the publication", &error);
-    let query = "SELECT oid, pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot, puballtables
-                 FROM pg_publication WHERE pubname = $1";
-    let Some(row) = session.query_opt(query, &[&config.publication]).await.map_err(failed)? else {
+    let Some(found) = Existing::find(session, config, can).await? else {
         return Ok(PublicationState::Missing);
     };
     let published = published_tables(session, &config.publication, can).await?;
     // Without it the view lists the leaves, and no other difference could be told from that.
-    let hides_roots = !row.get::<_, bool>(2) && has_partitioned(session, config).await?;
+    let hides_roots = !found.via_root && has_partitioned(session, config).await?;
     let mut differences = if hides_roots {
         vec!["publish_via_partition_root is off".to_owned()]
     } else {
-        table_differences(config, &published)
+        table_differences(config, &published, found.is_list)
     };
-    if !row.get::<_, bool>(1) {
+    if !found.sends_all {
         differences.push("it leaves out some of INSERT, UPDATE, DELETE and TRUNCATE".to_owned());
     }
     if differences.is_empty() && can.row_filters {
-        differences = filter_differences(session, config, can, &published).await?;
+        differences = filter_differences(session, config, &published).await?;
     }
     if differences.is_empty() {
-        return Ok(PublicationState::Matches { oid: row.get(0) });
+        return Ok(PublicationState::Matches { oid: found.oid });
     }
-    let sql = if row.get(3) {
-        // A publication of all tables cannot be changed into one of some tables.
-        let create = create_sql(session, config, can).await?;
-        format!("DROP PUBLICATION {}; {create}", quote_ident(&config.publication))
-    } else {
-        alter_sql(session, config, can).await?
-    };
+    let sql = if found.is_list { Some(alter_sql(session, config, can).await?) } else { None };
     Ok(PublicationState::Differs { difference: differences.join("; "), sql })
+}
+
+/// A publication, as far as it is not about single tables.
+struct Existing {
+    oid: u32,
+    /// Whether it sends every kind of change.
+    sends_all: bool,
+    /// Whether partitions are sent as their root.
+    via_root: bool,
+    /// Whether its tables are listed one by one. One of all tables, or of a schema, has others besides: their changes are
+    /// passed over.
+    is_list: bool,
+}
+
+impl Existing {
+    async fn find(session: &Session, config: &SourceConfig, can: Capabilities) -> Result<Option<Self>, CaptureError> {
+        let has_schemas = match can.schema_publications {
+            true => "EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid)",
+            false => "false",
+        };
+        let query = format!(
+            "SELECT p.oid, pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot, NOT puballtables AND NOT {has_schemas}
+             FROM pg_publication p WHERE pubname = $1"
+        );
+        let row = session.query_opt(&query, &[&config.publication]).await;
+        let row = row.map_err(|error| statement_error("reading the publication", &error))?;
+        let found = |row: tokio_postgres::Row| Self {
+            oid: row.get(0),
+            sends_all: row.get(1),
+            via_root: row.get(2),
+            is_list: row.get(3),
+        };
+        Ok(row.map(found))
+    }
 }
 
 /// Changes whenever the publication is made anew or altered, also if it is put back as it was; `None` if there is none.
 ///
 /// The server decodes with the catalogue of the time of each change: what the publication left out meanwhile never comes,
 /// and only the rows of the catalogue tell that it was otherwise.
-pub(crate) async fn identity(session: &Session, publication: &str) -> Result<Option<String>, CaptureError> {
-    let query = "
+pub(crate) async fn identity(
+    session: &Session,
+    publication: &str,
+    can: Capabilities,
+) -> Result<Option<String>, CaptureError> {
+    let schemas = match can.schema_publications {
+        true => {
+            "UNION ALL
+             SELECT 's' || n.oid || ':' || n.xmin
+             FROM pg_publication_namespace n JOIN pg_publication p ON p.oid = n.pnpubid WHERE p.pubname = $1"
+        }
+        false => "",
+    };
+    let query = format!(
+        "
         SELECT string_agg(entry, ' ' ORDER BY entry) FROM (
             SELECT 'p' || p.oid || ':' || p.xmin FROM pg_publication p WHERE p.pubname = $1
             UNION ALL
             SELECT 'r' || r.oid || ':' || r.xmin
             FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1
-        ) AS entries (entry)";
-    let row = session.query_one(query, &[&publication]).await;
+            {schemas}
+        ) AS entries (entry)"
+    );
+    let row = session.query_one(&query, &[&publication]).await;
     Ok(row.map_err(|error| statement_error("reading the publication", &error))?.get(0))
 }
 
-fn table_differences(config: &SourceConfig, published: &BTreeMap<TableName, Published>) -> Vec<String> {
+/// `is_exact`: whether tables that are not configured are a difference, too.
+fn table_differences(config: &SourceConfig, published: &BTreeMap<TableName, Published>, is_exact: bool) -> Vec<String> {
     let mut differences = Vec::new();
     let tables = config.published();
     for spec in &tables {
@@ -148,7 +195,7 @@ fn table_differences(config: &SourceConfig, published: &BTreeMap<TableName, Publ
             }
         }
     }
-    for extra in published.keys().filter(|name| !tables.iter().any(|spec| spec.name == **name)) {
+    for extra in published.keys().filter(|name| is_exact && !tables.iter().any(|spec| spec.name == **name)) {
         differences.push(format!("it also publishes {extra}"));
     }
     differences
@@ -167,74 +214,42 @@ async fn has_partitioned(session: &Session, config: &SourceConfig) -> Result<boo
     Ok(false)
 }
 
-/// Compares row filters by their meaning: the server is asked to write ours the way it wrote the published ones.
+/// Compares row filters by their meaning.
 async fn filter_differences(
     session: &Session,
     config: &SourceConfig,
-    can: Capabilities,
     published: &BTreeMap<TableName, Published>,
 ) -> Result<Vec<String>, CaptureError> {
-    let found = |spec: &TableSpec| published.get(&spec.name).and_then(|table| table.filter.clone());
     let mut differences = Vec::new();
-    let mut same_meaning_needed = false;
-    for spec in &config.published() {
-        match (&spec.filter, found(spec)) {
+    for (index, spec) in config.published().iter().enumerate() {
+        let found = published.get(&spec.name).and_then(|table| table.filter.as_ref());
+        match (&spec.filter, found) {
             (None, None) => {}
-            (Some(_), Some(_)) => same_meaning_needed = true,
+            (Some(ours), Some(theirs)) => {
+                let Some(facts) = facts_by_name(session, &spec.name).await? else { continue };
+                match row_filter::mean_the_same(session, &facts, ours, theirs).await? {
+                    Some(true) => {}
+                    Some(false) => differences.push(format!("it filters {} by {theirs}", spec.name)),
+                    None => warn!(
+                        publication = config.publication,
+                        "cannot compare {} with the row filter of the publication: the role may not make temporary views",
+                        row_filter::setting(index)
+                    ),
+                }
+            }
             (None, Some(filter)) => differences.push(format!("it filters {} by {filter}", spec.name)),
             (Some(_), None) => differences.push(format!("it does not filter {}", spec.name)),
-        }
-    }
-    if !same_meaning_needed || !differences.is_empty() {
-        return Ok(differences);
-    }
-    let Some(wanted) = deparsed_filters(session, config, can).await? else {
-        warn!(
-            publication = config.publication,
-            "cannot compare the row filters: no right to create publications, or a locked table"
-        );
-        return Ok(differences);
-    };
-    for spec in &config.tables {
-        let filter = found(spec).unwrap_or_default();
-        if wanted.get(&spec.name).cloned().unwrap_or_default() != filter {
-            differences.push(format!("it filters {} by {filter}", spec.name));
         }
     }
     Ok(differences)
 }
 
-/// The configured filters as the server writes them: it is asked through a publication that is rolled back. `None` if the
-/// role may not create one, or a table is locked.
-async fn deparsed_filters(
-    session: &Session,
-    config: &SourceConfig,
-    can: Capabilities,
-) -> Result<Option<BTreeMap<TableName, String>>, CaptureError> {
-    let probe = SourceConfig { publication: format!("walvec_probe_{}", std::process::id()), ..config.clone() };
-    let create = create_sql(session, &probe, can).await?;
-    // One message is one transaction, and no other statement of this session can come in between. Creating a publication
-    // locks its tables against VACUUM and DDL, and may have to wait for them.
-    let statements = format!(
-        "SET LOCAL lock_timeout = '2s'; {create} SELECT schemaname, tablename, rowfilter FROM pg_publication_tables WHERE pubname = {}; ROLLBACK;",
-        quote_literal(&probe.publication)
-    );
-    let messages = match session.simple_query(&statements).await {
-        Ok(messages) => messages,
-        Err(error) => match error.code() {
-            Some(state) if [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::LOCK_NOT_AVAILABLE].contains(state) => {
-                return Ok(None);
-            }
-            _ => return Err(statement_error("checking the row filters", &error)),
-        },
-    };
-    let filter = |message: &SimpleQueryMessage| match message {
-        SimpleQueryMessage::Row(row) => {
-            Some((TableName::new(row.get(0)?, row.get(1)?), row.get(2).unwrap_or_default().to_owned()))
-        }
-        _ => None,
-    };
-    Ok(Some(messages.iter().filter_map(filter).collect()))
+/// The error that a publication does not say what is needed.
+pub(crate) fn differs(publication: String, difference: String, sql: Option<String>) -> CaptureError {
+    match sql {
+        Some(sql) => CaptureError::Publication { publication, difference, sql },
+        None => CaptureError::ForeignPublication { publication, difference },
+    }
 }
 
 /// The SQL that creates the publication.
@@ -244,10 +259,15 @@ pub(crate) async fn create_sql(
     can: Capabilities,
 ) -> Result<String, CaptureError> {
     let list = table_list(session, config, can).await?;
-    Ok(format!(
-        "CREATE PUBLICATION {} FOR TABLE {list} WITH (publish_via_partition_root = true);",
-        quote_ident(&config.publication)
-    ))
+    Ok(format!("CREATE PUBLICATION {} FOR TABLE {list} WITH ({});", quote_ident(&config.publication), options(can)))
+}
+
+/// How partitions are sent, and that generated columns are sent where the server can do that.
+const fn options(can: Capabilities) -> &'static str {
+    match can.generated_columns {
+        true => "publish_via_partition_root = true, publish_generated_columns = stored",
+        false => "publish_via_partition_root = true",
+    }
 }
 
 /// The SQL that says whose publication it is.
@@ -296,14 +316,15 @@ async fn alter_sql(session: &Session, config: &SourceConfig, can: Capabilities) 
     let list = table_list(session, config, can).await?;
     Ok(format!(
         "ALTER PUBLICATION {name} SET TABLE {list}; ALTER PUBLICATION {name} SET \
-         (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);"
+         (publish = 'insert, update, delete, truncate', {});",
+        options(can)
     ))
 }
 
 async fn table_list(session: &Session, config: &SourceConfig, can: Capabilities) -> Result<String, CaptureError> {
     let tables = config.published();
     let mut items = Vec::with_capacity(tables.len());
-    for spec in &tables {
+    for (index, spec) in tables.iter().enumerate() {
         let Some(facts) = facts_by_name(session, &spec.name).await? else {
             return Err(CaptureError::Table { table: spec.name.clone(), reason: "does not exist".to_owned() });
         };
@@ -314,7 +335,9 @@ async fn table_list(session: &Session, config: &SourceConfig, can: Capabilities)
             _ => String::new(),
         };
         let filter = match &spec.filter {
-            Some(_) if !can.row_filters => return Err(capabilities_error(&spec.name)),
+            Some(_) if !can.row_filters => return Err(row_filter::unsupported(index, session.version)),
+            // A comment in it ends with its line.
+            Some(filter) if filter.contains("--") => format!(" WHERE ({filter}\n)"),
             Some(filter) => format!(" WHERE ({filter})"),
             None => String::new(),
         };

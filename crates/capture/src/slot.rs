@@ -62,12 +62,14 @@ pub(crate) async fn state(session: &Session, slot: &str) -> Result<SlotState, Ca
 fn interpret(slot: &str, database: &str, facts: &Value) -> Result<SlotState, CaptureError> {
     let text = |name: &str| facts[name].as_str().unwrap_or_default();
     if text("plugin") != "pgoutput" || text("database") != database {
-        return Err(CaptureError::Config {
+        return Err(CaptureError::Setting {
+            setting: "source.slot".to_owned(),
             reason: format!(
-                "slot \"{slot}\" exists, but for plugin \"{}\" in database \"{}\"; choose another name",
+                "slot \"{slot}\" exists, but for plugin \"{}\" in database \"{}\"",
                 text("plugin"),
                 text("database")
             ),
+            remedy: "choose another name; slots of all databases of a server share their names".to_owned(),
         });
     }
     // `invalidation_reason` is there since 17, `conflicting` since 16.

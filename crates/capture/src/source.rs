@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use walvec_model::{Lsn, Row, RowKey, Table, TableName};
 
+use crate::blockers::{Blocker, Waiting};
 use crate::catalog::{self, Catalog, ServerFacts, TableFacts};
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::{Hosts, Session, statement_error};
@@ -21,6 +22,7 @@ pub struct Source {
     pub(crate) config: SourceConfig,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) shapes: tokio::sync::Mutex<Option<Shapes>>,
+    pub(crate) waiting: Waiting,
     server: ServerFacts,
 }
 
@@ -50,7 +52,8 @@ impl Source {
     pub async fn connect(config: SourceConfig) -> Result<Self, CaptureError> {
         let catalog = Arc::new(Catalog::connect(&Hosts::parse(&config.url)?).await?);
         let server = catalog::server_facts(&*catalog.session().await?).await?;
-        Ok(Self { config, catalog, shapes: tokio::sync::Mutex::default(), server })
+        let (shapes, waiting) = Default::default();
+        Ok(Self { config, catalog, shapes, waiting, server })
     }
 
     /// Which server this is.
@@ -143,7 +146,7 @@ impl Source {
     /// # Errors
     /// If the catalogue cannot be read.
     pub async fn publication_identity(&self) -> Result<Option<String>, CaptureError> {
-        publication::identity(&*self.session().await?, &self.config.publication).await
+        publication::identity(&*self.session().await?, &self.config.publication, self.server.capabilities).await
     }
 
     /// Creates the publication for exactly the configured tables, if it is missing.
@@ -155,7 +158,7 @@ impl Source {
         match self.publication().await? {
             PublicationState::Matches { .. } => Ok(()),
             PublicationState::Differs { difference, sql } => {
-                Err(CaptureError::Publication { publication: self.config.publication.clone(), difference, sql })
+                Err(publication::differs(self.config.publication.clone(), difference, sql))
             }
             PublicationState::Missing => {
                 let session = self.session().await?;
@@ -191,7 +194,9 @@ impl Source {
     /// # Errors
     /// If the server refuses.
     pub async fn mend_publication(&self) -> Result<bool, CaptureError> {
-        let PublicationState::Differs { difference, sql } = self.publication().await? else { return Ok(false) };
+        let PublicationState::Differs { difference, sql: Some(sql) } = self.publication().await? else {
+            return Ok(false);
+        };
         let session = self.session().await?;
         if !publication::is_ours(&session, &self.config).await? {
             return Ok(false);
@@ -238,9 +243,17 @@ impl Source {
         })
     }
 
+    /// The open transactions that the creation of a slot waits for at the moment: none if no slot is being created, or as long
+    /// as that takes no longer than usual.
+    #[must_use]
+    pub fn waiting_for(&self) -> Vec<Blocker> {
+        self.waiting.now()
+    }
+
     /// Creates the slot and starts to copy the tables as they were at its consistent point.
     ///
-    /// The server waits for every transaction that is open before it answers; who keeps it waiting is logged.
+    /// The server waits for every transaction that is open before it answers; who keeps it waiting is logged, and in
+    /// [`waiting_for`](Self::waiting_for).
     ///
     /// # Errors
     /// `E_SLOT_EXISTS` if there is a slot already; everything that [`tables`](Self::tables) reports.
@@ -300,11 +313,10 @@ impl Source {
                 columns: spec.columns.clone().filter(|_| can.column_lists),
                 filter: spec.filter.clone(),
             });
-            // Before 18 the stream leaves generated columns out, whatever the view says.
-            let streams_generated = self.server.version_num >= 180_000 && published.columns.is_some();
             let table = facts.table(|column| {
                 let named = published.columns.as_ref().is_none_or(|names| names.contains(&column.column.name));
-                named && (streams_generated || !column.generated)
+                // Before 18 the stream leaves generated columns out, whatever the view says.
+                named && column.can_be_sent(can)
             })?;
             tables.push(PublishedTable { facts, table: Arc::new(table), filter: published.filter });
         }

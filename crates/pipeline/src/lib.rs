@@ -62,4 +62,4 @@ pub mod writer;
 pub use error::{PipelineError, Policy};
 pub use status::Status;
 pub use store::{Checkpoint, DeadLetter, Store};
-pub use supervisor::{Collection, Pipeline, PipelineConfig, facts};
+pub use supervisor::{Collection, Pipeline, PipelineConfig, check_columns, facts};

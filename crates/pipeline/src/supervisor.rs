@@ -11,9 +11,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig};
+use walvec_capture::{Blocker, LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Withheld};
 use walvec_model::{Change, Fingerprint, Generation, Lsn, Table, TableName};
 use walvec_sink::{Sink, SinkError};
+use walvec_transform::{Transform, TransformError};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::{PipelineError, Policy};
@@ -25,9 +26,10 @@ use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
 use crate::snapshot;
 use crate::start::{Facts, Refusal, Slot, Start, decide};
-use crate::status::{CollectionStatus, Phase, Status};
+use crate::status::{CollectionStatus, Phase, Problem, Status};
 use crate::store::{Checkpoint, SnapshotState, SourceIdentity, Store};
 use crate::telemetry::Telemetry;
+use crate::trouble::Trouble;
 use crate::writer::{Batch, Purpose, Shared, Writer};
 
 pub use crate::writer::Collection;
@@ -234,9 +236,7 @@ impl Pipeline {
         for table in &run.tables {
             for index in run.writers_of(&table.name) {
                 let Collection { name, transform, .. } = &run.writers[index].collection;
-                transform
-                    .check_among(table, &run.tables)
-                    .map_err(|error| PipelineError::Transform { collection: name.clone(), source: error.into() })?;
+                check_columns(&source, name, transform, table, &run.tables).await?;
             }
         }
         let mut collections = BTreeMap::new();
@@ -259,6 +259,27 @@ impl Pipeline {
         want_snapshot_after(&outcome, &store)?;
         outcome
     }
+}
+
+/// Checks that a collection's templates name columns that are read. Says why a column is not that the table has.
+///
+/// # Errors
+/// The first column that is missing.
+pub async fn check_columns(
+    source: &Source,
+    collection: &str,
+    transform: &Transform,
+    table: &Table,
+    tables: &[Arc<Table>],
+) -> Result<(), PipelineError> {
+    let Err(error) = transform.check_among(table, tables) else { return Ok(()) };
+    if let TransformError::UnknownColumn { table, field, column, .. } = &error
+        && let Some(Withheld { reason, remedy }) = source.withheld(table, column).await?
+    {
+        let what = format!("collection \"{collection}\": {table}: {field} uses column \"{column}\", {reason}");
+        return Err(Refusal { code: error.code(), what, remedy }.into());
+    }
+    Err(PipelineError::Transform { collection: collection.to_owned(), source: error.into() })
 }
 
 async fn work(
@@ -422,8 +443,10 @@ pub(crate) async fn observe(
 ) -> PipelineError {
     let mut ticks = tokio::time::interval(OBSERVE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut waiting = Trouble::new(telemetry);
     loop {
         ticks.tick().await;
+        show_blockers(&source.waiting_for(), &mut waiting);
         for (index, sink) in sinks.iter().enumerate() {
             if let Err(gone) = count_points(index, sink.as_ref(), telemetry).await {
                 return gone;
@@ -452,6 +475,20 @@ pub(crate) async fn observe(
             _ => {}
         }
     }
+}
+
+/// Shows which open transactions the creation of a slot waits for, as long as it does.
+fn show_blockers(blockers: &[Blocker], trouble: &mut Trouble) {
+    if blockers.is_empty() {
+        return trouble.end();
+    }
+    let list = |of: fn(&Blocker) -> String| blockers.iter().map(of).collect::<Vec<_>>().join("; ");
+    let message = format!(
+        "the rows are read once PostgreSQL has created a replication slot, and that waits for open transactions: {}",
+        list(Blocker::to_string)
+    );
+    let remedy = Some(list(Blocker::remedy));
+    trouble.show(Problem { part: "source".to_owned(), message, remedy, attempts: 1 });
 }
 
 /// Counts the points of the collection with this place in the status. Fails only if the collection is gone.

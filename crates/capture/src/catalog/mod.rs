@@ -17,7 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use server::facts as server_facts;
 pub use server::{Capabilities, ServerFacts};
 pub use service::Service;
-pub(crate) use tables::{KeySource, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves};
+pub(crate) use tables::{
+    ColumnFacts, Generated, KeySource, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves,
+};
 use tokio_util::sync::CancellationToken;
 use walvec_model::Column;
 

@@ -36,6 +36,10 @@ pub struct Capabilities {
     pub row_filters: bool,
     /// Publications can name columns (15).
     pub column_lists: bool,
+    /// Publications can have all tables of a schema (15).
+    pub schema_publications: bool,
+    /// Publications can have stored generated columns (18).
+    pub generated_columns: bool,
     /// A range of ctids is read without reading the whole table (14).
     pub tid_range_scan: bool,
     /// Slots can survive a failover (17).
@@ -47,6 +51,8 @@ impl Capabilities {
         Self {
             row_filters: version >= 150_000,
             column_lists: version >= 150_000,
+            schema_publications: version >= 150_000,
+            generated_columns: version >= 180_000,
             tid_range_scan: version >= 140_000,
             failover_slots: version >= 170_000,
         }

@@ -2,6 +2,7 @@
 
 use walvec_model::{Column, Table, TableName};
 
+use super::Capabilities;
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 
@@ -22,7 +23,7 @@ pub(crate) struct TableFacts {
     pub(crate) has_children: bool,
     /// Whether the role may use the table's schema.
     pub(crate) can_use_schema: bool,
-    /// Whether the role may read the table's schema and all of its columns.
+    /// Whether the role may read the table's schema and the table as a whole, system columns included.
     pub(crate) can_select: bool,
     /// Who owns the table.
     pub(crate) owner: Owner,
@@ -58,7 +59,26 @@ impl Owner {
 #[derive(Clone, Debug)]
 pub(crate) struct ColumnFacts {
     pub(crate) column: Column,
-    pub(crate) generated: bool,
+    /// Set if the server computes it.
+    pub(crate) generated: Option<Generated>,
+    /// Whether the role may read it.
+    pub(crate) can_select: bool,
+}
+
+/// How a generated column gets its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Generated {
+    /// Whether it is stored; else it is computed when it is read, and never sent.
+    pub(crate) is_stored: bool,
+    /// The expression, as the server writes it.
+    pub(crate) expression: String,
+}
+
+impl ColumnFacts {
+    /// Whether a publication can send the column on such a server.
+    pub(crate) fn can_be_sent(&self, can: Capabilities) -> bool {
+        self.generated.as_ref().is_none_or(|generated| generated.is_stored && can.generated_columns)
+    }
 }
 
 /// Where a table's key comes from.
@@ -129,10 +149,7 @@ const TABLE: &str = "
     SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
            rn.nspname::text, r.relname::text,
            c.relkind <> 'p' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
-           has_schema_privilege(n.oid, 'USAGE')
-               AND (has_table_privilege(c.oid, 'SELECT') OR NOT EXISTS (
-                   SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                   AND NOT has_column_privilege(c.oid, a.attnum, 'SELECT'))),
+           has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
            row_security_active(c.oid), has_schema_privilege(n.oid, 'USAGE'),
            o.rolname::text, o.rolsuper, s.rolname::text, s.rolsuper
     FROM pg_class c
@@ -143,8 +160,11 @@ const TABLE: &str = "
     LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace";
 
 const COLUMNS: &str = "
-    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.attgenerated <> ''
-    FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid,
+           a.attgenerated::text, CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
+           has_column_privilege(a.attrelid, a.attnum, 'SELECT')
+    FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
 /// Only the key part of an index counts: columns under INCLUDE name nothing.
 const INDEXES: &str = "
@@ -195,7 +215,11 @@ async fn facts(
     };
     for row in session.query(COLUMNS, &[&oid]).await.map_err(failed)? {
         let column = Column { name: row.get(0), type_name: row.get(1), type_oid: row.get(2) };
-        facts.columns.push(ColumnFacts { column, generated: row.get(3) });
+        let how: String = row.get(3);
+        let expression: Option<String> = row.get(4);
+        let generated =
+            (!how.is_empty()).then(|| Generated { is_stored: how == "s", expression: expression.unwrap_or_default() });
+        facts.columns.push(ColumnFacts { column, generated, can_select: row.get(5) });
     }
     for row in session.query(INDEXES, &[&oid]).await.map_err(failed)? {
         let columns: Vec<String> = row.get(3);

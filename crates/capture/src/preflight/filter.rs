@@ -1,4 +1,4 @@
-//! Whether PostgreSQL can decide about a row filter when a row is changed.
+//! Whether PostgreSQL takes a condition as a row filter, and can decide about it when a row is changed.
 //!
 //! For an UPDATE or a DELETE it has the old row's replica identity and nothing else. A filter that uses another column makes it
 //! refuse the application's own statements, from the moment at which the publication exists.
@@ -13,19 +13,77 @@ use crate::CaptureError;
 use crate::catalog::TableFacts;
 use crate::config::TableSpec;
 use crate::connect::{Session, statement_error};
+use crate::publication::Published;
+use crate::row_filter::{self, Verdict};
 use crate::sql::{quote_columns, quote_table};
 
-pub(super) async fn finding(
+/// The first oid of what users define: `FirstNormalObjectId` in PostgreSQL's `access/transam.h`.
+const FIRST_USER_DEFINED: u32 = 16_384;
+
+/// What stands in the way of the filter of the table with this place among the configured ones.
+pub(super) async fn findings(
     session: &Session,
+    index: usize,
     spec: &TableSpec,
     facts: &TableFacts,
+    published: Option<&Published>,
+    rights: &Rights<'_>,
+) -> Result<Vec<Finding>, CaptureError> {
+    let Some(filter) = spec.filter.as_deref() else { return Ok(Vec::new()) };
+    if !rights.server.capabilities.row_filters {
+        return Ok(vec![Finding::of(&row_filter::unsupported(index, rights.server.version_num))]);
+    }
+    // That the role may not use the schema is a finding of its own.
+    if !facts.can_use_schema {
+        return Ok(Vec::new());
+    }
+    let used = columns_of(session, facts, filter).await?;
+    let verdict = match published.and_then(|published| published.filter.as_deref()) {
+        Some(theirs) if row_filter::mean_the_same(session, facts, filter, theirs).await? == Some(true) => Verdict::Fits,
+        _ => {
+            let setting = row_filter::setting(index);
+            let verdict = row_filter::try_out(session, &setting, facts, filter, rights.may_create).await?;
+            refuse_user_defined(verdict, &setting, facts, used.as_deref())
+        }
+    };
+    let mut findings = Vec::new();
+    match verdict {
+        Verdict::Fits => {}
+        Verdict::Refused(error) => return Ok(vec![Finding::of(&error)]),
+        Verdict::Untried(why) => findings.push(untried(&row_filter::setting(index), &why)),
+    }
+    if let Some(used) = used {
+        findings.extend(outside_of_identity(session, facts, &used, rights).await?);
+    }
+    Ok(findings)
+}
+
+/// What can be told of a filter that could not be tried: the types of the columns that it uses.
+fn refuse_user_defined(verdict: Verdict, setting: &str, facts: &TableFacts, used: Option<&[String]>) -> Verdict {
+    let is_used = |name: &String| used.is_some_and(|used| used.contains(name));
+    let mut columns = facts.columns.iter().map(|column| &column.column).filter(|column| is_used(&column.name));
+    match (verdict, columns.find(|column| column.type_oid >= FIRST_USER_DEFINED)) {
+        (Verdict::Untried(_), Some(column)) => Verdict::Refused(row_filter::user_defined(setting, &facts.name, column)),
+        (verdict, _) => verdict,
+    }
+}
+
+fn untried(setting: &str, why: &str) -> Finding {
+    Finding::warning(
+        "E_CONFIG",
+        format!("whether PostgreSQL takes `{setting}` as a row filter could not be tried: {why}"),
+        "the statement that creates the publication will tell; row filters take columns, constants and what is built in and \
+         does not change: no enum, no now(), no cast",
+    )
+}
+
+async fn outside_of_identity(
+    session: &Session,
+    facts: &TableFacts,
+    used: &[String],
     rights: &Rights<'_>,
 ) -> Result<Option<Finding>, CaptureError> {
-    let Some(filter) = spec.filter.as_deref().filter(|_| rights.server.capabilities.row_filters) else {
-        return Ok(None);
-    };
-    let Some(used) = columns_of(session, facts, filter).await? else { return Ok(None) };
-    let tables = without(session, facts, &used).await?;
+    let tables = without(session, facts, used).await?;
     let remedy = Remedy::Statements(tables.iter().map(|table| identity::full(table, facts, rights)).collect());
     Ok(tables.first().map(|table| {
         let what = format!(
@@ -54,9 +112,7 @@ async fn columns_of(session: &Session, facts: &TableFacts, filter: &str) -> Resu
     let messages = match session.simple_query(&statements).await {
         Ok(messages) => messages,
         Err(error) => match error.code() {
-            Some(state) if *state == SqlState::INSUFFICIENT_PRIVILEGE || state.code().starts_with("42") => {
-                return Ok(None);
-            }
+            Some(state) if ["22", "42"].contains(&&state.code()[..2]) => return Ok(None),
             // A standby makes no views.
             Some(state) if *state == SqlState::READ_ONLY_SQL_TRANSACTION => return Ok(None),
             _ => return Err(statement_error("checking the row filters", &error)),

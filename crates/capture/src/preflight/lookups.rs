@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 use super::rights::Rights;
 use super::{Finding, Remedy, identity};
 use crate::CaptureError;
-use crate::catalog::{TableFacts, facts_by_name};
+use crate::catalog::{Capabilities, TableFacts, facts_by_name};
 use crate::config::{LookupSpec, SourceConfig};
 use crate::connect::{Session, describe, statement_error};
 use crate::sql::{quote_columns, quote_ident, quote_table};
@@ -25,7 +25,7 @@ pub(super) async fn findings(
         let main = facts_by_name(session, &spec.main).await?;
         let theirs = facts_by_name(session, &spec.lookup.table).await?;
         let (Some(main), Some(theirs)) = (main, theirs) else { continue };
-        let wrong: Vec<Finding> = names(spec, &main, &theirs).collect();
+        let wrong: Vec<Finding> = names(spec, &main, &theirs, rights.server.capabilities).collect();
         if !wrong.is_empty() {
             findings.extend(wrong);
             continue;
@@ -46,7 +46,12 @@ pub(super) async fn findings(
 }
 
 /// Names that are taken, or missing.
-fn names<'a>(spec: &'a LookupSpec, main: &'a TableFacts, theirs: &'a TableFacts) -> impl Iterator<Item = Finding> + 'a {
+fn names<'a>(
+    spec: &'a LookupSpec,
+    main: &'a TableFacts,
+    theirs: &'a TableFacts,
+    can: Capabilities,
+) -> impl Iterator<Item = Finding> + 'a {
     let lookup = &spec.lookup;
     let clash = main.columns.iter().any(|facts| facts.column.name == lookup.name).then(|| {
         Finding::error(
@@ -58,7 +63,7 @@ fn names<'a>(spec: &'a LookupSpec, main: &'a TableFacts, theirs: &'a TableFacts)
     let on = lookup.on.iter().flat_map(move |(their, our)| [(theirs, their), (main, our)]);
     let used = on.chain(lookup.order().iter().map(move |by| (theirs, &by.column)));
     let missing = used.filter_map(move |(facts, column)| {
-        let known: Vec<&str> = published(facts).collect();
+        let known: Vec<&str> = published(facts, can).collect();
         (!known.contains(&column.as_str())).then(|| {
             Finding::error(
                 "E_CONFIG",
@@ -73,9 +78,9 @@ fn names<'a>(spec: &'a LookupSpec, main: &'a TableFacts, theirs: &'a TableFacts)
     clash.into_iter().chain(missing)
 }
 
-/// Generated columns are not in the stream of a publication without a list of columns.
-fn published(facts: &TableFacts) -> impl Iterator<Item = &str> {
-    facts.columns.iter().filter(|facts| !facts.generated).map(|facts| facts.column.name.as_str())
+/// The columns that a publication of walvec's own sends.
+fn published(facts: &TableFacts, can: Capabilities) -> impl Iterator<Item = &str> {
+    facts.columns.iter().filter(move |facts| facts.can_be_sent(can)).map(|facts| facts.column.name.as_str())
 }
 
 /// A row that is deleted, or moves to another main row, must tell where it belonged.

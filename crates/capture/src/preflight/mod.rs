@@ -77,41 +77,64 @@ pub(crate) async fn findings(
     let slot = slot::state(session, &config.slot).await;
     let mut findings = server::findings(session, &rights, matches!(slot, Ok(SlotState::Missing))).await?;
     findings.extend(server::slot(&config.slot, slot));
+    let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
     let mut tables = Vec::new();
-    let mut can_be_published = true;
-    for spec in &config.published() {
+    let (mut can_be_published, mut filters_fit) = (true, true);
+    for (index, spec) in config.published().iter().enumerate() {
         let Some(facts) = facts_by_name(session, &spec.name).await? else {
             can_be_published = false;
             findings.push(tables::missing(&spec.name));
             continue;
         };
+        let published = published.get(&spec.name);
         can_be_published &= tables::unfit(&facts).is_none();
-        findings.extend(tables::findings(spec, &facts, &rights));
+        findings.extend(tables::findings(spec, &facts, published, &rights));
         findings.extend(tables::partitions(session, &facts, &rights).await?);
-        findings.extend(filter::finding(session, spec, &facts, &rights).await?);
+        let filter = filter::findings(session, index, spec, &facts, published, &rights).await?;
+        filters_fit &= filter.iter().all(|finding| finding.severity < Severity::Error || finding.code != "E_CONFIG");
+        findings.extend(filter);
+        findings.extend(identity::unsent(session, &config.publication, &facts, published, &rights).await?);
         tables.push(facts);
     }
     if can_be_published {
         findings.extend(lookups::findings(session, config, &rights).await?);
-        findings.extend(publication_finding(session, config, &rights, &tables).await?);
+        findings.extend(publication_finding(session, config, &rights, &tables, filters_fit).await?);
     }
     Ok(findings)
 }
 
+/// `filters_fit`: whether a publication can have the row filters.
 async fn publication_finding(
     session: &Session,
     config: &SourceConfig,
     rights: &Rights<'_>,
     tables: &[TableFacts],
+    filters_fit: bool,
 ) -> Result<Option<Finding>, CaptureError> {
     let can = rights.server.capabilities;
+    if !filters_fit {
+        // What the publication would be is not known before the filters are corrected.
+        let finding = rights.creating(session, &config.publication, tables, String::new()).await?;
+        let finding = match publication::identity(session, &config.publication, can).await? {
+            None => finding,
+            Some(_) => None,
+        };
+        let remedy = "first correct `where`, then `walvec check` again";
+        return Ok(finding.map(|finding| Finding { remedy: remedy.into(), ..finding }));
+    }
     match publication::state(session, config, can).await? {
         PublicationState::Matches { .. } => Ok(None),
         PublicationState::Differs { difference, sql } => {
             let publication = config.publication.clone();
-            let statement = rights.altering(session, &publication, tables, sql.clone()).await?;
-            let error = CaptureError::Publication { publication, difference, sql };
-            Ok(Some(Finding { remedy: Remedy::Statements(vec![statement]), ..Finding::of(&error) }))
+            let statement = match &sql {
+                Some(sql) => Some(rights.altering(session, &publication, tables, sql.clone()).await?),
+                None => None,
+            };
+            let finding = Finding::of(&publication::differs(publication, difference, sql));
+            Ok(Some(match statement {
+                Some(statement) => Finding { remedy: Remedy::Statements(vec![statement]), ..finding },
+                None => finding,
+            }))
         }
         PublicationState::Missing => {
             let sql = publication::create_sql(session, config, can).await?;

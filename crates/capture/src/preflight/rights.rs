@@ -5,9 +5,10 @@ use walvec_model::TableName;
 use super::remedy::{Actor, Owned, Remedy, Statement};
 use super::{Finding, Severity};
 use crate::CaptureError;
-use crate::catalog::{Owner, ServerFacts, TableFacts};
+use crate::catalog::{ColumnFacts, Leaf, Owner, ServerFacts, TableFacts, facts_by_oid};
 use crate::connect::{Session, statement_error};
-use crate::sql::{quote_ident, quote_table};
+use crate::publication::Published;
+use crate::sql::{quote_columns, quote_ident, quote_table};
 
 /// Stands for the owner of the database, since PostgreSQL 14.
 const DATABASE_OWNER: &str = "pg_database_owner";
@@ -17,7 +18,7 @@ pub(super) struct Rights<'a> {
     pub(super) server: &'a ServerFacts,
     database_owner: Owner,
     /// Whether the role may create in the database.
-    may_create: bool,
+    pub(super) may_create: bool,
     /// Whether the role may replicate.
     pub(super) may_replicate: bool,
 }
@@ -80,20 +81,33 @@ impl<'a> Rights<'a> {
         })
     }
 
-    /// What keeps the role from copying a table.
-    pub(super) fn reading(&self, facts: &TableFacts) -> Vec<Finding> {
+    /// What keeps the role from copying a table, or those columns of it that the publication sends.
+    pub(super) fn reading(&self, facts: &TableFacts, published: Option<&Published>) -> Vec<Finding> {
         let (table, role) = (&facts.name, self.role());
         let mut findings = Vec::new();
-        if !facts.can_select {
-            let mut statements = Vec::new();
-            if !facts.can_use_schema {
-                let by = self.actor(&facts.schema_owner, Owned::Schema(table.schema.clone()));
-                let sql = format!("GRANT USAGE ON SCHEMA {} TO {role};", quote_ident(&table.schema));
-                statements.push(Statement { by, sql });
-            }
+        let sent = published.and_then(|published| published.columns.as_ref());
+        let is_sent = |name: &String| sent.is_none_or(|sent| sent.contains(name));
+        let columns: Vec<&ColumnFacts> = facts.columns.iter().filter(|column| is_sent(&column.column.name)).collect();
+        let hidden = columns.iter().filter(|column| !column.can_select).map(|column| column.column.name.as_str());
+        let hidden: Vec<&str> = if facts.can_select { Vec::new() } else { hidden.collect() };
+        let mut statements: Vec<Statement> = self.using_schema(facts).into_iter().collect();
+        let mut message = format!("role {role} may not read {table}, so it cannot be copied");
+        if !hidden.is_empty() {
+            let (all, is_whole) = (columns.len() == facts.columns.len(), hidden.len() == columns.len());
+            let what = if all { String::new() } else { format!(" ({})", quote_columns(hidden.iter().copied())) };
             let by = self.actor(&facts.owner, Owned::Table(table.clone()));
-            statements.push(Statement { by, sql: format!("GRANT SELECT ON {} TO {role};", quote_table(table)) });
-            findings.push(missing(format!("role {role} may not read {table}, so it cannot be copied"), statements));
+            statements.push(Statement { by, sql: format!("GRANT SELECT{what} ON {} TO {role};", quote_table(table)) });
+            if !is_whole {
+                message =
+                    format!("role {role} may not read {} of {table}, so it cannot be copied", quote_columns(hidden));
+                if self.server.capabilities.column_lists && all {
+                    message
+                        .push_str("; to keep that hidden, publish the other columns only: FOR TABLE ... (column, ...)");
+                }
+            }
+        }
+        if !statements.is_empty() {
+            findings.push(missing(message, statements));
         }
         if facts.row_security {
             let sql = format!("ALTER ROLE {role} BYPASSRLS;");
@@ -101,6 +115,32 @@ impl<'a> Rights<'a> {
             findings.push(missing(format!("row-level security hides rows of {table} from role {role}"), statements));
         }
         findings
+    }
+
+    /// The grant without which nothing in the table's schema can be read, if it is missing.
+    fn using_schema(&self, facts: &TableFacts) -> Option<Statement> {
+        let schema = &facts.name.schema;
+        (!facts.can_use_schema).then(|| Statement {
+            by: self.actor(&facts.schema_owner, Owned::Schema(schema.clone())),
+            sql: format!("GRANT USAGE ON SCHEMA {} TO {};", quote_ident(schema), self.role()),
+        })
+    }
+
+    /// What lets the role read partitions by themselves.
+    pub(super) async fn reading_leaves(
+        &self,
+        session: &Session,
+        leaves: &[Leaf],
+    ) -> Result<Vec<Statement>, CaptureError> {
+        let mut statements = Vec::new();
+        for leaf in leaves {
+            let Some(facts) = facts_by_oid(session, leaf.oid).await? else { continue };
+            statements.extend(self.using_schema(&facts).filter(|statement| !statements.contains(statement)));
+            let by = self.actor(&facts.owner, Owned::Table(leaf.name.clone()));
+            let sql = format!("GRANT SELECT ON {} TO {};", quote_table(&leaf.name), self.role());
+            statements.push(Statement { by, sql });
+        }
+        Ok(statements)
     }
 
     /// What keeps the role from creating the publication by `sql`, for tables with these owners.

@@ -4,6 +4,7 @@ use super::Finding;
 use super::remedy::{Actor, Remedy, Statement};
 use super::rights::Rights;
 use crate::CaptureError;
+use crate::blockers;
 use crate::connect::{Session, statement_error};
 use crate::slot::{SlotState, WalStatus};
 use crate::sql::quote_literal;
@@ -51,6 +52,14 @@ pub(super) async fn findings(
             format!("all {limit} replication connections are taken (max_wal_senders)"),
             Remedy::Statements(vec![rights.setting("max_wal_senders", limit + MORE)]),
         ));
+    }
+    if needs_slot {
+        let forgotten = blockers::forgotten(session).await?;
+        findings.extend(forgotten.iter().map(|blocker| {
+            let what =
+                format!("the first start waits for {blocker}: no replication slot is created before it has ended");
+            Finding::warning("E_OPEN_TRANSACTION", what, blocker.remedy())
+        }));
     }
     findings.extend(encoding(row.get(6)));
     if row.get::<_, String>(7) == "-1" {

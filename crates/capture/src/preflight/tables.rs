@@ -2,19 +2,25 @@
 
 use walvec_model::TableName;
 
-use super::Finding;
 use super::rights::Rights;
+use super::{Finding, Remedy};
 use crate::CaptureError;
 use crate::catalog::{KeySource, TableFacts, leaves};
 use crate::config::TableSpec;
 use crate::connect::Session;
-use crate::sql::{quote_columns, quote_table};
+use crate::publication::Published;
+use crate::sql::quote_columns;
 
 pub(super) fn missing(name: &TableName) -> Finding {
     Finding::of(&CaptureError::Table { table: name.clone(), reason: "does not exist".to_owned() })
 }
 
-pub(super) fn findings(spec: &TableSpec, facts: &TableFacts, rights: &Rights<'_>) -> Vec<Finding> {
+pub(super) fn findings(
+    spec: &TableSpec,
+    facts: &TableFacts,
+    published: Option<&Published>,
+    rights: &Rights<'_>,
+) -> Vec<Finding> {
     let table = &facts.name;
     let mut findings = Vec::new();
     if let Some(reason) = unfit(facts) {
@@ -24,7 +30,7 @@ pub(super) fn findings(spec: &TableSpec, facts: &TableFacts, rights: &Rights<'_>
     if let Err(error) = facts.key() {
         findings.push(Finding::of(&error));
     }
-    findings.extend(rights.reading(facts));
+    findings.extend(rights.reading(facts, published));
     if facts.has_children {
         findings.push(Finding::warning(
             "E_TABLE",
@@ -32,7 +38,7 @@ pub(super) fn findings(spec: &TableSpec, facts: &TableFacts, rights: &Rights<'_>
             "name the inheriting tables too",
         ));
     }
-    findings.extend(columns(spec, facts, rights));
+    findings.extend(columns(spec, facts));
     findings
 }
 
@@ -53,12 +59,8 @@ pub(super) fn unfit(facts: &TableFacts) -> Option<String> {
     }
 }
 
-fn columns(spec: &TableSpec, facts: &TableFacts, rights: &Rights<'_>) -> Vec<Finding> {
+fn columns(spec: &TableSpec, facts: &TableFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let can = rights.server.capabilities;
-    if spec.filter.is_some() && !can.row_filters {
-        findings.push(Finding::of(&crate::capabilities_error(&spec.name)));
-    }
     let Some(columns) = &spec.columns else { return findings };
     for name in columns.iter().filter(|name| !facts.columns.iter().any(|facts| facts.column.name == **name)) {
         findings.push(Finding::error(
@@ -87,14 +89,11 @@ pub(super) async fn partitions(
         return Ok(None);
     }
     let hidden: Vec<_> = leaves(session, facts.oid).await?.into_iter().filter(|leaf| !leaf.can_select).collect();
-    Ok(hidden.first().map(|leaf| {
-        Finding::warning(
-            "E_RIGHTS",
-            format!(
-                "partition {} of {} cannot be read directly: the copy falls back to one connection",
-                leaf.name, facts.name
-            ),
-            format!("GRANT SELECT ON {} TO {};", quote_table(&leaf.name), rights.role()),
-        )
-    }))
+    let Some(first) = hidden.first() else { return Ok(None) };
+    let what = match hidden.len() {
+        1 => format!("partition {} of {} cannot be read by itself", first.name, facts.name),
+        count => format!("{count} partitions of {}, {} for one, cannot be read by themselves", facts.name, first.name),
+    };
+    let remedy = Remedy::Statements(rights.reading_leaves(session, &hidden).await?);
+    Ok(Some(Finding::warning("E_RIGHTS", format!("{what}: the copy falls back to one connection"), remedy)))
 }

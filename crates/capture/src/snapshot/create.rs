@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
-use tracing::{info, warn};
+use tracing::info;
 use walvec_model::Position;
 
 use crate::CaptureError;
+use crate::blockers::Shown;
 use crate::connect::{Replication, Session};
 use crate::slot;
 use crate::source::{Source, parse_lsn};
+
+/// A creation that takes no longer waits for nothing worth telling.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// How often to look for the transactions that the server waits for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -44,12 +48,13 @@ async fn create(source: &Source, command: impl FnOnce(i32) -> String) -> Result<
     let created = {
         let command = command(pid);
         let mut creation = std::pin::pin!(session.query(&command));
-        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
+        let shown = Shown(&source.waiting);
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_LOOK, LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 created = &mut creation => break created,
-                _ = look.tick() => report_blockers(source, pid).await,
+                _ = look.tick() => shown.look(source.session().await, pid).await,
             }
         }
     };
@@ -62,27 +67,6 @@ async fn create(source: &Source, command: impl FnOnce(i32) -> String) -> Result<
     };
     let consistent_point = parse_lsn(&field(1)?)?;
     Ok(Exported { position: Position::snapshot(consistent_point), snapshot: field(2)?, session })
-}
-
-/// Logs which sessions the server waits for. Failing to find out is no reason to stop.
-async fn report_blockers(source: &Source, pid: i32) {
-    match blockers(source, pid).await {
-        Ok(blockers) => {
-            for (pid, role, since) in blockers {
-                warn!(pid, role, open_since = since, "waiting for an open transaction before the slot can be created");
-            }
-        }
-        Err(error) => warn!(%error, "waiting for open transactions before the slot can be created"),
-    }
-}
-
-async fn blockers(source: &Source, pid: i32) -> Result<Vec<(i32, String, String)>, CaptureError> {
-    let query = "
-        SELECT pid, coalesce(usename, '')::text, coalesce(xact_start, backend_start)::text
-        FROM pg_stat_activity WHERE pid = ANY(pg_blocking_pids($1))";
-    let rows = source.session().await?.query(query, &[&pid]).await;
-    let rows = rows.map_err(|error| crate::connect::statement_error("looking for open transactions", &error))?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get::<_, Option<String>>(2).unwrap_or_default())).collect())
 }
 
 /// Tells the server to give up a slot creation that nobody waits for any more: it would leave a slot behind.

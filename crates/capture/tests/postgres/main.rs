@@ -4,12 +4,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod blockers;
+mod columns;
 mod connecting;
 mod feedback;
+mod filters;
 mod handover;
 mod hosts;
 mod keys;
 mod preflight;
+mod publications;
 mod rights;
 mod shapes;
 mod support;

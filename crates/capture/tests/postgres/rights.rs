@@ -1,7 +1,8 @@
 //! What a role lacks is listed at once, as statements that succeed when they are pasted.
 
 use tokio_postgres::Client;
-use walvec_capture::{Finding, Script, Source, SourceConfig};
+use walvec_capture::{Finding, Script, Source, SourceConfig, TableSpec};
+use walvec_model::TableName;
 
 use crate::preflight::errors;
 use crate::support::{Db, copy, spec, start_cluster};
@@ -135,6 +136,44 @@ async fn tables_of_several_owners_in_schemas_of_their_own_can_be_read_and_publis
         let (missing, script) = provide(name, &["t", "u"], setup, how).await;
         assert_eq!(errors(&missing), ["E_RIGHTS", "E_RIGHTS", "E_RIGHTS"], "{missing:#?}");
         assert_eq!(script.matches("GRANT USAGE ON SCHEMA").count(), 1, "{script}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_with_nothing_but_a_login_is_told_everything_by_one_check() {
+    let setup = "
+        CREATE ROLE $me LOGIN PASSWORD 'p'; CREATE ROLE $db_shop; CREATE ROLE $db_other;
+        GRANT CREATE ON DATABASE $db TO $db_shop;
+        CREATE SCHEMA sales AUTHORIZATION $db_shop; CREATE SCHEMA parts AUTHORIZATION $db_shop; SET ROLE $db_shop;
+        CREATE TABLE sales.t (id int PRIMARY KEY, v text);
+        CREATE TABLE sales.p (id int PRIMARY KEY) PARTITION BY LIST (id);
+        CREATE TABLE parts.p1 PARTITION OF sales.p FOR VALUES IN (1); CREATE TABLE parts.p2 PARTITION OF sales.p DEFAULT;
+        INSERT INTO sales.t VALUES (1, 'a'); INSERT INTO sales.p VALUES (1), (2); RESET ROLE";
+    for (how, name) in [(Pasted::AsNamed, "r_least_named"), (Pasted::AsSuperuser, "r_least_super")] {
+        let db = Db::new(name, &setup.replace("$db", name).replace("$me", &format!("{name}_me"))).await;
+        let tables = [TableName::new("sales", "t"), TableName::new("sales", "p")];
+        let tables = tables.map(|name| TableSpec { name, filter: None, columns: None }).to_vec();
+        let url = db.url_as(&format!("{name}_me"), "p").into();
+        let source = Source::connect(SourceConfig { url, tables, ..db.config(&[]) }).await.unwrap();
+        let (missing, script) = preflight(&source).await;
+        assert_eq!(errors(&missing), ["E_RIGHTS"; 4], "{missing:#?}");
+        let script = script.unwrap();
+        let shown = script.to_string();
+        assert_eq!(shown.matches("GRANT USAGE ON SCHEMA \"sales\"").count(), 1, "{shown}");
+        // Partitions can be read through their root, by one connection; what lets several read them is told.
+        let slower = missing.iter().find(|finding| finding.message.contains("2 partitions of sales.p")).unwrap();
+        let leaves = slower.remedy.to_string();
+        paste(&db.client, &script, how).await;
+        assert_eq!(errors(&preflight(&source).await.0), Vec::<&str>::new());
+        source.ensure_publication().await.unwrap();
+        assert_eq!(copy(&source).await.len(), 3);
+        source.drop_slot().await.unwrap();
+        assert_eq!(leaves.matches("GRANT USAGE ON SCHEMA \"parts\"").count(), 1, "{leaves}");
+        db.run(&leaves).await;
+        let (left, _) = preflight(&source).await;
+        assert!(left.iter().all(|finding| !finding.message.contains("partition")), "{left:#?}");
+        assert_eq!(copy(&source).await.len(), 3);
+        source.drop_slot().await.unwrap();
     }
 }
 

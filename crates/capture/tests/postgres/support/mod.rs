@@ -22,6 +22,16 @@ pub(crate) async fn cluster() -> &'static Cluster {
 /// A cluster with settings of its own.
 pub(crate) async fn start_cluster(settings: &[(&str, &str)]) -> Cluster {
     let installation = Installation::find(&SearchPlaces::from_env()).expect("a PostgreSQL server");
+    start(installation, settings).await
+}
+
+/// A cluster of a major version, if this machine has that.
+pub(crate) async fn start_cluster_of(major: &str) -> Option<Cluster> {
+    let installation = Installation::named(&SearchPlaces::from_env(), major).ok()?;
+    Some(start(installation, &[]).await)
+}
+
+async fn start(installation: Installation, settings: &[(&str, &str)]) -> Cluster {
     let options = ClusterOptions {
         access: Access::Password,
         durability: Durability::Volatile,

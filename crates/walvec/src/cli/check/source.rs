@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use walvec_capture::Source;
-use walvec_pipeline::PipelineError;
+use walvec_pipeline::{PipelineError, check_columns};
 
 use super::next::{next, while_running};
 use super::report::Report;
@@ -52,13 +52,14 @@ async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;
     for collection in &config.collections {
         let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
-        let checked = app::transform(collection, Arc::new(str::len)).and_then(|transform| {
-            transform.check_among(table, &tables).map_err(|error| {
-                PipelineError::Transform { collection: collection.name.clone(), source: error.into() }.into()
-            })
-        });
-        let detail = checked.map(|()| format!("{} columns", table.columns.len()));
-        report.result(format!("table {}", table.name), detail);
+        let checked = match app::transform(collection, Arc::new(str::len)) {
+            Ok(transform) => {
+                let checked = check_columns(source, &collection.name, &transform, table, &tables).await;
+                checked.map_err(Failure::from).map(|()| format!("{} columns", table.columns.len()))
+            }
+            Err(failure) => Err(failure),
+        };
+        report.result(format!("table {}", table.name), checked);
     }
     Ok(())
 }
