@@ -6,6 +6,7 @@
 //! - [`progress`]: long work is seen to go on
 //! - [`unsent`]: large values that PostgreSQL does not send
 //! - [`faults`]: kills, crashes, cut connections
+//! - [`failover`]: a primary that dies, and its standby
 //! - [`gaps`]: changes that can no longer be had
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
 //! - [`check`]: what is missing, how to put it right, and what `run` will do
@@ -42,6 +43,7 @@ mod broker_input;
 mod broker_open;
 mod check;
 mod chunks;
+mod failover;
 mod faults;
 mod gaps;
 mod harness;
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
             progress::tests(),
             faults::tests(),
             gaps::tests(),
+            failover::tests(),
             unsent::tests(),
             refusals::tests(),
             check::tests(),

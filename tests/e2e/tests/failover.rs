@@ -1,0 +1,147 @@
+//! A primary dies under load, its standby is promoted, and walvec goes on without anything being typed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test, wait};
+use walvec_pipeline::status::Phase;
+use walvec_throwaway::Cluster;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(a_promoted_standby_is_followed_and_unchanged_rows_are_not_paid_for).on_own_server(&[]),
+        test!(a_promoted_standby_is_followed_though_it_never_had_some_of_the_changes).on_own_server(&[]),
+        test!(a_slot_that_survives_a_failover_leaves_no_gap)
+            .on_own_server(&[("synchronized_standby_slots", "standby")])
+            .since(17),
+    ]
+}
+
+/// How long walvec may take to follow a promoted standby.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const ROWS: u64 = 500;
+
+/// Changes a random row, and leaves its text alone.
+const UPDATES: &str = "UPDATE items SET n = n + 1 WHERE id = 1 + (random() * 499)::int";
+
+/// Rows come and go too.
+const ALL: &str = "UPDATE items SET n = n + 1 WHERE id = 1 + (random() * 499)::int;
+    INSERT INTO items VALUES (1000 + (random() * 50)::int, 'passing') ON CONFLICT (id) DO NOTHING;
+    DELETE FROM items WHERE id = 1000 + (random() * 50)::int";
+
+fn image_of_items() -> Expected {
+    Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
+}
+
+fn items(context: &TestContext, standby: &Cluster) -> Settings {
+    let (primary, standby) = (context.url(), standby.url(context.database()));
+    let hosts = [&primary, &standby].map(|url| url.split(['@', '/']).nth(3).unwrap_or_default().to_owned());
+    let url = primary.replace(&hosts[0], &hosts.join(","));
+    let url = format!("{url}?target_session_attrs=read-write");
+    Settings::new([Collection::new("items", "public.items", "{{ name }}")]).with("source", json!({ "url": url }))
+}
+
+/// A standby that follows the test's cluster.
+async fn standby_of(context: &mut TestContext, keeps_slots: bool) -> Result<Cluster> {
+    let url = context.url();
+    let mut settings = vec![("primary_conninfo", url.as_str()), ("hot_standby_feedback", "on")];
+    if keeps_slots {
+        context.execute("SELECT pg_create_physical_replication_slot('standby')").await?;
+        settings.extend([("primary_slot_name", "standby"), ("sync_replication_slots", "on")]);
+    }
+    let standby = context.copy_cluster(true, &settings).await?;
+    context.reconnect().await?;
+    wait::until("the standby follows", async || {
+        let query = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+        let count: i64 = context.sql.query_one(query, &[]).await?.get(0);
+        Ok((count > 0).then_some(()))
+    })
+    .await?;
+    Ok(standby)
+}
+
+/// Runs `change` again and again, until it is told to stop or the server dies.
+fn load(client: Client, change: &'static str) -> (JoinHandle<()>, Arc<AtomicBool>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    let work = async move { while !told.load(Ordering::Relaxed) && client.batch_execute(change).await.is_ok() {} };
+    (tokio::spawn(work), stop)
+}
+
+async fn promote(standby: &Cluster, database: &str) -> Result<()> {
+    let client = standby.connect(database).await?;
+    ensure!(client.query_one("SELECT pg_promote()", &[]).await?.get::<_, bool>(0));
+    Ok(())
+}
+
+/// Kills the primary under load and promotes the standby; returns how many texts were embedded, and whether there was a gap.
+async fn fail_over(mut context: TestContext, keeps_slots: bool, change: &'static str) -> Result<(u64, bool)> {
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, n int DEFAULT 0)").await?;
+    context.execute(&format!("INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, {ROWS}) g")).await?;
+    let standby = standby_of(&mut context, keeps_slots).await?;
+    let mut walvec = context.start(&items(&context, &standby)).await?;
+    walvec.caught_up(&context).await?;
+    if keeps_slots {
+        let client = standby.connect(context.database()).await?;
+        wait::until("the standby has the slot", async || {
+            let query = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND synced AND NOT temporary";
+            let count: i64 = client.query_one(query, &[&context.slot()]).await?.get(0);
+            Ok((count > 0).then_some(()))
+        })
+        .await?;
+    }
+    let (writer, _) = load(context.connect().await?, change);
+    let moved = context.wal_position().await?.0 + 200_000;
+    walvec.wait_for("the load is followed", |status| status.applied_lsn.0 > moved).await?;
+    context.cluster().kill().await?;
+    writer.await?;
+    promote(&standby, context.database()).await?;
+    let promoted = Instant::now();
+    context.turn_to(&standby).await?;
+    context.execute("INSERT INTO items VALUES (5000, 'after the promotion')").await?;
+    walvec.caught_up(&context).await?;
+    let taken = promoted.elapsed();
+    ensure!(taken < PATIENCE, "it took {taken:?}");
+
+    let (writer, stop) = load(standby.connect(context.database()).await?, change);
+    let moved = context.wal_position().await?.0 + 100_000;
+    walvec
+        .wait_for("it flows again", |status| status.phase == Phase::Streaming && status.applied_lsn.0 > moved)
+        .await?;
+    stop.store(true, Ordering::Relaxed);
+    writer.await?;
+    let status = walvec.caught_up(&context).await?;
+    let verified = context.walvec(&["verify"]).await?;
+    ensure!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    let computed = status.collections[0].embeddings_computed;
+    walvec.stop().await?;
+    image::compare(&context, &image_of_items()).await?;
+    standby.close().await?;
+    Ok((computed, status.resync.is_some()))
+}
+
+async fn a_promoted_standby_is_followed_and_unchanged_rows_are_not_paid_for(context: TestContext) -> Result<()> {
+    let (computed, had_gap) = fail_over(context, false, UPDATES).await?;
+    ensure!(had_gap, "its slot was on the primary");
+    assert_eq!(computed, ROWS + 1, "each text once");
+    Ok(())
+}
+
+async fn a_promoted_standby_is_followed_though_it_never_had_some_of_the_changes(context: TestContext) -> Result<()> {
+    let (_, had_gap) = fail_over(context, false, ALL).await?;
+    ensure!(had_gap, "its slot was on the primary");
+    Ok(())
+}
+
+async fn a_slot_that_survives_a_failover_leaves_no_gap(context: TestContext) -> Result<()> {
+    let (_, had_gap) = fail_over(context, true, ALL).await?;
+    ensure!(!had_gap, "the slot was on the standby");
+    Ok(())
+}
