@@ -3,6 +3,10 @@
 //! A chunk is made of the largest parts that fit: sections and paragraphs before sentences, sentences before words. With an
 //! overlap, a chunk begins with the last parts of the one before. Where the pieces end depends on nothing but the text, the
 //! settings and the tokenizer, so the same row always gives the same chunks.
+//!
+//! For each piece the splitter looks at all of the text that is left, which takes time that grows with the square of the text's
+//! length. So a long text is cut window by window. Only the last piece of a window depends on where the window ends; the next
+//! window begins with it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +16,15 @@ use unicode_segmentation::UnicodeSegmentation as _;
 
 /// How many chunks a row may have. More is a mistake, and would keep the other rows waiting.
 pub const MAX_CHUNKS: usize = 10_000;
+
+/// Which way of cutting this is, for digests of what is stored: chunks that were cut in another way are made again.
+pub const CUT: &str = "cut in windows of 32 kB";
+
+/// How many bytes of a text are cut at a time.
+const WINDOW: usize = 32 << 10;
+
+/// A window that has fewer pieces is doubled: of few pieces the last one is a large part, which would be cut twice.
+const LEAST_PIECES: usize = 8;
 
 /// Counts the tokens of a text as the model reads it, without the special ones around it.
 pub type CountTokens = Arc<dyn Fn(&str) -> usize + Send + Sync>;
@@ -103,17 +116,67 @@ impl Chunker {
     /// # Errors
     /// [`TooMany`], if there are more than [`MAX_CHUNKS`].
     pub fn split<'a>(&'a self, text: &'a str) -> Result<Vec<&'a str>, TooMany> {
-        let most = MAX_CHUNKS + 1;
-        let chunks: Vec<&str> = match &self.splitter {
-            Splitter::Text(splitter) => splitter.chunks(text).take(most).collect(),
-            Splitter::Markdown(splitter) => splitter.chunks(text).take(most).collect(),
-        };
-        match chunks.len() {
-            0 => Ok(vec![text]),
-            count if count < most => Ok(chunks),
-            _ => Err(TooMany),
+        let mut chunks: Vec<&str> = Vec::new();
+        let (mut start, mut covered, mut width) = (0, 0, WINDOW);
+        loop {
+            let end = text.floor_char_boundary(start + width);
+            let window = &text[start..end];
+            let mut pieces = self.pieces(window);
+            let next = if end == text.len() {
+                None
+            } else if pieces.len() < LEAST_PIECES {
+                width *= 2;
+                continue;
+            } else {
+                let kept = self.kept(window, &pieces);
+                let next = start + pieces[kept].0;
+                pieces.truncate(kept);
+                Some(next)
+            };
+            for (offset, piece) in pieces {
+                let piece_end = start + offset + piece.len();
+                // With an overlap, the first piece of a window may lie within the last one of the window before.
+                if piece_end > covered {
+                    chunks.push(piece);
+                    covered = piece_end;
+                }
+            }
+            if chunks.len() > MAX_CHUNKS {
+                return Err(TooMany);
+            }
+            match next {
+                Some(next) => start = next,
+                None if chunks.is_empty() => return Ok(vec![text]),
+                None => return Ok(chunks),
+            }
         }
     }
+
+    /// The pieces of a window and where they begin; no more than are needed to tell that there are too many.
+    fn pieces<'a>(&'a self, window: &'a str) -> Vec<(usize, &'a str)> {
+        let most = MAX_CHUNKS + 2;
+        match &self.splitter {
+            Splitter::Text(splitter) => splitter.chunk_indices(window).take(most).collect(),
+            Splitter::Markdown(splitter) => splitter.chunk_indices(window).take(most).collect(),
+        }
+    }
+
+    /// How many pieces of a window are kept; the next window begins with the first one that is not. Inside a block of Markdown code
+    /// it would take the end of the block for the beginning of one, so it had better begin outside.
+    fn kept(&self, window: &str, pieces: &[(usize, &str)]) -> usize {
+        let last = pieces.len() - 1;
+        if matches!(self.splitter, Splitter::Text(_)) {
+            return last;
+        }
+        let is_outside = |&piece: &usize| fences(&window[..pieces[piece].0]).is_multiple_of(2);
+        (pieces.len() / 2..=last).rev().find(is_outside).unwrap_or(last)
+    }
+}
+
+/// How many lines begin or end a block of Markdown code.
+fn fences(text: &str) -> usize {
+    let is_fence = |line: &&str| line.trim_start().starts_with("```") || line.trim_start().starts_with("~~~");
+    text.lines().filter(is_fence).count()
 }
 
 impl fmt::Debug for Chunker {
@@ -195,6 +258,51 @@ mod tests {
         let text = "word ".repeat(MAX_CHUNKS + 1);
         assert_eq!(chunker(Unit::Tokens, 1, 0, false).split(&text), Err(TooMany));
         assert_eq!(chunker(Unit::Tokens, 1, 0, false).split(&text[5..]).unwrap().len(), MAX_CHUNKS);
+    }
+
+    /// Pieces of a text as its only window would give them.
+    fn at_once<'a>(chunker: &'a Chunker, text: &'a str) -> Vec<&'a str> {
+        chunker.pieces(text).into_iter().map(|(_, piece)| piece).collect()
+    }
+
+    #[test]
+    fn a_long_text_without_any_sentence_is_cut_in_seconds() {
+        // As a whole, a tenth of it takes minutes.
+        let text = "lorem ipsum ".repeat(1_000_000);
+        let began = std::time::Instant::now();
+        let chunks = chunker(Unit::Tokens, 256, 0, false).split(&text).unwrap().len();
+        assert_eq!(chunks, 2_000_000_usize.div_ceil(256));
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn windows_cut_a_long_text_where_it_would_be_cut_as_a_whole() {
+        let sentence =
+            |number: usize| format!("Sentence number {number} has some words, é.{}", [" ", "\n\n"][number % 7 / 6]);
+        let text: String = (0..3_000).map(sentence).collect();
+        assert!(text.len() > 3 * WINDOW);
+        for (unit, length, overlap) in [(Unit::Tokens, 64, 0), (Unit::Tokens, 64, 16), (Unit::Sentences, 5, 2)] {
+            for markdown in [false, true] {
+                let chunker = chunker(unit, length, overlap, markdown);
+                assert_eq!(chunker.split(&text).unwrap(), at_once(&chunker, &text), "{:?}", chunker.spec);
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_may_be_longer_than_a_window() {
+        let text = "word ".repeat(8 * WINDOW);
+        let chunker = chunker(Unit::Tokens, WINDOW, 0, false);
+        assert_eq!(chunker.split(&text).unwrap().len(), 8);
+        assert_eq!(split(&chunker, &" ".repeat(3 * WINDOW)).len(), 1);
+    }
+
+    #[test]
+    fn a_window_does_not_begin_inside_a_block_of_markdown_code() {
+        let block = "# Heading\n\nSome words.\n\n```\n# no heading\n\n# nor this\n```\n\n";
+        let text = block.repeat(2_000);
+        let chunker = chunker(Unit::Tokens, 16, 0, true);
+        assert_eq!(chunker.split(&text).unwrap(), at_once(&chunker, &text));
     }
 
     proptest! {

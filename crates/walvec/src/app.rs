@@ -14,7 +14,7 @@ use walvec_model::{Fingerprint, TableName};
 use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::embedded::DataDir;
 use walvec_sink::{Keywords, SinkError};
-use walvec_transform::chunk::CountTokens;
+use walvec_transform::chunk::{CUT, CountTokens};
 use walvec_transform::{Chunker, Transform, TransformError, TransformSpec};
 
 use crate::cli::Failure;
@@ -256,6 +256,7 @@ pub(crate) fn config_digest(config: &Config) -> String {
             ]
             .into_iter()
             .chain(collection.chunk_field().map(str::to_owned))
+            .chain(collection.chunk.as_ref().map(|_| CUT.to_owned()))
             .chain(collection.lookups().into_iter().map(|lookup| lookup.describe()))
         })
         .chain(shard_key)

@@ -30,6 +30,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(verify_finds_lost_and_left_over_chunks_and_has_them_mended),
         test!(workers_behind_a_broker_share_the_rows_and_keep_the_chunks_together).once(),
         test!(chunks_of_another_length_take_a_reindex),
+        test!(a_text_of_ten_megabytes_without_a_sentence_is_cut_while_walvec_answers_and_stops).once(),
     ]
 }
 
@@ -116,6 +117,37 @@ async fn every_chunk_follows_its_row_on_a_server(context: TestContext) -> Result
     walvec.stop().await?;
     assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 3);
     Ok(())
+}
+
+async fn a_text_of_ten_megabytes_without_a_sentence_is_cut_while_walvec_answers_and_stops(
+    context: TestContext,
+) -> Result<()> {
+    let chunk = json!({ "tokens": 1000 });
+    let collection = Collection::new("items", "public.items", "{{ body }}").with("chunk", chunk);
+    let settings = Settings::new([collection.with("payload", json!(["id", "note"]))]);
+    create(&context, 1).await?;
+    let mut walvec = followed(&context, &settings).await?;
+    let insert = |id: i32| format!("INSERT INTO items VALUES ({id}, repeat('lorem ipsum ', 800000), 'long')");
+    context.execute(&insert(1000)).await?;
+    let alive = async {
+        loop {
+            let answer = tokio::time::timeout(Duration::from_secs(5), walvec.get("/livez", &[])).await;
+            assert!(answer.context("/livez was silent for five seconds")??.status().is_success());
+            if walvec.status().await?.collections[0].embeddings_computed >= 1600 {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(wait::LIMIT, alive).await.context("the text was not cut")??;
+    walvec.caught_up(&context).await?;
+    // It is stopped in the middle of the next one, and begins that again.
+    context.execute(&insert(2000)).await?;
+    walvec.stop().await?;
+    let walvec = followed(&context, &settings).await?;
+    let output = context.walvec(&["verify", "--json"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    walvec.stop().await
 }
 
 /// Rows between 1 and 9 chunks, deleted and made again, while walvec is killed at random moments.

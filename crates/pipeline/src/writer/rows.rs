@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use walvec_model::{
-    Cell, Generation, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Take, Value, Vector,
+    Cell, Document, Generation, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Take, Value,
+    Vector,
 };
-use walvec_transform::Completed;
+use walvec_transform::{Completed, TransformError};
 
 use super::vectors::{Part, parts};
 use super::{Batch, Failure, Purpose, Writer};
@@ -49,6 +50,14 @@ impl Incomplete {
     fn not_sent(self, reason: &str) -> Failure {
         Failure { key: self.key, position: self.position, code: "E_NOT_SENT", reason: reason.to_owned() }
     }
+}
+
+/// A row and its documents, chunk by chunk, or why it has none.
+struct Rendered {
+    key: RowKey,
+    table: Arc<Table>,
+    position: Position,
+    documents: Result<Vec<Document>, TransformError>,
 }
 
 /// Why a row without all its values is parked.
@@ -105,7 +114,8 @@ impl Writer {
         let mut work = Work { rows: Vec::with_capacity(fresh.len()), failed };
         let rows = self.complete(source, fresh, &known, &mut work).await?;
         let looked_up = self.look_up(source, &rows).await?;
-        self.render(rows, &looked_up, &known, &mut work)?;
+        let rendered = self.rendered(rows, looked_up).await?;
+        self.find_vectors(rendered, &known, &mut work)?;
         if purpose == Purpose::Refresh {
             work.rows.retain(|target| !self.is_shown(target, &known, context.generation));
         }
@@ -286,19 +296,36 @@ impl Writer {
             && target.documents.iter().all(is_kept)
     }
 
-    /// Renders documents and finds out what they need.
-    fn render(
+    /// The documents of rows. A long text takes its time to be cut: neither another task of this thread waits for that, nor a stop.
+    async fn rendered(
         &self,
         rows: Vec<Complete>,
-        looked_up: &[Vec<Arc<Value>>],
-        known: &Known,
-        work: &mut Work,
-    ) -> Result<(), PipelineError> {
+        looked_up: Vec<Vec<Arc<Value>>>,
+    ) -> Result<Vec<Rendered>, PipelineError> {
         let _timer = Timer::start(Stage::Render);
-        let transform = &self.collection.transform;
+        let (transform, stop) = (Arc::clone(&self.collection.transform), self.shared.stop.clone());
+        let render = move || {
+            let rows = rows.into_iter().zip(&looked_up).take_while(|_| !stop.is_cancelled());
+            let rendered = rows.map(|(row, looked_up)| {
+                let documents = transform.render_joined(&row.table, &row.key, &row.values, looked_up);
+                Rendered { key: row.key, table: row.table, position: row.position, documents }
+            });
+            rendered.collect()
+        };
+        tokio::select! {
+            biased;
+            () = self.shared.stop.cancelled() => Err(PipelineError::Stopped),
+            rendered = tokio::task::spawn_blocking(render) => {
+                Ok(rendered.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())))
+            }
+        }
+    }
+
+    /// Finds out which documents have a vector already. Rows that could not be rendered are parked.
+    fn find_vectors(&self, rows: Vec<Rendered>, known: &Known, work: &mut Work) -> Result<(), PipelineError> {
         let mut reused = 0;
-        for (Complete { key, table, values, position }, looked_up) in rows.into_iter().zip(looked_up) {
-            let documents = match transform.render_joined(&table, &key, &values, looked_up) {
+        for Rendered { key, table, position, documents } in rows {
+            let documents = match documents {
                 Ok(documents) => documents,
                 Err(error) if error.is_row_error() => {
                     let (code, reason) = (error.code(), error.to_string());
