@@ -163,11 +163,17 @@ pub enum CaptureError {
         /// What changed.
         reason: String,
     },
-    /// A table was truncated or rewritten under a snapshot that was being copied, which therefore lacks its rows.
-    #[error("table {table} was truncated or rewritten while the snapshot was copied")]
+    /// A table was altered under a snapshot that was being copied, so that its rows cannot be read as they were planned.
+    #[error("table {table} was altered while the snapshot was copied")]
     Rewritten {
         /// The table.
         table: TableName,
+    },
+    /// Rows that a snapshot has read cannot be read back from where they waited.
+    #[error("rows that the snapshot has read cannot be read back from the data directory: {reason}")]
+    Spool {
+        /// What the file system says.
+        reason: String,
     },
     /// A value is not text in UTF-8, and cannot be made so.
     #[error("{place}: a value is not valid UTF-8: {reason}")]
@@ -229,6 +235,7 @@ impl CaptureError {
             Self::SlotBusy { .. } => "E_SLOT_BUSY",
             Self::Schema { .. } => "E_SCHEMA",
             Self::Rewritten { .. } => "E_REWRITTEN",
+            Self::Spool { .. } => "E_SPOOL",
             Self::Encoding { .. } => "E_ENCODING",
             Self::Protocol { .. } => "E_PROTOCOL",
             Self::Statement { .. } => "E_STATEMENT",
@@ -244,6 +251,7 @@ impl CaptureError {
             | Self::OtherTarget { .. }
             | Self::SlotBusy { .. }
             | Self::Rewritten { .. }
+            | Self::Spool { .. }
             | Self::Closed => true,
             Self::NoHost { tried } => tried.iter().any(Self::is_retryable),
             Self::Statement { sqlstate, .. } => is_transient(sqlstate),
@@ -325,7 +333,11 @@ impl CaptureError {
                  max_replication_slots and restart PostgreSQL"
                     .to_owned()
             }
-            Self::Rewritten { .. } | Self::Protocol { .. } | Self::Statement { .. } | Self::Closed => return None,
+            Self::Rewritten { .. }
+            | Self::Spool { .. }
+            | Self::Protocol { .. }
+            | Self::Statement { .. }
+            | Self::Closed => return None,
         };
         Some(text)
     }

@@ -30,6 +30,7 @@
 //! - `lookup`: rows looked up in other tables, and the rows that look something up
 //! - `timeline`: where the server's history left another timeline
 //! - `withheld`: why a column of a table is not read
+//! - `waits`: who waits for whom, where tables that walvec reads are locked
 //! - `visible`: whether what the stream has brought can be read already
 //! - [`relations`], [`sample`]: which tables there are, and what they hold, for proposals
 //! - `copy_text`, `value`: PostgreSQL's text forms
@@ -63,6 +64,7 @@ mod stream;
 mod timeline;
 mod value;
 mod visible;
+mod waits;
 mod withheld;
 
 pub use blockers::{Blocker, Holder};
@@ -77,4 +79,5 @@ pub use slot::{SlotState, WalStatus};
 pub use snapshot::{Selection, Snapshot};
 pub use source::{ServerPosition, Source};
 pub use stream::ChangeStream;
+pub use waits::{LockWait, LockWatch};
 pub use withheld::Withheld;

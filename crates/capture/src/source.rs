@@ -1,5 +1,6 @@
 //! A PostgreSQL source: what can be asked of it, and where its snapshot and its stream begin.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use walvec_model::{Lsn, Row, RowKey, Table, TableName};
@@ -23,6 +24,8 @@ pub struct Source {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) shapes: tokio::sync::Mutex<Option<Shapes>>,
     pub(crate) waiting: Waiting,
+    /// Where rows wait that a snapshot has read; in memory without.
+    pub(crate) spool: Option<PathBuf>,
     server: ServerFacts,
 }
 
@@ -53,7 +56,22 @@ impl Source {
         let catalog = Arc::new(Catalog::connect(&Hosts::parse(&config.url)?).await?);
         let server = catalog::server_facts(&*catalog.session().await?).await?;
         let (shapes, waiting) = Default::default();
-        Ok(Self { config, catalog, shapes, waiting, server })
+        Ok(Self { config, catalog, shapes, waiting, spool: None, server })
+    }
+
+    /// Lets rows that a snapshot has read wait in files of `directory`, so that the snapshot need not be held until all of them are
+    /// taken.
+    #[must_use]
+    pub fn spooling_in(mut self, directory: &Path) -> Self {
+        self.spool = Some(directory.to_owned());
+        self
+    }
+
+    /// The same source for a task.
+    pub(crate) fn another(&self) -> Self {
+        let (config, catalog, server) = (self.config.clone(), Arc::clone(&self.catalog), self.server.clone());
+        let (shapes, waiting, spool) = (tokio::sync::Mutex::default(), self.waiting.clone(), self.spool.clone());
+        Self { config, catalog, shapes, waiting, spool, server }
     }
 
     /// Which server this is.

@@ -57,6 +57,7 @@ pub mod telemetry;
 pub mod trace;
 mod trouble;
 mod unseen;
+mod waits;
 pub mod writer;
 
 pub use error::{PipelineError, Policy};

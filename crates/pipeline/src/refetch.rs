@@ -37,19 +37,11 @@ pub(crate) struct Seeing<'a> {
 impl Seeing<'_> {
     /// The rows of `table` with these keys that are still there, each with its key.
     pub(crate) async fn fetch(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<(RowKey, Row)>, PipelineError> {
-        self.or_stop(async {
+        let answer = async {
             self.unseen.seen(self.source, self.shared).await?;
             Ok(self.source.fetch_rows(table, keys).await?)
-        })
-        .await
-    }
-
-    async fn or_stop<T>(&self, answer: impl Future<Output = Result<T, PipelineError>>) -> Result<T, PipelineError> {
-        tokio::select! {
-            biased;
-            () = self.shared.stop.cancelled() => Err(PipelineError::Stopped),
-            answer = answer => answer,
-        }
+        };
+        self.shared.or_stop(answer).await
     }
 }
 
@@ -60,7 +52,7 @@ impl Refetch for Seeing<'_> {
 
     /// What is looked up may be as it was before the changes that the stream has brought: these render the row again.
     fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>> {
-        Some(Box::pin(self.or_stop(async move {
+        Some(Box::pin(self.shared.or_stop(async move {
             let found = self.source.look_up(main, lookup, wanted).await;
             found.map_err(|error| PipelineError::of_lookup(error, lookup))
         })))

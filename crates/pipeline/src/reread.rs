@@ -277,6 +277,8 @@ async fn read_once(
     let mut snapshot = source.begin_reread(table, rows).await?;
     while let Some(rows) = snapshot.next().await? {
         retry.succeeded();
+        // That the table begins anew is nothing new to the collections: the stream tells what is gone.
+        let rows = rows.into_iter().filter(|row| row.op != Op::Truncate).collect();
         if chunks.send(Ok(rows)).await.is_err() {
             return Ok(());
         }

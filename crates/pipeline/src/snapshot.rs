@@ -4,9 +4,12 @@
 //! the copy dies, the exported snapshot is gone with its connection: the next attempt takes a new slot and a new
 //! generation. Nothing is confirmed before the copy is complete.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use tracing::Span;
 use walvec_capture::{Snapshot, Source};
-use walvec_model::{Change, Generation, Lsn};
+use walvec_model::{Change, Generation, Lsn, Op, Position, TableName};
 
 use crate::error::PipelineError;
 use crate::gap;
@@ -19,6 +22,12 @@ use crate::telemetry::count_changes;
 use crate::unseen::Unseen;
 use crate::writer::Purpose;
 
+/// How long PostgreSQL may take to drop a slot that is of no use.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Tables that were rewritten while they were copied, with the position that they were read again as of.
+type ReadAgain = BTreeMap<TableName, Position>;
+
 /// Takes a whole snapshot and returns the checkpoint at which the stream continues.
 pub(crate) async fn take(
     run: &mut Run,
@@ -29,35 +38,35 @@ pub(crate) async fn take(
     // Stored before the slot is created: a slot without this note would look like somebody else's.
     checkpoint.snapshot = SnapshotState::Copying;
     run.store.save_checkpoint(&checkpoint)?;
-    if drop_slot {
-        source.drop_slot().await?;
-    }
-    source.ensure_publication().await?;
-    checkpoint.publication = source.publication_identity().await?.unwrap_or_default();
-    prepare_status(run, source, checkpoint.generation).await?;
+    let shared = run.shared.clone();
+    checkpoint.publication = shared.or_stop(prepare_source(source, drop_slot)).await?;
+    let estimates = shared.or_stop(async { Ok(source.estimate_rows().await?) }).await?;
+    prepare_status(run, &estimates, checkpoint.generation);
 
-    let mut snapshot = begin(run, source).await?;
+    // PostgreSQL first waits for every open transaction, which may take as long as it likes.
+    let mut snapshot = shared.or_stop(async { Ok(source.begin_snapshot().await?) }).await?;
     let position = snapshot.position();
     tracing::info!(generation = checkpoint.generation.0, at = %position.commit_lsn, "snapshot begins");
     let mut line = Line::new(run.shared.stop.clone());
-    let copied = copy(run, source, &mut snapshot, &mut line).await;
+    let mut read_again = BTreeMap::new();
+    let copied = copy(run, source, &mut snapshot, &mut line, &mut read_again).await;
     let copied = line.close(&mut run.writers, copied).await;
     let closed = snapshot.close().await;
     if let Err(error) = copied {
-        // Without its snapshot the slot is of no use, and would keep WAL for as long as nobody looks.
-        if let Err(also) = source.drop_slot().await {
-            tracing::warn!("the slot of the failed snapshot stays until the next start: {also}");
-        }
+        abandon_slot(source).await;
         return Err(error);
     }
     closed?;
 
     let may_sweep_most = checkpoint.resync.as_ref().is_none_or(|resync| resync.may_sweep_most);
-    let held = if may_sweep_most { None } else { gap::most_would_go(&run.writers).await? };
+    let held = if may_sweep_most { None } else { shared.or_stop(gap::most_would_go(&run.writers)).await? };
     checkpoint.sweep_waits = held.is_some();
     if held.is_none() {
         for writer in &mut run.writers {
-            let swept = writer.finish_generation().await?;
+            let swept = shared.or_stop(writer.finish_generation()).await?;
+            if let Some(position) = read_again.get(&writer.collection.table) {
+                shared.or_stop(writer.remove_older(*position)).await?;
+            }
             tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
         }
     }
@@ -69,12 +78,25 @@ pub(crate) async fn take(
     Ok(checkpoint)
 }
 
-/// Creates the slot. PostgreSQL first waits for every open transaction, which may take as long as it likes.
-async fn begin(run: &Run, source: &Source) -> Result<Snapshot, PipelineError> {
-    tokio::select! {
-        snapshot = source.begin_snapshot() => Ok(snapshot?),
-        () = run.shared.stop.cancelled() => Err(PipelineError::Stopped),
+/// Drops the slot of a snapshot that failed: it is of no use, and would keep WAL for as long as nobody looks. A server that does not
+/// answer, for a lock perhaps, is not waited for: the next start drops it then.
+pub(crate) async fn abandon_slot(source: &Source) {
+    match tokio::time::timeout(GOODBYE, source.drop_slot()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("the slot of the failed snapshot stays until the next start: {error}"),
+        Err(_) => {
+            tracing::warn!("the slot of the failed snapshot stays until the next start: PostgreSQL does not answer")
+        }
     }
+}
+
+/// Makes the server ready for a new slot; returns what identifies the publication.
+pub(crate) async fn prepare_source(source: &Source, drop_slot: bool) -> Result<String, PipelineError> {
+    if drop_slot {
+        source.drop_slot().await?;
+    }
+    source.ensure_publication().await?;
+    Ok(source.publication_identity().await?.unwrap_or_default())
 }
 
 /// How many rows of a table have been copied for these collections.
@@ -94,13 +116,20 @@ async fn copy(
     source: &Source,
     snapshot: &mut Snapshot,
     line: &mut Line<Copied>,
+    read_again: &mut ReadAgain,
 ) -> Result<(), PipelineError> {
+    let shared = run.shared.clone();
     loop {
         tokio::select! {
             biased;
             Some(answer) = line.next() => line.write(&mut run.writers, answer).await?,
-            rows = next_rows(run, snapshot) => match rows? {
-                Some(rows) => write_rows(run, source, rows, line).await?,
+            rows = shared.or_stop(async { Ok(snapshot.next().await?) }) => match rows? {
+                Some(rows) => match rows.as_slice() {
+                    [Change { table, position, op: Op::Truncate }] => {
+                        read_again.insert(table.name.clone(), *position);
+                    }
+                    _ => write_rows(run, source, rows, line).await?,
+                },
                 None => break,
             },
         }
@@ -117,8 +146,7 @@ fn report(run: &Run, line: &mut Line<Copied>) {
     }
 }
 
-async fn prepare_status(run: &mut Run, source: &Source, generation: Generation) -> Result<(), PipelineError> {
-    let estimates = source.estimate_rows().await?;
+fn prepare_status(run: &mut Run, estimates: &[(TableName, u64)], generation: Generation) {
     run.shared.telemetry.phase(Phase::Snapshot);
     run.shared.telemetry.all_well();
     run.begin_generation(generation);
@@ -129,14 +157,6 @@ async fn prepare_status(run: &mut Run, source: &Source, generation: Generation) 
             status.snapshot_rows_estimated = rows;
             status.snapshot_rows_copied = 0;
         });
-    }
-    Ok(())
-}
-
-async fn next_rows(run: &Run, snapshot: &mut Snapshot) -> Result<Option<Vec<Change>>, PipelineError> {
-    tokio::select! {
-        rows = snapshot.next() => Ok(rows?),
-        () = run.shared.stop.cancelled() => Err(PipelineError::Stopped),
     }
 }
 

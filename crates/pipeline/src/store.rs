@@ -170,6 +170,11 @@ impl Store {
         Ok(store)
     }
 
+    /// The directory of the state file.
+    pub(crate) fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or_else(|| Path::new("."))
+    }
+
     /// The stored checkpoint; `None` before the first snapshot.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ use crate::status::{CollectionStatus, Phase, Problem, Status};
 use crate::store::{Checkpoint, SnapshotState, SourceIdentity, Store};
 use crate::telemetry::Telemetry;
 use crate::trouble::Trouble;
+use crate::waits::show_waits;
 use crate::writer::{Batch, Purpose, Shared, Writer};
 
 pub use crate::writer::Collection;
@@ -199,13 +200,13 @@ impl Pipeline {
     pub async fn run(mut self) -> Result<(), PipelineError> {
         let stop = self.run.shared.stop.clone();
         let mut retry = Retry::new(&self.run.shared.telemetry, &stop);
-        let mut source = Some(Source::connect(self.config.source.clone()).await?);
+        let mut source = Some(self.connect().await?);
         loop {
             let outcome = match source.take() {
                 Some(source) => self.session(source, &mut retry).await,
-                None => match Source::connect(self.config.source.clone()).await {
+                None => match self.connect().await {
                     Ok(source) => self.session(source, &mut retry).await,
-                    Err(error) => Err(error.into()),
+                    Err(error) => Err(error),
                 },
             };
             match outcome {
@@ -223,15 +224,41 @@ impl Pipeline {
         }
     }
 
+    async fn connect(&self) -> Result<Source, PipelineError> {
+        let source = Source::connect(self.config.source.clone()).await?;
+        Ok(source.spooling_in(self.run.store.directory()))
+    }
+
     /// One life of the connection: snapshot if needed, then the stream.
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
-        let run = &mut self.run;
         let source = Arc::new(source);
-        run.shared.telemetry.phase(Phase::Starting);
+        let shared = self.run.shared.clone();
+        shared.telemetry.phase(Phase::Starting);
+        let facts = shared.or_stop(self.prepare(&source)).await?;
+        let run = &mut self.run;
+        let stored = run.store.checkpoint()?;
+        let tables = run.tables.clone();
+        let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
+        let telemetry = run.shared.telemetry.clone();
+        let (store, on_gap) = (Arc::clone(&run.store), run.on_gap);
+        let work = work(run, &source, stored, facts, retry);
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            error = observe(&source, &tables, &sinks, &telemetry, &store, on_gap) => Err(error),
+            () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
+            never = show_waits(&source, &telemetry) => match never {},
+        };
+        want_snapshot_after(&outcome, &store)?;
+        outcome
+    }
+
+    /// Makes sure that the tables can be followed and that the collections are there.
+    async fn prepare(&mut self, source: &Source) -> Result<Facts, PipelineError> {
+        let run = &mut self.run;
         if run.on_gap == OnGap::Resync {
             source.mend_publication().await?;
         }
-        refuse_what_cannot_work(&source).await?;
+        refuse_what_cannot_work(source).await?;
         run.tables = source.followed_tables().await?;
         for table in &run.tables {
             for index in run.writers_of(&table.name) {
@@ -245,19 +272,7 @@ impl Pipeline {
         }
         let stored = run.store.checkpoint()?;
         let (slot, digest) = (&self.config.source.slot, &self.config.config_digest);
-        let facts = facts(&source, slot, digest, collections, stored.as_ref()).await?;
-        let tables = run.tables.clone();
-        let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
-        let telemetry = run.shared.telemetry.clone();
-        let (store, on_gap) = (Arc::clone(&run.store), run.on_gap);
-        let work = work(run, &source, stored, facts, retry);
-        let outcome = tokio::select! {
-            outcome = work => outcome,
-            error = observe(&source, &tables, &sinks, &telemetry, &store, on_gap) => Err(error),
-            () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
-        };
-        want_snapshot_after(&outcome, &store)?;
-        outcome
+        facts(source, slot, digest, collections, stored.as_ref()).await
     }
 }
 
@@ -304,7 +319,8 @@ async fn work(
         }
         Start::Snapshot { generation, why, drop_slot, resync } => {
             gap::announce(resync.as_ref(), &run.shared.telemetry);
-            let generation = generation.max(newest_stored(run).await?.next());
+            let shared = run.shared.clone();
+            let generation = generation.max(shared.or_stop(newest_stored(run)).await?.next());
             tracing::info!(generation = generation.0, "taking a snapshot: {why}");
             let checkpoint = Checkpoint {
                 source: facts.source,

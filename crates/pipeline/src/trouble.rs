@@ -34,6 +34,11 @@ impl Trouble {
         });
     }
 
+    /// Whether this one shows `problem`.
+    pub(crate) fn shows(&self, problem: &Problem) -> bool {
+        self.telemetry.problem_where(|owner, _| owner == self.owner).as_ref() == Some(problem)
+    }
+
     /// Whether somebody who came before has the same problem.
     pub(crate) fn is_anothers(&self, message: &str) -> bool {
         self.telemetry.problem_where(|owner, problem| owner < self.owner && problem.message == message).is_some()

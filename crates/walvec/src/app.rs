@@ -209,18 +209,22 @@ pub(crate) fn source_config(config: &Config) -> SourceConfig {
         url: config.source.url.clone(),
         slot: config.source.slot.clone(),
         publication: config.source.publication.clone(),
-        tables: config
-            .collections
-            .iter()
-            .map(|collection| TableSpec {
-                name: collection.table.clone(),
-                filter: collection.filter.clone(),
-                columns: None,
-            })
-            .collect(),
+        tables: tables(config),
         lookups: lookups(config),
         copy_workers: config.source.copy_workers,
     }
+}
+
+/// The tables to copy and follow, each once, however many collections show it.
+fn tables(config: &Config) -> Vec<TableSpec> {
+    let mut tables: Vec<TableSpec> = Vec::new();
+    for CollectionConfig { table, filter, .. } in &config.collections {
+        let spec = TableSpec { name: table.clone(), filter: filter.clone(), columns: None };
+        if !tables.contains(&spec) {
+            tables.push(spec);
+        }
+    }
+    tables
 }
 
 /// The tables that the publication has.

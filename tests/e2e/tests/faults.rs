@@ -20,6 +20,9 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_replay_that_is_cut_short_is_repeated),
         test!(rows_that_change_during_the_snapshot_end_as_they_are),
         test!(a_snapshot_that_was_killed_starts_again_and_sweeps_what_is_gone),
+        test!(a_snapshot_that_is_killed_at_its_beginning_middle_or_end_is_taken_whole).once(),
+        test!(a_large_transaction_that_is_cut_halfway_arrives_whole)
+            .on_own_server(&[("logical_decoding_work_mem", "64kB")]),
         test!(a_connection_that_is_cut_again_and_again_loses_nothing),
         test!(nothing_is_confirmed_that_is_not_durable),
         test!(a_full_disk_holds_everything_up_and_loses_nothing).on_a_volume(),
@@ -187,6 +190,45 @@ async fn a_snapshot_that_was_killed_starts_again_and_sweeps_what_is_gone(context
     assert!(status.collections[0].embeddings_reused > 0, "unchanged texts were embedded again");
     walvec.stop().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 13_334);
+    Ok(())
+}
+
+async fn a_snapshot_that_is_killed_at_its_beginning_middle_or_end_is_taken_whole(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g, 'x' FROM generate_series(1, 10000) g").await?;
+    for share in [10, 50, 90] {
+        let mut walvec = context.start(&items()).await?;
+        let far = |status: &walvec_pipeline::Status| status.collections[0].snapshot_rows_copied > share * 100;
+        let seen = walvec.wait_for("a part of the snapshot is copied", far).await?;
+        assert_eq!(seen.phase, Phase::Snapshot, "the snapshot was over before it could be killed");
+        walvec.kill().await?;
+        context.execute(&format!("DELETE FROM items WHERE id % 10 = {}", share / 10)).await?;
+    }
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 7000);
+    Ok(())
+}
+
+async fn a_large_transaction_that_is_cut_halfway_arrives_whole(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.wait_for("the stream is followed", |status| status.phase == Phase::Streaming).await?;
+    context
+        .execute(
+            "BEGIN; INSERT INTO items SELECT g, 'name ' || g, 'x' FROM generate_series(1, 20000) g;
+             SAVEPOINT s; UPDATE items SET name = 'never ' || id WHERE id % 2 = 0; ROLLBACK TO SAVEPOINT s;
+             SAVEPOINT t; DELETE FROM items WHERE id % 10 = 0; RELEASE SAVEPOINT t; COMMIT",
+        )
+        .await?;
+    let halfway = |status: &walvec_pipeline::Status| status.collections[0].embeddings_computed > 5000;
+    walvec.wait_for("a part of the transaction is written", halfway).await?;
+    walvec.kill().await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 18_000);
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! - [`telling`]: what the commands tell people and programs: hits, the status, errors
 //! - [`progress`]: long work is seen to go on
 //! - [`unsent`]: large values that PostgreSQL does not send
+//! - [`locks`]: what walvec reads keeps no statement of the application waiting
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`failover`]: a primary that dies, and its standby
 //! - [`gaps`]: changes that can no longer be had
@@ -51,6 +52,7 @@ mod hybrid;
 mod init;
 mod late_vectors;
 mod layouts;
+mod locks;
 mod lookup_refusals;
 mod lookups;
 mod operations;
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
             operations::tests(),
             telling::tests(),
             progress::tests(),
+            locks::tests(),
             faults::tests(),
             gaps::tests(),
             failover::tests(),

@@ -241,6 +241,7 @@ pub(crate) struct Leaf {
     pub(crate) name: TableName,
     /// Its size in pages; 0 if it is not stored as a heap, so that ctids mean nothing.
     pub(crate) pages: u64,
+    pub(crate) is_heap: bool,
     pub(crate) can_select: bool,
 }
 
@@ -250,7 +251,8 @@ pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, Cap
         SELECT n.nspname::text, c.relname::text,
                CASE WHEN m.amname = 'heap'
                     THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END,
-               has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), c.oid
+               has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), c.oid,
+               coalesce(m.amname = 'heap', false)
         FROM (SELECT relid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf
               UNION SELECT $1::oid::regclass FROM pg_class WHERE oid = $1 AND relkind = 'r') AS leaf
         JOIN pg_class c ON c.oid = leaf.relid
@@ -263,6 +265,7 @@ pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, Cap
         oid: row.get(4),
         name: TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
         pages: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
+        is_heap: row.get(5),
         can_select: row.get(3),
     };
     Ok(rows.iter().map(leaf).collect())

@@ -2,43 +2,50 @@
 //!
 //! ```text
 //! CREATE_REPLICATION_SLOT … EXPORT_SNAPSHOT ──▶ position, snapshot name
-//!        │ (session kept open until everybody has imported the snapshot)
-//!        ├─▶ worker 1: REPEATABLE READ, SET TRANSACTION SNAPSHOT, COPY of one range of ctids after another ─┐
-//!        └─▶ worker n                                                                                        ├─▶ chunks
+//!        │
+//!        ├─▶ holder: keeps the snapshot until everything was read; no locks
+//!        ├─▶ worker 1: for each piece REPEATABLE READ, SET TRANSACTION SNAPSHOT, COPY, COMMIT ─┐
+//!        └─▶ worker n                                                                          ├─▶ spool ─▶ chunks
 //! ```
 //!
 //! The exported snapshot is exactly the state at which the slot's stream begins: what it contains is not streamed, and
-//! what it does not contain is. If anything fails, the snapshot is gone with it; the caller starts again with a new slot.
+//! what it does not contain is. If the holder fails, the snapshot is gone with it; the caller starts again with a new slot.
+//!
+//! No lock on a table is held while anything but the server is waited for, so that what its users wait for is at most the reading
+//! of one piece. What was read waits in the spool, not in the server.
 //!
 //! - [`create`]: the slot, and who keeps the server from creating it
-//! - [`plan`]: the ranges to copy
-//! - [`worker`]: copying them
+//! - [`holder`]: the session that keeps the snapshot
+//! - [`plan`]: the tables, and the statements that read them
+//! - [`queue`]: what is left, cut into pieces
+//! - [`worker`]: copying pieces
+//! - [`spool`]: what was read and is still to be handed out
+//! - [`round`]: reading everything once, and what was rewritten meanwhile once more
 
 mod create;
+mod holder;
 mod plan;
+mod queue;
+mod round;
+mod spool;
 mod worker;
-
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use walvec_model::{Change, Position, RowKey, Table, TableName};
+use walvec_model::{Change, Position, RowKey, TableName};
 
 use crate::CaptureError;
-use crate::connect::Session;
 use crate::source::Source;
-use crate::value::Kind;
-use worker::Worker;
+use round::Round;
 
 /// A copy of the configured tables as they were at one position.
 ///
-/// Dropping it stops the copy. Memory does not depend on the size of the tables: every worker holds one chunk, and one
-/// more for each waits in the channel.
+/// Dropping it stops the copy. Memory does not depend on the size of the tables: what was read and not taken yet waits in the
+/// source's spool directory, and nothing is read while there is no room.
 pub struct Snapshot {
     position: Position,
     chunks: mpsc::Receiver<Result<Vec<Change>, CaptureError>>,
-    workers: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// Which rows of a table are read again.
@@ -50,29 +57,14 @@ pub enum Selection {
     Keys(Vec<RowKey>),
 }
 
-/// One statement's worth of copying.
-struct Piece {
-    table: Arc<Table>,
-    kinds: Arc<[Kind]>,
-    /// The query whose rows are copied, with the columns of `table`.
-    query: String,
-    /// The oids of the tables that hold the rows.
-    leaves: Vec<u32>,
-}
-
-/// The pieces that nobody has taken yet.
-type Pieces = Arc<Mutex<VecDeque<Piece>>>;
-
 /// See [`Source::begin_snapshot`].
 pub(crate) async fn begin(source: &Source) -> Result<Snapshot, CaptureError> {
     // Before the slot: a table that cannot be copied must not leave a slot behind.
     source.published_tables().await?;
     let exported = create::slot(source).await?;
-    let started = start(source, &exported).await;
-    // Every worker has its own copy of the snapshot now.
-    exported.session.close().await;
-    match started {
-        Ok(snapshot) => Ok(snapshot),
+    let workers = source.config.copy_workers.max(1);
+    match Round::begin(source, exported, workers, plan::tables(source, None)).await {
+        Ok(round) => Ok(copy(source, round)),
         Err(error) => {
             // Nobody will ever read this slot: it would only hold back WAL.
             if let Err(also) = source.drop_slot().await {
@@ -94,42 +86,24 @@ pub(crate) async fn reread(source: &Source, table: &TableName, rows: &Selection)
     if let Selection::Where(Some(condition)) = rows {
         plan::check(&session, table, condition).await?;
     }
-    let exported = create::temporary(source).await?;
-    let import = async {
-        let session = worker::import(&source.catalog.info, &exported.snapshot).await?;
-        Ok((session, plan::selected(source, published, rows).await?))
-    };
-    let imported = import.await;
     // The slot goes with its session. Nobody streams from it: the rows are the snapshot's.
-    exported.session.close().await;
-    let (session, pieces) = imported?;
-    Ok(copy(exported.position, vec![session], pieces))
+    let exported = create::temporary(source).await?;
+    let plans = async { Ok(vec![plan::selected(source, published, rows).await?]) };
+    Ok(copy(source, Round::begin(source, exported, 1, plans).await?))
 }
 
-async fn start(source: &Source, exported: &create::Exported) -> Result<Snapshot, CaptureError> {
-    let count = source.config.copy_workers.max(1);
-    let mut sessions = Vec::with_capacity(count);
-    for _ in 0..count {
-        sessions.push(worker::import(&source.catalog.info, &exported.snapshot).await?);
-    }
-    let pieces = plan::pieces(source, count).await?;
-    Ok(copy(exported.position, sessions, pieces))
-}
-
-/// Copies the pieces, each session one after the other.
-fn copy(position: Position, sessions: Vec<Session>, pieces: VecDeque<Piece>) -> Snapshot {
-    let pieces: Pieces = Arc::new(Mutex::new(pieces));
-    let (chunks_in, chunks) = mpsc::channel(sessions.len());
-    let mut workers = JoinSet::new();
-    for session in sessions {
-        let worker = Worker { session, position, chunks: chunks_in.clone() };
-        workers.spawn(worker.run(Arc::clone(&pieces)));
-    }
-    Snapshot { position, chunks, workers }
+/// Copies what a round has to read.
+fn copy(source: &Source, round: Round) -> Snapshot {
+    let position = round.position;
+    let (chunks_in, chunks) = mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(round.run(source.another(), source.spool.clone(), chunks_in));
+    Snapshot { position, chunks, tasks }
 }
 
 impl Snapshot {
-    /// The version of every copied row: older than everything that the stream will bring.
+    /// The version of every copied row: older than everything that the stream will bring. Only rows of a table that was read
+    /// again have a later one.
     #[must_use]
     pub const fn position(&self) -> Position {
         self.position
@@ -137,29 +111,32 @@ impl Snapshot {
 
     /// The next rows, as inserts into one table; `None` when everything has been copied.
     ///
+    /// A table that was rewritten or truncated while it was copied is read again: a truncate alone says so, and the rows behind it
+    /// have its position. What the stream brings of before that position is in them already.
+    ///
     /// # Errors
     /// Any error ends the snapshot: what has been copied so far is not everything.
     pub async fn next(&mut self) -> Result<Option<Vec<Change>>, CaptureError> {
         match self.chunks.recv().await {
             Some(Ok(chunk)) => Ok(Some(chunk)),
             Some(Err(error)) => Err(error),
-            // All workers are gone. Each of them either ended well or sent its error; a panic does neither.
+            // The copy has ended, well or with an error that was sent; a panic does neither.
             None => self.join().await.map(|()| None),
         }
     }
 
-    /// Stops the copy and waits for its workers.
+    /// Stops the copy and waits for its tasks.
     ///
     /// # Errors
-    /// If a worker had failed in a way that no chunk told.
+    /// If one had failed in a way that no chunk told.
     pub async fn close(mut self) -> Result<(), CaptureError> {
         self.chunks.close();
-        self.workers.abort_all();
+        self.tasks.abort_all();
         self.join().await
     }
 
     async fn join(&mut self) -> Result<(), CaptureError> {
-        while let Some(ended) = self.workers.join_next().await {
+        while let Some(ended) = self.tasks.join_next().await {
             if ended.is_err_and(|error| error.is_panic()) {
                 return Err(CaptureError::Closed);
             }

@@ -1,11 +1,10 @@
-//! The ranges to copy.
+//! What is to be copied, and the statements that copy it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use walvec_model::TableName;
+use walvec_model::{Table, TableName};
 
-use super::{Piece, Selection};
+use super::Selection;
 use crate::CaptureError;
 use crate::catalog::{Leaf, leaves};
 use crate::connect::{Session, describe, statement_error};
@@ -14,45 +13,93 @@ use crate::source::{PublishedTable, Source};
 use crate::sql::{quote_columns, quote_table};
 use crate::value::Kind;
 
-/// A range is not worth a statement of its own below this many pages (32 MiB with pages of 8 KiB).
-const MIN_PAGES: u64 = 4096;
-/// How many ranges each worker gets of a big table, so that all of them end at about the same time.
-const RANGES_PER_WORKER: u64 = 4;
-
-/// Cuts the tables into pieces for `workers` workers, in the order of the configuration.
-pub(super) async fn pieces(source: &Source, workers: usize) -> Result<VecDeque<Piece>, CaptureError> {
-    let session = source.session().await?;
-    let ranges = if source.server().capabilities.tid_range_scan { workers as u64 * RANGES_PER_WORKER } else { 1 };
-    let mut pieces = VecDeque::new();
-    for published in source.published_tables().await? {
-        let kinds: Arc<[Kind]> = source.catalog.kinds_of(&published.table.columns).await?.into();
-        let leaves = leaves(&session, published.facts.oid).await?;
-        for (query, leaves) in queries(&published, &leaves, ranges, None) {
-            pieces.push_back(Piece { table: Arc::clone(&published.table), kinds: Arc::clone(&kinds), query, leaves });
-        }
-    }
-    Ok(pieces)
+/// A table to copy.
+pub(super) struct Plan {
+    pub(super) table: Arc<Table>,
+    pub(super) kinds: Arc<[Kind]>,
+    pub(super) parts: Vec<Part>,
+    columns: String,
+    /// Whether the server reads a range of ctids without reading the whole table.
+    has_range_scan: bool,
 }
 
-/// The pieces of one table that hold the selected rows.
+/// Rows that can be read by one statement.
+pub(super) struct Part {
+    /// What stands behind FROM.
+    from: String,
+    conditions: Vec<String>,
+    /// The oids of the tables that hold the rows.
+    pub(super) leaves: Vec<u32>,
+    /// The size of the largest of them in pages; 0 where ctids mean nothing.
+    pub(super) pages: u64,
+    /// Whether few rows may meet the conditions, which an index may find.
+    pub(super) is_selected: bool,
+}
+
+/// Pages of a table, without an end for those that come last: nothing depends on the size being right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pages {
+    pub(super) from: u64,
+    pub(super) end: Option<u64>,
+}
+
+impl Plan {
+    /// The statement for the rows of a part that lie in these pages; in all of them for `None`.
+    pub(super) fn query(&self, part: &Part, pages: Option<Pages>) -> String {
+        let range = pages.map(|pages| self.range(part, pages));
+        let conditions: Vec<&str> = range.iter().chain(&part.conditions).map(String::as_str).collect();
+        select(&self.columns, &part.from, &conditions)
+    }
+
+    fn range(&self, part: &Part, Pages { from, end }: Pages) -> String {
+        if self.has_range_scan {
+            let from = format!("ctid >= '({from},0)'::tid");
+            return end.map_or(from.clone(), |end| format!("{from} AND ctid < '({end},0)'::tid"));
+        }
+        // Every ctid that may be there; no row version takes less than 28 bytes of a page. The snapshot is older than the size.
+        let last = end.unwrap_or_else(|| part.pages.max(from + 1)) - 1;
+        format!(
+            "ctid = ANY (ARRAY(SELECT format('(%s,%s)', page, item)::tid FROM generate_series({from}, {last}) AS page, \
+             generate_series(1, current_setting('block_size')::int / 28) AS item))"
+        )
+    }
+}
+
+/// What is to be copied of the configured tables, in their order; of those that are named only, if any are.
+pub(super) async fn tables(source: &Source, named: Option<&[TableName]>) -> Result<Vec<Plan>, CaptureError> {
+    let mut plans = Vec::new();
+    for published in source.published_tables().await? {
+        if named.is_none_or(|named| named.contains(&published.table.name)) {
+            plans.push(plan(source, published, &[None]).await?);
+        }
+    }
+    Ok(plans)
+}
+
+/// What is to be copied of the selected rows of one table.
 pub(super) async fn selected(
     source: &Source,
     published: PublishedTable,
     rows: &Selection,
-) -> Result<VecDeque<Piece>, CaptureError> {
-    let session = source.session().await?;
-    let kinds: Arc<[Kind]> = source.catalog.kinds_of(&published.table.columns).await?.into();
-    let leaves = leaves(&session, published.facts.oid).await?;
+) -> Result<Plan, CaptureError> {
     let conditions: Vec<Option<String>> = match rows {
         Selection::Where(condition) => vec![condition.clone()],
         Selection::Keys(keys) => {
+            let kinds = source.catalog.kinds_of(&published.table.columns).await?;
             keys.chunks(KEYS_PER_STATEMENT).map(|keys| Some(fetch::condition(&published.table, &kinds, keys))).collect()
         }
     };
-    let queries = conditions.iter().flat_map(|condition| queries(&published, &leaves, 1, condition.as_deref()));
-    let piece =
-        |(query, leaves)| Piece { table: Arc::clone(&published.table), kinds: Arc::clone(&kinds), query, leaves };
-    Ok(queries.map(piece).collect())
+    plan(source, published, &conditions).await
+}
+
+async fn plan(source: &Source, published: PublishedTable, conditions: &[Option<String>]) -> Result<Plan, CaptureError> {
+    let session = source.session().await?;
+    let kinds = source.catalog.kinds_of(&published.table.columns).await?.into();
+    let leaves = leaves(&session, published.facts.oid).await?;
+    let parts = conditions.iter().flat_map(|condition| parts(&published, &leaves, condition.as_deref())).collect();
+    let columns = quote_columns(published.table.columns.iter().map(|column| column.name.as_str()));
+    let has_range_scan = source.server().capabilities.tid_range_scan;
+    Ok(Plan { table: published.table, kinds, parts, columns, has_range_scan })
 }
 
 /// Refuses a condition that is not one by itself. It becomes part of a COPY, which takes no parameters.
@@ -76,31 +123,28 @@ fn is_about_the_statement(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| state.code().starts_with("42") || state.code().starts_with("22"))
 }
 
-/// Queries, each with the oids of the leaves that it reads.
-fn queries(
-    published: &PublishedTable,
-    leaves: &[Leaf],
-    ranges: u64,
-    condition: Option<&str>,
-) -> Vec<(String, Vec<u32>)> {
-    let conditions: Vec<&str> = published.filter.as_deref().into_iter().chain(condition).collect();
-    let columns = quote_columns(published.table.columns.iter().map(|column| column.name.as_str()));
+fn parts(published: &PublishedTable, leaves: &[Leaf], condition: Option<&str>) -> Vec<Part> {
+    let conditions = published.filter.as_deref().into_iter().chain(condition);
+    let conditions: Vec<String> = conditions.map(str::to_owned).collect();
+    // The right to read single columns does not reach the column ctid.
+    let part = |from: String, leaves: &[Leaf], reads_ctid: bool| Part {
+        from,
+        conditions: conditions.clone(),
+        leaves: leaves.iter().map(|leaf| leaf.oid).collect(),
+        pages: if reads_ctid && leaves.iter().all(|leaf| leaf.is_heap) {
+            leaves.iter().map(|leaf| leaf.pages).max().unwrap_or(0)
+        } else {
+            0
+        },
+        is_selected: condition.is_some(),
+    };
     // The right to read the root is enough to read its rows, but only through the root.
     if published.facts.kind == "p" && leaves.iter().any(|leaf| !leaf.can_select) {
-        let query = select(&columns, &quote_table(&published.table.name), &conditions);
-        return vec![(query, leaves.iter().map(|leaf| leaf.oid).collect())];
+        return vec![part(quote_table(&published.table.name), leaves, published.facts.can_select)];
     }
-    let mut queries = Vec::new();
-    for leaf in leaves {
-        let from = format!("ONLY {}", quote_table(&leaf.name));
-        // The right to read single columns does not reach the column ctid.
-        let ranges = if leaf.can_select { ranges } else { 1 };
-        for range in ctid_ranges(leaf.pages, ranges) {
-            let conditions: Vec<&str> = range.as_deref().into_iter().chain(conditions.iter().copied()).collect();
-            queries.push((select(&columns, &from, &conditions), vec![leaf.oid]));
-        }
-    }
-    queries
+    let of =
+        |leaf: &Leaf| part(format!("ONLY {}", quote_table(&leaf.name)), std::slice::from_ref(leaf), leaf.can_select);
+    leaves.iter().map(of).collect()
 }
 
 fn select(columns: &str, from: &str, conditions: &[&str]) -> String {
@@ -110,38 +154,9 @@ fn select(columns: &str, from: &str, conditions: &[&str]) -> String {
     format!("SELECT {columns} FROM {from}{conditions}")
 }
 
-/// Conditions that cut a table of `pages` pages into at most `ranges` ranges. The last one has no end, so that nothing
-/// depends on the size being right.
-fn ctid_ranges(pages: u64, ranges: u64) -> Vec<Option<String>> {
-    let count = (pages / MIN_PAGES).clamp(1, ranges.max(1));
-    if count == 1 {
-        return vec![None];
-    }
-    let bound = |index: u64| pages * index / count;
-    let range = |index: u64| {
-        let from = format!("ctid >= '({},0)'::tid", bound(index));
-        Some(if index + 1 == count { from } else { format!("{from} AND ctid < '({},0)'::tid", bound(index + 1)) })
-    };
-    (0..count).map(range).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_join_without_gap_or_overlap() {
-        let ranges: Vec<_> = ctid_ranges(10_000, 8).into_iter().flatten().collect();
-        assert_eq!(ranges, ["ctid >= '(0,0)'::tid AND ctid < '(5000,0)'::tid", "ctid >= '(5000,0)'::tid"]);
-        assert_eq!(ctid_ranges(1_000_000, 8).len(), 8);
-    }
-
-    #[test]
-    fn a_small_table_is_copied_whole() {
-        assert_eq!(ctid_ranges(0, 8), [None]);
-        assert_eq!(ctid_ranges(MIN_PAGES, 8), [None]);
-        assert_eq!(ctid_ranges(1_000_000, 1), [None]);
-    }
 
     #[test]
     fn filter_and_range_both_apply() {

@@ -1,116 +1,140 @@
 //! Copying pieces of tables.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
-use walvec_model::{Change, Op, Position};
 
-use super::{Piece, Pieces};
+use super::holder::import;
+use super::queue::{LARGEST_PIECE, Piece, Queue};
+use super::round::Read;
+use super::spool::{Spool, Spooled};
 use crate::CaptureError;
 use crate::connect::{ConnInfo, Session, statement_error};
-use crate::copy_text::RowDecoder;
-use crate::sql::quote_literal;
 
-/// A chunk ends when it has this many rows,
-const CHUNK_ROWS: usize = 1000;
-/// or this many bytes of text.
-const CHUNK_BYTES: usize = 1 << 20;
-
-/// Opens a session that sees the exported snapshot, and nothing newer.
-pub(super) async fn import(info: &ConnInfo, snapshot: &str) -> Result<Session, CaptureError> {
-    let session = Session::open(info).await?;
-    let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {};",
-        quote_literal(snapshot)
-    );
-    session.batch_execute(&begin).await.map_err(|error| match error.code() {
-        // The session that holds the snapshot is gone, and the snapshot with it: the caller takes another one.
-        Some(state) if [SqlState::INVALID_PARAMETER_VALUE, SqlState::UNDEFINED_OBJECT].contains(state) => {
-            CaptureError::Closed
-        }
-        _ => statement_error("importing the snapshot", &error),
-    })?;
-    Ok(session)
-}
+/// How often a piece is tried again, with another session, after an error that passes; the snapshot is still there.
+const ATTEMPTS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// One of the copying tasks.
 pub(super) struct Worker {
-    pub(super) session: Session,
-    pub(super) position: Position,
-    pub(super) chunks: mpsc::Sender<Result<Vec<Change>, CaptureError>>,
+    pub(super) info: ConnInfo,
+    /// The name of the snapshot.
+    pub(super) snapshot: Arc<str>,
+    pub(super) spool: Spool,
+    pub(super) queue: Arc<Queue>,
+    pub(super) pieces: mpsc::UnboundedSender<Read>,
+    /// Between two pieces it is in no transaction, so that it holds no lock.
+    pub(super) session: Option<Session>,
+}
+
+/// What became of a piece.
+enum Outcome {
+    Read(Spooled),
+    TooLarge,
+    Rewritten,
 }
 
 impl Worker {
-    /// Copies pieces until there are none left, or until nobody wants them. Ends with the first error, and sends it.
-    pub(super) async fn run(self, pieces: Pieces) {
-        while let Some(piece) = next(&pieces) {
-            match self.copy(&piece).await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    // If nobody listens, nobody believes that the copy is complete either.
-                    let _ = self.chunks.send(Err(error)).await;
-                    return;
+    /// Copies pieces until there are none left, or until nobody wants them. Ends with the first error that does not pass.
+    pub(super) async fn run(mut self) -> Result<(), CaptureError> {
+        let mut failed = 0;
+        loop {
+            // Before the piece is taken, and so before anything of the table is locked.
+            self.spool.room().await;
+            let Some(piece) = self.queue.take() else { return Ok(()) };
+            let copied = self.copy(&piece).await;
+            if !matches!(copied, Ok(Outcome::Read(_))) {
+                // It may be in the middle of a statement, and is in a transaction in any case.
+                self.session = None;
+            }
+            match copied {
+                Ok(Outcome::Read(rows)) => {
+                    failed = 0;
+                    self.queue.learn(&piece, rows.bytes());
+                    if self.pieces.send(Read { plan: piece.plan, rows }).is_err() {
+                        return Ok(());
+                    }
                 }
+                Ok(Outcome::TooLarge) => self.queue.put_back_to_be_cut(piece),
+                Ok(Outcome::Rewritten) => self.queue.discard(&piece.plan.table.name),
+                Err(error) if error.is_retryable() && !is_over(&error) && failed < ATTEMPTS => {
+                    failed += 1;
+                    tracing::warn!(table = %piece.plan.table.name, code = error.code(), "reading a piece again: {error}");
+                    self.queue.put_back(piece);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Copies one piece; `false` if the receiver is gone.
-    async fn copy(&self, piece: &Piece) -> Result<bool, CaptureError> {
-        let wanted = self.copy_rows(piece).await?;
-        if wanted {
-            self.refuse_rewritten(piece).await?;
-        }
-        Ok(wanted)
-    }
-
-    async fn copy_rows(&self, piece: &Piece) -> Result<bool, CaptureError> {
-        let failed = |error| statement_error(&format!("copying {}", piece.table.name), &error);
-        let statement = format!("COPY ({}) TO STDOUT", piece.query);
-        let copy = self.session.copy_out(&statement).await.map_err(failed)?;
-        let mut lines = std::pin::pin!(copy);
-        let mut decoder = RowDecoder::new(&piece.table, &piece.kinds);
-        let mut chunk = Vec::with_capacity(CHUNK_ROWS);
-        let mut bytes = 0;
-        while let Some(line) = lines.try_next().await.map_err(failed)? {
-            let op = Op::Insert { new: decoder.row(&line)? };
-            chunk.push(Change { table: Arc::clone(&piece.table), position: self.position, op });
-            bytes += line.len();
-            if chunk.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
-                let full = std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK_ROWS));
-                bytes = 0;
-                if self.chunks.send(Ok(full)).await.is_err() {
-                    return Ok(false);
-                }
+    /// Copies one piece. The table is locked from its first statement to the end of this, for which only the server is waited
+    /// for.
+    async fn copy(&mut self, piece: &Piece) -> Result<Outcome, CaptureError> {
+        let session = match &mut self.session {
+            Some(session) if !session.is_closed() => session,
+            other => other.insert(Session::open(&self.info).await?),
+        };
+        import(session, &self.snapshot).await?;
+        let table = &piece.plan.table.name;
+        let rows = match copy_rows(session, piece, &self.spool).await {
+            Ok(Some(rows)) => rows,
+            Ok(None) => return Ok(Outcome::TooLarge),
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Outcome::Rewritten),
+            Err(error) if error.code().is_some_and(|state| ALTERED.contains(state)) => {
+                return Err(CaptureError::Rewritten { table: table.clone() });
             }
+            Err(error) => return Err(statement_error(&format!("copying {table}"), &error)),
+        };
+        if is_rewritten(session, piece).await? {
+            return Ok(Outcome::Rewritten);
         }
-        Ok(chunk.is_empty() || self.chunks.send(Ok(chunk)).await.is_ok())
-    }
-
-    /// Fails if another transaction replaced the storage of the table after the snapshot was exported. After TRUNCATE
-    /// and the rewriting forms of ALTER TABLE an old snapshot sees an empty table, without any error
-    /// (<https://www.postgresql.org/docs/current/mvcc-caveats.html>). VACUUM FULL and CLUSTER would be harmless, and look
-    /// the same.
-    ///
-    /// The catalogue's row is read as of the snapshot, the function tells the present. Asked after the copy, because
-    /// its lock keeps the storage in place until the transaction ends.
-    async fn refuse_rewritten(&self, piece: &Piece) -> Result<(), CaptureError> {
-        let query = "
-            SELECT count(*) FROM pg_class
-            WHERE oid = ANY($1) AND relfilenode IS NOT DISTINCT FROM pg_relation_filenode(oid)";
-        let doing = format!("looking whether {} was rewritten", piece.table.name);
-        let row = self.session.query_one(query, &[&piece.leaves]).await;
-        let same: i64 = row.map_err(|error| statement_error(&doing, &error))?.get(0);
-        if usize::try_from(same) == Ok(piece.leaves.len()) {
-            return Ok(());
-        }
-        Err(CaptureError::Rewritten { table: piece.table.name.clone() })
+        let ended = session.batch_execute("COMMIT").await;
+        ended.map_err(|error| statement_error(&format!("copying {table}"), &error))?;
+        Ok(Outcome::Read(rows))
     }
 }
 
-fn next(pieces: &Pieces) -> Option<Piece> {
-    pieces.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+/// What a statement says that was made for the columns of before.
+const ALTERED: [SqlState; 3] = [SqlState::UNDEFINED_COLUMN, SqlState::UNDEFINED_FUNCTION, SqlState::DATATYPE_MISMATCH];
+
+/// Whether the snapshot is gone.
+const fn is_over(error: &CaptureError) -> bool {
+    matches!(error, CaptureError::Closed | CaptureError::Rewritten { .. })
+}
+
+/// Reads the rows; `None` if they are too many for one statement.
+async fn copy_rows(session: &Session, piece: &Piece, spool: &Spool) -> Result<Option<Spooled>, tokio_postgres::Error> {
+    let copy = session.copy_out(&format!("COPY ({}) TO STDOUT", piece.query())).await?;
+    let mut lines = std::pin::pin!(copy);
+    let mut rows = spool.piece();
+    while let Some(line) = lines.try_next().await? {
+        rows.push(&line).await;
+        if rows.bytes() > LARGEST_PIECE && piece.can_be_cut() {
+            return Ok(None);
+        }
+    }
+    rows.end().await;
+    Ok(Some(rows))
+}
+
+/// Whether another transaction replaced the storage of the table after the snapshot was exported. After TRUNCATE and the
+/// rewriting forms of ALTER TABLE an old snapshot sees an empty table, without any error
+/// (<https://www.postgresql.org/docs/current/mvcc-caveats.html>). After VACUUM FULL and CLUSTER it sees the rows in other
+/// pages, and pieces that were read before and after do not fit together.
+///
+/// The catalogue's row is read as of the snapshot, the function tells the present. Asked after the copy, because its lock
+/// keeps the storage in place until the transaction ends.
+async fn is_rewritten(session: &Session, piece: &Piece) -> Result<bool, CaptureError> {
+    let query = "
+        SELECT count(*) FROM pg_class
+        WHERE oid = ANY($1) AND relfilenode IS NOT DISTINCT FROM pg_relation_filenode(oid)";
+    let leaves = &piece.part().leaves;
+    let row = session.query_one(query, &[leaves]).await;
+    let doing = || format!("looking whether {} was rewritten", piece.plan.table.name);
+    let same: i64 = row.map_err(|error| statement_error(&doing(), &error))?.get(0);
+    Ok(usize::try_from(same) != Ok(leaves.len()))
 }

@@ -12,6 +12,7 @@ mod filters;
 mod handover;
 mod hosts;
 mod keys;
+mod locks;
 mod preflight;
 mod publications;
 mod rights;

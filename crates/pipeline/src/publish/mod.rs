@@ -41,6 +41,7 @@ use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::store::{Checkpoint, SnapshotState, Store};
 use crate::supervisor::{facts, observe, refuse_what_cannot_work, want_snapshot_after};
 use crate::telemetry::Telemetry;
+use crate::waits::show_waits;
 use crate::writer::Shared;
 use outlet::Outlet;
 
@@ -145,14 +146,14 @@ impl Publisher {
     /// The definite error that ended it.
     pub async fn run(mut self) -> Result<(), PipelineError> {
         let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
-        let mut source = Some(Source::connect(self.config.source.clone()).await?);
+        let mut source = Some(self.connect().await?);
         Topics::new(&self.config.connection)?.partitions().await?;
         loop {
             let outcome = match source.take() {
                 Some(source) => self.session(source, &mut retry).await,
-                None => match Source::connect(self.config.source.clone()).await {
+                None => match self.connect().await {
                     Ok(source) => self.session(source, &mut retry).await,
-                    Err(error) => Err(error.into()),
+                    Err(error) => Err(error),
                 },
             };
             let error = match outcome {
@@ -167,6 +168,11 @@ impl Publisher {
                 Err(definite) => return Err(definite),
             }
         }
+    }
+
+    async fn connect(&self) -> Result<Source, PipelineError> {
+        let source = Source::connect(self.config.source.clone()).await?;
+        Ok(source.spooling_in(self.store.directory()))
     }
 
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
@@ -190,6 +196,7 @@ impl Publisher {
             outcome = session.work(stored, retry, orders, interrupted) => outcome,
             error = observe(&source, &watched, &[], &shared.telemetry, store, config.on_gap) => Err(error),
             () = report(&shared.telemetry, &*acknowledged) => Ok(()),
+            never = show_waits(&source, &shared.telemetry) => match never {},
         };
         session.outlet.flush(GOODBYE).await;
         // Nobody watches the broker until the next one.

@@ -10,6 +10,7 @@ use walvec_model::{Change, Generation, Lsn, Op, RowKey, TableName};
 use super::outlet::Oversized;
 use super::{PublisherConfig, Session};
 use crate::error::PipelineError;
+use crate::snapshot::{abandon_slot, prepare_source};
 use crate::status::{LATEST_DEAD_LETTERS, Phase};
 use crate::store::{Checkpoint, DeadLetter, SnapshotState};
 use crate::telemetry::count_changes;
@@ -28,27 +29,18 @@ impl Session<'_> {
         // Stored before the slot is created: a slot without this note would look like somebody else's.
         checkpoint.snapshot = SnapshotState::Copying;
         self.store.save_checkpoint(&checkpoint)?;
-        if drop_slot {
-            self.source.drop_slot().await?;
-        }
-        self.source.ensure_publication().await?;
-        checkpoint.publication = self.source.publication_identity().await?.unwrap_or_default();
-        self.announce(&checkpoint).await?;
+        let shared = self.shared;
+        checkpoint.publication = shared.or_stop(prepare_source(&self.source, drop_slot)).await?;
+        shared.or_stop(self.announce(&checkpoint)).await?;
 
-        let mut snapshot = tokio::select! {
-            snapshot = self.source.begin_snapshot() => snapshot?,
-            () = self.shared.stop.cancelled() => return Err(PipelineError::Stopped),
-        };
+        let mut snapshot = shared.or_stop(async { Ok(self.source.begin_snapshot().await?) }).await?;
         let position = snapshot.position();
         let context =
             Context { generation: checkpoint.generation, committed_at: SystemTime::now(), xid: None, snapshot: true };
         let copied = self.copy(&mut snapshot, &context).await;
         let closed = snapshot.close().await;
         if let Err(error) = copied {
-            // Without its snapshot the slot is of no use, and would keep WAL for as long as nobody looks.
-            if let Err(also) = self.source.drop_slot().await {
-                tracing::warn!("the slot of the failed snapshot stays until the next start: {also}");
-            }
+            abandon_slot(&self.source).await;
             return Err(error);
         }
         closed?;
@@ -87,20 +79,14 @@ impl Session<'_> {
     }
 
     async fn copy(&mut self, snapshot: &mut Snapshot, context: &Context) -> Result<(), PipelineError> {
-        loop {
-            let rows = tokio::select! {
-                rows = snapshot.next() => rows?,
-                () = self.shared.stop.cancelled() => return Err(PipelineError::Stopped),
-            };
-            let Some(rows) = rows else { break };
-            self.write_rows(rows, context).await?;
+        let shared = self.shared;
+        while let Some(rows) = shared.or_stop(async { Ok(snapshot.next().await?) }).await? {
+            // The broker's client takes nothing while its buffer is full, for example because the broker is away.
+            shared.or_stop(self.write_rows(rows, context)).await?;
             self.outlet.cut();
             self.outlet.acknowledged()?;
         }
-        tokio::select! {
-            drained = self.outlet.drain() => drained.map(drop),
-            () = self.shared.stop.cancelled() => Err(PipelineError::Stopped),
-        }
+        shared.or_stop(async { self.outlet.drain().await.map(drop) }).await
     }
 
     /// Writes rows of a snapshot, or rows that were read again.

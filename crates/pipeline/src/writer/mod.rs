@@ -85,6 +85,20 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
 }
 
+impl Shared {
+    /// Waits for an answer, unless a stop comes first: whoever is asked may be waiting for something else.
+    pub(crate) async fn or_stop<T>(
+        &self,
+        answer: impl Future<Output = Result<T, PipelineError>>,
+    ) -> Result<T, PipelineError> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(PipelineError::Stopped),
+            answer = answer => answer,
+        }
+    }
+}
+
 /// Lets writers write beside each other: their collections have nothing in common.
 ///
 /// All of them come to their end, whatever becomes of one: a write that is given up half-way may still arrive later.
@@ -293,6 +307,19 @@ impl Writer {
 
     pub(crate) const fn telemetry(&self) -> &Telemetry {
         &self.shared.telemetry
+    }
+
+    /// Ends the second reading of a table that was rewritten under a snapshot: what is older than `position` was read the first time
+    /// only, or before, and belongs to rows that are gone.
+    pub(crate) async fn remove_older(&mut self, position: Position) -> Result<(), PipelineError> {
+        self.as_owner(|sink, table| async move { sink.delete_older(table, position).await }).await?;
+        let letters = self.shared.letters.of(&self.collection.name)?;
+        let gone = letters.into_iter().filter(|letter| letter.position < position);
+        let gone: Vec<RowKey> = gone.map(|letter| RowKey::new(letter.key)).collect();
+        self.shared.letters.update(&self.collection.name, &[], &gone).await?;
+        self.forget(&gone);
+        self.report_dead_letters();
+        Ok(())
     }
 
     fn id(&self, table: &Table, key: &RowKey) -> PointId {

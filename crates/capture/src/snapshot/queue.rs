@@ -1,0 +1,151 @@
+//! What is still to be read, cut into pieces that take a moment each.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use walvec_model::TableName;
+
+use super::plan::{Pages, Part, Plan};
+
+/// Text that a piece should have: read within a moment, and large enough that a statement more does not matter.
+const PIECE_BYTES: u64 = 8 << 20;
+
+/// A piece that turns out to be larger than this is given up and read in smaller ones.
+pub(super) const LARGEST_PIECE: u64 = 8 * PIECE_BYTES;
+
+/// Pages of the first piece of a table, before it is known how much text a page has (2 MiB with pages of 8 KiB).
+const FIRST_PAGES: u64 = 256;
+
+/// How much larger the next piece may be than the one before.
+const GROWTH: u64 = 4;
+
+/// One statement's worth of copying. The lock on the table is held for as long as that takes.
+#[derive(Clone)]
+pub(super) struct Piece {
+    pub(super) plan: Arc<Plan>,
+    part: usize,
+    /// All pages for `None`.
+    pages: Option<Pages>,
+}
+
+impl Piece {
+    pub(super) fn part(&self) -> &Part {
+        &self.plan.parts[self.part]
+    }
+
+    pub(super) fn query(&self) -> String {
+        self.plan.query(self.part(), self.pages)
+    }
+
+    /// How many pages it has.
+    fn size(&self) -> u64 {
+        let Pages { from, end } = self.pages.unwrap_or(Pages { from: 0, end: None });
+        end.unwrap_or_else(|| self.part().pages).saturating_sub(from)
+    }
+
+    /// Whether it can be read in smaller pieces.
+    pub(super) fn can_be_cut(&self) -> bool {
+        self.size() > 1
+    }
+}
+
+/// The pieces that no worker has taken yet, and the tables that have to be read again.
+pub(super) struct Queue(Mutex<State>);
+
+struct State {
+    /// What is left of each part, as one piece, which is cut when it is taken.
+    left: VecDeque<Piece>,
+    /// How many pages the next piece of a table gets.
+    pages: Vec<(Arc<Plan>, u64)>,
+    rewritten: BTreeSet<TableName>,
+}
+
+impl Queue {
+    pub(super) fn new(plans: Vec<Plan>) -> Self {
+        let plans: Vec<Arc<Plan>> = plans.into_iter().map(Arc::new).collect();
+        let whole = |plan: &Arc<Plan>| {
+            let plan = Arc::clone(plan);
+            (0..plan.parts.len()).map(move |part| {
+                // What an index may find is tried as a whole first.
+                let whole = plan.parts[part].is_selected || plan.parts[part].pages == 0;
+                let pages = (!whole).then_some(Pages { from: 0, end: None });
+                Piece { plan: Arc::clone(&plan), part, pages }
+            })
+        };
+        let left = plans.iter().flat_map(whole).collect();
+        let pages = plans.into_iter().map(|plan| (plan, FIRST_PAGES)).collect();
+        Self(Mutex::new(State { left, pages, rewritten: BTreeSet::new() }))
+    }
+
+    /// The next piece; `None` if there is nothing left.
+    pub(super) fn take(&self) -> Option<Piece> {
+        let mut state = self.lock();
+        let piece = state.left.pop_front()?;
+        let Some(Pages { from, .. }) = piece.pages else { return Some(piece) };
+        let count = *state.pages_of(&piece.plan);
+        if piece.size() <= count {
+            return Some(match piece.pages {
+                // A table that is read in one go needs no range.
+                Some(Pages { from: 0, end: None }) => Piece { pages: None, ..piece },
+                _ => piece,
+            });
+        }
+        let cut = from + count;
+        let rest = piece.pages.map(|pages| Pages { from: cut, ..pages });
+        state.left.push_front(Piece { pages: rest, ..piece.clone() });
+        Some(Piece { pages: Some(Pages { from, end: Some(cut) }), ..piece })
+    }
+
+    /// Learns how much text a piece had.
+    pub(super) fn learn(&self, piece: &Piece, bytes: u64) {
+        let size = piece.size();
+        if piece.pages.is_some() && size > 0 {
+            let fitting = size.saturating_mul(PIECE_BYTES) / bytes.max(1);
+            let mut state = self.lock();
+            let pages = state.pages_of(&piece.plan);
+            *pages = fitting.clamp(1, pages.saturating_mul(GROWTH));
+        }
+    }
+
+    /// Puts a piece back that could not be read.
+    pub(super) fn put_back(&self, piece: Piece) {
+        self.lock().left.push_front(piece);
+    }
+
+    /// Puts a piece back that is too large to be read by one statement.
+    pub(super) fn put_back_to_be_cut(&self, piece: Piece) {
+        let fitting = (piece.size() / (2 * LARGEST_PIECE / PIECE_BYTES)).max(1);
+        let mut state = self.lock();
+        let pages = state.pages_of(&piece.plan);
+        *pages = fitting.min(*pages);
+        let range = piece.pages.or(Some(Pages { from: 0, end: None }));
+        state.left.push_front(Piece { pages: range, ..piece });
+    }
+
+    /// Notes that a table was rewritten: what was read of it does not belong together, and the rest need not be read.
+    pub(super) fn discard(&self, table: &TableName) {
+        let mut state = self.lock();
+        state.left.retain(|piece| piece.plan.table.name != *table);
+        state.rewritten.insert(table.clone());
+    }
+
+    pub(super) fn is_discarded(&self, table: &TableName) -> bool {
+        self.lock().rewritten.contains(table)
+    }
+
+    /// The tables that were rewritten.
+    pub(super) fn rewritten(&self) -> Vec<TableName> {
+        self.lock().rewritten.iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn pages_of(&mut self, plan: &Arc<Plan>) -> &mut u64 {
+        let index = self.pages.iter().position(|(known, _)| Arc::ptr_eq(known, plan)).unwrap_or(0);
+        &mut self.pages[index].1
+    }
+}

@@ -1,0 +1,173 @@
+//! Reading everything once, and what was rewritten meanwhile once more.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use walvec_model::{Change, Op, Position, TableName};
+
+use super::create::{self, Exported};
+use super::holder::Holder;
+use super::plan::{self, Plan};
+use super::queue::Queue;
+use super::spool::{Spool, Spooled};
+use super::worker::Worker;
+use crate::CaptureError;
+use crate::connect::Session;
+use crate::copy_text::RowDecoder;
+use crate::source::Source;
+
+/// A chunk ends when it has this many rows,
+const CHUNK_ROWS: usize = 1000;
+/// or this many bytes of text.
+const CHUNK_BYTES: usize = 1 << 20;
+
+pub(super) type Chunks = mpsc::Sender<Result<Vec<Change>, CaptureError>>;
+
+/// A piece that was read.
+pub(super) struct Read {
+    pub(super) plan: Arc<Plan>,
+    pub(super) rows: Spooled,
+}
+
+/// A snapshot that is held, and what is to be read of it.
+pub(super) struct Round {
+    pub(super) position: Position,
+    holder: Holder,
+    sessions: Vec<Session>,
+    plans: Vec<Plan>,
+}
+
+impl Round {
+    /// Takes a snapshot over from the session that created its slot, and closes that. What cannot be done shows before
+    /// anything is read.
+    pub(super) async fn begin(
+        source: &Source,
+        exported: Exported,
+        workers: usize,
+        plans: impl Future<Output = Result<Vec<Plan>, CaptureError>>,
+    ) -> Result<Self, CaptureError> {
+        let prepared = async {
+            let holder = Holder::take_over(source, &exported).await?;
+            let mut sessions = Vec::with_capacity(workers);
+            for _ in 0..workers {
+                sessions.push(Session::open(&source.catalog.info).await?);
+            }
+            // Behind the snapshot: no row that it sees lies outside of the pages that there are by now.
+            Ok((holder, sessions, plans.await?))
+        };
+        let prepared = prepared.await;
+        exported.session.close().await;
+        let (holder, sessions, plans) = prepared?;
+        Ok(Self { position: exported.position, holder, sessions, plans })
+    }
+
+    /// Reads everything and hands it to `chunks`, and what was rewritten meanwhile again, as of a later position.
+    pub(super) async fn run(mut self, source: Source, directory: Option<PathBuf>, chunks: Chunks) {
+        let spool = Spool::new(directory);
+        loop {
+            let workers = self.sessions.len();
+            let shapes: Vec<_> = self.plans.iter().map(|plan| Arc::clone(&plan.table)).collect();
+            let rewritten = match self.read(&source, &spool, &chunks).await {
+                Ok(rewritten) if rewritten.is_empty() => return,
+                Ok(rewritten) => rewritten,
+                Err(error) => {
+                    // If nobody listens, nobody believes that the copy is complete either.
+                    let _ = chunks.send(Err(error)).await;
+                    return;
+                }
+            };
+            let again = again(&source, &rewritten, workers).await.and_then(|round| {
+                let altered = round.plans.iter().find(|plan| !shapes.contains(&plan.table));
+                altered.map_or(Ok(()), |plan| Err(CaptureError::Rewritten { table: plan.table.name.clone() }))?;
+                Ok(round)
+            });
+            match again {
+                Ok(round) => {
+                    for plan in &round.plans {
+                        tracing::info!(table = %plan.table.name, at = %round.position.commit_lsn, "the table was rewritten or truncated, and is read again");
+                        let begins =
+                            Change { table: Arc::clone(&plan.table), position: round.position, op: Op::Truncate };
+                        let _ = chunks.send(Ok(vec![begins])).await;
+                    }
+                    self = round;
+                }
+                Err(error) => {
+                    let _ = chunks.send(Err(error)).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads everything; returns the tables that were rewritten meanwhile.
+    async fn read(self, source: &Source, spool: &Spool, chunks: &Chunks) -> Result<Vec<TableName>, CaptureError> {
+        let Self { position, holder, sessions, plans } = self;
+        let queue = Arc::new(Queue::new(plans));
+        let (pieces_in, pieces) = mpsc::unbounded_channel();
+        let mut workers = JoinSet::new();
+        for session in sessions {
+            let worker = Worker {
+                info: source.catalog.info.clone(),
+                snapshot: holder.snapshot.as_str().into(),
+                spool: spool.clone(),
+                queue: Arc::clone(&queue),
+                pieces: pieces_in.clone(),
+                session: Some(session),
+            };
+            workers.spawn(worker.run());
+        }
+        drop(pieces_in);
+        let reading = async {
+            while let Some(ended) = workers.join_next().await {
+                ended.map_err(|_| CaptureError::Closed)??;
+            }
+            // The server may forget what only this snapshot sees, however long the rows are on their way.
+            drop(holder);
+            Ok(())
+        };
+        tokio::try_join!(reading, hand_out(&queue, pieces, position, chunks))?;
+        Ok(queue.rewritten())
+    }
+}
+
+/// The tables once more, as of now.
+async fn again(source: &Source, tables: &[TableName], workers: usize) -> Result<Round, CaptureError> {
+    let exported = create::temporary(source).await?;
+    Round::begin(source, exported, workers, plan::tables(source, Some(tables))).await
+}
+
+/// Hands the rows out chunk by chunk, in the order of the pieces.
+async fn hand_out(
+    queue: &Queue,
+    mut pieces: mpsc::UnboundedReceiver<Read>,
+    position: Position,
+    chunks: &Chunks,
+) -> Result<(), CaptureError> {
+    while let Some(Read { plan, rows }) = pieces.recv().await {
+        let table = &plan.table;
+        let mut decoder = RowDecoder::new(table, &plan.kinds);
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        let mut lines = rows.read();
+        let unread = |error: std::io::Error| CaptureError::Spool { reason: error.to_string() };
+        while let Some(line) = lines.next().await.map_err(unread)? {
+            if chunk.is_empty() && queue.is_discarded(&table.name) {
+                break;
+            }
+            let op = Op::Insert { new: decoder.row(&line)? };
+            chunk.push(Change { table: Arc::clone(table), position, op });
+            bytes += line.len();
+            if chunk.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
+                bytes = 0;
+                if chunks.send(Ok(std::mem::take(&mut chunk))).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        if !chunk.is_empty() && chunks.send(Ok(chunk)).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

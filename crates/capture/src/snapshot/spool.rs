@@ -1,0 +1,302 @@
+//! What was read and is still to be handed out: a little in memory, the rest in files without a name.
+//!
+//! PostgreSQL is read as fast as it sends, whoever takes the rows: a statement never waits in the middle, and the snapshot can go
+//! as soon as everything was read. A piece is begun only while there is room.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+/// Text that may wait in files,
+const ON_DISK: u64 = 1 << 30;
+/// and in memory, all workers together.
+const IN_MEMORY: u64 = 16 << 20;
+/// As much as the files may take has to stay free besides: the disk is there for the collections.
+const FREE: u64 = 4 * ON_DISK;
+/// Pieces that may wait, each in a file of its own.
+const PIECES: usize = 256;
+/// How much is written to a file, or read from it, at a time.
+const BLOCK: usize = 1 << 20;
+/// The length of a line comes before it.
+const LENGTH: usize = 4;
+
+/// How much waits, and where it may wait.
+#[derive(Clone)]
+pub(super) struct Spool(Arc<Inner>);
+
+struct Inner {
+    directory: Option<PathBuf>,
+    has_failed: AtomicBool,
+    waiting: watch::Sender<Waiting>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    pieces: usize,
+    bytes: u64,
+    in_memory: u64,
+}
+
+impl Spool {
+    /// In files of `directory`; without one in memory only.
+    pub(super) fn new(directory: Option<PathBuf>) -> Self {
+        let (has_failed, waiting) = (AtomicBool::new(false), watch::Sender::default());
+        Self(Arc::new(Inner { directory, has_failed, waiting }))
+    }
+
+    /// Waits until a piece may be read.
+    pub(super) async fn room(&self) {
+        let most = if self.usable_directory().is_some() { ON_DISK } else { IN_MEMORY };
+        let has_room = |waiting: &Waiting| waiting.bytes < most && waiting.pieces < PIECES;
+        // The sender is here, so that this never fails.
+        let _ = self.0.waiting.subscribe().wait_for(has_room).await;
+    }
+
+    /// A new piece.
+    pub(super) fn piece(&self) -> Spooled {
+        self.0.waiting.send_modify(|waiting| waiting.pieces += 1);
+        Spooled { spool: self.clone(), bytes: 0, file: None, on_disk: 0, memory: BytesMut::new() }
+    }
+
+    /// The directory, if it has space to spare.
+    fn usable_directory(&self) -> Option<&PathBuf> {
+        let directory = self.0.directory.as_ref().filter(|_| !self.0.has_failed.load(Ordering::Relaxed))?;
+        fs4::available_space(directory).is_ok_and(|free| free > FREE).then_some(directory)
+    }
+}
+
+/// The lines of a piece.
+pub(super) struct Spooled {
+    spool: Spool,
+    /// All lines with their lengths.
+    bytes: u64,
+    file: Option<File>,
+    /// How much of the file is valid.
+    on_disk: u64,
+    /// What comes behind the file.
+    memory: BytesMut,
+}
+
+impl Spooled {
+    /// How much there is.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes a line in.
+    pub(super) async fn push(&mut self, line: &[u8]) {
+        let length = u32::try_from(line.len()).unwrap_or(u32::MAX);
+        self.memory.extend_from_slice(&length.to_be_bytes());
+        self.memory.extend_from_slice(line);
+        let added = (LENGTH + line.len()) as u64;
+        self.bytes += added;
+        let in_memory = {
+            let mut in_memory = 0;
+            self.spool.0.waiting.send_if_modified(|waiting| {
+                waiting.bytes += added;
+                waiting.in_memory += added;
+                in_memory = waiting.in_memory;
+                false
+            });
+            in_memory
+        };
+        if self.memory.len() >= BLOCK && in_memory > IN_MEMORY / 2 {
+            self.spill().await;
+        }
+    }
+
+    /// Ends the piece: little may stay in memory if other pieces fill that.
+    pub(super) async fn end(&mut self) {
+        if self.file.is_some() || self.spool.0.waiting.borrow().in_memory > IN_MEMORY / 2 {
+            self.spill().await;
+        }
+    }
+
+    /// Moves what is in memory to the file. If that fails, this and everything else stays in memory.
+    async fn spill(&mut self) {
+        if self.memory.is_empty() {
+            return;
+        }
+        let Some(directory) = self.spool.usable_directory().cloned() else { return };
+        let (file, memory, at) = (self.file.take(), std::mem::take(&mut self.memory), self.on_disk);
+        let written = spawn_blocking(move || {
+            let mut file = match file {
+                Some(file) => file,
+                None => match tempfile::tempfile_in(directory) {
+                    Ok(file) => file,
+                    Err(error) => return (None, memory, Err(error)),
+                },
+            };
+            let written = file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(&memory));
+            (Some(file), memory, written)
+        });
+        let (file, memory, written) = match written.await {
+            Ok(written) => written,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.file = file;
+        match written {
+            Ok(()) => {
+                let moved = memory.len() as u64;
+                self.on_disk += moved;
+                self.spool.0.waiting.send_modify(|waiting| waiting.in_memory -= moved);
+            }
+            Err(error) => {
+                tracing::warn!(
+                    "rows that were read wait in memory, because they cannot wait in the data directory: {error}"
+                );
+                self.memory = memory;
+                self.spool.0.has_failed.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Reads the lines from the first one on.
+    pub(super) fn read(self) -> Lines {
+        Lines { at: 0, rest: BytesMut::new(), spooled: self }
+    }
+}
+
+impl Drop for Spooled {
+    fn drop(&mut self) {
+        let (bytes, in_memory) = (self.bytes, self.bytes - self.on_disk);
+        self.spool.0.waiting.send_modify(|waiting| {
+            waiting.pieces -= 1;
+            waiting.bytes -= bytes;
+            waiting.in_memory -= in_memory;
+        });
+    }
+}
+
+/// The lines of a piece, on their way out.
+pub(super) struct Lines {
+    at: u64,
+    /// What was read from the file and not handed out yet.
+    rest: BytesMut,
+    spooled: Spooled,
+}
+
+impl Lines {
+    /// The next line.
+    pub(super) async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            if let Some(line) = take_line(&mut self.rest) {
+                return Ok(Some(line));
+            }
+            if self.at < self.spooled.on_disk {
+                self.fill().await?;
+            } else if !self.spooled.memory.is_empty() {
+                let memory = self.spooled.memory.split();
+                self.rest.unsplit(memory);
+            } else {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn fill(&mut self) -> io::Result<()> {
+        let Some(mut file) = self.spooled.file.take() else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        let (at, mut rest) = (self.at, std::mem::take(&mut self.rest));
+        let count = usize::try_from(self.spooled.on_disk - at).unwrap_or(BLOCK).min(BLOCK);
+        let read = spawn_blocking(move || {
+            let begin = rest.len();
+            rest.resize(begin + count, 0);
+            file.seek(SeekFrom::Start(at))?;
+            file.read_exact(&mut rest[begin..])?;
+            Ok::<_, io::Error>((file, rest))
+        });
+        let (file, rest) = read.await.map_err(io::Error::other)??;
+        self.at += count as u64;
+        (self.spooled.file, self.rest) = (Some(file), rest);
+        Ok(())
+    }
+}
+
+/// Takes a whole line off, if there is one.
+fn take_line(bytes: &mut BytesMut) -> Option<Bytes> {
+    let length = u32::from_be_bytes(bytes.get(..LENGTH)?.try_into().ok()?) as usize;
+    if bytes.len() < LENGTH + length {
+        return None;
+    }
+    bytes.advance(LENGTH);
+    Some(bytes.split_to(length).freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn all(spooled: Spooled) -> Vec<Bytes> {
+        let mut lines = spooled.read();
+        let mut all = Vec::new();
+        while let Some(line) = lines.next().await.unwrap() {
+            all.push(line);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn lines_come_back_as_they_were_from_memory_and_from_files() {
+        let directory = tempfile::tempdir().unwrap();
+        for spool in [Spool::new(None), Spool::new(Some(directory.path().to_owned()))] {
+            let mut first = spool.piece();
+            let line = |number: usize| Bytes::from(vec![b'a' + (number % 26) as u8; number * 7919 % 5000]);
+            let lines: Vec<Bytes> = (0..8000).map(line).collect();
+            for line in &lines {
+                first.push(line).await;
+            }
+            first.end().await;
+            let mut second = spool.piece();
+            second.push(b"x\n").await;
+            second.end().await;
+            assert_eq!(
+                first.file.is_some(),
+                spool.0.directory.is_some(),
+                "20 MB do not stay in memory where they need not"
+            );
+            assert!(all(first).await == lines);
+            assert_eq!(all(second).await, [&b"x\n"[..]]);
+            let left = *spool.0.waiting.borrow();
+            assert_eq!((left.pieces, left.bytes, left.in_memory), (0, 0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_written_to_is_no_reason_to_stop() {
+        let directory = tempfile::tempdir().unwrap();
+        let gone = directory.path().join("gone");
+        std::fs::create_dir(&gone).unwrap();
+        let spool = Spool::new(Some(gone.clone()));
+        let mut piece = spool.piece();
+        let line = vec![b'x'; BLOCK];
+        for _ in 0..12 {
+            piece.push(&line).await;
+        }
+        std::fs::remove_dir(&gone).unwrap();
+        let mut other = spool.piece();
+        for _ in 0..12 {
+            other.push(&line).await;
+        }
+        other.end().await;
+        assert_eq!((all(piece).await.len(), all(other).await.len()), (12, 12));
+    }
+
+    #[tokio::test]
+    async fn a_piece_is_begun_only_while_there_is_room() {
+        let spool = Spool::new(None);
+        let mut piece = spool.piece();
+        let line = vec![b'x'; BLOCK];
+        for _ in 0..=16 {
+            piece.push(&line).await;
+        }
+        assert!(futures::FutureExt::now_or_never(spool.room()).is_none());
+        drop(piece);
+        spool.room().await;
+    }
+}

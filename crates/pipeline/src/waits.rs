@@ -1,0 +1,54 @@
+//! Who waits for whom, in the status, while tables are read.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use walvec_capture::{LockWait, Source};
+
+use crate::status::{Phase, Problem};
+use crate::telemetry::Telemetry;
+use crate::trouble::Trouble;
+
+/// How often to look. What waits at two looks is shown.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A change that is late by more than this may wait for a row that cannot be read.
+const LATE_MS: u64 = 2000;
+
+/// Shows which statements wait for each other's locks on tables.
+pub(crate) async fn show_waits(source: &Source, telemetry: &Telemetry) -> Infallible {
+    let (mut watch, mut shown, mut last) = (source.lock_watch(), Trouble::new(telemetry), None);
+    let status = telemetry.subscribe();
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let is_reading = {
+            let status = status.borrow();
+            status.phase == Phase::Snapshot || status.lag_ms > LATE_MS
+        };
+        let waits = if is_reading {
+            // A server that cannot be asked shows elsewhere.
+            watch.look().await.unwrap_or_default()
+        } else {
+            watch.rest();
+            Vec::new()
+        };
+        let first = waits.into_iter().next();
+        match &first {
+            Some(wait) if first == last => show(&mut shown, wait),
+            Some(_) => {}
+            None => shown.end(),
+        }
+        last = first;
+    }
+}
+
+fn show(shown: &mut Trouble, wait: &LockWait) {
+    let problem = Problem { part: "source".to_owned(), message: wait.to_string(), remedy: wait.remedy(), attempts: 1 };
+    if !shown.shows(&problem) {
+        tracing::warn!(remedy = problem.remedy, "{}", problem.message);
+        shown.show(problem);
+    }
+}
