@@ -199,6 +199,14 @@ pub enum CaptureError {
         /// The server's error code.
         sqlstate: String,
     },
+    /// Another process writes the collection.
+    #[error("collection \"{collection}\" is written by {holder}; two processes would overwrite each other's rows")]
+    Owned {
+        /// The collection.
+        collection: String,
+        /// Who writes it.
+        holder: String,
+    },
     /// The stream was closed, by its owner or after an earlier error.
     #[error("the stream is closed")]
     Closed,
@@ -221,6 +229,7 @@ impl CaptureError {
             Self::Config { .. } | Self::Setting { .. } | Self::Condition { .. } => "E_CONFIG",
             Self::Connect { .. } | Self::OtherTarget { .. } => "E_CONNECT",
             Self::NoHost { tried } => Self::decisive(tried).map_or("E_CONNECT", Self::code),
+            Self::Owned { .. } => "E_OWNED",
             Self::Auth { .. } => "E_AUTH",
             Self::Database { .. } => "E_DATABASE",
             Self::Tls { .. } => "E_TLS",
@@ -258,6 +267,7 @@ impl CaptureError {
             Self::Config { .. }
             | Self::Setting { .. }
             | Self::Condition { .. }
+            | Self::Owned { .. }
             | Self::Auth { .. }
             | Self::Database { .. }
             | Self::Tls { .. }
@@ -280,6 +290,11 @@ impl CaptureError {
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         let text = match self {
+            Self::Owned { .. } => {
+                "stop the other process, or give this one collections of its own. If that process is gone, PostgreSQL notices within \
+                 seconds"
+                    .to_owned()
+            }
             Self::Condition { .. } => {
                 "write what could stand after WHERE, for example --where \"year >= 1990\"".to_owned()
             }

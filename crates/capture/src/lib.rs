@@ -28,6 +28,7 @@
 //! - `assemble`: messages into changes with positions and keys
 //! - `fetch`: rows read again by key
 //! - `lookup`: rows looked up in other tables, and the rows that look something up
+//! - `owner`: which process may write a collection
 //! - `timeline`: where the server's history left another timeline
 //! - `withheld`: why a column of a table is not read
 //! - `waits`: who waits for whom, where tables that walvec reads are locked
@@ -50,6 +51,7 @@ mod copy_text;
 mod error;
 mod fetch;
 mod lookup;
+mod owner;
 mod pgoutput;
 mod preflight;
 mod publication;
@@ -73,6 +75,7 @@ pub use config::{LookupSpec, SourceConfig, TableSpec};
 pub use connect::{Session, open_session};
 pub use error::CaptureError;
 pub use lookup::Related;
+pub use owner::Ownership;
 pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement};
 pub use publication::{PublicationDrop, PublicationState};
 pub use slot::{SlotState, WalStatus};

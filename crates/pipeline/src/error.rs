@@ -48,6 +48,11 @@ pub enum PipelineError {
     /// The stream has a gap, or a person wants the tables to be read again.
     #[error("{}", .0.why)]
     Resync(Resync),
+    /// The right to write the collections was lost, and another process may have it.
+    #[error(
+        "the session that held the right to write the collections is gone; nothing is written until it is held again"
+    )]
+    Disowned,
     /// A table was altered: what that did to its rows is not in the stream, so they have to be read again.
     #[error(
         "table {table} was altered; its rows are read again, because the stream does not tell what that did to them"
@@ -111,6 +116,7 @@ impl PipelineError {
             Self::Embed(error) => error.is_retryable(),
             Self::Sink { source, .. } => source.is_retryable(),
             Self::Store(error) => error.is_retryable(),
+            Self::Disowned => true,
             Self::Transform { .. } | Self::Refused(_) | Self::TooFast { .. } | Self::Stopped => false,
         };
         if retryable { Policy::Retry } else { Policy::Stop }
@@ -124,16 +130,19 @@ impl PipelineError {
     /// Whether the group goes on without this worker: it has to join again before it does anything.
     #[must_use]
     pub const fn ends_membership(&self) -> bool {
-        matches!(self, Self::Broker(BrokerError::Fenced { .. } | BrokerError::Closed))
+        matches!(self, Self::Disowned | Self::Broker(BrokerError::Fenced { .. } | BrokerError::Closed))
     }
 
     /// The part that failed, as it appears in the status.
     #[must_use]
     pub const fn part(&self) -> &'static str {
         match self {
-            Self::Source(_) | Self::Refused(_) | Self::Resync(_) | Self::Altered { .. } | Self::TooFast { .. } => {
-                "source"
-            }
+            Self::Source(_)
+            | Self::Disowned
+            | Self::Refused(_)
+            | Self::Resync(_)
+            | Self::Altered { .. }
+            | Self::TooFast { .. } => "source",
             Self::Broker(_) => "broker",
             Self::Transform { .. } => "transform",
             Self::Embed(_) => "embedder",
@@ -159,6 +168,7 @@ impl PipelineError {
             },
             Self::Store(_) => "E_STATE",
             Self::Refused(refusal) => refusal.code,
+            Self::Disowned => "E_OWNED",
             Self::Resync(_) => "E_RESYNC",
             Self::Altered { .. } => "E_ALTERED",
             Self::TooFast { .. } => "E_TOO_FAST",
@@ -202,7 +212,7 @@ impl PipelineError {
                 Some("look at the disk space and the permissions of the data directory, then start again".to_owned())
             }
             Self::TooFast { .. } => Some("read it in parts: `walvec backfill --table ... --where ...`".to_owned()),
-            Self::Resync(_) | Self::Altered { .. } | Self::Stopped => None,
+            Self::Disowned | Self::Resync(_) | Self::Altered { .. } | Self::Stopped => None,
         }
     }
 }

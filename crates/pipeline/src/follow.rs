@@ -5,12 +5,13 @@
 //! row goes through at once, a flood goes through in full batches, several at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::time::Instant;
 use tracing::Span;
 use walvec_capture::{CaptureError, ChangeStream, Source};
-use walvec_model::{PointId, Position, StreamEvent};
+use walvec_model::{Lsn, PointId, Position, StreamEvent};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
@@ -31,6 +32,9 @@ use crate::writer::{Batch, Purpose, first_error};
 /// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
 const READ_AHEAD: usize = 16;
 
+/// How often it is looked whether the collections have what was written into them.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
 enum Step {
     Events(Result<Vec<StreamEvent>, CaptureError>),
     Vectors(Answer),
@@ -38,6 +42,7 @@ enum Step {
     Checkpoint,
     Begin(Order),
     Reread(Turn),
+    Look,
     Stop,
 }
 
@@ -52,7 +57,9 @@ pub(crate) async fn follow(
 ) -> Result<(), PipelineError> {
     let interrupted = run.interrupted.take();
     let (pending, line, active) = (Pending::new(&run.lookups()), Line::new(run.shared.stop.clone()), None);
-    let mut follower = Follower { run, source, stream, checkpointer, replay, pending, line, active };
+    let replayed = source.server_position().await?.flushed;
+    let look_at = Instant::now();
+    let mut follower = Follower { run, source, stream, checkpointer, replay, replayed, look_at, pending, line, active };
     let outcome = follower.follow(interrupted).await;
     follower.end(outcome).await
 }
@@ -64,6 +71,10 @@ struct Follower<'r> {
     stream: ChangeStream,
     checkpointer: Checkpointer,
     replay: Replay,
+    /// Where the server was when the stream began.
+    replayed: Lsn,
+    /// When the collections are to be looked at next.
+    look_at: Instant,
     /// What has been read and not begun yet.
     pending: Pending,
     /// What has begun and is not durable yet.
@@ -93,6 +104,7 @@ impl Follower<'_> {
                     self.reread_a_piece().await?;
                 }
                 Step::Checkpoint => self.confirm()?,
+                Step::Look => self.look().await?,
                 Step::Begin(order) => self.begin(order).await?,
                 Step::Reread(turn) => self.reread(turn).await?,
                 Step::Stop => {
@@ -132,17 +144,31 @@ impl Follower<'_> {
 
     async fn next_step(&mut self) -> Step {
         let (is_free, flush_at) = (self.active.is_none(), self.flush_at());
+        // Once what the server had at the start has been read: before, a replay may still have to remove what was written last.
+        let is_quiet = self.line.is_empty() && self.checkpointer.reached() >= self.replayed;
         let has_time = self.line.has_time(&self.run.writers);
         tokio::select! {
             biased;
             () = self.run.shared.stop.cancelled() => Step::Stop,
             () = until(self.checkpointer.due()) => Step::Checkpoint,
             Some(answer) = self.line.next() => Step::Vectors(answer),
+            () = tokio::time::sleep_until(self.look_at), if is_quiet => Step::Look,
             () = until(flush_at) => Step::Flush,
             events = self.stream.next() => Step::Events(events),
             turn = turn_of(&mut self.active), if has_time => Step::Reread(turn),
             Some(order) = self.run.orders.recv(), if is_free => Step::Begin(order),
         }
+    }
+
+    /// Makes sure that the collections are not older states of themselves.
+    async fn look(&mut self) -> Result<(), PipelineError> {
+        self.look_at = Instant::now() + LOOK_INTERVAL;
+        for writer in &self.run.writers {
+            if !writer.has_witness().await? {
+                return Err(gap::found(gap::collection_behind(&writer.collection.name), self.run.on_gap));
+            }
+        }
+        Ok(())
     }
 
     /// When what is pending is to begin. It grows until then.
@@ -363,6 +389,9 @@ impl Follower<'_> {
     }
 
     fn confirm(&mut self) -> Result<(), PipelineError> {
+        for writer in &self.run.writers {
+            self.checkpointer.note_witness(&writer.collection.name, writer.witness());
+        }
         let confirmed = self.checkpointer.store(&self.stream)?;
         self.run.shared.telemetry.confirmed(confirmed);
         Ok(())

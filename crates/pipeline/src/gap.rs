@@ -166,6 +166,14 @@ pub(crate) fn timeline_left(before: u32, now: u32, left_at: Option<Lsn>, last_co
     Gap::new("E_TIMELINE", found)
 }
 
+pub(crate) fn collection_behind(collection: &str) -> Gap {
+    let what = format!(
+        "collection \"{collection}\" does not have what was written into it last: it was restored to an older state, or points were \
+         changed by another program; changes may be missing"
+    );
+    Gap::new("E_SINK_BEHIND", what)
+}
+
 /// A publication that was dropped, or dropped and made anew, did not publish in between, and the slot cannot tell.
 pub(crate) fn publication_changed() -> Gap {
     let what =

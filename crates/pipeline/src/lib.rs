@@ -11,6 +11,7 @@
 //! - [`supervisor`]: starts, runs and stops the whole; the order of shutdown is written there
 //! - [`start`]: what to do at start, from what is stored and what PostgreSQL says; pure
 //! - [`gap`]: changes that can no longer be had, and what is done about them; [`replay`]: proof that there are none
+//! - [`owner`]: the right to write collections that others can reach; [`witness`]: proof that a collection is not an older state of itself
 //! - [`snapshot`]: copies the rows that were there before, as one generation
 //! - [`follow`]: follows the stream, transaction by transaction; [`pending`]: what it has read and not begun yet
 //! - [`line`]: batches whose vectors are being computed, side by side
@@ -40,6 +41,7 @@ pub mod index;
 pub mod letters;
 pub mod letters_topic;
 mod line;
+mod owner;
 mod pending;
 pub mod plan;
 pub mod publish;
@@ -58,6 +60,7 @@ pub mod trace;
 mod trouble;
 mod unseen;
 mod waits;
+mod witness;
 pub mod writer;
 
 pub use error::{PipelineError, Policy};

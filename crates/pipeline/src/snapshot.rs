@@ -4,7 +4,7 @@
 //! the copy dies, the exported snapshot is gone with its connection: the next attempt takes a new slot and a new
 //! generation. Nothing is confirmed before the copy is complete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tracing::Span;
@@ -20,7 +20,7 @@ use crate::store::{Checkpoint, SnapshotState};
 use crate::supervisor::Run;
 use crate::telemetry::count_changes;
 use crate::unseen::Unseen;
-use crate::writer::Purpose;
+use crate::writer::{Collection, Purpose};
 
 /// How long PostgreSQL may take to drop a slot that is of no use.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -69,6 +69,16 @@ pub(crate) async fn take(
             }
             tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
         }
+    }
+    for writer in &run.writers {
+        let Collection { name, table, .. } = &writer.collection;
+        let tables = checkpoint.tables.entry(name.clone()).or_default();
+        // The collection belongs to one table: it was renamed, or another one was configured.
+        for former in tables.iter().filter(|former| *former != table) {
+            tracing::info!(collection = name, table = %former, "removing the rows of the table that the collection showed before");
+            shared.or_stop(writer.remove_table(former)).await?;
+        }
+        *tables = BTreeSet::from([table.clone()]);
     }
     checkpoint.snapshot = SnapshotState::Done;
     checkpoint.applied = position.commit_lsn;

@@ -153,8 +153,9 @@ fn on_timeline(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Gap
     Ok(checkpoint)
 }
 
-const fn first_snapshot() -> Start {
-    Start::Snapshot { generation: Generation(1), why: String::new(), drop_slot: false, resync: None }
+fn first_snapshot() -> Start {
+    let why = "nothing has been copied yet".to_owned();
+    Start::Snapshot { generation: Generation(1), why, drop_slot: false, resync: None }
 }
 
 fn foreign_slot(facts: &Facts) -> Refusal {
@@ -223,6 +224,8 @@ mod tests {
             last_commit: Lsn(applied.min(450)),
             resync: None,
             sweep_waits: false,
+            witnesses: BTreeMap::new(),
+            tables: BTreeMap::new(),
             publication: "9".to_owned(),
             config_digest: "a".to_owned(),
             collections: collections("1"),

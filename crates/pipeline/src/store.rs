@@ -2,7 +2,7 @@
 //!
 //! One file, `state.redb`, in the data directory. Every write is fsynced before it returns.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
@@ -13,9 +13,10 @@ use std::sync::{Mutex, PoisonError};
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde::{Deserialize, Serialize};
 use walvec_broker::Record;
-use walvec_model::{Generation, Lsn, Position, RowKey, Value};
+use walvec_model::{Generation, Lsn, Position, RowKey, TableName, Value};
 
 use crate::gap::Resync;
+use crate::witness::Witness;
 
 const CHECKPOINT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoint");
 const DEAD_LETTERS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("dead_letters");
@@ -77,6 +78,12 @@ pub struct Checkpoint {
     /// Whether points that the snapshot did not meet are still there, because they are too many to be removed without a word.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sweep_waits: bool,
+    /// The last write of each collection, by its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub witnesses: BTreeMap<String, Witness>,
+    /// The tables whose rows each collection may hold, by its name: one, and while a snapshot is taken those of before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tables: BTreeMap<String, BTreeSet<TableName>>,
     /// What identified the publication when the snapshot began.
     pub publication: String,
     /// Digest of what decides payloads and rows; when it changes, the tables are read again.
@@ -417,6 +424,8 @@ mod tests {
             last_commit: Lsn(4),
             resync: None,
             sweep_waits: true,
+            witnesses: BTreeMap::new(),
+            tables: BTreeMap::new(),
             source: SourceIdentity {
                 system_id: "7412".to_owned(),
                 timeline: 1,

@@ -4,7 +4,7 @@
 //! then → store the checkpoint → tell the slot → close. What was not written was not confirmed, so leaving at any moment loses
 //! nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::error::{PipelineError, Policy};
 use crate::follow::follow;
 use crate::gap::{self, Held, OnGap};
 use crate::letters::Letters;
+use crate::owner::Owner;
 use crate::replay::Replay;
 use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
@@ -72,6 +73,7 @@ pub(crate) struct Run {
     pub(crate) batch_rows: usize,
     pub(crate) batch_wait: Duration,
     pub(crate) on_gap: OnGap,
+    owner: Arc<Owner>,
     /// Points that a person has to decide about.
     pub(crate) held: Option<Held>,
     /// Jobs to be done beside the stream.
@@ -96,6 +98,15 @@ impl Run {
             lookups.into_iter().map(move |lookup| LookupSpec { main: main.clone(), lookup })
         };
         self.writers.iter().flat_map(of).collect()
+    }
+
+    /// The tables whose rows the collections may hold: what was stored, and what is configured now.
+    fn tables_of(&self, stored: Option<&Checkpoint>) -> BTreeMap<String, BTreeSet<TableName>> {
+        let mut tables = stored.map(|checkpoint| checkpoint.tables.clone()).unwrap_or_default();
+        for Writer { collection, .. } in &self.writers {
+            tables.entry(collection.name.clone()).or_default().insert(collection.table.clone());
+        }
+        tables
     }
 
     pub(crate) fn writer_of(&self, collection: &str) -> Option<usize> {
@@ -148,7 +159,8 @@ impl Pipeline {
         });
         let telemetry = Telemetry::new(statuses.collect(), config.reports);
         let letters: Arc<dyn Letters> = Arc::<Store>::clone(&store);
-        let shared = Shared { guard: None, telemetry, letters, stop };
+        let owner = Arc::new(Owner::default());
+        let shared = Shared { guard: Some(Arc::<Owner>::clone(&owner)), telemetry, letters, stop };
         let writers = collections
             .into_iter()
             .enumerate()
@@ -163,6 +175,7 @@ impl Pipeline {
             batch_rows,
             batch_wait,
             on_gap: config.on_gap,
+            owner,
             held: None,
             orders,
             interrupted: None,
@@ -248,6 +261,7 @@ impl Pipeline {
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
             never = show_waits(&source, &telemetry) => match never {},
         };
+        self.run.owner.set(None);
         want_snapshot_after(&outcome, &store)?;
         outcome
     }
@@ -267,8 +281,16 @@ impl Pipeline {
             }
         }
         let mut collections = BTreeMap::new();
+        let mut shared = Vec::new();
         for writer in &run.writers {
-            collections.insert(writer.collection.name.clone(), writer.prepare().await?.0);
+            let (name, id) = (writer.collection.name.clone(), writer.prepare().await?.0);
+            if writer.collection.sink.is_shared() {
+                shared.push((name.clone(), id.clone()));
+            }
+            collections.insert(name, id);
+        }
+        if !shared.is_empty() {
+            run.owner.set(Some(source.own(&shared).await?));
         }
         let stored = run.store.checkpoint()?;
         let (slot, digest) = (&self.config.source.slot, &self.config.config_digest);
@@ -330,6 +352,8 @@ async fn work(
                 last_commit: Lsn::ZERO,
                 resync,
                 sweep_waits: false,
+                witnesses: BTreeMap::new(),
+                tables: run.tables_of(stored.as_ref()),
                 publication: String::new(),
                 config_digest: facts.config_digest,
                 collections: facts.collections,
@@ -350,6 +374,9 @@ async fn work(
     run.shared.telemetry.phase(Phase::Streaming);
     retry.succeeded();
     tracing::info!(applied = %checkpoint.applied, "following the stream");
+    for writer in &mut run.writers {
+        writer.remember(checkpoint.witnesses.get(&writer.collection.name).copied());
+    }
     let checkpointer = Checkpointer::new(Arc::clone(&run.store), checkpoint);
     follow(run, source, stream, checkpointer, replay).await.map_err(found_in)
 }

@@ -179,6 +179,11 @@ pub trait Sink: Send + Sync {
     /// before everything else, and again after an error.
     fn prepare(&self) -> BoxFuture<'_, Result<CollectionId, SinkError>>;
 
+    /// Whether other processes can reach the collection, and so could write it.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Applies a batch and makes it durable.
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>>;
 

@@ -47,7 +47,7 @@ impl Walvec {
     }
 
     /// The same with these arguments, which make it keep its state in `state`.
-    pub(crate) async fn start_as(directory: &Path, arguments: &[&str], state: &Path) -> Result<Self> {
+    pub async fn start_as(directory: &Path, arguments: &[&str], state: &Path) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let log = directory.join(format!("walvec-{:03}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
         let output = File::create(&log)?;

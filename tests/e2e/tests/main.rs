@@ -9,6 +9,7 @@
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`failover`]: a primary that dies, and its standby
 //! - [`gaps`]: changes that can no longer be had
+//! - [`ownership`]: one process, one table, no older state
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
 //! - [`check`]: what is missing, how to put it right, and what `run` will do
 //! - [`reindex`]: another model or text, while the old one goes on answering
@@ -56,6 +57,7 @@ mod locks;
 mod lookup_refusals;
 mod lookups;
 mod operations;
+mod ownership;
 mod progress;
 mod providers;
 mod refusals;
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
             locks::tests(),
             faults::tests(),
             gaps::tests(),
+            ownership::tests(),
             failover::tests(),
             unsent::tests(),
             refusals::tests(),

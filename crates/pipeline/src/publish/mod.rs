@@ -259,6 +259,8 @@ impl Session<'_> {
                     last_commit: Lsn::ZERO,
                     resync,
                     sweep_waits: false,
+                    witnesses: BTreeMap::new(),
+                    tables: BTreeMap::new(),
                     publication: String::new(),
                     config_digest: facts.config_digest,
                     collections: self.outlet.identities_made(),

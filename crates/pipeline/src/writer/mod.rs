@@ -18,7 +18,7 @@ mod vectors;
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ use crate::retry::retrying;
 use crate::status::LATEST_DEAD_LETTERS;
 use crate::store::{DeadLetter, Place};
 use crate::telemetry::Telemetry;
+use crate::witness::Witness;
 pub(crate) use placed::Placed;
 pub(crate) use vectors::Part;
 
@@ -179,6 +180,8 @@ pub(crate) struct Writer {
     generation: Generation,
     /// Which rows are parked, and in which version: only that one or a newer one takes a row back.
     parked: HashMap<RowKey, Version>,
+    /// The last write, unless something was removed without regard to versions since.
+    witness: Mutex<Option<Witness>>,
     /// The newest dead letters, for the status.
     latest: Vec<DeadLetter>,
 }
@@ -188,7 +191,15 @@ impl Writer {
         let letters = shared.letters.of(&collection.name)?;
         let parked = letters.iter().map(version_of).collect();
         let latest = newest(letters);
-        Ok(Self { collection, shared, index, generation: Generation::default(), parked, latest })
+        Ok(Self {
+            collection,
+            shared,
+            index,
+            generation: Generation::default(),
+            parked,
+            witness: Mutex::default(),
+            latest,
+        })
     }
 
     /// Makes the collection if there is none, and says which one it is.
@@ -261,6 +272,7 @@ impl Writer {
 
     /// Removes points that still have the version with which they were reported; `None`: that are not walvec's own.
     pub(crate) async fn remove(&self, points: &[(PointId, Option<Position>)]) -> Result<(), PipelineError> {
+        self.remember(None);
         let ids: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
         let ids = &ids;
         let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
@@ -275,12 +287,42 @@ impl Writer {
 
     /// Empties the table's part of the collection.
     pub(crate) async fn truncate(&mut self) -> Result<(), PipelineError> {
+        self.remember(None);
         self.on_sink(|sink, table| async move { sink.delete_table(table).await }).await?;
         let keys: Vec<RowKey> = self.parked.keys().cloned().collect();
         self.shared.letters.update(&self.collection.name, &[], &keys).await?;
         self.forget(&keys);
         self.report_dead_letters();
         Ok(())
+    }
+
+    /// Removes the points of another table.
+    pub(crate) async fn remove_table(&self, table: &TableName) -> Result<(), PipelineError> {
+        self.as_owner(|sink, _| async move { sink.delete_table(table).await }).await
+    }
+
+    /// The last write, if there was one since the start.
+    pub(crate) fn witness(&self) -> Option<Witness> {
+        *self.witness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is about to become of these points may be nothing: a replay removes again what is gone already.
+    fn forget_witness_among(&self, ids: &HashSet<PointId>) {
+        if self.witness().is_some_and(|witness| ids.contains(&witness.id)) {
+            self.remember(None);
+        }
+    }
+
+    /// Whether the collection still has the last write. Nothing may be in flight.
+    pub(crate) async fn has_witness(&self) -> Result<bool, PipelineError> {
+        let Some(witness) = self.witness() else { return Ok(true) };
+        let stored = self.on_sink(|sink, _| async move { sink.retrieve(vec![witness.id]).await }).await?;
+        Ok(witness.holds(stored.first()))
+    }
+
+    /// The last write, as it was stored with the position.
+    pub(crate) fn remember(&self, witness: Option<Witness>) {
+        *self.witness.lock().unwrap_or_else(PoisonError::into_inner) = witness;
     }
 
     /// How many points the end of the present generation's snapshot removes, and how many there are.
@@ -293,6 +335,7 @@ impl Writer {
 
     /// Ends a snapshot: points and dead letters that it did not meet belong to rows that are gone.
     pub(crate) async fn finish_generation(&mut self) -> Result<u64, PipelineError> {
+        self.remember(None);
         let generation = self.generation;
         let swept = self.as_owner(|sink, table| async move { sink.sweep(table, generation).await }).await?;
         self.shared.letters.refresh().await?;

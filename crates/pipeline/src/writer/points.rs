@@ -23,6 +23,7 @@ use super::{Failure, Writer};
 use crate::error::PipelineError;
 use crate::plan::Versioned;
 use crate::telemetry::{Stage, Timer, count_written};
+use crate::witness::Witness;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -56,6 +57,10 @@ impl Writer {
         let versions: Vec<(RowKey, Position)> = part.rows.iter().map(|row| (row.key.clone(), row.position)).collect();
         for step in [Step::Announce, Step::Further, Step::First] {
             self.take_step(&mut part, step, given_up).await?;
+        }
+        if let Some(last) = part.rows.last() {
+            let version = (!last.documents.is_empty()).then_some((part.context.generation, last.position));
+            self.remember(Some(Witness { id: last.first, version }));
         }
         self.settle(&part.context, &versions, &part.failed).await
     }

@@ -128,6 +128,7 @@ impl Writer {
     async fn known(&self, entries: &[(RowKey, Final)]) -> Result<Known, PipelineError> {
         let _timer = Timer::start(Stage::Retrieve);
         let ids: HashSet<PointId> = entries.iter().map(|(key, last)| self.id(&last.table, key)).collect();
+        self.forget_witness_among(&ids);
         let ids: Vec<PointId> = ids.into_iter().collect();
         let ids = &ids;
         let mut stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;

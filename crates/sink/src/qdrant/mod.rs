@@ -246,6 +246,10 @@ impl Sink for Remote {
         Box::pin(collection::prepare(&self.0))
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(requests::send(&self.0, batch))
     }

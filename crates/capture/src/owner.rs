@@ -1,0 +1,121 @@
+//! Which process may write a collection that others can reach: an advisory lock of PostgreSQL, held by a session of its own.
+//!
+//! PostgreSQL lets go of the lock when the session ends, and notices within seconds when the process or its machine is gone.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use walvec_model::Fingerprint;
+
+use crate::CaptureError;
+use crate::connect::{Session, statement_error};
+use crate::source::Source;
+
+/// How long the lock is waited for: longer than the server takes to notice that a former holder is gone.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often it is asked for.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a look at the session counts. Less than the server takes to give the lock to another process.
+const LEASE: Duration = Duration::from_secs(1);
+
+/// How long the server may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The server looks after five silent seconds whether the other end is there, and gives up after eleven.
+const SETTINGS: &str = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
+    SET tcp_user_timeout = 10000; SET application_name = 'walvec owner'";
+
+/// The right to write collections, for as long as this lives and its session does.
+pub struct Ownership {
+    session: Session,
+    looked: Mutex<Instant>,
+}
+
+impl Source {
+    /// Takes the right to write these collections, each with its identity. Waits a while for a former holder to let go.
+    ///
+    /// # Errors
+    /// `E_OWNED` if another process keeps it.
+    pub async fn own(&self, collections: &[(String, String)]) -> Result<Ownership, CaptureError> {
+        let session = Session::open(&self.catalog.info).await?;
+        session
+            .batch_execute(SETTINGS)
+            .await
+            .map_err(|error| statement_error("setting up the owner's session", &error))?;
+        let deadline = Instant::now() + PATIENCE;
+        for (name, id) in collections {
+            let key = key(id);
+            let mut has_told = false;
+            while !take(&session, key).await? {
+                let holder = holder(&session, key).await?.unwrap_or_else(|| "another process".to_owned());
+                if Instant::now() > deadline {
+                    return Err(CaptureError::Owned { collection: name.clone(), holder });
+                }
+                if !std::mem::replace(&mut has_told, true) {
+                    tracing::warn!(collection = name, "waiting for {holder}, which writes the collection");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        Ok(Ownership { session, looked: Mutex::new(Instant::now()) })
+    }
+}
+
+impl Ownership {
+    /// Whether the right still holds. A process that was stopped for a while may have lost it.
+    pub async fn holds(&self) -> bool {
+        if self.session.is_closed() {
+            return false;
+        }
+        let now = Instant::now();
+        if now < *self.looked.lock().unwrap_or_else(PoisonError::into_inner) + LEASE {
+            return true;
+        }
+        // The lock goes with the session and with nothing else.
+        let answer = tokio::time::timeout(ANSWER, self.session.simple_query("SELECT 1")).await;
+        let holds = matches!(answer, Ok(Ok(_)));
+        if holds {
+            *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
+        holds
+    }
+}
+
+async fn take(session: &Session, key: i64) -> Result<bool, CaptureError> {
+    let row = session.query_one("SELECT pg_try_advisory_lock($1)", &[&key]).await;
+    Ok(row.map_err(|error| statement_error("taking the right to write a collection", &error))?.get(0))
+}
+
+/// Who has the lock, in words.
+async fn holder(session: &Session, key: i64) -> Result<Option<String>, CaptureError> {
+    let query = "
+        SELECT format('the walvec at %s, connected since %s (server process %s)',
+                      coalesce(host(a.client_addr), 'this machine'), date_trunc('second', a.backend_start), l.pid)
+        FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND l.classid::bigint = ($1::bigint >> 32) & 4294967295 AND l.objid::bigint = $1::bigint & 4294967295";
+    let row = session.query_opt(query, &[&key]).await;
+    Ok(row.map_err(|error| statement_error("asking who writes a collection", &error))?.map(|row| row.get(0)))
+}
+
+/// The number of a collection's lock. Two collections with the same one would wait for each other, and lose nothing.
+fn key(id: &str) -> i64 {
+    let digest = Fingerprint::of(&["walvec collection", id]).to_string();
+    let digits = digest.get(..16).unwrap_or_default();
+    u64::from_str_radix(digits, 16).unwrap_or_default().cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_collection_has_a_lock_of_its_own() {
+        assert_ne!(key("a"), key("b"));
+        assert_ne!(key("a"), 0);
+    }
+}

@@ -1,0 +1,172 @@
+//! A collection is written by one process, is the image of one table, and is recognised when it was put back to an older state.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+use serde_json::json;
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test};
+use walvec_pipeline::Status;
+use walvec_sink::{Sink as _, Write};
+use walvec_test_qdrant::TestServer;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(a_second_walvec_with_a_slot_of_its_own_is_refused).once(),
+        test!(a_walvec_that_was_stopped_inside_a_batch_never_overwrites_what_another_one_wrote).once(),
+        test!(a_collection_that_was_put_back_to_an_older_state_is_filled_again),
+        test!(a_write_that_disappears_from_a_server_is_made_up_for).once(),
+        test!(a_collection_shows_one_table_after_it_was_renamed_too),
+    ]
+}
+
+const TABLE: &str = "CREATE TABLE items (id text PRIMARY KEY, name text);
+    INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 20) g";
+
+fn items(table: &str) -> Settings {
+    Settings::new([Collection::new("items", table, "{{ name }}")])
+}
+
+fn on(server: &TestServer) -> Settings {
+    items("public.items").with("sink", json!({ "qdrant": { "url": server.url() } }))
+}
+
+/// Another walvec on the same collection.
+fn second(context: &TestContext, server: &TestServer) -> Settings {
+    on(server)
+        .with("source", json!({ "slot": format!("{}_second", context.slot()), "publication": "second" }))
+        .with("sink", json!({ "qdrant": { "state": "second" } }))
+}
+
+fn image_of_items() -> Expected {
+    Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
+}
+
+fn gap(status: &Status) -> Option<&str> {
+    status.resync.as_ref().map(|resync| resync.code.as_str())
+}
+
+async fn a_second_walvec_with_a_slot_of_its_own_is_refused(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&on(&server)).await?;
+    walvec.caught_up(&context).await?;
+    context.configure(&second(&context, &server))?;
+    let output = context.walvec(&["run"]).await?;
+    let told = String::from_utf8(output.stderr)?;
+    assert_eq!((output.status.code(), told.lines().last()), (Some(3), Some("E_OWNED")), "{told}");
+    ensure!(told.contains("is written by the walvec at 127.0.0.1") && told.contains("help: stop the other"), "{told}");
+    context.execute("UPDATE items SET name = 'changed' WHERE id = '1'; DELETE FROM items WHERE id = '2'").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 19);
+    Ok(())
+}
+
+async fn a_walvec_that_was_stopped_inside_a_batch_never_overwrites_what_another_one_wrote(
+    context: TestContext,
+) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let slow = on(&server).with("embedding", json!({ "model": "hash/64/wait/3000" }));
+    let mut first = context.start(&slow).await?;
+    first.caught_up(&context).await?;
+    context.execute("UPDATE items SET name = 'older' WHERE id = '1'").await?;
+    let position = context.wal_position().await?;
+    first.wait_for("the change is in flight", |status| status.server_lsn >= position && status.lag_ms > 0).await?;
+    first.signal(Signal::STOP)?;
+    // Its machine is gone, as far as the server can see.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND application_name = 'walvec owner'";
+    ensure!(context.sql.query(end, &[]).await?.len() == 1);
+
+    let quick = second(&context, &server).with("embedding", json!({ "model": "hash/64/wait/0" }));
+    context.configure(&quick)?;
+    let mut other = Walvec::start_as(context.directory(), &["run"], &context.directory().join("second")).await?;
+    context.execute("UPDATE items SET name = 'newest' WHERE id = '1'").await?;
+    other.caught_up(&context).await?;
+    first.signal(Signal::CONT)?;
+    let told = first.fails_with(3).await?;
+    ensure!(told.contains("E_OWNED"), "{told}");
+    other.caught_up(&context).await?;
+    other.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 20);
+    Ok(())
+}
+
+/// Copies a directory, whose files nothing writes.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let (from, to) = (entry?.path(), to);
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            fs::copy(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
+async fn a_collection_that_was_put_back_to_an_older_state_is_filled_again(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let settings = items("public.items");
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let (collections, kept) = (context.data_directory().join("collections"), context.directory().join("kept"));
+    for change in ["UPDATE items SET name = 'changed' WHERE id = '1'", "DELETE FROM items WHERE id = '2'"] {
+        fs::remove_dir_all(&kept).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        copy(&collections, &kept)?;
+        let mut walvec = context.start(&settings).await?;
+        context.execute(change).await?;
+        walvec.caught_up(&context).await?;
+        walvec.stop().await?;
+        fs::remove_dir_all(&collections)?;
+        copy(&kept, &collections)?;
+        let mut walvec = context.start(&settings).await?;
+        walvec.wait_for("it is noticed", |status| gap(status) == Some("E_SINK_BEHIND")).await?;
+        walvec.caught_up(&context).await?;
+        walvec.stop().await?;
+        image::compare(&context, &image_of_items()).await?;
+    }
+    Ok(())
+}
+
+async fn a_write_that_disappears_from_a_server_is_made_up_for(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&on(&server)).await?;
+    walvec.caught_up(&context).await?;
+    context.execute("INSERT INTO items VALUES ('21', 'the last')").await?;
+    walvec.caught_up(&context).await?;
+    let hits = walvec.search("the last", 1).await?;
+    let id = serde_json::from_value(hits[0]["id"].clone())?;
+    let remote = image::on_server("items", "hash/64", &server.url())?;
+    remote.write(vec![Write::Delete(id)]).await?;
+    walvec.wait_for("it is noticed", |status| gap(status) == Some("E_SINK_BEHIND")).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 21);
+    Ok(())
+}
+
+async fn a_collection_shows_one_table_after_it_was_renamed_too(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items("public.items")).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    context.execute("ALTER TABLE items RENAME TO volumes; DELETE FROM volumes WHERE id > '3'").await?;
+    let mut walvec = context.start(&items("public.volumes")).await?;
+    walvec.caught_up(&context).await?;
+    walvec.wait_for("the points are counted", |status| status.collections[0].points == Some(14)).await?;
+    walvec.stop().await?;
+    let expected = Expected { collection: "items", ..Expected::of("volumes", image_of_items().text) };
+    assert_eq!(image::compare(&context, &expected).await?, 14);
+    Ok(())
+}
