@@ -15,6 +15,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(a_broker_that_is_killed_under_load_is_waited_for_and_nothing_is_lost).once(),
         test!(nothing_is_confirmed_that_the_broker_does_not_have).once(),
+        test!(a_stop_is_obeyed_while_the_broker_is_away_and_the_queue_is_full).once(),
         test!(a_second_snapshot_sweeps_what_was_deleted_unseen_and_embeds_nothing_again).once(),
         test!(records_that_were_removed_before_a_worker_read_them_stop_it).once(),
         test!(a_topic_that_was_deleted_is_made_anew_and_written_again).once(),
@@ -121,6 +122,39 @@ async fn nothing_is_confirmed_that_the_broker_does_not_have(context: TestContext
     assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
     worker.stop().await?;
     capture.stop().await
+}
+
+async fn a_stop_is_obeyed_while_the_broker_is_away_and_the_queue_is_full(context: TestContext) -> Result<()> {
+    if !can_test("a broker that is frozen") {
+        return Ok(());
+    }
+    let kafka = Kafka::own(&context, Kafka::options()).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(items_on(&server));
+    context.execute(TABLE).await?;
+    let capture = captured(&context, &settings).await?;
+    kafka.broker().pause()?;
+    // More than fits into the queue.
+    context.execute("UPDATE items SET body = repeat(md5(id::text), 15000) WHERE id <= 250").await?;
+    let stuck =
+        "SELECT wait_event = 'WalSenderWriteData' FROM pg_stat_activity JOIN pg_replication_slots ON pid = active_pid
+                 WHERE slot_name = $1";
+    let mut looks = 0;
+    walvec_e2e::wait::until("walvec takes no more", async || {
+        let is_stuck = context.sql.query_one(stuck, &[&context.slot()]).await?.get::<_, Option<bool>>(0);
+        looks = if is_stuck == Some(true) { looks + 1 } else { 0 };
+        Ok((looks >= 100).then_some(()))
+    })
+    .await?;
+    capture.stop().await?;
+    kafka.broker().resume()?;
+    let mut capture = context.start_stage(&settings, "capture", "1").await?;
+    capture.caught_up(&context).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    image::compare_on_server(&context, &image_of_items(), &server.url()).await?;
+    capture.stop().await?;
+    worker.stop().await
 }
 
 async fn a_second_snapshot_sweeps_what_was_deleted_unseen_and_embeds_nothing_again(context: TestContext) -> Result<()> {

@@ -184,7 +184,7 @@ impl Publisher {
         refuse_what_cannot_work(&source).await?;
         let tables = source.followed_tables().await?;
         let stored = store.checkpoint()?;
-        let outlet = open_outlet(config, &source, stored.as_ref()).await?;
+        let outlet = open_outlet(config, &source, stored.as_ref(), &shared.stop).await?;
         let source = Arc::new(source);
         shared.letters.refresh().await?;
         let too_large = snapshot::too_large(config, shared)?;
@@ -211,6 +211,7 @@ async fn open_outlet(
     config: &PublisherConfig,
     source: &Source,
     stored: Option<&Checkpoint>,
+    stop: &CancellationToken,
 ) -> Result<Outlet, PipelineError> {
     let topics = Topics::new(&config.connection)?;
     let specs: Vec<TopicSpec> = config.topics.iter().map(|topic| topic.topic.clone()).collect();
@@ -221,7 +222,7 @@ async fn open_outlet(
     let sending = Sending { compression: config.compression.clone(), largest_record, patience: None };
     let producer = Producer::new(&config.connection, sending)?;
     let written = stored.map(|checkpoint| checkpoint.written.clone()).unwrap_or_default();
-    Outlet::open(config, &source.server().database, producer, partitions, written).await
+    Outlet::open(config, &source.server().database, producer, partitions, written, stop.clone()).await
 }
 
 impl Session<'_> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use walvec_broker::kafka::producer::{Producer, Segment};
 use walvec_broker::wire::{Context, Encoder, SnapshotEnd, header};
 use walvec_broker::{BrokerError, Outgoing};
@@ -53,6 +54,8 @@ pub(super) struct Outlet {
     waiting: VecDeque<(Arc<Segment>, Vec<Committed>)>,
     /// Records of the change that is being sent.
     records: Vec<Outgoing>,
+    /// Ends every wait for the broker, which may be away.
+    stop: CancellationToken,
 }
 
 impl Outlet {
@@ -64,6 +67,7 @@ impl Outlet {
         producer: Producer,
         partitions: BTreeMap<String, i32>,
         mut written: BTreeMap<String, i64>,
+        stop: CancellationToken,
     ) -> Result<Self, PipelineError> {
         let mut intact = BTreeMap::new();
         for (topic, count) in &partitions {
@@ -93,6 +97,7 @@ impl Outlet {
             committed: Vec::new(),
             waiting: VecDeque::new(),
             records: Vec::new(),
+            stop,
         })
     }
 
@@ -131,7 +136,8 @@ impl Outlet {
             let copies = if record.everywhere { partitions } else { 1 };
             for partition in 0..copies {
                 let partition = record.everywhere.then_some(partition);
-                match self.producer.send(&topic, partition, record, &self.open).await {
+                let sent = self.producer.send(&topic, partition, record, &self.open);
+                match self.or_stop(async { Ok(sent.await) }).await? {
                     Ok(()) => {}
                     Err(error @ BrokerError::TooLarge { .. }) => oversized = Some(error),
                     Err(error) => return Err(error.into()),
@@ -141,6 +147,15 @@ impl Outlet {
         records.clear();
         self.records = records;
         Ok(oversized.map(|error| Oversized { change, error }))
+    }
+
+    /// Waits for the broker, at most until walvec is to stop. The queue stays full for as long as the broker is away.
+    async fn or_stop<T>(&self, answer: impl Future<Output = Result<T, PipelineError>>) -> Result<T, PipelineError> {
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = self.stop.cancelled() => Err(PipelineError::Stopped),
+        }
     }
 
     /// A transaction has ended: everything before is to be confirmed when the broker has it.
@@ -177,6 +192,16 @@ impl Outlet {
         self.producer.progress()
     }
 
+    /// As [`drain`](Self::drain), at most until walvec is to stop.
+    pub(super) async fn drain_or_stop(&mut self) -> Result<Vec<Committed>, PipelineError> {
+        let stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            drained = self.drain() => drained,
+            () = stop.cancelled() => Err(PipelineError::Stopped),
+        }
+    }
+
     /// Waits until the broker has everything.
     pub(super) async fn drain(&mut self) -> Result<Vec<Committed>, PipelineError> {
         self.cut();
@@ -192,15 +217,16 @@ impl Outlet {
     /// topic at all.
     pub(super) async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<bool, PipelineError> {
         let Some((topic, partitions)) = self.routes.get(&end.table).cloned() else { return Ok(false) };
-        let barrier = self.producer.end_offsets(&topic, partitions).await?;
+        let ends = async { Ok(self.producer.end_offsets(&topic, partitions).await?) };
+        let barrier = self.or_stop(ends).await?;
         let mut record = self.encoder.snapshot_end(&SnapshotEnd { barrier, ..end.clone() });
         if self.compacted.contains(&*topic) {
             record = record.with_key_about("snapshot end");
         }
         record.headers.push((header::TOPIC, topic.as_bytes().to_vec()));
         // One worker sweeps, after all partitions have come so far.
-        self.producer.send(&topic, Some(0), &record, &self.open).await?;
-        self.drain().await?;
+        self.or_stop(async { Ok(self.producer.send(&topic, Some(0), &record, &self.open).await?) }).await?;
+        self.drain_or_stop().await?;
         Ok(true)
     }
 

@@ -86,7 +86,7 @@ impl Session<'_> {
             self.outlet.cut();
             self.outlet.acknowledged()?;
         }
-        shared.or_stop(async { self.outlet.drain().await.map(drop) }).await
+        self.outlet.drain_or_stop().await.map(drop)
     }
 
     /// Writes rows of a snapshot, or rows that were read again.

@@ -100,7 +100,10 @@ impl Session<'_> {
                     for event in &events {
                         replay.check(event).map_err(|gap| gap::found(gap, self.config.on_gap))?;
                     }
-                    self.take_in(events, &mut transaction, &mut related, &unseen, active).await?;
+                    match self.take_in(events, &mut transaction, &mut related, &unseen, active).await {
+                        Err(PipelineError::Stopped) => return self.end(stream, checkpointer).await,
+                        taken => taken?,
+                    }
                 }
                 Step::Acknowledged => {}
                 Step::Checkpoint => self.confirm(&stream, &mut checkpointer)?,
@@ -113,21 +116,25 @@ impl Session<'_> {
                 }
                 Step::Begin(order) => *active = self.begin(order),
                 Step::Reread(turn) => self.reread(turn, &transaction.context, active, &mut checkpointer).await?,
-                Step::Stop => {
-                    self.shared.telemetry.phase(Phase::Stopping);
-                    // What is not acknowledged by then is written again after the next start.
-                    if let Ok(done) = tokio::time::timeout(super::GOODBYE, self.outlet.drain()).await {
-                        self.note(done?, &mut checkpointer);
-                    }
-                    self.confirm(&stream, &mut checkpointer)?;
-                    stream.close().await?;
-                    return Ok(());
-                }
+                Step::Stop => return self.end(stream, checkpointer).await,
             }
             let done = self.outlet.acknowledged()?;
             self.note(done, &mut checkpointer);
             self.show_trouble();
         }
+    }
+
+    /// Confirms what the broker has, after a short wait for what is on its way. The rest is written again after the next
+    /// start.
+    async fn end(&mut self, stream: ChangeStream, mut checkpointer: Checkpointer) -> Result<(), PipelineError> {
+        self.shared.telemetry.phase(Phase::Stopping);
+        let done = self.outlet.acknowledged()?;
+        self.note(done, &mut checkpointer);
+        if let Ok(done) = tokio::time::timeout(super::GOODBYE, self.outlet.drain()).await {
+            self.note(done?, &mut checkpointer);
+        }
+        self.confirm(&stream, &mut checkpointer)?;
+        Ok(stream.close().await?)
     }
 
     async fn take_in(
@@ -313,7 +320,7 @@ impl Session<'_> {
                 self.outlet.cut();
             }
             Turn::Ended(result) => {
-                let done = self.outlet.drain().await?;
+                let done = self.outlet.drain_or_stop().await?;
                 self.note(done, checkpointer);
                 if let Some(job) = active.take() {
                     job.order().end(result.as_ref().copied());
