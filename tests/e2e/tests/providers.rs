@@ -9,6 +9,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(a_provider_that_fails_in_every_way_holds_up_and_loses_nothing),
         test!(a_row_that_the_provider_refuses_is_parked_alone_until_it_changes),
+        test!(a_row_that_the_provider_fails_over_is_parked_alone_and_holds_nothing_up).once(),
         test!(collections_that_are_written_at_the_same_time_share_requests_and_nothing_else),
         test!(a_stop_does_not_wait_for_a_provider_that_is_away).once(),
         test!(a_fast_stop_of_postgresql_does_not_wait_for_a_provider_that_is_away).on_own_server(&[]),
@@ -90,6 +91,34 @@ async fn a_row_that_the_provider_refuses_is_parked_alone_until_it_changes(contex
     let letter = &status.collections[0].latest_dead_letters[0];
     assert_eq!((letter.key.as_slice(), letter.code.as_str()), ([json!(77)].as_slice(), "E_EMBED_TEXT"));
     assert!(!letter.reason.contains("poison"), "{}", letter.reason);
+    context.execute("UPDATE items SET name = 'harmless' WHERE id = 77").await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].dead_letters, 0);
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 500);
+    Ok(())
+}
+
+async fn a_row_that_the_provider_fails_over_is_parked_alone_and_holds_nothing_up(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    provider.fail_over("poison");
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&items("openai/m", &provider.openai_url())).await?;
+    walvec.caught_up(&context).await?;
+    context.execute("UPDATE items SET name = 'this is poison' WHERE id = 77").await?;
+    context.execute("UPDATE items SET name = 'new ' || id WHERE id < 20").await?;
+    let status = walvec.caught_up(&context).await?;
+    let letters = &status.collections[0].latest_dead_letters;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!((letters[0].key.as_slice(), letters[0].code.as_str()), ([json!(77)].as_slice(), "E_EMBED_TEXT"));
+    assert!(letters[0].reason.contains("500") && !letters[0].reason.contains("poison"), "{}", letters[0].reason);
+    // A provider that fails over everything is waited for.
+    provider.always(Some(Fault::Status(500)));
+    context.execute("UPDATE items SET name = 'newer ' || id WHERE id < 20").await?;
+    walvec.wait_for("the provider's absence is reported", |status| status.problem.is_some()).await?;
+    provider.always(None);
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].dead_letters, 1);
     context.execute("UPDATE items SET name = 'harmless' WHERE id = 77").await?;
     let status = walvec.caught_up(&context).await?;
     assert_eq!(status.collections[0].dead_letters, 0);

@@ -57,6 +57,8 @@ struct Shared {
     requests: usize,
     /// Texts with these words are refused.
     refused: Option<String>,
+    /// Over requests with these words it fails.
+    failed: Option<String>,
     /// Texts with these words have a vector of zeros.
     zeros: Option<String>,
     /// Requests with these words are answered when that is lifted.
@@ -145,6 +147,11 @@ impl TestProvider {
         self.lock().refused = Some(words.to_owned());
     }
 
+    /// Fails over requests with a text that contains `words`, with 500.
+    pub fn fail_over(&self, words: &str) {
+        self.lock().failed = Some(words.to_owned());
+    }
+
     /// Gives texts that contain `words` vectors of zeros.
     pub fn give_zeros_to(&self, words: &str) {
         self.lock().zeros = Some(words.to_owned());
@@ -186,7 +193,7 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
     let Some(spoken) = Spoken::of(uri.path()) else { return status(404, Body::from("404 page not found")) };
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let Ok(texts) = spoken.texts(&body) else { return refusal(spoken, 400, "no texts") };
-    let (fault, refused, zeros) = {
+    let (fault, refused, failed, zeros) = {
         let mut shared = lock(&shared);
         let given = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
         if shared.key.as_ref().is_some_and(|key| given != format!("Bearer {key}")) {
@@ -198,7 +205,7 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
         let fault = shared.next.pop_front().or(shared.always.clone()).or(every_second);
         let is_allowed = fault.is_some() || shared.allowance.as_mut().is_none_or(Allowance::take);
         let fault = if is_allowed { fault } else { Some(Fault::TooManyRequests("1".to_owned())) };
-        (fault, shared.refused.clone(), shared.zeros.clone())
+        (fault, shared.refused.clone(), shared.failed.clone(), shared.zeros.clone())
     };
     let contains = |text: &String, words: &Option<String>| words.as_ref().is_some_and(|words| text.contains(words));
     let mut held = lock(&shared).held.subscribe();
@@ -217,6 +224,9 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
     let usual = || {
         if texts.iter().any(|text| contains(text, &refused)) {
             return refusal(spoken, 400, &format!("this cannot be embedded: {}", texts.join(", ")));
+        }
+        if texts.iter().any(|text| contains(text, &failed)) {
+            return refusal(spoken, 500, "out of memory");
         }
         answer(spoken, &vectors, body["encoding_format"] == "base64")
     };

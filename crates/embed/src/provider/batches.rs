@@ -2,16 +2,19 @@
 //!
 //! A request that fails is repeated a few times here, while the others go on; what still fails then is for the caller to try
 //! again, who shows it to people. A request that is refused is never sent again as it is: it is halved, until the text that is
-//! to blame is alone.
+//! to blame is alone. One over which the provider fails each time, while it answers another one, is halved in the same way; a text that
+//! it fails over several times is refused in the end.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use walvec_model::Vector;
+use walvec_model::{InputHash, Vector};
 
+use super::PROBE;
 use super::failure::Failure;
 use super::limits::{Lane, Limits};
 use crate::BoxFuture;
@@ -30,6 +33,12 @@ const ATTEMPTS: usize = 4;
 
 /// Attempts when it says so: it is alive, and it is a matter of luck who comes first.
 const ATTEMPTS_AS_TOLD: usize = 12;
+
+/// How often all attempts at a text have to fail, each time while the provider answers another one, before the text is to blame.
+const ROUNDS: u32 = 5;
+
+/// Texts that are suspected at most; those beyond are asked for again and again.
+const SUSPECTS: usize = 10_000;
 
 /// Longer pauses, one or all of a request together, are for the caller, who shows why nothing happens.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -51,6 +60,41 @@ pub(super) struct Batches {
     tokens: u64,
     dimension: OnceLock<usize>,
     repeats: Repeats,
+    suspects: Suspects,
+}
+
+/// Texts over which the provider has failed, and how often, while it answered others.
+#[derive(Default)]
+struct Suspects(Mutex<HashMap<InputHash, u32>>);
+
+impl Suspects {
+    fn lock(&self) -> MutexGuard<'_, HashMap<InputHash, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has(&self, text: &str) -> bool {
+        let suspects = self.lock();
+        !suspects.is_empty() && suspects.contains_key(&InputHash::of(text))
+    }
+
+    /// Counts a failure. Whether there were enough.
+    fn note(&self, text: &str) -> bool {
+        let (mut suspects, text) = (self.lock(), InputHash::of(text));
+        if suspects.len() >= SUSPECTS && !suspects.contains_key(&text) {
+            return false;
+        }
+        let failures = suspects.entry(text).or_default();
+        *failures += 1;
+        *failures >= ROUNDS
+    }
+
+    /// These have vectors, or were given up.
+    fn clear(&self, texts: &[String]) {
+        let mut suspects = self.lock();
+        if !suspects.is_empty() {
+            texts.iter().for_each(|text| drop(suspects.remove(&InputHash::of(text))));
+        }
+    }
 }
 
 /// Requests that are asked again, which a limit makes happen all the time: the log has one line for many.
@@ -73,7 +117,15 @@ impl Repeats {
 
 impl Batches {
     pub(super) fn new(ask: Box<dyn Ask>, limits: Limits, items: usize, tokens: u64) -> Self {
-        Self { ask, limits, items: items.max(1), tokens, dimension: OnceLock::new(), repeats: Repeats::default() }
+        Self {
+            ask,
+            limits,
+            items: items.max(1),
+            tokens,
+            dimension: OnceLock::new(),
+            repeats: Repeats::default(),
+            suspects: Suspects::default(),
+        }
     }
 
     /// From now on vectors have to have this dimension.
@@ -104,7 +156,10 @@ impl Batches {
     /// One result per text, in their order. The outer error is definite: nothing else will be answered either.
     pub(super) async fn run(&self, texts: &[String], lane: Lane) -> Result<Vec<Result<Vector, Failure>>, Failure> {
         let mut results: Vec<Option<Result<Vector, Failure>>> = vec![None; texts.len()];
-        let request = |range: Range<usize>| async move { (range.clone(), self.ask(&texts[range], lane).await) };
+        let request = |range: Range<usize>| async move {
+            let outcome = self.ask(&texts[range.clone()], lane).await;
+            (range.clone(), self.judged(&texts[range], outcome, lane).await)
+        };
         let mut under_way: FuturesUnordered<_> = self.split(texts).into_iter().map(request).collect();
         while let Some((range, outcome)) = under_way.next().await {
             match outcome {
@@ -134,18 +189,53 @@ impl Batches {
     fn split(&self, texts: &[String]) -> Vec<Range<usize>> {
         let mut ranges = Vec::new();
         let (mut start, mut tokens) = (0, 0);
+        let mut was_alone = false;
         for (at, text) in texts.iter().enumerate() {
-            let more = estimated_tokens(text);
-            if at > start && (at - start == self.items || tokens + more > self.tokens) {
+            let (more, is_alone) = (estimated_tokens(text), self.suspects.has(text));
+            let is_full = at - start == self.items || tokens + more > self.tokens;
+            if at > start && (is_full || is_alone || was_alone) {
                 ranges.push(start..at);
                 (start, tokens) = (at, 0);
             }
             tokens += more;
+            was_alone = is_alone;
         }
         if start < texts.len() {
             ranges.push(start..texts.len());
         }
         ranges
+    }
+
+    /// Who is to blame for a request that failed. If the provider answers another one, it is a text of this one: of several they are
+    /// asked for in halves, one alone is refused after some time.
+    async fn judged(
+        &self,
+        texts: &[String],
+        outcome: Result<Answers, Failure>,
+        lane: Lane,
+    ) -> Result<Answers, Failure> {
+        match outcome {
+            Err(failure) if failure.may_be_a_texts() && self.is_well(lane).await => match texts {
+                [text] if !self.suspects.note(text) => Err(failure),
+                [_] => {
+                    self.suspects.clear(texts);
+                    Err(Failure::Request(format!("{}, each time, while other texts have vectors", failure.reason())))
+                }
+                _ => Err(Failure::Request(failure.reason())),
+            },
+            Ok(answers) => {
+                self.suspects.clear(texts);
+                Ok(answers)
+            }
+            failed @ Err(_) => failed,
+        }
+    }
+
+    /// Whether the provider answers, asked once for a text that every model can embed.
+    async fn is_well(&self, lane: Lane) -> bool {
+        let _turn = self.limits.turn(lane, estimated_tokens(PROBE)).await;
+        let answer = self.ask.ask(&[PROBE.to_owned()], self.dimension.get().copied()).await;
+        answer.is_ok_and(|answers| answers.iter().all(Result::is_ok))
     }
 
     /// Sends a request until it is answered, refused, or has failed often enough. Whoever waits does not keep others from

@@ -136,7 +136,7 @@ impl Client {
             () if error.is_connect() => format!("no connection: {}", with_causes(&error)),
             () => format!("the answer broke off: {}", with_causes(&error)),
         };
-        Failure::Later { reason, after: None }
+        if error.is_connect() { Failure::Later { reason, after: None } } else { Failure::Failing(reason) }
     }
 
     /// What it means that something else than vectors came.
@@ -154,7 +154,8 @@ impl Client {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::TOO_EARLY => {
                 Failure::Later { reason, after }
             }
-            _ if status.is_server_error() => Failure::Later { reason, after },
+            _ if status.is_server_error() && after.is_some() => Failure::Later { reason, after },
+            _ if status.is_server_error() => Failure::Failing(reason),
             // What is said here may repeat a part of the key.
             StatusCode::UNAUTHORIZED => Failure::Definite {
                 reason: status.to_string(),

@@ -13,6 +13,8 @@ pub(super) enum Failure {
         /// When it wants to be asked again.
         after: Option<Duration>,
     },
+    /// The provider fails over this request: it is unwell, or one of the texts is more than it can take.
+    Failing(String),
     /// What came back are not the vectors of what was asked.
     Answer(String),
     /// Vectors of another dimension came back.
@@ -28,15 +30,25 @@ impl Failure {
     pub(super) const fn is_worth_repeating(&self) -> bool {
         match self {
             // A router with several servers behind it, one of which is not like the others.
-            Self::Later { .. } | Self::Answer(_) | Self::Dimension { .. } => true,
+            Self::Later { .. } | Self::Failing(_) | Self::Answer(_) | Self::Dimension { .. } => true,
             Self::Request(_) | Self::Definite { .. } => false,
+        }
+    }
+
+    /// Whether a text may be to blame, although nothing says so: the provider does not fail over others.
+    pub(super) const fn may_be_a_texts(&self) -> bool {
+        match self {
+            Self::Failing(_) | Self::Answer(_) => true,
+            Self::Later { .. } | Self::Dimension { .. } | Self::Request(_) | Self::Definite { .. } => false,
         }
     }
 
     /// In words, for the log.
     pub(super) fn reason(&self) -> String {
         match self {
-            Self::Later { reason, .. } | Self::Answer(reason) | Self::Request(reason) => reason.clone(),
+            Self::Later { reason, .. } | Self::Failing(reason) | Self::Answer(reason) | Self::Request(reason) => {
+                reason.clone()
+            }
             Self::Definite { reason, .. } => reason.clone(),
             Self::Dimension { expected, found } => format!("vectors of {found} numbers came back, not of {expected}"),
         }
@@ -47,6 +59,7 @@ impl Failure {
         let at = at.to_owned();
         match self {
             Self::Later { reason, after } => EmbedError::ProviderUnavailable { at, reason, after },
+            Self::Failing(reason) => EmbedError::ProviderUnavailable { at, reason, after: None },
             Self::Answer(reason) => EmbedError::ProviderAnswer { at, reason },
             Self::Dimension { expected, found } => EmbedError::ProviderDimension { at, expected, found },
             Self::Request(reason) => EmbedError::ProviderRefused {

@@ -69,7 +69,8 @@ impl Setup {
 
 /// A text's vector is its number.
 fn vectors(texts: &[String]) -> Result<Answers, Failure> {
-    Ok(texts.iter().map(|text| Ok(vec![text.trim().parse().unwrap()])).collect())
+    let number = |text: &String| if text == PROBE { 0.0 } else { text.trim().parse().unwrap() };
+    Ok(texts.iter().map(|text| Ok(vec![number(text)])).collect())
 }
 
 fn texts(count: usize) -> Vec<String> {
@@ -138,6 +139,48 @@ fn what_fails_in_passing_is_repeated_and_what_lasts_is_handed_back_while_the_res
     let failed: Vec<_> = results.iter().map(Result::is_err).collect();
     assert_eq!(failed, [false, false, true, false]);
     assert_eq!(setup.asked.lock().unwrap().iter().filter(|texts| texts[0] == "2").count(), ATTEMPTS);
+}
+
+#[test]
+fn a_text_that_the_provider_fails_over_each_time_is_found_and_given_up_while_the_others_have_vectors() {
+    for failure in [Failure::Failing("500".to_owned()), Failure::Answer("no vectors".to_owned())] {
+        let setup = Setup::new(16, 2, {
+            let failure = failure.clone();
+            move |texts, _| if texts.iter().any(|text| text == "11") { Err(failure.clone()) } else { vectors(texts) }
+        });
+        let mut wanted = expected(16);
+        for round in 1..ROUNDS {
+            wanted[11] = Err(failure.clone());
+            assert_eq!(setup.run(&texts(16)), Ok(wanted.clone()), "round {round}");
+        }
+        let before = setup.requests();
+        let results = setup.run(&texts(16)).unwrap();
+        assert!(matches!(&results[11], Err(Failure::Request(reason)) if reason.contains(&failure.reason())));
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 15);
+        // The suspect is asked for alone: two requests for its neighbours, its attempts, and whether the provider is well.
+        assert_eq!(setup.requests() - before, 2 + ATTEMPTS + 1);
+    }
+}
+
+#[test]
+fn a_provider_that_fails_over_every_text_is_waited_for_and_no_text_is_to_blame() {
+    let setup = Setup::new(8, 2, |_, _| Err(Failure::Failing("502".to_owned())));
+    for _ in 0..2 * ROUNDS {
+        let results = setup.run(&texts(8)).unwrap();
+        assert!(results.iter().all(|result| *result == Err(Failure::Failing("502".to_owned()))));
+    }
+}
+
+#[test]
+fn a_text_that_has_a_vector_after_all_is_not_suspected_any_more() {
+    let setup = Setup::new(1, 1, |texts, before| match (texts[0].as_str(), before % 40) {
+        ("0", 0..20) => Err(Failure::Failing("500".to_owned())),
+        _ => vectors(texts),
+    });
+    for _ in 0..60 {
+        let results = setup.run(&texts(1)).unwrap();
+        assert!(!matches!(&results[0], Err(Failure::Request(_))), "{results:?}");
+    }
 }
 
 #[test]
