@@ -209,6 +209,7 @@ mod tests {
             kind,
             type_oid,
             type_name: "integer".to_owned(),
+            equality: "=".to_owned(),
         };
         let table = Table {
             name: TableName::new("public", "books"),

@@ -81,7 +81,13 @@ mod tests {
     use crate::table::{Column, Kind};
 
     fn joined(take: Take) -> Joined {
-        let column = |name: &str, kind| Column { name: name.to_owned(), kind, type_oid: 0, type_name: String::new() };
+        let column = |name: &str, kind| Column {
+            name: name.to_owned(),
+            kind,
+            type_oid: 0,
+            type_name: String::new(),
+            equality: "=".to_owned(),
+        };
         let name = TableName::new("s", "reviews");
         let on = vec![("book".to_owned(), "id".to_owned())];
         Joined {

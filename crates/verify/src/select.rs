@@ -18,7 +18,8 @@ pub(crate) fn all_rows(table: &Table, joined: &[Joined]) -> String {
 pub(crate) fn rows_by_key(table: &Table, joined: &[Joined]) -> String {
     let same_key = |(place, index): (usize, &usize)| {
         let column = table.columns.get(*index)?;
-        Some(format!("r.{} = (wanted.key->>{place})::{}", quoted(&column.name), column.type_name))
+        let Column { name, equality, type_name, .. } = column;
+        Some(format!("r.{} {equality} (wanted.key->>{place})::{type_name}", quoted(name)))
     };
     let keys: Vec<String> = table.key.iter().enumerate().filter_map(same_key).collect();
     format!(
@@ -201,6 +202,7 @@ mod tests {
             kind: Kind::Text,
             type_oid: 25,
             type_name: "character varying(3)".to_owned(),
+            equality: "=".to_owned(),
         };
         let table = Table {
             name: TableName::new("s", "T\"1"),

@@ -36,6 +36,8 @@ pub(crate) struct Column {
     pub(crate) type_oid: u32,
     /// The type as SQL writes it.
     pub(crate) type_name: String,
+    /// The operator by which its values are equal. That of an extension's type is found in the extension's schema only.
+    pub(crate) equality: String,
 }
 
 /// What the publication sends of a table.
@@ -76,7 +78,8 @@ impl Table {
             if let Some(position) = position {
                 key.push((position, columns.len()));
             }
-            columns.push(Column { name: column, kind: Kind::Plain, type_name: row.get(1), type_oid: row.get(2) });
+            let (type_name, type_oid, equality) = (row.get(1), row.get(2), row.get(5));
+            columns.push(Column { name: column, kind: Kind::Plain, type_name, type_oid, equality });
         }
         key.sort_unstable();
         let mut table = Self {
@@ -169,9 +172,25 @@ const TABLE: &str = "
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = $2";
 
-/// Columns under INCLUDE are in the index and not in the key.
+/// Columns under INCLUDE are in the index and not in the key. Values are equal by the default operator class of their type, or of the
+/// type under all domains.
 const COLUMNS: &str = "
-    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.attgenerated <> '', k.position
+    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.attgenerated <> '', k.position,
+           coalesce(
+               (WITH RECURSIVE under (oid) AS (
+                    SELECT a.atttypid
+                    UNION
+                    SELECT t.typbasetype FROM under JOIN pg_type t USING (oid) WHERE t.typbasetype <> 0)
+                SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+                FROM under
+                JOIN pg_opclass c ON c.opcintype = under.oid AND c.opcdefault
+                JOIN pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+                JOIN pg_amop e ON e.amopfamily = c.opcfamily AND e.amopstrategy = 3
+                     AND e.amoplefttype = under.oid AND e.amoprighttype = under.oid
+                JOIN pg_operator o ON o.oid = e.amopopr
+                JOIN pg_namespace n ON n.oid = o.oprnamespace
+                LIMIT 1),
+               '=')
     FROM pg_attribute a
     LEFT JOIN (SELECT k.attnum, k.position
                FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k (attnum, position)

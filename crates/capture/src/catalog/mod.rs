@@ -3,7 +3,7 @@
 //! - [`server`]: which server and database this is, and what it can do
 //! - [`service`]: whose managed service it is, if any
 //! - [`tables`]: tables with their columns, keys and rights
-//! - [`types`]: how the values of a type are read
+//! - [`types`]: how the values of a type are read, and what makes two of them equal
 //! - [`Catalog`]: the session that all questions go through
 
 mod server;
@@ -69,6 +69,13 @@ impl Catalog {
         }
         let known = self.known_kinds();
         Ok(columns.iter().map(|column| known.get(&column.type_oid).cloned().unwrap_or(Kind::Text)).collect())
+    }
+
+    /// For each of these columns the operator that makes two of its values equal.
+    pub(crate) async fn equalities_of(&self, columns: &[Column]) -> Result<Vec<String>, CaptureError> {
+        let oids: Vec<u32> = columns.iter().map(|column| column.type_oid).collect();
+        let found = types::equalities(&*self.session().await?, &oids).await?;
+        Ok(oids.iter().map(|oid| found.get(oid).map_or("=", String::as_str).to_owned()).collect())
     }
 
     fn known_kinds(&self) -> HashMap<u32, Kind> {

@@ -1,4 +1,4 @@
-//! How the values of a type are read.
+//! How the values of a type are read, and what makes two of them equal.
 
 use std::collections::HashMap;
 
@@ -27,4 +27,28 @@ pub(super) async fn kinds(session: &Session, oids: &[u32]) -> Result<HashMap<u32
     let facts: HashMap<u32, TypeFacts> =
         rows.iter().map(|row| (row.get(0), TypeFacts { base: row.get(1), element: row.get(2) })).collect();
     Ok(oids.iter().map(|&oid| (oid, Kind::resolve(oid, &facts))).collect())
+}
+
+/// The equality of a type's keys: that of its default order, as its unique indexes use it. Domains have that of their base.
+const EQUALITIES: &str = "
+    WITH RECURSIVE under (oid, base) AS (
+        SELECT oid, oid FROM unnest($1::oid[]) AS oid
+        UNION
+        SELECT under.oid, t.typbasetype FROM under JOIN pg_type t ON t.oid = under.base WHERE t.typbasetype <> 0)
+    SELECT under.oid, format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+    FROM under
+    JOIN pg_opclass c ON c.opcintype = under.base AND c.opcdefault
+    JOIN pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+    JOIN pg_amop a ON a.amopfamily = c.opcfamily AND a.amopstrategy = 3
+         AND a.amoplefttype = under.base AND a.amoprighttype = under.base
+    JOIN pg_operator o ON o.oid = a.amopopr
+    JOIN pg_namespace n ON n.oid = o.oprnamespace
+    WHERE n.nspname <> 'pg_catalog'";
+
+/// The operators that make values of the types `oids` equal, where that is not PostgreSQL's own `=`: an extension's operator is not
+/// found by its name alone.
+pub(super) async fn equalities(session: &Session, oids: &[u32]) -> Result<HashMap<u32, String>, CaptureError> {
+    let rows = session.query(EQUALITIES, &[&oids]).await;
+    let rows = rows.map_err(|error| statement_error("looking up the operators of types", &error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

@@ -86,7 +86,9 @@ pub(super) async fn selected(
         Selection::Where(condition) => vec![condition.clone()],
         Selection::Keys(keys) => {
             let kinds = source.catalog.kinds_of(&published.table.columns).await?;
-            keys.chunks(KEYS_PER_STATEMENT).map(|keys| Some(fetch::condition(&published.table, &kinds, keys))).collect()
+            let equalities = source.catalog.equalities_of(&published.table.columns).await?;
+            let condition = |keys| Some(fetch::condition(&published.table, &kinds, &equalities, keys));
+            keys.chunks(KEYS_PER_STATEMENT).map(condition).collect()
         }
     };
     plan(source, published, &conditions).await

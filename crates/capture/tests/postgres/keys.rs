@@ -80,6 +80,37 @@ async fn keys_of_every_shape_work_in_copy_stream_and_fetch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_read_again_by_keys_of_types_that_extensions_bring() {
+    let db = Db::new(
+        "extensionkeys",
+        "CREATE SCHEMA ext; CREATE EXTENSION ltree SCHEMA ext; CREATE EXTENSION isn SCHEMA ext;
+         CREATE EXTENSION hstore; CREATE EXTENSION citext;
+         CREATE DOMAIN branch AS ext.ltree; CREATE DOMAIN deeper AS branch;
+         CREATE TABLE trees (p ext.ltree PRIMARY KEY, n int);
+         CREATE TABLE domains (p deeper, i int, PRIMARY KEY (i, p));
+         CREATE TABLE books (isbn ext.isbn13 PRIMARY KEY);
+         CREATE TABLE maps (h hstore PRIMARY KEY);
+         CREATE TABLE names (c citext PRIMARY KEY);
+         INSERT INTO trees VALUES ('a.b', 1), ('a.c', 2);
+         INSERT INTO domains VALUES ('a.b', 1), ('a.b', 2);
+         INSERT INTO books VALUES ('978-0-393-04002-9'), ('978-0-11-000222-4');
+         INSERT INTO maps VALUES ('a=>1,b=>\"it''s\"'), ('');
+         INSERT INTO names VALUES ('Emma'), ('it''s');",
+    )
+    .await;
+    let (source, rows, _) = db.follow(db.config(&["trees", "domains", "books", "maps", "names"])).await;
+    assert_eq!(rows.len(), 10);
+    for row in &rows {
+        let key = row.key().unwrap();
+        let fetched = source.fetch_rows(&row.table, std::slice::from_ref(&key)).await.unwrap();
+        assert_eq!(fetched.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key]);
+    }
+    let trees: Vec<_> = rows.iter().filter(|row| row.table.name.name == "trees").collect();
+    let keys: Vec<_> = trees.iter().filter_map(|row| row.key()).collect();
+    assert_eq!(source.fetch_rows(&trees[0].table, &keys).await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_with_quotes_dots_and_other_scripts_are_just_names() {
     let db = Db::new(
         "weird \"name\".x",
