@@ -193,7 +193,8 @@ impl Walvec {
         let now: String = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0);
         let now: Lsn = now.parse()?;
         loop {
-            let applied: Lsn = self.status().await?["applied_lsn"].as_str().context("no position")?.parse()?;
+            // Null before the first snapshot is complete.
+            let applied: Lsn = self.status().await?["applied_lsn"].as_str().unwrap_or("0/0").parse()?;
             if applied >= now {
                 return Ok(());
             }

@@ -22,23 +22,45 @@ pub struct Status {
     /// began that filled them. `None` before anything runs.
     #[serde(default)]
     pub counted_since: Option<Moment>,
-    /// Everything committed up to here can be found.
+    /// Everything committed up to here can be found. Zero, which is null in JSON, before the first snapshot is complete.
+    #[serde(with = "known")]
     pub applied_lsn: Lsn,
-    /// The position that PostgreSQL may forget WAL up to; never beyond `applied_lsn`.
+    /// The position that PostgreSQL may forget WAL up to; never beyond `applied_lsn`. Null in JSON while there is none.
+    #[serde(with = "known")]
     pub confirmed_lsn: Lsn,
-    /// The server's newest known position.
+    /// The server's position when it was asked last, see `server_asked`. Null in JSON while it was not.
+    #[serde(with = "known")]
     pub server_lsn: Lsn,
-    /// WAL between `applied_lsn` and `server_lsn`, in bytes.
-    pub lag_bytes: u64,
-    /// Age of the oldest commit that cannot be found yet, in milliseconds; 0 when there is none.
-    pub lag_ms: u64,
-    /// WAL that the slot makes PostgreSQL keep, in bytes.
-    pub retained_wal_bytes: u64,
+    /// When the server last said its position and how much WAL it keeps.
+    pub server_asked: Option<Moment>,
+    /// WAL between `applied_lsn` and `server_lsn`, in bytes; `None` while it is not known.
+    pub lag_bytes: Option<u64>,
+    /// Age of the oldest commit that was read and cannot be found yet, in milliseconds; 0 when there is none, `None` while it is
+    /// not known: before a snapshot is complete, and while nothing can be read.
+    pub lag_ms: Option<u64>,
+    /// Since when the lag is not known; `None` while it is.
+    pub lag_unknown_since: Option<Moment>,
+    /// WAL that the slot makes PostgreSQL keep, in bytes; `None` while PostgreSQL cannot be asked.
+    pub retained_wal_bytes: Option<u64>,
     /// What is being retried at the moment, if anything.
     pub problem: Option<Problem>,
     /// What goes through the broker, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<BrokerStatus>,
+}
+
+/// A position that is null as long as there is none.
+mod known {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+    use walvec_model::Lsn;
+
+    pub(super) fn serialize<S: Serializer>(lsn: &Lsn, serializer: S) -> Result<S::Ok, S::Error> {
+        (*lsn != Lsn::ZERO).then_some(lsn).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lsn, D::Error> {
+        Ok(Option::<Lsn>::deserialize(deserializer)?.unwrap_or_default())
+    }
 }
 
 impl Status {
@@ -107,6 +129,8 @@ pub struct CollectionStatus {
     pub snapshot_rows_copied: u64,
     /// Points stored at last count; `None` before the first count, and where nothing is stored.
     pub points: Option<u64>,
+    /// When they were counted last.
+    pub points_counted: Option<Moment>,
     /// Texts embedded, see [`Status::counted_since`].
     pub embeddings_computed: u64,
     /// Vectors kept because the text had not changed, see [`Status::counted_since`].

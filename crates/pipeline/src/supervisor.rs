@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{Blocker, LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Withheld};
-use walvec_model::{Change, Fingerprint, Generation, Lsn, Table, TableName};
+use walvec_model::{Change, Fingerprint, Generation, Lsn, Moment, Table, TableName};
 use walvec_sink::{Sink, SinkError};
 use walvec_transform::{Transform, TransformError};
 
@@ -38,6 +38,9 @@ pub use crate::writer::Collection;
 
 /// How often the server is asked for its position and the collections for their size.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long an answer may take before what is known counts as old.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often the collections may build indexes over what was added; a collection with little new does nothing then.
 const OPTIMIZE_INTERVAL: Duration = Duration::from_secs(60);
@@ -496,9 +499,9 @@ pub(crate) async fn observe(
             }
         }
         // A server that cannot be asked shows in the stream, which decides what that means.
-        telemetry.age();
-        if let Ok(position) = source.server_position().await {
-            telemetry.observed(position.flushed, position.retained_wal_bytes);
+        match tokio::time::timeout(ANSWER_LIMIT, source.server_position()).await {
+            Ok(Ok(position)) => telemetry.observed(position.flushed, position.retained_wal_bytes),
+            Ok(Err(_)) | Err(_) => telemetry.unobserved(),
         }
         // The stream tells of an altered table with its next change, which may never come. A table that is gone altogether
         // changes no more.
@@ -538,7 +541,10 @@ fn show_blockers(blockers: &[Blocker], trouble: &mut Trouble) {
 pub(crate) async fn count_points(index: usize, sink: &dyn Sink, telemetry: &Telemetry) -> Result<(), PipelineError> {
     // A server that does not answer must not keep the rest from being looked at; the next write reports it.
     match tokio::time::timeout(OBSERVE_INTERVAL, sink.count()).await {
-        Ok(Ok(points)) => telemetry.collection(index, |status| status.points = Some(points)),
+        Ok(Ok(points)) => telemetry.collection(index, |status| {
+            status.points = Some(points);
+            status.points_counted = Some(Moment::from(SystemTime::now()));
+        }),
         Ok(Err(source @ SinkError::Missing { .. })) => {
             return Err(PipelineError::Sink { collection: telemetry.name_of(index), source });
         }

@@ -1,7 +1,7 @@
 //! What people and programs see: the status and the metrics, changed in one place.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,6 +11,7 @@ use walvec_model::{Change, Generation, Lsn, Moment, Op};
 
 use crate::gap::Resync;
 use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, Status};
+use crate::trouble::BROKERS_PART;
 
 /// Commit timestamp in the WAL → durable in the sink, in seconds, per row.
 pub const COMMIT_TO_SEARCHABLE: &str = "walvec_commit_to_searchable_seconds";
@@ -22,6 +23,12 @@ pub const STAGE_SECONDS: &str = "walvec_stage_seconds";
 /// Snapshots that closed a gap, by the gap's code.
 pub(crate) const RESYNCS: &str = "walvec_resyncs_total";
 
+const LAG_BYTES: &str = "walvec_replication_lag_bytes";
+const RETAINED_BYTES: &str = "walvec_retained_wal_bytes";
+
+/// The value of a gauge that is not known. Whoever shows the metrics leaves it out.
+pub const UNKNOWN: f64 = f64::NAN;
+
 /// Gives the metrics their help texts. Call once, after the recorder is installed.
 pub fn describe() {
     describe_counter!("walvec_changes_total", "Changes read from the stream or the snapshot, by table and operation.");
@@ -31,8 +38,14 @@ pub fn describe() {
     );
     describe_counter!("walvec_points_written_total", "Points written or deleted, durably.");
     describe_gauge!("walvec_dead_letters", "Parked rows: those that could not be processed.");
-    describe_gauge!("walvec_replication_lag_bytes", "WAL between what can be found and the server's position.");
-    describe_gauge!("walvec_retained_wal_bytes", "WAL that the slot makes PostgreSQL keep.");
+    describe_gauge!(
+        LAG_BYTES,
+        "WAL between what can be found and the server's position; absent while it is not known."
+    );
+    describe_gauge!(
+        RETAINED_BYTES,
+        "WAL that the slot makes PostgreSQL keep; absent while PostgreSQL cannot be asked."
+    );
     describe_gauge!("walvec_snapshot_rows", "Rows of the current or last snapshot, by table and state.");
     describe_counter!(RESYNCS, "Times that all tables were read again because of a gap, by its code.");
     describe_gauge!("walvec_up", "1 while the part works, 0 while its error is being retried.");
@@ -71,6 +84,15 @@ impl Stage {
     }
 }
 
+/// Where a pipeline reads changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadsFrom {
+    /// From PostgreSQL, which is asked how far it is.
+    Source,
+    /// From topics, whose own lag is counted in records.
+    Topics,
+}
+
 /// A handle on the status; clones share it.
 #[derive(Clone)]
 pub(crate) struct Telemetry(Arc<Shared>);
@@ -79,6 +101,10 @@ struct Shared {
     /// Whether gauges and latencies are its own: what another pipeline fills beside it, nobody can find yet.
     reports: bool,
     status: watch::Sender<Status>,
+    /// Where changes come from: what they say of the lag depends on it.
+    reads: ReadsFrom,
+    /// Whether PostgreSQL has answered the last question for its position.
+    is_answered: AtomicBool,
     /// The commit time of the oldest transaction that has been read but cannot be found yet.
     waiting_since: Mutex<Option<SystemTime>>,
     /// See [`Telemetry::problems`].
@@ -87,11 +113,19 @@ struct Shared {
 }
 
 impl Telemetry {
+    /// Of a pipeline that reads from PostgreSQL.
     pub(crate) fn new(collections: Vec<CollectionStatus>, reports: bool) -> Self {
+        Self::that_reads(ReadsFrom::Source, collections, reports)
+    }
+
+    pub(crate) fn that_reads(reads: ReadsFrom, collections: Vec<CollectionStatus>, reports: bool) -> Self {
         let counted_since = Some(Moment::from(SystemTime::now()));
         let status = watch::Sender::new(Status { collections, counted_since, ..Status::default() });
         let (waiting_since, problems, last_owner) = (Mutex::default(), Mutex::default(), AtomicU64::default());
-        let telemetry = Self(Arc::new(Shared { reports, status, waiting_since, problems, last_owner }));
+        let is_answered = AtomicBool::new(false);
+        let telemetry =
+            Self(Arc::new(Shared { reports, status, reads, is_answered, waiting_since, problems, last_owner }));
+        telemetry.modify(|status| telemetry.show_lag(status));
         for part in ["source", "embedder", "sink"] {
             telemetry.up(part, true);
         }
@@ -113,7 +147,13 @@ impl Telemetry {
     }
 
     pub(crate) fn phase(&self, phase: Phase) {
-        self.modify(|status| status.phase = phase);
+        self.modify(|status| {
+            status.phase = phase;
+            if phase == Phase::Starting {
+                self.0.is_answered.store(false, Ordering::Relaxed);
+            }
+            self.show_lag(status);
+        });
     }
 
     pub(crate) fn is_streaming(&self) -> bool {
@@ -156,6 +196,8 @@ impl Telemetry {
                 self.up(&part, problems.iter().all(|(_, problem)| problem.part != part));
             }
             status.problem = problems.last().map(|(_, problem)| problem.clone());
+            drop(problems);
+            self.show_lag(status);
         });
     }
 
@@ -193,8 +235,7 @@ impl Telemetry {
     pub(crate) fn applied(&self, lsn: Lsn) {
         self.modify(|status| {
             status.applied_lsn = lsn;
-            status.server_lsn = status.server_lsn.max(lsn);
-            self.report_lag(status);
+            self.show_lag(status);
         });
     }
 
@@ -202,13 +243,21 @@ impl Telemetry {
         self.modify(|status| status.confirmed_lsn = lsn);
     }
 
-    /// What the server said, and when the oldest commit that is still on its way was made.
+    /// Notes what the server said just now.
     pub(crate) fn observed(&self, server: Lsn, retained_wal_bytes: u64) {
+        self.0.is_answered.store(true, Ordering::Relaxed);
         self.modify(|status| {
             status.server_lsn = server;
-            status.retained_wal_bytes = retained_wal_bytes;
-            self.report_lag(status);
+            status.server_asked = Some(Moment::from(SystemTime::now()));
+            status.retained_wal_bytes = Some(retained_wal_bytes);
+            self.show_lag(status);
         });
+    }
+
+    /// Notes that the server does not answer.
+    pub(crate) fn unobserved(&self) {
+        self.0.is_answered.store(false, Ordering::Relaxed);
+        self.age();
     }
 
     /// Notes the commit time of the oldest transaction that has been read but cannot be found yet.
@@ -219,9 +268,7 @@ impl Telemetry {
 
     /// Lets the lag grow with the clock.
     pub(crate) fn age(&self) {
-        let oldest = *self.0.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = oldest.map_or(0, |at| u64::try_from(since(at).as_millis()).unwrap_or(u64::MAX));
-        self.modify(|status| status.lag_ms = age);
+        self.modify(|status| self.show_lag(status));
     }
 
     /// Notes that the `rows` of a transaction committed at `at` can be found now.
@@ -277,11 +324,34 @@ impl Telemetry {
         self.applied(lsn.max(before));
     }
 
-    fn report_lag(&self, status: &mut Status) {
-        status.lag_bytes = status.server_lsn.bytes_since(status.applied_lsn);
-        if self.0.reports {
-            gauge!("walvec_replication_lag_bytes").set(as_gauge(status.lag_bytes));
-            gauge!("walvec_retained_wal_bytes").set(as_gauge(status.retained_wal_bytes));
+    /// Whether what is known of the lag is of now.
+    fn knows_lag(&self, status: &Status) -> bool {
+        let is_read = match self.0.reads {
+            ReadsFrom::Source => self.0.is_answered.load(Ordering::Relaxed),
+            ReadsFrom::Topics => self.problem_where(|_, problem| problem.part == BROKERS_PART).is_none(),
+        };
+        is_read && matches!(status.phase, Phase::Streaming | Phase::Stopping)
+    }
+
+    fn show_lag(&self, status: &mut Status) {
+        let is_answered = self.0.is_answered.load(Ordering::Relaxed);
+        let knows_lag = self.knows_lag(status);
+        let oldest = *self.0.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = oldest.map_or(0, |at| u64::try_from(since(at).as_millis()).unwrap_or(u64::MAX));
+        status.lag_ms = knows_lag.then_some(age);
+        status.lag_bytes = (knows_lag && is_answered).then(|| status.server_lsn.bytes_since(status.applied_lsn));
+        if !is_answered {
+            status.retained_wal_bytes = None;
+        }
+        status.lag_unknown_since = match status.lag_unknown_since {
+            _ if knows_lag => None,
+            // It was known until the last answer.
+            None => status.server_asked.or_else(|| Some(Moment::from(SystemTime::now()))),
+            since => since,
+        };
+        if self.0.reports && self.0.reads == ReadsFrom::Source {
+            gauge!(LAG_BYTES).set(status.lag_bytes.map_or(UNKNOWN, as_gauge));
+            gauge!(RETAINED_BYTES).set(status.retained_wal_bytes.map_or(UNKNOWN, as_gauge));
         }
     }
 }
@@ -352,6 +422,55 @@ mod tests {
 
     fn collection(name: &str) -> CollectionStatus {
         CollectionStatus { collection: name.to_owned(), ..CollectionStatus::default() }
+    }
+
+    fn seen(telemetry: &Telemetry) -> Status {
+        telemetry.subscribe().borrow().clone()
+    }
+
+    #[test]
+    fn a_lag_that_is_not_known_is_not_zero() {
+        let telemetry = Telemetry::new(Vec::new(), false);
+        let none = (None, None, None);
+        let lag = || {
+            let status = seen(&telemetry);
+            (status.lag_ms, status.lag_bytes, status.retained_wal_bytes)
+        };
+        assert_eq!(lag(), none);
+        let json = serde_json::to_value(seen(&telemetry)).unwrap();
+        for field in ["lag_ms", "lag_bytes", "retained_wal_bytes", "applied_lsn", "server_lsn", "server_asked"] {
+            assert!(json[field].is_null(), "{field}: {}", json[field]);
+        }
+        assert!(json["lag_unknown_since"].is_string());
+
+        telemetry.phase(Phase::Snapshot);
+        telemetry.observed(Lsn(100), 30);
+        assert_eq!(lag(), (None, None, Some(30)), "nothing of the log has been read");
+        telemetry.applied(Lsn(60));
+        telemetry.phase(Phase::Streaming);
+        assert_eq!(lag(), (Some(0), Some(40), Some(30)));
+        assert_eq!(seen(&telemetry).lag_unknown_since, None);
+
+        telemetry.unobserved();
+        assert_eq!(lag(), none, "PostgreSQL does not answer");
+        assert_eq!(seen(&telemetry).lag_unknown_since, seen(&telemetry).server_asked);
+        telemetry.observed(Lsn(100), 30);
+        assert_eq!(lag(), (Some(0), Some(40), Some(30)));
+        telemetry.phase(Phase::Starting);
+        assert_eq!(lag(), none, "the connection broke");
+        assert_eq!(seen(&telemetry).applied_lsn, Lsn(60));
+    }
+
+    #[test]
+    fn behind_a_broker_the_lag_is_known_while_the_broker_answers() {
+        let telemetry = Telemetry::that_reads(ReadsFrom::Topics, Vec::new(), false);
+        telemetry.phase(Phase::Streaming);
+        assert_eq!((seen(&telemetry).lag_ms, seen(&telemetry).lag_bytes), (Some(0), None));
+        telemetry.broker_trouble(Some(&walvec_broker::BrokerError::Closed));
+        assert_eq!(seen(&telemetry).lag_ms, None);
+        assert!(seen(&telemetry).lag_unknown_since.is_some());
+        telemetry.broker_trouble(None);
+        assert_eq!(seen(&telemetry).lag_ms, Some(0));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::telemetry::Telemetry;
 const BROKER: u64 = 0;
 
 /// The part that problems with the broker are of.
-const BROKERS_PART: &str = "broker";
+pub(crate) const BROKERS_PART: &str = "broker";
 
 /// Somebody's problem. It goes with whoever has it.
 pub(crate) struct Trouble {

@@ -26,7 +26,7 @@ pub(crate) async fn show_waits(source: &Source, telemetry: &Telemetry) -> Infall
         ticks.tick().await;
         let is_reading = {
             let status = status.borrow();
-            status.phase == Phase::Snapshot || status.lag_ms > LATE_MS
+            status.phase == Phase::Snapshot || status.lag_ms.is_some_and(|lag| lag > LATE_MS)
         };
         let waits = if is_reading {
             // A server that cannot be asked shows elsewhere.

@@ -128,7 +128,9 @@ async fn a_backfill_waits_for_a_commit_that_the_stream_has_and_a_query_does_not_
     let update = "UPDATE items SET name = 'committed and waiting' WHERE id = 1";
     let update = hung(&context, update, "UPDATE items SET name = 'name 1' WHERE id = 1").await?;
     walvec
-        .wait_for("the stream has brought it", |status| status.lag_ms == 0 && status.applied_lsn > status.confirmed_lsn)
+        .wait_for("the stream has brought it", |status| {
+            status.lag_ms == Some(0) && status.applied_lsn > status.confirmed_lsn
+        })
         .await
         .ok();
     wait::until("the update can be found", async || {

@@ -1,13 +1,23 @@
 //! What `walvec check` says is missing can be pasted, and what it says of `walvec run` is what that does.
 
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use walvec_e2e::{Collection, Settings, Test, TestContext, test};
+use walvec_pipeline::Status;
+use walvec_pipeline::status::Phase;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(all_that_a_role_lacks_is_told_at_once_in_statements_that_succeed),
         test!(check_says_whether_run_will_read_the_tables_and_why),
+        test!(a_filter_that_postgresql_refuses_stops_check_and_run_with_its_key).since(15),
+        test!(a_template_with_a_generated_column_works_on_18_and_is_explained_before),
+        test!(a_column_that_the_owner_hides_is_nowhere).since(15),
+        test!(a_forgotten_prepared_transaction_is_in_log_and_status_with_what_ends_it)
+            .on_own_server(&[("max_prepared_transactions", "5")]),
         test!(check_says_that_a_reindex_is_needed_while_walvec_runs_and_when_it_does_not),
     ]
 }
@@ -88,6 +98,145 @@ async fn check_says_whether_run_will_read_the_tables_and_why(context: TestContex
     assert_eq!((exit, &answer["next"]), (0, &again));
     let mut walvec = context.start(&items()).await?;
     assert_eq!(walvec.caught_up(&context).await?.generation.0, 2, "run did what check had said");
+    walvec.stop().await
+}
+
+/// The details of everything that the check calls an error.
+fn errors(answer: &Value) -> String {
+    let checks = answer["checks"].as_array().cloned().unwrap_or_default();
+    let errors = checks.iter().filter(|check| check["result"] == "error");
+    errors.map(|check| check["detail"].to_string()).collect::<Vec<_>>().join("\n")
+}
+
+/// What `walvec run` says before it ends with this exit code.
+async fn refused(context: &TestContext, exit: i32) -> Result<String> {
+    let output = context.walvec(&["run"]).await?;
+    let told = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(exit), "{told}");
+    Ok(told)
+}
+
+async fn a_filter_that_postgresql_refuses_stops_check_and_run_with_its_key(context: TestContext) -> Result<()> {
+    create(&context).await?;
+    context.execute("CREATE TYPE mood AS ENUM ('ok'); ALTER TABLE items ADD mood mood, ADD at timestamptz").await?;
+    for filter in ["mood = 'ok'", "at > now()", "nosuch = 1", "id::text = '5'"] {
+        let settings =
+            Settings::new([Collection::new("items", "public.items", "{{ name }}").with("where", json!(filter))]);
+        let (answer, exit) = check(&context, &settings).await?;
+        let errors = errors(&answer);
+        assert_eq!((exit, &answer["next"]), (1, &Value::Null), "{filter}: {answer:#}");
+        assert!(errors.contains("`collections[0].where`") && errors.contains("E_CONFIG"), "{filter}: {errors}");
+        let told = refused(&context, 2).await?;
+        assert!(told.contains("`collections[0].where`") && told.ends_with("E_CONFIG\n"), "{filter}: {told}");
+        assert!(context.sql.query("SELECT FROM pg_publication", &[]).await?.is_empty(), "{filter}");
+    }
+    Ok(())
+}
+
+async fn a_template_with_a_generated_column_works_on_18_and_is_explained_before(context: TestContext) -> Result<()> {
+    context
+        .execute(
+            "CREATE TABLE items (id int PRIMARY KEY, name text, loud text GENERATED ALWAYS AS (upper(name)) STORED);
+             INSERT INTO items (id, name) VALUES (1, 'one'), (2, 'two')",
+        )
+        .await?;
+    let settings = Settings::new([Collection::new("items", "public.items", "{{ loud }}")]);
+    let (answer, exit) = check(&context, &settings).await?;
+    if context.server.version().major < 18 {
+        let errors = errors(&answer);
+        assert!(exit == 1 && errors.contains("generated as upper(name)") && errors.contains("E_SCHEMA"), "{errors}");
+        let told = refused(&context, 3).await?;
+        assert!(told.contains("generated as upper(name)") && told.ends_with("E_SCHEMA\n"), "{told}");
+        return Ok(());
+    }
+    assert_eq!((exit, &answer["next"]["action"]), (0, &json!("read")), "{answer:#}");
+    let mut walvec = context.start(&settings).await?;
+    context.execute("UPDATE items SET name = 'three' WHERE id = 2").await?;
+    walvec.caught_up(&context).await?;
+    let output = context.walvec(&["verify"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let points = walvec.get("/api/v1/points", &[("limit", "10")]).await?.text().await?;
+    assert!(points.contains("\"ONE\"") && points.contains("\"THREE\"") && !points.contains("\"TWO\""), "{points}");
+    walvec.stop().await
+}
+
+async fn a_column_that_the_owner_hides_is_nowhere(context: TestContext) -> Result<()> {
+    let role = format!("hidden_{}", context.slot());
+    context
+        .execute(&format!(
+            "CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'p';
+             CREATE TABLE items (id int PRIMARY KEY, name text, password_hash text);
+             INSERT INTO items SELECT g, 'name ' || g, 'hidden-secret-' || g FROM generate_series(1, 50) g;
+             GRANT SELECT (id, name) ON items TO {role};
+             CREATE PUBLICATION {slot} FOR TABLE items (id, name) WITH (publish_via_partition_root = true)",
+            slot = context.slot()
+        ))
+        .await?;
+    let url = context.url();
+    let (_, place) = url.rsplit_once('@').context("no host in the URL")?;
+    let source = json!({ "url": format!("postgres://{role}:p@{place}"), "publication": context.slot() });
+    let settings = items().with("source", source);
+    let (answer, exit) = check(&context, &settings).await?;
+    assert_eq!(exit, 0, "{answer:#}");
+    let mut walvec = context.start(&settings).await?;
+    context.execute("UPDATE items SET password_hash = 'hidden-secret-new', name = 'changed' WHERE id < 10").await?;
+    walvec.caught_up(&context).await?;
+    let output = context.walvec(&["backfill", "--table", "public.items"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let points = walvec.get("/api/v1/points", &[("limit", "100")]).await?.text().await?;
+    assert!(points.contains("changed") && !points.contains("hidden-secret") && !points.contains("password_hash"));
+    walvec.stop().await?;
+    let found = files_with(&context.data_directory(), b"hidden-secret")?;
+    assert!(found.is_empty(), "the secret is in {found:?}");
+    context.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await
+}
+
+/// The files under a directory that contain `bytes`.
+fn files_with(directory: &Path, bytes: &[u8]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files_with(&path, bytes)?);
+        } else if std::fs::read(&path)?.windows(bytes.len()).any(|window| window == bytes) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+async fn a_forgotten_prepared_transaction_is_in_log_and_status_with_what_ends_it(context: TestContext) -> Result<()> {
+    create(&context).await?;
+    context.execute("CREATE TABLE other (id int)").await?;
+    let forget = |gid: &str| format!("BEGIN; INSERT INTO other VALUES (1); PREPARE TRANSACTION '{gid}'");
+    let told = |status: &Status, gid: &str| {
+        let end = format!("ROLLBACK PREPARED '{gid}';");
+        status
+            .problem
+            .as_ref()
+            .is_some_and(|problem| problem.remedy.as_ref().is_some_and(|remedy| remedy.contains(&end)))
+    };
+    context.execute(&forget("first")).await?;
+    let mut walvec = context.start(&items()).await?;
+    let began = Instant::now();
+    let waiting = walvec.wait_for("the first copy says what it waits for", |status| told(status, "first")).await?;
+    assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+    assert_eq!((waiting.phase, waiting.lag_ms, waiting.lag_bytes), (Phase::Snapshot, None, None), "{waiting:?}");
+    let shown = String::from_utf8(context.walvec(&["status"]).await?.stdout)?;
+    assert!(shown.contains("ROLLBACK PREPARED 'first';") && shown.contains("lag unknown"), "{shown}");
+    assert!(std::fs::read_to_string(walvec.log())?.contains("ROLLBACK PREPARED 'first';"));
+    context.execute("ROLLBACK PREPARED 'first'").await?;
+    walvec.caught_up(&context).await?;
+    walvec.wait_for("the problem is over", |status| status.problem.is_none()).await?;
+
+    context.execute(&forget("second")).await?;
+    let (backfilled, released) = tokio::join!(context.walvec(&["backfill", "--table", "public.items"]), async {
+        walvec.wait_for("the backfill says what it waits for", |status| told(status, "second")).await?;
+        context.execute("ROLLBACK PREPARED 'second'").await
+    });
+    released?;
+    assert!(backfilled?.status.success());
+    walvec.wait_for("the problem is over", |status| status.problem.is_none()).await?;
     walvec.stop().await
 }
 

@@ -74,7 +74,9 @@ async fn a_walvec_that_was_stopped_inside_a_batch_never_overwrites_what_another_
     first.caught_up(&context).await?;
     context.execute("UPDATE items SET name = 'older' WHERE id = '1'").await?;
     let position = context.wal_position().await?;
-    first.wait_for("the change is in flight", |status| status.server_lsn >= position && status.lag_ms > 0).await?;
+    first
+        .wait_for("the change is in flight", |status| status.server_lsn >= position && status.lag_ms > Some(0))
+        .await?;
     first.signal(Signal::STOP)?;
     // Its machine is gone, as far as the server can see.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity

@@ -59,6 +59,8 @@ struct Shared {
     refused: Option<String>,
     /// Over requests with these words it fails.
     failed: Option<String>,
+    /// Requests with a text of more bytes than this are refused, with this status and in these words.
+    longest: Option<(usize, u16, String)>,
     /// Texts with these words have a vector of zeros.
     zeros: Option<String>,
     /// Requests with these words are answered when that is lifted.
@@ -152,6 +154,11 @@ impl TestProvider {
         self.lock().failed = Some(words.to_owned());
     }
 
+    /// Refuses requests with a text of more than so many bytes, as a server does whose model reads no more.
+    pub fn refuse_longer_than(&self, bytes: usize, status: u16, words: &str) {
+        self.lock().longest = Some((bytes, status, words.to_owned()));
+    }
+
     /// Gives texts that contain `words` vectors of zeros.
     pub fn give_zeros_to(&self, words: &str) {
         self.lock().zeros = Some(words.to_owned());
@@ -193,7 +200,7 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
     let Some(spoken) = Spoken::of(uri.path()) else { return status(404, Body::from("404 page not found")) };
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let Ok(texts) = spoken.texts(&body) else { return refusal(spoken, 400, "no texts") };
-    let (fault, refused, failed, zeros) = {
+    let (fault, refused, failed, longest, zeros) = {
         let mut shared = lock(&shared);
         let given = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
         if shared.key.as_ref().is_some_and(|key| given != format!("Bearer {key}")) {
@@ -205,7 +212,7 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
         let fault = shared.next.pop_front().or(shared.always.clone()).or(every_second);
         let is_allowed = fault.is_some() || shared.allowance.as_mut().is_none_or(Allowance::take);
         let fault = if is_allowed { fault } else { Some(Fault::TooManyRequests("1".to_owned())) };
-        (fault, shared.refused.clone(), shared.failed.clone(), shared.zeros.clone())
+        (fault, shared.refused.clone(), shared.failed.clone(), shared.longest.clone(), shared.zeros.clone())
     };
     let contains = |text: &String, words: &Option<String>| words.as_ref().is_some_and(|words| text.contains(words));
     let mut held = lock(&shared).held.subscribe();
@@ -222,6 +229,11 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
         }
     }
     let usual = || {
+        if let Some((bytes, status, words)) = &longest
+            && texts.iter().any(|text| text.len() > *bytes)
+        {
+            return refusal(spoken, *status, words);
+        }
         if texts.iter().any(|text| contains(text, &refused)) {
             return refusal(spoken, 400, &format!("this cannot be embedded: {}", texts.join(", ")));
         }

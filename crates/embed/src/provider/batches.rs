@@ -92,7 +92,9 @@ impl Suspects {
     fn clear(&self, texts: &[String]) {
         let mut suspects = self.lock();
         if !suspects.is_empty() {
-            texts.iter().for_each(|text| drop(suspects.remove(&InputHash::of(text))));
+            for text in texts {
+                suspects.remove(&InputHash::of(text));
+            }
         }
     }
 }

@@ -76,8 +76,53 @@ impl Failure {
     /// The failure of one text.
     pub(super) fn error_of_text(self, at: &str, text: &str) -> EmbedError {
         match self {
-            Self::Request(reason) => EmbedError::Text { bytes: text.len(), reason: format!("{at}: {reason}") },
+            Self::Request(reason) => {
+                let hint = hint(&reason, text);
+                EmbedError::Text { bytes: text.len(), reason: format!("{at}: {reason}{hint}") }
+            }
             other => other.error(at),
         }
+    }
+}
+
+/// A text below so many bytes fits every model that is in use.
+const SHORT: usize = 1000;
+
+/// How providers say that a text is too long: vLLM and OpenAI (400), Ollama (400), Text Embeddings Inference (413).
+const TOO_LONG: [&str; 5] = ["413", "context length", "too long", "too large", "must have less than"];
+
+/// What to do about a text that was refused, if it is or may be too long. The row is parked with it.
+fn hint(reason: &str, text: &str) -> String {
+    let chunk = "let `chunk` cut the texts of the collection, for example chunk: { tokens: 256, overlap: 32 }, or into fewer tokens \
+                 than now";
+    let reason = reason.to_lowercase();
+    match () {
+        () if TOO_LONG.iter().any(|words| reason.contains(words)) => {
+            format!("; the model does not read so much: {chunk}")
+        }
+        () if text.len() >= SHORT => format!("; if it is too long for the model, {chunk}"),
+        () => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_too_long_leads_to_chunks_in_every_providers_words() {
+        let told = |reason: &str, bytes: usize| {
+            Failure::Request(reason.to_owned()).error_of_text("p", &"x".repeat(bytes)).to_string()
+        };
+        for reason in [
+            "400 Bad Request: This model's maximum context length is 512 tokens. However, you requested 2048 tokens",
+            "400 Bad Request: the input length exceeds the context length",
+            "413 Payload Too Large: Input validation error: `inputs` must have less than 512 tokens. Given: 2048",
+            "413 Payload Too Large",
+        ] {
+            assert!(told(reason, 10).contains("the model does not read so much: let `chunk` cut"), "{reason}");
+        }
+        assert!(told("400 Bad Request", 5000).contains("if it is too long for the model, let `chunk`"));
+        assert!(!told("400 Bad Request: no", 10).contains("chunk"));
     }
 }

@@ -165,6 +165,27 @@ async fn a_poisonous_text_is_found_by_halving_and_fails_alone() {
 }
 
 #[tokio::test]
+async fn a_text_that_is_too_long_fails_alone_and_is_told_of_chunks() {
+    for (index, status, words) in [
+        (0, 400, "This model's maximum context length is 512 tokens. However, you requested 2048 tokens in the input"),
+        (1, 400, "the input length exceeds the context length"),
+        (2, 413, "Input validation error: `inputs` must have less than 512 tokens. Given: 2048"),
+    ] {
+        let provider = TestProvider::start().await.unwrap();
+        let (name, url) = protocols(&provider)[index].clone();
+        let embedder = opened(name, at(&url)).await;
+        provider.refuse_longer_than(500, status, words);
+        let mut texts = texts(5);
+        texts[2] = "word ".repeat(200);
+        let found = embedder.embed(texts).await.unwrap();
+        let error = found[2].as_ref().unwrap_err();
+        assert_eq!(error.code(), "E_EMBED_TEXT", "{name}");
+        assert!(error.to_string().contains("let `chunk` cut"), "{name}: {error}");
+        assert_eq!(found.iter().filter(|found| found.is_ok()).count(), 4, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_text_without_a_usable_vector_is_parked_and_its_neighbours_are_not() {
     let provider = TestProvider::start().await.unwrap();
     provider.give_zeros_to("nothing");

@@ -41,7 +41,7 @@ use crate::refetch::OnDemand;
 use crate::retry::Retry;
 use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::supervisor::{count_points, maintain};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{ReadsFrom, Telemetry};
 use crate::writer::{Collection, Shared, Writer};
 use claim::Claim;
 use rows::Rows;
@@ -129,7 +129,7 @@ impl Indexer {
             table: collection.table.to_string(),
             ..CollectionStatus::default()
         });
-        let telemetry = Telemetry::new(statuses.collect(), true);
+        let telemetry = Telemetry::that_reads(ReadsFrom::Topics, statuses.collect(), true);
         telemetry.broker(BrokerStatus { group: Some(config.group.clone()), ..BrokerStatus::default() });
         let claim = Arc::new(Claim::default());
         let shared = Shared { telemetry, letters, stop, guard: Some(Arc::<Claim>::clone(&claim)) };

@@ -18,20 +18,31 @@ use super::state::App;
 #[derive(Serialize)]
 pub(super) struct Health {
     status: &'static str,
+    /// The part whose error is being retried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 /// `GET /livez`: the process serves. Needs no token: orchestrators have none.
 pub(super) async fn livez() -> Json<Health> {
-    Json(Health { status: "alive" })
+    Json(Health { status: "alive", problem: None })
 }
 
-/// `GET /readyz`: the slot is held, the sink is open, the model is loaded. Needs no token, and says no more than that.
+/// `GET /readyz`: the slot is held, the sink is open, the model is loaded. Needs no token, and says no more than which part does
+/// not work.
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
-    match app.status.borrow().phase {
-        Phase::Snapshot | Phase::Streaming => Ok(Json(Health { status: "ready" })),
+    let (phase, problem) = {
+        let status = app.status.borrow();
+        (status.phase, status.problem.as_ref().map(|problem| problem.part.clone()))
+    };
+    match phase {
+        Phase::Snapshot | Phase::Streaming => Ok(Json(Health { status: "ready", problem })),
         Phase::Starting => Err(Problem::new(
             Reason::NotReady,
-            "starting: the slot, the sink and the model are not all open yet; /api/v1/status says what is being retried",
+            match problem {
+                Some(part) => format!("the {part} does not work, and is tried again; /api/v1/status says why"),
+                None => "starting: the slot, the sink and the model are not all open yet".to_owned(),
+            },
         )),
         Phase::Stopping => Err(Problem::new(Reason::NotReady, "stopping: draining what is under way")),
     }
@@ -42,7 +53,10 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Json<Status> {
     Json(app.status.borrow().clone())
 }
 
-/// `GET /metrics`, in the text format of Prometheus. Needs the token where there is one: the labels name tables.
+/// `GET /metrics`, in the text format of Prometheus. Needs the token where there is one: the labels name tables. What is not
+/// known is absent.
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
+    let rendered = app.metrics.render();
+    let known: String = rendered.split_inclusive('\n').filter(|line| !line.trim_end().ends_with(" NaN")).collect();
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], known)
 }

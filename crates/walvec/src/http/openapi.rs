@@ -277,8 +277,14 @@ fn result_schema() -> Value {
         "type": "object",
         "required": ["lag_ms", "applied_lsn"],
         "properties": {
-            "lag_ms": {"type": "integer", "description": "Age of the oldest commit that cannot be found yet; 0: none"},
-            "applied_lsn": {"type": "string", "description": "Everything committed up to here can be found"},
+            "lag_ms": {
+                "type": ["integer", "null"],
+                "description": "Age of the oldest commit that was read and cannot be found yet; 0: none; null: not known",
+            },
+            "applied_lsn": {
+                "type": ["string", "null"],
+                "description": "Everything committed up to here can be found; null before the first snapshot is complete",
+            },
         },
     });
     json!({

@@ -240,13 +240,14 @@ struct AnswerHit<'a> {
 /// How current the answer is.
 #[derive(Serialize)]
 struct Freshness {
-    lag_ms: u64,
-    applied_lsn: Lsn,
+    lag_ms: Option<u64>,
+    applied_lsn: Option<Lsn>,
 }
 
 impl From<&Status> for Freshness {
     fn from(status: &Status) -> Self {
-        Self { lag_ms: status.lag_ms, applied_lsn: status.applied_lsn }
+        let applied_lsn = (status.applied_lsn != Lsn::ZERO).then_some(status.applied_lsn);
+        Self { lag_ms: status.lag_ms, applied_lsn }
     }
 }
 

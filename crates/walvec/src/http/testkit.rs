@@ -224,7 +224,7 @@ pub(crate) fn streaming() -> Status {
         phase: Phase::Streaming,
         collections: vec![books],
         applied_lsn: Lsn(0x1D5_C408),
-        lag_ms: 12,
+        lag_ms: Some(12),
         ..Status::default()
     }
 }

@@ -9,8 +9,9 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 use walvec_model::{Generation, Position, RowKey};
-use walvec_pipeline::status::{Phase, Status};
+use walvec_pipeline::status::{Phase, Problem, Status};
 use walvec_pipeline::store::DeadLetter;
+use walvec_pipeline::telemetry::UNKNOWN;
 use walvec_sink::{Search, SinkError};
 
 use super::tasks::{KEY_HEADER, Operations};
@@ -205,7 +206,7 @@ async fn lag_and_problems_never_fail_liveness_and_only_the_phase_decides_readine
     for (phase, ready) in
         [(Phase::Starting, false), (Phase::Snapshot, true), (Phase::Streaming, true), (Phase::Stopping, false)]
     {
-        let router = router(state_with(Status { phase, lag_ms: u64::MAX, ..streaming() }));
+        let router = router(state_with(Status { phase, lag_ms: Some(u64::MAX), ..streaming() }));
         assert_eq!(get(&router, "/livez").await.status, 200, "{phase:?}");
         let readiness = get(&router, "/readyz").await;
         if ready {
@@ -214,6 +215,35 @@ async fn lag_and_problems_never_fail_liveness_and_only_the_phase_decides_readine
             readiness.problem(503, "not-ready");
         }
     }
+}
+
+#[tokio::test]
+async fn readiness_names_the_part_that_does_not_work_and_nothing_else() {
+    let problem = Problem {
+        part: "source".to_owned(),
+        message: "cannot reach PostgreSQL at db.internal:5432".to_owned(),
+        remedy: None,
+        attempts: 7,
+    };
+    let router = |phase| router(state_with(Status { phase, problem: Some(problem.clone()), ..streaming() }));
+    let detail = get(&router(Phase::Starting), "/readyz").await.problem(503, "not-ready");
+    assert!(detail.contains("the source does not work") && !detail.contains("db.internal"), "{detail}");
+    let ready = get(&router(Phase::Streaming), "/readyz").await.json();
+    assert_eq!(ready, json!({"status": "ready", "problem": "source"}));
+}
+
+#[tokio::test]
+async fn a_metric_whose_value_is_not_known_is_absent() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let router = router(AppState { metrics: recorder.handle(), ..state() });
+    metrics::gauge!("walvec_replication_lag_bytes").set(UNKNOWN);
+    metrics::gauge!("walvec_up", "part" => "source").set(0.0);
+    let answer = get(&router, "/metrics").await;
+    assert!(answer.body.contains("walvec_up{part=\"source\"} 0"), "{}", answer.body);
+    assert!(!answer.body.lines().any(|line| line.starts_with("walvec_replication_lag_bytes")), "{}", answer.body);
+    metrics::gauge!("walvec_replication_lag_bytes").set(5.0);
+    assert!(get(&router, "/metrics").await.body.contains("walvec_replication_lag_bytes 5"));
 }
 
 #[tokio::test]

@@ -1,16 +1,27 @@
 //! What the pipeline is doing: the live line, snapshot progress, problems.
 
 use maud::{Markup, html};
+use walvec_model::Lsn;
 use walvec_pipeline::status::{CollectionStatus, Phase, Status};
 
 use super::format;
 
 /// A lag that people notice. Below it the line says that everything is there.
-pub(super) const NOTICEABLE_LAG_MS: u64 = 1_000;
+const NOTICEABLE_LAG_MS: u64 = 1_000;
 
 /// The live line and the notices.
 pub(super) fn render(status: &Status) -> Markup {
     html! { (line(status)) (notices(status)) }
+}
+
+/// The lag, if it is known and people notice it.
+pub(super) fn noticeable_lag(status: &Status) -> Option<u64> {
+    status.lag_ms.filter(|lag| *lag >= NOTICEABLE_LAG_MS)
+}
+
+/// How far the rows can be found, once there are any.
+fn applied(status: &Status) -> Option<String> {
+    (status.applied_lsn != Lsn::ZERO).then(|| format!("Applied up to {}", status.applied_lsn))
 }
 
 /// One line: phase, points, lag.
@@ -21,18 +32,22 @@ pub(super) fn line(status: &Status) -> Markup {
         (_, Some(_)) => ("troubled", "Retrying"),
         (Phase::Starting, None) => ("waiting", "Starting"),
         (Phase::Snapshot, None) => ("working", "Snapshot"),
-        (Phase::Streaming, None) if status.lag_ms >= NOTICEABLE_LAG_MS => ("working", "Catching up"),
+        (Phase::Streaming, None) if noticeable_lag(status).is_some() => ("working", "Catching up"),
         (Phase::Streaming, None) => ("live", "Live"),
     };
     html! {
-        p #pulse title={ "Applied up to " (status.applied_lsn) } {
+        p #pulse title=[applied(status)] {
             span.dot.(class) aria-hidden="true" {}
             span.phase { (phase) }
             @if let Some(points) = points { span { (format::counted(points, "point")) } }
-            @if status.phase == Phase::Streaming {
+            @if let (None, Some(since)) = (status.lag_ms, status.server_asked) {
+                span.lag { "as of " (since) }
+            } @else if status.phase == Phase::Streaming && status.lag_ms.is_some() {
                 span.lag {
-                    @if status.lag_ms < NOTICEABLE_LAG_MS { "up to date" }
-                    @else { (format::milliseconds(status.lag_ms)) " behind" }
+                    @match noticeable_lag(status) {
+                        None => { "up to date" },
+                        Some(lag) => { (format::milliseconds(lag)) " behind" },
+                    }
                 }
             }
         }

@@ -41,7 +41,7 @@ fn summary(view: &View) -> Markup {
             Outcome::Found(found) => {
                 (format::counted(found.hits.len() as u64, "hit")) " in "
                 (format::milliseconds(u64::try_from(found.took.as_millis()).unwrap_or(u64::MAX)))
-                @if view.status.lag_ms >= pulse::NOTICEABLE_LAG_MS { ", as of " (format::milliseconds(view.status.lag_ms)) " ago" }
+                @if let Some(lag) = pulse::noticeable_lag(&view.status) { ", as of " (format::milliseconds(lag)) " ago" }
             }
         }
     }

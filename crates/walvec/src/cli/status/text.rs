@@ -1,6 +1,8 @@
 //! The status for people.
 
-use walvec_model::RowKey;
+use std::time::{Duration, SystemTime};
+
+use walvec_model::{Lsn, Moment, RowKey};
 use walvec_pipeline::Status;
 use walvec_pipeline::status::{BrokerStatus, CollectionStatus, LATEST_DEAD_LETTERS, Phase};
 use walvec_pipeline::store::{DeadLetter, SnapshotState};
@@ -39,18 +41,7 @@ fn of_running(status: &Status) -> String {
         Phase::Streaming => "following the stream",
         Phase::Stopping => "stopping",
     };
-    let mut lines = vec![
-        format!("Running, {phase} (generation {}).", status.generation.0),
-        format!(
-            "Applied {}, confirmed {}, server {}: {} behind, {} ms. WAL kept for the slot: {}.",
-            status.applied_lsn,
-            status.confirmed_lsn,
-            status.server_lsn,
-            bytes(status.lag_bytes),
-            status.lag_ms,
-            bytes(status.retained_wal_bytes)
-        ),
-    ];
+    let mut lines = vec![format!("Running, {phase} (generation {}).", status.generation.0), positions(status)];
     lines
         .extend(status.resync.as_ref().map(|resync| format!("Tables read again since {}: {}.", resync.at, resync.why)));
     lines.extend(status.broker.as_ref().map(through_broker));
@@ -59,8 +50,39 @@ fn of_running(status: &Status) -> String {
         lines.extend(problem.remedy.as_ref().map(|remedy| format!("   help: {remedy}")));
     }
     lines.push(counts(status));
+    lines.extend(old_counts(status));
     lines.extend(status.collections.iter().flat_map(|collection| &collection.latest_dead_letters).map(parked));
     lines.join("\n")
+}
+
+/// How far it has come, and how far the server is. What is old says of when it is.
+fn positions(status: &Status) -> String {
+    let position = |lsn: Lsn| if lsn == Lsn::ZERO { "nothing yet".to_owned() } else { lsn.to_string() };
+    let asked = match (status.server_asked, status.lag_bytes) {
+        (None, _) => " (not asked)".to_owned(),
+        (Some(at), None) => format!(" at {at}"),
+        (Some(_), Some(_)) => String::new(),
+    };
+    let lag = match (status.lag_ms, status.lag_bytes, status.lag_unknown_since) {
+        (Some(ms), Some(behind), _) => format!("{} behind, {ms} ms", bytes(behind)),
+        (Some(ms), None, _) => format!("{ms} ms behind"),
+        (None, _, Some(since)) if status.phase != Phase::Snapshot => format!("lag unknown since {since}"),
+        (None, _, _) => "lag unknown until the tables are copied".to_owned(),
+    };
+    let kept = status.retained_wal_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+    format!(
+        "Applied {}, confirmed {}, server {}{asked}: {lag}. WAL kept for the slot: {kept}.",
+        position(status.applied_lsn),
+        position(status.confirmed_lsn),
+        position(status.server_lsn),
+    )
+}
+
+/// Counts that were not made in the last minute, which the sink may not have answered since.
+fn old_counts(status: &Status) -> Option<String> {
+    let minute_ago = Moment::from(SystemTime::now() - Duration::from_secs(60));
+    let oldest = status.collections.iter().filter_map(|collection| collection.points_counted).min()?;
+    (oldest < minute_ago).then(|| format!("Points were last counted at {oldest}."))
 }
 
 /// What is counted of each collection, and since when.
@@ -203,6 +225,27 @@ mod tests {
         for snapshot in ["wanted", "copying"] {
             assert!(!of(snapshot).contains("0/1D5C408"), "{snapshot}");
         }
+    }
+
+    #[test]
+    fn a_lag_that_is_not_known_says_since_when() {
+        let at = Some("2026-11-20T20:49:03Z".parse().unwrap());
+        let known = Status { server_lsn: Lsn(0x20), server_asked: at, lag_bytes: Some(7), ..streaming() };
+        assert!(positions(&known).contains("7 B behind, 12 ms."), "{}", positions(&known));
+        let away = Status { lag_ms: None, lag_bytes: None, lag_unknown_since: at, phase: Phase::Starting, ..known };
+        let shown = positions(&away);
+        assert!(
+            shown.contains("server 0/20 at 2026-11-20 20:49:03 UTC: lag unknown since 2026-11-20 20:49:03 UTC"),
+            "{shown}"
+        );
+        assert!(shown.contains("WAL kept for the slot: unknown"), "{shown}");
+        let first = Status { phase: Phase::Snapshot, applied_lsn: Lsn::ZERO, ..away };
+        assert!(positions(&first).starts_with("Applied nothing yet"), "{}", positions(&first));
+        assert!(positions(&first).contains("lag unknown until the tables are copied"), "{}", positions(&first));
+        let mut old = streaming();
+        assert_eq!(old_counts(&old), None);
+        old.collections[0].points_counted = at;
+        assert_eq!(old_counts(&old).unwrap(), "Points were last counted at 2026-11-20 20:49:03 UTC.");
     }
 
     #[test]
