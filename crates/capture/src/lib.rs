@@ -31,7 +31,7 @@
 //! - `owner`: which process may write a collection
 //! - `timeline`: where the server's history left another timeline
 //! - `withheld`: why a column of a table is not read
-//! - `waits`: who waits for whom, where tables that walvec reads are locked
+//! - `waits`: who waits for whom, while tables are read
 //! - `visible`: whether what the stream has brought can be read already
 //! - [`relations`], [`sample`]: which tables there are, and what they hold, for proposals
 //! - `copy_text`, `value`: PostgreSQL's text forms

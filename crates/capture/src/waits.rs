@@ -8,7 +8,7 @@ use crate::CaptureError;
 use crate::connect::{ConnInfo, Session, statement_error};
 use crate::source::Source;
 
-/// A statement that waits for a lock on a table: one of walvec's, or one that waits for walvec.
+/// A statement that waits for a lock: one of walvec's, or one that waits for walvec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockWait {
     /// The table.
@@ -20,7 +20,7 @@ pub struct LockWait {
     /// Its role.
     pub role: String,
     /// What it does: the first two words of its statement, where they may be seen.
-    pub command: String,
+    pub what: String,
 }
 
 /// Looks for sessions that wait.
@@ -43,13 +43,13 @@ const QUERY: &str = "
         SELECT pid FROM pg_stat_activity
         WHERE application_name = 'walvec' AND usename = current_user AND datname = current_database()),
     waits AS MATERIALIZED (
-        SELECT l.pid, l.relation::regclass::text AS relation, pg_blocking_pids(l.pid) AS blockers,
+        SELECT l.relation::regclass::text AS relation, l.pid, pg_blocking_pids(l.pid) AS blockers,
                l.pid IN (SELECT pid FROM ours) AS is_ours
         FROM pg_locks l
         WHERE NOT l.granted AND l.locktype = 'relation'
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
     SELECT w.relation, w.is_ours, a.pid, coalesce(a.usename, '')::text,
-           array_to_string((regexp_split_to_array(trim(a.query), '\\s+'))[1:2], ' ')
+           coalesce(array_to_string((regexp_split_to_array(trim(a.query), '\\s+'))[1:2], ' '), '')
     FROM waits w
     JOIN pg_stat_activity a ON a.pid = CASE WHEN w.is_ours THEN w.blockers[1] ELSE w.pid END
     WHERE w.is_ours OR w.blockers && ARRAY(SELECT pid FROM ours)
@@ -72,7 +72,7 @@ impl LockWatch {
             is_ours: row.get(1),
             pid: row.get(2),
             role: row.get(3),
-            command: row.get(4),
+            what: row.get(4),
         };
         Ok(rows.iter().map(wait).collect())
     }
@@ -89,23 +89,25 @@ impl LockWait {
     pub fn remedy(&self) -> Option<String> {
         let pid = self.pid;
         self.is_ours.then(|| {
-            format!("let that session end its transaction (SELECT pg_terminate_backend({pid}); ends it); walvec goes on by itself then")
+            format!(
+                "let that session end its transaction (SELECT pg_terminate_backend({pid}); ends it); walvec goes on by itself then"
+            )
         })
     }
 }
 
 impl fmt::Display for LockWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { table, is_ours, pid, role, command } = self;
+        let Self { table, is_ours, pid, role, what } = self;
         if *is_ours {
             write!(
                 f,
-                "reading {table} waits for process {pid} (role {role}, {command}), which has locked it or asked for a lock before"
+                "reading {table} waits for process {pid} (role {role}, {what}), which has locked it or asked for a lock before"
             )
         } else {
             write!(
                 f,
-                "process {pid} (role {role}, {command}) waits for a lock on {table}, which walvec is reading; it comes next"
+                "process {pid} (role {role}, {what}) waits for a lock on {table}, which walvec is reading; it comes next"
             )
         }
     }

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use walvec_model::TableName;
 
 use super::plan::{Pages, Part, Plan};
 
-/// Text that a piece should have: read within a moment, and large enough that a statement more does not matter.
+/// Text that a piece should have: large enough that a statement more does not matter,
 const PIECE_BYTES: u64 = 8 << 20;
+/// and how long the server may take to send it, and so lock the table.
+const PIECE_TIME: Duration = Duration::from_millis(250);
 
 /// A piece that turns out to be larger than this is given up and read in smaller ones.
 pub(super) const LARGEST_PIECE: u64 = 8 * PIECE_BYTES;
@@ -96,11 +99,14 @@ impl Queue {
         Some(Piece { pages: Some(Pages { from, end: Some(cut) }), ..piece })
     }
 
-    /// Learns how much text a piece had.
-    pub(super) fn learn(&self, piece: &Piece, bytes: u64) {
+    /// Learns how much text a piece had, and how long it took to come.
+    pub(super) fn learn(&self, piece: &Piece, bytes: u64, took: Duration) {
         let size = piece.size();
         if piece.pages.is_some() && size > 0 {
-            let fitting = size.saturating_mul(PIECE_BYTES) / bytes.max(1);
+            let by_bytes = size.saturating_mul(PIECE_BYTES) / bytes.max(1);
+            let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+            let by_time = size.saturating_mul(PIECE_TIME.as_millis() as u64) / millis;
+            let fitting = by_bytes.min(by_time);
             let mut state = self.lock();
             let pages = state.pages_of(&piece.plan);
             *pages = fitting.clamp(1, pages.saturating_mul(GROWTH));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
 use super::holder::import;
@@ -32,7 +33,8 @@ pub(super) struct Worker {
 
 /// What became of a piece.
 enum Outcome {
-    Read(Spooled),
+    /// The rows, and how long they took to come.
+    Read(Spooled, Duration),
     TooLarge,
     Rewritten,
 }
@@ -46,14 +48,14 @@ impl Worker {
             self.spool.room().await;
             let Some(piece) = self.queue.take() else { return Ok(()) };
             let copied = self.copy(&piece).await;
-            if !matches!(copied, Ok(Outcome::Read(_))) {
+            if !matches!(copied, Ok(Outcome::Read(..))) {
                 // It may be in the middle of a statement, and is in a transaction in any case.
                 self.session = None;
             }
             match copied {
-                Ok(Outcome::Read(rows)) => {
+                Ok(Outcome::Read(rows, took)) => {
                     failed = 0;
-                    self.queue.learn(&piece, rows.bytes());
+                    self.queue.learn(&piece, rows.bytes(), took);
                     if self.pieces.send(Read { plan: piece.plan, rows }).is_err() {
                         return Ok(());
                     }
@@ -80,7 +82,7 @@ impl Worker {
         };
         import(session, &self.snapshot).await?;
         let table = &piece.plan.table.name;
-        let rows = match copy_rows(session, piece, &self.spool).await {
+        let (rows, took) = match copy_rows(session, piece, &self.spool).await {
             Ok(Some(rows)) => rows,
             Ok(None) => return Ok(Outcome::TooLarge),
             Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Outcome::Rewritten),
@@ -94,7 +96,7 @@ impl Worker {
         }
         let ended = session.batch_execute("COMMIT").await;
         ended.map_err(|error| statement_error(&format!("copying {table}"), &error))?;
-        Ok(Outcome::Read(rows))
+        Ok(Outcome::Read(rows, took))
     }
 }
 
@@ -107,8 +109,14 @@ const fn is_over(error: &CaptureError) -> bool {
 }
 
 /// Reads the rows; `None` if they are too many for one statement.
-async fn copy_rows(session: &Session, piece: &Piece, spool: &Spool) -> Result<Option<Spooled>, tokio_postgres::Error> {
+async fn copy_rows(
+    session: &Session,
+    piece: &Piece,
+    spool: &Spool,
+) -> Result<Option<(Spooled, Duration)>, tokio_postgres::Error> {
     let copy = session.copy_out(&format!("COPY ({}) TO STDOUT", piece.query())).await?;
+    // From here on, so that a long way to the server does not count.
+    let began = Instant::now();
     let mut lines = std::pin::pin!(copy);
     let mut rows = spool.piece();
     while let Some(line) = lines.try_next().await? {
@@ -117,8 +125,9 @@ async fn copy_rows(session: &Session, piece: &Piece, spool: &Spool) -> Result<Op
             return Ok(None);
         }
     }
+    let took = began.elapsed();
     rows.end().await;
-    Ok(Some(rows))
+    Ok(Some((rows, took)))
 }
 
 /// Whether another transaction replaced the storage of the table after the snapshot was exported. After TRUNCATE and the

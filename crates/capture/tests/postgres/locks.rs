@@ -1,10 +1,11 @@
 //! What the application may do to its tables while they are copied.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio_postgres::Client;
 use walvec_capture::{Selection, Snapshot, Source, SourceConfig};
-use walvec_model::{Change, Op, Position, Row, TableName};
+use walvec_model::{Change, Op, Position, Row, RowKey, TableName};
 
 use crate::support::{Db, changes_to, cluster};
 
@@ -272,4 +273,40 @@ async fn pages_with_very_large_values_are_read_in_small_pieces() {
         assert_eq!(rows, 200);
         snapshot.close().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_keeps_a_read_waiting_is_named() {
+    let own = crate::support::start_cluster(&[]).await;
+    let url = own.create_database("named").await.unwrap();
+    let client = own.connect("named").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await.unwrap();
+    let source = Source::connect(SourceConfig {
+        url: url.into(),
+        slot: "named".to_owned(),
+        publication: "named".to_owned(),
+        tables: vec![crate::support::spec("t")],
+        lookups: Vec::new(),
+        copy_workers: 1,
+    });
+    let source = Arc::new(source.await.unwrap());
+    source.ensure_publication().await.unwrap();
+    let mut watch = source.lock_watch();
+    let mut waits = async || loop {
+        if let Some(wait) = watch.look().await.unwrap().into_iter().next() {
+            return wait;
+        }
+    };
+    let application = own.connect("named").await.unwrap();
+    let pid: i32 = application.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    application.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let reading = tokio::spawn({
+        let source = Arc::clone(&source);
+        async move { source.fetch_rows(&source.tables().await.unwrap()[0], &[RowKey::new(vec![1.into()])]).await }
+    });
+    let wait = waits().await;
+    assert_eq!((wait.is_ours, wait.table.as_str(), wait.pid), (true, "public.t", pid), "{wait}");
+    application.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(reading.await.unwrap().unwrap().len(), 1);
+    own.close().await.unwrap();
 }

@@ -92,7 +92,9 @@ impl Session<'_> {
     /// Writes rows of a snapshot, or rows that were read again.
     pub(super) async fn write_rows(&mut self, rows: Vec<Change>, context: &Context) -> Result<(), PipelineError> {
         count_changes(&rows);
-        let (count, table) = (rows.len(), rows.first().map(|row| row.table.name.clone()));
+        // That a table begins anew is no row.
+        let count = rows.iter().filter(|row| row.op != Op::Truncate).count();
+        let table = rows.first().map(|row| row.table.name.clone());
         for row in rows {
             self.put(row, context, None).await?;
         }
