@@ -119,7 +119,8 @@ async fn a_collection_that_was_put_back_to_an_older_state_is_filled_again(contex
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     let (collections, kept) = (context.data_directory().join("collections"), context.directory().join("kept"));
-    for change in ["UPDATE items SET name = 'changed' WHERE id = '1'", "DELETE FROM items WHERE id = '2'"] {
+    let changes = ["UPDATE items SET name = 'changed' WHERE id = '1'", "DELETE FROM items WHERE id = '2'"];
+    for (change, generation) in changes.into_iter().zip(2..) {
         fs::remove_dir_all(&kept).or_else(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Ok(()),
             _ => Err(error),
@@ -132,7 +133,8 @@ async fn a_collection_that_was_put_back_to_an_older_state_is_filled_again(contex
         fs::remove_dir_all(&collections)?;
         copy(&kept, &collections)?;
         let mut walvec = context.start(&settings).await?;
-        walvec.wait_for("it is noticed", |status| gap(status) == Some("E_SINK_BEHIND")).await?;
+        let is_noticed = |status: &Status| gap(status) == Some("E_SINK_BEHIND") && status.generation.0 == generation;
+        walvec.wait_for("it is noticed", is_noticed).await?;
         walvec.caught_up(&context).await?;
         walvec.stop().await?;
         image::compare(&context, &image_of_items()).await?;
