@@ -1,5 +1,7 @@
 //! What can go wrong with a broker, and whether trying again helps.
 
+use std::time::Duration;
+
 /// An error of the broker, or of the way to it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -52,6 +54,34 @@ pub enum BrokerError {
         expected: i64,
         /// What is there instead.
         found: String,
+    },
+    /// A compacted topic may have removed deletes that the group has not read.
+    #[error(
+        "nothing of topic \"{topic}\", partition {partition} was read for {} s, and the topic keeps deletes for {} s only \
+         (`delete.retention.ms`): rows that were deleted meanwhile may stay in the collection",
+        .away.as_secs(), .kept.as_secs()
+    )]
+    DeletesGone {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// For how long the group has not read.
+        away: Duration,
+        /// How long the topic keeps deletes.
+        kept: Duration,
+    },
+    /// A compacted topic forgets deletes faster than a worker can be counted on to read them.
+    #[error(
+        "topic \"{topic}\" is compacted and keeps deletes for {} ms only (`delete.retention.ms`): a worker that starts again in \
+         between would miss them, and the rows would stay in the collection",
+        .kept.as_millis()
+    )]
+    DeletesShort {
+        /// The topic.
+        topic: String,
+        /// How long it keeps deletes.
+        kept: Duration,
     },
     /// The group's offsets tell how far another collection was filled.
     #[error(
@@ -137,6 +167,8 @@ impl BrokerError {
             | Self::Rights { .. }
             | Self::Topic { .. }
             | Self::Gap { .. }
+            | Self::DeletesGone { .. }
+            | Self::DeletesShort { .. }
             | Self::OtherTarget { .. }
             | Self::OldProtocol { .. }
             | Self::TooLarge { .. }
@@ -152,8 +184,8 @@ impl BrokerError {
             Self::Unreachable { .. } | Self::Failed { .. } | Self::Closed => "E_BROKER",
             Self::Login { .. } => "E_BROKER_LOGIN",
             Self::Rights { .. } => "E_BROKER_RIGHTS",
-            Self::Topic { .. } => "E_TOPIC",
-            Self::Gap { .. } => "E_GAP",
+            Self::Topic { .. } | Self::DeletesShort { .. } => "E_TOPIC",
+            Self::Gap { .. } | Self::DeletesGone { .. } => "E_GAP",
             Self::OtherTarget { .. } => "E_COLLECTION",
             Self::OldProtocol { .. } => "E_GROUP_PROTOCOL",
             Self::TooLarge { .. } => "E_RECORD_SIZE",
@@ -169,6 +201,16 @@ impl BrokerError {
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         let remedy = match self {
+            Self::DeletesShort { topic, .. } => {
+                return Some(format!(
+                    "keep deletes for a week, where Kafka's tools are: kafka-configs.sh --bootstrap-server ... --alter --topic {topic} \
+                     --add-config delete.retention.ms=604800000"
+                ));
+            }
+            Self::DeletesGone { .. } => {
+                "fill the collection anew from all records: `walvec reset --purge`, then `walvec reset --offsets` for this stage, and \
+                 start it; a longer `delete.retention.ms` of the topic keeps this from happening"
+            }
             Self::Unreachable { .. } => {
                 "see that the broker runs, and that `broker.kafka.bootstrap` names an address at which it can be reached and \
                  which it advertises; walvec goes on by itself then"

@@ -137,6 +137,11 @@ pub(crate) fn version(point: &RawPoint) -> Option<Position> {
     point.payload.get(RESERVED_KEY)?.get("v")?.as_str()?.parse().ok()
 }
 
+/// Whether the point shows a record that another program wrote: its version is no place in PostgreSQL's log.
+fn is_foreign(point: &RawPoint) -> bool {
+    point.payload.get(RESERVED_KEY).and_then(|own| own.get("g")?.as_u64()) == Some(0)
+}
+
 /// Which row, and which chunk of it, a point claims to show.
 pub(crate) fn claim(point: &RawPoint) -> Claim<'_> {
     let own = point.payload.get(RESERVED_KEY);
@@ -150,7 +155,7 @@ impl Imager {
             id: point.id,
             digest: digest::digest(&payload, digest::stored_parts(&payload), self.fractions),
             key: self.ids.key_for(point.id, claim(point)),
-            impossible: version(point).is_none_or(|version| version.commit_lsn > upper),
+            impossible: version(point).is_none_or(|version| version.commit_lsn > upper && !is_foreign(point)),
         }
     }
 }

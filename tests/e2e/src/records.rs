@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -83,6 +83,40 @@ pub async fn write(broker: &TestBroker, topic: &str, key: Option<&[u8]>, value: 
         let after = ends(&reader, &topic)?;
         let place = before.iter().zip(&after).find(|(before, after)| before < after);
         place.map(|((partition, offset), _)| (*partition, *offset)).context("the record was not written")
+    })
+    .await?
+}
+
+/// Where a group has come to in partition 0 of a topic, and what is remembered with it.
+///
+/// # Errors
+/// The broker's.
+pub async fn committed(broker: &TestBroker, group: &str, topic: &str) -> Result<(i64, String)> {
+    let (mut client, group, topic) = (client(broker), group.to_owned(), topic.to_owned());
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = client.set("group.id", &group).create()?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&topic, 0);
+        let found = consumer.committed_offsets(list, ANSWER)?;
+        let found = found.find_partition(&topic, 0).context("no such partition")?;
+        Ok((found.offset().to_raw().unwrap_or(-1), found.metadata().to_owned()))
+    })
+    .await?
+}
+
+/// Lets a group that nothing is in go on at an offset of partition 0, with something to remember.
+///
+/// # Errors
+/// The broker's, as long as a member is in the group.
+pub async fn commit(broker: &TestBroker, group: &str, topic: &str, offset: i64, remembered: &str) -> Result<()> {
+    let (mut client, group, topic) = (client(broker), group.to_owned(), topic.to_owned());
+    let remembered = remembered.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = client.set("group.id", &group).create()?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&topic, 0, Offset::Offset(offset))?;
+        list.find_partition(&topic, 0).context("no such partition")?.set_metadata(&remembered);
+        Ok(consumer.commit(&list, CommitMode::Sync)?)
     })
     .await?
 }

@@ -24,6 +24,7 @@
 //! - [`layouts`]: payloads as the vector stores of other libraries read them
 //! - [`broker_open`]: topics that other programs read and write: Quix Streams, the tutorial's
 //! - [`broker_debezium`]: collections that follow what Debezium writes
+//! - [`broker_compacted`]: topics of other programs that forget deletes, or whose server was another one before
 //! - [`broker_input`]: brokers that refuse, topics that are missing, records that cannot be read or written
 //! - [`chunks`]: long texts in chunks, which all follow their row
 //! - [`hybrid`]: searches by keyword, and by both, whose sparse vectors follow the rows
@@ -40,6 +41,7 @@
 mod backfill;
 mod broker;
 mod broker_commands;
+mod broker_compacted;
 mod broker_debezium;
 mod broker_input;
 mod broker_open;
@@ -109,6 +111,7 @@ fn main() -> ExitCode {
             broker_open::tests(),
             broker_debezium::tests(),
             broker_input::tests(),
+            broker_compacted::tests(),
             providers::tests(),
             late_vectors::tests(),
             static_models::tests(),

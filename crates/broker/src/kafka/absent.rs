@@ -72,6 +72,10 @@ pub mod consumer {
             match self.0 {}
         }
 
+        pub async fn renew(&self) -> Result<(), BrokerError> {
+            match self.0 {}
+        }
+
         pub async fn committed(&self, _topic: &str, _partitions: usize) -> Result<Vec<i64>, BrokerError> {
             match self.0 {}
         }
@@ -242,6 +246,10 @@ pub mod topics {
         }
 
         pub async fn ensure(&self, _specs: &[TopicSpec]) -> Result<BTreeMap<String, i32>, BrokerError> {
+            match self.0 {}
+        }
+
+        pub async fn deletes_kept(&self, _topics: &[String]) -> BTreeMap<String, std::time::Duration> {
             match self.0 {}
         }
 

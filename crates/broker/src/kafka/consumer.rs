@@ -7,7 +7,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, Trouble};
 use super::ownership::Ownership;
-use super::poll::{self, Client, Context};
+use super::poll::{self, Client, Context, Mark};
 pub use super::settings::{Membership, Offsets, Polled, Protocol};
 use super::statistics::Reading;
 use super::topics::{ANSWER, blocking};
@@ -61,6 +61,7 @@ impl Consumer {
             outbox,
             reading: reading_in,
             about: membership.about.clone(),
+            deletes_kept: membership.deletes_kept.clone(),
             group: membership.group.clone(),
             instance: membership.instance.clone(),
         };
@@ -152,13 +153,39 @@ impl Member {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
             if self.ownership.assignment(partition).is_some() {
+                let mark = Mark::write(&self.about, SystemTime::now());
                 let added = list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*offset));
                 added.map_err(|error| self.trouble.classify("committing offsets", &error))?;
                 if let Some(mut element) = list.find_partition(&partition.topic, partition.number) {
-                    element.set_metadata(&self.about);
+                    element.set_metadata(&mark);
                 }
             }
         }
+        self.commit_list(list).await
+    }
+
+    /// Commits once more where this worker's partitions are: how long the group has not been there tells whether a compacted topic may
+    /// have forgotten deletes that it has not read.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub async fn renew(&self) -> Result<(), BrokerError> {
+        let partitions = self.ownership.partitions();
+        let mut list = TopicPartitionList::new();
+        for partition in &partitions {
+            list.add_partition(&partition.topic, partition.number);
+        }
+        let client = Arc::clone(&self.client);
+        let found = blocking(move || client.committed_offsets(list, ANSWER)).await?;
+        let found = found.map_err(|error| self.trouble.classify("asking how far the group is", &error))?;
+        let place = |partition: &Partition| {
+            let offset = found.find_partition(&partition.topic, partition.number)?.offset().to_raw()?;
+            (offset >= 0).then(|| (partition.clone(), offset))
+        };
+        self.commit(&partitions.iter().filter_map(place).collect()).await
+    }
+
+    async fn commit_list(&self, list: TopicPartitionList) -> Result<(), BrokerError> {
         if list.count() == 0 {
             return Ok(());
         }

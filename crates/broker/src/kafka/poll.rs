@@ -4,9 +4,9 @@
 //! reads through a bounded channel; while that is full it goes on polling now and then, so that the group does not take a
 //! worker for dead that has a lot to do.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -53,6 +53,8 @@ pub(crate) struct Context {
     pub(crate) reading: watch::Sender<Reading>,
     /// What the offsets of this group are about.
     pub(crate) about: String,
+    /// How long compacted topics keep deletes.
+    pub(crate) deletes_kept: BTreeMap<String, Duration>,
     /// The group, and this worker's name in it.
     pub(crate) group: String,
     pub(crate) instance: String,
@@ -132,13 +134,18 @@ impl Context {
         for partition in partitions {
             let (first, end) = client.fetch_watermarks(&partition.topic, partition.number, ANSWER).map_err(failed)?;
             let found = committed.find_partition(&partition.topic, partition.number);
-            if let Some(found) = &found
-                && !found.metadata().is_empty()
-                && found.metadata() != self.about
-            {
+            let mark = found.as_ref().map(|found| Mark::read(found.metadata())).unwrap_or_default();
+            if !mark.about.is_empty() && mark.about != self.about {
                 return Err(BrokerError::OtherTarget { partition: partition.to_string() });
             }
-            let committed = found.and_then(|found| found.offset().to_raw().filter(|offset| *offset >= 0));
+            let committed = found.as_ref().and_then(|found| found.offset().to_raw().filter(|offset| *offset >= 0));
+            if let (Some(kept), Some(away)) = (self.deletes_kept.get(&*partition.topic), mark.age(SystemTime::now()))
+                && committed.is_some_and(|committed| committed < end)
+                && away > *kept
+            {
+                let (topic, partition) = (partition.topic.to_string(), partition.number);
+                return Err(BrokerError::DeletesGone { topic, partition, away, kept: *kept });
+            }
             starts.push((partition.clone(), start(partition, committed, first, end)?));
         }
         Ok(starts)
@@ -160,6 +167,31 @@ impl Context {
             self.ownership.remove(&partitions);
         }
         if is_cooperative(client) { client.incremental_unassign(list) } else { client.unassign() }
+    }
+}
+
+/// What is remembered with an offset: what it is about, and when it was committed last.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Mark<'a> {
+    about: &'a str,
+    at: Option<Duration>,
+}
+
+impl<'a> Mark<'a> {
+    /// As it is written.
+    pub(crate) fn write(about: &str, at: SystemTime) -> String {
+        format!("{about} {}", at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis())
+    }
+
+    fn read(text: &'a str) -> Self {
+        let (about, at) = text.split_once(' ').unwrap_or((text, ""));
+        Self { about, at: at.parse().ok().map(Duration::from_millis) }
+    }
+
+    /// How long ago it was written; `None` if it does not say that.
+    fn age(&self, now: SystemTime) -> Option<Duration> {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Some(now.saturating_sub(self.at?))
     }
 }
 
@@ -405,6 +437,18 @@ pub(crate) fn to_record(message: &BorrowedMessage<'_>, partition: &Partition) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offset_remembers_what_it_is_about_and_when_it_was_committed() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        let written = Mark::write("abc", at);
+        let mark = Mark::read(&written);
+        assert_eq!(mark.about, "abc");
+        assert_eq!(mark.age(at + Duration::from_secs(5)), Some(Duration::from_secs(5)));
+        assert_eq!(mark.age(at - Duration::from_secs(5)), Some(Duration::ZERO), "a clock that was set back");
+        assert_eq!(Mark::read("abc"), Mark { about: "abc", at: None });
+        assert_eq!(Mark::read("").about, "");
+    }
 
     #[test]
     fn a_group_goes_on_where_it_was_and_a_new_one_needs_all_records() {

@@ -56,6 +56,8 @@ pub struct Membership {
     /// What offsets are about: where the records go. Offsets that are about something else do not count, because what was
     /// read is not there. At most 4000 characters.
     pub about: String,
+    /// How long those topics that are compacted keep deletes. A group that was away for longer may have missed some.
+    pub deletes_kept: BTreeMap<String, Duration>,
     /// How long a worker may be silent before others take over, in the classic protocol; in the other the broker decides.
     pub session_timeout: Duration,
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
@@ -111,6 +113,23 @@ impl Topics {
             }
         }
         Ok(())
+    }
+
+    /// How long each of these topics keeps deletes, as far as it is compacted and the broker tells its settings.
+    pub async fn deletes_kept(&self, topics: &[String]) -> BTreeMap<String, Duration> {
+        let specifiers: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let answers = self.client.describe_configs(&specifiers, &options).await.unwrap_or_default();
+        let kept = |resource: rdkafka::admin::ConfigResource| {
+            let setting = |name: &str| resource.get(name).and_then(|entry| entry.value.clone());
+            let is_compacted = setting("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
+            let millis = setting("delete.retention.ms")?.parse().ok().filter(|_| is_compacted)?;
+            match &resource.specifier {
+                OwnedResourceSpecifier::Topic(topic) => Some((topic.clone(), Duration::from_millis(millis))),
+                _ => None,
+            }
+        };
+        answers.into_iter().filter_map(|answer| kept(answer.ok()?)).collect()
     }
 
     /// The largest record that every one of these topics takes, in bytes; `None` if the broker does not tell.

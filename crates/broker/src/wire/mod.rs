@@ -27,7 +27,7 @@ pub mod vectors;
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use walvec_model::{Change, Generation, Position, TableName};
+use walvec_model::{Change, Generation, Lsn, Position, TableName};
 
 use crate::{Outgoing, Record};
 
@@ -113,8 +113,11 @@ pub enum Event {
 /// only. A deleted row shows its key columns and maybe no others, a truncated table shows none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arrived {
-    /// The change.
+    /// The change. Its position orders it among all changes of its generation; that of another program's record is no place in
+    /// PostgreSQL's log.
     pub change: Change,
+    /// The place in PostgreSQL's log up to which this change has come; zero if the record does not say it.
+    pub lsn: Lsn,
     /// Its generation; 0 if another program wrote the record.
     pub generation: Generation,
     /// When it was committed, if the record says so; a row of a snapshot was at some time before.

@@ -1,12 +1,13 @@
 //! A record's version in its headers, for the formats whose values have no place for it.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::time::SystemTime;
 
-use walvec_model::{Generation, Position};
+use walvec_model::{Generation, Lsn, Position};
 
 use super::{Malformed, header, json};
-use crate::Record;
+use crate::{Partition, Record};
 
 /// The headers of a version.
 pub(super) fn headers(
@@ -47,7 +48,26 @@ pub(super) fn committed_at(record: &Record) -> Result<Option<SystemTime>, Malfor
     Ok(read(record, header::COMMITTED_AT)?.and_then(json::time))
 }
 
-/// The place among records that another program's record has: all changes of a row are in one partition.
+/// The place of a record of another program among all records of its topics: when it was written, and inside a millisecond
+/// `then`. A position in the log of one PostgreSQL server tells nothing about that of another one, which may have taken its place,
+/// and offsets tell nothing about other partitions.
+#[derive(Debug, Default)]
+pub(super) struct TopicOrder {
+    /// By partition, the newest record so far. Clocks may be set back; what comes later in a partition is later.
+    newest: HashMap<Partition, u64>,
+}
+
+impl TopicOrder {
+    pub(super) fn position(&mut self, record: &Record, committed_at: Option<SystemTime>, then: u64) -> Position {
+        let since = record.timestamp.or(committed_at).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let written = since.and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or_default();
+        let newest = self.newest.entry(record.partition()).or_default();
+        *newest = written.max(*newest);
+        Position { commit_lsn: Lsn(*newest), ordinal: then }
+    }
+}
+
+/// The place of a record in its partition, from 1.
 pub(super) fn ordinal(record: &Record) -> u64 {
     u64::try_from(record.offset).unwrap_or_default().saturating_add(1)
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
+use walvec_broker::Record;
 use walvec_broker::wire::{Event, Format};
 use walvec_model::{Cell, Generation, Lsn, Op, Position, RowKey};
 
@@ -33,13 +34,31 @@ fn decode(key: Option<Value>, value: Option<Value>) -> Event {
 }
 
 #[test]
-fn a_row_of_a_real_debezium_is_versioned_by_its_lsn_and_offset() {
+fn a_row_of_a_real_debezium_is_versioned_by_when_it_was_written_and_by_its_lsn() {
     let found = arrived(decode(Some(json!({"id": 7})), Some(insert())));
-    assert_eq!(found.change.position, Position { commit_lsn: Lsn(24), ordinal: 42 });
+    assert_eq!(found.change.position, Position { commit_lsn: Lsn(1500), ordinal: 24 });
+    assert_eq!(found.lsn, Lsn(24));
     assert_eq!(found.generation, Generation(0));
     assert_eq!(found.committed_at, Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1500)));
     assert_eq!((&found.change.table.name, found.change.key()), (&books(), Some(key(json!([7])))));
     assert_eq!(found.change.table.columns[0].type_oid, 20);
+}
+
+#[test]
+fn what_was_written_later_is_later_although_another_server_has_written_less_log() {
+    let mut decoder = decoder(Format::Debezium);
+    let mut position = |lsn: u64, written_ms: u64, partition: i32| {
+        let value = with(insert(), "/source/lsn", Some(json!(lsn)));
+        let timestamp = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(written_ms));
+        let record = Record { partition, timestamp, ..written(Some(json!({"id": 7})), Some(value), &[]) };
+        arrived(decoder.decode(&record, Some(&books())).unwrap()).change.position
+    };
+    let old_server = position(9_000_000, 1000, 0);
+    let new_server = position(500, 2000, 1);
+    assert!(old_server < new_server, "{old_server} {new_server}");
+    assert!(new_server < position(501, 2000, 0), "in one millisecond the log of the server decides");
+    assert!(new_server < position(100, 3000, 1));
+    assert!(position(90, 1, 1) >= Position { commit_lsn: Lsn(3000), ordinal: 0 }, "a clock that was set back");
 }
 
 #[test]

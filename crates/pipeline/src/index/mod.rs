@@ -20,6 +20,7 @@ mod vectors;
 pub mod vectors_topic;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +57,12 @@ const LOOKS_PER_IDENTITY: u64 = 5;
 
 /// How often a name is asked for that the group has not given back yet.
 const ASK_FOR_NAME: Duration = Duration::from_millis(500);
+
+/// A worker that is started again misses nothing in so much time.
+const DELETES_KEPT_AT_LEAST: Duration = Duration::from_secs(60);
+
+/// Less than that, and a quiet weekend costs the collection.
+const DELETES_KEPT_GOOD: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// What a worker needs besides its collections.
 #[derive(Clone)]
@@ -231,6 +238,25 @@ impl Indexer {
         Ok(())
     }
 
+    /// How long compacted topics keep deletes. walvec cannot be without reading for longer.
+    async fn deletes_kept(&self) -> Result<BTreeMap<String, Duration>, PipelineError> {
+        let kept = Topics::new(&self.config.connection)?.deletes_kept(&self.config.reads.topics()).await;
+        for (topic, kept) in &kept {
+            if *kept < DELETES_KEPT_AT_LEAST {
+                return Err(BrokerError::DeletesShort { topic: topic.clone(), kept: *kept }.into());
+            }
+            if *kept < DELETES_KEPT_GOOD {
+                tracing::warn!(
+                    topic,
+                    seconds = kept.as_secs(),
+                    "the topic is compacted and forgets deletes after that time (`delete.retention.ms`): a worker that was away for \
+                     longer does not start, because rows may have been deleted without a word"
+                );
+            }
+        }
+        Ok(kept)
+    }
+
     async fn work<I: Intake>(
         &self,
         intake: I,
@@ -238,7 +264,10 @@ impl Indexer {
         filled: &[CollectionId],
         retry: &mut Retry,
     ) -> Result<(), PipelineError> {
+        let deletes_kept = self.deletes_kept().await?;
+        let renews = !deletes_kept.is_empty();
         let membership = Membership {
+            deletes_kept,
             group: self.config.group.clone(),
             instance: self.config.instance.clone(),
             topics: self.config.reads.topics(),
@@ -251,7 +280,7 @@ impl Indexer {
         let sinks: Vec<Arc<dyn Sink>> =
             self.collections.iter().map(|collection| Arc::clone(&collection.sink)).collect();
         let telemetry = &self.shared.telemetry;
-        let mut worker = Worker::new(consumer, intake, Arc::clone(&self.claim), self.shared.clone());
+        let mut worker = Worker::new(consumer, intake, Arc::clone(&self.claim), self.shared.clone(), renews);
         let outcome = tokio::select! {
             outcome = worker.run(retry) => outcome,
             gone = observe(&sinks, filled, telemetry) => Err(gone),

@@ -9,13 +9,14 @@ use tracing::Span;
 use walvec_broker::Record;
 use walvec_broker::kafka::consumer::Offsets;
 use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, SnapshotEnd, header};
-use walvec_model::{Change, Generation, Lsn, Op, RowKey, Table, TableName};
+use walvec_model::{Change, Generation, Lsn, Op, Position, RowKey, Table, TableName};
 
 use super::worker::{Intake, Taken};
 use crate::batch::coalesce;
 use crate::error::PipelineError;
 use crate::line::{Answer, Line, Note};
 use crate::pending::{BATCH_BYTES, weight};
+use crate::plan::FOREIGN;
 use crate::refetch::OnDemand;
 use crate::store::Place;
 use crate::telemetry::count_changes;
@@ -42,6 +43,8 @@ pub(super) struct Rows {
     traces: BTreeSet<String>,
     /// The shape of each table in `pending`: rows of another shape cannot complete them.
     shapes: HashMap<TableName, Arc<Table>>,
+    /// The last truncate of each table that another program wrote.
+    emptied: HashMap<TableName, Position>,
     line: Line<Told>,
 }
 
@@ -92,6 +95,7 @@ impl Rows {
             bytes: 0,
             traces: BTreeSet::new(),
             shapes: HashMap::new(),
+            emptied: HashMap::new(),
             line,
         }
     }
@@ -100,13 +104,23 @@ impl Rows {
         (0..self.writers.len()).filter(|&index| self.writers[index].collection.table == *table).collect()
     }
 
+    /// Whether a record of another program is older than a truncate that was read before it, in another partition: such a program
+    /// writes a truncate into one partition only.
+    fn is_before_truncate(&self, arrived: &Arrived) -> bool {
+        let emptied = self.emptied.get(&arrived.change.table.name);
+        arrived.generation == FOREIGN && emptied.is_some_and(|emptied| arrived.change.position < *emptied)
+    }
+
     async fn join(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
         let change = &arrived.change;
         let concerned = self.writers_of(&change.table.name);
-        if concerned.is_empty() {
+        if concerned.is_empty() || self.is_before_truncate(&arrived) {
             return Ok(());
         }
         if change.op == Op::Truncate {
+            if arrived.generation == FOREIGN {
+                self.emptied.insert(change.table.name.clone(), change.position);
+            }
             self.drain().await?;
             for index in concerned {
                 self.writers[index].truncate_before(change.position, &place).await?;
@@ -199,8 +213,7 @@ impl Rows {
         self.shapes.clear();
         let pending = std::mem::take(&mut self.pending);
         let times: Vec<SystemTime> = pending.iter().filter_map(|(arrived, _)| arrived.committed_at).collect();
-        let newest = pending.iter().map(|(arrived, _)| arrived.change.position.commit_lsn);
-        let newest = newest.filter(|lsn| *lsn != Lsn(u64::MAX)).max();
+        let newest = pending.iter().map(|(arrived, _)| arrived.lsn).filter(|lsn| *lsn != Lsn::ZERO).max();
         let traces = std::mem::take(&mut self.traces);
         let span = trace::writing(pending.len(), traces.iter().map(String::as_str));
         let mut dealt: BTreeMap<Generation, BTreeMap<usize, Vec<(Change, Place)>>> = BTreeMap::new();

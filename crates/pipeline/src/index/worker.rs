@@ -24,6 +24,9 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 /// How often it is asked whether all workers have come to the end of a snapshot.
 const BARRIER_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How often it is noted that this worker is there, for topics that forget deletes after a while.
+const RENEW_INTERVAL: Duration = Duration::from_secs(20);
+
 /// How many more chunks may join a batch before anything else gets its turn.
 const READ_AHEAD: usize = 16;
 
@@ -97,10 +100,12 @@ pub(super) struct Worker<I> {
     commit_due: Option<Instant>,
     held: BTreeMap<Partition, Held>,
     consumed: u64,
+    /// Whether a topic forgets deletes after a while.
+    renews: bool,
 }
 
 impl<I: Intake> Worker<I> {
-    pub(super) fn new(consumer: Consumer, intake: I, claim: Arc<Claim>, shared: Shared) -> Self {
+    pub(super) fn new(consumer: Consumer, intake: I, claim: Arc<Claim>, shared: Shared, renews: bool) -> Self {
         let member = consumer.member();
         Self {
             consumer,
@@ -113,6 +118,7 @@ impl<I: Intake> Worker<I> {
             commit_due: None,
             held: BTreeMap::new(),
             consumed: 0,
+            renews,
         }
     }
 
@@ -132,6 +138,8 @@ impl<I: Intake> Worker<I> {
 
     async fn work(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
         let mut reading = self.consumer.reading();
+        let mut renewal = tokio::time::interval_at(Instant::now() + RENEW_INTERVAL, RENEW_INTERVAL);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut barrier = tokio::time::interval(BARRIER_INTERVAL);
         barrier.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -145,6 +153,7 @@ impl<I: Intake> Worker<I> {
                     self.flush_if_wanted().await?;
                 }
                 () = until(due) => self.flush().await?,
+                _ = renewal.tick(), if self.renews => self.renew().await?,
                 _ = barrier.tick(), if is_held => self.pass_barriers().await?,
                 polled = self.consumer.next() => self.take(polled, retry).await?,
                 Ok(()) = reading.changed() => {
@@ -296,6 +305,18 @@ impl<I: Intake> Worker<I> {
         self.member.commit(&self.uncommitted).await?;
         self.uncommitted.clear();
         Ok(())
+    }
+
+    /// Notes that this worker is there. A broker that is away is no reason to stop: a worker that reads nothing needs none.
+    async fn renew(&mut self) -> Result<(), PipelineError> {
+        match self.member.renew().await {
+            Err(error @ BrokerError::Fenced { .. }) => Err(error.into()),
+            Err(error) => {
+                tracing::debug!(%error, "cannot note that this worker is there");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Ends snapshots whose rows have been written by all workers.

@@ -17,6 +17,7 @@ use crate::Record;
 #[derive(Debug, Default)]
 pub(in crate::wire) struct Decoder {
     shapes: Shapes,
+    order: stamp::TopicOrder,
 }
 
 /// What an `op` means.
@@ -60,7 +61,9 @@ impl Decoder {
         if kind == Kind::Message {
             return Ok(source::snapshot_end(&envelope)?.map_or(Event::Nothing, Event::SnapshotEnd));
         }
-        let source = Source::read(&envelope, record)?;
+        let source = Source::read(&envelope)?;
+        let in_topic = || self.order.position(record, source.committed_at, source.lsn.0);
+        let position = source.position.unwrap_or_else(in_topic);
         let mut take = |name: &str| payload.get_mut(name).map(Value::take).filter(|value| !value.is_null());
         let schema = Schema::of(schema.as_ref());
         let (table, op) = match kind {
@@ -74,10 +77,11 @@ impl Decoder {
                 (table, op)
             }
         };
-        let change = Change { table, position: source.position, op };
+        let lsn = source.position.map_or(source.lsn, |position| position.commit_lsn);
+        let change = Change { table, position, op };
         // Nobody knows when a row of a snapshot was committed.
         let committed_at = source.committed_at.filter(|_| kind != Kind::Read);
-        Ok(Event::Change(Arrived { change, generation: source.generation, committed_at, xid: source.xid }))
+        Ok(Event::Change(Arrived { change, lsn, generation: source.generation, committed_at, xid: source.xid }))
     }
 
     fn row(
@@ -133,8 +137,9 @@ impl Decoder {
         let (position, generation) = (stamp::position(record)?.unwrap_or(newest), stamp::generation(record)?);
         let key = key.with_types(key::types_in_header(record).as_deref()).with_known_types(name, &self.shapes);
         let table = self.key_table(name, &key);
+        let lsn = if position == newest { Lsn::ZERO } else { position.commit_lsn };
         let change = Change { table, position, op: Op::Delete { key: key.row_key() } };
-        Ok(Event::Change(Arrived { change, generation, committed_at: None, xid: None }))
+        Ok(Event::Change(Arrived { change, lsn, generation, committed_at: None, xid: None }))
     }
 
     fn key_table(&mut self, name: &TableName, key: &Key) -> Arc<Table> {

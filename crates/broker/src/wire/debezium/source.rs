@@ -5,14 +5,16 @@ use std::time::SystemTime;
 use serde_json::Value;
 use walvec_model::{Generation, Lsn, Position, TableName};
 
-use super::super::{Malformed, SnapshotEnd, control, json, stamp};
-use crate::Record;
+use super::super::{Malformed, SnapshotEnd, control, json};
 
 /// What a record says about its change besides the row.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) table: TableName,
-    pub(super) position: Position,
+    /// The position that walvec has given the change; `None` if another program wrote the record.
+    pub(super) position: Option<Position>,
+    /// Where PostgreSQL's log has it, by Debezium's count.
+    pub(super) lsn: Lsn,
     pub(super) generation: Generation,
     pub(super) committed_at: Option<SystemTime>,
     /// The transaction: its number as the stream has it, the lower half of PostgreSQL's own.
@@ -24,7 +26,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn read(envelope: &json::Fields<'_>, record: &Record) -> Result<Self, Malformed> {
+    pub(super) fn read(envelope: &json::Fields<'_>) -> Result<Self, Malformed> {
         let source = envelope.object("source")?;
         let table = TableName::new(source.text("schema")?, source.text("table")?);
         let lsn = Lsn(source.number("lsn")?);
@@ -37,17 +39,17 @@ impl Source {
         match Block::read(&source)? {
             Some(block) => Ok(Self {
                 table,
-                position: block.position,
+                position: Some(block.position),
+                lsn,
                 generation: block.generation,
                 committed_at,
                 xid,
                 key_types: block.key_types(),
                 ours: true,
             }),
-            // All changes of a row are in one partition, in their order: its offsets order what one LSN does not.
             None => {
-                let position = Position { commit_lsn: lsn, ordinal: stamp::ordinal(record) };
-                Ok(Self { table, position, generation: Generation(0), committed_at, xid, key_types: None, ours: false })
+                let generation = Generation(0);
+                Ok(Self { table, position: None, lsn, generation, committed_at, xid, key_types: None, ours: false })
             }
         }
     }

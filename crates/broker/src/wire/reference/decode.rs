@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use walvec_model::{Cell, Change, Lsn, Op, Position, Row, RowKey, Table, TableName};
+use walvec_model::{Cell, Change, Lsn, Op, Row, RowKey, Table, TableName};
 
 use super::super::control::Control;
 use super::super::shapes::{Shapes, Shown};
@@ -19,6 +19,7 @@ pub(in crate::wire) struct Decoder {
     /// wrote it, which does not say so.
     needed: HashMap<TableName, Vec<String>>,
     shapes: Shapes,
+    order: stamp::TopicOrder,
 }
 
 /// Columns of a change with their values.
@@ -30,7 +31,7 @@ struct Columns<'a> {
 
 impl Decoder {
     pub(in crate::wire) fn new(needed: HashMap<TableName, Vec<String>>) -> Self {
-        Self { needed, shapes: Shapes::default() }
+        Self { needed, shapes: Shapes::default(), order: stamp::TopicOrder::default() }
     }
 
     pub(in crate::wire) fn decode(&mut self, record: &Record) -> Result<Event, Malformed> {
@@ -56,12 +57,14 @@ impl Decoder {
             }
             _ => self.row(&name, &envelope, kind == "update", record)?,
         };
-        let unversioned = Position { commit_lsn: Lsn::ZERO, ordinal: stamp::ordinal(record) };
-        let position = stamp::position(record)?.unwrap_or(unversioned);
+        let (stamped, committed_at) = (stamp::position(record)?, stamp::committed_at(record)?);
+        let in_topic = || self.order.position(record, committed_at, stamp::ordinal(record));
+        let position = stamped.unwrap_or_else(in_topic);
         Ok(Event::Change(Arrived {
             change: Change { table, position, op },
+            lsn: stamped.map_or(Lsn::ZERO, |position| position.commit_lsn),
             generation: stamp::generation(record)?,
-            committed_at: stamp::committed_at(record)?,
+            committed_at,
             xid: None,
         }))
     }

@@ -1,0 +1,154 @@
+//! Topics that other programs write: compacted ones that forget deletes, and truncates of a cluster that took another one's place.
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, image, records, test, wait};
+use walvec_test_kafka::can_test;
+use walvec_test_qdrant::TestServer;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(a_truncate_from_another_cluster_removes_what_was_written_before_it_and_nothing_else).once(),
+        test!(a_topic_that_forgets_deletes_at_once_is_refused).once(),
+        test!(a_worker_that_was_away_for_longer_than_deletes_are_kept_does_not_go_on).once(),
+    ]
+}
+
+fn items(kafka: &Kafka, server: &TestServer) -> Settings {
+    let collection = Collection::new("items", "public.items", "{{ name }}");
+    kafka.carries(Settings::new([collection]).with("sink", json!({ "qdrant": { "url": server.url() } })))
+}
+
+fn image_of_items() -> Expected {
+    Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Writes what Debezium writes when `op` happens at this place in its server's log.
+async fn write(kafka: &Kafka, op: &str, lsn: u64, id: Option<u32>) -> Result<()> {
+    let source = json!({"schema": "public", "table": "items", "lsn": lsn, "txId": 1});
+    let after = id.map(|id| json!({"id": id, "name": format!("name {id}")}));
+    let value = json!({"op": op, "before": null, "after": after, "source": source}).to_string();
+    let key = id.map(|id| json!({ "id": id }).to_string());
+    records::write(kafka.broker(), &kafka.topic("items"), key.as_deref().map(str::as_bytes), Some(value.as_bytes()))
+        .await?;
+    Ok(())
+}
+
+/// Waits until the collection is the table's image.
+async fn becomes(context: &TestContext, server: &TestServer, rows: usize) -> Result<()> {
+    let mut last = None;
+    let waited = wait::until("the collection is the table's image", async || {
+        match image::compare_on_server(context, &image_of_items(), &server.url()).await {
+            Ok(found) => Ok((found == rows).then_some(())),
+            Err(difference) => {
+                last = Some(format!("{difference:#}"));
+                Ok(None)
+            }
+        }
+    });
+    let waited = waited.await;
+    waited.with_context(|| last.unwrap_or_default())
+}
+
+async fn a_truncate_from_another_cluster_removes_what_was_written_before_it_and_nothing_else(
+    context: TestContext,
+) -> Result<()> {
+    if !can_test("truncates of other programs") {
+        return Ok(());
+    }
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text)").await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g FROM generate_series(21, 30) g").await?;
+    // The rows of before, the truncate, the rows of after: each as far in the log of its own server.
+    for [before, truncate, after] in [[9_000_000, 500, 600], [300, 10_000_000, 400]] {
+        let (kafka, server) = (Kafka::own(&context, Kafka::options()).await?, TestServer::start()?);
+        records::make_topic(kafka.broker(), &kafka.topic("items"), 3, &[]).await?;
+        let settings = items(&kafka, &server);
+        for id in 1..=10 {
+            write(&kafka, "r", before, Some(id)).await?;
+        }
+        write(&kafka, "t", truncate, None).await?;
+        for id in 21..=30 {
+            write(&kafka, "c", after + u64::from(id), Some(id)).await?;
+        }
+        let mut index = context.start_stage(&settings, "index", "a").await?;
+        kafka.read("index", &mut [&mut index]).await?;
+        becomes(&context, &server, 10).await?;
+        // While the worker reads along.
+        for id in 41..=50 {
+            write(&kafka, "c", before, Some(id)).await?;
+        }
+        write(&kafka, "t", truncate, None).await?;
+        for id in 21..=30 {
+            write(&kafka, "c", after, Some(id)).await?;
+        }
+        kafka.read("index", &mut [&mut index]).await?;
+        becomes(&context, &server, 10).await?;
+        index.stop().await?;
+    }
+    Ok(())
+}
+
+async fn a_topic_that_forgets_deletes_at_once_is_refused(context: TestContext) -> Result<()> {
+    if !can_test("compacted topics") {
+        return Ok(());
+    }
+    let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
+    let settings = [("cleanup.policy", "compact"), ("delete.retention.ms", "100")];
+    records::make_topic(kafka.broker(), &kafka.topic("items"), 1, &settings).await?;
+    context.configure(&items(&kafka, &server))?;
+    let output = context.walvec(&["run", "--stage", "index"]).await?;
+    let told = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    for words in ["keeps deletes for 100 ms only", "--add-config delete.retention.ms=", &kafka.topic("items")] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert!(told.ends_with("E_TOPIC\n"), "{told}");
+    Ok(())
+}
+
+async fn a_worker_that_was_away_for_longer_than_deletes_are_kept_does_not_go_on(context: TestContext) -> Result<()> {
+    if !can_test("compacted topics") {
+        return Ok(());
+    }
+    let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
+    let (topic, group) = (kafka.topic("items"), kafka.group("index"));
+    let compacted = [("cleanup.policy", "compact"), ("delete.retention.ms", "3600000")];
+    records::make_topic(kafka.broker(), &topic, 1, &compacted).await?;
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text)").await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 2) g").await?;
+    let settings = items(&kafka, &server);
+    write(&kafka, "c", 100, Some(1)).await?;
+    write(&kafka, "c", 200, Some(2)).await?;
+    let mut index = context.start_stage(&settings, "index", "a").await?;
+    becomes(&context, &server, 2).await?;
+    kafka.read("index", &mut [&mut index]).await?;
+    index.stop().await?;
+
+    // Two hours go by in which nothing is read: as the group remembers it.
+    let (offset, mark) = records::committed(kafka.broker(), &group, &topic).await?;
+    let (about, at) = mark.split_once(' ').context("the group does not know when it was there")?;
+    let before = at.parse::<u64>()? - 2 * 3_600_000;
+    wait::until("the worker has left the group", async || {
+        Ok(records::commit(kafka.broker(), &group, &topic, offset, &format!("{about} {before}")).await.ok())
+    })
+    .await?;
+    let mut index = context.start_stage(&settings, "index", "a").await?;
+    index
+        .wait_for("it reads: nothing was written meanwhile", |status| {
+            status.broker.as_ref().is_some_and(|broker| !broker.partitions.is_empty())
+        })
+        .await?;
+    index.stop().await?;
+
+    write(&kafka, "c", 300, Some(3)).await?;
+    wait::until("the worker has left the group", async || {
+        Ok(records::commit(kafka.broker(), &group, &topic, offset, &format!("{about} {before}")).await.ok())
+    })
+    .await?;
+    let output = context.walvec(&["run", "--stage", "index", "--instance", "a"]).await?;
+    let told = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(told.contains("keeps deletes for 3600 s only") && told.ends_with("E_GAP\n"), "{told}");
+    assert!(told.contains("walvec reset --offsets"), "{told}");
+    Ok(())
+}
