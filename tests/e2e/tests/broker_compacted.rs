@@ -62,6 +62,10 @@ async fn a_truncate_from_another_cluster_removes_what_was_written_before_it_and_
     for [before, truncate, after] in [[9_000_000, 500, 600], [300, 10_000_000, 400]] {
         let (kafka, server) = (Kafka::own(&context, Kafka::options()).await?, TestServer::start()?);
         records::make_topic(kafka.broker(), &kafka.topic("items"), 3, &[]).await?;
+        wait::until("the new broker serves the topic", async || {
+            Ok(records::all(kafka.broker(), &kafka.topic("items")).await.ok())
+        })
+        .await?;
         let settings = items(&kafka, &server);
         for id in 1..=10 {
             write(&kafka, "r", before, Some(id)).await?;
