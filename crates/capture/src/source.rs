@@ -276,7 +276,7 @@ impl Source {
     /// # Errors
     /// `E_SLOT_EXISTS` if there is a slot already; everything that [`tables`](Self::tables) reports.
     pub async fn begin_snapshot(&self) -> Result<Snapshot, CaptureError> {
-        snapshot::begin(self).await
+        Box::pin(snapshot::begin(self)).await
     }
 
     /// Reads rows of one table again, as of the consistent point of a slot that exists only for that. So they have a place
@@ -288,7 +288,7 @@ impl Source {
     /// `E_CONFIG` if the condition is not one, `E_TABLE` if the table is not configured; everything that
     /// [`tables`](Self::tables) reports.
     pub async fn begin_reread(&self, table: &TableName, rows: &Selection) -> Result<Snapshot, CaptureError> {
-        snapshot::reread(self, table, rows).await
+        Box::pin(snapshot::reread(self, table, rows)).await
     }
 
     /// Opens the stream of changes at the slot's position.

@@ -63,7 +63,7 @@ pub(crate) async fn begin(source: &Source) -> Result<Snapshot, CaptureError> {
     source.published_tables().await?;
     let exported = create::slot(source).await?;
     let workers = source.config.copy_workers.max(1);
-    match Round::begin(source, exported, workers, plan::tables(source, None)).await {
+    match Box::pin(Round::begin(source, exported, workers, plan::tables(source, None))).await {
         Ok(round) => Ok(copy(source, round)),
         Err(error) => {
             // Nobody will ever read this slot: it would only hold back WAL.
@@ -89,7 +89,7 @@ pub(crate) async fn reread(source: &Source, table: &TableName, rows: &Selection)
     // The slot goes with its session. Nobody streams from it: the rows are the snapshot's.
     let exported = create::temporary(source).await?;
     let plans = async { Ok(vec![plan::selected(source, published, rows).await?]) };
-    Ok(copy(source, Round::begin(source, exported, 1, plans).await?))
+    Ok(copy(source, Box::pin(Round::begin(source, exported, 1, plans)).await?))
 }
 
 /// Copies what a round has to read.

@@ -10,8 +10,8 @@ use super::plan::{Pages, Part, Plan};
 
 /// Text that a piece should have: large enough that a statement more does not matter,
 const PIECE_BYTES: u64 = 8 << 20;
-/// and how long the server may take to send it, and so lock the table.
-const PIECE_TIME: Duration = Duration::from_millis(250);
+/// and how many milliseconds the server may take to send it, and so lock the table.
+const PIECE_MILLIS: u64 = 250;
 
 /// A piece that turns out to be larger than this is given up and read in smaller ones.
 pub(super) const LARGEST_PIECE: u64 = 8 * PIECE_BYTES;
@@ -105,7 +105,7 @@ impl Queue {
         if piece.pages.is_some() && size > 0 {
             let by_bytes = size.saturating_mul(PIECE_BYTES) / bytes.max(1);
             let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
-            let by_time = size.saturating_mul(PIECE_TIME.as_millis() as u64) / millis;
+            let by_time = size.saturating_mul(PIECE_MILLIS) / millis;
             let fitting = by_bytes.min(by_time);
             let mut state = self.lock();
             let pages = state.pages_of(&piece.plan);

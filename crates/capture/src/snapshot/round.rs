@@ -11,7 +11,7 @@ use super::create::{self, Exported};
 use super::holder::Holder;
 use super::plan::{self, Plan};
 use super::queue::Queue;
-use super::spool::{Spool, Spooled};
+use super::spool::{PIECES, Spool, Spooled};
 use super::worker::Worker;
 use crate::CaptureError;
 use crate::connect::Session;
@@ -78,7 +78,7 @@ impl Round {
                     return;
                 }
             };
-            let again = again(&source, &rewritten, workers).await.and_then(|round| {
+            let again = Box::pin(again(&source, &rewritten, workers)).await.and_then(|round| {
                 let altered = round.plans.iter().find(|plan| !shapes.contains(&plan.table));
                 altered.map_or(Ok(()), |plan| Err(CaptureError::Rewritten { table: plan.table.name.clone() }))?;
                 Ok(round)
@@ -105,7 +105,8 @@ impl Round {
     async fn read(self, source: &Source, spool: &Spool, chunks: &Chunks) -> Result<Vec<TableName>, CaptureError> {
         let Self { position, holder, sessions, plans } = self;
         let queue = Arc::new(Queue::new(plans));
-        let (pieces_in, pieces) = mpsc::unbounded_channel();
+        // The spool bounds how many there may be: a worker that has read one never waits here.
+        let (pieces_in, pieces) = mpsc::channel(PIECES + sessions.len());
         let mut workers = JoinSet::new();
         for session in sessions {
             let worker = Worker {
@@ -135,13 +136,13 @@ impl Round {
 /// The tables once more, as of now.
 async fn again(source: &Source, tables: &[TableName], workers: usize) -> Result<Round, CaptureError> {
     let exported = create::temporary(source).await?;
-    Round::begin(source, exported, workers, plan::tables(source, Some(tables))).await
+    Box::pin(Round::begin(source, exported, workers, plan::tables(source, Some(tables)))).await
 }
 
 /// Hands the rows out chunk by chunk, in the order of the pieces.
 async fn hand_out(
     queue: &Queue,
-    mut pieces: mpsc::UnboundedReceiver<Read>,
+    mut pieces: mpsc::Receiver<Read>,
     position: Position,
     chunks: &Chunks,
 ) -> Result<(), CaptureError> {

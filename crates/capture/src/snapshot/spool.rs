@@ -20,7 +20,7 @@ const IN_MEMORY: u64 = 16 << 20;
 /// As much as the files may take has to stay free besides: the disk is there for the collections.
 const FREE: u64 = 4 * ON_DISK;
 /// Pieces that may wait, each in a file of its own.
-const PIECES: usize = 256;
+pub(super) const PIECES: usize = 256;
 /// How much is written to a file, or read from it, at a time.
 const BLOCK: usize = 1 << 20;
 /// The length of a line comes before it.

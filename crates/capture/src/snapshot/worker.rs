@@ -26,7 +26,7 @@ pub(super) struct Worker {
     pub(super) snapshot: Arc<str>,
     pub(super) spool: Spool,
     pub(super) queue: Arc<Queue>,
-    pub(super) pieces: mpsc::UnboundedSender<Read>,
+    pub(super) pieces: mpsc::Sender<Read>,
     /// Between two pieces it is in no transaction, so that it holds no lock.
     pub(super) session: Option<Session>,
 }
@@ -56,7 +56,7 @@ impl Worker {
                 Ok(Outcome::Read(rows, took)) => {
                     failed = 0;
                     self.queue.learn(&piece, rows.bytes(), took);
-                    if self.pieces.send(Read { plan: piece.plan, rows }).is_err() {
+                    if self.pieces.send(Read { plan: piece.plan, rows }).await.is_err() {
                         return Ok(());
                     }
                 }
