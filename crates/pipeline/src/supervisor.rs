@@ -219,9 +219,9 @@ impl Pipeline {
         let mut source = Some(self.connect().await?);
         loop {
             let outcome = match source.take() {
-                Some(source) => self.session(source, &mut retry).await,
+                Some(source) => Box::pin(self.session(source, &mut retry)).await,
                 None => match self.connect().await {
-                    Ok(source) => self.session(source, &mut retry).await,
+                    Ok(source) => Box::pin(self.session(source, &mut retry)).await,
                     Err(error) => Err(error),
                 },
             };

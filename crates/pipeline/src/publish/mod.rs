@@ -150,9 +150,9 @@ impl Publisher {
         Topics::new(&self.config.connection)?.partitions().await?;
         loop {
             let outcome = match source.take() {
-                Some(source) => self.session(source, &mut retry).await,
+                Some(source) => Box::pin(self.session(source, &mut retry)).await,
                 None => match self.connect().await {
-                    Ok(source) => self.session(source, &mut retry).await,
+                    Ok(source) => Box::pin(self.session(source, &mut retry)).await,
                     Err(error) => Err(error),
                 },
             };
