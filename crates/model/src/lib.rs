@@ -39,5 +39,5 @@ pub use point::{
     Generation, Payload, Point, PointId, Provenance, RESERVED_KEY, RawPage, RawPoint, SparseVector, StoredPoint, Vector,
 };
 pub use position::Position;
-pub use row::{Cell, Row, RowKey, Value, weight};
+pub use row::{Cell, KeyDigest, Row, RowKey, Value, weight};
 pub use table::{Column, Table, TableName};

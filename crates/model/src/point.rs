@@ -123,7 +123,7 @@ pub struct Point {
 pub struct StoredPoint {
     /// Its id.
     pub id: PointId,
-    /// The user's fields, without [`RESERVED_KEY`].
+    /// The user's fields, without [`RESERVED_KEY`], as far as they were asked for.
     pub payload: Payload,
     /// walvec's own field; `None` for a point that something else wrote.
     pub provenance: Option<Provenance>,
@@ -168,13 +168,47 @@ fn vector_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ve
     Ok(numbers.map(|numbers| numbers.into_iter().map(|number| number.unwrap_or(f32::NAN)).collect()))
 }
 
-/// The stored form of a payload: the user's fields and, last, walvec's own.
+/// How many arrays and objects lie inside each other in a stored value at most.
+///
+/// Readers have limits: gRPC's of 100 messages is reached after some 30 objects, that of JSON readers after 128. What lies deeper
+/// is stored as its JSON text.
+pub const MAX_NESTING: usize = 24;
+
+/// How much deeper the values of a raw payload may lie: inside a layout's object, or as keys in walvec's own field.
+const HOLDERS: usize = 2;
+
+/// Makes JSON texts of the arrays and objects in `value` that lie deeper than `levels`.
+pub fn limit_nesting(value: &mut Value, levels: usize) {
+    match (value, levels.checked_sub(1)) {
+        (Value::Array(items), Some(inner)) => items.iter_mut().for_each(|item| limit_nesting(item, inner)),
+        (Value::Object(fields), Some(inner)) => fields.values_mut().for_each(|field| limit_nesting(field, inner)),
+        (value @ (Value::Array(_) | Value::Object(_)), None) => *value = Value::String(value.to_string()),
+        _ => {}
+    }
+}
+
+/// A key's value, as its JSON text if it is nested too deeply: for a [`RowKey`](crate::RowKey) that is the same.
+fn shallow(value: &Value) -> Value {
+    let mut limited = value.clone();
+    limit_nesting(&mut limited, MAX_NESTING);
+    if limited == *value { limited } else { Value::String(value.to_string()) }
+}
+
+/// The stored form of a payload: the user's fields and, last, walvec's own, none of them nested too deeply for its readers.
 ///
 /// # Errors
 /// If the provenance holds a key value that is not JSON, which its type rules out in practice.
 pub fn raw_payload(mut payload: Payload, provenance: &Provenance) -> serde_json::Result<Payload> {
+    let key = provenance.key.iter().map(shallow).collect();
+    let provenance = Provenance { key, ..provenance.clone() };
     payload.insert(RESERVED_KEY.to_owned(), serde_json::to_value(provenance)?);
+    limit_payload(&mut payload);
     Ok(payload)
+}
+
+/// Makes JSON texts of what lies too deeply in a raw payload, which other programs or earlier versions may have written.
+pub fn limit_payload(payload: &mut Payload) {
+    payload.values_mut().for_each(|value| limit_nesting(value, MAX_NESTING + HOLDERS));
 }
 
 #[cfg(test)]
@@ -215,6 +249,29 @@ mod tests {
         assert!(vector[0] == 0.25 && vector[1].is_nan(), "{vector:?}");
         let without = RawPoint { vector: None, ..point };
         assert_eq!(serde_json::from_value::<RawPoint>(serde_json::to_value(&without).unwrap()).unwrap(), without);
+    }
+
+    /// So many arrays inside each other, around a 1.
+    fn nested(depth: usize) -> Value {
+        (0..depth).fold(json!(1), |inner, _| json!([inner]))
+    }
+
+    #[test]
+    fn what_lies_too_deeply_is_stored_as_its_text() {
+        let limited = |mut value: Value, levels| {
+            limit_nesting(&mut value, levels);
+            value
+        };
+        assert_eq!(limited(nested(3), 3), nested(3));
+        assert_eq!(
+            limited(json!({"a": [[1, {"b": 2}], "c"], "d": []}), 2),
+            json!({"a": ["[1,{\"b\":2}]", "c"], "d": []})
+        );
+        assert_eq!(limited(json!({}), 0), json!("{}"));
+        let mut payload = Payload::from_iter([("deep".to_owned(), nested(126))]);
+        limit_payload(&mut payload);
+        let text = serde_json::to_string(&payload).unwrap();
+        assert!(text.contains(&"[".repeat(MAX_NESTING + HOLDERS)) && text.contains(&"]".repeat(100)));
     }
 
     #[test]

@@ -30,6 +30,9 @@ impl Cell {
     }
 }
 
+/// What a value that was not sent counts for: it may take a hundred times as much, or a tenth.
+const UNSENT_BYTES: usize = 64 << 10;
+
 /// A row's cells, one for each of its [`Table`](crate::Table)'s columns, in the same order.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Row(pub Vec<Cell>);
@@ -41,10 +44,21 @@ impl Row {
         self.0.contains(&Cell::Unchanged)
     }
 
-    /// About how many bytes its values take: the lengths of texts, a few bytes for everything else.
+    /// Takes values that were not sent, and no others, from another state of the same row, whose columns are in the same order.
+    pub fn fill(&mut self, other: Self) {
+        self.0.resize(other.0.len().max(self.0.len()), Cell::Unchanged);
+        for (cell, other) in self.0.iter_mut().zip(other.0) {
+            if *cell == Cell::Unchanged {
+                *cell = other;
+            }
+        }
+    }
+
+    /// About how many bytes its values take: the lengths of texts, a few bytes for everything else. A value that was not sent is
+    /// large, and has to be found before the row can be written.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.0.iter().filter_map(Cell::value).map(weight).sum()
+        self.0.iter().map(|cell| cell.value().map_or(UNSENT_BYTES, weight)).sum()
     }
 }
 
@@ -89,7 +103,18 @@ impl RowKey {
     pub fn canonical(&self) -> &[u8] {
         &self.canonical
     }
+
+    /// 128 bits of BLAKE3 of the canonical form: where very many keys are remembered, and never read back.
+    #[must_use]
+    pub fn digest(&self) -> KeyDigest {
+        let mut digest = KeyDigest::default();
+        digest.copy_from_slice(&blake3::hash(&self.canonical).as_bytes()[..16]);
+        digest
+    }
 }
+
+/// See [`RowKey::digest`].
+pub type KeyDigest = [u8; 16];
 
 /// A value's text: a string as it is, everything else as compact JSON.
 ///
@@ -153,10 +178,18 @@ mod tests {
     }
 
     #[test]
-    fn the_weight_of_a_row_is_that_of_its_texts() {
+    fn the_weight_of_a_row_is_that_of_its_texts_and_of_what_was_not_sent() {
         let cell = |value| Cell::Value(value);
         let row = Row(vec![cell(json!("four")), cell(json!(["a", {"bc": "def"}])), Cell::Unchanged]);
-        assert_eq!(row.weight(), 10);
+        assert_eq!(row.weight(), 10 + UNSENT_BYTES);
+    }
+
+    #[test]
+    fn only_what_was_not_sent_is_filled_in() {
+        let (sent, other) = (Cell::Value(json!("sent")), Cell::Value(json!("other")));
+        let mut row = Row(vec![sent.clone(), Cell::Unchanged, Cell::Unchanged]);
+        row.fill(Row(vec![other.clone(), other.clone()]));
+        assert_eq!(row, Row(vec![sent, other, Cell::Unchanged]));
     }
 
     #[test]

@@ -49,6 +49,18 @@ pub struct Table {
 }
 
 impl Table {
+    /// The table with those of its columns that are wanted, and its key.
+    #[must_use]
+    pub fn reduced(&self, is_wanted: impl Fn(&Column) -> bool) -> Self {
+        let is_kept = |(index, column): &(usize, &Column)| self.key.contains(index) || is_wanted(column);
+        let kept: Vec<usize> = self.columns.iter().enumerate().filter(is_kept).map(|(index, _)| index).collect();
+        Self {
+            name: self.name.clone(),
+            columns: kept.iter().map(|&index| self.columns[index].clone()).collect(),
+            key: self.key.iter().filter_map(|index| kept.iter().position(|kept| kept == index)).collect(),
+        }
+    }
+
     /// The index of the column called `name`.
     #[must_use]
     pub fn column_index(&self, name: &str) -> Option<usize> {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use walvec_model::{Cell, Change, Op, Position, Row, RowKey, Table};
+use walvec_model::{Change, Op, Position, Row, RowKey, Table};
 
 /// What a key looks like after a batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,7 +108,7 @@ impl Fold {
             // Only a replay updates a row that does not exist.
             Some(State::Gone) => Base::Unknown,
             Some(State::Present { row: earlier, base }) => {
-                fill(&mut new, earlier);
+                new.fill(earlier.clone());
                 if new.is_partial() { base.clone() } else { Base::Complete }
             }
         };
@@ -121,15 +121,6 @@ impl Fold {
         } else {
             self.index.insert(key.clone(), self.entries.len());
             self.entries.push((key, last));
-        }
-    }
-}
-
-/// Fills cells that were not sent from an earlier state of the same row, of the same shape.
-fn fill(row: &mut Row, earlier: &Row) {
-    for (cell, before) in row.0.iter_mut().zip(&earlier.0) {
-        if *cell == Cell::Unchanged {
-            cell.clone_from(before);
         }
     }
 }

@@ -1,5 +1,5 @@
 use serde_json::json;
-use walvec_model::{Column, Lsn, TableName};
+use walvec_model::{Cell, Column, Lsn, TableName};
 
 use super::*;
 

@@ -51,6 +51,12 @@ impl Known {
         self.points.get(&id).filter(|_| usable)
     }
 
+    /// Whether a point that was read later is still the one that is known.
+    #[must_use]
+    pub fn has(&self, point: &StoredPoint) -> bool {
+        self.points.get(&point.id).is_some_and(|known| known.provenance == point.provenance)
+    }
+
     fn version(&self, id: PointId) -> Option<Position> {
         self.points.get(&id)?.provenance.as_ref().map(|provenance| provenance.position)
     }

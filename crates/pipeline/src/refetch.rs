@@ -129,6 +129,7 @@ impl OnDemand {
             let reason = "is not in the publication".to_owned();
             return Err(CaptureError::Table { table: table.name.clone(), reason }.into());
         };
+        let typed = typed.reduced(|column| table.column_index(&column.name).is_some());
         let seeing = Seeing { source: &source, unseen: &self.unseen, shared: &self.shared };
         let rows = self.or_let_go(seeing.fetch(&typed, keys).await).await?;
         Ok(rows.into_iter().map(|(key, row)| (key, arranged(row, &typed, table))).collect())
@@ -148,7 +149,7 @@ impl Refetch for OnDemand {
 }
 
 /// The cells of a row of `from` in the order of the columns of `to`; a column that is missing counts as not sent.
-fn arranged(row: Row, from: &Table, to: &Table) -> Row {
+pub(crate) fn arranged(row: Row, from: &Table, to: &Table) -> Row {
     let mut cells = row.0;
     let cell = |column: &walvec_model::Column| {
         let found = from.column_index(&column.name).and_then(|index| cells.get_mut(index));

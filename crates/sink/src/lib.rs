@@ -14,6 +14,7 @@
 pub mod catalog;
 pub mod embedded;
 mod error;
+mod faithful;
 mod filter;
 pub mod keywords;
 mod made_with;
@@ -187,8 +188,13 @@ pub trait Sink: Send + Sync {
     /// Applies a batch and makes it durable.
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>>;
 
-    /// The points with these ids that exist, in any order, without vectors.
+    /// The points with these ids that exist, in any order, with walvec's own field and no other. A point whose fields cannot be
+    /// read counts as one that something else wrote.
     fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>>;
+
+    /// The points with these ids that exist, in any order, with those of the user's fields that come back exactly as they were
+    /// written. See the module `faithful`.
+    fn faithful(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>>;
 
     /// The vectors of the points with these ids that exist and have one, in any order.
     fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>>;
@@ -209,7 +215,7 @@ pub trait Sink: Send + Sync {
     /// How many points the collection holds.
     fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>>;
 
-    /// Up to `limit` points in id order from `from` (inclusive) on.
+    /// Up to `limit` points in id order from `from` (inclusive) on, with walvec's own field and no other.
     fn scroll(&self, from: Option<PointId>, limit: usize) -> BoxFuture<'_, Result<ScrollPage, SinkError>>;
 
     /// Builds indexes where enough points have none, so that searches stay fast; free where there is nothing to do.

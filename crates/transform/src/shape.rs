@@ -20,6 +20,8 @@ pub(crate) struct Shape {
     pub(crate) payload: Vec<(String, usize)>,
     /// Columns that templates can reach, with their indexes. Only these are converted for the template engine.
     pub(crate) reachable: Vec<(String, usize)>,
+    /// For each column, whether something uses it: the key, the payload, a template, a lookup.
+    pub(crate) needed: Vec<bool>,
 }
 
 impl Shape {

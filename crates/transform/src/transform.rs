@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use minijinja::value::Value as Rendered;
-use walvec_model::point::RESERVED_KEY;
+use walvec_model::point::{MAX_NESTING, RESERVED_KEY, limit_nesting};
 use walvec_model::{
     Cell, Document, InputHash, Lookup, Payload, PointId, Provenance, Row, RowKey, StoredPoint, Table, TableName, Value,
 };
@@ -107,6 +107,34 @@ impl Transform {
         (1..chunks).map(move |chunk| point_id::chunk_id(table, key, chunk))
     }
 
+    /// The table with the columns that something uses, and its key.
+    #[must_use]
+    pub fn needed(&self, table: &Table) -> Table {
+        table.reduced(|column| self.needs(&column.name))
+    }
+
+    /// The row with NULL in the place of what nothing uses, which may be large.
+    #[must_use]
+    pub fn reduced(&self, table: &Table, row: &Row) -> Row {
+        let Ok(shape) = self.shape(table) else { return row.clone() };
+        let is_needed = |index: usize| shape.needed.get(index).copied().unwrap_or(true);
+        let cell =
+            |(index, cell): (usize, &Cell)| if is_needed(index) { cell.clone() } else { Cell::Value(Value::Null) };
+        Row(row.0.iter().enumerate().map(cell).collect())
+    }
+
+    /// Whether every value that is needed and was not sent may be found in the stored point, and there is one.
+    #[must_use]
+    pub fn may_be_stored(&self, table: &Table, row: &Row) -> bool {
+        let unsent = table
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| row.0.get(*index).is_none_or(|cell| cell.value().is_none()));
+        let mut needed = unsent.map(|(_, column)| &column.name).filter(|name| self.needs(name)).peekable();
+        needed.peek().is_some() && needed.all(|name| self.stores(name))
+    }
+
     /// Fills in the values that PostgreSQL did not send because an UPDATE left them alone, from the point that shows the
     /// row's previous version. An unchanged value never becomes NULL: where the point cannot tell, the answer is
     /// [`Completed::Refetch`].
@@ -172,6 +200,7 @@ impl Transform {
             };
             fields.insert(name.clone(), value);
         }
+        fields.values_mut().for_each(|field| limit_nesting(field, MAX_NESTING));
         let pieces = match &self.chunker {
             Some(chunker) => chunker.split(&text).map_err(|error| TransformError::Render {
                 table: table.name.clone(),
@@ -307,7 +336,9 @@ impl Transform {
         }
         let reachable = columns.iter().enumerate().filter(|(_, name)| self.reaches(name));
         let reachable = reachable.map(|(index, name)| (name.clone(), index)).collect();
-        Ok(Shape { columns, payload, reachable })
+        let is_needed = |(index, name): (usize, &String)| table.key.contains(&index) || self.needs(name);
+        let needed = columns.iter().enumerate().map(is_needed).collect();
+        Ok(Shape { columns, payload, reachable, needed })
     }
 
     fn check_field(&self, table: &Table, field: &str, name: &str) -> Result<(), TransformError> {

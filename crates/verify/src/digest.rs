@@ -6,7 +6,7 @@
 //!
 //! Fields are compared by name, whatever their order. Whole numbers are compared exactly, and so are numbers with a fraction
 //! in the embedded engine. On a server's way to its disk and back, JSON readers may be wrong in the last digits of a
-//! fraction: there [`DIGITS`] of them count.
+//! fraction: there [`DIGITS`] of them count. A server has no whole numbers from 2^63 on: it holds them as fractions.
 
 use serde_json::{Number, Value};
 use walvec_model::{Payload, RESERVED_KEY};
@@ -63,8 +63,8 @@ pub(crate) fn same(left: &Value, right: &Value, fractions: Fractions) -> bool {
 
 /// Two numbers on either side of a boundary of [`DIGITS`] digits are equal all the same, unlike their digests.
 fn same_rounded(left: &Number, right: &Number) -> bool {
-    match (left.is_f64(), right.is_f64(), left.as_f64(), right.as_f64()) {
-        (true, true, Some(left), Some(right)) => {
+    match (left.is_i64(), right.is_i64(), left.as_f64(), right.as_f64()) {
+        (false, false, Some(left), Some(right)) => {
             // Half a unit of the last digit that counts.
             left == right || (left - right).abs() <= 1e-12 * left.abs().max(right.abs())
         }
@@ -79,7 +79,7 @@ fn put(bytes: &mut Vec<u8>, value: &Value, fractions: Fractions) {
         Value::Bool(flag) => bytes.push(if *flag { b't' } else { b'f' }),
         Value::Number(number) => {
             bytes.push(b'#');
-            match number.as_f64().filter(|_| number.is_f64() && fractions == Fractions::Rounded) {
+            match number.as_f64().filter(|_| !number.is_i64() && fractions == Fractions::Rounded) {
                 Some(float) => put_text(bytes, &format!("{float:.*e}", DIGITS - 1)),
                 None => put_text(bytes, &number.to_string()),
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use walvec_model::point::MAX_NESTING;
 use walvec_model::{InputHash, Payload, PointId, RESERVED_KEY, RawPoint};
 
 use crate::digest::{self, Digest, Fractions, OWN_PARTS};
@@ -115,6 +116,7 @@ impl Imager {
             Err(reason) => return vec![Image { id: first, key, content: Err(reason) }],
         };
         fields.extend(computed);
+        let fields: Payload = fields.into_iter().map(|(name, field)| (name, shallow(field, MAX_NESTING))).collect();
         let count = pieces.len();
         let image = |(chunk, text): (u64, String)| {
             let id = if chunk == 0 { first } else { self.ids.chunk(&key, chunk) };
@@ -126,7 +128,7 @@ impl Imager {
             let hash = InputHash::of(&text);
             let own = [
                 self.tag.clone(),
-                Value::Array(key.clone()),
+                key.iter().map(key_part).collect(),
                 hash.0.into(),
                 self.fingerprint.clone(),
                 chunk.into(),
@@ -193,6 +195,22 @@ impl Content {
         }
         differences
     }
+}
+
+/// A value as points hold it: an array or object that lies too deeply is its JSON text.
+fn shallow(value: Value, levels: usize) -> Value {
+    match value {
+        Value::Array(_) | Value::Object(_) if levels == 0 => value.to_string().into(),
+        Value::Array(items) => items.into_iter().map(|item| shallow(item, levels - 1)).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, field)| (name, shallow(field, levels - 1))).collect(),
+        scalar => scalar,
+    }
+}
+
+/// A value of a key as points hold it: one that is nested too deeply is its JSON text as a whole.
+fn key_part(value: &Value) -> Value {
+    let whole = || value.to_string().into();
+    Some(shallow(value.clone(), MAX_NESTING)).filter(|held| held == value).unwrap_or_else(whole)
 }
 
 #[cfg(test)]

@@ -262,11 +262,15 @@ fn copy_directory(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn points(collection: &impl Sink) -> Result<Vec<StoredPoint>> {
+/// All points of a collection.
+///
+/// # Errors
+/// If they cannot be read.
+pub async fn points(collection: &impl Search) -> Result<Vec<StoredPoint>> {
     let (mut points, mut from) = (Vec::new(), None);
     loop {
-        let page = collection.scroll(from, PAGE).await?;
-        points.extend(page.points);
+        let page = collection.page(from, PAGE, false).await?;
+        points.extend(page.points.into_iter().map(|point| StoredPoint::from_raw(point.id, point.payload)));
         match page.next {
             Some(next) => from = Some(next),
             None => return Ok(points),

@@ -162,6 +162,17 @@ impl Walvec {
         Ok(kill_process(self.pid, signal)?)
     }
 
+    /// Anonymous memory of the program, in bytes: what it holds itself, without the files that it has mapped.
+    ///
+    /// # Errors
+    /// If the program has ended.
+    pub fn anonymous_memory(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
+        let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kibibytes * 1024)
+    }
+
     /// Kills the program: no word, no shutdown.
     ///
     /// # Errors

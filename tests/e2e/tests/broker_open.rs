@@ -8,7 +8,6 @@ use walvec_e2e::others::{Other, can_test_quix};
 use walvec_e2e::records::{self, Found};
 use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, image, test, wait};
-use walvec_sink::Sink as _;
 use walvec_test_kafka::{Options, TestBroker, can_test};
 use walvec_test_qdrant::TestServer;
 
@@ -271,11 +270,11 @@ async fn the_tutorials_programs_work_on_what_capture_writes(context: TestContext
 /// The payloads of a server's points, those fields of them.
 async fn payloads(server: &TestServer, fields: &[&str]) -> Result<BTreeMap<u64, Value>> {
     let collection = image::on_server("books", MODEL, &server.url())?;
-    let Ok(page) = collection.scroll(None, 100).await else { return Ok(BTreeMap::new()) };
+    let Ok(points) = image::points(&collection).await else { return Ok(BTreeMap::new()) };
     let field = |point: &walvec_model::StoredPoint, name: &&str| {
         ((*name).to_owned(), point.payload.get(*name).cloned().unwrap_or_default())
     };
-    let shown = page.points.iter().map(|point| {
+    let shown = points.iter().map(|point| {
         let payload: Value = fields.iter().map(|name| field(point, name)).collect();
         Ok((point.id.to_string().parse()?, payload))
     });

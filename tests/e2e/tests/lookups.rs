@@ -380,7 +380,7 @@ async fn verify_sees_looked_up_rows_and_has_wrong_documents_mended(context: Test
     // A point that is gone is found by its row, one whose text was another by its hash.
     let collection = image::on_server("books", walvec_e2e::settings::MODEL, &server.url())?;
     collection.write(vec![Write::Delete(PointId::Num(7))]).await?;
-    let stored = collection.scroll(None, 100).await?.points;
+    let stored = image::points(&collection).await?;
     let stale = stored.into_iter().find(|point| point.id == PointId::Num(8)).context("no point 8")?;
     let mut provenance = stale.provenance.context("not written by walvec")?;
     provenance.input_hash = walvec_model::InputHash::of("book 8 by somebody else. about 8 ");

@@ -6,6 +6,8 @@
 //! - [`progress`]: long work is seen to go on
 //! - [`unsent`]: large values that PostgreSQL does not send
 //! - [`locks`]: what walvec reads keeps no statement of the application waiting
+//! - [`values`]: values that stores or readers cannot hold as they are
+//! - [`memory`]: memory is bounded by what is configured, whatever the rows are like
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`failover`]: a primary that dies, and its standby
 //! - [`gaps`]: changes that can no longer be had
@@ -58,6 +60,7 @@ mod layouts;
 mod locks;
 mod lookup_refusals;
 mod lookups;
+mod memory;
 mod operations;
 mod ownership;
 mod progress;
@@ -71,6 +74,7 @@ mod telling;
 mod tenants;
 mod topics;
 mod unsent;
+mod values;
 mod verify;
 mod workers;
 
@@ -91,6 +95,8 @@ fn main() -> ExitCode {
             ownership::tests(),
             failover::tests(),
             unsent::tests(),
+            values::tests(),
+            memory::tests(),
             refusals::tests(),
             check::tests(),
             reindex::tests(),

@@ -149,6 +149,10 @@ impl Sink for VectorsTopic {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
+    fn faithful(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     fn vectors(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }

@@ -12,7 +12,7 @@ use walvec_model::{
     Vector,
 };
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{CollectionSpec, Sink as _};
+use walvec_sink::{CollectionSpec, Search as _};
 use walvec_transform::{Layout, Transform, TransformSpec};
 
 use super::*;
@@ -166,7 +166,7 @@ impl Fixture {
 
     /// What the collection shows of rows with small ids.
     async fn shown(&self) -> BTreeMap<u64, Value> {
-        let points = self.sink.scroll(None, 100).await.unwrap().points;
+        let points = self.sink.page(None, 100, false).await.unwrap().points;
         let small = points.into_iter().filter_map(|point| match point.id {
             PointId::Num(id) if id < 1000 => Some((id, point.payload["body"].clone())),
             PointId::Num(_) | PointId::Uuid(_) => None,

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::Span;
 use walvec_broker::wire::Context;
 use walvec_capture::{CaptureError, ChangeStream};
-use walvec_model::{Cell, Change, Generation, Op, RowKey, StreamEvent, Table};
+use walvec_model::{Change, Generation, Op, RowKey, StreamEvent, Table};
 
 use super::Session;
 use super::outlet::Committed;
@@ -252,11 +252,7 @@ impl Session<'_> {
         // Rarely needed, and large.
         let found = Box::pin(source.fetch(&change.table, std::slice::from_ref(&key))).await?;
         if let (Some((_, found)), Op::Update { new, .. }) = (found.into_iter().next(), &mut change.op) {
-            for (cell, value) in new.0.iter_mut().zip(found.0) {
-                if *cell == Cell::Unchanged {
-                    *cell = value;
-                }
-            }
+            new.fill(found);
         }
         Ok(change)
     }

@@ -4,8 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use walvec_model::{
-    Cell, Document, Generation, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Take, Value,
-    Vector,
+    Document, Generation, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Take, Value, Vector,
 };
 use walvec_transform::{Completed, TransformError};
 
@@ -14,7 +13,7 @@ use super::{Batch, Failure, Purpose, Writer};
 use crate::batch::{Final, State};
 use crate::error::PipelineError;
 use crate::plan::{Known, Versioned};
-use crate::refetch::Refetch;
+use crate::refetch::{Refetch, arranged};
 use crate::start::Refusal;
 use crate::telemetry::{Stage, Timer, count_embeddings};
 
@@ -35,18 +34,6 @@ struct Incomplete {
 }
 
 impl Incomplete {
-    /// The row with what was read again where a value was not sent, and nowhere else.
-    fn filled(&self, read: Row) -> Row {
-        let mut row = self.row.clone();
-        row.0.resize(read.0.len().max(row.0.len()), Cell::Unchanged);
-        for (cell, read) in row.0.iter_mut().zip(read.0) {
-            if *cell == Cell::Unchanged {
-                *cell = read;
-            }
-        }
-        row
-    }
-
     fn not_sent(self, reason: &str) -> Failure {
         Failure { key: self.key, position: self.position, code: "E_NOT_SENT", reason: reason.to_owned() }
     }
@@ -59,6 +46,9 @@ struct Rendered {
     position: Position,
     documents: Result<Vec<Document>, TransformError>,
 }
+
+/// Of how many rows the stored fields are read at a time: each may be large.
+const STORED_ROWS: usize = 32;
 
 /// Why a row without all its values is parked.
 const NO_SOURCE: &str =
@@ -104,7 +94,7 @@ impl Writer {
         let Batch { entries, purpose, context, failed } = batch;
         let known = match purpose {
             Purpose::Change | Purpose::Refresh => self.known(&entries).await?,
-            Purpose::Repair => Known::new(Vec::new(), self.parked.keys().cloned().collect()),
+            Purpose::Repair => Known::new(Vec::new(), self.parked_among(&entries)),
         };
         let is_news = |key: &RowKey, last: &Final| {
             purpose == Purpose::Refresh
@@ -136,7 +126,11 @@ impl Writer {
         if !more.is_empty() {
             stored.extend(self.on_sink(|sink, _| async move { sink.retrieve(more.clone()).await }).await?);
         }
-        Ok(Known::new(stored, self.parked.keys().cloned().collect()))
+        Ok(Known::new(stored, self.parked_among(entries)))
+    }
+
+    fn parked_among(&self, entries: &[(RowKey, Final)]) -> HashSet<RowKey> {
+        entries.iter().map(|(key, _)| key).filter(|key| self.has_parked(key)).cloned().collect()
     }
 
     /// The ids of the further chunks of rows whose first ones are stored.
@@ -158,25 +152,54 @@ impl Writer {
         known: &Known,
         work: &mut Work,
     ) -> Result<Vec<Complete>, PipelineError> {
+        let transform = &self.collection.transform;
         let mut rows = Vec::with_capacity(entries.len());
-        let mut missing: Vec<Incomplete> = Vec::new();
+        let (mut stored, mut missing) = (Vec::new(), Vec::new());
         for (key, Final { table, position, state }) in entries {
             let State::Present { row, base } = state else {
                 work.rows.push(self.target(&table, key, position, known));
                 continue;
             };
-            let stored = known.base(&base, self.id(&table, &key), &key);
-            let partial = row.is_partial().then(|| row.clone());
-            match self.collection.transform.complete(&table, row, stored) {
-                Completed::Row(values) => rows.push(Complete { key, table, values, position }),
-                Completed::Refetch => {
-                    let row = partial.unwrap_or_else(|| Row(Vec::new()));
-                    missing.push(Incomplete { key, table, row, position });
-                }
+            let id = self.id(&table, &key);
+            let base = known.base(&base, id, &key).filter(|_| transform.may_be_stored(&table, &row));
+            let incomplete = Incomplete { key, table, row, position };
+            match base {
+                Some(_) => stored.push((id, incomplete)),
+                None => self.sort(incomplete, None, &mut rows, &mut missing),
+            }
+        }
+        let mut stored = stored.into_iter();
+        while !stored.as_slice().is_empty() {
+            let some: Vec<_> = stored.by_ref().take(STORED_ROWS).collect();
+            let ids: &Vec<PointId> = &some.iter().map(|(id, _)| *id).collect();
+            let found = self.on_sink(|sink, _| async move { sink.faithful(ids.clone()).await }).await?;
+            let found: HashMap<PointId, StoredPoint> = found.into_iter().map(|point| (point.id, point)).collect();
+            for (id, incomplete) in some {
+                let point = found.get(&id).filter(|point| known.has(point));
+                self.sort(incomplete, point, &mut rows, &mut missing);
             }
         }
         rows.extend(self.refetch(source, missing, known, work).await?);
         Ok(rows)
+    }
+
+    /// Puts a row to those that have all their values, with the help of its stored point, or else to those that do not.
+    fn sort(
+        &self,
+        incomplete: Incomplete,
+        stored: Option<&StoredPoint>,
+        rows: &mut Vec<Complete>,
+        missing: &mut Vec<Incomplete>,
+    ) {
+        let Incomplete { key, table, row, position } = incomplete;
+        let partial = row.is_partial().then(|| row.clone());
+        match self.collection.transform.complete(&table, row, stored) {
+            Completed::Row(values) => rows.push(Complete { key, table, values, position }),
+            Completed::Refetch => {
+                let row = partial.unwrap_or_else(|| Row(Vec::new()));
+                missing.push(Incomplete { key, table, row, position });
+            }
+        }
     }
 
     /// Reads rows again that cannot be completed otherwise. What is read may be newer than the change; the changes in
@@ -196,7 +219,9 @@ impl Writer {
             let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|other| other.table == table);
             rest = others;
             let keys: Vec<RowKey> = same.iter().map(|incomplete| incomplete.key.clone()).collect();
-            let Some(fetched) = source.rows(&table, &keys) else {
+            // What nothing uses may be large.
+            let needed = self.collection.transform.needed(&table);
+            let Some(fetched) = source.rows(&needed, &keys) else {
                 work.failed.extend(same.into_iter().map(|incomplete| incomplete.not_sent(NO_SOURCE)));
                 continue;
             };
@@ -206,7 +231,8 @@ impl Writer {
                     work.rows.push(self.target(&table, incomplete.key, incomplete.position, known));
                     continue;
                 };
-                let filled = incomplete.filled(row);
+                let mut filled = incomplete.row.clone();
+                filled.fill(arranged(row, &needed, &table));
                 match self.collection.transform.complete(&table, filled, None) {
                     Completed::Row(values) => {
                         let Incomplete { key, table, position, .. } = incomplete;

@@ -56,6 +56,10 @@ impl Sink for Embedded {
         match self.0 {}
     }
 
+    fn faithful(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+        match self.0 {}
+    }
+
     fn vectors(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
         match self.0 {}
     }

@@ -102,6 +102,11 @@ impl Sink for Embedded {
         Box::pin(self.read(move |shard| read::retrieve(shard, &ids)))
     }
 
+    fn faithful(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+        let target = self.store.target().clone();
+        Box::pin(self.read(move |shard| read::faithful(shard, &target, &ids)))
+    }
+
     fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
         let found = self.get(ids, true);
         Box::pin(

@@ -1,17 +1,28 @@
 //! Retrieve, count, scroll, search. All of them only share locks with the writer, for the time of a few points each.
 
+use std::collections::HashMap;
+
 use qdrant_edge::external::ordered_float::OrderedFloat;
 use qdrant_edge::{
     CountRequest, EdgeShard, Filter as EdgeFilter, Fusion, NamedQuery, Prefetch, QueryEnum, QueryRequest, Record,
     ScoredPoint, ScoringQuery, ScrollRequest, VectorInternal, WithPayloadInterface, WithVector,
 };
-use walvec_model::{Payload, PointId, RawPage, RawPoint, StoredPoint};
+use walvec_model::point::limit_payload;
+use walvec_model::{Payload, PointId, RESERVED_KEY, RawPage, RawPoint, StoredPoint};
 
 use super::convert::{edge_filter, edge_id, edge_sparse, point_id, read_error, vectors};
+use super::store::guarded;
+use crate::faithful;
 use crate::{Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, fused_from, in_order};
 
 pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
-    Ok(records(shard, ids, false)?.into_iter().map(stored_point).collect())
+    Ok(records(shard, ids, &own_field()?, false)?.into_iter().map(stored_point).collect())
+}
+
+/// See [`Sink::faithful`](crate::Sink::faithful). Objects keep the order of their fields here.
+pub(super) fn faithful(shard: &EdgeShard, target: &Target, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
+    let points = records(shard, ids, &ALL_FIELDS, false)?.into_iter().map(stored_point);
+    Ok(points.map(|point| faithful::faithful(point, target.nesting.as_deref(), true)).collect())
 }
 
 pub(super) fn get(
@@ -20,14 +31,46 @@ pub(super) fn get(
     ids: &[PointId],
     with_vectors: bool,
 ) -> Result<Vec<RawPoint>, SinkError> {
-    let records = records(shard, ids, with_vectors)?;
+    let records = records(shard, ids, &ALL_FIELDS, with_vectors)?;
     Ok(records.into_iter().map(|record| raw_point(&target.vectors, record)).collect())
 }
 
-fn records(shard: &EdgeShard, ids: &[PointId], with_vectors: bool) -> Result<Vec<Record>, SinkError> {
-    let ids: Vec<_> = ids.iter().copied().map(edge_id).collect();
-    let payload = WithPayloadInterface::Bool(true);
-    shard.retrieve(&ids, Some(payload), Some(WithVector::Bool(with_vectors))).map_err(read_error)
+const ALL_FIELDS: WithPayloadInterface = WithPayloadInterface::Bool(true);
+const NO_FIELDS: WithPayloadInterface = WithPayloadInterface::Bool(false);
+
+/// walvec's own field, without the others.
+fn own_field() -> Result<WithPayloadInterface, SinkError> {
+    let path = RESERVED_KEY.parse().map_err(|()| SinkError::Engine(format!("\"{RESERVED_KEY}\" is not a path")))?;
+    Ok(WithPayloadInterface::Fields(vec![path]))
+}
+
+/// The points with these ids that exist. Those whose payload the engine cannot read have none.
+fn records(
+    shard: &EdgeShard,
+    ids: &[PointId],
+    fields: &WithPayloadInterface,
+    with_vectors: bool,
+) -> Result<Vec<Record>, SinkError> {
+    let edge_ids: Vec<_> = ids.iter().copied().map(edge_id).collect();
+    let retrieve = || shard.retrieve(&edge_ids, Some(fields.clone()), Some(WithVector::Bool(with_vectors)));
+    match guarded(|| retrieve().map_err(read_error)) {
+        Err(error) if is_too_deep(&error) && *fields != NO_FIELDS => match ids {
+            [_] => records(shard, ids, &NO_FIELDS, with_vectors),
+            ids => {
+                let (left, right) = ids.split_at(ids.len() / 2);
+                let mut found = records(shard, left, fields, with_vectors)?;
+                found.extend(records(shard, right, fields, with_vectors)?);
+                Ok(found)
+            }
+        },
+        answer => answer,
+    }
+}
+
+/// Whether the engine has met a payload that it took and cannot read, which makes it panic: one that is nested 127 times. Earlier
+/// versions stored such.
+fn is_too_deep(error: &SinkError) -> bool {
+    error.to_string().contains("recursion limit exceeded")
 }
 
 pub(super) fn count(shard: &EdgeShard, filter: Option<EdgeFilter>) -> Result<u64, SinkError> {
@@ -36,7 +79,7 @@ pub(super) fn count(shard: &EdgeShard, filter: Option<EdgeFilter>) -> Result<u64
 }
 
 pub(super) fn scroll(shard: &EdgeShard, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
-    let (records, next) = page_of_records(shard, from, limit, false)?;
+    let (records, next) = page_of_records(shard, from, limit, &own_field()?, false)?;
     Ok(ScrollPage { points: records.into_iter().map(stored_point).collect(), next })
 }
 
@@ -47,7 +90,7 @@ pub(super) fn page(
     limit: usize,
     with_vectors: bool,
 ) -> Result<RawPage, SinkError> {
-    let (records, next) = page_of_records(shard, from, limit, with_vectors)?;
+    let (records, next) = page_of_records(shard, from, limit, &ALL_FIELDS, with_vectors)?;
     Ok(RawPage { points: records.into_iter().map(|record| raw_point(&target.vectors, record)).collect(), next })
 }
 
@@ -55,18 +98,30 @@ fn page_of_records(
     shard: &EdgeShard,
     from: Option<PointId>,
     limit: usize,
+    fields: &WithPayloadInterface,
     with_vectors: bool,
 ) -> Result<(Vec<Record>, Option<PointId>), SinkError> {
-    let request = ScrollRequest {
-        offset: from.map(edge_id),
-        limit: Some(limit.clamp(1, MAX_HITS)),
-        filter: None,
-        with_payload: Some(WithPayloadInterface::Bool(true)),
-        with_vector: WithVector::Bool(with_vectors),
-        order_by: None,
+    let scroll = |fields: &WithPayloadInterface| {
+        let request = ScrollRequest {
+            offset: from.map(edge_id),
+            limit: Some(limit.clamp(1, MAX_HITS)),
+            filter: None,
+            with_payload: Some(fields.clone()),
+            with_vector: WithVector::Bool(with_vectors),
+            order_by: None,
+        };
+        guarded(|| shard.scroll(request).map_err(read_error))
     };
-    let (records, next) = shard.scroll(request).map_err(read_error)?;
-    Ok((records, next.map(point_id)))
+    match scroll(fields) {
+        Err(error) if is_too_deep(&error) => {
+            let (found, next) = scroll(&NO_FIELDS)?;
+            let ids: Vec<PointId> = found.into_iter().map(|record| point_id(record.id)).collect();
+            let mut found = records(shard, &ids, fields, with_vectors)?;
+            found.sort_by_key(|record| point_id(record.id));
+            Ok((found, next.map(point_id)))
+        }
+        answer => answer.map(|(found, next)| (found, next.map(point_id))),
+    }
 }
 
 pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target) -> Result<Vec<Hit>, SinkError> {
@@ -111,8 +166,23 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target)
         with_vector: WithVector::Bool(false),
         with_payload: WithPayloadInterface::Bool(true),
     };
-    let hits = shard.query(request).map_err(read_error)?.into_iter().map(hit).collect();
+    let hits = queried(shard, request)?.into_iter().map(hit).collect();
     Ok(in_order(hits, is_dense, min_score))
+}
+
+fn queried(shard: &EdgeShard, request: QueryRequest) -> Result<Vec<ScoredPoint>, SinkError> {
+    match guarded(|| shard.query(request.clone()).map_err(read_error)) {
+        Err(error) if is_too_deep(&error) => {
+            let request = QueryRequest { with_payload: NO_FIELDS, ..request };
+            let mut found = shard.query(request).map_err(read_error)?;
+            let ids: Vec<PointId> = found.iter().map(|hit| point_id(hit.id)).collect();
+            let payloads = records(shard, &ids, &ALL_FIELDS, false)?.into_iter();
+            let mut payloads: HashMap<_, _> = payloads.map(|record| (record.id, record.payload)).collect();
+            found.iter_mut().for_each(|hit| hit.payload = payloads.remove(&hit.id).flatten());
+            Ok(found)
+        }
+        answer => answer,
+    }
 }
 
 fn nearest(query: VectorInternal, using: Option<String>) -> ScoringQuery {
@@ -154,5 +224,7 @@ fn hit(found: ScoredPoint) -> Hit {
 }
 
 fn raw(payload: Option<qdrant_edge::Payload>) -> Payload {
-    payload.map_or_else(Payload::new, |payload| payload.0)
+    let mut payload = payload.map_or_else(Payload::new, |payload| payload.0);
+    limit_payload(&mut payload);
+    payload
 }

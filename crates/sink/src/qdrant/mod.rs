@@ -258,6 +258,10 @@ impl Sink for Remote {
         Box::pin(read::retrieve(&self.0, ids))
     }
 
+    fn faithful(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+        Box::pin(read::faithful(&self.0, ids))
+    }
+
     fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
         let found = self.get(ids, true);
         Box::pin(

@@ -4,13 +4,14 @@ use qdrant_client::qdrant::vector_output::Vector as OutputVector;
 use qdrant_client::qdrant::vectors_output::VectorsOptions;
 use qdrant_client::qdrant::{
     Filter as ClientFilter, GetPoints, PrefetchQuery, Query as ClientQuery, QueryPoints, RetrievedPoint, Rrf,
-    ScoredPoint, ScrollPoints, VectorInput, VectorsOutput,
+    ScoredPoint, ScrollPoints, VectorInput, VectorsOutput, WithPayloadSelector,
 };
-use walvec_model::{PointId, RawPage, RawPoint, SparseVector, StoredPoint, Vector};
+use walvec_model::{PointId, RESERVED_KEY, RawPage, RawPoint, SparseVector, StoredPoint, Vector};
 
 use super::Inner;
 use super::convert::{client_filter, client_id, payload, point_id};
 use super::tenants::{Tenants, selector};
+use crate::faithful;
 use crate::{
     CollectionSpec, Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, fused_from,
     in_order,
@@ -20,22 +21,39 @@ use crate::{
 pub(super) const RETRIEVE_POINTS: usize = 1000;
 
 pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
-    retrieved(inner, &ids, false).await?.into_iter().map(stored_point).collect()
+    retrieved(inner, &ids, own_field(), false).await?.into_iter().map(stored_point).collect()
+}
+
+/// See [`Sink::faithful`](crate::Sink::faithful).
+pub(super) async fn faithful(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
+    let points = retrieved(inner, &ids, true.into(), false).await?.into_iter().map(stored_point);
+    let nesting = inner.spec.nesting.as_deref();
+    points.map(|point| Ok(faithful::faithful(point?, nesting, false))).collect()
+}
+
+/// walvec's own field, without the others.
+fn own_field() -> WithPayloadSelector {
+    vec![RESERVED_KEY].into()
 }
 
 pub(super) async fn get(inner: &Inner, ids: Vec<PointId>, with_vectors: bool) -> Result<Vec<RawPoint>, SinkError> {
-    let points = retrieved(inner, &ids, with_vectors).await?;
+    let points = retrieved(inner, &ids, true.into(), with_vectors).await?;
     points.into_iter().map(|point| raw_point(inner, point)).collect()
 }
 
-async fn retrieved(inner: &Inner, ids: &[PointId], with_vectors: bool) -> Result<Vec<RetrievedPoint>, SinkError> {
+async fn retrieved(
+    inner: &Inner,
+    ids: &[PointId],
+    fields: WithPayloadSelector,
+    with_vectors: bool,
+) -> Result<Vec<RetrievedPoint>, SinkError> {
     let Inner { client, place, .. } = inner;
     let mut found = Vec::with_capacity(ids.len());
     for ids in ids.chunks(RETRIEVE_POINTS) {
         let request = GetPoints {
             collection_name: inner.name(),
             ids: ids.iter().copied().map(client_id).collect(),
-            with_payload: Some(true.into()),
+            with_payload: Some(fields.clone()),
             with_vectors: Some(with_vectors.into()),
             ..GetPoints::default()
         };
@@ -45,7 +63,7 @@ async fn retrieved(inner: &Inner, ids: &[PointId], with_vectors: bool) -> Result
 }
 
 pub(super) async fn scroll(inner: &Inner, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
-    let (points, next) = scrolled(inner, from, limit, false).await?;
+    let (points, next) = scrolled(inner, from, limit, own_field(), false).await?;
     Ok(ScrollPage { points: points.into_iter().map(stored_point).collect::<Result<_, _>>()?, next })
 }
 
@@ -55,7 +73,7 @@ pub(super) async fn page(
     limit: usize,
     with_vectors: bool,
 ) -> Result<RawPage, SinkError> {
-    let (points, next) = scrolled(inner, from, limit, with_vectors).await?;
+    let (points, next) = scrolled(inner, from, limit, true.into(), with_vectors).await?;
     Ok(RawPage { points: points.into_iter().map(|point| raw_point(inner, point)).collect::<Result<_, _>>()?, next })
 }
 
@@ -63,6 +81,7 @@ async fn scrolled(
     inner: &Inner,
     from: Option<PointId>,
     limit: usize,
+    fields: WithPayloadSelector,
     with_vectors: bool,
 ) -> Result<(Vec<RetrievedPoint>, Option<PointId>), SinkError> {
     let Inner { client, place, .. } = inner;
@@ -70,7 +89,7 @@ async fn scrolled(
         collection_name: inner.name(),
         offset: from.map(client_id),
         limit: Some(u32::try_from(limit.clamp(1, MAX_HITS)).unwrap_or(u32::MAX)),
-        with_payload: Some(true.into()),
+        with_payload: Some(fields),
         with_vectors: Some(with_vectors.into()),
         ..ScrollPoints::default()
     };

@@ -11,7 +11,7 @@ use walvec_sink::{Bounds, Condition, Filter, Query, Search, SearchRequest, Sink,
 use crate::common::{DIMENSION, Fixture, all_points, books, nearest_to, number_of, open, point, upserts, vector};
 
 /// More than the engine leaves without an index.
-const ENOUGH_FOR_A_BUILD: u64 = 12_000;
+pub(crate) const ENOUGH_FOR_A_BUILD: u64 = 12_000;
 
 /// Few enough that an index is still worth building for the rest.
 const DELETED_BESIDE: u64 = 500;

@@ -11,7 +11,7 @@ use walvec_model::{
     TableName,
 };
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{CollectionSpec, Filter, IndexType, Query, SearchRequest, Sink, Write};
+use walvec_sink::{CollectionSpec, Filter, IndexType, Query, Search, SearchRequest, Write};
 
 pub(crate) const DIMENSION: usize = 8;
 
@@ -102,12 +102,12 @@ pub(crate) fn nearest_to(id: u64, limit: usize) -> SearchRequest {
 }
 
 /// All points, page by page.
-pub(crate) async fn all_points(sink: &impl Sink) -> Vec<StoredPoint> {
+pub(crate) async fn all_points(sink: &impl Search) -> Vec<StoredPoint> {
     let mut points = Vec::new();
     let mut from = None;
     loop {
-        let page = sink.scroll(from, 1000).await.unwrap();
-        points.extend(page.points);
+        let page = sink.page(from, 1000, false).await.unwrap();
+        points.extend(page.points.into_iter().map(|point| StoredPoint::from_raw(point.id, point.payload)));
         match page.next {
             Some(next) => from = Some(next),
             None => return points,
@@ -115,7 +115,7 @@ pub(crate) async fn all_points(sink: &impl Sink) -> Vec<StoredPoint> {
     }
 }
 
-pub(crate) async fn number_of(sink: &impl Sink, id: u64) -> Option<u64> {
-    let points = sink.retrieve(vec![PointId::Num(id)]).await.unwrap();
+pub(crate) async fn number_of(sink: &impl Search, id: u64) -> Option<u64> {
+    let points = sink.get(vec![PointId::Num(id)], false).await.unwrap();
     points.first().map(|point| point.payload["number"].as_u64().unwrap())
 }

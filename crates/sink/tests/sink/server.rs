@@ -6,6 +6,7 @@ use qdrant_client::qdrant::{
 };
 use secrecy::SecretString;
 use serde_json::json;
+use walvec_model::point::MAX_NESTING;
 use walvec_model::{Fingerprint, Generation, PointId, Provenance, TableName};
 use walvec_sink::catalog::{number_of as number_in, numbered};
 use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
@@ -69,9 +70,17 @@ async fn what_is_written_can_be_read_and_found() {
             .unwrap();
 
         assert_eq!(sink.count().await.unwrap(), 599);
-        let stored = sink.retrieve(vec![PointId::Num(1), PointId::Num(2)]).await.unwrap();
-        assert_eq!(stored.len(), 1);
-        assert_eq!(stored[0].payload, fields(payload));
+        let ids = || vec![PointId::Num(1), PointId::Num(2)];
+        assert_eq!(sink.get(ids(), false).await.unwrap().len(), 1);
+        assert_eq!(all_points(&sink).await[0].payload, fields(payload));
+        let stored = sink.retrieve(ids()).await.unwrap();
+        assert_eq!((stored.len(), &stored[0].payload), (1, &fields(json!({}))));
+        let faithful = sink.faithful(ids()).await.unwrap().remove(0).payload;
+        assert_eq!(faithful.keys().collect::<Vec<_>>(), ["a.b", "at", "long", "none", "year"]);
+        // gRPC reads a hundred messages inside each other: three of an object, two of a list.
+        let deep = (0..MAX_NESTING + 20).fold(json!(1), |inner, _| json!({ "a": inner }));
+        sink.write(vec![Write::Upsert(point(3, json!({ "deep": deep })))]).await.unwrap();
+        assert!(sink.get(vec![PointId::Num(3)], true).await.unwrap()[0].payload["deep"].is_object());
         assert_eq!(stored[0].provenance, Some(provenance(1)));
         let ids: Vec<PointId> = all_points(&sink).await.iter().map(|point| point.id).collect();
         let numbers = std::iter::once(1).chain(3..600).map(PointId::Num);

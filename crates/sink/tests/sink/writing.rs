@@ -1,10 +1,12 @@
 //! Batches, deletions, sweeps, and what is refused.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
+use walvec_model::point::MAX_NESTING;
 use walvec_model::{Generation, PointId, Provenance, StoredPoint, TableName};
 use walvec_sink::{Search, Sink, SinkError, Write};
 
+use crate::beside::ENOUGH_FOR_A_BUILD;
 use crate::common::{Fixture, all_points, books, fields, nearest_to, number_of, point, provenance, upserts, vector};
 
 #[tokio::test]
@@ -18,10 +20,60 @@ async fn a_point_comes_back_as_it_was_written() {
     fixture.sink.write(vec![Write::Upsert(written.clone())]).await.unwrap();
 
     let expected = StoredPoint { id: written.id, payload: fields(payload), provenance: Some(written.provenance) };
-    let expected = vec![expected];
-    assert_eq!(fixture.sink.retrieve(vec![written.id]).await.unwrap(), expected);
+    assert_eq!(all_points(&fixture.sink).await, [expected.clone()]);
     let fixture = fixture.reopened().await;
-    assert_eq!(fixture.sink.retrieve(vec![written.id]).await.unwrap(), expected);
+    assert_eq!(all_points(&fixture.sink).await, [expected.clone()]);
+
+    let own = StoredPoint { payload: fields(json!({})), ..expected.clone() };
+    assert_eq!(fixture.sink.retrieve(vec![written.id]).await.unwrap(), [own.clone()]);
+    assert_eq!(fixture.sink.scroll(None, 9).await.unwrap().points, [own]);
+    let mut faithful = expected;
+    faithful.payload.retain(|name, _| !matches!(name.as_str(), "largest" | "float"));
+    assert_eq!(fixture.sink.faithful(vec![written.id]).await.unwrap(), [faithful]);
+}
+
+/// So many arrays inside each other.
+fn nested(depth: usize) -> Value {
+    (1..depth).fold(json!([]), |inner, _| json!([inner]))
+}
+
+#[tokio::test]
+async fn what_is_nested_too_deeply_is_stored_as_text_where_it_is() {
+    let fixture = Fixture::new();
+    fixture.sink.write(vec![Write::Upsert(point(1, json!({ "deep": nested(126), "flat": 1 })))]).await.unwrap();
+    let stored = all_points(&fixture.sink).await.remove(0).payload;
+    assert_eq!(stored["flat"], 1);
+    let outer = (0..MAX_NESTING + 2).fold(&stored["deep"], |value, _| &value[0]);
+    assert_eq!(outer, &json!(nested(126 - MAX_NESTING - 2).to_string()));
+}
+
+#[tokio::test]
+async fn a_point_that_the_engine_cannot_read_blocks_nobody_and_can_be_replaced() {
+    for indexed in [false, true] {
+        let fixture = Fixture::new();
+        fixture.sink.write(upserts(1..=if indexed { ENOUGH_FOR_A_BUILD } else { 20 })).await.unwrap();
+        if indexed {
+            fixture.sink.optimize().await.unwrap();
+        }
+        let fixture = overwritten(fixture, json!({ "deep": nested(127), "number": 14 })).await;
+        let ids = || (13..16).map(PointId::Num).collect::<Vec<_>>();
+        let mut own = fixture.sink.retrieve(ids()).await.unwrap();
+        own.sort_by_key(|point| point.id);
+        assert_eq!(own.iter().map(|point| point.id).collect::<Vec<_>>(), ids());
+        assert_eq!((&own[1].provenance, own[2].provenance.is_some()), (&None, true));
+        assert_eq!(fixture.sink.scroll(Some(PointId::Num(13)), 3).await.unwrap().points, own);
+        let page = fixture.sink.page(Some(PointId::Num(13)), 3, true).await.unwrap();
+        assert_eq!(page.points.iter().map(|point| point.id).collect::<Vec<_>>(), ids());
+        assert!(page.points[1].payload.is_empty() && page.points[1].vector.is_some());
+        let hits = fixture.sink.search(nearest_to(14, 3)).await.unwrap();
+        assert_eq!((hits[0].id, hits[0].payload.is_empty()), (PointId::Num(14), true));
+        assert!(!hits[1].payload.is_empty());
+
+        fixture.sink.write(upserts(13..16)).await.unwrap();
+        assert_eq!(number_of(&fixture.sink, 14).await, Some(14));
+        let fixture = fixture.reopened().await;
+        assert_eq!(number_of(&fixture.sink, 14).await, Some(14));
+    }
 }
 
 #[tokio::test]
@@ -140,13 +192,18 @@ async fn two_tables_and_a_stranger(fixture: &Fixture) {
 
 /// Takes walvec's field away from point 14, as if something else had written it.
 async fn estrange(fixture: Fixture) -> Fixture {
+    overwritten(fixture, json!({ "stranger": true })).await
+}
+
+/// Gives point 14 another payload, which is none of walvec's.
+async fn overwritten(fixture: Fixture, payload: Value) -> Fixture {
     let Fixture { sink, root } = fixture;
     sink.close().await.unwrap();
     let shard = root.path().join("collections/books/shard");
     tokio::task::spawn_blocking(move || {
         let shard = qdrant_edge::EdgeShard::load(&shard, None).unwrap();
         let overwrite = qdrant_edge::SetPayloadOp {
-            payload: qdrant_edge::Payload(fields(json!({ "stranger": true }))),
+            payload: qdrant_edge::Payload(fields(payload)),
             points: Some(vec![qdrant_edge::PointId::NumId(14)]),
             filter: None,
             key: None,

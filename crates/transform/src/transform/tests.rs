@@ -389,6 +389,24 @@ fn an_unchanged_value_that_nothing_uses_is_not_fetched() {
 }
 
 #[test]
+fn a_reduced_row_has_what_is_used_and_nothing_else() {
+    let unused = TransformSpec { payload: Some(vec!["name".to_owned()]), ..spec("{{ name }}") };
+    let transform = Transform::new(unused).unwrap();
+    let row = Row(dune().into_iter().map(Cell::Value).collect());
+    let reduced = transform.reduced(&books(), &row);
+    for (index, column) in books().columns.iter().enumerate() {
+        let is_used = books().key.contains(&index) || column.name == "name";
+        let expected = if is_used { row.0[index].clone() } else { Cell::Value(Value::Null) };
+        assert_eq!(reduced.0[index], expected, "{}", column.name);
+    }
+    assert_eq!(
+        transform.reduced(&books(), &row_with_unchanged(4)).0[4],
+        Cell::Value(Value::Null),
+        "nor is it read again"
+    );
+}
+
+#[test]
 fn a_computed_field_replaces_the_column_of_its_name() {
     let document = render_in(&books(), with_computed("year", "{{ year + 1 }}"), &dune()).unwrap();
     assert_eq!(document.payload["year"], json!(1966));
