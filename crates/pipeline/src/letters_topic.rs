@@ -129,9 +129,10 @@ fn from_wire(letter: Letter) -> DeadLetter {
 }
 
 impl Letters for LettersTopic {
-    fn of(&self, collection: &str) -> Result<Vec<DeadLetter>, PipelineError> {
+    fn each(&self, collection: &str, see: &mut dyn FnMut(DeadLetter)) -> Result<(), PipelineError> {
         let known = self.lock();
-        Ok(known.iter().filter(|((found, _), _)| found == collection).map(|(_, letter)| letter.clone()).collect())
+        known.iter().filter(|((found, _), _)| found == collection).for_each(|(_, letter)| see(letter.clone()));
+        Ok(())
     }
 
     fn refresh(&self) -> Kept<'_> {

@@ -121,7 +121,7 @@ impl Run {
         let mut dealt: Vec<Vec<Change>> = self.writers.iter().map(|_| Vec::new()).collect();
         for change in changes {
             for index in self.writers_of(&change.table.name) {
-                dealt[index].push(change.clone());
+                dealt[index].push(self.writers[index].reduced(&change));
             }
         }
         let dealt = dealt.into_iter().enumerate().filter(|(_, changes)| !changes.is_empty());

@@ -23,7 +23,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Batches that are rendered at the same time.
 const BATCHES: usize = 4;
 /// Points of a page: at first, at least, at most. In between, so many that a page has about [`PAGE_BYTES`].
-const PAGE: usize = 512;
+const PAGE: usize = 16;
 const PAGES: std::ops::RangeInclusive<usize> = 16..=4096;
 const PAGE_BYTES: usize = 2 << 20;
 /// From this many points on a majority says what a collection was built with.

@@ -221,7 +221,7 @@ impl Rows {
             count_changes(std::slice::from_ref(&change));
             for index in self.writers_of(&change.table.name) {
                 let changes = dealt.entry(generation).or_default().entry(index).or_default();
-                changes.push((change.clone(), place.clone()));
+                changes.push((self.writers[index].reduced(&change), place.clone()));
             }
         }
         for (generation, dealt) in dealt {

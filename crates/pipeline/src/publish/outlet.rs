@@ -28,6 +28,17 @@ pub(super) struct Committed {
     pub(super) rows: usize,
 }
 
+impl Committed {
+    /// Puts it behind others. One without rows says no more than how far everything has come, so that the last of the others can say
+    /// it: a broker may be away for long.
+    fn push_to(self, others: &mut Vec<Self>) {
+        match others.last_mut().filter(|_| self.rows == 0) {
+            Some(last) => last.end_lsn = last.end_lsn.max(self.end_lsn),
+            None => others.push(self),
+        }
+    }
+}
+
 /// A record that is too large, and the change that it was made of.
 #[derive(Debug)]
 pub(super) struct Oversized {
@@ -49,6 +60,8 @@ pub(super) struct Outlet {
     written: BTreeMap<String, i64>,
     /// The segment to which records are added.
     open: Arc<Segment>,
+    /// Whether it has none yet.
+    is_empty: bool,
     committed: Vec<Committed>,
     /// Segments that are on their way, in order.
     waiting: VecDeque<(Arc<Segment>, Vec<Committed>)>,
@@ -94,6 +107,7 @@ impl Outlet {
             intact,
             written,
             open: Segment::new(),
+            is_empty: true,
             committed: Vec::new(),
             waiting: VecDeque::new(),
             records: Vec::new(),
@@ -136,6 +150,7 @@ impl Outlet {
             let copies = if record.everywhere { partitions } else { 1 };
             for partition in 0..copies {
                 let partition = record.everywhere.then_some(partition);
+                self.is_empty = false;
                 let sent = self.producer.send(&topic, partition, record, &self.open);
                 match self.or_stop(async { Ok(sent.await) }).await? {
                     Ok(()) => {}
@@ -160,14 +175,22 @@ impl Outlet {
 
     /// A transaction has ended: everything before is to be confirmed when the broker has it.
     pub(super) fn commit(&mut self, committed: Committed) {
-        self.committed.push(committed);
+        committed.push_to(&mut self.committed);
     }
 
     /// Sends what was added on its way. The next records belong to the next segment.
     pub(super) fn cut(&mut self) {
+        let committed = std::mem::take(&mut self.committed);
+        if self.is_empty
+            && let Some((_, waiting)) = self.waiting.back_mut()
+        {
+            committed.into_iter().for_each(|committed| committed.push_to(waiting));
+            return;
+        }
+        self.is_empty = true;
         let segment = std::mem::replace(&mut self.open, Segment::new());
         self.producer.close(&segment);
-        self.waiting.push_back((segment, std::mem::take(&mut self.committed)));
+        self.waiting.push_back((segment, committed));
     }
 
     /// The transactions that the broker has altogether, in order, since the last call.
@@ -224,6 +247,7 @@ impl Outlet {
             record = record.with_key_about("snapshot end");
         }
         record.headers.push((header::TOPIC, topic.as_bytes().to_vec()));
+        self.is_empty = false;
         // One worker sweeps, after all partitions have come so far.
         self.or_stop(async { Ok(self.producer.send(&topic, Some(0), &record, &self.open).await?) }).await?;
         self.drain_or_stop().await?;
@@ -251,5 +275,20 @@ impl Outlet {
     /// Gives what is queued this long to go out.
     pub(super) async fn flush(&self, limit: Duration) {
         self.producer.flush(limit).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_rows_is_told_together_with_what_came_before() {
+        let committed = |end_lsn, rows| Committed { end_lsn: Lsn(end_lsn), at: SystemTime::UNIX_EPOCH, rows };
+        let mut others = Vec::new();
+        for (end_lsn, rows) in [(1, 0), (2, 3), (3, 0), (4, 0), (5, 1), (6, 0)] {
+            committed(end_lsn, rows).push_to(&mut others);
+        }
+        assert_eq!(others, [committed(1, 0), committed(4, 3), committed(6, 1)]);
     }
 }

@@ -143,7 +143,7 @@ impl Session<'_> {
     async fn forget_too_large(&mut self, table: &TableName, current: Generation) -> Result<(), PipelineError> {
         let mut gone = Vec::new();
         for (collection, _) in self.config.collections.iter().filter(|(_, shown)| shown == table) {
-            let stale = letters(self.shared, collection)?.filter(|letter| letter.generation < current);
+            let stale = letters(self.shared, collection)?.into_iter().filter(|letter| letter.generation < current);
             gone.extend(stale.map(|letter| RowKey::new(letter.key)));
         }
         self.take_back(table, &gone).await
@@ -152,7 +152,7 @@ impl Session<'_> {
     /// Shows in the status what capture itself has parked.
     pub(super) fn show_too_large(&self) -> Result<(), PipelineError> {
         for (index, (collection, _)) in self.config.collections.iter().enumerate() {
-            let mut parked: Vec<DeadLetter> = letters(self.shared, collection)?.collect();
+            let mut parked = letters(self.shared, collection)?;
             let count = parked.len() as u64;
             parked.sort_by_key(|letter| std::cmp::Reverse(letter.position));
             parked.truncate(LATEST_DEAD_LETTERS);
@@ -208,13 +208,17 @@ pub(super) fn too_large(
 ) -> Result<BTreeMap<TableName, HashSet<RowKey>>, PipelineError> {
     let mut found: BTreeMap<TableName, HashSet<RowKey>> = BTreeMap::new();
     for (collection, table) in &config.collections {
-        let keys = letters(shared, collection)?.map(|letter| RowKey::new(letter.key));
+        let keys = letters(shared, collection)?.into_iter().map(|letter| RowKey::new(letter.key));
         found.entry(table.clone()).or_default().extend(keys);
     }
     Ok(found)
 }
 
 /// Their dead letters.
-fn letters(shared: &Shared, collection: &str) -> Result<impl Iterator<Item = DeadLetter>, PipelineError> {
-    Ok(shared.letters.of(collection)?.into_iter().filter(|letter| letter.code == E_RECORD_SIZE))
+fn letters(shared: &Shared, collection: &str) -> Result<Vec<DeadLetter>, PipelineError> {
+    let mut found = Vec::new();
+    shared
+        .letters
+        .each(collection, &mut |letter| found.extend(Some(letter).filter(|letter| letter.code == E_RECORD_SIZE)))?;
+    Ok(found)
 }

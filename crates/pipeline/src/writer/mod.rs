@@ -23,7 +23,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 use walvec_embed::Embedder;
-use walvec_model::{Change, Fingerprint, Generation, PointId, Position, RowKey, SparseVector, Table, TableName, Value};
+use walvec_model::{
+    Change, Fingerprint, Generation, KeyDigest, Op, PointId, Position, Row, RowKey, SparseVector, Table, TableName,
+    Value,
+};
 use walvec_sink::{CollectionId, Keywords, Sink, SinkError, Write};
 use walvec_transform::Transform;
 
@@ -178,8 +181,9 @@ pub(crate) struct Writer {
     /// The collection's place in the status.
     index: usize,
     generation: Generation,
-    /// Which rows are parked, and in which version: only that one or a newer one takes a row back.
-    parked: HashMap<RowKey, Version>,
+    /// Which rows are parked, and in which version: only that one or a newer one takes a row back. All rows of a table may be, so
+    /// that their keys are not kept.
+    parked: HashMap<KeyDigest, Version>,
     /// The last write, unless something was removed without regard to versions since.
     witness: Mutex<Option<Witness>>,
     /// The newest dead letters, for the status.
@@ -188,18 +192,37 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
-        let letters = shared.letters.of(&collection.name)?;
-        let parked = letters.iter().map(version_of).collect();
-        let latest = newest(letters);
-        Ok(Self {
-            collection,
-            shared,
-            index,
-            generation: Generation::default(),
-            parked,
-            witness: Mutex::default(),
-            latest,
-        })
+        let (parked, witness, latest) = Default::default();
+        let mut writer = Self { collection, shared, index, generation: Generation::default(), parked, witness, latest };
+        writer.read_letters()?;
+        Ok(writer)
+    }
+
+    fn read_letters(&mut self) -> Result<(), PipelineError> {
+        self.parked.clear();
+        self.latest.clear();
+        let Self { collection, shared, parked, latest, .. } = self;
+        shared.letters.each(&collection.name, &mut |letter| {
+            parked.extend([version_of(&letter)]);
+            latest.push(letter);
+            if latest.len() > 2 * LATEST_DEAD_LETTERS {
+                keep_newest(latest);
+            }
+        })?;
+        keep_newest(latest);
+        Ok(())
+    }
+
+    /// The keys of the parked rows whose letters are `wanted`.
+    fn keys_of_letters(&self, wanted: impl Fn(&DeadLetter) -> bool) -> Result<Vec<RowKey>, PipelineError> {
+        let mut keys = Vec::new();
+        let mut see = |letter: DeadLetter| {
+            if wanted(&letter) {
+                keys.push(RowKey::new(letter.key));
+            }
+        };
+        self.shared.letters.each(&self.collection.name, &mut see)?;
+        Ok(keys)
     }
 
     /// Makes the collection if there is none, and says which one it is.
@@ -233,18 +256,28 @@ impl Writer {
         Batch { entries: coalesce(changes), purpose, context, failed: Vec::new() }
     }
 
+    /// A change with what the collection shows of its row.
+    pub(crate) fn reduced(&self, change: &Change) -> Change {
+        let Change { table, position, op } = change;
+        let row = |row: &Row| self.collection.transform.reduced(table, row);
+        let op = match op {
+            Op::Insert { new } => Op::Insert { new: row(new) },
+            Op::Update { old_key, new } => Op::Update { old_key: old_key.clone(), new: row(new) },
+            Op::Delete { .. } | Op::Truncate => op.clone(),
+        };
+        Change { table: Arc::clone(table), position: *position, op }
+    }
+
     /// Looks again which rows are parked: another worker may have parked some of those that are ours now.
     pub(crate) fn reload_letters(&mut self) -> Result<(), PipelineError> {
-        let letters = self.shared.letters.of(&self.collection.name)?;
-        self.parked = letters.iter().map(version_of).collect();
-        self.latest = newest(letters);
+        self.read_letters()?;
         self.report_dead_letters();
         Ok(())
     }
 
     /// Whether the newest version of this row could not be processed.
     pub(crate) fn has_parked(&self, key: &RowKey) -> bool {
-        self.parked.contains_key(key)
+        !self.parked.is_empty() && self.parked.contains_key(&key.digest())
     }
 
     /// Parks a record that nobody can read, under its place.
@@ -258,12 +291,9 @@ impl Writer {
     /// of other partitions may be parked by other workers at this moment; they come to the same truncate.
     pub(crate) async fn truncate_before(&mut self, position: Position, place: &Place) -> Result<(), PipelineError> {
         self.as_owner(|sink, table| async move { sink.delete_older(table, position).await }).await?;
-        let letters = self.shared.letters.of(&self.collection.name)?;
         let is_here = |at: &Place| at.topic == place.topic && at.partition == place.partition;
-        let gone = letters
-            .into_iter()
-            .filter(|letter| letter.position < position && letter.place.as_ref().is_none_or(is_here));
-        let gone: Vec<RowKey> = gone.map(|letter| RowKey::new(letter.key)).collect();
+        let is_gone = |letter: &DeadLetter| letter.position < position && letter.place.as_ref().is_none_or(is_here);
+        let gone = self.keys_of_letters(is_gone)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
         self.forget(&gone);
         self.report_dead_letters();
@@ -289,7 +319,7 @@ impl Writer {
     pub(crate) async fn truncate(&mut self) -> Result<(), PipelineError> {
         self.remember(None);
         self.on_sink(|sink, table| async move { sink.delete_table(table).await }).await?;
-        let keys: Vec<RowKey> = self.parked.keys().cloned().collect();
+        let keys = self.keys_of_letters(|_| true)?;
         self.shared.letters.update(&self.collection.name, &[], &keys).await?;
         self.forget(&keys);
         self.report_dead_letters();
@@ -339,9 +369,7 @@ impl Writer {
         let generation = self.generation;
         let swept = self.as_owner(|sink, table| async move { sink.sweep(table, generation).await }).await?;
         self.shared.letters.refresh().await?;
-        let letters = self.shared.letters.of(&self.collection.name)?;
-        let stale = letters.into_iter().filter(|letter| letter.generation < generation);
-        let gone: Vec<RowKey> = stale.map(|letter| RowKey::new(letter.key)).collect();
+        let gone = self.keys_of_letters(|letter| letter.generation < generation)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
         self.forget(&gone);
         self.report_dead_letters();
@@ -379,7 +407,7 @@ impl Writer {
         let failed_keys: HashSet<&RowKey> = failed.iter().map(|failure| &failure.key).collect();
         let generation = context.generation;
         let heals = |key: &RowKey, position: Position| {
-            let parked = self.parked.get(key);
+            let parked = if self.parked.is_empty() { None } else { self.parked.get(&key.digest()) };
             // Behind a broker a row may be parked before older versions of it have been read.
             parked.is_some_and(|parked| generation == FOREIGN || (generation, position) >= *parked)
         };
@@ -409,17 +437,18 @@ impl Writer {
         self.forget(&healed);
         self.latest.retain(|letter| !failed_keys.contains(&RowKey::new(letter.key.clone())));
         self.parked.extend(letters.iter().map(version_of));
-        self.latest = newest(self.latest.drain(..).chain(letters).collect());
+        self.latest.extend(letters);
+        keep_newest(&mut self.latest);
         self.report_dead_letters();
         Ok(())
     }
 
     fn forget(&mut self, keys: &[RowKey]) {
         for key in keys {
-            self.parked.remove(key);
+            self.parked.remove(&key.digest());
         }
         let parked = &self.parked;
-        self.latest.retain(|letter| parked.contains_key(&RowKey::new(letter.key.clone())));
+        self.latest.retain(|letter| parked.contains_key(&RowKey::new(letter.key.clone()).digest()));
     }
 
     fn letter(&self, context: &Context, Failure { key, position, code, reason }: &Failure) -> DeadLetter {
@@ -488,13 +517,12 @@ impl Writer {
 /// A version of a row, among those of all snapshots.
 type Version = (Generation, Position);
 
-fn version_of(letter: &DeadLetter) -> (RowKey, Version) {
-    (RowKey::new(letter.key.clone()), (letter.generation, letter.position))
+fn version_of(letter: &DeadLetter) -> (KeyDigest, Version) {
+    (RowKey::new(letter.key.clone()).digest(), (letter.generation, letter.position))
 }
 
-/// The newest letters, the newest first.
-fn newest(mut letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
+/// Keeps the newest letters, the newest first.
+fn keep_newest(letters: &mut Vec<DeadLetter>) {
     letters.sort_by_key(|letter| std::cmp::Reverse(letter.position));
     letters.truncate(LATEST_DEAD_LETTERS);
-    letters
 }
