@@ -384,9 +384,7 @@ impl Writer {
     /// only, or before, and belongs to rows that are gone.
     pub(crate) async fn remove_older(&mut self, position: Position) -> Result<(), PipelineError> {
         self.as_owner(|sink, table| async move { sink.delete_older(table, position).await }).await?;
-        let letters = self.shared.letters.of(&self.collection.name)?;
-        let gone = letters.into_iter().filter(|letter| letter.position < position);
-        let gone: Vec<RowKey> = gone.map(|letter| RowKey::new(letter.key)).collect();
+        let gone = self.keys_of_letters(|letter| letter.position < position)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
         self.forget(&gone);
         self.report_dead_letters();
