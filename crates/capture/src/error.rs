@@ -2,6 +2,8 @@
 
 use walvec_model::TableName;
 
+use crate::limits::Resource;
+
 /// Why capture could not go on. Messages never contain a password or the connection string.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -207,6 +209,24 @@ pub enum CaptureError {
         /// Who writes it.
         holder: String,
     },
+    /// The server has none left of something that it has a limited number or amount of.
+    #[error("PostgreSQL has no {resource} left, while {doing}: {reason}")]
+    Exhausted {
+        /// What it has run out of.
+        resource: Resource,
+        /// What was attempted.
+        doing: String,
+        /// The server's message.
+        reason: String,
+    },
+    /// What answers is a connection pooler, which does not speak the replication protocol.
+    #[error("{server} does not speak the replication protocol, as a connection pooler: {reason}")]
+    Pooler {
+        /// `host:port/database`.
+        server: String,
+        /// Its words.
+        reason: String,
+    },
     /// The stream was closed, by its owner or after an earlier error.
     #[error("the stream is closed")]
     Closed,
@@ -219,7 +239,9 @@ fn listed(errors: &[CaptureError]) -> String {
 impl CaptureError {
     /// What decides about several hosts that failed: one that may be there later, else the first one.
     fn decisive(tried: &[Self]) -> Option<&Self> {
-        tried.iter().find(|error| error.is_retryable()).or(tried.first())
+        let may_be_there_later =
+            |error: &&Self| matches!(error, Self::Connect { .. } | Self::OtherTarget { .. } | Self::Exhausted { .. });
+        tried.iter().find(may_be_there_later).or(tried.first())
     }
 
     /// The stable code under which documentation and programs know the error.
@@ -248,41 +270,9 @@ impl CaptureError {
             Self::Encoding { .. } => "E_ENCODING",
             Self::Protocol { .. } => "E_PROTOCOL",
             Self::Statement { .. } => "E_STATEMENT",
+            Self::Exhausted { .. } => "E_LIMIT",
+            Self::Pooler { .. } => "E_POOLER",
             Self::Closed => "E_CLOSED",
-        }
-    }
-
-    /// Whether the same attempt may succeed later without anybody changing anything.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Connect { .. }
-            | Self::OtherTarget { .. }
-            | Self::SlotBusy { .. }
-            | Self::Rewritten { .. }
-            | Self::Spool { .. }
-            | Self::Closed => true,
-            Self::NoHost { tried } => tried.iter().any(Self::is_retryable),
-            Self::Statement { sqlstate, .. } => is_transient(sqlstate),
-            Self::Config { .. }
-            | Self::Setting { .. }
-            | Self::Condition { .. }
-            | Self::Owned { .. }
-            | Self::Auth { .. }
-            | Self::Database { .. }
-            | Self::Tls { .. }
-            | Self::WalLevel { .. }
-            | Self::Rights { .. }
-            | Self::Table { .. }
-            | Self::NoKey { .. }
-            | Self::Publication { .. }
-            | Self::ForeignPublication { .. }
-            | Self::SlotMissing { .. }
-            | Self::SlotExists { .. }
-            | Self::SlotLost { .. }
-            | Self::Schema { .. }
-            | Self::Encoding { .. }
-            | Self::Protocol { .. } => false,
         }
     }
 
@@ -338,14 +328,20 @@ impl CaptureError {
             Self::SlotExists { slot } => {
                 format!("SELECT pg_drop_replication_slot({});", crate::sql::quote_literal(slot))
             }
-            Self::SlotBusy { .. } => "stop the other reader, or give this one a slot of its own".to_owned(),
+            Self::SlotBusy { slot, .. } => format!(
+                "stop the other reader, or give this one a slot of its own; a dead session of walvec's own is ended by the \
+                 server after wal_sender_timeout, or at once by SELECT pg_terminate_backend(active_pid) FROM \
+                 pg_replication_slots WHERE slot_name = {};",
+                crate::sql::quote_literal(slot)
+            ),
             Self::Encoding { .. } => "repair the value in the table".to_owned(),
             Self::Connect { .. } => "see that PostgreSQL runs there and accepts TCP connections; check host and port \
                 of `source.url`"
                 .to_owned(),
-            Self::Statement { sqlstate, .. } if sqlstate == LIMIT_EXCEEDED => {
-                "drop a slot that nothing reads (SELECT slot_name, active FROM pg_replication_slots;), or raise \
-                 max_replication_slots and restart PostgreSQL"
+            Self::Exhausted { resource, .. } => resource.remedy().to_owned(),
+            Self::Pooler { .. } => {
+                "replication needs the direct address of the server: put its own host and port into \
+                `source.url`, not those of PgBouncer, Supavisor, RDS Proxy or another pooler"
                     .to_owned()
             }
             Self::Rewritten { .. }
@@ -358,34 +354,9 @@ impl CaptureError {
     }
 }
 
-/// `configuration_limit_exceeded`: for the statements that walvec makes, all replication slots are taken.
-pub(crate) const LIMIT_EXCEEDED: &str = "53400";
-
-/// SQLSTATE classes that pass by themselves: connection trouble, a shutdown, resources, serialization, a lock timeout.
-fn is_transient(sqlstate: &str) -> bool {
-    matches!(sqlstate.get(..2), Some("08" | "40" | "53" | "57")) || sqlstate == "55P03"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_passes_by_itself_is_retried() {
-        let statement = |sqlstate: &str| CaptureError::Statement {
-            doing: "reading".to_owned(),
-            reason: "no".to_owned(),
-            sqlstate: sqlstate.to_owned(),
-        };
-        for passing in ["57P01", "08006", "40001", "53300", "55P03"] {
-            assert!(statement(passing).is_retryable(), "{passing}");
-        }
-        for lasting in ["42601", "42P01", "22023", ""] {
-            assert!(!statement(lasting).is_retryable(), "{lasting}");
-        }
-        assert!(CaptureError::Connect { server: "a:1/b".to_owned(), reason: "refused".to_owned() }.is_retryable());
-        assert!(!CaptureError::SlotMissing { slot: "walvec".to_owned() }.is_retryable());
-    }
 
     #[test]
     fn a_remedy_can_be_pasted_into_psql() {

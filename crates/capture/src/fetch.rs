@@ -25,7 +25,7 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
     // Tables that inherit in the old way are tables of their own.
     let only = if published.as_ref().is_some_and(|published| published.facts.kind != "p") { "ONLY " } else { "" };
     let filter = published.and_then(|published| published.filter);
-    let session = source.session().await?;
+    let session = source.catalog.rows_session().await?;
     let mut decoder = RowDecoder::new(table, &kinds);
     let mut found = Vec::with_capacity(keys.len());
     for keys in keys.chunks(KEYS_PER_STATEMENT) {

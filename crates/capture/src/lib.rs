@@ -39,6 +39,7 @@
 //! - `connect`: sessions, TLS, pinned settings; [`open_session`] for who wants to ask the same server by itself
 //! - `sql`: quoting
 //! - `error`: what can go wrong, and what to do about it
+//! - `limits`, `outlook`: what the server's error codes say
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -50,7 +51,9 @@ mod connect;
 mod copy_text;
 mod error;
 mod fetch;
+mod limits;
 mod lookup;
+mod outlook;
 mod owner;
 mod pgoutput;
 mod preflight;
@@ -74,9 +77,11 @@ pub use catalog::{Capabilities, ServerFacts, Service};
 pub use config::{LookupSpec, SourceConfig, TableSpec};
 pub use connect::{Session, open_session};
 pub use error::CaptureError;
+pub use limits::Resource;
 pub use lookup::Related;
+pub use outlook::Outlook;
 pub use owner::Ownership;
-pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement};
+pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement, Subject};
 pub use publication::{PublicationDrop, PublicationState};
 pub use slot::{SlotState, WalStatus};
 pub use snapshot::{Selection, Snapshot};

@@ -118,7 +118,8 @@ impl Source {
 
     async fn copied(&self, query: &str, answer: &Table, kinds: &[Kind]) -> Result<Vec<Row>, CaptureError> {
         let failed = |error: tokio_postgres::Error| failure(&answer.name, &error);
-        let copy = self.session().await?.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(failed)?;
+        let session = self.catalog.rows_session().await?;
+        let copy = session.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(failed)?;
         let lines: Vec<Bytes> = copy.try_collect().await.map_err(failed)?;
         let mut decoder = RowDecoder::new(answer, kinds);
         lines.iter().map(|line| decoder.row(line)).collect()

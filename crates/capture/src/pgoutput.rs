@@ -168,6 +168,9 @@ pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
             let relations = (0..count).map(|_| reader.u32("Truncate")).collect::<Result<_, _>>()?;
             Ok(Message::Truncate { relations })
         }
+        // The end of a streamed transaction that was rolled back: walvec asks for none, and servers send it all the same when
+        // a part of a transaction larger than logical_decoding_work_mem was rolled back. Nothing of it was sent.
+        b'A' => Ok(Message::Other),
         b'O' | b'Y' | b'M' => Ok(Message::Other),
         tag => Err(Malformed::Tag { what: "message", tag }),
     }

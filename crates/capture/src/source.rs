@@ -99,7 +99,16 @@ impl Source {
     /// # Errors
     /// If a check itself could not be made.
     pub async fn preflight(&self) -> Result<Vec<Finding>, CaptureError> {
-        preflight::findings(&*self.session().await?, &self.config, &self.server).await
+        preflight::findings(&*self.session().await?, &self.config, &self.server, true).await
+    }
+
+    /// What [`preflight`](Self::preflight) finds without opening a replication session, for a source that has been followed
+    /// before: the limits may be used up by its own session, of which the server does not know yet that it is dead.
+    ///
+    /// # Errors
+    /// As [`preflight`](Self::preflight).
+    pub async fn preflight_again(&self) -> Result<Vec<Finding>, CaptureError> {
+        preflight::findings(&*self.session().await?, &self.config, &self.server, false).await
     }
 
     /// The statements that put the errors among `findings` right; `None` if no statement helps.

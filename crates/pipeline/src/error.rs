@@ -1,4 +1,4 @@
-//! What each error means for the pipeline.
+//! What can go wrong, and what it is called. What is decided about it stands in [`policy`](crate::policy).
 
 use walvec_broker::BrokerError;
 use walvec_capture::CaptureError;
@@ -83,17 +83,6 @@ fn in_collection(collection: &str, error: &SinkError) -> String {
     }
 }
 
-/// What to do about an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Transient: try again with backoff, for ever and visibly.
-    Retry,
-    /// What has been built upon is gone: begin again from the start, with backoff and visibly.
-    Restart,
-    /// Definite: stop with the code; only a person can help.
-    Stop,
-}
-
 impl PipelineError {
     /// An error of a lookup. If a table has lost a column, the stream will tell, or the catalogue: the session begins again and
     /// finds out what that means.
@@ -102,24 +91,6 @@ impl PipelineError {
             CaptureError::Schema { .. } => Self::Altered { table: lookup.table.clone() },
             other => other.into(),
         }
-    }
-
-    /// What to do. No wildcard arm: a new kind of error has to be decided here.
-    #[must_use]
-    pub fn policy(&self) -> Policy {
-        let retryable = match self {
-            Self::Altered { .. } | Self::Resync(_) | Self::Sink { source: SinkError::Missing { .. }, .. } => {
-                return Policy::Restart;
-            }
-            Self::Source(error) => error.is_retryable(),
-            Self::Broker(error) => error.is_retryable(),
-            Self::Embed(error) => error.is_retryable(),
-            Self::Sink { source, .. } => source.is_retryable(),
-            Self::Store(error) => error.is_retryable(),
-            Self::Disowned => true,
-            Self::Transform { .. } | Self::Refused(_) | Self::TooFast { .. } | Self::Stopped => false,
-        };
-        if retryable { Policy::Retry } else { Policy::Stop }
     }
 
     /// Whether the server of the source could not be reached, or the connection to it broke.

@@ -27,7 +27,7 @@
 //! - [`related`]: the rows whose documents a change of another table is part of
 //! - [`checkpoint`]: the only module that advances the confirmed position
 //! - [`store`]: what survives a restart: checkpoint and dead letters
-//! - [`error`] and [`retry`]: what each error means, and trying again; [`trouble`]: what is shown meanwhile
+//! - [`error`], [`policy`] and [`retry`]: what can go wrong, what is decided about it, and trying again; [`trouble`]: what is shown meanwhile
 //! - [`status`] and [`telemetry`]: what people and programs see; [`trace`]: following a change across processes
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -44,6 +44,7 @@ mod line;
 mod owner;
 mod pending;
 pub mod plan;
+pub mod policy;
 pub mod publish;
 mod refetch;
 mod related;
@@ -63,7 +64,8 @@ mod waits;
 mod witness;
 pub mod writer;
 
-pub use error::{PipelineError, Policy};
+pub use error::PipelineError;
+pub use policy::{During, Policy};
 pub use status::Status;
 pub use store::{Checkpoint, DeadLetter, Store};
 pub use supervisor::{Collection, Pipeline, PipelineConfig, check_columns, facts};

@@ -13,7 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 use walvec_capture::{Selection, Source};
 use walvec_model::{Change, Op, PointId, Position, RowKey, TableName};
 
-use crate::error::{PipelineError, Policy};
+use crate::error::PipelineError;
+use crate::policy::{During, Policy};
 use crate::retry::Retry;
 use crate::writer::Shared;
 
@@ -234,7 +235,7 @@ async fn read(
     progress: watch::Sender<Progress>,
     chunks: mpsc::Sender<Rows>,
 ) {
-    let mut retry = Retry::new(&shared.telemetry, &shared.stop);
+    let mut retry = Retry::of_job(&shared.telemetry, &shared.stop);
     loop {
         let rows_estimated = estimate(&source, &table, &rows).await;
         progress.send_replace(Progress { rows_estimated, ..Progress::default() });
@@ -242,7 +243,8 @@ async fn read(
             Ok(()) => return,
             Err(error) => error,
         };
-        let error = if error.policy() == Policy::Retry { retry.after(error).await.err() } else { Some(error) };
+        let error =
+            if error.policy(During::Job) == Policy::Retry { retry.after(error).await.err() } else { Some(error) };
         if let Some(error) = error {
             // If nobody listens, nobody believes that all rows were read either.
             let _ = chunks.send(Err(error)).await;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{PipelineError, Policy};
+use crate::error::PipelineError;
+use crate::policy::{During, Policy};
 use crate::status::Problem;
 use crate::telemetry::Telemetry;
 use crate::trouble::Trouble;
@@ -30,12 +31,19 @@ pub(crate) struct Retry {
     delays: ExponentialBackoff,
     attempts: u64,
     is_one_of_many: bool,
+    during: During,
 }
 
 impl Retry {
     pub(crate) fn new(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
         let trouble = Trouble::new(telemetry);
-        Self { trouble, stop: stop.clone(), delays: backoff(), attempts: 0, is_one_of_many: false }
+        let (attempts, is_one_of_many, during) = (0, false, During::Running);
+        Self { trouble, stop: stop.clone(), delays: backoff(), attempts, is_one_of_many, during }
+    }
+
+    /// For a job.
+    pub(crate) fn of_job(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
+        Self { during: During::Job, ..Self::new(telemetry, stop) }
     }
 
     /// The same for parts of batches, many of which may have the same problem at the same time: the log has it once.
@@ -45,7 +53,7 @@ impl Retry {
 
     /// Waits before the next attempt; hands a definite error back.
     pub(crate) async fn after(&mut self, error: PipelineError) -> Result<(), PipelineError> {
-        if error.policy() == Policy::Stop {
+        if error.policy(self.during) == Policy::Stop {
             return Err(error);
         }
         let delay = self.delays.next().unwrap_or(LONGEST);
@@ -105,7 +113,9 @@ where
                 return Ok(value);
             }
             // Another attempt at the same call would meet the same.
-            Err(error) if error.policy() == Policy::Restart || error.ends_membership() => return Err(error),
+            Err(error) if error.policy(During::Running) == Policy::Restart || error.ends_membership() => {
+                return Err(error);
+            }
             Err(error) => retry.after(error).await?,
         }
     }

@@ -11,17 +11,18 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{Blocker, LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Withheld};
+use walvec_capture::{Blocker, LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Subject, Withheld};
 use walvec_model::{Change, Fingerprint, Generation, Lsn, Moment, Table, TableName};
 use walvec_sink::{Sink, SinkError};
 use walvec_transform::{Transform, TransformError};
 
 use crate::checkpoint::Checkpointer;
-use crate::error::{PipelineError, Policy};
+use crate::error::PipelineError;
 use crate::follow::follow;
 use crate::gap::{self, Held, OnGap};
 use crate::letters::Letters;
 use crate::owner::Owner;
+use crate::policy::{self, During, Policy};
 use crate::replay::Replay;
 use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
@@ -66,6 +67,7 @@ pub struct Pipeline {
     config: PipelineConfig,
     run: Run,
     jobs: Jobs,
+    during: During,
 }
 
 /// The parts that live as long as the pipeline.
@@ -184,7 +186,7 @@ impl Pipeline {
             interrupted: None,
             tables: Vec::new(),
         };
-        Ok(Self { config, run, jobs })
+        Ok(Self { config, run, jobs, during: During::FirstStart })
     }
 
     /// Goes on counting from the status of a pipeline that wrote the same collections before.
@@ -275,7 +277,8 @@ impl Pipeline {
         if run.on_gap == OnGap::Resync {
             source.mend_publication().await?;
         }
-        refuse_what_cannot_work(source).await?;
+        refuse_what_cannot_work(source, self.during).await?;
+        self.during = During::Running;
         run.tables = source.followed_tables().await?;
         for table in &run.tables {
             for index in run.writers_of(&table.name) {
@@ -446,7 +449,7 @@ fn with_shapes(config_digest: &str, tables: &[Arc<Table>]) -> String {
 pub(crate) fn want_snapshot_after(outcome: &Result<(), PipelineError>, store: &Store) -> Result<(), PipelineError> {
     let resync = match outcome {
         Err(PipelineError::Resync(resync)) => Some(resync.clone()),
-        Err(error) if error.policy() == Policy::Restart => None,
+        Err(error) if error.policy(During::Running) == Policy::Restart => None,
         Ok(()) | Err(_) => return Ok(()),
     };
     match store.checkpoint()? {
@@ -458,13 +461,21 @@ pub(crate) fn want_snapshot_after(outcome: &Result<(), PipelineError>, store: &S
 }
 
 /// The slot is not judged here: [`decide`] knows more about it, and one that is busy may only need a moment after a kill.
-pub(crate) async fn refuse_what_cannot_work(source: &Source) -> Result<(), PipelineError> {
+/// Nor is a limit that our own dying session may be counted in: the attempt itself tells, and waits.
+pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> Result<(), PipelineError> {
     let mut errors = Vec::new();
-    for finding in source.preflight().await? {
-        match finding.severity {
-            Severity::Error if finding.code.starts_with("E_SLOT_") => {}
-            Severity::Error => errors.push(finding),
-            Severity::Warning => tracing::warn!(code = finding.code, remedy = %finding.remedy, "{}", finding.message),
+    let findings = match during {
+        During::FirstStart => source.preflight().await?,
+        During::Running | During::Job => source.preflight_again().await?,
+    };
+    for finding in findings {
+        match (finding.severity, finding.subject) {
+            (Severity::Error, Subject::Slot) => {}
+            (Severity::Error, Subject::Limit(resource)) if policy::of_resource(resource, during) != Policy::Stop => {}
+            (Severity::Error, Subject::Limit(_) | Subject::Other) => errors.push(finding),
+            (Severity::Warning, _) => {
+                tracing::warn!(code = finding.code, remedy = %finding.remedy, "{}", finding.message)
+            }
         }
     }
     let Some(first) = errors.first() else { return Ok(()) };

@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{CaptureError, Source, SourceConfig};
+use walvec_capture::{Source, SourceConfig};
 use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::status::Phase;
 use walvec_pipeline::store::{Checkpoint, DeadLetter, SnapshotState, SourceIdentity};
-use walvec_pipeline::{PipelineError, Status, Store};
+use walvec_pipeline::{During, PipelineError, Policy, Status, Store};
 use walvec_sink::catalog::{number_of, numbered};
 use walvec_sink::{Catalog, SinkError};
 
@@ -499,13 +499,15 @@ pub(crate) async fn forget(config: &Config) {
     }
 }
 
-async fn drop_slot(source: SourceConfig) -> Result<(), CaptureError> {
+async fn drop_slot(source: SourceConfig) -> Result<(), PipelineError> {
     let mut tried = 0;
     loop {
-        let dropped = async { Source::connect(source.clone()).await?.drop_slot().await };
+        let dropped = async { Ok::<_, PipelineError>(Source::connect(source.clone()).await?.drop_slot().await?) };
         tried += 1;
         match dropped.await {
-            Err(error) if error.is_retryable() && tried < DROPS => tokio::time::sleep(AGAIN).await,
+            Err(error) if tried < DROPS && error.policy(During::Running) == Policy::Retry => {
+                tokio::time::sleep(AGAIN).await;
+            }
             dropped => return dropped,
         }
     }

@@ -12,6 +12,7 @@
 //! - [`failover`]: a primary that dies, and its standby
 //! - [`gaps`]: changes that can no longer be had
 //! - [`ownership`]: one process, one table, no older state
+//! - [`sessions`]: limits, logins and streams of PostgreSQL that are not as they should be
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
 //! - [`check`]: what is missing, how to put it right, and what `run` will do
 //! - [`reindex`]: another model or text, while the old one goes on answering
@@ -68,6 +69,7 @@ mod providers;
 mod refusals;
 mod reindex;
 mod servers;
+mod sessions;
 mod smoke;
 mod static_models;
 mod telling;
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
             unsent::tests(),
             values::tests(),
             memory::tests(),
+            sessions::tests(),
             refusals::tests(),
             check::tests(),
             reindex::tests(),

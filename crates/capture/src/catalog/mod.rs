@@ -27,11 +27,17 @@ use crate::CaptureError;
 use crate::connect::{ConnInfo, Hosts, Session};
 use crate::value::Kind;
 
+/// A session that is opened when it is needed, and again when it broke.
+type SessionSlot = tokio::sync::Mutex<Option<Arc<Session>>>;
+
 /// Answers questions about the source. Connects again when its session broke.
 pub(crate) struct Catalog {
     /// The host that was chosen.
     pub(crate) info: ConnInfo,
-    session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    /// For questions that are answered at once.
+    session: SessionSlot,
+    /// For reading rows, which may wait for a lock of the application's: nothing else waits behind it.
+    rows: SessionSlot,
     /// Cancelled when the server has ended a session because it is told to stop.
     pub(crate) shut_down: CancellationToken,
     /// The kinds of the types seen so far. A type's kind never changes under one oid.
@@ -43,13 +49,22 @@ impl Catalog {
     pub(crate) async fn connect(hosts: &Hosts) -> Result<Self, CaptureError> {
         let shut_down = CancellationToken::new();
         let (session, info) = hosts.open(&shut_down).await?;
-        let session = tokio::sync::Mutex::new(Some(Arc::new(session)));
-        Ok(Self { info, session, shut_down, kinds: Mutex::default() })
+        let session = SessionSlot::new(Some(Arc::new(session)));
+        Ok(Self { info, session, rows: SessionSlot::default(), shut_down, kinds: Mutex::default() })
     }
 
-    /// A working session.
+    /// A working session for questions.
     pub(crate) async fn session(&self) -> Result<Arc<Session>, CaptureError> {
-        let mut slot = self.session.lock().await;
+        self.working(&self.session).await
+    }
+
+    /// A working session for reading rows.
+    pub(crate) async fn rows_session(&self) -> Result<Arc<Session>, CaptureError> {
+        self.working(&self.rows).await
+    }
+
+    async fn working(&self, slot: &SessionSlot) -> Result<Arc<Session>, CaptureError> {
+        let mut slot = slot.lock().await;
         if let Some(session) = slot.as_ref().filter(|session| !session.is_closed()) {
             return Ok(Arc::clone(session));
         }

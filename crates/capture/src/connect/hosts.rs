@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnInfo, Session, conninfo};
+use super::{ConnInfo, Session, given};
 use crate::CaptureError;
 
 /// The hosts that the settings name, in the order in which they are tried.
@@ -12,7 +12,7 @@ pub(crate) struct Hosts(Vec<ConnInfo>);
 impl Hosts {
     /// Takes the settings apart.
     pub(crate) fn parse(url: &SecretString) -> Result<Self, CaptureError> {
-        conninfo::parse(url).map(Self)
+        given::parse(url).map(Self)
     }
 
     /// Opens a session on the first host that answers and is what it has to be. All other sessions of a run belong on this

@@ -99,11 +99,12 @@ impl Binding {
     }
 }
 
+/// What is said of a server to which a login cannot be bound, although it has to be.
+pub(super) const NOT_BOUND: &str = "channel_binding=require, but the server or its certificate does not support channel binding \
+    (SCRAM-SHA-256-PLUS); delete `channel_binding=require` and use sslmode=verify-full";
+
 fn not_bound() -> io::Error {
-    io::Error::other(
-        "channel_binding=require, but the server or its certificate does not support channel binding \
-         (SCRAM-SHA-256-PLUS); delete `channel_binding=require` and use sslmode=verify-full",
-    )
+    io::Error::other(NOT_BOUND)
 }
 
 /// The state of a login.

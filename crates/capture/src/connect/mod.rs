@@ -1,7 +1,7 @@
 //! Connections to PostgreSQL.
 //!
 //! - [`connstring`]: the connection string, taken apart into settings
-//! - [`conninfo`]: the settings, checked, for each host
+//! - [`given`]: the settings, checked; [`conninfo`]: those of one host
 //! - [`hosts`]: the host to use, among several
 //! - [`target`]: what that has to be
 //! - [`dial`]: socket and TLS, for both kinds of sessions
@@ -10,13 +10,16 @@
 //! - [`session`]: ordinary sessions, by tokio-postgres
 //! - [`secured`]: how it takes a connection that is encrypted already
 //! - [`replication`]: replication sessions
+//! - [`inquiry`]: whether the server works for a session that is silent
 //! - [`login`]: opening one
 //! - [`wire`]: the protocol that it speaks
 
 mod conninfo;
 mod connstring;
 mod dial;
+mod given;
 mod hosts;
+mod inquiry;
 mod login;
 mod replication;
 mod secured;

@@ -8,14 +8,20 @@ use walvec_model::Lsn;
 
 use super::target::{STANDING, Standing, Target};
 use super::wire::{Wire, WireError};
-use super::{ConnInfo, login, settings};
+use super::{ConnInfo, inquiry, login, settings};
 use crate::CaptureError;
-use crate::error::LIMIT_EXCEEDED;
+use crate::limits::Resource;
+use crate::outlook::Outlook;
 use crate::sql::{quote_ident, quote_literal};
+
+/// How long to wait until the server has ended a session that was left.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// A replication session with pinned settings. Ends when it is dropped.
 pub(crate) struct Replication {
     wire: Wire,
+    info: ConnInfo,
+    pid: i32,
     server: String,
     slot: String,
 }
@@ -24,7 +30,9 @@ impl Replication {
     /// Connects and pins the session's settings. `slot` is the one that the session will work with.
     pub(crate) async fn open(info: &ConnInfo, slot: &str, version: u32) -> Result<Self, CaptureError> {
         let wire = login::open(info).await?;
-        let mut session = Self { wire, server: info.server(), slot: slot.to_owned() };
+        let mut session = Self { wire, info: info.clone(), pid: 0, server: info.server(), slot: slot.to_owned() };
+        let pid = session.query("SELECT pg_backend_pid()").await?;
+        session.pid = pid.first().cloned().flatten().and_then(|pid| pid.parse().ok()).unwrap_or(0);
         if info.target != Target::Any {
             let row = session.query(STANDING).await?;
             let is = |index: usize| row.get(index).is_some_and(|cell| cell.as_deref() == Some("t"));
@@ -32,6 +40,17 @@ impl Replication {
         }
         session.query(&settings::statements(version)).await?;
         Ok(session)
+    }
+
+    /// The server process.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Looks from outside whether the server works for this session, which it may do in silence.
+    pub(crate) fn is_at_work(&self) -> impl Future<Output = bool> + Send + 'static {
+        let (info, pid) = (self.info.clone(), self.pid);
+        async move { inquiry::is_at_work(&info, pid).await }
     }
 
     /// Runs a statement or a replication command, and returns the first row of its result.
@@ -86,6 +105,13 @@ impl Replication {
         }
     }
 
+    /// Says goodbye and waits until the server has let go, so that the connection counts for no limit any more.
+    pub(crate) async fn leave(self) {
+        if tokio::time::timeout(LEAVING, self.wire.leave()).await.is_err() {
+            tracing::debug!("the server takes its time to end a replication session");
+        }
+    }
+
     /// The error for a server that no longer says anything.
     pub(crate) fn silent(&self, limit: Duration) -> CaptureError {
         let reason = format!("the server has been silent for {} s", limit.as_secs());
@@ -125,7 +151,12 @@ pub(super) fn classify(server: &str, slot: &str, error: WireError) -> CaptureErr
         }
         error @ WireError::Unexpected(_) => return CaptureError::Protocol { reason: error.to_string() },
     };
+    if let Some(resource) = Resource::of(&sqlstate, &reason) {
+        return CaptureError::Exhausted { resource, doing: format!("working with slot \"{slot}\""), reason };
+    }
     match sqlstate.as_str() {
+        // The name of the parameter that makes a session a replication session.
+        "08P01" if reason.contains("replication") => CaptureError::Pooler { server, reason },
         "42704" if reason.starts_with("publication") => CaptureError::Publication {
             publication: quoted_part(&reason),
             difference: "it does not exist, so changes since it was dropped cannot be had".to_owned(),
@@ -143,11 +174,8 @@ pub(super) fn classify(server: &str, slot: &str, error: WireError) -> CaptureErr
             let (place, database) = server.rsplit_once('/').unwrap_or((&server, ""));
             CaptureError::Database { database: database.to_owned(), server: place.to_owned() }
         }
-        LIMIT_EXCEEDED => CaptureError::Statement { doing: format!("working with slot \"{slot}\""), sqlstate, reason },
         // The server ends the connection with these; the next one may live.
-        state if ["57", "08", "53"].iter().any(|class| state.starts_with(class)) => {
-            CaptureError::Connect { server, reason }
-        }
+        _ if Outlook::of(&sqlstate) == Outlook::NextSession => CaptureError::Connect { server, reason },
         _ => CaptureError::Statement { doing: format!("working with slot \"{slot}\""), sqlstate, reason },
     }
 }
@@ -174,7 +202,10 @@ mod tests {
         assert_eq!(code("55006", "replication slot \"s\" is active for PID 7"), "E_SLOT_BUSY");
         assert_eq!(code("57P01", "terminating connection"), "E_CONNECT");
         assert_eq!(code("3D000", "database \"d\" does not exist"), "E_DATABASE");
-        assert_eq!(code("53400", "all replication slots are in use"), "E_STATEMENT");
+        assert_eq!(code("53400", "all replication slots are in use"), "E_LIMIT");
+        assert_eq!(code("53300", "sorry, too many clients already"), "E_LIMIT");
+        assert_eq!(code("08P01", "unsupported startup parameter: replication"), "E_POOLER");
+        assert_eq!(code("08006", "connection failure"), "E_CONNECT");
         assert_eq!(code("XX000", "?"), "E_STATEMENT");
     }
 

@@ -3,21 +3,30 @@
 use std::error::Error as _;
 use std::ops::Deref;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::{Stream, StreamExt as _};
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error, Row};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use walvec_model::with_causes;
 
 use super::target::{STANDING, Standing, Target};
-use super::{ConnInfo, dial, secured, settings, tls};
+use super::{ConnInfo, dial, inquiry, secured, settings, tls};
 use crate::CaptureError;
+use crate::limits::Resource;
 
 /// A session with pinned settings: a client of tokio-postgres. Ends when it is dropped.
+///
+/// Its own methods, which have the names of the client's, wait for an answer for as long as the server works on it, and no
+/// longer: a connection that is dead fails.
 pub struct Session {
     client: Client,
+    info: ConnInfo,
+    pid: i32,
     /// `server_version_num`, e.g. 150018.
     pub(crate) version: u32,
     connection: JoinHandle<()>,
@@ -33,9 +42,7 @@ impl Session {
     pub(crate) async fn open_watched(info: &ConnInfo, shut_down: CancellationToken) -> Result<Self, CaptureError> {
         // `connect_timeout` covers each step of connecting; a proxy may go silent after it.
         let limit = info.connect_limit();
-        let (client, connection) = tokio::time::timeout(limit, log_in(info)).await.map_err(|_| {
-            CaptureError::Connect { server: info.server(), reason: format!("no answer within {} s", limit.as_secs()) }
-        })??;
+        let (client, connection) = tokio::time::timeout(limit, log_in(info)).await.map_err(|_| no_answer(info))??;
         let connection = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) {
@@ -45,32 +52,97 @@ impl Session {
                 debug!(error = %describe(&error), "connection to PostgreSQL ended");
             }
         });
-        let mut session = Self { client, version: 0, connection };
-        session.version = session.read_version().await?;
-        session.refuse_other_target(info).await?;
-        let pinned = settings::statements(session.version);
-        session.batch_execute(&pinned).await.map_err(|error| statement_error("setting up the session", &error))?;
+        let mut session = Self { client, info: info.clone(), pid: 0, version: 0, connection };
+        tokio::time::timeout(limit, session.introduce()).await.map_err(|_| no_answer(info))??;
         Ok(session)
+    }
+
+    /// The host on which it was opened.
+    pub(crate) const fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    /// Asks the server who it is, and pins the session's settings.
+    async fn introduce(&mut self) -> Result<(), CaptureError> {
+        let question = "SELECT current_setting('server_version_num'), pg_backend_pid()";
+        let row = self.client.query_one(question, &[]).await;
+        let row = row.map_err(|error| statement_error("asking for the server's version", &error))?;
+        let text: String = row.get(0);
+        let version = text.parse();
+        self.version =
+            version.map_err(|_| CaptureError::Protocol { reason: format!("server_version_num is \"{text}\"") })?;
+        self.pid = row.get(1);
+        self.refuse_other_target().await?;
+        let pinned = self.client.batch_execute(&settings::statements(self.version)).await;
+        pinned.map_err(|error| statement_error("setting up the session", &error))
     }
 
     /// Fails if the server is not what `target_session_attrs` asks for. Asked before the settings are pinned, which are the
     /// answer's subject.
-    async fn refuse_other_target(&self, info: &ConnInfo) -> Result<(), CaptureError> {
-        if info.target == Target::Any {
+    async fn refuse_other_target(&self) -> Result<(), CaptureError> {
+        if self.info.target == Target::Any {
             return Ok(());
         }
-        let row = self.query_one(STANDING, &[]).await;
+        let row = self.client.query_one(STANDING, &[]).await;
         let row = row.map_err(|error| statement_error("asking whether the server is the primary", &error))?;
-        info.refuse_other_target(Standing { in_recovery: row.get(0), read_only: row.get(1) })
+        self.info.refuse_other_target(Standing { in_recovery: row.get(0), read_only: row.get(1) })
     }
 
-    async fn read_version(&self) -> Result<u32, CaptureError> {
-        let doing = "asking for the server's version";
-        let row = self.query_one("SELECT current_setting('server_version_num')", &[]).await;
-        let text: String = row.map_err(|error| statement_error(doing, &error))?.get(0);
-        text.parse().map_err(|_| CaptureError::Protocol { reason: format!("server_version_num is \"{text}\"") })
+    /// Waits for `answer`, and looks from outside, each time that the server has been silent for a while, whether it
+    /// is working on it.
+    async fn answered<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            match tokio::time::timeout(self.info.liveness.user_timeout, &mut answer).await {
+                Ok(answer) => return answer,
+                Err(_) if inquiry::is_at_work(&self.info, self.pid).await => {}
+                Err(_) => {
+                    tracing::warn!(server = self.info.server(), pid = self.pid, "a connection to PostgreSQL is dead");
+                    // Whoever waits for an answer gets an error now.
+                    self.connection.abort();
+                    return answer.await;
+                }
+            }
+        }
+    }
+
+    /// As [`Client::query`].
+    pub(crate) async fn query(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
+        self.answered(self.client.query(sql, parameters)).await
+    }
+
+    /// As [`Client::query_one`].
+    pub(crate) async fn query_one(&self, sql: &str, parameters: Parameters<'_>) -> Result<Row, Error> {
+        self.answered(self.client.query_one(sql, parameters)).await
+    }
+
+    /// As [`Client::query_opt`].
+    pub(crate) async fn query_opt(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, Error> {
+        self.answered(self.client.query_opt(sql, parameters)).await
+    }
+
+    /// As [`Client::execute`].
+    pub(crate) async fn execute(&self, sql: &str, parameters: Parameters<'_>) -> Result<u64, Error> {
+        self.answered(self.client.execute(sql, parameters)).await
+    }
+
+    /// As [`Client::batch_execute`].
+    pub(crate) async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
+        self.answered(self.client.batch_execute(sql)).await
+    }
+
+    /// As [`Client::copy_out`].
+    pub(crate) async fn copy_out(&self, sql: &str) -> Result<impl Stream<Item = Result<Bytes, Error>> + '_, Error> {
+        let copy = Box::pin(self.answered(self.client.copy_out(sql)).await?);
+        Ok(futures::stream::unfold(copy, move |mut copy| async move {
+            let line = self.answered(copy.next()).await?;
+            Some((line, copy))
+        }))
     }
 }
+
+/// Values for the places `$1`, `$2` and so on of a statement.
+type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Deref for Session {
     type Target = Client;
@@ -86,8 +158,13 @@ impl Drop for Session {
     }
 }
 
+pub(super) fn no_answer(info: &ConnInfo) -> CaptureError {
+    let reason = format!("no answer within {} s", info.connect_limit().as_secs());
+    CaptureError::Connect { server: info.server(), reason }
+}
+
 /// Opens a session of the library's on a connection of ours.
-fn log_in(info: &ConnInfo) -> BoxFuture<'_, Result<(Client, secured::Connection), CaptureError>> {
+pub(super) fn log_in(info: &ConnInfo) -> BoxFuture<'_, Result<(Client, secured::Connection), CaptureError>> {
     Box::pin(async move {
         let connection = dial::open(info).await?;
         secured::log_in(&info.config, connection).await.map_err(|error| connect_error(info, &error))
@@ -95,10 +172,13 @@ fn log_in(info: &ConnInfo) -> BoxFuture<'_, Result<(Client, secured::Connection)
 }
 
 /// An error of the connection attempt, by what it means to the user.
-fn connect_error(info: &ConnInfo, error: &tokio_postgres::Error) -> CaptureError {
+fn connect_error(info: &ConnInfo, error: &Error) -> CaptureError {
     let server = info.server();
     let reason = describe(error);
     if let Some(state) = error.code() {
+        if let Some(resource) = Resource::of(state.code(), &reason) {
+            return CaptureError::Exhausted { resource, doing: format!("connecting to {server}"), reason };
+        }
         return match *state {
             SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
                 CaptureError::Auth { server, reason }
@@ -115,6 +195,8 @@ fn connect_error(info: &ConnInfo, error: &tokio_postgres::Error) -> CaptureError
         CaptureError::Connect { server, reason }
     } else if text.starts_with("error performing TLS handshake") {
         CaptureError::Tls { server, reason }
+    } else if text.contains("channel binding") {
+        CaptureError::Auth { server, reason: super::login::NOT_BOUND.to_owned() }
     } else if text.starts_with("authentication error") || text.starts_with("invalid configuration") {
         CaptureError::Auth { server, reason }
     } else {
@@ -123,8 +205,11 @@ fn connect_error(info: &ConnInfo, error: &tokio_postgres::Error) -> CaptureError
 }
 
 /// An error of a statement, with what it was for.
-pub(crate) fn statement_error(doing: &str, error: &tokio_postgres::Error) -> CaptureError {
+pub(crate) fn statement_error(doing: &str, error: &Error) -> CaptureError {
     let reason = describe(error);
+    if let Some(resource) = error.code().and_then(|state| Resource::of(state.code(), &reason)) {
+        return CaptureError::Exhausted { resource, doing: doing.to_owned(), reason };
+    }
     match error.code() {
         None => CaptureError::Connect { server: "the source".to_owned(), reason: format!("while {doing}: {reason}") },
         Some(state) if *state == SqlState::INSUFFICIENT_PRIVILEGE => {
@@ -139,7 +224,7 @@ pub(crate) fn statement_error(doing: &str, error: &tokio_postgres::Error) -> Cap
 }
 
 /// The server's own message, or the whole chain of causes.
-pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
+pub(crate) fn describe(error: &Error) -> String {
     if let Some(server) = error.as_db_error() {
         let detail = server.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
         return format!("{}{detail}", server.message());

@@ -162,6 +162,17 @@ impl Wire {
         Ok(())
     }
 
+    /// Says goodbye and waits for the end of the connection, which is the server's last act.
+    pub(super) async fn leave(mut self) {
+        let goodbye = |buffer: &mut BytesMut| {
+            frontend::terminate(buffer);
+            Ok(())
+        };
+        if self.send(goodbye).await.is_ok() {
+            while self.fill().await.is_ok() {}
+        }
+    }
+
     /// Says goodbye.
     pub(super) async fn terminate(mut self) -> Result<(), WireError> {
         self.send(|buffer| {

@@ -4,6 +4,7 @@
 //! - [`tables`]: keys, kinds, columns, partitions
 //! - [`filter`]: whether the application's own statements go on working with a row filter
 //! - [`identity`]: replica identities, for row filters and lookups
+//! - [`replication`]: whether the server grants a replication session
 //! - [`rights`]: what the role lacks, and who may give it
 //! - [`lookups`]: what would stop lookups, or make them slow
 //! - [`remedy`]: statements that put it right, in the order in which they succeed
@@ -12,6 +13,7 @@ mod filter;
 mod identity;
 mod lookups;
 mod remedy;
+mod replication;
 mod rights;
 mod server;
 mod tables;
@@ -23,6 +25,7 @@ use crate::CaptureError;
 use crate::catalog::{ServerFacts, TableFacts, facts_by_name};
 use crate::config::SourceConfig;
 use crate::connect::Session;
+use crate::limits::Resource;
 use crate::publication::{self, PublicationState};
 use crate::slot::{self, SlotState};
 
@@ -37,6 +40,19 @@ pub struct Finding {
     pub message: String,
     /// What to do about it.
     pub remedy: Remedy,
+    /// What it is about, where a pipeline decides for itself what it means.
+    pub subject: Subject,
+}
+
+/// What a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The state of the slot.
+    Slot,
+    /// The server has none left of this.
+    Limit(Resource),
+    /// Anything else.
+    Other,
 }
 
 /// How bad a finding is.
@@ -50,11 +66,27 @@ pub enum Severity {
 
 impl Finding {
     pub(crate) fn error(code: &'static str, message: impl Into<String>, remedy: impl Into<Remedy>) -> Self {
-        Self { severity: Severity::Error, code, message: message.into(), remedy: remedy.into() }
+        Self {
+            severity: Severity::Error,
+            code,
+            message: message.into(),
+            remedy: remedy.into(),
+            subject: Subject::Other,
+        }
     }
 
     pub(crate) fn warning(code: &'static str, message: impl Into<String>, remedy: impl Into<Remedy>) -> Self {
-        Self { severity: Severity::Warning, code, message: message.into(), remedy: remedy.into() }
+        Self {
+            severity: Severity::Warning,
+            code,
+            message: message.into(),
+            remedy: remedy.into(),
+            subject: Subject::Other,
+        }
+    }
+
+    pub(crate) fn about(self, subject: Subject) -> Self {
+        Self { subject, ..self }
     }
 
     pub(crate) fn of(error: &CaptureError) -> Self {
@@ -68,15 +100,21 @@ pub(crate) fn script(findings: &[Finding], server: &ServerFacts) -> Option<Scrip
 }
 
 /// Checks server, slot, publication and tables. An `Err` means that the check itself could not be made.
+///
+/// With `attempt`, a replication session is opened: whether the server grants one only the server knows.
 pub(crate) async fn findings(
     session: &Session,
     config: &SourceConfig,
     server: &ServerFacts,
+    attempt: bool,
 ) -> Result<Vec<Finding>, CaptureError> {
     let rights = Rights::of(session, server).await?;
     let slot = slot::state(session, &config.slot).await;
     let mut findings = server::findings(session, &rights, matches!(slot, Ok(SlotState::Missing))).await?;
-    findings.extend(server::slot(&config.slot, slot));
+    if attempt {
+        findings.extend(replication::finding(session, &rights, &config.slot).await?);
+    }
+    findings.extend(server::slot(&config.slot, slot).map(|finding| finding.about(Subject::Slot)));
     let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
     let mut tables = Vec::new();
     let (mut can_be_published, mut filters_fit) = (true, true);

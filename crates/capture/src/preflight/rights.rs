@@ -3,7 +3,7 @@
 use walvec_model::TableName;
 
 use super::remedy::{Actor, Owned, Remedy, Statement};
-use super::{Finding, Severity};
+use super::{Finding, Severity, Subject};
 use crate::CaptureError;
 use crate::catalog::{ColumnFacts, Leaf, Owner, ServerFacts, TableFacts, facts_by_oid};
 use crate::connect::{Session, statement_error};
@@ -19,24 +19,18 @@ pub(super) struct Rights<'a> {
     database_owner: Owner,
     /// Whether the role may create in the database.
     pub(super) may_create: bool,
-    /// Whether the role may replicate.
-    pub(super) may_replicate: bool,
 }
 
-/// Amazon RDS lets members of a role replicate that do not have the attribute.
 const QUERY: &str = "
-    SELECT o.rolname::text, o.rolsuper, has_database_privilege(d.oid, 'CREATE'),
-           me.rolreplication OR me.rolsuper OR EXISTS (
-               SELECT FROM pg_roles r WHERE r.rolname = 'rds_replication' AND pg_has_role(r.oid, 'MEMBER'))
+    SELECT o.rolname::text, o.rolsuper, has_database_privilege(d.oid, 'CREATE')
     FROM pg_database d
     JOIN pg_roles o ON o.oid = d.datdba
-    JOIN pg_roles me ON me.rolname = current_user
     WHERE d.datname = current_database()";
 
 impl<'a> Rights<'a> {
     pub(super) async fn of(session: &Session, server: &'a ServerFacts) -> Result<Self, CaptureError> {
         let row = session.query_one(QUERY, &[]).await.map_err(|error| statement_error("checking rights", &error))?;
-        Ok(Self { server, database_owner: Owner::at(&row, 0), may_create: row.get(2), may_replicate: row.get(3) })
+        Ok(Self { server, database_owner: Owner::at(&row, 0), may_create: row.get(2) })
     }
 
     /// The role, quoted.
@@ -67,18 +61,17 @@ impl<'a> Rights<'a> {
         Statement { by: Actor::Administrator, sql }
     }
 
-    pub(super) fn replication(&self) -> Option<Finding> {
-        (!self.may_replicate).then(|| {
-            let role = self.role();
-            let sql = match self.server.service {
-                Some(service) => service.replication(&role, self.server.version_num),
-                None => format!("ALTER ROLE {role} REPLICATION;"),
-            };
-            missing(
-                format!("role {role} may not replicate, so no changes can be read"),
-                vec![Statement { by: Actor::Administrator, sql }],
-            )
-        })
+    /// The finding for a replication session that the server has refused with these words.
+    pub(super) fn replication(&self, words: &str) -> Finding {
+        let role = self.role();
+        let sql = match self.server.service {
+            Some(service) => service.replication(&role, self.server.version_num),
+            None => format!("ALTER ROLE {role} REPLICATION;"),
+        };
+        missing(
+            format!("role {role} may not replicate, so no changes can be read; the server says: {words}"),
+            vec![Statement { by: Actor::Administrator, sql }],
+        )
     }
 
     /// What keeps the role from copying a table, or those columns of it that the publication sends.
@@ -228,5 +221,11 @@ async fn may_create(session: &Session, role: &str) -> Result<bool, CaptureError>
 }
 
 fn missing(message: String, statements: Vec<Statement>) -> Finding {
-    Finding { severity: Severity::Error, code: "E_RIGHTS", message, remedy: Remedy::Statements(statements) }
+    Finding {
+        severity: Severity::Error,
+        code: "E_RIGHTS",
+        message,
+        remedy: Remedy::Statements(statements),
+        subject: Subject::Other,
+    }
 }

@@ -1,23 +1,23 @@
 //! What the server's settings, its version and the slot allow.
 
-use super::Finding;
 use super::remedy::{Actor, Remedy, Statement};
 use super::rights::Rights;
+use super::{Finding, Subject};
 use crate::CaptureError;
 use crate::blockers;
 use crate::connect::{Session, statement_error};
+use crate::limits::Resource;
 use crate::slot::{SlotState, WalStatus};
 use crate::sql::quote_literal;
 
 /// How much room a limit that is used up gets: walvec's own slot, those of a reindex and of a backfill, and one to spare.
-const MORE: i64 = 4;
+pub(super) const MORE: i64 = 4;
 
-/// Every role may count the slots and the senders, whatever else of them it may see.
+/// Every role may count the slots, whatever else of them it may see.
 const SERVER: &str = "
     SELECT current_setting('wal_level'),
            current_setting('max_replication_slots')::bigint, (SELECT count(*) FROM pg_replication_slots),
            ARRAY(SELECT slot_name::text FROM pg_replication_slots WHERE NOT active ORDER BY 1),
-           current_setting('max_wal_senders')::bigint, (SELECT count(*) FROM pg_stat_get_wal_senders()),
            current_setting('server_encoding'),
            current_setting('max_slot_wal_keep_size')";
 
@@ -41,17 +41,9 @@ pub(super) async fn findings(
             "connect to the primary",
         ));
     }
-    findings.extend(rights.replication());
     if needs_slot && row.get::<_, i64>(1) <= row.get(2) {
-        findings.push(no_free_slot(rights, row.get(1), row.get(3)));
-    }
-    if row.get::<_, i64>(4) <= row.get(5) {
-        let limit: i64 = row.get(4);
-        findings.push(Finding::error(
-            "E_CONFIG",
-            format!("all {limit} replication connections are taken (max_wal_senders)"),
-            Remedy::Statements(vec![rights.setting("max_wal_senders", limit + MORE)]),
-        ));
+        let finding = no_free_slot(rights, row.get(1), row.get(3));
+        findings.push(finding.about(Subject::Limit(Resource::ReplicationSlots)));
     }
     if needs_slot {
         let forgotten = blockers::forgotten(session).await?;
@@ -61,8 +53,8 @@ pub(super) async fn findings(
             Finding::warning("E_OPEN_TRANSACTION", what, blocker.remedy())
         }));
     }
-    findings.extend(encoding(row.get(6)));
-    if row.get::<_, String>(7) == "-1" {
+    findings.extend(encoding(row.get(4)));
+    if row.get::<_, String>(5) == "-1" {
         findings.push(unlimited_wal(rights));
     }
     findings.extend(old_minor(rights.server.version_num));
@@ -80,7 +72,7 @@ fn no_free_slot(rights: &Rights<'_>, limit: i64, idle: Vec<String>) -> Finding {
     };
     let statements = idle.iter().map(drop).chain([rights.setting("max_replication_slots", limit + MORE)]);
     Finding::error(
-        "E_CONFIG",
+        "E_LIMIT",
         format!("all {limit} replication slots are taken (max_replication_slots)"),
         Remedy::Statements(statements.collect()),
     )

@@ -42,8 +42,7 @@ pub(super) async fn temporary(source: &Source) -> Result<Exported, CaptureError>
 async fn create(source: &Source, command: impl FnOnce(i32) -> String) -> Result<Exported, CaptureError> {
     let slot = &source.config.slot;
     let mut session = Replication::open(&source.catalog.info, slot, source.server().version_num).await?;
-    let pid = session.query("SELECT pg_backend_pid()").await?;
-    let pid = pid.first().cloned().flatten().and_then(|pid| pid.parse().ok()).unwrap_or(0);
+    let pid = session.pid();
     let guard = CancelOnDrop::new(source, pid);
     let created = {
         let command = command(pid);

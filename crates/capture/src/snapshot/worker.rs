@@ -12,8 +12,8 @@ use super::holder::import;
 use super::queue::{LARGEST_PIECE, Piece, Queue};
 use super::round::Read;
 use super::spool::{Spool, Spooled};
-use crate::CaptureError;
 use crate::connect::{ConnInfo, Session, statement_error};
+use crate::{CaptureError, Outlook};
 
 /// How often a piece is tried again, with another session, after an error that passes; the snapshot is still there.
 const ATTEMPTS: u32 = 3;
@@ -62,7 +62,7 @@ impl Worker {
                 }
                 Ok(Outcome::TooLarge) => self.queue.put_back_to_be_cut(piece),
                 Ok(Outcome::Rewritten) => self.queue.discard(&piece.plan.table.name),
-                Err(error) if error.is_retryable() && !is_over(&error) && failed < ATTEMPTS => {
+                Err(error) if passes(&error) && failed < ATTEMPTS => {
                     failed += 1;
                     tracing::warn!(table = %piece.plan.table.name, code = error.code(), "reading a piece again: {error}");
                     self.queue.put_back(piece);
@@ -103,9 +103,13 @@ impl Worker {
 /// What a statement says that was made for the columns of before.
 const ALTERED: [SqlState; 3] = [SqlState::UNDEFINED_COLUMN, SqlState::UNDEFINED_FUNCTION, SqlState::DATATYPE_MISMATCH];
 
-/// Whether the snapshot is gone.
-const fn is_over(error: &CaptureError) -> bool {
-    matches!(error, CaptureError::Closed | CaptureError::Rewritten { .. })
+/// Whether another session may read the piece: the snapshot is there, and what failed concerns this session or this moment.
+fn passes(error: &CaptureError) -> bool {
+    match error {
+        CaptureError::Connect { .. } | CaptureError::Exhausted { .. } | CaptureError::Spool { .. } => true,
+        CaptureError::Statement { sqlstate, .. } => Outlook::of(sqlstate) != Outlook::Lasts,
+        _ => false,
+    }
 }
 
 /// Reads the rows; `None` if they are too many for one statement.

@@ -10,10 +10,14 @@
 //! the server believe that the connection is dead.
 //!
 //! - [`reader`]: the task
+//! - [`patience`]: how often the server hears from it, and how long it may be silent
 //! - [`relation`]: Relation messages, completed from the catalogue
 
+mod patience;
 mod reader;
 mod relation;
+
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -24,6 +28,7 @@ use crate::CaptureError;
 use crate::connect::Replication;
 use crate::slot::SlotState;
 use crate::source::Source;
+use patience::Patience;
 use reader::Reader;
 use relation::Relations;
 
@@ -55,9 +60,9 @@ pub(crate) async fn open(source: &Source) -> Result<ChangeStream, CaptureError> 
             sql: "read the tables again: `walvec reset`, then `walvec run`".to_owned(),
         });
     }
-    let relations = Relations::known_to(source).await?;
+    let relations = Arc::new(Relations::known_to(source).await?);
     let mut replication = Replication::open(&source.catalog.info, &slot, source.server().version_num).await?;
-    let status_interval = reader::status_interval(&mut replication).await?;
+    let patience = Patience::of(&mut replication).await?;
     replication.start(&source.config.publication).await?;
 
     let (batches_in, batches) = mpsc::channel(WAITING_BATCHES);
@@ -65,10 +70,10 @@ pub(crate) async fn open(source: &Source) -> Result<ChangeStream, CaptureError> 
     let stop = CancellationToken::new();
     let (shut_down, address, stopped) = (source.catalog.shut_down.clone(), source.address(), stop.clone());
     let last_words = batches_in.clone();
-    let reader = Reader::new(replication, relations, confirmed_out, batches_in);
+    let reader = Reader::new(replication, relations, confirmed_out, batches_in, patience, stopped);
     let reader = tokio::spawn(async move {
         tokio::select! {
-            ended = reader.run(status_interval, stopped) => ended,
+            ended = reader.run() => ended,
             // A fast stop of the server ends ordinary sessions at once, and waits for readers of the log until they have
             // confirmed all of it. That may take for ever, because a provider is away for example: so this one lets go.
             () = shut_down.cancelled() => {

@@ -1,29 +1,28 @@
 //! The task that reads the stream and answers the server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, Permit};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, warn};
 use walvec_model::{Lsn, StreamEvent};
 
+use super::patience::Patience;
 use super::relation::Relations;
 use crate::CaptureError;
-use crate::assemble::Assembler;
+use crate::assemble::{Assembler, Followed};
 use crate::connect::Replication;
-use crate::pgoutput::{self, Frame, Message};
+use crate::pgoutput::{self, Frame, Message, Relation};
 
 /// A batch is full when it has this many events,
 const BATCH_EVENTS: usize = 1000;
 /// or was made of this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
-/// How often the server hears from us at least.
-const MAX_STATUS_INTERVAL: Duration = Duration::from_secs(10);
-/// A server that says nothing for so long, although it is asked to, is gone, whatever TCP believes.
-const MAX_SILENCE: Duration = Duration::from_secs(60);
 /// How long to wait at the end for the server's answer.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -36,12 +35,13 @@ enum Wake<'a> {
     StatusDue,
     Deliver(Permit<'a, Batch>),
     Frame(Result<Bytes, CaptureError>),
+    Looked { is_at_work: bool },
 }
 
 /// The task's state.
 pub(super) struct Reader {
     replication: Replication,
-    relations: Relations,
+    relations: Arc<Relations>,
     assembler: Assembler,
     confirmed: watch::Receiver<Lsn>,
     batches: mpsc::Sender<Batch>,
@@ -53,26 +53,35 @@ pub(super) struct Reader {
     reply_due: bool,
     /// When the server last said something, or was last not listened to.
     heard: Instant,
+    /// When it was last found to be at work in silence.
+    looked: Instant,
+    patience: Patience,
+    /// When the next status is due.
+    status: Interval,
+    /// Whether the server is at work, while that is being asked.
+    inquiry: Option<AbortOnDropHandle<bool>>,
+    stop: CancellationToken,
 }
 
-/// How often to send a status so that the server never times out: well below its own `wal_sender_timeout`, which a role
-/// may have for itself.
-pub(super) async fn status_interval(replication: &mut Replication) -> Result<Duration, CaptureError> {
-    let row = replication.query("SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'").await?;
-    let timeout = row.first().cloned().flatten().and_then(|milliseconds| milliseconds.parse().ok()).unwrap_or(0);
-    Ok(match timeout {
-        0 => MAX_STATUS_INTERVAL,
-        milliseconds => Duration::from_millis(milliseconds / 4).clamp(Duration::from_millis(50), MAX_STATUS_INTERVAL),
-    })
+async fn answer_of(inquiry: &mut Option<AbortOnDropHandle<bool>>) -> bool {
+    match inquiry {
+        Some(inquiry) => inquiry.await.unwrap_or(false),
+        None => std::future::pending().await,
+    }
 }
 
 impl Reader {
     pub(super) fn new(
         replication: Replication,
-        relations: Relations,
+        relations: Arc<Relations>,
         confirmed: watch::Receiver<Lsn>,
         batches: mpsc::Sender<Batch>,
+        patience: Patience,
+        stop: CancellationToken,
     ) -> Self {
+        let interval = patience.status_interval;
+        let mut status = tokio::time::interval_at(Instant::now() + interval, interval);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let received = *confirmed.borrow();
         Self {
             replication,
@@ -85,13 +94,20 @@ impl Reader {
             batch_bytes: 0,
             reply_due: false,
             heard: Instant::now(),
+            looked: Instant::now(),
+            patience,
+            status,
+            inquiry: None,
+            stop,
         }
     }
 
     /// Reads until told to stop, or until an error, which the consumer gets after everything that came before it.
-    pub(super) async fn run(mut self, status_interval: Duration, stop: CancellationToken) -> Result<(), CaptureError> {
-        match self.read(status_interval, &stop).await {
+    pub(super) async fn run(mut self) -> Result<(), CaptureError> {
+        let stop = self.stop.clone();
+        match self.read(&stop).await {
             Ok(()) => self.say_goodbye().await,
+            Err(_) if stop.is_cancelled() => self.say_goodbye().await,
             Err(error) => {
                 let rest = std::mem::take(&mut self.batch);
                 let report = async {
@@ -109,9 +125,7 @@ impl Reader {
         }
     }
 
-    async fn read(&mut self, status_interval: Duration, stop: &CancellationToken) -> Result<(), CaptureError> {
-        let mut status = tokio::time::interval_at(Instant::now() + status_interval, status_interval);
-        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn read(&mut self, stop: &CancellationToken) -> Result<(), CaptureError> {
         let batches = self.batches.clone();
         loop {
             while !self.is_full()
@@ -127,7 +141,8 @@ impl Reader {
                 biased;
                 () = stop.cancelled() => Wake::Stop,
                 changed = self.confirmed.changed() => if changed.is_ok() { Wake::Confirmed } else { Wake::Stop },
-                _ = status.tick() => Wake::StatusDue,
+                _ = self.status.tick() => Wake::StatusDue,
+                is_at_work = answer_of(&mut self.inquiry) => Wake::Looked { is_at_work },
                 permit = batches.reserve(), if deliverable => permit.map_or(Wake::Stop, Wake::Deliver),
                 frame = self.replication.next(), if !full => Wake::Frame(frame),
             };
@@ -135,22 +150,40 @@ impl Reader {
                 Wake::Stop => return Ok(()),
                 Wake::Confirmed => self.send_status(false).await?,
                 Wake::StatusDue => self.check_silence(full).await?,
+                Wake::Looked { is_at_work } => self.judge_silence(is_at_work)?,
                 Wake::Deliver(permit) => permit.send(Ok(self.take_batch())),
                 Wake::Frame(frame) => self.take(&frame?).await?,
             }
         }
     }
 
-    /// Sends a status; asks for an answer if there has been none for a while, and gives up after too long.
+    /// Sends a status; asks for an answer if there has been none for a while, and looks at the server after too long.
     async fn check_silence(&mut self, full: bool) -> Result<(), CaptureError> {
         if full {
             // It is us who did not listen.
             self.heard = Instant::now();
         }
-        if self.heard.elapsed() > MAX_SILENCE {
-            return Err(self.replication.silent(MAX_SILENCE));
+        let silence = self.heard.max(self.looked).elapsed();
+        if silence > self.patience.silence && self.inquiry.is_none() {
+            self.inquiry = Some(AbortOnDropHandle::new(tokio::spawn(self.replication.is_at_work())));
         }
-        self.send_status(self.heard.elapsed() > MAX_SILENCE / 2).await
+        self.send_status(self.heard.elapsed() > self.patience.silence / 2).await
+    }
+
+    /// A server that decodes a large transaction of which nothing is published is silent, and would begin again with it for
+    /// another session.
+    fn judge_silence(&mut self, is_at_work: bool) -> Result<(), CaptureError> {
+        self.inquiry = None;
+        let silence = self.heard.elapsed();
+        if silence <= self.patience.silence {
+            return Ok(());
+        }
+        if !is_at_work {
+            return Err(self.replication.silent(silence));
+        }
+        warn!(seconds = silence.as_secs(), "the server is silent and at work, on a large transaction perhaps; waiting");
+        self.looked = Instant::now();
+        Ok(())
     }
 
     fn is_full(&self) -> bool {
@@ -180,7 +213,7 @@ impl Reader {
                 self.batch_bytes += payload.len();
                 match pgoutput::message(payload).map_err(malformed)? {
                     Message::Relation(relation) => {
-                        let followed = self.relations.describe(&relation).await?;
+                        let followed = self.described(&relation).await?;
                         debug!(
                             schema = relation.schema,
                             table = relation.name,
@@ -204,6 +237,20 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// Asks the catalogue about a table. The answer may wait for a lock; the server gets its feedback meanwhile.
+    async fn described(&mut self, relation: &Relation) -> Result<Option<Followed>, CaptureError> {
+        let relations = Arc::clone(&self.relations);
+        let mut describing = std::pin::pin!(relations.describe(relation));
+        let stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                followed = &mut describing => return followed,
+                _ = self.status.tick() => self.send_status(false).await?,
+                () = stop.cancelled() => return Err(CaptureError::Closed),
+            }
+        }
     }
 
     fn apply(&mut self, message: Message<'_>) -> Result<(), CaptureError> {

@@ -31,6 +31,7 @@ async fn a_refused_connection_names_its_reason_and_no_password() {
         (format!("{}?sslmode=require", db.url), "E_TLS"),
         (format!("{}?sslmode=verify-full&sslrootcert=/nowhere.pem", db.url), "E_TLS"),
         (format!("{}?sslmode=allow", db.url), "E_CONFIG"),
+        (format!("{}?channel_binding=require", db.url), "E_AUTH"),
     ] {
         let error = refusal(config.clone(), url.clone()).await;
         assert_eq!(error.code(), code, "{url}: {error}");
@@ -113,6 +114,7 @@ fn certificates(directory: &Path) {
     }
     openssl("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost");
     openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile san");
+    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out expired.pem -days 0 -extfile san");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,6 +181,7 @@ async fn tls_proves_the_server_and_says_which_check_failed() {
         (&named, format!("sslrootcert={ca}")),
         (&url, format!("sslmode=verify-ca&sslrootcert={ca}")),
         (&url, "sslmode=require".to_owned()),
+        (&url, "sslmode=require&channel_binding=require".to_owned()),
         (&url, "sslmode=prefer".to_owned()),
     ] {
         let mut config = config.clone();
@@ -199,6 +202,19 @@ async fn tls_proves_the_server_and_says_which_check_failed() {
         stream.close().await.unwrap();
         source.drop_slot().await.unwrap();
     }
+
+    // The server takes its certificate for good, and serves it to new sessions once it has read it.
+    std::fs::copy(files.path().join("expired.pem"), reachable.join("server.pem")).unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let url = format!("{named}?sslmode=verify-full&sslrootcert={ca}");
+    let error = loop {
+        match Source::connect(SourceConfig { url: url.clone().into(), ..config.clone() }).await {
+            Ok(_) => tokio::task::yield_now().await,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.code(), "E_TLS", "{error}");
+    assert!(error.to_string().to_lowercase().contains("expired"), "{error}");
     own.close().await.unwrap();
     let _ = cluster().await;
 }

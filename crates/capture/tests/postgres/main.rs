@@ -17,5 +17,6 @@ mod preflight;
 mod publications;
 mod rights;
 mod shapes;
+mod silence;
 mod support;
 mod values;

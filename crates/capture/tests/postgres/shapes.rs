@@ -265,7 +265,6 @@ async fn a_value_that_is_no_text_stops_the_copy_and_the_stream_by_its_own_name()
         }
     };
     assert_eq!(error.code(), "E_ENCODING", "{error}");
-    assert!(!error.is_retryable());
     assert!(stream.close().await.is_err());
 
     let mut config = db.config(&["t"]);

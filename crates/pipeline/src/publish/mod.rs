@@ -33,6 +33,7 @@ use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
 use crate::gap::{self, OnGap};
 use crate::letters::Letters;
+use crate::policy::During;
 use crate::replay::Replay;
 use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
@@ -91,6 +92,7 @@ pub struct Publisher {
     jobs: Jobs,
     orders: mpsc::Receiver<Order>,
     interrupted: Option<Order>,
+    during: During,
 }
 
 /// What one life of the connection has.
@@ -124,6 +126,7 @@ impl Publisher {
             jobs,
             orders,
             interrupted: None,
+            during: During::FirstStart,
         }
     }
 
@@ -176,12 +179,13 @@ impl Publisher {
     }
 
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
-        let Self { config, store, shared, orders, interrupted, .. } = self;
+        let Self { config, store, shared, orders, interrupted, during, .. } = self;
         shared.telemetry.phase(Phase::Starting);
         if config.on_gap == OnGap::Resync {
             source.mend_publication().await?;
         }
-        refuse_what_cannot_work(&source).await?;
+        refuse_what_cannot_work(&source, *during).await?;
+        *during = During::Running;
         let tables = source.followed_tables().await?;
         let stored = store.checkpoint()?;
         let outlet = open_outlet(config, &source, stored.as_ref(), &shared.stop).await?;

@@ -143,7 +143,7 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
-    use walvec_capture::{Actor, Part, Statement};
+    use walvec_capture::{Actor, Part, Statement, Subject};
 
     use super::*;
 
@@ -155,7 +155,8 @@ mod tests {
     fn missing_right() -> Finding {
         let statement = Statement { by: Actor::Administrator, sql: "GRANT x;".to_owned() };
         let remedy = Remedy::Statements(vec![statement]);
-        Finding { severity: Severity::Error, code: "E_RIGHTS", message: "x is missing".to_owned(), remedy }
+        let (message, subject) = ("x is missing".to_owned(), Subject::Other);
+        Finding { severity: Severity::Error, code: "E_RIGHTS", message, remedy, subject }
     }
 
     #[test]

@@ -28,8 +28,9 @@ async fn look(config: &Config, is_running: bool, missing: Option<&str>, report: 
     let server = source.server();
     report.ok(SUBJECT, format!("version {}, database {}", server.version_num / 10_000, server.database));
     let errors = report.errors();
-    let mut findings = source.preflight().await.map_err(PipelineError::from)?;
-    // A running walvec reads from the slot: that is how it should be.
+    // A running walvec reads from the slot, by what may be the only replication connection: that is how it should be.
+    let findings = if is_running { source.preflight_again().await } else { source.preflight().await };
+    let mut findings = findings.map_err(PipelineError::from)?;
     findings.retain(|finding| !(is_running && finding.code == "E_SLOT_BUSY"));
     for finding in &findings {
         report.finding(SUBJECT, finding);

@@ -1,0 +1,92 @@
+//! What a server can run out of: SQLSTATE class 53.
+//!
+//! <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+
+use std::fmt;
+
+/// Something of which a server has so much and no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// `max_replication_slots`.
+    ReplicationSlots,
+    /// `max_wal_senders`.
+    WalSenders,
+    /// `max_connections`, or the limit of a role or a database.
+    Connections,
+    /// Memory.
+    Memory,
+    /// Room on the disk.
+    Disk,
+}
+
+impl Resource {
+    /// What an error is about; `None` if it is not about one of these. The server's words may be in any language, and the
+    /// names of settings are not.
+    pub(crate) fn of(sqlstate: &str, words: &str) -> Option<Self> {
+        match sqlstate {
+            "53100" => Some(Self::Disk),
+            "53200" => Some(Self::Memory),
+            "53300" if words.contains("max_wal_senders") => Some(Self::WalSenders),
+            "53300" => Some(Self::Connections),
+            "53400" if !words.contains("temp_file_limit") => Some(Self::ReplicationSlots),
+            _ => None,
+        }
+    }
+
+    /// What to do about it.
+    pub(crate) const fn remedy(self) -> &'static str {
+        match self {
+            Self::ReplicationSlots => {
+                "drop a slot that nothing reads (SELECT slot_name, active FROM pg_replication_slots;), or raise \
+                 max_replication_slots and restart PostgreSQL"
+            }
+            Self::WalSenders => {
+                "end a replication connection that nothing needs (SELECT pid, application_name, state FROM \
+                 pg_stat_replication;), or raise max_wal_senders and restart PostgreSQL"
+            }
+            Self::Connections => {
+                "close connections that nothing needs (SELECT pid, usename, application_name FROM pg_stat_activity;), or raise \
+                 max_connections and restart PostgreSQL; a role or a database may have a CONNECTION LIMIT of its own"
+            }
+            Self::Memory => "see what uses the memory of the machine of PostgreSQL; walvec goes on by itself then",
+            Self::Disk => "make room on the disk of PostgreSQL; walvec goes on by itself then",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ReplicationSlots => "replication slot",
+            Self::WalSenders => "replication connection",
+            Self::Connections => "connection",
+            Self::Memory => "memory",
+            Self::Disk => "disk space",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_server_names_the_setting_that_is_too_low() {
+        for (sqlstate, words, resource, setting) in [
+            ("53400", "all replication slots are in use", Resource::ReplicationSlots, "max_replication_slots"),
+            (
+                "53300",
+                "number of requested standby connections exceeds \"max_wal_senders\" (currently 1)",
+                Resource::WalSenders,
+                "max_wal_senders",
+            ),
+            ("53300", "sorry, too many clients already", Resource::Connections, "max_connections"),
+            ("53300", "too many connections for role \"walvec\"", Resource::Connections, "CONNECTION LIMIT"),
+        ] {
+            assert_eq!(Resource::of(sqlstate, words), Some(resource), "{words}");
+            assert!(resource.remedy().contains(setting), "{words}");
+        }
+        assert_eq!(Resource::of("53400", "temporary file size exceeds \"temp_file_limit\" (1kB)"), None);
+        assert_eq!(Resource::of("57014", "canceling statement"), None);
+    }
+}

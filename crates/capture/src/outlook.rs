@@ -1,0 +1,40 @@
+//! What a server's error code says about another attempt.
+
+/// By the class of an SQLSTATE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// The session is broken or ended: another one may do better. Classes 08 and 57.
+    NextSession,
+    /// Another attempt may do better: a deadlock, a lock timeout, resources. Classes 40, 53 and 55P03.
+    NextAttempt,
+    /// It will fail again.
+    Lasts,
+}
+
+impl Outlook {
+    /// What this code says.
+    #[must_use]
+    pub fn of(sqlstate: &str) -> Self {
+        match (sqlstate.get(..2), sqlstate) {
+            (Some("08" | "57"), _) => Self::NextSession,
+            (Some("40" | "53"), _) | (_, "55P03") => Self::NextAttempt,
+            _ => Self::Lasts,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_by_itself_is_worth_another_attempt() {
+        for (outlook, codes) in [
+            (Outlook::NextSession, &["57P01", "08006", "57014"][..]),
+            (Outlook::NextAttempt, &["40001", "53200", "55P03"]),
+            (Outlook::Lasts, &["42601", "42P01", "22023", ""]),
+        ] {
+            assert!(codes.iter().all(|code| Outlook::of(code) == outlook), "{outlook:?}");
+        }
+    }
+}
