@@ -166,7 +166,7 @@ const WAITED_FOR: &str = "
 async fn waited_for_by(session: &Session, pid: i32) -> Result<Vec<Blocker>, CaptureError> {
     let rows = session.query(WAITED_FOR, &[&pid]).await;
     let rows = rows.map_err(|error| statement_error("looking for open transactions", &error))?;
-    Ok(rows.iter().map(|row| blocker(row)).collect())
+    Ok(rows.iter().map(blocker).collect())
 }
 
 /// Prepared transactions that have been open for more than a minute: their coordinator may be gone.
@@ -176,7 +176,7 @@ pub(crate) async fn forgotten(session: &Session) -> Result<Vec<Blocker>, Capture
         FROM pg_prepared_xacts WHERE prepared < clock_timestamp() - interval '1 minute' ORDER BY prepared";
     let rows = session.query(query, &[]).await;
     let rows = rows.map_err(|error| statement_error("looking for prepared transactions", &error))?;
-    Ok(rows.iter().map(|row| blocker(row)).collect())
+    Ok(rows.iter().map(blocker).collect())
 }
 
 fn blocker(row: &tokio_postgres::Row) -> Blocker {

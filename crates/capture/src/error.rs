@@ -165,6 +165,14 @@ pub enum CaptureError {
         /// What changed.
         reason: String,
     },
+    /// A table is another one now than when the session began: who looks again finds out what that means.
+    #[error("table {table} was altered: {reason}")]
+    Altered {
+        /// The table.
+        table: TableName,
+        /// What was found.
+        reason: String,
+    },
     /// A table was altered under a snapshot that was being copied, so that its rows cannot be read as they were planned.
     #[error("table {table} was altered while the snapshot was copied")]
     Rewritten {
@@ -265,6 +273,7 @@ impl CaptureError {
             Self::SlotLost { .. } => "E_SLOT_LOST",
             Self::SlotBusy { .. } => "E_SLOT_BUSY",
             Self::Schema { .. } => "E_SCHEMA",
+            Self::Altered { .. } => "E_ALTERED",
             Self::Rewritten { .. } => "E_REWRITTEN",
             Self::Spool { .. } => "E_SPOOL",
             Self::Encoding { .. } => "E_ENCODING",
@@ -344,7 +353,8 @@ impl CaptureError {
                 `source.url`, not those of PgBouncer, Supavisor, RDS Proxy or another pooler"
                     .to_owned()
             }
-            Self::Rewritten { .. }
+            Self::Altered { .. }
+            | Self::Rewritten { .. }
             | Self::Spool { .. }
             | Self::Protocol { .. }
             | Self::Statement { .. }

@@ -2,10 +2,10 @@
 
 use futures::TryStreamExt as _;
 use tokio_postgres::error::SqlState;
-use walvec_model::{Row, RowKey, Table};
+use walvec_model::{Column, Row, RowKey, Table};
 
 use crate::CaptureError;
-use crate::connect::{describe, statement_error};
+use crate::connect::{Session, describe, statement_error};
 use crate::copy_text::RowDecoder;
 use crate::source::Source;
 use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
@@ -21,25 +21,53 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
     }
     let kinds = source.catalog.kinds_of(&table.columns).await?;
     let equalities = source.catalog.equalities_of(&table.columns).await?;
-    let published = source.published_tables().await?.into_iter().find(|found| found.table.name == table.name);
+    // As they were when the source was connected: whoever follows the stream connects again when a table was altered.
+    let shapes = source.shapes().await?;
+    let shape = shapes.get(&table.name);
     // Tables that inherit in the old way are tables of their own.
-    let only = if published.as_ref().is_some_and(|published| published.facts.kind != "p") { "ONLY " } else { "" };
-    let filter = published.and_then(|published| published.filter);
+    let only = if shape.is_some_and(|shape| !shape.partitioned) { "ONLY " } else { "" };
+    let filter = shape.and_then(|shape| shape.filter.as_deref());
     let session = source.catalog.rows_session().await?;
     let mut decoder = RowDecoder::new(table, &kinds);
     let mut found = Vec::with_capacity(keys.len());
     for keys in keys.chunks(KEYS_PER_STATEMENT) {
-        let failed = |error: tokio_postgres::Error| fetch_error(table, &error);
-        let condition = condition(table, &kinds, &equalities, keys);
-        let copy = session.copy_out(&statement(table, &condition, only, filter.as_deref())).await.map_err(failed)?;
-        let mut lines = std::pin::pin!(copy);
-        while let Some(line) = lines.try_next().await.map_err(failed)? {
-            let row = decoder.row(&line)?;
+        let read = |by: KeysAs| statement(table, &keys_condition(table, &kinds, &equalities, keys, by), only, filter);
+        let rows = match read_rows(&session, &read(KeysAs::TheirTypes), &mut decoder).await {
+            // Values that the types do not have any more, such as labels of an enum: no row has them, and the others are found.
+            Err(Unread::Refused(error)) if error.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION) => {
+                read_rows(&session, &read(KeysAs::Text), &mut decoder).await
+            }
+            rows => rows,
+        };
+        let rows = rows.map_err(|error| match error {
+            Unread::Refused(error) => fetch_error(table, &error),
+            Unread::Value(error) => error,
+        })?;
+        for row in rows {
             let key = table.key.iter().filter_map(|&index| row.0.get(index)?.value().cloned()).collect();
             found.push((RowKey::new(key), row));
         }
     }
     Ok(found)
+}
+
+/// Why rows were not read.
+enum Unread {
+    /// The server refused.
+    Refused(tokio_postgres::Error),
+    /// A value could not be decoded.
+    Value(CaptureError),
+}
+
+/// Reads rows line by line: they may be large.
+async fn read_rows(session: &Session, statement: &str, decoder: &mut RowDecoder<'_>) -> Result<Vec<Row>, Unread> {
+    let copy = session.copy_out(statement).await.map_err(Unread::Refused)?;
+    let mut lines = std::pin::pin!(copy);
+    let mut rows = Vec::new();
+    while let Some(line) = lines.try_next().await.map_err(Unread::Refused)? {
+        rows.push(decoder.row(&line).map_err(Unread::Value)?);
+    }
+    Ok(rows)
 }
 
 /// COPY gives every value in the text form of the stream.
@@ -50,13 +78,33 @@ fn statement(table: &Table, condition: &str, only: &str, filter: Option<&str>) -
     format!("COPY (SELECT {columns} FROM {only}{table_name} WHERE {condition}{filter}) TO STDOUT")
 }
 
-/// Whether a row has one of the keys. COPY takes no parameters, so that keys become literals. Their types are left to the
-/// comparison with the key columns, which is by the columns' own `equalities`.
+/// How keys are compared.
+#[derive(Clone, Copy)]
+enum KeysAs {
+    /// As values of the columns' types, by the index.
+    TheirTypes,
+    /// By what they read, whatever that is; by no index.
+    Text,
+}
+
+/// Whether a row has one of the keys, by the `equalities` of the columns' own types.
 pub(crate) fn condition(table: &Table, kinds: &[Kind], equalities: &[String], keys: &[RowKey]) -> String {
-    let equality = |index: &usize| equalities.get(*index).map_or("=", String::as_str);
+    keys_condition(table, kinds, equalities, keys, KeysAs::TheirTypes)
+}
+
+/// COPY takes no parameters, so that keys become literals. Their types are left to the comparison with the key columns.
+fn keys_condition(table: &Table, kinds: &[Kind], equalities: &[String], keys: &[RowKey], by: KeysAs) -> String {
+    let equality = |index: &usize| match by {
+        KeysAs::TheirTypes => equalities.get(*index).map_or("=", String::as_str),
+        KeysAs::Text => "=",
+    };
+    let name = |column: &Column| match by {
+        KeysAs::TheirTypes => quote_ident(&column.name),
+        KeysAs::Text => format!("{}::text", quote_ident(&column.name)),
+    };
     let names = || {
         let columns = table.key.iter().filter_map(|&index| table.columns.get(index));
-        columns.map(|column| quote_ident(&column.name))
+        columns.map(name)
     };
     let literals = |key: &RowKey| -> Vec<String> {
         let kind = |index: usize| kinds.get(index).unwrap_or(&Kind::Text);
@@ -78,7 +126,7 @@ pub(crate) fn condition(table: &Table, kinds: &[Kind], equalities: &[String], ke
 fn fetch_error(table: &Table, error: &tokio_postgres::Error) -> CaptureError {
     match error.code() {
         Some(state) if *state == SqlState::UNDEFINED_COLUMN || *state == SqlState::UNDEFINED_TABLE => {
-            CaptureError::Schema { table: table.name.clone(), reason: describe(error) }
+            CaptureError::Altered { table: table.name.clone(), reason: describe(error) }
         }
         _ => statement_error(&format!("reading rows of {} again", table.name), error),
     }
@@ -87,7 +135,7 @@ fn fetch_error(table: &Table, error: &tokio_postgres::Error) -> CaptureError {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use walvec_model::{Column, TableName};
+    use walvec_model::TableName;
 
     use super::*;
 

@@ -32,6 +32,7 @@
 //! - `timeline`: where the server's history left another timeline
 //! - `withheld`: why a column of a table is not read
 //! - `waits`: who waits for whom, while tables are read
+//! - `look`: one look at the server and the shapes of the tables
 //! - `visible`: whether what the stream has brought can be read already
 //! - [`relations`], [`sample`]: which tables there are, and what they hold, for proposals
 //! - `copy_text`, `value`: PostgreSQL's text forms
@@ -52,6 +53,7 @@ mod copy_text;
 mod error;
 mod fetch;
 mod limits;
+mod look;
 mod lookup;
 mod outlook;
 mod owner;
@@ -73,16 +75,17 @@ mod waits;
 mod withheld;
 
 pub use blockers::{Blocker, Holder};
-pub use catalog::{Capabilities, ServerFacts, Service};
+pub use catalog::{Alteration, Capabilities, ServerFacts, Service, Shape};
 pub use config::{LookupSpec, SourceConfig, TableSpec};
 pub use connect::{Session, open_session};
 pub use error::CaptureError;
 pub use limits::Resource;
+pub use look::Look;
 pub use lookup::Related;
 pub use outlook::Outlook;
 pub use owner::Ownership;
 pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement, Subject};
-pub use publication::{PublicationDrop, PublicationState};
+pub use publication::{PublicationDrop, PublicationIdentity, PublicationState};
 pub use slot::{SlotState, WalStatus};
 pub use snapshot::{Selection, Snapshot};
 pub use source::{ServerPosition, Source};

@@ -46,7 +46,7 @@ impl Source {
     /// answer says which of them each row belongs to, in the order of the lookup, as an object of its columns.
     ///
     /// # Errors
-    /// `E_SCHEMA` if a table is no longer what it was.
+    /// `E_ALTERED` if a table is no longer what it was.
     pub async fn look_up(
         &self,
         main: &TableName,
@@ -101,7 +101,7 @@ impl Source {
         *self.shapes.lock().await = None;
     }
 
-    async fn shapes(&self) -> Result<Shapes, CaptureError> {
+    pub(crate) async fn shapes(&self) -> Result<Shapes, CaptureError> {
         let mut known = self.shapes.lock().await;
         if let Some(shapes) = known.as_ref() {
             return Ok(Arc::clone(shapes));
@@ -224,7 +224,7 @@ fn literals(shape: &Shape, columns: &[&str], values: &RowKey) -> Result<String, 
 }
 
 fn missing(table: &TableName, column: &str) -> CaptureError {
-    CaptureError::Schema { table: table.clone(), reason: format!("it has no column \"{column}\" any more") }
+    CaptureError::Altered { table: table.clone(), reason: format!("it has no column \"{column}\" any more") }
 }
 
 /// What a statement says that was made for the columns of before.
@@ -239,7 +239,7 @@ const ALTERED: [SqlState; 5] = [
 fn failure(table: &TableName, error: &tokio_postgres::Error) -> CaptureError {
     match error.code() {
         Some(state) if ALTERED.contains(state) => {
-            CaptureError::Schema { table: table.clone(), reason: describe(error) }
+            CaptureError::Altered { table: table.clone(), reason: describe(error) }
         }
         _ => statement_error(&format!("looking up rows of {table}"), error),
     }
@@ -319,6 +319,6 @@ mod tests {
         let mut lookup = lookup(Take::One);
         lookup.on[0].1 = "gone".to_owned();
         let error = looked_up(&lookup, &books(), &reviews(), &[RowKey::new(vec![json!(1)])]).unwrap_err();
-        assert!(error.code() == "E_SCHEMA" && error.to_string().contains("\"gone\""), "{error}");
+        assert!(error.code() == "E_ALTERED" && error.to_string().contains("\"gone\""), "{error}");
     }
 }

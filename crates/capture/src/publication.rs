@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tokio_postgres::error::SqlState;
 use tracing::warn;
 use walvec_model::TableName;
 
@@ -148,35 +149,74 @@ impl Existing {
     }
 }
 
-/// Changes whenever the publication is made anew or altered, also if it is put back as it was; `None` if there is none.
+/// What identifies a publication as it is at one moment.
 ///
 /// The server decodes with the catalogue of the time of each change: what the publication left out meanwhile never comes,
-/// and only the rows of the catalogue tell that it was otherwise.
+/// and only the versions of the catalogue's rows tell that it was otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicationIdentity {
+    /// Changes whenever the publication is made anew or altered, also if it is put back as it was.
+    pub version: String,
+    /// Who owns it. Another owner makes another version, and changes nothing that is sent.
+    owner: u32,
+    /// What it is apart from that.
+    content: String,
+}
+
+impl PublicationIdentity {
+    /// Whether nothing but the owner is another one than before.
+    #[must_use]
+    pub fn is_handed_over(&self, before: &Self) -> bool {
+        self.owner != before.owner && self.content == before.content
+    }
+
+    /// Reads what [`identity_expression`] gives.
+    pub(crate) fn read(text: Option<String>) -> Option<Self> {
+        let text = text?;
+        let mut parts = text.splitn(3, '|').map(str::to_owned);
+        Some(Self { version: parts.next()?, owner: parts.next()?.parse().ok()?, content: parts.next()? })
+    }
+}
+
+/// An expression for the identity of the publication that the parameter `$1` names; NULL if there is none.
+pub(crate) fn identity_expression(can: Capabilities) -> String {
+    let schemas = match can.schema_publications {
+        true => {
+            "UNION ALL SELECT 's' || n.oid || ':' || n.xmin FROM pg_publication_namespace n WHERE n.pnpubid = p.oid"
+        }
+        false => "",
+    };
+    format!(
+        "
+        (SELECT concat_ws('|',
+                concat_ws(' ', 'p' || p.oid || ':' || p.xmin, parts.versions), p.pubowner,
+                concat_ws(' ', p.oid, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot, p.puballtables,
+                          to_jsonb(p) ->> 'pubgencols', parts.versions))
+         FROM pg_publication p CROSS JOIN LATERAL (
+             SELECT string_agg(entry, ' ' ORDER BY entry) AS versions FROM (
+                 SELECT 'r' || r.oid || ':' || r.xmin FROM pg_publication_rel r WHERE r.prpubid = p.oid
+                 {schemas}) AS entries (entry)) AS parts
+         WHERE p.pubname = $1)"
+    )
+}
+
+/// What identifies the publication now; `None` if there is none.
 pub(crate) async fn identity(
     session: &Session,
     publication: &str,
     can: Capabilities,
-) -> Result<Option<String>, CaptureError> {
-    let schemas = match can.schema_publications {
-        true => {
-            "UNION ALL
-             SELECT 's' || n.oid || ':' || n.xmin
-             FROM pg_publication_namespace n JOIN pg_publication p ON p.oid = n.pnpubid WHERE p.pubname = $1"
-        }
-        false => "",
-    };
-    let query = format!(
-        "
-        SELECT string_agg(entry, ' ' ORDER BY entry) FROM (
-            SELECT 'p' || p.oid || ':' || p.xmin FROM pg_publication p WHERE p.pubname = $1
-            UNION ALL
-            SELECT 'r' || r.oid || ':' || r.xmin
-            FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1
-            {schemas}
-        ) AS entries (entry)"
-    );
-    let row = session.query_one(&query, &[&publication]).await;
-    Ok(row.map_err(|error| statement_error("reading the publication", &error))?.get(0))
+) -> Result<Option<PublicationIdentity>, CaptureError> {
+    let row = session.query_one(&format!("SELECT {}", identity_expression(can)), &[&publication]).await;
+    let row = row.map_err(|error| statement_error("reading the publication", &error))?;
+    Ok(PublicationIdentity::read(row.get(0)))
+}
+
+/// What the publication of that version is called now; `None` if it is gone.
+pub(crate) async fn called(session: &Session, version: &str) -> Result<Option<String>, CaptureError> {
+    let oid = version.strip_prefix('p').and_then(|rest| rest.split(':').next()?.parse::<u32>().ok());
+    let query = "SELECT pubname::text FROM pg_publication WHERE oid = $1";
+    let row = session.query_opt(query, &[&oid.unwrap_or_default()]).await;
+    Ok(row.map_err(|error| statement_error("reading the publication", &error))?.map(|row| row.get(0)))
 }
 
 /// `is_exact`: whether tables that are not configured are a difference, too.
@@ -282,21 +322,38 @@ fn mark(config: &SourceConfig) -> String {
 
 /// Whether walvec made the publication for this slot; `false` if there is none.
 pub(crate) async fn is_ours(session: &Session, config: &SourceConfig) -> Result<bool, CaptureError> {
-    let query = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = $1";
-    let row = session.query_opt(query, &[&config.publication]).await;
-    let row = row.map_err(|error| statement_error("reading the publication", &error))?;
-    Ok(row.is_some_and(|row| row.get::<_, Option<String>>(0).as_deref() == Some(&mark(config))))
+    let comment = comment(session, config).await;
+    let comment = comment.map_err(|error| statement_error("reading the publication", &error))?;
+    Ok(comment.as_deref() == Some(&mark(config)))
+}
+
+/// The comment of the publication, if there is one.
+async fn comment(session: &Session, config: &SourceConfig) -> Result<Option<String>, tokio_postgres::Error> {
+    let query = "SELECT coalesce(obj_description(oid, 'pg_publication'), '') FROM pg_publication WHERE pubname = $1";
+    Ok(session.query_opt(query, &[&config.publication]).await?.map(|row| row.get(0)))
+}
+
+/// Runs `sql`, which alters the publication, if walvec made that for this slot. Says whether it did; it may lack the right.
+pub(crate) async fn alter(session: &Session, config: &SourceConfig, sql: &str) -> Result<bool, CaptureError> {
+    let failed = |error| statement_error("altering the publication", &error);
+    if !is_ours(session, config).await? {
+        return Ok(false);
+    }
+    // One message is one transaction.
+    match session.batch_execute(&format!("SET LOCAL lock_timeout = '5s'; {sql}")).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Drops the publication if walvec made it for this slot and no other slot may be read with it.
 pub(crate) async fn drop(session: &Session, config: &SourceConfig) -> Result<PublicationDrop, CaptureError> {
     let failed = |error| statement_error("dropping the publication", &error);
-    let query = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = $1";
-    let Some(row) = session.query_opt(query, &[&config.publication]).await.map_err(failed)? else {
-        return Ok(PublicationDrop::Missing);
-    };
-    if row.get::<_, Option<String>>(0).as_deref() != Some(&mark(config)) {
-        return Ok(PublicationDrop::NotOurs);
+    match comment(session, config).await.map_err(failed)? {
+        None => return Ok(PublicationDrop::Missing),
+        Some(comment) if comment != mark(config) => return Ok(PublicationDrop::NotOurs),
+        Some(_) => {}
     }
     // Which publications a slot is read with, the server does not say. A reindex of this configuration has one more slot.
     let query = "SELECT slot_name::text FROM pg_replication_slots

@@ -11,7 +11,7 @@ use crate::config::{SourceConfig, TableSpec};
 use crate::connect::{Hosts, Session, statement_error};
 use crate::lookup::Shapes;
 use crate::preflight::{self, Finding, Script};
-use crate::publication::{self, PublicationDrop, PublicationState, Published};
+use crate::publication::{self, PublicationDrop, PublicationIdentity, PublicationState, Published};
 use crate::slot::{self, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
 use crate::stream::{self, ChangeStream};
@@ -166,14 +166,20 @@ impl Source {
         publication::state(&*self.session().await?, &self.config, self.server.capabilities).await
     }
 
-    /// What identifies the publication as it is now; `None` if there is none. Cheap enough to be asked every second.
-    ///
-    /// It changes whenever the publication is made anew or altered, also if it is put back as it was.
+    /// What identifies the publication as it is now; `None` if there is none.
     ///
     /// # Errors
     /// If the catalogue cannot be read.
-    pub async fn publication_identity(&self) -> Result<Option<String>, CaptureError> {
+    pub async fn publication_identity(&self) -> Result<Option<PublicationIdentity>, CaptureError> {
         publication::identity(&*self.session().await?, &self.config.publication, self.server.capabilities).await
+    }
+
+    /// What the publication that had this [version](PublicationIdentity::version) is called now; `None` if it is gone.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn publication_called(&self, version: &str) -> Result<Option<String>, CaptureError> {
+        publication::called(&*self.session().await?, version).await
     }
 
     /// Creates the publication for exactly the configured tables, if it is missing.
@@ -216,25 +222,20 @@ impl Source {
         timeline::left_at(self, timeline).await
     }
 
-    /// Makes a publication that walvec has made publish what is configured. `false` if it is not walvec's, or nothing has to be done.
+    /// Makes a publication that this configuration has made publish what is configured: it was altered, or another table has the name
+    /// of one that it publishes. Says whether it did; one that it has not made, or may not alter, is left alone.
     ///
     /// # Errors
-    /// If the server refuses.
+    /// If the server cannot be asked, or a lock does not come free in time.
     pub async fn mend_publication(&self) -> Result<bool, CaptureError> {
         let PublicationState::Differs { difference, sql: Some(sql) } = self.publication().await? else {
             return Ok(false);
         };
-        let session = self.session().await?;
-        if !publication::is_ours(&session, &self.config).await? {
-            return Ok(false);
+        let is_mended = publication::alter(&*self.session().await?, &self.config, &sql).await?;
+        if is_mended {
+            tracing::warn!(publication = self.config.publication, "walvec's publication is put right: {difference}");
         }
-        tracing::warn!(
-            publication = self.config.publication,
-            "walvec's publication was altered and is put back: {difference}"
-        );
-        let mark = publication::mark_sql(&self.config);
-        let mended = session.batch_execute(&format!("{sql} {mark}")).await;
-        mended.map(|()| true).map_err(|error| statement_error("putting the publication back", &error))
+        Ok(is_mended)
     }
 
     /// The state of the slot.
@@ -312,7 +313,7 @@ impl Source {
     /// give them, but as of now: they may be newer. Rows that are gone, or that the row filter hides, are left out.
     ///
     /// # Errors
-    /// `E_SCHEMA` if the table no longer has the columns of `table`.
+    /// `E_ALTERED` if the table no longer has the columns of `table`.
     pub async fn fetch_rows(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<(RowKey, Row)>, CaptureError> {
         fetch::rows(self, table, keys).await
     }

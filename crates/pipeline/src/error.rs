@@ -3,7 +3,7 @@
 use walvec_broker::BrokerError;
 use walvec_capture::CaptureError;
 use walvec_embed::EmbedError;
-use walvec_model::{Lookup, TableName};
+use walvec_model::TableName;
 use walvec_sink::SinkError;
 use walvec_transform::TransformError;
 
@@ -84,15 +84,6 @@ fn in_collection(collection: &str, error: &SinkError) -> String {
 }
 
 impl PipelineError {
-    /// An error of a lookup. If a table has lost a column, the stream will tell, or the catalogue: the session begins again and
-    /// finds out what that means.
-    pub(crate) fn of_lookup(error: CaptureError, lookup: &Lookup) -> Self {
-        match error {
-            CaptureError::Schema { .. } => Self::Altered { table: lookup.table.clone() },
-            other => other.into(),
-        }
-    }
-
     /// Whether the server of the source could not be reached, or the connection to it broke.
     pub(crate) fn is_unreachable_source(&self) -> bool {
         matches!(self, Self::Source(CaptureError::Connect { .. } | CaptureError::OtherTarget { .. }))

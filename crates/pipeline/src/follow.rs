@@ -11,7 +11,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tracing::Span;
 use walvec_capture::{CaptureError, ChangeStream, Source};
-use walvec_model::{Lsn, PointId, Position, StreamEvent};
+use walvec_model::{Lsn, Op, PointId, Position, StreamEvent, Touched};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
@@ -21,7 +21,7 @@ use crate::pending::{Commit, Demand, Pending};
 use crate::refetch::Seeing;
 use crate::related::Affected;
 use crate::replay::Replay;
-use crate::reread::{Active, Job, Order, Turn};
+use crate::reread::{Active, Floors, Job, Order, Turn};
 use crate::start::Refusal;
 use crate::status::Phase;
 use crate::supervisor::Run;
@@ -56,10 +56,24 @@ pub(crate) async fn follow(
     replay: Replay,
 ) -> Result<(), PipelineError> {
     let interrupted = run.interrupted.take();
+    let floors = Floors::new(run.store.baseline()?.unwrap_or_default().floors);
     let (pending, line, active) = (Pending::new(&run.lookups()), Line::new(run.shared.stop.clone()), None);
     let replayed = source.server_position().await?.flushed;
     let look_at = Instant::now();
-    let mut follower = Follower { run, source, stream, checkpointer, replay, replayed, look_at, pending, line, active };
+    let mut follower = Follower {
+        run,
+        source,
+        stream,
+        checkpointer,
+        replay,
+        replayed,
+        look_at,
+        pending,
+        line,
+        active,
+        floors,
+        xid: 0,
+    };
     let outcome = follower.follow(interrupted).await;
     follower.end(outcome).await
 }
@@ -81,6 +95,10 @@ struct Follower<'r> {
     line: Line<Commit>,
     /// The job that is being done beside the stream.
     active: Option<Active>,
+    /// From which position on the stream counts, for tables that were altered.
+    floors: Floors,
+    /// The transaction that is being read.
+    xid: u32,
 }
 
 impl Follower<'_> {
@@ -134,7 +152,7 @@ impl Follower<'_> {
             outcome = first_error(outcome, self.confirm());
             outcome = first_error(outcome, self.stream.close().await.map_err(Into::into));
         }
-        match (&outcome, self.active.map(Active::into_order)) {
+        match (&outcome, self.active.and_then(Active::into_order)) {
             (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
             (Err(_), Some(order)) => self.run.interrupted = Some(order),
             (_, None) => {}
@@ -184,12 +202,24 @@ impl Follower<'_> {
             match &event {
                 StreamEvent::Change(change) => {
                     self.run.refuse_altered(&change.table)?;
+                    if self.floors.cover(change, self.active.as_ref()) {
+                        continue;
+                    }
+                    if change.op == Op::Truncate {
+                        self.run.shared.truncates.note(&change.table.name, self.xid);
+                    }
                     if let Some(active) = &mut self.active {
                         active.note(change);
                     }
                 }
-                StreamEvent::LookedUp(change) => self.run.refuse_altered(&change.table)?,
-                StreamEvent::Begin { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
+                StreamEvent::LookedUp(change) => {
+                    self.run.refuse_altered(&change.table)?;
+                    if change.touched == Touched::All {
+                        self.run.shared.truncates.note(&change.table.name, self.xid);
+                    }
+                }
+                StreamEvent::Begin { xid, .. } => self.xid = *xid,
+                StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
             }
             match self.pending.push(event, self.run.batch_rows) {
                 Demand::Nothing => {}
@@ -281,7 +311,9 @@ impl Follower<'_> {
         }
         let table = match &order.job {
             Job::Resync { .. } => None,
-            Job::Backfill { table, .. } => Some(table.clone()).filter(|table| !self.run.writers_of(table).is_empty()),
+            Job::Backfill { table, .. } | Job::Altered { table, .. } => {
+                Some(table.clone()).filter(|table| !self.run.writers_of(table).is_empty())
+            }
             Job::Repair { collection, points, .. } => match self.run.writer_of(collection) {
                 Some(index) => {
                     if let Err(error) = self.remove(index, points).await {
@@ -357,6 +389,9 @@ impl Follower<'_> {
             Turn::Write(rows) => rows,
             Turn::Ended(result) => {
                 self.drain().await?;
+                if result.is_ok() {
+                    self.sweep().await?;
+                }
                 if let Some(active) = self.active.take() {
                     active.order().end(result.as_ref().copied());
                 }
@@ -364,7 +399,7 @@ impl Follower<'_> {
             }
         };
         let batches = match self.active.as_ref().map(|active| &active.order().job) {
-            Some(Job::Backfill { .. }) => self.run.batches(rows, Purpose::Change),
+            Some(Job::Backfill { .. } | Job::Altered { .. }) => self.run.batches(rows, Purpose::Change),
             Some(Job::Repair { collection, .. }) => {
                 let index = self.run.writer_of(collection);
                 index.map(|index| (index, self.run.writers[index].batch(rows, Purpose::Repair))).into_iter().collect()
@@ -373,6 +408,23 @@ impl Follower<'_> {
         };
         let rows = batches.iter().map(|(_, batch)| batch.entries.len()).sum();
         self.begin_batches(batches, trace::writing(rows, [])).await
+    }
+
+    /// Removes what an altered table does not have any more. What is pending may be newer versions of rows that are stored in older
+    /// ones, and was not read again for that.
+    async fn sweep(&mut self) -> Result<(), PipelineError> {
+        let swept = self.active.as_ref().and_then(Active::supersedes);
+        let Some((table, position)) = swept.map(|(table, position)| (table.clone(), position)) else { return Ok(()) };
+        self.flush().await?;
+        self.drain().await?;
+        for index in self.run.writers_of(&table) {
+            self.run.writers[index].sweep_before(position).await?;
+        }
+        self.floors.raise(table.clone(), position);
+        if let Some(active) = &self.active {
+            active.order().update(|progress| progress.superseded = Some((table, position)));
+        }
+        Ok(())
     }
 
     /// Tells of what has become durable.

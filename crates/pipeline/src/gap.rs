@@ -174,11 +174,18 @@ pub(crate) fn collection_behind(collection: &str) -> Gap {
     Gap::new("E_SINK_BEHIND", what)
 }
 
-/// A publication that was dropped, or dropped and made anew, did not publish in between, and the slot cannot tell.
-pub(crate) fn publication_changed() -> Gap {
-    let what =
-        "the publication was dropped, made anew or altered since the snapshot; changes may be missing from the stream";
-    Gap::new("E_PUBLICATION", what.to_owned())
+/// A publication that was dropped, or dropped and made anew, did not publish in between, and the slot cannot tell. `called`: what it
+/// is called now, if it only has another name.
+pub(crate) fn publication_changed(called: Option<&str>) -> Gap {
+    let what = match called {
+        Some(called) => format!(
+            "the publication is called \"{called}\" now; the server does not find it under its former name, and sends nothing"
+        ),
+        None => "the publication was dropped, made anew or altered since the snapshot; changes may be missing from the stream"
+            .to_owned(),
+    };
+    let advice = called.map(|_| "to keep it, name it in `source.publication`");
+    Gap { code: "E_PUBLICATION", what, advice }
 }
 
 /// What a gap is to a running pipeline: a reason to begin again, or the end.

@@ -23,6 +23,7 @@
 //! - [`writer`]: one collection's writer: complete, render, embed, write, park
 //! - [`letters`] and [`letters_topic`]: where dead letters are kept
 //! - [`refetch`]: where values come from that PostgreSQL did not send, and rows of other tables
+//! - [`watch`]: looks at the server and the catalogue beside the stream
 //! - [`unseen`]: transactions that the stream has brought and a statement may not see yet
 //! - [`related`]: the rows whose documents a change of another table is part of
 //! - [`checkpoint`]: the only module that advances the confirmed position
@@ -61,6 +62,7 @@ pub mod trace;
 mod trouble;
 mod unseen;
 mod waits;
+mod watch;
 mod witness;
 pub mod writer;
 
@@ -68,4 +70,4 @@ pub use error::PipelineError;
 pub use policy::{During, Policy};
 pub use status::Status;
 pub use store::{Checkpoint, DeadLetter, Store};
-pub use supervisor::{Collection, Pipeline, PipelineConfig, check_columns, facts};
+pub use supervisor::{Before, Collection, Pipeline, PipelineConfig, check_columns, facts};

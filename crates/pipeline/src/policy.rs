@@ -42,6 +42,8 @@ type Row = [Policy; 3];
 const LASTS: Row = [Policy::Stop; 3];
 /// It passes, at any time: what is in the way is probably our own session, or the application at work.
 const PASSES: Row = [Policy::Retry; 3];
+/// What was built upon is another table now.
+const BEGINS_AGAIN: Row = [Policy::Restart; 3];
 /// It passes once it has worked before; at the first start it is probably a mistake in the settings.
 const PASSES_LATER: Row = [Policy::Stop, Policy::Retry, Policy::Retry];
 /// As before, and nobody waits with a job for a limit to be raised.
@@ -61,6 +63,7 @@ fn row_of(error: &CaptureError) -> Row {
             Outlook::NextSession | Outlook::NextAttempt => PASSES,
             Outlook::Lasts => LASTS,
         },
+        CaptureError::Altered { .. } => BEGINS_AGAIN,
         CaptureError::Config { .. }
         | CaptureError::Condition { .. }
         | CaptureError::Setting { .. }

@@ -52,10 +52,7 @@ impl Refetch for Seeing<'_> {
 
     /// What is looked up may be as it was before the changes that the stream has brought: these render the row again.
     fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>> {
-        Some(Box::pin(self.shared.or_stop(async move {
-            let found = self.source.look_up(main, lookup, wanted).await;
-            found.map_err(|error| PipelineError::of_lookup(error, lookup))
-        })))
+        Some(Box::pin(self.shared.or_stop(async move { Ok(self.source.look_up(main, lookup, wanted).await?) })))
     }
 }
 
@@ -113,7 +110,7 @@ impl OnDemand {
         let source = self.connected(config).await?;
         source.forget_shapes().await;
         let found = source.look_up(main, lookup, wanted).await;
-        self.or_let_go(found.map_err(|error| PipelineError::of_lookup(error, lookup))).await
+        self.or_let_go(found.map_err(PipelineError::from)).await
     }
 
     async fn fetch(

@@ -199,8 +199,7 @@ impl Question {
     async fn ask(&self, source: &Source) -> Result<Vec<RowKey>, PipelineError> {
         let _timer = Timer::start(Stage::Relate);
         let changed = self.values.as_deref().map_or(Related::ToAny, Related::To);
-        let asked = source.related_keys(&self.table.name, &self.lookup, &changed, self.after.as_ref(), PAGE_KEYS).await;
-        asked.map_err(|error| PipelineError::of_lookup(error, &self.lookup))
+        Ok(source.related_keys(&self.table.name, &self.lookup, &changed, self.after.as_ref(), PAGE_KEYS).await?)
     }
 }
 

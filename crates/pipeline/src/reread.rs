@@ -1,4 +1,5 @@
-//! Reads rows again while the stream goes on: a table or a part of it, or single rows that turned out to be wrong.
+//! Reads rows again while the stream goes on: a table or a part of it, for a user or because it was altered, or single rows that
+//! turned out to be wrong.
 //!
 //! The rows are those of a snapshot with a place among the changes of the stream (`Source::begin_reread`). From before it
 //! is taken until the last row is written, the keys that the stream touches are remembered with their positions: a row
@@ -39,6 +40,13 @@ pub enum Job {
         /// Whether more than half of a collection's points may be removed because their rows are gone.
         may_sweep_most: bool,
     },
+    /// What the catalogue says of a table is not what it was, and the stream does not bring what that means for its rows.
+    Altered {
+        /// The table.
+        table: TableName,
+        /// The partitions that came, if nothing else has happened; without them the whole table, and what is gone from it.
+        partitions: Option<Vec<u32>>,
+    },
     /// Rows and points of one collection that turned out to be wrong.
     Repair {
         /// The collection.
@@ -57,6 +65,8 @@ pub struct Progress {
     pub rows: u64,
     /// How many there are, where it is known: by the server's statistics for a table, exactly for single rows.
     pub rows_estimated: Option<u64>,
+    /// Nothing that the stream brings of the table from before this position counts any more: it was read whole as it was then.
+    pub superseded: Option<(TableName, Position)>,
     /// How it ended, if it has.
     pub ended: Option<Result<(), Ended>>,
 }
@@ -70,6 +80,30 @@ pub struct Ended {
     pub message: String,
     /// What to type, if anything helps.
     pub remedy: Option<String>,
+}
+
+/// From which position on the stream counts, for tables that were read whole because they were altered.
+///
+/// A TRUNCATE of a partition is not streamed, but the rows that it removed were, and come again when the stream is repeated.
+#[derive(Debug, Default)]
+pub(crate) struct Floors(HashMap<TableName, Position>);
+
+impl Floors {
+    pub(crate) fn new(floors: impl IntoIterator<Item = (TableName, Position)>) -> Self {
+        Self(floors.into_iter().collect())
+    }
+
+    pub(crate) fn raise(&mut self, table: TableName, position: Position) {
+        self.0.insert(table, position);
+    }
+
+    /// Whether a change says nothing any more, also because of the job that is being done.
+    pub(crate) fn cover(&self, change: &Change, active: Option<&Active>) -> bool {
+        let name = &change.table.name;
+        let reading = active.and_then(Active::supersedes).filter(|(table, _)| *table == name);
+        let floor = self.0.get(name).copied().max(reading.map(|(_, position)| position));
+        floor.is_some_and(|floor| change.position < floor)
+    }
 }
 
 /// A job that was given to the pipeline.
@@ -146,7 +180,14 @@ impl Touched {
     }
 }
 
-type Rows = Result<Vec<Change>, PipelineError>;
+/// What the reader of a job has for it.
+enum Read {
+    /// The rows that follow are those of this position, and of no other.
+    Began(Position),
+    Rows(Vec<Change>),
+}
+
+type Reading = Result<Read, PipelineError>;
 
 /// A job that is being done.
 pub(crate) struct Active {
@@ -155,7 +196,9 @@ pub(crate) struct Active {
     touched: Touched,
     /// Rows that were read and not written yet.
     waiting: VecDeque<Change>,
-    chunks: mpsc::Receiver<Rows>,
+    /// Which state of the table the rows are of.
+    position: Position,
+    chunks: mpsc::Receiver<Reading>,
     _reader: AbortOnDropHandle<()>,
 }
 
@@ -172,22 +215,30 @@ impl Active {
     pub(crate) fn begin(source: &Arc<Source>, shared: &Shared, order: Order, table: TableName) -> Self {
         let rows = match &order.job {
             Job::Backfill { filter, .. } => Selection::Where(filter.clone()),
+            Job::Altered { partitions: Some(partitions), .. } => Selection::Partitions(partitions.clone()),
+            Job::Altered { partitions: None, .. } => Selection::Where(None),
             Job::Repair { rows, .. } => Selection::Keys(rows.clone()),
             Job::Resync { .. } => Selection::Where(None),
         };
         let (chunks_in, chunks) = mpsc::channel(1);
         let reader = read(Arc::clone(source), shared.clone(), table.clone(), rows, order.progress.clone(), chunks_in);
         let reader = AbortOnDropHandle::new(tokio::spawn(reader));
-        Self { order, table, touched: Touched::default(), waiting: VecDeque::new(), chunks, _reader: reader }
+        let (touched, waiting, position) = Default::default();
+        Self { order, table, touched, waiting, position, chunks, _reader: reader }
+    }
+
+    /// The table that is read whole, and as of which position: what is older is superseded.
+    pub(crate) fn supersedes(&self) -> Option<(&TableName, Position)> {
+        matches!(self.order.job, Job::Altered { partitions: None, .. }).then_some((&self.table, self.position))
     }
 
     pub(crate) const fn order(&self) -> &Order {
         &self.order
     }
 
-    /// Takes the order back, to begin again.
-    pub(crate) fn into_order(self) -> Order {
-        self.order
+    /// Takes the order back, to begin again with the next session. What a table was altered for, that one finds out by itself.
+    pub(crate) fn into_order(self) -> Option<Order> {
+        (!matches!(self.order.job, Job::Altered { .. })).then_some(self.order)
     }
 
     /// Hears of a change of the stream.
@@ -213,7 +264,8 @@ impl Active {
                 return Turn::Write(piece.into_iter().filter(is_current).collect());
             }
             match self.chunks.recv().await {
-                Some(Ok(rows)) => self.waiting = rows.into(),
+                Some(Ok(Read::Began(position))) => self.position = position,
+                Some(Ok(Read::Rows(rows))) => self.waiting = rows.into(),
                 Some(Err(error)) => return Turn::Ended(Err(error)),
                 None => return Turn::Ended(Ok(())),
             }
@@ -233,7 +285,7 @@ async fn read(
     table: TableName,
     rows: Selection,
     progress: watch::Sender<Progress>,
-    chunks: mpsc::Sender<Rows>,
+    chunks: mpsc::Sender<Reading>,
 ) {
     let mut retry = Retry::of_job(&shared.telemetry, &shared.stop);
     loop {
@@ -258,7 +310,7 @@ async fn estimate(source: &Source, table: &TableName, rows: &Selection) -> Optio
     match rows {
         Selection::Keys(keys) => Some(keys.len() as u64),
         // How many meet a condition is not asked: the answer may take as long as reading them.
-        Selection::Where(Some(_)) => None,
+        Selection::Where(Some(_)) | Selection::Partitions(_) => None,
         Selection::Where(None) => {
             let estimates = source.estimate_rows().await.ok()?;
             estimates.into_iter().find(|(name, _)| name == table).map(|(_, rows)| rows).filter(|rows| *rows > 0)
@@ -270,18 +322,21 @@ async fn read_once(
     source: &Source,
     table: &TableName,
     rows: &Selection,
-    chunks: &mpsc::Sender<Rows>,
+    chunks: &mpsc::Sender<Reading>,
     retry: &mut Retry,
 ) -> Result<(), PipelineError> {
     if matches!(rows, Selection::Keys(keys) if keys.is_empty()) {
         return Ok(());
     }
     let mut snapshot = source.begin_reread(table, rows).await?;
+    if chunks.send(Ok(Read::Began(snapshot.position()))).await.is_err() {
+        return Ok(());
+    }
     while let Some(rows) = snapshot.next().await? {
         retry.succeeded();
         // That the table begins anew is nothing new to the collections: the stream tells what is gone.
         let rows = rows.into_iter().filter(|row| row.op != Op::Truncate).collect();
-        if chunks.send(Ok(rows)).await.is_err() {
+        if chunks.send(Ok(Read::Rows(rows))).await.is_err() {
             return Ok(());
         }
     }
@@ -321,6 +376,15 @@ mod tests {
         }
         assert!(!touched.is_newer(&key(4), at(5, 0)), "it was read after that change");
         assert!(!touched.is_newer(&key(5), at(5, 0)), "nothing happened to it");
+    }
+
+    #[test]
+    fn what_is_older_than_the_reading_of_an_altered_table_says_nothing_any_more() {
+        let row = Row(vec![Cell::Value(json!(1))]);
+        let floors = Floors::new([(TableName::new("public", "books"), at(5, 0))]);
+        assert!(floors.cover(&change(at(4, 9), Op::Truncate), None));
+        assert!(!floors.cover(&change(at(5, 1), Op::Insert { new: row }), None));
+        assert!(!Floors::default().cover(&change(at(4, 9), Op::Truncate), None));
     }
 
     #[test]

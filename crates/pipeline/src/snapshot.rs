@@ -16,10 +16,11 @@ use crate::gap;
 use crate::line::{Line, Note};
 use crate::refetch::Seeing;
 use crate::status::Phase;
-use crate::store::{Checkpoint, SnapshotState};
+use crate::store::{Checkpoint, SnapshotState, Store};
 use crate::supervisor::Run;
 use crate::telemetry::count_changes;
 use crate::unseen::Unseen;
+use crate::watch;
 use crate::writer::{Collection, Purpose};
 
 /// How long PostgreSQL may take to drop a slot that is of no use.
@@ -39,7 +40,7 @@ pub(crate) async fn take(
     checkpoint.snapshot = SnapshotState::Copying;
     run.store.save_checkpoint(&checkpoint)?;
     let shared = run.shared.clone();
-    checkpoint.publication = shared.or_stop(prepare_source(source, drop_slot)).await?;
+    checkpoint.publication = shared.or_stop(prepare_source(source, &run.store, drop_slot)).await?;
     let estimates = shared.or_stop(async { Ok(source.estimate_rows().await?) }).await?;
     prepare_status(run, &estimates, checkpoint.generation);
 
@@ -65,7 +66,7 @@ pub(crate) async fn take(
         for writer in &mut run.writers {
             let swept = shared.or_stop(writer.finish_generation()).await?;
             if let Some(position) = read_again.get(&writer.collection.table) {
-                shared.or_stop(writer.remove_older(*position)).await?;
+                shared.or_stop(writer.sweep_before(*position)).await?;
             }
             tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
         }
@@ -101,12 +102,12 @@ pub(crate) async fn abandon_slot(source: &Source) {
 }
 
 /// Makes the server ready for a new slot; returns what identifies the publication.
-pub(crate) async fn prepare_source(source: &Source, drop_slot: bool) -> Result<String, PipelineError> {
+pub(crate) async fn prepare_source(source: &Source, store: &Store, drop_slot: bool) -> Result<String, PipelineError> {
     if drop_slot {
         source.drop_slot().await?;
     }
     source.ensure_publication().await?;
-    Ok(source.publication_identity().await?.unwrap_or_default())
+    watch::begin(source, store).await
 }
 
 /// How many rows of a table have been copied for these collections.

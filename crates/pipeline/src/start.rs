@@ -35,6 +35,10 @@ pub struct Facts {
     pub slot: Slot,
     /// What identifies the publication as it is now, if there is one.
     pub publication: Option<String>,
+    /// What the publication of before is called now, if there is none of the configured name.
+    pub publication_called: Option<String>,
+    /// Whether another table has the name of one whose rows were read.
+    pub replaced: bool,
     /// The server's current WAL position.
     pub server: Lsn,
     /// Digest of the configuration as it is now.
@@ -111,6 +115,7 @@ pub fn decide(stored: Option<&Checkpoint>, facts: &Facts, on_gap: OnGap) -> Resu
         Ok(_) if checkpoint.config_digest != facts.config_digest => {
             again("the configuration of a collection, or its table, has changed", None)
         }
+        Ok(_) if facts.replaced => again("another table has taken over the name of one that was read", None),
         Ok(_) if checkpoint.collections != facts.collections => again("what was filled is not there any more", None),
         Ok(checkpoint) => Ok(Start::Resume(checkpoint)),
     }
@@ -131,8 +136,10 @@ fn continuation(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Ga
         }
         Slot::Ready { .. } => {}
     }
-    if facts.publication.as_ref() != Some(&checkpoint.publication) && checkpoint.config_digest == facts.config_digest {
-        return Err(gap::publication_changed());
+    // Where the tables are read again in any case, it does not matter what the publication left out.
+    let is_read_again = checkpoint.config_digest != facts.config_digest || facts.replaced;
+    if facts.publication.as_ref() != Some(&checkpoint.publication) && !is_read_again {
+        return Err(gap::publication_changed(facts.publication_called.as_deref()));
     }
     Ok(checkpoint)
 }
@@ -205,6 +212,8 @@ mod tests {
             left_at: None,
             slot,
             publication: Some("9".to_owned()),
+            publication_called: None,
+            replaced: false,
             server: Lsn(1000),
             config_digest: "a".to_owned(),
             collections: collections("1"),

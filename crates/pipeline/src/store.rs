@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde::{Deserialize, Serialize};
 use walvec_broker::Record;
+use walvec_capture::Shape;
 use walvec_model::{Generation, Lsn, Position, RowKey, TableName, Value};
 
 use crate::gap::Resync;
@@ -21,6 +22,7 @@ use crate::witness::Witness;
 const CHECKPOINT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoint");
 const DEAD_LETTERS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("dead_letters");
 const THE_CHECKPOINT: &str = "v1";
+const THE_BASELINE: &str = "baseline";
 
 /// Which cluster, database and slot the data directory was filled from. Positions mean nothing anywhere else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +96,19 @@ pub struct Checkpoint {
     /// By `topic/partition`, the offset after the last record that was written there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub written: BTreeMap<String, i64>,
+}
+
+/// What the tables were when their rows were read. A difference that the stream has not brought means reading rows again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// The version of the publication, where it has changed in a way that means nothing since the snapshot began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publication: Option<String>,
+    /// The shapes of the tables.
+    pub shapes: Vec<(TableName, Shape)>,
+    /// As of which position altered tables were read whole since: what the stream brings of them from before says nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floors: Vec<(TableName, Position)>,
 }
 
 /// A row that could not be processed. A newer version of the row clears it.
@@ -187,12 +202,45 @@ impl Store {
     /// # Errors
     /// If the file cannot be read or holds something else.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-        self.with(|database| {
+        let checkpoint: Option<Checkpoint> = self.entry(THE_CHECKPOINT)?;
+        let renewed = self.baseline()?.and_then(|baseline| baseline.publication);
+        Ok(checkpoint.map(|checkpoint| match renewed {
+            Some(publication) => Checkpoint { publication, ..checkpoint },
+            None => checkpoint,
+        }))
+    }
+
+    /// What the tables were when their rows were read; `None` if an earlier version of the program has read them.
+    ///
+    /// # Errors
+    /// If the file cannot be read or holds something else.
+    pub fn baseline(&self) -> Result<Option<Baseline>, StoreError> {
+        self.entry(THE_BASELINE)
+    }
+
+    /// Stores what the tables are, durably.
+    ///
+    /// # Errors
+    /// If the file cannot be written; the old baseline stays.
+    pub fn save_baseline(&self, baseline: &Baseline) -> Result<(), StoreError> {
+        self.save_entry(THE_BASELINE, &encode(baseline)?)
+    }
+
+    fn entry<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        let bytes = self.with(|database| {
             let table = database.begin_read()?.open_table(CHECKPOINT)?;
-            Ok(table.get(THE_CHECKPOINT)?.map(|bytes| bytes.value().to_vec()))
-        })?
-        .map(|bytes| decode(&bytes))
-        .transpose()
+            Ok(table.get(name)?.map(|bytes| bytes.value().to_vec()))
+        })?;
+        bytes.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    fn save_entry(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(CHECKPOINT)?.insert(name, bytes)?;
+            transaction.commit()?;
+            Ok(())
+        })
     }
 
     /// Stores the checkpoint, durably.
@@ -200,25 +248,29 @@ impl Store {
     /// # Errors
     /// If the file cannot be written; the old checkpoint stays.
     pub fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let bytes = encode(checkpoint)?;
-        self.with(|database| {
-            let transaction = database.begin_write()?;
-            transaction.open_table(CHECKPOINT)?.insert(THE_CHECKPOINT, bytes.as_slice())?;
-            transaction.commit()?;
-            Ok(())
-        })
+        self.save_entry(THE_CHECKPOINT, &encode(checkpoint)?)
     }
 
-    /// Goes on from the checkpoint and the dead letters of another state file, in one durable step; its own are forgotten.
+    /// Goes on from the checkpoint, the baseline and the dead letters of another state file, in one durable step; its own are
+    /// forgotten.
     ///
     /// # Errors
     /// If the file cannot be written; nothing is changed then.
-    pub fn take_over(&self, checkpoint: &Checkpoint, letters: &[DeadLetter]) -> Result<(), StoreError> {
-        let checkpoint = encode(checkpoint)?;
+    pub fn take_over(
+        &self,
+        checkpoint: &Checkpoint,
+        baseline: &Baseline,
+        letters: &[DeadLetter],
+    ) -> Result<(), StoreError> {
+        let (checkpoint, baseline) = (encode(checkpoint)?, encode(baseline)?);
         let letters = encode_all(letters)?;
         self.with(|database| {
             let transaction = database.begin_write()?;
-            transaction.open_table(CHECKPOINT)?.insert(THE_CHECKPOINT, checkpoint.as_slice())?;
+            {
+                let mut table = transaction.open_table(CHECKPOINT)?;
+                table.insert(THE_CHECKPOINT, checkpoint.as_slice())?;
+                table.insert(THE_BASELINE, baseline.as_slice())?;
+            }
             transaction.delete_table(DEAD_LETTERS)?;
             {
                 let mut table = transaction.open_table(DEAD_LETTERS)?;

@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{Blocker, LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Subject, Withheld};
+use walvec_capture::{LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Subject, Withheld};
 use walvec_model::{Change, Fingerprint, Generation, Lsn, Moment, Table, TableName};
 use walvec_sink::{Sink, SinkError};
 use walvec_transform::{Transform, TransformError};
@@ -28,20 +27,17 @@ use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
 use crate::snapshot;
 use crate::start::{Facts, Refusal, Slot, Start, decide};
-use crate::status::{CollectionStatus, Phase, Problem, Status};
-use crate::store::{Checkpoint, SnapshotState, SourceIdentity, Store};
+use crate::status::{CollectionStatus, Phase, Status};
+use crate::store::{Baseline, Checkpoint, SnapshotState, SourceIdentity, Store};
 use crate::telemetry::Telemetry;
-use crate::trouble::Trouble;
 use crate::waits::show_waits;
-use crate::writer::{Batch, Purpose, Shared, Writer};
+use crate::watch::{Truncates, Watch, follow_replaced, is_any_replaced};
+use crate::writer::{Batch, Guard, Purpose, Shared, Writer};
 
 pub use crate::writer::Collection;
 
-/// How often the server is asked for its position and the collections for their size.
-const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long an answer may take before what is known counts as old.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long a collection may take to tell its size.
+const COUNT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the collections may build indexes over what was added; a collection with little new does nothing then.
 const OPTIMIZE_INTERVAL: Duration = Duration::from_secs(60);
@@ -165,7 +161,8 @@ impl Pipeline {
         let telemetry = Telemetry::new(statuses.collect(), config.reports);
         let letters: Arc<dyn Letters> = Arc::<Store>::clone(&store);
         let owner = Arc::new(Owner::default());
-        let shared = Shared { guard: Some(Arc::<Owner>::clone(&owner)), telemetry, letters, stop };
+        let guard: Arc<dyn Guard> = Arc::<Owner>::clone(&owner);
+        let shared = Shared { guard: Some(guard), telemetry, letters, truncates: Truncates::default(), stop };
         let writers = collections
             .into_iter()
             .enumerate()
@@ -259,10 +256,11 @@ impl Pipeline {
         let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
         let telemetry = run.shared.telemetry.clone();
         let (store, on_gap) = (Arc::clone(&run.store), run.on_gap);
+        let watch = Watch::new(&source, &tables, &shared, &store, self.jobs.clone(), on_gap);
         let work = work(run, &source, stored, facts, retry);
         let outcome = tokio::select! {
             outcome = work => outcome,
-            error = observe(&source, &tables, &sinks, &telemetry, &store, on_gap) => Err(error),
+            error = watch.run(&sinks) => Err(error),
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
             never = show_waits(&source, &telemetry) => match never {},
         };
@@ -274,9 +272,7 @@ impl Pipeline {
     /// Makes sure that the tables can be followed and that the collections are there.
     async fn prepare(&mut self, source: &Source) -> Result<Facts, PipelineError> {
         let run = &mut self.run;
-        if run.on_gap == OnGap::Resync {
-            source.mend_publication().await?;
-        }
+        follow_publication(source, &run.store, run.on_gap).await?;
         refuse_what_cannot_work(source, self.during).await?;
         self.during = During::Running;
         run.tables = source.followed_tables().await?;
@@ -298,9 +294,10 @@ impl Pipeline {
         if !shared.is_empty() {
             run.owner.set(Some(source.own(&shared).await?));
         }
-        let stored = run.store.checkpoint()?;
+        let (stored, baseline) = (run.store.checkpoint()?, run.store.baseline()?);
+        let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
         let (slot, digest) = (&self.config.source.slot, &self.config.config_digest);
-        facts(source, slot, digest, collections, stored.as_ref()).await
+        facts(source, slot, digest, collections, before).await
     }
 }
 
@@ -347,6 +344,7 @@ async fn work(
         }
         Start::Snapshot { generation, why, drop_slot, resync } => {
             gap::announce(resync.as_ref(), &run.shared.telemetry);
+            stored.iter().for_each(|stored| say_what_stays(stored, &facts));
             let shared = run.shared.clone();
             let generation = generation.max(shared.or_stop(newest_stored(run)).await?.next());
             tracing::info!(generation = generation.0, "taking a snapshot: {why}");
@@ -387,6 +385,17 @@ async fn work(
     follow(run, source, stream, checkpointer, replay).await.map_err(found_in)
 }
 
+/// Says what becomes of collections that are not configured any more.
+fn say_what_stays(stored: &Checkpoint, facts: &Facts) {
+    for collection in stored.collections.keys().filter(|name| !facts.collections.contains_key(*name)) {
+        tracing::warn!(
+            collection,
+            "the collection is not configured any more; its points stay as they were. To remove it: on a Qdrant server, delete it there; \
+             in a data directory, delete collections/{collection}__<number> while walvec is stopped"
+        );
+    }
+}
+
 /// The newest generation in the collections, which may be newer than the state file: it was lost, or is an old copy.
 async fn newest_stored(run: &Run) -> Result<Generation, PipelineError> {
     let mut newest = Generation::default();
@@ -394,6 +403,15 @@ async fn newest_stored(run: &Run) -> Result<Generation, PipelineError> {
         newest = newest.max(writer.newest_stored().await?);
     }
     Ok(newest)
+}
+
+/// What was stored when the rows were read.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    /// How far walvec has come.
+    pub checkpoint: Option<&'a Checkpoint>,
+    /// What the tables were.
+    pub baseline: Option<&'a Baseline>,
 }
 
 /// What PostgreSQL says, as far as starting is concerned.
@@ -405,22 +423,31 @@ pub async fn facts(
     slot_name: &str,
     config_digest: &str,
     collections: BTreeMap<String, String>,
-    stored: Option<&Checkpoint>,
+    before: Before<'_>,
 ) -> Result<Facts, PipelineError> {
     let server = source.server();
+    let publication = source.publication_identity().await?.map(|identity| identity.version);
+    let publication_called = match (&publication, before.checkpoint) {
+        (None, Some(checkpoint)) => source.publication_called(&checkpoint.publication).await?,
+        _ => None,
+    };
+    let known = before.baseline.map(|baseline| baseline.shapes.as_slice()).unwrap_or_default();
+    let replaced = is_any_replaced(known, &source.shapes_now().await?);
     let slot = match source.slot().await? {
         SlotState::Missing => Slot::Missing,
         SlotState::Ready { confirmed, .. } => Slot::Ready { confirmed },
         SlotState::Lost { reason } => Slot::Lost { reason },
     };
-    let left_at = match stored.map(|checkpoint| checkpoint.source.timeline).filter(|before| *before != server.timeline)
-    {
+    let former = before.checkpoint.map(|checkpoint| checkpoint.source.timeline);
+    let left_at = match former.filter(|before| *before != server.timeline) {
         Some(before) => source.timeline_left_at(before).await?,
         None => None,
     };
     Ok(Facts {
         left_at,
-        publication: source.publication_identity().await?,
+        publication,
+        publication_called,
+        replaced,
         source: SourceIdentity {
             system_id: server.system_id.to_string(),
             timeline: server.timeline,
@@ -460,6 +487,20 @@ pub(crate) fn want_snapshot_after(outcome: &Result<(), PipelineError>, store: &S
     }
 }
 
+/// Puts a publication of walvec's back as configured, if gaps are to be closed; or, if another table has taken over a name, lets it
+/// follow that.
+pub(crate) async fn follow_publication(source: &Source, store: &Store, on_gap: OnGap) -> Result<(), PipelineError> {
+    if on_gap == OnGap::Resync {
+        source.mend_publication().await?;
+        return Ok(());
+    }
+    let known = store.baseline()?.unwrap_or_default().shapes;
+    if is_any_replaced(&known, &source.shapes_now().await?) {
+        follow_replaced(source).await?;
+    }
+    Ok(())
+}
+
 /// The slot is not judged here: [`decide`] knows more about it, and one that is busy may only need a moment after a kill.
 /// Nor is a limit that our own dying session may be counted in: the attempt itself tells, and waits.
 pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> Result<(), PipelineError> {
@@ -489,69 +530,10 @@ pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> 
     Err(Refusal { code: first.code, what, remedy }.into())
 }
 
-/// Watches the server and the collections from beside; returns only when following on would lose changes silently.
-pub(crate) async fn observe(
-    source: &Source,
-    tables: &[Arc<Table>],
-    sinks: &[Arc<dyn Sink>],
-    telemetry: &Telemetry,
-    store: &Store,
-    on_gap: OnGap,
-) -> PipelineError {
-    let mut ticks = tokio::time::interval(OBSERVE_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut waiting = Trouble::new(telemetry);
-    loop {
-        ticks.tick().await;
-        show_blockers(&source.waiting_for(), &mut waiting);
-        for (index, sink) in sinks.iter().enumerate() {
-            if let Err(gone) = count_points(index, sink.as_ref(), telemetry).await {
-                return gone;
-            }
-        }
-        // A server that cannot be asked shows in the stream, which decides what that means.
-        match tokio::time::timeout(ANSWER_LIMIT, source.server_position()).await {
-            Ok(Ok(position)) => telemetry.observed(position.flushed, position.retained_wal_bytes),
-            Ok(Err(_)) | Err(_) => telemetry.unobserved(),
-        }
-        // The stream tells of an altered table with its next change, which may never come. A table that is gone altogether
-        // changes no more.
-        if let Some(table) = source.followed_tables().await.ok().and_then(|now| altered(tables, &now)) {
-            return PipelineError::Altered { table };
-        }
-        // Before that, the stored checkpoint may be the one that is about to be replaced.
-        if !telemetry.is_streaming() {
-            continue;
-        }
-        match (source.publication_identity().await, store.checkpoint()) {
-            (Ok(now), Ok(Some(checkpoint)))
-                if checkpoint.snapshot == SnapshotState::Done && now.as_ref() != Some(&checkpoint.publication) =>
-            {
-                return gap::found(gap::publication_changed(), on_gap);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Shows which open transactions the creation of a slot waits for, as long as it does.
-fn show_blockers(blockers: &[Blocker], trouble: &mut Trouble) {
-    if blockers.is_empty() {
-        return trouble.end();
-    }
-    let list = |of: fn(&Blocker) -> String| blockers.iter().map(of).collect::<Vec<_>>().join("; ");
-    let message = format!(
-        "the rows are read once PostgreSQL has created a replication slot, and that waits for open transactions: {}",
-        list(Blocker::to_string)
-    );
-    let remedy = Some(list(Blocker::remedy));
-    trouble.show(Problem { part: "source".to_owned(), message, remedy, attempts: 1 });
-}
-
 /// Counts the points of the collection with this place in the status. Fails only if the collection is gone.
 pub(crate) async fn count_points(index: usize, sink: &dyn Sink, telemetry: &Telemetry) -> Result<(), PipelineError> {
     // A server that does not answer must not keep the rest from being looked at; the next write reports it.
-    match tokio::time::timeout(OBSERVE_INTERVAL, sink.count()).await {
+    match tokio::time::timeout(COUNT_LIMIT, sink.count()).await {
         Ok(Ok(points)) => telemetry.collection(index, |status| {
             status.points = Some(points);
             status.points_counted = Some(Moment::from(SystemTime::now()));
@@ -562,10 +544,6 @@ pub(crate) async fn count_points(index: usize, sink: &dyn Sink, telemetry: &Tele
         Ok(Err(_)) | Err(_) => {}
     }
     Ok(())
-}
-
-fn altered(before: &[Arc<Table>], now: &[Arc<Table>]) -> Option<TableName> {
-    before.iter().zip(now).find(|(before, now)| before != now).map(|(before, _)| before.name.clone())
 }
 
 /// Lets the collections build their indexes while the stream goes on.

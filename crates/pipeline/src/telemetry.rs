@@ -156,10 +156,6 @@ impl Telemetry {
         });
     }
 
-    pub(crate) fn is_streaming(&self) -> bool {
-        self.0.status.borrow().phase == Phase::Streaming
-    }
-
     /// What made the present generation's snapshot necessary, if that was a gap.
     pub(crate) fn resync(&self, resync: Option<&Resync>) {
         self.modify(|status| status.resync = resync.cloned());

@@ -23,7 +23,7 @@ use walvec_capture::{Source, SourceConfig};
 use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::status::Phase;
-use walvec_pipeline::store::{Checkpoint, DeadLetter, SnapshotState, SourceIdentity};
+use walvec_pipeline::store::{Baseline, Checkpoint, DeadLetter, SnapshotState, SourceIdentity};
 use walvec_pipeline::{During, PipelineError, Policy, Status, Store};
 use walvec_sink::catalog::{number_of, numbered};
 use walvec_sink::{Catalog, SinkError};
@@ -214,7 +214,7 @@ impl Beside {
     }
 
     /// Comes to where the first pipeline has stopped, and stops there.
-    async fn come_to(&mut self, main: &Store) -> Result<(Checkpoint, Vec<DeadLetter>), Failure> {
+    async fn come_to(&mut self, main: &Store) -> Result<State, Failure> {
         let command = self.command;
         let stopped = main.checkpoint().map_err(PipelineError::from)?;
         let stopped = stopped.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
@@ -239,18 +239,22 @@ impl Beside {
         for (name, _) in &self.names {
             letters.extend(self.store.dead_letters(name).map_err(PipelineError::from)?);
         }
-        Ok((Checkpoint { source: stopped.source, ..checkpoint }, letters))
+        let baseline = self.store.baseline().map_err(PipelineError::from)?.unwrap_or_default();
+        Ok((Checkpoint { source: stopped.source, ..checkpoint }, baseline, letters))
     }
 }
 
-/// Stores the position and the dead letters of the new collections. A full disk is waited for.
+/// The state of collections: their position, what their tables were, and the rows that are parked.
+type State = (Checkpoint, Baseline, Vec<DeadLetter>);
+
+/// Stores the state of the new collections. A full disk is waited for.
 async fn keep_state(
     main: &Store,
-    (checkpoint, letters): &(Checkpoint, Vec<DeadLetter>),
+    (checkpoint, baseline, letters): &State,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
     loop {
-        match main.take_over(checkpoint, letters) {
+        match main.take_over(checkpoint, baseline, letters) {
             Err(error) if error.is_retryable() && !stop.is_cancelled() => {
                 tracing::warn!("the state of the new collections cannot be stored yet: {error}");
                 pause(stop).await;

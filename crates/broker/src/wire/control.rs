@@ -1,39 +1,63 @@
 //! walvec's own block in records that are no row: the end of a snapshot, an emptied table.
 //!
 //! `{"v":1,"schema":"public","table":"books","position":"0/1D5C408.0","generation":2}`, and `"end":{"barrier":[17,23]}` at
-//! the end of a snapshot. Debezium's envelope has the table in its own place.
+//! the end of a snapshot; `"end":{"barrier":[17,23],"sweep":"older"}` where the table alone was read again. Debezium's envelope has
+//! the table in its own place.
 
 use walvec_model::{Generation, Position, TableName};
 
-use super::{Malformed, SnapshotEnd, VERSION, json};
+use super::{Malformed, SnapshotEnd, Sweep, VERSION, json};
 
 /// The name of the block.
 pub(super) const BLOCK: &str = "walvec";
 
-/// Appends the block of what concerns `table`, with the barrier of a snapshot's end.
+/// The value of `sweep` for [`Sweep::Older`]. Readers that do not know it remove nothing.
+const OLDER: &str = "older";
+
+/// Appends the block of what concerns `table`, and of a snapshot's end if it is one.
 pub(super) fn write(
     out: &mut Vec<u8>,
     table: &TableName,
     position: Position,
     generation: Generation,
-    barrier: Option<&[i64]>,
+    end: Option<&SnapshotEnd>,
 ) {
     json::display(out, format_args!("{{\"v\":{VERSION},\"schema\":"));
     json::value(out, &table.schema);
     json::raw(out, r#","table":"#);
     json::value(out, &table.name);
     json::display(out, format_args!(",\"position\":\"{position}\",\"generation\":{}", generation.0));
-    if let Some(barrier) = barrier {
-        json::raw(out, r#","end":{"barrier":"#);
-        json::value(out, barrier);
-        out.push(b'}');
+    if let Some(end) = end {
+        json::raw(out, r#","end":"#);
+        write_end_part(out, end);
     }
     out.push(b'}');
 }
 
+/// Appends what only a snapshot's end has.
+pub(super) fn write_end_part(out: &mut Vec<u8>, end: &SnapshotEnd) {
+    json::raw(out, r#"{"barrier":"#);
+    json::value(out, &end.barrier);
+    if end.sweep == Sweep::Older {
+        json::raw(out, r#","sweep":"#);
+        json::value(out, OLDER);
+    }
+    out.push(b'}');
+}
+
+/// Reads what only a snapshot's end has, if `block` has it.
+pub(super) fn read_end_part(block: &json::Fields<'_>) -> Result<Option<(Vec<i64>, Sweep)>, Malformed> {
+    if block.get("end").is_none() {
+        return Ok(None);
+    }
+    let end = block.object("end")?;
+    let is_older = end.get("sweep").is_some_and(|sweep| sweep == OLDER);
+    Ok(Some((end.offsets("barrier")?, if is_older { Sweep::Older } else { Sweep::Generations })))
+}
+
 /// Appends the block of a snapshot's end.
 pub(super) fn write_end(out: &mut Vec<u8>, end: &SnapshotEnd) {
-    write(out, &end.table, end.position, end.generation, Some(&end.barrier));
+    write(out, &end.table, end.position, end.generation, Some(end));
 }
 
 /// What a block says.
@@ -42,7 +66,7 @@ pub(super) struct Control {
     pub(super) position: Position,
     pub(super) generation: Generation,
     /// Only at the end of a snapshot.
-    pub(super) barrier: Option<Vec<i64>>,
+    pub(super) end: Option<(Vec<i64>, Sweep)>,
 }
 
 impl Control {
@@ -53,21 +77,18 @@ impl Control {
         }
         let block = envelope.object(BLOCK)?;
         block.version()?;
-        let barrier = match block.get("end") {
-            Some(_) => Some(block.object("end")?.offsets("barrier")?),
-            None => None,
-        };
         Ok(Some(Self {
             table: TableName::new(block.text("schema")?, block.text("table")?),
             position: block.position()?,
             generation: Generation(block.number("generation")?),
-            barrier,
+            end: read_end_part(&block)?,
         }))
     }
 
     /// The end of a snapshot, if it is one.
     pub(super) fn end(self) -> Option<SnapshotEnd> {
-        let Self { table, position, generation, barrier } = self;
-        Some(SnapshotEnd { table, position, generation, barrier: barrier? })
+        let Self { table, position, generation, end } = self;
+        let (barrier, sweep) = end?;
+        Some(SnapshotEnd { table, position, generation, sweep, barrier })
     }
 }

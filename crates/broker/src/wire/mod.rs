@@ -83,7 +83,16 @@ pub struct Context {
     pub snapshot: bool,
 }
 
-/// The end of a table's snapshot: rows that still have an older generation are gone from the table.
+/// Which rows are gone from a table whose rows were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sweep {
+    /// Those of older generations: every table was read, for a new one.
+    Generations,
+    /// Those that are older than the position: the table alone was read again.
+    Older,
+}
+
+/// The end of a table's snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotEnd {
     /// The table.
@@ -92,7 +101,9 @@ pub struct SnapshotEnd {
     pub position: Position,
     /// The snapshot's generation.
     pub generation: Generation,
-    /// For each partition the offset after its last row: older generations may be swept once all of them were read.
+    /// Which rows are gone.
+    pub sweep: Sweep,
+    /// For each partition the offset after its last row: what is gone may be swept once all of them were read.
     pub barrier: Vec<i64>,
 }
 

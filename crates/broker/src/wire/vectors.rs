@@ -186,10 +186,10 @@ pub fn decode(record: &Record) -> Result<Vectors, Malformed> {
     let envelope = json::Fields::of(&value, "")?;
     let collection = envelope.text("collection_name")?.to_owned();
     if let Some(control) = Control::read(&envelope)? {
-        let Control { table, position, generation, barrier } = control;
-        return Ok(match barrier {
-            Some(barrier) => {
-                Vectors::SnapshotEnd { collection, end: SnapshotEnd { table, position, generation, barrier } }
+        let Control { table, position, generation, end } = control;
+        return Ok(match end {
+            Some((barrier, sweep)) => {
+                Vectors::SnapshotEnd { collection, end: SnapshotEnd { table, position, generation, sweep, barrier } }
             }
             None => Vectors::Truncate { collection, table, position, generation },
         });

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use walvec_broker::wire::vectors::Names;
-use walvec_broker::wire::{Format, SnapshotEnd, dead_letter, reference_vectors, vectors};
+use walvec_broker::wire::{Format, SnapshotEnd, Sweep, dead_letter, reference_vectors, vectors};
 use walvec_broker::{Outgoing, Record};
 use walvec_model::{Generation, Op};
 
@@ -36,7 +36,13 @@ fn valid() -> Vec<Outgoing> {
             Op::Truncate,
         ];
         records.extend(ops.into_iter().flat_map(|op| encode(format, &change(at(1), op), &context())));
-        let end = SnapshotEnd { table: books(), position: at(0), generation: Generation(1), barrier: vec![1] };
+        let end = SnapshotEnd {
+            table: books(),
+            position: at(0),
+            generation: Generation(1),
+            sweep: Sweep::Generations,
+            barrier: vec![1],
+        };
         records.push(vectors::snapshot_end("books", &end));
         records.push(encoder(format).snapshot_end(&end));
     }

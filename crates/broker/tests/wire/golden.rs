@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use walvec_broker::Outgoing;
 use walvec_broker::wire::vectors::Names;
-use walvec_broker::wire::{Context, Format, SnapshotEnd, dead_letter, reference_vectors, vectors};
+use walvec_broker::wire::{Context, Format, SnapshotEnd, Sweep, dead_letter, reference_vectors, vectors};
 use walvec_model::{Cell, Generation, Op, Point, Position, SparseVector};
 
 use crate::support::{at, books, change, context, embedded, encode, encoder, key, letter, point, row};
@@ -47,7 +47,13 @@ fn partial_row() -> walvec_model::Row {
 }
 
 fn end() -> SnapshotEnd {
-    SnapshotEnd { table: books(), position: at(0), generation: Generation(2), barrier: vec![17, 0, 23] }
+    SnapshotEnd {
+        table: books(),
+        position: at(0),
+        generation: Generation(2),
+        sweep: Sweep::Generations,
+        barrier: vec![17, 0, 23],
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use walvec_broker::wire::{Context, Event, Format, SnapshotEnd};
+use walvec_broker::wire::{Context, Event, Format, SnapshotEnd, Sweep};
 use walvec_model::{Cell, Generation, Lsn, Op, Position};
 
 use crate::round_trip::value;
@@ -60,14 +60,26 @@ fn deletes_truncations_and_snapshot_ends_come_out_as_they_went_in() {
         );
         assert_eq!((records.len(), records[0].everywhere), (1, op == Op::Truncate));
     }
-    let end = SnapshotEnd { table: books(), position: at(0), generation: Generation(3), barrier: vec![5] };
+    let end = SnapshotEnd {
+        table: books(),
+        position: at(0),
+        generation: Generation(3),
+        sweep: Sweep::Generations,
+        barrier: vec![5],
+    };
     let record = encoder(FORMAT).snapshot_end(&end);
     assert_eq!(decode(FORMAT, &record), Event::SnapshotEnd(end));
 }
 
 #[test]
 fn the_tutorials_programs_can_filter_every_record_by_its_table() {
-    let end = SnapshotEnd { table: books(), position: at(0), generation: Generation(3), barrier: vec![5] };
+    let end = SnapshotEnd {
+        table: books(),
+        position: at(0),
+        generation: Generation(3),
+        sweep: Sweep::Generations,
+        barrier: vec![5],
+    };
     let mut records = vec![encoder(FORMAT).snapshot_end(&end)];
     records.extend(encode(FORMAT, &change(at(1), Op::Truncate), &context()));
     records.extend(encode(FORMAT, &change(at(1), Op::Delete { key: key(json!([7])) }), &context()));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Map, Number, Value, json};
-use walvec_broker::wire::{Context, Event, Format, SnapshotEnd};
+use walvec_broker::wire::{Context, Event, Format, SnapshotEnd, Sweep};
 use walvec_model::{Cell, Change, Column, Generation, Lsn, Op, Position, Row, RowKey, Table, TableName};
 
 use crate::support::{arrived, at, books, change, context, decode, encode, encoder, key, row, stored};
@@ -137,7 +137,13 @@ fn a_truncated_table_is_told_to_every_partition() {
 
 #[test]
 fn the_end_of_a_snapshot_comes_out_as_it_went_in() {
-    let end = SnapshotEnd { table: books(), position: at(0), generation: Generation(3), barrier: vec![0, i64::MAX] };
+    let end = SnapshotEnd {
+        table: books(),
+        position: at(0),
+        generation: Generation(3),
+        sweep: Sweep::Generations,
+        barrier: vec![0, i64::MAX],
+    };
     let record = encoder(Format::Debezium).snapshot_end(&end);
     assert_eq!(decode(Format::Debezium, &record), Event::SnapshotEnd(end));
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use walvec_broker::wire::dead_letter::{self, Letter, Parked, Subject};
 use walvec_broker::wire::vectors::{self, Names, Vectors};
-use walvec_broker::wire::{SnapshotEnd, reference_vectors};
+use walvec_broker::wire::{SnapshotEnd, Sweep, reference_vectors};
 use walvec_model::{Generation, Payload, PointId, SparseVector};
 
 use crate::round_trip::value;
@@ -64,7 +64,7 @@ fn control_records_come_out_as_they_went_in() {
     let (collection, position, generation) = ("books".to_owned(), at(5), Generation(2));
     let expected = Vectors::Truncate { collection: collection.clone(), table: books(), position, generation };
     assert_eq!(vectors::decode(&stored(&record)), Ok(expected));
-    let end = SnapshotEnd { table: books(), position, generation, barrier: vec![1, 2] };
+    let end = SnapshotEnd { table: books(), position, generation, sweep: Sweep::Generations, barrier: vec![1, 2] };
     let record = vectors::snapshot_end("books", &end);
     assert_eq!(vectors::decode(&stored(&record)), Ok(Vectors::SnapshotEnd { collection, end }));
     assert_eq!(vectors::decode(&written(None, None, &[])), Ok(Vectors::Nothing));

@@ -2,12 +2,14 @@
 //!
 //! - [`server`]: which server and database this is, and what it can do
 //! - [`service`]: whose managed service it is, if any
+//! - [`shape`]: what decides which rows a table has and how they read
 //! - [`tables`]: tables with their columns, keys and rights
 //! - [`types`]: how the values of a type are read, and what makes two of them equal
 //! - [`Catalog`]: the session that all questions go through
 
 mod server;
 mod service;
+mod shape;
 mod tables;
 mod types;
 
@@ -17,6 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use server::facts as server_facts;
 pub use server::{Capabilities, ServerFacts};
 pub use service::Service;
+pub(crate) use shape::shapes;
+pub use shape::{Alteration, Shape};
 pub(crate) use tables::{
     ColumnFacts, Generated, KeySource, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves,
 };

@@ -247,11 +247,12 @@ pub(crate) struct Leaf {
 
 /// The leaves under a table; the table itself if it is not partitioned.
 pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, CaptureError> {
+    // One that is dropped at this moment has no size and no rights.
     let query = "
         SELECT n.nspname::text, c.relname::text,
                CASE WHEN m.amname = 'heap'
-                    THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END,
-               has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), c.oid,
+                    THEN coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::bigint ELSE 0 END,
+               coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false), c.oid,
                coalesce(m.amname = 'heap', false)
         FROM (SELECT relid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf
               UNION SELECT $1::oid::regclass FROM pg_class WHERE oid = $1 AND relkind = 'r') AS leaf

@@ -55,6 +55,8 @@ pub enum Selection {
     Where(Option<String>),
     /// Those with these keys.
     Keys(Vec<RowKey>),
+    /// Those in the partitions with these oids.
+    Partitions(Vec<u32>),
 }
 
 /// See [`Source::begin_snapshot`].

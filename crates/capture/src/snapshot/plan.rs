@@ -70,7 +70,7 @@ pub(super) async fn tables(source: &Source, named: Option<&[TableName]>) -> Resu
     let mut plans = Vec::new();
     for published in source.published_tables().await? {
         if named.is_none_or(|named| named.contains(&published.table.name)) {
-            plans.push(plan(source, published, &[None]).await?);
+            plans.push(plan(source, published, &[None], None).await?);
         }
     }
     Ok(plans)
@@ -82,7 +82,16 @@ pub(super) async fn selected(
     published: PublishedTable,
     rows: &Selection,
 ) -> Result<Plan, CaptureError> {
+    let partitions = match rows {
+        Selection::Partitions(wanted) => Some(wanted.as_slice()),
+        Selection::Where(_) | Selection::Keys(_) => None,
+    };
     let conditions: Vec<Option<String>> = match rows {
+        // Whoever may not read the partitions themselves reads through the root.
+        Selection::Partitions(wanted) => {
+            let oids: Vec<String> = wanted.iter().map(u32::to_string).collect();
+            vec![Some(format!("tableoid IN ({})", oids.join(", ")))]
+        }
         Selection::Where(condition) => vec![condition.clone()],
         Selection::Keys(keys) => {
             let kinds = source.catalog.kinds_of(&published.table.columns).await?;
@@ -91,13 +100,20 @@ pub(super) async fn selected(
             keys.chunks(KEYS_PER_STATEMENT).map(condition).collect()
         }
     };
-    plan(source, published, &conditions).await
+    plan(source, published, &conditions, partitions).await
 }
 
-async fn plan(source: &Source, published: PublishedTable, conditions: &[Option<String>]) -> Result<Plan, CaptureError> {
+/// `partitions`: the oids of those to read, if not all.
+async fn plan(
+    source: &Source,
+    published: PublishedTable,
+    conditions: &[Option<String>],
+    partitions: Option<&[u32]>,
+) -> Result<Plan, CaptureError> {
     let session = source.session().await?;
     let kinds = source.catalog.kinds_of(&published.table.columns).await?.into();
-    let leaves = leaves(&session, published.facts.oid).await?;
+    let mut leaves = leaves(&session, published.facts.oid).await?;
+    leaves.retain(|leaf| partitions.is_none_or(|wanted| wanted.contains(&leaf.oid)));
     let parts = conditions.iter().flat_map(|condition| parts(&published, &leaves, condition.as_deref())).collect();
     let columns = quote_columns(published.table.columns.iter().map(|column| column.name.as_str()));
     let has_range_scan = source.server().capabilities.tid_range_scan;

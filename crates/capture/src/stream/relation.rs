@@ -45,7 +45,7 @@ impl Relations {
         let name = TableName::new(&relation.schema, &relation.name);
         let known = match self.known.get(&relation.oid) {
             Some(known) if known.name != name => {
-                return Err(schema(&known.name, format!("it is called {name} now")));
+                return Err(altered(&known.name, format!("it is called {name} now")));
             }
             Some(known) => Some(known),
             // A table that was dropped and created again has another oid.
@@ -83,7 +83,7 @@ impl Relations {
                          the rows to render again: the replica identity does not hold it",
                         spec.main
                     );
-                    return Err(schema(name, reason));
+                    return Err(altered(name, reason));
                 }
             }
         }
@@ -115,7 +115,7 @@ fn key_of(
     name: &TableName,
 ) -> Result<Vec<usize>, CaptureError> {
     let key = match (facts, known) {
-        (Some(facts), _) => facts.key().map_err(|error| schema(name, error.to_string()))?.columns().to_vec(),
+        (Some(facts), _) => facts.key().map_err(|error| altered(name, error.to_string()))?.columns().to_vec(),
         // Dropped by now; its changes are still to come.
         (None, Some(known)) => known.key.clone(),
         (None, None) => Vec::new(),
@@ -124,7 +124,7 @@ fn key_of(
         (0..relation.columns.len()).filter(|&index| relation.columns[index].in_identity).collect()
     } else {
         let position = |column: &String| relation.columns.iter().position(|found| found.name == *column);
-        let missing = |column: &String| schema(name, format!("the key column \"{column}\" is not in the stream"));
+        let missing = |column: &String| altered(name, format!("the key column \"{column}\" is not in the stream"));
         key.iter().map(|column| position(column).ok_or_else(|| missing(column))).collect::<Result<_, _>>()?
     };
     check_identity(relation, &key, name)?;
@@ -134,22 +134,24 @@ fn key_of(
 /// Updates and deletes must carry the key.
 fn check_identity(relation: &Relation, key: &[usize], name: &TableName) -> Result<(), CaptureError> {
     if key.is_empty() {
-        return Err(schema(name, "it has no key any more".to_owned()));
+        return Err(altered(name, "it has no key any more".to_owned()));
     }
     if let Some(missing) =
         key.iter().filter_map(|&index| relation.columns.get(index)).find(|column| !column.in_identity)
     {
         let reason = format!("the replica identity does not hold the key column \"{}\"", missing.name);
-        return Err(schema(name, reason));
+        return Err(altered(name, reason));
     }
     // With the default identity the flagged columns are the primary key of that time.
     let flagged = relation.columns.iter().filter(|column| column.in_identity).count();
     if relation.identity == b'd' && flagged != key.len() {
-        return Err(schema(name, "its primary key was changed".to_owned()));
+        return Err(altered(name, "its primary key was changed".to_owned()));
     }
     Ok(())
 }
 
-fn schema(table: &TableName, reason: String) -> CaptureError {
-    CaptureError::Schema { table: table.clone(), reason }
+/// What the message says does not go with the catalogue of now, or with the configuration. Which of them is out of date, the next
+/// session finds out.
+fn altered(table: &TableName, reason: String) -> CaptureError {
+    CaptureError::Altered { table: table.clone(), reason }
 }

@@ -43,7 +43,8 @@ use crate::retry::Retry;
 use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::supervisor::{count_points, maintain};
 use crate::telemetry::{ReadsFrom, Telemetry};
-use crate::writer::{Collection, Shared, Writer};
+use crate::watch::Truncates;
+use crate::writer::{Collection, Guard, Shared, Writer};
 use claim::Claim;
 use rows::Rows;
 use vectors::Vectors;
@@ -139,7 +140,8 @@ impl Indexer {
         let telemetry = Telemetry::that_reads(ReadsFrom::Topics, statuses.collect(), true);
         telemetry.broker(BrokerStatus { group: Some(config.group.clone()), ..BrokerStatus::default() });
         let claim = Arc::new(Claim::default());
-        let shared = Shared { telemetry, letters, stop, guard: Some(Arc::<Claim>::clone(&claim)) };
+        let guard: Arc<dyn Guard> = Arc::<Claim>::clone(&claim);
+        let shared = Shared { telemetry, letters, stop, guard: Some(guard), truncates: Truncates::default() };
         let protocol = config.protocol.unwrap_or(Protocol::Consumer);
         Self { config, shared, claim, collections, protocol }
     }

@@ -12,7 +12,7 @@ use walvec_broker::kafka::connection::Connection;
 use walvec_broker::kafka::producer::{Producer, Segment};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
 use walvec_broker::wire::reference_vectors::{self, Embedded};
-use walvec_broker::wire::{Format, SnapshotEnd, header, vectors};
+use walvec_broker::wire::{Format, SnapshotEnd, Sweep, header, vectors};
 use walvec_broker::{BrokerError, Outgoing};
 use walvec_model::{Generation, Point, PointId, Position, StoredPoint, TableName, Vector};
 use walvec_sink::{BoxFuture, CollectionId, ScrollPage, Sink, SinkError, Write};
@@ -186,7 +186,13 @@ impl Sink for VectorsTopic {
             let partitions = self.partitions.load(Ordering::Relaxed);
             let barrier = self.producer.end_offsets(&self.spec.name, partitions).await;
             let barrier = barrier.map_err(|error| refused(&error))?;
-            let end = SnapshotEnd { table, position: Position::default(), generation: current, barrier };
+            let end = SnapshotEnd {
+                table,
+                position: Position::default(),
+                generation: current,
+                sweep: Sweep::Generations,
+                barrier,
+            };
             let mut record = self.keyed(vectors::snapshot_end(&self.collection, &end), "snapshot end");
             record.headers.push((header::TOPIC, self.spec.name.as_bytes().to_vec()));
             self.send(vec![(None, record)]).await?;

@@ -122,6 +122,7 @@ impl Fixture {
             guard: None,
             telemetry: Telemetry::new(vec![CollectionStatus::default()], false),
             letters: Arc::new(Store::open(root.path()).unwrap()),
+            truncates: crate::watch::Truncates::default(),
             stop: stop.clone(),
         };
         let source = OnDemand::new(None, &shared);

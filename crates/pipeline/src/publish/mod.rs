@@ -35,14 +35,15 @@ use crate::gap::{self, OnGap};
 use crate::letters::Letters;
 use crate::policy::During;
 use crate::replay::Replay;
-use crate::reread::{Jobs, Order};
+use crate::reread::{Floors, Jobs, Order};
 use crate::retry::Retry;
 use crate::start::{Slot, Start, decide};
 use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::store::{Checkpoint, SnapshotState, Store};
-use crate::supervisor::{facts, observe, refuse_what_cannot_work, want_snapshot_after};
+use crate::supervisor::{Before, facts, follow_publication, refuse_what_cannot_work, want_snapshot_after};
 use crate::telemetry::Telemetry;
 use crate::waits::show_waits;
+use crate::watch::{Truncates, Watch};
 use crate::writer::Shared;
 use outlet::Outlet;
 
@@ -105,6 +106,8 @@ struct Session<'a> {
     outlet: Outlet,
     /// Rows whose newest version the topics do not have, because its record is too large.
     too_large: BTreeMap<TableName, HashSet<RowKey>>,
+    /// From which position on the stream counts, for tables that were altered.
+    floors: Floors,
 }
 
 impl Publisher {
@@ -122,7 +125,7 @@ impl Publisher {
         Self {
             config,
             store,
-            shared: Shared { guard: None, telemetry, letters, stop },
+            shared: Shared { guard: None, telemetry, letters, truncates: Truncates::default(), stop },
             jobs,
             orders,
             interrupted: None,
@@ -179,11 +182,9 @@ impl Publisher {
     }
 
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
-        let Self { config, store, shared, orders, interrupted, during, .. } = self;
+        let Self { config, store, shared, jobs, orders, interrupted, during } = self;
         shared.telemetry.phase(Phase::Starting);
-        if config.on_gap == OnGap::Resync {
-            source.mend_publication().await?;
-        }
+        follow_publication(&source, store, config.on_gap).await?;
         refuse_what_cannot_work(&source, *during).await?;
         *during = During::Running;
         let tables = source.followed_tables().await?;
@@ -192,13 +193,15 @@ impl Publisher {
         let source = Arc::new(source);
         shared.letters.refresh().await?;
         let too_large = snapshot::too_large(config, shared)?;
-        let mut session = Session { config, store, shared, source, tables, outlet, too_large };
+        let mut session =
+            Session { config, store, shared, source, tables, outlet, too_large, floors: Floors::default() };
         session.show_too_large()?;
         let (source, watched) = (Arc::clone(&session.source), session.tables.clone());
+        let watch = Watch::new(&source, &watched, shared, store, jobs.clone(), config.on_gap);
         let acknowledged = session.outlet.counter();
         let outcome = tokio::select! {
             outcome = session.work(stored, retry, orders, interrupted) => outcome,
-            error = observe(&source, &watched, &[], &shared.telemetry, store, config.on_gap) => Err(error),
+            error = watch.run(&[]) => Err(error),
             () = report(&shared.telemetry, &*acknowledged) => Ok(()),
             never = show_waits(&source, &shared.telemetry) => match never {},
         };
@@ -239,7 +242,9 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         let identities = self.outlet.identities();
         let slot = &self.config.source.slot;
-        let facts = facts(&self.source, slot, &self.config.config_digest, identities, stored.as_ref()).await?;
+        let baseline = self.store.baseline()?;
+        let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
+        let facts = facts(&self.source, slot, &self.config.config_digest, identities, before).await?;
         let on_gap = self.config.on_gap;
         let mut replay = Replay::default();
         let checkpoint = match decide(stored.as_ref(), &facts, on_gap)? {
@@ -274,6 +279,7 @@ impl Session<'_> {
                 self.take_snapshot(checkpoint, drop_slot).await?
             }
         };
+        self.floors = Floors::new(self.store.baseline()?.unwrap_or_default().floors);
         let found_in = |error: PipelineError| gap::found_in(error, on_gap);
         let stream = self.source.open_stream().await.map_err(|error| found_in(error.into()))?;
         self.shared.telemetry.phase(Phase::Streaming);

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
-use walvec_broker::wire::{Context, SnapshotEnd};
+use walvec_broker::wire::{Context, SnapshotEnd, Sweep};
 use walvec_capture::Snapshot;
-use walvec_model::{Change, Generation, Lsn, Op, RowKey, TableName};
+use walvec_model::{Change, Lsn, Op, RowKey, TableName};
 
 use super::outlet::Oversized;
 use super::{PublisherConfig, Session};
@@ -30,7 +30,8 @@ impl Session<'_> {
         checkpoint.snapshot = SnapshotState::Copying;
         self.store.save_checkpoint(&checkpoint)?;
         let shared = self.shared;
-        checkpoint.publication = shared.or_stop(prepare_source(&self.source, drop_slot)).await?;
+        let prepared = prepare_source(&self.source, self.store, drop_slot);
+        checkpoint.publication = shared.or_stop(prepared).await?;
         shared.or_stop(self.announce(&checkpoint)).await?;
 
         let mut snapshot = shared.or_stop(async { Ok(self.source.begin_snapshot().await?) }).await?;
@@ -46,11 +47,12 @@ impl Session<'_> {
         closed?;
         for table in self.tables.clone() {
             let generation = checkpoint.generation;
-            let end = SnapshotEnd { table: table.name.clone(), position, generation, barrier: Vec::new() };
+            let (table, sweep, barrier) = (table.name.clone(), Sweep::Generations, Vec::new());
+            let end = SnapshotEnd { table, position, generation, sweep, barrier };
             // Tables that rows only look something up in are not copied.
             if self.outlet.end_snapshot(&end).await? {
-                self.forget_too_large(&table.name, generation).await?;
-                tracing::info!(table = %table.name, "snapshot complete");
+                self.forget_too_large(&end).await?;
+                tracing::info!(table = %end.table, "snapshot complete");
             }
         }
         checkpoint.snapshot = SnapshotState::Done;
@@ -140,13 +142,17 @@ impl Session<'_> {
     }
 
     /// The end of a snapshot: rows that it did not park again fit, or are gone.
-    async fn forget_too_large(&mut self, table: &TableName, current: Generation) -> Result<(), PipelineError> {
+    pub(super) async fn forget_too_large(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
+        let is_of_before = |letter: &DeadLetter| match end.sweep {
+            Sweep::Generations => letter.generation < end.generation,
+            Sweep::Older => letter.position < end.position,
+        };
         let mut gone = Vec::new();
-        for (collection, _) in self.config.collections.iter().filter(|(_, shown)| shown == table) {
-            let stale = letters(self.shared, collection)?.into_iter().filter(|letter| letter.generation < current);
+        for (collection, _) in self.config.collections.iter().filter(|(_, shown)| *shown == end.table) {
+            let stale = letters(self.shared, collection)?.into_iter().filter(is_of_before);
             gone.extend(stale.map(|letter| RowKey::new(letter.key)));
         }
-        self.take_back(table, &gone).await
+        self.take_back(&end.table, &gone).await
     }
 
     /// Shows in the status what capture itself has parked.

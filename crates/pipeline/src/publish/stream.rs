@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use tracing::Span;
-use walvec_broker::wire::Context;
+use walvec_broker::wire::{Context, SnapshotEnd, Sweep};
 use walvec_capture::{CaptureError, ChangeStream};
-use walvec_model::{Change, Generation, Op, RowKey, StreamEvent, Table};
+use walvec_model::{Change, Generation, Op, RowKey, StreamEvent, Table, Touched};
 
 use super::Session;
 use super::outlet::Committed;
@@ -62,7 +62,7 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         let mut active = interrupted.take().and_then(|order| self.begin(order));
         let outcome = self.follow_with(stream, checkpointer, replay, generation, orders, &mut active).await;
-        match (&outcome, active.map(Active::into_order)) {
+        match (&outcome, active.and_then(Active::into_order)) {
             (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
             (Err(_), order) => *interrupted = order,
             (Ok(()), None) => {}
@@ -158,12 +158,25 @@ impl Session<'_> {
                 }
                 StreamEvent::Change(change) => {
                     transaction.rows += 1;
+                    if self.floors.cover(&change, active.as_ref()) {
+                        continue;
+                    }
+                    if change.op == Op::Truncate {
+                        let xid = transaction.context.xid.unwrap_or_default();
+                        self.shared.truncates.note(&change.table.name, xid);
+                    }
                     if let Some(active) = active {
                         active.note(&change);
                     }
                     self.send(change, transaction, unseen).await?;
                 }
-                StreamEvent::LookedUp(_) => transaction.rows += 1,
+                StreamEvent::LookedUp(change) => {
+                    transaction.rows += 1;
+                    if change.touched == Touched::All {
+                        let xid = transaction.context.xid.unwrap_or_default();
+                        self.shared.truncates.note(&change.table.name, xid);
+                    }
+                }
                 StreamEvent::Commit { end_lsn, at } => {
                     let rows = std::mem::take(&mut transaction.rows);
                     transaction.span = Span::none();
@@ -286,11 +299,13 @@ impl Session<'_> {
         let refused =
             |what: &str, remedy: &str| Refusal { code: "E_TABLE", what: what.to_owned(), remedy: remedy.to_owned() };
         let refusal = match &order.job {
-            Job::Backfill { table, .. } if self.config.topics.iter().any(|topic| topic.table == *table) => {
+            Job::Backfill { table, .. } | Job::Altered { table, .. }
+                if self.config.topics.iter().any(|topic| topic.table == *table) =>
+            {
                 let table = table.clone();
                 return Some(Active::begin(&self.source, self.shared, order, table));
             }
-            Job::Backfill { .. } => {
+            Job::Backfill { .. } | Job::Altered { .. } => {
                 refused("it is not part of the configuration that is running", "name a table of the configuration")
             }
             Job::Repair { .. } | Job::Resync { .. } => refused(
@@ -318,6 +333,17 @@ impl Session<'_> {
             Turn::Ended(result) => {
                 let done = self.outlet.drain_or_stop().await?;
                 self.note(done, checkpointer);
+                if result.is_ok()
+                    && let Some(job) = active.as_ref()
+                    && let Some((table, position)) = job.supersedes()
+                {
+                    let (table, generation) = (table.clone(), context.generation);
+                    self.floors.raise(table.clone(), position);
+                    job.order().update(|progress| progress.superseded = Some((table.clone(), position)));
+                    let end = SnapshotEnd { table, position, generation, sweep: Sweep::Older, barrier: Vec::new() };
+                    self.outlet.end_snapshot(&end).await?;
+                    self.forget_too_large(&end).await?;
+                }
                 if let Some(job) = active.take() {
                     job.order().end(result.as_ref().copied());
                 }

@@ -38,6 +38,7 @@ use crate::retry::retrying;
 use crate::status::LATEST_DEAD_LETTERS;
 use crate::store::{DeadLetter, Place};
 use crate::telemetry::Telemetry;
+use crate::watch::Truncates;
 use crate::witness::Witness;
 pub(crate) use placed::Placed;
 pub(crate) use vectors::Part;
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     pub(crate) guard: Option<Arc<dyn Guard>>,
     pub(crate) telemetry: Telemetry,
     pub(crate) letters: Arc<dyn Letters>,
+    /// The transactions of the stream that emptied tables.
+    pub(crate) truncates: Truncates,
     pub(crate) stop: CancellationToken,
 }
 
@@ -380,14 +383,16 @@ impl Writer {
         &self.shared.telemetry
     }
 
-    /// Ends the second reading of a table that was rewritten under a snapshot: what is older than `position` was read the first time
-    /// only, or before, and belongs to rows that are gone.
-    pub(crate) async fn remove_older(&mut self, position: Position) -> Result<(), PipelineError> {
+    /// Ends the reading of a table as it was at `position`: points and dead letters that are older belong to rows that are gone.
+    pub(crate) async fn sweep_before(&mut self, position: Position) -> Result<(), PipelineError> {
+        self.remember(None);
         self.as_owner(|sink, table| async move { sink.delete_older(table, position).await }).await?;
+        self.shared.letters.refresh().await?;
         let gone = self.keys_of_letters(|letter| letter.position < position)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
         self.forget(&gone);
         self.report_dead_letters();
+        tracing::info!(collection = self.collection.name, "a table that was altered or rewritten was read again");
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::{collections::HashMap, io::Write};
 
 use walvec_model::{Cell, Change, Lsn, Op, Position, Row, RowKey, Table, TableName, Value};
 
-use super::super::{Context, SnapshotEnd, VERSION, header, json, stamp};
+use super::super::{Context, SnapshotEnd, VERSION, control, header, json, stamp};
 use super::UNAVAILABLE;
 use crate::Outgoing;
 
@@ -67,10 +67,10 @@ impl Encoder {
         let (lsn, position, generation) = (end.position.commit_lsn.0, end.position, end.generation.0);
         let _ = write!(
             value,
-            r#","txId":null,"lsn":{lsn},"xmin":null,"walvec":{{"v":{VERSION},"position":"{position}","generation":{generation},"end":{{"barrier":"#
+            r#","txId":null,"lsn":{lsn},"xmin":null,"walvec":{{"v":{VERSION},"position":"{position}","generation":{generation},"end":"#
         );
-        json::value(&mut value, &end.barrier);
-        json::raw(&mut value, "}}}}");
+        control::write_end_part(&mut value, end);
+        json::raw(&mut value, "}}}");
         let headers = vec![(header::CONTROL, header::SNAPSHOT_END.into())];
         Outgoing { value: Some(value), headers, ..Outgoing::default() }
     }

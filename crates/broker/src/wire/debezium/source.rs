@@ -60,12 +60,9 @@ pub(super) fn snapshot_end(envelope: &json::Fields<'_>) -> Result<Option<Snapsho
     let Some(source) = envelope.get("source") else { return Ok(None) };
     let source = json::Fields::of(source, "source")?;
     let Some(block) = Block::read(&source)? else { return Ok(None) };
-    if block.fields.get("end").is_none() {
-        return Ok(None);
-    }
-    let barrier = block.fields.object("end")?.offsets("barrier")?;
+    let Some((barrier, sweep)) = control::read_end_part(&block.fields)? else { return Ok(None) };
     let table = TableName::new(source.text("schema")?, source.text("table")?);
-    Ok(Some(SnapshotEnd { table, position: block.position, generation: block.generation, barrier }))
+    Ok(Some(SnapshotEnd { table, position: block.position, generation: block.generation, sweep, barrier }))
 }
 
 /// walvec's own block.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use walvec_capture::Source;
 use walvec_model::Lsn;
 use walvec_pipeline::start::{Start, decide};
-use walvec_pipeline::{PipelineError, Store, facts};
+use walvec_pipeline::{Before, PipelineError, Store, facts};
 
 use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, Stage};
@@ -86,15 +86,17 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
         Some(_) => config.directory_of(Stage::Capture),
         None => config.sink.directory().to_owned(),
     };
-    let stored = if directory.join("state.redb").exists() {
+    let (stored, baseline) = if directory.join("state.redb").exists() {
         let _data_dir = app::lock(directory)?;
-        Store::open(directory).and_then(|store| store.checkpoint()).map_err(PipelineError::from)?
+        let read = |store: Store| Ok((store.checkpoint()?, store.baseline()?));
+        Store::open(directory).and_then(read).map_err(PipelineError::from)?
     } else {
-        None
+        (None, None)
     };
     // Where collections are made anew is looked at elsewhere, and creating the missing ones is up to `run`.
     let collections = stored.as_ref().map(|checkpoint| checkpoint.collections.clone()).unwrap_or_default();
-    let facts = facts(source, &config.source.slot, &app::config_digest(config), collections, stored.as_ref()).await?;
+    let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
+    let facts = facts(source, &config.source.slot, &app::config_digest(config), collections, before).await?;
     let tables = tables(config);
     Ok(match (decide(stored.as_ref(), &facts, config.source.on_gap.into()).map_err(PipelineError::from)?, stored) {
         (Start::Snapshot { .. }, None) => Next::Read { tables },

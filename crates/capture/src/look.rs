@@ -1,0 +1,61 @@
+//! One look at the server and at the catalogue: cheap enough for every second, however many tables there are.
+
+use walvec_model::TableName;
+
+use crate::CaptureError;
+use crate::catalog::{self, Shape};
+use crate::connect::statement_error;
+use crate::publication::{PublicationIdentity, identity_expression};
+use crate::source::{ServerPosition, Source, parse_lsn};
+
+/// What one look has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Where the server is.
+    pub position: ServerPosition,
+    /// The publication, if there is one.
+    pub publication: Option<PublicationIdentity>,
+}
+
+impl Source {
+    /// Where the server is, and what identifies the publication.
+    ///
+    /// # Errors
+    /// If the question cannot be asked.
+    pub async fn look(&self) -> Result<Look, CaptureError> {
+        let query = format!(
+            "SELECT pg_current_wal_flush_lsn()::text,
+                    (SELECT greatest(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn), 0)::bigint
+                     FROM pg_replication_slots WHERE slot_name = $2),
+                    {}",
+            identity_expression(self.server().capabilities)
+        );
+        let row = self.session().await?.query_one(&query, &[&self.config.publication, &self.config.slot]).await;
+        let row = row.map_err(|error| statement_error("asking for the server's position", &error))?;
+        let retained = row.get::<_, Option<i64>>(1).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+        Ok(Look {
+            position: ServerPosition { flushed: parse_lsn(row.get(0))?, retained_wal_bytes: retained },
+            publication: PublicationIdentity::read(row.get(2)),
+        })
+    }
+
+    /// The shapes of all published tables, those that are only looked up included; `None` for one that does not exist.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn shapes_now(&self) -> Result<Vec<(TableName, Option<Shape>)>, CaptureError> {
+        let tables: Vec<TableName> = self.config.published().into_iter().map(|spec| spec.name).collect();
+        let shapes = catalog::shapes(&*self.session().await?, &tables).await?;
+        Ok(tables.into_iter().zip(shapes).collect())
+    }
+
+    /// The main tables whose documents depend on `table`: itself, if it is one, and those whose rows look something up in it.
+    #[must_use]
+    pub fn dependents(&self, table: &TableName) -> Vec<TableName> {
+        let mut mains: Vec<TableName> = self.config.lookups_in(table).map(|spec| spec.main.clone()).collect();
+        mains.extend(self.config.is_main(table).then(|| table.clone()));
+        mains.sort();
+        mains.dedup();
+        mains
+    }
+}

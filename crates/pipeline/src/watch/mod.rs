@@ -1,0 +1,194 @@
+//! Looks at the server, the catalogue and the collections once a second, beside the stream.
+//!
+//! A look costs two statements, however many tables there are. One that fails decides nothing: a server that cannot be asked shows in
+//! the stream.
+//!
+//! - [`tables`]: whether the tables are what they were when their rows were read, and what to do if not
+//! - [`truncates`]: which transactions of the stream emptied tables
+//! - here: the loop, and the publication
+
+mod tables;
+mod truncates;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+use walvec_capture::{Blocker, PublicationIdentity, Source};
+use walvec_model::{Position, Table, TableName};
+use walvec_sink::Sink;
+
+use crate::error::PipelineError;
+use crate::gap::{self, OnGap};
+use crate::reread::Jobs;
+use crate::status::{Phase, Problem};
+use crate::store::{Baseline, SnapshotState, Store};
+use crate::supervisor::count_points;
+use crate::trouble::Trouble;
+use crate::writer::Shared;
+use tables::{Known, Reading, Suspicion};
+pub(crate) use tables::{follow_replaced, is_any_replaced};
+pub(crate) use truncates::Truncates;
+
+/// How often to look.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the catalogue is asked about very many tables takes a while: it is left alone for this many times as long.
+const REST: u32 = 20;
+
+/// How long an answer may take before what is known counts as old.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Notes what the tables are before a snapshot is taken of them, and returns the publication's version.
+///
+/// What happens to a table after this note and before the snapshot is seen as a difference, and means reading it once more.
+pub(crate) async fn begin(source: &Source, store: &Store) -> Result<String, PipelineError> {
+    let publication = source.publication_identity().await?.map(|identity| identity.version);
+    let shapes = source.shapes_now().await?.into_iter().filter_map(|(table, shape)| Some((table, shape?))).collect();
+    store.save_baseline(&Baseline { publication: None, shapes, floors: Vec::new() })?;
+    Ok(publication.unwrap_or_default())
+}
+
+/// What one session looks at.
+pub(crate) struct Watch<'a> {
+    source: &'a Source,
+    /// The tables as they were when the source was connected.
+    tables: &'a [Arc<Table>],
+    shared: &'a Shared,
+    store: &'a Store,
+    /// Takes the tables that have to be read again.
+    jobs: Jobs,
+    /// The publication at the last look.
+    publication: Option<PublicationIdentity>,
+    /// What the tables were when their rows were read; loaded when the stream is followed.
+    known: Option<Known>,
+    /// As of which position altered tables were read whole.
+    floors: BTreeMap<TableName, Position>,
+    suspicions: Vec<Suspicion>,
+    reading: Option<Reading>,
+    /// When the tables are looked at next.
+    due: Instant,
+    /// Tables whose keys and identities were examined as they are now.
+    examined: Known,
+    unfit: Trouble,
+    missing: Trouble,
+    unread: Trouble,
+    waiting: Trouble,
+    on_gap: OnGap,
+}
+
+impl<'a> Watch<'a> {
+    pub(crate) fn new(
+        source: &'a Source,
+        tables: &'a [Arc<Table>],
+        shared: &'a Shared,
+        store: &'a Store,
+        jobs: Jobs,
+        on_gap: OnGap,
+    ) -> Self {
+        let trouble = || Trouble::new(&shared.telemetry);
+        Self {
+            source,
+            tables,
+            shared,
+            store,
+            jobs,
+            publication: None,
+            known: None,
+            floors: BTreeMap::new(),
+            suspicions: Vec::new(),
+            reading: None,
+            due: Instant::now(),
+            examined: Known::new(),
+            unfit: trouble(),
+            missing: trouble(),
+            unread: trouble(),
+            waiting: trouble(),
+            on_gap,
+        }
+    }
+
+    /// Looks until the session has to begin again, or must not go on.
+    pub(crate) async fn run(mut self, sinks: &[Arc<dyn Sink>]) -> PipelineError {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                // The next one need not wait for the next look.
+                () = tables::ended(self.reading.as_ref()) => self.due = Instant::now(),
+            }
+            show_blockers(&self.source.waiting_for(), &mut self.waiting);
+            for (index, sink) in sinks.iter().enumerate() {
+                if let Err(gone) = count_points(index, sink.as_ref(), &self.shared.telemetry).await {
+                    return gone;
+                }
+            }
+            if let Err(error) = self.look().await {
+                return error;
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), PipelineError> {
+        let Ok(Ok(look)) = tokio::time::timeout(ANSWER_LIMIT, self.source.look()).await else {
+            self.shared.telemetry.unobserved();
+            return Ok(());
+        };
+        self.shared.telemetry.observed(look.position.flushed, look.position.retained_wal_bytes);
+        let before = std::mem::replace(&mut self.publication, look.publication);
+        let phase = self.shared.telemetry.subscribe().borrow().phase;
+        match phase {
+            Phase::Streaming => {
+                self.compare_publication(before).await?;
+                let begun = Instant::now();
+                if self.due > begun {
+                    return Ok(());
+                }
+                self.compare_tables(look.position.flushed).await?;
+                self.due = Instant::now() + begun.elapsed().saturating_sub(INTERVAL / REST) * REST;
+                Ok(())
+            }
+            Phase::Snapshot => self.refuse_replaced().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails if the publication may have left changes out since the snapshot began. `before`: what it was at the last look.
+    async fn compare_publication(&self, before: Option<PublicationIdentity>) -> Result<(), PipelineError> {
+        let Some(checkpoint) = self.store.checkpoint()?.filter(|stored| stored.snapshot == SnapshotState::Done) else {
+            return Ok(());
+        };
+        let Some(now) = &self.publication else {
+            let called = self.source.publication_called(&checkpoint.publication).await.ok().flatten();
+            return Err(gap::found(gap::publication_changed(called.as_deref()), self.on_gap));
+        };
+        if now.version == checkpoint.publication {
+            return Ok(());
+        }
+        // Between two looks of one session there is no time for more than that.
+        let was_the_same = |before: &PublicationIdentity| before.version == checkpoint.publication;
+        if before.is_some_and(|before| was_the_same(&before) && now.is_handed_over(&before)) {
+            let baseline = self.store.baseline()?.unwrap_or_default();
+            let publication = Some(now.version.clone());
+            tracing::info!("the publication has another owner; nothing else has changed");
+            return Ok(self.store.save_baseline(&Baseline { publication, ..baseline })?);
+        }
+        Err(gap::found(gap::publication_changed(None), self.on_gap))
+    }
+}
+
+/// Shows which open transactions the creation of a slot waits for, as long as it does.
+fn show_blockers(blockers: &[Blocker], trouble: &mut Trouble) {
+    if blockers.is_empty() {
+        return trouble.end();
+    }
+    let list = |of: fn(&Blocker) -> String| blockers.iter().map(of).collect::<Vec<_>>().join("; ");
+    let message = format!(
+        "the rows are read once PostgreSQL has created a replication slot, and that waits for open transactions: {}",
+        list(Blocker::to_string)
+    );
+    let remedy = Some(list(Blocker::remedy));
+    trouble.show(Problem { part: "source".to_owned(), message, remedy, attempts: 1 });
+}

@@ -1,0 +1,298 @@
+//! Whether the tables are what they were when their rows were read, and what to do if not.
+//!
+//! | what has changed | what follows |
+//! |---|---|
+//! | columns or key as the stream shows them, or the table behind the name | the session begins again, as a new generation |
+//! | how rows read, or which there are, without a word in the stream | that table is read again, concurrently with the stream |
+//! | a replica identity | what does not work with it any more is shown |
+//! | anything else | it is noted |
+//!
+//! What is noted survives a restart, so that what happened while nothing ran is seen too. A table that is read again is noted when
+//! that is done: if the session ends before, the next one finds the same difference.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use walvec_capture::{Alteration, Finding, Severity, Shape, Source};
+use walvec_model::{Lsn, Position, Table, TableName};
+
+use super::Watch;
+use crate::error::PipelineError;
+use crate::reread::{Job, Progress};
+use crate::status::Problem;
+use crate::store::Baseline;
+
+/// Tables and their shapes.
+pub(super) type Known = BTreeMap<TableName, Shape>;
+
+/// How long a table is left alone that could not be read again.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// How long the examination of keys and identities may take: it may have to wait for a lock.
+const EXAMINATION: Duration = Duration::from_secs(10);
+
+/// Partitions were truncated or rewritten, and the stream may still bring a TRUNCATE of the whole table that did it.
+pub(super) struct Suspicion {
+    table: TableName,
+    xids: Vec<u32>,
+    /// When the stream has come so far, it has brought it.
+    until: Option<Lsn>,
+}
+
+/// A table that is read again.
+pub(super) struct Reading {
+    table: TableName,
+    /// What it was when its rows began to be read, to be noted at the end.
+    shape: Shape,
+    /// The tables whose rows depend on it, and which partitions of them to read; the last one is being read.
+    todo: Vec<(TableName, Option<Vec<u32>>)>,
+    progress: Option<watch::Receiver<Progress>>,
+    /// It could not be read, and is tried again then.
+    again: Option<Instant>,
+}
+
+/// Lets the publication publish the tables that have the configured names now, if it is walvec's own. Otherwise the next session says
+/// what to do.
+pub(crate) async fn follow_replaced(source: &Source) -> Result<(), PipelineError> {
+    if source.mend_publication().await? {
+        tracing::info!("another table has the name of one that was read; the publication publishes that one now");
+    }
+    Ok(())
+}
+
+/// Whether another table has the name of one whose rows were read.
+pub(crate) fn is_any_replaced(known: &[(TableName, Shape)], now: &[(TableName, Option<Shape>)]) -> bool {
+    let before = |table: &TableName| known.iter().find(|(name, _)| name == table).map(|(_, shape)| shape);
+    let is_replaced = |table: &TableName, now: &Shape| {
+        before(table).is_some_and(|before| now.since(before) == Some(Alteration::Replaced))
+    };
+    now.iter().any(|(table, now)| now.as_ref().is_some_and(|now| is_replaced(table, now)))
+}
+
+/// Waits until a table has been read again.
+pub(super) async fn ended(reading: Option<&Reading>) {
+    let progress = reading.filter(|reading| reading.again.is_none()).and_then(|reading| reading.progress.clone());
+    let Some(mut progress) = progress else { return std::future::pending().await };
+    if progress.wait_for(|progress| progress.ended.is_some()).await.is_err() {
+        // The job went with its pipeline.
+        std::future::pending().await
+    }
+}
+
+enum Verdict {
+    /// The stream brings everything.
+    Note,
+    /// It cannot be said yet.
+    Wait,
+    /// Rows have to be read again: those of these partitions, or all.
+    Read { partitions: Option<Vec<u32>>, why: &'static str },
+}
+
+impl Watch<'_> {
+    /// Compares all tables with what they were when their rows were read.
+    pub(super) async fn compare_tables(&mut self, flushed: Lsn) -> Result<(), PipelineError> {
+        let Ok(found) = self.source.shapes_now().await else { return Ok(()) };
+        let mut known = match self.known.take() {
+            Some(known) => known,
+            None => self.noted()?,
+        };
+        let mut is_noted = !self.read_on(&mut known);
+        let mut missing = None;
+        for (table, shape) in found {
+            let Some(shape) = shape else {
+                missing.get_or_insert(table);
+                continue;
+            };
+            let Some(before) = known.get(&table).filter(|before| **before != shape) else {
+                is_noted &= known.contains_key(&table);
+                known.entry(table).or_insert(shape);
+                continue;
+            };
+            if self.reading.as_ref().is_some_and(|reading| reading.table == table) {
+                continue;
+            }
+            match self.judge(&table, before, &shape, flushed).await? {
+                Verdict::Note => {
+                    known.insert(table, shape);
+                    is_noted = false;
+                }
+                Verdict::Wait => {}
+                Verdict::Read { partitions, why } => self.begin(table, shape, partitions, why),
+            }
+        }
+        is_noted &= !self.read_on(&mut known);
+        self.show_missing(missing);
+        if !is_noted {
+            self.note(&known)?;
+        }
+        self.known = Some(known);
+        Ok(())
+    }
+
+    /// Fails if a table was altered so that the snapshot of it is in vain. Everything else is compared when it is complete.
+    pub(super) async fn refuse_replaced(&mut self) -> Result<(), PipelineError> {
+        let Ok(found) = self.source.shapes_now().await else { return Ok(()) };
+        let known = self.noted()?;
+        for (table, shape) in found {
+            if let (Some(before), Some(shape)) = (known.get(&table), shape)
+                && *before != shape
+            {
+                self.refuse_altered(&table, before, &shape).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn judge(
+        &mut self,
+        table: &TableName,
+        before: &Shape,
+        now: &Shape,
+        flushed: Lsn,
+    ) -> Result<Verdict, PipelineError> {
+        self.refuse_altered(table, before, now).await?;
+        if !now.has_same_identity(before) {
+            self.examine(table, now).await;
+        }
+        Ok(match now.since(before) {
+            None => Verdict::Note,
+            // That was refused.
+            Some(Alteration::Replaced) => Verdict::Wait,
+            Some(Alteration::Rows { why }) => Verdict::Read { partitions: None, why },
+            Some(Alteration::Partitions(added)) => {
+                Verdict::Read { partitions: Some(added), why: "partitions were attached or created" }
+            }
+            Some(Alteration::Storage { xids }) => match self.is_explained(table, xids, flushed) {
+                None => Verdict::Wait,
+                Some(false) => Verdict::Read { partitions: None, why: "a partition was truncated or rewritten" },
+                Some(true) => match now.added_since(before) {
+                    added if added.is_empty() => Verdict::Note,
+                    added => Verdict::Read { partitions: Some(added), why: "partitions were attached or created" },
+                },
+            },
+        })
+    }
+
+    /// Fails if the stream shows the table otherwise from now on.
+    async fn refuse_altered(&self, table: &TableName, before: &Shape, now: &Shape) -> Result<(), PipelineError> {
+        if now.since(before) == Some(Alteration::Replaced) {
+            follow_replaced(self.source).await?;
+            return Err(PipelineError::Altered { table: table.clone() });
+        }
+        if now.has_same_columns(before) && now.has_same_identity(before) {
+            return Ok(());
+        }
+        // A table that cannot be followed any more is examined; the stream will not go on with it.
+        let Ok(tables) = self.source.followed_tables().await else { return Ok(()) };
+        let found = |tables: &[Arc<Table>]| tables.iter().find(|found| found.name == *table).cloned();
+        if found(&tables) == found(self.tables) {
+            return Ok(());
+        }
+        Err(PipelineError::Altered { table: table.clone() })
+    }
+
+    /// Whether the stream has brought the transactions that gave partitions other storage; `None` if it has not come so far.
+    fn is_explained(&mut self, table: &TableName, xids: Vec<u32>, flushed: Lsn) -> Option<bool> {
+        let Some(suspicion) = self.suspicions.iter_mut().find(|suspicion| suspicion.table == *table) else {
+            // At the next look everything that was committed is on the server's disk, and will be streamed.
+            self.suspicions.push(Suspicion { table: table.clone(), xids, until: None });
+            return None;
+        };
+        if suspicion.xids != xids {
+            *suspicion = Suspicion { table: table.clone(), xids, until: None };
+            return None;
+        }
+        let until = *suspicion.until.get_or_insert(flushed);
+        if self.shared.telemetry.subscribe().borrow().applied_lsn < until {
+            return None;
+        }
+        let is_explained = self.shared.truncates.explain(table, &xids);
+        self.suspicions.retain(|suspicion| suspicion.table != *table);
+        Some(is_explained)
+    }
+
+    fn begin(&mut self, table: TableName, shape: Shape, partitions: Option<Vec<u32>>, why: &'static str) {
+        if self.reading.is_some() {
+            return;
+        }
+        tracing::info!(%table, "rows are read again: {why}");
+        // Of a table in which others look something up, any of their rows may be concerned.
+        let part = |main: &TableName| partitions.clone().filter(|_| *main == table);
+        let todo = self.source.dependents(&table).into_iter().map(|main| (main.clone(), part(&main))).collect();
+        self.reading = Some(Reading { table, shape, todo, progress: None, again: None });
+    }
+
+    /// Brings the table that is read again forward. Says whether it is done, and noted.
+    fn read_on(&mut self, known: &mut Known) -> bool {
+        let Some(reading) = &mut self.reading else { return false };
+        if let Some(again) = reading.again {
+            if again <= Instant::now() {
+                self.reading = None;
+            }
+            return false;
+        }
+        let ended = reading.progress.as_ref().and_then(|progress| progress.borrow().ended.clone());
+        match ended {
+            None if reading.progress.is_some() => return false,
+            None => {}
+            Some(Ok(())) => {
+                reading.todo.pop();
+                let superseded = reading.progress.take().and_then(|progress| progress.borrow().superseded.clone());
+                self.floors.extend(superseded);
+            }
+            Some(Err(ended)) => {
+                let message = format!("table {} could not be read again: {}", reading.table, ended.message);
+                tracing::warn!(code = ended.code, "{message}; it is tried again");
+                self.unread.show(Problem { part: "source".to_owned(), message, remedy: ended.remedy, attempts: 1 });
+                reading.again = Some(Instant::now() + PAUSE);
+                return false;
+            }
+        }
+        let Some((table, partitions)) = reading.todo.last().cloned() else {
+            known.insert(reading.table.clone(), reading.shape.clone());
+            self.reading = None;
+            self.unread.end();
+            return true;
+        };
+        // While another job waits there is no room; it is given at the next look then.
+        reading.progress = self.jobs.give(Job::Altered { table, partitions }).ok();
+        false
+    }
+
+    /// Shows what does not work any more with the keys and replica identities as they are now.
+    async fn examine(&mut self, table: &TableName, now: &Shape) {
+        if self.examined.get(table) == Some(now) {
+            return;
+        }
+        let Ok(Ok(findings)) = tokio::time::timeout(EXAMINATION, self.source.preflight()).await else { return };
+        self.examined.insert(table.clone(), now.clone());
+        let is_error = |finding: &Finding| finding.severity == Severity::Error && !finding.code.starts_with("E_SLOT_");
+        let Some(finding) = findings.into_iter().find(is_error) else { return self.unfit.end() };
+        let (message, remedy) = (finding.message, Some(finding.remedy.to_string()));
+        tracing::warn!(code = finding.code, remedy, "{message}");
+        self.unfit.show(Problem { part: "source".to_owned(), message, remedy, attempts: 1 });
+    }
+
+    fn show_missing(&mut self, table: Option<TableName>) {
+        let Some(table) = table else { return self.missing.end() };
+        let message = format!("table {table} does not exist any more; its points stay as they were");
+        let remedy = Some("create the table again, or remove its collection from the configuration".to_owned());
+        self.missing.show(Problem { part: "source".to_owned(), message, remedy, attempts: 1 });
+    }
+
+    fn noted(&self) -> Result<Known, PipelineError> {
+        Ok(self.store.baseline()?.unwrap_or_default().shapes.into_iter().collect())
+    }
+
+    fn note(&mut self, known: &Known) -> Result<(), PipelineError> {
+        let stored = self.store.baseline()?.unwrap_or_default();
+        let mut floors: BTreeMap<TableName, Position> = stored.floors.into_iter().collect();
+        floors.append(&mut self.floors);
+        let shapes = known.iter().map(|(table, shape)| (table.clone(), shape.clone())).collect();
+        let (publication, floors) = (stored.publication, floors.into_iter().collect());
+        Ok(self.store.save_baseline(&Baseline { publication, shapes, floors })?)
+    }
+}
