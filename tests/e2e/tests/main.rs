@@ -2,6 +2,7 @@
 //!
 //! - [`smoke`]: a row's way from a commit into a search, and through a restart and a kill
 //! - [`operations`]: every operation on a row, and on a table
+//! - [`altered`]: tables and types that are altered, partitions that come and go
 //! - [`telling`]: what the commands tell people and programs: hits, the status, errors
 //! - [`progress`]: long work is seen to go on
 //! - [`unsent`]: large values that PostgreSQL does not send
@@ -41,6 +42,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod altered;
 mod backfill;
 mod broker;
 mod broker_commands;
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         &[
             smoke::tests(),
             operations::tests(),
+            altered::tests(),
             telling::tests(),
             progress::tests(),
             locks::tests(),
