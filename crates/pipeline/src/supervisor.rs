@@ -279,7 +279,7 @@ impl Pipeline {
         for table in &run.tables {
             for index in run.writers_of(&table.name) {
                 let Collection { name, transform, .. } = &run.writers[index].collection;
-                check_columns(&source, name, transform, table, &run.tables).await?;
+                check_columns(source, name, transform, table, &run.tables).await?;
             }
         }
         let mut collections = BTreeMap::new();

@@ -246,7 +246,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for spool in [Spool::new(None), Spool::new(Some(directory.path().to_owned()))] {
             let mut first = spool.piece();
-            let line = |number: usize| Bytes::from(vec![b'a' + (number % 26) as u8; number * 7919 % 5000]);
+            let line =
+                |number: usize| Bytes::from(vec![b"abcdefghijklmnopqrstuvwxyz"[number % 26]; number * 7919 % 5000]);
             let lines: Vec<Bytes> = (0..8000).map(line).collect();
             for line in &lines {
                 first.push(line).await;

@@ -20,12 +20,12 @@ async fn a_point_comes_back_as_it_was_written() {
     fixture.sink.write(vec![Write::Upsert(written.clone())]).await.unwrap();
 
     let expected = StoredPoint { id: written.id, payload: fields(payload), provenance: Some(written.provenance) };
-    assert_eq!(all_points(&fixture.sink).await, [expected.clone()]);
+    assert_eq!(all_points(&fixture.sink).await, std::slice::from_ref(&expected));
     let fixture = fixture.reopened().await;
-    assert_eq!(all_points(&fixture.sink).await, [expected.clone()]);
+    assert_eq!(all_points(&fixture.sink).await, std::slice::from_ref(&expected));
 
     let own = StoredPoint { payload: fields(json!({})), ..expected.clone() };
-    assert_eq!(fixture.sink.retrieve(vec![written.id]).await.unwrap(), [own.clone()]);
+    assert_eq!(fixture.sink.retrieve(vec![written.id]).await.unwrap(), std::slice::from_ref(&own));
     assert_eq!(fixture.sink.scroll(None, 9).await.unwrap().points, [own]);
     let mut faithful = expected;
     faithful.payload.retain(|name, _| !matches!(name.as_str(), "largest" | "float"));
