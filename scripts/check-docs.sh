@@ -65,3 +65,12 @@ for page in sorted(texts):
 print("\n".join(wrong) or f"{len(texts)} documents: {links} relative links lead somewhere; README.md has {words} words")
 sys.exit(bool(wrong))
 '
+
+# Every test that the documents name exists. Names of tests are sentences: five words or more.
+missing=$(grep -ohE '`[a-z0-9]+(_[a-z0-9]+){4,}`' RELIABILITY.md docs/promises.md | tr -d '`' | sort -u |
+    grep -vxFf <(git grep -hoE 'fn [a-z0-9_]+' -- '*.rs' | awk '{print $2}' | sort -u) || true)
+if [[ -n $missing ]]; then
+    echo "There is no test of this name:"
+    echo "$missing"
+    exit 1
+fi
