@@ -175,10 +175,9 @@ async fn verify_finds_sparse_vectors_of_other_words_and_has_them_mended(context:
     let intruder = intruder(&server)?;
     let mut points = intruder.get((1..=3).map(PointId::Num).collect(), true).await?;
     points.sort_by_key(|point| point.id);
-    let provenances = intruder.retrieve((1..=3).map(PointId::Num).collect()).await?;
     let keywords = [points[1].keywords.clone(), points[0].keywords.clone(), None];
     let changed = points.into_iter().zip(keywords).map(|(point, keywords)| {
-        let stored = provenances.iter().find(|stored| stored.id == point.id).cloned().unwrap();
+        let stored = walvec_model::StoredPoint::from_raw(point.id, point.payload);
         Write::Upsert(walvec_model::Point {
             id: point.id,
             vector: point.vector.unwrap(),

@@ -40,7 +40,8 @@ async fn walsender(context: &TestContext) -> Result<Pid> {
 
 /// Stops a process of the server where it has nothing to do: one that is stopped in the middle of its work looks busy.
 async fn freeze_idle(context: &TestContext, pid: Pid) -> Result<()> {
-    let query = "SELECT coalesce(wait_event_type = 'Activity', false) FROM pg_stat_activity WHERE pid = $1";
+    let query =
+        "SELECT coalesce(wait_event_type IN ('Activity', 'Client'), false) FROM pg_stat_activity WHERE pid = $1";
     wait::until("the process is stopped while it is idle", async || {
         kill_process(pid, Signal::STOP)?;
         let row = context.sql.query_one(query, &[&pid.as_raw_nonzero().get()]).await?;

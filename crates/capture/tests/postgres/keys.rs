@@ -193,7 +193,7 @@ async fn an_identity_that_loses_the_key_stops_the_stream_and_names_the_table() {
             Err(error) => break error,
         }
     };
-    assert_eq!(error.code(), "E_SCHEMA");
+    assert_eq!(error.code(), "E_ALTERED");
     assert!(error.to_string().contains("public.t"), "{error}");
     assert_eq!(stream.next().await.unwrap_err().code(), "E_CLOSED");
 }
