@@ -168,7 +168,7 @@ impl Proxy {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_whose_connection_is_dead_fails_soon_although_both_ends_believe_in_it() {
+async fn a_copy_whose_connection_is_dead_goes_on_over_another_one_although_both_ends_believe_in_it() {
     let setup = "CREATE TABLE t (id int PRIMARY KEY, body text);
                  INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 60000) g";
     let (cluster, _, config) = own_server(&[], setup, &["t"]).await;
@@ -180,14 +180,11 @@ async fn a_copy_whose_connection_is_dead_fails_soon_although_both_ends_believe_i
     // The first piece is on its way.
     proxy.is_frozen.store(true, Ordering::Relaxed);
     let began = Instant::now();
-    let error = loop {
-        match tokio::time::timeout(PATIENCE, snapshot.next()).await.expect("an end in time") {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("the copy ended as if it were whole"),
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(error.code(), "E_CONNECT", "{error}");
+    let mut rows = 0;
+    while let Some(chunk) = tokio::time::timeout(PATIENCE, snapshot.next()).await.expect("rows in time").unwrap() {
+        rows += chunk.len();
+    }
+    assert_eq!(rows, 60_000);
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     cluster.close().await.unwrap();
 }
