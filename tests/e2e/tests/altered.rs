@@ -310,10 +310,13 @@ async fn a_renamed_key_column_is_followed_by_itself(context: TestContext) -> Res
     walvec.caught_up(&context).await?;
     let in_one = "BEGIN; INSERT INTO items VALUES (3, 'three'); ALTER TABLE items RENAME id TO number; COMMIT";
     context.execute(in_one).await?;
+    let is_read_again = |now: &Status, generation| now.generation.0 >= generation && now.phase == Phase::Streaming;
+    walvec.wait_for("the table is read again", |now| is_read_again(now, 2)).await?;
     shown(&context, &mut walvec, &["items"]).await?;
     context
         .execute("BEGIN; ALTER TABLE items RENAME number TO key; INSERT INTO items VALUES (4, 'four'); COMMIT")
         .await?;
+    walvec.wait_for("the table is read once more", |now| is_read_again(now, 3)).await?;
     shown(&context, &mut walvec, &["items"]).await?;
     compared(&context, walvec, &["items"]).await
 }
