@@ -21,7 +21,7 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
     }
     let kinds = source.catalog.kinds_of(&table.columns).await?;
     let equalities = source.catalog.equalities_of(&table.columns).await?;
-    // As they were when the source was connected: whoever follows the stream connects again when a table was altered.
+    // As they were when the source was connected: after a table was altered, the session begins again.
     let shapes = source.shapes().await?;
     let shape = shapes.get(&table.name);
     // Tables that inherit in the old way are tables of their own.

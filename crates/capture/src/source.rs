@@ -67,7 +67,7 @@ impl Source {
         self
     }
 
-    /// The same source for a task.
+    /// A handle on this source that a task can own.
     pub(crate) fn another(&self) -> Self {
         let (config, catalog, server) = (self.config.clone(), Arc::clone(&self.catalog), self.server.clone());
         let (shapes, waiting, spool) = (tokio::sync::Mutex::default(), self.waiting.clone(), self.spool.clone());

@@ -198,14 +198,14 @@ pub(crate) fn found(gap: Gap, on_gap: OnGap) -> PipelineError {
 
 /// An error of the stream, as a gap if it is one. The next session looks at the server, and says more about it.
 pub(crate) fn found_in(error: PipelineError, on_gap: OnGap) -> PipelineError {
-    let code = match &error {
-        PipelineError::Source(CaptureError::SlotMissing { .. }) => "E_SLOT_MISSING",
-        PipelineError::Source(CaptureError::SlotLost { .. }) => "E_SLOT_LOST",
-        PipelineError::Source(CaptureError::Publication { .. }) => "E_PUBLICATION",
-        _ => return error,
-    };
+    let is_gap = matches!(
+        error,
+        PipelineError::Source(
+            CaptureError::SlotMissing { .. } | CaptureError::SlotLost { .. } | CaptureError::Publication { .. }
+        )
+    );
     match on_gap {
-        OnGap::Resync => found(Gap::new(code, error.to_string()), on_gap),
-        OnGap::Stop => error,
+        OnGap::Resync if is_gap => found(Gap::new(error.code(), error.to_string()), on_gap),
+        OnGap::Resync | OnGap::Stop => error,
     }
 }

@@ -298,7 +298,7 @@ async fn read(
         let error =
             if error.policy(During::Job) == Policy::Retry { retry.after(error).await.err() } else { Some(error) };
         if let Some(error) = error {
-            // If nobody listens, nobody believes that all rows were read either.
+            // Without a receiver there is nothing to tell: it takes the rows for complete only if it is told so.
             let _ = chunks.send(Err(error)).await;
             return;
         }

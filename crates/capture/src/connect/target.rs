@@ -29,8 +29,8 @@ pub(super) const STANDING: &str = "
                      AND source NOT IN ('user', 'database', 'database user', 'client', 'session'))";
 
 impl Target {
-    /// What to look for, in order. With several hosts and nothing said it is the primary: a standby can be written to by
-    /// nobody, and publications and snapshots have to be made.
+    /// What to look for, in order. With several hosts and nothing said it is the primary: walvec makes publications
+    /// and slots, which a standby refuses.
     pub(super) fn parse(given: Option<&str>, hosts: usize) -> Result<&'static [Self], CaptureError> {
         Ok(match given {
             None if hosts > 1 => &[Self::ReadWrite],

@@ -73,7 +73,7 @@ impl Round {
                 Ok(rewritten) if rewritten.is_empty() => return,
                 Ok(rewritten) => rewritten,
                 Err(error) => {
-                    // If nobody listens, nobody believes that the copy is complete either.
+                    // Without a receiver there is nothing to tell: it takes the copy for complete only if it is told so.
                     let _ = chunks.send(Err(error)).await;
                     return;
                 }

@@ -1,6 +1,6 @@
 //! What was read and is still to be handed out: a little in memory, the rest in files without a name.
 //!
-//! PostgreSQL is read as fast as it sends, whoever takes the rows: a statement never waits in the middle, and the snapshot can go
+//! PostgreSQL is read as fast as it sends, however slowly the rows are taken: a statement never waits in the middle, and the snapshot can go
 //! as soon as everything was read. A piece is begun only while there is room.
 
 use std::fs::File;

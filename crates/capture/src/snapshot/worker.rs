@@ -40,7 +40,7 @@ enum Outcome {
 }
 
 impl Worker {
-    /// Copies pieces until there are none left, or until nobody wants them. Ends with the first error that does not pass.
+    /// Copies pieces until there are none left, or until the receiver is gone. Ends with the first error that does not pass.
     pub(super) async fn run(mut self) -> Result<(), CaptureError> {
         let mut failed = 0;
         loop {

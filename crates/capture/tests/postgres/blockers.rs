@@ -22,6 +22,17 @@ async fn waiting_for(source: &Source, is_it: impl Fn(&Blocker) -> bool) -> Vec<B
     tokio::time::timeout(PATIENCE, look).await.expect("what is waited for")
 }
 
+fn table_t(url: String) -> SourceConfig {
+    SourceConfig {
+        url: url.into(),
+        slot: "b".to_owned(),
+        publication: "b".to_owned(),
+        tables: vec![spec("t")],
+        lookups: Vec::new(),
+        copy_workers: 1,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forgotten_transaction_is_told_with_the_statement_that_ends_it() {
     let cluster = start_cluster(&[("max_prepared_transactions", "5")]).await;
@@ -42,14 +53,7 @@ async fn a_forgotten_transaction_is_told_with_the_statement_that_ends_it() {
         .await
         .unwrap();
     here.batch_execute("SET application_name = 'a shell'; BEGIN; INSERT INTO u VALUES (2)").await.unwrap();
-    let config = SourceConfig {
-        url: url.into(),
-        slot: "b".to_owned(),
-        publication: "b".to_owned(),
-        tables: vec![spec("t")],
-        lookups: Vec::new(),
-        copy_workers: 1,
-    };
+    let config = table_t(url);
     let source = Arc::new(Source::connect(config).await.unwrap());
     source.ensure_publication().await.unwrap();
     let copying = tokio::spawn({
@@ -99,14 +103,7 @@ async fn whoever_waits_for_nothing_is_told_nothing() {
     let url = cluster.create_database("b_none").await.unwrap();
     let sql = cluster.connect("b_none").await.unwrap();
     sql.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
-    let config = SourceConfig {
-        url: url.into(),
-        slot: "b".to_owned(),
-        publication: "b".to_owned(),
-        tables: vec![spec("t")],
-        lookups: Vec::new(),
-        copy_workers: 1,
-    };
+    let config = table_t(url);
     let source = Source::connect(config).await.unwrap();
     let found = source.preflight().await.unwrap();
     assert!(found.iter().all(|finding| finding.severity == Severity::Warning && finding.code != "E_OPEN_TRANSACTION"));

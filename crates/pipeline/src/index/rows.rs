@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::Span;
 use walvec_broker::Record;
 use walvec_broker::kafka::consumer::Offsets;
-use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, SnapshotEnd, Sweep, header};
+use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, SnapshotEnd, header};
 use walvec_model::{Change, Generation, Lsn, Op, Position, RowKey, Table, TableName};
 
 use super::worker::{Intake, Taken};
@@ -337,15 +337,7 @@ impl Intake for Rows {
 
     async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
         for index in self.writers_of(&end.table) {
-            let writer = &mut self.writers[index];
-            match end.sweep {
-                Sweep::Generations => {
-                    writer.begin_generation(end.generation);
-                    let swept = writer.finish_generation().await?;
-                    tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
-                }
-                Sweep::Older => writer.sweep_before(end.position).await?,
-            }
+            self.writers[index].end_snapshot(end).await?;
         }
         Ok(())
     }

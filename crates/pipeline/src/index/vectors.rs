@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 use walvec_broker::Record;
 use walvec_broker::kafka::consumer::Offsets;
 use walvec_broker::wire::vectors::{self, Upsert, Vectors as Said};
-use walvec_broker::wire::{Format, Malformed, SnapshotEnd, Sweep, reference_vectors};
+use walvec_broker::wire::{Format, Malformed, SnapshotEnd, reference_vectors};
 use walvec_model::{Column, InputHash, Lsn, Point, PointId, Position, Provenance, RowKey, Table, Value};
 
 use super::worker::{Intake, Taken};
@@ -245,14 +245,7 @@ impl Intake for Vectors {
 
     async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
         for writer in self.writers.iter_mut().filter(|writer| writer.collection.table == end.table) {
-            match end.sweep {
-                Sweep::Generations => {
-                    writer.begin_generation(end.generation);
-                    let swept = writer.finish_generation().await?;
-                    tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
-                }
-                Sweep::Older => writer.sweep_before(end.position).await?,
-            }
+            writer.end_snapshot(end).await?;
         }
         Ok(())
     }

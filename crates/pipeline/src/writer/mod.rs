@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
+use walvec_broker::wire::{SnapshotEnd, Sweep};
 use walvec_embed::Embedder;
 use walvec_model::{
     Change, Fingerprint, Generation, KeyDigest, Op, PointId, Position, Row, RowKey, SparseVector, Table, TableName,
@@ -381,6 +382,19 @@ impl Writer {
 
     pub(crate) const fn telemetry(&self) -> &Telemetry {
         &self.shared.telemetry
+    }
+
+    /// Comes to the end of a snapshot that was read through topics.
+    pub(crate) async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
+        match end.sweep {
+            Sweep::Generations => {
+                self.begin_generation(end.generation);
+                let swept = self.finish_generation().await?;
+                tracing::info!(collection = self.collection.name, swept, "snapshot complete");
+                Ok(())
+            }
+            Sweep::Older => self.sweep_before(end.position).await,
+        }
     }
 
     /// Ends the reading of a table as it was at `position`: points and dead letters that are older belong to rows that are gone.
