@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Subject, Withheld};
@@ -212,7 +213,13 @@ impl Pipeline {
     ///
     /// # Errors
     /// The definite error that ended it.
-    pub async fn run(mut self) -> Result<(), PipelineError> {
+    #[must_use]
+    pub fn run(self) -> BoxFuture<'static, Result<(), PipelineError>> {
+        // The code of a bare future would be compiled in the program that awaits it, and optimised as the program is.
+        Box::pin(self.run_sessions())
+    }
+
+    async fn run_sessions(mut self) -> Result<(), PipelineError> {
         let stop = self.run.shared.stop.clone();
         let mut retry = Retry::new(&self.run.shared.telemetry, &stop);
         let mut source = Some(self.connect().await?);

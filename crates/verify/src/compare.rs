@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_postgres::binary_copy::{BinaryCopyOutRow, BinaryCopyOutStream};
@@ -37,7 +38,13 @@ const FIRST_POINTS: usize = 256;
 /// # Errors
 /// If a side cannot be read, or the collection was built with something else ([`VerifyError::Fingerprint`]). Waits for as
 /// long as the running walvec is behind; [`Job::watch`] is told.
-pub async fn compare(job: &Job<'_>) -> Result<(Report, Findings), VerifyError> {
+#[must_use]
+pub fn compare<'a>(job: &'a Job<'_>) -> BoxFuture<'a, Result<(Report, Findings), VerifyError>> {
+    // The code of a bare future would be compiled in the program that awaits it, and optimised as the program is.
+    Box::pin(compare_in_pages(job))
+}
+
+async fn compare_in_pages(job: &Job<'_>) -> Result<(Report, Findings), VerifyError> {
     check_fingerprint(job).await?;
     barrier::prepare(job.asker).await?;
     let imager = Arc::new(Imager::find(job).await?);

@@ -273,8 +273,8 @@ async fn a_row_that_no_record_holds_is_parked_until_it_is_smaller(context: TestC
     let random = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 1000) n)";
     context.execute(&format!("INSERT INTO items VALUES (50, 'large', {random})")).await?;
     let mut capture = context.start_stage(&settings, "capture", "a").await?;
-    let mut index = context.start_stage(&settings, "index", "a").await?;
     capture.caught_up(&context).await?;
+    let mut index = context.start_stage(&settings, "index", "a").await?;
     context.execute(&format!("INSERT INTO items VALUES (51, 'large too', {random}), (52, 'small', 'b')")).await?;
     context.execute(&format!("UPDATE items SET body = {random} WHERE id = 3")).await?;
     capture.caught_up(&context).await?;

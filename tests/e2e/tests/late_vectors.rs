@@ -107,7 +107,7 @@ async fn late_vectors_hold_no_other_records_up_and_a_crash_of_the_worker_loses_n
     let kafka = Kafka::shared(&context).await?;
     let settings = kafka.carries(items(&provider));
     context.execute(TABLE).await?;
-    let mut capture = context.start_stage(&settings, "capture", "1").await?;
+    let mut capture = crate::broker::captured(&context, &settings).await?;
     let mut worker = context.start_stage(&settings, "index", "1").await?;
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     provider.hold(Some("late"));

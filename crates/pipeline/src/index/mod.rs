@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -157,7 +158,13 @@ impl Indexer {
     ///
     /// # Errors
     /// The definite error that ended it.
-    pub async fn run(mut self) -> Result<(), PipelineError> {
+    #[must_use]
+    pub fn run(self) -> BoxFuture<'static, Result<(), PipelineError>> {
+        // The code of a bare future would be compiled in the program that awaits it, and optimised as the program is.
+        Box::pin(self.run_sessions())
+    }
+
+    async fn run_sessions(mut self) -> Result<(), PipelineError> {
         let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
         self.find_topics().await?;
         loop {

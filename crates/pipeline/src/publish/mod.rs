@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use walvec_broker::kafka::connection::Connection;
@@ -150,7 +151,13 @@ impl Publisher {
     ///
     /// # Errors
     /// The definite error that ended it.
-    pub async fn run(mut self) -> Result<(), PipelineError> {
+    #[must_use]
+    pub fn run(self) -> BoxFuture<'static, Result<(), PipelineError>> {
+        // The code of a bare future would be compiled in the program that awaits it, and optimised as the program is.
+        Box::pin(self.run_sessions())
+    }
+
+    async fn run_sessions(mut self) -> Result<(), PipelineError> {
         let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
         let mut source = Some(self.connect().await?);
         Topics::new(&self.config.connection)?.partitions().await?;
