@@ -57,6 +57,14 @@ impl SourceConfig {
         tables
     }
 
+    /// The same source without some of its tables. What nothing looks rows up in any more is left out too.
+    pub(crate) fn without(&self, tables: &[TableName]) -> Self {
+        let mut config = self.clone();
+        config.tables.retain(|spec| !tables.contains(&spec.name));
+        config.lookups.retain(|spec| !tables.contains(&spec.main));
+        config
+    }
+
     /// Whether rows of `table` are copied and followed for their own sake.
     pub(crate) fn is_main(&self, table: &TableName) -> bool {
         self.tables.iter().any(|spec| spec.name == *table)

@@ -84,7 +84,7 @@ pub use look::Look;
 pub use lookup::Related;
 pub use outlook::Outlook;
 pub use owner::Ownership;
-pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement, Subject};
+pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement, Subject, Unfit};
 pub use publication::{PublicationDrop, PublicationIdentity, PublicationState};
 pub use slot::{SlotState, WalStatus};
 pub use snapshot::{Selection, Snapshot};

@@ -284,6 +284,21 @@ async fn filter_differences(
     Ok(differences)
 }
 
+/// The configured tables that a publication of somebody else's leaves out. None if it cannot be told, or walvec may put it right.
+pub(crate) async fn left_out(
+    session: &Session,
+    config: &SourceConfig,
+    can: Capabilities,
+) -> Result<Vec<TableName>, CaptureError> {
+    let Some(found) = Existing::find(session, config, can).await? else { return Ok(Vec::new()) };
+    if is_ours(session, config).await? || (!found.via_root && has_partitioned(session, config).await?) {
+        return Ok(Vec::new());
+    }
+    let published = published_tables(session, &config.publication, can).await?;
+    let tables = config.published().into_iter().map(|spec| spec.name);
+    Ok(tables.filter(|table| !published.contains_key(table)).collect())
+}
+
 /// The error that a publication does not say what is needed.
 pub(crate) fn differs(publication: String, difference: String, sql: Option<String>) -> CaptureError {
     match sql {

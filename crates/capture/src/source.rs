@@ -10,7 +10,7 @@ use crate::catalog::{self, Catalog, ServerFacts, TableFacts};
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::{Hosts, Session, statement_error};
 use crate::lookup::Shapes;
-use crate::preflight::{self, Finding, Script};
+use crate::preflight::{self, Finding, Script, Unfit};
 use crate::publication::{self, PublicationDrop, PublicationIdentity, PublicationState, Published};
 use crate::slot::{self, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
@@ -20,7 +20,10 @@ use crate::{CaptureError, fetch, timeline};
 /// A source whose server is known. All methods may be called at any time, and at the same time; a broken session is
 /// replaced at the next call.
 pub struct Source {
+    /// What is followed: what is configured, without what was set aside.
     pub(crate) config: SourceConfig,
+    configured: SourceConfig,
+    aside: Vec<Unfit>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) shapes: tokio::sync::Mutex<Option<Shapes>>,
     pub(crate) waiting: Waiting,
@@ -55,8 +58,38 @@ impl Source {
     pub async fn connect(config: SourceConfig) -> Result<Self, CaptureError> {
         let catalog = Arc::new(Catalog::connect(&Hosts::parse(&config.url)?).await?);
         let server = catalog::server_facts(&*catalog.session().await?).await?;
-        let (shapes, waiting) = Default::default();
-        Ok(Self { config, catalog, shapes, waiting, spool: None, server })
+        let (shapes, waiting, configured) = (Default::default(), Waiting::default(), config.clone());
+        Ok(Self { config, configured, aside: Vec::new(), catalog, shapes, waiting, spool: None, server })
+    }
+
+    /// Sets tables aside: from now on this source is as if they were not configured. Those that are looked up in by others go with these.
+    #[must_use]
+    pub fn setting_aside(mut self, tables: Vec<Unfit>) -> Self {
+        let names: Vec<TableName> = tables.iter().map(|unfit| unfit.table.clone()).collect();
+        self.config = self.configured.without(&names);
+        self.aside = tables;
+        self
+    }
+
+    /// The tables that were [set aside](Self::setting_aside).
+    #[must_use]
+    pub fn set_aside(&self) -> &[Unfit] {
+        &self.aside
+    }
+
+    /// Whether all tables were set aside.
+    #[must_use]
+    pub fn follows_nothing(&self) -> bool {
+        self.config.tables.is_empty()
+    }
+
+    /// The configured tables that cannot be followed as things are, those that were set aside included: they are gone, have no key, may
+    /// not be read, or are not in a publication that somebody else has made; or rows of theirs look something up in such a table.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn unfit(&self) -> Result<Vec<Unfit>, CaptureError> {
+        preflight::unfit(&*self.session().await?, &self.configured, &self.server).await
     }
 
     /// Lets rows that a snapshot has read wait in files of `directory`, so that the snapshot need not be held until all of them are
@@ -70,8 +103,9 @@ impl Source {
     /// A handle on this source that a task can own.
     pub(crate) fn another(&self) -> Self {
         let (config, catalog, server) = (self.config.clone(), Arc::clone(&self.catalog), self.server.clone());
+        let (configured, aside) = (self.configured.clone(), self.aside.clone());
         let (shapes, waiting, spool) = (tokio::sync::Mutex::default(), self.waiting.clone(), self.spool.clone());
-        Self { config, catalog, shapes, waiting, spool, server }
+        Self { config, configured, aside, catalog, shapes, waiting, spool, server }
     }
 
     /// Which server this is.

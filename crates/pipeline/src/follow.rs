@@ -349,7 +349,7 @@ impl Follower<'_> {
             return Err(PipelineError::Resync(resync));
         }
         self.drain().await?;
-        for writer in &mut self.run.writers {
+        for writer in self.run.followed() {
             let swept = writer.finish_generation().await?;
             tracing::warn!(
                 collection = writer.collection.name,

@@ -85,7 +85,7 @@ pub(crate) struct Held {
 
 /// Looks whether the end of the present snapshot would remove more than half of a collection: a sign that the rows are somewhere
 /// else, rather than gone.
-pub(crate) async fn most_would_go(writers: &[Writer]) -> Result<Option<Held>, PipelineError> {
+pub(crate) async fn most_would_go(writers: &[&mut Writer]) -> Result<Option<Held>, PipelineError> {
     let mut found = Vec::new();
     for writer in writers {
         let (old, all) = writer.count_swept().await?;

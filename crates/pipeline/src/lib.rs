@@ -33,6 +33,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod aside;
 pub mod batch;
 pub mod checkpoint;
 pub mod error;

@@ -60,10 +60,10 @@ pub(crate) async fn take(
     closed?;
 
     let may_sweep_most = checkpoint.resync.as_ref().is_none_or(|resync| resync.may_sweep_most);
-    let held = if may_sweep_most { None } else { shared.or_stop(gap::most_would_go(&run.writers)).await? };
+    let held = if may_sweep_most { None } else { shared.or_stop(gap::most_would_go(&run.followed())).await? };
     checkpoint.sweep_waits = held.is_some();
     if held.is_none() {
-        for writer in &mut run.writers {
+        for writer in run.followed() {
             let swept = shared.or_stop(writer.finish_generation()).await?;
             if let Some(position) = read_again.get(&writer.collection.table) {
                 shared.or_stop(writer.sweep_before(*position)).await?;
@@ -71,7 +71,7 @@ pub(crate) async fn take(
             tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
         }
     }
-    for writer in &run.writers {
+    for writer in run.followed() {
         let Collection { name, table, .. } = &writer.collection;
         let tables = checkpoint.tables.entry(name.clone()).or_default();
         // The collection belongs to one table: it was renamed, or another one was configured.

@@ -16,6 +16,7 @@ use walvec_model::{Change, Fingerprint, Generation, Lsn, Moment, Table, TableNam
 use walvec_sink::{Sink, SinkError};
 use walvec_transform::{Transform, TransformError};
 
+use crate::aside::set_aside;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
 use crate::follow::follow;
@@ -90,6 +91,13 @@ impl Run {
     /// The writers of the collections that show `table`.
     pub(crate) fn writers_of(&self, table: &TableName) -> Vec<usize> {
         (0..self.writers.len()).filter(|&index| self.writers[index].collection.table == *table).collect()
+    }
+
+    /// The writers of the collections whose tables are followed.
+    pub(crate) fn followed(&mut self) -> Vec<&mut Writer> {
+        let tables = &self.tables;
+        let is_followed = |table: &TableName| tables.iter().any(|found| found.name == *table);
+        self.writers.iter_mut().filter(|writer| is_followed(&writer.collection.table)).collect()
     }
 
     /// What the rows of the collections look up.
@@ -253,9 +261,9 @@ impl Pipeline {
 
     /// One life of the connection: snapshot if needed, then the stream.
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
-        let source = Arc::new(source);
         let shared = self.run.shared.clone();
         shared.telemetry.phase(Phase::Starting);
+        let source = Arc::new(shared.or_stop(set_aside(source, &self.run.store, self.run.on_gap)).await?);
         let facts = shared.or_stop(self.prepare(&source)).await?;
         let run = &mut self.run;
         let stored = run.store.checkpoint()?;
@@ -378,7 +386,7 @@ async fn work(
             checkpoint
         }
     };
-    run.held = if checkpoint.sweep_waits { gap::most_would_go(&run.writers).await? } else { None };
+    run.held = if checkpoint.sweep_waits { gap::most_would_go(&run.followed()).await? } else { None };
     let on_gap = run.on_gap;
     let found_in = |error: PipelineError| gap::found_in(error, on_gap);
     let stream = source.open_stream().await.map_err(|error| found_in(error.into()))?;

@@ -8,6 +8,7 @@
 //! - [`rights`]: what the role lacks, and who may give it
 //! - [`lookups`]: what would stop lookups, or make them slow
 //! - [`remedy`]: statements that put it right, in the order in which they succeed
+//! - [`unfit`]: the tables that cannot be followed while others can
 
 mod filter;
 mod identity;
@@ -17,16 +18,19 @@ mod replication;
 mod rights;
 mod server;
 mod tables;
+mod unfit;
 
 pub use remedy::{Actor, Owned, Part, Remedy, Script, Statement};
 use rights::Rights;
+pub use unfit::Unfit;
+pub(crate) use unfit::unfit;
 
 use crate::CaptureError;
 use crate::catalog::{ServerFacts, TableFacts, facts_by_name};
-use crate::config::SourceConfig;
+use crate::config::{SourceConfig, TableSpec};
 use crate::connect::Session;
 use crate::limits::Resource;
-use crate::publication::{self, PublicationState};
+use crate::publication::{self, PublicationState, Published};
 use crate::slot::{self, SlotState};
 
 /// Something that preflight found.
@@ -126,18 +130,31 @@ pub(crate) async fn findings(
         };
         let published = published.get(&spec.name);
         can_be_published &= tables::unfit(&facts).is_none();
-        findings.extend(tables::findings(spec, &facts, published, &rights));
-        findings.extend(tables::partitions(session, &facts, &rights).await?);
-        let filter = filter::findings(session, index, spec, &facts, published, &rights).await?;
-        filters_fit &= filter.iter().all(|finding| finding.severity < Severity::Error || finding.code != "E_CONFIG");
-        findings.extend(filter);
-        findings.extend(identity::unsent(session, &config.publication, &facts, published, &rights).await?);
+        let found = of_table(session, config, (index, spec), &facts, published, &rights).await?;
+        filters_fit &= found.iter().all(|finding| finding.severity < Severity::Error || finding.code != "E_CONFIG");
+        findings.extend(found);
         tables.push(facts);
     }
     if can_be_published {
         findings.extend(lookups::findings(session, config, &rights).await?);
         findings.extend(publication_finding(session, config, &rights, &tables, filters_fit).await?);
     }
+    Ok(findings)
+}
+
+/// What stands in the way of one table, that it exists apart. `spec` with its place among the configured tables.
+async fn of_table(
+    session: &Session,
+    config: &SourceConfig,
+    (index, spec): (usize, &TableSpec),
+    facts: &TableFacts,
+    published: Option<&Published>,
+    rights: &Rights<'_>,
+) -> Result<Vec<Finding>, CaptureError> {
+    let mut findings = tables::findings(spec, facts, published, rights);
+    findings.extend(tables::partitions(session, facts, rights).await?);
+    findings.extend(filter::findings(session, index, spec, facts, published, rights).await?);
+    findings.extend(identity::unsent(session, &config.publication, facts, published, rights).await?);
     Ok(findings)
 }
 

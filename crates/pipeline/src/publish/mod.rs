@@ -30,6 +30,7 @@ use walvec_broker::wire::Format;
 use walvec_capture::{Source, SourceConfig};
 use walvec_model::{Generation, Lsn, RowKey, Table, TableName};
 
+use crate::aside::set_aside;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
 use crate::gap::{self, OnGap};
@@ -191,6 +192,7 @@ impl Publisher {
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
         let Self { config, store, shared, jobs, orders, interrupted, during } = self;
         shared.telemetry.phase(Phase::Starting);
+        let source = set_aside(source, store, config.on_gap).await?;
         follow_publication(&source, store, config.on_gap).await?;
         refuse_what_cannot_work(&source, *during).await?;
         *during = During::Running;

@@ -19,6 +19,7 @@ use walvec_capture::{Blocker, PublicationIdentity, Source};
 use walvec_model::{Position, Table, TableName};
 use walvec_sink::Sink;
 
+use crate::aside::Aside;
 use crate::error::PipelineError;
 use crate::gap::{self, OnGap};
 use crate::reread::Jobs;
@@ -45,7 +46,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// What happens to a table after this note and before the snapshot is seen as a difference, and means reading it once more.
 pub(crate) async fn begin(source: &Source, store: &Store) -> Result<String, PipelineError> {
     let publication = source.publication_identity().await?.map(|identity| identity.version);
-    let shapes = source.shapes_now().await?.into_iter().filter_map(|(table, shape)| Some((table, shape?))).collect();
+    // A table that is set aside is no less one that was followed.
+    let shapes = source.shapes_now().await?.into_iter().filter_map(|(table, shape)| Some((table, shape?)));
+    let mut shapes: Vec<_> = shapes.collect();
+    let before = store.baseline()?.unwrap_or_default().shapes;
+    let is_aside = |table: &TableName| source.set_aside().iter().any(|unfit| unfit.table == *table);
+    shapes.extend(before.into_iter().filter(|(table, _)| is_aside(table)));
     store.save_baseline(&Baseline { publication: None, shapes, floors: Vec::new() })?;
     Ok(publication.unwrap_or_default())
 }
@@ -75,6 +81,7 @@ pub(crate) struct Watch<'a> {
     missing: Trouble,
     unread: Trouble,
     waiting: Trouble,
+    aside: Aside,
     on_gap: OnGap,
 }
 
@@ -105,6 +112,7 @@ impl<'a> Watch<'a> {
             missing: trouble(),
             unread: trouble(),
             waiting: trouble(),
+            aside: Aside::new(source, &shared.telemetry),
             on_gap,
         }
     }
@@ -119,6 +127,7 @@ impl<'a> Watch<'a> {
                 // The next one need not wait for the next look.
                 () = tables::ended(self.reading.as_ref()) => self.due = Instant::now(),
             }
+            self.aside.show();
             show_blockers(&self.source.waiting_for(), &mut self.waiting);
             for (index, sink) in sinks.iter().enumerate() {
                 if let Err(gone) = count_points(index, sink.as_ref(), &self.shared.telemetry).await {
@@ -142,6 +151,7 @@ impl<'a> Watch<'a> {
         match phase {
             Phase::Streaming => {
                 self.compare_publication(before).await?;
+                self.aside.look(self.source).await?;
                 let begun = Instant::now();
                 if self.due > begun {
                     return Ok(());

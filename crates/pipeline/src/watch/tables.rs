@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use walvec_capture::{Alteration, Finding, Severity, Shape, Source};
+use walvec_capture::{Alteration, CaptureError, Finding, Severity, Shape, Source};
 use walvec_model::{Lsn, Position, Table, TableName};
 
 use super::Watch;
 use crate::error::PipelineError;
+use crate::gap::OnGap;
 use crate::reread::{Job, Progress};
 use crate::status::Problem;
 use crate::store::Baseline;
@@ -185,8 +186,15 @@ impl Watch<'_> {
         if now.has_same_columns(before) && now.has_same_identity(before) {
             return Ok(());
         }
-        // A table that cannot be followed any more is examined; the stream will not go on with it.
-        let Ok(tables) = self.source.followed_tables().await else { return Ok(()) };
+        let tables = match self.source.followed_tables().await {
+            Ok(tables) => tables,
+            // The next session sets it aside.
+            Err(CaptureError::NoKey { .. } | CaptureError::Table { .. }) if self.on_gap == OnGap::Resync => {
+                return Err(PipelineError::Altered { table: table.clone() });
+            }
+            // It is examined; the stream will not go on with it.
+            Err(_) => return Ok(()),
+        };
         let found = |tables: &[Arc<Table>]| tables.iter().find(|found| found.name == *table).cloned();
         if found(&tables) == found(self.tables) {
             return Ok(());

@@ -1,11 +1,13 @@
 //! Logs go to stderr, so that stdout stays clean for answers; traces go to a collector, where one is named.
 
 use std::io::IsTerminal as _;
+use std::str::FromStr as _;
 
-use tracing_subscriber::filter::LevelFilter;
+use log::Log;
+use tracing_log::{AsLog as _, AsTrace as _};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
+use tracing_subscriber::{Layer as _, fmt};
 
 use super::traces::{self, Traces};
 use super::{Cli, Command, LogFormat};
@@ -32,30 +34,53 @@ pub(crate) fn start(arguments: &Cli) -> Traces {
         _ => LevelFilter::WARN,
     };
     let wanted = std::env::var("WALVEC_LOG").ok();
-    let (filter, misread) = match EnvFilter::try_new(directives(wanted.as_deref(), level)) {
+    let (filter, misread) = match directives(wanted.as_deref(), level).parse::<Targets>() {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(directives(None, level)), Some(error)),
+        Err(error) => (Targets::from_str(&directives(None, level)).unwrap_or_default(), Some(error)),
     };
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log = tracing_subscriber::fmt::layer()
-        .with_writer(crate::cli::output::log_writer)
-        .with_ansi(color)
-        .with_target(false);
+    let log = fmt::layer().with_writer(crate::cli::output::log_writer).with_ansi(color).with_target(false);
     let log = match arguments.log_format {
-        LogFormat::Text => log.with_filter(filter).boxed(),
-        LogFormat::Json => log.json().with_filter(filter).boxed(),
+        LogFormat::Text => log.with_filter(filter.clone()).boxed(),
+        LogFormat::Json => log.json().with_filter(filter.clone()).boxed(),
     };
     let is_traced = matches!(arguments.command, Command::Run(_)) && traces::are_wanted();
     let (traces, spans) = if is_traced { traces::exporter() } else { (Traces::default(), None) };
-    tracing_subscriber::registry().with(spans).with(log).init();
+    // Fails if logging was started before, which is as good.
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(spans).with(log));
+    let _ = log::set_boxed_logger(Box::new(Libraries(filter)));
+    log::set_max_level(LevelFilter::current().as_log());
     if let Some(error) = misread {
         tracing::warn!("WALVEC_LOG is not used: {error}; write for example debug, or walvec_capture=trace");
     }
     traces
 }
 
+/// Hands on what libraries log by the crate `log`, as far as it is wanted.
+///
+/// A layer with a filter of its own loses the next line of a thread once it was asked whether it wants one that then never comes, as
+/// `log_enabled!` does: <https://github.com/tokio-rs/tracing/issues/2519>. So the layer is not asked; the filter is.
+struct Libraries(Targets);
+
+impl Log for Libraries {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.would_enable(metadata.target(), &metadata.level().as_trace())
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            // Only stdout could fail, and there is nobody left to tell.
+            let _ = tracing_log::format_trace(record);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     #[test]
@@ -67,5 +92,51 @@ mod tests {
         assert_eq!(directives(Some("debug, hyper=trace")), "warn,qdrant_edge=error,walvec=debug,hyper=trace");
         assert_eq!(directives(Some("walvec_capture=trace")), "walvec_capture=trace");
         assert_eq!(directives(Some("off")), "off");
+    }
+
+    #[test]
+    fn no_line_is_lost_after_a_library_asked_whether_one_of_its_own_is_wanted() {
+        let lines = Lines::default();
+        let filter: Targets = directives(None, LevelFilter::INFO).parse().unwrap();
+        let layer = fmt::layer().without_time().with_ansi(false).with_target(false).with_writer(lines.clone());
+        let layer = layer.with_filter(filter.clone());
+        let libraries = Libraries(filter);
+        let metadata = |level| log::Metadata::builder().target("librdkafka").level(level).build();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            for number in 0..3 {
+                assert!(!libraries.enabled(&metadata(log::Level::Debug)));
+                tracing::info!("line {number}");
+            }
+            assert!(libraries.enabled(&metadata(log::Level::Warn)));
+            libraries
+                .log(&log::Record::builder().metadata(metadata(log::Level::Warn)).args(format_args!("ill")).build());
+            libraries
+                .log(&log::Record::builder().metadata(metadata(log::Level::Info)).args(format_args!("well")).build());
+        });
+        let written = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let found: Vec<&str> = written.lines().map(str::trim).collect();
+        assert_eq!(found, ["INFO line 0", "INFO line 1", "INFO line 2", "WARN ill log.target=\"librdkafka\""]);
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> fmt::MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
     }
 }
