@@ -85,16 +85,21 @@ pub(crate) async fn has_column_list(session: &Session, publication: &str, table:
     Ok(row.map_err(|error| statement_error("reading the publication", &error))?.get(0))
 }
 
-/// Compares the publication with the configuration.
+/// Compares the publication with the configuration. `aside`: tables that are configured and not followed; a publication of somebody else's
+/// may have them.
 pub(crate) async fn state(
     session: &Session,
     config: &SourceConfig,
+    aside: &[TableName],
     can: Capabilities,
 ) -> Result<PublicationState, CaptureError> {
     let Some(found) = Existing::find(session, config, can).await? else {
         return Ok(PublicationState::Missing);
     };
-    let published = published_tables(session, &config.publication, can).await?;
+    let mut published = published_tables(session, &config.publication, can).await?;
+    if !aside.is_empty() && !is_ours(session, config).await? {
+        published.retain(|table, _| !aside.contains(table));
+    }
     // Without it the view lists the leaves, and no other difference could be told from that.
     let hides_roots = !found.via_root && has_partitioned(session, config).await?;
     let mut differences = if hides_roots {

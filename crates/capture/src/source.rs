@@ -65,9 +65,8 @@ impl Source {
     /// Sets tables aside: from now on this source is as if they were not configured. Those that are looked up in by others go with these.
     #[must_use]
     pub fn setting_aside(mut self, tables: Vec<Unfit>) -> Self {
-        let names: Vec<TableName> = tables.iter().map(|unfit| unfit.table.clone()).collect();
-        self.config = self.configured.without(&names);
         self.aside = tables;
+        self.config = self.configured.without(&self.aside());
         self
     }
 
@@ -75,6 +74,10 @@ impl Source {
     #[must_use]
     pub fn set_aside(&self) -> &[Unfit] {
         &self.aside
+    }
+
+    fn aside(&self) -> Vec<TableName> {
+        self.aside.iter().map(|unfit| unfit.table.clone()).collect()
     }
 
     /// Whether all tables were set aside.
@@ -133,7 +136,7 @@ impl Source {
     /// # Errors
     /// If a check itself could not be made.
     pub async fn preflight(&self) -> Result<Vec<Finding>, CaptureError> {
-        preflight::findings(&*self.session().await?, &self.config, &self.server, true).await
+        preflight::findings(&*self.session().await?, &self.config, &self.aside(), &self.server, true).await
     }
 
     /// What [`preflight`](Self::preflight) finds without opening a replication session, for a source that has been followed
@@ -142,7 +145,7 @@ impl Source {
     /// # Errors
     /// As [`preflight`](Self::preflight).
     pub async fn preflight_again(&self) -> Result<Vec<Finding>, CaptureError> {
-        preflight::findings(&*self.session().await?, &self.config, &self.server, false).await
+        preflight::findings(&*self.session().await?, &self.config, &self.aside(), &self.server, false).await
     }
 
     /// The statements that put the errors among `findings` right; `None` if no statement helps.
@@ -197,7 +200,7 @@ impl Source {
     /// # Errors
     /// If the catalogue cannot be read.
     pub async fn publication(&self) -> Result<PublicationState, CaptureError> {
-        publication::state(&*self.session().await?, &self.config, self.server.capabilities).await
+        publication::state(&*self.session().await?, &self.config, &self.aside(), self.server.capabilities).await
     }
 
     /// What identifies the publication as it is now; `None` if there is none.

@@ -140,6 +140,20 @@ pub struct CollectionStatus {
     /// The newest parked rows, the newest first, at most [`LATEST_DEAD_LETTERS`].
     #[serde(default)]
     pub latest_dead_letters: Vec<DeadLetter>,
+    /// Why its table is not followed at present; `None` while it is.
+    #[serde(default)]
+    pub set_aside: Option<SetAside>,
+}
+
+/// Why a table is not followed, while the others are. Its points stay as they were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// The code that the error would have, if there were no other table.
+    pub code: String,
+    /// What is in the way.
+    pub message: String,
+    /// What to do. The table is followed by itself once that is done.
+    pub remedy: String,
 }
 
 /// How many parked rows the status shows.

@@ -263,7 +263,8 @@ impl Pipeline {
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
         let shared = self.run.shared.clone();
         shared.telemetry.phase(Phase::Starting);
-        let source = Arc::new(shared.or_stop(set_aside(source, &self.run.store, self.run.on_gap)).await?);
+        let fit = set_aside(source, &self.run.store, self.run.on_gap, &shared.telemetry);
+        let source = Arc::new(shared.or_stop(fit).await?);
         let facts = shared.or_stop(self.prepare(&source)).await?;
         let run = &mut self.run;
         let stored = run.store.checkpoint()?;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use walvec_model::{Change, Generation, Lsn, Moment, Op};
 
 use crate::gap::Resync;
-use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, Status};
+use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, SetAside, Status};
 use crate::trouble::BROKERS_PART;
 
 /// Commit timestamp in the WAL → durable in the sink, in seconds, per row.
@@ -38,6 +38,7 @@ pub fn describe() {
     );
     describe_counter!("walvec_points_written_total", "Points written or deleted, durably.");
     describe_gauge!("walvec_dead_letters", "Parked rows: those that could not be processed.");
+    describe_gauge!("walvec_followed", "1 while the table is followed, 0 while it cannot be and the others are.");
     describe_gauge!(
         LAG_BYTES,
         "WAL between what can be found and the server's position; absent while it is not known."
@@ -195,6 +196,14 @@ impl Telemetry {
             drop(problems);
             self.show_lag(status);
         });
+    }
+
+    /// Notes of each table, `schema.table`, why it is not followed; `None` if it is.
+    pub(crate) fn set_aside(&self, why: impl Fn(&str) -> Option<SetAside>) {
+        let collections = self.0.status.borrow().collections.len();
+        for index in 0..collections {
+            self.collection(index, |collection| collection.set_aside = why(&collection.table));
+        }
     }
 
     pub(crate) fn collection(&self, index: usize, change: impl FnOnce(&mut CollectionStatus)) {
@@ -355,6 +364,7 @@ impl Telemetry {
 fn report_collection(status: &CollectionStatus) {
     let table = || status.table.clone();
     gauge!("walvec_dead_letters", "table" => table()).set(as_gauge(status.dead_letters));
+    gauge!("walvec_followed", "table" => table()).set(if status.set_aside.is_none() { 1.0 } else { 0.0 });
     let rows = |state, value| gauge!("walvec_snapshot_rows", "table" => table(), "state" => state).set(as_gauge(value));
     rows("estimated", status.snapshot_rows_estimated);
     rows("copied", status.snapshot_rows_copied);

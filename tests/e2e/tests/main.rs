@@ -43,6 +43,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod altered;
+mod aside;
 mod backfill;
 mod broker;
 mod broker_commands;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
             smoke::tests(),
             operations::tests(),
             altered::tests(),
+            aside::tests(),
             telling::tests(),
             progress::tests(),
             locks::tests(),

@@ -32,6 +32,7 @@ use crate::connect::Session;
 use crate::limits::Resource;
 use crate::publication::{self, PublicationState, Published};
 use crate::slot::{self, SlotState};
+use walvec_model::TableName;
 
 /// Something that preflight found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,10 +106,11 @@ pub(crate) fn script(findings: &[Finding], server: &ServerFacts) -> Option<Scrip
 
 /// Checks server, slot, publication and tables. An `Err` means that the check itself could not be made.
 ///
-/// With `attempt`, a replication session is opened: whether the server grants one only the server knows.
+/// `aside`: configured tables that `config` is without. With `attempt`, a replication session is opened: whether the server grants one only the server knows.
 pub(crate) async fn findings(
     session: &Session,
     config: &SourceConfig,
+    aside: &[TableName],
     server: &ServerFacts,
     attempt: bool,
 ) -> Result<Vec<Finding>, CaptureError> {
@@ -137,7 +139,7 @@ pub(crate) async fn findings(
     }
     if can_be_published {
         findings.extend(lookups::findings(session, config, &rights).await?);
-        findings.extend(publication_finding(session, config, &rights, &tables, filters_fit).await?);
+        findings.extend(publication_finding(session, config, aside, &rights, &tables, filters_fit).await?);
     }
     Ok(findings)
 }
@@ -162,6 +164,7 @@ async fn of_table(
 async fn publication_finding(
     session: &Session,
     config: &SourceConfig,
+    aside: &[TableName],
     rights: &Rights<'_>,
     tables: &[TableFacts],
     filters_fit: bool,
@@ -177,7 +180,7 @@ async fn publication_finding(
         let remedy = "first correct `where`, then `walvec check` again";
         return Ok(finding.map(|finding| Finding { remedy: remedy.into(), ..finding }));
     }
-    match publication::state(session, config, can).await? {
+    match publication::state(session, config, aside, can).await? {
         PublicationState::Matches { .. } => Ok(None),
         PublicationState::Differs { difference, sql } => {
             let publication = config.publication.clone();

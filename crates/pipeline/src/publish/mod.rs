@@ -192,7 +192,7 @@ impl Publisher {
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
         let Self { config, store, shared, jobs, orders, interrupted, during } = self;
         shared.telemetry.phase(Phase::Starting);
-        let source = set_aside(source, store, config.on_gap).await?;
+        let source = set_aside(source, store, config.on_gap, &shared.telemetry).await?;
         follow_publication(&source, store, config.on_gap).await?;
         refuse_what_cannot_work(&source, *during).await?;
         *during = During::Running;

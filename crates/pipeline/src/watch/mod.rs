@@ -112,7 +112,7 @@ impl<'a> Watch<'a> {
             missing: trouble(),
             unread: trouble(),
             waiting: trouble(),
-            aside: Aside::new(source, &shared.telemetry),
+            aside: Aside::new(),
             on_gap,
         }
     }
@@ -127,7 +127,6 @@ impl<'a> Watch<'a> {
                 // The next one need not wait for the next look.
                 () = tables::ended(self.reading.as_ref()) => self.due = Instant::now(),
             }
-            self.aside.show();
             show_blockers(&self.source.waiting_for(), &mut self.waiting);
             for (index, sink) in sinks.iter().enumerate() {
                 if let Err(gone) = count_points(index, sink.as_ref(), &self.shared.telemetry).await {

@@ -67,6 +67,14 @@ pub(super) fn notices(status: &Status) -> Markup {
             @if status.phase == Phase::Snapshot {
                 @for collection in &status.collections { (progress(collection)) }
             }
+            @for collection in &status.collections {
+                @if let Some(aside) = &collection.set_aside {
+                    div.notice.troubled {
+                        p { strong { (collection.table) " is not followed" } ": its points stay as they were." }
+                        p.detail { (aside.message) }
+                    }
+                }
+            }
             @for collection in status.collections.iter().filter(|collection| collection.dead_letters > 0) {
                 div.notice {
                     p {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use walvec_model::{Lsn, Moment, RowKey};
 use walvec_pipeline::Status;
-use walvec_pipeline::status::{BrokerStatus, CollectionStatus, LATEST_DEAD_LETTERS, Phase};
+use walvec_pipeline::status::{BrokerStatus, CollectionStatus, LATEST_DEAD_LETTERS, Phase, SetAside};
 use walvec_pipeline::store::{DeadLetter, SnapshotState};
 
 use super::Process;
@@ -49,6 +49,7 @@ fn of_running(status: &Status) -> String {
         lines.push(format!("Problem: {} ({} attempts): {}", problem.part, problem.attempts, problem.message));
         lines.extend(problem.remedy.as_ref().map(|remedy| format!("   help: {remedy}")));
     }
+    lines.extend(status.collections.iter().filter_map(set_aside));
     lines.push(counts(status));
     lines.extend(old_counts(status));
     lines.extend(status.collections.iter().flat_map(|collection| &collection.latest_dead_letters).map(parked));
@@ -76,6 +77,13 @@ fn positions(status: &Status) -> String {
         position(status.confirmed_lsn),
         position(status.server_lsn),
     )
+}
+
+/// Why a table is not followed, and what to do.
+fn set_aside(collection: &CollectionStatus) -> Option<String> {
+    let SetAside { message, remedy, .. } = collection.set_aside.as_ref()?;
+    let table = &collection.table;
+    Some(format!("Not followed: {table}; its points stay as they were: {message}\n   help: {remedy}"))
 }
 
 /// Counts that were not made in the last minute, which the sink may not have answered since.

@@ -1,0 +1,218 @@
+//! A table that cannot be followed any more stops alone: the others go on, and its points stay until it can be followed again.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, test, wait};
+use walvec_pipeline::Status;
+use walvec_pipeline::status::SetAside;
+use walvec_test_kafka::can_test;
+use walvec_test_qdrant::TestServer;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test!(a_table_that_is_taken_out_of_a_publication_stops_alone),
+        test!(a_table_that_loses_its_key_stops_alone_and_its_updates_do_not_fail),
+        test!(a_table_that_is_dropped_stops_alone_also_after_a_restart),
+        test!(a_table_that_may_not_be_read_any_more_stops_alone_after_a_restart),
+        test!(a_table_that_was_followed_stops_everything_where_a_person_wants_to_look).once(),
+        test!(a_table_whose_rows_look_something_up_stops_with_the_table_that_they_look_in).once(),
+        test!(a_table_that_is_taken_out_of_a_publication_stops_alone_before_a_broker_too).once(),
+    ]
+}
+
+const TABLES: &str = "CREATE TABLE items (id int PRIMARY KEY, name text);
+    INSERT INTO items SELECT g, 'item ' || g FROM generate_series(1, 20) g;
+    CREATE TABLE others (id int PRIMARY KEY, name text);
+    INSERT INTO others SELECT g, 'other ' || g FROM generate_series(1, 30) g";
+
+/// What happens to both while one is not followed: 20 and 31 rows are left.
+const CHANGES: &str = "UPDATE items SET name = 'changed' WHERE id = 1; DELETE FROM items WHERE id = 2;
+    INSERT INTO items VALUES (21, 'new'); INSERT INTO others VALUES (31, 'unseen')";
+
+fn both() -> Settings {
+    Settings::new(["items", "others"].map(|name| Collection::new(name, &format!("public.{name}"), "{{ name }}")))
+}
+
+fn image_of(table: &'static str) -> Expected {
+    Expected::of(table, |row| row["name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// A publication of both tables that walvec has not made.
+async fn theirs(context: &TestContext) -> Result<Settings> {
+    context.execute(TABLES).await?;
+    context.execute("CREATE PUBLICATION theirs FOR TABLE items, others").await?;
+    Ok(both().with("source", json!({ "publication": "theirs" })))
+}
+
+async fn running(context: &TestContext, settings: &Settings) -> Result<Walvec> {
+    let mut walvec = context.start(settings).await?;
+    walvec.caught_up(context).await?;
+    Ok(walvec)
+}
+
+/// The others, by their collection.
+fn why(status: &Status) -> Option<&SetAside> {
+    status.collections[1].set_aside.as_ref()
+}
+
+fn is_aside(status: &Status) -> bool {
+    why(status).is_some()
+}
+
+/// Waits until the second table is set aside, changes both, and waits for what can be seen of that.
+async fn goes_on_without(context: &TestContext, walvec: &mut Walvec, changes: &str) -> Result<Status> {
+    walvec.wait_for("the table is set aside", is_aside).await?;
+    walvec.caught_up(context).await?;
+    context.execute(changes).await?;
+    let status = walvec.caught_up(context).await?;
+    ensure!(is_aside(&status) && status.collections[0].set_aside.is_none(), "{:?}", status.collections);
+    let found: Value = walvec.get_json("/api/v1/search", &[("q", "changed"), ("collection", "items")]).await?;
+    ensure!(found["hits"][0]["payload"]["name"] == "changed", "{found}");
+    let points = |status: &Status| status.collections.iter().map(|found| found.points).collect::<Vec<_>>();
+    walvec.wait_for("the points were counted", |status| points(status) == [Some(20), Some(30)]).await
+}
+
+/// Waits until both are followed, and compares them.
+async fn ends_as_the_tables(context: &TestContext, mut walvec: Walvec, others: usize) -> Result<()> {
+    walvec.wait_for("all tables are followed", |status| !is_aside(status)).await?;
+    walvec.caught_up(context).await?;
+    context.execute("INSERT INTO others VALUES (40, 'forty')").await?;
+    walvec.caught_up(context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(context, &image_of("items")).await?, 20);
+    assert_eq!(image::compare(context, &image_of("others")).await?, others + 1);
+    Ok(())
+}
+
+async fn a_table_that_is_taken_out_of_a_publication_stops_alone(context: TestContext) -> Result<()> {
+    let settings = theirs(&context).await?;
+    let mut walvec = running(&context, &settings).await?;
+    context.execute("ALTER PUBLICATION theirs DROP TABLE others").await?;
+    let status = goes_on_without(&context, &mut walvec, CHANGES).await?;
+    let remedy = why(&status).map(|why| why.remedy.as_str());
+    assert_eq!(remedy, Some(r#"ALTER PUBLICATION "theirs" ADD TABLE "public"."others";"#));
+    let told = String::from_utf8(context.walvec(&["status"]).await?.stdout)?;
+    ensure!(told.contains("Not followed: public.others"), "{told}");
+    ensure!(walvec.get("/metrics", &[]).await?.text().await?.contains(r#"walvec_followed{table="public.others"} 0"#));
+    walvec.stop().await?;
+    let mut walvec = context.start(&settings).await?;
+    walvec.wait_for("it is still set aside", is_aside).await?;
+    walvec.caught_up(&context).await?;
+    let published = "SELECT count(*) FROM pg_publication_tables WHERE pubname = 'theirs'";
+    assert_eq!(context.sql.query_one(published, &[]).await?.get::<_, i64>(0), 1, "it is not walvec's publication");
+    context.execute("ALTER PUBLICATION theirs ADD TABLE others").await?;
+    ends_as_the_tables(&context, walvec, 31).await
+}
+
+async fn a_table_that_loses_its_key_stops_alone_and_its_updates_do_not_fail(context: TestContext) -> Result<()> {
+    context.execute(TABLES).await?;
+    let mut walvec = running(&context, &both()).await?;
+    context.execute("ALTER TABLE others DROP CONSTRAINT others_pkey").await?;
+    goes_on_without(&context, &mut walvec, CHANGES).await?;
+    // As long as walvec published it, PostgreSQL refused them.
+    context.execute("UPDATE others SET name = 'changed too' WHERE id < 4; DELETE FROM others WHERE id = 4").await?;
+    context.execute("ALTER TABLE others ADD PRIMARY KEY (id)").await?;
+    ends_as_the_tables(&context, walvec, 30).await
+}
+
+async fn a_table_that_is_dropped_stops_alone_also_after_a_restart(context: TestContext) -> Result<()> {
+    context.execute(TABLES).await?;
+    let mut walvec = running(&context, &both()).await?;
+    context.execute("DROP TABLE others").await?;
+    let changes = CHANGES.replace("; INSERT INTO others VALUES (31, 'unseen')", "");
+    goes_on_without(&context, &mut walvec, &changes).await?;
+    walvec.stop().await?;
+    let mut walvec = context.start(&both()).await?;
+    walvec.wait_for("it is still set aside", is_aside).await?;
+    walvec.caught_up(&context).await?;
+    context.execute("CREATE TABLE others (id int PRIMARY KEY, name text)").await?;
+    context.execute("INSERT INTO others SELECT g, 'another ' || g FROM generate_series(10, 30) g").await?;
+    ends_as_the_tables(&context, walvec, 21).await
+}
+
+async fn a_table_that_may_not_be_read_any_more_stops_alone_after_a_restart(context: TestContext) -> Result<()> {
+    context.execute(TABLES).await?;
+    let role = format!("{}_reader", context.database());
+    context
+        .execute(&format!(
+            "CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'reader'; GRANT SELECT ON items, others TO {role};
+             CREATE PUBLICATION theirs FOR TABLE items, others"
+        ))
+        .await?;
+    let server = context.url();
+    let (_, server) = server.split_once('@').context("the URL names a user")?;
+    let url = format!("postgres://{role}:reader@{server}");
+    let settings = both().with("source", json!({ "url": url, "publication": "theirs" }));
+    running(&context, &settings).await?.stop().await?;
+    context.execute(&format!("REVOKE SELECT ON others FROM {role}")).await?;
+    context.execute(CHANGES).await?;
+    let mut walvec = context.start(&settings).await?;
+    goes_on_without(&context, &mut walvec, "UPDATE items SET name = 'changed' WHERE id = 3").await?;
+    context.execute(&format!("GRANT SELECT ON others TO {role}")).await?;
+    ends_as_the_tables(&context, walvec, 31).await?;
+    context.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await
+}
+
+async fn a_table_that_was_followed_stops_everything_where_a_person_wants_to_look(context: TestContext) -> Result<()> {
+    let settings = theirs(&context).await?.with("source", json!({ "publication": "theirs", "on_gap": "stop" }));
+    let walvec = running(&context, &settings).await?;
+    context.execute("ALTER PUBLICATION theirs DROP TABLE others").await?;
+    let words = walvec.fails_with(3).await?;
+    ensure!(words.contains("E_PUBLICATION"), "{words}");
+    Ok(())
+}
+
+async fn a_table_whose_rows_look_something_up_stops_with_the_table_that_they_look_in(
+    context: TestContext,
+) -> Result<()> {
+    context.execute(TABLES).await?;
+    context.execute("CREATE TABLE makers (id int PRIMARY KEY, title text); INSERT INTO makers VALUES (1, 'm')").await?;
+    let lookup = json!({ "maker": { "table": "public.makers", "on": { "id": "id" } } });
+    let others = Collection::new("others", "public.others", "{{ name }} {{ maker.title }}").with("lookup", lookup);
+    let settings = Settings::new([Collection::new("items", "public.items", "{{ name }}"), others]);
+    let mut walvec = running(&context, &settings).await?;
+    context.execute("DROP TABLE makers").await?;
+    let status = goes_on_without(&context, &mut walvec, CHANGES).await?;
+    ensure!(why(&status).is_some_and(|why| why.message.contains("public.makers")), "{:?}", why(&status));
+    context.execute("CREATE TABLE makers (id int PRIMARY KEY, title text)").await?;
+    walvec.wait_for("all tables are followed", |status| !is_aside(status)).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let expected = Expected::of("others", |row| format!("{} ", row["name"].as_str().unwrap_or_default()));
+    assert_eq!(image::compare(&context, &expected).await?, 31);
+    Ok(())
+}
+
+async fn a_table_that_is_taken_out_of_a_publication_stops_alone_before_a_broker_too(
+    context: TestContext,
+) -> Result<()> {
+    if !can_test("a table that is set aside before a broker") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(theirs(&context).await?).with("sink", json!({ "qdrant": { "url": server.url() } }));
+    let mut capture = context.start_stage(&settings, "capture", "1").await?;
+    capture.caught_up(&context).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    context.execute("ALTER PUBLICATION theirs DROP TABLE others").await?;
+    capture.wait_for("the table is set aside", is_aside).await?;
+    capture.caught_up(&context).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of("others"), &server.url()).await?, 30, "nothing was swept");
+    context.execute(CHANGES).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of("items"), &server.url()).await?, 20);
+    context.execute("ALTER PUBLICATION theirs ADD TABLE others").await?;
+    capture.wait_for("all tables are followed", |status| !is_aside(status)).await?;
+    capture.caught_up(&context).await?;
+    wait::until("the collection is the table's image", async || {
+        kafka.read("index", &mut [&mut worker]).await?;
+        let compared = image::compare_on_server(&context, &image_of("others"), &server.url()).await;
+        Ok(compared.is_ok_and(|rows| rows == 31).then_some(()))
+    })
+    .await?;
+    capture.stop().await?;
+    worker.stop().await
+}
