@@ -80,10 +80,10 @@ impl Source {
         self.aside.iter().map(|unfit| unfit.table.clone()).collect()
     }
 
-    /// Whether all tables were set aside.
+    /// Whether there are other tables to follow than these.
     #[must_use]
-    pub fn follows_nothing(&self) -> bool {
-        self.config.tables.is_empty()
+    pub fn has_others_than(&self, tables: &[Unfit]) -> bool {
+        self.configured.tables.iter().any(|spec| tables.iter().all(|unfit| unfit.table != spec.name))
     }
 
     /// The configured tables that cannot be followed as things are, those that were set aside included: they are gone, have no key, may

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use walvec_capture::{Source, Unfit};
+use walvec_model::TableName;
 
 use crate::error::PipelineError;
 use crate::gap::OnGap;
@@ -47,11 +48,16 @@ async fn without_unfit(source: Source, store: &Store, on_gap: OnGap) -> Result<S
     }
     let mut unfit = source.unfit().await?;
     unfit.retain(|unfit| followed.iter().any(|(table, _)| *table == unfit.table));
-    let source = source.setting_aside(unfit);
-    if source.follows_nothing() {
-        return Ok(source.setting_aside(Vec::new()));
+    Ok(if source.has_others_than(&unfit) { source.setting_aside(unfit) } else { source })
+}
+
+/// Whether the next session goes on without `table`.
+pub(crate) async fn is_to_be_set_aside(source: &Source, table: &TableName, on_gap: OnGap) -> bool {
+    if on_gap == OnGap::Stop {
+        return false;
     }
-    Ok(source)
+    let Ok(unfit) = source.unfit().await else { return false };
+    unfit.iter().any(|unfit| unfit.table == *table) && source.has_others_than(&unfit)
 }
 
 /// Looks now and then whether a table that is set aside can be followed again.

@@ -47,9 +47,11 @@ impl Opened {
             Which::Own(name) => name,
         };
         let spec = spec(config, collection, name, dimension, fingerprint);
+        // Behind a broker there may be several workers.
+        let remote = |remote: Remote| Self::Remote(remote.alone(config.broker.is_none()));
         let opened = match (&config.sink.qdrant, which) {
-            (Some(qdrant), Which::Served) => Remote::new(server(qdrant), spec).map(Self::Remote),
-            (Some(qdrant), Which::Own(_)) => Remote::own(server(qdrant), spec).map(Self::Remote),
+            (Some(qdrant), Which::Served) => Remote::new(server(qdrant), spec).map(remote),
+            (Some(qdrant), Which::Own(_)) => Remote::own(server(qdrant), spec).map(remote),
             (None, Which::Served) => open_served(config.sink.directory(), spec).await.map(Self::Embedded),
             (None, Which::Own(_)) => Embedded::open(config.sink.directory(), spec).map(Self::Embedded),
         };

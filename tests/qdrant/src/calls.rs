@@ -59,6 +59,7 @@ impl Call {
 pub struct Calls {
     counts: BTreeMap<Call, usize>,
     most_writes: usize,
+    by_filter: usize,
     overlaps: Vec<String>,
 }
 
@@ -85,6 +86,12 @@ impl Calls {
     #[must_use]
     pub const fn most_writes_in_flight(&self) -> usize {
         self.most_writes
+    }
+
+    /// How many calls changed whatever matched a filter, and not points that they named.
+    #[must_use]
+    pub const fn by_filter(&self) -> usize {
+        self.by_filter
     }
 
     /// Points that two calls named at the same time, so that chance decided which won. Changes by filter name no points.
@@ -133,6 +140,7 @@ impl Ledger {
         points.dedup();
         let book = &mut *self.lock();
         book.writes += 1;
+        book.calls.by_filter += usize::from(points.is_empty());
         book.calls.most_writes = book.calls.most_writes.max(book.writes);
         for point in &points {
             let calls = book.points.entry(point.clone()).or_default();

@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use walvec_capture::{Alteration, CaptureError, Finding, Severity, Shape, Source};
+use walvec_capture::{Alteration, Finding, Severity, Shape, Source};
 use walvec_model::{Lsn, Position, Table, TableName};
 
 use super::Watch;
+use crate::aside::is_to_be_set_aside;
 use crate::error::PipelineError;
-use crate::gap::OnGap;
 use crate::reread::{Job, Progress};
 use crate::status::Problem;
 use crate::store::Baseline;
@@ -188,8 +188,7 @@ impl Watch<'_> {
         }
         let tables = match self.source.followed_tables().await {
             Ok(tables) => tables,
-            // The next session sets it aside.
-            Err(CaptureError::NoKey { .. } | CaptureError::Table { .. }) if self.on_gap == OnGap::Resync => {
+            Err(_) if is_to_be_set_aside(self.source, table, self.on_gap).await => {
                 return Err(PipelineError::Altered { table: table.clone() });
             }
             // It is examined; the stream will not go on with it.

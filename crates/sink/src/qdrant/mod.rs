@@ -106,6 +106,8 @@ struct Inner {
     collection: RwLock<Option<String>>,
     /// The shards, where a field decides about them.
     tenants: Option<Tenants>,
+    /// Whether no other process writes the collection at the same time.
+    is_alone: bool,
 }
 
 impl Inner {
@@ -149,6 +151,7 @@ impl Remote {
     /// If the URL cannot be used.
     pub fn served_as(&self, server: Server, alias: &str) -> Result<Self, SinkError> {
         let served = Self::new(server, CollectionSpec { name: alias.to_owned(), ..self.0.spec.clone() })?;
+        let served = served.alone(self.0.is_alone);
         served.0.set_name(&self.0.spec.name);
         Ok(served)
     }
@@ -157,9 +160,26 @@ impl Remote {
         let place = Place { url: server.url.clone(), collection: spec.name.clone() };
         let client = connect(&server, &place)?;
         let tenants = server.layout.shard_key.clone().map(Tenants::new);
-        let inner =
-            Inner { client, layout: server.layout, spec, place, is_alias, collection: RwLock::default(), tenants };
+        let inner = Inner {
+            client,
+            layout: server.layout,
+            spec,
+            place,
+            is_alias,
+            collection: RwLock::default(),
+            tenants,
+            is_alone: false,
+        };
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// Promises that no other process writes the collection. Comes before it is cloned.
+    #[must_use]
+    pub fn alone(mut self, is_alone: bool) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.is_alone = is_alone;
+        }
+        self
     }
 
     /// Whether the collection is there, with vectors that fit; changes nothing.
@@ -198,12 +218,34 @@ impl Remote {
         }
     }
 
+    /// Removes the points that match `filter`.
+    ///
+    /// A server before 1.19 that crashes may bring back what was removed by a filter (<https://github.com/qdrant/qdrant/issues/9575>), so they go by their ids. Not where
+    /// somebody else may write one meanwhile, nor where another shard may have another point of the same id.
     async fn delete(&self, filter: ClientFilter) -> Result<(), SinkError> {
+        if !self.0.is_alone || self.0.tenants.is_some() {
+            return self.delete_points(PointsSelector::from(filter)).await;
+        }
+        let mut from = None;
+        loop {
+            let (ids, next) = read::ids(&self.0, from, filter.clone()).await?;
+            if !ids.is_empty() {
+                let ids: Vec<_> = ids.into_iter().map(convert::client_id).collect();
+                self.delete_points(PointsSelector::from(ids)).await?;
+            }
+            if next.is_none() {
+                return Ok(());
+            }
+            from = next;
+        }
+    }
+
+    async fn delete_points(&self, points: PointsSelector) -> Result<(), SinkError> {
         let Inner { client, place, .. } = &*self.0;
         let request = DeletePoints {
             collection_name: self.0.name(),
             wait: Some(true),
-            points: Some(PointsSelector::from(filter)),
+            points: Some(points),
             ordering: Some(ORDERING),
             shard_key_selector: tenants::everywhere(&self.0).await?,
             ..DeletePoints::default()

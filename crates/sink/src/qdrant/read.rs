@@ -13,8 +13,8 @@ use super::convert::{client_filter, client_id, payload, point_id};
 use super::tenants::{Tenants, selector};
 use crate::faithful;
 use crate::{
-    CollectionSpec, Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, fused_from,
-    in_order,
+    CollectionSpec, Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, SCROLL_POINTS, ScrollPage, SearchRequest, SinkError,
+    fused_from, in_order,
 };
 
 /// How many ids one request asks for.
@@ -63,8 +63,18 @@ async fn retrieved(
 }
 
 pub(super) async fn scroll(inner: &Inner, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
-    let (points, next) = scrolled(inner, from, limit, own_field(), false).await?;
+    let (points, next) = scrolled(inner, from, limit, None, own_field(), false).await?;
     Ok(ScrollPage { points: points.into_iter().map(stored_point).collect::<Result<_, _>>()?, next })
+}
+
+/// The ids of points that match `filter`, in id order from `from` on, and where the next page starts.
+pub(super) async fn ids(
+    inner: &Inner,
+    from: Option<PointId>,
+    filter: ClientFilter,
+) -> Result<(Vec<PointId>, Option<PointId>), SinkError> {
+    let (points, next) = scrolled(inner, from, SCROLL_POINTS, Some(filter), false.into(), false).await?;
+    Ok((points.into_iter().map(|point| point_id(point.id)).collect::<Result<_, _>>()?, next))
 }
 
 pub(super) async fn page(
@@ -73,7 +83,7 @@ pub(super) async fn page(
     limit: usize,
     with_vectors: bool,
 ) -> Result<RawPage, SinkError> {
-    let (points, next) = scrolled(inner, from, limit, true.into(), with_vectors).await?;
+    let (points, next) = scrolled(inner, from, limit, None, true.into(), with_vectors).await?;
     Ok(RawPage { points: points.into_iter().map(|point| raw_point(inner, point)).collect::<Result<_, _>>()?, next })
 }
 
@@ -81,12 +91,14 @@ async fn scrolled(
     inner: &Inner,
     from: Option<PointId>,
     limit: usize,
+    filter: Option<ClientFilter>,
     fields: WithPayloadSelector,
     with_vectors: bool,
 ) -> Result<(Vec<RetrievedPoint>, Option<PointId>), SinkError> {
     let Inner { client, place, .. } = inner;
     let request = ScrollPoints {
         collection_name: inner.name(),
+        filter,
         offset: from.map(client_id),
         limit: Some(u32::try_from(limit.clamp(1, MAX_HITS)).unwrap_or(u32::MAX)),
         with_payload: Some(fields),

@@ -7,7 +7,7 @@ use qdrant_client::qdrant::{
 use secrecy::SecretString;
 use serde_json::json;
 use walvec_model::point::MAX_NESTING;
-use walvec_model::{Fingerprint, Generation, PointId, Provenance, TableName};
+use walvec_model::{Fingerprint, Generation, Lsn, PointId, Position, Provenance, TableName};
 use walvec_sink::catalog::{number_of as number_in, numbered};
 use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
 use walvec_sink::{
@@ -159,6 +159,29 @@ async fn deleting_a_table_and_sweeping_old_generations_leave_everything_else() {
         assert_eq!(ids, [PointId::Num(2)]);
     })
     .await;
+}
+
+/// A server before 1.19 that crashes may bring back what was removed by a filter.
+#[tokio::test]
+async fn whoever_writes_alone_deletes_by_ids_and_others_leave_what_was_made_newer_meanwhile() {
+    let test_server = TestServer::start().unwrap();
+    for (is_alone, by_filter) in [(true, 0), (false, 3)] {
+        let sink = remote(&test_server.url(), spec(DIMENSION)).alone(is_alone);
+        sink.prepare().await.unwrap();
+        for chunk in upserts(1..=2500).chunks(500) {
+            sink.write(chunk.to_vec()).await.unwrap();
+        }
+        test_server.reset_calls();
+        assert_eq!(sink.sweep(&books(), Generation(2)).await.unwrap(), 2500);
+        assert_eq!(sink.count().await.unwrap(), 0);
+        sink.write(upserts(1..=10)).await.unwrap();
+        sink.delete_older(&books(), Position { commit_lsn: Lsn(u64::MAX), ..Position::default() }).await.unwrap();
+        assert_eq!(sink.count().await.unwrap(), 0);
+        sink.write(upserts(1..=10)).await.unwrap();
+        sink.delete_table(&books()).await.unwrap();
+        assert_eq!(sink.count().await.unwrap(), 0);
+        assert_eq!(test_server.calls().by_filter(), by_filter, "is_alone: {is_alone}");
+    }
 }
 
 #[tokio::test]
