@@ -75,6 +75,12 @@ pub trait Embedder: Send + Sync {
         Box::pin(async move { only(self.embed(vec![text]).await?) })
     }
 
+    /// The vector of a text that is always the same, by which it shows that another model answers to the same name; `None` where
+    /// [`EmbedderInfo::revision`] tells.
+    fn sample(&self) -> BoxFuture<'_, Result<Option<Vector>, EmbedError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// How many texts a call should have, if there are so many. Fewer make it slower, more only make the first vector wait.
     fn texts_per_call(&self) -> usize {
         TEXTS_PER_CALL

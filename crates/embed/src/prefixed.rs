@@ -51,6 +51,10 @@ impl Embedder for Prefixed {
         self.inner.embed_query(format!("{}{text}", self.query))
     }
 
+    fn sample(&self) -> BoxFuture<'_, Result<Option<Vector>, EmbedError>> {
+        self.inner.sample()
+    }
+
     fn texts_per_call(&self) -> usize {
         self.inner.texts_per_call()
     }

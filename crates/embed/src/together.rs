@@ -72,6 +72,10 @@ impl Embedder for Together {
         self.inner.embed_query(text)
     }
 
+    fn sample(&self) -> BoxFuture<'_, Result<Option<Vector>, EmbedError>> {
+        self.inner.sample()
+    }
+
     fn texts_per_call(&self) -> usize {
         self.inner.texts_per_call()
     }

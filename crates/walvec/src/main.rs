@@ -32,6 +32,7 @@ mod score;
 mod serve;
 mod staged;
 mod supervise;
+mod swapped;
 mod tasks;
 mod ui;
 mod words;

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use walvec_embed::Embedder;
 use walvec_embed::hash::HashEmbedder;
 use walvec_pipeline::status::CollectionStatus;
 use walvec_pipeline::telemetry::{COMMIT_TO_PUBLISHED, COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
@@ -30,6 +31,7 @@ use crate::last_run;
 use crate::remembered::{self, UnderWay};
 use crate::staged::Stages;
 use crate::supervise::{Reload, Supervisor};
+use crate::swapped;
 use crate::tasks::{Handle, Kind, Tasks};
 
 /// Bucket bounds for commit → searchable, in seconds: fine around the target, wide for backlogs.
@@ -192,7 +194,7 @@ async fn direct(
 ) -> Result<Ready, Failure> {
     let (config, under_way) = remembered::at_start(config).await?;
     let store = Arc::new(Store::open(config.sink.directory()).map_err(PipelineError::from)?);
-    let embedder = app::load_embedder(&config).await?;
+    let embedder = same_embedder(&config).await?;
     let parts = Parts::assemble(config, embedder, None).await?;
     let (serving, served) = watch::channel(Arc::new(parts.serving()));
     if let Some(UnderWay { rollback, .. }) = under_way
@@ -205,6 +207,13 @@ async fn direct(
     let stop = stop.clone();
     let supervisor = Supervisor { parts, store, serving, status, requests: queue, reload, stop, cleaning: None };
     Ok(Ready { run: Box::pin(supervisor.run()), serving: served, dead_letters })
+}
+
+/// The model, which has to be the one that the collections were built with.
+async fn same_embedder(config: &Config) -> Result<Arc<dyn Embedder>, Failure> {
+    let embedder = app::load_embedder(config).await?;
+    swapped::refuse_another_model(config, embedder.as_ref()).await?;
+    Ok(embedder)
 }
 
 /// The stages of this process that work through a broker.
@@ -233,11 +242,11 @@ async fn staged(
     match config.stage {
         Stage::Capture => {}
         Stage::Embed => {
-            let collections = broker.collections_in_topic(&app::load_embedder(&config).await?)?;
+            let collections = broker.collections_in_topic(&same_embedder(&config).await?)?;
             indexer = Some(broker.indexer(collections, stop.child_token()));
         }
         Stage::All | Stage::Index | Stage::Sink => {
-            let assembled = Parts::assemble(config.clone(), app::load_embedder(&config).await?, None).await?;
+            let assembled = Parts::assemble(config.clone(), same_embedder(&config).await?, None).await?;
             indexer = Some(broker.indexer(assembled.collections(), stop.child_token()));
             serving = assembled.serving();
             parts = Some(assembled);

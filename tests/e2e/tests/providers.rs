@@ -16,6 +16,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_truncate_leaves_no_row_parked).once(),
         test!(a_wrong_key_ends_the_start_with_what_to_change_and_is_never_shown),
         test!(a_collection_moves_to_a_provider_by_a_reindex_and_its_key_is_kept_in_no_file),
+        test!(another_model_behind_the_same_name_is_refused_until_the_former_one_is_back).once(),
         test!(another_document_prefix_is_refused_and_another_query_prefix_is_not),
     ]
 }
@@ -276,6 +277,38 @@ async fn a_collection_moves_to_a_provider_by_a_reindex_and_its_key_is_kept_in_no
         }
     }
     Ok(())
+}
+
+async fn another_model_behind_the_same_name_is_refused_until_the_former_one_is_back(
+    context: TestContext,
+) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    context.execute(TABLE).await?;
+    // With the dimension given there is nothing else to ask the provider at the start.
+    for settings in [
+        items("openai/m", &provider.openai_url()),
+        items("openai/m", &provider.openai_url()).with("embedding", json!({ "dimensions": 64 })),
+    ] {
+        let mut walvec = context.start(&settings).await?;
+        walvec.caught_up(&context).await?;
+        walvec.stop().await?;
+        provider.swap_model();
+        let words = context.start(&settings).await?.fails_with(3).await?;
+        assert!(words.contains("E_MODEL_CHANGED") && words.contains("openai/m"), "{words}");
+        provider.swap_model();
+    }
+    let mut walvec = context.start(&items("openai/m", &provider.openai_url())).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 500);
+    // Whoever wants the other one begins anew.
+    provider.swap_model();
+    let purged = context.walvec(&["reset", "--purge", "--force"]).await?;
+    assert!(purged.status.success(), "{}", String::from_utf8_lossy(&purged.stderr));
+    let mut walvec = context.start(&items("openai/m", &provider.openai_url())).await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(walvec.search("name 7", 1).await?[0]["payload"]["name"], "name 7");
+    walvec.stop().await
 }
 
 async fn another_document_prefix_is_refused_and_another_query_prefix_is_not(context: TestContext) -> Result<()> {

@@ -61,6 +61,8 @@ struct Shared {
     failed: Option<String>,
     /// Requests with a text of more bytes than this are refused, with this status and in these words.
     longest: Option<(usize, u16, String)>,
+    /// Whether another model answers than at first.
+    is_another: bool,
     /// Texts with these words have a vector of zeros.
     zeros: Option<String>,
     /// Requests with these words are answered when that is lifted.
@@ -164,6 +166,12 @@ impl TestProvider {
         self.lock().zeros = Some(words.to_owned());
     }
 
+    /// Lets another model answer to the same name, or the first one again.
+    pub fn swap_model(&self) {
+        let mut shared = self.lock();
+        shared.is_another = !shared.is_another;
+    }
+
     /// Answers requests with a text that contains `words` only when this is lifted; `None`: now.
     pub fn hold(&self, words: Option<&str>) {
         self.lock().held.send_replace(words.map(str::to_owned));
@@ -222,7 +230,11 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
         // Its sender lives as long as the server.
         let _ = held.wait_for(is_let).await;
     }
+    let is_another = lock(&shared).is_another;
     let mut vectors = vectors(&texts, &body).await;
+    if is_another {
+        vectors.iter_mut().for_each(|(_, vector)| vector.reverse());
+    }
     for (vector, text) in vectors.iter_mut().zip(&texts) {
         if contains(text, &zeros) {
             vector.1.fill(0.0);

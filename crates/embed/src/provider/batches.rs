@@ -145,11 +145,11 @@ impl Batches {
         self.limits.concurrency().saturating_mul(WAITING)
     }
 
-    /// The dimension of the vector of a text that every model can embed.
-    pub(super) async fn dimension(&self, text: &str) -> Result<usize, Failure> {
+    /// The vector of a text that every model can embed.
+    pub(super) async fn vector(&self, text: &str) -> Result<Vector, Failure> {
         let answers = self.ask(&[text.to_owned()], Lane::Query).await?;
         match answers.into_iter().next() {
-            Some(Ok(vector)) => Ok(vector.len()),
+            Some(Ok(vector)) => Ok(vector),
             Some(Err(reason)) => Err(Failure::Answer(reason)),
             None => Err(Failure::Answer("nothing came back".to_owned())),
         }

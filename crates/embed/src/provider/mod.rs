@@ -35,7 +35,8 @@ use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
 
 pub use protocol::Protocol;
 
-/// Asked for where only the answer's form matters: its dimension, and whether the provider is well.
+/// Asked for where it matters that it is always the same text, or any: the dimension, whether the provider is well, whether it has
+/// another model now.
 const PROBE: &str = "walvec";
 
 /// How to reach a provider; whatever is left out has a default that depends on the protocol. The key is never shown.
@@ -74,6 +75,8 @@ pub struct ProviderEmbedder {
     info: EmbedderInfo,
     batches: Batches,
     at: String,
+    /// The vector of [`PROBE`], if it was asked for when the provider was reached.
+    sample: Option<Vector>,
 }
 
 impl ProviderEmbedder {
@@ -100,9 +103,12 @@ impl ProviderEmbedder {
         let client = Client::new(protocol, model, &options)?;
         let at = client.at().to_owned();
         let batches = Batches::new(Box::new(client), limits, items, tokens);
-        let dimension = match options.dimensions {
-            Some(dimension) => dimension,
-            None => batches.dimension(PROBE).await.map_err(|failure| failure.error(&at))?,
+        let (dimension, sample) = match options.dimensions {
+            Some(dimension) => (dimension, None),
+            None => {
+                let sample = batches.vector(PROBE).await.map_err(|failure| failure.error(&at))?;
+                (sample.len(), Some(sample))
+            }
         };
         tracing::info!(model = name, at, dimension, batch_items = items, "embedding provider ready");
         let info = EmbedderInfo {
@@ -114,7 +120,7 @@ impl ProviderEmbedder {
             pooling: "provider".to_owned(),
         };
         batches.expect(dimension);
-        Ok(Self { info, batches, at })
+        Ok(Self { info, batches, at, sample })
     }
 
     /// Whose fault it is that every text was refused: if the provider refuses any text, it is not the texts'.
@@ -123,7 +129,7 @@ impl ProviderEmbedder {
         if results.iter().any(Result::is_ok) || !results.iter().any(is_refused) {
             return Ok(());
         }
-        match self.batches.dimension(PROBE).await {
+        match self.batches.vector(PROBE).await {
             Ok(_) => Ok(()),
             Err(failure) => Err(failure.error(&self.at)),
         }
@@ -156,6 +162,15 @@ impl Embedder for ProviderEmbedder {
 
     fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
         Box::pin(async move { crate::only(self.run(vec![text], limits::Lane::Query).await?) })
+    }
+
+    fn sample(&self) -> BoxFuture<'_, Result<Option<Vector>, EmbedError>> {
+        Box::pin(async move {
+            if let Some(sample) = &self.sample {
+                return Ok(Some(sample.clone()));
+            }
+            self.batches.vector(PROBE).await.map(Some).map_err(|failure| failure.error(&self.at))
+        })
     }
 
     /// One request's worth: whoever waits for it need not wait for others.

@@ -11,7 +11,7 @@ use walvec_pipeline::{PipelineError, Store};
 use super::{ConfigArgs, Failure, output};
 use crate::broker::Broker;
 use crate::config::{Config, Stage};
-use crate::{app, collection, last_run, reindex};
+use crate::{app, collection, last_run, reindex, swapped};
 
 /// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
 ///
@@ -149,7 +149,7 @@ fn forget(directory: &std::path::Path, purge: bool) -> Result<(), Failure> {
         Failure::definite("E_SINK", format!("{}: {error}", path.display()))
     };
     if purge {
-        for path in ["collections", "state.redb", "served.json"].map(|name| directory.join(name)) {
+        for path in ["collections", "state.redb", "served.json", swapped::SAMPLE].map(|name| directory.join(name)) {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&path, error)),
