@@ -15,6 +15,8 @@ pub struct Look {
     pub position: ServerPosition,
     /// The publication, if there is one.
     pub publication: Option<PublicationIdentity>,
+    /// Whether the server may drop the WAL that the slot needs at its next checkpoint: the slot is beyond `max_slot_wal_keep_size`.
+    pub is_slot_at_risk: bool,
 }
 
 impl Source {
@@ -27,7 +29,8 @@ impl Source {
             "SELECT pg_current_wal_flush_lsn()::text,
                     (SELECT greatest(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn), 0)::bigint
                      FROM pg_replication_slots WHERE slot_name = $2),
-                    {}",
+                    {},
+                    EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $2 AND wal_status = 'unreserved')",
             identity_expression(self.server().capabilities)
         );
         let row = self.session().await?.query_one(&query, &[&self.config.publication, &self.config.slot]).await;
@@ -36,6 +39,7 @@ impl Source {
         Ok(Look {
             position: ServerPosition { flushed: parse_lsn(row.get(0))?, retained_wal_bytes: retained },
             publication: PublicationIdentity::read(row.get(2)),
+            is_slot_at_risk: row.get(3),
         })
     }
 
@@ -45,8 +49,16 @@ impl Source {
     /// If the catalogue cannot be read.
     pub async fn shapes_now(&self) -> Result<Vec<(TableName, Option<Shape>)>, CaptureError> {
         let tables: Vec<TableName> = self.config.published().into_iter().map(|spec| spec.name).collect();
-        let shapes = catalog::shapes(&*self.session().await?, &tables).await?;
+        let shapes = self.shapes_of(&tables).await?;
         Ok(tables.into_iter().zip(shapes).collect())
+    }
+
+    /// The shapes of these tables; `None` for one that does not exist.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn shapes_of(&self, tables: &[TableName]) -> Result<Vec<Option<Shape>>, CaptureError> {
+        catalog::shapes(&*self.session().await?, tables).await
     }
 
     /// The main tables whose documents depend on `table`: itself, if it is one, and those whose rows look something up in it.

@@ -171,6 +171,16 @@ impl Source {
         Ok(published.into_iter().map(|published| published.table).collect())
     }
 
+    /// All that is configured without these tables: those that can be followed, if these are the [unfit](Self::unfit) ones.
+    ///
+    /// # Errors
+    /// As [`tables`](Self::tables).
+    pub async fn tables_without(&self, tables: &[Unfit]) -> Result<Vec<Arc<Table>>, CaptureError> {
+        let names: Vec<TableName> = tables.iter().map(|unfit| unfit.table.clone()).collect();
+        let published = self.published_as(&self.configured.without(&names).published()).await?;
+        Ok(published.into_iter().map(|published| published.table).collect())
+    }
+
     /// How many rows each table has, by the server's statistics, without row filters; 0 where there are none yet.
     ///
     /// # Errors
@@ -281,6 +291,12 @@ impl Source {
     /// `E_CONFIG` if the slot belongs to somebody else.
     pub async fn slot(&self) -> Result<SlotState, CaptureError> {
         slot::state(&*self.session().await?, &self.config.slot).await
+    }
+
+    /// What to say of the slot where the server may drop what it needs.
+    #[must_use]
+    pub fn slot_at_risk(&self) -> Finding {
+        preflight::at_risk(&self.config.slot)
     }
 
     /// Drops the slot; a missing one is no error.

@@ -1,87 +1,145 @@
 //! Tables that cannot be followed any more, while the others go on.
 //!
-//! A table that was followed and lost its key, was dropped, may not be read any more, or was taken out of a publication that somebody
-//! else has made, is set aside: its points stay as they were, and the status says why. Once it can be followed again, everything is
-//! read again, because what happened to it meanwhile never comes. A table that was never followed is a mistake in the settings, and
-//! refused.
+//! A table that was followed and was dropped, lost its key or a column that a template needs, may not be read any more, or was taken out
+//! of a publication that somebody else has made, is set aside: its points stay as they were, and the status says why. Once it can be
+//! followed again, everything is read again, because what happened to it meanwhile never comes. A table that was never followed is a
+//! mistake in the settings, and refused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use walvec_capture::{Source, Unfit};
+use walvec_capture::{Finding, Severity, Shape, Source, Subject, Unfit};
 use walvec_model::TableName;
+use walvec_transform::Transform;
 
 use crate::error::PipelineError;
 use crate::gap::OnGap;
 use crate::status::SetAside;
 use crate::store::Store;
+use crate::supervisor::check_columns;
 use crate::telemetry::Telemetry;
+use crate::writer::Collection;
 
 /// How often to look whether a table can be followed again: that takes some statements per table.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Sets the tables aside that were followed before and cannot be any more, and shows that in the status. None if gaps are a person's
-/// business, or no table would be left.
-pub(crate) async fn set_aside(
-    source: Source,
-    store: &Store,
+/// What decides whether a table can be followed.
+#[derive(Clone)]
+pub(crate) struct Fitness {
+    templates: Vec<Templates>,
+    /// The tables that were followed before, as they were.
+    followed: Vec<(TableName, Shape)>,
     on_gap: OnGap,
-    telemetry: &Telemetry,
-) -> Result<Source, PipelineError> {
-    let source = without_unfit(source, store, on_gap).await?;
-    for Unfit { table, finding } in source.set_aside() {
-        let (code, remedy) = (finding.code, finding.remedy.to_string());
-        tracing::warn!(%table, code, remedy, "the table is not followed any more, its points stay as they were: {}", finding.message);
-    }
-    telemetry.set_aside(|table| {
-        let Unfit { finding, .. } = source.set_aside().iter().find(|unfit| unfit.table.to_string() == table)?;
-        let (code, message) = (finding.code.to_owned(), finding.message.clone());
-        Some(SetAside { code, message, remedy: finding.remedy.to_string() })
-    });
-    Ok(source)
-}
-
-async fn without_unfit(source: Source, store: &Store, on_gap: OnGap) -> Result<Source, PipelineError> {
-    let followed = store.baseline()?.unwrap_or_default().shapes;
-    if on_gap == OnGap::Stop || followed.is_empty() {
-        return Ok(source);
-    }
-    let mut unfit = source.unfit().await?;
-    unfit.retain(|unfit| followed.iter().any(|(table, _)| *table == unfit.table));
-    Ok(if source.has_others_than(&unfit) { source.setting_aside(unfit) } else { source })
-}
-
-/// Whether the next session goes on without `table`.
-pub(crate) async fn is_to_be_set_aside(source: &Source, table: &TableName, on_gap: OnGap) -> bool {
-    if on_gap == OnGap::Stop {
-        return false;
-    }
-    let Ok(unfit) = source.unfit().await else { return false };
-    unfit.iter().any(|unfit| unfit.table == *table) && source.has_others_than(&unfit)
-}
-
-/// Looks now and then whether a table that is set aside can be followed again.
-pub(crate) struct Aside {
     due: Instant,
 }
 
-impl Aside {
-    pub(crate) fn new() -> Self {
-        Self { due: Instant::now() + INTERVAL }
+/// What a collection makes of the rows of its table.
+#[derive(Clone)]
+struct Templates {
+    collection: String,
+    table: TableName,
+    transform: Arc<Transform>,
+}
+
+impl Fitness {
+    /// `collections`: those whose templates are rendered by this process.
+    pub(crate) fn new<'a>(
+        collections: impl Iterator<Item = &'a Collection>,
+        store: &Store,
+        on_gap: OnGap,
+    ) -> Result<Self, PipelineError> {
+        let templates = |Collection { name, table, transform, .. }: &Collection| Templates {
+            collection: name.clone(),
+            table: table.clone(),
+            transform: Arc::clone(transform),
+        };
+        let followed = store.baseline()?.unwrap_or_default().shapes;
+        Ok(Self { templates: collections.map(templates).collect(), followed, on_gap, due: Instant::now() + INTERVAL })
     }
 
-    /// Fails if one can be followed again.
+    /// Sets the tables aside that were followed before and cannot be any more, and shows that in the status. None if gaps are a
+    /// person's business, or no table would be left.
+    pub(crate) async fn set_aside(&self, source: Source, telemetry: &Telemetry) -> Result<Source, PipelineError> {
+        let source = match self.on_gap {
+            OnGap::Resync if !self.followed.is_empty() => {
+                let unfit = self.unfit(&source).await?;
+                if source.has_others_than(&unfit) { source.setting_aside(unfit) } else { source }
+            }
+            OnGap::Resync | OnGap::Stop => source,
+        };
+        for Unfit { table, finding } in source.set_aside() {
+            let (code, remedy) = (finding.code, finding.remedy.to_string());
+            tracing::warn!(%table, code, remedy, "the table is not followed any more, its points stay as they were: {}", finding.message);
+        }
+        telemetry.set_aside(|table| {
+            let Unfit { finding, .. } = source.set_aside().iter().find(|unfit| unfit.table.to_string() == table)?;
+            let (code, message) = (finding.code.to_owned(), finding.message.clone());
+            Some(SetAside { code, message, remedy: finding.remedy.to_string() })
+        });
+        Ok(source)
+    }
+
+    /// Whether the next session goes on without `table`.
+    pub(crate) async fn is_to_be_set_aside(&self, source: &Source, table: &TableName) -> bool {
+        let Ok(unfit) = self.unfit(source).await else { return false };
+        self.on_gap == OnGap::Resync
+            && unfit.iter().any(|unfit| unfit.table == *table)
+            && source.has_others_than(&unfit)
+    }
+
+    /// Fails if a table that is set aside can be followed again. Looks now and then only.
     pub(crate) async fn look(&mut self, source: &Source) -> Result<(), PipelineError> {
         if source.set_aside().is_empty() || Instant::now() < self.due {
             return Ok(());
         }
         self.due = Instant::now() + INTERVAL;
         // A server that cannot be asked shows in the stream.
-        let Ok(unfit) = source.unfit().await else { return Ok(()) };
+        let Ok(unfit) = self.unfit(source).await else { return Ok(()) };
         let is_fit = |aside: &&Unfit| !unfit.iter().any(|unfit| unfit.table == aside.table);
         match source.set_aside().iter().find(is_fit) {
             Some(Unfit { table, .. }) => Err(PipelineError::Altered { table: table.clone() }),
             None => Ok(()),
         }
     }
+
+    /// The tables that were followed and cannot be any more.
+    async fn unfit(&self, source: &Source) -> Result<Vec<Unfit>, PipelineError> {
+        let mut unfit = source.unfit().await?;
+        unfit.retain(|unfit| self.followed.iter().any(|(table, _)| *table == unfit.table));
+        let Ok(tables) = source.tables_without(&unfit).await else { return Ok(unfit) };
+        for Templates { collection, table, transform } in &self.templates {
+            let Some(found) = tables.iter().find(|found| found.name == *table) else { continue };
+            let checked = check_columns(source, collection, transform, found, &tables).await;
+            if let Err(error) = checked
+                && self.has_other_columns(source, table, transform).await?
+            {
+                unfit.push(Unfit { table: table.clone(), finding: finding(&error) });
+            }
+        }
+        Ok(unfit)
+    }
+
+    /// Whether the columns that templates use have changed since they were read. Otherwise the templates have.
+    async fn has_other_columns(
+        &self,
+        source: &Source,
+        table: &TableName,
+        transform: &Transform,
+    ) -> Result<bool, PipelineError> {
+        let mut tables = vec![table.clone()];
+        tables.extend(transform.lookups().iter().map(|lookup| lookup.table.clone()));
+        let now = source.shapes_of(&tables).await?;
+        let has_changed = |(table, now): (&TableName, &Option<Shape>)| {
+            let before = self.followed.iter().find(|(followed, _)| followed == table);
+            before.zip(now.as_ref()).is_some_and(|((_, before), now)| !now.has_same_columns(before))
+        };
+        Ok(tables.iter().zip(&now).any(has_changed))
+    }
+}
+
+fn finding(error: &PipelineError) -> Finding {
+    let remedy = error.remedy().unwrap_or_default().into();
+    let (code, message) = (error.code(), error.to_string());
+    Finding { severity: Severity::Error, code, message, remedy, subject: Subject::Other }
 }

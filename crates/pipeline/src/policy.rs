@@ -66,7 +66,7 @@ fn row_of(error: &CaptureError) -> Row {
             Outlook::Lasts => LASTS,
         },
         CaptureError::Altered { .. } => BEGINS_AGAIN,
-        CaptureError::Table { .. } | CaptureError::NoKey { .. } => SET_ASIDE,
+        CaptureError::Table { .. } | CaptureError::NoKey { .. } | CaptureError::Rights { .. } => SET_ASIDE,
         CaptureError::Config { .. }
         | CaptureError::Condition { .. }
         | CaptureError::Setting { .. }
@@ -76,7 +76,6 @@ fn row_of(error: &CaptureError) -> Row {
         | CaptureError::Database { .. }
         | CaptureError::Tls { .. }
         | CaptureError::WalLevel { .. }
-        | CaptureError::Rights { .. }
         | CaptureError::Publication { .. }
         | CaptureError::SlotMissing { .. }
         | CaptureError::SlotExists { .. }

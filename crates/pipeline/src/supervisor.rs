@@ -16,7 +16,7 @@ use walvec_model::{Change, Fingerprint, Generation, Lsn, Moment, Table, TableNam
 use walvec_sink::{Sink, SinkError};
 use walvec_transform::{Transform, TransformError};
 
-use crate::aside::set_aside;
+use crate::aside::Fitness;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
 use crate::follow::follow;
@@ -263,8 +263,9 @@ impl Pipeline {
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
         let shared = self.run.shared.clone();
         shared.telemetry.phase(Phase::Starting);
-        let fit = set_aside(source, &self.run.store, self.run.on_gap, &shared.telemetry);
-        let source = Arc::new(shared.or_stop(fit).await?);
+        let collections = self.run.writers.iter().map(|writer| &writer.collection);
+        let fitness = Fitness::new(collections, &self.run.store, self.run.on_gap)?;
+        let source = Arc::new(shared.or_stop(fitness.set_aside(source, &shared.telemetry)).await?);
         let facts = shared.or_stop(self.prepare(&source)).await?;
         let run = &mut self.run;
         let stored = run.store.checkpoint()?;
@@ -272,7 +273,7 @@ impl Pipeline {
         let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
         let telemetry = run.shared.telemetry.clone();
         let (store, on_gap) = (Arc::clone(&run.store), run.on_gap);
-        let watch = Watch::new(&source, &tables, &shared, &store, self.jobs.clone(), on_gap);
+        let watch = Watch::new(&source, &tables, &shared, &store, self.jobs.clone(), on_gap, fitness);
         let work = work(run, &source, stored, facts, retry);
         let outcome = tokio::select! {
             outcome = work => outcome,

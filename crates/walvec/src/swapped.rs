@@ -4,6 +4,7 @@
 //! start: vectors of two models have nothing to do with each other, and searches over both would find anything.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use walvec_embed::Embedder;
@@ -22,6 +23,9 @@ const E_MODEL_CHANGED: &str = "E_MODEL_CHANGED";
 /// Vectors of the same text by the same model are at least so similar, whatever hardware computes them; those of two models are not.
 const SAME: f32 = 0.95;
 
+/// How long a provider may take to answer. One that is away does not keep walvec from starting.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The vector of the sample, and which model gave it.
 #[derive(Serialize, Deserialize)]
 struct Sample {
@@ -32,7 +36,7 @@ struct Sample {
 /// Compares the provider's vector of a sample with that of the first start, or remembers it. A provider that does not answer
 /// is no other one.
 pub(crate) async fn refuse_another_model(config: &Config, embedder: &dyn Embedder) -> Result<(), Failure> {
-    let Ok(Some(vector)) = embedder.sample().await else { return Ok(()) };
+    let Ok(Ok(Some(vector))) = tokio::time::timeout(PATIENCE, embedder.sample()).await else { return Ok(()) };
     let info = embedder.info();
     let now = Sample { revision: info.revision.clone(), vector };
     match remembered(config).filter(|before| before.revision == now.revision && before.vector.len() == now.vector.len())

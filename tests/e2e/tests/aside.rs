@@ -14,6 +14,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_table_that_loses_its_key_stops_alone_and_its_updates_do_not_fail),
         test!(a_table_that_is_dropped_stops_alone_also_after_a_restart),
         test!(a_table_that_may_not_be_read_any_more_stops_alone_after_a_restart),
+        test!(a_table_that_loses_a_column_that_a_template_needs_stops_alone),
+        test!(a_template_that_names_no_column_is_a_mistake_also_if_the_table_was_followed).once(),
         test!(a_table_that_was_followed_stops_everything_where_a_person_wants_to_look).once(),
         test!(a_table_whose_rows_look_something_up_stops_with_the_table_that_they_look_in).once(),
         test!(a_table_that_is_taken_out_of_a_publication_stops_alone_before_a_broker_too).once(),
@@ -151,6 +153,38 @@ async fn a_table_that_may_not_be_read_any_more_stops_alone_after_a_restart(conte
     context.execute(&format!("GRANT SELECT ON others TO {role}")).await?;
     ends_as_the_tables(&context, walvec, 31).await?;
     context.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await
+}
+
+async fn a_table_that_loses_a_column_that_a_template_needs_stops_alone(context: TestContext) -> Result<()> {
+    context.execute(TABLES).await?;
+    let mut walvec = running(&context, &both()).await?;
+    context.execute("ALTER TABLE others RENAME name TO title").await?;
+    let changes = CHANGES.replace("'unseen'", "'unseen' || 1");
+    let status = goes_on_without(&context, &mut walvec, &changes).await?;
+    ensure!(
+        why(&status).is_some_and(|why| why.code == "E_SCHEMA" && why.message.contains("name")),
+        "{:?}",
+        why(&status)
+    );
+    walvec.stop().await?;
+    let mut walvec = context.start(&both()).await?;
+    walvec.wait_for("it is still set aside", is_aside).await?;
+    context.execute("ALTER TABLE others RENAME title TO name").await?;
+    ends_as_the_tables(&context, walvec, 31).await
+}
+
+async fn a_template_that_names_no_column_is_a_mistake_also_if_the_table_was_followed(
+    context: TestContext,
+) -> Result<()> {
+    context.execute(TABLES).await?;
+    running(&context, &both()).await?.stop().await?;
+    let settings = Settings::new([
+        Collection::new("items", "public.items", "{{ name }}"),
+        Collection::new("others", "public.others", "{{ name }}").with("payload", json!(["id", "nmae"])),
+    ]);
+    let words = context.start(&settings).await?.fails_with(3).await?;
+    ensure!(words.contains("E_SCHEMA") && words.contains("nmae"), "{words}");
+    Ok(())
 }
 
 async fn a_table_that_was_followed_stops_everything_where_a_person_wants_to_look(context: TestContext) -> Result<()> {

@@ -22,6 +22,7 @@ mod unfit;
 
 pub use remedy::{Actor, Owned, Part, Remedy, Script, Statement};
 use rights::Rights;
+pub(crate) use server::at_risk;
 pub use unfit::Unfit;
 pub(crate) use unfit::unfit;
 

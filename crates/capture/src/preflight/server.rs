@@ -135,13 +135,18 @@ pub(super) fn slot(name: &str, state: Result<SlotState, CaptureError>) -> Option
             format!("replication slot \"{name}\" is being read by server process {pid}"),
             format!("stop the other walvec, or: SELECT pg_terminate_backend({pid});"),
         )),
-        Ok(SlotState::Ready { wal_status: WalStatus::Unreserved, .. }) => Some(Finding::warning(
-            "E_SLOT_AT_RISK",
-            format!("replication slot \"{name}\" is about to be lost: it is beyond max_slot_wal_keep_size"),
-            "run walvec now, or: ALTER SYSTEM SET max_slot_wal_keep_size = ...; SELECT pg_reload_conf();",
-        )),
+        Ok(SlotState::Ready { wal_status: WalStatus::Unreserved, .. }) => Some(at_risk(name)),
         Ok(SlotState::Ready { wal_status: WalStatus::Reserved | WalStatus::Extended, .. }) => None,
     }
+}
+
+/// The server may drop what the slot needs.
+pub(crate) fn at_risk(slot: &str) -> Finding {
+    Finding::warning(
+        "E_SLOT_AT_RISK",
+        format!("replication slot \"{slot}\" is about to be lost: it is beyond max_slot_wal_keep_size"),
+        "let walvec catch up, or: ALTER SYSTEM SET max_slot_wal_keep_size = ...; SELECT pg_reload_conf();",
+    )
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use walvec_broker::wire::Format;
 use walvec_capture::{Source, SourceConfig};
 use walvec_model::{Generation, Lsn, RowKey, Table, TableName};
 
-use crate::aside::set_aside;
+use crate::aside::Fitness;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
 use crate::gap::{self, OnGap};
@@ -192,7 +192,8 @@ impl Publisher {
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
         let Self { config, store, shared, jobs, orders, interrupted, during } = self;
         shared.telemetry.phase(Phase::Starting);
-        let source = set_aside(source, store, config.on_gap, &shared.telemetry).await?;
+        let fitness = Fitness::new(std::iter::empty(), store, config.on_gap)?;
+        let source = fitness.set_aside(source, &shared.telemetry).await?;
         follow_publication(&source, store, config.on_gap).await?;
         refuse_what_cannot_work(&source, *during).await?;
         *during = During::Running;
@@ -206,7 +207,7 @@ impl Publisher {
             Session { config, store, shared, source, tables, outlet, too_large, floors: Floors::default() };
         session.show_too_large()?;
         let (source, watched) = (Arc::clone(&session.source), session.tables.clone());
-        let watch = Watch::new(&source, &watched, shared, store, jobs.clone(), config.on_gap);
+        let watch = Watch::new(&source, &watched, shared, store, jobs.clone(), config.on_gap, fitness);
         let acknowledged = session.outlet.counter();
         let outcome = tokio::select! {
             outcome = session.work(stored, retry, orders, interrupted) => outcome,

@@ -15,11 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
-use walvec_capture::{Blocker, PublicationIdentity, Source};
+use walvec_capture::{Blocker, Finding, PublicationIdentity, Source};
 use walvec_model::{Position, Table, TableName};
 use walvec_sink::Sink;
 
-use crate::aside::Aside;
+use crate::aside::Fitness;
 use crate::error::PipelineError;
 use crate::gap::{self, OnGap};
 use crate::reread::Jobs;
@@ -81,7 +81,8 @@ pub(crate) struct Watch<'a> {
     missing: Trouble,
     unread: Trouble,
     waiting: Trouble,
-    aside: Aside,
+    at_risk: Trouble,
+    fitness: Fitness,
     on_gap: OnGap,
 }
 
@@ -93,6 +94,7 @@ impl<'a> Watch<'a> {
         store: &'a Store,
         jobs: Jobs,
         on_gap: OnGap,
+        fitness: Fitness,
     ) -> Self {
         let trouble = || Trouble::new(&shared.telemetry);
         Self {
@@ -112,7 +114,8 @@ impl<'a> Watch<'a> {
             missing: trouble(),
             unread: trouble(),
             waiting: trouble(),
-            aside: Aside::new(),
+            at_risk: trouble(),
+            fitness,
             on_gap,
         }
     }
@@ -145,12 +148,13 @@ impl<'a> Watch<'a> {
             return Ok(());
         };
         self.shared.telemetry.observed(look.position.flushed, look.position.retained_wal_bytes);
+        self.show_risk(look.is_slot_at_risk);
         let before = std::mem::replace(&mut self.publication, look.publication);
         let phase = self.shared.telemetry.subscribe().borrow().phase;
         match phase {
             Phase::Streaming => {
                 self.compare_publication(before).await?;
-                self.aside.look(self.source).await?;
+                self.fitness.look(self.source).await?;
                 let begun = Instant::now();
                 if self.due > begun {
                     return Ok(());
@@ -161,6 +165,19 @@ impl<'a> Watch<'a> {
             }
             Phase::Snapshot => self.refuse_replaced().await,
             _ => Ok(()),
+        }
+    }
+
+    /// Shows that the slot may be lost before walvec has come to its end.
+    fn show_risk(&mut self, is_at_risk: bool) {
+        if !is_at_risk {
+            return self.at_risk.end();
+        }
+        let Finding { code, message, remedy, .. } = self.source.slot_at_risk();
+        let problem = Problem { part: "source".to_owned(), message, remedy: Some(remedy.to_string()), attempts: 1 };
+        if !self.at_risk.shows(&problem) {
+            tracing::warn!(code, remedy = problem.remedy, "{}", problem.message);
+            self.at_risk.show(problem);
         }
     }
 

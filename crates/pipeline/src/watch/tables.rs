@@ -20,7 +20,6 @@ use walvec_capture::{Alteration, Finding, Severity, Shape, Source};
 use walvec_model::{Lsn, Position, Table, TableName};
 
 use super::Watch;
-use crate::aside::is_to_be_set_aside;
 use crate::error::PipelineError;
 use crate::reread::{Job, Progress};
 use crate::status::Problem;
@@ -188,7 +187,7 @@ impl Watch<'_> {
         }
         let tables = match self.source.followed_tables().await {
             Ok(tables) => tables,
-            Err(_) if is_to_be_set_aside(self.source, table, self.on_gap).await => {
+            Err(_) if self.fitness.is_to_be_set_aside(self.source, table).await => {
                 return Err(PipelineError::Altered { table: table.clone() });
             }
             // It is examined; the stream will not go on with it.
