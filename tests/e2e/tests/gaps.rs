@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_pipeline::Status;
 
+use crate::faults::{self, new_seed, stop_writing, writer};
+
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(a_slot_that_was_dropped_is_made_up_for_and_only_changed_texts_are_paid_for),
@@ -12,6 +14,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_lost_slot_is_made_up_for).on_own_server(&[("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB")]),
         test!(a_publication_that_was_dropped_or_altered_is_put_back_and_made_up_for),
         test!(a_publication_that_is_dropped_while_walvec_runs_is_made_up_for),
+        test!(a_publication_that_is_made_anew_under_load_leaves_no_gap),
         test!(a_slot_that_another_program_has_read_is_made_up_for),
         test!(more_than_half_of_a_collection_is_removed_only_if_a_person_says_so),
         test!(points_are_never_swept_because_of_another_database),
@@ -146,6 +149,28 @@ async fn a_publication_that_is_dropped_while_walvec_runs_is_made_up_for(context:
     walvec.wait_for("the second gap is closed", |status| status.generation.0 >= 3).await?;
     walvec.caught_up(&context).await?;
     context.execute("DELETE FROM items WHERE id = 6").await?;
+    walvec.caught_up(&context).await?;
+    ends_as_the_table(&context, walvec).await
+}
+
+async fn a_publication_that_is_made_anew_under_load_leaves_no_gap(context: TestContext) -> Result<()> {
+    let seed = new_seed();
+    context.execute(faults::TABLE).await?;
+    let mut walvec = context.start(&items()).await?;
+    walvec.caught_up(&context).await?;
+    let writing = writer(context.connect().await?, seed, 20_000);
+    // At once, and so that there is none for a while.
+    for (round, anew) in
+        ["DROP PUBLICATION walvec; CREATE PUBLICATION walvec FOR TABLE items", "DROP PUBLICATION walvec"]
+            .into_iter()
+            .enumerate()
+    {
+        context.execute(anew).await?;
+        let generation = round as u64 + 2;
+        walvec.wait_for("the tables were read again", |status| status.generation.0 >= generation).await?;
+        walvec.caught_up(&context).await?;
+    }
+    stop_writing(writing).await?;
     walvec.caught_up(&context).await?;
     ends_as_the_table(&context, walvec).await
 }

@@ -1,14 +1,18 @@
 //! Memory is bounded by what is configured, whatever the rows are like.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use walvec_e2e::{Collection, Settings, Test, TestContext, Walvec, test};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, repeats, test};
+use walvec_test_qdrant::TestServer;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(rows_of_a_megabyte_are_changed_and_deleted_in_bounded_memory).once(),
+        test!(a_server_that_is_away_for_minutes_costs_no_memory_and_no_session)
+            .on_own_server(&[("wal_sender_timeout", "2s")])
+            .once(),
         test!(a_hundred_thousand_parked_rows_take_bounded_memory).once(),
     ]
 }
@@ -47,6 +51,49 @@ async fn rows_of_a_megabyte_are_changed_and_deleted_in_bounded_memory(context: T
         ensure!(peak < BOUND, "{what}: {} MiB", peak >> 20);
     }
     walvec.stop().await
+}
+
+async fn a_server_that_is_away_for_minutes_costs_no_memory_and_no_session(context: TestContext) -> Result<()> {
+    // Several times as long as PostgreSQL waits for a word, and for `make prove` ten minutes.
+    let outage = Duration::from_secs(if repeats(2) == 2 { 600 } else { 7 });
+    let server = TestServer::start()?;
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, body text)").await?;
+    let settings = Settings::new([Collection::new("items", "public.items", "{{ name }}")])
+        .with("sink", json!({ "qdrant": { "url": server.url() } }));
+    let mut walvec = context.start(&settings).await?;
+    context
+        .execute("INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 100) g")
+        .await?;
+    walvec.caught_up(&context).await?;
+    let stands = "SELECT active_pid, confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1";
+    let slot = async || -> Result<(Option<i32>, String)> {
+        let row = context.sql.query_one(stands, &[&context.slot()]).await?;
+        Ok((row.get(0), row.get(1)))
+    };
+    server.stop().await;
+    context.execute("UPDATE items SET name = 'first ' || id").await?;
+    walvec.wait_for("the server is missed", |status| status.problem.is_some()).await?;
+    let before = slot().await?;
+    let (began, mut peak, mut id) = (Instant::now(), 0, 1000);
+    while began.elapsed() < outage {
+        let rows = format!("generate_series({id}, {id} + 199) g");
+        context.execute(&format!("INSERT INTO items SELECT g, 'name ' || g, repeat('y', 3000) FROM {rows}")).await?;
+        id += 200;
+        walvec.is_alive()?;
+        peak = peak.max(walvec.anonymous_memory()?);
+        // The load of an application; nothing is waited for.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(slot().await?, before, "what is not stored was confirmed, or the session was lost");
+    server.resume().await?;
+    peak = peak.max(peak_until_caught_up(&context, &mut walvec).await?);
+    ensure!(peak < BOUND, "{} MiB", peak >> 20);
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let expected = Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned());
+    let rows: i64 = context.sql.query_one("SELECT count(*) FROM items", &[]).await?.get(0);
+    assert_eq!(image::compare_on_server(&context, &expected, &server.url()).await?, usize::try_from(rows)?);
+    Ok(())
 }
 
 async fn a_hundred_thousand_parked_rows_take_bounded_memory(context: TestContext) -> Result<()> {
