@@ -52,6 +52,11 @@ pub use walvec_transform::Layout;
 /// How often a test repeats what chance decides: `full` times for `make prove`, a tenth of it otherwise, and at least once.
 #[must_use]
 pub fn repeats(full: u64) -> u64 {
-    let is_full = std::env::var_os("WALVEC_TEST_FULL").is_some_and(|value| !value.is_empty());
-    if is_full { full } else { (full / 10).max(1) }
+    if is_full() { full } else { (full / 10).max(1) }
+}
+
+/// Whether this is `make prove`.
+#[must_use]
+pub fn is_full() -> bool {
+    std::env::var_os("WALVEC_TEST_FULL").is_some_and(|value| !value.is_empty())
 }

@@ -3,7 +3,8 @@
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use futures::FutureExt;
@@ -12,10 +13,13 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use walvec_throwaway::{Cluster, Volume};
 
 use crate::context::{TestContext, next_database};
-use crate::{Server, binary, servers};
+use crate::{Server, binary, is_full, servers};
 
 /// How much of each log a failed test shows.
 const LOG_LINES: usize = 40;
+
+/// How many of the slowest tests are shown.
+const SLOWEST: usize = 25;
 
 /// A test's body.
 pub type Body = fn(TestContext) -> LocalBoxFuture<'static, Result<()>>;
@@ -69,10 +73,17 @@ impl Test {
         self
     }
 
-    fn trial(&self, server: &Arc<Server>) -> Trial {
-        let (test, server) = (self.clone(), Arc::clone(server));
+    /// For tests of what walvec does behind PostgreSQL, in which its version hardly matters: on every server by `make prove` only.
+    #[must_use]
+    pub fn once_unless_proving(mut self) -> Self {
+        self.once |= !is_full();
+        self
+    }
+
+    fn trial(&self, server: &Arc<Server>, times: &Times) -> Trial {
+        let (test, server, times) = (self.clone(), Arc::clone(server), times.clone());
         let name = format!("{}::pg{}", test.name, server.version());
-        Trial::ignorable_test(name, move || {
+        Trial::ignorable_test(name.clone(), move || {
             if server.version().major < test.since {
                 return Ok(Completion::ignored_with(format!("needs PostgreSQL {}", test.since)));
             }
@@ -80,7 +91,10 @@ impl Test {
                 return Ok(Completion::ignored_with(format!("needs root, to mount a small volume: {error}")));
             }
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            runtime.block_on(test.run(&server)).map(|()| Completion::Completed)
+            let begun = Instant::now();
+            let outcome = runtime.block_on(test.run(&server));
+            times.note(name, begun.elapsed());
+            outcome.map(|()| Completion::Completed)
         })
     }
 
@@ -113,6 +127,27 @@ impl Test {
             return outcome.and(dropped.context("after the test"));
         }
         outcome
+    }
+}
+
+/// How long each test took. Clones are the same.
+#[derive(Clone, Default)]
+struct Times(Arc<Mutex<Vec<(Duration, String)>>>);
+
+impl Times {
+    fn note(&self, test: String, took: Duration) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((took, test));
+    }
+
+    /// Shows which tests took longest, if there were many.
+    #[allow(clippy::print_stdout)]
+    fn show(&self) {
+        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        times.sort_by_key(|(took, _)| std::cmp::Reverse(*took));
+        if times.len() > 2 * SLOWEST {
+            println!("The slowest of {} tests:", times.len());
+            times.iter().take(SLOWEST).for_each(|(took, test)| println!("{:6.1} s  {test}", took.as_secs_f64()));
+        }
     }
 }
 
@@ -150,11 +185,15 @@ pub fn main(tests: &[Test]) -> ExitCode {
     };
     let newest = servers.iter().map(|server| server.version()).max();
     let wanted = |server: &Arc<Server>, test: &&Test| !test.once || Some(server.version()) == newest;
-    let trials_on = |server| tests.iter().filter(move |test| wanted(server, test)).map(|test| test.trial(server));
+    let times = Times::default();
+    let times = &times;
+    let trials_on =
+        |server| tests.iter().filter(move |test| wanted(server, test)).map(move |test| test.trial(server, times));
     let trials = servers.iter().flat_map(trials_on).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Stops the servers. If this process is killed before, their guards do it.
     drop(servers);
+    times.show();
     conclusion.exit_code()
 }
 
