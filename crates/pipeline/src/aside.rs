@@ -28,8 +28,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct Fitness {
     templates: Vec<Templates>,
-    /// The tables that were followed before, as they were.
-    followed: Vec<(TableName, Shape)>,
+    /// Knows which tables were followed before, and as what.
+    store: Arc<Store>,
     on_gap: OnGap,
     due: Instant,
 }
@@ -44,29 +44,24 @@ struct Templates {
 
 impl Fitness {
     /// `collections`: those whose templates are rendered by this process.
-    pub(crate) fn new<'a>(
-        collections: impl Iterator<Item = &'a Collection>,
-        store: &Store,
-        on_gap: OnGap,
-    ) -> Result<Self, PipelineError> {
+    pub(crate) fn new<'a>(collections: impl Iterator<Item = &'a Collection>, store: Arc<Store>, on_gap: OnGap) -> Self {
         let templates = |Collection { name, table, transform, .. }: &Collection| Templates {
             collection: name.clone(),
             table: table.clone(),
             transform: Arc::clone(transform),
         };
-        let followed = store.baseline()?.unwrap_or_default().shapes;
-        Ok(Self { templates: collections.map(templates).collect(), followed, on_gap, due: Instant::now() + INTERVAL })
+        Self { templates: collections.map(templates).collect(), store, on_gap, due: Instant::now() + INTERVAL }
     }
 
     /// Sets the tables aside that were followed before and cannot be any more, and shows that in the status. None if gaps are a
     /// person's business, or no table would be left.
     pub(crate) async fn set_aside(&self, source: Source, telemetry: &Telemetry) -> Result<Source, PipelineError> {
         let source = match self.on_gap {
-            OnGap::Resync if !self.followed.is_empty() => {
+            OnGap::Resync => {
                 let unfit = self.unfit(&source).await?;
                 if source.has_others_than(&unfit) { source.setting_aside(unfit) } else { source }
             }
-            OnGap::Resync | OnGap::Stop => source,
+            OnGap::Stop => source,
         };
         for Unfit { table, finding } in source.set_aside() {
             let (code, remedy) = (finding.code, finding.remedy.to_string());
@@ -105,37 +100,41 @@ impl Fitness {
 
     /// The tables that were followed and cannot be any more.
     async fn unfit(&self, source: &Source) -> Result<Vec<Unfit>, PipelineError> {
+        let followed = self.store.baseline()?.unwrap_or_default().shapes;
+        if followed.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut unfit = source.unfit().await?;
-        unfit.retain(|unfit| self.followed.iter().any(|(table, _)| *table == unfit.table));
+        unfit.retain(|unfit| followed.iter().any(|(table, _)| *table == unfit.table));
         let Ok(tables) = source.tables_without(&unfit).await else { return Ok(unfit) };
         for Templates { collection, table, transform } in &self.templates {
             let Some(found) = tables.iter().find(|found| found.name == *table) else { continue };
             let checked = check_columns(source, collection, transform, found, &tables).await;
             if let Err(error) = checked
-                && self.has_other_columns(source, table, transform).await?
+                && has_other_columns(source, table, transform, &followed).await?
             {
                 unfit.push(Unfit { table: table.clone(), finding: finding(&error) });
             }
         }
         Ok(unfit)
     }
+}
 
-    /// Whether the columns that templates use have changed since they were read. Otherwise the templates have.
-    async fn has_other_columns(
-        &self,
-        source: &Source,
-        table: &TableName,
-        transform: &Transform,
-    ) -> Result<bool, PipelineError> {
-        let mut tables = vec![table.clone()];
-        tables.extend(transform.lookups().iter().map(|lookup| lookup.table.clone()));
-        let now = source.shapes_of(&tables).await?;
-        let has_changed = |(table, now): (&TableName, &Option<Shape>)| {
-            let before = self.followed.iter().find(|(followed, _)| followed == table);
-            before.zip(now.as_ref()).is_some_and(|((_, before), now)| !now.has_same_columns(before))
-        };
-        Ok(tables.iter().zip(&now).any(has_changed))
-    }
+/// Whether the columns that templates use are others than when they were `followed`. Otherwise the templates have changed.
+async fn has_other_columns(
+    source: &Source,
+    table: &TableName,
+    transform: &Transform,
+    followed: &[(TableName, Shape)],
+) -> Result<bool, PipelineError> {
+    let mut tables = vec![table.clone()];
+    tables.extend(transform.lookups().iter().map(|lookup| lookup.table.clone()));
+    let now = source.shapes_of(&tables).await?;
+    let has_changed = |(table, now): (&TableName, &Option<Shape>)| {
+        let before = followed.iter().find(|(followed, _)| followed == table);
+        before.zip(now.as_ref()).is_some_and(|((_, before), now)| !now.has_same_columns(before))
+    };
+    Ok(tables.iter().zip(&now).any(has_changed))
 }
 
 fn finding(error: &PipelineError) -> Finding {

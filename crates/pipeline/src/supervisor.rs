@@ -264,7 +264,7 @@ impl Pipeline {
         let shared = self.run.shared.clone();
         shared.telemetry.phase(Phase::Starting);
         let collections = self.run.writers.iter().map(|writer| &writer.collection);
-        let fitness = Fitness::new(collections, &self.run.store, self.run.on_gap)?;
+        let fitness = Fitness::new(collections, Arc::clone(&self.run.store), self.run.on_gap);
         let source = Arc::new(shared.or_stop(fitness.set_aside(source, &shared.telemetry)).await?);
         let facts = shared.or_stop(self.prepare(&source)).await?;
         let run = &mut self.run;

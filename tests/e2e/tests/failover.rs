@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::Client;
-use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test, wait};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, is_full, test, wait};
 use walvec_pipeline::status::Phase;
 use walvec_throwaway::Cluster;
 
@@ -108,7 +108,8 @@ async fn fail_over(mut context: TestContext, keeps_slots: bool, change: &'static
     context.execute("INSERT INTO items VALUES (5000, 'after the promotion')").await?;
     walvec.caught_up(&context).await?;
     let taken = promoted.elapsed();
-    ensure!(taken < PATIENCE, "it took {taken:?}");
+    // A machine that does nothing else is needed to promise a time.
+    ensure!(!is_full() || taken < PATIENCE, "it took {taken:?}");
 
     let (writer, stop) = load(standby.connect(context.database()).await?, change);
     let moved = context.wal_position().await?.0 + 100_000;

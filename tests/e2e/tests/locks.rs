@@ -202,7 +202,10 @@ async fn a_table_that_was_emptied_in_part_while_it_was_copied_shows_nothing_of_b
         INSERT INTO parts SELECT g, 'late part ' || g, repeat('x', 1900) FROM generate_series(1000, 20999) g";
     context.execute(table).await?;
     let collection = Collection::new("parts", "public.parts", "{{ name }}").with("payload", json!(["id", "name"]));
-    let settings = Settings::new([collection]).with("embedding", embedding(&provider));
+    let settings = Settings::new([collection])
+        .with("embedding", embedding(&provider))
+        // One after the other: the texts that are held up would take all places.
+        .with("source", json!({ "copy_workers": 1 }));
     let mut walvec = context.start(&settings).await?;
     let first = |status: &Status| status.collections[0].snapshot_rows_copied >= 999;
     walvec.wait_for("the first partition is copied", first).await?;

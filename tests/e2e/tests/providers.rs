@@ -293,7 +293,10 @@ async fn another_model_behind_the_same_name_is_refused_until_the_former_one_is_b
         walvec.caught_up(&context).await?;
         walvec.stop().await?;
         provider.swap_model();
-        let words = context.start(&settings).await?.fails_with(3).await?;
+        context.configure(&settings)?;
+        let refused = context.walvec(&["run"]).await?;
+        let words = String::from_utf8(refused.stderr)?;
+        assert_eq!(refused.status.code(), Some(3), "{words}");
         assert!(words.contains("E_MODEL_CHANGED") && words.contains("openai/m"), "{words}");
         provider.swap_model();
     }

@@ -192,7 +192,7 @@ impl Publisher {
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
         let Self { config, store, shared, jobs, orders, interrupted, during } = self;
         shared.telemetry.phase(Phase::Starting);
-        let fitness = Fitness::new(std::iter::empty(), store, config.on_gap)?;
+        let fitness = Fitness::new(std::iter::empty(), Arc::clone(store), config.on_gap);
         let source = fitness.set_aside(source, &shared.telemetry).await?;
         follow_publication(&source, store, config.on_gap).await?;
         refuse_what_cannot_work(&source, *during).await?;
