@@ -65,8 +65,9 @@ impl Source {
     /// Sets tables aside: from now on this source is as if they were not configured. Those that are looked up in by others go with these.
     #[must_use]
     pub fn setting_aside(mut self, tables: Vec<Unfit>) -> Self {
+        let names: Vec<TableName> = tables.iter().map(|unfit| unfit.table.clone()).collect();
+        self.config = self.configured.without(&names);
         self.aside = tables;
-        self.config = self.configured.without(&self.aside());
         self
     }
 
@@ -76,8 +77,31 @@ impl Source {
         &self.aside
     }
 
-    fn aside(&self) -> Vec<TableName> {
-        self.aside.iter().map(|unfit| unfit.table.clone()).collect()
+    /// The tables that are not followed for their own sake at present: those that were [set aside](Self::setting_aside), which others may
+    /// look rows up in, and those in which nothing looks rows up any more because of that.
+    #[must_use]
+    pub fn unfollowed(&self) -> Vec<TableName> {
+        let mut tables = self.unpublished();
+        let aside = self.aside.iter().map(|unfit| unfit.table.clone());
+        tables.extend(aside.filter(|table| self.config.published().iter().any(|spec| spec.name == *table)));
+        tables
+    }
+
+    /// The configured tables that are not needed at present.
+    fn unpublished(&self) -> Vec<TableName> {
+        let needed = self.config.published();
+        let is_needed = |table: &TableName| needed.iter().any(|spec| spec.name == *table);
+        self.configured.published().into_iter().map(|spec| spec.name).filter(|table| !is_needed(table)).collect()
+    }
+
+    /// A table as it is published now, if it is configured.
+    ///
+    /// # Errors
+    /// `E_TABLE` or `E_NO_KEY` if it cannot be followed.
+    pub async fn table(&self, name: &TableName) -> Result<Option<Arc<Table>>, CaptureError> {
+        let spec = self.configured.tables.iter().find(|spec| spec.name == *name);
+        let Some(spec) = spec else { return Ok(None) };
+        Ok(self.published_as(std::slice::from_ref(spec)).await?.pop().map(|published| published.table))
     }
 
     /// Whether there are other tables to follow than these.
@@ -86,8 +110,8 @@ impl Source {
         self.configured.tables.iter().any(|spec| tables.iter().all(|unfit| unfit.table != spec.name))
     }
 
-    /// The configured tables that cannot be followed as things are, those that were set aside included: they are gone, have no key, may
-    /// not be read, or are not in a publication that somebody else has made; or rows of theirs look something up in such a table.
+    /// The configured tables that cannot be followed as things are, those that were set aside included. Tables whose rows look something up
+    /// in one of them are among them.
     ///
     /// # Errors
     /// If the catalogue cannot be read.
@@ -136,7 +160,7 @@ impl Source {
     /// # Errors
     /// If a check itself could not be made.
     pub async fn preflight(&self) -> Result<Vec<Finding>, CaptureError> {
-        preflight::findings(&*self.session().await?, &self.config, &self.aside(), &self.server, true).await
+        preflight::findings(&*self.session().await?, &self.config, &self.unpublished(), &self.server, true).await
     }
 
     /// What [`preflight`](Self::preflight) finds without opening a replication session, for a source that has been followed
@@ -145,7 +169,7 @@ impl Source {
     /// # Errors
     /// As [`preflight`](Self::preflight).
     pub async fn preflight_again(&self) -> Result<Vec<Finding>, CaptureError> {
-        preflight::findings(&*self.session().await?, &self.config, &self.aside(), &self.server, false).await
+        preflight::findings(&*self.session().await?, &self.config, &self.unpublished(), &self.server, false).await
     }
 
     /// The statements that put the errors among `findings` right; `None` if no statement helps.
@@ -210,7 +234,7 @@ impl Source {
     /// # Errors
     /// If the catalogue cannot be read.
     pub async fn publication(&self) -> Result<PublicationState, CaptureError> {
-        publication::state(&*self.session().await?, &self.config, &self.aside(), self.server.capabilities).await
+        publication::state(&*self.session().await?, &self.config, &self.unpublished(), self.server.capabilities).await
     }
 
     /// What identifies the publication as it is now; `None` if there is none.
@@ -275,9 +299,12 @@ impl Source {
     /// # Errors
     /// If the server cannot be asked, or a lock does not come free in time.
     pub async fn mend_publication(&self) -> Result<bool, CaptureError> {
-        let PublicationState::Differs { difference, sql: Some(sql) } = self.publication().await? else {
-            return Ok(false);
+        let state = match self.publication().await {
+            // Preflight names it.
+            Err(CaptureError::Table { .. }) => return Ok(false),
+            state => state?,
         };
+        let PublicationState::Differs { difference, sql: Some(sql) } = state else { return Ok(false) };
         let is_mended = publication::alter(&*self.session().await?, &self.config, &sql).await?;
         if is_mended {
             tracing::warn!(publication = self.config.publication, "walvec's publication is put right: {difference}");

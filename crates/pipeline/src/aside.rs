@@ -2,7 +2,7 @@
 //!
 //! A table that was followed and was dropped, lost its key or a column that a template needs, may not be read any more, or was taken out
 //! of a publication that somebody else has made, is set aside: its points stay as they were, and the status says why. Once it can be
-//! followed again, everything is read again, because what happened to it meanwhile never comes. A table that was never followed is a
+//! followed again, all tables are read again, because what happened to it meanwhile never comes. A table that was never followed is a
 //! mistake in the settings, and refused.
 
 use std::sync::Arc;
@@ -16,13 +16,16 @@ use walvec_transform::Transform;
 use crate::error::PipelineError;
 use crate::gap::OnGap;
 use crate::status::SetAside;
-use crate::store::Store;
+use crate::store::{Baseline, Store};
 use crate::supervisor::check_columns;
 use crate::telemetry::Telemetry;
 use crate::writer::Collection;
 
 /// How often to look whether a table can be followed again: that takes some statements per table.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the catalogue may take to answer beside the stream: what tries a row filter may have to wait for a lock.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What decides whether a table can be followed.
 #[derive(Clone)]
@@ -58,7 +61,11 @@ impl Fitness {
     pub(crate) async fn set_aside(&self, source: Source, telemetry: &Telemetry) -> Result<Source, PipelineError> {
         let source = match self.on_gap {
             OnGap::Resync => {
-                let unfit = self.unfit(&source).await?;
+                let unfit = match self.unfit(&source).await {
+                    // A table went in between.
+                    Err(error) if is_about_a_table(&error) => self.unfit(&source).await?,
+                    unfit => unfit?,
+                };
                 if source.has_others_than(&unfit) { source.setting_aside(unfit) } else { source }
             }
             OnGap::Stop => source,
@@ -77,10 +84,33 @@ impl Fitness {
 
     /// Whether the next session goes on without `table`.
     pub(crate) async fn is_to_be_set_aside(&self, source: &Source, table: &TableName) -> bool {
-        let Ok(unfit) = self.unfit(source).await else { return false };
-        self.on_gap == OnGap::Resync
-            && unfit.iter().any(|unfit| unfit.table == *table)
-            && source.has_others_than(&unfit)
+        self.to_be_set_aside(source).await.contains(table)
+    }
+
+    /// What a session has ended with: that a table was altered, if it was an error about tables and the next session goes on without one
+    /// more.
+    pub(crate) async fn judged(
+        &self,
+        source: &Source,
+        outcome: Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        match outcome {
+            Err(error) if is_about_a_table(&error) => match self.to_be_set_aside(source).await.into_iter().next() {
+                Some(table) => Err(PipelineError::Altered { table }),
+                None => Err(error),
+            },
+            outcome => outcome,
+        }
+    }
+
+    /// The tables that the next session sets aside, and this one has not.
+    async fn to_be_set_aside(&self, source: &Source) -> Vec<TableName> {
+        let Ok(Ok(unfit)) = tokio::time::timeout(PATIENCE, self.unfit(source)).await else { return Vec::new() };
+        if self.on_gap == OnGap::Stop || !source.has_others_than(&unfit) {
+            return Vec::new();
+        }
+        let is_new = |table: &TableName| source.set_aside().iter().all(|unfit| unfit.table != *table);
+        unfit.into_iter().map(|unfit| unfit.table).filter(is_new).collect()
     }
 
     /// Fails if a table that is set aside can be followed again. Looks now and then only.
@@ -90,7 +120,7 @@ impl Fitness {
         }
         self.due = Instant::now() + INTERVAL;
         // A server that cannot be asked shows in the stream.
-        let Ok(unfit) = self.unfit(source).await else { return Ok(()) };
+        let Ok(Ok(unfit)) = tokio::time::timeout(PATIENCE, self.unfit(source)).await else { return Ok(()) };
         let is_fit = |aside: &&Unfit| !unfit.iter().any(|unfit| unfit.table == aside.table);
         match source.set_aside().iter().find(is_fit) {
             Some(Unfit { table, .. }) => Err(PipelineError::Altered { table: table.clone() }),
@@ -100,18 +130,20 @@ impl Fitness {
 
     /// The tables that were followed and cannot be any more.
     async fn unfit(&self, source: &Source) -> Result<Vec<Unfit>, PipelineError> {
-        let followed = self.store.baseline()?.unwrap_or_default().shapes;
+        let Baseline { shapes: followed, aside, .. } = self.store.baseline()?.unwrap_or_default();
         if followed.is_empty() {
             return Ok(Vec::new());
         }
         let mut unfit = source.unfit().await?;
-        unfit.retain(|unfit| followed.iter().any(|(table, _)| *table == unfit.table));
-        let Ok(tables) = source.tables_without(&unfit).await else { return Ok(unfit) };
+        let is_aside = |table: &TableName| source.set_aside().iter().any(|unfit| unfit.table == *table);
+        let was_followed = |table: &TableName| followed.iter().any(|(followed, _)| followed == table);
+        unfit.retain(|unfit| was_followed(&unfit.table) && (unfit.is_lost() || is_aside(&unfit.table)));
+        let tables = source.tables_without(&unfit).await?;
         for Templates { collection, table, transform } in &self.templates {
             let Some(found) = tables.iter().find(|found| found.name == *table) else { continue };
             let checked = check_columns(source, collection, transform, found, &tables).await;
             if let Err(error) = checked
-                && has_other_columns(source, table, transform, &followed).await?
+                && (aside.contains(table) || has_other_columns(source, table, transform, &followed).await?)
             {
                 unfit.push(Unfit { table: table.clone(), finding: finding(&error) });
             }
@@ -135,6 +167,11 @@ async fn has_other_columns(
         before.zip(now.as_ref()).is_some_and(|((_, before), now)| !now.has_same_columns(before))
     };
     Ok(tables.iter().zip(&now).any(has_changed))
+}
+
+/// Whether one table may be what is wrong.
+fn is_about_a_table(error: &PipelineError) -> bool {
+    matches!(error.code(), "E_TABLE" | "E_NO_KEY" | "E_RIGHTS" | "E_SCHEMA")
 }
 
 fn finding(error: &PipelineError) -> Finding {

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tracing::Span;
 use walvec_capture::{CaptureError, ChangeStream, Source};
-use walvec_model::{Lsn, Op, PointId, Position, StreamEvent, Touched};
+use walvec_model::{Lsn, Op, PointId, Position, StreamEvent, TableName, Touched};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
@@ -304,10 +304,31 @@ impl Follower<'_> {
         Ok(is_under_way)
     }
 
+    /// The table that a job is about, if it is about one.
+    fn table_of(&self, job: &Job) -> Option<TableName> {
+        match job {
+            Job::Resync { .. } => None,
+            Job::Backfill { table, .. } | Job::Altered { table, .. } => Some(table.clone()),
+            Job::Repair { collection, .. } => {
+                let index = self.run.writer_of(collection)?;
+                Some(self.run.writers[index].collection.table.clone())
+            }
+        }
+    }
+
     /// Begins a job; one that cannot be done ends at once.
     async fn begin(&mut self, order: Order) -> Result<(), PipelineError> {
         if let Job::Resync { may_sweep_most } = order.job {
             return self.resync(order, may_sweep_most).await;
+        }
+        if let Some(table) = self.table_of(&order.job).filter(|table| self.run.is_aside(table)) {
+            order.end(Err(&Refusal {
+                code: "E_TABLE",
+                what: format!("table {table} is not followed at present; its points stay as they are"),
+                remedy: "walvec status".to_owned(),
+            }
+            .into()));
+            return Ok(());
         }
         let table = match &order.job {
             Job::Resync { .. } => None,

@@ -44,8 +44,6 @@ const LASTS: Row = [Policy::Stop; 3];
 const PASSES: Row = [Policy::Retry; 3];
 /// What was built upon is another table now.
 const BEGINS_AGAIN: Row = [Policy::Restart; 3];
-/// One table cannot be followed any more: the next session goes on with the others, or stops.
-const SET_ASIDE: Row = [Policy::Stop, Policy::Restart, Policy::Stop];
 /// It passes once it has worked before; at the first start it is probably a mistake in the settings.
 const PASSES_LATER: Row = [Policy::Stop, Policy::Retry, Policy::Retry];
 /// As before, and nobody waits with a job for a limit to be raised.
@@ -66,7 +64,6 @@ fn row_of(error: &CaptureError) -> Row {
             Outlook::Lasts => LASTS,
         },
         CaptureError::Altered { .. } => BEGINS_AGAIN,
-        CaptureError::Table { .. } | CaptureError::NoKey { .. } | CaptureError::Rights { .. } => SET_ASIDE,
         CaptureError::Config { .. }
         | CaptureError::Condition { .. }
         | CaptureError::Setting { .. }
@@ -76,6 +73,9 @@ fn row_of(error: &CaptureError) -> Row {
         | CaptureError::Database { .. }
         | CaptureError::Tls { .. }
         | CaptureError::WalLevel { .. }
+        | CaptureError::Rights { .. }
+        | CaptureError::Table { .. }
+        | CaptureError::NoKey { .. }
         | CaptureError::Publication { .. }
         | CaptureError::SlotMissing { .. }
         | CaptureError::SlotExists { .. }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
-use walvec_capture::{CaptureError, Source, SourceConfig};
+use walvec_capture::{CaptureError, Source, SourceConfig, Unfit};
 use walvec_model::{Cell, Lookup, Row, RowKey, Table, TableName, Value};
 
 use crate::error::PipelineError;
@@ -76,8 +76,12 @@ impl OnDemand {
         if let Some(source) = &*source {
             return Ok(Arc::clone(source));
         }
-        let connected = Arc::new(Source::connect(config.clone()).await?);
-        Ok(Arc::clone(source.insert(connected)))
+        let connected = Source::connect(config.clone()).await?;
+        // Capture sends nothing of tables that cannot be followed.
+        let mut unfit = connected.unfit().await?;
+        unfit.retain(Unfit::is_lost);
+        let connected = if connected.has_others_than(&unfit) { connected.setting_aside(unfit) } else { connected };
+        Ok(Arc::clone(source.insert(Arc::new(connected))))
     }
 
     /// Lets go of a server that cannot be reached any more: another one of several hosts may be the primary by now.
@@ -121,8 +125,7 @@ impl OnDemand {
     ) -> Result<Vec<(RowKey, Row)>, PipelineError> {
         let source = self.connected(config).await?;
         // A record does not tell the types of its columns, without which they cannot be read.
-        let tables = self.or_let_go(source.tables().await.map_err(Into::into)).await?;
-        let Some(typed) = tables.into_iter().find(|found| found.name == table.name) else {
+        let Some(typed) = self.or_let_go(source.table(&table.name).await.map_err(Into::into)).await? else {
             let reason = "is not in the publication".to_owned();
             return Err(CaptureError::Table { table: table.name.clone(), reason }.into());
         };

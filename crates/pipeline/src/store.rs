@@ -109,6 +109,9 @@ pub struct Baseline {
     /// As of which position altered tables were read whole since: what the stream brings of them from before says nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub floors: Vec<(TableName, Position)>,
+    /// Tables that were set aside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aside: Vec<TableName>,
 }
 
 /// A row that could not be processed. A newer version of the row clears it.

@@ -85,19 +85,28 @@ pub(crate) struct Run {
     pub(crate) interrupted: Option<Order>,
     /// The tables as they were when the source was connected, those that are only looked up included.
     pub(crate) tables: Vec<Arc<Table>>,
+    /// Tables that are set aside: their collections stay as they are.
+    aside: Vec<TableName>,
 }
 
 impl Run {
-    /// The writers of the collections that show `table`.
+    /// The writers of the collections that show `table`; none if it is set aside.
     pub(crate) fn writers_of(&self, table: &TableName) -> Vec<usize> {
+        if self.is_aside(table) {
+            return Vec::new();
+        }
         (0..self.writers.len()).filter(|&index| self.writers[index].collection.table == *table).collect()
     }
 
-    /// The writers of the collections whose tables are followed.
+    /// Whether a table is set aside.
+    pub(crate) fn is_aside(&self, table: &TableName) -> bool {
+        self.aside.contains(table)
+    }
+
+    /// The writers of the collections whose tables are not set aside.
     pub(crate) fn followed(&mut self) -> Vec<&mut Writer> {
-        let tables = &self.tables;
-        let is_followed = |table: &TableName| tables.iter().any(|found| found.name == *table);
-        self.writers.iter_mut().filter(|writer| is_followed(&writer.collection.table)).collect()
+        let aside = &self.aside;
+        self.writers.iter_mut().filter(|writer| !aside.contains(&writer.collection.table)).collect()
     }
 
     /// What the rows of the collections look up.
@@ -191,6 +200,7 @@ impl Pipeline {
             orders,
             interrupted: None,
             tables: Vec::new(),
+            aside: Vec::new(),
         };
         Ok(Self { config, run, jobs, during: During::FirstStart })
     }
@@ -266,24 +276,36 @@ impl Pipeline {
         let collections = self.run.writers.iter().map(|writer| &writer.collection);
         let fitness = Fitness::new(collections, Arc::clone(&self.run.store), self.run.on_gap);
         let source = Arc::new(shared.or_stop(fitness.set_aside(source, &shared.telemetry)).await?);
-        let facts = shared.or_stop(self.prepare(&source)).await?;
+        self.run.aside = source.unfollowed();
+        let outcome = Box::pin(self.follow_tables(&source, fitness.clone(), retry)).await;
+        self.run.owner.set(None);
+        let outcome = fitness.judged(&source, outcome).await;
+        want_snapshot_after(&outcome, &self.run.store)?;
+        outcome
+    }
+
+    async fn follow_tables(
+        &mut self,
+        source: &Arc<Source>,
+        fitness: Fitness,
+        retry: &mut Retry,
+    ) -> Result<(), PipelineError> {
+        let shared = self.run.shared.clone();
+        let facts = shared.or_stop(self.prepare(source)).await?;
         let run = &mut self.run;
         let stored = run.store.checkpoint()?;
         let tables = run.tables.clone();
         let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
         let telemetry = run.shared.telemetry.clone();
         let (store, on_gap) = (Arc::clone(&run.store), run.on_gap);
-        let watch = Watch::new(&source, &tables, &shared, &store, self.jobs.clone(), on_gap, fitness);
-        let work = work(run, &source, stored, facts, retry);
-        let outcome = tokio::select! {
+        let watch = Watch::new(source, &tables, &shared, &store, self.jobs.clone(), on_gap, fitness);
+        let work = work(run, source, stored, facts, retry);
+        tokio::select! {
             outcome = work => outcome,
             error = watch.run(&sinks) => Err(error),
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
-            never = show_waits(&source, &telemetry) => match never {},
-        };
-        self.run.owner.set(None);
-        want_snapshot_after(&outcome, &store)?;
-        outcome
+            never = show_waits(source, &telemetry) => match never {},
+        }
     }
 
     /// Makes sure that the tables can be followed and that the collections are there.
@@ -449,7 +471,9 @@ pub async fn facts(
         _ => None,
     };
     let known = before.baseline.map(|baseline| baseline.shapes.as_slice()).unwrap_or_default();
-    let replaced = is_any_replaced(known, &source.shapes_now().await?);
+    let unfollowed = source.unfollowed();
+    let known: Vec<_> = known.iter().filter(|(table, _)| !unfollowed.contains(table)).cloned().collect();
+    let replaced = is_any_replaced(&known, &source.shapes_now().await?);
     let slot = match source.slot().await? {
         SlotState::Missing => Slot::Missing,
         SlotState::Ready { confirmed, .. } => Slot::Ready { confirmed },

@@ -202,7 +202,13 @@ impl Telemetry {
     pub(crate) fn set_aside(&self, why: impl Fn(&str) -> Option<SetAside>) {
         let collections = self.0.status.borrow().collections.len();
         for index in 0..collections {
-            self.collection(index, |collection| collection.set_aside = why(&collection.table));
+            self.collection(index, |collection| {
+                collection.set_aside = why(&collection.table);
+                if self.0.reports {
+                    let is_followed = if collection.set_aside.is_none() { 1.0 } else { 0.0 };
+                    gauge!("walvec_followed", "table" => collection.table.clone()).set(is_followed);
+                }
+            });
         }
     }
 
@@ -364,7 +370,6 @@ impl Telemetry {
 fn report_collection(status: &CollectionStatus) {
     let table = || status.table.clone();
     gauge!("walvec_dead_letters", "table" => table()).set(as_gauge(status.dead_letters));
-    gauge!("walvec_followed", "table" => table()).set(if status.set_aside.is_none() { 1.0 } else { 0.0 });
     let rows = |state, value| gauge!("walvec_snapshot_rows", "table" => table(), "state" => state).set(as_gauge(value));
     rows("estimated", status.snapshot_rows_estimated);
     rows("copied", status.snapshot_rows_copied);

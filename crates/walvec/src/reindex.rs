@@ -36,6 +36,7 @@ use crate::http::Serving;
 use crate::progress::{Meter, Voice};
 use crate::remembered::{self, UnderWay, reindex_directory};
 use crate::supervise::Live;
+use crate::swapped;
 use crate::tasks::Handle;
 
 /// Catching up that takes no longer than this is near enough: the rest is done while the first pipeline stands still.
@@ -172,9 +173,15 @@ impl Beside {
     }
 
     /// Waits for a status; fails if the pipeline ends first.
-    async fn wait_for(&mut self, wanted: impl FnMut(&Status) -> bool) -> Result<(), Failure> {
-        if self.live.status.wait_for(wanted).await.is_ok() {
-            return Ok(());
+    async fn wait_for(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Result<(), Failure> {
+        let aside = |status: &Status| status.collections.iter().find_map(|found| found.set_aside.clone());
+        let waited = self.live.status.wait_for(|status| aside(status).is_some() || wanted(status)).await;
+        if let Ok(aside) = waited.map(|status| aside(&status)) {
+            // The new collection would lack its rows.
+            return match aside {
+                Some(aside) => Err(Failure::definite(&aside.code, aside.message).with_remedy(aside.remedy)),
+                None => Ok(()),
+            };
         }
         // The remedies of a pipeline are about the served collections, which are well.
         let command = self.command;
@@ -205,6 +212,8 @@ impl Beside {
         // There is no way back. Whoever starts after a crash finds other collections than the state file knows, and reads the
         // tables again.
         keep_state(main, &taking, stop).await.map_err(NotTaken::After)?;
+        // They were made by the model that is there now.
+        swapped::forget(&parts.config);
         if let Err(error) = remembered::store(&parts.config) {
             tracing::warn!("the configuration could not be remembered for a reindex: {error}");
         }

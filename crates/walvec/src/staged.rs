@@ -33,7 +33,9 @@ impl Stages {
         let Self { publisher, indexer, parts, status, requests, stop } = self;
         let jobs = publisher.as_ref().map(|publisher| (publisher.jobs(), publisher.status()));
         let shown = indexer.as_ref().map(Indexer::status).or_else(|| publisher.as_ref().map(Publisher::status));
-        let forwarding = shown.map(|shown| tokio::spawn(forward(shown, status)));
+        // What the workers do, and which tables they get nothing of.
+        let aside = indexer.is_some().then(|| publisher.as_ref().map(Publisher::status)).flatten();
+        let forwarding = shown.map(|shown| tokio::spawn(forward_with(shown, aside, status)));
         let attending = tokio::spawn(attend(requests, jobs));
         let mut stages = JoinSet::new();
         let published = publisher.as_ref().map(Publisher::status);
@@ -51,6 +53,29 @@ impl Stages {
             parts.close().await;
         }
         outcome
+    }
+}
+
+/// Shows the status of the workers, and of the publisher beside them which tables are set aside.
+async fn forward_with(
+    mut shown: watch::Receiver<Status>,
+    aside: Option<watch::Receiver<Status>>,
+    to: watch::Sender<Status>,
+) {
+    let Some(mut aside) = aside else { return forward(shown, to).await };
+    loop {
+        let mut status = shown.borrow_and_update().clone();
+        for (collection, source) in status.collections.iter_mut().zip(&aside.borrow_and_update().collections) {
+            collection.set_aside.clone_from(&source.set_aside);
+        }
+        to.send_replace(status);
+        let changed = tokio::select! {
+            changed = shown.changed() => changed,
+            changed = aside.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
     }
 }
 

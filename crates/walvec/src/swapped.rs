@@ -3,10 +3,11 @@
 //! No protocol tells the revision of a model. So the vector of one text is remembered in the data directory, and compared at each
 //! start: vectors of two models have nothing to do with each other, and searches over both would find anything.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use walvec_embed::Embedder;
 use walvec_model::Vector;
 
@@ -14,8 +15,8 @@ use crate::cli::Failure;
 use crate::config::Config;
 use crate::remembered::write_private;
 
-/// The file of the sample, in the data directory.
-pub(crate) const SAMPLE: &str = "sample.json";
+/// The file of the samples, in the directory of a stage.
+const SAMPLES: &str = "samples.json";
 
 /// The code of the refusal.
 const E_MODEL_CHANGED: &str = "E_MODEL_CHANGED";
@@ -26,47 +27,60 @@ const SAME: f32 = 0.95;
 /// How long a provider may take to answer. One that is away does not keep walvec from starting.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The vector of the sample, and which model gave it.
-#[derive(Serialize, Deserialize)]
-struct Sample {
-    revision: String,
-    vector: Vector,
-}
+/// Vectors of the sample, by what gave them.
+type Samples = BTreeMap<String, Vector>;
 
 /// Compares the provider's vector of a sample with that of the first start, or remembers it. A provider that does not answer
 /// is no other one.
 pub(crate) async fn refuse_another_model(config: &Config, embedder: &dyn Embedder) -> Result<(), Failure> {
     let Ok(Ok(Some(vector))) = tokio::time::timeout(PATIENCE, embedder.sample()).await else { return Ok(()) };
     let info = embedder.info();
-    let now = Sample { revision: info.revision.clone(), vector };
-    match remembered(config).filter(|before| before.revision == now.revision && before.vector.len() == now.vector.len())
+    let model = format!("{} {}", info.revision, vector.len());
+    let mut samples: Samples =
+        std::fs::read(file(config)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let Some(before) = samples.get(&model) else {
+        samples.insert(model, vector);
+        let text = serde_json::to_vec(&samples).unwrap_or_default();
+        return write_private(&file(config), &text)
+            .map_err(|error| Failure::definite("E_STATE", format!("{}: {error}", file(config).display())));
+    };
+    let similarity = similarity(before, &vector);
+    if similarity >= SAME {
+        return Ok(());
+    }
+    let what = format!(
+        "the provider has another model under the name \"{}\": for the same text its vector has a similarity of {similarity:.2} with that of \
+         before. Searches would compare vectors of two models",
+        info.model
+    );
+    let remedy = "bring the former model back, or embed everything again: `walvec reset --purge`, then `walvec run`";
+    Err(Failure::definite(E_MODEL_CHANGED, what).with_remedy(remedy))
+}
+
+/// Forgets the samples of this process: its collections were embedded by the model that is there now.
+pub(crate) fn forget(config: &Config) {
+    remove(&file(config));
+}
+
+/// Forgets the samples of all stages.
+pub(crate) fn forget_all(config: &Config) {
+    let base = config.sink.directory();
+    remove(&base.join(SAMPLES));
+    for stage in std::fs::read_dir(base).into_iter().flatten().flatten() {
+        remove(&stage.path().join(SAMPLES));
+    }
+}
+
+fn remove(file: &Path) {
+    if let Err(error) = std::fs::remove_file(file)
+        && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
     {
-        Some(before) if similarity(&before.vector, &now.vector) < SAME => {
-            let what = format!(
-                "the provider has another model under the name \"{}\": for the same text its vector has a similarity of {:.2} with that of \
-                 before. Searches would compare vectors of two models",
-                info.model,
-                similarity(&before.vector, &now.vector)
-            );
-            let remedy =
-                "bring the former model back, or embed everything again: `walvec reset --purge`, then `walvec run`";
-            Err(Failure::definite(E_MODEL_CHANGED, what).with_remedy(remedy))
-        }
-        Some(_) => Ok(()),
-        None => {
-            let text = serde_json::to_vec(&now).unwrap_or_default();
-            write_private(&file(config), &text)
-                .map_err(|error| Failure::definite("E_STATE", format!("{}: {error}", file(config).display())))
-        }
+        tracing::warn!("{} cannot be removed: {error}", file.display());
     }
 }
 
 fn file(config: &Config) -> PathBuf {
-    config.directory_of(config.stage).join(SAMPLE)
-}
-
-fn remembered(config: &Config) -> Option<Sample> {
-    serde_json::from_slice(&std::fs::read(file(config)).ok()?).ok()
+    config.directory_of(config.stage).join(SAMPLES)
 }
 
 /// The cosine of the angle between two vectors.

@@ -175,7 +175,10 @@ fn logs(work: &Path, cluster: &Cluster) -> String {
 /// Arguments are those of `cargo test`: names to select by (`pg18` selects a server), `--test-threads`, `--list`.
 #[must_use]
 pub fn main(tests: &[Test]) -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Most of the time a test waits: for a session to be over, for a look that comes every second.
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    arguments.test_threads.get_or_insert(processors + processors.div_ceil(2));
     let servers = match servers::under_test().and_then(|servers| binary::check().map(|()| servers)) {
         Ok(servers) => servers,
         Err(error) => {

@@ -18,7 +18,12 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_template_that_names_no_column_is_a_mistake_also_if_the_table_was_followed).once(),
         test!(a_table_that_was_followed_stops_everything_where_a_person_wants_to_look).once(),
         test!(a_table_whose_rows_look_something_up_stops_with_the_table_that_they_look_in).once(),
+        test!(a_looked_up_table_that_loses_a_column_stops_what_uses_the_column_and_nothing_else).once(),
+        test!(a_table_that_is_dropped_out_of_a_publication_of_all_tables_stops_alone).once(),
+        test!(a_reindex_is_refused_while_a_table_is_set_aside_and_no_name_changes).once(),
+        test!(a_last_table_that_is_dropped_and_a_name_that_never_was_stop_everything).once(),
         test!(a_table_that_is_taken_out_of_a_publication_stops_alone_before_a_broker_too).once(),
+        test!(workers_go_on_although_capture_has_set_a_table_aside).once(),
     ]
 }
 
@@ -95,6 +100,13 @@ async fn a_table_that_is_taken_out_of_a_publication_stops_alone(context: TestCon
     assert_eq!(remedy, Some(r#"ALTER PUBLICATION "theirs" ADD TABLE "public"."others";"#));
     let told = String::from_utf8(context.walvec(&["status"]).await?.stdout)?;
     ensure!(told.contains("Not followed: public.others"), "{told}");
+    let verified = context.walvec(&["verify"]).await?;
+    let words = String::from_utf8(verified.stderr)?;
+    ensure!(verified.status.code() == Some(1) && words.contains("\"others\" is not compared"), "{words}");
+    ensure!(String::from_utf8(verified.stdout)?.contains("items"));
+    let backfill = context.walvec(&["backfill", "--table", "public.others"]).await?;
+    let words = String::from_utf8(backfill.stderr)?;
+    ensure!(!backfill.status.success() && words.contains("is not followed at present"), "{words}");
     ensure!(walvec.get("/metrics", &[]).await?.text().await?.contains(r#"walvec_followed{table="public.others"} 0"#));
     walvec.stop().await?;
     let mut walvec = context.start(&settings).await?;
@@ -215,6 +227,114 @@ async fn a_table_whose_rows_look_something_up_stops_with_the_table_that_they_loo
     let expected = Expected::of("others", |row| format!("{} ", row["name"].as_str().unwrap_or_default()));
     assert_eq!(image::compare(&context, &expected).await?, 31);
     Ok(())
+}
+
+/// `items` looks `makers` up by its title, `makers` has a collection of its own that needs its motto, and `others` is not concerned.
+async fn a_looked_up_table_that_loses_a_column_stops_what_uses_the_column_and_nothing_else(
+    context: TestContext,
+) -> Result<()> {
+    context.execute(TABLES).await?;
+    let makers = "CREATE TABLE makers (id int PRIMARY KEY, title text, motto text);
+        ALTER TABLE makers REPLICA IDENTITY FULL; INSERT INTO makers VALUES (1, 'm', 'try'), (2, 'n', 'again');
+        CREATE PUBLICATION theirs FOR TABLE items, others, makers";
+    context.execute(makers).await?;
+    let lookup = json!({ "maker": { "table": "public.makers", "on": { "id": "id" } } });
+    let settings = Settings::new([
+        Collection::new("items", "public.items", "{{ name }} {{ maker.title }}").with("lookup", lookup),
+        Collection::new("makers", "public.makers", "{{ motto }}"),
+        Collection::new("others", "public.others", "{{ name }}"),
+    ])
+    .with("source", json!({ "publication": "theirs" }));
+    let mut walvec = running(&context, &settings).await?;
+    let aside = |status: &Status| status.collections.iter().map(|found| found.set_aside.is_some()).collect::<Vec<_>>();
+    for (statement, expected) in [
+        ("ALTER TABLE makers RENAME motto TO saying", [false, true, false]),
+        ("ALTER TABLE makers RENAME saying TO motto", [false, false, false]),
+        ("ALTER TABLE makers RENAME title TO heading", [true, false, false]),
+    ] {
+        context.execute(statement).await?;
+        walvec.wait_for(&format!("{statement}: {expected:?}"), |status| aside(status) == expected).await?;
+        walvec.caught_up(&context).await?;
+        context.execute("UPDATE others SET name = name || '.'; UPDATE makers SET motto = motto || '.'").await.ok();
+        walvec.caught_up(&context).await?;
+    }
+    // It stays that way although the catalogue is asked again and again.
+    let generation = walvec.status().await?.generation;
+    walvec.stop().await?;
+    let mut walvec = running(&context, &settings).await?;
+    walvec.wait_for("it is still set aside", |status| aside(status) == [true, false, false]).await?;
+    ensure!(walvec.status().await?.generation == generation, "nothing had to be read again");
+    context.execute("ALTER TABLE makers RENAME heading TO title").await?;
+    walvec.wait_for("all are followed", |status| aside(status) == [false; 3]).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of("others")).await?, 30);
+    let makers = Expected::of("makers", |row| row["motto"].as_str().unwrap_or_default().to_owned());
+    assert_eq!(image::compare(&context, &makers).await?, 2);
+    Ok(())
+}
+
+async fn a_table_that_is_dropped_out_of_a_publication_of_all_tables_stops_alone(context: TestContext) -> Result<()> {
+    context.execute(TABLES).await?;
+    context.execute("CREATE PUBLICATION theirs FOR ALL TABLES WITH (publish_via_partition_root = true)").await?;
+    let mut walvec = running(&context, &both().with("source", json!({ "publication": "theirs" }))).await?;
+    context.execute("DROP TABLE others").await?;
+    let changes = CHANGES.replace("; INSERT INTO others VALUES (31, 'unseen')", "");
+    goes_on_without(&context, &mut walvec, &changes).await?;
+    walvec.stop().await
+}
+
+async fn a_reindex_is_refused_while_a_table_is_set_aside_and_no_name_changes(context: TestContext) -> Result<()> {
+    let settings = theirs(&context).await?;
+    let mut walvec = running(&context, &settings).await?;
+    context.execute("ALTER PUBLICATION theirs DROP TABLE others").await?;
+    goes_on_without(&context, &mut walvec, CHANGES).await?;
+    context.configure(&settings.clone().with("embedding", json!({ "model": "hash/32" })))?;
+    let reindexed = context.walvec(&["reindex"]).await?;
+    let words = String::from_utf8(reindexed.stderr)?;
+    ensure!(!reindexed.status.success() && words.contains("E_PUBLICATION"), "{words}");
+    walvec.wait_for("the points are those of before", |status| status.collections[1].points == Some(30)).await?;
+    walvec.stop().await
+}
+
+async fn a_last_table_that_is_dropped_and_a_name_that_never_was_stop_everything(context: TestContext) -> Result<()> {
+    context.execute(TABLES).await?;
+    let [items, others] =
+        ["items", "others"].map(|name| Collection::new(name, &format!("public.{name}"), "{{ name }}"));
+    let walvec = running(&context, &Settings::new([items.clone()])).await?;
+    walvec.stop().await?;
+    let typo = Settings::new([items.clone(), Collection::new("more", "public.otters", "{{ name }}")]);
+    let words = context.start(&typo).await?.fails_with(3).await?;
+    ensure!(words.contains("public.otters") && words.contains("E_TABLE"), "{words}");
+    let walvec = running(&context, &Settings::new([items, others])).await?;
+    context.execute("DROP TABLE items, others").await?;
+    let words = walvec.fails_with(3).await?;
+    ensure!(words.contains("E_TABLE"), "{words}");
+    Ok(())
+}
+
+async fn workers_go_on_although_capture_has_set_a_table_aside(context: TestContext) -> Result<()> {
+    if !can_test("workers while a table is set aside") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    context.execute(TABLES).await?;
+    context.execute("ALTER TABLE items ADD body text; ALTER TABLE items ALTER body SET STORAGE EXTERNAL").await?;
+    context.execute("UPDATE items SET body = repeat('x', 3000)").await?;
+    let settings = kafka.carries(both()).with("sink", json!({ "qdrant": { "url": server.url() } }));
+    let mut capture = context.start_stage(&settings, "capture", "1").await?;
+    capture.caught_up(&context).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    context.execute("ALTER TABLE others DROP CONSTRAINT others_pkey").await?;
+    capture.wait_for("the table is set aside", is_aside).await?;
+    // The bodies are not sent: the worker asks for them.
+    context.execute("UPDATE items SET id = id + 100").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of("items"), &server.url()).await?, 20);
+    capture.stop().await?;
+    worker.stop().await
 }
 
 async fn a_table_that_is_taken_out_of_a_publication_stops_alone_before_a_broker_too(

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, repeats, test};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, is_full, test};
 use walvec_test_qdrant::TestServer;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -55,7 +55,7 @@ async fn rows_of_a_megabyte_are_changed_and_deleted_in_bounded_memory(context: T
 
 async fn a_server_that_is_away_for_minutes_costs_no_memory_and_no_session(context: TestContext) -> Result<()> {
     // Several times as long as PostgreSQL waits for a word, and for `make prove` ten minutes.
-    let outage = Duration::from_secs(if repeats(2) == 2 { 600 } else { 7 });
+    let outage = Duration::from_secs(if is_full() { 600 } else { 7 });
     let server = TestServer::start()?;
     context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, body text)").await?;
     let settings = Settings::new([Collection::new("items", "public.items", "{{ name }}")])

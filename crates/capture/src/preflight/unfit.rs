@@ -3,7 +3,7 @@
 use walvec_model::TableName;
 
 use super::rights::Rights;
-use super::{Finding, Severity, of_table, tables};
+use super::{Finding, Severity, lookups, of_table, tables};
 use crate::CaptureError;
 use crate::catalog::{ServerFacts, facts_by_name};
 use crate::config::SourceConfig;
@@ -20,8 +20,8 @@ pub struct Unfit {
     pub finding: Finding,
 }
 
-/// The tables of `config` that cannot be followed: they are gone, have no key, may not be read, or are not in a publication that
-/// somebody else has made. Tables whose rows look something up in one of them are among them.
+/// The tables of `config` that cannot be followed as things are, each with the error that says most. Tables whose rows look something up
+/// in one of them are among them.
 pub(crate) async fn unfit(
     session: &Session,
     config: &SourceConfig,
@@ -37,14 +37,20 @@ pub(crate) async fn unfit(
             Some(facts) => {
                 let published = published.get(&spec.name);
                 let findings = of_table(session, config, (index, spec), &facts, published, &rights).await?;
-                let is_error = |finding: &Finding| finding.severity == Severity::Error;
-                findings
-                    .into_iter()
-                    .find(is_error)
-                    .or_else(|| left_out.contains(&spec.name).then(|| not_published(&config.publication, &spec.name)))
+                let left_out = left_out.contains(&spec.name).then(|| not_published(&config.publication, &spec.name));
+                worst(findings.into_iter().chain(left_out))
             }
         };
         found.extend(finding.map(|finding| Unfit { table: spec.name.clone(), finding }));
+    }
+    for spec in &config.lookups {
+        let alone = SourceConfig { lookups: vec![spec.clone()], ..config.clone() };
+        let finding = worst(lookups::findings(session, &alone, &rights).await?.into_iter());
+        if let Some(finding) = finding
+            && found.iter().all(|unfit: &Unfit| unfit.table != spec.main)
+        {
+            found.push(Unfit { table: spec.main.clone(), finding });
+        }
     }
     let looking_up = config.lookups.iter().filter_map(|spec| {
         let unfit = found.iter().find(|unfit| unfit.table == spec.lookup.table)?;
@@ -57,6 +63,24 @@ pub(crate) async fn unfit(
     looking_up.dedup_by(|one, other| one.table == other.table);
     found.extend(looking_up);
     Ok(found)
+}
+
+/// The error that says most: what happened to the table itself comes before what does not fit any more because of it.
+fn worst(findings: impl Iterator<Item = Finding>) -> Option<Finding> {
+    let errors = findings.filter(|finding| finding.severity == Severity::Error);
+    errors.min_by_key(|finding| !Unfit::CODES.contains(&finding.code))
+}
+
+impl Unfit {
+    /// What can happen to a table that was followed: it is gone, has no key, may not be read, or is not published. Other errors are
+    /// mistakes in the settings as well.
+    const CODES: [&'static str; 4] = ["E_TABLE", "E_NO_KEY", "E_RIGHTS", "E_PUBLICATION"];
+
+    /// Whether something happened to the table, or it does not fit the settings.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        Self::CODES.contains(&self.finding.code)
+    }
 }
 
 fn not_published(publication: &str, table: &TableName) -> Finding {

@@ -81,9 +81,13 @@ pub(crate) async fn begin(source: &Source) -> Result<Snapshot, CaptureError> {
 pub(crate) async fn reread(source: &Source, table: &TableName, rows: &Selection) -> Result<Snapshot, CaptureError> {
     let session = source.session().await?;
     let published = source.published_tables().await?.into_iter().find(|published| published.table.name == *table);
-    let published = published.ok_or_else(|| CaptureError::Table {
-        table: table.clone(),
-        reason: "is not one of the configured tables".to_owned(),
+    let published = published.ok_or_else(|| {
+        let aside = source.set_aside().iter().find(|unfit| unfit.table == *table);
+        let reason = match aside {
+            Some(unfit) => format!("is not followed at present: {}", unfit.finding.message),
+            None => "is not one of the configured tables".to_owned(),
+        };
+        CaptureError::Table { table: table.clone(), reason }
     })?;
     if let Selection::Where(Some(condition)) = rows {
         plan::check(&session, table, condition).await?;

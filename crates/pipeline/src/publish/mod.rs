@@ -190,23 +190,38 @@ impl Publisher {
     }
 
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
-        let Self { config, store, shared, jobs, orders, interrupted, during } = self;
+        let Self { config, store, shared, .. } = self;
         shared.telemetry.phase(Phase::Starting);
         let fitness = Fitness::new(std::iter::empty(), Arc::clone(store), config.on_gap);
-        let source = fitness.set_aside(source, &shared.telemetry).await?;
-        follow_publication(&source, store, config.on_gap).await?;
-        refuse_what_cannot_work(&source, *during).await?;
+        let source = Arc::new(fitness.set_aside(source, &shared.telemetry).await?);
+        let outcome = Box::pin(self.follow_tables(&source, fitness.clone(), retry)).await;
+        // Nobody watches the broker until the next one.
+        self.shared.telemetry.broker_trouble(None);
+        let outcome = fitness.judged(&source, outcome).await;
+        want_snapshot_after(&outcome, &self.store)?;
+        outcome
+    }
+
+    async fn follow_tables(
+        &mut self,
+        source: &Arc<Source>,
+        fitness: Fitness,
+        retry: &mut Retry,
+    ) -> Result<(), PipelineError> {
+        let Self { config, store, shared, jobs, orders, interrupted, during } = self;
+        follow_publication(source, store, config.on_gap).await?;
+        refuse_what_cannot_work(source, *during).await?;
         *during = During::Running;
         let tables = source.followed_tables().await?;
         let stored = store.checkpoint()?;
-        let outlet = open_outlet(config, &source, stored.as_ref(), &shared.stop).await?;
-        let source = Arc::new(source);
+        let outlet = open_outlet(config, source, stored.as_ref(), &shared.stop).await?;
         shared.letters.refresh().await?;
         let too_large = snapshot::too_large(config, shared)?;
+        let (watched, source) = (tables.clone(), Arc::clone(source));
         let mut session =
             Session { config, store, shared, source, tables, outlet, too_large, floors: Floors::default() };
         session.show_too_large()?;
-        let (source, watched) = (Arc::clone(&session.source), session.tables.clone());
+        let source = Arc::clone(&session.source);
         let watch = Watch::new(&source, &watched, shared, store, jobs.clone(), config.on_gap, fitness);
         let acknowledged = session.outlet.counter();
         let outcome = tokio::select! {
@@ -216,9 +231,6 @@ impl Publisher {
             never = show_waits(&source, &shared.telemetry) => match never {},
         };
         session.outlet.flush(GOODBYE).await;
-        // Nobody watches the broker until the next one.
-        shared.telemetry.broker_trouble(None);
-        want_snapshot_after(&outcome, store)?;
         outcome
     }
 }

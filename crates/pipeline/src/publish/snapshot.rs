@@ -45,7 +45,8 @@ impl Session<'_> {
             return Err(error);
         }
         closed?;
-        for table in self.tables.clone() {
+        let unfollowed = self.source.unfollowed();
+        for table in self.tables.clone().into_iter().filter(|table| !unfollowed.contains(&table.name)) {
             let generation = checkpoint.generation;
             let (table, sweep, barrier) = (table.name.clone(), Sweep::Generations, Vec::new());
             let end = SnapshotEnd { table, position, generation, sweep, barrier };

@@ -46,13 +46,13 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// What happens to a table after this note and before the snapshot is seen as a difference, and means reading it once more.
 pub(crate) async fn begin(source: &Source, store: &Store) -> Result<String, PipelineError> {
     let publication = source.publication_identity().await?.map(|identity| identity.version);
-    // A table that is set aside is no less one that was followed.
+    // A table that is set aside is no less one that was followed, and is what it was then.
+    let unfollowed = source.unfollowed();
     let shapes = source.shapes_now().await?.into_iter().filter_map(|(table, shape)| Some((table, shape?)));
-    let mut shapes: Vec<_> = shapes.collect();
+    let mut shapes: Vec<_> = shapes.filter(|(table, _)| !unfollowed.contains(table)).collect();
     let before = store.baseline()?.unwrap_or_default().shapes;
-    let is_aside = |table: &TableName| source.set_aside().iter().any(|unfit| unfit.table == *table);
-    shapes.extend(before.into_iter().filter(|(table, _)| is_aside(table)));
-    store.save_baseline(&Baseline { publication: None, shapes, floors: Vec::new() })?;
+    shapes.extend(before.into_iter().filter(|(table, _)| unfollowed.contains(table)));
+    store.save_baseline(&Baseline { publication: None, shapes, floors: Vec::new(), aside: unfollowed })?;
     Ok(publication.unwrap_or_default())
 }
 

@@ -101,7 +101,8 @@ impl Watch<'_> {
         };
         let mut is_noted = !self.read_on(&mut known);
         let mut missing = None;
-        for (table, shape) in found {
+        let unfollowed = self.source.unfollowed();
+        for (table, shape) in found.into_iter().filter(|(table, _)| !unfollowed.contains(table)) {
             let Some(shape) = shape else {
                 missing.get_or_insert(table);
                 continue;
@@ -124,6 +125,11 @@ impl Watch<'_> {
             }
         }
         is_noted &= !self.read_on(&mut known);
+        if let Some(table) = &missing
+            && self.fitness.is_to_be_set_aside(self.source, table).await
+        {
+            return Err(PipelineError::Altered { table: table.clone() });
+        }
         self.show_missing(missing);
         if !is_noted {
             self.note(&known)?;
@@ -135,8 +141,8 @@ impl Watch<'_> {
     /// Fails if a table was altered so that the snapshot of it is in vain. Everything else is compared when it is complete.
     pub(super) async fn refuse_replaced(&mut self) -> Result<(), PipelineError> {
         let Ok(found) = self.source.shapes_now().await else { return Ok(()) };
-        let known = self.noted()?;
-        for (table, shape) in found {
+        let (known, unfollowed) = (self.noted()?, self.source.unfollowed());
+        for (table, shape) in found.into_iter().filter(|(table, _)| !unfollowed.contains(table)) {
             if let (Some(before), Some(shape)) = (known.get(&table), shape)
                 && *before != shape
             {
@@ -299,6 +305,6 @@ impl Watch<'_> {
         floors.append(&mut self.floors);
         let shapes = known.iter().map(|(table, shape)| (table.clone(), shape.clone())).collect();
         let (publication, floors) = (stored.publication, floors.into_iter().collect());
-        Ok(self.store.save_baseline(&Baseline { publication, shapes, floors })?)
+        Ok(self.store.save_baseline(&Baseline { publication, shapes, floors, aside: stored.aside })?)
     }
 }

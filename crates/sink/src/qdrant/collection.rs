@@ -1,6 +1,7 @@
 //! Making the collection, and checking the one that is there.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use qdrant_client::qdrant::quantization_config::Quantization as ClientQuantization;
 use qdrant_client::qdrant::vectors_config::Config;
@@ -21,6 +22,9 @@ use crate::{CollectionId, SinkError};
 
 /// The oldest server whose collections carry metadata, where the fingerprint is kept.
 const OLDEST: (u64, u64) = (1, 16);
+
+/// The first server whose crash does not bring back what was removed by a filter: <https://github.com/qdrant/qdrant/issues/9575>.
+const KEEPS_DELETES: (u64, u64) = (1, 19);
 
 /// Makes the collection if there is none; else checks that it is the one that the configuration describes. However often
 /// it has to be repeated, the id tells a collection that was made anew from the one that was filled.
@@ -123,6 +127,7 @@ async fn check_version(inner: &Inner) -> Result<(), SinkError> {
         let reason = format!("it is Qdrant {}, walvec needs {major}.{minor} or newer", reply.version);
         return Err(SinkError::Server { url: place.url.clone(), reason });
     }
+    inner.brings_back.store(version < KEEPS_DELETES, Ordering::Relaxed);
     Ok(())
 }
 

@@ -20,6 +20,7 @@ mod read;
 mod requests;
 mod tenants;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -108,6 +109,8 @@ struct Inner {
     tenants: Option<Tenants>,
     /// Whether no other process writes the collection at the same time.
     is_alone: bool,
+    /// Whether a crash of the server may bring back what was removed by a filter.
+    brings_back: AtomicBool,
 }
 
 impl Inner {
@@ -169,6 +172,7 @@ impl Remote {
             collection: RwLock::default(),
             tenants,
             is_alone: false,
+            brings_back: AtomicBool::new(true),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -220,10 +224,11 @@ impl Remote {
 
     /// Removes the points that match `filter`.
     ///
-    /// A server before 1.19 that crashes may bring back what was removed by a filter (<https://github.com/qdrant/qdrant/issues/9575>), so they go by their ids. Not where
-    /// somebody else may write one meanwhile, nor where another shard may have another point of the same id.
+    /// By their ids where a crash of the server may bring back what was removed by a filter. Not where another process may write one
+    /// meanwhile, nor where another shard may have another point of the same id.
     async fn delete(&self, filter: ClientFilter) -> Result<(), SinkError> {
-        if !self.0.is_alone || self.0.tenants.is_some() {
+        let brings_back = self.0.brings_back.load(Ordering::Relaxed);
+        if !(brings_back && self.0.is_alone && self.0.tenants.is_none()) {
             return self.delete_points(PointsSelector::from(filter)).await;
         }
         let mut from = None;

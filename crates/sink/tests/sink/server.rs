@@ -165,7 +165,8 @@ async fn deleting_a_table_and_sweeping_old_generations_leave_everything_else() {
 #[tokio::test]
 async fn whoever_writes_alone_deletes_by_ids_and_others_leave_what_was_made_newer_meanwhile() {
     let test_server = TestServer::start().unwrap();
-    for (is_alone, by_filter) in [(true, 0), (false, 3)] {
+    for (version, is_alone, by_filter) in [("1.18.3", true, 0), ("1.18.3", false, 3), ("1.19.0", true, 3)] {
+        test_server.faults().set_version(version);
         let sink = remote(&test_server.url(), spec(DIMENSION)).alone(is_alone);
         sink.prepare().await.unwrap();
         for chunk in upserts(1..=2500).chunks(500) {
@@ -180,7 +181,7 @@ async fn whoever_writes_alone_deletes_by_ids_and_others_leave_what_was_made_newe
         sink.write(upserts(1..=10)).await.unwrap();
         sink.delete_table(&books()).await.unwrap();
         assert_eq!(sink.count().await.unwrap(), 0);
-        assert_eq!(test_server.calls().by_filter(), by_filter, "is_alone: {is_alone}");
+        assert_eq!(test_server.calls().by_filter(), by_filter, "{version}, {is_alone}");
     }
 }
 

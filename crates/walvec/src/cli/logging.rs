@@ -69,7 +69,7 @@ impl Log for Libraries {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            // Only stdout could fail, and there is nobody left to tell.
+            // It never fails.
             let _ = tracing_log::format_trace(record);
         }
     }

@@ -84,6 +84,7 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
 
 /// Removes the collections, wherever they are. Offsets that tell how far they were filled are worth nothing then.
 async fn purge(config: &Config) -> Result<(), Failure> {
+    swapped::forget_all(config);
     if let Some(qdrant) = &config.sink.qdrant {
         for collection in &config.collections {
             let purged = collection::purge(qdrant, &collection.name).await;
@@ -149,7 +150,7 @@ fn forget(directory: &std::path::Path, purge: bool) -> Result<(), Failure> {
         Failure::definite("E_SINK", format!("{}: {error}", path.display()))
     };
     if purge {
-        for path in ["collections", "state.redb", "served.json", swapped::SAMPLE].map(|name| directory.join(name)) {
+        for path in ["collections", "state.redb", "served.json"].map(|name| directory.join(name)) {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&path, error)),

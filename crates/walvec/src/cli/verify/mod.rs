@@ -16,6 +16,7 @@ use uuid::Uuid;
 use walvec_capture::Source;
 use walvec_embed::Embedder;
 use walvec_pipeline::PipelineError;
+use walvec_pipeline::status::{SetAside, Status};
 use walvec_transform::Chunker;
 use walvec_verify::{Chunks, CollectionSpec, Fractions, Job, Keywords, Mended, Points, Report, Sample, VerifyError};
 
@@ -107,8 +108,23 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     };
     let embedder = app::load_embedder(&config).await?;
     let seed = args.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 32);
+    let aside = match &running {
+        Some(running) => set_aside(running).await?,
+        None => Vec::new(),
+    };
     let mut outcomes = Vec::with_capacity(collections.len());
+    let mut skipped = 0_u64;
     for collection in collections {
+        if let Some((_, why)) = aside.iter().find(|(name, _)| *name == collection.name) {
+            // Its points are those of another time, and are to stay.
+            output::note(&format!(
+                "collection \"{}\" is not compared, its table is not followed: {}",
+                collection.name, why.message
+            ));
+            output::note(&format!("help: {}", why.remedy));
+            skipped += 1;
+            continue;
+        }
         let work = Work {
             config: &config,
             collection,
@@ -118,13 +134,19 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
         };
         outcomes.push(work.compare(&args, seed).await?);
     }
-    let left: u64 = outcomes.iter().map(|outcome| outcome.left() + outcome.parked()).sum();
+    let left = skipped + outcomes.iter().map(|outcome| outcome.left() + outcome.parked()).sum::<u64>();
     if args.json {
         output::json(&show::json(&outcomes, args.sample, seed))?;
     } else {
         output::line(&show::text(&outcomes, args.sample, seed))?;
     }
     Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The collections whose tables are not followed, and why.
+async fn set_aside(running: &Running) -> Result<Vec<(String, SetAside)>, Failure> {
+    let status: Status = running.get("/api/v1/status", &[]).await?;
+    Ok(status.collections.into_iter().filter_map(|found| Some((found.collection, found.set_aside?))).collect())
 }
 
 fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a CollectionConfig>, Failure> {
