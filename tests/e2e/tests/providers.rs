@@ -310,7 +310,8 @@ async fn another_model_behind_the_same_name_is_refused_until_the_former_one_is_b
     assert!(purged.status.success(), "{}", String::from_utf8_lossy(&purged.stderr));
     let mut walvec = context.start(&items("openai/m", &provider.openai_url())).await?;
     walvec.caught_up(&context).await?;
-    assert_eq!(walvec.search("name 7", 1).await?[0]["payload"]["name"], "name 7");
+    let hits = walvec.search("name 7", 5).await?;
+    assert!(hits.iter().any(|hit| hit["payload"]["name"] == "name 7"), "{hits:?}");
     walvec.stop().await
 }
 
