@@ -258,6 +258,8 @@ async fn sparse_vectors_travel_through_the_topic_of_vectors(context: TestContext
     create(&context, 100).await?;
     let mut capture = captured(&context, &settings).await?;
     let mut embed = context.start_stage(&settings, "embed", "1").await?;
+    // It makes the topic that the sink reads.
+    kafka.read("embed", &mut [&mut embed]).await?;
     let mut sink = context.start_stage(&settings, "sink", "1").await?;
     change_everything(&context).await?;
     capture.caught_up(&context).await?;
