@@ -85,8 +85,8 @@ pub(crate) async fn has_column_list(session: &Session, publication: &str, table:
     Ok(row.map_err(|error| statement_error("reading the publication", &error))?.get(0))
 }
 
-/// Compares the publication with the configuration. `aside`: tables that are configured and not followed; a publication of somebody else's
-/// may have them.
+/// Compares the publication with the configuration. `aside`: tables that are configured and not followed. A publication that walvec did not
+/// make may have them.
 pub(crate) async fn state(
     session: &Session,
     config: &SourceConfig,
@@ -289,17 +289,17 @@ async fn filter_differences(
     Ok(differences)
 }
 
-/// The configured tables that a publication of somebody else's leaves out. None if it cannot be told, or walvec may put it right.
+/// The configured tables that are not among the `published` ones, if walvec did not make the publication. None if that cannot be told.
 pub(crate) async fn left_out(
     session: &Session,
     config: &SourceConfig,
+    published: &BTreeMap<TableName, Published>,
     can: Capabilities,
 ) -> Result<Vec<TableName>, CaptureError> {
     let Some(found) = Existing::find(session, config, can).await? else { return Ok(Vec::new()) };
     if is_ours(session, config).await? || (!found.via_root && has_partitioned(session, config).await?) {
         return Ok(Vec::new());
     }
-    let published = published_tables(session, &config.publication, can).await?;
     let tables = config.published().into_iter().map(|spec| spec.name);
     Ok(tables.filter(|table| !published.contains_key(table)).collect())
 }

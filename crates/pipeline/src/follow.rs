@@ -321,42 +321,25 @@ impl Follower<'_> {
         if let Job::Resync { may_sweep_most } = order.job {
             return self.resync(order, may_sweep_most).await;
         }
-        if let Some(table) = self.table_of(&order.job).filter(|table| self.run.is_aside(table)) {
-            order.end(Err(&Refusal {
-                code: "E_TABLE",
-                what: format!("table {table} is not followed at present; its points stay as they are"),
-                remedy: "walvec status".to_owned(),
-            }
-            .into()));
+        let is_known = |table: &TableName| self.run.is_aside(table) || !self.run.writers_of(table).is_empty();
+        let Some(table) = self.table_of(&order.job).filter(is_known) else {
+            let what = "it is not part of the configuration that is running".to_owned();
+            refuse(order, what, "name a table or a collection of the configuration");
+            return Ok(());
+        };
+        if self.run.is_aside(&table) {
+            let what = format!("table {table} is not followed at present; its points stay as they are");
+            refuse(order, what, "walvec status");
             return Ok(());
         }
-        let table = match &order.job {
-            Job::Resync { .. } => None,
-            Job::Backfill { table, .. } | Job::Altered { table, .. } => {
-                Some(table.clone()).filter(|table| !self.run.writers_of(table).is_empty())
-            }
-            Job::Repair { collection, points, .. } => match self.run.writer_of(collection) {
-                Some(index) => {
-                    if let Err(error) = self.remove(index, points).await {
-                        self.run.interrupted = Some(order);
-                        return Err(error);
-                    }
-                    Some(self.run.writers[index].collection.table.clone())
-                }
-                None => None,
-            },
-        };
-        match table {
-            Some(table) => self.active = Some(Active::begin(self.source, &self.run.shared, order, table)),
-            None => {
-                let refusal = Refusal {
-                    code: "E_TABLE",
-                    what: "it is not part of the configuration that is running".to_owned(),
-                    remedy: "name a table or a collection of the configuration".to_owned(),
-                };
-                order.end(Err(&refusal.into()));
-            }
+        if let Job::Repair { collection, points, .. } = &order.job
+            && let Some(index) = self.run.writer_of(collection)
+            && let Err(error) = self.remove(index, points).await
+        {
+            self.run.interrupted = Some(order);
+            return Err(error);
         }
+        self.active = Some(Active::begin(self.source, &self.run.shared, order, table));
         Ok(())
     }
 
@@ -469,6 +452,12 @@ impl Follower<'_> {
         self.run.shared.telemetry.confirmed(confirmed);
         Ok(())
     }
+}
+
+/// Ends a job that cannot be done.
+fn refuse(order: Order, what: String, remedy: &str) {
+    let refusal = Refusal { code: "E_TABLE", what, remedy: remedy.to_owned() };
+    order.end(Err(&refusal.into()));
 }
 
 pub(crate) async fn turn_of(active: &mut Option<Active>) -> Turn {

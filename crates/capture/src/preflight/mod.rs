@@ -20,6 +20,8 @@ mod server;
 mod tables;
 mod unfit;
 
+use walvec_model::TableName;
+
 pub use remedy::{Actor, Owned, Part, Remedy, Script, Statement};
 use rights::Rights;
 pub(crate) use server::at_risk;
@@ -33,7 +35,6 @@ use crate::connect::Session;
 use crate::limits::Resource;
 use crate::publication::{self, PublicationState, Published};
 use crate::slot::{self, SlotState};
-use walvec_model::TableName;
 
 /// Something that preflight found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +108,8 @@ pub(crate) fn script(findings: &[Finding], server: &ServerFacts) -> Option<Scrip
 
 /// Checks server, slot, publication and tables. An `Err` means that the check itself could not be made.
 ///
-/// `aside`: configured tables that `config` is without. With `attempt`, a replication session is opened: whether the server grants one only the server knows.
+/// `aside`: configured tables that `config` is without. With `attempt`, a replication session is opened: whether the server grants one
+/// only the server knows.
 pub(crate) async fn findings(
     session: &Session,
     config: &SourceConfig,

@@ -29,7 +29,7 @@ pub(crate) async fn unfit(
 ) -> Result<Vec<Unfit>, CaptureError> {
     let rights = Rights::of(session, server).await?;
     let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
-    let left_out = publication::left_out(session, config, server.capabilities).await?;
+    let left_out = publication::left_out(session, config, &published, server.capabilities).await?;
     let mut found = Vec::new();
     for (index, spec) in config.published().iter().enumerate() {
         let finding = match facts_by_name(session, &spec.name).await? {
