@@ -10,7 +10,7 @@ use qdrant_edge::{
 };
 
 use super::convert::{self, point_id, read_error};
-use super::journal::{self, Journal};
+use super::journal::Journal;
 use super::paths::io_error;
 use super::read::{self, VectorNames};
 use super::steps::{self, RawPoint, Step};
@@ -27,7 +27,7 @@ pub(super) fn remove(shard: &EdgeShard, names: &VectorNames, journal: &mut Journ
         if copies > ids.len() as u64 {
             let change = rewriting(shard, names, &ids)?;
             let failed = io_error(shard.path());
-            journal.append(&journal::encode(&change).map_err(&failed)?).map_err(&failed)?;
+            journal.append(&change).map_err(&failed)?;
             steps::apply_all(shard, names, change)?;
         }
         match next {

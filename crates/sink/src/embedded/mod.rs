@@ -12,7 +12,7 @@
 //! - `manifest`: what a collection was made for, beside its files
 //! - `store`: opening, closing and reopening the engine; its panics become errors; room on the disk
 //! - `engine_log`: the engine's own log: numbering and growth
-//! - `journal`: what makes writes durable while an index is being built
+//! - `journal`: changes on their way into the files, for the case that they are cut short
 //! - `duplicates`: what an index build that was cut short leaves behind
 //! - `writer`: the thread that owns every change
 //! - `steps`: a batch as the engine takes it, checked before anything is touched

@@ -14,6 +14,8 @@ use super::convert::{change_error, edge_id, edge_vectors, of_table, older_than};
 use super::read::{self, VectorNames};
 use crate::{SinkError, Write, check_vector};
 
+type EdgeId = qdrant_edge::PointId;
+
 /// One operation of the engine. Repeating it changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Step {
@@ -76,10 +78,7 @@ fn stored_payload(id: PointId, payload: Payload, provenance: &Provenance) -> Res
 }
 
 /// Applies a change; returns how many points its sweeps removed. Not durable before the next flush.
-///
-/// Refuses the whole change, before touching anything, if it overwrites a payload that is not there.
 pub(super) fn apply_all(shard: &EdgeShard, names: &VectorNames, steps: Vec<Step>) -> Result<u64, SinkError> {
-    check_overwritten_exist(shard, &steps)?;
     let mut swept = 0;
     for step in steps {
         swept += apply(shard, names, step)?;
@@ -87,21 +86,36 @@ pub(super) fn apply_all(shard: &EdgeShard, names: &VectorNames, steps: Vec<Step>
     Ok(swept)
 }
 
-fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Result<(), SinkError> {
-    let overwritten: Vec<_> = steps
+/// Refuses a change, before anything of it is made, if it overwrites a payload that is not there.
+pub(super) fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Result<(), SinkError> {
+    let overwritten: Vec<EdgeId> = steps
         .iter()
         .filter_map(|step| if let Step::Overwrite { id, .. } = step { Some(edge_id(*id)) } else { None })
         .collect();
-    if overwritten.is_empty() {
-        return Ok(());
-    }
-    let no_payload = Some(WithPayloadInterface::Bool(false));
-    let found = shard.retrieve(&overwritten, no_payload, Some(WithVector::Bool(false))).map_err(change_error)?;
-    let found: HashSet<_> = found.into_iter().map(|record| record.id).collect();
+    let found = stored_among(shard, &overwritten)?;
     match overwritten.into_iter().find(|id| !found.contains(id)) {
         Some(missed_point_id) => Err(change_error(OperationError::PointIdError { missed_point_id })),
         None => Ok(()),
     }
+}
+
+/// Whether a change writes over points that are stored.
+pub(super) fn write_over_points(shard: &EdgeShard, steps: &[Step]) -> Result<bool, SinkError> {
+    if steps.iter().any(|step| matches!(step, Step::Overwrite { .. })) {
+        return Ok(true);
+    }
+    let upserted = steps.iter().filter_map(|step| if let Step::Upsert(points) = step { Some(points) } else { None });
+    let ids: Vec<EdgeId> = upserted.flatten().map(|point| edge_id(point.id)).collect();
+    Ok(!stored_among(shard, &ids)?.is_empty())
+}
+
+fn stored_among(shard: &EdgeShard, ids: &[EdgeId]) -> Result<HashSet<EdgeId>, SinkError> {
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let no_payload = Some(WithPayloadInterface::Bool(false));
+    let found = shard.retrieve(ids, no_payload, Some(WithVector::Bool(false))).map_err(change_error)?;
+    Ok(found.into_iter().map(|record| record.id).collect())
 }
 
 /// Applies a step; returns how many points a sweep removed, 0 for the others. Not durable before the next flush.

@@ -14,19 +14,20 @@ use walvec_model::RESERVED_KEY;
 
 use super::convert::{change_error, field_path, provenance_path, schema};
 use super::data_dir::LockFile;
+use super::journal::{self, Kind};
 use super::manifest::Manifest;
 use super::paths::{collection_directory, io_error, shard_directory};
 use super::read::{Target, VectorNames};
 use super::steps::{self, Step};
-use super::{duplicates, engine_log, journal};
+use super::{duplicates, engine_log};
 use crate::{CollectionId, CollectionSpec, SinkError};
 
 /// The engine writes through memory maps, and a page that finds no room on the disk kills the process. So the last
 /// 64 MiB are left alone: other programs and the engine's bookkeeping need a little between the check and the write.
 const DISK_RESERVE: u64 = 64 << 20;
 
-/// The engine stores a batch twice, in its log (5 bytes a number) and in its segments (4 bytes).
-const DISK_FACTOR: u64 = 3;
+/// A batch is stored three times, in the engine's log (5 bytes a number), in its segments (4 bytes), and as a record (11 bytes).
+const DISK_FACTOR: u64 = 5;
 
 /// Size of the engine's log at which it is started afresh: about 250,000 points of 384 dimensions. Until then it only
 /// takes room; starting afresh holds readers up for as long as loading takes.
@@ -114,10 +115,10 @@ impl Store {
         steps::apply_all(shard, &self.target.vectors, steps)
     }
 
-    /// Gives the engine up and loads it again from its files: the last durable state, and the journal's changes.
+    /// Gives the engine up and loads it again from its files: the last durable state, and the journals' changes.
     pub(super) fn reopen(&self) -> Result<(), SinkError> {
         let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
-        // What it cannot write was never answered, or is in the journal.
+        // What it cannot write was never answered, or is in a journal.
         discard(std::mem::replace(&mut *slot, Slot::Closed)).ok();
         match self.load() {
             Ok(shard) => {
@@ -181,7 +182,7 @@ impl Store {
         Ok(shard)
     }
 
-    /// Creates what the files lack, and applies what an interrupted index build left.
+    /// Creates what the files lack, and makes again what was cut short.
     fn prepare(&self, shard: &EdgeShard) -> Result<(), SinkError> {
         for (field_name, schema) in &self.indexes {
             let index = CreateIndex {
@@ -191,21 +192,47 @@ impl Store {
             let operation = UpdateOperation::FieldIndexOperation(FieldIndexOperations::CreateIndex(index));
             shard.update(operation).map_err(change_error)?;
         }
+        self.repeat(shard)?;
+        shard.flush();
+        Ok(())
+    }
+
+    /// Makes the changes again that may have been cut short.
+    fn repeat(&self, shard: &EdgeShard) -> Result<(), SinkError> {
         let failed = io_error(&self.directory);
-        let Some((mut journal, changes)) = journal::left_behind(&self.directory).map_err(&failed)? else {
+        for kind in [Kind::LastChange, Kind::Build] {
+            let Some((mut journal, changes)) = journal::left_behind(&self.directory, kind).map_err(&failed)? else {
+                continue;
+            };
+            let count = changes.len();
+            for (number, change) in changes.into_iter().enumerate() {
+                match self.repeat_change(shard, change) {
+                    // Only the last one can have failed when it was made. It must not make the collection unreadable.
+                    Err(SinkError::Engine(reason)) if number + 1 == count => {
+                        tracing::warn!(reason, "a change that the engine could not make was left out");
+                        journal.take_back().map_err(&failed)?;
+                    }
+                    repeated => repeated?,
+                }
+            }
+            if kind == Kind::Build {
+                duplicates::remove(shard, &self.target.vectors, &mut journal)?;
+            }
             shard.flush();
-            return Ok(());
-        };
-        for step in changes.into_iter().flatten() {
-            match steps::apply(shard, &self.target.vectors, step) {
+            journal.remove().map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    fn repeat_change(&self, shard: &EdgeShard, change: Vec<Step>) -> Result<(), SinkError> {
+        for step in change {
+            match guarded(|| steps::apply(shard, &self.target.vectors, step)) {
                 // Its point was there when the change was made; that it is gone comes from a later change, durable already.
                 Ok(_) | Err(SinkError::BadPoint { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        duplicates::remove(shard, &self.target.vectors, &mut journal)?;
-        shard.flush();
-        journal.remove().map_err(&failed)
+        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
 //! The thread that owns every change of a collection: update, flush, and when an index is built.
 //!
 //! In 0.7.2 the engine's `flush` panics when an update, or the end of an index build, holds one of its locks. Here nothing
-//! changes during a flush, and nothing is flushed during a build: the journal makes writes durable meanwhile.
+//! changes during a flush, and nothing is flushed during a build: the journal makes writes durable meanwhile. A change of
+//! stored points is recorded before it is made, because the engine can be killed in the middle of it (see `journal`).
 
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::{self, JoinHandle};
@@ -9,11 +10,19 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::{mpsc, oneshot};
 
 use super::convert::change_error;
-use super::journal::{self, Journal};
+use super::journal::{Journal, Kind};
 use super::paths::io_error;
 use super::steps::{self, Step};
 use super::store::Store;
 use crate::SinkError;
+
+/// A step at which a test can crash the program; nothing without the feature `failpoints`.
+macro_rules! crash_point {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name, |_| std::process::abort());
+    };
+}
 
 /// Changes that may wait; each holds a batch in memory.
 const QUEUE: usize = 16;
@@ -45,7 +54,7 @@ impl Writer {
     pub(super) fn spawn(store: Arc<Store>) -> Result<Self, SinkError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let failed = io_error(store.directory());
-        let owner = Owner { store, jobs: jobs.downgrade(), suspect: false, builds: 0, build: None };
+        let owner = Owner { store, jobs: jobs.downgrade(), suspect: false, last_change: None, builds: 0, build: None };
         let thread = thread::Builder::new().name("walvec-sink".to_owned()).spawn(move || owner.run(queue));
         Ok(Self { jobs: Some(jobs), thread: Some(thread.map_err(failed)?) })
     }
@@ -89,6 +98,8 @@ struct Owner {
     jobs: mpsc::WeakSender<Job>,
     /// The engine failed: what it holds in memory may differ from what it will write.
     suspect: bool,
+    /// Where the last change of stored points is recorded, if there was one.
+    last_change: Option<Journal>,
     /// How many index builds were started.
     builds: u64,
     build: Option<Build>,
@@ -113,17 +124,32 @@ impl Owner {
                 Job::BuildEnded(_) => {}
                 Job::Close(reply) => {
                     self.end_build();
-                    drop(reply.send(self.store.close()));
+                    drop(reply.send(self.close()));
                     return;
                 }
             }
         }
         // Everything that was answered is durable; an index build finishes or is repaired at the next opening.
         if self.build.is_none()
-            && let Err(error) = self.store.close()
+            && let Err(error) = self.close()
         {
             tracing::warn!(%error, "the collection was not closed cleanly; nothing that was reported durable is lost");
         }
+    }
+
+    fn close(&mut self) -> Result<(), SinkError> {
+        self.store.close()?;
+        // Of a change at which the engine failed a part may be in the files.
+        if self.suspect { Ok(()) } else { self.forget_last_change() }
+    }
+
+    /// Removes the record of the last change, which is durable in the engine.
+    fn forget_last_change(&mut self) -> Result<(), SinkError> {
+        if let Some(journal) = &self.last_change {
+            journal.remove().map_err(io_error(self.store.directory()))?;
+            self.last_change = None;
+        }
+        Ok(())
     }
 
     fn change(&mut self, steps: Vec<Step>) -> Result<u64, SinkError> {
@@ -136,13 +162,49 @@ impl Owner {
         if steps.iter().any(|step| matches!(step, Step::Upsert(_))) {
             self.store.will_hold_points()?;
         }
-        let outcome = match &mut self.build {
-            None => flushed_change(&self.store, steps),
-            Some(build) => journalled_change(&self.store, &mut build.journal, steps),
-        };
+        let outcome = self.recorded_change(steps);
         // After a failure the engine refuses changes, or has forgotten what it could not write. Loading it again is sound.
         self.suspect |= matches!(outcome, Err(SinkError::Engine(_)));
         outcome
+    }
+
+    /// Makes a change, and makes it durable: by the engine's flush, or by the journal of the build that is under way.
+    fn recorded_change(&mut self, steps: Vec<Step>) -> Result<u64, SinkError> {
+        self.store.with_shard(|shard| steps::check_overwritten_exist(shard, &steps))?;
+        self.record(&steps)?;
+        crash_point!("change-recorded");
+        let outcome = self.store.with_shard(|shard| {
+            let swept = self.store.apply(shard, steps)?;
+            crash_point!("change-made");
+            if self.build.is_none() {
+                shard.flush();
+            }
+            Ok(swept)
+        });
+        // What the engine refuses changes nothing; of what it failed at the record makes a whole.
+        if matches!(&outcome, Err(error) if !matches!(error, SinkError::Engine(_))) {
+            let journal = self.build.as_mut().map(|build| &mut build.journal).or(self.last_change.as_mut());
+            journal.map_or(Ok(()), Journal::take_back).map_err(io_error(self.store.directory()))?;
+        }
+        outcome
+    }
+
+    /// Records a change that must be made again if it is cut short: during a build any, otherwise one of stored points.
+    fn record(&mut self, steps: &[Step]) -> Result<(), SinkError> {
+        let failed = io_error(self.store.directory());
+        if let Some(Build { journal, .. }) = &mut self.build {
+            return journal.append(steps).map_err(failed);
+        }
+        if !self.store.with_shard(|shard| steps::write_over_points(shard, steps))? {
+            // What follows may remove what the last change wrote.
+            let stale = self.last_change.as_mut().filter(|journal| journal.has_any());
+            return stale.map_or(Ok(()), Journal::clear).map_err(failed);
+        }
+        let journal = match &mut self.last_change {
+            Some(journal) => journal,
+            none => none.insert(Journal::create(self.store.directory(), Kind::LastChange).map_err(&failed)?),
+        };
+        journal.replace(steps).map_err(failed)
     }
 
     /// Loads the engine again if it failed, or if its log has grown long.
@@ -158,6 +220,8 @@ impl Owner {
             self.suspect = true;
             self.store.reopen()?;
             self.suspect = false;
+            // Its file went when the engine was loaded.
+            self.last_change = None;
         }
         Ok(())
     }
@@ -176,8 +240,10 @@ impl Owner {
     fn start_build(&mut self) -> Result<(Outcome, Journal), SinkError> {
         self.restore()?;
         self.store.check_room(0)?;
+        // From here on every change is recorded in the build's journal.
+        self.forget_last_change()?;
         let failed = io_error(self.store.directory());
-        let journal = Journal::create(self.store.directory()).map_err(&failed)?;
+        let journal = Journal::create(self.store.directory(), Kind::Build).map_err(&failed)?;
         self.builds += 1;
         let number = self.builds;
         let store = Arc::clone(&self.store);
@@ -206,7 +272,12 @@ impl Owner {
         let Some(Build { outcome, journal, waiting }) = self.build.take() else { return };
         let died = || Err(SinkError::Engine("the index build's thread died".to_owned()));
         let built = outcome.recv().unwrap_or_else(|_| died());
-        let outcome = built.and_then(|()| {
+        // A change at which the engine failed may be half made: nothing of that is to be flushed, and the journal has it.
+        let is_sound = || match self.suspect {
+            true => Err(SinkError::Engine("a change failed during the index build".to_owned())),
+            false => Ok(()),
+        };
+        let outcome = built.and_then(|()| is_sound()).and_then(|()| {
             self.store.with_shard(|shard| {
                 shard.flush();
                 Ok(())
@@ -227,20 +298,4 @@ impl Owner {
             drop(reply.send(answer));
         }
     }
-}
-
-fn flushed_change(store: &Store, steps: Vec<Step>) -> Result<u64, SinkError> {
-    store.with_shard(|shard| {
-        let swept = store.apply(shard, steps)?;
-        shard.flush();
-        Ok(swept)
-    })
-}
-
-fn journalled_change(store: &Store, journal: &mut Journal, steps: Vec<Step>) -> Result<u64, SinkError> {
-    let failed = io_error(store.directory());
-    let record = journal::encode(&steps).map_err(&failed)?;
-    let swept = store.with_shard(|shard| store.apply(shard, steps))?;
-    journal.append(&record).map_err(failed)?;
-    Ok(swept)
 }

@@ -10,26 +10,46 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
-use walvec_model::{PointId, StoredPoint};
+use walvec_model::{Payload, Point, PointId, StoredPoint};
+use walvec_sink::embedded::Embedded;
 use walvec_sink::{Sink, Write};
 
-use crate::common::{all_points, fields, open, point, provenance, upserts};
+use crate::common::{DIMENSION, all_points, fields, open, point, provenance, upserts, vector};
 
 const ROUNDS: u64 = 12;
 /// Above what the engine leaves without an index, so that builds run again and again.
 const IDS: u64 = 12_000;
 const BATCH: usize = 256;
 
-/// What a batch does to an id: the number it is given, or `None` where it is deleted.
-type Effects = BTreeMap<u64, Option<u64>>;
+/// What the payload of a point says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shown {
+    /// The batch that wrote the payload.
+    number: u64,
+    /// The batch that wrote the vector.
+    made: u64,
+}
+
+impl Shown {
+    fn payload(self) -> Payload {
+        fields(json!({ "number": self.number, "made": self.made }))
+    }
+
+    fn point(self, id: u64) -> Point {
+        Point { payload: self.payload(), vector: vector(id + IDS * self.made, DIMENSION), ..point(id, json!({})) }
+    }
+}
+
+/// What a batch does to an id: what it shows, or `None` where it is deleted.
+type Effects = BTreeMap<u64, Option<Shown>>;
 
 /// Batch 0 fills the collection; the others write over, patch and delete at random.
-fn batch(seed: u64, number: u64, present: impl Fn(u64) -> bool) -> (Vec<Write>, Effects) {
+fn batch(seed: u64, number: u64, known: impl Fn(u64) -> Option<Shown>) -> (Vec<Write>, Effects) {
     let mut rng = StdRng::seed_from_u64(seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    let mut effects = Effects::new();
+    let (mut effects, new) = (Effects::new(), Shown { number, made: number });
     if number == 0 {
-        effects.extend((0..IDS).map(|id| (id, Some(id))));
-        return (upserts(0..IDS), effects);
+        effects.extend((0..IDS).map(|id| (id, Some(new))));
+        return ((0..IDS).map(|id| Write::Upsert(new.point(id))).collect(), effects);
     }
     let mut writes = Vec::new();
     while effects.len() < BATCH {
@@ -37,29 +57,40 @@ fn batch(seed: u64, number: u64, present: impl Fn(u64) -> bool) -> (Vec<Write>, 
         if effects.contains_key(&id) {
             continue;
         }
-        let payload = json!({ "number": number });
-        match rng.random_range(0..4) {
-            0 => {
+        match (rng.random_range(0..4), known(id)) {
+            (0, _) => {
                 writes.push(Write::Delete(PointId::Num(id)));
                 effects.insert(id, None);
             }
-            1 if present(id) => {
-                let provenance = provenance(number);
-                writes.push(Write::Payload { id: PointId::Num(id), payload: fields(payload), provenance });
-                effects.insert(id, Some(number));
+            (1, Some(Shown { made, .. })) => {
+                let (shown, provenance) = (Shown { number, made }, provenance(number));
+                writes.push(Write::Payload { id: PointId::Num(id), payload: shown.payload(), provenance });
+                effects.insert(id, Some(shown));
             }
             _ => {
-                writes.push(Write::Upsert(point(id, payload)));
-                effects.insert(id, Some(number));
+                writes.push(Write::Upsert(new.point(id)));
+                effects.insert(id, Some(new));
             }
         }
     }
     (writes, effects)
 }
 
-fn number_in(point: &StoredPoint) -> (u64, u64) {
+fn shown_by(point: &StoredPoint) -> (u64, Shown) {
     let PointId::Num(id) = point.id else { panic!("{point:?}") };
-    (id, point.payload["number"].as_u64().unwrap())
+    let number = |field: &str| point.payload[field].as_u64().unwrap();
+    (id, Shown { number: number("number"), made: number("made") })
+}
+
+/// The ids whose vectors are not those that their payloads tell of.
+async fn with_another_vector(sink: &Embedded, found: &BTreeMap<u64, Shown>) -> Vec<u64> {
+    let stored = sink.vectors(found.keys().map(|id| PointId::Num(*id)).collect()).await.unwrap();
+    let stored: HashMap<PointId, Vec<f32>> = stored.into_iter().collect();
+    let has_other = |(id, shown): &(&u64, &Shown)| {
+        let (is, should) = (&stored[&PointId::Num(**id)], shown.point(**id).vector);
+        is.iter().zip(&should).any(|(is, should)| (is - should).abs() > 0.001)
+    };
+    found.iter().filter(has_other).map(|(id, _)| *id).collect()
 }
 
 /// Not a test of its own: the process that the test below kills.
@@ -71,11 +102,11 @@ async fn the_process_that_is_killed() {
     let seed: u64 = variable("WALVEC_TEST_SEED").parse().unwrap();
     let mut number: u64 = variable("WALVEC_TEST_BATCH").parse().unwrap();
     let sink = open(&root);
-    let mut state: HashMap<u64, u64> = all_points(&sink).await.iter().map(number_in).collect();
+    let mut state: HashMap<u64, Shown> = all_points(&sink).await.iter().map(shown_by).collect();
     let builds = variable("WALVEC_TEST_BUILDS") == "true";
     let mut build = None;
     loop {
-        let (writes, effects) = batch(seed, number, |id| state.contains_key(&id));
+        let (writes, effects) = batch(seed, number, |id| state.get(&id).copied());
         sink.write(writes).await.unwrap();
         println!("\ndurable {number}");
         for (id, value) in effects {
@@ -129,7 +160,7 @@ async fn a_kill_loses_nothing_that_was_reported_durable() {
     println!("WALVEC_TEST_SEED={seed} repeats the batches and the number of each before its kill");
     let mut rng = StdRng::seed_from_u64(seed);
     let root = tempfile::tempdir().unwrap();
-    let mut state: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut state: BTreeMap<u64, Shown> = BTreeMap::new();
     let mut next = 0;
     let mut builds_cut_short = 0;
     for round in 0..ROUNDS {
@@ -137,7 +168,7 @@ async fn a_kill_loses_nothing_that_was_reported_durable() {
             last_batch_of_a_killed_child(root.path(), seed, (round, next), &mut rng).expect("no batch became durable");
         builds_cut_short += u32::from(root.path().join("collections/books/journal").exists());
         for number in next..=last {
-            let (_, effects) = batch(seed, number, |id| state.contains_key(&id));
+            let (_, effects) = batch(seed, number, |id| state.get(&id).copied());
             for (id, value) in effects {
                 match value {
                     Some(value) => state.insert(id, value),
@@ -146,16 +177,21 @@ async fn a_kill_loses_nothing_that_was_reported_durable() {
             }
         }
         // The batch in flight may have been applied in part.
-        let (_, in_flight) = batch(seed, last + 1, |id| state.contains_key(&id));
+        let (_, in_flight) = batch(seed, last + 1, |id| state.get(&id).copied());
         let sink = open(root.path());
-        let found: BTreeMap<u64, u64> = all_points(&sink).await.iter().map(number_in).collect();
+        let found: BTreeMap<u64, Shown> = all_points(&sink).await.iter().map(shown_by).collect();
         let count = sink.count().await.unwrap();
+        let torn = with_another_vector(&sink, &found).await;
         sink.close().await.unwrap();
         for id in 0..IDS {
             let (is, should) = (found.get(&id).copied(), state.get(&id).copied());
             let excused = in_flight.get(&id).is_some_and(|value| *value == is);
             assert!(is == should || excused, "seed {seed} round {round}: {id} is {is:?}, durable was {should:?}");
         }
+        assert!(
+            torn.is_empty(),
+            "seed {seed} round {round}: {torn:?} have a vector that their payloads do not tell of"
+        );
         assert_eq!(count, found.len() as u64, "seed {seed} round {round}: points are stored more than once");
         state = found;
         next = last + 1;
