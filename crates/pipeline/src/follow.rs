@@ -25,9 +25,9 @@ use crate::reread::{Active, Floors, Job, Order, Turn};
 use crate::start::Refusal;
 use crate::status::Phase;
 use crate::supervisor::Run;
-use crate::telemetry::count_changes;
+use crate::telemetry::{count_changes, count_overtaken};
 use crate::trace;
-use crate::writer::{Batch, Purpose, first_error};
+use crate::writer::{Batch, Overtaken, Purpose, Writer, first_error};
 
 /// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
 const READ_AHEAD: usize = 16;
@@ -57,6 +57,7 @@ pub(crate) async fn follow(
 ) -> Result<(), PipelineError> {
     let interrupted = run.interrupted.take();
     let floors = Floors::new(run.store.baseline()?.unwrap_or_default().floors);
+    run.writers.iter().for_each(Writer::watch_late_writes);
     let (pending, line, active) = (Pending::new(&run.lookups()), Line::new(run.shared.stop.clone()), None);
     let replayed = source.server_position().await?.flushed;
     let look_at = Instant::now();
@@ -178,15 +179,35 @@ impl Follower<'_> {
         }
     }
 
-    /// Makes sure that the collections are not older states of themselves.
+    /// Makes sure that the collections are not older states of themselves, and that no write has arrived after newer ones.
     async fn look(&mut self) -> Result<(), PipelineError> {
         self.look_at = Instant::now() + LOOK_INTERVAL;
-        for writer in &self.run.writers {
-            if !writer.has_witness().await? {
+        for index in 0..self.run.writers.len() {
+            let writer = &self.run.writers[index];
+            if self.run.is_aside(&writer.collection.table) {
+                continue;
+            }
+            // One whose last write may be overtaken cannot tell.
+            if !writer.is_witness_late() && !writer.has_witness().await? {
                 return Err(gap::found(gap::collection_behind(&writer.collection.name), self.run.on_gap));
+            }
+            let overtaken = writer.overtaken().await?;
+            // Another job goes first: the points are found again afterwards.
+            if !overtaken.is_empty() && self.active.is_none() {
+                let collection = writer.collection.name.clone();
+                return self.mend(collection, overtaken).await;
             }
         }
         Ok(())
+    }
+
+    /// Reads the rows again that a request has set back which came after newer writes, and removes the points that it brought back.
+    async fn mend(&mut self, collection: String, Overtaken { rows, points }: Overtaken) -> Result<(), PipelineError> {
+        let count = rows.len() + points.len();
+        tracing::warn!(collection, count, "a request arrived after newer ones; what it has set back is read again");
+        count_overtaken(count);
+        let rows = rows.into_iter().collect();
+        self.begin(Order::unasked(Job::Repair { collection, rows, points })).await
     }
 
     /// When what is pending is to begin. It grows until then.
@@ -269,7 +290,9 @@ impl Follower<'_> {
     /// the job already, or still to come, and whoever renders a row sees what it looks up as it is now.
     async fn refresh(&mut self, mut affected: Affected) -> Result<(), PipelineError> {
         let mut is_first = true;
-        while let Some(rows) = affected.next(self.source, self.run.batch_rows).await? {
+        // The application may hold a lock for as long as it likes.
+        let shared = self.run.shared.clone();
+        while let Some(rows) = shared.or_stop(affected.next(self.source, self.run.batch_rows)).await? {
             if self.run.shared.stop.is_cancelled() && !is_first {
                 return Err(PipelineError::Stopped);
             }
@@ -333,6 +356,7 @@ impl Follower<'_> {
             return Ok(());
         }
         if let Job::Repair { collection, points, .. } = &order.job
+            && !points.is_empty()
             && let Some(index) = self.run.writer_of(collection)
             && let Err(error) = self.remove(index, points).await
         {

@@ -113,6 +113,11 @@ pub(crate) struct Order {
 }
 
 impl Order {
+    /// A job that the pipeline gives to itself.
+    pub(crate) fn unasked(job: Job) -> Self {
+        Self { job, progress: watch::channel(Progress::default()).0 }
+    }
+
     pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
         self.progress.send_modify(change);
     }

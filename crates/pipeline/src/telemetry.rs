@@ -37,6 +37,10 @@ pub fn describe() {
         "Vectors computed, and vectors reused because the text was unchanged."
     );
     describe_counter!("walvec_points_written_total", "Points written or deleted, durably.");
+    describe_counter!(
+        "walvec_points_overtaken_total",
+        "Points that a request had set back which arrived after newer ones."
+    );
     describe_gauge!("walvec_dead_letters", "Parked rows: those that could not be processed.");
     describe_gauge!("walvec_followed", "1 while the table is followed, 0 while it cannot be and the others are.");
     describe_gauge!(
@@ -410,6 +414,10 @@ pub(crate) fn count_consumed(topic: &str) {
 
 pub(crate) fn count_written(count: usize) {
     counter!("walvec_points_written_total").increment(count as u64);
+}
+
+pub(crate) fn count_overtaken(count: usize) {
+    counter!("walvec_points_overtaken_total").increment(count as u64);
 }
 
 /// Times a stage from its creation to its drop.

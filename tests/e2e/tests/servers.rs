@@ -4,12 +4,13 @@
 
 use anyhow::Result;
 use serde_json::json;
+use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_model::PointId;
 use walvec_pipeline::status::Phase;
 use walvec_sink::qdrant::{Layout, Remote, Server};
 use walvec_sink::{Sink as _, Write};
-use walvec_test_qdrant::{Call, Code, Fault, TestServer, UpdateStatus};
+use walvec_test_qdrant::{Call, Code, Detour, Fault, TestServer, UpdateStatus};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -17,6 +18,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_server_that_fails_in_every_way_holds_up_and_loses_nothing),
         test!(a_server_that_comes_back_empty_is_filled_again),
         test!(a_truncate_and_a_resync_remove_points_by_their_ids).once(),
+        test!(a_request_that_arrives_after_newer_ones_is_made_up_for).once(),
         test!(another_collection_than_the_one_that_was_filled_is_filled_too),
         test!(a_point_that_the_server_refuses_is_parked_and_its_neighbours_are_stored),
         test!(a_point_that_goes_before_its_payload_is_changed_is_written_whole),
@@ -88,7 +90,7 @@ async fn a_server_that_fails_in_every_way_holds_up_and_loses_nothing(context: Te
     .into_iter()
     .enumerate()
     {
-        // Twice: the client repeats some calls by itself, once.
+        // Twice: the client repeats reads by itself, once.
         server.faults().next(fault.clone());
         server.faults().next(fault);
         context.execute(&format!("UPDATE items SET name = 'round {round} ' || id WHERE id <= 300")).await?;
@@ -136,6 +138,48 @@ async fn a_truncate_and_a_resync_remove_points_by_their_ids(context: TestContext
     let walvec = followed(&context, &items(&server)).await?;
     assert_eq!(same(&context, walvec, &server).await?, 2);
     assert_eq!(server.calls().by_filter(), 0);
+    Ok(())
+}
+
+/// What a point of the server shows as its name; `None` if there is no such point.
+async fn shown(server: &TestServer, id: u64) -> Result<Option<String>> {
+    let points = image::points(&image::on_server("items", MODEL, &server.url())?).await?;
+    let point = points.into_iter().find(|point| point.payload["id"] == id);
+    Ok(point.and_then(|point| point.payload["name"].as_str().map(str::to_owned)))
+}
+
+async fn is_shown(server: &TestServer, id: u64, name: Option<&str>) -> Result<()> {
+    let look = async || Ok((shown(server, id).await?.as_deref() == name).then_some(()));
+    wait::until(&format!("the point of row {id} shows {name:?}"), look).await
+}
+
+async fn a_request_that_arrives_after_newer_ones_is_made_up_for(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    let detour = Detour::to(&server.url()).await?;
+    context.execute(TABLE).await?;
+    let settings = items(&server).with("sink", json!({ "qdrant": { "url": detour.url() } }));
+    let mut walvec = followed(&context, &settings).await?;
+    let newer =
+        [("UPDATE items SET name = 'newer' WHERE id = 1", Some("newer")), ("DELETE FROM items WHERE id = 2", None)];
+    for (id, (change, end)) in (1..).zip(newer) {
+        let kept = format!("kept on its way {id}");
+        detour.keep(&kept);
+        context.execute(&format!("UPDATE items SET name = '{kept}' WHERE id = {id}")).await?;
+        detour.is_keeping().await;
+        walvec.caught_up(&context).await?;
+        context.execute(change).await?;
+        walvec.caught_up(&context).await?;
+        assert_eq!(shown(&server, id).await?.as_deref(), end);
+        detour.let_go();
+        let counted = format!("walvec_points_overtaken_total {id}");
+        wait::until("it was noticed", async || {
+            Ok(walvec.get("/metrics", &[]).await?.text().await?.contains(&counted).then_some(()))
+        })
+        .await?;
+        is_shown(&server, id, end).await?;
+    }
+    assert_eq!(walvec.status().await?.generation.0, 1, "nothing else is read again");
+    assert_eq!(same(&context, walvec, &server).await?, 999);
     Ok(())
 }
 

@@ -11,6 +11,7 @@
 //! - `sharding`: shards by a key
 //! - `convert`, `filter`: the protocol's terms in the engine's, and back
 //! - `wire`: connections that can be cut
+//! - [`Detour`]: a way to the server on which a request can be kept
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -33,6 +34,7 @@
 mod calls;
 mod collections;
 mod convert;
+mod detour;
 mod faults;
 mod filter;
 mod points;
@@ -47,6 +49,7 @@ mod updates;
 mod wire;
 
 pub use calls::{Call, Calls};
+pub use detour::Detour;
 pub use faults::{Fault, Faults};
 pub use qdrant_client::qdrant::UpdateStatus;
 pub use server::TestServer;

@@ -8,9 +8,11 @@
 //! - [`rows`]: what the rows of a batch shall be in the sink
 //! - [`vectors`]: the vectors that they need, a part of the batch in each call
 //! - [`points`]: their points, written in an order that a crash cannot break
+//! - [`late`]: writes of which a copy may still arrive late
 //! - [`placed`]: points that came from somewhere else
 //! - here: the collection as a whole, and which of its rows are parked
 
+mod late;
 mod placed;
 mod points;
 mod rows;
@@ -41,6 +43,8 @@ use crate::store::{DeadLetter, Place};
 use crate::telemetry::Telemetry;
 use crate::watch::Truncates;
 use crate::witness::Witness;
+use late::LateWrites;
+pub(crate) use late::Overtaken;
 pub(crate) use placed::Placed;
 pub(crate) use vectors::Part;
 
@@ -190,14 +194,15 @@ pub(crate) struct Writer {
     parked: HashMap<KeyDigest, Version>,
     /// The last write, unless something was removed without regard to versions since.
     witness: Mutex<Option<Witness>>,
+    late: LateWrites,
     /// The newest dead letters, for the status.
     latest: Vec<DeadLetter>,
 }
 
 impl Writer {
     pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
-        let (parked, witness, latest) = Default::default();
-        let mut writer = Self { collection, shared, index, generation: Generation::default(), parked, witness, latest };
+        let (generation, parked, witness, late, latest) = Default::default();
+        let mut writer = Self { collection, shared, index, generation, parked, witness, late, latest };
         writer.read_letters()?;
         Ok(writer)
     }
@@ -316,13 +321,17 @@ impl Writer {
         });
         let deletions: Vec<Write> = same.map(|point| Write::Delete(point.id)).collect();
         let deletions = &deletions;
-        self.on_sink(|sink, _| async move { sink.write(deletions.clone()).await }).await
+        self.as_owner(|sink, _| async move { sink.write(deletions.clone()).await }).await?;
+        let removed: Vec<PointId> = deletions.iter().map(Write::id).collect();
+        self.late.removed(Some(&removed));
+        Ok(())
     }
 
     /// Empties the table's part of the collection.
     pub(crate) async fn truncate(&mut self) -> Result<(), PipelineError> {
         self.remember(None);
-        self.on_sink(|sink, table| async move { sink.delete_table(table).await }).await?;
+        self.as_owner(|sink, table| async move { sink.delete_table(table).await }).await?;
+        self.late.removed(None);
         let keys = self.keys_of_letters(|_| true)?;
         self.shared.letters.update(&self.collection.name, &[], &keys).await?;
         self.forget(&keys);
@@ -354,6 +363,32 @@ impl Writer {
         Ok(witness.holds(stored.first()))
     }
 
+    /// Begins to remember which writes were sent more than once, for [`overtaken`](Self::overtaken).
+    pub(crate) fn watch_late_writes(&self) {
+        // The engine inside the program gives no answer late.
+        if self.collection.sink.is_shared() {
+            self.late.watch();
+        }
+    }
+
+    /// Whether what is stored of the last write may be of before.
+    pub(crate) fn is_witness_late(&self) -> bool {
+        self.witness().is_some_and(|witness| !self.late.among(std::iter::once(witness.id)).is_empty())
+    }
+
+    /// Which points are not as they were written last, because a request was kept on its way and came after newer ones. Nothing may be
+    /// in flight.
+    pub(crate) async fn overtaken(&self) -> Result<Overtaken, PipelineError> {
+        let mut overtaken = Overtaken::default();
+        for ids in self.late.ids().chunks(SCROLL_POINTS) {
+            let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.to_vec()).await }).await?;
+            let Overtaken { rows, points } = self.late.compare(ids, &stored);
+            overtaken.rows.extend(rows);
+            overtaken.points.extend(points);
+        }
+        Ok(overtaken)
+    }
+
     /// The last write, as it was stored with the position.
     pub(crate) fn remember(&self, witness: Option<Witness>) {
         *self.witness.lock().unwrap_or_else(PoisonError::into_inner) = witness;
@@ -372,6 +407,7 @@ impl Writer {
         self.remember(None);
         let generation = self.generation;
         let swept = self.as_owner(|sink, table| async move { sink.sweep(table, generation).await }).await?;
+        self.late.swept(generation);
         self.shared.letters.refresh().await?;
         let gone = self.keys_of_letters(|letter| letter.generation < generation)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
@@ -401,6 +437,7 @@ impl Writer {
     pub(crate) async fn sweep_before(&mut self, position: Position) -> Result<(), PipelineError> {
         self.remember(None);
         self.as_owner(|sink, table| async move { sink.delete_older(table, position).await }).await?;
+        self.late.swept_before(position);
         self.shared.letters.refresh().await?;
         let gone = self.keys_of_letters(|letter| letter.position < position)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;

@@ -37,6 +37,12 @@ impl Target {
         u32::try_from(self.documents.len()).unwrap_or(u32::MAX)
     }
 
+    /// All points that it has or had.
+    fn ids(&self) -> impl Iterator<Item = PointId> {
+        let documents = self.documents.iter().map(|(versioned, _)| versioned.document.id);
+        documents.chain(self.surplus.iter().copied()).chain([self.first])
+    }
+
     fn is_announced(&self) -> bool {
         self.chunks() > 1 && self.chunks() > self.stored
     }
@@ -68,17 +74,23 @@ impl Writer {
     /// Writes durably what a step takes; a row with a point that the sink refuses is parked and the others are tried again
     /// without it.
     async fn take_step(&self, part: &mut Part, step: Step, given_up: &CancellationToken) -> Result<(), PipelineError> {
+        let mut attempts = 0;
         loop {
             let count = part.rows.iter().map(|row| row.writes(step)).sum();
             if count == 0 {
                 return Ok(());
             }
             let answer = {
-                let (_timer, part) = (Timer::start(Stage::Write), &*part);
-                self.as_owner(|sink, _| sink.write(self.writes(part, step).collect())).await
+                let (_timer, part, attempts) = (Timer::start(Stage::Write), &*part, &mut attempts);
+                self.as_owner(|sink, _| {
+                    *attempts += 1;
+                    sink.write(self.writes(part, step).collect())
+                })
+                .await
             };
             match answer {
                 Ok(()) => {
+                    self.note_late(part, step, attempts > 1);
                     count_written(if step == Step::Announce { 0 } else { count });
                     return Ok(());
                 }
@@ -98,9 +110,26 @@ impl Writer {
                     let (key, position) = (row.key.clone(), row.position);
                     part.fail(Failure { key, position, code: "E_POINT", reason });
                 }
-                Err(other) => return Err(other),
+                Err(other) => {
+                    self.note_late(part, step, true);
+                    return Err(other);
+                }
             }
         }
+    }
+
+    /// Remembers what was written last of points whose former states may still arrive.
+    fn note_late(&self, part: &Part, step: Step, was_sent_before: bool) {
+        if !self.late.is_watched() {
+            return;
+        }
+        let is_concerned = |row: &&Target| was_sent_before || !self.late.among(row.ids()).is_empty();
+        let concerned: Vec<&Target> = part.rows.iter().filter(is_concerned).collect();
+        let writes = |row: &'_ Target| {
+            let key = row.key.clone();
+            self.writes_of(part, row, step).into_iter().map(move |write| (write, key.clone()))
+        };
+        self.late.written(concerned.into_iter().flat_map(writes), was_sent_before);
     }
 
     /// The points that were to keep their vectors and have gone since they were looked up, if the refused one is among those

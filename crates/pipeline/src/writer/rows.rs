@@ -126,7 +126,8 @@ impl Writer {
         if !more.is_empty() {
             stored.extend(self.on_sink(|sink, _| async move { sink.retrieve(more.clone()).await }).await?);
         }
-        Ok(Known::new(stored, self.parked_among(entries)))
+        let doubted = self.late.among(stored.iter().map(|point| point.id));
+        Ok(Known { doubted, ..Known::new(stored, self.parked_among(entries)) })
     }
 
     fn parked_among(&self, entries: &[(RowKey, Final)]) -> HashSet<RowKey> {
@@ -249,7 +250,11 @@ impl Writer {
     fn target(&self, table: &Table, key: RowKey, position: Position, known: &Known) -> Target {
         let first = self.id(table, &key);
         let stored = known.chunks(first);
-        let surplus = self.collection.transform.further_ids(&table.name, &key, stored).collect();
+        let mut surplus: Vec<PointId> = self.collection.transform.further_ids(&table.name, &key, stored).collect();
+        // What is stored of the first point may be of before, and say too little.
+        let more =
+            self.late.of_row(&key).into_iter().filter(|id| *id != first && !surplus.contains(id)).collect::<Vec<_>>();
+        surplus.extend(more);
         Target { key, position, first, documents: Vec::new(), stored, surplus }
     }
 
@@ -365,7 +370,8 @@ impl Writer {
                 }
             };
             let mut target = self.target(&table, key, position, known);
-            target.surplus.drain(..target.surplus.len().min(documents.len() - 1));
+            let wanted: HashSet<PointId> = documents.iter().map(|document| document.id).collect();
+            target.surplus.retain(|id| !wanted.contains(id));
             let moved = self.vectors_by_text(&table, &target, known);
             for document in documents {
                 let origin = match moved.get(&document.input_hash) {
@@ -392,7 +398,8 @@ impl Writer {
         }
         let further = self.collection.transform.further_ids(&table.name, &target.key, target.stored);
         let stored = std::iter::once(target.first).chain(further).filter_map(|id| known.points.get(&id));
-        let usable = stored.filter_map(|point| Some((point.id, point.provenance.as_ref()?)));
+        let usable = stored.filter(|point| !known.doubted.contains(&point.id));
+        let usable = usable.filter_map(|point| Some((point.id, point.provenance.as_ref()?)));
         usable
             .filter(|(_, provenance)| provenance.fingerprint == self.collection.fingerprint)
             .map(|(id, provenance)| (provenance.input_hash.clone(), id))

@@ -2,15 +2,10 @@
 
 use qdrant_client::Qdrant;
 use qdrant_client::qdrant::alias_operations::Action;
-use qdrant_client::qdrant::collections_client::CollectionsClient;
 use qdrant_client::qdrant::{AliasOperations, ChangeAliases, CreateAlias};
-use secrecy::ExposeSecret as _;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::{ClientTlsConfig, Endpoint};
-use tonic::{Request, Status};
 
 use super::answer::Place;
-use super::{CONNECT_TIMEOUT, Server, TIMEOUT, collection, connect};
+use super::{Server, channel, collection, connect};
 use crate::catalog::{self, Catalog, numbered};
 use crate::{BoxFuture, SinkError};
 
@@ -37,23 +32,7 @@ impl Aliases {
     async fn change(&self, names: Vec<(String, String)>) -> Result<(), SinkError> {
         let collections: Vec<_> = names.iter().map(|(_, collection)| collection.as_str()).collect();
         let place = Place { url: self.server.url.clone(), collection: collections.join(", ") };
-        let unusable = |reason: &dyn ToString| SinkError::Server { url: place.url.clone(), reason: reason.to_string() };
-        let key = self.server.api_key.as_ref().map(|key| AsciiMetadataValue::try_from(key.expose_secret()));
-        let key = key.transpose().map_err(|error| unusable(&error))?;
-        let mut endpoint = Endpoint::from_shared(place.url.clone()).map_err(|error| unusable(&error))?;
-        if place.url.starts_with("https://") {
-            let tls = ClientTlsConfig::new().with_native_roots();
-            endpoint = endpoint.tls_config(tls).map_err(|error| unusable(&error))?;
-        }
-        let channel = endpoint.timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT).connect().await;
-        let channel = channel.map_err(|error| place.unavailable(&walvec_model::with_causes(&error)))?;
-        let mut client =
-            CollectionsClient::with_interceptor(channel, |mut request: Request<()>| -> Result<_, Status> {
-                if let Some(key) = &key {
-                    request.metadata_mut().insert("api-key", key.clone());
-                }
-                Ok(request)
-            });
+        let mut client = channel::collections(&self.server, &place)?;
         let actions = names.into_iter().map(|(alias_name, collection_name)| AliasOperations {
             action: Some(Action::CreateAlias(CreateAlias { collection_name, alias_name })),
         });

@@ -133,7 +133,7 @@ async fn check_version(inner: &Inner) -> Result<(), SinkError> {
 
 #[expect(deprecated, reason = "servers before 1.19 know `on_disk` only, newer ones still do")]
 async fn create(inner: &Inner, name: &str) -> Result<(), SinkError> {
-    let Inner { client, spec, place, layout, .. } = inner;
+    let Inner { client, spec, place, server: super::Server { layout, .. }, .. } = inner;
     let vector = VectorParams {
         size: spec.dimension as u64,
         distance: Distance::Cosine.into(),

@@ -3,6 +3,7 @@
 //! - [`Remote`]: the collection, as the pipeline writes it and as readers see it
 //! - [`Aliases`]: which collection a name stands for
 //! - `collection`: making it, and checking the one that is there
+//! - `channel`: requests that are sent once
 //! - `requests`: cutting a batch into requests, several of them in flight
 //! - `tenants`: shards by the value of a field
 //! - `read`: retrieve, count, scroll, search
@@ -14,6 +15,7 @@
 
 mod aliases;
 mod answer;
+mod channel;
 mod collection;
 mod convert;
 mod read;
@@ -33,6 +35,7 @@ use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint,
 
 pub use aliases::Aliases;
 use answer::Place;
+use channel::Writes;
 use tenants::Tenants;
 
 use crate::catalog::{self, Catalog as _};
@@ -98,7 +101,6 @@ pub struct Remote(Arc<Inner>);
 
 struct Inner {
     client: Qdrant,
-    layout: Layout,
     spec: CollectionSpec,
     place: Place,
     /// Whether `spec.name` is an alias, to be looked up, or the collection's own name.
@@ -111,6 +113,8 @@ struct Inner {
     is_alone: bool,
     /// Whether a crash of the server may bring back what was removed by a filter.
     brings_back: AtomicBool,
+    server: Server,
+    writes: Writes,
 }
 
 impl Inner {
@@ -118,6 +122,12 @@ impl Inner {
     fn name(&self) -> String {
         let collection = self.collection.read().unwrap_or_else(PoisonError::into_inner);
         collection.clone().unwrap_or_else(|| self.spec.name.clone())
+    }
+
+    /// What has become of a write that failed.
+    fn write_failed(&self, status: &tonic::Status) -> SinkError {
+        self.writes.failed(status);
+        self.place.status(status)
     }
 
     /// Whether the collection was looked at, and fits.
@@ -165,7 +175,6 @@ impl Remote {
         let tenants = server.layout.shard_key.clone().map(Tenants::new);
         let inner = Inner {
             client,
-            layout: server.layout,
             spec,
             place,
             is_alias,
@@ -173,6 +182,8 @@ impl Remote {
             tenants,
             is_alone: false,
             brings_back: AtomicBool::new(true),
+            server,
+            writes: Writes::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -246,7 +257,7 @@ impl Remote {
     }
 
     async fn delete_points(&self, points: PointsSelector) -> Result<(), SinkError> {
-        let Inner { client, place, .. } = &*self.0;
+        let place = &self.0.place;
         let request = DeletePoints {
             collection_name: self.0.name(),
             wait: Some(true),
@@ -255,8 +266,9 @@ impl Remote {
             shard_key_selector: tenants::everywhere(&self.0).await?,
             ..DeletePoints::default()
         };
-        let response = client.delete_points(request).await.map_err(|error| place.error(error))?;
-        place.completed(response.result.as_ref())
+        let mut writes = self.0.writes.get(&self.0.server, place)?;
+        let response = writes.delete(request).await.map_err(|status| self.0.write_failed(&status))?;
+        place.completed(response.get_ref().result.as_ref())
     }
 
     async fn count_where(&self, filter: Option<ClientFilter>) -> Result<u64, SinkError> {

@@ -76,7 +76,7 @@ async fn send_items(inner: &Inner, items: Vec<Item>) -> Result<(), SinkError> {
 }
 
 async fn send_request(inner: &Inner, items: &[Item]) -> Result<(), SinkError> {
-    let Inner { client, place, .. } = inner;
+    let place = &inner.place;
     let operations = operations(items);
     let expected = operations.len();
     let request = UpdateBatchPoints {
@@ -86,7 +86,8 @@ async fn send_request(inner: &Inner, items: &[Item]) -> Result<(), SinkError> {
         ordering: Some(ORDERING),
         ..UpdateBatchPoints::default()
     };
-    let response = client.update_points_batch(request).await.map_err(|error| place.error(error))?;
+    let mut writes = inner.writes.get(&inner.server, place)?;
+    let response = writes.update_batch(request).await.map_err(|status| inner.write_failed(&status))?.into_inner();
     for result in &response.result {
         place.completed(Some(result))?;
     }

@@ -1,0 +1,251 @@
+//! Writes of which a copy may still arrive late.
+//!
+//! A request that fails is sent again, and the network may keep the first one, however long. If that arrives after a newer write of
+//! the same point, the point is as it was before, or is back after it was removed. So the points of such requests are looked at again and
+//! again, as long as a connection may live that has lost its other end.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use walvec_model::{Generation, Point, PointId, Position, RowKey, StoredPoint};
+use walvec_sink::Write;
+
+use crate::witness::Witness;
+
+/// How long a copy may be on its way: Linux gives a connection up that has lost its other end after 15 to 17 minutes (`tcp_retries2`).
+const LONGEST_WAY: Duration = Duration::from_secs(20 * 60);
+
+/// Points that are remembered at most, so that a network that loses every second request fills no memory.
+const MOST: usize = 100_000;
+
+/// A point whose former state may still arrive.
+#[derive(Debug)]
+struct Late {
+    key: RowKey,
+    /// What was written last.
+    last: Witness,
+    until: Instant,
+}
+
+/// The points of requests that were sent more than once.
+#[derive(Debug, Default)]
+pub(super) struct LateWrites {
+    points: Mutex<HashMap<PointId, Late>>,
+    is_watched: AtomicBool,
+}
+
+/// Points that are not as they were written last, and their rows.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Overtaken {
+    /// Rows whose points are older than they were, or gone.
+    pub(crate) rows: HashSet<RowKey>,
+    /// Points that are back, with the versions that they have.
+    pub(crate) points: Vec<(PointId, Option<Position>)>,
+}
+
+impl Overtaken {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.points.is_empty()
+    }
+}
+
+impl LateWrites {
+    /// Begins to remember: the points will be looked at.
+    pub(super) fn watch(&self) {
+        self.is_watched.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
+    /// Hears of writes that are durable, as far as is known, and whether a copy of them may still be on its way.
+    pub(super) fn written(&self, writes: impl Iterator<Item = (Write, RowKey)>, was_sent_before: bool) {
+        let mut points = self.locked();
+        for (write, key) in writes {
+            let id = write.id();
+            let last = Witness { id, version: version_of(&write) };
+            if was_sent_before && (points.len() < MOST || points.contains_key(&id)) {
+                points.insert(id, Late { key, last, until: Instant::now() + LONGEST_WAY });
+            } else if let Some(late) = points.get_mut(&id) {
+                late.last = last;
+            }
+        }
+    }
+
+    /// Hears that points were removed; `None`: all of them.
+    pub(super) fn removed(&self, ids: Option<&[PointId]>) {
+        let is_gone = |late: &Late| ids.is_none_or(|ids| ids.contains(&late.last.id));
+        self.forget_versions(is_gone);
+    }
+
+    /// Hears that points of older generations were removed.
+    pub(super) fn swept(&self, current: Generation) {
+        self.forget_versions(|late| late.last.version.is_some_and(|(generation, _)| generation < current));
+    }
+
+    /// Hears that points of older versions were removed.
+    pub(super) fn swept_before(&self, before: Position) {
+        self.forget_versions(|late| late.last.version.is_some_and(|(_, position)| position < before));
+    }
+
+    fn forget_versions(&self, are_gone: impl Fn(&Late) -> bool) {
+        self.locked().values_mut().filter(|late| are_gone(late)).for_each(|late| late.last.version = None);
+    }
+
+    /// The points to look at.
+    pub(super) fn ids(&self) -> Vec<PointId> {
+        self.locked().keys().copied().collect()
+    }
+
+    /// The points of a row that are to be looked at.
+    pub(super) fn of_row(&self, key: &RowKey) -> Vec<PointId> {
+        let points = self.locked();
+        points.iter().filter(|(_, late)| late.key == *key).map(|(id, _)| *id).collect()
+    }
+
+    /// Those among these points that are to be looked at: what is stored of them may be of before.
+    pub(super) fn among(&self, ids: impl Iterator<Item = PointId>) -> HashSet<PointId> {
+        let points = self.locked();
+        if points.is_empty() { HashSet::new() } else { ids.filter(|id| points.contains_key(id)).collect() }
+    }
+
+    /// Compares points with what was written last, as they are stored now. One that no copy can reach any more is forgotten.
+    pub(super) fn compare(&self, ids: &[PointId], stored: &[StoredPoint]) -> Overtaken {
+        self.compare_at(Instant::now(), ids, stored)
+    }
+
+    fn compare_at(&self, now: Instant, ids: &[PointId], stored: &[StoredPoint]) -> Overtaken {
+        let stored: HashMap<PointId, &StoredPoint> = stored.iter().map(|point| (point.id, point)).collect();
+        let (mut points, mut overtaken) = (self.locked(), Overtaken::default());
+        for id in ids {
+            let Some(Late { key, last, until }) = points.get(id) else { continue };
+            let point = stored.get(id).copied();
+            if last.holds(point) {
+                if *until <= now {
+                    points.remove(id);
+                }
+            } else if last.version.is_some() {
+                overtaken.rows.insert(key.clone());
+            } else {
+                let provenance = point.and_then(|point| point.provenance.as_ref());
+                overtaken.points.push((*id, provenance.map(|own| own.position)));
+            }
+        }
+        overtaken
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<PointId, Late>> {
+        self.points.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn version_of(write: &Write) -> Option<(Generation, Position)> {
+    match write {
+        Write::Upsert(Point { provenance, .. }) | Write::Payload { provenance, .. } => {
+            Some((provenance.generation, provenance.position))
+        }
+        Write::Delete(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use walvec_model::{Fingerprint, Generation, InputHash, Lsn, Payload, Provenance};
+
+    use super::*;
+
+    const ID: PointId = PointId::Num(1);
+
+    fn provenance(lsn: u64) -> Provenance {
+        Provenance {
+            position: Position { commit_lsn: Lsn(lsn), ordinal: 1 },
+            table: "public.t".to_owned(),
+            key: vec![json!(1)],
+            input_hash: InputHash::of("text"),
+            fingerprint: Fingerprint::of(&["model"]),
+            generation: Generation(1),
+            chunk: 0,
+            chunks: 1,
+        }
+    }
+
+    fn payload(lsn: u64) -> Write {
+        Write::Payload { id: ID, payload: Payload::new(), provenance: provenance(lsn) }
+    }
+
+    fn stored(lsn: u64) -> Vec<StoredPoint> {
+        vec![StoredPoint { id: ID, payload: Payload::new(), provenance: Some(provenance(lsn)) }]
+    }
+
+    fn key() -> RowKey {
+        RowKey::new(vec![json!(1)])
+    }
+
+    fn written(late: &LateWrites, write: Write, was_sent_before: bool) {
+        late.written(std::iter::once((write, key())), was_sent_before);
+    }
+
+    #[test]
+    fn only_what_was_sent_twice_is_looked_at() {
+        let late = LateWrites::default();
+        written(&late, payload(5), false);
+        assert!(late.ids().is_empty());
+        written(&late, payload(5), true);
+        assert_eq!((late.ids(), late.among([ID, PointId::Num(2)].into_iter())), (vec![ID], HashSet::from([ID])));
+    }
+
+    #[test]
+    fn a_point_that_is_older_than_its_last_write_is_read_again() {
+        let late = LateWrites::default();
+        written(&late, payload(5), true);
+        written(&late, payload(9), false);
+        assert!(late.compare(&[ID], &stored(9)).is_empty());
+        let rows = HashSet::from([key()]);
+        assert_eq!(late.compare(&[ID], &stored(5)), Overtaken { rows: rows.clone(), points: Vec::new() });
+        assert_eq!(late.compare(&[ID], &[]), Overtaken { rows, points: Vec::new() }, "a late deletion");
+    }
+
+    #[test]
+    fn a_point_that_is_back_is_removed() {
+        let late = LateWrites::default();
+        written(&late, payload(5), true);
+        written(&late, Write::Delete(ID), false);
+        assert!(late.compare(&[ID], &[]).is_empty());
+        let points = vec![(ID, Some(provenance(5).position))];
+        assert_eq!(late.compare(&[ID], &stored(5)), Overtaken { rows: HashSet::new(), points: points.clone() });
+        late.removed(None);
+        assert_eq!(late.compare(&[ID], &stored(5)), Overtaken { rows: HashSet::new(), points });
+    }
+
+    #[test]
+    fn a_point_that_comes_back_after_a_sweep_is_removed() {
+        for sweep in [
+            |late: &LateWrites| late.swept(Generation(2)),
+            |late: &LateWrites| late.swept_before(provenance(6).position),
+            |late: &LateWrites| late.removed(Some(&[ID])),
+        ] {
+            let late = LateWrites::default();
+            written(&late, payload(5), true);
+            sweep(&late);
+            assert!(late.compare(&[ID], &[]).is_empty());
+            assert_eq!(late.compare(&[ID], &stored(5)).points.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_point_is_forgotten_once_it_was_right_when_no_copy_could_come_any_more() {
+        let late = LateWrites::default();
+        written(&late, payload(5), true);
+        let at_last = Instant::now() + LONGEST_WAY;
+        assert!(late.compare(&[ID], &stored(5)).is_empty());
+        assert!(!late.compare_at(at_last, &[ID], &stored(4)).is_empty());
+        assert_eq!(late.ids(), [ID], "it was not right");
+        assert!(late.compare_at(at_last, &[ID], &stored(5)).is_empty());
+        assert!(late.ids().is_empty());
+    }
+}

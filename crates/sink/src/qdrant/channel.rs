@@ -1,0 +1,87 @@
+//! Requests that are sent once.
+//!
+//! The client sends a request again by itself, and without a word, when it fails in a way that may pass. Of a write the first copy may
+//! still arrive, after newer writes: whoever repeats it has to know. So writes go by a connection of their own, which repeats nothing.
+
+use std::sync::{Mutex, PoisonError};
+
+use qdrant_client::qdrant::collections_client::CollectionsClient;
+use qdrant_client::qdrant::points_client::PointsClient;
+use secrecy::ExposeSecret as _;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
+
+use super::answer::Place;
+use super::{CONNECT_TIMEOUT, Server, TIMEOUT};
+use crate::SinkError;
+
+/// Sends with the key.
+type Connection = InterceptedService<Channel, ApiKey>;
+
+type Points = PointsClient<Connection>;
+pub(super) type Collections = CollectionsClient<Connection>;
+
+/// Sends the key along.
+#[derive(Clone)]
+pub(super) struct ApiKey(Option<AsciiMetadataValue>);
+
+impl Interceptor for ApiKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(key) = &self.0 {
+            request.metadata_mut().insert("api-key", key.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// What writes go by: a connection that is made when it is needed, and anew after a failure that may be its own.
+#[derive(Default)]
+pub(super) struct Writes(Mutex<Option<Points>>);
+
+impl Writes {
+    /// To be called inside a runtime.
+    pub(super) fn get(&self, server: &Server, place: &Place) -> Result<Points, SinkError> {
+        let mut points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*points {
+            Some(points) => Ok(points.clone()),
+            None => Ok(points.insert(self::points(server, place)?).clone()),
+        }
+    }
+
+    /// Lets go of the connection if it may be dead: nothing else finds that out for a quarter of an hour.
+    pub(super) fn failed(&self, status: &Status) {
+        if matches!(
+            status.code(),
+            Code::Internal | Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded
+        ) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+/// The calls about points. To be called inside a runtime.
+fn points(server: &Server, place: &Place) -> Result<Points, SinkError> {
+    let (channel, key) = connection(server, place)?;
+    Ok(PointsClient::with_interceptor(channel, key).max_decoding_message_size(usize::MAX))
+}
+
+/// The calls about collections. To be called inside a runtime.
+pub(super) fn collections(server: &Server, place: &Place) -> Result<Collections, SinkError> {
+    let (channel, key) = connection(server, place)?;
+    Ok(CollectionsClient::with_interceptor(channel, key))
+}
+
+fn connection(server: &Server, place: &Place) -> Result<(Channel, ApiKey), SinkError> {
+    let unusable = |reason: &dyn ToString| SinkError::Server { url: place.url.clone(), reason: reason.to_string() };
+    let key = server.api_key.as_ref().map(|key| AsciiMetadataValue::try_from(key.expose_secret()));
+    let key = key.transpose().map_err(|error| unusable(&error))?;
+    let mut endpoint = Endpoint::from_shared(place.url.clone()).map_err(|error| unusable(&error))?;
+    if place.url.to_ascii_lowercase().starts_with("https://") {
+        let tls = ClientTlsConfig::new().with_native_roots();
+        endpoint = endpoint.tls_config(tls).map_err(|error| unusable(&error))?;
+    }
+    Ok((endpoint.timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT).connect_lazy(), ApiKey(key)))
+}
