@@ -9,8 +9,11 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/walvec/target
 # On a build server the lock file is the law.
 LOCKED := $(if $(CI),--locked)
 # TLS and SCRAM to a broker need OpenSSL. Where the system has its headers they are linked and tested; releases compile it in,
-# which takes a quarter of an hour. One set of features for everything here, so that nothing is compiled twice.
-FEATURES := $(if $(shell pkg-config --atleast-version=1.1.1 openssl 2>/dev/null && echo yes),--features walvec/kafka-tls-system)
+# which takes a quarter of an hour.
+TLS := $(if $(shell pkg-config --atleast-version=1.1.1 openssl 2>/dev/null && echo yes),walvec/kafka-tls-system)
+RELEASE_FEATURES := $(if $(TLS),--features $(TLS))
+# At failpoints the tests crash the program. One set of features for all but releases, so that nothing is compiled twice.
+FEATURES := --features 'walvec/failpoints $(TLS)'
 # The servers that can be fetched are for one platform; elsewhere the tests use the server that is installed.
 FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),default,if-none)
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
@@ -69,7 +72,7 @@ quality: prerequisites model ## measure how good searches are; ARGS="--set DIR" 
 bench: prerequisites model ## run the benchmarks and print the tables of BENCHMARKS.md afresh
 	@scripts/fetch-postgres.sh if-none
 	@echo "Building with full optimisation (the first time about 20 minutes on two cores) ..."
-	cargo build $(LOCKED) --release --workspace $(FEATURES)
+	cargo build $(LOCKED) --release --workspace $(RELEASE_FEATURES)
 	@WALVEC_BENCH_PYTHON=$$(scripts/clients-python.sh bench/python/requirements.txt) \
 		exec $(CARGO_TARGET_DIR)/release/walvec-bench $(ARGS)
 
@@ -87,7 +90,7 @@ audit: prerequisites ## check the dependencies against the RustSec advisory data
 
 build: prerequisites ## build the program with full optimisation
 	@echo "Building with full optimisation (the first time about 20 minutes on two cores) ..."
-	cargo build $(LOCKED) --release -p walvec $(FEATURES)
+	cargo build $(LOCKED) --release -p walvec $(RELEASE_FEATURES)
 	@echo "The program is $(CARGO_TARGET_DIR)/release/walvec"
 
 dist: prerequisites ## build every package that this machine can into dist/ (the first time about 45 minutes on two cores)

@@ -99,9 +99,12 @@ impl Checkpointer {
     pub(crate) fn store(&mut self, stream: &ChangeStream) -> Result<Lsn, StoreError> {
         if self.due.take().is_some() {
             self.last = Some(Instant::now());
+            crash_point!("checkpoint-due");
             self.store.save_checkpoint(&self.checkpoint)?;
+            crash_point!("checkpoint-stored");
         }
         stream.confirm(self.reached);
+        crash_point!("confirmed");
         Ok(self.reached)
     }
 }

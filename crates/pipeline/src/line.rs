@@ -241,6 +241,7 @@ impl<N: Note> Line<N> {
             }
             next = self.asked.try_join_next().map(whole);
         }
+        crash_point!("embedded");
         let (slips, parts): (Vec<_>, Vec<_>) = dealt.into_iter().unzip();
         let given_up = &self.given_up;
         let dealt = writers.iter_mut().zip(parts).filter(|(_, parts)| !parts.is_empty());
@@ -251,6 +252,7 @@ impl<N: Note> Line<N> {
             Ok(())
         });
         written.await?;
+        crash_point!("written");
         slips.into_iter().flatten().for_each(|slip| self.written(slip));
         self.come_out();
         failed

@@ -46,6 +46,7 @@ pub(crate) async fn take(
 
     // PostgreSQL first waits for every open transaction, which may take as long as it likes.
     let mut snapshot = shared.or_stop(async { Ok(source.begin_snapshot().await?) }).await?;
+    crash_point!("slot-created");
     let position = snapshot.position();
     tracing::info!(generation = checkpoint.generation.0, at = %position.commit_lsn, "snapshot begins");
     let mut line = Line::new(run.shared.stop.clone());
@@ -58,6 +59,7 @@ pub(crate) async fn take(
         return Err(error);
     }
     closed?;
+    crash_point!("snapshot-copied");
 
     let may_sweep_most = checkpoint.resync.as_ref().is_none_or(|resync| resync.may_sweep_most);
     let held = if may_sweep_most { None } else { shared.or_stop(gap::most_would_go(&run.followed())).await? };
@@ -81,6 +83,7 @@ pub(crate) async fn take(
         }
         *tables = BTreeSet::from([table.clone()]);
     }
+    crash_point!("snapshot-swept");
     checkpoint.snapshot = SnapshotState::Done;
     checkpoint.applied = position.commit_lsn;
     checkpoint.last_commit = Lsn::ZERO;

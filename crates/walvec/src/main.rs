@@ -44,6 +44,8 @@ fn main() -> ExitCode {
     // All TLS but librdkafka's. It fails only if there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let _traces = cli::logging::start(&arguments);
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     let logs_json = arguments.logs_json();
     match cli::execute(arguments) {
         Ok(code) => code,

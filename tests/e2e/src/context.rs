@@ -146,6 +146,16 @@ impl TestContext {
         Walvec::start(&self.directory).await
     }
 
+    /// Writes walvec.yaml, starts `walvec run`, and waits until it has crashed at a failpoint: `failpoints` as the crate `fail`
+    /// reads them, e.g. `written=3*off->return` for the fourth time.
+    ///
+    /// # Errors
+    /// If the program ends in another way, or does not come there.
+    pub async fn crash(&self, settings: &Settings, failpoints: &str) -> Result<()> {
+        self.configure(settings)?;
+        program::crash(&self.directory, failpoints).await
+    }
+
     /// Writes `configuration` as walvec.yaml, starts `walvec run` and waits until its API answers. State goes into `data`.
     ///
     /// # Errors

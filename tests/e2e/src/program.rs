@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -225,6 +226,21 @@ impl Walvec {
     pub fn log(&self) -> &Path {
         &self.log
     }
+}
+
+/// Starts `walvec run` in `directory` and waits until it has crashed at a failpoint, which `failpoints` sets as the crate `fail`
+/// reads it, e.g. `written=3*off->return`.
+pub(crate) async fn crash(directory: &Path, failpoints: &str) -> Result<()> {
+    let log = directory.join("crash.log");
+    let output = File::create(&log)?;
+    let mut command = command(directory, &["run"])?;
+    let mut process = command.env("FAILPOINTS", failpoints).stdout(output.try_clone()?).stderr(output).spawn()?;
+    let ended = tokio::time::timeout(wait::LIMIT, process.wait()).await;
+    let status = ended.with_context(|| format!("walvec never came to {failpoints}"))??;
+    if status.signal() != Some(Signal::ABORT.as_raw()) {
+        bail!("walvec ended with {status} instead of crashing at {failpoints}: {}", last_words(&log)?);
+    }
+    Ok(())
 }
 
 /// Runs a command of the program to its end.

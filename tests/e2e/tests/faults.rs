@@ -12,11 +12,14 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, repeats, test, wait};
 use walvec_pipeline::status::Phase;
+use walvec_test_qdrant::TestServer;
 use walvec_throwaway::Volume;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(kills_at_random_moments_lose_nothing),
+        test!(a_crash_at_any_step_that_makes_something_durable_loses_nothing),
+        test!(a_crash_at_any_step_that_makes_something_durable_loses_nothing_on_a_server).once(),
         test!(a_replay_that_is_cut_short_is_repeated),
         test!(rows_that_change_during_the_snapshot_end_as_they_are),
         test!(a_snapshot_that_was_killed_starts_again_and_sweeps_what_is_gone),
@@ -129,6 +132,83 @@ async fn kills_at_random_moments_lose_nothing(context: TestContext) -> Result<()
     walvec.stop().await?;
     image::compare(&context, &image_of_items()).await.map_err(|error| error.context(format!("seed {seed}")))?;
     Ok(())
+}
+
+/// Whether the program can crash at steps; says so where it cannot, and fails where everything has to be tried.
+#[allow(clippy::print_stderr)]
+async fn can_crash(context: &TestContext) -> Result<bool> {
+    let version = context.walvec(&["--version"]).await?;
+    if String::from_utf8_lossy(&version.stdout).contains("failpoints") {
+        return Ok(true);
+    }
+    let missing = "the program was built without --features walvec/failpoints, which `make test` builds it with";
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "crashes at steps cannot be tested: {missing}");
+    eprintln!("SKIPPED: crashes at steps: {missing}");
+    Ok(false)
+}
+
+/// The steps of a snapshot, in their order.
+const SNAPSHOT_STEPS: [&str; 5] = ["slot-created", "embedded", "written", "snapshot-copied", "snapshot-swept"];
+
+/// The steps of the stream.
+const STREAM_STEPS: [&str; 5] = ["embedded", "written", "checkpoint-due", "checkpoint-stored", "confirmed"];
+
+/// The steps of the engine inside the program.
+const ENGINE_STEPS: [&str; 2] = ["change-recorded", "change-made"];
+
+async fn a_crash_at_any_step_that_makes_something_durable_loses_nothing(context: TestContext) -> Result<()> {
+    if !can_crash(&context).await? {
+        return Ok(());
+    }
+    let seed = crashed_everywhere(&context, &items(), &[&STREAM_STEPS[..], &ENGINE_STEPS].concat()).await?;
+    image::compare(&context, &image_of_items()).await.map_err(|error| error.context(format!("seed {seed}")))?;
+    Ok(())
+}
+
+async fn a_crash_at_any_step_that_makes_something_durable_loses_nothing_on_a_server(
+    context: TestContext,
+) -> Result<()> {
+    if !can_crash(&context).await? {
+        return Ok(());
+    }
+    let server = TestServer::start()?;
+    let settings = items().with("sink", serde_json::json!({ "qdrant": { "url": server.url() } }));
+    let seed = crashed_everywhere(&context, &settings, &STREAM_STEPS).await?;
+    let compared = image::compare_on_server(&context, &image_of_items(), &server.url()).await;
+    compared.map_err(|error| error.context(format!("seed {seed}")))?;
+    Ok(())
+}
+
+/// Between two statements: what comes in while walvec crashes again and again has to be caught up with in the end.
+const PACE: Duration = Duration::from_millis(5);
+
+/// Crashes walvec at each step, in the snapshot and in the stream, while the table changes, and ends with one that has caught up
+/// and was stopped. Returns the seed.
+async fn crashed_everywhere(context: &TestContext, settings: &Settings, stream_steps: &[&str]) -> Result<u64> {
+    let seed = new_seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    context.execute(TABLE).await?;
+    context
+        .execute("INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 300) g")
+        .await?;
+    let mut steps: Vec<(&str, u64)> = SNAPSHOT_STEPS.iter().map(|step| (*step, 0)).collect();
+    for _ in 0..repeats(10) {
+        steps.extend(stream_steps.iter().map(|step| (*step, random.random_range(0..4))));
+    }
+    for (step, passed) in steps {
+        let failpoint = format!("{step}={passed}*off->return");
+        let mut crash = std::pin::pin!(context.crash(settings, &failpoint));
+        loop {
+            tokio::select! {
+                crashed = &mut crash => break crashed?,
+                () = tokio::time::sleep(PACE) => context.execute(&statement(&mut random)).await?,
+            }
+        }
+    }
+    let mut walvec = context.start(settings).await?;
+    walvec.caught_up(context).await?;
+    walvec.stop().await?;
+    Ok(seed)
 }
 
 async fn a_replay_that_is_cut_short_is_repeated(context: TestContext) -> Result<()> {

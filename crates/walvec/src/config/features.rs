@@ -9,7 +9,7 @@ use super::settings::Config;
 use super::stage::Stage;
 
 /// The features of a program, by the names that cargo gives them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Features {
     /// Qdrant's engine inside the program.
     pub(crate) embedded: bool,
@@ -21,6 +21,8 @@ pub(crate) struct Features {
     pub(crate) local_models: bool,
     /// Traces for a collector.
     pub(crate) otel: bool,
+    /// Steps at which tests crash the program.
+    pub(crate) failpoints: bool,
 }
 
 impl Features {
@@ -32,12 +34,14 @@ impl Features {
             kafka_tls: cfg!(any(feature = "kafka-tls", feature = "kafka-tls-system")),
             local_models: cfg!(feature = "local-models"),
             otel: cfg!(feature = "otel"),
+            failpoints: cfg!(feature = "failpoints"),
         }
     }
 
-    /// All there are.
+    /// All that a configuration can need.
     #[cfg(test)]
-    pub(super) const ALL: Self = Self { embedded: true, kafka: true, kafka_tls: true, local_models: true, otel: true };
+    pub(super) const ALL: Self =
+        Self { embedded: true, kafka: true, kafka_tls: true, local_models: true, otel: true, failpoints: false };
 
     /// Their names, separated by commas.
     pub(crate) fn names(self) -> String {
@@ -47,6 +51,7 @@ impl Features {
             ("kafka-tls", self.kafka_tls),
             ("local-models", self.local_models),
             ("otel", self.otel),
+            ("failpoints", self.failpoints),
         ];
         let names: Vec<&str> = all.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect();
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }

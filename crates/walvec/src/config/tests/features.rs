@@ -41,7 +41,7 @@ fn a_configuration_that_needs_a_feature_is_refused_with_its_name_and_what_to_wri
 
 #[test]
 fn a_program_for_a_server_and_a_provider_needs_no_feature() {
-    let none = Features { embedded: false, kafka: false, kafka_tls: false, local_models: false, otel: false };
+    let none = Features::default();
     assert_eq!(refusal(&format!("{SERVER}{PROVIDER}"), none), None);
     let hybrid = COLLECTION.replace(" }\n", ", hybrid: true }\n");
     let hybrid = load(&format!("{hybrid}{SERVER}{PROVIDER}"));
@@ -54,6 +54,6 @@ fn a_stage_needs_only_the_features_of_what_it_does() {
     let keys = format!("{COLLECTION}{BROKER}{SERVER}");
     let capture = Overrides { stage: Some(Stage::Capture), ..Overrides::default() };
     let config = parse(&keys, &with(&[("DATABASE_URL", URL)]), capture).unwrap();
-    let client_only = Features { embedded: false, kafka: true, kafka_tls: false, local_models: false, otel: false };
+    let client_only = Features { kafka: true, ..Features::default() };
     assert!(features::check(&config, None, client_only).is_ok());
 }
