@@ -209,6 +209,14 @@ pub enum CaptureError {
         /// The server's error code.
         sqlstate: String,
     },
+    /// The server could not send a row: the text of a value is longer than 1 GB.
+    #[error("PostgreSQL could not send a row, while {doing}: {reason}")]
+    TooLarge {
+        /// What was attempted.
+        doing: String,
+        /// The server's message.
+        reason: String,
+    },
     /// Another process writes the collection.
     #[error("collection \"{collection}\" is written by {holder}; two processes would overwrite each other's rows")]
     Owned {
@@ -279,6 +287,7 @@ impl CaptureError {
             Self::Encoding { .. } => "E_ENCODING",
             Self::Protocol { .. } => "E_PROTOCOL",
             Self::Statement { .. } => "E_STATEMENT",
+            Self::TooLarge { .. } => "E_TOO_LARGE",
             Self::Exhausted { .. } => "E_LIMIT",
             Self::Pooler { .. } => "E_POOLER",
             Self::Closed => "E_CLOSED",
@@ -347,6 +356,11 @@ impl CaptureError {
             Self::Connect { .. } => "see that PostgreSQL runs there and accepts TCP connections; check host and port \
                 of `source.url`"
                 .to_owned(),
+            Self::TooLarge { .. } => {
+                "the text of a value is longer than 1 GB, as that of a bytea of 512 MB is: make the value shorter, or name a publication \
+                 of your own in `source.publication` that leaves its column out; then `walvec reset`, `walvec run`"
+                    .to_owned()
+            }
             Self::Exhausted { resource, .. } => resource.remedy().to_owned(),
             Self::Pooler { .. } => {
                 "replication needs the direct address of the server: put its own host and port into \

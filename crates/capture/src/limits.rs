@@ -1,4 +1,4 @@
-//! What a server can run out of: SQLSTATE class 53.
+//! What a server can run out of: SQLSTATE class 53. And what it cannot send at all.
 //!
 //! <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 
@@ -66,6 +66,14 @@ impl fmt::Display for Resource {
     }
 }
 
+/// Whether the server could not put a row into a message, which it has at most 1 GB for: the text of a value is longer, as that of a
+/// `bytea` of 512 MB is, or all of them together are.
+///
+/// `palloc` and `enlargeStringInfo` of the server say so; a memory that is used up has class 53.
+pub(crate) fn is_too_large(sqlstate: &str, words: &str) -> bool {
+    sqlstate == "54000" || (sqlstate == "XX000" && words.contains("alloc request size"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +96,16 @@ mod tests {
         }
         assert_eq!(Resource::of("53400", "temporary file size exceeds \"temp_file_limit\" (1kB)"), None);
         assert_eq!(Resource::of("57014", "canceling statement"), None);
+    }
+
+    #[test]
+    fn a_row_that_fits_into_no_message_is_told_from_a_server_without_memory() {
+        assert!(is_too_large("XX000", "invalid memory alloc request size 1258291203"));
+        assert!(is_too_large(
+            "54000",
+            "out of memory (Cannot enlarge string buffer containing 9 bytes by 1073741824 more bytes.)"
+        ));
+        assert!(!is_too_large("53200", "out of memory"));
+        assert!(!is_too_large("XX000", "cache lookup failed for relation 7"));
     }
 }

@@ -388,6 +388,12 @@ pub(crate) async fn drop(session: &Session, config: &SourceConfig) -> Result<Pub
     Ok(PublicationDrop::Dropped)
 }
 
+/// The SQL that takes tables out of the publication; `None` if there are none.
+pub(crate) fn drop_tables_sql(config: &SourceConfig, tables: &[TableName]) -> Option<String> {
+    let list = tables.iter().map(quote_table).collect::<Vec<_>>().join(", ");
+    (!tables.is_empty()).then(|| format!("ALTER PUBLICATION {} DROP TABLE {list}", quote_ident(&config.publication)))
+}
+
 async fn alter_sql(session: &Session, config: &SourceConfig, can: Capabilities) -> Result<String, CaptureError> {
     let name = quote_ident(&config.publication);
     let list = table_list(session, config, can).await?;

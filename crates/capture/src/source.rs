@@ -10,7 +10,7 @@ use crate::catalog::{self, Catalog, ServerFacts, TableFacts};
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::{Hosts, Session, statement_error};
 use crate::lookup::Shapes;
-use crate::preflight::{self, Finding, Script, Unfit};
+use crate::preflight::{self, Breaks, Finding, Script, Unfit};
 use crate::publication::{self, PublicationDrop, PublicationIdentity, PublicationState, Published};
 use crate::slot::{self, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
@@ -293,6 +293,32 @@ impl Source {
         timeline::left_at(self, timeline).await
     }
 
+    /// The configured tables of which PostgreSQL refuses the application's updates and deletes, because they are published.
+    ///
+    /// # Errors
+    /// If the server cannot be asked.
+    pub async fn breaking(&self) -> Result<Vec<TableName>, CaptureError> {
+        preflight::breaking(&*self.session().await?, &self.config, &self.server, Breaks::Now).await
+    }
+
+    /// Takes the configured tables out of a publication that this configuration has made of which PostgreSQL refuses the application's
+    /// updates and deletes because they are published: those that have lost their key, for example. Returns them.
+    ///
+    /// # Errors
+    /// If the server cannot be asked, or a lock does not come free in time.
+    pub async fn unpublish_what_breaks(&self) -> Result<Vec<TableName>, CaptureError> {
+        let tables = self.breaking().await?;
+        Ok(if self.unpublish(&tables).await? { tables } else { Vec::new() })
+    }
+
+    /// Takes tables out of a publication that this configuration has made. Says whether it did.
+    async fn unpublish(&self, tables: &[TableName]) -> Result<bool, CaptureError> {
+        match publication::drop_tables_sql(&self.config, tables) {
+            Some(sql) => publication::alter(&*self.session().await?, &self.config, &sql).await,
+            None => Ok(false),
+        }
+    }
+
     /// Makes a publication that this configuration has made publish what is configured: it was altered, or another table has the name
     /// of one that it publishes. Says whether it did; one that it has not made, or may not alter, is left alone.
     ///
@@ -305,6 +331,15 @@ impl Source {
             state => state?,
         };
         let PublicationState::Differs { difference, sql: Some(sql) } = state else { return Ok(false) };
+        // Preflight says what has to come first. The application's statements must not pay for a mistake in the settings.
+        let session = self.session().await?;
+        if !preflight::breaking(&session, &self.config, &self.server, Breaks::AsConfigured).await?.is_empty() {
+            // Nor for a table that was set aside.
+            let mut published =
+                publication::published_tables(&session, &self.config.publication, self.server.capabilities).await?;
+            self.config.published().iter().for_each(|spec| drop(published.remove(&spec.name)));
+            return self.unpublish(&published.into_keys().collect::<Vec<_>>()).await;
+        }
         let is_mended = publication::alter(&*self.session().await?, &self.config, &sql).await?;
         if is_mended {
             tracing::warn!(publication = self.config.publication, "walvec's publication is put right: {difference}");

@@ -3,6 +3,8 @@
 //! A transaction is streamed as soon as its commit is in the WAL. Other sessions see it a moment later, and if it waits for
 //! a synchronous standby, as late as that answers. Whoever reads rows because of a change has to wait for that.
 
+use tokio_postgres::error::SqlState;
+
 use crate::CaptureError;
 use crate::connect::statement_error;
 use crate::source::Source;
@@ -18,6 +20,35 @@ impl Source {
         let snapshot = Snapshot::parse(&text)
             .ok_or_else(|| CaptureError::Protocol { reason: format!("pg_current_snapshot() is \"{text}\"") })?;
         Ok(xids.iter().copied().filter(|xid| !snapshot.sees(*xid)).collect())
+    }
+}
+
+impl Source {
+    /// Those among these transactions that this server has never begun: they are of another server, whose topics or files outlived it.
+    ///
+    /// # Errors
+    /// If the server cannot be asked.
+    pub async fn never_begun(&self, xids: &[u32]) -> Result<Vec<u32>, CaptureError> {
+        let failed = |error| statement_error("asking for a transaction", &error);
+        let session = self.session().await?;
+        let end: String = session
+            .query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[])
+            .await
+            .map_err(failed)?
+            .get(0);
+        let end =
+            end.parse().map_err(|_| CaptureError::Protocol { reason: format!("a transaction id is \"{end}\"") })?;
+        let mut never = Vec::new();
+        for xid in xids {
+            let full = Snapshot { end, open: Vec::new() }.full(*xid).to_string();
+            match session.query_one("SELECT pg_xact_status($1::text::xid8)", &[&full]).await {
+                Ok(_) => {}
+                // "transaction ID is in the future".
+                Err(error) if error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE) => never.push(*xid),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(never)
     }
 }
 
@@ -42,13 +73,19 @@ impl Snapshot {
     /// Whether it sees a transaction whose number is cut to 32 bits. One that the stream has brought is less than 2^31 away.
     /// A record of a topic may be older; what seems to be so far ahead is behind.
     fn sees(&self, xid: u32) -> bool {
+        let full = self.full(xid);
+        self.distance(xid) >= FAR || (full < self.end && !self.open.contains(&full))
+    }
+
+    fn distance(&self, xid: u32) -> i32 {
         #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
-        let distance = xid.wrapping_sub(self.end as u32).cast_signed();
-        if distance >= FAR {
-            return true;
-        }
-        let full = self.end.wrapping_add_signed(distance.into());
-        full < self.end && !self.open.contains(&full)
+        let end = self.end as u32;
+        xid.wrapping_sub(end).cast_signed()
+    }
+
+    /// The whole number of a transaction: the one next to the end.
+    fn full(&self, xid: u32) -> u64 {
+        self.end.wrapping_add_signed(self.distance(xid).into())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tables that cannot be followed any more, while the others go on.
 //!
-//! A table that was followed and was dropped, lost its key or a column that a template needs, may not be read any more, or was taken out
-//! of a publication that somebody else has made, is set aside: its points stay as they were, and the status says why. Once it can be
+//! A table that was followed and was dropped, lost its key or a column that a template needs, may not be read any more, was taken out
+//! of a publication that somebody else has made, or cannot be published without PostgreSQL refusing its updates, is set aside: its points stay as they were, and the status says why. Once it can be
 //! followed again, all tables are read again, because what happened to it meanwhile never comes. A table that was never followed is a
 //! mistake in the settings, and refused.
 
@@ -59,16 +59,19 @@ impl Fitness {
     /// Sets the tables aside that were followed before and cannot be any more, and shows that in the status. None if gaps are a
     /// person's business, or no table would be left.
     pub(crate) async fn set_aside(&self, source: Source, telemetry: &Telemetry) -> Result<Source, PipelineError> {
+        let unfit = match self.unfit(&source).await {
+            // A table went in between.
+            Err(error) if is_about_a_table(&error) => self.unfit(&source).await?,
+            unfit => unfit?,
+        };
         let source = match self.on_gap {
-            OnGap::Resync => {
-                let unfit = match self.unfit(&source).await {
-                    // A table went in between.
-                    Err(error) if is_about_a_table(&error) => self.unfit(&source).await?,
-                    unfit => unfit?,
-                };
-                if source.has_others_than(&unfit) { source.setting_aside(unfit) } else { source }
+            OnGap::Resync if source.has_others_than(&unfit) => source.setting_aside(unfit),
+            OnGap::Resync | OnGap::Stop => {
+                if !unfit.is_empty() {
+                    unpublish_what_breaks(&source).await?;
+                }
+                source
             }
-            OnGap::Stop => source,
         };
         for Unfit { table, finding } in source.set_aside() {
             let (code, remedy) = (finding.code, finding.remedy.to_string());
@@ -80,6 +83,20 @@ impl Fitness {
             Some(SetAside { code, message, remedy: finding.remedy.to_string() })
         });
         Ok(source)
+    }
+
+    /// The tables that the next session sets aside, and those of which PostgreSQL refuses the application's statements as long as they are
+    /// published, which it takes out of the publication. `None` if the catalogue does not tell in time.
+    pub(crate) async fn lost(&self, source: &Source) -> Option<Vec<TableName>> {
+        let lost = async {
+            let mut lost = source.breaking().await.ok()?;
+            let unfit = self.unfit(source).await.ok()?;
+            if self.on_gap == OnGap::Resync && source.has_others_than(&unfit) {
+                lost.extend(unfit.into_iter().map(|unfit| unfit.table));
+            }
+            Some(lost)
+        };
+        tokio::time::timeout(PATIENCE, lost).await.ok().flatten()
     }
 
     /// Whether the next session goes on without `table`.
@@ -137,7 +154,9 @@ impl Fitness {
         let mut unfit = source.unfit().await?;
         let is_aside = |table: &TableName| source.set_aside().iter().any(|unfit| unfit.table == *table);
         let was_followed = |table: &TableName| followed.iter().any(|(followed, _)| followed == table);
-        unfit.retain(|unfit| was_followed(&unfit.table) && (unfit.is_lost() || is_aside(&unfit.table)));
+        // One that was set aside is published no longer, so that what happened to it looks like a mistake in the settings.
+        let was_aside = |table: &TableName| is_aside(table) || aside.contains(table);
+        unfit.retain(|unfit| was_followed(&unfit.table) && (unfit.is_lost() || was_aside(&unfit.table)));
         let tables = source.tables_without(&unfit).await?;
         for Templates { collection, table, transform } in &self.templates {
             let Some(found) = tables.iter().find(|found| found.name == *table) else { continue };
@@ -150,6 +169,17 @@ impl Fitness {
         }
         Ok(unfit)
     }
+}
+
+/// walvec ends because of these tables. The application must be able to go on.
+async fn unpublish_what_breaks(source: &Source) -> Result<(), PipelineError> {
+    for table in source.unpublish_what_breaks().await? {
+        tracing::warn!(
+            %table,
+            "the table is taken out of walvec's publication, because PostgreSQL would refuse the application's updates and deletes"
+        );
+    }
+    Ok(())
 }
 
 /// Whether the columns that templates use are others than when they were `followed`. Otherwise the templates have changed.
@@ -170,7 +200,7 @@ async fn has_other_columns(
 }
 
 /// Whether one table may be what is wrong.
-fn is_about_a_table(error: &PipelineError) -> bool {
+pub(crate) fn is_about_a_table(error: &PipelineError) -> bool {
     matches!(error.code(), "E_TABLE" | "E_NO_KEY" | "E_RIGHTS" | "E_SCHEMA")
 }
 

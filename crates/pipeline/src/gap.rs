@@ -86,16 +86,25 @@ pub(crate) struct Held {
 /// Looks whether the end of the present snapshot would remove more than half of a collection: a sign that the rows are somewhere
 /// else, rather than gone.
 pub(crate) async fn most_would_go(writers: &[&mut Writer]) -> Result<Option<Held>, PipelineError> {
+    held(writers, |old, all| old > all / 2).await
+}
+
+/// What waits since then, also if so many rows have come that it would not be most of a collection any more.
+pub(crate) async fn still_held(writers: &[&mut Writer]) -> Result<Option<Held>, PipelineError> {
+    held(writers, |old, _| old > 0).await
+}
+
+async fn held(writers: &[&mut Writer], is_held: fn(u64, u64) -> bool) -> Result<Option<Held>, PipelineError> {
     let mut found = Vec::new();
     for writer in writers {
         let (old, all) = writer.count_swept().await?;
-        if old > all / 2 {
+        if is_held(old, all) {
             found.push(format!("{old} of {all} points of collection \"{}\"", writer.collection.name));
         }
     }
     let Some(first) = writers.first().filter(|_| !found.is_empty()) else { return Ok(None) };
     let message = format!(
-        "{} have no row any more after the tables were read again; as that is more than half, they stay until a person decides",
+        "{} have no row any more after the tables were read again; as that was more than half of a collection, they stay until a person decides",
         found.join(", ")
     );
     let remedy = "see that `source.url` names the right database; `walvec resync --force` removes them".to_owned();

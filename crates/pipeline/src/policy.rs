@@ -82,6 +82,7 @@ fn row_of(error: &CaptureError) -> Row {
         | CaptureError::SlotLost { .. }
         | CaptureError::Schema { .. }
         | CaptureError::Encoding { .. }
+        | CaptureError::TooLarge { .. }
         | CaptureError::Protocol { .. }
         | CaptureError::Pooler { .. } => LASTS,
     }

@@ -97,6 +97,7 @@ fn what_would_lose_changes_or_cannot_be_read_stops() {
     let encoding = CaptureError::Encoding { place: reason(), reason: reason() };
     assert_row(
         [
+            CaptureError::TooLarge { doing: reason(), reason: reason() },
             CaptureError::SlotMissing { slot: slot() },
             CaptureError::SlotExists { slot: slot() },
             CaptureError::SlotLost { slot: slot(), reason: reason() },

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use walvec_capture::{CaptureError, Source, SourceConfig, Unfit};
 use walvec_model::{Cell, Lookup, Row, RowKey, Table, TableName, Value};
 
+use crate::aside;
 use crate::error::PipelineError;
 use crate::unseen::Unseen;
 use crate::writer::Shared;
@@ -84,6 +85,17 @@ impl OnDemand {
         Ok(Arc::clone(source.insert(Arc::new(connected))))
     }
 
+    /// The primary. A standby may be behind the change that is read for, and cannot tell.
+    async fn primary(&self, config: &SourceConfig) -> Result<Arc<Source>, PipelineError> {
+        let source = self.connected(config).await?;
+        if source.server().in_recovery {
+            *self.source.lock().await = None;
+            let (wanted, found) = ("primary", "it is a standby");
+            return Err(CaptureError::OtherTarget { server: source.address(), wanted, found }.into());
+        }
+        Ok(source)
+    }
+
     /// Lets go of a server that cannot be reached any more: another one of several hosts may be the primary by now.
     async fn or_let_go<T>(&self, answer: Result<T, PipelineError>) -> Result<T, PipelineError> {
         if answer.as_ref().is_err_and(PipelineError::is_unreachable_source) {
@@ -111,7 +123,23 @@ impl OnDemand {
         lookup: &Lookup,
         wanted: &[RowKey],
     ) -> Result<Vec<(usize, Value)>, PipelineError> {
-        let source = self.connected(config).await?;
+        let found = self.look_up_once(config, main, lookup, wanted).await;
+        if !found.as_ref().is_err_and(aside::is_about_a_table) {
+            return found;
+        }
+        // Another table may be lost. A new session goes on without it, as capture does.
+        *self.source.lock().await = None;
+        self.look_up_once(config, main, lookup, wanted).await
+    }
+
+    async fn look_up_once(
+        &self,
+        config: &SourceConfig,
+        main: &TableName,
+        lookup: &Lookup,
+        wanted: &[RowKey],
+    ) -> Result<Vec<(usize, Value)>, PipelineError> {
+        let source = self.primary(config).await?;
         source.forget_shapes().await;
         let found = source.look_up(main, lookup, wanted).await;
         self.or_let_go(found.map_err(PipelineError::from)).await
@@ -123,7 +151,7 @@ impl OnDemand {
         table: &Table,
         keys: &[RowKey],
     ) -> Result<Vec<(RowKey, Row)>, PipelineError> {
-        let source = self.connected(config).await?;
+        let source = self.primary(config).await?;
         // A record does not tell the types of its columns, without which they cannot be read.
         let Some(typed) = self.or_let_go(source.table(&table.name).await.map_err(Into::into)).await? else {
             let reason = "is not in the publication".to_owned();

@@ -410,7 +410,7 @@ async fn work(
             checkpoint
         }
     };
-    run.held = if checkpoint.sweep_waits { gap::most_would_go(&run.followed()).await? } else { None };
+    run.held = if checkpoint.sweep_waits { gap::still_held(&run.followed()).await? } else { None };
     let on_gap = run.on_gap;
     let found_in = |error: PipelineError| gap::found_in(error, on_gap);
     let stream = source.open_stream().await.map_err(|error| found_in(error.into()))?;
@@ -554,7 +554,7 @@ pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> 
         match (finding.severity, finding.subject) {
             (Severity::Error, Subject::Slot) => {}
             (Severity::Error, Subject::Limit(resource)) if policy::of_resource(resource, during) != Policy::Stop => {}
-            (Severity::Error, Subject::Limit(_) | Subject::Other) => errors.push(finding),
+            (Severity::Error, Subject::Limit(_) | Subject::Published | Subject::Other) => errors.push(finding),
             (Severity::Warning, _) => {
                 tracing::warn!(code = finding.code, remedy = %finding.remedy, "{}", finding.message)
             }

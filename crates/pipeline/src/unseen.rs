@@ -65,12 +65,26 @@ impl Unseen {
                 () = shared.stop.cancelled() => return Err(PipelineError::Stopped),
             }
             if shown.is_none() && began.elapsed() > PATIENCE {
+                if self.forget_foreign(source).await? {
+                    continue;
+                }
                 let problem = commits_wait(waiting);
                 tracing::warn!(transactions = waiting, "{}", problem.message);
                 shown.insert(Trouble::new(&shared.telemetry)).show(problem);
             }
             pause = (pause * 2).min(LONGEST_LOOK);
         }
+    }
+
+    /// Forgets those that the server has never begun, which will never be seen: records of a topic may be of a server that was there
+    /// before. Says whether there were any.
+    async fn forget_foreign(&self, source: &Source) -> Result<bool, PipelineError> {
+        let foreign = source.never_begun(&self.all()).await?;
+        let mut unseen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for xid in &foreign {
+            unseen.remove(xid);
+        }
+        Ok(!foreign.is_empty())
     }
 
     /// Forgets those that can be seen, and counts the others.

@@ -8,6 +8,8 @@ use walvec_pipeline::status::SetAside;
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
 
+use crate::lookups;
+
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(a_table_that_is_taken_out_of_a_publication_stops_alone),
@@ -24,6 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_last_table_that_is_dropped_and_a_name_that_never_was_stop_everything).once(),
         test!(a_table_that_is_taken_out_of_a_publication_stops_alone_before_a_broker_too).once(),
         test!(workers_go_on_although_capture_has_set_a_table_aside).once(),
+        test!(a_worker_that_looks_rows_up_goes_on_although_another_table_is_dropped).once(),
     ]
 }
 
@@ -333,6 +336,36 @@ async fn workers_go_on_although_capture_has_set_a_table_aside(context: TestConte
     context.execute("UPDATE items SET id = id + 100").await?;
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     assert_eq!(image::compare_on_server(&context, &image_of("items"), &server.url()).await?, 20);
+    capture.stop().await?;
+    worker.stop().await
+}
+
+async fn a_worker_that_looks_rows_up_goes_on_although_another_table_is_dropped(context: TestContext) -> Result<()> {
+    if !can_test("a worker that looks rows up while a table is set aside") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    context.execute(lookups::SCHEMA).await?;
+    context
+        .execute("INSERT INTO authors VALUES (1, 'former'); INSERT INTO books VALUES (1, 'book', 1, 'text')")
+        .await?;
+    context
+        .execute("CREATE TABLE others (id int PRIMARY KEY, name text); INSERT INTO others VALUES (1, 'other')")
+        .await?;
+    let books = Collection::new("books", "public.books", lookups::TEXT).with("lookup", lookups::lookups());
+    let settings = Settings::new([books, Collection::new("others", "public.others", "{{ name }}")]);
+    let settings = kafka.carries(settings).with("sink", json!({ "qdrant": { "url": server.url() } }));
+    let mut capture = context.start_stage(&settings, "capture", "1").await?;
+    capture.caught_up(&context).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    context.execute("DROP TABLE others").await?;
+    capture.wait_for("the table is set aside", is_aside).await?;
+    capture.caught_up(&context).await?;
+    context.execute("UPDATE authors SET name = 'somebody renamed lately'").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &lookups::image_of_books(), &server.url()).await?, 1);
     capture.stop().await?;
     worker.stop().await
 }

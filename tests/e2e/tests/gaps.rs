@@ -19,6 +19,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(more_than_half_of_a_collection_is_removed_only_if_a_person_says_so),
         test!(points_are_never_swept_because_of_another_database),
         test!(a_server_that_was_put_back_to_an_older_state_is_noticed).on_own_server(&[]),
+        test!(a_value_that_fits_into_no_message_is_told_with_what_helps).once(),
         test!(the_tables_are_read_again_when_a_person_asks_for_it).once(),
     ]
 }
@@ -193,14 +194,15 @@ async fn more_than_half_of_a_collection_is_removed_only_if_a_person_says_so(cont
     let remedy = waits(&status).context("no problem")?.remedy.unwrap_or_default();
     ensure!(remedy.contains("walvec resync --force"), "{remedy}");
     // The stream goes on, and so it does after a restart.
-    context.execute("INSERT INTO items VALUES (30, 'thirty')").await?;
+    context.execute("INSERT INTO items SELECT g, 'more' FROM generate_series(30, 49) g").await?;
     walvec.caught_up(&context).await?;
-    walvec.wait_for("they are counted", |status| status.collections[0].points == Some(21)).await?;
+    walvec.wait_for("they are counted", |status| status.collections[0].points == Some(40)).await?;
     walvec.stop().await?;
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
+    // So they do although they are no longer most of it.
     let waiting =
-        |status: &Status| status.problem.as_ref().is_some_and(|problem| problem.message.contains("11 of 21 points"));
+        |status: &Status| status.problem.as_ref().is_some_and(|problem| problem.message.contains("11 of 40 points"));
     walvec.wait_for("they wait", waiting).await?;
 
     let removed = context.walvec(&["resync", "--force", "--json"]).await?;
@@ -277,4 +279,25 @@ async fn the_tables_are_read_again_when_a_person_asks_for_it(context: TestContex
     let (walvec, status) = start_again(&context, "asked").await?;
     assert_eq!((status.generation.0, status.collections[0].embeddings_computed), (3, 0));
     ends_as_the_table(&context, walvec).await
+}
+
+/// As text a `bytea` takes twice its length.
+const TOO_LARGE: &str = "INSERT INTO docs VALUES (2, 'large', repeat('x', 600 * 1024 * 1024)::bytea)";
+
+async fn a_value_that_fits_into_no_message_is_told_with_what_helps(context: TestContext) -> Result<()> {
+    context.execute("CREATE TABLE docs (id int PRIMARY KEY, name text, body bytea)").await?;
+    let settings = Settings::new([Collection::new("docs", "public.docs", "{{ name }}")]);
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    context.execute(TOO_LARGE).await?;
+    let words = walvec.fails_with(3).await?;
+    ensure!(words.contains("E_TOO_LARGE") && words.contains("a publication of your own"), "{words}");
+    context.execute("CREATE PUBLICATION own FOR TABLE docs (id, name)").await?;
+    let reset = context.walvec(&["reset", "--force"]).await?;
+    ensure!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
+    let mut walvec = context.start(&settings.with("source", json!({ "publication": "own" }))).await?;
+    walvec.caught_up(&context).await?;
+    let hits = walvec.search("large", 3).await?;
+    ensure!(hits.len() == 1 && hits[0]["payload"] == json!({ "id": 2, "name": "large" }), "{hits:?}");
+    walvec.stop().await
 }

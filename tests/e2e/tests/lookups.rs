@@ -28,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(documents_end_as_the_join_whenever_walvec_is_killed),
         test!(documents_end_as_the_join_through_a_broker_with_two_workers).once(),
         test!(documents_wait_for_commits_that_wait_and_the_status_says_so).on_own_server(&[]).once(),
+        test!(a_stop_waits_for_no_lock_that_holds_up_documents).once(),
         test!(verify_sees_looked_up_rows_and_has_wrong_documents_mended).once(),
         test!(verify_finds_no_difference_while_looked_up_rows_change).once(),
         test!(documents_that_have_not_changed_are_not_embedded_again).once(),
@@ -80,7 +81,7 @@ fn books_on(server: &TestServer) -> Settings {
     books().with("sink", json!({ "qdrant": { "url": server.url() } }))
 }
 
-fn image_of_books() -> Expected {
+pub(crate) fn image_of_books() -> Expected {
     let nothing = |_: &Payload| String::new();
     Expected { sql: Some(JOIN), ..Expected::of("books", nothing) }
 }
@@ -301,6 +302,24 @@ async fn documents_end_as_the_join_whenever_walvec_is_killed(context: TestContex
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     image::compare(&context, &image_of_books()).await.with_context(|| format!("seed {seed}"))?;
+    Ok(())
+}
+
+async fn a_stop_waits_for_no_lock_that_holds_up_documents(context: TestContext) -> Result<()> {
+    let settings = books();
+    let walvec = filled(&context, &settings).await?;
+    let session = context.connect().await?;
+    session.batch_execute("BEGIN; LOCK TABLE books IN ACCESS EXCLUSIVE MODE").await?;
+    context.execute("UPDATE authors SET name = 'renamed ' || name").await?;
+    let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'books'::regclass AND NOT granted";
+    wait::until("the documents are held up", async || {
+        Ok((session.query_one(waiting, &[]).await?.get::<_, i64>(0) > 0).then_some(()))
+    })
+    .await?;
+    walvec.stop().await?;
+    session.batch_execute("COMMIT").await?;
+    followed(&context, &settings).await?.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_books()).await?, 60);
     Ok(())
 }
 

@@ -37,6 +37,7 @@
 //! - [`lookup_refusals`]: lookups that cannot work
 //! - [`providers`]: models behind an HTTP interface, through their faults
 //! - [`late_vectors`]: vectors that are late hold no other rows up
+//! - [`statements`]: the application's own statements go on working
 //! - [`static_models`]: models that are a table of vectors
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
 
@@ -74,6 +75,7 @@ mod reindex;
 mod servers;
 mod sessions;
 mod smoke;
+mod statements;
 mod static_models;
 mod telling;
 mod tenants;
@@ -133,6 +135,7 @@ fn main() -> ExitCode {
         broker_compacted::tests(),
         providers::tests(),
         late_vectors::tests(),
+        statements::tests(),
         static_models::tests(),
         harness::tests(),
     ];

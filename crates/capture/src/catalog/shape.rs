@@ -30,12 +30,16 @@ pub struct Shape {
 }
 
 /// Where the rows of a leaf are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Storage {
     /// `pg_class.relfilenode`: TRUNCATE, VACUUM FULL, CLUSTER and some forms of ALTER TABLE change it.
     file: u32,
     /// The transaction that wrote the leaf's row in the catalogue.
     xid: u32,
+    /// The transactions that attached the leaf, and each partition above it, to its parent. `None`: noted by a release that did not
+    /// look.
+    #[serde(default)]
+    attached: Option<String>,
 }
 
 /// What happened to a table between two looks that the stream does not bring.
@@ -74,6 +78,13 @@ impl Shape {
         }
         if before.leaves.keys().any(|leaf| !self.leaves.contains_key(leaf)) {
             return rows("a partition was detached or dropped");
+        }
+        if self
+            .leaves
+            .iter()
+            .any(|(leaf, now)| before.leaves.get(leaf).is_some_and(|before| now.was_away_since(before)))
+        {
+            return rows("a partition was detached and attached again");
         }
         let xids = self.stored_otherwise(before);
         if !xids.is_empty() && self.versions != before.versions {
@@ -115,6 +126,12 @@ impl Shape {
     }
 }
 
+impl Storage {
+    fn was_away_since(&self, before: &Self) -> bool {
+        self.attached.as_ref().zip(before.attached.as_ref()).is_some_and(|(now, before)| now != before)
+    }
+}
+
 /// The statement; `$1` and `$2` are the tables' schemas and names. Digests by a function that no setting of the server forbids.
 fn query(version: u32) -> String {
     // Since 14 a partition can be detached in two steps; statements leave it out from the first one on.
@@ -131,9 +148,9 @@ fn query(version: u32) -> String {
              JOIN pg_namespace n ON n.nspname = wanted.schema
              JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
          ), part AS (
-             SELECT place, oid FROM root
+             SELECT place, oid, '' AS attached FROM root
              UNION ALL
-             SELECT part.place, i.inhrelid FROM part
+             SELECT part.place, i.inhrelid, concat(part.attached, '/', i.xmin) FROM part
              JOIN pg_class c ON c.oid = part.oid AND c.relkind = 'p'
              JOIN pg_inherits i ON i.inhparent = part.oid {attached}
          ), own_type AS (
@@ -168,8 +185,8 @@ fn query(version: u32) -> String {
              FROM root JOIN pg_index i ON i.indrelid = root.oid AND (i.indisprimary OR i.indisreplident) GROUP BY root.place
          ), leaf AS (
              SELECT part.place,
-                    array_agg(concat_ws(':', c.oid, c.relfilenode, c.xmin) ORDER BY c.oid) AS leaves,
-                    string_agg(concat(c.oid, ':', c.relreplident), ',' ORDER BY c.oid) AS identities
+                    array_agg(concat_ws(':', c.oid, c.relfilenode, c.xmin, part.attached) ORDER BY c.oid) AS leaves,
+                    string_agg(concat(c.oid, ':', c.relreplident, nullif(c.relpersistence, 'p')), ',' ORDER BY c.oid) AS identities
              FROM part JOIN pg_class c ON c.oid = part.oid AND c.relkind = 'r' GROUP BY part.place
          )
          SELECT root.place, root.oid, {columns}, {versions}, coalesce(label.labels, '{{}}'), {identity}, coalesce(leaf.leaves, '{{}}')
@@ -212,16 +229,21 @@ pub(crate) async fn shapes(session: &Session, tables: &[TableName]) -> Result<Ve
     Ok(shapes)
 }
 
-/// Reads `oid:relfilenode:xmin`.
+/// Reads `oid:relfilenode:xmin:attached`.
 fn storage(text: &str) -> Option<(u32, Storage)> {
-    let mut numbers = text.split(':').map(str::parse);
-    let mut next = || numbers.next()?.ok();
-    Some((next()?, Storage { file: next()?, xid: next()? }))
+    let mut parts = text.split(':');
+    let mut next = || parts.next()?.parse().ok();
+    let (oid, file, xid) = (next()?, next()?, next()?);
+    Some((oid, Storage { file, xid, attached: parts.next().map(str::to_owned) }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn stored(file: u32, xid: u32) -> Storage {
+        Storage { file, xid, attached: Some("/5".to_owned()) }
+    }
 
     fn shape() -> Shape {
         let digest = || "d".to_owned();
@@ -231,12 +253,12 @@ mod tests {
             versions: digest(),
             labels: vec!["7:low".to_owned(), "8:high".to_owned()],
             identity: digest(),
-            leaves: BTreeMap::from([(2, Storage { file: 2, xid: 10 }), (3, Storage { file: 3, xid: 10 })]),
+            leaves: BTreeMap::from([(2, stored(2, 10)), (3, stored(3, 10))]),
         }
     }
 
     fn plain(file: u32) -> Shape {
-        Shape { leaves: BTreeMap::from([(1, Storage { file, xid: 11 })]), ..shape() }
+        Shape { leaves: BTreeMap::from([(1, stored(file, 11))]), ..shape() }
     }
 
     #[test]
@@ -251,16 +273,27 @@ mod tests {
     #[test]
     fn a_partition_that_came_is_read_and_one_that_went_means_the_whole_table() {
         let mut now = shape();
-        now.leaves.insert(4, Storage { file: 4, xid: 12 });
+        now.leaves.insert(4, stored(4, 12));
         assert_eq!(now.since(&shape()), Some(Alteration::Partitions(vec![4])));
         now.leaves.remove(&2);
         assert!(matches!(now.since(&shape()), Some(Alteration::Rows { .. })));
     }
 
     #[test]
+    fn a_partition_that_was_away_means_the_whole_table() {
+        let back = Storage { attached: Some("/12".to_owned()), ..stored(3, 12) };
+        let mut now = shape();
+        now.leaves.insert(3, back);
+        assert!(matches!(now.since(&shape()), Some(Alteration::Rows { .. })));
+        let mut unknown = shape();
+        unknown.leaves.insert(3, Storage { attached: None, ..stored(3, 10) });
+        assert_eq!(now.since(&unknown), None, "noted by a release that did not look");
+    }
+
+    #[test]
     fn a_partition_with_other_storage_names_the_transaction_that_made_it() {
         let mut now = shape();
-        now.leaves.insert(3, Storage { file: 30, xid: 12 });
+        now.leaves.insert(3, stored(30, 12));
         assert_eq!(now.since(&shape()), Some(Alteration::Storage { xids: vec![12] }));
     }
 

@@ -242,6 +242,7 @@ pub(crate) struct Leaf {
     /// Its size in pages; 0 if it is not stored as a heap, so that ctids mean nothing.
     pub(crate) pages: u64,
     pub(crate) is_heap: bool,
+    /// Whether it can be read by itself. Row-level security of a partition does not concern who reads the partitioned table.
     pub(crate) can_select: bool,
 }
 
@@ -252,7 +253,8 @@ pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, Cap
         SELECT n.nspname::text, c.relname::text,
                CASE WHEN m.amname = 'heap'
                     THEN coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::bigint ELSE 0 END,
-               coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false), c.oid,
+               coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+                        AND (NOT row_security_active(c.oid) OR c.oid = $1), false), c.oid,
                coalesce(m.amname = 'heap', false)
         FROM (SELECT relid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf
               UNION SELECT $1::oid::regclass FROM pg_class WHERE oid = $1 AND relkind = 'r') AS leaf

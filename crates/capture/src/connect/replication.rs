@@ -10,7 +10,7 @@ use super::target::{STANDING, Standing, Target};
 use super::wire::{Wire, WireError};
 use super::{ConnInfo, inquiry, login, settings};
 use crate::CaptureError;
-use crate::limits::Resource;
+use crate::limits::{Resource, is_too_large};
 use crate::outlook::Outlook;
 use crate::sql::{quote_ident, quote_literal};
 
@@ -153,6 +153,9 @@ pub(super) fn classify(server: &str, slot: &str, error: WireError) -> CaptureErr
     };
     if let Some(resource) = Resource::of(&sqlstate, &reason) {
         return CaptureError::Exhausted { resource, doing: format!("working with slot \"{slot}\""), reason };
+    }
+    if is_too_large(&sqlstate, &reason) {
+        return CaptureError::TooLarge { doing: "sending a change".to_owned(), reason };
     }
     match sqlstate.as_str() {
         // The name of the parameter that makes a session a replication session.

@@ -17,7 +17,7 @@ use walvec_model::with_causes;
 use super::target::{STANDING, Standing, Target};
 use super::{ConnInfo, dial, inquiry, secured, settings, tls};
 use crate::CaptureError;
-use crate::limits::Resource;
+use crate::limits::{Resource, is_too_large};
 
 /// A session with pinned settings: a client of tokio-postgres. Ends when it is dropped.
 ///
@@ -209,6 +209,9 @@ pub(crate) fn statement_error(doing: &str, error: &Error) -> CaptureError {
     let reason = describe(error);
     if let Some(resource) = error.code().and_then(|state| Resource::of(state.code(), &reason)) {
         return CaptureError::Exhausted { resource, doing: doing.to_owned(), reason };
+    }
+    if error.code().is_some_and(|state| is_too_large(state.code(), &reason)) {
+        return CaptureError::TooLarge { doing: doing.to_owned(), reason };
     }
     match error.code() {
         None => CaptureError::Connect { server: "the source".to_owned(), reason: format!("while {doing}: {reason}") },

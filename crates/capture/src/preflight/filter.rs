@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 use walvec_model::TableName;
 
 use super::rights::Rights;
-use super::{Finding, Remedy, identity};
+use super::{Finding, Remedy, Subject, identity};
 use crate::CaptureError;
 use crate::catalog::TableFacts;
 use crate::config::TableSpec;
@@ -38,9 +38,13 @@ pub(super) async fn findings(
         return Ok(Vec::new());
     }
     let used = columns_of(session, facts, filter).await?;
-    let verdict = match published.and_then(|published| published.filter.as_deref()) {
-        Some(theirs) if row_filter::mean_the_same(session, facts, filter, theirs).await? == Some(true) => Verdict::Fits,
-        _ => {
+    let is_published = match published.and_then(|published| published.filter.as_deref()) {
+        Some(theirs) => row_filter::mean_the_same(session, facts, filter, theirs).await? == Some(true),
+        None => false,
+    };
+    let verdict = match is_published {
+        true => Verdict::Fits,
+        false => {
             let setting = row_filter::setting(index);
             let verdict = row_filter::try_out(session, &setting, facts, filter, rights.may_create).await?;
             refuse_user_defined(verdict, &setting, facts, used.as_deref())
@@ -53,7 +57,8 @@ pub(super) async fn findings(
         Verdict::Untried(why) => findings.push(untried(&row_filter::setting(index), &why)),
     }
     if let Some(used) = used {
-        findings.extend(outside_of_identity(session, facts, &used, rights).await?);
+        let finding = outside_of_identity(session, facts, &used, rights).await?;
+        findings.extend(finding.map(|finding| if is_published { finding.about(Subject::Published) } else { finding }));
     }
     Ok(findings)
 }

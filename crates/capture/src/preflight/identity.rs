@@ -4,7 +4,7 @@ use tokio_postgres::{Client, Row};
 use walvec_model::TableName;
 
 use super::rights::Rights;
-use super::{Finding, Owned, Remedy, Statement};
+use super::{Finding, Owned, Remedy, Statement, Subject};
 use crate::CaptureError;
 use crate::catalog::TableFacts;
 use crate::connect::{Session, statement_error};
@@ -32,6 +32,52 @@ pub(super) async fn partitions_without_full(
     Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
 }
 
+/// PostgreSQL refuses updates and deletes of a published partition that has no replica identity of its own; what is set for the
+/// partitioned table does not reach it. One with another identity sends deletes that name no row.
+pub(super) async fn partitions_without_key(
+    session: &Session,
+    facts: &TableFacts,
+    rights: &Rights<'_>,
+) -> Result<Option<Finding>, CaptureError> {
+    let Some(key) = facts.key().ok().filter(|_| facts.kind == "p") else { return Ok(None) };
+    let lacks = |(_, is_full, columns): &(TableName, bool, Vec<String>)| {
+        !is_full && !key.columns().iter().all(|column| columns.contains(column))
+    };
+    let lacking: Vec<TableName> =
+        identities(session, facts).await?.into_iter().filter(lacks).map(|(name, ..)| name).collect();
+    let remedy = Remedy::Statements(lacking.iter().map(|leaf| full(leaf, facts, rights)).collect());
+    Ok(lacking.first().map(|leaf| {
+        let what = format!(
+            "{} of the partitions of {}, {leaf} for one, have a replica identity of their own that does not hold the key {}: once the \
+             table is published, PostgreSQL refuses their updates and deletes, or does not tell which row was deleted",
+            lacking.len(),
+            facts.name,
+            quote_columns(key.columns().iter().map(String::as_str))
+        );
+        Finding::error("E_NO_KEY", what, remedy)
+    }))
+}
+
+/// Whether the table, or a leaf partition of it, has no replica identity: PostgreSQL refuses its updates and deletes once it is published.
+pub(super) async fn is_without_any(session: &Session, facts: &TableFacts) -> Result<bool, CaptureError> {
+    let identities = identities(session, facts).await?;
+    Ok(identities.iter().any(|(_, is_full, columns)| !is_full && columns.is_empty()))
+}
+
+/// The table, or its leaf partitions: whether they log whole old rows, and otherwise which columns of them.
+async fn identities(
+    session: &Session,
+    facts: &TableFacts,
+) -> Result<Vec<(TableName, bool, Vec<String>)>, CaptureError> {
+    let rows = session.query(IDENTITIES, &[&facts.oid]).await;
+    let rows = rows.map_err(|error| statement_error("checking the replica identities", &error))?;
+    let identity = |row: &Row| {
+        let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        (name, row.get(2), row.get(3))
+    };
+    Ok(rows.iter().map(identity).collect())
+}
+
 /// PostgreSQL refuses every UPDATE and DELETE of a table whose publication leaves out a column of the replica identity. With a
 /// list of columns, or with generated ones (18), that happens to whole rows (FULL) whatever is in the list.
 pub(super) async fn unsent(
@@ -55,17 +101,11 @@ pub(super) async fn unsent(
     if !has_list && withheld.is_empty() {
         return Ok(None);
     }
-    let rows = session.query(IDENTITIES, &[&facts.oid]).await;
-    let rows = rows.map_err(|error| statement_error("checking the replica identities", &error))?;
-    let refuses = |row: &&Row| {
-        let (is_full, columns): (bool, Vec<String>) = (row.get(2), row.get(3));
-        is_full || columns.iter().any(|name| withheld.contains(&name) || (has_list && !is_sent(name)))
+    let refuses = |(_, is_full, columns): &(TableName, bool, Vec<String>)| {
+        *is_full || columns.iter().any(|name| withheld.contains(&name) || (has_list && !is_sent(name)))
     };
-    let tables: Vec<TableName> = rows
-        .iter()
-        .filter(refuses)
-        .map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)))
-        .collect();
+    let tables: Vec<TableName> =
+        identities(session, facts).await?.into_iter().filter(refuses).map(|(name, ..)| name).collect();
     let Some(table) = tables.first() else { return Ok(None) };
     let key_is_sent =
         facts.primary_key.as_ref().is_some_and(|key| !facts.primary_key_deferrable && key.iter().all(is_sent));
@@ -87,7 +127,8 @@ pub(super) async fn unsent(
         "the replica identity of {table} needs columns that the publication \"{publication}\" leaves out, because it {what}: \
          PostgreSQL refuses every UPDATE and DELETE of the table"
     );
-    Ok(Some(Finding::error("E_REPLICA_IDENTITY", message, remedy)))
+    let finding = Finding::error("E_REPLICA_IDENTITY", message, remedy);
+    Ok(Some(if published.is_some() { finding.about(Subject::Published) } else { finding }))
 }
 
 /// The table, or its leaf partitions, with the columns of its identity. Each partition has one of its own.
@@ -96,7 +137,7 @@ const IDENTITIES: &str = "
            ARRAY(SELECT a.attname::text
                  FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
                  WHERE i.indrelid = c.oid
-                   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)
+                   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate WHEN 'i' THEN i.indisreplident ELSE false END)
     FROM (SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid::regclass)) AS every (oid)
     JOIN pg_class c ON c.oid = every.oid AND c.relkind = 'r'
     JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -26,7 +26,7 @@ pub use remedy::{Actor, Owned, Part, Remedy, Script, Statement};
 use rights::Rights;
 pub(crate) use server::at_risk;
 pub use unfit::Unfit;
-pub(crate) use unfit::unfit;
+pub(crate) use unfit::{Breaks, breaking, unfit};
 
 use crate::CaptureError;
 use crate::catalog::{ServerFacts, TableFacts, facts_by_name};
@@ -58,6 +58,8 @@ pub enum Subject {
     Slot,
     /// The server has none left of this.
     Limit(Resource),
+    /// A table that is published as it is configured: something has happened to it.
+    Published,
     /// Anything else.
     Other,
 }
@@ -158,6 +160,8 @@ async fn of_table(
 ) -> Result<Vec<Finding>, CaptureError> {
     let mut findings = tables::findings(spec, facts, published, rights);
     findings.extend(tables::partitions(session, facts, rights).await?);
+    findings.extend(tables::partitions_elsewhere(session, facts).await?);
+    findings.extend(identity::partitions_without_key(session, facts, rights).await?);
     findings.extend(filter::findings(session, index, spec, facts, published, rights).await?);
     findings.extend(identity::unsent(session, &config.publication, facts, published, rights).await?);
     Ok(findings)
@@ -193,6 +197,7 @@ async fn publication_finding(
             };
             let finding = Finding::of(&publication::differs(publication, difference, sql));
             Ok(Some(match statement {
+                Some(_) if !have_keys(tables) => Finding { remedy: KEYS_FIRST.into(), ..finding },
                 Some(statement) => Finding { remedy: Remedy::Statements(vec![statement]), ..finding },
                 None => finding,
             }))
@@ -200,12 +205,17 @@ async fn publication_finding(
         PublicationState::Missing => {
             let sql = publication::create_sql(session, config, can).await?;
             let finding = rights.creating(session, &config.publication, tables, sql).await?;
-            // As soon as a table without a key is published, PostgreSQL refuses its updates and deletes.
-            let has_keys = tables.iter().all(|facts| facts.key().is_ok());
-            Ok(finding.map(|finding| match has_keys {
+            Ok(finding.map(|finding| match have_keys(tables) {
                 true => finding,
-                false => Finding { remedy: "first give each table a key, then `walvec check` again".into(), ..finding },
+                false => Finding { remedy: KEYS_FIRST.into(), ..finding },
             }))
         }
     }
+}
+
+const KEYS_FIRST: &str = "first give each table a key, then `walvec check` again";
+
+/// As soon as a table without a key is published, PostgreSQL refuses its updates and deletes.
+fn have_keys(tables: &[TableFacts]) -> bool {
+    tables.iter().all(|facts| facts.key().is_ok())
 }

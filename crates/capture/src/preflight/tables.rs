@@ -7,9 +7,9 @@ use super::{Finding, Remedy};
 use crate::CaptureError;
 use crate::catalog::{KeySource, TableFacts, leaves};
 use crate::config::TableSpec;
-use crate::connect::Session;
+use crate::connect::{Session, statement_error};
 use crate::publication::Published;
-use crate::sql::quote_columns;
+use crate::sql::{quote_columns, quote_table};
 
 pub(super) fn missing(name: &TableName) -> Finding {
     Finding::of(&CaptureError::Table { table: name.clone(), reason: "does not exist".to_owned() })
@@ -78,6 +78,36 @@ fn columns(spec: &TableSpec, facts: &TableFacts) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Partitions whose changes are not in the log: those that are unlogged, and foreign tables.
+pub(super) async fn partitions_elsewhere(
+    session: &Session,
+    facts: &TableFacts,
+) -> Result<Option<Finding>, CaptureError> {
+    if facts.kind != "p" {
+        return Ok(None);
+    }
+    let query = "
+        SELECT n.nspname::text, c.relname::text, c.relkind = 'f'
+        FROM pg_partition_tree($1::oid::regclass) AS leaf
+        JOIN pg_class c ON c.oid = leaf.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE leaf.isleaf AND (c.relkind = 'f' OR c.relpersistence = 'u') ORDER BY 1, 2 LIMIT 1";
+    let row = session.query_opt(query, &[&facts.oid]).await;
+    let Some(row) = row.map_err(|error| statement_error("looking at the partitions", &error))? else { return Ok(None) };
+    let leaf = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+    let (what, remedy) = match row.get(2) {
+        true => (
+            "a foreign table, whose rows are on another server",
+            "detach it, or follow the table where it lives".to_owned(),
+        ),
+        false => (
+            "unlogged, so that its changes are not in the log",
+            format!("ALTER TABLE {} SET LOGGED;", quote_table(&leaf)),
+        ),
+    };
+    let what = format!("partition {leaf} of {} is {what}", facts.name);
+    Ok(Some(Finding::error("E_TABLE", what, remedy)))
 }
 
 pub(super) async fn partitions(

@@ -3,7 +3,7 @@
 use walvec_model::TableName;
 
 use super::rights::Rights;
-use super::{Finding, Severity, lookups, of_table, tables};
+use super::{Finding, Severity, Subject, identity, lookups, of_table, tables};
 use crate::CaptureError;
 use crate::catalog::{ServerFacts, facts_by_name};
 use crate::config::SourceConfig;
@@ -65,6 +65,44 @@ pub(crate) async fn unfit(
     Ok(found)
 }
 
+/// When PostgreSQL refuses updates and deletes of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Breaks {
+    /// As it is published now.
+    Now,
+    /// Once it is published as configured.
+    AsConfigured,
+}
+
+/// The tables of `config` of which PostgreSQL refuses the application's updates and deletes.
+pub(crate) async fn breaking(
+    session: &Session,
+    config: &SourceConfig,
+    server: &ServerFacts,
+    when: Breaks,
+) -> Result<Vec<TableName>, CaptureError> {
+    let rights = Rights::of(session, server).await?;
+    let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
+    let mut breaking = Vec::new();
+    for (index, spec) in config.published().iter().enumerate() {
+        let Some(facts) = facts_by_name(session, &spec.name).await? else { continue };
+        let published = published.get(&spec.name);
+        let findings = of_table(session, config, (index, spec), &facts, published, &rights).await?;
+        let breaks = |finding: &Finding| {
+            finding.severity == Severity::Error
+                && finding.code == "E_REPLICA_IDENTITY"
+                && (when == Breaks::AsConfigured || finding.subject == Subject::Published)
+        };
+        if when == Breaks::Now && published.is_none() {
+            continue;
+        }
+        if findings.iter().any(breaks) || identity::is_without_any(session, &facts).await? {
+            breaking.push(spec.name.clone());
+        }
+    }
+    Ok(breaking)
+}
+
 /// The error that says most: what happened to the table itself comes before what does not fit any more because of it.
 fn worst(findings: impl Iterator<Item = Finding>) -> Option<Finding> {
     let errors = findings.filter(|finding| finding.severity == Severity::Error);
@@ -79,7 +117,7 @@ impl Unfit {
     /// Whether something happened to the table, or it does not fit the settings.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        Self::CODES.contains(&self.finding.code)
+        Self::CODES.contains(&self.finding.code) || self.finding.subject == Subject::Published
     }
 }
 

@@ -323,3 +323,15 @@ async fn a_commit_that_waits_for_a_standby_is_either_in_the_snapshot_or_in_the_s
     stream.close().await.unwrap();
     own.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_this_server_never_began_is_told_from_one_that_cannot_be_seen_yet() {
+    let db = Db::new("never_begun", "CREATE TABLE t (id int PRIMARY KEY)").await;
+    let source = db.source(db.config(&["t"])).await;
+    db.client.batch_execute("BEGIN").await.unwrap();
+    let open: String = db.client.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap().get(0);
+    let open: u32 = open.parse().unwrap();
+    let foreign = open + 300_000_000;
+    assert_eq!(source.invisible(&[open, foreign]).await.unwrap(), [open, foreign]);
+    assert_eq!(source.never_begun(&[open, foreign]).await.unwrap(), [foreign]);
+}

@@ -193,7 +193,7 @@ impl Publisher {
         let Self { config, store, shared, .. } = self;
         shared.telemetry.phase(Phase::Starting);
         let fitness = Fitness::new(std::iter::empty(), Arc::clone(store), config.on_gap);
-        let source = Arc::new(fitness.set_aside(source, &shared.telemetry).await?);
+        let source = Arc::new(shared.or_stop(fitness.set_aside(source, &shared.telemetry)).await?);
         let outcome = Box::pin(self.follow_tables(&source, fitness.clone(), retry)).await;
         // Nobody watches the broker until the next one.
         self.shared.telemetry.broker_trouble(None);
@@ -209,8 +209,12 @@ impl Publisher {
         retry: &mut Retry,
     ) -> Result<(), PipelineError> {
         let Self { config, store, shared, jobs, orders, interrupted, during } = self;
-        follow_publication(source, store, config.on_gap).await?;
-        refuse_what_cannot_work(source, *during).await?;
+        let fits = async {
+            follow_publication(source, store, config.on_gap).await?;
+            refuse_what_cannot_work(source, *during).await
+        };
+        // What tries a row filter or a lookup may have to wait for a lock.
+        shared.or_stop(fits).await?;
         *during = During::Running;
         let tables = source.followed_tables().await?;
         let stored = store.checkpoint()?;

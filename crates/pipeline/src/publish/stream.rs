@@ -220,7 +220,9 @@ impl Session<'_> {
         active: &mut Option<Active>,
     ) -> Result<(), PipelineError> {
         let source = Arc::clone(&self.source);
-        while let Some(rows) = affected.next(&source, ROWS).await? {
+        let shared = self.shared.clone();
+        // The application may hold a lock for as long as it likes.
+        while let Some(rows) = shared.or_stop(affected.next(&source, ROWS)).await? {
             if self.shared.stop.is_cancelled() {
                 return Err(PipelineError::Stopped);
             }

@@ -100,7 +100,8 @@ impl Watch<'_> {
             None => self.noted()?,
         };
         let mut is_noted = !self.read_on(&mut known);
-        let mut missing = None;
+        // Asked for once for all of them, and only if one of them may be lost.
+        let (mut missing, mut lost) = (None, None);
         let unfollowed = self.source.unfollowed();
         for (table, shape) in found.into_iter().filter(|(table, _)| !unfollowed.contains(table)) {
             let Some(shape) = shape else {
@@ -115,7 +116,7 @@ impl Watch<'_> {
             if self.reading.as_ref().is_some_and(|reading| reading.table == table) {
                 continue;
             }
-            match self.judge(&table, before, &shape, flushed).await? {
+            match self.judge(&table, before, &shape, flushed, &mut lost).await? {
                 Verdict::Note => {
                     known.insert(table, shape);
                     is_noted = false;
@@ -158,10 +159,20 @@ impl Watch<'_> {
         before: &Shape,
         now: &Shape,
         flushed: Lsn,
+        lost: &mut Option<Vec<TableName>>,
     ) -> Result<Verdict, PipelineError> {
         self.refuse_altered(table, before, now).await?;
-        if !now.has_same_identity(before) {
+        if !(now.has_same_identity(before) && now.has_same_columns(before)) {
             self.examine(table, now).await;
+            if lost.is_none() {
+                *lost = self.fitness.lost(self.source).await;
+            }
+            match lost {
+                Some(lost) if lost.contains(table) => return Err(PipelineError::Altered { table: table.clone() }),
+                Some(_) => {}
+                // The next look asks again.
+                None => return Ok(Verdict::Wait),
+            }
         }
         Ok(match now.since(before) {
             None => Verdict::Note,

@@ -97,6 +97,18 @@ fn check_collections(config: &Config) -> Result<(), Violation> {
             );
         }
         check_collection(collection).map_err(|(field, reason)| (format!("{key}.{field}"), reason))?;
+        let is_other =
+            |before: &&CollectionConfig| before.table == collection.table && before.filter != collection.filter;
+        // A topic is another one's to fill.
+        let shares = |before: &&CollectionConfig| before.topic.is_none() && collection.topic.is_none();
+        if let Some(before) = config.collections[..index].iter().filter(shares).find(is_other) {
+            let reason = format!(
+                "collection {} shows {} by another `where` or without one, and PostgreSQL filters a table in one way; write the same in both, \
+                 and filter when you search",
+                before.name, collection.table
+            );
+            return violation(format!("{key}.where"), reason);
+        }
     }
     Ok(())
 }

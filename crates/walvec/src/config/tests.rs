@@ -208,6 +208,8 @@ fn wrong_collections_name_the_key_and_what_is_expected() {
     let unsharded = "collections: [{name: a, table: a.b, text: t, payload: [x]}]\n\
         sink: { qdrant: { url: 'http://a:6334', shard_key: tenant } }";
     assert!(refusal(unsharded).contains("sink.qdrant.shard_key: collection a has no payload field \"tenant\""));
+    let filtered = "collections: [{name: a, table: a.b, text: t, where: x > 1}, {name: b, table: a.b, text: t}]";
+    assert!(refusal(filtered).contains("collections[1].where: collection a shows a.b by another `where`"));
     let twice = "collections: [{name: a, table: a.b, text: t}, {name: A, table: a.c, text: t}]";
     assert!(refusal(twice).contains("collections[1].name: \"A\" is used twice"));
     assert!(refusal("collections: []").contains("collections: there is none"));
