@@ -2,10 +2,10 @@
 //!
 //! The engine writes a vector over the former one at once, through a memory map, and payloads, indexes and deletions with its
 //! next `flush`. Killed between the two it leaves the new vector beside the former payload, and relies on a replay of its log,
-//! which 0.7.2 does not do. So a change of points that are stored is recorded before it is made, and made again at opening.
+//! which 0.7.2 does not do. So a change of stored vectors is recorded before it is made, and made again at opening.
 //! There are two files, of which at most one has records:
 //!
-//! - `last-change`: the last change of stored points; once it is answered, it is flushed
+//! - `last-change`: the last vectors that took the place of stored ones; once that is answered, it is flushed
 //! - `journal`: all changes since an index build began. Nothing is flushed during a build, whose deletions from the segments
 //!   that are being rebuilt are in memory only. The file exists exactly while a build runs.
 //!
@@ -24,7 +24,7 @@ const LIMIT: u64 = 256 << 20;
 /// Which changes a journal has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The last change of stored points.
+    /// The last vectors that took the place of stored ones.
     LastChange,
     /// The changes since an index build began.
     Build,

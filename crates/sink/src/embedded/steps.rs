@@ -99,14 +99,19 @@ pub(super) fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Resu
     }
 }
 
-/// Whether a change writes over points that are stored.
-pub(super) fn write_over_points(shard: &EdgeShard, steps: &[Step]) -> Result<bool, SinkError> {
-    if steps.iter().any(|step| matches!(step, Step::Overwrite { .. })) {
-        return Ok(true);
+/// The steps of a change that write vectors over those of stored points. The others are made as a whole or not at all.
+pub(super) fn writing_over_vectors(shard: &EdgeShard, steps: &[Step]) -> Result<Vec<Step>, SinkError> {
+    let mut writing_over = Vec::new();
+    for step in steps {
+        let Step::Upsert(points) = step else { continue };
+        let ids: Vec<EdgeId> = points.iter().map(|point| edge_id(point.id)).collect();
+        let stored = stored_among(shard, &ids)?;
+        let over: Vec<RawPoint> = points.iter().filter(|point| stored.contains(&edge_id(point.id))).cloned().collect();
+        if !over.is_empty() {
+            writing_over.push(Step::Upsert(over));
+        }
     }
-    let upserted = steps.iter().filter_map(|step| if let Step::Upsert(points) = step { Some(points) } else { None });
-    let ids: Vec<EdgeId> = upserted.flatten().map(|point| edge_id(point.id)).collect();
-    Ok(!stored_among(shard, &ids)?.is_empty())
+    Ok(writing_over)
 }
 
 fn stored_among(shard: &EdgeShard, ids: &[EdgeId]) -> Result<HashSet<EdgeId>, SinkError> {

@@ -1,8 +1,8 @@
 //! The thread that owns every change of a collection: update, flush, and when an index is built.
 //!
 //! In 0.7.2 the engine's `flush` panics when an update, or the end of an index build, holds one of its locks. Here nothing
-//! changes during a flush, and nothing is flushed during a build: the journal makes writes durable meanwhile. A change of
-//! stored points is recorded before it is made, because the engine can be killed in the middle of it (see `journal`).
+//! changes during a flush, and nothing is flushed during a build: the journal makes writes durable meanwhile. A vector
+//! that takes the place of another one is recorded before, because the engine can be killed in the middle of it (see `journal`).
 
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::{self, JoinHandle};
@@ -98,7 +98,7 @@ struct Owner {
     jobs: mpsc::WeakSender<Job>,
     /// The engine failed: what it holds in memory may differ from what it will write.
     suspect: bool,
-    /// Where the last change of stored points is recorded, if there was one.
+    /// Where the last change of stored vectors is recorded, if there was one.
     last_change: Option<Journal>,
     /// How many index builds were started.
     builds: u64,
@@ -189,14 +189,16 @@ impl Owner {
         outcome
     }
 
-    /// Records a change that must be made again if it is cut short: during a build any, otherwise one of stored points.
+    /// Records what must be made again if it is cut short: during a build any change, otherwise vectors that take the place of stored
+    /// ones.
     fn record(&mut self, steps: &[Step]) -> Result<(), SinkError> {
         let failed = io_error(self.store.directory());
         if let Some(Build { journal, .. }) = &mut self.build {
             return journal.append(steps).map_err(failed);
         }
-        if !self.store.with_shard(|shard| steps::write_over_points(shard, steps))? {
-            // What follows may remove what the last change wrote.
+        let steps = self.store.with_shard(|shard| steps::writing_over_vectors(shard, steps))?;
+        if steps.is_empty() {
+            // What follows may remove what the last change wrote, or write over it.
             let stale = self.last_change.as_mut().filter(|journal| journal.has_any());
             return stale.map_or(Ok(()), Journal::clear).map_err(failed);
         }
@@ -204,7 +206,7 @@ impl Owner {
             Some(journal) => journal,
             none => none.insert(Journal::create(self.store.directory(), Kind::LastChange).map_err(&failed)?),
         };
-        journal.replace(steps).map_err(failed)
+        journal.replace(&steps).map_err(failed)
     }
 
     /// Loads the engine again if it failed, or if its log has grown long.
