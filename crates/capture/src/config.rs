@@ -57,7 +57,7 @@ impl SourceConfig {
         tables
     }
 
-    /// The same source without some of its tables, and without those in which nothing looks rows up then.
+    /// This configuration without `tables`, and without the tables that only their rows look something up in.
     pub(crate) fn without(&self, tables: &[TableName]) -> Self {
         let mut config = self.clone();
         config.tables.retain(|spec| !tables.contains(&spec.name));

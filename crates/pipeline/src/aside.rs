@@ -1,9 +1,9 @@
 //! Tables that cannot be followed any more, while the others go on.
 //!
-//! A table that was followed and was dropped, lost its key or a column that a template needs, may not be read any more, was taken out
-//! of a publication that somebody else has made, or cannot be published without PostgreSQL refusing its updates, is set aside: its points stay as they were, and the status says why. Once it can be
-//! followed again, all tables are read again, because what happened to it meanwhile never comes. A table that was never followed is a
-//! mistake in the settings, and refused.
+//! A table that was followed is set aside if it was dropped, lost its key or a column that a template needs, may not be read any more,
+//! was taken out of a publication that walvec did not make, or makes PostgreSQL refuse the application's updates because it is published.
+//! Its points stay as they were, and the status says why. Once it can be followed again, all tables are read again, because the stream
+//! does not bring what happened to it meanwhile. A table that was never followed is a mistake in the settings, and refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,14 +89,11 @@ impl Fitness {
     /// published, which it takes out of the publication. `None` if the catalogue does not tell in time.
     pub(crate) async fn lost(&self, source: &Source) -> Option<Vec<TableName>> {
         let lost = async {
-            let mut lost = source.breaking().await.ok()?;
-            let unfit = self.unfit(source).await.ok()?;
-            if self.on_gap == OnGap::Resync && source.has_others_than(&unfit) {
-                lost.extend(unfit.into_iter().map(|unfit| unfit.table));
-            }
-            Some(lost)
+            let mut lost = source.breaking().await?;
+            lost.extend(self.leaving(source).await?);
+            Ok::<_, PipelineError>(lost)
         };
-        tokio::time::timeout(PATIENCE, lost).await.ok().flatten()
+        tokio::time::timeout(PATIENCE, lost).await.ok()?.ok()
     }
 
     /// Whether the next session goes on without `table`.
@@ -120,14 +117,20 @@ impl Fitness {
         }
     }
 
-    /// The tables that the next session sets aside, and this one has not.
+    /// The tables that the next session sets aside, and this one has not; none if the catalogue does not tell in time.
     async fn to_be_set_aside(&self, source: &Source) -> Vec<TableName> {
-        let Ok(Ok(unfit)) = tokio::time::timeout(PATIENCE, self.unfit(source)).await else { return Vec::new() };
+        let leaving = tokio::time::timeout(PATIENCE, self.leaving(source)).await;
+        leaving.map(Result::unwrap_or_default).unwrap_or_default()
+    }
+
+    /// The tables that the next session sets aside, and this one has not.
+    async fn leaving(&self, source: &Source) -> Result<Vec<TableName>, PipelineError> {
+        let unfit = self.unfit(source).await?;
         if self.on_gap == OnGap::Stop || !source.has_others_than(&unfit) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let is_new = |table: &TableName| source.set_aside().iter().all(|unfit| unfit.table != *table);
-        unfit.into_iter().map(|unfit| unfit.table).filter(is_new).collect()
+        Ok(unfit.into_iter().map(|unfit| unfit.table).filter(is_new).collect())
     }
 
     /// Fails if a table that is set aside can be followed again. Looks now and then only.

@@ -16,8 +16,8 @@ pub struct Known {
     pub points: HashMap<PointId, StoredPoint>,
     /// Keys whose latest version could not be processed: what is stored for them is out of date.
     pub parked: HashSet<RowKey>,
-    /// Points whose stored state may be of before, so that nothing is taken from it.
-    pub doubted: HashSet<PointId>,
+    /// Points whose stored state may be of before, so that nothing is taken from it, by their rows.
+    pub doubted: HashMap<RowKey, HashSet<PointId>>,
 }
 
 impl Known {
@@ -25,7 +25,7 @@ impl Known {
     #[must_use]
     pub fn new(stored: Vec<StoredPoint>, parked: HashSet<RowKey>) -> Self {
         let ours = stored.into_iter().filter(|point| point.provenance.is_some());
-        Self { points: ours.map(|point| (point.id, point)).collect(), parked, doubted: HashSet::new() }
+        Self { points: ours.map(|point| (point.id, point)).collect(), parked, doubted: HashMap::new() }
     }
 
     /// Whether the sink already shows this version of the point, or a newer one: the stream is being replayed.
@@ -50,9 +50,15 @@ impl Known {
     pub fn base(&self, base: &Base, id: PointId, key: &RowKey) -> Option<&StoredPoint> {
         let Base::Stored { before } = base else { return None };
         let usable = !self.parked.contains(key)
-            && !self.doubted.contains(&id)
+            && !self.is_doubted(key, id)
             && self.version(id).is_some_and(|stored| stored < *before);
         self.points.get(&id).filter(|_| usable)
+    }
+
+    /// Whether what is stored of a row's point may be of before.
+    #[must_use]
+    pub fn is_doubted(&self, key: &RowKey, id: PointId) -> bool {
+        self.doubted.get(key).is_some_and(|points| points.contains(&id))
     }
 
     /// Whether a point that was read later is still the one that is known.
@@ -75,7 +81,7 @@ impl Known {
     /// Whether the stored vector was made from the same text by the same model.
     #[must_use]
     pub fn has_vector_for(&self, document: &Document, fingerprint: &Fingerprint) -> bool {
-        let usable = self.points.get(&document.id).filter(|point| !self.doubted.contains(&point.id));
+        let usable = self.points.get(&document.id).filter(|point| !self.is_doubted(&document.key, point.id));
         usable.and_then(|point| point.provenance.as_ref()).is_some_and(|provenance| {
             provenance.input_hash == document.input_hash && provenance.fingerprint == *fingerprint
         })

@@ -123,26 +123,19 @@ impl OnDemand {
         lookup: &Lookup,
         wanted: &[RowKey],
     ) -> Result<Vec<(usize, Value)>, PipelineError> {
-        let found = self.look_up_once(config, main, lookup, wanted).await;
+        let look_up = || async {
+            let source = self.primary(config).await?;
+            source.forget_shapes().await;
+            let found = source.look_up(main, lookup, wanted).await;
+            self.or_let_go(found.map_err(PipelineError::from)).await
+        };
+        let found = look_up().await;
         if !found.as_ref().is_err_and(aside::is_about_a_table) {
             return found;
         }
         // Another table may be lost. A new session goes on without it, as capture does.
         *self.source.lock().await = None;
-        self.look_up_once(config, main, lookup, wanted).await
-    }
-
-    async fn look_up_once(
-        &self,
-        config: &SourceConfig,
-        main: &TableName,
-        lookup: &Lookup,
-        wanted: &[RowKey],
-    ) -> Result<Vec<(usize, Value)>, PipelineError> {
-        let source = self.primary(config).await?;
-        source.forget_shapes().await;
-        let found = source.look_up(main, lookup, wanted).await;
-        self.or_let_go(found.map_err(PipelineError::from)).await
+        look_up().await
     }
 
     async fn fetch(

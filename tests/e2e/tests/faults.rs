@@ -112,13 +112,15 @@ pub(crate) fn new_seed() -> u64 {
     seed
 }
 
+async fn three_hundred_items(context: &TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 300) g").await
+}
+
 async fn kills_at_random_moments_lose_nothing(context: TestContext) -> Result<()> {
     let seed = new_seed();
     let mut random = StdRng::seed_from_u64(seed);
-    context.execute(TABLE).await?;
-    context
-        .execute("INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 300) g")
-        .await?;
+    three_hundred_items(&context).await?;
     for round in 0..repeats(100) {
         let writing = writer(context.connect().await?, seed.wrapping_add(round), 200);
         let walvec = context.start(&items()).await?;
@@ -187,10 +189,7 @@ const PACE: Duration = Duration::from_millis(5);
 async fn crashed_everywhere(context: &TestContext, settings: &Settings, stream_steps: &[&str]) -> Result<u64> {
     let seed = new_seed();
     let mut random = StdRng::seed_from_u64(seed);
-    context.execute(TABLE).await?;
-    context
-        .execute("INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 300) g")
-        .await?;
+    three_hundred_items(context).await?;
     let mut steps: Vec<(&str, u64)> = SNAPSHOT_STEPS.iter().map(|step| (*step, 0)).collect();
     for _ in 0..repeats(10) {
         steps.extend(stream_steps.iter().map(|step| (*step, random.random_range(0..4))));

@@ -6,7 +6,7 @@ use walvec_e2e::{Collection, Settings, Test, TestContext, Walvec, test};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        test!(a_filter_that_is_added_later_is_refused_before_it_breaks_the_applications_statements),
+        test!(a_filter_that_is_added_later_is_refused_before_it_breaks_the_applications_statements).since(15),
         test!(the_only_table_that_loses_its_key_is_no_longer_published_when_walvec_ends),
         test!(a_table_that_loses_its_key_while_walvec_is_stopped_is_no_longer_published_after_its_start).once(),
         test!(a_partition_without_an_identity_of_its_own_is_refused),

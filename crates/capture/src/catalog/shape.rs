@@ -30,7 +30,7 @@ pub struct Shape {
 }
 
 /// Where the rows of a leaf are stored.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Storage {
     /// `pg_class.relfilenode`: TRUNCATE, VACUUM FULL, CLUSTER and some forms of ALTER TABLE change it.
     file: u32,

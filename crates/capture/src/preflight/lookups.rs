@@ -123,7 +123,7 @@ async fn identity_of_partitions(
     }
     let lacking = identity::partitions_without_full(session, theirs).await?;
     let remedy = Remedy::Statements(lacking.iter().map(|leaf| identity::full(leaf, theirs, rights)).collect());
-    // One that was added later renders more rows again than it has to. Where none has one, nobody has thought of it yet.
+    // A partition that was added without it makes walvec render more rows than it has to. If all lack it, it was forgotten.
     let is_late = lacking.len() < leaves(session, theirs.oid).await?.len();
     Ok(lacking.first().map(|leaf| {
         let what = format!(

@@ -101,13 +101,20 @@ impl LateWrites {
         self.locked().keys().copied().collect()
     }
 
-    /// The points of a row that are to be looked at.
-    pub(super) fn of_row(&self, key: &RowKey) -> Vec<PointId> {
-        let points = self.locked();
-        points.iter().filter(|(_, late)| late.key == *key).map(|(id, _)| *id).collect()
+    /// The points of these rows that are to be looked at: what is stored of them may be of before.
+    pub(super) fn of_rows<'k>(&self, keys: impl Iterator<Item = &'k RowKey>) -> HashMap<RowKey, HashSet<PointId>> {
+        let (points, mut found) = (self.locked(), HashMap::new());
+        if points.is_empty() {
+            return found;
+        }
+        let keys: HashSet<&RowKey> = keys.collect();
+        for (id, late) in points.iter().filter(|(_, late)| keys.contains(&late.key)) {
+            found.entry(late.key.clone()).or_insert_with(HashSet::new).insert(*id);
+        }
+        found
     }
 
-    /// Those among these points that are to be looked at: what is stored of them may be of before.
+    /// Those among these points that are to be looked at.
     pub(super) fn among(&self, ids: impl Iterator<Item = PointId>) -> HashSet<PointId> {
         let points = self.locked();
         if points.is_empty() { HashSet::new() } else { ids.filter(|id| points.contains_key(id)).collect() }

@@ -96,6 +96,8 @@ impl Writer {
             Purpose::Change | Purpose::Refresh => self.known(&entries).await?,
             Purpose::Repair => Known::new(Vec::new(), self.parked_among(&entries)),
         };
+        let doubted = self.late.of_rows(entries.iter().map(|(key, _)| key));
+        let known = Known { doubted, ..known };
         let is_news = |key: &RowKey, last: &Final| {
             purpose == Purpose::Refresh
                 || !known.is_current(self.id(&last.table, key), key, last.position, context.generation)
@@ -126,8 +128,7 @@ impl Writer {
         if !more.is_empty() {
             stored.extend(self.on_sink(|sink, _| async move { sink.retrieve(more.clone()).await }).await?);
         }
-        let doubted = self.late.among(stored.iter().map(|point| point.id));
-        Ok(Known { doubted, ..Known::new(stored, self.parked_among(entries)) })
+        Ok(Known::new(stored, self.parked_among(entries)))
     }
 
     fn parked_among(&self, entries: &[(RowKey, Final)]) -> HashSet<RowKey> {
@@ -252,9 +253,11 @@ impl Writer {
         let stored = known.chunks(first);
         let mut surplus: Vec<PointId> = self.collection.transform.further_ids(&table.name, &key, stored).collect();
         // What is stored of the first point may be of before, and say too little.
-        let more =
-            self.late.of_row(&key).into_iter().filter(|id| *id != first && !surplus.contains(id)).collect::<Vec<_>>();
-        surplus.extend(more);
+        for id in known.doubted.get(&key).into_iter().flatten() {
+            if *id != first && !surplus.contains(id) {
+                surplus.push(*id);
+            }
+        }
         Target { key, position, first, documents: Vec::new(), stored, surplus }
     }
 
@@ -398,7 +401,7 @@ impl Writer {
         }
         let further = self.collection.transform.further_ids(&table.name, &target.key, target.stored);
         let stored = std::iter::once(target.first).chain(further).filter_map(|id| known.points.get(&id));
-        let usable = stored.filter(|point| !known.doubted.contains(&point.id));
+        let usable = stored.filter(|point| !known.is_doubted(&target.key, point.id));
         let usable = usable.filter_map(|point| Some((point.id, point.provenance.as_ref()?)));
         usable
             .filter(|(_, provenance)| provenance.fingerprint == self.collection.fingerprint)

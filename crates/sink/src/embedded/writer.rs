@@ -168,7 +168,7 @@ impl Owner {
         outcome
     }
 
-    /// Makes a change, and makes it durable: by the engine's flush, or by the journal of the build that is under way.
+    /// Makes a change durable: during an index build by its record in the journal, otherwise by the engine's flush.
     fn recorded_change(&mut self, steps: Vec<Step>) -> Result<u64, SinkError> {
         self.store.with_shard(|shard| steps::check_overwritten_exist(shard, &steps))?;
         self.record(&steps)?;

@@ -1,7 +1,7 @@
 //! Requests that are sent once.
 //!
-//! The client sends a request again by itself, and without a word, when it fails in a way that may pass. Of a write the first copy may
-//! still arrive, after newer writes: whoever repeats it has to know. So writes go by a connection of their own, which repeats nothing.
+//! qdrant-client repeats a request by itself after an error that may pass, and does not tell. The network may have kept the first copy of a
+//! write and deliver it after newer ones, so the caller has to know that it was repeated. Writes use a connection that repeats nothing.
 
 use std::sync::{Mutex, PoisonError};
 
