@@ -235,8 +235,8 @@ pub enum CaptureError {
         /// The server's message.
         reason: String,
     },
-    /// What answers is a connection pooler, which does not speak the replication protocol.
-    #[error("{server} does not speak the replication protocol, as a connection pooler: {reason}")]
+    /// What answers is a connection pooler, which does not replicate, and shares its sessions out.
+    #[error("a connection pooler answers at {server}, which cannot replicate: {reason}")]
     Pooler {
         /// `host:port/database`.
         server: String,
@@ -363,7 +363,7 @@ impl CaptureError {
             }
             Self::Exhausted { resource, .. } => resource.remedy().to_owned(),
             Self::Pooler { .. } => {
-                "replication needs the direct address of the server: put its own host and port into \
+                "walvec needs the direct address of the server: put its own host and port into \
                 `source.url`, not those of PgBouncer, Supavisor, RDS Proxy or another pooler"
                     .to_owned()
             }

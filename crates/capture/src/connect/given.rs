@@ -10,6 +10,7 @@ use tokio_postgres::config::ChannelBinding;
 
 use super::conninfo::{ConnInfo, Host, Liveness, SslMode};
 use super::connstring::{self, Settings, invalid};
+use super::settings;
 use super::target::Target;
 use crate::CaptureError;
 
@@ -132,9 +133,7 @@ impl Given {
         if let Some(password) = self.take("password") {
             config.password(password);
         }
-        if let Some(options) = self.take("options") {
-            config.options(options);
-        }
+        config.options(settings::marked(self.take("options").as_deref()));
         // Sessions are called walvec, so that they are found; the name of a pool's or a framework's making is not needed.
         let _ = (self.take("application_name"), self.take("fallback_application_name"));
         let bindings = [

@@ -31,8 +31,10 @@ impl Replication {
     pub(crate) async fn open(info: &ConnInfo, slot: &str, version: u32) -> Result<Self, CaptureError> {
         let wire = login::open(info).await?;
         let mut session = Self { wire, info: info.clone(), pid: 0, server: info.server(), slot: slot.to_owned() };
-        let pid = session.query("SELECT pg_backend_pid()").await?;
-        session.pid = pid.first().cloned().flatten().and_then(|pid| pid.parse().ok()).unwrap_or(0);
+        let row = session.query(&format!("SELECT pg_backend_pid(), {}", settings::IS_OURS)).await?;
+        let cell = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+        settings::refuse_shared(info, &cell(1))?;
+        session.pid = cell(0).parse().unwrap_or(0);
         if info.target != Target::Any {
             let row = session.query(STANDING).await?;
             let is = |index: usize| row.get(index).is_some_and(|cell| cell.as_deref() == Some("t"));
@@ -158,8 +160,7 @@ pub(super) fn classify(server: &str, slot: &str, error: WireError) -> CaptureErr
         return CaptureError::TooLarge { doing: "sending a change".to_owned(), reason };
     }
     match sqlstate.as_str() {
-        // The name of the parameter that makes a session a replication session.
-        "08P01" if reason.contains("replication") => CaptureError::Pooler { server, reason },
+        code if settings::is_poolers(code, &reason) => CaptureError::Pooler { server, reason },
         "42704" if reason.starts_with("publication") => CaptureError::Publication {
             publication: quoted_part(&reason),
             difference: "it does not exist, so changes since it was dropped cannot be had".to_owned(),
@@ -208,6 +209,7 @@ mod tests {
         assert_eq!(code("53400", "all replication slots are in use"), "E_LIMIT");
         assert_eq!(code("53300", "sorry, too many clients already"), "E_LIMIT");
         assert_eq!(code("08P01", "unsupported startup parameter: replication"), "E_POOLER");
+        assert_eq!(code("08P01", "unsupported startup parameter: options"), "E_POOLER");
         assert_eq!(code("08006", "connection failure"), "E_CONNECT");
         assert_eq!(code("XX000", "?"), "E_STATEMENT");
     }

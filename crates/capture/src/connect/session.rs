@@ -64,9 +64,10 @@ impl Session {
 
     /// Asks the server who it is, and pins the session's settings.
     async fn introduce(&mut self) -> Result<(), CaptureError> {
-        let question = "SELECT current_setting('server_version_num'), pg_backend_pid()";
-        let row = self.client.query_one(question, &[]).await;
+        let question = format!("SELECT current_setting('server_version_num'), pg_backend_pid(), {}", settings::IS_OURS);
+        let row = self.client.query_one(&question, &[]).await;
         let row = row.map_err(|error| statement_error("asking for the server's version", &error))?;
+        settings::refuse_shared(&self.info, row.get(2))?;
         let text: String = row.get(0);
         let version = text.parse();
         self.version =
@@ -178,6 +179,9 @@ fn connect_error(info: &ConnInfo, error: &Error) -> CaptureError {
     if let Some(state) = error.code() {
         if let Some(resource) = Resource::of(state.code(), &reason) {
             return CaptureError::Exhausted { resource, doing: format!("connecting to {server}"), reason };
+        }
+        if settings::is_poolers(state.code(), &reason) {
+            return CaptureError::Pooler { server, reason };
         }
         return match *state {
             SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {

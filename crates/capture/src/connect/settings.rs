@@ -3,6 +3,36 @@
 //! They are pinned on every connection, because a role or a database can carry its own (`ALTER ROLE ... SET`), and the
 //! copy, the stream and the re-select must write every value the same.
 
+use crate::CaptureError;
+
+use super::ConnInfo;
+
+/// Adds a setting of walvec's own to a connection's `options`, by which [`refuse_shared`] knows the session again.
+///
+/// A pooler that hands its sessions from client to client does not pass `options` on: it refuses the connection, or drops them.
+pub(super) fn marked(options: Option<&str>) -> String {
+    let mark = "-c walvec.session=on";
+    options.map_or_else(|| mark.to_owned(), |given| format!("{given} {mark}"))
+}
+
+/// Answers whether the session is the one that [`marked`] options opened: `on`, or something else.
+pub(super) const IS_OURS: &str = "coalesce(current_setting('walvec.session', true), '')";
+
+/// Fails if `answer` to [`IS_OURS`] shows a session that a pooler shares out. To be asked before the first `SET`: what is set
+/// there stays, and the application's next statement would run with it.
+pub(super) fn refuse_shared(info: &ConnInfo, answer: &str) -> Result<(), CaptureError> {
+    if answer == "on" {
+        return Ok(());
+    }
+    let reason = "the `options` of the connection did not reach the server".to_owned();
+    Err(CaptureError::Pooler { server: info.server(), reason })
+}
+
+/// Whether these words, with SQLSTATE 08P01, are those of a pooler that refuses what a connection begins with.
+pub(super) fn is_poolers(sqlstate: &str, words: &str) -> bool {
+    sqlstate == "08P01" && (words.contains("replication") || words.contains("startup parameter"))
+}
+
 /// One `SET` per line; `version` is `server_version_num`.
 pub(super) fn statements(version: u32) -> String {
     let mut settings = vec![

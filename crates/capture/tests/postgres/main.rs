@@ -13,6 +13,7 @@ mod handover;
 mod hosts;
 mod keys;
 mod locks;
+mod poolers;
 mod preflight;
 mod publications;
 mod rights;

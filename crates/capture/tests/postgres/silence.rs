@@ -113,40 +113,29 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// `refuse`: what connections hear whose first message asks for a replication session.
-    async fn to(port: u16, refuse: Option<&'static [u8]>) -> Self {
+    async fn to(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let proxy = Self { port: listener.local_addr().unwrap().port(), is_frozen: Arc::default() };
         let is_frozen = Arc::clone(&proxy.is_frozen);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
-                tokio::spawn(Self::forward(client, server, Arc::clone(&is_frozen), refuse));
+                tokio::spawn(Self::forward(client, server, Arc::clone(&is_frozen)));
             }
         });
         proxy
     }
 
-    async fn forward(client: TcpStream, server: TcpStream, is_frozen: Arc<AtomicBool>, refuse: Option<&'static [u8]>) {
+    async fn forward(client: TcpStream, server: TcpStream, is_frozen: Arc<AtomicBool>) {
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
         let (mut up, mut down) = (vec![0; 64 << 10], vec![0; 64 << 10]);
         let froze_before = is_frozen.load(Ordering::Relaxed);
         let is_frozen = || !froze_before && is_frozen.load(Ordering::Relaxed);
-        let mut refuse = refuse;
         loop {
             let sent = tokio::select! {
                 read = from_client.read(&mut up) => match read {
-                    Ok(count) if count > 0 => {
-                        let is_refused = up[..count].windows(11).any(|part| part == b"replication");
-                        match refuse.take().filter(|_| is_refused) {
-                            Some(words) => {
-                                let _ = to_client.write_all(words).await;
-                                return;
-                            }
-                            None => to_server.write_all(&up[..count]).await,
-                        }
-                    }
+                    Ok(count) if count > 0 => to_server.write_all(&up[..count]).await,
                     _ => return,
                 },
                 read = from_server.read(&mut down) => match read {
@@ -172,7 +161,7 @@ async fn a_copy_whose_connection_is_dead_goes_on_over_another_one_although_both_
     let setup = "CREATE TABLE t (id int PRIMARY KEY, body text);
                  INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 60000) g";
     let (cluster, _, config) = own_server(&[], setup, &["t"]).await;
-    let proxy = Proxy::to(cluster.port(), None).await;
+    let proxy = Proxy::to(cluster.port()).await;
     let url = proxy.url(&cluster, "sslmode=disable&tcp_user_timeout=1500&connect_timeout=3");
     let source = Source::connect(SourceConfig { url: url.into(), ..config }).await.unwrap();
     source.ensure_publication().await.unwrap();
@@ -187,30 +176,4 @@ async fn a_copy_whose_connection_is_dead_goes_on_over_another_one_although_both_
     assert_eq!(rows, 60_000);
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     cluster.close().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pooler_in_between_is_named_before_anything_is_made() {
-    let (cluster, _, config) = own_server(&[], "CREATE TABLE t (id int PRIMARY KEY)", &["t"]).await;
-    // As PgBouncer says it.
-    let words = b"E\0\0\0\x47SFATAL\0C08P01\0Munsupported startup parameter: replication\0\0";
-    let refusal: &'static [u8] = Box::leak(framed(words).into_boxed_slice());
-    let proxy = Proxy::to(cluster.port(), Some(refusal)).await;
-    let url = proxy.url(&cluster, "sslmode=disable");
-    let source = Source::connect(SourceConfig { url: url.into(), ..config }).await.unwrap();
-    let findings = source.preflight().await.unwrap();
-    let pooler = findings.iter().find(|finding| finding.code == "E_POOLER").expect("a finding");
-    assert!(pooler.message.contains("unsupported startup parameter"), "{}", pooler.message);
-    assert!(pooler.remedy.to_string().contains("direct address"), "{}", pooler.remedy);
-    source.ensure_publication().await.unwrap();
-    assert_eq!(source.begin_snapshot().await.err().unwrap().code(), "E_POOLER");
-    cluster.close().await.unwrap();
-}
-
-/// The message with its true length.
-fn framed(message: &[u8]) -> Vec<u8> {
-    let mut framed = message.to_vec();
-    let length = u32::try_from(message.len() - 1).unwrap();
-    framed[1..5].copy_from_slice(&length.to_be_bytes());
-    framed
 }
