@@ -62,10 +62,13 @@ impl Source {
         let columns = std::iter::once(number).chain(theirs.table.columns.iter().cloned()).collect();
         let answer = Table { name: lookup.table.clone(), columns, key: vec![0] };
         let kinds: Vec<Kind> = std::iter::once(Kind::Integer).chain(theirs.kinds.iter().cloned()).collect();
-        let rows = self.copied(&looked_up(lookup, main, theirs, wanted)?, &answer, &kinds).await?;
+        let ours: Vec<&str> = lookup.on.iter().map(|(_, ours)| ours.as_str()).collect();
+        let by = |wanted: &[&RowKey]| looked_up(lookup, main, theirs, wanted);
+        let (rows, asked) = self.copied_by(main, &ours, wanted, by, &answer, &kinds).await?;
         let object = |row: Row| {
             let mut cells = row.0.into_iter().map(|cell| cell.value().cloned().unwrap_or_default());
             let number = cells.next().and_then(|number| usize::try_from(number.as_u64()?).ok())?;
+            let number = *asked.get(number)?;
             let names = theirs.table.columns.iter().map(|column| column.name.clone());
             Some((number, Value::Object(names.zip(cells).collect())))
         };
@@ -90,7 +93,17 @@ impl Source {
         let columns: Vec<Column> = main.table.key.iter().map(|index| main.table.columns[*index].clone()).collect();
         let kinds: Vec<Kind> = main.table.key.iter().map(|index| main.kinds[*index].clone()).collect();
         let answer = Table { name: main.table.name.clone(), key: (0..columns.len()).collect(), columns };
-        let rows = self.copied(&related(lookup, main, theirs, changed, after, limit)?, &answer, &kinds).await?;
+        let rows = match changed {
+            Related::ToAny => {
+                let query = related(lookup, main, theirs, None, after, limit)?;
+                self.copied(&query, &answer, &kinds).await.map_err(|error| error.about(&answer.name))?
+            }
+            Related::To(values) => {
+                let columns: Vec<&str> = lookup.on.iter().map(|(theirs, _)| theirs.as_str()).collect();
+                let by = |values: &[&RowKey]| related(lookup, main, theirs, Some(values), after, limit);
+                self.copied_by(theirs, &columns, values, by, &answer, &kinds).await?.0
+            }
+        };
         let key = |row: Row| RowKey::new(row.0.iter().filter_map(|cell| cell.value().cloned()).collect());
         Ok(rows.into_iter().map(key).collect())
     }
@@ -116,13 +129,93 @@ impl Source {
         Ok(Arc::clone(known.insert(Arc::new(shapes))))
     }
 
-    async fn copied(&self, query: &str, answer: &Table, kinds: &[Kind]) -> Result<Vec<Row>, CaptureError> {
-        let failed = |error: tokio_postgres::Error| failure(&answer.name, &error);
+    /// Reads what `query` asks for by `values` of these columns of `shape`; and says which of the values it asked by, as their places.
+    ///
+    /// That is all of them, but for values that a type does not have any more, as labels of an enum: no row has them, and they must
+    /// not keep the others from being read.
+    async fn copied_by(
+        &self,
+        shape: &Shape,
+        columns: &[&str],
+        values: &[RowKey],
+        query: impl Fn(&[&RowKey]) -> Result<String, CaptureError>,
+        answer: &Table,
+        kinds: &[Kind],
+    ) -> Result<(Vec<Row>, Vec<usize>), CaptureError> {
+        let all: Vec<&RowKey> = values.iter().collect();
+        match self.copied(&query(&all)?, answer, kinds).await {
+            Ok(rows) => return Ok((rows, (0..values.len()).collect())),
+            Err(error) if error.is_about_a_value() => {}
+            Err(error) => return Err(error.about(&answer.name)),
+        }
+        let places = self.possible(shape, columns, values).await?;
+        let some: Vec<&RowKey> = places.iter().map(|place| &values[*place]).collect();
+        if some.is_empty() {
+            return Ok((Vec::new(), places));
+        }
+        let rows = self.copied(&query(&some)?, answer, kinds).await.map_err(|error| error.about(&answer.name))?;
+        Ok((rows, places))
+    }
+
+    /// The places of the values that the columns' types can have.
+    async fn possible(&self, shape: &Shape, columns: &[&str], values: &[RowKey]) -> Result<Vec<usize>, CaptureError> {
         let session = self.catalog.rows_session().await?;
-        let copy = session.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(failed)?;
-        let lines: Vec<Bytes> = copy.try_collect().await.map_err(failed)?;
+        let (mut possible, mut rest) = (Vec::new(), vec![0..values.len()]);
+        while let Some(range) = rest.pop() {
+            let tuples =
+                values[range.clone()].iter().map(|values| Ok(format!("({})", literals(shape, columns, values)?)));
+            let tuples = tuples.collect::<Result<Vec<_>, CaptureError>>()?.join(", ");
+            // Literals are read when the statement is: it fails, or it does nothing.
+            match session
+                .batch_execute(&format!("SELECT FROM (VALUES {tuples}) AS v"))
+                .await
+                .map_err(Unanswered::Refused)
+            {
+                Ok(()) => possible.extend(range),
+                Err(error) if error.is_about_a_value() => {
+                    let middle = range.start + range.len() / 2;
+                    rest.extend([range.start..middle, middle..range.end].into_iter().filter(|_| range.len() > 1));
+                }
+                Err(error) => return Err(error.about(&shape.table.name)),
+            }
+        }
+        Ok(possible)
+    }
+
+    async fn copied(&self, query: &str, answer: &Table, kinds: &[Kind]) -> Result<Vec<Row>, Unanswered> {
+        let session = self.catalog.rows_session().await?;
+        let copy = session.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(Unanswered::Refused)?;
+        let lines: Vec<Bytes> = copy.try_collect().await.map_err(Unanswered::Refused)?;
         let mut decoder = RowDecoder::new(answer, kinds);
-        lines.iter().map(|line| decoder.row(line)).collect()
+        Ok(lines.iter().map(|line| decoder.row(line)).collect::<Result<_, _>>()?)
+    }
+}
+
+/// Why rows were not read.
+enum Unanswered {
+    /// The server refused.
+    Refused(tokio_postgres::Error),
+    /// There is no session, or a value could not be decoded.
+    Other(CaptureError),
+}
+
+impl Unanswered {
+    fn is_about_a_value(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION))
+    }
+
+    /// The error, where rows of `table` were to be read.
+    fn about(self, table: &TableName) -> CaptureError {
+        match self {
+            Self::Refused(error) => failure(table, &error),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+impl From<CaptureError> for Unanswered {
+    fn from(error: CaptureError) -> Self {
+        Self::Other(error)
     }
 }
 
@@ -138,7 +231,7 @@ pub(crate) fn looked_up(
     lookup: &Lookup,
     main: &Shape,
     theirs: &Shape,
-    wanted: &[RowKey],
+    wanted: &[&RowKey],
 ) -> Result<String, CaptureError> {
     let ours: Vec<&str> = lookup.on.iter().map(|(_, ours)| ours.as_str()).collect();
     let tuples =
@@ -164,12 +257,12 @@ pub(crate) fn looked_up(
     ))
 }
 
-/// The query for the keys of the rows that look something up in what has changed.
+/// The query for the keys of the rows that look something up: in the rows with these values, or in any.
 fn related(
     lookup: &Lookup,
     main: &Shape,
     theirs: &Shape,
-    changed: &Related<'_>,
+    changed: Option<&[&RowKey]>,
     after: Option<&RowKey>,
     limit: usize,
 ) -> Result<String, CaptureError> {
@@ -182,7 +275,7 @@ fn related(
     if let Some(after) = after {
         conditions.push(format!("({key_columns}) > ({})", literals(main, &key, after)?));
     }
-    if let Related::To(values) = changed {
+    if let Some(values) = changed {
         let columns: Vec<&str> = lookup.on.iter().map(|(theirs, _)| theirs.as_str()).collect();
         let tuples = values.iter().map(|values| Ok(format!("({})", literals(theirs, &columns, values)?)));
         let tuples = tuples.collect::<Result<Vec<_>, CaptureError>>()?.join(", ");
@@ -193,10 +286,10 @@ fn related(
     let rows = format!("SELECT {key_columns} FROM {}{conditions}", from(main));
     Ok(match changed {
         // Sorted apart: to find few rows by walking along the key would mean to read the whole table.
-        Related::To(_) => format!(
+        Some(_) => format!(
             "WITH found AS MATERIALIZED ({rows}) SELECT {key_columns} FROM found ORDER BY {key_columns} LIMIT {limit}"
         ),
-        Related::ToAny => format!("{rows} ORDER BY {key_columns} LIMIT {limit}"),
+        None => format!("{rows} ORDER BY {key_columns} LIMIT {limit}"),
     })
 }
 
@@ -284,6 +377,7 @@ mod tests {
     fn one_statement_reads_the_rows_of_many_in_a_stable_order() {
         let order = vec![OrderBy { column: "l".to_owned(), descending: true }];
         let wanted = [RowKey::new(vec![json!(7), json!("it's")]), RowKey::new(vec![json!(8), json!("de")])];
+        let wanted = wanted.iter().collect::<Vec<_>>();
         let query = looked_up(&lookup(Take::Many { order, limit: 20 }), &books(), &reviews(), &wanted).unwrap();
         assert_eq!(
             query,
@@ -302,7 +396,7 @@ mod tests {
         let mut books = books();
         books.filter = Some("id > 0 OR true".to_owned());
         let (values, after) = ([RowKey::new(vec![json!(1), json!("de")])], RowKey::new(vec![json!(5)]));
-        let query = related(&lookup(Take::One), &books, &reviews(), &Related::To(&values), Some(&after), 10).unwrap();
+        let query = related(&lookup(Take::One), &books, &reviews(), Some(&[&values[0]]), Some(&after), 10).unwrap();
         assert_eq!(
             query,
             "WITH found AS MATERIALIZED (SELECT \"id\" FROM ONLY \"s\".\"books\" WHERE (id > 0 OR true\n) \
@@ -310,7 +404,7 @@ mod tests {
              SELECT \"id\" FROM found ORDER BY \"id\" LIMIT 10"
         );
         books.filter = None;
-        let all = related(&lookup(Take::One), &books, &reviews(), &Related::ToAny, None, 10).unwrap();
+        let all = related(&lookup(Take::One), &books, &reviews(), None, None, 10).unwrap();
         assert_eq!(all, "SELECT \"id\" FROM ONLY \"s\".\"books\" ORDER BY \"id\" LIMIT 10");
     }
 
@@ -318,7 +412,7 @@ mod tests {
     fn a_column_that_is_gone_is_named() {
         let mut lookup = lookup(Take::One);
         lookup.on[0].1 = "gone".to_owned();
-        let error = looked_up(&lookup, &books(), &reviews(), &[RowKey::new(vec![json!(1)])]).unwrap_err();
+        let error = looked_up(&lookup, &books(), &reviews(), &[&RowKey::new(vec![json!(1)])]).unwrap_err();
         assert!(error.code() == "E_ALTERED" && error.to_string().contains("\"gone\""), "{error}");
     }
 }

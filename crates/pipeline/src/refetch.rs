@@ -14,10 +14,21 @@ use crate::unseen::Unseen;
 use crate::writer::Shared;
 
 /// Rows read again: those that are still there, with their keys.
-pub(crate) type Fetched<'a> = Pin<Box<dyn Future<Output = Result<Vec<(RowKey, Row)>, PipelineError>> + Send + 'a>>;
+pub(crate) type Fetched<'a> = Asking<'a, Vec<(RowKey, Row)>>;
 
 /// Rows that were looked up, each with the number of what it belongs to.
-pub(crate) type LookedUp<'a> = Pin<Box<dyn Future<Output = Result<Vec<(usize, Value)>, PipelineError>> + Send + 'a>>;
+pub(crate) type LookedUp<'a> = Asking<'a, Vec<(usize, Value)>>;
+
+type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<Asked<T>, PipelineError>> + Send + 'a>>;
+
+/// What the source answers.
+pub(crate) enum Asked<T> {
+    /// What was asked for.
+    Found(T),
+    /// A table is not there any more, or has lost its key: why. Only who reads records of before hears it; a session that follows the
+    /// stream ends instead, and the next one sets the table aside.
+    NoTable(String),
+}
 
 /// Reads rows again by their keys, as of now.
 pub(crate) trait Refetch: Send + Sync {
@@ -48,12 +59,13 @@ impl Seeing<'_> {
 
 impl Refetch for Seeing<'_> {
     fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>> {
-        Some(Box::pin(self.fetch(table, keys)))
+        Some(Box::pin(async move { Ok(Asked::Found(self.fetch(table, keys).await?)) }))
     }
 
     /// What is looked up may be as it was before the changes that the stream has brought: these render the row again.
     fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>> {
-        Some(Box::pin(self.shared.or_stop(async move { Ok(self.source.look_up(main, lookup, wanted).await?) })))
+        let found = async move { Ok(Asked::Found(self.source.look_up(main, lookup, wanted).await?)) };
+        Some(Box::pin(self.shared.or_stop(found)))
     }
 }
 
@@ -160,12 +172,21 @@ impl OnDemand {
 impl Refetch for OnDemand {
     fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>> {
         let config = self.config.as_ref()?;
-        Some(Box::pin(self.fetch(config, table, keys)))
+        Some(Box::pin(async move { asked(self.fetch(config, table, keys).await) }))
     }
 
     fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>> {
         let config = self.config.as_ref()?;
-        Some(Box::pin(self.look_up_now(config, main, lookup, wanted)))
+        Some(Box::pin(async move { asked(self.look_up_now(config, main, lookup, wanted).await) }))
+    }
+}
+
+/// Sorts out the error that concerns the rows of one table alone: their records are older than its end.
+fn asked<T>(answer: Result<T, PipelineError>) -> Result<Asked<T>, PipelineError> {
+    match answer {
+        Ok(found) => Ok(Asked::Found(found)),
+        Err(error) if matches!(error.code(), "E_TABLE" | "E_NO_KEY") => Ok(Asked::NoTable(error.to_string())),
+        Err(error) => Err(error),
     }
 }
 

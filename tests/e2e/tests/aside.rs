@@ -16,6 +16,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_table_that_loses_its_key_stops_alone_and_its_updates_do_not_fail),
         test!(a_table_that_is_dropped_stops_alone_also_after_a_restart),
         test!(a_table_that_may_not_be_read_any_more_stops_alone_after_a_restart),
+        test!(a_table_whose_rows_a_policy_hides_stops_alone_after_a_restart).once(),
         test!(a_table_that_loses_a_column_that_a_template_needs_stops_alone),
         test!(a_template_that_names_no_column_is_a_mistake_also_if_the_table_was_followed).once(),
         test!(a_table_that_was_followed_stops_everything_where_a_person_wants_to_look).once(),
@@ -27,6 +28,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_table_that_is_taken_out_of_a_publication_stops_alone_before_a_broker_too).once(),
         test!(workers_go_on_although_capture_has_set_a_table_aside).once(),
         test!(a_worker_that_looks_rows_up_goes_on_although_another_table_is_dropped).once(),
+        test!(a_worker_goes_on_behind_records_of_a_table_that_is_gone_by_now).once(),
+        test!(a_worker_goes_on_behind_records_that_look_something_up_in_a_table_that_is_gone).once(),
     ]
 }
 
@@ -147,7 +150,8 @@ async fn a_table_that_is_dropped_stops_alone_also_after_a_restart(context: TestC
     ends_as_the_tables(&context, walvec, 21).await
 }
 
-async fn a_table_that_may_not_be_read_any_more_stops_alone_after_a_restart(context: TestContext) -> Result<()> {
+/// A role that may read both, and the configuration with it.
+async fn as_reader(context: &TestContext) -> Result<(String, Settings)> {
     context.execute(TABLES).await?;
     let role = format!("{}_reader", context.database());
     context
@@ -159,7 +163,30 @@ async fn a_table_that_may_not_be_read_any_more_stops_alone_after_a_restart(conte
     let server = context.url();
     let (_, server) = server.split_once('@').context("the URL names a user")?;
     let url = format!("postgres://{role}:reader@{server}");
-    let settings = both().with("source", json!({ "url": url, "publication": "theirs" }));
+    Ok((role, both().with("source", json!({ "url": url, "publication": "theirs" }))))
+}
+
+async fn a_table_whose_rows_a_policy_hides_stops_alone_after_a_restart(context: TestContext) -> Result<()> {
+    let (role, settings) = as_reader(&context).await?;
+    let mut walvec = running(&context, &settings).await?;
+    context.execute("ALTER TABLE others ENABLE ROW LEVEL SECURITY").await?;
+    // The stream knows no policies.
+    context.execute("UPDATE others SET name = 'seen' WHERE id = 1").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of("others")).await?, 30);
+    context.execute(CHANGES).await?;
+    let mut walvec = context.start(&settings).await?;
+    let status = goes_on_without(&context, &mut walvec, "UPDATE items SET name = 'changed' WHERE id = 3").await?;
+    let why = why(&status).context("why")?;
+    ensure!(why.code == "E_RIGHTS" && why.remedy.contains("BYPASSRLS"), "{why:?}");
+    context.execute("ALTER TABLE others DISABLE ROW LEVEL SECURITY").await?;
+    ends_as_the_tables(&context, walvec, 31).await?;
+    context.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await
+}
+
+async fn a_table_that_may_not_be_read_any_more_stops_alone_after_a_restart(context: TestContext) -> Result<()> {
+    let (role, settings) = as_reader(&context).await?;
     running(&context, &settings).await?.stop().await?;
     context.execute(&format!("REVOKE SELECT ON others FROM {role}")).await?;
     context.execute(CHANGES).await?;
@@ -368,6 +395,111 @@ async fn a_worker_that_looks_rows_up_goes_on_although_another_table_is_dropped(c
     assert_eq!(image::compare_on_server(&context, &lookups::image_of_books(), &server.url()).await?, 1);
     capture.stop().await?;
     worker.stop().await
+}
+
+/// How many rows of the second collection a worker has parked.
+fn parked(status: &Status) -> u64 {
+    status.collections[1].dead_letters
+}
+
+async fn a_worker_goes_on_behind_records_of_a_table_that_is_gone_by_now(context: TestContext) -> Result<()> {
+    if !can_test("a worker behind records of a table that is gone") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    context.execute(TABLES).await?;
+    context.execute("ALTER TABLE others ADD body text; ALTER TABLE others ALTER body SET STORAGE EXTERNAL").await?;
+    context.execute("UPDATE others SET body = repeat('x', 3000)").await?;
+    // A value that is not sent, and not stored either.
+    let others = Collection::new("others", "public.others", "{{ name }} {{ body }}").with("payload", json!(["id", "name"]));
+    let settings = Settings::new([Collection::new("items", "public.items", "{{ name }}"), others]);
+    let settings = kafka.carries(settings).with("sink", json!({ "qdrant": { "url": server.url() } }));
+    let mut capture = context.start_stage(&settings, "capture", "1").await?;
+    capture.caught_up(&context).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    worker.stop().await?;
+    context.execute("UPDATE others SET name = 'changed' WHERE id <= 5").await?;
+    capture.caught_up(&context).await?;
+    context.execute("DROP TABLE others").await?;
+    capture.wait_for("the table is set aside", is_aside).await?;
+    context.execute("UPDATE items SET name = 'changed' WHERE id = 1").await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    worker.wait_for("the rows without their values are parked", |status| parked(status) == 5).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of("items"), &server.url()).await?, 20);
+
+    context
+        .execute("CREATE TABLE others (id int PRIMARY KEY, name text, body text); INSERT INTO others VALUES (1, 'other', 'b')")
+        .await?;
+    capture.wait_for("all tables are followed", |status| !is_aside(status)).await?;
+    worker.wait_for("nothing is parked any more", |status| parked(status) == 0).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    capture.stop().await?;
+    worker.stop().await?;
+    let sql = Some("format('%s %s', name, body)");
+    let expected = Expected { payload: Some(&["id", "name"]), sql, ..image_of("others") };
+    assert_eq!(image::compare_on_server(&context, &expected, &server.url()).await?, 1);
+    Ok(())
+}
+
+async fn a_worker_goes_on_behind_records_that_look_something_up_in_a_table_that_is_gone(
+    context: TestContext,
+) -> Result<()> {
+    if !can_test("a worker that looks rows up in a table that is gone") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    context.execute(TABLES).await?;
+    let schema = "CREATE TYPE kind AS ENUM ('former', 'other'); CREATE TABLE kinds (kind kind PRIMARY KEY, words text);
+        INSERT INTO kinds VALUES ('former', 'as before'), ('other', 'another'); ALTER TABLE others ADD kind kind;
+        UPDATE others SET kind = 'other'";
+    context.execute(schema).await?;
+    let lookup = json!({ "kind_of": { "table": "public.kinds", "on": { "kind": "kind" } } });
+    let others = Collection::new("others", "public.others", "{{ name }} {{ kind_of.words }}").with("lookup", lookup);
+    let settings = Settings::new([Collection::new("items", "public.items", "{{ name }}"), others]);
+    let settings = kafka.carries(settings).with("sink", json!({ "qdrant": { "url": server.url() } }));
+    let mut capture = context.start_stage(&settings, "capture", "1").await?;
+    capture.caught_up(&context).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    worker.stop().await?;
+    // The record has a label that the type does not have any more when it is read.
+    context
+        .execute("UPDATE others SET kind = 'former' WHERE id <= 5; INSERT INTO others VALUES (50, 'new', 'other')")
+        .await?;
+    capture.caught_up(&context).await?;
+    context.execute("ALTER TYPE kind RENAME VALUE 'former' TO 'latter'").await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let sql = "format('%s %s', name, (SELECT k.words FROM kinds k WHERE k.kind = others.kind))";
+    let expected = Expected { sql: Some(sql), ..image_of("others") };
+    wait::until("the rows show their new label", async || {
+        Ok(image::compare_on_server(&context, &expected, &server.url()).await.ok().filter(|rows| *rows == 31))
+    })
+    .await?;
+    worker.stop().await?;
+
+    context.execute("UPDATE others SET name = 'unseen' WHERE id <= 7").await?;
+    capture.caught_up(&context).await?;
+    context.execute("DROP TABLE kinds").await?;
+    capture.wait_for("the table is set aside", is_aside).await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    worker.wait_for("what cannot be looked up is parked", |status| parked(status) == 7).await?;
+    context.execute("UPDATE items SET name = 'changed' WHERE id = 1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of("items"), &server.url()).await?, 20);
+    context
+        .execute("CREATE TABLE kinds (kind kind PRIMARY KEY, words text); INSERT INTO kinds VALUES ('other', 'back')")
+        .await?;
+    worker.wait_for("nothing is parked any more", |status| parked(status) == 0).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    capture.stop().await?;
+    worker.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &expected, &server.url()).await?, 31);
+    Ok(())
 }
 
 async fn a_table_that_is_taken_out_of_a_publication_stops_alone_before_a_broker_too(

@@ -13,7 +13,7 @@ use super::{Batch, Failure, Purpose, Writer};
 use crate::batch::{Final, State};
 use crate::error::PipelineError;
 use crate::plan::{Known, Versioned};
-use crate::refetch::{Refetch, arranged};
+use crate::refetch::{Asked, Refetch, arranged};
 use crate::start::Refusal;
 use crate::telemetry::{Stage, Timer, count_embeddings};
 
@@ -23,6 +23,12 @@ struct Complete {
     table: Arc<Table>,
     values: Vec<Value>,
     position: Position,
+}
+
+impl Complete {
+    fn not_looked_up(self, reason: &str) -> Failure {
+        Failure { key: self.key, position: self.position, code: "E_TABLE", reason: reason.to_owned() }
+    }
 }
 
 /// A row that lacks values.
@@ -105,7 +111,7 @@ impl Writer {
         let fresh: Vec<_> = entries.into_iter().filter(|(key, last)| is_news(key, last)).collect();
         let mut work = Work { rows: Vec::with_capacity(fresh.len()), failed };
         let rows = self.complete(source, fresh, &known, &mut work).await?;
-        let looked_up = self.look_up(source, &rows).await?;
+        let (rows, looked_up) = self.look_up(source, rows, &mut work).await?;
         let rendered = self.rendered(rows, looked_up).await?;
         self.find_vectors(rendered, &known, &mut work)?;
         if purpose == Purpose::Refresh {
@@ -227,7 +233,13 @@ impl Writer {
                 work.failed.extend(same.into_iter().map(|incomplete| incomplete.not_sent(NO_SOURCE)));
                 continue;
             };
-            let mut found: HashMap<RowKey, Row> = fetched.await?.into_iter().collect();
+            let mut found: HashMap<RowKey, Row> = match fetched.await? {
+                Asked::Found(rows) => rows.into_iter().collect(),
+                Asked::NoTable(reason) => {
+                    work.failed.extend(same.into_iter().map(|incomplete| incomplete.not_sent(&reason)));
+                    continue;
+                }
+            };
             for incomplete in same {
                 let Some(row) = found.remove(&incomplete.key) else {
                     work.rows.push(self.target(&table, incomplete.key, incomplete.position, known));
@@ -263,7 +275,12 @@ impl Writer {
 
     /// What the rows look up: for each row the values of the lookups, in their order. One question for each lookup. Rows that
     /// look the same thing up share it.
-    async fn look_up(&self, source: &dyn Refetch, rows: &[Complete]) -> Result<Vec<Vec<Arc<Value>>>, PipelineError> {
+    async fn look_up(
+        &self,
+        source: &dyn Refetch,
+        rows: Vec<Complete>,
+        work: &mut Work,
+    ) -> Result<(Vec<Complete>, Vec<Vec<Arc<Value>>>), PipelineError> {
         let mut looked_up = vec![Vec::new(); rows.len()];
         for lookup in self.collection.transform.lookups() {
             let mut wanted: Vec<RowKey> = Vec::new();
@@ -287,8 +304,12 @@ impl Writer {
                 let _timer = Timer::start(Stage::LookUp);
                 let asked = source.look_up(&self.collection.table, lookup, &wanted);
                 let Some(asked) = asked else { return Err(self.no_source(lookup).into()) };
-                for (number, row) in asked.await? {
-                    found[number].push(row);
+                match asked.await? {
+                    Asked::Found(rows) => rows.into_iter().for_each(|(number, row)| found[number].push(row)),
+                    Asked::NoTable(reason) => {
+                        work.failed.extend(rows.into_iter().map(|row| row.not_looked_up(&reason)));
+                        return Ok((Vec::new(), Vec::new()));
+                    }
                 }
             }
             let taken = |found: Vec<Value>| {
@@ -302,7 +323,7 @@ impl Writer {
                 row.push(Arc::clone(number.map_or(&nothing, |number| &found[number])));
             }
         }
-        Ok(looked_up)
+        Ok((rows, looked_up))
     }
 
     fn no_source(&self, lookup: &Lookup) -> Refusal {
