@@ -112,7 +112,11 @@ fn keys_condition(table: &Table, kinds: &[Kind], equalities: &[String], keys: &[
         values.map(|(value, &index)| quote_literal(&value::encode(value, kind(index)))).collect()
     };
     if table.key.iter().all(|index| equality(index) == "=") {
-        let tuples: Vec<_> = keys.iter().map(|key| format!("({})", literals(key).join(", "))).collect();
+        // One literal alone is no value of a composite type ("input of anonymous composite types is not implemented"): of two,
+        // PostgreSQL takes the type of the column.
+        let twice = if keys.len() == 1 { keys } else { &[] };
+        let tuples = keys.iter().chain(twice).map(|key| format!("({})", literals(key).join(", ")));
+        let tuples: Vec<_> = tuples.collect();
         return format!("({}) IN ({})", names().collect::<Vec<_>>().join(", "), tuples.join(", "));
     }
     let one = |key: &RowKey| {
@@ -151,7 +155,7 @@ mod tests {
         let kinds = [Kind::Text, Kind::Integer, Kind::Text];
         assert_eq!(
             statement(&table, &condition(&table, &kinds, &[], &keys), "ONLY ", Some("x > 1")),
-            r#"COPY (SELECT "x", "a", "b" FROM ONLY "s"."T" WHERE ("b", "a") IN (('''); DROP', '-1')) AND (x > 1)) TO STDOUT"#
+            r#"COPY (SELECT "x", "a", "b" FROM ONLY "s"."T" WHERE ("b", "a") IN (('''); DROP', '-1'), ('''); DROP', '-1')) AND (x > 1)) TO STDOUT"#
         );
         let equalities = ["=", "=", "OPERATOR(public.=)"].map(str::to_owned);
         assert_eq!(

@@ -25,6 +25,8 @@ pub(crate) struct TableFacts {
     pub(crate) can_use_schema: bool,
     /// Whether the role may read the table's schema and the table as a whole, system columns included.
     pub(crate) can_select: bool,
+    /// Whether the role may read the column ctid (-1), by which rows are read in pieces.
+    pub(crate) reads_ctid: bool,
     /// Who owns the table.
     pub(crate) owner: Owner,
     /// Who owns its schema.
@@ -151,7 +153,8 @@ const TABLE: &str = "
            c.relkind <> 'p' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
            has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
            row_security_active(c.oid), has_schema_privilege(n.oid, 'USAGE'),
-           o.rolname::text, o.rolsuper, s.rolname::text, s.rolsuper
+           o.rolname::text, o.rolsuper, s.rolname::text, s.rolsuper,
+           coalesce(has_column_privilege(c.oid, (-1)::smallint, 'SELECT'), false)
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_roles o ON o.oid = c.relowner
@@ -208,6 +211,7 @@ async fn facts(
         can_use_schema: row.get(11),
         owner: Owner::at(&row, 12),
         schema_owner: Owner::at(&row, 14),
+        reads_ctid: row.get(16),
         columns: Vec::new(),
         primary_key: None,
         primary_key_deferrable: false,
@@ -244,6 +248,8 @@ pub(crate) struct Leaf {
     pub(crate) is_heap: bool,
     /// Whether it can be read by itself. Row-level security of a partition does not concern who reads the partitioned table.
     pub(crate) can_select: bool,
+    /// Whether it can be read in pieces. The right to read single columns does not reach the column ctid, unless that is one of them.
+    pub(crate) reads_ctid: bool,
 }
 
 /// The leaves under a table; the table itself if it is not partitioned.
@@ -255,7 +261,7 @@ pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, Cap
                     THEN coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::bigint ELSE 0 END,
                coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
                         AND (NOT row_security_active(c.oid) OR c.oid = $1), false), c.oid,
-               coalesce(m.amname = 'heap', false)
+               coalesce(m.amname = 'heap', false), coalesce(has_column_privilege(c.oid, (-1)::smallint, 'SELECT'), false)
         FROM (SELECT relid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf
               UNION SELECT $1::oid::regclass FROM pg_class WHERE oid = $1 AND relkind = 'r') AS leaf
         JOIN pg_class c ON c.oid = leaf.relid
@@ -270,6 +276,7 @@ pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, Cap
         pages: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
         is_heap: row.get(5),
         can_select: row.get(3),
+        reads_ctid: row.get(6),
     };
     Ok(rows.iter().map(leaf).collect())
 }

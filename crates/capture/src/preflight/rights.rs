@@ -87,7 +87,9 @@ impl<'a> Rights<'a> {
         let mut message = format!("role {role} may not read {table}, so it cannot be copied");
         if !hidden.is_empty() {
             let (all, is_whole) = (columns.len() == facts.columns.len(), hidden.len() == columns.len());
-            let what = if all { String::new() } else { format!(" ({})", quote_columns(hidden.iter().copied())) };
+            let ctid = (!facts.reads_ctid).then_some("ctid");
+            let what =
+                if all { String::new() } else { format!(" ({})", quote_columns(hidden.iter().copied().chain(ctid))) };
             let by = self.actor(&facts.owner, Owned::Table(table.clone()));
             statements.push(Statement { by, sql: format!("GRANT SELECT{what} ON {} TO {role};", quote_table(table)) });
             if !is_whole {
@@ -101,6 +103,14 @@ impl<'a> Rights<'a> {
         }
         if !statements.is_empty() {
             findings.push(missing(message, statements));
+        } else if !facts.reads_ctid {
+            let by = self.actor(&facts.owner, Owned::Table(table.clone()));
+            let sql = format!("GRANT SELECT (ctid) ON {} TO {role};", quote_table(table));
+            let message = format!(
+                "role {role} may read columns of {table}, and not ctid: the table is copied by one statement, for whose end ALTER TABLE and \
+                 TRUNCATE wait, instead of in pieces"
+            );
+            findings.push(Finding { severity: Severity::Warning, ..missing(message, vec![Statement { by, sql }]) });
         }
         if facts.row_security {
             let sql = format!("ALTER ROLE {role} BYPASSRLS;");

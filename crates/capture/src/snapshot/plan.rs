@@ -144,7 +144,6 @@ fn is_about_the_statement(error: &tokio_postgres::Error) -> bool {
 fn parts(published: &PublishedTable, leaves: &[Leaf], condition: Option<&str>) -> Vec<Part> {
     let conditions = published.filter.as_deref().into_iter().chain(condition);
     let conditions: Vec<String> = conditions.map(str::to_owned).collect();
-    // The right to read single columns does not reach the column ctid.
     let part = |from: String, leaves: &[Leaf], reads_ctid: bool| Part {
         from,
         conditions: conditions.clone(),
@@ -158,10 +157,10 @@ fn parts(published: &PublishedTable, leaves: &[Leaf], condition: Option<&str>) -
     };
     // The right to read the root is enough to read its rows, but only through the root.
     if published.facts.kind == "p" && leaves.iter().any(|leaf| !leaf.can_select) {
-        return vec![part(quote_table(&published.table.name), leaves, published.facts.can_select)];
+        return vec![part(quote_table(&published.table.name), leaves, published.facts.reads_ctid)];
     }
     let of =
-        |leaf: &Leaf| part(format!("ONLY {}", quote_table(&leaf.name)), std::slice::from_ref(leaf), leaf.can_select);
+        |leaf: &Leaf| part(format!("ONLY {}", quote_table(&leaf.name)), std::slice::from_ref(leaf), leaf.reads_ctid);
     leaves.iter().map(of).collect()
 }
 

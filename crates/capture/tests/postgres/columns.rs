@@ -1,6 +1,6 @@
 //! Columns that do not reach walvec: hidden by grants and a list of columns, or generated.
 
-use walvec_capture::{Severity, Source, SourceConfig};
+use walvec_capture::{Finding, Severity, Source, SourceConfig};
 
 use crate::preflight::errors;
 use crate::support::{Db, changes_to, copy, shown};
@@ -24,6 +24,12 @@ async fn a_column_that_grants_and_publication_hide_is_read_nowhere() {
     let source = Source::connect(config).await.unwrap();
     let found = source.preflight().await.unwrap();
     assert_eq!(errors(&found), Vec::<&str>::new(), "{found:#?}");
+    // Without it the table is read by one statement, for whose end the owner's ALTER TABLE waits.
+    let in_one = |found: &[Finding]| found.iter().find(|finding| finding.message.contains("ctid")).cloned();
+    let remedy = in_one(&found).map(|finding| finding.remedy.to_string());
+    assert_eq!(remedy.as_deref(), Some("GRANT SELECT (ctid) ON \"public\".\"users\" TO \"c_me\";"));
+    db.run("GRANT SELECT (ctid) ON users TO c_me").await;
+    assert!(in_one(&source.preflight().await.unwrap()).is_none());
     let rows = copy(&source).await;
     let mut stream = source.open_stream().await.unwrap();
     let end = db
