@@ -170,6 +170,11 @@ impl PipelineError {
             Self::Sink { source: SinkError::Unavailable { .. } | SinkError::Missing { .. }, .. } => {
                 Some("see that the Qdrant server runs and is well; walvec goes on by itself then".to_owned())
             }
+            Self::Sink { source: SinkError::BadRequest(_), .. } => Some(
+                "the reason is the engine's own; a server in strict mode (`strict_mode_config` of the collection) forbids requests that \
+                 others allow: let it allow this one, then start again"
+                    .to_owned(),
+            ),
             Self::Sink { .. } | Self::Store(_) => {
                 Some("look at the disk space and the permissions of the data directory, then start again".to_owned())
             }

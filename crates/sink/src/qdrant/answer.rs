@@ -32,6 +32,7 @@ impl Place {
             Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
                 SinkError::Server { url: self.url.clone(), reason: reason() }
             }
+            Code::InvalidArgument if is_about_a_quota(status.message()) => self.unavailable(&reason()),
             Code::InvalidArgument | Code::OutOfRange | Code::NotFound => SinkError::BadRequest(reason()),
             // What a proxy says of a large message; the server itself says "out of range".
             Code::ResourceExhausted if status.message().contains("larger than max") => SinkError::BadRequest(reason()),
@@ -61,6 +62,11 @@ impl Place {
 /// The server says "Not found" of collections and of points.
 fn is_about_the_collection(message: &str) -> bool {
     message.contains("ollection")
+}
+
+/// In strict mode the server refuses every point of a collection that is as large as it may become, until it may become larger.
+fn is_about_a_quota(message: &str) -> bool {
+    message.contains("limit of") && message.contains("reached")
 }
 
 #[cfg(test)]
@@ -102,5 +108,10 @@ mod tests {
         assert!(matches!(of(Code::ResourceExhausted, too_large), SinkError::BadRequest(_)));
         assert!(of(Code::ResourceExhausted, "Rate limiting exceeded").is_retryable());
         assert!(matches!(of(Code::NotFound, "Not found: No point with id 7 found"), SinkError::BadRequest(_)));
+        let full = "Bad request: Max vector storage size limit of 1024 bytes reached!";
+        assert!(
+            matches!(of(Code::InvalidArgument, full), SinkError::Unavailable { .. }),
+            "it passes, and no point is to blame"
+        );
     }
 }

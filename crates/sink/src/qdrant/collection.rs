@@ -297,7 +297,7 @@ async fn adopt(inner: &Inner, name: &str) -> Result<CollectionId, SinkError> {
 
 /// Makes the payload indexes that are missing. One that exists stays as it is.
 async fn create_indexes(inner: &Inner, name: &str, info: &CollectionInfo) -> Result<(), SinkError> {
-    let Inner { client, spec, place, .. } = inner;
+    let spec = &inner.spec;
     let mut wanted = vec![(provenance_path("t"), FieldType::Keyword), (provenance_path("g"), FieldType::Integer)];
     for (field, index) in &spec.indexes {
         wanted.push((field_path(spec.nesting.as_deref(), field)?, field_type(*index)));
@@ -306,15 +306,25 @@ async fn create_indexes(inner: &Inner, name: &str, info: &CollectionInfo) -> Res
         if info.payload_schema.contains_key(&field_name) {
             continue;
         }
-        let request = CreateFieldIndexCollection {
-            collection_name: name.to_owned(),
-            wait: Some(true),
-            field_name,
-            field_type: Some(field_type.into()),
-            ..CreateFieldIndexCollection::default()
-        };
-        let response = client.create_field_index(request).await.map_err(|error| place.error(error))?;
-        place.completed(response.result.as_ref())?;
+        create_index(inner, name, field_name, field_type).await?;
     }
     Ok(())
+}
+
+/// Makes the payload index for the versions of points.
+pub(super) async fn index_versions(inner: &Inner, name: &str) -> Result<(), SinkError> {
+    create_index(inner, name, provenance_path("v"), FieldType::Keyword).await
+}
+
+async fn create_index(inner: &Inner, name: &str, field_name: String, field_type: FieldType) -> Result<(), SinkError> {
+    let Inner { client, place, .. } = inner;
+    let request = CreateFieldIndexCollection {
+        collection_name: name.to_owned(),
+        wait: Some(true),
+        field_name,
+        field_type: Some(field_type.into()),
+        ..CreateFieldIndexCollection::default()
+    };
+    let response = client.create_field_index(request).await.map_err(|error| place.error(error))?;
+    place.completed(response.result.as_ref())
 }
