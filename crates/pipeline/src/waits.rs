@@ -1,10 +1,10 @@
-//! Who waits for whom, in the status, while tables are read.
+//! Who waits for whom, in the status, while tables are looked at or read.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
-use walvec_capture::{LockWait, Source};
+use tokio::time::{Instant, MissedTickBehavior};
+use walvec_capture::{LockWait, LockWatch};
 
 use crate::status::{Phase, Problem};
 use crate::telemetry::Telemetry;
@@ -17,16 +17,17 @@ const LOOK: Duration = Duration::from_secs(1);
 const LATE_MS: u64 = 2000;
 
 /// Shows which statements wait for each other's locks on tables.
-pub(crate) async fn show_waits(source: &Source, telemetry: &Telemetry) -> Infallible {
-    let (mut watch, mut shown, mut last) = (source.lock_watch(), Trouble::new(telemetry), None);
+pub(crate) async fn show_waits(mut watch: LockWatch, telemetry: &Telemetry) -> Infallible {
+    let (mut shown, mut last) = (Trouble::new(telemetry), None);
     let status = telemetry.subscribe();
-    let mut ticks = tokio::time::interval(LOOK);
+    // A start that waits for nothing is over before the first look.
+    let mut ticks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let is_reading = {
             let status = status.borrow();
-            status.phase == Phase::Snapshot || status.lag_ms.is_some_and(|lag| lag > LATE_MS)
+            matches!(status.phase, Phase::Starting | Phase::Snapshot) || status.lag_ms.is_some_and(|lag| lag > LATE_MS)
         };
         let waits = if is_reading {
             // A server that cannot be asked shows elsewhere.

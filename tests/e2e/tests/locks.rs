@@ -17,6 +17,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(no_statement_waits_for_a_snapshot_whose_model_is_slow),
         test!(no_statement_waits_for_a_backfill_whose_model_is_slow),
         test!(no_statement_on_a_looked_up_table_waits_for_a_snapshot),
+        test!(a_lock_that_holds_the_start_up_is_named).once(),
         test!(a_lock_that_holds_the_snapshot_up_is_named_and_a_stop_waits_for_nothing),
         test!(a_table_that_was_emptied_in_part_while_it_was_copied_shows_nothing_of_before).on_a_volume(),
         test!(settings_of_the_role_do_not_end_a_slow_snapshot),
@@ -182,6 +183,22 @@ async fn a_lock_that_holds_the_snapshot_up_is_named_and_a_stop_waits_for_nothing
     application.batch_execute("COMMIT").await?;
 
     let mut walvec = context.start(&slow).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await
+}
+
+async fn a_lock_that_holds_the_start_up_is_named(context: TestContext) -> Result<()> {
+    context.execute(BOOKS).await?;
+    let application = context.connect().await?;
+    application.batch_execute("BEGIN; LOCK TABLE authors IN ACCESS EXCLUSIVE MODE").await?;
+    let pid: i32 = application.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    let mut walvec = context.start(&books()).await?;
+    let named = |status: &Status| {
+        let problem = status.problem.as_ref().filter(|problem| problem.message.contains(&format!("process {pid} ")));
+        status.phase == Phase::Starting && problem.is_some_and(|problem| problem.message.contains("authors"))
+    };
+    walvec.wait_for("the session is named that has locked the table", named).await?;
+    application.batch_execute("COMMIT").await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await
 }

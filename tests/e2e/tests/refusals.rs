@@ -29,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_slot_that_another_program_advanced_is_refused_where_a_person_wants_to_look),
         test!(a_reset_reads_the_table_again_without_embedding_again),
         test!(a_reset_leaves_a_publication_that_somebody_else_made).once(),
+        test!(a_slot_under_another_name_is_refused_and_a_reset_leaves_none_behind),
         test!(what_walvec_stores_is_for_its_owner_alone).once(),
         test!(a_publication_that_was_altered_and_put_back_leaves_no_gap),
         test!(a_collection_that_was_deleted_is_filled_again),
@@ -283,6 +284,26 @@ async fn a_reset_leaves_a_publication_that_somebody_else_made(context: TestConte
     assert!(output.status.success() && told.contains("publication \"walvec\" stays: walvec did not make it"), "{told}");
     let count: i64 = context.sql.query_one("SELECT count(*) FROM pg_publication", &[]).await?.get(0);
     assert_eq!(count, 1);
+    Ok(())
+}
+
+async fn a_slot_under_another_name_is_refused_and_a_reset_leaves_none_behind(context: TestContext) -> Result<()> {
+    synced(&context).await?;
+    let renamed = format!("{}_renamed", context.slot());
+    let settings = items().with("source", json!({ "slot": renamed }));
+    let expected = [context.slot(), renamed.as_str(), "walvec reset"];
+    refused(&context, &settings, 3, "E_SOURCE", &expected).await?;
+    assert_eq!(slots(&context).await?, 1, "it has the changes since");
+    let output = context.walvec(&["reset", "--force"]).await?;
+    let told = String::from_utf8(output.stderr)?;
+    assert!(output.status.success() && told.contains(&format!("slot \"{}\"", context.slot())), "{told}");
+    assert_eq!(slots(&context).await?, 0, "it would keep WAL for ever");
+
+    let mut walvec = context.start(&settings).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].embeddings_computed, 0);
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 2);
     Ok(())
 }
 

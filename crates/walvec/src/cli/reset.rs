@@ -1,10 +1,11 @@
 //! `walvec reset`: forget the slot, the publication and the stored position.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use walvec_capture::{PublicationDrop, Source};
+use walvec_capture::{PublicationDrop, Source, SourceConfig};
 use walvec_pipeline::store::{Checkpoint, SnapshotState};
 use walvec_pipeline::{PipelineError, Store};
 
@@ -58,6 +59,7 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     }
     let source = Source::connect(app::source_config(&config)).await.map_err(PipelineError::from)?;
     source.drop_slot().await.map_err(PipelineError::from)?;
+    drop_former_slot(&config, &directory, &source).await?;
     reindex::forget(&config).await;
     // Before anything else can fail: without its slot, the stored position is worth nothing.
     forget(&directory, args.purge)?;
@@ -80,6 +82,34 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     }
     let stage = if config.broker.is_some() { " --stage capture" } else { "" };
     output::line(&format!("Done. Next: walvec run{stage}"))
+}
+
+/// Drops the slot that the data directory was filled from, if the configuration names another one now: nothing reads it any
+/// more, and the server would keep WAL for it until its disk is full.
+async fn drop_former_slot(config: &Config, directory: &Path, source: &Source) -> Result<(), Failure> {
+    let stored = Store::open(directory).and_then(|store| store.checkpoint()).unwrap_or_else(|error| {
+        // A purge is the way out of a state that cannot be read.
+        tracing::warn!("what the data directory was filled from cannot be read: {error}");
+        None
+    });
+    let Some(former) = stored.map(|checkpoint| checkpoint.source).filter(|former| former.slot != config.source.slot)
+    else {
+        return Ok(());
+    };
+    let server = source.identify().await.map_err(PipelineError::from)?;
+    if (former.system_id.as_str(), former.database_oid) != (server.system_id.to_string().as_str(), server.database_oid)
+    {
+        output::note(&format!(
+            "slot \"{0}\" of the former database stays, and keeps WAL there; drop it there: \
+             SELECT pg_drop_replication_slot('{0}');",
+            former.slot
+        ));
+        return Ok(());
+    }
+    let of_former = SourceConfig { slot: former.slot.clone(), ..app::source_config(config) };
+    Source::connect(of_former).await.map_err(PipelineError::from)?.drop_slot().await.map_err(PipelineError::from)?;
+    output::note(&format!("slot \"{}\", from which the data directory was filled, was dropped too", former.slot));
+    Ok(())
 }
 
 /// Removes the collections, wherever they are. Offsets that tell how far they were filled are worth nothing then.
@@ -145,10 +175,8 @@ fn confirmed(plan: &str) -> Result<bool, Failure> {
 }
 
 /// Keeps the generation, so that the next snapshot can tell its points from those of before.
-fn forget(directory: &std::path::Path, purge: bool) -> Result<(), Failure> {
-    let io = |path: &std::path::Path, error: std::io::Error| {
-        Failure::definite("E_SINK", format!("{}: {error}", path.display()))
-    };
+fn forget(directory: &Path, purge: bool) -> Result<(), Failure> {
+    let io = |path: &Path, error: std::io::Error| Failure::definite("E_SINK", format!("{}: {error}", path.display()));
     if purge {
         for path in ["collections", "state.redb", "served.json"].map(|name| directory.join(name)) {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
