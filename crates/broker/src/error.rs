@@ -86,7 +86,7 @@ pub enum BrokerError {
     /// The group's offsets tell how far another collection was filled.
     #[error(
         "the consumer group has come to its place in {partition} for other collections than those of now (one was removed, \
-         made anew or added): rows from before would be missing"
+         made anew or added, or its payload is another): rows from before would be missing, or show what they did then"
     )]
     OtherTarget {
         /// The partition, as `topic/number`.
@@ -217,8 +217,9 @@ impl BrokerError {
             }
             Self::Login { .. } => "look at `broker.kafka.sasl` and `broker.kafka.tls`, then start again",
             Self::Rights { .. } => {
-                "let the broker's administrator grant it: capture needs Describe, Create and Write on its topics, an index \
-                 worker Read on its topics and its group, Describe and Write on the topic of parked rows"
+                "let the broker's administrator grant it: capture needs Describe, DescribeConfigs, Create and Write on its \
+                 topics, an index worker Read and DescribeConfigs on its topics and Read on its group, Describe and Write on the topic \
+                 of parked rows"
             }
             Self::Topic { .. } => {
                 "create the topic, or start the stage that writes it (it creates what is missing); then start again"

@@ -65,6 +65,16 @@ impl SourceConfig {
         config
     }
 
+    /// This configuration for `tables` alone, and for those whose rows look something up in one of them.
+    pub(crate) fn only(&self, tables: &[TableName]) -> Self {
+        let mut config = self.clone();
+        let mut wanted = tables.to_vec();
+        wanted.extend(tables.iter().flat_map(|table| self.lookups_in(table)).map(|spec| spec.main.clone()));
+        config.tables.retain(|spec| wanted.contains(&spec.name));
+        config.lookups.retain(|spec| wanted.contains(&spec.main));
+        config
+    }
+
     /// Whether rows of `table` are copied and followed for their own sake.
     pub(crate) fn is_main(&self, table: &TableName) -> bool {
         self.tables.iter().any(|spec| spec.name == *table)

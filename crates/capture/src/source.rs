@@ -127,6 +127,13 @@ impl Source {
         self
     }
 
+    /// This source as if `tables`, and those whose rows look something up in one of them, were all that is configured: what is asked
+    /// about some tables shall not cost a look at all.
+    #[must_use]
+    pub fn only(&self, tables: &[TableName]) -> Self {
+        Self { config: self.config.only(tables), configured: self.configured.only(tables), ..self.another() }
+    }
+
     /// A handle on this source that a task can own.
     pub(crate) fn another(&self) -> Self {
         let (config, catalog, server) = (self.config.clone(), Arc::clone(&self.catalog), self.server.clone());

@@ -85,20 +85,21 @@ impl Fitness {
         Ok(source)
     }
 
-    /// The tables that the next session sets aside, and those of which PostgreSQL refuses the application's statements as long as they are
-    /// published, which it takes out of the publication. `None` if the catalogue does not tell in time.
-    pub(crate) async fn lost(&self, source: &Source) -> Option<Vec<TableName>> {
-        let lost = async {
-            let mut lost = source.breaking().await?;
-            lost.extend(self.leaving(source).await?);
-            Ok::<_, PipelineError>(lost)
+    /// Whether the next session sets `table` aside, or takes it out of the publication because PostgreSQL refuses the application's
+    /// statements as long as it is published. `None` if the catalogue does not tell in time.
+    pub(crate) async fn is_lost(&self, source: &Source, table: &TableName) -> Option<bool> {
+        let alone = source.only(std::slice::from_ref(table));
+        let is_lost = async {
+            let is_lost =
+                alone.breaking().await?.contains(table) || self.leaving(source, &alone).await?.contains(table);
+            Ok::<_, PipelineError>(is_lost)
         };
-        tokio::time::timeout(PATIENCE, lost).await.ok()?.ok()
+        tokio::time::timeout(PATIENCE, is_lost).await.ok()?.ok()
     }
 
     /// Whether the next session goes on without `table`.
     pub(crate) async fn is_to_be_set_aside(&self, source: &Source, table: &TableName) -> bool {
-        self.to_be_set_aside(source).await.contains(table)
+        self.to_be_set_aside(source, &source.only(std::slice::from_ref(table))).await.contains(table)
     }
 
     /// What a session has ended with: that a table was altered, if it was an error about tables and the next session goes on without one
@@ -109,23 +110,25 @@ impl Fitness {
         outcome: Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
         match outcome {
-            Err(error) if is_about_a_table(&error) => match self.to_be_set_aside(source).await.into_iter().next() {
-                Some(table) => Err(PipelineError::Altered { table }),
-                None => Err(error),
-            },
+            Err(error) if is_about_a_table(&error) => {
+                match self.to_be_set_aside(source, source).await.into_iter().next() {
+                    Some(table) => Err(PipelineError::Altered { table }),
+                    None => Err(error),
+                }
+            }
             outcome => outcome,
         }
     }
 
-    /// The tables that the next session sets aside, and this one has not; none if the catalogue does not tell in time.
-    async fn to_be_set_aside(&self, source: &Source) -> Vec<TableName> {
-        let leaving = tokio::time::timeout(PATIENCE, self.leaving(source)).await;
+    /// As [`leaving`](Self::leaving); none if the catalogue does not tell in time.
+    async fn to_be_set_aside(&self, source: &Source, among: &Source) -> Vec<TableName> {
+        let leaving = tokio::time::timeout(PATIENCE, self.leaving(source, among)).await;
         leaving.map(Result::unwrap_or_default).unwrap_or_default()
     }
 
-    /// The tables that the next session sets aside, and this one has not.
-    async fn leaving(&self, source: &Source) -> Result<Vec<TableName>, PipelineError> {
-        let unfit = self.unfit(source).await?;
+    /// The tables `among` those of `source` that the next session sets aside, and this one has not.
+    async fn leaving(&self, source: &Source, among: &Source) -> Result<Vec<TableName>, PipelineError> {
+        let unfit = self.unfit(among).await?;
         if self.on_gap == OnGap::Stop || !source.has_others_than(&unfit) {
             return Ok(Vec::new());
         }
@@ -140,7 +143,10 @@ impl Fitness {
         }
         self.due = Instant::now() + INTERVAL;
         // A server that cannot be asked shows in the stream.
-        let Ok(Ok(unfit)) = tokio::time::timeout(PATIENCE, self.unfit(source)).await else { return Ok(()) };
+        let tables: Vec<TableName> = source.set_aside().iter().map(|unfit| unfit.table.clone()).collect();
+        let Ok(Ok(unfit)) = tokio::time::timeout(PATIENCE, self.unfit(&source.only(&tables))).await else {
+            return Ok(());
+        };
         let is_fit = |aside: &&Unfit| !unfit.iter().any(|unfit| unfit.table == aside.table);
         match source.set_aside().iter().find(is_fit) {
             Some(Unfit { table, .. }) => Err(PipelineError::Altered { table: table.clone() }),

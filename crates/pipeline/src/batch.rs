@@ -35,9 +35,9 @@ pub enum State {
 }
 
 impl State {
-    /// The stored point of the old key may have been read again from the source when another row had already taken that
-    /// key. Under its own key the row is corrected by what follows in the stream, under another one it would not be.
-    fn under_another_key(self) -> Self {
+    /// The same, but that the stored point has none of the cells that were not sent.
+    #[must_use]
+    pub fn without_stored(self) -> Self {
         match self {
             Self::Present { row, base: Base::Stored { .. } } => Self::Present { row, base: Base::Unknown },
             other => other,
@@ -87,7 +87,9 @@ impl Fold {
             Op::Insert { new } => State::Present { row: new, base: Base::Complete },
             Op::Update { old_key: None, new } => self.merge(&key, position, new),
             Op::Update { old_key: Some(old_key), new } => {
-                let merged = self.merge(&old_key, position, new).under_another_key();
+                // The stored point of the old key may have been read again from the source when another row had already taken
+                // that key. Under its own key the row is corrected by what follows in the stream, under another one it would not be.
+                let merged = self.merge(&old_key, position, new).without_stored();
                 self.put(old_key, Final { table: Arc::clone(&table), position, state: State::Gone });
                 merged
             }

@@ -24,14 +24,36 @@ pub(crate) struct Checkpointer {
     checkpoint: Checkpoint,
     /// How far the stream has come since it was opened: behind `checkpoint.applied` while it is being replayed.
     reached: Lsn,
+    /// See [`Checkpoint::written_to`].
+    written_to: Lsn,
     /// When progress that is not stored yet has to be stored.
     due: Option<Instant>,
     last: Option<Instant>,
 }
 
 impl Checkpointer {
-    pub(crate) const fn new(store: Arc<Store>, checkpoint: Checkpoint) -> Self {
-        Self { store, checkpoint, reached: Lsn::ZERO, due: None, last: None }
+    /// Stores that a session begins to write, which is [closed](Self::close) at its end, however it ends.
+    pub(crate) fn open(store: Arc<Store>, mut checkpoint: Checkpoint) -> Result<Self, StoreError> {
+        let written_to = checkpoint.written_to.take().unwrap_or(checkpoint.applied);
+        store.save_checkpoint(&checkpoint)?;
+        Ok(Self { store, checkpoint, reached: Lsn::ZERO, written_to, due: None, last: None })
+    }
+
+    /// Notes that rows come that were committed by the record at `commit_lsn`.
+    pub(crate) fn takes(&mut self, commit_lsn: Lsn) {
+        // A history that ends where the record begins does not contain it.
+        self.takes_as_of(Lsn(commit_lsn.0.saturating_add(1)));
+    }
+
+    /// Notes that rows come that were read as of `position`.
+    pub(crate) fn takes_as_of(&mut self, position: Lsn) {
+        self.written_to = self.written_to.max(position);
+    }
+
+    /// Stores what may have been written: nothing more is.
+    pub(crate) fn close(&mut self) -> Result<(), StoreError> {
+        self.checkpoint.written_to = Some(self.written_to);
+        self.store.save_checkpoint(&self.checkpoint)
     }
 
     /// Everything committed up to here is in the sink, and nothing older is being replayed into it.

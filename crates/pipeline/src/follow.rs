@@ -153,6 +153,7 @@ impl Follower<'_> {
             outcome = first_error(outcome, self.confirm());
             outcome = first_error(outcome, self.stream.close().await.map_err(Into::into));
         }
+        outcome = first_error(outcome, self.checkpointer.close().map_err(Into::into));
         match (&outcome, self.active.and_then(Active::into_order)) {
             (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
             (Err(_), Some(order)) => self.run.interrupted = Some(order),
@@ -222,6 +223,7 @@ impl Follower<'_> {
             self.replay.check(&event).map_err(|gap| gap::found(gap, self.run.on_gap))?;
             match &event {
                 StreamEvent::Change(change) => {
+                    self.checkpointer.takes(change.position.commit_lsn);
                     self.run.refuse_altered(&change.table)?;
                     if self.floors.cover(change, self.active.as_ref()) {
                         continue;
@@ -234,6 +236,7 @@ impl Follower<'_> {
                     }
                 }
                 StreamEvent::LookedUp(change) => {
+                    self.checkpointer.takes(change.position.commit_lsn);
                     self.run.refuse_altered(&change.table)?;
                     if change.touched == Touched::All {
                         self.run.shared.truncates.note(&change.table.name, self.xid);
@@ -292,12 +295,13 @@ impl Follower<'_> {
         let mut is_first = true;
         // The application may hold a lock for as long as it likes.
         let shared = self.run.shared.clone();
-        while let Some(rows) = shared.or_stop(affected.next(self.source, self.run.batch_rows)).await? {
+        while let Some(mut rows) = shared.or_stop(affected.next(self.source, self.run.batch_rows)).await? {
             if self.run.shared.stop.is_cancelled() && !is_first {
                 return Err(PipelineError::Stopped);
             }
             is_first = false;
             let span = trace::writing(rows.len(), []);
+            self.floors.lift(&mut rows, self.active.as_ref());
             let batches = self.run.batches(rows, Purpose::Refresh);
             self.begin_batches(batches, span).await?;
         }
@@ -426,6 +430,7 @@ impl Follower<'_> {
                 return Ok(());
             }
         };
+        rows.iter().for_each(|row| self.checkpointer.takes_as_of(row.position.commit_lsn));
         let batches = match self.active.as_ref().map(|active| &active.order().job) {
             Some(Job::Backfill { .. } | Job::Altered { .. }) => self.run.batches(rows, Purpose::Change),
             Some(Job::Repair { collection, .. }) => {
@@ -445,6 +450,7 @@ impl Follower<'_> {
         let Some((table, position)) = swept.map(|(table, position)| (table.clone(), position)) else { return Ok(()) };
         self.flush().await?;
         self.drain().await?;
+        self.checkpointer.takes_as_of(position.commit_lsn);
         for index in self.run.writers_of(&table) {
             self.run.writers[index].sweep_before(position).await?;
         }

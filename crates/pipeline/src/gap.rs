@@ -161,13 +161,17 @@ pub(crate) fn history_changed(expected: Lsn, found: Lsn) -> Gap {
     Gap::new("E_POSITION", what)
 }
 
-pub(crate) fn timeline_left(before: u32, now: u32, left_at: Option<Lsn>, last_commit: Lsn) -> Gap {
-    let found = match left_at {
-        Some(left_at) => format!(
+pub(crate) fn timeline_left(before: u32, now: u32, left_at: Option<Lsn>, written_to: Option<Lsn>) -> Gap {
+    let found = match (left_at, written_to) {
+        (Some(left_at), Some(written_to)) => format!(
             "the server was promoted to timeline {now} at {left_at}, and what was applied from timeline {before} goes up to \
-             {last_commit}: transactions in between were lost with the former server"
+             {written_to}: transactions in between were lost with the former server"
         ),
-        None => format!(
+        (Some(left_at), None) => format!(
+            "the server was promoted to timeline {now} at {left_at}, and walvec ended in the middle of its work before: what it applied \
+             last from timeline {before} may have been lost with the former server"
+        ),
+        (None, _) => format!(
             "the server is on timeline {now}, which does not descend from timeline {before} that this data directory was filled \
              from: it was restored from a backup, and what is stored may never have happened"
         ),

@@ -124,8 +124,6 @@ impl Gathered {
     }
 }
 
-impl Gathered {}
-
 impl Relation {
     fn note(&mut self, table: &Table, row: &Row) {
         let value = |(theirs, _): &(String, String)| row.0.get(table.column_index(theirs)?)?.value().cloned();

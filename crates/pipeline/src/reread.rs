@@ -99,10 +99,19 @@ impl Floors {
 
     /// Whether a change says nothing any more, also because of the job that is being done.
     pub(crate) fn cover(&self, change: &Change, active: Option<&Active>) -> bool {
-        let name = &change.table.name;
-        let reading = active.and_then(Active::supersedes).filter(|(table, _)| *table == name);
-        let floor = self.0.get(name).copied().max(reading.map(|(_, position)| position));
-        floor.is_some_and(|floor| change.position < floor)
+        self.of(&change.table.name, active).is_some_and(|floor| change.position < floor)
+    }
+
+    /// Makes rows that were read just now as new as the reading of their table: they would be swept at its end.
+    pub(crate) fn lift(&self, rows: &mut [Change], active: Option<&Active>) {
+        for row in rows {
+            row.position = row.position.max(self.of(&row.table.name, active).unwrap_or_default());
+        }
+    }
+
+    fn of(&self, table: &TableName, active: Option<&Active>) -> Option<Position> {
+        let reading = active.and_then(Active::supersedes).filter(|(reading, _)| *reading == table);
+        self.0.get(table).copied().max(reading.map(|(_, position)| position))
     }
 }
 
@@ -390,6 +399,10 @@ mod tests {
         assert!(floors.cover(&change(at(4, 9), Op::Truncate), None));
         assert!(!floors.cover(&change(at(5, 1), Op::Insert { new: row }), None));
         assert!(!Floors::default().cover(&change(at(4, 9), Op::Truncate), None));
+        let row = Row(vec![Cell::Value(json!(1))]);
+        let mut read_now = [at(4, 9), at(5, 1)].map(|position| change(position, Op::Insert { new: row.clone() }));
+        floors.lift(&mut read_now, None);
+        assert_eq!(read_now.map(|row| row.position), [at(5, 0), at(5, 1)], "the sweep of what is older leaves both");
     }
 
     #[test]

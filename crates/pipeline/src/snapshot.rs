@@ -87,6 +87,7 @@ pub(crate) async fn take(
     checkpoint.snapshot = SnapshotState::Done;
     checkpoint.applied = position.commit_lsn;
     checkpoint.last_commit = Lsn::ZERO;
+    checkpoint.written_to = read_again.values().chain([&position]).map(|position| position.commit_lsn).max();
     run.store.save_checkpoint(&checkpoint)?;
     run.shared.telemetry.applied(checkpoint.applied);
     Ok(checkpoint)

@@ -96,7 +96,7 @@ pub fn decide(stored: Option<&Checkpoint>, facts: &Facts, on_gap: OnGap) -> Resu
     if checkpoint.snapshot == SnapshotState::Wanted {
         return again("a new snapshot was asked for", None);
     }
-    if !checkpoint.source.is_same_database(&facts.source) {
+    if !checkpoint.source.is_same_slot(&facts.source) {
         return Err(other_source(&checkpoint.source, &facts.source));
     }
     match checkpoint.snapshot {
@@ -145,18 +145,22 @@ fn continuation(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Ga
 }
 
 /// The checkpoint as it is on the server's present timeline: everything that was applied has to lie before the point at which the
-/// server's history left the timeline that it was read from. What lies behind was never confirmed by the server that was promoted.
+/// server's history left the timeline that it was read from. What lies behind, the server that was promoted never had.
 fn on_timeline(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Gap> {
     let mut checkpoint = checkpoint.clone();
     if checkpoint.source.timeline != facts.source.timeline {
         let (before, now) = (checkpoint.source.timeline, facts.source.timeline);
         match facts.left_at {
             // Positions without a commit may lie behind it: they say only that there was nothing more to read.
-            Some(left_at) if checkpoint.last_commit <= left_at => checkpoint.applied = checkpoint.applied.min(left_at),
-            left_at => return Err(gap::timeline_left(before, now, left_at, checkpoint.last_commit)),
+            Some(left_at) if checkpoint.written_to.is_some_and(|written_to| written_to <= left_at) => {
+                checkpoint.applied = checkpoint.applied.min(left_at);
+            }
+            left_at => return Err(gap::timeline_left(before, now, left_at, checkpoint.written_to)),
         }
         checkpoint.source.timeline = now;
     }
+    // A session that did not come to its end got nothing that the server does not have, which is on the same timeline.
+    checkpoint.written_to.get_or_insert(facts.server);
     Ok(checkpoint)
 }
 
@@ -181,6 +185,9 @@ fn foreign_slot(facts: &Facts) -> Refusal {
 }
 
 fn other_source(stored: &SourceIdentity, found: &SourceIdentity) -> Refusal {
+    if stored.is_same_database(found) {
+        return renamed_slot(&stored.slot, &found.slot);
+    }
     let describe =
         |id: &SourceIdentity| format!("system {}, database {}, slot \"{}\"", id.system_id, id.database_oid, id.slot);
     Refusal {
@@ -195,6 +202,20 @@ fn other_source(stored: &SourceIdentity, found: &SourceIdentity) -> Refusal {
                  has taken the place of the original, `walvec reset`, then `walvec run`: the tables are read again, unchanged \
                  texts are not embedded again"
             .to_owned(),
+    }
+}
+
+fn renamed_slot(stored: &str, configured: &str) -> Refusal {
+    Refusal {
+        code: "E_SOURCE",
+        what: format!(
+            "this data directory was filled from slot \"{stored}\", and `source.slot` is now \"{configured}\": the changes since \
+             then are in the former slot alone, which goes on keeping WAL on the server"
+        ),
+        remedy: format!(
+            "put `source.slot: {stored}` back; or `walvec reset`, which drops the former slot too, then `walvec run`: the tables are \
+             read again, unchanged texts are not embedded again"
+        ),
     }
 }
 
@@ -231,6 +252,7 @@ mod tests {
             snapshot,
             applied: Lsn(applied),
             last_commit: Lsn(applied.min(450)),
+            written_to: Some(Lsn(applied.min(450))),
             resync: None,
             sweep_waits: false,
             witnesses: BTreeMap::new(),
@@ -332,6 +354,16 @@ mod tests {
     }
 
     #[test]
+    fn another_slot_is_refused_by_both_names() {
+        let mut stored = checkpoint(SnapshotState::Done, 500);
+        stored.source.slot = "former".to_owned();
+        let refusal = decide(Some(&stored), &facts(Slot::Missing), OnGap::Resync).unwrap_err();
+        assert_eq!(refusal.code, "E_SOURCE");
+        assert!(refusal.what.contains("\"former\"") && refusal.what.contains("\"walvec\""), "{refusal}");
+        assert!(refusal.remedy.contains("source.slot: former"), "{}", refusal.remedy);
+    }
+
+    #[test]
     fn a_promoted_standby_goes_on_if_it_has_everything_that_was_applied() {
         let stored = checkpoint(SnapshotState::Done, 500);
         let promoted = |left_at: Option<u64>| {
@@ -345,6 +377,12 @@ mod tests {
         assert_eq!((resumed.applied, resumed.source.timeline), (Lsn(480), 2));
         assert_eq!(resync(&stored, &promoted(Some(449))).as_deref(), Some("E_TIMELINE"), "a transaction was lost");
         assert_eq!(resync(&stored, &promoted(None)).as_deref(), Some("E_TIMELINE"), "no ancestor");
+        let killed = Checkpoint { written_to: None, ..stored };
+        assert_eq!(resync(&killed, &promoted(Some(480))).as_deref(), Some("E_TIMELINE"), "nobody knows what it wrote");
+        let Ok(Start::Resume(resumed)) = decide(Some(&killed), &facts(ready(400)), OnGap::Stop) else {
+            panic!("on the same timeline nothing is lost");
+        };
+        assert_eq!(resumed.written_to, Some(Lsn(1000)), "no more than the server had");
     }
 
     #[test]

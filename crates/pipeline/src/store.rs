@@ -40,9 +40,14 @@ pub struct SourceIdentity {
 impl SourceIdentity {
     /// Whether both are the same slot of the same database of the same cluster, on whatever timeline.
     #[must_use]
+    pub fn is_same_slot(&self, other: &Self) -> bool {
+        self.is_same_database(other) && self.slot == other.slot
+    }
+
+    /// Whether both are the same database of the same cluster.
+    #[must_use]
     pub fn is_same_database(&self, other: &Self) -> bool {
-        let identity = |source: &Self| (source.system_id.clone(), source.database_oid, source.slot.clone());
-        identity(self) == identity(other)
+        (&self.system_id, self.database_oid) == (&other.system_id, other.database_oid)
     }
 }
 
@@ -74,6 +79,10 @@ pub struct Checkpoint {
     /// The end of the last transaction among them that brought rows. `applied` may lie behind it: it follows the server's position too.
     #[serde(default)]
     pub last_commit: Lsn,
+    /// Which position the server's history has to contain for everything that may have been written to be part of it. `None` while a
+    /// session follows the stream: what it has written is known when it ends.
+    #[serde(default)]
+    pub written_to: Option<Lsn>,
     /// What made the current snapshot necessary, if that was a gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync: Option<Resync>,
@@ -112,6 +121,9 @@ pub struct Baseline {
     /// Tables that were set aside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aside: Vec<TableName>,
+    /// Tables that were found altered and have not been read again to the end, even if they are by now as they were.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub owed: BTreeSet<TableName>,
 }
 
 /// A row that could not be processed. A newer version of the row clears it.
@@ -477,6 +489,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint {
             last_commit: Lsn(4),
+            written_to: Some(Lsn(4)),
             resync: None,
             sweep_waits: true,
             witnesses: BTreeMap::new(),

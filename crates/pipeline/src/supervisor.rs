@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Subject, Withheld};
+use walvec_capture::{CaptureError, LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Subject, Withheld};
 use walvec_model::{Change, Fingerprint, Generation, Lsn, Moment, Table, TableName};
 use walvec_sink::{Sink, SinkError};
 use walvec_transform::{Transform, TransformError};
@@ -271,8 +271,18 @@ impl Pipeline {
 
     /// One life of the connection: snapshot if needed, then the stream.
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
+        let telemetry = self.run.shared.telemetry.clone();
+        telemetry.phase(Phase::Starting);
+        let locks = source.lock_watch();
+        tokio::select! {
+            outcome = self.begin(source, retry) => outcome,
+            never = show_waits(locks, &telemetry) => match never {},
+        }
+    }
+
+    async fn begin(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
+        refuse_standby(&source, self.during, &self.run.store)?;
         let shared = self.run.shared.clone();
-        shared.telemetry.phase(Phase::Starting);
         let collections = self.run.writers.iter().map(|writer| &writer.collection);
         let fitness = Fitness::new(collections, Arc::clone(&self.run.store), self.run.on_gap);
         let source = Arc::new(shared.or_stop(fitness.set_aside(source, &shared.telemetry)).await?);
@@ -304,7 +314,6 @@ impl Pipeline {
             outcome = work => outcome,
             error = watch.run(&sinks) => Err(error),
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
-            never = show_waits(source, &telemetry) => match never {},
         }
     }
 
@@ -393,6 +402,7 @@ async fn work(
                 snapshot: SnapshotState::Copying,
                 applied: Lsn::ZERO,
                 last_commit: Lsn::ZERO,
+                written_to: None,
                 resync,
                 sweep_waits: false,
                 witnesses: BTreeMap::new(),
@@ -420,7 +430,7 @@ async fn work(
     for writer in &mut run.writers {
         writer.remember(checkpoint.witnesses.get(&writer.collection.name).copied());
     }
-    let checkpointer = Checkpointer::new(Arc::clone(&run.store), checkpoint);
+    let checkpointer = Checkpointer::open(Arc::clone(&run.store), checkpoint)?;
     follow(run, source, stream, checkpointer, replay).await.map_err(found_in)
 }
 
@@ -540,6 +550,16 @@ pub(crate) async fn follow_publication(source: &Source, store: &Store, on_gap: O
         follow_replaced(source).await?;
     }
     Ok(())
+}
+
+/// What has worked before is tried again until the standby is promoted: one address for whoever is the primary leads to a standby now and
+/// then. Where nothing has worked yet, preflight says what is wrong.
+pub(crate) fn refuse_standby(source: &Source, during: During, store: &Store) -> Result<(), PipelineError> {
+    if !source.server().in_recovery || (during == During::FirstStart && store.checkpoint()?.is_none()) {
+        return Ok(());
+    }
+    let (wanted, found) = ("primary", "it is a standby, in recovery");
+    Err(CaptureError::OtherTarget { server: source.address(), wanted, found }.into())
 }
 
 /// The slot is not judged here: [`decide`] knows more about it, and one that is busy may only need a moment after a kill.

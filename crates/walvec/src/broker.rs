@@ -120,7 +120,7 @@ impl<'a> Broker<'a> {
         let shown = config.collections.iter().map(|collection| (collection.name.clone(), collection.table.clone()));
         let publisher = PublisherConfig {
             source,
-            config_digest: rows_digest(config, &topics),
+            config_digest: digest(config, kafka),
             on_gap: config.source.on_gap.into(),
             connection: self.connection.clone(),
             compression: kafka.compression.name().to_owned(),
@@ -153,6 +153,7 @@ impl<'a> Broker<'a> {
             reads,
             source: has_source.then(|| app::source_config(config)),
             batch_rows: config.pipeline.batch_rows,
+            config_digest: app::config_digest(config),
         };
         Indexer::new(indexer, collections, self.letters(), stop)
     }
@@ -233,13 +234,10 @@ const fn format(kafka: &KafkaSettings) -> Format {
     }
 }
 
-/// A digest of what decides which rows there are in which topics. When it changes, tables are read again.
-fn rows_digest(config: &Config, topics: &[TableTopic]) -> String {
-    let filters = config.collections.iter().map(|collection| format!("{:?} {:?}", collection.table, collection.filter));
-    let topics = topics.iter().map(|topic| format!("{:?} {}", topic.table, topic.topic.name));
-    let lookups = config.collections.iter().flat_map(|collection| collection.lookups());
-    let lookups = lookups.map(|lookup| lookup.describe());
-    let parts: Vec<String> = filters.chain(topics).chain(lookups).collect();
+/// A digest of what decides which rows there are in which topics, and what workers make of them. When it changes, tables are read again.
+pub(crate) fn digest(config: &Config, kafka: &KafkaSettings) -> String {
+    let topics = config.collections.iter().map(|collection| kafka.changes_topic(&collection.table));
+    let parts: Vec<String> = std::iter::once(app::config_digest(config)).chain(topics).collect();
     Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
 }
 

@@ -23,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_table_emptied_as_a_whole_is_not_read_again),
         test!(what_altered_types_and_partitions_did_is_shown_through_a_broker).once(),
         test!(a_label_renamed_in_a_looked_up_table_reaches_the_documents),
+        test!(an_alteration_that_was_undone_leaves_nothing_of_a_reading_that_a_kill_interrupted).once(),
         test!(a_table_that_takes_over_the_name_is_shown),
         test!(a_table_that_took_over_the_name_while_nothing_ran_is_shown),
         test!(a_looked_up_table_that_another_one_replaces_reaches_the_documents),
@@ -344,6 +345,41 @@ async fn a_label_renamed_in_a_looked_up_table_reaches_the_documents(context: Tes
     let sql = "format('%s, %s', name, (SELECT a.genre FROM authors a WHERE a.id = author))";
     let expected = Expected { sql: Some(sql), ..image_of("books") };
     assert_eq!(image::compare(&context, &expected).await?, 3);
+    Ok(())
+}
+
+async fn an_alteration_that_was_undone_leaves_nothing_of_a_reading_that_a_kill_interrupted(
+    context: TestContext,
+) -> Result<()> {
+    context
+        .execute(
+            "CREATE TYPE mood AS ENUM ('low', 'high');
+             CREATE TABLE items (id int PRIMARY KEY, mood mood);
+             INSERT INTO items SELECT g, 'low' FROM generate_series(1, 3000) g",
+        )
+        .await?;
+    let items = Collection::new("items", "public.items", "{{ id }} {{ mood }}");
+    let settings = Settings::new([items]).with("embedding", json!({ "model": "hash/64/wait/50" }));
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    let before = walvec.status().await?.collections[0].embeddings_computed;
+    context.execute("ALTER TYPE mood RENAME VALUE 'low' TO 'sad'").await?;
+    let has_begun = |now: &Status| now.collections[0].embeddings_computed > before + 500;
+    let now = walvec.wait_for("rows are read again", has_begun).await?;
+    walvec.kill().await?;
+    assert!(now.collections[0].embeddings_computed < before + 3000, "the reading was interrupted");
+    context.execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'low'").await?;
+
+    let walvec = context.start(&settings).await?;
+    wait::until("no row shows the label of before", async || {
+        let found: Value = walvec.get_json("/api/v1/points", &[("collection", "items"), ("limit", "10000")]).await?;
+        let points = found["points"].as_array().context("points")?;
+        Ok((points.len() == 3000 && points.iter().all(|point| point["payload"]["mood"] == "low")).then_some(()))
+    })
+    .await?;
+    walvec.stop().await?;
+    let expected = Expected::of("items", |row| format!("{} {}", row["id"], row["mood"].as_str().unwrap_or_default()));
+    assert_eq!(image::compare(&context, &expected).await?, 3000);
     Ok(())
 }
 

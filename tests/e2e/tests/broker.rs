@@ -16,6 +16,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(two_workers_share_a_qdrant_server_in_the_protocol_classic).once(),
         test!(two_workers_fall_back_by_themselves_where_the_broker_is_old).once(),
         test!(vectors_through_a_topic_of_their_own_make_the_same_image).once(),
+        test!(a_table_that_takes_the_place_of_another_leaves_none_of_its_points_behind_a_broker).once(),
         test!(a_second_capture_is_refused).once(),
         test!(every_stage_stops_in_order_and_a_restart_embeds_nothing_again).once(),
     ]
@@ -324,6 +325,33 @@ async fn vectors_through_a_topic_of_their_own_make_the_same_image(context: TestC
         stage.stop().await?;
     }
     Ok(())
+}
+
+async fn a_table_that_takes_the_place_of_another_leaves_none_of_its_points_behind_a_broker(
+    context: TestContext,
+) -> Result<()> {
+    if !can_test("another table behind a broker") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    context
+        .execute("CREATE TABLE items (id text PRIMARY KEY, name text); INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 9) g")
+        .await?;
+    let (capture, worker) = indexed_by_one(&context, &kafka, &kafka.carries(items_on(&server))).await?;
+    capture.stop().await?;
+    worker.stop().await?;
+    context.execute("ALTER TABLE items RENAME TO volumes; DELETE FROM volumes WHERE id > '4'").await?;
+    let volumes = Settings::new([Collection::new("items", "public.volumes", "{{ name }}")]);
+    let volumes = kafka.carries(volumes.with("sink", json!({ "qdrant": { "url": server.url() } })));
+    let (capture, worker) = indexed_by_one(&context, &kafka, &volumes).await?;
+    let expected = Expected { table: "volumes", ..image_of_items() };
+    wait::until("the points of the former table are gone", async || {
+        Ok(image::compare_on_server(&context, &expected, &server.url()).await.ok())
+    })
+    .await?;
+    capture.stop().await?;
+    worker.stop().await
 }
 
 async fn a_second_capture_is_refused(context: TestContext) -> Result<()> {

@@ -11,6 +11,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_truncate_from_another_cluster_removes_what_was_written_before_it_and_nothing_else).once(),
         test!(a_topic_that_forgets_deletes_at_once_is_refused).once(),
         test!(a_worker_that_was_away_for_longer_than_deletes_are_kept_does_not_go_on).once(),
+        test!(a_value_whose_record_was_compacted_away_is_read_from_the_table).once(),
     ]
 }
 
@@ -108,6 +109,32 @@ async fn a_topic_that_forgets_deletes_at_once_is_refused(context: TestContext) -
     }
     assert!(told.ends_with("E_TOPIC\n"), "{told}");
     Ok(())
+}
+
+/// A compacted topic keeps the last record of a row. If that leaves a large value out, the record that brought it may be gone.
+async fn a_value_whose_record_was_compacted_away_is_read_from_the_table(context: TestContext) -> Result<()> {
+    if !can_test("compacted topics") {
+        return Ok(());
+    }
+    let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
+    let compacted = [("cleanup.policy", "compact"), ("delete.retention.ms", "3600000")];
+    records::make_topic(kafka.broker(), &kafka.topic("items"), 1, &compacted).await?;
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, body text)").await?;
+    context.execute("INSERT INTO items VALUES (1, 'third', 'body of the second version')").await?;
+    let write = async |lsn: u64, name: &str, body: &str| {
+        let source = json!({"schema": "public", "table": "items", "lsn": lsn, "txId": 1});
+        let after = json!({"id": 1, "name": name, "body": body});
+        let value = json!({"op": "u", "before": null, "after": after, "source": source}).to_string();
+        let key = json!({ "id": 1 }).to_string();
+        records::write(kafka.broker(), &kafka.topic("items"), Some(key.as_bytes()), Some(value.as_bytes())).await
+    };
+    write(100, "first", "body of the first version").await?;
+    let mut index = context.start_stage(&items(&kafka, &server), "index", "a").await?;
+    kafka.read("index", &mut [&mut index]).await?;
+    write(300, "third", "__debezium_unavailable_value").await?;
+    kafka.read("index", &mut [&mut index]).await?;
+    becomes(&context, &server, 1).await?;
+    index.stop().await
 }
 
 async fn a_worker_that_was_away_for_longer_than_deletes_are_kept_does_not_go_on(context: TestContext) -> Result<()> {

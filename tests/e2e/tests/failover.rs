@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, is_full, test, wait};
+use walvec_pipeline::Status;
 use walvec_pipeline::status::Phase;
 use walvec_throwaway::Cluster;
 
@@ -20,6 +21,11 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_slot_that_survives_a_failover_leaves_no_gap)
             .on_own_server(&[("synchronized_standby_slots", "standby")])
             .since(17),
+        test!(what_only_the_former_primary_had_leaves_no_trace_though_the_slot_survived).on_own_server(&[]).since(17),
+        test!(what_only_the_former_primary_had_leaves_no_trace_though_walvec_was_killed_too)
+            .on_own_server(&[])
+            .since(17),
+        test!(a_server_that_is_a_standby_for_a_moment_is_waited_for).on_own_server(&[]).once(),
     ]
 }
 
@@ -75,6 +81,16 @@ fn load(client: Client, change: &'static str) -> (JoinHandle<()>, Arc<AtomicBool
     (tokio::spawn(work), stop)
 }
 
+async fn has_slot(standby: &Cluster, context: &TestContext) -> Result<()> {
+    let client = standby.connect(context.database()).await?;
+    wait::until("the standby has the slot", async || {
+        let query = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND synced AND NOT temporary";
+        let count: i64 = client.query_one(query, &[&context.slot()]).await?.get(0);
+        Ok((count > 0).then_some(()))
+    })
+    .await
+}
+
 async fn promote(standby: &Cluster, database: &str) -> Result<()> {
     let client = standby.connect(database).await?;
     ensure!(client.query_one("SELECT pg_promote()", &[]).await?.get::<_, bool>(0));
@@ -89,13 +105,7 @@ async fn fail_over(mut context: TestContext, keeps_slots: bool, change: &'static
     let mut walvec = context.start(&items(&context, &standby)).await?;
     walvec.caught_up(&context).await?;
     if keeps_slots {
-        let client = standby.connect(context.database()).await?;
-        wait::until("the standby has the slot", async || {
-            let query = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND synced AND NOT temporary";
-            let count: i64 = client.query_one(query, &[&context.slot()]).await?.get(0);
-            Ok((count > 0).then_some(()))
-        })
-        .await?;
+        has_slot(&standby, &context).await?;
     }
     let (writer, _) = load(context.connect().await?, change);
     let moved = context.wal_position().await?.0 + 200_000;
@@ -144,5 +154,79 @@ async fn a_promoted_standby_is_followed_though_it_never_had_some_of_the_changes(
 async fn a_slot_that_survives_a_failover_leaves_no_gap(context: TestContext) -> Result<()> {
     let (_, had_gap) = fail_over(context, true, ALL).await?;
     ensure!(!had_gap, "the slot was on the standby");
+    Ok(())
+}
+
+/// Promotes a standby that has the slot and does not have the last changes, which walvec had from the former primary.
+async fn fail_over_with_loss(mut context: TestContext, kills_walvec: bool) -> Result<()> {
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, n int DEFAULT 0)").await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 20) g").await?;
+    let standby = standby_of(&mut context, true).await?;
+    let settings = items(&context, &standby);
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    has_slot(&standby, &context).await?;
+    let client = standby.connect(context.database()).await?;
+    client.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await?;
+    client.batch_execute("SELECT pg_reload_conf()").await?;
+    wait::until("the standby receives nothing any more", async || {
+        let count: i64 = client.query_one("SELECT count(*) FROM pg_stat_wal_receiver", &[]).await?.get(0);
+        Ok((count == 0).then_some(()))
+    })
+    .await?;
+    context.execute("UPDATE items SET name = 'lost' WHERE id = 1; INSERT INTO items VALUES (900, 'lost'); DELETE FROM items WHERE id = 2").await?;
+    walvec.caught_up(&context).await?;
+    let walvec = if kills_walvec {
+        walvec.kill().await?;
+        None
+    } else {
+        Some(walvec)
+    };
+    context.cluster().kill().await?;
+    promote(&standby, context.database()).await?;
+    context.turn_to(&standby).await?;
+    let mut walvec = match walvec {
+        Some(walvec) => walvec,
+        None => context.start(&settings).await?,
+    };
+    context.execute("INSERT INTO items VALUES (5000, 'after the promotion')").await?;
+    let status = walvec
+        .wait_for("the gap is closed", |status| status.resync.is_some() && status.phase == Phase::Streaming)
+        .await?;
+    assert_eq!(status.resync.as_ref().map(|resync| resync.code.as_str()), Some("E_TIMELINE"));
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 21);
+    Ok(standby.close().await?)
+}
+
+async fn what_only_the_former_primary_had_leaves_no_trace_though_the_slot_survived(context: TestContext) -> Result<()> {
+    fail_over_with_loss(context, false).await
+}
+
+async fn what_only_the_former_primary_had_leaves_no_trace_though_walvec_was_killed_too(
+    context: TestContext,
+) -> Result<()> {
+    fail_over_with_loss(context, true).await
+}
+
+/// One address for whoever is the primary, as services give it, leads to a standby for a while.
+async fn a_server_that_is_a_standby_for_a_moment_is_waited_for(mut context: TestContext) -> Result<()> {
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, n int DEFAULT 0)").await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 20) g").await?;
+    let settings = Settings::new([Collection::new("items", "public.items", "{{ name }}")]);
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    context.cluster().stop_fast().await?;
+    std::fs::write(context.cluster().directory().join("data/standby.signal"), "")?;
+    context.cluster().start_again().await?;
+    let is_told = |status: &Status| status.problem.as_ref().is_some_and(|problem| problem.message.contains("standby"));
+    walvec.wait_for("the standby is named", is_told).await?;
+    context.reconnect().await?;
+    promote(context.cluster(), context.database()).await?;
+    context.execute("INSERT INTO items VALUES (21, 'after the promotion')").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 21);
     Ok(())
 }

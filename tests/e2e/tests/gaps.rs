@@ -12,6 +12,9 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_slot_that_was_dropped_is_made_up_for_and_only_changed_texts_are_paid_for),
         test!(a_slot_that_is_dropped_while_walvec_runs_is_made_up_for),
         test!(a_lost_slot_is_made_up_for).on_own_server(&[("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB")]),
+        test!(a_slot_that_was_idle_for_longer_than_the_server_allows_is_made_up_for)
+            .on_own_server(&[("idle_replication_slot_timeout", "1s")])
+            .since(18),
         test!(a_publication_that_was_dropped_or_altered_is_put_back_and_made_up_for),
         test!(a_publication_that_is_dropped_while_walvec_runs_is_made_up_for),
         test!(a_publication_that_is_made_anew_under_load_leaves_no_gap),
@@ -115,6 +118,20 @@ async fn a_lost_slot_is_made_up_for(context: TestContext) -> Result<()> {
         let filler = "CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 5000); DROP TABLE filler";
         context.execute(filler).await?;
         context.execute("SELECT pg_switch_wal()").await?;
+        context.execute("CHECKPOINT").await?;
+        let is_lost: Option<bool> = context.sql.query_one(lost, &[&context.slot()]).await?.get(0);
+        Ok(is_lost.filter(|is_lost| *is_lost))
+    })
+    .await?;
+    context.execute(UNSEEN).await?;
+    let (walvec, _) = start_again(&context, "E_SLOT_LOST").await?;
+    ends_as_the_table(&context, walvec).await
+}
+
+async fn a_slot_that_was_idle_for_longer_than_the_server_allows_is_made_up_for(context: TestContext) -> Result<()> {
+    stopped(&context).await?;
+    let lost = "SELECT invalidation_reason = 'idle_timeout' FROM pg_replication_slots WHERE slot_name = $1";
+    wait::until("the server gives the slot up", async || {
         context.execute("CHECKPOINT").await?;
         let is_lost: Option<bool> = context.sql.query_one(lost, &[&context.slot()]).await?.get(0);
         Ok(is_lost.filter(|is_lost| *is_lost))

@@ -27,6 +27,9 @@ const PATIENCE: (Duration, [Duration; 2]) = (Duration::from_secs(7), [Duration::
 /// How often the broker is asked whether a new topic is ready.
 const READY_POLL: Duration = Duration::from_millis(50);
 
+/// After how long it is clear that the broker does not show a topic that it has made.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
 /// How long a compacted topic without a retention of its own keeps deletes.
 const DELETES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -76,7 +79,12 @@ impl Topics {
         let missing: Vec<&TopicSpec> = specs.iter().filter(|spec| !there.contains_key(&spec.name)).collect();
         if !missing.is_empty() {
             self.make(&missing).await?;
-            while missing.iter().any(|spec| !there.contains_key(&spec.name)) {
+            let begun = Instant::now();
+            while let Some(spec) = missing.iter().find(|spec| !there.contains_key(&spec.name)) {
+                if begun.elapsed() > READY_LIMIT {
+                    let what = format!("seeing topic \"{}\", which has been made (Describe)", spec.name);
+                    return Err(BrokerError::Rights { what, reason: "the broker does not show it".to_owned() });
+                }
                 tokio::time::sleep(READY_POLL).await;
                 there = self.partitions().await?;
             }
@@ -129,7 +137,17 @@ impl Topics {
                 _ => None,
             }
         };
-        answers.into_iter().filter_map(|answer| kept(answer.ok()?)).collect()
+        let told = answers.into_iter().filter_map(|answer| {
+            let refused = |code| {
+                tracing::warn!(
+                    %code,
+                    "the broker does not tell the settings of a topic (DescribeConfigs): if it is compacted, deletes that it has \
+                     forgotten are not noticed"
+                );
+            };
+            answer.inspect_err(|code| refused(*code)).ok()
+        });
+        told.filter_map(kept).collect()
     }
 
     /// The largest record that every one of these topics takes, in bytes; `None` if the broker does not tell.

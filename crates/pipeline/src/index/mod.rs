@@ -85,6 +85,8 @@ pub struct IndexerConfig {
     pub source: Option<SourceConfig>,
     /// Rows per batch.
     pub batch_rows: usize,
+    /// A digest of what is made of rows: what was read with another one does not count.
+    pub config_digest: String,
 }
 
 /// What a worker reads.
@@ -216,19 +218,24 @@ impl Indexer {
             filled.push(writer.prepare().await?);
             writers.push(writer);
         }
-        let mut sorted: Vec<&str> = filled.iter().map(|id: &CollectionId| id.0.as_str()).collect();
-        sorted.sort_unstable();
-        let about = Fingerprint::of(&sorted).to_string();
+        let mut about: Vec<&str> = filled.iter().map(|id: &CollectionId| id.0.as_str()).collect();
+        about.sort_unstable();
         let source = OnDemand::new(self.config.source.clone(), &self.shared);
         self.check_lookups(&source).await?;
+        let deletes_kept = self.deletes_kept().await?;
         match &self.config.reads {
             Reads::Changes { format, topics } => {
-                let rows = Rows::new(*format, topics, writers, source, self.config.batch_rows, self.shared.clone());
-                self.work(rows, about, &filled, retry).await
+                about.push(&self.config.config_digest);
+                let about = Fingerprint::of(&about).to_string();
+                let compacted = deletes_kept.keys().cloned().collect();
+                let rows =
+                    Rows::new(*format, topics, compacted, writers, source, self.config.batch_rows, self.shared.clone());
+                self.work(rows, about, deletes_kept, &filled, retry).await
             }
             Reads::Vectors { format, .. } => {
+                let about = Fingerprint::of(&about).to_string();
                 let vectors = Vectors::new(*format, writers, self.config.batch_rows, self.shared.clone());
-                self.work(vectors, about, &filled, retry).await
+                self.work(vectors, about, deletes_kept, &filled, retry).await
             }
         }
     }
@@ -270,10 +277,10 @@ impl Indexer {
         &self,
         intake: I,
         about: String,
+        deletes_kept: BTreeMap<String, Duration>,
         filled: &[CollectionId],
         retry: &mut Retry,
     ) -> Result<(), PipelineError> {
-        let deletes_kept = self.deletes_kept().await?;
         let renews = !deletes_kept.is_empty();
         let membership = Membership {
             deletes_kept,

@@ -1,6 +1,6 @@
 //! Records of changed rows, for the stages `index` and `embed`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, SnapshotEn
 use walvec_model::{Change, Generation, Lsn, Op, Position, RowKey, Table, TableName};
 
 use super::worker::{Intake, Taken};
-use crate::batch::coalesce;
+use crate::batch::{Final, coalesce};
 use crate::error::PipelineError;
 use crate::line::{Answer, Line, Note};
 use crate::pending::{BATCH_BYTES, weight};
@@ -31,6 +31,8 @@ pub(super) struct Rows {
     decoder: Decoder,
     /// The table that each topic is for, where it is for one alone.
     tables: HashMap<String, Option<TableName>>,
+    /// The topics that keep the last record of each row alone: the stored point may lack versions that were never read.
+    compacted: HashSet<String>,
     writers: Vec<Writer>,
     source: OnDemand,
     batch_rows: usize,
@@ -72,6 +74,7 @@ impl Rows {
     pub(super) fn new(
         format: Format,
         topics: &[(String, Option<TableName>)],
+        compacted: HashSet<String>,
         writers: Vec<Writer>,
         source: OnDemand,
         batch_rows: usize,
@@ -86,6 +89,7 @@ impl Rows {
         Self {
             decoder: Decoder::new(format, needed),
             tables: topics.iter().cloned().collect(),
+            compacted,
             writers,
             source,
             batch_rows,
@@ -174,7 +178,8 @@ impl Rows {
     /// The changes of one snapshot's time, for one collection.
     fn batch(&self, index: usize, generation: Generation, changes: Vec<(Change, Place)>) -> Batch {
         let transform = &self.writers[index].collection.transform;
-        let places = changes.iter().filter_map(|(change, place)| Some((change.key()?, place.clone()))).collect();
+        let places: HashMap<RowKey, Place> =
+            changes.iter().filter_map(|(change, place)| Some((change.key()?, place.clone()))).collect();
         let mut readable = Vec::with_capacity(changes.len());
         // Rows whose last change lacks a column: parked, although an earlier one could be read.
         let mut lacking: HashMap<RowKey, Failure> = HashMap::new();
@@ -194,8 +199,14 @@ impl Rows {
                 }
             }
         }
+        let is_compacted = |key: &RowKey| places.get(key).is_some_and(|place: &Place| self.compacted.contains(&place.topic));
+        let entries = coalesce(readable).into_iter().map(|(key, last)| {
+            let state = if is_compacted(&key) { last.state.without_stored() } else { last.state };
+            (key, Final { state, ..last })
+        });
+        let entries = entries.collect();
         Batch {
-            entries: coalesce(readable),
+            entries,
             purpose: Purpose::Change,
             context: Context { generation, places },
             failed: lacking.into_values().collect(),

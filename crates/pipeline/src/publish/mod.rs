@@ -42,7 +42,9 @@ use crate::retry::Retry;
 use crate::start::{Slot, Start, decide};
 use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::store::{Checkpoint, SnapshotState, Store};
-use crate::supervisor::{Before, facts, follow_publication, refuse_what_cannot_work, want_snapshot_after};
+use crate::supervisor::{
+    Before, facts, follow_publication, refuse_standby, refuse_what_cannot_work, want_snapshot_after,
+};
 use crate::telemetry::Telemetry;
 use crate::waits::show_waits;
 use crate::watch::{Truncates, Watch};
@@ -190,8 +192,18 @@ impl Publisher {
     }
 
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
+        let telemetry = self.shared.telemetry.clone();
+        telemetry.phase(Phase::Starting);
+        let locks = source.lock_watch();
+        tokio::select! {
+            outcome = self.begin(source, retry) => outcome,
+            never = show_waits(locks, &telemetry) => match never {},
+        }
+    }
+
+    async fn begin(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
+        refuse_standby(&source, self.during, &self.store)?;
         let Self { config, store, shared, .. } = self;
-        shared.telemetry.phase(Phase::Starting);
         let fitness = Fitness::new(std::iter::empty(), Arc::clone(store), config.on_gap);
         let source = Arc::new(shared.or_stop(fitness.set_aside(source, &shared.telemetry)).await?);
         let outcome = Box::pin(self.follow_tables(&source, fitness.clone(), retry)).await;
@@ -218,7 +230,7 @@ impl Publisher {
         *during = During::Running;
         let tables = source.followed_tables().await?;
         let stored = store.checkpoint()?;
-        let outlet = open_outlet(config, source, stored.as_ref(), &shared.stop).await?;
+        let outlet = shared.or_stop(open_outlet(config, source, stored.as_ref(), &shared.stop)).await?;
         shared.letters.refresh().await?;
         let too_large = snapshot::too_large(config, shared)?;
         let (watched, source) = (tables.clone(), Arc::clone(source));
@@ -232,7 +244,6 @@ impl Publisher {
             outcome = session.work(stored, retry, orders, interrupted) => outcome,
             error = watch.run(&[]) => Err(error),
             () = report(&shared.telemetry, &*acknowledged) => Ok(()),
-            never = show_waits(&source, &shared.telemetry) => match never {},
         };
         session.outlet.flush(GOODBYE).await;
         outcome
@@ -293,6 +304,7 @@ impl Session<'_> {
                     snapshot: SnapshotState::Copying,
                     applied: Lsn::ZERO,
                     last_commit: Lsn::ZERO,
+                    written_to: None,
                     resync,
                     sweep_waits: false,
                     witnesses: BTreeMap::new(),
@@ -312,7 +324,7 @@ impl Session<'_> {
         retry.succeeded();
         tracing::info!(applied = %checkpoint.applied, "following the stream");
         let generation = checkpoint.generation;
-        let checkpointer = Checkpointer::new(Arc::clone(self.store), checkpoint);
+        let checkpointer = Checkpointer::open(Arc::clone(self.store), checkpoint)?;
         self.follow(stream, checkpointer, replay, generation, orders, interrupted).await.map_err(found_in)
     }
 }

@@ -59,6 +59,7 @@ impl Session<'_> {
         checkpoint.snapshot = SnapshotState::Done;
         checkpoint.applied = position.commit_lsn;
         checkpoint.last_commit = Lsn::ZERO;
+        checkpoint.written_to = Some(position.commit_lsn);
         checkpoint.written = self.outlet.written();
         self.store.save_checkpoint(&checkpoint)?;
         self.shared.telemetry.applied(checkpoint.applied);

@@ -26,6 +26,7 @@ use crate::status::Phase;
 use crate::telemetry::count_changes;
 use crate::trace;
 use crate::unseen::Unseen;
+use crate::writer::first_error;
 
 /// Rows that are read again by one statement, because of something that they look up.
 const ROWS: usize = 256;
@@ -54,14 +55,15 @@ impl Session<'_> {
     pub(super) async fn follow(
         &mut self,
         stream: ChangeStream,
-        checkpointer: Checkpointer,
+        mut checkpointer: Checkpointer,
         replay: Replay,
         generation: Generation,
         orders: &mut mpsc::Receiver<Order>,
         interrupted: &mut Option<Order>,
     ) -> Result<(), PipelineError> {
         let mut active = interrupted.take().and_then(|order| self.begin(order));
-        let outcome = self.follow_with(stream, checkpointer, replay, generation, orders, &mut active).await;
+        let outcome = self.follow_with(stream, &mut checkpointer, replay, generation, orders, &mut active).await;
+        let outcome = first_error(outcome, checkpointer.close().map_err(Into::into));
         match (&outcome, active.and_then(Active::into_order)) {
             (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
             (Err(_), order) => *interrupted = order,
@@ -73,7 +75,7 @@ impl Session<'_> {
     async fn follow_with(
         &mut self,
         mut stream: ChangeStream,
-        mut checkpointer: Checkpointer,
+        checkpointer: &mut Checkpointer,
         mut replay: Replay,
         generation: Generation,
         orders: &mut mpsc::Receiver<Order>,
@@ -99,6 +101,11 @@ impl Session<'_> {
                     let events = events?;
                     for event in &events {
                         replay.check(event).map_err(|gap| gap::found(gap, self.config.on_gap))?;
+                        match event {
+                            StreamEvent::Change(change) => checkpointer.takes(change.position.commit_lsn),
+                            StreamEvent::LookedUp(change) => checkpointer.takes(change.position.commit_lsn),
+                            StreamEvent::Begin { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
+                        }
                     }
                     match self.take_in(events, &mut transaction, &mut related, &unseen, active).await {
                         Err(PipelineError::Stopped) => return self.end(stream, checkpointer).await,
@@ -106,7 +113,7 @@ impl Session<'_> {
                     }
                 }
                 Step::Acknowledged => {}
-                Step::Checkpoint => self.confirm(&stream, &mut checkpointer)?,
+                Step::Checkpoint => self.confirm(&stream, checkpointer)?,
                 Step::Begin(order) if matches!(order.job, Job::Resync { .. }) => {
                     // The workers remove what is gone, each as it comes to the end of the snapshot.
                     let resync = Resync::asked(true);
@@ -115,25 +122,25 @@ impl Session<'_> {
                     return Err(PipelineError::Resync(resync));
                 }
                 Step::Begin(order) => *active = self.begin(order),
-                Step::Reread(turn) => self.reread(turn, &transaction.context, active, &mut checkpointer).await?,
+                Step::Reread(turn) => self.reread(turn, &transaction.context, active, checkpointer).await?,
                 Step::Stop => return self.end(stream, checkpointer).await,
             }
             let done = self.outlet.acknowledged()?;
-            self.note(done, &mut checkpointer);
+            self.note(done, checkpointer);
             self.show_trouble();
         }
     }
 
     /// Confirms what the broker has, after a short wait for what is on its way. The rest is written again after the next
     /// start.
-    async fn end(&mut self, stream: ChangeStream, mut checkpointer: Checkpointer) -> Result<(), PipelineError> {
+    async fn end(&mut self, stream: ChangeStream, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {
         self.shared.telemetry.phase(Phase::Stopping);
         let done = self.outlet.acknowledged()?;
-        self.note(done, &mut checkpointer);
+        self.note(done, checkpointer);
         if let Ok(done) = tokio::time::timeout(super::GOODBYE, self.outlet.drain()).await {
-            self.note(done?, &mut checkpointer);
+            self.note(done?, checkpointer);
         }
-        self.confirm(&stream, &mut checkpointer)?;
+        self.confirm(&stream, checkpointer)?;
         Ok(stream.close().await?)
     }
 
@@ -222,10 +229,11 @@ impl Session<'_> {
         let source = Arc::clone(&self.source);
         let shared = self.shared.clone();
         // The application may hold a lock for as long as it likes.
-        while let Some(rows) = shared.or_stop(affected.next(&source, ROWS)).await? {
+        while let Some(mut rows) = shared.or_stop(affected.next(&source, ROWS)).await? {
             if self.shared.stop.is_cancelled() {
                 return Err(PipelineError::Stopped);
             }
+            self.floors.lift(&mut rows, active.as_ref());
             for row in rows {
                 if let Some(active) = active {
                     active.note(&row);
@@ -328,6 +336,7 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         match turn {
             Turn::Write(rows) => {
+                rows.iter().for_each(|row| checkpointer.takes_as_of(row.position.commit_lsn));
                 let context = Context { committed_at: SystemTime::now(), xid: None, snapshot: true, ..context.clone() };
                 self.write_rows(rows, &context).await?;
                 self.outlet.cut();
@@ -340,6 +349,7 @@ impl Session<'_> {
                     && let Some((table, position)) = job.supersedes()
                 {
                     let (table, generation) = (table.clone(), context.generation);
+                    checkpointer.takes_as_of(position.commit_lsn);
                     self.floors.raise(table.clone(), position);
                     job.order().update(|progress| progress.superseded = Some((table.clone(), position)));
                     let end = SnapshotEnd { table, position, generation, sweep: Sweep::Older, barrier: Vec::new() };

@@ -10,7 +10,7 @@
 mod tables;
 mod truncates;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub(crate) async fn begin(source: &Source, store: &Store) -> Result<String, Pipe
     let mut shapes: Vec<_> = shapes.filter(|(table, _)| !unfollowed.contains(table)).collect();
     let before = store.baseline()?.unwrap_or_default().shapes;
     shapes.extend(before.into_iter().filter(|(table, _)| unfollowed.contains(table)));
-    store.save_baseline(&Baseline { publication: None, shapes, floors: Vec::new(), aside: unfollowed })?;
+    store.save_baseline(&Baseline { shapes, aside: unfollowed, ..Baseline::default() })?;
     Ok(publication.unwrap_or_default())
 }
 
@@ -69,6 +69,8 @@ pub(crate) struct Watch<'a> {
     publication: Option<PublicationIdentity>,
     /// What the tables were when their rows were read; loaded when the stream is followed.
     known: Option<Known>,
+    /// Tables that were found altered and have not been read again to the end.
+    owed: BTreeSet<TableName>,
     /// As of which position altered tables were read whole.
     floors: BTreeMap<TableName, Position>,
     suspicions: Vec<Suspicion>,
@@ -105,6 +107,7 @@ impl<'a> Watch<'a> {
             jobs,
             publication: None,
             known: None,
+            owed: BTreeSet::new(),
             floors: BTreeMap::new(),
             suspicions: Vec::new(),
             reading: None,

@@ -7,8 +7,9 @@
 //! | a replica identity | what does not work with it any more is shown |
 //! | anything else | it is noted |
 //!
-//! What is noted survives a restart, so that what happened while nothing ran is seen too. A table that is read again is noted when
-//! that is done: if the session ends before, the next one finds the same difference.
+//! What is noted survives a restart, so that what happened while nothing ran is seen too. A table that is read again is noted as it is
+//! when that is done. Until then it is noted as owed: if the session ends before, the next one reads it, even if the alteration was
+//! undone, because some of its rows may have been read in between.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -97,18 +98,21 @@ impl Watch<'_> {
         let Ok(found) = self.source.shapes_now().await else { return Ok(()) };
         let mut known = match self.known.take() {
             Some(known) => known,
-            None => self.noted()?,
+            None => {
+                self.owed = self.store.baseline()?.unwrap_or_default().owed;
+                self.noted()?
+            }
         };
         let mut is_noted = !self.read_on(&mut known);
-        // Asked for once for all of them, and only if one of them may be lost.
-        let (mut missing, mut lost) = (None, None);
+        let mut missing = None;
         let unfollowed = self.source.unfollowed();
         for (table, shape) in found.into_iter().filter(|(table, _)| !unfollowed.contains(table)) {
             let Some(shape) = shape else {
                 missing.get_or_insert(table);
                 continue;
             };
-            let Some(before) = known.get(&table).filter(|before| **before != shape) else {
+            let is_owed = self.owed.contains(&table);
+            let Some(before) = known.get(&table).filter(|before| **before != shape || is_owed) else {
                 is_noted &= known.contains_key(&table);
                 known.entry(table).or_insert(shape);
                 continue;
@@ -116,13 +120,21 @@ impl Watch<'_> {
             if self.reading.as_ref().is_some_and(|reading| reading.table == table) {
                 continue;
             }
-            match self.judge(&table, before, &shape, flushed, &mut lost).await? {
+            match self.judge(&table, before, &shape, flushed).await? {
+                Verdict::Note if is_owed => {
+                    self.begin(table, shape, None, "they were to be read again before, and have not been");
+                }
                 Verdict::Note => {
                     known.insert(table, shape);
                     is_noted = false;
                 }
                 Verdict::Wait => {}
-                Verdict::Read { partitions, why } => self.begin(table, shape, partitions, why),
+                Verdict::Read { partitions, why } => {
+                    if self.owed.insert(table.clone()) {
+                        self.note(&known)?;
+                    }
+                    self.begin(table, shape, partitions, why);
+                }
             }
         }
         is_noted &= !self.read_on(&mut known);
@@ -159,17 +171,13 @@ impl Watch<'_> {
         before: &Shape,
         now: &Shape,
         flushed: Lsn,
-        lost: &mut Option<Vec<TableName>>,
     ) -> Result<Verdict, PipelineError> {
         self.refuse_altered(table, before, now).await?;
         if !(now.has_same_identity(before) && now.has_same_columns(before)) {
             self.examine(table, now).await;
-            if lost.is_none() {
-                *lost = self.fitness.lost(self.source).await;
-            }
-            match lost {
-                Some(lost) if lost.contains(table) => return Err(PipelineError::Altered { table: table.clone() }),
-                Some(_) => {}
+            match self.fitness.is_lost(self.source, table).await {
+                Some(true) => return Err(PipelineError::Altered { table: table.clone() }),
+                Some(false) => {}
                 // The next look asks again.
                 None => return Ok(Verdict::Wait),
             }
@@ -276,6 +284,7 @@ impl Watch<'_> {
         }
         let Some((table, partitions)) = reading.todo.last().cloned() else {
             known.insert(reading.table.clone(), reading.shape.clone());
+            self.owed.remove(&reading.table);
             self.reading = None;
             self.unread.end();
             return true;
@@ -312,10 +321,10 @@ impl Watch<'_> {
 
     fn note(&mut self, known: &Known) -> Result<(), PipelineError> {
         let stored = self.store.baseline()?.unwrap_or_default();
-        let mut floors: BTreeMap<TableName, Position> = stored.floors.into_iter().collect();
+        let mut floors: BTreeMap<TableName, Position> = stored.floors.iter().cloned().collect();
         floors.append(&mut self.floors);
         let shapes = known.iter().map(|(table, shape)| (table.clone(), shape.clone())).collect();
-        let (publication, floors) = (stored.publication, floors.into_iter().collect());
-        Ok(self.store.save_baseline(&Baseline { publication, shapes, floors, aside: stored.aside })?)
+        let (floors, owed) = (floors.into_iter().collect(), self.owed.clone());
+        Ok(self.store.save_baseline(&Baseline { shapes, floors, owed, ..stored })?)
     }
 }

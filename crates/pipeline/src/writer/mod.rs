@@ -18,7 +18,7 @@ mod points;
 mod rows;
 mod vectors;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 use walvec_broker::wire::{SnapshotEnd, Sweep};
 use walvec_embed::Embedder;
 use walvec_model::{
-    Change, Fingerprint, Generation, KeyDigest, Op, PointId, Position, Row, RowKey, SparseVector, Table, TableName,
-    Value,
+    Change, Fingerprint, Generation, KeyDigest, Op, PointId, Position, Provenance, Row, RowKey, SparseVector, Table,
+    TableName, Value,
 };
 use walvec_sink::{CollectionId, Keywords, Sink, SinkError, Write};
 use walvec_transform::Transform;
@@ -339,6 +339,35 @@ impl Writer {
         Ok(())
     }
 
+    /// Removes the points of every other table: a collection belongs to one, and who reads topics does not know which one that was before.
+    async fn remove_other_tables(&self) -> Result<(), PipelineError> {
+        let every = Generation(u64::MAX);
+        let ours = self.on_sink(|sink, table| async move { sink.count_older(table, every).await }).await?;
+        if self.on_sink(|sink, _| async move { sink.count().await }).await? == ours {
+            return Ok(());
+        }
+        let (mut others, mut from) = (BTreeSet::new(), None);
+        loop {
+            let page = self.on_sink(|sink, _| async move { sink.scroll(from, SCROLL_POINTS).await }).await?;
+            others.extend(page.points.into_iter().filter_map(|point| Some(point.provenance?.table)));
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        others.remove(&Provenance::table_tag(&self.collection.table));
+        for tag in &others {
+            let (schema, name) = tag.split_once('.').unwrap_or(("public", tag));
+            tracing::info!(
+                collection = self.collection.name,
+                table = tag,
+                "removing the rows of the table that the collection showed before"
+            );
+            self.remove_table(&TableName::new(schema, name)).await?;
+        }
+        Ok(())
+    }
+
     /// Removes the points of another table.
     pub(crate) async fn remove_table(&self, table: &TableName) -> Result<(), PipelineError> {
         self.as_owner(|sink, _| async move { sink.delete_table(table).await }).await
@@ -427,7 +456,7 @@ impl Writer {
                 self.begin_generation(end.generation);
                 let swept = self.finish_generation().await?;
                 tracing::info!(collection = self.collection.name, swept, "snapshot complete");
-                Ok(())
+                self.remove_other_tables().await
             }
             Sweep::Older => self.sweep_before(end.position).await,
         }

@@ -11,7 +11,7 @@ use walvec_pipeline::{Before, PipelineError, Store, facts};
 
 use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, Stage};
-use crate::{app, remembered};
+use crate::{app, broker, remembered};
 
 /// What `walvec run` will do.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,7 +96,11 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
     // Where collections are made anew is looked at elsewhere, and creating the missing ones is up to `run`.
     let collections = stored.as_ref().map(|checkpoint| checkpoint.collections.clone()).unwrap_or_default();
     let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
-    let facts = facts(source, &config.source.slot, &app::config_digest(config), collections, before).await?;
+    let digest = match &config.broker {
+        Some(broker) => broker::digest(config, &broker.kafka),
+        None => app::config_digest(config),
+    };
+    let facts = facts(source, &config.source.slot, &digest, collections, before).await?;
     let tables = tables(config);
     Ok(match (decide(stored.as_ref(), &facts, config.source.on_gap.into()).map_err(PipelineError::from)?, stored) {
         (Start::Snapshot { .. }, None) => Next::Read { tables },
