@@ -129,6 +129,19 @@ pub enum BrokerError {
         /// The member's name.
         instance: String,
     },
+    /// A topic has another number of partitions than when its first record was written.
+    #[error(
+        "topic \"{topic}\" has {now} partitions instead of {before}: records of one row are in two of them now, and may be read in the \
+         wrong order"
+    )]
+    Repartitioned {
+        /// The topic.
+        topic: String,
+        /// How many it had.
+        before: i32,
+        /// How many it has.
+        now: i32,
+    },
     /// The consumer gets nothing although there is more to read.
     #[error("no record has come for {seconds} s although topic \"{topic}\", partition {partition} holds more")]
     Stalled {
@@ -161,6 +174,7 @@ impl BrokerError {
             | Self::Fenced { .. }
             | Self::InstanceTaken { .. }
             | Self::Stalled { .. }
+            | Self::Repartitioned { .. }
             | Self::Failed { .. }
             | Self::Closed => true,
             Self::Login { .. }
@@ -184,7 +198,7 @@ impl BrokerError {
             Self::Unreachable { .. } | Self::Failed { .. } | Self::Closed => "E_BROKER",
             Self::Login { .. } => "E_BROKER_LOGIN",
             Self::Rights { .. } => "E_BROKER_RIGHTS",
-            Self::Topic { .. } | Self::DeletesShort { .. } => "E_TOPIC",
+            Self::Topic { .. } | Self::DeletesShort { .. } | Self::Repartitioned { .. } => "E_TOPIC",
             Self::Gap { .. } | Self::DeletesGone { .. } => "E_GAP",
             Self::OtherTarget { .. } => "E_COLLECTION",
             Self::OldProtocol { .. } => "E_GROUP_PROTOCOL",
@@ -240,6 +254,7 @@ impl BrokerError {
             Self::NotBuilt => "install walvec from a package, or build it with `--features kafka`; or remove `broker`",
             Self::Settings { .. } => "correct `broker.kafka` in the configuration, then start again",
             Self::InstanceTaken { .. } => "wait a moment; or give each worker of this machine an --instance of its own",
+            Self::Repartitioned { .. } => "wait: capture writes all rows again, in the order of the new partitions",
             Self::Fenced { .. } | Self::Stalled { .. } | Self::Failed { .. } | Self::Closed => return None,
         };
         Some(remedy.to_owned())

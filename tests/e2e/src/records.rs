@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -55,6 +55,18 @@ pub async fn make_topic(broker: &TestBroker, topic: &str, partitions: i32, setti
     let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     let wanted = settings.iter().fold(wanted, |wanted, (name, value)| wanted.set(name, value));
     for made in admin.create_topics([&wanted], &AdminOptions::new()).await? {
+        made.map_err(|(topic, code)| anyhow::anyhow!("{topic}: {code}"))?;
+    }
+    Ok(())
+}
+
+/// Gives a topic more partitions: so many altogether.
+///
+/// # Errors
+/// The broker's.
+pub async fn add_partitions(broker: &TestBroker, topic: &str, count: usize) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = client(broker).create()?;
+    for made in admin.create_partitions([&NewPartitions::new(topic, count)], &AdminOptions::new()).await? {
         made.map_err(|(topic, code)| anyhow::anyhow!("{topic}: {code}"))?;
     }
     Ok(())

@@ -412,7 +412,8 @@ async fn a_worker_goes_on_behind_records_of_a_table_that_is_gone_by_now(context:
     context.execute("ALTER TABLE others ADD body text; ALTER TABLE others ALTER body SET STORAGE EXTERNAL").await?;
     context.execute("UPDATE others SET body = repeat('x', 3000)").await?;
     // A value that is not sent, and not stored either.
-    let others = Collection::new("others", "public.others", "{{ name }} {{ body }}").with("payload", json!(["id", "name"]));
+    let others =
+        Collection::new("others", "public.others", "{{ name }} {{ body }}").with("payload", json!(["id", "name"]));
     let settings = Settings::new([Collection::new("items", "public.items", "{{ name }}"), others]);
     let settings = kafka.carries(settings).with("sink", json!({ "qdrant": { "url": server.url() } }));
     let mut capture = context.start_stage(&settings, "capture", "1").await?;

@@ -312,6 +312,11 @@ async fn vectors_through_a_topic_of_their_own_make_the_same_image(context: TestC
         assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, rows);
     }
 
+    // It waits for the last change by itself, through both topics.
+    context.execute("UPDATE items SET name = 'as of now' WHERE id = 8").await?;
+    let verified = context.walvec(&["verify"]).await?;
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+
     // Nobody sees the deletion of row 7: the sweep after a second snapshot finds it.
     capture.stop().await?;
     context.execute("SELECT pg_drop_replication_slot(current_database())").await?;

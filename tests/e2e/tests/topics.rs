@@ -3,8 +3,9 @@
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use tokio_postgres::SimpleQueryMessage;
-use walvec_e2e::{Kafka, Test, TestContext, image, test};
+use walvec_e2e::{Kafka, Test, TestContext, image, records, test};
 use walvec_model::Lsn;
+use walvec_pipeline::status::Phase;
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
 
@@ -22,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(collections_that_were_removed_stop_the_workers).once(),
         test!(records_that_are_too_large_are_parked_and_later_versions_take_them_back).once(),
         test!(compacted_topics_fill_a_collection_from_the_beginning).once(),
+        test!(a_topic_that_gets_more_partitions_is_written_again_in_their_order).once(),
     ]
 }
 
@@ -390,4 +392,31 @@ async fn compacted_topics_fill_a_collection_from_the_beginning(context: TestCont
         stage.stop().await?;
     }
     Ok(())
+}
+
+/// Records of one row are in two partitions then, of which the later one may be read first.
+async fn a_topic_that_gets_more_partitions_is_written_again_in_their_order(context: TestContext) -> Result<()> {
+    if !can_test("more partitions") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    let server = TestServer::start()?;
+    let settings = kafka.carries(items_on(&server));
+    context.execute(TABLE).await?;
+    let (mut capture, worker) = indexed_by_one(&context, &kafka, &settings).await?;
+    worker.stop().await?;
+    context.execute("UPDATE items SET name = 'in the former order' WHERE id <= 500").await?;
+    let before = capture.caught_up(&context).await?.generation;
+    records::add_partitions(kafka.broker(), &kafka.topic("items"), 7).await?;
+    capture
+        .wait_for("all rows are written again", |status| status.generation > before && status.phase == Phase::Streaming)
+        .await?;
+    context
+        .execute("DELETE FROM items WHERE id <= 400; UPDATE items SET name = 'in the new order' WHERE id <= 450")
+        .await?;
+    let mut worker = context.start_stage(&settings, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 600);
+    capture.stop().await?;
+    worker.stop().await
 }

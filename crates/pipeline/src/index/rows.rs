@@ -199,7 +199,8 @@ impl Rows {
                 }
             }
         }
-        let is_compacted = |key: &RowKey| places.get(key).is_some_and(|place: &Place| self.compacted.contains(&place.topic));
+        let is_compacted =
+            |key: &RowKey| places.get(key).is_some_and(|place: &Place| self.compacted.contains(&place.topic));
         let entries = coalesce(readable).into_iter().map(|(key, last)| {
             let state = if is_compacted(&key) { last.state.without_stored() } else { last.state };
             (key, Final { state, ..last })

@@ -22,7 +22,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use walvec_broker::BrokerError;
 use walvec_broker::kafka::connection::Connection;
 use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Sending};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
@@ -53,6 +55,9 @@ use outlet::Outlet;
 
 /// How often the status is brought up to date.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the broker is asked how many partitions the topics have.
+const PARTITIONS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long the last records may take on their way out. What was not acknowledged was not confirmed.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -240,13 +245,37 @@ impl Publisher {
         let source = Arc::clone(&session.source);
         let watch = Watch::new(&source, &watched, shared, store, jobs.clone(), config.on_gap, fitness);
         let acknowledged = session.outlet.counter();
+        let partitions = session.outlet.partitions().clone();
         let outcome = tokio::select! {
             outcome = session.work(stored, retry, orders, interrupted) => outcome,
             error = watch.run(&[]) => Err(error),
             () = report(&shared.telemetry, &*acknowledged) => Ok(()),
+            error = repartitioned(config, &partitions) => Err(error),
         };
         session.outlet.flush(GOODBYE).await;
         outcome
+    }
+}
+
+/// Ends when a topic has another number of partitions. The client library deals keys out anew within minutes then.
+async fn repartitioned(config: &PublisherConfig, partitions: &BTreeMap<String, i32>) -> PipelineError {
+    let mut ticks = tokio::time::interval_at(Instant::now() + PARTITIONS_INTERVAL, PARTITIONS_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let topics = match Topics::new(&config.connection) {
+        Ok(topics) => topics,
+        Err(error) => return error.into(),
+    };
+    loop {
+        ticks.tick().await;
+        // A broker that is away shows elsewhere.
+        let Ok(found) = topics.partitions().await else { continue };
+        let other = partitions.iter().find_map(|(topic, before)| {
+            let now = *found.get(topic).filter(|now| *now != before)?;
+            Some(BrokerError::Repartitioned { topic: topic.clone(), before: *before, now })
+        });
+        if let Some(error) = other {
+            return error.into();
+        }
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) struct Outlet {
     compacted: BTreeSet<String>,
     /// Whether each topic still holds what was written to it.
     intact: BTreeMap<String, bool>,
+    partitions: BTreeMap<String, i32>,
     /// Where the topics ended when this session began.
     written: BTreeMap<String, i64>,
     /// The segment to which records are added.
@@ -105,6 +106,7 @@ impl Outlet {
             routes: config.topics.iter().map(route).collect(),
             compacted: compacted.map(|topic| topic.topic.name.clone()).collect(),
             intact,
+            partitions,
             written,
             open: Segment::new(),
             is_empty: true,
@@ -115,15 +117,27 @@ impl Outlet {
         })
     }
 
-    /// What the checkpoint compares: a topic that is not whole any more is another one.
+    /// What the checkpoint compares: a topic that is not whole any more is another one, and so is one with more partitions, in which the
+    /// records of a row may be out of order.
     pub(super) fn identities(&self) -> BTreeMap<String, String> {
-        let identity = |whole: bool| if whole { INTACT } else { LOST };
-        self.intact.iter().map(|(topic, whole)| (topic.clone(), identity(*whole).to_owned())).collect()
+        let made = self.identities_made();
+        let is_lost = |topic: &String| self.intact.get(topic) == Some(&false);
+        made.into_iter()
+            .map(|(topic, made)| (topic.clone(), if is_lost(&topic) { LOST.to_owned() } else { made }))
+            .collect()
     }
 
     /// The same, once everything has been written again.
     pub(super) fn identities_made(&self) -> BTreeMap<String, String> {
-        self.intact.keys().map(|topic| (topic.clone(), INTACT.to_owned())).collect()
+        self.partitions
+            .iter()
+            .map(|(topic, count)| (topic.clone(), format!("{INTACT} of {count} partitions")))
+            .collect()
+    }
+
+    /// How many partitions each topic has.
+    pub(super) const fn partitions(&self) -> &BTreeMap<String, i32> {
+        &self.partitions
     }
 
     /// Writes the records of one change. Returns the change if one of them is too large for the topic; the others of it are

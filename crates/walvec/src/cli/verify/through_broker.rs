@@ -2,7 +2,8 @@
 //!
 //! No single process knows how far the collections are. But what capture has confirmed to PostgreSQL is in the topics, and
 //! what the group of the workers has committed is in the collections: a position that was confirmed before the topics ended
-//! where the group is now, is in the collections.
+//! where the group is now, is in the collections. Where embedding and writing are stages of their own, the groups of both are
+//! passed one after the other, each with its topics.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,25 +21,58 @@ use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, RepairPortion, Repai
 use crate::app;
 use crate::broker::Broker;
 use crate::cli::Failure;
-use crate::config::{Config, KafkaSettings};
+use crate::config::{Config, KafkaSettings, Stage};
 
-/// How many moments are remembered at most: the group comes to one of them.
+/// How many moments are remembered at most: the groups come to one after the other.
 const MOMENTS: usize = 64;
 
-/// The workers of a group.
+/// The workers that fill the collections.
 pub(super) struct Workers {
     source: Source,
     connection: Connection,
-    group: String,
-    topics: Vec<(String, i32)>,
+    /// What a change passes on its way, in order.
+    groups: Vec<Group>,
     letters: Arc<LettersTopic>,
     moments: Mutex<VecDeque<Moment>>,
     reached: Mutex<Lsn>,
 }
 
-/// What was confirmed, and where the topics ended after that.
+/// The workers of a stage, and what they read.
+struct Group {
+    name: String,
+    topics: Vec<(String, i32)>,
+}
+
+/// How far a group has come: where it reads next in each partition, and where that ends.
+struct Position {
+    partitions: Vec<(i64, i64)>,
+}
+
+impl Group {
+    async fn position(&self, connection: &Connection) -> Result<Position, PipelineError> {
+        let committed = lookup::committed(connection, &self.name, &self.topics).await?;
+        Ok(Position { partitions: committed.into_iter().map(|(_, next, end)| (next, end)).collect() })
+    }
+}
+
+impl Position {
+    fn has_begun(&self) -> bool {
+        self.partitions.iter().any(|(next, _)| *next > 0)
+    }
+
+    fn ends(&self) -> Vec<i64> {
+        self.partitions.iter().map(|(_, end)| *end).collect()
+    }
+
+    fn has_passed(&self, ends: &[i64]) -> bool {
+        self.partitions.iter().zip(ends).all(|((next, _), end)| next >= end)
+    }
+}
+
+/// What was confirmed, which group has to pass it next, and where the topics of that ended after it.
 struct Moment {
     confirmed: Lsn,
+    group: usize,
     ends: Vec<i64>,
 }
 
@@ -47,12 +81,26 @@ impl Workers {
         let broker = Broker::connect(config, kafka).await?;
         let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
         let connection = crate::broker::connection(kafka);
-        let topics = broker.known_topics().await?;
+        let group = async |stage| {
+            let of_stage = Config { stage, ..config.clone() };
+            let topics = Broker::connect(&of_stage, kafka).await?.known_topics().await?;
+            Ok::<_, Failure>(Group { name: kafka.group(stage), topics })
+        };
+        let groups = match config.stage {
+            Stage::Embed | Stage::Sink => vec![group(Stage::Embed).await?, group(Stage::Sink).await?],
+            _ => {
+                let (index, sink) = (group(Stage::Index).await?, group(Stage::Sink).await?);
+                let embed = group(Stage::Embed).await?;
+                let has_begun =
+                    async |group: &Group| Ok::<_, PipelineError>(group.position(&connection).await?.has_begun());
+                let is_split = has_begun(&sink).await? && (index.name == embed.name || !has_begun(&index).await?);
+                if is_split { vec![embed, sink] } else { vec![index] }
+            }
+        };
         Ok(Self {
             source,
             connection,
-            group: kafka.group(config.stage),
-            topics,
+            groups,
             letters: broker.letters(),
             moments: Mutex::default(),
             reached: Mutex::new(Lsn::ZERO),
@@ -64,21 +112,37 @@ impl Workers {
             SlotState::Ready { confirmed, .. } => confirmed,
             SlotState::Missing | SlotState::Lost { .. } => Lsn::ZERO,
         };
-        let positions = lookup::committed(&self.connection, &self.group, &self.topics).await?;
-        let ends = positions.iter().map(|(_, _, end)| *end).collect();
-        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
-        moments.push_back(Moment { confirmed, ends });
-        let passed = |moment: &Moment| positions.iter().zip(&moment.ends).all(|((_, next, _), end)| next >= end);
-        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(moment) = moments.front() {
-            if passed(moment) {
-                *reached = (*reached).max(moment.confirmed);
-            } else if moments.len() <= MOMENTS {
-                break;
-            }
-            moments.pop_front();
+        // One after the other: what a group has passed is in the topics of the next one when these are asked for their ends.
+        let mut positions = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
+            positions.push(group.position(&self.connection).await?);
         }
-        Ok(Applied { lsn: *reached, streaming: true, problem: None })
+        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        // Older ones are passed first: they stay, however long that takes.
+        if moments.len() < MOMENTS
+            && let Some(first) = positions.first()
+        {
+            moments.push_back(Moment { confirmed, group: 0, ends: first.ends() });
+        }
+        moments.retain_mut(|moment| {
+            while positions.get(moment.group).is_some_and(|position| position.has_passed(&moment.ends)) {
+                moment.group += 1;
+                moment.ends = positions.get(moment.group).map(Position::ends).unwrap_or_default();
+            }
+            let is_through = moment.group == positions.len();
+            if is_through {
+                *reached = (*reached).max(moment.confirmed);
+            }
+            !is_through
+        });
+        let waiting = self
+            .groups
+            .iter()
+            .zip(&positions)
+            .find(|(_, position)| !position.has_begun() && !position.has_passed(&position.ends()));
+        let problem = waiting.map(|(group, _)| format!("no worker of group \"{}\" has read anything yet", group.name));
+        Ok(Applied { lsn: *reached, streaming: true, problem })
     }
 }
 
