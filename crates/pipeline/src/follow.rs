@@ -452,7 +452,8 @@ impl Follower<'_> {
         self.drain().await?;
         self.checkpointer.takes_as_of(position.commit_lsn);
         for index in self.run.writers_of(&table) {
-            self.run.writers[index].sweep_before(position).await?;
+            let writer = &mut self.run.writers[index];
+            writer.sweep_before(position, writer.generation()).await?;
         }
         self.floors.raise(table.clone(), position);
         if let Some(active) = &self.active {

@@ -68,7 +68,7 @@ pub(crate) async fn take(
         for writer in run.followed() {
             let swept = shared.or_stop(writer.finish_generation()).await?;
             if let Some(position) = read_again.get(&writer.collection.table) {
-                shared.or_stop(writer.sweep_before(*position)).await?;
+                shared.or_stop(writer.sweep_before(*position, checkpoint.generation)).await?;
             }
             tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
         }

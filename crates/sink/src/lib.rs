@@ -157,12 +157,14 @@ pub struct ScrollPage {
 /// How many points are read at a time where a whole collection has to be.
 const SCROLL_POINTS: usize = 1000;
 
-/// The points of a page that show `table` as it was before a version, with the versions that they have.
-fn older_points(page: &ScrollPage, table: &TableName, before: Position) -> Vec<(PointId, Position)> {
+/// The points of a page that show `table` as it was before a position of this generation, with the versions that they have. Positions of
+/// later generations may be lower: the server may have been put back to an older state.
+fn older_points(page: &ScrollPage, table: &TableName, before: Position, of: Generation) -> Vec<(PointId, Position)> {
     let tag = Provenance::table_tag(table);
     let version = |point: &StoredPoint| {
         let provenance = point.provenance.as_ref().filter(|provenance| provenance.table == tag)?;
-        (provenance.position < before).then_some((point.id, provenance.position))
+        let is_older = provenance.generation <= of && provenance.position < before;
+        is_older.then_some((point.id, provenance.position))
     };
     page.points.iter().filter_map(version).collect()
 }
@@ -208,9 +210,14 @@ pub trait Sink: Send + Sync {
     /// Removes the points of `table` whose generation is older than `current`, durably; returns how many there were.
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>>;
 
-    /// Removes the points of `table` whose version is older than `before`, durably. A point that somebody else makes newer
-    /// at the same time stays.
-    fn delete_older<'a>(&'a self, table: &'a TableName, before: Position) -> BoxFuture<'a, Result<(), SinkError>>;
+    /// Removes the points of `table`, of the generation `of` and earlier ones, whose version is older than `before`, durably. A point that
+    /// somebody else makes newer at the same time stays.
+    fn delete_older<'a>(
+        &'a self,
+        table: &'a TableName,
+        before: Position,
+        of: Generation,
+    ) -> BoxFuture<'a, Result<(), SinkError>>;
 
     /// How many points the collection holds.
     fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>>;

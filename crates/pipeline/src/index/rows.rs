@@ -127,7 +127,7 @@ impl Rows {
             }
             self.drain().await?;
             for index in concerned {
-                self.writers[index].truncate_before(change.position, &place).await?;
+                self.writers[index].truncate_before(change.position, arrived.generation, &place).await?;
             }
             return Ok(());
         }

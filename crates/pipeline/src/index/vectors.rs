@@ -116,10 +116,10 @@ impl Vectors {
                     self.pending.push((index, Placed { id, point: None, position, generation, place }));
                 }
             }
-            Said::Truncate { collection, position, .. } => {
+            Said::Truncate { collection, position, generation, .. } => {
                 self.write_pending().await?;
                 if let Some(index) = self.writer_of(&collection) {
-                    self.writers[index].truncate_before(position, &place).await?;
+                    self.writers[index].truncate_before(position, generation, &place).await?;
                 }
             }
             Said::SnapshotEnd { end, .. } => return Ok(Taken::SnapshotEnd(end)),

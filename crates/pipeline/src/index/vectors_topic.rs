@@ -160,15 +160,20 @@ impl Sink for VectorsTopic {
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
         let newest = Position { commit_lsn: walvec_model::Lsn(u64::MAX), ordinal: 0 };
         let table = table.clone();
-        Box::pin(async move { self.delete_older(&table, newest).await })
+        Box::pin(async move { self.delete_older(&table, newest, Generation(u64::MAX)).await })
     }
 
-    fn delete_older<'a>(&'a self, table: &'a TableName, before: Position) -> BoxFuture<'a, Result<(), SinkError>> {
+    fn delete_older<'a>(
+        &'a self,
+        table: &'a TableName,
+        before: Position,
+        of: Generation,
+    ) -> BoxFuture<'a, Result<(), SinkError>> {
         if self.format == Format::Reference {
             tracing::warn!(%table, "the tutorial's form of vectors knows no truncates: the points stay where they are");
             return Box::pin(std::future::ready(Ok(())));
         }
-        let record = vectors::truncate(&self.collection, table, before, Generation::default());
+        let record = vectors::truncate(&self.collection, table, before, of);
         Box::pin(self.send(vec![(None, self.keyed(record, "truncate"))]))
     }
 

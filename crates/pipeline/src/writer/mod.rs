@@ -254,6 +254,11 @@ impl Writer {
         }
     }
 
+    /// The generation of what is written.
+    pub(crate) const fn generation(&self) -> Generation {
+        self.generation
+    }
+
     pub(crate) fn begin_generation(&mut self, generation: Generation) {
         self.generation = generation;
         self.report_dead_letters();
@@ -298,10 +303,16 @@ impl Writer {
 
     /// Removes what the table's part of the collection shows of the time before a truncate that was read at `place`. Rows
     /// of other partitions may be parked by other workers at this moment; they come to the same truncate.
-    pub(crate) async fn truncate_before(&mut self, position: Position, place: &Place) -> Result<(), PipelineError> {
-        self.as_owner(|sink, table| async move { sink.delete_older(table, position).await }).await?;
+    pub(crate) async fn truncate_before(
+        &mut self,
+        position: Position,
+        of: Generation,
+        place: &Place,
+    ) -> Result<(), PipelineError> {
+        self.as_owner(|sink, table| async move { sink.delete_older(table, position, of).await }).await?;
         let is_here = |at: &Place| at.topic == place.topic && at.partition == place.partition;
-        let is_gone = |letter: &DeadLetter| letter.position < position && letter.place.as_ref().is_none_or(is_here);
+        let is_older = |letter: &DeadLetter| letter.generation <= of && letter.position < position;
+        let is_gone = |letter: &DeadLetter| is_older(letter) && letter.place.as_ref().is_none_or(is_here);
         let gone = self.keys_of_letters(is_gone)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
         self.forget(&gone);
@@ -458,17 +469,17 @@ impl Writer {
                 tracing::info!(collection = self.collection.name, swept, "snapshot complete");
                 self.remove_other_tables().await
             }
-            Sweep::Older => self.sweep_before(end.position).await,
+            Sweep::Older => self.sweep_before(end.position, end.generation).await,
         }
     }
 
     /// Ends the reading of a table as it was at `position`: points and dead letters that are older belong to rows that are gone.
-    pub(crate) async fn sweep_before(&mut self, position: Position) -> Result<(), PipelineError> {
+    pub(crate) async fn sweep_before(&mut self, position: Position, of: Generation) -> Result<(), PipelineError> {
         self.remember(None);
-        self.as_owner(|sink, table| async move { sink.delete_older(table, position).await }).await?;
+        self.as_owner(|sink, table| async move { sink.delete_older(table, position, of).await }).await?;
         self.late.swept_before(position);
         self.shared.letters.refresh().await?;
-        let gone = self.keys_of_letters(|letter| letter.position < position)?;
+        let gone = self.keys_of_letters(|letter| letter.generation <= of && letter.position < position)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
         self.forget(&gone);
         self.report_dead_letters();

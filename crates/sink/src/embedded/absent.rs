@@ -76,7 +76,12 @@ impl Sink for Embedded {
         match self.0 {}
     }
 
-    fn delete_older<'a>(&'a self, _table: &'a TableName, _before: Position) -> BoxFuture<'a, Result<(), SinkError>> {
+    fn delete_older<'a>(
+        &'a self,
+        _table: &'a TableName,
+        _before: Position,
+        _of: Generation,
+    ) -> BoxFuture<'a, Result<(), SinkError>> {
         match self.0 {}
     }
 

@@ -130,12 +130,17 @@ impl Sink for Embedded {
     }
 
     /// Nobody else writes here, so what was read is still so.
-    fn delete_older<'a>(&'a self, table: &'a TableName, before: Position) -> BoxFuture<'a, Result<(), SinkError>> {
+    fn delete_older<'a>(
+        &'a self,
+        table: &'a TableName,
+        before: Position,
+        of: Generation,
+    ) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async move {
             let mut from = None;
             loop {
                 let page = self.scroll(from, SCROLL_POINTS).await?;
-                let older = older_points(&page, table, before);
+                let older = older_points(&page, table, before, of);
                 self.write(older.into_iter().map(|(id, _)| Write::Delete(id)).collect()).await?;
                 from = page.next;
                 if from.is_none() {

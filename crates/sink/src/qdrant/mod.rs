@@ -365,12 +365,17 @@ impl Sink for Remote {
         })
     }
 
-    fn delete_older<'a>(&'a self, table: &'a TableName, before: Position) -> BoxFuture<'a, Result<(), SinkError>> {
+    fn delete_older<'a>(
+        &'a self,
+        table: &'a TableName,
+        before: Position,
+        of: Generation,
+    ) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async move {
             let mut from = None;
             loop {
                 let page = self.scroll(from, SCROLL_POINTS).await?;
-                let older = older_points(&page, table, before);
+                let older = older_points(&page, table, before, of);
                 if !older.is_empty() {
                     self.delete_versions(&older).await?;
                 }
