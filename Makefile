@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Outside the checkout, so that a fresh clone finds the dependencies built: they take a quarter of an hour.
+# Outside the checkout, so that a fresh clone finds the dependencies built: they take ten minutes.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/walvec/target
 # On a build server the lock file is the law.
 LOCKED := $(if $(CI),--locked)
@@ -123,5 +123,5 @@ clean: ## remove what was built; fetched servers and models stay
 # Debug and test builds share one optimised build of the dependencies.
 define first-build
 @[[ -d $(CARGO_TARGET_DIR)/debug ]] || echo "The first build compiles a vector engine and a model runtime:" \
-	"about 15 minutes on two cores, seconds from then on."
+	"about 11 minutes on two cores, seconds from then on."
 endef

@@ -245,7 +245,8 @@ impl BrokerError {
             }
             Self::OtherTarget { .. } => {
                 "`walvec reset --offsets` for this stage, so that it reads the topics again from the oldest record there is; if \
-                 they no longer have all rows, `walvec reset` where capture runs and start capture: it writes all rows again"
+                 they no longer have all rows, or the payload is another: stop all workers, `walvec reset` where capture runs and start \
+                 capture, which writes all rows again, then `walvec reset --offsets`, and start the workers"
             }
             Self::OldProtocol { .. } => "set `broker.kafka.group_protocol: classic`, or leave it out",
             Self::TooLarge { .. } => {

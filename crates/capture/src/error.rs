@@ -49,6 +49,12 @@ pub enum CaptureError {
         /// What the server is.
         found: &'static str,
     },
+    /// The server is a standby, and has worked as the primary before, or another one has under its address.
+    #[error("PostgreSQL at {server} is a standby, in recovery: changes are followed on the primary")]
+    Standby {
+        /// `host:port/database`.
+        server: String,
+    },
     /// None of several hosts can be used.
     #[error("no host of the source can be used: {}", listed(.tried))]
     NoHost {
@@ -235,8 +241,8 @@ pub enum CaptureError {
         /// The server's message.
         reason: String,
     },
-    /// What answers is a connection pooler, which does not replicate, and shares its sessions out.
-    #[error("a connection pooler answers at {server}, which cannot replicate: {reason}")]
+    /// What answers is a connection pooler, which shares its sessions out.
+    #[error("a connection pooler answers at {server}, not the server itself: {reason}")]
     Pooler {
         /// `host:port/database`.
         server: String,
@@ -265,7 +271,7 @@ impl CaptureError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Config { .. } | Self::Setting { .. } | Self::Condition { .. } => "E_CONFIG",
-            Self::Connect { .. } | Self::OtherTarget { .. } => "E_CONNECT",
+            Self::Connect { .. } | Self::OtherTarget { .. } | Self::Standby { .. } => "E_CONNECT",
             Self::NoHost { tried } => Self::decisive(tried).map_or("E_CONNECT", Self::code),
             Self::Owned { .. } => "E_OWNED",
             Self::Auth { .. } => "E_AUTH",
@@ -312,9 +318,12 @@ impl CaptureError {
                     .to_owned()
             }
             Self::OtherTarget { .. } => {
-                "name the primary among the hosts of `source.url`; once a standby is promoted, walvec \
+                "name the primary among the hosts of `source.url`; once the standby is promoted, walvec \
                 goes on there by itself"
                     .to_owned()
+            }
+            Self::Standby { .. } => {
+                "promote it, or give the address of the primary in `source.url`; walvec goes on by itself then".to_owned()
             }
             Self::NoHost { tried } => return Self::decisive(tried).and_then(Self::remedy),
             Self::Auth { .. } => "check user and password, and the server's pg_hba.conf".to_owned(),

@@ -48,6 +48,7 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
             found.push((RowKey::new(key), row));
         }
     }
+    source.catalog.note_read(&session).await?;
     Ok(found)
 }
 

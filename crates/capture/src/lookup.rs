@@ -186,6 +186,7 @@ impl Source {
         let session = self.catalog.rows_session().await?;
         let copy = session.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(Unanswered::Refused)?;
         let lines: Vec<Bytes> = copy.try_collect().await.map_err(Unanswered::Refused)?;
+        self.catalog.note_read(&session).await?;
         let mut decoder = RowDecoder::new(answer, kinds);
         Ok(lines.iter().map(|line| decoder.row(line)).collect::<Result<_, _>>()?)
     }

@@ -440,6 +440,13 @@ impl Source {
         fetch::rows(self, table, keys).await
     }
 
+    /// As of which position rows were read at last by [`fetch_rows`](Self::fetch_rows), [`look_up`](Self::look_up) and
+    /// [`related_keys`](Self::related_keys): what they gave may be of a transaction that the stream has not brought yet.
+    #[must_use]
+    pub fn read_as_of(&self) -> Lsn {
+        self.catalog.read_as_of()
+    }
+
     pub(crate) async fn session(&self) -> Result<Arc<Session>, CaptureError> {
         self.catalog.session().await
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use walvec_capture::ChangeStream;
+use walvec_capture::{ChangeStream, Source};
 use walvec_model::Lsn;
 
 use crate::gap::Resync;
@@ -21,6 +21,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Keeps the checkpoint of a running stream.
 pub(crate) struct Checkpointer {
     store: Arc<Store>,
+    source: Arc<Source>,
     checkpoint: Checkpoint,
     /// How far the stream has come since it was opened: behind `checkpoint.applied` while it is being replayed.
     reached: Lsn,
@@ -32,11 +33,11 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Stores that a session begins to write, which is [closed](Self::close) at its end, however it ends.
-    pub(crate) fn open(store: Arc<Store>, mut checkpoint: Checkpoint) -> Result<Self, StoreError> {
+    /// Stores that a session begins to write. When this is dropped, it is stored what may have been written.
+    pub(crate) fn open(store: Arc<Store>, source: Arc<Source>, mut checkpoint: Checkpoint) -> Result<Self, StoreError> {
         let written_to = checkpoint.written_to.take().unwrap_or(checkpoint.applied);
         store.save_checkpoint(&checkpoint)?;
-        Ok(Self { store, checkpoint, reached: Lsn::ZERO, written_to, due: None, last: None })
+        Ok(Self { store, source, checkpoint, reached: Lsn::ZERO, written_to, due: None, last: None })
     }
 
     /// Notes that rows come that were committed by the record at `commit_lsn`.
@@ -48,12 +49,6 @@ impl Checkpointer {
     /// Notes that rows come that were read as of `position`.
     pub(crate) fn takes_as_of(&mut self, position: Lsn) {
         self.written_to = self.written_to.max(position);
-    }
-
-    /// Stores what may have been written: nothing more is.
-    pub(crate) fn close(&mut self) -> Result<(), StoreError> {
-        self.checkpoint.written_to = Some(self.written_to);
-        self.store.save_checkpoint(&self.checkpoint)
     }
 
     /// Everything committed up to here is in the sink, and nothing older is being replayed into it.
@@ -128,5 +123,18 @@ impl Checkpointer {
         stream.confirm(self.reached);
         crash_point!("confirmed");
         Ok(self.reached)
+    }
+}
+
+impl Drop for Checkpointer {
+    /// A session may end at any place where it waits.
+    fn drop(&mut self) {
+        // A value that was read for a row may be newer than the row's change.
+        self.checkpoint.written_to = Some(self.written_to.max(self.source.read_as_of()));
+        if let Err(error) = self.store.save_checkpoint(&self.checkpoint) {
+            tracing::warn!(
+                "what was written last could not be noted; a promotion would mean reading all tables again: {error}"
+            );
+        }
     }
 }

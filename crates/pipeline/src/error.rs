@@ -86,7 +86,8 @@ fn in_collection(collection: &str, error: &SinkError) -> String {
 impl PipelineError {
     /// Whether the server of the source could not be reached, or the connection to it broke.
     pub(crate) fn is_unreachable_source(&self) -> bool {
-        matches!(self, Self::Source(CaptureError::Connect { .. } | CaptureError::OtherTarget { .. }))
+        use CaptureError::{Connect, OtherTarget, Standby};
+        matches!(self, Self::Source(Connect { .. } | OtherTarget { .. } | Standby { .. }))
     }
 
     /// Whether the group goes on without this worker: it has to join again before it does anything.

@@ -153,7 +153,6 @@ impl Follower<'_> {
             outcome = first_error(outcome, self.confirm());
             outcome = first_error(outcome, self.stream.close().await.map_err(Into::into));
         }
-        outcome = first_error(outcome, self.checkpointer.close().map_err(Into::into));
         match (&outcome, self.active.and_then(Active::into_order)) {
             (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
             (Err(_), Some(order)) => self.run.interrupted = Some(order),

@@ -22,13 +22,13 @@ pub trait Letters: Send + Sync {
     /// If they cannot be read.
     fn each(&self, collection: &str, see: &mut dyn FnMut(DeadLetter)) -> Result<(), PipelineError>;
 
-    /// All letters of a collection, by key.
+    /// The letters of a collection that are shown, by key.
     ///
     /// # Errors
     /// If they cannot be read.
     fn of(&self, collection: &str) -> Result<Vec<DeadLetter>, PipelineError> {
         let mut found = Vec::new();
-        self.each(collection, &mut |letter| found.push(letter))?;
+        self.each(collection, &mut |letter| found.extend((!letter.dropped).then_some(letter)))?;
         Ok(found)
     }
 

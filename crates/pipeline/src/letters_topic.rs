@@ -103,6 +103,7 @@ fn to_wire(letter: &DeadLetter) -> Letter {
         generation: Some(letter.generation),
         code: letter.code.clone(),
         reason: letter.reason.clone(),
+        dropped: letter.dropped,
         at: SystemTime::now(),
         source: place,
         record: None,
@@ -125,6 +126,7 @@ fn from_wire(letter: Letter) -> DeadLetter {
         place,
         code: letter.code,
         reason: letter.reason,
+        dropped: letter.dropped,
     }
 }
 

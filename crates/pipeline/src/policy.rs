@@ -52,7 +52,7 @@ const IS_FULL: Row = [Policy::Stop, Policy::Retry, Policy::Stop];
 /// The row of an error of the source. No wildcard arm: a new kind of error has to be decided here.
 fn row_of(error: &CaptureError) -> Row {
     match error {
-        CaptureError::Connect { .. } | CaptureError::OtherTarget { .. } => PASSES_LATER,
+        CaptureError::Connect { .. } | CaptureError::OtherTarget { .. } | CaptureError::Standby { .. } => PASSES_LATER,
         CaptureError::NoHost { tried } => best(tried),
         CaptureError::Exhausted { resource, .. } => row_of_resource(*resource),
         CaptureError::SlotBusy { .. }

@@ -45,7 +45,8 @@ fn table() -> TableName {
 #[test]
 fn a_server_that_is_away_is_waited_for_once_it_was_there() {
     let standby = CaptureError::OtherTarget { server: server(), wanted: "primary", found: "it is a standby" };
-    assert_row([connect(), standby], [Stop, Retry, Retry]);
+    let demoted = CaptureError::Standby { server: server() };
+    assert_row([connect(), standby, demoted], [Stop, Retry, Retry]);
 }
 
 #[test]

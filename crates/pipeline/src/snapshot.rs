@@ -87,7 +87,8 @@ pub(crate) async fn take(
     checkpoint.snapshot = SnapshotState::Done;
     checkpoint.applied = position.commit_lsn;
     checkpoint.last_commit = Lsn::ZERO;
-    checkpoint.written_to = read_again.values().chain([&position]).map(|position| position.commit_lsn).max();
+    let newest = read_again.values().map(|again| again.commit_lsn).fold(position.commit_lsn, Lsn::max);
+    checkpoint.written_to = Some(newest.max(source.read_as_of()));
     run.store.save_checkpoint(&checkpoint)?;
     run.shared.telemetry.applied(checkpoint.applied);
     Ok(checkpoint)

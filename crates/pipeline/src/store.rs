@@ -147,6 +147,19 @@ pub struct DeadLetter {
     pub code: String,
     /// The error in words.
     pub reason: String,
+    /// Whether a person has said that the row is not missed. It is shown no longer; but that a version of it was never stored has to be
+    /// known when a later one leaves values out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dropped: bool,
+}
+
+impl DeadLetter {
+    /// Whether it is about a record that nobody can read, instead of a row.
+    #[must_use]
+    pub fn is_about_a_record(&self) -> bool {
+        let place = self.place.as_ref().map(ToString::to_string);
+        place.is_some_and(|place| self.key.first().and_then(Value::as_str) == Some(&place))
+    }
 }
 
 /// Where a record is.
@@ -481,6 +494,7 @@ mod tests {
             place: None,
             code: "E_RENDER".to_owned(),
             reason: "undefined value".to_owned(),
+            dropped: false,
         }
     }
 

@@ -430,7 +430,7 @@ async fn work(
     for writer in &mut run.writers {
         writer.remember(checkpoint.witnesses.get(&writer.collection.name).copied());
     }
-    let checkpointer = Checkpointer::open(Arc::clone(&run.store), checkpoint)?;
+    let checkpointer = Checkpointer::open(Arc::clone(&run.store), Arc::clone(source), checkpoint)?;
     follow(run, source, stream, checkpointer, replay).await.map_err(found_in)
 }
 
@@ -558,8 +558,7 @@ pub(crate) fn refuse_standby(source: &Source, during: During, store: &Store) -> 
     if !source.server().in_recovery || (during == During::FirstStart && store.checkpoint()?.is_none()) {
         return Ok(());
     }
-    let (wanted, found) = ("primary", "it is a standby, in recovery");
-    Err(CaptureError::OtherTarget { server: source.address(), wanted, found }.into())
+    Err(CaptureError::Standby { server: source.address() }.into())
 }
 
 /// The slot is not judged here: [`decide`] knows more about it, and one that is busy may only need a moment after a kill.

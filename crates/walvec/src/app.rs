@@ -242,6 +242,13 @@ fn lookups(config: &Config) -> Vec<LookupSpec> {
     config.collections.iter().flat_map(of).collect()
 }
 
+/// A digest of what workers make of rows, in whatever order the collections are configured.
+pub(crate) fn payload_digest(config: &Config) -> String {
+    let mut config = config.clone();
+    config.collections.sort_by(|one, other| one.name.cmp(&other.name));
+    config_digest(&config)
+}
+
 /// A digest of what decides which rows and which payloads a collection has, and in which shards. When it changes, tables
 /// are read again.
 pub(crate) fn config_digest(config: &Config) -> String {

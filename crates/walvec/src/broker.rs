@@ -92,9 +92,8 @@ impl<'a> Broker<'a> {
         let partition = Partition { topic: place.topic.as_str().into(), number: place.partition };
         let found = lookup::record(&self.connection, partition, place.offset).await.map_err(PipelineError::from)?;
         let Some(record) = found else { return Ok(false) };
-        // A letter about a record is not about a row that could take it back.
-        let is_about_record =
-            letter.key.first().and_then(|key| key.as_str()).is_some_and(|key| key == place.to_string());
+        // No row could take back a letter about a record.
+        let is_about_record = letter.is_about_a_record();
         let again = (!is_about_record).then_some(header::AGAIN);
         let segment = Segment::new();
         self.producer.send_again(&record, again, &segment).await.map_err(PipelineError::from)?;
@@ -153,7 +152,7 @@ impl<'a> Broker<'a> {
             reads,
             source: has_source.then(|| app::source_config(config)),
             batch_rows: config.pipeline.batch_rows,
-            config_digest: app::config_digest(config),
+            config_digest: app::payload_digest(config),
         };
         Indexer::new(indexer, collections, self.letters(), stop)
     }

@@ -202,7 +202,7 @@ impl Beside {
         serving: &watch::Sender<Arc<Serving>>,
         stop: &CancellationToken,
     ) -> Result<Taken, NotTaken> {
-        let taking = self.come_to(main).await.map_err(NotTaken::Before)?;
+        let taking = self.come_to(main, stop).await.map_err(NotTaken::Before)?;
         let Self { parts, live, names, served, .. } = self;
         let filled = live.status.borrow().clone();
         drop(live);
@@ -223,7 +223,7 @@ impl Beside {
     }
 
     /// Comes to where the first pipeline has stopped, and stops there.
-    async fn come_to(&mut self, main: &Store) -> Result<State, Failure> {
+    async fn come_to(&mut self, main: &Store, stop: &CancellationToken) -> Result<State, Failure> {
         let command = self.command;
         let stopped = main.checkpoint().map_err(PipelineError::from)?;
         let stopped = stopped.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
@@ -236,11 +236,17 @@ impl Beside {
         // Not what it has ever applied, but what it has confirmed since its stream was last opened: in the middle of a
         // repetition a row may be back whose deletion is still to come.
         let is_there = |status: &Status| status.phase == Phase::Streaming && status.confirmed_lsn >= stopped.applied;
-        tokio::time::timeout(STANDSTILL, self.wait_for(is_there)).await.map_err(late)??;
-        self.live.halt().await?;
-        if self.live.status.borrow().confirmed_lsn < stopped.applied {
-            let what = "the stream of the new collections was interrupted at the last moment";
-            return Err(Failure::definite("E_REINDEX", what).with_remedy(command));
+        let until = tokio::time::Instant::now() + STANDSTILL;
+        loop {
+            tokio::time::timeout_at(until, self.wait_for(is_there)).await.map_err(late)??;
+            self.live.halt().await?;
+            let status = self.live.status.borrow().clone();
+            if status.confirmed_lsn >= stopped.applied {
+                break;
+            }
+            // The stream was interrupted at the last moment, and began again further back.
+            let source = beside_source(&self.parts.config);
+            self.live = Live::start(&self.parts, source, &self.store, false, Some(&status), stop)?;
         }
         let checkpoint = self.checkpoint()?;
         refuse_other_source(&stopped, &checkpoint)?;

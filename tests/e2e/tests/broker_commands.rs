@@ -5,7 +5,7 @@ use std::process::Output;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use walvec_e2e::settings::MODEL;
-use walvec_e2e::{Collection, Kafka, Settings, Test, TestContext, image, test, wait};
+use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, image, test, wait};
 use walvec_model::PointId;
 use walvec_sink::{Sink as _, Write};
 use walvec_test_kafka::can_test;
@@ -17,6 +17,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(verify_finds_behind_a_broker_what_differs_and_nothing_else).once(),
         test!(dead_letters_behind_a_broker_are_listed_tried_again_and_forgotten).once(),
+        test!(another_payload_behind_a_broker_is_asked_for_and_shown_by_every_point).once(),
         test!(rows_are_written_to_the_topics_again_when_asked_for).once(),
         test!(a_group_begins_again_when_nobody_is_in_it).once(),
         test!(the_status_of_every_stage_on_the_machine_is_shown).once(),
@@ -187,5 +188,38 @@ async fn the_status_of_every_stage_on_the_machine_is_shown(context: TestContext)
     assert_eq!(hits["hits"].as_array().map(Vec::len), Some(5));
     worker.stop().await?;
     capture.stop().await?;
+    Ok(())
+}
+
+async fn another_payload_behind_a_broker_is_asked_for_and_shown_by_every_point(context: TestContext) -> Result<()> {
+    if !can_test("another payload behind a broker") {
+        return Ok(());
+    }
+    let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, n int DEFAULT 5)").await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 200) g").await?;
+    let with = |payload: Value| {
+        let items = Collection::new("items", "public.items", "{{ name }}").with("payload", payload);
+        kafka.carries(Settings::new([items]).with("sink", json!({ "qdrant": { "url": server.url() } })))
+    };
+    let (before, after) = (with(json!(["id"])), with(json!(["id", "n"])));
+    let (capture, worker) = indexed_by_one(&context, &kafka, &before).await?;
+    worker.stop().await?;
+    capture.stop().await?;
+    let mut capture = captured(&context, &after).await?;
+    let refused = context.walvec(&["run", "--stage", "index", "--instance", "1"]).await?;
+    let told = String::from_utf8(refused.stderr)?;
+    ensure!(refused.status.code() == Some(3) && told.ends_with("E_COLLECTION\n"), "{told}");
+    wait::until("nobody is in the group any more", async || {
+        Ok(context.walvec(&["reset", "--offsets", "--force"]).await?.status.success().then_some(()))
+    })
+    .await?;
+    let mut worker = context.start_stage(&after, "index", "1").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(worker.status().await?.collections[0].embeddings_computed, 0);
+    worker.stop().await?;
+    capture.stop().await?;
+    let expected = Expected { payload: Some(&["id", "n"]), ..image_of_items() };
+    assert_eq!(image::compare_on_server(&context, &expected, &server.url()).await?, 200);
     Ok(())
 }

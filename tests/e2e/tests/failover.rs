@@ -25,6 +25,9 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(what_only_the_former_primary_had_leaves_no_trace_though_walvec_was_killed_too)
             .on_own_server(&[])
             .since(17),
+        test!(a_value_of_a_change_that_the_standby_never_had_leaves_no_trace)
+            .on_own_server(&[("synchronized_standby_slots", "standby")])
+            .since(17),
         test!(a_server_that_is_a_standby_for_a_moment_is_waited_for).on_own_server(&[]).once(),
     ]
 }
@@ -47,11 +50,15 @@ fn image_of_items() -> Expected {
 }
 
 fn items(context: &TestContext, standby: &Cluster) -> Settings {
+    on_both(context, standby, Collection::new("items", "public.items", "{{ name }}"))
+}
+
+fn on_both(context: &TestContext, standby: &Cluster, collection: Collection) -> Settings {
     let (primary, standby) = (context.url(), standby.url(context.database()));
     let hosts = [&primary, &standby].map(|url| url.split(['@', '/']).nth(3).unwrap_or_default().to_owned());
     let url = primary.replace(&hosts[0], &hosts.join(","));
     let url = format!("{url}?target_session_attrs=read-write");
-    Settings::new([Collection::new("items", "public.items", "{{ name }}")]).with("source", json!({ "url": url }))
+    Settings::new([collection]).with("source", json!({ "url": url }))
 }
 
 /// A standby that follows the test's cluster.
@@ -157,6 +164,18 @@ async fn a_slot_that_survives_a_failover_leaves_no_gap(context: TestContext) -> 
     Ok(())
 }
 
+/// Lets a standby receive nothing any more.
+async fn cut_off(standby: &Cluster, database: &str) -> Result<()> {
+    let client = standby.connect(database).await?;
+    client.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await?;
+    client.batch_execute("SELECT pg_reload_conf()").await?;
+    wait::until("the standby receives nothing any more", async || {
+        let count: i64 = client.query_one("SELECT count(*) FROM pg_stat_wal_receiver", &[]).await?.get(0);
+        Ok((count == 0).then_some(()))
+    })
+    .await
+}
+
 /// Promotes a standby that has the slot and does not have the last changes, which walvec had from the former primary.
 async fn fail_over_with_loss(mut context: TestContext, kills_walvec: bool) -> Result<()> {
     context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, n int DEFAULT 0)").await?;
@@ -166,14 +185,7 @@ async fn fail_over_with_loss(mut context: TestContext, kills_walvec: bool) -> Re
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
     has_slot(&standby, &context).await?;
-    let client = standby.connect(context.database()).await?;
-    client.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await?;
-    client.batch_execute("SELECT pg_reload_conf()").await?;
-    wait::until("the standby receives nothing any more", async || {
-        let count: i64 = client.query_one("SELECT count(*) FROM pg_stat_wal_receiver", &[]).await?.get(0);
-        Ok((count == 0).then_some(()))
-    })
-    .await?;
+    cut_off(&standby, context.database()).await?;
     context.execute("UPDATE items SET name = 'lost' WHERE id = 1; INSERT INTO items VALUES (900, 'lost'); DELETE FROM items WHERE id = 2").await?;
     walvec.caught_up(&context).await?;
     let walvec = if kills_walvec {
@@ -208,6 +220,43 @@ async fn what_only_the_former_primary_had_leaves_no_trace_though_walvec_was_kill
     context: TestContext,
 ) -> Result<()> {
     fail_over_with_loss(context, true).await
+}
+
+/// The stream waits for the standby, and what is looked up for a row does not: it may be of a change that is held back.
+async fn a_value_of_a_change_that_the_standby_never_had_leaves_no_trace(mut context: TestContext) -> Result<()> {
+    context
+        .execute("CREATE TABLE authors (id int PRIMARY KEY, name text); INSERT INTO authors VALUES (1, 'former')")
+        .await?;
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, author int)").await?;
+    context.execute("INSERT INTO items SELECT g, 'name ' || g, 1 FROM generate_series(1, 20) g").await?;
+    let standby = standby_of(&mut context, true).await?;
+    let lookup = json!({ "writer": { "table": "public.authors", "on": { "id": "author" } } });
+    let collection = Collection::new("items", "public.items", "{{ name }} by {{ writer.name }}").with("lookup", lookup);
+    let mut walvec = context.start(&on_both(&context, &standby, collection)).await?;
+    let before = walvec.caught_up(&context).await?.collections[0].embeddings_computed;
+    has_slot(&standby, &context).await?;
+    let application = context.connect().await?;
+    application.batch_execute("BEGIN; LOCK TABLE authors IN ACCESS EXCLUSIVE MODE").await?;
+    context.execute("UPDATE items SET name = 'streamed' WHERE id = 1").await?;
+    wait::until("the row's author is looked up", async || {
+        let query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'authors'::regclass";
+        let count: i64 = context.sql.query_one(query, &[]).await?.get(0);
+        Ok((count > 0).then_some(()))
+    })
+    .await?;
+    cut_off(&standby, context.database()).await?;
+    application.batch_execute("UPDATE authors SET name = 'lost' WHERE id = 1; COMMIT").await?;
+    walvec.wait_for("the row is written", |status| status.collections[0].embeddings_computed > before).await?;
+    context.cluster().kill().await?;
+    promote(&standby, context.database()).await?;
+    context.turn_to(&standby).await?;
+    let is_closed = |status: &Status| status.resync.is_some() && status.phase == Phase::Streaming;
+    walvec.wait_for("the gap is closed", is_closed).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let sql = Some("format('%s by %s', name, (SELECT a.name FROM authors a WHERE a.id = author))");
+    assert_eq!(image::compare(&context, &Expected { sql, ..image_of_items() }).await?, 20);
+    Ok(standby.close().await?)
 }
 
 /// One address for whoever is the primary, as services give it, leads to a standby for a while.

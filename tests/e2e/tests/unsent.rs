@@ -4,12 +4,14 @@
 use anyhow::{Context as _, Result, ensure};
 use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, repeats, test};
 use walvec_model::Payload;
+use walvec_pipeline::Status;
 use walvec_test_kafka::can_test;
 
 use crate::backfill::{hung, let_go};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
+        test!(a_value_of_a_version_that_was_dropped_unread_is_not_taken_from_the_one_before).once(),
         test!(a_row_waits_until_its_change_can_be_seen_and_is_neither_lost_nor_stale).on_own_server(&[]),
         test!(changes_in_sessions_of_their_own_lose_no_row),
         test!(a_row_waits_behind_a_broker_until_its_change_can_be_seen).on_own_server(&[]).once(),
@@ -131,5 +133,36 @@ async fn changes_in_sessions_of_their_own_lose_no_row_behind_a_broker(context: T
     worker.stop().await?;
     capture.stop().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, ROWS as usize);
+    Ok(())
+}
+
+/// The version between the one that is stored and the one that lacks the value could not be rendered, and nobody misses it.
+async fn a_value_of_a_version_that_was_dropped_unread_is_not_taken_from_the_one_before(
+    context: TestContext,
+) -> Result<()> {
+    context
+        .execute(
+            "CREATE TABLE items (id int PRIMARY KEY, n int, body text); ALTER TABLE items ALTER body SET STORAGE EXTERNAL;
+             INSERT INTO items VALUES (1, 1, repeat('first', 1000)), (2, 1, 'other')",
+        )
+        .await?;
+    let items = Settings::new([Collection::new("items", "public.items", "{{ 10 // n }} {{ body }}")]);
+    let mut walvec = context.start(&items).await?;
+    walvec.caught_up(&context).await?;
+    context.execute("UPDATE items SET n = 0, body = repeat('second', 1000) WHERE id = 1").await?;
+    let parked = |status: &Status| status.collections[0].dead_letters;
+    walvec.wait_for("the row is parked", |status| parked(status) == 1).await?;
+    walvec.stop().await?;
+    assert!(context.walvec(&["dead-letters", "drop"]).await?.status.success());
+    let listed = String::from_utf8(context.walvec(&["dead-letters", "list"]).await?.stdout)?;
+    assert!(listed.contains("No row is parked."), "{listed}");
+
+    let mut walvec = context.start(&items).await?;
+    assert_eq!(parked(&walvec.caught_up(&context).await?), 0);
+    context.execute("UPDATE items SET n = 2 WHERE id = 1").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let sql = Some("format('%s %s', 10 / n, body)");
+    assert_eq!(image::compare(&context, &Expected { sql, ..Expected::of("items", |_| String::new()) }).await?, 2);
     Ok(())
 }

@@ -77,6 +77,8 @@ pub struct Letter {
     pub code: String,
     /// The error in words.
     pub reason: String,
+    /// Whether a person has said that it is not missed.
+    pub dropped: bool,
     /// When it happened; the record keeps milliseconds.
     pub at: SystemTime,
     /// Where the record of the version is; for [`Subject::Record`] it is the subject's place.
@@ -106,7 +108,7 @@ pub fn encode(letter: &Letter) -> Outgoing {
         let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name, text(value))).collect();
         json!({"key": record.key.as_ref().map(text), "value": record.value.as_ref().map(text), "headers": headers})
     });
-    let value = json!({
+    let mut value = json!({
         "v": VERSION,
         "collection": row[0],
         "table": row[1],
@@ -119,6 +121,9 @@ pub fn encode(letter: &Letter) -> Outgoing {
         "source": place,
         "record": record,
     });
+    if letter.dropped {
+        value["dropped"] = Value::Bool(true);
+    }
     Outgoing { value: Some(json::bytes(&value)), ..cleared(&letter.subject) }
 }
 
@@ -158,6 +163,7 @@ pub fn decode(record: &Record) -> Result<Parked, Malformed> {
         generation: optional(&fields, "generation", "a number", |number| number.as_u64().map(Generation))?,
         code: fields.text("code")?.to_owned(),
         reason: fields.text("reason")?.to_owned(),
+        dropped: optional(&fields, "dropped", "true or false", Value::as_bool)?.unwrap_or_default(),
         at: at_ms.checked_mul(1000).and_then(json::time).unwrap_or(SystemTime::UNIX_EPOCH),
         source,
         record: optional(&fields, "record", "a record with base64 texts", kept)?,

@@ -105,6 +105,7 @@ fn a_dead_letter_says_what_is_missing_and_why() {
         generation: None,
         code: "E_RECORD".to_owned(),
         reason: "`op` is missing".to_owned(),
+        dropped: false,
         ..row.clone()
     };
     let letters = [dead_letter::encode(&row), dead_letter::encode(&record), dead_letter::cleared(&row.subject)];

@@ -139,6 +139,7 @@ pub(crate) fn letter() -> Letter {
         generation: Some(Generation(2)),
         code: "E_TEMPLATE".to_owned(),
         reason: "the template needs a name".to_owned(),
+        dropped: false,
         at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
         source: Some(Place { topic: "walvec.public.books".to_owned(), partition: 1, offset: 41 }),
         record: Some(Kept {

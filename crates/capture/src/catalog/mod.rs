@@ -14,6 +14,7 @@ mod tables;
 mod types;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use server::facts as server_facts;
@@ -25,10 +26,11 @@ pub(crate) use tables::{
     ColumnFacts, Generated, KeySource, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves,
 };
 use tokio_util::sync::CancellationToken;
-use walvec_model::Column;
+use walvec_model::{Column, Lsn};
 
 use crate::CaptureError;
-use crate::connect::{ConnInfo, Hosts, Session};
+use crate::connect::{ConnInfo, Hosts, Session, statement_error};
+use crate::source::parse_lsn;
 use crate::value::Kind;
 
 /// A session that is opened when it is needed, and again when it broke.
@@ -46,6 +48,8 @@ pub(crate) struct Catalog {
     pub(crate) shut_down: CancellationToken,
     /// The kinds of the types seen so far. A type's kind never changes under one oid.
     kinds: Mutex<HashMap<u32, Kind>>,
+    /// As of which position rows were read at last, outside of snapshots and of the stream.
+    read_as_of: AtomicU64,
 }
 
 impl Catalog {
@@ -54,7 +58,14 @@ impl Catalog {
         let shut_down = CancellationToken::new();
         let (session, info) = hosts.open(&shut_down).await?;
         let session = SessionSlot::new(Some(Arc::new(session)));
-        Ok(Self { info, session, rows: SessionSlot::default(), shut_down, kinds: Mutex::default() })
+        Ok(Self {
+            info,
+            session,
+            rows: SessionSlot::default(),
+            shut_down,
+            kinds: Mutex::default(),
+            read_as_of: AtomicU64::new(0),
+        })
     }
 
     /// A working session for questions.
@@ -65,6 +76,21 @@ impl Catalog {
     /// A working session for reading rows.
     pub(crate) async fn rows_session(&self) -> Result<Arc<Session>, CaptureError> {
         self.working(&self.rows).await
+    }
+
+    /// Notes that rows were read by `session` just now.
+    pub(crate) async fn note_read(&self, session: &Session) -> Result<(), CaptureError> {
+        // What is visible may not be on the disk yet.
+        let query = "SELECT CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_insert_lsn()::text END";
+        let row = session.query_one(query, &[]).await;
+        let row = row.map_err(|error| statement_error("asking for the server's position", &error))?;
+        self.read_as_of.fetch_max(parse_lsn(row.get(0))?.0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// As of which position rows were read at last, outside of snapshots and of the stream; 0 if none were.
+    pub(crate) fn read_as_of(&self) -> Lsn {
+        Lsn(self.read_as_of.load(Ordering::Relaxed))
     }
 
     async fn working(&self, slot: &SessionSlot) -> Result<Arc<Session>, CaptureError> {

@@ -210,6 +210,10 @@ mod tests {
         assert_eq!(code("53300", "sorry, too many clients already"), "E_LIMIT");
         assert_eq!(code("08P01", "unsupported startup parameter: replication"), "E_POOLER");
         assert_eq!(code("08P01", "unsupported startup parameter: options"), "E_POOLER");
+        assert_eq!(
+            code("0A000", "Feature not supported: RDS Proxy currently doesn't support command-line options"),
+            "E_POOLER"
+        );
         assert_eq!(code("08006", "connection failure"), "E_CONNECT");
         assert_eq!(code("XX000", "?"), "E_STATEMENT");
     }

@@ -28,9 +28,13 @@ pub(super) fn refuse_shared(info: &ConnInfo, answer: &str) -> Result<(), Capture
     Err(CaptureError::Pooler { server: info.server(), reason })
 }
 
-/// Whether these words, with SQLSTATE 08P01, are those of a pooler that refuses what a connection begins with.
+/// Whether these words, with this SQLSTATE, are those of a pooler that refuses what a connection begins with.
 pub(super) fn is_poolers(sqlstate: &str, words: &str) -> bool {
-    sqlstate == "08P01" && (words.contains("replication") || words.contains("startup parameter"))
+    match sqlstate {
+        "08P01" => words.contains("replication") || words.contains("startup parameter"),
+        "0A000" => words.contains("RDS Proxy"),
+        _ => false,
+    }
 }
 
 /// One `SET` per line; `version` is `server_version_num`.

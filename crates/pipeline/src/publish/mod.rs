@@ -353,7 +353,7 @@ impl Session<'_> {
         retry.succeeded();
         tracing::info!(applied = %checkpoint.applied, "following the stream");
         let generation = checkpoint.generation;
-        let checkpointer = Checkpointer::open(Arc::clone(self.store), checkpoint)?;
+        let checkpointer = Checkpointer::open(Arc::clone(self.store), Arc::clone(&self.source), checkpoint)?;
         self.follow(stream, checkpointer, replay, generation, orders, interrupted).await.map_err(found_in)
     }
 }

@@ -40,10 +40,13 @@ impl Session<'_> {
             Context { generation: checkpoint.generation, committed_at: SystemTime::now(), xid: None, snapshot: true };
         let copied = self.copy(&mut snapshot, &context).await;
         let closed = snapshot.close().await;
-        if let Err(error) = copied {
-            abandon_slot(&self.source).await;
-            return Err(error);
-        }
+        let newest = match copied {
+            Ok(newest) => newest,
+            Err(error) => {
+                abandon_slot(&self.source).await;
+                return Err(error);
+            }
+        };
         closed?;
         let unfollowed = self.source.unfollowed();
         for table in self.tables.clone().into_iter().filter(|table| !unfollowed.contains(&table.name)) {
@@ -59,7 +62,7 @@ impl Session<'_> {
         checkpoint.snapshot = SnapshotState::Done;
         checkpoint.applied = position.commit_lsn;
         checkpoint.last_commit = Lsn::ZERO;
-        checkpoint.written_to = Some(position.commit_lsn);
+        checkpoint.written_to = Some(newest);
         checkpoint.written = self.outlet.written();
         self.store.save_checkpoint(&checkpoint)?;
         self.shared.telemetry.applied(checkpoint.applied);
@@ -82,15 +85,19 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn copy(&mut self, snapshot: &mut Snapshot, context: &Context) -> Result<(), PipelineError> {
+    /// Returns as of which position the newest rows were read: a table that was rewritten meanwhile is read again, later.
+    async fn copy(&mut self, snapshot: &mut Snapshot, context: &Context) -> Result<Lsn, PipelineError> {
         let shared = self.shared;
+        let mut newest = snapshot.position().commit_lsn;
         while let Some(rows) = shared.or_stop(async { Ok(snapshot.next().await?) }).await? {
+            newest = rows.iter().map(|row| row.position.commit_lsn).fold(newest, Lsn::max);
             // The broker's client takes nothing while its buffer is full, for example because the broker is away.
             shared.or_stop(self.write_rows(rows, context)).await?;
             self.outlet.cut();
             self.outlet.acknowledged()?;
         }
-        self.outlet.drain_or_stop().await.map(drop)
+        self.outlet.drain_or_stop().await?;
+        Ok(newest)
     }
 
     /// Writes rows of a snapshot, or rows that were read again.
@@ -161,6 +168,7 @@ impl Session<'_> {
     pub(super) fn show_too_large(&self) -> Result<(), PipelineError> {
         for (index, (collection, _)) in self.config.collections.iter().enumerate() {
             let mut parked = letters(self.shared, collection)?;
+            parked.retain(|letter| !letter.dropped);
             let count = parked.len() as u64;
             parked.sort_by_key(|letter| std::cmp::Reverse(letter.position));
             parked.truncate(LATEST_DEAD_LETTERS);
@@ -202,6 +210,7 @@ impl Session<'_> {
                 place: None,
                 code: error.code().to_owned(),
                 reason: error.to_string(),
+                dropped: false,
             };
             self.shared.letters.update(collection, &[letter], &[]).await?;
         }

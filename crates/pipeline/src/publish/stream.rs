@@ -26,7 +26,6 @@ use crate::status::Phase;
 use crate::telemetry::count_changes;
 use crate::trace;
 use crate::unseen::Unseen;
-use crate::writer::first_error;
 
 /// Rows that are read again by one statement, because of something that they look up.
 const ROWS: usize = 256;
@@ -63,7 +62,6 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         let mut active = interrupted.take().and_then(|order| self.begin(order));
         let outcome = self.follow_with(stream, &mut checkpointer, replay, generation, orders, &mut active).await;
-        let outcome = first_error(outcome, checkpointer.close().map_err(Into::into));
         match (&outcome, active.and_then(Active::into_order)) {
             (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
             (Err(_), order) => *interrupted = order,

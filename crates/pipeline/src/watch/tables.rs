@@ -133,7 +133,8 @@ impl Watch<'_> {
                     if self.owed.insert(table.clone()) {
                         self.note(&known)?;
                     }
-                    self.begin(table, shape, partitions, why);
+                    // What is owed is the whole table.
+                    self.begin(table, shape, partitions.filter(|_| !is_owed), why);
                 }
             }
         }

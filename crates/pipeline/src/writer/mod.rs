@@ -192,6 +192,8 @@ pub(crate) struct Writer {
     /// Which rows are parked, and in which version: only that one or a newer one takes a row back. All rows of a table may be, so
     /// that their keys are not kept.
     parked: HashMap<KeyDigest, Version>,
+    /// Those of them that are not shown.
+    dropped: HashSet<KeyDigest>,
     /// The last write, unless something was removed without regard to versions since.
     witness: Mutex<Option<Witness>>,
     late: LateWrites,
@@ -201,18 +203,24 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
-        let (generation, parked, witness, late, latest) = Default::default();
-        let mut writer = Self { collection, shared, index, generation, parked, witness, late, latest };
+        let (generation, parked, dropped, witness, late, latest) = Default::default();
+        let mut writer = Self { collection, shared, index, generation, parked, dropped, witness, late, latest };
         writer.read_letters()?;
         Ok(writer)
     }
 
     fn read_letters(&mut self) -> Result<(), PipelineError> {
         self.parked.clear();
+        self.dropped.clear();
         self.latest.clear();
-        let Self { collection, shared, parked, latest, .. } = self;
+        let Self { collection, shared, parked, dropped, latest, .. } = self;
         shared.letters.each(&collection.name, &mut |letter| {
-            parked.extend([version_of(&letter)]);
+            let (key, version) = version_of(&letter);
+            parked.insert(key, version);
+            if letter.dropped {
+                dropped.insert(key);
+                return;
+            }
             latest.push(letter);
             if latest.len() > 2 * LATEST_DEAD_LETTERS {
                 keep_newest(latest);
@@ -309,6 +317,8 @@ impl Writer {
         of: Generation,
         place: &Place,
     ) -> Result<(), PipelineError> {
+        // Other programs know no generations.
+        let of = if of == FOREIGN { Generation(u64::MAX) } else { of };
         self.as_owner(|sink, table| async move { sink.delete_older(table, position, of).await }).await?;
         let is_here = |at: &Place| at.topic == place.topic && at.partition == place.partition;
         let is_older = |letter: &DeadLetter| letter.generation <= of && letter.position < position;
@@ -530,7 +540,10 @@ impl Writer {
         self.shared.letters.update(&self.collection.name, &letters, &healed).await?;
         self.forget(&healed);
         self.latest.retain(|letter| !failed_keys.contains(&RowKey::new(letter.key.clone())));
-        self.parked.extend(letters.iter().map(version_of));
+        for (key, version) in letters.iter().map(version_of) {
+            self.parked.insert(key, version);
+            self.dropped.remove(&key);
+        }
         self.latest.extend(letters);
         keep_newest(&mut self.latest);
         self.report_dead_letters();
@@ -540,6 +553,7 @@ impl Writer {
     fn forget(&mut self, keys: &[RowKey]) {
         for key in keys {
             self.parked.remove(&key.digest());
+            self.dropped.remove(&key.digest());
         }
         let parked = &self.parked;
         self.latest.retain(|letter| parked.contains_key(&RowKey::new(letter.key.clone()).digest()));
@@ -555,11 +569,12 @@ impl Writer {
             place: context.places.get(key).cloned(),
             code: (*code).to_owned(),
             reason: reason.clone(),
+            dropped: false,
         }
     }
 
     fn report_dead_letters(&self) {
-        let count = self.parked.len() as u64;
+        let count = (self.parked.len() - self.dropped.len()) as u64;
         self.shared.telemetry.collection(self.index, |status| {
             status.dead_letters = count;
             status.latest_dead_letters.clone_from(&self.latest);

@@ -57,8 +57,7 @@ struct Rendered {
 const STORED_ROWS: usize = 32;
 
 /// Why a row without all its values is parked.
-const NO_SOURCE: &str =
-    "an update left a large value out that is not stored, and no `source.url` says where to read it";
+const NO_SOURCE: &str = "an update left a large value out that is not stored, or may be out of date there, and no `source.url` says where to read it";
 const NOT_IN_SOURCE: &str = "an update left a value out that is not stored, and the table has no such column";
 
 /// What is left to do for a batch.

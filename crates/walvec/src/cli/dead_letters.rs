@@ -116,7 +116,7 @@ enum Place<'a> {
     /// By the walvec that runs.
     Running(Running),
     /// In the state file of one that does not.
-    Stopped { store: Store, _data_dir: DataDir },
+    Stopped { store: Arc<Store>, _data_dir: DataDir },
     /// In a topic.
     Topic(Broker<'a>),
 }
@@ -131,7 +131,8 @@ impl<'a> Place<'a> {
         }
         let directory = config.sink.directory();
         let data_dir = app::lock(directory)?;
-        Ok(Self::Stopped { store: Store::open(directory).map_err(PipelineError::from)?, _data_dir: data_dir })
+        let store = Store::open(directory).map_err(PipelineError::from)?;
+        Ok(Self::Stopped { store: Arc::new(store), _data_dir: data_dir })
     }
 
     async fn all(&self, config: &Config) -> Result<Vec<DeadLetter>, Failure> {
@@ -167,16 +168,21 @@ impl<'a> Place<'a> {
                 return Err(Failure::definite("E_LOCKED", "a running walvec keeps the parked rows")
                     .with_remedy("stop it first"));
             }
-            Self::Stopped { store, .. } => {
-                for (collection, keys) in by_collection(letters) {
-                    store.update(&collection, &[], &keys).await?;
-                }
-                return output::line(&format!("{count} parked rows were forgotten."));
-            }
+            Self::Stopped { store, .. } => Arc::<Store>::clone(store),
             Self::Topic(broker) => broker.letters(),
         };
-        for (collection, keys) in by_collection(letters) {
-            kept.update(&collection, &[], &keys).await?;
+        let mut by_collection: BTreeMap<String, (Vec<DeadLetter>, Vec<RowKey>)> = BTreeMap::new();
+        for letter in letters {
+            let (rows, records) = by_collection.entry(letter.collection.clone()).or_default();
+            // A row may change again, and a record that nobody can read is no row.
+            if letter.is_about_a_record() {
+                records.push(RowKey::new(letter.key));
+            } else {
+                rows.push(DeadLetter { dropped: true, ..letter });
+            }
+        }
+        for (collection, (rows, records)) in by_collection {
+            kept.update(&collection, &rows, &records).await?;
         }
         output::line(&format!("{count} parked rows were forgotten."))
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use walvec_capture::{PublicationDrop, Source, SourceConfig};
-use walvec_pipeline::store::{Checkpoint, SnapshotState};
+use walvec_pipeline::store::{Checkpoint, SnapshotState, SourceIdentity};
 use walvec_pipeline::{PipelineError, Store};
 
 use super::{ConfigArgs, Failure, output};
@@ -46,9 +46,12 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
         None => config.sink.directory().to_owned(),
     };
     let _data_dir = app::lock(&directory)?;
+    let former = former_slot(&config, &directory);
+    let also = former.as_ref().map(|former| format!(", and slot \"{}\", from which it was filled before", former.slot));
     let plan = format!(
-        "This drops slot \"{}\", and publication \"{}\" if walvec made it, in PostgreSQL{}. The next `walvec run` reads every table again{}.",
+        "This drops slot \"{}\"{}, and publication \"{}\" if walvec made it, in PostgreSQL{}. The next `walvec run` reads every table again{}.",
         config.source.slot,
+        also.unwrap_or_default(),
         config.source.publication,
         if args.purge { format!(" and removes the collections in {}", place(&config)) } else { String::new() },
         if args.purge { " and embeds every text again" } else { "; unchanged texts are not embedded again" },
@@ -59,10 +62,12 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     }
     let source = Source::connect(app::source_config(&config)).await.map_err(PipelineError::from)?;
     source.drop_slot().await.map_err(PipelineError::from)?;
-    drop_former_slot(&config, &directory, &source).await?;
+    if let Some(former) = former {
+        drop_former_slot(&config, &former, &source).await?;
+    }
     reindex::forget(&config).await;
     // Before anything else can fail: without its slot, the stored position is worth nothing.
-    forget(&directory, args.purge)?;
+    forget(&directory, args.purge, Some(&config.source.slot))?;
     // What it stopped with is what this mends.
     last_run::forget(&directory).map_err(|error| Failure::definite("E_SINK", format!("last-run.json: {error}")))?;
     if args.purge {
@@ -84,18 +89,18 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     output::line(&format!("Done. Next: walvec run{stage}"))
 }
 
-/// Drops the slot that the data directory was filled from, if the configuration names another one now: nothing reads it any
-/// more, and the server would keep WAL for it until its disk is full.
-async fn drop_former_slot(config: &Config, directory: &Path, source: &Source) -> Result<(), Failure> {
+/// The slot that the data directory was filled from, if the configuration names another one now.
+fn former_slot(config: &Config, directory: &Path) -> Option<SourceIdentity> {
     let stored = Store::open(directory).and_then(|store| store.checkpoint()).unwrap_or_else(|error| {
         // A purge is the way out of a state that cannot be read.
         tracing::warn!("what the data directory was filled from cannot be read: {error}");
         None
     });
-    let Some(former) = stored.map(|checkpoint| checkpoint.source).filter(|former| former.slot != config.source.slot)
-    else {
-        return Ok(());
-    };
+    stored.map(|checkpoint| checkpoint.source).filter(|former| former.slot != config.source.slot)
+}
+
+/// Drops a slot that nothing reads any more: the server would keep WAL for it until its disk is full.
+async fn drop_former_slot(config: &Config, former: &SourceIdentity, source: &Source) -> Result<(), Failure> {
     let server = source.identify().await.map_err(PipelineError::from)?;
     if (former.system_id.as_str(), former.database_oid) != (server.system_id.to_string().as_str(), server.database_oid)
     {
@@ -124,7 +129,7 @@ async fn purge(config: &Config) -> Result<(), Failure> {
     if let Some(broker) = &config.broker {
         if config.sink.qdrant.is_none() {
             let _data_dir = app::lock(config.sink.directory())?;
-            forget(config.sink.directory(), true)?;
+            forget(config.sink.directory(), true, None)?;
         }
         let index = Config { stage: Stage::Index, ..config.clone() };
         Broker::connect(&index, &broker.kafka).await?.rewind().await?;
@@ -174,8 +179,8 @@ fn confirmed(plan: &str) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Keeps the generation, so that the next snapshot can tell its points from those of before.
-fn forget(directory: &Path, purge: bool) -> Result<(), Failure> {
+/// Keeps the generation, so that the next snapshot can tell its points from those of before. `slot`: the one that fills it from now on.
+fn forget(directory: &Path, purge: bool, slot: Option<&str>) -> Result<(), Failure> {
     let io = |path: &Path, error: std::io::Error| Failure::definite("E_SINK", format!("{}: {error}", path.display()));
     if purge {
         for path in ["collections", "state.redb", "served.json"].map(|name| directory.join(name)) {
@@ -189,6 +194,7 @@ fn forget(directory: &Path, purge: bool) -> Result<(), Failure> {
     }
     let store = Store::open(directory).map_err(PipelineError::from)?;
     if let Some(mut checkpoint) = store.checkpoint().map_err(PipelineError::from)? {
+        checkpoint.source.slot = slot.map_or(checkpoint.source.slot, str::to_owned);
         checkpoint = Checkpoint { snapshot: SnapshotState::Wanted, resync: None, sweep_waits: false, ..checkpoint };
         store.save_checkpoint(&checkpoint).map_err(PipelineError::from)?;
     }

@@ -51,7 +51,7 @@ pub(super) struct PageQuery {
 /// A page.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Page {
-    /// The rows, in the order of their keys.
+    /// The rows that are shown, in the order of their keys.
     pub(crate) dead_letters: Vec<DeadLetter>,
     /// The key behind which the next page begins; `None` at the end.
     pub(crate) next: Option<Vec<Value>>,
@@ -81,5 +81,6 @@ pub(super) async fn page(
     let is_last = letters.len() <= limit;
     letters.truncate(limit);
     let next = if is_last { None } else { letters.last().map(|letter| letter.key.clone()) };
+    letters.retain(|letter| !letter.dropped);
     Ok(Json(Page { dead_letters: letters, next }).into_response())
 }

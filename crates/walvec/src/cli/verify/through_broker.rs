@@ -57,7 +57,12 @@ impl Group {
 
 impl Position {
     fn has_begun(&self) -> bool {
-        self.partitions.iter().any(|(next, _)| *next > 0)
+        self.come_to() > 0
+    }
+
+    /// How many records lie behind it.
+    fn come_to(&self) -> i64 {
+        self.partitions.iter().map(|(next, _)| *next).sum()
     }
 
     fn ends(&self) -> Vec<i64> {
@@ -91,9 +96,11 @@ impl Workers {
             _ => {
                 let (index, sink) = (group(Stage::Index).await?, group(Stage::Sink).await?);
                 let embed = group(Stage::Embed).await?;
-                let has_begun =
-                    async |group: &Group| Ok::<_, PipelineError>(group.position(&connection).await?.has_begun());
-                let is_split = has_begun(&sink).await? && (index.name == embed.name || !has_begun(&index).await?);
+                let come_to =
+                    async |group: &Group| Ok::<_, PipelineError>(group.position(&connection).await?.come_to());
+                // The broker keeps the place of a group that is not used any more.
+                let is_split = come_to(&sink).await? > 0
+                    && (index.name == embed.name || come_to(&embed).await? > come_to(&index).await?);
                 if is_split { vec![embed, sink] } else { vec![index] }
             }
         };
