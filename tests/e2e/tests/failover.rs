@@ -67,7 +67,7 @@ async fn standby_of(context: &mut TestContext, keeps_slots: bool) -> Result<Clus
     let mut settings = vec![("primary_conninfo", url.as_str()), ("hot_standby_feedback", "on")];
     if keeps_slots {
         context.execute("SELECT pg_create_physical_replication_slot('standby')").await?;
-        settings.extend([("primary_slot_name", "standby"), ("sync_replication_slots", "on")]);
+        settings.push(("primary_slot_name", "standby"));
     }
     let standby = context.copy_cluster(true, &settings).await?;
     context.reconnect().await?;
@@ -91,6 +91,8 @@ fn load(client: Client, change: &'static str) -> (JoinHandle<()>, Arc<AtomicBool
 async fn has_slot(standby: &Cluster, context: &TestContext) -> Result<()> {
     let client = standby.connect(context.database()).await?;
     wait::until("the standby has the slot", async || {
+        // As its worker does now and then, as long as the slot is not ready to be kept.
+        let _ = client.batch_execute("SELECT pg_sync_replication_slots()").await;
         let query = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND synced AND NOT temporary";
         let count: i64 = client.query_one(query, &[&context.slot()]).await?.get(0);
         Ok((count > 0).then_some(()))
