@@ -3,6 +3,7 @@
 //! Both are read as they are now, by one statement for all that is asked for, and their values are read as the stream's are.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -160,7 +161,9 @@ impl Source {
     /// The places of the values that the columns' types can have.
     async fn possible(&self, shape: &Shape, columns: &[&str], values: &[RowKey]) -> Result<Vec<usize>, CaptureError> {
         let session = self.catalog.rows_session().await?;
-        let (mut possible, mut rest) = (Vec::new(), vec![0..values.len()]);
+        let mut possible = Vec::new();
+        let mut rest: Vec<Range<usize>> = Vec::new();
+        rest.push(0..values.len());
         while let Some(range) = rest.pop() {
             let tuples =
                 values[range.clone()].iter().map(|values| Ok(format!("({})", literals(shape, columns, values)?)));

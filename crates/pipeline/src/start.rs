@@ -62,7 +62,7 @@ pub enum Start {
         resync: Option<Resync>,
     },
     /// Follow the stream from the slot's own position.
-    Resume(Checkpoint),
+    Resume(Box<Checkpoint>),
 }
 
 /// Why walvec does not start: going on would silently lose changes.
@@ -117,7 +117,7 @@ pub fn decide(stored: Option<&Checkpoint>, facts: &Facts, on_gap: OnGap) -> Resu
         }
         Ok(_) if facts.replaced => again("another table has taken over the name of one that was read", None),
         Ok(_) if checkpoint.collections != facts.collections => again("what was filled is not there any more", None),
-        Ok(checkpoint) => Ok(Start::Resume(checkpoint)),
+        Ok(checkpoint) => Ok(Start::Resume(Box::new(checkpoint))),
     }
 }
 
@@ -306,9 +306,9 @@ mod tests {
     #[test]
     fn a_finished_snapshot_is_followed_by_the_stream() {
         let stored = checkpoint(SnapshotState::Done, 500);
-        assert_eq!(decide(Some(&stored), &facts(ready(500)), OnGap::Stop), Ok(Start::Resume(stored.clone())));
+        assert_eq!(decide(Some(&stored), &facts(ready(500)), OnGap::Stop), Ok(Start::Resume(Box::new(stored.clone()))));
         let lagging = decide(Some(&stored), &facts(ready(400)), OnGap::Stop);
-        assert_eq!(lagging, Ok(Start::Resume(stored)), "feedback may lag");
+        assert_eq!(lagging, Ok(Start::Resume(Box::new(stored))), "feedback may lag");
     }
 
     #[test]

@@ -388,7 +388,7 @@ async fn work(
                 run.shared.telemetry.confirmed(confirmed);
                 replay = Replay::new(confirmed, checkpoint.last_commit);
             }
-            checkpoint
+            *checkpoint
         }
         Start::Snapshot { generation, why, drop_slot, resync } => {
             gap::announce(resync.as_ref(), &run.shared.telemetry);

@@ -321,7 +321,7 @@ impl Session<'_> {
                 }
                 self.shared.telemetry.generation(checkpoint.generation);
                 self.shared.telemetry.applied(checkpoint.applied);
-                checkpoint
+                *checkpoint
             }
             Start::Snapshot { generation, why, drop_slot, resync } => {
                 gap::announce(resync.as_ref(), &self.shared.telemetry);
