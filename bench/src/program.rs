@@ -74,7 +74,8 @@ impl<'a> Settings<'a> {
     /// Removes what an earlier run has left on a server.
     pub(crate) async fn purge(&self, qdrant: &str) -> anyhow::Result<()> {
         let server = Server { url: qdrant.to_owned(), api_key: None, layout: Layout::default() };
-        Ok(Remote::purge(server, COLLECTION).await?)
+        Remote::purge(server, COLLECTION).await?;
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tracing::Span;
 use walvec_capture::{CaptureError, ChangeStream, Source};
-use walvec_model::{Lsn, Op, PointId, Position, StreamEvent, TableName, Touched};
+use walvec_model::{Generation, Lsn, Op, PointId, Position, StreamEvent, TableName, Touched};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
@@ -452,7 +452,10 @@ impl Follower<'_> {
         self.checkpointer.takes_as_of(position.commit_lsn);
         for index in self.run.writers_of(&table) {
             let writer = &mut self.run.writers[index];
-            writer.sweep_before(position, writer.generation()).await?;
+            let newest = writer.generation();
+            // Points of former generations may wait for a person's word.
+            let oldest = if self.checkpointer.sweep_waits() { newest } else { Generation::default() };
+            writer.sweep_before(position, oldest..=newest).await?;
         }
         self.floors.raise(table.clone(), position);
         if let Some(active) = &self.active {

@@ -61,14 +61,19 @@ pub(crate) async fn take(
     closed?;
     crash_point!("snapshot-copied");
 
-    let may_sweep_most = checkpoint.resync.as_ref().is_none_or(|resync| resync.may_sweep_most);
-    let held = if may_sweep_most { None } else { shared.or_stop(gap::most_would_go(&run.followed())).await? };
+    let asked = checkpoint.resync.as_ref().map(|resync| resync.may_sweep_most);
+    let held = match (asked.unwrap_or(!checkpoint.sweep_waits), checkpoint.sweep_waits) {
+        (true, _) => None,
+        // What waits for a person's word goes on waiting, even if it is no longer most of the collection.
+        (false, true) => shared.or_stop(gap::still_held(&run.followed())).await?,
+        (false, false) => shared.or_stop(gap::most_would_go(&run.followed())).await?,
+    };
     checkpoint.sweep_waits = held.is_some();
     if held.is_none() {
         for writer in run.followed() {
             let swept = shared.or_stop(writer.finish_generation()).await?;
             if let Some(position) = read_again.get(&writer.collection.table) {
-                shared.or_stop(writer.sweep_before(*position, checkpoint.generation)).await?;
+                shared.or_stop(writer.sweep_before(*position, Generation::default()..=checkpoint.generation)).await?;
             }
             tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
         }

@@ -404,7 +404,8 @@ async fn work(
                 last_commit: Lsn::ZERO,
                 written_to: None,
                 resync,
-                sweep_waits: false,
+                // Points that wait for a person's word go on waiting.
+                sweep_waits: stored.as_ref().is_some_and(|stored| stored.sweep_waits),
                 witnesses: BTreeMap::new(),
                 tables: run.tables_of(stored.as_ref()),
                 publication: String::new(),

@@ -22,6 +22,7 @@ mod nearest_rows;
 pub mod qdrant;
 
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 
 pub use catalog::Catalog;
@@ -154,16 +155,19 @@ pub struct ScrollPage {
     pub next: Option<PointId>,
 }
 
+/// Generations, from one to another.
+pub type Generations = RangeInclusive<Generation>;
+
 /// How many points are read at a time where a whole collection has to be.
 const SCROLL_POINTS: usize = 1000;
 
-/// The points of a page that show `table` as it was before a position of this generation, with the versions that they have. Positions of
+/// The points of a page that show `table` as it was before a position, of these generations, with the versions that they have. Positions of
 /// later generations may be lower: the server may have been put back to an older state.
-fn older_points(page: &ScrollPage, table: &TableName, before: Position, of: Generation) -> Vec<(PointId, Position)> {
+fn older_points(page: &ScrollPage, table: &TableName, before: Position, of: &Generations) -> Vec<(PointId, Position)> {
     let tag = Provenance::table_tag(table);
     let version = |point: &StoredPoint| {
         let provenance = point.provenance.as_ref().filter(|provenance| provenance.table == tag)?;
-        let is_older = provenance.generation <= of && provenance.position < before;
+        let is_older = of.contains(&provenance.generation) && provenance.position < before;
         is_older.then_some((point.id, provenance.position))
     };
     page.points.iter().filter_map(version).collect()
@@ -210,13 +214,13 @@ pub trait Sink: Send + Sync {
     /// Removes the points of `table` whose generation is older than `current`, durably; returns how many there were.
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>>;
 
-    /// Removes the points of `table`, of the generation `of` and earlier ones, whose version is older than `before`, durably. A point that
-    /// somebody else makes newer at the same time stays.
+    /// Removes the points of `table`, of the generations `of`, whose version is older than `before`, durably. A point that somebody else
+    /// makes newer at the same time stays.
     fn delete_older<'a>(
         &'a self,
         table: &'a TableName,
         before: Position,
-        of: Generation,
+        of: Generations,
     ) -> BoxFuture<'a, Result<(), SinkError>>;
 
     /// How many points the collection holds.

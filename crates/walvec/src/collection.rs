@@ -220,7 +220,7 @@ pub(crate) fn catalog(config: &Config) -> Box<dyn Catalog> {
 }
 
 /// Removes a collection from the server.
-pub(crate) async fn purge(qdrant: &QdrantSettings, name: &str) -> Result<(), SinkError> {
+pub(crate) async fn purge(qdrant: &QdrantSettings, name: &str) -> Result<bool, SinkError> {
     Remote::purge(server(qdrant), name).await
 }
 

@@ -56,6 +56,7 @@ const DROPS: u32 = 10;
 
 /// The step in which the rows are copied.
 const COPYING: &str = "copying";
+const CATCHING_UP: &str = "catching up";
 
 /// Slot names end here.
 const SLOT_NAME_BYTES: usize = 63;
@@ -153,14 +154,14 @@ impl Beside {
     }
 
     async fn catch_up(&mut self, task: &Handle, primary: &Live) -> Result<(), Failure> {
-        task.step("catching up");
+        task.step(CATCHING_UP);
         for _ in 0..CHASES {
             // One that reads its own tables again would be stopped in the middle.
             let streams = |status: &Status| status.phase == Phase::Streaming;
             let applied = primary.status.clone().wait_for(streams).await.map(|status| status.applied_lsn);
             let target = applied.map_err(|_| Failure::definite("E_STOPPED", "the pipeline has ended"))?;
             let begun = Instant::now();
-            self.wait_until(target).await?;
+            self.wait_until(target, task).await?;
             if begun.elapsed() < NEAR {
                 break;
             }
@@ -168,8 +169,13 @@ impl Beside {
         Ok(())
     }
 
-    async fn wait_until(&mut self, applied: Lsn) -> Result<(), Failure> {
-        self.wait_for(|status| status.phase == Phase::Streaming && status.applied_lsn >= applied).await
+    async fn wait_until(&mut self, applied: Lsn, task: &Handle) -> Result<(), Failure> {
+        let progress = |status: &Status| {
+            let (copied, _) = status.snapshot_rows();
+            task.reach(CATCHING_UP, status.problem.as_ref(), copied, None);
+            status.phase == Phase::Streaming && status.applied_lsn >= applied
+        };
+        self.wait_for(progress).await
     }
 
     /// Waits for a status; fails if the pipeline ends first.
@@ -288,8 +294,8 @@ async fn pause(stop: &CancellationToken) {
 
 /// Positions of two sources cannot be compared.
 fn refuse_other_source(main: &Checkpoint, beside: &Checkpoint) -> Result<(), Failure> {
-    let same = SourceIdentity { slot: main.source.slot.clone(), ..beside.source.clone() } == main.source;
-    if same {
+    // A standby may have been promoted meanwhile: both follow it.
+    if main.source.is_same_database(&beside.source) {
         return Ok(());
     }
     let what = "walvec.yaml names another database than the one that the served collections are filled from";

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_pipeline::Status;
+use walvec_pipeline::status::Phase;
 
 use crate::faults::{self, new_seed, stop_writing, writer};
 
@@ -221,6 +222,20 @@ async fn more_than_half_of_a_collection_is_removed_only_if_a_person_says_so(cont
     let waiting =
         |status: &Status| status.problem.as_ref().is_some_and(|problem| problem.message.contains("11 of 40 points"));
     walvec.wait_for("they wait", waiting).await?;
+    // Nor are they removed because all tables are read again, or this one alone.
+    let generation = walvec.status().await?.generation;
+    context.execute("ALTER TABLE items ADD COLUMN n int").await?;
+    let is_read = |status: &Status| status.generation > generation && status.phase == Phase::Streaming;
+    walvec.wait_for("all tables are read again", is_read).await?;
+    let before = walvec.status().await?.collections[0].embeddings_computed;
+    context.execute("ALTER TABLE items ALTER COLUMN name TYPE text USING upper(name)").await?;
+    walvec
+        .wait_for("the table is read again", |status| status.collections[0].embeddings_computed >= before + 29)
+        .await?;
+    walvec.caught_up(&context).await?;
+    walvec
+        .wait_for("they wait all the same", |status| waiting(status) && status.collections[0].points == Some(40))
+        .await?;
 
     let removed = context.walvec(&["resync", "--force", "--json"]).await?;
     let removed: Value = serde_json::from_slice(&removed.stdout)?;

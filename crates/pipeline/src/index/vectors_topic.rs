@@ -15,7 +15,7 @@ use walvec_broker::wire::reference_vectors::{self, Embedded};
 use walvec_broker::wire::{Format, SnapshotEnd, Sweep, header, vectors};
 use walvec_broker::{BrokerError, Outgoing};
 use walvec_model::{Generation, Point, PointId, Position, StoredPoint, TableName, Vector};
-use walvec_sink::{BoxFuture, CollectionId, ScrollPage, Sink, SinkError, Write};
+use walvec_sink::{BoxFuture, CollectionId, Generations, ScrollPage, Sink, SinkError, Write};
 
 /// One collection's points in a topic.
 pub struct VectorsTopic {
@@ -160,20 +160,20 @@ impl Sink for VectorsTopic {
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
         let newest = Position { commit_lsn: walvec_model::Lsn(u64::MAX), ordinal: 0 };
         let table = table.clone();
-        Box::pin(async move { self.delete_older(&table, newest, Generation(u64::MAX)).await })
+        Box::pin(async move { self.delete_older(&table, newest, Generation::default()..=Generation(u64::MAX)).await })
     }
 
     fn delete_older<'a>(
         &'a self,
         table: &'a TableName,
         before: Position,
-        of: Generation,
+        of: Generations,
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         if self.format == Format::Reference {
             tracing::warn!(%table, "the tutorial's form of vectors knows no truncates: the points stay where they are");
             return Box::pin(std::future::ready(Ok(())));
         }
-        let record = vectors::truncate(&self.collection, table, before, of);
+        let record = vectors::truncate(&self.collection, table, before, *of.end());
         Box::pin(self.send(vec![(None, self.keyed(record, "truncate"))]))
     }
 

@@ -30,7 +30,7 @@ use walvec_model::{
     Change, Fingerprint, Generation, KeyDigest, Op, PointId, Position, Provenance, Row, RowKey, SparseVector, Table,
     TableName, Value,
 };
-use walvec_sink::{CollectionId, Keywords, Sink, SinkError, Write};
+use walvec_sink::{CollectionId, Generations, Keywords, Sink, SinkError, Write};
 use walvec_transform::Transform;
 
 use crate::batch::{Final, coalesce};
@@ -318,10 +318,10 @@ impl Writer {
         place: &Place,
     ) -> Result<(), PipelineError> {
         // Other programs know no generations.
-        let of = if of == FOREIGN { Generation(u64::MAX) } else { of };
-        self.as_owner(|sink, table| async move { sink.delete_older(table, position, of).await }).await?;
+        let of = Generation::default()..=if of == FOREIGN { Generation(u64::MAX) } else { of };
+        self.delete_older(position, &of).await?;
         let is_here = |at: &Place| at.topic == place.topic && at.partition == place.partition;
-        let is_older = |letter: &DeadLetter| letter.generation <= of && letter.position < position;
+        let is_older = |letter: &DeadLetter| of.contains(&letter.generation) && letter.position < position;
         let is_gone = |letter: &DeadLetter| is_older(letter) && letter.place.as_ref().is_none_or(is_here);
         let gone = self.keys_of_letters(is_gone)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
@@ -479,22 +479,30 @@ impl Writer {
                 tracing::info!(collection = self.collection.name, swept, "snapshot complete");
                 self.remove_other_tables().await
             }
-            Sweep::Older => self.sweep_before(end.position, end.generation).await,
+            Sweep::Older => self.sweep_before(end.position, Generation::default()..=end.generation).await,
         }
     }
 
     /// Ends the reading of a table as it was at `position`: points and dead letters that are older belong to rows that are gone.
-    pub(crate) async fn sweep_before(&mut self, position: Position, of: Generation) -> Result<(), PipelineError> {
+    pub(crate) async fn sweep_before(&mut self, position: Position, of: Generations) -> Result<(), PipelineError> {
         self.remember(None);
-        self.as_owner(|sink, table| async move { sink.delete_older(table, position, of).await }).await?;
+        self.delete_older(position, &of).await?;
         self.late.swept_before(position);
         self.shared.letters.refresh().await?;
-        let gone = self.keys_of_letters(|letter| letter.generation <= of && letter.position < position)?;
+        let gone = self.keys_of_letters(|letter| of.contains(&letter.generation) && letter.position < position)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
         self.forget(&gone);
         self.report_dead_letters();
         tracing::info!(collection = self.collection.name, "a table that was altered or rewritten was read again");
         Ok(())
+    }
+
+    async fn delete_older(&self, position: Position, of: &Generations) -> Result<(), PipelineError> {
+        self.as_owner(|sink, table| {
+            let of = of.clone();
+            async move { sink.delete_older(table, position, of).await }
+        })
+        .await
     }
 
     fn id(&self, table: &Table, key: &RowKey) -> PointId {

@@ -5,7 +5,10 @@ use std::path::Path;
 
 use walvec_model::{Generation, PointId, Position, RawPage, RawPoint, StoredPoint, TableName, Vector};
 
-use crate::{BoxFuture, CollectionId, CollectionSpec, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError, Write};
+use crate::{
+    BoxFuture, CollectionId, CollectionSpec, Generations, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError,
+    Write,
+};
 
 /// A collection in the embedded engine. This program has no engine, so it has no value.
 #[derive(Clone, Debug)]
@@ -80,7 +83,7 @@ impl Sink for Embedded {
         &'a self,
         _table: &'a TableName,
         _before: Position,
-        _of: Generation,
+        _of: Generations,
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         match self.0 {}
     }

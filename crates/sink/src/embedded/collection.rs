@@ -13,8 +13,8 @@ use super::store::Store;
 use super::writer::Writer;
 use super::{manifest, read};
 use crate::{
-    BoxFuture, CollectionId, CollectionSpec, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink, SinkError,
-    Write, older_points,
+    BoxFuture, CollectionId, CollectionSpec, Generations, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink,
+    SinkError, Write, older_points,
 };
 
 /// One collection in the embedded engine, in `<root>/collections/<name>/`. Clones share it.
@@ -134,13 +134,13 @@ impl Sink for Embedded {
         &'a self,
         table: &'a TableName,
         before: Position,
-        of: Generation,
+        of: Generations,
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async move {
             let mut from = None;
             loop {
                 let page = self.scroll(from, SCROLL_POINTS).await?;
-                let older = older_points(&page, table, before, of);
+                let older = older_points(&page, table, before, &of);
                 self.write(older.into_iter().map(|(id, _)| Write::Delete(id)).collect()).await?;
                 from = page.next;
                 if from.is_none() {

@@ -28,6 +28,16 @@ impl Aliases {
         Ok((client, place))
     }
 
+    /// Whether there is a collection of that name which walvec has neither made nor taken over.
+    pub(super) async fn is_foreign(&self, collection: &str) -> Result<bool, SinkError> {
+        let (client, place) = self.client(collection)?;
+        if !client.collection_exists(collection).await.map_err(|error| place.error(error))? {
+            return Ok(false);
+        }
+        let response = client.collection_info(collection).await.map_err(|error| place.error(error))?;
+        Ok(response.result.is_some_and(|info| !collection::is_own(&info)))
+    }
+
     /// The client's own call changes one alias at a time; names that belong together must change together.
     async fn change(&self, names: Vec<(String, String)>) -> Result<(), SinkError> {
         let collections: Vec<_> = names.iter().map(|(_, collection)| collection.as_str()).collect();

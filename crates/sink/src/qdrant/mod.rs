@@ -40,8 +40,8 @@ use tenants::Tenants;
 
 use crate::catalog::{self, Catalog as _};
 use crate::{
-    BoxFuture, CollectionId, CollectionSpec, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink, SinkError,
-    Write, older_points,
+    BoxFuture, CollectionId, CollectionSpec, Generations, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink,
+    SinkError, Write, older_points,
 };
 
 /// Where the server is, and how collections are made there.
@@ -217,20 +217,23 @@ impl Remote {
         Ok(queue.and_then(|queue| queue.deferred_points).unwrap_or(0))
     }
 
-    /// Removes every collection of that name; removing what is not there is no error.
+    /// Removes every collection of that name that walvec made or took over; removing what is not there is no error. Says whether
+    /// none of another program's stays.
     ///
     /// # Errors
     /// If the server does not do it.
-    pub async fn purge(server: Server, name: &str) -> Result<(), SinkError> {
+    pub async fn purge(server: Server, name: &str) -> Result<bool, SinkError> {
         let aliases = Aliases::new(server);
         let served = aliases.serving(name).await?;
         for number in aliases.numbers(name).await? {
             aliases.remove(&catalog::numbered(name, number)).await?;
         }
         match served {
-            Some(served) => aliases.remove(&served).await,
-            None => Ok(()),
+            Some(served) if aliases.is_foreign(&served).await? => return Ok(false),
+            Some(served) => aliases.remove(&served).await?,
+            None => {}
         }
+        Ok(true)
     }
 
     /// Removes the points that match `filter`.
@@ -369,13 +372,13 @@ impl Sink for Remote {
         &'a self,
         table: &'a TableName,
         before: Position,
-        of: Generation,
+        of: Generations,
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async move {
             let mut from = None;
             loop {
                 let page = self.scroll(from, SCROLL_POINTS).await?;
-                let older = older_points(&page, table, before, of);
+                let older = older_points(&page, table, before, &of);
                 if !older.is_empty() {
                     self.delete_versions(&older).await?;
                 }

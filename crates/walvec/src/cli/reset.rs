@@ -123,7 +123,10 @@ async fn purge(config: &Config) -> Result<(), Failure> {
     if let Some(qdrant) = &config.sink.qdrant {
         for collection in &config.collections {
             let purged = collection::purge(qdrant, &collection.name).await;
-            purged.map_err(|source| PipelineError::Sink { collection: collection.name.clone(), source })?;
+            let name = collection.name.clone();
+            if !purged.map_err(|source| PipelineError::Sink { collection: name, source })? {
+                output::note(&format!("collection \"{}\" stays: walvec did not make it", collection.name));
+            }
         }
     }
     if let Some(broker) = &config.broker {

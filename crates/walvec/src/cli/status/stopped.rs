@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use walvec_pipeline::letters::Letters as _;
 use walvec_pipeline::store::{Checkpoint, DeadLetter, SnapshotState};
 use walvec_pipeline::{PipelineError, Store};
 
@@ -39,7 +40,7 @@ impl Stopped {
         stopped.checkpoint = store.checkpoint().map_err(PipelineError::from)?;
         if let Some(parked) = &mut stopped.parked {
             for collection in &config.collections {
-                let letters = store.dead_letters(&collection.name).map_err(PipelineError::from)?;
+                let letters = store.of(&collection.name)?;
                 parked.push((collection.name.clone(), letters));
             }
         }
