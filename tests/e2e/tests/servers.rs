@@ -133,7 +133,12 @@ async fn a_truncate_and_a_resync_remove_points_by_their_ids(context: TestContext
         .await?;
     walvec.caught_up(&context).await?;
     walvec.kill().await?;
-    context.sql.query_one("SELECT pg_drop_replication_slot($1)", &[&context.slot()]).await?;
+    // The server notices at the next write that nobody reads any more.
+    wait::until("the slot is dropped", async || {
+        let dropped = context.sql.query_one("SELECT pg_drop_replication_slot($1)", &[&context.slot()]).await;
+        Ok(dropped.ok().map(drop))
+    })
+    .await?;
     context.execute("DELETE FROM items WHERE id = 1").await?;
     let walvec = followed(&context, &items(&server)).await?;
     assert_eq!(same(&context, walvec, &server).await?, 2);
