@@ -35,7 +35,7 @@ pub enum State {
 }
 
 impl State {
-    /// The same, but that the stored point has none of the cells that were not sent.
+    /// This state, with no cell to be taken from the stored point.
     #[must_use]
     pub fn without_stored(self) -> Self {
         match self {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use walvec_capture::{ChangeStream, Source};
-use walvec_model::Lsn;
+use walvec_model::{Lsn, StreamEvent};
 
 use crate::gap::Resync;
 use crate::store::{Checkpoint, SnapshotState, Store, StoreError};
@@ -33,17 +33,22 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Stores that a session begins to write. When this is dropped, it is stored what may have been written.
+    /// Stores that a session begins to write. Dropping it stores what may have been written.
     pub(crate) fn open(store: Arc<Store>, source: Arc<Source>, mut checkpoint: Checkpoint) -> Result<Self, StoreError> {
         let written_to = checkpoint.written_to.take().unwrap_or(checkpoint.applied);
         store.save_checkpoint(&checkpoint)?;
         Ok(Self { store, source, checkpoint, reached: Lsn::ZERO, written_to, due: None, last: None })
     }
 
-    /// Notes that rows come that were committed by the record at `commit_lsn`.
-    pub(crate) fn takes(&mut self, commit_lsn: Lsn) {
-        // A history that ends where the record begins does not contain it.
-        self.takes_as_of(Lsn(commit_lsn.0.saturating_add(1)));
+    /// Notes what an event of the stream brings.
+    pub(crate) fn takes(&mut self, event: &StreamEvent) {
+        let position = match event {
+            StreamEvent::Change(change) => change.position,
+            StreamEvent::LookedUp(change) => change.position,
+            StreamEvent::Begin { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => return,
+        };
+        // A history that ends where the commit's record begins does not contain it.
+        self.takes_as_of(Lsn(position.commit_lsn.0.saturating_add(1)));
     }
 
     /// Notes that rows come that were read as of `position`.

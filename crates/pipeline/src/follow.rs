@@ -220,9 +220,9 @@ impl Follower<'_> {
     async fn take_in(&mut self, events: Vec<StreamEvent>) -> Result<(), PipelineError> {
         for event in events {
             self.replay.check(&event).map_err(|gap| gap::found(gap, self.run.on_gap))?;
+            self.checkpointer.takes(&event);
             match &event {
                 StreamEvent::Change(change) => {
-                    self.checkpointer.takes(change.position.commit_lsn);
                     self.run.refuse_altered(&change.table)?;
                     if self.floors.cover(change, self.active.as_ref()) {
                         continue;
@@ -235,7 +235,6 @@ impl Follower<'_> {
                     }
                 }
                 StreamEvent::LookedUp(change) => {
-                    self.checkpointer.takes(change.position.commit_lsn);
                     self.run.refuse_altered(&change.table)?;
                     if change.touched == Touched::All {
                         self.run.shared.truncates.note(&change.table.name, self.xid);

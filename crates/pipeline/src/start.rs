@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(resync(&stored, &promoted(Some(449))).as_deref(), Some("E_TIMELINE"), "a transaction was lost");
         assert_eq!(resync(&stored, &promoted(None)).as_deref(), Some("E_TIMELINE"), "no ancestor");
         let killed = Checkpoint { written_to: None, ..stored };
-        assert_eq!(resync(&killed, &promoted(Some(480))).as_deref(), Some("E_TIMELINE"), "nobody knows what it wrote");
+        assert_eq!(resync(&killed, &promoted(Some(480))).as_deref(), Some("E_TIMELINE"), "what it wrote is not known");
         let Ok(Start::Resume(resumed)) = decide(Some(&killed), &facts(ready(400)), OnGap::Stop) else {
             panic!("on the same timeline nothing is lost");
         };

@@ -154,7 +154,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// Whether it is about a record that nobody can read, instead of a row.
+    /// Whether it is about a record that cannot be read, instead of a row.
     #[must_use]
     pub fn is_about_a_record(&self) -> bool {
         let place = self.place.as_ref().map(ToString::to_string);

@@ -32,7 +32,7 @@ use crate::start::{Facts, Refusal, Slot, Start, decide};
 use crate::status::{CollectionStatus, Phase, Status};
 use crate::store::{Baseline, Checkpoint, SnapshotState, SourceIdentity, Store};
 use crate::telemetry::Telemetry;
-use crate::waits::show_waits;
+use crate::waits::showing_waits;
 use crate::watch::{Truncates, Watch, follow_replaced, is_any_replaced};
 use crate::writer::{Batch, Guard, Purpose, Shared, Writer};
 
@@ -274,10 +274,7 @@ impl Pipeline {
         let telemetry = self.run.shared.telemetry.clone();
         telemetry.phase(Phase::Starting);
         let locks = source.lock_watch();
-        tokio::select! {
-            outcome = self.begin(source, retry) => outcome,
-            never = show_waits(locks, &telemetry) => match never {},
-        }
+        showing_waits(locks, &telemetry, Box::pin(self.begin(source, retry))).await
     }
 
     async fn begin(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
@@ -553,8 +550,8 @@ pub(crate) async fn follow_publication(source: &Source, store: &Store, on_gap: O
     Ok(())
 }
 
-/// What has worked before is tried again until the standby is promoted: one address for whoever is the primary leads to a standby now and
-/// then. Where nothing has worked yet, preflight says what is wrong.
+/// Fails if the server is a standby, in a way that is tried again: an address that leads to the primary may lead to a standby until that
+/// is promoted. At a first start that has nothing stored, preflight says what is wrong.
 pub(crate) fn refuse_standby(source: &Source, during: During, store: &Store) -> Result<(), PipelineError> {
     if !source.server().in_recovery || (during == During::FirstStart && store.checkpoint()?.is_none()) {
         return Ok(());

@@ -16,8 +16,16 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A change that is late by more than this may wait for a row that cannot be read.
 const LATE_MS: u64 = 2000;
 
+/// Does `work`, and shows meanwhile which statements wait for each other's locks on tables.
+pub(crate) async fn showing_waits<T>(locks: LockWatch, telemetry: &Telemetry, work: impl Future<Output = T>) -> T {
+    tokio::select! {
+        done = work => done,
+        never = show_waits(locks, telemetry) => match never {},
+    }
+}
+
 /// Shows which statements wait for each other's locks on tables.
-pub(crate) async fn show_waits(mut watch: LockWatch, telemetry: &Telemetry) -> Infallible {
+async fn show_waits(mut watch: LockWatch, telemetry: &Telemetry) -> Infallible {
     let (mut shown, mut last) = (Trouble::new(telemetry), None);
     let status = telemetry.subscribe();
     // A start that waits for nothing is over before the first look.

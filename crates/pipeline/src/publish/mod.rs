@@ -48,7 +48,7 @@ use crate::supervisor::{
     Before, facts, follow_publication, refuse_standby, refuse_what_cannot_work, want_snapshot_after,
 };
 use crate::telemetry::Telemetry;
-use crate::waits::show_waits;
+use crate::waits::showing_waits;
 use crate::watch::{Truncates, Watch};
 use crate::writer::Shared;
 use outlet::Outlet;
@@ -200,10 +200,7 @@ impl Publisher {
         let telemetry = self.shared.telemetry.clone();
         telemetry.phase(Phase::Starting);
         let locks = source.lock_watch();
-        tokio::select! {
-            outcome = self.begin(source, retry) => outcome,
-            never = show_waits(locks, &telemetry) => match never {},
-        }
+        showing_waits(locks, &telemetry, Box::pin(self.begin(source, retry))).await
     }
 
     async fn begin(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {

@@ -99,11 +99,7 @@ impl Session<'_> {
                     let events = events?;
                     for event in &events {
                         replay.check(event).map_err(|gap| gap::found(gap, self.config.on_gap))?;
-                        match event {
-                            StreamEvent::Change(change) => checkpointer.takes(change.position.commit_lsn),
-                            StreamEvent::LookedUp(change) => checkpointer.takes(change.position.commit_lsn),
-                            StreamEvent::Begin { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
-                        }
+                        checkpointer.takes(event);
                     }
                     match self.take_in(events, &mut transaction, &mut related, &unseen, active).await {
                         Err(PipelineError::Stopped) => return self.end(stream, checkpointer).await,

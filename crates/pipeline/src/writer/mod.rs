@@ -250,14 +250,19 @@ impl Writer {
     /// The newest generation of any stored point. Reads the whole collection.
     pub(crate) async fn newest_stored(&self) -> Result<Generation, PipelineError> {
         let mut newest = Generation::default();
+        self.see_stored(|provenance| newest = newest.max(provenance.generation)).await?;
+        Ok(newest)
+    }
+
+    /// Shows whatever walvec's own points say of themselves. Reads the whole collection.
+    async fn see_stored(&self, mut see: impl FnMut(Provenance)) -> Result<(), PipelineError> {
         let mut from = None;
         loop {
             let page = self.on_sink(|sink, _| async move { sink.scroll(from, SCROLL_POINTS).await }).await?;
-            let generations = page.points.iter().filter_map(|point| Some(point.provenance.as_ref()?.generation));
-            newest = newest.max(generations.max().unwrap_or_default());
+            page.points.into_iter().filter_map(|point| point.provenance).for_each(&mut see);
             from = page.next;
             if from.is_none() {
-                return Ok(newest);
+                return Ok(());
             }
         }
     }
@@ -367,15 +372,8 @@ impl Writer {
         if self.on_sink(|sink, _| async move { sink.count().await }).await? == ours {
             return Ok(());
         }
-        let (mut others, mut from) = (BTreeSet::new(), None);
-        loop {
-            let page = self.on_sink(|sink, _| async move { sink.scroll(from, SCROLL_POINTS).await }).await?;
-            others.extend(page.points.into_iter().filter_map(|point| Some(point.provenance?.table)));
-            from = page.next;
-            if from.is_none() {
-                break;
-            }
-        }
+        let mut others = BTreeSet::new();
+        self.see_stored(|provenance| others.extend([provenance.table])).await?;
         others.remove(&Provenance::table_tag(&self.collection.table));
         for tag in &others {
             let (schema, name) = tag.split_once('.').unwrap_or(("public", tag));
