@@ -14,7 +14,7 @@
 //! - [`owner`]: the right to write collections that others can reach; [`witness`]: proof that a collection is not an older state of itself
 //! - [`snapshot`]: copies the rows that were there before, as one generation
 //! - [`follow`]: follows the stream, transaction by transaction; [`pending`]: what it has read and not begun yet
-//! - [`line`]: batches whose vectors are being computed, side by side
+//! - [`line`]: batches whose vectors are being computed, side by side; [`portion`]: how many of their rows are completed at a time
 //! - [`publish`]: changes into topics instead, for others to go on with
 //! - [`index`]: topics into collections, by any number of workers
 //! - [`reread`]: reads rows again while the stream goes on: backfill and repair
@@ -55,6 +55,7 @@ mod owner;
 mod pending;
 pub mod plan;
 pub mod policy;
+mod portion;
 pub mod publish;
 mod refetch;
 mod related;

@@ -53,6 +53,8 @@ struct Slip {
 
 /// A batch that is not durable, or behind one that is not.
 struct Open<N> {
+    /// Whether all its parts are known.
+    is_whole: bool,
     /// Parts that are not durable.
     parts: usize,
     /// Parts whose vectors are being computed.
@@ -63,6 +65,12 @@ struct Open<N> {
     notes: Vec<N>,
     /// As long as the batch is under way.
     _span: Span,
+}
+
+impl<N> Open<N> {
+    const fn new(span: Span) -> Self {
+        Self { is_whole: false, parts: 0, asked: 0, has_failed: false, notes: Vec::new(), _span: span }
+    }
 }
 
 /// The batches that are under way. `N` is what their reader wants to know of them when they are durable.
@@ -150,53 +158,65 @@ impl<N: Note> Line<N> {
         !self.meets(batches) && batches.iter().all(|(index, _)| self.has_room(writers, *index))
     }
 
-    /// Begins a batch, which has a part for each of these writers: waits until it may, prepares it and asks for its vectors.
+    /// Begins a batch, which has rows for each of these writers: waits until it may, prepares its rows, as many at a time as the
+    /// memory takes, and asks for their vectors.
     pub(crate) async fn begin(
         &mut self,
         writers: &mut [Writer],
         source: &dyn Refetch,
-        batches: Vec<(usize, Batch)>,
+        mut batches: Vec<(usize, Batch)>,
         span: Span,
     ) -> Result<(), PipelineError> {
         self.loads.resize_with(writers.len(), Load::default);
         while !self.may_begin(writers, &batches) && self.make_way(writers).await? {}
-        let prepared = {
-            let writers = &*writers;
-            let prepared = batches.into_iter().map(|(index, batch)| async move {
-                Ok::<_, PipelineError>((index, writers[index].parts_of(source, batch).await?))
-            });
-            try_join_all(prepared).instrument(span.clone()).await?
-        };
         let number = self.first + self.batches.len() as u64;
-        let parts = prepared.iter().map(|(_, parts)| parts.len()).sum();
-        self.batches.push_back(Open { parts, asked: 0, has_failed: false, notes: Vec::new(), _span: span.clone() });
-        let slip = |index, part: &Part| Slip {
-            batch: number,
-            writer: index,
-            keys: part.keys().cloned().collect(),
-            texts: part.texts(),
-            bytes: part.weight(),
-        };
-        let parts = prepared.into_iter().flat_map(|(index, parts)| parts.into_iter().map(move |part| (index, part)));
-        let parts: Vec<(Slip, Part)> = parts.map(|(index, part)| (slip(index, &part), part)).collect();
-        for (slip, _) in &parts {
-            self.loads[slip.writer].keys.extend(slip.keys.iter().cloned());
-        }
-        for (slip, part) in parts {
-            let can_take = |line: &Self, writers: &[Writer]| {
-                let embedder = writers[slip.writer].collection.embedder.as_ref();
-                line.has_space() && line.loads[slip.writer].can_take(embedder)
-            };
-            while !can_take(self, writers) && self.make_way(writers).await? {}
-            self.loads[slip.writer].texts += slip.texts;
-            self.bytes += slip.bytes;
-            if let Some(batch) = self.batch(number) {
-                batch.asked += 1;
+        self.batches.push_back(Open::new(span.clone()));
+        while !batches.is_empty() {
+            let prepared = prepare(writers, source, &mut batches).instrument(span.clone()).await?;
+            for (slip, part) in self.enrolled(number, prepared) {
+                self.place(writers, slip, part, &span).await?;
             }
-            let embedded = writers[slip.writer].embed(part, self.given_up.clone()).instrument(span.clone());
-            self.asked.spawn(async move { Answer { slip, part: embedded.await } });
+            batches.retain(|(_, batch)| !batch.is_empty());
+            while !batches.is_empty() && !self.has_space() && self.make_way(writers).await? {}
+        }
+        if let Some(batch) = self.batch(number) {
+            batch.is_whole = true;
         }
         self.come_out();
+        Ok(())
+    }
+
+    /// Counts parts of a batch, and their rows, as not durable.
+    fn enrolled(&mut self, batch: u64, parts: Vec<(usize, Part)>) -> Vec<(Slip, Part)> {
+        if let Some(open) = self.batch(batch) {
+            open.parts += parts.len();
+        }
+        let slip = |writer, part: &Part| {
+            let keys: Vec<RowKey> = part.keys().cloned().collect();
+            Slip { batch, writer, keys, texts: part.texts(), bytes: part.weight() }
+        };
+        let slips = parts.into_iter().map(|(writer, part)| (slip(writer, &part), part));
+        let slips: Vec<_> = slips.collect();
+        for (slip, _) in &slips {
+            self.loads[slip.writer].keys.extend(slip.keys.iter().cloned());
+        }
+        slips
+    }
+
+    /// Asks for the vectors of a part as soon as its embedder can make use of it.
+    async fn place(&mut self, writers: &mut [Writer], slip: Slip, part: Part, span: &Span) -> Result<(), PipelineError> {
+        let can_take = |line: &Self, writers: &[Writer]| {
+            let embedder = writers[slip.writer].collection.embedder.as_ref();
+            line.has_space() && line.loads[slip.writer].can_take(embedder)
+        };
+        while !can_take(self, writers) && self.make_way(writers).await? {}
+        self.loads[slip.writer].texts += slip.texts;
+        self.bytes += slip.bytes;
+        if let Some(batch) = self.batch(slip.batch) {
+            batch.asked += 1;
+        }
+        let embedded = writers[slip.writer].embed(part, self.given_up.clone()).instrument(span.clone());
+        self.asked.spawn(async move { Answer { slip, part: embedded.await } });
         Ok(())
     }
 
@@ -271,7 +291,7 @@ impl<N: Note> Line<N> {
     }
 
     fn come_out(&mut self) {
-        while let Some(oldest) = self.batches.pop_front_if(|batch| batch.parts == 0) {
+        while let Some(oldest) = self.batches.pop_front_if(|batch| batch.is_whole && batch.parts == 0) {
             self.first += 1;
             self.durable.extend(oldest.notes);
         }
@@ -338,6 +358,23 @@ impl<N: Note> Line<N> {
         self.asked.shutdown().await;
         outcome
     }
+}
+
+/// Prepares the next rows of each of these batches, each writer's beside the others'.
+async fn prepare(
+    writers: &[Writer],
+    source: &dyn Refetch,
+    batches: &mut [(usize, Batch)],
+) -> Result<Vec<(usize, Part)>, PipelineError> {
+    let prepared = batches.iter_mut().map(|(index, batch)| {
+        let writer = &writers[*index];
+        let rows = batch.take_first(writer.rows_at_once());
+        async move {
+            let parts = writer.parts_of(source, rows).await?;
+            Ok::<_, PipelineError>(parts.into_iter().map(|part| (*index, part)))
+        }
+    });
+    Ok(try_join_all(prepared).await?.into_iter().flatten().collect())
 }
 
 fn texts_per_call(writer: &Writer) -> usize {

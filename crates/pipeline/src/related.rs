@@ -12,6 +12,7 @@ use walvec_capture::{LookupSpec, Related, Source};
 use walvec_model::{Change, LookedUpChange, Lookup, Op, Position, Row, RowKey, Table, TableName, Touched, Value};
 
 use crate::error::PipelineError;
+use crate::portion::RowSize;
 use crate::telemetry::{Stage, Timer};
 use crate::unseen::Unseen;
 use crate::writer::Shared;
@@ -120,7 +121,7 @@ impl Gathered {
                 after: None,
             });
         }
-        Ok(Affected { questions, position: self.reached, found: None })
+        Ok(Affected { questions, position: self.reached, ..Affected::default() })
     }
 }
 
@@ -160,6 +161,7 @@ pub(crate) struct Affected {
     position: Position,
     /// Keys that were found and not read yet.
     found: Option<(Arc<Table>, VecDeque<RowKey>)>,
+    row_size: RowSize,
 }
 
 impl Affected {
@@ -168,10 +170,12 @@ impl Affected {
     pub(crate) async fn next(&mut self, source: &Source, count: usize) -> Result<Option<Vec<Change>>, PipelineError> {
         loop {
             if let Some((table, keys)) = &mut self.found {
+                let count = count.min(self.row_size.rows_at_once());
                 let some: Vec<RowKey> = keys.drain(..keys.len().min(count)).collect();
                 if !some.is_empty() {
                     let _timer = Timer::start(Stage::Refetch);
                     let rows = source.fetch_rows(table, &some).await?;
+                    self.row_size.learn(rows.len(), rows.iter().map(|(_, row)| row.weight()).sum());
                     let change = |row| Change {
                         table: Arc::clone(table),
                         position: self.position,

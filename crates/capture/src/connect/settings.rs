@@ -10,8 +10,9 @@ use super::ConnInfo;
 /// Adds a setting of walvec's own to a connection's `options`, by which [`refuse_shared`] knows the session again.
 ///
 /// A pooler that hands its sessions from client to client does not pass `options` on: it refuses the connection, or drops them.
+/// The time limit is lifted here as well: the questions that come before the first `SET` are bound by a role's own otherwise.
 pub(super) fn marked(options: Option<&str>) -> String {
-    let mark = "-c walvec.session=on";
+    let mark = "-c walvec.session=on -c statement_timeout=0";
     options.map_or_else(|| mark.to_owned(), |given| format!("{given} {mark}"))
 }
 

@@ -209,7 +209,7 @@ impl Rows {
         Batch {
             entries,
             purpose: Purpose::Change,
-            context: Context { generation, places },
+            context: Arc::new(Context { generation, places }),
             failed: lacking.into_values().collect(),
         }
     }

@@ -37,6 +37,7 @@ use crate::batch::{Final, coalesce};
 use crate::error::PipelineError;
 use crate::letters::Letters;
 use crate::plan::FOREIGN;
+use crate::portion::RowSize;
 use crate::retry::retrying;
 use crate::status::LATEST_DEAD_LETTERS;
 use crate::store::{DeadLetter, Place};
@@ -141,7 +142,7 @@ pub(crate) fn first_error(
 pub(crate) struct Batch {
     pub(crate) entries: Vec<(RowKey, Final)>,
     pub(crate) purpose: Purpose,
-    pub(crate) context: Context,
+    pub(crate) context: Arc<Context>,
     /// Rows that cannot be processed as they are now, whatever `entries` says of an earlier version.
     pub(crate) failed: Vec<Failure>,
 }
@@ -149,6 +150,19 @@ pub(crate) struct Batch {
 impl Batch {
     pub(crate) fn keys(&self) -> impl Iterator<Item = &RowKey> {
         self.entries.iter().map(|(key, _)| key).chain(self.failed.iter().map(|failure| &failure.key))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.failed.is_empty()
+    }
+
+    /// Takes its first rows, at most so many, with everything that is said of them.
+    pub(crate) fn take_first(&mut self, rows: usize) -> Self {
+        let rest = self.entries.split_off(rows.min(self.entries.len()));
+        let entries = std::mem::replace(&mut self.entries, rest);
+        let later: HashSet<&RowKey> = self.entries.iter().map(|(key, _)| key).collect();
+        let failed = self.failed.extract_if(.., |failure| !later.contains(&failure.key)).collect();
+        Self { entries, purpose: self.purpose, context: Arc::clone(&self.context), failed }
     }
 }
 
@@ -199,12 +213,13 @@ pub(crate) struct Writer {
     late: LateWrites,
     /// The newest dead letters, for the status.
     latest: Vec<DeadLetter>,
+    row_size: RowSize,
 }
 
 impl Writer {
     pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
-        let (generation, parked, dropped, witness, late, latest) = Default::default();
-        let mut writer = Self { collection, shared, index, generation, parked, dropped, witness, late, latest };
+        let (generation, parked, dropped, witness, late, latest, row_size) = Default::default();
+        let mut writer = Self { collection, shared, index, generation, parked, dropped, witness, late, latest, row_size };
         writer.read_letters()?;
         Ok(writer)
     }
@@ -279,7 +294,7 @@ impl Writer {
 
     /// These rows have changed, in the time of the present snapshot.
     pub(crate) fn batch(&self, changes: Vec<Change>, purpose: Purpose) -> Batch {
-        let context = Context { generation: self.generation, places: HashMap::new() };
+        let context = Arc::new(Context { generation: self.generation, places: HashMap::new() });
         Batch { entries: coalesce(changes), purpose, context, failed: Vec::new() }
     }
 

@@ -94,7 +94,8 @@ pub(super) enum Origin {
 
 impl Writer {
     /// Finds out what the rows of a batch need, and deals them into parts that are embedded and written by themselves. Until they
-    /// are written no other batch with one of these keys may be prepared.
+    /// are written no other batch with one of these keys may be prepared. All rows are in memory at the same time: see
+    /// [`rows_at_once`](Self::rows_at_once).
     pub(crate) async fn parts_of(&self, source: &dyn Refetch, batch: Batch) -> Result<Vec<Part>, PipelineError> {
         let Batch { entries, purpose, context, failed } = batch;
         let known = match purpose {
@@ -117,8 +118,15 @@ impl Writer {
             work.rows.retain(|target| !self.is_shown(target, &known, context.generation));
         }
         let moved = self.moved_vectors(&work.rows).await?;
+        let complete = work.rows.iter().filter(|target| !target.documents.is_empty());
+        self.row_size.learn(complete.clone().count(), complete.map(Target::weight).sum());
         let most = self.collection.embedder.texts_per_call().max(1);
-        Ok(parts(work.rows, work.failed, moved, &Arc::new(context), most))
+        Ok(parts(work.rows, work.failed, moved, &context, most))
+    }
+
+    /// How many rows may be prepared at a time.
+    pub(crate) fn rows_at_once(&self) -> usize {
+        self.row_size.rows_at_once()
     }
 
     /// What the sink holds under the ids of the batch.

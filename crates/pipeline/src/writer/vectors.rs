@@ -61,8 +61,7 @@ impl Part {
 
     /// What its texts and payloads take, about, in bytes.
     pub(crate) fn weight(&self) -> usize {
-        let documents = self.rows.iter().flat_map(|row| &row.documents).map(|(versioned, _)| &versioned.document);
-        documents.map(|document| document.text.len() + document.payload.values().map(weight).sum::<usize>()).sum()
+        self.rows.iter().map(Target::weight).sum()
     }
 
     /// A row that cannot be processed stays as it is, and is parked.
@@ -102,6 +101,12 @@ pub(super) fn parts(
 }
 
 impl Target {
+    /// What its texts and payloads take, about, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        let documents = self.documents.iter().map(|(versioned, _)| &versioned.document);
+        documents.map(|document| document.text.len() + document.payload.values().map(weight).sum::<usize>()).sum()
+    }
+
     pub(super) fn texts(&self) -> usize {
         self.documents.iter().filter(|(_, origin)| *origin == Origin::New).count()
     }
