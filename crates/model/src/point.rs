@@ -101,6 +101,13 @@ impl Provenance {
     pub fn table_tag(table: &TableName) -> String {
         table.to_string()
     }
+
+    /// The table whose points are found under a tag. A schema with a dot in its name cannot be told from a table with one.
+    #[must_use]
+    pub fn tagged_table(tag: &str) -> TableName {
+        let (schema, name) = tag.split_once('.').unwrap_or(("public", tag));
+        TableName::new(schema, name)
+    }
 }
 
 /// A point to store.

@@ -76,6 +76,7 @@ pub enum PipelineError {
 fn in_collection(collection: &str, error: &SinkError) -> String {
     match error {
         SinkError::Fingerprint { .. }
+        | SinkError::Foreign { .. }
         | SinkError::Sharding { .. }
         | SinkError::Corrupt { .. }
         | SinkError::Locked { .. } => error.to_string(),
@@ -125,6 +126,7 @@ impl PipelineError {
             Self::Embed(error) => error.code(),
             Self::Sink { source, .. } => match source {
                 SinkError::Fingerprint { .. } => "E_FINGERPRINT",
+                SinkError::Foreign { .. } => "E_FOREIGN",
                 SinkError::Locked { .. } => "E_LOCKED",
                 SinkError::NotBuilt => "E_FEATURE",
                 _ => "E_SINK",
@@ -151,6 +153,11 @@ impl PipelineError {
             Self::Sink { source: SinkError::Fingerprint { .. }, .. } => Some(
                 "`walvec reindex` builds another collection as configured, while the former one answers searches, and \
                  switches; or go back to the former model, text template and layout"
+                    .to_owned(),
+            ),
+            Self::Sink { source: SinkError::Foreign { .. }, .. } => Some(
+                "give the collection another `name` in the configuration; or, if nothing needs the one that is there, delete it on the \
+                 server"
                     .to_owned(),
             ),
             Self::Sink { source: SinkError::Sharding { .. }, .. } => Some(

@@ -27,7 +27,7 @@ use crate::status::Phase;
 use crate::supervisor::Run;
 use crate::telemetry::{count_changes, count_overtaken};
 use crate::trace;
-use crate::writer::{Batch, Overtaken, Purpose, Writer, first_error};
+use crate::writer::{Batch, Overtaken, Purpose, first_error};
 
 /// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
 const READ_AHEAD: usize = 16;
@@ -57,7 +57,6 @@ pub(crate) async fn follow(
 ) -> Result<(), PipelineError> {
     let interrupted = run.interrupted.take();
     let floors = Floors::new(run.store.baseline()?.unwrap_or_default().floors);
-    run.writers.iter().for_each(Writer::watch_late_writes);
     let (pending, line, active) = (Pending::new(&run.lookups()), Line::new(run.shared.stop.clone()), None);
     let replayed = source.server_position().await?.flushed;
     let look_at = Instant::now();
@@ -163,15 +162,15 @@ impl Follower<'_> {
 
     async fn next_step(&mut self) -> Step {
         let (is_free, flush_at) = (self.active.is_none(), self.flush_at());
-        // Once what the server had at the start has been read: before, a replay may still have to remove what was written last.
-        let is_quiet = self.line.is_empty() && self.checkpointer.reached() >= self.replayed;
+        // Before what the server had at the start has been read, a replay may still have to remove what was written last.
+        let is_replayed = self.checkpointer.reached() >= self.replayed;
         let has_time = self.line.has_time(&self.run.writers);
         tokio::select! {
             biased;
             () = self.run.shared.stop.cancelled() => Step::Stop,
             () = until(self.checkpointer.due()) => Step::Checkpoint,
+            () = tokio::time::sleep_until(self.look_at), if is_replayed => Step::Look,
             Some(answer) = self.line.next() => Step::Vectors(answer),
-            () = tokio::time::sleep_until(self.look_at), if is_quiet => Step::Look,
             () = until(flush_at) => Step::Flush,
             events = self.stream.next() => Step::Events(events),
             turn = turn_of(&mut self.active), if has_time => Step::Reread(turn),
@@ -187,9 +186,11 @@ impl Follower<'_> {
             if self.run.is_aside(&writer.collection.table) {
                 continue;
             }
-            // One whose last write may be overtaken cannot tell.
-            if !writer.is_witness_late() && !writer.has_witness().await? {
+            if !writer.has_witness().await? {
                 return Err(gap::found(gap::collection_behind(&writer.collection.name), self.run.on_gap));
+            }
+            if !self.line.is_empty() {
+                continue;
             }
             let overtaken = writer.overtaken().await?;
             // Another job goes first: the points are found again afterwards.
@@ -270,12 +271,20 @@ impl Follower<'_> {
         if !changes.is_empty() {
             count_changes(&changes);
             let span = trace::writing(changes.len(), []);
-            let batches = self.run.batches(changes, Purpose::Change);
+            let mut batches = self.run.batches(changes, Purpose::Change);
+            self.distrust_stored(&mut batches);
             self.begin_batches(batches, span).await?;
         }
         self.refresh(affected).await?;
         self.pending.take_commits().into_iter().for_each(|commit| self.line.note(commit));
         Ok(())
+    }
+
+    /// Rows of a table that is being read again are not completed from their points: the reading leaves the newer ones alone.
+    fn distrust_stored(&self, batches: &mut [(usize, Batch)]) {
+        let Some(active) = &self.active else { return };
+        let concerned = |index: usize| active.concerns(&self.run.writers[index].collection.table);
+        batches.iter_mut().filter(|(index, _)| concerned(*index)).for_each(|(_, batch)| batch.distrust_stored());
     }
 
     /// The rows that look something up in what has changed.
@@ -381,6 +390,7 @@ impl Follower<'_> {
         self.drain().await?;
         for writer in self.run.followed() {
             let swept = writer.finish_generation().await?;
+            writer.remove_other_tables().await?;
             tracing::warn!(
                 collection = writer.collection.name,
                 swept,

@@ -71,6 +71,12 @@ impl Resync {
         Self { at: now(), code: gap.code.to_owned(), why: gap.what.clone(), may_sweep_most: false }
     }
 
+    /// The first snapshot of a data directory whose collections have points already.
+    pub(crate) fn of_lost_state() -> Self {
+        let why = "the collection has points that this data directory knows nothing of: its state was lost, or they are another walvec's";
+        Self { at: now(), code: "E_STATE".to_owned(), why: why.to_owned(), may_sweep_most: false }
+    }
+
     /// One that a person has asked for.
     #[must_use]
     pub fn asked(may_sweep_most: bool) -> Self {

@@ -204,7 +204,13 @@ impl<N: Note> Line<N> {
     }
 
     /// Asks for the vectors of a part as soon as its embedder can make use of it.
-    async fn place(&mut self, writers: &mut [Writer], slip: Slip, part: Part, span: &Span) -> Result<(), PipelineError> {
+    async fn place(
+        &mut self,
+        writers: &mut [Writer],
+        slip: Slip,
+        part: Part,
+        span: &Span,
+    ) -> Result<(), PipelineError> {
         let can_take = |line: &Self, writers: &[Writer]| {
             let embedder = writers[slip.writer].collection.embedder.as_ref();
             line.has_space() && line.loads[slip.writer].can_take(embedder)

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::pending::BATCH_BYTES;
 
 /// A row that no experience tells the size of.
-const ROW_BYTES: usize = BATCH_BYTES / 32;
+const ROW_BYTES: usize = BATCH_BYTES / 64;
 
 /// How large rows are once they have all their values, judged by those of lately.
 ///
@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn large_rows_are_taken_a_few_at_a_time_and_small_ones_together_once_they_are_known_to_be_small() {
         let size = RowSize::default();
-        assert_eq!(size.rows_at_once(), 32);
+        assert_eq!(size.rows_at_once(), 64);
         size.learn(2, 2 * BATCH_BYTES);
         assert_eq!(size.rows_at_once(), 1);
         size.learn(0, 0);

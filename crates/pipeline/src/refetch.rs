@@ -157,6 +157,8 @@ impl OnDemand {
         keys: &[RowKey],
     ) -> Result<Vec<(RowKey, Row)>, PipelineError> {
         let source = self.primary(config).await?;
+        // Another table may have taken the name.
+        source.forget_shapes().await;
         // A record does not tell the types of its columns, without which they cannot be read.
         let Some(typed) = self.or_let_go(source.table(&table.name).await.map_err(Into::into)).await? else {
             let reason = "is not in the publication".to_owned();

@@ -255,9 +255,14 @@ impl Active {
         (!matches!(self.order.job, Job::Altered { .. })).then_some(self.order)
     }
 
+    /// Whether it reads rows of this table.
+    pub(crate) fn concerns(&self, table: &TableName) -> bool {
+        self.table == *table
+    }
+
     /// Hears of a change of the stream.
     pub(crate) fn note(&mut self, change: &Change) {
-        if change.table.name == self.table {
+        if self.concerns(&change.table.name) {
             self.touched.note(change);
         }
     }

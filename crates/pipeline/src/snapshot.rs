@@ -21,7 +21,8 @@ use crate::supervisor::Run;
 use crate::telemetry::count_changes;
 use crate::unseen::Unseen;
 use crate::watch;
-use crate::writer::{Collection, Purpose};
+use crate::witness::Witness;
+use crate::writer::{Collection, Purpose, Writer};
 
 /// How long PostgreSQL may take to drop a slot that is of no use.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -77,26 +78,42 @@ pub(crate) async fn take(
             }
             tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
         }
-    }
-    for writer in run.followed() {
-        let Collection { name, table, .. } = &writer.collection;
-        let tables = checkpoint.tables.entry(name.clone()).or_default();
-        // The collection belongs to one table: it was renamed, or another one was configured.
-        for former in tables.iter().filter(|former| *former != table) {
-            tracing::info!(collection = name, table = %former, "removing the rows of the table that the collection showed before");
-            shared.or_stop(writer.remove_table(former)).await?;
-        }
-        *tables = BTreeSet::from([table.clone()]);
+        shared.or_stop(remove_former_tables(run, &mut checkpoint.tables)).await?;
     }
     crash_point!("snapshot-swept");
     checkpoint.snapshot = SnapshotState::Done;
     checkpoint.applied = position.commit_lsn;
     checkpoint.last_commit = Lsn::ZERO;
     let newest = read_again.values().map(|again| again.commit_lsn).fold(position.commit_lsn, Lsn::max);
+    checkpoint.witnesses = witnesses(run);
     checkpoint.written_to = Some(newest.max(source.read_as_of()));
     run.store.save_checkpoint(&checkpoint)?;
     run.shared.telemetry.applied(checkpoint.applied);
     Ok(checkpoint)
+}
+
+/// Removes the rows of other tables from the collections: a collection belongs to one. The table was renamed, or another one was
+/// configured.
+async fn remove_former_tables(
+    run: &mut Run,
+    known: &mut BTreeMap<String, BTreeSet<TableName>>,
+) -> Result<(), PipelineError> {
+    for writer in run.followed() {
+        let Collection { name, table, .. } = &writer.collection;
+        let tables = known.entry(name.clone()).or_default();
+        for former in tables.iter().filter(|former| *former != table) {
+            tracing::info!(collection = name, table = %former, "removing the rows of the table that the collection showed before");
+            writer.remove_table(former).await?;
+        }
+        *tables = BTreeSet::from([table.clone()]);
+    }
+    Ok(())
+}
+
+/// The last write of each collection that tells something.
+fn witnesses(run: &Run) -> BTreeMap<String, Witness> {
+    let of = |writer: &Writer| Some((writer.collection.name.clone(), writer.witness()?));
+    run.writers.iter().filter_map(of).collect()
 }
 
 /// Drops the slot of a snapshot that failed: it is of no use, and would keep WAL for as long as nobody looks. A server that does not

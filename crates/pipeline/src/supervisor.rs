@@ -119,9 +119,12 @@ impl Run {
         self.writers.iter().flat_map(of).collect()
     }
 
-    /// The tables whose rows the collections may hold: what was stored, and what is configured now.
-    fn tables_of(&self, stored: Option<&Checkpoint>) -> BTreeMap<String, BTreeSet<TableName>> {
+    /// The tables whose rows the collections may hold: what was stored, what was found, and what is configured now.
+    fn tables_of(&self, stored: Option<&Checkpoint>, found: Tables) -> Tables {
         let mut tables = stored.map(|checkpoint| checkpoint.tables.clone()).unwrap_or_default();
+        for (collection, found) in found {
+            tables.entry(collection).or_default().extend(found);
+        }
         for Writer { collection, .. } in &self.writers {
             tables.entry(collection.name.clone()).or_default().insert(collection.table.clone());
         }
@@ -375,6 +378,7 @@ async fn work(
     retry: &mut Retry,
 ) -> Result<(), PipelineError> {
     let mut replay = Replay::default();
+    run.writers.iter().for_each(Writer::watch_late_writes);
     let checkpoint = match decide(stored.as_ref(), &facts, run.on_gap)? {
         Start::Resume(checkpoint) => {
             run.begin_generation(checkpoint.generation);
@@ -388,10 +392,12 @@ async fn work(
             *checkpoint
         }
         Start::Snapshot { generation, why, drop_slot, resync } => {
-            gap::announce(resync.as_ref(), &run.shared.telemetry);
             stored.iter().for_each(|stored| say_what_stays(stored, &facts));
             let shared = run.shared.clone();
-            let generation = generation.max(shared.or_stop(newest_stored(run)).await?.next());
+            let found = shared.or_stop(Found::look(run)).await?;
+            let generation = generation.max(found.newest.next());
+            let resync = resync.or_else(|| found.resync().filter(|_| stored.is_none()));
+            gap::announce(resync.as_ref(), &run.shared.telemetry);
             tracing::info!(generation = generation.0, "taking a snapshot: {why}");
             let checkpoint = Checkpoint {
                 source: facts.source,
@@ -404,7 +410,7 @@ async fn work(
                 // Points that wait for a person's word go on waiting.
                 sweep_waits: stored.as_ref().is_some_and(|stored| stored.sweep_waits),
                 witnesses: BTreeMap::new(),
-                tables: run.tables_of(stored.as_ref()),
+                tables: run.tables_of(stored.as_ref(), found.tables),
                 publication: String::new(),
                 config_digest: facts.config_digest,
                 collections: facts.collections,
@@ -443,13 +449,31 @@ fn say_what_stays(stored: &Checkpoint, facts: &Facts) {
     }
 }
 
-/// The newest generation in the collections, which may be newer than the state file: it was lost, or is an old copy.
-async fn newest_stored(run: &Run) -> Result<Generation, PipelineError> {
-    let mut newest = Generation::default();
-    for writer in &run.writers {
-        newest = newest.max(writer.newest_stored().await?);
+/// Tables by the collections that hold their rows.
+type Tables = BTreeMap<String, BTreeSet<TableName>>;
+
+/// What is in the collections before a snapshot. The state file may know less: it was lost, or is an old copy.
+struct Found {
+    newest: Generation,
+    tables: Tables,
+}
+
+impl Found {
+    /// Reads all collections.
+    async fn look(run: &Run) -> Result<Self, PipelineError> {
+        let mut found = Self { newest: Generation::default(), tables: Tables::new() };
+        for writer in &run.writers {
+            let (newest, tables) = writer.stored().await?;
+            found.newest = found.newest.max(newest);
+            found.tables.insert(writer.collection.name.clone(), tables);
+        }
+        Ok(found)
     }
-    Ok(newest)
+
+    /// What the first snapshot of a data directory is if there are points already: they may be of another database.
+    fn resync(&self) -> Option<gap::Resync> {
+        (self.newest > Generation::default()).then(gap::Resync::of_lost_state)
+    }
 }
 
 /// What was stored when the rows were read.

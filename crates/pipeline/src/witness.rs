@@ -27,6 +27,54 @@ impl Witness {
     }
 }
 
+/// What is known of a collection's writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Witnesses {
+    /// One that was there at the last look, or is of before the start. Later writes do not take its place until the next look: they
+    /// would also be there if the collection was restored just before them.
+    seen: Option<Witness>,
+    /// The last write.
+    last: Option<Witness>,
+}
+
+impl Witnesses {
+    /// What was stored with the position.
+    pub(crate) const fn stored(witness: Option<Witness>) -> Self {
+        Self { seen: witness, last: witness }
+    }
+
+    /// The one to look for.
+    pub(crate) fn seen(&self) -> Option<Witness> {
+        self.seen
+    }
+
+    /// The one to store with the position.
+    pub(crate) fn newest(&self) -> Option<Witness> {
+        self.last.or(self.seen)
+    }
+
+    /// Something was written.
+    pub(crate) fn wrote(&mut self, last: Witness) {
+        self.last = Some(last);
+    }
+
+    /// The collection had what was looked for.
+    pub(crate) fn found(&mut self) {
+        self.seen = self.newest();
+    }
+
+    /// Forgets those that are not `kept`.
+    pub(crate) fn keep(&mut self, kept: impl Fn(&Witness) -> bool) {
+        self.seen = self.seen.filter(&kept);
+        self.last = self.last.filter(&kept);
+    }
+
+    /// The collection was emptied: the points must not be back.
+    pub(crate) fn emptied(&mut self) {
+        *self = Self::stored(self.newest().map(|witness| Witness { version: None, ..witness }));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use walvec_model::{Fingerprint, InputHash, Lsn, Payload, Provenance};
@@ -60,6 +108,21 @@ mod tests {
         );
         assert!(witness.holds(Some(&stored(3, 5))), "a later snapshot");
         assert!(!witness.holds(Some(&stored(2, 9))) && !witness.holds(Some(&stored(1, 20))) && !witness.holds(None));
+    }
+
+    #[test]
+    fn a_write_does_not_hide_that_the_one_before_is_gone() {
+        let of = |id, lsn| Witness { id: PointId::Num(id), version: Some((Generation(2), position(lsn))) };
+        let mut witnesses = Witnesses::stored(Some(of(1, 10)));
+        witnesses.wrote(of(2, 11));
+        assert_eq!((witnesses.seen(), witnesses.newest()), (Some(of(1, 10)), Some(of(2, 11))));
+        witnesses.found();
+        assert_eq!(witnesses.seen(), Some(of(2, 11)));
+        witnesses.wrote(of(3, 12));
+        witnesses.keep(|witness| witness.id != PointId::Num(3));
+        assert_eq!(witnesses.newest(), Some(of(2, 11)));
+        witnesses.emptied();
+        assert_eq!(witnesses.seen(), Some(Witness { id: PointId::Num(2), version: None }));
     }
 
     #[test]

@@ -29,6 +29,19 @@ pub enum SinkError {
         /// What the configuration asks for.
         configured: String,
     },
+    /// There is a collection of that name which walvec has not made.
+    #[error(
+        "there is a collection \"{collection}\" at {url} which walvec has not made, with {holds}; walvec would overwrite or delete \
+         what is in it"
+    )]
+    Foreign {
+        /// The collection.
+        collection: String,
+        /// The server's address.
+        url: String,
+        /// What it holds.
+        holds: String,
+    },
     /// The stored collection deals its points out to shards in another way than the configuration says.
     #[error(
         "collection \"{collection}\" is sharded {stored}, the configuration says {configured}; that is decided when a \
@@ -126,6 +139,7 @@ impl SinkError {
             Self::Engine(_) | Self::Unavailable { .. } | Self::Missing { .. } => true,
             Self::Locked { .. }
             | Self::Fingerprint { .. }
+            | Self::Foreign { .. }
             | Self::Sharding { .. }
             | Self::Corrupt { .. }
             | Self::NotBuilt

@@ -113,7 +113,7 @@ impl Opened {
         match inspected {
             Ok(true) => Ok(None),
             Ok(false) => Ok(Some(format!("there is no collection \"{own_name}\""))),
-            Err(error @ SinkError::Fingerprint { .. }) => Ok(Some(error.to_string())),
+            Err(error @ (SinkError::Fingerprint { .. } | SinkError::Foreign { .. })) => Ok(Some(error.to_string())),
             Err(error) => Err(failure(collection, error)),
         }
     }

@@ -33,6 +33,7 @@ use crate::cli::Failure;
 use crate::collection::{self, Opened};
 use crate::config::{CollectionConfig, Config};
 use crate::http::Serving;
+use crate::http::tasks::Request;
 use crate::progress::{Meter, Voice};
 use crate::remembered::{self, UnderWay, reindex_directory};
 use crate::supervise::Live;
@@ -95,8 +96,8 @@ pub(crate) struct Beside {
     names: Vec<(String, String)>,
     /// The own names of the collections that are served meanwhile.
     served: Vec<String>,
-    /// What to type to do the same again.
-    command: &'static str,
+    /// Whether they were served before.
+    rollback: bool,
 }
 
 impl Beside {
@@ -127,17 +128,26 @@ impl Beside {
         let parts = Parts::assemble(config, embedder, Some(&own_names)).await?;
 
         remembered::note(&parts.config, &UnderWay { rollback, names: own_names.clone(), is_over: false })
-            .map_err(|error| Failure::definite("E_SINK", format!("noting the reindex: {error}")))?;
+            .map_err(|error| Failure::definite("E_SINK", format!("noting the reindex: {error}")).passing())?;
         let source = beside_source(&parts.config);
         let store = seed(&reindex_directory(&parts.config), &checkpoint, &source.slot)?;
         let live = Live::start(&parts, source, &store, false, None, stop)?;
         let names = parts.config.collections.iter().map(|collection| collection.name.clone()).zip(own_names).collect();
-        let command = if rollback { "walvec reindex --rollback" } else { "walvec reindex" };
-        let mut beside = Self { parts, store, live, names, served, command };
+        let mut beside = Self { parts, store, live, names, served, rollback };
         beside.copy(task).await?;
         refuse_other_source(&checkpoint, &beside.checkpoint()?)?;
         beside.catch_up(task, primary).await?;
         Ok(beside)
+    }
+
+    /// What was asked for.
+    pub(crate) const fn request(&self) -> Request {
+        Request::Reindex { rollback: self.rollback }
+    }
+
+    /// What to type to do the same again.
+    const fn command(&self) -> &'static str {
+        if self.rollback { "walvec reindex --rollback" } else { "walvec reindex" }
     }
 
     /// Waits for the end of the snapshot.
@@ -190,7 +200,7 @@ impl Beside {
             };
         }
         // The remedies of a pipeline are about the served collections, which are well.
-        let command = self.command;
+        let command = self.command();
         self.live.ended().await.map_err(|failure| failure.with_remedy(command))?;
         Err(Failure::definite("E_STOPPED", "the reindex was stopped; it goes on with the next start"))
     }
@@ -230,7 +240,7 @@ impl Beside {
 
     /// Comes to where the first pipeline has stopped, and stops there.
     async fn come_to(&mut self, main: &Store, stop: &CancellationToken) -> Result<State, Failure> {
-        let command = self.command;
+        let command = self.command();
         let stopped = main.checkpoint().map_err(PipelineError::from)?;
         let stopped = stopped.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
         let incomplete = || Failure::definite("E_REINDEX", "the served collections are being read again");
@@ -455,6 +465,11 @@ fn beside_source(config: &Config) -> SourceConfig {
     SourceConfig { slot: format!("{}{SUFFIX}", &source.slot[..kept]), ..source }
 }
 
+/// The slot that a reindex reads.
+pub(crate) fn slot(config: &Config) -> String {
+    beside_source(config).slot
+}
+
 /// The state of the pipeline beside. It begins with a snapshot, unless an earlier attempt has come further.
 fn seed(directory: &Path, checkpoint: &Checkpoint, slot: &str) -> Result<Arc<Store>, Failure> {
     let store = Store::open(directory).map_err(PipelineError::from)?;
@@ -492,7 +507,7 @@ impl Leftovers {
     /// them are not.
     pub(crate) async fn remove(self) {
         let Self { config, names, served } = self;
-        forget(&config).await;
+        forget_in_time(&config).await;
         let catalog = collection::catalog(&config);
         for ((name, own), served) in names.iter().zip(&served) {
             let Ok(others) = others(catalog.as_ref(), name, own).await else { continue };
@@ -505,23 +520,35 @@ impl Leftovers {
     }
 }
 
-/// Removes what a reindex needed until it ended or was given up. The collections stay, for the next one. What cannot be removed
-/// now is removed by the next start.
-pub(crate) async fn forget(config: &Config) {
-    let Some(under_way) = remembered::under_way(config) else { return };
+/// Removes what a reindex needed until it ended or was given up, as soon as that is possible. The collections stay, for the next
+/// one. The next start does what this does not come to.
+pub(crate) async fn forget_in_time(config: &Config) {
+    let mut is_told = false;
+    while let Err(error) = forget(config).await {
+        if error.policy(During::Running) != Policy::Retry {
+            tracing::warn!("the slot of the reindex stays and holds back WAL until the next start: {error}");
+            return;
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::warn!("the slot of the reindex holds back WAL until it can be dropped: {error}");
+        }
+    }
+}
+
+/// Removes what a reindex needed until it ended or was given up. A server that is away is asked again for some seconds.
+pub(crate) async fn forget(config: &Config) -> Result<(), PipelineError> {
+    let Some(under_way) = remembered::under_way(config) else { return Ok(()) };
     if let Err(error) = remembered::note(config, &UnderWay { is_over: true, ..under_way }) {
         tracing::warn!("the end of the reindex could not be noted: {error}");
     }
-    if let Err(error) = drop_slot(beside_source(config)).await {
-        tracing::warn!("the slot of the reindex stays and holds back WAL until the next start: {error}");
-        return;
-    }
+    drop_slot(beside_source(config)).await?;
     match std::fs::remove_dir_all(reindex_directory(config)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!("the state of the reindex could not be removed: {error}");
         }
         _ => {}
     }
+    Ok(())
 }
 
 async fn drop_slot(source: SourceConfig) -> Result<(), PipelineError> {

@@ -70,6 +70,11 @@ pub(crate) fn under_way(config: &Config) -> Option<UnderWay> {
     serde_json::from_slice(&fs::read(under_way_file(config)).ok()?).ok()
 }
 
+/// Whether a reindex has begun and neither ended nor been given up.
+pub(crate) fn is_under_way(config: &Config) -> bool {
+    under_way(config).is_some_and(|under_way| !under_way.is_over)
+}
+
 /// `config` with the collections and the model that were remembered: what is served.
 pub(crate) fn served(config: &Config) -> Option<Config> {
     let Served { collections, mut embedding } = serde_json::from_slice(&fs::read(served_file(config)).ok()?).ok()?;
@@ -85,7 +90,9 @@ pub(crate) async fn at_start(config: Config) -> Result<(Config, Option<UnderWay>
         .as_ref()
         .is_some_and(|served| served.collections == config.collections && served.embedding == config.embedding);
     if under_way.is_over || is_put_back || has_switched(&config, &under_way).await? {
-        reindex::forget(&config).await;
+        if let Err(error) = reindex::forget(&config).await {
+            tracing::warn!("the slot of the reindex stays and holds back WAL until the next start: {error}");
+        }
         return Ok((config, None));
     }
     match served {

@@ -205,7 +205,8 @@ async fn direct(
     }
     let dead_letters = dead_letters::of(&store);
     let stop = stop.clone();
-    let supervisor = Supervisor { parts, store, serving, status, requests: queue, reload, stop, cleaning: None };
+    let supervisor =
+        Supervisor { parts, store, serving, status, requests: queue, reload, stop, cleaning: None, unfinished: None };
     Ok(Ready { run: Box::pin(supervisor.run()), serving: served, dead_letters })
 }
 

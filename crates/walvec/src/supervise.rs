@@ -1,6 +1,7 @@
 //! Runs the pipeline for as long as the process lives, and does what it is asked for meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -85,7 +86,12 @@ pub(crate) struct Supervisor {
     pub(crate) stop: CancellationToken,
     /// What is left to do after a reindex.
     pub(crate) cleaning: Option<AbortOnDropHandle<()>>,
+    /// A reindex that is to go on with the next pipeline.
+    pub(crate) unfinished: Option<(Request, Handle)>,
 }
+
+/// How long a reindex that goes on waits before another attempt.
+const REINDEX_AGAIN: Duration = Duration::from_secs(3);
 
 impl Supervisor {
     /// Runs until asked to stop or until a definite error, then closes the collections.
@@ -124,34 +130,60 @@ impl Supervisor {
     async fn attend(&mut self, live: &Live) -> Option<(Beside, Handle)> {
         let mut is_remembered = false;
         loop {
-            let (request, task) = tokio::select! {
-                () = finished(&live.status) => return None,
-                Some(request) = self.requests.recv() => request,
-                true = streams(&live.status), if !is_remembered => {
-                    is_remembered = true;
-                    if let Err(error) = remembered::store(&self.parts.config) {
-                        tracing::warn!("the configuration could not be remembered for a reindex: {error}");
+            let (request, task) = match self.unfinished.take() {
+                Some(unfinished) => unfinished,
+                None => tokio::select! {
+                    () = finished(&live.status) => return None,
+                    Some(request) = self.requests.recv() => request,
+                    true = streams(&live.status), if !is_remembered => {
+                        is_remembered = true;
+                        if let Err(error) = remembered::store(&self.parts.config) {
+                            tracing::warn!("the configuration could not be remembered for a reindex: {error}");
+                        }
+                        continue;
                     }
-                    continue;
-                }
+                },
             };
-            let rollback = match request {
-                Request::Reindex { rollback } => rollback,
-                Request::Job(job) => {
-                    match live.jobs.give(job) {
-                        Ok(progress) => drop(tokio::spawn(show(progress, live.status.clone(), task))),
-                        Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
-                    }
-                    continue;
-                }
-            };
+            match request {
+                Request::Reindex { rollback } => match self.reindexed(rollback, &task, live).await? {
+                    Ok(beside) => return Some((beside, task)),
+                    Err(failure) => self.keep(&failure, task).await,
+                },
+                Request::Job(job) => match live.jobs.give(job) {
+                    Ok(progress) => drop(tokio::spawn(show(progress, live.status.clone(), task))),
+                    Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
+                },
+            }
+        }
+    }
+
+    /// Fills other collections. `None`: the pipeline ended first.
+    async fn reindexed(&mut self, rollback: bool, task: &Handle, live: &Live) -> Option<Result<Beside, Failure>> {
+        if let Some(cleaning) = self.cleaning.take() {
+            cleaning.abort();
+            // It was given up on purpose.
+            let _ = cleaning.await;
+        }
+        // Nobody watches, and what has been filled is worth waiting for.
+        let goes_on = remembered::is_under_way(&self.parts.config);
+        loop {
             let filled = tokio::select! {
-                filled = self.fill(rollback, &task, live) => filled,
+                filled = self.fill(rollback, task, live) => filled,
                 () = finished(&live.status) => return None,
             };
-            match filled {
-                Ok(beside) => return Some((beside, task)),
-                Err(failure) => self.keep(&failure, task).await,
+            let failure = match filled {
+                Err(failure) if goes_on => failure,
+                filled => return Some(filled),
+            };
+            if failure.passes {
+                tracing::warn!("the reindex waits: {failure}");
+                task.update(|task| task.step = format!("waiting: {failure}"));
+            }
+            // What ends it may end the pipeline as well: then it goes on with the next start.
+            match tokio::time::timeout(REINDEX_AGAIN, finished(&live.status)).await {
+                Ok(()) => return None,
+                Err(_) if failure.passes => {}
+                Err(_) => return Some(Err(failure)),
             }
         }
     }
@@ -165,6 +197,7 @@ impl Supervisor {
     /// pipeline goes on with those there are.
     async fn give_way(&mut self, beside: Beside, task: Handle) -> Result<Option<Status>, Failure> {
         task.step("switching");
+        let request = beside.request();
         match beside.take_over(&self.store, &self.serving, &self.stop).await {
             Ok(Taken { parts, leftovers, filled }) => {
                 self.parts = parts;
@@ -175,6 +208,11 @@ impl Supervisor {
                     task.end(Ok(()));
                 })));
                 Ok(Some(filled))
+            }
+            Err(NotTaken::Before(failure)) if failure.passes => {
+                tracing::warn!("the new collections could not take over: {failure}");
+                self.unfinished = Some((request, task));
+                Ok(None)
             }
             Err(NotTaken::Before(failure)) => {
                 self.keep(&failure, task).await;
@@ -187,11 +225,15 @@ impl Supervisor {
         }
     }
 
-    async fn keep(&self, failure: &Failure, task: Handle) {
+    async fn keep(&mut self, failure: &Failure, task: Handle) {
         // A reindex that a shutdown cuts short goes on with the next start.
         if !self.stop.is_cancelled() {
             tracing::warn!("the reindex failed, the collections stay as they are: {failure}");
-            reindex::forget(&self.parts.config).await;
+            if reindex::forget(&self.parts.config).await.is_err() {
+                let config = self.parts.config.clone();
+                let cleaning = async move { reindex::forget_in_time(&config).await };
+                self.cleaning = Some(AbortOnDropHandle::new(tokio::spawn(cleaning)));
+            }
         }
         task.end(Err(failure));
     }

@@ -10,7 +10,7 @@ use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walve
 use walvec_pipeline::status::{Phase, Status};
 use walvec_test_kafka::can_test;
 
-use crate::broker::captured;
+use crate::broker::{captured, indexed_by_one};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -19,6 +19,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(partitions_that_come_and_go_take_their_rows_along),
         test!(partitions_that_came_and_went_while_nothing_ran_took_their_rows_along),
         test!(an_altered_table_is_read_again_alone),
+        test!(rows_that_change_while_their_altered_table_is_read_again_keep_nothing_of_before).once(),
+        test!(rows_that_change_while_capture_reads_their_altered_table_again_keep_nothing_of_before).once(),
         test!(what_changes_no_row_means_reading_no_table_again),
         test!(a_table_emptied_as_a_whole_is_not_read_again),
         test!(what_altered_types_and_partitions_did_is_shown_through_a_broker).once(),
@@ -291,6 +293,54 @@ async fn a_table_emptied_as_a_whole_is_not_read_again(context: TestContext) -> R
     let read = |table: &str| log.lines().filter(|line| line.contains("read again") && line.contains(table)).count();
     assert_eq!((read("truncated"), read("public.last")), (0, 2), "{log}");
     compared(&context, walvec, &["truncated", "last"]).await
+}
+
+/// Values that an UPDATE leaves out, because they are large.
+const LARGE: &str = "CREATE TABLE large (id int PRIMARY KEY, n int, name text);
+    ALTER TABLE large ALTER name SET STORAGE EXTERNAL;
+    INSERT INTO large SELECT g, 0, repeat(md5(g::text), 80) FROM generate_series(1, 1500) g";
+
+/// Rewrites the values, and changes rows until `walvec` shows what they are now.
+async fn rewritten_under_load(context: &TestContext, walvec: &Walvec) -> Result<()> {
+    context.execute("ALTER TABLE large ALTER name TYPE text USING upper(name)").await?;
+    let wanted = names_in(context, "large").await?;
+    let mut round = 0;
+    wait::until("the collection shows its table", async || {
+        round += 1;
+        context.execute(&format!("UPDATE large SET n = n + 1 WHERE id % 50 = {round} % 50")).await?;
+        Ok(names_shown(walvec, "large").await.is_ok_and(|shown| shown == wanted).then_some(()))
+    })
+    .await
+}
+
+async fn rows_that_change_while_their_altered_table_is_read_again_keep_nothing_of_before(
+    context: TestContext,
+) -> Result<()> {
+    context.execute(LARGE).await?;
+    // So slow that it takes seconds.
+    let settings = named(&["large"]).with("embedding", json!({ "model": "hash/64/wait/100" }));
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    rewritten_under_load(&context, &walvec).await?;
+    compared(&context, walvec, &["large"]).await
+}
+
+async fn rows_that_change_while_capture_reads_their_altered_table_again_keep_nothing_of_before(
+    context: TestContext,
+) -> Result<()> {
+    if !can_test("alterations under load through a broker") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    context.execute(LARGE).await?;
+    let settings = kafka.carries(named(&["large"]));
+    let (mut capture, mut worker) = indexed_by_one(&context, &kafka, &settings).await?;
+    rewritten_under_load(&context, &worker).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    capture.stop().await?;
+    worker.stop().await?;
+    image::compare(&context, &image_of("large")).await?;
+    Ok(())
 }
 
 async fn what_altered_types_and_partitions_did_is_shown_through_a_broker(context: TestContext) -> Result<()> {

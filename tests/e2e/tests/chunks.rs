@@ -27,6 +27,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(unchanged_chunks_of_a_changed_row_are_not_embedded_again),
         test!(a_row_is_found_once_however_many_of_its_chunks_are_near),
         test!(a_row_that_is_parked_between_others_leaves_every_chunk_its_own_vector).once(),
+        test!(a_parked_row_that_is_tried_again_keeps_no_chunk_of_before).once(),
         test!(verify_finds_lost_and_left_over_chunks_and_has_them_mended),
         test!(workers_behind_a_broker_share_the_rows_and_keep_the_chunks_together).once(),
         test!(chunks_of_another_length_take_a_reindex),
@@ -302,6 +303,32 @@ async fn a_row_that_is_parked_between_others_leaves_every_chunk_its_own_vector(c
     assert!(output.status.success(), "{report}{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_str(&report)?;
     assert_eq!((&report["points"], &report["sampled"]), (&json!(19 * 5), &json!(19 * 5)), "{report:#}");
+    walvec.stop().await
+}
+
+async fn a_parked_row_that_is_tried_again_keeps_no_chunk_of_before(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    context
+        .execute(
+            "CREATE TABLE items (id int PRIMARY KEY, body text);
+             INSERT INTO items SELECT g, 'One. Two. Three. Four. Row ' || g || '.' FROM generate_series(1, 3) g",
+        )
+        .await?;
+    let collection = Collection::new("items", "public.items", "{{ body }}").with("chunk", json!({ "sentences": 1 }));
+    let embedding = json!({ "model": "openai/m", "url": provider.openai_url(), "api_key": "key" });
+    let mut walvec = followed(&context, &Settings::new([collection]).with("embedding", embedding)).await?;
+    provider.refuse("poison");
+    context.execute("UPDATE items SET body = 'Shorter, and poison.' WHERE id = 2").await?;
+    assert_eq!(walvec.caught_up(&context).await?.collections[0].dead_letters, 1);
+    provider.refuse("nothing like that");
+    let output = context.walvec(&["dead-letters", "retry"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    walvec.wait_for("the row is stored", |status| status.collections[0].dead_letters == 0).await?;
+    let output = context.walvec(&["verify", "--json"]).await?;
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{report}{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_str(&report)?;
+    assert_eq!(report["points"], json!(5 + 1 + 5), "{report:#}");
     walvec.stop().await
 }
 

@@ -46,6 +46,10 @@ async fn a_lookup_that_cannot_work_is_refused_by_name(context: TestContext) -> R
     let typo = Collection::new("books", "public.books", "{% for r in reviews %}{{ r.txet }}{% endfor %}");
     let typo = Settings::new([typo.with("lookup", lookups())]);
     refused(&context, &typo, "E_SCHEMA", &["txet", "public.reviews", "did you mean \"text\""]).await?;
+    context.execute("CREATE EXTENSION citext; CREATE TABLE tags (name citext PRIMARY KEY)").await?;
+    let tags = json!({ "table": "public.tags", "on": { "name": "name" } });
+    let tags = books_with(json!({ "author": lookups()["author"], "reviews": lookups()["reviews"], "tag": tags }));
+    refused(&context, &tags, "E_CONFIG", &["\"tag\"", "public.tags", "citext", "extension"]).await?;
     context.execute("ALTER TABLE reviews REPLICA IDENTITY DEFAULT").await?;
     let remedy = "ALTER TABLE \"public\".\"reviews\" REPLICA IDENTITY FULL;";
     refused(&context, &books(), "E_REPLICA_IDENTITY", &["book_id", "public.reviews", remedy]).await?;

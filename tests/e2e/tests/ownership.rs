@@ -18,6 +18,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_collection_that_was_put_back_to_an_older_state_is_filled_again),
         test!(a_write_that_disappears_from_a_server_is_made_up_for).once(),
         test!(a_collection_shows_one_table_after_it_was_renamed_too),
+        test!(a_collection_that_was_put_back_to_before_it_was_emptied_or_read_again_is_noticed).once(),
+        test!(a_collection_shows_one_table_though_the_state_was_lost_before_it_was_renamed).once(),
     ]
 }
 
@@ -119,19 +121,21 @@ async fn a_collection_that_was_put_back_to_an_older_state_is_filled_again(contex
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     let (collections, kept) = (context.data_directory().join("collections"), context.directory().join("kept"));
-    let changes = ["UPDATE items SET name = 'changed' WHERE id = '1'", "DELETE FROM items WHERE id = '2'"];
-    for (change, generation) in changes.into_iter().zip(2..) {
-        fs::remove_dir_all(&kept).or_else(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
-        copy(&collections, &kept)?;
+    // What is lost, and what changes before it can be noticed.
+    let changes = [
+        ("UPDATE items SET name = 'changed' WHERE id = '1'", ""),
+        ("DELETE FROM items WHERE id = '2'", ""),
+        ("UPDATE items SET name = 'changed too' WHERE id = '3'", "UPDATE items SET name = 'meanwhile' WHERE id = '4'"),
+    ];
+    for ((change, meanwhile), generation) in changes.into_iter().zip(2..) {
+        keep(&collections, &kept)?;
         let mut walvec = context.start(&settings).await?;
         context.execute(change).await?;
         walvec.caught_up(&context).await?;
         walvec.stop().await?;
         fs::remove_dir_all(&collections)?;
         copy(&kept, &collections)?;
+        context.execute(meanwhile).await?;
         let mut walvec = context.start(&settings).await?;
         let is_noticed = |status: &Status| gap(status) == Some("E_SINK_BEHIND") && status.generation.0 == generation;
         walvec.wait_for("it is noticed", is_noticed).await?;
@@ -139,6 +143,60 @@ async fn a_collection_that_was_put_back_to_an_older_state_is_filled_again(contex
         walvec.stop().await?;
         image::compare(&context, &image_of_items()).await?;
     }
+    Ok(())
+}
+
+/// Copies a directory to `kept`, in the place of what is there.
+fn keep(from: &Path, kept: &Path) -> Result<()> {
+    if kept.exists() {
+        fs::remove_dir_all(kept)?;
+    }
+    copy(from, kept)
+}
+
+async fn a_collection_that_was_put_back_to_before_it_was_emptied_or_read_again_is_noticed(
+    context: TestContext,
+) -> Result<()> {
+    context.execute(TABLE).await?;
+    let settings = items("public.items");
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    let (collections, kept) = (context.data_directory().join("collections"), context.directory().join("kept"));
+    let is_noticed = |status: &Status| gap(status) == Some("E_SINK_BEHIND");
+
+    walvec.stop().await?;
+    keep(&collections, &kept)?;
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    let output = context.walvec(&["resync"]).await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    walvec.wait_for("it is read again", |status| status.generation.0 == 2).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    fs::remove_dir_all(&collections)?;
+    copy(&kept, &collections)?;
+    let mut walvec = context.start(&settings).await?;
+    walvec.wait_for("it is noticed", is_noticed).await?;
+    walvec.caught_up(&context).await?;
+
+    walvec.stop().await?;
+    keep(&collections, &kept)?;
+    let mut walvec = context.start(&settings).await?;
+    context.execute("TRUNCATE items").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    fs::remove_dir_all(&collections)?;
+    copy(&kept, &collections)?;
+    let mut walvec = context.start(&settings).await?;
+    let is_read_again = |status: &Status| is_noticed(status) && status.generation.0 == 4;
+    walvec.wait_for("it is noticed once more", is_read_again).await?;
+    // All of its points would go.
+    walvec.wait_for("a person is asked", |status| status.problem.is_some()).await?;
+    let output = context.walvec(&["resync", "--force"]).await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 0);
     Ok(())
 }
 
@@ -172,5 +230,25 @@ async fn a_collection_shows_one_table_after_it_was_renamed_too(context: TestCont
     walvec.stop().await?;
     let expected = Expected { collection: "items", ..Expected::of("volumes", image_of_items().text) };
     assert_eq!(image::compare(&context, &expected).await?, 14);
+    Ok(())
+}
+
+async fn a_collection_shows_one_table_though_the_state_was_lost_before_it_was_renamed(
+    context: TestContext,
+) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&on(&server)).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    fs::remove_dir_all(context.data_directory())?;
+    context.execute("SELECT pg_drop_replication_slot(current_database())").await?;
+    context.execute("ALTER TABLE items RENAME TO volumes").await?;
+    let settings = items("public.volumes").with("sink", json!({ "qdrant": { "url": server.url() } }));
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let expected = Expected { collection: "items", ..Expected::of("volumes", image_of_items().text) };
+    assert_eq!(image::compare_on_server(&context, &expected, &server.url()).await?, 20);
     Ok(())
 }

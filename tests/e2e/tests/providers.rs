@@ -1,8 +1,10 @@
 //! Models behind an HTTP interface: the same exactness, through the faults of who serves them.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::{Value, json};
-use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test, wait};
 use walvec_test_providers::{Fault, TestProvider};
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -16,6 +18,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_truncate_leaves_no_row_parked).once(),
         test!(a_wrong_key_ends_the_start_with_what_to_change_and_is_never_shown),
         test!(a_collection_moves_to_a_provider_by_a_reindex_and_its_key_is_kept_in_no_file),
+        test!(a_reindex_that_goes_on_after_a_restart_waits_for_a_provider_that_is_away).once(),
         test!(another_model_behind_the_same_name_is_refused_until_the_former_one_is_back).once(),
         test!(another_document_prefix_is_refused_and_another_query_prefix_is_not),
     ]
@@ -57,7 +60,7 @@ async fn a_provider_that_fails_in_every_way_holds_up_and_loses_nothing(context: 
         Fault::Page,
         Fault::Endless,
         Fault::BreakOff,
-        Fault::Slow(std::time::Duration::from_secs(5)),
+        Fault::Slow(Duration::from_secs(5)),
     ]
     .into_iter()
     .enumerate()
@@ -145,7 +148,7 @@ async fn collections_that_are_written_at_the_same_time_share_requests_and_nothin
     let before = provider.asked().len();
     // While the first two answers keep them waiting, the other collections find each other.
     for _ in 0..2 {
-        provider.next(Fault::Slow(std::time::Duration::from_secs(2)));
+        provider.next(Fault::Slow(Duration::from_secs(2)));
     }
     context.execute("INSERT INTO items VALUES (1000, 'new')").await?;
     let status = walvec.caught_up(&context).await?;
@@ -276,6 +279,43 @@ async fn a_collection_moves_to_a_provider_by_a_reindex_and_its_key_is_kept_in_no
             assert!(!shows, "{} holds the key", path.display());
         }
     }
+    Ok(())
+}
+
+async fn a_reindex_that_goes_on_after_a_restart_waits_for_a_provider_that_is_away(context: TestContext) -> Result<()> {
+    let provider = TestProvider::start().await?;
+    context.execute(TABLE).await?;
+    let local = Settings::new([Collection::new("items", "public.items", "{{ name }}")]);
+    let mut walvec = context.start(&local).await?;
+    walvec.caught_up(&context).await?;
+    let settings = items("openai/m", &provider.openai_url());
+    context.configure(&settings)?;
+    let under_way = context.data_directory().join("reindex/under-way.json");
+    let begun = async {
+        wait::until("the reindex has begun", async || Ok(under_way.exists().then_some(()))).await?;
+        provider.always(Some(Fault::Status(503)));
+        anyhow::Ok(())
+    };
+    // So slow that it has not ended when it has begun.
+    provider.always(Some(Fault::Slow(Duration::from_secs(1))));
+    tokio::select! {
+        output = context.walvec(&["reindex"]) => anyhow::bail!("{}", String::from_utf8_lossy(&output?.stderr)),
+        begun = begun => begun?,
+    }
+    walvec.kill().await?;
+
+    let mut walvec = context.start(&settings).await?;
+    let log = walvec.log().to_owned();
+    let waits = async || Ok(std::fs::read_to_string(&log)?.contains("the reindex waits: ").then_some(()));
+    wait::until("the reindex waits", waits).await?;
+    context.execute("UPDATE items SET name = 'meanwhile ' || id WHERE id <= 30").await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(walvec.search("meanwhile 7", 3).await?.len(), 3);
+    provider.always(None);
+    wait::until("the reindex has ended", async || Ok((!under_way.exists()).then_some(()))).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare(&context, &image_of_items()).await?, 500);
     Ok(())
 }
 

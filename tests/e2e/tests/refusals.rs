@@ -298,6 +298,8 @@ async fn a_slot_under_another_name_is_refused_and_a_reset_leaves_none_behind(con
     let told = String::from_utf8(output.stderr)?;
     assert!(output.status.success() && told.contains(&format!("slot \"{}\"", context.slot())), "{told}");
     assert_eq!(slots(&context).await?, 0, "it would keep WAL for ever");
+    let publications = context.sql.query_one("SELECT count(*) FROM pg_publication", &[]).await?;
+    assert_eq!(publications.get::<_, i64>(0), 0, "walvec made it, under the former slot's name");
 
     let mut walvec = context.start(&settings).await?;
     let status = walvec.caught_up(&context).await?;

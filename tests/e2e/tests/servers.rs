@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stderr)]
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::json;
 use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
@@ -23,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_point_that_the_server_refuses_is_parked_and_its_neighbours_are_stored),
         test!(a_point_that_goes_before_its_payload_is_changed_is_written_whole),
         test!(points_that_outlived_the_state_directory_are_told_from_new_ones),
+        test!(points_that_a_new_data_directory_finds_no_rows_for_wait_for_a_person).once(),
         test!(a_real_server_is_kept_in_step_and_reindexed_like_the_one_for_tests),
     ]
 }
@@ -259,6 +260,26 @@ async fn points_that_outlived_the_state_directory_are_told_from_new_ones(context
     assert_eq!(status.generation.0, 2);
     assert!(status.collections[0].embeddings_reused > 0, "unchanged texts were embedded again");
     assert_eq!(same(&context, walvec, &server).await?, 500);
+    Ok(())
+}
+
+async fn points_that_a_new_data_directory_finds_no_rows_for_wait_for_a_person(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    followed(&context, &items(&server)).await?.stop().await?;
+    // As if another machine had been given the address of another database.
+    std::fs::remove_dir_all(context.data_directory())?;
+    context.execute("SELECT pg_drop_replication_slot(current_database())").await?;
+    context.execute("DELETE FROM items WHERE id > 10").await?;
+    let mut walvec = context.start(&items(&server)).await?;
+    let status = walvec.caught_up(&context).await?;
+    let told = status.problem.context("a problem")?;
+    assert!(told.message.contains("990 of 1000 points"), "{}", told.message);
+    assert!(told.remedy.is_some_and(|remedy| remedy.contains("resync --force")));
+    walvec.wait_for("the points are counted", |status| status.collections[0].points == Some(1000)).await?;
+    let output = context.walvec(&["resync", "--force"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(same(&context, walvec, &server).await?, 10);
     Ok(())
 }
 

@@ -26,6 +26,7 @@ pub(crate) use tables::{
     ColumnFacts, Generated, KeySource, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves,
 };
 use tokio_util::sync::CancellationToken;
+pub(crate) use types::equalities;
 use walvec_model::{Column, Lsn};
 
 use crate::CaptureError;
@@ -119,7 +120,7 @@ impl Catalog {
     /// For each of these columns the operator that makes two of its values equal.
     pub(crate) async fn equalities_of(&self, columns: &[Column]) -> Result<Vec<String>, CaptureError> {
         let oids: Vec<u32> = columns.iter().map(|column| column.type_oid).collect();
-        let found = types::equalities(&*self.session().await?, &oids).await?;
+        let found = equalities(&*self.session().await?, &oids).await?;
         Ok(oids.iter().map(|oid| found.get(oid).map_or("=", String::as_str).to_owned()).collect())
     }
 

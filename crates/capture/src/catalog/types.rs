@@ -47,7 +47,7 @@ const EQUALITIES: &str = "
 
 /// The operators that make values of the types `oids` equal, where that is not PostgreSQL's own `=`: an extension's operator is not
 /// found by its name alone.
-pub(super) async fn equalities(session: &Session, oids: &[u32]) -> Result<HashMap<u32, String>, CaptureError> {
+pub(crate) async fn equalities(session: &Session, oids: &[u32]) -> Result<HashMap<u32, String>, CaptureError> {
     let rows = session.query(EQUALITIES, &[&oids]).await;
     let rows = rows.map_err(|error| statement_error("looking up the operators of types", &error))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())

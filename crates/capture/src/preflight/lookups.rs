@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 use super::rights::Rights;
 use super::{Finding, Remedy, identity};
 use crate::CaptureError;
-use crate::catalog::{Capabilities, TableFacts, facts_by_name, leaves};
+use crate::catalog::{Capabilities, TableFacts, equalities, facts_by_name, leaves};
 use crate::config::{LookupSpec, SourceConfig};
 use crate::connect::{Session, describe, statement_error};
 use crate::sql::{quote_columns, quote_ident, quote_table};
@@ -33,6 +33,7 @@ pub(super) async fn findings(
         findings.extend(identity_of_table(spec, &theirs, rights));
         findings.extend(identity_of_partitions(session, spec, &theirs, rights).await?);
         findings.extend(comparison(session, spec).await?);
+        findings.extend(foreign_types(session, spec, &main, &theirs).await?);
         let (our, their): (Vec<_>, Vec<_>) = spec.lookup.on.iter().map(|(their, our)| (our, their)).unzip();
         let searches = [
             (&theirs, their, format!("each row of {} that is rendered", main.name)),
@@ -191,6 +192,36 @@ async fn comparison(session: &Client, spec: &LookupSpec) -> Result<Option<Findin
         ))),
         Err(error) => Err(statement_error("checking the lookups", &error)),
     }
+}
+
+/// Types that extensions bring have operators of their own, which are not found by their names alone: `citext` would be compared as
+/// text, without a word. The keys of the main table are what related rows are listed by.
+async fn foreign_types(
+    session: &Session,
+    spec: &LookupSpec,
+    main: &TableFacts,
+    theirs: &TableFacts,
+) -> Result<Option<Finding>, CaptureError> {
+    let key = main.primary_key.iter().flatten().map(|ours| (main, ours));
+    let on = spec.lookup.on.iter().flat_map(|(their, our)| [(theirs, their), (main, our)]);
+    let columns = on.chain(key).filter_map(|(facts, name)| {
+        let found = facts.columns.iter().find(|found| found.column.name == *name)?;
+        Some((facts, &found.column))
+    });
+    let columns: Vec<_> = columns.collect();
+    let oids: Vec<u32> = columns.iter().map(|(_, column)| column.type_oid).collect();
+    let foreign = equalities(session, &oids).await?;
+    let found = columns.into_iter().find(|(_, column)| foreign.contains_key(&column.type_oid));
+    Ok(found.map(|(facts, column)| {
+        Finding::error(
+            "E_CONFIG",
+            format!(
+                "the lookup \"{}\" of {} needs column \"{}\" of {}, whose type {} has operators that an extension brings",
+                spec.lookup.name, spec.main, column.name, facts.name, column.type_name
+            ),
+            "look up by columns of built-in types, in a table whose key is of built-in types: a generated column lower(name::text), for one",
+        )
+    }))
 }
 
 /// Without an index that begins with one of the columns, a whole table is read whenever something is looked up.

@@ -14,7 +14,7 @@ use walvec_broker::kafka::topics::{TopicSpec, Topics};
 use walvec_broker::wire::reference_vectors::{self, Embedded};
 use walvec_broker::wire::{Format, SnapshotEnd, Sweep, header, vectors};
 use walvec_broker::{BrokerError, Outgoing};
-use walvec_model::{Generation, Point, PointId, Position, StoredPoint, TableName, Vector};
+use walvec_model::{Generation, Point, PointId, Position, Provenance, StoredPoint, TableName, Vector};
 use walvec_sink::{BoxFuture, CollectionId, Generations, ScrollPage, Sink, SinkError, Write};
 
 /// One collection's points in a topic.
@@ -117,9 +117,8 @@ fn embedded(point: &Point) -> Embedded {
     if let [key] = point.provenance.key.as_slice() {
         fields.entry("id").or_insert_with(|| key.clone());
     }
-    let (schema, name) = point.provenance.table.split_once('.').unwrap_or(("public", &point.provenance.table));
     Embedded {
-        table: TableName::new(schema, name),
+        table: Provenance::tagged_table(&point.provenance.table),
         kind: "insert".to_owned(),
         fields,
         vector: point.vector.clone(),

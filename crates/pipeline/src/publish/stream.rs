@@ -169,7 +169,8 @@ impl Session<'_> {
                     if let Some(active) = active {
                         active.note(&change);
                     }
-                    self.send(change, transaction, unseen).await?;
+                    let is_reread = active.as_ref().is_some_and(|active| active.concerns(&change.table.name));
+                    self.send(change, transaction, unseen, is_reread).await?;
                 }
                 StreamEvent::LookedUp(change) => {
                     transaction.rows += 1;
@@ -245,23 +246,30 @@ impl Session<'_> {
         }
     }
 
-    async fn send(&mut self, change: Change, transaction: &Transaction, unseen: &Unseen) -> Result<(), PipelineError> {
+    async fn send(
+        &mut self,
+        change: Change,
+        transaction: &Transaction,
+        unseen: &Unseen,
+        is_reread: bool,
+    ) -> Result<(), PipelineError> {
         self.refuse_altered(&change.table)?;
         count_changes(std::slice::from_ref(&change));
-        let change = self.complete(change, unseen).await?;
+        let change = self.complete(change, unseen, is_reread).await?;
         let Transaction { context, traceparent, .. } = transaction;
         self.put(change, context, traceparent.as_deref()).await
     }
 
     /// Whoever reads a row under another key than before cannot look its unsent values up: under the new key nothing is
     /// stored yet, and the old one may be in the hands of another worker. Nor does anybody have them if the record that
-    /// brought them was too large. So they are read here. What is read may be newer than the change; the changes in between
+    /// brought them was too large, and what is stored of a table that is being read again may be of before. So they are read here. What is read may be newer than the change; the changes in between
     /// are still to come. A row that is gone will be deleted by one of them.
-    async fn complete(&self, mut change: Change, unseen: &Unseen) -> Result<Change, PipelineError> {
+    async fn complete(&self, mut change: Change, unseen: &Unseen, is_reread: bool) -> Result<Change, PipelineError> {
         let Op::Update { old_key, new } = &change.op else { return Ok(change) };
         let too_large = self.too_large.get(&change.table.name);
         let is_missing = |key: RowKey| too_large.is_some_and(|keys| keys.contains(&key));
-        if !new.is_partial() || (old_key.is_none() && !change.key().is_some_and(is_missing)) {
+        let is_stored = old_key.is_none() && !is_reread && !change.key().is_some_and(is_missing);
+        if !new.is_partial() || is_stored {
             return Ok(change);
         }
         let Some(key) = change.key() else { return Ok(change) };

@@ -20,7 +20,7 @@ mod vectors;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ use walvec_model::{
 use walvec_sink::{CollectionId, Generations, Keywords, Sink, SinkError, Write};
 use walvec_transform::Transform;
 
-use crate::batch::{Final, coalesce};
+use crate::batch::{Final, State, coalesce};
 use crate::error::PipelineError;
 use crate::letters::Letters;
 use crate::plan::FOREIGN;
@@ -43,7 +43,7 @@ use crate::status::LATEST_DEAD_LETTERS;
 use crate::store::{DeadLetter, Place};
 use crate::telemetry::Telemetry;
 use crate::watch::Truncates;
-use crate::witness::Witness;
+use crate::witness::{Witness, Witnesses};
 use late::LateWrites;
 pub(crate) use late::Overtaken;
 pub(crate) use placed::Placed;
@@ -156,6 +156,14 @@ impl Batch {
         self.entries.is_empty() && self.failed.is_empty()
     }
 
+    /// Takes nothing from stored points: they may be of before their table was altered, without a word of it in the stream.
+    pub(crate) fn distrust_stored(&mut self) {
+        for (_, last) in &mut self.entries {
+            let state = std::mem::replace(&mut last.state, State::Gone);
+            last.state = state.without_stored();
+        }
+    }
+
     /// Takes its first rows, at most so many, with everything that is said of them.
     pub(crate) fn take_first(&mut self, rows: usize) -> Self {
         let rest = self.entries.split_off(rows.min(self.entries.len()));
@@ -208,8 +216,7 @@ pub(crate) struct Writer {
     parked: HashMap<KeyDigest, Version>,
     /// Those of them that are not shown.
     dropped: HashSet<KeyDigest>,
-    /// The last write, unless something was removed without regard to versions since.
-    witness: Mutex<Option<Witness>>,
+    witnesses: Mutex<Witnesses>,
     late: LateWrites,
     /// The newest dead letters, for the status.
     latest: Vec<DeadLetter>,
@@ -218,8 +225,9 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
-        let (generation, parked, dropped, witness, late, latest, row_size) = Default::default();
-        let mut writer = Self { collection, shared, index, generation, parked, dropped, witness, late, latest, row_size };
+        let (generation, parked, dropped, witnesses, late, latest, row_size) = Default::default();
+        let mut writer =
+            Self { collection, shared, index, generation, parked, dropped, witnesses, late, latest, row_size };
         writer.read_letters()?;
         Ok(writer)
     }
@@ -262,11 +270,17 @@ impl Writer {
         self.on_sink(|sink, _| async move { sink.prepare().await }).await
     }
 
-    /// The newest generation of any stored point. Reads the whole collection.
-    pub(crate) async fn newest_stored(&self) -> Result<Generation, PipelineError> {
-        let mut newest = Generation::default();
-        self.see_stored(|provenance| newest = newest.max(provenance.generation)).await?;
-        Ok(newest)
+    /// The newest generation of any stored point, and the tables that the points are of. Reads the whole collection.
+    pub(crate) async fn stored(&self) -> Result<(Generation, BTreeSet<TableName>), PipelineError> {
+        let (mut newest, mut tags) = (Generation::default(), BTreeSet::new());
+        self.see_stored(|provenance| {
+            newest = newest.max(provenance.generation);
+            if !tags.contains(&provenance.table) {
+                tags.insert(provenance.table);
+            }
+        })
+        .await?;
+        Ok((newest, tags.iter().map(|tag| Provenance::tagged_table(tag)).collect()))
     }
 
     /// Shows whatever walvec's own points say of themselves. Reads the whole collection.
@@ -352,7 +366,6 @@ impl Writer {
 
     /// Removes points that still have the version with which they were reported; `None`: that are not walvec's own.
     pub(crate) async fn remove(&self, points: &[(PointId, Option<Position>)]) -> Result<(), PipelineError> {
-        self.remember(None);
         let ids: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
         let ids = &ids;
         let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
@@ -364,14 +377,15 @@ impl Writer {
         let deletions = &deletions;
         self.as_owner(|sink, _| async move { sink.write(deletions.clone()).await }).await?;
         let removed: Vec<PointId> = deletions.iter().map(Write::id).collect();
+        self.forget_witnesses_among(&removed.iter().copied().collect());
         self.late.removed(Some(&removed));
         Ok(())
     }
 
     /// Empties the table's part of the collection.
     pub(crate) async fn truncate(&mut self) -> Result<(), PipelineError> {
-        self.remember(None);
         self.as_owner(|sink, table| async move { sink.delete_table(table).await }).await?;
+        self.witnesses().emptied();
         self.late.removed(None);
         let keys = self.keys_of_letters(|_| true)?;
         self.shared.letters.update(&self.collection.name, &[], &keys).await?;
@@ -381,9 +395,8 @@ impl Writer {
     }
 
     /// Removes the points of every other table: a collection belongs to one, and who reads topics does not know which one that was before.
-    async fn remove_other_tables(&self) -> Result<(), PipelineError> {
-        let every = Generation(u64::MAX);
-        let ours = self.on_sink(|sink, table| async move { sink.count_older(table, every).await }).await?;
+    pub(crate) async fn remove_other_tables(&self) -> Result<(), PipelineError> {
+        let ours = self.count_ours().await?;
         if self.on_sink(|sink, _| async move { sink.count().await }).await? == ours {
             return Ok(());
         }
@@ -391,13 +404,12 @@ impl Writer {
         self.see_stored(|provenance| others.extend([provenance.table])).await?;
         others.remove(&Provenance::table_tag(&self.collection.table));
         for tag in &others {
-            let (schema, name) = tag.split_once('.').unwrap_or(("public", tag));
             tracing::info!(
                 collection = self.collection.name,
                 table = tag,
                 "removing the rows of the table that the collection showed before"
             );
-            self.remove_table(&TableName::new(schema, name)).await?;
+            self.remove_table(&Provenance::tagged_table(tag)).await?;
         }
         Ok(())
     }
@@ -407,23 +419,31 @@ impl Writer {
         self.as_owner(|sink, _| async move { sink.delete_table(table).await }).await
     }
 
-    /// The last write, if there was one since the start.
+    /// The last write, to be stored with the position.
     pub(crate) fn witness(&self) -> Option<Witness> {
-        *self.witness.lock().unwrap_or_else(PoisonError::into_inner)
+        self.witnesses().newest()
     }
 
     /// What is about to become of these points may be nothing: a replay removes again what is gone already.
-    fn forget_witness_among(&self, ids: &HashSet<PointId>) {
-        if self.witness().is_some_and(|witness| ids.contains(&witness.id)) {
-            self.remember(None);
-        }
+    fn forget_witnesses_among(&self, ids: &HashSet<PointId>) {
+        self.witnesses().keep(|witness| !ids.contains(&witness.id));
     }
 
-    /// Whether the collection still has the last write. Nothing may be in flight.
+    /// Whether the collection still has what it had, once everything is read again that had been read before the start.
     pub(crate) async fn has_witness(&self) -> Result<bool, PipelineError> {
-        let Some(witness) = self.witness() else { return Ok(true) };
-        let stored = self.on_sink(|sink, _| async move { sink.retrieve(vec![witness.id]).await }).await?;
-        Ok(witness.holds(stored.first()))
+        let seen = self.witnesses().seen();
+        if let Some(witness) = seen {
+            // One that may be overtaken cannot tell.
+            if !self.late.among(std::iter::once(witness.id)).is_empty() {
+                return Ok(true);
+            }
+            let stored = self.on_sink(|sink, _| async move { sink.retrieve(vec![witness.id]).await }).await?;
+            if !witness.holds(stored.first()) {
+                return Ok(false);
+            }
+        }
+        self.witnesses().found();
+        Ok(true)
     }
 
     /// Begins to remember which writes were sent more than once, for [`overtaken`](Self::overtaken).
@@ -432,11 +452,6 @@ impl Writer {
         if self.collection.sink.is_shared() {
             self.late.watch();
         }
-    }
-
-    /// Whether what is stored of the last write may be of before.
-    pub(crate) fn is_witness_late(&self) -> bool {
-        self.witness().is_some_and(|witness| !self.late.among(std::iter::once(witness.id)).is_empty())
     }
 
     /// Which points are not as they were written last, because a request was kept on its way and came after newer ones. Nothing may be
@@ -452,24 +467,36 @@ impl Writer {
         Ok(overtaken)
     }
 
-    /// The last write, as it was stored with the position.
+    /// Takes over the last write, as it was stored with the position.
     pub(crate) fn remember(&self, witness: Option<Witness>) {
-        *self.witness.lock().unwrap_or_else(PoisonError::into_inner) = witness;
+        *self.witnesses() = Witnesses::stored(witness);
+    }
+
+    fn witnesses(&self) -> MutexGuard<'_, Witnesses> {
+        self.witnesses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many points the end of the present generation's snapshot removes, and how many there are.
     pub(crate) async fn count_swept(&self) -> Result<(u64, u64), PipelineError> {
         let generation = self.generation;
         let older = self.as_owner(|sink, table| async move { sink.count_older(table, generation).await }).await?;
+        let ours = self.count_ours().await?;
         let all = self.on_sink(|sink, _| async move { sink.count().await }).await?;
-        Ok((older, all))
+        // Those of other tables go as well.
+        Ok((older + all.saturating_sub(ours), all))
+    }
+
+    /// How many points of the collection's own table there are.
+    async fn count_ours(&self) -> Result<u64, PipelineError> {
+        let every = Generation(u64::MAX);
+        self.on_sink(|sink, table| async move { sink.count_older(table, every).await }).await
     }
 
     /// Ends a snapshot: points and dead letters that it did not meet belong to rows that are gone.
     pub(crate) async fn finish_generation(&mut self) -> Result<u64, PipelineError> {
-        self.remember(None);
         let generation = self.generation;
         let swept = self.as_owner(|sink, table| async move { sink.sweep(table, generation).await }).await?;
+        self.witnesses().keep(|witness| witness.version.is_some_and(|(of, _)| of >= generation));
         self.late.swept(generation);
         self.shared.letters.refresh().await?;
         let gone = self.keys_of_letters(|letter| letter.generation < generation)?;
@@ -498,8 +525,8 @@ impl Writer {
 
     /// Ends the reading of a table as it was at `position`: points and dead letters that are older belong to rows that are gone.
     pub(crate) async fn sweep_before(&mut self, position: Position, of: Generations) -> Result<(), PipelineError> {
-        self.remember(None);
         self.delete_older(position, &of).await?;
+        self.witnesses().keep(|witness| witness.version.is_some_and(|(_, at)| at >= position));
         self.late.swept_before(position);
         self.shared.letters.refresh().await?;
         let gone = self.keys_of_letters(|letter| of.contains(&letter.generation) && letter.position < position)?;

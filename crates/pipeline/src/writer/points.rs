@@ -66,7 +66,7 @@ impl Writer {
         }
         if let Some(last) = part.rows.last() {
             let version = (!last.documents.is_empty()).then_some((part.context.generation, last.position));
-            self.remember(Some(Witness { id: last.first, version }));
+            self.witnesses().wrote(Witness { id: last.first, version });
         }
         self.settle(&part.context, &versions, &part.failed).await
     }

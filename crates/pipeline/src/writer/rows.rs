@@ -98,14 +98,14 @@ impl Writer {
     /// [`rows_at_once`](Self::rows_at_once).
     pub(crate) async fn parts_of(&self, source: &dyn Refetch, batch: Batch) -> Result<Vec<Part>, PipelineError> {
         let Batch { entries, purpose, context, failed } = batch;
-        let known = match purpose {
-            Purpose::Change | Purpose::Refresh => self.known(&entries).await?,
-            Purpose::Repair => Known::new(Vec::new(), self.parked_among(&entries)),
-        };
-        let doubted = self.late.of_rows(entries.iter().map(|(key, _)| key));
+        let known = self.known(&entries).await?;
+        let mut doubted = self.late.of_rows(entries.iter().map(|(key, _)| key));
+        if purpose == Purpose::Repair {
+            doubted.extend(entries.iter().map(|(key, last)| (key.clone(), self.stored_ids(&last.table, key, &known))));
+        }
         let known = Known { doubted, ..known };
         let is_news = |key: &RowKey, last: &Final| {
-            purpose == Purpose::Refresh
+            purpose != Purpose::Change
                 || !known.is_current(self.id(&last.table, key), key, last.position, context.generation)
         };
         let fresh: Vec<_> = entries.into_iter().filter(|(key, last)| is_news(key, last)).collect();
@@ -133,7 +133,7 @@ impl Writer {
     async fn known(&self, entries: &[(RowKey, Final)]) -> Result<Known, PipelineError> {
         let _timer = Timer::start(Stage::Retrieve);
         let ids: HashSet<PointId> = entries.iter().map(|(key, last)| self.id(&last.table, key)).collect();
-        self.forget_witness_among(&ids);
+        self.forget_witnesses_among(&ids);
         let ids: Vec<PointId> = ids.into_iter().collect();
         let ids = &ids;
         let mut stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
@@ -146,6 +146,13 @@ impl Writer {
 
     fn parked_among(&self, entries: &[(RowKey, Final)]) -> HashSet<RowKey> {
         entries.iter().map(|(key, _)| key).filter(|key| self.has_parked(key)).cloned().collect()
+    }
+
+    /// The ids of the points that a row has, by what its first one says.
+    fn stored_ids(&self, table: &Table, key: &RowKey, known: &Known) -> HashSet<PointId> {
+        let first = self.id(table, key);
+        let further = self.collection.transform.further_ids(&table.name, key, known.chunks(first));
+        std::iter::once(first).chain(further).collect()
     }
 
     /// The ids of the further chunks of rows whose first ones are stored.

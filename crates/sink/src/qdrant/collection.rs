@@ -82,7 +82,7 @@ async fn fitting(inner: &Inner) -> Result<String, SinkError> {
         let name = numbered(&spec.name, number);
         match find(inner, &name).await {
             Ok(Some(_)) => return Ok(name),
-            Ok(None) | Err(SinkError::Fingerprint { .. }) => {}
+            Ok(None) | Err(SinkError::Fingerprint { .. } | SinkError::Foreign { .. }) => {}
             Err(error) => return Err(error),
         }
     }
@@ -94,7 +94,10 @@ async fn fitting(inner: &Inner) -> Result<String, SinkError> {
             Ok(Some(info)) if is_own(&info) => return Ok(name),
             Ok(None) => return Ok(name),
             // Somebody else's is in the way.
-            Ok(Some(_)) | Err(SinkError::Fingerprint { .. } | SinkError::Sharding { .. }) => number += 1,
+            Ok(Some(_))
+            | Err(SinkError::Fingerprint { .. } | SinkError::Foreign { .. } | SinkError::Sharding { .. }) => {
+                number += 1
+            }
             Err(error) => return Err(error),
         }
     }
@@ -237,6 +240,12 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
     let sparse = stored_sparse_vectors(info).into_iter().map(|(name, modifier)| describe_sparse(name, modifier));
     let mut stored: Vec<String> = dense.chain(sparse).collect();
     stored.sort();
+    // An empty one that looks right is taken over.
+    let points = info.points_count.unwrap_or_default();
+    if !is_own(info) && (points > 0 || stored != configured) {
+        let holds = format!("{points} points and {}", stored.join(" and "));
+        return Err(SinkError::Foreign { collection: spec.name.clone(), url: inner.place.url.clone(), holds });
+    }
     let changed = mismatch(&made_with(info), &spec.made_with);
     // Further vectors are somebody else's: replacing a point would lose them.
     if stored != configured {
@@ -245,9 +254,6 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
     }
     check_sharding(inner, info)?;
     match own(info, "fingerprint") {
-        None if info.points_count.unwrap_or_default() > 0 => {
-            refused("something else, which would be overwritten".to_owned(), "a collection of walvec's own".to_owned())
-        }
         Some(stored) if stored != spec.fingerprint.to_string() => {
             let hashes = || (format!("model and text {stored}"), format!("model and text {}", spec.fingerprint));
             let (stored, configured) = changed.unwrap_or_else(hashes);

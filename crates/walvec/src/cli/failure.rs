@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::time::SystemTime;
 
 use walvec_model::Moment;
-use walvec_pipeline::PipelineError;
+use walvec_pipeline::{During, PipelineError, Policy};
 use walvec_verify::VerifyError;
 
 use super::output;
@@ -20,12 +20,14 @@ pub(crate) struct Failure {
     code: String,
     what: String,
     remedy: Option<String>,
+    /// Whether it may be gone at the next attempt, without anybody's help.
+    pub(crate) passes: bool,
 }
 
 impl Failure {
     /// A failure with a code and a description.
     pub(crate) fn new(exit: u8, code: &str, what: impl Display) -> Self {
-        Self { exit, code: code.to_owned(), what: what.to_string(), remedy: None }
+        Self { exit, code: code.to_owned(), what: what.to_string(), remedy: None, passes: false }
     }
 
     /// A configuration that cannot be used.
@@ -55,6 +57,11 @@ impl Failure {
         self
     }
 
+    /// Says that it may be gone at the next attempt.
+    pub(crate) fn passing(self) -> Self {
+        Self { passes: true, ..self }
+    }
+
     /// The failure as JSON fields, for `--json`.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         serde_json::json!({ "code": self.code, "message": self.what, "remedy": self.remedy })
@@ -80,7 +87,7 @@ impl Failure {
     pub(crate) fn of_task(task: Task) -> Self {
         let code = task.code.unwrap_or_else(|| "E_SERVER".to_owned());
         let what = task.error.unwrap_or_else(|| "the task ended without a word".to_owned());
-        Self { exit: if code == "E_CONFIG" { 2 } else { 3 }, code, what, remedy: task.remedy }
+        Self { exit: if code == "E_CONFIG" { 2 } else { 3 }, code, what, remedy: task.remedy, passes: false }
     }
 
     /// Writes the failure to stdout, for programs that read JSON there.
@@ -119,7 +126,7 @@ impl Display for Failure {
 
 impl From<VerifyError> for Failure {
     fn from(error: VerifyError) -> Self {
-        Self { exit: 3, code: error.code().to_owned(), what: error.to_string(), remedy: error.remedy() }
+        Self { exit: 3, code: error.code().to_owned(), what: error.to_string(), remedy: error.remedy(), passes: false }
     }
 }
 
@@ -127,6 +134,7 @@ impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Self {
         // A connection string that cannot be read is configuration, wherever it is noticed.
         let exit = if error.code() == "E_CONFIG" { 2 } else { 3 };
-        Self { exit, code: error.code().to_owned(), what: error.to_string(), remedy: error.remedy() }
+        let passes = error.policy(During::Running) != Policy::Stop;
+        Self { exit, code: error.code().to_owned(), what: error.to_string(), remedy: error.remedy(), passes }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use walvec_capture::{PublicationDrop, Source, SourceConfig};
+use walvec_capture::{CaptureError, PublicationDrop, Source, SourceConfig};
 use walvec_pipeline::store::{Checkpoint, SnapshotState, SourceIdentity};
 use walvec_pipeline::{PipelineError, Store};
 
@@ -62,10 +62,16 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     }
     let source = Source::connect(app::source_config(&config)).await.map_err(PipelineError::from)?;
     source.drop_slot().await.map_err(PipelineError::from)?;
-    if let Some(former) = former {
-        drop_former_slot(&config, &former, &source).await?;
+    let former = match former {
+        Some(former) => drop_former_slot(&config, &former, &source).await?,
+        None => None,
+    };
+    if let Err(error) = reindex::forget(&config).await {
+        let slot = reindex::slot(&config);
+        output::note(&format!(
+            "slot \"{slot}\" of a reindex stays, and keeps WAL: {error}; drop it: SELECT pg_drop_replication_slot('{slot}');"
+        ));
     }
-    reindex::forget(&config).await;
     // Before anything else can fail: without its slot, the stored position is worth nothing.
     forget(&directory, args.purge, Some(&config.source.slot))?;
     // What it stopped with is what this mends.
@@ -74,7 +80,7 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
         purge(&config).await?;
     }
     // One that stays does no harm: `run` checks that it is the right one.
-    match source.drop_publication().await {
+    match drop_publication(&source, former.as_ref()).await {
         Ok(PublicationDrop::Dropped | PublicationDrop::Missing) => {}
         Ok(PublicationDrop::NotOurs) => {
             output::note(&format!("publication \"{}\" stays: walvec did not make it", config.source.publication));
@@ -99,8 +105,24 @@ fn former_slot(config: &Config, directory: &Path) -> Option<SourceIdentity> {
     stored.map(|checkpoint| checkpoint.source).filter(|former| former.slot != config.source.slot)
 }
 
-/// Drops a slot that nothing reads any more: the server would keep WAL for it until its disk is full.
-async fn drop_former_slot(config: &Config, former: &SourceIdentity, source: &Source) -> Result<(), Failure> {
+/// Drops the publication if walvec made it: for its slot, or for the one that it had before.
+async fn drop_publication(source: &Source, former: Option<&Source>) -> Result<PublicationDrop, CaptureError> {
+    match former {
+        Some(former) => match former.drop_publication().await? {
+            PublicationDrop::NotOurs => source.drop_publication().await,
+            dropped => Ok(dropped),
+        },
+        None => source.drop_publication().await,
+    }
+}
+
+/// Drops a slot that nothing reads any more: the server would keep WAL for it until its disk is full. Returns the source as it was
+/// read through that slot, if it is still there.
+async fn drop_former_slot(
+    config: &Config,
+    former: &SourceIdentity,
+    source: &Source,
+) -> Result<Option<Source>, Failure> {
     let server = source.identify().await.map_err(PipelineError::from)?;
     if (former.system_id.as_str(), former.database_oid) != (server.system_id.to_string().as_str(), server.database_oid)
     {
@@ -109,12 +131,13 @@ async fn drop_former_slot(config: &Config, former: &SourceIdentity, source: &Sou
              SELECT pg_drop_replication_slot('{0}');",
             former.slot
         ));
-        return Ok(());
+        return Ok(None);
     }
     let of_former = SourceConfig { slot: former.slot.clone(), ..app::source_config(config) };
-    Source::connect(of_former).await.map_err(PipelineError::from)?.drop_slot().await.map_err(PipelineError::from)?;
+    let of_former = Source::connect(of_former).await.map_err(PipelineError::from)?;
+    of_former.drop_slot().await.map_err(PipelineError::from)?;
     output::note(&format!("slot \"{}\", from which the data directory was filled, was dropped too", former.slot));
-    Ok(())
+    Ok(Some(of_former))
 }
 
 /// Removes the collections, wherever they are. Offsets that tell how far they were filled are worth nothing then.

@@ -65,7 +65,7 @@ impl Decoder {
             lsn: stamped.map_or(Lsn::ZERO, |position| position.commit_lsn),
             generation: stamp::generation(record)?,
             committed_at,
-            xid: None,
+            xid: stamp::read(record, header::XID)?,
         }))
     }
 

@@ -66,6 +66,7 @@ impl Encoder {
                 old_keys(&mut value, table, &key);
                 if new.is_partial() {
                     headers.push((header::NOT_SENT, json::bytes(&not_sent(table, new))));
+                    headers.extend(context.xid.map(|xid| (header::XID, xid.to_string().into_bytes())));
                 }
             }
             Op::Delete { key } => {
