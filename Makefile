@@ -8,6 +8,10 @@ SHELL := bash
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/walvec/target
 # On a build server the lock file is the law.
 LOCKED := $(if $(CI),--locked)
+# It builds once, for which nothing has to be kept.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
 # TLS and SCRAM to a broker need OpenSSL. Where the system has its headers they are linked and tested; releases compile it in,
 # which takes a quarter of an hour.
 TLS := $(if $(shell pkg-config --atleast-version=1.1.1 openssl 2>/dev/null && echo yes),walvec/kafka-tls-system)
@@ -37,7 +41,7 @@ test: prerequisites model ## run every test, on this machine's PostgreSQL and on
 	@scripts/fetch-debezium.sh
 	@scripts/fetch-quix.sh
 	$(first-build)
-	cargo build $(LOCKED) --workspace $(FEATURES)
+	cargo build $(LOCKED) --workspace --all-targets $(FEATURES)
 	cargo test $(LOCKED) --workspace $(FEATURES) --no-fail-fast
 
 test-postgres: prerequisites model ## run the end-to-end tests on every PostgreSQL from 13 to 18 (needs npm)

@@ -29,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_table_that_takes_over_the_name_is_shown),
         test!(a_table_that_took_over_the_name_while_nothing_ran_is_shown),
         test!(a_looked_up_table_that_another_one_replaces_reaches_the_documents),
+        test!(a_worker_reads_values_of_the_partitioned_table_that_has_taken_over_the_name).once(),
         test!(a_table_that_is_gone_is_named),
         test!(columns_that_change_between_changes_of_one_transaction_are_followed),
         test!(an_identity_that_lacks_the_key_is_named_while_running),
@@ -662,6 +663,41 @@ async fn a_looked_up_table_that_another_one_replaces_reaches_the_documents(conte
     let sql = "format('%s, %s', name, (SELECT a.name FROM authors a WHERE a.id = author))";
     let expected = Expected { sql: Some(sql), ..image_of("books") };
     assert_eq!(image::compare(&context, &expected).await?, 3);
+    Ok(())
+}
+
+async fn a_worker_reads_values_of_the_partitioned_table_that_has_taken_over_the_name(
+    context: TestContext,
+) -> Result<()> {
+    if !can_test("a table that takes over a name, through a broker") {
+        return Ok(());
+    }
+    let kafka = Kafka::shared(&context).await?;
+    context.execute(LARGE).await?;
+    // What is embedded is not stored, so that a worker has to read it where an update leaves it out.
+    let collection = Collection::new("large", "public.large", "{{ name }}").with("payload", json!(["id", "n"]));
+    let settings = kafka.carries(Settings::new([collection]));
+    let (mut capture, mut worker) = indexed_by_one(&context, &kafka, &settings).await?;
+    context.execute("UPDATE large SET n = 1 WHERE id <= 10").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    let before = capture.status().await?.generation;
+    context
+        .execute(
+            "ALTER TABLE large RENAME TO former;
+             CREATE TABLE large (id int PRIMARY KEY, n int, name text) PARTITION BY RANGE (id);
+             CREATE TABLE large_1 PARTITION OF large FOR VALUES FROM (0) TO (10000);
+             ALTER TABLE large_1 ALTER name SET STORAGE EXTERNAL;
+             INSERT INTO large SELECT id, n, name FROM former",
+        )
+        .await?;
+    let again = |now: &Status| now.generation > before && now.phase == Phase::Streaming;
+    capture.wait_for("it is read again", again).await?;
+    context.execute("UPDATE large SET n = 2 WHERE id <= 20").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    capture.stop().await?;
+    worker.stop().await?;
+    let expected = Expected { payload: Some(&["id", "n"]), ..image_of("large") };
+    assert_eq!(image::compare(&context, &expected).await?, 1500);
     Ok(())
 }
 

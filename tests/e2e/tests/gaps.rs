@@ -13,6 +13,9 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_slot_that_was_dropped_is_made_up_for_and_only_changed_texts_are_paid_for),
         test!(a_slot_that_is_dropped_while_walvec_runs_is_made_up_for),
         test!(a_lost_slot_is_made_up_for).on_own_server(&[("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB")]),
+        test!(a_slot_that_is_about_to_be_lost_is_shown)
+            .on_own_server(&[("max_slot_wal_keep_size", "16MB"), ("wal_keep_size", "0")])
+            .once(),
         test!(a_slot_that_was_idle_for_longer_than_the_server_allows_is_made_up_for)
             .on_own_server(&[("idle_replication_slot_timeout", "1s")])
             .since(18),
@@ -127,6 +130,27 @@ async fn a_lost_slot_is_made_up_for(context: TestContext) -> Result<()> {
     context.execute(UNSEEN).await?;
     let (walvec, _) = start_again(&context, "E_SLOT_LOST").await?;
     ends_as_the_table(&context, walvec).await
+}
+
+async fn a_slot_that_is_about_to_be_lost_is_shown(context: TestContext) -> Result<()> {
+    context.execute(TABLE).await?;
+    let settings = items().with("embedding", json!({ "model": "hash/64/wait/3000" }));
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    context.execute("UPDATE items SET name = 'is being embedded' WHERE id = 1").await?;
+    context
+        .execute(
+            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) FROM generate_series(1, 80)",
+        )
+        .await?;
+    let at_risk = |status: &Status| {
+        let told = status.problem.as_ref().map(|problem| problem.message.contains("max_slot_wal_keep_size"));
+        told == Some(true)
+    };
+    walvec.wait_for("the risk is shown", at_risk).await?;
+    walvec.caught_up(&context).await?;
+    walvec.wait_for("the risk is over", |status| status.problem.is_none()).await?;
+    walvec.stop().await
 }
 
 async fn a_slot_that_was_idle_for_longer_than_the_server_allows_is_made_up_for(context: TestContext) -> Result<()> {

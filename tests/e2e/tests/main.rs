@@ -100,8 +100,6 @@ fn main() -> ExitCode {
         locks::tests(),
         unsent::tests(),
         values::tests(),
-        verify::tests(),
-        refusals::tests(),
         check::tests(),
         lookup_refusals::tests(),
     ];
@@ -135,6 +133,8 @@ fn main() -> ExitCode {
         broker_compacted::tests(),
         providers::tests(),
         late_vectors::tests(),
+        verify::tests(),
+        refusals::tests(),
         statements::tests(),
         static_models::tests(),
         harness::tests(),

@@ -18,7 +18,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_partitioned_table_is_one_collection),
         test!(a_column_added_in_the_middle_of_a_transaction_appears),
         test!(what_an_altered_table_did_to_its_rows_is_shown_though_no_stream_tells),
-        test!(a_transaction_of_a_hundred_thousand_rows_arrives_whole),
+        test!(a_transaction_of_a_hundred_thousand_rows_arrives_whole).once(),
         test!(a_row_that_cannot_be_rendered_is_parked_and_its_next_version_clears_it),
         test!(two_collections_of_one_table_are_both_kept),
     ]

@@ -19,7 +19,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(filters_computed_fields_and_quoted_names_compare_equal).since(15),
         test!(every_corruption_on_a_server_is_found_and_mended),
         test!(every_corruption_of_the_embedded_engine_is_found_and_mended),
-        test!(a_collection_that_lost_every_point_is_filled_again_by_a_repair),
+        test!(a_collection_that_lost_nearly_every_point_is_filled_again_by_a_repair),
         test!(a_row_that_a_repair_can_only_park_is_not_called_mended).once(),
         test!(parked_rows_are_reported_and_are_no_mismatch),
         test!(without_a_running_walvec_nothing_is_compared),
@@ -340,7 +340,7 @@ async fn every_corruption_of_the_embedded_engine_is_found_and_mended(context: Te
     found_and_mended(&context, &mut walvec, 1).await
 }
 
-async fn a_collection_that_lost_every_point_is_filled_again_by_a_repair(context: TestContext) -> Result<()> {
+async fn a_collection_that_lost_nearly_every_point_is_filled_again_by_a_repair(context: TestContext) -> Result<()> {
     let server = TestServer::start()?;
     // More than are looked at, and sent, in one go.
     context
@@ -349,8 +349,20 @@ async fn a_collection_that_lost_every_point_is_filled_again_by_a_repair(context:
              INSERT INTO items SELECT 'key ' || n, 'item ' || n FROM generate_series(1, 10500) n",
         )
         .await?;
-    let _walvec = followed(&context, &items_on(&server)).await?;
-    image::on_server("items", MODEL, &server.url())?.delete_table(&TableName::new("public", "items")).await?;
+    let mut walvec = followed(&context, &items_on(&server)).await?;
+    // What was written last stays: without it, walvec would read the table again by itself.
+    context.execute("INSERT INTO items VALUES ('last', 'item')").await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let walvec = followed(&context, &items_on(&server)).await?;
+    let found: Value = walvec.get_json("/api/v1/search", &[("q", "item"), ("filter", "id=last")]).await?;
+    let last = serde_json::from_value(found["hits"][0]["id"].clone())?;
+    let collection = image::on_server("items", MODEL, &server.url())?;
+    let kept = collection.get(vec![last], true).await?.pop().context("the last point")?;
+    let StoredPoint { id, payload, provenance } = StoredPoint::from_raw(kept.id, kept.payload);
+    let (vector, provenance) = (kept.vector.context("a vector")?, provenance.context("walvec's own")?);
+    collection.delete_table(&TableName::new("public", "items")).await?;
+    collection.write(vec![Write::Upsert(Point { id, vector, keywords: None, payload, provenance })]).await?;
     let (report, code) = verify(&context, &[]).await?;
     assert_eq!((mismatches(&report), code), ([10_500, 0, 0, 0, 0], 1), "{report:#}");
     let (report, code) = verify(&context, &["--repair"]).await?;
@@ -362,7 +374,7 @@ async fn a_collection_that_lost_every_point_is_filled_again_by_a_repair(context:
 async fn a_row_that_a_repair_can_only_park_is_not_called_mended(context: TestContext) -> Result<()> {
     let (server, provider) = (TestServer::start()?, TestProvider::start().await?);
     let embedding = json!({ "model": "openai/m", "url": provider.openai_url(), "api_key": "k" });
-    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'harmless'), (2, 'poison')").await?;
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'harmless'), (2, 'poison'), (3, 'last')").await?;
     let mut walvec = followed(&context, &items_on(&server).with("embedding", embedding)).await?;
     intruder(&server)?.write([1, 2].map(|id| Write::Delete(PointId::Num(id))).to_vec()).await?;
     provider.refuse("poison");
