@@ -180,7 +180,13 @@ impl Follower<'_> {
 
     /// Makes sure that the collections are not older states of themselves, and that no write has arrived after newer ones.
     async fn look(&mut self) -> Result<(), PipelineError> {
+        let looked = self.look_once().await;
+        // However long it took: the stream has its turn in between.
         self.look_at = Instant::now() + LOOK_INTERVAL;
+        looked
+    }
+
+    async fn look_once(&mut self) -> Result<(), PipelineError> {
         for index in 0..self.run.writers.len() {
             let writer = &self.run.writers[index];
             if self.run.is_aside(&writer.collection.table) {
@@ -428,6 +434,8 @@ impl Follower<'_> {
         let rows = match turn {
             Turn::Write(rows) => rows,
             Turn::Ended(result) => {
+                // What is pending was left alone by the job, and must not be completed from what the job was to replace.
+                self.flush().await?;
                 self.drain().await?;
                 if result.is_ok() {
                     self.sweep().await?;

@@ -3,6 +3,7 @@
 //! A gap means that the stream cannot prove any more that it brings every change since the last one that was applied. Nothing but
 //! reading the tables again closes it. By default walvec does so by itself, visibly.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use walvec_model::{Lsn, Moment};
 use crate::error::PipelineError;
 use crate::start::Refusal;
 use crate::status::Problem;
+use crate::store::Tables;
 use crate::telemetry::{RESYNCS, Telemetry};
 use crate::trouble::Trouble;
 use crate::writer::Writer;
@@ -91,19 +93,24 @@ pub(crate) struct Held {
 
 /// Looks whether the end of the present snapshot would remove more than half of a collection: a sign that the rows are somewhere
 /// else, rather than gone.
-pub(crate) async fn most_would_go(writers: &[&mut Writer]) -> Result<Option<Held>, PipelineError> {
-    held(writers, |old, all| old > all / 2).await
+pub(crate) async fn most_would_go(writers: &[&mut Writer], tables: &Tables) -> Result<Option<Held>, PipelineError> {
+    held(writers, tables, |old, all| old > all / 2).await
 }
 
 /// What waits since then, also if so many rows have come that it would not be most of a collection any more.
-pub(crate) async fn still_held(writers: &[&mut Writer]) -> Result<Option<Held>, PipelineError> {
-    held(writers, |old, _| old > 0).await
+pub(crate) async fn still_held(writers: &[&mut Writer], tables: &Tables) -> Result<Option<Held>, PipelineError> {
+    held(writers, tables, |old, _| old > 0).await
 }
 
-async fn held(writers: &[&mut Writer], is_held: fn(u64, u64) -> bool) -> Result<Option<Held>, PipelineError> {
+async fn held(
+    writers: &[&mut Writer],
+    tables: &Tables,
+    is_held: fn(u64, u64) -> bool,
+) -> Result<Option<Held>, PipelineError> {
     let mut found = Vec::new();
     for writer in writers {
-        let (old, all) = writer.count_swept().await?;
+        let none = BTreeSet::new();
+        let (old, all) = writer.count_swept(tables.get(&writer.collection.name).unwrap_or(&none)).await?;
         if is_held(old, all) {
             found.push(format!("{old} of {all} points of collection \"{}\"", writer.collection.name));
         }

@@ -16,7 +16,7 @@ use crate::gap;
 use crate::line::{Line, Note};
 use crate::refetch::Seeing;
 use crate::status::Phase;
-use crate::store::{Checkpoint, SnapshotState, Store};
+use crate::store::{Checkpoint, SnapshotState, Store, Tables};
 use crate::supervisor::Run;
 use crate::telemetry::count_changes;
 use crate::unseen::Unseen;
@@ -66,8 +66,8 @@ pub(crate) async fn take(
     let held = match (asked.unwrap_or(!checkpoint.sweep_waits), checkpoint.sweep_waits) {
         (true, _) => None,
         // What waits for a person's word goes on waiting, even if it is no longer most of the collection.
-        (false, true) => shared.or_stop(gap::still_held(&run.followed())).await?,
-        (false, false) => shared.or_stop(gap::most_would_go(&run.followed())).await?,
+        (false, true) => shared.or_stop(gap::still_held(&run.followed(), &checkpoint.tables)).await?,
+        (false, false) => shared.or_stop(gap::most_would_go(&run.followed(), &checkpoint.tables)).await?,
     };
     checkpoint.sweep_waits = held.is_some();
     if held.is_none() {
@@ -94,10 +94,7 @@ pub(crate) async fn take(
 
 /// Removes the rows of other tables from the collections: a collection belongs to one. The table was renamed, or another one was
 /// configured.
-async fn remove_former_tables(
-    run: &mut Run,
-    known: &mut BTreeMap<String, BTreeSet<TableName>>,
-) -> Result<(), PipelineError> {
+async fn remove_former_tables(run: &mut Run, known: &mut Tables) -> Result<(), PipelineError> {
     for writer in run.followed() {
         let Collection { name, table, .. } = &writer.collection;
         let tables = known.entry(name.clone()).or_default();
@@ -110,9 +107,13 @@ async fn remove_former_tables(
     Ok(())
 }
 
-/// The last write of each collection that tells something.
+/// The last write of each collection, if this snapshot wrote it. What is of before may have been put back, and waits to be swept.
 fn witnesses(run: &Run) -> BTreeMap<String, Witness> {
-    let of = |writer: &Writer| Some((writer.collection.name.clone(), writer.witness()?));
+    let is_new = |writer: &Writer, witness: &Witness| witness.version.is_some_and(|(of, _)| of >= writer.generation());
+    let of = |writer: &Writer| {
+        let witness = writer.witness().filter(|witness| is_new(writer, witness))?;
+        Some((writer.collection.name.clone(), witness))
+    };
     run.writers.iter().filter_map(of).collect()
 }
 

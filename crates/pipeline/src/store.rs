@@ -65,6 +65,9 @@ pub enum SnapshotState {
     Wanted,
 }
 
+/// Tables by the collections that hold their rows.
+pub type Tables = BTreeMap<String, BTreeSet<TableName>>;
+
 /// How far walvec has come with one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -94,7 +97,7 @@ pub struct Checkpoint {
     pub witnesses: BTreeMap<String, Witness>,
     /// The tables whose rows each collection may hold, by its name: one, and while a snapshot is taken those of before.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub tables: BTreeMap<String, BTreeSet<TableName>>,
+    pub tables: Tables,
     /// What identified the publication when the snapshot began.
     pub publication: String,
     /// Digest of what decides payloads and rows; when it changes, the tables are read again.

@@ -4,7 +4,7 @@
 //! then → store the checkpoint → tell the slot → close. What was not written was not confirmed, so leaving at any moment loses
 //! nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,7 +30,7 @@ use crate::retry::Retry;
 use crate::snapshot;
 use crate::start::{Facts, Refusal, Slot, Start, decide};
 use crate::status::{CollectionStatus, Phase, Status};
-use crate::store::{Baseline, Checkpoint, SnapshotState, SourceIdentity, Store};
+use crate::store::{Baseline, Checkpoint, SnapshotState, SourceIdentity, Store, Tables};
 use crate::telemetry::Telemetry;
 use crate::waits::showing_waits;
 use crate::watch::{Truncates, Watch, follow_replaced, is_any_replaced};
@@ -424,7 +424,7 @@ async fn work(
             checkpoint
         }
     };
-    run.held = if checkpoint.sweep_waits { gap::still_held(&run.followed()).await? } else { None };
+    run.held = if checkpoint.sweep_waits { gap::still_held(&run.followed(), &checkpoint.tables).await? } else { None };
     let on_gap = run.on_gap;
     let found_in = |error: PipelineError| gap::found_in(error, on_gap);
     let stream = source.open_stream().await.map_err(|error| found_in(error.into()))?;
@@ -448,9 +448,6 @@ fn say_what_stays(stored: &Checkpoint, facts: &Facts) {
         );
     }
 }
-
-/// Tables by the collections that hold their rows.
-type Tables = BTreeMap<String, BTreeSet<TableName>>;
 
 /// What is in the collections before a snapshot. The state file may know less: it was lost, or is an old copy.
 struct Found {

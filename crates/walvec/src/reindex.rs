@@ -112,7 +112,8 @@ impl Beside {
         stop: &CancellationToken,
     ) -> Result<Self, Failure> {
         refuse_other_rows(&current.config, &config)?;
-        let nothing = || Failure::definite("E_REINDEX", "nothing has been stored yet that could be built anew");
+        let nothing =
+            || Failure::definite("E_REINDEX", "nothing has been stored yet that could be built anew").passing();
         let checkpoint = store.checkpoint().map_err(PipelineError::from)?;
         let checkpoint = checkpoint.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
         let checkpoint = checkpoint.ok_or_else(nothing)?;
@@ -243,7 +244,7 @@ impl Beside {
         let command = self.command();
         let stopped = main.checkpoint().map_err(PipelineError::from)?;
         let stopped = stopped.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
-        let incomplete = || Failure::definite("E_REINDEX", "the served collections are being read again");
+        let incomplete = || Failure::definite("E_REINDEX", "the served collections are being read again").passing();
         let stopped = stopped.ok_or_else(|| incomplete().with_remedy(format!("{command}, once that is done")))?;
         let late = |_| {
             let what = format!("the new collections could not catch up within {} s", STANDSTILL.as_secs());

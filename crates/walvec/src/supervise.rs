@@ -91,7 +91,7 @@ pub(crate) struct Supervisor {
 }
 
 /// How long a reindex that goes on waits before another attempt.
-const REINDEX_AGAIN: Duration = Duration::from_secs(3);
+const REINDEX_AGAIN: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     /// Runs until asked to stop or until a definite error, then closes the collections.

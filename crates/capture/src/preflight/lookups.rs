@@ -219,7 +219,7 @@ async fn foreign_types(
                 "the lookup \"{}\" of {} needs column \"{}\" of {}, whose type {} has operators that an extension brings",
                 spec.lookup.name, spec.main, column.name, facts.name, column.type_name
             ),
-            "look up by columns of built-in types, in a table whose key is of built-in types: a generated column lower(name::text), for one",
+            "look up by columns of built-in types, in a table whose key is of built-in types: a text column that a trigger keeps, for one",
         )
     }))
 }

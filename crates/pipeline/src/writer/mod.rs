@@ -396,7 +396,7 @@ impl Writer {
 
     /// Removes the points of every other table: a collection belongs to one, and who reads topics does not know which one that was before.
     pub(crate) async fn remove_other_tables(&self) -> Result<(), PipelineError> {
-        let ours = self.count_ours().await?;
+        let ours = self.count_of(&self.collection.table).await?;
         if self.on_sink(|sink, _| async move { sink.count().await }).await? == ours {
             return Ok(());
         }
@@ -433,17 +433,18 @@ impl Writer {
     pub(crate) async fn has_witness(&self) -> Result<bool, PipelineError> {
         let seen = self.witnesses().seen();
         if let Some(witness) = seen {
-            // One that may be overtaken cannot tell.
-            if !self.late.among(std::iter::once(witness.id)).is_empty() {
-                return Ok(true);
-            }
             let stored = self.on_sink(|sink, _| async move { sink.retrieve(vec![witness.id]).await }).await?;
-            if !witness.holds(stored.first()) {
+            if !witness.holds(stored.first()) && !self.is_late(witness.id) {
                 return Ok(false);
             }
         }
         self.witnesses().found();
         Ok(true)
+    }
+
+    /// Whether what is stored of a point may be of before, and cannot tell anything.
+    pub(super) fn is_late(&self, id: PointId) -> bool {
+        !self.late.among(std::iter::once(id)).is_empty()
     }
 
     /// Begins to remember which writes were sent more than once, for [`overtaken`](Self::overtaken).
@@ -476,20 +477,22 @@ impl Writer {
         self.witnesses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many points the end of the present generation's snapshot removes, and how many there are.
-    pub(crate) async fn count_swept(&self) -> Result<(u64, u64), PipelineError> {
+    /// How many points the end of the present generation's snapshot removes, those of other `tables` among them, and how many there
+    /// are.
+    pub(crate) async fn count_swept(&self, tables: &BTreeSet<TableName>) -> Result<(u64, u64), PipelineError> {
         let generation = self.generation;
-        let older = self.as_owner(|sink, table| async move { sink.count_older(table, generation).await }).await?;
-        let ours = self.count_ours().await?;
+        let mut swept = self.as_owner(|sink, table| async move { sink.count_older(table, generation).await }).await?;
+        for former in tables.iter().filter(|table| **table != self.collection.table) {
+            swept += self.count_of(former).await?;
+        }
         let all = self.on_sink(|sink, _| async move { sink.count().await }).await?;
-        // Those of other tables go as well.
-        Ok((older + all.saturating_sub(ours), all))
+        Ok((swept, all))
     }
 
-    /// How many points of the collection's own table there are.
-    async fn count_ours(&self) -> Result<u64, PipelineError> {
+    /// How many points of a table there are.
+    async fn count_of(&self, table: &TableName) -> Result<u64, PipelineError> {
         let every = Generation(u64::MAX);
-        self.on_sink(|sink, table| async move { sink.count_older(table, every).await }).await
+        self.on_sink(|sink, _| async move { sink.count_older(table, every).await }).await
     }
 
     /// Ends a snapshot: points and dead letters that it did not meet belong to rows that are gone.

@@ -64,7 +64,7 @@ impl Writer {
         for step in [Step::Announce, Step::Further, Step::First] {
             self.take_step(&mut part, step, given_up).await?;
         }
-        if let Some(last) = part.rows.last() {
+        if let Some(last) = part.rows.iter().rev().find(|row| !self.is_late(row.first)) {
             let version = (!last.documents.is_empty()).then_some((part.context.generation, last.position));
             self.witnesses().wrote(Witness { id: last.first, version });
         }

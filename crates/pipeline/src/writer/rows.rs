@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use walvec_model::{
     Document, Generation, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Take, Value, Vector,
+    weight,
 };
 use walvec_transform::{Completed, TransformError};
 
@@ -26,6 +27,11 @@ struct Complete {
 }
 
 impl Complete {
+    /// What its values take, about, in bytes.
+    fn weight(&self) -> usize {
+        self.values.iter().map(weight).sum()
+    }
+
     fn not_looked_up(self, reason: &str) -> Failure {
         Failure { key: self.key, position: self.position, code: "E_TABLE", reason: reason.to_owned() }
     }
@@ -101,7 +107,9 @@ impl Writer {
         let known = self.known(&entries).await?;
         let mut doubted = self.late.of_rows(entries.iter().map(|(key, _)| key));
         if purpose == Purpose::Repair {
-            doubted.extend(entries.iter().map(|(key, last)| (key.clone(), self.stored_ids(&last.table, key, &known))));
+            for (key, last) in &entries {
+                doubted.entry(key.clone()).or_default().extend(self.stored_ids(&last.table, key, &known));
+            }
         }
         let known = Known { doubted, ..known };
         let is_news = |key: &RowKey, last: &Final| {
@@ -112,14 +120,16 @@ impl Writer {
         let mut work = Work { rows: Vec::with_capacity(fresh.len()), failed };
         let rows = self.complete(source, fresh, &known, &mut work).await?;
         let (rows, looked_up) = self.look_up(source, rows, &mut work).await?;
+        let (count, bytes) = (rows.len(), rows.iter().map(Complete::weight).sum::<usize>());
+        let bytes = bytes + looked_up.iter().flatten().map(|value| weight(value)).sum::<usize>();
         let rendered = self.rendered(rows, looked_up).await?;
         self.find_vectors(rendered, &known, &mut work)?;
         if purpose == Purpose::Refresh {
             work.rows.retain(|target| !self.is_shown(target, &known, context.generation));
         }
         let moved = self.moved_vectors(&work.rows).await?;
-        let complete = work.rows.iter().filter(|target| !target.documents.is_empty());
-        self.row_size.learn(complete.clone().count(), complete.map(Target::weight).sum());
+        // A text may be a small part of its row, or its chunks repeat the payload.
+        self.row_size.learn(count, bytes.max(work.rows.iter().map(Target::weight).sum()));
         let most = self.collection.embedder.texts_per_call().max(1);
         Ok(parts(work.rows, work.failed, moved, &context, most))
     }

@@ -62,12 +62,13 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     }
     let source = Source::connect(app::source_config(&config)).await.map_err(PipelineError::from)?;
     source.drop_slot().await.map_err(PipelineError::from)?;
+    let reindexed = former.as_ref().map_or_else(|| config.clone(), |former| with_slot(&config, &former.slot));
     let former = match former {
         Some(former) => drop_former_slot(&config, &former, &source).await?,
         None => None,
     };
-    if let Err(error) = reindex::forget(&config).await {
-        let slot = reindex::slot(&config);
+    if let Err(error) = reindex::forget(&reindexed).await {
+        let slot = reindex::slot(&reindexed);
         output::note(&format!(
             "slot \"{slot}\" of a reindex stays, and keeps WAL: {error}; drop it: SELECT pg_drop_replication_slot('{slot}');"
         ));
@@ -93,6 +94,12 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
     }
     let stage = if config.broker.is_some() { " --stage capture" } else { "" };
     output::line(&format!("Done. Next: walvec run{stage}"))
+}
+
+fn with_slot(config: &Config, slot: &str) -> Config {
+    let mut config = config.clone();
+    slot.clone_into(&mut config.source.slot);
+    config
 }
 
 /// The slot that the data directory was filled from, if the configuration names another one now.
