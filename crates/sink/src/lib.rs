@@ -214,8 +214,8 @@ pub trait Sink: Send + Sync {
     /// Removes the points of `table` whose generation is older than `current`, durably; returns how many there were.
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>>;
 
-    /// Removes the points of `table`, of the generations `of`, whose version is older than `before`, durably. A point that somebody else
-    /// makes newer at the same time stays.
+    /// Removes the points of `table`, of the generations `of`, whose version is older than `before`, durably. A point that another
+    /// process makes newer at the same time stays.
     fn delete_older<'a>(
         &'a self,
         table: &'a TableName,

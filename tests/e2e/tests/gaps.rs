@@ -144,8 +144,7 @@ async fn a_slot_that_is_about_to_be_lost_is_shown(context: TestContext) -> Resul
         )
         .await?;
     let at_risk = |status: &Status| {
-        let told = status.problem.as_ref().map(|problem| problem.message.contains("max_slot_wal_keep_size"));
-        told == Some(true)
+        status.problem.as_ref().is_some_and(|problem| problem.message.contains("max_slot_wal_keep_size"))
     };
     walvec.wait_for("the risk is shown", at_risk).await?;
     walvec.caught_up(&context).await?;

@@ -20,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_collection_shows_one_table_after_it_was_renamed_too),
         test!(a_collection_that_was_put_back_to_before_it_was_emptied_or_read_again_is_noticed).once(),
         test!(a_collection_shows_one_table_though_the_state_was_lost_before_it_was_renamed).once(),
+        test!(rows_of_a_schema_with_a_dot_in_its_name_are_not_taken_for_those_of_another_table).once(),
     ]
 }
 
@@ -251,4 +252,21 @@ async fn a_collection_shows_one_table_though_the_state_was_lost_before_it_was_re
     let expected = Expected { collection: "items", ..Expected::of("volumes", image_of_items().text) };
     assert_eq!(image::compare_on_server(&context, &expected, &server.url()).await?, 20);
     Ok(())
+}
+
+async fn rows_of_a_schema_with_a_dot_in_its_name_are_not_taken_for_those_of_another_table(
+    context: TestContext,
+) -> Result<()> {
+    context.execute(&format!("{TABLE}; CREATE SCHEMA \"my.shop\"; ALTER TABLE items SET SCHEMA \"my.shop\"")).await?;
+    let mut walvec = context.start(&items("\"my.shop\".items")).await?;
+    walvec.caught_up(&context).await?;
+    let output = context.walvec(&["resync"]).await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    walvec.wait_for("it is read again", |status| status.generation.0 == 2).await?;
+    let status = walvec.caught_up(&context).await?;
+    assert!(status.problem.is_none(), "nothing waits to be removed: {:?}", status.problem);
+    let output = context.walvec(&["verify", "--json"]).await?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!((&report["rows"], &report["points"]), (&json!(20), &json!(20)), "{report:#}");
+    walvec.stop().await
 }

@@ -134,7 +134,7 @@ async fn a_truncate_and_a_resync_remove_points_by_their_ids(context: TestContext
         .await?;
     walvec.caught_up(&context).await?;
     walvec.kill().await?;
-    // The server notices at the next write that nobody reads any more.
+    // The server notices at the next write that the connection is gone.
     wait::until("the slot is dropped", async || {
         let dropped = context.sql.query_one("SELECT pg_drop_replication_slot($1)", &[&context.slot()]).await;
         Ok(dropped.ok().map(drop))

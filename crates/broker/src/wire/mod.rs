@@ -50,7 +50,7 @@ pub mod header {
     pub const AGAIN: &str = "walvec-again";
     /// The names of the columns that PostgreSQL did not send, as a JSON array.
     pub const NOT_SENT: &str = "walvec-not-sent";
-    /// The transaction of a change that lacks columns: whoever reads them has to see it.
+    /// The transaction of a change that lacks columns. They can be read from the table once that transaction is visible.
     pub const XID: &str = "walvec-xid";
     /// What a record that is no row is for: `snapshot-end`, `truncate`.
     pub const CONTROL: &str = "walvec-control";

@@ -262,8 +262,9 @@ impl Session<'_> {
 
     /// Whoever reads a row under another key than before cannot look its unsent values up: under the new key nothing is
     /// stored yet, and the old one may be in the hands of another worker. Nor does anybody have them if the record that
-    /// brought them was too large, and what is stored of a table that is being read again may be of before. So they are read here. What is read may be newer than the change; the changes in between
-    /// are still to come. A row that is gone will be deleted by one of them.
+    /// brought them was too large, and what is stored of a table that is being read again may be of before. So they are
+    /// read here. What is read may be newer than the change; the changes in between are still to come. A row that is gone will
+    /// be deleted by one of them.
     async fn complete(&self, mut change: Change, unseen: &Unseen, is_reread: bool) -> Result<Change, PipelineError> {
         let Op::Update { old_key, new } = &change.op else { return Ok(change) };
         let too_large = self.too_large.get(&change.table.name);

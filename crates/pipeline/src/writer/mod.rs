@@ -270,7 +270,7 @@ impl Writer {
         self.on_sink(|sink, _| async move { sink.prepare().await }).await
     }
 
-    /// The newest generation of any stored point, and the tables that the points are of. Reads the whole collection.
+    /// The newest generation of any stored point, and the other tables that points are of. Reads the whole collection.
     pub(crate) async fn stored(&self) -> Result<(Generation, BTreeSet<TableName>), PipelineError> {
         let (mut newest, mut tags) = (Generation::default(), BTreeSet::new());
         self.see_stored(|provenance| {
@@ -280,6 +280,8 @@ impl Writer {
             }
         })
         .await?;
+        // Tags are compared, not tables: a tag does not tell where a schema with a dot in its name ends.
+        tags.remove(&Provenance::table_tag(&self.collection.table));
         Ok((newest, tags.iter().map(|tag| Provenance::tagged_table(tag)).collect()))
     }
 
@@ -400,16 +402,14 @@ impl Writer {
         if self.on_sink(|sink, _| async move { sink.count().await }).await? == ours {
             return Ok(());
         }
-        let mut others = BTreeSet::new();
-        self.see_stored(|provenance| others.extend([provenance.table])).await?;
-        others.remove(&Provenance::table_tag(&self.collection.table));
-        for tag in &others {
+        let (_, others) = self.stored().await?;
+        for table in &others {
             tracing::info!(
                 collection = self.collection.name,
-                table = tag,
+                %table,
                 "removing the rows of the table that the collection showed before"
             );
-            self.remove_table(&Provenance::tagged_table(tag)).await?;
+            self.remove_table(table).await?;
         }
         Ok(())
     }
