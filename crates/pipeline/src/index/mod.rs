@@ -170,7 +170,7 @@ impl Indexer {
         let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
         self.find_topics().await?;
         loop {
-            let error = match self.session(&mut retry).await {
+            let retried = match self.session(&mut retry).await {
                 Ok(()) => return Ok(()),
                 Err(PipelineError::Stopped) if self.shared.stop.is_cancelled() => return Ok(()),
                 Err(PipelineError::Broker(BrokerError::OldProtocol { .. })) if self.config.protocol.is_none() => {
@@ -181,13 +181,14 @@ impl Indexer {
                 // The group gives the name back when the session of the one who had it is over, which nobody tells.
                 Err(error @ PipelineError::Broker(BrokerError::InstanceTaken { .. })) => {
                     self.shared.telemetry.phase(Phase::Starting);
-                    retry.soon(error, ASK_FOR_NAME).await?;
-                    continue;
+                    retry.soon(error, ASK_FOR_NAME).await
                 }
-                Err(error) => error,
+                Err(error) => {
+                    self.shared.telemetry.phase(Phase::Starting);
+                    retry.after(error).await
+                }
             };
-            self.shared.telemetry.phase(Phase::Starting);
-            match retry.after(error).await {
+            match retried {
                 Ok(()) => {}
                 Err(PipelineError::Stopped) => return Ok(()),
                 Err(definite) => return Err(definite),
