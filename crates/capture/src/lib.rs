@@ -42,6 +42,8 @@
 //! - `error`: what can go wrong, and what to do about it
 //! - `limits`, `outlook`: what the server's error codes say
 
+// Functions on which much code hangs return a boxed future: the body of an `async fn` is compiled in each crate that awaits it.
+
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod assemble;

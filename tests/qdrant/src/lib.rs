@@ -43,8 +43,6 @@ mod registry;
 mod server;
 mod service;
 mod sharding;
-#[cfg(test)]
-mod tests;
 mod updates;
 mod wire;
 

@@ -1,5 +1,6 @@
 //! Tables with their columns, keys and rights.
 
+use futures::future::BoxFuture;
 use walvec_model::{Column, Table, TableName};
 
 use super::Capabilities;
@@ -190,52 +191,54 @@ pub(crate) async fn facts_by_oid(session: &Session, oid: u32) -> Result<Option<T
     facts(session, session.query_opt(&query, &[&oid]).await).await
 }
 
-async fn facts(
+fn facts(
     session: &Session,
     found: Result<Option<tokio_postgres::Row>, tokio_postgres::Error>,
-) -> Result<Option<TableFacts>, CaptureError> {
-    let failed = |error| statement_error("looking up a table", &error);
-    let Some(row) = found.map_err(failed)? else { return Ok(None) };
-    let oid: u32 = row.get(0);
-    let root: (Option<String>, Option<String>) = (row.get(6), row.get(7));
-    let mut facts = TableFacts {
-        oid,
-        name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
-        kind: row.get(3),
-        persistence: row.get(4),
-        identity: row.get(5),
-        partition_of: root.0.zip(root.1).map(|(schema, name)| TableName { schema, name }),
-        has_children: row.get(8),
-        can_select: row.get(9),
-        row_security: row.get(10),
-        can_use_schema: row.get(11),
-        owner: Owner::at(&row, 12),
-        schema_owner: Owner::at(&row, 14),
-        reads_ctid: row.get(16),
-        columns: Vec::new(),
-        primary_key: None,
-        primary_key_deferrable: false,
-        identity_index: None,
-    };
-    for row in session.query(COLUMNS, &[&oid]).await.map_err(failed)? {
-        let column = Column { name: row.get(0), type_name: row.get(1), type_oid: row.get(2) };
-        let how: String = row.get(3);
-        let expression: Option<String> = row.get(4);
-        let generated =
-            (!how.is_empty()).then(|| Generated { is_stored: how == "s", expression: expression.unwrap_or_default() });
-        facts.columns.push(ColumnFacts { column, generated, can_select: row.get(5) });
-    }
-    for row in session.query(INDEXES, &[&oid]).await.map_err(failed)? {
-        let columns: Vec<String> = row.get(3);
-        if row.get(0) {
-            facts.primary_key_deferrable = row.get(2);
-            facts.primary_key = Some(columns.clone());
+) -> BoxFuture<'_, Result<Option<TableFacts>, CaptureError>> {
+    Box::pin(async move {
+        let failed = |error| statement_error("looking up a table", &error);
+        let Some(row) = found.map_err(failed)? else { return Ok(None) };
+        let oid: u32 = row.get(0);
+        let root: (Option<String>, Option<String>) = (row.get(6), row.get(7));
+        let mut facts = TableFacts {
+            oid,
+            name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+            kind: row.get(3),
+            persistence: row.get(4),
+            identity: row.get(5),
+            partition_of: root.0.zip(root.1).map(|(schema, name)| TableName { schema, name }),
+            has_children: row.get(8),
+            can_select: row.get(9),
+            row_security: row.get(10),
+            can_use_schema: row.get(11),
+            owner: Owner::at(&row, 12),
+            schema_owner: Owner::at(&row, 14),
+            reads_ctid: row.get(16),
+            columns: Vec::new(),
+            primary_key: None,
+            primary_key_deferrable: false,
+            identity_index: None,
+        };
+        for row in session.query(COLUMNS, &[&oid]).await.map_err(failed)? {
+            let column = Column { name: row.get(0), type_name: row.get(1), type_oid: row.get(2) };
+            let how: String = row.get(3);
+            let expression: Option<String> = row.get(4);
+            let generated = (!how.is_empty())
+                .then(|| Generated { is_stored: how == "s", expression: expression.unwrap_or_default() });
+            facts.columns.push(ColumnFacts { column, generated, can_select: row.get(5) });
         }
-        if row.get(1) {
-            facts.identity_index = Some(columns);
+        for row in session.query(INDEXES, &[&oid]).await.map_err(failed)? {
+            let columns: Vec<String> = row.get(3);
+            if row.get(0) {
+                facts.primary_key_deferrable = row.get(2);
+                facts.primary_key = Some(columns.clone());
+            }
+            if row.get(1) {
+                facts.identity_index = Some(columns);
+            }
         }
-    }
-    Ok(Some(facts))
+        Ok(Some(facts))
+    })
 }
 
 /// A table that holds rows itself: a plain table, or a leaf of a partitioned one.

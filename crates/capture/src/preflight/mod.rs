@@ -20,6 +20,7 @@ mod server;
 mod tables;
 mod unfit;
 
+use futures::future::BoxFuture;
 use walvec_model::TableName;
 
 pub use remedy::{Actor, Owned, Part, Remedy, Script, Statement};
@@ -112,41 +113,43 @@ pub(crate) fn script(findings: &[Finding], server: &ServerFacts) -> Option<Scrip
 ///
 /// `aside`: configured tables that `config` is without. With `attempt`, a replication session is opened: whether the server grants one
 /// only the server knows.
-pub(crate) async fn findings(
-    session: &Session,
-    config: &SourceConfig,
-    aside: &[TableName],
-    server: &ServerFacts,
+pub(crate) fn findings<'a>(
+    session: &'a Session,
+    config: &'a SourceConfig,
+    aside: &'a [TableName],
+    server: &'a ServerFacts,
     attempt: bool,
-) -> Result<Vec<Finding>, CaptureError> {
-    let rights = Rights::of(session, server).await?;
-    let slot = slot::state(session, &config.slot).await;
-    let mut findings = server::findings(session, &rights, matches!(slot, Ok(SlotState::Missing))).await?;
-    if attempt {
-        findings.extend(replication::finding(session, &rights, &config.slot).await?);
-    }
-    findings.extend(server::slot(&config.slot, slot).map(|finding| finding.about(Subject::Slot)));
-    let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
-    let mut tables = Vec::new();
-    let (mut can_be_published, mut filters_fit) = (true, true);
-    for (index, spec) in config.published().iter().enumerate() {
-        let Some(facts) = facts_by_name(session, &spec.name).await? else {
-            can_be_published = false;
-            findings.push(tables::missing(&spec.name));
-            continue;
-        };
-        let published = published.get(&spec.name);
-        can_be_published &= tables::unfit(&facts).is_none();
-        let found = of_table(session, config, (index, spec), &facts, published, &rights).await?;
-        filters_fit &= found.iter().all(|finding| finding.severity < Severity::Error || finding.code != "E_CONFIG");
-        findings.extend(found);
-        tables.push(facts);
-    }
-    if can_be_published {
-        findings.extend(lookups::findings(session, config, &rights).await?);
-        findings.extend(publication_finding(session, config, aside, &rights, &tables, filters_fit).await?);
-    }
-    Ok(findings)
+) -> BoxFuture<'a, Result<Vec<Finding>, CaptureError>> {
+    Box::pin(async move {
+        let rights = Rights::of(session, server).await?;
+        let slot = slot::state(session, &config.slot).await;
+        let mut findings = server::findings(session, &rights, matches!(slot, Ok(SlotState::Missing))).await?;
+        if attempt {
+            findings.extend(replication::finding(session, &rights, &config.slot).await?);
+        }
+        findings.extend(server::slot(&config.slot, slot).map(|finding| finding.about(Subject::Slot)));
+        let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
+        let mut tables = Vec::new();
+        let (mut can_be_published, mut filters_fit) = (true, true);
+        for (index, spec) in config.published().iter().enumerate() {
+            let Some(facts) = facts_by_name(session, &spec.name).await? else {
+                can_be_published = false;
+                findings.push(tables::missing(&spec.name));
+                continue;
+            };
+            let published = published.get(&spec.name);
+            can_be_published &= tables::unfit(&facts).is_none();
+            let found = of_table(session, config, (index, spec), &facts, published, &rights).await?;
+            filters_fit &= found.iter().all(|finding| finding.severity < Severity::Error || finding.code != "E_CONFIG");
+            findings.extend(found);
+            tables.push(facts);
+        }
+        if can_be_published {
+            findings.extend(lookups::findings(session, config, &rights).await?);
+            findings.extend(publication_finding(session, config, aside, &rights, &tables, filters_fit).await?);
+        }
+        Ok(findings)
+    })
 }
 
 /// What stands in the way of one table, that it exists apart. `spec` with its place among the configured tables.

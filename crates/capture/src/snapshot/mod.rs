@@ -30,6 +30,7 @@ mod round;
 mod spool;
 mod worker;
 
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use walvec_model::{Change, Position, RowKey, TableName};
@@ -60,42 +61,50 @@ pub enum Selection {
 }
 
 /// See [`Source::begin_snapshot`].
-pub(crate) async fn begin(source: &Source) -> Result<Snapshot, CaptureError> {
-    // Before the slot: a table that cannot be copied must not leave a slot behind.
-    source.published_tables().await?;
-    let exported = create::slot(source).await?;
-    let workers = source.config.copy_workers.max(1);
-    match Box::pin(Round::begin(source, exported, workers, plan::tables(source, None))).await {
-        Ok(round) => Ok(copy(source, round)),
-        Err(error) => {
-            // Nobody will ever read this slot: it would only hold back WAL.
-            if let Err(also) = source.drop_slot().await {
-                tracing::warn!(slot = source.config.slot, error = %also, "cannot drop the slot of a failed snapshot");
+pub(crate) fn begin(source: &Source) -> BoxFuture<'_, Result<Snapshot, CaptureError>> {
+    Box::pin(async move {
+        // Before the slot: a table that cannot be copied must not leave a slot behind.
+        source.published_tables().await?;
+        let exported = create::slot(source).await?;
+        let workers = source.config.copy_workers.max(1);
+        match Box::pin(Round::begin(source, exported, workers, plan::tables(source, None))).await {
+            Ok(round) => Ok(copy(source, round)),
+            Err(error) => {
+                // Nobody will ever read this slot: it would only hold back WAL.
+                if let Err(also) = source.drop_slot().await {
+                    tracing::warn!(slot = source.config.slot, error = %also, "cannot drop the slot of a failed snapshot");
+                }
+                Err(error)
             }
-            Err(error)
         }
-    }
+    })
 }
 
 /// See [`Source::begin_reread`].
-pub(crate) async fn reread(source: &Source, table: &TableName, rows: &Selection) -> Result<Snapshot, CaptureError> {
-    let session = source.session().await?;
-    let published = source.published_tables().await?.into_iter().find(|published| published.table.name == *table);
-    let published = published.ok_or_else(|| {
-        let aside = source.set_aside().iter().find(|unfit| unfit.table == *table);
-        let reason = match aside {
-            Some(unfit) => format!("is not followed at present: {}", unfit.finding.message),
-            None => "is not one of the configured tables".to_owned(),
-        };
-        CaptureError::Table { table: table.clone(), reason }
-    })?;
-    if let Selection::Where(Some(condition)) = rows {
-        plan::check(&session, table, condition).await?;
-    }
-    // The slot goes with its session. Nobody streams from it: the rows are the snapshot's.
-    let exported = create::temporary(source).await?;
-    let plans = async { Ok(vec![plan::selected(source, published, rows).await?]) };
-    Ok(copy(source, Box::pin(Round::begin(source, exported, 1, plans)).await?))
+pub(crate) fn reread<'a>(
+    source: &'a Source,
+    table: &'a TableName,
+    rows: &'a Selection,
+) -> BoxFuture<'a, Result<Snapshot, CaptureError>> {
+    Box::pin(async move {
+        let session = source.session().await?;
+        let published = source.published_tables().await?.into_iter().find(|published| published.table.name == *table);
+        let published = published.ok_or_else(|| {
+            let aside = source.set_aside().iter().find(|unfit| unfit.table == *table);
+            let reason = match aside {
+                Some(unfit) => format!("is not followed at present: {}", unfit.finding.message),
+                None => "is not one of the configured tables".to_owned(),
+            };
+            CaptureError::Table { table: table.clone(), reason }
+        })?;
+        if let Selection::Where(Some(condition)) = rows {
+            plan::check(&session, table, condition).await?;
+        }
+        // The slot goes with its session. Nobody streams from it: the rows are the snapshot's.
+        let exported = create::temporary(source).await?;
+        let plans = async { Ok(vec![plan::selected(source, published, rows).await?]) };
+        Ok(copy(source, Box::pin(Round::begin(source, exported, 1, plans)).await?))
+    })
 }
 
 /// Copies what a round has to read.

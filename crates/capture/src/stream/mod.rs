@@ -19,6 +19,7 @@ mod relation;
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -45,46 +46,48 @@ pub struct ChangeStream {
 }
 
 /// See [`Source::open_stream`].
-pub(crate) async fn open(source: &Source) -> Result<ChangeStream, CaptureError> {
-    let slot = source.config.slot.clone();
-    let confirmed = match source.slot().await? {
-        SlotState::Ready { confirmed, .. } => confirmed,
-        SlotState::Missing => return Err(CaptureError::SlotMissing { slot }),
-        SlotState::Lost { reason } => return Err(CaptureError::SlotLost { slot, reason }),
-    };
-    // PostgreSQL 18 streams from a missing publication: nothing, with a warning in its own log.
-    if source.publication_identity().await?.is_none() {
-        return Err(CaptureError::Publication {
-            publication: source.config.publication.clone(),
-            difference: "it does not exist, so changes since it was dropped cannot be had".to_owned(),
-            sql: "read the tables again: `walvec reset`, then `walvec run`".to_owned(),
-        });
-    }
-    let relations = Arc::new(Relations::known_to(source).await?);
-    let mut replication = Replication::open(&source.catalog.info, &slot, source.server().version_num).await?;
-    let patience = Patience::of(&mut replication).await?;
-    replication.start(&source.config.publication).await?;
-
-    let (batches_in, batches) = mpsc::channel(WAITING_BATCHES);
-    let (confirmed, confirmed_out) = watch::channel(confirmed);
-    let stop = CancellationToken::new();
-    let (shut_down, address, stopped) = (source.catalog.shut_down.clone(), source.address(), stop.clone());
-    let last_words = batches_in.clone();
-    let reader = Reader::new(replication, relations, confirmed_out, batches_in, patience, stopped);
-    let reader = tokio::spawn(async move {
-        tokio::select! {
-            ended = reader.run() => ended,
-            // A fast stop of the server ends ordinary sessions at once, and waits for readers of the log until they have
-            // confirmed all of it. That may take for ever, because a provider is away for example: so this one lets go.
-            () = shut_down.cancelled() => {
-                let error = CaptureError::Connect { server: address, reason: "the server shuts down".to_owned() };
-                // A consumer that is behind gets E_CLOSED behind what it has not taken yet.
-                let _ = last_words.try_send(Err(error));
-                Err(CaptureError::Closed)
-            }
+pub(crate) fn open(source: &Source) -> BoxFuture<'_, Result<ChangeStream, CaptureError>> {
+    Box::pin(async move {
+        let slot = source.config.slot.clone();
+        let confirmed = match source.slot().await? {
+            SlotState::Ready { confirmed, .. } => confirmed,
+            SlotState::Missing => return Err(CaptureError::SlotMissing { slot }),
+            SlotState::Lost { reason } => return Err(CaptureError::SlotLost { slot, reason }),
+        };
+        // PostgreSQL 18 streams from a missing publication: nothing, with a warning in its own log.
+        if source.publication_identity().await?.is_none() {
+            return Err(CaptureError::Publication {
+                publication: source.config.publication.clone(),
+                difference: "it does not exist, so changes since it was dropped cannot be had".to_owned(),
+                sql: "read the tables again: `walvec reset`, then `walvec run`".to_owned(),
+            });
         }
-    });
-    Ok(ChangeStream { batches, confirmed, stop: stop.drop_guard(), reader })
+        let relations = Arc::new(Relations::known_to(source).await?);
+        let mut replication = Replication::open(&source.catalog.info, &slot, source.server().version_num).await?;
+        let patience = Patience::of(&mut replication).await?;
+        replication.start(&source.config.publication).await?;
+
+        let (batches_in, batches) = mpsc::channel(WAITING_BATCHES);
+        let (confirmed, confirmed_out) = watch::channel(confirmed);
+        let stop = CancellationToken::new();
+        let (shut_down, address, stopped) = (source.catalog.shut_down.clone(), source.address(), stop.clone());
+        let last_words = batches_in.clone();
+        let reader = Reader::new(replication, relations, confirmed_out, batches_in, patience, stopped);
+        let reader = tokio::spawn(async move {
+            tokio::select! {
+                ended = reader.run() => ended,
+                // A fast stop of the server ends ordinary sessions at once, and waits for readers of the log until they have
+                // confirmed all of it. That may take for ever, because a provider is away for example: so this one lets go.
+                () = shut_down.cancelled() => {
+                    let error = CaptureError::Connect { server: address, reason: "the server shuts down".to_owned() };
+                    // A consumer that is behind gets E_CLOSED behind what it has not taken yet.
+                    let _ = last_words.try_send(Err(error));
+                    Err(CaptureError::Closed)
+                }
+            }
+        });
+        Ok(ChangeStream { batches, confirmed, stop: stop.drop_guard(), reader })
+    })
 }
 
 impl ChangeStream {

@@ -1,3 +1,7 @@
+//! The server answers as the client expects, also where a test makes it fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -13,7 +17,7 @@ use qdrant_client::{Payload, Qdrant, QdrantError};
 use serde_json::json;
 use tonic::Code;
 
-use crate::{Call, Fault, TestServer};
+use walvec_test_qdrant::{Call, Fault, TestServer};
 
 const NAME: &str = "books";
 
