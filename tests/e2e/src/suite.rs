@@ -178,7 +178,7 @@ pub fn main(tests: &[Test]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of the time a test waits: for a session to be over, for a look that comes every second.
     let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    arguments.test_threads.get_or_insert(processors + processors.div_ceil(2));
+    arguments.test_threads.get_or_insert(2 * processors);
     let servers = match servers::under_test().and_then(|servers| binary::check().map(|()| servers)) {
         Ok(servers) => servers,
         Err(error) => {
