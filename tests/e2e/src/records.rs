@@ -77,6 +77,29 @@ pub async fn add_partitions(broker: &TestBroker, topic: &str, count: usize) -> R
 /// # Errors
 /// The broker's.
 pub async fn write(broker: &TestBroker, topic: &str, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(i32, i64)> {
+    send(broker, topic, None, key, value).await
+}
+
+/// Writes a record into a partition of a topic, whatever its key.
+///
+/// # Errors
+/// The broker's.
+pub async fn write_into(
+    broker: &TestBroker,
+    (topic, partition): (&str, i32),
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+) -> Result<()> {
+    send(broker, topic, Some(partition), key, value).await.map(drop)
+}
+
+async fn send(
+    broker: &TestBroker,
+    topic: &str,
+    partition: Option<i32>,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+) -> Result<(i32, i64)> {
     let (client, topic) = (client(broker), topic.to_owned());
     let (key, value) = (key.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec));
     tokio::task::spawn_blocking(move || {
@@ -84,6 +107,7 @@ pub async fn write(broker: &TestBroker, topic: &str, key: Option<&[u8]>, value: 
         let before = ends(&reader, &topic)?;
         let producer: BaseProducer = client.clone().set("partitioner", "murmur2_random").create()?;
         let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&topic);
+        record.partition = partition;
         if let Some(key) = &key {
             record = record.key(key);
         }

@@ -4,11 +4,17 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, image, records, test, wait};
 use walvec_test_kafka::can_test;
+use walvec_test_providers::TestProvider;
 use walvec_test_qdrant::TestServer;
+
+use crate::broker::both_work;
+use crate::workers::start_again;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(a_truncate_from_another_cluster_removes_what_was_written_before_it_and_nothing_else).once(),
+        test!(a_truncate_waits_until_every_worker_has_written_what_is_older_and_a_crash_meanwhile_brings_nothing_back)
+            .once(),
         test!(a_topic_that_forgets_deletes_at_once_is_refused).once(),
         test!(a_worker_that_was_away_for_longer_than_deletes_are_kept_does_not_go_on).once(),
         test!(a_value_whose_record_was_compacted_away_is_read_from_the_table).once(),
@@ -24,15 +30,24 @@ fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Writes what Debezium writes when `op` happens at this place in its server's log.
-async fn write(kafka: &Kafka, op: &str, lsn: u64, id: Option<u32>) -> Result<()> {
+/// What Debezium writes when `op` happens at this place in its server's log: key and value.
+fn record(op: &str, lsn: u64, id: Option<u32>) -> (Option<String>, String) {
     let source = json!({"schema": "public", "table": "items", "lsn": lsn, "txId": 1});
     let after = id.map(|id| json!({"id": id, "name": format!("name {id}")}));
     let value = json!({"op": op, "before": null, "after": after, "source": source}).to_string();
-    let key = id.map(|id| json!({ "id": id }).to_string());
-    records::write(kafka.broker(), &kafka.topic("items"), key.as_deref().map(str::as_bytes), Some(value.as_bytes()))
-        .await?;
-    Ok(())
+    (id.map(|id| json!({ "id": id }).to_string()), value)
+}
+
+async fn write(kafka: &Kafka, op: &str, lsn: u64, id: Option<u32>) -> Result<()> {
+    let (key, value) = record(op, lsn, id);
+    let key = key.as_deref().map(str::as_bytes);
+    records::write(kafka.broker(), &kafka.topic("items"), key, Some(value.as_bytes())).await.map(drop)
+}
+
+async fn write_into(kafka: &Kafka, partition: i32, op: &str, lsn: u64, id: Option<u32>) -> Result<()> {
+    let (key, value) = record(op, lsn, id);
+    let (topic, key) = (kafka.topic("items"), key.as_deref().map(str::as_bytes));
+    records::write_into(kafka.broker(), (&topic, partition), key, Some(value.as_bytes())).await
 }
 
 /// Waits until the collection is the table's image.
@@ -89,6 +104,56 @@ async fn a_truncate_from_another_cluster_removes_what_was_written_before_it_and_
         kafka.read("index", &mut [&mut index]).await?;
         becomes(&context, &server, 10).await?;
         index.stop().await?;
+    }
+    Ok(())
+}
+
+/// A worker reads the truncate, and another one has not written the older rows of its partition: its provider is slow.
+async fn a_truncate_waits_until_every_worker_has_written_what_is_older_and_a_crash_meanwhile_brings_nothing_back(
+    context: TestContext,
+) -> Result<()> {
+    if !can_test("truncates of other programs") {
+        return Ok(());
+    }
+    let (kafka, server) = (Kafka::own(&context, Kafka::options()).await?, TestServer::start()?);
+    let provider = TestProvider::start().await?;
+    let embedding = json!({ "model": "openai/m", "url": provider.openai_url(), "api_key": "key" });
+    let settings = items(&kafka, &server).with("embedding", embedding);
+    context.execute("CREATE TABLE items (id int PRIMARY KEY, name text)").await?;
+    context.execute("INSERT INTO items VALUES (21, 'name 21'), (22, 'name 22')").await?;
+    records::make_topic(kafka.broker(), &kafka.topic("items"), 2, &[]).await?;
+    let mut workers =
+        [context.start_stage(&settings, "index", "one").await?, context.start_stage(&settings, "index", "two").await?];
+    let [one, two] = &mut workers;
+    both_work(one, two).await?;
+
+    // No record of what is held up is read by the one that reads the truncate.
+    provider.hold(Some("name"));
+    for id in 1..=5 {
+        write_into(&kafka, 1, "c", 100 + u64::from(id), Some(id)).await?;
+    }
+    wait::until("the older rows are being embedded", async || Ok((provider.holds() >= 1).then_some(()))).await?;
+    write_into(&kafka, 0, "t", 200, None).await?;
+    write_into(&kafka, 0, "c", 300, Some(21)).await?;
+    write_into(&kafka, 1, "c", 301, Some(22)).await?;
+    wait::until("the truncate waits", async || {
+        let mut told = String::new();
+        for worker in &workers {
+            told += &tokio::fs::read_to_string(worker.log()).await?;
+        }
+        Ok(told.contains("a truncate waits until the group has read what was written before it").then_some(()))
+    })
+    .await?;
+    for worker in workers {
+        worker.kill().await?;
+    }
+    provider.hold(None);
+    let mut one = start_again(&context, &settings, "index", "one").await?;
+    let mut two = start_again(&context, &settings, "index", "two").await?;
+    kafka.read("index", &mut [&mut one, &mut two]).await?;
+    becomes(&context, &server, 2).await?;
+    for worker in [one, two] {
+        worker.stop().await?;
     }
     Ok(())
 }

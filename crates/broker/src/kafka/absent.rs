@@ -103,6 +103,10 @@ pub mod lookup {
         Err(BrokerError::NotBuilt)
     }
 
+    pub async fn next(_: &Connection, _: Partition, _offset: i64) -> Result<Option<Record>, BrokerError> {
+        Err(BrokerError::NotBuilt)
+    }
+
     pub async fn rewind(_: &Connection, _group: &str, _topics: &[(String, i32)]) -> Result<(), BrokerError> {
         Err(BrokerError::NotBuilt)
     }

@@ -21,22 +21,29 @@ const POLL: Duration = Duration::from_millis(100);
 /// # Errors
 /// If the broker cannot be asked.
 pub async fn record(connection: &Connection, partition: Partition, offset: i64) -> Result<Option<Record>, BrokerError> {
+    // One that was compacted away is followed by a later one.
+    Ok(next(connection, partition, offset).await?.filter(|record| record.offset == offset))
+}
+
+/// The first record at `offset` or behind it; `None` at the end of the partition. Marks of transactions are no records.
+///
+/// # Errors
+/// If the broker cannot be asked.
+pub async fn next(connection: &Connection, partition: Partition, offset: i64) -> Result<Option<Record>, BrokerError> {
     let (client, trouble) = client(connection, "walvec-none")?;
     let read = move || {
         let (first, end) = client.fetch_watermarks(&partition.topic, partition.number, ANSWER)?;
-        if !(first..end).contains(&offset) {
+        let from = offset.max(first);
+        if from >= end {
             return Ok(None);
         }
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))?;
+        list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(from))?;
         client.assign(&list)?;
         let begun = Instant::now();
         while begun.elapsed() < ANSWER {
             match client.poll(POLL) {
-                // One that was compacted away is followed by a later one.
-                Some(Ok(message)) => {
-                    return Ok((message_offset(&message) == offset).then(|| to_record(&message, &partition)));
-                }
+                Some(Ok(message)) => return Ok(Some(to_record(&message, &partition))),
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
                 Some(Err(error)) => return Err(error),
                 None => {}
@@ -46,10 +53,6 @@ pub async fn record(connection: &Connection, partition: Partition, offset: i64) 
     };
     let found: Result<Option<Record>, KafkaError> = blocking(read).await?;
     found.map_err(|error| trouble.classify("reading a record", &error))
-}
-
-fn message_offset(message: &rdkafka::message::BorrowedMessage<'_>) -> i64 {
-    rdkafka::message::Message::offset(message)
 }
 
 /// Lets a group begin again at the oldest records there are. Nobody may be in the group.

@@ -11,10 +11,12 @@
 //! - [`rows`]: records of changed rows, for `index` and `embed`
 //! - [`vectors`]: records of vectors, for `sink`
 //! - [`vectors_topic`]: a topic as the place where `embed` puts points
+//! - [`held`]: records that have to wait until the group has read the other partitions so far
 //! - [`claim`]: whether this worker may still write
 //! - here: starting, running and stopping the whole
 
 mod claim;
+mod held;
 mod rows;
 mod vectors;
 pub mod vectors_topic;
@@ -295,7 +297,8 @@ impl Indexer {
         let sinks: Vec<Arc<dyn Sink>> =
             self.collections.iter().map(|collection| Arc::clone(&collection.sink)).collect();
         let telemetry = &self.shared.telemetry;
-        let mut worker = Worker::new(consumer, intake, Arc::clone(&self.claim), self.shared.clone(), renews);
+        let (connection, claim) = (self.config.connection.clone(), Arc::clone(&self.claim));
+        let mut worker = Worker::new(connection, consumer, intake, claim, self.shared.clone(), renews);
         let outcome = tokio::select! {
             outcome = worker.run(retry) => outcome,
             gone = observe(&sinks, filled, telemetry) => Err(gone),

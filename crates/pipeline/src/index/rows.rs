@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use tracing::Span;
 use walvec_broker::Record;
 use walvec_broker::kafka::consumer::Offsets;
-use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, SnapshotEnd, header};
+use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, header};
 use walvec_model::{Change, Generation, Lsn, Op, Position, RowKey, Table, TableName};
 
+use super::held::{Truncate, Waiting};
 use super::worker::{Intake, Taken};
 use crate::batch::{Final, coalesce};
 use crate::error::PipelineError;
@@ -28,6 +29,7 @@ const E_SCHEMA: &str = "E_SCHEMA";
 
 /// Takes changes in and brings them into collections.
 pub(super) struct Rows {
+    format: Format,
     decoder: Decoder,
     /// The table that each topic is for, where it is for one alone.
     tables: HashMap<String, Option<TableName>>,
@@ -87,6 +89,7 @@ impl Rows {
             needed.entry(writer.collection.table.clone()).or_default().extend(columns);
         }
         Self {
+            format,
             decoder: Decoder::new(format, needed),
             tables: topics.iter().cloned().collect(),
             compacted,
@@ -109,27 +112,28 @@ impl Rows {
     }
 
     /// Whether a record of another program is older than a truncate that was read before it, in another partition: such a program
-    /// writes a truncate into one partition only.
+    /// writes a truncate into one partition only, and may have been slow to send the record to its own.
     fn is_before_truncate(&self, arrived: &Arrived) -> bool {
         let emptied = self.emptied.get(&arrived.change.table.name);
         arrived.generation == FOREIGN && emptied.is_some_and(|emptied| arrived.change.position < *emptied)
     }
 
-    async fn join(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
+    async fn join(&mut self, arrived: Arrived, place: Place) -> Result<Taken, PipelineError> {
         let change = &arrived.change;
         let concerned = self.writers_of(&change.table.name);
         if concerned.is_empty() || self.is_before_truncate(&arrived) {
-            return Ok(());
+            return Ok(Taken::Joined);
         }
         if change.op == Op::Truncate {
-            if arrived.generation == FOREIGN {
-                self.emptied.insert(change.table.name.clone(), change.position);
+            let (table, position) = (change.table.name.clone(), change.position);
+            if arrived.generation == FOREIGN && self.format == Format::Debezium {
+                return Ok(Taken::Waits(Waiting::Truncate(Truncate { table, position, place })));
             }
             self.drain().await?;
             for index in concerned {
-                self.writers[index].truncate_before(change.position, arrived.generation, &place).await?;
+                self.writers[index].truncate_before(position, arrived.generation, &place).await?;
             }
-            return Ok(());
+            return Ok(Taken::Joined);
         }
         if !matches!(change.op, Op::Delete { .. }) {
             let table = Arc::clone(&change.table);
@@ -146,7 +150,7 @@ impl Rows {
         self.bytes += weight(&arrived.change.op);
         self.since.get_or_insert_with(Instant::now);
         self.pending.push((arrived, place));
-        Ok(())
+        Ok(Taken::Joined)
     }
 
     /// A record that nobody can read is parked under its place, for every collection that it might have been for.
@@ -282,11 +286,8 @@ impl Intake for Rows {
                 self.take_again(arrived, place).await?;
                 Ok(Taken::Joined)
             }
-            Ok(Event::Change(arrived)) => {
-                self.join(arrived, place).await?;
-                Ok(Taken::Joined)
-            }
-            Ok(Event::SnapshotEnd(end)) => Ok(Taken::SnapshotEnd(end)),
+            Ok(Event::Change(arrived)) => self.join(arrived, place).await,
+            Ok(Event::SnapshotEnd(end)) => Ok(Taken::Waits(Waiting::SnapshotEnd(end))),
             Ok(Event::Nothing) => Ok(Taken::Joined),
             Err(malformed) => {
                 self.park(&place, &malformed).await?;
@@ -347,11 +348,30 @@ impl Intake for Rows {
         offsets
     }
 
-    async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
-        for index in self.writers_of(&end.table) {
-            self.writers[index].end_snapshot(end).await?;
+    async fn end(&mut self, waiting: &Waiting) -> Result<(), PipelineError> {
+        match waiting {
+            Waiting::SnapshotEnd(end) => {
+                for index in self.writers_of(&end.table) {
+                    self.writers[index].end_snapshot(end).await?;
+                }
+            }
+            Waiting::Truncate(Truncate { table, position, place }) => {
+                self.emptied.insert(table.clone(), *position);
+                for index in self.writers_of(table) {
+                    self.writers[index].truncate_before(*position, FOREIGN, place).await?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// One that cannot be read counts as older: the group is about to park it.
+    fn is_older(&mut self, record: &Record, position: Position) -> bool {
+        let table = self.tables.get(&*record.topic).cloned().flatten();
+        match self.decoder.decode(record, table.as_ref()) {
+            Ok(Event::Change(arrived)) => arrived.change.position < position,
+            Ok(Event::SnapshotEnd(_) | Event::Nothing) | Err(_) => true,
+        }
     }
 
     fn reload(&mut self) -> Result<(), PipelineError> {

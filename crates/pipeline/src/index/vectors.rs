@@ -9,9 +9,10 @@ use tracing::Instrument as _;
 use walvec_broker::Record;
 use walvec_broker::kafka::consumer::Offsets;
 use walvec_broker::wire::vectors::{self, Upsert, Vectors as Said};
-use walvec_broker::wire::{Format, Malformed, SnapshotEnd, reference_vectors};
+use walvec_broker::wire::{Format, Malformed, reference_vectors};
 use walvec_model::{Column, InputHash, Lsn, Point, PointId, Position, Provenance, RowKey, Table, Value};
 
+use super::held::Waiting;
 use super::worker::{Intake, Taken};
 use crate::error::PipelineError;
 use crate::store::Place;
@@ -122,7 +123,7 @@ impl Vectors {
                     self.writers[index].truncate_before(position, generation, &place).await?;
                 }
             }
-            Said::SnapshotEnd { end, .. } => return Ok(Taken::SnapshotEnd(end)),
+            Said::SnapshotEnd { end, .. } => return Ok(Taken::Waits(Waiting::SnapshotEnd(end))),
             Said::Nothing => {}
         }
         Ok(Taken::Joined)
@@ -243,11 +244,17 @@ impl Intake for Vectors {
         std::mem::take(&mut self.durable)
     }
 
-    async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
+    async fn end(&mut self, waiting: &Waiting) -> Result<(), PipelineError> {
+        let Waiting::SnapshotEnd(end) = waiting else { return Ok(()) };
         for writer in self.writers.iter_mut().filter(|writer| writer.collection.table == end.table) {
             writer.end_snapshot(end).await?;
         }
         Ok(())
+    }
+
+    /// Truncates do not wait here: each partition has its copy.
+    fn is_older(&mut self, _: &Record, _: Position) -> bool {
+        false
     }
 
     fn reload(&mut self) -> Result<(), PipelineError> {

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
+use walvec_broker::kafka::connection::Connection;
 use walvec_broker::kafka::consumer::{Consumer, Member, Offsets, Polled};
 use walvec_broker::kafka::statistics::Reading;
-use walvec_broker::wire::{SnapshotEnd, header};
+use walvec_broker::wire::header;
 use walvec_broker::{BrokerError, Partition, Received, Record};
+use walvec_model::Position;
 
 use super::claim::Claim;
+use super::held::{Held, Waiting};
 use crate::error::PipelineError;
 use crate::follow::until;
 use crate::retry::Retry;
@@ -65,8 +68,11 @@ pub(super) trait Intake {
     /// Offsets that were given to [`flush`](Self::flush), as far as everything before them is durable by now.
     fn durable(&mut self) -> Offsets;
 
-    /// All rows of a snapshot have been written, by all workers: what it did not meet is removed.
-    async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError>;
+    /// The group has written what a record had to wait for: what is gone by it is removed. Nothing is being written now.
+    async fn end(&mut self, waiting: &Waiting) -> Result<(), PipelineError>;
+
+    /// Whether a record of a topic in which a truncate waits is from before `position`.
+    fn is_older(&mut self, record: &Record, position: Position) -> bool;
 
     /// Rows may have come that other workers had before.
     fn reload(&mut self) -> Result<(), PipelineError>;
@@ -76,18 +82,13 @@ pub(super) trait Intake {
 pub(super) enum Taken {
     /// Nothing now.
     Joined,
-    /// To wait until every worker has come so far.
-    SnapshotEnd(SnapshotEnd),
-}
-
-/// A partition whose next record has to wait for the other partitions.
-struct Held {
-    end: SnapshotEnd,
-    offset: i64,
+    /// To wait until the group has read the other partitions so far.
+    Waits(Waiting),
 }
 
 /// One worker while it belongs to its group.
 pub(super) struct Worker<I> {
+    connection: Connection,
     consumer: Consumer,
     member: Arc<Member>,
     intake: I,
@@ -105,9 +106,17 @@ pub(super) struct Worker<I> {
 }
 
 impl<I: Intake> Worker<I> {
-    pub(super) fn new(consumer: Consumer, intake: I, claim: Arc<Claim>, shared: Shared, renews: bool) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        consumer: Consumer,
+        intake: I,
+        claim: Arc<Claim>,
+        shared: Shared,
+        renews: bool,
+    ) -> Self {
         let member = consumer.member();
         Self {
+            connection,
             consumer,
             member,
             intake,
@@ -211,15 +220,15 @@ impl<I: Intake> Worker<I> {
             let counts_here = received.record.header(header::TOPIC) == Some(&*partition.topic);
             match self.intake.take(received.record).await? {
                 Taken::Joined => drop(self.reached.insert(partition, offset + 1)),
-                Taken::SnapshotEnd(end) if !counts_here => {
+                Taken::Waits(Waiting::SnapshotEnd(end)) if !counts_here => {
                     let table = end.table.to_string();
                     tracing::warn!(%partition, offset, table, "the end of a snapshot was copied from another topic: nothing is removed");
                     self.reached.insert(partition, offset + 1);
                 }
-                Taken::SnapshotEnd(end) => {
+                Taken::Waits(waiting) => {
                     self.member.pause(&partition)?;
                     self.reached.insert(partition.clone(), offset);
-                    self.held.insert(partition, Held { end, offset });
+                    self.held.insert(partition, Held::new(waiting, offset));
                 }
             }
             if self.intake.is_full() {
@@ -319,20 +328,20 @@ impl<I: Intake> Worker<I> {
         }
     }
 
-    /// Ends snapshots whose rows have been written by all workers.
+    /// Takes in the records for which the group has read enough.
     async fn pass_barriers(&mut self) -> Result<(), PipelineError> {
         self.flush_if_wanted().await?;
         self.commit().await?;
         let partitions: Vec<Partition> = self.held.keys().cloned().collect();
         for partition in partitions {
-            let Some(Held { end, offset }) = self.held.get(&partition) else { continue };
-            let committed = self.member.committed(&partition.topic, end.barrier.len()).await?;
-            if committed.iter().zip(&end.barrier).any(|(committed, barrier)| committed < barrier) {
+            let Some(held) = self.held.get_mut(&partition) else { continue };
+            let is_older = |record: &Record, position| self.intake.is_older(record, position);
+            if !held.is_over(&partition, &self.member, &self.connection, is_older).await? {
                 continue;
             }
-            let (end, next) = (end.clone(), offset + 1);
+            let (waiting, next) = (held.waiting.clone(), held.offset + 1);
             self.finish().await?;
-            self.intake.end_snapshot(&end).await?;
+            self.intake.end(&waiting).await?;
             self.held.remove(&partition);
             self.uncommitted.insert(partition.clone(), next);
             self.claim.durable(&self.uncommitted);

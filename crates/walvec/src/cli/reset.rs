@@ -17,7 +17,8 @@ use crate::{app, collection, last_run, reindex, swapped};
 /// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
 ///
 /// With `broker` this is for the machine where capture runs: it writes every row to the topics again, and the workers remove
-/// what is gone. --offsets is for the other side: workers read their topics again from the oldest record there is.
+/// what is gone. A publication that walvec did not make stays. If `source.slot` was changed, the slot of before is dropped too.
+/// --offsets is for the other side: workers read their topics again from the oldest record there is.
 #[derive(Args)]
 pub(crate) struct ResetArgs {
     #[command(flatten)]

@@ -1,0 +1,104 @@
+//! Records that concern all partitions of their topic, but are in one: they wait until the group has read the others so far.
+
+use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::consumer::Member;
+use walvec_broker::kafka::lookup;
+use walvec_broker::kafka::topics::Topics;
+use walvec_broker::wire::SnapshotEnd;
+use walvec_broker::{Partition, Record};
+use walvec_model::{Position, TableName};
+
+use crate::error::PipelineError;
+use crate::store::Place;
+
+/// What a record says that has to wait.
+#[derive(Clone)]
+pub(super) enum Waiting {
+    /// Every row of a table was read. The record counts the rows.
+    SnapshotEnd(SnapshotEnd),
+    /// Another program has noted that a table was emptied.
+    Truncate(Truncate),
+}
+
+/// An emptied table.
+#[derive(Clone)]
+pub(super) struct Truncate {
+    pub(super) table: TableName,
+    /// What is older goes.
+    pub(super) position: Position,
+    pub(super) place: Place,
+}
+
+/// A partition whose next record has to wait for the other partitions.
+pub(super) struct Held {
+    pub(super) waiting: Waiting,
+    /// The offset of that record.
+    pub(super) offset: i64,
+    /// How many partitions the topic had at first; those that came later hold nothing older.
+    partitions: Option<i32>,
+    /// A partition that was not read so far, and the offset up to which the group had read it.
+    behind: Option<(usize, i64)>,
+}
+
+impl Held {
+    pub(super) const fn new(waiting: Waiting, offset: i64) -> Self {
+        Self { waiting, offset, partitions: None, behind: None }
+    }
+
+    /// Whether the group has written what the record waits for. `is_older`: whether a record is from before a position.
+    ///
+    /// # Errors
+    /// If the broker cannot be asked.
+    pub(super) async fn is_over(
+        &mut self,
+        of: &Partition,
+        member: &Member,
+        connection: &Connection,
+        is_older: impl FnMut(&Record, Position) -> bool,
+    ) -> Result<bool, PipelineError> {
+        match &self.waiting {
+            Waiting::SnapshotEnd(end) => {
+                let committed = member.committed(&of.topic, end.barrier.len()).await?;
+                Ok(committed.iter().zip(&end.barrier).all(|(committed, barrier)| committed >= barrier))
+            }
+            Waiting::Truncate(truncate) => {
+                let position = truncate.position;
+                self.find_behind(of, position, member, connection, is_older).await?;
+                Ok(self.behind.is_none())
+            }
+        }
+    }
+
+    /// Looks for a partition in which the group has not come to `position` yet: the next record there is older.
+    async fn find_behind(
+        &mut self,
+        of: &Partition,
+        position: Position,
+        member: &Member,
+        connection: &Connection,
+        mut is_older: impl FnMut(&Record, Position) -> bool,
+    ) -> Result<(), PipelineError> {
+        let partitions = match self.partitions {
+            Some(partitions) => partitions,
+            None => Topics::new(connection)?.partitions().await?.get(&*of.topic).copied().unwrap_or_default(),
+        };
+        self.partitions = Some(partitions);
+        let committed = member.committed(&of.topic, usize::try_from(partitions).unwrap_or_default()).await?;
+        if self.behind.is_some_and(|(number, offset)| committed.get(number) == Some(&offset)) {
+            return Ok(());
+        }
+        let was_behind = self.behind.take().is_some();
+        for (number, offset) in (0..partitions).zip(committed).filter(|(number, _)| *number != of.number) {
+            let partition = Partition { topic: of.topic.clone(), number };
+            let next = lookup::next(connection, partition.clone(), offset).await?;
+            if next.is_some_and(|next| is_older(&next, position)) {
+                if !was_behind {
+                    tracing::info!(truncate = %of, %partition, offset, "a truncate waits until the group has read what was written before it");
+                }
+                self.behind = Some((usize::try_from(number).unwrap_or_default(), offset));
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
