@@ -16,8 +16,13 @@ use crate::error::PipelineError;
 use crate::letters::{Kept, Letters};
 use crate::store::{DeadLetter, Place};
 
-/// By collection and the bytes of the key.
-type Known = BTreeMap<(String, Vec<u8>), DeadLetter>;
+/// The code of a dead letter whose record is too large.
+const E_RECORD_SIZE: &str = "E_RECORD_SIZE";
+
+/// By collection, the bytes of the key, and whether capture has parked the row.
+type Known = BTreeMap<Slot, DeadLetter>;
+
+type Slot = (String, Vec<u8>, bool);
 
 /// The topic of dead letters.
 pub struct LettersTopic {
@@ -52,10 +57,10 @@ impl LettersTopic {
             match dead_letter::decode(&record) {
                 Ok(Parked::Letter(letter)) => {
                     let letter = from_wire(*letter);
-                    self.lock().insert(slot(&letter.collection, &letter.key), letter);
+                    self.lock().insert(slot_of(&letter), letter);
                 }
-                Ok(Parked::Cleared(Subject::Row { collection, key, .. })) => {
-                    self.lock().remove(&slot(&collection, &key));
+                Ok(Parked::Cleared(Subject::Row { collection, key, by_capture, .. })) => {
+                    self.lock().remove(&slot(&collection, &key, by_capture));
                 }
                 Ok(Parked::Cleared(Subject::Record(_))) => {}
                 Err(error) => tracing::warn!(place = record.place(), "not a parked row: {error}"),
@@ -83,12 +88,26 @@ impl LettersTopic {
     }
 }
 
-fn slot(collection: &str, key: &[walvec_model::Value]) -> (String, Vec<u8>) {
-    (collection.to_owned(), RowKey::new(key.to_vec()).canonical().to_vec())
+fn slot(collection: &str, key: &[walvec_model::Value], by_capture: bool) -> Slot {
+    (collection.to_owned(), RowKey::new(key.to_vec()).canonical().to_vec(), by_capture)
+}
+
+fn slot_of(letter: &DeadLetter) -> Slot {
+    slot(&letter.collection, &letter.key, is_by_capture(letter))
+}
+
+/// Whether capture has parked the row. What a worker has parked came in a record.
+fn is_by_capture(letter: &DeadLetter) -> bool {
+    letter.code == E_RECORD_SIZE && letter.place.is_none()
 }
 
 fn subject(letter: &DeadLetter) -> Subject {
-    Subject::Row { collection: letter.collection.clone(), table: letter.table.clone(), key: letter.key.clone() }
+    Subject::Row {
+        collection: letter.collection.clone(),
+        table: letter.table.clone(),
+        key: letter.key.clone(),
+        by_capture: is_by_capture(letter),
+    }
 }
 
 fn to_wire(letter: &DeadLetter) -> Letter {
@@ -114,7 +133,7 @@ fn from_wire(letter: Letter) -> DeadLetter {
     let place =
         letter.source.map(|place| Place { topic: place.topic, partition: place.partition, offset: place.offset });
     let (collection, table, key) = match letter.subject {
-        Subject::Row { collection, table, key } => (collection, table, key),
+        Subject::Row { collection, table, key, .. } => (collection, table, key),
         Subject::Record(place) => (String::new(), String::new(), vec![place.topic.into()]),
     };
     DeadLetter {
@@ -130,10 +149,38 @@ fn from_wire(letter: Letter) -> DeadLetter {
     }
 }
 
+impl LettersTopic {
+    /// Parks rows, and takes others back: those that capture has parked, or those that workers have.
+    async fn change(
+        &self,
+        collection: &str,
+        parked: &[DeadLetter],
+        cleared: &[RowKey],
+        by_capture: bool,
+    ) -> Result<(), PipelineError> {
+        let cleared: Vec<Slot> = cleared.iter().map(|key| slot(collection, key.values(), by_capture)).collect();
+        let mut records: Vec<Outgoing> = parked.iter().map(|letter| dead_letter::encode(&to_wire(letter))).collect();
+        for slot in &cleared {
+            let found = self.lock().get(slot).map(subject);
+            records.extend(found.map(|subject| dead_letter::cleared(&subject)));
+        }
+        self.write(&records).await?;
+        let mut known = self.lock();
+        for slot in &cleared {
+            known.remove(slot);
+        }
+        for letter in parked {
+            known.insert(slot_of(letter), letter.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Shows every letter; what is cleared was parked by workers.
 impl Letters for LettersTopic {
     fn each(&self, collection: &str, see: &mut dyn FnMut(DeadLetter)) -> Result<(), PipelineError> {
         let known = self.lock();
-        known.iter().filter(|((found, _), _)| found == collection).for_each(|(_, letter)| see(letter.clone()));
+        known.iter().filter(|((found, ..), _)| found == collection).for_each(|(_, letter)| see(letter.clone()));
         Ok(())
     }
 
@@ -142,22 +189,27 @@ impl Letters for LettersTopic {
     }
 
     fn update<'a>(&'a self, collection: &'a str, parked: &'a [DeadLetter], cleared: &'a [RowKey]) -> Kept<'a> {
-        Box::pin(async move {
-            let mut records: Vec<Outgoing> =
-                parked.iter().map(|letter| dead_letter::encode(&to_wire(letter))).collect();
-            for key in cleared {
-                let found = self.lock().get(&slot(collection, key.values())).map(subject);
-                records.extend(found.map(|subject| dead_letter::cleared(&subject)));
+        Box::pin(self.change(collection, parked, cleared, false))
+    }
+}
+
+/// The letters of capture in the topic: rows whose records are too large.
+pub struct CaptureLetters(pub Arc<LettersTopic>);
+
+impl Letters for CaptureLetters {
+    fn each(&self, collection: &str, see: &mut dyn FnMut(DeadLetter)) -> Result<(), PipelineError> {
+        self.0.each(collection, &mut |letter| {
+            if is_by_capture(&letter) {
+                see(letter);
             }
-            self.write(&records).await?;
-            let mut known = self.lock();
-            for key in cleared {
-                known.remove(&slot(collection, key.values()));
-            }
-            for letter in parked {
-                known.insert(slot(&letter.collection, &letter.key), letter.clone());
-            }
-            Ok(())
         })
+    }
+
+    fn refresh(&self) -> Kept<'_> {
+        self.0.refresh()
+    }
+
+    fn update<'a>(&'a self, collection: &'a str, parked: &'a [DeadLetter], cleared: &'a [RowKey]) -> Kept<'a> {
+        Box::pin(self.0.change(collection, parked, cleared, true))
     }
 }

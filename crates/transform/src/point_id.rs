@@ -22,6 +22,8 @@ const INT2: u32 = 21;
 const INT4: u32 = 23;
 /// `pg_type.oid` of uuid.
 const UUID: u32 = 2950;
+/// What stands for a type that nothing says.
+const UNKNOWN: u32 = 0;
 
 /// The id under which a row is stored that is not cut into chunks. `shared`: several tables write to the collection.
 #[must_use]
@@ -44,6 +46,17 @@ fn own_id(table: &Table, key: &RowKey) -> Option<PointId> {
         UUID => Uuid::try_parse(value.as_str()?).ok().map(PointId::Uuid),
         _ => None,
     }
+}
+
+/// The table as it is if a row's key is a uuid, where nothing says the key's type and it may be one: the row has another id then.
+#[must_use]
+pub fn with_uuid_key(table: &Table, key: &RowKey) -> Option<Table> {
+    let ([index], [value]) = (table.key.as_slice(), key.values()) else { return None };
+    let mut table = table.clone();
+    let column = table.columns.get_mut(*index)?;
+    let may_be_uuid = column.type_oid == UNKNOWN && Uuid::try_parse(value.as_str()?).is_ok();
+    column.type_oid = UUID;
+    may_be_uuid.then_some(table)
 }
 
 fn derived_id(table: &TableName, key: &RowKey, chunk: u64) -> Uuid {

@@ -10,14 +10,14 @@ use walvec_broker::kafka::consumer::Protocol;
 use walvec_broker::kafka::lookup;
 use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Segment, Sending};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
-use walvec_broker::wire::{Format, header};
+use walvec_broker::wire::Format;
 use walvec_broker::{BrokerError, Partition};
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, RowKey, TableName};
 use walvec_pipeline::index::vectors_topic::VectorsTopic;
 use walvec_pipeline::index::{Indexer, IndexerConfig, Reads};
 use walvec_pipeline::letters::Letters as _;
-use walvec_pipeline::letters_topic::LettersTopic;
+use walvec_pipeline::letters_topic::{CaptureLetters, LettersTopic};
 use walvec_pipeline::publish::{Publisher, PublisherConfig, TableTopic};
 use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::{Collection, PipelineError, Store};
@@ -94,9 +94,8 @@ impl<'a> Broker<'a> {
         let Some(record) = found else { return Ok(false) };
         // No row could take back a letter about a record.
         let is_about_record = letter.is_about_a_record();
-        let again = (!is_about_record).then_some(header::AGAIN);
         let segment = Segment::new();
-        self.producer.send_again(&record, again, &segment).await.map_err(PipelineError::from)?;
+        self.producer.send_again(record, !is_about_record, &segment).await.map_err(PipelineError::from)?;
         self.producer.close(&segment);
         self.producer.done(&segment).await.map_err(PipelineError::from)?;
         if is_about_record {
@@ -128,7 +127,7 @@ impl<'a> Broker<'a> {
             topics,
             collections: shown.collect(),
         };
-        Publisher::new(publisher, Arc::clone(store), self.letters(), stop)
+        Publisher::new(publisher, Arc::clone(store), Arc::new(CaptureLetters(self.letters())), stop)
     }
 
     /// From topics into `collections`.

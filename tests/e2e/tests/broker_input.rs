@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use walvec_e2e::others::can_test_kafka_tls;
 use walvec_e2e::records;
@@ -19,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(missing_rights_are_named_with_their_topic_or_group).once(),
         test!(a_topic_that_does_not_exist_is_named).once(),
         test!(records_that_cannot_be_read_are_parked_by_their_place_and_the_others_arrive).once(),
+        test!(a_worker_takes_back_no_row_that_capture_has_parked_once_more).once(),
         test!(a_row_that_no_record_holds_is_parked_until_it_is_smaller).once(),
     ]
 }
@@ -309,6 +311,37 @@ async fn a_row_that_no_record_holds_is_parked_until_it_is_smaller(context: TestC
     index.wait_for("the status says so", has_parked(0)).await?;
     capture.wait_for("capture's status says so", has_parked(0)).await?;
     Ok(())
+}
+
+/// A worker knows of the first version that was too large when it reads the second one, and not of the third.
+async fn a_worker_takes_back_no_row_that_capture_has_parked_once_more(context: TestContext) -> Result<()> {
+    if !can_test("a record over the size limit") {
+        return Ok(());
+    }
+    let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
+    context.execute(TABLE).await?;
+    records::make_topic(kafka.broker(), &kafka.topic("items"), 3, &[("max.message.bytes", "20000")]).await?;
+    let settings = kafka.carries(items_on(&server));
+    let random = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 1000) n)";
+    let mut capture = context.start_stage(&settings, "capture", "a").await?;
+    context.execute(&format!("UPDATE items SET body = {random} WHERE id = 3")).await?;
+    capture.caught_up(&context).await?;
+    let mut index = context.start_stage(&settings, "index", "a").await?;
+    index.wait_for("it knows of the first", has_parked(1)).await?;
+    kafka.read("index", &mut [&mut index]).await?;
+    index.signal(Signal::STOP)?;
+    context.execute("UPDATE items SET body = 'second' WHERE id = 3").await?;
+    context.execute(&format!("UPDATE items SET name = 'third', body = {random} WHERE id = 3")).await?;
+    capture.caught_up(&context).await?;
+    index.signal(Signal::CONT)?;
+    kafka.read("index", &mut [&mut index]).await?;
+    index.wait_for("the second came through", has_parked(0)).await?;
+    let letters = dead_letters(&kafka, &context).await?;
+    let keys: Vec<&Value> = letters.iter().map(|letter| &letter["key"]).collect();
+    assert_eq!(keys, [&json!([3])], "the third is missing: {letters:?}");
+    capture.wait_for("capture says so", has_parked(1)).await?;
+    index.stop().await?;
+    capture.stop().await
 }
 
 fn has_parked(letters: u64) -> impl Fn(&Status) -> bool {

@@ -29,6 +29,7 @@
 //! - [`broker_open`]: topics that other programs read and write: Quix Streams, the tutorial's
 //! - [`broker_debezium`]: collections that follow what Debezium writes
 //! - [`broker_compacted`]: topics of other programs that forget deletes, or whose server was another one before
+//! - [`broker_nulls`]: rows that a program between capture and the workers takes out
 //! - [`broker_input`]: brokers that refuse, topics that are missing, records that cannot be read or written
 //! - [`chunks`]: long texts in chunks, which all follow their row
 //! - [`hybrid`]: searches by keyword, and by both, whose sparse vectors follow the rows
@@ -51,6 +52,7 @@ mod broker_commands;
 mod broker_compacted;
 mod broker_debezium;
 mod broker_input;
+mod broker_nulls;
 mod broker_open;
 mod check;
 mod chunks;
@@ -130,6 +132,7 @@ fn main() -> ExitCode {
         broker_open::tests(),
         broker_debezium::tests(),
         broker_input::tests(),
+        broker_nulls::tests(),
         broker_compacted::tests(),
         providers::tests(),
         late_vectors::tests(),

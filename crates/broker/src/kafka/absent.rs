@@ -165,8 +165,8 @@ pub mod producer {
 
         pub async fn send_again(
             &self,
-            _record: &Record,
-            _more: Option<&str>,
+            _record: Record,
+            _to_be_asked: bool,
             _segment: &Arc<Segment>,
         ) -> Result<(), BrokerError> {
             match self.0 {}

@@ -236,13 +236,16 @@ impl Member {
     /// # Errors
     /// If the partition is not ours.
     pub async fn resume(&self, partition: &Partition, from: i64) -> Result<(), BrokerError> {
-        self.ownership.pause(partition, false);
         let (client, ownership, partition) = (Arc::clone(&self.client), Arc::clone(&self.ownership), partition.clone());
         let resumed = blocking(move || {
             client.seek(&partition.topic, partition.number, Offset::Offset(from), ANSWER)?;
             // What was polled before, and waits on its way, lies behind a gap now.
             ownership.renew(&partition);
-            client.resume(&list_of(&partition))
+            client.resume(&list_of(&partition))?;
+            // Only now may the polling thread resume it for reasons of its own: a record that it read between the seek and the renewal
+            // would be taken for one from behind the gap.
+            ownership.pause(&partition, false);
+            Ok(())
         });
         resumed.await?.map_err(|error| self.trouble.classify("resuming a partition", &error))
     }

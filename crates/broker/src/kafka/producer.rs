@@ -21,6 +21,7 @@ pub use super::settings::{LARGEST_RECORD, Sending};
 use super::topics::blocking;
 use crate::error::BrokerError;
 use crate::record::{Outgoing, Record};
+use crate::wire::again;
 
 /// Records that are confirmed together.
 #[derive(Debug)]
@@ -116,20 +117,19 @@ impl Producer {
         self.add(to_message(topic, partition, parts, headers, segment)).await
     }
 
-    /// Adds a record as it was read, behind the end of its own partition, with one more header.
+    /// Adds a record as it was read, behind the end of its own partition. `to_be_asked`: it counts only while its row is parked, and has
+    /// a key of its own: in a compacted topic it must not take the place of what the topic holds of the row.
     ///
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_again(
         &self,
-        record: &Record,
-        more: Option<&str>,
+        record: Record,
+        to_be_asked: bool,
         segment: &Arc<Segment>,
     ) -> Result<(), BrokerError> {
-        let kept = record.headers.iter().filter(|(name, _)| Some(name.as_str()) != more);
-        let kept = kept.map(|(name, value)| (name.as_str(), value.as_slice()));
-        let all: Vec<(&str, &[u8])> = kept.chain(more.map(|name| (name, [].as_slice()))).collect();
-        let headers = headers(all.into_iter());
+        let record = if to_be_asked { again::marked(record) } else { record };
+        let headers = headers(record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
         let parts = (record.key.as_deref(), record.value.as_deref());
         self.add(to_message(&record.topic, Some(record.partition), parts, headers, segment)).await
     }

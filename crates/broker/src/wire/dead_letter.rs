@@ -1,7 +1,8 @@
 //! Dead letters: rows that could not be processed, and records that could not be read.
 //!
 //! The key names what is missing, so a newer letter about the same row replaces the older one in a compacted topic, and a
-//! null value says that the row has arrived after all. The value is
+//! null value says that the row has arrived after all. Capture and workers park and take back each for themselves, so that neither
+//! takes back what the other one has parked meanwhile: letters of capture have `"by_capture":true` in key and value. The value is
 //! `{"v":1,"collection","table","key","position","generation","code","reason","at_ms","source","record"}`.
 
 use std::time::SystemTime;
@@ -25,6 +26,9 @@ pub enum Subject {
         table: String,
         /// The row's key.
         key: Vec<Value>,
+        /// Whether capture has parked it: its record was too large to be written.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_capture: bool,
     },
     /// A record that could not be read, so that nobody knows its row.
     Record(Place),
@@ -100,7 +104,7 @@ pub enum Parked {
 #[must_use]
 pub fn encode(letter: &Letter) -> Outgoing {
     let (row, place) = match &letter.subject {
-        Subject::Row { collection, table, key } => (json!([collection, table, key]), letter.source.as_ref()),
+        Subject::Row { collection, table, key, .. } => (json!([collection, table, key]), letter.source.as_ref()),
         Subject::Record(place) => (json!([null, null, null]), Some(place)),
     };
     let text = |bytes: &Vec<u8>| base64::encode(bytes);
@@ -123,6 +127,9 @@ pub fn encode(letter: &Letter) -> Outgoing {
     });
     if letter.dropped {
         value["dropped"] = Value::Bool(true);
+    }
+    if matches!(letter.subject, Subject::Row { by_capture: true, .. }) {
+        value["by_capture"] = Value::Bool(true);
     }
     Outgoing { value: Some(json::bytes(&value)), ..cleared(&letter.subject) }
 }
@@ -154,6 +161,7 @@ pub fn decode(record: &Record) -> Result<Parked, Malformed> {
             collection: fields.text("collection")?.to_owned(),
             table: fields.text("table")?.to_owned(),
             key: fields.list("key")?.to_vec(),
+            by_capture: optional(&fields, "by_capture", "true or false", Value::as_bool)?.unwrap_or_default(),
         },
     };
     let at_ms = fields.typed("at_ms", "a number of milliseconds", Value::as_i64)?;

@@ -3,6 +3,7 @@
 //! - `debezium`: changes as Debezium's PostgreSQL connector writes them, with walvec's own block beside Debezium's `source`
 //! - `reference`: changes as wal2json writes them, as the tutorial stack expects them
 //! - [`vectors`]: points, as the Qdrant connector for Kafka reads them; [`reference_vectors`]: as the tutorial's ingester does
+//! - [`again`]: records of parked rows that are written once more
 //! - [`dead_letter`]: rows and records that could not be processed
 //! - `shapes`: tables as records show them
 //! - `control`, `stamp`: walvec's own block in records that are no row, and versions in headers
@@ -11,6 +12,7 @@
 //!
 //! An envelope of walvec's carries a version, [`VERSION`]. A reader takes every version up to its own and refuses a newer one.
 
+pub mod again;
 mod base64;
 mod civil;
 mod control;
@@ -46,7 +48,8 @@ pub mod header {
     pub const KEY_TYPES: &str = "walvec-key-types";
     /// The names of the key columns, as a JSON array.
     pub const KEY: &str = "walvec-key";
-    /// Says that a record of a parked row was written again, to be processed only while the row is still parked.
+    /// Says that a record of a parked row was written again, to be processed only while the row is still parked. Its value is the
+    /// record's key.
     pub const AGAIN: &str = "walvec-again";
     /// The names of the columns that PostgreSQL did not send, as a JSON array.
     pub const NOT_SENT: &str = "walvec-not-sent";

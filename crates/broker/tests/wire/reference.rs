@@ -104,6 +104,37 @@ fn wal2jsons_own_records_are_read() {
     assert_eq!(decoder(FORMAT).decode(&written(None, None, &[]), None), Ok(Event::Nothing));
 }
 
+/// wal2json writes every column of the old row that is not null, if the table has `REPLICA IDENTITY FULL`.
+#[test]
+fn a_row_of_a_table_that_shows_whole_old_rows_keeps_its_key() {
+    let row = |kind: &str, old: Value| {
+        let (names, types) = (json!(["id", "name", "description"]), json!(["integer", "text", "text"]));
+        let old = json!({"keynames": ["id", "name"], "keytypes": ["integer", "text"], "keyvalues": old});
+        json!({"kind": kind, "schema": "public", "table": "books", "columnnames": names, "columntypes": types,
+            "columnvalues": [7, "after", null], "oldkeys": old})
+    };
+    let mut decoder = decoder(FORMAT);
+    let mut read =
+        |value: Value, headers: &[(&'static str, &str)]| decoder.decode(&written(None, Some(value), headers), None);
+    let found = arrived(read(row("update", json!([7, "before"])), &[]).unwrap());
+    assert_eq!(found.change.key(), Some(key(json!([7]))));
+    assert!(matches!(found.change.op, Op::Update { old_key: None, .. }), "{found:?}");
+    let moved = arrived(read(row("update", json!([6, "before"])), &[]).unwrap());
+    assert!(
+        matches!(moved.change.op, Op::Update { old_key: Some(ref old), .. } if *old == key(json!([6]))),
+        "{moved:?}"
+    );
+    let deleted = arrived(read(row("delete", json!([7, "before"])), &[]).unwrap());
+    assert_eq!((deleted.change.key(), deleted.change.table.columns[0].type_oid), (Some(key(json!([7]))), 23));
+    // walvec's own say the key.
+    let ours = arrived(read(row("delete", json!([7, "before"])), &[("walvec-position", "0/1.0")]).unwrap());
+    assert_eq!(ours.change.key(), Some(key(json!([7, "before"]))));
+    let mut unclear = row("delete", json!([7, "before"]));
+    unclear["oldkeys"]["keynames"] = json!(["number", "name"]);
+    let malformed = read(unclear, &[]).unwrap_err();
+    assert!(malformed.code == "E_RECORD" && malformed.reason.contains("number, name"), "{malformed}");
+}
+
 #[test]
 fn a_record_that_cannot_be_read_says_which_field_is_wrong() {
     let lists = |names: Value, values: Value| {

@@ -134,7 +134,12 @@ pub(crate) fn embedded() -> Embedded {
 
 pub(crate) fn letter() -> Letter {
     Letter {
-        subject: Subject::Row { collection: "books".to_owned(), table: books().to_string(), key: vec![json!(7)] },
+        subject: Subject::Row {
+            collection: "books".to_owned(),
+            table: books().to_string(),
+            key: vec![json!(7)],
+            by_capture: false,
+        },
         position: Some(at(3)),
         generation: Some(Generation(2)),
         code: "E_TEMPLATE".to_owned(),

@@ -42,7 +42,7 @@ proptest! {
     #[test]
     fn a_dead_letter_comes_out_of_a_topic_as_it_went_in(key in prop::collection::vec(value(), 1..3), bytes: Option<Vec<u8>>) {
         let mut letter = letter();
-        letter.subject = Subject::Row { collection: "books".to_owned(), table: books().to_string(), key };
+        letter.subject = Subject::Row { collection: "books".to_owned(), table: books().to_string(), key, by_capture: true };
         letter.record.as_mut().unwrap().value = bytes;
         let mut unread = letter.clone();
         unread.subject = Subject::Record(letter.source.clone().unwrap());

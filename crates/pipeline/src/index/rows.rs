@@ -10,6 +10,7 @@ use walvec_broker::Record;
 use walvec_broker::kafka::consumer::Offsets;
 use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, header};
 use walvec_model::{Change, Generation, Lsn, Op, Position, RowKey, Table, TableName};
+use walvec_transform::point_id::with_uuid_key;
 
 use super::held::{Truncate, Waiting};
 use super::worker::{Intake, Taken};
@@ -47,6 +48,8 @@ pub(super) struct Rows {
     traces: BTreeSet<String>,
     /// The shape of each table in `pending`: rows of another shape cannot complete them.
     shapes: HashMap<TableName, Arc<Table>>,
+    /// The generation of each row in `pending`.
+    generations: HashMap<(TableName, RowKey), Generation>,
     /// The last truncate of each table that another program wrote.
     emptied: HashMap<TableName, Position>,
     line: Line<Told>,
@@ -102,6 +105,7 @@ impl Rows {
             bytes: 0,
             traces: BTreeSet::new(),
             shapes: HashMap::new(),
+            generations: HashMap::new(),
             emptied: HashMap::new(),
             line,
         }
@@ -147,10 +151,30 @@ impl Rows {
         {
             self.source.unseen.begin(xid);
         }
+        if let Op::Delete { key } = &arrived.change.op
+            && let Some(table) = with_uuid_key(&arrived.change.table, key)
+        {
+            let as_uuid = Change { table: Arc::new(table), ..arrived.change.clone() };
+            self.push(Arrived { change: as_uuid, ..arrived.clone() }, place.clone()).await?;
+            self.begin().await?;
+        }
+        self.push(arrived, place).await?;
+        Ok(Taken::Joined)
+    }
+
+    async fn push(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
+        // A batch is written generation by generation. Another program's record has none of walvec's, wherever it is in the topic.
+        let row = arrived.change.key().map(|key| (arrived.change.table.name.clone(), key));
+        if let Some(row) = row {
+            if self.generations.get(&row).is_some_and(|generation| *generation != arrived.generation) {
+                self.begin().await?;
+            }
+            self.generations.insert(row, arrived.generation);
+        }
         self.bytes += weight(&arrived.change.op);
         self.since.get_or_insert_with(Instant::now);
         self.pending.push((arrived, place));
-        Ok(Taken::Joined)
+        Ok(())
     }
 
     /// A record that nobody can read is parked under its place, for every collection that it might have been for.
@@ -218,8 +242,7 @@ impl Rows {
         }
     }
 
-    /// Begins to write what is pending. Older snapshots' changes come first: inside one partition they do, and a key is in one
-    /// partition.
+    /// Begins to write what is pending. Older snapshots' changes come first: a row has changes of one generation only.
     async fn begin(&mut self) -> Result<(), PipelineError> {
         if self.pending.is_empty() {
             return Ok(());
@@ -227,6 +250,7 @@ impl Rows {
         self.bytes = 0;
         self.since = None;
         self.shapes.clear();
+        self.generations.clear();
         let pending = std::mem::take(&mut self.pending);
         let times: Vec<SystemTime> = pending.iter().filter_map(|(arrived, _)| arrived.committed_at).collect();
         let newest = pending.iter().map(|(arrived, _)| arrived.lsn).filter(|lsn| *lsn != Lsn::ZERO).max();

@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use walvec_broker::kafka::connection::Connection;
 use walvec_broker::kafka::consumer::{Consumer, Member, Offsets, Polled};
 use walvec_broker::kafka::statistics::Reading;
-use walvec_broker::wire::header;
+use walvec_broker::wire::{again, header};
 use walvec_broker::{BrokerError, Partition, Received, Record};
 use walvec_model::Position;
 
@@ -218,7 +218,7 @@ impl<I: Intake> Worker<I> {
             count_consumed(&partition.topic);
             let offset = received.record.offset;
             let counts_here = received.record.header(header::TOPIC) == Some(&*partition.topic);
-            match self.intake.take(received.record).await? {
+            match self.intake.take(again::unmarked(received.record)).await? {
                 Taken::Joined => drop(self.reached.insert(partition, offset + 1)),
                 Taken::Waits(Waiting::SnapshotEnd(end)) if !counts_here => {
                     let table = end.table.to_string();

@@ -250,6 +250,18 @@ impl Outlet {
         Ok(done)
     }
 
+    /// Waits until the broker has everything that was sent so far, at most until walvec is to stop. What that confirms is told as ever.
+    pub(super) async fn deliver(&mut self) -> Result<(), PipelineError> {
+        self.cut();
+        let delivered = async {
+            for (segment, _) in &self.waiting {
+                self.producer.done(segment).await?;
+            }
+            Ok(())
+        };
+        self.or_stop(delivered).await
+    }
+
     /// Writes the mark at the end of a table's snapshot, once everything before it is written. Says whether the table goes to a
     /// topic at all.
     pub(super) async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<bool, PipelineError> {

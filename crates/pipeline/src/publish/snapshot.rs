@@ -16,9 +16,6 @@ use crate::store::{Checkpoint, DeadLetter, SnapshotState};
 use crate::telemetry::count_changes;
 use crate::writer::Shared;
 
-/// The code of a dead letter whose record is too large.
-const E_RECORD_SIZE: &str = "E_RECORD_SIZE";
-
 impl Session<'_> {
     /// Writes a whole snapshot to the topics and returns the checkpoint at which the stream continues.
     pub(super) async fn take_snapshot(
@@ -136,11 +133,13 @@ impl Session<'_> {
         self.take_back(&table, &replaced).await
     }
 
-    /// Newer versions of these rows are in the topics, or the rows are gone.
+    /// Newer versions of these rows are on their way to the topics, or the rows are gone.
     async fn take_back(&mut self, table: &TableName, replaced: &[RowKey]) -> Result<(), PipelineError> {
         if replaced.is_empty() {
             return Ok(());
         }
+        // After a crash that comes first, a partial update would be completed from the version before the parked one.
+        self.outlet.deliver().await?;
         for (collection, _) in self.config.collections.iter().filter(|(_, shown)| shown == table) {
             self.shared.letters.update(collection, &[], replaced).await?;
         }
@@ -234,8 +233,6 @@ pub(super) fn too_large(
 /// Their dead letters.
 fn letters(shared: &Shared, collection: &str) -> Result<Vec<DeadLetter>, PipelineError> {
     let mut found = Vec::new();
-    shared
-        .letters
-        .each(collection, &mut |letter| found.extend(Some(letter).filter(|letter| letter.code == E_RECORD_SIZE)))?;
+    shared.letters.each(collection, &mut |letter| found.push(letter))?;
     Ok(found)
 }

@@ -118,7 +118,7 @@ impl Decoder {
             Some(key) => key.with_types(types),
             None => Key::from_before(before, schema, types).ok_or_else(no_key)?,
         };
-        let key = key.with_known_types(&source.table, &self.shapes);
+        let key = key.with_known_types(&source.table, &self.shapes).without_guesses();
         let mut columns: Vec<_> =
             before.and_then(Value::as_object).into_iter().flatten().map(|(name, _)| Shown::named(name)).collect();
         // A program between us may have thinned `before` out; the key says which row it is all the same.
@@ -135,7 +135,8 @@ impl Decoder {
         let (Some(name), Some(key)) = (topic, Key::read(record)?) else { return Ok(Event::Nothing) };
         let newest = Position { commit_lsn: Lsn(u64::MAX), ordinal: 0 };
         let (position, generation) = (stamp::position(record)?.unwrap_or(newest), stamp::generation(record)?);
-        let key = key.with_types(key::types_in_header(record).as_deref()).with_known_types(name, &self.shapes);
+        let key = key.with_types(key::types_in_header(record).as_deref());
+        let key = key.with_known_types(name, &self.shapes).without_guesses();
         let table = self.key_table(name, &key);
         let lsn = if position == newest { Lsn::ZERO } else { position.commit_lsn };
         let change = Change { table, position, op: Op::Delete { key: key.row_key() } };

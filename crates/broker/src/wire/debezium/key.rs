@@ -75,6 +75,16 @@ impl Key {
         self.with_types(types.as_deref())
     }
 
+    /// Says of types that nothing tells that they are unknown, instead of guessing: a text may be a uuid, whose point has another id.
+    pub(super) fn without_guesses(mut self) -> Self {
+        for column in &mut self.columns {
+            if column.type_oid.is_none() && column.oid() == shapes::TEXT {
+                column.type_oid = Some(shapes::UNKNOWN);
+            }
+        }
+        self
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.columns.iter().map(|column| column.name.as_str())
     }

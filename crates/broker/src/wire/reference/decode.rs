@@ -12,6 +12,9 @@ use super::super::{Arrived, Event, Malformed, header, json, stamp};
 use super::values;
 use crate::Record;
 
+/// The key of the tutorial's tables.
+const ID: &str = "id";
+
 /// Reads changes of any table.
 #[derive(Debug)]
 pub(in crate::wire) struct Decoder {
@@ -51,7 +54,7 @@ impl Decoder {
         let (table, op) = match kind {
             "truncate" => (self.shapes.table(&name, &[], &[]), Op::Truncate),
             "delete" => {
-                let key = Columns::old_keys(&envelope)?;
+                let key = Columns::old_keys(&envelope, record)?;
                 let indexes: Vec<_> = (0..key.names.len()).collect();
                 (self.shapes.table(&name, &key.shown(), &indexes), Op::Delete { key: RowKey::new(key.values) })
             }
@@ -78,7 +81,7 @@ impl Decoder {
     ) -> Result<(Arc<Table>, Op), Malformed> {
         let row = Columns::read(envelope, ["columnnames", "columntypes", "columnvalues"])?;
         let old = match envelope.get("oldkeys") {
-            Some(_) if is_update => Some(Columns::old_keys(envelope)?),
+            Some(_) if is_update => Some(Columns::old_keys(envelope, record)?),
             _ => None,
         };
         let key = match &old {
@@ -104,12 +107,31 @@ impl Decoder {
 }
 
 impl<'a> Columns<'a> {
-    fn old_keys(envelope: &json::Fields<'a>) -> Result<Self, Malformed> {
+    /// The key that the row had. With `REPLICA IDENTITY FULL` wal2json writes all columns of the row there: then `id` is the key, as for
+    /// new rows.
+    fn old_keys(envelope: &json::Fields<'a>, record: &Record) -> Result<Self, Malformed> {
         let key = Self::read(&envelope.object("oldkeys")?, ["keynames", "keytypes", "keyvalues"])?;
         if key.names.is_empty() {
             return Err(Malformed::record("`oldkeys.keynames` is empty, so it cannot be told which row it is about"));
         }
-        Ok(key)
+        if key.names.len() == 1 || stamp::position(record)?.is_some() {
+            return Ok(key);
+        }
+        match key.names.iter().position(|&name| name == ID) {
+            Some(index) => Ok(key.only(index)),
+            None => Err(Malformed::record(format!(
+                "`oldkeys` names several columns ({}) and none of them is `{ID}`, so it cannot be told which row it is about",
+                key.names.join(", ")
+            ))),
+        }
+    }
+
+    fn only(mut self, index: usize) -> Self {
+        Self {
+            names: vec![self.names[index]],
+            types: vec![self.types[index]],
+            values: vec![self.values.swap_remove(index)],
+        }
     }
 
     /// Three lists of the same length: names, types, values.
@@ -147,7 +169,7 @@ impl<'a> Columns<'a> {
             }
             return self.indexes(&names.iter().map(String::as_str).collect::<Vec<_>>());
         }
-        match self.names.iter().position(|&name| name == "id") {
+        match self.names.iter().position(|&name| name == ID) {
             Some(index) => Ok(vec![index]),
             None if self.names.is_empty() => Err(Malformed::record("`columnnames` is empty")),
             None => Ok(vec![0]),

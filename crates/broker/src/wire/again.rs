@@ -1,0 +1,49 @@
+//! Records of parked rows that are written once more, to be processed only while their rows are still parked.
+
+use super::header;
+use crate::Record;
+
+/// The record as it is written again: with a key that no row has, and the row's own key in a header. A compacted topic keeps the last
+/// record of each key, and this one may be older than what it holds of the row.
+#[must_use]
+pub fn marked(record: Record) -> Record {
+    let Record { key, mut headers, .. } = unmarked(record.clone());
+    headers.retain(|(name, _)| name != header::AGAIN);
+    headers.push((header::AGAIN.to_owned(), key.clone().unwrap_or_default()));
+    let of_row =
+        key.map(|key| format!("{:?}", format!("walvec: again {}", String::from_utf8_lossy(&key))).into_bytes());
+    Record { key: of_row, headers, ..record }
+}
+
+/// The record with the key of its row.
+#[must_use]
+pub fn unmarked(record: Record) -> Record {
+    let again = record.headers.iter().rev().find(|(name, _)| name == header::AGAIN);
+    let of_row = again.map(|(_, key)| key).filter(|key| !key.is_empty()).cloned();
+    Record { key: of_row.or(record.key), ..record }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_written_again_keeps_the_place_of_its_row_free() {
+        let record = Record {
+            topic: "t".into(),
+            partition: 1,
+            offset: 7,
+            timestamp: None,
+            key: Some(br#"{"id":7}"#.to_vec()),
+            value: Some(b"{}".to_vec()),
+            headers: vec![("of the row".to_owned(), b"1".to_vec())],
+        };
+        let again = marked(record.clone());
+        assert_eq!(again.key.as_deref(), Some(br#""walvec: again {\"id\":7}""#.as_slice()));
+        assert_eq!((unmarked(again.clone()).key, &again.value), (record.key.clone(), &record.value));
+        assert_eq!(marked(again.clone()), again, "a second time");
+        let without = Record { key: None, ..record };
+        assert_eq!(unmarked(marked(without.clone())).key, None);
+        assert_eq!(unmarked(without.clone()), without);
+    }
+}
