@@ -5,7 +5,8 @@
 pub enum Outlook {
     /// The session is broken or ended: another one may do better. Classes 08 and 57.
     NextSession,
-    /// Another attempt may do better: a deadlock, a lock timeout, resources. Classes 40, 53 and 55P03.
+    /// Another attempt may do better: a deadlock, a lock timeout, resources, the server's files, a catalogue that changed meanwhile ("tuple
+    /// concurrently updated", "cache lookup failed"). Classes 40, 53 and 58, 55P03 and XX000.
     NextAttempt,
     /// It will fail again.
     Lasts,
@@ -17,7 +18,7 @@ impl Outlook {
     pub fn of(sqlstate: &str) -> Self {
         match (sqlstate.get(..2), sqlstate) {
             (Some("08" | "57"), _) => Self::NextSession,
-            (Some("40" | "53"), _) | (_, "55P03") => Self::NextAttempt,
+            (Some("40" | "53" | "58"), _) | (_, "55P03" | "XX000") => Self::NextAttempt,
             _ => Self::Lasts,
         }
     }
@@ -31,8 +32,8 @@ mod tests {
     fn only_what_passes_by_itself_is_worth_another_attempt() {
         for (outlook, codes) in [
             (Outlook::NextSession, &["57P01", "08006", "57014"][..]),
-            (Outlook::NextAttempt, &["40001", "53200", "55P03"]),
-            (Outlook::Lasts, &["42601", "42P01", "22023", ""]),
+            (Outlook::NextAttempt, &["40001", "53200", "55P03", "58030", "XX000"]),
+            (Outlook::Lasts, &["42601", "42P01", "22023", "XX001", ""]),
         ] {
             assert!(codes.iter().all(|code| Outlook::of(code) == outlook), "{outlook:?}");
         }

@@ -116,7 +116,7 @@ impl Source {
     /// # Errors
     /// If the catalogue cannot be read.
     pub async fn unfit(&self) -> Result<Vec<Unfit>, CaptureError> {
-        preflight::unfit(&*self.session().await?, &self.configured, &self.server).await
+        preflight::unfit(&*self.catalog.patient_session().await?, &self.configured, &self.server).await
     }
 
     /// Lets rows that a snapshot has read wait in files of `directory`, so that the snapshot need not be held until all of them are
@@ -167,7 +167,14 @@ impl Source {
     /// # Errors
     /// If a check itself could not be made.
     pub async fn preflight(&self) -> Result<Vec<Finding>, CaptureError> {
-        preflight::findings(&*self.session().await?, &self.config, &self.unpublished(), &self.server, true).await
+        preflight::findings(
+            &*self.catalog.patient_session().await?,
+            &self.config,
+            &self.unpublished(),
+            &self.server,
+            true,
+        )
+        .await
     }
 
     /// What [`preflight`](Self::preflight) finds without opening a replication session, for a source that has been followed
@@ -176,7 +183,14 @@ impl Source {
     /// # Errors
     /// As [`preflight`](Self::preflight).
     pub async fn preflight_again(&self) -> Result<Vec<Finding>, CaptureError> {
-        preflight::findings(&*self.session().await?, &self.config, &self.unpublished(), &self.server, false).await
+        preflight::findings(
+            &*self.catalog.patient_session().await?,
+            &self.config,
+            &self.unpublished(),
+            &self.server,
+            false,
+        )
+        .await
     }
 
     /// The statements that put the errors among `findings` right; `None` if no statement helps.
@@ -226,7 +240,7 @@ impl Source {
                                 UNION SELECT r.oid WHERE r.relkind <> 'p') AS leaf
             JOIN pg_class c ON c.oid = leaf.relid
             WHERE n.nspname = $1 AND r.relname = $2";
-        let session = self.session().await?;
+        let session = self.catalog.patient_session().await?;
         let mut estimates = Vec::with_capacity(self.config.tables.len());
         for TableSpec { name, .. } in &self.config.tables {
             let row = session.query_one(query, &[&name.schema, &name.name]).await;
@@ -241,7 +255,13 @@ impl Source {
     /// # Errors
     /// If the catalogue cannot be read.
     pub async fn publication(&self) -> Result<PublicationState, CaptureError> {
-        publication::state(&*self.session().await?, &self.config, &self.unpublished(), self.server.capabilities).await
+        publication::state(
+            &*self.catalog.patient_session().await?,
+            &self.config,
+            &self.unpublished(),
+            self.server.capabilities,
+        )
+        .await
     }
 
     /// What identifies the publication as it is now; `None` if there is none.
@@ -305,7 +325,7 @@ impl Source {
     /// # Errors
     /// If the server cannot be asked.
     pub async fn breaking(&self) -> Result<Vec<TableName>, CaptureError> {
-        preflight::breaking(&*self.session().await?, &self.config, &self.server, Breaks::Now).await
+        preflight::breaking(&*self.catalog.patient_session().await?, &self.config, &self.server, Breaks::Now).await
     }
 
     /// Takes the configured tables out of a publication that this configuration has made of which PostgreSQL refuses the application's
@@ -321,7 +341,7 @@ impl Source {
     /// Takes tables out of a publication that this configuration has made. Says whether it did.
     async fn unpublish(&self, tables: &[TableName]) -> Result<bool, CaptureError> {
         match publication::drop_tables_sql(&self.config, tables) {
-            Some(sql) => publication::alter(&*self.session().await?, &self.config, &sql).await,
+            Some(sql) => publication::alter(&*self.catalog.patient_session().await?, &self.config, &sql).await,
             None => Ok(false),
         }
     }
@@ -339,7 +359,7 @@ impl Source {
         };
         let PublicationState::Differs { difference, sql: Some(sql) } = state else { return Ok(false) };
         // Preflight says what has to come first. The application's statements must not pay for a mistake in the settings.
-        let session = self.session().await?;
+        let session = self.catalog.patient_session().await?;
         if !preflight::breaking(&session, &self.config, &self.server, Breaks::AsConfigured).await?.is_empty() {
             // Nor for a table that was set aside.
             let mut published =
@@ -347,7 +367,7 @@ impl Source {
             self.config.published().iter().for_each(|spec| drop(published.remove(&spec.name)));
             return self.unpublish(&published.into_keys().collect::<Vec<_>>()).await;
         }
-        let is_mended = publication::alter(&*self.session().await?, &self.config, &sql).await?;
+        let is_mended = publication::alter(&*self.catalog.patient_session().await?, &self.config, &sql).await?;
         if is_mended {
             tracing::warn!(publication = self.config.publication, "walvec's publication is put right: {difference}");
         }

@@ -448,6 +448,7 @@ impl Follower<'_> {
         };
         rows.iter().for_each(|row| self.checkpointer.takes_as_of(row.position.commit_lsn));
         let batches = match self.active.as_ref().map(|active| &active.order().job) {
+            Some(Job::Altered { partitions: None, .. }) => self.run.batches(rows, Purpose::Reread),
             Some(Job::Backfill { .. } | Job::Altered { .. }) => self.run.batches(rows, Purpose::Change),
             Some(Job::Repair { collection, .. }) => {
                 let index = self.run.writer_of(collection);

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use walvec_model::{Document, Fingerprint, Generation, PointId, Position, RowKey, StoredPoint};
+use walvec_model::{Document, Fingerprint, Generation, PointId, Position, Provenance, RowKey, StoredPoint};
 
 use crate::batch::Base;
 
@@ -33,26 +33,34 @@ impl Known {
     /// A point of an older generation never counts: whatever made the new snapshot necessary may concern it.
     #[must_use]
     pub fn is_current(&self, id: PointId, key: &RowKey, position: Position, generation: Generation) -> bool {
+        self.version(id, key, generation).is_some_and(|stored| stored >= position)
+    }
+
+    /// Whether the sink shows a newer version of the point.
+    #[must_use]
+    pub fn is_newer(&self, id: PointId, key: &RowKey, position: Position, generation: Generation) -> bool {
+        self.version(id, key, generation).is_some_and(|stored| stored > position)
+    }
+
+    /// The version that is stored, if it counts for a change of this generation.
+    fn version(&self, id: PointId, key: &RowKey, generation: Generation) -> Option<Position> {
+        let stored = self.points.get(&id)?.provenance.as_ref()?;
         // What another program wrote has positions of its own, which may begin again: there the order of its topic decides.
-        if generation == FOREIGN {
-            return false;
-        }
-        let stored = self.points.get(&id).and_then(|point| point.provenance.as_ref());
-        !self.parked.contains(key)
-            && stored.is_some_and(|stored| stored.position >= position && stored.generation >= generation)
+        let counts = generation != FOREIGN && stored.generation >= generation && !self.parked.contains(key);
+        counts.then_some(stored.position)
     }
 
     /// The stored point that may supply values which PostgreSQL did not send.
     ///
-    /// Not one that is parked (the missing value may have changed in the version that could not be processed), and not
-    /// one that is as new as the change (it may belong to another row that has taken the key since).
+    /// Not one that is parked (the missing value may have changed in the version that could not be processed), not
+    /// one that is as new as the change (it may belong to another row that has taken the key since), and not one of an older
+    /// generation, which misses what happened before the snapshot.
     #[must_use]
-    pub fn base(&self, base: &Base, id: PointId, key: &RowKey) -> Option<&StoredPoint> {
+    pub fn base(&self, base: &Base, id: PointId, key: &RowKey, generation: Generation) -> Option<&StoredPoint> {
         let Base::Stored { before } = base else { return None };
-        let usable = !self.parked.contains(key)
-            && !self.is_doubted(key, id)
-            && self.version(id).is_some_and(|stored| stored < *before);
-        self.points.get(&id).filter(|_| usable)
+        let usable = !self.parked.contains(key) && !self.is_doubted(key, id);
+        let is_before = |stored: &Provenance| stored.position < *before && stored.generation >= generation;
+        self.points.get(&id).filter(|point| usable && point.provenance.as_ref().is_some_and(is_before))
     }
 
     /// Whether what is stored of a row's point may be of before.
@@ -65,10 +73,6 @@ impl Known {
     #[must_use]
     pub fn has(&self, point: &StoredPoint) -> bool {
         self.points.get(&point.id).is_some_and(|known| known.provenance == point.provenance)
-    }
-
-    fn version(&self, id: PointId) -> Option<Position> {
-        self.points.get(&id)?.provenance.as_ref().map(|provenance| provenance.position)
     }
 
     /// How many points a row has, by its first one.
@@ -100,10 +104,10 @@ pub struct Versioned {
 impl Versioned {
     /// walvec's own payload field for this document.
     #[must_use]
-    pub fn provenance(&self, fingerprint: &Fingerprint, generation: Generation) -> walvec_model::Provenance {
-        walvec_model::Provenance {
+    pub fn provenance(&self, fingerprint: &Fingerprint, generation: Generation) -> Provenance {
+        Provenance {
             position: self.position,
-            table: walvec_model::Provenance::table_tag(&self.document.table),
+            table: Provenance::table_tag(&self.document.table),
             key: self.document.key.values().to_vec(),
             input_hash: self.document.input_hash.clone(),
             fingerprint: fingerprint.clone(),
@@ -173,6 +177,8 @@ mod tests {
         assert!(!is_current(1, 11, 1));
         assert!(!is_current(2, 1, 1));
         assert!(!is_current(1, 9, 2), "of an older generation");
+        let is_newer = |lsn| known.is_newer(PointId::Num(1), &key(1), at(lsn), Generation(1));
+        assert!(is_newer(9) && !is_newer(10));
     }
 
     #[test]
@@ -194,11 +200,13 @@ mod tests {
         let base = |before| Base::Stored { before: at(before) };
         let (id, key) = (PointId::Num(1), key(1));
         let known = Known::new(vec![stored(1, "text", 10)], HashSet::new());
-        assert!(known.base(&base(11), id, &key).is_some());
-        assert!(known.base(&base(10), id, &key).is_none(), "the stored point is of a later state");
-        assert!(known.base(&Base::Unknown, id, &key).is_none());
+        let of = |base, generation| known.base(&base, id, &key, Generation(generation));
+        assert!(of(base(11), 1).is_some());
+        assert!(of(base(10), 1).is_none(), "the stored point is of a later state");
+        assert!(of(base(11), 2).is_none(), "the stored point is of an older generation");
+        assert!(of(Base::Unknown, 1).is_none());
         let parked = Known::new(vec![stored(1, "text", 10)], HashSet::from([key.clone()]));
-        assert!(parked.base(&base(11), id, &key).is_none(), "the stored point misses a version");
+        assert!(parked.base(&base(11), id, &key, Generation(1)).is_none(), "the stored point misses a version");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use walvec_capture::{Selection, Source};
-use walvec_model::{Change, Op, PointId, Position, RowKey, TableName};
+use walvec_model::{Change, KeyDigest, Op, PointId, Position, RowKey, TableName};
 
 use crate::error::PipelineError;
 use crate::policy::{During, Policy};
@@ -22,8 +22,8 @@ use crate::writer::Shared;
 /// Rows that are begun before the stream has its turn again: for a model that runs here, about a third of a second's work.
 pub(crate) const PIECE_ROWS: usize = 32;
 
-/// How many keys may be remembered. A table that changes this much faster than it is read has to be read in parts.
-const MAX_TOUCHED: usize = 500_000;
+/// How many keys may be remembered, in about 250 MB. A table that changes this much faster than it is read has to be read in parts.
+const MAX_TOUCHED: usize = 4_000_000;
 
 /// What is to be read again.
 #[derive(Clone, Debug)]
@@ -169,7 +169,7 @@ pub struct Busy;
 /// Which keys the stream has touched since the job began, and when.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
-    keys: HashMap<RowKey, Position>,
+    keys: HashMap<KeyDigest, Position>,
     truncated: Option<Position>,
 }
 
@@ -180,17 +180,17 @@ impl Touched {
             self.truncated = Some(change.position);
         }
         if let Op::Update { old_key: Some(old_key), .. } = &change.op {
-            self.keys.insert(old_key.clone(), change.position);
+            self.keys.insert(old_key.digest(), change.position);
         }
         if let Some(key) = change.key() {
-            self.keys.insert(key, change.position);
+            self.keys.insert(key.digest(), change.position);
         }
     }
 
     /// Whether the stream has brought something newer than a row that was read at `position`.
     pub(crate) fn is_newer(&self, key: &RowKey, position: Position) -> bool {
         self.truncated.is_some_and(|truncated| truncated > position)
-            || self.keys.get(key).is_some_and(|touched| *touched > position)
+            || self.keys.get(&key.digest()).is_some_and(|touched| *touched > position)
     }
 }
 

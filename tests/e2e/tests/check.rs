@@ -12,6 +12,7 @@ use walvec_pipeline::status::Phase;
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(all_that_a_role_lacks_is_told_at_once_in_statements_that_succeed),
+        test!(a_role_that_cannot_see_what_a_filter_uses_is_told_the_grant_before_anything_is_published).since(15),
         test!(check_says_whether_run_will_read_the_tables_and_why),
         test!(a_filter_that_postgresql_refuses_stops_check_and_run_with_its_key).since(15),
         test!(a_template_with_a_generated_column_works_on_18_and_is_explained_before),
@@ -66,6 +67,39 @@ async fn all_that_a_role_lacks_is_told_at_once_in_statements_that_succeed(contex
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
+    context.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await
+}
+
+/// Else a filter that the replica identity does not hold would be published, and the application's updates would fail.
+async fn a_role_that_cannot_see_what_a_filter_uses_is_told_the_grant_before_anything_is_published(
+    context: TestContext,
+) -> Result<()> {
+    create(&context).await?;
+    let role = format!("hardened_{}", context.slot());
+    context
+        .execute(&format!(
+            "CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'p'; GRANT SELECT ON items TO {role};
+             DO $$ BEGIN
+                 EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+                 EXECUTE format('GRANT CREATE ON DATABASE %I TO {role}', current_database());
+             END $$;
+             ALTER TABLE items OWNER TO {role}"
+        ))
+        .await?;
+    let url = context.url();
+    let (_, place) = url.rsplit_once('@').context("no host in the URL")?;
+    let filtered = Collection::new("items", "public.items", "{{ name }}").with("where", json!("name <> 'hidden'"));
+    let source = json!({ "url": format!("postgres://{role}:p@{place}") });
+    let settings = Settings::new([filtered]).with("source", source);
+    let (answer, exit) = check(&context, &settings).await?;
+    let statements: Vec<&str> =
+        answer["statements"].as_array().into_iter().flatten().filter_map(|step| step["sql"].as_str()).collect();
+    assert!(exit == 1 && statements.len() == 1 && statements[0].starts_with("GRANT TEMPORARY"), "{answer:#}");
+    assert_eq!(context.walvec(&["run"]).await?.status.code(), Some(3));
+    context.execute("UPDATE items SET name = name || '!'").await?;
+    context.execute(statements[0]).await?;
+    let (answer, exit) = check(&context, &settings).await?;
+    assert!(exit == 1 && answer.to_string().contains("E_REPLICA_IDENTITY"), "{answer:#}");
     context.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await
 }
 

@@ -10,6 +10,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(the_only_table_that_loses_its_key_is_no_longer_published_when_walvec_ends),
         test!(a_table_that_loses_its_key_while_walvec_is_stopped_is_no_longer_published_after_its_start).once(),
         test!(a_partition_without_an_identity_of_its_own_is_refused),
+        test!(a_partition_that_loses_the_index_of_its_identity_stops_its_table_alone).once(),
         test!(a_generated_column_that_would_break_updates_stops_its_table_alone).since(18),
         test!(a_partition_that_is_unlogged_is_named_and_stops_its_table_alone).once(),
     ]
@@ -113,6 +114,28 @@ async fn a_partition_without_an_identity_of_its_own_is_refused(context: TestCont
     can_write(&context, "events").await?;
     walvec.caught_up(&context).await?;
     ensure!(walvec.search("two", 5).await?.len() == 1);
+    walvec.stop().await
+}
+
+async fn a_partition_that_loses_the_index_of_its_identity_stops_its_table_alone(context: TestContext) -> Result<()> {
+    context
+        .execute(
+            "CREATE TABLE events (tenant int, id int, name text, PRIMARY KEY (tenant, id)) PARTITION BY LIST (tenant);
+             CREATE TABLE events_1 PARTITION OF events FOR VALUES IN (1);
+             CREATE UNIQUE INDEX events_1_own ON events_1 (tenant, id);
+             ALTER TABLE events_1 REPLICA IDENTITY USING INDEX events_1_own;
+             CREATE TABLE others (id int PRIMARY KEY, name text); INSERT INTO events VALUES (1, 1, 'one'), (1, 2, 'two')",
+        )
+        .await?;
+    let settings = Settings::new([collection("events"), collection("others")]);
+    let mut walvec = running(&context, &settings).await?;
+    context.execute("DROP INDEX events_1_own").await?;
+    walvec.wait_for("it is set aside", |status| status.collections[0].set_aside.is_some()).await?;
+    can_write(&context, "events").await?;
+    context.execute("INSERT INTO others VALUES (7, 'seven'); ALTER TABLE events_1 REPLICA IDENTITY DEFAULT").await?;
+    walvec.wait_for("it is followed again", |status| status.collections[0].set_aside.is_none()).await?;
+    walvec.caught_up(&context).await?;
+    walvec.wait_for("what happened meanwhile", |status| status.collections[0].points == Some(1)).await?;
     walvec.stop().await
 }
 

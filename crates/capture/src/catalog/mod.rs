@@ -43,6 +43,8 @@ pub(crate) struct Catalog {
     pub(crate) info: ConnInfo,
     /// For questions that are answered at once.
     session: SessionSlot,
+    /// For questions about tables that may wait for a lock of the application's: what they wait for keeps no others waiting.
+    patient: SessionSlot,
     /// For reading rows, which may wait for a lock of the application's: nothing else waits behind it.
     rows: SessionSlot,
     /// Cancelled when the server has ended a session because it is told to stop.
@@ -62,6 +64,7 @@ impl Catalog {
         Ok(Self {
             info,
             session,
+            patient: SessionSlot::default(),
             rows: SessionSlot::default(),
             shut_down,
             kinds: Mutex::default(),
@@ -72,6 +75,11 @@ impl Catalog {
     /// A working session for questions.
     pub(crate) async fn session(&self) -> Result<Arc<Session>, CaptureError> {
         self.working(&self.session).await
+    }
+
+    /// A working session for questions that lock a table of the application.
+    pub(crate) async fn patient_session(&self) -> Result<Arc<Session>, CaptureError> {
+        self.working(&self.patient).await
     }
 
     /// A working session for reading rows.

@@ -186,8 +186,15 @@ fn query(version: u32) -> String {
          ), leaf AS (
              SELECT part.place,
                     array_agg(concat_ws(':', c.oid, c.relfilenode, c.xmin, part.attached) ORDER BY c.oid) AS leaves,
-                    string_agg(concat(c.oid, ':', c.relreplident, nullif(c.relpersistence, 'p')), ',' ORDER BY c.oid) AS identities
-             FROM part JOIN pg_class c ON c.oid = part.oid AND c.relkind = 'r' GROUP BY part.place
+                    string_agg(concat_ws(':', c.oid, c.relreplident, nullif(c.relpersistence, 'p'), own.keys), ',' ORDER BY c.oid)
+                        AS identities
+             FROM part JOIN pg_class c ON c.oid = part.oid AND c.relkind = 'r'
+             CROSS JOIN LATERAL (
+                 SELECT string_agg(concat_ws(':', i.indisprimary, i.indisreplident, i.indimmediate, i.indisvalid, i.indkey,
+                                             i.indnkeyatts), ',' ORDER BY i.indexrelid) AS keys
+                 FROM pg_index i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)
+             ) AS own
+             GROUP BY part.place
          )
          SELECT root.place, root.oid, {columns}, {versions}, coalesce(label.labels, '{{}}'), {identity}, coalesce(leaf.leaves, '{{}}')
          FROM root

@@ -37,7 +37,11 @@ pub(super) async fn findings(
     if !facts.can_use_schema {
         return Ok(Vec::new());
     }
-    let used = columns_of(session, facts, filter).await?;
+    let (used, unseen) = match columns_of(session, facts, filter).await? {
+        Used::Columns(used) => (Some(used), None),
+        Used::Untold => (None, None),
+        Used::Forbidden => (None, Some(rights.making_views(facts))),
+    };
     let is_published = match published.and_then(|published| published.filter.as_deref()) {
         Some(theirs) => row_filter::mean_the_same(session, facts, filter, theirs).await? == Some(true),
         None => false,
@@ -50,7 +54,7 @@ pub(super) async fn findings(
             refuse_user_defined(verdict, &setting, facts, used.as_deref())
         }
     };
-    let mut findings = Vec::new();
+    let mut findings = Vec::from_iter(unseen);
     match verdict {
         Verdict::Fits => {}
         Verdict::Refused(error) => return Ok(vec![Finding::of(&error)]),
@@ -101,9 +105,17 @@ async fn outside_of_identity(
     }))
 }
 
-/// The columns that a filter uses, as the server understands it: it is asked through a view that is rolled back. `None` if the role
-/// may not make one, or the filter is wrong, which creating the publication will say.
-async fn columns_of(session: &Session, facts: &TableFacts, filter: &str) -> Result<Option<Vec<String>>, CaptureError> {
+/// What is known of the columns that a filter uses.
+enum Used {
+    Columns(Vec<String>),
+    /// The filter is wrong, which creating the publication will say, or the server is a standby, which makes no views.
+    Untold,
+    /// The role may not make a view.
+    Forbidden,
+}
+
+/// The columns that a filter uses, as the server understands it: it is asked through a view that is rolled back.
+async fn columns_of(session: &Session, facts: &TableFacts, filter: &str) -> Result<Used, CaptureError> {
     let statements = format!(
         "CREATE TEMPORARY VIEW walvec_filter AS SELECT 1 AS one FROM {} WHERE ({filter}\n);
          SELECT a.attname FROM pg_depend d
@@ -117,9 +129,11 @@ async fn columns_of(session: &Session, facts: &TableFacts, filter: &str) -> Resu
     let messages = match session.simple_query(&statements).await {
         Ok(messages) => messages,
         Err(error) => match error.code() {
-            Some(state) if ["22", "42"].contains(&&state.code()[..2]) => return Ok(None),
-            // A standby makes no views.
-            Some(state) if *state == SqlState::READ_ONLY_SQL_TRANSACTION => return Ok(None),
+            Some(state) if *state == SqlState::INSUFFICIENT_PRIVILEGE && !may_make_views(session).await? => {
+                return Ok(Used::Forbidden);
+            }
+            Some(state) if ["22", "42"].contains(&&state.code()[..2]) => return Ok(Used::Untold),
+            Some(state) if *state == SqlState::READ_ONLY_SQL_TRANSACTION => return Ok(Used::Untold),
             _ => return Err(statement_error("checking the row filters", &error)),
         },
     };
@@ -127,7 +141,12 @@ async fn columns_of(session: &Session, facts: &TableFacts, filter: &str) -> Resu
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
         _ => None,
     };
-    Ok(Some(messages.iter().filter_map(column).collect()))
+    Ok(Used::Columns(messages.iter().filter_map(column).collect()))
+}
+
+async fn may_make_views(session: &Session) -> Result<bool, CaptureError> {
+    let row = session.query_one("SELECT has_database_privilege(current_database(), 'TEMPORARY')", &[]).await;
+    Ok(row.map_err(|error| statement_error("checking the rights of the role", &error))?.get(0))
 }
 
 /// The table, or the partitions of it, whose replica identity lacks one of the columns. Each partition has one of its own.

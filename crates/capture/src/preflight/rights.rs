@@ -120,6 +120,18 @@ impl<'a> Rights<'a> {
         findings
     }
 
+    /// What lets the role see which columns a filter uses. Without that nobody knows whether the filter breaks the application's updates.
+    pub(super) fn making_views(&self, facts: &TableFacts) -> Finding {
+        let (role, database) = (self.role(), quote_ident(&self.server.database));
+        let message = format!(
+            "role {role} may not make temporary views, through which walvec asks which columns `where` of {} uses: if the replica \
+             identity does not hold them, PostgreSQL refuses every UPDATE and DELETE of the table once it is published",
+            facts.name
+        );
+        let sql = format!("GRANT TEMPORARY ON DATABASE {database} TO {role};");
+        missing(message, vec![Statement { by: self.actor(&self.database_owner, Owned::Database), sql }])
+    }
+
     /// The grant without which nothing in the table's schema can be read, if it is missing.
     fn using_schema(&self, facts: &TableFacts) -> Option<Statement> {
         let schema = &facts.name.schema;

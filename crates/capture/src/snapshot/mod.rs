@@ -87,7 +87,6 @@ pub(crate) fn reread<'a>(
     rows: &'a Selection,
 ) -> BoxFuture<'a, Result<Snapshot, CaptureError>> {
     Box::pin(async move {
-        let session = source.session().await?;
         let published = source.published_tables().await?.into_iter().find(|published| published.table.name == *table);
         let published = published.ok_or_else(|| {
             let aside = source.set_aside().iter().find(|unfit| unfit.table == *table);
@@ -98,7 +97,7 @@ pub(crate) fn reread<'a>(
             CaptureError::Table { table: table.clone(), reason }
         })?;
         if let Selection::Where(Some(condition)) = rows {
-            plan::check(&session, table, condition).await?;
+            plan::check(&*source.catalog.patient_session().await?, table, condition).await?;
         }
         // The slot goes with its session. Nobody streams from it: the rows are the snapshot's.
         let exported = create::temporary(source).await?;

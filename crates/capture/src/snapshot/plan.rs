@@ -110,7 +110,7 @@ async fn plan(
     conditions: &[Option<String>],
     partitions: Option<&[u32]>,
 ) -> Result<Plan, CaptureError> {
-    let session = source.session().await?;
+    let session = source.catalog.patient_session().await?;
     let kinds = source.catalog.kinds_of(&published.table.columns).await?.into();
     let mut leaves = leaves(&session, published.facts.oid).await?;
     leaves.retain(|leaf| partitions.is_none_or(|wanted| wanted.contains(&leaf.oid)));

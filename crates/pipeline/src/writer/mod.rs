@@ -179,6 +179,9 @@ impl Batch {
 pub(crate) enum Purpose {
     /// They have changed.
     Change,
+    /// The whole table is read again as it was at one position. What is stored with that position was made of it by plain statements, which
+    /// do not see a transaction that waits for a standby.
+    Reread,
     /// They were read again because of something that they look up. What is stored may be of a newer version of the row and
     /// all the same older than that, so that it never counts as current; but where the texts have stayed the same, nothing has
     /// to be written.
@@ -239,7 +242,9 @@ impl Writer {
         let Self { collection, shared, parked, dropped, latest, .. } = self;
         shared.letters.each(&collection.name, &mut |letter| {
             let (key, version) = version_of(&letter);
-            parked.insert(key, version);
+            // Capture and workers may both have parked a version of it.
+            let newest = parked.entry(key).or_insert(version);
+            *newest = version.max(*newest);
             if letter.dropped {
                 dropped.insert(key);
                 return;
@@ -346,19 +351,22 @@ impl Writer {
     }
 
     /// Removes what the table's part of the collection shows of the time before a truncate that was read at `place`. Rows
-    /// of other partitions may be parked by other workers at this moment; they come to the same truncate.
+    /// of other partitions may be parked by other workers at this moment; they come to the same truncate, unless another program has
+    /// written it: that one has waited for them.
     pub(crate) async fn truncate_before(
         &mut self,
         position: Position,
         of: Generation,
         place: &Place,
     ) -> Result<(), PipelineError> {
+        let is_foreign = of == FOREIGN;
         // Other programs know no generations.
-        let of = Generation::default()..=if of == FOREIGN { Generation(u64::MAX) } else { of };
+        let of = Generation::default()..=if is_foreign { Generation(u64::MAX) } else { of };
         self.delete_older(position, &of).await?;
         let is_here = |at: &Place| at.topic == place.topic && at.partition == place.partition;
         let is_older = |letter: &DeadLetter| of.contains(&letter.generation) && letter.position < position;
-        let is_gone = |letter: &DeadLetter| is_older(letter) && letter.place.as_ref().is_none_or(is_here);
+        let is_gone =
+            |letter: &DeadLetter| is_older(letter) && (is_foreign || letter.place.as_ref().is_none_or(is_here));
         let gone = self.keys_of_letters(is_gone)?;
         self.shared.letters.update(&self.collection.name, &[], &gone).await?;
         self.forget(&gone);

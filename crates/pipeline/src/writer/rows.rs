@@ -113,12 +113,16 @@ impl Writer {
         }
         let known = Known { doubted, ..known };
         let is_news = |key: &RowKey, last: &Final| {
-            purpose != Purpose::Change
-                || !known.is_current(self.id(&last.table, key), key, last.position, context.generation)
+            let (id, generation) = (self.id(&last.table, key), context.generation);
+            match purpose {
+                Purpose::Change => !known.is_current(id, key, last.position, generation),
+                Purpose::Reread => !known.is_newer(id, key, last.position, generation),
+                Purpose::Refresh | Purpose::Repair => true,
+            }
         };
         let fresh: Vec<_> = entries.into_iter().filter(|(key, last)| is_news(key, last)).collect();
         let mut work = Work { rows: Vec::with_capacity(fresh.len()), failed };
-        let rows = self.complete(source, fresh, &known, &mut work).await?;
+        let rows = self.complete(source, fresh, &known, context.generation, &mut work).await?;
         let (rows, looked_up) = self.look_up(source, rows, &mut work).await?;
         let (count, bytes) = (rows.len(), rows.iter().map(Complete::weight).sum::<usize>());
         let bytes = bytes + looked_up.iter().flatten().map(|value| weight(value)).sum::<usize>();
@@ -182,6 +186,7 @@ impl Writer {
         source: &dyn Refetch,
         entries: Vec<(RowKey, Final)>,
         known: &Known,
+        generation: Generation,
         work: &mut Work,
     ) -> Result<Vec<Complete>, PipelineError> {
         let transform = &self.collection.transform;
@@ -193,7 +198,7 @@ impl Writer {
                 continue;
             };
             let id = self.id(&table, &key);
-            let base = known.base(&base, id, &key).filter(|_| transform.may_be_stored(&table, &row));
+            let base = known.base(&base, id, &key, generation).filter(|_| transform.may_be_stored(&table, &row));
             let incomplete = Incomplete { key, table, row, position };
             match base {
                 Some(_) => stored.push((id, incomplete)),
