@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use walvec_e2e::{Collection, Settings, Test, TestContext, Walvec, test};
+use walvec_e2e::{Collection, Settings, Test, TestContext, Walvec, test, wait};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -131,7 +131,8 @@ async fn a_partition_that_loses_the_index_of_its_identity_stops_its_table_alone(
     let mut walvec = running(&context, &settings).await?;
     context.execute("DROP INDEX events_1_own").await?;
     walvec.wait_for("it is set aside", |status| status.collections[0].set_aside.is_some()).await?;
-    can_write(&context, "events").await?;
+    let works = async || Ok(can_write(&context, "events").await.is_ok().then_some(()));
+    wait::until("the application's statements work again", works).await?;
     context.execute("INSERT INTO others VALUES (7, 'seven'); ALTER TABLE events_1 REPLICA IDENTITY DEFAULT").await?;
     walvec.wait_for("it is followed again", |status| status.collections[0].set_aside.is_none()).await?;
     walvec.caught_up(&context).await?;
