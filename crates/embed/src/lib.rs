@@ -76,7 +76,8 @@ pub trait Embedder: Send + Sync {
     }
 
     /// The vector of a text that is always the same, by which it shows that another model answers to the same name; `None` where
-    /// [`EmbedderInfo::revision`] tells.
+    /// [`EmbedderInfo::revision`] tells. It is asked for each time, at the price of one text; only the first time it may be the
+    /// one that told the dimension.
     fn sample(&self) -> BoxFuture<'_, Result<Option<Vector>, EmbedError>> {
         Box::pin(std::future::ready(Ok(None)))
     }

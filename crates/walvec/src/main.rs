@@ -9,6 +9,7 @@
 //! - [`supervise`]: runs the pipeline, and does what it is asked for meanwhile
 //! - [`tasks`] and [`progress`]: what was asked for, and how far it has come
 //! - [`reindex`] and [`remembered`]: other collections beside the served ones, and what a later start has to know
+//! - [`swapped`]: whether a provider has another model now under the same name
 //! - [`last_run`]: how the last run on a data directory ended
 //! - [`http`] and [`ui`]: the HTTP API, health, metrics and the search page
 //! - [`score`] and [`words`]: how a hit is shown, on the page and on the command line

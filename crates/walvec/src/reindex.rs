@@ -37,7 +37,7 @@ use crate::http::tasks::Request;
 use crate::progress::{Meter, Voice};
 use crate::remembered::{self, UnderWay, reindex_directory};
 use crate::supervise::Live;
-use crate::swapped;
+use crate::swapped::{self, Given};
 use crate::tasks::Handle;
 
 /// Catching up that takes no longer than this is near enough: the rest is done while the first pipeline stands still.
@@ -98,6 +98,8 @@ pub(crate) struct Beside {
     served: Vec<String>,
     /// Whether they were served before.
     rollback: bool,
+    /// By what it is noticed that the model was replaced meanwhile.
+    sample: Option<Given>,
 }
 
 impl Beside {
@@ -119,6 +121,7 @@ impl Beside {
         let checkpoint = checkpoint.ok_or_else(nothing)?;
         task.step("loading the model");
         let embedder = load_embedder(current, &config).await?;
+        let sample = swapped::given(embedder.as_ref()).await;
         let catalog = collection::catalog(&config);
         let served = served(&config, catalog.as_ref()).await?;
         let own_names = if rollback {
@@ -134,7 +137,7 @@ impl Beside {
         let store = seed(&reindex_directory(&parts.config), &checkpoint, &source.slot)?;
         let live = Live::start(&parts, source, &store, false, None, stop)?;
         let names = parts.config.collections.iter().map(|collection| collection.name.clone()).zip(own_names).collect();
-        let mut beside = Self { parts, store, live, names, served, rollback };
+        let mut beside = Self { parts, store, live, names, served, rollback, sample };
         beside.copy(task).await?;
         refuse_other_source(&checkpoint, &beside.checkpoint()?)?;
         beside.catch_up(task, primary).await?;
@@ -220,7 +223,7 @@ impl Beside {
         stop: &CancellationToken,
     ) -> Result<Taken, NotTaken> {
         let taking = self.come_to(main, stop).await.map_err(NotTaken::Before)?;
-        let Self { parts, live, names, served, .. } = self;
+        let Self { parts, live, names, served, sample, .. } = self;
         let filled = live.status.borrow().clone();
         drop(live);
         let parts = parts.served().map_err(|source| NotTaken::Before(sink_failure("*", source)))?;
@@ -229,11 +232,11 @@ impl Beside {
         // There is no way back. Whoever starts after a crash finds other collections than the state file knows, and reads the
         // tables again.
         keep_state(main, &taking, stop).await.map_err(NotTaken::After)?;
-        // They were made by the model that is there now.
-        swapped::forget(&parts.config);
         if let Err(error) = remembered::store(&parts.config) {
             tracing::warn!("the configuration could not be remembered for a reindex: {error}");
         }
+        // Whoever watches the model compares it with this at once.
+        swapped::replace(&parts.config, sample);
         serving.send_replace(Arc::new(parts.serving()));
         let leftovers = Leftovers { config: parts.config.clone(), names, served };
         Ok(Taken { parts, leftovers, filled })

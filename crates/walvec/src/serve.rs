@@ -31,7 +31,7 @@ use crate::last_run;
 use crate::remembered::{self, UnderWay};
 use crate::staged::Stages;
 use crate::supervise::{Reload, Supervisor};
-use crate::swapped;
+use crate::swapped::{self, Watch};
 use crate::tasks::{Handle, Kind, Tasks};
 
 /// Bucket bounds for commit → searchable, in seconds: fine around the target, wide for backlogs.
@@ -81,12 +81,14 @@ impl Service {
         let (requests, queue) = mpsc::channel(1);
         let tasks = Tasks::default();
         let token = config.server.token.clone();
+        let samples = swapped::file(&config);
         let ready = match config.broker.clone() {
             None => direct(config, status_in, (requests.clone(), queue), &tasks, reload, &stop).await?,
             Some(broker) => staged(config, &broker.kafka, status_in, queue, &stop).await?,
         };
         let announced = Announced::write(directory, address, &key)
             .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
+        let watched = ready.serving.clone();
         let state = AppState {
             serving: ready.serving,
             operations: Operations { tasks, requests, key: key.into() },
@@ -100,10 +102,11 @@ impl Service {
         let closing = CancellationToken::new();
         let server = tokio::spawn(crate::http::serve(listener, state, closing.clone()));
         let directory = directory.to_owned();
-        let (run, ended_in) = (ready.run, directory.clone());
+        let (run, ended_in, stopping) = (ready.run, directory.clone(), stop.clone());
+        let another_model = Watch::new(samples, watched, status.clone()).another_model(ready.is_checked);
         let pipeline = tokio::spawn(async move {
             let _closing = closing.drop_guard();
-            let outcome = run.await;
+            let outcome = run_watched(run, another_model, &stopping).await;
             last_run::end(&ended_in, outcome.as_ref().copied());
             drop(announced);
             drop(data_dir);
@@ -176,9 +179,35 @@ impl Service {
 /// A request, and the task that it has become.
 type Asked = (Request, Handle);
 
+/// Stages that run until they are told to stop, or until a definite error.
+type Run = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
+
+/// Runs stages to their end. A provider that has another model now makes them stop in order: what they write until then is of the
+/// time that the failure names.
+async fn run_watched(
+    mut run: Run,
+    another_model: impl Future<Output = Failure>,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    let failure = tokio::select! {
+        outcome = &mut run => return outcome,
+        failure = another_model => failure,
+        // Then the model does not matter any more.
+        () = stop.cancelled() => return run.await,
+    };
+    tracing::error!("stopping: {failure}");
+    stop.cancel();
+    if let Err(other) = run.await {
+        tracing::warn!("while stopping: {other}");
+    }
+    Err(failure)
+}
+
 /// What is ready to run, and what the server needs of it.
 struct Ready {
-    run: Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>,
+    run: Run,
+    /// Whether the model is known to be that of the collections; `false` if its provider has not answered yet.
+    is_checked: bool,
     serving: watch::Receiver<Arc<Serving>>,
     dead_letters: DeadLetters,
 }
@@ -194,7 +223,7 @@ async fn direct(
 ) -> Result<Ready, Failure> {
     let (config, under_way) = remembered::at_start(config).await?;
     let store = Arc::new(Store::open(config.sink.directory()).map_err(PipelineError::from)?);
-    let embedder = same_embedder(&config).await?;
+    let (embedder, is_checked) = same_embedder(&config).await?;
     let parts = Parts::assemble(config, embedder, None).await?;
     let (serving, served) = watch::channel(Arc::new(parts.serving()));
     if let Some(UnderWay { rollback, .. }) = under_way
@@ -207,14 +236,14 @@ async fn direct(
     let stop = stop.clone();
     let supervisor =
         Supervisor { parts, store, serving, status, requests: queue, reload, stop, cleaning: None, unfinished: None };
-    Ok(Ready { run: Box::pin(supervisor.run()), serving: served, dead_letters })
+    Ok(Ready { run: Box::pin(supervisor.run()), is_checked, serving: served, dead_letters })
 }
 
-/// The model, which has to be the one that the collections were built with.
-async fn same_embedder(config: &Config) -> Result<Arc<dyn Embedder>, Failure> {
+/// The model, which has to be the one that the collections were built with, and whether that is known yet.
+async fn same_embedder(config: &Config) -> Result<(Arc<dyn Embedder>, bool), Failure> {
     let embedder = app::load_embedder(config).await?;
-    swapped::refuse_another_model(config, embedder.as_ref()).await?;
-    Ok(embedder)
+    let is_checked = swapped::refuse_another_model(config, embedder.as_ref()).await?;
+    Ok((embedder, is_checked))
 }
 
 /// The stages of this process that work through a broker.
@@ -236,18 +265,21 @@ async fn staged(
         }
         Stage::Index | Stage::Embed | Stage::Sink => None,
     };
-    let (mut parts, mut indexer) = (None, None);
+    let (mut parts, mut indexer, mut is_checked) = (None, None, true);
     // Where there are no collections, nobody embeds a query.
     let mut serving =
         Serving { collections: Vec::new(), embedder: Arc::new(HashEmbedder::new(1).map_err(PipelineError::from)?) };
     match config.stage {
         Stage::Capture => {}
         Stage::Embed => {
-            let collections = broker.collections_in_topic(&same_embedder(&config).await?)?;
+            (serving.embedder, is_checked) = same_embedder(&config).await?;
+            let collections = broker.collections_in_topic(&serving.embedder)?;
             indexer = Some(broker.indexer(collections, stop.child_token()));
         }
         Stage::All | Stage::Index | Stage::Sink => {
-            let assembled = Parts::assemble(config.clone(), same_embedder(&config).await?, None).await?;
+            let (embedder, known) = same_embedder(&config).await?;
+            is_checked = known;
+            let assembled = Parts::assemble(config.clone(), embedder, None).await?;
             indexer = Some(broker.indexer(assembled.collections(), stop.child_token()));
             serving = assembled.serving();
             parts = Some(assembled);
@@ -257,7 +289,7 @@ async fn staged(
     // Nothing replaces it: these stages build no other collections.
     let serving = watch::Sender::new(Arc::new(serving)).subscribe();
     let stages = Stages { publisher, indexer, parts, status, requests, stop: stop.clone() };
-    Ok(Ready { run: Box::pin(stages.run()), serving, dead_letters })
+    Ok(Ready { run: Box::pin(stages.run()), is_checked, serving, dead_letters })
 }
 
 /// What is known before anything runs: whoever asks early is shown the collections too.

@@ -156,6 +156,15 @@ impl TestContext {
         program::crash(&self.directory, failpoints).await
     }
 
+    /// The same as [`start`](Self::start) with failpoints, as the crate `fail` reads them.
+    ///
+    /// # Errors
+    /// If the program ends instead; the error has its log.
+    pub async fn start_with_failpoints(&self, settings: &Settings, failpoints: &str) -> Result<Walvec> {
+        self.configure(settings)?;
+        Walvec::start_with_failpoints(&self.directory, &["run"], &self.data_directory(), failpoints).await
+    }
+
     /// Writes `configuration` as walvec.yaml, starts `walvec run` and waits until its API answers. State goes into `data`.
     ///
     /// # Errors

@@ -49,10 +49,24 @@ impl Walvec {
 
     /// The same with these arguments, which make it keep its state in `state`.
     pub async fn start_as(directory: &Path, arguments: &[&str], state: &Path) -> Result<Self> {
+        Self::start_with_failpoints(directory, arguments, state, "").await
+    }
+
+    /// The same with failpoints, as the crate `fail` reads them, for a program that was built with them.
+    ///
+    /// # Errors
+    /// If the program ends instead; the error has its log.
+    pub async fn start_with_failpoints(
+        directory: &Path,
+        arguments: &[&str],
+        state: &Path,
+        failpoints: &str,
+    ) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let log = directory.join(format!("walvec-{:03}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
         let output = File::create(&log)?;
         let mut command = command(directory, arguments)?;
+        command.env("FAILPOINTS", failpoints);
         let mut process = command.stdout(output.try_clone()?).stderr(output).spawn()?;
         let id = process.id().context("the program has no process id")?;
         let pid = Pid::from_raw(i32::try_from(id)?).context("the program's process id is 0")?;

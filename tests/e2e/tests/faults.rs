@@ -136,16 +136,16 @@ async fn kills_at_random_moments_lose_nothing(context: TestContext) -> Result<()
     Ok(())
 }
 
-/// Whether the program can crash at steps; says so where it cannot, and fails where everything has to be tried.
+/// Whether the program has failpoints, which `what` needs; says so where it has none, and fails where everything has to be tried.
 #[allow(clippy::print_stderr)]
-async fn can_crash(context: &TestContext) -> Result<bool> {
+pub(crate) async fn has_failpoints(context: &TestContext, what: &str) -> Result<bool> {
     let version = context.walvec(&["--version"]).await?;
     if String::from_utf8_lossy(&version.stdout).contains("failpoints") {
         return Ok(true);
     }
     let missing = "the program was built without --features walvec/failpoints, which `make test` builds it with";
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "crashes at steps cannot be tested: {missing}");
-    eprintln!("SKIPPED: crashes at steps: {missing}");
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "{what} cannot be tested: {missing}");
+    eprintln!("SKIPPED: {what}: {missing}");
     Ok(false)
 }
 
@@ -159,7 +159,7 @@ const STREAM_STEPS: [&str; 5] = ["embedded", "written", "checkpoint-due", "check
 const ENGINE_STEPS: [&str; 2] = ["change-recorded", "change-made"];
 
 async fn a_crash_at_any_step_that_makes_something_durable_loses_nothing(context: TestContext) -> Result<()> {
-    if !can_crash(&context).await? {
+    if !has_failpoints(&context, "crashes at steps").await? {
         return Ok(());
     }
     let seed = crashed_everywhere(&context, &items(), &[&STREAM_STEPS[..], &ENGINE_STEPS].concat()).await?;
@@ -170,7 +170,7 @@ async fn a_crash_at_any_step_that_makes_something_durable_loses_nothing(context:
 async fn a_crash_at_any_step_that_makes_something_durable_loses_nothing_on_a_server(
     context: TestContext,
 ) -> Result<()> {
-    if !can_crash(&context).await? {
+    if !has_failpoints(&context, "crashes at steps").await? {
         return Ok(());
     }
     let server = TestServer::start()?;

@@ -24,7 +24,7 @@ mod openai;
 mod protocol;
 mod tei;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -75,8 +75,8 @@ pub struct ProviderEmbedder {
     info: EmbedderInfo,
     batches: Batches,
     at: String,
-    /// The vector of [`PROBE`], if it was asked for when the provider was reached.
-    sample: Option<Vector>,
+    /// The vector of [`PROBE`] that was asked for when the provider was reached, until it was of use: later it may be another one.
+    sample: Mutex<Option<Vector>>,
 }
 
 impl ProviderEmbedder {
@@ -120,7 +120,7 @@ impl ProviderEmbedder {
             pooling: "provider".to_owned(),
         };
         batches.expect(dimension);
-        Ok(Self { info, batches, at, sample })
+        Ok(Self { info, batches, at, sample: Mutex::new(sample) })
     }
 
     /// Whose fault it is that every text was refused: if the provider refuses any text, it is not the texts'.
@@ -166,8 +166,9 @@ impl Embedder for ProviderEmbedder {
 
     fn sample(&self) -> BoxFuture<'_, Result<Option<Vector>, EmbedError>> {
         Box::pin(async move {
-            if let Some(sample) = &self.sample {
-                return Ok(Some(sample.clone()));
+            let at_first = self.sample.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if at_first.is_some() {
+                return Ok(at_first);
             }
             self.batches.vector(PROBE).await.map(Some).map_err(|failure| failure.error(&self.at))
         })

@@ -258,6 +258,19 @@ async fn vectors_of_another_dimension_for_good_end_the_call() {
 }
 
 #[tokio::test]
+async fn another_model_shows_in_the_sample_which_costs_one_text_each_time() {
+    let provider = TestProvider::start().await.unwrap();
+    let embedder = opened("openai/m", at(&provider.openai_url())).await;
+    let first = embedder.sample().await.unwrap().unwrap();
+    assert_eq!(provider.asked().len(), 1, "the one that told the dimension is of use");
+    same(&[Ok(embedder.sample().await.unwrap().unwrap())], std::slice::from_ref(&first));
+    provider.swap_model();
+    assert_ne!(embedder.sample().await.unwrap().unwrap(), first);
+    let asked: Vec<usize> = provider.asked().iter().map(|asked| asked.texts.len()).collect();
+    assert_eq!(asked, [1, 1, 1]);
+}
+
+#[tokio::test]
 async fn metadata_addresses_are_never_asked() {
     for url in ["http://169.254.169.254/v1", "http://[fd00:ec2::254]", "http://[::ffff:a9fe:a9fe]"] {
         let error = refused("openai/m", at(url)).await;

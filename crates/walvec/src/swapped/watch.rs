@@ -1,0 +1,142 @@
+//! Compares again while walvec runs: a provider is updated at any time, and tells nothing of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use walvec_embed::Embedder;
+use walvec_pipeline::Status;
+
+use super::{Checked, check};
+use crate::cli::Failure;
+use crate::http::Serving;
+
+/// How long an answer may take: a server that loads its model first has that time too, and nothing waits for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two comparisons. A text each time costs nothing to speak of, and ten minutes of vectors can be made again.
+const USUAL: Duration = Duration::from_mins(10);
+
+/// Before a provider that has not answered is asked again, for the first time.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The same at last: the longer a provider was away, the likelier it comes back with another model.
+const LONGEST: Duration = Duration::from_mins(1);
+
+/// The part of the status that a provider's absence is a problem of.
+const PART: &str = "embedder";
+
+/// Pauses between comparisons.
+#[derive(Clone, Copy, Debug)]
+struct Pauses {
+    usual: Duration,
+    again: Duration,
+    longest: Duration,
+}
+
+impl Pauses {
+    /// Those of a process. Tests of the whole program make all of them shorter, by a failpoint.
+    fn of_process() -> Self {
+        let usual = usual();
+        Self { usual, again: AGAIN.min(usual), longest: LONGEST.min(usual) }
+    }
+
+    /// The pause after so many questions without an answer.
+    fn after(self, failures: u32) -> Duration {
+        match failures.checked_sub(1) {
+            None => self.usual,
+            Some(doubled) => self.again.saturating_mul(2_u32.saturating_pow(doubled)).min(self.longest),
+        }
+    }
+}
+
+/// The usual pause; that of `FAILPOINTS=model-check-pause=return(<ms>)` in a program that was built for tests.
+fn usual() -> Duration {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!("model-check-pause", |millis: Option<String>| {
+        millis.and_then(|millis| millis.parse().ok()).map_or(USUAL, Duration::from_millis)
+    });
+    USUAL
+}
+
+/// Watches the model that texts and queries of this process are embedded by.
+pub(crate) struct Watch {
+    /// Where the samples are remembered.
+    file: PathBuf,
+    /// Which model that is: a reindex replaces it.
+    serving: watch::Receiver<Arc<Serving>>,
+    /// Shows when a provider is back.
+    status: watch::Receiver<Status>,
+    pauses: Pauses,
+}
+
+impl Watch {
+    pub(crate) fn new(file: PathBuf, serving: watch::Receiver<Arc<Serving>>, status: watch::Receiver<Status>) -> Self {
+        Self { file, serving, status, pauses: Pauses::of_process() }
+    }
+
+    /// Waits until another model is found, for ever if there is none. `is_checked`: whether that of now has just been compared.
+    pub(crate) async fn another_model(mut self, is_checked: bool) -> Failure {
+        let mut pause = self.pauses.after(u32::from(!is_checked));
+        loop {
+            let embedder = Arc::clone(&self.serving.borrow_and_update().embedder);
+            let replaced = self.serving.clone();
+            tokio::select! {
+                failure = self.swapped(embedder.as_ref(), pause) => return failure,
+                () = is_replaced(replaced) => pause = Duration::ZERO,
+            }
+        }
+    }
+
+    /// Compares one model after this pause, and from then on.
+    async fn swapped(&self, embedder: &dyn Embedder, mut pause: Duration) -> Failure {
+        let mut failures = 0;
+        loop {
+            self.wait(pause).await;
+            let unknown = match check(&self.file, embedder, PATIENCE).await {
+                Ok(Checked::Same) => None,
+                Ok(Checked::NoNeed) => std::future::pending().await,
+                Ok(Checked::NotAnswered(reason)) => Some(reason),
+                Err(failure) if failure.passes => Some(failure.to_string()),
+                Err(failure) => return failure,
+            };
+            failures = unknown.as_ref().map_or(0, |_| failures + 1);
+            pause = self.pauses.after(failures);
+            if let Some(reason) = unknown.filter(|_| failures == 1) {
+                tracing::warn!("whether the model is still the same is not known, asking again: {reason}");
+            }
+        }
+    }
+
+    /// Waits for the end of a pause, or until the provider is back: it may have been away to be updated.
+    async fn wait(&self, pause: Duration) {
+        // One that comes and goes is not asked each time.
+        let is_back = async { tokio::join!(is_back(self.status.clone()), tokio::time::sleep(self.pauses.again)) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = is_back => {}
+        }
+    }
+}
+
+/// Waits until something else is served, which does not happen once its owner has gone.
+async fn is_replaced(mut serving: watch::Receiver<Arc<Serving>>) {
+    if serving.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Waits until the provider was away and no longer is, which the pipeline shows if it has anything to ask for.
+async fn is_back(mut status: watch::Receiver<Status>) {
+    let is_away = |status: &Status| status.problem.as_ref().is_some_and(|problem| problem.part == PART);
+    let was_away = status.wait_for(is_away).await.is_ok();
+    let is_back = status.wait_for(|status| !is_away(status)).await.is_ok();
+    // Otherwise nothing shows a status any more.
+    if !(was_away && is_back) {
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests;
