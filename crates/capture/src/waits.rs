@@ -1,4 +1,4 @@
-//! Who waits for whom, where walvec reads tables that others lock.
+//! Who waits for whom, where walvec reads tables that others lock, or holds a snapshot.
 //!
 //! What is asked comes from `pg_locks`, which every role may read, in a session of its own: the other ones may be waiting.
 
@@ -8,11 +8,14 @@ use crate::CaptureError;
 use crate::connect::{ConnInfo, Session, statement_error};
 use crate::source::Source;
 
-/// A statement that waits for a lock: one of walvec's, or one that waits for walvec.
+/// A statement that waits: one of walvec's for a lock, or one that waits for walvec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockWait {
     /// The table.
     pub table: String,
+    /// Whether it waits for a transaction to end, as `CREATE INDEX CONCURRENTLY` does for all that began before it, and not for a lock on
+    /// the table.
+    pub is_for_end: bool,
     /// Whether walvec waits.
     pub is_ours: bool,
     /// The session that waits, or that walvec waits for.
@@ -43,12 +46,15 @@ const QUERY: &str = "
         SELECT pid FROM pg_stat_activity
         WHERE application_name = 'walvec' AND usename = current_user AND datname = current_database()),
     waits AS MATERIALIZED (
-        SELECT l.relation::regclass::text AS relation, l.pid, pg_blocking_pids(l.pid) AS blockers,
-               l.pid IN (SELECT pid FROM ours) AS is_ours
+        SELECT l.locktype = 'virtualxid' AS is_for_end, l.pid, pg_blocking_pids(l.pid) AS blockers,
+               l.pid IN (SELECT pid FROM ours) AS is_ours,
+               coalesce(l.relation, (SELECT min(held.relation) FROM pg_locks held
+                                     WHERE held.pid = l.pid AND held.mode = 'ShareUpdateExclusiveLock'))::regclass::text AS relation
         FROM pg_locks l
-        WHERE NOT l.granted AND l.locktype = 'relation'
-          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-    SELECT w.relation, w.is_ours, a.pid, coalesce(a.usename, '')::text,
+        WHERE NOT l.granted
+          AND (l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+               OR l.locktype = 'virtualxid'))
+    SELECT coalesce(w.relation, ''), w.is_for_end, w.is_ours, a.pid, coalesce(a.usename, '')::text,
            coalesce(array_to_string((regexp_split_to_array(trim(a.query), '\\s+'))[1:2], ' '), '')
     FROM waits w
     JOIN pg_stat_activity a ON a.pid = CASE WHEN w.is_ours THEN w.blockers[1] ELSE w.pid END
@@ -69,10 +75,11 @@ impl LockWatch {
         let rows = rows.map_err(|error| statement_error("looking for locks", &error))?;
         let wait = |row: &tokio_postgres::Row| LockWait {
             table: row.get(0),
-            is_ours: row.get(1),
-            pid: row.get(2),
-            role: row.get(3),
-            what: row.get(4),
+            is_for_end: row.get(1),
+            is_ours: row.get(2),
+            pid: row.get(3),
+            role: row.get(4),
+            what: row.get(5),
         };
         Ok(rows.iter().map(wait).collect())
     }
@@ -98,11 +105,16 @@ impl LockWait {
 
 impl fmt::Display for LockWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { table, is_ours, pid, role, what } = self;
+        let Self { table, is_for_end, is_ours, pid, role, what } = self;
         if *is_ours {
             write!(
                 f,
                 "reading {table} waits for process {pid} (role {role}, {what}), which has locked it or asked for a lock before"
+            )
+        } else if *is_for_end {
+            write!(
+                f,
+                "process {pid} (role {role}, {what}) on {table} waits until walvec has read all rows of its snapshot; it comes next"
             )
         } else {
             write!(
