@@ -13,7 +13,7 @@ use walvec_model::{Lsn, StreamEvent};
 
 use crate::gap::Resync;
 use crate::store::{Checkpoint, SnapshotState, Store, StoreError};
-use crate::witness::Witness;
+use crate::witness::Witnesses;
 
 /// How often at most the checkpoint is stored and the slot told. After a crash at most this much is written again.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -98,12 +98,9 @@ impl Checkpointer {
         self.store.save_checkpoint(&self.checkpoint)
     }
 
-    /// Notes the last write of a collection. Stored with the next position.
-    pub(crate) fn note_witness(&mut self, collection: &str, witness: Option<Witness>) {
-        match witness {
-            Some(witness) => drop(self.checkpoint.witnesses.insert(collection.to_owned(), witness)),
-            None => drop(self.checkpoint.witnesses.remove(collection)),
-        }
+    /// Notes what a collection must have. Stored with the next position.
+    pub(crate) fn note_witnesses(&mut self, collection: &str, witnesses: Witnesses) {
+        self.checkpoint.witnesses.insert(collection.to_owned(), witnesses);
     }
 
     /// Notes where the topics end, for a pipeline that writes to topics. Stored with the next position.

@@ -48,6 +48,12 @@ pub enum PipelineError {
     /// The stream has a gap, or a person wants the tables to be read again.
     #[error("{}", .0.why)]
     Resync(Resync),
+    /// A collection does not have what was written into it.
+    #[error("collection \"{collection}\" is an older state of itself")]
+    Behind {
+        /// The collection.
+        collection: String,
+    },
     /// The right to write the collections was lost, and another process may have it.
     #[error(
         "the session that held the right to write the collections is gone; nothing is written until it is held again"
@@ -110,7 +116,7 @@ impl PipelineError {
             Self::Broker(_) => "broker",
             Self::Transform { .. } => "transform",
             Self::Embed(_) => "embedder",
-            Self::Sink { .. } => "sink",
+            Self::Sink { .. } | Self::Behind { .. } => "sink",
             Self::Store(_) => "state",
             Self::Stopped => "pipeline",
         }
@@ -135,6 +141,7 @@ impl PipelineError {
             Self::Refused(refusal) => refusal.code,
             Self::Disowned => "E_OWNED",
             Self::Resync(_) => "E_RESYNC",
+            Self::Behind { .. } => "E_SINK_BEHIND",
             Self::Altered { .. } => "E_ALTERED",
             Self::TooFast { .. } => "E_TOO_FAST",
             Self::Stopped => "E_STOPPED",
@@ -187,7 +194,7 @@ impl PipelineError {
                 Some("look at the disk space and the permissions of the data directory, then start again".to_owned())
             }
             Self::TooFast { .. } => Some("read it in parts: `walvec backfill --table ... --where ...`".to_owned()),
-            Self::Disowned | Self::Resync(_) | Self::Altered { .. } | Self::Stopped => None,
+            Self::Disowned | Self::Resync(_) | Self::Behind { .. } | Self::Altered { .. } | Self::Stopped => None,
         }
     }
 }

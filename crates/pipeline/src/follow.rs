@@ -192,9 +192,7 @@ impl Follower<'_> {
             if self.run.is_aside(&writer.collection.table) {
                 continue;
             }
-            if !writer.has_witness().await? {
-                return Err(gap::found(gap::collection_behind(&writer.collection.name), self.run.on_gap));
-            }
+            writer.look().await?;
             if !self.line.is_empty() {
                 continue;
             }
@@ -497,7 +495,7 @@ impl Follower<'_> {
 
     fn confirm(&mut self) -> Result<(), PipelineError> {
         for writer in &self.run.writers {
-            self.checkpointer.note_witness(&writer.collection.name, writer.witness());
+            self.checkpointer.note_witnesses(&writer.collection.name, writer.to_remember());
         }
         let confirmed = self.checkpointer.store(&self.stream)?;
         self.run.shared.telemetry.confirmed(confirmed);

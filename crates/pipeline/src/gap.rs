@@ -192,7 +192,7 @@ pub(crate) fn timeline_left(before: u32, now: u32, left_at: Option<Lsn>, written
     Gap::new("E_TIMELINE", found)
 }
 
-pub(crate) fn collection_behind(collection: &str) -> Gap {
+fn collection_behind(collection: &str) -> Gap {
     let what = format!(
         "collection \"{collection}\" does not have what was written into it last: it was restored to an older state, or points were \
          changed by another program; changes may be missing"
@@ -222,8 +222,11 @@ pub(crate) fn found(gap: Gap, on_gap: OnGap) -> PipelineError {
     }
 }
 
-/// An error of the stream, as a gap if it is one. The next session looks at the server, and says more about it.
+/// An error of a session, as a gap if it is one. If the stream has it, the next session looks at the server, and says more about it.
 pub(crate) fn found_in(error: PipelineError, on_gap: OnGap) -> PipelineError {
+    if let PipelineError::Behind { collection } = &error {
+        return found(collection_behind(collection), on_gap);
+    }
     let is_gap = matches!(
         error,
         PipelineError::Source(

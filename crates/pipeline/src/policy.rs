@@ -111,9 +111,10 @@ impl PipelineError {
     pub fn policy(&self, during: During) -> Policy {
         let is_retryable = match self {
             Self::Source(error) => return row_of(error)[during as usize],
-            Self::Altered { .. } | Self::Resync(_) | Self::Sink { source: SinkError::Missing { .. }, .. } => {
-                return Policy::Restart;
-            }
+            Self::Altered { .. }
+            | Self::Resync(_)
+            | Self::Behind { .. }
+            | Self::Sink { source: SinkError::Missing { .. }, .. } => return Policy::Restart,
             Self::Disowned => true,
             Self::Broker(error) => error.is_retryable(),
             Self::Embed(error) => error.is_retryable(),

@@ -21,8 +21,8 @@ use crate::supervisor::Run;
 use crate::telemetry::count_changes;
 use crate::unseen::Unseen;
 use crate::watch;
-use crate::witness::Witness;
-use crate::writer::{Collection, Purpose, Writer};
+use crate::witness::Witnesses;
+use crate::writer::{Collection, Purpose};
 
 /// How long PostgreSQL may take to drop a slot that is of no use.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -107,14 +107,9 @@ async fn remove_former_tables(run: &mut Run, known: &mut Tables) -> Result<(), P
     Ok(())
 }
 
-/// The last write of each collection, if this snapshot wrote it. What is of before may have been put back, and waits to be swept.
-fn witnesses(run: &Run) -> BTreeMap<String, Witness> {
-    let is_new = |writer: &Writer, witness: &Witness| witness.version.is_some_and(|(of, _)| of >= writer.generation());
-    let of = |writer: &Writer| {
-        let witness = writer.witness().filter(|witness| is_new(writer, witness))?;
-        Some((writer.collection.name.clone(), witness))
-    };
-    run.writers.iter().filter_map(of).collect()
+/// What this snapshot has written into each collection.
+fn witnesses(run: &Run) -> BTreeMap<String, Witnesses> {
+    run.writers.iter().map(|writer| (writer.collection.name.clone(), writer.to_remember())).collect()
 }
 
 /// Drops the slot of a snapshot that failed: it is of no use, and would keep WAL for as long as nobody looks. A server that does not

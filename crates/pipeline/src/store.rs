@@ -17,7 +17,7 @@ use walvec_capture::Shape;
 use walvec_model::{Generation, Lsn, Position, RowKey, TableName, Value};
 
 use crate::gap::Resync;
-use crate::witness::Witness;
+use crate::witness::Witnesses;
 
 const CHECKPOINT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoint");
 const DEAD_LETTERS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("dead_letters");
@@ -92,9 +92,9 @@ pub struct Checkpoint {
     /// Whether points that the snapshot did not meet are still there, because they are too many to be removed without a word.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sweep_waits: bool,
-    /// The last write of each collection, by its name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub witnesses: BTreeMap<String, Witness>,
+    /// What was written into each collection, by its name: some of it, to be looked for.
+    #[serde(default, rename = "writes", skip_serializing_if = "BTreeMap::is_empty")]
+    pub witnesses: BTreeMap<String, Witnesses>,
     /// The tables whose rows each collection may hold, by its name: one, and while a snapshot is taken those of before.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tables: Tables,

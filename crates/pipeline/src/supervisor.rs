@@ -382,6 +382,9 @@ async fn work(
     let checkpoint = match decide(stored.as_ref(), &facts, run.on_gap)? {
         Start::Resume(checkpoint) => {
             run.begin_generation(checkpoint.generation);
+            for writer in &run.writers {
+                writer.remember(checkpoint.witnesses.get(&writer.collection.name).cloned().unwrap_or_default());
+            }
             run.shared.telemetry.resync(checkpoint.resync.as_ref());
             if let Slot::Ready { confirmed } = facts.slot {
                 // What comes after it is replayed: until then, a row may be back whose deletion is still to come.
@@ -420,6 +423,7 @@ async fn work(
             // Before the phase says that the rows are there.
             for (index, writer) in run.writers.iter().enumerate() {
                 count_points(index, writer.collection.sink.as_ref(), &run.shared.telemetry).await?;
+                writer.wrote_everything();
             }
             checkpoint
         }
@@ -431,9 +435,6 @@ async fn work(
     run.shared.telemetry.phase(Phase::Streaming);
     retry.succeeded();
     tracing::info!(applied = %checkpoint.applied, "following the stream");
-    for writer in &mut run.writers {
-        writer.remember(checkpoint.witnesses.get(&writer.collection.name).copied());
-    }
     let checkpointer = Checkpointer::open(Arc::clone(&run.store), Arc::clone(source), checkpoint)?;
     follow(run, source, stream, checkpointer, replay).await.map_err(found_in)
 }

@@ -1,18 +1,25 @@
 //! Proof that a collection still has what was written into it.
 //!
-//! A collection that was restored to an older state looks like itself: it has the same identity and fingerprint. What it does not have is
-//! the last write. So the last write of each collection is remembered with the position, and looked for now and then.
+//! A collection that was restored to an older state looks like itself: it has the same identity and fingerprint. What it does not have
+//! is what was written last. So some writes of each collection are remembered with the position, and looked for now and then.
+//!
+//! A write that is there proves that everything before it is there. One proves nothing any more once its row is written again or
+//! removed, so there are several, the newest of them close together and the others further and further apart. Where their rows are
+//! read to be written again, they are compared first.
 
 use serde::{Deserialize, Serialize};
 use walvec_model::{Generation, PointId, Position, StoredPoint};
 
-/// The last write of a collection.
+/// How many rows that were written are remembered, and how many that were removed, in each list.
+const MOST: usize = 8;
+
+/// A write of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Witness {
+pub(crate) struct Witness {
     /// The point.
-    pub id: PointId,
+    pub(crate) id: PointId,
     /// The version that it was given; `None` if it was removed.
-    pub version: Option<(Generation, Position)>,
+    pub(crate) version: Option<(Generation, Position)>,
 }
 
 impl Witness {
@@ -25,53 +32,133 @@ impl Witness {
             (None, Some(_)) | (Some(_), None) => false,
         }
     }
+
+    /// Whether the point is stored in an older version. A row whose chunks are being written has none.
+    fn is_newer_than(&self, stored: Option<&StoredPoint>) -> bool {
+        let own = stored.and_then(|point| point.provenance.as_ref());
+        let versions = self.version.zip(own.filter(|own| own.position > Position::default()));
+        versions.is_some_and(|((generation, position), own)| own.generation <= generation && own.position < position)
+    }
+
+    const fn is_written(&self) -> bool {
+        self.version.is_some()
+    }
+}
+
+/// Which differences between a write and the stored point prove that the collection was put back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Proof {
+    /// None: other workers write too, or the rows are being read again as a whole.
+    #[default]
+    Nothing,
+    /// An older version. The process that wrote before may have removed rows, or brought them back, of which the stream still has to
+    /// tell.
+    OlderVersion,
+    /// Every one: since the last look, or since a snapshot, this process has written whatever there is.
+    Difference,
+}
+
+/// A write that the collection does not have any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// The write.
+    pub(crate) missing: Witness,
+    /// A newer one. If that is there, the collection was not put back: another program has changed the point.
+    pub(crate) unless: Option<Witness>,
 }
 
 /// What is known of a collection's writes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Witnesses {
-    /// One that was there at the last look, or is of before the start. Later writes do not take its place until the next look: they
-    /// would also be there if the collection was restored just before them.
-    seen: Option<Witness>,
-    /// The last write.
-    last: Option<Witness>,
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witnesses {
+    /// Those that were there at the last look, or are of before the start, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    seen: Vec<Witness>,
+    /// Later ones. They do not join the others until the next look: they would also be there if the collection was restored just before
+    /// them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    new: Vec<Witness>,
+    #[serde(skip)]
+    proof: Proof,
 }
 
 impl Witnesses {
-    /// What was stored with the position.
-    pub(crate) const fn stored(witness: Option<Witness>) -> Self {
-        Self { seen: witness, last: witness }
+    /// Takes over what was stored with the position. `may_go_back`: a crash may have left rows in older versions than they had.
+    pub(crate) fn remembered(mut self, may_go_back: bool) -> Self {
+        self.join();
+        Self { proof: if may_go_back { Proof::Nothing } else { Proof::OlderVersion }, ..self }
     }
 
-    /// The one to look for.
-    pub(crate) fn seen(&self) -> Option<Witness> {
-        self.seen
-    }
-
-    /// The one to store with the position.
-    pub(crate) fn newest(&self) -> Option<Witness> {
-        self.last.or(self.seen)
+    /// Those to look for: the newest row that was written, which tells of all before it, and what was removed since. After a start
+    /// all of them, because the collection may have been put back before the newest were written.
+    pub(crate) fn to_look_for(&self) -> Vec<Witness> {
+        let from = match self.proof {
+            Proof::Difference => self.seen.iter().rposition(Witness::is_written).unwrap_or_default(),
+            Proof::Nothing | Proof::OlderVersion => 0,
+        };
+        self.seen[from..].to_vec()
     }
 
     /// Something was written.
     pub(crate) fn wrote(&mut self, last: Witness) {
-        self.last = Some(last);
+        add(&mut self.new, last);
     }
 
-    /// The collection had what was looked for.
+    /// The collection had what was looked for, or a snapshot has written it as a whole.
     pub(crate) fn found(&mut self) {
-        self.seen = self.newest();
+        self.join();
+        self.proof = Proof::Difference;
+    }
+
+    fn join(&mut self) {
+        for witness in std::mem::take(&mut self.new) {
+            add(&mut self.seen, witness);
+        }
+    }
+
+    /// Compares those whose points were read with these points as they are stored now, and forgets those that the collection does not
+    /// have. New ones tell nothing: a replica may not have them yet.
+    pub(crate) fn compare(&mut self, was_read: impl Fn(PointId) -> bool, stored: &[StoredPoint]) -> Option<Doubt> {
+        let point = |id| stored.iter().find(|point| point.id == id);
+        let is_missing = |witness: &Witness| was_read(witness.id) && !witness.holds(point(witness.id));
+        let is_proof = |witness: &Witness| match self.proof {
+            Proof::Nothing => false,
+            Proof::OlderVersion => is_missing(witness) && witness.is_newer_than(point(witness.id)),
+            Proof::Difference => is_missing(witness),
+        };
+        let doubt = self.seen.iter().rposition(is_proof).map(|at| {
+            let newer = self.seen[at + 1..].iter().rfind(|witness| witness.is_written());
+            Doubt { missing: self.seen[at], unless: newer.copied().filter(|_| self.proof == Proof::Difference) }
+        });
+        self.keep(|witness| !is_missing(witness));
+        doubt
     }
 
     /// Forgets those that are not `kept`.
     pub(crate) fn keep(&mut self, kept: impl Fn(&Witness) -> bool) {
-        self.seen = self.seen.filter(&kept);
-        self.last = self.last.filter(&kept);
+        self.seen.retain(&kept);
+        self.new.retain(&kept);
     }
 
     /// The collection was emptied: the points must not be back.
     pub(crate) fn emptied(&mut self) {
-        *self = Self::stored(self.newest().map(|witness| Witness { version: None, ..witness }));
+        self.join();
+        for witness in std::mem::take(&mut self.seen) {
+            add(&mut self.seen, Witness { version: None, ..witness });
+        }
+    }
+}
+
+/// Adds the newest. If there are too many of its kind, every second one goes: the oldest and the newest stay, and those between them
+/// are further apart the older they are.
+fn add(witnesses: &mut Vec<Witness>, newest: Witness) {
+    let is_alike = |witness: &Witness| witness.is_written() == newest.is_written();
+    witnesses.push(newest);
+    if witnesses.iter().filter(|witness| is_alike(witness)).count() > MOST {
+        let mut is_next_kept = false;
+        witnesses.retain(|witness| {
+            is_next_kept ^= is_alike(witness);
+            is_next_kept || !is_alike(witness)
+        });
     }
 }
 
@@ -110,19 +197,103 @@ mod tests {
         assert!(!witness.holds(Some(&stored(2, 9))) && !witness.holds(Some(&stored(1, 20))) && !witness.holds(None));
     }
 
+    fn written(id: u64, lsn: u64) -> Witness {
+        Witness { id: PointId::Num(id), version: Some((Generation(2), position(lsn))) }
+    }
+
+    fn removed(id: u64) -> Witness {
+        Witness { id: PointId::Num(id), version: None }
+    }
+
+    /// Witnesses that were looked for and found.
+    fn seen(witnesses: impl IntoIterator<Item = Witness>) -> Witnesses {
+        let mut all = Witnesses::default();
+        witnesses.into_iter().for_each(|witness| all.wrote(witness));
+        all.found();
+        all
+    }
+
+    /// What the point 1, read before it is written again, says.
+    fn compared(witnesses: &mut Witnesses, stored: Option<StoredPoint>) -> Option<Doubt> {
+        witnesses.compare(|id| id == PointId::Num(1), &stored.into_iter().collect::<Vec<_>>())
+    }
+
     #[test]
     fn a_write_does_not_hide_that_the_one_before_is_gone() {
-        let of = |id, lsn| Witness { id: PointId::Num(id), version: Some((Generation(2), position(lsn))) };
-        let mut witnesses = Witnesses::stored(Some(of(1, 10)));
-        witnesses.wrote(of(2, 11));
-        assert_eq!((witnesses.seen(), witnesses.newest()), (Some(of(1, 10)), Some(of(2, 11))));
+        let mut witnesses = seen([written(1, 10)]);
+        witnesses.wrote(written(2, 11));
+        assert_eq!(witnesses.to_look_for(), [written(1, 10)]);
         witnesses.found();
-        assert_eq!(witnesses.seen(), Some(of(2, 11)));
-        witnesses.wrote(of(3, 12));
-        witnesses.keep(|witness| witness.id != PointId::Num(3));
-        assert_eq!(witnesses.newest(), Some(of(2, 11)));
+        assert_eq!(witnesses.to_look_for(), [written(2, 11)]);
+        witnesses.keep(|witness| witness.id != PointId::Num(2));
+        assert_eq!(witnesses.to_look_for(), [written(1, 10)], "one that is being written again leaves those before it");
         witnesses.emptied();
-        assert_eq!(witnesses.seen(), Some(Witness { id: PointId::Num(2), version: None }));
+        assert_eq!(witnesses.to_look_for(), [removed(1)]);
+    }
+
+    #[test]
+    fn rows_that_came_and_went_leave_the_write_before_them_to_look_for() {
+        let mut witnesses = seen([written(1, 10)]);
+        for id in 2..1000 {
+            witnesses.wrote(removed(id));
+            if id % 7 == 0 {
+                witnesses.found();
+            }
+        }
+        witnesses.found();
+        let wanted = witnesses.to_look_for();
+        assert!(wanted[0] == written(1, 10) && wanted.last() == Some(&removed(999)), "{wanted:?}");
+        assert!(wanted.len() <= MOST + 1, "{wanted:?}");
+    }
+
+    #[test]
+    fn the_newest_write_tells_of_all_before_it_and_after_a_start_all_of_them_are_looked_for() {
+        let all = [written(1, 10), removed(2), written(3, 12), removed(4)];
+        assert_eq!(seen(all).to_look_for(), all[2..].to_vec());
+        assert_eq!(seen(all).remembered(false).to_look_for(), all.to_vec());
+    }
+
+    #[test]
+    fn a_row_that_changes_all_the_time_is_compared_before_it_is_written() {
+        let mut witnesses = seen([written(2, 8), written(1, 10)]);
+        assert_eq!(compared(&mut witnesses, Some(stored(2, 10))), None);
+        for stored in [Some(stored(2, 9)), None] {
+            let doubt = Doubt { missing: written(1, 10), unless: None };
+            assert_eq!(compared(&mut witnesses.clone(), stored), Some(doubt));
+        }
+    }
+
+    #[test]
+    fn a_point_that_another_program_removed_is_told_by_a_newer_write() {
+        let mut witnesses = seen([written(1, 10), written(2, 11)]);
+        assert_eq!(
+            compared(&mut witnesses, None),
+            Some(Doubt { missing: written(1, 10), unless: Some(written(2, 11)) })
+        );
+        assert_eq!(compared(&mut witnesses, None), None, "it is told once");
+    }
+
+    #[test]
+    fn what_the_stream_still_has_to_explain_after_a_start_is_no_proof() {
+        let remembered = |witness, may_go_back| seen([witness]).remembered(may_go_back);
+        let mut announced = stored(2, 9);
+        announced.provenance.as_mut().unwrap().position = Position::default();
+        let (gone, back, announced) = (None, Some(stored(2, 10)), Some(announced));
+        for (witness, stored) in [(written(1, 10), gone), (removed(1), back), (written(1, 10), announced)] {
+            let mut witnesses = remembered(witness, false);
+            assert_eq!(compared(&mut witnesses, stored), None);
+            assert!(witnesses.to_look_for().is_empty(), "it is explained then");
+        }
+        let older = || Some(stored(2, 9));
+        assert!(compared(&mut remembered(written(1, 10), false), older()).is_some(), "no change makes a row older");
+        assert_eq!(compared(&mut remembered(written(1, 10), true), older()), None, "what it looks up may");
+    }
+
+    #[test]
+    fn where_others_write_too_nothing_is_proof() {
+        let mut witnesses = Witnesses::default();
+        witnesses.wrote(written(1, 10));
+        assert_eq!(compared(&mut witnesses, None), None);
     }
 
     #[test]

@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::json;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test};
+use walvec_model::{Point, RawPoint, StoredPoint};
 use walvec_pipeline::Status;
-use walvec_sink::{Sink as _, Write};
+use walvec_sink::{Search, Sink, Write};
 use walvec_test_qdrant::TestServer;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -16,6 +18,10 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_second_walvec_with_a_slot_of_its_own_is_refused).once(),
         test!(a_walvec_that_was_stopped_inside_a_batch_never_overwrites_what_another_one_wrote).once(),
         test!(a_collection_that_was_put_back_to_an_older_state_is_filled_again),
+        test!(a_collection_that_was_put_back_is_filled_again_though_the_row_that_changed_last_changes_first).once(),
+        test!(a_collection_that_was_put_back_is_filled_again_though_every_row_that_could_tell_changes_first).once(),
+        test!(a_collection_that_was_put_back_is_filled_again_though_a_row_came_and_went_last).once(),
+        test!(a_collection_that_is_put_back_while_a_row_changes_all_the_time_is_filled_again).once(),
         test!(a_write_that_disappears_from_a_server_is_made_up_for).once(),
         test!(a_collection_shows_one_table_after_it_was_renamed_too),
         test!(a_collection_that_was_put_back_to_before_it_was_emptied_or_read_again_is_noticed).once(),
@@ -118,10 +124,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 async fn a_collection_that_was_put_back_to_an_older_state_is_filled_again(context: TestContext) -> Result<()> {
     context.execute(TABLE).await?;
     let settings = items("public.items");
-    let mut walvec = context.start(&settings).await?;
-    walvec.caught_up(&context).await?;
-    walvec.stop().await?;
-    let (collections, kept) = (context.data_directory().join("collections"), context.directory().join("kept"));
+    follow_for_a_moment(&context, &settings).await?;
     // What is lost, and what changes before it can be noticed.
     let changes = [
         ("UPDATE items SET name = 'changed' WHERE id = '1'", ""),
@@ -129,22 +132,124 @@ async fn a_collection_that_was_put_back_to_an_older_state_is_filled_again(contex
         ("UPDATE items SET name = 'changed too' WHERE id = '3'", "UPDATE items SET name = 'meanwhile' WHERE id = '4'"),
     ];
     for ((change, meanwhile), generation) in changes.into_iter().zip(2..) {
-        keep(&collections, &kept)?;
-        let mut walvec = context.start(&settings).await?;
-        context.execute(change).await?;
-        walvec.caught_up(&context).await?;
-        walvec.stop().await?;
-        fs::remove_dir_all(&collections)?;
-        copy(&kept, &collections)?;
-        context.execute(meanwhile).await?;
-        let mut walvec = context.start(&settings).await?;
-        let is_noticed = |status: &Status| gap(status) == Some("E_SINK_BEHIND") && status.generation.0 == generation;
-        walvec.wait_for("it is noticed", is_noticed).await?;
-        walvec.caught_up(&context).await?;
-        walvec.stop().await?;
-        image::compare(&context, &image_of_items()).await?;
+        put_back(&context, &settings, &[change], meanwhile, generation).await?;
     }
     Ok(())
+}
+
+async fn follow_for_a_moment(context: &TestContext, settings: &Settings) -> Result<()> {
+    let mut walvec = context.start(settings).await?;
+    walvec.caught_up(context).await?;
+    walvec.stop().await
+}
+
+/// Puts the collection back to before changes that walvec has followed, one after the other, and makes further ones. The next start has
+/// to notice it, and to fill the collection as `generation`.
+async fn put_back(
+    context: &TestContext,
+    settings: &Settings,
+    lost: &[&str],
+    meanwhile: &str,
+    generation: u64,
+) -> Result<()> {
+    let (collections, kept) = (context.data_directory().join("collections"), context.directory().join("kept"));
+    keep(&collections, &kept)?;
+    let mut walvec = context.start(settings).await?;
+    for change in lost {
+        context.execute(change).await?;
+        walvec.caught_up(context).await?;
+    }
+    walvec.stop().await?;
+    fs::remove_dir_all(&collections)?;
+    copy(&kept, &collections)?;
+    context.execute(meanwhile).await?;
+    let mut walvec = context.start(settings).await?;
+    let is_noticed = |status: &Status| gap(status) == Some("E_SINK_BEHIND") && status.generation.0 == generation;
+    walvec.wait_for("it is noticed", is_noticed).await?;
+    walvec.caught_up(context).await?;
+    walvec.stop().await?;
+    image::compare(context, &image_of_items()).await?;
+    Ok(())
+}
+
+async fn a_collection_that_was_put_back_is_filled_again_though_the_row_that_changed_last_changes_first(
+    context: TestContext,
+) -> Result<()> {
+    context.execute(TABLE).await?;
+    let settings = items("public.items");
+    follow_for_a_moment(&context, &settings).await?;
+    let lost = ["UPDATE items SET name = 'lost' WHERE id = '1'", "UPDATE items SET name = 'often' WHERE id = '2'"];
+    put_back(&context, &settings, &lost, "UPDATE items SET name = 'again' WHERE id = '2'", 2).await
+}
+
+async fn a_collection_that_was_put_back_is_filled_again_though_every_row_that_could_tell_changes_first(
+    context: TestContext,
+) -> Result<()> {
+    context.execute(TABLE).await?;
+    let settings = items("public.items");
+    follow_for_a_moment(&context, &settings).await?;
+    // All are written together, and the last one speaks for them.
+    let lost = ["UPDATE items SET name = name || ' lost'"];
+    put_back(&context, &settings, &lost, "UPDATE items SET name = name || ' again' WHERE id <> '1'", 2).await
+}
+
+async fn a_collection_that_was_put_back_is_filled_again_though_a_row_came_and_went_last(
+    context: TestContext,
+) -> Result<()> {
+    context.execute(TABLE).await?;
+    let settings = items("public.items");
+    follow_for_a_moment(&context, &settings).await?;
+    let lost = [
+        "UPDATE items SET name = 'lost' WHERE id = '1'",
+        "INSERT INTO items VALUES ('21', 'not for long')",
+        "DELETE FROM items WHERE id = '21'",
+    ];
+    put_back(&context, &settings, &lost, "", 2).await
+}
+
+async fn a_collection_that_is_put_back_while_a_row_changes_all_the_time_is_filled_again(
+    context: TestContext,
+) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&on(&server)).await?;
+    walvec.caught_up(&context).await?;
+    let remote = image::on_server("items", "hash/64", &server.url())?;
+    let before = whole_points(&remote).await?;
+    for lost in ["UPDATE items SET name = 'lost' WHERE id = '1'", "UPDATE items SET name = 'often' WHERE id = '2'"] {
+        context.execute(lost).await?;
+        walvec.caught_up(&context).await?;
+    }
+    walvec.stop().await?;
+    let mut walvec = context.start(&on(&server)).await?;
+    walvec.caught_up(&context).await?;
+    remote.write(before).await?;
+    let changes = async || -> Result<()> {
+        loop {
+            context.execute("UPDATE items SET name = 'number ' || random() WHERE id = '2'").await?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        failed = changes() => return failed,
+        noticed = walvec.wait_for("it is noticed", |status| gap(status) == Some("E_SINK_BEHIND")) => drop(noticed?),
+    }
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 20);
+    Ok(())
+}
+
+/// Writes that put every point of a collection back to what it is now.
+async fn whole_points(collection: &(impl Sink + Search)) -> Result<Vec<Write>> {
+    let page = collection.page(None, 1000, true).await?;
+    let write = |raw: RawPoint| {
+        let (stored, vector) = (StoredPoint::from_raw(raw.id, raw.payload), raw.vector.context("a vector")?);
+        let StoredPoint { id, payload, provenance } = stored;
+        let provenance = provenance.context("not written by walvec")?;
+        Ok(Write::Upsert(Point { id, vector, keywords: None, payload, provenance }))
+    };
+    page.points.into_iter().map(write).collect()
 }
 
 /// Copies a directory to `kept`, in the place of what is there.

@@ -9,18 +9,20 @@
 //! - [`vectors`]: the vectors that they need, a part of the batch in each call
 //! - [`points`]: their points, written in an order that a crash cannot break
 //! - [`late`]: writes of which a copy may still arrive late
+//! - [`put_back`]: whether the collection is an older state of itself
 //! - [`placed`]: points that came from somewhere else
 //! - here: the collection as a whole, and which of its rows are parked
 
 mod late;
 mod placed;
 mod points;
+mod put_back;
 mod rows;
 mod vectors;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +45,7 @@ use crate::status::LATEST_DEAD_LETTERS;
 use crate::store::{DeadLetter, Place};
 use crate::telemetry::Telemetry;
 use crate::watch::Truncates;
-use crate::witness::{Witness, Witnesses};
+use crate::witness::Witnesses;
 use late::LateWrites;
 pub(crate) use late::Overtaken;
 pub(crate) use placed::Placed;
@@ -308,8 +310,10 @@ impl Writer {
         self.generation
     }
 
+    /// What was written before is not looked for any more: it will be remembered, or be read again as a whole.
     pub(crate) fn begin_generation(&mut self, generation: Generation) {
         self.generation = generation;
+        *self.witnesses() = Witnesses::default();
         self.report_dead_letters();
     }
 
@@ -427,29 +431,6 @@ impl Writer {
         self.as_owner(|sink, _| async move { sink.delete_table(table).await }).await
     }
 
-    /// The last write, to be stored with the position.
-    pub(crate) fn witness(&self) -> Option<Witness> {
-        self.witnesses().newest()
-    }
-
-    /// What is about to become of these points may be nothing: a replay removes again what is gone already.
-    fn forget_witnesses_among(&self, ids: &HashSet<PointId>) {
-        self.witnesses().keep(|witness| !ids.contains(&witness.id));
-    }
-
-    /// Whether the collection still has what it had, once everything is read again that had been read before the start.
-    pub(crate) async fn has_witness(&self) -> Result<bool, PipelineError> {
-        let seen = self.witnesses().seen();
-        if let Some(witness) = seen {
-            let stored = self.on_sink(|sink, _| async move { sink.retrieve(vec![witness.id]).await }).await?;
-            if !witness.holds(stored.first()) && !self.is_late(witness.id) {
-                return Ok(false);
-            }
-        }
-        self.witnesses().found();
-        Ok(true)
-    }
-
     /// Whether what is stored of a point may be of before, and cannot tell anything.
     pub(super) fn is_late(&self, id: PointId) -> bool {
         !self.late.among(std::iter::once(id)).is_empty()
@@ -476,15 +457,6 @@ impl Writer {
         Ok(overtaken)
     }
 
-    /// Takes over the last write, as it was stored with the position.
-    pub(crate) fn remember(&self, witness: Option<Witness>) {
-        *self.witnesses() = Witnesses::stored(witness);
-    }
-
-    fn witnesses(&self) -> MutexGuard<'_, Witnesses> {
-        self.witnesses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// How many points the end of the present generation's snapshot removes, those of other `tables` among them, and how many there
     /// are.
     pub(crate) async fn count_swept(&self, tables: &BTreeSet<TableName>) -> Result<(u64, u64), PipelineError> {
@@ -507,7 +479,6 @@ impl Writer {
     pub(crate) async fn finish_generation(&mut self) -> Result<u64, PipelineError> {
         let generation = self.generation;
         let swept = self.as_owner(|sink, table| async move { sink.sweep(table, generation).await }).await?;
-        self.witnesses().keep(|witness| witness.version.is_some_and(|(of, _)| of >= generation));
         self.late.swept(generation);
         self.shared.letters.refresh().await?;
         let gone = self.keys_of_letters(|letter| letter.generation < generation)?;

@@ -64,11 +64,20 @@ impl Writer {
         for step in [Step::Announce, Step::Further, Step::First] {
             self.take_step(&mut part, step, given_up).await?;
         }
-        if let Some(last) = part.rows.iter().rev().find(|row| !self.is_late(row.first)) {
-            let version = (!last.documents.is_empty()).then_some((part.context.generation, last.position));
-            self.witnesses().wrote(Witness { id: last.first, version });
-        }
+        self.note_witnesses(&part);
         self.settle(&part.context, &versions, &part.failed).await
+    }
+
+    /// Remembers the last row that was written and the last one that was removed: each tells what the other cannot.
+    fn note_witnesses(&self, part: &Part) {
+        let last = |is_gone: bool| {
+            let is_alike = |row: &&Target| row.documents.is_empty() == is_gone && !self.is_late(row.first);
+            part.rows.iter().rev().find(is_alike)
+        };
+        for row in [last(false), last(true)].into_iter().flatten() {
+            let version = (!row.documents.is_empty()).then_some((part.context.generation, row.position));
+            self.witnesses().wrote(Witness { id: row.first, version });
+        }
     }
 
     /// Writes durably what a step takes; a row with a point that the sink refuses is parked and the others are tried again

@@ -104,7 +104,7 @@ impl Writer {
     /// [`rows_at_once`](Self::rows_at_once).
     pub(crate) async fn parts_of(&self, source: &dyn Refetch, batch: Batch) -> Result<Vec<Part>, PipelineError> {
         let Batch { entries, purpose, context, failed } = batch;
-        let known = self.known(&entries).await?;
+        let known = self.known(&entries, purpose).await?;
         let mut doubted = self.late.of_rows(entries.iter().map(|(key, _)| key));
         if purpose == Purpose::Repair {
             for (key, last) in &entries {
@@ -131,6 +131,7 @@ impl Writer {
         if purpose == Purpose::Refresh {
             work.rows.retain(|target| !self.is_shown(target, &known, context.generation));
         }
+        self.forget_witnesses_among(&work.rows.iter().map(|target| target.first).collect());
         let moved = self.moved_vectors(&work.rows).await?;
         // A text may be a small part of its row, or its chunks repeat the payload.
         self.row_size.learn(count, bytes.max(work.rows.iter().map(Target::weight).sum()));
@@ -144,13 +145,13 @@ impl Writer {
     }
 
     /// What the sink holds under the ids of the batch.
-    async fn known(&self, entries: &[(RowKey, Final)]) -> Result<Known, PipelineError> {
+    async fn known(&self, entries: &[(RowKey, Final)], purpose: Purpose) -> Result<Known, PipelineError> {
         let _timer = Timer::start(Stage::Retrieve);
-        let ids: HashSet<PointId> = entries.iter().map(|(key, last)| self.id(&last.table, key)).collect();
-        self.forget_witnesses_among(&ids);
-        let ids: Vec<PointId> = ids.into_iter().collect();
-        let ids = &ids;
+        let rows: HashMap<PointId, &RowKey> =
+            entries.iter().map(|(key, last)| (self.id(&last.table, key), key)).collect();
+        let ids = &rows.keys().copied().collect::<Vec<_>>();
         let mut stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        self.compare(&rows, &stored, purpose).await?;
         let more = &self.further_ids(&stored);
         if !more.is_empty() {
             stored.extend(self.on_sink(|sink, _| async move { sink.retrieve(more.clone()).await }).await?);
