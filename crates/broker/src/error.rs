@@ -57,17 +57,17 @@ pub enum BrokerError {
     },
     /// A compacted topic may have removed deletes that the group has not read.
     #[error(
-        "nothing of topic \"{topic}\", partition {partition} was read for {} s, and the topic keeps deletes for {} s only \
-         (`delete.retention.ms`): rows that were deleted meanwhile may stay in the collection",
-        .away.as_secs(), .kept.as_secs()
+        "of topic \"{topic}\", partition {partition}, what was written in the last {} s has not been read, and the topic keeps deletes for {} s \
+         only (`delete.retention.ms`): rows that were deleted meanwhile may stay in the collection",
+        .behind.as_secs(), .kept.as_secs()
     )]
     DeletesGone {
         /// The topic.
         topic: String,
         /// The partition.
         partition: i32,
-        /// For how long the group has not read.
-        away: Duration,
+        /// Since how long ago not everything that was written has been read.
+        behind: Duration,
         /// How long the topic keeps deletes.
         kept: Duration,
     },

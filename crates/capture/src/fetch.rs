@@ -22,11 +22,10 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
     let kinds = source.catalog.kinds_of(&table.columns).await?;
     let equalities = source.catalog.equalities_of(&table.columns).await?;
     // As they were when the source was connected: after a table was altered, the session begins again.
-    let shapes = source.shapes().await?;
-    let shape = shapes.get(&table.name);
+    let shape = source.shape_of(&table.name).await?;
     // Tables that inherit in the old way are tables of their own.
-    let only = if shape.is_some_and(|shape| !shape.partitioned) { "ONLY " } else { "" };
-    let filter = shape.and_then(|shape| shape.filter.as_deref());
+    let only = if shape.as_ref().is_some_and(|shape| !shape.partitioned) { "ONLY " } else { "" };
+    let filter = shape.as_ref().and_then(|shape| shape.filter.as_deref());
     let session = source.catalog.rows_session().await?;
     let mut decoder = RowDecoder::new(table, &kinds);
     let mut found = Vec::with_capacity(keys.len());

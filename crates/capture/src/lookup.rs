@@ -39,8 +39,8 @@ pub(crate) struct Shape {
     pub(crate) partitioned: bool,
 }
 
-/// The published tables as they were when they were last looked at.
-pub(crate) type Shapes = Arc<HashMap<TableName, Shape>>;
+/// Published tables as they were when they were looked at.
+pub(crate) type Shapes = HashMap<TableName, Shape>;
 
 impl Source {
     /// Reads what rows of `main` look up. `wanted` has the values of the columns of [`Lookup::on`], none of them NULL; the
@@ -57,8 +57,7 @@ impl Source {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let shapes = self.shapes().await?;
-        let (main, theirs) = (shape(&shapes, main)?, shape(&shapes, &lookup.table)?);
+        let (main, theirs) = (&self.shape(main).await?, &self.shape(&lookup.table).await?);
         let number = Column { name: "number".to_owned(), type_name: "bigint".to_owned(), type_oid: BIGINT };
         let columns = std::iter::once(number).chain(theirs.table.columns.iter().cloned()).collect();
         let answer = Table { name: lookup.table.clone(), columns, key: vec![0] };
@@ -89,8 +88,7 @@ impl Source {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<Vec<RowKey>, CaptureError> {
-        let shapes = self.shapes().await?;
-        let (main, theirs) = (shape(&shapes, main)?, shape(&shapes, &lookup.table)?);
+        let (main, theirs) = (&self.shape(main).await?, &self.shape(&lookup.table).await?);
         let columns: Vec<Column> = main.table.key.iter().map(|index| main.table.columns[*index].clone()).collect();
         let kinds: Vec<Kind> = main.table.key.iter().map(|index| main.kinds[*index].clone()).collect();
         let answer = Table { name: main.table.name.clone(), key: (0..columns.len()).collect(), columns };
@@ -112,22 +110,29 @@ impl Source {
     /// Looks at the tables again at the next question. A source that does not follow the stream has to: nobody tells it of
     /// an altered table.
     pub async fn forget_shapes(&self) {
-        *self.shapes.lock().await = None;
+        self.shapes.lock().await.clear();
     }
 
-    pub(crate) async fn shapes(&self) -> Result<Shapes, CaptureError> {
+    /// How to read a table, as it was when it was asked for first; `None` if it is not one of those that are followed.
+    pub(crate) async fn shape_of(&self, table: &TableName) -> Result<Option<Shape>, CaptureError> {
         let mut known = self.shapes.lock().await;
-        if let Some(shapes) = known.as_ref() {
-            return Ok(Arc::clone(shapes));
+        if let Some(shape) = known.get(table) {
+            return Ok(Some(shape.clone()));
         }
-        let mut shapes = HashMap::new();
-        for published in self.published_as(&self.config.published()).await? {
-            let kinds = self.catalog.kinds_of(&published.table.columns).await?.into();
-            let (name, partitioned) = (published.table.name.clone(), published.facts.kind == "p");
-            let shape = Shape { table: published.table, kinds, filter: published.filter, partitioned };
-            shapes.insert(name, shape);
-        }
-        Ok(Arc::clone(known.insert(Arc::new(shapes))))
+        let spec: Vec<_> = self.config.published().into_iter().filter(|spec| spec.name == *table).collect();
+        let Some(published) = self.published_as(&spec).await?.pop() else { return Ok(None) };
+        let kinds = self.catalog.kinds_of(&published.table.columns).await?.into();
+        let partitioned = published.facts.kind == "p";
+        let shape = Shape { table: published.table, kinds, filter: published.filter, partitioned };
+        known.insert(table.clone(), shape.clone());
+        Ok(Some(shape))
+    }
+
+    async fn shape(&self, table: &TableName) -> Result<Shape, CaptureError> {
+        self.shape_of(table).await?.ok_or_else(|| CaptureError::Table {
+            table: table.clone(),
+            reason: "is not one of the configured tables".to_owned(),
+        })
     }
 
     /// Reads what `query` asks for by `values` of these columns of `shape`; and says which of the values it asked by, as their places.
@@ -221,13 +226,6 @@ impl From<CaptureError> for Unanswered {
     fn from(error: CaptureError) -> Self {
         Self::Other(error)
     }
-}
-
-fn shape<'a>(shapes: &'a Shapes, name: &TableName) -> Result<&'a Shape, CaptureError> {
-    shapes.get(name).ok_or_else(|| CaptureError::Table {
-        table: name.clone(),
-        reason: "is not one of the configured tables".to_owned(),
-    })
 }
 
 /// The query for the rows that belong to `wanted`. A query inside a COPY takes no parameters: values become literals.

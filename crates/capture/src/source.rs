@@ -25,7 +25,7 @@ pub struct Source {
     configured: SourceConfig,
     aside: Vec<Unfit>,
     pub(crate) catalog: Arc<Catalog>,
-    pub(crate) shapes: tokio::sync::Mutex<Option<Shapes>>,
+    pub(crate) shapes: tokio::sync::Mutex<Shapes>,
     pub(crate) waiting: Waiting,
     /// Where rows wait that a snapshot has read; in memory without.
     pub(crate) spool: Option<PathBuf>,

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, Trouble};
 use super::ownership::Ownership;
-use super::poll::{self, Client, Context, Mark};
+use super::poll::{self, Client, Context};
+use super::recency::{Mark, Recency};
 pub use super::settings::{Membership, Offsets, Polled, Protocol};
 use super::statistics::Reading;
 use super::topics::{ANSWER, blocking};
@@ -42,6 +43,7 @@ pub struct Member {
     about: String,
     client: Arc<Client>,
     ownership: Arc<Ownership>,
+    recency: Arc<Recency>,
     trouble: Trouble,
 }
 
@@ -53,6 +55,7 @@ impl Consumer {
     pub fn join(connection: &Connection, membership: &Membership) -> Result<Self, BrokerError> {
         let trouble = Trouble::new(connection);
         let ownership = Arc::new(Ownership::default());
+        let recency = Arc::new(Recency::of(&membership.deletes_kept));
         let (outbox, polled) = mpsc::channel(WAITING_CHUNKS);
         let (reading_in, reading) = watch::channel(Reading::default());
         let context = Context {
@@ -61,7 +64,7 @@ impl Consumer {
             outbox,
             reading: reading_in,
             about: membership.about.clone(),
-            deletes_kept: membership.deletes_kept.clone(),
+            recency: Arc::clone(&recency),
             group: membership.group.clone(),
             instance: membership.instance.clone(),
         };
@@ -84,7 +87,7 @@ impl Consumer {
         };
         Ok(Self {
             polled,
-            member: Arc::new(Member { about: membership.about.clone(), client, ownership, trouble }),
+            member: Arc::new(Member { about: membership.about.clone(), client, ownership, recency, trouble }),
             reading,
             stop,
             thread,
@@ -153,7 +156,8 @@ impl Member {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
             if self.ownership.assignment(partition).is_some() {
-                let mark = Mark::write(&self.about, SystemTime::now());
+                let as_of = self.recency.as_of(partition, *offset).unwrap_or_else(SystemTime::now);
+                let mark = Mark::write(&self.about, as_of);
                 let added = list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*offset));
                 added.map_err(|error| self.trouble.classify("committing offsets", &error))?;
                 if let Some(mut element) = list.find_partition(&partition.topic, partition.number) {
@@ -164,13 +168,19 @@ impl Member {
         self.commit_list(list).await
     }
 
-    /// Commits once more where this worker's partitions are: how long the group has not been there tells whether a compacted topic may
-    /// have forgotten deletes that it has not read.
+    /// Commits once more where this worker's partitions are: as of when they were read tells whether a compacted topic may have
+    /// forgotten deletes that are still to be read.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit).
+    /// [`BrokerError::DeletesGone`] if it may have done so already; as [`commit`](Self::commit).
     pub async fn renew(&self) -> Result<(), BrokerError> {
         let partitions = self.ownership.partitions();
+        for partition in &partitions {
+            if let Some((behind, kept)) = self.recency.too_far_behind(partition, SystemTime::now()) {
+                let (topic, partition) = (partition.topic.to_string(), partition.number);
+                return Err(BrokerError::DeletesGone { topic, partition, behind, kept });
+            }
+        }
         let mut list = TopicPartitionList::new();
         for partition in &partitions {
             list.add_partition(&partition.topic, partition.number);

@@ -9,6 +9,7 @@
 //! - [`table`]: a compacted topic as a table
 //! - [`lookup`]: single records, and the offsets of a group that nobody is in
 //! - [`ownership`]: which partitions may still be written for
+//! - [`recency`]: as of when they were read
 //! - [`statistics`]: how far reading has come
 
 #[cfg(not(feature = "kafka"))]
@@ -25,6 +26,8 @@ mod ownership;
 mod poll;
 #[cfg(feature = "kafka")]
 pub mod producer;
+#[cfg(feature = "kafka")]
+mod recency;
 pub mod settings;
 #[cfg(feature = "kafka")]
 pub mod statistics;

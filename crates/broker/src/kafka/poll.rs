@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Trouble, log};
 use super::consumer::Polled;
 use super::ownership::Ownership;
+use super::recency::{Mark, Recency};
 use super::statistics::{Reading, Watch};
 use super::topics::ANSWER;
 use crate::classify::is_fenced;
@@ -53,8 +54,8 @@ pub(crate) struct Context {
     pub(crate) reading: watch::Sender<Reading>,
     /// What the offsets of this group are about.
     pub(crate) about: String,
-    /// How long compacted topics keep deletes.
-    pub(crate) deletes_kept: BTreeMap<String, Duration>,
+    /// As of when the partitions were read.
+    pub(crate) recency: Arc<Recency>,
     /// The group, and this worker's name in it.
     pub(crate) group: String,
     pub(crate) instance: String,
@@ -72,7 +73,11 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.reading.send_replace(Reading::new(&statistics, &self.ownership));
+        let reading = Reading::new(&statistics, &self.ownership);
+        for progress in reading.partitions.iter().filter(|progress| progress.lag == 0) {
+            self.recency.read(&progress.partition, progress.next, SystemTime::now());
+        }
+        self.reading.send_replace(reading);
     }
 }
 
@@ -139,14 +144,18 @@ impl Context {
                 return Err(BrokerError::OtherTarget { partition: partition.to_string() });
             }
             let committed = found.as_ref().and_then(|found| found.offset().to_raw().filter(|offset| *offset >= 0));
-            if let (Some(kept), Some(away)) = (self.deletes_kept.get(&*partition.topic), mark.age(SystemTime::now()))
+            let now = SystemTime::now();
+            if let (Some(kept), Some(behind)) = (self.recency.kept(partition), mark.age(now))
                 && committed.is_some_and(|committed| committed < end)
-                && away > *kept
+                && behind > kept
             {
                 let (topic, partition) = (partition.topic.to_string(), partition.number);
-                return Err(BrokerError::DeletesGone { topic, partition, away, kept: *kept });
+                return Err(BrokerError::DeletesGone { topic, partition, behind, kept });
             }
-            starts.push((partition.clone(), start(partition, committed, first, end)?));
+            let start = start(partition, committed, first, end)?;
+            // A group that begins finds the rows and the deletes of this moment.
+            self.recency.begins(partition, start, mark.as_of().filter(|_| start < end).unwrap_or(now));
+            starts.push((partition.clone(), start));
         }
         Ok(starts)
     }
@@ -167,31 +176,6 @@ impl Context {
             self.ownership.remove(&partitions);
         }
         if is_cooperative(client) { client.incremental_unassign(list) } else { client.unassign() }
-    }
-}
-
-/// What is remembered with an offset: what it is about, and when it was committed last.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Mark<'a> {
-    about: &'a str,
-    at: Option<Duration>,
-}
-
-impl<'a> Mark<'a> {
-    /// As it is written.
-    pub(crate) fn write(about: &str, at: SystemTime) -> String {
-        format!("{about} {}", at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis())
-    }
-
-    fn read(text: &'a str) -> Self {
-        let (about, at) = text.split_once(' ').unwrap_or((text, ""));
-        Self { about, at: at.parse().ok().map(Duration::from_millis) }
-    }
-
-    /// How long ago it was written; `None` if it does not say that.
-    fn age(&self, now: SystemTime) -> Option<Duration> {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Some(now.saturating_sub(self.at?))
     }
 }
 
@@ -339,7 +323,11 @@ impl Poller {
                 // One that is not ours was revoked while it was on its way.
                 if let Some(assignment) = context.ownership.assignment(&partition) {
                     self.bytes += message.payload_len() + message.key_len();
-                    self.chunk.push(Received { record: to_record(&message, &partition), assignment });
+                    let record = to_record(&message, &partition);
+                    if let Some(written) = record.timestamp {
+                        context.recency.read(&partition, record.offset + 1, written);
+                    }
+                    self.chunk.push(Received { record, assignment });
                 }
                 true
             }
@@ -437,18 +425,6 @@ pub(crate) fn to_record(message: &BorrowedMessage<'_>, partition: &Partition) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_offset_remembers_what_it_is_about_and_when_it_was_committed() {
-        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
-        let written = Mark::write("abc", at);
-        let mark = Mark::read(&written);
-        assert_eq!(mark.about, "abc");
-        assert_eq!(mark.age(at + Duration::from_secs(5)), Some(Duration::from_secs(5)));
-        assert_eq!(mark.age(at - Duration::from_secs(5)), Some(Duration::ZERO), "a clock that was set back");
-        assert_eq!(Mark::read("abc"), Mark { about: "abc", at: None });
-        assert_eq!(Mark::read("").about, "");
-    }
 
     #[test]
     fn a_group_goes_on_where_it_was_and_a_new_one_needs_all_records() {

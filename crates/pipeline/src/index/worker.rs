@@ -316,12 +316,12 @@ impl<I: Intake> Worker<I> {
         Ok(())
     }
 
-    /// Notes that this worker is there. A broker that is away is no reason to stop: a worker that reads nothing needs none.
+    /// Notes as of when this worker has read. A broker that is away is no reason to stop: a worker that reads nothing needs none.
     async fn renew(&mut self) -> Result<(), PipelineError> {
         match self.member.renew().await {
-            Err(error @ BrokerError::Fenced { .. }) => Err(error.into()),
+            Err(error @ (BrokerError::Fenced { .. } | BrokerError::DeletesGone { .. })) => Err(error.into()),
             Err(error) => {
-                tracing::debug!(%error, "cannot note that this worker is there");
+                tracing::debug!(%error, "cannot note as of when this worker has read");
                 Ok(())
             }
             Ok(()) => Ok(()),
