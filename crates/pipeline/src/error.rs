@@ -1,5 +1,7 @@
 //! What can go wrong, and what it is called. What is decided about it stands in [`policy`](crate::policy).
 
+use std::time::Duration;
+
 use walvec_broker::BrokerError;
 use walvec_capture::CaptureError;
 use walvec_embed::EmbedError;
@@ -85,6 +87,7 @@ fn in_collection(collection: &str, error: &SinkError) -> String {
         | SinkError::Foreign { .. }
         | SinkError::Sharding { .. }
         | SinkError::Corrupt { .. }
+        | SinkError::Limited(_)
         | SinkError::Locked { .. } => error.to_string(),
         _ => format!("collection \"{collection}\": {error}"),
     }
@@ -101,6 +104,14 @@ impl PipelineError {
     #[must_use]
     pub const fn ends_membership(&self) -> bool {
         matches!(self, Self::Disowned | Self::Broker(BrokerError::Fenced { .. } | BrokerError::Closed))
+    }
+
+    /// How long an answer has asked to wait at least.
+    pub(crate) fn retry_after(&self) -> Duration {
+        match self {
+            Self::Sink { source: SinkError::Limited(limited), .. } => limited.retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        }
     }
 
     /// The part that failed, as it appears in the status.
@@ -179,6 +190,7 @@ impl PipelineError {
                 "install walvec from a package, or build it with `--features embedded`; or name a server in `sink.qdrant`"
                     .to_owned(),
             ),
+            Self::Sink { source: SinkError::Limited(limited), .. } => Some(limited.remedy()),
             Self::Sink { source: SinkError::Server { .. }, .. } => {
                 Some("look at `sink.qdrant.url` and `sink.qdrant.api_key`, then start again".to_owned())
             }

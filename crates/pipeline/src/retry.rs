@@ -56,7 +56,8 @@ impl Retry {
         if error.policy(self.during) == Policy::Stop {
             return Err(error);
         }
-        let delay = self.delays.next().unwrap_or(LONGEST);
+        // A limit that lets more through at a steady rate is asked no more often than anything else: nothing of it is lost meanwhile.
+        let delay = self.delays.next().unwrap_or(LONGEST).max(error.retry_after());
         self.soon(error, delay).await
     }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use walvec_model::PointId;
 
+use crate::Limited;
+
 /// An error of a sink. Only [`is_retryable`](Self::is_retryable) errors go away by themselves.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -100,6 +102,9 @@ pub enum SinkError {
         /// What happened.
         reason: String,
     },
+    /// The server lets only so much through in a minute.
+    #[error("{0}")]
+    Limited(Box<Limited>),
     /// The server will not do it until somebody changes something: the key, the address, its version.
     #[error("Qdrant at {url} refused: {reason}")]
     Server {
@@ -136,6 +141,7 @@ impl SinkError {
         match self {
             Self::Io { source, .. } => source.kind() != std::io::ErrorKind::InvalidInput,
             Self::Topic { passes, .. } => *passes,
+            Self::Limited(limited) => !limited.is_too_large,
             Self::Engine(_) | Self::Unavailable { .. } | Self::Missing { .. } => true,
             Self::Locked { .. }
             | Self::Fingerprint { .. }

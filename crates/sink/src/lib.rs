@@ -8,6 +8,7 @@
 //! - [`Keywords`]: the sparse vectors of texts
 //! - [`nearest_rows`]: searches in which a row counts once
 //! - [`SinkError`]: what can go wrong, and whether trying again helps
+//! - [`Limited`]: what a server refused because of its limits
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -17,6 +18,7 @@ mod error;
 mod faithful;
 mod filter;
 pub mod keywords;
+mod limited;
 mod made_with;
 mod nearest_rows;
 pub mod qdrant;
@@ -29,6 +31,7 @@ pub use catalog::Catalog;
 pub use error::SinkError;
 pub use filter::{Bounds, Condition, Datetime, Filter, NotADatetime};
 pub use keywords::Keywords;
+pub use limited::{Limited, RateLimit};
 pub use nearest_rows::nearest_rows;
 use walvec_model::{
     Fingerprint, Generation, MadeWith, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, SparseVector,
@@ -180,7 +183,8 @@ fn older_points(page: &ScrollPage, table: &TableName, before: Position, of: &Gen
 /// - A future that resolves to `Ok` means *durable*: a kill or a power cut after it loses nothing of that call. Nothing
 ///   weaker (accepted, queued, acknowledged) may be reported as `Ok`.
 /// - Every write is idempotent: the pipeline repeats batches after a crash.
-/// - An error leaves it open whether the batch, or a part of it, was applied.
+/// - An error leaves it open whether the batch, or a part of it, was applied. [`SinkError::Limited`] says which points were written:
+///   repeating these would use up again what a limit lets through.
 pub trait Sink: Send + Sync {
     /// Makes the collection if there is none, refuses one whose vectors would not compare, and says which one it is. Comes
     /// before everything else, and again after an error.
@@ -189,6 +193,12 @@ pub trait Sink: Send + Sync {
     /// Whether other processes can reach the collection, and so could write it.
     fn is_shared(&self) -> bool {
         false
+    }
+
+    /// How many points a read may name at present, at least one. A server with a limit answers more in several requests, and what it has
+    /// answered is lost, and counted again, if it refuses one of them.
+    fn ids_per_read(&self) -> usize {
+        usize::MAX
     }
 
     /// Applies a batch and makes it durable.
@@ -216,12 +226,15 @@ pub trait Sink: Send + Sync {
 
     /// Removes the points of `table`, of the generations `of`, whose version is older than `before`, durably. A point that another
     /// process makes newer at the same time stays.
+    ///
+    /// Looks at a part of the collection, from the id `from` on, and says where the next part begins; `None` at the end.
     fn delete_older<'a>(
         &'a self,
         table: &'a TableName,
         before: Position,
         of: Generations,
-    ) -> BoxFuture<'a, Result<(), SinkError>>;
+        from: Option<PointId>,
+    ) -> BoxFuture<'a, Result<Option<PointId>, SinkError>>;
 
     /// How many points the collection holds.
     fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>>;

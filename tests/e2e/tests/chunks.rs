@@ -12,7 +12,7 @@ use walvec_model::{Payload, PointId};
 use walvec_sink::{Search as _, Sink as _, Write};
 use walvec_test_kafka::can_test;
 use walvec_test_providers::TestProvider;
-use walvec_test_qdrant::{Call, Code, Fault, TestServer};
+use walvec_test_qdrant::{Call, Code, Fault, RateLimits, TestServer};
 
 use crate::broker::indexed_though_one_is_killed;
 use crate::faults::new_seed;
@@ -21,6 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(every_chunk_follows_its_row),
         test!(every_chunk_follows_its_row_on_a_server),
+        test!(rows_of_more_chunks_than_a_server_takes_at_once_arrive_whole),
         test!(rows_that_shrink_and_grow_keep_no_chunk_too_many_whenever_walvec_is_killed),
         test!(rows_that_shrink_and_grow_keep_no_chunk_too_many_on_a_server).once(),
         test!(a_crash_between_any_two_writes_of_a_row_leaves_no_chunk_behind).once(),
@@ -61,6 +62,23 @@ async fn followed(context: &TestContext, settings: &Settings) -> Result<Walvec> 
     let mut walvec = context.start(settings).await?;
     walvec.caught_up(context).await?;
     Ok(walvec)
+}
+
+async fn rows_of_more_chunks_than_a_server_takes_at_once_arrive_whole(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    create(&context, 10).await?;
+    let mut walvec = followed(&context, &items_on(&server)).await?;
+    let limits = RateLimits { writes: Some(80), reads: Some(150), per: Duration::from_secs(1) };
+    server.limit_rates("items", limits)?;
+    // About 100 chunks each, of which 40 go again.
+    context.execute("UPDATE items SET body = words(id, 800) WHERE id <= 2").await?;
+    walvec.caught_up(&context).await?;
+    context.execute("UPDATE items SET body = words(id, 480) WHERE id <= 2").await?;
+    walvec.caught_up(&context).await?;
+    server.limit_rates("items", RateLimits::default())?;
+    walvec.stop().await?;
+    assert!(image::compare_on_server(&context, &image_of_items(), &server.url()).await? > 100);
+    Ok(())
 }
 
 /// Texts of 0 to 70 words, and one change of every sort.

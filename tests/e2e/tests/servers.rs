@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stderr)]
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use walvec_e2e::settings::MODEL;
@@ -10,12 +12,13 @@ use walvec_model::PointId;
 use walvec_pipeline::status::Phase;
 use walvec_sink::qdrant::{Layout, Remote, Server};
 use walvec_sink::{Sink as _, Write};
-use walvec_test_qdrant::{Call, Code, Detour, Fault, TestServer, UpdateStatus};
+use walvec_test_qdrant::{Call, Code, Detour, Fault, RateLimits, TestServer, UpdateStatus};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(every_operation_reaches_the_server),
         test!(a_server_that_fails_in_every_way_holds_up_and_loses_nothing),
+        test!(a_write_rate_limit_slows_walvec_down_and_loses_nothing),
         test!(a_server_that_comes_back_empty_is_filled_again),
         test!(a_truncate_and_a_resync_remove_points_by_their_ids).once(),
         test!(a_request_that_arrives_after_newer_ones_is_made_up_for).once(),
@@ -105,6 +108,31 @@ async fn a_server_that_fails_in_every_way_holds_up_and_loses_nothing(context: Te
     assert!(down.applied_lsn < position && down.confirmed_lsn < position);
     server.resume().await?;
     assert_eq!(same(&context, walvec, &server).await?, 994);
+    assert_eq!(server.calls().overlaps(), [""; 0]);
+    Ok(())
+}
+
+async fn a_write_rate_limit_slows_walvec_down_and_loses_nothing(context: TestContext) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    context.execute("DELETE FROM items WHERE id > 300").await?;
+    let mut walvec = followed(&context, &items(&server)).await?;
+    let second = Duration::from_secs(1);
+    server.limit_rates("items", RateLimits { writes: Some(60), reads: Some(200), per: second })?;
+    // New vectors, payloads alone and deletions, of each more than is let through at once.
+    let changes = "UPDATE items SET name = 'changed ' || id WHERE id <= 80;
+        UPDATE items SET body = 'only the payload' WHERE id BETWEEN 81 AND 160;
+        DELETE FROM items WHERE id > 230";
+    context.execute(&format!("BEGIN; {changes}; COMMIT")).await?;
+    let status = walvec.wait_for("the limit is named", |status| {
+        status.problem.as_ref().is_some_and(|problem| problem.message.contains("`write_rate_limit` of collection"))
+    });
+    let told = status.await?.problem.context("a problem")?;
+    assert!(told.remedy.is_some_and(|remedy| remedy.contains("PATCH collections/items__1")), "{}", told.message);
+    let status = walvec.caught_up(&context).await?;
+    assert_eq!(status.collections[0].dead_letters, 0);
+    server.limit_rates("items", RateLimits::default())?;
+    assert_eq!(same(&context, walvec, &server).await?, 230);
     assert_eq!(server.calls().overlaps(), [""; 0]);
     Ok(())
 }

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Call;
 use crate::convert::{invalid, schema_info, status};
+use crate::limits::RateLimits;
 use crate::service::{Service, not_implemented};
 use crate::sharding::Sharding;
 
@@ -76,9 +77,15 @@ impl Collections for Service {
         request: Request<UpdateCollection>,
     ) -> Result<Response<CollectionOperationResponse>, Status> {
         let call = self.begin(Call::UpdateCollection, &request).await?;
-        let UpdateCollection { collection_name, metadata, .. } = request.into_inner();
+        let UpdateCollection { collection_name, metadata, strict_mode_config, .. } = request.into_inner();
         let collection = self.registry.find(&collection_name)?;
-        collection.config.lock().unwrap_or_else(PoisonError::into_inner).metadata.extend(metadata);
+        let mut config = collection.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.metadata.extend(metadata);
+        if let Some(strict_mode) = strict_mode_config {
+            collection.limiters.set(RateLimits::from(&strict_mode));
+            config.strict_mode_config = Some(strict_mode);
+        }
+        drop(config);
         call.answer(CollectionOperationResponse { result: true, time: TIME })
     }
 

@@ -10,6 +10,7 @@
 //! - `registry`: collections, aliases, and their engines on disk
 //! - `sharding`: shards by a key
 //! - `convert`, `filter`: the protocol's terms in the engine's, and back
+//! - [`RateLimits`]: how much a collection lets through in a minute
 //! - `wire`: connections that can be cut
 //! - [`Detour`]: a way to the server on which a request can be kept
 //!
@@ -37,6 +38,7 @@ mod convert;
 mod detour;
 mod faults;
 mod filter;
+mod limits;
 mod points;
 mod query;
 mod registry;
@@ -49,6 +51,7 @@ mod wire;
 pub use calls::{Call, Calls};
 pub use detour::Detour;
 pub use faults::{Fault, Faults};
+pub use limits::RateLimits;
 pub use qdrant_client::qdrant::UpdateStatus;
 pub use server::TestServer;
 pub use tonic::Code;

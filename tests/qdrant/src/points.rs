@@ -25,7 +25,8 @@ use crate::Call;
 use crate::convert::{
     client_id, edge_id, edge_ids, invalid, json_path, retrieved, schema, scored, status, with_payload, with_vector,
 };
-use crate::query::{DEFAULT_LIMIT, edge_query};
+use crate::limits::asked;
+use crate::query::{DEFAULT_LIMIT, edge_query, searched};
 use crate::registry::VectorSpec;
 use crate::service::{Service, Started, not_implemented};
 use crate::sharding::within;
@@ -58,9 +59,9 @@ impl Service {
                     None => operations,
                     Some(sharding) => sharding.route(operations)?,
                 };
-                apply(shard, edge_operations(operations, &written.vector)?)?;
+                let applied = written.limiters.apply(shard, edge_operations(operations, &written.vector)?);
                 written.forget_deleted(shard);
-                Ok(())
+                applied
             };
             collection.run(change).await?;
         }
@@ -125,6 +126,7 @@ impl Points for Service {
         };
         let result = update_result(collection.next_operation(), call.status(inner.wait()));
         if call.applies() {
+            collection.limiters.write(1)?;
             let operation = UpdateOperation::FieldIndexOperation(FieldIndexOperations::CreateIndex(index));
             collection.run(|shard| apply(shard, vec![operation])).await?;
         }
@@ -136,6 +138,7 @@ impl Points for Service {
         let request = request.into_inner();
         let collection = self.registry.find(&request.collection_name)?;
         let ids = edge_ids(request.ids)?;
+        collection.limiters.read(ids.len())?;
         let payload = with_payload(request.with_payload, true)?;
         let vector = with_vector(request.with_vectors)?;
         let retrieve = move |shard: &EdgeShard| shard.retrieve(&ids, Some(payload), Some(vector)).map_err(status);
@@ -148,6 +151,7 @@ impl Points for Service {
         let call = self.begin(Call::Scroll, &request).await?;
         let request = request.into_inner();
         let collection = self.registry.find(&request.collection_name)?;
+        collection.limiters.read(asked(request.filter.as_ref()))?;
         if request.order_by.is_some() {
             return Err(Status::unimplemented("the test server scrolls in id order only"));
         }
@@ -168,6 +172,7 @@ impl Points for Service {
         let call = self.begin(Call::Count, &request).await?;
         let request = request.into_inner();
         let collection = self.registry.find(&request.collection_name)?;
+        collection.limiters.read(asked(request.filter.as_ref()))?;
         let filter = within(collection.sharding.as_ref(), request.filter, request.shard_key_selector.as_ref())?;
         let count = CountRequest { filter, exact: request.exact.unwrap_or(true) };
         let count = collection.run(|shard| shard.count(count).map_err(status)).await?;
@@ -178,6 +183,7 @@ impl Points for Service {
         let call = self.begin(Call::Query, &request).await?;
         let request = request.into_inner();
         let collection = self.registry.find(&request.collection_name)?;
+        collection.limiters.read(searched(&request))?;
         let query = edge_query(request, &collection)?;
         let found = collection.run(|shard| shard.query(query).map_err(status)).await?;
         let result = found.into_iter().map(scored).collect();

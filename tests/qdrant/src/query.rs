@@ -11,6 +11,7 @@ use qdrant_edge::{
 use tonic::Status;
 
 use crate::convert::{check_dimension, check_name, invalid, with_payload, with_vector};
+use crate::limits::asked;
 use crate::registry::{Collection, VectorSpec};
 use crate::sharding::within;
 
@@ -35,6 +36,14 @@ pub(crate) fn edge_query(request: QueryPoints, collection: &Collection) -> Resul
         with_vector: with_vector(request.with_vectors)?,
         with_payload: with_payload(request.with_payload, false)?,
     })
+}
+
+/// What a search costs: each side of one that fuses several.
+pub(crate) fn searched(request: &QueryPoints) -> usize {
+    match request.prefetch.as_slice() {
+        [] => asked(request.filter.as_ref()),
+        sides => sides.iter().map(|side| asked(side.filter.as_ref())).sum(),
+    }
 }
 
 fn edge_prefetch(

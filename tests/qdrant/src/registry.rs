@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tonic::Status;
 
 use crate::convert;
+use crate::limits::{Limiters, RateLimits};
 use crate::sharding::Sharding;
 
 /// All collections of a server.
@@ -51,6 +52,8 @@ pub(crate) struct Collection {
     pub(crate) sharding: Option<Sharding>,
     /// What it was created with, and its metadata.
     pub(crate) config: Mutex<CollectionConfig>,
+    /// How much it lets through.
+    pub(crate) limiters: Limiters,
     directory: PathBuf,
     operations: AtomicU64,
     /// `None` only if it could not be loaded again.
@@ -91,10 +94,13 @@ impl Registry {
         let vector = VectorSpec { name: vector_name, dimension, sparse: sparse.as_ref().map(|(name, _)| name.clone()) };
         let shard = EdgeShard::new(&directory, edge_config(&vector, &params, sparse)?).map_err(convert::status)?;
         let method = config.params.as_ref().and_then(|params| params.sharding_method);
+        let limiters = Limiters::default();
+        limiters.set(config.strict_mode_config.as_ref().map(RateLimits::from).unwrap_or_default());
         let collection = Collection {
             vector,
             sharding: (method == Some(ShardingMethod::Custom.into())).then(Sharding::default),
             config: Mutex::new(config),
+            limiters,
             directory,
             operations: AtomicU64::new(0),
             shard: Mutex::new(Some(shard)),

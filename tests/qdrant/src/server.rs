@@ -22,6 +22,7 @@ use tonic::transport::Server;
 
 use crate::calls::{Calls, Ledger};
 use crate::faults::Faults;
+use crate::limits::RateLimits;
 use crate::registry::Registry;
 use crate::service::Service;
 use crate::updates::{apply, edge_operation, upsert};
@@ -151,6 +152,15 @@ impl TestServer {
         let request = UpsertPoints { points, ..UpsertPoints::default() };
         let operation = edge_operation(upsert(request), &collection.vector)?;
         Ok(collection.run(|shard| apply(shard, vec![operation])).await?)
+    }
+
+    /// Limits what a collection lets through from now on, as its strict mode would, in another time than a minute if wanted.
+    ///
+    /// # Errors
+    /// If there is no such collection or alias.
+    pub fn limit_rates(&self, collection: &str, limits: RateLimits) -> anyhow::Result<()> {
+        self.registry.find(collection)?.limiters.set(limits);
+        Ok(())
     }
 
     fn run(&self, listener: TcpListener) {

@@ -10,8 +10,8 @@ use qdrant_client::qdrant::points_update_operation::{Operation, OverwritePayload
 use qdrant_client::qdrant::{
     Condition, CountPointsBuilder, CreateAliasBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder,
     DeletePointsBuilder, Distance, FieldType, Filter, GetPointsBuilder, PointId, PointStruct, PointsSelector,
-    PointsUpdateOperation, QueryPointsBuilder, Range, ScrollPointsBuilder, UpdateBatchPoints, UpdateStatus,
-    UpsertPointsBuilder, Value, VectorParamsBuilder, VectorsConfigBuilder,
+    PointsUpdateOperation, QueryPointsBuilder, Range, ScrollPointsBuilder, StrictModeConfigBuilder, UpdateBatchPoints,
+    UpdateCollectionBuilder, UpdateStatus, UpsertPointsBuilder, Value, VectorParamsBuilder, VectorsConfigBuilder,
 };
 use qdrant_client::{Payload, Qdrant, QdrantError};
 use serde_json::json;
@@ -294,4 +294,42 @@ async fn writes_in_flight_are_counted_and_overlaps_recorded() {
     let (left, right) = tokio::join!(upsert(&client, [1, 2]), upsert(&client, [2, 3]));
     assert!(left.is_ok() && right.is_ok());
     assert_eq!(server.calls().overlaps(), ["books/2"]);
+}
+
+/// The time after which there is room, if ever, and the server's words.
+fn limited<T: std::fmt::Debug>(result: Result<T, QdrantError>) -> (Option<u64>, String) {
+    match result.unwrap_err() {
+        QdrantError::ResourceExhaustedError { status, retry_after_seconds } => {
+            (Some(retry_after_seconds), status.message().to_owned())
+        }
+        QdrantError::ResponseError { status } if status.code() == Code::ResourceExhausted => {
+            (None, status.message().to_owned())
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn strict_mode_counts_points_and_conditions_and_says_when_there_is_room_again() {
+    let (_server, client) = started().await;
+    let strict = StrictModeConfigBuilder::default().enabled(true).write_rate_limit(6).read_rate_limit(3);
+    client.update_collection(UpdateCollectionBuilder::new(NAME).strict_mode_config(strict)).await.unwrap();
+    let (never, words) = limited(upsert(&client, 0..7).await);
+    assert!(never.is_none() && words.contains("Write rate limit exceeded, request larger than"), "{words}");
+    upsert(&client, 0..4).await.unwrap();
+    let (wait, words) = limited(upsert(&client, 4..7).await);
+    assert!(words.contains("requires 3 tokens but only 2.0 were available. Retry after 10s"), "{words}");
+    assert_eq!(wait, Some(10));
+
+    let delete = |filter: Filter| client.delete_points(DeletePointsBuilder::new(NAME).points(filter).wait(true));
+    let even = Filter::must([Condition::matches("kind", "even".to_owned())]);
+    delete(even.clone()).await.unwrap();
+    assert!(limited(delete(Filter::default()).await).0.is_some(), "two points are left, and no room for them");
+
+    client.count(CountPointsBuilder::new(NAME).filter(even.clone())).await.unwrap();
+    let (wait, words) = limited(client.count(CountPointsBuilder::new(NAME).filter(even)).await);
+    assert!(wait == Some(20) && words.contains("Read rate limit exceeded"), "{words}");
+    let points = |count: u64| GetPointsBuilder::new(NAME, (0..count).map(PointId::from).collect::<Vec<_>>());
+    assert!(limited(client.get_points(points(4)).await).0.is_none());
+    client.get_points(points(1)).await.unwrap();
 }

@@ -158,8 +158,8 @@ impl Sink for VectorsTopic {
 
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
         let newest = Position { commit_lsn: walvec_model::Lsn(u64::MAX), ordinal: 0 };
-        let table = table.clone();
-        Box::pin(async move { self.delete_older(&table, newest, Generation::default()..=Generation(u64::MAX)).await })
+        let (table, of) = (table.clone(), Generation::default()..=Generation(u64::MAX));
+        Box::pin(async move { self.delete_older(&table, newest, of, None).await.map(drop) })
     }
 
     fn delete_older<'a>(
@@ -167,13 +167,15 @@ impl Sink for VectorsTopic {
         table: &'a TableName,
         before: Position,
         of: Generations,
-    ) -> BoxFuture<'a, Result<(), SinkError>> {
+        _from: Option<PointId>,
+    ) -> BoxFuture<'a, Result<Option<PointId>, SinkError>> {
         if self.format == Format::Reference {
             tracing::warn!(%table, "the tutorial's form of vectors knows no truncates: the points stay where they are");
-            return Box::pin(std::future::ready(Ok(())));
+            return Box::pin(std::future::ready(Ok(None)));
         }
         let record = vectors::truncate(&self.collection, table, before, *of.end());
-        Box::pin(self.send(vec![(None, self.keyed(record, "truncate"))]))
+        let sent = self.send(vec![(None, self.keyed(record, "truncate"))]);
+        Box::pin(async move { sent.await.map(|()| None) })
     }
 
     /// Whoever reads the topic sweeps, once all its partitions were read as far as they are written now.

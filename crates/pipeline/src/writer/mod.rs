@@ -10,10 +10,12 @@
 //! - [`points`]: their points, written in an order that a crash cannot break
 //! - [`late`]: writes of which a copy may still arrive late
 //! - [`put_back`]: whether the collection is an older state of itself
+//! - [`limits`]: calls that go on where a limit of the server has stopped them
 //! - [`placed`]: points that came from somewhere else
 //! - here: the collection as a whole, and which of its rows are parked
 
 mod late;
+mod limits;
 mod placed;
 mod points;
 mod put_back;
@@ -22,6 +24,7 @@ mod vectors;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
@@ -381,15 +384,13 @@ impl Writer {
     /// Removes points that still have the version with which they were reported; `None`: that are not walvec's own.
     pub(crate) async fn remove(&self, points: &[(PointId, Option<Position>)]) -> Result<(), PipelineError> {
         let ids: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
-        let ids = &ids;
-        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        let stored = self.retrieve(&ids).await?;
         let versions: HashMap<PointId, Option<Position>> = points.iter().copied().collect();
         let same = stored.into_iter().filter(|point| {
             versions.get(&point.id) == Some(&point.provenance.as_ref().map(|provenance| provenance.position))
         });
         let deletions: Vec<Write> = same.map(|point| Write::Delete(point.id)).collect();
-        let deletions = &deletions;
-        self.as_owner(|sink, _| async move { sink.write(deletions.clone()).await }).await?;
+        self.write_all(|| deletions.iter().cloned(), &AtomicBool::default()).await?;
         let removed: Vec<PointId> = deletions.iter().map(Write::id).collect();
         self.forget_witnesses_among(&removed.iter().copied().collect());
         self.late.removed(Some(&removed));
@@ -449,7 +450,7 @@ impl Writer {
     pub(crate) async fn overtaken(&self) -> Result<Overtaken, PipelineError> {
         let mut overtaken = Overtaken::default();
         for ids in self.late.ids().chunks(SCROLL_POINTS) {
-            let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.to_vec()).await }).await?;
+            let stored = self.retrieve(ids).await?;
             let Overtaken { rows, points } = self.late.compare(ids, &stored);
             overtaken.rows.extend(rows);
             overtaken.points.extend(points);
@@ -520,11 +521,17 @@ impl Writer {
     }
 
     async fn delete_older(&self, position: Position, of: &Generations) -> Result<(), PipelineError> {
-        self.as_owner(|sink, table| {
-            let of = of.clone();
-            async move { sink.delete_older(table, position, of).await }
-        })
-        .await
+        let mut from = None;
+        loop {
+            let next = self.as_owner(|sink, table| {
+                let of = of.clone();
+                async move { sink.delete_older(table, position, of, from).await }
+            });
+            from = next.await?;
+            if from.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     fn id(&self, table: &Table, key: &RowKey) -> PointId {

@@ -1,6 +1,7 @@
 //! Points that came from somewhere else: the stage `sink` reads them from a topic.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 
 use walvec_model::{Generation, Point, PointId, Position, Provenance, RowKey};
 use walvec_sink::{SinkError, Write};
@@ -38,8 +39,7 @@ impl Writer {
             last.insert(point.id, point);
         }
         let ids: Vec<PointId> = last.keys().copied().collect();
-        let ids = &ids;
-        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        let stored = self.retrieve(&ids).await?;
         for point in stored {
             let Some(provenance) = point.provenance else { continue };
             if last.get(&point.id).is_some_and(|placed| placed.is_in(&provenance)) {
@@ -77,7 +77,7 @@ impl Writer {
         let _timer = Timer::start(Stage::Write);
         while !writes.is_empty() {
             let batch = &writes;
-            let answer = self.as_owner(|sink, _| async move { sink.write(batch.clone()).await }).await;
+            let answer = self.write_all(|| batch.iter().cloned(), &AtomicBool::default()).await;
             match answer {
                 Ok(()) => break,
                 Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection }) => {

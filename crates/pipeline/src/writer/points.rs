@@ -12,6 +12,7 @@
 //! step alone.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
 
 use tokio_util::sync::CancellationToken;
 use walvec_model::{Point, PointId, Position, Provenance, RowKey, Vector};
@@ -83,23 +84,19 @@ impl Writer {
     /// Writes durably what a step takes; a row with a point that the sink refuses is parked and the others are tried again
     /// without it.
     async fn take_step(&self, part: &mut Part, step: Step, given_up: &CancellationToken) -> Result<(), PipelineError> {
-        let mut attempts = 0;
+        let is_doubtful = AtomicBool::default();
         loop {
             let count = part.rows.iter().map(|row| row.writes(step)).sum();
             if count == 0 {
                 return Ok(());
             }
             let answer = {
-                let (_timer, part, attempts) = (Timer::start(Stage::Write), &*part, &mut attempts);
-                self.as_owner(|sink, _| {
-                    *attempts += 1;
-                    sink.write(self.writes(part, step).collect())
-                })
-                .await
+                let (_timer, part) = (Timer::start(Stage::Write), &*part);
+                self.write_all(|| self.writes(part, step), &is_doubtful).await
             };
             match answer {
                 Ok(()) => {
-                    self.note_late(part, step, attempts > 1);
+                    self.note_late(part, step, is_doubtful.into_inner());
                     count_written(if step == Step::Announce { 0 } else { count });
                     return Ok(());
                 }
@@ -154,8 +151,7 @@ impl Writer {
         if !payloads.contains(&refused) {
             return Ok(Vec::new());
         }
-        let ids = &payloads;
-        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        let stored = self.retrieve(&payloads).await?;
         let stored: HashSet<PointId> = stored.into_iter().map(|point| point.id).collect();
         Ok(payloads.into_iter().filter(|id| !stored.contains(id)).collect())
     }

@@ -93,7 +93,7 @@ impl Writer {
             return Ok(false);
         }
         let ids = &wanted.iter().map(|witness| witness.id).collect::<Vec<_>>();
-        let stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        let stored = self.retrieve(ids).await?;
         let point = |id| stored.iter().find(|point| point.id == id);
         // What is stored of a point whose write may have been overtaken tells nothing.
         Ok(wanted.iter().any(|witness| !witness.holds(point(witness.id)) && !self.is_late(witness.id)))

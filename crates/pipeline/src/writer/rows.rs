@@ -149,13 +149,9 @@ impl Writer {
         let _timer = Timer::start(Stage::Retrieve);
         let rows: HashMap<PointId, &RowKey> =
             entries.iter().map(|(key, last)| (self.id(&last.table, key), key)).collect();
-        let ids = &rows.keys().copied().collect::<Vec<_>>();
-        let mut stored = self.on_sink(|sink, _| async move { sink.retrieve(ids.clone()).await }).await?;
+        let mut stored = self.retrieve(&rows.keys().copied().collect::<Vec<_>>()).await?;
         self.compare(&rows, &stored, purpose).await?;
-        let more = &self.further_ids(&stored);
-        if !more.is_empty() {
-            stored.extend(self.on_sink(|sink, _| async move { sink.retrieve(more.clone()).await }).await?);
-        }
+        stored.extend(self.retrieve(&self.further_ids(&stored)).await?);
         Ok(Known::new(stored, self.parked_among(entries)))
     }
 
@@ -209,8 +205,8 @@ impl Writer {
         let mut stored = stored.into_iter();
         while !stored.as_slice().is_empty() {
             let some: Vec<_> = stored.by_ref().take(STORED_ROWS).collect();
-            let ids: &Vec<PointId> = &some.iter().map(|(id, _)| *id).collect();
-            let found = self.on_sink(|sink, _| async move { sink.faithful(ids.clone()).await }).await?;
+            let ids: Vec<PointId> = some.iter().map(|(id, _)| *id).collect();
+            let found = self.read(&ids, |sink, ids| sink.faithful(ids)).await?;
             let found: HashMap<PointId, StoredPoint> = found.into_iter().map(|point| (point.id, point)).collect();
             for (id, incomplete) in some {
                 let point = found.get(&id).filter(|point| known.has(point));
@@ -473,8 +469,8 @@ impl Writer {
             return Ok(HashMap::new());
         }
         let ids: HashSet<PointId> = moved.iter().map(|(_, from)| *from).collect();
-        let ids = &ids.into_iter().collect::<Vec<_>>();
-        let stored = self.on_sink(|sink, _| async move { sink.vectors(ids.clone()).await }).await?;
+        let ids: Vec<PointId> = ids.into_iter().collect();
+        let stored = self.read(&ids, |sink, ids| sink.vectors(ids)).await?;
         let stored: HashMap<PointId, Vector> = stored.into_iter().collect();
         Ok(moved.into_iter().filter_map(|(id, from)| Some((id, stored.get(&from)?.clone()))).collect())
     }

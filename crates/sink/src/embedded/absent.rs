@@ -84,7 +84,8 @@ impl Sink for Embedded {
         _table: &'a TableName,
         _before: Position,
         _of: Generations,
-    ) -> BoxFuture<'a, Result<(), SinkError>> {
+        _from: Option<PointId>,
+    ) -> BoxFuture<'a, Result<Option<PointId>, SinkError>> {
         match self.0 {}
     }
 

@@ -135,18 +135,13 @@ impl Sink for Embedded {
         table: &'a TableName,
         before: Position,
         of: Generations,
-    ) -> BoxFuture<'a, Result<(), SinkError>> {
+        from: Option<PointId>,
+    ) -> BoxFuture<'a, Result<Option<PointId>, SinkError>> {
         Box::pin(async move {
-            let mut from = None;
-            loop {
-                let page = self.scroll(from, SCROLL_POINTS).await?;
-                let older = older_points(&page, table, before, &of);
-                self.write(older.into_iter().map(|(id, _)| Write::Delete(id)).collect()).await?;
-                from = page.next;
-                if from.is_none() {
-                    return Ok(());
-                }
-            }
+            let page = self.scroll(from, SCROLL_POINTS).await?;
+            let older = older_points(&page, table, before, &of);
+            self.write(older.into_iter().map(|(id, _)| Write::Delete(id)).collect()).await?;
+            Ok(page.next)
         })
     }
 

@@ -23,7 +23,7 @@ impl Aliases {
     }
 
     fn client(&self, name: &str) -> Result<(Qdrant, Place), SinkError> {
-        let place = Place { url: self.server.url.clone(), collection: name.to_owned() };
+        let place = Place::new(&self.server.url, name);
         let client = connect(&self.server, &place)?;
         Ok((client, place))
     }
@@ -41,7 +41,7 @@ impl Aliases {
     /// The client's own call changes one alias at a time; names that belong together must change together.
     async fn change(&self, names: Vec<(String, String)>) -> Result<(), SinkError> {
         let collections: Vec<_> = names.iter().map(|(_, collection)| collection.as_str()).collect();
-        let place = Place { url: self.server.url.clone(), collection: collections.join(", ") };
+        let place = Place::new(&self.server.url, &collections.join(", "));
         let mut client = channel::collections(&self.server, &place)?;
         let actions = names.into_iter().map(|(alias_name, collection_name)| AliasOperations {
             action: Some(Action::CreateAlias(CreateAlias { collection_name, alias_name })),

@@ -1,25 +1,51 @@
 //! What the server's answers mean.
 
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
 use qdrant_client::QdrantError;
 use qdrant_client::qdrant::{UpdateResult, UpdateStatus};
 use tonic::{Code, Status};
 
-use crate::SinkError;
+use crate::{Limited, RateLimit, SinkError};
 
 /// The collection that a request is about, for errors. Never holds the API key.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Place {
     pub(super) url: String,
-    pub(super) collection: String,
+    /// The name that it is asked for by.
+    collection: String,
+    /// Its own name, once it is known.
+    own: RwLock<Option<String>>,
 }
 
 impl Place {
+    pub(super) fn new(url: &str, collection: &str) -> Self {
+        Self { url: url.to_owned(), collection: collection.to_owned(), own: RwLock::default() }
+    }
+
+    /// The name that requests carry. Until the collection's own is known, the alias leads to it as well.
+    pub(super) fn name(&self) -> String {
+        let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
+        own.clone().unwrap_or_else(|| self.collection.clone())
+    }
+
+    /// Whether the collection was looked at, and fits.
+    pub(super) fn is_known(&self) -> bool {
+        self.own.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub(super) fn set_name(&self, name: &str) {
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
+    }
+
     /// An error of the client in the sink's terms. [`SinkError::BadRequest`] is about the request itself: too large, or
     /// something in it is not accepted; a part of it may well be.
     pub(super) fn error(&self, error: QdrantError) -> SinkError {
         match error {
-            QdrantError::ResponseError { status } => self.status(&status),
-            QdrantError::ResourceExhaustedError { status, .. } => self.unavailable(status.message()),
+            QdrantError::ResponseError { status } | QdrantError::ResourceExhaustedError { status, .. } => {
+                self.status(&status)
+            }
             QdrantError::Io(error) => self.unavailable(&error.to_string()),
             other => SinkError::Server { url: self.url.clone(), reason: other.to_string() },
         }
@@ -36,8 +62,29 @@ impl Place {
             Code::InvalidArgument | Code::OutOfRange | Code::NotFound => SinkError::BadRequest(reason()),
             // What a proxy says of a large message; the server itself says "out of range".
             Code::ResourceExhausted if status.message().contains("larger than max") => SinkError::BadRequest(reason()),
+            Code::ResourceExhausted if !is_about_storage(status.message()) => self.limited(status),
             _ => self.unavailable(&reason()),
         }
+    }
+
+    /// See `lib/common/common/src/rate_limiting.rs` of Qdrant: a request is refused with the time after which there is room for it, or
+    /// because there never will be.
+    fn limited(&self, status: &Status) -> SinkError {
+        let reason = status.message().to_owned();
+        let limit = match reason.as_str() {
+            words if words.contains("Write rate limit") => RateLimit::Writes,
+            words if words.contains("Read rate limit") => RateLimit::Reads,
+            _ => RateLimit::Other,
+        };
+        SinkError::Limited(Box::new(Limited {
+            url: self.url.clone(),
+            collection: self.name(),
+            limit,
+            is_too_large: reason.contains("larger than rate limiter capacity"),
+            reason,
+            retry_after: retry_after(status),
+            written: Vec::new(),
+        }))
     }
 
     pub(super) fn missing(&self) -> SinkError {
@@ -69,12 +116,23 @@ fn is_about_a_quota(message: &str) -> bool {
     message.contains("limit of") && message.contains("reached")
 }
 
+/// From 1.19 on a node refuses writes while its disk or memory is as full as it may become.
+fn is_about_storage(message: &str) -> bool {
+    message.starts_with("Insufficient storage")
+}
+
+/// Whole seconds, as in HTTP.
+fn retry_after(status: &Status) -> Option<Duration> {
+    let seconds = status.metadata().get("retry-after")?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place { url: "http://localhost:6334".to_owned(), collection: "books".to_owned() }
+        Place::new("http://localhost:6334", "books")
     }
 
     fn of(code: Code, message: &str) -> SinkError {
@@ -106,12 +164,44 @@ mod tests {
         ));
         let too_large = "Received message larger than max (5000000 vs. 4194304)";
         assert!(matches!(of(Code::ResourceExhausted, too_large), SinkError::BadRequest(_)));
-        assert!(of(Code::ResourceExhausted, "Rate limiting exceeded").is_retryable());
         assert!(matches!(of(Code::NotFound, "Not found: No point with id 7 found"), SinkError::BadRequest(_)));
         let full = "Bad request: Max vector storage size limit of 1024 bytes reached!";
         assert!(
             matches!(of(Code::InvalidArgument, full), SinkError::Unavailable { .. }),
             "it passes, and no point is to blame"
         );
+    }
+
+    #[test]
+    fn a_limit_is_named_with_the_collections_own_name_and_what_to_type() {
+        let place = place();
+        place.set_name("books__1");
+        let mut status = Status::resource_exhausted(
+            "Rate limiting exceeded: Write rate limit exceeded: Operation requires 5 tokens but only 1.0 were available. Retry after 3s",
+        );
+        status.metadata_mut().insert("retry-after", "3".parse().unwrap());
+        let error = place.error(QdrantError::from(status));
+        assert!(error.is_retryable());
+        let SinkError::Limited(limited) = &error else { panic!("{error}") };
+        assert_eq!((limited.limit, limited.retry_after), (RateLimit::Writes, Some(Duration::from_secs(3))));
+        assert!(error.to_string().contains("`write_rate_limit` of collection \"books__1\""), "{error}");
+        let typed = r#"PATCH collections/books__1 {"strict_mode_config": {"write_rate_limit": 100000}}"#;
+        assert!(limited.remedy().contains(typed), "{}", limited.remedy());
+    }
+
+    #[test]
+    fn a_request_that_a_limit_never_lets_through_is_told_from_one_that_has_to_wait() {
+        let of = |message| of(Code::ResourceExhausted, message);
+        let never = of(
+            "Rate limiting exceeded: Read rate limit exceeded, request larger than rate limiter capacity, please try to split your request",
+        );
+        assert!(matches!(&never, SinkError::Limited(limited) if limited.limit == RateLimit::Reads), "{never}");
+        assert!(!never.is_retryable());
+        // As servers before 1.17 and services in front of one say it.
+        for words in ["Rate limiting exceeded: Write rate limit exceeded, retry later", "too many requests"] {
+            assert!(matches!(of(words), SinkError::Limited(limited) if !limited.is_too_large), "{words}");
+        }
+        let full = of("Insufficient storage: the disk is full");
+        assert!(matches!(full, SinkError::Unavailable { .. }), "{full}");
     }
 }

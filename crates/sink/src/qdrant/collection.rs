@@ -42,7 +42,7 @@ pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
             find(inner, &name).await?.ok_or_else(|| inner.place.missing())?
         }
     };
-    inner.set_name(&name);
+    inner.place.set_name(&name);
     if let Some(tenants) = &inner.tenants {
         tenants.prepare(inner).await?;
     }
@@ -63,7 +63,7 @@ pub(super) async fn exists(inner: &Inner) -> Result<bool, SinkError> {
     let Some(name) = serving(inner).await? else { return Ok(false) };
     let exists = find(inner, &name).await?.is_some();
     if exists {
-        inner.set_name(&name);
+        inner.place.set_name(&name);
     }
     Ok(exists)
 }

@@ -24,6 +24,10 @@ pub(super) fn client_id(id: PointId) -> ClientId {
     ClientId { point_id_options: Some(options) }
 }
 
+pub(super) fn client_ids(ids: &[PointId]) -> Vec<ClientId> {
+    ids.iter().copied().map(client_id).collect()
+}
+
 pub(super) fn point_id(id: Option<ClientId>) -> Result<PointId, SinkError> {
     match id.and_then(|id| id.point_id_options) {
         Some(PointIdOptions::Num(number)) => Ok(PointId::Num(number)),
@@ -115,6 +119,13 @@ pub(super) fn with_versions(points: &[(PointId, Position)]) -> ClientFilter {
     let ids = points.iter().map(|(id, _)| client_id(*id));
     let versions: Vec<String> = points.iter().map(|(_, version)| version.to_string()).collect();
     ClientFilter::must([ClientCondition::has_id(ids), ClientCondition::matches(provenance_path("v"), versions)])
+}
+
+/// Those of these points that match `filter`.
+pub(super) fn among(filter: &ClientFilter, ids: &[PointId]) -> ClientFilter {
+    let mut filter = filter.clone();
+    filter.must.push(ClientCondition::has_id(client_ids(ids)));
+    filter
 }
 
 /// A search's filter; `None` where everything matches.

@@ -9,6 +9,7 @@
 //! - `read`: retrieve, count, scroll, search
 //! - `convert`: ids, payloads and filters in the client's terms, and back
 //! - `answer`: what the server's answers mean
+//! - `pace`: how large requests may be where the server limits them
 //!
 //! Every write waits until the server has applied it, and only the status `completed` counts: `acknowledged` and a timeout
 //! are answers about a queue.
@@ -18,12 +19,13 @@ mod answer;
 mod channel;
 mod collection;
 mod convert;
+mod pace;
 mod read;
 mod requests;
 mod tenants;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use qdrant_client::Qdrant;
@@ -36,6 +38,7 @@ use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint,
 pub use aliases::Aliases;
 use answer::Place;
 use channel::Writes;
+use pace::Pace;
 use tenants::Tenants;
 
 use crate::catalog::{self, Catalog as _};
@@ -105,8 +108,6 @@ struct Inner {
     place: Place,
     /// Whether `spec.name` is an alias, to be looked up, or the collection's own name.
     is_alias: bool,
-    /// The collection's own name, once it is known.
-    collection: RwLock<Option<String>>,
     /// The shards, where a field decides about them.
     tenants: Option<Tenants>,
     /// Whether no other process writes the collection at the same time.
@@ -115,28 +116,18 @@ struct Inner {
     brings_back: AtomicBool,
     server: Server,
     writes: Writes,
+    pace: Pace,
 }
 
 impl Inner {
-    /// The name that requests carry. Until the collection's own is known, the alias leads to it as well.
     fn name(&self) -> String {
-        let collection = self.collection.read().unwrap_or_else(PoisonError::into_inner);
-        collection.clone().unwrap_or_else(|| self.spec.name.clone())
+        self.place.name()
     }
 
     /// What has become of a write that failed.
     fn write_failed(&self, status: &tonic::Status) -> SinkError {
         self.writes.failed(status);
         self.place.status(status)
-    }
-
-    /// Whether the collection was looked at, and fits.
-    fn is_known(&self) -> bool {
-        self.collection.read().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    fn set_name(&self, name: &str) {
-        *self.collection.write().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
     }
 }
 
@@ -165,12 +156,12 @@ impl Remote {
     pub fn served_as(&self, server: Server, alias: &str) -> Result<Self, SinkError> {
         let served = Self::new(server, CollectionSpec { name: alias.to_owned(), ..self.0.spec.clone() })?;
         let served = served.alone(self.0.is_alone);
-        served.0.set_name(&self.0.spec.name);
+        served.0.place.set_name(&self.0.spec.name);
         Ok(served)
     }
 
     fn open(server: Server, spec: CollectionSpec, is_alias: bool) -> Result<Self, SinkError> {
-        let place = Place { url: server.url.clone(), collection: spec.name.clone() };
+        let place = Place::new(&server.url, &spec.name);
         let client = connect(&server, &place)?;
         let tenants = server.layout.shard_key.clone().map(Tenants::new);
         let inner = Inner {
@@ -178,12 +169,12 @@ impl Remote {
             spec,
             place,
             is_alias,
-            collection: RwLock::default(),
             tenants,
             is_alone: false,
             brings_back: AtomicBool::new(true),
             server,
             writes: Writes::default(),
+            pace: Pace::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -242,16 +233,29 @@ impl Remote {
     /// meanwhile, nor where another shard may have another point of the same id.
     async fn delete(&self, filter: ClientFilter) -> Result<(), SinkError> {
         let brings_back = self.0.brings_back.load(Ordering::Relaxed);
-        if !(brings_back && self.0.is_alone && self.0.tenants.is_none()) {
-            return self.delete_points(PointsSelector::from(filter)).await;
+        if brings_back && self.0.is_alone && self.0.tenants.is_none() {
+            let by_ids = |ids: &[PointId]| PointsSelector::from(convert::client_ids(ids));
+            return self.delete_found(&filter, by_ids).await;
         }
+        match self.delete_points(PointsSelector::from(filter.clone())).await {
+            Err(SinkError::Limited(limited)) if limited.is_too_large => {
+                let as_found = |ids: &[PointId]| PointsSelector::from(convert::among(&filter, ids));
+                self.delete_found(&filter, as_found).await
+            }
+            deleted => deleted,
+        }
+    }
+
+    /// Finds the points that match `filter`, and removes what `selector` says about some of them at a time.
+    async fn delete_found(
+        &self,
+        filter: &ClientFilter,
+        selector: impl Fn(&[PointId]) -> PointsSelector,
+    ) -> Result<(), SinkError> {
         let mut from = None;
         loop {
             let (ids, next) = read::ids(&self.0, from, filter.clone()).await?;
-            if !ids.is_empty() {
-                let ids: Vec<_> = ids.into_iter().map(convert::client_id).collect();
-                self.delete_points(PointsSelector::from(ids)).await?;
-            }
+            self.delete_each(&ids, &selector).await?;
             if next.is_none() {
                 return Ok(());
             }
@@ -259,17 +263,33 @@ impl Remote {
         }
     }
 
+    /// Removes points, as many at a time as the server takes.
+    async fn delete_each<T>(&self, points: &[T], selector: impl Fn(&[T]) -> PointsSelector) -> Result<(), SinkError> {
+        let (size, mut rest) = (&self.0.pace.writes, points);
+        while !rest.is_empty() {
+            let (some, later) = rest.split_at(size.of(rest.len()));
+            match self.delete_points(selector(some)).await {
+                Ok(()) => rest = later,
+                Err(SinkError::Limited(limited)) if size.refused(&limited, some.len()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        size.passed(points.len());
+        Ok(())
+    }
+
     /// Removes points as long as they have these versions. They do where nobody else writes. Elsewhere the server has to compare them,
     /// which one in strict mode refuses as long as there is no index.
     async fn delete_versions(&self, points: &[(PointId, Position)]) -> Result<(), SinkError> {
         if self.0.is_alone && self.0.tenants.is_none() {
-            let ids: Vec<_> = points.iter().map(|(id, _)| convert::client_id(*id)).collect();
-            return self.delete_points(PointsSelector::from(ids)).await;
+            let ids: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
+            return self.delete_each(&ids, |ids| PointsSelector::from(convert::client_ids(ids))).await;
         }
-        match self.delete(convert::with_versions(points)).await {
+        let as_seen = |points: &[(PointId, Position)]| PointsSelector::from(convert::with_versions(points));
+        match self.delete_each(points, as_seen).await {
             Err(SinkError::BadRequest(_)) => {
                 collection::index_versions(&self.0, &self.0.name()).await?;
-                self.delete(convert::with_versions(points)).await
+                self.delete_each(points, as_seen).await
             }
             deleted => deleted,
         }
@@ -328,6 +348,10 @@ impl Sink for Remote {
         true
     }
 
+    fn ids_per_read(&self) -> usize {
+        self.0.pace.reads.of(read::RETRIEVE_POINTS)
+    }
+
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(requests::send(&self.0, batch))
     }
@@ -373,20 +397,12 @@ impl Sink for Remote {
         table: &'a TableName,
         before: Position,
         of: Generations,
-    ) -> BoxFuture<'a, Result<(), SinkError>> {
+        from: Option<PointId>,
+    ) -> BoxFuture<'a, Result<Option<PointId>, SinkError>> {
         Box::pin(async move {
-            let mut from = None;
-            loop {
-                let page = self.scroll(from, SCROLL_POINTS).await?;
-                let older = older_points(&page, table, before, &of);
-                if !older.is_empty() {
-                    self.delete_versions(&older).await?;
-                }
-                from = page.next;
-                if from.is_none() {
-                    return Ok(());
-                }
-            }
+            let page = self.scroll(from, SCROLL_POINTS).await?;
+            self.delete_versions(&older_points(&page, table, before, &of)).await?;
+            Ok(page.next)
         })
     }
 
@@ -408,7 +424,7 @@ impl Search for Remote {
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
         Box::pin(async move {
             // Its vectors may be of another model.
-            if self.0.is_alias && !self.0.is_known() {
+            if self.0.is_alias && !self.0.place.is_known() {
                 return Err(self.0.place.unavailable("walvec has not looked at the collection yet"));
             }
             read::search(&self.0, request).await

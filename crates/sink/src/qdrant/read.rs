@@ -9,7 +9,7 @@ use qdrant_client::qdrant::{
 use walvec_model::{PointId, RESERVED_KEY, RawPage, RawPoint, SparseVector, StoredPoint, Vector};
 
 use super::Inner;
-use super::convert::{client_filter, client_id, payload, point_id};
+use super::convert::{client_filter, client_id, client_ids, payload, point_id};
 use super::tenants::{Tenants, selector};
 use crate::faithful;
 use crate::{
@@ -21,12 +21,12 @@ use crate::{
 pub(super) const RETRIEVE_POINTS: usize = 1000;
 
 pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
-    retrieved(inner, &ids, own_field(), false).await?.into_iter().map(stored_point).collect()
+    asked_for(inner, &ids, own_field(), false).await?.into_iter().map(stored_point).collect()
 }
 
 /// See [`Sink::faithful`](crate::Sink::faithful).
 pub(super) async fn faithful(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
-    let points = retrieved(inner, &ids, true.into(), false).await?.into_iter().map(stored_point);
+    let points = asked_for(inner, &ids, true.into(), false).await?.into_iter().map(stored_point);
     let nesting = inner.spec.nesting.as_deref();
     points.map(|point| Ok(faithful::faithful(point?, nesting, false))).collect()
 }
@@ -37,27 +37,47 @@ fn own_field() -> WithPayloadSelector {
 }
 
 pub(super) async fn get(inner: &Inner, ids: Vec<PointId>, with_vectors: bool) -> Result<Vec<RawPoint>, SinkError> {
-    let points = retrieved(inner, &ids, true.into(), with_vectors).await?;
+    let points = asked_for(inner, &ids, true.into(), with_vectors).await?;
     points.into_iter().map(|point| raw_point(inner, point)).collect()
 }
 
-async fn retrieved(
+async fn asked_for(
     inner: &Inner,
     ids: &[PointId],
     fields: WithPayloadSelector,
     with_vectors: bool,
 ) -> Result<Vec<RetrievedPoint>, SinkError> {
-    let Inner { client, place, .. } = inner;
-    let mut found = Vec::with_capacity(ids.len());
-    for ids in ids.chunks(RETRIEVE_POINTS) {
+    let found = retrieved(inner, ids, &fields, with_vectors).await?;
+    inner.pace.reads.passed(ids.len());
+    Ok(found)
+}
+
+/// The points with these ids, as many at a time as the server answers.
+pub(super) async fn retrieved(
+    inner: &Inner,
+    ids: &[PointId],
+    fields: &WithPayloadSelector,
+    with_vectors: bool,
+) -> Result<Vec<RetrievedPoint>, SinkError> {
+    let (Inner { client, place, .. }, size) = (inner, &inner.pace.reads);
+    let (mut found, mut rest) = (Vec::with_capacity(ids.len()), ids);
+    while !rest.is_empty() {
+        let (some, later) = rest.split_at(size.of(RETRIEVE_POINTS).min(rest.len()));
         let request = GetPoints {
             collection_name: inner.name(),
-            ids: ids.iter().copied().map(client_id).collect(),
+            ids: client_ids(some),
             with_payload: Some(fields.clone()),
             with_vectors: Some(with_vectors.into()),
             ..GetPoints::default()
         };
-        found.extend(client.get_points(request).await.map_err(|error| place.error(error))?.result);
+        match client.get_points(request).await.map_err(|error| place.error(error)) {
+            Ok(response) => {
+                found.extend(response.result);
+                rest = later;
+            }
+            Err(SinkError::Limited(limited)) if size.refused(&limited, some.len()) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(found)
 }
@@ -134,9 +154,20 @@ pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<
     {
         return Ok(Vec::new());
     }
-    let response = client.query(asked).await.map_err(|error| place.error(error))?;
+    let response = client.query(asked).await.map_err(|error| with_remedy(place.error(error)))?;
     let hits = response.result.into_iter().map(hit).collect::<Result<Vec<_>, _>>()?;
     Ok(in_order(hits, is_dense, min_score))
+}
+
+/// Says what to do about a filter that strict mode refuses (`unindexed_filtering_retrieve`).
+fn with_remedy(error: SinkError) -> SinkError {
+    match error {
+        SinkError::BadRequest(reason) if reason.contains("Index required") => SinkError::BadRequest(format!(
+            "{reason}; name the field and its type in `index:` of the collection in walvec's configuration, for example \
+             `index: {{ year: integer }}`, and start walvec again"
+        )),
+        other => other,
+    }
 }
 
 /// The part of a request that says what is looked for, and where.

@@ -2,8 +2,14 @@
 //!
 //! A batch names each point once, so its requests may arrive in any order. A request that the server does not accept is
 //! cut in half, and so on, until one point is left that is to blame: too large requests shrink by themselves this way.
+//!
+//! Where the server limits how much it takes in a minute (`pace`), a batch may be let through in part. What got through is in the error,
+//! so that the caller can go on with the rest.
 
 use std::collections::HashMap;
+use std::future::ready;
+use std::mem::discriminant;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{StreamExt as _, stream};
 use prost::Message as _;
@@ -39,23 +45,84 @@ struct Item {
 }
 
 /// Sends a batch; when it returns, the server has applied all of it.
-pub(super) async fn send(inner: &Inner, batch: Vec<Write>) -> Result<(), SinkError> {
-    let placed = match &inner.tenants {
-        None => batch.into_iter().map(|write| Placed { write, shard: None, leaves: None }).collect(),
-        Some(tenants) => tenants.place(inner, batch).await?,
-    };
-    let items = placed.into_iter().map(|placed| item(placed, &inner.spec)).collect::<Result<Vec<_>, _>>()?;
-    let sent = stream::iter(requests(items)).map(|items| send_items(inner, items)).buffer_unordered(IN_FLIGHT);
-    // All of them, whatever becomes of the first: one that is given up may still arrive, after the next batch.
-    sent.collect::<Vec<_>>().await.into_iter().collect()
+pub(super) async fn send(inner: &Inner, mut batch: Vec<Write>) -> Result<(), SinkError> {
+    let (count, mut written) = (batch.len(), Vec::new());
+    while !batch.is_empty() {
+        // Finding out where points are counts as reading.
+        let most = if inner.tenants.is_some() { inner.pace.reads.of(batch.len()) } else { batch.len() };
+        let later = batch.split_off(most);
+        send_some(inner, batch, &mut written).await.map_err(|error| with_written(error, &mut written))?;
+        batch = later;
+    }
+    inner.pace.writes.passed(count);
+    if inner.tenants.is_some() {
+        inner.pace.reads.passed(count);
+    }
+    Ok(())
 }
 
-/// Sends one request, in halves if it is refused.
-async fn send_items(inner: &Inner, items: Vec<Item>) -> Result<(), SinkError> {
+/// Sends a part of a batch, and notes what the server has applied of it.
+async fn send_some(inner: &Inner, some: Vec<Write>, written: &mut Vec<PointId>) -> Result<(), SinkError> {
+    let placed = match &inner.tenants {
+        None => some.into_iter().map(|write| Placed { write, shard: None, leaves: None }).collect(),
+        Some(tenants) => tenants.place(inner, some).await?,
+    };
+    let items = placed.into_iter().map(|placed| item(placed, &inner.spec)).collect::<Result<Vec<_>, _>>()?;
+    let size = &inner.pace.writes;
+    let requests = if size.is_limited() {
+        uniform_requests(items, size.of(REQUEST_POINTS))
+    } else {
+        requests(items, REQUEST_POINTS)
+    };
+    let is_limited = AtomicBool::new(false);
+    let sent = stream::iter(requests)
+        // There is no room for more.
+        .take_while(|_| ready(!is_limited.load(Ordering::Relaxed)))
+        .map(|items| send_items(inner, items, &is_limited))
+        .buffer_unordered(IN_FLIGHT);
+    // All of them, whatever becomes of the first: one that is given up may still arrive, after the next batch.
+    let mut answer = Ok(());
+    for (some, sent) in sent.collect::<Vec<_>>().await {
+        written.extend(some);
+        answer = first_error(answer, sent);
+    }
+    answer
+}
+
+/// The first error. That a limit was met says less than what else went wrong.
+fn first_error(first: Result<(), SinkError>, other: Result<(), SinkError>) -> Result<(), SinkError> {
+    match first {
+        Ok(()) => other,
+        Err(SinkError::Limited(_)) if other.is_err() => other,
+        Err(_) => first,
+    }
+}
+
+fn with_written(mut error: SinkError, written: &mut Vec<PointId>) -> SinkError {
+    if let SinkError::Limited(limited) = &mut error {
+        limited.written = std::mem::take(written);
+    }
+    error
+}
+
+/// Sends one request, in halves if it is refused; says what the server has applied of it.
+async fn send_items(inner: &Inner, items: Vec<Item>, is_limited: &AtomicBool) -> (Vec<PointId>, Result<(), SinkError>) {
+    let mut written = Vec::with_capacity(items.len());
+    let sent = send_halves(inner, items, &mut written).await;
+    if matches!(sent, Err(SinkError::Limited(_))) {
+        is_limited.store(true, Ordering::Relaxed);
+    }
+    (written, sent)
+}
+
+async fn send_halves(inner: &Inner, items: Vec<Item>, written: &mut Vec<PointId>) -> Result<(), SinkError> {
     let mut rest = vec![items];
     while let Some(items) = rest.pop() {
         match send_request(inner, &items).await {
-            Ok(()) => {}
+            Ok(()) => written.extend(items.iter().map(|item| item.id)),
+            Err(SinkError::Limited(limited)) if inner.pace.writes.refused(&limited, items.len()) => {
+                rest.extend(halves(&items));
+            }
             Err(error @ SinkError::BadRequest(_)) => match items.as_slice() {
                 [] => return Err(error),
                 [single] => {
@@ -64,15 +131,18 @@ async fn send_items(inner: &Inner, items: Vec<Item>) -> Result<(), SinkError> {
                     tenants::check(inner, single.shard.as_ref()).await?;
                     return Err(SinkError::BadPoint { id: single.id, reason: error.to_string() });
                 }
-                several => {
-                    let (left, right) = several.split_at(several.len() / 2);
-                    rest.extend([right.to_vec(), left.to_vec()]);
-                }
+                several => rest.extend(halves(several)),
             },
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// The second half, and the first, which is taken next.
+fn halves(items: &[Item]) -> [Vec<Item>; 2] {
+    let (left, right) = items.split_at(items.len() / 2);
+    [right.to_vec(), left.to_vec()]
 }
 
 async fn send_request(inner: &Inner, items: &[Item]) -> Result<(), SinkError> {
@@ -94,13 +164,27 @@ async fn send_request(inner: &Inner, items: &[Item]) -> Result<(), SinkError> {
     if response.result.len() == expected { Ok(()) } else { place.completed(None) }
 }
 
-/// Deals items out into requests.
-fn requests(items: Vec<Item>) -> Vec<Vec<Item>> {
+/// Deals items out into requests of one operation each, as far as possible. Of a request with several, a limit may refuse the last and
+/// count the others each time that it is repeated.
+fn uniform_requests(items: Vec<Item>, most: usize) -> Vec<Vec<Item>> {
+    let (mut joined, mut alone) = (HashMap::<_, Vec<Item>>::new(), Vec::new());
+    for item in items {
+        match &item.operation.operation {
+            Some(operation @ (Operation::Upsert(_) | Operation::DeletePoints(_))) if item.leaves.is_none() => {
+                joined.entry((discriminant(operation), item.shard.clone())).or_default().push(item);
+            }
+            _ => alone.push(vec![item]),
+        }
+    }
+    joined.into_values().flat_map(|items| requests(items, most)).chain(alone).collect()
+}
+
+/// Deals items out into requests, of `most` points each at most.
+fn requests(items: Vec<Item>, most: usize) -> Vec<Vec<Item>> {
     let mut requests: Vec<Vec<Item>> = Vec::new();
     let mut bytes = 0;
     for item in items {
-        let full =
-            requests.last().is_none_or(|last| last.len() >= REQUEST_POINTS) || bytes + item.bytes > REQUEST_BYTES;
+        let full = requests.last().is_none_or(|last| last.len() >= most) || bytes + item.bytes > REQUEST_BYTES;
         if full {
             requests.push(Vec::new());
             bytes = 0;
@@ -179,11 +263,29 @@ mod tests {
 
     #[test]
     fn requests_are_bounded_by_points_and_by_bytes() {
-        let lengths = |items: Vec<Item>| requests(items).iter().map(Vec::len).collect::<Vec<_>>();
+        let lengths = |items: Vec<Item>| requests(items, REQUEST_POINTS).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(lengths((0..600).map(|number| deletion(number, 10)).collect()), [256, 256, 88]);
         assert_eq!(lengths((0..3).map(|number| deletion(number, REQUEST_BYTES / 2)).collect()), [2, 1]);
         assert_eq!(lengths(vec![deletion(1, REQUEST_BYTES * 2), deletion(2, 1)]), [1, 1]);
         assert!(lengths(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn under_a_limit_a_request_holds_one_operation() {
+        let upsert = |number| Item {
+            operation: operation(Operation::Upsert(PointStructList::default())),
+            ..deletion(number, 1)
+        };
+        let payload = |number| Item {
+            operation: operation(Operation::OverwritePayload(OverwritePayload::default())),
+            ..deletion(number, 1)
+        };
+        let items = vec![upsert(1), deletion(2, 1), payload(3), upsert(4), deletion(5, 1), payload(6), upsert(7)];
+        let requests = uniform_requests(items, 2);
+        assert!(requests.iter().all(|request| operations(request).len() == 1));
+        let mut lengths: Vec<usize> = requests.iter().map(Vec::len).collect();
+        lengths.sort_unstable();
+        assert_eq!(lengths, [1, 1, 1, 2, 2]);
     }
 
     #[test]

@@ -10,14 +10,13 @@ use std::sync::{Mutex, PoisonError};
 
 use qdrant_client::qdrant::shard_key::Key;
 use qdrant_client::qdrant::{
-    CollectionClusterInfoRequest, CreateShardKey, CreateShardKeyRequest, GetPoints, RetrievedPoint, ShardKey,
-    ShardKeySelector,
+    CollectionClusterInfoRequest, CreateShardKey, CreateShardKeyRequest, ShardKey, ShardKeySelector,
 };
 use walvec_model::{Payload, Point, PointId, Value};
 
 use super::Inner;
-use super::convert::{client_id, point_id};
-use super::read::{RETRIEVE_POINTS, vectors};
+use super::convert::point_id;
+use super::read::{retrieved, vectors};
 use crate::{Condition, Filter, SinkError, Write};
 
 /// The shard of points without a value. It always exists: a server (1.18) answers no search of a collection without any
@@ -202,7 +201,7 @@ async fn shards(inner: &Inner) -> Result<HashSet<Key>, SinkError> {
 /// The shards that these points are in; points that do not exist are in none.
 async fn locate(inner: &Inner, ids: &[PointId]) -> Result<HashMap<PointId, Key>, SinkError> {
     let mut present = HashMap::with_capacity(ids.len());
-    for point in retrieve(inner, ids, false).await? {
+    for point in retrieved(inner, ids, &false.into(), false).await? {
         if let Some(key) = point.shard_key.and_then(|key| key.key) {
             present.insert(point_id(point.id)?, key);
         }
@@ -215,7 +214,7 @@ async fn with_vectors(inner: &Inner, mut placed: Vec<Placed>) -> Result<Vec<Plac
     let moves = |placed: &Placed| placed.leaves.is_some() && matches!(placed.write, Write::Payload { .. });
     let ids: Vec<PointId> = placed.iter().filter(|placed| moves(placed)).map(|placed| placed.write.id()).collect();
     let mut stored = HashMap::with_capacity(ids.len());
-    for point in retrieve(inner, &ids, true).await? {
+    for point in retrieved(inner, &ids, &false.into(), true).await? {
         stored.extend(point.vectors.map(|of_point| Ok((point_id(point.id)?, vectors(inner, of_point)))).transpose()?);
     }
     for placed in placed.iter_mut().filter(|placed| moves(placed)) {
@@ -226,21 +225,6 @@ async fn with_vectors(inner: &Inner, mut placed: Vec<Placed>) -> Result<Vec<Plac
         placed.write = Write::Upsert(Point { id, vector, keywords, payload, provenance });
     }
     Ok(placed)
-}
-
-async fn retrieve(inner: &Inner, ids: &[PointId], vectors: bool) -> Result<Vec<RetrievedPoint>, SinkError> {
-    let mut found = Vec::with_capacity(ids.len());
-    for ids in ids.chunks(RETRIEVE_POINTS) {
-        let request = GetPoints {
-            collection_name: inner.name(),
-            ids: ids.iter().copied().map(client_id).collect(),
-            with_payload: Some(false.into()),
-            with_vectors: Some(vectors.into()),
-            ..GetPoints::default()
-        };
-        found.extend(inner.client.get_points(request).await.map_err(|error| inner.place.error(error))?.result);
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! - [`beside`]: reads and writes beside each other and beside an index build
 //! - [`durability`]: kills at random moments
 //! - [`disk`]: a full disk
+//! - [`limits`]: a Qdrant server that lets only so much through in a minute
 //! - [`server`]: a collection on a Qdrant server
 //! - [`tenants`]: shards by the value of a field
 //! - [`layouts`]: vectors with a name, fields inside an object
@@ -19,6 +20,7 @@ mod disk;
 mod durability;
 mod hybrid;
 mod layouts;
+mod limits;
 mod opening;
 mod searching;
 mod server;

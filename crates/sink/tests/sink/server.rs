@@ -29,7 +29,7 @@ pub(crate) fn remote(url: &str, spec: CollectionSpec) -> Remote {
 }
 
 /// A fresh server with an empty collection.
-async fn started() -> (TestServer, Remote) {
+pub(crate) async fn started() -> (TestServer, Remote) {
     let test_server = TestServer::start().unwrap();
     let sink = remote(&test_server.url(), spec(DIMENSION));
     sink.prepare().await.unwrap();
@@ -177,9 +177,9 @@ async fn whoever_writes_alone_deletes_by_ids_and_others_leave_what_was_made_newe
         assert_eq!(sink.count().await.unwrap(), 0);
         sink.write(upserts(1..=10)).await.unwrap();
         let newest = Position { commit_lsn: Lsn(u64::MAX), ..Position::default() };
-        sink.delete_older(&books(), newest, Generation(0)..=Generation(0)).await.unwrap();
+        sink.delete_older(&books(), newest, Generation(0)..=Generation(0), None).await.unwrap();
         assert_eq!(sink.count().await.unwrap(), 10, "a later generation's positions may be lower");
-        sink.delete_older(&books(), newest, Generation(0)..=Generation(1)).await.unwrap();
+        sink.delete_older(&books(), newest, Generation(0)..=Generation(1), None).await.unwrap();
         assert_eq!(sink.count().await.unwrap(), 0);
         sink.write(upserts(1..=10)).await.unwrap();
         sink.delete_table(&books()).await.unwrap();

@@ -214,6 +214,7 @@ fn embed_error(error: EmbedError) -> Problem {
 pub(super) fn sink_problem(error: SinkError) -> Problem {
     let reason = match &error {
         SinkError::BadRequest(_) => Reason::SearchRefused,
+        SinkError::Limited(limited) if limited.is_too_large => Reason::SearchRefused,
         other if other.is_retryable() => Reason::SearchUnavailable,
         _ => Reason::SearchFailed,
     };

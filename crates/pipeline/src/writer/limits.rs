@@ -1,0 +1,70 @@
+//! Calls about many points that go on where a limit of the server has stopped them.
+//!
+//! A server may let through less in a minute than a call needs. What it has done of a call is kept: a call that began again from its
+//! beginning would use up each time what is let through, and never come to its end.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use walvec_model::{PointId, StoredPoint};
+use walvec_sink::{BoxFuture, Sink, SinkError, Write};
+
+use super::Writer;
+use crate::error::PipelineError;
+
+impl Writer {
+    /// The points with these ids that exist, with walvec's own field and no other.
+    pub(super) async fn retrieve(&self, ids: &[PointId]) -> Result<Vec<StoredPoint>, PipelineError> {
+        self.read(ids, |sink, ids| sink.retrieve(ids)).await
+    }
+
+    /// What `read` finds about points, as many at a time as the server answers in one request.
+    pub(super) async fn read<T, F>(&self, ids: &[PointId], read: F) -> Result<Vec<T>, PipelineError>
+    where
+        F: for<'s> Fn(&'s dyn Sink, Vec<PointId>) -> BoxFuture<'s, Result<Vec<T>, SinkError>>,
+    {
+        let (mut found, mut rest) = (Vec::with_capacity(ids.len()), ids);
+        while !rest.is_empty() {
+            let (count, some) = self
+                .on_sink(|sink, _| {
+                    let count = sink.ids_per_read().min(rest.len());
+                    let answer = read(sink, rest[..count].to_vec());
+                    async move { Ok((count, answer.await?)) }
+                })
+                .await?;
+            found.extend(some);
+            rest = &rest[count..];
+        }
+        Ok(found)
+    }
+
+    /// Writes durably. Notes in `is_doubtful` whether a copy of a write may still be on its way, because a request was sent again
+    /// without having been answered.
+    pub(super) async fn write_all<I>(
+        &self,
+        writes: impl Fn() -> I,
+        is_doubtful: &AtomicBool,
+    ) -> Result<(), PipelineError>
+    where
+        I: Iterator<Item = Write>,
+    {
+        let written = &Mutex::new(HashSet::new());
+        self.as_owner(|sink, _| {
+            let done: HashSet<PointId> = written.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let answer = sink.write(writes().filter(|write| !done.contains(&write.id())).collect());
+            async move {
+                let answer = answer.await;
+                match &answer {
+                    Ok(()) => {}
+                    Err(SinkError::Limited(limited)) => {
+                        written.lock().unwrap_or_else(PoisonError::into_inner).extend(&limited.written);
+                    }
+                    Err(_) => is_doubtful.store(true, Ordering::Relaxed),
+                }
+                answer
+            }
+        })
+        .await
+    }
+}
