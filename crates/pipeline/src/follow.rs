@@ -11,7 +11,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tracing::Span;
 use walvec_capture::{CaptureError, ChangeStream, Source};
-use walvec_model::{Generation, Lsn, Op, PointId, Position, StreamEvent, TableName, Touched};
+use walvec_model::{Generation, Lsn, PointId, Position, StreamEvent, TableName, Touched};
 
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
@@ -232,16 +232,14 @@ impl Follower<'_> {
                     if self.floors.cover(change, self.active.as_ref()) {
                         continue;
                     }
-                    if change.op == Op::Truncate {
-                        self.run.shared.truncates.note(&change.table.name, self.xid);
-                    }
+                    self.run.shared.truncates.hear(change, self.xid);
                     if let Some(active) = &mut self.active {
                         active.note(change);
                     }
                 }
                 StreamEvent::LookedUp(change) => {
                     self.run.refuse_altered(&change.table)?;
-                    if change.touched == Touched::All {
+                    if change.touched == Touched::All && self.run.writers_of(&change.table.name).is_empty() {
                         self.run.shared.truncates.note(&change.table.name, self.xid);
                     }
                 }

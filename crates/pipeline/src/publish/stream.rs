@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::Span;
 use walvec_broker::wire::{Context, SnapshotEnd, Sweep};
 use walvec_capture::{CaptureError, ChangeStream};
-use walvec_model::{Change, Generation, Op, RowKey, StreamEvent, Table, Touched};
+use walvec_model::{Change, Generation, Op, RowKey, StreamEvent, Table, TableName, Touched};
 
 use super::Session;
 use super::outlet::Committed;
@@ -162,10 +162,7 @@ impl Session<'_> {
                     if self.floors.cover(&change, active.as_ref()) {
                         continue;
                     }
-                    if change.op == Op::Truncate {
-                        let xid = transaction.context.xid.unwrap_or_default();
-                        self.shared.truncates.note(&change.table.name, xid);
-                    }
+                    self.shared.truncates.hear(&change, transaction.context.xid.unwrap_or_default());
                     if let Some(active) = active {
                         active.note(&change);
                     }
@@ -174,7 +171,7 @@ impl Session<'_> {
                 }
                 StreamEvent::LookedUp(change) => {
                     transaction.rows += 1;
-                    if change.touched == Touched::All {
+                    if change.touched == Touched::All && !self.has_topic(&change.table.name) {
                         let xid = transaction.context.xid.unwrap_or_default();
                         self.shared.truncates.note(&change.table.name, xid);
                     }
@@ -306,14 +303,17 @@ impl Session<'_> {
         self.shared.telemetry.broker_trouble(trouble.as_ref());
     }
 
+    /// Whether the rows of a table go to a topic, instead of being looked up only.
+    fn has_topic(&self, table: &TableName) -> bool {
+        self.config.topics.iter().any(|topic| topic.table == *table)
+    }
+
     /// Begins a backfill; one that cannot be done ends at once.
     fn begin(&self, order: Order) -> Option<Active> {
         let refused =
             |what: &str, remedy: &str| Refusal { code: "E_TABLE", what: what.to_owned(), remedy: remedy.to_owned() };
         let refusal = match &order.job {
-            Job::Backfill { table, .. } | Job::Altered { table, .. }
-                if self.config.topics.iter().any(|topic| topic.table == *table) =>
-            {
+            Job::Backfill { table, .. } | Job::Altered { table, .. } if self.has_topic(table) => {
                 let table = table.clone();
                 return Some(Active::begin(&self.source, self.shared, order, table));
             }

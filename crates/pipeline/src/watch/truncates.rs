@@ -1,9 +1,13 @@
 //! Which transactions of the stream emptied tables.
+//!
+//! Such a transaction gives every partition other storage. If it then writes rows, a `TRUNCATE` of a partition behind them removes some
+//! of them without another trace: it empties the new storage where it is. So what explains other storage is a transaction that leaves the
+//! table empty.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use walvec_model::TableName;
+use walvec_model::{Change, Op, TableName};
 
 /// How many transactions are remembered for each table. One that is forgotten costs reading the table again.
 const REMEMBERED: usize = 64;
@@ -13,6 +17,14 @@ const REMEMBERED: usize = 64;
 pub(crate) struct Truncates(Arc<Mutex<HashMap<TableName, VecDeque<u32>>>>);
 
 impl Truncates {
+    /// Hears of a change that transaction `xid` made.
+    pub(crate) fn hear(&self, change: &Change, xid: u32) {
+        match change.op {
+            Op::Truncate => self.note(&change.table.name, xid),
+            Op::Insert { .. } | Op::Update { .. } | Op::Delete { .. } => self.take_back(&change.table.name, xid),
+        }
+    }
+
     /// Notes that transaction `xid` emptied `table`, or changed it so that everything that depends on it is made anew.
     pub(crate) fn note(&self, table: &TableName, xid: u32) {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -25,15 +37,29 @@ impl Truncates {
         }
     }
 
+    /// Notes that transaction `xid` wrote a row.
+    fn take_back(&self, table: &TableName, xid: u32) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(xids) = noted.get_mut(table)
+            && xids.back() == Some(&xid)
+        {
+            xids.pop_back();
+        }
+    }
+
     /// Whether all of these transactions have emptied the table.
     pub(crate) fn explain(&self, table: &TableName, xids: &[u32]) -> bool {
         let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.get(table).is_some_and(|noted| xids.iter().all(|xid| noted.contains(xid)))
+        xids.iter().all(|xid| noted.get(table).is_some_and(|noted| noted.contains(xid)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use walvec_model::{Position, RowKey, Table};
+
     use super::*;
 
     #[test]
@@ -45,5 +71,21 @@ mod tests {
         assert!(truncates.explain(&table, &[7, 8, 7]));
         assert!(!truncates.explain(&table, &[7, 9]), "a partition was truncated on its own");
         assert!(!truncates.explain(&TableName::new("public", "others"), &[7]));
+    }
+
+    #[test]
+    fn a_transaction_that_writes_rows_after_its_truncate_explains_nothing() {
+        let table = Arc::new(Table { name: TableName::new("public", "items"), columns: Vec::new(), key: Vec::new() });
+        let change = |op| Change { table: Arc::clone(&table), position: Position::default(), op };
+        let (truncate, delete) = (change(Op::Truncate), change(Op::Delete { key: RowKey::new(Vec::new()) }));
+        let truncates = Truncates::default();
+        truncates.hear(&truncate, 7);
+        truncates.hear(&delete, 8);
+        assert!(truncates.explain(&table.name, &[7]), "the rows are another transaction's");
+        truncates.hear(&truncate, 9);
+        truncates.hear(&delete, 9);
+        assert!(!truncates.explain(&table.name, &[9]), "a partition may have been truncated behind them");
+        truncates.hear(&truncate, 9);
+        assert!(truncates.explain(&table.name, &[9]), "the whole table was emptied again");
     }
 }
