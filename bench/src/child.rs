@@ -96,7 +96,7 @@ async fn stream(url: String, slot: String, until: Lsn) -> anyhow::Result<(u64, f
     loop {
         for event in stream.next().await? {
             let reached = match event {
-                StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) => continue,
+                StreamEvent::Begin { .. } | StreamEvent::Partition { .. } | StreamEvent::LookedUp(_) => continue,
                 StreamEvent::Change(_) => {
                     rows += 1;
                     continue;

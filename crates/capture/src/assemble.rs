@@ -35,6 +35,9 @@ pub(crate) struct Followed {
 pub(crate) struct Assembler {
     /// What the stream said last about each relation; `None` for those that are not followed.
     relations: HashMap<u32, Option<Followed>>,
+    /// The relation that was described last, if it is not followed and no row has come since. The server describes a partition right
+    /// before the partition's first row, which it calls one of the followed table.
+    described: Option<u32>,
     transaction: Option<Transaction>,
 }
 
@@ -52,6 +55,7 @@ impl Assembler {
 
     /// Sets how the following rows of a relation are read. It may change in the middle of a transaction.
     pub(crate) fn set_relation(&mut self, oid: u32, followed: Option<Followed>) {
+        self.described = followed.is_none().then_some(oid);
         self.relations.insert(oid, followed);
     }
 
@@ -86,6 +90,8 @@ impl Assembler {
                 self.change(relation, events, |followed| Ok(Op::Delete { key: key_of(followed, &old)? }), touched)?;
             }
             Message::Truncate { relations } => {
+                // Each table that it names was described, and none is a partition of another.
+                self.described = None;
                 for relation in relations {
                     self.change(relation, events, |_| Ok(Op::Truncate), |_| Ok(Touched::All))?;
                 }
@@ -105,9 +111,13 @@ impl Assembler {
         let transaction = self.transaction.as_mut().ok_or_else(|| protocol("a row came outside of a transaction"))?;
         transaction.changes += 1;
         let position = Position { commit_lsn: transaction.commit_lsn, ordinal: transaction.changes };
+        let described = self.described.take().filter(|described| *described != relation);
         let followed =
             self.relations.get(&relation).ok_or_else(|| protocol("a row came before its table was described"))?;
         let Some(followed) = followed else { return Ok(()) };
+        if let Some(leaf) = described {
+            events.push(StreamEvent::Partition { table: Arc::clone(&followed.table), leaf, position });
+        }
         if followed.is_main {
             let op = op(followed)?;
             events.push(StreamEvent::Change(Change { table: Arc::clone(&followed.table), position, op }));
@@ -252,8 +262,8 @@ mod tests {
         let table =
             Table { name: TableName::new("s", "t"), columns: vec![column("id", 23), column("body", 25)], key: vec![0] };
         let mut assembler = Assembler::default();
-        assembler.set_relation(7, Some(followed(table, true, false)));
         assembler.set_relation(8, None);
+        assembler.set_relation(7, Some(followed(table, true, false)));
         let begin = Message::Begin { commit_lsn: Lsn(100), at: std::time::UNIX_EPOCH, xid: 5 };
         assembler.apply(begin, &mut Vec::new()).unwrap();
         assembler
@@ -389,6 +399,28 @@ mod tests {
             assert_eq!(touched(false, &bytes), Touched::All);
         }
         assert_eq!(touched(false, b"T\0\0\0\x01\0\0\0\0\x07"), Touched::All);
+    }
+
+    #[test]
+    fn a_partition_is_named_before_its_first_row_and_a_table_of_its_own_is_none() {
+        let mut assembler = assembler();
+        let mut leaves = |described: &[u32], bytes: &[u8]| {
+            described.iter().for_each(|oid| assembler.set_relation(*oid, None));
+            let mut events = Vec::new();
+            assembler.apply(pgoutput::message(bytes).unwrap(), &mut events).unwrap();
+            let leaf = |event: &StreamEvent| match event {
+                StreamEvent::Partition { leaf, position, .. } => Some((*leaf, position.ordinal)),
+                _ => None,
+            };
+            events.iter().filter_map(leaf).collect::<Vec<_>>()
+        };
+        let insert = |relation| frame("I", relation, &[("N", &["1", "a"])]);
+        assert_eq!(leaves(&[9], &insert(7)), [(9, 1)]);
+        assert_eq!(leaves(&[], &insert(7)), [], "it is known by now");
+        assert_eq!(leaves(&[8], &insert(8)), []);
+        assert_eq!(leaves(&[], &insert(7)), []);
+        assert_eq!(leaves(&[8], b"T\0\0\0\x02\0\0\0\0\x07\0\0\0\x08"), []);
+        assert_eq!(leaves(&[], &insert(7)), [], "two tables that were emptied together");
     }
 
     #[test]

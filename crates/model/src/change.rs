@@ -97,6 +97,16 @@ pub enum StreamEvent {
     /// A change, inside the transaction as well, of a table that documents look something up in. One that shows the table
     /// itself is a [`Change`](Self::Change) too, which comes first.
     LookedUp(LookedUpChange),
+    /// The change that follows is of a row in this partition of the table. Said before the first row that a stream brings of the
+    /// partition, and again after the partition was altered.
+    Partition {
+        /// The table that is followed.
+        table: Arc<Table>,
+        /// The partition's `pg_class.oid`.
+        leaf: u32,
+        /// The position of the change.
+        position: Position,
+    },
     /// The end of a transaction. All its changes came before.
     Commit {
         /// The LSN to confirm once everything up to here is durable: `Commit.end_lsn`, and nothing else ever is.

@@ -45,7 +45,10 @@ impl Checkpointer {
         let position = match event {
             StreamEvent::Change(change) => change.position,
             StreamEvent::LookedUp(change) => change.position,
-            StreamEvent::Begin { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => return,
+            StreamEvent::Begin { .. }
+            | StreamEvent::Partition { .. }
+            | StreamEvent::Commit { .. }
+            | StreamEvent::Idle { .. } => return,
         };
         // A history that ends where the commit's record begins does not contain it.
         self.takes_as_of(Lsn(position.commit_lsn.0.saturating_add(1)));

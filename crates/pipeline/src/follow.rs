@@ -56,7 +56,9 @@ pub(crate) async fn follow(
     replay: Replay,
 ) -> Result<(), PipelineError> {
     let interrupted = run.interrupted.take();
-    let floors = Floors::new(run.store.baseline()?.unwrap_or_default().floors);
+    let baseline = run.store.baseline()?.unwrap_or_default();
+    run.shared.leaves.begin(&baseline);
+    let floors = Floors::new(baseline.floors);
     let (pending, line, active) = (Pending::new(&run.lookups()), Line::new(run.shared.stop.clone()), None);
     let replayed = source.server_position().await?.flushed;
     let look_at = Instant::now();
@@ -223,6 +225,7 @@ impl Follower<'_> {
     }
 
     async fn take_in(&mut self, events: Vec<StreamEvent>) -> Result<(), PipelineError> {
+        self.run.shared.leaves.hear(&events, &self.run.store)?;
         for event in events {
             self.replay.check(&event).map_err(|gap| gap::found(gap, self.run.on_gap))?;
             self.checkpointer.takes(&event);
@@ -244,7 +247,7 @@ impl Follower<'_> {
                     }
                 }
                 StreamEvent::Begin { xid, .. } => self.xid = *xid,
-                StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
+                StreamEvent::Partition { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
             }
             match self.pending.push(event, self.run.batch_rows) {
                 Demand::Nothing => {}

@@ -113,6 +113,7 @@ impl Pending {
                 self.unseen.begin(xid);
                 Demand::Nothing
             }
+            StreamEvent::Partition { .. } => Demand::Nothing,
             StreamEvent::Idle { wal_end } if self.is_empty() => Demand::Idle(wal_end),
             StreamEvent::Idle { wal_end } => {
                 // Nothing is missing between the last transaction and here: the server may not say so again for half a minute.

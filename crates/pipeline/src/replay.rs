@@ -30,7 +30,10 @@ impl Replay {
             }
             StreamEvent::Commit { end_lsn, .. } => *end_lsn,
             StreamEvent::Idle { wal_end } => *wal_end,
-            StreamEvent::Begin { .. } | StreamEvent::Change(_) | StreamEvent::LookedUp(_) => return Ok(()),
+            StreamEvent::Begin { .. }
+            | StreamEvent::Partition { .. }
+            | StreamEvent::Change(_)
+            | StreamEvent::LookedUp(_) => return Ok(()),
         };
         if reached > expected { Err(gap::history_changed(expected, reached)) } else { Ok(()) }
     }

@@ -153,6 +153,7 @@ async fn copy(
     read_again: &mut ReadAgain,
 ) -> Result<(), PipelineError> {
     let shared = run.shared.clone();
+    shared.or_stop(watch::begun(source, &run.store, snapshot.position())).await?;
     loop {
         tokio::select! {
             biased;

@@ -127,6 +127,9 @@ pub struct Baseline {
     /// Tables that were found altered and have not been read again to the end, even if they are by now as they were.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub owed: BTreeSet<TableName>,
+    /// Partitions that rows were streamed of, or copied from, and that no shape has: with the last position at which each was named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strays: Vec<(TableName, BTreeMap<u32, Position>)>,
 }
 
 /// A row that could not be processed. A newer version of the row clears it.

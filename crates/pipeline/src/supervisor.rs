@@ -33,7 +33,7 @@ use crate::status::{CollectionStatus, Phase, Status};
 use crate::store::{Baseline, Checkpoint, SnapshotState, SourceIdentity, Store, Tables};
 use crate::telemetry::Telemetry;
 use crate::waits::showing_waits;
-use crate::watch::{Truncates, Watch, follow_replaced, is_any_replaced};
+use crate::watch::{Leaves, Truncates, Watch, follow_replaced, is_any_replaced};
 use crate::writer::{Batch, Guard, Purpose, Shared, Writer};
 
 pub use crate::writer::Collection;
@@ -183,7 +183,8 @@ impl Pipeline {
         let letters: Arc<dyn Letters> = Arc::<Store>::clone(&store);
         let owner = Arc::new(Owner::default());
         let guard: Arc<dyn Guard> = Arc::<Owner>::clone(&owner);
-        let shared = Shared { guard: Some(guard), telemetry, letters, truncates: Truncates::default(), stop };
+        let (truncates, leaves) = (Truncates::default(), Leaves::default());
+        let shared = Shared { guard: Some(guard), telemetry, letters, truncates, leaves, stop };
         let writers = collections
             .into_iter()
             .enumerate()

@@ -46,12 +46,12 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-fn named(collections: &[&str]) -> Settings {
+pub(crate) fn named(collections: &[&str]) -> Settings {
     let collection = |name: &&str| Collection::new(name, &format!("public.{name}"), "{{ name }}");
     Settings::new(collections.iter().map(collection))
 }
 
-fn image_of(collection: &'static str) -> Expected {
+pub(crate) fn image_of(collection: &'static str) -> Expected {
     Expected::of(collection, |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -72,7 +72,7 @@ async fn names_in(context: &TestContext, table: &str) -> Result<Vec<String>> {
 }
 
 /// Waits until each collection shows the names of its table.
-async fn shown(context: &TestContext, walvec: &mut Walvec, tables: &[&str]) -> Result<()> {
+pub(crate) async fn shown(context: &TestContext, walvec: &mut Walvec, tables: &[&str]) -> Result<()> {
     for table in tables {
         let wanted = names_in(context, table).await?;
         wait::until(&format!("the collection {table} shows its table"), async || {
@@ -85,7 +85,7 @@ async fn shown(context: &TestContext, walvec: &mut Walvec, tables: &[&str]) -> R
 }
 
 /// Stops walvec and compares each collection with its table.
-async fn compared(context: &TestContext, mut walvec: Walvec, tables: &[&'static str]) -> Result<()> {
+pub(crate) async fn compared(context: &TestContext, mut walvec: Walvec, tables: &[&'static str]) -> Result<()> {
     walvec.caught_up(context).await?;
     walvec.stop().await?;
     for table in tables {
@@ -145,7 +145,7 @@ async fn what_altered_types_did_to_rows_while_nothing_ran_is_shown(context: Test
 const PARTITIONED: [&str; 5] = ["attached", "detached", "dropped", "truncated", "created"];
 
 /// Each with two partitions of a row each, and a table that could be attached.
-async fn partitioned(context: &TestContext) -> Result<()> {
+pub(crate) async fn partitioned(context: &TestContext) -> Result<()> {
     for table in PARTITIONED {
         let sql = format!(
             "CREATE TABLE {table} (id int PRIMARY KEY, name text) PARTITION BY RANGE (id);

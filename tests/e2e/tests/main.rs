@@ -3,6 +3,7 @@
 //! - [`smoke`]: a row's way from a commit into a search, and through a restart and a kill
 //! - [`operations`]: every operation on a row, and on a table
 //! - [`altered`]: tables and types that are altered, partitions that come and go
+//! - [`partitions`]: partitions that no look has found as they were when rows were written to them
 //! - [`telling`]: what the commands tell people and programs: hits, the status, errors
 //! - [`progress`]: long work is seen to go on
 //! - [`unsent`]: large values that PostgreSQL does not send
@@ -70,6 +71,7 @@ mod lookups;
 mod memory;
 mod operations;
 mod ownership;
+mod partitions;
 mod progress;
 mod providers;
 mod refusals;
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
         smoke::tests(),
         operations::tests(),
         altered::tests(),
+        partitions::tests(),
         locks::tests(),
         unsent::tests(),
         values::tests(),

@@ -57,7 +57,8 @@ pub enum Alteration {
         /// The transactions, as the stream numbers them.
         xids: Vec<u32>,
     },
-    /// Partitions were attached or created. The rows that they had before were not streamed.
+    /// Partitions were attached or created. The rows that an attached one had before were not streamed; those that were streamed may
+    /// have been truncated since.
     Partitions(Vec<u32>),
 }
 
@@ -102,6 +103,17 @@ impl Shape {
     #[must_use]
     pub fn added_since(&self, before: &Self) -> Vec<u32> {
         self.leaves.keys().filter(|leaf| !before.leaves.contains_key(leaf)).copied().collect()
+    }
+
+    /// The partitions that hold the rows, by their oids; the table itself if it has none.
+    pub fn leaves(&self) -> impl Iterator<Item = u32> {
+        self.leaves.keys().copied()
+    }
+
+    /// Whether this partition holds rows of the table.
+    #[must_use]
+    pub fn has_leaf(&self, leaf: u32) -> bool {
+        self.leaves.contains_key(&leaf)
     }
 
     /// Whether columns and their types are what they were.

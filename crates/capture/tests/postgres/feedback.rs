@@ -51,9 +51,11 @@ async fn a_confirmation_reaches_the_server_without_another_call() {
     let end = db.run_to("INSERT INTO t VALUES (1)").await;
     let commit = events_to(&mut stream, end).await.into_iter().find_map(|event| match event {
         StreamEvent::Commit { end_lsn, .. } => Some(end_lsn),
-        StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) | StreamEvent::Change(_) | StreamEvent::Idle { .. } => {
-            None
-        }
+        StreamEvent::Begin { .. }
+        | StreamEvent::Partition { .. }
+        | StreamEvent::LookedUp(_)
+        | StreamEvent::Change(_)
+        | StreamEvent::Idle { .. } => None,
     });
     stream.confirm(commit.unwrap());
     let moved = async {
@@ -170,6 +172,7 @@ async fn a_server_that_restarts_is_found_again_by_the_same_source() {
             .filter_map(|event| match event {
                 StreamEvent::Change(change) => Some(change),
                 StreamEvent::Begin { .. }
+                | StreamEvent::Partition { .. }
                 | StreamEvent::LookedUp(_)
                 | StreamEvent::Commit { .. }
                 | StreamEvent::Idle { .. } => None,

@@ -55,7 +55,10 @@ async fn snapshot_and_stream_together_are_exact_while_writers_run() {
             match event {
                 StreamEvent::Change(change) => image.apply([change]),
                 StreamEvent::Commit { .. } => commits += 1,
-                StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) | StreamEvent::Idle { .. } => {}
+                StreamEvent::Begin { .. }
+                | StreamEvent::Partition { .. }
+                | StreamEvent::LookedUp(_)
+                | StreamEvent::Idle { .. } => {}
             }
         }
     }
@@ -130,6 +133,7 @@ async fn only_what_was_confirmed_is_not_streamed_again() {
         .find_map(|event| match event {
             StreamEvent::Commit { end_lsn, .. } => Some(*end_lsn),
             StreamEvent::Begin { .. }
+            | StreamEvent::Partition { .. }
             | StreamEvent::LookedUp(_)
             | StreamEvent::Change(_)
             | StreamEvent::Idle { .. } => None,

@@ -215,9 +215,11 @@ async fn a_commit_carries_the_servers_time() {
     let end = db.run_to("INSERT INTO t VALUES (1)").await;
     let at = crate::support::events_to(&mut stream, end).await.into_iter().find_map(|event| match event {
         StreamEvent::Commit { at, .. } => Some(at),
-        StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) | StreamEvent::Change(_) | StreamEvent::Idle { .. } => {
-            None
-        }
+        StreamEvent::Begin { .. }
+        | StreamEvent::Partition { .. }
+        | StreamEvent::LookedUp(_)
+        | StreamEvent::Change(_)
+        | StreamEvent::Idle { .. } => None,
     });
     let distance = at.unwrap().duration_since(before).unwrap_or_else(|error| error.duration());
     assert!(distance < crate::support::PATIENCE);

@@ -46,7 +46,7 @@ use crate::retry::Retry;
 use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::supervisor::{count_points, maintain};
 use crate::telemetry::{ReadsFrom, Telemetry};
-use crate::watch::Truncates;
+use crate::watch::{Leaves, Truncates};
 use crate::writer::{Collection, Guard, Shared, Writer};
 use claim::Claim;
 use rows::Rows;
@@ -146,7 +146,8 @@ impl Indexer {
         telemetry.broker(BrokerStatus { group: Some(config.group.clone()), ..BrokerStatus::default() });
         let claim = Arc::new(Claim::default());
         let guard: Arc<dyn Guard> = Arc::<Claim>::clone(&claim);
-        let shared = Shared { telemetry, letters, stop, guard: Some(guard), truncates: Truncates::default() };
+        let (truncates, leaves) = (Truncates::default(), Leaves::default());
+        let shared = Shared { telemetry, letters, stop, guard: Some(guard), truncates, leaves };
         let protocol = config.protocol.unwrap_or(Protocol::Consumer);
         Self { config, shared, claim, collections, protocol }
     }

@@ -123,6 +123,7 @@ impl Fixture {
             telemetry: Telemetry::new(vec![CollectionStatus::default()], false),
             letters: Arc::new(Store::open(root.path()).unwrap()),
             truncates: crate::watch::Truncates::default(),
+            leaves: crate::watch::Leaves::default(),
             stop: stop.clone(),
         };
         let source = OnDemand::new(None, &shared);

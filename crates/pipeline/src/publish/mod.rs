@@ -49,7 +49,7 @@ use crate::supervisor::{
 };
 use crate::telemetry::Telemetry;
 use crate::waits::showing_waits;
-use crate::watch::{Truncates, Watch};
+use crate::watch::{Leaves, Truncates, Watch};
 use crate::writer::Shared;
 use outlet::Outlet;
 
@@ -134,7 +134,14 @@ impl Publisher {
         Self {
             config,
             store,
-            shared: Shared { guard: None, telemetry, letters, truncates: Truncates::default(), stop },
+            shared: Shared {
+                guard: None,
+                telemetry,
+                letters,
+                truncates: Truncates::default(),
+                leaves: Leaves::default(),
+                stop,
+            },
             jobs,
             orders,
             interrupted: None,
@@ -343,7 +350,9 @@ impl Session<'_> {
                 self.take_snapshot(checkpoint, drop_slot).await?
             }
         };
-        self.floors = Floors::new(self.store.baseline()?.unwrap_or_default().floors);
+        let baseline = self.store.baseline()?.unwrap_or_default();
+        self.shared.leaves.begin(&baseline);
+        self.floors = Floors::new(baseline.floors);
         let found_in = |error: PipelineError| gap::found_in(error, on_gap);
         let stream = self.source.open_stream().await.map_err(|error| found_in(error.into()))?;
         self.shared.telemetry.phase(Phase::Streaming);

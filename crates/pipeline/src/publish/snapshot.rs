@@ -14,6 +14,7 @@ use crate::snapshot::{abandon_slot, prepare_source};
 use crate::status::{LATEST_DEAD_LETTERS, Phase};
 use crate::store::{Checkpoint, DeadLetter, SnapshotState};
 use crate::telemetry::count_changes;
+use crate::watch;
 use crate::writer::Shared;
 
 impl Session<'_> {
@@ -85,6 +86,7 @@ impl Session<'_> {
     /// Returns as of which position the newest rows were read: a table that was rewritten meanwhile is read again, later.
     async fn copy(&mut self, snapshot: &mut Snapshot, context: &Context) -> Result<Lsn, PipelineError> {
         let shared = self.shared;
+        shared.or_stop(watch::begun(&self.source, self.store, snapshot.position())).await?;
         let mut newest = snapshot.position().commit_lsn;
         while let Some(rows) = shared.or_stop(async { Ok(snapshot.next().await?) }).await? {
             newest = rows.iter().map(|row| row.position.commit_lsn).fold(newest, Lsn::max);

@@ -146,6 +146,7 @@ impl Session<'_> {
         unseen: &Unseen,
         active: &mut Option<Active>,
     ) -> Result<(), PipelineError> {
+        self.shared.leaves.hear(&events, self.store)?;
         self.gather(&events, related, unseen)?;
         // Before anything is written: whoever renders it must see what it looks up.
         let affected = related.take(&self.source, &self.tables, unseen, self.shared).await?;
@@ -186,7 +187,7 @@ impl Session<'_> {
                     let at = transaction.context.committed_at;
                     self.outlet.commit(Committed { end_lsn: wal_end, at, rows: 0 });
                 }
-                StreamEvent::Idle { .. } => {}
+                StreamEvent::Partition { .. } | StreamEvent::Idle { .. } => {}
             }
         }
         self.write_again(affected, &transaction.context, active).await?;
@@ -204,7 +205,7 @@ impl Session<'_> {
                     self.refuse_altered(&change.table)?;
                     related.note(change);
                 }
-                StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
+                StreamEvent::Partition { .. } | StreamEvent::Commit { .. } | StreamEvent::Idle { .. } => {}
             }
         }
         Ok(())

@@ -4,9 +4,11 @@
 //! the stream.
 //!
 //! - [`tables`]: whether the tables are what they were when their rows were read, and what to do if not
+//! - [`leaves`]: which partitions the stream has brought rows of that no look has found
 //! - [`truncates`]: which transactions of the stream emptied tables
 //! - here: the loop, and the publication
 
+mod leaves;
 mod tables;
 mod truncates;
 
@@ -15,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
-use walvec_capture::{Blocker, Finding, PublicationIdentity, Source};
+use walvec_capture::{Blocker, Finding, PublicationIdentity, Shape, Source};
 use walvec_model::{Position, Table, TableName};
 use walvec_sink::Sink;
 
@@ -28,6 +30,7 @@ use crate::store::{Baseline, SnapshotState, Store};
 use crate::supervisor::count_points;
 use crate::trouble::Trouble;
 use crate::writer::Shared;
+pub(crate) use leaves::Leaves;
 use tables::{Known, Reading, Suspicion};
 pub(crate) use tables::{follow_replaced, is_any_replaced};
 pub(crate) use truncates::Truncates;
@@ -56,6 +59,24 @@ pub(crate) async fn begin(source: &Source, store: &Store) -> Result<String, Pipe
     Ok(publication.unwrap_or_default())
 }
 
+/// Notes which partitions have come between the note that [`begin`] made and the snapshot, which was begun at `position`. Their rows
+/// are copied or streamed, and what removes them may do so before they are seen again.
+pub(crate) async fn begun(source: &Source, store: &Store, position: Position) -> Result<(), PipelineError> {
+    let baseline = store.baseline()?.unwrap_or_default();
+    let now = source.shapes_now().await?;
+    let now = |table: &TableName| now.iter().find(|(found, _)| found == table).and_then(|(_, shape)| shape.as_ref());
+    let strays = |(table, before): &(TableName, Shape)| {
+        let added = now(table)?.added_since(before);
+        let strays: BTreeMap<u32, Position> = added.into_iter().map(|leaf| (leaf, position)).collect();
+        (!strays.is_empty()).then(|| (table.clone(), strays))
+    };
+    let strays: Vec<_> = baseline.shapes.iter().filter_map(strays).collect();
+    if !strays.is_empty() {
+        store.save_baseline(&Baseline { strays, ..baseline })?;
+    }
+    Ok(())
+}
+
 /// What one session looks at.
 pub(crate) struct Watch<'a> {
     source: &'a Source,
@@ -73,7 +94,7 @@ pub(crate) struct Watch<'a> {
     owed: BTreeSet<TableName>,
     /// As of which position altered tables were read whole.
     floors: BTreeMap<TableName, Position>,
-    suspicions: Vec<Suspicion>,
+    suspicions: BTreeMap<TableName, Suspicion>,
     reading: Option<Reading>,
     /// When the tables are looked at next.
     due: Instant,
@@ -109,7 +130,7 @@ impl<'a> Watch<'a> {
             known: None,
             owed: BTreeSet::new(),
             floors: BTreeMap::new(),
-            suspicions: Vec::new(),
+            suspicions: BTreeMap::new(),
             reading: None,
             due: Instant::now(),
             examined: Known::new(),

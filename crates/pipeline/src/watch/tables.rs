@@ -35,10 +35,11 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// How long the examination of keys and identities may take: it may have to wait for a lock.
 const EXAMINATION: Duration = Duration::from_secs(10);
 
-/// Partitions were truncated or rewritten, and the stream may still bring a TRUNCATE of the whole table that did it.
+/// Partitions came, or were truncated or rewritten. What that means tells what the stream still has to bring: a TRUNCATE of the whole
+/// table that did it, or rows of a partition that has come.
 pub(super) struct Suspicion {
-    table: TableName,
-    xids: Vec<u32>,
+    /// What the table was found to be.
+    shape: Shape,
     /// When the stream has come so far, it has brought it.
     until: Option<Lsn>,
 }
@@ -48,6 +49,8 @@ pub(super) struct Reading {
     table: TableName,
     /// What it was when its rows began to be read, to be noted at the end.
     shape: Shape,
+    /// Where the server was at that look, if the table is read whole.
+    from: Option<Lsn>,
     /// The tables whose rows depend on it, and which partitions of them to read; the last one is being read.
     todo: Vec<(TableName, Option<Vec<u32>>)>,
     progress: Option<watch::Receiver<Progress>>,
@@ -112,9 +115,12 @@ impl Watch<'_> {
                 continue;
             };
             let is_owed = self.owed.contains(&table);
-            let Some(before) = known.get(&table).filter(|before| **before != shape || is_owed) else {
-                is_noted &= known.contains_key(&table);
-                known.entry(table).or_insert(shape);
+            let is_due = is_owed || self.shared.leaves.is_any_gone(&table, &shape, flushed);
+            let Some(before) = known.get(&table).filter(|before| **before != shape || is_due) else {
+                if !known.contains_key(&table) {
+                    is_noted = false;
+                    self.know(&mut known, table, shape);
+                }
                 continue;
             };
             if self.reading.as_ref().is_some_and(|reading| reading.table == table) {
@@ -122,10 +128,10 @@ impl Watch<'_> {
             }
             match self.judge(&table, before, &shape, flushed).await? {
                 Verdict::Note if is_owed => {
-                    self.begin(table, shape, None, "they were to be read again before, and have not been");
+                    self.begin(table, shape, None, flushed, "they were to be read again before, and have not been");
                 }
                 Verdict::Note => {
-                    known.insert(table, shape);
+                    self.know(&mut known, table, shape);
                     is_noted = false;
                 }
                 Verdict::Wait => {}
@@ -134,7 +140,7 @@ impl Watch<'_> {
                         self.note(&known)?;
                     }
                     // What is owed is the whole table.
-                    self.begin(table, shape, partitions.filter(|_| !is_owed), why);
+                    self.begin(table, shape, partitions.filter(|_| !is_owed), flushed, why);
                 }
             }
         }
@@ -183,23 +189,40 @@ impl Watch<'_> {
                 None => return Ok(Verdict::Wait),
             }
         }
-        Ok(match now.since(before) {
-            None => Verdict::Note,
+        if self.shared.leaves.is_any_gone(table, now, flushed) {
+            return Ok(Verdict::Read { partitions: None, why: "a partition has come and gone" });
+        }
+        let xids = match now.since(before) {
+            None => return Ok(Verdict::Note),
             // That was refused.
-            Some(Alteration::Replaced) => Verdict::Wait,
-            Some(Alteration::Rows { why }) => Verdict::Read { partitions: None, why },
-            Some(Alteration::Partitions(added)) => {
-                Verdict::Read { partitions: Some(added), why: "partitions were attached or created" }
-            }
-            Some(Alteration::Storage { xids }) => match self.is_explained(table, xids, flushed) {
-                None => Verdict::Wait,
-                Some(false) => Verdict::Read { partitions: None, why: "a partition was truncated or rewritten" },
-                Some(true) => match now.added_since(before) {
-                    added if added.is_empty() => Verdict::Note,
-                    added => Verdict::Read { partitions: Some(added), why: "partitions were attached or created" },
-                },
-            },
-        })
+            Some(Alteration::Replaced) => return Ok(Verdict::Wait),
+            Some(Alteration::Rows { why }) => return Ok(Verdict::Read { partitions: None, why }),
+            Some(Alteration::Partitions(_)) => Vec::new(),
+            Some(Alteration::Storage { xids }) => xids,
+        };
+        let Some(until) = self.brought(table, now, flushed) else { return Ok(Verdict::Wait) };
+        Ok(self.judge_partitions(table, &xids, (before, now), until))
+    }
+
+    /// Decides about partitions that came, or were given other storage by the transactions `xids`. The stream has brought everything
+    /// up to `until`, and they have been what they are since.
+    fn judge_partitions(
+        &self,
+        table: &TableName,
+        xids: &[u32],
+        (before, now): (&Shape, &Shape),
+        until: Lsn,
+    ) -> Verdict {
+        if !self.shared.truncates.explain(table, xids) {
+            return Verdict::Read { partitions: None, why: "a partition was truncated or rewritten" };
+        }
+        if self.shared.leaves.is_any_filled(table, now, until) {
+            return Verdict::Read { partitions: None, why: "a partition was filled before it was seen" };
+        }
+        match now.added_since(before) {
+            added if added.is_empty() => Verdict::Note,
+            added => Verdict::Read { partitions: Some(added), why: "partitions were attached or created" },
+        }
     }
 
     /// Fails if the stream shows the table otherwise from now on.
@@ -226,27 +249,20 @@ impl Watch<'_> {
         Err(PipelineError::Altered { table: table.clone() })
     }
 
-    /// Whether the stream has brought the transactions that gave partitions other storage; `None` if it has not come so far.
-    fn is_explained(&mut self, table: &TableName, xids: Vec<u32>, flushed: Lsn) -> Option<bool> {
-        let Some(suspicion) = self.suspicions.iter_mut().find(|suspicion| suspicion.table == *table) else {
+    /// Up to where the stream has brought everything that made the table what it is now; `None` if it has not come so far.
+    fn brought(&mut self, table: &TableName, now: &Shape, flushed: Lsn) -> Option<Lsn> {
+        let suspicion = self.suspicions.get_mut(table).filter(|suspicion| suspicion.shape == *now);
+        let Some(suspicion) = suspicion else {
             // At the next look everything that was committed is on the server's disk, and will be streamed.
-            self.suspicions.push(Suspicion { table: table.clone(), xids, until: None });
+            self.suspicions.insert(table.clone(), Suspicion { shape: now.clone(), until: None });
             return None;
         };
-        if suspicion.xids != xids {
-            *suspicion = Suspicion { table: table.clone(), xids, until: None };
-            return None;
-        }
         let until = *suspicion.until.get_or_insert(flushed);
-        if self.shared.telemetry.subscribe().borrow().applied_lsn < until {
-            return None;
-        }
-        let is_explained = self.shared.truncates.explain(table, &xids);
-        self.suspicions.retain(|suspicion| suspicion.table != *table);
-        Some(is_explained)
+        (self.shared.telemetry.subscribe().borrow().applied_lsn >= until).then_some(until)
     }
 
-    fn begin(&mut self, table: TableName, shape: Shape, partitions: Option<Vec<u32>>, why: &'static str) {
+    /// Begins to read a table again, or some of its partitions. The server was at `flushed` before it was looked at.
+    fn begin(&mut self, table: TableName, shape: Shape, partitions: Option<Vec<u32>>, flushed: Lsn, why: &'static str) {
         if self.reading.is_some() {
             return;
         }
@@ -254,7 +270,8 @@ impl Watch<'_> {
         // Of a table in which others look something up, any of their rows may be concerned.
         let part = |main: &TableName| partitions.clone().filter(|_| *main == table);
         let todo = self.source.dependents(&table).into_iter().map(|main| (main.clone(), part(&main))).collect();
-        self.reading = Some(Reading { table, shape, todo, progress: None, again: None });
+        let from = partitions.is_none().then_some(flushed);
+        self.reading = Some(Reading { table, shape, from, todo, progress: None, again: None });
     }
 
     /// Brings the table that is read again forward. Says whether it is done, and noted.
@@ -284,9 +301,12 @@ impl Watch<'_> {
             }
         }
         let Some((table, partitions)) = reading.todo.last().cloned() else {
-            known.insert(reading.table.clone(), reading.shape.clone());
-            self.owed.remove(&reading.table);
-            self.reading = None;
+            let Some(Reading { table, shape, from, .. }) = self.reading.take() else { return false };
+            if let Some(from) = from {
+                self.shared.leaves.read(&table, from);
+            }
+            self.owed.remove(&table);
+            self.know(known, table, shape);
             self.unread.end();
             return true;
         };
@@ -316,6 +336,12 @@ impl Watch<'_> {
         self.missing.show(Problem { part: "source".to_owned(), message, remedy, attempts: 1 });
     }
 
+    /// Takes a shape for that of the rows that were read.
+    fn know(&self, known: &mut Known, table: TableName, shape: Shape) {
+        self.shared.leaves.know(&table, &shape);
+        known.insert(table, shape);
+    }
+
     fn noted(&self) -> Result<Known, PipelineError> {
         Ok(self.store.baseline()?.unwrap_or_default().shapes.into_iter().collect())
     }
@@ -326,6 +352,7 @@ impl Watch<'_> {
         floors.append(&mut self.floors);
         let shapes = known.iter().map(|(table, shape)| (table.clone(), shape.clone())).collect();
         let (floors, owed) = (floors.into_iter().collect(), self.owed.clone());
-        Ok(self.store.save_baseline(&Baseline { shapes, floors, owed, ..stored })?)
+        let strays = self.shared.leaves.strays();
+        Ok(self.store.save_baseline(&Baseline { shapes, floors, owed, strays, ..stored })?)
     }
 }

@@ -47,7 +47,7 @@ use crate::retry::retrying;
 use crate::status::LATEST_DEAD_LETTERS;
 use crate::store::{DeadLetter, Place};
 use crate::telemetry::Telemetry;
-use crate::watch::Truncates;
+use crate::watch::{Leaves, Truncates};
 use crate::witness::Witnesses;
 use late::LateWrites;
 pub(crate) use late::Overtaken;
@@ -100,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) letters: Arc<dyn Letters>,
     /// The transactions of the stream that emptied tables.
     pub(crate) truncates: Truncates,
+    /// The partitions that the stream has brought rows of.
+    pub(crate) leaves: Leaves,
     pub(crate) stop: CancellationToken,
 }
 

@@ -140,7 +140,10 @@ pub(crate) async fn events_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<Stream
             let reached = match &event {
                 StreamEvent::Commit { end_lsn, .. } => *end_lsn,
                 StreamEvent::Idle { wal_end } => *wal_end,
-                StreamEvent::Begin { .. } | StreamEvent::LookedUp(_) | StreamEvent::Change(_) => Lsn::ZERO,
+                StreamEvent::Begin { .. }
+                | StreamEvent::Partition { .. }
+                | StreamEvent::LookedUp(_)
+                | StreamEvent::Change(_) => Lsn::ZERO,
             };
             events.push(event);
             if reached >= lsn {
@@ -155,6 +158,7 @@ pub(crate) async fn changes_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<Chang
     let change = |event| match event {
         StreamEvent::Change(change) => Some(change),
         StreamEvent::Begin { .. }
+        | StreamEvent::Partition { .. }
         | StreamEvent::LookedUp(_)
         | StreamEvent::Commit { .. }
         | StreamEvent::Idle { .. } => None,

@@ -1,0 +1,194 @@
+//! Which partitions the stream has brought rows of that no shape has.
+//!
+//! A partition that is created, filled and emptied or dropped between two looks leaves no difference that tells of its rows: the
+//! stream brings them as rows of the table, and nothing of what removes them. But it names the partition before its first row. One that
+//! is named and not known to have been read is a *stray*: what became of its rows, only reading the whole table tells.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use walvec_capture::Shape;
+use walvec_model::{Lsn, Position, StreamEvent, TableName};
+
+use crate::store::{Baseline, Store, StoreError};
+
+/// Told by whoever reads the stream, asked by whoever looks at the catalogue.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leaves(Arc<Mutex<BTreeMap<TableName, Partitions>>>);
+
+/// The partitions of a table.
+#[derive(Debug, Default)]
+struct Partitions {
+    /// Those of the shape that the table had when its rows were read. What happened to them since is a difference.
+    known: BTreeSet<u32>,
+    /// Where the server was when the table was last looked at to be read whole. What was streamed from before says nothing any more.
+    read_from: Lsn,
+    /// The others that were named, each with the last position at which it was.
+    strays: BTreeMap<u32, Position>,
+}
+
+impl Leaves {
+    /// Goes on from what is stored.
+    pub(crate) fn begin(&self, baseline: &Baseline) {
+        let mut tables = BTreeMap::<TableName, Partitions>::new();
+        for (table, strays) in &baseline.strays {
+            tables.entry(table.clone()).or_default().strays = strays.clone();
+        }
+        *self.tables() = tables;
+        baseline.shapes.iter().for_each(|(table, shape)| self.know(table, shape));
+    }
+
+    /// Hears which partitions these events name. Strays are stored before any of the rows is: once those are confirmed, the stream does
+    /// not bring them again.
+    pub(crate) fn hear(&self, events: &[StreamEvent], store: &Store) -> Result<(), StoreError> {
+        let mut has_new = false;
+        for event in events {
+            if let StreamEvent::Partition { table, leaf, position } = event {
+                has_new |= self.note(&table.name, *leaf, *position);
+            }
+        }
+        if has_new {
+            let stored = store.baseline()?.unwrap_or_default();
+            store.save_baseline(&Baseline { strays: self.strays(), ..stored })?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the stream has named a partition. Says whether it is a stray.
+    fn note(&self, table: &TableName, leaf: u32, position: Position) -> bool {
+        let mut tables = self.tables();
+        let partitions = tables.entry(table.clone()).or_default();
+        let is_stray = !partitions.known.contains(&leaf) && position.commit_lsn >= partitions.read_from;
+        if is_stray {
+            // One that comes again after it was read about is named again.
+            let last = partitions.strays.entry(leaf).or_default();
+            *last = position.max(*last);
+        }
+        is_stray
+    }
+
+    /// Notes the shape that a table had when its rows were read.
+    pub(crate) fn know(&self, table: &TableName, shape: &Shape) {
+        let mut tables = self.tables();
+        let partitions = tables.entry(table.clone()).or_default();
+        partitions.known = shape.leaves().collect();
+        partitions.strays.retain(|leaf, _| !shape.has_leaf(*leaf));
+    }
+
+    /// Notes that a table was read whole, as of some time after the server was at `from`.
+    pub(crate) fn read(&self, table: &TableName, from: Lsn) {
+        let mut tables = self.tables();
+        let partitions = tables.entry(table.clone()).or_default();
+        partitions.read_from = from;
+        partitions.strays.retain(|_, named| named.commit_lsn >= from);
+    }
+
+    /// Whether there are strays that a table does not have as it is `now`. The server was at `flushed` just before.
+    pub(crate) fn is_any_gone(&self, table: &TableName, now: &Shape, flushed: Lsn) -> bool {
+        self.is_any(table, |leaf, named| !now.has_leaf(leaf) && named.commit_lsn < flushed)
+    }
+
+    /// Whether there are strays among the partitions of `now` that had rows before the server was at `until`.
+    pub(crate) fn is_any_filled(&self, table: &TableName, now: &Shape, until: Lsn) -> bool {
+        self.is_any(table, |leaf, named| now.has_leaf(leaf) && named.commit_lsn < until)
+    }
+
+    /// All strays, to be stored.
+    pub(crate) fn strays(&self) -> Vec<(TableName, BTreeMap<u32, Position>)> {
+        let tables = self.tables();
+        let with_strays = tables.iter().filter(|(_, partitions)| !partitions.strays.is_empty());
+        with_strays.map(|(table, partitions)| (table.clone(), partitions.strays.clone())).collect()
+    }
+
+    fn is_any(&self, table: &TableName, is_wanted: impl Fn(u32, &Position) -> bool) -> bool {
+        let tables = self.tables();
+        let Some(partitions) = tables.get(table) else { return false };
+        partitions.strays.iter().any(|(leaf, named)| is_wanted(*leaf, named))
+    }
+
+    fn tables(&self) -> MutexGuard<'_, BTreeMap<TableName, Partitions>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use walvec_model::Table;
+
+    use super::*;
+
+    fn shape(leaves: &[u32]) -> Shape {
+        let leaves: BTreeMap<u32, _> = leaves.iter().map(|leaf| (*leaf, json!({ "file": leaf, "xid": 1 }))).collect();
+        let shape = json!({
+            "oid": 1, "columns": "", "versions": "", "labels": [], "identity": "", "leaves": leaves
+        });
+        serde_json::from_value(shape).unwrap()
+    }
+
+    fn table() -> TableName {
+        TableName::new("public", "items")
+    }
+
+    const fn at(lsn: u64) -> Position {
+        Position { commit_lsn: Lsn(lsn), ordinal: 1 }
+    }
+
+    /// Of a table that was read when it had the partition 2.
+    fn leaves() -> Leaves {
+        let leaves = Leaves::default();
+        leaves.know(&table(), &shape(&[2]));
+        leaves
+    }
+
+    #[test]
+    fn only_a_partition_that_was_not_read_is_a_stray() {
+        let leaves = leaves();
+        assert!(!leaves.note(&table(), 2, at(10)));
+        assert!(leaves.note(&table(), 3, at(10)));
+        let now = shape(&[2]);
+        assert!(leaves.is_any_gone(&table(), &now, Lsn(11)));
+        assert!(!leaves.is_any_gone(&table(), &now, Lsn(10)), "the look may have been before it came");
+        leaves.know(&table(), &shape(&[2, 3]));
+        assert!(!leaves.is_any_gone(&table(), &now, Lsn(11)), "that it is gone is a difference now");
+    }
+
+    #[test]
+    fn a_partition_that_is_there_counts_if_it_had_rows_before_it_was_seen() {
+        let leaves = leaves();
+        leaves.note(&table(), 3, at(10));
+        let now = shape(&[2, 3]);
+        assert!(!leaves.is_any_gone(&table(), &now, Lsn(20)));
+        assert!(leaves.is_any_filled(&table(), &now, Lsn(11)));
+        assert!(!leaves.is_any_filled(&table(), &now, Lsn(10)));
+    }
+
+    #[test]
+    fn what_was_streamed_before_the_whole_table_was_read_says_nothing_any_more() {
+        let leaves = leaves();
+        leaves.note(&table(), 3, at(10));
+        leaves.note(&table(), 4, at(25));
+        leaves.read(&table(), Lsn(20));
+        assert_eq!(leaves.strays(), [(table(), BTreeMap::from([(4, at(25))]))]);
+        assert!(!leaves.note(&table(), 5, at(15)), "a replay");
+        assert!(leaves.note(&table(), 3, at(30)), "it was attached again");
+    }
+
+    #[test]
+    fn a_stray_survives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.save_baseline(&Baseline { shapes: vec![(table(), shape(&[2]))], ..Baseline::default() }).unwrap();
+        let named = |leaf| StreamEvent::Partition {
+            table: Arc::new(Table { name: table(), columns: Vec::new(), key: Vec::new() }),
+            leaf,
+            position: at(10),
+        };
+        let leaves = Leaves::default();
+        leaves.begin(&store.baseline().unwrap().unwrap());
+        leaves.hear(&[named(2), named(3)], &store).unwrap();
+        let next = Leaves::default();
+        next.begin(&store.baseline().unwrap().unwrap());
+        assert_eq!(next.strays(), [(table(), BTreeMap::from([(3, at(10))]))]);
+    }
+}
