@@ -43,6 +43,7 @@ pub(crate) struct Assembler {
 
 struct Transaction {
     commit_lsn: Lsn,
+    xid: u32,
     /// Row changes so far.
     changes: u64,
 }
@@ -64,7 +65,7 @@ impl Assembler {
         match message {
             Message::Begin { commit_lsn, at, xid } => {
                 events.push(StreamEvent::Begin { at, xid });
-                if self.transaction.replace(Transaction { commit_lsn, changes: 0 }).is_some() {
+                if self.transaction.replace(Transaction { commit_lsn, xid, changes: 0 }).is_some() {
                     return Err(protocol("a transaction began inside another one"));
                 }
             }
@@ -111,12 +112,13 @@ impl Assembler {
         let transaction = self.transaction.as_mut().ok_or_else(|| protocol("a row came outside of a transaction"))?;
         transaction.changes += 1;
         let position = Position { commit_lsn: transaction.commit_lsn, ordinal: transaction.changes };
+        let xid = transaction.xid;
         let described = self.described.take().filter(|described| *described != relation);
         let followed =
             self.relations.get(&relation).ok_or_else(|| protocol("a row came before its table was described"))?;
         let Some(followed) = followed else { return Ok(()) };
         if let Some(leaf) = described {
-            events.push(StreamEvent::Partition { table: Arc::clone(&followed.table), leaf, position });
+            events.push(StreamEvent::Partition { table: Arc::clone(&followed.table), leaf, position, xid });
         }
         if followed.is_main {
             let op = op(followed)?;

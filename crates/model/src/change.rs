@@ -106,6 +106,8 @@ pub enum StreamEvent {
         leaf: u32,
         /// The position of the change.
         position: Position,
+        /// The transaction.
+        xid: u32,
     },
     /// The end of a transaction. All its changes came before.
     Commit {

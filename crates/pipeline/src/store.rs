@@ -17,6 +17,7 @@ use walvec_capture::Shape;
 use walvec_model::{Generation, Lsn, Position, RowKey, TableName, Value};
 
 use crate::gap::Resync;
+use crate::watch::Stray;
 use crate::witness::Witnesses;
 
 const CHECKPOINT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoint");
@@ -127,9 +128,9 @@ pub struct Baseline {
     /// Tables that were found altered and have not been read again to the end, even if they are by now as they were.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub owed: BTreeSet<TableName>,
-    /// Partitions that rows were streamed of, or copied from, and that no shape has: with the last position at which each was named.
+    /// Partitions that rows were streamed of, or copied from, and that no shape has, by their oids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub strays: Vec<(TableName, BTreeMap<u32, Position>)>,
+    pub strays: Vec<(TableName, BTreeMap<u32, Stray>)>,
 }
 
 /// A row that could not be processed. A newer version of the row clears it.

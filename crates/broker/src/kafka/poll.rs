@@ -4,7 +4,7 @@
 //! reads through a bounded channel; while that is full it goes on polling now and then, so that the group does not take a
 //! worker for dead that has a lot to do.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 

@@ -116,6 +116,13 @@ impl Shape {
         self.leaves.contains_key(&leaf)
     }
 
+    /// Whether no row that was written into a partition since the transaction `first` was removed by a TRUNCATE. It has the storage with
+    /// which it was made, whose number is its oid. A TRUNCATE in the transaction that makes a table leaves its storage.
+    #[must_use]
+    pub fn was_never_emptied(&self, leaf: u32, first: u32) -> bool {
+        self.leaves.get(&leaf).is_some_and(|storage| storage.file == leaf && storage.xid != first)
+    }
+
     /// Whether columns and their types are what they were.
     #[must_use]
     pub fn has_same_columns(&self, before: &Self) -> bool {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use walvec_capture::Shape;
 use walvec_model::{Lsn, Position, StreamEvent, TableName};
 
@@ -16,6 +17,22 @@ use crate::store::{Baseline, Store, StoreError};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leaves(Arc<Mutex<BTreeMap<TableName, Partitions>>>);
 
+/// A partition of which the stream has brought rows, and that was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stray {
+    /// The last position at which it was named.
+    named: Position,
+    /// The transaction that wrote the first row that was streamed; 0, which none has, if rows were copied.
+    first: u32,
+}
+
+impl Stray {
+    /// One whose rows were copied as of `position`: whoever made it has committed by then.
+    pub(crate) const fn copied(position: Position) -> Self {
+        Self { named: position, first: 0 }
+    }
+}
+
 /// The partitions of a table.
 #[derive(Debug, Default)]
 struct Partitions {
@@ -23,8 +40,8 @@ struct Partitions {
     known: BTreeSet<u32>,
     /// Where the server was when the table was last looked at to be read whole. What was streamed from before says nothing any more.
     read_from: Lsn,
-    /// The others that were named, each with the last position at which it was.
-    strays: BTreeMap<u32, Position>,
+    /// The others that were named.
+    strays: BTreeMap<u32, Stray>,
 }
 
 impl Leaves {
@@ -43,8 +60,8 @@ impl Leaves {
     pub(crate) fn hear(&self, events: &[StreamEvent], store: &Store) -> Result<(), StoreError> {
         let mut has_new = false;
         for event in events {
-            if let StreamEvent::Partition { table, leaf, position } = event {
-                has_new |= self.note(&table.name, *leaf, *position);
+            if let StreamEvent::Partition { table, leaf, position, xid } = event {
+                has_new |= self.note(&table.name, *leaf, *position, *xid);
             }
         }
         if has_new {
@@ -55,14 +72,14 @@ impl Leaves {
     }
 
     /// Notes that the stream has named a partition. Says whether it is a stray.
-    fn note(&self, table: &TableName, leaf: u32, position: Position) -> bool {
+    fn note(&self, table: &TableName, leaf: u32, position: Position, xid: u32) -> bool {
         let mut tables = self.tables();
         let partitions = tables.entry(table.clone()).or_default();
         let is_stray = !partitions.known.contains(&leaf) && position.commit_lsn >= partitions.read_from;
         if is_stray {
             // One that comes again after it was read about is named again.
-            let last = partitions.strays.entry(leaf).or_default();
-            *last = position.max(*last);
+            let stray = partitions.strays.entry(leaf).or_insert(Stray { named: position, first: xid });
+            stray.named = position.max(stray.named);
         }
         is_stray
     }
@@ -80,30 +97,32 @@ impl Leaves {
         let mut tables = self.tables();
         let partitions = tables.entry(table.clone()).or_default();
         partitions.read_from = from;
-        partitions.strays.retain(|_, named| named.commit_lsn >= from);
+        partitions.strays.retain(|_, stray| stray.named.commit_lsn >= from);
     }
 
     /// Whether there are strays that a table does not have as it is `now`. The server was at `flushed` just before.
     pub(crate) fn is_any_gone(&self, table: &TableName, now: &Shape, flushed: Lsn) -> bool {
-        self.is_any(table, |leaf, named| !now.has_leaf(leaf) && named.commit_lsn < flushed)
+        self.is_any(table, |leaf, stray| !now.has_leaf(leaf) && stray.named.commit_lsn < flushed)
     }
 
-    /// Whether there are strays among the partitions of `now` that had rows before the server was at `until`.
-    pub(crate) fn is_any_filled(&self, table: &TableName, now: &Shape, until: Lsn) -> bool {
-        self.is_any(table, |leaf, named| now.has_leaf(leaf) && named.commit_lsn < until)
+    /// Whether there are strays among the partitions of `now` that had rows before the server was at `until`, and may have been emptied
+    /// since.
+    pub(crate) fn is_any_emptied(&self, table: &TableName, now: &Shape, until: Lsn) -> bool {
+        let may_be_emptied = |leaf, stray: &Stray| now.has_leaf(leaf) && !now.was_never_emptied(leaf, stray.first);
+        self.is_any(table, |leaf, stray| may_be_emptied(leaf, stray) && stray.named.commit_lsn < until)
     }
 
     /// All strays, to be stored.
-    pub(crate) fn strays(&self) -> Vec<(TableName, BTreeMap<u32, Position>)> {
+    pub(crate) fn strays(&self) -> Vec<(TableName, BTreeMap<u32, Stray>)> {
         let tables = self.tables();
         let with_strays = tables.iter().filter(|(_, partitions)| !partitions.strays.is_empty());
         with_strays.map(|(table, partitions)| (table.clone(), partitions.strays.clone())).collect()
     }
 
-    fn is_any(&self, table: &TableName, is_wanted: impl Fn(u32, &Position) -> bool) -> bool {
+    fn is_any(&self, table: &TableName, is_wanted: impl Fn(u32, &Stray) -> bool) -> bool {
         let tables = self.tables();
         let Some(partitions) = tables.get(table) else { return false };
-        partitions.strays.iter().any(|(leaf, named)| is_wanted(*leaf, named))
+        partitions.strays.iter().any(|(leaf, stray)| is_wanted(*leaf, stray))
     }
 
     fn tables(&self) -> MutexGuard<'_, BTreeMap<TableName, Partitions>> {
@@ -119,7 +138,13 @@ mod tests {
     use super::*;
 
     fn shape(leaves: &[u32]) -> Shape {
-        let leaves: BTreeMap<u32, _> = leaves.iter().map(|leaf| (*leaf, json!({ "file": leaf, "xid": 1 }))).collect();
+        shape_of(leaves.iter().map(|leaf| (*leaf, *leaf, 1)))
+    }
+
+    /// Of partitions with these oids, files and transactions.
+    fn shape_of(leaves: impl Iterator<Item = (u32, u32, u32)>) -> Shape {
+        let leaves: BTreeMap<u32, _> =
+            leaves.map(|(leaf, file, xid)| (leaf, json!({ "file": file, "xid": xid }))).collect();
         let shape = json!({
             "oid": 1, "columns": "", "versions": "", "labels": [], "identity": "", "leaves": leaves
         });
@@ -144,8 +169,8 @@ mod tests {
     #[test]
     fn only_a_partition_that_was_not_read_is_a_stray() {
         let leaves = leaves();
-        assert!(!leaves.note(&table(), 2, at(10)));
-        assert!(leaves.note(&table(), 3, at(10)));
+        assert!(!leaves.note(&table(), 2, at(10), 7));
+        assert!(leaves.note(&table(), 3, at(10), 7));
         let now = shape(&[2]);
         assert!(leaves.is_any_gone(&table(), &now, Lsn(11)));
         assert!(!leaves.is_any_gone(&table(), &now, Lsn(10)), "the look may have been before it came");
@@ -154,24 +179,28 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_is_there_counts_if_it_had_rows_before_it_was_seen() {
+    fn a_partition_that_is_there_counts_if_it_may_have_been_emptied_before_it_was_seen() {
         let leaves = leaves();
-        leaves.note(&table(), 3, at(10));
+        leaves.note(&table(), 3, at(10), 7);
         let now = shape(&[2, 3]);
         assert!(!leaves.is_any_gone(&table(), &now, Lsn(20)));
-        assert!(leaves.is_any_filled(&table(), &now, Lsn(11)));
-        assert!(!leaves.is_any_filled(&table(), &now, Lsn(10)));
+        assert!(!leaves.is_any_emptied(&table(), &now, Lsn(11)), "it has the storage with which it was made");
+        let emptied = shape_of([(2, 2, 1), (3, 99, 8)].into_iter());
+        assert!(leaves.is_any_emptied(&table(), &emptied, Lsn(11)));
+        assert!(!leaves.is_any_emptied(&table(), &emptied, Lsn(10)), "the rows may have come later");
+        let made_and_filled = shape_of([(2, 2, 1), (3, 3, 7)].into_iter());
+        assert!(leaves.is_any_emptied(&table(), &made_and_filled, Lsn(11)), "TRUNCATE leaves the storage then");
     }
 
     #[test]
     fn what_was_streamed_before_the_whole_table_was_read_says_nothing_any_more() {
         let leaves = leaves();
-        leaves.note(&table(), 3, at(10));
-        leaves.note(&table(), 4, at(25));
+        leaves.note(&table(), 3, at(10), 7);
+        leaves.note(&table(), 4, at(25), 7);
         leaves.read(&table(), Lsn(20));
-        assert_eq!(leaves.strays(), [(table(), BTreeMap::from([(4, at(25))]))]);
-        assert!(!leaves.note(&table(), 5, at(15)), "a replay");
-        assert!(leaves.note(&table(), 3, at(30)), "it was attached again");
+        assert_eq!(leaves.strays(), [(table(), BTreeMap::from([(4, Stray { named: at(25), first: 7 })]))]);
+        assert!(!leaves.note(&table(), 5, at(15), 7), "a replay");
+        assert!(leaves.note(&table(), 3, at(30), 7), "it was attached again");
     }
 
     #[test]
@@ -183,12 +212,13 @@ mod tests {
             table: Arc::new(Table { name: table(), columns: Vec::new(), key: Vec::new() }),
             leaf,
             position: at(10),
+            xid: 7,
         };
         let leaves = Leaves::default();
         leaves.begin(&store.baseline().unwrap().unwrap());
         leaves.hear(&[named(2), named(3)], &store).unwrap();
         let next = Leaves::default();
         next.begin(&store.baseline().unwrap().unwrap());
-        assert_eq!(next.strays(), [(table(), BTreeMap::from([(3, at(10))]))]);
+        assert_eq!(next.strays(), [(table(), BTreeMap::from([(3, Stray { named: at(10), first: 7 })]))]);
     }
 }

@@ -30,7 +30,7 @@ use crate::store::{Baseline, SnapshotState, Store};
 use crate::supervisor::count_points;
 use crate::trouble::Trouble;
 use crate::writer::Shared;
-pub(crate) use leaves::Leaves;
+pub(crate) use leaves::{Leaves, Stray};
 use tables::{Known, Reading, Suspicion};
 pub(crate) use tables::{follow_replaced, is_any_replaced};
 pub(crate) use truncates::Truncates;
@@ -67,7 +67,7 @@ pub(crate) async fn begun(source: &Source, store: &Store, position: Position) ->
     let now = |table: &TableName| now.iter().find(|(found, _)| found == table).and_then(|(_, shape)| shape.as_ref());
     let strays = |(table, before): &(TableName, Shape)| {
         let added = now(table)?.added_since(before);
-        let strays: BTreeMap<u32, Position> = added.into_iter().map(|leaf| (leaf, position)).collect();
+        let strays: BTreeMap<u32, Stray> = added.into_iter().map(|leaf| (leaf, Stray::copied(position))).collect();
         (!strays.is_empty()).then(|| (table.clone(), strays))
     };
     let strays: Vec<_> = baseline.shapes.iter().filter_map(strays).collect();

@@ -216,8 +216,11 @@ impl Watch<'_> {
         if !self.shared.truncates.explain(table, xids) {
             return Verdict::Read { partitions: None, why: "a partition was truncated or rewritten" };
         }
-        if self.shared.leaves.is_any_filled(table, now, until) {
-            return Verdict::Read { partitions: None, why: "a partition was filled before it was seen" };
+        if self.shared.leaves.is_any_emptied(table, now, until) {
+            return Verdict::Read {
+                partitions: None,
+                why: "a partition may have been filled and emptied before it was seen",
+            };
         }
         match now.added_since(before) {
             added if added.is_empty() => Verdict::Note,
