@@ -17,6 +17,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(no_statement_waits_for_a_snapshot_whose_model_is_slow),
         test!(no_statement_waits_for_a_backfill_whose_model_is_slow),
         test!(no_statement_on_a_looked_up_table_waits_for_a_snapshot),
+        test!(a_lock_on_one_partition_keeps_no_other_table_waiting),
         test!(a_lock_that_holds_the_start_up_is_named).once(),
         test!(a_lock_that_holds_the_snapshot_up_is_named_and_a_stop_waits_for_nothing),
         test!(a_table_that_was_emptied_in_part_while_it_was_copied_shows_nothing_of_before).on_a_volume(),
@@ -185,6 +186,44 @@ async fn a_lock_that_holds_the_snapshot_up_is_named_and_a_stop_waits_for_nothing
     let mut walvec = context.start(&slow).await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await
+}
+
+/// A table is to be read again, and one of its partitions is locked.
+async fn a_lock_on_one_partition_keeps_no_other_table_waiting(context: TestContext) -> Result<()> {
+    context
+        .execute(
+            "CREATE TABLE parts (id int PRIMARY KEY, name text) PARTITION BY RANGE (id);
+             CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
+             CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (10) TO (20);
+             INSERT INTO parts SELECT g, 'part ' || g FROM generate_series(1, 19) g;
+             CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'one')",
+        )
+        .await?;
+    let tables = ["parts", "items"];
+    let settings = Settings::new(tables.map(|name| Collection::new(name, &format!("public.{name}"), "{{ name }}")));
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    let application = context.connect().await?;
+    application.batch_execute("BEGIN; LOCK TABLE parts_2 IN ACCESS EXCLUSIVE MODE").await?;
+    context.execute("TRUNCATE parts_1").await?;
+    let observer = context.connect().await?;
+    wait::until("walvec waits for the lock", async || {
+        let query = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                     WHERE NOT l.granted AND a.application_name = 'walvec' AND a.datname = current_database()";
+        Ok(observer.query_one(query, &[]).await?.get::<_, bool>(0).then_some(()))
+    })
+    .await?;
+    // The stream describes the table first.
+    context.execute("INSERT INTO items VALUES (2, 'two')").await?;
+    walvec.wait_for("the other table is followed", |status| status.collections[1].points == Some(2)).await?;
+    application.batch_execute("COMMIT").await?;
+    walvec.wait_for("the partition is empty", |status| status.collections[0].points == Some(10)).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    for table in tables {
+        image::compare(&context, &image_of(table)).await?;
+    }
+    Ok(())
 }
 
 async fn a_lock_that_holds_the_start_up_is_named(context: TestContext) -> Result<()> {
