@@ -2,9 +2,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
+use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_pipeline::Status;
 use walvec_pipeline::status::Phase;
+use walvec_test_kafka::can_test;
+use walvec_test_qdrant::TestServer;
 
 use crate::faults::{self, new_seed, stop_writing, writer};
 
@@ -12,6 +14,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(a_slot_that_was_dropped_is_made_up_for_and_only_changed_texts_are_paid_for),
         test!(a_slot_that_is_dropped_while_walvec_runs_is_made_up_for),
+        test!(a_slot_that_capture_lost_is_made_up_for_by_the_workers),
         test!(a_lost_slot_is_made_up_for).on_own_server(&[("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB")]),
         test!(a_slot_that_is_about_to_be_lost_is_shown)
             .on_own_server(&[("max_slot_wal_keep_size", "16MB"), ("wal_keep_size", "0")])
@@ -99,7 +102,16 @@ async fn a_slot_that_was_dropped_is_made_up_for_and_only_changed_texts_are_paid_
 
 async fn a_slot_that_is_dropped_while_walvec_runs_is_made_up_for(context: TestContext) -> Result<()> {
     let mut walvec = running(&context).await?;
-    // A slot that is read cannot be dropped: its reader goes first, and comes back at once.
+    drop_busy_slot(&context).await?;
+    context.execute(UNSEEN).await?;
+    walvec.wait_for("the gap is closed", |status| gap(status) == Some("E_SLOT_MISSING")).await?;
+    let status = walvec.caught_up(&context).await?;
+    ensure!(status.generation.0 == 2, "{status:?}");
+    ends_as_the_table(&context, walvec).await
+}
+
+/// A slot that is read cannot be dropped: its reader goes first, and comes back at once.
+async fn drop_busy_slot(context: &TestContext) -> Result<()> {
     let drop = "SELECT pg_terminate_backend(active_pid), pg_drop_replication_slot(slot_name)
                 FROM pg_replication_slots WHERE slot_name = $1";
     wait::until("the slot is dropped", async || {
@@ -108,11 +120,36 @@ async fn a_slot_that_is_dropped_while_walvec_runs_is_made_up_for(context: TestCo
         Ok(context.sql.query(drop, &[&context.slot()]).await.ok())
     })
     .await?;
+    Ok(())
+}
+
+/// While it was stopped, and while it runs: capture has its state, and its stream has a gap.
+async fn a_slot_that_capture_lost_is_made_up_for_by_the_workers(context: TestContext) -> Result<()> {
+    if !can_test("a lost slot behind a broker") {
+        return Ok(());
+    }
+    let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
+    let settings = kafka.carries(items().with("sink", json!({ "qdrant": { "url": server.url() } })));
+    context.execute(TABLE).await?;
+    let mut capture = context.start_stage(&settings, "capture", "a").await?;
+    let mut worker = context.start_stage(&settings, "index", "a").await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+
+    capture.stop().await?;
+    context.sql.query_one(DROP_SLOT, &[&context.slot()]).await?;
     context.execute(UNSEEN).await?;
-    walvec.wait_for("the gap is closed", |status| gap(status) == Some("E_SLOT_MISSING")).await?;
-    let status = walvec.caught_up(&context).await?;
-    ensure!(status.generation.0 == 2, "{status:?}");
-    ends_as_the_table(&context, walvec).await
+    let mut capture = context.start_stage(&settings, "capture", "a").await?;
+    let first = capture.wait_for("the gap is closed", |status| gap(status) == Some("E_SLOT_MISSING")).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 20);
+
+    drop_busy_slot(&context).await?;
+    context.execute("INSERT INTO items VALUES (22, 'unseen too'); DELETE FROM items WHERE id IN (3, 4)").await?;
+    capture.wait_for("the next gap is closed", |status| status.generation > first.generation).await?;
+    kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 19);
+    worker.stop().await?;
+    capture.stop().await
 }
 
 async fn a_lost_slot_is_made_up_for(context: TestContext) -> Result<()> {
