@@ -24,10 +24,9 @@ fn items(kafka: &Kafka, server: &TestServer) -> Settings {
 async fn take_out(context: &TestContext, kafka: &Kafka, number: u32) -> Result<()> {
     let id = format!("00000000-0000-4000-8000-00000000000{number}");
     let key = json!({ "id": id }).to_string();
-    let partition = records::all(kafka.broker(), &kafka.topic("items")).await?.into_iter();
-    let partition =
-        partition.filter(|record| record.key.as_deref() == Some(key.as_bytes())).map(|found| found.partition);
-    let partition = partition.last().context("the row is not in the topic")?;
+    let written = records::all(kafka.broker(), &kafka.topic("items")).await?;
+    let of_row = written.iter().find(|record| record.key.as_deref() == Some(key.as_bytes()));
+    let partition = of_row.context("the row is not in the topic")?.partition;
     records::write_into(kafka.broker(), (&kafka.topic("items"), partition), Some(key.as_bytes()), None).await?;
     context.execute(&format!("DELETE FROM items WHERE id = '{id}'")).await
 }

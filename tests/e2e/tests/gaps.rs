@@ -132,6 +132,7 @@ async fn a_slot_that_capture_lost_is_made_up_for_by_the_workers(context: TestCon
     let settings = kafka.carries(items().with("sink", json!({ "qdrant": { "url": server.url() } })));
     context.execute(TABLE).await?;
     let mut capture = context.start_stage(&settings, "capture", "a").await?;
+    capture.caught_up(&context).await?;
     let mut worker = context.start_stage(&settings, "index", "a").await?;
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
 
