@@ -59,7 +59,7 @@ pub(crate) const fn is_fenced(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-const fn is_out_of_reach(code: RDKafkaErrorCode) -> bool {
+pub(crate) const fn is_out_of_reach(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
         RDKafkaErrorCode::BrokerTransportFailure

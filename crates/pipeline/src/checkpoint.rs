@@ -106,6 +106,11 @@ impl Checkpointer {
         self.checkpoint.witnesses.insert(collection.to_owned(), witnesses);
     }
 
+    /// Stores what was noted, and confirms nothing.
+    pub(crate) fn save(&self) -> Result<(), StoreError> {
+        self.store.save_checkpoint(&self.checkpoint)
+    }
+
     /// Notes where the topics end, for a pipeline that writes to topics. Stored with the next position.
     pub(crate) fn note_written(&mut self, written: BTreeMap<String, i64>) {
         self.checkpoint.written = written;

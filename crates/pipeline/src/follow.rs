@@ -469,6 +469,10 @@ impl Follower<'_> {
         self.checkpointer.takes_as_of(position.commit_lsn);
         for index in self.run.writers_of(&table) {
             let writer = &mut self.run.writers[index];
+            // Stored first: no replay explains what is gone after a crash.
+            writer.forget_witnesses_before(position);
+            self.checkpointer.note_witnesses(&writer.collection.name, writer.to_remember());
+            self.checkpointer.save()?;
             let newest = writer.generation();
             // Points of former generations may wait for a person's word.
             let oldest = if self.checkpointer.sweep_waits() { newest } else { Generation::default() };

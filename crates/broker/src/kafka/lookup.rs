@@ -10,6 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::connection::{Connection, Listener, Trouble};
 use super::poll::to_record;
 use super::topics::{ANSWER, blocking};
+use crate::classify::is_out_of_reach;
 use crate::error::BrokerError;
 use crate::record::{Partition, Record};
 
@@ -45,6 +46,8 @@ pub async fn next(connection: &Connection, partition: Partition, offset: i64) ->
             match client.poll(POLL) {
                 Some(Ok(message)) => return Ok(Some(to_record(&message, &partition))),
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                // One broker of several may be away; the library asks the others.
+                Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_out_of_reach) => {}
                 Some(Err(error)) => return Err(error),
                 None => {}
             }

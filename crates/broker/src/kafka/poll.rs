@@ -23,7 +23,7 @@ use super::connection::{Trouble, log};
 use super::consumer::Polled;
 use super::ownership::Ownership;
 use super::recency::{Mark, Recency};
-use super::statistics::{Reading, Watch};
+use super::statistics::{Progress, Reading, Watch};
 use super::topics::ANSWER;
 use crate::classify::is_fenced;
 use crate::error::BrokerError;
@@ -74,8 +74,15 @@ impl ClientContext for Context {
 
     fn stats(&self, statistics: Statistics) {
         let reading = Reading::new(&statistics, &self.ownership);
-        for progress in reading.partitions.iter().filter(|progress| progress.lag == 0) {
-            self.recency.read(&progress.partition, progress.next, SystemTime::now());
+        // The end is not known before the first answer.
+        let knows_end = |partition: &Partition| {
+            let topic = statistics.topics.get(&*partition.topic);
+            topic.and_then(|topic| topic.partitions.get(&partition.number)).is_some_and(|found| found.hi_offset >= 0)
+        };
+        for Progress { partition, .. } in reading.partitions.iter().filter(|progress| progress.lag == 0) {
+            if knows_end(partition) {
+                self.recency.ended(partition, SystemTime::now());
+            }
         }
         self.reading.send_replace(reading);
     }

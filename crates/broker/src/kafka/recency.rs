@@ -18,8 +18,26 @@ const STEP: Duration = Duration::from_secs(10);
 pub(crate) struct Recency {
     /// How long the topics keep deletes.
     kept: BTreeMap<String, Duration>,
-    /// By partition: everything before an offset was read, and with it everything that was written before a time. Both grow.
-    read: Mutex<HashMap<Partition, VecDeque<(i64, SystemTime)>>>,
+    read: Mutex<HashMap<Partition, Read>>,
+}
+
+/// How far a partition was read.
+#[derive(Debug)]
+struct Read {
+    /// Behind the last record. Marks of transactions may follow it, and are never committed.
+    next: i64,
+    /// Everything before an offset was read, and with it everything that was written before a time. Both grow.
+    as_of: VecDeque<(i64, SystemTime)>,
+}
+
+impl Read {
+    fn note(&mut self, offset: i64, at: SystemTime) {
+        match self.as_of.back_mut() {
+            Some((before, as_of)) if *before == offset => *as_of = at.max(*as_of),
+            Some((before, as_of)) if *before > offset || *as_of + STEP > at => {}
+            _ => self.as_of.push_back((offset, at)),
+        }
+    }
 }
 
 impl Recency {
@@ -27,7 +45,7 @@ impl Recency {
         Self { kept: kept.clone(), read: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Partition, VecDeque<(i64, SystemTime)>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Partition, Read>> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -39,37 +57,43 @@ impl Recency {
     /// A partition has come, and is read from `offset` on.
     pub(crate) fn begins(&self, partition: &Partition, offset: i64, at: SystemTime) {
         if self.kept(partition).is_some() {
-            self.lock().insert(partition.clone(), VecDeque::from([(offset, at)]));
+            self.lock().insert(partition.clone(), Read { next: offset, as_of: VecDeque::from([(offset, at)]) });
         }
     }
 
-    /// Everything before `offset` was read, and with it everything that was written before `at`.
-    pub(crate) fn read(&self, partition: &Partition, offset: i64, at: SystemTime) {
+    /// The record before `next` was read, which was written at `at`.
+    pub(crate) fn read(&self, partition: &Partition, next: i64, at: SystemTime) {
         if self.kept.is_empty() {
             return;
         }
-        let mut read = self.lock();
-        let Some(read) = read.get_mut(partition) else { return };
-        if read.back().is_none_or(|(before, as_of)| *before <= offset && *as_of + STEP <= at) {
-            read.push_back((offset, at));
+        if let Some(read) = self.lock().get_mut(partition) {
+            read.next = next;
+            read.note(next, at);
+        }
+    }
+
+    /// A partition was read to its end.
+    pub(crate) fn ended(&self, partition: &Partition, at: SystemTime) {
+        if let Some(read) = self.lock().get_mut(partition) {
+            read.note(read.next, at);
         }
     }
 
     /// As of when everything before `offset` was read. It is not asked for a lower offset afterwards.
     pub(crate) fn as_of(&self, partition: &Partition, offset: i64) -> Option<SystemTime> {
         let mut read = self.lock();
-        let read = read.get_mut(partition)?;
-        while read.get(1).is_some_and(|(next, _)| *next <= offset) {
-            read.pop_front();
+        let as_of = &mut read.get_mut(partition)?.as_of;
+        while as_of.get(1).is_some_and(|(next, _)| *next <= offset) {
+            as_of.pop_front();
         }
-        read.front().map(|(_, as_of)| *as_of)
+        as_of.front().map(|(_, as_of)| *as_of)
     }
 
     /// A partition whose topic may have forgotten deletes that are still to be read: for how long that has not been read which was
     /// written then, and how long deletes are kept.
     pub(crate) fn too_far_behind(&self, partition: &Partition, now: SystemTime) -> Option<(Duration, Duration)> {
         let kept = self.kept(partition)?;
-        let (_, as_of) = *self.lock().get(partition)?.back()?;
+        let (_, as_of) = *self.lock().get(partition)?.as_of.back()?;
         let behind = now.duration_since(as_of).unwrap_or_default();
         (behind > kept).then_some((behind, kept))
     }
@@ -144,6 +168,20 @@ mod tests {
         // Read once more: it had to wait.
         recency.read(&partition, 150, at(9000));
         assert_eq!(recency.as_of(&partition, 201), Some(at(3000)));
+    }
+
+    #[test]
+    fn a_partition_that_ends_with_the_mark_of_a_transaction_stays_as_new_as_the_last_look() {
+        let partition = Partition { topic: "t".into(), number: 0 };
+        let recency = Recency::of(&BTreeMap::from([("t".to_owned(), KEPT)]));
+        recency.begins(&partition, 0, at(1000));
+        recency.read(&partition, 7, at(1001));
+        for seconds in [2000, 3000, 900_000] {
+            recency.ended(&partition, at(seconds));
+            // The mark has offset 7: what is committed is what was read.
+            assert_eq!(recency.as_of(&partition, 7), Some(at(seconds)));
+        }
+        assert_eq!(recency.lock()[&partition].as_of.len(), 1);
     }
 
     #[test]

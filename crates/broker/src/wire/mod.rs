@@ -36,6 +36,9 @@ use crate::{Outgoing, Record};
 /// The version of walvec's own part of an envelope.
 pub const VERSION: u64 = 1;
 
+/// The position of a null value of another program, which tells nothing of its time: newer than all others.
+pub const UNPLACED: Position = Position { commit_lsn: Lsn(u64::MAX), ordinal: 0 };
+
 /// Names of the headers that walvec writes.
 pub mod header {
     /// The position of a change, e.g. `0/1D5C408.3`, where the value has no place for it.

@@ -70,7 +70,7 @@ impl Shapes {
         table
     }
 
-    /// The type oids of the key columns called `names`, as the latest record of the table showed them.
+    /// The type oids of the key columns called `names`, as the latest record of the table showed them that knew them.
     pub(super) fn key_types<'a>(
         &self,
         table: &TableName,
@@ -79,6 +79,9 @@ impl Shapes {
         let tables = self.known.get(table)?;
         tables.iter().rev().find_map(|table| {
             let key = || table.key.iter().filter_map(|&index| table.columns.get(index));
+            if key().any(|column| column.type_oid == UNKNOWN) {
+                return None;
+            }
             key().map(|column| column.name.as_str()).eq(names.clone()).then(|| key().map(|c| c.type_oid).collect())
         })
     }

@@ -40,6 +40,8 @@ pub(super) async fn findings(
     let (used, unseen) = match columns_of(session, facts, filter).await? {
         Used::Columns(used) => (Some(used), None),
         Used::Untold => (None, None),
+        // What is published already shows in the application's statements.
+        Used::Forbidden if published.is_some_and(|published| published.filter.is_some()) => (None, None),
         Used::Forbidden => (None, Some(rights.making_views(facts))),
     };
     let is_published = match published.and_then(|published| published.filter.as_deref()) {

@@ -87,8 +87,12 @@ impl Held {
         if self.behind.is_some_and(|(number, offset)| committed.get(number) == Some(&offset)) {
             return Ok(());
         }
-        let was_behind = self.behind.take().is_some();
-        for (number, offset) in (0..partitions).zip(committed).filter(|(number, _)| *number != of.number) {
+        let last = self.behind.take();
+        let was_behind = last.is_some();
+        let mut others: Vec<_> = (0..partitions).zip(committed).filter(|(number, _)| *number != of.number).collect();
+        // The one that was behind still is, most probably.
+        others.sort_by_key(|(number, _)| last.is_none_or(|(last, _)| usize::try_from(*number) != Ok(last)));
+        for (number, offset) in others {
             let partition = Partition { topic: of.topic.clone(), number };
             let next = lookup::next(connection, partition.clone(), offset).await?;
             if next.is_some_and(|next| is_older(&next, position)) {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::Span;
 use walvec_broker::Record;
 use walvec_broker::kafka::consumer::Offsets;
-use walvec_broker::wire::{Arrived, Decoder, Event, Format, Malformed, header};
+use walvec_broker::wire::{self, Arrived, Decoder, Event, Format, Malformed, header};
 use walvec_model::{Change, Generation, Lsn, Op, Position, RowKey, Table, TableName};
 use walvec_transform::point_id::with_uuid_key;
 
@@ -41,6 +41,8 @@ pub(super) struct Rows {
     batch_rows: usize,
     shared: Shared,
     pending: Vec<(Arrived, Place)>,
+    /// Rows of `pending` that are deleted once more, behind it: as rows whose key is a uuid, which nothing tells.
+    as_uuids: Vec<(Arrived, Place)>,
     /// When the first of `pending` came.
     since: Option<Instant>,
     bytes: usize,
@@ -101,6 +103,7 @@ impl Rows {
             batch_rows,
             shared,
             pending: Vec::new(),
+            as_uuids: Vec::new(),
             since: None,
             bytes: 0,
             traces: BTreeSet::new(),
@@ -155,7 +158,9 @@ impl Rows {
             && let Some(table) = with_uuid_key(&arrived.change.table, key)
         {
             let as_uuid = Change { table: Arc::new(table), ..arrived.change.clone() };
-            self.push(Arrived { change: as_uuid, ..arrived.clone() }, place.clone()).await?;
+            self.as_uuids.push((Arrived { change: as_uuid, ..arrived.clone() }, place.clone()));
+        } else if !self.as_uuids.is_empty() {
+            // It may be the same row again.
             self.begin().await?;
         }
         self.push(arrived, place).await?;
@@ -251,14 +256,25 @@ impl Rows {
         self.since = None;
         self.shapes.clear();
         self.generations.clear();
-        let pending = std::mem::take(&mut self.pending);
+        let (pending, as_uuids) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.as_uuids));
         let times: Vec<SystemTime> = pending.iter().filter_map(|(arrived, _)| arrived.committed_at).collect();
         let newest = pending.iter().map(|(arrived, _)| arrived.lsn).filter(|lsn| *lsn != Lsn::ZERO).max();
         let traces = std::mem::take(&mut self.traces);
         let span = trace::writing(pending.len(), traces.iter().map(String::as_str));
+        pending.iter().for_each(|(arrived, _)| count_changes(std::slice::from_ref(&arrived.change)));
+        for changes in [pending, as_uuids] {
+            self.begin_changes(changes, &span).await?;
+        }
+        // What had to be read for them has been read.
+        self.source.unseen.clear();
+        let oldest = times.iter().min().copied();
+        self.line.note(Told::Found { times, oldest, newest });
+        Ok(())
+    }
+
+    async fn begin_changes(&mut self, changes: Vec<(Arrived, Place)>, span: &Span) -> Result<(), PipelineError> {
         let mut dealt: BTreeMap<Generation, BTreeMap<usize, Vec<(Change, Place)>>> = BTreeMap::new();
-        for (Arrived { change, generation, .. }, place) in pending {
-            count_changes(std::slice::from_ref(&change));
+        for (Arrived { change, generation, .. }, place) in changes {
             for index in self.writers_of(&change.table.name) {
                 let changes = dealt.entry(generation).or_default().entry(index).or_default();
                 changes.push((self.writers[index].reduced(&change), place.clone()));
@@ -270,10 +286,6 @@ impl Rows {
             let batches = dealt.into_iter().map(batch).collect();
             self.line.begin(&mut self.writers, &self.source, batches, span.clone()).await?;
         }
-        // What had to be read for them has been read.
-        self.source.unseen.clear();
-        let oldest = times.iter().min().copied();
-        self.line.note(Told::Found { times, oldest, newest });
         Ok(())
     }
 
@@ -389,12 +401,16 @@ impl Intake for Rows {
         Ok(())
     }
 
-    /// One that cannot be read counts as older: the group is about to park it.
+    /// One that does not say when it was written counts as older, and so does one that cannot be read: the group is about to have read
+    /// it. walvec's own say it by another measure; what capture writes comes after what another program wrote.
     fn is_older(&mut self, record: &Record, position: Position) -> bool {
         let table = self.tables.get(&*record.topic).cloned().flatten();
         match self.decoder.decode(record, table.as_ref()) {
-            Ok(Event::Change(arrived)) => arrived.change.position < position,
-            Ok(Event::SnapshotEnd(_) | Event::Nothing) | Err(_) => true,
+            Ok(Event::Change(Arrived { change, generation, .. })) => {
+                generation == FOREIGN && (change.position < position || change.position == wire::UNPLACED)
+            }
+            Ok(Event::SnapshotEnd(_)) => false,
+            Ok(Event::Nothing) | Err(_) => true,
         }
     }
 

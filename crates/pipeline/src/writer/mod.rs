@@ -372,6 +372,10 @@ impl Writer {
         // Other programs know no generations.
         let of = Generation::default()..=if is_foreign { Generation(u64::MAX) } else { of };
         self.delete_older(position, &of).await?;
+        if is_foreign {
+            // Other workers have parked rows by now that are older.
+            self.shared.letters.refresh().await?;
+        }
         let is_here = |at: &Place| at.topic == place.topic && at.partition == place.partition;
         let is_older = |letter: &DeadLetter| of.contains(&letter.generation) && letter.position < position;
         let is_gone =
@@ -510,8 +514,8 @@ impl Writer {
 
     /// Ends the reading of a table as it was at `position`: points and dead letters that are older belong to rows that are gone.
     pub(crate) async fn sweep_before(&mut self, position: Position, of: Generations) -> Result<(), PipelineError> {
+        self.forget_witnesses_before(position);
         self.delete_older(position, &of).await?;
-        self.witnesses().keep(|witness| witness.version.is_some_and(|(_, at)| at >= position));
         self.late.swept_before(position);
         self.shared.letters.refresh().await?;
         let gone = self.keys_of_letters(|letter| of.contains(&letter.generation) && letter.position < position)?;

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use walvec_model::{PointId, RowKey, StoredPoint};
+use walvec_model::{PointId, Position, RowKey, StoredPoint};
 
 use super::{Purpose, Writer};
 use crate::error::PipelineError;
@@ -69,6 +69,11 @@ impl Writer {
     /// Forgets what was written into points that are about to be written again, and may be in any state meanwhile.
     pub(super) fn forget_witnesses_among(&self, ids: &HashSet<PointId>) {
         self.witnesses().keep(|witness| !ids.contains(&witness.id));
+    }
+
+    /// Forgets what is about to be swept because it is older.
+    pub(crate) fn forget_witnesses_before(&self, position: Position) {
+        self.witnesses().keep(|witness| witness.version.is_some_and(|(_, at)| at >= position));
     }
 
     pub(super) fn witnesses(&self) -> MutexGuard<'_, Witnesses> {

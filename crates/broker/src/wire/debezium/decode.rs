@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use walvec_model::{Cell, Change, Lsn, Op, Position, Row, Table, TableName};
+use walvec_model::{Cell, Change, Lsn, Op, Row, Table, TableName};
 
 use super::super::shapes::{Shapes, Shown};
-use super::super::{Arrived, Event, Malformed, json, stamp};
+use super::super::{Arrived, Event, Malformed, UNPLACED, json, stamp};
 use super::key::{self, Key};
 use super::schema::Schema;
 use super::source::{self, Source};
@@ -133,7 +133,7 @@ impl Decoder {
     /// follows a delete that says the same, or stands alone after compaction, when nothing newer has that key.
     fn tombstone(&mut self, record: &Record, topic: Option<&TableName>) -> Result<Event, Malformed> {
         let (Some(name), Some(key)) = (topic, Key::read(record)?) else { return Ok(Event::Nothing) };
-        let newest = Position { commit_lsn: Lsn(u64::MAX), ordinal: 0 };
+        let newest = UNPLACED;
         let (position, generation) = (stamp::position(record)?.unwrap_or(newest), stamp::generation(record)?);
         let key = key.with_types(key::types_in_header(record).as_deref());
         let key = key.with_known_types(name, &self.shapes).without_guesses();
