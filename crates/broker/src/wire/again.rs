@@ -7,12 +7,13 @@ use crate::Record;
 /// record of each key, and this one may be older than what it holds of the row.
 #[must_use]
 pub fn marked(record: Record) -> Record {
-    let Record { key, mut headers, .. } = unmarked(record.clone());
-    headers.retain(|(name, _)| name != header::AGAIN);
-    headers.push((header::AGAIN.to_owned(), key.clone().unwrap_or_default()));
-    let of_row =
-        key.map(|key| format!("{:?}", format!("walvec: again {}", String::from_utf8_lossy(&key))).into_bytes());
-    Record { key: of_row, headers, ..record }
+    let mut record = unmarked(record);
+    let key = record.key.take();
+    record.headers.retain(|(name, _)| name != header::AGAIN);
+    record.key =
+        key.as_ref().map(|key| format!("{:?}", format!("walvec: again {}", String::from_utf8_lossy(key))).into_bytes());
+    record.headers.push((header::AGAIN.to_owned(), key.unwrap_or_default()));
+    record
 }
 
 /// The record with the key of its row.

@@ -120,7 +120,7 @@ impl<'a> Rights<'a> {
         findings
     }
 
-    /// What lets the role see which columns a filter uses. Without that nobody knows whether the filter breaks the application's updates.
+    /// What lets the role see which columns a filter uses. Without it walvec cannot tell whether the filter breaks the application's updates.
     pub(super) fn making_views(&self, facts: &TableFacts) -> Finding {
         let (role, database) = (self.role(), quote_ident(&self.server.database));
         let message = format!(

@@ -13,7 +13,7 @@ use walvec_model::{Lsn, Position, StreamEvent, TableName};
 
 use crate::store::{Baseline, Store, StoreError};
 
-/// Told by whoever reads the stream, asked by whoever looks at the catalogue.
+/// What the stream has named. The reader of the stream fills it; looks at the catalogue ask it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leaves(Arc<Mutex<BTreeMap<TableName, Partitions>>>);
 
@@ -27,7 +27,7 @@ pub struct Stray {
 }
 
 impl Stray {
-    /// One whose rows were copied as of `position`: whoever made it has committed by then.
+    /// A partition whose rows were copied as of `position`. The transaction that made it had committed before.
     pub(crate) const fn copied(position: Position) -> Self {
         Self { named: position, first: 0 }
     }
@@ -77,7 +77,7 @@ impl Leaves {
         let partitions = tables.entry(table.clone()).or_default();
         let is_stray = !partitions.known.contains(&leaf) && position.commit_lsn >= partitions.read_from;
         if is_stray {
-            // One that comes again after it was read about is named again.
+            // A partition that is attached again is named again.
             let stray = partitions.strays.entry(leaf).or_insert(Stray { named: position, first: xid });
             stray.named = position.max(stray.named);
         }

@@ -18,10 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two comparisons. A text each time costs nothing to speak of, and ten minutes of vectors can be made again.
 const USUAL: Duration = Duration::from_mins(10);
 
-/// Before a provider that has not answered is asked again, for the first time.
+/// The first pause before a provider that has not answered is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// The same at last: the longer a provider was away, the likelier it comes back with another model.
+/// The longest pause between two such questions. A provider that was away for long may come back with another model.
 const LONGEST: Duration = Duration::from_mins(1);
 
 /// The part of the status that a provider's absence is a problem of.

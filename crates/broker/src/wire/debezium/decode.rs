@@ -133,12 +133,11 @@ impl Decoder {
     /// follows a delete that says the same, or stands alone after compaction, when nothing newer has that key.
     fn tombstone(&mut self, record: &Record, topic: Option<&TableName>) -> Result<Event, Malformed> {
         let (Some(name), Some(key)) = (topic, Key::read(record)?) else { return Ok(Event::Nothing) };
-        let newest = UNPLACED;
-        let (position, generation) = (stamp::position(record)?.unwrap_or(newest), stamp::generation(record)?);
+        let (position, generation) = (stamp::position(record)?.unwrap_or(UNPLACED), stamp::generation(record)?);
         let key = key.with_types(key::types_in_header(record).as_deref());
         let key = key.with_known_types(name, &self.shapes).without_guesses();
         let table = self.key_table(name, &key);
-        let lsn = if position == newest { Lsn::ZERO } else { position.commit_lsn };
+        let lsn = if position == UNPLACED { Lsn::ZERO } else { position.commit_lsn };
         let change = Change { table, position, op: Op::Delete { key: key.row_key() } };
         Ok(Event::Change(Arrived { change, lsn, generation, committed_at: None, xid: None }))
     }
