@@ -102,21 +102,21 @@ pub(crate) async fn state(
     }
     // Without it the view lists the leaves, and no other difference could be told from that.
     let hides_roots = !found.via_root && has_partitioned(session, config).await?;
-    let mut differences = if hides_roots {
-        vec!["publish_via_partition_root is off".to_owned()]
-    } else {
-        table_differences(config, &published, found.is_list)
+    let mut differences = match hides_roots {
+        true => vec!["publish_via_partition_root is off".to_owned()],
+        false => table_differences(config, &published, found.is_list),
     };
     if !found.sends_all {
         differences.push("it leaves out some of INSERT, UPDATE, DELETE and TRUNCATE".to_owned());
     }
+    let options_differ = hides_roots || !found.sends_all;
     if differences.is_empty() && can.row_filters {
         differences = filter_differences(session, config, &published).await?;
     }
     if differences.is_empty() {
         return Ok(PublicationState::Matches { oid: found.oid });
     }
-    let sql = if found.is_list { Some(alter_sql(session, config, can).await?) } else { None };
+    let sql = if found.is_list { Some(alter_sql(session, config, can, options_differ).await?) } else { None };
     Ok(PublicationState::Differs { difference: differences.join("; "), sql })
 }
 
@@ -175,6 +175,22 @@ impl PublicationIdentity {
         self.owner != before.owner && self.content == before.content
     }
 
+    /// Whether nothing but entries of single tables tells two versions apart. A table whose [entry](crate::Source::publication_entries)
+    /// both of them [list](Self::lists) has been published without a break in between.
+    #[must_use]
+    pub fn differ_in_tables_only(one: &str, other: &str) -> bool {
+        let whole = |version: &'_ str| -> Vec<String> {
+            version.split(' ').filter(|entry| !entry.starts_with('r')).map(str::to_owned).collect()
+        };
+        whole(one) == whole(other)
+    }
+
+    /// Whether a version lists this entry of a table.
+    #[must_use]
+    pub fn lists(version: &str, entry: &str) -> bool {
+        version.split(' ').any(|listed| listed == entry)
+    }
+
     /// Reads what [`identity_expression`] gives.
     pub(crate) fn read(text: Option<String>) -> Option<Self> {
         let text = text?;
@@ -214,6 +230,20 @@ pub(crate) async fn identity(
     let row = session.query_one(&format!("SELECT {}", identity_expression(can)), &[&publication]).await;
     let row = row.map_err(|error| statement_error("reading the publication", &error))?;
     Ok(PublicationIdentity::read(row.get(0)))
+}
+
+/// What identifies the entries of tables, as in [`identity_expression`].
+pub(crate) async fn entries(session: &Session, publication: &str) -> Result<BTreeMap<TableName, String>, CaptureError> {
+    let query = "SELECT n.nspname::text, c.relname::text, 'r' || r.oid || ':' || r.xmin
+                 FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+                      JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE p.pubname = $1";
+    let rows = session.query(query, &[&publication]).await;
+    let rows = rows.map_err(|error| statement_error("reading the publication", &error))?;
+    let entry = |row: &tokio_postgres::Row| {
+        (TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), row.get::<_, String>(2))
+    };
+    Ok(rows.iter().map(entry).collect())
 }
 
 /// What the publication of that version is called now; `None` if it is gone.
@@ -394,14 +424,21 @@ pub(crate) fn drop_tables_sql(config: &SourceConfig, tables: &[TableName]) -> Op
     (!tables.is_empty()).then(|| format!("ALTER PUBLICATION {} DROP TABLE {list}", quote_ident(&config.publication)))
 }
 
-async fn alter_sql(session: &Session, config: &SourceConfig, can: Capabilities) -> Result<String, CaptureError> {
+/// Options are set only if they differ: what looks as if the whole publication had been altered means reading all tables again.
+async fn alter_sql(
+    session: &Session,
+    config: &SourceConfig,
+    can: Capabilities,
+    options_differ: bool,
+) -> Result<String, CaptureError> {
     let name = quote_ident(&config.publication);
     let list = table_list(session, config, can).await?;
-    Ok(format!(
-        "ALTER PUBLICATION {name} SET TABLE {list}; ALTER PUBLICATION {name} SET \
-         (publish = 'insert, update, delete, truncate', {});",
-        options(can)
-    ))
+    let mut sql = format!("ALTER PUBLICATION {name} SET TABLE {list};");
+    if options_differ {
+        let set = " SET (publish = 'insert, update, delete, truncate', ";
+        sql = format!("{sql} ALTER PUBLICATION {name}{set}{});", options(can));
+    }
+    Ok(sql)
 }
 
 async fn table_list(session: &Session, config: &SourceConfig, can: Capabilities) -> Result<String, CaptureError> {

@@ -1,5 +1,6 @@
 //! A PostgreSQL source: what can be asked of it, and where its snapshot and its stream begin.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -272,6 +273,15 @@ impl Source {
         publication::identity(&*self.session().await?, &self.config.publication, self.server.capabilities).await
     }
 
+    /// What identifies the entry of each table that the publication lists, as its version has it. None if it is one of all tables or of a
+    /// schema.
+    ///
+    /// # Errors
+    /// If the catalogue cannot be read.
+    pub async fn publication_entries(&self) -> Result<BTreeMap<TableName, String>, CaptureError> {
+        publication::entries(&*self.session().await?, &self.config.publication).await
+    }
+
     /// What the publication that had this [version](PublicationIdentity::version) is called now; `None` if it is gone.
     ///
     /// # Errors
@@ -448,7 +458,16 @@ impl Source {
     /// # Errors
     /// `E_SLOT_MISSING`, `E_SLOT_LOST`, or `E_SLOT_BUSY` if somebody reads from the slot.
     pub async fn open_stream(&self) -> Result<ChangeStream, CaptureError> {
-        stream::open(self).await
+        stream::open(self, HashMap::new()).await
+    }
+
+    /// Opens the stream of changes at the slot's position, without what was committed before the given positions to these tables: they
+    /// were read whole as of then or later, or will be. Their columns and keys may have been others at that time.
+    ///
+    /// # Errors
+    /// As [`open_stream`](Self::open_stream).
+    pub async fn open_stream_passing(&self, passed: HashMap<TableName, Lsn>) -> Result<ChangeStream, CaptureError> {
+        stream::open(self, passed).await
     }
 
     /// Reads rows again by their keys, for values that an UPDATE did not send. The values are exactly as the stream would

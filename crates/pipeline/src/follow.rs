@@ -231,10 +231,10 @@ impl Follower<'_> {
             self.checkpointer.takes(&event);
             match &event {
                 StreamEvent::Change(change) => {
-                    self.run.refuse_altered(&change.table)?;
                     if self.floors.cover(change, self.active.as_ref()) {
                         continue;
                     }
+                    self.run.refuse_altered(&change.table)?;
                     self.run.shared.truncates.hear(change, self.xid);
                     if let Some(active) = &mut self.active {
                         active.note(change);
@@ -467,6 +467,12 @@ impl Follower<'_> {
         self.flush().await?;
         self.drain().await?;
         self.checkpointer.takes_as_of(position.commit_lsn);
+        if matches!(
+            self.active.as_ref().map(|active| &active.order().job),
+            Some(Job::Altered { may_sweep_most: false, .. })
+        ) {
+            self.refuse_to_sweep_most(&table, position).await?;
+        }
         for index in self.run.writers_of(&table) {
             let writer = &mut self.run.writers[index];
             // Stored first: no replay explains what is gone after a crash.
@@ -481,6 +487,20 @@ impl Follower<'_> {
         self.floors.raise(table.clone(), position);
         if let Some(active) = &self.active {
             active.order().update(|progress| progress.superseded = Some((table, position)));
+        }
+        Ok(())
+    }
+
+    /// Fails if the rows of more than half of a collection's points are not in a table that was read anew: everything is read as a new
+    /// generation then, at whose end a person decides.
+    async fn refuse_to_sweep_most(&self, table: &TableName, position: Position) -> Result<(), PipelineError> {
+        for index in self.run.writers_of(table) {
+            let writer = &self.run.writers[index];
+            let (older, all) = writer.count_before(position).await?;
+            if older > all / 2 {
+                let gap = gap::most_has_gone(&writer.collection.name, table, older, all);
+                return Err(PipelineError::Resync(Resync::of(&gap)));
+            }
         }
         Ok(())
     }

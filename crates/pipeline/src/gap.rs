@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use walvec_capture::CaptureError;
-use walvec_model::{Lsn, Moment};
+use walvec_model::{Lsn, Moment, TableName};
 
 use crate::error::PipelineError;
 use crate::start::Refusal;
@@ -190,6 +190,16 @@ pub(crate) fn timeline_left(before: u32, now: u32, left_at: Option<Lsn>, written
         ),
     };
     Gap::new("E_TIMELINE", found)
+}
+
+/// The rows of most points are not in a table that was not published all the time. Reading everything as a new generation keeps those
+/// points until a person has decided about them.
+pub(crate) fn most_has_gone(collection: &str, table: &TableName, older: u64, all: u64) -> Gap {
+    let what = format!(
+        "{table} was read again, and does not have the rows of {older} of the {all} points of collection \"{collection}\"; as that is more \
+         than half of a collection, a person decides about them"
+    );
+    Gap::new("E_SWEEP", what)
 }
 
 fn collection_behind(collection: &str) -> Gap {

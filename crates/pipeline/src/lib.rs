@@ -10,6 +10,7 @@
 //!
 //! - [`supervisor`]: starts, runs and stops the whole; the order of shutdown is written there
 //! - [`start`]: what to do at start, from what is stored and what PostgreSQL says; pure
+//! - [`anew`]: which tables have to be read anew then, while the others go on
 //! - [`gap`]: changes that can no longer be had, and what is done about them; [`replay`]: proof that there are none
 //! - [`owner`]: the right to write collections that others can reach; [`witness`]: proof that a collection is not an older state of itself
 //! - [`snapshot`]: copies the rows that were there before, as one generation
@@ -41,6 +42,7 @@ macro_rules! crash_point {
     };
 }
 
+pub mod anew;
 mod aside;
 pub mod batch;
 pub mod checkpoint;
@@ -80,4 +82,4 @@ pub use error::PipelineError;
 pub use policy::{During, Policy};
 pub use status::Status;
 pub use store::{Checkpoint, DeadLetter, Store};
-pub use supervisor::{Before, Collection, Pipeline, PipelineConfig, check_columns, facts};
+pub use supervisor::{Before, Collection, Pipeline, PipelineConfig, check_columns, facts, table_facts};

@@ -46,6 +46,8 @@ pub enum Job {
         table: TableName,
         /// The partitions that came, if nothing else has happened; without them the whole table, and what is gone from it.
         partitions: Option<Vec<u32>>,
+        /// Whether more than half of a collection's points may be removed because their rows are gone.
+        may_sweep_most: bool,
     },
     /// Rows and points of one collection that turned out to be wrong.
     Repair {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use walvec_model::{Generation, Lsn};
+use walvec_model::{Generation, Lsn, TableName};
 
+use crate::anew::{self, Anew, CollectionFacts, TableFacts};
 use crate::gap::{self, Gap, OnGap, Resync};
 use crate::store::{Checkpoint, SnapshotState, SourceIdentity};
 
@@ -45,6 +46,17 @@ pub struct Facts {
     pub config_digest: String,
     /// Which collections there are now, by their names.
     pub collections: BTreeMap<String, String>,
+    /// What the followed collections show.
+    pub shown: BTreeMap<String, CollectionFacts>,
+    /// The followed tables; empty where they are not read one by one.
+    pub tables: BTreeMap<TableName, TableFacts>,
+}
+
+impl Facts {
+    /// The digests of the tables, as they are stored.
+    pub(crate) fn digests(&self) -> Vec<(TableName, String)> {
+        self.tables.iter().map(|(table, facts)| (table.clone(), facts.digest.clone())).collect()
+    }
 }
 
 /// How to begin.
@@ -62,7 +74,12 @@ pub enum Start {
         resync: Option<Resync>,
     },
     /// Follow the stream from the slot's own position.
-    Resume(Box<Checkpoint>),
+    Resume {
+        /// From where.
+        checkpoint: Box<Checkpoint>,
+        /// The tables that are read anew meanwhile.
+        anew: anew::Tables,
+    },
 }
 
 /// Why walvec does not start: going on would silently lose changes.
@@ -107,17 +124,22 @@ pub fn decide(stored: Option<&Checkpoint>, facts: &Facts, on_gap: OnGap) -> Resu
         }
         SnapshotState::Wanted | SnapshotState::Done => {}
     }
-    match continuation(checkpoint, facts) {
+    match continuation(checkpoint, facts).and_then(|continued| Ok((anew::compare(&continued, facts)?, continued))) {
         Err(gap) => match on_gap {
             OnGap::Resync => again(&gap.what.clone(), Some(Resync::of(&gap))),
             OnGap::Stop => Err(gap.refusal()),
         },
-        Ok(_) if checkpoint.config_digest != facts.config_digest => {
-            again("the configuration of a collection, or its table, has changed", None)
+        Ok((Anew::Everything(why), _)) => again(&why, None),
+        Ok((Anew::Tables(anew), mut checkpoint)) => {
+            if !anew.unproved.is_empty() {
+                let gap = gap::publication_changed(None);
+                match on_gap {
+                    OnGap::Resync => checkpoint.resync = Some(Resync::of(&gap)),
+                    OnGap::Stop => return Err(gap.refusal()),
+                }
+            }
+            Ok(Start::Resume { checkpoint: Box::new(checkpoint), anew })
         }
-        Ok(_) if facts.replaced => again("another table has taken over the name of one that was read", None),
-        Ok(_) if checkpoint.collections != facts.collections => again("what was filled is not there any more", None),
-        Ok(checkpoint) => Ok(Start::Resume(Box::new(checkpoint))),
     }
 }
 
@@ -126,22 +148,16 @@ fn continuation(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Ga
     let slot = &facts.source.slot;
     let checkpoint = on_timeline(checkpoint, facts)?;
     match &facts.slot {
-        Slot::Missing => return Err(gap::missing_slot(slot, checkpoint.applied)),
-        Slot::Lost { reason } => return Err(gap::lost_slot(slot, checkpoint.applied, reason)),
+        Slot::Missing => Err(gap::missing_slot(slot, checkpoint.applied)),
+        Slot::Lost { reason } => Err(gap::lost_slot(slot, checkpoint.applied, reason)),
         Slot::Ready { confirmed } if *confirmed > checkpoint.applied => {
-            return Err(gap::slot_ahead(slot, *confirmed, checkpoint.applied));
+            Err(gap::slot_ahead(slot, *confirmed, checkpoint.applied))
         }
         Slot::Ready { .. } if checkpoint.applied > facts.server => {
-            return Err(gap::server_behind(facts.server, checkpoint.applied));
+            Err(gap::server_behind(facts.server, checkpoint.applied))
         }
-        Slot::Ready { .. } => {}
+        Slot::Ready { .. } => Ok(checkpoint),
     }
-    // Where the tables are read again in any case, it does not matter what the publication left out.
-    let is_read_again = checkpoint.config_digest != facts.config_digest || facts.replaced;
-    if facts.publication.as_ref() != Some(&checkpoint.publication) && !is_read_again {
-        return Err(gap::publication_changed(facts.publication_called.as_deref()));
-    }
-    Ok(checkpoint)
 }
 
 /// The checkpoint as it is on the server's present timeline: everything that was applied has to lie before the point at which the
@@ -238,6 +254,8 @@ mod tests {
             server: Lsn(1000),
             config_digest: "a".to_owned(),
             collections: collections("1"),
+            shown: BTreeMap::new(),
+            tables: BTreeMap::new(),
         }
     }
 
@@ -259,9 +277,14 @@ mod tests {
             tables: BTreeMap::new(),
             publication: "9".to_owned(),
             config_digest: "a".to_owned(),
+            digests: Vec::new(),
             collections: collections("1"),
             written: BTreeMap::new(),
         }
+    }
+
+    fn resume(checkpoint: Checkpoint) -> Start {
+        Start::Resume { checkpoint: Box::new(checkpoint), anew: anew::Tables::default() }
     }
 
     fn collections(id: &str) -> BTreeMap<String, String> {
@@ -306,9 +329,9 @@ mod tests {
     #[test]
     fn a_finished_snapshot_is_followed_by_the_stream() {
         let stored = checkpoint(SnapshotState::Done, 500);
-        assert_eq!(decide(Some(&stored), &facts(ready(500)), OnGap::Stop), Ok(Start::Resume(Box::new(stored.clone()))));
+        assert_eq!(decide(Some(&stored), &facts(ready(500)), OnGap::Stop), Ok(resume(stored.clone())));
         let lagging = decide(Some(&stored), &facts(ready(400)), OnGap::Stop);
-        assert_eq!(lagging, Ok(Start::Resume(Box::new(stored))), "feedback may lag");
+        assert_eq!(lagging, Ok(resume(stored)), "feedback may lag");
     }
 
     #[test]
@@ -371,7 +394,8 @@ mod tests {
             facts.source.timeline = 2;
             facts
         };
-        let Ok(Start::Resume(resumed)) = decide(Some(&stored), &promoted(Some(480)), OnGap::Stop) else {
+        let Ok(Start::Resume { checkpoint: resumed, .. }) = decide(Some(&stored), &promoted(Some(480)), OnGap::Stop)
+        else {
             panic!("the last transaction ended at 450");
         };
         assert_eq!((resumed.applied, resumed.source.timeline), (Lsn(480), 2));
@@ -379,7 +403,8 @@ mod tests {
         assert_eq!(resync(&stored, &promoted(None)).as_deref(), Some("E_TIMELINE"), "no ancestor");
         let killed = Checkpoint { written_to: None, ..stored };
         assert_eq!(resync(&killed, &promoted(Some(480))).as_deref(), Some("E_TIMELINE"), "what it wrote is not known");
-        let Ok(Start::Resume(resumed)) = decide(Some(&killed), &facts(ready(400)), OnGap::Stop) else {
+        let Ok(Start::Resume { checkpoint: resumed, .. }) = decide(Some(&killed), &facts(ready(400)), OnGap::Stop)
+        else {
             panic!("on the same timeline nothing is lost");
         };
         assert_eq!(resumed.written_to, Some(Lsn(1000)), "no more than the server had");

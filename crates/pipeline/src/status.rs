@@ -143,6 +143,18 @@ pub struct CollectionStatus {
     /// Why its table is not followed at present; `None` while it is.
     #[serde(default)]
     pub set_aside: Option<SetAside>,
+    /// How far the reading of its table has come that goes on beside the stream, or waits for its turn; `None` if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_again: Option<ReadAgain>,
+}
+
+/// A table that is read again, because it was altered or is new, while the stream goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadAgain {
+    /// Rows that were read.
+    pub rows: u64,
+    /// How many there are by the server's statistics, if they tell.
+    pub rows_estimated: Option<u64>,
 }
 
 /// Why a table is not followed, while the others are. Its points stay as they were.

@@ -101,8 +101,11 @@ pub struct Checkpoint {
     pub tables: Tables,
     /// What identified the publication when the snapshot began.
     pub publication: String,
-    /// Digest of what decides payloads and rows; when it changes, the tables are read again.
+    /// Digest of what decides payloads and rows; when it changes, tables are read again.
     pub config_digest: String,
+    /// The same by table, where tables can be read again one by one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<(TableName, String)>,
     /// Which collections were filled, by their names.
     #[serde(default)]
     pub collections: BTreeMap<String, String>,
@@ -128,6 +131,13 @@ pub struct Baseline {
     /// Tables that were found altered and have not been read again to the end, even if they are by now as they were.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub owed: BTreeSet<TableName>,
+    /// Those among them of which nothing counts that the stream brings from before a session that finds them here: they were other tables
+    /// then, had other columns, or were not followed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub anew: BTreeSet<TableName>,
+    /// Those among them that were not published all the time. That most of their rows are gone may be a mistake.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unproved: BTreeSet<TableName>,
     /// Partitions that rows were streamed of, or copied from, and that no shape has, by their oids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strays: Vec<(TableName, BTreeMap<u32, Stray>)>,
@@ -259,6 +269,24 @@ impl Store {
     /// If the file cannot be written; the old baseline stays.
     pub fn save_baseline(&self, baseline: &Baseline) -> Result<(), StoreError> {
         self.save_entry(THE_BASELINE, &encode(baseline)?)
+    }
+
+    /// Stores the checkpoint and the baseline in one durable step.
+    ///
+    /// # Errors
+    /// If the file cannot be written; nothing is changed then.
+    pub fn save_both(&self, checkpoint: &Checkpoint, baseline: &Baseline) -> Result<(), StoreError> {
+        let (checkpoint, baseline) = (encode(checkpoint)?, encode(baseline)?);
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(CHECKPOINT)?;
+                table.insert(THE_CHECKPOINT, checkpoint.as_slice())?;
+                table.insert(THE_BASELINE, baseline.as_slice())?;
+            }
+            transaction.commit()?;
+            Ok(())
+        })
     }
 
     fn entry<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<Option<T>, StoreError> {
@@ -526,6 +554,7 @@ mod tests {
             applied: Lsn(0x1D5_C408),
             publication: "p16400:7".to_owned(),
             config_digest: "abc".to_owned(),
+            digests: vec![(TableName::new("public", "books"), "def".to_owned())],
             collections: BTreeMap::from([("books".to_owned(), "embedded".to_owned())]),
             written: BTreeMap::new(),
         };

@@ -4,7 +4,7 @@
 //! then → store the checkpoint → tell the slot → close. What was not written was not confirmed, so leaving at any moment loses
 //! nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +16,7 @@ use walvec_model::{Change, Fingerprint, Generation, Lsn, Moment, Table, TableNam
 use walvec_sink::{Sink, SinkError};
 use walvec_transform::{Transform, TransformError};
 
+use crate::anew::{self, CollectionFacts, TableFacts};
 use crate::aside::Fitness;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
@@ -29,7 +30,7 @@ use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
 use crate::snapshot;
 use crate::start::{Facts, Refusal, Slot, Start, decide};
-use crate::status::{CollectionStatus, Phase, Status};
+use crate::status::{CollectionStatus, Phase, ReadAgain, Status};
 use crate::store::{Baseline, Checkpoint, SnapshotState, SourceIdentity, Store, Tables};
 use crate::telemetry::Telemetry;
 use crate::waits::showing_waits;
@@ -52,8 +53,10 @@ pub struct PipelineConfig {
     pub batch_rows: usize,
     /// How long an unfinished transaction's rows may wait for company.
     pub batch_wait: Duration,
-    /// Digest of what decides rows and payloads; when it changes, the tables are read again.
+    /// Digest of what decides rows and payloads; when it changes, tables are read again.
     pub config_digest: String,
+    /// The same for the collections of each table.
+    pub table_digests: BTreeMap<TableName, String>,
     /// What to do when changes can no longer be had.
     pub on_gap: OnGap,
     /// Whether this pipeline sets the gauges. One that fills collections beside another one does not.
@@ -291,7 +294,7 @@ impl Pipeline {
         let outcome = Box::pin(self.follow_tables(&source, fitness.clone(), retry)).await;
         self.run.owner.set(None);
         let outcome = fitness.judged(&source, outcome).await;
-        want_snapshot_after(&outcome, &self.run.store)?;
+        self.want_after(&outcome)?;
         outcome
     }
 
@@ -318,6 +321,28 @@ impl Pipeline {
         }
     }
 
+    /// Remembers what the next session has to read again because of what the last one ended with.
+    fn want_after(&self, outcome: &Result<(), PipelineError>) -> Result<(), PipelineError> {
+        let store = &self.run.store;
+        match outcome {
+            Err(PipelineError::Altered { table } | PipelineError::Source(CaptureError::Altered { table, .. }))
+                if self.reads_tables_one_by_one()? =>
+            {
+                anew::owe(store, table)
+            }
+            // The next session finds out which collection is another one.
+            Err(PipelineError::Sink { source: SinkError::Missing { .. }, .. }) if self.reads_tables_one_by_one()? => {
+                Ok(())
+            }
+            outcome => want_snapshot_after(outcome, store),
+        }
+    }
+
+    /// Whether what is stored tells tables apart. What an earlier version of walvec has stored does not.
+    fn reads_tables_one_by_one(&self) -> Result<bool, PipelineError> {
+        Ok(self.run.store.checkpoint()?.is_some_and(|checkpoint| !checkpoint.digests.is_empty()))
+    }
+
     /// Makes sure that the tables can be followed and that the collections are there.
     async fn prepare(&mut self, source: &Source) -> Result<Facts, PipelineError> {
         let run = &mut self.run;
@@ -331,22 +356,31 @@ impl Pipeline {
                 check_columns(source, name, transform, table, &run.tables).await?;
             }
         }
-        let mut collections = BTreeMap::new();
+        let (stored, baseline) = (run.store.checkpoint()?, run.store.baseline()?);
+        let known = stored.as_ref().map(|checkpoint| checkpoint.collections.clone()).unwrap_or_default();
+        let (mut collections, mut shown) = (BTreeMap::new(), BTreeMap::new());
         let mut shared = Vec::new();
         for writer in &run.writers {
             let (name, id) = (writer.collection.name.clone(), writer.prepare().await?.0);
             if writer.collection.sink.is_shared() {
                 shared.push((name.clone(), id.clone()));
             }
+            let table = writer.collection.table.clone();
+            if !run.is_aside(&table) {
+                let is_empty = known.get(&name) != Some(&id) && writer.is_empty().await?;
+                shown.insert(name.clone(), CollectionFacts { table, is_empty });
+            }
             collections.insert(name, id);
         }
         if !shared.is_empty() {
             run.owner.set(Some(source.own(&shared).await?));
         }
-        let (stored, baseline) = (run.store.checkpoint()?, run.store.baseline()?);
         let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
-        let (slot, digest) = (&self.config.source.slot, &self.config.config_digest);
-        facts(source, slot, digest, collections, before).await
+        let PipelineConfig { config_digest, table_digests, source: SourceConfig { slot, .. }, .. } = &self.config;
+        let mut facts = facts(source, slot, config_digest, collections, before).await?;
+        facts.tables = table_facts(source, table_digests, baseline.as_ref()).await?;
+        facts.shown = shown;
+        Ok(facts)
     }
 }
 
@@ -381,7 +415,12 @@ async fn work(
     let mut replay = Replay::default();
     run.writers.iter().for_each(Writer::watch_late_writes);
     let checkpoint = match decide(stored.as_ref(), &facts, run.on_gap)? {
-        Start::Resume(checkpoint) => {
+        Start::Resume { checkpoint, anew } => {
+            if stored.as_ref().is_some_and(|stored| stored.resync != checkpoint.resync) {
+                gap::announce(checkpoint.resync.as_ref(), &run.shared.telemetry);
+            }
+            stored.iter().for_each(|stored| say_what_stays(stored, &facts));
+            let checkpoint = anew::adopt(source, &run.store, *checkpoint, &facts, anew).await?;
             run.begin_generation(checkpoint.generation);
             for writer in &run.writers {
                 writer.remember(checkpoint.witnesses.get(&writer.collection.name).cloned().unwrap_or_default());
@@ -393,7 +432,7 @@ async fn work(
                 run.shared.telemetry.confirmed(confirmed);
                 replay = Replay::new(confirmed, checkpoint.last_commit);
             }
-            *checkpoint
+            checkpoint
         }
         Start::Snapshot { generation, why, drop_slot, resync } => {
             stored.iter().for_each(|stored| say_what_stays(stored, &facts));
@@ -404,6 +443,7 @@ async fn work(
             gap::announce(resync.as_ref(), &run.shared.telemetry);
             tracing::info!(generation = generation.0, "taking a snapshot: {why}");
             let checkpoint = Checkpoint {
+                digests: facts.digests(),
                 source: facts.source,
                 generation,
                 snapshot: SnapshotState::Copying,
@@ -429,15 +469,34 @@ async fn work(
             checkpoint
         }
     };
+    show_owed(source, run)?;
     run.held = if checkpoint.sweep_waits { gap::still_held(&run.followed(), &checkpoint.tables).await? } else { None };
     let on_gap = run.on_gap;
     let found_in = |error: PipelineError| gap::found_in(error, on_gap);
-    let stream = source.open_stream().await.map_err(|error| found_in(error.into()))?;
+    let passed = passed(source, &run.store).await?;
+    let stream = source.open_stream_passing(passed).await.map_err(|error| found_in(error.into()))?;
     run.shared.telemetry.phase(Phase::Streaming);
     retry.succeeded();
     tracing::info!(applied = %checkpoint.applied, "following the stream");
     let checkpointer = Checkpointer::open(Arc::clone(&run.store), Arc::clone(source), checkpoint)?;
     follow(run, source, stream, checkpointer, replay).await.map_err(found_in)
+}
+
+/// Shows which tables are to be read again, before the phase says that the stream is followed.
+fn show_owed(source: &Source, run: &Run) -> Result<(), PipelineError> {
+    let Baseline { owed, anew, .. } = run.store.baseline()?.unwrap_or_default();
+    let tables: Vec<TableName> = owed.union(&anew).flat_map(|table| source.dependents(table)).collect();
+    let is_owed = |name: &str| tables.iter().any(|table| table.to_string() == name);
+    run.shared.telemetry.read_again(|table| is_owed(table).then(ReadAgain::default));
+    Ok(())
+}
+
+/// Up to where the stream says nothing of tables that were read whole since, or will be.
+async fn passed(source: &Source, store: &Store) -> Result<HashMap<TableName, Lsn>, PipelineError> {
+    let Baseline { floors, anew, .. } = store.baseline()?.unwrap_or_default();
+    let now = source.server_position().await?.flushed;
+    let floors = floors.into_iter().map(|(table, position)| (table, position.commit_lsn));
+    Ok(floors.chain(anew.into_iter().map(|table| (table, now))).collect())
 }
 
 /// Says what becomes of collections that are not configured any more.
@@ -530,7 +589,44 @@ pub async fn facts(
         server: source.server_position().await?.flushed,
         config_digest: with_shapes(config_digest, &source.followed_tables().await?),
         collections,
+        shown: BTreeMap::new(),
+        tables: BTreeMap::new(),
     })
+}
+
+/// What is known of each followed table. `digests`: of what is configured for it.
+///
+/// # Errors
+/// If PostgreSQL cannot be asked.
+pub async fn table_facts(
+    source: &Source,
+    digests: &BTreeMap<TableName, String>,
+    baseline: Option<&Baseline>,
+) -> Result<BTreeMap<TableName, TableFacts>, PipelineError> {
+    let entries = source.publication_entries().await?;
+    let shapes: HashMap<_, _> = source.shapes_now().await?.into_iter().collect();
+    let before = |table: &TableName| {
+        let shapes = &baseline?.shapes;
+        shapes.iter().find(|(known, _)| known == table)
+    };
+    let is_owed = |table: &TableName| baseline.is_some_and(|baseline| baseline.anew.contains(table));
+    let facts = |table: Arc<Table>| {
+        let name = &table.name;
+        let digest = digests.get(name).map(String::as_str).unwrap_or_default();
+        let is_replaced = shapes
+            .get(name)
+            .zip(before(name))
+            .is_some_and(|(now, before)| is_any_replaced(std::slice::from_ref(before), &[(name.clone(), now.clone())]));
+        let facts = TableFacts {
+            digest: with_shapes(digest, std::slice::from_ref(&table)),
+            is_replaced,
+            is_owed: is_owed(name),
+            entry: entries.get(name).cloned(),
+            mains: source.dependents(name),
+        };
+        (name.clone(), facts)
+    };
+    Ok(source.followed_tables().await?.into_iter().map(facts).collect())
 }
 
 /// The configuration's digest, and the tables' columns and keys: an ALTER TABLE changes rows that no stream will bring.

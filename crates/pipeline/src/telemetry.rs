@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use walvec_model::{Change, Generation, Lsn, Moment, Op};
 
 use crate::gap::Resync;
-use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, SetAside, Status};
+use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, ReadAgain, SetAside, Status};
 use crate::trouble::BROKERS_PART;
 
 /// Commit timestamp in the WAL → durable in the sink, in seconds, per row.
@@ -217,6 +217,15 @@ impl Telemetry {
                 }
             });
         }
+    }
+
+    /// Notes of each table, `schema.table`, how far it has been read again; `None` if it is not.
+    pub(crate) fn read_again(&self, how_far: impl Fn(&str) -> Option<ReadAgain>) {
+        self.modify(|status| {
+            for collection in &mut status.collections {
+                collection.read_again = how_far(&collection.table);
+            }
+        });
     }
 
     pub(crate) fn collection(&self, index: usize, change: impl FnOnce(&mut CollectionStatus)) {

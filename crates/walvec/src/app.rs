@@ -3,7 +3,7 @@
 //! Everything that can be wrong without asking PostgreSQL (the data directory, the model, the stored collections, the
 //! templates) is found here, before anything connects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,6 +73,7 @@ impl Parts {
             batch_rows: self.config.pipeline.batch_rows,
             batch_wait: self.config.pipeline.batch_wait(),
             config_digest: config_digest(&self.config),
+            table_digests: table_digests(&self.config),
             on_gap: self.config.source.on_gap.into(),
             reports,
         };
@@ -252,10 +253,18 @@ pub(crate) fn payload_digest(config: &Config) -> String {
 /// A digest of what decides which rows and which payloads a collection has, and in which shards. When it changes, tables
 /// are read again.
 pub(crate) fn config_digest(config: &Config) -> String {
+    digest(config, config.collections.iter())
+}
+
+/// The same for the collections of each table.
+pub(crate) fn table_digests(config: &Config) -> BTreeMap<TableName, String> {
+    let of = |table: &TableName| digest(config, config.collections.iter().filter(|shows| shows.table == *table));
+    config.collections.iter().map(|collection| (collection.table.clone(), of(&collection.table))).collect()
+}
+
+fn digest<'a>(config: &Config, collections: impl Iterator<Item = &'a CollectionConfig>) -> String {
     let shard_key = config.sink.qdrant.as_ref().and_then(|qdrant| qdrant.shard_key.clone());
-    let parts: Vec<String> = config
-        .collections
-        .iter()
+    let parts: Vec<String> = collections
         .flat_map(|collection| {
             [
                 collection.name.clone(),

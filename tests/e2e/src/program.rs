@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::process::{Child, Command};
-use walvec_pipeline::status::{Phase, Status};
+use walvec_pipeline::status::{CollectionStatus, Phase, Status};
 
 use crate::{TestContext, binary, wait};
 
@@ -157,7 +157,10 @@ impl Walvec {
     /// As [`wait_for`](Self::wait_for).
     pub async fn caught_up(&mut self, context: &TestContext) -> Result<Status> {
         let position = context.wal_position().await?;
-        let caught_up = |status: &Status| status.phase == Phase::Streaming && status.applied_lsn >= position;
+        let is_read = |collection: &CollectionStatus| collection.read_again.is_none();
+        let caught_up = |status: &Status| {
+            status.phase == Phase::Streaming && status.applied_lsn >= position && status.collections.iter().all(is_read)
+        };
         self.wait_for(&format!("everything up to {position} can be found"), caught_up).await
     }
 

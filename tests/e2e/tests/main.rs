@@ -2,6 +2,7 @@
 //!
 //! - [`smoke`]: a row's way from a commit into a search, and through a restart and a kill
 //! - [`operations`]: every operation on a row, and on a table
+//! - [`anew`]: tables that are read anew while the others go on
 //! - [`altered`]: tables and types that are altered, partitions that come and go
 //! - [`partitions`]: partitions that no look has found as they were when rows were written to them
 //! - [`telling`]: what the commands tell people and programs: hits, the status, errors
@@ -46,6 +47,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod altered;
+mod anew;
 mod aside;
 mod backfill;
 mod broker;
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         smoke::tests(),
         operations::tests(),
         altered::tests(),
+        anew::tests(),
         partitions::tests(),
         locks::tests(),
         unsent::tests(),

@@ -12,23 +12,27 @@
 //! - [`reader`]: the task
 //! - [`patience`]: how often the server hears from it, and how long it may be silent
 //! - [`relation`]: Relation messages, completed from the catalogue
+//! - [`passed`]: tables whose changes are passed over up to a position
 
+mod passed;
 mod patience;
 mod reader;
 mod relation;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use walvec_model::{Lsn, StreamEvent};
+use walvec_model::{Lsn, StreamEvent, TableName};
 
 use crate::CaptureError;
 use crate::connect::Replication;
 use crate::slot::SlotState;
 use crate::source::Source;
+use passed::Passed;
 use patience::Patience;
 use reader::Reader;
 use relation::Relations;
@@ -45,8 +49,11 @@ pub struct ChangeStream {
     reader: JoinHandle<Result<(), CaptureError>>,
 }
 
-/// See [`Source::open_stream`].
-pub(crate) fn open(source: &Source) -> BoxFuture<'_, Result<ChangeStream, CaptureError>> {
+/// See [`Source::open_stream`] and [`Source::open_stream_passing`].
+pub(crate) fn open(
+    source: &Source,
+    passed: HashMap<TableName, Lsn>,
+) -> BoxFuture<'_, Result<ChangeStream, CaptureError>> {
     Box::pin(async move {
         let slot = source.config.slot.clone();
         let confirmed = match source.slot().await? {
@@ -72,7 +79,8 @@ pub(crate) fn open(source: &Source) -> BoxFuture<'_, Result<ChangeStream, Captur
         let stop = CancellationToken::new();
         let (shut_down, address, stopped) = (source.catalog.shut_down.clone(), source.address(), stop.clone());
         let last_words = batches_in.clone();
-        let reader = Reader::new(replication, relations, confirmed_out, batches_in, patience, stopped);
+        let passed = Passed::new(passed);
+        let reader = Reader::new(replication, relations, passed, confirmed_out, batches_in, patience, stopped);
         let reader = tokio::spawn(async move {
             tokio::select! {
                 ended = reader.run() => ended,

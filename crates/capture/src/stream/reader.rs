@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 use walvec_model::{Lsn, StreamEvent};
 
+use super::passed::Passed;
 use super::patience::Patience;
 use super::relation::Relations;
 use crate::CaptureError;
@@ -42,6 +43,9 @@ enum Wake<'a> {
 pub(super) struct Reader {
     replication: Replication,
     relations: Arc<Relations>,
+    passed: Passed,
+    /// Where the transaction that is being read commits.
+    commit_lsn: Lsn,
     assembler: Assembler,
     confirmed: watch::Receiver<Lsn>,
     batches: mpsc::Sender<Batch>,
@@ -74,6 +78,7 @@ impl Reader {
     pub(super) fn new(
         replication: Replication,
         relations: Arc<Relations>,
+        passed: Passed,
         confirmed: watch::Receiver<Lsn>,
         batches: mpsc::Sender<Batch>,
         patience: Patience,
@@ -86,6 +91,8 @@ impl Reader {
         Self {
             replication,
             relations,
+            passed,
+            commit_lsn: Lsn::ZERO,
             assembler: Assembler::default(),
             confirmed,
             batches,
@@ -211,16 +218,22 @@ impl Reader {
             Frame::Data { start, payload } => {
                 self.received = self.received.max(start);
                 self.batch_bytes += payload.len();
-                match pgoutput::message(payload).map_err(malformed)? {
+                let message = pgoutput::message(payload).map_err(malformed)?;
+                match message {
                     Message::Relation(relation) => {
-                        let followed = self.described(&relation).await?;
-                        debug!(
-                            schema = relation.schema,
-                            table = relation.name,
-                            followed = followed.is_some(),
-                            "relation"
-                        );
-                        self.assembler.set_relation(relation.oid, followed);
+                        let known = self.relations.name_of(relation.oid);
+                        if self.passed.holds(&relation, known, self.commit_lsn) {
+                            self.assembler.set_relation(relation.oid, None);
+                        } else {
+                            self.follow(&relation).await?;
+                        }
+                    }
+                    Message::Begin { commit_lsn, .. } => {
+                        self.commit_lsn = commit_lsn;
+                        for relation in self.passed.over(commit_lsn) {
+                            self.follow(&relation).await?;
+                        }
+                        self.apply(message)?;
                     }
                     message => self.apply(message)?,
                 }
@@ -236,6 +249,14 @@ impl Reader {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Reads the rows of a relation from now on as the message and the catalogue say.
+    async fn follow(&mut self, relation: &Relation) -> Result<(), CaptureError> {
+        let followed = self.described(relation).await?;
+        debug!(schema = relation.schema, table = relation.name, followed = followed.is_some(), "relation");
+        self.assembler.set_relation(relation.oid, followed);
         Ok(())
     }
 

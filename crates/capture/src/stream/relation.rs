@@ -40,6 +40,11 @@ impl Relations {
         Ok(Self { catalog: Arc::clone(&source.catalog), config: source.config.clone(), known })
     }
 
+    /// What the table with this oid was called when the stream was opened, if it is configured.
+    pub(super) fn name_of(&self, oid: u32) -> Option<&TableName> {
+        self.known.get(&oid).map(|known| &known.name)
+    }
+
     /// How to read the rows that follow; `None` if the table is not configured.
     pub(super) async fn describe(&self, relation: &Relation) -> Result<Option<Followed>, CaptureError> {
         let name = TableName::new(&relation.schema, &relation.name);

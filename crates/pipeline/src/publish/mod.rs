@@ -318,7 +318,7 @@ impl Session<'_> {
         let on_gap = self.config.on_gap;
         let mut replay = Replay::default();
         let checkpoint = match decide(stored.as_ref(), &facts, on_gap)? {
-            Start::Resume(checkpoint) => {
+            Start::Resume { checkpoint, .. } => {
                 self.shared.telemetry.resync(checkpoint.resync.as_ref());
                 if let Slot::Ready { confirmed } = facts.slot {
                     replay = Replay::new(confirmed, checkpoint.last_commit);
@@ -344,6 +344,7 @@ impl Session<'_> {
                     tables: BTreeMap::new(),
                     publication: String::new(),
                     config_digest: facts.config_digest,
+                    digests: Vec::new(),
                     collections: self.outlet.identities_made(),
                     written: BTreeMap::new(),
                 };

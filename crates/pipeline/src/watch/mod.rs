@@ -92,10 +92,16 @@ pub(crate) struct Watch<'a> {
     known: Option<Known>,
     /// Tables that were found altered and have not been read again to the end.
     owed: BTreeSet<TableName>,
+    /// Those of which nothing counts from before the session: see [`Baseline::anew`].
+    anew: BTreeSet<TableName>,
+    /// See [`Baseline::unproved`].
+    unproved: BTreeSet<TableName>,
     /// As of which position altered tables were read whole.
     floors: BTreeMap<TableName, Position>,
     suspicions: BTreeMap<TableName, Suspicion>,
     reading: Option<Reading>,
+    /// Whether the status shows tables that are read again.
+    shows_readings: bool,
     /// When the tables are looked at next.
     due: Instant,
     /// Tables whose keys and identities were examined as they are now.
@@ -129,9 +135,12 @@ impl<'a> Watch<'a> {
             publication: None,
             known: None,
             owed: BTreeSet::new(),
+            anew: BTreeSet::new(),
+            unproved: BTreeSet::new(),
             floors: BTreeMap::new(),
             suspicions: BTreeMap::new(),
             reading: None,
+            shows_readings: true,
             due: Instant::now(),
             examined: Known::new(),
             unfit: trouble(),
@@ -184,6 +193,7 @@ impl<'a> Watch<'a> {
                     return Ok(());
                 }
                 self.compare_tables(look.position.flushed).await?;
+                self.show_readings();
                 self.due = Instant::now() + begun.elapsed().saturating_sub(INTERVAL / REST) * REST;
                 Ok(())
             }
@@ -225,7 +235,22 @@ impl<'a> Watch<'a> {
             tracing::info!("the publication has another owner; nothing else has changed");
             return Ok(self.store.save_baseline(&Baseline { publication, ..baseline })?);
         }
-        Err(gap::found(gap::publication_changed(None), self.on_gap))
+        match self.unpublished_since(&checkpoint.publication).await {
+            // The next session reads it anew, or says that it is a gap.
+            Some(table) => Err(PipelineError::Altered { table }),
+            None => Err(gap::found(gap::publication_changed(None), self.on_gap)),
+        }
+    }
+
+    /// The table that was not published all the time since that version, if there is one and the publication is otherwise as it was.
+    async fn unpublished_since(&self, version: &str) -> Option<TableName> {
+        let now = self.publication.as_ref().filter(|_| self.on_gap == OnGap::Resync)?;
+        if !PublicationIdentity::differ_in_tables_only(version, &now.version) {
+            return None;
+        }
+        let entries = self.source.publication_entries().await.ok()?;
+        let is_new = |table: &TableName| entries.get(table).is_none_or(|now| !PublicationIdentity::lists(version, now));
+        self.tables.iter().map(|table| table.name.clone()).find(is_new)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | what has changed | what follows |
 //! |---|---|
-//! | columns or key as the stream shows them, or the table behind the name | the session begins again, as a new generation |
+//! | columns or key as the stream shows them, or the table behind the name | the session begins again, and reads that table anew |
 //! | how rows read, or which there are, without a word in the stream | that table is read again, concurrently with the stream |
 //! | a replica identity | what does not work with it any more is shown |
 //! | anything else | it is noted |
@@ -23,7 +23,7 @@ use walvec_model::{Lsn, Position, Table, TableName};
 use super::Watch;
 use crate::error::PipelineError;
 use crate::reread::{Job, Progress};
-use crate::status::Problem;
+use crate::status::{Problem, ReadAgain};
 use crate::store::Baseline;
 
 /// Tables and their shapes.
@@ -53,6 +53,8 @@ pub(super) struct Reading {
     from: Option<Lsn>,
     /// The tables whose rows depend on it, and which partitions of them to read; the last one is being read.
     todo: Vec<(TableName, Option<Vec<u32>>)>,
+    /// As of when the first of them was read whole.
+    since: Option<Position>,
     progress: Option<watch::Receiver<Progress>>,
     /// It could not be read, and is tried again then.
     again: Option<Instant>,
@@ -102,7 +104,9 @@ impl Watch<'_> {
         let mut known = match self.known.take() {
             Some(known) => known,
             None => {
-                self.owed = self.store.baseline()?.unwrap_or_default().owed;
+                let Baseline { owed, anew, unproved, .. } = self.store.baseline()?.unwrap_or_default();
+                self.owed = owed.union(&anew).cloned().collect();
+                (self.anew, self.unproved) = (anew, unproved);
                 self.noted()?
             }
         };
@@ -128,7 +132,7 @@ impl Watch<'_> {
             }
             match self.judge(&table, before, &shape, flushed).await? {
                 Verdict::Note if is_owed => {
-                    self.begin(table, shape, None, flushed, "they were to be read again before, and have not been");
+                    self.begin(table, shape, None, flushed, "that was begun or decided before");
                 }
                 Verdict::Note => {
                     self.know(&mut known, table, shape);
@@ -274,7 +278,7 @@ impl Watch<'_> {
         let part = |main: &TableName| partitions.clone().filter(|_| *main == table);
         let todo = self.source.dependents(&table).into_iter().map(|main| (main.clone(), part(&main))).collect();
         let from = partitions.is_none().then_some(flushed);
-        self.reading = Some(Reading { table, shape, from, todo, progress: None, again: None });
+        self.reading = Some(Reading { table, shape, from, todo, since: None, progress: None, again: None });
     }
 
     /// Brings the table that is read again forward. Says whether it is done, and noted.
@@ -293,6 +297,7 @@ impl Watch<'_> {
             Some(Ok(())) => {
                 reading.todo.pop();
                 let superseded = reading.progress.take().and_then(|progress| progress.borrow().superseded.clone());
+                reading.since = reading.since.or(superseded.as_ref().map(|(_, position)| *position));
                 self.floors.extend(superseded);
             }
             Some(Err(ended)) => {
@@ -304,17 +309,25 @@ impl Watch<'_> {
             }
         }
         let Some((table, partitions)) = reading.todo.last().cloned() else {
-            let Some(Reading { table, shape, from, .. }) = self.reading.take() else { return false };
+            let Some(Reading { table, shape, from, since, .. }) = self.reading.take() else { return false };
             if let Some(from) = from {
                 self.shared.leaves.read(&table, from);
             }
             self.owed.remove(&table);
+            self.unproved.remove(&table);
+            if self.anew.remove(&table)
+                && let Some(since) = since
+            {
+                // Of a table that is only looked up, too, what is older goes without saying.
+                self.floors.entry(table.clone()).or_insert(since);
+            }
             self.know(known, table, shape);
             self.unread.end();
             return true;
         };
         // While another job waits there is no room; it is given at the next look then.
-        reading.progress = self.jobs.give(Job::Altered { table, partitions }).ok();
+        let may_sweep_most = !self.unproved.contains(&reading.table);
+        reading.progress = self.jobs.give(Job::Altered { table, partitions, may_sweep_most }).ok();
         false
     }
 
@@ -330,6 +343,31 @@ impl Watch<'_> {
         let (message, remedy) = (finding.message, Some(finding.remedy.to_string()));
         tracing::warn!(code = finding.code, remedy, "{message}");
         self.unfit.show(Problem { part: "source".to_owned(), message, remedy, attempts: 1 });
+    }
+
+    /// Shows which tables are read again, and how far that has come.
+    pub(super) fn show_readings(&mut self) {
+        let is_reading = !self.owed.is_empty() || self.reading.is_some();
+        if !(is_reading || std::mem::replace(&mut self.shows_readings, is_reading)) {
+            return;
+        }
+        self.shows_readings = is_reading;
+        let (table, progress) = match &self.reading {
+            Some(Reading { todo, progress, .. }) => (todo.last().map(|(table, _)| table), progress.as_ref()),
+            None => (None, None),
+        };
+        let is_waiting = |table: &TableName| self.owed.iter().any(|owed| self.source.dependents(owed).contains(table));
+        let how_far = |name: &str| {
+            let is_named = |table: &&TableName| table.to_string() == name;
+            if table.filter(is_named).is_some() {
+                let Progress { rows, rows_estimated, .. } =
+                    progress.map(|now| now.borrow().clone()).unwrap_or_default();
+                return Some(ReadAgain { rows, rows_estimated });
+            }
+            let table = self.tables.iter().map(|table| &table.name).find(is_named)?;
+            is_waiting(table).then(ReadAgain::default)
+        };
+        self.shared.telemetry.read_again(how_far);
     }
 
     fn show_missing(&mut self, table: Option<TableName>) {
@@ -355,7 +393,8 @@ impl Watch<'_> {
         floors.append(&mut self.floors);
         let shapes = known.iter().map(|(table, shape)| (table.clone(), shape.clone())).collect();
         let (floors, owed) = (floors.into_iter().collect(), self.owed.clone());
+        let (anew, unproved) = (self.anew.clone(), self.unproved.clone());
         let strays = self.shared.leaves.strays();
-        Ok(self.store.save_baseline(&Baseline { shapes, floors, owed, strays, ..stored })?)
+        Ok(self.store.save_baseline(&Baseline { shapes, floors, owed, anew, unproved, strays, ..stored })?)
     }
 }

@@ -282,6 +282,22 @@ impl Writer {
         self.on_sink(|sink, _| async move { sink.prepare().await }).await
     }
 
+    /// Whether there are no points.
+    pub(crate) async fn is_empty(&self) -> Result<bool, PipelineError> {
+        Ok(self.on_sink(|sink, _| async move { sink.count().await }).await? == 0)
+    }
+
+    /// How many points of walvec's are older than `position`, and how many there are. Reads the whole collection.
+    pub(crate) async fn count_before(&self, position: Position) -> Result<(u64, u64), PipelineError> {
+        let (mut older, mut all) = (0, 0);
+        self.see_stored(|provenance| {
+            all += 1;
+            older += u64::from(provenance.position < position);
+        })
+        .await?;
+        Ok((older, all))
+    }
+
     /// The newest generation of any stored point, and the other tables that points are of. Reads the whole collection.
     pub(crate) async fn stored(&self) -> Result<(Generation, BTreeSet<TableName>), PipelineError> {
         let (mut newest, mut tags) = (Generation::default(), BTreeSet::new());

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use walvec_capture::Source;
 use walvec_model::Lsn;
 use walvec_pipeline::start::{Start, decide};
-use walvec_pipeline::{Before, PipelineError, Store, facts};
+use walvec_pipeline::{Before, PipelineError, Store, facts, table_facts};
 
 use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, Stage};
@@ -27,6 +27,8 @@ pub(super) enum Next {
         /// Whether the points are there, so that their vectors can be kept.
         is_stored: bool,
     },
+    /// Go on, and read these tables again meanwhile.
+    ReadAnew { tables: Vec<String>, why: String },
     /// Nothing new: it runs, with this configuration.
     Runs,
     /// It runs with another configuration, and will read the tables again when it is started with this one.
@@ -39,6 +41,7 @@ impl Next {
             Self::Read { tables } => json!({"action": "read", "tables": tables}),
             Self::Resume { at } => json!({"action": "resume", "applied": at.to_string()}),
             Self::ReadAgain { tables, why, .. } => json!({"action": "read_again", "tables": tables, "why": why}),
+            Self::ReadAnew { tables, why } => json!({"action": "resume", "read_again": tables, "why": why}),
             Self::Runs => json!({"action": "runs"}),
             Self::RunsOtherwise { tables, why } => {
                 json!({"action": "read_again", "tables": tables, "why": why, "running": true})
@@ -67,6 +70,11 @@ impl fmt::Display for Next {
                 } else {
                     "Its texts are all embedded again."
                 }
+            ),
+            Self::ReadAnew { tables, why } => write!(
+                f,
+                "Ready: `walvec run` goes on where it stopped, and reads {} again meanwhile: {why}. Unchanged texts are not embedded again.",
+                tables.join(", ")
             ),
             Self::Runs => f.write_str("walvec is running with this configuration."),
             Self::RunsOtherwise { tables, why } => write!(
@@ -100,7 +108,10 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
         Some(broker) => broker::digest(config, &broker.kafka),
         None => app::config_digest(config),
     };
-    let facts = facts(source, &config.source.slot, &digest, collections, before).await?;
+    let mut facts = facts(source, &config.source.slot, &digest, collections, before).await?;
+    if config.broker.is_none() {
+        facts.tables = table_facts(source, &app::table_digests(config), baseline.as_ref()).await?;
+    }
     let tables = tables(config);
     Ok(match (decide(stored.as_ref(), &facts, config.source.on_gap.into()).map_err(PipelineError::from)?, stored) {
         (Start::Snapshot { .. }, None) => Next::Read { tables },
@@ -109,7 +120,11 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
             let why = if is_altered { changed(config).unwrap_or(why) } else { why };
             Next::ReadAgain { tables, why, is_stored: true }
         }
-        (Start::Resume(checkpoint), _) => match missing.filter(|_| config.broker.is_none()) {
+        (Start::Resume { anew, .. }, _) if !anew.why.is_empty() => {
+            let why = anew.why.values().next().cloned().unwrap_or_default();
+            Next::ReadAnew { tables: anew.why.into_keys().map(|table| table.to_string()).collect(), why }
+        }
+        (Start::Resume { checkpoint, .. }, _) => match missing.filter(|_| config.broker.is_none()) {
             Some(name) => {
                 let why = format!("the collection {name} does not exist any more");
                 Next::ReadAgain { tables, why, is_stored: false }

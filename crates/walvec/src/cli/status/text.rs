@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use walvec_model::{Lsn, Moment, RowKey};
 use walvec_pipeline::Status;
-use walvec_pipeline::status::{BrokerStatus, CollectionStatus, LATEST_DEAD_LETTERS, Phase, SetAside};
+use walvec_pipeline::status::{BrokerStatus, CollectionStatus, LATEST_DEAD_LETTERS, Phase, ReadAgain, SetAside};
 use walvec_pipeline::store::{DeadLetter, SnapshotState};
 
 use super::Process;
@@ -50,10 +50,21 @@ fn of_running(status: &Status) -> String {
         lines.extend(problem.remedy.as_ref().map(|remedy| format!("   help: {remedy}")));
     }
     lines.extend(status.collections.iter().filter_map(set_aside));
+    lines.extend(status.collections.iter().filter_map(read_again));
     lines.push(counts(status));
     lines.extend(old_counts(status));
     lines.extend(status.collections.iter().flat_map(|collection| &collection.latest_dead_letters).map(parked));
     lines.join("\n")
+}
+
+/// How far a table has been read again.
+fn read_again(collection: &CollectionStatus) -> Option<String> {
+    let ReadAgain { rows, rows_estimated } = collection.read_again.as_ref()?;
+    let (name, table) = (&collection.collection, &collection.table);
+    Some(match rows_estimated {
+        Some(estimated) => format!("{name}: {table} is read again, {rows} of about {estimated} rows so far."),
+        None => format!("{name}: {table} is read again, {rows} rows so far."),
+    })
 }
 
 /// How far it has come, and how far the server is. What is old says of when it is.

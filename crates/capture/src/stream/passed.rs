@@ -1,0 +1,76 @@
+//! Tables whose changes are passed over up to a position, because they are read whole as of that position or a later one.
+//!
+//! What the stream says of such a table from before may not go with the catalogue any more: a key column may have had another name,
+//! another table may have had the table's name. So it is not looked at.
+
+use std::collections::HashMap;
+
+use walvec_model::{Lsn, TableName};
+
+use crate::pgoutput::Relation;
+
+/// What is passed over, and what the server said of it meanwhile.
+pub(super) struct Passed {
+    until: HashMap<TableName, Lsn>,
+    /// Relation messages of tables that are passed over at present. The server does not repeat them.
+    relations: Vec<(Lsn, Relation)>,
+}
+
+impl Passed {
+    /// `until`: by table, the position from which on transactions count. A transaction is where its commit is.
+    pub(super) fn new(until: HashMap<TableName, Lsn>) -> Self {
+        Self { until, relations: Vec::new() }
+    }
+
+    /// Whether a relation is passed over in a transaction that commits at `commit_lsn`. `known`: what the table with its oid is called
+    /// now, if it is configured.
+    pub(super) fn holds(&mut self, relation: &Relation, known: Option<&TableName>, commit_lsn: Lsn) -> bool {
+        if self.until.is_empty() {
+            return false;
+        }
+        self.relations.retain(|(_, held)| held.oid != relation.oid);
+        let name = TableName::new(&relation.schema, &relation.name);
+        let until = [Some(&name), known].into_iter().flatten().filter_map(|table| self.until.get(table)).max().copied();
+        let until = until.filter(|until| commit_lsn < *until);
+        self.relations.extend(until.map(|until| (until, relation.clone())));
+        until.is_some()
+    }
+
+    /// The relations that count from a transaction on that commits at `commit_lsn`, and did not until now.
+    pub(super) fn over(&mut self, commit_lsn: Lsn) -> Vec<Relation> {
+        let is_over = |(until, _): &mut (Lsn, Relation)| *until <= commit_lsn;
+        self.relations.extract_if(.., is_over).map(|(_, relation)| relation).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relation(oid: u32, name: &str) -> Relation {
+        Relation { oid, schema: "public".to_owned(), name: name.to_owned(), identity: b'd', columns: Vec::new() }
+    }
+
+    fn passed() -> Passed {
+        Passed::new(HashMap::from([(TableName::new("public", "books"), Lsn(100))]))
+    }
+
+    #[test]
+    fn a_table_is_passed_over_by_its_name_of_then_and_of_now() {
+        let books = TableName::new("public", "books");
+        assert!(passed().holds(&relation(1, "books"), None, Lsn(99)));
+        assert!(passed().holds(&relation(1, "volumes"), Some(&books), Lsn(99)));
+        assert!(!passed().holds(&relation(1, "books"), None, Lsn(100)));
+        assert!(!passed().holds(&relation(1, "authors"), None, Lsn(99)));
+    }
+
+    #[test]
+    fn what_the_server_said_last_of_a_relation_counts_afterwards_and_once() {
+        let mut passed = passed();
+        assert!(passed.holds(&relation(1, "books"), None, Lsn(10)));
+        assert!(passed.holds(&Relation { identity: b'f', ..relation(1, "books") }, None, Lsn(20)));
+        assert_eq!(passed.over(Lsn(99)), []);
+        assert_eq!(passed.over(Lsn(100)), [Relation { identity: b'f', ..relation(1, "books") }]);
+        assert_eq!(passed.over(Lsn(200)), []);
+    }
+}
