@@ -29,6 +29,9 @@ use crate::store::Baseline;
 /// Tables and their shapes.
 pub(super) type Known = BTreeMap<TableName, Shape>;
 
+/// Why a table is read that was owed when the session began.
+const BEGUN_BEFORE: &str = "that was begun or decided before";
+
 /// How long a table is left alone that could not be read again.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -113,12 +116,19 @@ impl Watch<'_> {
         let mut is_noted = !self.read_on(&mut known);
         let mut missing = None;
         let unfollowed = self.source.unfollowed();
-        for (table, shape) in found.into_iter().filter(|(table, _)| !unfollowed.contains(table)) {
+        for (table, shape) in found {
+            let (is_followed, is_owed) = (!unfollowed.contains(&table), self.owed.contains(&table));
             let Some(shape) = shape else {
-                missing.get_or_insert(table);
+                missing = missing.or(is_followed.then_some(table));
                 continue;
             };
-            let is_owed = self.owed.contains(&table);
+            if !is_followed {
+                // Others look rows up in it, and have to be read.
+                if is_owed {
+                    self.begin(table, shape, None, flushed, BEGUN_BEFORE);
+                }
+                continue;
+            }
             let is_due = is_owed || self.shared.leaves.is_any_gone(&table, &shape, flushed);
             let Some(before) = known.get(&table).filter(|before| **before != shape || is_due) else {
                 if !known.contains_key(&table) {
@@ -132,7 +142,7 @@ impl Watch<'_> {
             }
             match self.judge(&table, before, &shape, flushed).await? {
                 Verdict::Note if is_owed => {
-                    self.begin(table, shape, None, flushed, "that was begun or decided before");
+                    self.begin(table, shape, None, flushed, BEGUN_BEFORE);
                 }
                 Verdict::Note => {
                     self.know(&mut known, table, shape);
@@ -321,7 +331,10 @@ impl Watch<'_> {
                 // Of a table that is only looked up, too, what is older goes without saying.
                 self.floors.entry(table.clone()).or_insert(since);
             }
-            self.know(known, table, shape);
+            // What a table was that is set aside tells whether it can be followed again.
+            if !self.source.unfollowed().contains(&table) {
+                self.know(known, table, shape);
+            }
             self.unread.end();
             return true;
         };
