@@ -7,6 +7,7 @@
 //! - [`Filter`]: conditions on payload fields
 //! - [`Keywords`]: the sparse vectors of texts
 //! - [`nearest_rows`]: searches in which a row counts once
+//! - [`page_of_hits`]: the hits of a search, page by page
 //! - [`SinkError`]: what can go wrong, and whether trying again helps
 //! - [`Limited`]: what a server refused because of its limits
 
@@ -21,6 +22,7 @@ pub mod keywords;
 mod limited;
 mod made_with;
 mod nearest_rows;
+mod paged;
 pub mod qdrant;
 
 use std::future::Future;
@@ -33,6 +35,7 @@ pub use filter::{Bounds, Condition, Datetime, Filter, NotADatetime};
 pub use keywords::Keywords;
 pub use limited::{Limited, RateLimit};
 pub use nearest_rows::nearest_rows;
+pub use paged::{HitPage, page_of_hits};
 use walvec_model::{
     Fingerprint, Generation, MadeWith, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, SparseVector,
     StoredPoint, TableName, Vector,
@@ -117,7 +120,7 @@ impl Write {
 pub struct CollectionId(pub String);
 
 /// More hits than anybody reads, few enough that a request cannot exhaust the memory of whoever answers it.
-pub(crate) const MAX_HITS: usize = 10_000;
+pub const MAX_HITS: usize = 10_000;
 
 /// How many points each side of a hybrid search brings in for one hit that is wanted, and at least. A point that one side
 /// ranks low may be high on the other.
@@ -333,6 +336,10 @@ fn in_order(mut hits: Vec<Hit>, is_dense: bool, min_score: Option<f32>) -> Vec<H
 pub trait Search: Send + Sync {
     /// The nearest points, best first.
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>>;
+
+    /// The nearest points as [`search`](Self::search) finds them, best first, of whose fields walvec's own one is enough. A hybrid
+    /// search brings in as many points of each side as one for `per_page` hits does, so that a longer ranking begins with a shorter one.
+    fn rank(&self, request: SearchRequest, per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>>;
 
     /// Up to `limit` points in id order from `from` (inclusive) on, exactly as they are stored.
     fn page(

@@ -29,7 +29,7 @@ pub async fn nearest_rows(collection: &dyn Search, request: SearchRequest) -> Re
 }
 
 /// The first hits of different rows. A point that something else wrote is a row of its own.
-fn one_per_row(hits: Vec<Hit>, limit: usize) -> Vec<Hit> {
+pub(crate) fn one_per_row(hits: Vec<Hit>, limit: usize) -> Vec<Hit> {
     let mut seen = HashSet::new();
     let is_new = |hit: &Hit| match &hit.provenance {
         Some(row) => seen.insert((row.table.clone(), Value::Array(row.key.clone()).to_string())),
@@ -75,6 +75,10 @@ mod tests {
             };
             let hits = (0..self.rows * self.chunks).take(request.limit).map(hit).collect();
             Box::pin(std::future::ready(Ok(hits)))
+        }
+
+        fn rank(&self, _: SearchRequest, _: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+            unreachable!("nobody reads pages of hits")
         }
 
         fn page(&self, _: Option<PointId>, _: usize, _: bool) -> BoxFuture<'_, Result<RawPage, SinkError>> {

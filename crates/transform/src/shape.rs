@@ -16,6 +16,8 @@ pub(crate) const ROW: &str = "row";
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) columns: Vec<String>,
+    /// Their types, as SQL names them.
+    pub(crate) types: Vec<String>,
     /// Payload fields that are columns, with their indexes.
     pub(crate) payload: Vec<(String, usize)>,
     /// Columns that templates can reach, with their indexes. Only these are converted for the template engine.
@@ -26,7 +28,8 @@ pub(crate) struct Shape {
 
 impl Shape {
     pub(crate) fn is_of(&self, table: &Table) -> bool {
-        self.columns.iter().eq(table.columns.iter().map(|column| &column.name))
+        let known = self.columns.iter().zip(&self.types);
+        known.eq(table.columns.iter().map(|column| (&column.name, &column.type_name)))
     }
 }
 

@@ -92,6 +92,16 @@ impl Transform {
         self.shape(table).map(|_| ())
     }
 
+    /// The payload fields that are columns, each with its type as SQL names it, in the order of the payload. `None` until a table was
+    /// seen.
+    #[must_use]
+    pub fn stored_columns(&self) -> Option<Vec<(String, String)>> {
+        let shape = self.shape.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let column =
+            |(name, index): &(String, usize)| (name.clone(), shape.types.get(*index).cloned().unwrap_or_default());
+        Some(shape.payload.iter().map(column).collect())
+    }
+
     /// The id under which the row is stored, or its first chunk. See [`point_id`](mod@point_id).
     #[must_use]
     pub fn point_id(&self, table: &Table, key: &RowKey) -> PointId {
@@ -338,7 +348,8 @@ impl Transform {
         let reachable = reachable.map(|(index, name)| (name.clone(), index)).collect();
         let is_needed = |(index, name): (usize, &String)| table.key.contains(&index) || self.needs(name);
         let needed = columns.iter().enumerate().map(is_needed).collect();
-        Ok(Shape { columns, payload, reachable, needed })
+        let types = table.columns.iter().map(|column| column.type_name.clone()).collect();
+        Ok(Shape { columns, types, payload, reachable, needed })
     }
 
     fn check_field(&self, table: &Table, field: &str, name: &str) -> Result<(), TransformError> {

@@ -20,6 +20,7 @@ use walvec_transform::{Chunker, Transform, TransformError, TransformSpec};
 use crate::cli::Failure;
 use crate::collection::{Opened, Which};
 use crate::config::{CollectionConfig, Config};
+use crate::fields::Fields;
 use crate::http::{Searchable, Serving};
 
 /// The stages of a configuration, ready to be run.
@@ -93,6 +94,7 @@ impl Parts {
             layout: collection.layout(),
             keywords: written.keywords.clone(),
             is_chunked: collection.chunk.is_some(),
+            fields: Arc::new(Fields::new(collection, Arc::clone(&written.transform))),
             search: opened.search(),
         };
         Serving { collections: opened.map(searchable).collect(), embedder: Arc::clone(&self.embedder) }

@@ -12,6 +12,8 @@
 //! - [`swapped`]: whether a provider has another model now under the same name
 //! - [`last_run`]: how the last run on a data directory ended
 //! - [`http`] and [`ui`]: the HTTP API, health, metrics and the search page
+//! - [`fields`]: what the collections have
+//! - [`cursor`]: where the next page of a search begins
 //! - [`score`] and [`words`]: how a hit is shown, on the page and on the command line
 //! - [`demo`]: a throw-away PostgreSQL with a catalogue of books
 
@@ -22,7 +24,9 @@ mod broker;
 mod cli;
 mod collection;
 mod config;
+mod cursor;
 mod demo;
+mod fields;
 mod http;
 mod last_run;
 mod mode;

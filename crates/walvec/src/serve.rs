@@ -80,7 +80,12 @@ impl Service {
         let (status_in, status) = watch::channel(status_at_start(&config));
         let (requests, queue) = mpsc::channel(1);
         let tasks = Tasks::default();
-        let token = config.server.token.clone();
+        let (token, allowed_hosts) = (config.server.token.clone(), config.server.allowed_hosts.clone());
+        if let Some(why) = config.server.weak_token() {
+            tracing::warn!(
+                "{why}: programs of this machine can guess it; `openssl rand -hex 32` makes one that nobody guesses"
+            );
+        }
         let samples = swapped::file(&config);
         let ready = match config.broker.clone() {
             None => direct(config, status_in, (requests.clone(), queue), &tasks, reload, &stop).await?,
@@ -96,6 +101,7 @@ impl Service {
             status: status.clone(),
             metrics,
             token,
+            allowed_hosts,
             examples,
         };
         // The server outlives the pipeline: searches are answered until everything is durable.

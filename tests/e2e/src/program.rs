@@ -151,6 +151,19 @@ impl Walvec {
         waited.await.map_err(|error| anyhow!("{error:#}; the last status was {last:?}"))
     }
 
+    /// Waits until what a GET of `path` answers, whatever its status, is as `wanted`.
+    ///
+    /// # Errors
+    /// If the program ends, or [`wait::LIMIT`] passes.
+    pub async fn wait_for_answer(&mut self, what: &str, path: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        wait::until(what, async || {
+            ended(&mut self.process, &self.log)?;
+            let Ok(response) = self.get(path, &[]).await else { return Ok(None) };
+            Ok(wanted(&response.text().await?).then_some(()))
+        })
+        .await
+    }
+
     /// Waits until everything that is committed now can be found.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! - [`altered`]: tables and types that are altered, partitions that come and go
 //! - [`partitions`]: partitions that no look has found as they were when rows were written to them
 //! - [`telling`]: what the commands tell people and programs: hits, the status, errors
+//! - [`asking`]: pages of hits, fields, allowed hosts, tokens, health
 //! - [`progress`]: long work is seen to go on
 //! - [`unsent`]: large values that PostgreSQL does not send
 //! - [`locks`]: what walvec reads keeps no statement of the application waiting
@@ -49,6 +50,7 @@
 mod altered;
 mod anew;
 mod aside;
+mod asking;
 mod backfill;
 mod broker;
 mod broker_commands;
@@ -120,6 +122,7 @@ fn main() -> ExitCode {
         failover::tests(),
         sessions::tests(),
         telling::tests(),
+        asking::tests(),
         progress::tests(),
         memory::tests(),
         reindex::tests(),

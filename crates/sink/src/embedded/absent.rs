@@ -107,6 +107,10 @@ impl Search for Embedded {
         match self.0 {}
     }
 
+    fn rank(&self, _request: SearchRequest, _per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+        match self.0 {}
+    }
+
     fn page(
         &self,
         _from: Option<PointId>,

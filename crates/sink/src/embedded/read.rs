@@ -125,6 +125,27 @@ fn page_of_records(
 }
 
 pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target) -> Result<Vec<Hit>, SinkError> {
+    let per_page = request.limit;
+    find(shard, request, target, per_page, ALL_FIELDS)
+}
+
+/// See [`Search::rank`](crate::Search::rank).
+pub(super) fn rank(
+    shard: &EdgeShard,
+    request: SearchRequest,
+    target: &Target,
+    per_page: usize,
+) -> Result<Vec<Hit>, SinkError> {
+    find(shard, request, target, per_page, own_field()?)
+}
+
+fn find(
+    shard: &EdgeShard,
+    request: SearchRequest,
+    target: &Target,
+    per_page: usize,
+    fields: WithPayloadInterface,
+) -> Result<Vec<Hit>, SinkError> {
     request.check(target.dimension, target.vectors.keywords.is_some())?;
     let filter = edge_filter(target.nesting.as_deref(), &request.filter)?;
     if request.finds_nothing() {
@@ -146,7 +167,7 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target)
             let prefetch = |query| Prefetch {
                 prefetches: Vec::new(),
                 query: Some(query),
-                limit: fused_from(limit),
+                limit: fused_from(per_page),
                 params: None,
                 filter: filter.clone(),
                 score_threshold: None,
@@ -164,7 +185,7 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target)
         offset: 0,
         params: None,
         with_vector: WithVector::Bool(false),
-        with_payload: WithPayloadInterface::Bool(true),
+        with_payload: fields,
     };
     let hits = queried(shard, request)?.into_iter().map(hit).collect();
     Ok(in_order(hits, is_dense, min_score))
@@ -173,10 +194,11 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target)
 fn queried(shard: &EdgeShard, request: QueryRequest) -> Result<Vec<ScoredPoint>, SinkError> {
     match guarded(|| shard.query(request.clone()).map_err(read_error)) {
         Err(error) if is_too_deep(&error) => {
+            let fields = request.with_payload.clone();
             let request = QueryRequest { with_payload: NO_FIELDS, ..request };
             let mut found = shard.query(request).map_err(read_error)?;
             let ids: Vec<PointId> = found.iter().map(|hit| point_id(hit.id)).collect();
-            let payloads = records(shard, &ids, &ALL_FIELDS, false)?.into_iter();
+            let payloads = records(shard, &ids, &fields, false)?.into_iter();
             let mut payloads: HashMap<_, _> = payloads.map(|record| (record.id, record.payload)).collect();
             found.iter_mut().for_each(|hit| hit.payload = payloads.remove(&hit.id).flatten());
             Ok(found)

@@ -420,14 +420,28 @@ impl Sink for Remote {
     }
 }
 
+impl Remote {
+    /// Refuses to search a collection whose vectors may be of another model.
+    fn check_is_known(&self) -> Result<(), SinkError> {
+        if self.0.is_alias && !self.0.place.is_known() {
+            return Err(self.0.place.unavailable("walvec has not looked at the collection yet"));
+        }
+        Ok(())
+    }
+}
+
 impl Search for Remote {
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
         Box::pin(async move {
-            // Its vectors may be of another model.
-            if self.0.is_alias && !self.0.place.is_known() {
-                return Err(self.0.place.unavailable("walvec has not looked at the collection yet"));
-            }
+            self.check_is_known()?;
             read::search(&self.0, request).await
+        })
+    }
+
+    fn rank(&self, request: SearchRequest, per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+        Box::pin(async move {
+            self.check_is_known()?;
+            read::rank(&self.0, request, per_page).await
         })
     }
 

@@ -131,6 +131,21 @@ async fn scrolled(
 }
 
 pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<Hit>, SinkError> {
+    let per_page = request.limit;
+    find(inner, request, per_page, true.into()).await
+}
+
+/// See [`Search::rank`](crate::Search::rank).
+pub(super) async fn rank(inner: &Inner, request: SearchRequest, per_page: usize) -> Result<Vec<Hit>, SinkError> {
+    find(inner, request, per_page, own_field()).await
+}
+
+async fn find(
+    inner: &Inner,
+    request: SearchRequest,
+    per_page: usize,
+    fields: WithPayloadSelector,
+) -> Result<Vec<Hit>, SinkError> {
     let Inner { client, spec, place, .. } = inner;
     request.check(spec.dimension, spec.keywords.is_some())?;
     let filter = client_filter(spec.nesting.as_deref(), &request.filter)?;
@@ -145,9 +160,9 @@ pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<
         shard_key_selector: tenant.as_ref().map(|(_, shard)| selector(shard)),
         limit: Some(request.limit as u64),
         score_threshold: request.engine_bound(),
-        with_payload: Some(true.into()),
+        with_payload: Some(fields),
         with_vectors: Some(false.into()),
-        ..query(spec, request.query, request.limit, filter)
+        ..query(spec, request.query, per_page, filter)
     };
     if let Some((tenants, shard)) = &tenant
         && !tenants.exists(inner, shard).await?
@@ -171,7 +186,7 @@ fn with_remedy(error: SinkError) -> SinkError {
 }
 
 /// The part of a request that says what is looked for, and where.
-fn query(spec: &CollectionSpec, query: Query, limit: usize, filter: Option<ClientFilter>) -> QueryPoints {
+fn query(spec: &CollectionSpec, query: Query, per_page: usize, filter: Option<ClientFilter>) -> QueryPoints {
     let dense = |vector: Vector| (ClientQuery::new_nearest(vector), spec.vector.clone());
     let keyword = |SparseVector { indices, values }: SparseVector| {
         (ClientQuery::new_nearest(VectorInput::new_sparse(indices, values)), spec.keywords.clone())
@@ -193,7 +208,7 @@ fn query(spec: &CollectionSpec, query: Query, limit: usize, filter: Option<Clien
                 query: Some(query),
                 using,
                 filter: filter.clone(),
-                limit: Some(fused_from(limit) as u64),
+                limit: Some(fused_from(per_page) as u64),
                 ..PrefetchQuery::default()
             };
             let sides = sides.into_iter().flatten().map(prefetch).collect();

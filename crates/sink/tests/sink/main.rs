@@ -11,6 +11,7 @@
 //! - [`tenants`]: shards by the value of a field
 //! - [`layouts`]: vectors with a name, fields inside an object
 //! - [`hybrid`]: sparse vectors, searches by keyword, two rankings fused
+//! - [`paged`]: the hits of a search, page by page
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
@@ -22,6 +23,7 @@ mod hybrid;
 mod layouts;
 mod limits;
 mod opening;
+mod paged;
 mod searching;
 mod server;
 mod tenants;

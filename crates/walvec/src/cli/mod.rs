@@ -2,9 +2,11 @@
 
 mod backfill;
 mod check;
+mod collections;
 mod dead_letters;
 mod demo;
 mod failure;
+mod health;
 mod hits;
 mod init;
 pub(crate) mod logging;
@@ -94,7 +96,9 @@ enum Command {
     Init(init::InitArgs),
     Run(run::RunArgs),
     Search(search::SearchArgs),
+    Collections(collections::CollectionsArgs),
     Status(status::StatusArgs),
+    Health(health::HealthArgs),
     /// Find everything that would stop `run`, each with its remedy.
     Check(check::CheckArgs),
     Verify(verify::VerifyArgs),
@@ -192,7 +196,9 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
         Command::Init(args) => block_on(init::execute(args)),
         Command::Run(args) => block_on(run::execute(args)),
         Command::Search(args) => block_on(search::execute(args)),
+        Command::Collections(args) => block_on(collections::execute(args)),
         Command::Status(args) => block_on(status::execute(args)),
+        Command::Health(args) => block_on(health::execute(args)),
         Command::Check(args) => block_on(check::execute(args)),
         Command::Verify(args) => block_on(verify::execute(args)),
         Command::Reindex(args) => block_on(reindex::execute(args)),

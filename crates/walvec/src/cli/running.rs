@@ -94,6 +94,15 @@ pub(crate) fn directories(config: &Config, stages: &[Stage]) -> Vec<(String, Pat
     found
 }
 
+/// What a running instance says of its health.
+pub(crate) struct Answered {
+    pub(crate) is_ok: bool,
+    /// `ready`, `alive`, or why it is not.
+    pub(crate) said: String,
+    /// The part whose error is being retried.
+    pub(crate) problem: Option<String>,
+}
+
 /// A running instance.
 pub(crate) struct Running {
     address: SocketAddr,
@@ -111,7 +120,11 @@ impl Running {
     }
 
     /// What answers at an address.
-    async fn at(address: SocketAddr, token: Option<SecretString>, key: Option<SecretString>) -> Option<Self> {
+    pub(crate) async fn at(
+        address: SocketAddr,
+        token: Option<SecretString>,
+        key: Option<SecretString>,
+    ) -> Option<Self> {
         let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().build().ok()?;
         let running = Self { address, client, token, key };
         running.client.get(running.url("/livez")).send().await.ok()?;
@@ -119,7 +132,7 @@ impl Running {
     }
 
     /// The instance of a directory. That of another user is looked for at the configured address.
-    async fn of(config: &Config, directory: &Path) -> Option<Self> {
+    pub(crate) async fn of(config: &Config, directory: &Path) -> Option<Self> {
         let token = || config.server.token.clone();
         match Announcement::read(directory) {
             Ok(_) => Self::find(directory, token()).await,
@@ -153,6 +166,25 @@ impl Running {
             Failure::definite("E_NOT_RUNNING", what)
                 .with_remedy(format!("start it in another terminal: walvec run{stage}"))
         })
+    }
+
+    /// Where it serves.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What `/livez` or `/readyz` say, which nobody needs a token for.
+    pub(crate) async fn probe(&self, path: &str) -> Answered {
+        let answer = async {
+            let response = self.client.get(self.url(path)).send().await?;
+            Ok((response.status().is_success(), response.json::<Value>().await?))
+        };
+        let (is_ok, body) = answer.await.unwrap_or_else(|error: reqwest::Error| {
+            (false, serde_json::json!({"detail": format!("it does not answer: {error}")}))
+        });
+        let text = |member| body.get(member).and_then(Value::as_str).map(str::to_owned);
+        let said = if is_ok { text("status") } else { text("detail") };
+        Answered { is_ok, said: said.unwrap_or_else(|| "no answer of walvec".to_owned()), problem: text("problem") }
     }
 
     /// The answer of a GET, or the problem that was answered.

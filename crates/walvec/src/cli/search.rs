@@ -9,16 +9,18 @@ use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
-use walvec_sink::{Condition, Filter, Hit, Query, SearchRequest, nearest_rows};
+use walvec_sink::{Condition, Filter, Query, SearchRequest, page_of_hits};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, hits, output};
+use crate::app;
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, Stage};
+use crate::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
 use crate::http::filter::condition_from_text;
+use crate::http::hits::AnswerHit;
 use crate::http::request::MAX_QUERY_BYTES;
 use crate::mode::{By, Mode, Refused};
-use crate::{app, score};
 
 /// Search a collection by meaning.
 ///
@@ -55,6 +57,9 @@ pub(crate) struct SearchArgs {
     /// Show each row once, as the nearest of its chunks.
     #[arg(long)]
     group_by_row: bool,
+    /// Go on where the page before ended: the `next` of its JSON. The rest of the command has to be the same.
+    #[arg(long)]
+    cursor: Option<Cursor>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -100,6 +105,8 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
             query.extend(min_score.as_deref().map(|score| ("min_score", score)));
             let mode = args.mode.map(|mode| mode.to_string());
             query.extend(mode.as_deref().map(|mode| ("mode", mode)));
+            let cursor = args.cursor.as_ref().map(Cursor::to_string);
+            query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
             query.extend(args.group_by_row.then_some(("group", "row")));
             query.extend(args.filters.iter().map(|given| ("filter", given.text.as_str())));
             running.get("/api/v1/search", &query).await?
@@ -150,6 +157,21 @@ async fn search_here(
     let refused = |Refused(reason)| Failure::new(2, "E_USAGE", format!("collection \"{}\": {reason}", collection.name));
     let by = Mode::of(args.mode, keywords.as_deref()).map_err(refused)?;
     by.check_score(args.min_score).map_err(refused)?;
+    let filter = Filter(args.filters.iter().map(|given| given.condition.clone()).collect());
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let ranking = Ranking {
+        collection: &collection.name,
+        text,
+        mode: by.mode(),
+        filter: &filter,
+        min_score: args.min_score,
+        by_row: args.group_by_row,
+        limit,
+    };
+    let offset = match &args.cursor {
+        Some(cursor) => cursor.offset_in(&ranking).ok_or_else(|| Failure::new(2, "E_USAGE", OF_ANOTHER_SEARCH))?,
+        None => 0,
+    };
     let _data_dir = app::lock(directory)?;
     let embedder = app::load_embedder(config).await?;
     let fingerprint = app::fingerprint(embedder.as_ref(), collection);
@@ -158,21 +180,19 @@ async fn search_here(
         let what = format!("collection \"{}\" does not exist yet", collection.name);
         Failure::definite("E_SINK", what).with_remedy("walvec run")
     })?;
-    let conditions = args.filters.iter().map(|given| given.condition.clone());
     let request = SearchRequest {
         query: query(embedder.as_ref(), by, text).await?,
-        limit: usize::try_from(args.limit).unwrap_or(usize::MAX),
-        filter: Filter(conditions.collect()),
+        limit,
+        filter: filter.clone(),
         min_score: args.min_score,
     };
-    let points = opened.search();
-    let hits = if args.group_by_row { nearest_rows(&*points, request).await } else { points.search(request).await };
-    let hits = hits.map_err(|error| Failure::definite("E_SINK", error))?;
+    let page = page_of_hits(&*opened.search(), request, offset, args.group_by_row).await;
+    let page = page.map_err(|error| Failure::definite("E_SINK", error))?;
     opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
-    let shown = |hit: Hit| json!({"id": hit.id, "score": score::exact(hit.score), "payload": hit.payload});
-    let hits: Vec<Value> = hits.into_iter().map(shown).collect();
+    let next = page.has_more.then(|| Cursor::new(&ranking, offset + limit).to_string());
+    let hits: Vec<AnswerHit> = page.hits.iter().map(AnswerHit::from).collect();
     let freshness = json!({"lag_ms": null, "applied_lsn": applied(directory)?});
-    Ok(json!({"query": text, "collection": collection.name, "hits": hits, "freshness": freshness}))
+    Ok(json!({"query": text, "collection": collection.name, "hits": hits, "next": next, "freshness": freshness}))
 }
 
 async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<Query, Failure> {

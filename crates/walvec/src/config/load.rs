@@ -17,10 +17,10 @@ use super::features::{self, Features};
 use super::interpolate::interpolate;
 use super::settings::Config;
 use super::stage::{INSTANCE, Stage, instance};
-use super::{conninfo, names, reader, rules, variables};
+use super::{conninfo, names, reader, rules, server_rules, variables};
 
 /// The file that is read when none is named.
-const DEFAULT_FILE: &str = "walvec.yaml";
+pub(crate) const DEFAULT_FILE: &str = "walvec.yaml";
 
 /// Values given as flags, and what a command can do without.
 #[derive(Clone, Debug, Default)]
@@ -126,7 +126,7 @@ impl Config {
         self.models = environment.models_root_of(&self.embedding.model)?;
         rules::check(&self, document, overrides.not_needed)?;
         if !overrides.not_needed.contains(&"server.token") {
-            rules::check_exposure(&self, document)?;
+            server_rules::check_exposure(&self, document)?;
         }
         Ok(self)
     }

@@ -13,6 +13,7 @@
 //! - [`names`]: table names in SQL's notation
 //! - [`conninfo`]: completes a connection string from `PG*` variables
 //! - [`rules`]: what must hold beyond types
+//! - [`server_rules`]: who may ask, and by which names
 //! - [`error`]: what can be wrong, and where
 
 mod broker;
@@ -31,6 +32,7 @@ mod lookup_rules;
 mod names;
 mod reader;
 mod rules;
+mod server_rules;
 mod settings;
 mod stage;
 #[cfg(test)]
@@ -42,9 +44,10 @@ pub(crate) use embedding::EmbeddingSettings;
 pub(crate) use environment::Environment;
 pub(crate) use error::ConfigError;
 pub(crate) use features::Features;
-pub(crate) use load::Overrides;
+pub(crate) use load::{DEFAULT_FILE, Overrides};
 pub(crate) use names::table_name;
-pub(crate) use settings::{ChunkSettings, CollectionConfig, Config, QdrantSettings};
+pub(crate) use settings::DEFAULT_LISTEN;
+pub(crate) use settings::{ChunkSettings, CollectionConfig, Config, IndexKind, QdrantSettings};
 pub(crate) use stage::{Stage, instance};
 
 /// The JSON schema of walvec.yaml, for editors.

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use secrecy::ExposeSecret as _;
 use walvec_model::point::RESERVED_KEY;
 use walvec_sink::Keywords;
 
@@ -11,6 +10,7 @@ use super::document::Document;
 use super::embedding_rules::check_embedding;
 use super::error::ConfigError;
 use super::lookup_rules::check_lookups;
+use super::server_rules::check_server;
 use super::settings::{ChunkSettings, CollectionConfig, Config, QdrantSettings};
 
 /// PostgreSQL cuts longer names (NAMEDATALEN - 1).
@@ -251,30 +251,6 @@ fn check_qdrant(qdrant: &QdrantSettings) -> Result<(), Violation> {
         ("sink.qdrant.write_consistency_factor", qdrant.write_consistency_factor),
     ];
     counts.into_iter().try_for_each(|(key, count)| in_range(key, count.unwrap_or(1).into(), 1..=1000))
-}
-
-fn check_server(config: &Config) -> Result<(), Violation> {
-    match config.server.token.as_ref().map(|token| token.expose_secret()) {
-        Some(token) if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) => violation(
-            "server.token",
-            "must not be empty, and must hold only visible ASCII characters: it travels in a header",
-        ),
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// Refuses to serve other machines without a token.
-pub(super) fn check_exposure(config: &Config, document: Option<&Document>) -> Result<(), ConfigError> {
-    let listen = config.server.listen;
-    if config.server.token.is_some() || listen.ip().is_loopback() {
-        return Ok(());
-    }
-    let reason = format!(
-        "{listen} can be reached from other machines, and whoever reaches it can read your rows; set server.token or \
-         WALVEC_TOKEN, or listen on 127.0.0.1:{}",
-        listen.port()
-    );
-    Err(error(document, "server.listen", reason))
 }
 
 fn check_pipeline(config: &Config) -> Result<(), Violation> {

@@ -1,6 +1,7 @@
 //! What can be configured. The comments on the fields are the manual.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -285,6 +286,21 @@ pub(crate) enum IndexKind {
     Uuid,
 }
 
+/// As it is written in a configuration.
+impl fmt::Display for IndexKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keyword => "keyword",
+            Self::Integer => "integer",
+            Self::Float => "float",
+            Self::Bool => "bool",
+            Self::Text => "text",
+            Self::Datetime => "datetime",
+            Self::Uuid => "uuid",
+        })
+    }
+}
+
 impl From<IndexKind> for IndexType {
     fn from(kind: IndexKind) -> Self {
         match kind {
@@ -417,21 +433,23 @@ pub(crate) struct ServerSettings {
     #[serde(deserialize_with = "listen_address")]
     #[schemars(with = "String")]
     pub(crate) listen: SocketAddr,
-    /// What clients must send as `Authorization: Bearer ...`. Best written as `${WALVEC_TOKEN}`; that variable is also
-    /// used by itself, and goes first.
+    /// What clients must send as `Authorization: Bearer ...`: 16 characters at least where others can reach the server. Best
+    /// written as `${WALVEC_TOKEN}`; that variable is also used by itself, and goes first.
     #[serde(deserialize_with = "optional_secret")]
     #[schemars(with = "Option<String>")]
     pub(crate) token: Option<SecretString>,
+    /// The names by which others address the server, besides those of this machine: `search.example.com`. A proxy that passes
+    /// `Host` on to a loopback address needs its name here. On any other address every name is answered, unless some are given.
+    pub(crate) allowed_hosts: Vec<String>,
 }
 
-impl ServerSettings {
-    /// Loopback, so that nothing is exposed by accident; beside the ports that Qdrant and the usual web servers take.
-    const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8082);
-}
+/// Where walvec serves unless something else is said. Loopback, so that nothing is exposed by accident; beside the ports that Qdrant and
+/// the usual web servers take.
+pub(crate) const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8082);
 
 impl Default for ServerSettings {
     fn default() -> Self {
-        Self { listen: Self::LISTEN, token: None }
+        Self { listen: DEFAULT_LISTEN, token: None, allowed_hosts: Vec::new() }
     }
 }
 

@@ -406,12 +406,32 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
     assert_eq!(parse(&text, &environment, flag).unwrap().server.listen.port(), 3);
 }
 
+/// Nobody guesses it.
+const TOKEN: &str = "5f2a9c0d7b1e4836";
+
+#[test]
+fn names_that_others_use_are_answered_and_such_a_server_needs_a_token_that_nobody_guesses() {
+    let server = |rest: &str| format!("{COLLECTION}server: {{ allowed_hosts: [search.example.com]{rest} }}\n");
+    assert_eq!(
+        load(&server("")).server.allowed_hosts,
+        ["search.example.com"],
+        "the proxy may ask for a password itself"
+    );
+    assert!(load(&server(&format!(", token: {TOKEN}"))).server.token.is_some());
+    assert!(refusal(&server(", token: s3cret")).contains("server.token: the token has 6 characters"));
+    let wrong = server("").replace("search.example.com", "'https://search.example.com'");
+    assert!(refusal(&wrong).contains("server.allowed_hosts[0]: \"https://search.example.com\" is not a host name"));
+}
+
 #[test]
 fn an_address_that_others_can_reach_needs_a_token_wherever_it_comes_from() {
     let text = format!("{COLLECTION}server: {{ listen: '0.0.0.0:80' }}\n");
     let message = refusal(&text);
     assert!(message.contains("server.listen") && message.contains("WALVEC_TOKEN"), "{message}");
-    assert!(parse(&text, &with(&[("DATABASE_URL", URL), ("WALVEC_TOKEN", "t")]), Overrides::default()).is_ok());
+    assert!(parse(&text, &with(&[("DATABASE_URL", URL), ("WALVEC_TOKEN", TOKEN)]), Overrides::default()).is_ok());
+    let message = refusal_in(&text, &with(&[("DATABASE_URL", URL), ("WALVEC_TOKEN", "s3cret")]));
+    assert!(message.contains("server.token") && message.contains("openssl rand -hex 32"), "{message}");
+    assert!(!message.contains("s3cret"), "{message}");
     let exposed = with(&[("DATABASE_URL", URL), ("WALVEC_LISTEN", "[::]:80")]);
     assert!(refusal_in(COLLECTION, &exposed).contains("can be reached from other machines"));
     let flag = Overrides { listen: Some(([192, 168, 0, 1], 80).into()), ..Overrides::default() };

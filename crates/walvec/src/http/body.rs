@@ -9,7 +9,7 @@ use super::request::MAX_LIMIT;
 
 /// What may be in a body, for messages.
 const MEMBERS: &str =
-    r#"{"query": …, "collection": …, "mode": …, "limit": …, "group": …, "min_score": …, "filter": {…}}"#;
+    r#"{"query": …, "collection": …, "mode": …, "limit": …, "group": …, "min_score": …, "cursor": …, "filter": {…}}"#;
 
 /// Characters of a wrong value that are repeated.
 const SHOWN: usize = 40;
@@ -23,6 +23,7 @@ pub(super) struct Body {
     pub(super) limit: Option<i64>,
     pub(super) group: Option<String>,
     pub(super) min_score: Option<f32>,
+    pub(super) cursor: Option<String>,
     pub(super) filter: Map<String, Value>,
 }
 
@@ -36,6 +37,7 @@ struct Members {
     limit: Option<Value>,
     group: Option<Value>,
     min_score: Option<Value>,
+    cursor: Option<Value>,
     filter: Option<Value>,
 }
 
@@ -50,6 +52,7 @@ impl Body {
             mode: text("mode", members.mode)?,
             limit: member("limit", members.limit, &format!("a whole number from 1 to {MAX_LIMIT}"), Value::as_i64)?,
             group: text("group", members.group)?,
+            cursor: text("cursor", members.cursor)?,
             min_score: member("min_score", members.min_score, "a number", score)?,
             filter: member("filter", members.filter, "an object of fields", |value| value.as_object().cloned())?
                 .unwrap_or_default(),

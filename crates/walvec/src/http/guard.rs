@@ -86,7 +86,10 @@ fn check_host(allowed: &AllowedHosts, host: Option<&str>) -> Result<(), Problem>
         None => Err(Problem::new(Reason::NoHost, "the request does not say which host it is for")),
         Some(host) if !allowed.allows(host) => Err(Problem::new(
             Reason::ForbiddenHost,
-            format!("this server does not answer for the host \"{host}\"; use localhost or 127.0.0.1"),
+            format!(
+                "this server does not answer for the host \"{host}\"; use localhost or 127.0.0.1, or name the host in \
+                 `server.allowed_hosts` of its configuration"
+            ),
         )),
         Some(_) => Ok(()),
     }

@@ -5,6 +5,8 @@
 //! - [`request`], [`body`]: what was asked: query strings and JSON bodies, checked
 //! - [`filter`]: conditions on fields, in both
 //! - [`search`]: embed, search, count; the same path for the API and the page
+//! - [`hits`]: hits as they are answered
+//! - [`collections`]: what can be searched, and the fields that there are
 //! - [`points`]: points exactly as they are stored, for whoever compares them
 //! - [`dead_letters`]: rows that could not be processed
 //! - [`tasks`]: long work: backfill, repair, reindex
@@ -15,10 +17,12 @@
 //! The page itself is [`crate::ui`].
 
 mod body;
+pub(crate) mod collections;
 pub(crate) mod dead_letters;
 pub(crate) mod filter;
 mod guard;
 mod health;
+pub(crate) mod hits;
 mod openapi;
 mod points;
 pub(crate) mod problem;
@@ -61,6 +65,7 @@ pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limit
     let app = Arc::new(App::new(state, allowed_hosts, limits));
     Router::new()
         .route("/api/v1/search", get(search::by_query_string).post(search::by_json))
+        .route("/api/v1/collections", get(collections::list))
         .route("/api/v1/status", get(health::status))
         .route("/api/v1/points", get(points::page).post(points::by_id))
         .route("/api/v1/dead-letters", get(dead_letters::page))
@@ -92,13 +97,14 @@ fn operations() -> Router<Arc<App>> {
 
 /// Answers on `listener` until `stop` is cancelled, then finishes the open requests within [`DRAIN`].
 ///
-/// A loopback listener answers to loopback names only, see [`AllowedHosts`].
+/// A loopback listener answers to loopback names and to configured ones only, see [`AllowedHosts`].
 ///
 /// # Errors
 /// If the listener fails.
 pub(crate) async fn serve(listener: TcpListener, state: AppState, stop: CancellationToken) -> io::Result<()> {
     let metrics = state.metrics.clone();
-    let router = router(state, AllowedHosts::for_listener(listener.local_addr()?), Limits::default());
+    let hosts = AllowedHosts::for_listener(listener.local_addr()?, &state.allowed_hosts);
+    let router = router(state, hosts, Limits::default());
     let drained = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN).await;

@@ -40,6 +40,7 @@ pub(super) fn describe() -> Value {
                 "rollback": {"type": "boolean", "default": false},
             }))},
             "/api/v1/tasks/{id}": {"get": operation("task", "How far the latest backfill, repair or reindex has come", "application/json")},
+            "/api/v1/collections": {"get": collections()},
             "/api/v1/status": {"get": operation("status", "What the pipeline is doing", "application/json")},
             "/api/v1/points": {"get": page_of_points(), "post": points_by_id()},
             "/api/v1/dead-letters": {"get": page_of_dead_letters()},
@@ -125,6 +126,7 @@ fn search_by_query_string() -> Value {
         parameter("group", false, GROUP, group_schema()),
         parameter("min_score", false, "The lowest score of a hit; not in the mode hybrid", score_schema()),
         parameter("filter", false, filter, json!({"type": "array", "items": {"type": "string"}})),
+        parameter("cursor", false, CURSOR, json!({"type": "string"})),
     ]);
     operation
 }
@@ -234,9 +236,50 @@ fn search_by_json() -> Value {
             "limit": limit_schema(),
             "group": group_schema(),
             "min_score": score_schema(),
+            "cursor": {"type": "string", "description": CURSOR},
             "filter": {"type": "object", "additionalProperties": condition},
         },
     }}}});
+    operation
+}
+
+/// What a cursor is.
+const CURSOR: &str =
+    "Where the page begins: what the page before says in next. Everything else has to be as it was there";
+
+fn collections() -> Value {
+    let summary = "The collections that can be searched, with their fields, types, indexes and filters";
+    let mut operation = operation("collections", summary, "application/json");
+    let texts = json!({"type": "array", "items": {"type": "string"}});
+    let field = json!({
+        "type": "object",
+        "required": ["name", "type", "from", "index", "filters"],
+        "properties": {
+            "name": {"type": "string"},
+            "type": {"type": ["string", "null"], "description": "The column's type as SQL writes it; null while it is not known"},
+            "from": {"type": "string", "enum": ["column", "computed", "chunk"]},
+            "index": {"type": ["string", "null"]},
+            "filters": {"type": "array", "items": {"type": "string", "enum": ["=", "!=", "<", "<=", ">", ">="]}},
+        },
+    });
+    let collection = json!({
+        "type": "object",
+        "required": ["name", "table", "layout", "points", "modes", "chunked", "fields"],
+        "properties": {
+            "name": {"type": "string"},
+            "table": {"type": "string"},
+            "layout": {"type": "string"},
+            "points": {"type": ["integer", "null"]},
+            "modes": texts,
+            "chunked": {"type": "boolean"},
+            "fields": {"type": "array", "items": field},
+        },
+    });
+    operation["responses"]["200"]["content"]["application/json"]["schema"] = json!({
+        "type": "object",
+        "required": ["collections"],
+        "properties": {"collections": {"type": "array", "items": collection}},
+    });
     operation
 }
 
@@ -266,10 +309,14 @@ fn limit_schema() -> Value {
 fn result_schema() -> Value {
     let hit = json!({
         "type": "object",
-        "required": ["id", "score", "payload"],
+        "required": ["id", "score", "table", "key", "chunk", "chunks", "payload"],
         "properties": {
             "id": id_schema(),
             "score": {"type": "number", "description": "Higher is better. Dense: cosine similarity; keyword: BM25; hybrid: reciprocal ranks"},
+            "table": {"type": ["string", "null"], "description": "The row's table; null, as the following, for a point that walvec did not write"},
+            "key": {"type": ["array", "null"], "description": "The values of the row's key"},
+            "chunk": {"type": ["integer", "null"], "description": "The number of the chunk inside its row, from 0"},
+            "chunks": {"type": ["integer", "null"], "description": "How many chunks the row has"},
             "payload": {"type": "object", "description": "As it is stored, in the collection's layout"},
         },
     });
@@ -289,11 +336,12 @@ fn result_schema() -> Value {
     });
     json!({
         "type": "object",
-        "required": ["query", "collection", "hits", "freshness"],
+        "required": ["query", "collection", "hits", "next", "freshness"],
         "properties": {
             "query": {"type": "string"},
             "collection": {"type": "string"},
             "hits": {"type": "array", "items": hit},
+            "next": {"type": ["string", "null"], "description": "The cursor of the next page; null at the end"},
             "freshness": freshness,
         },
     })

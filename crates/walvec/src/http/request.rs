@@ -5,6 +5,7 @@ use walvec_sink::Filter;
 use super::body::Body;
 use super::filter::{self, condition_from_text, conditions_from_json};
 use super::problem::{Problem, Reason};
+use crate::cursor::{Cursor, NOT_A_CURSOR};
 use crate::mode::Mode;
 
 /// Longest query, in bytes. Models read some hundred words at most; what is longer is a mistake or an attack.
@@ -31,14 +32,16 @@ pub(crate) struct SearchQuery {
     pub(crate) by_row: bool,
     /// The lowest score of a hit.
     pub(crate) min_score: Option<f32>,
+    /// Where the page begins that is wanted; `None`: with the best hit.
+    pub(crate) cursor: Option<Cursor>,
 }
 
 impl SearchQuery {
-    /// Reads the pairs of a query string: `q`, `collection`, `mode`, `limit`, `group`, `min_score`, and `filter`
+    /// Reads the pairs of a query string: `q`, `collection`, `mode`, `limit`, `group`, `min_score`, `cursor`, and `filter`
     /// as often as wanted.
     pub(crate) fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
         let (mut text, mut collection, mut limit, mut conditions) = (None, None, None, Vec::new());
-        let (mut mode, mut group, mut min_score) = (None, None, None);
+        let (mut mode, mut group, mut min_score, mut cursor) = (None, None, None, None);
         for (name, value) in pairs {
             match name.as_str() {
                 "q" => set_once(&mut text, &name, value)?,
@@ -47,11 +50,12 @@ impl SearchQuery {
                 "limit" => set_once(&mut limit, &name, value)?,
                 "group" => set_once(&mut group, &name, value)?,
                 "min_score" => set_once(&mut min_score, &name, value)?,
+                "cursor" => set_once(&mut cursor, &name, value)?,
                 "filter" => conditions.push(condition_from_text(&value)?),
                 _ => {
                     let detail = format!(
                         "there is no parameter \"{name}\"; there are q, collection, mode, limit, group, \
-                         min_score and filter"
+                         min_score, cursor and filter"
                     );
                     return Err(Problem::new(Reason::BadParameter, detail));
                 }
@@ -61,18 +65,20 @@ impl SearchQuery {
         let min_score = min_score.map(|text| text.parse().map_err(|_| bad_score(&text))).transpose()?;
         let by_row = checked_group(group.as_deref())?;
         let mode = checked_mode(mode.as_deref())?;
+        let cursor = checked_cursor(cursor.as_deref())?;
         let (text, filter) = (text.unwrap_or_default(), filter::checked(conditions)?);
-        Self { text, collection, mode, limit, filter, by_row, min_score }.checked()
+        Self { text, collection, mode, limit, filter, by_row, min_score, cursor }.checked()
     }
 
     /// Reads a JSON body.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, Problem> {
-        let Body { query, collection, mode, limit, group, min_score, filter } = Body::read(body)?;
+        let Body { query, collection, mode, limit, group, min_score, cursor, filter } = Body::read(body)?;
         let limit = limit.map_or(Ok(DEFAULT_LIMIT), |given| usize::try_from(given).map_err(|_| bad_limit(given)))?;
         let filter = filter::checked(conditions_from_json(filter)?)?;
         let by_row = checked_group(group.as_deref())?;
         let mode = checked_mode(mode.as_deref())?;
-        Self { text: query, collection, mode, limit, filter, by_row, min_score }.checked()
+        let cursor = checked_cursor(cursor.as_deref())?;
+        Self { text: query, collection, mode, limit, filter, by_row, min_score, cursor }.checked()
     }
 
     fn checked(self) -> Result<Self, Problem> {
@@ -89,6 +95,11 @@ impl SearchQuery {
         }
         Ok(self)
     }
+}
+
+fn checked_cursor(cursor: Option<&str>) -> Result<Option<Cursor>, Problem> {
+    let unreadable = |_| Problem::new(Reason::BadParameter, NOT_A_CURSOR);
+    cursor.map(str::parse).transpose().map_err(unreadable)
 }
 
 fn checked_group(group: Option<&str>) -> Result<bool, Problem> {

@@ -14,14 +14,16 @@ use metrics::{counter, histogram};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use walvec_embed::{EmbedError, Embedder};
-use walvec_model::{Lsn, Payload, PointId, Vector};
+use walvec_model::{Lsn, Vector};
 use walvec_pipeline::status::Status;
-use walvec_sink::{Hit, Query as Wanted, SearchRequest, SinkError, nearest_rows};
+use walvec_sink::{Hit, Query as Wanted, SearchRequest, SinkError, page_of_hits};
 use walvec_transform::Layout;
 
+use super::hits::AnswerHit;
 use super::problem::{Problem, Reason};
 use super::request::SearchQuery;
 use super::state::{App, Limits, Searchable};
+use crate::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
 use crate::mode::{By, Mode, Refused};
 
 /// Time from an accepted search to its hits, in seconds. Histogram.
@@ -66,8 +68,17 @@ pub(crate) struct Found {
     pub(crate) mode: Mode,
     /// The hits, best first.
     pub(crate) hits: Vec<Hit>,
+    /// Where the next page begins; `None` at the end.
+    pub(crate) next: Option<Cursor>,
     /// How long it took, waiting included.
     pub(crate) took: Duration,
+}
+
+/// What a collection answered.
+struct Answered {
+    mode: Mode,
+    hits: Vec<Hit>,
+    next: Option<Cursor>,
 }
 
 impl Serving {
@@ -133,14 +144,14 @@ impl Searcher {
         let result = self.find(&serving.embedder, collection, query).await;
         let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
         counter!(SEARCHES_TOTAL, "collection" => name.clone(), "result" => label).increment(1);
-        let (mode, hits) = result.inspect_err(|problem| {
+        let Answered { mode, hits, next } = result.inspect_err(|problem| {
             if problem.status().is_server_error() {
                 tracing::warn!(collection = name.as_str(), status = problem.status().as_u16(), %problem, "a search failed");
             }
         })?;
         let took = started.elapsed();
         histogram!(SEARCH_SECONDS, "collection" => name.clone()).record(took.as_secs_f64());
-        Ok(Found { collection: name.clone(), layout: *layout, mode, hits, took })
+        Ok(Found { collection: name.clone(), layout: *layout, mode, hits, next, took })
     }
 
     /// Searches that could start now.
@@ -154,12 +165,18 @@ impl Searcher {
         embedder: &Arc<dyn Embedder>,
         collection: &Searchable,
         query: &SearchQuery,
-    ) -> Result<(Mode, Vec<Hit>), Problem> {
+    ) -> Result<Answered, Problem> {
         let by = Mode::of(query.mode, collection.keywords.as_deref()).map_err(refused)?;
         by.check_score(query.min_score).map_err(refused)?;
+        let SearchQuery { text, limit, min_score, filter, by_row, .. } = query;
+        let (limit, min_score, by_row) = (*limit, *min_score, *by_row);
+        let ranking = Ranking { collection: &collection.name, text, mode: by.mode(), filter, min_score, by_row, limit };
+        let offset = match &query.cursor {
+            Some(cursor) => cursor.offset_in(&ranking).ok_or_else(|| refused(Refused(OF_ANOTHER_SEARCH.to_owned())))?,
+            None => 0,
+        };
         let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
-        let text = &query.text;
         let (wanted, _running) = match by {
             By::Keyword(keywords) => (Wanted::Keyword(keywords.query(text)), running),
             By::Dense => {
@@ -171,11 +188,10 @@ impl Searcher {
                 (Wanted::Hybrid(vector, keywords.query(text)), running)
             }
         };
-        let SearchQuery { limit, min_score, .. } = *query;
-        let request = SearchRequest { query: wanted, limit, filter: query.filter.clone(), min_score };
-        let points = collection.search.as_ref();
-        let hits = if query.by_row { nearest_rows(points, request).await } else { points.search(request).await };
-        Ok((by.mode(), hits.map_err(sink_problem)?))
+        let request = SearchRequest { query: wanted, limit, filter: filter.clone(), min_score };
+        let page = page_of_hits(collection.search.as_ref(), request, offset, by_row).await.map_err(sink_problem)?;
+        let next = page.has_more.then(|| Cursor::new(&ranking, offset + limit));
+        Ok(Answered { mode: by.mode(), hits: page.hits, next })
     }
 }
 
@@ -227,15 +243,9 @@ struct Answer<'a> {
     query: &'a str,
     collection: &'a str,
     hits: Vec<AnswerHit<'a>>,
+    /// The cursor of the next page; null at the end.
+    next: Option<String>,
     freshness: Freshness,
-}
-
-/// One hit. The payload is data from the database: programs that hand it to a language model must treat it as such.
-#[derive(Serialize)]
-struct AnswerHit<'a> {
-    id: PointId,
-    score: f32,
-    payload: &'a Payload,
 }
 
 /// How current the answer is.
@@ -252,7 +262,7 @@ impl From<&Status> for Freshness {
     }
 }
 
-/// `GET /api/v1/search?q=…&collection=…&mode=…&limit=…&group=row&filter=field=value`
+/// `GET /api/v1/search?q=…&collection=…&mode=…&limit=…&group=row&filter=field=value&cursor=…`
 pub(super) async fn by_query_string(
     State(app): State<Arc<App>>,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
@@ -289,7 +299,8 @@ async fn answer(app: &App, query: SearchQuery) -> Result<Response, Problem> {
     // Read before the search: the hits are at least this fresh, never staler than the answer claims.
     let freshness = Freshness::from(&*app.status.borrow());
     let found = app.searcher.search(&query).await?;
-    let hits = found.hits.iter().map(|hit| AnswerHit { id: hit.id, score: hit.score, payload: &hit.payload });
-    let answer = Answer { query: &query.text, collection: &found.collection, hits: hits.collect(), freshness };
+    let hits = found.hits.iter().map(AnswerHit::from).collect();
+    let next = found.next.map(|next| next.to_string());
+    let answer = Answer { query: &query.text, collection: &found.collection, hits, next, freshness };
     Ok(Json(answer).into_response())
 }

@@ -14,6 +14,7 @@ use walvec_transform::Layout;
 use super::dead_letters::DeadLetters;
 use super::search::{Searcher, Serving};
 use super::tasks::Operations;
+use crate::fields::Fields;
 
 /// A collection that can be searched.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ pub(crate) struct Searchable {
     pub(crate) keywords: Option<Arc<Keywords>>,
     /// Whether its rows are cut into chunks, each a point of its own.
     pub(crate) is_chunked: bool,
+    /// What its fields are.
+    pub(crate) fields: Arc<Fields>,
     /// Where its points are found.
     pub(crate) search: Arc<dyn Search>,
 }
@@ -45,6 +48,8 @@ pub(crate) struct AppState {
     pub(crate) metrics: PrometheusHandle,
     /// Whoever does not know it gets nothing but `/livez`, `/readyz` and the page's style sheet. `None`: everybody may.
     pub(crate) token: Option<SecretString>,
+    /// The names by which others address the server.
+    pub(crate) allowed_hosts: Vec<String>,
     /// Example queries that the page offers before the first search.
     pub(crate) examples: Vec<String>,
 }
@@ -75,25 +80,23 @@ impl Default for Limits {
 /// its own (DNS rebinding). The browser still sends that name in the Host header, so the list stops it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AllowedHosts {
-    /// Only these, in lower case and without a port; any port is accepted.
+    /// Only these, without a port; any port is accepted.
     Only(Vec<String>),
-    /// Every name. For addresses that are not loopback: these need a token, which a foreign page does not have.
+    /// Every name. For addresses that are not loopback, unless names are configured: these need a token, which a foreign page
+    /// does not have.
     Any,
 }
 
 impl AllowedHosts {
-    /// The rule for a server that listens on `address`.
-    pub(crate) fn for_listener(address: SocketAddr) -> Self {
-        if !address.ip().is_loopback() {
+    /// The rule for a server that listens on `address`, and is called by `names` too.
+    pub(crate) fn for_listener(address: SocketAddr, names: &[String]) -> Self {
+        if !address.ip().is_loopback() && names.is_empty() {
             return Self::Any;
         }
         let own = SocketAddr::new(address.ip(), 0).to_string();
         let own = host_without_port(&own).to_owned();
-        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "[::1]".to_owned()];
-        if !names.contains(&own) {
-            names.push(own);
-        }
-        Self::Only(names)
+        let of_this_machine = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
+        Self::Only(of_this_machine.into_iter().chain([own]).chain(names.iter().cloned()).collect())
     }
 
     /// Whether a Host header of this value may be served.
@@ -178,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_loopback_listener_answers_to_loopback_names_only() {
-        let hosts = AllowedHosts::for_listener("127.0.0.1:8082".parse().unwrap());
+        let hosts = AllowedHosts::for_listener("127.0.0.1:8082".parse().unwrap(), &[]);
         for host in ["localhost", "LocalHost:1", "127.0.0.1:8082", "127.0.0.1", "[::1]:8082", "[::1]"] {
             assert!(hosts.allows(host), "{host}");
         }
@@ -187,9 +190,22 @@ mod tests {
         {
             assert!(!hosts.allows(host), "{host}");
         }
-        assert!(AllowedHosts::for_listener("127.0.0.2:80".parse().unwrap()).allows("127.0.0.2:80"));
-        assert!(AllowedHosts::for_listener("[::1]:80".parse().unwrap()).allows("[::1]:80"));
-        assert_eq!(AllowedHosts::for_listener("0.0.0.0:80".parse().unwrap()), AllowedHosts::Any);
+        assert!(AllowedHosts::for_listener("127.0.0.2:80".parse().unwrap(), &[]).allows("127.0.0.2:80"));
+        assert!(AllowedHosts::for_listener("[::1]:80".parse().unwrap(), &[]).allows("[::1]:80"));
+        assert_eq!(AllowedHosts::for_listener("0.0.0.0:80".parse().unwrap(), &[]), AllowedHosts::Any);
+    }
+
+    #[test]
+    fn configured_names_are_answered_and_where_there_are_some_no_others() {
+        for listen in ["127.0.0.1:8082", "0.0.0.0:8082"] {
+            let hosts = AllowedHosts::for_listener(listen.parse().unwrap(), &["search.example.com".to_owned()]);
+            for host in ["search.example.com", "Search.Example.com:443", "localhost:8082", listen] {
+                assert!(hosts.allows(host), "{listen}: {host}");
+            }
+            for host in ["example.com", "evil.search.example.com", "search.example.com.evil.example"] {
+                assert!(!hosts.allows(host), "{listen}: {host}");
+            }
+        }
     }
 
     #[test]

@@ -10,13 +10,16 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tower::ServiceExt;
 use walvec_embed::{EmbedError, Embedder, EmbedderInfo};
-use walvec_model::{Lsn, Payload, PointId, RawPage, RawPoint, SparseVector, Vector};
+use walvec_model::{Column, Lsn, Payload, PointId, RawPage, RawPoint, SparseVector, Table, Vector};
 use walvec_pipeline::status::{CollectionStatus, Phase, Status};
 use walvec_sink::{BoxFuture, Condition, Filter, Hit, Keywords, Query, Search, SearchRequest, SinkError};
 use walvec_transform::Layout;
 
 use super::tasks::Operations;
 use super::{AllowedHosts, AppState, Limits, Searchable, Serving};
+use crate::app;
+use crate::config::CollectionConfig;
+use crate::fields::Fields;
 use crate::tasks::Tasks;
 
 const DIMENSION: usize = 64;
@@ -121,6 +124,10 @@ impl Search for Memory {
         })
     }
 
+    fn rank(&self, request: SearchRequest, _per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+        self.search(request)
+    }
+
     fn page(
         &self,
         from: Option<PointId>,
@@ -189,6 +196,10 @@ impl Search for Failing {
         Box::pin(async { Err((self.0)()) })
     }
 
+    fn rank(&self, _request: SearchRequest, _per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+        Box::pin(async { Err((self.0)()) })
+    }
+
     fn page(&self, _: Option<PointId>, _: usize, _: bool) -> BoxFuture<'_, Result<RawPage, SinkError>> {
         Box::pin(async { Err((self.0)()) })
     }
@@ -229,9 +240,22 @@ pub(crate) fn streaming() -> Status {
     }
 }
 
+/// What is known of the books.
+fn fields() -> Fields {
+    let collection = r#"{"name": "books", "table": "public.books", "text": "{{ name }}", "index": {"year": "integer"},
+        "computed": {"decade": "{{ year // 10 * 10 }}"}}"#;
+    let collection: CollectionConfig = serde_json::from_str(collection).unwrap();
+    let transform = app::transform(&collection, Arc::new(str::len)).unwrap();
+    let column = |name: &str, ty: &str| Column { name: name.to_owned(), type_name: ty.to_owned(), type_oid: 0 };
+    let columns = vec![column("id", "bigint"), column("name", "text"), column("year", "integer")];
+    transform.check(&Table { name: collection.table.clone(), columns, key: vec![0] }).unwrap();
+    Fields::new(&collection, Arc::new(transform))
+}
+
 /// A collection whose payloads are flat.
 pub(crate) fn searchable(name: &str, search: Arc<dyn Search>) -> Searchable {
-    Searchable { name: name.to_owned(), layout: Layout::Flat, keywords: None, is_chunked: false, search }
+    let fields = Arc::new(fields());
+    Searchable { name: name.to_owned(), layout: Layout::Flat, keywords: None, is_chunked: false, fields, search }
 }
 
 /// One collection of books, without a token.
@@ -265,6 +289,7 @@ pub(crate) fn state_with(status: Status) -> AppState {
         status: watch::Sender::new(status).subscribe(),
         metrics: PrometheusBuilder::new().build_recorder().handle(),
         token: None,
+        allowed_hosts: Vec::new(),
         examples: vec!["a whale at sea".to_owned()],
     }
 }
@@ -281,7 +306,7 @@ pub(crate) fn router_with(state: AppState, limits: Limits) -> Router {
 
 /// The rule of a loopback listener.
 pub(crate) fn loopback() -> AllowedHosts {
-    AllowedHosts::for_listener(([127, 0, 0, 1], 8082).into())
+    AllowedHosts::for_listener(([127, 0, 0, 1], 8082).into(), &[])
 }
 
 /// What a request got.

@@ -8,11 +8,11 @@ use axum::http::Request;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
-use walvec_model::{Generation, Position, RowKey};
+use walvec_model::{Fingerprint, Generation, InputHash, Payload, PointId, Position, Provenance, RowKey};
 use walvec_pipeline::status::{Phase, Problem, Status};
 use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::telemetry::UNKNOWN;
-use walvec_sink::{Search, SinkError};
+use walvec_sink::{Hit, Search, SinkError};
 
 use super::tasks::{KEY_HEADER, Operations};
 use super::testkit::{
@@ -48,6 +48,72 @@ async fn get_and_post_answer_the_same() {
     assert_eq!(by_get.status, 200, "{}", by_get.body);
     assert_eq!(by_get.json()["hits"].as_array().unwrap().len(), 2);
     assert_eq!(by_get.body, by_post.body);
+}
+
+#[tokio::test]
+async fn pages_of_hits_follow_each_other_to_the_end_and_a_cursor_fits_its_own_search_only() {
+    let router = router(state());
+    let first = get(&router, "/api/v1/search?q=a+whale&limit=2").await.json();
+    let cursor = first["next"].as_str().unwrap();
+    let second = get(&router, &format!("/api/v1/search?q=a+whale&limit=2&cursor={cursor}")).await.json();
+    let by_post = json!({"query": "a whale", "limit": 2, "cursor": cursor});
+    assert_eq!(post(&router, SEARCH, by_post.to_string()).await.json(), second);
+    let ids = |page: &serde_json::Value| -> Vec<u64> {
+        page["hits"].as_array().unwrap().iter().map(|hit| hit["id"].as_u64().unwrap()).collect()
+    };
+    let mut all = [ids(&first), ids(&second)].concat();
+    all.sort_unstable();
+    assert_eq!((all, &second["next"]), (vec![1, 2, 3], &json!(null)));
+    for other in
+        ["q=a+ship&limit=2", "q=a+whale&limit=1", "q=a+whale&limit=2&group=row", "q=a+whale&limit=2&filter=year=1"]
+    {
+        let refused = get(&router, &format!("/api/v1/search?{other}&cursor={cursor}")).await;
+        assert!(refused.problem(400, "bad-parameter").contains("of another search"), "{other}");
+    }
+    let refused = get(&router, "/api/v1/search?q=a+whale&cursor=x").await;
+    assert!(refused.problem(400, "bad-parameter").contains("\"next\""));
+}
+
+#[tokio::test]
+async fn a_hit_says_which_row_it_is_of() {
+    let (id, provenance) = (PointId::Num(7), provenance());
+    let hit = |provenance| Hit { id, score: 0.5, payload: Payload::new(), provenance };
+    let of = |hit: &Hit| serde_json::to_value(super::hits::AnswerHit::from(hit)).unwrap();
+    let row = json!({"id": 7, "score": 0.5, "table": "public.books", "key": [7, "a"], "chunk": 2, "chunks": 3, "payload": {}});
+    assert_eq!(of(&hit(Some(provenance))), row);
+    let foreign =
+        json!({"id": 7, "score": 0.5, "table": null, "key": null, "chunk": null, "chunks": null, "payload": {}});
+    assert_eq!(of(&hit(None)), foreign);
+}
+
+fn provenance() -> Provenance {
+    Provenance {
+        position: Position::default(),
+        table: "public.books".to_owned(),
+        key: vec![json!(7), json!("a")],
+        input_hash: InputHash::of(""),
+        fingerprint: Fingerprint::of(&[]),
+        generation: Generation(1),
+        chunk: 2,
+        chunks: 3,
+    }
+}
+
+#[tokio::test]
+async fn the_collections_and_their_fields_are_listed_with_the_filters_that_can_match() {
+    let listed = get(&router(state()), "/api/v1/collections").await.json();
+    let field = |name, ty, from, index, filters: &[&str]| json!({"name": name, "type": ty, "from": from, "index": index, "filters": filters});
+    let all = &["=", "!=", "<", "<=", ">", ">="][..];
+    let expected = json!({
+        "name": "books", "table": "public.books", "layout": "flat", "points": 3, "modes": ["dense"], "chunked": false,
+        "fields": [
+            field("id", json!("bigint"), "column", json!(null), all),
+            field("name", json!("text"), "column", json!(null), &["=", "!="]),
+            field("year", json!("integer"), "column", json!("integer"), all),
+            field("decade", json!(null), "computed", json!(null), all),
+        ],
+    });
+    assert_eq!(listed, json!({"collections": [expected]}));
 }
 
 #[tokio::test]

@@ -29,6 +29,10 @@ pub(super) async fn check(config: &Config, is_running: bool, report: &mut Report
         }
     };
     unencrypted_keys(config, report);
+    if let Some(message) = config.server.weak_token() {
+        let remedy = "openssl rand -hex 32";
+        report.warning("token", json!({"code": "E_TOKEN", "message": message, "remedy": remedy}));
+    }
     let directory = config.sink.directory();
     if is_running {
         report.ok("data directory", format!("{} is in use by a running walvec", directory.display()));

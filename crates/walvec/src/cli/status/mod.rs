@@ -19,7 +19,7 @@ use super::{ConfigArgs, Failure, output};
 use crate::config::{Config, Stage};
 
 /// The stages that a configuration can have on this machine.
-const STAGES: [Stage; 4] = [Stage::Capture, Stage::Index, Stage::Embed, Stage::Sink];
+pub(super) const STAGES: [Stage; 4] = [Stage::Capture, Stage::Index, Stage::Embed, Stage::Sink];
 
 /// The code of the error that says that another process has a data directory.
 const E_LOCKED: &str = "E_LOCKED";

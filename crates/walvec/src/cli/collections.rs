@@ -1,0 +1,75 @@
+//! `walvec collections`
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use walvec_capture::Source;
+use walvec_pipeline::PipelineError;
+
+use super::running::Running;
+use super::{ConfigArgs, Failure, output};
+use crate::app;
+use crate::config::{Config, Stage};
+use crate::fields::{CollectionInfo, FieldInfo, Fields, Origin};
+use crate::http::collections::Collections;
+
+/// List the collections and their fields: types, indexes, and the filters that can match.
+///
+/// A running walvec is asked; without one, the types come from PostgreSQL.
+#[derive(Args)]
+pub(crate) struct CollectionsArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn execute(args: CollectionsArgs) -> Result<ExitCode, Failure> {
+    let config = args.config.load_to_ask()?;
+    let found = match Running::first(&config, &[Stage::Index, Stage::Sink]).await {
+        Some(running) => running.get("/api/v1/collections", &[]).await?,
+        None => of_source(&args.config.load_to_compare()?).await?,
+    };
+    if args.json {
+        let json = serde_json::to_value(&found).map_err(|error| Failure::definite("E_OUTPUT", error))?;
+        return output::json(&json);
+    }
+    output::line(&found.collections.iter().map(to_text).collect::<Vec<_>>().join("\n\n"))
+}
+
+/// What the tables have now.
+async fn of_source(config: &Config) -> Result<Collections, Failure> {
+    let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
+    let tables = source.followed_tables().await.map_err(PipelineError::from)?;
+    let describe = |collection| {
+        let transform = Arc::new(app::transform(collection, Arc::new(str::len))?);
+        if let Some(table) = tables.iter().find(|table| table.name == collection.table) {
+            let mistake = |error: walvec_transform::TransformError| {
+                Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name))
+            };
+            transform.check(table).map_err(mistake)?;
+        }
+        Ok(Fields::new(collection, transform).describe(&collection.name, None))
+    };
+    let collections = config.collections.iter().map(describe).collect::<Result<_, Failure>>()?;
+    Ok(Collections { collections })
+}
+
+fn to_text(collection: &CollectionInfo) -> String {
+    let CollectionInfo { name, table, layout, points, modes, chunked, fields } = collection;
+    let points = points.map_or_else(String::new, |points| format!(", {points} points"));
+    let chunks = if *chunked { ", rows in chunks" } else { "" };
+    let mut listed = output::table(&["field", "type", "index", "filters"]);
+    for FieldInfo { name, r#type, from, index, filters } in fields {
+        let unknown = match from {
+            Origin::Computed => "computed",
+            Origin::Column | Origin::Chunk => "not known yet",
+        };
+        let index = index.map_or_else(|| "-".to_owned(), |index| index.to_string());
+        let filters = if filters.is_empty() { "-".to_owned() } else { filters.join(" ") };
+        listed.add_row([name.as_str(), r#type.as_deref().unwrap_or(unknown), &index, &filters]);
+    }
+    format!("{name}: {table}{points}, layout {layout}, searched by {}{chunks}\n{listed}", modes.join(", "))
+}

@@ -1,0 +1,149 @@
+//! `walvec health`
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::running::{Answered, Running};
+use super::status::STAGES;
+use super::{ConfigArgs, Failure, output};
+use crate::config::{Config, DEFAULT_FILE, DEFAULT_LISTEN, Stage};
+
+/// Ask a running walvec whether it is ready, for probes and scripts.
+///
+/// Ready means: the slot is held, the sink is open, the model is loaded. A lag, or a problem that is being retried, is no reason not to
+/// be. Exit code 0: it is ready. 1: it is not, or none runs, or it does not answer in time.
+///
+/// The process of the configuration is found by its data directory, and no token is needed. Behind a broker all processes of this machine
+/// have to be ready; WALVEC_STAGE and WALVEC_INSTANCE name one of them. Without a configuration file the address is that of WALVEC_LISTEN,
+/// or 127.0.0.1:8082.
+#[derive(Args)]
+pub(crate) struct HealthArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Ask only whether the process serves, which it also does while it cannot start: what to restart by.
+    #[arg(long)]
+    live: bool,
+    /// Ask the process at this address, without a configuration.
+    #[arg(long, value_name = "ADDR", conflicts_with = "config")]
+    at: Option<SocketAddr>,
+    /// How many seconds the answer may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    timeout: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one process said.
+struct Probed {
+    /// Its directory: `all`, or its stage and its name.
+    name: String,
+    address: SocketAddr,
+    answered: Answered,
+}
+
+/// What was found, and what to say if it was nothing.
+struct Found {
+    processes: Vec<Probed>,
+    if_none: String,
+}
+
+pub(crate) async fn execute(args: HealthArgs) -> Result<ExitCode, Failure> {
+    let path = if args.live { "/livez" } else { "/readyz" };
+    let limit = Duration::from_secs(args.timeout);
+    let target = target(&args)?;
+    let found = tokio::time::timeout(limit, probe(&target, path)).await.unwrap_or_else(|_| Found {
+        processes: Vec::new(),
+        if_none: format!("{target} does not answer within {} s", args.timeout),
+    });
+    let is_ok = !found.processes.is_empty() && found.processes.iter().all(|process| process.answered.is_ok);
+    if args.json {
+        output::json(&to_json(&found, is_ok))?
+    } else {
+        output::line(&to_text(&found))?
+    };
+    Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Whom to ask.
+enum Target {
+    At(SocketAddr),
+    Of(Box<Config>),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::At(address) => write!(f, "the walvec at {address}"),
+            Self::Of(config) => write!(f, "the walvec on {}", config.sink.directory().display()),
+        }
+    }
+}
+
+fn target(args: &HealthArgs) -> Result<Target, Failure> {
+    if let Some(address) = args.at {
+        return Ok(Target::At(address));
+    }
+    match args.config.load_to_ask() {
+        Ok(config) => Ok(Target::Of(Box::new(config))),
+        // In a container the configuration may be wherever the process was told.
+        Err(_) if args.config.config.is_none() && !Path::new(DEFAULT_FILE).exists() => {
+            let listen = std::env::var("WALVEC_LISTEN").ok().and_then(|listen| listen.parse().ok());
+            Ok(Target::At(listen.unwrap_or(DEFAULT_LISTEN)))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn probe(target: &Target, path: &str) -> Found {
+    let (running, if_none) = match target {
+        Target::At(address) => {
+            let running = Running::at(*address, None, None).await;
+            let named = running.map(|running| (Stage::All.name().to_owned(), running));
+            (named.into_iter().collect(), format!("no walvec answers at {address}"))
+        }
+        Target::Of(config) => {
+            let directory = match config.stage {
+                Stage::All => config.sink.directory().to_owned(),
+                _ => config.directory(),
+            };
+            let running = match config.stage {
+                Stage::All => Running::all(config, &STAGES).await,
+                stage => {
+                    let running = Running::of(config, &directory).await;
+                    running.map(|running| (stage.name().to_owned(), running)).into_iter().collect()
+                }
+            };
+            (running, format!("no walvec runs on {}", directory.display()))
+        }
+    };
+    let mut processes = Vec::new();
+    for (name, running) in running {
+        processes.push(Probed { name, address: running.address(), answered: running.probe(path).await });
+    }
+    Found { processes, if_none }
+}
+
+fn to_text(found: &Found) -> String {
+    let line = |Probed { name, answered, .. }: &Probed| {
+        let name = if found.processes.len() > 1 { format!("{name}: ") } else { String::new() };
+        let retried =
+            answered.problem.as_ref().map(|part| format!(", but the {part} does not work, and is tried again"));
+        format!("{name}{}{}", answered.said, retried.unwrap_or_default())
+    };
+    match found.processes.as_slice() {
+        [] => found.if_none.clone(),
+        processes => processes.iter().map(line).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+fn to_json(found: &Found, is_ok: bool) -> Value {
+    let process = |Probed { name, address, answered }: &Probed| json!({"name": name, "address": address, "ok": answered.is_ok, "said": answered.said, "problem": answered.problem});
+    let reason = found.processes.is_empty().then_some(&found.if_none);
+    json!({"ok": is_ok, "reason": reason, "processes": found.processes.iter().map(process).collect::<Vec<_>>()})
+}

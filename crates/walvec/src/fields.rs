@@ -1,0 +1,160 @@
+//! What the collections have: their fields with types, indexes and the filters that can match, for `/api/v1/collections` and
+//! `walvec collections`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use walvec_transform::{Layout, Transform};
+
+use crate::config::{CollectionConfig, IndexKind};
+
+/// A collection, as it is described to programs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CollectionInfo {
+    /// Its name.
+    pub(crate) name: String,
+    /// The table that it shows, `schema.table`.
+    pub(crate) table: String,
+    /// How its payloads are laid out. Filters name fields as they are called here in every layout.
+    pub(crate) layout: String,
+    /// How many points it has; null until they were counted.
+    pub(crate) points: Option<u64>,
+    /// The modes in which it can be searched; the first is the default.
+    pub(crate) modes: Vec<String>,
+    /// Whether its rows are cut into chunks, each a point of its own.
+    pub(crate) chunked: bool,
+    /// Its fields: columns in the order of the payload, computed ones, the text of the chunk.
+    pub(crate) fields: Vec<FieldInfo>,
+}
+
+/// A field of the payload.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FieldInfo {
+    /// Its name.
+    pub(crate) name: String,
+    /// The type of the column, as SQL writes it; null for a computed field, and until a row of the table was read.
+    pub(crate) r#type: Option<String>,
+    /// Where it comes from.
+    pub(crate) from: Origin,
+    /// The type of its index, if it has one.
+    pub(crate) index: Option<IndexKind>,
+    /// The operators with which a filter on it can match.
+    pub(crate) filters: Vec<String>,
+}
+
+/// Where a field comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Origin {
+    /// A column of the table.
+    Column,
+    /// A template in `computed`.
+    Computed,
+    /// The text of the chunk.
+    Chunk,
+}
+
+/// What is known of a collection's fields.
+pub(crate) struct Fields {
+    table: String,
+    layout: Layout,
+    chunked: bool,
+    has_keywords: bool,
+    /// The columns that the configuration names; `None`: all of the table.
+    payload: Option<Vec<String>>,
+    computed: Vec<String>,
+    chunk: Option<String>,
+    index: BTreeMap<String, IndexKind>,
+    /// Knows the columns of the table, once it has seen some.
+    transform: Arc<Transform>,
+}
+
+impl Fields {
+    pub(crate) fn new(collection: &CollectionConfig, transform: Arc<Transform>) -> Self {
+        Self {
+            table: collection.table.to_string(),
+            layout: collection.layout(),
+            chunked: collection.chunk.is_some(),
+            has_keywords: collection.hybrid.is_some(),
+            payload: collection.payload.clone(),
+            computed: collection.computed.keys().cloned().collect(),
+            chunk: collection.chunk_field().map(str::to_owned),
+            index: collection.index.clone(),
+            transform,
+        }
+    }
+
+    /// The collection called `name`, as it is at the moment.
+    pub(crate) fn describe(&self, name: &str, points: Option<u64>) -> CollectionInfo {
+        let modes: &[&str] = if self.has_keywords { &["hybrid", "dense", "keyword"] } else { &["dense"] };
+        CollectionInfo {
+            name: name.to_owned(),
+            table: self.table.clone(),
+            layout: self.layout.to_string(),
+            points,
+            modes: modes.iter().map(|mode| (*mode).to_owned()).collect(),
+            chunked: self.chunked,
+            fields: self.fields(),
+        }
+    }
+
+    fn fields(&self) -> Vec<FieldInfo> {
+        let columns = self.transform.stored_columns().unwrap_or_else(|| {
+            let named = self.payload.iter().flatten().filter(|name| !self.computed.contains(name));
+            named.map(|name| (name.clone(), String::new())).collect()
+        });
+        let columns =
+            columns.into_iter().map(|(name, ty)| (name, Some(ty).filter(|ty| !ty.is_empty()), Origin::Column));
+        let computed = self.computed.iter().map(|name| (name.clone(), None, Origin::Computed));
+        let chunk = self.chunk.iter().map(|name| (name.clone(), Some("text".to_owned()), Origin::Chunk));
+        let field = |(name, ty, from): (String, Option<String>, Origin)| FieldInfo {
+            filters: operators(ty.as_deref()).iter().map(|operator| (*operator).to_owned()).collect(),
+            index: self.index.get(&name).copied(),
+            r#type: ty,
+            from,
+            name,
+        };
+        columns.chain(computed).chain(chunk).map(field).collect()
+    }
+}
+
+const EQUAL: &[&str] = &["=", "!="];
+const ORDERED: &[&str] = &["<", "<=", ">", ">="];
+const ALL: &[&str] = &["=", "!=", "<", "<=", ">", ">="];
+
+/// The operators that can match values of a type, by its name in SQL. An array is compared as its elements are.
+fn operators(ty: Option<&str>) -> &'static [&'static str] {
+    let Some(ty) = ty else { return ALL };
+    let element = ty.trim_end_matches("[]");
+    // Without what is in brackets: `timestamp(3) with time zone`.
+    match element.split('(').next().unwrap_or(element).trim_end() {
+        "smallint" | "integer" | "bigint" | "oid" => ALL,
+        // No filter compares with a fraction for equality.
+        "real" | "double precision" => ORDERED,
+        name if name == "date" || name.starts_with("timestamp") => ALL,
+        "json" | "jsonb" => &[],
+        _ => EQUAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_are_those_that_can_match() {
+        for (ty, expected) in [
+            (Some("bigint"), ALL),
+            (Some("integer[]"), ALL),
+            (Some("timestamp(3) with time zone"), ALL),
+            (Some("double precision"), ORDERED),
+            (Some("character varying(20)"), EQUAL),
+            (Some("boolean"), EQUAL),
+            (Some("jsonb"), &[]),
+            (None, ALL),
+        ] {
+            assert_eq!(operators(ty), expected, "{ty:?}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The collections and their fields.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+
+use super::state::App;
+use crate::fields::CollectionInfo;
+
+/// The answer of `/api/v1/collections`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Collections {
+    pub(crate) collections: Vec<CollectionInfo>,
+}
+
+/// `GET /api/v1/collections`: what can be searched, with fields, types, indexes and filters.
+pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Collections> {
+    let serving = app.searcher.serving();
+    let status = app.status.borrow().clone();
+    let points = |name: &str| status.collections.iter().find(|it| it.collection == name).and_then(|it| it.points);
+    let described = serving.collections.iter().map(|it| it.fields.describe(&it.name, points(&it.name)));
+    Json(Collections { collections: described.collect() })
+}
