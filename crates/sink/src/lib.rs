@@ -35,7 +35,7 @@ pub use filter::{Bounds, Condition, Datetime, Filter, NotADatetime};
 pub use keywords::Keywords;
 pub use limited::{Limited, RateLimit};
 pub use nearest_rows::nearest_rows;
-pub use paged::{HitPage, page_of_hits};
+pub use paged::{HitPage, Place, page_of_hits};
 use walvec_model::{
     Fingerprint, Generation, MadeWith, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, SparseVector,
     StoredPoint, TableName, Vector,
@@ -338,8 +338,8 @@ pub trait Search: Send + Sync {
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>>;
 
     /// The nearest points as [`search`](Self::search) finds them, best first, of whose fields walvec's own one is enough. A hybrid
-    /// search brings in as many points of each side as one for `per_page` hits does, so that a longer ranking begins with a shorter one.
-    fn rank(&self, request: SearchRequest, per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>>;
+    /// search brings in as many points of each side as one for `fused_for` hits does, so that a longer ranking begins with a shorter one.
+    fn rank(&self, request: SearchRequest, fused_for: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>>;
 
     /// Up to `limit` points in id order from `from` (inclusive) on, exactly as they are stored.
     fn page(

@@ -5,46 +5,55 @@ use std::collections::HashMap;
 use walvec_model::{PointId, StoredPoint};
 
 use crate::nearest_rows::one_per_row;
-use crate::{Hit, MAX_HITS, Search, SearchRequest, SinkError, nearest_rows};
+use crate::{Hit, MAX_HITS, Query, Search, SearchRequest, SinkError, nearest_rows};
 
 /// How many times as many points are ranked, where those that were ranked do not settle the page.
 const FURTHER: usize = 4;
+
+/// Where a page begins in the ranking of a search.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// How many hits come before it.
+    pub offset: usize,
+    /// For how many hits each side of a hybrid search brings in points, as [`Search::rank`] takes it. The first page decides about it: a
+    /// page that knew more points would rank them otherwise. 0 on the first page.
+    pub fused_for: usize,
+}
 
 /// One page of the hits of a search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HitPage {
     /// The hits, best first.
     pub hits: Vec<Hit>,
-    /// Whether there are more behind them.
-    pub has_more: bool,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<Place>,
 }
 
-/// The hits of a search from the place `offset` on, `request.limit` of them at most. `by_row`: a row counts once, as its nearest
-/// chunk.
+/// The hits of a search from a place on, `request.limit` of them at most. `by_row`: a row counts once, as its nearest chunk.
 ///
 /// While nothing is written, pages that follow each other hold every hit once: equal scores are told apart by the id, however many
-/// there are. At most [`MAX_HITS`] points are ranked.
+/// there are. At most [`MAX_HITS`] points are ranked, and in a hybrid search those that its two sides bring in for the first page.
 ///
 /// # Errors
 /// As [`Search::search`].
 pub async fn page_of_hits(
     collection: &dyn Search,
     request: SearchRequest,
-    offset: usize,
+    place: Place,
     by_row: bool,
 ) -> Result<HitPage, SinkError> {
     let per_page = request.limit;
-    if offset == 0
+    if place.offset == 0
         && let Some(page) = first_page(collection, &request, by_row).await?
     {
         return Ok(page);
     }
-    let end = offset.saturating_add(per_page);
-    let mut ranked = ranking(collection, request, per_page, end.saturating_add(1), by_row).await?;
-    let has_more = ranked.len() > end;
+    let end = place.offset.saturating_add(per_page);
+    let (mut ranked, fused_for) = ranking(collection, request, end.saturating_add(1), place.fused_for, by_row).await?;
+    let next = (ranked.len() > end).then_some(Place { offset: end, fused_for });
     ranked.truncate(end);
-    let hits = ranked.split_off(offset.min(ranked.len()));
-    Ok(HitPage { hits: with_fields(collection, hits).await?, has_more })
+    let hits = ranked.split_off(place.offset.min(ranked.len()));
+    Ok(HitPage { hits: with_fields(collection, hits).await?, next })
 }
 
 /// The first page, if one search settles it: the hit behind it has another score than its last one, or there is none.
@@ -54,31 +63,38 @@ async fn first_page(
     by_row: bool,
 ) -> Result<Option<HitPage>, SinkError> {
     let limit = request.limit;
-    let with_next = SearchRequest { limit: limit.saturating_add(1).min(MAX_HITS), ..request.clone() };
-    let mut hits =
-        if by_row { nearest_rows(collection, with_next).await? } else { collection.search(with_next).await? };
-    let has_more = hits.len() > limit;
+    let fused_for = limit.saturating_add(1).min(MAX_HITS);
+    let with_next = SearchRequest { limit: fused_for, ..request.clone() };
+    let mut hits = match (&request.query, by_row) {
+        // How much its sides have to bring in shows on the way.
+        (Query::Hybrid(..), true) => return Ok(None),
+        (_, true) => nearest_rows(collection, with_next).await?,
+        (_, false) => collection.search(with_next).await?,
+    };
+    let next = (hits.len() > limit).then_some(Place { offset: limit, fused_for });
     let is_settled = match hits.get(limit.saturating_sub(1)..) {
-        Some([last, next, ..]) => last.score > next.score,
+        Some([last, behind, ..]) => last.score > behind.score,
         _ => true,
     };
     hits.truncate(limit);
-    Ok(is_settled.then_some(HitPage { hits, has_more }))
+    Ok(is_settled.then_some(HitPage { hits, next }))
 }
 
-/// The ranking up to `wanted` hits at least, or up to its end. It says nothing of points whose score is that of points behind it.
+/// The ranking up to `wanted` hits at least, or up to its end, and for how many hits the sides of a hybrid search brought points in. It
+/// says nothing of points whose score is that of points behind it.
 async fn ranking(
     collection: &dyn Search,
     request: SearchRequest,
-    per_page: usize,
     wanted: usize,
+    fused_for: usize,
     by_row: bool,
-) -> Result<Vec<Hit>, SinkError> {
+) -> Result<(Vec<Hit>, usize), SinkError> {
+    // Chunks of a few rows may fill what the sides bring in.
+    let may_grow = by_row && fused_for == 0 && matches!(request.query, Query::Hybrid(..));
+    let mut fused_for = if fused_for == 0 { wanted } else { fused_for };
     let mut limit = wanted.saturating_add(1).min(MAX_HITS);
     loop {
-        // Chunks of a few rows may fill what each side of a hybrid search brings in, so that it has to bring in more.
-        let fused = if by_row { limit } else { per_page.saturating_add(1) };
-        let mut hits = collection.rank(SearchRequest { limit, ..request.clone() }, fused).await?;
+        let mut hits = collection.rank(SearchRequest { limit, ..request.clone() }, fused_for).await?;
         let is_all = hits.len() < limit || limit >= MAX_HITS;
         if !is_all && let Some(last) = hits.last().map(|hit| hit.score) {
             // Others may have this score, with lower ids.
@@ -87,10 +103,15 @@ async fn ranking(
         if by_row {
             hits = one_per_row(hits, usize::MAX);
         }
-        if is_all || hits.len() >= wanted {
-            return Ok(hits);
+        let may_find_more = may_grow && fused_for < MAX_HITS;
+        if hits.len() >= wanted || (is_all && !may_find_more) {
+            return Ok((hits, fused_for));
         }
-        limit = limit.saturating_mul(FURTHER).min(MAX_HITS);
+        if is_all {
+            fused_for = fused_for.saturating_mul(FURTHER).min(MAX_HITS);
+        } else {
+            limit = limit.saturating_mul(FURTHER).min(MAX_HITS);
+        }
     }
 }
 

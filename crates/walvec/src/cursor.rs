@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use walvec_sink::Filter;
+use walvec_sink::{Filter, Place};
 
 use crate::mode::Mode;
 
@@ -21,7 +21,7 @@ pub(crate) struct Ranking<'a> {
 /// A place in a ranking. As text it goes to the caller and comes back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cursor {
-    offset: usize,
+    place: Place,
     /// Digest of the ranking: a place in another one would leave hits out, or repeat them.
     ranking: String,
 }
@@ -35,14 +35,14 @@ pub(crate) const OF_ANOTHER_SEARCH: &str = "the cursor is of another search: que
      have to be those of the page before; leave the cursor out for the first page";
 
 impl Cursor {
-    /// The place behind the first `offset` hits.
-    pub(crate) fn new(ranking: &Ranking<'_>, offset: usize) -> Self {
-        Self { offset, ranking: digest(ranking) }
+    /// A place in a ranking.
+    pub(crate) fn new(ranking: &Ranking<'_>, place: Place) -> Self {
+        Self { place, ranking: digest(ranking) }
     }
 
-    /// How many hits come before the page; `None` if it is a place in another ranking.
-    pub(crate) fn offset_in(&self, ranking: &Ranking<'_>) -> Option<usize> {
-        (self.ranking == digest(ranking)).then_some(self.offset)
+    /// Where the page begins; `None` if that is a place in another ranking.
+    pub(crate) fn place_in(&self, ranking: &Ranking<'_>) -> Option<Place> {
+        (self.ranking == digest(ranking)).then_some(self.place)
     }
 }
 
@@ -55,7 +55,7 @@ fn digest(ranking: &Ranking<'_>) -> String {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.offset, self.ranking)
+        write!(f, "{}-{}-{}", self.place.offset, self.place.fused_for, self.ranking)
     }
 }
 
@@ -63,9 +63,11 @@ impl FromStr for Cursor {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (offset, ranking) = text.split_once('-').ok_or(NOT_A_CURSOR)?;
-        let offset = offset.parse().map_err(|_| NOT_A_CURSOR)?;
-        Ok(Self { offset, ranking: ranking.to_owned() })
+        let mut parts = text.splitn(3, '-');
+        let mut number = || parts.next().and_then(|part| part.parse().ok()).ok_or(NOT_A_CURSOR);
+        let place = Place { offset: number()?, fused_for: number()? };
+        let ranking = parts.next().ok_or(NOT_A_CURSOR)?.to_owned();
+        Ok(Self { place, ranking })
     }
 }
 
@@ -80,12 +82,13 @@ mod tests {
     #[test]
     fn a_cursor_fits_the_search_that_it_is_of_and_no_other() {
         let filter = Filter::default();
-        let cursor: Cursor = Cursor::new(&ranking("sea", &filter), 10).to_string().parse().unwrap();
-        assert_eq!(cursor.offset_in(&ranking("sea", &filter)), Some(10));
-        assert_eq!(cursor.offset_in(&ranking("space", &filter)), None);
-        assert_eq!(cursor.offset_in(&Ranking { limit: 6, ..ranking("sea", &filter) }), None);
-        assert_eq!(cursor.offset_in(&Ranking { by_row: true, ..ranking("sea", &filter) }), None);
-        for text in ["", "5", "x-1", "-5-1", "1.5-a"] {
+        let place = Place { offset: 10, fused_for: 6 };
+        let cursor: Cursor = Cursor::new(&ranking("sea", &filter), place).to_string().parse().unwrap();
+        assert_eq!(cursor.place_in(&ranking("sea", &filter)), Some(place));
+        assert_eq!(cursor.place_in(&ranking("space", &filter)), None);
+        assert_eq!(cursor.place_in(&Ranking { limit: 6, ..ranking("sea", &filter) }), None);
+        assert_eq!(cursor.place_in(&Ranking { by_row: true, ..ranking("sea", &filter) }), None);
+        for text in ["", "5", "x-1-a", "-5-1-a", "1.5-1-a", "5-a", "5-1"] {
             assert!(text.parse::<Cursor>().is_err(), "{text}");
         }
     }

@@ -107,7 +107,7 @@ impl Search for Embedded {
         match self.0 {}
     }
 
-    fn rank(&self, _request: SearchRequest, _per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+    fn rank(&self, _request: SearchRequest, _fused_for: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
         match self.0 {}
     }
 

@@ -167,10 +167,10 @@ impl Search for Embedded {
         })
     }
 
-    fn rank(&self, request: SearchRequest, per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+    fn rank(&self, request: SearchRequest, fused_for: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
         let store = Arc::clone(&self.store);
         Box::pin(async move {
-            let rank = move || store.search(|shard| read::rank(shard, request, store.target(), per_page));
+            let rank = move || store.search(|shard| read::rank(shard, request, store.target(), fused_for));
             tokio::task::spawn_blocking(rank).await.unwrap_or(Err(SinkError::Closed))
         })
     }

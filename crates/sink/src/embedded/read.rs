@@ -125,8 +125,8 @@ fn page_of_records(
 }
 
 pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target) -> Result<Vec<Hit>, SinkError> {
-    let per_page = request.limit;
-    find(shard, request, target, per_page, ALL_FIELDS)
+    let fused_for = request.limit;
+    find(shard, request, target, fused_for, ALL_FIELDS)
 }
 
 /// See [`Search::rank`](crate::Search::rank).
@@ -134,16 +134,16 @@ pub(super) fn rank(
     shard: &EdgeShard,
     request: SearchRequest,
     target: &Target,
-    per_page: usize,
+    fused_for: usize,
 ) -> Result<Vec<Hit>, SinkError> {
-    find(shard, request, target, per_page, own_field()?)
+    find(shard, request, target, fused_for, own_field()?)
 }
 
 fn find(
     shard: &EdgeShard,
     request: SearchRequest,
     target: &Target,
-    per_page: usize,
+    fused_for: usize,
     fields: WithPayloadInterface,
 ) -> Result<Vec<Hit>, SinkError> {
     request.check(target.dimension, target.vectors.keywords.is_some())?;
@@ -167,7 +167,7 @@ fn find(
             let prefetch = |query| Prefetch {
                 prefetches: Vec::new(),
                 query: Some(query),
-                limit: fused_from(per_page),
+                limit: fused_from(fused_for),
                 params: None,
                 filter: filter.clone(),
                 score_threshold: None,

@@ -438,10 +438,10 @@ impl Search for Remote {
         })
     }
 
-    fn rank(&self, request: SearchRequest, per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+    fn rank(&self, request: SearchRequest, fused_for: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
         Box::pin(async move {
             self.check_is_known()?;
-            read::rank(&self.0, request, per_page).await
+            read::rank(&self.0, request, fused_for).await
         })
     }
 

@@ -131,19 +131,19 @@ async fn scrolled(
 }
 
 pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<Hit>, SinkError> {
-    let per_page = request.limit;
-    find(inner, request, per_page, true.into()).await
+    let fused_for = request.limit;
+    find(inner, request, fused_for, true.into()).await
 }
 
 /// See [`Search::rank`](crate::Search::rank).
-pub(super) async fn rank(inner: &Inner, request: SearchRequest, per_page: usize) -> Result<Vec<Hit>, SinkError> {
-    find(inner, request, per_page, own_field()).await
+pub(super) async fn rank(inner: &Inner, request: SearchRequest, fused_for: usize) -> Result<Vec<Hit>, SinkError> {
+    find(inner, request, fused_for, own_field()).await
 }
 
 async fn find(
     inner: &Inner,
     request: SearchRequest,
-    per_page: usize,
+    fused_for: usize,
     fields: WithPayloadSelector,
 ) -> Result<Vec<Hit>, SinkError> {
     let Inner { client, spec, place, .. } = inner;
@@ -162,7 +162,7 @@ async fn find(
         score_threshold: request.engine_bound(),
         with_payload: Some(fields),
         with_vectors: Some(false.into()),
-        ..query(spec, request.query, per_page, filter)
+        ..query(spec, request.query, fused_for, filter)
     };
     if let Some((tenants, shard)) = &tenant
         && !tenants.exists(inner, shard).await?
@@ -186,7 +186,7 @@ fn with_remedy(error: SinkError) -> SinkError {
 }
 
 /// The part of a request that says what is looked for, and where.
-fn query(spec: &CollectionSpec, query: Query, per_page: usize, filter: Option<ClientFilter>) -> QueryPoints {
+fn query(spec: &CollectionSpec, query: Query, fused_for: usize, filter: Option<ClientFilter>) -> QueryPoints {
     let dense = |vector: Vector| (ClientQuery::new_nearest(vector), spec.vector.clone());
     let keyword = |SparseVector { indices, values }: SparseVector| {
         (ClientQuery::new_nearest(VectorInput::new_sparse(indices, values)), spec.keywords.clone())
@@ -208,7 +208,7 @@ fn query(spec: &CollectionSpec, query: Query, per_page: usize, filter: Option<Cl
                 query: Some(query),
                 using,
                 filter: filter.clone(),
-                limit: Some(fused_from(per_page) as u64),
+                limit: Some(fused_from(fused_for) as u64),
                 ..PrefetchQuery::default()
             };
             let sides = sides.into_iter().flatten().map(prefetch).collect();

@@ -3,7 +3,7 @@
 use serde_json::json;
 use walvec_model::{Point, PointId, Provenance};
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{CollectionSpec, Filter, Keywords, Query, Search, SearchRequest, Sink, Write, page_of_hits};
+use walvec_sink::{CollectionSpec, Filter, Keywords, Place, Query, Search, SearchRequest, Sink, Write, page_of_hits};
 
 use crate::common::{DIMENSION, point, provenance, spec, vector};
 use crate::server::{on_every_server, remote};
@@ -34,16 +34,17 @@ fn chunk(id: u64) -> Point {
 
 /// What pages that follow each other hold, until the last one.
 async fn all_pages(sink: &impl Search, query: &Query, by_row: bool) -> Vec<PointId> {
-    let mut found = Vec::new();
+    let (mut found, mut place) = (Vec::new(), Place::default());
     loop {
         let request =
             SearchRequest { query: query.clone(), limit: PER_PAGE, filter: Filter::default(), min_score: None };
-        let page = page_of_hits(sink, request, found.len(), by_row).await.unwrap();
+        let page = page_of_hits(sink, request, place, by_row).await.unwrap();
         assert!(page.hits.iter().all(|hit| PointId::Num(hit.payload["number"].as_u64().unwrap()) == hit.id));
-        assert!(page.hits.len() == PER_PAGE || !page.has_more, "{} hits", page.hits.len());
+        assert!(page.hits.len() == PER_PAGE || page.next.is_none(), "{} hits", page.hits.len());
         found.extend(page.hits.iter().map(|hit| hit.id));
-        if !page.has_more {
-            return found;
+        match page.next {
+            Some(next) => place = next,
+            None => return found,
         }
     }
 }
@@ -96,7 +97,7 @@ async fn a_page_behind_the_last_one_is_empty() {
     for (offset, limit, found) in [(0, 1, 1), (1, 1, 0), (100, 5, 0), (usize::MAX, 100, 0)] {
         let query = Query::Dense(vector(1, DIMENSION));
         let request = SearchRequest { query, limit, filter: Filter::default(), min_score: None };
-        let page = page_of_hits(&sink, request, offset, false).await.unwrap();
-        assert_eq!((page.hits.len(), page.has_more), (found, false), "from {offset} on");
+        let page = page_of_hits(&sink, request, Place { offset, fused_for: 2 }, false).await.unwrap();
+        assert_eq!((page.hits.len(), page.next), (found, None), "from {offset} on");
     }
 }

@@ -9,7 +9,7 @@ use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
-use walvec_sink::{Condition, Filter, Query, SearchRequest, page_of_hits};
+use walvec_sink::{Condition, Filter, Place, Query, SearchRequest, page_of_hits};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, hits, output};
@@ -168,9 +168,9 @@ async fn search_here(
         by_row: args.group_by_row,
         limit,
     };
-    let offset = match &args.cursor {
-        Some(cursor) => cursor.offset_in(&ranking).ok_or_else(|| Failure::new(2, "E_USAGE", OF_ANOTHER_SEARCH))?,
-        None => 0,
+    let place = match &args.cursor {
+        Some(cursor) => cursor.place_in(&ranking).ok_or_else(|| Failure::new(2, "E_USAGE", OF_ANOTHER_SEARCH))?,
+        None => Place::default(),
     };
     let _data_dir = app::lock(directory)?;
     let embedder = app::load_embedder(config).await?;
@@ -186,10 +186,10 @@ async fn search_here(
         filter: filter.clone(),
         min_score: args.min_score,
     };
-    let page = page_of_hits(&*opened.search(), request, offset, args.group_by_row).await;
+    let page = page_of_hits(&*opened.search(), request, place, args.group_by_row).await;
     let page = page.map_err(|error| Failure::definite("E_SINK", error))?;
     opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
-    let next = page.has_more.then(|| Cursor::new(&ranking, offset + limit).to_string());
+    let next = page.next.map(|next| Cursor::new(&ranking, next).to_string());
     let hits: Vec<AnswerHit> = page.hits.iter().map(AnswerHit::from).collect();
     let freshness = json!({"lag_ms": null, "applied_lsn": applied(directory)?});
     Ok(json!({"query": text, "collection": collection.name, "hits": hits, "next": next, "freshness": freshness}))

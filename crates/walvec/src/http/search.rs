@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Lsn, Vector};
 use walvec_pipeline::status::Status;
-use walvec_sink::{Hit, Query as Wanted, SearchRequest, SinkError, page_of_hits};
+use walvec_sink::{Hit, Place, Query as Wanted, SearchRequest, SinkError, page_of_hits};
 use walvec_transform::Layout;
 
 use super::hits::AnswerHit;
@@ -171,9 +171,9 @@ impl Searcher {
         let SearchQuery { text, limit, min_score, filter, by_row, .. } = query;
         let (limit, min_score, by_row) = (*limit, *min_score, *by_row);
         let ranking = Ranking { collection: &collection.name, text, mode: by.mode(), filter, min_score, by_row, limit };
-        let offset = match &query.cursor {
-            Some(cursor) => cursor.offset_in(&ranking).ok_or_else(|| refused(Refused(OF_ANOTHER_SEARCH.to_owned())))?,
-            None => 0,
+        let place = match &query.cursor {
+            Some(cursor) => cursor.place_in(&ranking).ok_or_else(|| refused(Refused(OF_ANOTHER_SEARCH.to_owned())))?,
+            None => Place::default(),
         };
         let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
@@ -189,8 +189,8 @@ impl Searcher {
             }
         };
         let request = SearchRequest { query: wanted, limit, filter: filter.clone(), min_score };
-        let page = page_of_hits(collection.search.as_ref(), request, offset, by_row).await.map_err(sink_problem)?;
-        let next = page.has_more.then(|| Cursor::new(&ranking, offset + limit));
+        let page = page_of_hits(collection.search.as_ref(), request, place, by_row).await.map_err(sink_problem)?;
+        let next = page.next.map(|next| Cursor::new(&ranking, next));
         Ok(Answered { mode: by.mode(), hits: page.hits, next })
     }
 }

@@ -124,7 +124,7 @@ impl Search for Memory {
         })
     }
 
-    fn rank(&self, request: SearchRequest, _per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+    fn rank(&self, request: SearchRequest, _fused_for: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
         self.search(request)
     }
 
@@ -196,7 +196,7 @@ impl Search for Failing {
         Box::pin(async { Err((self.0)()) })
     }
 
-    fn rank(&self, _request: SearchRequest, _per_page: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
+    fn rank(&self, _request: SearchRequest, _fused_for: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>> {
         Box::pin(async { Err((self.0)()) })
     }
 
