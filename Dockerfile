@@ -34,6 +34,8 @@ COPY --from=model --chown=walvec:walvec /models /var/lib/walvec-models
 ENV WALVEC_MODELS=/var/lib/walvec-models
 USER walvec
 WORKDIR /var/lib/walvec
+# Asks the walvec of this container whether it serves, at WALVEC_LISTEN or 127.0.0.1:8082: no configuration and no token is needed.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["walvec", "health", "--live", "--timeout", "2"]
 # walvec stops in order on SIGTERM, which it gets as the first process.
 ENTRYPOINT ["walvec"]
 CMD ["--help"]

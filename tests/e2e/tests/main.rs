@@ -6,6 +6,7 @@
 //! - [`altered`]: tables and types that are altered, partitions that come and go
 //! - [`partitions`]: partitions that no look has found as they were when rows were written to them
 //! - [`telling`]: what the commands tell people and programs: hits, the status, errors
+//! - [`compose`]: what compose.yaml sets up
 //! - [`asking`]: pages of hits, fields, allowed hosts, tokens, health
 //! - [`progress`]: long work is seen to go on
 //! - [`unsent`]: large values that PostgreSQL does not send
@@ -61,6 +62,7 @@ mod broker_nulls;
 mod broker_open;
 mod check;
 mod chunks;
+mod compose;
 mod failover;
 mod faults;
 mod gaps;
@@ -123,6 +125,7 @@ fn main() -> ExitCode {
         sessions::tests(),
         telling::tests(),
         asking::tests(),
+        compose::tests(),
         progress::tests(),
         memory::tests(),
         reindex::tests(),
