@@ -35,21 +35,21 @@ pub(crate) fn tests() -> Vec<Test> {
 /// How long walvec may take to follow a promoted standby.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const ROWS: u64 = 500;
+pub(crate) const ROWS: u64 = 500;
 
 /// Changes a random row, and leaves its text alone.
 const UPDATES: &str = "UPDATE items SET n = n + 1 WHERE id = 1 + (random() * 499)::int";
 
 /// Rows come and go too.
-const ALL: &str = "UPDATE items SET n = n + 1 WHERE id = 1 + (random() * 499)::int;
+pub(crate) const ALL: &str = "UPDATE items SET n = n + 1 WHERE id = 1 + (random() * 499)::int;
     INSERT INTO items VALUES (1000 + (random() * 50)::int, 'passing') ON CONFLICT (id) DO NOTHING;
     DELETE FROM items WHERE id = 1000 + (random() * 50)::int";
 
-fn image_of_items() -> Expected {
+pub(crate) fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-fn items(context: &TestContext, standby: &Cluster) -> Settings {
+pub(crate) fn items(context: &TestContext, standby: &Cluster) -> Settings {
     on_both(context, standby, Collection::new("items", "public.items", "{{ name }}"))
 }
 
@@ -62,7 +62,7 @@ fn on_both(context: &TestContext, standby: &Cluster, collection: Collection) -> 
 }
 
 /// A standby that follows the test's cluster.
-async fn standby_of(context: &mut TestContext, keeps_slots: bool) -> Result<Cluster> {
+pub(crate) async fn standby_of(context: &mut TestContext, keeps_slots: bool) -> Result<Cluster> {
     let url = context.url();
     let mut settings = vec![("primary_conninfo", url.as_str()), ("hot_standby_feedback", "on")];
     if keeps_slots {
@@ -81,14 +81,14 @@ async fn standby_of(context: &mut TestContext, keeps_slots: bool) -> Result<Clus
 }
 
 /// Runs `change` again and again, until it is told to stop or the server dies.
-fn load(client: Client, change: &'static str) -> (JoinHandle<()>, Arc<AtomicBool>) {
+pub(crate) fn load(client: Client, change: &'static str) -> (JoinHandle<()>, Arc<AtomicBool>) {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
     let work = async move { while !told.load(Ordering::Relaxed) && client.batch_execute(change).await.is_ok() {} };
     (tokio::spawn(work), stop)
 }
 
-async fn has_slot(standby: &Cluster, context: &TestContext) -> Result<()> {
+pub(crate) async fn has_slot(standby: &Cluster, context: &TestContext) -> Result<()> {
     let client = standby.connect(context.database()).await?;
     wait::until("the standby has the slot", async || {
         // As its worker does now and then, as long as the slot is not ready to be kept.
@@ -100,7 +100,7 @@ async fn has_slot(standby: &Cluster, context: &TestContext) -> Result<()> {
     .await
 }
 
-async fn promote(standby: &Cluster, database: &str) -> Result<()> {
+pub(crate) async fn promote(standby: &Cluster, database: &str) -> Result<()> {
     let client = standby.connect(database).await?;
     ensure!(client.query_one("SELECT pg_promote()", &[]).await?.get::<_, bool>(0));
     Ok(())
@@ -167,7 +167,7 @@ async fn a_slot_that_survives_a_failover_leaves_no_gap(context: TestContext) -> 
 }
 
 /// Lets a standby receive nothing any more.
-async fn cut_off(standby: &Cluster, database: &str) -> Result<()> {
+pub(crate) async fn cut_off(standby: &Cluster, database: &str) -> Result<()> {
     let client = standby.connect(database).await?;
     client.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await?;
     client.batch_execute("SELECT pg_reload_conf()").await?;

@@ -15,8 +15,11 @@
 //! - [`memory`]: memory is bounded by what is configured, whatever the rows are like
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`failover`]: a primary that dies, and its standby
+//! - [`broker_failover`]: the same behind a broker
 //! - [`gaps`]: changes that can no longer be had
 //! - [`ownership`]: one process, one table, no older state
+//! - [`full_disks`]: disks of PostgreSQL and of walvec that are full
+//! - [`limits`]: a server of PostgreSQL that is full
 //! - [`sessions`]: limits, logins and streams of PostgreSQL that are not as they should be
 //! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
 //! - [`check`]: what is missing, how to put it right, and what `run` will do
@@ -57,6 +60,7 @@ mod broker;
 mod broker_commands;
 mod broker_compacted;
 mod broker_debezium;
+mod broker_failover;
 mod broker_input;
 mod broker_nulls;
 mod broker_open;
@@ -65,12 +69,14 @@ mod chunks;
 mod compose;
 mod failover;
 mod faults;
+mod full_disks;
 mod gaps;
 mod harness;
 mod hybrid;
 mod init;
 mod late_vectors;
 mod layouts;
+mod limits;
 mod locks;
 mod lookup_refusals;
 mod lookups;
@@ -123,6 +129,8 @@ fn main() -> ExitCode {
         ownership::tests(),
         failover::tests(),
         sessions::tests(),
+        limits::tests(),
+        full_disks::tests(),
         telling::tests(),
         asking::tests(),
         compose::tests(),
@@ -143,6 +151,7 @@ fn main() -> ExitCode {
         tenants::tests(),
         broker_open::tests(),
         broker_debezium::tests(),
+        broker_failover::tests(),
         broker_input::tests(),
         broker_nulls::tests(),
         broker_compacted::tests(),
