@@ -57,7 +57,8 @@ async fn move_server(context: &mut TestContext, volume: &Volume) -> Result<()> {
 }
 
 fn is_about_the_disk(walvec_says: &str) -> bool {
-    walvec_says.contains("No space left on device") && walvec_says.contains("disk")
+    let is_full = ["No space left on device", "MiB are free"].iter().any(|words| walvec_says.contains(words));
+    is_full && walvec_says.contains("disk")
 }
 
 /// Waits until the status names the full disk, with a remedy.

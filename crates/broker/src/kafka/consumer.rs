@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Connection, Trouble};
 use super::ownership::Ownership;
 use super::poll::{self, Client, Context};
-use super::recency::{Mark, Recency};
+use super::recency::{Mark, Recency, deletes_gone};
 pub use super::settings::{Membership, Offsets, Polled, Protocol};
 use super::statistics::Reading;
 use super::topics::{ANSWER, blocking};
@@ -177,8 +177,7 @@ impl Member {
         let partitions = self.ownership.partitions();
         for partition in &partitions {
             if let Some((behind, kept)) = self.recency.too_far_behind(partition, SystemTime::now()) {
-                let (topic, partition) = (partition.topic.to_string(), partition.number);
-                return Err(BrokerError::DeletesGone { topic, partition, behind, kept });
+                return Err(deletes_gone(partition, behind, kept));
             }
         }
         let mut list = TopicPartitionList::new();

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Trouble, log};
 use super::consumer::Polled;
 use super::ownership::Ownership;
-use super::recency::{Mark, Recency};
-use super::statistics::{Progress, Reading, Watch};
+use super::recency::{Mark, Recency, deletes_gone};
+use super::statistics::{Reading, Watch};
 use super::topics::ANSWER;
 use crate::classify::is_fenced;
 use crate::error::BrokerError;
@@ -73,18 +73,8 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        let reading = Reading::new(&statistics, &self.ownership);
-        // The end is not known before the first answer.
-        let knows_end = |partition: &Partition| {
-            let topic = statistics.topics.get(&*partition.topic);
-            topic.and_then(|topic| topic.partitions.get(&partition.number)).is_some_and(|found| found.hi_offset >= 0)
-        };
-        for Progress { partition, .. } in reading.partitions.iter().filter(|progress| progress.lag == 0) {
-            if knows_end(partition) {
-                self.recency.ended(partition, SystemTime::now());
-            }
-        }
-        self.reading.send_replace(reading);
+        let at_end = |partition: &Partition| self.recency.ended(partition, SystemTime::now());
+        self.reading.send_replace(Reading::new(&statistics, &self.ownership, at_end));
     }
 }
 
@@ -156,8 +146,7 @@ impl Context {
                 && committed.is_some_and(|committed| committed < end)
                 && behind > kept
             {
-                let (topic, partition) = (partition.topic.to_string(), partition.number);
-                return Err(BrokerError::DeletesGone { topic, partition, behind, kept });
+                return Err(deletes_gone(partition, behind, kept));
             }
             let start = start(partition, committed, first, end)?;
             // A group that begins finds the rows and the deletes of this moment.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::error::BrokerError;
 use crate::record::Partition;
 
 /// Times that are closer together are not told apart.
@@ -97,6 +98,12 @@ impl Recency {
         let behind = now.duration_since(as_of).unwrap_or_default();
         (behind > kept).then_some((behind, kept))
     }
+}
+
+/// The topic may have forgotten deletes of the partition that were not read: it keeps them for `kept`, and what was written in the last
+/// `behind` is still to be read.
+pub(crate) fn deletes_gone(partition: &Partition, behind: Duration, kept: Duration) -> BrokerError {
+    BrokerError::DeletesGone { topic: partition.topic.to_string(), partition: partition.number, behind, kept }
 }
 
 /// What is remembered with an offset: what it is about, and as of when everything before it was read.

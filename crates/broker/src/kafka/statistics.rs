@@ -13,7 +13,8 @@ use crate::record::Partition;
 const STALL: Duration = Duration::from_secs(30);
 
 impl Reading {
-    pub(crate) fn new(statistics: &Statistics, ownership: &Ownership) -> Self {
+    /// The picture in the library's statistics. `at_end` hears of partitions of which nothing waits, once their end is known.
+    pub(crate) fn new(statistics: &Statistics, ownership: &Ownership, mut at_end: impl FnMut(&Partition)) -> Self {
         let mut partitions: Vec<Progress> = Vec::new();
         for partition in ownership.partitions() {
             let found =
@@ -23,6 +24,10 @@ impl Reading {
             let next = if found.app_offset >= 0 { found.app_offset } else { found.next_offset.max(0) };
             let everything_came = found.next_offset >= found.hi_offset && found.fetchq_cnt == 0;
             let lag = if everything_came { 0 } else { (found.hi_offset - next).max(0) };
+            // The end is not known before the first answer.
+            if lag == 0 && found.hi_offset >= 0 {
+                at_end(&partition);
+            }
             let is_paused = ownership.is_paused(&partition);
             partitions.push(Progress { partition, next, lag, is_paused });
         }

@@ -23,6 +23,8 @@ const FREE: u64 = 4 * ON_DISK;
 pub(super) const PIECES: usize = 256;
 /// How much is written to a file, or read from it, at a time.
 const BLOCK: usize = 1 << 20;
+/// How much of a piece may come in before the others hear of it. Lines are short, and the lock is everybody's.
+const UNTOLD: u64 = 64 << 10;
 /// The length of a line comes before it.
 const LENGTH: usize = 4;
 
@@ -61,7 +63,7 @@ impl Spool {
     /// A new piece.
     pub(super) fn piece(&self) -> Spooled {
         self.0.waiting.send_modify(|waiting| waiting.pieces += 1);
-        Spooled { spool: self.clone(), bytes: 0, file: None, on_disk: 0, memory: BytesMut::new() }
+        Spooled { spool: self.clone(), bytes: 0, untold: 0, file: None, on_disk: 0, memory: BytesMut::new() }
     }
 
     /// The directory, if it has space to spare.
@@ -76,6 +78,8 @@ pub(super) struct Spooled {
     spool: Spool,
     /// All lines with their lengths.
     bytes: u64,
+    /// How much of that the spool has not heard of.
+    untold: u64,
     file: Option<File>,
     /// How much of the file is valid.
     on_disk: u64,
@@ -96,24 +100,30 @@ impl Spooled {
         self.memory.extend_from_slice(line);
         let added = (LENGTH + line.len()) as u64;
         self.bytes += added;
-        let in_memory = {
-            let mut in_memory = 0;
-            self.spool.0.waiting.send_if_modified(|waiting| {
-                waiting.bytes += added;
-                waiting.in_memory += added;
-                in_memory = waiting.in_memory;
-                false
-            });
-            in_memory
-        };
-        if self.memory.len() >= BLOCK && in_memory > IN_MEMORY / 2 {
-            self.spill().await;
+        self.untold += added;
+        if self.untold >= UNTOLD {
+            let in_memory = self.tell();
+            if self.memory.len() >= BLOCK && in_memory > IN_MEMORY / 2 {
+                self.spill().await;
+            }
         }
+    }
+
+    /// Tells the spool what has come in, and returns how much all pieces have in memory.
+    fn tell(&mut self) -> u64 {
+        let (untold, mut in_memory) = (std::mem::take(&mut self.untold), 0);
+        self.spool.0.waiting.send_if_modified(|waiting| {
+            waiting.bytes += untold;
+            waiting.in_memory += untold;
+            in_memory = waiting.in_memory;
+            false
+        });
+        in_memory
     }
 
     /// Ends the piece: little may stay in memory if other pieces fill that.
     pub(super) async fn end(&mut self) {
-        if self.file.is_some() || self.spool.0.waiting.borrow().in_memory > IN_MEMORY / 2 {
+        if self.tell() > IN_MEMORY / 2 || self.file.is_some() {
             self.spill().await;
         }
     }
@@ -165,7 +175,8 @@ impl Spooled {
 
 impl Drop for Spooled {
     fn drop(&mut self) {
-        let (bytes, in_memory) = (self.bytes, self.bytes - self.on_disk);
+        let bytes = self.bytes - self.untold;
+        let in_memory = bytes - self.on_disk;
         self.spool.0.waiting.send_modify(|waiting| {
             waiting.pieces -= 1;
             waiting.bytes -= bytes;
