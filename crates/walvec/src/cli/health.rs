@@ -143,7 +143,11 @@ fn to_text(found: &Found) -> String {
 }
 
 fn to_json(found: &Found, is_ok: bool) -> Value {
-    let process = |Probed { name, address, answered }: &Probed| json!({"name": name, "address": address, "ok": answered.is_ok, "said": answered.said, "problem": answered.problem});
     let reason = found.processes.is_empty().then_some(&found.if_none);
     json!({"ok": is_ok, "reason": reason, "processes": found.processes.iter().map(process).collect::<Vec<_>>()})
+}
+
+fn process(Probed { name, address, answered }: &Probed) -> Value {
+    let Answered { is_ok, said, problem } = answered;
+    json!({"name": name, "address": address, "ok": is_ok, "said": said, "problem": problem})
 }
