@@ -20,7 +20,9 @@ pub(crate) fn tests() -> Vec<Test> {
         ("checkpoint_timeout", "1h"),
     ];
     vec![
-        test!(a_first_start_on_a_server_whose_disk_is_full_says_so).on_own_server(SMALL).on_a_volume(),
+        test!(a_first_start_on_a_server_whose_disk_is_full_says_so_and_goes_on_when_there_is_room)
+            .on_own_server(SMALL)
+            .on_a_volume(),
         test!(a_server_whose_disk_is_full_is_named_and_nothing_is_lost_when_there_is_room_again)
             .on_own_server(SMALL)
             .on_a_volume(),
@@ -73,18 +75,16 @@ async fn is_named(walvec: &mut Walvec) -> Result<()> {
     Ok(())
 }
 
-async fn a_first_start_on_a_server_whose_disk_is_full_says_so(mut context: TestContext) -> Result<()> {
+async fn a_first_start_on_a_server_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(
+    mut context: TestContext,
+) -> Result<()> {
     let volume = Volume::mount(500)?;
     move_server(&mut context, &volume).await?;
     context.execute(TABLE).await?;
-    context.configure(&items())?;
     let ballast = volume.fill()?;
-    let output = context.walvec(&["run"]).await?;
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.code() == Some(3) && words.lines().last() == Some("E_LIMIT"), "{}: {words}", output.status);
-    ensure!(is_about_the_disk(&words), "{words}");
-    std::fs::remove_file(ballast)?;
     let mut walvec = context.start(&items()).await?;
+    is_named(&mut walvec).await?;
+    std::fs::remove_file(ballast)?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 100);
@@ -137,7 +137,8 @@ async fn a_server_that_breaks_down_because_its_log_has_no_room_is_waited_for(mut
     while context.sql.execute(message, &[]).await.is_ok() {}
     walvec.wait_for("the server is missed", |status| status.problem.is_some()).await?;
     std::fs::remove_file(ballast)?;
-    context.cluster().kill().await?;
+    // Its recovery needs room too, so that it may have ended altogether.
+    context.cluster().kill().await.ok();
     context.cluster().start_again().await?;
     context.reconnect().await?;
     context.execute("UPDATE items SET name = 'later ' || id").await?;
