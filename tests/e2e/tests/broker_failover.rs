@@ -7,6 +7,7 @@ use walvec_pipeline::status::Phase;
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
 
+use crate::broker::captured;
 use crate::failover::{ALL, ROWS, cut_off, has_slot, image_of_items, items, load, promote, standby_of};
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -27,8 +28,7 @@ async fn fail_over(mut context: TestContext, keeps_slots: bool) -> Result<bool> 
     let standby = standby_of(&mut context, keeps_slots).await?;
     let on_server = items(&context, &standby).with("sink", json!({ "qdrant": { "url": server.url() } }));
     let settings = kafka.carries(on_server);
-    let mut capture = context.start_stage(&settings, "capture", "1").await?;
-    capture.caught_up(&context).await?;
+    let mut capture = captured(&context, &settings).await?;
     let mut one = context.start_stage(&settings, "index", "one").await?;
     let mut two = context.start_stage(&settings, "index", "two").await?;
     if keeps_slots {
@@ -89,7 +89,7 @@ async fn what_only_the_former_primary_had_leaves_no_trace_behind_a_broker(mut co
     let standby = standby_of(&mut context, false).await?;
     let on_server = items(&context, &standby).with("sink", json!({ "qdrant": { "url": server.url() } }));
     let settings = kafka.carries(on_server);
-    let mut capture = context.start_stage(&settings, "capture", "1").await?;
+    let mut capture = captured(&context, &settings).await?;
     let mut worker = context.start_stage(&settings, "index", "1").await?;
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     cut_off(&standby, context.database()).await?;
