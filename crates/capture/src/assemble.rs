@@ -260,7 +260,7 @@ mod tests {
 
     /// A table `s.t (id int primary key, body text)` under oid 7; oid 8 is not followed.
     fn assembler() -> Assembler {
-        let column = |name: &str, type_oid| Column { name: name.to_owned(), type_name: String::new(), type_oid };
+        let column = |name: &str, type_oid| Column::new(name, "", type_oid);
         let table =
             Table { name: TableName::new("s", "t"), columns: vec![column("id", 23), column("body", 25)], key: vec![0] };
         let mut assembler = Assembler::default();

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     fn decode(line: &[u8]) -> Result<Row, CaptureError> {
-        let column = |name: &str| Column { name: name.to_owned(), type_name: "text".to_owned(), type_oid: 25 };
+        let column = |name: &str| Column::new(name, "text", 25);
         let table = Table { name: TableName::new("s", "t"), columns: vec![column("a"), column("b")], key: vec![0] };
         RowDecoder::new(&table, &[Kind::Text, Kind::Text]).row(line)
     }

@@ -19,7 +19,7 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let kinds = source.catalog.kinds_of(&table.columns).await?;
+    let kinds = source.catalog.kinds_of(&table.columns, &table.key).await?;
     let equalities = source.catalog.equalities_of(&table.columns).await?;
     // As they were when the source was connected: after a table was altered, the session begins again.
     let shape = source.shape_of(&table.name).await?;
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn keys_cannot_leave_their_literals() {
-        let column = |name: &str| Column { name: name.to_owned(), type_name: "text".to_owned(), type_oid: 25 };
+        let column = |name: &str| Column::new(name, "text", 25);
         let table = Table {
             name: TableName::new("s", "T"),
             columns: vec![column("x"), column("a"), column("b")],

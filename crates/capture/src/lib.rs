@@ -26,6 +26,7 @@
 //! - `stream`: the task that reads the stream and answers the server
 //! - `pgoutput`: replication messages, decoded without any I/O
 //! - `assemble`: messages into changes with positions and keys
+//! - `first_row`: a row of a table, to try templates on
 //! - `fetch`: rows read again by key
 //! - `lookup`: rows looked up in other tables, and the rows that look something up
 //! - `owner`: which process may write a collection
@@ -54,6 +55,7 @@ mod connect;
 mod copy_text;
 mod error;
 mod fetch;
+mod first_row;
 mod limits;
 mod look;
 mod lookup;

@@ -58,7 +58,7 @@ impl Source {
             return Ok(Vec::new());
         }
         let (main, theirs) = (&self.shape(main).await?, &self.shape(&lookup.table).await?);
-        let number = Column { name: "number".to_owned(), type_name: "bigint".to_owned(), type_oid: BIGINT };
+        let number = Column::new("number", "bigint", BIGINT);
         let columns = std::iter::once(number).chain(theirs.table.columns.iter().cloned()).collect();
         let answer = Table { name: lookup.table.clone(), columns, key: vec![0] };
         let kinds: Vec<Kind> = std::iter::once(Kind::Integer).chain(theirs.kinds.iter().cloned()).collect();
@@ -121,7 +121,7 @@ impl Source {
         }
         let spec: Vec<_> = self.config.published().into_iter().filter(|spec| spec.name == *table).collect();
         let Some(published) = self.published_as(&spec).await?.pop() else { return Ok(None) };
-        let kinds = self.catalog.kinds_of(&published.table.columns).await?.into();
+        let kinds = self.catalog.kinds_of(&published.table.columns, &published.table.key).await?.into();
         let partitioned = published.facts.kind == "p";
         let shape = Shape { table: published.table, kinds, filter: published.filter, partitioned };
         known.insert(table.clone(), shape.clone());
@@ -190,7 +190,8 @@ impl Source {
         Ok(possible)
     }
 
-    async fn copied(&self, query: &str, answer: &Table, kinds: &[Kind]) -> Result<Vec<Row>, Unanswered> {
+    /// The rows that a query answers.
+    pub(crate) async fn copied(&self, query: &str, answer: &Table, kinds: &[Kind]) -> Result<Vec<Row>, Unanswered> {
         let session = self.catalog.rows_session().await?;
         let copy = session.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(Unanswered::Refused)?;
         let lines: Vec<Bytes> = copy.try_collect().await.map_err(Unanswered::Refused)?;
@@ -201,7 +202,7 @@ impl Source {
 }
 
 /// Why rows were not read.
-enum Unanswered {
+pub(crate) enum Unanswered {
     /// The server refused.
     Refused(tokio_postgres::Error),
     /// There is no session, or a value could not be decoded.
@@ -214,7 +215,7 @@ impl Unanswered {
     }
 
     /// The error, where rows of `table` were to be read.
-    fn about(self, table: &TableName) -> CaptureError {
+    pub(crate) fn about(self, table: &TableName) -> CaptureError {
         match self {
             Self::Refused(error) => failure(table, &error),
             Self::Other(error) => error,
@@ -348,11 +349,7 @@ mod tests {
     use super::*;
 
     fn shape(name: &str, columns: &[(&str, &str, Kind)]) -> Shape {
-        let column = |(name, type_name, _): &(&str, &str, Kind)| Column {
-            name: (*name).to_owned(),
-            type_name: (*type_name).to_owned(),
-            type_oid: 0,
-        };
+        let column = |(name, type_name, _): &(&str, &str, Kind)| Column::new(*name, *type_name, 0);
         let table =
             Table { name: TableName::new("s", name), columns: columns.iter().map(column).collect(), key: vec![0] };
         let kinds = columns.iter().map(|(_, _, kind)| kind.clone()).collect();

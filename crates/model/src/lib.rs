@@ -4,6 +4,8 @@
 //!
 //! - [`lsn`] and [`position`]: where in the WAL something happened, and how two versions of one row are ordered
 //! - [`table`]: table names, columns and keys as PostgreSQL describes them
+//! - [`types`]: what becomes of the values of PostgreSQL's types
+//! - [`operands`]: what templates add to Jinja's operators
 //! - [`row`]: values, rows and row keys
 //! - [`lookup`]: rows of other tables that a document is rendered with
 //! - [`change`]: what capture emits: inserts, updates, deletes, truncates, commits
@@ -23,10 +25,12 @@ pub mod fingerprint;
 pub mod lookup;
 pub mod lsn;
 pub mod moment;
+pub mod operands;
 pub mod point;
 pub mod position;
 pub mod row;
 pub mod table;
+pub mod types;
 
 pub use causes::with_causes;
 pub use change::{Change, LookedUpChange, Op, StreamEvent, Touched};
@@ -41,3 +45,4 @@ pub use point::{
 pub use position::Position;
 pub use row::{Cell, KeyDigest, Row, RowKey, Value, weight};
 pub use table::{Column, Table, TableName};
+pub use types::{IndexType, Type};

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Type;
+
 /// A schema-qualified table name, unquoted: exactly the characters that the catalogue holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TableName {
@@ -35,6 +37,15 @@ pub struct Column {
     pub type_name: String,
     /// `pg_type.oid` of the column's declared type.
     pub type_oid: u32,
+    /// What the type is, under all domains.
+    pub ty: Type,
+}
+
+impl Column {
+    /// A column of a built-in type.
+    pub fn new(name: impl Into<String>, type_name: impl Into<String>, type_oid: u32) -> Self {
+        Self { name: name.into(), type_name: type_name.into(), type_oid, ty: Type::of_oid(type_oid) }
+    }
 }
 
 /// A table's published columns and its key, as of one moment of the stream.

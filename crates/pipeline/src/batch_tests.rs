@@ -4,7 +4,7 @@ use walvec_model::{Cell, Column, Lsn, TableName};
 use super::*;
 
 fn table() -> Arc<Table> {
-    let column = |name: &str| Column { name: name.to_owned(), type_name: "text".to_owned(), type_oid: 25 };
+    let column = |name: &str| Column::new(name, "text", 25);
     Arc::new(Table {
         name: TableName::new("public", "books"),
         columns: ["id", "name", "body"].map(column).to_vec(),

@@ -82,4 +82,4 @@ pub use error::PipelineError;
 pub use policy::{During, Policy};
 pub use status::Status;
 pub use store::{Checkpoint, DeadLetter, Store};
-pub use supervisor::{Before, Collection, Pipeline, PipelineConfig, check_columns, facts, table_facts};
+pub use supervisor::{Before, Collection, ConfigDigest, Pipeline, PipelineConfig, check_columns, facts, table_facts};

@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn change(touched: Touched) -> LookedUpChange {
-        let column = |name: &str| Column { name: name.to_owned(), type_name: "int".to_owned(), type_oid: 23 };
+        let column = |name: &str| Column::new(name, "int", 23);
         let columns = ["id", "book", "other"].map(column).to_vec();
         let table = Table { name: TableName::new("public", "reviews"), columns, key: vec![0] };
         LookedUpChange { table: Arc::new(table), position: Position { commit_lsn: Lsn(5), ordinal: 2 }, touched }

@@ -380,7 +380,7 @@ mod tests {
     }
 
     fn change(position: Position, op: Op) -> Change {
-        let column = Column { name: "id".to_owned(), type_name: "int4".to_owned(), type_oid: 23 };
+        let column = Column::new("id", "int4", 23);
         let table = Table { name: TableName::new("public", "books"), columns: vec![column], key: vec![0] };
         Change { table: Arc::new(table), position, op }
     }

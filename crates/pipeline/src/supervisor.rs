@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{CaptureError, LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Subject, Withheld};
-use walvec_model::{Change, Fingerprint, Generation, Lsn, Moment, Table, TableName};
+use walvec_model::{Change, Column, Fingerprint, Generation, Lsn, Moment, Table, TableName, Type};
 use walvec_sink::{Sink, SinkError};
 use walvec_transform::{Transform, TransformError};
 
@@ -53,10 +53,8 @@ pub struct PipelineConfig {
     pub batch_rows: usize,
     /// How long an unfinished transaction's rows may wait for company.
     pub batch_wait: Duration,
-    /// Digest of what decides rows and payloads; when it changes, tables are read again.
-    pub config_digest: String,
-    /// The same for the collections of each table.
-    pub table_digests: BTreeMap<TableName, String>,
+    /// What decides rows and payloads; when it changes, tables are read again.
+    pub config_digest: ConfigDigest,
     /// What to do when changes can no longer be had.
     pub on_gap: OnGap,
     /// Whether this pipeline sets the gauges. One that fills collections beside another one does not.
@@ -376,9 +374,9 @@ impl Pipeline {
             run.owner.set(Some(source.own(&shared).await?));
         }
         let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
-        let PipelineConfig { config_digest, table_digests, source: SourceConfig { slot, .. }, .. } = &self.config;
+        let PipelineConfig { config_digest, source: SourceConfig { slot, .. }, .. } = &self.config;
         let mut facts = facts(source, slot, config_digest, collections, before).await?;
-        facts.tables = table_facts(source, table_digests, baseline.as_ref()).await?;
+        facts.tables = table_facts(source, config_digest, baseline.as_ref()).await?;
         facts.shown = shown;
         Ok(facts)
     }
@@ -534,6 +532,24 @@ impl Found {
     }
 }
 
+/// What of a configuration decides rows and payloads.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigDigest {
+    /// A digest of most of it.
+    pub digest: String,
+    /// Columns that are indexed as numbers. Those that are numerics are stored as numbers because of that, the others are as they were.
+    pub numbers: Vec<(TableName, String)>,
+    /// The same digest of the collections of each table; empty where tables are not read again one by one.
+    pub tables: BTreeMap<TableName, String>,
+}
+
+impl ConfigDigest {
+    fn of_table(&self, table: &TableName) -> Self {
+        let digest = self.tables.get(table).cloned().unwrap_or_default();
+        Self { digest, numbers: self.numbers.clone(), tables: BTreeMap::new() }
+    }
+}
+
 /// What was stored when the rows were read.
 #[derive(Clone, Copy, Debug)]
 pub struct Before<'a> {
@@ -550,7 +566,7 @@ pub struct Before<'a> {
 pub async fn facts(
     source: &Source,
     slot_name: &str,
-    config_digest: &str,
+    config_digest: &ConfigDigest,
     collections: BTreeMap<String, String>,
     before: Before<'_>,
 ) -> Result<Facts, PipelineError> {
@@ -594,13 +610,13 @@ pub async fn facts(
     })
 }
 
-/// What is known of each followed table. `digests`: of what is configured for it.
+/// What is known of each followed table. `config`: what is configured for it.
 ///
 /// # Errors
 /// If PostgreSQL cannot be asked.
 pub async fn table_facts(
     source: &Source,
-    digests: &BTreeMap<TableName, String>,
+    config: &ConfigDigest,
     baseline: Option<&Baseline>,
 ) -> Result<BTreeMap<TableName, TableFacts>, PipelineError> {
     let entries = source.publication_entries().await?;
@@ -612,13 +628,12 @@ pub async fn table_facts(
     let is_owed = |table: &TableName| baseline.is_some_and(|baseline| baseline.anew.contains(table));
     let facts = |table: Arc<Table>| {
         let name = &table.name;
-        let digest = digests.get(name).map(String::as_str).unwrap_or_default();
         let is_replaced = shapes
             .get(name)
             .zip(before(name))
             .is_some_and(|(now, before)| is_any_replaced(std::slice::from_ref(before), &[(name.clone(), now.clone())]));
         let facts = TableFacts {
-            digest: with_shapes(digest, std::slice::from_ref(&table)),
+            digest: with_shapes(&config.of_table(name), std::slice::from_ref(&table)),
             is_replaced,
             is_owed: is_owed(name),
             entry: entries.get(name).cloned(),
@@ -629,13 +644,28 @@ pub async fn table_facts(
     Ok(source.followed_tables().await?.into_iter().map(facts).collect())
 }
 
+/// The form in which values of numeric and JSON columns are stored and seen by templates. Points in another form are made again.
+const FORM: &str = "values 2";
+
+/// Whether values of the type have had another form.
+fn has_form(ty: &Type) -> bool {
+    matches!(ty.scalar(), Type::Numeric { .. } | Type::Json)
+}
+
 /// The configuration's digest, and the tables' columns and keys: an ALTER TABLE changes rows that no stream will bring.
-fn with_shapes(config_digest: &str, tables: &[Arc<Table>]) -> String {
-    let mut parts = vec![config_digest.to_owned()];
+fn with_shapes(config_digest: &ConfigDigest, tables: &[Arc<Table>]) -> String {
+    let ConfigDigest { digest, numbers, .. } = config_digest;
+    let mut parts = vec![digest.clone()];
     for table in tables {
         parts.push(table.name.to_string());
         parts.push(format!("{:?}", table.key));
         parts.extend(table.columns.iter().flat_map(|column| [column.name.clone(), column.type_name.clone()]));
+        if table.columns.iter().any(|column| has_form(&column.ty)) {
+            parts.push(FORM.to_owned());
+        }
+        let is_stored = |column: &Column| numbers.iter().any(|(of, name)| *of == table.name && *name == column.name);
+        let stored = table.columns.iter().filter(|column| column.ty.is_numeric() && is_stored(column));
+        parts.extend(stored.map(|column| format!("number {}", column.name)));
     }
     Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
 }

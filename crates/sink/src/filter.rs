@@ -17,29 +17,106 @@ pub struct Filter(pub Vec<Condition>);
 pub enum Condition {
     /// The field equals the value, or is an array that contains it.
     Equals {
-        /// The user's name of the field, whatever holds it.
-        field: String,
+        /// The field.
+        field: FieldPath,
         /// A string, a whole number or a boolean.
         value: Value,
     },
     /// The field is a number inside the bounds.
     Range {
-        /// The user's name of the field, whatever holds it.
-        field: String,
+        /// The field.
+        field: FieldPath,
         /// What the number is compared with.
         bounds: Bounds<f64>,
     },
     /// The field is a text that reads as a [`Datetime`], inside the bounds.
     DatetimeRange {
-        /// The user's name of the field, whatever holds it.
-        field: String,
+        /// The field.
+        field: FieldPath,
         /// What the moment is compared with.
         bounds: Bounds<Datetime>,
+    },
+    /// The field is NULL: of a member of JSON, that it is null, an empty list, or not there.
+    Null {
+        /// The field.
+        field: FieldPath,
     },
     /// At least one of them holds; there is at least one.
     AnyOf(Vec<Condition>),
     /// The condition does not hold.
     Not(Box<Condition>),
+}
+
+/// A payload field, or a member of one that holds JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldPath {
+    /// The user's name of the field, whatever holds it and whatever characters it has.
+    pub name: String,
+    /// The way from there to the member.
+    pub steps: Vec<Step>,
+}
+
+/// A step from a JSON value to a part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A member of an object.
+    Key(String),
+    /// An element of a list, from 0.
+    Index(usize),
+    /// Any element of a list.
+    Each,
+}
+
+impl FieldPath {
+    /// The path that `text` writes, as Qdrant writes paths: `meta.color`, `items[0].name`, `items[].name`, and in double quotes
+    /// what is no word, `meta."a b"`. `None` if it is no path.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, mut rest) = key(text)?;
+        let mut steps = Vec::new();
+        while !rest.is_empty() {
+            if let Some(inside) = rest.strip_prefix('[') {
+                let (index, after) = inside.split_once(']')?;
+                steps.push(if index.is_empty() { Step::Each } else { Step::Index(index.parse().ok()?) });
+                rest = after;
+            } else {
+                let (name, after) = key(rest.strip_prefix('.')?)?;
+                steps.push(Step::Key(name));
+                rest = after;
+            }
+        }
+        Some(Self { name, steps })
+    }
+}
+
+/// The key at the beginning of `text`, and what follows it.
+fn key(text: &str) -> Option<(String, &str)> {
+    if let Some(quoted) = text.strip_prefix('"') {
+        let (key, rest) = quoted.split_once('"')?;
+        return (!key.is_empty()).then(|| (key.to_owned(), rest));
+    }
+    let end = text.find(['.', '[']).unwrap_or(text.len());
+    (end > 0).then(|| (text[..end].to_owned(), &text[end..]))
+}
+
+/// A field as a whole.
+impl From<&str> for FieldPath {
+    fn from(name: &str) -> Self {
+        Self { name: name.to_owned(), steps: Vec::new() }
+    }
+}
+
+/// As it is written in filters.
+impl fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.steps.iter().try_for_each(|step| match step {
+            Step::Key(key) if key.contains(['.', '[', '"']) => write!(f, ".\"{key}\""),
+            Step::Key(key) => write!(f, ".{key}"),
+            Step::Index(index) => write!(f, "[{index}]"),
+            Step::Each => f.write_str("[]"),
+        })
+    }
 }
 
 /// The ends of a range, named as Qdrant names them. All that are given must hold.
@@ -128,12 +205,12 @@ impl fmt::Display for NotADatetime {
 }
 
 /// An end of a range, which is none if it is not a number.
-pub(crate) fn comparable_end(field: &str, end: f64) -> Result<f64, SinkError> {
+pub(crate) fn comparable_end(field: &FieldPath, end: f64) -> Result<f64, SinkError> {
     if end.is_nan() { Err(SinkError::BadRequest(format!("a bound of \"{field}\" is not a number"))) } else { Ok(end) }
 }
 
 /// A moment that the engine or the protocol has no room for.
-pub(crate) fn too_far(field: &str) -> SinkError {
+pub(crate) fn too_far(field: &FieldPath) -> SinkError {
     SinkError::BadRequest(format!("a bound of \"{field}\" is too far from today"))
 }
 
@@ -143,6 +220,21 @@ mod tests {
 
     fn moment(text: &str) -> Datetime {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_path_leads_to_a_member_and_reads_as_it_is_written() {
+        let steps = |text: &str| FieldPath::parse(text).map(|path| (path.name, path.steps));
+        let key = |name: &str| Step::Key(name.to_owned());
+        assert_eq!(steps("meta"), Some(("meta".to_owned(), vec![])));
+        assert_eq!(steps("m.a.b"), Some(("m".to_owned(), vec![key("a"), key("b")])));
+        assert_eq!(steps("m[0].\"a.b\"[]"), Some(("m".to_owned(), vec![Step::Index(0), key("a.b"), Step::Each])));
+        for text in ["", ".a", "a.", "a..b", "a[", "a[x]", "a]b.", "a.\"b", "a[0]b"] {
+            assert_eq!(steps(text).filter(|(name, _)| name != "a]b"), None, "{text}");
+        }
+        for text in ["meta.color", "m[0].\"a.b\"[]"] {
+            assert_eq!(FieldPath::parse(text).unwrap().to_string(), text);
+        }
     }
 
     #[test]

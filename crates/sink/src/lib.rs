@@ -31,11 +31,12 @@ use std::pin::Pin;
 
 pub use catalog::Catalog;
 pub use error::SinkError;
-pub use filter::{Bounds, Condition, Datetime, Filter, NotADatetime};
+pub use filter::{Bounds, Condition, Datetime, FieldPath, Filter, NotADatetime, Step};
 pub use keywords::Keywords;
 pub use limited::{Limited, RateLimit};
 pub use nearest_rows::nearest_rows;
 pub use paged::{HitPage, Place, page_of_hits};
+pub use walvec_model::IndexType;
 use walvec_model::{
     Fingerprint, Generation, MadeWith, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, SparseVector,
     StoredPoint, TableName, Vector,
@@ -56,7 +57,7 @@ pub struct CollectionSpec {
     /// What is behind the fingerprint, to explain it.
     pub made_with: MadeWith,
     /// Payload fields to index, with their types.
-    pub indexes: Vec<(String, IndexType)>,
+    pub indexes: Vec<(FieldPath, IndexType)>,
     /// The name of its vectors; `None`: they have none.
     pub vector: Option<String>,
     /// The name of its sparse vectors, for searches by keyword; `None`: it has none.
@@ -64,25 +65,6 @@ pub struct CollectionSpec {
     /// The payload field that is an object of the user's fields; `None`: they are at the top level. Indexes and filters name
     /// fields as the user does, without it.
     pub nesting: Option<String>,
-}
-
-/// The type of a payload index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IndexType {
-    /// Exact strings.
-    Keyword,
-    /// Whole numbers.
-    Integer,
-    /// Floating-point numbers.
-    Float,
-    /// Booleans.
-    Bool,
-    /// Full text.
-    Text,
-    /// Timestamps.
-    Datetime,
-    /// UUIDs.
-    Uuid,
 }
 
 /// One write. Writes of one batch never name the same point twice.

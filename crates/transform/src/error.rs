@@ -47,6 +47,26 @@ pub enum TransformError {
         /// What the name stands for, as a relative clause.
         purpose: String,
     },
+    /// A column hides the variable by which the template means the whole row.
+    #[error("{table}: {field}: {reason}")]
+    HiddenRow {
+        /// The table.
+        table: TableName,
+        /// `text`, or `computed.` and the field's name.
+        field: String,
+        /// Which column it is, and what to write.
+        reason: String,
+    },
+    /// An index that no field of the payload can use.
+    #[error("{table}: index.{field} {reason}")]
+    Index {
+        /// The table.
+        table: TableName,
+        /// The field, as the configuration names it.
+        field: String,
+        /// What is wrong with it, and what to write.
+        reason: String,
+    },
     /// One row could not be rendered; others are not to blame.
     #[error("{table}, row {key}: {field} cannot be rendered: {reason}")]
     Render {
@@ -67,7 +87,9 @@ impl TransformError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Template { .. } => "E_TEMPLATE",
-            Self::UnknownColumn { .. } | Self::ReservedField { .. } => "E_SCHEMA",
+            Self::UnknownColumn { .. } | Self::ReservedField { .. } | Self::Index { .. } | Self::HiddenRow { .. } => {
+                "E_SCHEMA"
+            }
             Self::Render { .. } => "E_RENDER",
         }
     }
@@ -77,7 +99,11 @@ impl TransformError {
     pub const fn is_row_error(&self) -> bool {
         match self {
             Self::Render { .. } => true,
-            Self::Template { .. } | Self::UnknownColumn { .. } | Self::ReservedField { .. } => false,
+            Self::Template { .. }
+            | Self::UnknownColumn { .. }
+            | Self::ReservedField { .. }
+            | Self::Index { .. }
+            | Self::HiddenRow { .. } => false,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! Pure: no I/O and no clock, so that the same row always gives the same document.
 //!
 //! - [`transform`]: [`Transform`], the public face: check a table, fill in unchanged values, render a row
+//! - [`fields`]: what is stored in the payload's fields, which index serves them, and what filters compare them with
 //! - [`layout`]: how a point's payload is laid out, for the readers of other libraries
 //! - [`point_id`]: how a row key becomes a point id
 //! - `template`: one compiled template of a [`TransformSpec`]
@@ -20,9 +21,13 @@
 //!
 //! - NULL renders as nothing, is false, `is none`, not `is defined`, and gives way to `default("...")`. A field of NULL
 //!   and a JSON key that is not there are NULL again. Test for it with `is none`; `== none` is refused, since it would
-//!   never hold. Comparing NULL by size (`<`, `>`) has no meaning: test first.
+//!   never hold. A comparison by size (`<`, `>`) with NULL does not hold either, as in SQL. Calculating with NULL is an error; see
+//!   below for computed fields.
 //! - Booleans print as `true` and `false`, arrays and objects as JSON.
-//! - numeric, dates and other types that JSON cannot hold exactly are text: `price|float * 1.2`, `price|int`.
+//! - numeric is a number that prints all its digits. Comparisons and arithmetic take it as a floating-point number. Alone in a
+//!   computed field it is its text, unless the field is indexed as a number.
+//! - Dates and other types that JSON cannot hold exactly are text.
+//! - `row` is the whole row. Where a column has that name, `walvec_row` still is.
 //! - A lookup is a variable of the text's template: one row is an object of its columns, or NULL if there is none; many rows
 //!   are a list of such objects. Templates of computed fields do not see them.
 //! - A name that is no column is an error, never an empty text.
@@ -36,6 +41,7 @@
 mod absent;
 pub mod chunk;
 pub mod error;
+pub mod fields;
 pub mod layout;
 mod lookup;
 mod names;
@@ -48,6 +54,8 @@ mod values;
 
 pub use chunk::{ChunkSpec, Chunker, Unit};
 pub use error::TransformError;
+pub use fields::{Compared, Field};
 pub use layout::Layout;
+pub use names::nearest;
 pub use printed::printed_names;
 pub use transform::{Completed, Transform, TransformSpec};

@@ -10,7 +10,7 @@ use crate::absent::{Absences, Watch};
 use crate::error::TransformError;
 use crate::template::Template;
 use crate::transform::unknown_column;
-use crate::values;
+use crate::values::{self, Types};
 
 /// A row together with what it looks up. `row` is the row alone.
 #[derive(Debug)]
@@ -40,17 +40,21 @@ impl Object for Joined {
     }
 }
 
-/// `row` with a value for each lookup; what is missing is NULL, or an empty list.
+/// `row` with a value for each lookup; what is missing is NULL, or an empty list. `types`: of the columns of each lookup's table, as far as
+/// they are known.
 pub(crate) fn joined(
     row: &Rendered,
     lookups: &[Lookup],
     looked_up: &[Arc<Value>],
+    types: &[Arc<Types>],
     absences: Option<&Absences>,
 ) -> Rendered {
     let value = |(number, lookup): (usize, &Lookup)| {
         let value = match (looked_up.get(number), &lookup.take) {
             (Some(found), _) => {
-                values::from_json(found, absences.map(|absences| Watch::variable(&lookup.name, absences)))
+                let watch = absences.map(|absences| Watch::variable(&lookup.name, absences));
+                let unknown = Arc::default();
+                values::from_rows(found, types.get(number).unwrap_or(&unknown), watch)
             }
             (None, Take::One) => values::null(),
             (None, Take::Many { .. }) => Rendered::from(Vec::<Rendered>::new()),
@@ -59,6 +63,15 @@ pub(crate) fn joined(
     };
     let looked_up = lookups.iter().enumerate().map(value).collect();
     Rendered::from_object(Joined { row: row.clone(), looked_up, absences: absences.cloned() })
+}
+
+/// The types of the columns of each lookup's table.
+pub(crate) fn types(lookups: &[Lookup], tables: &[Arc<Table>]) -> Vec<Arc<Types>> {
+    let of_table = |table: &Arc<Table>| {
+        table.columns.iter().map(|column| (column.name.clone(), column.ty.clone())).collect::<Types>()
+    };
+    let of = |lookup: &Lookup| tables.iter().find(|table| table.name == lookup.table).map(of_table);
+    lookups.iter().map(|lookup| Arc::new(of(lookup).unwrap_or_default())).collect()
 }
 
 /// The first name that was no column of a looked-up table.

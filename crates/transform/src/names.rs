@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use crate::shape::{ALWAYS_ROW, ROW};
+
 /// Similarity (Jaro-Winkler, 0 to 1) from which on a name is worth suggesting: one or two typing errors in a short name.
 const SIMILAR: f64 = 0.8;
 
 /// The name among `known` that `name` is most probably a misspelling of.
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
     known
         .into_iter()
@@ -25,6 +28,8 @@ pub(crate) struct ReachableNames {
     words: BTreeSet<String>,
     /// Names in `row["..."]`, where they need not be identifiers.
     subscripts: BTreeSet<String>,
+    /// Those of them behind `row` itself, which a column may hide.
+    of_row: BTreeSet<String>,
     /// Variables that the template itself sets.
     assigned: BTreeSet<String>,
     /// `row` is used in a way that can reach any column.
@@ -37,11 +42,14 @@ impl ReachableNames {
         let mut names = Self::default();
         let mut previous = "";
         for (end, word) in words(source) {
-            if word == "row" {
+            if word == ROW || word == ALWAYS_ROW {
                 match row_access(&source[end..]) {
                     RowAccess::Attribute => {}
                     RowAccess::Subscript(name) => {
                         names.subscripts.insert(name.to_owned());
+                        if word == ROW {
+                            names.of_row.insert(name.to_owned());
+                        }
                     }
                     RowAccess::Other => names.all = true,
                 }
@@ -63,6 +71,11 @@ impl ReachableNames {
     /// Whether the template itself sets a variable called `name`.
     pub(crate) fn assigns(&self, name: &str) -> bool {
         self.assigned.contains(name)
+    }
+
+    /// The names in `row["..."]`, without those behind another name of the row.
+    pub(crate) fn subscripts_of_row(&self) -> impl Iterator<Item = &str> {
+        self.of_row.iter().map(String::as_str)
     }
 
     /// The names in `row["..."]`.

@@ -80,8 +80,7 @@ mod tests {
     const TEXT: u32 = 25;
 
     fn table(schema: &str, name: &str, key_types: &[u32]) -> Table {
-        let column =
-            |(i, &type_oid): (usize, &u32)| Column { name: format!("k{i}"), type_name: String::new(), type_oid };
+        let column = |(i, &type_oid): (usize, &u32)| Column::new(format!("k{i}"), "", type_oid);
         Table {
             name: TableName::new(schema, name),
             columns: key_types.iter().enumerate().map(column).collect(),

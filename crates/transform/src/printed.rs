@@ -1,5 +1,7 @@
 //! Which columns a template prints, in its order.
 
+use crate::shape::{ALWAYS_ROW, ROW};
+
 /// The names in a template's `{{ }}`, in the order in which it prints them, each once.
 ///
 /// Coarse: variables that the template sets itself, and words such as `if`, are among them. Callers take the names that are
@@ -29,10 +31,10 @@ enum Token<'a> {
 fn names_in(expression: &str) -> impl Iterator<Item = &str> {
     let (mut before, mut last) = (Token::Sign(' '), Token::Sign(' '));
     tokens(expression).filter_map(move |token| {
-        let of_row = before == Token::Name("row");
+        let of_row = matches!(before, Token::Name(ROW | ALWAYS_ROW));
         let name = match (token, last) {
             // What follows a bar is a filter, what follows a dot belongs to the value before it.
-            (Token::Name("row"), _) | (Token::Name(_), Token::Sign('|')) => None,
+            (Token::Name(ROW | ALWAYS_ROW), _) | (Token::Name(_), Token::Sign('|')) => None,
             (Token::Name(name), Token::Sign('.')) => of_row.then_some(name),
             (Token::Name(name), _) => Some(name),
             (Token::Text(name), Token::Sign('[')) => of_row.then_some(name),

@@ -3,33 +3,36 @@
 use std::sync::Arc;
 
 use minijinja::value::{Enumerator, Object, Value as Rendered};
-use walvec_model::{Table, Value};
+use walvec_model::{Column, Table, Type, Value};
 
 use crate::absent::{Absences, Watch};
 use crate::template::Template;
 use crate::values;
 
-/// The variable under which templates reach the whole row.
+/// The variable under which templates reach the whole row, unless a column has that name.
 pub(crate) const ROW: &str = "row";
+
+/// The variable under which they always do.
+pub(crate) const ALWAYS_ROW: &str = "walvec_row";
 
 /// What a [`Transform`] needs of a table's columns.
 #[derive(Debug)]
 pub(crate) struct Shape {
-    pub(crate) columns: Vec<String>,
-    /// Their types, as SQL names them.
-    pub(crate) types: Vec<String>,
+    pub(crate) columns: Vec<Column>,
     /// Payload fields that are columns, with their indexes.
     pub(crate) payload: Vec<(String, usize)>,
-    /// Columns that templates can reach, with their indexes. Only these are converted for the template engine.
-    pub(crate) reachable: Vec<(String, usize)>,
+    /// Columns that templates can reach, with their indexes and types. Only these are converted for the template engine.
+    pub(crate) reachable: Vec<(String, usize, Type)>,
     /// For each column, whether something uses it: the key, the payload, a template, a lookup.
     pub(crate) needed: Vec<bool>,
 }
 
 impl Shape {
     pub(crate) fn is_of(&self, table: &Table) -> bool {
-        let known = self.columns.iter().zip(&self.types);
-        known.eq(table.columns.iter().map(|column| (&column.name, &column.type_name)))
+        let same = |(own, other): (&Column, &Column)| {
+            own.name == other.name && own.ty == other.ty && own.type_name == other.type_name
+        };
+        self.columns.len() == table.columns.len() && self.columns.iter().zip(&table.columns).all(same)
     }
 }
 
@@ -45,9 +48,9 @@ pub(crate) struct RowContext {
 
 impl RowContext {
     pub(crate) fn new(shape: &Arc<Shape>, values: &[Value], absences: Option<&Absences>) -> Self {
-        let value = |(name, index): &(String, usize)| {
+        let value = |(name, index, ty): &(String, usize, Type)| {
             let watch = absences.map(|absences| Watch::variable(name, absences));
-            values.get(*index).map_or_else(values::null, |value| values::from_json(value, watch))
+            values.get(*index).map_or_else(values::null, |value| values::from_typed(value, ty, watch))
         };
         let values = shape.reachable.iter().map(value).collect();
         Self { values, shape: Arc::clone(shape), absences: absences.cloned() }
@@ -60,7 +63,7 @@ impl Object for RowContext {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Rendered> {
-        match self.shape.reachable.iter().position(|(name, _)| name == key) {
+        match self.shape.reachable.iter().position(|(name, ..)| name == key) {
             Some(position) => {
                 let value = self.values.get(position)?;
                 if let Some(absences) = self.absences.as_ref().filter(|_| values::is_absent(value)) {
@@ -68,17 +71,17 @@ impl Object for RowContext {
                 }
                 Some(value.clone())
             }
-            None => (key == ROW).then(|| Rendered::from_dyn_object(Arc::clone(self))),
+            None => (key == ROW || key == ALWAYS_ROW).then(|| Rendered::from_dyn_object(Arc::clone(self))),
         }
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.shape.reachable.iter().map(|(name, _)| Rendered::from(name.as_str())).collect())
+        Enumerator::Values(self.shape.reachable.iter().map(|(name, ..)| Rendered::from(name.as_str())).collect())
     }
 }
 
 /// Whether the template can reach a column that is NULL in this row.
 pub(crate) fn uses_null(shape: &Shape, template: &Template, values: &[Value]) -> bool {
     let is_null = |index: usize| values.get(index).is_none_or(Value::is_null);
-    shape.reachable.iter().any(|(name, index)| template.names.reaches(name) && is_null(*index))
+    shape.reachable.iter().any(|(name, index, _)| template.names.reaches(name) && is_null(*index))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use minijinja::value::Value as Rendered;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use walvec_model::Value;
+use walvec_model::operands::{Prepared, prepare};
 
 use crate::absent::Absences;
 use crate::names::{ReachableNames, comparison_with_none};
@@ -37,8 +38,10 @@ pub(crate) struct Template {
     pub(crate) names: ReachableNames,
     env: Environment<'static>,
     source: String,
+    /// What was compiled.
+    prepared: Prepared,
     /// Set if the template is one expression, whose value lies under [`VALUE`] after rendering: how far the compiled
-    /// assignment's offsets are ahead of those in `source`.
+    /// assignment's offsets are ahead of those in `prepared`.
     assignment_shift: Option<usize>,
 }
 
@@ -50,9 +53,12 @@ impl Template {
             return Err(syntax_error(source, offset, reason.to_owned()));
         }
         let mut env = environment();
-        env.add_template_owned(MAIN, source.to_owned()).map_err(|error| engine_error(source, &error, 0))?;
+        let prepared = prepare(source);
+        let compiled = env.add_template_owned(MAIN, prepared.source.clone());
+        compiled.map_err(|error| engine_error(source, &prepared, &error, 0))?;
         let names = ReachableNames::of(source);
-        let template = Self { field: field.to_owned(), names, env, source: source.to_owned(), assignment_shift: None };
+        let (field, source) = (field.to_owned(), source.to_owned());
+        let template = Self { field, names, env, source, prepared, assignment_shift: None };
         // The engine resolves filters, tests and functions only when it comes to them. A row of NULLs comes to most.
         match template.render_text(values::row_of_nulls()) {
             Err(error) => template.mistake(&error).map_or(Ok(template), Err),
@@ -63,7 +69,7 @@ impl Template {
     /// A template that keeps the type of its value if it is exactly one `{{ expression }}`.
     pub(crate) fn value(field: &str, source: &str) -> Result<Self, SyntaxError> {
         let mut template = Self::text(field, source)?;
-        if let Some((assignment, shift)) = as_assignment(source) {
+        if let Some((assignment, shift)) = as_assignment(&template.prepared.source) {
             // `{{ a }}, {{ b }}` looks like one expression from outside, but makes no assignment that compiles.
             if template.env.add_template_owned(MAIN, assignment).is_ok() {
                 template.assignment_shift = Some(shift);
@@ -115,7 +121,7 @@ impl Template {
             error.kind(),
             ErrorKind::UnknownFilter | ErrorKind::UnknownTest | ErrorKind::UnknownFunction | ErrorKind::UnknownMethod
         );
-        is_mistake.then(|| engine_error(&self.source, error, self.assignment_shift.unwrap_or(0)))
+        is_mistake.then(|| engine_error(&self.source, &self.prepared, error, self.assignment_shift.unwrap_or(0)))
     }
 
     /// Variables that the template reads without setting them: `name`, or `row.name`.
@@ -168,10 +174,10 @@ fn as_assignment(source: &str) -> Option<(String, usize)> {
     Some((format!("{prefix}{inside}) %}}"), shift))
 }
 
-/// An error of the engine, whose offsets are `shift` ahead of those in `source`.
-fn engine_error(source: &str, error: &Error, shift: usize) -> SyntaxError {
+/// An error of the engine, whose offsets are `shift` ahead of those in what was prepared of `source`.
+fn engine_error(source: &str, prepared: &Prepared, error: &Error, shift: usize) -> SyntaxError {
     let line_start = |line: usize| source.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
-    let range = error.range().map(|range| range.start.saturating_sub(shift));
+    let range = error.range().map(|range| prepared.original(range.start.saturating_sub(shift)));
     let offset = range.unwrap_or_else(|| line_start(error.line().unwrap_or(1)));
     syntax_error(source, offset, error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))
 }

@@ -5,18 +5,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use minijinja::value::Value as Rendered;
 use walvec_model::point::{MAX_NESTING, RESERVED_KEY, limit_nesting};
 use walvec_model::{
-    Cell, Document, InputHash, Lookup, Payload, PointId, Provenance, Row, RowKey, StoredPoint, Table, TableName, Value,
+    Cell, Column, Document, IndexType, InputHash, Lookup, Payload, PointId, Provenance, Row, RowKey, StoredPoint,
+    Table, TableName, Type, Value,
 };
 
 use crate::absent::Absences;
 use crate::chunk::{Chunker, MAX_CHUNKS};
 use crate::error::TransformError;
 use crate::layout::Layout;
-use crate::lookup;
 use crate::names::nearest;
 use crate::point_id;
-use crate::shape::{ROW, RowContext, Shape, uses_null};
+use crate::shape::{ALWAYS_ROW, ROW, RowContext, Shape, uses_null};
 use crate::template::{SyntaxError, Template, first_segment};
+use crate::values::Types;
+use crate::{fields, lookup};
 
 /// No row has more chunks, whatever somebody may have written into a point.
 #[expect(clippy::cast_possible_truncation, reason = "a small number")]
@@ -40,6 +42,8 @@ pub struct TransformSpec {
     pub layout: Layout,
     /// Rows of other tables that the text is rendered with.
     pub lookups: Vec<Lookup>,
+    /// Which fields of the payload are indexed, and as what. A field that is indexed as a number is stored as one.
+    pub indexes: Vec<(String, IndexType)>,
 }
 
 /// A row after its unchanged values were looked up.
@@ -60,6 +64,8 @@ pub struct Transform {
     chunker: Option<Chunker>,
     /// The last shape that was seen: a table keeps its shape for millions of rows.
     shape: RwLock<Option<Arc<Shape>>>,
+    /// The types of the columns of looked-up tables, as far as they were seen.
+    lookup_types: RwLock<Arc<[Arc<Types>]>>,
 }
 
 impl Transform {
@@ -75,7 +81,7 @@ impl Transform {
         };
         let text = Template::text("text", &spec.text).map_err(|error| located(&spec.table, "text", error))?;
         let computed = spec.computed.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { spec, text, computed, chunker: None, shape: RwLock::default() })
+        Ok(Self { spec, text, computed, chunker: None, shape: RwLock::default(), lookup_types: RwLock::default() })
     }
 
     /// The same, with each text cut into chunks.
@@ -97,8 +103,9 @@ impl Transform {
     #[must_use]
     pub fn stored_columns(&self) -> Option<Vec<(String, String)>> {
         let shape = self.shape.read().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let column =
-            |(name, index): &(String, usize)| (name.clone(), shape.types.get(*index).cloned().unwrap_or_default());
+        let type_of =
+            |index: usize| shape.columns.get(index).map(|column| column.type_name.clone()).unwrap_or_default();
+        let column = |(name, index): &(String, usize)| (name.clone(), type_of(*index));
         Some(shape.payload.iter().map(column).collect())
     }
 
@@ -142,7 +149,7 @@ impl Transform {
             .enumerate()
             .filter(|(index, _)| row.0.get(*index).is_none_or(|cell| cell.value().is_none()));
         let mut needed = unsent.map(|(_, column)| &column.name).filter(|name| self.needs(name)).peekable();
-        needed.peek().is_some() && needed.all(|name| self.stores(name))
+        needed.peek().is_some() && needed.all(|name| self.keeps(name))
     }
 
     /// Fills in the values that PostgreSQL did not send because an UPDATE left them alone, from the point that shows the
@@ -210,6 +217,7 @@ impl Transform {
             };
             fields.insert(name.clone(), value);
         }
+        fields::store_numbers(&self.spec, &mut fields);
         fields.values_mut().for_each(|field| limit_nesting(field, MAX_NESTING));
         let pieces = match &self.chunker {
             Some(chunker) => chunker.split(&text).map_err(|error| TransformError::Render {
@@ -254,27 +262,34 @@ impl Transform {
     /// # Errors
     /// [`TransformError::UnknownColumn`].
     pub fn check_lookups(&self, tables: &[Arc<Table>]) -> Result<(), TransformError> {
+        let types = lookup::types(&self.spec.lookups, tables).into();
+        *self.lookup_types.write().unwrap_or_else(PoisonError::into_inner) = types;
         lookup::check(&self.text, &self.spec.lookups, tables)
     }
 
-    /// Both checks, of the table and of those in which its rows look something up.
+    /// Both checks, of the table and of those in which its rows look something up; and whether there is a field for each index, which
+    /// a single record need not have.
     ///
     /// # Errors
-    /// As [`check`](Self::check) and [`check_lookups`](Self::check_lookups).
+    /// As [`check`](Self::check) and [`check_lookups`](Self::check_lookups), and [`TransformError::Index`].
     pub fn check_among(&self, table: &Table, tables: &[Arc<Table>]) -> Result<(), TransformError> {
         self.check(table)?;
+        self.check_indexes(table)?;
         self.check_lookups(tables)
     }
 
     fn joined(&self, row: &Rendered, looked_up: &[Arc<Value>], absences: Option<&Absences>) -> Rendered {
         match self.spec.lookups.as_slice() {
             [] => row.clone(),
-            lookups => lookup::joined(row, lookups, looked_up, absences),
+            lookups => {
+                let types = Arc::clone(&self.lookup_types.read().unwrap_or_else(PoisonError::into_inner));
+                lookup::joined(row, lookups, looked_up, &types, absences)
+            }
         }
     }
 
     /// The payload field that holds a chunk's text; `None` where there are no chunks, or the layout has a place for it.
-    fn chunk_field(&self) -> Option<&str> {
+    pub(crate) fn chunk_field(&self) -> Option<&str> {
         let chunker = self.chunker.as_ref()?;
         (!self.spec.layout.holds_text()).then_some(&chunker.spec.field)
     }
@@ -293,10 +308,25 @@ impl Transform {
         self.computed.iter().any(|(name, _)| name == field)
     }
 
-    /// Whether the column's own value is stored under its name.
-    fn stores(&self, column: &str) -> bool {
+    /// Whether the column's value is stored under its name.
+    pub(crate) fn stores(&self, column: &str) -> bool {
         let selected = self.spec.payload.as_ref().is_none_or(|names| names.iter().any(|name| name == column));
         selected && !self.is_computed(column)
+    }
+
+    /// Whether it is stored as it came: a number may have lost digits.
+    fn keeps(&self, column: &str) -> bool {
+        let is_number = |(field, index): &(String, IndexType)| field == column && index.is_number();
+        self.stores(column) && !self.spec.indexes.iter().any(is_number)
+    }
+
+    pub(crate) fn spec(&self) -> &TransformSpec {
+        &self.spec
+    }
+
+    /// The shape that was seen last.
+    pub(crate) fn shape_seen(&self) -> Option<Arc<Shape>> {
+        self.shape.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn reaches(&self, column: &str) -> bool {
@@ -309,7 +339,7 @@ impl Transform {
     }
 
     fn stored_value(&self, column: &str, stored: Option<&StoredPoint>) -> Option<Value> {
-        if !self.stores(column) {
+        if !self.keeps(column) {
             return None;
         }
         self.spec.layout.field(&stored?.payload, column).cloned()
@@ -317,8 +347,7 @@ impl Transform {
 
     /// The shape of `table`, checked when it is first seen.
     fn shape(&self, table: &Table) -> Result<Arc<Shape>, TransformError> {
-        let known = self.shape.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(shape) = known.filter(|shape| shape.is_of(table)) {
+        if let Some(shape) = self.shape_seen().filter(|shape| shape.is_of(table)) {
             return Ok(shape);
         }
         let shape = Arc::new(self.new_shape(table)?);
@@ -327,7 +356,7 @@ impl Transform {
     }
 
     fn new_shape(&self, table: &Table) -> Result<Shape, TransformError> {
-        let columns: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
+        let columns = table.columns.clone();
         check_template(table, &self.text, &self.spec.lookups)?;
         for (_, template) in &self.computed {
             check_template(table, template, &[])?;
@@ -335,7 +364,8 @@ impl Transform {
         for (name, template) in &self.computed {
             self.check_field(table, &template.field, name)?;
         }
-        let selected = self.spec.payload.as_ref().unwrap_or(&columns);
+        let all: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+        let selected = self.spec.payload.as_ref().unwrap_or(&all);
         let mut payload = Vec::with_capacity(selected.len());
         for name in selected {
             self.check_field(table, "payload", name)?;
@@ -344,12 +374,11 @@ impl Transform {
                 payload.push((name.clone(), index));
             }
         }
-        let reachable = columns.iter().enumerate().filter(|(_, name)| self.reaches(name));
-        let reachable = reachable.map(|(index, name)| (name.clone(), index)).collect();
-        let is_needed = |(index, name): (usize, &String)| table.key.contains(&index) || self.needs(name);
+        let reachable = columns.iter().enumerate().filter(|(_, column)| self.reaches(&column.name));
+        let reachable = reachable.map(|(index, column)| (column.name.clone(), index, column.ty.clone())).collect();
+        let is_needed = |(index, column): (usize, &Column)| table.key.contains(&index) || self.needs(&column.name);
         let needed = columns.iter().enumerate().map(is_needed).collect();
-        let types = table.columns.iter().map(|column| column.type_name.clone()).collect();
-        Ok(Shape { columns, types, payload, reachable, needed })
+        Ok(Shape { columns, payload, reachable, needed })
     }
 
     fn check_field(&self, table: &Table, field: &str, name: &str) -> Result<(), TransformError> {
@@ -383,23 +412,41 @@ fn is_from(point: &StoredPoint, table: &TableName) -> bool {
 fn check_template(table: &Table, template: &Template, lookups: &[Lookup]) -> Result<(), TransformError> {
     let unknown = |name: &str| Err(unknown_column(table, &template.field, name));
     // A column that is itself called `row` hides the row.
-    let row_is_column = table.column_index(ROW).is_some();
+    let hidden_by = table.columns.iter().find(|column| column.name == ROW);
+    let row_is_column = hidden_by.is_some();
+    if let Some(column) = hidden_by.filter(|column| !matches!(column.ty.scalar(), Type::Json | Type::Unknown)) {
+        check_hidden_row(table, template, column)?;
+    }
     for path in template.variables() {
         let name = first_segment(&path);
         if lookups.iter().any(|lookup| lookup.name == name) {
             continue;
         }
         let column = match path.split('.').nth(1) {
-            Some(column) if name == ROW && !row_is_column => column,
-            None if name == ROW => continue,
+            Some(column) if name == ALWAYS_ROW || (name == ROW && !row_is_column) => column,
+            None if name == ROW || name == ALWAYS_ROW => continue,
             _ => name,
         };
         if table.column_index(column).is_none() {
             return unknown(column);
         }
     }
-    let missing = template.names.subscripts().find(|name| !row_is_column && table.column_index(name).is_none());
+    // With such a column, what is behind `row` may be a member of it.
+    let is_member = |name: &str| row_is_column && template.names.subscripts_of_row().any(|member| member == name);
+    let missing = template.names.subscripts().find(|name| table.column_index(name).is_none() && !is_member(name));
     missing.map_or(Ok(()), unknown)
+}
+
+/// Refuses `row["..."]` where `row` is a column without members.
+fn check_hidden_row(table: &Table, template: &Template, column: &Column) -> Result<(), TransformError> {
+    let mut members = template.variables().into_iter().filter(|path| path.starts_with("row."));
+    let member = template.names.subscripts_of_row().next().map(str::to_owned);
+    let Some(member) = member.or_else(|| Some(members.next()?.split_off("row.".len()))) else { return Ok(()) };
+    Err(TransformError::HiddenRow {
+        table: table.name.clone(),
+        field: template.field.clone(),
+        reason: format!("the column \"row\" ({}) hides the row: write walvec_row[\"{member}\"]", column.ty),
+    })
 }
 
 pub(crate) fn unknown_column(table: &Table, field: &str, column: &str) -> TransformError {

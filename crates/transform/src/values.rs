@@ -3,12 +3,16 @@
 //! The engine's own `none` prints as "None" wherever a value is joined to a text, which must never end up in an embedding.
 //! So NULL is an object of ours that prints as nothing, and the few tests and filters that ask for a value's absence
 //! know it.
+//!
+//! A numeric is an object too: it prints all its digits, and operators get a number ([`operands`]).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, Value as Rendered, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
-use walvec_model::Value;
+use walvec_model::operands;
+use walvec_model::{Type, Value};
 
 use crate::absent::Watch;
 
@@ -38,6 +42,37 @@ impl Object for Null {
     }
 }
 
+/// A numeric inside a template: a number that prints with all its digits.
+#[derive(Debug)]
+struct Numeric {
+    digits: String,
+    number: f64,
+}
+
+impl Object for Numeric {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        self.number != 0.0
+    }
+
+    fn render(self: &Arc<Self>, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.digits)
+    }
+}
+
+/// What is greater than any value: comparisons by size with NULL do not hold.
+#[derive(Debug)]
+struct Greatest;
+
+impl Object for Greatest {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+}
+
 /// A row in which every column exists and is NULL.
 #[derive(Debug)]
 struct Nulls;
@@ -55,7 +90,12 @@ impl Object for Nulls {
 struct JsonObject {
     map: serde_json::Map<String, Value>,
     watch: Option<Watch>,
+    /// What its values are, if it is a row of a table.
+    types: Option<Arc<Types>>,
 }
+
+/// The types of a table's columns, by their names.
+pub(crate) type Types = BTreeMap<String, Type>;
 
 impl Object for JsonObject {
     fn get_value(self: &Arc<Self>, key: &Rendered) -> Option<Rendered> {
@@ -73,7 +113,8 @@ impl Object for JsonObject {
         if let (Value::Null, Some(watch)) = (value, &watch) {
             watch.is_null();
         }
-        Some(from_json(value, watch))
+        let ty = self.types.as_ref().and_then(|types| types.get(key));
+        Some(from_typed(value, ty.unwrap_or(&Type::Unknown), watch))
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
@@ -111,7 +152,40 @@ pub(crate) fn from_json(value: &Value, watch: Option<Watch>) -> Rendered {
             let element = |(index, item)| from_json(item, watch.as_ref().map(|watch| watch.element(index)));
             Rendered::from(items.iter().enumerate().map(element).collect::<Vec<_>>())
         }
-        Value::Object(map) => Rendered::from_object(JsonObject { map: map.clone(), watch }),
+        Value::Object(map) => Rendered::from_object(JsonObject { map: map.clone(), watch, types: None }),
+    }
+}
+
+/// A column's value as templates see it.
+pub(crate) fn from_typed(value: &Value, ty: &Type, watch: Option<Watch>) -> Rendered {
+    match (ty, value) {
+        (Type::Numeric { .. }, Value::String(digits)) => match digits.parse() {
+            Ok(number) => Rendered::from_object(Numeric { digits: digits.clone(), number }),
+            Err(_) => from_json(value, watch),
+        },
+        (Type::Array(element), Value::Array(items)) if ty.is_numeric() => {
+            let element = |(index, item): (usize, &Value)| {
+                // Arrays have more than one dimension, and one type.
+                let ty = if matches!(item, Value::Array(_)) { ty } else { element };
+                from_typed(item, ty, watch.as_ref().map(|watch| watch.element(index)))
+            };
+            Rendered::from(items.iter().enumerate().map(element).collect::<Vec<_>>())
+        }
+        _ => from_json(value, watch),
+    }
+}
+
+/// Rows of another table: an object, or a list of them.
+pub(crate) fn from_rows(value: &Value, types: &Arc<Types>, watch: Option<Watch>) -> Rendered {
+    match value {
+        Value::Object(map) => {
+            Rendered::from_object(JsonObject { map: map.clone(), watch, types: Some(Arc::clone(types)) })
+        }
+        Value::Array(rows) => {
+            let row = |(index, row)| from_rows(row, types, watch.as_ref().map(|watch| watch.element(index)));
+            Rendered::from(rows.iter().enumerate().map(row).collect::<Vec<_>>())
+        }
+        other => from_json(other, watch),
     }
 }
 
@@ -126,6 +200,9 @@ fn to_json_within(value: &Rendered, depth: usize) -> Result<Value, Error> {
     };
     if is_absent(value) {
         return Ok(Value::Null);
+    }
+    if let Some(numeric) = value.downcast_object_ref::<Numeric>() {
+        return Ok(Value::String(numeric.digits.clone()));
     }
     Ok(match value.kind() {
         ValueKind::Bool => Value::Bool(value.is_true()),
@@ -175,7 +252,31 @@ pub(crate) fn install(env: &mut Environment<'_>) {
     env.add_test("undefined", |value: Rendered| is_absent(&value));
     env.add_filter("default", or_default);
     env.add_filter("d", or_default);
+    env.add_filter(operands::NUMBER, number);
+    env.add_filter(
+        operands::LEAST,
+        |value: Rendered| if is_absent(&value) { Rendered::from(()) } else { number(value) },
+    );
+    env.add_filter(operands::GREATEST, |value: Rendered| match is_absent(&value) {
+        true => Rendered::from_object(Greatest),
+        false => number(value),
+    });
     env.add_filter("tojson", |value: Rendered| to_json(&value).map(|json| json.to_string()));
+}
+
+/// A numeric as a floating-point number, alone or in a list; anything else as it is.
+fn number(value: Rendered) -> Rendered {
+    if let Some(numeric) = value.downcast_object_ref::<Numeric>() {
+        return Rendered::from(numeric.number);
+    }
+    if value.kind() != ValueKind::Seq {
+        return value;
+    }
+    let items: Vec<Rendered> = value.try_iter().into_iter().flatten().collect();
+    match items.iter().any(|item| item.downcast_object_ref::<Numeric>().is_some()) {
+        true => Rendered::from(items.into_iter().map(number).collect::<Vec<_>>()),
+        false => value,
+    }
 }
 
 /// `value|default(other)`; with `true` as second argument, `other` also stands in for what is empty, 0 or false.

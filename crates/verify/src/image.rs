@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 use walvec_model::point::MAX_NESTING;
 use walvec_model::{InputHash, Payload, PointId, RESERVED_KEY, RawPoint};
 
@@ -25,6 +25,9 @@ pub(crate) struct Imager {
     renderer: Renderer,
     names: Arc<[String]>,
     kinds: Vec<Kind>,
+    numerics: Arc<[bool]>,
+    /// Fields that are stored as numbers: true for whole ones.
+    numbers: Vec<(String, bool)>,
     /// Stored columns, with their indexes.
     stored: Vec<(String, usize)>,
     tag: Value,
@@ -80,6 +83,8 @@ impl Imager {
         Ok(Self {
             ids: Ids::new(&table.name, &table.key_types(), spec.chunks.is_some()),
             kinds: table.columns.iter().map(|column| column.kind.clone()).collect(),
+            numerics: table.columns.iter().map(|column| column.kind.is_numeric()).collect(),
+            numbers: spec.numbers.clone(),
             tag: table.name.to_string().into(),
             fingerprint: spec.fingerprint.0.clone().into(),
             layout: spec.layout,
@@ -103,12 +108,13 @@ impl Imager {
         let columns = texts.by_ref().take(self.kinds.len()).zip(&self.kinds);
         let values: Vec<Value> = columns.map(|(text, kind)| select::value(text, kind)).collect();
         let looked_up = self.joined.iter().zip(texts);
-        let looked_up = looked_up.map(|(joined, text)| (joined.name().to_owned(), joined.value(text))).collect();
+        let looked_up =
+            looked_up.map(|(joined, text)| (joined.name().to_owned(), joined.value(text), joined.numerics())).collect();
         let value = |index: usize| values.get(index).cloned().unwrap_or_default();
         let key: Vec<Value> = self.table.key.iter().map(|index| value(*index)).collect();
         let first = self.ids.of(&key);
         let mut fields: Payload = self.stored.iter().map(|(name, index)| (name.clone(), value(*index))).collect();
-        let row = Arc::new(Row { names: Arc::clone(&self.names), values });
+        let row = Arc::new(Row { names: Arc::clone(&self.names), values, numerics: Arc::clone(&self.numerics) });
         let rendered =
             self.renderer.render(&row, looked_up).and_then(|(text, computed)| Ok((self.pieces(text)?, computed)));
         let (pieces, computed) = match rendered {
@@ -116,6 +122,11 @@ impl Imager {
             Err(reason) => return vec![Image { id: first, key, content: Err(reason) }],
         };
         fields.extend(computed);
+        for (name, is_whole) in &self.numbers {
+            if let Some(field) = fields.get_mut(name) {
+                *field = as_number(field.take(), *is_whole);
+            }
+        }
         let fields: Payload = fields.into_iter().map(|(name, field)| (name, shallow(field, MAX_NESTING))).collect();
         let count = pieces.len();
         let image = |(chunk, text): (u64, String)| {
@@ -197,6 +208,19 @@ impl Content {
     }
 }
 
+/// A value of a field that is indexed as a number, as points hold it: a text that reads as one is one.
+fn as_number(value: Value, is_whole: bool) -> Value {
+    match value {
+        Value::String(text) => match (text.parse::<i64>(), text.parse::<f64>().map(Number::from_f64)) {
+            (Ok(whole), _) if is_whole => whole.into(),
+            (_, Ok(Some(number))) => number.into(),
+            _ => text.into(),
+        },
+        Value::Array(items) => items.into_iter().map(|item| as_number(item, is_whole)).collect(),
+        other => other,
+    }
+}
+
 /// A value as points hold it: an array or object that lies too deeply is its JSON text.
 fn shallow(value: Value, levels: usize) -> Value {
     match value {
@@ -247,6 +271,7 @@ mod tests {
             payload: payload.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
             computed: vec![("year".to_owned(), "{{ 100 // year }}".to_owned())],
             fingerprint: Fingerprint::of(&["model"]),
+            numbers: Vec::new(),
             layout: Layout::Flat,
             chunks: None,
             keywords: None,

@@ -23,6 +23,8 @@ pub struct CollectionSpec {
     pub payload: Option<Vec<String>>,
     /// Further fields: name and template. One that is exactly one `{{ expression }}` keeps its type.
     pub computed: Vec<(String, String)>,
+    /// Fields that are indexed as numbers, and so are stored as numbers: true for whole ones.
+    pub numbers: Vec<(String, bool)>,
     /// How payloads are laid out.
     pub layout: Layout,
     /// What made the vectors.

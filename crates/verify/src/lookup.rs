@@ -3,6 +3,8 @@
 //! Each lookup is one more column of the statement: a JSON array with an array of texts for each looked-up row, the last of
 //! which tells its version from every other one.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 use tokio_postgres::Client;
 use walvec_model::{Lookup, Take};
@@ -27,6 +29,12 @@ impl Joined {
 
     pub(crate) fn name(&self) -> &str {
         &self.lookup.name
+    }
+
+    /// The columns that hold numerics.
+    pub(crate) fn numerics(&self) -> Arc<[String]> {
+        let numerics = self.table.columns.iter().filter(|column| column.kind.is_numeric());
+        numerics.map(|column| column.name.clone()).collect()
     }
 
     /// The expression for what a row called `r` looks up.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, Value as Inner, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use serde_json::{Map, Value};
+use walvec_model::operands;
 
 /// How deep a computed value may be nested.
 const DEPTH: usize = 128;
@@ -31,8 +32,52 @@ impl Object for Null {
     }
 }
 
+/// A numeric: it prints as it is, and operators get a number.
+#[derive(Debug)]
+struct Exact(String, f64);
+
+impl Object for Exact {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        self.1 != 0.0
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What NULL is to comparisons that must not hold for it: greater than everything.
+#[derive(Debug)]
+struct Top;
+
+impl Object for Top {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+}
+
 #[derive(Debug)]
 struct Fields(Map<String, Value>);
+
+/// A row of another table; those of its columns that hold numerics.
+#[derive(Debug)]
+struct LookedUp(Map<String, Value>, Arc<[String]>);
+
+impl Object for LookedUp {
+    fn get_value(self: &Arc<Self>, key: &Inner) -> Option<Inner> {
+        let name = key.as_str()?;
+        let is_numeric = self.1.iter().any(|column| column == name);
+        Some(self.0.get(name).map_or_else(null, |value| if is_numeric { exact(value) } else { inside(value) }))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.keys().map(|name| Inner::from(name.as_str())).collect())
+    }
+}
 
 impl Object for Fields {
     fn get_value(self: &Arc<Self>, key: &Inner) -> Option<Inner> {
@@ -45,19 +90,22 @@ impl Object for Fields {
     }
 }
 
-/// A row: its columns by name, and the whole of it as `row`, unless a column is called that.
+/// A row: its columns by name, and the whole of it as `walvec_row`, and as `row` unless a column is called that.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) names: Arc<[String]>,
     pub(crate) values: Vec<Value>,
+    /// For each column whether it holds numerics.
+    pub(crate) numerics: Arc<[bool]>,
 }
 
 impl Object for Row {
     fn get_value(self: &Arc<Self>, key: &Inner) -> Option<Inner> {
         let name = key.as_str()?;
         match self.names.iter().position(|column| column == name) {
+            Some(index) if self.numerics.get(index) == Some(&true) => self.values.get(index).map(exact),
             Some(index) => Some(self.values.get(index).map_or_else(null, inside)),
-            None => (name == "row").then(|| Inner::from_dyn_object(Arc::clone(self))),
+            None => (name == "row" || name == "walvec_row").then(|| Inner::from_dyn_object(Arc::clone(self))),
         }
     }
 
@@ -70,17 +118,20 @@ impl Object for Row {
 #[derive(Debug)]
 pub(crate) struct WithLookups {
     pub(crate) row: Arc<Row>,
-    pub(crate) looked_up: Vec<(String, Value)>,
+    pub(crate) looked_up: Vec<LookedUpRows>,
 }
+
+/// What a lookup found: its name, an object or a list of them, and those of their columns that hold numerics.
+pub(crate) type LookedUpRows = (String, Value, Arc<[String]>);
 
 impl Object for WithLookups {
     fn get_value(self: &Arc<Self>, key: &Inner) -> Option<Inner> {
-        let found = self.looked_up.iter().find(|(name, _)| key.as_str() == Some(name));
-        found.map_or_else(|| self.row.get_value(key), |(_, value)| Some(inside(value)))
+        let found = self.looked_up.iter().find(|(name, ..)| key.as_str() == Some(name));
+        found.map_or_else(|| self.row.get_value(key), |(_, value, numerics)| Some(rows(value, numerics)))
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        let names = self.row.names.iter().chain(self.looked_up.iter().map(|(name, _)| name));
+        let names = self.row.names.iter().chain(self.looked_up.iter().map(|(name, ..)| name));
         Enumerator::Values(names.map(|name| Inner::from(name.as_str())).collect())
     }
 }
@@ -91,6 +142,41 @@ fn null() -> Inner {
 
 fn is_null(value: &Inner) -> bool {
     value.is_undefined() || value.is_none() || value.downcast_object_ref::<Null>().is_some()
+}
+
+fn rows(value: &Value, numerics: &Arc<[String]>) -> Inner {
+    match value {
+        Value::Object(row) => Inner::from_object(LookedUp(row.clone(), Arc::clone(numerics))),
+        Value::Array(list) => Inner::from(list.iter().map(|row| rows(row, numerics)).collect::<Vec<_>>()),
+        other => inside(other),
+    }
+}
+
+/// A numeric, or an array of them.
+fn exact(value: &Value) -> Inner {
+    match value {
+        Value::Array(items) => Inner::from(items.iter().map(exact).collect::<Vec<_>>()),
+        Value::String(text) => {
+            text.parse().map_or_else(|_| inside(value), |number| Inner::from_object(Exact(text.clone(), number)))
+        }
+        other => inside(other),
+    }
+}
+
+/// What operators calculate with.
+fn operand(value: Inner) -> Inner {
+    if let Some(Exact(_, number)) = value.downcast_object_ref() {
+        return (*number).into();
+    }
+    let is_list = value.kind() == ValueKind::Seq;
+    let has_numerics = || {
+        let mut items = value.try_iter().into_iter().flatten();
+        items.any(|item| item.downcast_object_ref::<Exact>().is_some())
+    };
+    if is_list && has_numerics() {
+        return Inner::from(value.try_iter().into_iter().flatten().map(operand).collect::<Vec<_>>());
+    }
+    value
 }
 
 fn inside(value: &Value) -> Inner {
@@ -119,6 +205,9 @@ fn outside_at(value: &Inner, depth: usize) -> Result<Value, Error> {
     }
     if is_null(value) {
         return Ok(Value::Null);
+    }
+    if let Some(Exact(text, _)) = value.downcast_object_ref() {
+        return Ok(text.as_str().into());
     }
     match value.kind() {
         ValueKind::Bool => Ok(value.is_true().into()),
@@ -170,5 +259,9 @@ pub(crate) fn teach(environment: &mut Environment<'_>) {
     environment.add_test("defined", |value: Inner| !is_null(&value));
     environment.add_filter("default", default);
     environment.add_filter("d", default);
+    environment.add_filter(operands::NUMBER, operand);
+    let compared = |null: Inner| move |value: Inner| if is_null(&value) { null.clone() } else { operand(value) };
+    environment.add_filter(operands::LEAST, compared(().into()));
+    environment.add_filter(operands::GREATEST, compared(Inner::from_object(Top)));
     environment.add_filter("tojson", |value: Inner| outside(&value).map(|value| value.to_string()));
 }

@@ -7,8 +7,9 @@ use minijinja::value::Value as Inner;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
 use walvec_model::TableName;
+use walvec_model::operands::prepare;
 
-use crate::null::{self, Row, WithLookups};
+use crate::null::{self, LookedUpRows, Row, WithLookups};
 use crate::{CollectionSpec, VerifyError};
 
 /// The name of the text's template. Those of computed fields are `computed.` and the field's name.
@@ -63,7 +64,7 @@ impl Renderer {
     pub(crate) fn render(
         &self,
         row: &Arc<Row>,
-        looked_up: Vec<(String, Value)>,
+        looked_up: Vec<LookedUpRows>,
     ) -> Result<(String, Vec<(String, Value)>), String> {
         let context = Inner::from_dyn_object(Arc::clone(row));
         let joined = Inner::from_object(WithLookups { row: Arc::clone(row), looked_up });
@@ -92,13 +93,13 @@ impl Renderer {
 }
 
 fn reads_null(row: &Row, reads: &BTreeSet<String>) -> bool {
-    let whole = reads.contains("row") && !row.names.iter().any(|name| name == "row");
+    let whole = (reads.contains("row") && !row.names.iter().any(|name| name == "row")) || reads.contains("walvec_row");
     let mut columns = row.names.iter().zip(&row.values);
     columns.any(|(name, value)| value.is_null() && (whole || reads.contains(name)))
 }
 
 fn add(environment: &mut Environment<'_>, table: &TableName, name: &str, source: &str) -> Result<(), VerifyError> {
-    environment.add_template_owned(name.to_owned(), source.to_owned()).map_err(|error| VerifyError::Template {
+    environment.add_template_owned(name.to_owned(), prepare(source).source).map_err(|error| VerifyError::Template {
         table: table.clone(),
         field: name.to_owned(),
         reason: error.to_string(),
@@ -108,6 +109,7 @@ fn add(environment: &mut Environment<'_>, table: &TableName, name: &str, source:
 /// Adds a template that is exactly one `{{ expression }}` in a form that keeps the value's type, and returns the names that
 /// it reads; `None` if it is anything else, for example `{{ a }}, {{ b }}`.
 fn add_expression(environment: &mut Environment<'_>, name: &str, source: &str) -> Option<BTreeSet<String>> {
+    let source = prepare(source).source;
     let inside = source.trim().strip_prefix("{{")?.strip_suffix("}}")?;
     let expression = inside.trim_start_matches(['-', '+']).trim_end_matches('-').trim();
     let reads = environment.compile_expression_owned(expression.to_owned()).ok()?.undeclared_variables(false);
@@ -131,6 +133,7 @@ mod tests {
             payload: None,
             computed: vec![("c".to_owned(), computed.to_owned())],
             fingerprint: Fingerprint::of(&[]),
+            numbers: Vec::new(),
             layout: crate::Layout::Flat,
             fractions: crate::Fractions::Exact,
             chunks: None,
@@ -142,7 +145,8 @@ mod tests {
     fn render(text: &str, computed: &str, row: Value) -> Result<(String, Value), String> {
         let Value::Object(row) = row else { panic!("a row") };
         let (names, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();
-        let row = Arc::new(Row { names: names.into(), values });
+        let numerics = names.iter().map(|name: &String| name.starts_with("price")).collect();
+        let row = Arc::new(Row { names: names.into(), values, numerics });
         let (text, mut fields) = Renderer::new(&spec(text, computed)).unwrap().render(&row, Vec::new())?;
         Ok((text, fields.remove(0).1))
     }
@@ -189,6 +193,13 @@ mod tests {
             ("{{ year }}, {{ price }}", json!("1898, 9.50")),
             ("in {{ year }}", json!("in 1898")),
             ("{{ 2 ** 70 }}", json!("1180591620717411303424")),
+            ("{{ price }}", json!("9.50")),
+            ("{{ price * 2 }}", json!(19.0)),
+            ("{{ -price }}", json!(-9.5)),
+            ("{{ price > 10 }}", json!(false)),
+            ("{{ row.none > 10 }}", json!(false)),
+            ("{{ 10 > row.none }}", json!(false)),
+            ("{{ 'x' ~ price }}", json!("x9.50")),
         ] {
             assert_eq!(value(template, row.clone()), expected, "{template}");
         }

@@ -41,8 +41,9 @@ pub(crate) fn expression(name: &str, column: &Column) -> String {
     match &column.kind {
         Kind::Plain => format!("to_json({name})::text"),
         Kind::Oid => format!("to_json({name}::bigint)::text"),
-        Kind::Float | Kind::Document | Kind::Text => format!("{name}::text"),
-        Kind::Printed => format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END"),
+        Kind::Float | Kind::Numeric | Kind::Document | Kind::KeyDocument | Kind::Text => format!("{name}::text"),
+        // `IS NOT NULL` would not hold for a composite value of which a part is NULL.
+        Kind::Printed => format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END"),
         // Bounds of its own, as in [0:1]={a,b}, are in no JSON array.
         Kind::Array(_) => format!(
             "CASE WHEN left({name}::text, 1) = '[' THEN to_json({name}::text) ELSE to_json({name}::text::text[]) END::text"
@@ -68,10 +69,11 @@ pub(crate) fn quoted(identifier: &str) -> String {
 pub(crate) fn value(text: Option<&str>, kind: &Kind) -> Value {
     let Some(text) = text else { return Value::Null };
     match kind {
-        Kind::Text | Kind::Printed => text.into(),
+        Kind::Text | Kind::Numeric | Kind::Printed => text.into(),
         Kind::Plain | Kind::Oid => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
         Kind::Float => text.parse().ok().and_then(Number::from_f64).map_or_else(|| text.into(), Value::Number),
         Kind::Document => document(text),
+        Kind::KeyDocument => key_document(text),
         Kind::Array(element) => {
             serde_json::from_str(text).map_or_else(|_| text.into(), |array| elements(array, element))
         }
@@ -94,8 +96,27 @@ fn element(item: Value, kind: &Kind) -> Value {
     }
 }
 
-/// A document whose numbers all survive; else its text.
+/// A document, with the digits of each number that does not survive as a text.
 fn document(text: &str) -> Value {
+    let mut with_texts = String::new();
+    let mut rest = text;
+    for number in numbers(text).filter(|number| !survives(number)) {
+        let Some((before, after)) = split_at_slice(rest, number) else { continue };
+        with_texts.push_str(&format!("{before}\"{number}\""));
+        rest = after;
+    }
+    with_texts.push_str(rest);
+    serde_json::from_str(&with_texts).unwrap_or_else(|_| text.into())
+}
+
+/// What is before and behind `part`, which is a slice of `text`.
+fn split_at_slice<'a>(text: &'a str, part: &str) -> Option<(&'a str, &'a str)> {
+    let start = (part.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+    Some((text.get(..start)?, text.get(start + part.len()..)?))
+}
+
+/// A document whose numbers all survive; else its text.
+fn key_document(text: &str) -> Value {
     match serde_json::from_str(text) {
         Ok(document) if numbers(text).all(survives) => document,
         _ => text.into(),
@@ -180,9 +201,10 @@ mod tests {
                 Kind::Document,
                 json!({"n": u64::MAX, "s": "\"18446744073709551616"}),
             ),
-            (r#"{"n": 18446744073709551616}"#, Kind::Document, json!(r#"{"n": 18446744073709551616}"#)),
-            (r#"[0.12345678901234567890]"#, Kind::Document, json!("[0.12345678901234567890]")),
-            (r#"[1e400]"#, Kind::Document, json!("[1e400]")),
+            (r#"{"n": 18446744073709551616}"#, Kind::KeyDocument, json!(r#"{"n": 18446744073709551616}"#)),
+            (r#"{"n": 18446744073709551616}"#, Kind::Document, json!({"n": "18446744073709551616"})),
+            (r#"[0.12345678901234567890, 1]"#, Kind::Document, json!(["0.12345678901234567890", 1])),
+            (r#"[1e400]"#, Kind::KeyDocument, json!("[1e400]")),
             (r#"[1e300, -0.0, 100, 1.5E3, true]"#, Kind::Document, json!([1e300, -0.0, 100, 1500.0, true])),
             (r#"["t",null,"f"]"#, Kind::Array(Box::new(Kind::Plain)), json!([true, null, false])),
             (r#"[["1","2"],["3",null]]"#, Kind::Array(Box::new(Kind::Plain)), json!([[1, 2], [3, null]])),

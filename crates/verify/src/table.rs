@@ -17,8 +17,12 @@ pub(crate) enum Kind {
     Oid,
     /// A float: a number, or text if it is none (NaN, the infinities).
     Float,
-    /// json and jsonb: the document, or its text if one of its numbers would be rounded.
+    /// `numeric`: text, which templates take for a number.
+    Numeric,
+    /// json and jsonb: the document, in which a number that would be rounded is text.
     Document,
+    /// The same in a key: with such a number all of it is text.
+    KeyDocument,
     /// Text, by a cast.
     Text,
     /// Text, by the type's own output; a cast would give another one, as for `char(n)` or `inet`.
@@ -98,7 +102,7 @@ impl Table {
         let types = types(session, oids).await?;
         let elements = types.values().map(|found| found.element).filter(|element| *element != 0).collect();
         let elements = self::types(session, elements).await?;
-        for column in &mut self.columns {
+        for (index, column) in self.columns.iter_mut().enumerate() {
             column.kind = match types.get(&column.type_oid) {
                 None => Kind::Printed,
                 Some(Type { element: 0, base }) => Kind::of(*base),
@@ -108,6 +112,9 @@ impl Table {
                     _ => Kind::Text,
                 },
             };
+            if self.key.contains(&index) {
+                column.kind = std::mem::replace(&mut column.kind, Kind::Plain).in_key();
+            }
         }
         Ok(())
     }
@@ -119,6 +126,23 @@ impl Table {
 }
 
 impl Kind {
+    fn in_key(self) -> Self {
+        match self {
+            Self::Document => Self::KeyDocument,
+            Self::Array(element) => Self::Array(Box::new(element.in_key())),
+            other => other,
+        }
+    }
+
+    /// Whether its values, or their elements, are numerics.
+    pub(crate) fn is_numeric(&self) -> bool {
+        match self {
+            Self::Numeric => true,
+            Self::Array(element) => element.is_numeric(),
+            _ => false,
+        }
+    }
+
     /// The kind of a built-in type, by its oid in PostgreSQL's `pg_type.dat`.
     const fn of(oid: u32) -> Self {
         match oid {
@@ -126,8 +150,9 @@ impl Kind {
             26 => Self::Oid,
             700 | 701 => Self::Float,
             114 | 3802 => Self::Document,
-            // text, varchar, numeric, bytea, uuid, date, time, timestamp, interval: a cast to text is their output.
-            25 | 1043 | 1700 | 17 | 2950 | 1082 | 1083 | 1266 | 1114 | 1184 | 1186 => Self::Text,
+            1700 => Self::Numeric,
+            // text, varchar, bytea, uuid, date, time, timestamp, interval: a cast to text is their output.
+            25 | 1043 | 17 | 2950 | 1082 | 1083 | 1266 | 1114 | 1184 | 1186 => Self::Text,
             _ => Self::Printed,
         }
     }

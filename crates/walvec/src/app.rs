@@ -3,15 +3,16 @@
 //! Everything that can be wrong without asking PostgreSQL (the data directory, the model, the stored collections, the
 //! templates) is found here, before anything connects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{LookupSpec, SourceConfig, TableSpec};
 use walvec_embed::Embedder;
-use walvec_model::{Fingerprint, TableName};
-use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
+use walvec_model::operands::prepare;
+use walvec_model::{Fingerprint, TableName, Type};
+use walvec_pipeline::{Collection, ConfigDigest, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::embedded::DataDir;
 use walvec_sink::{Keywords, SinkError};
 use walvec_transform::chunk::{CUT, CountTokens};
@@ -20,8 +21,10 @@ use walvec_transform::{Chunker, Transform, TransformError, TransformSpec};
 use crate::cli::Failure;
 use crate::collection::{Opened, Which};
 use crate::config::{CollectionConfig, Config};
-use crate::fields::Fields;
-use crate::http::{Searchable, Serving};
+use crate::fields::Description;
+use crate::http::read::Known;
+use crate::http::{Fields, Searchable, Serving};
+use crate::remembered;
 
 /// The stages of a configuration, ready to be run.
 pub(crate) struct Parts {
@@ -73,8 +76,7 @@ impl Parts {
             source,
             batch_rows: self.config.pipeline.batch_rows,
             batch_wait: self.config.pipeline.batch_wait(),
-            config_digest: config_digest(&self.config),
-            table_digests: table_digests(&self.config),
+            config_digest: config_digests(&self.config),
             on_gap: self.config.source.on_gap.into(),
             reports,
         };
@@ -88,13 +90,18 @@ impl Parts {
 
     /// What searches need of them.
     pub(crate) fn serving(&self) -> Serving {
+        let remembered = remembered::columns(&self.config);
         let opened = self.config.collections.iter().zip(&self.collections).zip(&self.opened);
         let searchable = |((collection, written), opened): ((&CollectionConfig, &Collection), &Opened)| Searchable {
             name: collection.name.clone(),
             layout: collection.layout(),
             keywords: written.keywords.clone(),
             is_chunked: collection.chunk.is_some(),
-            fields: Arc::new(Fields::new(collection, Arc::clone(&written.transform))),
+            description: Arc::new(Description::new(collection, Arc::clone(&written.transform))),
+            fields: Arc::new(TableFields {
+                transform: Arc::clone(&written.transform),
+                remembered: remembered.get(&collection.name).cloned(),
+            }),
             search: opened.search(),
         };
         Serving { collections: opened.map(searchable).collect(), embedder: Arc::clone(&self.embedder) }
@@ -111,13 +118,36 @@ impl Parts {
         Ok(self)
     }
 
+    /// Remembers the columns of the tables that were seen.
+    pub(crate) fn remember_columns(&self) {
+        let seen = |collection: &Collection| Some((collection.name.clone(), collection.transform.columns_seen()?));
+        let columns = self.collections.iter().filter_map(seen).collect();
+        if let Err(error) = remembered::store_columns(&self.config, &columns) {
+            tracing::warn!("the columns of the tables could not be remembered: {error}");
+        }
+    }
+
     /// Gives back what this process holds of the collections.
     pub(crate) async fn close(self) {
+        self.remember_columns();
         for collection in self.opened {
             if let Err(error) = collection.close().await {
                 tracing::warn!("a collection was not closed cleanly, nothing confirmed is lost: {error}");
             }
         }
+    }
+}
+
+/// The fields of a collection: those of its table as it was seen last, by this process or by the one before.
+pub(crate) struct TableFields {
+    pub(crate) transform: Arc<Transform>,
+    pub(crate) remembered: Option<Vec<(String, Type)>>,
+}
+
+impl Fields for TableFields {
+    fn known(&self) -> Known {
+        let columns = self.transform.columns_seen().or_else(|| self.remembered.clone());
+        columns.map(|columns| self.transform.fields(&columns))
     }
 }
 
@@ -181,6 +211,7 @@ pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> R
         computed: collection.computed.clone().into_iter().collect(),
         layout: collection.layout(),
         lookups: collection.lookups(),
+        indexes: collection.indexes(),
     };
     let transform = Transform::new(spec).map_err(|error: TransformError| {
         Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name))
@@ -249,19 +280,57 @@ fn lookups(config: &Config) -> Vec<LookupSpec> {
 pub(crate) fn payload_digest(config: &Config) -> String {
     let mut config = config.clone();
     config.collections.sort_by(|one, other| one.name.cmp(&other.name));
-    config_digest(&config)
+    // What the types of the columns are, workers learn from the records only.
+    let numbers = stored_numbers(&config).into_iter().map(|(table, field)| format!("number {table} {field}"));
+    let parts: Vec<String> = std::iter::once(config_digest(&config)).chain(numbers).collect();
+    digest_of(&parts)
+}
+
+/// What templates make of NULL, if they compare by size. Rows that were rendered otherwise are rendered again.
+const COMPARISON: &str = "comparisons with NULL do not hold";
+
+/// Whether a template of the collection compares values by size.
+fn compares(collection: &CollectionConfig) -> bool {
+    let mut templates = std::iter::once(&collection.text).chain(collection.computed.values());
+    templates.any(|template| prepare(template).compares)
+}
+
+/// The fields that are indexed as numbers: those that are computed, or columns.
+fn numbers(collection: &CollectionConfig, are_computed: bool) -> impl Iterator<Item = String> {
+    let numbers = collection.indexes().into_iter().filter(|(_, index)| index.is_number());
+    let wanted = numbers.filter(move |(field, _)| collection.computed.contains_key(field) == are_computed);
+    wanted.map(|(field, _)| field)
+}
+
+/// The computed fields that are stored as numbers because they are indexed as numbers.
+fn computed_numbers(collection: &CollectionConfig) -> Option<String> {
+    let numbers: Vec<String> = numbers(collection, true).collect();
+    (!numbers.is_empty()).then(|| format!("numbers {}", numbers.join(", ")))
+}
+
+/// The columns that are indexed as numbers.
+pub(crate) fn stored_numbers(config: &Config) -> Vec<(TableName, String)> {
+    let of = |collection: &CollectionConfig| -> Vec<(TableName, String)> {
+        numbers(collection, false).map(|field| (collection.table.clone(), field)).collect()
+    };
+    config.collections.iter().flat_map(of).collect()
+}
+
+/// What decides which rows and which payloads a collection has.
+pub(crate) fn config_digests(config: &Config) -> ConfigDigest {
+    let of = |table: &TableName| digest(config, config.collections.iter().filter(|shows| shows.table == *table));
+    let tables = config.collections.iter().map(|collection| (collection.table.clone(), of(&collection.table)));
+    ConfigDigest { digest: config_digest(config), numbers: stored_numbers(config), tables: tables.collect() }
+}
+
+fn digest_of(parts: &[String]) -> String {
+    Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
 }
 
 /// A digest of what decides which rows and which payloads a collection has, and in which shards. When it changes, tables
 /// are read again.
 pub(crate) fn config_digest(config: &Config) -> String {
     digest(config, config.collections.iter())
-}
-
-/// The same for the collections of each table.
-pub(crate) fn table_digests(config: &Config) -> BTreeMap<TableName, String> {
-    let of = |table: &TableName| digest(config, config.collections.iter().filter(|shows| shows.table == *table));
-    config.collections.iter().map(|collection| (collection.table.clone(), of(&collection.table))).collect()
 }
 
 fn digest<'a>(config: &Config, collections: impl Iterator<Item = &'a CollectionConfig>) -> String {
@@ -280,8 +349,10 @@ fn digest<'a>(config: &Config, collections: impl Iterator<Item = &'a CollectionC
             .chain(collection.chunk_field().map(str::to_owned))
             .chain(collection.chunk.as_ref().map(|_| CUT.to_owned()))
             .chain(collection.lookups().into_iter().map(|lookup| lookup.describe()))
+            .chain(computed_numbers(collection))
+            .chain(compares(collection).then(|| COMPARISON.to_owned()))
         })
         .chain(shard_key)
         .collect();
-    Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
+    digest_of(&parts)
 }

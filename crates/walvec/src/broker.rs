@@ -1,5 +1,6 @@
 //! The stages of a process that works through a broker, put together from a configuration.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use walvec_pipeline::letters::Letters as _;
 use walvec_pipeline::letters_topic::{CaptureLetters, LettersTopic};
 use walvec_pipeline::publish::{Publisher, PublisherConfig, TableTopic};
 use walvec_pipeline::store::DeadLetter;
-use walvec_pipeline::{Collection, PipelineError, Store};
+use walvec_pipeline::{Collection, ConfigDigest, PipelineError, Store};
 
 use crate::app;
 use crate::cli::Failure;
@@ -233,10 +234,12 @@ const fn format(kafka: &KafkaSettings) -> Format {
 }
 
 /// A digest of what decides which rows there are in which topics, and what workers make of them. When it changes, tables are read again.
-pub(crate) fn digest(config: &Config, kafka: &KafkaSettings) -> String {
+pub(crate) fn digest(config: &Config, kafka: &KafkaSettings) -> ConfigDigest {
     let topics = config.collections.iter().map(|collection| kafka.changes_topic(&collection.table));
     let parts: Vec<String> = std::iter::once(app::config_digest(config)).chain(topics).collect();
-    Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
+    let digest = Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string();
+    // Workers read the topics from their beginning then, so that all rows have to be there.
+    ConfigDigest { digest, numbers: app::stored_numbers(config), tables: BTreeMap::new() }
 }
 
 /// The name of this machine, which tells its workers from those of others.

@@ -8,7 +8,7 @@ use walvec_pipeline::PipelineError;
 use walvec_sink::catalog::numbered;
 use walvec_sink::embedded::{Directory, Embedded};
 use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
-use walvec_sink::{Catalog, CollectionSpec, Search, Sink, SinkError};
+use walvec_sink::{Catalog, CollectionSpec, FieldPath, Search, Sink, SinkError};
 
 use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
@@ -162,11 +162,19 @@ fn spec(
         dimension,
         fingerprint: fingerprint.clone(),
         made_with: made_with(&config.embedding, collection),
-        indexes: collection.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect(),
+        indexes: collection.indexes().into_iter().map(|(field, kind)| (path(collection, &field), kind)).collect(),
         vector: collection.layout().vector_name(&config.embedding.model),
         keywords: collection.keywords_name(),
         nesting: collection.layout().nesting().map(str::to_owned),
     }
+}
+
+/// Where an indexed field is. A name with a point in it is the path to a member, unless it is a field's name as a whole.
+fn path(collection: &CollectionConfig, field: &str) -> FieldPath {
+    let is_field =
+        collection.payload.iter().flatten().any(|name| name == field) || collection.computed.contains_key(field);
+    let path = FieldPath::parse(field).filter(|_| !is_field);
+    path.unwrap_or_else(|| field.into())
 }
 
 /// Looks at the collection that a name of the data directory stands for.

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use walvec_transform::{Layout, Transform};
+use walvec_transform::{Compared, Layout, Transform};
 
 use crate::config::{CollectionConfig, IndexKind};
+use crate::http::read::Known;
 
 /// A collection, as it is described to programs.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,8 +56,8 @@ pub(crate) enum Origin {
     Chunk,
 }
 
-/// What is known of a collection's fields.
-pub(crate) struct Fields {
+/// What programs are told of a collection.
+pub(crate) struct Description {
     table: String,
     layout: Layout,
     chunked: bool,
@@ -70,7 +71,7 @@ pub(crate) struct Fields {
     transform: Arc<Transform>,
 }
 
-impl Fields {
+impl Description {
     pub(crate) fn new(collection: &CollectionConfig, transform: Arc<Transform>) -> Self {
         Self {
             table: collection.table.to_string(),
@@ -85,8 +86,8 @@ impl Fields {
         }
     }
 
-    /// The collection called `name`, as it is at the moment.
-    pub(crate) fn describe(&self, name: &str, points: Option<u64>) -> CollectionInfo {
+    /// The collection called `name`, as it is at the moment. `known`: its fields, as filters see them.
+    pub(crate) fn describe(&self, name: &str, points: Option<u64>, known: &Known) -> CollectionInfo {
         let modes: &[&str] = if self.has_keywords { &["hybrid", "dense", "keyword"] } else { &["dense"] };
         CollectionInfo {
             name: name.to_owned(),
@@ -95,11 +96,11 @@ impl Fields {
             points,
             modes: modes.iter().map(|mode| (*mode).to_owned()).collect(),
             chunked: self.chunked,
-            fields: self.fields(),
+            fields: self.fields(known),
         }
     }
 
-    fn fields(&self) -> Vec<FieldInfo> {
+    fn fields(&self, known: &Known) -> Vec<FieldInfo> {
         let columns = self.transform.stored_columns().unwrap_or_else(|| {
             let named = self.payload.iter().flatten().filter(|name| !self.computed.contains(name));
             named.map(|name| (name.clone(), String::new())).collect()
@@ -108,8 +109,12 @@ impl Fields {
             columns.into_iter().map(|(name, ty)| (name, Some(ty).filter(|ty| !ty.is_empty()), Origin::Column));
         let computed = self.computed.iter().map(|name| (name.clone(), None, Origin::Computed));
         let chunk = self.chunk.iter().map(|name| (name.clone(), Some("text".to_owned()), Origin::Chunk));
+        let compared = |name: &str| {
+            let field = known.iter().flatten().find(|field| field.name == name);
+            field.map_or(Compared::Any, |field| field.compared)
+        };
         let field = |(name, ty, from): (String, Option<String>, Origin)| FieldInfo {
-            filters: operators(ty.as_deref()).iter().map(|operator| (*operator).to_owned()).collect(),
+            filters: operators(compared(&name)).iter().map(|operator| (*operator).to_owned()).collect(),
             index: self.index.get(&name).copied(),
             r#type: ty,
             from,
@@ -119,42 +124,7 @@ impl Fields {
     }
 }
 
-const EQUAL: &[&str] = &["=", "!="];
-const ORDERED: &[&str] = &["<", "<=", ">", ">="];
-const ALL: &[&str] = &["=", "!=", "<", "<=", ">", ">="];
-
-/// The operators that can match values of a type, by its name in SQL. An array is compared as its elements are.
-fn operators(ty: Option<&str>) -> &'static [&'static str] {
-    let Some(ty) = ty else { return ALL };
-    let element = ty.trim_end_matches("[]");
-    // Without what is in brackets: `timestamp(3) with time zone`.
-    match element.split('(').next().unwrap_or(element).trim_end() {
-        "smallint" | "integer" | "bigint" | "oid" => ALL,
-        // No filter compares with a fraction for equality.
-        "real" | "double precision" => ORDERED,
-        name if name == "date" || name.starts_with("timestamp") => ALL,
-        "json" | "jsonb" => &[],
-        _ => EQUAL,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_operators_are_those_that_can_match() {
-        for (ty, expected) in [
-            (Some("bigint"), ALL),
-            (Some("integer[]"), ALL),
-            (Some("timestamp(3) with time zone"), ALL),
-            (Some("double precision"), ORDERED),
-            (Some("character varying(20)"), EQUAL),
-            (Some("boolean"), EQUAL),
-            (Some("jsonb"), &[]),
-            (None, ALL),
-        ] {
-            assert_eq!(operators(ty), expected, "{ty:?}");
-        }
-    }
+/// The operators that can match.
+const fn operators(compared: Compared) -> &'static [&'static str] {
+    if compared.has_order() { &["=", "!=", "<", "<=", ">", ">="] } else { &["=", "!="] }
 }

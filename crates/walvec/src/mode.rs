@@ -44,6 +44,10 @@ impl Mode {
     }
 }
 
+/// Said of a search by words that cannot find anything.
+pub(crate) const NO_WORD_COUNTS: &str = "no word of the query counts: words that say nothing in the collection's language are left out, and so is \
+    writing without spaces; search by meaning instead (mode dense)";
+
 /// As in requests.
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

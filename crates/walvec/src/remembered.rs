@@ -3,6 +3,7 @@
 //! Until a reindex has ended, walvec.yaml may already say what the new collections are to be. A start in between goes on
 //! with what the served ones are.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use walvec_model::Type;
 use walvec_pipeline::PipelineError;
 use walvec_sink::Catalog;
 use walvec_sink::embedded::create_private_dir;
@@ -57,6 +59,27 @@ fn served_file(config: &Config) -> PathBuf {
 pub(crate) fn store(config: &Config) -> io::Result<()> {
     let served = Served { collections: config.collections.clone(), embedding: config.embedding.clone() };
     write_private(&served_file(config), &serde_json::to_vec_pretty(&served)?)
+}
+
+/// The columns of the collections' tables, with their types, by the names of the collections.
+pub(crate) type Columns = BTreeMap<String, Vec<(String, Type)>>;
+
+fn columns_file(config: &Config) -> PathBuf {
+    config.sink.directory().join("columns.json")
+}
+
+/// Remembers the columns of the tables, so that searches know the fields before PostgreSQL is asked.
+pub(crate) fn store_columns(config: &Config, columns: &Columns) -> io::Result<()> {
+    if columns.is_empty() || *columns == self::columns(config) {
+        return Ok(());
+    }
+    write_private(&columns_file(config), &serde_json::to_vec_pretty(columns)?)
+}
+
+/// The columns that were remembered; none if that cannot be told.
+pub(crate) fn columns(config: &Config) -> Columns {
+    let stored = fs::read(columns_file(config)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    stored.unwrap_or_default()
 }
 
 /// Notes how a reindex stands.

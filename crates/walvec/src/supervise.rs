@@ -140,6 +140,7 @@ impl Supervisor {
                         if let Err(error) = remembered::store(&self.parts.config) {
                             tracing::warn!("the configuration could not be remembered for a reindex: {error}");
                         }
+                        self.parts.remember_columns();
                         continue;
                     }
                 },

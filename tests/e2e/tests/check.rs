@@ -128,7 +128,7 @@ async fn check_says_whether_run_will_read_the_tables_and_why(context: TestContex
 
     context.execute("ALTER TABLE items ADD COLUMN colour text DEFAULT 'red'").await?;
     let (answer, exit) = check(&context, &items()).await?;
-    let again = json!({"action": "read_again", "tables": 1, "why": "the columns of a table have changed"});
+    let again = json!({"action": "read_again", "tables": 1, "why": "the columns of a table, or the form in which values are stored, have changed"});
     assert_eq!((exit, &answer["next"]), (0, &again));
     let mut walvec = context.start(&items()).await?;
     assert_eq!(walvec.caught_up(&context).await?.generation.0, 2, "run did what check had said");

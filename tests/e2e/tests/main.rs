@@ -12,6 +12,7 @@
 //! - [`unsent`]: large values that PostgreSQL does not send
 //! - [`locks`]: what walvec reads keeps no statement of the application waiting
 //! - [`values`]: values that stores or readers cannot hold as they are
+//! - [`types`]: what becomes of the values of each type, and what filters make of them
 //! - [`memory`]: memory is bounded by what is configured, whatever the rows are like
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`failover`]: a primary that dies, and its standby
@@ -96,6 +97,7 @@ mod static_models;
 mod telling;
 mod tenants;
 mod topics;
+mod types;
 mod unsent;
 mod values;
 mod verify;
@@ -118,6 +120,7 @@ fn main() -> ExitCode {
         locks::tests(),
         unsent::tests(),
         values::tests(),
+        types::tests(),
         check::tests(),
         lookup_refusals::tests(),
     ];

@@ -1,12 +1,28 @@
 //! Numbers in JSON, without rounding.
 //!
-//! json columns hold numbers of any length, of which a reader would see a rounded one; such a document stays text, as capture
-//! keeps it. Fractions that fit are read to the last bit (`float_roundtrip` of serde_json).
+//! json columns hold numbers of any length, of which a reader would see a rounded one; such a number is the text of its digits, and
+//! in a key the whole document is text, as capture has them. Fractions that fit are read to the last bit (`float_roundtrip` of
+//! serde_json).
 
 use serde_json::{Number, Value};
 
-/// A json column's text as a JSON value; as a string, if a number in it would be rounded.
+/// A json column's text as a JSON value, with texts in the place of numbers that would be rounded.
 pub(super) fn document(text: &str) -> Value {
+    let mut quoted = String::with_capacity(text.len());
+    let mut from = 0;
+    for token in tokens(text.as_bytes()).filter(|token| !is_exact(token)) {
+        // A token is a slice of the text: the distance of their addresses is its offset.
+        let start = token.as_ptr() as usize - text.as_ptr() as usize;
+        quoted.push_str(&text[from..start]);
+        quoted.push_str(&Value::from(token).to_string());
+        from = start + token.len();
+    }
+    quoted.push_str(&text[from..]);
+    serde_json::from_str(&quoted).unwrap_or_else(|_| Value::String(text.to_owned()))
+}
+
+/// The same of a key column; as a string, if a number in it would be rounded.
+pub(super) fn key_document(text: &str) -> Value {
     let parsed = tokens(text.as_bytes()).all(is_exact).then(|| serde_json::from_str(text).ok()).flatten();
     parsed.unwrap_or_else(|| Value::String(text.to_owned()))
 }
@@ -83,15 +99,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_with_numbers_that_would_be_rounded_stays_text() {
+    fn a_number_that_would_be_rounded_is_text() {
         for text in
             [r#"{"n": 18446744073709551616}"#, "[0.12345678901234567890]", "1e400", "1e-400", "{", "\"\\ud800\""]
         {
-            assert_eq!(document(text), json!(text));
+            assert_eq!(key_document(text), json!(text));
         }
+        assert_eq!(
+            document(r#"{"n": 18446744073709551616, "m": [1e-400, 1.5]}"#),
+            json!({"n": "18446744073709551616", "m": ["1e-400", 1.5]})
+        );
+        assert_eq!(document("{"), json!("{"));
         for text in [r#"{"n":18446744073709551615,"m":["1e999 \" 1e999",1.10,-2.5e-3]}"#, "0.0", "\"a\"", "null", "-0"]
         {
             assert_eq!(document(text), serde_json::from_str::<Value>(text).unwrap());
+            assert_eq!(key_document(text), document(text));
         }
     }
 

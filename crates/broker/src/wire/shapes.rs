@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use walvec_model::{Column, Table, TableName};
+use walvec_model::{Column, Table, TableName, Type};
 
 /// `pg_type.oid` of the types that decide about point ids, and of the one that stands for all others.
 pub(super) const INT8: u32 = 20;
@@ -27,12 +27,25 @@ pub(super) struct Shown<'a> {
     pub(super) name: &'a str,
     pub(super) type_name: &'a str,
     pub(super) type_oid: u32,
+    /// The type, if the record says it otherwise than by its oid or its name.
+    pub(super) ty: Option<&'a Type>,
 }
 
 impl<'a> Shown<'a> {
+    /// The column, as far as the record tells.
+    fn column(&self) -> Column {
+        let known = Column::new(self.name, self.type_name, self.type_oid);
+        let ty = match (self.ty, self.type_name) {
+            (Some(ty), _) => ty.clone(),
+            (None, "") => Type::Unknown,
+            (None, name) => Type::of_name(name),
+        };
+        Column { ty, ..known }
+    }
+
     /// A column of which only the name is known.
     pub(super) const fn named(name: &'a str) -> Self {
-        Self { name, type_name: "", type_oid: UNKNOWN }
+        Self { name, type_name: "", type_oid: UNKNOWN, ty: None }
     }
 }
 
@@ -49,18 +62,16 @@ impl Shapes {
             table.key == key
                 && table.columns.len() == columns.len()
                 && table.columns.iter().zip(columns).all(|(known, shown)| {
-                    known.name == shown.name && known.type_oid == shown.type_oid && known.type_name == shown.type_name
+                    known.name == shown.name
+                        && known.type_oid == shown.type_oid
+                        && known.type_name == shown.type_name
+                        && shown.ty.is_none_or(|ty| known.ty == *ty)
                 })
         };
         if let Some(table) = self.known.get(name).and_then(|tables| tables.iter().find(fits)) {
             return Arc::clone(table);
         }
-        let column = |shown: &Shown<'_>| Column {
-            name: shown.name.to_owned(),
-            type_name: shown.type_name.to_owned(),
-            type_oid: shown.type_oid,
-        };
-        let columns = columns.iter().map(column).collect();
+        let columns = columns.iter().map(Shown::column).collect();
         let table = Arc::new(Table { name: name.clone(), columns, key: key.to_vec() });
         let tables = self.known.entry(name.clone()).or_default();
         if tables.len() == KEPT {

@@ -38,10 +38,9 @@ fn tables() -> impl Strategy<Value = (Arc<Table>, Vec<Value>, Vec<Value>)> {
             let values = || prop::collection::vec(value(), width);
             let first = if last { width - 1 } else { 0 };
             let key = if two { vec![first, 1 - first.min(1)] } else { vec![first] };
-            let column = move |index: usize| Column {
-                name: format!("\"c\\{index}é"),
-                type_name: String::new(),
-                type_oid: if key.contains(&index) { types[index] } else { 0 },
+            let column = move |index: usize| {
+                let type_oid = if key.contains(&index) { types[index] } else { 0 };
+                Column::new(format!("\"c\\{index}é"), "", type_oid)
             };
             let key = if two { vec![first, 1 - first.min(1)] } else { vec![first] };
             let columns = (0..width).map(column).collect();

@@ -20,8 +20,7 @@ pub(crate) fn books() -> TableName {
 
 /// The tutorial's table, with one column more than fits a page.
 pub(crate) fn table() -> Arc<Table> {
-    let column =
-        |name: &str, type_name: &str, type_oid| Column { name: name.into(), type_name: type_name.into(), type_oid };
+    let column = |name: &str, type_name: &str, type_oid| Column::new(name, type_name, type_oid);
     Arc::new(Table {
         name: books(),
         columns: vec![

@@ -26,7 +26,7 @@ pub(crate) use tables::{
     ColumnFacts, Generated, KeySource, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves,
 };
 use tokio_util::sync::CancellationToken;
-pub(crate) use types::equalities;
+pub(crate) use types::{equalities, resolve as resolve_types};
 use walvec_model::{Column, Lsn};
 
 use crate::CaptureError;
@@ -112,8 +112,8 @@ impl Catalog {
         Ok(session)
     }
 
-    /// How to read the values of `columns`, in their order.
-    pub(crate) async fn kinds_of(&self, columns: &[Column]) -> Result<Vec<Kind>, CaptureError> {
+    /// How to read the values of `columns`, in their order. `key`: the indexes of the key.
+    pub(crate) async fn kinds_of(&self, columns: &[Column], key: &[usize]) -> Result<Vec<Kind>, CaptureError> {
         let known = self.known_kinds();
         let missing: Vec<u32> =
             columns.iter().map(|column| column.type_oid).filter(|oid| !known.contains_key(oid)).collect();
@@ -122,7 +122,11 @@ impl Catalog {
             self.kinds.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
         }
         let known = self.known_kinds();
-        Ok(columns.iter().map(|column| known.get(&column.type_oid).cloned().unwrap_or(Kind::Text)).collect())
+        let kind = |(index, column): (usize, &Column)| {
+            let kind = known.get(&column.type_oid).cloned().unwrap_or(Kind::Text);
+            if key.contains(&index) { kind.in_key() } else { kind }
+        };
+        Ok(columns.iter().enumerate().map(kind).collect())
     }
 
     /// For each of these columns the operator that makes two of its values equal.

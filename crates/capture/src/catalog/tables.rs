@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use walvec_model::{Column, Table, TableName};
 
-use super::Capabilities;
+use super::{Capabilities, types};
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 
@@ -166,7 +166,7 @@ const TABLE: &str = "
 const COLUMNS: &str = "
     SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid,
            a.attgenerated::text, CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
-           has_column_privilege(a.attrelid, a.attnum, 'SELECT')
+           has_column_privilege(a.attrelid, a.attnum, 'SELECT'), a.atttypmod
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
@@ -219,14 +219,18 @@ fn facts(
             primary_key_deferrable: false,
             identity_index: None,
         };
+        let mut modifiers: Vec<i32> = Vec::new();
         for row in session.query(COLUMNS, &[&oid]).await.map_err(failed)? {
-            let column = Column { name: row.get(0), type_name: row.get(1), type_oid: row.get(2) };
+            let column = Column::new(row.get::<_, String>(0), row.get::<_, String>(1), row.get(2));
             let how: String = row.get(3);
             let expression: Option<String> = row.get(4);
             let generated = (!how.is_empty())
                 .then(|| Generated { is_stored: how == "s", expression: expression.unwrap_or_default() });
             facts.columns.push(ColumnFacts { column, generated, can_select: row.get(5) });
+            modifiers.push(row.get(6));
         }
+        let columns = facts.columns.iter_mut().map(|facts| &mut facts.column).zip(modifiers).collect();
+        types::resolve(session, columns).await?;
         for row in session.query(INDEXES, &[&oid]).await.map_err(failed)? {
             let columns: Vec<String> = row.get(3);
             if row.get(0) {

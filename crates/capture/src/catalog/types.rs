@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use walvec_model::Column;
+
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
-use crate::value::{Kind, TypeFacts};
+use crate::value::{Kind, TypeFacts, model_type};
 
 /// Follows domains to their base and arrays to their elements. Only what `array_out` writes is an array literal;
 /// `int2vector` and its like have elements too, but look different.
@@ -18,15 +20,37 @@ const QUERY: &str = "
         WHERE part.oid <> 0
     )
     SELECT t.oid, t.typbasetype,
-           CASE WHEN t.typoutput = 'pg_catalog.array_out'::regproc AND t.typdelim = ',' THEN t.typelem ELSE 0 END
+           CASE WHEN t.typoutput = 'pg_catalog.array_out'::regproc AND t.typdelim = ',' THEN t.typelem ELSE 0 END,
+           t.typtype = 'e', t.typcategory = 'S', t.typtypmod
     FROM wanted JOIN pg_type t ON t.oid = wanted.oid";
+
+/// What the catalogue says of the types `oids`, and of all that they are made of.
+pub(super) async fn facts(session: &Session, oids: &[u32]) -> Result<HashMap<u32, TypeFacts>, CaptureError> {
+    let rows = session.query(QUERY, &[&oids]).await.map_err(|error| statement_error("looking up types", &error))?;
+    let fact = |row: &tokio_postgres::Row| TypeFacts {
+        base: row.get(1),
+        element: row.get(2),
+        is_enum: row.get(3),
+        is_text: row.get(4),
+        modifier: row.get(5),
+    };
+    Ok(rows.iter().map(|row| (row.get(0), fact(row))).collect())
+}
 
 /// The kinds of the types `oids`. A type that no longer exists is text.
 pub(super) async fn kinds(session: &Session, oids: &[u32]) -> Result<HashMap<u32, Kind>, CaptureError> {
-    let rows = session.query(QUERY, &[&oids]).await.map_err(|error| statement_error("looking up types", &error))?;
-    let facts: HashMap<u32, TypeFacts> =
-        rows.iter().map(|row| (row.get(0), TypeFacts { base: row.get(1), element: row.get(2) })).collect();
+    let facts = facts(session, oids).await?;
     Ok(oids.iter().map(|&oid| (oid, Kind::resolve(oid, &facts))).collect())
+}
+
+/// Says of columns what their types are, given the modifier of each.
+pub(crate) async fn resolve(session: &Session, columns: Vec<(&mut Column, i32)>) -> Result<(), CaptureError> {
+    let oids: Vec<u32> = columns.iter().map(|(column, _)| column.type_oid).collect();
+    let facts = facts(session, &oids).await?;
+    for (column, modifier) in columns {
+        column.ty = model_type(column.type_oid, modifier, &facts);
+    }
+    Ok(())
 }
 
 /// The equality of a type's keys: that of its default order, as its unique indexes use it. Domains have that of their base.

@@ -94,7 +94,7 @@ pub(super) async fn selected(
         }
         Selection::Where(condition) => vec![condition.clone()],
         Selection::Keys(keys) => {
-            let kinds = source.catalog.kinds_of(&published.table.columns).await?;
+            let kinds = source.catalog.kinds_of(&published.table.columns, &published.table.key).await?;
             let equalities = source.catalog.equalities_of(&published.table.columns).await?;
             let condition = |keys| Some(fetch::condition(&published.table, &kinds, &equalities, keys));
             keys.chunks(KEYS_PER_STATEMENT).map(condition).collect()
@@ -111,7 +111,7 @@ async fn plan(
     partitions: Option<&[u32]>,
 ) -> Result<Plan, CaptureError> {
     let session = source.catalog.patient_session().await?;
-    let kinds = source.catalog.kinds_of(&published.table.columns).await?.into();
+    let kinds = source.catalog.kinds_of(&published.table.columns, &published.table.key).await?.into();
     let mut leaves = leaves(&session, published.facts.oid).await?;
     leaves.retain(|leaf| partitions.is_none_or(|wanted| wanted.contains(&leaf.oid)));
     let parts = conditions.iter().flat_map(|condition| parts(&published, &leaves, condition.as_deref())).collect();

@@ -63,7 +63,7 @@ impl Relations {
         let key = key_of(relation, facts, known, &name)?;
         let may_lack_old = relation.identity == b'f' && is_partitioned && self.needs_old(relation, &key, &name);
         self.check_lookups(relation, &name)?;
-        let kinds = self.catalog.kinds_of(&columns).await?;
+        let kinds = self.catalog.kinds_of(&columns, &key).await?;
         let is_main = self.config.is_main(&name);
         let is_looked_up = self.config.lookups_in(&name).next().is_some();
         let table = Arc::new(Table { name, columns, key });
@@ -103,12 +103,12 @@ impl Relations {
             FROM unnest($1::oid[], $2::int[]) WITH ORDINALITY AS t (type, modifier, position) ORDER BY position";
         let rows = self.catalog.session().await?.query(query, &[&oids, &modifiers]).await;
         let rows = rows.map_err(|error| statement_error("looking up types", &error))?;
-        let column = |(column, row): (&crate::pgoutput::RelationColumn, &tokio_postgres::Row)| Column {
-            name: column.name.clone(),
-            type_name: row.get::<_, Option<String>>(0).unwrap_or_default(),
-            type_oid: column.type_oid,
+        let column = |(column, row): (&crate::pgoutput::RelationColumn, &tokio_postgres::Row)| {
+            Column::new(&column.name, row.get::<_, Option<String>>(0).unwrap_or_default(), column.type_oid)
         };
-        Ok(relation.columns.iter().zip(&rows).map(column).collect())
+        let mut columns: Vec<Column> = relation.columns.iter().zip(&rows).map(column).collect();
+        catalog::resolve_types(&*self.catalog.session().await?, columns.iter_mut().zip(modifiers).collect()).await?;
+        Ok(columns)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use walvec_model::Type;
+
 /// How the text of a type is read. Everything that JSON has no exact form for is [`Text`](Self::Text).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -13,8 +15,10 @@ pub(crate) enum Kind {
     Integer,
     /// `float4`, `float8`.
     Float,
-    /// `json`, `jsonb`.
+    /// `json`, `jsonb`. A number that JSON would round is a text.
     Json,
+    /// The same in a key, which can be sent back: with such a number all of it is text.
+    JsonKey,
     /// An array of elements of one kind.
     Array(Box<Kind>),
 }
@@ -26,9 +30,53 @@ pub(crate) struct TypeFacts {
     pub(crate) base: u32,
     /// For a true array (written by `array_out`, separated by commas) its element type, else 0.
     pub(crate) element: u32,
+    /// Whether it is an enum.
+    pub(crate) is_enum: bool,
+    /// Whether its values are texts: `citext`, for example.
+    pub(crate) is_text: bool,
+    /// For a domain the modifier that it gives the type under it, else -1.
+    pub(crate) modifier: i32,
 }
 
+/// What the type `oid` with this modifier is, under all domains. A type that `facts` does not know is a scalar.
+pub(crate) fn model_type(oid: u32, modifier: i32, facts: &HashMap<u32, TypeFacts>) -> Type {
+    let (mut oid, mut modifier) = (oid, modifier);
+    for _ in 0..DEEPEST_DOMAIN {
+        match facts.get(&oid) {
+            Some(fact) if fact.base != 0 => (oid, modifier) = (fact.base, modifier.max(fact.modifier)),
+            Some(fact) if fact.element != 0 => {
+                return match model_type(fact.element, modifier, facts) {
+                    // An array of a domain over an array is read as text.
+                    Type::Array(_) => Type::Printed,
+                    element => Type::Array(Box::new(element)),
+                };
+            }
+            Some(fact) if fact.is_enum => return Type::Enum,
+            fact => {
+                return match Type::of_oid(oid) {
+                    Type::Numeric { .. } => Type::numeric(modifier),
+                    Type::Printed if fact.is_some_and(|fact| fact.is_text) => Type::Text,
+                    ty => ty,
+                };
+            }
+        }
+    }
+    Type::Printed
+}
+
+/// Domains over domains end; the bound only keeps a corrupt catalogue from hanging us.
+const DEEPEST_DOMAIN: usize = 32;
+
 impl Kind {
+    /// The kind of the same type in a key.
+    pub(crate) fn in_key(self) -> Self {
+        match self {
+            Self::Json => Self::JsonKey,
+            Self::Array(element) => Self::Array(Box::new(element.in_key())),
+            other => other,
+        }
+    }
+
     /// The kind of a built-in scalar type, by its fixed oid (PostgreSQL: `pg_type.dat`).
     fn of_builtin(oid: u32) -> Self {
         match oid {
@@ -44,8 +92,7 @@ impl Kind {
     /// know is a scalar.
     pub(crate) fn resolve(oid: u32, facts: &HashMap<u32, TypeFacts>) -> Self {
         let mut oid = oid;
-        // Domains over domains end; the bound only keeps a corrupt catalogue from hanging us.
-        for _ in 0..32 {
+        for _ in 0..DEEPEST_DOMAIN {
             match facts.get(&oid) {
                 Some(fact) if fact.base != 0 => oid = fact.base,
                 Some(fact) if fact.element != 0 => {
@@ -66,15 +113,29 @@ impl Kind {
 mod tests {
     use super::*;
 
+    fn facts(types: &[(u32, u32, u32)]) -> HashMap<u32, TypeFacts> {
+        let fact = |base, element| TypeFacts { base, element, is_enum: false, is_text: false, modifier: -1 };
+        types.iter().map(|&(oid, base, element)| (oid, fact(base, element))).collect()
+    }
+
     #[test]
     fn a_domain_reads_as_its_base_and_an_array_by_its_elements() {
-        let facts: HashMap<u32, TypeFacts> = [(90_001, 23, 0), (90_002, 90_001, 0), (90_003, 0, 90_002), (1007, 0, 23)]
-            .into_iter()
-            .map(|(oid, base, element)| (oid, TypeFacts { base, element }))
-            .collect();
+        let facts = facts(&[(90_001, 23, 0), (90_002, 90_001, 0), (90_003, 0, 90_002), (1007, 0, 23)]);
         assert_eq!(Kind::resolve(90_002, &facts), Kind::Integer);
         assert_eq!(Kind::resolve(90_003, &facts), Kind::Array(Box::new(Kind::Integer)));
         assert_eq!(Kind::resolve(1700, &facts), Kind::Text);
         assert_eq!(Kind::resolve(12_345_678, &facts), Kind::Text);
+    }
+
+    #[test]
+    fn a_domain_gives_the_type_under_it_a_scale() {
+        let mut facts = facts(&[(90_001, 1700, 0), (90_002, 90_001, 0), (90_003, 0, 90_002), (90_004, 0, 0)]);
+        facts.get_mut(&90_001).unwrap().modifier = ((10 << 16) | 2) + 4;
+        let price = Type::Numeric { scale: Some(2) };
+        assert_eq!(model_type(90_002, -1, &facts), price);
+        assert_eq!(model_type(90_003, -1, &facts), Type::Array(Box::new(price)));
+        assert_eq!(model_type(1700, -1, &facts), Type::Numeric { scale: None });
+        facts.get_mut(&90_004).unwrap().is_text = true;
+        assert_eq!((model_type(90_004, -1, &facts), model_type(869, -1, &facts)), (Type::Text, Type::Printed));
     }
 }

@@ -10,7 +10,7 @@ mod array;
 mod kind;
 mod number;
 
-pub(crate) use kind::{Kind, TypeFacts};
+pub(crate) use kind::{Kind, TypeFacts, model_type};
 use serde_json::Number;
 use walvec_model::Value;
 
@@ -28,7 +28,8 @@ pub(crate) fn decode(text: &str, kind: &Kind) -> Value {
         Kind::Integer => text.parse::<i64>().ok().map(Value::from),
         // NaN and the infinities are no JSON numbers: `from_f64` refuses them.
         Kind::Float => text.parse::<f64>().ok().and_then(Number::from_f64).map(Value::Number),
-        Kind::Json => number::all_exact(text).then(|| serde_json::from_str(text).ok()).flatten(),
+        Kind::Json => serde_json::from_str(&number::with_digits(text)).ok(),
+        Kind::JsonKey => number::all_exact(text).then(|| serde_json::from_str(text).ok()).flatten(),
         Kind::Array(element) => array::decode(text, element),
     };
     decoded.unwrap_or_else(|| Value::String(text.to_owned()))
@@ -63,14 +64,21 @@ mod tests {
         for (text, kind) in [
             ("NaN", Kind::Float),
             ("-Infinity", Kind::Float),
-            (r#"{"n": 123456789012345678901}"#, Kind::Json),
-            (r#"{"n": 0.12345678901234567890}"#, Kind::Json),
+            (r#"{"n": 123456789012345678901}"#, Kind::JsonKey),
+            (r#"{"n": 0.12345678901234567890}"#, Kind::JsonKey),
             (r#""\ud800""#, Kind::Json),
             ("[0:1]={1,2}", Kind::Array(Box::new(Kind::Integer))),
             ("123.4500", Kind::Text),
         ] {
             assert_eq!(decode(text, &kind), json!(text));
         }
+    }
+
+    #[test]
+    fn a_document_stays_one_around_a_number_that_json_would_round() {
+        let digits = "0.1000000000000000055511151231257827";
+        let text = format!(r#"{{"a": {digits}, "b": [1, 2.5]}}"#);
+        assert_eq!(decode(&text, &Kind::Json), json!({"a": digits, "b": [1, 2.5]}));
     }
 
     #[test]

@@ -1,28 +1,52 @@
 //! Which JSON numbers survive as `i64`, `u64` or `f64`.
 //!
-//! jsonb keeps numbers as `numeric`, of any size and precision. A number that a reader of our JSON would see rounded must
-//! not be passed on as a number.
+//! jsonb keeps numbers as `numeric`, of any size and precision. A number that a reader of our JSON would see rounded is passed on as
+//! the text of its digits, so that the document around it stays what it is.
+
+use std::borrow::Cow;
+use std::ops::Range;
 
 /// Whether every number in `json` (a text that PostgreSQL accepted as JSON) can be held exactly.
 ///
 /// For a fraction that means: printed again, it has the same digits. `0.1` does, although no `f64` is exactly 0.1.
 pub(super) fn all_exact(json: &str) -> bool {
+    rounded(json).next().is_none()
+}
+
+/// `json` with quotes around each number that cannot be held exactly.
+pub(super) fn with_digits(json: &str) -> Cow<'_, str> {
+    let mut quoted = String::new();
+    let mut from = 0;
+    for number in rounded(json) {
+        quoted.push_str(&json[from..number.start]);
+        quoted.push('"');
+        quoted.push_str(&json[number.clone()]);
+        quoted.push('"');
+        from = number.end;
+    }
+    if from == 0 { Cow::Borrowed(json) } else { Cow::Owned(quoted + &json[from..]) }
+}
+
+/// Where the numbers are that cannot be held exactly.
+fn rounded(json: &str) -> impl Iterator<Item = Range<usize>> {
     let bytes = json.as_bytes();
     let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        match byte {
-            b'"' => at = end_of_string(bytes, at),
-            b'-' | b'0'..=b'9' => {
-                let end = end_of_number(bytes, at);
-                if !is_exact(&json[at..end]) {
-                    return false;
+    std::iter::from_fn(move || {
+        while let Some(&byte) = bytes.get(at) {
+            match byte {
+                b'"' => at = end_of_string(bytes, at),
+                b'-' | b'0'..=b'9' => {
+                    let number = at..end_of_number(bytes, at);
+                    at = number.end;
+                    if !is_exact(&json[number.clone()]) {
+                        return Some(number);
+                    }
                 }
-                at = end;
+                _ => at += 1,
             }
-            _ => at += 1,
         }
-    }
-    true
+        None
+    })
 }
 
 /// The index after the string that starts at `start`.
@@ -107,6 +131,14 @@ mod tests {
         ] {
             assert!(!all_exact(number), "{number}");
         }
+    }
+
+    #[test]
+    fn only_numbers_that_would_be_rounded_become_texts() {
+        let json = r#"{"18446744073709551616": [1, 1e400, "1e999 \" 1e999"], "b": -0.12345678901234567890}"#;
+        let expected = r#"{"18446744073709551616": [1, "1e400", "1e999 \" 1e999"], "b": "-0.12345678901234567890"}"#;
+        assert_eq!(with_digits(json), expected);
+        assert!(matches!(with_digits("[1, 0.1]"), Cow::Borrowed("[1, 0.1]")));
     }
 
     #[test]

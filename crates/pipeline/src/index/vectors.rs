@@ -176,7 +176,7 @@ impl Vectors {
 
 fn column(name: &str) -> Column {
     let type_oid = if name == ID { INT4 } else { 0 };
-    Column { name: name.to_owned(), type_name: String::new(), type_oid }
+    Column::new(name, "", type_oid)
 }
 
 /// The version of what carries none: its place in the partition.

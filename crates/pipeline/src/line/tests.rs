@@ -107,6 +107,7 @@ impl Fixture {
             computed: Vec::new(),
             layout: Layout::Flat,
             lookups: Vec::new(),
+            indexes: Vec::new(),
         });
         let collection = Collection {
             name: "books".to_owned(),
@@ -182,11 +183,7 @@ impl Fixture {
 }
 
 fn table() -> Arc<Table> {
-    let column = |(name, type_name, type_oid): (&str, &str, u32)| Column {
-        name: name.to_owned(),
-        type_name: type_name.to_owned(),
-        type_oid,
-    };
+    let column = |(name, type_name, type_oid): (&str, &str, u32)| Column::new(name, type_name, type_oid);
     let columns = [("id", "bigint", 20), ("body", "text", 25)].map(column).to_vec();
     Arc::new(Table { name: TableName::new("public", "books"), columns, key: vec![0] })
 }

@@ -45,7 +45,7 @@ use crate::start::{Slot, Start, decide};
 use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::store::{Checkpoint, SnapshotState, Store};
 use crate::supervisor::{
-    Before, facts, follow_publication, refuse_standby, refuse_what_cannot_work, want_snapshot_after,
+    Before, ConfigDigest, facts, follow_publication, refuse_standby, refuse_what_cannot_work, want_snapshot_after,
 };
 use crate::telemetry::Telemetry;
 use crate::waits::showing_waits;
@@ -67,8 +67,8 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub struct PublisherConfig {
     /// The source.
     pub source: SourceConfig,
-    /// Digest of what decides which rows there are; when it changes, the tables are read again.
-    pub config_digest: String,
+    /// What decides which rows there are; when it changes, the tables are read again.
+    pub config_digest: ConfigDigest,
     /// What to do when changes can no longer be had.
     pub on_gap: OnGap,
     /// The broker.

@@ -10,7 +10,7 @@ use qdrant_edge::{
 use walvec_model::{Generation, PointId, RESERVED_KEY, SparseVector, Value, Vector};
 
 use super::read::VectorNames;
-use crate::filter::{Bounds, Condition, Datetime, Filter, comparable_end, too_far};
+use crate::filter::{Bounds, Condition, Datetime, FieldPath, Filter, Step, comparable_end, too_far};
 use crate::{IndexType, SinkError};
 
 pub(super) fn edge_id(id: PointId) -> qdrant_edge::PointId {
@@ -65,10 +65,19 @@ pub(super) fn vectors(names: &VectorNames, stored: VectorStructInternal) -> (Opt
     }
 }
 
-/// The path of a user's field, whatever characters its name has: a name is not parsed as a path.
-pub(super) fn field_path(nesting: Option<&str>, name: &str) -> JsonPath {
-    let key = |name: &str| JsonPath { first_key: name.to_owned(), rest: Vec::new() };
-    JsonPath::extend_or_new(nesting.map(key).as_ref(), &key(name))
+/// The path of a user's field, whatever characters its name has.
+pub(super) fn field_path(nesting: Option<&str>, field: &FieldPath) -> JsonPath {
+    let step = |step: &Step| match step {
+        Step::Key(key) => format!(".\"{key}\""),
+        Step::Index(index) => format!("[{index}]"),
+        Step::Each => "[]".to_owned(),
+    };
+    // The engine lends the steps of a path, and does not name their type. Keys have no quotes in them: the grammar has none.
+    let steps: String = field.steps.iter().map(step).collect();
+    let rest = format!("x{steps}").parse().map(|path: JsonPath| path.rest).unwrap_or_default();
+    let nesting = nesting.map(|name| JsonPath { first_key: name.to_owned(), rest: Vec::new() });
+    let field = JsonPath { first_key: field.name.clone(), rest };
+    JsonPath::extend_or_new(nesting.as_ref(), &field)
 }
 
 /// The path of a part of walvec's own field.
@@ -123,6 +132,14 @@ fn edge_condition(nesting: Option<&str>, condition: &Condition) -> Result<EdgeCo
             let range = edge_range(bounds.try_map(moment)?);
             Ok(EdgeCondition::Field(FieldCondition::new_datetime_range(field_path(nesting, field), range)))
         }
+        Condition::Null { field } => {
+            let path = field_path(nesting, field);
+            // A member that is not there is as good as null; a column always is there, and its empty array is no NULL.
+            Ok(match field.steps.is_empty() {
+                true => EdgeCondition::IsNull(path.into()),
+                false => EdgeCondition::IsEmpty(path.into()),
+            })
+        }
         Condition::AnyOf(conditions) => {
             let should = conditions.iter().map(|it| edge_condition(nesting, it)).collect::<Result<_, _>>()?;
             Ok(EdgeCondition::Filter(EdgeFilter { should: Some(should), ..EdgeFilter::new() }))
@@ -138,7 +155,7 @@ fn edge_range<T>(Bounds { gt, gte, lt, lte }: Bounds<T>) -> Range<T> {
     Range { lt, gt, gte, lte }
 }
 
-fn comparable(field: &str, value: &Value) -> Result<ValueVariants, SinkError> {
+fn comparable(field: &FieldPath, value: &Value) -> Result<ValueVariants, SinkError> {
     let refused = || {
         let rule = "equality works for strings, whole numbers up to 2^63-1 and booleans";
         SinkError::BadRequest(format!("\"{field}\" cannot be compared with {value}: {rule}"))

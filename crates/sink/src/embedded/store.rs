@@ -249,8 +249,9 @@ fn index_list(spec: &CollectionSpec) -> Result<Vec<(JsonPath, PayloadSchemaType)
     let mut indexes = vec![(provenance_path("t")?, PayloadSchemaType::Keyword)];
     for (field, index) in &spec.indexes {
         // The engine stores index names as paths, and its grammar has no escape for these two.
-        if field.is_empty() || field == RESERVED_KEY || field.contains(['"', '\\']) {
-            return Err(SinkError::BadRequest(format!("the field {field:?} cannot be indexed")));
+        let name = &field.name;
+        if name.is_empty() || name == RESERVED_KEY || name.contains(['"', '\\']) {
+            return Err(SinkError::BadRequest(format!("the field {name:?} cannot be indexed")));
         }
         indexes.push((field_path(spec.nesting.as_deref(), field), schema(*index)));
     }

@@ -11,7 +11,7 @@ use qdrant_client::qdrant::{
 use walvec_model::point::raw_payload;
 use walvec_model::{Generation, Payload, PointId, Position, Provenance, RESERVED_KEY, SparseVector, Value, Vector};
 
-use crate::filter::{Bounds, Condition, Datetime, Filter, comparable_end, too_far};
+use crate::filter::{Bounds, Condition, Datetime, FieldPath, Filter, Step, comparable_end, too_far};
 use crate::{CollectionSpec, IndexType, SinkError};
 
 type ClientPayload = HashMap<String, qdrant_client::qdrant::Value>;
@@ -78,13 +78,21 @@ pub(super) fn provenance_path(part: &str) -> String {
     format!("{RESERVED_KEY}.{part}")
 }
 
-/// The path of a user's field, quoted where its name is not a plain word: a name is not parsed as a path.
-pub(super) fn field_path(nesting: Option<&str>, name: &str) -> Result<String, SinkError> {
-    let key = key(name)?;
-    Ok(match nesting {
-        None => key,
-        Some(nesting) => format!("{nesting}.{key}"),
-    })
+/// The path of a user's field, quoted where its name is not a plain word.
+pub(super) fn field_path(nesting: Option<&str>, field: &FieldPath) -> Result<String, SinkError> {
+    let name = key(&field.name)?;
+    let mut path = match nesting {
+        None => name,
+        Some(nesting) => format!("{nesting}.{name}"),
+    };
+    for step in &field.steps {
+        match step {
+            Step::Key(name) => path.push_str(&format!(".{}", key(name)?)),
+            Step::Index(index) => path.push_str(&format!("[{index}]")),
+            Step::Each => path.push_str("[]"),
+        }
+    }
+    Ok(path)
 }
 
 fn key(name: &str) -> Result<String, SinkError> {
@@ -148,6 +156,14 @@ fn condition(nesting: Option<&str>, wanted: &Condition) -> Result<ClientConditio
             let Bounds { gt, gte, lt, lte } = bounds.try_map(|end| timestamp(end).ok_or_else(|| too_far(field)))?;
             Ok(ClientCondition::datetime_range(field_path(nesting, field)?, DatetimeRange { lt, gt, gte, lte }))
         }
+        Condition::Null { field } => {
+            let path = field_path(nesting, field)?;
+            // A member that is not there is as good as null; a column always is there, and its empty array is no NULL.
+            Ok(match field.steps.is_empty() {
+                true => ClientCondition::is_null(path),
+                false => ClientCondition::is_empty(path),
+            })
+        }
         Condition::AnyOf(conditions) => {
             let any = conditions.iter().map(|it| condition(nesting, it)).collect::<Result<Vec<_>, _>>()?;
             Ok(ClientFilter::should(any).into())
@@ -165,7 +181,7 @@ fn timestamp(Datetime(micros): Datetime) -> Option<Timestamp> {
     Some(Timestamp { seconds, nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1_000).ok()? })
 }
 
-fn equals(field: &str, path: String, value: &Value) -> Result<ClientCondition, SinkError> {
+fn equals(field: &FieldPath, path: String, value: &Value) -> Result<ClientCondition, SinkError> {
     let refused = || {
         let rule = "equality works for strings, whole numbers up to 2^63-1 and booleans";
         SinkError::BadRequest(format!("\"{field}\" cannot be compared with {value}: {rule}"))
@@ -217,10 +233,13 @@ mod tests {
 
     #[test]
     fn the_name_of_a_field_is_not_parsed_as_a_path() {
-        assert_eq!(field_path(None, "year").unwrap(), "year");
-        assert_eq!(field_path(None, "a.b[0]").unwrap(), "\"a.b[0]\"");
-        assert_eq!(field_path(Some("metadata"), "year").unwrap(), "metadata.year");
-        assert_eq!(field_path(Some("metadata"), "a.b").unwrap(), "metadata.\"a.b\"");
-        assert!(field_path(None, "a\"b").is_err());
+        let path = |nesting, name: &str| field_path(nesting, &name.into());
+        assert_eq!(path(None, "year").unwrap(), "year");
+        assert_eq!(path(None, "a.b[0]").unwrap(), "\"a.b[0]\"");
+        assert_eq!(path(Some("metadata"), "year").unwrap(), "metadata.year");
+        assert_eq!(path(Some("metadata"), "a.b").unwrap(), "metadata.\"a.b\"");
+        assert!(path(None, "a\"b").is_err());
+        let member = FieldPath::parse("meta.\"a b\"[].c[1]").unwrap();
+        assert_eq!(field_path(Some("metadata"), &member).unwrap(), "metadata.meta.\"a b\"[].c[1]");
     }
 }

@@ -61,7 +61,7 @@ impl Tenants {
     /// The shard that holds everything that the filter finds, if it says so.
     pub(super) fn shard_of_filter(&self, filter: &Filter) -> Option<Key> {
         filter.0.iter().find_map(|condition| match condition {
-            Condition::Equals { field, value } if *field == self.field => key_of(value),
+            Condition::Equals { field, value } if field.name == self.field && field.steps.is_empty() => key_of(value),
             _ => None,
         })
     }
@@ -247,7 +247,7 @@ mod tests {
             assert_eq!(tenants.shard_of(None, &payload), Ok(shard.clone()));
             let nested = Payload::from_iter([("metadata".to_owned(), payload.into())]);
             assert_eq!(tenants.shard_of(Some("metadata"), &nested), Ok(shard.clone()));
-            let filter = Filter(vec![Condition::Equals { field: "tenant".to_owned(), value }]);
+            let filter = Filter(vec![Condition::Equals { field: "tenant".into(), value }]);
             assert_eq!(tenants.shard_of_filter(&filter), Some(shard));
         }
     }
@@ -259,7 +259,7 @@ mod tests {
         assert!(of(json!(["a"])).is_err() && of(json!({})).is_err());
         assert_eq!(of(Value::Null), Ok(Key::Keyword(NOBODY.to_owned())));
         assert!(tenants.shard_of(None, &Payload::new()).is_err());
-        let other = Condition::Equals { field: "other".to_owned(), value: json!("acme") };
+        let other = Condition::Equals { field: "other".into(), value: json!("acme") };
         assert_eq!(tenants.shard_of_filter(&Filter(vec![other])), None);
     }
 }

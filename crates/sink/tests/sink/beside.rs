@@ -166,7 +166,7 @@ async fn an_index_changes_no_answer() {
         query: Query::Dense(vector(1, DIMENSION)),
         limit: 5,
         filter: Filter(vec![Condition::Range {
-            field: "number".to_owned(),
+            field: "number".into(),
             bounds: Bounds { gte: Some(100.0), lte: Some(200.0), ..Bounds::default() },
         }]),
         min_score: None,

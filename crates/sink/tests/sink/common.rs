@@ -29,7 +29,7 @@ impl Fixture {
     pub(crate) fn with_indexes(indexes: &[(&str, IndexType)]) -> Self {
         let root = tempfile::tempdir().unwrap();
         let mut spec = spec(DIMENSION);
-        spec.indexes = indexes.iter().map(|(field, index)| ((*field).to_owned(), *index)).collect();
+        spec.indexes = indexes.iter().map(|(field, index)| ((*field).into(), *index)).collect();
         Self { sink: Embedded::open(root.path(), spec).unwrap(), root }
     }
 

@@ -72,10 +72,8 @@ async fn is_searchable(sink: &(impl Sink + Search)) {
     }
     assert_eq!(found(sink, fused(3, "the and of")).await, found(sink, nearest_to(3, 10)).await);
 
-    let late = Filter(vec![Condition::Range {
-        field: "year".to_owned(),
-        bounds: Bounds { gte: Some(3.0), ..Bounds::default() },
-    }]);
+    let late =
+        Filter(vec![Condition::Range { field: "year".into(), bounds: Bounds { gte: Some(3.0), ..Bounds::default() } }]);
     assert_eq!(found(sink, SearchRequest { filter: late.clone(), ..words("martian captain") }).await, [3, 5]);
     let mut filtered = found(sink, SearchRequest { filter: late, ..fused(1, "martian") }).await;
     filtered.sort_unstable();

@@ -11,7 +11,7 @@ use crate::common::{DIMENSION, fields, nearest_to, point, provenance, spec};
 use crate::server::{on_every_server, remote};
 
 fn laid_out(spec: CollectionSpec) -> CollectionSpec {
-    let indexes = vec![("year".to_owned(), IndexType::Integer), ("a.b".to_owned(), IndexType::Keyword)];
+    let indexes = vec![("year".into(), IndexType::Integer), ("a.b".into(), IndexType::Keyword)];
     CollectionSpec { indexes, vector: Some("fast-model".to_owned()), nesting: Some("metadata".to_owned()), ..spec }
 }
 
@@ -38,9 +38,9 @@ async fn is_filled(sink: &(impl Sink + Search)) {
     let nearest = sink.search(nearest_to(5, 1)).await.unwrap().remove(0);
     assert!(nearest.id == PointId::Num(5) && nearest.score > 0.999, "{nearest:?}");
     assert_eq!(nearest.payload, fields(payload(50)));
-    let equals = |field: &str, value: Value| Condition::Equals { field: field.to_owned(), value };
+    let equals = |field: &str, value: Value| Condition::Equals { field: field.into(), value };
     let range = Condition::Range {
-        field: "year".to_owned(),
+        field: "year".into(),
         bounds: Bounds { gte: Some(3.0), lte: Some(50.0), ..Bounds::default() },
     };
     assert_eq!(found(sink, equals("year", json!(2))).await, [PointId::Num(2)]);

@@ -123,7 +123,7 @@ async fn a_search_that_a_limit_never_lets_through_is_refused_for_good() {
     let (server, sink) = started().await;
     sink.write(upserts(0..3)).await.unwrap();
     limit_reads(&server, 2);
-    let condition = |number: u64| Condition::Equals { field: "number".to_owned(), value: json!(number) };
+    let condition = |number: u64| Condition::Equals { field: "number".into(), value: json!(number) };
     let request = |conditions| SearchRequest { filter: Filter(conditions), ..nearest_to(1, 1) };
     let error = sink.search(request(vec![condition(1), condition(1)])).await.unwrap_err();
     assert!(!error.is_retryable() && error.to_string().contains("read_rate_limit"), "{error}");

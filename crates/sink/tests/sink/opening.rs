@@ -187,7 +187,7 @@ async fn an_index_can_be_added_later_and_survives_reopening() {
     sink.close().await.unwrap();
     for _ in 0..2 {
         let mut with_index = spec(DIMENSION);
-        with_index.indexes = vec![("number".to_owned(), IndexType::Integer)];
+        with_index.indexes = vec![("number".into(), IndexType::Integer)];
         let sink = Embedded::open(root.path(), with_index).unwrap();
         sink.write(upserts(50..60)).await.unwrap();
         assert_eq!(sink.count().await.unwrap(), 60);

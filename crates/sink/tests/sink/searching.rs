@@ -9,16 +9,16 @@ use walvec_sink::{
 use crate::common::{DIMENSION, Fixture, fields, nearest_to, point, provenance, upserts, vector};
 
 fn equals(field: &str, value: Value) -> Condition {
-    Condition::Equals { field: field.to_owned(), value }
+    Condition::Equals { field: field.into(), value }
 }
 
 fn range(field: &str, gte: Option<f64>, lte: Option<f64>) -> Condition {
-    Condition::Range { field: field.to_owned(), bounds: Bounds { gte, lte, ..Bounds::default() } }
+    Condition::Range { field: field.into(), bounds: Bounds { gte, lte, ..Bounds::default() } }
 }
 
 fn between(field: &str, bounds: Bounds<&str>) -> Condition {
     let bounds = bounds.try_map(str::parse).unwrap();
-    Condition::DatetimeRange { field: field.to_owned(), bounds }
+    Condition::DatetimeRange { field: field.into(), bounds }
 }
 
 fn numbers(hits: &[Hit]) -> Vec<u64> {
@@ -95,7 +95,7 @@ async fn filters_find(fixture: &Fixture) {
     assert_eq!(matching(fixture, vec![range("price", Some(7.0), Some(9.5))]).await, [1, 2]);
     assert_eq!(matching(fixture, vec![range("year", Some(1985.0), Some(1964.0))]).await, [0; 0]);
     let strict = Bounds { gt: Some(7.0), lt: Some(9.6), ..Bounds::default() };
-    let strict = Condition::Range { field: "price".to_owned(), bounds: strict };
+    let strict = Condition::Range { field: "price".into(), bounds: strict };
     assert_eq!(matching(fixture, vec![strict]).await, [1]);
     let open = Bounds::default();
     for (field, bounds, found) in [
@@ -163,7 +163,7 @@ async fn a_request_that_makes_no_sense_is_refused() {
         equals("year", json!({})),
         range("year", Some(f64::NAN), None),
         Condition::DatetimeRange {
-            field: "day".to_owned(),
+            field: "day".into(),
             bounds: Bounds { lt: Some(Datetime(i64::MAX)), ..Bounds::default() },
         },
     ] {

@@ -54,7 +54,7 @@ pub(crate) async fn on_every_server<F: Future<Output = ()>>(name: &str, test: im
 #[tokio::test]
 async fn what_is_written_can_be_read_and_found() {
     on_every_server("written", async |url, spec| {
-        let indexes = vec![("year".to_owned(), IndexType::Integer), ("a.b".to_owned(), IndexType::Keyword)];
+        let indexes = vec![("year".into(), IndexType::Integer), ("a.b".into(), IndexType::Keyword)];
         let sink = remote(&url, CollectionSpec { indexes, ..spec });
         let id = sink.prepare().await.unwrap();
         assert_eq!(sink.prepare().await.unwrap(), id, "the same collection");
@@ -89,19 +89,19 @@ async fn what_is_written_can_be_read_and_found() {
         let nearest = sink.search(nearest_to(77, 3)).await.unwrap();
         assert_eq!(nearest[0].id, PointId::Num(77));
         assert!(nearest[0].score > 0.999 && nearest[0].score <= 1.0);
-        let year = |year: i32| Condition::Equals { field: "year".to_owned(), value: json!(year) };
+        let year = |year: i32| Condition::Equals { field: "year".into(), value: json!(year) };
         let open = Bounds::default();
         let at = |bounds: Bounds<&str>| Condition::DatetimeRange {
-            field: "at".to_owned(),
+            field: "at".into(),
             bounds: bounds.try_map(str::parse).unwrap(),
         };
         let near = sink.search(SearchRequest { min_score: Some(0.999), ..nearest_to(77, 3) }).await.unwrap();
         assert_eq!(near.iter().map(|hit| hit.id).collect::<Vec<_>>(), [PointId::Num(77)]);
         for (condition, found) in [
-            (Condition::Equals { field: "year".to_owned(), value: json!(1898) }, vec![PointId::Num(1)]),
-            (Condition::Equals { field: "a.b".to_owned(), value: json!("x") }, vec![PointId::Num(1)]),
+            (Condition::Equals { field: "year".into(), value: json!(1898) }, vec![PointId::Num(1)]),
+            (Condition::Equals { field: "a.b".into(), value: json!("x") }, vec![PointId::Num(1)]),
             (
-                Condition::Range { field: "year".to_owned(), bounds: Bounds { gte: Some(1899.0), ..Bounds::default() } },
+                Condition::Range { field: "year".into(), bounds: Bounds { gte: Some(1899.0), ..Bounds::default() } },
                 vec![PointId::Uuid(uuid)],
             ),
             (at(Bounds { gt: Some("2024-01-31T19:00:00Z"), lt: Some("2024-01-31T19:00:01Z"), ..open }), vec![PointId::Num(1)]),

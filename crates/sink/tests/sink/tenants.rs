@@ -66,7 +66,7 @@ fn counts<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
 }
 
 async fn found(sink: &impl Search, tenant: Value) -> Vec<PointId> {
-    let condition = Condition::Equals { field: "tenant".to_owned(), value: tenant };
+    let condition = Condition::Equals { field: "tenant".into(), value: tenant };
     let request = SearchRequest { filter: Filter(vec![condition]), ..nearest_to(1, 100) };
     let mut ids: Vec<_> = sink.search(request).await.unwrap().iter().map(|hit| hit.id).collect();
     ids.sort_unstable();

@@ -8,13 +8,10 @@ use super::*;
 use crate::{ChunkSpec, Unit};
 
 mod lookups;
+mod numbers;
 
 fn table(columns: &[&str]) -> Table {
-    let column = |name: &&str| Column {
-        name: (*name).to_owned(),
-        type_name: "text".to_owned(),
-        type_oid: if *name == "id" { 23 } else { 25 },
-    };
+    let column = |name: &&str| Column::new(*name, "text", if *name == "id" { 23 } else { 25 });
     Table { name: TableName::new("public", "books"), columns: columns.iter().map(column).collect(), key: vec![0] }
 }
 
@@ -35,6 +32,7 @@ fn spec(text: &str) -> TransformSpec {
         computed: vec![],
         layout: Layout::Flat,
         lookups: vec![],
+        indexes: vec![],
     }
 }
 

@@ -11,7 +11,8 @@ use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
 use crate::config::{Config, Stage};
-use crate::fields::{CollectionInfo, FieldInfo, Fields, Origin};
+use crate::fields::{CollectionInfo, Description, FieldInfo, Origin};
+use crate::http::Fields as _;
 use crate::http::collections::Collections;
 
 /// List the collections and their fields: types, indexes, and the filters that can match.
@@ -51,7 +52,8 @@ async fn of_source(config: &Config) -> Result<Collections, Failure> {
             };
             transform.check(table).map_err(mistake)?;
         }
-        Ok(Fields::new(collection, transform).describe(&collection.name, None))
+        let fields = app::TableFields { transform: Arc::clone(&transform), remembered: None };
+        Ok(Description::new(collection, transform).describe(&collection.name, None, &fields.known()))
     };
     let collections = config.collections.iter().map(describe).collect::<Result<_, Failure>>()?;
     Ok(Collections { collections })

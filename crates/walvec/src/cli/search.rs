@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,18 +10,21 @@ use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
-use walvec_sink::{Condition, Filter, Place, Query, SearchRequest, page_of_hits};
+use walvec_sink::{Place, Query, SearchRequest, page_of_hits};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, hits, output};
-use crate::app;
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, Stage};
 use crate::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
-use crate::http::filter::condition_from_text;
+use crate::http::Fields as _;
+use crate::http::filter::{self, Wanted, condition_from_text};
 use crate::http::hits::AnswerHit;
+use crate::http::problem::Problem;
+use crate::http::read;
 use crate::http::request::MAX_QUERY_BYTES;
-use crate::mode::{By, Mode, Refused};
+use crate::mode::{By, Mode, NO_WORD_COUNTS, Refused};
+use crate::{app, remembered};
 
 /// Search a collection by meaning.
 ///
@@ -41,11 +45,12 @@ pub(crate) struct SearchArgs {
     /// How many hits at most.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     limit: u64,
-    /// Only points that match: FIELD=VALUE, FIELD!=VALUE, or FIELD>=END with >, >=, < or <=; may be given several times.
+    /// Only points that match: FIELD=VALUE, FIELD!=VALUE, FIELD>=END with >, >=, < or <=, or FIELD is null; may be given several
+    /// times.
     ///
-    /// FIELD=["ONE","OTHER"] matches either. END is a number, a date (2024-01-31), or a date and a time (2024-01-31T18:00:00Z);
-    /// without a time zone it is UTC, and a date alone is the beginning of its day.
-    /// A value that reads as a whole number, true or false is one; text that looks like that goes in double quotes.
+    /// The value is read as what the field holds. FIELD=["ONE","OTHER"] matches either. END is a number, a date (2024-01-31), or a
+    /// date and a time (2024-01-31T18:00:00Z); without a time zone it is UTC, and a date alone is the beginning of its day.
+    /// meta.color is a member of the JSON field meta. What can never match is refused with the fields that there are.
     #[arg(long = "filter", value_name = "CONDITION", value_parser = condition)]
     filters: Vec<Given>,
     /// What to go by: the meaning (dense), the words (keyword), or both (hybrid). Default: hybrid, if the collection has it.
@@ -81,11 +86,11 @@ impl SearchArgs {
     }
 }
 
-/// A condition, as it was typed and as it is understood: the API reads the same form.
+/// A condition, as it was typed and as it was taken apart: the API reads the same form.
 #[derive(Clone, Debug, PartialEq)]
 struct Given {
     text: String,
-    condition: Condition,
+    condition: Wanted,
 }
 
 fn condition(text: &str) -> Result<Given, String> {
@@ -118,6 +123,9 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
     };
     if args.json {
         return output::json(&answer);
+    }
+    if let Some(note) = answer.get("note").and_then(Value::as_str) {
+        output::note(note);
     }
     let found = answer.get("hits").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     hits::print(found, collection, &text)
@@ -157,7 +165,13 @@ async fn search_here(
     let refused = |Refused(reason)| Failure::new(2, "E_USAGE", format!("collection \"{}\": {reason}", collection.name));
     let by = Mode::of(args.mode, keywords.as_deref()).map_err(refused)?;
     by.check_score(args.min_score).map_err(refused)?;
-    let filter = Filter(args.filters.iter().map(|given| given.condition.clone()).collect());
+    let conditions = args.filters.iter().map(|given| given.condition.clone()).collect();
+    let transform = Arc::new(app::transform(collection, Arc::new(str::len))?);
+    let remembered = remembered::columns(config).remove(&collection.name);
+    let known = app::TableFields { transform, remembered }.known();
+    let refused = |problem: Problem| Failure::new(2, "E_USAGE", problem.detail());
+    let filter =
+        filter::checked(conditions).and_then(|conditions| read::filter(&conditions, &known)).map_err(refused)?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let ranking = Ranking {
         collection: &collection.name,
@@ -186,13 +200,19 @@ async fn search_here(
         filter: filter.clone(),
         min_score: args.min_score,
     };
+    let note = matches!(&request.query, Query::Keyword(tokens) if tokens.is_empty()).then_some(NO_WORD_COUNTS);
     let page = page_of_hits(&*opened.search(), request, place, args.group_by_row).await;
     let page = page.map_err(|error| Failure::definite("E_SINK", error))?;
     opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
     let next = page.next.map(|next| Cursor::new(&ranking, next).to_string());
     let hits: Vec<AnswerHit> = page.hits.iter().map(AnswerHit::from).collect();
     let freshness = json!({"lag_ms": null, "applied_lsn": applied(directory)?});
-    Ok(json!({"query": text, "collection": collection.name, "hits": hits, "next": next, "freshness": freshness}))
+    let mut answer =
+        json!({"query": text, "collection": collection.name, "hits": hits, "next": next, "freshness": freshness});
+    if let (Some(note), Some(members)) = (note, answer.as_object_mut()) {
+        members.insert("note".to_owned(), note.into());
+    }
+    Ok(answer)
 }
 
 async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<Query, Failure> {
@@ -219,10 +239,8 @@ fn applied(directory: &Path) -> Result<Option<Lsn>, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-    use walvec_sink::Bounds;
-
     use super::*;
+    use clap::Parser as _;
 
     #[derive(clap::Parser)]
     struct Line {
@@ -257,13 +275,9 @@ mod tests {
     #[test]
     fn a_filter_is_understood_as_the_api_understands_it() {
         let of = |text: &str| condition(text).map(|given| given.condition);
-        let equals = |field: &str, value: Value| Condition::Equals { field: field.to_owned(), value };
-        assert_eq!(of("year=1898"), Ok(equals("year", json!(1898))));
-        assert_eq!(of("sold=true"), Ok(equals("sold", json!(true))));
-        assert_eq!(of("author=H.G. Wells"), Ok(equals("author", json!("H.G. Wells"))));
-        let bounds = Bounds { gte: Some(1800.0), ..Bounds::default() };
-        assert_eq!(of("year>=1800"), Ok(Condition::Range { field: "year".to_owned(), bounds }));
-        assert!(matches!(of("sold_at<2024-02-01"), Ok(Condition::DatetimeRange { .. })));
+        for text in ["year=1898", "author=H.G. Wells", "sold_at<2024-02-01", "author is null"] {
+            assert_eq!(of(text), condition_from_text(text).map_err(|problem| problem.to_string()));
+        }
         assert!(of("year").is_err());
     }
 }

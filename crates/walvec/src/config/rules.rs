@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use walvec_model::point::RESERVED_KEY;
-use walvec_sink::Keywords;
+use walvec_sink::{FieldPath, Keywords};
 
 use super::broker_rules::{check_broker, check_stage};
 use super::document::Document;
@@ -200,7 +200,10 @@ fn check_payload(collection: &CollectionConfig) -> Result<(), Violation> {
         return violation(format!("computed.{name}"), reason);
     }
     let is_field = |field: &String| columns.contains(field) || collection.computed.contains_key(field);
-    match collection.index.keys().find(|field| collection.payload.is_some() && !is_field(field)) {
+    // Or a member of one.
+    let is_inside = |field: &String| FieldPath::parse(field).is_some_and(|path| is_field(&path.name));
+    let is_wrong = |field: &&String| collection.payload.is_some() && !is_field(field) && !is_inside(field);
+    match collection.index.keys().find(is_wrong) {
         Some(field) => violation(format!("index.{field}"), "not a payload field; add it to payload or to computed"),
         None => Ok(()),
     }

@@ -160,7 +160,8 @@ pub(crate) struct CollectionConfig {
     #[serde(default)]
     pub(crate) computed: BTreeMap<String, String>,
     /// Payload fields to index, so that filters on them are fast: `keyword`, `integer`, `float`, `bool`, `text`,
-    /// `datetime` or `uuid`.
+    /// `datetime` or `uuid`. `meta.color` is a member of the JSON field `meta`. A field that is indexed as a number is stored as one,
+    /// `numeric` columns too.
     #[serde(default)]
     pub(crate) index: BTreeMap<String, IndexKind>,
     /// How payloads are laid out: `flat`, or as the vector-store class of another library reads them: `langchain`,
@@ -174,6 +175,11 @@ impl CollectionConfig {
     /// What its rows look up.
     pub(crate) fn lookups(&self) -> Vec<Lookup> {
         self.lookup.iter().map(|(name, lookup)| lookup.spec(name)).collect()
+    }
+
+    /// Which fields of the payload are indexed, and as what.
+    pub(crate) fn indexes(&self) -> Vec<(String, IndexType)> {
+        self.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect()
     }
 
     /// How its payloads are laid out.

@@ -20,6 +20,7 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Collections> {
     let serving = app.searcher.serving();
     let status = app.status.borrow().clone();
     let points = |name: &str| status.collections.iter().find(|it| it.collection == name).and_then(|it| it.points);
-    let described = serving.collections.iter().map(|it| it.fields.describe(&it.name, points(&it.name)));
+    let described =
+        serving.collections.iter().map(|it| it.description.describe(&it.name, points(&it.name), &it.fields.known()));
     Json(Collections { collections: described.collect() })
 }

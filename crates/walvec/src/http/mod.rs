@@ -4,6 +4,7 @@
 //! - [`guard`]: who may ask: host allow-list, origin, token and session, security headers, time limit
 //! - [`request`], [`body`]: what was asked: query strings and JSON bodies, checked
 //! - [`filter`]: conditions on fields, in both
+//! - [`read`]: what a condition means for the field that it names
 //! - [`search`]: embed, search, count; the same path for the API and the page
 //! - [`hits`]: hits as they are answered
 //! - [`collections`]: what can be searched, and the fields that there are
@@ -26,6 +27,7 @@ pub(crate) mod hits;
 mod openapi;
 mod points;
 pub(crate) mod problem;
+pub(crate) mod read;
 pub(crate) mod request;
 pub(crate) mod search;
 mod state;
@@ -52,7 +54,7 @@ pub(crate) use self::guard::LOGIN_PATH;
 use self::problem::{Problem, Reason};
 pub(crate) use self::search::{SEARCH_SECONDS, Serving};
 use self::state::{AllowedHosts, Limits};
-pub(crate) use self::state::{App, AppState, Searchable};
+pub(crate) use self::state::{App, AppState, Fields, Searchable};
 
 /// How long open requests may take after the shutdown signal before their connections are dropped.
 const DRAIN: Duration = Duration::from_secs(5);

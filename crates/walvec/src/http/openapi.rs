@@ -111,8 +111,9 @@ fn search_by_query_string() -> Value {
     let mut operation =
         with_result(operation("search", "Finds points by meaning, by words, or by both", "application/json"));
     let filter = "One condition per parameter: field=value, field!=value, field=[\"one\",\"other\"], or field>=end with >, >=, < or \
-                  <=, where the end is a number, a date, or a date and a time as in RFC 3339. A value that reads as a whole \
-                  number, true or false is taken as such; put text that looks like one in double quotes.";
+                  <=, where the end is a number, a date, or a date and a time as in RFC 3339; or field is null, field is not null. \
+                  Values are read as what the field holds; meta.color is a member of the JSON field meta. What can never match is \
+                  refused with the fields that there are.";
     operation["parameters"] = json!([
         parameter(
             "q",
@@ -216,7 +217,7 @@ fn search_by_json() -> Value {
     };
     let numbers = range(json!({"type": "number"}));
     let moments = range(json!({"type": "string", "description": "A date, or a date and a time as in RFC 3339"}));
-    let value = json!({"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "boolean"}]});
+    let value = json!({"oneOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}, {"type": "null"}]});
     let list = json!({"type": "array", "items": value, "minItems": 1});
     let excluded = json!({
         "type": "object",
@@ -342,6 +343,7 @@ fn result_schema() -> Value {
             "collection": {"type": "string"},
             "hits": {"type": "array", "items": hit},
             "next": {"type": ["string", "null"], "description": "The cursor of the next page; null at the end"},
+            "note": {"type": "string", "description": "Why there can be no hits; only there if no word of a search by words counts"},
             "freshness": freshness,
         },
     })

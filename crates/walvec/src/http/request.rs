@@ -1,9 +1,7 @@
 //! What was asked: query strings and JSON bodies, checked before anything is computed.
 
-use walvec_sink::Filter;
-
 use super::body::Body;
-use super::filter::{self, condition_from_text, conditions_from_json};
+use super::filter::{self, Wanted, condition_from_text, conditions_from_json};
 use super::problem::{Problem, Reason};
 use crate::cursor::{Cursor, NOT_A_CURSOR};
 use crate::mode::Mode;
@@ -27,7 +25,7 @@ pub(crate) struct SearchQuery {
     /// How many hits at most.
     pub(crate) limit: usize,
     /// What every hit must match.
-    pub(crate) filter: Filter,
+    pub(crate) filter: Vec<Wanted>,
     /// Whether a row counts once, however many of its chunks are near.
     pub(crate) by_row: bool,
     /// The lowest score of a hit.
@@ -142,8 +140,9 @@ fn bad_limit(given: impl std::fmt::Display) -> Problem {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use walvec_sink::{Bounds, Condition};
+    use walvec_sink::Bounds;
 
+    use super::filter::{Given, Test};
     use super::*;
 
     #[test]
@@ -164,11 +163,12 @@ mod tests {
         let body =
             json!({"query": "q", "limit": 100, "filter": {"a": "1", "b": 1, "c": false, "d": {"gte": 1, "lte": 2.5}}});
         let query = SearchQuery::from_json(body.to_string().as_bytes()).unwrap();
-        let equal = |field: &str, value| Condition::Equals { field: field.to_owned(), value };
-        let bounds = Bounds { gte: Some(1.0), lte: Some(2.5), ..Bounds::default() };
-        let range = Condition::Range { field: "d".to_owned(), bounds };
-        let expected = vec![equal("a", json!("1")), equal("b", json!(1)), equal("c", json!(false)), range];
-        assert_eq!(query.filter, Filter(expected));
+        let wanted = |field: &str, test| Wanted { field: field.to_owned(), test };
+        let is = |value| Test::OneOf(vec![Given::Json(value)]);
+        let ends = |gte, lte| Bounds { gte: Some(Given::Json(gte)), lte: Some(Given::Json(lte)), ..Bounds::default() };
+        let range = wanted("d", Test::Within(ends(json!(1), json!(2.5))));
+        let equal = [wanted("a", is(json!("1"))), wanted("b", is(json!(1))), wanted("c", is(json!(false)))];
+        assert_eq!(query.filter, equal.into_iter().chain([range]).collect::<Vec<_>>());
         assert_eq!((query.limit, query.collection), (100, None));
     }
 }

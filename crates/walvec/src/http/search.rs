@@ -21,10 +21,11 @@ use walvec_transform::Layout;
 
 use super::hits::AnswerHit;
 use super::problem::{Problem, Reason};
+use super::read;
 use super::request::SearchQuery;
 use super::state::{App, Limits, Searchable};
 use crate::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
-use crate::mode::{By, Mode, Refused};
+use crate::mode::{By, Mode, NO_WORD_COUNTS, Refused};
 
 /// Time from an accepted search to its hits, in seconds. Histogram.
 pub(crate) const SEARCH_SECONDS: &str = "walvec_search_seconds";
@@ -70,6 +71,8 @@ pub(crate) struct Found {
     pub(crate) hits: Vec<Hit>,
     /// Where the next page begins; `None` at the end.
     pub(crate) next: Option<Cursor>,
+    /// Why there can be none.
+    pub(crate) note: Option<&'static str>,
     /// How long it took, waiting included.
     pub(crate) took: Duration,
 }
@@ -77,6 +80,8 @@ pub(crate) struct Found {
 /// What a collection answered.
 struct Answered {
     mode: Mode,
+    /// Why there can be no hits.
+    note: Option<&'static str>,
     hits: Vec<Hit>,
     next: Option<Cursor>,
 }
@@ -144,14 +149,14 @@ impl Searcher {
         let result = self.find(&serving.embedder, collection, query).await;
         let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
         counter!(SEARCHES_TOTAL, "collection" => name.clone(), "result" => label).increment(1);
-        let Answered { mode, hits, next } = result.inspect_err(|problem| {
+        let Answered { mode, note, hits, next } = result.inspect_err(|problem| {
             if problem.status().is_server_error() {
                 tracing::warn!(collection = name.as_str(), status = problem.status().as_u16(), %problem, "a search failed");
             }
         })?;
         let took = started.elapsed();
         histogram!(SEARCH_SECONDS, "collection" => name.clone()).record(took.as_secs_f64());
-        Ok(Found { collection: name.clone(), layout: *layout, mode, hits, next, took })
+        Ok(Found { collection: name.clone(), layout: *layout, mode, hits, next, note, took })
     }
 
     /// Searches that could start now.
@@ -166,11 +171,13 @@ impl Searcher {
         collection: &Searchable,
         query: &SearchQuery,
     ) -> Result<Answered, Problem> {
+        let filter = read::filter(&query.filter, &collection.known())?;
         let by = Mode::of(query.mode, collection.keywords.as_deref()).map_err(refused)?;
         by.check_score(query.min_score).map_err(refused)?;
-        let SearchQuery { text, limit, min_score, filter, by_row, .. } = query;
+        let SearchQuery { text, limit, min_score, by_row, .. } = query;
         let (limit, min_score, by_row) = (*limit, *min_score, *by_row);
-        let ranking = Ranking { collection: &collection.name, text, mode: by.mode(), filter, min_score, by_row, limit };
+        let (mode, filter) = (by.mode(), &filter);
+        let ranking = Ranking { collection: &collection.name, text, mode, filter, min_score, by_row, limit };
         let place = match &query.cursor {
             Some(cursor) => cursor.place_in(&ranking).ok_or_else(|| refused(Refused(OF_ANOTHER_SEARCH.to_owned())))?,
             None => Place::default(),
@@ -188,10 +195,12 @@ impl Searcher {
                 (Wanted::Hybrid(vector, keywords.query(text)), running)
             }
         };
+        let counts_no_word = matches!(&wanted, Wanted::Keyword(tokens) if tokens.is_empty());
+        let note = counts_no_word.then_some(NO_WORD_COUNTS);
         let request = SearchRequest { query: wanted, limit, filter: filter.clone(), min_score };
         let page = page_of_hits(collection.search.as_ref(), request, place, by_row).await.map_err(sink_problem)?;
         let next = page.next.map(|next| Cursor::new(&ranking, next));
-        Ok(Answered { mode: by.mode(), hits: page.hits, next })
+        Ok(Answered { mode, note, hits: page.hits, next })
     }
 }
 
@@ -245,6 +254,8 @@ struct Answer<'a> {
     hits: Vec<AnswerHit<'a>>,
     /// The cursor of the next page; null at the end.
     next: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
     freshness: Freshness,
 }
 
@@ -301,6 +312,6 @@ async fn answer(app: &App, query: SearchQuery) -> Result<Response, Problem> {
     let found = app.searcher.search(&query).await?;
     let hits = found.hits.iter().map(AnswerHit::from).collect();
     let next = found.next.map(|next| next.to_string());
-    let answer = Answer { query: &query.text, collection: &found.collection, hits, next, freshness };
+    let answer = Answer { query: &query.text, collection: &found.collection, hits, next, note: found.note, freshness };
     Ok(Json(answer).into_response())
 }

@@ -12,9 +12,10 @@ use walvec_sink::{Keywords, Search};
 use walvec_transform::Layout;
 
 use super::dead_letters::DeadLetters;
+use super::read::Known;
 use super::search::{Searcher, Serving};
 use super::tasks::Operations;
-use crate::fields::Fields;
+use crate::fields::Description;
 
 /// A collection that can be searched.
 #[derive(Clone)]
@@ -27,10 +28,25 @@ pub(crate) struct Searchable {
     pub(crate) keywords: Option<Arc<Keywords>>,
     /// Whether its rows are cut into chunks, each a point of its own.
     pub(crate) is_chunked: bool,
-    /// What its fields are.
-    pub(crate) fields: Arc<Fields>,
+    /// What programs are told of it.
+    pub(crate) description: Arc<Description>,
+    /// What its payloads hold.
+    pub(crate) fields: Arc<dyn Fields>,
     /// Where its points are found.
     pub(crate) search: Arc<dyn Search>,
+}
+
+/// What payloads hold: it is known once the table was seen, and changes with it.
+pub(crate) trait Fields: Send + Sync {
+    /// The fields as they are now.
+    fn known(&self) -> Known;
+}
+
+impl Searchable {
+    /// The payload's fields, as far as they are known.
+    pub(super) fn known(&self) -> Known {
+        self.fields.known()
+    }
 }
 
 /// What the surface is given.

@@ -13,13 +13,14 @@ use walvec_embed::{EmbedError, Embedder, EmbedderInfo};
 use walvec_model::{Column, Lsn, Payload, PointId, RawPage, RawPoint, SparseVector, Table, Vector};
 use walvec_pipeline::status::{CollectionStatus, Phase, Status};
 use walvec_sink::{BoxFuture, Condition, Filter, Hit, Keywords, Query, Search, SearchRequest, SinkError};
-use walvec_transform::Layout;
+use walvec_transform::{Compared, Field, Layout};
 
+use super::read::Known;
 use super::tasks::Operations;
-use super::{AllowedHosts, AppState, Limits, Searchable, Serving};
+use super::{AllowedHosts, AppState, Fields, Limits, Searchable, Serving};
 use crate::app;
 use crate::config::CollectionConfig;
-use crate::fields::Fields;
+use crate::fields::Description;
 use crate::tasks::Tasks;
 
 const DIMENSION: usize = 64;
@@ -172,17 +173,18 @@ fn matches(filter: &Filter, payload: &Payload) -> bool {
 
 fn holds(condition: &Condition, payload: &Payload) -> bool {
     match condition {
-        Condition::Equals { field, value } => match payload.get(field) {
+        Condition::Equals { field, value } => match payload.get(&field.name) {
             Some(Value::Array(items)) => items.contains(value),
             stored => stored == Some(value),
         },
         Condition::Range { field, bounds } => {
-            payload.get(field).and_then(Value::as_f64).is_some_and(|number| bounds.contain(&number))
+            payload.get(&field.name).and_then(Value::as_f64).is_some_and(|number| bounds.contain(&number))
         }
         Condition::DatetimeRange { field, bounds } => {
-            let moment = payload.get(field).and_then(Value::as_str).and_then(|text| text.parse().ok());
+            let moment = payload.get(&field.name).and_then(Value::as_str).and_then(|text| text.parse().ok());
             moment.is_some_and(|moment| bounds.contain(&moment))
         }
+        Condition::Null { field } => payload.get(&field.name).is_none_or(Value::is_null),
         Condition::AnyOf(conditions) => conditions.iter().any(|condition| holds(condition, payload)),
         Condition::Not(condition) => !holds(condition, payload),
     }
@@ -240,22 +242,49 @@ pub(crate) fn streaming() -> Status {
     }
 }
 
-/// What is known of the books.
-fn fields() -> Fields {
+/// What programs are told of the books.
+fn description() -> Description {
     let collection = r#"{"name": "books", "table": "public.books", "text": "{{ name }}", "index": {"year": "integer"},
         "computed": {"decade": "{{ year // 10 * 10 }}"}}"#;
     let collection: CollectionConfig = serde_json::from_str(collection).unwrap();
     let transform = app::transform(&collection, Arc::new(str::len)).unwrap();
-    let column = |name: &str, ty: &str| Column { name: name.to_owned(), type_name: ty.to_owned(), type_oid: 0 };
-    let columns = vec![column("id", "bigint"), column("name", "text"), column("year", "integer")];
+    let columns =
+        vec![Column::new("id", "bigint", 20), Column::new("name", "text", 25), Column::new("year", "integer", 23)];
     transform.check(&Table { name: collection.table.clone(), columns, key: vec![0] }).unwrap();
-    Fields::new(&collection, Arc::new(transform))
+    Description::new(&collection, Arc::new(transform))
+}
+
+/// The fields of the books.
+pub(crate) struct BookFields;
+
+impl Fields for BookFields {
+    fn known(&self) -> Known {
+        let texts = ["name", "author", "tags", "description"].map(|name| (name, Compared::Text));
+        let fields = texts.into_iter().chain([("year", Compared::Whole), ("classic", Compared::Boolean)]);
+        Some(fields.map(|(name, compared)| Field { name: name.to_owned(), compared }).collect())
+    }
+}
+
+/// A table that nobody has seen yet.
+pub(crate) struct Unseen;
+
+impl Fields for Unseen {
+    fn known(&self) -> Known {
+        None
+    }
 }
 
 /// A collection whose payloads are flat.
 pub(crate) fn searchable(name: &str, search: Arc<dyn Search>) -> Searchable {
-    let fields = Arc::new(fields());
-    Searchable { name: name.to_owned(), layout: Layout::Flat, keywords: None, is_chunked: false, fields, search }
+    Searchable {
+        name: name.to_owned(),
+        layout: Layout::Flat,
+        keywords: None,
+        is_chunked: false,
+        description: Arc::new(description()),
+        fields: Arc::new(Unseen),
+        search,
+    }
 }
 
 /// One collection of books, without a token.
@@ -283,7 +312,10 @@ pub(crate) const KEY: &str = "a-key";
 /// The same with another picture of the pipeline.
 pub(crate) fn state_with(status: Status) -> AppState {
     AppState {
-        serving: serving(vec![searchable("books", books())], Arc::new(BagOfWords::new())),
+        serving: serving(
+            vec![Searchable { fields: Arc::new(BookFields), ..searchable("books", books()) }],
+            Arc::new(BagOfWords::new()),
+        ),
         operations: Operations { tasks: Tasks::default(), requests: mpsc::channel(1).0, key: KEY.into() },
         dead_letters: Arc::new(|_, _, _| Ok(Vec::new())),
         status: watch::Sender::new(status).subscribe(),

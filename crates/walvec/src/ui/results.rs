@@ -26,7 +26,7 @@ pub(super) fn render(view: &View) -> Markup {
             @match &view.outcome {
                 Outcome::NothingAsked => (welcome(view)),
                 Outcome::Failed(problem) => (failed(problem)),
-                Outcome::Found(found) if found.hits.is_empty() => (nothing_found(view)),
+                Outcome::Found(found) if found.hits.is_empty() => (nothing_found(view, found.note)),
                 Outcome::Found(found) => (hits(view, found)),
             }
         }
@@ -80,11 +80,14 @@ fn welcome(view: &View) -> Markup {
     }
 }
 
-fn nothing_found(view: &View) -> Markup {
+fn nothing_found(view: &View, note: Option<&str>) -> Markup {
     html! {
         div.state {
             @if collection_status(view).is_some_and(|status| status.points == Some(0)) {
                 (empty(view))
+            } @else if let Some(note) = note {
+                h2 { "No hits" }
+                p { (note) }
             } @else if view.asked.filters.is_empty() {
                 h2 { "No hits" }
                 p { "The collection answered, and had nothing to offer." }

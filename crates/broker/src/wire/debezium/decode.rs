@@ -1,9 +1,10 @@
 //! Debezium's records → changes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use walvec_model::{Cell, Change, Lsn, Op, Row, Table, TableName};
+use walvec_model::{Cell, Change, Lsn, Op, Row, Table, TableName, Type};
 
 use super::super::shapes::{Shapes, Shown};
 use super::super::{Arrived, Event, Malformed, UNPLACED, json, stamp};
@@ -93,7 +94,10 @@ impl Decoder {
         key: Key,
     ) -> Result<(Arc<Table>, Row), Malformed> {
         let key = key.with_known_types(&source.table, &self.shapes);
-        let mut columns: Vec<_> = after.keys().map(|name| Shown::named(name)).collect();
+        let by_schema = |name: &String| Some((name.clone(), schema.field(name).ty()?));
+        let types: HashMap<String, Type> = after.keys().filter_map(by_schema).chain(source.types.clone()).collect();
+        let shown = |name| Shown { ty: types.get(name), ..Shown::named(name) };
+        let mut columns: Vec<_> = after.keys().map(|name| shown(name.as_str())).collect();
         let indexes = key_among(&key, &mut columns).ok_or_else(|| not_among(&key, &after))?;
         let table = self.shapes.table(&source.table, &columns, &indexes);
         let cell = |(index, (name, value)): (usize, (String, Value))| {
@@ -101,7 +105,8 @@ impl Decoder {
             if kind != Kind::Read && is_unavailable(&value, source.ours) && !indexes.contains(&index) {
                 return Cell::Unchanged;
             }
-            Cell::Value(schema.field(&name).convert(value))
+            let schema = schema.field(&name);
+            Cell::Value(if indexes.contains(&index) { schema.convert_key(value) } else { schema.convert(value) })
         };
         Ok((table, Row(after.into_iter().enumerate().map(cell).collect())))
     }

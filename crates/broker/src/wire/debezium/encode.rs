@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::{collections::HashMap, io::Write};
 
-use walvec_model::{Cell, Change, Lsn, Op, Position, Row, RowKey, Table, TableName, Value};
+use walvec_model::{Cell, Change, Lsn, Op, Position, Row, RowKey, Table, TableName, Type, Value};
 
 use super::super::{Context, SnapshotEnd, VERSION, control, header, json, stamp};
 use super::UNAVAILABLE;
@@ -134,8 +134,25 @@ struct Prepared {
     columns: Vec<Vec<u8>>,
     /// The key columns' type oids as a JSON list.
     key_types: Vec<u8>,
+    /// The types that values do not show, as a member of walvec's block; empty if there is none.
+    types: Vec<u8>,
     /// The transaction that is being written, and how many changes of this table it had so far.
     transaction: (Lsn, u64),
+}
+
+/// The columns whose values stand for something that neither they nor a filter's value show, with their types.
+fn types(table: &Table) -> Vec<u8> {
+    let is_hidden =
+        |ty: &Type| matches!(ty, Type::Numeric { .. } | Type::Uuid | Type::Date | Type::Timestamp | Type::Boolean);
+    let hidden = table.columns.iter().filter(|column| is_hidden(column.ty.scalar()));
+    let types: serde_json::Map<String, Value> =
+        hidden.map(|column| (column.name.clone(), column.ty.as_sql().into())).collect();
+    let mut out = Vec::new();
+    if !types.is_empty() {
+        json::raw(&mut out, r#","types":"#);
+        json::value(&mut out, &types);
+    }
+    out
 }
 
 /// What one change adds to the table's constants.
@@ -160,6 +177,7 @@ impl Prepared {
             source: Constants::new(prefix, database, &table.name),
             columns: table.columns.iter().map(|column| name(&column.name)).collect(),
             key_types: json::bytes(&key_types),
+            types: types(table),
             transaction: (Lsn::ZERO, 0),
         }
     }
@@ -248,6 +266,7 @@ impl Prepared {
             r#","lsn":{lsn},"xmin":null,"walvec":{{"v":{VERSION},"position":"{position}","generation":{generation},"key_types":"#
         );
         out.extend_from_slice(&self.key_types);
+        out.extend_from_slice(&self.types);
         let _ = write!(out, r#"}}}},"op":"{op}","ts_ms":{ms},"ts_us":{us},"ts_ns":{ns},"transaction":"#);
         match context.xid {
             Some(xid) if !context.snapshot => {

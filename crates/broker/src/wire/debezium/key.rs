@@ -33,7 +33,7 @@ impl Key {
             Value::Object(fields) if !fields.is_empty() => {
                 let column = |(name, value): (String, Value)| {
                     let schema = schema.field(&name);
-                    KeyColumn { value: schema.convert(value), type_oid: schema.key_type(), name }
+                    KeyColumn { value: schema.convert_key(value), type_oid: schema.key_type(), name }
                 };
                 Ok(Some(Self { columns: fields.into_iter().map(column).collect() }))
             }
@@ -50,7 +50,7 @@ impl Key {
         let types = key_types.filter(|types| types.len() == fields.len() && !types.is_empty())?;
         let column = |((name, value), &oid): ((&String, &Value), &u32)| KeyColumn {
             name: name.clone(),
-            value: schema.field(name).convert(value.clone()),
+            value: schema.field(name).convert_key(value.clone()),
             type_oid: Some(oid),
         };
         Some(Self { columns: fields.iter().zip(types).map(column).collect() })

@@ -9,6 +9,7 @@
 //! Debezium has forgotten by then which type it read.
 
 use serde_json::Value;
+use walvec_model::Type;
 
 use super::super::{base64, civil, number, shapes};
 
@@ -54,6 +55,32 @@ impl<'a> Schema<'a> {
             (None, "int64") => shapes::INT8,
             _ => shapes::TEXT,
         })
+    }
+
+    /// The type of a column of this schema, where its values do not show it.
+    pub(super) fn ty(self) -> Option<Type> {
+        if self.text("type") == Some("array") {
+            let items = Schema(self.0.and_then(|schema| schema.get("items")));
+            return items.ty().map(|element| Type::Array(Box::new(element)));
+        }
+        match self.text("name") {
+            Some("org.apache.kafka.connect.data.Decimal" | "io.debezium.data.VariableScaleDecimal") => {
+                Some(Type::Numeric { scale: None })
+            }
+            Some("io.debezium.data.Uuid") => Some(Type::Uuid),
+            Some("io.debezium.time.Date" | "org.apache.kafka.connect.data.Date") => Some(Type::Date),
+            Some(name) if name.ends_with("Timestamp") => Some(Type::Timestamp),
+            None if self.text("type") == Some("boolean") => Some(Type::Boolean),
+            _ => None,
+        }
+    }
+
+    /// A value of a key in the form that capture gives it.
+    pub(super) fn convert_key(self, value: Value) -> Value {
+        match value {
+            Value::String(text) if self.text("name") == Some("io.debezium.data.Json") => number::key_document(&text),
+            other => self.convert(other),
+        }
     }
 
     /// `value` in the form that capture gives it.
@@ -208,7 +235,7 @@ mod tests {
             ),
             ("string", "io.debezium.time.ZonedTime", json!("01:00:00Z"), json!("01:00:00+00")),
             ("string", "io.debezium.data.Json", json!(r#"{"b":1,"a":[0.1]}"#), json!({"b": 1, "a": [0.1]})),
-            ("string", "io.debezium.data.Json", json!("[1e999]"), json!("[1e999]")),
+            ("string", "io.debezium.data.Json", json!("[1e999]"), json!(["1e999"])),
             ("string", "io.debezium.data.Uuid", json!("a0ee"), json!("a0ee")),
             ("struct", "io.debezium.data.VariableScaleDecimal", json!({"scale": 1, "value": "AQ=="}), json!("0.1")),
             // What does not fit its schema is left alone.

@@ -1,9 +1,10 @@
 //! `source`: where a change is from, and walvec's own block inside it.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use serde_json::Value;
-use walvec_model::{Generation, Lsn, Position, TableName};
+use walvec_model::{Generation, Lsn, Position, TableName, Type};
 
 use super::super::{Malformed, SnapshotEnd, control, json};
 
@@ -21,6 +22,8 @@ pub(super) struct Source {
     pub(super) xid: Option<u32>,
     /// The type oids of the key columns, if walvec wrote the record.
     pub(super) key_types: Option<Vec<u32>>,
+    /// The types of columns that values do not show, if walvec wrote the record.
+    pub(super) types: HashMap<String, Type>,
     /// Whether walvec wrote the record.
     pub(super) ours: bool,
 }
@@ -45,11 +48,22 @@ impl Source {
                 committed_at,
                 xid,
                 key_types: block.key_types(),
+                types: block.types(),
                 ours: true,
             }),
             None => {
                 let generation = Generation(0);
-                Ok(Self { table, position: None, lsn, generation, committed_at, xid, key_types: None, ours: false })
+                Ok(Self {
+                    table,
+                    position: None,
+                    lsn,
+                    generation,
+                    committed_at,
+                    xid,
+                    key_types: None,
+                    types: HashMap::new(),
+                    ours: false,
+                })
             }
         }
     }
@@ -85,5 +99,12 @@ impl<'a> Block<'a> {
     fn key_types(&self) -> Option<Vec<u32>> {
         let types = self.fields.get("key_types")?.as_array()?;
         types.iter().map(|oid| oid.as_u64().and_then(|oid| u32::try_from(oid).ok())).collect()
+    }
+
+    /// The types of columns, by their names; earlier releases wrote none.
+    fn types(&self) -> HashMap<String, Type> {
+        let types = self.fields.get("types").and_then(Value::as_object);
+        let known = |(name, ty): (&String, &Value)| Some((name.clone(), Type::of_name(ty.as_str()?)));
+        types.into_iter().flatten().filter_map(known).collect()
     }
 }

@@ -149,7 +149,7 @@ impl<'a> Columns<'a> {
     }
 
     fn shown(&self) -> Vec<Shown<'a>> {
-        let column = |(&name, &type_name)| Shown { name, type_name, type_oid: values::oid(type_name) };
+        let column = |(&name, &type_name)| Shown { name, type_name, type_oid: values::oid(type_name), ty: None };
         self.names.iter().zip(&self.types).map(column).collect()
     }
 

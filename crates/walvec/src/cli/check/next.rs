@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 use walvec_capture::Source;
-use walvec_model::Lsn;
+use walvec_model::{Lsn, TableName};
 use walvec_pipeline::start::{Start, decide};
 use walvec_pipeline::{Before, PipelineError, Store, facts, table_facts};
 
@@ -106,11 +106,11 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
     let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
     let digest = match &config.broker {
         Some(broker) => broker::digest(config, &broker.kafka),
-        None => app::config_digest(config),
+        None => app::config_digests(config),
     };
     let mut facts = facts(source, &config.source.slot, &digest, collections, before).await?;
     if config.broker.is_none() {
-        facts.tables = table_facts(source, &app::table_digests(config), baseline.as_ref()).await?;
+        facts.tables = table_facts(source, &digest, baseline.as_ref()).await?;
     }
     let tables = tables(config);
     Ok(match (decide(stored.as_ref(), &facts, config.source.on_gap.into()).map_err(PipelineError::from)?, stored) {
@@ -137,7 +137,18 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
 /// What a walvec that runs has to do with this configuration.
 pub(super) fn while_running(config: &Config) -> Next {
     let served = remembered::served(config);
-    let is_other = served.is_some_and(|served| app::config_digest(&served) != app::config_digest(config));
+    // Of the columns that are indexed as numbers, only numerics are stored otherwise for that.
+    let columns = remembered::columns(config);
+    let is_numeric = |(table, field): &(TableName, String)| {
+        let of_table = config.collections.iter().filter(|collection| collection.table == *table);
+        let mut columns = of_table.filter_map(|collection| columns.get(&collection.name)).flatten();
+        columns.any(|(name, ty)| name == field && ty.is_numeric())
+    };
+    let numbers = |config: &Config| -> Vec<_> { app::stored_numbers(config).into_iter().filter(is_numeric).collect() };
+    let differs = |served: &Config| {
+        app::config_digest(served) != app::config_digest(config) || numbers(served) != numbers(config)
+    };
+    let is_other = served.as_ref().is_some_and(differs);
     match changed(config).filter(|_| is_other) {
         Some(why) => Next::RunsOtherwise { tables: tables(config), why },
         None => Next::Runs,
@@ -168,7 +179,7 @@ fn changed(config: &Config) -> Option<String> {
         .flat_map(|(served, now)| changed_keys(served, now).into_iter().map(|key| format!("{key} of {}", now.name)))
         .collect();
     Some(match changes.as_slice() {
-        [] => "the columns of a table have changed".to_owned(),
+        [] => "the columns of a table, or the form in which values are stored, have changed".to_owned(),
         changes => format!("{} changed", changes.join(", ")),
     })
 }
@@ -177,7 +188,7 @@ fn changed(config: &Config) -> Option<String> {
 fn changed_keys(served: &CollectionConfig, now: &CollectionConfig) -> Vec<&'static str> {
     let value = |collection| serde_json::to_value(collection).unwrap_or_default();
     let (served, now) = (value(served), value(now));
-    let mut keys = vec!["table", "where", "payload", "computed", "layout", "lookup", "chunk"];
+    let mut keys = vec!["table", "where", "payload", "computed", "layout", "lookup", "chunk", "index"];
     keys.retain(|key| served.get(key) != now.get(key));
     keys
 }

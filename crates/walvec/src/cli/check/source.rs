@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use walvec_capture::Source;
+use walvec_model::RowKey;
 use walvec_pipeline::{PipelineError, check_columns};
 
 use super::next::{next, while_running};
 use super::report::Report;
 use crate::app;
 use crate::cli::Failure;
-use crate::config::Config;
+use crate::config::{CollectionConfig, Config};
 
 const SUBJECT: &str = "PostgreSQL";
 
@@ -60,7 +62,33 @@ async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result
             }
             Err(failure) => Err(failure),
         };
+        let is_fine = checked.is_ok();
         report.result(format!("table {}", table.name), checked);
+        // What a row looks up is not read here.
+        if is_fine && collection.lookup.is_empty() {
+            sample(collection, source, report).await;
+        }
     }
     Ok(())
+}
+
+/// Renders one row, as `run` would. Others may be fine: it is a warning if that fails.
+async fn sample(collection: &CollectionConfig, source: &Source, report: &mut Report) {
+    // Chunks cannot fail on a row that renders, and need no model here.
+    let whole = CollectionConfig { chunk: None, ..collection.clone() };
+    let (Ok(transform), Ok(Some((table, row)))) =
+        (app::transform(&whole, Arc::new(str::len)), source.first_row(&collection.table).await)
+    else {
+        return;
+    };
+    let values: Vec<Value> = row.0.iter().map(|cell| cell.value().cloned().unwrap_or_default()).collect();
+    let key = RowKey::new(table.key.iter().filter_map(|index| values.get(*index).cloned()).collect());
+    match transform.render(&table, &key, &values) {
+        Ok(_) => report.ok(format!("row {key} of {}", table.name), "can be rendered"),
+        Err(error) => {
+            let remedy = "correct the template, or let it test for what may be missing: such rows are parked";
+            let detail = json!({"code": error.code(), "message": error.to_string(), "remedy": remedy});
+            report.warning(format!("row {key} of {}", table.name), detail);
+        }
+    }
 }

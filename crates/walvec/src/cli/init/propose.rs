@@ -54,8 +54,8 @@ pub(super) struct Proposal {
     pub(super) left_out: Vec<(String, String)>,
     /// Columns that are about persons, and therefore in neither.
     pub(super) personal: Vec<(String, &'static str)>,
-    /// Columns of exact numbers that are stored as floats, each as templates write it.
-    pub(super) floats: Vec<(String, String)>,
+    /// Columns of exact numbers that are stored as floats, because they are indexed as such.
+    pub(super) floats: Vec<String>,
     /// Columns of exact numbers that stay texts.
     pub(super) exact: Vec<String>,
     pub(super) indexes: Vec<(String, &'static str)>,
@@ -102,7 +102,7 @@ impl Proposal {
         let unreachable = allowed.iter().filter(is_unreachable);
         left_out.extend(unreachable.map(|column| (column.name.clone(), "templates cannot write its name".to_owned())));
         let stored = || allowed.iter().filter(|column| payload.contains(&column.name));
-        let (floats, exact) = numbers(stored().copied(), &written);
+        let (floats, exact) = numbers(stored().copied());
         let index = |column: &&SampledColumn| {
             let kind = index(column, &floats)?;
             // What is searched is not filtered by as well.
@@ -148,17 +148,11 @@ fn texts<'a>(columns: &[&'a SampledColumn], written: &Written<'_>) -> Vec<&'a Sa
 }
 
 /// Exact numbers: those that a float keeps, and the others.
-fn numbers<'a>(
-    columns: impl Iterator<Item = &'a SampledColumn>,
-    written: &Written<'_>,
-) -> (Vec<(String, String)>, Vec<String>) {
+fn numbers<'a>(columns: impl Iterator<Item = &'a SampledColumn>) -> (Vec<String>, Vec<String>) {
     let (mut floats, mut exact) = (Vec::new(), Vec::new());
     for column in columns.filter(|column| column.kind == ColumnKind::Numeric) {
         let is_number = !column.is_key && column.references.is_none() && column.long <= DIGITS_OF_FLOAT;
-        match written(column).filter(|_| is_number) {
-            Some(expression) => floats.push((column.name.clone(), expression)),
-            None => exact.push(column.name.clone()),
-        }
+        if is_number { &mut floats } else { &mut exact }.push(column.name.clone());
     }
     (floats, exact)
 }
@@ -200,7 +194,7 @@ fn reason_to_leave_out(column: &SampledColumn) -> Option<&'static str> {
     }
 }
 
-fn index(column: &SampledColumn, floats: &[(String, String)]) -> Option<&'static str> {
+fn index(column: &SampledColumn, floats: &[String]) -> Option<&'static str> {
     // A key finds one row, which the table does better.
     if column.is_key && column.references.is_none() {
         return None;
@@ -212,7 +206,7 @@ fn index(column: &SampledColumn, floats: &[(String, String)]) -> Option<&'static
         ColumnKind::Uuid if column.references.is_some() => Some("uuid"),
         ColumnKind::Integer | ColumnKind::Integers => Some("integer"),
         ColumnKind::Float => Some("float"),
-        ColumnKind::Numeric if floats.iter().any(|(name, _)| *name == column.name) => Some("float"),
+        ColumnKind::Numeric if floats.contains(&column.name) => Some("float"),
         ColumnKind::Datetime => Some("datetime"),
         _ => None,
     }
@@ -311,7 +305,7 @@ pub(super) mod tests {
         let proposal = Proposal::of(&products(), false).unwrap();
         assert_eq!(names(&proposal.text), ["row[\"Title Text\"]", "description"]);
         assert_eq!(kinds(&proposal), [("category", "keyword"), ("price", "float"), ("tags", "keyword")]);
-        assert_eq!(proposal.floats, [("price".to_owned(), "price".to_owned())]);
+        assert_eq!(proposal.floats, ["price"]);
         assert_eq!(proposal.exact, ["ledger"], "more digits than a float keeps");
     }
 

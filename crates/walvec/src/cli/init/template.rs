@@ -23,19 +23,20 @@ const RESERVED: [&str; 19] = [
     "namespace",
 ];
 
-/// The column as a template writes it: `title`, or `row["Title Text"]` where the name is no word. `None` if templates cannot
-/// write it, as where a column that is itself called `row` hides the row.
+/// The column as a template writes it: `title`, or `row["Title Text"]` where the name is no word. A column that is itself called `row`
+/// hides the row under that name. `None` if templates cannot write it.
 pub(super) fn expression(column: &str, row_is_column: bool) -> Option<String> {
     let mut characters = column.chars();
     let begins = characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
     if begins && characters.all(|c| c.is_ascii_alphanumeric() || c == '_') && !RESERVED.contains(&column) {
         return Some(column.to_owned());
     }
-    if row_is_column || column.contains(['\\', '\n', '\r']) {
+    if column.contains(['\\', '\n', '\r']) {
         return None;
     }
     let quote = ['"', '\''].into_iter().find(|quote| !column.contains(*quote))?;
-    Some(format!("row[{quote}{column}{quote}]"))
+    let row = if row_is_column { "walvec_row" } else { "row" };
+    Some(format!("{row}[{quote}{column}{quote}]"))
 }
 
 #[cfg(test)]
@@ -58,6 +59,6 @@ mod tests {
             assert_eq!(expression(column, false).as_deref(), expected, "{column}");
         }
         assert_eq!(expression("row", true).as_deref(), Some("row"));
-        assert_eq!(expression("Title Text", true), None);
+        assert_eq!(expression("Title Text", true).as_deref(), Some(r#"walvec_row["Title Text"]"#));
     }
 }

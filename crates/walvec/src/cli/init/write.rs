@@ -107,17 +107,11 @@ fn left_out(proposal: &Proposal) -> String {
 fn numbers(proposal: &Proposal) -> String {
     let mut out = String::new();
     if !proposal.floats.is_empty() {
-        let names: Vec<String> = proposal.floats.iter().map(|(name, _)| one_line(name)).collect();
-        let fields = proposal
-            .floats
-            .iter()
-            .map(|(name, expression)| format!("{}: {}", json!(name), quoted(&format!("{{{{ {expression}|float }}}}"))));
+        let names: Vec<String> = proposal.floats.iter().map(|name| one_line(name)).collect();
         let _ = writeln!(
             out,
-            "    # numeric is stored as text, exact to the last digit, and filters compare text as text. As floats these are numbers\n    \
-             # that filters compare: {}.\n    computed: {{ {} }}",
-            names.join(", "),
-            fields.collect::<Vec<_>>().join(", ")
+            "    # numeric is stored as text, exact to the last digit, unless it is indexed as a number, as these are: {}.",
+            names.join(", ")
         );
     }
     if !proposal.exact.is_empty() {
@@ -206,7 +200,7 @@ mod tests {
         assert!(text.contains("walvec init --include-personal") && text.contains("as text: ledger."), "{text}");
         let collection = &config.collections[0];
         assert_eq!(collection.text, "{{ row[\"Title Text\"] }}. {{ description }}");
-        assert_eq!(collection.computed["price"], "{{ price|float }}");
+        assert!(collection.computed.is_empty() && text.contains("\"price\": float"), "{text}");
         assert!(!collection.payload.as_ref().unwrap().contains(&"contact_email".to_owned()));
     }
 

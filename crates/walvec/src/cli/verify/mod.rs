@@ -199,6 +199,12 @@ impl Work<'_> {
                 lookups: collection.lookups(),
                 payload: collection.payload.clone(),
                 computed: collection.computed.clone().into_iter().collect(),
+                numbers: collection
+                    .indexes()
+                    .into_iter()
+                    .filter(|(_, index)| index.is_number())
+                    .map(|(field, index)| (field, index == walvec_model::IndexType::Integer))
+                    .collect(),
                 layout: collection.layout.into(),
                 fingerprint,
                 fractions: match config.sink.qdrant {
