@@ -28,7 +28,7 @@ pub(crate) enum Test {
     /// None of these; there is at least one.
     NoneOf(Vec<Given>),
     /// Inside these ends, of which at least one is given.
-    Within(Bounds<Given>),
+    Within(Box<Bounds<Given>>),
 }
 
 /// A value, as it is written.
@@ -172,7 +172,7 @@ fn within(field: &str, bounds: Bounds<Given>) -> Result<Wanted, Problem> {
     if bounds.given().next().is_none() {
         return Err(refused(field, "none of gt, gte, lt and lte is given"));
     }
-    Ok(Wanted { field: field.trim_end().to_owned(), test: Test::Within(bounds) })
+    Ok(Wanted { field: field.trim_end().to_owned(), test: Test::Within(Box::new(bounds)) })
 }
 
 fn refused(field: &str, detail: &str) -> Problem {
@@ -252,7 +252,7 @@ mod tests {
             ("f<=1.5", Bounds { lte: Some(text("1.5")), ..open.clone() }),
             ("f<2024-01-31", Bounds { lt: Some(text("2024-01-31")), ..open }),
         ] {
-            assert_eq!(condition_from_text(condition).unwrap().test, Test::Within(bounds), "{condition}");
+            assert_eq!(condition_from_text(condition).unwrap().test, Test::Within(Box::new(bounds)), "{condition}");
         }
     }
 
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(of_json(json!({"not": true})), Ok(none_of(vec![json(json!(true))])));
         assert_eq!(of_json(json!({"not": null})), Ok(none_of(vec![json(json!(null))])));
         let bounds = Bounds { gt: Some(json(json!(1))), lte: Some(json(json!(2.5))), ..Bounds::default() };
-        assert_eq!(of_json(json!({"gt": 1, "lte": 2.5})).unwrap().test, Test::Within(bounds));
+        assert_eq!(of_json(json!({"gt": 1, "lte": 2.5})).unwrap().test, Test::Within(Box::new(bounds)));
     }
 
     #[test]

@@ -166,7 +166,7 @@ mod tests {
         let wanted = |field: &str, test| Wanted { field: field.to_owned(), test };
         let is = |value| Test::OneOf(vec![Given::Json(value)]);
         let ends = |gte, lte| Bounds { gte: Some(Given::Json(gte)), lte: Some(Given::Json(lte)), ..Bounds::default() };
-        let range = wanted("d", Test::Within(ends(json!(1), json!(2.5))));
+        let range = wanted("d", Test::Within(Box::new(ends(json!(1), json!(2.5)))));
         let equal = [wanted("a", is(json!("1"))), wanted("b", is(json!(1))), wanted("c", is(json!(false)))];
         assert_eq!(query.filter, equal.into_iter().chain([range]).collect::<Vec<_>>());
         assert_eq!((query.limit, query.collection), (100, None));
