@@ -191,8 +191,14 @@ impl Walvec {
 
     /// Waits until everything that is committed now can be found.
     pub(crate) async fn reached(&self, client: &Client, pause: Duration) -> anyhow::Result<()> {
+        self.reached_after(client, Duration::ZERO, pause).await
+    }
+
+    /// The same, and asks for the first time when `quiet` has passed.
+    pub(crate) async fn reached_after(&self, client: &Client, quiet: Duration, pause: Duration) -> anyhow::Result<()> {
         let now: String = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0);
         let now: Lsn = now.parse()?;
+        tokio::time::sleep(quiet).await;
         loop {
             // Null before the first snapshot is complete.
             let applied: Lsn = self.status().await?["applied_lsn"].as_str().unwrap_or("0/0").parse()?;

@@ -1,8 +1,12 @@
 //! The whole program: a flood of rows, and single rows, until they can be found.
+//!
+//! A single row takes as long as the embedding of its text, and then some. So the same text is embedded as a query right before, by the
+//! same model in this process: machines differ in how fast they embed, and what is added to that is walvec's.
 
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
+use walvec_embed::{Embedder, Options};
 
 use crate::Plan;
 use crate::embedding::{MODEL, texts};
@@ -21,12 +25,17 @@ pub(crate) struct Sync {
     pub(crate) p50: f64,
     pub(crate) p95: f64,
     pub(crate) p99: f64,
+    /// Of the embedding of the same texts as queries.
+    pub(crate) query: f64,
+    /// How much longer than that a single row may take, at the median.
+    pub(crate) allowed: f64,
     pub(crate) rss: u64,
 }
 
 /// Into the engine inside the program, or into the Qdrant server at `qdrant`.
 pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<Sync> {
-    let (mut rates, mut rss, mut latencies) = (Vec::new(), 0, Vec::new());
+    let (mut rates, mut rss, mut latencies, mut queries) = (Vec::new(), 0, Vec::new(), Vec::new());
+    let embedder = walvec_embed::open(MODEL, &plan.models()?, Options::default()).await?;
     for round in 0..plan.rounds {
         let name = format!("sync_{}_{round}", if qdrant.is_some() { "server" } else { "embedded" });
         let url = stage.cluster.create_database(&name).await?;
@@ -39,8 +48,14 @@ pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) ->
         }
         let walvec = Walvec::start(plan, &settings, directory.path()).await?;
         rates.push(flood(&client, &walvec).await?);
-        for _ in 0..SINGLES / plan.rounds + 1 {
-            latencies.push(single(&client, &walvec).await?);
+        for number in 0..SINGLES / plan.rounds + 1 {
+            let text = format!(
+                "A single row, number {number}, about a lighthouse keeper who counts the ships that pass on winter nights and writes \
+                 them down."
+            );
+            let query = query(embedder.as_ref(), &text).await?;
+            queries.push(milliseconds(query));
+            latencies.push(milliseconds(single(&client, &walvec, &text, query).await?));
         }
         rss = rss.max(walvec.peak_rss()?);
         walvec.stop().await?;
@@ -51,6 +66,8 @@ pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) ->
         p50: percentile(&mut latencies, 50),
         p95: percentile(&mut latencies, 95),
         p99: percentile(&mut latencies, 99),
+        query: median(queries),
+        allowed: if qdrant.is_some() { 6.0 } else { 8.0 },
         rss,
     })
 }
@@ -66,12 +83,22 @@ async fn flood(client: &Client, walvec: &Walvec) -> anyhow::Result<f64> {
     Ok(rate)
 }
 
-/// Milliseconds from before the commit until the row can be found.
-async fn single(client: &Client, walvec: &Walvec) -> anyhow::Result<f64> {
+/// How long the embedding of a query takes.
+async fn query(embedder: &dyn Embedder, text: &str) -> anyhow::Result<Duration> {
     let began = Instant::now();
-    let update = "INSERT INTO books SELECT max(id) + 1, 'A single row, number ' || max(id) || ', about a lighthouse \
-                  keeper who counts the ships that pass on winter nights and writes them down.' FROM books";
-    client.execute(update, &[]).await?;
-    walvec.reached(client, POLL).await?;
-    Ok(began.elapsed().as_secs_f64() * 1000.0)
+    embedder.embed_query(text.to_owned()).await?;
+    Ok(began.elapsed())
+}
+
+/// From before the commit until the row can be found. `query`: how long its text takes as a query.
+async fn single(client: &Client, walvec: &Walvec, text: &str, query: Duration) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    client.execute("INSERT INTO books SELECT max(id) + 1, $1::text FROM books", &[&text]).await?;
+    // It cannot be found before, and whoever asks meanwhile takes a part of the cores that are being measured.
+    walvec.reached_after(client, query.mul_f64(0.75), POLL).await?;
+    Ok(began.elapsed())
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
 }

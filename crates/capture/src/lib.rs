@@ -35,6 +35,7 @@
 //! - `waits`: who waits for whom, while tables are read
 //! - `look`: one look at the server and the shapes of the tables
 //! - `visible`: whether what the stream has brought can be read already
+//! - `sample_rows`: some rows of a table
 //! - [`relations`], [`sample`]: which tables there are, and what they hold, for proposals
 //! - `copy_text`, `value`: PostgreSQL's text forms
 //! - `catalog`: what the server's catalogue says
@@ -67,6 +68,7 @@ mod publication;
 pub mod relations;
 mod row_filter;
 pub mod sample;
+mod sample_rows;
 mod slot;
 mod snapshot;
 mod source;

@@ -16,7 +16,7 @@ use crate::publication::{self, PublicationDrop, PublicationIdentity, Publication
 use crate::slot::{self, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
 use crate::stream::{self, ChangeStream};
-use crate::{CaptureError, fetch, timeline};
+use crate::{CaptureError, fetch, sample_rows, timeline};
 
 /// A source whose server is known. All methods may be called at any time, and at the same time; a broken session is
 /// replaced at the next call.
@@ -477,6 +477,14 @@ impl Source {
     /// `E_ALTERED` if the table no longer has the columns of `table`.
     pub async fn fetch_rows(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<(RowKey, Row)>, CaptureError> {
         fetch::rows(self, table, keys).await
+    }
+
+    /// Reads some rows of a table, at most so many, and fewer where they are large: those that come first.
+    ///
+    /// # Errors
+    /// As [`fetch_rows`](Self::fetch_rows).
+    pub async fn sample_rows(&self, table: &Table, most: usize) -> Result<Vec<Row>, CaptureError> {
+        sample_rows::rows(self, table, most).await
     }
 
     /// As of which position rows were read at last by [`fetch_rows`](Self::fetch_rows), [`look_up`](Self::look_up) and

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Reads;
+
 /// An error of an embedder, or of finding or fetching its model.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -112,9 +114,25 @@ pub enum EmbedError {
         /// What went wrong.
         reason: String,
     },
+    /// The model reads only the beginning of the text, and all of it was asked for.
+    #[error("the text of {bytes} bytes is longer than {}, and its end would not be found; {chunk}", read(.reads.as_ref()), chunk = CHUNK)]
+    TooLong {
+        /// Length of the text; the text itself may be confidential.
+        bytes: usize,
+        /// How much the model reads, if that is known.
+        reads: Option<Reads>,
+    },
     /// The embedder itself failed; the texts are not to blame.
     #[error("the embedder failed: {0}")]
     Failed(String),
+}
+
+/// What to do about texts that are too long.
+pub(crate) const CHUNK: &str = "let `chunk` cut the texts of the collection, for example chunk: { tokens: 256, overlap: 32 }, or into \
+                                fewer tokens than now";
+
+fn read(reads: Option<&Reads>) -> String {
+    reads.map_or_else(|| "the model reads".to_owned(), |reads| format!("the {reads} that the model reads"))
 }
 
 impl EmbedError {
@@ -139,6 +157,7 @@ impl EmbedError {
             Self::ProviderDimension { .. } => "E_EMBED_DIMENSION",
             Self::ProviderRefused { .. } => "E_EMBED_REFUSED",
             Self::Text { .. } => "E_EMBED_TEXT",
+            Self::TooLong { .. } => "E_EMBED_LONG",
             Self::Failed(_) => "E_EMBED",
         }
     }
@@ -159,7 +178,8 @@ impl EmbedError {
             | Self::HubRefused { .. }
             | Self::ProviderDimension { .. }
             | Self::ProviderRefused { .. }
-            | Self::Text { .. } => false,
+            | Self::Text { .. }
+            | Self::TooLong { .. } => false,
         }
     }
 
@@ -216,6 +236,7 @@ impl EmbedError {
             ),
             Self::ProviderRefused { remedy, .. } => remedy.clone(),
             Self::Text { .. } => "look at the row's text; the row is parked until it changes".to_owned(),
+            Self::TooLong { .. } => format!("{CHUNK}; or let `on_long: cut` take the beginning"),
             Self::Failed(_) => "it is tried again; if it stays, check memory and the log".to_owned(),
         }
     }

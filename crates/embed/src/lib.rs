@@ -8,6 +8,7 @@
 //! - [`model_dir`]: where models live, what a model directory must hold
 //! - [`hub`]: fetching a model from a model hub
 //! - [`provider`]: models behind an HTTP interface
+//! - [`reads`]: how much of a text a model reads
 //! - [`prefixed`]: words before queries and documents, as some models want them
 //! - `together`: texts of several callers in one call
 //! - [`EmbedError`]: what can go wrong, and whether trying again helps
@@ -26,12 +27,14 @@ pub mod model_dir;
 pub mod onnx;
 pub mod prefixed;
 pub mod provider;
+pub mod reads;
 mod together;
 
 use std::{path::Path, sync::Arc};
 
 pub use error::EmbedError;
 pub use provider::{Protocol, ProviderEmbedder, ProviderOptions};
+pub use reads::Reads;
 use walvec_model::Vector;
 
 /// A boxed future, so that the trait can be used as an object.
@@ -67,12 +70,33 @@ pub trait Embedder: Send + Sync {
     /// How many tokens the model reads of a text, without the special ones around it, if it read all of it.
     fn count_tokens(&self, text: &str) -> usize;
 
-    /// Embeds `texts`.
+    /// How much of a text the model reads, as far as that is known; `None` too where it reads all of any text.
+    fn reads(&self) -> Option<Reads> {
+        None
+    }
+
+    /// Whether the model reads only the beginning of `text`, as far as that can be told without it.
+    fn is_too_long(&self, text: &str) -> bool {
+        let _ = text;
+        false
+    }
+
+    /// Embeds `texts`, each by as much of its beginning as the model reads.
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>>;
 
     /// Embeds what somebody looks for. Its vector is near those of the texts that [`embed`](Self::embed) is given.
     fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
         Box::pin(async move { only(self.embed(vec![text]).await?) })
+    }
+
+    /// As [`embed`](Self::embed), but a text that the model does not read to its end gets [`EmbedError::TooLong`].
+    fn embed_whole(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+        self.embed(texts)
+    }
+
+    /// As [`embed_query`](Self::embed_query), but a text that the model does not read to its end gets [`EmbedError::TooLong`].
+    fn embed_query_whole(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
+        self.embed_query(text)
     }
 
     /// The vector of a text that is always the same, by which it shows that another model answers to the same name; `None` where

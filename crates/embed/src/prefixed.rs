@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use walvec_model::Vector;
 
-use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
+use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads};
 
 /// An embedder that puts words before what it is given.
 struct Prefixed {
@@ -31,6 +31,15 @@ pub fn wrap(inner: Arc<dyn Embedder>, query: String, document: String) -> Arc<dy
     Arc::new(Prefixed { inner, info, query, document })
 }
 
+impl Prefixed {
+    fn documents(&self, mut texts: Vec<String>) -> Vec<String> {
+        if !self.document.is_empty() {
+            texts.iter_mut().for_each(|text| text.insert_str(0, &self.document));
+        }
+        texts
+    }
+}
+
 impl Embedder for Prefixed {
     fn info(&self) -> &EmbedderInfo {
         &self.info
@@ -40,15 +49,28 @@ impl Embedder for Prefixed {
         self.inner.count_tokens(&format!("{}{text}", self.document))
     }
 
-    fn embed(&self, mut texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
-        if !self.document.is_empty() {
-            texts.iter_mut().for_each(|text| text.insert_str(0, &self.document));
-        }
-        self.inner.embed(texts)
+    fn reads(&self) -> Option<Reads> {
+        self.inner.reads()
+    }
+
+    fn is_too_long(&self, text: &str) -> bool {
+        self.inner.is_too_long(&format!("{}{text}", self.document))
+    }
+
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+        self.inner.embed(self.documents(texts))
     }
 
     fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
         self.inner.embed_query(format!("{}{text}", self.query))
+    }
+
+    fn embed_whole(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+        self.inner.embed_whole(self.documents(texts))
+    }
+
+    fn embed_query_whole(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
+        self.inner.embed_query_whole(format!("{}{text}", self.query))
     }
 
     fn sample(&self) -> BoxFuture<'_, Result<Option<Vector>, EmbedError>> {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use walvec_model::Vector;
 
-use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
+use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads};
 
 /// So many calls begin with whatever there is: one is under way, and one is being prepared.
 const CALLS: usize = 2;
@@ -33,6 +33,8 @@ type Answer = Result<Vec<Result<Vector, EmbedError>>, EmbedError>;
 /// The texts of one caller, who waits for their vectors.
 struct Request {
     texts: Vec<String>,
+    /// Whether texts that are too long are refused. A call does one or the other.
+    is_whole: bool,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -50,6 +52,15 @@ pub(crate) fn wrap(inner: Arc<dyn Embedder>) -> Arc<dyn Embedder> {
     Arc::new(Together { inner, requests, _server: server })
 }
 
+impl Together {
+    async fn ask(&self, texts: Vec<String>, is_whole: bool) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let ended = || EmbedError::Failed("the embedder's task ended".to_owned());
+        self.requests.send(Request { texts, is_whole, answer }).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+}
+
 impl Embedder for Together {
     fn info(&self) -> &EmbedderInfo {
         self.inner.info()
@@ -59,17 +70,28 @@ impl Embedder for Together {
         self.inner.count_tokens(text)
     }
 
+    fn reads(&self) -> Option<Reads> {
+        self.inner.reads()
+    }
+
+    fn is_too_long(&self, text: &str) -> bool {
+        self.inner.is_too_long(text)
+    }
+
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Answer> {
-        Box::pin(async move {
-            let (answer, answered) = oneshot::channel();
-            let ended = || EmbedError::Failed("the embedder's task ended".to_owned());
-            self.requests.send(Request { texts, answer }).await.map_err(|_| ended())?;
-            answered.await.map_err(|_| ended())?
-        })
+        Box::pin(self.ask(texts, false))
+    }
+
+    fn embed_whole(&self, texts: Vec<String>) -> BoxFuture<'_, Answer> {
+        Box::pin(self.ask(texts, true))
     }
 
     fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
         self.inner.embed_query(text)
+    }
+
+    fn embed_query_whole(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
+        self.inner.embed_query_whole(text)
     }
 
     fn sample(&self) -> BoxFuture<'_, Result<Option<Vector>, EmbedError>> {
@@ -162,12 +184,13 @@ impl Waiting {
         }
     }
 
-    /// What shall be one call: as many as fit, and one at least.
+    /// What shall be one call: as many as fit and want the same, and one at least.
     fn joined(&mut self) -> Vec<Request> {
         let mut texts = 0;
+        let is_whole = self.requests.front().is_some_and(|first| first.is_whole);
         let fits = |request: &&Request| {
             texts += request.texts.len();
-            texts <= self.most
+            texts <= self.most && request.is_whole == is_whole
         };
         let count = self.requests.iter().take_while(fits).count().max(1).min(self.requests.len());
         self.since = Instant::now();
@@ -183,8 +206,9 @@ async fn answer(inner: Arc<dyn Embedder>, mut requests: Vec<Request>) {
         return;
     }
     let count = texts.len();
+    let is_whole = requests.iter().all(|request| request.is_whole);
     let answer = tokio::select! {
-        answer = inner.embed(texts) => answer,
+        answer = if is_whole { inner.embed_whole(texts) } else { inner.embed(texts) } => answer,
         _ = join_all(requests.iter_mut().map(|request| request.answer.closed())) => return,
     };
     let mut answer = answer.and_then(|answers| {
@@ -303,6 +327,23 @@ mod tests {
                 |answers: Vec<Result<Vector, EmbedError>>| answers.into_iter().map(Result::unwrap).collect::<Vec<_>>();
             assert_eq!(vectors(answer.unwrap()), vectors(alone));
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_wants_whole_texts_shares_no_call_with_others() {
+        let slow = Slow::new();
+        let together = wrap(slow.clone());
+        let waiting = busy(&slow, &together).await;
+        let mut all = join_all([
+            together.embed_whole(texts(&["whale"])),
+            together.embed_whole(texts(&["sea"])),
+            together.embed(texts(&["mars"])),
+        ]);
+        assert!(poll!(&mut all).is_pending(), "all stand in line");
+        slow.go.add_permits(10);
+        assert!(all.await.into_iter().all(|answer| answer.unwrap()[0].is_ok()));
+        join_all(waiting).await;
+        assert_eq!(slow.calls.lock().unwrap()[2..], [texts(&["whale", "sea"]), texts(&["mars"])]);
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@
 //! - [`writer`]: one collection's writer: complete, render, embed, write, park
 //! - [`letters`] and [`letters_topic`]: where dead letters are kept
 //! - [`refetch`]: where values come from that PostgreSQL did not send, and rows of other tables
+//! - `looked_up`: what rows look up in other tables, each thing once; `lengths`: how many rows have texts that are too long
 //! - [`watch`]: looks at the server and the catalogue beside the stream
 //! - [`unseen`]: transactions that the stream has brought and a statement may not see yet
 //! - [`related`]: the rows whose documents a change of another table is part of
@@ -50,9 +51,11 @@ pub mod error;
 mod follow;
 pub mod gap;
 pub mod index;
+mod lengths;
 pub mod letters;
 pub mod letters_topic;
 mod line;
+mod looked_up;
 mod owner;
 mod pending;
 pub mod plan;
@@ -79,7 +82,9 @@ mod witness;
 pub mod writer;
 
 pub use error::PipelineError;
+pub use lengths::{Lengths, lengths};
 pub use policy::{During, Policy};
 pub use status::Status;
 pub use store::{Checkpoint, DeadLetter, Store};
 pub use supervisor::{Before, Collection, ConfigDigest, Pipeline, PipelineConfig, check_columns, facts, table_facts};
+pub use writer::OnLong;

@@ -135,6 +135,10 @@ pub struct CollectionStatus {
     pub embeddings_computed: u64,
     /// Vectors kept because the text had not changed, see [`Status::counted_since`].
     pub embeddings_reused: u64,
+    /// Texts among those embedded that were longer than the model reads, so that their ends are not found, see
+    /// [`Status::counted_since`].
+    #[serde(default)]
+    pub texts_cut: u64,
     /// Parked rows: those that could not be processed.
     pub dead_letters: u64,
     /// The newest parked rows, the newest first, at most [`LATEST_DEAD_LETTERS`].

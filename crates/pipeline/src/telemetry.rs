@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use tokio::sync::watch;
-use walvec_model::{Change, Generation, Lsn, Moment, Op};
+use walvec_model::{Change, Generation, Lsn, Moment, Op, TableName};
 
 use crate::gap::Resync;
 use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, ReadAgain, SetAside, Status};
@@ -35,6 +35,10 @@ pub fn describe() {
     describe_counter!(
         "walvec_embeddings_total",
         "Vectors computed, and vectors reused because the text was unchanged."
+    );
+    describe_counter!(
+        "walvec_texts_cut_total",
+        "Texts that were longer than the model reads, and were embedded by their beginnings, by table."
     );
     describe_counter!("walvec_points_written_total", "Points written or deleted, durably.");
     describe_counter!(
@@ -428,6 +432,10 @@ pub(crate) fn count_changes(changes: &[Change]) {
 
 pub(crate) fn count_embeddings(result: &'static str, count: usize) {
     counter!("walvec_embeddings_total", "result" => result).increment(count as u64);
+}
+
+pub(crate) fn count_cut(table: &TableName, texts: usize) {
+    counter!("walvec_texts_cut_total", "table" => table.to_string()).increment(texts as u64);
 }
 
 /// Counts a record as it is read.

@@ -56,6 +56,7 @@ impl Parts {
                 transform,
                 embedder: Arc::clone(&parts.embedder),
                 keywords: keywords(collection),
+                on_long: collection.on_long.into(),
                 sink: opened.sink(),
                 fingerprint,
             });

@@ -174,6 +174,7 @@ impl<'a> Broker<'a> {
                 transform,
                 embedder: Arc::clone(embedder),
                 keywords: app::keywords(collection),
+                on_long: collection.on_long.into(),
                 sink: Arc::new(sink),
                 fingerprint,
             })

@@ -46,6 +46,7 @@
 //! - [`lookup_refusals`]: lookups that cannot work
 //! - [`providers`]: models behind an HTTP interface, through their faults
 //! - [`late_vectors`]: vectors that are late hold no other rows up
+//! - [`long_texts`]: texts that are longer than the model reads are not cut in silence
 //! - [`statements`]: the application's own statements go on working
 //! - [`static_models`]: models that are a table of vectors
 //! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
@@ -79,6 +80,7 @@ mod late_vectors;
 mod layouts;
 mod limits;
 mod locks;
+mod long_texts;
 mod lookup_refusals;
 mod lookups;
 mod memory;
@@ -160,6 +162,7 @@ fn main() -> ExitCode {
         broker_compacted::tests(),
         providers::tests(),
         late_vectors::tests(),
+        long_texts::tests(),
         verify::tests(),
         refusals::tests(),
         statements::tests(),

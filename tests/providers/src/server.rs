@@ -59,7 +59,7 @@ struct Shared {
     refused: Option<String>,
     /// Over requests with these words it fails.
     failed: Option<String>,
-    /// Requests with a text of more bytes than this are refused, with this status and in these words.
+    /// Requests with a text of more bytes than this are refused, with this status and in these words, unless they say that it be cut.
     longest: Option<(usize, u16, String)>,
     /// Whether another model answers than at first.
     is_another: bool,
@@ -156,7 +156,7 @@ impl TestProvider {
         self.lock().failed = Some(words.to_owned());
     }
 
-    /// Refuses requests with a text of more than so many bytes, as a server does whose model reads no more.
+    /// Reads so many bytes of a text. Refuses requests with a longer one in these words, unless they say `truncate`.
     pub fn refuse_longer_than(&self, bytes: usize, status: u16, words: &str) {
         self.lock().longest = Some((bytes, status, words.to_owned()));
     }
@@ -231,7 +231,10 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
         let _ = held.wait_for(is_let).await;
     }
     let is_another = lock(&shared).is_another;
-    let mut vectors = vectors(&texts, &body).await;
+    let truncates = body["truncate"] == true;
+    let most = longest.as_ref().filter(|_| truncates).map_or(usize::MAX, |(bytes, ..)| *bytes);
+    let read: Vec<String> = texts.iter().map(|text| text[..text.floor_char_boundary(most)].to_owned()).collect();
+    let mut vectors = vectors(&read, &body).await;
     if is_another {
         vectors.iter_mut().for_each(|(_, vector)| vector.reverse());
     }
@@ -242,6 +245,7 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
     }
     let usual = || {
         if let Some((bytes, status, words)) = &longest
+            && !truncates
             && texts.iter().any(|text| text.len() > *bytes)
         {
             return refusal(spoken, *status, words);

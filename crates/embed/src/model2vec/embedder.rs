@@ -10,7 +10,7 @@ use walvec_model::Vector;
 
 use super::{files::Files, table::Table};
 use crate::{
-    BoxFuture, EmbedError, Embedder, EmbedderInfo,
+    BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads,
     local::{caught, own_name, unit},
 };
 
@@ -72,12 +72,35 @@ impl Embedder for StaticEmbedder {
         self.engine.tokenizer.encode_fast(text, false).map_or(text.len(), |encoding| encoding.len())
     }
 
+    fn reads(&self) -> Option<Reads> {
+        Some(Reads::Bytes(MOST_BYTES))
+    }
+
+    fn is_too_long(&self, text: &str) -> bool {
+        text.len() > MOST_BYTES
+    }
+
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
         let engine = Arc::clone(&self.engine);
         Box::pin(async move {
             let work = tokio::task::spawn_blocking(move || engine.embed(&texts));
             work.await.map_err(|error| EmbedError::Failed(format!("the model's thread ended: {error}")))
         })
+    }
+
+    fn embed_whole(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+        Box::pin(async move {
+            let bytes: Vec<usize> = texts.iter().map(String::len).collect();
+            let refused = |bytes: usize| {
+                (bytes > MOST_BYTES).then(|| EmbedError::TooLong { bytes, reads: Some(Reads::Bytes(MOST_BYTES)) })
+            };
+            let answers = self.embed(texts).await?.into_iter().zip(bytes);
+            Ok(answers.map(|(answer, bytes)| refused(bytes).map_or(answer, Err)).collect())
+        })
+    }
+
+    fn embed_query_whole(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
+        Box::pin(async move { crate::only(self.embed_whole(vec![text]).await?) })
     }
 }
 

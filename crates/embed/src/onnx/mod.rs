@@ -22,7 +22,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -37,7 +37,7 @@ use self::{
     tokens::{TextTokenizer, Tokens},
 };
 use crate::{
-    BoxFuture, EmbedError, Embedder, EmbedderInfo,
+    BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads,
     local::{caught, own_name, unit},
     model_dir,
 };
@@ -73,6 +73,11 @@ struct Engine {
     /// One thread for each core. Runs beside each other, each on one thread, get a sixth more done than one run after the
     /// other on all of them.
     cores: Vec<Threads>,
+    /// As many threads as there are cores, for a call that has them to itself. The runtime's own threads would be as many as the machine
+    /// has physical cores: half of the cores of most virtual machines, and all of them where a container may use two.
+    all_cores: Threads,
+    /// How many calls are being computed.
+    calls: AtomicUsize,
     tokens: AtomicU64,
     padding_tokens: AtomicU64,
 }
@@ -93,14 +98,15 @@ impl OnnxEmbedder {
         let network = Network::load(&model_dir::onnx_file(dir)?, &mut digest)?;
 
         let word = tokenizer.tokens("walvec")?;
-        let output = network.run(&[&word], padding, None).map_err(bad)?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let all_cores = Arc::new(ThreadPool::with_num_threads(cores));
+        let output = network.run(&[&word], padding, &all_cores).map_err(bad)?;
         let pooling = if output.ndim() == 2 { Pooling::InNetwork } else { settings.pooling.map_err(bad)? };
         let vector = pooling.pool(&output, &[&word]).map_err(bad)?.into_iter().next().ok_or("it puts out nothing");
         let dimension = unit(vector.map_err(|reason| bad(reason.to_owned()))?).map_err(bad)?.len();
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cores = (0..cores).map(|_| Arc::new(ThreadPool::with_num_threads(1))).collect();
-        let (tokens, padding_tokens) = (AtomicU64::new(0), AtomicU64::new(0));
-        let engine = Engine { network, tokenizer, pooling, padding, cores, tokens, padding_tokens };
+        let (calls, tokens, padding_tokens) = Default::default();
+        let engine = Engine { network, tokenizer, pooling, padding, cores, all_cores, calls, tokens, padding_tokens };
 
         let source = std::fs::read(&tokenizer_file);
         digest.update(&source.map_err(EmbedError::io(tokenizer_file))?);
@@ -142,21 +148,86 @@ impl Embedder for OnnxEmbedder {
         self.engine.tokenizer.count(text)
     }
 
+    fn reads(&self) -> Option<Reads> {
+        Some(Reads::Tokens(self.info.max_tokens))
+    }
+
+    fn is_too_long(&self, text: &str) -> bool {
+        // What cannot be tokenized is parked for that.
+        self.engine.tokenizer.tokens(text).is_ok_and(|tokens| tokens.is_cut)
+    }
+
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+        Box::pin(self.run(texts, Caller::Rows, None))
+    }
+
+    fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
+        Box::pin(async move { crate::only(self.run(vec![text], Caller::Person, None).await?) })
+    }
+
+    fn embed_whole(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+        Box::pin(self.run(texts, Caller::Rows, self.reads()))
+    }
+
+    fn embed_query_whole(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
+        Box::pin(async move { crate::only(self.run(vec![text], Caller::Person, self.reads()).await?) })
+    }
+}
+
+impl OnnxEmbedder {
+    /// With `whole`, which says what the model reads, texts of which it reads less than all are refused.
+    async fn run(
+        &self,
+        texts: Vec<String>,
+        caller: Caller,
+        whole: Option<Reads>,
+    ) -> Result<Vec<Result<Vector, EmbedError>>, EmbedError> {
         let engine = Arc::clone(&self.engine);
-        Box::pin(async move {
-            let work = tokio::task::spawn_blocking(move || engine.embed(&texts));
-            work.await.map_err(|error| EmbedError::Failed(format!("the model's thread ended: {error}")))
-        })
+        let work = tokio::task::spawn_blocking(move || engine.embed(&texts, caller, whole));
+        work.await.map_err(|error| EmbedError::Failed(format!("the model's thread ended: {error}")))
+    }
+}
+
+/// Who waits for vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// Rows, of which more may come any time.
+    Rows,
+    /// Somebody who searches.
+    Person,
+}
+
+/// A call that is being computed.
+struct Call<'e> {
+    calls: &'e AtomicUsize,
+    /// How many others there were when it began.
+    others: usize,
+}
+
+impl<'e> Call<'e> {
+    fn begin(calls: &'e AtomicUsize) -> Self {
+        Self { calls, others: calls.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Engine {
     /// One result per text, in order.
-    fn embed(&self, texts: &[String]) -> Vec<Result<Vector, EmbedError>> {
+    fn embed(&self, texts: &[String], caller: Caller, whole: Option<Reads>) -> Vec<Result<Vector, EmbedError>> {
         let mut results = Vec::with_capacity(texts.len());
         let mut ready = Vec::with_capacity(texts.len());
         for (at, tokens) in self.tokenize(texts).into_iter().enumerate() {
+            let tokens = match tokens {
+                Ok(tokens) if tokens.is_cut && whole.is_some() => {
+                    Err(EmbedError::TooLong { bytes: texts[at].len(), reads: whole })
+                }
+                tokens => tokens,
+            };
             // The empty vector holds the place until the text has run.
             results.push(tokens.map(|tokens| {
                 ready.push((at, tokens));
@@ -166,7 +237,7 @@ impl Engine {
         ready.sort_by_key(|(_, tokens)| tokens.ids.len());
         let lengths: Vec<_> = ready.iter().map(|(_, tokens)| tokens.ids.len()).collect();
         let runs = batch::runs(&lengths, self.network.couples_texts());
-        for (run, vectors) in self.run_all(runs, &ready) {
+        for (run, vectors) in self.run_all(runs, &ready, caller) {
             for ((at, _), vector) in ready[run].iter().zip(vectors) {
                 results[*at] = vector.map_err(|reason| EmbedError::Text { bytes: texts[*at].len(), reason });
             }
@@ -196,24 +267,36 @@ impl Engine {
         })
     }
 
-    /// The vectors of all runs: of a single one on all cores, of several beside each other.
-    fn run_all(&self, runs: Vec<Range<usize>>, texts: &[(usize, Tokens)]) -> Vec<(Range<usize>, Vectors)> {
+    /// The vectors of all runs. Where many wait for vectors, each run has one core, which gets most done. Few runs with nothing beside
+    /// them have all cores, one after the other, and so has a query at any time: somebody waits for just these.
+    fn run_all(
+        &self,
+        runs: Vec<Range<usize>>,
+        texts: &[(usize, Tokens)],
+        caller: Caller,
+    ) -> Vec<(Range<usize>, Vectors)> {
+        let call = Call::begin(&self.calls);
         let vectors = |run: &Range<usize>, threads| {
             let tokens: Vec<_> = texts[run.clone()].iter().map(|(_, tokens)| tokens).collect();
             self.vectors(&tokens, threads)
         };
-        if let [only] = runs.as_slice() {
-            return vec![(only.clone(), vectors(only, None))];
+        let is_urgent = caller == Caller::Person || call.others == 0;
+        // The more cores a run has, the less each of them adds.
+        if runs.len() <= 1 || (is_urgent && runs.len() * 2 <= self.cores.len()) {
+            let core = self.cores.get(call.others % self.cores.len()).filter(|_| !is_urgent);
+            let threads = core.unwrap_or(&self.all_cores);
+            return runs.into_iter().map(|run| (run.clone(), vectors(&run, threads))).collect();
         }
         let done = Mutex::new(Vec::with_capacity(runs.len()));
+        let cores = self.cores.iter().take(runs.len());
         // They come sorted by length. The long ones first, so that all cores end at about the same time.
         let rest = Mutex::new(runs);
         let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).pop();
         std::thread::scope(|scope| {
-            for core in &self.cores {
+            for core in cores {
                 scope.spawn(|| {
                     while let Some(run) = next() {
-                        let vectors = vectors(&run, Some(core));
+                        let vectors = vectors(&run, core);
                         done.lock().unwrap_or_else(PoisonError::into_inner).push((run, vectors));
                     }
                 });
@@ -223,7 +306,7 @@ impl Engine {
     }
 
     /// One vector per text of a run. When the run fails, each text is tried alone: one of them may be to blame.
-    fn vectors(&self, texts: &[&Tokens], threads: Option<&Threads>) -> Vectors {
+    fn vectors(&self, texts: &[&Tokens], threads: &Threads) -> Vectors {
         let run = || self.pooling.pool(&self.network.run(texts, self.padding, threads)?, texts);
         match caught(run).flatten() {
             Ok(vectors) => {

@@ -63,18 +63,12 @@ impl Network {
         self.couples_texts
     }
 
-    /// Runs `texts` together, the shorter ones filled up with `padding`, which attention does not see. Without `threads`, on
-    /// all cores.
-    pub(super) fn run(
-        &self,
-        texts: &[&Tokens],
-        padding: u32,
-        threads: Option<&Threads>,
-    ) -> Result<Tensor<f32>, String> {
+    /// Runs `texts` together, the shorter ones filled up with `padding`, which attention does not see.
+    pub(super) fn run(&self, texts: &[&Tokens], padding: u32, threads: &Threads) -> Result<Tensor<f32>, String> {
         let inputs = self.inputs.iter().map(|&(id, input)| Ok((id, fill(input, texts, padding)?)));
         let inputs = inputs.collect::<Result<Vec<_>, String>>()?;
-        let options = threads.map(|threads| RunOptions::default().with_thread_pool(Some(Arc::clone(threads))));
-        let mut outputs = self.model.run(inputs, &[self.output], options).map_err(|error| error.to_string())?;
+        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(threads)));
+        let mut outputs = self.model.run(inputs, &[self.output], Some(options)).map_err(|error| error.to_string())?;
         match outputs.pop() {
             Some(Value::FloatTensor(tensor)) => Ok(tensor),
             _ => Err("the network's output is not made of floating point numbers".to_owned()),

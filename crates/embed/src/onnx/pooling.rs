@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     fn text(length: usize) -> Tokens {
-        Tokens { ids: vec![1; length], type_ids: vec![0; length] }
+        Tokens { ids: vec![1; length], type_ids: vec![0; length], is_cut: false }
     }
 
     #[test]

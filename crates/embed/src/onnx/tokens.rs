@@ -20,6 +20,8 @@ const MOST_BYTES: usize = 1 << 20;
 pub(super) struct Tokens {
     pub(super) ids: Vec<u32>,
     pub(super) type_ids: Vec<u32>,
+    /// Whether the text goes on behind them.
+    pub(super) is_cut: bool,
 }
 
 /// A model's tokenizer with its limit.
@@ -53,12 +55,13 @@ impl TextTokenizer {
     pub(super) fn tokens(&self, text: &str) -> Result<Tokens, EmbedError> {
         let failed =
             |error: tokenizers::Error| EmbedError::Text { bytes: text.len(), reason: format!("tokenizer: {error}") };
-        let mut content = self.beginning(text).map_err(failed)?;
+        let (mut content, is_rest_unread) = self.beginning(text).map_err(failed)?;
+        let is_cut = is_rest_unread || content.len() > self.room;
         content.truncate(self.room, 0, TruncationDirection::Right);
         // What was cut off is kept aside by `truncate`, and would be processed too.
         content.set_overflowing(Vec::new());
         let encoding = self.tokenizer.post_process(content, None, true).map_err(failed)?;
-        Ok(Tokens { ids: encoding.get_ids().to_vec(), type_ids: encoding.get_type_ids().to_vec() })
+        Ok(Tokens { ids: encoding.get_ids().to_vec(), type_ids: encoding.get_type_ids().to_vec(), is_cut })
     }
 
     /// How many tokens `text` has, without special ones and however many the model takes. What cannot be tokenized is parked
@@ -67,20 +70,20 @@ impl TextTokenizer {
         self.encode(text).map_or(text.len(), |encoding| encoding.len())
     }
 
-    /// An encoding whose first `room` tokens are those of the whole text.
+    /// An encoding whose first `room` tokens are those of the whole text, and whether it leaves something of the text out.
     ///
     /// A tokenizer cuts a text into words and then each word into tokens, so tokens of words that ended well before the
     /// cut do not depend on what comes after it. The last two words of a piece are not trusted: the cut may have split
     /// the last one, and some tokenizers look one character ahead. A tokenizer without words makes one word of
     /// everything, and is given the whole text.
-    fn beginning(&self, text: &str) -> Result<Encoding, tokenizers::Error> {
+    fn beginning(&self, text: &str) -> Result<(Encoding, bool), tokenizers::Error> {
         let longest = text.len().min(MOST_BYTES);
         let mut bytes = self.room.saturating_mul(BYTES_PER_TOKEN);
         loop {
             let piece = &text[..text.floor_char_boundary(bytes.min(longest))];
             let encoding = self.encode(piece)?;
             if bytes >= longest || finished(&encoding) >= self.room {
-                return Ok(encoding);
+                return Ok((encoding, piece.len() < text.len()));
             }
             bytes = bytes.saturating_mul(4);
         }
@@ -158,7 +161,9 @@ mod tests {
         // Every way in which the end of the first piece can meet a word.
         texts.extend((piece - 8..piece + 8).map(|pad| format!("{}whales the sea the whales sea", " ".repeat(pad))));
         for text in texts {
-            assert_eq!(tokenizer.tokens(&text).unwrap().ids, ids_of_all(&tokenizer, &text), "{text:.60}");
+            let tokens = tokenizer.tokens(&text).unwrap();
+            assert_eq!(tokens.ids, ids_of_all(&tokenizer, &text), "{text:.60}");
+            assert_eq!(tokens.is_cut, tokenizer.count(&text) > ROOM, "{text:.60}");
         }
     }
 
@@ -166,7 +171,7 @@ mod tests {
     fn a_long_text_is_not_read_to_its_end() {
         let tokenizer = tokenizer(true);
         let text = "the whale ".repeat(1_000_000);
-        assert!(tokenizer.beginning(&text).unwrap().len() < 100);
+        assert!(tokenizer.beginning(&text).unwrap().0.len() < 100);
         let endless = "x".repeat(3 * MOST_BYTES);
         assert_eq!(tokenizer.tokens(&endless).unwrap().ids, [2, 1, 3]);
     }
@@ -177,6 +182,6 @@ mod tests {
         let text = "whale".to_owned() + &"s".repeat(94);
         assert!(text.len() > ROOM * BYTES_PER_TOKEN);
         assert_eq!(tokenizer.tokens(&text).unwrap().ids, ids_of_all(&tokenizer, &text));
-        assert_eq!(tokenizer.beginning(&text).unwrap().len(), 94);
+        assert_eq!(tokenizer.beginning(&text).unwrap().0.len(), 94);
     }
 }

@@ -22,10 +22,24 @@ use crate::BoxFuture;
 /// What one request asks for: a vector for each text, or what is wrong with it.
 pub(super) type Answers = Vec<Result<Vector, String>>;
 
+/// What is wanted of a text that is longer than the model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OfLong {
+    /// The vector of its beginning, where the protocol can say so.
+    Beginning,
+    /// To be told.
+    Refusal,
+}
+
 /// Sends one request.
 pub(super) trait Ask: Send + Sync {
     /// The vectors of `texts`, in their order. `dimension` is checked if it is known.
-    fn ask<'a>(&'a self, texts: &'a [String], dimension: Option<usize>) -> BoxFuture<'a, Result<Answers, Failure>>;
+    fn ask<'a>(
+        &'a self,
+        texts: &'a [String],
+        dimension: Option<usize>,
+        of_long: OfLong,
+    ) -> BoxFuture<'a, Result<Answers, Failure>>;
 }
 
 /// Attempts at a request when the provider does not say when to come again: with three pauses, one to four seconds.
@@ -147,7 +161,7 @@ impl Batches {
 
     /// The vector of a text that every model can embed.
     pub(super) async fn vector(&self, text: &str) -> Result<Vector, Failure> {
-        let answers = self.ask(&[text.to_owned()], Lane::Query).await?;
+        let answers = self.ask(&[text.to_owned()], Lane::Query, OfLong::Beginning).await?;
         match answers.into_iter().next() {
             Some(Ok(vector)) => Ok(vector),
             Some(Err(reason)) => Err(Failure::Answer(reason)),
@@ -156,10 +170,15 @@ impl Batches {
     }
 
     /// One result per text, in their order. The outer error is definite: nothing else will be answered either.
-    pub(super) async fn run(&self, texts: &[String], lane: Lane) -> Result<Vec<Result<Vector, Failure>>, Failure> {
+    pub(super) async fn run(
+        &self,
+        texts: &[String],
+        lane: Lane,
+        of_long: OfLong,
+    ) -> Result<Vec<Result<Vector, Failure>>, Failure> {
         let mut results: Vec<Option<Result<Vector, Failure>>> = vec![None; texts.len()];
         let request = |range: Range<usize>| async move {
-            let outcome = self.ask(&texts[range.clone()], lane).await;
+            let outcome = self.ask(&texts[range.clone()], lane, of_long).await;
             (range.clone(), self.judged(&texts[range], outcome, lane).await)
         };
         let mut under_way: FuturesUnordered<_> = self.split(texts).into_iter().map(request).collect();
@@ -236,13 +255,13 @@ impl Batches {
     /// Whether the provider answers, asked once for a text that every model can embed.
     async fn is_well(&self, lane: Lane) -> bool {
         let _turn = self.limits.turn(lane, estimated_tokens(PROBE)).await;
-        let answer = self.ask.ask(&[PROBE.to_owned()], self.dimension.get().copied()).await;
+        let answer = self.ask.ask(&[PROBE.to_owned()], self.dimension.get().copied(), OfLong::Beginning).await;
         answer.is_ok_and(|answers| answers.iter().all(Result::is_ok))
     }
 
     /// Sends a request until it is answered, refused, or has failed often enough. Whoever waits does not keep others from
     /// asking.
-    async fn ask(&self, texts: &[String], lane: Lane) -> Result<Answers, Failure> {
+    async fn ask(&self, texts: &[String], lane: Lane, of_long: OfLong) -> Result<Answers, Failure> {
         let tokens = texts.iter().map(|text| estimated_tokens(text)).sum();
         let mut backoff = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(250))
@@ -254,7 +273,7 @@ impl Batches {
         loop {
             attempt += 1;
             let turn = self.limits.turn(lane, tokens).await;
-            let outcome = self.ask.ask(texts, self.dimension.get().copied()).await;
+            let outcome = self.ask.ask(texts, self.dimension.get().copied(), of_long).await;
             drop(turn);
             let failure = match outcome {
                 Err(failure) if failure.is_worth_repeating() => failure,

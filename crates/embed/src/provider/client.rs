@@ -10,9 +10,10 @@ use serde_json::Value;
 use walvec_model::with_causes;
 
 use super::address::{self, Forbidden, Guarded};
-use super::batches::{Answers, Ask};
+use super::batches::{Answers, Ask, OfLong};
+use super::failure::{self, Failure};
 use super::protocol::{Protocol, Question};
-use super::{ProviderOptions, answer, failure::Failure};
+use super::{ProviderOptions, answer};
 use crate::{BoxFuture, EmbedError};
 
 /// A server that does not even accept the connection in this time is not reachable.
@@ -94,13 +95,19 @@ impl Client {
         &self.at
     }
 
-    async fn post(&self, texts: &[String], dimension: Option<usize>) -> Result<Vec<u8>, Failure> {
-        let question = Question { model: &self.model, dimensions: self.dimensions, texts, base64: self.base64 };
+    async fn post(&self, texts: &[String], dimension: Option<usize>, of_long: OfLong) -> Result<Vec<u8>, Failure> {
+        let truncate = of_long == OfLong::Beginning;
+        let question =
+            Question { model: &self.model, dimensions: self.dimensions, texts, base64: self.base64, truncate };
         let body = self.protocol.request(&question).to_string();
         let request = self.http.post(self.endpoint.clone()).header(CONTENT_TYPE, "application/json").body(body);
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         if !response.status().is_success() {
-            return Err(self.refusal(response, texts).await);
+            return Err(match self.refusal(response, texts).await {
+                // It was told to refuse such texts, and some servers do not call that a fault of the request.
+                Failure::Failing(reason) if !truncate && failure::says_too_long(&reason) => Failure::Request(reason),
+                failure => failure,
+            });
         }
         let most = OTHER_BYTES + texts.len() * dimension.unwrap_or(MAX_DIMENSION) * NUMBER_BYTES;
         self.read(response, most).await?.ok_or_else(|| {
@@ -195,9 +202,14 @@ impl Client {
 }
 
 impl Ask for Client {
-    fn ask<'a>(&'a self, texts: &'a [String], dimension: Option<usize>) -> BoxFuture<'a, Result<Answers, Failure>> {
+    fn ask<'a>(
+        &'a self,
+        texts: &'a [String],
+        dimension: Option<usize>,
+        of_long: OfLong,
+    ) -> BoxFuture<'a, Result<Answers, Failure>> {
         Box::pin(async move {
-            let body = self.post(texts, dimension).await?;
+            let body = self.post(texts, dimension, of_long).await?;
             let vectors = self.protocol.vectors(&body).map_err(Failure::Answer)?;
             answer::check(vectors, texts.len(), dimension.or(self.dimensions))
         })
@@ -296,7 +308,7 @@ mod tests {
         let options = ProviderOptions { url: Some("http://name".to_owned()), ..ProviderOptions::default() };
         let mut client = Client::new(Protocol::Tei, "m", &options).unwrap();
         client.http = crate::http::client().no_proxy().dns_resolver(Rebound).build().unwrap();
-        let failure = client.ask(&["a".to_owned()], None).await.unwrap_err();
+        let failure = client.ask(&["a".to_owned()], None, OfLong::Beginning).await.unwrap_err();
         assert!(matches!(&failure, Failure::Definite { reason, .. } if reason.contains("metadata")), "{failure:?}");
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::EmbedError;
+use crate::error::CHUNK;
 
 /// Why there are no vectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,16 +92,17 @@ const SHORT: usize = 1000;
 /// How providers say that a text is too long: vLLM and OpenAI (400), Ollama (400), Text Embeddings Inference (413).
 const TOO_LONG: [&str; 5] = ["413", "context length", "too long", "too large", "must have less than"];
 
+/// Whether a provider's words are about a text that is too long.
+pub(super) fn says_too_long(reason: &str) -> bool {
+    let reason = reason.to_lowercase();
+    TOO_LONG.iter().any(|words| reason.contains(words))
+}
+
 /// What to do about a text that was refused, if it is or may be too long. The row is parked with it.
 fn hint(reason: &str, text: &str) -> String {
-    let chunk = "let `chunk` cut the texts of the collection, for example chunk: { tokens: 256, overlap: 32 }, or into fewer tokens \
-                 than now";
-    let reason = reason.to_lowercase();
     match () {
-        () if TOO_LONG.iter().any(|words| reason.contains(words)) => {
-            format!("; the model does not read so much: {chunk}")
-        }
-        () if text.len() >= SHORT => format!("; if it is too long for the model, {chunk}"),
+        () if says_too_long(reason) => format!("; the model does not read so much: {CHUNK}"),
+        () if text.len() >= SHORT => format!("; if it is too long for the model, {CHUNK}"),
         () => String::new(),
     }
 }

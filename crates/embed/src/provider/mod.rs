@@ -5,6 +5,7 @@
 //! - `answer`: whether what came back are the vectors of what was asked
 //! - `failure`: what a request that failed means
 //! - `limits`: how many requests and tokens per minute
+//! - `documented`: how much some models read, by their documentation
 //! - `clock`: time, which tests do not wait for
 //! - `batches`: texts to requests: split, sent side by side, repeated, bisected
 //!
@@ -17,6 +18,7 @@ mod answer;
 mod batches;
 mod client;
 mod clock;
+mod documented;
 mod failure;
 mod limits;
 mod ollama;
@@ -30,8 +32,15 @@ use std::time::Duration;
 use secrecy::SecretString;
 use walvec_model::Vector;
 
-use self::{batches::Batches, client::Client, clock::WallClock, failure::Failure, limits::Limits};
-use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo};
+use self::{
+    batches::{Batches, OfLong},
+    client::Client,
+    clock::WallClock,
+    documented::Documented,
+    failure::Failure,
+    limits::{Lane, Limits},
+};
+use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads};
 
 pub use protocol::Protocol;
 
@@ -75,6 +84,8 @@ pub struct ProviderEmbedder {
     info: EmbedderInfo,
     batches: Batches,
     at: String,
+    protocol: Protocol,
+    documented: Option<Documented>,
     /// The vector of [`PROBE`] that was asked for when the provider was reached, until it was of use: later it may be another one.
     sample: Mutex<Option<Vector>>,
 }
@@ -120,7 +131,8 @@ impl ProviderEmbedder {
             pooling: "provider".to_owned(),
         };
         batches.expect(dimension);
-        Ok(Self { info, batches, at, sample: Mutex::new(sample) })
+        let documented = Documented::of(model);
+        Ok(Self { info, batches, at, protocol, documented, sample: Mutex::new(sample) })
     }
 
     /// Whose fault it is that every text was refused: if the provider refuses any text, it is not the texts'.
@@ -135,14 +147,50 @@ impl ProviderEmbedder {
         }
     }
 
-    async fn run(&self, texts: Vec<String>, lane: limits::Lane) -> Result<Vec<Result<Vector, EmbedError>>, EmbedError> {
-        let outcomes = self.batches.run(&texts, lane).await.map_err(|failure| failure.error(&self.at))?;
+    async fn run(
+        &self,
+        texts: Vec<String>,
+        lane: Lane,
+        of_long: OfLong,
+    ) -> Result<Vec<Result<Vector, EmbedError>>, EmbedError> {
+        let outcomes = self.batches.run(&texts, lane, of_long).await.map_err(|failure| failure.error(&self.at))?;
         let error = |(outcome, text): (Result<Vector, Failure>, &String)| {
-            outcome.map_err(|failure| failure.error_of_text(&self.at, text))
+            outcome.map_err(|failure| match failure {
+                Failure::Request(reason) if of_long == OfLong::Refusal && failure::says_too_long(&reason) => {
+                    self.too_long(text)
+                }
+                failure => failure.error_of_text(&self.at, text),
+            })
         };
         let results: Vec<_> = outcomes.into_iter().zip(&texts).map(error).collect();
         self.check_refusals(&results).await?;
         Ok(results)
+    }
+
+    /// The same for whole texts. Who cuts unasked, and does not tell, is not given what seems to be too long.
+    async fn run_whole(
+        &self,
+        mut texts: Vec<String>,
+        lane: Lane,
+    ) -> Result<Vec<Result<Vector, EmbedError>>, EmbedError> {
+        let of_long = if self.protocol.can_truncate() { OfLong::Refusal } else { OfLong::Beginning };
+        if !self.documented.is_some_and(|documented| documented.cuts) {
+            return self.run(texts, lane, of_long).await;
+        }
+        let refused: Vec<Option<EmbedError>> =
+            texts.iter().map(|text| self.is_too_long(text).then(|| self.too_long(text))).collect();
+        let mut is_refused = refused.iter().map(Option::is_some);
+        texts.retain(|_| !is_refused.next().unwrap_or_default());
+        let mut answers = self.run(texts, lane, of_long).await?.into_iter();
+        let missing = || Err(EmbedError::Failed("no vector came back".to_owned()));
+        Ok(refused
+            .into_iter()
+            .map(|refused| refused.map_or_else(|| answers.next().unwrap_or_else(missing), Err))
+            .collect())
+    }
+
+    fn too_long(&self, text: &str) -> EmbedError {
+        EmbedError::TooLong { bytes: text.len(), reads: self.reads() }
     }
 }
 
@@ -156,12 +204,28 @@ impl Embedder for ProviderEmbedder {
         usize::try_from(batches::estimated_tokens(text)).unwrap_or(usize::MAX)
     }
 
+    fn reads(&self) -> Option<Reads> {
+        self.documented.map(|documented| Reads::Estimated(documented.tokens))
+    }
+
+    fn is_too_long(&self, text: &str) -> bool {
+        self.documented.is_some_and(|documented| self.count_tokens(text) > documented.tokens)
+    }
+
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
-        Box::pin(self.run(texts, limits::Lane::Documents))
+        Box::pin(self.run(texts, Lane::Documents, OfLong::Beginning))
     }
 
     fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
-        Box::pin(async move { crate::only(self.run(vec![text], limits::Lane::Query).await?) })
+        Box::pin(async move { crate::only(self.run(vec![text], Lane::Query, OfLong::Beginning).await?) })
+    }
+
+    fn embed_whole(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+        Box::pin(self.run_whole(texts, Lane::Documents))
+    }
+
+    fn embed_query_whole(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
+        Box::pin(async move { crate::only(self.run_whole(vec![text], Lane::Query).await?) })
     }
 
     fn sample(&self) -> BoxFuture<'_, Result<Option<Vector>, EmbedError>> {

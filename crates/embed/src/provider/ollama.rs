@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use super::protocol::{Question, numbers};
 
 pub(super) fn request(question: &Question<'_>) -> Value {
-    // As with models that run here, what is too long is cut.
-    let mut body = json!({ "model": question.model, "input": question.texts, "truncate": true });
+    let mut body = json!({ "model": question.model, "input": question.texts, "truncate": question.truncate });
     if let Some(dimensions) = question.dimensions {
         body["dimensions"] = json!(dimensions);
     }
@@ -31,7 +30,7 @@ mod tests {
     #[test]
     fn a_request_and_its_answer_have_the_protocols_form() {
         let texts = ["a".to_owned(), "b".to_owned()];
-        let question = Question { model: "bge-m3", dimensions: None, texts: &texts, base64: true };
+        let question = Question { model: "bge-m3", dimensions: None, texts: &texts, base64: true, truncate: true };
         assert_eq!(request(&question), json!({ "model": "bge-m3", "input": ["a", "b"], "truncate": true }));
         let body = br#"{"model":"bge-m3","embeddings":[[1,2],[3,4]],"total_duration":1}"#;
         assert_eq!(vectors(body), Ok(vec![vec![1.0, 2.0], vec![3.0, 4.0]]));

@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn a_request_names_the_dimension_only_if_one_is_wanted() {
         let texts = ["a".to_owned()];
-        let mut question = Question { model: "m", dimensions: None, texts: &texts, base64: false };
+        let mut question = Question { model: "m", dimensions: None, texts: &texts, base64: false, truncate: true };
         assert_eq!(request(&question), json!({ "model": "m", "input": ["a"], "encoding_format": "float" }));
         question.dimensions = Some(256);
         question.base64 = true;

@@ -24,6 +24,8 @@ pub(crate) struct Question<'a> {
     pub(crate) texts: &'a [String],
     /// Whether vectors may come as base64, which is a quarter of the size.
     pub(crate) base64: bool,
+    /// Whether a text that is too long shall be cut. Else it is refused.
+    pub(crate) truncate: bool,
 }
 
 impl Protocol {
@@ -85,6 +87,14 @@ impl Protocol {
         match self {
             Self::OpenAi | Self::Tei => Duration::from_secs(60),
             Self::Ollama => Duration::from_secs(300),
+        }
+    }
+
+    /// Whether a request says what becomes of a text that is too long. OpenAI refuses it.
+    pub(crate) const fn can_truncate(self) -> bool {
+        match self {
+            Self::OpenAi => false,
+            Self::Ollama | Self::Tei => true,
         }
     }
 

@@ -6,8 +6,7 @@ use super::protocol::{Question, numbers};
 
 /// A server has one model, and its dimension: neither is part of a request.
 pub(super) fn request(question: &Question<'_>) -> Value {
-    // As with models that run here, what is too long is cut.
-    json!({ "inputs": question.texts, "truncate": true, "normalize": true })
+    json!({ "inputs": question.texts, "truncate": question.truncate, "normalize": true })
 }
 
 pub(super) fn vectors(body: &[u8]) -> Result<Vec<Vec<f32>>, String> {
@@ -23,7 +22,7 @@ mod tests {
     #[test]
     fn a_request_and_its_answer_have_the_protocols_form() {
         let texts = ["a".to_owned()];
-        let question = Question { model: "m", dimensions: Some(2), texts: &texts, base64: true };
+        let question = Question { model: "m", dimensions: Some(2), texts: &texts, base64: true, truncate: true };
         assert_eq!(request(&question), json!({ "inputs": ["a"], "truncate": true, "normalize": true }));
         assert_eq!(vectors(b"[[1,2]]"), Ok(vec![vec![1.0, 2.0]]));
         assert!(vectors(br#"{"error":"x"}"#).is_err());

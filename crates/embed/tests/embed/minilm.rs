@@ -87,6 +87,37 @@ async fn a_text_of_many_megabytes_is_embedded_by_what_the_model_can_read() {
     assert!(cosine(&vectors[0], &vectors[1]) > 0.9999);
 }
 
+#[tokio::test]
+async fn a_text_that_is_not_read_to_its_end_is_refused_where_all_of_it_is_asked_for() {
+    let words = |count: usize| vec!["ship"; count].join(" ");
+    // Of 256 tokens two are special.
+    let texts = [words(254), words(255), "about ships ".repeat(100_000)];
+    let found = embedder().embed_whole(texts.to_vec()).await.unwrap();
+    let codes: Vec<_> = found.iter().map(|answer| answer.as_ref().err().map(walvec_embed::EmbedError::code)).collect();
+    assert_eq!(codes, [None, Some("E_EMBED_LONG"), Some("E_EMBED_LONG")]);
+    let told = found[1].as_ref().unwrap_err().to_string();
+    assert!(told.contains("longer than the 256 tokens that the model reads") && told.contains("`chunk`"), "{told}");
+    assert_eq!(texts.each_ref().map(|text| embedder().is_too_long(text)), [false, true, true]);
+    assert!(embedder().embed_query_whole(texts[1].clone()).await.is_err());
+    let (whole, beginning) = (embed(&[&texts[0]]).await, embed(&[&texts[1]]).await);
+    assert!(cosine(&whole[0], &beginning[0]) > 0.9999, "the beginning is what the model reads");
+}
+
+#[tokio::test]
+async fn a_vector_does_not_depend_on_how_many_threads_compute_it() {
+    let cases = fixture();
+    let texts: Vec<_> = cases.iter().map(|case| case.text.clone()).collect();
+    let vector = |mut answers: Vec<Result<Vec<f32>, walvec_embed::EmbedError>>| answers.remove(0).unwrap();
+    // A query has all cores, and of calls beside each other all but one have one each.
+    let beside = texts.iter().map(|text| async { vector(embedder().embed(vec![text.clone()]).await.unwrap()) });
+    let beside = futures::future::join_all(beside).await;
+    for (text, beside) in texts.iter().zip(beside) {
+        let query = embedder().embed_query(text.clone()).await.unwrap();
+        let alone = vector(embedder().embed(vec![text.clone()]).await.unwrap());
+        assert!(query == beside && query == alone, "{text:.60}");
+    }
+}
+
 #[test]
 fn the_model_is_described_by_its_own_files() {
     let embedder = embedder();

@@ -165,11 +165,17 @@ async fn a_poisonous_text_is_found_by_halving_and_fails_alone() {
 }
 
 #[tokio::test]
-async fn a_text_that_is_too_long_fails_alone_and_is_told_of_chunks() {
-    for (index, status, words) in [
-        (0, 400, "This model's maximum context length is 512 tokens. However, you requested 2048 tokens in the input"),
-        (1, 400, "the input length exceeds the context length"),
-        (2, 413, "Input validation error: `inputs` must have less than 512 tokens. Given: 2048"),
+async fn a_text_that_is_too_long_fails_alone_and_is_told_of_chunks_and_its_beginning_can_be_had() {
+    for (index, status, words, code) in [
+        (
+            0,
+            400,
+            "This model's maximum context length is 512 tokens. However, you requested 2048 tokens",
+            "E_EMBED_TEXT",
+        ),
+        (1, 400, "the input length exceeds the context length", "E_EMBED_LONG"),
+        (1, 500, "the input length exceeds the context length", "E_EMBED_LONG"),
+        (2, 413, "Input validation error: `inputs` must have less than 512 tokens. Given: 2048", "E_EMBED_LONG"),
     ] {
         let provider = TestProvider::start().await.unwrap();
         let (name, url) = protocols(&provider)[index].clone();
@@ -177,12 +183,33 @@ async fn a_text_that_is_too_long_fails_alone_and_is_told_of_chunks() {
         provider.refuse_longer_than(500, status, words);
         let mut texts = texts(5);
         texts[2] = "word ".repeat(200);
-        let found = embedder.embed(texts).await.unwrap();
+        let found = embedder.embed_whole(texts.clone()).await.unwrap();
         let error = found[2].as_ref().unwrap_err();
-        assert_eq!(error.code(), "E_EMBED_TEXT", "{name}");
+        assert_eq!(error.code(), code, "{name}");
         assert!(error.to_string().contains("let `chunk` cut"), "{name}: {error}");
         assert_eq!(found.iter().filter(|found| found.is_ok()).count(), 4, "{name}");
+        let error = embedder.embed_query_whole(texts[2].clone()).await.unwrap_err();
+        assert_eq!(error.code(), code, "{name}");
+        if code == "E_EMBED_LONG" {
+            let beginning = texts[2][..500].to_owned();
+            let found = embedder.embed(texts).await.unwrap();
+            same(&found[2..3], &expected(&[beginning]).await);
+        }
     }
+}
+
+#[tokio::test]
+async fn a_provider_that_cuts_without_a_word_is_not_given_what_seems_too_long() {
+    let provider = TestProvider::start().await.unwrap();
+    let embedder = opened("openai/gemini-embedding-001", at(&provider.openai_url())).await;
+    let texts = vec!["short".to_owned(), "word ".repeat(2000), "also short".to_owned()];
+    let found = embedder.embed_whole(texts.clone()).await.unwrap();
+    assert_eq!(found.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+    assert_eq!(found[1].as_ref().unwrap_err().code(), "E_EMBED_LONG");
+    same(&found[2..], &expected(&texts[2..]).await);
+    assert!(embedder.is_too_long(&texts[1]) && !embedder.is_too_long(&texts[0]));
+    assert!(provider.asked().iter().all(|asked| !asked.texts.contains(&texts[1])));
+    assert!(embedder.embed(texts).await.unwrap().iter().all(Result::is_ok), "whoever wants its beginning has it");
 }
 
 #[tokio::test]

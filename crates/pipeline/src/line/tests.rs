@@ -115,6 +115,7 @@ impl Fixture {
             transform: Arc::new(transform.unwrap()),
             embedder: Arc::<Gate>::clone(&gate),
             keywords: None,
+            on_long: crate::OnLong::Cut,
             sink: Arc::new(sink.clone()),
             fingerprint,
         };

@@ -11,11 +11,13 @@
 //! - [`late`]: writes of which a copy may still arrive late
 //! - [`put_back`]: whether the collection is an older state of itself
 //! - [`limits`]: calls that go on where a limit of the server has stopped them
+//! - [`long`]: texts that are longer than the model reads
 //! - [`placed`]: points that came from somewhere else
 //! - here: the collection as a whole, and which of its rows are parked
 
 mod late;
 mod limits;
+mod long;
 mod placed;
 mod points;
 mod put_back;
@@ -51,6 +53,8 @@ use crate::watch::{Leaves, Truncates};
 use crate::witness::Witnesses;
 use late::LateWrites;
 pub(crate) use late::Overtaken;
+use long::CutLog;
+pub use long::OnLong;
 pub(crate) use placed::Placed;
 pub(crate) use vectors::Part;
 
@@ -70,6 +74,8 @@ pub struct Collection {
     pub embedder: Arc<dyn Embedder>,
     /// Text to sparse vector, where the collection can be searched by keyword.
     pub keywords: Option<Arc<Keywords>>,
+    /// What becomes of a row with a text that is longer than the model reads.
+    pub on_long: OnLong,
     /// Where the points live.
     pub sink: Arc<dyn Sink>,
     /// What makes its vectors comparable.
@@ -231,13 +237,14 @@ pub(crate) struct Writer {
     /// The newest dead letters, for the status.
     latest: Vec<DeadLetter>,
     row_size: RowSize,
+    cut_log: Arc<CutLog>,
 }
 
 impl Writer {
     pub(crate) fn new(index: usize, collection: Collection, shared: Shared) -> Result<Self, PipelineError> {
-        let (generation, parked, dropped, witnesses, late, latest, row_size) = Default::default();
+        let (generation, parked, dropped, witnesses, late, latest, row_size, cut_log) = Default::default();
         let mut writer =
-            Self { collection, shared, index, generation, parked, dropped, witnesses, late, latest, row_size };
+            Self { collection, shared, index, generation, parked, dropped, witnesses, late, latest, row_size, cut_log };
         writer.read_letters()?;
         Ok(writer)
     }

@@ -4,8 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use walvec_model::{
-    Document, Generation, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Take, Value, Vector,
-    weight,
+    Document, Generation, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Value, Vector, weight,
 };
 use walvec_transform::{Completed, TransformError};
 
@@ -13,6 +12,7 @@ use super::vectors::{Part, parts};
 use super::{Batch, Failure, Purpose, Writer};
 use crate::batch::{Final, State};
 use crate::error::PipelineError;
+use crate::looked_up::Wanted;
 use crate::plan::{Known, Versioned};
 use crate::refetch::{Asked, Refetch, arranged};
 use crate::start::Refusal;
@@ -309,44 +309,22 @@ impl Writer {
     ) -> Result<(Vec<Complete>, Vec<Vec<Arc<Value>>>), PipelineError> {
         let mut looked_up = vec![Vec::new(); rows.len()];
         for lookup in self.collection.transform.lookups() {
-            let mut wanted: Vec<RowKey> = Vec::new();
-            let mut numbers: HashMap<RowKey, usize> = HashMap::new();
-            let number = |row: &Complete| {
-                let value = |(_, ours): &(String, String)| row.values.get(row.table.column_index(ours)?).cloned();
-                let values: Vec<Value> = lookup.on.iter().map(|pair| value(pair).unwrap_or_default()).collect();
-                // NULL is equal to nothing.
-                if values.iter().any(Value::is_null) {
-                    return None;
-                }
-                let values = RowKey::new(values);
-                Some(*numbers.entry(values.clone()).or_insert_with(|| {
-                    wanted.push(values);
-                    wanted.len() - 1
-                }))
-            };
-            let numbers: Vec<Option<usize>> = rows.iter().map(number).collect();
-            let mut found: Vec<Vec<Value>> = vec![Vec::new(); wanted.len()];
-            if !wanted.is_empty() {
+            let wanted = Wanted::by(lookup, rows.iter().map(|row| (row.table.as_ref(), row.values.as_slice())));
+            let mut found = Vec::new();
+            if !wanted.keys().is_empty() {
                 let _timer = Timer::start(Stage::LookUp);
-                let asked = source.look_up(&self.collection.table, lookup, &wanted);
+                let asked = source.look_up(&self.collection.table, lookup, wanted.keys());
                 let Some(asked) = asked else { return Err(self.no_source(lookup).into()) };
                 match asked.await? {
-                    Asked::Found(rows) => rows.into_iter().for_each(|(number, row)| found[number].push(row)),
+                    Asked::Found(rows) => found = rows,
                     Asked::NoTable(reason) => {
                         work.failed.extend(rows.into_iter().map(|row| row.not_looked_up(&reason)));
                         return Ok((Vec::new(), Vec::new()));
                     }
                 }
             }
-            let taken = |found: Vec<Value>| {
-                Arc::new(match lookup.take {
-                    Take::One => found.into_iter().next().unwrap_or_default(),
-                    Take::Many { .. } => Value::Array(found),
-                })
-            };
-            let (found, nothing) = (found.into_iter().map(taken).collect::<Vec<_>>(), taken(Vec::new()));
-            for (row, number) in looked_up.iter_mut().zip(numbers) {
-                row.push(Arc::clone(number.map_or(&nothing, |number| &found[number])));
+            for (row, value) in looked_up.iter_mut().zip(wanted.answered(lookup, found)) {
+                row.push(value);
             }
         }
         Ok((rows, looked_up))

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use walvec_embed::{EmbedError, Embedder};
-use walvec_model::{PointId, RowKey, Vector, weight};
+use walvec_model::{PointId, RowKey, TableName, Vector, weight};
 
+use super::long::{CutLog, Length, OnLong};
 use super::rows::{Origin, Target};
 use super::{Context, Failure, Writer};
 use crate::error::PipelineError;
@@ -115,18 +116,26 @@ impl Target {
 /// Asks an embedder for one collection, whoever writes it.
 #[derive(Clone)]
 pub(super) struct Texts {
-    embedder: Arc<dyn Embedder>,
-    telemetry: Telemetry,
+    pub(super) collection: String,
+    pub(super) table: TableName,
+    pub(super) on_long: OnLong,
+    pub(super) cut_log: Arc<CutLog>,
+    pub(super) embedder: Arc<dyn Embedder>,
+    pub(super) telemetry: Telemetry,
     stop: CancellationToken,
     /// Whether something beside has failed, so that what is under way will come again.
     given_up: CancellationToken,
     /// The collection's place in the status.
-    index: usize,
+    pub(super) index: usize,
 }
 
 impl Writer {
     pub(super) fn texts(&self, given_up: CancellationToken) -> Texts {
         Texts {
+            collection: self.collection.name.clone(),
+            table: self.collection.table.clone(),
+            on_long: self.collection.on_long,
+            cut_log: Arc::clone(&self.cut_log),
             embedder: Arc::clone(&self.collection.embedder),
             telemetry: self.shared.telemetry.clone(),
             stop: self.shared.stop.clone(),
@@ -160,7 +169,7 @@ impl Texts {
         let text = |id| Some((id, part.document(id)?.1.document.text.clone()));
         let (ids, texts): (Vec<PointId>, Vec<String>) = ids.into_iter().filter_map(text).unzip();
         // One row may have more chunks than fit into a call.
-        let calls = texts.chunks(self.embedder.texts_per_call().max(1)).map(|texts| self.embed(texts));
+        let calls = texts.chunks(self.embedder.texts_per_call().max(1)).map(|texts| self.vectors(texts));
         let answers = try_join_all(calls).await?;
         let mut computed = 0;
         for (id, answer) in ids.into_iter().zip(answers.into_iter().flatten()) {
@@ -187,7 +196,11 @@ impl Texts {
 
     /// A vector for each text, or why it will never have one. What may still come is asked for again, for ever, unless something
     /// beside has failed; what has come is kept, because somebody may have paid for it.
-    async fn embed(&self, texts: &[String]) -> Result<Vec<Result<Vector, EmbedError>>, PipelineError> {
+    pub(super) async fn embed(
+        &self,
+        texts: &[String],
+        length: Length,
+    ) -> Result<Vec<Result<Vector, EmbedError>>, PipelineError> {
         let _timer = Timer::start(Stage::Embed);
         let mut retry = Retry::one_of_many(&self.telemetry, &self.stop);
         let mut done: Vec<Option<Result<Vector, EmbedError>>> = texts.iter().map(|_| None).collect();
@@ -195,8 +208,12 @@ impl Texts {
         loop {
             let open: Vec<usize> = (0..texts.len()).filter(|at| done[*at].is_none()).collect();
             let asked: Vec<String> = open.iter().map(|at| texts[*at].clone()).collect();
+            let answer = match length {
+                Length::Whole => self.embedder.embed_whole(asked),
+                Length::Beginning => self.embedder.embed(asked),
+            };
             let answer = tokio::select! {
-                answer = self.embedder.embed(asked) => answer,
+                answer = answer => answer,
                 () = self.not_wanted(has_failed) => return Err(PipelineError::Stopped),
             };
             let again = match answer {

@@ -23,6 +23,7 @@ use crate::http::hits::AnswerHit;
 use crate::http::problem::Problem;
 use crate::http::read;
 use crate::http::request::MAX_QUERY_BYTES;
+use crate::http::search::Embedded;
 use crate::mode::{By, Mode, NO_WORD_COUNTS, Refused};
 use crate::{app, remembered};
 
@@ -127,6 +128,9 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
     if let Some(note) = answer.get("note").and_then(Value::as_str) {
         output::note(note);
     }
+    if answer.get("query_cut").and_then(Value::as_bool).unwrap_or_default() {
+        output::note("the query is longer than the model reads: only its beginning counted");
+    }
     let found = answer.get("hits").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     hits::print(found, collection, &text)
 }
@@ -194,12 +198,8 @@ async fn search_here(
         let what = format!("collection \"{}\" does not exist yet", collection.name);
         Failure::definite("E_SINK", what).with_remedy("walvec run")
     })?;
-    let request = SearchRequest {
-        query: query(embedder.as_ref(), by, text).await?,
-        limit,
-        filter: filter.clone(),
-        min_score: args.min_score,
-    };
+    let (query, is_cut) = query(embedder.as_ref(), by, text).await?;
+    let request = SearchRequest { query, limit, filter: filter.clone(), min_score: args.min_score };
     let note = matches!(&request.query, Query::Keyword(tokens) if tokens.is_empty()).then_some(NO_WORD_COUNTS);
     let page = page_of_hits(&*opened.search(), request, place, args.group_by_row).await;
     let page = page.map_err(|error| Failure::definite("E_SINK", error))?;
@@ -207,23 +207,31 @@ async fn search_here(
     let next = page.next.map(|next| Cursor::new(&ranking, next).to_string());
     let hits: Vec<AnswerHit> = page.hits.iter().map(AnswerHit::from).collect();
     let freshness = json!({"lag_ms": null, "applied_lsn": applied(directory)?});
-    let mut answer =
-        json!({"query": text, "collection": collection.name, "hits": hits, "next": next, "freshness": freshness});
+    let mut answer = json!({
+        "query": text, "collection": collection.name, "hits": hits, "next": next, "query_cut": is_cut, "freshness": freshness,
+    });
     if let (Some(note), Some(members)) = (note, answer.as_object_mut()) {
         members.insert("note".to_owned(), note.into());
     }
     Ok(answer)
 }
 
-async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<Query, Failure> {
+/// What is asked for, and whether the model has read only the beginning of it.
+async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<(Query, bool), Failure> {
     let dense = async || {
-        let vector = embedder.embed_query(text.to_owned()).await;
-        vector.map_err(|error| Failure::from(PipelineError::Embed(error)))
+        let embedded = Embedded::of(embedder, text.to_owned()).await;
+        embedded.map_err(|error| Failure::from(PipelineError::Embed(error)))
     };
     Ok(match by {
-        By::Dense => Query::Dense(dense().await?),
-        By::Keyword(keywords) => Query::Keyword(keywords.query(text)),
-        By::Hybrid(keywords) => Query::Hybrid(dense().await?, keywords.query(text)),
+        By::Dense => {
+            let Embedded { vector, is_cut } = dense().await?;
+            (Query::Dense(vector), is_cut)
+        }
+        By::Keyword(keywords) => (Query::Keyword(keywords.query(text)), false),
+        By::Hybrid(keywords) => {
+            let Embedded { vector, is_cut } = dense().await?;
+            (Query::Hybrid(vector, keywords.query(text)), is_cut)
+        }
     })
 }
 

@@ -147,6 +147,10 @@ pub(crate) struct CollectionConfig {
     /// beginning. Another chunking takes `walvec reindex`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) chunk: Option<ChunkSettings>,
+    /// What becomes of a row with a text, or a chunk, that is longer than the model reads: `cut` embeds the beginning, counts it and tells
+    /// of it, and what comes behind is not found; `park` parks the row. May be changed at any time, for rows that change afterwards.
+    #[serde(default, skip_serializing_if = "OnLong::is_default")]
+    pub(crate) on_long: OnLong,
     /// Searches by keyword too: `true`, or the language whose words and stems are meant, `german` for example (`true` means
     /// `english`). Each point gets a BM25 sparse vector beside the dense one, and searches fuse both rankings. Turning it on or off,
     /// or another language, takes `walvec reindex`.
@@ -196,6 +200,32 @@ impl CollectionConfig {
     pub(crate) fn chunk_field(&self) -> Option<&str> {
         let chunk = self.chunk.as_ref().filter(|_| self.layout == LayoutKind::Flat)?;
         Some(&chunk.field)
+    }
+}
+
+/// What becomes of a row with a text that is longer than the model reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnLong {
+    /// The beginning is embedded.
+    #[default]
+    Cut,
+    /// The row is parked.
+    Park,
+}
+
+impl OnLong {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<OnLong> for walvec_pipeline::OnLong {
+    fn from(on_long: OnLong) -> Self {
+        match on_long {
+            OnLong::Cut => Self::Cut,
+            OnLong::Park => Self::Park,
+        }
     }
 }
 

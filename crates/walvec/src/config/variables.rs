@@ -20,7 +20,7 @@ use super::embedding::EmbeddingSettings;
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::settings::{
-    CollectionConfig, Config, LayoutKind, PipelineSettings, QdrantSettings, ServerSettings, SinkSettings,
+    CollectionConfig, Config, LayoutKind, OnLong, PipelineSettings, QdrantSettings, ServerSettings, SinkSettings,
     SourceSettings,
 };
 use super::stage::Stage;
@@ -37,6 +37,7 @@ pub(super) fn configuration(environment: &Environment, stage: Stage) -> Result<C
         lookup: BTreeMap::new(),
         text: "{{ description }}".to_owned(),
         chunk: None,
+        on_long: OnLong::default(),
         hybrid: None,
         payload: Some(["name", "description", "author", "year"].map(str::to_owned).to_vec()),
         computed: BTreeMap::new(),

@@ -337,13 +337,14 @@ fn result_schema() -> Value {
     });
     json!({
         "type": "object",
-        "required": ["query", "collection", "hits", "next", "freshness"],
+        "required": ["query", "collection", "hits", "next", "query_cut", "freshness"],
         "properties": {
             "query": {"type": "string"},
             "collection": {"type": "string"},
             "hits": {"type": "array", "items": hit},
             "next": {"type": ["string", "null"], "description": "The cursor of the next page; null at the end"},
             "note": {"type": "string", "description": "Why there can be no hits; only there if no word of a search by words counts"},
+            "query_cut": {"type": "boolean", "description": "Whether the query is longer than the model reads: only its beginning counted"},
             "freshness": freshness,
         },
     })

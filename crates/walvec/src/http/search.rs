@@ -31,6 +31,8 @@ use crate::mode::{By, Mode, NO_WORD_COUNTS, Refused};
 pub(crate) const SEARCH_SECONDS: &str = "walvec_search_seconds";
 /// Searches by collection and result (`ok`, `refused`, `busy`, `error`). Counter.
 const SEARCHES_TOTAL: &str = "walvec_searches_total";
+/// Searches whose text was longer than the model reads, by collection. Counter.
+const QUERIES_CUT_TOTAL: &str = "walvec_queries_cut_total";
 
 /// What searches are answered from. It is replaced as a whole, so that a search never meets vectors of another model than
 /// the one that embeds its text.
@@ -73,6 +75,8 @@ pub(crate) struct Found {
     pub(crate) next: Option<Cursor>,
     /// Why there can be none.
     pub(crate) note: Option<&'static str>,
+    /// Whether the model has read only the beginning of the text.
+    pub(crate) is_cut: bool,
     /// How long it took, waiting included.
     pub(crate) took: Duration,
 }
@@ -84,6 +88,7 @@ struct Answered {
     note: Option<&'static str>,
     hits: Vec<Hit>,
     next: Option<Cursor>,
+    is_cut: bool,
 }
 
 impl Serving {
@@ -115,6 +120,10 @@ impl Searcher {
             "Time from an accepted search to its hits"
         );
         metrics::describe_counter!(SEARCHES_TOTAL, "Searches by collection and result");
+        metrics::describe_counter!(
+            QUERIES_CUT_TOTAL,
+            "Searches whose text was longer than the model reads, by collection"
+        );
         Self {
             serving,
             admission: Arc::new(Semaphore::new(limits.concurrent_searches + limits.waiting_searches)),
@@ -149,14 +158,17 @@ impl Searcher {
         let result = self.find(&serving.embedder, collection, query).await;
         let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
         counter!(SEARCHES_TOTAL, "collection" => name.clone(), "result" => label).increment(1);
-        let Answered { mode, note, hits, next } = result.inspect_err(|problem| {
+        let Answered { mode, note, hits, next, is_cut } = result.inspect_err(|problem| {
             if problem.status().is_server_error() {
                 tracing::warn!(collection = name.as_str(), status = problem.status().as_u16(), %problem, "a search failed");
             }
         })?;
+        if is_cut {
+            counter!(QUERIES_CUT_TOTAL, "collection" => name.clone()).increment(1);
+        }
         let took = started.elapsed();
         histogram!(SEARCH_SECONDS, "collection" => name.clone()).record(took.as_secs_f64());
-        Ok(Found { collection: name.clone(), layout: *layout, mode, hits, next, note, took })
+        Ok(Found { collection: name.clone(), layout: *layout, mode, hits, next, note, is_cut, took })
     }
 
     /// Searches that could start now.
@@ -184,15 +196,15 @@ impl Searcher {
         };
         let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
-        let (wanted, _running) = match by {
-            By::Keyword(keywords) => (Wanted::Keyword(keywords.query(text)), running),
+        let (wanted, is_cut, _running) = match by {
+            By::Keyword(keywords) => (Wanted::Keyword(keywords.query(text)), false, running),
             By::Dense => {
-                let (vector, running) = embed(embedder, text.clone(), running).await?;
-                (Wanted::Dense(vector), running)
+                let (Embedded { vector, is_cut }, running) = embed(embedder, text.clone(), running).await?;
+                (Wanted::Dense(vector), is_cut, running)
             }
             By::Hybrid(keywords) => {
-                let (vector, running) = embed(embedder, text.clone(), running).await?;
-                (Wanted::Hybrid(vector, keywords.query(text)), running)
+                let (Embedded { vector, is_cut }, running) = embed(embedder, text.clone(), running).await?;
+                (Wanted::Hybrid(vector, keywords.query(text)), is_cut, running)
             }
         };
         let counts_no_word = matches!(&wanted, Wanted::Keyword(tokens) if tokens.is_empty());
@@ -200,7 +212,25 @@ impl Searcher {
         let request = SearchRequest { query: wanted, limit, filter: filter.clone(), min_score };
         let page = page_of_hits(collection.search.as_ref(), request, place, by_row).await.map_err(sink_problem)?;
         let next = page.next.map(|next| Cursor::new(&ranking, next));
-        Ok(Answered { mode, note, hits: page.hits, next })
+        Ok(Answered { mode, note, hits: page.hits, next, is_cut })
+    }
+}
+
+/// What somebody looks for, as a vector.
+pub(crate) struct Embedded {
+    pub(crate) vector: Vector,
+    /// Whether the model has read only the beginning of the text.
+    pub(crate) is_cut: bool,
+}
+
+impl Embedded {
+    /// By as much of the text as the model reads.
+    pub(crate) async fn of(embedder: &dyn Embedder, text: String) -> Result<Self, EmbedError> {
+        match embedder.embed_query_whole(text.clone()).await {
+            Ok(vector) => Ok(Self { vector, is_cut: false }),
+            Err(EmbedError::TooLong { .. }) => Ok(Self { vector: embedder.embed_query(text).await?, is_cut: true }),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -212,9 +242,9 @@ async fn embed(
     embedder: &Arc<dyn Embedder>,
     text: String,
     running: OwnedSemaphorePermit,
-) -> Result<(Vector, OwnedSemaphorePermit), Problem> {
+) -> Result<(Embedded, OwnedSemaphorePermit), Problem> {
     let embedder = Arc::clone(embedder);
-    let task = tokio::spawn(async move { (embedder.embed_query(text).await, running) });
+    let task = tokio::spawn(async move { (Embedded::of(embedder.as_ref(), text).await, running) });
     let (result, running) = task.await.map_err(|_| embed_problem("the embedder stopped"))?;
     Ok((result.map_err(embed_error)?, running))
 }
@@ -256,6 +286,7 @@ struct Answer<'a> {
     next: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<&'static str>,
+    query_cut: bool,
     freshness: Freshness,
 }
 
@@ -312,6 +343,7 @@ async fn answer(app: &App, query: SearchQuery) -> Result<Response, Problem> {
     let found = app.searcher.search(&query).await?;
     let hits = found.hits.iter().map(AnswerHit::from).collect();
     let next = found.next.map(|next| next.to_string());
-    let answer = Answer { query: &query.text, collection: &found.collection, hits, next, note: found.note, freshness };
+    let (collection, note, query_cut) = (found.collection.as_str(), found.note, found.is_cut);
+    let answer = Answer { query: &query.text, collection, hits, next, note, query_cut, freshness };
     Ok(Json(answer).into_response())
 }

@@ -42,6 +42,7 @@ fn summary(view: &View) -> Markup {
                 (format::counted(found.hits.len() as u64, "hit")) " in "
                 (format::milliseconds(u64::try_from(found.took.as_millis()).unwrap_or(u64::MAX)))
                 @if let Some(lag) = pulse::noticeable_lag(&view.status) { ", as of " (format::milliseconds(lag)) " ago" }
+                @if found.is_cut { ". The model reads only the beginning of so long a text" }
             }
         }
     }

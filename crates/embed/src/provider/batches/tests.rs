@@ -17,7 +17,7 @@ struct Provider {
 }
 
 impl Ask for Provider {
-    fn ask<'a>(&'a self, texts: &'a [String], _: Option<usize>) -> BoxFuture<'a, Result<Answers, Failure>> {
+    fn ask<'a>(&'a self, texts: &'a [String], _: Option<usize>, _: OfLong) -> BoxFuture<'a, Result<Answers, Failure>> {
         Box::pin(async move {
             let before = {
                 let mut asked = self.asked.lock().unwrap();
@@ -59,7 +59,7 @@ impl Setup {
     }
 
     fn run(&self, texts: &[String]) -> Result<Vec<Result<Vector, Failure>>, Failure> {
-        self.clock.run(self.batches.run(texts, Lane::Documents))
+        self.clock.run(self.batches.run(texts, Lane::Documents, OfLong::Beginning))
     }
 
     fn requests(&self) -> usize {

@@ -16,8 +16,13 @@ use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, KafkaSettings, QdrantSettings};
 use crate::{app, broker, remembered};
 
-/// Checks model, port, data directory and collections. Returns the name of a collection that was never filled, or is gone.
-pub(super) async fn check(config: &Config, is_running: bool, report: &mut Report) -> Option<String> {
+/// Checks model, port, data directory and collections. Returns the name of a collection that was never filled, or is gone; and the model,
+/// if there is one.
+pub(super) async fn check(
+    config: &Config,
+    is_running: bool,
+    report: &mut Report,
+) -> (Option<String>, Option<Arc<dyn Embedder>>) {
     let embedder = match model(config).await {
         Ok((embedder, detail)) => {
             report.ok("model", detail);
@@ -33,10 +38,21 @@ pub(super) async fn check(config: &Config, is_running: bool, report: &mut Report
         let remedy = "openssl rand -hex 32";
         report.warning("token", json!({"code": "E_TOKEN", "message": message, "remedy": remedy}));
     }
+    let missing = stored_here(config, is_running, embedder.as_deref(), report).await;
+    (missing, embedder)
+}
+
+/// Checks port, data directory and collections.
+async fn stored_here(
+    config: &Config,
+    is_running: bool,
+    embedder: Option<&dyn Embedder>,
+    report: &mut Report,
+) -> Option<String> {
     let directory = config.sink.directory();
     if is_running {
         report.ok("data directory", format!("{} is in use by a running walvec", directory.display()));
-        return collections(config, embedder.as_deref(), is_running, report).await;
+        return collections(config, embedder, is_running, report).await;
     }
     let listener = TcpListener::bind(config.server.listen).await;
     let listener = listener.map_err(|error| Failure::definite("E_LISTEN", error));
@@ -58,7 +74,7 @@ pub(super) async fn check(config: &Config, is_running: bool, report: &mut Report
         let detail = format!("version {version} answers at {}; `sink.qdrant.url` would use it", qdrant::LOCAL);
         report.ok("Qdrant", detail);
     }
-    let missing = collections(config, embedder.as_deref(), is_running, report).await;
+    let missing = collections(config, embedder, is_running, report).await;
     drop(data_dir);
     missing
 }

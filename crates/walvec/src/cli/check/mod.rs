@@ -2,10 +2,12 @@
 //!
 //! - [`here`]: model, templates, stored collections, port: what can be checked without PostgreSQL
 //! - [`source`]: server, rights, tables
+//! - [`lengths`]: whether the model reads the rows' texts to their ends
 //! - [`next`]: whether `run` reads tables, and why
 //! - [`report`]: what was found, and how it is told
 
 mod here;
+mod lengths;
 mod next;
 mod report;
 mod source;
@@ -37,12 +39,12 @@ pub(crate) async fn execute(args: CheckArgs) -> Result<ExitCode, Failure> {
     let mut report = Report::default();
     report.ok("configuration", "valid");
     let is_running = Running::first(&config, &[Stage::Capture, Stage::Index]).await.is_some();
-    let missing = here::check(&config, is_running, &mut report).await;
+    let (missing, embedder) = here::check(&config, is_running, &mut report).await;
     if let (false, Some(broker)) = (args.offline, &config.broker) {
         report.result("broker", here::broker(&config, &broker.kafka).await);
     }
     if !args.offline && !config.source.url.expose_secret().is_empty() {
-        source::check(&config, is_running, missing.as_deref(), &mut report).await;
+        source::check(&config, is_running, missing.as_deref(), embedder.as_ref(), &mut report).await;
     }
     report.print(args.json)
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use walvec_capture::Source;
+use walvec_embed::Embedder;
 use walvec_model::RowKey;
 use walvec_pipeline::{PipelineError, check_columns};
 
+use super::lengths;
 use super::next::{next, while_running};
 use super::report::Report;
 use crate::app;
@@ -15,9 +17,15 @@ use crate::config::{CollectionConfig, Config};
 
 const SUBJECT: &str = "PostgreSQL";
 
-pub(super) async fn check(config: &Config, is_running: bool, missing: Option<&str>, report: &mut Report) {
+pub(super) async fn check(
+    config: &Config,
+    is_running: bool,
+    missing: Option<&str>,
+    embedder: Option<&Arc<dyn Embedder>>,
+    report: &mut Report,
+) {
     let errors = report.errors();
-    if let Err(failure) = look(config, is_running, missing, report).await {
+    if let Err(failure) = look(config, is_running, missing, embedder, report).await {
         report.error(SUBJECT, &failure);
     }
     if is_running && report.errors() == errors {
@@ -25,7 +33,13 @@ pub(super) async fn check(config: &Config, is_running: bool, missing: Option<&st
     }
 }
 
-async fn look(config: &Config, is_running: bool, missing: Option<&str>, report: &mut Report) -> Result<(), Failure> {
+async fn look(
+    config: &Config,
+    is_running: bool,
+    missing: Option<&str>,
+    embedder: Option<&Arc<dyn Embedder>>,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
     let server = source.server();
     report.ok(SUBJECT, format!("version {}, database {}", server.version_num / 10_000, server.database));
@@ -47,7 +61,13 @@ async fn look(config: &Config, is_running: bool, missing: Option<&str>, report: 
             Err(failure) => report.error("slot", &failure),
         }
     }
-    if report.errors() == errors { tables(config, &source, report).await } else { Ok(()) }
+    if report.errors() == errors {
+        tables(config, &source, report).await?;
+    }
+    if let Some(embedder) = embedder.filter(|_| report.errors() == errors) {
+        lengths::check(config, &source, embedder, report).await?;
+    }
+    Ok(())
 }
 
 /// Checks the templates against the columns that there are.

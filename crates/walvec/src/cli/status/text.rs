@@ -53,6 +53,7 @@ fn of_running(status: &Status) -> String {
     lines.extend(status.collections.iter().filter_map(read_again));
     lines.push(counts(status));
     lines.extend(old_counts(status));
+    lines.extend(status.collections.iter().filter_map(cut));
     lines.extend(status.collections.iter().flat_map(|collection| &collection.latest_dead_letters).map(parked));
     lines.join("\n")
 }
@@ -102,6 +103,15 @@ fn old_counts(status: &Status) -> Option<String> {
     let minute_ago = Moment::from(SystemTime::now() - Duration::from_secs(60));
     let oldest = status.collections.iter().filter_map(|collection| collection.points_counted).min()?;
     (oldest < minute_ago).then(|| format!("Points were last counted at {oldest}."))
+}
+
+/// Texts whose ends are not found.
+fn cut(collection: &CollectionStatus) -> Option<String> {
+    let CollectionStatus { collection, texts_cut, .. } = collection;
+    let texts = format!("Cut in {collection}: {texts_cut} of the texts embedded were longer than the model reads");
+    (*texts_cut > 0).then(|| {
+        format!("{texts}; their ends are not found.\n   help: use `chunk`; walvec check says how many rows there are")
+    })
 }
 
 /// What is counted of each collection, and since when.
@@ -276,6 +286,9 @@ mod tests {
         (collection.snapshot_rows_copied, collection.snapshot_rows_estimated) = (0, 0);
         assert_eq!(snapshot(Phase::Streaming, collection), "-");
         assert_eq!(snapshot(Phase::Snapshot, collection), "0");
+        assert_eq!(cut(collection), None);
+        collection.texts_cut = 4;
+        assert!(cut(collection).unwrap().starts_with("Cut in books: 4 of the texts embedded were longer"));
         collection.snapshot_rows_estimated = 2000;
         assert_eq!(snapshot(Phase::Snapshot, collection), "0 of about 2000");
     }

@@ -1,0 +1,52 @@
+//! What rows look up in another table: each different thing is asked for once, however many rows share it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use walvec_model::{Lookup, RowKey, Table, Take, Value};
+
+/// What is to be asked for.
+pub(crate) struct Wanted {
+    keys: Vec<RowKey>,
+    /// For each row, the number of the key that it looks up by; `None` where that has a NULL, which is equal to nothing.
+    numbers: Vec<Option<usize>>,
+}
+
+impl Wanted {
+    /// What these rows look up.
+    pub(crate) fn by<'r>(lookup: &Lookup, rows: impl Iterator<Item = (&'r Table, &'r [Value])>) -> Self {
+        let (mut keys, mut known) = (Vec::new(), HashMap::new());
+        let number = |(table, row): (&Table, &[Value])| {
+            let value = |(_, ours): &(String, String)| row.get(table.column_index(ours)?).cloned();
+            let values: Vec<Value> = lookup.on.iter().map(|pair| value(pair).unwrap_or_default()).collect();
+            if values.iter().any(Value::is_null) {
+                return None;
+            }
+            let key = RowKey::new(values);
+            Some(*known.entry(key.clone()).or_insert_with(|| {
+                keys.push(key);
+                keys.len() - 1
+            }))
+        };
+        let numbers = rows.map(number).collect();
+        Self { keys, numbers }
+    }
+
+    pub(crate) fn keys(&self) -> &[RowKey] {
+        &self.keys
+    }
+
+    /// The value of the lookup for each row, when this was found: an object or NULL, or a list of objects.
+    pub(crate) fn answered(self, lookup: &Lookup, found: Vec<(usize, Value)>) -> Vec<Arc<Value>> {
+        let mut by_key: Vec<Vec<Value>> = vec![Vec::new(); self.keys.len()];
+        found.into_iter().for_each(|(number, row)| by_key[number].push(row));
+        let taken = |found: Vec<Value>| {
+            Arc::new(match lookup.take {
+                Take::One => found.into_iter().next().unwrap_or_default(),
+                Take::Many { .. } => Value::Array(found),
+            })
+        };
+        let (values, nothing) = (by_key.into_iter().map(taken).collect::<Vec<_>>(), taken(Vec::new()));
+        self.numbers.into_iter().map(|number| Arc::clone(number.map_or(&nothing, |number| &values[number]))).collect()
+    }
+}
