@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, ensure};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
-use walvec_capture::{Source, SourceConfig, TableSpec};
+use walvec_capture::{Columns, Source, SourceConfig, TableSpec};
 use walvec_model::{Lsn, StreamEvent, TableName};
 
 use crate::points;
@@ -71,8 +71,13 @@ pub(crate) async fn spawn(arguments: &[&str]) -> anyhow::Result<Reading> {
 
 /// The largest resident set that a process has had, in bytes.
 pub(crate) fn peak_rss_of(pid: u32) -> anyhow::Result<u64> {
+    memory_of(pid, "VmHWM:")
+}
+
+/// One of the figures of `/proc/<pid>/status`, in bytes.
+pub(crate) fn memory_of(pid: u32, figure: &'static str) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(figure)).context(figure)?;
     let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kibibytes * 1024)
 }
@@ -82,7 +87,7 @@ fn config(url: String, slot: String) -> SourceConfig {
         url: url.into(),
         slot,
         publication: PUBLICATION.to_owned(),
-        tables: vec![TableSpec { name: TableName::new("public", TABLE), filter: None, columns: None }],
+        tables: vec![TableSpec { name: TableName::new("public", TABLE), filter: None, columns: Columns::All }],
         lookups: Vec::new(),
         copy_workers: 2,
     }

@@ -10,6 +10,7 @@
 //! - [`sync`]: the whole program: a flood of rows, and single rows
 //! - [`points`]: points into a Qdrant server, against the official Python client
 //! - [`operations`]: verify and reindex
+//! - [`transaction`]: one transaction over a whole table (`make bench ARGS=scale`)
 //! - [`quality`]: how good searches are (`make quality`)
 //! - [`report`]: medians, and the tables of BENCHMARKS.md
 
@@ -28,6 +29,7 @@ mod quality;
 mod report;
 mod stage;
 mod sync;
+mod transaction;
 
 use std::path::{Path, PathBuf};
 
@@ -48,6 +50,8 @@ struct Arguments {
 enum Command {
     /// Measure how good searches are.
     Quality(quality::Arguments),
+    /// Measure what the largest tables and transactions cost.
+    Scale(transaction::Arguments),
     #[command(flatten)]
     Child(child::Child),
 }
@@ -109,6 +113,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.command {
         Some(Command::Quality(arguments)) => runtime.block_on(quality::measure(&arguments)),
+        Some(Command::Scale(arguments)) => runtime.block_on(transaction::measure(&arguments)),
         Some(Command::Child(child)) => runtime.block_on(child.run()),
         None => runtime.block_on(measure(&arguments.plan)),
     }

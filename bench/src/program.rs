@@ -14,7 +14,7 @@ use walvec_model::Lsn;
 use walvec_sink::qdrant::{Layout, Remote, Server};
 
 use crate::Plan;
-use crate::child::peak_rss_of;
+use crate::child::{memory_of, peak_rss_of};
 
 /// How often to ask whether the position has been reached; the error of each latency.
 pub(crate) const POLL: Duration = Duration::from_micros(500);
@@ -175,6 +175,11 @@ impl Walvec {
     /// The largest resident set so far, in bytes.
     pub(crate) fn peak_rss(&self) -> anyhow::Result<u64> {
         peak_rss_of(self.pid)
+    }
+
+    /// What the program holds itself now, without the files that it has mapped, in bytes.
+    pub(crate) fn anonymous_memory(&self) -> anyhow::Result<u64> {
+        memory_of(self.pid, "RssAnon:")
     }
 
     /// How many embeddings the program has computed since it began.

@@ -21,6 +21,8 @@ pub(crate) struct Followed {
     pub(crate) table: Arc<Table>,
     /// How to read each column.
     pub(crate) kinds: Vec<Kind>,
+    /// Which columns something uses. The others, which may be large, are told as NULL.
+    pub(crate) used: Vec<bool>,
     /// Whether its rows are wanted for their own sake.
     pub(crate) is_main: bool,
     /// Whether rows of other tables look something up in it.
@@ -164,19 +166,19 @@ fn updated(followed: &Followed, old_key: Option<RowKey>, new: Row) -> Result<Op,
 
 /// The row of a looked-up table before and after a change.
 fn rows(followed: &Followed, old: Option<&Tuple<'_>>, new: Option<&Tuple<'_>>) -> Result<Touched, CaptureError> {
-    let before = old.map(|old| row(followed, old, None)).transpose()?;
-    if followed.may_lack_old && before.as_ref().is_some_and(|before| is_bare_key(followed, before)) {
+    if followed.may_lack_old && old.is_some_and(|old| is_bare_key(followed, old)) {
         return Ok(Touched::All);
     }
+    let before = old.map(|old| row(followed, old, None)).transpose()?;
     let after = new.map(|new| row(followed, new, old)).transpose()?;
     Ok(Touched::Rows(before.into_iter().chain(after).collect()))
 }
 
 /// Whether nothing but the key of a row was sent. The server calls it a whole row if the table's identity is FULL, whatever that
 /// of the partition is.
-fn is_bare_key(followed: &Followed, row: &Row) -> bool {
-    let mut others = row.0.iter().enumerate().filter(|(index, _)| !followed.table.key.contains(index));
-    others.all(|(_, cell)| *cell == Cell::Value(Value::Null))
+fn is_bare_key(followed: &Followed, row: &Tuple<'_>) -> bool {
+    let mut others = row.fields().enumerate().filter(|(index, _)| !followed.table.key.contains(index));
+    others.all(|(_, field)| field == Field::Null)
 }
 
 /// The row of `new`, with what it left out taken from `old` as far as it is there. Of a key, everything else counts as left out.
@@ -186,6 +188,10 @@ fn row(followed: &Followed, new: &Tuple<'_>, old: Option<&Tuple<'_>>) -> Result<
     let mut cells = Vec::with_capacity(new.len());
     for (index, field) in new.fields().enumerate() {
         let old_field = old_fields.as_mut().and_then(Iterator::next);
+        if !followed.used.get(index).copied().unwrap_or(true) {
+            cells.push(Cell::Value(Value::Null));
+            continue;
+        }
         cells.push(match field {
             Field::Null if new.is_key => Cell::Unchanged,
             Field::Null => Cell::Value(Value::Null),
@@ -273,7 +279,8 @@ mod tests {
 
     fn followed(table: Table, is_main: bool, is_looked_up: bool) -> Followed {
         let kinds = vec![Kind::Integer, Kind::Text];
-        Followed { table: Arc::new(table), kinds, is_main, is_looked_up, may_lack_old: is_looked_up }
+        let used = vec![true; kinds.len()];
+        Followed { table: Arc::new(table), kinds, used, is_main, is_looked_up, may_lack_old: is_looked_up }
     }
 
     fn tuple(fields: &[&str]) -> Vec<u8> {

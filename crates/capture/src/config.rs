@@ -1,7 +1,9 @@
 //! What capture has to be told.
 
+use std::collections::BTreeSet;
+
 use secrecy::SecretString;
-use walvec_model::{Lookup, TableName};
+use walvec_model::{Column, Lookup, Table, TableName};
 
 /// A PostgreSQL source: where it is, and what to read from it.
 #[derive(Clone, Debug)]
@@ -32,8 +34,33 @@ pub struct TableSpec {
     pub name: TableName,
     /// A condition in SQL, evaluated by PostgreSQL (15 and later) for the copy and for the stream.
     pub filter: Option<String>,
-    /// The columns to publish (PostgreSQL 15 and later); all if `None`. Key columns must be among them.
-    pub columns: Option<Vec<String>>,
+    /// The columns to read.
+    pub columns: Columns,
+}
+
+/// Which columns of a table are read. Those of its key are in any case.
+///
+/// Of the others the snapshot reads NULL, and the stream tells NULL. The names may be of columns that the table does not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Columns {
+    /// All that are published.
+    #[default]
+    All,
+    /// These alone, of all that are published.
+    Used(BTreeSet<String>),
+    /// These alone, and a publication that walvec makes sends no others (PostgreSQL 15 and later), as far as PostgreSQL allows that
+    /// for the table's replica identity.
+    Listed(BTreeSet<String>),
+}
+
+impl Columns {
+    /// Whether a column is among them.
+    pub(crate) fn has(&self, column: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Used(names) | Self::Listed(names) => names.contains(column),
+        }
+    }
 }
 
 /// What the rows of a table look up.
@@ -51,10 +78,32 @@ impl SourceConfig {
         let mut tables = self.tables.clone();
         for LookupSpec { lookup, .. } in &self.lookups {
             if tables.iter().all(|spec| spec.name != lookup.table) {
-                tables.push(TableSpec { name: lookup.table.clone(), filter: None, columns: None });
+                // A stream tells which rows changed; what is rendered of them is read by statements of its own.
+                let columns = self.lookups_in(&lookup.table).flat_map(|spec| &spec.lookup.on);
+                let columns = Columns::Used(columns.map(|(theirs, _)| theirs.clone()).collect());
+                tables.push(TableSpec { name: lookup.table.clone(), filter: None, columns });
             }
         }
         tables
+    }
+
+    /// Whether a publication that walvec makes sends used columns alone.
+    pub(crate) fn lists_columns(&self) -> bool {
+        self.tables.iter().any(|spec| matches!(spec.columns, Columns::Listed(_)))
+    }
+
+    /// Which columns of a table are used, in their order: those of its key, those by which rows of others find its rows, and what the
+    /// configuration says.
+    pub(crate) fn used(&self, table: &Table) -> Vec<bool> {
+        let specs: Vec<TableSpec> = self.published().into_iter().filter(|spec| spec.name == table.name).collect();
+        let finds_rows = |name: &str| {
+            self.lookups_in(&table.name).any(|spec| spec.lookup.on.iter().any(|(theirs, _)| theirs == name))
+        };
+        let is_used = |(index, column): (usize, &Column)| {
+            let is_read = specs.is_empty() || specs.iter().any(|spec| spec.columns.has(&column.name));
+            is_read || table.key.contains(&index) || finds_rows(&column.name)
+        };
+        table.columns.iter().enumerate().map(is_used).collect()
     }
 
     /// This configuration without `tables`, and without the tables that only their rows look something up in.

@@ -223,6 +223,12 @@ pub enum CaptureError {
         /// The server's message.
         reason: String,
     },
+    /// The server could not send a change: the text of its row is longer than 1 GB. It fails again whenever it comes to that change.
+    #[error("PostgreSQL cannot send a change, because its row fits into no message of 1 GB: {reason}")]
+    Unsendable {
+        /// The server's message.
+        reason: String,
+    },
     /// Another process writes the collection.
     #[error("collection \"{collection}\" is written by {holder}; two processes would overwrite each other's rows")]
     Owned {
@@ -293,7 +299,7 @@ impl CaptureError {
             Self::Encoding { .. } => "E_ENCODING",
             Self::Protocol { .. } => "E_PROTOCOL",
             Self::Statement { .. } => "E_STATEMENT",
-            Self::TooLarge { .. } => "E_TOO_LARGE",
+            Self::TooLarge { .. } | Self::Unsendable { .. } => "E_TOO_LARGE",
             Self::Exhausted { .. } => "E_LIMIT",
             Self::Pooler { .. } => "E_POOLER",
             Self::Closed => "E_CLOSED",
@@ -365,9 +371,15 @@ impl CaptureError {
             Self::Connect { .. } => "see that PostgreSQL runs there and accepts TCP connections; check host and port \
                 of `source.url`"
                 .to_owned(),
+            Self::Unsendable { .. } => {
+                "the text of a value is longer than 1 GB, as that of a bytea of 512 MB is. `walvec resync`, then `walvec run`: the \
+                 tables are read again without it; or `source.on_gap: resync`, which does that by itself. Where no collection uses \
+                 its column, `source.columns: used` lets PostgreSQL leave it out"
+                    .to_owned()
+            }
             Self::TooLarge { .. } => {
-                "the text of a value is longer than 1 GB, as that of a bytea of 512 MB is: make the value shorter, or name a publication \
-                 of your own in `source.publication` that leaves its column out; then `walvec reset`, `walvec run`"
+                "the text of a value is longer than 1 GB, as that of a bytea of 512 MB is: make the value shorter, or leave its column \
+                 out of the collection's templates and `payload`"
                     .to_owned()
             }
             Self::Exhausted { resource, .. } => resource.remedy().to_owned(),

@@ -2,13 +2,14 @@
 
 use futures::TryStreamExt as _;
 use tokio_postgres::error::SqlState;
-use walvec_model::{Column, Row, RowKey, Table};
+use walvec_model::{Cell, Column, Row, RowKey, Table};
 
 use crate::CaptureError;
 use crate::connect::{Session, describe, statement_error};
 use crate::copy_text::RowDecoder;
+use crate::limits::is_too_large;
 use crate::source::Source;
-use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
+use crate::sql::{quote_ident, quote_literal, quote_table};
 use crate::value::{self, Kind};
 
 /// How many keys one statement names.
@@ -27,14 +28,28 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
     let only = if shape.as_ref().is_some_and(|shape| !shape.partitioned) { "ONLY " } else { "" };
     let filter = shape.as_ref().and_then(|shape| shape.filter.as_deref());
     let session = source.catalog.rows_session().await?;
+    let columns = source.select_list(table);
     let mut decoder = RowDecoder::new(table, &kinds);
     let mut found = Vec::with_capacity(keys.len());
-    for keys in keys.chunks(KEYS_PER_STATEMENT) {
-        let read = |by: KeysAs| statement(table, &keys_condition(table, &kinds, &equalities, keys, by), only, filter);
+    let mut rest: Vec<&[RowKey]> = keys.chunks(KEYS_PER_STATEMENT).rev().collect();
+    while let Some(keys) = rest.pop() {
+        let read = |by: KeysAs| {
+            statement(table, &columns, &keys_condition(table, &kinds, &equalities, keys, by), only, filter)
+        };
         let rows = match read_rows(&session, &read(KeysAs::TheirTypes), &mut decoder).await {
             // Values that the types do not have any more, such as labels of an enum: no row has them, and the others are found.
             Err(Unread::Refused(error)) if error.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION) => {
                 read_rows(&session, &read(KeysAs::Text), &mut decoder).await
+            }
+            rows => rows,
+        };
+        let rows = match rows {
+            Err(Unread::Refused(error)) if is_row_too_large(&error) => {
+                match keys {
+                    [key] => found.push((key.clone(), key_alone(table, key))),
+                    _ => rest.extend([keys.split_at(keys.len() / 2).1, keys.split_at(keys.len() / 2).0]),
+                }
+                continue;
             }
             rows => rows,
         };
@@ -49,6 +64,22 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
     }
     source.catalog.note_read(&session).await?;
     Ok(found)
+}
+
+/// Whether the server has no room for a row in a message.
+pub(crate) fn is_row_too_large(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|error| is_too_large(error.code().code(), error.message()))
+}
+
+/// A row of which nothing but the key can be sent.
+fn key_alone(table: &Table, key: &RowKey) -> Row {
+    let mut row = Row(vec![Cell::Unchanged; table.columns.len()]);
+    for (&index, value) in table.key.iter().zip(key.values()) {
+        if let Some(cell) = row.0.get_mut(index) {
+            *cell = Cell::Value(value.clone());
+        }
+    }
+    row
 }
 
 /// Why rows were not read.
@@ -71,8 +102,7 @@ async fn read_rows(session: &Session, statement: &str, decoder: &mut RowDecoder<
 }
 
 /// COPY gives every value in the text form of the stream.
-fn statement(table: &Table, condition: &str, only: &str, filter: Option<&str>) -> String {
-    let columns = quote_columns(table.columns.iter().map(|column| column.name.as_str()));
+fn statement(table: &Table, columns: &str, condition: &str, only: &str, filter: Option<&str>) -> String {
     let filter = filter.map(|filter| format!(" AND ({filter})")).unwrap_or_default();
     let table_name = quote_table(&table.name);
     format!("COPY (SELECT {columns} FROM {only}{table_name} WHERE {condition}{filter}) TO STDOUT")
@@ -154,8 +184,8 @@ mod tests {
         let keys = [RowKey::new(vec![json!("'); DROP"), json!(-1)])];
         let kinds = [Kind::Text, Kind::Integer, Kind::Text];
         assert_eq!(
-            statement(&table, &condition(&table, &kinds, &[], &keys), "ONLY ", Some("x > 1")),
-            r#"COPY (SELECT "x", "a", "b" FROM ONLY "s"."T" WHERE ("b", "a") IN (('''); DROP', '-1'), ('''); DROP', '-1')) AND (x > 1)) TO STDOUT"#
+            statement(&table, r#""x", NULL, "b""#, &condition(&table, &kinds, &[], &keys), "ONLY ", Some("x > 1")),
+            r#"COPY (SELECT "x", NULL, "b" FROM ONLY "s"."T" WHERE ("b", "a") IN (('''); DROP', '-1'), ('''); DROP', '-1')) AND (x > 1)) TO STDOUT"#
         );
         let equalities = ["=", "=", "OPERATOR(public.=)"].map(str::to_owned);
         assert_eq!(

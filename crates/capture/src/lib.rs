@@ -51,6 +51,7 @@
 mod assemble;
 mod blockers;
 mod catalog;
+mod column_list;
 mod config;
 mod connect;
 mod copy_text;
@@ -82,7 +83,7 @@ mod withheld;
 
 pub use blockers::{Blocker, Holder};
 pub use catalog::{Alteration, Capabilities, ServerFacts, Service, Shape};
-pub use config::{LookupSpec, SourceConfig, TableSpec};
+pub use config::{Columns, LookupSpec, SourceConfig, TableSpec};
 pub use connect::{Session, open_session};
 pub use error::CaptureError;
 pub use limits::Resource;

@@ -7,6 +7,7 @@ use tracing::warn;
 use walvec_model::TableName;
 
 use crate::catalog::{Capabilities, facts_by_name};
+use crate::column_list::{list_differences, listed};
 use crate::config::SourceConfig;
 use crate::connect::{Session, statement_error};
 use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
@@ -106,6 +107,9 @@ pub(crate) async fn state(
         true => vec!["publish_via_partition_root is off".to_owned()],
         false => table_differences(config, &published, found.is_list),
     };
+    if differences.is_empty() && can.column_lists && is_ours(session, config).await? {
+        differences = list_differences(session, config, &published, can).await?;
+    }
     if !found.sends_all {
         differences.push("it leaves out some of INSERT, UPDATE, DELETE and TRUNCATE".to_owned());
     }
@@ -259,25 +263,14 @@ fn table_differences(config: &SourceConfig, published: &BTreeMap<TableName, Publ
     let mut differences = Vec::new();
     let tables = config.published();
     for spec in &tables {
-        match published.get(&spec.name) {
-            None => differences.push(format!("table {} is not in it", spec.name)),
-            Some(found) => {
-                if let (Some(wanted), Some(sent)) = (&spec.columns, &found.columns)
-                    && !same_names(wanted, sent)
-                {
-                    differences.push(format!("it publishes other columns of {}: {}", spec.name, sent.join(", ")));
-                }
-            }
+        if !published.contains_key(&spec.name) {
+            differences.push(format!("table {} is not in it", spec.name));
         }
     }
     for extra in published.keys().filter(|name| is_exact && !tables.iter().any(|spec| spec.name == **name)) {
         differences.push(format!("it also publishes {extra}"));
     }
     differences
-}
-
-fn same_names(left: &[String], right: &[String]) -> bool {
-    left.len() == right.len() && left.iter().all(|name| right.contains(name))
 }
 
 async fn has_partitioned(session: &Session, config: &SourceConfig) -> Result<bool, CaptureError> {
@@ -450,9 +443,9 @@ async fn table_list(session: &Session, config: &SourceConfig, can: Capabilities)
         };
         // Tables that inherit in the old way are tables of their own; partitions always come along.
         let only = if facts.kind == "p" { "" } else { "ONLY " };
-        let columns = match &spec.columns {
-            Some(names) if can.column_lists => format!(" ({})", quote_columns(names.iter().map(String::as_str))),
-            _ => String::new(),
+        let columns = match listed(session, config, spec, &facts, can).await? {
+            Some(names) => format!(" ({})", quote_columns(names.iter().map(String::as_str))),
+            None => String::new(),
         };
         let filter = match &spec.filter {
             Some(_) if !can.row_filters => return Err(row_filter::unsupported(index, session.version)),

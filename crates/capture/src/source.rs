@@ -8,6 +8,7 @@ use walvec_model::{Lsn, Row, RowKey, Table, TableName};
 
 use crate::blockers::{Blocker, Waiting};
 use crate::catalog::{self, Catalog, ServerFacts, TableFacts};
+use crate::column_list::listed;
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::{Hosts, Session, statement_error};
 use crate::lookup::Shapes;
@@ -15,6 +16,7 @@ use crate::preflight::{self, Breaks, Finding, Script, Unfit};
 use crate::publication::{self, PublicationDrop, PublicationIdentity, PublicationState, Published};
 use crate::slot::{self, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
+use crate::sql::quote_ident;
 use crate::stream::{self, ChangeStream};
 use crate::{CaptureError, fetch, sample_rows, timeline};
 
@@ -348,6 +350,16 @@ impl Source {
         Ok(if self.unpublish(&tables).await? { tables } else { Vec::new() })
     }
 
+    /// Lets a publication that this configuration has made send all columns of a table again, where PostgreSQL refuses the application's
+    /// updates and deletes because the list of columns does not hold the replica identity any more. Says whether it did.
+    ///
+    /// # Errors
+    /// As [`mend_publication`](Self::mend_publication).
+    pub async fn widen_publication(&self) -> Result<bool, CaptureError> {
+        let is_needed = self.config.lists_columns() && !self.breaking().await?.is_empty();
+        if is_needed { self.mend_publication().await } else { Ok(false) }
+    }
+
     /// Takes tables out of a publication that this configuration has made. Says whether it did.
     async fn unpublish(&self, tables: &[TableName]) -> Result<bool, CaptureError> {
         match publication::drop_tables_sql(&self.config, tables) {
@@ -471,7 +483,8 @@ impl Source {
     }
 
     /// Reads rows again by their keys, for values that an UPDATE did not send. The values are exactly as the stream would
-    /// give them, but as of now: they may be newer. Rows that are gone, or that the row filter hides, are left out.
+    /// give them, but as of now: they may be newer. Rows that are gone, or that the row filter hides, are left out. One that fits into no
+    /// message of the server (1 GB) comes with its key alone; everything else is [unchanged](walvec_model::Cell::Unchanged).
     ///
     /// # Errors
     /// `E_ALTERED` if the table no longer has the columns of `table`.
@@ -494,6 +507,20 @@ impl Source {
         self.catalog.read_as_of()
     }
 
+    /// Which columns of a table something uses, in their order. The others may be large.
+    pub(crate) fn used(&self, table: &Table) -> Vec<bool> {
+        self.config.used(table)
+    }
+
+    /// What a statement selects to read rows of a table: NULL in the place of what nothing uses.
+    pub(crate) fn select_list(&self, table: &Table) -> String {
+        let used = self.used(table);
+        let columns = table.columns.iter().zip(used);
+        let columns =
+            columns.map(|(column, is_used)| if is_used { quote_ident(&column.name) } else { "NULL".to_owned() });
+        columns.collect::<Vec<_>>().join(", ")
+    }
+
     pub(crate) async fn session(&self) -> Result<Arc<Session>, CaptureError> {
         self.catalog.session().await
     }
@@ -513,10 +540,13 @@ impl Source {
             let Some(facts) = catalog::facts_by_name(&session, &spec.name).await? else {
                 return Err(CaptureError::Table { table: spec.name.clone(), reason: "does not exist".to_owned() });
             };
-            let published = published.get(&spec.name).cloned().unwrap_or_else(|| Published {
-                columns: spec.columns.clone().filter(|_| can.column_lists),
-                filter: spec.filter.clone(),
-            });
+            let published = match published.get(&spec.name) {
+                Some(published) => published.clone(),
+                None => Published {
+                    columns: listed(&session, &self.config, spec, &facts, can).await?,
+                    filter: spec.filter.clone(),
+                },
+            };
             let table = facts.table(|column| {
                 let named = published.columns.as_ref().is_none_or(|names| names.contains(&column.column.name));
                 // Before 18 the stream leaves generated columns out, whatever the view says.

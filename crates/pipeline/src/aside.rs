@@ -59,6 +59,7 @@ impl Fitness {
     /// Sets the tables aside that were followed before and cannot be any more, and shows that in the status. None if gaps are a
     /// person's business, or no table would be left.
     pub(crate) async fn set_aside(&self, source: Source, telemetry: &Telemetry) -> Result<Source, PipelineError> {
+        source.widen_publication().await?;
         let unfit = match self.unfit(&source).await {
             // A table went in between.
             Err(error) if is_about_a_table(&error) => self.unfit(&source).await?,

@@ -240,7 +240,11 @@ pub(crate) fn found_in(error: PipelineError, on_gap: OnGap) -> PipelineError {
     let is_gap = matches!(
         error,
         PipelineError::Source(
-            CaptureError::SlotMissing { .. } | CaptureError::SlotLost { .. } | CaptureError::Publication { .. }
+            CaptureError::SlotMissing { .. }
+                | CaptureError::SlotLost { .. }
+                | CaptureError::Publication { .. }
+                // The slot does not get past the change.
+                | CaptureError::Unsendable { .. }
         )
     );
     match on_gap {

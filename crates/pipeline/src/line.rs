@@ -25,8 +25,8 @@ use crate::error::PipelineError;
 use crate::refetch::Refetch;
 use crate::writer::{Batch, Part, Writer, all, first_error};
 
-/// Bytes of texts and payloads that may be under way at the same time, so that large ones do not fill the memory. Vectors do not
-/// count: whatever has one is written at once.
+/// Bytes of rows with their texts and payloads that may be under way at the same time, so that neither large ones nor many small ones
+/// fill the memory. Vectors do not count: whatever has one is written at once.
 const BYTES: usize = 8 << 20;
 
 /// Batches that may be under way or behind one that is, however small they are.

@@ -83,6 +83,7 @@ fn row_of(error: &CaptureError) -> Row {
         | CaptureError::Schema { .. }
         | CaptureError::Encoding { .. }
         | CaptureError::TooLarge { .. }
+        | CaptureError::Unsendable { .. }
         | CaptureError::Protocol { .. }
         | CaptureError::Pooler { .. } => LASTS,
     }

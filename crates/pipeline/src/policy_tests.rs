@@ -98,6 +98,7 @@ fn what_would_lose_changes_or_cannot_be_read_stops() {
     let encoding = CaptureError::Encoding { place: reason(), reason: reason() };
     assert_row(
         [
+            CaptureError::Unsendable { reason: reason() },
             CaptureError::TooLarge { doing: reason(), reason: reason() },
             CaptureError::SlotMissing { slot: slot() },
             CaptureError::SlotExists { slot: slot() },

@@ -68,6 +68,11 @@ impl ReachableNames {
         self.all || self.words.contains(name) || self.subscripts.contains(name)
     }
 
+    /// Every name that the template may look up; `None` if that may be any.
+    pub(crate) fn names(&self) -> Option<impl Iterator<Item = &String>> {
+        (!self.all).then(|| self.words.iter().chain(&self.subscripts))
+    }
+
     /// Whether the template itself sets a variable called `name`.
     pub(crate) fn assigns(&self, name: &str) -> bool {
         self.assigned.contains(name)

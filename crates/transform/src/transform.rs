@@ -1,5 +1,6 @@
 //! From a row to its document.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use minijinja::value::Value as Rendered;
@@ -122,6 +123,17 @@ impl Transform {
     pub fn further_ids(&self, table: &TableName, key: &RowKey, chunks: u32) -> impl Iterator<Item = PointId> {
         let chunks = if self.chunker.is_some() { chunks.min(MOST_STORED) } else { 1 };
         (1..chunks).map(move |chunk| point_id::chunk_id(table, key, chunk))
+    }
+
+    /// The names of all columns that something may use, whatever the table has; `None` if that may be any.
+    #[must_use]
+    pub fn columns(&self) -> Option<BTreeSet<String>> {
+        let mut names: BTreeSet<String> = self.spec.payload.as_ref()?.iter().cloned().collect();
+        for template in self.templates() {
+            names.extend(template.names.names()?.cloned());
+        }
+        names.extend(self.spec.lookups.iter().flat_map(|lookup| &lookup.on).map(|(_, ours)| ours.clone()));
+        Some(names)
     }
 
     /// The table with the columns that something uses, and its key.

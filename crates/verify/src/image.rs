@@ -60,7 +60,8 @@ pub(crate) struct Content {
 impl Imager {
     /// Asks the catalogue for the tables of a job.
     pub(crate) async fn find(job: &Job<'_>) -> Result<Self, VerifyError> {
-        let table = Table::find(job.asker, job.publication, &job.spec.table).await?;
+        let mut table = Table::find(job.asker, job.publication, &job.spec.table).await?;
+        table.leave_out(|column| job.spec.cannot_use(column));
         let mut joined = Vec::with_capacity(job.spec.lookups.len());
         for lookup in &job.spec.lookups {
             joined.push(Joined::find(job.asker, job.publication, lookup).await?);

@@ -37,6 +37,17 @@ pub struct CollectionSpec {
     pub keywords: Option<Keywords>,
 }
 
+impl CollectionSpec {
+    /// Whether nothing can show a column. Coarse: a template that has the column's name anywhere, or may look at the row as a whole, uses it.
+    pub(crate) fn cannot_use(&self, column: &str) -> bool {
+        let Some(payload) = &self.payload else { return false };
+        let mut templates = std::iter::once(&self.text).chain(self.computed.iter().map(|(_, template)| template));
+        let is_in_template = templates.any(|template| template.contains("row") || template.contains(column));
+        let joins = |lookup: &Lookup| lookup.on.iter().any(|(_, ours)| ours == column);
+        !is_in_template && !payload.iter().any(|name| name == column) && !self.lookups.iter().any(joins)
+    }
+}
+
 /// The sparse vector of a text: numbers of tokens, ascending, and their weights. Empty if there is none to store.
 #[derive(Clone)]
 pub struct Keywords(pub Arc<dyn Fn(&str) -> SparseVector + Send + Sync>);

@@ -160,6 +160,16 @@ mod tests {
     }
 
     #[test]
+    fn a_column_that_a_template_may_look_at_is_read() {
+        let named = |text: &str| CollectionSpec { payload: Some(vec!["name".to_owned()]), ..spec(text, "{{ year }}") };
+        let columns = |spec: CollectionSpec| ["name", "year", "body"].map(|column| spec.cannot_use(column));
+        assert_eq!(columns(named("{{ name }}")), [false, false, true]);
+        assert_eq!(columns(named("{{ name }}{{ body }}")), [false; 3]);
+        assert_eq!(columns(named("{% for c in row %}{{ c }}{% endfor %}")), [false; 3]);
+        assert_eq!(columns(spec("{{ name }}", "{{ year }}")), [false; 3], "every column is stored");
+    }
+
+    #[test]
     fn null_reads_as_nothing() {
         let row = json!({"a": null, "b": false, "j": {"x": null, "y": {"z": 1}}, "first name": "Emma"});
         for (template, expected) in [

@@ -39,6 +39,7 @@ fn expressions(table: &Table, joined: &[Joined]) -> String {
 
 pub(crate) fn expression(name: &str, column: &Column) -> String {
     match &column.kind {
+        Kind::Unused => "NULL::text".to_owned(),
         Kind::Plain => format!("to_json({name})::text"),
         Kind::Oid => format!("to_json({name}::bigint)::text"),
         Kind::Float | Kind::Numeric | Kind::Document | Kind::KeyDocument | Kind::Text => format!("{name}::text"),
@@ -69,6 +70,7 @@ pub(crate) fn quoted(identifier: &str) -> String {
 pub(crate) fn value(text: Option<&str>, kind: &Kind) -> Value {
     let Some(text) = text else { return Value::Null };
     match kind {
+        Kind::Unused => Value::Null,
         Kind::Text | Kind::Numeric | Kind::Printed => text.into(),
         Kind::Plain | Kind::Oid => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
         Kind::Float => text.parse().ok().and_then(Number::from_f64).map_or_else(|| text.into(), Value::Number),

@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     Printed,
     /// An array with elements of one kind.
     Array(Box<Kind>),
+    /// Nothing shows it: it is not read, because it may be large.
+    Unused,
 }
 
 /// A published column.
@@ -95,6 +97,14 @@ impl Table {
         };
         table.find_kinds(session).await?;
         Ok(table)
+    }
+
+    /// Leaves columns out of what is read, but for the key.
+    pub(crate) fn leave_out(&mut self, is_unused: impl Fn(&str) -> bool) {
+        let columns = self.columns.iter_mut().enumerate().filter(|(index, _)| !self.key.contains(index));
+        for (_, column) in columns.filter(|(_, column)| is_unused(&column.name)) {
+            column.kind = Kind::Unused;
+        }
     }
 
     async fn find_kinds(&mut self, session: &Client) -> Result<(), VerifyError> {

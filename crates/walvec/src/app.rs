@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{LookupSpec, SourceConfig, TableSpec};
+use walvec_capture::{Columns, LookupSpec, SourceConfig, TableSpec};
 use walvec_embed::Embedder;
 use walvec_model::operands::prepare;
 use walvec_model::{Fingerprint, TableName, Type};
@@ -20,7 +20,7 @@ use walvec_transform::{Chunker, Transform, TransformError, TransformSpec};
 
 use crate::cli::Failure;
 use crate::collection::{Opened, Which};
-use crate::config::{CollectionConfig, Config};
+use crate::config::{CollectionConfig, Config, PublishedColumns};
 use crate::fields::Description;
 use crate::http::read::Known;
 use crate::http::{Fields, Searchable, Serving};
@@ -204,7 +204,17 @@ pub(crate) fn check_chunks(collection: &CollectionConfig, embedder: &dyn Embedde
 
 /// Compiles a collection's templates. `tokens` counts those of the model, for chunks.
 pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> Result<Transform, Failure> {
-    let spec = TransformSpec {
+    let transform = compiled(collection)
+        .map_err(|error| Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name)))?;
+    Ok(match &collection.chunk {
+        Some(chunk) => transform.in_chunks(Chunker::new(chunk.spec(), tokens)),
+        None => transform,
+    })
+}
+
+/// A collection's templates, without what a model has to count for.
+fn compiled(collection: &CollectionConfig) -> Result<Transform, TransformError> {
+    Transform::new(TransformSpec {
         table: collection.table.clone(),
         shared: false,
         text: collection.text.clone(),
@@ -213,13 +223,6 @@ pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> R
         layout: collection.layout(),
         lookups: collection.lookups(),
         indexes: collection.indexes(),
-    };
-    let transform = Transform::new(spec).map_err(|error: TransformError| {
-        Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name))
-    })?;
-    Ok(match &collection.chunk {
-        Some(chunk) => transform.in_chunks(Chunker::new(chunk.spec(), tokens)),
-        None => transform,
     })
 }
 
@@ -254,12 +257,29 @@ pub(crate) fn source_config(config: &Config) -> SourceConfig {
 fn tables(config: &Config) -> Vec<TableSpec> {
     let mut tables: Vec<TableSpec> = Vec::new();
     for CollectionConfig { table, filter, .. } in &config.collections {
-        let spec = TableSpec { name: table.clone(), filter: filter.clone(), columns: None };
+        let spec = TableSpec { name: table.clone(), filter: filter.clone(), columns: columns(config, table) };
         if !tables.contains(&spec) {
             tables.push(spec);
         }
     }
     tables
+}
+
+/// Which columns of a table the collections need that show it.
+fn columns(config: &Config, table: &TableName) -> Columns {
+    let lists = config.source.columns == PublishedColumns::Used;
+    // Topics are read by other programs too.
+    if config.broker.is_some() && !lists {
+        return Columns::All;
+    }
+    let mut used = BTreeSet::new();
+    for collection in config.collections.iter().filter(|collection| collection.table == *table) {
+        // A template that cannot be compiled is told of elsewhere.
+        let columns = compiled(collection).ok().and_then(|transform| transform.columns());
+        let Some(columns) = columns else { return Columns::All };
+        used.extend(columns);
+    }
+    if lists { Columns::Listed(used) } else { Columns::Used(used) }
 }
 
 /// The tables that the publication has.

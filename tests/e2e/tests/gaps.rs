@@ -29,7 +29,6 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(more_than_half_of_a_collection_is_removed_only_if_a_person_says_so),
         test!(points_are_never_swept_because_of_another_database),
         test!(a_server_that_was_put_back_to_an_older_state_is_noticed).on_own_server(&[]),
-        test!(a_value_that_fits_into_no_message_is_told_with_what_helps).once(),
         test!(the_tables_are_read_again_when_a_person_asks_for_it).once(),
     ]
 }
@@ -372,25 +371,4 @@ async fn the_tables_are_read_again_when_a_person_asks_for_it(context: TestContex
     let (walvec, status) = start_again(&context, "asked").await?;
     assert_eq!((status.generation.0, status.collections[0].embeddings_computed), (3, 0));
     ends_as_the_table(&context, walvec).await
-}
-
-/// As text a `bytea` takes twice its length.
-const TOO_LARGE: &str = "INSERT INTO docs VALUES (2, 'large', repeat('x', 600 * 1024 * 1024)::bytea)";
-
-async fn a_value_that_fits_into_no_message_is_told_with_what_helps(context: TestContext) -> Result<()> {
-    context.execute("CREATE TABLE docs (id int PRIMARY KEY, name text, body bytea)").await?;
-    let settings = Settings::new([Collection::new("docs", "public.docs", "{{ name }}")]);
-    let mut walvec = context.start(&settings).await?;
-    walvec.caught_up(&context).await?;
-    context.execute(TOO_LARGE).await?;
-    let words = walvec.fails_with(3).await?;
-    ensure!(words.contains("E_TOO_LARGE") && words.contains("a publication of your own"), "{words}");
-    context.execute("CREATE PUBLICATION own FOR TABLE docs (id, name)").await?;
-    let reset = context.walvec(&["reset", "--force"]).await?;
-    ensure!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
-    let mut walvec = context.start(&settings.with("source", json!({ "publication": "own" }))).await?;
-    walvec.caught_up(&context).await?;
-    let hits = walvec.search("large", 3).await?;
-    ensure!(hits.len() == 1 && hits[0]["payload"] == json!({ "id": 2, "name": "large" }), "{hits:?}");
-    walvec.stop().await
 }

@@ -18,6 +18,7 @@
 //! - [`failover`]: a primary that dies, and its standby
 //! - [`broker_failover`]: the same behind a broker
 //! - [`gaps`]: changes that can no longer be had
+//! - [`too_large`]: rows that PostgreSQL cannot send
 //! - [`ownership`]: one process, one table, no older state
 //! - [`full_disks`]: disks of PostgreSQL and of walvec that are full
 //! - [`limits`]: a server of PostgreSQL that is full
@@ -98,6 +99,7 @@ mod statements;
 mod static_models;
 mod telling;
 mod tenants;
+mod too_large;
 mod topics;
 mod types;
 mod unsent;
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
         aside::tests(),
         faults::tests(),
         gaps::tests(),
+        too_large::tests(),
         ownership::tests(),
         failover::tests(),
         sessions::tests(),

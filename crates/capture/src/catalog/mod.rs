@@ -22,9 +22,7 @@ pub use server::{Capabilities, ServerFacts};
 pub use service::Service;
 pub(crate) use shape::shapes;
 pub use shape::{Alteration, Shape};
-pub(crate) use tables::{
-    ColumnFacts, Generated, KeySource, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves,
-};
+pub(crate) use tables::{ColumnFacts, Generated, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves};
 use tokio_util::sync::CancellationToken;
 pub(crate) use types::{equalities, resolve as resolve_types};
 use walvec_model::{Column, Lsn};

@@ -157,7 +157,7 @@ pub(super) fn classify(server: &str, slot: &str, error: WireError) -> CaptureErr
         return CaptureError::Exhausted { resource, doing: format!("working with slot \"{slot}\""), reason };
     }
     if is_too_large(&sqlstate, &reason) {
-        return CaptureError::TooLarge { doing: "sending a change".to_owned(), reason };
+        return CaptureError::Unsendable { reason };
     }
     match sqlstate.as_str() {
         code if settings::is_poolers(code, &reason) => CaptureError::Pooler { server, reason },

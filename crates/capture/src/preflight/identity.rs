@@ -65,7 +65,7 @@ pub(super) async fn is_without_any(session: &Session, facts: &TableFacts) -> Res
 }
 
 /// The table, or its leaf partitions: whether they log whole old rows, and otherwise which columns of them.
-async fn identities(
+pub(crate) async fn identities(
     session: &Session,
     facts: &TableFacts,
 ) -> Result<Vec<(TableName, bool, Vec<String>)>, CaptureError> {

@@ -23,6 +23,7 @@ mod unfit;
 use futures::future::BoxFuture;
 use walvec_model::TableName;
 
+pub(crate) use identity::identities;
 pub use remedy::{Actor, Owned, Part, Remedy, Script, Statement};
 use rights::Rights;
 pub(crate) use server::at_risk;
@@ -161,7 +162,7 @@ async fn of_table(
     published: Option<&Published>,
     rights: &Rights<'_>,
 ) -> Result<Vec<Finding>, CaptureError> {
-    let mut findings = tables::findings(spec, facts, published, rights);
+    let mut findings = tables::findings(facts, published, rights);
     findings.extend(tables::partitions(session, facts, rights).await?);
     findings.extend(tables::partitions_elsewhere(session, facts).await?);
     findings.extend(identity::partitions_without_key(session, facts, rights).await?);

@@ -5,22 +5,16 @@ use walvec_model::TableName;
 use super::rights::Rights;
 use super::{Finding, Remedy};
 use crate::CaptureError;
-use crate::catalog::{KeySource, TableFacts, leaves};
-use crate::config::TableSpec;
+use crate::catalog::{TableFacts, leaves};
 use crate::connect::{Session, statement_error};
 use crate::publication::Published;
-use crate::sql::{quote_columns, quote_table};
+use crate::sql::quote_table;
 
 pub(super) fn missing(name: &TableName) -> Finding {
     Finding::of(&CaptureError::Table { table: name.clone(), reason: "does not exist".to_owned() })
 }
 
-pub(super) fn findings(
-    spec: &TableSpec,
-    facts: &TableFacts,
-    published: Option<&Published>,
-    rights: &Rights<'_>,
-) -> Vec<Finding> {
+pub(super) fn findings(facts: &TableFacts, published: Option<&Published>, rights: &Rights<'_>) -> Vec<Finding> {
     let table = &facts.name;
     let mut findings = Vec::new();
     if let Some(reason) = unfit(facts) {
@@ -38,7 +32,6 @@ pub(super) fn findings(
             "name the inheriting tables too",
         ));
     }
-    findings.extend(columns(spec, facts));
     findings
 }
 
@@ -57,27 +50,6 @@ pub(super) fn unfit(facts: &TableFacts) -> Option<String> {
         ("f", _) => Some("is a foreign table; read it where it lives".to_owned()),
         _ => Some("is not a table".to_owned()),
     }
-}
-
-fn columns(spec: &TableSpec, facts: &TableFacts) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let Some(columns) = &spec.columns else { return findings };
-    for name in columns.iter().filter(|name| !facts.columns.iter().any(|facts| facts.column.name == **name)) {
-        findings.push(Finding::error(
-            "E_TABLE",
-            format!("table {} has no column \"{name}\"", facts.name),
-            "correct the column's name",
-        ));
-    }
-    let key = facts.key().map(|key: KeySource| key.columns().to_vec()).unwrap_or_default();
-    if let Some(missing) = key.iter().find(|name| !columns.contains(name)) {
-        findings.push(Finding::error(
-            "E_NO_KEY",
-            format!("the key column \"{missing}\" of {} is not among the published columns", facts.name),
-            format!("publish at least {}", quote_columns(key.iter().map(String::as_str))),
-        ));
-    }
-    findings
 }
 
 /// Partitions whose changes are not in the log: those that are unlogged, and foreign tables.

@@ -86,7 +86,7 @@ pub(crate) async fn breaking(
     let mut breaking = Vec::new();
     for (index, spec) in config.published().iter().enumerate() {
         let Some(facts) = facts_by_name(session, &spec.name).await? else { continue };
-        let published = published.get(&spec.name);
+        let published = published.get(&spec.name).filter(|_| when == Breaks::Now);
         let findings = of_table(session, config, (index, spec), &facts, published, &rights).await?;
         let breaks = |finding: &Finding| {
             finding.severity == Severity::Error

@@ -19,11 +19,13 @@
 //! - [`plan`]: the tables, and the statements that read them
 //! - [`queue`]: what is left, cut into pieces
 //! - [`worker`]: copying pieces
+//! - [`one_by_one`]: the rows of a piece in which one is too large to be sent
 //! - [`spool`]: what was read and is still to be handed out
 //! - [`round`]: reading everything once, and what was rewritten meanwhile once more
 
 mod create;
 mod holder;
+mod one_by_one;
 mod plan;
 mod queue;
 mod round;
@@ -123,7 +125,8 @@ impl Snapshot {
         self.position
     }
 
-    /// The next rows, as inserts into one table; `None` when everything has been copied.
+    /// The next rows, as inserts into one table; `None` when everything has been copied. Of a row that fits into no message of the server
+    /// (1 GB) everything but the key is [unchanged](walvec_model::Cell::Unchanged).
     ///
     /// A table that was rewritten or truncated while it was copied is read again: a truncate alone says so, and the rows behind it
     /// have its position. What the stream brings of before that position is in them already.

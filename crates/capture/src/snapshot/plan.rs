@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use walvec_model::{Table, TableName};
+use walvec_model::{Column, Table, TableName};
 
 use super::Selection;
 use crate::CaptureError;
@@ -10,7 +10,7 @@ use crate::catalog::{Leaf, leaves};
 use crate::connect::{Session, describe, statement_error};
 use crate::fetch::{self, KEYS_PER_STATEMENT};
 use crate::source::{PublishedTable, Source};
-use crate::sql::{quote_columns, quote_table};
+use crate::sql::{quote_ident, quote_literal, quote_table};
 use crate::value::Kind;
 
 /// A table to copy.
@@ -36,6 +36,13 @@ pub(super) struct Part {
     pub(super) is_selected: bool,
 }
 
+impl Part {
+    /// Whether a ctid names one of its rows.
+    pub(super) const fn has_ctids(&self) -> bool {
+        self.pages > 0 && self.leaves.len() == 1
+    }
+}
+
 /// Pages of a table, without an end for those that come last: nothing depends on the size being right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pages {
@@ -46,9 +53,33 @@ pub(super) struct Pages {
 impl Plan {
     /// The statement for the rows of a part that lie in these pages; in all of them for `None`.
     pub(super) fn query(&self, part: &Part, pages: Option<Pages>) -> String {
+        self.query_for(&self.columns, part, pages)
+    }
+
+    /// The statement for the ctids of these rows.
+    pub(super) fn ctids(&self, part: &Part, pages: Option<Pages>) -> String {
+        self.query_for("ctid::text", part, pages)
+    }
+
+    fn query_for(&self, columns: &str, part: &Part, pages: Option<Pages>) -> String {
         let range = pages.map(|pages| self.range(part, pages));
         let conditions: Vec<&str> = range.iter().chain(&part.conditions).map(String::as_str).collect();
-        select(&self.columns, &part.from, &conditions)
+        select(columns, &part.from, &conditions)
+    }
+
+    /// The statement for the rows with these ctids, which [`ctids`](Self::ctids) has given.
+    pub(super) fn query_at(&self, part: &Part, ctids: &[String]) -> String {
+        select(&self.columns, &part.from, &[&at(ctids)])
+    }
+
+    /// The same for their keys alone, with NULL in the place of everything else.
+    pub(super) fn keys_at(&self, part: &Part, ctids: &[String]) -> String {
+        let column = |(index, column): (usize, &Column)| match self.table.key.contains(&index) {
+            true => quote_ident(&column.name),
+            false => "NULL".to_owned(),
+        };
+        let columns: Vec<String> = self.table.columns.iter().enumerate().map(column).collect();
+        select(&columns.join(", "), &part.from, &[&at(ctids)])
     }
 
     fn range(&self, part: &Part, Pages { from, end }: Pages) -> String {
@@ -115,7 +146,7 @@ async fn plan(
     let mut leaves = leaves(&session, published.facts.oid).await?;
     leaves.retain(|leaf| partitions.is_none_or(|wanted| wanted.contains(&leaf.oid)));
     let parts = conditions.iter().flat_map(|condition| parts(&published, &leaves, condition.as_deref())).collect();
-    let columns = quote_columns(published.table.columns.iter().map(|column| column.name.as_str()));
+    let columns = source.select_list(&published.table);
     let has_range_scan = source.server().capabilities.tid_range_scan;
     Ok(Plan { table: published.table, kinds, parts, columns, has_range_scan })
 }
@@ -162,6 +193,11 @@ fn parts(published: &PublishedTable, leaves: &[Leaf], condition: Option<&str>) -
     let of =
         |leaf: &Leaf| part(format!("ONLY {}", quote_table(&leaf.name)), std::slice::from_ref(leaf), leaf.reads_ctid);
     leaves.iter().map(of).collect()
+}
+
+fn at(ctids: &[String]) -> String {
+    let ctids: Vec<String> = ctids.iter().map(|ctid| quote_literal(ctid)).collect();
+    format!("ctid = ANY (ARRAY[{}]::tid[])", ctids.join(", "))
 }
 
 fn select(columns: &str, from: &str, conditions: &[&str]) -> String {

@@ -40,6 +40,10 @@ impl Piece {
         self.plan.query(self.part(), self.pages)
     }
 
+    pub(super) fn ctids(&self) -> String {
+        self.plan.ctids(self.part(), self.pages)
+    }
+
     /// How many pages it has.
     fn size(&self) -> u64 {
         let Pages { from, end } = self.pages.unwrap_or(Pages { from: 0, end: None });

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use walvec_model::{Change, Op, Position, TableName};
+use walvec_model::{Cell, Change, Op, Position, TableName};
 
 use super::create::{self, Exported};
 use super::holder::Holder;
+use super::one_by_one;
 use super::plan::{self, Plan};
 use super::queue::Queue;
 use super::spool::{PIECES, Spool, Spooled};
@@ -156,7 +157,13 @@ async fn hand_out(
             if chunk.is_empty() && queue.is_discarded(&table.name) {
                 break;
             }
-            let op = Op::Insert { new: decoder.row(&line)? };
+            let (text, is_key_alone) = one_by_one::line_of(&line);
+            let mut new = decoder.row(text)?;
+            if is_key_alone {
+                let others = new.0.iter_mut().enumerate().filter(|(index, _)| !table.key.contains(index));
+                others.for_each(|(_, cell)| *cell = Cell::Unchanged);
+            }
+            let op = Op::Insert { new };
             chunk.push(Change { table: Arc::clone(table), position, op });
             bytes += line.len();
             if chunk.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {

@@ -9,10 +9,12 @@ use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
 use super::holder::import;
+use super::one_by_one;
 use super::queue::{LARGEST_PIECE, Piece, Queue};
 use super::round::Read;
 use super::spool::{Spool, Spooled};
 use crate::connect::{ConnInfo, Session, statement_error};
+use crate::fetch::is_row_too_large;
 use crate::{CaptureError, Outlook};
 
 /// How often a piece is tried again, with another session, after an error that passes; the snapshot is still there.
@@ -85,6 +87,10 @@ impl Worker {
         let (rows, took) = match copy_rows(session, piece, &self.spool).await {
             Ok(Some(rows)) => rows,
             Ok(None) => return Ok(Outcome::TooLarge),
+            Err(error) if is_row_too_large(&error) && piece.can_be_cut() => return Ok(Outcome::TooLarge),
+            Err(error) if is_row_too_large(&error) && piece.part().has_ctids() => {
+                one_by_one::rows(session, &self.snapshot, piece, &self.spool).await?
+            }
             Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Outcome::Rewritten),
             Err(error) if error.code().is_some_and(|state| ALTERED.contains(state)) => {
                 return Err(CaptureError::Rewritten { table: table.clone() });

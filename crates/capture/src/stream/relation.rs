@@ -67,7 +67,8 @@ impl Relations {
         let is_main = self.config.is_main(&name);
         let is_looked_up = self.config.lookups_in(&name).next().is_some();
         let table = Arc::new(Table { name, columns, key });
-        Ok(Some(Followed { table, kinds, is_main, is_looked_up, may_lack_old }))
+        let used = self.config.used(&table);
+        Ok(Some(Followed { table, kinds, used, is_main, is_looked_up, may_lack_old }))
     }
 
     /// Whether more than the key has to be known of rows as they were: partitions with the default identity send it when it changes.

@@ -1,6 +1,6 @@
 //! Columns that do not reach walvec: hidden by grants and a list of columns, or generated.
 
-use walvec_capture::{Finding, Severity, Source, SourceConfig};
+use walvec_capture::{Columns, Finding, PublicationState, Severity, Source, SourceConfig};
 
 use crate::preflight::errors;
 use crate::support::{Db, changes_to, copy, shown};
@@ -89,6 +89,40 @@ async fn a_list_of_columns_that_would_break_the_applications_writes_is_refused()
         let left = source.preflight().await.unwrap();
         assert_eq!(errors(&left), Vec::<&str>::new(), "{identity}: {left:#?}");
         db.run("DROP PUBLICATION c_breaks").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn walvecs_own_list_of_columns_always_holds_the_replica_identity() {
+    if Db::version().await < 15 {
+        return;
+    }
+    let db = Db::new(
+        "c_own",
+        "CREATE TABLE t (id int PRIMARY KEY, code int NOT NULL UNIQUE, v text, unused text);
+         INSERT INTO t VALUES (1, 1, 'a', 'x');",
+    )
+    .await;
+    let mut config = db.config(&["t"]);
+    // A template may have words that are no columns.
+    config.tables[0].columns = Columns::Listed(["v".to_owned(), "word".to_owned()].into());
+    let source = Source::connect(config).await.unwrap();
+    source.ensure_publication().await.unwrap();
+    let sent = "SELECT array_to_string(attnames, ' ') FROM pg_publication_tables WHERE pubname = 'c_own'";
+    for (identity, columns, update) in [
+        ("", "id v", "UPDATE t SET v = 'b', unused = 'y'"),
+        ("ALTER TABLE t REPLICA IDENTITY USING INDEX t_code_key", "id code v", "UPDATE t SET v = 'c'"),
+        ("ALTER TABLE t REPLICA IDENTITY FULL", "id code v unused", "UPDATE t SET v = 'd'"),
+        ("ALTER TABLE t REPLICA IDENTITY DEFAULT", "id v", "UPDATE t SET v = 'e'"),
+    ] {
+        db.run(identity).await;
+        let is_refused = db.client.batch_execute(update).await.is_err();
+        assert_eq!(source.widen_publication().await.unwrap(), is_refused, "{identity}");
+        source.mend_publication().await.unwrap();
+        db.run(update).await;
+        let found: String = db.client.query_one(sent, &[]).await.unwrap().get(0);
+        assert_eq!(found, columns, "{identity}");
+        assert!(matches!(source.publication().await.unwrap(), PublicationState::Matches { .. }), "{identity}");
     }
 }
 

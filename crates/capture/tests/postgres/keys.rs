@@ -123,7 +123,7 @@ async fn names_with_quotes_dots_and_other_scripts_are_just_names() {
     config.tables = vec![walvec_capture::TableSpec {
         name: walvec_model::TableName::new("s.c\"h", "Bücher 書."),
         filter: None,
-        columns: None,
+        columns: walvec_capture::Columns::All,
     }];
     let (source, rows, mut stream) = db.follow(config).await;
     assert_eq!(shown(&rows), [r#"+ {ID "x:1 select:"a"}"#]);

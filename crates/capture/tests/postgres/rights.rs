@@ -1,7 +1,7 @@
 //! What a role lacks is listed at once, as statements that succeed when they are pasted.
 
 use tokio_postgres::Client;
-use walvec_capture::{Finding, Script, Source, SourceConfig, TableSpec};
+use walvec_capture::{Columns, Finding, Script, Source, SourceConfig, TableSpec};
 use walvec_model::TableName;
 
 use crate::preflight::errors;
@@ -152,7 +152,7 @@ async fn a_role_with_nothing_but_a_login_is_told_everything_by_one_check() {
     for (how, name) in [(Pasted::AsNamed, "r_least_named"), (Pasted::AsSuperuser, "r_least_super")] {
         let db = Db::new(name, &setup.replace("$db", name).replace("$me", &format!("{name}_me"))).await;
         let tables = [TableName::new("sales", "t"), TableName::new("sales", "p")];
-        let tables = tables.map(|name| TableSpec { name, filter: None, columns: None }).to_vec();
+        let tables = tables.map(|name| TableSpec { name, filter: None, columns: Columns::All }).to_vec();
         let url = db.url_as(&format!("{name}_me"), "p").into();
         let source = Source::connect(SourceConfig { url, tables, ..db.config(&[]) }).await.unwrap();
         let (missing, script) = preflight(&source).await;

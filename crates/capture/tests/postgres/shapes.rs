@@ -175,7 +175,7 @@ async fn columns_are_those_that_the_stream_has() {
     .await;
     let lists = Db::version().await >= 15;
     let mut config = db.config(&["g", "l"]);
-    config.tables[1].columns = Some(vec!["id".to_owned(), "v".to_owned()]);
+    config.tables[1].columns = walvec_capture::Columns::Listed(["v".to_owned()].into());
     let (source, rows, mut stream) = db.follow(config).await;
     let end = db.run_to("UPDATE g SET n = 3; UPDATE l SET v = 'b';").await;
     let changes = changes_to(&mut stream, end).await;
@@ -192,6 +192,27 @@ async fn columns_are_those_that_the_stream_has() {
     let generated = if Db::version().await >= 18 { "+ {id:1 n:2 twice:4}" } else { "+ {id:1 n:2}" };
     assert!(shown_rows.contains(&generated.to_owned()), "{shown_rows:?}");
     assert_eq!(shown_rows.contains(&r#"+ {id:1 v:"a"}"#.to_owned()), lists, "{shown_rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_that_nothing_uses_are_not_read() {
+    let db = Db::new(
+        "unused",
+        "CREATE TABLE t (id int PRIMARY KEY, v text, w text); ALTER TABLE t ALTER w SET STORAGE EXTERNAL;
+         INSERT INTO t VALUES (1, 'a', repeat('x', 5000));",
+    )
+    .await;
+    let mut config = db.config(&["t"]);
+    config.tables[0].columns = walvec_capture::Columns::Used(["v".to_owned()].into());
+    let (source, rows, mut stream) = db.follow(config).await;
+    assert_eq!(shown(&rows), [r#"+ {id:1 v:"a" w:null}"#]);
+    let end = db.run_to("UPDATE t SET v = 'b'; UPDATE t SET w = repeat('y', 5000)").await;
+    let changes = changes_to(&mut stream, end).await;
+    assert_eq!(shown(&changes), [r#"~ {id:1 v:"b" w:null}"#, r#"~ {id:1 v:"b" w:null}"#]);
+    let fetched = source.fetch_rows(&rows[0].table, &[rows[0].key().unwrap()]).await.unwrap();
+    assert_eq!(fetched[0].1.0[2], walvec_model::Cell::Value(walvec_model::Value::Null));
+    stream.close().await.unwrap();
+    source.drop_slot().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

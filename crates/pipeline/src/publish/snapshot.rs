@@ -15,7 +15,7 @@ use crate::status::{LATEST_DEAD_LETTERS, Phase};
 use crate::store::{Checkpoint, DeadLetter, SnapshotState};
 use crate::telemetry::count_changes;
 use crate::watch;
-use crate::writer::Shared;
+use crate::writer::{Shared, TOO_LARGE};
 
 impl Session<'_> {
     /// Writes a whole snapshot to the topics and returns the checkpoint at which the stream continues.
@@ -125,9 +125,22 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         let table = change.table.name.clone();
         let mut replaced = self.too_large_of(&change);
-        if let Some(oversized) = self.outlet.send(change, context, traceparent).await? {
-            self.park(&oversized, context).await?;
-            let parked = oversized.change.key();
+        // Only a snapshot has such rows.
+        let parked = match &change.op {
+            Op::Insert { new } if new.is_partial() => {
+                self.park(&change, "E_TOO_LARGE", TOO_LARGE, context).await?;
+                change.key()
+            }
+            _ => match self.outlet.send(change, context, traceparent).await? {
+                Some(Oversized { change, error }) if change.key().is_some() => {
+                    self.park(&change, error.code(), &error.to_string(), context).await?;
+                    change.key()
+                }
+                Some(Oversized { error, .. }) => return Err(error.into()),
+                None => None,
+            },
+        };
+        if parked.is_some() {
             replaced.retain(|key| Some(key) != parked.as_ref());
             self.too_large.entry(table.clone()).or_default().extend(parked);
             self.show_too_large()?;
@@ -196,11 +209,16 @@ impl Session<'_> {
         }
     }
 
-    /// A row whose record is too large is parked for each collection that shows it.
-    async fn park(&self, oversized: &Oversized, context: &Context) -> Result<(), PipelineError> {
-        let Oversized { change, error } = oversized;
-        let Some(key) = change.key() else { return Err(error.clone().into()) };
-        tracing::warn!(table = %change.table.name, %key, code = error.code(), "row parked: {error}");
+    /// A row that is too large is parked for each collection that shows it.
+    async fn park(
+        &self,
+        change: &Change,
+        code: &'static str,
+        reason: &str,
+        context: &Context,
+    ) -> Result<(), PipelineError> {
+        let Some(key) = change.key() else { return Ok(()) };
+        tracing::warn!(table = %change.table.name, %key, code, "row parked: {reason}");
         for (collection, _) in self.config.collections.iter().filter(|(_, table)| *table == change.table.name) {
             let letter = DeadLetter {
                 collection: collection.clone(),
@@ -209,8 +227,8 @@ impl Session<'_> {
                 position: change.position,
                 generation: context.generation,
                 place: None,
-                code: error.code().to_owned(),
-                reason: error.to_string(),
+                code: code.to_owned(),
+                reason: reason.to_owned(),
                 dropped: false,
             };
             self.shared.letters.update(collection, &[letter], &[]).await?;

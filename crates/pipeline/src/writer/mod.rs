@@ -56,6 +56,7 @@ pub(crate) use late::Overtaken;
 use long::CutLog;
 pub use long::OnLong;
 pub(crate) use placed::Placed;
+pub(crate) use rows::TOO_LARGE;
 pub(crate) use vectors::Part;
 
 /// How many points a read of a whole collection asks for at a time.

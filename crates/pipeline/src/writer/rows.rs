@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use walvec_model::{
-    Document, Generation, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Value, Vector, weight,
+    Cell, Document, Generation, InputHash, Lookup, PointId, Position, Row, RowKey, StoredPoint, Table, Value, Vector,
+    weight,
 };
 use walvec_transform::{Completed, TransformError};
 
@@ -49,6 +50,16 @@ impl Incomplete {
     fn not_sent(self, reason: &str) -> Failure {
         Failure { key: self.key, position: self.position, code: "E_NOT_SENT", reason: reason.to_owned() }
     }
+
+    fn too_large(self) -> Failure {
+        Failure { key: self.key, position: self.position, code: "E_TOO_LARGE", reason: TOO_LARGE.to_owned() }
+    }
+}
+
+/// Whether a row that was read again has no value besides its key: PostgreSQL cannot send it.
+fn has_key_alone(row: &Row, table: &Table) -> bool {
+    let mut others = row.0.iter().enumerate().filter(|(index, _)| !table.key.contains(index)).peekable();
+    others.peek().is_some() && others.all(|(_, cell)| *cell == Cell::Unchanged)
 }
 
 /// A row and its documents, chunk by chunk, or why it has none.
@@ -64,6 +75,8 @@ const STORED_ROWS: usize = 32;
 
 /// Why a row without all its values is parked.
 const NO_SOURCE: &str = "an update left a large value out that is not stored, or may be out of date there, and no `source.url` says where to read it";
+pub(crate) const TOO_LARGE: &str =
+    "PostgreSQL cannot send the row: as text it is longer than 1 GB, and so fits into no message";
 const NOT_IN_SOURCE: &str = "an update left a value out that is not stored, and the table has no such column";
 
 /// What is left to do for a batch.
@@ -271,6 +284,7 @@ impl Writer {
                     work.rows.push(self.target(&table, incomplete.key, incomplete.position, known));
                     continue;
                 };
+                let is_too_large = has_key_alone(&row, &needed);
                 let mut filled = incomplete.row.clone();
                 filled.fill(arranged(row, &needed, &table));
                 match self.collection.transform.complete(&table, filled, None) {
@@ -278,6 +292,7 @@ impl Writer {
                         let Incomplete { key, table, position, .. } = incomplete;
                         rows.push(Complete { key, table, values, position });
                     }
+                    Completed::Refetch if is_too_large => work.failed.push(incomplete.too_large()),
                     Completed::Refetch => work.failed.push(incomplete.not_sent(NOT_IN_SOURCE)),
                 }
             }
@@ -401,6 +416,7 @@ impl Writer {
             let wanted: HashSet<PointId> = documents.iter().map(|document| document.id).collect();
             target.surplus.retain(|id| !wanted.contains(id));
             let moved = self.vectors_by_text(&table, &target, known);
+            target.documents.reserve_exact(documents.len());
             for document in documents {
                 let origin = match moved.get(&document.input_hash) {
                     _ if known.has_vector_for(&document, &self.collection.fingerprint) => Origin::Kept,

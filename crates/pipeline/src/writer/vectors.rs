@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use walvec_embed::{EmbedError, Embedder};
-use walvec_model::{PointId, RowKey, TableName, Vector, weight};
+use walvec_model::{Document, PointId, RowKey, TableName, Value, Vector, weight};
 
 use super::long::{CutLog, Length, OnLong};
 use super::rows::{Origin, Target};
@@ -18,6 +18,16 @@ use crate::error::PipelineError;
 use crate::plan::Versioned;
 use crate::retry::Retry;
 use crate::telemetry::{Stage, Telemetry, Timer, count_embeddings};
+
+/// What a row takes besides its documents, in bytes: its key in each of the places that know which rows are under way, and the
+/// allocations. Without it a transaction of a million short rows, or of deletions, would weigh nothing.
+const ROW_BYTES: usize = 512;
+
+/// What a document takes besides its text and its fields.
+const DOCUMENT_BYTES: usize = size_of::<(Versioned, Origin)>() + 256;
+
+/// What a field takes besides its name and its value.
+const FIELD_BYTES: usize = size_of::<Value>() + 64;
 
 /// Rows that are embedded in one call and written together.
 pub(crate) struct Part {
@@ -60,7 +70,7 @@ impl Part {
         self.rows.iter().map(Target::texts).sum()
     }
 
-    /// What its texts and payloads take, about, in bytes.
+    /// What it takes, about, in bytes.
     pub(crate) fn weight(&self) -> usize {
         self.rows.iter().map(Target::weight).sum()
     }
@@ -102,10 +112,14 @@ pub(super) fn parts(
 }
 
 impl Target {
-    /// What its texts and payloads take, about, in bytes.
+    /// What it takes, about, in bytes.
     pub(super) fn weight(&self) -> usize {
         let documents = self.documents.iter().map(|(versioned, _)| &versioned.document);
-        documents.map(|document| document.text.len() + document.payload.values().map(weight).sum::<usize>()).sum()
+        let document = |document: &Document| {
+            let fields = document.payload.iter().map(|(name, value)| FIELD_BYTES + name.len() + weight(value));
+            DOCUMENT_BYTES + document.text.len() + fields.sum::<usize>()
+        };
+        ROW_BYTES + documents.map(document).sum::<usize>()
     }
 
     pub(super) fn texts(&self) -> usize {

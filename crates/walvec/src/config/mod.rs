@@ -47,7 +47,9 @@ pub(crate) use features::Features;
 pub(crate) use load::{DEFAULT_FILE, Overrides};
 pub(crate) use names::table_name;
 pub(crate) use settings::DEFAULT_LISTEN;
-pub(crate) use settings::{ChunkSettings, CollectionConfig, Config, IndexKind, OnLong, QdrantSettings};
+pub(crate) use settings::{
+    ChunkSettings, CollectionConfig, Config, IndexKind, OnLong, PublishedColumns, QdrantSettings,
+};
 pub(crate) use stage::{Stage, instance};
 
 /// The JSON schema of walvec.yaml, for editors.

@@ -75,11 +75,26 @@ pub(crate) struct SourceSettings {
     pub(crate) slot: String,
     /// The publication. Created when missing, for exactly the tables of the collections and of their lookups.
     pub(crate) publication: String,
+    /// Which columns the publication sends that walvec makes: `all`, or only those that are `used`, on PostgreSQL 15 and later. With
+    /// `used`, PostgreSQL refuses to drop such a column, and UPDATE and DELETE of the table after `REPLICA IDENTITY FULL` until walvec
+    /// has seen that.
+    pub(crate) columns: PublishedColumns,
     /// What to do when changes can no longer be had, because the slot was lost for example: `resync` reads the tables again, and embeds
     /// only what has changed; `stop` stops and leaves it to a person.
     pub(crate) on_gap: OnGap,
     /// How many connections copy tables at the same time when a snapshot is taken, 1 to 64.
     pub(crate) copy_workers: usize,
+}
+
+/// Which columns a publication sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PublishedColumns {
+    /// All that the table has.
+    #[default]
+    All,
+    /// Those that a collection uses, and those that tell which row it is.
+    Used,
 }
 
 /// What to do when changes can no longer be had.
@@ -114,6 +129,7 @@ impl Default for SourceSettings {
             url: SecretString::default(),
             slot: "walvec".to_owned(),
             publication: "walvec".to_owned(),
+            columns: PublishedColumns::default(),
             on_gap: OnGap::default(),
             copy_workers: Self::COPY_WORKERS,
         }

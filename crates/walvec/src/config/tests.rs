@@ -220,7 +220,7 @@ fn wrong_collections_name_the_key_and_what_is_expected() {
 fn a_misspelt_key_is_refused_and_the_right_one_is_offered() {
     let message = refusal(&format!("{COLLECTION}source:\n  slott: x\n"));
     assert!(message.starts_with("walvec.yaml:4:3: source.slott: unknown key; did you mean slot?"), "{message}");
-    assert!(message.contains("keys here: url, slot, publication, on_gap, copy_workers"), "{message}");
+    assert!(message.contains("keys here: url, slot, publication, columns, on_gap, copy_workers"), "{message}");
     assert!(refusal("collection: []\n").contains("did you mean collections?"));
 }
 

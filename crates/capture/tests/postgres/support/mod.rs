@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio_postgres::Client;
-use walvec_capture::{ChangeStream, Source, SourceConfig, TableSpec};
+use walvec_capture::{ChangeStream, Columns, Source, SourceConfig, TableSpec};
 use walvec_model::{Change, Lsn, Op, Row, StreamEvent, TableName};
 use walvec_throwaway::{Access, Cluster, ClusterOptions, Durability, Installation, SearchPlaces};
 
@@ -109,7 +109,7 @@ impl Db {
 }
 
 pub(crate) fn spec(table: &str) -> TableSpec {
-    TableSpec { name: TableName::new("public", table), filter: None, columns: None }
+    TableSpec { name: TableName::new("public", table), filter: None, columns: Columns::All }
 }
 
 /// Copies everything.
