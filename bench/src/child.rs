@@ -1,16 +1,18 @@
 //! Readers that run as processes of their own, so that their memory can be told.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use clap::Subcommand;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use walvec_capture::{Columns, Source, SourceConfig, TableSpec};
 use walvec_model::{Lsn, StreamEvent, TableName};
 
-use crate::points;
 use crate::stage::{PUBLICATION, TABLE};
+use crate::{engine, points};
 
 /// What a child process does.
 #[derive(Subcommand, Clone)]
@@ -24,6 +26,12 @@ pub(crate) enum Child {
     /// Write points into a Qdrant server.
     #[command(hide = true)]
     Points { url: String },
+    /// Fill a collection of the engine inside the program.
+    #[command(hide = true)]
+    EngineFill { root: PathBuf, points: u64 },
+    /// Open it again.
+    #[command(hide = true)]
+    EngineOpen { root: PathBuf },
 }
 
 /// What a child process found.
@@ -48,10 +56,16 @@ impl Child {
             Self::Stream { url, slot, until } => reading(stream(url, slot, until).await?)?,
             Self::Copy { url, slot } => reading(copy(url, slot).await?)?,
             Self::Points { url } => points::write(&url).await?,
+            Self::EngineFill { root, points } => return print(&engine::fill(root, points).await?),
+            Self::EngineOpen { root } => return print(&engine::open(root).await?),
         };
-        println!("{}", serde_json::to_string(&reading)?);
-        Ok(())
+        print(&reading)
     }
+}
+
+fn print(found: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(found)?);
+    Ok(())
 }
 
 fn reading((rows, seconds): (u64, f64)) -> anyhow::Result<Reading> {
@@ -60,6 +74,11 @@ fn reading((rows, seconds): (u64, f64)) -> anyhow::Result<Reading> {
 
 /// Starts this program again as a child and waits for its reading.
 pub(crate) async fn spawn(arguments: &[&str]) -> anyhow::Result<Reading> {
+    answer(arguments).await
+}
+
+/// Starts this program again as a child and waits for what it prints.
+pub(crate) async fn answer<T: DeserializeOwned>(arguments: &[&str]) -> anyhow::Result<T> {
     let output = tokio::process::Command::new(std::env::current_exe()?)
         .args(arguments)
         .stderr(Stdio::inherit())
@@ -74,10 +93,10 @@ pub(crate) fn peak_rss_of(pid: u32) -> anyhow::Result<u64> {
     memory_of(pid, "VmHWM:")
 }
 
-/// One of the figures of `/proc/<pid>/status`, in bytes.
-pub(crate) fn memory_of(pid: u32, figure: &'static str) -> anyhow::Result<u64> {
+/// What the system says of the memory of a process, in bytes.
+pub(crate) fn memory_of(pid: u32, field: &str) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(figure)).context(figure)?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
     let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kibibytes * 1024)
 }

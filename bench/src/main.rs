@@ -4,6 +4,7 @@
 //! - [`child`]: readers that run as processes of their own, so that their memory can be told
 //! - [`capture`]: the stream against `pg_recvlogical`, the snapshot against `COPY`, and how both grow
 //! - [`broker`]: the whole through a real Kafka: capture, single rows, two workers, a worker that is killed again and again
+//! - [`engine`]: the engine inside the program at size: index, searches, writes, stop and start, memory
 //! - [`embedding`]: tokens per second, against ONNX Runtime on the same model and texts
 //! - [`provider`]: a provider that answers only so much
 //! - [`program`]: walvec itself, as a child process
@@ -21,6 +22,7 @@ mod broker;
 mod capture;
 mod child;
 mod embedding;
+mod engine;
 mod operations;
 mod points;
 mod program;
@@ -50,7 +52,7 @@ struct Arguments {
 enum Command {
     /// Measure how good searches are.
     Quality(quality::Arguments),
-    /// Measure what the largest tables and transactions cost.
+    /// Measure what a million points and transactions of a million rows cost, and print it.
     Scale(transaction::Arguments),
     #[command(flatten)]
     Child(child::Child),
@@ -81,7 +83,7 @@ pub(crate) struct Plan {
     #[arg(long, env = "WALVEC_BENCH_PYTHON")]
     python: Option<PathBuf>,
     /// Only these parts; the report is printed and not written.
-    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "provider", "sync", "points", "operations", "broker"])]
+    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "provider", "sync", "points", "operations", "broker", "engine"])]
     only: Vec<String>,
 }
 
@@ -113,10 +115,21 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.command {
         Some(Command::Quality(arguments)) => runtime.block_on(quality::measure(&arguments)),
-        Some(Command::Scale(arguments)) => runtime.block_on(transaction::measure(&arguments)),
+        Some(Command::Scale(arguments)) => runtime.block_on(scale(&arguments)),
         Some(Command::Child(child)) => runtime.block_on(child.run()),
         None => runtime.block_on(measure(&arguments.plan)),
     }
+}
+
+/// How many points the engine gets by itself, and in `scale`.
+const ENGINE_POINTS: u64 = 100_000;
+const MANY_POINTS: u64 = 1_000_000;
+
+async fn scale(arguments: &transaction::Arguments) -> anyhow::Result<()> {
+    eprintln!("==> the engine inside the program, {MANY_POINTS} points");
+    println!("{}", report::engine(&engine::measure(MANY_POINTS).await?)?);
+    eprintln!("==> transactions over a whole table");
+    transaction::measure(arguments).await
 }
 
 async fn measure(plan: &Plan) -> anyhow::Result<()> {
@@ -128,6 +141,10 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
     if plan.wants("points") {
         eprintln!("==> points into a Qdrant server");
         report.points = points::measure(plan, plan.python()?).await?;
+    }
+    if plan.wants("engine") {
+        eprintln!("==> the engine inside the program, {ENGINE_POINTS} points");
+        report.engine = Some(engine::measure(ENGINE_POINTS).await?);
     }
     let stage = stage::Stage::start().await?;
     report.server = stage.version();

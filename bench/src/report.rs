@@ -6,6 +6,7 @@ use crate::Plan;
 use crate::broker::ThroughBroker;
 use crate::capture::{AgainstPostgres, Growth};
 use crate::embedding::Embedding;
+use crate::engine::Engine;
 use crate::operations::Operations;
 use crate::points::Points;
 use crate::provider::{AtALimit, From, ROWS};
@@ -23,6 +24,7 @@ pub(crate) struct Report {
     pub(crate) operations: Vec<(&'static str, Operations)>,
     pub(crate) broker: Option<ThroughBroker>,
     pub(crate) provider: Vec<AtALimit>,
+    pub(crate) engine: Option<Engine>,
 }
 
 /// The median; 0 of nothing.
@@ -59,6 +61,9 @@ impl Report {
         if !self.points.is_empty() {
             render_points(&mut text, &self.points)?;
         }
+        if let Some(measured) = &self.engine {
+            text.push_str(&engine(measured)?);
+        }
         if !self.operations.is_empty() {
             render_operations(&mut text, &self.operations)?;
         }
@@ -73,6 +78,45 @@ impl Report {
         }
         Ok(text)
     }
+}
+
+/// The part of the engine inside the program.
+pub(crate) fn engine(measured: &Engine) -> Result<String, std::fmt::Error> {
+    let Engine { points, filled, reopened, interrupted } = measured;
+    let mut text = String::new();
+    let recall = filled.recall.map_or_else(|| "not compared".to_owned(), |recall| format!("{recall:.3}"));
+    let most = filled.anonymous.max(reopened.anonymous).max(interrupted.anonymous);
+    writeln!(
+        text,
+        "## The engine inside the program, {points} points of 384 dimensions\n\n\
+         One process fills the collection, in batches of 256, while indexes are built beside that; others open it again.\n\n\
+         | | measured | target |\n|---|---|---|\n\
+         | written | {:.0} points/s, the longest batch {:.0} ms | |\n\
+         | everything has an index, after the last write | {:.0} s | ≤ 60 at 100,000 |\n\
+         | a search with the vector given, p50 | {:.2} ms | ≤ 5 at 100,000 |\n\
+         | one search after the other | {:.0}/s | ≥ 200 at 100,000 |\n\
+         | recall@10 against comparing all | {recall} | ≥ 0.97 |\n\
+         | one point durable, against an append with `fdatasync` | {:.2} ms, {:.2} ms: {:.1} × | ≤ 3 × |\n\
+         | a stop in the middle of an index build | {:.2} s | ≤ 3 |\n\
+         | a start after that | {:.2} s, {} points | ≤ 5 |\n\
+         | a start after a clean stop | {:.2} s, {} points | ≤ 5 |\n\
+         | anonymous memory, the most | {} | ≤ 400 MB |\n",
+        filled.points_per_second,
+        filled.longest_write,
+        filled.index_seconds,
+        filled.search_p50,
+        filled.searches_per_second,
+        filled.write,
+        filled.plain,
+        filled.write / filled.plain,
+        filled.stop_seconds,
+        interrupted.seconds,
+        interrupted.points,
+        reopened.seconds,
+        reopened.points,
+        megabytes(most),
+    )?;
+    Ok(text)
 }
 
 fn render_capture(text: &mut String, capture: &AgainstPostgres) -> std::fmt::Result {

@@ -13,6 +13,7 @@
 //! - [`point`]: what the sink stores and gives back
 //! - [`fingerprint`]: what must be equal for two vectors to be comparable
 //! - [`causes`]: errors with what caused them
+//! - [`checksum`](mod@checksum): whether bytes that are read are those that were written
 //! - [`calendar`] and [`moment`]: days as dates, and moments as people and programs read them
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -20,6 +21,7 @@
 pub mod calendar;
 pub mod causes;
 pub mod change;
+pub mod checksum;
 pub mod document;
 pub mod fingerprint;
 pub mod lookup;
@@ -34,6 +36,7 @@ pub mod types;
 
 pub use causes::with_causes;
 pub use change::{Change, LookedUpChange, Op, StreamEvent, Touched};
+pub use checksum::checksum;
 pub use document::{Document, InputHash};
 pub use fingerprint::{Fingerprint, MadeWith};
 pub use lookup::{Lookup, OrderBy, Take};

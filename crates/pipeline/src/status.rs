@@ -131,6 +131,10 @@ pub struct CollectionStatus {
     pub points: Option<u64>,
     /// When they were counted last.
     pub points_counted: Option<Moment>,
+    /// About how many of the points an index covers; the others are compared one by one. `None` before the first count, and where walvec does
+    /// not build the index.
+    #[serde(default)]
+    pub points_indexed: Option<u64>,
     /// Texts embedded, see [`Status::counted_since`].
     pub embeddings_computed: u64,
     /// Vectors kept because the text had not changed, see [`Status::counted_since`].

@@ -43,7 +43,10 @@ pub use crate::writer::Collection;
 const COUNT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the collections may build indexes over what was added; a collection with little new does nothing then.
-const OPTIMIZE_INTERVAL: Duration = Duration::from_secs(60);
+const OPTIMIZE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long they wait after one could not be built.
+const OPTIMIZE_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a pipeline needs besides its collections.
 pub struct PipelineConfig {
@@ -739,11 +742,16 @@ pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> 
 
 /// Counts the points of the collection with this place in the status. Fails only if the collection is gone.
 pub(crate) async fn count_points(index: usize, sink: &dyn Sink, telemetry: &Telemetry) -> Result<(), PipelineError> {
+    let counted = async {
+        let points = sink.count().await?;
+        Ok((points, sink.indexed().await?))
+    };
     // A server that does not answer must not keep the rest from being looked at; the next write reports it.
-    match tokio::time::timeout(COUNT_LIMIT, sink.count()).await {
-        Ok(Ok(points)) => telemetry.collection(index, |status| {
+    match tokio::time::timeout(COUNT_LIMIT, counted).await {
+        Ok(Ok((points, indexed))) => telemetry.collection(index, |status| {
             status.points = Some(points);
             status.points_counted = Some(Moment::from(SystemTime::now()));
+            status.points_indexed = indexed;
         }),
         Ok(Err(source @ SinkError::Missing { .. })) => {
             return Err(PipelineError::Sink { collection: telemetry.name_of(index), source });
@@ -753,17 +761,27 @@ pub(crate) async fn count_points(index: usize, sink: &dyn Sink, telemetry: &Tele
     Ok(())
 }
 
-/// Lets the collections build their indexes while the stream goes on.
+/// Lets the collections build their indexes while they are filled and while the stream goes on.
 pub(crate) async fn maintain(sinks: &[Arc<dyn Sink>], mut status: watch::Receiver<Status>) {
     loop {
-        if status.wait_for(|status| status.phase == Phase::Streaming).await.is_err() {
+        let Ok(phase) = status
+            .wait_for(|status| matches!(status.phase, Phase::Snapshot | Phase::Streaming))
+            .await
+            .map(|now| now.phase)
+        else {
             return std::future::pending().await;
-        }
+        };
+        let mut pause = OPTIMIZE_INTERVAL;
         for sink in sinks {
-            if let Err(error) = sink.optimize().await {
+            let optimized = match phase {
+                Phase::Snapshot => sink.optimize_while_filling().await,
+                Phase::Starting | Phase::Streaming | Phase::Stopping => sink.optimize().await,
+            };
+            if let Err(error) = optimized {
                 tracing::warn!("an index could not be built, searches stay exact but slower: {error}");
+                pause = OPTIMIZE_AGAIN;
             }
         }
-        tokio::time::sleep(OPTIMIZE_INTERVAL).await;
+        tokio::time::sleep(pause).await;
     }
 }

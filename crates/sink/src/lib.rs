@@ -232,6 +232,16 @@ pub trait Sink: Send + Sync {
     /// It may take minutes and a part of the machine. Writes and searches go on meanwhile, so call it from a task of its
     /// own, for example now and then during a snapshot and after it. Dropping the future does not stop it.
     fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>>;
+
+    /// Like [`optimize`](Self::optimize) while many points are still to come: waits for more of them before it builds an index.
+    fn optimize_while_filling(&self) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// How many points an index covers, about; the others are compared one by one. `None` where somebody else sees to that.
+    fn indexed(&self) -> BoxFuture<'_, Result<Option<u64>, SinkError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 }
 
 /// What to look for.

@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{Columns, LookupSpec, SourceConfig, TableSpec};
 use walvec_embed::Embedder;
@@ -25,6 +27,9 @@ use crate::fields::Description;
 use crate::http::read::Known;
 use crate::http::{Fields, Searchable, Serving};
 use crate::remembered;
+
+/// How long closing the collections may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The stages of a configuration, ready to be run.
 pub(crate) struct Parts {
@@ -128,13 +133,19 @@ impl Parts {
         }
     }
 
-    /// Gives back what this process holds of the collections.
+    /// Gives back what this process, which ends, holds of the collections. All at once, and for a while only: what was confirmed is durable, and a
+    /// service manager does not wait for long.
     pub(crate) async fn close(self) {
         self.remember_columns();
-        for collection in self.opened {
-            if let Err(error) = collection.close().await {
-                tracing::warn!("a collection was not closed cleanly, nothing confirmed is lost: {error}");
-            }
+        let closing = join_all(self.opened.into_iter().map(Opened::leave));
+        let Ok(closed) = tokio::time::timeout(CLOSE_LIMIT, closing).await else {
+            tracing::info!(
+                "the collections are left before they are closed; the next start takes a moment longer, nothing is lost"
+            );
+            return;
+        };
+        for error in closed.into_iter().filter_map(Result::err) {
+            tracing::warn!("a collection was not closed cleanly, nothing confirmed is lost: {error}");
         }
     }
 }

@@ -140,6 +140,14 @@ impl Opened {
         Ok(())
     }
 
+    /// Gives back what this process, which ends, holds of it; waits for no index build.
+    pub(crate) async fn leave(self) -> Result<(), SinkError> {
+        match self {
+            Self::Embedded(embedded) => embedded.leave().await,
+            Self::Remote(_) => Ok(()),
+        }
+    }
+
     /// Gives back what this process holds of it.
     pub(crate) async fn close(self) -> Result<(), SinkError> {
         match self {

@@ -215,6 +215,11 @@ fn open(context: &TestContext, expected: &Expected, copy: &Path) -> Result<Embed
     let spec = stored_spec(context, expected.collection, expected.layout)?;
     let collections = context.data_directory().join("collections");
     copy_directory(&collections.join(&spec.name), &copy.join("collections").join(&spec.name))?;
+    // The last writes of one that was killed.
+    let journal = context.data_directory().join("journal");
+    if journal.exists() {
+        copy_directory(&journal, &copy.join("journal"))?;
+    }
     Ok(Embedded::open(copy, spec)?)
 }
 

@@ -15,6 +15,7 @@
 //! - [`types`]: what becomes of the values of each type, and what filters make of them
 //! - [`memory`]: memory is bounded by what is configured, whatever the rows are like
 //! - [`faults`]: kills, crashes, cut connections
+//! - [`engine`]: the engine inside the program: its index is built beside everything else
 //! - [`failover`]: a primary that dies, and its standby
 //! - [`broker_failover`]: the same behind a broker
 //! - [`gaps`]: changes that can no longer be had
@@ -70,6 +71,7 @@ mod broker_open;
 mod check;
 mod chunks;
 mod compose;
+mod engine;
 mod failover;
 mod faults;
 mod full_disks;
@@ -132,6 +134,7 @@ fn main() -> ExitCode {
     let behind = [
         aside::tests(),
         faults::tests(),
+        engine::tests(),
         gaps::tests(),
         too_large::tests(),
         ownership::tests(),

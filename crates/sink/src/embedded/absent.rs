@@ -44,6 +44,14 @@ impl Embedded {
     pub async fn close(self) -> Result<(), SinkError> {
         match self.0 {}
     }
+
+    /// Leaves nothing.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn leave(self) -> Result<(), SinkError> {
+        match self.0 {}
+    }
 }
 
 impl Sink for Embedded {

@@ -10,7 +10,7 @@ use super::convert::older_than;
 use super::paths::collection_directory;
 use super::steps::{self, Step};
 use super::store::Store;
-use super::writer::Writer;
+use super::writer::{Pace, Writer};
 use super::{manifest, read};
 use crate::{
     BoxFuture, CollectionId, CollectionSpec, Generations, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink,
@@ -20,18 +20,17 @@ use crate::{
 /// One collection in the embedded engine, in `<root>/collections/<name>/`. Clones share it.
 ///
 /// # Durability
-/// A write is answered after the engine's `flush`, or, while an index is being built, after its record in the journal
-/// has reached the disk.
+/// A write is answered when its record in the journal has reached the disk and the engine has made it.
 ///
 /// # What runs beside what
-/// One thread makes all changes, in the order in which the futures were first polled. Reads run beside it, and beside an
+/// Changes are made one after the other, in the order in which the futures were first polled. Reads run beside them, and beside an
 /// index build ([`Sink::optimize`]), which writes do not wait for either. A search sees all that a write changes or nothing of
-/// it. Dropping a future does not take a write back.
+/// it. Dropping a future does not take back a write that has begun.
 ///
 /// # Closing
-/// [`close`](Self::close) waits for an index build that is under way. A program in a hurry may exit instead: everything
+/// [`close`](Self::close) waits for an index build that is under way. A program that ends calls [`leave`](Self::leave), or just exits: everything
 /// that was answered is durable, and the next [`open`](Self::open) repairs what the build left. Dropping the last clone
-/// waits for the writes that were sent, but not for an index build.
+/// does not wait for an index build either.
 #[derive(Clone, Debug)]
 pub struct Embedded {
     store: Arc<Store>,
@@ -61,7 +60,7 @@ impl Embedded {
     /// already, here or elsewhere, [`SinkError::Corrupt`] if its files cannot be read, [`SinkError::Io`].
     pub fn open(root: &Path, spec: CollectionSpec) -> Result<Self, SinkError> {
         let store = Arc::new(Store::open(root, spec)?);
-        let writer = Arc::new(Writer::spawn(Arc::clone(&store))?);
+        let writer = Arc::new(Writer::new(Arc::clone(&store)));
         Ok(Self { store, writer })
     }
 
@@ -71,6 +70,15 @@ impl Embedded {
     /// If the engine could not write its last words. What was answered before is durable all the same.
     pub async fn close(self) -> Result<(), SinkError> {
         self.writer.close().await
+    }
+
+    /// Closes the collection for a program that ends: like [`close`](Self::close), but leaves an index build in its middle. It may go on until the
+    /// process is gone, and the collection cannot be opened again before.
+    ///
+    /// # Errors
+    /// As of [`close`](Self::close).
+    pub async fn leave(self) -> Result<(), SinkError> {
+        self.writer.leave().await
     }
 
     /// Runs a read on the blocking pool, so that a long one holds up no other task.
@@ -154,7 +162,19 @@ impl Sink for Embedded {
     }
 
     fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(self.writer.optimize())
+        Box::pin(self.writer.optimize(Pace::Settled))
+    }
+
+    fn optimize_while_filling(&self) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(self.writer.optimize(Pace::Filling))
+    }
+
+    fn indexed(&self) -> BoxFuture<'_, Result<Option<u64>, SinkError>> {
+        let store = Arc::clone(&self.store);
+        Box::pin(async move {
+            let task = tokio::task::spawn_blocking(move || store.indexed().map(|(_, indexed)| Some(indexed)));
+            task.await.unwrap_or(Err(SinkError::Closed))
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use qdrant_edge::{
 };
 
 use super::convert::{self, point_id, read_error};
-use super::journal::Journal;
+use super::journal::Member;
 use super::paths::io_error;
 use super::read::{self, VectorNames};
 use super::steps::{self, RawPoint, Step};
@@ -19,15 +19,15 @@ use crate::SinkError;
 const PAGE: usize = 1000;
 
 /// Leaves one copy of every point. A crash in the middle loses none: the journal has them until all is durable.
-pub(super) fn remove(shard: &EdgeShard, names: &VectorNames, journal: &mut Journal) -> Result<(), SinkError> {
+pub(super) fn remove(shard: &EdgeShard, names: &VectorNames, journal: &Member) -> Result<(), SinkError> {
     let mut from = None;
     loop {
         let (ids, next) = page_of_ids(shard, from)?;
         let copies = read::count(shard, Some(among(&ids)))?;
         if copies > ids.len() as u64 {
-            let change = rewriting(shard, names, &ids)?;
+            let mut change = rewriting(shard, names, &ids)?;
             let failed = io_error(shard.path());
-            journal.append(&change).map_err(&failed)?;
+            journal.record(&mut change).map_err(&failed)?;
             steps::apply_all(shard, names, change)?;
         }
         match next {

@@ -36,6 +36,9 @@ pub(super) struct Manifest {
     made_with: MadeWith,
     /// How often the engine was opened: operations of a later opening have higher numbers (see `engine_log`).
     opens: u64,
+    /// How often the engine was flushed while the journal had changes (see `journal`).
+    #[serde(default)]
+    flushes: u64,
     /// Whether the engine's files were once complete; if so, their absence is a loss and not a beginning.
     created: bool,
     /// Whether a point was ever written: from then on the fingerprint binds.
@@ -50,6 +53,16 @@ pub(super) fn exists(directory: &Path) -> bool {
 /// Where the manifest of the collection in `directory` is.
 pub(super) fn path(directory: &Path) -> PathBuf {
     directory.join(FILE_NAME)
+}
+
+/// The id of the collection in `directory` and how many flushes it knows of, if there is one that can be read.
+pub(super) fn state_in(directory: &Path) -> std::io::Result<Option<(Uuid, u64)>> {
+    match fs::read(path(directory)) {
+        // One that cannot be read is told when it is opened.
+        Ok(text) => Ok(Manifest::parse(&text).ok().map(|manifest| (manifest.id, manifest.flushes))),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Manifest {
@@ -139,6 +152,21 @@ impl Manifest {
         CollectionId(self.id.to_string())
     }
 
+    pub(super) const fn uuid(&self) -> Uuid {
+        self.id
+    }
+
+    pub(super) const fn flushes(&self) -> u64 {
+        self.flushes
+    }
+
+    /// Counts one more flush, durably, and returns how many there were.
+    pub(super) fn count_flush(&mut self, directory: &Path) -> Result<u64, SinkError> {
+        self.flushes += 1;
+        self.save(directory)?;
+        Ok(self.flushes)
+    }
+
     pub(super) const fn is_created(&self) -> bool {
         self.created
     }
@@ -163,6 +191,7 @@ impl Manifest {
             fingerprint: spec.fingerprint.clone(),
             made_with: spec.made_with.clone(),
             opens: 0,
+            flushes: 0,
             created: false,
             written: false,
         }

@@ -1,8 +1,8 @@
 //! Qdrant's own engine inside this process. The only module that names `qdrant_edge`.
 //!
 //! ```text
-//!  writes ──▶ bounded channel ──▶ writer (one thread) ──▶ Store ◀── readers (blocking pool)
-//!                                    └─ index build (one thread, now and then)
+//!  writes ──▶ writer (one at a time) ──▶ journal ──▶ Store ◀── readers (blocking pool)
+//!                └─ index build (one thread, now and then)
 //! ```
 //!
 //! - [`Directory`]: which collection a name stands for
@@ -12,12 +12,23 @@
 //! - `manifest`: what a collection was made for, beside its files
 //! - `store`: opening, closing and reopening the engine; its panics become errors; room on the disk
 //! - `engine_log`: the engine's own log: numbering and growth
-//! - `journal`: changes on their way into the files, for the case that they are cut short
+//! - `journal`: changes on their way into the files, for the case that they are cut short; one for all collections
+//! - `legacy`: the same, as an earlier walvec left them
 //! - `duplicates`: what an index build that was cut short leaves behind
-//! - `writer`: the thread that owns every change
+//! - `writer`: the owner of every change
+//! - `line`: how work queues for it
 //! - `steps`: a batch as the engine takes it, checked before anything is touched
 //! - `read`: retrieve, count, scroll, search
 //! - `convert`: ids, filters and errors in the engine's terms
+
+/// A step at which a test can crash the program; nothing without the feature `failpoints`.
+#[cfg(feature = "embedded")]
+macro_rules! crash_point {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name, |_| std::process::abort());
+    };
+}
 
 #[cfg(not(feature = "embedded"))]
 mod absent;
@@ -33,6 +44,10 @@ mod duplicates;
 mod engine_log;
 #[cfg(feature = "embedded")]
 mod journal;
+#[cfg(feature = "embedded")]
+mod legacy;
+#[cfg(feature = "embedded")]
+mod line;
 #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "only a collection that can be opened has all of it"))]
 mod manifest;
 mod paths;

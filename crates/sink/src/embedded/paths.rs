@@ -16,6 +16,11 @@ pub(super) fn shard_directory(collection: &Path) -> PathBuf {
     collection.join("shard")
 }
 
+/// A file that is there while an index is being built.
+pub(super) fn build_mark(collection: &Path) -> PathBuf {
+    collection.join("building")
+}
+
 /// The directory of a collection below the data directory `root`.
 pub(super) fn collection_directory(root: &Path, name: &str) -> Result<PathBuf, SinkError> {
     let collections = root.join("collections");

@@ -39,6 +39,8 @@ pub(super) enum Step {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct RawPoint {
     pub(super) id: PointId,
+    /// A record of the journal has it beside the JSON.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) vector: Vector,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) keywords: Option<SparseVector>,
@@ -99,19 +101,16 @@ pub(super) fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Resu
     }
 }
 
-/// The steps of a change that write vectors over those of stored points. The others are made as a whole or not at all.
-pub(super) fn writing_over_vectors(shard: &EdgeShard, steps: &[Step]) -> Result<Vec<Step>, SinkError> {
-    let mut writing_over = Vec::new();
+/// Whether a change only stores points that were not there.
+pub(super) fn only_adds(shard: &EdgeShard, steps: &[Step]) -> Result<bool, SinkError> {
     for step in steps {
-        let Step::Upsert(points) = step else { continue };
+        let Step::Upsert(points) = step else { return Ok(false) };
         let ids: Vec<EdgeId> = points.iter().map(|point| edge_id(point.id)).collect();
-        let stored = stored_among(shard, &ids)?;
-        let over: Vec<RawPoint> = points.iter().filter(|point| stored.contains(&edge_id(point.id))).cloned().collect();
-        if !over.is_empty() {
-            writing_over.push(Step::Upsert(over));
+        if !stored_among(shard, &ids)?.is_empty() {
+            return Ok(false);
         }
     }
-    Ok(writing_over)
+    Ok(true)
 }
 
 fn stored_among(shard: &EdgeShard, ids: &[EdgeId]) -> Result<HashSet<EdgeId>, SinkError> {
@@ -163,6 +162,18 @@ fn edge_point(names: &VectorNames, point: RawPoint) -> PointStructPersisted {
         vector: edge_vectors(names, point.vector, point.keywords),
         payload: Some(qdrant_edge::Payload(point.payload)),
     }
+}
+
+/// How many points the steps may move to where no index covers them, or take out of one.
+pub(super) fn points_touched(steps: &[Step]) -> u64 {
+    let points = steps.iter().map(|step| match step {
+        Step::Upsert(points) => points.len() as u64,
+        Step::Overwrite { .. } => 1,
+        Step::Delete(ids) => ids.len() as u64,
+        // Nobody has counted them.
+        Step::DeleteTable { .. } | Step::Sweep { .. } => u64::MAX,
+    });
+    points.fold(0, u64::saturating_add)
 }
 
 /// About how many bytes of vectors and payloads the steps carry.

@@ -1,6 +1,7 @@
 //! The engine and its files: opening, closing, reopening; its panics become errors; room on the disk.
 
 use std::any::Any;
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -9,32 +10,43 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use qdrant_edge::{
     CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeSparseVectorParams, EdgeVectorParams,
     FieldIndexOperations, HnswIndexConfig, JsonPath, Modifier, PayloadFieldSchema, PayloadSchemaType, UpdateOperation,
+    WalOptions,
 };
 use walvec_model::RESERVED_KEY;
 
 use super::convert::{change_error, field_path, provenance_path, schema};
 use super::data_dir::LockFile;
-use super::journal::{self, Kind};
-use super::manifest::Manifest;
-use super::paths::{collection_directory, io_error, shard_directory};
+use super::journal::{self, Member};
+use super::manifest::{Manifest, sync_parent};
+use super::paths::{build_mark, collection_directory, io_error, shard_directory};
 use super::read::{Target, VectorNames};
 use super::steps::{self, Step};
-use super::{duplicates, engine_log};
+use super::{duplicates, engine_log, legacy};
 use crate::{CollectionId, CollectionSpec, SinkError};
 
 /// The engine writes through memory maps, and a page that finds no room on the disk kills the process. So the last
 /// 64 MiB are left alone: other programs and the engine's bookkeeping need a little between the check and the write.
 const DISK_RESERVE: u64 = 64 << 20;
 
-/// A batch is stored three times, in the engine's log (5 bytes a number), in its segments (4 bytes), and as a record (11 bytes).
-const DISK_FACTOR: u64 = 5;
+/// A batch is stored three times, in the engine's log (5 bytes a number), in its segments (4 bytes), and as a record (4 bytes).
+const DISK_FACTOR: u64 = 4;
 
 /// Size of the engine's log at which it is started afresh: about 250,000 points of 384 dimensions. Until then it only
 /// takes room; starting afresh holds readers up for as long as loading takes.
 const LOG_LIMIT: u64 = 512 << 20;
 
+/// How large a file of the engine's log is. They have holes, so that a small collection takes little room, and a larger batch makes a larger one.
+const LOG_SEGMENT: usize = 4 << 20;
+
 /// How many points may lie in a segment without an index: comparing them one by one takes about a millisecond.
-const UNINDEXED_POINTS: usize = 10_000;
+pub(super) const UNINDEXED_POINTS: u64 = 10_000;
+
+/// How many segments a collection has before small ones are put together. Each has an index of its own, and a search asks them all. Putting
+/// two together means to index the points of both again.
+const SEGMENTS: usize = 16;
+
+/// How many points a segment may have. Building its index takes about a kilobyte of memory a point, on all cores.
+const SEGMENT_POINTS: u64 = 150_000;
 
 /// A collection's engine. Readers and the writer share it; reopening and closing exclude them.
 #[derive(Debug)]
@@ -43,6 +55,7 @@ pub(super) struct Store {
     target: Target,
     indexes: Vec<(JsonPath, PayloadSchemaType)>,
     manifest: Mutex<Manifest>,
+    journal: Member,
     slot: RwLock<Slot>,
     /// Held by searches, and alone by a change while the engine applies it. The engine searches its segments one after the
     /// other and looks the payloads up afterwards: in the middle of a change it would miss points that move or go meanwhile,
@@ -63,13 +76,16 @@ impl Store {
     pub(super) fn open(root: &Path, spec: CollectionSpec) -> Result<Self, SinkError> {
         let directory = collection_directory(root, &spec.name)?;
         let lock = LockFile::acquire(&directory)?;
-        let manifest = Mutex::new(Manifest::open(&directory, &spec)?);
+        let manifest = Manifest::open(&directory, &spec)?;
+        let journal = Member::join(root, manifest.uuid(), manifest.flushes())?;
+        let manifest = Mutex::new(manifest);
         let slot = RwLock::new(Slot::Closed);
         let indexes = index_list(&spec)?;
         let dense = spec.vector.unwrap_or_else(|| qdrant_edge::DEFAULT_VECTOR_NAME.to_owned());
         let vectors = VectorNames { dense, keywords: spec.keywords };
         let target = Target { dimension: spec.dimension, vectors, nesting: spec.nesting };
-        let store = Self { directory, target, indexes, manifest, slot, applying: RwLock::default(), _lock: lock };
+        let store =
+            Self { directory, target, indexes, manifest, journal, slot, applying: RwLock::default(), _lock: lock };
         store.reopen().map_err(|error| match error {
             SinkError::Engine(reason) => {
                 SinkError::Corrupt { collection: spec.name, path: store.directory.clone(), reason }
@@ -81,6 +97,10 @@ impl Store {
 
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    pub(super) const fn journal(&self) -> &Member {
+        &self.journal
     }
 
     pub(super) fn id(&self) -> CollectionId {
@@ -115,10 +135,64 @@ impl Store {
         steps::apply_all(shard, &self.target.vectors, steps)
     }
 
-    /// Gives the engine up and loads it again from its files: the last durable state, and the journals' changes.
+    /// Makes all changes durable in the engine, and forgets their records. Nothing may change meanwhile.
+    pub(super) fn flush(&self) -> Result<(), SinkError> {
+        self.with_shard(|shard| {
+            shard.flush();
+            Ok(())
+        })?;
+        self.flushed(&mut self.manifest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Forgets the records of all changes: they are durable in the engine.
+    fn flushed(&self, manifest: &mut Manifest) -> Result<(), SinkError> {
+        if self.journal.bytes() > 0 {
+            self.journal.flushed(manifest.count_flush(&self.directory)?);
+        }
+        Ok(())
+    }
+
+    /// How many points there are, and how many of them an index covers.
+    pub(super) fn indexed(&self) -> Result<(u64, u64), SinkError> {
+        self.with_shard(|shard| {
+            let info = shard.info();
+            let (points, mut indexed) = (info.points_count as u64, info.indexed_vectors_count as u64);
+            if self.target.vectors.keywords.is_some() {
+                // The sparse vectors are counted too, and they always have an index.
+                indexed = indexed.saturating_sub(points);
+            }
+            Ok((points, indexed.min(points)))
+        })
+    }
+
+    /// Builds indexes until no segment without one has `enough` points.
+    pub(super) fn build_indexes(&self, enough: u64) -> Result<(), SinkError> {
+        self.with_shard(|shard| {
+            shard.set_optimizers_config(optimizers(self.target.dimension, enough)).map_err(change_error)?;
+            shard.optimize().map(drop).map_err(change_error)
+        })
+    }
+
+    /// Remembers, durably, that an index build is under way: cut short it may leave points twice.
+    pub(super) fn begin_build(&self) -> Result<(), SinkError> {
+        let mark = build_mark(&self.directory);
+        let begun = File::create(&mark).and_then(|file| file.sync_all()).and_then(|()| sync_parent(&mark));
+        begun.map_err(io_error(&mark))
+    }
+
+    /// Forgets the index build: it has ended, and what it did is durable.
+    pub(super) fn end_build(&self) -> Result<(), SinkError> {
+        let mark = build_mark(&self.directory);
+        match std::fs::remove_file(&mark) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| sync_parent(&mark)).map_err(io_error(&mark)),
+        }
+    }
+
+    /// Gives the engine up and loads it again from its files: the last durable state, and the journal's changes.
     pub(super) fn reopen(&self) -> Result<(), SinkError> {
         let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
-        // What it cannot write was never answered, or is in a journal.
+        // What it cannot write is in the journal.
         discard(std::mem::replace(&mut *slot, Slot::Closed)).ok();
         match self.load() {
             Ok(shard) => {
@@ -173,7 +247,8 @@ impl Store {
         engine_log::renew(&shard_directory, opening).map_err(io_error(&shard_directory))?;
         let config = engine_config(&self.target);
         let shard = guarded(|| EdgeShard::load(&shard_directory, Some(config)).map_err(change_error))?;
-        let prepared = guarded(|| self.prepare(&shard)).and_then(|()| manifest.set_created(&self.directory));
+        let prepared =
+            guarded(|| self.prepare(&shard, &mut manifest)).and_then(|()| manifest.set_created(&self.directory));
         if let Err(error) = prepared {
             // If closing fails too, that says nothing new.
             discard(Slot::Open(Box::new(shard))).ok();
@@ -183,7 +258,7 @@ impl Store {
     }
 
     /// Creates what the files lack, and makes again what was cut short.
-    fn prepare(&self, shard: &EdgeShard) -> Result<(), SinkError> {
+    fn prepare(&self, shard: &EdgeShard, manifest: &mut Manifest) -> Result<(), SinkError> {
         for (field_name, schema) in &self.indexes {
             let index = CreateIndex {
                 field_name: field_name.clone(),
@@ -192,34 +267,37 @@ impl Store {
             let operation = UpdateOperation::FieldIndexOperation(FieldIndexOperations::CreateIndex(index));
             shard.update(operation).map_err(change_error)?;
         }
+        let was_cut_short = build_mark(&self.directory).exists() || legacy::build_was_cut_short(&self.directory);
         self.repeat(shard)?;
+        if was_cut_short {
+            duplicates::remove(shard, &self.target.vectors, &self.journal)?;
+        }
         shard.flush();
-        Ok(())
+        let failed = io_error(&self.directory);
+        legacy::forget(&self.directory).map_err(&failed)?;
+        journal::forget_handed_out(&self.directory).map_err(&failed)?;
+        self.flushed(manifest)?;
+        self.end_build()
     }
 
-    /// Makes the changes again that may have been cut short.
+    /// Makes the changes again that may have been cut short, in their order.
     fn repeat(&self, shard: &EdgeShard) -> Result<(), SinkError> {
         let failed = io_error(&self.directory);
-        for kind in [Kind::LastChange, Kind::Build] {
-            let Some((mut journal, changes)) = journal::left_behind(&self.directory, kind).map_err(&failed)? else {
-                continue;
-            };
-            let count = changes.len();
-            for (number, change) in changes.into_iter().enumerate() {
-                match self.repeat_change(shard, change) {
-                    // Only the last one can have failed when it was made. It must not make the collection unreadable.
-                    Err(SinkError::Engine(reason)) if number + 1 == count => {
-                        tracing::warn!(reason, "a change that the engine could not make was left out");
-                        journal.take_back().map_err(&failed)?;
-                    }
-                    repeated => repeated?,
+        let mut changes = legacy::changes(&self.directory).map_err(&failed)?;
+        changes.extend(journal::handed_out(&self.directory).map_err(&failed)?);
+        changes.extend(self.journal.changes().map_err(&failed)?);
+        let count = changes.len();
+        for (number, change) in changes.into_iter().enumerate() {
+            match self.repeat_change(shard, change) {
+                // Only the last one can have failed when it was made. It must not make the collection unreadable.
+                Err(SinkError::Engine(reason)) if number + 1 == count => {
+                    tracing::warn!(reason, "a change that the engine could not make was left out");
                 }
+                repeated => repeated?,
             }
-            if kind == Kind::Build {
-                duplicates::remove(shard, &self.target.vectors, &mut journal)?;
-            }
-            shard.flush();
-            journal.remove().map_err(&failed)?;
+        }
+        if count > 0 {
+            tracing::debug!(changes = count, directory = %self.directory.display(), "changes that were cut short were made again");
         }
         Ok(())
     }
@@ -227,8 +305,9 @@ impl Store {
     fn repeat_change(&self, shard: &EdgeShard, change: Vec<Step>) -> Result<(), SinkError> {
         for step in change {
             match guarded(|| steps::apply(shard, &self.target.vectors, step)) {
-                // Its point was there when the change was made; that it is gone comes from a later change, durable already.
-                Ok(_) | Err(SinkError::BadPoint { .. }) => {}
+                // Its point was there when the change was made; that it is gone comes from a later change, durable already. Or the engine
+                // refused the change then, and it could not be withdrawn.
+                Ok(_) | Err(SinkError::BadPoint { .. } | SinkError::BadRequest(_)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -262,7 +341,6 @@ fn engine_config(target: &Target) -> EdgeConfig {
     let dimension = target.dimension;
     // On disk means memory-mapped: what is searched often stays in the page cache, and the rest costs no memory.
     let vectors = EdgeVectorParams::builder(dimension, Distance::Cosine).on_disk(true).build();
-    let unindexed_kib = (UNINDEXED_POINTS * dimension * size_of::<f32>()).div_ceil(1024);
     let mut config = EdgeConfig::builder().vector(&target.vectors.dense, vectors);
     if let Some(name) = &target.vectors.keywords {
         let sparse = EdgeSparseVectorParams::builder().modifier(Modifier::Idf).on_disk(true).build();
@@ -270,14 +348,33 @@ fn engine_config(target: &Target) -> EdgeConfig {
     }
     config
         .on_disk_payload(true)
-        .hnsw_config(HnswIndexConfig { max_indexing_threads: indexing_threads(), ..HnswIndexConfig::default() })
-        .optimizers(EdgeOptimizersConfig { indexing_threshold: Some(unindexed_kib), ..EdgeOptimizersConfig::default() })
+        .hnsw_config(HnswIndexConfig {
+            max_indexing_threads: cores(),
+            on_disk: Some(true),
+            ..HnswIndexConfig::default()
+        })
+        .optimizers(optimizers(dimension, UNINDEXED_POINTS))
+        .wal_options(WalOptions { segment_capacity: LOG_SEGMENT, ..WalOptions::default() })
         .build()
 }
 
-/// Half of the cores: searches and embedding go on during an index build.
-fn indexing_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+/// When indexes are built and segments put together. `enough`: points without an index that one is built for.
+fn optimizers(dimension: usize, enough: u64) -> EdgeOptimizersConfig {
+    let kibibytes = |points: u64| {
+        let points = usize::try_from(points).unwrap_or(usize::MAX);
+        points.saturating_mul(dimension * size_of::<f32>()).div_ceil(1024)
+    };
+    EdgeOptimizersConfig {
+        indexing_threshold: Some(kibibytes(enough)),
+        default_segment_number: Some(SEGMENTS),
+        max_segment_size: Some(kibibytes(SEGMENT_POINTS)),
+        ..EdgeOptimizersConfig::default()
+    }
+}
+
+/// The threads of an index build, which the engine gives the lowest priority: they take what nobody else wants.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(16))
 }
 
 /// Drops the engine, whose drop flushes, and panics where that fails.

@@ -1,212 +1,224 @@
-//! The thread that owns every change of a collection: update, flush, and when an index is built.
+//! The owner of every change of a collection: record, update, flush, and when an index is built.
 //!
 //! In 0.7.2 the engine's `flush` panics when an update, or the end of an index build, holds one of its locks. Here nothing
-//! changes during a flush, and nothing is flushed during a build: the journal makes writes durable meanwhile. A vector
-//! that takes the place of another one is recorded before, because the engine can be killed in the middle of it (see `journal`).
+//! changes during a flush. One during a build keeps what was added, but not what was written over or deleted: the segments that are being
+//! rebuilt remember deletions in memory only. So the records of a build are kept from its first such change on, until it ends.
 
-use std::sync::{Arc, mpsc as std_mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use super::convert::change_error;
-use super::journal::{Journal, Kind};
+use super::line::Line;
 use super::paths::io_error;
 use super::steps::{self, Step};
-use super::store::Store;
+use super::store::{Store, UNINDEXED_POINTS};
 use crate::SinkError;
 
-/// A step at which a test can crash the program; nothing without the feature `failpoints`.
-macro_rules! crash_point {
-    ($name:literal) => {
-        #[cfg(feature = "failpoints")]
-        fail::fail_point!($name, |_| std::process::abort());
-    };
-}
+/// Bytes of records after which the engine is flushed: making them again takes less than a second.
+const FLUSH_AT: u64 = 16 << 20;
 
-/// Changes that may wait; each holds a batch in memory.
-const QUEUE: usize = 16;
+/// Bytes of records at which changes wait for the end of an index build: making them again takes some seconds.
+const RECORDS_LIMIT: u64 = 64 << 20;
 
-/// How an index build ended. Not the thread's own result: the thread may still be telling so, to a full queue, while the
-/// owner waits for it.
-type Outcome = std_mpsc::Receiver<Result<(), SinkError>>;
+/// How many points without an index are enough for one while a collection is being filled: a quarter of what there is, within these bounds. Many
+/// small segments would have to be put together afterwards, and without an index a search compares them one by one.
+const FILLING: (u64, u64) = (25_000, 100_000);
+
+/// How often a wait for an index build looks whether the program leaves.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How an index build ended. Not the thread's own result: the thread may be waiting for the owner, who waits for it.
+type Outcome = mpsc::Receiver<Result<(), SinkError>>;
 
 type Reply<T> = oneshot::Sender<Result<T, SinkError>>;
 
-/// What the thread is asked for.
-#[derive(Debug)]
-enum Job {
-    Change(Vec<Step>, Reply<u64>),
-    Optimize(Reply<()>),
-    /// The thread of the index build with this number is about to end.
-    BuildEnded(u64),
-    Close(Reply<()>),
+/// When an index build is worth while.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pace {
+    /// Many points are still to come.
+    Filling,
+    /// Few are.
+    Settled,
 }
 
-/// The writer's handle.
+/// The owner's handle.
 #[derive(Debug)]
 pub(super) struct Writer {
-    jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    owner: Arc<Mutex<Owner>>,
+    line: Line<Owner>,
+    /// The program ends: nobody waits for an index build.
+    leaving: Arc<AtomicBool>,
 }
 
 impl Writer {
-    pub(super) fn spawn(store: Arc<Store>) -> Result<Self, SinkError> {
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let failed = io_error(store.directory());
-        let owner = Owner { store, jobs: jobs.downgrade(), suspect: false, last_change: None, builds: 0, build: None };
-        let thread = thread::Builder::new().name("walvec-sink".to_owned()).spawn(move || owner.run(queue));
-        Ok(Self { jobs: Some(jobs), thread: Some(thread.map_err(failed)?) })
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        // Unknown counts as a reason to look.
+        let unindexed = store.indexed().map_or(u64::MAX, |(points, indexed)| points - indexed);
+        let leaving = Arc::new(AtomicBool::new(false));
+        let owner = Arc::new_cyclic(|this: &Weak<Mutex<Owner>>| {
+            let relieved = this.clone();
+            let relief = move || relieved.upgrade().iter().for_each(|owner| locked(owner).relieve());
+            store.journal().relieved_by(Arc::new(relief));
+            let (this, leaving) = (this.clone(), Arc::clone(&leaving));
+            let (suspect, is_closed, is_log_unknown) = (false, false, false);
+            Mutex::new(Owner {
+                store,
+                this,
+                leaving,
+                suspect,
+                is_closed,
+                is_log_unknown,
+                unindexed,
+                builds: 0,
+                build: None,
+            })
+        });
+        Self { owner, line: Line::default(), leaving }
     }
 
     /// Makes a change, durably; returns how many points a sweep removed.
     pub(super) async fn change(&self, steps: Vec<Step>) -> Result<u64, SinkError> {
-        self.ask(|reply| Job::Change(steps, reply)).await
+        self.ask(|owner, reply| drop(reply.send(owner.change(steps)))).await
     }
 
     /// Builds indexes where there are enough new points; returns when they are in use.
-    pub(super) async fn optimize(&self) -> Result<(), SinkError> {
-        self.ask(Job::Optimize).await
+    pub(super) async fn optimize(&self, pace: Pace) -> Result<(), SinkError> {
+        self.ask(move |owner, reply| owner.optimize(pace, reply)).await
     }
 
     pub(super) async fn close(&self) -> Result<(), SinkError> {
-        self.ask(Job::Close).await
+        self.ask(|owner, reply| {
+            owner.end_build();
+            drop(reply.send(owner.close()));
+        })
+        .await
     }
 
-    async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, SinkError> {
+    /// Closes without waiting for an index build.
+    pub(super) async fn leave(&self) -> Result<(), SinkError> {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.ask(|owner, reply| drop(reply.send(owner.leave()))).await
+    }
+
+    /// Queues work. It is done even if nobody waits for it any more: hence the ignored results of `send`.
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Owner, Reply<T>) + Send + 'static,
+    ) -> Result<T, SinkError> {
         let (reply, answer) = oneshot::channel();
-        let jobs = self.jobs.as_ref().ok_or(SinkError::Closed)?;
-        jobs.send(job(reply)).await.map_err(|_| SinkError::Closed)?;
+        self.line.queue(&self.owner, move |owner| work(owner, reply)).await;
         answer.await.unwrap_or(Err(SinkError::Closed))
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the sink's writer thread panicked");
+        if !self.leaving.load(Ordering::Relaxed) {
+            self.line.wait();
         }
     }
 }
 
-/// What the thread owns.
+fn locked(owner: &Mutex<Owner>) -> MutexGuard<'_, Owner> {
+    owner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes the changes of one collection.
+#[derive(Debug)]
 struct Owner {
     store: Arc<Store>,
-    jobs: mpsc::WeakSender<Job>,
+    this: Weak<Mutex<Owner>>,
+    leaving: Arc<AtomicBool>,
     /// The engine failed: what it holds in memory may differ from what it will write.
     suspect: bool,
-    /// Where the last change of stored vectors is recorded, if there was one.
-    last_change: Option<Journal>,
+    is_closed: bool,
+    /// The engine's log may have grown long since somebody looked.
+    is_log_unknown: bool,
+    /// About how many points may have no index.
+    unindexed: u64,
     /// How many index builds were started.
     builds: u64,
     build: Option<Build>,
 }
 
 /// An index build that is under way.
+#[derive(Debug)]
 struct Build {
     outcome: Outcome,
-    journal: Journal,
     waiting: Vec<Reply<()>>,
+    /// Whether every change since it began only added points.
+    only_adds: bool,
 }
 
 impl Owner {
-    fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        // A caller that no longer waits for its answer is no reason to stop: hence the ignored results of `send`.
-        while let Some(job) = queue.blocking_recv() {
-            match job {
-                Job::Change(steps, reply) => drop(reply.send(self.change(steps))),
-                Job::Optimize(reply) => self.optimize(reply),
-                Job::BuildEnded(number) if number == self.builds => self.end_build(),
-                // It was waited for already.
-                Job::BuildEnded(_) => {}
-                Job::Close(reply) => {
-                    self.end_build();
-                    drop(reply.send(self.close()));
-                    return;
-                }
-            }
-        }
-        // Everything that was answered is durable; an index build finishes or is repaired at the next opening.
-        if self.build.is_none()
-            && let Err(error) = self.close()
-        {
-            tracing::warn!(%error, "the collection was not closed cleanly; nothing that was reported durable is lost");
-        }
-    }
-
-    fn close(&mut self) -> Result<(), SinkError> {
-        self.store.close()?;
-        // Of a change at which the engine failed a part may be in the files.
-        if self.suspect { Ok(()) } else { self.forget_last_change() }
-    }
-
-    /// Removes the record of the last change, which is durable in the engine.
-    fn forget_last_change(&mut self) -> Result<(), SinkError> {
-        if let Some(journal) = &self.last_change {
-            journal.remove().map_err(io_error(self.store.directory()))?;
-            self.last_change = None;
-        }
-        Ok(())
-    }
-
     fn change(&mut self, steps: Vec<Step>) -> Result<u64, SinkError> {
-        if self.build.as_ref().is_some_and(|build| build.journal.is_long()) {
+        if self.is_closed {
+            return Err(SinkError::Closed);
+        }
+        if self.build.is_some() && self.store.journal().bytes() > RECORDS_LIMIT {
             // The engine goes on building while enough new points arrive. With the writes held back, it comes to an end.
             self.end_build();
+            if self.build.is_some() {
+                return Err(SinkError::Closed);
+            }
         }
         self.restore()?;
         self.store.check_room(steps::size_in_bytes(&steps))?;
         if steps.iter().any(|step| matches!(step, Step::Upsert(_))) {
             self.store.will_hold_points()?;
         }
+        let touched = steps::points_touched(&steps);
         let outcome = self.recorded_change(steps);
         // After a failure the engine refuses changes, or has forgotten what it could not write. Loading it again is sound.
         self.suspect |= matches!(outcome, Err(SinkError::Engine(_)));
+        if outcome.is_ok() {
+            self.unindexed = self.unindexed.saturating_add(touched);
+            self.flush_if_due(FLUSH_AT);
+        }
         outcome
     }
 
-    /// Makes a change durable: during an index build by its record in the journal, otherwise by the engine's flush.
-    fn recorded_change(&mut self, steps: Vec<Step>) -> Result<u64, SinkError> {
+    /// Makes a change durable, by its record in the journal, and then visible.
+    fn recorded_change(&mut self, mut steps: Vec<Step>) -> Result<u64, SinkError> {
+        let failed = io_error(self.store.directory());
         self.store.with_shard(|shard| steps::check_overwritten_exist(shard, &steps))?;
-        self.record(&steps)?;
+        if let Some(build) = self.build.as_mut().filter(|build| build.only_adds) {
+            build.only_adds = self.store.with_shard(|shard| steps::only_adds(shard, &steps))?;
+        }
+        self.store.journal().record(&mut steps).map_err(&failed)?;
         crash_point!("change-recorded");
-        let outcome = self.store.with_shard(|shard| {
-            let swept = self.store.apply(shard, steps)?;
-            crash_point!("change-made");
-            if self.build.is_none() {
-                shard.flush();
-            }
-            Ok(swept)
-        });
+        let outcome = self.store.with_shard(|shard| self.store.apply(shard, steps));
+        crash_point!("change-made");
         // What the engine refuses changes nothing; of what it failed at the record makes a whole.
         if matches!(&outcome, Err(error) if !matches!(error, SinkError::Engine(_))) {
-            let journal = self.build.as_mut().map(|build| &mut build.journal).or(self.last_change.as_mut());
-            journal.map_or(Ok(()), Journal::take_back).map_err(io_error(self.store.directory()))?;
+            self.store.journal().withdraw().map_err(failed)?;
         }
         outcome
     }
 
-    /// Records what must be made again if it is cut short: during a build any change, otherwise vectors that take the place of stored
-    /// ones.
-    fn record(&mut self, steps: &[Step]) -> Result<(), SinkError> {
-        let failed = io_error(self.store.directory());
-        if let Some(Build { journal, .. }) = &mut self.build {
-            return journal.append(steps).map_err(failed);
+    /// Flushes the engine if that makes records superfluous, of which there are at least `bytes`.
+    fn flush_if_due(&mut self, bytes: u64) {
+        let is_useful = self.build.as_ref().is_none_or(|build| build.only_adds) && !self.suspect;
+        if !is_useful || self.store.journal().bytes() < bytes {
+            return;
         }
-        let steps = self.store.with_shard(|shard| steps::writing_over_vectors(shard, steps))?;
-        if steps.is_empty() {
-            // What follows may remove what the last change wrote, or write over it.
-            let stale = self.last_change.as_mut().filter(|journal| journal.has_any());
-            return stale.map_or(Ok(()), Journal::clear).map_err(failed);
+        self.is_log_unknown = true;
+        if let Err(error) = self.store.flush() {
+            tracing::warn!(%error, "the collection could not be flushed; what was written is in the journal");
+            // At the end of a build the engine may just hold the lock. Otherwise what it has in memory may never reach its files.
+            self.suspect |= self.build.is_none();
         }
-        let journal = match &mut self.last_change {
-            Some(journal) => journal,
-            none => none.insert(Journal::create(self.store.directory(), Kind::LastChange).map_err(&failed)?),
-        };
-        journal.replace(&steps).map_err(failed)
+    }
+
+    /// Lets go of the journal's oldest file.
+    fn relieve(&mut self) {
+        if !self.is_closed {
+            self.flush_if_due(0);
+        }
     }
 
     /// Loads the engine again if it failed, or if its log has grown long.
@@ -218,86 +230,139 @@ impl Owner {
             }
             return Ok(());
         }
-        if self.suspect || self.store.log_is_long() {
+        // It grows as the journal does, and to look means to read a directory.
+        if std::mem::take(&mut self.is_log_unknown) && self.store.log_is_long() {
+            self.flush_if_due(0);
             self.suspect = true;
+        }
+        if self.suspect {
             self.store.reopen()?;
             self.suspect = false;
-            // Its file went when the engine was loaded.
-            self.last_change = None;
         }
         Ok(())
     }
 
-    fn optimize(&mut self, reply: Reply<()>) {
+    fn optimize(&mut self, pace: Pace, reply: Reply<()>) {
+        if self.is_closed {
+            drop(reply.send(Err(SinkError::Closed)));
+            return;
+        }
         if let Some(build) = &mut self.build {
             build.waiting.push(reply);
             return;
         }
-        match self.start_build() {
-            Ok((outcome, journal)) => self.build = Some(Build { outcome, journal, waiting: vec![reply] }),
+        match self.start_build(pace) {
+            // A caller that no longer waits for its answer is no reason to stop: hence the ignored results of `send`.
+            Ok(None) => drop(reply.send(Ok(()))),
+            Ok(Some(outcome)) => self.build = Some(Build { outcome, waiting: vec![reply], only_adds: true }),
             Err(error) => drop(reply.send(Err(error))),
         }
     }
 
-    fn start_build(&mut self) -> Result<(Outcome, Journal), SinkError> {
+    /// Starts an index build, if there are enough points for one.
+    fn start_build(&mut self, pace: Pace) -> Result<Option<Outcome>, SinkError> {
+        let enough = match pace {
+            Pace::Settled => UNINDEXED_POINTS,
+            Pace::Filling => (self.store.indexed()?.0 / 4).clamp(FILLING.0, FILLING.1),
+        };
+        if self.unindexed < enough {
+            return Ok(None);
+        }
         self.restore()?;
         self.store.check_room(0)?;
-        // From here on every change is recorded in the build's journal.
-        self.forget_last_change()?;
-        let failed = io_error(self.store.directory());
-        let journal = Journal::create(self.store.directory(), Kind::Build).map_err(&failed)?;
-        self.builds += 1;
-        let number = self.builds;
-        let store = Arc::clone(&self.store);
-        let jobs = self.jobs.clone();
-        let (tell, outcome) = std_mpsc::sync_channel(1);
+        // What a build begins with has to be durable: the segments that it takes the place of are removed at its end.
+        self.store.flush()?;
+        self.store.begin_build()?;
+        let (tell, outcome) = mpsc::sync_channel(1);
+        let (store, this, number) = (Arc::clone(&self.store), self.this.clone(), self.builds + 1);
         let build = move || {
-            let built = store.with_shard(|shard| shard.optimize().map(drop).map_err(change_error));
+            let built = store.build_indexes(enough);
             drop(store);
             // Nobody listens any more: then the next opening repairs what is left to do.
             tell.send(built).ok();
-            if let Some(jobs) = jobs.upgrade() {
-                jobs.blocking_send(Job::BuildEnded(number)).ok();
+            if let Some(owner) = this.upgrade() {
+                let mut owner = locked(&owner);
+                // It may have been waited for already.
+                if owner.builds == number && !owner.is_closed {
+                    owner.end_build();
+                }
             }
         };
-        match thread::Builder::new().name("walvec-index".to_owned()).spawn(build) {
-            Ok(_) => Ok((outcome, journal)),
-            Err(error) => {
-                journal.remove().map_err(&failed)?;
-                Err(failed(error))
-            }
-        }
+        let spawned = thread::Builder::new().name("walvec-index".to_owned()).spawn(build);
+        spawned.map_err(io_error(self.store.directory()))?;
+        self.builds = number;
+        self.unindexed = 0;
+        Ok(Some(outcome))
     }
 
-    /// Waits for the index build, if there is one, and makes its result and the journal's changes durable.
+    /// Waits for the index build, if there is one, and makes its result and the changes since it began durable. Gives up waiting, and leaves the
+    /// build as it is, when the program leaves.
     fn end_build(&mut self) {
-        let Some(Build { outcome, journal, waiting }) = self.build.take() else { return };
-        let died = || Err(SinkError::Engine("the index build's thread died".to_owned()));
-        let built = outcome.recv().unwrap_or_else(|_| died());
+        let Some(build) = self.build.take() else { return };
+        let built = loop {
+            match build.outcome.recv_timeout(LOOK) {
+                Ok(built) => break built,
+                Err(RecvTimeoutError::Disconnected) => {
+                    break Err(SinkError::Engine("the index build's thread died".to_owned()));
+                }
+                Err(RecvTimeoutError::Timeout) if self.leaving.load(Ordering::Relaxed) => {
+                    self.build = Some(build);
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        };
         // A change at which the engine failed may be half made: nothing of that is to be flushed, and the journal has it.
-        let is_sound = || match self.suspect {
+        let is_sound = match self.suspect {
             true => Err(SinkError::Engine("a change failed during the index build".to_owned())),
             false => Ok(()),
         };
-        let outcome = built.and_then(|()| is_sound()).and_then(|()| {
-            self.store.with_shard(|shard| {
-                shard.flush();
-                Ok(())
-            })
-        });
-        let outcome = outcome.and_then(|()| journal.remove().map_err(io_error(self.store.directory())));
+        let outcome = built.and(is_sound).and_then(|()| self.store.flush()).and_then(|()| self.store.end_build());
         if let Err(error) = &outcome {
             // The engine takes a failed build back, and with it the deletions made meanwhile. The journal has them.
             tracing::warn!(%error, "an index build failed; the collection is loaded again");
+            self.unindexed = u64::MAX;
             self.suspect = true;
             if let Err(error) = self.restore() {
                 tracing::warn!(%error, "the collection cannot be loaded; the next write tries again");
             }
         }
         let message = outcome.err().map(|error| error.to_string());
-        for reply in waiting {
+        for reply in build.waiting {
             let answer = message.clone().map_or(Ok(()), |message| Err(SinkError::Engine(message)));
             drop(reply.send(answer));
+        }
+    }
+
+    fn close(&mut self) -> Result<(), SinkError> {
+        if std::mem::replace(&mut self.is_closed, true) {
+            return Ok(());
+        }
+        // Of a change at which the engine failed a part may be in its memory. The journal keeps the whole.
+        let flushed = if self.suspect { Ok(()) } else { self.store.flush() };
+        self.store.close().and(flushed)
+    }
+
+    /// Closes the collection, unless an index is being built. The engine keeps the flag that would stop a build to itself, so the process ends in
+    /// the middle of it: what was answered is in the journal, and the next opening removes what the build has left twice.
+    fn leave(&mut self) -> Result<(), SinkError> {
+        if self.build.is_none() {
+            return self.close();
+        }
+        self.is_closed = true;
+        self.build = None;
+        Ok(())
+    }
+}
+
+impl Drop for Owner {
+    /// An index build finishes by itself, or is repaired at the next opening.
+    fn drop(&mut self) {
+        if self.build.is_none()
+            && !self.is_closed
+            && let Err(error) = self.close()
+        {
+            tracing::warn!(%error, "the collection was not closed cleanly; nothing that was reported durable is lost");
         }
     }
 }

@@ -166,7 +166,7 @@ async fn a_kill_loses_nothing_that_was_reported_durable() {
     for round in 0..ROUNDS {
         let last =
             last_batch_of_a_killed_child(root.path(), seed, (round, next), &mut rng).expect("no batch became durable");
-        builds_cut_short += u32::from(root.path().join("collections/books/journal").exists());
+        builds_cut_short += u32::from(root.path().join("collections/books/building").exists());
         for number in next..=last {
             let (_, effects) = batch(seed, number, |id| state.get(&id).copied());
             for (id, value) in effects {
@@ -212,7 +212,7 @@ async fn points_that_a_cut_short_build_left_twice_are_stored_once_again() {
     for original in originals {
         copy_directory(&original, &segments.join(uuid::Uuid::new_v4().to_string()));
     }
-    std::fs::write(root.path().join("collections/books/journal"), b"").unwrap();
+    std::fs::write(root.path().join("collections/books/building"), b"").unwrap();
 
     let sink = open(root.path());
     assert_eq!(sink.count().await.unwrap(), 2500);
@@ -221,11 +221,11 @@ async fn points_that_a_cut_short_build_left_twice_are_stored_once_again() {
     sink.close().await.unwrap();
     let sink = open(root.path());
     assert_eq!(sink.count().await.unwrap(), 2499);
-    assert!(!root.path().join("collections/books/journal").exists());
+    assert!(!root.path().join("collections/books/building").exists());
 }
 
-fn copy_directory(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
+pub(crate) fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());

@@ -5,6 +5,7 @@
 //! - [`opening`]: locks, fingerprints, indexes, closing
 //! - [`beside`]: reads and writes beside each other and beside an index build
 //! - [`durability`]: kills at random moments
+//! - [`journal`]: what is in the journal and not in the engine's files
 //! - [`disk`]: a full disk
 //! - [`limits`]: a Qdrant server that lets only so much through in a minute
 //! - [`server`]: a collection on a Qdrant server
@@ -20,6 +21,7 @@ mod common;
 mod disk;
 mod durability;
 mod hybrid;
+mod journal;
 mod layouts;
 mod limits;
 mod opening;

@@ -138,6 +138,10 @@ async fn a_panic_of_the_engine_is_an_error_and_passes_when_its_cause_does() {
     let segments = fixture.root.path().join("collections/books/shard/segments");
     let away = fixture.root.path().join("away");
     fs::rename(&segments, &away).unwrap();
+    // Enough for a flush. The write itself is in the journal.
+    let text = "x".repeat(100_000);
+    let large = |id| Write::Upsert(point(id, json!({ "number": id, "text": text })));
+    fixture.sink.write((100..300).map(large).collect()).await.unwrap();
     for _ in 0..3 {
         let error = fixture.sink.write(upserts([10])).await.unwrap_err();
         assert!(matches!(error, SinkError::Engine(_)) && error.is_retryable(), "{error}");
@@ -147,11 +151,13 @@ async fn a_panic_of_the_engine_is_an_error_and_passes_when_its_cause_does() {
     fs::remove_dir_all(&segments).ok();
     fs::rename(&away, &segments).unwrap();
     fixture.sink.write(upserts([11])).await.unwrap();
-    assert_eq!(number_of(&fixture.sink, 9).await, Some(9));
-    assert_eq!(number_of(&fixture.sink, 11).await, Some(11));
+    for id in [9, 11, 299] {
+        assert_eq!(number_of(&fixture.sink, id).await, Some(id));
+    }
     let fixture = fixture.reopened().await;
-    assert_eq!(number_of(&fixture.sink, 9).await, Some(9));
-    assert_eq!(number_of(&fixture.sink, 11).await, Some(11));
+    for id in [9, 11, 299] {
+        assert_eq!(number_of(&fixture.sink, id).await, Some(id));
+    }
 }
 
 #[tokio::test]
@@ -161,10 +167,14 @@ async fn the_engines_log_is_started_afresh_when_it_grows_long() {
     let log = fixture.root.path().join("collections/books/shard/wal");
     let long = log.join("closed-7");
     fs::File::create(&long).unwrap().set_len(600 << 20).unwrap();
+    // It is looked at now and then.
+    let text = "x".repeat(100_000);
+    let large = |id| Write::Upsert(point(id, json!({ "number": id, "text": text })));
+    fixture.sink.write((0..200).map(large).collect()).await.unwrap();
     fixture.sink.write(vec![Write::Upsert(point(3, json!({ "number": 30 })))]).await.unwrap();
     assert!(!long.exists());
     assert_eq!(number_of(&fixture.sink, 3).await, Some(30));
-    assert_eq!(fixture.reopened().await.sink.count().await.unwrap(), 10);
+    assert_eq!(fixture.reopened().await.sink.count().await.unwrap(), 200);
 }
 
 #[tokio::test]

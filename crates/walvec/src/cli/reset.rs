@@ -217,7 +217,8 @@ fn confirmed(plan: &str) -> Result<bool, Failure> {
 fn forget(directory: &Path, purge: bool, slot: Option<&str>) -> Result<(), Failure> {
     let io = |path: &Path, error: std::io::Error| Failure::definite("E_SINK", format!("{}: {error}", path.display()));
     if purge {
-        for path in ["collections", "state.redb", "served.json", "columns.json"].map(|name| directory.join(name)) {
+        let names = ["collections", "journal", "state.redb", "served.json", "columns.json"];
+        for path in names.map(|name| directory.join(name)) {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&path, error)),

@@ -13,6 +13,9 @@ use crate::cli::{Failure, output};
 use crate::config::Config;
 use crate::last_run::{Ended, LastRun};
 
+/// Fewer points without an index than this are compared in about a millisecond, and left so.
+const UNINDEXED_POINTS: u64 = 10_000;
+
 pub(super) fn of_all(config: &Config, processes: &[(String, Process)]) -> Result<String, Failure> {
     if processes.is_empty() {
         return Ok(nothing_yet(&config.sink.directory().display().to_string()));
@@ -54,6 +57,7 @@ fn of_running(status: &Status) -> String {
     lines.push(counts(status));
     lines.extend(old_counts(status));
     lines.extend(status.collections.iter().filter_map(cut));
+    lines.extend(status.collections.iter().filter_map(indexing));
     lines.extend(status.collections.iter().flat_map(|collection| &collection.latest_dead_letters).map(parked));
     lines.join("\n")
 }
@@ -111,6 +115,15 @@ fn cut(collection: &CollectionStatus) -> Option<String> {
     let texts = format!("Cut in {collection}: {texts_cut} of the texts embedded were longer than the model reads");
     (*texts_cut > 0).then(|| {
         format!("{texts}; their ends are not found.\n   help: use `chunk`; walvec check says how many rows there are")
+    })
+}
+
+/// What has no index yet, where that is enough for searches to take longer.
+fn indexing(collection: &CollectionStatus) -> Option<String> {
+    let (points, indexed) = (collection.points?, collection.points_indexed?);
+    let is_due = points.saturating_sub(indexed) >= UNINDEXED_POINTS;
+    is_due.then(|| {
+        format!("Index of {}: {indexed} of {points} points, the others are compared one by one.", collection.collection)
     })
 }
 

@@ -1,0 +1,62 @@
+//! The engine inside the program: its index is built beside everything else.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test, wait};
+use walvec_pipeline::status::CollectionStatus;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![test!(a_stop_does_not_wait_for_an_index_that_is_being_built_and_loses_nothing).once()]
+}
+
+/// More than the engine leaves without an index.
+const ROWS: u64 = 40_000;
+
+/// The file that is there while an index is being built.
+fn mark(context: &TestContext) -> Result<Option<PathBuf>> {
+    let collections = context.data_directory().join("collections");
+    if !collections.exists() {
+        return Ok(None);
+    }
+    for entry in std::fs::read_dir(collections)? {
+        let mark = entry?.path().join("building");
+        if mark.exists() {
+            return Ok(Some(mark));
+        }
+    }
+    Ok(None)
+}
+
+async fn a_stop_does_not_wait_for_an_index_that_is_being_built_and_loses_nothing(context: TestContext) -> Result<()> {
+    let settings = Settings::new([Collection::new("items", "public.items", "{{ name }}")]);
+    let settings = settings.with("embedding", json!({ "model": "hash/256" }));
+    context
+        .execute(&format!(
+            "CREATE TABLE items (id int PRIMARY KEY, name text);
+             INSERT INTO items SELECT n, 'item ' || md5(n::text) || ' ' || n FROM generate_series(1, {ROWS}) n"
+        ))
+        .await?;
+    let mut walvec = context.start(&settings).await?;
+    let mark = wait::until("an index is being built", async || {
+        walvec.is_alive()?;
+        mark(&context)
+    })
+    .await?;
+    context
+        .execute("UPDATE items SET name = 'another ' || name WHERE id % 100 = 0; DELETE FROM items WHERE id % 100 = 1")
+        .await?;
+    walvec.stop().await?;
+    ensure!(mark.exists(), "the index was waited for");
+
+    let mut walvec = context.start(&settings).await?;
+    walvec.caught_up(&context).await?;
+    // How soon the rest has an index depends on what else the machine does; how much of it has one is known.
+    let is_told = |collection: &CollectionStatus| collection.points.is_some() && collection.points_indexed.is_some();
+    walvec.wait_for("what has an index is told", |status| status.collections.iter().all(is_told)).await?;
+    walvec.stop().await?;
+    let expected = Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned());
+    image::compare(&context, &expected).await?;
+    Ok(())
+}
