@@ -177,6 +177,10 @@ fn rows(followed: &Followed, old: Option<&Tuple<'_>>, new: Option<&Tuple<'_>>) -
 /// Whether nothing but the key of a row was sent. The server calls it a whole row if the table's identity is FULL, whatever that
 /// of the partition is.
 fn is_bare_key(followed: &Followed, row: &Tuple<'_>) -> bool {
+    // What is sent as a key says nothing of the other columns, and is known to.
+    if row.is_key {
+        return false;
+    }
     let mut others = row.fields().enumerate().filter(|(index, _)| !followed.table.key.contains(index));
     others.all(|(_, field)| field == Field::Null)
 }

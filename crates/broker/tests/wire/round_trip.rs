@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Map, Number, Value, json};
 use walvec_broker::wire::{Context, Event, Format, SnapshotEnd, Sweep};
-use walvec_model::{Cell, Change, Column, Generation, Lsn, Op, Position, Row, RowKey, Table, TableName};
+use walvec_model::{Cell, Change, Column, Generation, Lsn, Op, Position, Row, RowKey, Table, TableName, Type};
 
 use crate::support::{arrived, at, books, change, context, decode, encode, encoder, key, row, stored};
 
@@ -65,6 +65,14 @@ fn partial(table: &Table, values: &[Value], unchanged: &[bool]) -> Row {
     Row(values.iter().enumerate().map(cell).collect())
 }
 
+/// A change without the types of its columns: records tell those only whose values are not what they look like.
+fn untyped(mut change: Change) -> Change {
+    let mut table = change.table.as_ref().clone();
+    table.columns.iter_mut().for_each(|column| column.ty = Type::Unknown);
+    change.table = Arc::new(table);
+    change
+}
+
 proptest! {
     #[test]
     fn a_row_comes_out_of_debezium_records_as_it_went_in(
@@ -82,7 +90,7 @@ proptest! {
             let records = encode(Format::Debezium, &change, &context);
             prop_assert_eq!(records.len(), 1);
             let found = arrived(decode(Format::Debezium, &records[0]));
-            prop_assert_eq!(found.change, change);
+            prop_assert_eq!(untyped(found.change), untyped(change));
             prop_assert_eq!((found.generation, found.committed_at), (Generation(generation), Some(committed_at)));
         }
     }
@@ -109,7 +117,8 @@ proptest! {
             prop_assert_eq!(&found, &types);
         }
         let found = arrived(decode(Format::Debezium, &records[2]));
-        prop_assert_eq!(found.change, Change { table, position: at(7), op: Op::Insert { new } });
+        let expected = Change { table, position: at(7), op: Op::Insert { new } };
+        prop_assert_eq!(untyped(found.change), untyped(expected));
         prop_assert_eq!(records[2].key.as_ref(), records[0].headers.first().map(|(_, value)| value));
         prop_assert_eq!(records[0].key.as_ref(), records[2].headers.first().map(|(_, value)| value));
     }

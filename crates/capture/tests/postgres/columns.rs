@@ -99,7 +99,7 @@ async fn walvecs_own_list_of_columns_always_holds_the_replica_identity() {
     }
     let db = Db::new(
         "c_own",
-        "CREATE TABLE t (id int PRIMARY KEY, code int NOT NULL UNIQUE, v text, unused text);
+        "CREATE TABLE t (id int PRIMARY KEY, code int NOT NULL, v text, unused text, UNIQUE (id, code));
          INSERT INTO t VALUES (1, 1, 'a', 'x');",
     )
     .await;
@@ -111,7 +111,7 @@ async fn walvecs_own_list_of_columns_always_holds_the_replica_identity() {
     let sent = "SELECT array_to_string(attnames, ' ') FROM pg_publication_tables WHERE pubname = 'c_own'";
     for (identity, columns, update) in [
         ("", "id v", "UPDATE t SET v = 'b', unused = 'y'"),
-        ("ALTER TABLE t REPLICA IDENTITY USING INDEX t_code_key", "id code v", "UPDATE t SET v = 'c'"),
+        ("ALTER TABLE t REPLICA IDENTITY USING INDEX t_id_code_key", "id code v", "UPDATE t SET v = 'c'"),
         ("ALTER TABLE t REPLICA IDENTITY FULL", "id code v unused", "UPDATE t SET v = 'd'"),
         ("ALTER TABLE t REPLICA IDENTITY DEFAULT", "id v", "UPDATE t SET v = 'e'"),
     ] {
