@@ -224,7 +224,7 @@ pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> R
 }
 
 /// A collection's templates, without what a model has to count for.
-fn compiled(collection: &CollectionConfig) -> Result<Transform, TransformError> {
+fn compiled(collection: &CollectionConfig) -> Result<Transform, Box<TransformError>> {
     Transform::new(TransformSpec {
         table: collection.table.clone(),
         shared: false,
@@ -235,6 +235,7 @@ fn compiled(collection: &CollectionConfig) -> Result<Transform, TransformError> 
         lookups: collection.lookups(),
         indexes: collection.indexes(),
     })
+    .map_err(Box::new)
 }
 
 /// What makes the vectors of a collection comparable: the model as it is on disk, the text template, what it looks up, how

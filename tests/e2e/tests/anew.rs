@@ -189,8 +189,8 @@ fn is_read(status: &Status) -> bool {
 async fn a_reading_that_a_kill_interrupts_goes_on_with_the_next_start(context: TestContext) -> Result<()> {
     context.execute(TABLES).await?;
     context.execute("INSERT INTO others SELECT n, 'other ' || n FROM generate_series(51, 500) n").await?;
-    // 20 ms for each text.
-    let slow = json!({ "model": "hash/64/wait/20" });
+    // Half a second for each call.
+    let slow = json!({ "model": "hash/64/wait/500" });
     running(&context, &named(&["items"]).with("embedding", slow.clone())).await?.stop().await?;
     let settings = named(&BOTH).with("embedding", slow);
     let mut walvec = context.start(&settings).await?;
@@ -216,7 +216,7 @@ async fn a_reading_that_a_kill_interrupts_goes_on_with_the_next_start(context: T
     assert_eq!(status.generation.0, 1);
     walvec.stop().await?;
     for (table, rows) in [("items", 50), ("others", 498)] {
-        let expected = Expected { model: "hash/64/wait/20", ..image_of(table) };
+        let expected = Expected { model: "hash/64/wait/500", ..image_of(table) };
         assert_eq!(image::compare(&context, &expected).await?, rows);
     }
     Ok(())

@@ -49,13 +49,14 @@ async fn with_provider<const N: usize>(collections: [Collection; N]) -> Result<(
     Ok((provider, settings))
 }
 
-/// What `walvec check` warns of.
+/// What `walvec check` says of texts that are too long.
 async fn warnings(context: &TestContext) -> Result<Vec<Value>> {
     let output = context.walvec(&["check", "--json"]).await?;
     let answer: Value =
         serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
     let checks = answer["checks"].as_array().context("no checks")?;
-    Ok(checks.iter().filter(|check| check["result"] == "warning").map(|check| check["detail"].clone()).collect())
+    let is_about_texts = |check: &&Value| check["result"] == "warning" && check["detail"]["code"] == "E_EMBED_LONG";
+    Ok(checks.iter().filter(is_about_texts).map(|check| check["detail"].clone()).collect())
 }
 
 async fn metric(walvec: &Walvec, name: &str) -> Result<String> {

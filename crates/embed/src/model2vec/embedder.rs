@@ -92,7 +92,7 @@ impl Embedder for StaticEmbedder {
         Box::pin(async move {
             let bytes: Vec<usize> = texts.iter().map(String::len).collect();
             let refused = |bytes: usize| {
-                (bytes > MOST_BYTES).then(|| EmbedError::TooLong { bytes, reads: Some(Reads::Bytes(MOST_BYTES)) })
+                (bytes > MOST_BYTES).then_some(EmbedError::TooLong { bytes, reads: Some(Reads::Bytes(MOST_BYTES)) })
             };
             let answers = self.embed(texts).await?.into_iter().zip(bytes);
             Ok(answers.map(|(answer, bytes)| refused(bytes).map_or(answer, Err)).collect())

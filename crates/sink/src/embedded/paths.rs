@@ -17,6 +17,7 @@ pub(super) fn shard_directory(collection: &Path) -> PathBuf {
 }
 
 /// A file that is there while an index is being built.
+#[cfg(feature = "embedded")]
 pub(super) fn build_mark(collection: &Path) -> PathBuf {
     collection.join("building")
 }
