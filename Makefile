@@ -21,7 +21,7 @@ FEATURES := --features 'walvec/failpoints $(TLS)'
 # The servers that can be fetched are for one platform; elsewhere the tests use the server that is installed.
 FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),default,if-none)
 # Most of the time a test waits for a server or a process.
-export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+export RUST_TEST_THREADS ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
 ARGS ?=
 
