@@ -55,7 +55,7 @@ pub(crate) struct Filled {
     /// Milliseconds.
     pub(crate) search_p50: f64,
     pub(crate) searches_per_second: f64,
-    /// Of the ten nearest points; `None` where nobody compared them all.
+    /// The share of the ten nearest points that is found; `None` where they were not computed by comparing every point.
     pub(crate) recall: Option<f64>,
     /// Milliseconds until one point is durable, median.
     pub(crate) write: f64,

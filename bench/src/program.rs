@@ -199,7 +199,7 @@ impl Walvec {
         self.reached_after(client, Duration::ZERO, pause).await
     }
 
-    /// The same, and asks for the first time when `quiet` has passed.
+    /// Waits as [`reached`](Self::reached) does, and asks nothing before `quiet` has passed.
     pub(crate) async fn reached_after(&self, client: &Client, quiet: Duration, pause: Duration) -> anyhow::Result<()> {
         let now: String = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0);
         let now: Lsn = now.parse()?;

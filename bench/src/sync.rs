@@ -94,7 +94,7 @@ async fn query(embedder: &dyn Embedder, text: &str) -> anyhow::Result<Duration> 
 async fn single(client: &Client, walvec: &Walvec, text: &str, query: Duration) -> anyhow::Result<Duration> {
     let began = Instant::now();
     client.execute("INSERT INTO books SELECT max(id) + 1, $1::text FROM books", &[&text]).await?;
-    // It cannot be found before, and whoever asks meanwhile takes a part of the cores that are being measured.
+    // The row cannot be found earlier, and asking would use the cores that are being measured.
     walvec.reached_after(client, query.mul_f64(0.75), POLL).await?;
     Ok(began.elapsed())
 }

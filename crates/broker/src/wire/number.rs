@@ -21,7 +21,7 @@ pub(super) fn document(text: &str) -> Value {
     serde_json::from_str(&quoted).unwrap_or_else(|_| Value::String(text.to_owned()))
 }
 
-/// The same of a key column; as a string, if a number in it would be rounded.
+/// Parses the document of a key column. The whole document is a string if a number in it would be rounded.
 pub(super) fn key_document(text: &str) -> Value {
     let parsed = tokens(text.as_bytes()).all(is_exact).then(|| serde_json::from_str(text).ok()).flatten();
     parsed.unwrap_or_else(|| Value::String(text.to_owned()))

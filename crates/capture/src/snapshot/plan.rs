@@ -72,7 +72,7 @@ impl Plan {
         select(&self.columns, &part.from, &[&at(ctids)])
     }
 
-    /// The same for their keys alone, with NULL in the place of everything else.
+    /// The statement for the keys of the rows with these ctids. All other columns are NULL.
     pub(super) fn keys_at(&self, part: &Part, ctids: &[String]) -> String {
         let column = |(index, column): (usize, &Column)| match self.table.key.contains(&index) {
             true => quote_ident(&column.name),

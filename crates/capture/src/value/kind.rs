@@ -17,7 +17,7 @@ pub(crate) enum Kind {
     Float,
     /// `json`, `jsonb`. A number that JSON would round is a text.
     Json,
-    /// The same in a key, which can be sent back: with such a number all of it is text.
+    /// `json`, `jsonb` in a key, which has to be sent back as it is. A document with a number that JSON would round is text as a whole.
     JsonKey,
     /// An array of elements of one kind.
     Array(Box<Kind>),

@@ -73,8 +73,8 @@ struct Engine {
     /// One thread for each core. Runs beside each other, each on one thread, get a sixth more done than one run after the
     /// other on all of them.
     cores: Vec<Threads>,
-    /// As many threads as there are cores, for a call that has them to itself. The runtime's own threads would be as many as the machine
-    /// has physical cores: half of the cores of most virtual machines, and all of them where a container may use two.
+    /// As many threads as there are cores, for a call that has them to itself. The runtime itself starts as many as the machine
+    /// has physical cores: too few where two of the usable cores are one, too many where a container may use only some.
     all_cores: Threads,
     /// How many calls are being computed.
     calls: AtomicUsize,
@@ -267,8 +267,8 @@ impl Engine {
         })
     }
 
-    /// The vectors of all runs. Where many wait for vectors, each run has one core, which gets most done. Few runs with nothing beside
-    /// them have all cores, one after the other, and so has a query at any time: somebody waits for just these.
+    /// The vectors of all runs. Where many texts wait, each run has one core, because that gets most done. A few runs with no others beside
+    /// them, and queries, use all cores one after the other, because that takes least time.
     fn run_all(
         &self,
         runs: Vec<Range<usize>>,
