@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use walvec_broker::Record;
 use walvec_capture::Shape;
@@ -279,11 +279,7 @@ impl Store {
         let (checkpoint, baseline) = (encode(checkpoint)?, encode(baseline)?);
         self.with(|database| {
             let transaction = database.begin_write()?;
-            {
-                let mut table = transaction.open_table(CHECKPOINT)?;
-                table.insert(THE_CHECKPOINT, checkpoint.as_slice())?;
-                table.insert(THE_BASELINE, baseline.as_slice())?;
-            }
+            insert_both(&transaction, &checkpoint, &baseline)?;
             transaction.commit()?;
             Ok(())
         })
@@ -329,11 +325,7 @@ impl Store {
         let letters = encode_all(letters)?;
         self.with(|database| {
             let transaction = database.begin_write()?;
-            {
-                let mut table = transaction.open_table(CHECKPOINT)?;
-                table.insert(THE_CHECKPOINT, checkpoint.as_slice())?;
-                table.insert(THE_BASELINE, baseline.as_slice())?;
-            }
+            insert_both(&transaction, &checkpoint, &baseline)?;
             transaction.delete_table(DEAD_LETTERS)?;
             {
                 let mut table = transaction.open_table(DEAD_LETTERS)?;
@@ -498,6 +490,13 @@ fn encode_all(letters: &[DeadLetter]) -> Result<Vec<EncodedLetter<'_>>, StoreErr
     let encoded =
         letters.iter().map(|letter| Ok((letter.collection.as_str(), RowKey::new(letter.key.clone()), encode(letter)?)));
     encoded.collect()
+}
+
+fn insert_both(transaction: &WriteTransaction, checkpoint: &[u8], baseline: &[u8]) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(CHECKPOINT)?;
+    table.insert(THE_CHECKPOINT, checkpoint)?;
+    table.insert(THE_BASELINE, baseline)?;
+    Ok(())
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {

@@ -341,15 +341,7 @@ pub(crate) enum IndexKind {
 /// As it is written in a configuration.
 impl fmt::Display for IndexKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Keyword => "keyword",
-            Self::Integer => "integer",
-            Self::Float => "float",
-            Self::Bool => "bool",
-            Self::Text => "text",
-            Self::Datetime => "datetime",
-            Self::Uuid => "uuid",
-        })
+        IndexType::from(*self).fmt(f)
     }
 }
 
