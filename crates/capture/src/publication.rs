@@ -189,10 +189,10 @@ impl PublicationIdentity {
         whole(one) == whole(other)
     }
 
-    /// Whether a version lists this entry of a table.
+    /// Whether a version lists this entry of a table; not, if there is none.
     #[must_use]
-    pub fn lists(version: &str, entry: &str) -> bool {
-        version.split(' ').any(|listed| listed == entry)
+    pub fn lists(version: &str, entry: Option<&String>) -> bool {
+        entry.is_some_and(|entry| version.split(' ').any(|listed| listed == entry))
     }
 
     /// Reads what [`identity_expression`] gives.

@@ -138,9 +138,7 @@ fn unpublished(stored: &Checkpoint, facts: &Facts) -> Result<Vec<TableName>, Gap
     if !PublicationIdentity::differ_in_tables_only(&stored.publication, now) {
         return Err(gap::publication_changed(None));
     }
-    let is_new = |facts: &TableFacts| {
-        facts.entry.as_ref().is_none_or(|entry| !PublicationIdentity::lists(&stored.publication, entry))
-    };
+    let is_new = |facts: &TableFacts| !PublicationIdentity::lists(&stored.publication, facts.entry.as_ref());
     Ok(facts.tables.iter().filter(|(_, facts)| is_new(facts)).map(|(table, _)| table.clone()).collect())
 }
 

@@ -10,6 +10,7 @@
 //!
 //! - [`supervisor`]: starts, runs and stops the whole; the order of shutdown is written there
 //! - [`start`]: what to do at start, from what is stored and what PostgreSQL says; pure
+//! - [`facts`](mod@facts): what is asked before that is decided
 //! - [`anew`]: which tables have to be read anew then, while the others go on
 //! - [`gap`]: changes that can no longer be had, and what is done about them; [`replay`]: proof that there are none
 //! - [`owner`]: the right to write collections that others can reach; [`witness`]: proof that a collection is not an older state of itself
@@ -48,6 +49,7 @@ mod aside;
 pub mod batch;
 pub mod checkpoint;
 pub mod error;
+mod facts;
 mod follow;
 pub mod gap;
 pub mod index;
@@ -82,9 +84,10 @@ mod witness;
 pub mod writer;
 
 pub use error::PipelineError;
+pub use facts::{Before, ConfigDigest, facts};
 pub use lengths::{Lengths, lengths};
 pub use policy::{During, Policy};
 pub use status::Status;
 pub use store::{Checkpoint, DeadLetter, Store};
-pub use supervisor::{Before, Collection, ConfigDigest, Pipeline, PipelineConfig, check_columns, facts, table_facts};
+pub use supervisor::{Collection, Pipeline, PipelineConfig, check_columns};
 pub use writer::OnLong;

@@ -11,15 +11,16 @@ use std::time::{Duration, SystemTime};
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use walvec_capture::{CaptureError, LookupSpec, Remedy, Severity, SlotState, Source, SourceConfig, Subject, Withheld};
-use walvec_model::{Change, Column, Fingerprint, Generation, Lsn, Moment, Table, TableName, Type};
+use walvec_capture::{CaptureError, LookupSpec, Remedy, Severity, Source, SourceConfig, Subject, Withheld};
+use walvec_model::{Change, Generation, Lsn, Moment, Table, TableName};
 use walvec_sink::{Sink, SinkError};
 use walvec_transform::{Transform, TransformError};
 
-use crate::anew::{self, CollectionFacts, TableFacts};
+use crate::anew::{self, CollectionFacts};
 use crate::aside::Fitness;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
+use crate::facts::{Before, ConfigDigest, facts};
 use crate::follow::follow;
 use crate::gap::{self, Held, OnGap};
 use crate::letters::Letters;
@@ -31,7 +32,7 @@ use crate::retry::Retry;
 use crate::snapshot;
 use crate::start::{Facts, Refusal, Slot, Start, decide};
 use crate::status::{CollectionStatus, Phase, ReadAgain, Status};
-use crate::store::{Baseline, Checkpoint, SnapshotState, SourceIdentity, Store, Tables};
+use crate::store::{Baseline, Checkpoint, SnapshotState, Store, Tables};
 use crate::telemetry::Telemetry;
 use crate::waits::showing_waits;
 use crate::watch::{Leaves, Truncates, Watch, follow_replaced, is_any_replaced};
@@ -378,10 +379,7 @@ impl Pipeline {
         }
         let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
         let PipelineConfig { config_digest, source: SourceConfig { slot, .. }, .. } = &self.config;
-        let mut facts = facts(source, slot, config_digest, collections, before).await?;
-        facts.tables = table_facts(source, config_digest, baseline.as_ref()).await?;
-        facts.shown = shown;
-        Ok(facts)
+        Ok(Facts { shown, ..facts(source, slot, config_digest, &run.tables, collections, before).await? })
     }
 }
 
@@ -533,144 +531,6 @@ impl Found {
     fn resync(&self) -> Option<gap::Resync> {
         (self.newest > Generation::default()).then(gap::Resync::of_lost_state)
     }
-}
-
-/// What of a configuration decides rows and payloads.
-#[derive(Clone, Debug, Default)]
-pub struct ConfigDigest {
-    /// A digest of most of it.
-    pub digest: String,
-    /// Columns that are indexed as numbers. Those that are numerics are stored as numbers because of that, the others are as they were.
-    pub numbers: Vec<(TableName, String)>,
-    /// The same digest of the collections of each table; empty where tables are not read again one by one.
-    pub tables: BTreeMap<TableName, String>,
-}
-
-impl ConfigDigest {
-    fn of_table(&self, table: &TableName) -> Self {
-        let digest = self.tables.get(table).cloned().unwrap_or_default();
-        Self { digest, numbers: self.numbers.clone(), tables: BTreeMap::new() }
-    }
-}
-
-/// What was stored when the rows were read.
-#[derive(Clone, Copy, Debug)]
-pub struct Before<'a> {
-    /// How far walvec has come.
-    pub checkpoint: Option<&'a Checkpoint>,
-    /// What the tables were.
-    pub baseline: Option<&'a Baseline>,
-}
-
-/// What PostgreSQL says, as far as starting is concerned.
-///
-/// # Errors
-/// If it cannot be asked.
-pub async fn facts(
-    source: &Source,
-    slot_name: &str,
-    config_digest: &ConfigDigest,
-    collections: BTreeMap<String, String>,
-    before: Before<'_>,
-) -> Result<Facts, PipelineError> {
-    let server = source.server();
-    let publication = source.publication_identity().await?.map(|identity| identity.version);
-    let publication_called = match (&publication, before.checkpoint) {
-        (None, Some(checkpoint)) => source.publication_called(&checkpoint.publication).await?,
-        _ => None,
-    };
-    let known = before.baseline.map(|baseline| baseline.shapes.as_slice()).unwrap_or_default();
-    let unfollowed = source.unfollowed();
-    let known: Vec<_> = known.iter().filter(|(table, _)| !unfollowed.contains(table)).cloned().collect();
-    let replaced = is_any_replaced(&known, &source.shapes_now().await?);
-    let slot = match source.slot().await? {
-        SlotState::Missing => Slot::Missing,
-        SlotState::Ready { confirmed, .. } => Slot::Ready { confirmed },
-        SlotState::Lost { reason } => Slot::Lost { reason },
-    };
-    let former = before.checkpoint.map(|checkpoint| checkpoint.source.timeline);
-    let left_at = match former.filter(|before| *before != server.timeline) {
-        Some(before) => source.timeline_left_at(before).await?,
-        None => None,
-    };
-    Ok(Facts {
-        left_at,
-        publication,
-        publication_called,
-        replaced,
-        source: SourceIdentity {
-            system_id: server.system_id.to_string(),
-            timeline: server.timeline,
-            database_oid: server.database_oid,
-            slot: slot_name.to_owned(),
-        },
-        slot,
-        server: source.server_position().await?.flushed,
-        config_digest: with_shapes(config_digest, &source.followed_tables().await?),
-        collections,
-        shown: BTreeMap::new(),
-        tables: BTreeMap::new(),
-    })
-}
-
-/// What is known of each followed table. `config`: what is configured for it.
-///
-/// # Errors
-/// If PostgreSQL cannot be asked.
-pub async fn table_facts(
-    source: &Source,
-    config: &ConfigDigest,
-    baseline: Option<&Baseline>,
-) -> Result<BTreeMap<TableName, TableFacts>, PipelineError> {
-    let entries = source.publication_entries().await?;
-    let shapes: HashMap<_, _> = source.shapes_now().await?.into_iter().collect();
-    let before = |table: &TableName| {
-        let shapes = &baseline?.shapes;
-        shapes.iter().find(|(known, _)| known == table)
-    };
-    let is_owed = |table: &TableName| baseline.is_some_and(|baseline| baseline.anew.contains(table));
-    let facts = |table: Arc<Table>| {
-        let name = &table.name;
-        let is_replaced = shapes
-            .get(name)
-            .zip(before(name))
-            .is_some_and(|(now, before)| is_any_replaced(std::slice::from_ref(before), &[(name.clone(), now.clone())]));
-        let facts = TableFacts {
-            digest: with_shapes(&config.of_table(name), std::slice::from_ref(&table)),
-            is_replaced,
-            is_owed: is_owed(name),
-            entry: entries.get(name).cloned(),
-            mains: source.dependents(name),
-        };
-        (name.clone(), facts)
-    };
-    Ok(source.followed_tables().await?.into_iter().map(facts).collect())
-}
-
-/// The form in which values of numeric and JSON columns are stored and seen by templates. Points in another form are made again.
-const FORM: &str = "values 2";
-
-/// Whether values of the type have had another form.
-fn has_form(ty: &Type) -> bool {
-    matches!(ty.scalar(), Type::Numeric { .. } | Type::Json)
-}
-
-/// The configuration's digest, and the tables' columns and keys: an ALTER TABLE changes rows that no stream will bring.
-fn with_shapes(config_digest: &ConfigDigest, tables: &[Arc<Table>]) -> String {
-    let ConfigDigest { digest, numbers, .. } = config_digest;
-    let mut parts = vec![digest.clone()];
-    for table in tables {
-        parts.push(table.name.to_string());
-        parts.push(format!("{:?}", table.key));
-        parts.extend(table.columns.iter().flat_map(|column| [column.name.clone(), column.type_name.clone()]));
-        if table.columns.iter().any(|column| has_form(&column.ty)) {
-            parts.push(FORM.to_owned());
-        }
-        let is_stored = |column: &Column| numbers.iter().any(|(of, name)| *of == table.name && *name == column.name);
-        let stored = table.columns.iter().filter(|column| column.ty.is_numeric() && is_stored(column));
-        parts.extend(stored.map(|column| format!("number {}", column.name)));
-    }
-    Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
 }
 
 /// Remembers that the next session has to read the tables again, if that is what the last one ended with.

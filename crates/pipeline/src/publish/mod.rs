@@ -35,6 +35,7 @@ use walvec_model::{Generation, Lsn, RowKey, Table, TableName};
 use crate::aside::Fitness;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
+use crate::facts::{Before, ConfigDigest, facts};
 use crate::gap::{self, OnGap};
 use crate::letters::Letters;
 use crate::policy::During;
@@ -44,9 +45,7 @@ use crate::retry::Retry;
 use crate::start::{Slot, Start, decide};
 use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::store::{Checkpoint, SnapshotState, Store};
-use crate::supervisor::{
-    Before, ConfigDigest, facts, follow_publication, refuse_standby, refuse_what_cannot_work, want_snapshot_after,
-};
+use crate::supervisor::{follow_publication, refuse_standby, refuse_what_cannot_work, want_snapshot_after};
 use crate::telemetry::Telemetry;
 use crate::waits::showing_waits;
 use crate::watch::{Leaves, Truncates, Watch};
@@ -314,7 +313,7 @@ impl Session<'_> {
         let slot = &self.config.source.slot;
         let baseline = self.store.baseline()?;
         let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
-        let facts = facts(&self.source, slot, &self.config.config_digest, identities, before).await?;
+        let facts = facts(&self.source, slot, &self.config.config_digest, &self.tables, identities, before).await?;
         let on_gap = self.config.on_gap;
         let mut replay = Replay::default();
         let checkpoint = match decide(stored.as_ref(), &facts, on_gap)? {

@@ -32,7 +32,7 @@ use crate::trouble::Trouble;
 use crate::writer::Shared;
 pub(crate) use leaves::{Leaves, Stray};
 use tables::{Known, Reading, Suspicion};
-pub(crate) use tables::{follow_replaced, is_any_replaced};
+pub(crate) use tables::{follow_replaced, is_any_replaced, is_replaced};
 pub(crate) use truncates::Truncates;
 
 /// How often to look.
@@ -249,7 +249,7 @@ impl<'a> Watch<'a> {
             return None;
         }
         let entries = self.source.publication_entries().await.ok()?;
-        let is_new = |table: &TableName| entries.get(table).is_none_or(|now| !PublicationIdentity::lists(version, now));
+        let is_new = |table: &TableName| !PublicationIdentity::lists(version, entries.get(table));
         self.tables.iter().map(|table| table.name.clone()).find(is_new)
     }
 }

@@ -75,10 +75,13 @@ pub(crate) async fn follow_replaced(source: &Source) -> Result<(), PipelineError
 /// Whether another table has the name of one whose rows were read.
 pub(crate) fn is_any_replaced(known: &[(TableName, Shape)], now: &[(TableName, Option<Shape>)]) -> bool {
     let before = |table: &TableName| known.iter().find(|(name, _)| name == table).map(|(_, shape)| shape);
-    let is_replaced = |table: &TableName, now: &Shape| {
-        before(table).is_some_and(|before| now.since(before) == Some(Alteration::Replaced))
-    };
-    now.iter().any(|(table, now)| now.as_ref().is_some_and(|now| is_replaced(table, now)))
+    let is_other = |table: &TableName, now: &Shape| before(table).is_some_and(|before| is_replaced(before, now));
+    now.iter().any(|(table, now)| now.as_ref().is_some_and(|now| is_other(table, now)))
+}
+
+/// Whether a table is another one than before, under the same name.
+pub(crate) fn is_replaced(before: &Shape, now: &Shape) -> bool {
+    now.since(before) == Some(Alteration::Replaced)
 }
 
 /// Waits until a table has been read again.
@@ -244,7 +247,7 @@ impl Watch<'_> {
 
     /// Fails if the stream shows the table otherwise from now on.
     async fn refuse_altered(&self, table: &TableName, before: &Shape, now: &Shape) -> Result<(), PipelineError> {
-        if now.since(before) == Some(Alteration::Replaced) {
+        if is_replaced(before, now) {
             follow_replaced(self.source).await?;
             return Err(PipelineError::Altered { table: table.clone() });
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use walvec_capture::Source;
 use walvec_model::{Lsn, TableName};
 use walvec_pipeline::start::{Start, decide};
-use walvec_pipeline::{Before, PipelineError, Store, facts, table_facts};
+use walvec_pipeline::{Before, PipelineError, Store, facts};
 
 use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, Stage};
@@ -108,10 +108,8 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
         Some(broker) => broker::digest(config, &broker.kafka),
         None => app::config_digests(config),
     };
-    let mut facts = facts(source, &config.source.slot, &digest, collections, before).await?;
-    if config.broker.is_none() {
-        facts.tables = table_facts(source, &digest, baseline.as_ref()).await?;
-    }
+    let followed = source.followed_tables().await.map_err(PipelineError::from)?;
+    let facts = facts(source, &config.source.slot, &digest, &followed, collections, before).await?;
     let tables = tables(config);
     Ok(match (decide(stored.as_ref(), &facts, config.source.on_gap.into()).map_err(PipelineError::from)?, stored) {
         (Start::Snapshot { .. }, None) => Next::Read { tables },
