@@ -210,7 +210,7 @@ async fn points_that_a_cut_short_build_left_twice_are_stored_once_again() {
     let segments = root.path().join("collections/books/shard/segments");
     let originals: Vec<_> = std::fs::read_dir(&segments).unwrap().map(|entry| entry.unwrap().path()).collect();
     for original in originals {
-        copy_directory(&original, &segments.join(uuid::Uuid::new_v4().to_string()));
+        copy_directory(&original, &segments.join(uuid::Uuid::new_v4().to_string())).unwrap();
     }
     std::fs::write(root.path().join("collections/books/building"), b"").unwrap();
 
@@ -224,15 +224,17 @@ async fn points_that_a_cut_short_build_left_twice_are_stored_once_again() {
     assert!(!root.path().join("collections/books/building").exists());
 }
 
-pub(crate) fn copy_directory(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+/// Copies a directory. Fails with [`NotFound`](std::io::ErrorKind::NotFound) if a file goes meanwhile.
+pub(crate) fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_directory(&entry.path(), &target);
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &target)?;
         } else {
-            std::fs::copy(entry.path(), target).unwrap();
+            std::fs::copy(entry.path(), target)?;
         }
     }
+    Ok(())
 }
