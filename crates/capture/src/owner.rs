@@ -2,9 +2,9 @@
 //!
 //! PostgreSQL lets go of the lock when the session ends, and notices within seconds when the process or its machine is gone.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use walvec_model::Fingerprint;
 
@@ -31,6 +31,7 @@ const SETTINGS: &str = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval
 /// The right to write collections, for as long as this lives and its session does.
 pub struct Ownership {
     session: Session,
+    /// When the session was looked at last. Of many writers that ask at the same time, one asks the server.
     looked: Mutex<Instant>,
 }
 
@@ -46,18 +47,11 @@ impl Source {
             .await
             .map_err(|error| statement_error("setting up the owner's session", &error))?;
         let deadline = Instant::now() + PATIENCE;
-        for (name, id) in collections {
-            let key = key(id);
-            let mut has_told = false;
-            while !take(&session, key).await? {
-                let holder = holder(&session, key).await?.unwrap_or_else(|| "another process".to_owned());
-                if Instant::now() > deadline {
-                    return Err(CaptureError::Owned { collection: name.clone(), holder });
-                }
-                if !std::mem::replace(&mut has_told, true) {
-                    tracing::warn!(collection = name, "waiting for {holder}, which writes the collection");
-                }
-                tokio::time::sleep(PAUSE).await;
+        // Of two that begin at the same time, the one that gets the first goes on: neither keeps a part from the other.
+        let (first, rest) = collections.split_at(collections.len().min(1));
+        for some in [first, rest] {
+            for (name, key) in held(&session, some).await? {
+                wait_for(&session, name, key, deadline).await?;
             }
         }
         Ok(Ownership { session, looked: Mutex::new(Instant::now()) })
@@ -70,18 +64,45 @@ impl Ownership {
         if self.session.is_closed() {
             return false;
         }
+        let mut looked = self.looked.lock().await;
         let now = Instant::now();
-        if now < *self.looked.lock().unwrap_or_else(PoisonError::into_inner) + LEASE {
+        if now < *looked + LEASE {
             return true;
         }
         // The lock goes with the session and with nothing else.
         let answer = tokio::time::timeout(ANSWER, self.session.simple_query("SELECT 1")).await;
         let holds = matches!(answer, Ok(Ok(_)));
         if holds {
-            *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            *looked = now;
         }
         holds
     }
+}
+
+/// Waits until another process lets go of the lock of a collection, and takes it.
+async fn wait_for(session: &Session, name: &str, key: i64, deadline: Instant) -> Result<(), CaptureError> {
+    let mut has_told = false;
+    while !take(session, key).await? {
+        let holder = holder(session, key).await?.unwrap_or_else(|| "another process".to_owned());
+        if Instant::now() > deadline {
+            return Err(CaptureError::Owned { collection: name.to_owned(), holder });
+        }
+        if !std::mem::replace(&mut has_told, true) {
+            tracing::warn!(collection = name, "waiting for {holder}, which writes the collection");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Takes the locks of these collections that are free; returns the others, with their numbers.
+async fn held<'c>(session: &Session, collections: &'c [(String, String)]) -> Result<Vec<(&'c str, i64)>, CaptureError> {
+    let keys: Vec<i64> = collections.iter().map(|(_, id)| key(id)).collect();
+    let query = "SELECT place FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (key, place) WHERE NOT pg_try_advisory_lock(key)";
+    let rows = session.query(query, &[&keys]).await;
+    let rows = rows.map_err(|error| statement_error("taking the right to write collections", &error))?;
+    let places = rows.iter().filter_map(|row| usize::try_from(row.get::<_, i64>(0)).ok()?.checked_sub(1));
+    Ok(places.filter_map(|place| Some((collections.get(place)?.0.as_str(), *keys.get(place)?))).collect())
 }
 
 async fn take(session: &Session, key: i64) -> Result<bool, CaptureError> {
