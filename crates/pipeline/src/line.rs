@@ -11,6 +11,7 @@
 mod load;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -18,6 +19,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
+use walvec_embed::Embedder;
 use walvec_model::RowKey;
 
 use self::load::Load;
@@ -82,6 +84,8 @@ pub(crate) struct Line<N> {
     asked: JoinSet<Answer>,
     /// By writer.
     loads: Vec<Load>,
+    /// The embedders of the writers, each once: very many of these may have the same one.
+    embedders: Vec<Arc<dyn Embedder>>,
     bytes: usize,
     durable: Vec<N>,
     stop: CancellationToken,
@@ -110,6 +114,7 @@ impl<N: Note> Line<N> {
             first: 0,
             asked: JoinSet::new(),
             loads: Vec::new(),
+            embedders: Vec::new(),
             bytes: 0,
             durable: Vec::new(),
             stop,
@@ -128,20 +133,28 @@ impl<N: Note> Line<N> {
         if rows == 0 || self.is_empty() {
             return Some(since);
         }
-        let makes_a_call = writers.iter().map(texts_per_call).min().unwrap_or_default().min(batch_rows);
-        let has_room = (0..writers.len()).all(|index| self.has_room(writers, index));
+        let makes_a_call = self.embedders.iter().map(|embedder| embedder.texts_per_call().max(1)).min();
+        let makes_a_call = makes_a_call.unwrap_or_default().min(batch_rows);
+        let has_room = self.all_have_room(writers);
         has_room.then(|| if rows >= makes_a_call { since } else { since + COMPANY })
     }
 
     /// Whether so little is under way that rows which are read for another reason do not hold the others up.
     pub(crate) fn has_time(&self, writers: &[Writer]) -> bool {
-        let calls = writers.iter().map(|writer| writer.collection.embedder.calls_at_once()).min().unwrap_or_default();
-        self.asked.len() < (calls / 2).max(1) && (0..writers.len()).all(|index| self.has_room(writers, index))
+        let calls = self.embedders.iter().map(|embedder| embedder.calls_at_once()).min().unwrap_or_default();
+        self.asked.len() < (calls / 2).max(1) && self.all_have_room(writers)
+    }
+
+    fn all_have_room(&self, writers: &[Writer]) -> bool {
+        self.has_space() && (0..self.loads.len()).all(|index| self.has_room_beside(writers, index))
     }
 
     fn has_room(&self, writers: &[Writer], index: usize) -> bool {
-        let embedder = writers[index].collection.embedder.as_ref();
-        self.has_space() && self.loads.get(index).is_none_or(|load| load.has_room(embedder))
+        self.has_space() && self.has_room_beside(writers, index)
+    }
+
+    fn has_room_beside(&self, writers: &[Writer], index: usize) -> bool {
+        self.loads.get(index).is_none_or(|load| load.has_room(|| writers[index].collection.embedder.as_ref()))
     }
 
     fn has_space(&self) -> bool {
@@ -167,7 +180,10 @@ impl<N: Note> Line<N> {
         mut batches: Vec<(usize, Batch)>,
         span: Span,
     ) -> Result<(), PipelineError> {
-        self.loads.resize_with(writers.len(), Load::default);
+        if self.loads.len() != writers.len() {
+            self.loads.resize_with(writers.len(), Load::default);
+            self.embedders = embedders_of(writers);
+        }
         while !self.may_begin(writers, &batches) && self.make_way(writers).await? {}
         let number = self.first + self.batches.len() as u64;
         self.batches.push_back(Open::new(span.clone()));
@@ -383,8 +399,14 @@ async fn prepare(
     Ok(try_join_all(prepared).await?.into_iter().flatten().collect())
 }
 
-fn texts_per_call(writer: &Writer) -> usize {
-    writer.collection.embedder.texts_per_call().max(1)
+fn embedders_of(writers: &[Writer]) -> Vec<Arc<dyn Embedder>> {
+    let mut embedders: Vec<Arc<dyn Embedder>> = Vec::new();
+    for Writer { collection, .. } in writers {
+        if !embedders.iter().any(|known| Arc::ptr_eq(known, &collection.embedder)) {
+            embedders.push(Arc::clone(&collection.embedder));
+        }
+    }
+    embedders
 }
 
 /// Nobody waits for what was aborted, so that a part without an answer has panicked.

@@ -26,8 +26,12 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Whether another batch may begin.
-    pub(super) fn has_room(&self, embedder: &dyn Embedder) -> bool {
+    /// Whether another batch may begin. This is asked about all writers after each step, of which few are busy.
+    pub(super) fn has_room<'e>(&self, embedder: impl FnOnce() -> &'e dyn Embedder) -> bool {
+        if self.texts == 0 {
+            return true;
+        }
+        let embedder = embedder();
         self.texts < self.lately().max(embedder.texts_per_call().saturating_mul(2)) && self.can_take(embedder)
     }
 
