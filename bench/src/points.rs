@@ -109,7 +109,7 @@ pub(crate) async fn write(url: &str) -> anyhow::Result<Reading> {
 }
 
 fn server(url: &str) -> Server {
-    Server { url: url.to_owned(), api_key: None, layout: Layout::default() }
+    Server { url: url.to_owned(), api_key: None, layout: Layout::default(), connections: Default::default() }
 }
 
 fn collection(url: &str, name: &str) -> anyhow::Result<Remote> {

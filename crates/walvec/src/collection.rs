@@ -252,6 +252,7 @@ fn server(qdrant: &QdrantSettings) -> Server {
             write_consistency: qdrant.write_consistency_factor,
             shard_key: qdrant.shard_key.clone(),
         },
+        connections: qdrant.connections.clone(),
     }
 }
 

@@ -129,7 +129,8 @@ fn named(
     keywords: Option<String>,
     nesting: Option<String>,
 ) -> Result<Remote> {
-    let server = Server { url: url.to_owned(), api_key: None, layout: Placement::default() };
+    let server =
+        Server { url: url.to_owned(), api_key: None, layout: Placement::default(), connections: Default::default() };
     let spec = CollectionSpec {
         name: collection.to_owned(),
         dimension: HashEmbedder::from_name(model)?.info().dimension,

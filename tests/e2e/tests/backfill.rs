@@ -68,7 +68,10 @@ pub(crate) fn intruder(server: &TestServer) -> Result<Remote> {
         keywords: None,
         nesting: None,
     };
-    Ok(Remote::new(Server { url: server.url(), api_key: None, layout: Layout::default() }, spec)?)
+    Ok(Remote::new(
+        Server { url: server.url(), api_key: None, layout: Layout::default(), connections: Default::default() },
+        spec,
+    )?)
 }
 
 async fn a_stale_read_never_beats_a_newer_change_and_nothing_deleted_comes_back(context: TestContext) -> Result<()> {

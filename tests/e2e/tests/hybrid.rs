@@ -212,7 +212,8 @@ fn intruder(server: &TestServer) -> Result<Remote> {
         keywords: Some("bm25".to_owned()),
         nesting: None,
     };
-    let server = Server { url: server.url(), api_key: None, layout: Placement::default() };
+    let server =
+        Server { url: server.url(), api_key: None, layout: Placement::default(), connections: Default::default() };
     Ok(Remote::own(server, spec)?)
 }
 

@@ -3,8 +3,10 @@
 //! qdrant-client repeats a request by itself after an error that may pass, and does not tell. The network may have kept the first copy of a
 //! write and deliver it after newer ones, so the caller has to know that it was repeated. Writes use a connection that repeats nothing.
 
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use qdrant_client::Qdrant;
 use qdrant_client::qdrant::collections_client::CollectionsClient;
 use qdrant_client::qdrant::points_client::PointsClient;
 use secrecy::ExposeSecret as _;
@@ -34,6 +36,38 @@ impl Interceptor for ApiKey {
             request.metadata_mut().insert("api-key", key.clone());
         }
         Ok(request)
+    }
+}
+
+/// The connections to a server, made when they are needed. Clones are the same ones, so that a thousand collections need no more than one.
+#[derive(Clone, Default)]
+pub struct Connections(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    client: Mutex<Option<Qdrant>>,
+    writes: Writes,
+}
+
+impl Connections {
+    /// The client, which finds out by itself when its connection is dead.
+    pub(super) fn client(&self, new: impl FnOnce() -> Result<Qdrant, SinkError>) -> Result<Qdrant, SinkError> {
+        let mut client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*client {
+            Some(client) => Ok(client.clone()),
+            None => Ok(client.insert(new()?).clone()),
+        }
+    }
+
+    /// What writes go by.
+    pub(super) fn writes(&self) -> &Writes {
+        &self.0.writes
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Connections")
     }
 }
 

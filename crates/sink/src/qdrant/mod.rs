@@ -37,7 +37,7 @@ use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint,
 
 pub use aliases::Aliases;
 use answer::Place;
-use channel::Writes;
+pub use channel::Connections;
 use pace::Pace;
 use tenants::Tenants;
 
@@ -56,6 +56,8 @@ pub struct Server {
     pub api_key: Option<SecretString>,
     /// How collections are made; those that exist are never changed.
     pub layout: Layout,
+    /// How it is reached.
+    pub connections: Connections,
 }
 
 /// How a new collection is laid out over the server's memory, disks and nodes. `None`: the server's own default.
@@ -98,7 +100,7 @@ pub async fn local_version() -> Option<String> {
     Some(reply.ok()?.ok()?.version)
 }
 
-/// One collection of a server. Clones share the connection.
+/// One collection of a server.
 #[derive(Clone)]
 pub struct Remote(Arc<Inner>);
 
@@ -115,7 +117,6 @@ struct Inner {
     /// Whether a crash of the server may bring back what was removed by a filter.
     brings_back: AtomicBool,
     server: Server,
-    writes: Writes,
     pace: Pace,
 }
 
@@ -126,7 +127,7 @@ impl Inner {
 
     /// What has become of a write that failed.
     fn write_failed(&self, status: &tonic::Status) -> SinkError {
-        self.writes.failed(status);
+        self.server.connections.writes().failed(status);
         self.place.status(status)
     }
 }
@@ -173,7 +174,6 @@ impl Remote {
             is_alone: false,
             brings_back: AtomicBool::new(true),
             server,
-            writes: Writes::default(),
             pace: Pace::default(),
         };
         Ok(Self(Arc::new(inner)))
@@ -305,7 +305,7 @@ impl Remote {
             shard_key_selector: tenants::everywhere(&self.0).await?,
             ..DeletePoints::default()
         };
-        let mut writes = self.0.writes.get(&self.0.server, place)?;
+        let mut writes = self.0.server.connections.writes().get(&self.0.server, place)?;
         let response = writes.delete(request).await.map_err(|status| self.0.write_failed(&status))?;
         place.completed(response.get_ref().result.as_ref())
     }
@@ -322,7 +322,12 @@ impl Remote {
 /// Writes of one key follow each other through one copy at a time, whichever node they come in by.
 const ORDERING: WriteOrdering = WriteOrdering { r#type: WriteOrderingType::Medium as i32 };
 
+/// The client for everything but writes; all collections of a server have the same one.
 fn connect(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
+    server.connections.client(|| new_client(server, place))
+}
+
+fn new_client(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
     let key = server.api_key.as_ref().map(|key| key.expose_secret());
     if key.is_some_and(|key| key.is_empty() || !key.chars().all(|character| character.is_ascii_graphic())) {
         // The client would repeat the key in its error.

@@ -156,7 +156,7 @@ async fn send_request(inner: &Inner, items: &[Item]) -> Result<(), SinkError> {
         ordering: Some(ORDERING),
         ..UpdateBatchPoints::default()
     };
-    let mut writes = inner.writes.get(&inner.server, place)?;
+    let mut writes = inner.server.connections.writes().get(&inner.server, place)?;
     let response = writes.update_batch(request).await.map_err(|status| inner.write_failed(&status))?.into_inner();
     for result in &response.result {
         place.completed(Some(result))?;

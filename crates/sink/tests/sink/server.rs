@@ -21,7 +21,7 @@ use crate::common::{
 
 fn server(url: &str) -> Server {
     let key = std::env::var("WALVEC_TEST_QDRANT_API_KEY").ok().map(SecretString::from);
-    Server { url: url.to_owned(), api_key: key, layout: Layout::default() }
+    Server { url: url.to_owned(), api_key: key, layout: Layout::default(), connections: Default::default() }
 }
 
 pub(crate) fn remote(url: &str, spec: CollectionSpec) -> Remote {

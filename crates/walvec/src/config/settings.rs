@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use walvec_model::{Lookup, TableName};
 use walvec_sink::IndexType;
 use walvec_sink::keywords::DEFAULT_LANGUAGE;
-use walvec_sink::qdrant::Quantization;
+use walvec_sink::qdrant::{Connections, Quantization};
 use walvec_transform::{ChunkSpec, Layout, Unit};
 
 use super::broker::BrokerSettings;
@@ -424,6 +424,10 @@ pub(crate) struct QdrantSettings {
     /// its own (`shard_number` of them), made when the first row has it; rows without a value share one. Searches with a
     /// filter `field=value` ask that shard alone. Every collection needs the field. Default: a point's id decides.
     pub(crate) shard_key: Option<String>,
+    /// The connections to it, which all that is made of these settings shares.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub(crate) connections: Connections,
 }
 
 impl QdrantSettings {
@@ -465,6 +469,7 @@ impl Default for QdrantSettings {
             replication_factor: None,
             write_consistency_factor: None,
             shard_key: None,
+            connections: Connections::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::{StreamExt as _, stream};
 use serde_json::json;
 use tokio::net::TcpListener;
 use walvec_broker::kafka::topics::Topics;
@@ -15,6 +16,9 @@ use crate::cli::Failure;
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, KafkaSettings, QdrantSettings};
 use crate::{app, broker, remembered};
+
+/// How many collections are looked at at the same time.
+const CONCURRENT: usize = 16;
 
 /// Checks model, port, data directory and collections. Returns the name of a collection that was never filled, or is gone; and the model,
 /// if there is one.
@@ -133,9 +137,12 @@ async fn collections(
         return None;
     }
     let mut missing = None;
-    for collection in &config.collections {
+    let stored = stream::iter(&config.collections)
+        .map(|collection| async move { (collection, stored(config, collection, embedder, is_running).await) });
+    let mut stored = std::pin::pin!(stored.buffered(CONCURRENT));
+    while let Some((collection, stored)) = stored.next().await {
         let subject = format!("collection {}", collection.name);
-        match stored(config, collection, embedder, is_running).await {
+        match stored {
             Ok(Stored::Unknown) => report.ok(subject, "templates are valid"),
             Ok(Stored::Nothing) => {
                 report.ok(subject, "templates are valid; nothing is stored yet");
