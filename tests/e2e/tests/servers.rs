@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
@@ -21,6 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_write_rate_limit_slows_walvec_down_and_loses_nothing),
         test!(a_server_that_comes_back_empty_is_filled_again),
         test!(a_truncate_and_a_resync_remove_points_by_their_ids).once(),
+        test!(a_server_that_refuses_filters_without_an_index_is_kept_in_step_and_a_search_is_told_what_to_do).once(),
         test!(a_request_that_arrives_after_newer_ones_is_made_up_for).once(),
         test!(another_collection_than_the_one_that_was_filled_is_filled_too),
         test!(a_point_that_the_server_refuses_is_parked_and_its_neighbours_are_stored),
@@ -175,6 +176,46 @@ async fn a_truncate_and_a_resync_remove_points_by_their_ids(context: TestContext
     Ok(())
 }
 
+async fn a_server_that_refuses_filters_without_an_index_is_kept_in_step_and_a_search_is_told_what_to_do(
+    context: TestContext,
+) -> Result<()> {
+    // The first of these removes by filters, the others find what to remove by filters.
+    for version in ["1.19.0", "1.18.0"] {
+        let server = TestServer::start()?;
+        server.faults().set_version(version);
+        server.faults().refuse_unindexed_filters(true);
+        context.execute(TABLE).await?;
+        context.execute("ALTER TABLE items ADD year int, ADD place text").await?;
+        let collection = Collection::new("items", "public.items", "{{ name }}");
+        let settings = Settings::new([collection.with("index", json!({ "year": "integer" }))])
+            .with("sink", json!({ "qdrant": { "url": server.url() } }));
+        let mut walvec = followed(&context, &settings).await?;
+        context.execute(CHANGES).await?;
+        context.execute("UPDATE items SET year = 1800, place = 'here' WHERE id <= 10").await?;
+        walvec.caught_up(&context).await?;
+        let search = async |filter: &str| walvec.get("/api/v1/search", &[("q", "changed"), ("filter", filter)]).await;
+        ensure!(search("year>=1800").await?.status().is_success(), "an indexed field");
+        let refused = search("place=here").await?;
+        let (status, words) = (refused.status(), refused.text().await?);
+        ensure!(status.as_u16() == 400 && words.contains("`index:`") && words.contains("place"), "{status}: {words}");
+        // Read again whole, emptied, and swept.
+        context.execute("ALTER TABLE items ALTER name TYPE varchar(100), ALTER place TYPE varchar(90)").await?;
+        walvec.caught_up(&context).await?;
+        context.execute("BEGIN; TRUNCATE items; INSERT INTO items VALUES (1, 'after'), (2, 'too'); COMMIT").await?;
+        walvec.caught_up(&context).await?;
+        let resynced = context.walvec(&["resync", "--force"]).await?;
+        ensure!(resynced.status.success(), "{}", String::from_utf8_lossy(&resynced.stderr));
+        walvec.caught_up(&context).await?;
+        let verified = context.walvec(&["verify"]).await?;
+        ensure!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+        ensure!(same(&context, walvec, &server).await? == 2);
+        context.execute("DROP TABLE items; DROP PUBLICATION walvec").await?;
+        context.sql.query("SELECT pg_drop_replication_slot($1)", &[&context.slot()]).await?;
+        std::fs::remove_dir_all(context.data_directory())?;
+    }
+    Ok(())
+}
+
 /// What a point of the server shows as its name; `None` if there is no such point.
 async fn shown(server: &TestServer, id: u64) -> Result<Option<String>> {
     let points = image::points(&image::on_server("items", MODEL, &server.url())?).await?;
@@ -317,7 +358,7 @@ async fn a_real_server_is_kept_in_step_and_reindexed_like_the_one_for_tests(cont
         eprintln!("NOT TRIED on a real Qdrant server: set WALVEC_TEST_QDRANT_URL=http://localhost:6334");
         return Ok(());
     };
-    let server = Server { url: url.clone(), api_key: None, layout: Layout::default() };
+    let server = Server { url: url.clone(), api_key: None, layout: Layout::default(), connections: Default::default() };
     // Tests run beside each other on one server: each has a collection of its own.
     let name: &'static str = Box::leak(format!("walvec_e2e_{}", context.slot()).into_boxed_str());
     Remote::purge(server.clone(), name).await?;

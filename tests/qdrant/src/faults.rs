@@ -42,6 +42,7 @@ struct Script {
     refused: Option<Refusal>,
     message_bytes: Option<usize>,
     api_key: Option<String>,
+    refuses_unindexed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +95,15 @@ impl Faults {
     /// The key that every call has to carry. `None`: none.
     pub fn require_api_key<'a>(&self, key: impl Into<Option<&'a str>>) {
         self.lock().api_key = key.into().map(str::to_owned);
+    }
+
+    /// Whether filters by fields without an index are refused, in every collection: what strict mode does on Qdrant Cloud.
+    pub fn refuse_unindexed_filters(&self, refuses: bool) {
+        self.lock().refuses_unindexed = refuses;
+    }
+
+    pub(crate) fn refuses_unindexed_filters(&self) -> bool {
+        self.lock().refuses_unindexed
     }
 
     /// The version that the server says it has; 1.18.0 at first.
@@ -175,7 +185,8 @@ impl Matching {
 impl Default for Script {
     fn default() -> Self {
         let version = "1.18.0".to_owned();
-        Self { version, queue: VecDeque::new(), refused: None, message_bytes: None, api_key: None }
+        let (queue, refused, message_bytes, api_key, refuses_unindexed) = Default::default();
+        Self { version, queue, refused, message_bytes, api_key, refuses_unindexed }
     }
 }
 

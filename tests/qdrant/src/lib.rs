@@ -9,6 +9,7 @@
 //! - `updates`: writes as the engine takes them
 //! - `registry`: collections, aliases, and their engines on disk
 //! - `sharding`: shards by a key
+//! - `strict`: filters by fields without an index
 //! - `convert`, `filter`: the protocol's terms in the engine's, and back
 //! - [`RateLimits`]: how much a collection lets through in a minute
 //! - `wire`: connections that can be cut
@@ -45,6 +46,7 @@ mod registry;
 mod server;
 mod service;
 mod sharding;
+mod strict;
 mod updates;
 mod wire;
 

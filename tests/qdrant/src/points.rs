@@ -30,6 +30,7 @@ use crate::query::{DEFAULT_LIMIT, edge_query, searched};
 use crate::registry::VectorSpec;
 use crate::service::{Service, Started, not_implemented};
 use crate::sharding::within;
+use crate::strict;
 use crate::updates::{apply, edge_operation, named, upsert};
 
 /// No call here takes a time that anybody looks at.
@@ -49,6 +50,7 @@ impl Service {
         let collection = self.registry.find(collection)?;
         // All of them, before any has an effect.
         edge_operations(operations.clone(), &collection.vector)?;
+        self.check_filters(&collection, strict::changing(&operations)).await?;
         let update_status = call.status(wait);
         let results = operations.iter().map(|_| update_result(collection.next_operation(), update_status)).collect();
         if call.applies() {
@@ -152,6 +154,7 @@ impl Points for Service {
         let request = request.into_inner();
         let collection = self.registry.find(&request.collection_name)?;
         collection.limiters.read(asked(request.filter.as_ref()))?;
+        self.check_filters(&collection, &request.filter).await?;
         if request.order_by.is_some() {
             return Err(Status::unimplemented("the test server scrolls in id order only"));
         }
@@ -173,6 +176,7 @@ impl Points for Service {
         let request = request.into_inner();
         let collection = self.registry.find(&request.collection_name)?;
         collection.limiters.read(asked(request.filter.as_ref()))?;
+        self.check_filters(&collection, &request.filter).await?;
         let filter = within(collection.sharding.as_ref(), request.filter, request.shard_key_selector.as_ref())?;
         let count = CountRequest { filter, exact: request.exact.unwrap_or(true) };
         let count = collection.run(|shard| shard.count(count).map_err(status)).await?;
@@ -184,6 +188,7 @@ impl Points for Service {
         let request = request.into_inner();
         let collection = self.registry.find(&request.collection_name)?;
         collection.limiters.read(searched(&request))?;
+        self.check_filters(&collection, strict::searching(&request)).await?;
         let query = edge_query(request, &collection)?;
         let found = collection.run(|shard| shard.query(query).map_err(status)).await?;
         let result = found.into_iter().map(scored).collect();

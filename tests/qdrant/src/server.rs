@@ -169,7 +169,11 @@ impl TestServer {
         let (sender, open) = mpsc::channel(1);
         let connections = stream::unfold((listener, cut.clone(), sender), |(listener, cut, sender)| async move {
             let accepted = listener.accept().await;
-            let wire = accepted.map(|(stream, _)| Wire::new(stream, cut.child_token(), sender.clone()));
+            let wire = accepted.map(|(stream, _)| {
+                // As the real server: answers to many requests on one connection do not wait for each other's acknowledgement.
+                stream.set_nodelay(true).ok();
+                Wire::new(stream, cut.child_token(), sender.clone())
+            });
             Some((wire, (listener, cut, sender)))
         });
         // The real server has no limit of its own for a message, and speaks gzip.

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use prost::Message;
 use qdrant_client::qdrant::qdrant_server::Qdrant;
-use qdrant_client::qdrant::{HealthCheckReply, HealthCheckRequest, UpdateStatus};
+use qdrant_client::qdrant::{Filter, HealthCheckReply, HealthCheckRequest, UpdateStatus};
 use tonic::{Request, Response, Status};
 
 use crate::calls::{Call, InFlight, Ledger};
 use crate::faults::{Fault, Faults};
-use crate::registry::Registry;
+use crate::registry::{Collection, Registry};
+use crate::strict;
 use crate::wire::Cut;
 
 /// The calls of all services. Clones share everything.
@@ -49,6 +50,18 @@ impl Service {
         points: Vec<String>,
     ) -> Result<Started, Status> {
         self.check(call, request, collection, points)?.wait().await
+    }
+
+    /// Refuses filters by fields without an index, where that is asked for.
+    pub(crate) async fn check_filters<'f>(
+        &self,
+        collection: &Arc<Collection>,
+        filters: impl IntoIterator<Item = &'f Filter>,
+    ) -> Result<(), Status> {
+        match self.faults.refuses_unindexed_filters() {
+            true => strict::check(collection, filters).await,
+            false => Ok(()),
+        }
     }
 
     fn check<T: Message>(
