@@ -11,6 +11,7 @@
 //! - [`sync`]: the whole program: a flood of rows, and single rows
 //! - [`points`]: points into a Qdrant server, against the official Python client
 //! - [`operations`]: verify and reindex
+//! - [`tables`]: a thousand tables in one process
 //! - [`transaction`]: one transaction over a whole table (`make bench ARGS=scale`)
 //! - [`quality`]: how good searches are (`make quality`)
 //! - [`report`]: medians, and the tables of BENCHMARKS.md
@@ -31,6 +32,7 @@ mod quality;
 mod report;
 mod stage;
 mod sync;
+mod tables;
 mod transaction;
 
 use std::path::{Path, PathBuf};
@@ -82,8 +84,11 @@ pub(crate) struct Plan {
     /// A Python that has the packages of bench/python/requirements.txt.
     #[arg(long, env = "WALVEC_BENCH_PYTHON")]
     python: Option<PathBuf>,
+    /// How many tables the measurement of many tables has.
+    #[arg(long, default_value_t = 1_000)]
+    tables: u32,
     /// Only these parts; the report is printed and not written.
-    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "provider", "sync", "points", "operations", "broker", "engine"])]
+    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "provider", "sync", "points", "operations", "broker", "engine", "tables", "tables-server"])]
     only: Vec<String>,
 }
 
@@ -175,6 +180,15 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
             Ok(()) => report.broker = Some(broker::measure(plan, &stage).await?),
             Err(missing) => eprintln!("    SKIPPED: {missing}"),
         }
+    }
+    if plan.wants("tables") {
+        eprintln!("==> many tables");
+        report.tables.push(("the engine inside the program", tables::measure(plan, None).await?));
+    }
+    if plan.wants("tables-server") {
+        eprintln!("==> many tables into a Qdrant server");
+        let server = walvec_test_qdrant::TestServer::start()?;
+        report.tables.push(("the Qdrant server for tests", tables::measure(plan, Some(&server)).await?));
     }
     if plan.wants("capture") {
         eprintln!("==> stream and snapshot against PostgreSQL's own programs");

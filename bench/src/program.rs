@@ -19,7 +19,7 @@ use crate::child::{memory_of, peak_rss_of};
 /// How often to ask whether the position has been reached; the error of each latency.
 pub(crate) const POLL: Duration = Duration::from_micros(500);
 
-const CONFIGURATION: &str = "walvec.yaml";
+pub(crate) const CONFIGURATION: &str = "walvec.yaml";
 const COLLECTION: &str = "books";
 
 /// What to sync, and how.
@@ -73,7 +73,12 @@ impl<'a> Settings<'a> {
 
     /// Removes what an earlier run has left on a server.
     pub(crate) async fn purge(&self, qdrant: &str) -> anyhow::Result<()> {
-        let server = Server { url: qdrant.to_owned(), api_key: None, layout: Layout::default() };
+        let server = Server {
+            url: qdrant.to_owned(),
+            api_key: None,
+            layout: Layout::default(),
+            connections: Default::default(),
+        };
         Remote::purge(server, COLLECTION).await?;
         Ok(())
     }
@@ -134,6 +139,11 @@ impl Walvec {
         data: &Path,
     ) -> anyhow::Result<Self> {
         settings.write(directory)?;
+        Self::spawn(plan, directory, arguments, data).await
+    }
+
+    /// Starts `walvec <arguments>` with the walvec.yaml that is there, and waits until it follows the stream.
+    pub(crate) async fn spawn(plan: &Plan, directory: &Path, arguments: &[&str], data: &Path) -> anyhow::Result<Self> {
         let child =
             command(plan, directory, arguments)?.spawn().context("walvec cannot be started; build it: make build")?;
         let pid = child.id().context("walvec ended")?;
@@ -180,6 +190,11 @@ impl Walvec {
     /// What the program holds itself now, without the files that it has mapped, in bytes.
     pub(crate) fn anonymous_memory(&self) -> anyhow::Result<u64> {
         memory_of(self.pid, "RssAnon:")
+    }
+
+    /// Its process.
+    pub(crate) const fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// How many embeddings the program has computed since it began.
@@ -232,6 +247,14 @@ impl Walvec {
                 return Ok(all);
             }
         }
+    }
+
+    /// Whether the point with this id is in a collection of that name.
+    pub(crate) async fn has_in(&self, collection: &str, id: u64) -> anyhow::Result<bool> {
+        let query = [("collection", collection.to_owned()), ("limit", "1".to_owned()), ("from", id.to_string())];
+        let url = reqwest::Url::parse_with_params(&format!("http://{}/api/v1/points", self.address), query)?;
+        let page: Value = self.http.get(url).send().await?.error_for_status()?.json().await?;
+        Ok(page["points"][0]["id"] == id)
     }
 
     async fn page(&self, from: Option<u64>, limit: u32) -> anyhow::Result<Vec<(u64, String)>> {

@@ -11,6 +11,7 @@ use crate::operations::Operations;
 use crate::points::Points;
 use crate::provider::{AtALimit, From, ROWS};
 use crate::sync::Sync;
+use crate::tables::{self, ManyTables};
 
 /// Everything that was measured.
 #[derive(Default)]
@@ -25,6 +26,7 @@ pub(crate) struct Report {
     pub(crate) broker: Option<ThroughBroker>,
     pub(crate) provider: Vec<AtALimit>,
     pub(crate) engine: Option<Engine>,
+    pub(crate) tables: Vec<(&'static str, ManyTables)>,
 }
 
 /// The median; 0 of nothing.
@@ -72,6 +74,9 @@ impl Report {
         }
         if !self.provider.is_empty() {
             render_provider(&mut text, &self.provider)?;
+        }
+        if !self.tables.is_empty() {
+            tables::render(&mut text, &self.tables)?;
         }
         if !self.growth.is_empty() {
             render_growth(&mut text, &self.growth)?;
@@ -289,7 +294,7 @@ fn render_growth(text: &mut String, growth: &[Growth]) -> std::fmt::Result {
     writeln!(text)
 }
 
-fn megabytes(bytes: u64) -> String {
+pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{} MB", bytes / 1_000_000)
 }
 

@@ -21,11 +21,17 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// With settings besides.
+    pub(crate) async fn start_with(further: &[(&str, &str)]) -> anyhow::Result<Self> {
         let installation = Installation::find(&SearchPlaces::from_env())?;
         let bin = installation.bin().to_owned();
         let mut options = ClusterOptions::new(installation);
         let settings = [("max_replication_slots", "32"), ("max_wal_senders", "16"), ("max_wal_size", "8GB")];
-        options.settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let all = settings.iter().chain(further);
+        options.settings = all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Ok(Self { cluster: Cluster::start(options).await?, bin })
     }
 

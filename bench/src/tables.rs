@@ -1,0 +1,306 @@
+//! A thousand tables in one process: what they cost while nothing happens, and with a row a second in each.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use futures::future::try_join_all;
+use serde_json::json;
+use tokio::time::MissedTickBehavior;
+use tokio_postgres::Client;
+use walvec_test_qdrant::TestServer;
+
+use crate::Plan;
+use crate::program::{CONFIGURATION, Walvec, command};
+use crate::report::{megabytes, percentile};
+use crate::stage::Stage;
+
+const NAME: &str = "tables";
+/// The role that walvec connects as, so that its statements can be told from those of this program.
+const ROLE: &str = "follower";
+/// Rows of each table before the start.
+const ROWS: u32 = 10;
+/// How long nothing happens, and how long rows come.
+const IDLE: Duration = Duration::from_secs(20);
+const LOADED: Duration = Duration::from_secs(40);
+/// A second's rows come in this many portions.
+const PORTIONS: u32 = 50;
+/// How often a row is followed until it can be found.
+const SAMPLE: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(1);
+/// Ids of followed rows begin here.
+const FOLLOWED: u64 = 1_000_000;
+
+/// What was measured.
+pub(crate) struct ManyTables {
+    tables: u32,
+    /// Seconds of `walvec check`.
+    check: f64,
+    /// The first start, with the snapshot.
+    first: Start,
+    /// A start with everything there.
+    again: Start,
+    idle: Period,
+    loaded: Period,
+    /// Seconds of `walvec status` under load.
+    status: f64,
+    /// Milliseconds from before the commit of a row until it can be read over HTTP.
+    p50: f64,
+    p99: f64,
+    peak_rss: u64,
+}
+
+/// Until the stream is followed.
+struct Start {
+    seconds: f64,
+    /// Statements that PostgreSQL was sent.
+    statements: i64,
+}
+
+/// Some time while walvec runs.
+struct Period {
+    /// Statements that PostgreSQL was sent, per second.
+    statements: f64,
+    /// Calls of the Qdrant server, per second; 0 without one.
+    calls: f64,
+    /// Processor time of walvec, of one processor.
+    busy: f64,
+    /// Its memory at the end, in bytes.
+    rss: u64,
+    anonymous: u64,
+}
+
+/// Into the engine inside the program, or into a server.
+pub(crate) async fn measure(plan: &Plan, server: Option<&TestServer>) -> anyhow::Result<ManyTables> {
+    let settings = [("shared_preload_libraries", "pg_stat_statements"), ("pg_stat_statements.track_utility", "on")];
+    let stage = Stage::start_with(&settings).await?;
+    let measured = Measurement::begin(plan, &stage, server).await?.run().await?;
+    stage.close().await?;
+    Ok(measured)
+}
+
+struct Measurement<'a> {
+    plan: &'a Plan,
+    url: String,
+    /// Writes the rows.
+    clients: Vec<Client>,
+    server: Option<&'a TestServer>,
+    directory: tempfile::TempDir,
+}
+
+impl<'a> Measurement<'a> {
+    async fn begin(plan: &'a Plan, stage: &'a Stage, server: Option<&'a TestServer>) -> anyhow::Result<Self> {
+        let url = stage.cluster.create_database(NAME).await?;
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            clients.push(stage.cluster.connect(NAME).await?);
+        }
+        let tables = format!(
+            "CREATE EXTENSION pg_stat_statements; CREATE ROLE {ROLE} SUPERUSER LOGIN PASSWORD '{ROLE}';
+             DO $$ BEGIN FOR i IN 1..{} LOOP
+                 EXECUTE format('CREATE TABLE t%s (id bigint PRIMARY KEY, body text NOT NULL)', i);
+                 EXECUTE format('INSERT INTO t%s SELECT g, ''row '' || g FROM generate_series(1, {ROWS}) g', i);
+             END LOOP; END $$",
+            plan.tables
+        );
+        clients[0].batch_execute(&tables).await?;
+        let (scheme, rest) = url.split_once("://").context("a URL")?;
+        let (_, host) = rest.split_once('@').context("a URL with a user")?;
+        let url = format!("{scheme}://{ROLE}:{ROLE}@{host}");
+        let measurement = Self { plan, url, clients, server, directory: tempfile::tempdir()? };
+        measurement.configure()?;
+        Ok(measurement)
+    }
+
+    fn configure(&self) -> anyhow::Result<()> {
+        let data = self.directory.path().join("data");
+        let sink = match self.server {
+            Some(server) => json!({"qdrant": {"url": server.url(), "state": data}}),
+            None => json!({"embedded": {"path": data}}),
+        };
+        let collection =
+            |number| json!({"name": format!("t{number}"), "table": format!("public.t{number}"), "text": "{{ body }}"});
+        let config = json!({
+            "source": {"url": self.url},
+            "collections": (1..=self.plan.tables).map(collection).collect::<Vec<_>>(),
+            "embedding": {"model": "hash/64"},
+            "sink": sink,
+            "server": {"listen": "127.0.0.1:0"},
+        });
+        Ok(std::fs::write(self.directory.path().join(CONFIGURATION), format!("{config:#}"))?)
+    }
+
+    async fn run(&self) -> anyhow::Result<ManyTables> {
+        let check = self.time(&["check"]).await?;
+        let (walvec, first) = self.start().await?;
+        walvec.stop().await?;
+        let (walvec, again) = self.start().await?;
+        let nothing = async {
+            tokio::time::sleep(IDLE).await;
+            Ok(())
+        };
+        let idle = self.period(&walvec, nothing).await?.1;
+        let (loads, status) = (self.load(&walvec), async {
+            tokio::time::sleep(LOADED / 2).await;
+            self.time(&["status"]).await
+        });
+        let ((mut latencies, status), loaded) = self.period(&walvec, async { tokio::try_join!(loads, status) }).await?;
+        let peak_rss = walvec.peak_rss()?;
+        walvec.stop().await?;
+        let (p50, p99) = (percentile(&mut latencies, 50), percentile(&mut latencies, 99));
+        Ok(ManyTables { tables: self.plan.tables, check, first, again, idle, loaded, status, p50, p99, peak_rss })
+    }
+
+    /// How long a command takes, in seconds.
+    async fn time(&self, arguments: &[&str]) -> anyhow::Result<f64> {
+        let began = Instant::now();
+        let output = command(self.plan, self.directory.path(), arguments)?.output().await?;
+        let words = || String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{arguments:?}: {}", words());
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    async fn start(&self) -> anyhow::Result<(Walvec, Start)> {
+        let (began, before) = (Instant::now(), self.statements().await?);
+        let directory = self.directory.path();
+        let walvec = Walvec::spawn(self.plan, directory, &["run"], &directory.join("data")).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        Ok((walvec, Start { seconds, statements: self.statements().await? - before }))
+    }
+
+    /// How many statements walvec has sent.
+    async fn statements(&self) -> anyhow::Result<i64> {
+        let query = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE userid = $1::text::regrole";
+        Ok(self.clients[0].query_one(query, &[&ROLE]).await?.get(0))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    async fn period<T>(
+        &self,
+        walvec: &Walvec,
+        during: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<(T, Period)> {
+        let calls = || self.server.map_or(0, |server| server.calls().total());
+        let (began, statements, asked, used) =
+            (Instant::now(), self.statements().await?, calls(), processor_time(walvec.pid())?);
+        let answer = during.await?;
+        let seconds = began.elapsed().as_secs_f64();
+        let period = Period {
+            statements: (self.statements().await? - statements) as f64 / seconds,
+            calls: (calls() - asked) as f64 / seconds,
+            busy: (processor_time(walvec.pid())? - used) / seconds,
+            rss: memory(walvec.pid(), "VmRSS:")?,
+            anonymous: memory(walvec.pid(), "RssAnon:")?,
+        };
+        Ok((answer, period))
+    }
+
+    /// Inserts a row a second into each table, and follows some of them.
+    async fn load(&self, walvec: &Walvec) -> anyhow::Result<Vec<f64>> {
+        let until = Instant::now() + LOADED;
+        let (writers, sampler) = self.clients.split_at(self.clients.len() - 1);
+        let writing = writers.iter().enumerate().map(|(place, client)| self.write(client, place, writers.len(), until));
+        let (_, latencies) = tokio::try_join!(try_join_all(writing), self.follow(&sampler[0], walvec, until))?;
+        Ok(latencies)
+    }
+
+    /// Every table's row is a transaction of its own.
+    async fn write(&self, client: &Client, place: usize, of: usize, until: Instant) -> anyhow::Result<()> {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / PORTIONS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mine: Vec<u32> = (1..=self.plan.tables).skip(place).step_by(of).collect();
+        let portion = mine.len().div_ceil(PORTIONS as usize).max(1);
+        for id in u64::from(ROWS) + 1.. {
+            for tables in mine.chunks(portion) {
+                ticks.tick().await;
+                if Instant::now() >= until {
+                    return Ok(());
+                }
+                let inserts =
+                    tables.iter().map(|table| format!("INSERT INTO t{table} VALUES ({id}, 'row {id} of {table}')"));
+                let inserts: Vec<String> = inserts.collect();
+                try_join_all(inserts.iter().map(|insert| client.simple_query(insert))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Milliseconds until rows of one table after the other can be found.
+    async fn follow(&self, client: &Client, walvec: &Walvec, until: Instant) -> anyhow::Result<Vec<f64>> {
+        let mut ticks = tokio::time::interval(SAMPLE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut latencies = Vec::new();
+        while Instant::now() < until {
+            ticks.tick().await;
+            let id = FOLLOWED + latencies.len() as u64;
+            let name = format!("t{}", id * 37 % u64::from(self.plan.tables) + 1);
+            let began = Instant::now();
+            client.simple_query(&format!("INSERT INTO {name} VALUES ({id}, 'row {id}, which is followed')")).await?;
+            while !walvec.has_in(&name, id).await? {
+                tokio::time::sleep(POLL).await;
+            }
+            latencies.push(began.elapsed().as_secs_f64() * 1000.0);
+        }
+        Ok(latencies)
+    }
+}
+
+/// Seconds of processor time that a process has used.
+fn processor_time(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
+    // Behind the name, which may have blanks; `utime` and `stime` are the fields 14 and 15, in ticks of a hundredth of a second.
+    let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+    let ticks = |field: usize| -> anyhow::Result<f64> { Ok(fields.get(field - 3).context("no such field")?.parse()?) };
+    Ok((ticks(14)? + ticks(15)?) / 100.0)
+}
+
+/// A line of a process's status, in bytes.
+fn memory(pid: u32, field: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
+    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kibibytes * 1024)
+}
+
+/// The section of BENCHMARKS.md.
+pub(crate) fn render(text: &mut String, measured: &[(&str, ManyTables)]) -> std::fmt::Result {
+    let tables = measured.first().map_or(0, |(_, first)| first.tables);
+    writeln!(
+        text,
+        "## {tables} tables in one process\n\nA collection each, `hash/64`, {ROWS} rows at first. Loaded: one row a second in each table, every one a \
+         transaction of its\nown. A row counts from before its INSERT until it can be read over HTTP. Statements are those that walvec sends \
+         to PostgreSQL,\ncalls those that it sends to the Qdrant server.\n\n\
+         | | {} | target |\n|---|{}---|",
+        measured.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" | "),
+        "---|".repeat(measured.len())
+    )?;
+    let mut row = |name: &str, cell: &dyn Fn(&ManyTables) -> String, target: &str| {
+        let cells: Vec<String> = measured.iter().map(|(_, measured)| cell(measured)).collect();
+        writeln!(text, "| {name} | {} | {target} |", cells.join(" | "))
+    };
+    row("`walvec check`", &|m| format!("{:.1} s", m.check), "")?;
+    row(
+        "first start, with the snapshot",
+        &|m| format!("{:.1} s, {} statements", m.first.seconds, m.first.statements),
+        "",
+    )?;
+    row("start", &|m| format!("{:.1} s, {} statements", m.again.seconds, m.again.statements), "≤ 15 s")?;
+    row("idle: statements a second", &|m| format!("{:.2}", m.idle.statements), "≤ 2")?;
+    row("idle: calls a second", &|m| format!("{:.0}", m.idle.calls), "")?;
+    row("idle: processor", &|m| format!("{:.0} %", m.idle.busy * 100.0), "")?;
+    row("idle: memory, of it anonymous", &|m| memories(&m.idle), "")?;
+    row("loaded: statements a second", &|m| format!("{:.2}", m.loaded.statements), "≤ 2")?;
+    row("loaded: calls a second", &|m| format!("{:.0}", m.loaded.calls), "")?;
+    row("loaded: processor", &|m| format!("{:.0} %", m.loaded.busy * 100.0), "")?;
+    row("loaded: memory, of it anonymous", &|m| memories(&m.loaded), "")?;
+    row("peak memory", &|m| megabytes(m.peak_rss), "≤ 350 MB")?;
+    row("commit → searchable, p50", &|m| format!("{:.1} ms", m.p50), "")?;
+    row("commit → searchable, p99", &|m| format!("{:.1} ms", m.p99), "≤ 100")?;
+    row("`walvec status` under load", &|m| format!("{:.1} s", m.status), "")?;
+    writeln!(text)
+}
+
+fn memories(period: &Period) -> String {
+    format!("{}, {}", megabytes(period.rss), megabytes(period.anonymous))
+}
