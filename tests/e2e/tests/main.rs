@@ -13,6 +13,7 @@
 //! - [`locks`]: what walvec reads keeps no statement of the application waiting
 //! - [`values`]: values that stores or readers cannot hold as they are
 //! - [`types`]: what becomes of the values of each type, and what filters make of them
+//! - [`many_tables`]: what a start, an idle second and a change cost does not grow with the number of tables
 //! - [`memory`]: memory is bounded by what is configured, whatever the rows are like
 //! - [`faults`]: kills, crashes, cut connections
 //! - [`engine`]: the engine inside the program: its index is built beside everything else
@@ -86,6 +87,7 @@ mod locks;
 mod long_texts;
 mod lookup_refusals;
 mod lookups;
+mod many_tables;
 mod memory;
 mod operations;
 mod ownership;
@@ -146,6 +148,7 @@ fn main() -> ExitCode {
         asking::tests(),
         compose::tests(),
         progress::tests(),
+        many_tables::tests(),
         memory::tests(),
         reindex::tests(),
         backfill::tests(),
