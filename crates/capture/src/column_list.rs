@@ -8,37 +8,37 @@ use std::collections::BTreeMap;
 use walvec_model::TableName;
 
 use crate::CaptureError;
-use crate::catalog::{Capabilities, TableFacts, facts_by_name};
+use crate::catalog::{Capabilities, TableFacts, facts_of};
 use crate::config::{Columns, SourceConfig, TableSpec};
-use crate::connect::{Session, statement_error};
-use crate::preflight::identities;
+use crate::connect::Session;
+use crate::preflight::Identities;
 use crate::publication::Published;
 
 /// The columns that the publication is to name one by one, in the order of the table; `None` if it sends all of them.
-pub(crate) async fn listed(
-    session: &Session,
+pub(crate) fn listed(
     config: &SourceConfig,
     spec: &TableSpec,
     facts: &TableFacts,
+    identities: &Identities,
     can: Capabilities,
-) -> Result<Option<Vec<String>>, CaptureError> {
+) -> Option<Vec<String>> {
     // What rows of another table are rendered with is read from all columns.
     let is_looked_up = config.lookups_in(&spec.name).next().is_some();
     if !matches!(spec.columns, Columns::Listed(_)) || !can.column_lists || is_looked_up {
-        return Ok(None);
+        return None;
     }
-    let Ok(key) = facts.key() else { return Ok(None) };
+    let key = facts.key().ok()?;
     let mut needed = key.columns().to_vec();
-    for (_, is_full, columns) in identities(session, facts).await? {
-        if is_full {
-            return Ok(None);
+    for (_, is_full, columns) in identities.get(facts) {
+        if *is_full {
+            return None;
         }
-        needed.extend(columns);
+        needed.extend(columns.iter().cloned());
     }
     let sent = facts.columns.iter().filter(|column| column.can_be_sent(can)).map(|facts| &facts.column.name);
     let (used, unused): (Vec<&String>, Vec<&String>) =
         sent.partition(|name| spec.columns.has(name) || needed.contains(name));
-    Ok((!unused.is_empty()).then(|| used.into_iter().cloned().collect()))
+    (!unused.is_empty()).then(|| used.into_iter().cloned().collect())
 }
 
 /// How the lists of walvec's own publication differ from what is configured.
@@ -48,16 +48,17 @@ pub(crate) async fn list_differences(
     published: &BTreeMap<TableName, Published>,
     can: Capabilities,
 ) -> Result<Vec<String>, CaptureError> {
-    let lists = with_list(session, &config.publication).await?;
+    let has_list = |table: &TableName| published.get(table).is_some_and(|published| published.has_list);
     let mut differences = Vec::new();
-    for spec in &config.published() {
-        let has_list = lists.contains(&spec.name);
-        if !has_list && !matches!(spec.columns, Columns::Listed(_)) {
-            continue;
-        }
-        let Some(facts) = facts_by_name(session, &spec.name).await? else { continue };
+    let mut specs = config.published();
+    specs.retain(|spec| has_list(&spec.name) || matches!(spec.columns, Columns::Listed(_)));
+    let facts = facts_of(session, specs.iter().map(|spec| &spec.name)).await?;
+    let identities = Identities::of(session, facts.values()).await?;
+    for spec in &specs {
+        let has_list = has_list(&spec.name);
+        let Some(facts) = facts.get(&spec.name) else { continue };
         let sent = published.get(&spec.name).and_then(|published| published.columns.as_deref()).unwrap_or_default();
-        match listed(session, config, spec, &facts, can).await? {
+        match listed(config, spec, facts, &identities, can) {
             None if has_list => {
                 differences.push(format!("it sends only some columns of {}: {}", spec.name, sent.join(", ")));
             }
@@ -68,17 +69,6 @@ pub(crate) async fn list_differences(
         }
     }
     Ok(differences)
-}
-
-/// The tables of which a publication names the columns one by one.
-async fn with_list(session: &Session, publication: &str) -> Result<Vec<TableName>, CaptureError> {
-    let query = "SELECT n.nspname::text, c.relname::text
-                 FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
-                 JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE p.pubname = $1 AND r.prattrs IS NOT NULL";
-    let rows = session.query(query, &[&publication]).await;
-    let rows = rows.map_err(|error| statement_error("reading the publication", &error))?;
-    Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
 }
 
 fn same_names(left: &[String], right: &[String]) -> bool {

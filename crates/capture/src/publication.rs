@@ -1,15 +1,16 @@
 //! The publication: what the server sends, and to which filter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 use walvec_model::TableName;
 
-use crate::catalog::{Capabilities, facts_by_name};
+use crate::catalog::{Capabilities, facts_by_name, facts_of};
 use crate::column_list::{list_differences, listed};
 use crate::config::SourceConfig;
 use crate::connect::{Session, statement_error};
+use crate::preflight::Identities;
 use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
 use crate::{CaptureError, row_filter};
 
@@ -54,6 +55,8 @@ pub enum PublicationDrop {
 pub(crate) struct Published {
     /// The columns that are sent; `None` if the server does not tell (before 15), which means all.
     pub(crate) columns: Option<Vec<String>>,
+    /// Whether the publication names these columns one by one. PostgreSQL 15 and later.
+    pub(crate) has_list: bool,
     /// The row filter, as the server writes it back.
     pub(crate) filter: Option<String>,
 }
@@ -64,26 +67,31 @@ pub(crate) async fn published_tables(
     publication: &str,
     can: Capabilities,
 ) -> Result<BTreeMap<TableName, Published>, CaptureError> {
-    let details = if can.row_filters { "attnames::text[], rowfilter" } else { "NULL::text[], NULL::text" };
-    let query =
-        format!("SELECT schemaname::text, tablename::text, {details} FROM pg_publication_tables WHERE pubname = $1");
-    let rows = session.query(&query, &[&publication]).await;
+    let query = match can.row_filters {
+        true => {
+            "SELECT t.schemaname::text, t.tablename::text, t.attnames::text[], t.rowfilter, list.oid IS NOT NULL
+             FROM pg_publication_tables t
+             LEFT JOIN (SELECT c.oid, n.nspname, c.relname
+                        FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                        JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                        WHERE p.pubname = $1 AND r.prattrs IS NOT NULL) AS list
+                    ON list.nspname = t.schemaname AND list.relname = t.tablename
+             WHERE t.pubname = $1"
+        }
+        false => {
+            "SELECT schemaname::text, tablename::text, NULL::text[], NULL::text, false
+             FROM pg_publication_tables WHERE pubname = $1"
+        }
+    };
+    let rows = session.query(query, &[&publication]).await;
     let rows = rows.map_err(|error| statement_error("reading the publication", &error))?;
     Ok(rows
         .iter()
         .map(|row| {
             let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-            (name, Published { columns: row.get(2), filter: row.get(3) })
+            (name, Published { columns: row.get(2), filter: row.get(3), has_list: row.get(4) })
         })
         .collect())
-}
-
-/// Whether the publication names the columns of a table one by one. PostgreSQL 15 and later.
-pub(crate) async fn has_column_list(session: &Session, publication: &str, table: u32) -> Result<bool, CaptureError> {
-    let query = "SELECT EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
-                                WHERE p.pubname = $1 AND r.prrelid = $2 AND r.prattrs IS NOT NULL)";
-    let row = session.query_one(query, &[&publication, &table]).await;
-    Ok(row.map_err(|error| statement_error("reading the publication", &error))?.get(0))
 }
 
 /// Compares the publication with the configuration. `aside`: tables that are configured and not followed. A publication that walvec did not
@@ -267,19 +275,17 @@ fn table_differences(config: &SourceConfig, published: &BTreeMap<TableName, Publ
             differences.push(format!("table {} is not in it", spec.name));
         }
     }
-    for extra in published.keys().filter(|name| is_exact && !tables.iter().any(|spec| spec.name == **name)) {
+    let configured: HashSet<&TableName> = tables.iter().map(|spec| &spec.name).collect();
+    for extra in published.keys().filter(|name| is_exact && !configured.contains(name)) {
         differences.push(format!("it also publishes {extra}"));
     }
     differences
 }
 
 async fn has_partitioned(session: &Session, config: &SourceConfig) -> Result<bool, CaptureError> {
-    for spec in &config.published() {
-        if facts_by_name(session, &spec.name).await?.is_some_and(|facts| facts.kind == "p") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let tables = config.published();
+    let facts = facts_of(session, tables.iter().map(|spec| &spec.name)).await?;
+    Ok(facts.values().any(|facts| facts.kind == "p"))
 }
 
 /// Compares row filters by their meaning.
@@ -436,14 +442,16 @@ async fn alter_sql(
 
 async fn table_list(session: &Session, config: &SourceConfig, can: Capabilities) -> Result<String, CaptureError> {
     let tables = config.published();
+    let facts = facts_of(session, tables.iter().map(|spec| &spec.name)).await?;
+    let identities = Identities::of(session, facts.values()).await?;
     let mut items = Vec::with_capacity(tables.len());
     for (index, spec) in tables.iter().enumerate() {
-        let Some(facts) = facts_by_name(session, &spec.name).await? else {
+        let Some(facts) = facts.get(&spec.name) else {
             return Err(CaptureError::Table { table: spec.name.clone(), reason: "does not exist".to_owned() });
         };
         // Tables that inherit in the old way are tables of their own; partitions always come along.
         let only = if facts.kind == "p" { "" } else { "ONLY " };
-        let columns = match listed(session, config, spec, &facts, can).await? {
+        let columns = match listed(config, spec, facts, &identities, can) {
             Some(names) => format!(" ({})", quote_columns(names.iter().map(String::as_str))),
             None => String::new(),
         };

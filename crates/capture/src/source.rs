@@ -1,6 +1,6 @@
 //! A PostgreSQL source: what can be asked of it, and where its snapshot and its stream begin.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::column_list::listed;
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::{Hosts, Session, statement_error};
 use crate::lookup::Shapes;
-use crate::preflight::{self, Breaks, Finding, Script, Unfit};
+use crate::preflight::{self, Breaks, Finding, Identities, Script, Unfit};
 use crate::publication::{self, PublicationDrop, PublicationIdentity, PublicationState, Published};
 use crate::slot::{self, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
@@ -92,9 +92,12 @@ impl Source {
 
     /// The configured tables that are not needed at present.
     fn unpublished(&self) -> Vec<TableName> {
-        let needed = self.config.published();
-        let is_needed = |table: &TableName| needed.iter().any(|spec| spec.name == *table);
-        self.configured.published().into_iter().map(|spec| spec.name).filter(|table| !is_needed(table)).collect()
+        if self.aside.is_empty() {
+            return Vec::new();
+        }
+        let needed: HashSet<TableName> = self.config.published().into_iter().map(|spec| spec.name).collect();
+        let configured = self.configured.published().into_iter().map(|spec| spec.name);
+        configured.filter(|table| !needed.contains(table)).collect()
     }
 
     /// A table as it is published now, if it is configured.
@@ -236,21 +239,23 @@ impl Source {
     pub async fn estimate_rows(&self) -> Result<Vec<(TableName, u64)>, CaptureError> {
         // A partitioned table is not always analysed itself; its leaves are.
         let query = "
-            SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
-            FROM pg_class r
-            JOIN pg_namespace n ON n.oid = r.relnamespace
+            SELECT n.nspname::text, r.relname::text, coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
+            FROM unnest($1::text[], $2::text[]) AS wanted (schema, name)
+            JOIN pg_namespace n ON n.nspname = wanted.schema
+            JOIN pg_class r ON r.relnamespace = n.oid AND r.relname = wanted.name
             CROSS JOIN LATERAL (SELECT relid FROM pg_partition_tree(r.oid) WHERE isleaf
                                 UNION SELECT r.oid WHERE r.relkind <> 'p') AS leaf
             JOIN pg_class c ON c.oid = leaf.relid
-            WHERE n.nspname = $1 AND r.relname = $2";
-        let session = self.catalog.patient_session().await?;
-        let mut estimates = Vec::with_capacity(self.config.tables.len());
-        for TableSpec { name, .. } in &self.config.tables {
-            let row = session.query_one(query, &[&name.schema, &name.name]).await;
-            let rows: i64 = row.map_err(|error| statement_error("estimating the size of the tables", &error))?.get(0);
-            estimates.push((name.clone(), u64::try_from(rows).unwrap_or(0)));
-        }
-        Ok(estimates)
+            GROUP BY n.nspname, r.relname";
+        let names = self.config.tables.iter().map(|spec| (spec.name.schema.as_str(), spec.name.name.as_str()));
+        let (schemas, names): (Vec<&str>, Vec<&str>) = names.unzip();
+        let rows = self.catalog.patient_session().await?.query(query, &[&schemas, &names]).await;
+        let rows = rows.map_err(|error| statement_error("estimating the size of the tables", &error))?;
+        let estimate = |row: &tokio_postgres::Row| {
+            let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+            (table, u64::try_from(row.get::<_, i64>(2)).unwrap_or(0))
+        };
+        Ok(rows.iter().map(estimate).collect())
     }
 
     /// How the publication compares to the configuration.
@@ -530,23 +535,29 @@ impl Source {
         self.published_as(&self.config.tables).await
     }
 
+    /// The same for one of them; `None` if it is not one.
+    pub(crate) async fn published_table(&self, name: &TableName) -> Result<Option<PublishedTable>, CaptureError> {
+        let spec = self.config.tables.iter().find(|spec| spec.name == *name);
+        Ok(self.published_as(spec.map_or(&[], std::slice::from_ref)).await?.pop())
+    }
+
     /// The same for any of the tables that are published.
     pub(crate) async fn published_as(&self, specs: &[TableSpec]) -> Result<Vec<PublishedTable>, CaptureError> {
         let session = self.session().await?;
         let can = self.server.capabilities;
         let published = publication::published_tables(&session, &self.config.publication, can).await?;
+        let facts = catalog::facts_of(&session, specs.iter().map(|spec| &spec.name)).await?;
+        let unpublished = facts.values().filter(|facts| !published.contains_key(&facts.name));
+        let identities = Identities::of(&session, unpublished).await?;
         let mut tables = Vec::with_capacity(specs.len());
         for spec in specs {
-            let Some(facts) = catalog::facts_by_name(&session, &spec.name).await? else {
+            let Some(facts) = facts.get(&spec.name).cloned() else {
                 return Err(CaptureError::Table { table: spec.name.clone(), reason: "does not exist".to_owned() });
             };
-            let published = match published.get(&spec.name) {
-                Some(published) => published.clone(),
-                None => Published {
-                    columns: listed(&session, &self.config, spec, &facts, can).await?,
-                    filter: spec.filter.clone(),
-                },
-            };
+            let published = published.get(&spec.name).cloned().unwrap_or_else(|| {
+                let columns = listed(&self.config, spec, &facts, &identities, can);
+                Published { has_list: columns.is_some(), columns, filter: spec.filter.clone() }
+            });
             let table = facts.table(|column| {
                 let named = published.columns.as_ref().is_none_or(|names| names.contains(&column.column.name));
                 // Before 18 the stream leaves generated columns out, whatever the view says.

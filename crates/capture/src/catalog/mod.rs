@@ -15,14 +15,16 @@ mod types;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use server::facts as server_facts;
 pub use server::{Capabilities, ServerFacts};
 pub use service::Service;
 pub(crate) use shape::shapes;
 pub use shape::{Alteration, Shape};
-pub(crate) use tables::{ColumnFacts, Generated, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, leaves};
+pub(crate) use tables::{
+    ColumnFacts, Generated, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, facts_of, leaves, leaves_of,
+};
 use tokio_util::sync::CancellationToken;
 pub(crate) use types::{equalities, resolve as resolve_types};
 use walvec_model::{Column, Lsn};
@@ -49,6 +51,8 @@ pub(crate) struct Catalog {
     pub(crate) shut_down: CancellationToken,
     /// The kinds of the types seen so far. A type's kind never changes under one oid.
     kinds: Mutex<HashMap<u32, Kind>>,
+    /// The equalities of the types seen so far, as [`equalities`] gives them; `None` where that is PostgreSQL's own.
+    equalities: Mutex<HashMap<u32, Option<String>>>,
     /// As of which position rows were read at last, outside of snapshots and of the stream.
     read_as_of: AtomicU64,
 }
@@ -66,6 +70,7 @@ impl Catalog {
             rows: SessionSlot::default(),
             shut_down,
             kinds: Mutex::default(),
+            equalities: Mutex::default(),
             read_as_of: AtomicU64::new(0),
         })
     }
@@ -112,14 +117,12 @@ impl Catalog {
 
     /// How to read the values of `columns`, in their order. `key`: the indexes of the key.
     pub(crate) async fn kinds_of(&self, columns: &[Column], key: &[usize]) -> Result<Vec<Kind>, CaptureError> {
-        let known = self.known_kinds();
-        let missing: Vec<u32> =
-            columns.iter().map(|column| column.type_oid).filter(|oid| !known.contains_key(oid)).collect();
+        let missing = unknown(&self.kinds, columns);
         if !missing.is_empty() {
             let found = types::kinds(&*self.session().await?, &missing).await?;
-            self.kinds.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+            lock(&self.kinds).extend(found);
         }
-        let known = self.known_kinds();
+        let known = lock(&self.kinds);
         let kind = |(index, column): (usize, &Column)| {
             let kind = known.get(&column.type_oid).cloned().unwrap_or(Kind::Text);
             if key.contains(&index) { kind.in_key() } else { kind }
@@ -129,12 +132,23 @@ impl Catalog {
 
     /// For each of these columns the operator that makes two of its values equal.
     pub(crate) async fn equalities_of(&self, columns: &[Column]) -> Result<Vec<String>, CaptureError> {
-        let oids: Vec<u32> = columns.iter().map(|column| column.type_oid).collect();
-        let found = equalities(&*self.session().await?, &oids).await?;
-        Ok(oids.iter().map(|oid| found.get(oid).map_or("=", String::as_str).to_owned()).collect())
+        let missing = unknown(&self.equalities, columns);
+        if !missing.is_empty() {
+            let mut found = equalities(&*self.session().await?, &missing).await?;
+            lock(&self.equalities).extend(missing.iter().map(|oid| (*oid, found.remove(oid))));
+        }
+        let known = lock(&self.equalities);
+        let operator = |column: &Column| known.get(&column.type_oid).cloned().flatten();
+        Ok(columns.iter().map(|column| operator(column).unwrap_or_else(|| "=".to_owned())).collect())
     }
+}
 
-    fn known_kinds(&self) -> HashMap<u32, Kind> {
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
+/// The types of `columns` of which nothing is known.
+fn unknown<T>(known: &Mutex<HashMap<u32, T>>, columns: &[Column]) -> Vec<u32> {
+    let known = lock(known);
+    columns.iter().map(|column| column.type_oid).filter(|oid| !known.contains_key(oid)).collect()
+}
+
+fn lock<T>(known: &Mutex<HashMap<u32, T>>) -> MutexGuard<'_, HashMap<u32, T>> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,7 @@
 //! Tables with their columns, keys and rights.
 
+use std::collections::{BTreeMap, HashMap};
+
 use futures::future::BoxFuture;
 use walvec_model::{Column, Table, TableName};
 
@@ -62,6 +64,8 @@ impl Owner {
 #[derive(Clone, Debug)]
 pub(crate) struct ColumnFacts {
     pub(crate) column: Column,
+    /// `pg_attribute.atttypmod`, e.g. the length of a `varchar`; -1 without one.
+    pub(crate) type_modifier: i32,
     /// Set if the server computes it.
     pub(crate) generated: Option<Generated>,
     /// Whether the role may read it.
@@ -148,12 +152,13 @@ impl TableFacts {
     }
 }
 
+/// What is dropped at this moment has no rights.
 const TABLE: &str = "
     SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
            rn.nspname::text, r.relname::text,
            c.relkind <> 'p' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
-           has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
-           row_security_active(c.oid), has_schema_privilege(n.oid, 'USAGE'),
+           coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false),
+           row_security_active(c.oid), coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
            o.rolname::text, o.rolsuper, s.rolname::text, s.rolsuper,
            coalesce(has_column_privilege(c.oid, (-1)::smallint, 'SELECT'), false)
     FROM pg_class c
@@ -166,72 +171,69 @@ const TABLE: &str = "
 const COLUMNS: &str = "
     SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid,
            a.attgenerated::text, CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
-           has_column_privilege(a.attrelid, a.attnum, 'SELECT'), a.atttypmod
+           coalesce(has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false), a.attrelid, a.atttypmod
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+    WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum";
 
 /// Only the key part of an index counts: columns under INCLUDE name nothing.
 const INDEXES: &str = "
-    SELECT i.indisprimary, i.indisreplident, NOT i.indimmediate, array_agg(a.attname::text ORDER BY k.position)
+    SELECT i.indisprimary, i.indisreplident, NOT i.indimmediate, array_agg(a.attname::text ORDER BY k.position), i.indrelid
     FROM pg_index i
     CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k (attnum, position)
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-    WHERE i.indrelid = $1 AND (i.indisprimary OR i.indisreplident) AND i.indisvalid AND k.position <= i.indnkeyatts
-    GROUP BY i.indexrelid, i.indisprimary, i.indisreplident, i.indimmediate";
+    WHERE i.indrelid = ANY($1) AND (i.indisprimary OR i.indisreplident) AND i.indisvalid AND k.position <= i.indnkeyatts
+    GROUP BY i.indrelid, i.indexrelid, i.indisprimary, i.indisreplident, i.indimmediate";
 
 /// The relation called `name`, of whatever kind.
 pub(crate) async fn facts_by_name(session: &Session, name: &TableName) -> Result<Option<TableFacts>, CaptureError> {
-    let query = format!("{TABLE} WHERE n.nspname = $1 AND c.relname = $2");
-    facts(session, session.query_opt(&query, &[&name.schema, &name.name]).await).await
+    Ok(facts_of(session, std::iter::once(name)).await?.remove(name))
+}
+
+/// The relations with these names, of whatever kind; those that do not exist are left out. Three statements, however many there are.
+pub(crate) async fn facts_of<'n>(
+    session: &Session,
+    names: impl Iterator<Item = &'n TableName>,
+) -> Result<BTreeMap<TableName, TableFacts>, CaptureError> {
+    let (schemas, names): (Vec<&str>, Vec<&str>) =
+        names.map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let query = format!(
+        "{TABLE} JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[])) AS wanted (schema, name)
+                   ON n.nspname = wanted.schema AND c.relname = wanted.name"
+    );
+    let found = facts(session, session.query(&query, &[&schemas, &names]).await).await?;
+    Ok(found.into_iter().map(|facts| (facts.name.clone(), facts)).collect())
 }
 
 /// The relation with this oid, if it still exists.
 pub(crate) async fn facts_by_oid(session: &Session, oid: u32) -> Result<Option<TableFacts>, CaptureError> {
     let query = format!("{TABLE} WHERE c.oid = $1");
-    facts(session, session.query_opt(&query, &[&oid]).await).await
+    Ok(facts(session, session.query(&query, &[&oid]).await).await?.pop())
 }
 
 fn facts(
     session: &Session,
-    found: Result<Option<tokio_postgres::Row>, tokio_postgres::Error>,
-) -> BoxFuture<'_, Result<Option<TableFacts>, CaptureError>> {
+    found: Result<Vec<tokio_postgres::Row>, tokio_postgres::Error>,
+) -> BoxFuture<'_, Result<Vec<TableFacts>, CaptureError>> {
     Box::pin(async move {
         let failed = |error| statement_error("looking up a table", &error);
-        let Some(row) = found.map_err(failed)? else { return Ok(None) };
-        let oid: u32 = row.get(0);
-        let root: (Option<String>, Option<String>) = (row.get(6), row.get(7));
-        let mut facts = TableFacts {
-            oid,
-            name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
-            kind: row.get(3),
-            persistence: row.get(4),
-            identity: row.get(5),
-            partition_of: root.0.zip(root.1).map(|(schema, name)| TableName { schema, name }),
-            has_children: row.get(8),
-            can_select: row.get(9),
-            row_security: row.get(10),
-            can_use_schema: row.get(11),
-            owner: Owner::at(&row, 12),
-            schema_owner: Owner::at(&row, 14),
-            reads_ctid: row.get(16),
-            columns: Vec::new(),
-            primary_key: None,
-            primary_key_deferrable: false,
-            identity_index: None,
-        };
-        let mut modifiers: Vec<i32> = Vec::new();
-        for row in session.query(COLUMNS, &[&oid]).await.map_err(failed)? {
-            let column = Column::new(row.get::<_, String>(0), row.get::<_, String>(1), row.get(2));
-            let how: String = row.get(3);
-            let expression: Option<String> = row.get(4);
-            let generated = (!how.is_empty())
-                .then(|| Generated { is_stored: how == "s", expression: expression.unwrap_or_default() });
-            facts.columns.push(ColumnFacts { column, generated, can_select: row.get(5) });
-            modifiers.push(row.get(6));
+        let mut tables: Vec<TableFacts> = found.map_err(failed)?.iter().map(relation).collect();
+        if tables.is_empty() {
+            return Ok(tables);
         }
-        let columns = facts.columns.iter_mut().map(|facts| &mut facts.column).zip(modifiers).collect();
-        types::resolve(session, columns).await?;
-        for row in session.query(INDEXES, &[&oid]).await.map_err(failed)? {
+        let places: HashMap<u32, usize> = tables.iter().enumerate().map(|(place, facts)| (facts.oid, place)).collect();
+        let oids: Vec<u32> = tables.iter().map(|facts| facts.oid).collect();
+        let place = |row: &tokio_postgres::Row, column| places.get(&row.get(column)).copied();
+        for row in session.query(COLUMNS, &[&oids]).await.map_err(failed)? {
+            let Some(facts) = place(&row, 6).map(|place| &mut tables[place]) else { continue };
+            facts.columns.push(column(&row));
+        }
+        let columns = tables.iter_mut().flat_map(|facts| &mut facts.columns);
+        types::resolve(session, columns.map(|facts| (&mut facts.column, facts.type_modifier)).collect()).await?;
+        for row in session.query(INDEXES, &[&oids]).await.map_err(failed)? {
+            let Some(facts) = place(&row, 4).map(|place| &mut tables[place]) else { continue };
             let columns: Vec<String> = row.get(3);
             if row.get(0) {
                 facts.primary_key_deferrable = row.get(2);
@@ -241,8 +243,42 @@ fn facts(
                 facts.identity_index = Some(columns);
             }
         }
-        Ok(Some(facts))
+        Ok(tables)
     })
+}
+
+/// Reads a row of [`TABLE`].
+fn relation(row: &tokio_postgres::Row) -> TableFacts {
+    let root: (Option<String>, Option<String>) = (row.get(6), row.get(7));
+    TableFacts {
+        oid: row.get(0),
+        name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+        kind: row.get(3),
+        persistence: row.get(4),
+        identity: row.get(5),
+        partition_of: root.0.zip(root.1).map(|(schema, name)| TableName { schema, name }),
+        has_children: row.get(8),
+        can_select: row.get(9),
+        row_security: row.get(10),
+        can_use_schema: row.get(11),
+        owner: Owner::at(row, 12),
+        schema_owner: Owner::at(row, 14),
+        reads_ctid: row.get(16),
+        columns: Vec::new(),
+        primary_key: None,
+        primary_key_deferrable: false,
+        identity_index: None,
+    }
+}
+
+/// Reads a row of [`COLUMNS`].
+fn column(row: &tokio_postgres::Row) -> ColumnFacts {
+    let column = Column::new(row.get::<_, String>(0), row.get::<_, String>(1), row.get(2));
+    let how: String = row.get(3);
+    let expression: Option<String> = row.get(4);
+    let generated =
+        (!how.is_empty()).then(|| Generated { is_stored: how == "s", expression: expression.unwrap_or_default() });
+    ColumnFacts { column, type_modifier: row.get(7), generated, can_select: row.get(5) }
 }
 
 /// A table that holds rows itself: a plain table, or a leaf of a partitioned one.
@@ -261,22 +297,28 @@ pub(crate) struct Leaf {
 
 /// The leaves under a table; the table itself if it is not partitioned.
 pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, CaptureError> {
+    Ok(leaves_of(session, &[oid]).await?.remove(&oid).unwrap_or_default())
+}
+
+/// The leaves under each of these tables, by its oid. One statement, however many there are.
+pub(crate) async fn leaves_of(session: &Session, tables: &[u32]) -> Result<HashMap<u32, Vec<Leaf>>, CaptureError> {
     // One that is dropped at this moment has no size and no rights.
     let query = "
         SELECT n.nspname::text, c.relname::text,
                CASE WHEN m.amname = 'heap'
                     THEN coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::bigint ELSE 0 END,
                coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
-                        AND (NOT row_security_active(c.oid) OR c.oid = $1), false), c.oid,
-               coalesce(m.amname = 'heap', false), coalesce(has_column_privilege(c.oid, (-1)::smallint, 'SELECT'), false)
-        FROM (SELECT relid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf
-              UNION SELECT $1::oid::regclass FROM pg_class WHERE oid = $1 AND relkind = 'r') AS leaf
-        JOIN pg_class c ON c.oid = leaf.relid
+                        AND (NOT row_security_active(c.oid) OR c.oid = leaf.root), false), c.oid,
+               coalesce(m.amname = 'heap', false), coalesce(has_column_privilege(c.oid, (-1)::smallint, 'SELECT'), false), leaf.root
+        FROM (SELECT root, part.relid::oid FROM unnest($1::oid[]) AS root, pg_partition_tree(root::regclass) AS part WHERE part.isleaf
+              UNION SELECT oid, oid FROM pg_class WHERE oid = ANY($1) AND relkind = 'r') AS leaf (root, oid)
+        JOIN pg_class c ON c.oid = leaf.oid
         JOIN pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN pg_am m ON m.oid = c.relam
         WHERE c.relkind = 'r'
         ORDER BY c.oid";
-    let rows = session.query(query, &[&oid]).await.map_err(|error| statement_error("looking up partitions", &error))?;
+    let rows = session.query(query, &[&tables]).await;
+    let rows = rows.map_err(|error| statement_error("looking up partitions", &error))?;
     let leaf = |row: &tokio_postgres::Row| Leaf {
         oid: row.get(4),
         name: TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
@@ -285,5 +327,9 @@ pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, Cap
         can_select: row.get(3),
         reads_ctid: row.get(6),
     };
-    Ok(rows.iter().map(leaf).collect())
+    let mut leaves = HashMap::<u32, Vec<Leaf>>::new();
+    for row in &rows {
+        leaves.entry(row.get(7)).or_default().push(leaf(row));
+    }
+    Ok(leaves)
 }

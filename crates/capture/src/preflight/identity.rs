@@ -1,6 +1,8 @@
 //! Replica identities: what the server tells of a row that is updated or deleted.
 
-use tokio_postgres::{Client, Row};
+use std::collections::HashMap;
+
+use tokio_postgres::Client;
 use walvec_model::TableName;
 
 use super::rights::Rights;
@@ -8,7 +10,7 @@ use super::{Finding, Owned, Remedy, Statement, Subject};
 use crate::CaptureError;
 use crate::catalog::TableFacts;
 use crate::connect::{Session, statement_error};
-use crate::publication::{self, Published};
+use crate::publication::Published;
 use crate::sql::{quote_columns, quote_table};
 
 /// The statement that has the server log whole old rows of `table`, which is the one that `facts` are about or a partition of it.
@@ -34,19 +36,17 @@ pub(super) async fn partitions_without_full(
 
 /// PostgreSQL refuses updates and deletes of a published partition that has no replica identity of its own; what is set for the
 /// partitioned table does not reach it. One with another identity sends deletes that name no row.
-pub(super) async fn partitions_without_key(
-    session: &Session,
+pub(super) fn partitions_without_key(
+    identities: &Identities,
     facts: &TableFacts,
     rights: &Rights<'_>,
-) -> Result<Option<Finding>, CaptureError> {
-    let Some(key) = facts.key().ok().filter(|_| facts.kind == "p") else { return Ok(None) };
-    let lacks = |(_, is_full, columns): &(TableName, bool, Vec<String>)| {
-        !is_full && !key.columns().iter().all(|column| columns.contains(column))
-    };
-    let lacking: Vec<TableName> =
-        identities(session, facts).await?.into_iter().filter(lacks).map(|(name, ..)| name).collect();
+) -> Option<Finding> {
+    let key = facts.key().ok().filter(|_| facts.kind == "p")?;
+    let lacks =
+        |(_, is_full, columns): &&Identity| !is_full && !key.columns().iter().all(|column| columns.contains(column));
+    let lacking: Vec<&TableName> = identities.get(facts).iter().filter(lacks).map(|(name, ..)| name).collect();
     let remedy = Remedy::Statements(lacking.iter().map(|leaf| full(leaf, facts, rights)).collect());
-    Ok(lacking.first().map(|leaf| {
+    lacking.first().map(|leaf| {
         let what = format!(
             "{} of the partitions of {}, {leaf} for one, have a replica identity of their own that does not hold the key {}: once the \
              table is published, PostgreSQL refuses their updates and deletes, or does not tell which row was deleted",
@@ -55,43 +55,55 @@ pub(super) async fn partitions_without_key(
             quote_columns(key.columns().iter().map(String::as_str))
         );
         Finding::error("E_NO_KEY", what, remedy)
-    }))
+    })
 }
 
-/// Whether the table, or a leaf partition of it, has no replica identity: PostgreSQL refuses its updates and deletes once it is published.
-pub(super) async fn is_without_any(session: &Session, facts: &TableFacts) -> Result<bool, CaptureError> {
-    let identities = identities(session, facts).await?;
-    Ok(identities.iter().any(|(_, is_full, columns)| !is_full && columns.is_empty()))
-}
+/// What a table, or a leaf partition, logs of old rows: whether all of it, and otherwise which columns.
+pub(crate) type Identity = (TableName, bool, Vec<String>);
 
-/// The table, or its leaf partitions: whether they log whole old rows, and otherwise which columns of them.
-pub(crate) async fn identities(
-    session: &Session,
-    facts: &TableFacts,
-) -> Result<Vec<(TableName, bool, Vec<String>)>, CaptureError> {
-    let rows = session.query(IDENTITIES, &[&facts.oid]).await;
-    let rows = rows.map_err(|error| statement_error("checking the replica identities", &error))?;
-    let identity = |row: &Row| {
-        let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        (name, row.get(2), row.get(3))
-    };
-    Ok(rows.iter().map(identity).collect())
+/// The replica identities of tables.
+#[derive(Debug, Default)]
+pub(crate) struct Identities(HashMap<u32, Vec<Identity>>);
+
+impl Identities {
+    /// Those of these tables. One statement, however many there are.
+    pub(crate) async fn of<'f>(
+        session: &Session,
+        tables: impl Iterator<Item = &'f TableFacts>,
+    ) -> Result<Self, CaptureError> {
+        let oids: Vec<u32> = tables.map(|facts| facts.oid).collect();
+        let rows = session.query(IDENTITIES, &[&oids]).await;
+        let rows = rows.map_err(|error| statement_error("checking the replica identities", &error))?;
+        let mut identities = HashMap::<u32, Vec<Identity>>::new();
+        for row in &rows {
+            let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+            identities.entry(row.get(4)).or_default().push((name, row.get(2), row.get(3)));
+        }
+        Ok(Self(identities))
+    }
+
+    /// Those of the table, or of its leaf partitions.
+    pub(crate) fn get(&self, facts: &TableFacts) -> &[Identity] {
+        self.0.get(&facts.oid).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the table, or a leaf partition of it, has none: PostgreSQL refuses its updates and deletes once it is published.
+    pub(super) fn is_any_missing(&self, facts: &TableFacts) -> bool {
+        self.get(facts).iter().any(|(_, is_full, columns)| !is_full && columns.is_empty())
+    }
 }
 
 /// PostgreSQL refuses every UPDATE and DELETE of a table whose publication leaves out a column of the replica identity. With a
 /// list of columns, or with generated ones (18), that happens to whole rows (FULL) whatever is in the list.
-pub(super) async fn unsent(
-    session: &Session,
+pub(super) fn unsent(
+    identities: &Identities,
     publication: &str,
     facts: &TableFacts,
     published: Option<&Published>,
     rights: &Rights<'_>,
-) -> Result<Option<Finding>, CaptureError> {
+) -> Option<Finding> {
     let can = rights.server.capabilities;
-    let has_list = match published {
-        Some(_) if can.column_lists => publication::has_column_list(session, publication, facts.oid).await?,
-        _ => false,
-    };
+    let has_list = published.is_some_and(|published| published.has_list);
     let sent = published.and_then(|published| published.columns.as_ref());
     let is_sent = |name: &String| sent.is_none_or(|sent| sent.contains(name));
     // Generated columns that are not sent count as left out only where publications can have them.
@@ -99,17 +111,16 @@ pub(super) async fn unsent(
     let generated = facts.columns.iter().filter(|column| column.generated.is_some() && can.generated_columns);
     let withheld: Vec<&String> = generated.filter(left_out).map(|column| &column.column.name).collect();
     if !has_list && withheld.is_empty() {
-        return Ok(None);
+        return None;
     }
-    let refuses = |(_, is_full, columns): &(TableName, bool, Vec<String>)| {
+    let refuses = |(_, is_full, columns): &&Identity| {
         *is_full || columns.iter().any(|name| withheld.contains(&name) || (has_list && !is_sent(name)))
     };
-    let tables: Vec<TableName> =
-        identities(session, facts).await?.into_iter().filter(refuses).map(|(name, ..)| name).collect();
-    let Some(table) = tables.first() else { return Ok(None) };
+    let tables: Vec<&TableName> = identities.get(facts).iter().filter(refuses).map(|(name, ..)| name).collect();
+    let table = tables.first()?;
     let key_is_sent =
         facts.primary_key.as_ref().is_some_and(|key| !facts.primary_key_deferrable && key.iter().all(is_sent));
-    let to_default = |table: &TableName| Statement {
+    let to_default = |table: &&TableName| Statement {
         by: rights.actor(&facts.owner, Owned::Table(facts.name.clone())),
         sql: format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT;", quote_table(table)),
     };
@@ -128,7 +139,7 @@ pub(super) async fn unsent(
          PostgreSQL refuses every UPDATE and DELETE of the table"
     );
     let finding = Finding::error("E_REPLICA_IDENTITY", message, remedy);
-    Ok(Some(if published.is_some() { finding.about(Subject::Published) } else { finding }))
+    Some(if published.is_some() { finding.about(Subject::Published) } else { finding })
 }
 
 /// The table, or its leaf partitions, with the columns of its identity. Each partition has one of its own.
@@ -137,8 +148,11 @@ const IDENTITIES: &str = "
            ARRAY(SELECT a.attname::text
                  FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
                  WHERE i.indrelid = c.oid
-                   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate WHEN 'i' THEN i.indisreplident ELSE false END)
-    FROM (SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid::regclass)) AS every (oid)
+                   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate WHEN 'i' THEN i.indisreplident ELSE false END),
+           every.root
+    FROM (SELECT root, root FROM unnest($1::oid[]) AS root
+          UNION SELECT root, part.relid::oid FROM unnest($1::oid[]) AS root, pg_partition_tree(root::regclass) AS part
+         ) AS every (root, oid)
     JOIN pg_class c ON c.oid = every.oid AND c.relkind = 'r'
     JOIN pg_namespace n ON n.oid = c.relnamespace
     ORDER BY 1, 2";

@@ -20,10 +20,12 @@ mod server;
 mod tables;
 mod unfit;
 
+use std::collections::BTreeMap;
+
 use futures::future::BoxFuture;
 use walvec_model::TableName;
 
-pub(crate) use identity::identities;
+pub(crate) use identity::Identities;
 pub use remedy::{Actor, Owned, Part, Remedy, Script, Statement};
 use rights::Rights;
 pub(crate) use server::at_risk;
@@ -31,7 +33,7 @@ pub use unfit::Unfit;
 pub(crate) use unfit::{Breaks, breaking, unfit};
 
 use crate::CaptureError;
-use crate::catalog::{ServerFacts, TableFacts, facts_by_name};
+use crate::catalog::{ServerFacts, TableFacts, facts_of};
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::Session;
 use crate::limits::Resource;
@@ -130,20 +132,23 @@ pub(crate) fn findings<'a>(
         }
         findings.extend(server::slot(&config.slot, slot).map(|finding| finding.about(Subject::Slot)));
         let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
+        let specs = config.published();
+        let known = Known::of(session, &specs).await?;
         let mut tables = Vec::new();
         let (mut can_be_published, mut filters_fit) = (true, true);
-        for (index, spec) in config.published().iter().enumerate() {
-            let Some(facts) = facts_by_name(session, &spec.name).await? else {
+        for (index, spec) in specs.iter().enumerate() {
+            let Some(facts) = known.facts.get(&spec.name) else {
                 can_be_published = false;
                 findings.push(tables::missing(&spec.name));
                 continue;
             };
             let published = published.get(&spec.name);
-            can_be_published &= tables::unfit(&facts).is_none();
-            let found = of_table(session, config, (index, spec), &facts, published, &rights).await?;
+            can_be_published &= tables::unfit(facts).is_none();
+            let found =
+                of_table(session, config, (index, spec), (facts, &known.identities), published, &rights).await?;
             filters_fit &= found.iter().all(|finding| finding.severity < Severity::Error || finding.code != "E_CONFIG");
             findings.extend(found);
-            tables.push(facts);
+            tables.push(facts.clone());
         }
         if can_be_published {
             findings.extend(lookups::findings(session, config, &rights).await?);
@@ -153,21 +158,36 @@ pub(crate) fn findings<'a>(
     })
 }
 
-/// What stands in the way of one table, that it exists apart. `spec` with its place among the configured tables.
+/// What the catalogue has of tables: a few statements, however many there are.
+struct Known {
+    facts: BTreeMap<TableName, TableFacts>,
+    identities: Identities,
+}
+
+impl Known {
+    async fn of(session: &Session, specs: &[TableSpec]) -> Result<Self, CaptureError> {
+        let facts = facts_of(session, specs.iter().map(|spec| &spec.name)).await?;
+        let identities = Identities::of(session, facts.values()).await?;
+        Ok(Self { facts, identities })
+    }
+}
+
+/// What stands in the way of one table, that it exists apart. `spec` with its place among the configured tables. Statements of its own
+/// are sent for one that is partitioned or filtered only.
 async fn of_table(
     session: &Session,
     config: &SourceConfig,
     (index, spec): (usize, &TableSpec),
-    facts: &TableFacts,
+    (facts, identities): (&TableFacts, &Identities),
     published: Option<&Published>,
     rights: &Rights<'_>,
 ) -> Result<Vec<Finding>, CaptureError> {
     let mut findings = tables::findings(facts, published, rights);
     findings.extend(tables::partitions(session, facts, rights).await?);
     findings.extend(tables::partitions_elsewhere(session, facts).await?);
-    findings.extend(identity::partitions_without_key(session, facts, rights).await?);
+    findings.extend(identity::partitions_without_key(identities, facts, rights));
     findings.extend(filter::findings(session, index, spec, facts, published, rights).await?);
-    findings.extend(identity::unsent(session, &config.publication, facts, published, rights).await?);
+    findings.extend(identity::unsent(identities, &config.publication, facts, published, rights));
     Ok(findings)
 }
 

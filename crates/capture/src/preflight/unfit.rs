@@ -1,11 +1,13 @@
 //! Tables that cannot be followed as things are, while others can.
 
+use std::collections::HashSet;
+
 use walvec_model::TableName;
 
 use super::rights::Rights;
-use super::{Finding, Severity, Subject, identity, lookups, of_table, tables};
+use super::{Finding, Known, Severity, Subject, lookups, of_table, tables};
 use crate::CaptureError;
-use crate::catalog::{ServerFacts, facts_by_name};
+use crate::catalog::ServerFacts;
 use crate::config::SourceConfig;
 use crate::connect::Session;
 use crate::publication;
@@ -30,13 +32,17 @@ pub(crate) async fn unfit(
     let rights = Rights::of(session, server).await?;
     let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
     let left_out = publication::left_out(session, config, &published, server.capabilities).await?;
+    let left_out: HashSet<TableName> = left_out.into_iter().collect();
+    let specs = config.published();
+    let known = Known::of(session, &specs).await?;
     let mut found = Vec::new();
-    for (index, spec) in config.published().iter().enumerate() {
-        let finding = match facts_by_name(session, &spec.name).await? {
+    for (index, spec) in specs.iter().enumerate() {
+        let finding = match known.facts.get(&spec.name) {
             None => Some(tables::missing(&spec.name)),
             Some(facts) => {
                 let published = published.get(&spec.name);
-                let findings = of_table(session, config, (index, spec), &facts, published, &rights).await?;
+                let facts = (facts, &known.identities);
+                let findings = of_table(session, config, (index, spec), facts, published, &rights).await?;
                 let left_out = left_out.contains(&spec.name).then(|| not_published(&config.publication, &spec.name));
                 worst(findings.into_iter().chain(left_out))
             }
@@ -83,11 +89,14 @@ pub(crate) async fn breaking(
 ) -> Result<Vec<TableName>, CaptureError> {
     let rights = Rights::of(session, server).await?;
     let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
+    let specs = config.published();
+    let known = Known::of(session, &specs).await?;
     let mut breaking = Vec::new();
-    for (index, spec) in config.published().iter().enumerate() {
-        let Some(facts) = facts_by_name(session, &spec.name).await? else { continue };
+    for (index, spec) in specs.iter().enumerate() {
+        let Some(facts) = known.facts.get(&spec.name) else { continue };
         let published = published.get(&spec.name).filter(|_| when == Breaks::Now);
-        let findings = of_table(session, config, (index, spec), &facts, published, &rights).await?;
+        let of = (facts, &known.identities);
+        let findings = of_table(session, config, (index, spec), of, published, &rights).await?;
         let breaks = |finding: &Finding| {
             finding.severity == Severity::Error
                 && finding.code == "E_REPLICA_IDENTITY"
@@ -96,7 +105,7 @@ pub(crate) async fn breaking(
         if when == Breaks::Now && published.is_none() {
             continue;
         }
-        if findings.iter().any(breaks) || identity::is_without_any(session, &facts).await? {
+        if findings.iter().any(breaks) || known.identities.is_any_missing(facts) {
             breaking.push(spec.name.clone());
         }
     }

@@ -89,8 +89,7 @@ pub(crate) fn reread<'a>(
     rows: &'a Selection,
 ) -> BoxFuture<'a, Result<Snapshot, CaptureError>> {
     Box::pin(async move {
-        let published = source.published_tables().await?.into_iter().find(|published| published.table.name == *table);
-        let published = published.ok_or_else(|| {
+        let published = source.published_table(table).await?.ok_or_else(|| {
             let aside = source.set_aside().iter().find(|unfit| unfit.table == *table);
             let reason = match aside {
                 Some(unfit) => format!("is not followed at present: {}", unfit.finding.message),

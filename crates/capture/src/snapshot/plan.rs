@@ -6,7 +6,7 @@ use walvec_model::{Column, Table, TableName};
 
 use super::Selection;
 use crate::CaptureError;
-use crate::catalog::{Leaf, leaves};
+use crate::catalog::{Leaf, leaves, leaves_of};
 use crate::connect::{Session, describe, statement_error};
 use crate::fetch::{self, KEYS_PER_STATEMENT};
 use crate::source::{PublishedTable, Source};
@@ -98,11 +98,14 @@ impl Plan {
 
 /// What is to be copied of the configured tables, in their order; of those that are named only, if any are.
 pub(super) async fn tables(source: &Source, named: Option<&[TableName]>) -> Result<Vec<Plan>, CaptureError> {
-    let mut plans = Vec::new();
-    for published in source.published_tables().await? {
-        if named.is_none_or(|named| named.contains(&published.table.name)) {
-            plans.push(plan(source, published, &[None], None).await?);
-        }
+    let mut wanted = source.published_tables().await?;
+    wanted.retain(|published| named.is_none_or(|named| named.contains(&published.table.name)));
+    let oids: Vec<u32> = wanted.iter().map(|published| published.facts.oid).collect();
+    let mut leaves = leaves_of(&*source.catalog.patient_session().await?, &oids).await?;
+    let mut plans = Vec::with_capacity(wanted.len());
+    for published in wanted {
+        let leaves = leaves.remove(&published.facts.oid).unwrap_or_default();
+        plans.push(plan(source, published, &leaves, &[None]).await?);
     }
     Ok(plans)
 }
@@ -131,21 +134,20 @@ pub(super) async fn selected(
             keys.chunks(KEYS_PER_STATEMENT).map(condition).collect()
         }
     };
-    plan(source, published, &conditions, partitions).await
+    let mut leaves = leaves(&*source.catalog.patient_session().await?, published.facts.oid).await?;
+    leaves.retain(|leaf| partitions.is_none_or(|wanted| wanted.contains(&leaf.oid)));
+    plan(source, published, &leaves, &conditions).await
 }
 
-/// `partitions`: the oids of those to read, if not all.
+/// `leaves`: what is to be read of the table.
 async fn plan(
     source: &Source,
     published: PublishedTable,
+    leaves: &[Leaf],
     conditions: &[Option<String>],
-    partitions: Option<&[u32]>,
 ) -> Result<Plan, CaptureError> {
-    let session = source.catalog.patient_session().await?;
     let kinds = source.catalog.kinds_of(&published.table.columns, &published.table.key).await?.into();
-    let mut leaves = leaves(&session, published.facts.oid).await?;
-    leaves.retain(|leaf| partitions.is_none_or(|wanted| wanted.contains(&leaf.oid)));
-    let parts = conditions.iter().flat_map(|condition| parts(&published, &leaves, condition.as_deref())).collect();
+    let parts = conditions.iter().flat_map(|condition| parts(&published, leaves, condition.as_deref())).collect();
     let columns = source.select_list(&published.table);
     let has_range_scan = source.server().capabilities.tid_range_scan;
     Ok(Plan { table: published.table, kinds, parts, columns, has_range_scan })

@@ -13,8 +13,8 @@ use crate::assemble::Followed;
 use crate::catalog::{self, Catalog, TableFacts};
 use crate::config::SourceConfig;
 use crate::connect::statement_error;
-use crate::pgoutput::Relation;
-use crate::source::Source;
+use crate::pgoutput::{Relation, RelationColumn};
+use crate::source::{PublishedTable, Source};
 
 /// The configured tables, and how to find out more about them.
 pub(super) struct Relations {
@@ -24,9 +24,29 @@ pub(super) struct Relations {
     known: HashMap<u32, KnownTable>,
 }
 
+/// A published table as it was when the stream was opened.
 struct KnownTable {
-    name: TableName,
-    key: Vec<String>,
+    facts: TableFacts,
+    table: Arc<Table>,
+}
+
+impl KnownTable {
+    /// Whether a message says of the table what the catalogue said of it. What no message tells, and may be otherwise by now, as the key
+    /// behind REPLICA IDENTITY FULL, is seen by who compares the shapes of tables.
+    fn is_shown_by(&self, relation: &Relation) -> bool {
+        let sent = |column: &&Column| self.facts.columns.iter().find(|facts| facts.column == **column);
+        let in_identity = self.facts.identity_columns();
+        let is_shown = |(column, shown): (&Column, &RelationColumn)| {
+            sent(&column).is_some_and(|facts| facts.type_modifier == shown.type_modifier)
+                && (column.name == shown.name && column.type_oid == shown.type_oid)
+                && in_identity.as_ref().is_none_or(|columns| columns.contains(&column.name)) == shown.in_identity
+        };
+        let is_same_identity = self.facts.identity.as_bytes() == [relation.identity];
+        let columns = &self.table.columns;
+        is_same_identity
+            && columns.len() == relation.columns.len()
+            && columns.iter().zip(&relation.columns).all(is_shown)
+    }
 }
 
 impl Relations {
@@ -34,41 +54,58 @@ impl Relations {
     pub(super) async fn known_to(source: &Source) -> Result<Self, CaptureError> {
         let mut known = HashMap::new();
         for published in source.published_as(&source.config.published()).await? {
-            let key = published.facts.key()?.columns().to_vec();
-            known.insert(published.facts.oid, KnownTable { name: published.facts.name, key });
+            let PublishedTable { facts, table, .. } = published;
+            known.insert(facts.oid, KnownTable { facts, table });
         }
         Ok(Self { catalog: Arc::clone(&source.catalog), config: source.config.clone(), known })
     }
 
     /// What the table with this oid was called when the stream was opened, if it is configured.
     pub(super) fn name_of(&self, oid: u32) -> Option<&TableName> {
-        self.known.get(&oid).map(|known| &known.name)
+        self.known.get(&oid).map(|known| &known.facts.name)
     }
 
     /// How to read the rows that follow; `None` if the table is not configured.
     pub(super) async fn describe(&self, relation: &Relation) -> Result<Option<Followed>, CaptureError> {
         let name = TableName::new(&relation.schema, &relation.name);
         let known = match self.known.get(&relation.oid) {
-            Some(known) if known.name != name => {
-                return Err(altered(&known.name, format!("it is called {name} now")));
+            Some(known) if known.facts.name != name => {
+                return Err(altered(&known.facts.name, format!("it is called {name} now")));
             }
             Some(known) => Some(known),
             // A table that was dropped and created again has another oid.
-            None if self.known.values().any(|known| known.name == name) => None,
+            None if self.known.values().any(|known| known.facts.name == name) => None,
             None => return Ok(None),
         };
+        // The server sends it again after each ANALYZE, of every table.
+        let (table, is_partitioned) = match known.filter(|known| known.is_shown_by(relation)) {
+            Some(known) => {
+                check_identity(relation, &known.table.key, &name)?;
+                (Arc::clone(&known.table), known.facts.kind == "p")
+            }
+            None => self.asked(relation, known, &name).await?,
+        };
+        let may_lack_old = relation.identity == b'f' && is_partitioned && self.needs_old(relation, &table.key, &name);
+        self.check_lookups(relation, &name)?;
+        let kinds = self.catalog.kinds_of(&table.columns, &table.key).await?;
+        let is_main = self.config.is_main(&name);
+        let is_looked_up = self.config.lookups_in(&name).next().is_some();
+        let used = self.config.used(&table);
+        Ok(Some(Followed { table, kinds, used, is_main, is_looked_up, may_lack_old }))
+    }
+
+    /// The table as the message shows it, with what the catalogue says of it now; and whether it is partitioned.
+    async fn asked(
+        &self,
+        relation: &Relation,
+        known: Option<&KnownTable>,
+        name: &TableName,
+    ) -> Result<(Arc<Table>, bool), CaptureError> {
         let columns = self.columns(relation).await?;
         let facts = catalog::facts_by_oid(&*self.catalog.session().await?, relation.oid).await?;
         let is_partitioned = facts.as_ref().is_none_or(|facts| facts.kind == "p");
-        let key = key_of(relation, facts, known, &name)?;
-        let may_lack_old = relation.identity == b'f' && is_partitioned && self.needs_old(relation, &key, &name);
-        self.check_lookups(relation, &name)?;
-        let kinds = self.catalog.kinds_of(&columns, &key).await?;
-        let is_main = self.config.is_main(&name);
-        let is_looked_up = self.config.lookups_in(&name).next().is_some();
-        let table = Arc::new(Table { name, columns, key });
-        let used = self.config.used(&table);
-        Ok(Some(Followed { table, kinds, used, is_main, is_looked_up, may_lack_old }))
+        let key = key_of(relation, facts, known, name)?;
+        Ok((Arc::new(Table { name: name.clone(), columns, key }), is_partitioned))
     }
 
     /// Whether more than the key has to be known of rows as they were: partitions with the default identity send it when it changes.
@@ -104,7 +141,7 @@ impl Relations {
             FROM unnest($1::oid[], $2::int[]) WITH ORDINALITY AS t (type, modifier, position) ORDER BY position";
         let rows = self.catalog.session().await?.query(query, &[&oids, &modifiers]).await;
         let rows = rows.map_err(|error| statement_error("looking up types", &error))?;
-        let column = |(column, row): (&crate::pgoutput::RelationColumn, &tokio_postgres::Row)| {
+        let column = |(column, row): (&RelationColumn, &tokio_postgres::Row)| {
             Column::new(&column.name, row.get::<_, Option<String>>(0).unwrap_or_default(), column.type_oid)
         };
         let mut columns: Vec<Column> = relation.columns.iter().zip(&rows).map(column).collect();
@@ -123,7 +160,7 @@ fn key_of(
     let key = match (facts, known) {
         (Some(facts), _) => facts.key().map_err(|error| altered(name, error.to_string()))?.columns().to_vec(),
         // Dropped by now; its changes are still to come.
-        (None, Some(known)) => known.key.clone(),
+        (None, Some(known)) => known.facts.key()?.columns().to_vec(),
         (None, None) => Vec::new(),
     };
     let key: Vec<usize> = if key.is_empty() {
