@@ -3,7 +3,7 @@
 //! The order is: the sink says durable → the checkpoint is stored → the slot is told. Only a transaction's end, or the
 //! server's position while nothing is in flight, ever comes here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub(crate) struct Checkpointer {
     /// When progress that is not stored yet has to be stored.
     due: Option<Instant>,
     last: Option<Instant>,
+    /// Collections of which something was noted that is not stored yet.
+    noted: BTreeSet<String>,
 }
 
 impl Checkpointer {
@@ -37,7 +39,16 @@ impl Checkpointer {
     pub(crate) fn open(store: Arc<Store>, source: Arc<Source>, mut checkpoint: Checkpoint) -> Result<Self, StoreError> {
         let written_to = checkpoint.written_to.take().unwrap_or(checkpoint.applied);
         store.save_checkpoint(&checkpoint)?;
-        Ok(Self { store, source, checkpoint, reached: Lsn::ZERO, written_to, due: None, last: None })
+        Ok(Self {
+            store,
+            source,
+            checkpoint,
+            reached: Lsn::ZERO,
+            written_to,
+            due: None,
+            last: None,
+            noted: BTreeSet::new(),
+        })
     }
 
     /// Notes what an event of the stream brings.
@@ -103,7 +114,10 @@ impl Checkpointer {
 
     /// Notes what a collection must have. Stored with the next position.
     pub(crate) fn note_witnesses(&mut self, collection: &str, witnesses: Witnesses) {
-        self.checkpoint.witnesses.insert(collection.to_owned(), witnesses);
+        if self.checkpoint.witnesses.get(collection) != Some(&witnesses) {
+            self.checkpoint.witnesses.insert(collection.to_owned(), witnesses);
+            self.noted.insert(collection.to_owned());
+        }
     }
 
     /// Stores what was noted, and confirms nothing.
@@ -127,7 +141,8 @@ impl Checkpointer {
         if self.due.take().is_some() {
             self.last = Some(Instant::now());
             crash_point!("checkpoint-due");
-            self.store.save_checkpoint(&self.checkpoint)?;
+            self.store.save_progress(&self.checkpoint, self.noted.iter())?;
+            self.noted.clear();
             crash_point!("checkpoint-stored");
         }
         stream.confirm(self.reached);

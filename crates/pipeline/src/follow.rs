@@ -4,10 +4,11 @@
 //! stream's own task keeps reading ahead, within bounds, so that the next batch is as large as the backlog allows: a single
 //! row goes through at once, a flood goes through in full batches, several at a time.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::FutureExt as _;
 use tokio::time::Instant;
 use tracing::Span;
 use walvec_capture::{CaptureError, ChangeStream, Source};
@@ -22,17 +23,18 @@ use crate::refetch::Seeing;
 use crate::related::Affected;
 use crate::replay::Replay;
 use crate::reread::{Active, Floors, Job, Order, Turn};
+use crate::rounds::{Rounds, answers};
 use crate::start::Refusal;
 use crate::status::Phase;
 use crate::supervisor::Run;
 use crate::telemetry::{count_changes, count_overtaken};
 use crate::trace;
-use crate::writer::{Batch, Overtaken, Purpose, first_error};
+use crate::writer::{Batch, Overtaken, Purpose, Writer, first_error};
 
 /// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
 const READ_AHEAD: usize = 16;
 
-/// How often it is looked whether the collections have what was written into them.
+/// How often it is looked whether a collection has what was written into it. Very many have their turn less often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 enum Step {
@@ -70,6 +72,8 @@ pub(crate) async fn follow(
         replay,
         replayed,
         look_at,
+        looks: Rounds::default(),
+        notes: Rounds::default(),
         pending,
         line,
         active,
@@ -89,8 +93,11 @@ struct Follower<'r> {
     replay: Replay,
     /// Where the server was when the stream began.
     replayed: Lsn,
-    /// When the collections are to be looked at next.
+    /// When collections are to be looked at next, and which.
     look_at: Instant,
+    looks: Rounds,
+    /// Of which collections is noted next what they must have.
+    notes: Rounds,
     /// What has been read and not begun yet.
     pending: Pending,
     /// What has begun and is not durable yet.
@@ -151,6 +158,7 @@ impl Follower<'_> {
         let mut outcome = self.line.close(&mut self.run.writers, outcome).await;
         if self.run.shared.stop.is_cancelled() {
             self.report();
+            self.note_witnesses(0..self.run.writers.len());
             outcome = first_error(outcome, self.confirm());
             outcome = first_error(outcome, self.stream.close().await.map_err(Into::into));
         }
@@ -184,20 +192,19 @@ impl Follower<'_> {
     async fn look(&mut self) -> Result<(), PipelineError> {
         let looked = self.look_once().await;
         // However long it took: the stream has its turn in between.
-        self.look_at = Instant::now() + LOOK_INTERVAL;
+        self.look_at = Instant::now() + Rounds::pause(self.run.writers.len(), LOOK_INTERVAL);
         looked
     }
 
     async fn look_once(&mut self) -> Result<(), PipelineError> {
-        for index in 0..self.run.writers.len() {
-            let writer = &self.run.writers[index];
-            if self.run.is_aside(&writer.collection.table) {
-                continue;
-            }
-            writer.look().await?;
-            if !self.line.is_empty() {
-                continue;
-            }
+        let turn = self.looks.turn(self.run.writers.len());
+        let followed = self.run.writers[turn].iter().filter(|writer| !self.run.is_aside(&writer.collection.table));
+        let followed: Vec<&Writer> = followed.collect();
+        answers(followed.iter().map(|writer| writer.look().boxed()).collect()).await?;
+        if !self.line.is_empty() {
+            return Ok(());
+        }
+        for writer in followed {
             let overtaken = writer.overtaken().await?;
             // Another job goes first: the points are found again afterwards.
             if !overtaken.is_empty() && self.active.is_none() {
@@ -518,10 +525,16 @@ impl Follower<'_> {
         telemetry.waiting_since(commits.find(|commit| commit.rows > 0).map(|commit| commit.at));
     }
 
-    fn confirm(&mut self) -> Result<(), PipelineError> {
-        for writer in &self.run.writers {
+    /// Notes what these collections must have, to be stored with the position. What is older than the position proves less, and nothing wrong.
+    fn note_witnesses(&mut self, places: Range<usize>) {
+        for writer in &self.run.writers[places] {
             self.checkpointer.note_witnesses(&writer.collection.name, writer.to_remember());
         }
+    }
+
+    fn confirm(&mut self) -> Result<(), PipelineError> {
+        let turn = self.notes.turn(self.run.writers.len());
+        self.note_witnesses(turn);
         let confirmed = self.checkpointer.store(&self.stream)?;
         self.run.shared.telemetry.confirmed(confirmed);
         Ok(())

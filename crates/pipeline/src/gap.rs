@@ -6,11 +6,13 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use walvec_capture::CaptureError;
 use walvec_model::{Lsn, Moment, TableName};
 
 use crate::error::PipelineError;
+use crate::rounds::answers;
 use crate::start::Refusal;
 use crate::status::Problem;
 use crate::store::Tables;
@@ -107,10 +109,14 @@ async fn held(
     tables: &Tables,
     is_held: fn(u64, u64) -> bool,
 ) -> Result<Option<Held>, PipelineError> {
+    let none = &BTreeSet::new();
+    let counted = writers.iter().map(|writer| {
+        let tables = tables.get(&writer.collection.name).unwrap_or(none);
+        writer.count_swept(tables).boxed()
+    });
+    let counted = answers(counted.collect()).await?;
     let mut found = Vec::new();
-    for writer in writers {
-        let none = BTreeSet::new();
-        let (old, all) = writer.count_swept(tables.get(&writer.collection.name).unwrap_or(&none)).await?;
+    for (writer, (old, all)) in writers.iter().zip(counted) {
         if is_held(old, all) {
             found.push(format!("{old} of {all} points of collection \"{}\"", writer.collection.name));
         }

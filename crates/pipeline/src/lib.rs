@@ -27,6 +27,7 @@
 //! - [`refetch`]: where values come from that PostgreSQL did not send, and rows of other tables
 //! - `looked_up`: what rows look up in other tables, each thing once; `lengths`: how many rows have texts that are too long
 //! - [`watch`]: looks at the server and the catalogue beside the stream
+//! - [`rounds`]: looks at many collections that take turns
 //! - [`unseen`]: transactions that the stream has brought and a statement may not see yet
 //! - [`related`]: the rows whose documents a change of another table is part of
 //! - [`checkpoint`]: the only module that advances the confirmed position
@@ -69,6 +70,7 @@ mod related;
 mod replay;
 pub mod reread;
 mod retry;
+mod rounds;
 mod snapshot;
 pub mod start;
 pub mod status;

@@ -4,17 +4,20 @@
 //! the copy dies, the exported snapshot is gone with its connection: the next attempt takes a new slot and a new
 //! generation. Nothing is confirmed before the copy is complete.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tracing::Span;
 use walvec_capture::{Snapshot, Source};
 use walvec_model::{Change, Generation, Lsn, Op, Position, TableName};
+use walvec_sink::Generations;
 
 use crate::error::PipelineError;
 use crate::gap;
 use crate::line::{Line, Note};
 use crate::refetch::Seeing;
+use crate::rounds::outcomes;
 use crate::status::Phase;
 use crate::store::{Checkpoint, SnapshotState, Store, Tables};
 use crate::supervisor::Run;
@@ -22,7 +25,7 @@ use crate::telemetry::count_changes;
 use crate::unseen::Unseen;
 use crate::watch;
 use crate::witness::Witnesses;
-use crate::writer::{Collection, Purpose};
+use crate::writer::{Collection, Purpose, Writer, first_error};
 
 /// How long PostgreSQL may take to drop a slot that is of no use.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -71,13 +74,10 @@ pub(crate) async fn take(
     };
     checkpoint.sweep_waits = held.is_some();
     if held.is_none() {
-        for writer in run.followed() {
-            let swept = shared.or_stop(writer.finish_generation()).await?;
-            if let Some(position) = read_again.get(&writer.collection.table) {
-                shared.or_stop(writer.sweep_before(*position, Generation::default()..=checkpoint.generation)).await?;
-            }
-            tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
-        }
+        let (of, read_again) = (Generation::default()..=checkpoint.generation, &read_again);
+        let finishing = run.followed().into_iter().map(|writer| finish(writer, of.clone(), read_again).boxed());
+        let finished = outcomes(finishing.collect()).map(|all| all.into_iter().fold(Ok(()), first_error));
+        shared.or_stop(finished).await?;
         shared.or_stop(remove_former_tables(run, &mut checkpoint.tables)).await?;
     }
     crash_point!("snapshot-swept");
@@ -90,6 +90,16 @@ pub(crate) async fn take(
     run.store.save_checkpoint(&checkpoint)?;
     run.shared.telemetry.applied(checkpoint.applied);
     Ok(checkpoint)
+}
+
+/// Ends the snapshot of one collection.
+async fn finish(writer: &mut Writer, of: Generations, read_again: &ReadAgain) -> Result<(), PipelineError> {
+    let swept = writer.finish_generation().await?;
+    if let Some(position) = read_again.get(&writer.collection.table) {
+        writer.sweep_before(*position, of).await?;
+    }
+    tracing::info!(collection = writer.collection.name, swept, "snapshot complete");
+    Ok(())
 }
 
 /// Removes the rows of other tables from the collections: a collection belongs to one. The table was renamed, or another one was
@@ -185,9 +195,9 @@ fn prepare_status(run: &mut Run, estimates: &[(TableName, u64)], generation: Gen
     run.shared.telemetry.phase(Phase::Snapshot);
     run.shared.telemetry.all_well();
     run.begin_generation(generation);
+    let estimates: HashMap<_, _> = estimates.iter().map(|(table, rows)| (table, *rows)).collect();
     for (index, writer) in run.writers.iter().enumerate() {
-        let estimate = estimates.iter().find(|(table, _)| *table == writer.collection.table);
-        let rows = estimate.map_or(0, |(_, rows)| *rows);
+        let rows = estimates.get(&writer.collection.table).copied().unwrap_or_default();
         run.shared.telemetry.collection(index, |status| {
             status.snapshot_rows_estimated = rows;
             status.snapshot_rows_copied = 0;

@@ -1,6 +1,10 @@
 //! What survives a restart: the checkpoint and the dead letters.
 //!
 //! One file, `state.redb`, in the data directory. Every write is fsynced before it returns.
+//!
+//! - [`writes`]: what was written into each collection
+
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};
@@ -19,6 +23,7 @@ use walvec_model::{Generation, Lsn, Position, RowKey, TableName, Value};
 use crate::gap::Resync;
 use crate::watch::Stray;
 use crate::witness::Witnesses;
+use writes::Encoded;
 
 const CHECKPOINT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoint");
 const DEAD_LETTERS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("dead_letters");
@@ -94,7 +99,7 @@ pub struct Checkpoint {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sweep_waits: bool,
     /// What was written into each collection, by its name: some of it, to be looked for.
-    #[serde(default, rename = "writes", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, rename = "writes", skip_serializing)]
     pub witnesses: BTreeMap<String, Witnesses>,
     /// The tables whose rows each collection may hold, by its name: one, and while a snapshot is taken those of before.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -247,9 +252,16 @@ impl Store {
     /// # Errors
     /// If the file cannot be read or holds something else.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-        let checkpoint: Option<Checkpoint> = self.entry(THE_CHECKPOINT)?;
+        let stored = self.with(|database| {
+            let table = database.begin_read()?.open_table(CHECKPOINT)?;
+            let checkpoint = table.get(THE_CHECKPOINT)?.map(|bytes| bytes.value().to_vec());
+            checkpoint.map(|checkpoint| Ok((checkpoint, writes::read(&table)?))).transpose()
+        })?;
+        let Some((checkpoint, writes)) = stored else { return Ok(None) };
+        let mut checkpoint: Checkpoint = decode(&checkpoint)?;
+        writes::join(&mut checkpoint, writes)?;
         let renewed = self.baseline()?.and_then(|baseline| baseline.publication);
-        Ok(checkpoint.map(|checkpoint| match renewed {
+        Ok(Some(match renewed {
             Some(publication) => Checkpoint { publication, ..checkpoint },
             None => checkpoint,
         }))
@@ -276,7 +288,7 @@ impl Store {
     /// # Errors
     /// If the file cannot be written; nothing is changed then.
     pub fn save_both(&self, checkpoint: &Checkpoint, baseline: &Baseline) -> Result<(), StoreError> {
-        let (checkpoint, baseline) = (encode(checkpoint)?, encode(baseline)?);
+        let (checkpoint, baseline) = (Encoded::whole(checkpoint)?, encode(baseline)?);
         self.with(|database| {
             let transaction = database.begin_write()?;
             insert_both(&transaction, &checkpoint, &baseline)?;
@@ -307,7 +319,13 @@ impl Store {
     /// # Errors
     /// If the file cannot be written; the old checkpoint stays.
     pub fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        self.save_entry(THE_CHECKPOINT, &encode(checkpoint)?)
+        let encoded = Encoded::whole(checkpoint)?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            encoded.replace(&mut transaction.open_table(CHECKPOINT)?)?;
+            transaction.commit()?;
+            Ok(())
+        })
     }
 
     /// Goes on from the checkpoint, the baseline and the dead letters of another state file, in one durable step; its own are
@@ -321,7 +339,7 @@ impl Store {
         baseline: &Baseline,
         letters: &[DeadLetter],
     ) -> Result<(), StoreError> {
-        let (checkpoint, baseline) = (encode(checkpoint)?, encode(baseline)?);
+        let (checkpoint, baseline) = (Encoded::whole(checkpoint)?, encode(baseline)?);
         let letters = encode_all(letters)?;
         self.with(|database| {
             let transaction = database.begin_write()?;
@@ -492,9 +510,9 @@ fn encode_all(letters: &[DeadLetter]) -> Result<Vec<EncodedLetter<'_>>, StoreErr
     encoded.collect()
 }
 
-fn insert_both(transaction: &WriteTransaction, checkpoint: &[u8], baseline: &[u8]) -> Result<(), redb::Error> {
+fn insert_both(transaction: &WriteTransaction, checkpoint: &Encoded, baseline: &[u8]) -> Result<(), redb::Error> {
     let mut table = transaction.open_table(CHECKPOINT)?;
-    table.insert(THE_CHECKPOINT, checkpoint)?;
+    checkpoint.replace(&mut table)?;
     table.insert(THE_BASELINE, baseline)?;
     Ok(())
 }
@@ -532,10 +550,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_checkpoint_survives_a_restart() {
-        let directory = tempfile::tempdir().unwrap();
-        let checkpoint = Checkpoint {
+    pub(super) fn checkpoint() -> Checkpoint {
+        Checkpoint {
             last_commit: Lsn(4),
             written_to: Some(Lsn(4)),
             resync: None,
@@ -556,7 +572,13 @@ mod tests {
             digests: vec![(TableName::new("public", "books"), "def".to_owned())],
             collections: BTreeMap::from([("books".to_owned(), "embedded".to_owned())]),
             written: BTreeMap::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_survives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let checkpoint = checkpoint();
         let store = Store::open(directory.path()).unwrap();
         assert_eq!(store.checkpoint().unwrap(), None);
         store.save_checkpoint(&checkpoint).unwrap();

@@ -4,16 +4,18 @@
 //! then → store the checkpoint → tell the slot → close. What was not written was not confirmed, so leaving at any moment loses
 //! nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use walvec_capture::{CaptureError, LookupSpec, Remedy, Severity, Source, SourceConfig, Subject, Withheld};
 use walvec_model::{Change, Generation, Lsn, Moment, Table, TableName};
-use walvec_sink::{Sink, SinkError};
+use walvec_sink::{CollectionId, Sink, SinkError};
 use walvec_transform::{Transform, TransformError};
 
 use crate::anew::{self, CollectionFacts};
@@ -29,6 +31,7 @@ use crate::policy::{self, During, Policy};
 use crate::replay::Replay;
 use crate::reread::{Jobs, Order};
 use crate::retry::Retry;
+use crate::rounds::answers;
 use crate::snapshot;
 use crate::start::{Facts, Refusal, Slot, Start, decide};
 use crate::status::{CollectionStatus, Phase, ReadAgain, Status};
@@ -91,16 +94,24 @@ pub(crate) struct Run {
     /// The tables as they were when the source was connected, those that are only looked up included.
     pub(crate) tables: Vec<Arc<Table>>,
     /// Tables that are set aside: their collections stay as they are.
-    aside: Vec<TableName>,
+    aside: HashSet<TableName>,
+    /// The writers of the collections that show each table.
+    by_table: HashMap<TableName, Vec<usize>>,
+    /// [`tables`](Self::tables), by their names.
+    by_name: HashMap<TableName, Arc<Table>>,
 }
 
 impl Run {
     /// The writers of the collections that show `table`; none if it is set aside.
     pub(crate) fn writers_of(&self, table: &TableName) -> Vec<usize> {
+        self.showing(table).to_vec()
+    }
+
+    fn showing(&self, table: &TableName) -> &[usize] {
         if self.is_aside(table) {
-            return Vec::new();
+            return &[];
         }
-        (0..self.writers.len()).filter(|&index| self.writers[index].collection.table == *table).collect()
+        self.by_table.get(table).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a table is set aside.
@@ -142,19 +153,18 @@ impl Run {
 
     /// Deals changes out to the writers that want them, keeping their order.
     pub(crate) fn batches(&self, changes: Vec<Change>, purpose: Purpose) -> Vec<(usize, Batch)> {
-        let mut dealt: Vec<Vec<Change>> = self.writers.iter().map(|_| Vec::new()).collect();
+        let mut dealt = BTreeMap::<usize, Vec<Change>>::new();
         for change in changes {
-            for index in self.writers_of(&change.table.name) {
-                dealt[index].push(self.writers[index].reduced(&change));
+            for index in self.showing(&change.table.name) {
+                dealt.entry(*index).or_default().push(self.writers[*index].reduced(&change));
             }
         }
-        let dealt = dealt.into_iter().enumerate().filter(|(_, changes)| !changes.is_empty());
-        dealt.map(|(index, changes)| (index, self.writers[index].batch(changes, purpose))).collect()
+        dealt.into_iter().map(|(index, changes)| (index, self.writers[index].batch(changes, purpose))).collect()
     }
 
     /// Fails if `table` is not what the configuration was checked against and the rows were copied from.
     pub(crate) fn refuse_altered(&self, table: &Arc<Table>) -> Result<(), PipelineError> {
-        match self.tables.iter().find(|known| known.name == table.name) {
+        match self.by_name.get(&table.name) {
             Some(known) if known != table => Err(PipelineError::Altered { table: table.name.clone() }),
             _ => Ok(()),
         }
@@ -194,7 +204,11 @@ impl Pipeline {
             .into_iter()
             .enumerate()
             .map(|(index, collection)| Writer::new(index, collection, shared.clone()))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<Writer>, _>>()?;
+        let mut by_table = HashMap::<TableName, Vec<usize>>::new();
+        for (index, writer) in writers.iter().enumerate() {
+            by_table.entry(writer.collection.table.clone()).or_default().push(index);
+        }
         let (batch_rows, batch_wait) = (config.batch_rows, config.batch_wait);
         let (jobs, orders) = Jobs::channel();
         let run = Run {
@@ -209,7 +223,9 @@ impl Pipeline {
             orders,
             interrupted: None,
             tables: Vec::new(),
-            aside: Vec::new(),
+            aside: HashSet::new(),
+            by_table,
+            by_name: HashMap::new(),
         };
         Ok(Self { config, run, jobs, during: During::FirstStart })
     }
@@ -292,7 +308,7 @@ impl Pipeline {
         let collections = self.run.writers.iter().map(|writer| &writer.collection);
         let fitness = Fitness::new(collections, Arc::clone(&self.run.store), self.run.on_gap);
         let source = Arc::new(shared.or_stop(fitness.set_aside(source, &shared.telemetry)).await?);
-        self.run.aside = source.unfollowed();
+        self.run.aside = source.unfollowed().into_iter().collect();
         let outcome = Box::pin(self.follow_tables(&source, fitness.clone(), retry)).await;
         self.run.owner.set(None);
         let outcome = fitness.judged(&source, outcome).await;
@@ -352,6 +368,7 @@ impl Pipeline {
         refuse_what_cannot_work(source, self.during).await?;
         self.during = During::Running;
         run.tables = source.followed_tables().await?;
+        run.by_name = run.tables.iter().map(|table| (table.name.clone(), Arc::clone(table))).collect();
         for table in &run.tables {
             for index in run.writers_of(&table.name) {
                 let Collection { name, transform, .. } = &run.writers[index].collection;
@@ -362,14 +379,14 @@ impl Pipeline {
         let known = stored.as_ref().map(|checkpoint| checkpoint.collections.clone()).unwrap_or_default();
         let (mut collections, mut shown) = (BTreeMap::new(), BTreeMap::new());
         let mut shared = Vec::new();
-        for writer in &run.writers {
-            let (name, id) = (writer.collection.name.clone(), writer.prepare().await?.0);
+        let prepared = answers(run.writers.iter().map(|writer| prepared(writer, &known).boxed()).collect()).await?;
+        for (writer, (CollectionId(id), is_empty)) in run.writers.iter().zip(prepared) {
+            let name = writer.collection.name.clone();
             if writer.collection.sink.is_shared() {
                 shared.push((name.clone(), id.clone()));
             }
             let table = writer.collection.table.clone();
             if !run.is_aside(&table) {
-                let is_empty = known.get(&name) != Some(&id) && writer.is_empty().await?;
                 shown.insert(name.clone(), CollectionFacts { table, is_empty });
             }
             collections.insert(name, id);
@@ -381,6 +398,16 @@ impl Pipeline {
         let PipelineConfig { config_digest, source: SourceConfig { slot, .. }, .. } = &self.config;
         Ok(Facts { shown, ..facts(source, slot, config_digest, &run.tables, collections, before).await? })
     }
+}
+
+/// Makes a collection if it is not there. Returns which one it is, and whether it is not the `known` one and has no points.
+async fn prepared(
+    writer: &Writer,
+    known: &BTreeMap<String, String>,
+) -> Result<(CollectionId, bool), PipelineError> {
+    let id = writer.prepare().await?;
+    let is_empty = known.get(&writer.collection.name) != Some(&id.0) && writer.is_empty().await?;
+    Ok((id, is_empty))
 }
 
 /// Checks that a collection's templates name columns that are read. Says why a column is not that the table has.
@@ -461,10 +488,9 @@ async fn work(
             };
             let checkpoint = snapshot::take(run, source, checkpoint, drop_slot).await?;
             // Before the phase says that the rows are there.
-            for (index, writer) in run.writers.iter().enumerate() {
-                count_points(index, writer.collection.sink.as_ref(), &run.shared.telemetry).await?;
-                writer.wrote_everything();
-            }
+            let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
+            count_points(&sinks, 0..sinks.len(), &run.shared.telemetry).await?;
+            run.writers.iter().for_each(Writer::wrote_everything);
             checkpoint
         }
     };
@@ -519,8 +545,8 @@ impl Found {
     /// Reads all collections.
     async fn look(run: &Run) -> Result<Self, PipelineError> {
         let mut found = Self { newest: Generation::default(), tables: Tables::new() };
-        for writer in &run.writers {
-            let (newest, tables) = writer.stored().await?;
+        let stored = answers(run.writers.iter().map(|writer| writer.stored().boxed()).collect()).await?;
+        for (writer, (newest, tables)) in run.writers.iter().zip(stored) {
             found.newest = found.newest.max(newest);
             found.tables.insert(writer.collection.name.clone(), tables);
         }
@@ -600,8 +626,19 @@ pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> 
     Err(Refusal { code: first.code, what, remedy }.into())
 }
 
-/// Counts the points of the collection with this place in the status. Fails only if the collection is gone.
-pub(crate) async fn count_points(index: usize, sink: &dyn Sink, telemetry: &Telemetry) -> Result<(), PipelineError> {
+/// Counts the points of the collections with these places in the status. Fails only if one is gone.
+pub(crate) async fn count_points(
+    sinks: &[Arc<dyn Sink>],
+    places: Range<usize>,
+    telemetry: &Telemetry,
+) -> Result<(), PipelineError> {
+    let sinks = sinks.iter().skip(places.start);
+    let counted = places.zip(sinks);
+    let counted = counted.map(|(index, sink)| count_points_of(index, sink.as_ref(), telemetry).boxed());
+    answers(counted.collect()).await.map(drop)
+}
+
+async fn count_points_of(index: usize, sink: &dyn Sink, telemetry: &Telemetry) -> Result<(), PipelineError> {
     let counted = async {
         let points = sink.count().await?;
         Ok((points, sink.indexed().await?))

@@ -43,6 +43,7 @@ use crate::error::PipelineError;
 use crate::letters::Letters;
 use crate::refetch::OnDemand;
 use crate::retry::Retry;
+use crate::rounds::Rounds;
 use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::supervisor::{count_points, maintain};
 use crate::telemetry::{ReadsFrom, Telemetry};
@@ -318,12 +319,13 @@ impl Indexer {
 async fn observe(sinks: &[Arc<dyn Sink>], filled: &[CollectionId], telemetry: &Telemetry) -> PipelineError {
     let mut ticks = tokio::time::interval(OBSERVE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = Rounds::default();
     for look in 1_u64.. {
         ticks.tick().await;
+        if let Err(gone) = count_points(sinks, rounds.turn(sinks.len()), telemetry).await {
+            return gone;
+        }
         for (index, sink) in sinks.iter().enumerate() {
-            if let Err(gone) = count_points(index, sink.as_ref(), telemetry).await {
-                return gone;
-            }
             if look % LOOKS_PER_IDENTITY == 0
                 && let Ok(Ok(found)) = tokio::time::timeout(OBSERVE_INTERVAL, sink.prepare()).await
                 && filled.get(index).is_some_and(|filled| *filled != found)

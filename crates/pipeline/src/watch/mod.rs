@@ -25,6 +25,7 @@ use crate::aside::Fitness;
 use crate::error::PipelineError;
 use crate::gap::{self, OnGap};
 use crate::reread::Jobs;
+use crate::rounds::Rounds;
 use crate::status::{Phase, Problem};
 use crate::store::{Baseline, SnapshotState, Store};
 use crate::supervisor::count_points;
@@ -86,6 +87,8 @@ pub(crate) struct Watch<'a> {
     store: &'a Store,
     /// Takes the tables that have to be read again.
     jobs: Jobs,
+    /// The version of the publication as of which the rows were read; loaded when the stream is followed.
+    as_read: Option<String>,
     /// The publication at the last look.
     publication: Option<PublicationIdentity>,
     /// What the tables were when their rows were read; loaded when the stream is followed.
@@ -132,6 +135,7 @@ impl<'a> Watch<'a> {
             shared,
             store,
             jobs,
+            as_read: None,
             publication: None,
             known: None,
             owed: BTreeSet::new(),
@@ -157,6 +161,7 @@ impl<'a> Watch<'a> {
     pub(crate) async fn run(mut self, sinks: &[Arc<dyn Sink>]) -> PipelineError {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = Rounds::default();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -164,10 +169,8 @@ impl<'a> Watch<'a> {
                 () = tables::ended(self.reading.as_ref()) => self.due = Instant::now(),
             }
             show_blockers(&self.source.waiting_for(), &mut self.waiting);
-            for (index, sink) in sinks.iter().enumerate() {
-                if let Err(gone) = count_points(index, sink.as_ref(), &self.shared.telemetry).await {
-                    return gone;
-                }
+            if let Err(gone) = count_points(sinks, rounds.turn(sinks.len()), &self.shared.telemetry).await {
+                return gone;
             }
             if let Err(error) = self.look().await {
                 return error;
@@ -216,26 +219,32 @@ impl<'a> Watch<'a> {
     }
 
     /// Fails if the publication may have left changes out since the snapshot began. `before`: what it was at the last look.
-    async fn compare_publication(&self, before: Option<PublicationIdentity>) -> Result<(), PipelineError> {
-        let Some(checkpoint) = self.store.checkpoint()?.filter(|stored| stored.snapshot == SnapshotState::Done) else {
-            return Ok(());
+    async fn compare_publication(&mut self, before: Option<PublicationIdentity>) -> Result<(), PipelineError> {
+        let as_read = match self.as_read.take() {
+            Some(as_read) => as_read,
+            // It has very many parts where there are very many collections.
+            None => match self.store.checkpoint()?.filter(|stored| stored.snapshot == SnapshotState::Done) {
+                Some(checkpoint) => checkpoint.publication,
+                None => return Ok(()),
+            },
         };
         let Some(now) = &self.publication else {
-            let called = self.source.publication_called(&checkpoint.publication).await.ok().flatten();
+            let called = self.source.publication_called(&as_read).await.ok().flatten();
             return Err(gap::found(gap::publication_changed(called.as_deref()), self.on_gap));
         };
-        if now.version == checkpoint.publication {
+        if now.version == as_read {
+            self.as_read = Some(as_read);
             return Ok(());
         }
         // Between two looks of one session there is no time for more than that.
-        let was_the_same = |before: &PublicationIdentity| before.version == checkpoint.publication;
+        let was_the_same = |before: &PublicationIdentity| before.version == as_read;
         if before.is_some_and(|before| was_the_same(&before) && now.is_handed_over(&before)) {
             let baseline = self.store.baseline()?.unwrap_or_default();
             let publication = Some(now.version.clone());
             tracing::info!("the publication has another owner; nothing else has changed");
             return Ok(self.store.save_baseline(&Baseline { publication, ..baseline })?);
         }
-        match self.unpublished_since(&checkpoint.publication).await {
+        match self.unpublished_since(&as_read).await {
             // The next session reads it anew, or says that it is a gap.
             Some(table) => Err(PipelineError::Altered { table }),
             None => Err(gap::found(gap::publication_changed(None), self.on_gap)),

@@ -1,0 +1,68 @@
+//! Looks at many collections that take turns, so that each look costs the same however many there are.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+/// How many collections one look is about.
+const AT_ONCE: usize = 32;
+
+/// How many collections are asked at the same time.
+const CONCURRENT: usize = 16;
+
+/// Whose turn it is.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    next: usize,
+}
+
+impl Rounds {
+    /// The collections whose turn it is, of `all`.
+    pub(crate) fn turn(&mut self, all: usize) -> Range<usize> {
+        let from = if self.next < all { self.next } else { 0 };
+        self.next = (from + AT_ONCE).min(all);
+        from..self.next
+    }
+
+    /// When the next turn is, if each of `all` collections should have one in every `interval`: a second after the last one at the soonest.
+    pub(crate) fn pause(all: usize, interval: Duration) -> Duration {
+        let turns = u32::try_from(all.div_ceil(AT_ONCE)).unwrap_or(u32::MAX).max(1);
+        (interval / turns).max(Duration::from_secs(1)).min(interval)
+    }
+}
+
+/// Answers about many collections, in their order; the first error ends it.
+pub(crate) fn answers<'a, T: Send + 'a, E: Send + 'a>(
+    asked: Vec<BoxFuture<'a, Result<T, E>>>,
+) -> BoxFuture<'a, Result<Vec<T>, E>> {
+    Box::pin(stream::iter(asked).buffered(CONCURRENT).try_collect())
+}
+
+/// Changes of many collections. All of them come to their end, whatever becomes of one: a change that is given up half-way may still
+/// arrive later.
+pub(crate) fn outcomes<'a, T: Send + 'a>(changes: Vec<BoxFuture<'a, T>>) -> BoxFuture<'a, Vec<T>> {
+    Box::pin(stream::iter(changes).buffered(CONCURRENT).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_collections_have_a_turn_in_every_look() {
+        let mut rounds = Rounds::default();
+        assert_eq!((rounds.turn(3), rounds.turn(3), rounds.turn(0)), (0..3, 0..3, 0..0));
+        assert_eq!(Rounds::pause(3, Duration::from_secs(10)), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn each_of_many_has_its_turn() {
+        let mut rounds = Rounds::default();
+        let turns: Vec<_> = (0..4).map(|_| rounds.turn(70)).collect();
+        assert_eq!(turns, [0..32, 32..64, 64..70, 0..32]);
+        assert_eq!(Rounds::pause(64, Duration::from_secs(10)), Duration::from_secs(5));
+        assert_eq!(Rounds::pause(10_000, Duration::from_secs(10)), Duration::from_secs(1));
+    }
+}
