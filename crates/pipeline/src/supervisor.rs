@@ -401,10 +401,7 @@ impl Pipeline {
 }
 
 /// Makes a collection if it is not there. Returns which one it is, and whether it is not the `known` one and has no points.
-async fn prepared(
-    writer: &Writer,
-    known: &BTreeMap<String, String>,
-) -> Result<(CollectionId, bool), PipelineError> {
+async fn prepared(writer: &Writer, known: &BTreeMap<String, String>) -> Result<(CollectionId, bool), PipelineError> {
     let id = writer.prepare().await?;
     let is_empty = known.get(&writer.collection.name) != Some(&id.0) && writer.is_empty().await?;
     Ok((id, is_empty))
