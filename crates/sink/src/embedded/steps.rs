@@ -164,16 +164,20 @@ fn edge_point(names: &VectorNames, point: RawPoint) -> PointStructPersisted {
     }
 }
 
-/// How many points the steps may move to where no index covers them, or take out of one.
-pub(super) fn points_touched(steps: &[Step]) -> u64 {
+/// How many points the steps name.
+pub(super) fn points_named(steps: &[Step]) -> u64 {
     let points = steps.iter().map(|step| match step {
         Step::Upsert(points) => points.len() as u64,
         Step::Overwrite { .. } => 1,
         Step::Delete(ids) => ids.len() as u64,
-        // Nobody has counted them.
-        Step::DeleteTable { .. } | Step::Sweep { .. } => u64::MAX,
+        Step::DeleteTable { .. } | Step::Sweep { .. } => 0,
     });
-    points.fold(0, u64::saturating_add)
+    points.sum()
+}
+
+/// Whether the steps may concern all points of a table.
+pub(super) fn concern_table(steps: &[Step]) -> bool {
+    steps.iter().any(|step| matches!(step, Step::DeleteTable { .. } | Step::Sweep { .. }))
 }
 
 /// About how many bytes of vectors and payloads the steps carry.

@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use qdrant_edge::{
     CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeSparseVectorParams, EdgeVectorParams,
-    FieldIndexOperations, HnswIndexConfig, JsonPath, Modifier, PayloadFieldSchema, PayloadSchemaType, UpdateOperation,
-    WalOptions,
+    FieldIndexOperations, HnswIndexConfig, JsonPath, KeywordIndexParams, Modifier, PayloadFieldSchema,
+    PayloadSchemaParams, UpdateOperation, WalOptions,
 };
 use walvec_model::RESERVED_KEY;
 
@@ -53,7 +53,7 @@ const SEGMENT_POINTS: u64 = 150_000;
 pub(super) struct Store {
     directory: PathBuf,
     target: Target,
-    indexes: Vec<(JsonPath, PayloadSchemaType)>,
+    indexes: Vec<(JsonPath, PayloadFieldSchema)>,
     manifest: Mutex<Manifest>,
     journal: Member,
     slot: RwLock<Slot>,
@@ -130,7 +130,7 @@ impl Store {
     /// Applies a change, which searches see whole or not at all; those that may concern a whole table they do not wait for.
     /// Returns how many points its sweeps removed.
     pub(super) fn apply(&self, shard: &EdgeShard, steps: Vec<Step>) -> Result<u64, SinkError> {
-        let is_short = !steps.iter().any(|step| matches!(step, Step::DeleteTable { .. } | Step::Sweep { .. }));
+        let is_short = !steps::concern_table(&steps);
         let _alone = is_short.then(|| self.applying.write().unwrap_or_else(PoisonError::into_inner));
         steps::apply_all(shard, &self.target.vectors, steps)
     }
@@ -260,10 +260,7 @@ impl Store {
     /// Creates what the files lack, and makes again what was cut short.
     fn prepare(&self, shard: &EdgeShard, manifest: &mut Manifest) -> Result<(), SinkError> {
         for (field_name, schema) in &self.indexes {
-            let index = CreateIndex {
-                field_name: field_name.clone(),
-                field_schema: Some(PayloadFieldSchema::FieldType(*schema)),
-            };
+            let index = CreateIndex { field_name: field_name.clone(), field_schema: Some(schema.clone()) };
             let operation = UpdateOperation::FieldIndexOperation(FieldIndexOperations::CreateIndex(index));
             shard.update(operation).map_err(change_error)?;
         }
@@ -324,15 +321,19 @@ pub(super) fn has_segments(shard: &Path) -> bool {
     std::fs::read_dir(shard.join("segments")).is_ok_and(|mut segments| segments.next().is_some())
 }
 
-fn index_list(spec: &CollectionSpec) -> Result<Vec<(JsonPath, PayloadSchemaType)>, SinkError> {
-    let mut indexes = vec![(provenance_path("t")?, PayloadSchemaType::Keyword)];
+fn index_list(spec: &CollectionSpec) -> Result<Vec<(JsonPath, PayloadFieldSchema)>, SinkError> {
+    // All points of a table have it, and only sweeps and counts ask for it: it need be neither in memory nor in the graph.
+    let of_table = KeywordIndexParams { on_disk: Some(true), enable_hnsw: Some(false), ..KeywordIndexParams::default() };
+    let of_table = PayloadFieldSchema::FieldParams(PayloadSchemaParams::Keyword(of_table));
+    let mut indexes = vec![(provenance_path("t")?, of_table)];
     for (field, index) in &spec.indexes {
         // The engine stores index names as paths, and its grammar has no escape for these two.
         let name = &field.name;
         if name.is_empty() || name == RESERVED_KEY || name.contains(['"', '\\']) {
             return Err(SinkError::BadRequest(format!("the field {name:?} cannot be indexed")));
         }
-        indexes.push((field_path(spec.nesting.as_deref(), field), schema(*index)));
+        let schema = PayloadFieldSchema::FieldType(schema(*index));
+        indexes.push((field_path(spec.nesting.as_deref(), field), schema));
     }
     Ok(indexes)
 }

@@ -18,10 +18,10 @@ use super::steps::{self, Step};
 use super::store::{Store, UNINDEXED_POINTS};
 use crate::SinkError;
 
-/// Bytes of records after which the engine is flushed: making them again takes less than a second.
+/// Bytes in the journal and in the engine's notes after which it is flushed: making the changes again takes less than a second.
 const FLUSH_AT: u64 = 16 << 20;
 
-/// Bytes of records at which changes wait for the end of an index build: making them again takes some seconds.
+/// Bytes in the journal and in the engine's notes at which changes wait for the end of an index build: making them again takes some seconds.
 const RECORDS_LIMIT: u64 = 64 << 20;
 
 /// How many points without an index are enough for one while a collection is being filled: a quarter of what there is, within these bounds. Many
@@ -171,12 +171,15 @@ impl Owner {
         if steps.iter().any(|step| matches!(step, Step::Upsert(_))) {
             self.store.will_hold_points()?;
         }
-        let touched = steps::points_touched(&steps);
+        // Those of a whole table are not counted before.
+        let (named, concerns_table) = (steps::points_named(&steps), steps::concern_table(&steps));
         let outcome = self.recorded_change(steps);
         // After a failure the engine refuses changes, or has forgotten what it could not write. Loading it again is sound.
         self.suspect |= matches!(outcome, Err(SinkError::Engine(_)));
-        if outcome.is_ok() {
+        if let Ok(removed) = outcome {
+            let touched = if concerns_table { u64::MAX } else { named };
             self.unindexed = self.unindexed.saturating_add(touched);
+            self.store.journal().changed(named.saturating_add(removed));
             self.flush_if_due(FLUSH_AT);
         }
         outcome

@@ -44,10 +44,13 @@ use crate::SinkError;
 pub(super) use self::left_behind::{forget_handed_out, handed_out};
 
 /// Length at which a file is followed by another one.
-const FILE_BYTES: u64 = 8 << 20;
+const FILE_BYTES: usize = 4 << 20;
+
+/// What the engine holds in memory of a changed point until its next flush, about, in bytes: of short rows more than their records have.
+const POINT_BYTES: u64 = 640;
 
 /// With how many files the collections that hold the oldest one back are asked to flush.
-const MANY_FILES: usize = 6;
+const MANY_FILES: usize = 12;
 
 /// Asks a collection to flush.
 type Relief = Arc<dyn Fn() + Send + Sync>;
@@ -116,7 +119,14 @@ impl Member {
         self.journal.changes(self.tag())
     }
 
-    /// How many bytes of records there are since the last flush.
+    /// Notes how many points the last change was about.
+    pub(super) fn changed(&self, points: u64) {
+        if let Some(owed) = self.journal.state().owed.get_mut(&self.id) {
+            owed.bytes = owed.bytes.saturating_add(points.saturating_mul(POINT_BYTES));
+        }
+    }
+
+    /// How much there is since the last flush: about as many bytes as its records and the engine's notes of their points take.
     pub(super) fn bytes(&self) -> u64 {
         self.journal.state().owed.get(&self.id).map_or(0, |owed| owed.bytes)
     }
@@ -188,6 +198,7 @@ impl Group {
 struct Owed {
     /// The number of the file that has the first of its records.
     since: u64,
+    /// Of its records, and of what the engine holds of their points.
     bytes: u64,
 }
 
@@ -254,7 +265,7 @@ impl Journal {
     /// Makes sure that the last file takes records.
     fn with_room<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> io::Result<MutexGuard<'a, State>> {
         loop {
-            if !state.is_broken && state.files.back().is_some_and(|last| last.length < FILE_BYTES) {
+            if !state.is_broken && state.files.back().is_some_and(|last| last.length < FILE_BYTES as u64) {
                 return Ok(state);
             }
             if !state.is_syncing {
@@ -272,7 +283,7 @@ impl Journal {
         }
         let previous = state.files.back().map(LogFile::as_previous);
         let number = state.begun + 1;
-        let begun = LogFile::create(&self.directory, number, previous)?;
+        let begun = LogFile::create(&self.directory, number, previous, FILE_BYTES)?;
         state.begun = number;
         state.files.push_back(begun);
         state.is_broken = false;
