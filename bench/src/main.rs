@@ -87,8 +87,8 @@ pub(crate) struct Plan {
     /// How many tables the measurement of many tables has.
     #[arg(long, default_value_t = 1_000)]
     tables: u32,
-    /// Only these parts; the report is printed and not written.
-    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "provider", "sync", "points", "operations", "broker", "engine", "tables", "tables-server"])]
+    /// Only these parts, of which `transaction` belongs to `scale` alone; the report is printed and not written.
+    #[arg(long, value_delimiter = ',', value_parser = ["capture", "growth", "embedding", "provider", "sync", "points", "operations", "broker", "engine", "tables", "tables-server", "transaction"])]
     only: Vec<String>,
 }
 
@@ -131,10 +131,15 @@ const ENGINE_POINTS: u64 = 100_000;
 const MANY_POINTS: u64 = 1_000_000;
 
 async fn scale(arguments: &transaction::Arguments) -> anyhow::Result<()> {
-    eprintln!("==> the engine inside the program, {MANY_POINTS} points");
-    println!("{}", report::engine(&engine::measure(MANY_POINTS).await?)?);
-    eprintln!("==> transactions over a whole table");
-    transaction::measure(arguments).await
+    if arguments.plan.wants("engine") {
+        eprintln!("==> the engine inside the program, {MANY_POINTS} points");
+        println!("{}", report::engine(&engine::measure(MANY_POINTS).await?)?);
+    }
+    if arguments.plan.wants("transaction") {
+        eprintln!("==> transactions over a whole table");
+        transaction::measure(arguments).await?;
+    }
+    Ok(())
 }
 
 async fn measure(plan: &Plan) -> anyhow::Result<()> {

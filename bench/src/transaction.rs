@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1_000_000)]
     rows: u64,
     #[command(flatten)]
-    plan: Plan,
+    pub(crate) plan: Plan,
 }
 
 /// Prints a table: the engine inside the program, and a server, for which the program keeps nothing.
