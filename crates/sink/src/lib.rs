@@ -8,6 +8,7 @@
 //! - [`Keywords`]: the sparse vectors of texts
 //! - [`nearest_rows`]: searches in which a row counts once
 //! - [`page_of_hits`]: the hits of a search, page by page
+//! - [`page_in_order`]: points in the order of a field, page by page
 //! - [`SinkError`]: what can go wrong, and whether trying again helps
 //! - [`Limited`]: what a server refused because of its limits
 
@@ -22,6 +23,7 @@ pub mod keywords;
 mod limited;
 mod made_with;
 mod nearest_rows;
+mod ordered;
 mod paged;
 pub mod qdrant;
 
@@ -35,6 +37,7 @@ pub use filter::{Bounds, Condition, Datetime, FieldPath, Filter, NotADatetime, S
 pub use keywords::Keywords;
 pub use limited::{Limited, RateLimit};
 pub use nearest_rows::nearest_rows;
+pub use ordered::{Order, SortPlace, SortRequest, SortValue, SortedBy, SortedPage, page_in_order};
 pub use paged::{HitPage, Place, page_of_hits};
 pub use walvec_model::IndexType;
 use walvec_model::{
@@ -145,6 +148,9 @@ pub struct ScrollPage {
 
 /// Generations, from one to another.
 pub type Generations = RangeInclusive<Generation>;
+
+/// Most points of one read: those of the largest page, and one that tells whether there is another.
+const MAX_POINTS: usize = MAX_HITS + 1;
 
 /// How many points are read at a time where a whole collection has to be.
 const SCROLL_POINTS: usize = 1000;
@@ -339,7 +345,22 @@ pub trait Search: Send + Sync {
         from: Option<PointId>,
         limit: usize,
         with_vectors: bool,
+    ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
+        self.page_where(Filter::default(), from, limit, with_vectors)
+    }
+
+    /// The same with those points only that match all conditions.
+    fn page_where(
+        &self,
+        filter: Filter,
+        from: Option<PointId>,
+        limit: usize,
+        with_vectors: bool,
     ) -> BoxFuture<'_, Result<RawPage, SinkError>>;
+
+    /// The first points in the order of a field, with the values that they are sorted by, exactly as they are stored. Points without a
+    /// value are not among them. Which ones of equal values come first is left open; [`page_in_order`] decides it.
+    fn sorted(&self, request: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>>;
 
     /// The points with these ids that exist, in any order, exactly as they are stored.
     fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>>;

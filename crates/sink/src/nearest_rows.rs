@@ -46,7 +46,7 @@ mod tests {
     use walvec_model::{Fingerprint, Generation, InputHash, Payload, PointId, Position, Provenance, RawPage, RawPoint};
 
     use super::*;
-    use crate::{BoxFuture, Filter, Query};
+    use crate::{BoxFuture, Filter, Query, SortRequest, SortValue};
 
     /// A collection in which the chunks of each row are nearer than those of the next one.
     struct Rows {
@@ -81,8 +81,18 @@ mod tests {
             unreachable!("nobody reads pages of hits")
         }
 
-        fn page(&self, _: Option<PointId>, _: usize, _: bool) -> BoxFuture<'_, Result<RawPage, SinkError>> {
+        fn page_where(
+            &self,
+            _: Filter,
+            _: Option<PointId>,
+            _: usize,
+            _: bool,
+        ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
             unreachable!("nobody reads pages")
+        }
+
+        fn sorted(&self, _: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>> {
+            unreachable!("nobody sorts")
         }
 
         fn get(&self, _: Vec<PointId>, _: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {

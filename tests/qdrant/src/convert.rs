@@ -5,12 +5,13 @@ use std::collections::{HashMap, HashSet};
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::with_payload_selector::SelectorOptions;
 use qdrant_client::qdrant::{
-    DenseVector, Distance, FieldType, NamedVectorsOutput, PayloadSchemaInfo, PointId, PointStruct, RetrievedPoint,
-    ScoredPoint, SparseVector, Value, Vector, VectorOutput, VectorsOutput, WithPayloadSelector, WithVectorsSelector,
-    vector, vector_output, vectors, vectors_output, with_vectors_selector,
+    DenseVector, Direction, Distance, FieldType, NamedVectorsOutput, OrderBy, OrderValue, PayloadSchemaInfo, PointId,
+    PointStruct, RetrievedPoint, ScoredPoint, SparseVector, Timestamp, Value, Vector, VectorOutput, VectorsOutput,
+    WithPayloadSelector, WithVectorsSelector, order_value, start_from, vector, vector_output, vectors, vectors_output,
+    with_vectors_selector,
 };
 use qdrant_edge::{
-    JsonPath, OperationError, PayloadSchemaType, PointStructPersisted, Record, VectorInternal, VectorPersisted,
+    DateTimeWrapper, JsonPath, OperationError, OrderByInterface, PayloadSchemaType, PointStructPersisted, Record, VectorInternal, VectorPersisted,
     VectorStructInternal, VectorStructPersisted, WithPayloadInterface, WithVector,
 };
 use serde_json::json;
@@ -147,8 +148,44 @@ pub(crate) fn retrieved(record: Record, sharding: Option<&Sharding>) -> Retrieve
         id: Some(client_id(record.id)),
         payload: client_payload(record.payload),
         vectors: client_vector(record.vector),
+        order_value: record.order_value.map(client_order_value),
         ..RetrievedPoint::default()
     }
+}
+
+fn client_order_value(value: qdrant_edge::OrderValue) -> OrderValue {
+    let variant = match value {
+        qdrant_edge::OrderValue::Int(whole) => order_value::Variant::Int(whole),
+        qdrant_edge::OrderValue::Float(number) => order_value::Variant::Float(number),
+    };
+    OrderValue { variant: Some(variant) }
+}
+
+/// The order of a scroll.
+pub(crate) fn order_by(order: OrderBy) -> Result<OrderByInterface, Status> {
+    let direction = match order.direction() {
+        Direction::Asc => qdrant_edge::Direction::Asc,
+        Direction::Desc => qdrant_edge::Direction::Desc,
+    };
+    let start_from = match order.start_from.and_then(|start| start.value) {
+        None => None,
+        Some(start_from::Value::Float(number)) => Some(qdrant_edge::StartFrom::Float(number)),
+        Some(start_from::Value::Integer(whole)) => Some(qdrant_edge::StartFrom::Integer(whole)),
+        Some(start_from::Value::Timestamp(moment)) => {
+            Some(qdrant_edge::StartFrom::Datetime(moment_of(moment).ok_or_else(|| invalid("a moment that no calendar has"))?))
+        }
+        Some(start_from::Value::Datetime(text)) => {
+            Some(qdrant_edge::StartFrom::Datetime(text.parse().map_err(|_| invalid(format_args!("{text:?} is no moment")))?))
+        }
+    };
+    let key = json_path(&order.key)?;
+    Ok(OrderByInterface::Struct(qdrant_edge::OrderBy { key, direction: Some(direction), start_from }))
+}
+
+/// A moment in the engine's terms; `None` if it has no room for it.
+pub(crate) fn moment_of(Timestamp { seconds, nanos }: Timestamp) -> Option<DateTimeWrapper> {
+    let micros = seconds.checked_mul(1_000_000)?.checked_add(i64::from(nanos) / 1_000)?;
+    DateTimeWrapper::from_timestamp(micros)
 }
 
 pub(crate) fn scored(point: qdrant_edge::ScoredPoint) -> ScoredPoint {

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Call;
 use crate::convert::{
-    client_id, edge_id, edge_ids, invalid, json_path, retrieved, schema, scored, status, with_payload, with_vector,
+    client_id, edge_id, edge_ids, invalid, json_path, order_by, retrieved, schema, scored, status, with_payload, with_vector,
 };
 use crate::limits::asked;
 use crate::query::{DEFAULT_LIMIT, edge_query, searched};
@@ -155,8 +155,8 @@ impl Points for Service {
         let collection = self.registry.find(&request.collection_name)?;
         collection.limiters.read(asked(request.filter.as_ref()))?;
         self.check_filters(&collection, &request.filter).await?;
-        if request.order_by.is_some() {
-            return Err(Status::unimplemented("the test server scrolls in id order only"));
+        if request.order_by.is_some() && request.offset.is_some() {
+            return Err(Status::invalid_argument("Bad request: Cannot use an `offset` when using `order_by`"));
         }
         let scroll = ScrollRequest {
             offset: request.offset.map(edge_id).transpose()?,
@@ -164,7 +164,7 @@ impl Points for Service {
             filter: within(collection.sharding.as_ref(), request.filter, request.shard_key_selector.as_ref())?,
             with_payload: Some(with_payload(request.with_payload, true)?),
             with_vector: with_vector(request.with_vectors)?,
-            order_by: None,
+            order_by: request.order_by.map(order_by).transpose()?,
         };
         let (found, next) = Arc::clone(&collection).run(|shard| shard.scroll(scroll).map_err(status)).await?;
         let result = found.into_iter().map(|record| retrieved(record, collection.sharding.as_ref())).collect();

@@ -6,8 +6,8 @@ use std::path::Path;
 use walvec_model::{Generation, PointId, Position, RawPage, RawPoint, StoredPoint, TableName, Vector};
 
 use crate::{
-    BoxFuture, CollectionId, CollectionSpec, Generations, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError,
-    Write,
+    BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError,
+    SortRequest, SortValue, Write,
 };
 
 /// A collection in the embedded engine. This program has no engine, so it has no value.
@@ -119,12 +119,17 @@ impl Search for Embedded {
         match self.0 {}
     }
 
-    fn page(
+    fn page_where(
         &self,
+        _filter: Filter,
         _from: Option<PointId>,
         _limit: usize,
         _with_vectors: bool,
     ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
+        match self.0 {}
+    }
+
+    fn sorted(&self, _request: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>> {
         match self.0 {}
     }
 

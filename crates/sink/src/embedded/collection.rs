@@ -13,8 +13,8 @@ use super::store::Store;
 use super::writer::{Pace, Writer};
 use super::{manifest, read};
 use crate::{
-    BoxFuture, CollectionId, CollectionSpec, Generations, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink,
-    SinkError, Write, older_points,
+    BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink,
+    SinkError, SortRequest, SortValue, Write, older_points,
 };
 
 /// One collection in the embedded engine, in `<root>/collections/<name>/`. Clones share it.
@@ -195,14 +195,20 @@ impl Search for Embedded {
         })
     }
 
-    fn page(
+    fn page_where(
         &self,
+        filter: Filter,
         from: Option<PointId>,
         limit: usize,
         with_vectors: bool,
     ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
         let target = self.store.target().clone();
-        Box::pin(self.read(move |shard| read::page(shard, &target, from, limit, with_vectors)))
+        Box::pin(self.read(move |shard| read::page(shard, &target, &filter, from, limit, with_vectors)))
+    }
+
+    fn sorted(&self, request: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>> {
+        let target = self.store.target().clone();
+        Box::pin(self.read(move |shard| read::sorted(shard, &target, &request)))
     }
 
     fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {

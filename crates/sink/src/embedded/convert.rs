@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 
 use qdrant_edge::{
-    Condition as EdgeCondition, DateTimeWrapper, FieldCondition, Filter as EdgeFilter, JsonPath, Match, OperationError,
-    PayloadSchemaType, Range, ValueVariants, VectorInternal, VectorPersisted, VectorStructInternal,
-    VectorStructPersisted, external::ordered_float::OrderedFloat,
+    Condition as EdgeCondition, DateTimeWrapper, Direction, FieldCondition, Filter as EdgeFilter, JsonPath, Match,
+    OperationError, OrderBy, OrderValue, PayloadSchemaType, Range, StartFrom, ValueVariants, VectorInternal,
+    VectorPersisted, VectorStructInternal, VectorStructPersisted, external::ordered_float::OrderedFloat,
 };
 use walvec_model::{Generation, PointId, RESERVED_KEY, SparseVector, Value, Vector};
 
 use super::read::VectorNames;
 use crate::filter::{Bounds, Condition, Datetime, FieldPath, Filter, Step, comparable_end, too_far};
-use crate::{IndexType, SinkError};
+use crate::ordered::Start;
+use crate::{IndexType, SinkError, SortRequest, SortValue, SortedBy};
 
 pub(super) fn edge_id(id: PointId) -> qdrant_edge::PointId {
     match id {
@@ -165,6 +166,31 @@ fn comparable(field: &FieldPath, value: &Value) -> Result<ValueVariants, SinkErr
         Value::Bool(flag) => Ok(ValueVariants::Bool(*flag)),
         Value::Number(number) => number.as_i64().map(ValueVariants::Integer).ok_or_else(refused),
         Value::Null | Value::Array(_) | Value::Object(_) => Err(refused()),
+    }
+}
+
+/// The order of a request.
+pub(super) fn order_by(nesting: Option<&str>, request: &SortRequest) -> Result<OrderBy, SinkError> {
+    let field = &request.order.field;
+    let start_from = match request.start() {
+        None => None,
+        Some(Start::Number(number)) => Some(StartFrom::Float(number)),
+        Some(Start::Moment(moment)) => {
+            let moment = DateTimeWrapper::from_timestamp(moment.0).ok_or_else(|| too_far(field))?;
+            Some(StartFrom::Datetime(moment))
+        }
+    };
+    let direction = if request.order.descending { Direction::Desc } else { Direction::Asc };
+    Ok(OrderBy { key: field_path(nesting, field), direction: Some(direction), start_from })
+}
+
+/// What the engine has sorted by; `None` if its index is of another type.
+pub(super) const fn sort_value(by: SortedBy, value: Option<OrderValue>) -> Option<SortValue> {
+    match (by, value) {
+        (SortedBy::Whole, Some(OrderValue::Int(whole))) => Some(SortValue::Whole(whole)),
+        (SortedBy::Moment, Some(OrderValue::Int(micros))) => Some(SortValue::Moment(Datetime(micros))),
+        (SortedBy::Number, Some(OrderValue::Float(number))) => Some(SortValue::Number(number)),
+        _ => None,
     }
 }
 

@@ -4,16 +4,19 @@ use std::collections::HashMap;
 
 use qdrant_edge::external::ordered_float::OrderedFloat;
 use qdrant_edge::{
-    CountRequest, EdgeShard, Filter as EdgeFilter, Fusion, NamedQuery, Prefetch, QueryEnum, QueryRequest, Record,
+    CountRequest, EdgeShard, Filter as EdgeFilter, Fusion, NamedQuery, OrderByInterface, Prefetch, QueryEnum, QueryRequest, Record,
     ScoredPoint, ScoringQuery, ScrollRequest, VectorInternal, WithPayloadInterface, WithVector,
 };
 use walvec_model::point::limit_payload;
 use walvec_model::{Payload, PointId, RESERVED_KEY, RawPage, RawPoint, StoredPoint};
 
-use super::convert::{edge_filter, edge_id, edge_sparse, point_id, read_error, vectors};
+use super::convert::{edge_filter, edge_id, edge_sparse, order_by, point_id, read_error, sort_value, vectors};
 use super::store::guarded;
 use crate::faithful;
-use crate::{Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, fused_from, in_order};
+use crate::{
+    Filter, Hit, MAX_POINTS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, SortRequest, SortValue, fused_from,
+    in_order,
+};
 
 pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
     Ok(records(shard, ids, &own_field()?, false)?.into_iter().map(stored_point).collect())
@@ -79,49 +82,74 @@ pub(super) fn count(shard: &EdgeShard, filter: Option<EdgeFilter>) -> Result<u64
 }
 
 pub(super) fn scroll(shard: &EdgeShard, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
-    let (records, next) = page_of_records(shard, from, limit, &own_field()?, false)?;
+    let (records, next) = scrolled(shard, ScrollRequest { with_payload: Some(own_field()?), ..in_id_order(from, limit) })?;
     Ok(ScrollPage { points: records.into_iter().map(stored_point).collect(), next })
 }
 
 pub(super) fn page(
     shard: &EdgeShard,
     target: &Target,
+    filter: &Filter,
     from: Option<PointId>,
     limit: usize,
     with_vectors: bool,
 ) -> Result<RawPage, SinkError> {
-    let (records, next) = page_of_records(shard, from, limit, &ALL_FIELDS, with_vectors)?;
+    let filter = edge_filter(target.nesting.as_deref(), filter)?;
+    let request = ScrollRequest { filter, with_vector: WithVector::Bool(with_vectors), ..in_id_order(from, limit) };
+    let (records, next) = scrolled(shard, request)?;
     Ok(RawPage { points: records.into_iter().map(|record| raw_point(&target.vectors, record)).collect(), next })
 }
 
-fn page_of_records(
+/// See [`Search::sorted`](crate::Search::sorted).
+pub(super) fn sorted(
     shard: &EdgeShard,
-    from: Option<PointId>,
-    limit: usize,
-    fields: &WithPayloadInterface,
-    with_vectors: bool,
-) -> Result<(Vec<Record>, Option<PointId>), SinkError> {
-    let scroll = |fields: &WithPayloadInterface| {
-        let request = ScrollRequest {
-            offset: from.map(edge_id),
-            limit: Some(limit.clamp(1, MAX_HITS)),
-            filter: None,
-            with_payload: Some(fields.clone()),
-            with_vector: WithVector::Bool(with_vectors),
-            order_by: None,
-        };
-        guarded(|| shard.scroll(request).map_err(read_error))
+    target: &Target,
+    request: &SortRequest,
+) -> Result<Vec<(SortValue, RawPoint)>, SinkError> {
+    let nesting = target.nesting.as_deref();
+    let scroll = ScrollRequest {
+        offset: None,
+        limit: Some(request.limit),
+        filter: edge_filter(nesting, &request.filter())?,
+        with_payload: Some(ALL_FIELDS),
+        with_vector: WithVector::Bool(request.with_vectors),
+        order_by: Some(OrderByInterface::Struct(order_by(nesting, request)?)),
     };
-    match scroll(fields) {
-        Err(error) if is_too_deep(&error) => {
-            let (found, next) = scroll(&NO_FIELDS)?;
-            let ids: Vec<PointId> = found.into_iter().map(|record| point_id(record.id)).collect();
-            let mut found = records(shard, &ids, fields, with_vectors)?;
-            found.sort_by_key(|record| point_id(record.id));
-            Ok((found, next.map(point_id)))
-        }
-        answer => answer.map(|(found, next)| (found, next.map(point_id))),
+    let no_index = |error: &SinkError| error.to_string().contains("No range index");
+    let (records, _) = scrolled(shard, scroll).map_err(|error| if no_index(&error) { request.no_index() } else { error })?;
+    let with_value = |record: Record| {
+        let value = sort_value(request.order.by, record.order_value).ok_or_else(|| request.other_index())?;
+        Ok((value, raw_point(&target.vectors, record)))
+    };
+    records.into_iter().map(with_value).collect()
+}
+
+fn in_id_order(from: Option<PointId>, limit: usize) -> ScrollRequest {
+    ScrollRequest {
+        offset: from.map(edge_id),
+        limit: Some(limit.clamp(1, MAX_POINTS)),
+        filter: None,
+        with_payload: Some(ALL_FIELDS),
+        with_vector: WithVector::Bool(false),
+        order_by: None,
     }
+}
+
+/// The points, and where the next page starts. Those whose payload the engine cannot read have none.
+fn scrolled(shard: &EdgeShard, request: ScrollRequest) -> Result<(Vec<Record>, Option<PointId>), SinkError> {
+    let scroll = |request: ScrollRequest| guarded(|| shard.scroll(request).map_err(read_error));
+    let (found, next) = match scroll(request.clone()) {
+        Err(error) if is_too_deep(&error) => {
+            let (mut found, next) = scroll(ScrollRequest { with_payload: Some(NO_FIELDS), ..request.clone() })?;
+            let ids: Vec<PointId> = found.iter().map(|record| point_id(record.id)).collect();
+            let payloads = records(shard, &ids, &request.with_payload.unwrap_or(ALL_FIELDS), false)?.into_iter();
+            let mut payloads: HashMap<_, _> = payloads.map(|record| (record.id, record.payload)).collect();
+            found.iter_mut().for_each(|record| record.payload = payloads.remove(&record.id).flatten());
+            (found, next)
+        }
+        answer => answer?,
+    };
+    Ok((found, next.map(point_id)))
 }
 
 pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target) -> Result<Vec<Hit>, SinkError> {

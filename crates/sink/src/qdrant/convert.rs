@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
+use qdrant_client::qdrant::order_value::Variant;
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::{
-    Condition as ClientCondition, DatetimeRange, FieldType, Filter as ClientFilter, PointId as ClientId, Range,
-    Timestamp, Vector as ClientVector, Vectors,
+    Condition as ClientCondition, DatetimeRange, Direction, FieldType, Filter as ClientFilter, OrderBy, OrderValue,
+    PointId as ClientId, Range, StartFrom, Timestamp, Vector as ClientVector, Vectors, start_from,
 };
 use walvec_model::point::raw_payload;
 use walvec_model::{Generation, Payload, PointId, Position, Provenance, RESERVED_KEY, SparseVector, Value, Vector};
 
 use crate::filter::{Bounds, Condition, Datetime, FieldPath, Filter, Step, comparable_end, too_far};
-use crate::{CollectionSpec, IndexType, SinkError};
+use crate::ordered::Start;
+use crate::{CollectionSpec, IndexType, SinkError, SortRequest, SortValue, SortedBy};
 
 type ClientPayload = HashMap<String, qdrant_client::qdrant::Value>;
 
@@ -193,6 +195,35 @@ fn equals(field: &FieldPath, path: String, value: &Value) -> Result<ClientCondit
             number.as_i64().map(|number| ClientCondition::matches(path, number)).ok_or_else(refused)
         }
         Value::Null | Value::Array(_) | Value::Object(_) => Err(refused()),
+    }
+}
+
+/// The order of a request.
+pub(super) fn order_by(nesting: Option<&str>, request: &SortRequest) -> Result<OrderBy, SinkError> {
+    let field = &request.order.field;
+    let start_from = match request.start() {
+        None => None,
+        Some(Start::Number(number)) => Some(start_from::Value::Float(number)),
+        Some(Start::Moment(moment)) => {
+            Some(start_from::Value::Timestamp(timestamp(moment).ok_or_else(|| too_far(field))?))
+        }
+    };
+    let direction = if request.order.descending { Direction::Desc } else { Direction::Asc };
+    Ok(OrderBy {
+        key: field_path(nesting, field)?,
+        direction: Some(direction.into()),
+        start_from: start_from.map(|value| StartFrom { value: Some(value) }),
+    })
+}
+
+/// What the server has sorted by; `None` if its index is of another type.
+pub(super) const fn sort_value(by: SortedBy, value: Option<OrderValue>) -> Option<SortValue> {
+    let Some(OrderValue { variant: Some(value) }) = value else { return None };
+    match (by, value) {
+        (SortedBy::Whole, Variant::Int(whole)) => Some(SortValue::Whole(whole)),
+        (SortedBy::Moment, Variant::Int(micros)) => Some(SortValue::Moment(Datetime(micros))),
+        (SortedBy::Number, Variant::Float(number)) => Some(SortValue::Number(number)),
+        _ => None,
     }
 }
 

@@ -43,8 +43,8 @@ use tenants::Tenants;
 
 use crate::catalog::{self, Catalog as _};
 use crate::{
-    BoxFuture, CollectionId, CollectionSpec, Generations, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink,
-    SinkError, Write, older_points,
+    BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink,
+    SinkError, SortRequest, SortValue, Write, older_points,
 };
 
 /// Where the server is, and how collections are made there.
@@ -450,13 +450,18 @@ impl Search for Remote {
         })
     }
 
-    fn page(
+    fn page_where(
         &self,
+        filter: Filter,
         from: Option<PointId>,
         limit: usize,
         with_vectors: bool,
     ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
-        Box::pin(read::page(&self.0, from, limit, with_vectors))
+        Box::pin(read::page(&self.0, filter, from, limit, with_vectors))
+    }
+
+    fn sorted(&self, request: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>> {
+        Box::pin(read::sorted(&self.0, request))
     }
 
     fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {

@@ -9,12 +9,12 @@ use qdrant_client::qdrant::{
 use walvec_model::{PointId, RESERVED_KEY, RawPage, RawPoint, SparseVector, StoredPoint, Vector};
 
 use super::Inner;
-use super::convert::{client_filter, client_id, client_ids, payload, point_id};
+use super::convert::{client_filter, client_id, client_ids, order_by, payload, point_id, sort_value};
 use super::tenants::{Tenants, selector};
 use crate::faithful;
 use crate::{
-    CollectionSpec, Hit, MAX_HITS, Query, RRF_K, RRF_WEIGHTS, SCROLL_POINTS, ScrollPage, SearchRequest, SinkError,
-    fused_from, in_order,
+    CollectionSpec, Filter, Hit, MAX_POINTS, Query, RRF_K, RRF_WEIGHTS, SCROLL_POINTS, ScrollPage, SearchRequest,
+    SinkError, SortRequest, SortValue, fused_from, in_order,
 };
 
 /// How many ids one request asks for.
@@ -83,7 +83,8 @@ pub(super) async fn retrieved(
 }
 
 pub(super) async fn scroll(inner: &Inner, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
-    let (points, next) = scrolled(inner, from, limit, None, own_field(), false).await?;
+    let request = ScrollPoints { with_payload: Some(own_field()), ..in_id_order(from, limit) };
+    let (points, next) = scrolled(inner, request).await?;
     Ok(ScrollPage { points: points.into_iter().map(stored_point).collect::<Result<_, _>>()?, next })
 }
 
@@ -93,39 +94,64 @@ pub(super) async fn ids(
     from: Option<PointId>,
     filter: ClientFilter,
 ) -> Result<(Vec<PointId>, Option<PointId>), SinkError> {
-    let (points, next) = scrolled(inner, from, SCROLL_POINTS, Some(filter), false.into(), false).await?;
+    let with_payload = Some(false.into());
+    let request = ScrollPoints { filter: Some(filter), with_payload, ..in_id_order(from, SCROLL_POINTS) };
+    let (points, next) = scrolled(inner, request).await?;
     Ok((points.into_iter().map(|point| point_id(point.id)).collect::<Result<_, _>>()?, next))
 }
 
 pub(super) async fn page(
     inner: &Inner,
+    filter: Filter,
     from: Option<PointId>,
     limit: usize,
     with_vectors: bool,
 ) -> Result<RawPage, SinkError> {
-    let (points, next) = scrolled(inner, from, limit, None, true.into(), with_vectors).await?;
+    let filter = client_filter(inner.spec.nesting.as_deref(), &filter)?;
+    let request = ScrollPoints { filter, with_vectors: Some(with_vectors.into()), ..in_id_order(from, limit) };
+    let (points, next) = scrolled(inner, request).await?;
     Ok(RawPage { points: points.into_iter().map(|point| raw_point(inner, point)).collect::<Result<_, _>>()?, next })
 }
 
-async fn scrolled(
-    inner: &Inner,
-    from: Option<PointId>,
-    limit: usize,
-    filter: Option<ClientFilter>,
-    fields: WithPayloadSelector,
-    with_vectors: bool,
-) -> Result<(Vec<RetrievedPoint>, Option<PointId>), SinkError> {
-    let Inner { client, place, .. } = inner;
-    let request = ScrollPoints {
-        collection_name: inner.name(),
-        filter,
-        offset: from.map(client_id),
-        limit: Some(u32::try_from(limit.clamp(1, MAX_HITS)).unwrap_or(u32::MAX)),
-        with_payload: Some(fields),
-        with_vectors: Some(with_vectors.into()),
+/// See [`Search::sorted`](crate::Search::sorted).
+pub(super) async fn sorted(inner: &Inner, request: SortRequest) -> Result<Vec<(SortValue, RawPoint)>, SinkError> {
+    let nesting = inner.spec.nesting.as_deref();
+    let scroll = ScrollPoints {
+        filter: client_filter(nesting, &request.filter())?,
+        limit: Some(u32::try_from(request.limit).unwrap_or(u32::MAX)),
+        with_payload: Some(true.into()),
+        with_vectors: Some(request.with_vectors.into()),
+        order_by: Some(order_by(nesting, &request)?),
         ..ScrollPoints::default()
     };
-    let response = client.scroll(request).await.map_err(|error| place.error(error))?;
+    let no_index = |error: &SinkError| error.to_string().contains("No range index");
+    let scrolled = scrolled(inner, scroll).await;
+    let (points, _) = scrolled.map_err(|error| if no_index(&error) { request.no_index() } else { error })?;
+    let with_value = |point: RetrievedPoint| {
+        let value = sort_value(request.order.by, point.order_value).ok_or_else(|| request.other_index())?;
+        Ok((value, raw_point(inner, point)?))
+    };
+    points.into_iter().map(with_value).collect()
+}
+
+fn in_id_order(from: Option<PointId>, limit: usize) -> ScrollPoints {
+    ScrollPoints {
+        offset: from.map(client_id),
+        limit: Some(u32::try_from(limit.clamp(1, MAX_POINTS)).unwrap_or(u32::MAX)),
+        with_payload: Some(true.into()),
+        with_vectors: Some(false.into()),
+        ..ScrollPoints::default()
+    }
+}
+
+/// The points, and where the next page starts.
+async fn scrolled(
+    inner: &Inner,
+    request: ScrollPoints,
+) -> Result<(Vec<RetrievedPoint>, Option<PointId>), SinkError> {
+    let Inner { client, place, .. } = inner;
+    let request = ScrollPoints { collection_name: inner.name(), ..request };
+    let response = client.scroll(request).await.map_err(|error| with_remedy(place.error(error)))?;
     let next = response.next_page_offset.map(|id| point_id(Some(id))).transpose()?;
     Ok((response.result, next))
 }
