@@ -36,6 +36,12 @@ impl IndexType {
     pub const fn is_number(self) -> bool {
         matches!(self, Self::Integer | Self::Float)
     }
+
+    /// Whether points can be sorted by it.
+    #[must_use]
+    pub const fn has_order(self) -> bool {
+        matches!(self, Self::Integer | Self::Float | Self::Datetime)
+    }
 }
 
 /// As in a configuration.
@@ -102,6 +108,8 @@ pub struct Family {
     pub indexes: &'static [IndexType],
     /// What filters compare it with.
     pub filter: &'static str,
+    /// Whether points can be sorted by it, and by which index.
+    pub sorted: &'static str,
 }
 
 use IndexType::{Bool, Datetime, Float, Integer, Keyword, Text, Uuid};
@@ -117,6 +125,7 @@ pub const FAMILIES: [Family; 11] = [
         payload: "boolean",
         indexes: &[Bool],
         filter: "`=` with what PostgreSQL reads as a boolean: `true`, `yes`, `on`, `1`, ...",
+        sorted: "no",
     },
     Family {
         types: "`smallint`, `integer`, `bigint`, `oid`",
@@ -124,6 +133,7 @@ pub const FAMILIES: [Family; 11] = [
         payload: "number",
         indexes: &[Integer, Float],
         filter: "`=`, `<`, `>` with numbers",
+        sorted: "with its index",
     },
     Family {
         types: "`real`, `double precision`",
@@ -131,6 +141,7 @@ pub const FAMILIES: [Family; 11] = [
         payload: "number; `NaN` and infinities are text",
         indexes: &[Float],
         filter: "`=`, `<`, `>` with numbers",
+        sorted: "with its index; `NaN` and infinities come last",
     },
     Family {
         types: "`numeric`",
@@ -138,6 +149,7 @@ pub const FAMILIES: [Family; 11] = [
         payload: "text with all its digits; a number if it is indexed as one",
         indexes: &[Float, Integer, Keyword],
         filter: "indexed as a number: `=`, `<`, `>` with numbers; else `=` with its text",
+        sorted: "with an index of numbers, as the numbers in it",
     },
     Family {
         types: "`text`, `varchar`, `char`, `name`, `citext`",
@@ -145,14 +157,23 @@ pub const FAMILIES: [Family; 11] = [
         payload: "text",
         indexes: &[Keyword, Text, Datetime, Uuid],
         filter: "`=` with the exact text, capitals included, also for `citext`",
+        sorted: "no, unless they are dates: with a `datetime` index",
     },
-    Family { types: "enums", template: "text", payload: "text", indexes: &[Keyword, Text], filter: "`=` with a label" },
+    Family {
+        types: "enums",
+        template: "text",
+        payload: "text",
+        indexes: &[Keyword, Text],
+        filter: "`=` with a label",
+        sorted: "no",
+    },
     Family {
         types: "`uuid`",
         template: "text, in lower case",
         payload: "text, in lower case",
         indexes: &[Uuid, Keyword],
         filter: "`=` with a UUID in any spelling",
+        sorted: "no",
     },
     Family {
         types: "`date`, `timestamp`, `timestamptz`",
@@ -160,6 +181,7 @@ pub const FAMILIES: [Family; 11] = [
         payload: "text as PostgreSQL prints it, in UTC",
         indexes: &[Datetime, Keyword],
         filter: "`=`, `<`, `>` with dates, or dates and times",
+        sorted: "with a `datetime` index; `infinity` comes last",
     },
     Family {
         types: "`json`, `jsonb`",
@@ -167,6 +189,7 @@ pub const FAMILIES: [Family; 11] = [
         payload: "the value; a number that JSON would round is text",
         indexes: &IndexType::ALL,
         filter: "a member by its path, `meta.color=red`, as what it is; or the value itself",
+        sorted: "a member with an index of numbers or dates",
     },
     Family {
         types: "`money`, `time`, `interval`, ranges, composite types, `bytea`, `bit`, `inet`, `cidr`, `macaddr`, `xml`, geometric types, \
@@ -175,6 +198,7 @@ pub const FAMILIES: [Family; 11] = [
         payload: "text as PostgreSQL prints it",
         indexes: &[Keyword, Text],
         filter: "`=` with the exact text",
+        sorted: "no",
     },
     Family {
         types: "arrays",
@@ -182,6 +206,7 @@ pub const FAMILIES: [Family; 11] = [
         payload: "list of such values; text if the array has bounds of its own",
         indexes: &[],
         filter: "as its elements: a row with such an element is found",
+        sorted: "no",
     },
 ];
 
@@ -293,6 +318,16 @@ impl Type {
         all.iter().copied().filter(serves).collect()
     }
 
+    /// The index types by which points are sorted in the order that PostgreSQL has for a column of this type; none if there is none.
+    #[must_use]
+    pub fn sorting(&self) -> Vec<IndexType> {
+        match self {
+            // A text may be a date, and a document any number: only who names the index knows.
+            Self::Text | Self::Json | Self::Array(_) => Vec::new(),
+            other => other.indexes().into_iter().filter(|index| index.has_order()).collect(),
+        }
+    }
+
     /// The index that `walvec init` proposes, and messages name; `None` where there is no best one.
     #[must_use]
     pub fn proposed(&self) -> Option<IndexType> {
@@ -360,6 +395,19 @@ mod tests {
     }
 
     #[test]
+    fn numbers_and_dates_can_be_sorted_and_lists_and_texts_cannot() {
+        assert_eq!(Type::Integer.sorting(), [Integer, Float]);
+        assert_eq!(Type::numeric(-1).sorting(), [Float]);
+        assert_eq!(Type::Timestamp.sorting(), [Datetime]);
+        assert_eq!(Type::Unknown.sorting(), [Integer, Float, Datetime]);
+        for ty in [Type::Boolean, Type::Text, Type::Enum, Type::Uuid, Type::Json, Type::Printed] {
+            assert_eq!(ty.sorting(), [], "{ty}");
+            assert_eq!(Type::Array(Box::new(ty)).sorting(), []);
+        }
+        assert_eq!(Type::Array(Box::new(Type::Integer)).sorting(), []);
+    }
+
+    #[test]
     fn the_document_shows_the_table() {
         let document = include_str!("../../../docs/types.md");
         for family in &FAMILIES {
@@ -369,8 +417,8 @@ mod tests {
                 7 => "any; mostly for a member".to_owned(),
                 _ => indexes.join(", "),
             };
-            let Family { types, template, payload, filter, .. } = family;
-            let row = format!("| {types} | {template} | {payload} | {indexes} | {filter} |");
+            let Family { types, template, payload, filter, sorted, .. } = family;
+            let row = format!("| {types} | {template} | {payload} | {indexes} | {filter} | {sorted} |");
             assert!(document.contains(&row), "docs/types.md lacks\n{row}");
         }
     }

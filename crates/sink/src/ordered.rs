@@ -107,8 +107,12 @@ impl Order {
     fn equal(&self, value: Option<SortValue>) -> Condition {
         match value {
             Some(SortValue::Whole(whole)) => Condition::Equals { field: self.field.clone(), value: whole.into() },
-            Some(SortValue::Number(number)) => self.range(Bounds { gte: Some(number), lte: Some(number), ..Bounds::default() }),
-            Some(SortValue::Moment(moment)) => self.moments(Bounds { gte: Some(moment), lte: Some(moment), ..Bounds::default() }),
+            Some(SortValue::Number(number)) => {
+                self.range(Bounds { gte: Some(number), lte: Some(number), ..Bounds::default() })
+            }
+            Some(SortValue::Moment(moment)) => {
+                self.moments(Bounds { gte: Some(moment), lte: Some(moment), ..Bounds::default() })
+            }
             None => Condition::Not(Box::new(match self.by {
                 SortedBy::Whole | SortedBy::Number => self.range(Bounds { gte: Some(f64::MIN), ..Bounds::default() }),
                 SortedBy::Moment => self.moments(Bounds { gte: Some(FIRST_MOMENT), ..Bounds::default() }),
@@ -285,7 +289,9 @@ mod tests {
 
     #[test]
     fn a_long_whole_number_is_rounded_to_the_side_that_leaves_nothing_out() {
-        for whole in [0, 7, -7, 1 << 53, (1 << 53) + 1, -(1 << 53) - 1, i64::MAX, i64::MIN, (1 << 62) + 600, (1 << 62) + 300] {
+        for whole in
+            [0, 7, -7, 1 << 53, (1 << 53) + 1, -(1 << 53) - 1, i64::MAX, i64::MIN, (1 << 62) + 600, (1 << 62) + 300]
+        {
             let (down, up) = (rounded_down(whole), rounded_up(whole));
             let exact = i128::from(whole);
             #[expect(clippy::cast_possible_truncation, reason = "as far as an i128 goes")]

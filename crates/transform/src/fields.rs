@@ -17,6 +17,8 @@ pub struct Field {
     pub name: String,
     /// What filters compare it with.
     pub compared: Compared,
+    /// The type of the column; of a computed field it is not known.
+    pub ty: Type,
 }
 
 /// What filters compare a field with.
@@ -103,16 +105,24 @@ impl Transform {
         Some(columns.into_iter().map(|column| (column.name, column.ty)).collect())
     }
 
+    /// The type of the index of a field, or of a member of one, as the configuration names it.
+    #[must_use]
+    pub fn index(&self, name: &str) -> Option<IndexType> {
+        self.spec().indexes.iter().find(|(field, _)| field == name).map(|(_, index)| *index)
+    }
+
     /// The fields of the payload, given the table's columns.
     #[must_use]
     pub fn fields(&self, columns: &[(String, Type)]) -> Vec<Field> {
-        let index = |name: &str| self.spec().indexes.iter().find(|(field, _)| field == name).map(|(_, index)| *index);
+        let field = |name: &str, ty: Type| {
+            let compared = Compared::of(&ty, self.index(name));
+            Field { name: name.to_owned(), compared, ty }
+        };
         let stored = columns.iter().filter(|(name, _)| self.stores(name));
-        let stored = stored.map(|(name, ty)| Field { name: name.clone(), compared: Compared::of(ty, index(name)) });
-        let computed = self.spec().computed.iter().map(|(name, _)| name);
-        let computed = computed
-            .map(|name| Field { name: name.clone(), compared: index(name).map_or(Compared::Any, Compared::indexed) });
-        let chunk = self.chunk_field().map(|name| Field { name: name.to_owned(), compared: Compared::Text });
+        let stored = stored.map(|(name, ty)| field(name, ty.clone()));
+        let computed = self.spec().computed.iter().map(|(name, _)| field(name, Type::Unknown));
+        let text = |name: &str| Field { name: name.to_owned(), compared: Compared::Text, ty: Type::Text };
+        let chunk = self.chunk_field().map(text);
         stored.chain(computed).chain(chunk).collect()
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use walvec_capture::{Columns, LookupSpec, SourceConfig, TableSpec};
 use walvec_embed::Embedder;
 use walvec_model::operands::prepare;
-use walvec_model::{Fingerprint, TableName, Type};
+use walvec_model::{Fingerprint, IndexType, TableName, Type};
 use walvec_pipeline::{Collection, ConfigDigest, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::embedded::DataDir;
 use walvec_sink::{Keywords, SinkError};
@@ -160,6 +160,10 @@ impl Fields for TableFields {
     fn known(&self) -> Known {
         let columns = self.transform.columns_seen().or_else(|| self.remembered.clone());
         columns.map(|columns| self.transform.fields(&columns))
+    }
+
+    fn index(&self, name: &str) -> Option<IndexType> {
+        self.transform.index(name)
     }
 }
 

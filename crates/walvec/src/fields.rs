@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use walvec_model::{IndexType, Type};
 use walvec_transform::{Compared, Layout, Transform};
 
 use crate::config::{CollectionConfig, IndexKind};
@@ -42,6 +43,9 @@ pub(crate) struct FieldInfo {
     pub(crate) index: Option<IndexKind>,
     /// The operators with which a filter on it can match.
     pub(crate) filters: Vec<String>,
+    /// Whether points can be listed in its order.
+    #[serde(default)]
+    pub(crate) sorted: bool,
 }
 
 /// Where a field comes from.
@@ -109,16 +113,19 @@ impl Description {
             columns.into_iter().map(|(name, ty)| (name, Some(ty).filter(|ty| !ty.is_empty()), Origin::Column));
         let computed = self.computed.iter().map(|name| (name.clone(), None, Origin::Computed));
         let chunk = self.chunk.iter().map(|name| (name.clone(), Some("text".to_owned()), Origin::Chunk));
-        let compared = |name: &str| {
+        let field = |(name, ty, from): (String, Option<String>, Origin)| {
             let field = known.iter().flatten().find(|field| field.name == name);
-            field.map_or(Compared::Any, |field| field.compared)
-        };
-        let field = |(name, ty, from): (String, Option<String>, Origin)| FieldInfo {
-            filters: operators(compared(&name)).iter().map(|operator| (*operator).to_owned()).collect(),
-            index: self.index.get(&name).copied(),
-            r#type: ty,
-            from,
-            name,
+            let compared = field.map_or(Compared::Any, |field| field.compared);
+            let index = self.index.get(&name).copied();
+            let has_order = index.is_some_and(|index| IndexType::from(index).has_order());
+            FieldInfo {
+                filters: operators(compared).iter().map(|operator| (*operator).to_owned()).collect(),
+                sorted: has_order && !field.is_some_and(|field| matches!(field.ty, Type::Array(_))),
+                index,
+                r#type: ty,
+                from,
+                name,
+            }
         };
         columns.chain(computed).chain(chunk).map(field).collect()
     }

@@ -95,7 +95,7 @@ async fn the_fields_of_the_collections_are_listed_with_their_types_and_filters(c
     context.configure(&items())?;
     let all = json!(["=", "!=", "<", "<=", ">", ">="]);
     let equal = json!(["=", "!="]);
-    let field = |name: &str, ty: Value, from: &str, index: Value, filters: &Value| json!({"name": name, "type": ty, "from": from, "index": index, "filters": filters});
+    let field = |name: &str, ty: Value, from: &str, index: Value, filters: &Value| json!({"name": name, "type": ty, "from": from, "index": index, "filters": filters, "sorted": false});
     let fields = json!([
         field("id", json!("integer"), "column", Value::Null, &all),
         field("name", json!("text"), "column", json!("keyword"), &equal),

@@ -1,5 +1,5 @@
-//! What the type table promises (docs/types.md): each type is stored, rendered, filtered, shown and verified, and no filter that cannot
-//! match is answered with an empty list.
+//! What the type table promises (docs/types.md): each type is stored, rendered, filtered, sorted, shown and verified, and no filter that
+//! cannot match is answered with an empty list.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use walvec_test_qdrant::TestServer;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        test!(every_type_is_stored_rendered_indexed_filtered_shown_and_verified),
+        test!(every_type_is_stored_rendered_indexed_filtered_sorted_shown_and_verified),
         test!(every_type_is_the_same_on_a_server).once(),
         test!(every_type_finds_the_same_through_a_broker).once(),
         test!(a_template_compares_and_calculates_with_a_numeric),
@@ -38,6 +38,10 @@ struct Case {
     finds: &'static [(&'static str, &'static [u64])],
     /// Filters that cannot match, and a part of what is answered.
     refuses: &'static [(&'static str, &'static str)],
+    /// Orders of points, and in which one the rows come. The row 3, which has no value, is the last.
+    sorts: &'static [(&'static str, &'static [u64])],
+    /// A part of what is answered to whoever sorts by the column; nothing if it can be sorted.
+    unsorted: &'static str,
 }
 
 const NO_ORDER: &str = "has no order that a range could go by";
@@ -52,6 +56,8 @@ fn cases() -> Vec<Case> {
         index: None,
         finds: &[],
         refuses: &[],
+        sorts: &[],
+        unsorted: "which cannot be sorted; these can be: ",
     };
     vec![
         Case {
@@ -63,23 +69,30 @@ fn cases() -> Vec<Case> {
         Case {
             finds: &[("small=7", &[1]), ("small=7.0", &[1]), ("small>7", &[2]), ("small!=7", &[2, 3])],
             refuses: &[("small=7.5", "no whole number"), ("small=x", "no whole number"), ("small<x", "no number")],
+            unsorted: "the field has no index: write index: { small: integer }",
             ..case("small", "smallint", ["7", "8"], [json!(7), json!(8)], "7")
         },
         Case {
             finds: &[("big=9223372036854775807", &[1]), ("big=[9223372036854775807,-5]", &[1, 2]), ("big<0", &[2])],
             index: Some("integer"),
+            sorts: &[("big", &[2, 1, 3]), ("big:desc", &[1, 2, 3])],
+            unsorted: "",
             ..case("big", "bigint", ["9223372036854775807", "-5"], [json!(i64::MAX), json!(-5)], "9223372036854775807")
         },
         Case {
             finds: &[("ratio=0.1", &[1]), ("ratio=NaN", &[2]), ("ratio<1", &[1])],
             refuses: &[("ratio=heavy", "no number")],
             index: Some("float"),
+            sorts: &[("ratio", &[1, 2, 3]), ("ratio:desc", &[1, 2, 3])],
+            unsorted: "",
             ..case("ratio", "double precision", ["0.1", "'NaN'"], [json!(0.1), json!("NaN")], "0.1")
         },
         Case {
             finds: &[("price=12.5", &[1]), ("price<50", &[1]), ("price>=99.99", &[2]), ("price!=12.50", &[2, 3])],
             refuses: &[("price=cheap", "no number"), ("price>x", "no number")],
             index: Some("float"),
+            sorts: &[("price", &[1, 2, 3]), ("price:desc", &[2, 1, 3])],
+            unsorted: "",
             ..case("price", "numeric(10,2)", ["12.50", "99.99"], [json!(12.5), json!(99.99)], "12.50")
         },
         Case {
@@ -89,12 +102,15 @@ fn cases() -> Vec<Case> {
                 ("exact=1.255", "more than 2 digits"),
                 ("exact=x", "no number"),
             ],
+            unsorted: "index: { exact: float }",
             ..case("exact", "numeric(10,2)", ["12.50", "-0.25"], [json!("12.50"), json!("-0.25")], "12.50")
         },
         Case {
             finds: &[("whole=9007199254740993", &[1]), ("whole=9007199254740992", &[]), ("whole<8.5", &[2])],
             refuses: &[("whole=7.5", "no whole number")],
             index: Some("integer"),
+            sorts: &[("whole", &[2, 1, 3]), ("whole:desc", &[1, 2, 3])],
+            unsorted: "",
             ..case(
                 "whole",
                 "numeric(20)",
@@ -154,6 +170,8 @@ fn cases() -> Vec<Case> {
             ],
             refuses: &[("day=yesterday", "no date or time"), ("day>5", "no date or time")],
             index: Some("datetime"),
+            sorts: &[("day", &[1, 2, 3]), ("day:desc", &[1, 2, 3])],
+            unsorted: "",
             ..case(
                 "day",
                 "date",
@@ -169,12 +187,46 @@ fn cases() -> Vec<Case> {
                 ("at>=2024-02-01", &[2]),
             ],
             refuses: &[("at<2024-02-30", "no date or time")],
+            unsorted: "the field has no index: write index: { at: datetime }",
             ..case(
                 "at",
                 "timestamptz",
                 ["'2024-01-31 19:00:00+01'", "'2024-02-01'"],
                 [json!("2024-01-31 18:00:00+00"), json!("2024-02-01 00:00:00+00")],
                 "2024-01-31 18:00:00+00",
+            )
+        },
+        Case {
+            finds: &[("seen>2024-01-31T18:00:00Z", &[2])],
+            index: Some("datetime"),
+            sorts: &[("seen", &[1, 2, 3]), ("seen:desc", &[2, 1, 3])],
+            unsorted: "",
+            ..case(
+                "seen",
+                "timestamptz",
+                ["'2024-01-31 19:00:00+01'", "'2024-01-31 19:00:00.000001+01'"],
+                [json!("2024-01-31 18:00:00+00"), json!("2024-01-31 18:00:00.000001+00")],
+                "2024-01-31 18:00:00+00",
+            )
+        },
+        Case {
+            finds: &[("level=-7", &[1])],
+            index: Some("float"),
+            sorts: &[("level", &[1, 2, 3]), ("level:desc", &[2, 1, 3])],
+            unsorted: "",
+            ..case("level", "smallint", ["-7", "0"], [json!(-7), json!(0)], "-7")
+        },
+        Case {
+            finds: &[("born=1815-12-10", &[2])],
+            index: Some("datetime"),
+            sorts: &[("born", &[2, 1, 3]), ("born:asc", &[2, 1, 3]), ("born:desc", &[1, 2, 3])],
+            unsorted: "",
+            ..case(
+                "born",
+                "text",
+                ["'1912-06-23'", "'1815-12-10'"],
+                [json!("1912-06-23"), json!("1815-12-10")],
+                "1912-06-23",
             )
         },
         Case {
@@ -188,6 +240,8 @@ fn cases() -> Vec<Case> {
                 ("meta is null", &[3]),
             ],
             refuses: &[("mata.color=red", "did you mean")],
+            sorts: &[("meta.size", &[1, 2, 3]), ("meta.size:desc", &[2, 1, 3])],
+            unsorted: "a member can be, if it is indexed as a number or a date",
             ..case(
                 "meta",
                 "jsonb",
@@ -210,6 +264,7 @@ fn cases() -> Vec<Case> {
                 ("tags is null", &[3]),
             ],
             index: Some("keyword"),
+            unsorted: "the field holds lists",
             ..case(
                 "tags",
                 "text[]",
@@ -221,6 +276,7 @@ fn cases() -> Vec<Case> {
         Case {
             finds: &[("prices=1.5", &[1]), ("prices>50", &[2])],
             index: Some("float"),
+            unsorted: "the field holds lists",
             ..case(
                 "prices",
                 "numeric[]",
@@ -232,6 +288,8 @@ fn cases() -> Vec<Case> {
         Case {
             finds: &[("cost=12.50", &[1]), ("cost<13", &[1])],
             index: Some("float"),
+            sorts: &[("cost", &[1, 2, 3]), ("cost:desc", &[2, 1, 3])],
+            unsorted: "",
             ..case("cost", "cost", ["12.50", "13"], [json!(12.5), json!(13.0)], "12.50")
         },
         Case {
@@ -297,8 +355,9 @@ fn table(cases: &[Case]) -> String {
 
 fn collection(cases: &[Case]) -> Collection {
     let text: String = cases.iter().map(|case| format!(" {}={{{{ {} }}}};", case.column, case.column)).collect();
-    let index: Map<String, Value> =
-        cases.iter().filter_map(|case| Some((case.column.to_owned(), case.index?.into()))).collect();
+    let member = ("meta.size".to_owned(), json!("float"));
+    let index = cases.iter().filter_map(|case| Some((case.column.to_owned(), case.index?.into())));
+    let index: Map<String, Value> = index.chain([member]).collect();
     let computed: Map<String, Value> = cases
         .iter()
         .map(|case| (format!("shown_{}", case.column), format!("is {{{{ {} }}}}", case.column).into()))
@@ -327,6 +386,31 @@ async fn found(walvec: &Walvec, filter: &str) -> Result<BTreeSet<u64>> {
     let answer: Value = walvec.get_json("/api/v1/search", &query).await.context(filter.to_owned())?;
     let hits = answer["hits"].as_array().context("no hits")?;
     Ok(hits.iter().filter_map(|hit| hit["id"].as_u64()).collect())
+}
+
+/// The ids in this order, of pages of a single point.
+async fn sorted(walvec: &Walvec, order_by: &str) -> Result<Vec<u64>> {
+    let (mut ids, mut cursor) = (Vec::new(), None::<String>);
+    loop {
+        let mut query = vec![("order_by", order_by), ("limit", "1")];
+        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+        let page: Value = walvec.get_json("/api/v1/points", &query).await.context(order_by.to_owned())?;
+        ids.push(page["points"][0]["id"].as_u64().with_context(|| format!("{order_by}: {page:#}"))?);
+        match page["next"].as_str() {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => return Ok(ids),
+        }
+    }
+}
+
+/// What is said to whoever sorts by a column that cannot be sorted.
+async fn unsorted(walvec: &Walvec, column: &str, part: &str) -> Result<()> {
+    let response = walvec.get("/api/v1/points", &[("order_by", column)]).await?;
+    let (status, problem) = (response.status().as_u16(), response.json::<Value>().await?);
+    let told = problem["detail"].as_str().unwrap_or_default();
+    let begin = format!("order_by \"{column}\": ");
+    assert!(status == 400 && told.starts_with(&begin) && told.contains(part), "{column}: {status} {problem}");
+    Ok(())
 }
 
 /// What is said of a filter that cannot match, by the API, the page and the command.
@@ -366,6 +450,9 @@ async fn every_type_keeps_its_promises(context: &TestContext, settings: &Setting
             for (filter, ids) in case.finds.iter().copied().chain(null) {
                 assert_eq!(found(&walvec, filter).await?, ids.iter().copied().collect(), "{how}: {filter}");
             }
+            for (order_by, ids) in case.sorts {
+                assert_eq!(sorted(&walvec, order_by).await?, *ids, "{how}: {order_by}");
+            }
         }
         verified(context).await?;
         context.execute("UPDATE items SET title = title || '!'").await?;
@@ -375,6 +462,10 @@ async fn every_type_keeps_its_promises(context: &TestContext, settings: &Setting
         refused(context, &walvec, filter, part).await?;
     }
     refused(context, &walvec, "colour=red", "there is no such field").await?;
+    for case in cases.iter().filter(|case| !case.unsorted.is_empty()) {
+        unsorted(&walvec, case.column, case.unsorted).await?;
+    }
+    unsorted(&walvec, "colour", "there is no such field").await?;
     let by_json =
         json!({"query": "one", "filter": {"isbn10": 9_780_141_439_518_u64, "price": {"lt": 50}, "meta.size": 42}});
     let client = reqwest::Client::new();
@@ -392,7 +483,7 @@ async fn every_type_keeps_its_promises(context: &TestContext, settings: &Setting
     Ok(())
 }
 
-async fn every_type_is_stored_rendered_indexed_filtered_shown_and_verified(context: TestContext) -> Result<()> {
+async fn every_type_is_stored_rendered_indexed_filtered_sorted_shown_and_verified(context: TestContext) -> Result<()> {
     let cases = cases();
     every_type_keeps_its_promises(&context, &Settings::new([collection(&cases)]), &cases).await
 }
@@ -421,6 +512,9 @@ async fn every_type_finds_the_same_through_a_broker(context: TestContext) -> Res
         }
         for (filter, ids) in case.finds {
             assert_eq!(found(&walvec, filter).await?, ids.iter().copied().collect(), "{filter}");
+        }
+        for (order_by, ids) in case.sorts {
+            assert_eq!(sorted(&walvec, order_by).await?, *ids, "{order_by}");
         }
     }
     verified(&context).await?;

@@ -11,8 +11,8 @@ use qdrant_client::qdrant::{
     with_vectors_selector,
 };
 use qdrant_edge::{
-    DateTimeWrapper, JsonPath, OperationError, OrderByInterface, PayloadSchemaType, PointStructPersisted, Record, VectorInternal, VectorPersisted,
-    VectorStructInternal, VectorStructPersisted, WithPayloadInterface, WithVector,
+    DateTimeWrapper, JsonPath, OperationError, OrderByInterface, PayloadSchemaType, PointStructPersisted, Record,
+    VectorInternal, VectorPersisted, VectorStructInternal, VectorStructPersisted, WithPayloadInterface, WithVector,
 };
 use serde_json::json;
 use tonic::Status;
@@ -171,11 +171,13 @@ pub(crate) fn order_by(order: OrderBy) -> Result<OrderByInterface, Status> {
         None => None,
         Some(start_from::Value::Float(number)) => Some(qdrant_edge::StartFrom::Float(number)),
         Some(start_from::Value::Integer(whole)) => Some(qdrant_edge::StartFrom::Integer(whole)),
-        Some(start_from::Value::Timestamp(moment)) => {
-            Some(qdrant_edge::StartFrom::Datetime(moment_of(moment).ok_or_else(|| invalid("a moment that no calendar has"))?))
+        Some(start_from::Value::Timestamp(start)) => {
+            let start = moment(start).ok_or_else(|| invalid("a moment that no calendar has"))?;
+            Some(qdrant_edge::StartFrom::Datetime(start))
         }
         Some(start_from::Value::Datetime(text)) => {
-            Some(qdrant_edge::StartFrom::Datetime(text.parse().map_err(|_| invalid(format_args!("{text:?} is no moment")))?))
+            let start = text.parse().map_err(|_| invalid(format_args!("{text:?} is no moment")))?;
+            Some(qdrant_edge::StartFrom::Datetime(start))
         }
     };
     let key = json_path(&order.key)?;
@@ -183,7 +185,7 @@ pub(crate) fn order_by(order: OrderBy) -> Result<OrderByInterface, Status> {
 }
 
 /// A moment in the engine's terms; `None` if it has no room for it.
-pub(crate) fn moment_of(Timestamp { seconds, nanos }: Timestamp) -> Option<DateTimeWrapper> {
+pub(crate) fn moment(Timestamp { seconds, nanos }: Timestamp) -> Option<DateTimeWrapper> {
     let micros = seconds.checked_mul(1_000_000)?.checked_add(i64::from(nanos) / 1_000)?;
     DateTimeWrapper::from_timestamp(micros)
 }

@@ -5,12 +5,11 @@
 
 use qdrant_client::qdrant::condition::ConditionOneOf;
 use qdrant_client::qdrant::r#match::MatchValue;
-use qdrant_client::qdrant::{Condition, DatetimeRange, FieldCondition, Filter, Match, Range, Timestamp};
-use qdrant_edge::DateTimeWrapper;
+use qdrant_client::qdrant::{Condition, DatetimeRange, FieldCondition, Filter, Match, Range};
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
-use crate::convert::edge_id;
+use crate::convert::{edge_id, moment};
 
 /// A filter; one that is not understood is refused rather than read as another.
 pub(crate) fn edge_filter(filter: Filter) -> Result<qdrant_edge::Filter, Status> {
@@ -118,10 +117,7 @@ fn datetime_range_json(range: &DatetimeRange) -> Result<Value, Status> {
     let DatetimeRange { lt, gt, gte, lte } = *range;
     let mut json = Map::new();
     for (name, bound) in [("lt", lt), ("gt", gt), ("gte", gte), ("lte", lte)] {
-        let moment = bound.map(|Timestamp { seconds, nanos }| {
-            let micros = seconds.checked_mul(1_000_000).and_then(|micros| micros.checked_add(i64::from(nanos / 1_000)));
-            micros.and_then(DateTimeWrapper::from_timestamp).ok_or_else(|| unknown("a moment that no calendar has"))
-        });
+        let moment = bound.map(|bound| moment(bound).ok_or_else(|| unknown("a moment that no calendar has")));
         json.insert(name.to_owned(), json!(moment.transpose()?));
     }
     Ok(Value::Object(json))

@@ -23,7 +23,8 @@ use tonic::{Request, Response, Status};
 
 use crate::Call;
 use crate::convert::{
-    client_id, edge_id, edge_ids, invalid, json_path, order_by, retrieved, schema, scored, status, with_payload, with_vector,
+    client_id, edge_id, edge_ids, invalid, json_path, order_by, retrieved, schema, scored, status, with_payload,
+    with_vector,
 };
 use crate::limits::asked;
 use crate::query::{DEFAULT_LIMIT, edge_query, searched};

@@ -6,8 +6,8 @@ use std::path::Path;
 use walvec_model::{Generation, PointId, Position, RawPage, RawPoint, StoredPoint, TableName, Vector};
 
 use crate::{
-    BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, ScrollPage, Search, SearchRequest, Sink, SinkError,
-    SortRequest, SortValue, Write,
+    BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, ScrollPage, Search, SearchRequest, Sink,
+    SinkError, SortRequest, SortValue, Write,
 };
 
 /// A collection in the embedded engine. This program has no engine, so it has no value.

@@ -13,8 +13,8 @@ use super::store::Store;
 use super::writer::{Pace, Writer};
 use super::{manifest, read};
 use crate::{
-    BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink,
-    SinkError, SortRequest, SortValue, Write, older_points,
+    BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, SCROLL_POINTS, ScrollPage, Search,
+    SearchRequest, Sink, SinkError, SortRequest, SortValue, Write, older_points,
 };
 
 /// One collection in the embedded engine, in `<root>/collections/<name>/`. Clones share it.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use qdrant_edge::external::ordered_float::OrderedFloat;
 use qdrant_edge::{
-    CountRequest, EdgeShard, Filter as EdgeFilter, Fusion, NamedQuery, OrderByInterface, Prefetch, QueryEnum, QueryRequest, Record,
-    ScoredPoint, ScoringQuery, ScrollRequest, VectorInternal, WithPayloadInterface, WithVector,
+    CountRequest, EdgeShard, Filter as EdgeFilter, Fusion, NamedQuery, OrderByInterface, Prefetch, QueryEnum,
+    QueryRequest, Record, ScoredPoint, ScoringQuery, ScrollRequest, VectorInternal, WithPayloadInterface, WithVector,
 };
 use walvec_model::point::limit_payload;
 use walvec_model::{Payload, PointId, RESERVED_KEY, RawPage, RawPoint, StoredPoint};
@@ -14,8 +14,8 @@ use super::convert::{edge_filter, edge_id, edge_sparse, order_by, point_id, read
 use super::store::guarded;
 use crate::faithful;
 use crate::{
-    Filter, Hit, MAX_POINTS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, SortRequest, SortValue, fused_from,
-    in_order,
+    Filter, Hit, MAX_POINTS, Query, RRF_K, RRF_WEIGHTS, ScrollPage, SearchRequest, SinkError, SortRequest, SortValue,
+    fused_from, in_order,
 };
 
 pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
@@ -82,7 +82,8 @@ pub(super) fn count(shard: &EdgeShard, filter: Option<EdgeFilter>) -> Result<u64
 }
 
 pub(super) fn scroll(shard: &EdgeShard, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
-    let (records, next) = scrolled(shard, ScrollRequest { with_payload: Some(own_field()?), ..in_id_order(from, limit) })?;
+    let (records, next) =
+        scrolled(shard, ScrollRequest { with_payload: Some(own_field()?), ..in_id_order(from, limit) })?;
     Ok(ScrollPage { points: records.into_iter().map(stored_point).collect(), next })
 }
 
@@ -116,7 +117,8 @@ pub(super) fn sorted(
         order_by: Some(OrderByInterface::Struct(order_by(nesting, request)?)),
     };
     let no_index = |error: &SinkError| error.to_string().contains("No range index");
-    let (records, _) = scrolled(shard, scroll).map_err(|error| if no_index(&error) { request.no_index() } else { error })?;
+    let (records, _) =
+        scrolled(shard, scroll).map_err(|error| if no_index(&error) { request.no_index() } else { error })?;
     let with_value = |record: Record| {
         let value = sort_value(request.order.by, record.order_value).ok_or_else(|| request.other_index())?;
         Ok((value, raw_point(&target.vectors, record)))

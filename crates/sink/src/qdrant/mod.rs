@@ -43,8 +43,8 @@ use tenants::Tenants;
 
 use crate::catalog::{self, Catalog as _};
 use crate::{
-    BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, SCROLL_POINTS, ScrollPage, Search, SearchRequest, Sink,
-    SinkError, SortRequest, SortValue, Write, older_points,
+    BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, SCROLL_POINTS, ScrollPage, Search,
+    SearchRequest, Sink, SinkError, SortRequest, SortValue, Write, older_points,
 };
 
 /// Where the server is, and how collections are made there.

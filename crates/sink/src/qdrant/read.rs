@@ -145,10 +145,7 @@ fn in_id_order(from: Option<PointId>, limit: usize) -> ScrollPoints {
 }
 
 /// The points, and where the next page starts.
-async fn scrolled(
-    inner: &Inner,
-    request: ScrollPoints,
-) -> Result<(Vec<RetrievedPoint>, Option<PointId>), SinkError> {
+async fn scrolled(inner: &Inner, request: ScrollPoints) -> Result<(Vec<RetrievedPoint>, Option<PointId>), SinkError> {
     let Inner { client, place, .. } = inner;
     let request = ScrollPoints { collection_name: inner.name(), ..request };
     let response = client.scroll(request).await.map_err(|error| with_remedy(place.error(error)))?;

@@ -13,6 +13,7 @@
 //! - [`layouts`]: vectors with a name, fields inside an object
 //! - [`hybrid`]: sparse vectors, searches by keyword, two rankings fused
 //! - [`paged`]: the hits of a search, page by page
+//! - [`ordered`]: points in the order of a field, page by page
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
@@ -25,6 +26,7 @@ mod journal;
 mod layouts;
 mod limits;
 mod opening;
+mod ordered;
 mod paged;
 mod searching;
 mod server;

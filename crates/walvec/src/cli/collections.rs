@@ -64,7 +64,7 @@ fn to_text(collection: &CollectionInfo) -> String {
     let points = points.map_or_else(String::new, |points| format!(", {points} points"));
     let chunks = if *chunked { ", rows in chunks" } else { "" };
     let mut listed = output::table(&["field", "type", "index", "filters"]);
-    for FieldInfo { name, r#type, from, index, filters } in fields {
+    for FieldInfo { name, r#type, from, index, filters, .. } in fields {
         let unknown = match from {
             Origin::Computed => "computed",
             Origin::Column | Origin::Chunk => "not known yet",

@@ -8,7 +8,8 @@
 //! - [`search`]: embed, search, count; the same path for the API and the page
 //! - [`hits`]: hits as they are answered
 //! - [`collections`]: what can be searched, and the fields that there are
-//! - [`points`]: points exactly as they are stored, for whoever compares them
+//! - [`points`]: points exactly as they are stored, for whoever lists or compares them
+//! - [`order`]: in which order they are listed
 //! - [`dead_letters`]: rows that could not be processed
 //! - [`tasks`]: long work: backfill, repair, reindex
 //! - [`health`]: liveness, readiness, status, metrics
@@ -25,6 +26,7 @@ mod guard;
 mod health;
 pub(crate) mod hits;
 mod openapi;
+mod order;
 mod points;
 pub(crate) mod problem;
 pub(crate) mod read;

@@ -137,19 +137,33 @@ fn parameter(name: &str, required: bool, description: &str, schema: Value) -> Va
 }
 
 fn page_of_points() -> Value {
-    let summary = "A page of points in id order, exactly as they are stored, and where the next page begins";
+    let summary = "A page of points, exactly as they are stored, in the order of their ids or of a field, and where the next page begins";
     let mut operation = operation("pageOfPoints", summary, "application/json");
     let limit =
         json!({"type": "integer", "minimum": 1, "maximum": points::MAX_LIMIT, "default": points::DEFAULT_LIMIT});
     operation["parameters"] = json!([
         parameter("collection", false, "Where; needed only if there are several", json!({"type": "string"})),
-        parameter("from", false, "The id that the page begins with: the last page's next", id_schema()),
+        parameter(
+            "from",
+            false,
+            "Without order_by, the id that the page begins with: the last page's next",
+            id_schema()
+        ),
         parameter("limit", false, "How many points at most", limit),
         parameter("vectors", false, "Whether vectors are wanted", json!({"type": "boolean", "default": false})),
+        parameter("order_by", false, ORDER_BY, json!({"type": "string"})),
+        parameter("cursor", false, SORTED_CURSOR, json!({"type": "string"})),
     ]);
     operation["responses"]["200"]["content"]["application/json"]["schema"] = points_schema();
     operation
 }
+
+/// What an order is.
+const ORDER_BY: &str = "A field that is indexed as integer, float or datetime: price, or price:desc for the greatest first. Points without a \
+                        value come last";
+
+/// What the cursor of an order is.
+const SORTED_CURSOR: &str = "With order_by, where the page begins: what the page before says in next. collection and order_by have to be as they were there";
 
 fn points_by_id() -> Value {
     let mut operation = operation("pointsById", "Those of the points that exist", "application/json");
@@ -201,7 +215,10 @@ fn points_schema() -> Value {
     json!({
         "type": "object",
         "required": ["points", "next"],
-        "properties": {"points": {"type": "array", "items": point}, "next": {"oneOf": [id_schema(), {"type": "null"}]}},
+        "properties": {"points": {"type": "array", "items": point}, "next": {
+            "type": ["integer", "string", "null"],
+            "description": "With order_by the cursor of the next page, else the id that it begins with; null at the end",
+        }},
     })
 }
 
@@ -254,13 +271,14 @@ fn collections() -> Value {
     let texts = json!({"type": "array", "items": {"type": "string"}});
     let field = json!({
         "type": "object",
-        "required": ["name", "type", "from", "index", "filters"],
+        "required": ["name", "type", "from", "index", "filters", "sorted"],
         "properties": {
             "name": {"type": "string"},
             "type": {"type": ["string", "null"], "description": "The column's type as SQL writes it; null while it is not known"},
             "from": {"type": "string", "enum": ["column", "computed", "chunk"]},
             "index": {"type": ["string", "null"]},
             "filters": {"type": "array", "items": {"type": "string", "enum": ["=", "!=", "<", "<=", ">", ">="]}},
+            "sorted": {"type": "boolean", "description": "Whether points can be listed in its order"},
         },
     });
     let collection = json!({

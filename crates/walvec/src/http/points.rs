@@ -1,4 +1,4 @@
-//! Points exactly as they are stored, for whoever compares them with their rows (`walvec verify`).
+//! Points exactly as they are stored, for whoever lists them, or compares them with their rows (`walvec verify`).
 
 use std::sync::Arc;
 
@@ -7,13 +7,14 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use walvec_model::{PointId, RawPage};
-use walvec_sink::Search;
+use serde::{Deserialize, Serialize};
+use walvec_model::{PointId, RawPage, RawPoint};
+use walvec_sink::page_in_order;
 
+use super::order::{OF_ANOTHER_ORDER, OrderCursor, check_single, order};
 use super::problem::{Problem, Reason};
 use super::search::{is_json, sink_problem};
-use super::state::App;
+use super::state::{App, Searchable};
 
 /// Points of a page when nothing is asked for.
 pub(super) const DEFAULT_LIMIT: usize = 100;
@@ -30,6 +31,16 @@ pub(super) struct PageQuery {
     limit: Option<usize>,
     #[serde(default)]
     vectors: bool,
+    order_by: Option<String>,
+    cursor: Option<String>,
+}
+
+/// A page in the order of a field.
+#[derive(Serialize)]
+struct SortedAnswer {
+    points: Vec<RawPoint>,
+    /// The cursor of the next page; null at the end.
+    next: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -42,19 +53,52 @@ struct IdQuery {
 }
 
 /// `GET /api/v1/points?collection=…&from=…&limit=…&vectors=true`: a page in id order, and where the next one begins.
+///
+/// With `order_by=field:desc` in the order of the field; the next page begins at `cursor=…`.
 pub(super) async fn page(
     State(app): State<Arc<App>>,
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|error| Problem::new(Reason::BadParameter, error.body_text()))?;
-    let from = query.from.as_deref().map(point_id).transpose()?;
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         let detail = format!("the limit is \"{limit}\"; a whole number from 1 to {MAX_LIMIT} is expected");
         return Err(Problem::new(Reason::BadLimit, detail));
     }
-    let page = find(&app, query.collection.as_deref())?.page(from, limit, query.vectors).await;
+    let collection = find(&app, query.collection.as_deref())?;
+    if let Some(wanted) = &query.order_by {
+        return Ok(Json(sorted(&collection, wanted, &query, limit).await?).into_response());
+    }
+    if query.cursor.is_some() {
+        let detail = "cursor belongs to order_by; a page in the order of the ids begins at from";
+        return Err(Problem::new(Reason::BadParameter, detail));
+    }
+    let from = query.from.as_deref().map(point_id).transpose()?;
+    let page = collection.search.page(from, limit, query.vectors).await;
     Ok(Json(page.map_err(sink_problem)?).into_response())
+}
+
+async fn sorted(
+    collection: &Searchable,
+    wanted: &str,
+    query: &PageQuery,
+    limit: usize,
+) -> Result<SortedAnswer, Problem> {
+    let refused = |detail: &str| Problem::new(Reason::BadParameter, detail);
+    if query.from.is_some() {
+        return Err(refused(
+            "from is an id; with order_by a page begins at cursor: what the page before says in \"next\"",
+        ));
+    }
+    let Searchable { name, layout, fields, search, .. } = collection;
+    let order = order(wanted, fields.as_ref())?;
+    let cursor: Option<OrderCursor> = query.cursor.as_deref().map(str::parse).transpose()?;
+    let place = |cursor: OrderCursor| cursor.place_in(name, &order).ok_or_else(|| refused(OF_ANOTHER_ORDER));
+    let from = cursor.map(place).transpose()?;
+    let page = page_in_order(search.as_ref(), &order, from, limit, query.vectors).await.map_err(sink_problem)?;
+    page.points.iter().try_for_each(|point| check_single(&order, *layout, point.id, &point.payload))?;
+    let next = page.next.map(|next| OrderCursor::new(name, &order, next).to_string());
+    Ok(SortedAnswer { points: page.points, next })
 }
 
 /// `POST /api/v1/points` with `{"collection": …, "ids": […], "vectors": true}`: those of the points that exist.
@@ -68,13 +112,13 @@ pub(super) async fn by_id(State(app): State<Arc<App>>, headers: HeaderMap, body:
         let detail = format!("{} ids are given; at most {MAX_IDS} are read", query.ids.len());
         return Err(Problem::new(Reason::BadParameter, detail));
     }
-    let points = find(&app, query.collection.as_deref())?.get(query.ids, query.vectors).await.map_err(sink_problem)?;
+    let collection = find(&app, query.collection.as_deref())?;
+    let points = collection.search.get(query.ids, query.vectors).await.map_err(sink_problem)?;
     Ok(Json(RawPage { points, next: None }).into_response())
 }
 
-fn find(app: &App, collection: Option<&str>) -> Result<Arc<dyn Search>, Problem> {
-    let serving = app.searcher.serving();
-    serving.collection(collection).map(|collection| Arc::clone(&collection.search))
+fn find(app: &App, collection: Option<&str>) -> Result<Searchable, Problem> {
+    app.searcher.serving().collection(collection).cloned()
 }
 
 fn point_id(text: &str) -> Result<PointId, Problem> {

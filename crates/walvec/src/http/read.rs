@@ -33,7 +33,7 @@ fn condition(wanted: &Wanted, known: &Known) -> Result<Condition, Problem> {
 }
 
 /// Where a field is, and what it is compared with; or why it is nowhere.
-fn find(name: &str, known: &Known) -> Result<(FieldPath, Compared), String> {
+pub(super) fn find(name: &str, known: &Known) -> Result<(FieldPath, Compared), String> {
     let path = FieldPath::parse(name).filter(|path| !path.steps.is_empty());
     let Some(fields) = known else { return Ok((path.unwrap_or_else(|| name.into()), Compared::Any)) };
     if let Some(field) = fields.iter().find(|field| field.name == name) {
@@ -247,12 +247,13 @@ fn digits(text: &str, scale: Option<i16>) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use walvec_model::Type;
 
     use super::*;
     use crate::http::filter::condition_from_text;
 
     fn known() -> Known {
-        let field = |(name, compared): (&str, Compared)| Field { name: name.to_owned(), compared };
+        let field = |(name, compared): (&str, Compared)| Field { name: name.to_owned(), compared, ty: Type::Unknown };
         Some(
             [
                 ("in_stock", Compared::Boolean),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
+use walvec_model::IndexType;
 use walvec_pipeline::status::Status;
 use walvec_sink::{Keywords, Search};
 use walvec_transform::Layout;
@@ -40,6 +41,9 @@ pub(crate) struct Searchable {
 pub(crate) trait Fields: Send + Sync {
     /// The fields as they are now.
     fn known(&self) -> Known;
+
+    /// The type of the index of a field, or of a member of one; `None` if it has none.
+    fn index(&self, name: &str) -> Option<IndexType>;
 }
 
 impl Searchable {

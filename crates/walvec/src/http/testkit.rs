@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tower::ServiceExt;
 use walvec_embed::{EmbedError, Embedder, EmbedderInfo};
-use walvec_model::{Column, Lsn, Payload, PointId, RawPage, RawPoint, SparseVector, Table, Vector};
+use walvec_model::{Column, IndexType, Lsn, Payload, PointId, RawPage, RawPoint, SparseVector, Table, Type, Vector};
 use walvec_pipeline::status::{CollectionStatus, Phase, Status};
-use walvec_sink::{BoxFuture, Condition, Filter, Hit, Keywords, Query, Search, SearchRequest, SinkError};
+use walvec_sink::{
+    BoxFuture, Condition, Filter, Hit, Keywords, Query, Search, SearchRequest, SinkError, SortRequest, SortValue,
+};
 use walvec_transform::{Compared, Field, Layout};
 
 use super::read::Known;
@@ -129,16 +131,37 @@ impl Search for Memory {
         self.search(request)
     }
 
-    fn page(
+    fn page_where(
         &self,
+        filter: Filter,
         from: Option<PointId>,
         limit: usize,
         with_vectors: bool,
     ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
-        let mut rest = self.0.iter().filter(|(id, ..)| from.is_none_or(|from| *id >= from));
+        let wanted = |(id, _, payload): &&(PointId, Vector, Payload)| {
+            from.is_none_or(|from| *id >= from) && matches(&filter, payload)
+        };
+        let mut rest = self.0.iter().filter(wanted);
         let points = rest.by_ref().take(limit).map(|point| raw_point(point, with_vectors)).collect();
         let next = rest.next().map(|(id, ..)| *id);
         Box::pin(async move { Ok(RawPage { points, next }) })
+    }
+
+    /// Equal values come in no order that anybody could rely on: the greatest id first. What was seen comes again, as it may.
+    fn sorted(&self, request: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>> {
+        let SortRequest { order, after, limit, with_vectors } = request;
+        let value = |payload: &Payload| payload.get(&order.field.name)?.as_i64().map(SortValue::Whole);
+        let is_behind = |value: &SortValue| {
+            after.is_none_or(|after| if order.descending { *value <= after } else { *value >= after })
+        };
+        let points = self.0.iter().rev().filter_map(|point| Some((value(&point.2)?, raw_point(point, with_vectors))));
+        let mut points: Vec<_> = points.filter(|(value, _)| is_behind(value)).collect();
+        points.sort_by(|(left, _), (right, _)| {
+            let ascending = left.partial_cmp(right).unwrap();
+            if order.descending { ascending.reverse() } else { ascending }
+        });
+        points.truncate(limit);
+        Box::pin(async move { Ok(points) })
     }
 
     fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {
@@ -202,7 +225,17 @@ impl Search for Failing {
         Box::pin(async { Err((self.0)()) })
     }
 
-    fn page(&self, _: Option<PointId>, _: usize, _: bool) -> BoxFuture<'_, Result<RawPage, SinkError>> {
+    fn page_where(
+        &self,
+        _: Filter,
+        _: Option<PointId>,
+        _: usize,
+        _: bool,
+    ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
+        Box::pin(async { Err((self.0)()) })
+    }
+
+    fn sorted(&self, _: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>> {
         Box::pin(async { Err((self.0)()) })
     }
 
@@ -260,8 +293,14 @@ pub(crate) struct BookFields;
 impl Fields for BookFields {
     fn known(&self) -> Known {
         let texts = ["name", "author", "tags", "description"].map(|name| (name, Compared::Text));
-        let fields = texts.into_iter().chain([("year", Compared::Whole), ("classic", Compared::Boolean)]);
-        Some(fields.map(|(name, compared)| Field { name: name.to_owned(), compared }).collect())
+        let texts = texts.map(|(name, compared)| (name, compared, Type::Text));
+        let others = [("year", Compared::Whole, Type::Integer), ("classic", Compared::Boolean, Type::Boolean)];
+        let field = |(name, compared, ty): (&str, _, _)| Field { name: name.to_owned(), compared, ty };
+        Some(texts.into_iter().chain(others).map(field).collect())
+    }
+
+    fn index(&self, name: &str) -> Option<IndexType> {
+        (name == "year").then_some(IndexType::Integer)
     }
 }
 
@@ -270,6 +309,10 @@ pub(crate) struct Unseen;
 
 impl Fields for Unseen {
     fn known(&self) -> Known {
+        None
+    }
+
+    fn index(&self, _name: &str) -> Option<IndexType> {
         None
     }
 }

@@ -14,10 +14,11 @@ use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::telemetry::UNKNOWN;
 use walvec_sink::{Hit, Search, SinkError};
 
+use super::state::Searchable;
 use super::tasks::{KEY_HEADER, Operations};
 use super::testkit::{
-    Answer, BagOfWords, Failing, KEY, books, get, loopback, post, router, router_with, searchable, send, state,
-    state_with, streaming, with_collections, with_embedder,
+    Answer, BagOfWords, BookFields, Failing, KEY, Memory, books, get, loopback, post, router, router_with, searchable,
+    send, state, state_with, streaming, with_collections, with_embedder,
 };
 use super::{App, AppState, Limits, openapi};
 
@@ -102,7 +103,7 @@ fn provenance() -> Provenance {
 #[tokio::test]
 async fn the_collections_and_their_fields_are_listed_with_the_filters_that_can_match() {
     let listed = get(&router(state()), "/api/v1/collections").await.json();
-    let field = |name, ty, from, index, filters: &[&str]| json!({"name": name, "type": ty, "from": from, "index": index, "filters": filters});
+    let field = |name, ty, from, index, filters: &[&str]| json!({"name": name, "type": ty, "from": from, "index": index, "filters": filters, "sorted": name == "year"});
     let all = &["=", "!=", "<", "<=", ">", ">="][..];
     let expected = json!({
         "name": "books", "table": "public.books", "layout": "flat", "points": 3, "modes": ["dense"], "chunked": false,
@@ -387,6 +388,53 @@ async fn points_are_given_page_by_page_exactly_as_they_are_stored() {
     assert_eq!(beyond, json!({"points": [], "next": null}));
 }
 
+/// The ids of all pages, a page after the other.
+async fn in_pages(router: &axum::Router, order_by: &str, limit: usize) -> Vec<Vec<u64>> {
+    let path = format!("/api/v1/points?order_by={order_by}&limit={limit}");
+    let (mut pages, mut next) = (Vec::new(), None::<String>);
+    loop {
+        let cursor = next.map_or_else(String::new, |next| format!("&cursor={next}"));
+        let page = get(router, &(path.clone() + &cursor)).await.json();
+        let points = page["points"].as_array().unwrap_or_else(|| panic!("{page:#}"));
+        pages.push(points.iter().map(|point| point["id"].as_u64().unwrap()).collect());
+        match page["next"].as_str() {
+            Some(cursor) => next = Some(cursor.to_owned()),
+            None => return pages,
+        }
+    }
+}
+
+#[tokio::test]
+async fn points_come_in_the_order_of_a_field_and_no_page_loses_or_repeats_one_of_many_with_the_same_value() {
+    let years =
+        [json!(1900), json!(1800), json!(1900), json!(null), json!(1900), json!(1700), json!(1900), json!(1800)];
+    let books: Vec<_> =
+        years.into_iter().map(|year| json!({"name": "x", "year": year})).chain([json!({"name": "y"})]).collect();
+    let books = Searchable { fields: Arc::new(BookFields), ..searchable("books", Arc::new(Memory::of(json!(books)))) };
+    let router = router(with_collections(vec![books]));
+    let (ascending, descending) = ([6, 2, 8, 1, 3, 5, 7, 4, 9], [1, 3, 5, 7, 2, 8, 6, 4, 9]);
+    for limit in 1..=10 {
+        for (order_by, ids) in [("year", ascending), ("year:asc", ascending), ("year:desc", descending)] {
+            let pages = in_pages(&router, order_by, limit).await;
+            assert_eq!(pages, ids.chunks(limit).collect::<Vec<_>>(), "{order_by} {limit}");
+        }
+    }
+    // The page may be of another size, and the order may not be another.
+    let first = get(&router, "/api/v1/points?order_by=year&limit=2").await.json();
+    let cursor = first["next"].as_str().unwrap();
+    let rest = get(&router, &format!("/api/v1/points?order_by=year:asc&vectors=true&cursor={cursor}")).await.json();
+    assert_eq!((rest["points"].as_array().map(Vec::len), &rest["next"]), (Some(7), &json!(null)));
+    assert_eq!(rest["points"][0]["vector"].as_array().map(Vec::len), Some(64));
+    let other = get(&router, &format!("/api/v1/points?order_by=year:desc&cursor={cursor}")).await;
+    assert!(other.problem(400, "bad-parameter").contains("the cursor is of another list"));
+}
+
+#[tokio::test]
+async fn a_field_that_cannot_be_sorted_is_refused_with_those_that_can() {
+    let refused = get(&router(state()), "/api/v1/points?order_by=author").await.problem(400, "bad-parameter");
+    assert_eq!(refused, "order_by \"author\": the field is text, which cannot be sorted; these can be: year (integer)");
+}
+
 #[tokio::test]
 async fn points_are_given_by_their_ids_and_those_that_are_missing_are_left_out() {
     let router = router(state());
@@ -408,6 +456,12 @@ async fn a_bad_question_for_points_or_dead_letters_is_refused() {
         ("/api/v1/points?from=-1", "bad-parameter"),
         ("/api/v1/points?offset=1", "bad-parameter"),
         ("/api/v1/points?collection=films", "unknown-collection"),
+        ("/api/v1/points?order_by=nosuch", "bad-parameter"),
+        ("/api/v1/points?order_by=name", "bad-parameter"),
+        ("/api/v1/points?order_by=year:down", "bad-parameter"),
+        ("/api/v1/points?order_by=year&from=1", "bad-parameter"),
+        ("/api/v1/points?order_by=year&cursor=1", "bad-parameter"),
+        ("/api/v1/points?cursor=w1965.2.0123456789abcdef", "bad-parameter"),
         ("/api/v1/dead-letters?limit=1001", "bad-limit"),
         ("/api/v1/dead-letters?after=7", "bad-parameter"),
         ("/api/v1/dead-letters?collection=films", "unknown-collection"),
