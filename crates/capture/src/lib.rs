@@ -28,6 +28,7 @@
 //! - `assemble`: messages into changes with positions and keys
 //! - `first_row`: a row of a table, to try templates on
 //! - `fetch`: rows read again by key
+//! - `labels`: the labels of enums
 //! - `lookup`: rows looked up in other tables, and the rows that look something up
 //! - `owner`: which process may write a collection
 //! - `timeline`: where the server's history left another timeline
@@ -58,6 +59,7 @@ mod copy_text;
 mod error;
 mod fetch;
 mod first_row;
+mod labels;
 mod limits;
 mod look;
 mod lookup;

@@ -16,7 +16,7 @@ use walvec_model::operands::prepare;
 use walvec_model::{Fingerprint, IndexType, TableName, Type};
 use walvec_pipeline::{Collection, ConfigDigest, Pipeline, PipelineConfig, PipelineError, Store};
 use walvec_sink::embedded::DataDir;
-use walvec_sink::{Keywords, SinkError};
+use walvec_sink::{BoxFuture, Keywords, SinkError};
 use walvec_transform::chunk::{CUT, CountTokens};
 use walvec_transform::{Chunker, Transform, TransformError, TransformSpec};
 
@@ -26,6 +26,7 @@ use crate::config::{CollectionConfig, Config, PublishedColumns};
 use crate::fields::Description;
 use crate::http::read::Known;
 use crate::http::{Fields, Searchable, Serving};
+use crate::labels::Labels;
 use crate::remembered;
 
 /// How long closing the collections may take.
@@ -107,10 +108,17 @@ impl Parts {
             fields: Arc::new(TableFields {
                 transform: Arc::clone(&written.transform),
                 remembered: remembered.get(&collection.name).cloned(),
+                labels: self.labels(&collection.table),
             }),
             search: opened.search(),
         };
         Serving { collections: opened.map(searchable).collect(), embedder: Arc::clone(&self.embedder) }
+    }
+
+    /// What tells the labels of a table's enums. Records of a broker do not say which columns are enums.
+    fn labels(&self, table: &TableName) -> Option<Labels> {
+        let source = self.config.broker.is_none().then_some(&self.config.source)?;
+        Some(Labels::new(source.url.clone(), table.clone()))
     }
 
     /// The same collections under the names that they have taken over.
@@ -154,6 +162,7 @@ impl Parts {
 pub(crate) struct TableFields {
     pub(crate) transform: Arc<Transform>,
     pub(crate) remembered: Option<Vec<(String, Type)>>,
+    pub(crate) labels: Option<Labels>,
 }
 
 impl Fields for TableFields {
@@ -164,6 +173,10 @@ impl Fields for TableFields {
 
     fn index(&self, name: &str) -> Option<IndexType> {
         self.transform.index(name)
+    }
+
+    fn labels<'a>(&'a self, column: &'a str, wanted: &'a str) -> BoxFuture<'a, Option<Vec<String>>> {
+        Box::pin(async move { self.labels.as_ref()?.of(column, wanted).await })
     }
 }
 

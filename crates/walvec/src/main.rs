@@ -28,6 +28,7 @@ mod cursor;
 mod demo;
 mod fields;
 mod http;
+mod labels;
 mod last_run;
 mod mode;
 mod progress;

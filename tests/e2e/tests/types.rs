@@ -20,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_column_that_hides_the_row_is_named_and_the_row_is_reachable),
         test!(a_search_by_words_of_which_none_counts_says_so).once(),
         test!(a_numeric_that_is_indexed_as_a_number_later_is_stored_as_one),
+        test!(a_label_that_is_added_to_an_enum_while_walvec_runs_is_refused_no_more).on_own_server(&[]),
     ]
 }
 
@@ -142,9 +143,33 @@ fn cases() -> Vec<Case> {
         },
         Case {
             finds: &[("mood=ok", &[1]), ("mood=[\"ok\",\"so so\"]", &[1, 2])],
-            refuses: &[("mood<ok", NO_ORDER)],
+            refuses: &[
+                ("mood<ok", NO_ORDER),
+                ("mood=great", "\"great\" is no label of the enum; there are: ok, so so"),
+                ("mood!=great", "is no label of the enum; there are: ok, so so"),
+                ("mood=[\"ok\",\"great\"]", "is no label of the enum; there are: ok, so so"),
+                ("mood=OK", "did you mean \"ok\"?"),
+            ],
             index: Some("keyword"),
             ..case("mood", "mood", ["'ok'", "'so so'"], [json!("ok"), json!("so so")], "ok")
+        },
+        Case {
+            finds: &[("moods=so so", &[1]), ("moods=ok", &[1, 2]), ("moods!=so so", &[2, 3])],
+            refuses: &[("moods=great", "is no label of the enum; there are: ok, so so")],
+            index: Some("keyword"),
+            unsorted: "the field holds lists",
+            ..case(
+                "moods",
+                "mood[]",
+                ["'{ok,so so}'", "'{ok}'"],
+                [json!(["ok", "so so"]), json!(["ok"])],
+                "[\"ok\",\"so so\"]",
+            )
+        },
+        Case {
+            finds: &[("state=ok", &[1])],
+            refuses: &[("state=great", "is no label of the enum; there are: ok, so so")],
+            ..case("state", "state", ["'ok'", "'so so'"], [json!("ok"), json!("so so")], "ok")
         },
         Case {
             finds: &[
@@ -337,7 +362,7 @@ fn cases() -> Vec<Case> {
 }
 
 const TYPES: &str = "CREATE EXTENSION citext; CREATE EXTENSION ltree; CREATE EXTENSION hstore; CREATE EXTENSION isn;
-    SET lc_monetary = 'C'; CREATE TYPE mood AS ENUM ('ok', 'so so'); CREATE TYPE pair AS (a int, b text);
+    SET lc_monetary = 'C'; CREATE TYPE mood AS ENUM ('ok', 'so so'); CREATE DOMAIN state AS mood; CREATE TYPE pair AS (a int, b text);
     CREATE DOMAIN price AS numeric(10,2); CREATE DOMAIN cost AS price CHECK (VALUE > 0);";
 
 /// The table with the rows 1 to 3.
@@ -677,5 +702,30 @@ async fn a_numeric_that_is_indexed_as_a_number_later_is_stored_as_one(context: T
     assert_eq!(status.collections[0].embeddings_computed, 0, "the text has not changed");
     assert_eq!(found(&walvec, "price<13").await?, [1].into());
     verified(&context).await?;
+    walvec.stop().await
+}
+
+async fn a_label_that_is_added_to_an_enum_while_walvec_runs_is_refused_no_more(context: TestContext) -> Result<()> {
+    let mut walvec = followed(
+        &context,
+        &Settings::new([Collection::new("items", "public.items", "{{ title }}")]),
+        "CREATE TYPE mood AS ENUM ('ok', 'so so'); CREATE TABLE items (id int PRIMARY KEY, title text, mood mood);
+         INSERT INTO items VALUES (1, 'a', 'ok'), (2, 'b', 'so so')",
+    )
+    .await?;
+    assert_eq!(found(&walvec, "mood=ok").await?, [1].into());
+    refused(&context, &walvec, "mood=great", "is no label of the enum; there are: ok, so so").await?;
+    context.execute("ALTER TYPE mood ADD VALUE 'great' BEFORE 'ok'").await?;
+    assert_eq!(found(&walvec, "mood=great").await?, BTreeSet::new(), "no row has it yet");
+    refused(&context, &walvec, "mood=grim", "is no label of the enum; there are: great, ok, so so").await?;
+    context.execute("INSERT INTO items VALUES (3, 'c', 'great')").await?;
+    walvec.caught_up(&context).await?;
+    assert_eq!(found(&walvec, "mood=[\"great\",\"ok\"]").await?, [1, 3].into());
+    context.execute("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'").await?;
+    assert!(found(&walvec, "mood=fine").await.is_ok());
+    refused(&context, &walvec, "mood=ok", "is no label of the enum; there are: great, fine, so so").await?;
+    // A label that nobody can check is accepted.
+    context.cluster().stop_fast().await?;
+    assert_eq!(found(&walvec, "mood=glad").await?, BTreeSet::new());
     walvec.stop().await
 }

@@ -52,7 +52,7 @@ async fn of_source(config: &Config) -> Result<Collections, Failure> {
             };
             transform.check(table).map_err(mistake)?;
         }
-        let fields = app::TableFields { transform: Arc::clone(&transform), remembered: None };
+        let fields = app::TableFields { transform: Arc::clone(&transform), remembered: None, labels: None };
         Ok(Description::new(collection, transform).describe(&collection.name, None, &fields.known()))
     };
     let collections = config.collections.iter().map(describe).collect::<Result<_, Failure>>()?;

@@ -172,7 +172,7 @@ async fn search_here(
     let conditions = args.filters.iter().map(|given| given.condition.clone()).collect();
     let transform = Arc::new(app::transform(collection, Arc::new(str::len))?);
     let remembered = remembered::columns(config).remove(&collection.name);
-    let known = app::TableFields { transform, remembered }.known();
+    let known = app::TableFields { transform, remembered, labels: None }.known();
     let refused = |problem: Problem| Failure::new(2, "E_USAGE", problem.detail());
     let filter =
         filter::checked(conditions).and_then(|conditions| read::filter(&conditions, &known)).map_err(refused)?;

@@ -5,6 +5,7 @@
 //! - [`request`], [`body`]: what was asked: query strings and JSON bodies, checked
 //! - [`filter`]: conditions on fields, in both
 //! - [`read`]: what a condition means for the field that it names
+//! - [`labels`]: whether an enum has the label that it is compared with
 //! - [`search`]: embed, search, count; the same path for the API and the page
 //! - [`hits`]: hits as they are answered
 //! - [`collections`]: what can be searched, and the fields that there are
@@ -25,6 +26,7 @@ pub(crate) mod filter;
 mod guard;
 mod health;
 pub(crate) mod hits;
+mod labels;
 mod openapi;
 mod order;
 mod points;

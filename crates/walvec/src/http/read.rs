@@ -176,7 +176,7 @@ impl Target {
 }
 
 /// As it is written, without the quotes of JSON.
-fn text_of(given: &Given) -> String {
+pub(super) fn text_of(given: &Given) -> String {
     match given {
         Given::Plain(text) | Given::Json(Value::String(text)) => text.clone(),
         Given::Json(value) => value.to_string(),

@@ -21,9 +21,9 @@ use walvec_transform::Layout;
 
 use super::hits::AnswerHit;
 use super::problem::{Problem, Reason};
-use super::read;
 use super::request::SearchQuery;
 use super::state::{App, Limits, Searchable};
+use super::{labels, read};
 use crate::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
 use crate::mode::{By, Mode, NO_WORD_COUNTS, Refused};
 
@@ -183,7 +183,9 @@ impl Searcher {
         collection: &Searchable,
         query: &SearchQuery,
     ) -> Result<Answered, Problem> {
-        let filter = read::filter(&query.filter, &collection.known())?;
+        let known = collection.known();
+        let filter = read::filter(&query.filter, &known)?;
+        labels::check(&query.filter, &known, collection.fields.as_ref()).await?;
         let by = Mode::of(query.mode, collection.keywords.as_deref()).map_err(refused)?;
         by.check_score(query.min_score).map_err(refused)?;
         let SearchQuery { text, limit, min_score, by_row, .. } = query;

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use walvec_model::IndexType;
 use walvec_pipeline::status::Status;
-use walvec_sink::{Keywords, Search};
+use walvec_sink::{BoxFuture, Keywords, Search};
 use walvec_transform::Layout;
 
 use super::dead_letters::DeadLetters;
@@ -44,6 +44,11 @@ pub(crate) trait Fields: Send + Sync {
 
     /// The type of the index of a field, or of a member of one; `None` if it has none.
     fn index(&self, name: &str) -> Option<IndexType>;
+
+    /// The labels of a column that holds enums, if they can be told. If `wanted` is not among them, there is no such label now.
+    fn labels<'a>(&'a self, _column: &'a str, _wanted: &'a str) -> BoxFuture<'a, Option<Vec<String>>> {
+        Box::pin(std::future::ready(None))
+    }
 }
 
 impl Searchable {
