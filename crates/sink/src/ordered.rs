@@ -169,8 +169,8 @@ impl SortRequest {
     /// The refusal of an engine that has no index to sort by.
     pub(crate) fn no_index(&self) -> SinkError {
         SinkError::BadRequest(format!(
-            "the collection has no index that sorts \"{}\": name the field in `index:` of the collection in walvec's configuration, and start \
-             walvec again",
+            "the collection has no index that sorts \"{}\": name the field in `index:` of the collection in walvec's configuration and start \
+             walvec again, or run `walvec reindex` if it is named there",
             self.order.field
         ))
     }

@@ -145,10 +145,10 @@ fn cases() -> Vec<Case> {
             finds: &[("mood=ok", &[1]), ("mood=[\"ok\",\"so so\"]", &[1, 2])],
             refuses: &[
                 ("mood<ok", NO_ORDER),
-                ("mood=great", "\"great\" is no label of the enum; there are: ok, so so"),
+                ("mood=great", "is no label of the enum; there are: ok, so so"),
                 ("mood!=great", "is no label of the enum; there are: ok, so so"),
                 ("mood=[\"ok\",\"great\"]", "is no label of the enum; there are: ok, so so"),
-                ("mood=OK", "did you mean \"ok\"?"),
+                ("mood=OK", "is no label of the enum; did you mean"),
             ],
             index: Some("keyword"),
             ..case("mood", "mood", ["'ok'", "'so so'"], [json!("ok"), json!("so so")], "ok")

@@ -118,8 +118,8 @@ async fn a_field_without_an_index_of_the_kind_is_refused(sink: &impl Search) {
     for (field, by, part) in [
         ("name", SortedBy::Whole, "no index that sorts \"name\""),
         ("nosuch", SortedBy::Number, "no index that sorts \"nosuch\""),
-        ("price", SortedBy::Whole, "of another type"),
-        ("few", SortedBy::Number, "of another type"),
+        ("price", SortedBy::Whole, "has another type"),
+        ("few", SortedBy::Number, "has another type"),
     ] {
         let order = order(field, by, false);
         let request = SortRequest { order, after: None, limit: 10, with_vectors: false };
