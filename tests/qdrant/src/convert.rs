@@ -149,7 +149,6 @@ pub(crate) fn retrieved(record: Record, sharding: Option<&Sharding>) -> Retrieve
         payload: client_payload(record.payload),
         vectors: client_vector(record.vector),
         order_value: record.order_value.map(client_order_value),
-        ..RetrievedPoint::default()
     }
 }
 
