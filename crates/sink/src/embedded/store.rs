@@ -323,7 +323,8 @@ pub(super) fn has_segments(shard: &Path) -> bool {
 
 fn index_list(spec: &CollectionSpec) -> Result<Vec<(JsonPath, PayloadFieldSchema)>, SinkError> {
     // All points of a table have it, and only sweeps and counts ask for it: it need be neither in memory nor in the graph.
-    let of_table = KeywordIndexParams { on_disk: Some(true), enable_hnsw: Some(false), ..KeywordIndexParams::default() };
+    let of_table =
+        KeywordIndexParams { on_disk: Some(true), enable_hnsw: Some(false), ..KeywordIndexParams::default() };
     let of_table = PayloadFieldSchema::FieldParams(PayloadSchemaParams::Keyword(of_table));
     let mut indexes = vec![(provenance_path("t")?, of_table)];
     for (field, index) in &spec.indexes {
