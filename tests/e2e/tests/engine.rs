@@ -12,7 +12,7 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// Added by each attempt: more than the engine leaves without an index.
-const ROWS: u64 = 40_000;
+const ROWS: u64 = 30_000;
 
 /// An index may be complete before the stop comes to it, on a machine that has other work.
 const ATTEMPTS: u64 = 5;

@@ -41,7 +41,7 @@ async fn rows_of_a_megabyte_are_changed_and_deleted_in_bounded_memory(context: T
     let settings = Settings::new([collection.with("payload", json!(["title", "n", "body"]))]);
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
-    let rows = if is_full() { 2_000 } else { 600 };
+    let rows = if is_full() { 2_000 } else { 400 };
     let insert = format!(
         "INSERT INTO items SELECT g, 'title ' || g, 0, repeat(md5(g::text), 32768), repeat(md5(g::text), 32768)
          FROM generate_series(1, {rows}) g"
