@@ -166,8 +166,11 @@ impl SortRequest {
         })
     }
 
-    /// The refusal of an engine that has no index to sort by.
-    pub(crate) fn no_index(&self) -> SinkError {
+    /// Says what to do about an engine's refusal to sort without an index; other errors stay as they are.
+    pub(crate) fn explained(&self, error: SinkError) -> SinkError {
+        if !error.to_string().contains("No range index") {
+            return error;
+        }
         SinkError::BadRequest(format!(
             "the collection has no index that sorts \"{}\": name the field in `index:` of the collection in walvec's configuration and start \
              walvec again, or run `walvec reindex` if it is named there",

@@ -46,11 +46,14 @@ impl Cursor {
     }
 }
 
-/// Half a digest: it has to tell mistakes, not attacks, from what is right.
 fn digest(ranking: &Ranking<'_>) -> String {
     let Ranking { collection, text, mode, filter, min_score, by_row, limit } = ranking;
-    let all = format!("{:?}", (collection, text, mode, filter, min_score, by_row, limit));
-    blake3::hash(all.as_bytes()).to_hex().chars().take(16).collect()
+    half_digest(format_args!("{:?}", (collection, text, mode, filter, min_score, by_row, limit)))
+}
+
+/// Half a digest of what a cursor is of: it has to tell mistakes, not attacks, from what is right.
+pub(crate) fn half_digest(of: fmt::Arguments<'_>) -> String {
+    blake3::hash(of.to_string().as_bytes()).to_hex().chars().take(16).collect()
 }
 
 impl fmt::Display for Cursor {

@@ -185,8 +185,14 @@ impl Matching {
 impl Default for Script {
     fn default() -> Self {
         let version = "1.18.0".to_owned();
-        let (queue, refused, message_bytes, api_key, refuses_unindexed) = Default::default();
-        Self { version, queue, refused, message_bytes, api_key, refuses_unindexed }
+        Self {
+            version,
+            queue: VecDeque::new(),
+            refused: None,
+            message_bytes: None,
+            api_key: None,
+            refuses_unindexed: false,
+        }
     }
 }
 

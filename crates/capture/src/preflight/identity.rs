@@ -72,6 +72,9 @@ impl Identities {
         tables: impl Iterator<Item = &'f TableFacts>,
     ) -> Result<Self, CaptureError> {
         let oids: Vec<u32> = tables.map(|facts| facts.oid).collect();
+        if oids.is_empty() {
+            return Ok(Self::default());
+        }
         let rows = session.query(IDENTITIES, &[&oids]).await;
         let rows = rows.map_err(|error| statement_error("checking the replica identities", &error))?;
         let mut identities = HashMap::<u32, Vec<Identity>>::new();

@@ -116,9 +116,7 @@ pub(super) fn sorted(
         with_vector: WithVector::Bool(request.with_vectors),
         order_by: Some(OrderByInterface::Struct(order_by(nesting, request)?)),
     };
-    let no_index = |error: &SinkError| error.to_string().contains("No range index");
-    let (records, _) =
-        scrolled(shard, scroll).map_err(|error| if no_index(&error) { request.no_index() } else { error })?;
+    let (records, _) = scrolled(shard, scroll).map_err(|error| request.explained(error))?;
     let with_value = |record: Record| {
         let value = sort_value(request.order.by, record.order_value).ok_or_else(|| request.other_index())?;
         Ok((value, raw_point(&target.vectors, record)))

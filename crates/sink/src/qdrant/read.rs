@@ -124,9 +124,7 @@ pub(super) async fn sorted(inner: &Inner, request: SortRequest) -> Result<Vec<(S
         order_by: Some(order_by(nesting, &request)?),
         ..ScrollPoints::default()
     };
-    let no_index = |error: &SinkError| error.to_string().contains("No range index");
-    let scrolled = scrolled(inner, scroll).await;
-    let (points, _) = scrolled.map_err(|error| if no_index(&error) { request.no_index() } else { error })?;
+    let (points, _) = scrolled(inner, scroll).await.map_err(|error| request.explained(error))?;
     let with_value = |point: RetrievedPoint| {
         let value = sort_value(request.order.by, point.order_value).ok_or_else(|| request.other_index())?;
         Ok((value, raw_point(inner, point)?))

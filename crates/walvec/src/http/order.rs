@@ -12,6 +12,7 @@ use walvec_transform::Layout;
 use super::problem::{Problem, Reason};
 use super::read::{self, Known};
 use super::state::Fields;
+use crate::cursor::half_digest;
 
 /// The order that `text` names: a field, and behind a colon the direction.
 pub(super) fn order(text: &str, fields: &dyn Fields) -> Result<Order, Problem> {
@@ -83,12 +84,11 @@ fn sortable(known: &Known, fields: &dyn Fields) -> String {
 /// Refuses a point that has several places in the order. Of a computed field, and of a member of JSON, this is not known before.
 pub(super) fn check_single(order: &Order, layout: Layout, id: PointId, payload: &Payload) -> Result<(), Problem> {
     let field = layout.fields(payload).find(|(name, _)| **name == order.field.name).map(|(_, value)| value);
-    let step = |value: &'_ Value, step: &Step| match step {
-        Step::Key(key) => value.get(key).cloned(),
-        Step::Index(index) => value.get(index).cloned(),
+    let value = order.field.steps.iter().try_fold(field.unwrap_or(&Value::Null), |value, step| match step {
+        Step::Key(key) => value.get(key),
+        Step::Index(index) => value.get(index),
         Step::Each => None,
-    };
-    let value = order.field.steps.iter().try_fold(field.cloned().unwrap_or_default(), |value, next| step(&value, next));
+    });
     match value {
         Some(Value::Array(items)) if !items.is_empty() => Err(refused(
             &order.field.to_string(),
@@ -126,9 +126,8 @@ impl OrderCursor {
     }
 }
 
-/// Half a digest: it has to tell mistakes, not attacks, from what is right.
 fn digest(collection: &str, order: &Order) -> String {
-    blake3::hash(format!("{collection:?} {order:?}").as_bytes()).to_hex().chars().take(16).collect()
+    half_digest(format_args!("{collection:?} {order:?}"))
 }
 
 impl fmt::Display for OrderCursor {
