@@ -535,7 +535,7 @@ impl Source {
         self.published_as(&self.config.tables).await
     }
 
-    /// The same for one of them; `None` if it is not one.
+    /// The table of this name with its row filter, if it is one of those to copy.
     pub(crate) async fn published_table(&self, name: &TableName) -> Result<Option<PublishedTable>, CaptureError> {
         let spec = self.config.tables.iter().find(|spec| spec.name == *name);
         Ok(self.published_as(spec.map_or(&[], std::slice::from_ref)).await?.pop())

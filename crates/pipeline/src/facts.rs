@@ -19,7 +19,7 @@ pub struct ConfigDigest {
     pub digest: String,
     /// Columns that are indexed as numbers. Those that are numerics are stored as numbers because of that, the others are as they were.
     pub numbers: Vec<(TableName, String)>,
-    /// The same digest of the collections of each table; empty where tables are not read again one by one.
+    /// A digest of what is configured for each table; empty where tables are not read again one by one.
     pub tables: BTreeMap<TableName, String>,
 }
 

@@ -349,7 +349,7 @@ pub trait Search: Send + Sync {
         self.page_where(Filter::default(), from, limit, with_vectors)
     }
 
-    /// The same with those points only that match all conditions.
+    /// A page, in the order of the ids, of the points that match all conditions, exactly as they are stored, and where the next page begins.
     fn page_where(
         &self,
         filter: Filter,

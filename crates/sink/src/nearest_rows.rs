@@ -92,7 +92,7 @@ mod tests {
         }
 
         fn sorted(&self, _: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>> {
-            unreachable!("nobody sorts")
+            unreachable!("this test does not sort")
         }
 
         fn get(&self, _: Vec<PointId>, _: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {

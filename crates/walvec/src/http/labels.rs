@@ -55,7 +55,7 @@ mod tests {
     use super::*;
     use crate::http::filter::condition_from_text;
 
-    /// A table with an enum, a list of such, and a text. `None`: nobody can tell the labels.
+    /// A table with an enum, a list of such, and a text. `None`: the labels cannot be told.
     struct Moods(Option<Vec<&'static str>>);
 
     impl Fields for Moods {
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_refused_for_labels_that_nobody_can_tell() {
+    async fn nothing_is_refused_while_the_labels_are_unknown() {
         assert_eq!(checked("mood=great", &Moods(None)).await, Ok(()));
         assert_eq!(check(&[condition_from_text("mood=great").unwrap()], &None, &Moods(Some(vec!["ok"]))).await, Ok(()));
     }

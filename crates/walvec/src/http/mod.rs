@@ -9,7 +9,7 @@
 //! - [`search`]: embed, search, count; the same path for the API and the page
 //! - [`hits`]: hits as they are answered
 //! - [`collections`]: what can be searched, and the fields that there are
-//! - [`points`]: points exactly as they are stored, for whoever lists or compares them
+//! - [`points`]: points exactly as they are stored
 //! - [`order`]: in which order they are listed
 //! - [`dead_letters`]: rows that could not be processed
 //! - [`tasks`]: long work: backfill, repair, reindex

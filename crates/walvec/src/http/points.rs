@@ -1,4 +1,4 @@
-//! Points exactly as they are stored, for whoever lists them, or compares them with their rows (`walvec verify`).
+//! Points exactly as they are stored: to list them, and to compare them with their rows (`walvec verify`).
 
 use std::sync::Arc;
 
