@@ -10,6 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::connection::{Connection, Listener, Trouble};
 use super::poll::to_record;
 use super::topics::{ANSWER, blocking};
+use super::watermarks::watermarks;
 use crate::classify::is_out_of_reach;
 use crate::error::BrokerError;
 use crate::record::{Partition, Record};
@@ -33,7 +34,7 @@ pub async fn record(connection: &Connection, partition: Partition, offset: i64) 
 pub async fn next(connection: &Connection, partition: Partition, offset: i64) -> Result<Option<Record>, BrokerError> {
     let (client, trouble) = client(connection, "walvec-none")?;
     let read = move || {
-        let (first, end) = client.fetch_watermarks(&partition.topic, partition.number, ANSWER)?;
+        let (first, end) = watermarks(client.client(), &partition.topic, partition.number)?;
         let from = offset.max(first);
         if from >= end {
             return Ok(None);
@@ -69,7 +70,7 @@ pub async fn rewind(connection: &Connection, group: &str, topics: &[(String, i32
         let mut list = TopicPartitionList::new();
         for (topic, partitions) in &topics {
             for partition in 0..*partitions {
-                let (first, _) = client.fetch_watermarks(topic, partition, ANSWER)?;
+                let (first, _) = watermarks(client.client(), topic, partition)?;
                 list.add_partition_offset(topic, partition, Offset::Offset(first))?;
             }
         }
@@ -98,7 +99,7 @@ pub async fn committed(
         let committed = client.committed_offsets(list, ANSWER)?;
         let mut found = Vec::with_capacity(committed.count());
         for element in committed.elements() {
-            let (_, end) = client.fetch_watermarks(element.topic(), element.partition(), ANSWER)?;
+            let (_, end) = watermarks(client.client(), element.topic(), element.partition())?;
             let partition = Partition { topic: element.topic().into(), number: element.partition() };
             found.push((partition, element.offset().to_raw().unwrap_or(0).max(0), end));
         }

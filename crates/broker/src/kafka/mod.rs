@@ -11,6 +11,7 @@
 //! - [`ownership`]: which partitions may still be written for
 //! - [`recency`]: as of when they were read
 //! - [`statistics`]: how far reading has come
+//! - [`watermarks`]: where a partition begins and ends
 
 #[cfg(not(feature = "kafka"))]
 mod absent;
@@ -35,6 +36,8 @@ pub mod statistics;
 pub mod table;
 #[cfg(feature = "kafka")]
 pub mod topics;
+#[cfg(feature = "kafka")]
+mod watermarks;
 
 #[cfg(not(feature = "kafka"))]
 pub use absent::{connection, consumer, lookup, producer, statistics, table, topics};

@@ -25,6 +25,7 @@ use super::ownership::Ownership;
 use super::recency::{Mark, Recency, deletes_gone};
 use super::statistics::{Reading, Watch};
 use super::topics::ANSWER;
+use super::watermarks::watermarks;
 use crate::classify::is_fenced;
 use crate::error::BrokerError;
 use crate::record::{Partition, Received, Record};
@@ -134,7 +135,7 @@ impl Context {
         let committed = client.committed_offsets(list.clone(), ANSWER).map_err(failed)?;
         let mut starts = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            let (first, end) = client.fetch_watermarks(&partition.topic, partition.number, ANSWER).map_err(failed)?;
+            let (first, end) = watermarks(client.client(), &partition.topic, partition.number).map_err(failed)?;
             let found = committed.find_partition(&partition.topic, partition.number);
             let mark = found.as_ref().map(|found| Mark::read(found.metadata())).unwrap_or_default();
             if !mark.about.is_empty() && mark.about != self.about {

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::connection::{Connection, Trouble, log};
 pub use super::settings::{LARGEST_RECORD, Sending};
 use super::topics::blocking;
+use super::watermarks::watermarks;
 use crate::error::BrokerError;
 use crate::record::{Outgoing, Record};
 use crate::wire::again;
@@ -216,7 +217,7 @@ impl Producer {
         let ask = move || {
             (0..partitions)
                 .map(|partition| {
-                    let found = client.client().fetch_watermarks(&topic, partition, super::topics::ANSWER);
+                    let found = watermarks(client.client(), &topic, partition);
                     found.map(|(_, end)| end)
                 })
                 .collect::<Result<Vec<_>, _>>()

@@ -11,7 +11,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::connection::{Connection, Listener, Trouble};
 use super::poll::to_record;
-use super::topics::{ANSWER, blocking};
+use super::topics::blocking;
+use super::watermarks::watermarks;
 use crate::error::BrokerError;
 use crate::record::{Partition, Record};
 
@@ -34,7 +35,7 @@ struct Reader {
     client: BaseConsumer<Listener>,
     /// By partition, the offset that is read next.
     next: BTreeMap<i32, i64>,
-    /// What was read before an error, and told nobody.
+    /// What was read before an error, and not handed on yet.
     news: Vec<Record>,
 }
 
@@ -79,23 +80,10 @@ impl Table {
 }
 
 impl Reader {
-    /// The offsets at which a partition begins and ends. One that was made a moment ago may have no leader yet.
-    fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
-        let begun = Instant::now();
-        loop {
-            match self.client.fetch_watermarks(topic, partition, ANSWER) {
-                Err(error) if begun.elapsed() < PATIENCE && error.rdkafka_error_code().is_some_and(is_new) => {
-                    std::thread::sleep(POLL);
-                }
-                answer => return answer,
-            }
-        }
-    }
-
     fn read(&mut self, topic: &Arc<str>) -> Result<Vec<Record>, KafkaError> {
         let mut ends = BTreeMap::new();
         for partition in self.next.keys() {
-            ends.insert(*partition, self.watermarks(topic, *partition)?);
+            ends.insert(*partition, watermarks(self.client.client(), topic, *partition)?);
         }
         if self
             .next
@@ -155,15 +143,5 @@ const fn is_passing(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::AllBrokersDown
             | RDKafkaErrorCode::Resolve
             | RDKafkaErrorCode::OperationTimedOut
-    )
-}
-
-/// What brokers answer about a partition that is not theirs yet.
-const fn is_new(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::NotLeaderForPartition
-            | RDKafkaErrorCode::LeaderNotAvailable
-            | RDKafkaErrorCode::UnknownTopicOrPartition
     )
 }
