@@ -11,7 +11,7 @@ use serde_json::json;
 use walvec_model::{
     Fingerprint, Generation, InputHash, Lsn, MadeWith, Payload, Point, PointId, Position, Provenance, TableName, Value,
 };
-use walvec_sink::qdrant::{Layout, Remote, Server};
+use walvec_sink::qdrant::{Remote, Server};
 use walvec_sink::{CollectionSpec, Sink as _, Write};
 use walvec_test_qdrant::TestServer;
 
@@ -69,7 +69,7 @@ async fn with_python(python: &Path, url: &str) -> anyhow::Result<f64> {
     const NAME: &str = "bench_python";
     // walvec makes the collection, so that both write into the same sort.
     let collection = collection(url, NAME)?;
-    Remote::purge(server(url), NAME).await?;
+    Remote::purge(Server::at(url), NAME).await?;
     collection.prepare().await?;
     let host = url.split_once("://").map_or(url, |(_, host)| host);
     let (host, port) = host.rsplit_once(':').context("a server's URL ends with its port")?;
@@ -84,7 +84,7 @@ async fn with_python(python: &Path, url: &str) -> anyhow::Result<f64> {
     ensure!(output.status.success(), "write_points.py: {}", output.status);
     let written: Written = serde_json::from_slice(&output.stdout)?;
     ensure!(collection.count().await? == POINTS, "the Python program has not written all points");
-    Remote::purge(server(url), NAME).await?;
+    Remote::purge(Server::at(url), NAME).await?;
     Ok(f64::from(written.points) / written.seconds)
 }
 
@@ -92,7 +92,7 @@ async fn with_python(python: &Path, url: &str) -> anyhow::Result<f64> {
 pub(crate) async fn write(url: &str) -> anyhow::Result<Reading> {
     const NAME: &str = "bench_walvec";
     let collection = collection(url, NAME)?;
-    Remote::purge(server(url), NAME).await?;
+    Remote::purge(Server::at(url), NAME).await?;
     collection.prepare().await?;
     let writes: Vec<Write> = (0..POINTS).map(|number| Write::Upsert(point(number))).collect();
     let mut seconds = 0.0;
@@ -103,13 +103,9 @@ pub(crate) async fn write(url: &str) -> anyhow::Result<Reading> {
         seconds += began.elapsed().as_secs_f64();
     }
     ensure!(collection.count().await? == POINTS, "walvec has not written all points");
-    Remote::purge(server(url), NAME).await?;
+    Remote::purge(Server::at(url), NAME).await?;
     let peak_rss_bytes = child::peak_rss_of(std::process::id())?;
     Ok(Reading { rows: POINTS, seconds, peak_rss_bytes })
-}
-
-fn server(url: &str) -> Server {
-    Server { url: url.to_owned(), api_key: None, layout: Layout::default(), connections: Default::default() }
 }
 
 fn collection(url: &str, name: &str) -> anyhow::Result<Remote> {
@@ -123,7 +119,7 @@ fn collection(url: &str, name: &str) -> anyhow::Result<Remote> {
         keywords: None,
         nesting: None,
     };
-    Ok(Remote::new(server(url), spec)?)
+    Ok(Remote::new(Server::at(url), spec)?)
 }
 
 fn point(number: u64) -> Point {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio_postgres::Client;
 use walvec_model::Lsn;
-use walvec_sink::qdrant::{Layout, Remote, Server};
+use walvec_sink::qdrant::{Remote, Server};
 
 use crate::Plan;
 use crate::child::{memory_of, peak_rss_of};
@@ -73,13 +73,7 @@ impl<'a> Settings<'a> {
 
     /// Removes what an earlier run has left on a server.
     pub(crate) async fn purge(&self, qdrant: &str) -> anyhow::Result<()> {
-        let server = Server {
-            url: qdrant.to_owned(),
-            api_key: None,
-            layout: Layout::default(),
-            connections: Default::default(),
-        };
-        Remote::purge(server, COLLECTION).await?;
+        Remote::purge(Server::at(qdrant), COLLECTION).await?;
         Ok(())
     }
 }

@@ -1,10 +1,10 @@
 //! The labels of the enums of a table, as PostgreSQL has them.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
-use tokio::sync::Mutex;
 use walvec_capture::{CaptureError, open_session};
 use walvec_model::TableName;
 
@@ -22,6 +22,8 @@ pub(crate) struct Labels {
     url: SecretString,
     table: TableName,
     told: Mutex<Told>,
+    /// Held by the one that asks. Whoever needs only what is remembered does not wait for it.
+    asking: tokio::sync::Mutex<()>,
 }
 
 /// What was told.
@@ -37,32 +39,44 @@ struct Told {
 
 impl Labels {
     pub(crate) fn new(url: SecretString, table: TableName) -> Self {
-        Self { url, table, told: Mutex::default() }
+        Self { url, table, told: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
     /// The labels of a column, as they were remembered if `wanted` is among them, else as they are now; `None` if that cannot be told.
     pub(crate) async fn of(&self, column: &str, wanted: &str) -> Option<Vec<String>> {
         let now = Instant::now();
-        let mut told = self.told.lock().await;
-        if let Some(labels) = told.with(column, wanted) {
+        if let Some(labels) = self.told().with(column, wanted) {
             return Some(labels.clone());
         }
+        let _asking = self.asking.lock().await;
         // Who has waited for a question that was asked after this one needs no other.
-        if told.asked.is_none_or(|asked| asked < now) {
-            if told.failed.is_some_and(|failed| failed.elapsed() < PAUSE) {
-                return None;
-            }
-            let asked = Instant::now();
-            match tokio::time::timeout(LONGEST, self.ask()).await {
-                Ok(Ok(labels)) => *told = Told { labels, asked: Some(asked), failed: None },
-                Ok(Err(error)) => told.give_up(&error.to_string()),
-                Err(_) => told.give_up("PostgreSQL has not answered in time"),
-            }
-            if told.failed.is_some() {
-                return None;
-            }
+        if self.told().asked.is_none_or(|asked| asked < now) {
+            self.ask_again().await?;
         }
-        told.labels.get(column).cloned()
+        self.told().labels.get(column).cloned()
+    }
+
+    /// Remembers what PostgreSQL says now; `None` if it does not answer, or did not a moment ago.
+    async fn ask_again(&self) -> Option<()> {
+        if self.told().failed.is_some_and(|failed| failed.elapsed() < PAUSE) {
+            return None;
+        }
+        let asked = Instant::now();
+        let reason = match tokio::time::timeout(LONGEST, self.ask()).await {
+            Ok(Ok(labels)) => {
+                *self.told() = Told { labels, asked: Some(asked), failed: None };
+                return Some(());
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "PostgreSQL has not answered in time".to_owned(),
+        };
+        tracing::debug!("a filter on an enum is not checked: its labels are not known: {reason}");
+        self.told().failed = Some(Instant::now());
+        None
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask(&self) -> Result<HashMap<String, Vec<String>>, CaptureError> {
@@ -73,10 +87,5 @@ impl Labels {
 impl Told {
     fn with(&self, column: &str, wanted: &str) -> Option<&Vec<String>> {
         self.labels.get(column).filter(|labels| labels.iter().any(|label| label == wanted))
-    }
-
-    fn give_up(&mut self, reason: &str) {
-        tracing::debug!("a filter on an enum is not checked: its labels are not known: {reason}");
-        self.failed = Some(Instant::now());
     }
 }

@@ -14,7 +14,7 @@ use walvec_embed::Embedder;
 use walvec_embed::hash::HashEmbedder;
 use walvec_model::{Fingerprint, InputHash, MadeWith, Payload, PointId, StoredPoint};
 use walvec_sink::embedded::Embedded;
-use walvec_sink::qdrant::{Layout as Placement, Remote, Server};
+use walvec_sink::qdrant::{Remote, Server};
 use walvec_sink::{CollectionSpec, Filter, Keywords, Query, Search, SearchRequest, Sink};
 use walvec_transform::Layout;
 
@@ -129,8 +129,7 @@ fn named(
     keywords: Option<String>,
     nesting: Option<String>,
 ) -> Result<Remote> {
-    let server =
-        Server { url: url.to_owned(), api_key: None, layout: Placement::default(), connections: Default::default() };
+    let server = Server::at(url);
     let spec = CollectionSpec {
         name: collection.to_owned(),
         dimension: HashEmbedder::from_name(model)?.info().dimension,

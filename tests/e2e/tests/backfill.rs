@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_model::{Fingerprint, MadeWith, PointId};
-use walvec_sink::qdrant::{Layout, Remote, Server};
+use walvec_sink::qdrant::{Remote, Server};
 use walvec_sink::{CollectionSpec, Sink, Write};
 use walvec_test_qdrant::TestServer;
 
@@ -68,10 +68,7 @@ pub(crate) fn intruder(server: &TestServer) -> Result<Remote> {
         keywords: None,
         nesting: None,
     };
-    Ok(Remote::new(
-        Server { url: server.url(), api_key: None, layout: Layout::default(), connections: Default::default() },
-        spec,
-    )?)
+    Ok(Remote::new(Server::at(server.url()), spec)?)
 }
 
 async fn a_stale_read_never_beats_a_newer_change_and_nothing_deleted_comes_back(context: TestContext) -> Result<()> {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, test};
 use walvec_model::{Payload, PointId};
-use walvec_sink::qdrant::{Layout as Placement, Remote, Server};
+use walvec_sink::qdrant::{Remote, Server};
 use walvec_sink::{Search, Sink, Write};
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
@@ -212,8 +212,7 @@ fn intruder(server: &TestServer) -> Result<Remote> {
         keywords: Some("bm25".to_owned()),
         nesting: None,
     };
-    let server =
-        Server { url: server.url(), api_key: None, layout: Placement::default(), connections: Default::default() };
+    let server = Server::at(server.url());
     Ok(Remote::own(server, spec)?)
 }
 

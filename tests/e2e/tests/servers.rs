@@ -10,7 +10,7 @@ use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_model::PointId;
 use walvec_pipeline::status::Phase;
-use walvec_sink::qdrant::{Layout, Remote, Server};
+use walvec_sink::qdrant::{Remote, Server};
 use walvec_sink::{Sink as _, Write};
 use walvec_test_qdrant::{Call, Code, Detour, Fault, RateLimits, TestServer, UpdateStatus};
 
@@ -358,7 +358,7 @@ async fn a_real_server_is_kept_in_step_and_reindexed_like_the_one_for_tests(cont
         eprintln!("NOT TRIED on a real Qdrant server: set WALVEC_TEST_QDRANT_URL=http://localhost:6334");
         return Ok(());
     };
-    let server = Server { url: url.clone(), api_key: None, layout: Layout::default(), connections: Default::default() };
+    let server = Server::at(&url);
     // Tests run beside each other on one server: each has a collection of its own.
     let name: &'static str = Box::leak(format!("walvec_e2e_{}", context.slot()).into_boxed_str());
     Remote::purge(server.clone(), name).await?;

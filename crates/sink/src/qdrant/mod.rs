@@ -60,6 +60,14 @@ pub struct Server {
     pub connections: Connections,
 }
 
+impl Server {
+    /// The server at this URL. It asks for no key, and collections are made as it likes.
+    #[must_use]
+    pub fn at(url: impl Into<String>) -> Self {
+        Self { url: url.into(), api_key: None, layout: Layout::default(), connections: Connections::default() }
+    }
+}
+
 /// How a new collection is laid out over the server's memory, disks and nodes. `None`: the server's own default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {

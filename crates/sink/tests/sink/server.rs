@@ -9,7 +9,7 @@ use serde_json::json;
 use walvec_model::point::MAX_NESTING;
 use walvec_model::{Fingerprint, Generation, Lsn, PointId, Position, Provenance, TableName};
 use walvec_sink::catalog::{number_of as number_in, numbered};
-use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
+use walvec_sink::qdrant::{Aliases, Remote, Server};
 use walvec_sink::{
     Bounds, Catalog as _, CollectionSpec, Condition, Filter, IndexType, Search, SearchRequest, Sink, SinkError, Write,
 };
@@ -21,7 +21,7 @@ use crate::common::{
 
 fn server(url: &str) -> Server {
     let key = std::env::var("WALVEC_TEST_QDRANT_API_KEY").ok().map(SecretString::from);
-    Server { url: url.to_owned(), api_key: key, layout: Layout::default(), connections: Default::default() }
+    Server { api_key: key, ..Server::at(url) }
 }
 
 pub(crate) fn remote(url: &str, spec: CollectionSpec) -> Remote {

@@ -17,7 +17,7 @@ use crate::server::remote;
 
 fn sharded(url: &str, spec: CollectionSpec) -> Remote {
     let layout = Layout { shard_key: Some("tenant".to_owned()), ..Layout::default() };
-    Remote::new(Server { url: url.to_owned(), api_key: None, layout, connections: Default::default() }, spec).unwrap()
+    Remote::new(Server { layout, ..Server::at(url) }, spec).unwrap()
 }
 
 async fn on_every_cluster<F: Future<Output = ()>>(name: &str, test: impl Fn(String, CollectionSpec) -> F) {
@@ -28,8 +28,7 @@ async fn on_every_cluster<F: Future<Output = ()>>(name: &str, test: impl Fn(Stri
         return;
     };
     let spec = CollectionSpec { name: format!("walvec_test_{name}"), ..spec(DIMENSION) };
-    let server =
-        || Server { url: url.clone(), api_key: None, layout: Layout::default(), connections: Default::default() };
+    let server = || Server::at(&url);
     Remote::purge(server(), &spec.name).await.unwrap();
     test(url.clone(), spec.clone()).await;
     Remote::purge(server(), &spec.name).await.unwrap();
@@ -149,12 +148,7 @@ async fn a_collection_that_is_sharded_in_another_way_is_refused() {
         remote(&url, other.clone()).prepare().await.unwrap();
         let error = sharded(&url, other.clone()).prepare().await.unwrap_err();
         assert!(matches!(error, SinkError::Sharding { .. }) && error.to_string().contains("ids"), "{error}");
-        Remote::purge(
-            Server { url, api_key: None, layout: Layout::default(), connections: Default::default() },
-            &other.name,
-        )
-        .await
-        .unwrap();
+        Remote::purge(Server::at(url), &other.name).await.unwrap();
     })
     .await;
 }
