@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::statvfs;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Client, Config};
 
@@ -13,7 +14,7 @@ use crate::account::Account;
 use crate::command::{command, output, run, words};
 use crate::guard::{AtEnd, Guard};
 use crate::layout::{Layout, SUPERUSER, check_major, is_running};
-use crate::{ClusterOptions, DataDir, Installation, ThrowawayError, Version, sql};
+use crate::{ClusterOptions, DataDir, Durability, Installation, ThrowawayError, Version, sql};
 
 /// How long a server may take to become ready, crash recovery included: far longer than any healthy one does.
 const START_TIMEOUT_SECONDS: &str = "60";
@@ -23,6 +24,12 @@ const STOP_TIMEOUT_SECONDS: &str = "20";
 
 /// How long the processes of a killed server may take to notice.
 const GONE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A file system in memory, which Linux has.
+const MEMORY: &str = "/dev/shm";
+
+/// How much of it has to be free, in bytes. Several clusters with their WAL may be there at once.
+const MEMORY_ROOM: u64 = 8 << 30;
 
 /// How often another free port is tried, when some other program took the one just found.
 const PORT_TRIES: u32 = 5;
@@ -50,9 +57,9 @@ impl Cluster {
         let account = Account::for_servers()?;
         let pg_ctl = options.installation.program("pg_ctl");
         let (layout, guard) = match &options.data_dir {
-            DataDir::Temporary => temporary(&pg_ctl, &account)?,
+            DataDir::Temporary => temporary(&pg_ctl, &account, options.durability)?,
             DataDir::Copy { of, is_standby } => {
-                let (layout, guard) = temporary(&pg_ctl, &account)?;
+                let (layout, guard) = temporary(&pg_ctl, &account, options.durability)?;
                 layout.copy(&Layout::new(of.clone()), &account, *is_standby).await?;
                 (layout, guard)
             }
@@ -270,12 +277,12 @@ impl Cluster {
 }
 
 /// A new directory, and the guard that will remove it.
-fn temporary(pg_ctl: &Path, account: &Account) -> Result<(Layout, Guard), ThrowawayError> {
-    let parent = std::env::temp_dir();
+fn temporary(pg_ctl: &Path, account: &Account, durability: Durability) -> Result<(Layout, Guard), ThrowawayError> {
+    let parent = parent(durability);
     let mut builder = tempfile::Builder::new();
     // The password is inside.
     builder.prefix("walvec-pg-").permissions(Permissions::from_mode(0o700));
-    let directory = builder.tempdir().map_err(ThrowawayError::io(&*parent))?;
+    let directory = builder.tempdir_in(&parent).map_err(ThrowawayError::io(&*parent))?;
     account.own(directory.path())?;
     account.check_reach(directory.path())?;
     let layout = Layout::new(directory.path().to_owned());
@@ -283,6 +290,12 @@ fn temporary(pg_ctl: &Path, account: &Account) -> Result<(Layout, Guard), Throwa
     // From here on it is the guard's.
     let _ = directory.keep();
     Ok((layout, guard))
+}
+
+/// The directory for temporary files; memory, if nothing need be on a disk and there is plenty.
+fn parent(durability: Durability) -> PathBuf {
+    let has_room = || statvfs(MEMORY).is_ok_and(|volume| volume.f_bavail * volume.f_frsize >= MEMORY_ROOM);
+    if durability == Durability::Volatile && has_room() { MEMORY.into() } else { std::env::temp_dir() }
 }
 
 /// The directory that the user wants to keep.

@@ -39,9 +39,10 @@ impl ClusterOptions {
 /// Where a cluster's files live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataDir {
-    /// In the system's directory for temporary files, removed when the cluster ends.
+    /// In the system's directory for temporary files, or in memory if it is [volatile](Durability::Volatile) and there is plenty;
+    /// removed when the cluster ends.
     Temporary,
-    /// A copy of the cluster in `of`, which is stopped: in the system's directory for temporary files, removed when the cluster ends.
+    /// A copy of the cluster in `of`, which is stopped, in the same places as a temporary one.
     Copy {
         /// The directory of the other cluster.
         of: PathBuf,
@@ -68,6 +69,6 @@ pub enum Access {
 pub enum Durability {
     /// As in production.
     Durable,
-    /// Nothing is forced to the disk. A crash of the server alone still loses nothing; a power cut loses the cluster.
+    /// Nothing is forced to the disk, and a temporary cluster may be in memory. A crash of the server alone still loses nothing; a power cut loses the cluster.
     Volatile,
 }

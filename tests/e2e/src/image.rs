@@ -18,6 +18,7 @@ use walvec_sink::qdrant::{Remote, Server};
 use walvec_sink::{CollectionSpec, Filter, Keywords, Query, Search, SearchRequest, Sink};
 use walvec_transform::Layout;
 
+use crate::files::copy_directory;
 use crate::settings::MODEL;
 use crate::{TestContext, layout};
 
@@ -251,20 +252,6 @@ fn stored_spec(context: &TestContext, name: &str, layout: Layout) -> Result<Coll
         keywords,
         nesting: layout::nesting(layout),
     })
-}
-
-fn copy_directory(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_directory(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }
 
 /// All points of a collection.

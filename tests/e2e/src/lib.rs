@@ -9,6 +9,7 @@
 //! - [`records`]: records of topics, written and read as any other program would
 //! - [`others`]: programs that are not walvec
 //! - `binary`: the program that was built from these sources
+//! - [`files`]: copies of data directories
 //! - [`image`]: whether a collection is the exact image of a table; `layout`: in which form
 //! - [`wait`]: waiting for something to become true
 //!
@@ -29,6 +30,7 @@
 
 mod binary;
 pub mod context;
+pub mod files;
 pub mod image;
 pub mod kafka;
 mod layout;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::json;
+use walvec_e2e::files::copy_directory;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test};
 use walvec_model::{Point, RawPoint, StoredPoint};
 use walvec_pipeline::Status;
@@ -106,21 +107,6 @@ async fn a_walvec_that_was_stopped_inside_a_batch_never_overwrites_what_another_
     Ok(())
 }
 
-/// Copies a directory, whose files nothing writes.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let (from, to) = (entry?.path(), to);
-        let to = to.join(from.file_name().unwrap_or_default());
-        if from.is_dir() {
-            copy(&from, &to)?;
-        } else {
-            fs::copy(&from, &to)?;
-        }
-    }
-    Ok(())
-}
-
 async fn a_collection_that_was_put_back_to_an_older_state_is_filled_again(context: TestContext) -> Result<()> {
     context.execute(TABLE).await?;
     let settings = items("public.items");
@@ -161,7 +147,7 @@ async fn put_back(
     }
     walvec.stop().await?;
     fs::remove_dir_all(&collections)?;
-    copy(&kept, &collections)?;
+    copy_directory(&kept, &collections)?;
     context.execute(meanwhile).await?;
     let mut walvec = context.start(settings).await?;
     let is_noticed = |status: &Status| gap(status) == Some("E_SINK_BEHIND") && status.generation.0 == generation;
@@ -257,7 +243,7 @@ fn keep(from: &Path, kept: &Path) -> Result<()> {
     if kept.exists() {
         fs::remove_dir_all(kept)?;
     }
-    copy(from, kept)
+    copy_directory(from, kept)
 }
 
 async fn a_collection_that_was_put_back_to_before_it_was_emptied_or_read_again_is_noticed(
@@ -280,7 +266,7 @@ async fn a_collection_that_was_put_back_to_before_it_was_emptied_or_read_again_i
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     fs::remove_dir_all(&collections)?;
-    copy(&kept, &collections)?;
+    copy_directory(&kept, &collections)?;
     let mut walvec = context.start(&settings).await?;
     walvec.wait_for("it is noticed", is_noticed).await?;
     walvec.caught_up(&context).await?;
@@ -292,7 +278,7 @@ async fn a_collection_that_was_put_back_to_before_it_was_emptied_or_read_again_i
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     fs::remove_dir_all(&collections)?;
-    copy(&kept, &collections)?;
+    copy_directory(&kept, &collections)?;
     let mut walvec = context.start(&settings).await?;
     let is_read_again = |status: &Status| is_noticed(status) && status.generation.0 == 4;
     walvec.wait_for("it is noticed once more", is_read_again).await?;

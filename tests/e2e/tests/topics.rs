@@ -1,5 +1,7 @@
 //! Topics and collections that lose something, and brokers that go away: noticed, waited for, never passed over.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use tokio_postgres::SimpleQueryMessage;
@@ -141,11 +143,11 @@ async fn a_stop_is_obeyed_while_the_broker_is_away_and_the_queue_is_full(context
     let stuck =
         "SELECT wait_event = 'WalSenderWriteData' FROM pg_stat_activity JOIN pg_replication_slots ON pid = active_pid
                  WHERE slot_name = $1";
-    let mut looks = 0;
-    walvec_e2e::wait::until("walvec takes no more", async || {
+    let mut since = None;
+    walvec_e2e::wait::until("walvec takes no more for two seconds", async || {
         let is_stuck = context.sql.query_one(stuck, &[&context.slot()]).await?.get::<_, Option<bool>>(0);
-        looks = if is_stuck == Some(true) { looks + 1 } else { 0 };
-        Ok((looks >= 100).then_some(()))
+        since = since.or(Some(Instant::now())).filter(|_| is_stuck == Some(true));
+        Ok(since.filter(|since| since.elapsed() > Duration::from_secs(2)).map(drop))
     })
     .await?;
     capture.stop().await?;
