@@ -16,7 +16,7 @@ use crate::merge::{Merge, Scanned};
 use crate::recheck::{Judge, Verdict};
 use crate::sort::{Expected, Sorted, Sorter};
 use crate::vectors::{self, Sampler};
-use crate::{Findings, Job, Mismatch, Report, Stage, VerifyError, barrier, select};
+use crate::{Findings, Job, Mismatch, Report, Stage, VerifyError, barrier};
 
 /// Rows that are rendered together, and about how many bytes of them.
 const BATCH_ROWS: usize = 512;
@@ -97,7 +97,7 @@ impl Comparison<'_> {
         // The first query takes the snapshot.
         job.reader.batch_execute("SELECT").await.map_err(failed())?;
         let barrier = barrier::emit(job.asker).await?;
-        let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", select::all_rows(&imager.table, &imager.joined));
+        let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", self.judge.all_rows());
         let rows = job.reader.copy_out(&copy).await.map_err(failed())?;
         let columns = imager.texts();
         // It must not be asked again once it has ended.
@@ -177,16 +177,7 @@ impl Comparison<'_> {
     }
 
     async fn list_parked(&mut self) -> Result<(), VerifyError> {
-        let job = self.judge.job;
-        let mut after = None;
-        loop {
-            let page = job.running.parked(&job.spec.collection, after).await?;
-            page.rows.into_iter().for_each(|row| self.report.add_parked(row));
-            after = page.next;
-            if after.is_none() {
-                return Ok(());
-            }
-        }
+        self.judge.job.each_parked(|row| self.report.add_parked(row)).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why a comparison could not be made. What it finds is no error.
 
+use tokio_postgres::error::{DbError, SqlState};
 use walvec_embed::EmbedError;
 use walvec_model::{TableName, with_causes};
 
@@ -9,6 +10,14 @@ pub enum VerifyError {
     /// A statement failed.
     #[error("PostgreSQL, while {doing}: {reason}")]
     Source {
+        /// What was attempted.
+        doing: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// PostgreSQL cannot send a row, which is not parked.
+    #[error("PostgreSQL, while {doing}: a row does not fit into a message: {reason}")]
+    TooLarge {
         /// What was attempted.
         doing: String,
         /// The server's words.
@@ -80,6 +89,7 @@ impl VerifyError {
     pub fn code(&self) -> &str {
         match self {
             Self::Source { .. } => "E_SOURCE",
+            Self::TooLarge { .. } => "E_TOO_LARGE",
             Self::Table { .. } => "E_TABLE",
             Self::Publication { .. } => "E_PUBLICATION",
             Self::Template { .. } => "E_TEMPLATE",
@@ -100,6 +110,12 @@ impl VerifyError {
                  `walvec run` was started with"
                     .to_owned(),
             ),
+            Self::TooLarge { .. } => Some(
+                "the text of a value is longer than 1 GB, as that of a bytea of 512 MB is. The running walvec parks such a row, \
+                 which is then left out here: wait until the status shows it and type `walvec verify` again; or make the value \
+                 shorter"
+                    .to_owned(),
+            ),
             Self::Table { .. } | Self::Publication { .. } => Some("walvec check".to_owned()),
             Self::Embed(error) => Some(error.remedy()),
             Self::Outside { remedy, .. } => remedy.clone(),
@@ -113,9 +129,22 @@ impl VerifyError {
 pub(crate) fn statement(doing: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> VerifyError {
     let doing = doing.into();
     move |error| {
-        let reason = error.as_db_error().map_or_else(|| with_causes(&error), |server| server.message().to_owned());
-        VerifyError::Source { doing, reason }
+        let Some(server) = error.as_db_error() else {
+            return VerifyError::Source { doing, reason: with_causes(&error) };
+        };
+        let reason = server.message().to_owned();
+        if is_too_large(server) {
+            VerifyError::TooLarge { doing, reason }
+        } else {
+            VerifyError::Source { doing, reason }
+        }
     }
+}
+
+/// Whether the text of a row, or of a value of it, is longer than the 1 GB that a message of the server can have.
+fn is_too_large(error: &DbError) -> bool {
+    *error.code() == SqlState::PROGRAM_LIMIT_EXCEEDED
+        || (*error.code() == SqlState::INTERNAL_ERROR && error.message().contains("alloc request size"))
 }
 
 /// A task on the blocking pool that did not come to its end.

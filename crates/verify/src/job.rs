@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, Lookup, Lsn, SparseVector, TableName};
 
-use crate::{Fractions, Layout, Points, Running};
+use crate::{Fractions, Layout, Parked, Points, Running, VerifyError};
 
 /// A collection as the configuration describes it.
 #[derive(Clone, Debug)]
@@ -107,6 +107,21 @@ pub struct Job<'a> {
     pub seed: u64,
     /// Is told how far the comparison has come.
     pub watch: &'a (dyn Fn(Stage) + Send + Sync),
+}
+
+impl Job<'_> {
+    /// Shows every row that the running walvec could not process. They may be many.
+    pub(crate) async fn each_parked(&self, show: impl FnMut(Parked)) -> Result<(), VerifyError> {
+        let (mut show, mut after) = (show, None);
+        loop {
+            let page = self.running.parked(&self.spec.collection, after).await?;
+            page.rows.into_iter().for_each(&mut show);
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// How far a comparison has come.

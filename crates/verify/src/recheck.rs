@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_postgres::Statement;
 use walvec_model::{Lsn, PointId, RawPoint};
 
@@ -15,7 +15,7 @@ use crate::error::statement;
 use crate::image::{Image, Imager};
 use crate::merge::{Suspect, claim, version};
 use crate::outside::GET_LIMIT;
-use crate::{Difference, Job, Mismatch, Sort, Stage, VerifyError, barrier, select};
+use crate::{Difference, Job, Mismatch, Parked, Sort, Stage, VerifyError, barrier, select};
 
 /// How often a row that changes is looked at.
 const ROUNDS: usize = 3;
@@ -46,7 +46,12 @@ pub(crate) struct Judge<'a> {
     pub(crate) job: &'a Job<'a>,
     imager: Arc<Imager>,
     rows_by_key: Statement,
+    /// The keys of rows that PostgreSQL cannot send, as the running walvec has found: they are parked, and nothing reads them.
+    unsendable: HashMap<PointId, Vec<Value>>,
 }
+
+/// The code under which such rows are parked.
+const TOO_LARGE: &str = "E_TOO_LARGE";
 
 /// What one round has seen of the suspects.
 struct Round {
@@ -61,16 +66,30 @@ impl<'a> Judge<'a> {
     pub(crate) async fn new(job: &'a Job<'a>, imager: Arc<Imager>) -> Result<Self, VerifyError> {
         let query = select::rows_by_key(&imager.table, &imager.joined);
         let rows_by_key = job.asker.prepare(&query).await.map_err(statement("preparing to read rows again"))?;
-        Ok(Self { job, imager, rows_by_key })
+        let mut unsendable = HashMap::new();
+        let note = |row: Parked| {
+            if row.code == TOO_LARGE {
+                unsendable.insert(imager.ids.of(&row.key), row.key);
+            }
+        };
+        job.each_parked(note).await?;
+        Ok(Self { job, imager, rows_by_key, unsendable })
+    }
+
+    /// The statement that reads every row that can be sent.
+    pub(crate) fn all_rows(&self) -> String {
+        let unsendable: Vec<_> = self.unsendable.values().cloned().collect();
+        select::all_rows(&self.imager.table, &self.imager.joined, &unsendable)
     }
 
     /// The rows with these keys that there are, by the ids of their points.
     pub(crate) async fn rows(&self, keys: &[Vec<Value>]) -> Result<HashMap<PointId, Row>, VerifyError> {
+        let can_be_sent = |key: &&Vec<Value>| !self.unsendable.contains_key(&self.imager.ids.of(key));
+        let keys: Vec<_> = keys.iter().filter(can_be_sent).cloned().collect();
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let texts: Vec<Vec<String>> = keys.iter().map(|key| key.iter().map(select::key_text).collect()).collect();
-        let wanted = json!(texts).to_string();
+        let wanted = select::key_texts(&keys);
         let failed = || statement("reading rows again");
         let found = self.job.asker.query(&self.rows_by_key, &[&wanted]).await.map_err(failed())?;
         let columns = self.imager.texts();
@@ -146,7 +165,8 @@ impl<'a> Judge<'a> {
         if !judged.iter().any(|(_, verdict)| matches!(verdict, Verdict::Mismatch(_))) {
             return Ok(());
         }
-        let parked = self.parked().await?;
+        let mut parked = HashSet::new();
+        self.job.each_parked(|row| parked.extend([self.imager.ids.of(&row.key)])).await?;
         for (suspect, verdict) in judged {
             let first = suspect.key.as_ref().map_or(suspect.id, |key| self.imager.ids.of(key));
             if matches!(verdict, Verdict::Mismatch(_)) && (parked.contains(&suspect.id) || parked.contains(&first)) {
@@ -154,18 +174,6 @@ impl<'a> Judge<'a> {
             }
         }
         Ok(())
-    }
-
-    async fn parked(&self) -> Result<HashSet<PointId>, VerifyError> {
-        let (mut parked, mut after) = (HashSet::new(), None);
-        loop {
-            let page = self.job.running.parked(&self.job.spec.collection, after).await?;
-            parked.extend(page.rows.iter().map(|row| self.imager.ids.of(&row.key)));
-            after = page.next;
-            if after.is_none() {
-                return Ok(parked);
-            }
-        }
     }
 }
 
@@ -227,7 +235,7 @@ impl Round {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
+    use serde_json::json;
 
     use super::*;
 

@@ -2,34 +2,55 @@
 //!
 //! Every column is text: PostgreSQL makes the JSON of booleans, whole numbers and arrays; everything else is its own text.
 
-use serde_json::{Number, Value};
+use serde_json::{Number, Value, json};
 use walvec_model::TableName;
 
 use crate::lookup::Joined;
 use crate::table::{Column, Kind, Table};
 
-/// The rows that the publication sends, one text per column and one per lookup.
-pub(crate) fn all_rows(table: &Table, joined: &[Joined]) -> String {
-    format!("SELECT {} FROM {}{}", expressions(table, joined), only(table, "r"), condition(table))
+/// The rows that the publication sends, but for those with the keys `without`: one text per column and one per lookup.
+pub(crate) fn all_rows(table: &Table, joined: &[Joined], without: &[Vec<Value>]) -> String {
+    let mut query = format!("SELECT {} FROM {}{}", expressions(table, joined), only(table, "r"), condition(table));
+    if !without.is_empty() {
+        query.push_str(if table.filter.is_some() { " AND" } else { " WHERE" });
+        let keys = literal(&key_texts(without));
+        query.push_str(&format!(" NOT EXISTS (SELECT FROM {} WHERE {})", wanted(&keys), has_wanted_key(table)));
+    }
+    query
 }
 
 /// The rows with the keys in `$1`, a JSON array of arrays of the key columns' texts. One more column tells one version of a
 /// row from another.
 pub(crate) fn rows_by_key(table: &Table, joined: &[Joined]) -> String {
+    format!(
+        "SELECT {}, r.tableoid::text || '/' || r.xmin::text || '/' || r.ctid::text FROM (SELECT *, tableoid, xmin, ctid FROM {}{}) AS r \
+         JOIN {} ON {}",
+        expressions(table, joined),
+        only(table, "r"),
+        condition(table),
+        wanted("$1::text"),
+        has_wanted_key(table)
+    )
+}
+
+/// Keys as a JSON array of arrays of the key columns' texts.
+pub(crate) fn key_texts(keys: &[Vec<Value>]) -> String {
+    let texts: Vec<Vec<String>> = keys.iter().map(|key| key.iter().map(key_text).collect()).collect();
+    json!(texts).to_string()
+}
+
+/// The keys of such an array, as rows.
+fn wanted(keys: &str) -> String {
+    format!("json_array_elements({keys}::json) AS wanted (key)")
+}
+
+fn has_wanted_key(table: &Table) -> String {
     let same_key = |(place, index): (usize, &usize)| {
         let column = table.columns.get(*index)?;
         let Column { name, equality, type_name, .. } = column;
         Some(format!("r.{} {equality} (wanted.key->>{place})::{type_name}", quoted(name)))
     };
-    let keys: Vec<String> = table.key.iter().enumerate().filter_map(same_key).collect();
-    format!(
-        "SELECT {}, r.tableoid::text || '/' || r.xmin::text || '/' || r.ctid::text FROM (SELECT *, tableoid, xmin, ctid FROM {}{}) AS r \
-         JOIN json_array_elements($1::text::json) AS wanted (key) ON {}",
-        expressions(table, joined),
-        only(table, "r"),
-        condition(table),
-        keys.join(" AND ")
-    )
+    table.key.iter().enumerate().filter_map(same_key).collect::<Vec<_>>().join(" AND ")
 }
 
 fn expressions(table: &Table, joined: &[Joined]) -> String {
@@ -64,6 +85,11 @@ fn condition(table: &Table) -> String {
 
 pub(crate) fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// A text as SQL writes it, whatever `standard_conforming_strings` is.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', r"\\").replace('\'', "''"))
 }
 
 /// The value of a column, as points hold it.
@@ -236,9 +262,12 @@ mod tests {
             partitioned: false,
         };
         assert_eq!(
-            all_rows(&table, &[]),
+            all_rows(&table, &[], &[]),
             r#"SELECT r."a""b"::text, r."c"::text FROM ONLY "s"."T""1" AS r WHERE (c > 1)"#
         );
+        assert!(all_rows(&table, &[], &[vec![json!("it's \\")], vec![json!(7)]]).ends_with(
+            r#" WHERE (c > 1) AND NOT EXISTS (SELECT FROM json_array_elements(E'[["it''s \\\\"],["7"]]'::json) AS wanted (key) WHERE r."c" = (wanted.key->>0)::character varying(3))"#
+        ));
         assert!(rows_by_key(&table, &[]).ends_with(r#"ON r."c" = (wanted.key->>0)::character varying(3)"#));
         assert_eq!(key_text(&json!(["a\"b", null, ["\\"], 1.5])), r#"{"a\"b",NULL,{"\\"},"1.5"}"#);
     }

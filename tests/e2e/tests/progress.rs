@@ -91,6 +91,8 @@ async fn a_json_log_ends_in_json(context: TestContext) -> Result<()> {
     Ok(())
 }
 
+/// Says so loudly where it cannot be tried.
+#[allow(clippy::print_stderr)]
 async fn a_terminal_that_goes_away_stops_walvec_in_order(context: TestContext) -> Result<()> {
     if is_hangup_ignored()? {
         eprintln!("NOT TRIED: these tests run under nohup, and walvec with them");

@@ -1,7 +1,7 @@
 //! Rows that fit into no message of PostgreSQL, which has at most 1 GB: as text, a `bytea` of 600 MB takes twice that.
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use walvec_e2e::{Collection, Settings, Test, TestContext, Walvec, test};
 use walvec_pipeline::Status;
 
@@ -72,6 +72,10 @@ async fn a_row_that_fits_into_no_message_is_parked_and_the_others_go_on(context:
     let letters = &status.collections[0].latest_dead_letters;
     ensure!(letters.len() == 1 && letters[0].code == "E_TOO_LARGE" && letters[0].key == [json!(2)], "{letters:?}");
     ensure!(names(&walvec).await? == ["one", "three"]);
+    let verified = context.walvec(&["verify", "--json"]).await?;
+    let told = String::from_utf8(verified.stdout)?;
+    let report: Value = serde_json::from_str(&told).with_context(|| format!("{told}{:?}", verified.stderr))?;
+    ensure!(report["collections"][0]["parked"] == 1 && report["collections"][0]["rows"] == 2, "{told}");
     // An update that leaves the value alone: the row is read again, and still cannot be sent.
     context.execute("UPDATE docs SET name = 'four'").await?;
     let status = walvec.caught_up(&context).await?;
