@@ -75,7 +75,7 @@ async fn a_row_that_fits_into_no_message_is_parked_and_the_others_go_on(context:
     let verified = context.walvec(&["verify", "--json"]).await?;
     let told = String::from_utf8(verified.stdout)?;
     let report: Value = serde_json::from_str(&told).with_context(|| format!("{told}{:?}", verified.stderr))?;
-    ensure!(report["collections"][0]["parked"] == 1 && report["collections"][0]["rows"] == 2, "{told}");
+    ensure!(report["collections"][0]["dead_letters"] == 1 && report["collections"][0]["rows"] == 2, "{told}");
     // An update that leaves the value alone: the row is read again, and still cannot be sent.
     context.execute("UPDATE docs SET name = 'four'").await?;
     let status = walvec.caught_up(&context).await?;
