@@ -29,6 +29,9 @@ use crate::http::{Fields, Searchable, Serving};
 use crate::labels::Labels;
 use crate::remembered;
 
+/// How many collections are opened side by side. Half of the time is spent waiting for the disk.
+const OPENED_AT_ONCE: usize = 8;
+
 /// How long closing the collections may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -48,27 +51,25 @@ impl Parts {
         embedder: Arc<dyn Embedder>,
         own_names: Option<&[String]>,
     ) -> Result<Self, Failure> {
-        let mut parts = Self { config, embedder, collections: Vec::new(), opened: Vec::new() };
-        for (index, collection) in parts.config.collections.iter().enumerate() {
-            check_chunks(collection, parts.embedder.as_ref())?;
-            let transform = Arc::new(transform(collection, counter(&parts.embedder))?);
-            let fingerprint = fingerprint(parts.embedder.as_ref(), collection);
-            let which = own_names.and_then(|names| names.get(index)).map_or(Which::Served, |name| Which::Own(name));
-            let dimension = parts.embedder.info().dimension;
-            let opened = Opened::open(&parts.config, collection, which, dimension, &fingerprint).await?;
-            parts.collections.push(Collection {
-                name: collection.name.clone(),
-                table: collection.table.clone(),
-                transform,
-                embedder: Arc::clone(&parts.embedder),
-                keywords: keywords(collection),
-                on_long: collection.on_long.into(),
-                sink: opened.sink(),
-                fingerprint,
-            });
-            parts.opened.push(opened);
+        let mut transforms = Vec::with_capacity(config.collections.len());
+        for collection in &config.collections {
+            check_chunks(collection, embedder.as_ref())?;
+            transforms.push(Arc::new(transform(collection, counter(&embedder))?));
         }
-        Ok(parts)
+        let opened = open_all(&config, embedder.as_ref(), own_names).await?;
+        let written = config.collections.iter().zip(transforms).zip(&opened);
+        let written = written.map(|((collection, transform), opened)| Collection {
+            name: collection.name.clone(),
+            table: collection.table.clone(),
+            transform,
+            embedder: Arc::clone(&embedder),
+            keywords: keywords(collection),
+            on_long: collection.on_long.into(),
+            sink: opened.sink(),
+            fingerprint: fingerprint(embedder.as_ref(), collection),
+        });
+        let collections = written.collect();
+        Ok(Self { config, embedder, collections, opened })
     }
 
     /// A pipeline of these parts. `slot`: which it reads from. `reports`: whether the metrics are its own.
@@ -211,6 +212,27 @@ pub(crate) fn counter(embedder: &Arc<dyn Embedder>) -> CountTokens {
 pub(crate) fn keywords(collection: &CollectionConfig) -> Option<Arc<Keywords>> {
     let language = collection.hybrid.as_ref()?;
     Keywords::new(language).ok().map(Arc::new)
+}
+
+/// Opens the collections, in their order. After an error none is left half open.
+async fn open_all(
+    config: &Config,
+    embedder: &dyn Embedder,
+    own_names: Option<&[String]>,
+) -> Result<Vec<Opened>, Failure> {
+    let mut opened = Vec::with_capacity(config.collections.len());
+    let which =
+        |index: usize| own_names.and_then(|names| names.get(index)).map_or(Which::Served, |name| Which::Own(name));
+    let dimension = embedder.info().dimension;
+    let open = async |(index, collection): &(usize, &CollectionConfig)| {
+        Opened::open(config, collection, which(*index), dimension, &fingerprint(embedder, collection)).await
+    };
+    let collections: Vec<(usize, &CollectionConfig)> = config.collections.iter().enumerate().collect();
+    for some in collections.chunks(OPENED_AT_ONCE) {
+        let some: Result<Vec<Opened>, Failure> = join_all(some.iter().map(&open)).await.into_iter().collect();
+        opened.extend(some?);
+    }
+    Ok(opened)
 }
 
 /// Refuses chunks that the model would cut once more: what it does not read is not found.

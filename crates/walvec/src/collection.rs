@@ -53,7 +53,7 @@ impl Opened {
             (Some(qdrant), Which::Served) => Remote::new(server(qdrant), spec).map(remote),
             (Some(qdrant), Which::Own(_)) => Remote::own(server(qdrant), spec).map(remote),
             (None, Which::Served) => open_served(config.sink.directory(), spec).await.map(Self::Embedded),
-            (None, Which::Own(_)) => Embedded::open(config.sink.directory(), spec).map(Self::Embedded),
+            (None, Which::Own(_)) => open_own(config.sink.directory(), spec).await.map(Self::Embedded),
         };
         opened.map_err(|error| failure(collection, error))
     }
@@ -210,13 +210,13 @@ pub(crate) fn made_with(embedding: &EmbeddingSettings, collection: &CollectionCo
 async fn open_served(root: &Path, spec: CollectionSpec) -> Result<Embedded, SinkError> {
     let directory = Directory::new(root);
     if let Some(served) = directory.serving(&spec.name).await? {
-        return Embedded::open(root, CollectionSpec { name: served, ..spec });
+        return open_own(root, CollectionSpec { name: served, ..spec }).await;
     }
     let numbers = directory.numbers(&spec.name).await?;
     let new = numbers.last().map_or(1, |newest| newest + 1);
     let mut opened = Err(SinkError::Closed);
     for own in numbers.iter().rev().chain([&new]).map(|number| numbered(&spec.name, *number)) {
-        opened = Embedded::open(root, CollectionSpec { name: own.clone(), ..spec.clone() });
+        opened = open_own(root, CollectionSpec { name: own.clone(), ..spec.clone() }).await;
         if opened.is_ok() {
             directory.switch(vec![(spec.name.clone(), own)]).await?;
         }
@@ -225,6 +225,13 @@ async fn open_served(root: &Path, spec: CollectionSpec) -> Result<Embedded, Sink
         }
     }
     opened
+}
+
+/// Opens the collection with this name of its own, on the blocking pool: it reads the collection's files.
+async fn open_own(root: &Path, spec: CollectionSpec) -> Result<Embedded, SinkError> {
+    let root = root.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Embedded::open(&root, spec));
+    opened.await.unwrap_or(Err(SinkError::Closed))
 }
 
 /// The collections of the place that is configured, and their names.
