@@ -166,11 +166,16 @@ fn edge_point(names: &VectorNames, point: RawPoint) -> PointStructPersisted {
 
 /// How many points the steps name.
 pub(super) fn points_named(steps: &[Step]) -> u64 {
+    let deleted = steps.iter().map(|step| if let Step::Delete(ids) = step { ids.len() as u64 } else { 0 });
+    points_written(steps) + deleted.sum::<u64>()
+}
+
+/// How many points the steps write. The segment that takes points has them then, wherever they were before.
+pub(super) fn points_written(steps: &[Step]) -> u64 {
     let points = steps.iter().map(|step| match step {
         Step::Upsert(points) => points.len() as u64,
         Step::Overwrite { .. } => 1,
-        Step::Delete(ids) => ids.len() as u64,
-        Step::DeleteTable { .. } | Step::Sweep { .. } => 0,
+        Step::Delete(_) | Step::DeleteTable { .. } | Step::Sweep { .. } => 0,
     });
     points.sum()
 }

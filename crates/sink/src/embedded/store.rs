@@ -45,8 +45,8 @@ pub(super) const UNINDEXED_POINTS: u64 = 10_000;
 /// two together means to index the points of both again.
 const SEGMENTS: usize = 16;
 
-/// How many points a segment may have. Building its index takes about a kilobyte of memory a point, on all cores.
-const SEGMENT_POINTS: u64 = 150_000;
+/// How many points a segment may have. While it takes points, and while its index is built, each takes about a kilobyte of memory.
+pub(super) const SEGMENT_POINTS: u64 = 150_000;
 
 /// A collection's engine. Readers and the writer share it; reopening and closing exclude them.
 #[derive(Debug)]

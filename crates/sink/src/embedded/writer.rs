@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::line::Line;
 use super::paths::io_error;
 use super::steps::{self, Step};
-use super::store::{Store, UNINDEXED_POINTS};
+use super::store::{SEGMENT_POINTS, Store, UNINDEXED_POINTS};
 use crate::SinkError;
 
 /// Bytes in the journal and in the engine's notes after which it is flushed: making the changes again takes less than a second.
@@ -152,6 +152,15 @@ struct Build {
     waiting: Vec<Reply<()>>,
     /// Whether every change since it began only added points.
     only_adds: bool,
+    /// How many points the changes since it began have written: the next segment has them.
+    written: u64,
+}
+
+impl Build {
+    /// Whether the next segment is as large as one may be.
+    const fn is_outrun(&self) -> bool {
+        self.written >= SEGMENT_POINTS
+    }
 }
 
 impl Owner {
@@ -159,7 +168,9 @@ impl Owner {
         if self.is_closed {
             return Err(SinkError::Closed);
         }
-        if self.build.is_some() && self.store.journal().bytes() > RECORDS_LIMIT {
+        let is_much_recorded = self.store.journal().bytes() > RECORDS_LIMIT;
+        if self.build.as_ref().is_some_and(|build| is_much_recorded || build.is_outrun()) {
+            tracing::info!("writes wait for the index of what was written before");
             // The engine goes on building while enough new points arrive. With the writes held back, it comes to an end.
             self.end_build();
             if self.build.is_some() {
@@ -173,12 +184,16 @@ impl Owner {
         }
         // Those of a whole table are not counted before.
         let (named, concerns_table) = (steps::points_named(&steps), steps::concern_table(&steps));
+        let written = steps::points_written(&steps);
         let outcome = self.recorded_change(steps);
         // After a failure the engine refuses changes, or has forgotten what it could not write. Loading it again is sound.
         self.suspect |= matches!(outcome, Err(SinkError::Engine(_)));
         if let Ok(removed) = outcome {
             let touched = if concerns_table { u64::MAX } else { named };
             self.unindexed = self.unindexed.saturating_add(touched);
+            if let Some(build) = &mut self.build {
+                build.written += written;
+            }
             self.store.journal().changed(named.saturating_add(removed));
             self.flush_if_due(FLUSH_AT);
         }
@@ -257,7 +272,9 @@ impl Owner {
         match self.start_build(pace) {
             // A caller that no longer waits for its answer is no reason to stop: hence the ignored results of `send`.
             Ok(None) => drop(reply.send(Ok(()))),
-            Ok(Some(outcome)) => self.build = Some(Build { outcome, waiting: vec![reply], only_adds: true }),
+            Ok(Some(outcome)) => {
+                self.build = Some(Build { outcome, waiting: vec![reply], only_adds: true, written: 0 })
+            }
             Err(error) => drop(reply.send(Err(error))),
         }
     }
