@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use walvec_embed::Embedder;
@@ -48,6 +48,7 @@ pub(crate) struct Service {
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) stop: CancellationToken,
     directory: PathBuf,
+    signals: Signals,
     pipeline: tokio::task::JoinHandle<Result<(), Failure>>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
 }
@@ -91,6 +92,8 @@ impl Service {
             None => direct(config, status_in, (requests.clone(), queue), &tasks, reload, &stop).await?,
             Some(broker) => staged(config, &broker.kafka, status_in, queue, &stop).await?,
         };
+        // Whoever has found out the address may ask it to stop.
+        let signals = Signals::listen()?;
         let announced = Announced::write(directory, address, &key)
             .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
         let watched = ready.serving.clone();
@@ -118,21 +121,22 @@ impl Service {
             drop(data_dir);
             outcome
         });
-        Ok(Self { address, status, stop, directory, pipeline, server })
+        Ok(Self { address, status, stop, directory, signals, pipeline, server })
     }
 
     /// Waits for the end: a definite error, or a signal and the ordered shutdown after it. A second signal leaves at once.
     pub(crate) async fn finish(self) -> Result<ExitCode, Failure> {
-        let Self { stop, directory, mut pipeline, server, .. } = self;
+        let Self { stop, directory, mut signals, mut pipeline, server, .. } = self;
         let outcome = tokio::select! {
             outcome = &mut pipeline => outcome,
-            signal = shutdown_signal() => {
-                signal?;
+            () = signals.next() => {
                 tracing::info!("stopping; once more to leave at once");
                 stop.cancel();
                 let again = async {
                     tokio::time::sleep(ONE_WISH).await;
-                    shutdown_signal().await
+                    // Those that came meanwhile do not count.
+                    Signals::listen()?.next().await;
+                    Ok::<_, Failure>(())
                 };
                 tokio::select! {
                     outcome = &mut pipeline => outcome,
@@ -153,9 +157,15 @@ impl Service {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Waits for the end that nobody asked for, and says why.
+    /// Waits for the end, which a signal brings about in order, and says why.
     pub(crate) async fn ended(&mut self) -> Failure {
-        let outcome = (&mut self.pipeline).await;
+        let outcome = tokio::select! {
+            outcome = &mut self.pipeline => outcome,
+            () = self.signals.next() => {
+                self.stop.cancel();
+                (&mut self.pipeline).await
+            }
+        };
         match outcome.map_err(|panic| Failure::definite("E_INTERNAL", panic)) {
             Ok(Err(failure)) | Err(failure) => failure,
             Ok(Ok(())) => Failure::definite("E_STOPPED", "the pipeline stopped"),
@@ -178,6 +188,7 @@ impl Service {
                 outcome.map_err(|panic| Failure::definite("E_INTERNAL", panic))??;
                 Err(Failure::definite("E_STOPPED", "the pipeline stopped"))
             }
+            () = self.signals.next() => Err(Failure::definite("E_STOPPED", "it was asked to stop")),
         }
     }
 }
@@ -316,17 +327,30 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> 
     })
 }
 
-async fn shutdown_signal() -> Result<(), Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::definite("E_SIGNAL", error));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let mut hangup = if hangup_is_ignored() { None } else { Some(listen(SignalKind::hangup())?) };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        // The terminal is gone.
-        Some(_) = async { hangup.as_mut()?.recv().await } => {}
+/// The signals that ask this process to stop. From the first moment on they do not end it any more, and wait until they are looked for.
+#[derive(Debug)]
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::definite("E_SIGNAL", error));
+        let hangup = if hangup_is_ignored() { None } else { Some(listen(SignalKind::hangup())?) };
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, hangup })
     }
-    Ok(())
+
+    /// Waits for one of them.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            // The terminal is gone.
+            Some(_) = async { self.hangup.as_mut()?.recv().await } => {}
+        }
+    }
 }
 
 /// Whether this process was started to outlive its terminal, by `nohup` for example. To listen for the signal would undo that.

@@ -1,6 +1,5 @@
 //! A list of tests, each run once per server.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
@@ -193,30 +192,12 @@ pub fn main(tests: &[Test]) -> ExitCode {
     let times = &times;
     let trials_on =
         |server| tests.iter().filter(move |test| wanted(server, test)).map(move |test| test.trial(server, times));
-    let trials = mixed(servers.iter().flat_map(trials_on).collect());
+    let trials = servers.iter().flat_map(trials_on).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Stops the servers. If this process is killed before, their guards do it.
     drop(servers);
     times.show();
     conclusion.exit_code()
-}
-
-/// Spreads the tests of each module over the whole run: those of one module compute, or wait for, much the same, so that side by
-/// side they would take more than the processors have, or leave them idle.
-fn mixed(trials: Vec<Trial>) -> Vec<Trial> {
-    let module = |trial: &Trial| trial.name().split("::").next().unwrap_or_default().to_owned();
-    let mut counts: HashMap<String, usize> = HashMap::new();
-    trials.iter().for_each(|trial| *counts.entry(module(trial)).or_default() += 1);
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    let mut placed: Vec<(usize, Trial)> = Vec::with_capacity(trials.len());
-    for trial in trials {
-        let module = module(&trial);
-        let nth = seen.entry(module.clone()).or_default();
-        placed.push((*nth * 10_000 / counts[&module], trial));
-        *nth += 1;
-    }
-    placed.sort_by_key(|(place, _)| *place);
-    placed.into_iter().map(|(_, trial)| trial).collect()
 }
 
 #[allow(clippy::print_stderr)]
