@@ -26,7 +26,7 @@ pub fn copy_directory(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a file without its holes: of the 50 MB of a small collection, 50 MB are holes.
+/// Copies a file without its holes, which are nearly all of the 50 MB of a small collection.
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let (source, target) = (File::open(from)?, File::create(to)?);
     target.set_len(source.metadata()?.len())?;
