@@ -4,15 +4,15 @@ use std::collections::HashMap;
 
 use qdrant_edge::{
     Condition as EdgeCondition, DateTimeWrapper, Direction, FieldCondition, Filter as EdgeFilter, JsonPath, Match,
-    OperationError, OrderBy, OrderValue, PayloadSchemaType, Range, StartFrom, ValueVariants, VectorInternal,
-    VectorPersisted, VectorStructInternal, VectorStructPersisted, external::ordered_float::OrderedFloat,
+    OperationError, OrderBy, OrderValue, Range, StartFrom, ValueVariants, VectorInternal, VectorPersisted,
+    VectorStructInternal, VectorStructPersisted, external::ordered_float::OrderedFloat,
 };
 use walvec_model::{Generation, PointId, RESERVED_KEY, SparseVector, Value, Vector};
 
 use super::read::VectorNames;
 use crate::filter::{Bounds, Condition, Datetime, FieldPath, Filter, Step, comparable_end, too_far};
 use crate::ordered::Start;
-use crate::{IndexType, SinkError, SortRequest, SortValue, SortedBy};
+use crate::{SinkError, SortRequest, SortValue, SortedBy};
 
 pub(super) fn edge_id(id: PointId) -> qdrant_edge::PointId {
     match id {
@@ -191,18 +191,6 @@ pub(super) const fn sort_value(by: SortedBy, value: Option<OrderValue>) -> Optio
         (SortedBy::Moment, Some(OrderValue::Int(micros))) => Some(SortValue::Moment(Datetime(micros))),
         (SortedBy::Number, Some(OrderValue::Float(number))) => Some(SortValue::Number(number)),
         _ => None,
-    }
-}
-
-pub(super) const fn schema(index: IndexType) -> PayloadSchemaType {
-    match index {
-        IndexType::Keyword => PayloadSchemaType::Keyword,
-        IndexType::Integer => PayloadSchemaType::Integer,
-        IndexType::Float => PayloadSchemaType::Float,
-        IndexType::Bool => PayloadSchemaType::Bool,
-        IndexType::Text => PayloadSchemaType::Text,
-        IndexType::Datetime => PayloadSchemaType::Datetime,
-        IndexType::Uuid => PayloadSchemaType::Uuid,
     }
 }
 

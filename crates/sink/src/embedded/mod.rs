@@ -19,6 +19,7 @@
 //! - `line`: how work queues for it
 //! - `steps`: a batch as the engine takes it, checked before anything is touched
 //! - `read`: retrieve, count, scroll, search
+//! - `indexes`: the payload indexes of a collection
 //! - `convert`: ids, filters and errors in the engine's terms
 
 /// A step at which a test can crash the program; nothing without the feature `failpoints`.
@@ -42,6 +43,8 @@ pub mod data_dir;
 mod duplicates;
 #[cfg(feature = "embedded")]
 mod engine_log;
+#[cfg(feature = "embedded")]
+mod indexes;
 #[cfg(feature = "embedded")]
 mod journal;
 #[cfg(feature = "embedded")]

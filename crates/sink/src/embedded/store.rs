@@ -9,19 +9,17 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use qdrant_edge::{
     CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeSparseVectorParams, EdgeVectorParams,
-    FieldIndexOperations, HnswIndexConfig, JsonPath, KeywordIndexParams, Modifier, PayloadFieldSchema,
-    PayloadSchemaParams, UpdateOperation, WalOptions,
+    FieldIndexOperations, HnswIndexConfig, JsonPath, Modifier, PayloadFieldSchema, UpdateOperation, WalOptions,
 };
-use walvec_model::RESERVED_KEY;
 
-use super::convert::{change_error, field_path, provenance_path, schema};
+use super::convert::change_error;
 use super::data_dir::LockFile;
 use super::journal::{self, Member};
 use super::manifest::{Manifest, sync_parent};
 use super::paths::{build_mark, collection_directory, io_error, shard_directory};
 use super::read::{Target, VectorNames};
 use super::steps::{self, Step};
-use super::{duplicates, engine_log, legacy};
+use super::{duplicates, engine_log, indexes, legacy};
 use crate::{CollectionId, CollectionSpec, SinkError};
 
 /// The engine writes through memory maps, and a page that finds no room on the disk kills the process. So the last
@@ -80,7 +78,7 @@ impl Store {
         let journal = Member::join(root, manifest.uuid(), manifest.flushes())?;
         let manifest = Mutex::new(manifest);
         let slot = RwLock::new(Slot::Closed);
-        let indexes = index_list(&spec)?;
+        let indexes = indexes::of(&spec)?;
         let dense = spec.vector.unwrap_or_else(|| qdrant_edge::DEFAULT_VECTOR_NAME.to_owned());
         let vectors = VectorNames { dense, keywords: spec.keywords };
         let target = Target { dimension: spec.dimension, vectors, nesting: spec.nesting };
@@ -319,24 +317,6 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, SinkError>) -> Result<
 
 pub(super) fn has_segments(shard: &Path) -> bool {
     std::fs::read_dir(shard.join("segments")).is_ok_and(|mut segments| segments.next().is_some())
-}
-
-fn index_list(spec: &CollectionSpec) -> Result<Vec<(JsonPath, PayloadFieldSchema)>, SinkError> {
-    // All points of a table have it, and only sweeps and counts ask for it: it need be neither in memory nor in the graph.
-    let of_table =
-        KeywordIndexParams { on_disk: Some(true), enable_hnsw: Some(false), ..KeywordIndexParams::default() };
-    let of_table = PayloadFieldSchema::FieldParams(PayloadSchemaParams::Keyword(of_table));
-    let mut indexes = vec![(provenance_path("t")?, of_table)];
-    for (field, index) in &spec.indexes {
-        // The engine stores index names as paths, and its grammar has no escape for these two.
-        let name = &field.name;
-        if name.is_empty() || name == RESERVED_KEY || name.contains(['"', '\\']) {
-            return Err(SinkError::BadRequest(format!("the field {name:?} cannot be indexed")));
-        }
-        let schema = PayloadFieldSchema::FieldType(schema(*index));
-        indexes.push((field_path(spec.nesting.as_deref(), field), schema));
-    }
-    Ok(indexes)
 }
 
 fn engine_config(target: &Target) -> EdgeConfig {

@@ -1,0 +1,43 @@
+//! The payload indexes of a collection in the engine's terms.
+
+use qdrant_edge::{
+    BoolIndexParams, DatetimeIndexParams, FloatIndexParams, IntegerIndexParams, JsonPath, KeywordIndexParams,
+    PayloadFieldSchema, PayloadSchemaParams, TextIndexParams, UuidIndexParams,
+};
+use walvec_model::RESERVED_KEY;
+
+use super::convert::{field_path, provenance_path};
+use crate::{CollectionSpec, IndexType, SinkError};
+
+/// Memory-mapped: what filters use stays in the page cache, and a million points cost no memory for the rest.
+const ON_DISK: Option<bool> = Some(true);
+
+/// Each field that has an index, and which one.
+pub(super) fn of(spec: &CollectionSpec) -> Result<Vec<(JsonPath, PayloadFieldSchema)>, SinkError> {
+    // All points of a table have it, and only sweeps and counts ask for it: the graph need not know it.
+    let of_table = KeywordIndexParams { on_disk: ON_DISK, enable_hnsw: Some(false), ..KeywordIndexParams::default() };
+    let mut indexes =
+        vec![(provenance_path("t")?, PayloadFieldSchema::FieldParams(PayloadSchemaParams::Keyword(of_table)))];
+    for (field, index) in &spec.indexes {
+        // The engine stores index names as paths, and its grammar has no escape for these two.
+        let name = &field.name;
+        if name.is_empty() || name == RESERVED_KEY || name.contains(['"', '\\']) {
+            return Err(SinkError::BadRequest(format!("the field {name:?} cannot be indexed")));
+        }
+        indexes.push((field_path(spec.nesting.as_deref(), field), PayloadFieldSchema::FieldParams(params(*index))));
+    }
+    Ok(indexes)
+}
+
+fn params(index: IndexType) -> PayloadSchemaParams {
+    let on_disk = ON_DISK;
+    match index {
+        IndexType::Keyword => PayloadSchemaParams::Keyword(KeywordIndexParams { on_disk, ..Default::default() }),
+        IndexType::Integer => PayloadSchemaParams::Integer(IntegerIndexParams { on_disk, ..Default::default() }),
+        IndexType::Float => PayloadSchemaParams::Float(FloatIndexParams { on_disk, ..Default::default() }),
+        IndexType::Bool => PayloadSchemaParams::Bool(BoolIndexParams { on_disk, ..Default::default() }),
+        IndexType::Text => PayloadSchemaParams::Text(TextIndexParams { on_disk, ..Default::default() }),
+        IndexType::Datetime => PayloadSchemaParams::Datetime(DatetimeIndexParams { on_disk, ..Default::default() }),
+        IndexType::Uuid => PayloadSchemaParams::Uuid(UuidIndexParams { on_disk, ..Default::default() }),
+    }
+}
