@@ -85,6 +85,7 @@ fn in_collection(collection: &str, error: &SinkError) -> String {
     match error {
         SinkError::Fingerprint { .. }
         | SinkError::Foreign { .. }
+        | SinkError::OtherDatabase { .. }
         | SinkError::Sharding { .. }
         | SinkError::Corrupt { .. }
         | SinkError::Limited(_)
@@ -144,6 +145,7 @@ impl PipelineError {
             Self::Sink { source, .. } => match source {
                 SinkError::Fingerprint { .. } => "E_FINGERPRINT",
                 SinkError::Foreign { .. } => "E_FOREIGN",
+                SinkError::OtherDatabase { .. } => "E_OWNED",
                 SinkError::Locked { .. } => "E_LOCKED",
                 SinkError::NotBuilt => "E_FEATURE",
                 _ => "E_SINK",
@@ -176,6 +178,11 @@ impl PipelineError {
             Self::Sink { source: SinkError::Foreign { .. }, .. } => Some(
                 "give the collection another `name` in the configuration; or, if nothing needs the one that is there, delete it on the \
                  server"
+                    .to_owned(),
+            ),
+            Self::Sink { source: SinkError::OtherDatabase { .. }, .. } => Some(
+                "give the collection another `name` in the configuration; or, if this database has taken the place of the other one and \
+                 the data directory of then is lost, `walvec reset --purge` removes the collection and the next `walvec run` fills it anew"
                     .to_owned(),
             ),
             Self::Sink { source: SinkError::Sharding { .. }, .. } => Some(

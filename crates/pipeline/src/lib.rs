@@ -13,7 +13,7 @@
 //! - [`facts`](mod@facts): what is asked before that is decided
 //! - [`anew`]: which tables have to be read anew then, while the others go on
 //! - [`gap`]: changes that can no longer be had, and what is done about them; [`replay`]: proof that there are none
-//! - [`owner`]: the right to write collections that others can reach; [`witness`]: proof that a collection is not an older state of itself
+//! - [`owner`]: the right to write collections that others can reach; `filled_from`: from which database; [`witness`]: proof that a collection is not an older state of itself
 //! - [`snapshot`]: copies the rows that were there before, as one generation
 //! - [`follow`]: follows the stream, transaction by transaction; [`pending`]: what it has read and not begun yet
 //! - [`line`]: batches whose vectors are being computed, side by side; [`portion`]: how many of their rows are completed at a time
@@ -51,6 +51,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod error;
 mod facts;
+mod filled_from;
 mod follow;
 pub mod gap;
 pub mod index;

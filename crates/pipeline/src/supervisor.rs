@@ -23,6 +23,7 @@ use crate::aside::Fitness;
 use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
 use crate::facts::{Before, ConfigDigest, facts};
+use crate::filled_from;
 use crate::follow::follow;
 use crate::gap::{self, Held, OnGap};
 use crate::letters::Letters;
@@ -437,7 +438,11 @@ async fn work(
 ) -> Result<(), PipelineError> {
     let mut replay = Replay::default();
     run.writers.iter().for_each(Writer::watch_late_writes);
-    let checkpoint = match decide(stored.as_ref(), &facts, run.on_gap)? {
+    let start = decide(stored.as_ref(), &facts, run.on_gap)?;
+    let former = stored.as_ref().map(|stored| &stored.source);
+    let shared = run.shared.clone();
+    shared.or_stop(filled_from::record(&run.writers, &facts.source, former)).await?;
+    let checkpoint = match start {
         Start::Resume { checkpoint, anew } => {
             if stored.as_ref().is_some_and(|stored| stored.resync != checkpoint.resync) {
                 gap::announce(checkpoint.resync.as_ref(), &run.shared.telemetry);
@@ -459,7 +464,6 @@ async fn work(
         }
         Start::Snapshot { generation, why, drop_slot, resync } => {
             stored.iter().for_each(|stored| say_what_stays(stored, &facts));
-            let shared = run.shared.clone();
             let found = shared.or_stop(Found::look(run)).await?;
             let generation = generation.max(found.newest.next());
             let resync = resync.or_else(|| found.resync().filter(|_| stored.is_none()));

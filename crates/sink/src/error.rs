@@ -44,6 +44,21 @@ pub enum SinkError {
         /// What it holds.
         holds: String,
     },
+    /// The collection is filled from another database.
+    #[error(
+        "collection \"{collection}\" at {url} is filled from another database ({stored}; this one: {found}); two databases would \
+         overwrite and remove each other's rows in it"
+    )]
+    OtherDatabase {
+        /// The collection.
+        collection: String,
+        /// The server's address.
+        url: String,
+        /// The database that it is filled from.
+        stored: String,
+        /// The database of the configuration.
+        found: String,
+    },
     /// The stored collection deals its points out to shards in another way than the configuration says.
     #[error(
         "collection \"{collection}\" is sharded {stored}, the configuration says {configured}; that is decided when a \
@@ -146,6 +161,7 @@ impl SinkError {
             Self::Locked { .. }
             | Self::Fingerprint { .. }
             | Self::Foreign { .. }
+            | Self::OtherDatabase { .. }
             | Self::Sharding { .. }
             | Self::Corrupt { .. }
             | Self::NotBuilt

@@ -186,6 +186,19 @@ pub trait Sink: Send + Sync {
         false
     }
 
+    /// Records with the collection which database it is filled from; nothing is done where no other process can reach it. `former`: the
+    /// database whose place this one may take.
+    ///
+    /// # Errors
+    /// [`SinkError::OtherDatabase`] if it is filled from another one than these.
+    fn record_database<'a>(
+        &'a self,
+        _database: &'a str,
+        _former: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// How many points a read may name at present, at least one. A server with a limit answers more in several requests, and what it has
     /// answered is lost, and counted again, if it refuses one of them.
     fn ids_per_read(&self) -> usize {

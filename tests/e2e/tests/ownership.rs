@@ -17,6 +17,7 @@ use walvec_test_qdrant::TestServer;
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test!(a_second_walvec_with_a_slot_of_its_own_is_refused).once(),
+        test!(a_collection_that_is_filled_from_another_database_is_refused_until_this_one_takes_its_place).once(),
         test!(a_walvec_that_was_stopped_inside_a_batch_never_overwrites_what_another_one_wrote).once(),
         test!(a_collection_that_was_put_back_to_an_older_state_is_filled_again),
         test!(a_collection_that_was_put_back_is_filled_again_though_the_row_that_changed_last_changes_first).once(),
@@ -72,6 +73,48 @@ async fn a_second_walvec_with_a_slot_of_its_own_is_refused(context: TestContext)
     walvec.stop().await?;
     assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 19);
     Ok(())
+}
+
+async fn a_collection_that_is_filled_from_another_database_is_refused_until_this_one_takes_its_place(
+    context: TestContext,
+) -> Result<()> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&on(&server)).await?;
+    walvec.caught_up(&context).await?;
+    walvec.stop().await?;
+    let other = format!("{}_other", context.database());
+    context.execute(&format!("CREATE DATABASE {other}")).await?;
+    let client = context.cluster().connect(&other).await?;
+    client.batch_execute(&TABLE.replace("'name '", "'other name '")).await?;
+    let url = context.url().replace(&format!("/{}", context.database()), &format!("/{other}"));
+    let slot = format!("{}_other", context.slot());
+
+    // No lock of one database tells of the other, and a walvec with a data directory of its own knows nothing of the first.
+    let source = json!({ "url": url, "slot": slot, "publication": "other" });
+    let stranger =
+        on(&server).with("source", source.clone()).with("sink", json!({ "qdrant": { "state": "stranger" } }));
+    context.configure(&stranger)?;
+    let output = context.walvec(&["run"]).await?;
+    let told = String::from_utf8(output.stderr)?;
+    assert_eq!((output.status.code(), told.lines().last()), (Some(3), Some("E_OWNED")), "{told}");
+    ensure!(told.contains("is filled from another database") && told.contains("another `name`"), "{told}");
+    assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 20);
+
+    // Moved to another database: the data directory knows what filled the collection, and a person has said that it is over.
+    context.configure(&on(&server).with("source", source))?;
+    ensure!(context.walvec(&["reset", "--force"]).await?.status.success());
+    let mut moved = Walvec::start_as(context.directory(), &["run"], &context.directory().join("data")).await?;
+    moved.caught_up(&context).await?;
+    moved.stop().await?;
+    context.sql.query_one("SELECT pg_drop_replication_slot($1)", &[&context.slot()]).await?;
+    context.configure(&on(&server).with("sink", json!({ "qdrant": { "state": "former" } })))?;
+    let output = context.walvec(&["run"]).await?;
+    let told = String::from_utf8(output.stderr)?;
+    ensure!(told.lines().last() == Some("E_OWNED"), "{told}");
+    client.query_one("SELECT pg_drop_replication_slot($1)", &[&slot]).await?;
+    drop(client);
+    context.execute(&format!("DROP DATABASE {other} WITH (FORCE)")).await
 }
 
 async fn a_walvec_that_was_stopped_inside_a_batch_never_overwrites_what_another_one_wrote(

@@ -3,6 +3,7 @@
 //! - [`Remote`]: the collection, as the pipeline writes it and as readers see it
 //! - [`Aliases`]: which collection a name stands for
 //! - `collection`: making it, and checking the one that is there
+//! - `filled_from`: which database it is filled from
 //! - `channel`: requests that are sent once
 //! - `requests`: cutting a batch into requests, several of them in flight
 //! - `tenants`: shards by the value of a field
@@ -19,6 +20,7 @@ mod answer;
 mod channel;
 mod collection;
 mod convert;
+mod filled_from;
 mod pace;
 mod read;
 mod requests;
@@ -359,6 +361,14 @@ impl Sink for Remote {
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn record_database<'a>(
+        &'a self,
+        database: &'a str,
+        former: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(filled_from::record(&self.0, database, former))
     }
 
     fn ids_per_read(&self) -> usize {
