@@ -17,7 +17,7 @@ ARG OPTIONS="--locked --profile dist --package walvec --features kafka-tls"
 COPY --from=recipe /source/recipe.json .
 RUN cargo chef cook $OPTIONS --recipe-path recipe.json
 COPY . .
-RUN cargo build $OPTIONS && cp target/dist/walvec /usr/local/bin/
+RUN cargo build $OPTIONS && strip -o /usr/local/bin/walvec target/dist/walvec
 
 # Needs no model hub; not built again when the program changes.
 FROM python:3.14-slim-trixie AS model
