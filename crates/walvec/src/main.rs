@@ -1,6 +1,7 @@
 //! `walvec` keeps a Qdrant collection an exact, live, searchable image of PostgreSQL tables.
 //!
 //! - [`cli`]: the commands, one file each; exit codes and how failures are printed
+//! - [`codes`]: what every error code means
 //! - [`config`]: walvec.yaml, the environment and the flags, validated before anything connects
 //! - [`app`]: puts a pipeline together from a configuration
 //! - [`collection`]: opens a collection where the configuration says it lives
@@ -22,6 +23,7 @@
 mod app;
 mod broker;
 mod cli;
+mod codes;
 mod collection;
 mod config;
 mod cursor;

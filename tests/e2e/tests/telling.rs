@@ -152,6 +152,7 @@ async fn an_error_is_json_where_json_was_asked_for(context: TestContext) -> Resu
         (&["status", "--json", "-c", "nowhere.yaml"], 2, "E_CONFIG"),
         (&["backfill", "--table", "public.items", "--json"], 3, "E_NOT_RUNNING"),
         (&["status", "--json", "--jsonn"], 2, "E_USAGE"),
+        (&["explain", "E_NO_CODE", "--json"], 2, "E_USAGE"),
     ] {
         let output = context.walvec(arguments).await?;
         let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
@@ -168,7 +169,9 @@ async fn an_error_is_json_where_json_was_asked_for(context: TestContext) -> Resu
 
 async fn a_reader_that_has_seen_enough_is_no_error(context: TestContext) -> Result<()> {
     context.configure(&items())?;
-    for arguments in [&["completions", "bash"][..], &["man"], &["schema"], &["model", "list"], &["status", "--json"]] {
+    for arguments in
+        [&["completions", "bash"][..], &["man"], &["schema"], &["explain"], &["model", "list"], &["status", "--json"]]
+    {
         let output = context.walvec_unread(arguments).await?;
         let stderr = String::from_utf8(output.stderr)?;
         ensure!(output.status.success() && stderr.is_empty(), "{arguments:?}: {}: {stderr}", output.status);

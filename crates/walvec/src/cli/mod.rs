@@ -5,6 +5,7 @@ mod check;
 mod collections;
 mod dead_letters;
 mod demo;
+mod explain;
 mod failure;
 mod health;
 mod hits;
@@ -38,7 +39,8 @@ Exit codes:
   0  done
   1  the answer is \"no\": a check failed, mismatches were found
   2  usage or configuration
-  3  stopped by a definite error; its code (E_SLOT_LOST, E_SCHEMA, ...) is on the last line of stderr
+  3  stopped by a definite error; its code (E_SLOT_LOST, E_SCHEMA, ...) is on the last line of stderr:
+     `walvec explain CODE` says what a code means
   130  left at once, by a second Ctrl-C; nothing that was confirmed is lost
 
 Environment:
@@ -101,6 +103,7 @@ enum Command {
     Health(health::HealthArgs),
     /// Find everything that would stop `run`, each with its remedy.
     Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
     Verify(verify::VerifyArgs),
     // Without a comment of their own: it would hide what the arguments' own one teaches.
     Reindex(reindex::ReindexArgs),
@@ -200,6 +203,7 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
         Command::Status(args) => block_on(status::execute(args)),
         Command::Health(args) => block_on(health::execute(args)),
         Command::Check(args) => block_on(check::execute(args)),
+        Command::Explain(args) => explain::execute(&args),
         Command::Verify(args) => block_on(verify::execute(args)),
         Command::Reindex(args) => block_on(reindex::execute(args)),
         Command::DeadLetters(args) => block_on(dead_letters::execute(args)),

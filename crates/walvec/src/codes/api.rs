@@ -1,0 +1,56 @@
+//! Codes of what a command asks a running walvec.
+
+use super::{Code, Subject, UNTOUCHED};
+
+pub(super) static SUBJECT: Subject = Subject {
+    title: "The running walvec and its API",
+    intro: None,
+    codes: &[
+        Code {
+            name: "E_LISTEN",
+            meaning: "The address of the search page and the API cannot be used. Mostly another process has the \
+                      port.",
+            risk: "Nothing. Nothing was started.",
+            remedy: "Stop what uses the port, or choose another: `--listen 127.0.0.1:8083`, or `server.listen`.",
+            see: Some("operations.md#who-may-ask"),
+        },
+        Code {
+            name: "E_TOKEN",
+            meaning: "The running walvec asks for its token, and the command has none, or another one. As a warning: \
+                      the token can be guessed.",
+            risk: "The command has done nothing. With a token that can be guessed, programs of this machine can read \
+                   your rows.",
+            remedy: "Set `WALVEC_TOKEN` to its `server.token`, or type the command as the user that runs walvec. For \
+                     the warning make another: `openssl rand -hex 32`.",
+            see: Some("operations.md#who-may-ask"),
+        },
+        Code {
+            name: "E_REQUEST",
+            meaning: "The running walvec refused the request of the command. The message says why.",
+            risk: UNTOUCHED,
+            remedy: "What the message says. What changes stored rows has to be typed as the user that runs walvec.",
+            see: Some("operations.md#who-may-ask"),
+        },
+        Code {
+            name: "E_SERVER",
+            meaning: "The running walvec did not answer, or not as the command expects.",
+            risk: "Nothing is lost. What the running walvec has begun for the command goes on without it.",
+            remedy: "`walvec status`, then type the command again.",
+            see: Some("operations.md#status"),
+        },
+        Code {
+            name: "E_TASK_RUNNING",
+            meaning: "The running walvec does another task, and does one at a time.",
+            risk: UNTOUCHED,
+            remedy: "Wait for its end, then type the command again. `GET /api/v1/tasks/{id}` shows the latest task.",
+            see: Some("reindex-and-backfill.md"),
+        },
+        Code {
+            name: "E_BUSY",
+            meaning: "Another job waits already, or the pipeline has just ended.",
+            risk: UNTOUCHED,
+            remedy: "Wait for its end, then type the command again.",
+            see: Some("reindex-and-backfill.md"),
+        },
+    ],
+};

@@ -1,0 +1,105 @@
+//! What every error code means. One table, which `walvec explain` and docs/errors.md show.
+//!
+//! - [`configuration`], [`postgresql`], [`gaps`], [`tables`], [`embedding`], [`store`], [`broker`] and [`api`]: the codes, by subject
+//! - `page`: the table as docs/errors.md
+//!
+//! A code that is new or gone fails a test here. `WALVEC_WRITE_DOCS=1 cargo test -p walvec --features failpoints codes` writes the page.
+
+mod api;
+mod broker;
+mod configuration;
+mod embedding;
+mod gaps;
+#[cfg(test)]
+mod page;
+mod postgresql;
+mod store;
+mod tables;
+
+/// A code that walvec shows: on the last line of stderr, in a check, in the log, in the status, or of a parked row.
+///
+/// Texts are Markdown in which only spans of code are marked, so that a terminal can show them as they are.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Code {
+    /// As it is shown.
+    pub(crate) name: &'static str,
+    /// What was found. The first sentence stands alone where codes are listed.
+    pub(crate) meaning: &'static str,
+    /// What may be lost, missing or out of date.
+    pub(crate) risk: &'static str,
+    /// What to type or to change.
+    pub(crate) remedy: &'static str,
+    /// The page in docs that says more, and the heading there.
+    pub(crate) see: Option<&'static str>,
+}
+
+/// Codes that are about the same.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Subject {
+    /// What they are about.
+    pub(crate) title: &'static str,
+    /// What holds for all of them.
+    pub(crate) intro: Option<&'static str>,
+    /// The codes.
+    pub(crate) codes: &'static [Code],
+}
+
+/// All codes.
+pub(crate) static SUBJECTS: [&Subject; 8] = [
+    &configuration::SUBJECT,
+    &postgresql::SUBJECT,
+    &gaps::SUBJECT,
+    &tables::SUBJECT,
+    &embedding::SUBJECT,
+    &store::SUBJECT,
+    &broker::SUBJECT,
+    &api::SUBJECT,
+];
+
+/// The risk of a command that was refused before it did anything.
+const UNTOUCHED: &str = "Nothing. The command has changed nothing.";
+
+/// Similarity (Jaro-Winkler, 0 to 1) from which on a code may be meant.
+const SIMILAR: f64 = 0.8;
+
+/// How many codes that may be meant are named.
+const MOST_NEAR: usize = 5;
+
+impl Code {
+    /// The first sentence of the meaning, without its full stop.
+    pub(crate) fn brief(&self) -> &'static str {
+        self.meaning.split_once(". ").map_or(self.meaning, |(first, _)| first).trim_end_matches('.')
+    }
+}
+
+/// All codes, each with its subject.
+pub(crate) fn all() -> impl Iterator<Item = (&'static Subject, &'static Code)> {
+    SUBJECTS.iter().flat_map(|subject| subject.codes.iter().map(move |code| (*subject, code)))
+}
+
+/// The code that was typed, in capitals or not, with `E_` or without.
+pub(crate) fn find(typed: &str) -> Option<(&'static Subject, &'static Code)> {
+    let wanted = bare(typed);
+    all().find(|(_, code)| bare(code.name) == wanted)
+}
+
+/// The codes that may be meant by a name that is none, the likeliest first.
+pub(crate) fn near(typed: &str) -> Vec<&'static str> {
+    let wanted = bare(typed);
+    // Two letters are a part of many names.
+    let is_part = |name: &str| wanted.len() > 2 && name.contains(&wanted);
+    let similarity = |name: &str| if is_part(name) { 1.0 } else { strsim::jaro_winkler(&wanted, name) };
+    let scored = all().map(|(_, code)| (similarity(&bare(code.name)), code.name));
+    let mut near: Vec<(f64, &'static str)> = scored.filter(|(score, _)| *score >= SIMILAR).collect();
+    near.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    near.into_iter().map(|(_, name)| name).take(MOST_NEAR).collect()
+}
+
+/// A code in capitals, without `E_`, which all of them begin with.
+fn bare(name: &str) -> String {
+    let name = name.trim().to_ascii_uppercase().replace('-', "_");
+    name.strip_prefix("E_").unwrap_or(&name).to_owned()
+}
+
+#[cfg(test)]
+mod tests;

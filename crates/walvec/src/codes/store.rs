@@ -1,0 +1,92 @@
+//! Codes of Qdrant and of the data directory.
+
+use super::{Code, Subject, UNTOUCHED};
+
+pub(super) static SUBJECT: Subject = Subject {
+    title: "Qdrant and the data directory",
+    intro: None,
+    codes: &[
+        Code {
+            name: "E_SINK",
+            meaning: "The place where points live did not do what it was asked for. The Qdrant server refuses or is \
+                      away, a limit of it is reached, files of a collection cannot be read, the file system refuses, \
+                      or there is no collection yet. What passes is tried again.",
+            risk: "Nothing is lost: nothing is confirmed to PostgreSQL before it is stored. Changes wait, and \
+                   searches may fail.",
+            remedy: "What the message says. For a server: see that it runs, and look at `sink.qdrant.url` and \
+                     `sink.qdrant.api_key`. With another `sink.qdrant.shard_key` than the collection was made with: \
+                     put it back, give the collection another `name`, or `walvec reset --purge`. For a data \
+                     directory: look at disk space and permissions. If there is nothing yet: `walvec run`.",
+            see: Some("qdrant.md#faults"),
+        },
+        Code {
+            name: "E_FINGERPRINT",
+            meaning: "The collection was built otherwise than the configuration says. It has another model, text, \
+                      chunking, lookup or layout, or other vectors. A row is parked with this code if another \
+                      program's vector was made so.",
+            risk: "Nothing yet: walvec refuses. Vectors of two models do not compare, and mixing them would make \
+                   every search wrong. The point of a parked row is missing, or shows its former version.",
+            remedy: "`walvec reindex` builds another collection as configured, while the former one answers \
+                     searches, and switches. Or go back to the former model, text template and layout. For `walvec \
+                     reindex --rollback`: put the former model and text back into the configuration, then type it \
+                     again.",
+            see: Some("reindex-and-backfill.md"),
+        },
+        Code {
+            name: "E_FOREIGN",
+            meaning: "The Qdrant server has a collection of that name which walvec did not make.",
+            risk: "Nothing yet: walvec refuses. It would overwrite or delete what is in the collection.",
+            remedy: "Give the collection another `name` in the configuration. Or, if nothing needs the one that is \
+                     there, delete it on the server.",
+            see: Some("qdrant.md#names"),
+        },
+        Code {
+            name: "E_ALIAS",
+            meaning: "The name is that of a collection and not of an alias, so that a reindex cannot switch it.",
+            risk: "Nothing. The served collection stays, and answers searches.",
+            remedy: "Give the collection another `name`, let `walvec run` fill it, then delete the old one.",
+            see: Some("qdrant.md#names"),
+        },
+        Code {
+            name: "E_OWNED",
+            meaning: "Another walvec writes the collection, or it is filled from another database. Or the session \
+                      that held the right to write is gone: walvec then writes nothing until it holds it again.",
+            risk: "Nothing yet: walvec does not write. Two processes, or two databases, would overwrite and remove \
+                   each other's rows.",
+            remedy: "Stop the other process; if it is gone already, PostgreSQL notices within seconds. Or give this \
+                     one a collection of another `name`. If this database has taken the place of the other one, and \
+                     the data directory of then is lost: `walvec reset --purge`, then `walvec run`. For a lost \
+                     session nothing.",
+            see: Some("qdrant.md#faults"),
+        },
+        Code {
+            name: "E_LOCKED",
+            meaning: "Another walvec uses the data directory. From `walvec reset --offsets`: workers of the group \
+                      run.",
+            risk: UNTOUCHED,
+            remedy: "Stop the other process, or set another `sink.embedded.path`. Stop workers first; one that was \
+                     stopped counts until its session is over, 45 seconds by default.",
+            see: Some("operations.md#starting-and-stopping"),
+        },
+        Code {
+            name: "E_STATE",
+            meaning: "The state file of the data directory cannot be read or written. In `resync` of the status: a \
+                      collection has points that this data directory knows nothing of, so that its tables are read \
+                      again.",
+            risk: "Nothing is lost: nothing is confirmed to PostgreSQL that is not noted. A full disk is waited for. \
+                   In `resync`: more than half of a collection is not removed before a person decides.",
+            remedy: "Look at the disk space and the permissions of the data directory, then start walvec again. If \
+                     the file is damaged: put a copy of the whole data directory back, or `walvec reset --purge`, \
+                     which embeds every text again. For `resync`: see that `source.url` names the right database; \
+                     `walvec resync --force` removes points without rows.",
+            see: Some("backup-and-upgrade.md#what-to-keep"),
+        },
+        Code {
+            name: "E_POINT",
+            meaning: "Qdrant refuses the point of a row, and the row is parked.",
+            risk: "The row's point is missing, or shows its former version. The other rows go on.",
+            remedy: "Mend what the reason names, then `walvec dead-letters retry`.",
+            see: Some("operations.md#parked-rows"),
+        },
+    ],
+};
