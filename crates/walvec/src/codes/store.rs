@@ -15,8 +15,9 @@ pub(super) static SUBJECT: Subject = Subject {
                    searches may fail.",
             remedy: "What the message says. For a server: see that it runs, and look at `sink.qdrant.url` and \
                      `sink.qdrant.api_key`. With another `sink.qdrant.shard_key` than the collection was made with: \
-                     put it back, give the collection another `name`, or `walvec reset --purge`. For a data \
-                     directory: look at disk space and permissions. If there is nothing yet: `walvec run`.",
+                     put it back, give the collection another `name`, or `walvec reset --purge`. If a limit of \
+                     strict mode is in the way: raise it, the message names the setting. For a data directory: look \
+                     at disk space and permissions. If there is nothing yet: `walvec run`.",
             see: Some("qdrant.md#faults"),
         },
         Code {
