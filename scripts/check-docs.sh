@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Checks the documents: every relative link leads to a file, and to a heading of it where it names one; README.md stays short;
-# docs/README.md links every page in docs/. A folder in docs/ has an index of its own. Links to other sites are not followed.
+# Checks the documents: every relative link leads to a file, and to a heading of it where it names one; README.md and ARCHITECTURE.md
+# stay short; docs/README.md links every page in docs/, and the index of each folder in docs/ every page there. Files that the documents
+# name by their whole path exist. Links to other sites are not followed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 git ls-files --cached --others --exclude-standard -- '*.md' llms.txt | python3 -c '
 import collections, pathlib, re, sys, urllib.parse
 
-README_WORDS = 1000
+WORDS = {"README.md": 1000, "ARCHITECTURE.md": 1500}
 FENCE = re.compile(r"^ *(```+|~~~+)")
+NAMED = re.compile(r"`((?:bench|crates|docs|packaging|scripts|tests)/[^`\s<>*]+)`")
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 
 def outside_code(text):
@@ -41,6 +43,10 @@ texts = {page: pathlib.Path(page).read_text(encoding="utf-8") for page in pages 
 root, wrong, linked, links = pathlib.Path.cwd().resolve(), [], set(), 0
 for page, text in sorted(texts.items()):
     for number, line in outside_code(text):
+        # What has changed names files of before.
+        for named in NAMED.findall(line) if page.name != "CHANGELOG.md" else []:
+            if not pathlib.Path(named).exists():
+                wrong.append(f"{page}:{number}: there is no {named}")
         for target in LINK.findall(re.sub(r"`[^`]*`", "", line)):
             if urllib.parse.urlsplit(target).scheme:
                 continue
@@ -55,19 +61,24 @@ for page, text in sorted(texts.items()):
             if fragment and found in texts and fragment not in set(anchors(texts[found])):
                 wrong.append(f"{page}:{number}: {found} has no heading #{fragment}")
 
-readme, index = pathlib.PurePosixPath("README.md"), pathlib.PurePosixPath("docs/README.md")
-words = len(texts[readme].split())
-if words > README_WORDS:
-    wrong.append(f"{readme}: {words} words, at most {README_WORDS}; move something to docs/")
+words = {name: len(texts[pathlib.PurePosixPath(name)].split()) for name in WORDS}
+for name, most in WORDS.items():
+    if words[name] > most:
+        wrong.append(f"{name}: {words[name]} words, at most {most}; move something to docs/")
+docs = pathlib.PurePosixPath("docs")
 for page in sorted(texts):
-    if page.parent == index.parent and page != index and (index, page) not in linked:
+    index = page.parent / "README.md"
+    if page == index:
+        index = page.parent.parent / "README.md"
+    if docs in index.parents and (index, page) not in linked:
         wrong.append(f"{index}: does not link {page}")
-print("\n".join(wrong) or f"{len(texts)} documents: {links} relative links lead somewhere; README.md has {words} words")
+short = ", ".join(f"{name} has {count} words" for name, count in words.items())
+print("\n".join(wrong) or f"{len(texts)} documents: {links} relative links lead somewhere; {short}")
 sys.exit(bool(wrong))
 '
 
 # Every test that the documents name exists. Names of tests are sentences: five words or more.
-missing=$(grep -ohE '`[a-z0-9]+(_[a-z0-9]+){4,}`' RELIABILITY.md docs/promises.md | tr -d '`' | sort -u |
+missing=$(grep -ohE '`[a-z0-9]+(_[a-z0-9]+){4,}`' ARCHITECTURE.md RELIABILITY.md docs/promises.md docs/design/*.md | tr -d '`' | sort -u |
     grep -vxFf <(git grep -hoE 'fn [a-z0-9_]+' -- '*.rs' | awk '{print $2}' | sort -u) || true)
 if [[ -n $missing ]]; then
     echo "There is no test of this name:"
