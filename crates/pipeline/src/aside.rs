@@ -2,8 +2,8 @@
 //!
 //! A table that was followed is set aside if it was dropped, lost its key or a column that a template needs, may not be read any more,
 //! was taken out of a publication that walvec did not make, or makes PostgreSQL refuse the application's updates because it is published.
-//! Its points stay as they were, and the status says why. Once it can be followed again, all tables are read again, because the stream
-//! does not bring what happened to it meanwhile. A table that was never followed is a mistake in the settings, and refused.
+//! Its points stay as they were, and the status says why. Once it can be followed again it is read again, because the stream
+//! does not bring what happened to it meanwhile; behind a broker all tables are. A table that was never followed is a mistake in the settings, and refused.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Where points live and are found.
 //!
 //! - [`Sink`] and [`Search`]: the contracts that the pipeline and the surface rely on
-//! - [`embedded`]: Qdrant's own engine inside this process, the only module that names `qdrant_edge`
+//! - [`embedded`]: Qdrant's own engine inside this process; with [`keywords`] the only module that names `qdrant_edge`
 //! - [`qdrant`]: a Qdrant server or cluster, the only module that names `qdrant_client`
 //! - [`Catalog`]: which collection a name stands for, and letting it stand for another one
 //! - [`Filter`]: conditions on payload fields

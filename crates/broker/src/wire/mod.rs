@@ -1,6 +1,6 @@
 //! What records say: versioned envelopes around changes, vectors and dead letters. Pure: no client, no I/O, no clock.
 //!
-//! - `debezium`: changes as Debezium's PostgreSQL connector writes them, with walvec's own block beside Debezium's `source`
+//! - `debezium`: changes as Debezium's PostgreSQL connector writes them, with walvec's own block in Debezium's `source`
 //! - `reference`: changes as wal2json writes them, as the tutorial stack expects them
 //! - [`vectors`]: points, as the Qdrant connector for Kafka reads them; [`reference_vectors`]: as the tutorial's ingester does
 //! - [`again`]: records of parked rows that are written once more

@@ -1,4 +1,4 @@
-//! Qdrant's own engine inside this process. The only module that names `qdrant_edge`.
+//! Qdrant's own engine inside this process. With `keywords`, the only module that names `qdrant_edge`.
 //!
 //! ```text
 //!  writes ──▶ writer (one at a time) ──▶ journal ──▶ Store ◀── readers (blocking pool)
