@@ -52,7 +52,7 @@ impl fmt::Display for PointId {
     }
 }
 
-/// Which snapshot a point was last seen by: counts the snapshots of a slot from 1.
+/// Which snapshot a point was last seen by. Counts the snapshots of a slot from 1; behind a broker, seconds since 1970.
 ///
 /// When a snapshot ends, points of an older generation were not in it: their rows are gone, and so must they be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
