@@ -1,15 +1,15 @@
-//! The last word per key inside a batch.
+//! The final state of each key inside a batch.
 //!
 //! Writes of one batch reach the sink together, so only the final state of each key matters. Folding the changes in
-//! commit order gives that state, and remembers for a row with values that PostgreSQL did not send which stored point
-//! they have to come from.
+//! commit order gives that state. For a row with values that PostgreSQL did not send, it also gives the stored point
+//! that those values have to come from.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use walvec_model::{Change, Op, Position, Row, RowKey, Table};
 
-/// What a key looks like after a batch.
+/// The state of a key after a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Final {
     /// The table as of the last change of this key.
@@ -27,7 +27,7 @@ pub enum State {
     Present {
         /// Its cells.
         row: Row,
-        /// Where its cells that were not sent can be found.
+        /// Where the cells that were not sent can be found.
         base: Base,
     },
     /// The row does not exist (any more).
@@ -35,7 +35,7 @@ pub enum State {
 }
 
 impl State {
-    /// This state, with no cell to be taken from the stored point.
+    /// Returns this state, but takes no cell from the stored point.
     #[must_use]
     pub fn without_stored(self) -> Self {
         match self {
@@ -52,9 +52,9 @@ pub enum Base {
     Complete,
     /// In the stored point of the same key.
     Stored {
-        /// The first change of the batch that built upon the stored point. A stored point that is not older than it
-        /// shows a later state (the stream is being replayed), perhaps of another row under the same key, and cannot
-        /// be used.
+        /// The first change of the batch that builds upon the stored point. A stored point that is not older than this
+        /// change shows a later state (the stream is being replayed), perhaps of another row under the same key. It
+        /// cannot be used.
         before: Position,
     },
     /// Only in the source.
@@ -63,7 +63,7 @@ pub enum Base {
 
 /// Folds changes of one table, given in commit order, into the final state per key, in order of first appearance.
 ///
-/// [`Op::Truncate`] is a barrier between batches and does not belong into one.
+/// [`Op::Truncate`] is a barrier between batches. `changes` must not contain one.
 #[must_use]
 pub fn coalesce(changes: Vec<Change>) -> Vec<(RowKey, Final)> {
     let mut fold = Fold::default();
@@ -87,8 +87,9 @@ impl Fold {
             Op::Insert { new } => State::Present { row: new, base: Base::Complete },
             Op::Update { old_key: None, new } => self.merge(&key, position, new),
             Op::Update { old_key: Some(old_key), new } => {
-                // The stored point of the old key may have been read again from the source when another row had already taken
-                // that key. Under its own key the row is corrected by what follows in the stream, under another one it would not be.
+                // Take nothing from the stored point of the old key: a read from the source may have filled that point
+                // after another row had already taken the key. Later changes in the stream correct a row under its own
+                // key, but not one under a new key.
                 let merged = self.merge(&old_key, position, new).without_stored();
                 self.put(old_key, Final { table: Arc::clone(&table), position, state: State::Gone });
                 merged
@@ -99,8 +100,8 @@ impl Fold {
         self.put(key, Final { table, position, state });
     }
 
-    /// The row after an update of `key`: cells that were not sent come from the batch if it has them, else from the
-    /// stored point.
+    /// Returns the row after an update of `key`. Cells that were not sent come from the batch if it has them, else from
+    /// the stored point.
     fn merge(&self, key: &RowKey, position: Position, mut new: Row) -> State {
         if !new.is_partial() {
             return State::Present { row: new, base: Base::Complete };

@@ -1,8 +1,8 @@
 //! Follows the stream, transaction by transaction.
 //!
-//! `select!` only decides what happened; [`Pending`] decides what follows from it. While batches are embedded and written the
-//! stream's own task keeps reading ahead, within bounds, so that the next batch is as large as the backlog allows: a single
-//! row goes through at once, a flood goes through in full batches, several at a time.
+//! `select!` only builds an event; [`Pending`] decides what follows from it. While batches are embedded and written,
+//! the stream's own task keeps reading ahead, within bounds, so that the next batch is as large as the backlog allows.
+//! A single row goes through at once. A flood goes through in full batches, several at a time.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,10 +31,11 @@ use crate::telemetry::{count_changes, count_overtaken};
 use crate::trace;
 use crate::writer::{Batch, Overtaken, Purpose, Writer, first_error};
 
-/// How many more reads may join a batch before the checkpoint and a wish to stop get their turn.
+/// How many more reads may join a batch before the checkpoint and a stop request get their turn.
 const READ_AHEAD: usize = 16;
 
-/// How often it is looked whether a collection has what was written into it. Very many have their turn less often.
+/// How often each collection is checked for writes that it must still have. Very many collections are checked less
+/// often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 enum Step {
@@ -48,8 +49,8 @@ enum Step {
     Stop,
 }
 
-/// Follows `stream` until it fails or the pipeline is asked to stop. A job that this interrupts begins again with the next
-/// stream.
+/// Follows `stream` until it fails or the pipeline is asked to stop. A job that an error interrupts begins again with
+/// the next stream.
 pub(crate) async fn follow(
     run: &mut Run,
     source: &Arc<Source>,
@@ -84,29 +85,29 @@ pub(crate) async fn follow(
     follower.end(outcome).await
 }
 
-/// The stream, and what was made of it so far.
+/// The stream, and the state of everything read from it so far.
 struct Follower<'r> {
     run: &'r mut Run,
     source: &'r Arc<Source>,
     stream: ChangeStream,
     checkpointer: Checkpointer,
     replay: Replay,
-    /// Where the server was when the stream began.
+    /// The server's position when the stream began.
     replayed: Lsn,
-    /// When collections are to be looked at next, and which.
+    /// When collections are checked next.
     look_at: Instant,
     looks: Rounds,
-    /// Of which collections is noted next what they must have.
+    /// Which collections' witnesses are noted next.
     notes: Rounds,
-    /// What has been read and not begun yet.
+    /// Changes that have been read and not begun yet.
     pending: Pending,
-    /// What has begun and is not durable yet.
+    /// Batches that have begun and are not durable yet.
     line: Line<Commit>,
-    /// The job that is being done beside the stream.
+    /// The job that runs concurrently with the stream.
     active: Option<Active>,
-    /// From which position on the stream counts, for tables that were altered.
+    /// The position from which the stream counts, for tables that were altered.
     floors: Floors,
-    /// The transaction that is being read.
+    /// The id of the transaction that is being read.
     xid: u32,
 }
 
@@ -119,7 +120,7 @@ impl Follower<'_> {
             match self.next_step().await {
                 Step::Events(events) => {
                     self.take_in(events?).await?;
-                    // More may already be here: then a larger batch is cheaper than two.
+                    // More may have arrived already, and one larger batch is cheaper than two.
                     for _ in 0..READ_AHEAD {
                         let Some(events) = self.stream.next().now_or_never() else { break };
                         self.take_in(events?).await?;
@@ -135,7 +136,7 @@ impl Follower<'_> {
                 Step::Begin(order) => self.begin(order).await?,
                 Step::Reread(turn) => self.reread(turn).await?,
                 Step::Stop => {
-                    // Beside others it would be given up again.
+                    // Only if nothing is in flight: shutdown completes the oldest batch and gives up later ones.
                     if self.line.is_empty() {
                         self.flush().await?;
                     }
@@ -150,7 +151,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Writes what is nearly there, and lets the job go.
+    /// Shuts down: writes the parts that are nearly ready, and ends or keeps the active job.
     async fn end(mut self, outcome: Result<(), PipelineError>) -> Result<(), PipelineError> {
         if self.run.shared.stop.is_cancelled() {
             self.run.shared.telemetry.phase(Phase::Stopping);
@@ -172,7 +173,8 @@ impl Follower<'_> {
 
     async fn next_step(&mut self) -> Step {
         let (is_free, flush_at) = (self.active.is_none(), self.flush_at());
-        // Before what the server had at the start has been read, a replay may still have to remove what was written last.
+        // Do not look before the replay has passed the server's position at the start: until then it may still remove
+        // rows that were written last.
         let is_replayed = self.checkpointer.reached() >= self.replayed;
         let has_time = self.line.has_time(&self.run.writers);
         tokio::select! {
@@ -188,10 +190,10 @@ impl Follower<'_> {
         }
     }
 
-    /// Makes sure that the collections are not older states of themselves, and that no write has arrived after newer ones.
+    /// Makes sure that no collection is an older state of itself, and that no write has arrived after newer ones.
     async fn look(&mut self) -> Result<(), PipelineError> {
         let looked = self.look_once().await;
-        // However long it took: the stream has its turn in between.
+        // Counted from the end of the look, so that the stream has its turn however long the look took.
         self.look_at = Instant::now() + Rounds::pause(self.run.writers.len(), LOOK_INTERVAL);
         looked
     }
@@ -206,7 +208,7 @@ impl Follower<'_> {
         }
         for writer in followed {
             let overtaken = writer.overtaken().await?;
-            // Another job goes first: the points are found again afterwards.
+            // Another job goes first. The next look finds the points again.
             if !overtaken.is_empty() && self.active.is_none() {
                 let collection = writer.collection.name.clone();
                 return self.mend(collection, overtaken).await;
@@ -215,7 +217,8 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Reads the rows again that a request has set back which came after newer writes, and removes the points that it brought back.
+    /// Repairs what a late request has overwritten: reads the older rows again, and removes the points that it brought
+    /// back.
     async fn mend(&mut self, collection: String, Overtaken { rows, points }: Overtaken) -> Result<(), PipelineError> {
         let count = rows.len() + points.len();
         tracing::warn!(collection, count, "a request arrived after newer ones; what it has set back is read again");
@@ -224,7 +227,7 @@ impl Follower<'_> {
         self.begin(Order::unasked(Job::Repair { collection, rows, points })).await
     }
 
-    /// When what is pending is to begin. It grows until then.
+    /// Returns when the pending rows should begin. They collect until then.
     fn flush_at(&self) -> Option<Instant> {
         let since = self.pending.since()?;
         let due = self.line.due(&self.run.writers, self.pending.rows(), self.run.batch_rows, since)?;
@@ -275,10 +278,11 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Begins to write what is pending, as soon as it may; every transaction whose end was read is durable with it.
+    /// Begins to write the pending rows as soon as it may. When they are durable, so is every transaction whose end was
+    /// read.
     async fn flush(&mut self) -> Result<(), PipelineError> {
         let changes = self.pending.take_changes();
-        // Before anything of the batch is rendered: what it looks up has to be visible.
+        // Wait first, before anything of the batch is rendered: its lookups must see the changes read so far.
         let affected = self.affected().await?;
         if !changes.is_empty() {
             count_changes(&changes);
@@ -292,27 +296,30 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Rows of a table that is being read again are not completed from their points: the reading leaves the newer ones alone.
+    /// Stops rows of a table that is being read again from being completed from their stored points: the job leaves newer
+    /// rows alone, so it would not correct a value that came from an outdated point.
     fn distrust_stored(&self, batches: &mut [(usize, Batch)]) {
         let Some(active) = &self.active else { return };
         let concerned = |index: usize| active.concerns(&self.run.writers[index].collection.table);
         batches.iter_mut().filter(|(index, _)| concerned(*index)).for_each(|(_, batch)| batch.distrust_stored());
     }
 
-    /// The rows that look something up in what has changed.
+    /// Returns the rows that look up something that has changed.
     async fn affected(&mut self) -> Result<Affected, PipelineError> {
         let Pending { related, unseen, .. } = &mut self.pending;
         related.take(self.source, &self.run.tables, unseen, &self.run.shared).await
     }
 
-    /// Renders the rows again that look something up in what has changed. There may be very many of them: whoever wants to stop
-    /// need not wait for the last one, because nothing of the batch is confirmed before.
+    /// Renders the rows again that look up something that has changed.
     ///
-    /// A job that reads rows again does not hear of them. It may write a row as it was before: the row's own change is known to
-    /// the job already, or still to come, and whoever renders a row sees what it looks up as it is now.
+    /// There may be very many of them. A stop does not wait for the last one, because nothing of the batch is confirmed
+    /// before that.
+    ///
+    /// The active job is not told about these rows. It may write a row as it was before: the row's own change is known
+    /// to the job already, or still to come, and rendering always reads looked-up rows as they are now.
     async fn refresh(&mut self, mut affected: Affected) -> Result<(), PipelineError> {
         let mut is_first = true;
-        // The application may hold a lock for as long as it likes.
+        // The application may hold a lock for any length of time, so a stop must not wait for it.
         let shared = self.run.shared.clone();
         while let Some(mut rows) = shared.or_stop(affected.next(self.source, self.run.batch_rows)).await? {
             if self.run.shared.stop.is_cancelled() && !is_first {
@@ -327,20 +334,21 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Begins to write rows as soon as they may. What has become durable until then is told and confirmed.
+    /// Begins to write rows as soon as they may. Reports and confirms what becomes durable in the meantime.
     async fn begin_batches(&mut self, batches: Vec<(usize, Batch)>, span: Span) -> Result<(), PipelineError> {
         while !self.line.may_begin(&self.run.writers, &batches) && self.make_way().await? {}
         let source = &Seeing { source: self.source, unseen: &self.pending.unseen, shared: &self.run.shared };
         self.line.begin(&mut self.run.writers, source, batches, span).await
     }
 
-    /// Writes everything that is under way.
+    /// Writes everything that is in flight.
     async fn drain(&mut self) -> Result<(), PipelineError> {
         while self.make_way().await? {}
         Ok(())
     }
 
-    /// Writes what has its vectors next, tells of it and confirms it. False if nothing is under way.
+    /// Waits for the next part that has its vectors, writes it, reports and confirms. Returns false if nothing is in
+    /// flight.
     async fn make_way(&mut self) -> Result<bool, PipelineError> {
         let is_under_way = self.line.make_way(&mut self.run.writers).await?;
         self.report();
@@ -350,7 +358,7 @@ impl Follower<'_> {
         Ok(is_under_way)
     }
 
-    /// The table that a job is about, if it is about one.
+    /// Returns the table of a job; `None` for a resync, which reads all tables.
     fn table_of(&self, job: &Job) -> Option<TableName> {
         match job {
             Job::Resync { .. } => None,
@@ -362,7 +370,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Begins a job; one that cannot be done ends at once.
+    /// Begins a job. A job that cannot be done ends at once.
     async fn begin(&mut self, order: Order) -> Result<(), PipelineError> {
         if let Job::Resync { may_sweep_most } = order.job {
             return self.resync(order, may_sweep_most).await;
@@ -390,8 +398,8 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Has the tables read again by the next session; or removes what a snapshot has left because it was too much to be removed
-    /// without a word, if this is that word.
+    /// Has the next session read all tables again. If points of the last snapshot wait for an operator's decision and
+    /// `may_sweep_most` gives it, removes those points instead.
     async fn resync(&mut self, order: Order, may_sweep_most: bool) -> Result<(), PipelineError> {
         if !(may_sweep_most && self.checkpointer.sweep_waits()) {
             let resync = Resync::asked(may_sweep_most);
@@ -416,13 +424,15 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Removes points of a collection. What is under way may have been prepared from them.
+    /// Removes points of a collection. First writes everything in flight, which may have been prepared from these
+    /// points.
     async fn remove(&mut self, index: usize, points: &[(PointId, Option<Position>)]) -> Result<(), PipelineError> {
         self.drain().await?;
         self.run.writers[index].remove(points).await
     }
 
-    /// The stream goes first, but one that never pauses must not keep a job waiting for ever: it has a turn after each batch.
+    /// Gives a job its turn. The stream goes first, but a stream that never pauses must not block a job for ever: the
+    /// job has a turn after each batch.
     async fn reread_a_piece(&mut self) -> Result<(), PipelineError> {
         if self.active.is_none()
             && let Ok(order) = self.run.orders.try_recv()
@@ -435,12 +445,14 @@ impl Follower<'_> {
         }
     }
 
-    /// Begins to write what a job has read. What the stream brings of these rows from now on waits until that is written.
+    /// Begins to write the rows that a job has read. Later changes of these rows in the stream wait until they are
+    /// written.
     async fn reread(&mut self, turn: Turn) -> Result<(), PipelineError> {
         let rows = match turn {
             Turn::Write(rows) => rows,
             Turn::Ended(result) => {
-                // What is pending was left alone by the job, and must not be completed from what the job was to replace.
+                // The job left the pending rows alone. They must not be completed from points that the job was to
+                // replace.
                 self.flush().await?;
                 self.drain().await?;
                 if result.is_ok() {
@@ -466,8 +478,8 @@ impl Follower<'_> {
         self.begin_batches(batches, trace::writing(rows, [])).await
     }
 
-    /// Removes what an altered table does not have any more. What is pending may be newer versions of rows that are stored in older
-    /// ones, and was not read again for that.
+    /// Removes points whose rows an altered table does not have any more. First writes everything pending: it may be
+    /// newer versions of rows whose points are older than the position, and which were not read again for that reason.
     async fn sweep(&mut self) -> Result<(), PipelineError> {
         let swept = self.active.as_ref().and_then(Active::supersedes);
         let Some((table, position)) = swept.map(|(table, position)| (table.clone(), position)) else { return Ok(()) };
@@ -482,12 +494,12 @@ impl Follower<'_> {
         }
         for index in self.run.writers_of(&table) {
             let writer = &mut self.run.writers[index];
-            // Stored first: no replay explains what is gone after a crash.
+            // Stored before the sweep: after a crash, no replay explains why these points are gone.
             writer.forget_witnesses_before(position);
             self.checkpointer.note_witnesses(&writer.collection.name, writer.to_remember());
             self.checkpointer.save()?;
             let newest = writer.generation();
-            // Points of former generations may wait for a person's word.
+            // Points of former generations may wait for an operator's decision.
             let oldest = if self.checkpointer.sweep_waits() { newest } else { Generation::default() };
             writer.sweep_before(position, oldest..=newest).await?;
         }
@@ -498,8 +510,8 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Fails if the rows of more than half of a collection's points are not in a table that was read anew: everything is read as a new
-    /// generation then, at whose end a person decides.
+    /// Fails if a table that was read again lacks the rows of more than half of a collection's points. Everything is
+    /// then read as a new generation, at whose end an operator decides.
     async fn refuse_to_sweep_most(&self, table: &TableName, position: Position) -> Result<(), PipelineError> {
         for index in self.run.writers_of(table) {
             let writer = &self.run.writers[index];
@@ -512,7 +524,7 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Tells of what has become durable.
+    /// Reports what has become durable to the checkpoint and the telemetry.
     fn report(&mut self) {
         let telemetry = &self.run.shared.telemetry;
         for Commit { end_lsn, with_rows, at, rows } in self.line.durable() {
@@ -525,7 +537,8 @@ impl Follower<'_> {
         telemetry.waiting_since(commits.find(|commit| commit.rows > 0).map(|commit| commit.at));
     }
 
-    /// Notes what these collections must have, to be stored with the position. What is older than the position proves less, and nothing wrong.
+    /// Notes what these collections must have, to be stored with the position. Witnesses that are older than the
+    /// position prove less, but nothing wrong.
     fn note_witnesses(&mut self, places: Range<usize>) {
         for writer in &self.run.writers[places] {
             self.checkpointer.note_witnesses(&writer.collection.name, writer.to_remember());
@@ -541,7 +554,7 @@ impl Follower<'_> {
     }
 }
 
-/// Ends a job that cannot be done.
+/// Ends a job that cannot be done, with the reason.
 fn refuse(order: Order, what: String, remedy: &str) {
     let refusal = Refusal { code: "E_TABLE", what, remedy: remedy.to_owned() };
     order.end(Err(&refusal.into()));

@@ -8,36 +8,38 @@
 //!    └────────────── confirm ◀── checkpoint ◀────────────────────────────────┘
 //! ```
 //!
-//! - [`supervisor`]: starts, runs and stops the whole; the order of shutdown is written there
-//! - [`start`]: what to do at start, from what is stored and what PostgreSQL says; pure
-//! - [`facts`](mod@facts): what is asked before that is decided
-//! - [`anew`]: which tables have to be read anew then, while the others go on
-//! - [`gap`]: changes that can no longer be had, and what is done about them; [`replay`]: proof that there are none
-//! - [`owner`]: the right to write collections that others can reach; `filled_from`: from which database; [`witness`]: proof that a collection is not an older state of itself
-//! - [`snapshot`]: copies the rows that were there before, as one generation
-//! - [`follow`]: follows the stream, transaction by transaction; [`pending`]: what it has read and not begun yet
-//! - [`line`]: batches whose vectors are being computed, side by side; [`portion`]: how many of their rows are completed at a time
-//! - [`publish`]: changes into topics instead, for others to go on with
-//! - [`index`]: topics into collections, by any number of workers
-//! - [`reread`]: reads rows again while the stream goes on: backfill and repair
-//! - [`batch`]: the last word per key inside a batch; pure
-//! - [`plan`]: which rows need a vector, which only a new payload, which nothing; pure
-//! - [`writer`]: one collection's writer: complete, render, embed, write, park
-//! - [`letters`] and [`letters_topic`]: where dead letters are kept
-//! - [`refetch`]: where values come from that PostgreSQL did not send, and rows of other tables
-//! - `looked_up`: what rows look up in other tables, each thing once; `lengths`: how many rows have texts that are too long
-//! - [`watch`]: looks at the server and the catalogue beside the stream
-//! - [`rounds`]: looks at many collections that take turns
-//! - [`unseen`]: transactions that the stream has brought and a statement may not see yet
-//! - [`related`]: the rows whose documents a change of another table is part of
+//! - [`supervisor`]: starts, runs and stops the pipeline; its module comment gives the order of shutdown
+//! - [`start`]: decides how to start, from the stored state and what PostgreSQL says; pure
+//! - [`facts`](mod@facts): collects the facts for that decision
+//! - [`anew`]: which tables must be read again at a start, while the stream of the others continues
+//! - `aside`: tables that cannot be followed any more, while the others go on
+//! - [`gap`]: changes that the stream can no longer prove to bring, and what follows; [`replay`]: proof that there are none
+//! - [`owner`]: the right to write collections that other processes can reach; `filled_from`: which database a collection is filled from
+//! - [`witness`]: proof that a collection is not an older state of itself
+//! - [`snapshot`]: copies the rows that existed before the slot, as one generation
+//! - [`follow`]: follows the stream, transaction by transaction; [`pending`]: changes that were read and have not begun yet
+//! - [`line`]: batches whose vectors are computed concurrently; [`portion`]: how many rows of a batch are completed at a time
+//! - [`publish`]: writes changes to topics instead of collections; workers read them there
+//! - [`index`]: moves records from topics into collections, with any number of workers
+//! - [`reread`]: reads rows again while the stream goes on: backfill, repair and altered tables
+//! - [`batch`]: the final state of each key inside a batch; pure
+//! - [`plan`]: which rows need a vector, only a new payload, or nothing; pure
+//! - [`writer`]: the writer of one collection: completes, renders, embeds, writes, parks
+//! - [`letters`] and [`letters_topic`]: where dead letters are stored
+//! - [`refetch`]: reads values that PostgreSQL did not send, and rows of looked-up tables
+//! - `looked_up`: asks for each looked-up row once per batch; `lengths`: how many rows have texts that are too long for the model
+//! - [`watch`]: looks at the server, the catalogue and the collections concurrently with the stream; `waits`: shows lock waits in the status
+//! - [`rounds`]: divides checks of many collections into turns
+//! - [`unseen`]: transactions that the stream has brought and that a statement may not see yet
+//! - [`related`]: finds the rows whose documents use a changed row of a looked-up table
 //! - [`checkpoint`]: the only module that advances the confirmed position
-//! - [`store`]: what survives a restart: checkpoint and dead letters
-//! - [`error`], [`policy`] and [`retry`]: what can go wrong, what is decided about it, and trying again; [`trouble`]: what is shown meanwhile
-//! - [`status`] and [`telemetry`]: what people and programs see; [`trace`]: following a change across processes
+//! - [`store`]: the state file, which survives a restart: checkpoint, baseline and dead letters
+//! - [`error`], [`policy`] and [`retry`]: errors, the decision about each, and retries; [`trouble`]: problems that the status shows meanwhile
+//! - [`status`] and [`telemetry`]: what the status and the metrics show; [`trace`]: follows a change across processes
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-/// A step at which a test can crash the program; nothing without the feature `failpoints`.
+/// Marks a step at which a test can crash the program. Expands to nothing without the feature `failpoints`.
 macro_rules! crash_point {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]

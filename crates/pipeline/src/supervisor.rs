@@ -1,8 +1,8 @@
-//! Starts, runs and stops the whole.
+//! Starts, runs and stops the pipeline.
 //!
-//! Shutdown, in order: stop reading the slot → write the oldest batch that is under way, and what else has its vectors by
-//! then → store the checkpoint → tell the slot → close. What was not written was not confirmed, so leaving at any moment loses
-//! nothing.
+//! Shutdown, in order: stop reading the slot → write the oldest batch in flight, and every other part whose vectors
+//! have arrived by then → store the checkpoint → report the position to the slot → close. A change that was not written
+//! was not confirmed, so the pipeline can stop at any moment without loss.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -44,28 +44,29 @@ use crate::writer::{Batch, Guard, Purpose, Shared, Writer};
 
 pub use crate::writer::Collection;
 
-/// How long a collection may take to tell its size.
+/// How long a collection may take to answer how many points it has.
 const COUNT_LIMIT: Duration = Duration::from_secs(1);
 
-/// How often the collections may build indexes over what was added; a collection with little new does nothing then.
+/// How often the collections may build indexes over added points. A collection with few new points does nothing then.
 const OPTIMIZE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long they wait after one could not be built.
+/// How long to wait after an index could not be built.
 const OPTIMIZE_AGAIN: Duration = Duration::from_secs(60);
 
-/// What a pipeline needs besides its collections.
+/// What a pipeline needs in addition to its collections.
 pub struct PipelineConfig {
     /// The source.
     pub source: SourceConfig,
     /// Rows per batch.
     pub batch_rows: usize,
-    /// How long an unfinished transaction's rows may wait for company.
+    /// How long rows of an unfinished transaction may wait for more rows to join their batch.
     pub batch_wait: Duration,
-    /// What decides rows and payloads; when it changes, tables are read again.
+    /// The digest of the configuration that decides rows and payloads. When it changes, tables are read again.
     pub config_digest: ConfigDigest,
-    /// What to do when changes can no longer be had.
+    /// What to do about a gap.
     pub on_gap: OnGap,
-    /// Whether this pipeline sets the gauges. One that fills collections beside another one does not.
+    /// Whether this pipeline sets the gauges. A pipeline that fills collections concurrently with another one (a
+    /// reindex) does not.
     pub reports: bool,
 }
 
@@ -77,7 +78,7 @@ pub struct Pipeline {
     during: During,
 }
 
-/// The parts that live as long as the pipeline.
+/// The parts of a pipeline that live as long as it does.
 pub(crate) struct Run {
     pub(crate) shared: Shared,
     pub(crate) store: Arc<Store>,
@@ -86,24 +87,24 @@ pub(crate) struct Run {
     pub(crate) batch_wait: Duration,
     pub(crate) on_gap: OnGap,
     owner: Arc<Owner>,
-    /// Points that a person has to decide about.
+    /// Shows points that wait for an operator's decision.
     pub(crate) held: Option<Held>,
-    /// Jobs to be done beside the stream.
+    /// Jobs to do concurrently with the stream.
     pub(crate) orders: mpsc::Receiver<Order>,
-    /// The job that was being done when the stream failed.
+    /// The job that was running when the stream failed.
     pub(crate) interrupted: Option<Order>,
-    /// The tables as they were when the source was connected, those that are only looked up included.
+    /// The tables as they were when the source was connected, including those that are only looked up.
     pub(crate) tables: Vec<Arc<Table>>,
-    /// Tables that are set aside: their collections stay as they are.
+    /// Tables that are set aside; their collections stay as they are.
     aside: HashSet<TableName>,
-    /// The writers of the collections that show each table.
+    /// The indexes of the writers whose collections show each table.
     by_table: HashMap<TableName, Vec<usize>>,
-    /// [`tables`](Self::tables), by their names.
+    /// The [`tables`](Self::tables) by name.
     by_name: HashMap<TableName, Arc<Table>>,
 }
 
 impl Run {
-    /// The writers of the collections that show `table`; none if it is set aside.
+    /// Returns the indexes of the writers whose collections show `table`; none if it is set aside.
     pub(crate) fn writers_of(&self, table: &TableName) -> Vec<usize> {
         self.showing(table).to_vec()
     }
@@ -120,13 +121,13 @@ impl Run {
         self.aside.contains(table)
     }
 
-    /// The writers of the collections whose tables are not set aside.
+    /// Returns the writers of the collections whose tables are not set aside.
     pub(crate) fn followed(&mut self) -> Vec<&mut Writer> {
         let aside = &self.aside;
         self.writers.iter_mut().filter(|writer| !aside.contains(&writer.collection.table)).collect()
     }
 
-    /// What the rows of the collections look up.
+    /// Returns all lookups of the collections.
     pub(crate) fn lookups(&self) -> Vec<LookupSpec> {
         let of = |writer: &Writer| {
             let (main, transform) = (writer.collection.table.clone(), Arc::clone(&writer.collection.transform));
@@ -136,7 +137,8 @@ impl Run {
         self.writers.iter().flat_map(of).collect()
     }
 
-    /// The tables whose rows the collections may hold: what was stored, what was found, and what is configured now.
+    /// Returns the tables whose rows each collection may hold: the stored ones, the ones found in its points, and the
+    /// configured one.
     fn tables_of(&self, stored: Option<&Checkpoint>, found: Tables) -> Tables {
         let mut tables = stored.map(|checkpoint| checkpoint.tables.clone()).unwrap_or_default();
         for (collection, found) in found {
@@ -152,7 +154,7 @@ impl Run {
         self.writers.iter().position(|writer| writer.collection.name == collection)
     }
 
-    /// Deals changes out to the writers that want them, keeping their order.
+    /// Distributes changes to the writers whose collections show their tables, keeping the order.
     pub(crate) fn batches(&self, changes: Vec<Change>, purpose: Purpose) -> Vec<(usize, Batch)> {
         let mut dealt = BTreeMap::<usize, Vec<Change>>::new();
         for change in changes {
@@ -163,7 +165,7 @@ impl Run {
         dealt.into_iter().map(|(index, changes)| (index, self.writers[index].batch(changes, purpose))).collect()
     }
 
-    /// Fails if `table` is not what the configuration was checked against and the rows were copied from.
+    /// Fails if `table` differs from the table that the configuration was checked against and whose rows were copied.
     pub(crate) fn refuse_altered(&self, table: &Arc<Table>) -> Result<(), PipelineError> {
         match self.by_name.get(&table.name) {
             Some(known) if known != table => Err(PipelineError::Altered { table: table.name.clone() }),
@@ -180,7 +182,7 @@ impl Run {
 }
 
 impl Pipeline {
-    /// Puts a pipeline together; nothing is connected yet.
+    /// Creates a pipeline. Connects to nothing yet.
     ///
     /// # Errors
     /// If the state file cannot be read.
@@ -231,20 +233,20 @@ impl Pipeline {
         Ok(Self { config, run, jobs, during: During::FirstStart })
     }
 
-    /// Goes on counting from the status of a pipeline that wrote the same collections before.
+    /// Continues the counters from the status of a pipeline that wrote the same collections before.
     #[must_use]
     pub fn counting_on(self, before: &Status) -> Self {
         self.run.shared.telemetry.count_on(before);
         self
     }
 
-    /// Takes jobs for the pipeline while it runs.
+    /// Returns a handle that gives jobs to the pipeline while it runs.
     #[must_use]
     pub fn jobs(&self) -> Jobs {
         self.jobs.clone()
     }
 
-    /// The pipeline's status, now and whenever it changes.
+    /// Returns a receiver of the pipeline's status, now and whenever it changes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.run.shared.telemetry.subscribe()
@@ -252,14 +254,14 @@ impl Pipeline {
 
     /// Runs until asked to stop or until a definite error.
     ///
-    /// The first connection has to succeed, so that a wrong URL or password is reported at once; from then on a source
-    /// that goes away is waited for.
+    /// The first connection has to succeed, so that a wrong URL or password is reported at once. After that, the
+    /// pipeline waits for a source that goes away.
     ///
     /// # Errors
     /// The definite error that ended it.
     #[must_use]
     pub fn run(self) -> BoxFuture<'static, Result<(), PipelineError>> {
-        // The code of a bare future would be compiled in the program that awaits it, and optimised as the program is.
+        // Boxed: a bare future would be compiled in the crate that awaits it, with that crate's optimisation settings.
         Box::pin(self.run_sessions())
     }
 
@@ -295,7 +297,7 @@ impl Pipeline {
         Ok(source.spooling_in(self.run.store.directory()))
     }
 
-    /// One life of the connection: snapshot if needed, then the stream.
+    /// Runs one session, the lifetime of one connection: takes a snapshot if one is needed, then follows the stream.
     async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
         let telemetry = self.run.shared.telemetry.clone();
         telemetry.phase(Phase::Starting);
@@ -340,7 +342,7 @@ impl Pipeline {
         }
     }
 
-    /// Remembers what the next session has to read again because of what the last one ended with.
+    /// Stores what the next session has to read again because of the error that ended this one.
     fn want_after(&self, outcome: &Result<(), PipelineError>) -> Result<(), PipelineError> {
         let store = &self.run.store;
         match outcome {
@@ -349,7 +351,7 @@ impl Pipeline {
             {
                 anew::owe(store, table)
             }
-            // The next session finds out which collection is another one.
+            // The next session finds out which collection was replaced.
             Err(PipelineError::Sink { source: SinkError::Missing { .. }, .. }) if self.reads_tables_one_by_one()? => {
                 Ok(())
             }
@@ -357,12 +359,13 @@ impl Pipeline {
         }
     }
 
-    /// Whether what is stored tells tables apart. What an earlier version of walvec has stored does not.
+    /// Returns whether the stored checkpoint has a digest for each table. Checkpoints of earlier versions of walvec do
+    /// not.
     fn reads_tables_one_by_one(&self) -> Result<bool, PipelineError> {
         Ok(self.run.store.checkpoint()?.is_some_and(|checkpoint| !checkpoint.digests.is_empty()))
     }
 
-    /// Makes sure that the tables can be followed and that the collections are there.
+    /// Makes sure that the tables can be followed and that the collections exist.
     async fn prepare(&mut self, source: &Source) -> Result<Facts, PipelineError> {
         let run = &mut self.run;
         follow_publication(source, &run.store, run.on_gap).await?;
@@ -401,14 +404,15 @@ impl Pipeline {
     }
 }
 
-/// Makes a collection if it is not there. Returns which one it is, and whether it is not the `known` one and has no points.
+/// Creates the collection if it does not exist. Returns its id, and whether it is empty and not the `known` collection.
 async fn prepared(writer: &Writer, known: &BTreeMap<String, String>) -> Result<(CollectionId, bool), PipelineError> {
     let id = writer.prepare().await?;
     let is_empty = known.get(&writer.collection.name) != Some(&id.0) && writer.is_empty().await?;
     Ok((id, is_empty))
 }
 
-/// Checks that a collection's templates name columns that are read. Says why a column is not that the table has.
+/// Checks that a collection's templates name only columns that are read. If the table has the column, the error says
+/// why it is not read.
 ///
 /// # Errors
 /// The first column that is missing.
@@ -455,7 +459,8 @@ async fn work(
             }
             run.shared.telemetry.resync(checkpoint.resync.as_ref());
             if let Slot::Ready { confirmed } = facts.slot {
-                // What comes after it is replayed: until then, a row may be back whose deletion is still to come.
+                // The stream replays everything after this position. Until then, rows may be back whose deletion is
+                // still to come.
                 run.shared.telemetry.applied(confirmed);
                 run.shared.telemetry.confirmed(confirmed);
                 replay = Replay::new(confirmed, checkpoint.last_commit);
@@ -478,7 +483,7 @@ async fn work(
                 last_commit: Lsn::ZERO,
                 written_to: None,
                 resync,
-                // Points that wait for a person's word go on waiting.
+                // Points that wait for an operator's decision go on waiting.
                 sweep_waits: stored.as_ref().is_some_and(|stored| stored.sweep_waits),
                 witnesses: BTreeMap::new(),
                 tables: run.tables_of(stored.as_ref(), found.tables),
@@ -488,7 +493,7 @@ async fn work(
                 written: BTreeMap::new(),
             };
             let checkpoint = snapshot::take(run, source, checkpoint, drop_slot).await?;
-            // Before the phase says that the rows are there.
+            // Count before the phase says that the rows are there.
             let sinks: Vec<_> = run.writers.iter().map(|writer| Arc::clone(&writer.collection.sink)).collect();
             count_points(&sinks, 0..sinks.len(), &run.shared.telemetry).await?;
             run.writers.iter().for_each(Writer::wrote_everything);
@@ -517,7 +522,8 @@ fn show_owed(source: &Source, run: &Run) -> Result<(), PipelineError> {
     Ok(())
 }
 
-/// Up to where the stream says nothing of tables that were read whole since, or will be.
+/// Returns, by table, the position before which changes are passed over: the table was read whole since then, or will
+/// be.
 async fn passed(source: &Source, store: &Store) -> Result<HashMap<TableName, Lsn>, PipelineError> {
     let Baseline { floors, anew, .. } = store.baseline()?.unwrap_or_default();
     let now = source.server_position().await?.flushed;
@@ -525,7 +531,7 @@ async fn passed(source: &Source, store: &Store) -> Result<HashMap<TableName, Lsn
     Ok(floors.chain(anew.into_iter().map(|table| (table, now))).collect())
 }
 
-/// Says what becomes of collections that are not configured any more.
+/// Logs what happens to the points of collections that are not configured any more.
 fn say_what_stays(stored: &Checkpoint, facts: &Facts) {
     for collection in stored.collections.keys().filter(|name| !facts.collections.contains_key(*name)) {
         tracing::warn!(
@@ -536,7 +542,8 @@ fn say_what_stays(stored: &Checkpoint, facts: &Facts) {
     }
 }
 
-/// What is in the collections before a snapshot. The state file may know less: it was lost, or is an old copy.
+/// The newest generation and the tables found in the collections before a snapshot. The state file may know less: it
+/// may have been lost, or be an old copy.
 struct Found {
     newest: Generation,
     tables: Tables,
@@ -554,13 +561,14 @@ impl Found {
         Ok(found)
     }
 
-    /// What the first snapshot of a data directory is if there are points already: they may be of another database.
+    /// Returns the resync that explains a first snapshot into collections that have points already. The points may be
+    /// of another database.
     fn resync(&self) -> Option<gap::Resync> {
         (self.newest > Generation::default()).then(gap::Resync::of_lost_state)
     }
 }
 
-/// Remembers that the next session has to read the tables again, if that is what the last one ended with.
+/// Stores that the next session has to read the tables again, if the error that ended this one requires it.
 pub(crate) fn want_snapshot_after(outcome: &Result<(), PipelineError>, store: &Store) -> Result<(), PipelineError> {
     let resync = match outcome {
         Err(PipelineError::Resync(resync)) => Some(resync.clone()),
@@ -575,8 +583,8 @@ pub(crate) fn want_snapshot_after(outcome: &Result<(), PipelineError>, store: &S
     }
 }
 
-/// Puts a publication of walvec's back as configured, if gaps are to be closed; or, if another table has taken over a name, lets it
-/// follow that.
+/// Restores walvec's own publication to its configured state, if gaps are closed by a resync. Otherwise changes the
+/// publication only if another table has taken over a name: it then publishes that table.
 pub(crate) async fn follow_publication(source: &Source, store: &Store, on_gap: OnGap) -> Result<(), PipelineError> {
     if on_gap == OnGap::Resync {
         source.mend_publication().await?;
@@ -589,8 +597,9 @@ pub(crate) async fn follow_publication(source: &Source, store: &Store, on_gap: O
     Ok(())
 }
 
-/// Fails if the server is a standby, in a way that is tried again: an address that leads to the primary may lead to a standby until that
-/// is promoted. At a first start that has nothing stored, preflight says what is wrong.
+/// Fails with a retryable error if the server is a standby: an address that leads to the primary may lead to a standby
+/// until that one is promoted. At a first start with nothing stored it returns `Ok`, because preflight reports the
+/// problem.
 pub(crate) fn refuse_standby(source: &Source, during: During, store: &Store) -> Result<(), PipelineError> {
     if !source.server().in_recovery || (during == During::FirstStart && store.checkpoint()?.is_none()) {
         return Ok(());
@@ -598,8 +607,11 @@ pub(crate) fn refuse_standby(source: &Source, during: During, store: &Store) -> 
     Err(CaptureError::Standby { server: source.address() }.into())
 }
 
-/// The slot is not judged here: [`decide`] knows more about it, and one that is busy may only need a moment after a kill.
-/// Nor is a limit that our own dying session may be counted in: the attempt itself tells, and waits.
+/// Fails if preflight finds an error that retrying cannot fix.
+///
+/// It does not judge the slot: [`decide`] knows more about it, and a slot that is in use may become free a moment after a
+/// kill. After the first start it does not judge a limit of the server either: our own dying session may count towards it,
+/// and the attempt itself reports that error and is retried.
 pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> Result<(), PipelineError> {
     let mut errors = Vec::new();
     let findings = match during {
@@ -627,7 +639,7 @@ pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> 
     Err(Refusal { code: first.code, what, remedy }.into())
 }
 
-/// Counts the points of the collections with these places in the status. Fails only if one is gone.
+/// Counts the points of the collections at these `places` in the status. Fails only if a collection is missing.
 pub(crate) async fn count_points(
     sinks: &[Arc<dyn Sink>],
     places: Range<usize>,
@@ -644,7 +656,7 @@ async fn count_points_of(index: usize, sink: &dyn Sink, telemetry: &Telemetry) -
         let points = sink.count().await?;
         Ok((points, sink.indexed().await?))
     };
-    // A server that does not answer must not keep the rest from being looked at; the next write reports it.
+    // A server that does not answer must not delay the other collections. The next write reports it.
     match tokio::time::timeout(COUNT_LIMIT, counted).await {
         Ok(Ok((points, indexed))) => telemetry.collection(index, |status| {
             status.points = Some(points);
@@ -659,7 +671,7 @@ async fn count_points_of(index: usize, sink: &dyn Sink, telemetry: &Telemetry) -
     Ok(())
 }
 
-/// Lets the collections build their indexes while they are filled and while the stream goes on.
+/// Builds indexes of the collections periodically, during the snapshot and while the stream is followed.
 pub(crate) async fn maintain(sinks: &[Arc<dyn Sink>], mut status: watch::Receiver<Status>) {
     loop {
         let Ok(phase) = status

@@ -1,11 +1,12 @@
-//! Traces across processes: a change is followed from its commit into the sink, through the broker.
+//! Traces across processes: follows a change from its commit into the sink, through the broker.
 //!
-//! Records carry the [W3C trace context](https://www.w3.org/TR/trace-context/) in a header. Nothing of this happens unless
-//! somebody collects traces.
+//! Records carry the [W3C trace context](https://www.w3.org/TR/trace-context/) in a header. None of this happens unless
+//! traces are collected.
 
 #[cfg(feature = "otel")]
 mod context;
-/// Without the feature `otel` spans have no context outside this process, and none is ever collected.
+/// Replaces the trace context without the feature `otel`: spans have no context outside this process and are never
+/// collected.
 #[cfg(not(feature = "otel"))]
 mod context {
     use tracing::Span;
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::Span;
 
-/// The target of all spans: an exporter takes these, the log does not.
+/// The target of all spans: the exporter takes spans with this target, the log does not.
 pub const TARGET: &str = "walvec_trace";
 
 /// The name of the header.
@@ -29,7 +30,7 @@ pub(crate) const HEADER: &str = "traceparent";
 
 static COLLECTED: AtomicBool = AtomicBool::new(false);
 
-/// Says that somebody collects traces. Call once, after the exporter is installed.
+/// Turns traces on. Call once, after the exporter is installed.
 pub fn enable() {
     COLLECTED.store(true, Ordering::Relaxed);
 }
@@ -38,7 +39,7 @@ fn is_collected() -> bool {
     COLLECTED.load(Ordering::Relaxed)
 }
 
-/// A transaction on its way into topics.
+/// Returns a span for a transaction that is being written to topics.
 pub(crate) fn publishing(xid: u32) -> Span {
     if !is_collected() {
         return Span::none();
@@ -46,7 +47,8 @@ pub(crate) fn publishing(xid: u32) -> Span {
     tracing::trace_span!(target: TARGET, "publish", xid)
 }
 
-/// A batch on its way into the sink; it goes on with the traces that its records carry.
+/// Returns a span for a batch that is being written into the sink. It continues the traces in `parents`, which its
+/// records carry.
 pub(crate) fn writing<'a>(rows: usize, parents: impl IntoIterator<Item = &'a str>) -> Span {
     if !is_collected() {
         return Span::none();
@@ -56,7 +58,7 @@ pub(crate) fn writing<'a>(rows: usize, parents: impl IntoIterator<Item = &'a str
     span
 }
 
-/// What a record carries of a span.
+/// Returns the header value that carries `span` in a record.
 pub(crate) fn traceparent(span: &Span) -> Option<String> {
     if is_collected() { context::of(span) } else { None }
 }

@@ -1,29 +1,30 @@
 //! Proof that a collection still has what was written into it.
 //!
-//! A collection that was restored to an older state looks like itself: it has the same identity and fingerprint. What it does not have
-//! is what was written last. So some writes of each collection are remembered with the position, and looked for now and then.
+//! A collection that was restored to an older state has the same identity and fingerprint as before. It lacks only the
+//! last writes. So some writes of each collection are remembered with the position, and the pipeline checks for them
+//! periodically.
 //!
-//! A write that is there proves that everything before it is there. One proves nothing any more once its row is written again or
-//! removed, so there are several, the newest of them close together and the others further and further apart. Where their rows are
-//! read to be written again, they are compared first.
+//! A write that is there proves that every write before it is there. It proves nothing once its row is written again or
+//! removed. So several writes are remembered: the newest are close together, the older ones further and further apart.
+//! When a batch reads their points before it writes them again, they are compared first.
 
 use serde::{Deserialize, Serialize};
 use walvec_model::{Generation, PointId, Position, StoredPoint};
 
-/// How many rows that were written are remembered, and how many that were removed, in each list.
+/// How many written rows each list remembers, and how many removed ones.
 const MOST: usize = 8;
 
-/// A write of a collection.
+/// A write that a collection must still have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Witness {
     /// The point.
     pub(crate) id: PointId,
-    /// The version that it was given; `None` if it was removed.
+    /// The version that the write gave the point; `None` if it removed the point.
     pub(crate) version: Option<(Generation, Position)>,
 }
 
 impl Witness {
-    /// Whether the collection has the write, given the point as it is stored now.
+    /// Returns whether the collection has this write, given the point as it is stored now.
     pub(crate) fn holds(&self, stored: Option<&StoredPoint>) -> bool {
         let stored = stored.map(|point| point.provenance.as_ref().map(|own| (own.generation, own.position)));
         match (self.version, stored) {
@@ -33,7 +34,8 @@ impl Witness {
         }
     }
 
-    /// Whether the point is stored in an older version. A row whose chunks are being written has none.
+    /// Returns whether the point is stored in an older version. A row whose chunks are being written has no version
+    /// yet.
     fn is_newer_than(&self, stored: Option<&StoredPoint>) -> bool {
         let own = stored.and_then(|point| point.provenance.as_ref());
         let versions = self.version.zip(own.filter(|own| own.position > Position::default()));
@@ -45,16 +47,17 @@ impl Witness {
     }
 }
 
-/// Which differences between a write and the stored point prove that the collection was put back.
+/// Which differences between a remembered write and the stored point prove that the collection was restored to an older
+/// state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Proof {
-    /// None: other workers write too, or the rows are being read again as a whole.
+    /// No difference: other workers write too, or the rows are being read again as a whole.
     #[default]
     Nothing,
-    /// An older version. The process that wrote before may have removed rows, or brought them back, of which the stream still has to
-    /// tell.
+    /// Only an older version. The previous process may have removed rows, or written removed rows again, and the stream
+    /// may still have to repeat those changes.
     OlderVersion,
-    /// Every one: since the last look, or since a snapshot, this process has written whatever there is.
+    /// Every difference: since the last look, or since a snapshot, only this process has written.
     Difference,
 }
 
@@ -63,18 +66,19 @@ enum Proof {
 pub(crate) struct Doubt {
     /// The write.
     pub(crate) missing: Witness,
-    /// A newer one. If that is there, the collection was not put back: another program has changed the point.
+    /// A newer write. If the collection has that one, it was not restored: another program has changed the point of
+    /// `missing`.
     pub(crate) unless: Option<Witness>,
 }
 
-/// What is known of a collection's writes.
+/// The remembered writes of one collection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Witnesses {
-    /// Those that were there at the last look, or are of before the start, the oldest first.
+    /// Writes that the last look found, or that come from before the start. Oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     seen: Vec<Witness>,
-    /// Later ones. They do not join the others until the next look: they would also be there if the collection was restored just before
-    /// them.
+    /// Later writes. They join `seen` at the next look: they would also be there if the collection had been restored
+    /// just before they were written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     new: Vec<Witness>,
     #[serde(skip)]
@@ -82,14 +86,16 @@ pub struct Witnesses {
 }
 
 impl Witnesses {
-    /// Takes over what was stored with the position. `may_go_back`: a crash may have left rows in older versions than they had.
+    /// Takes over what was stored with the position. `may_go_back`: after a crash, rows may be stored in older versions
+    /// than before.
     pub(crate) fn remembered(mut self, may_go_back: bool) -> Self {
         self.join();
         Self { proof: if may_go_back { Proof::Nothing } else { Proof::OlderVersion }, ..self }
     }
 
-    /// Those to look for: the newest row that was written, which tells of all before it, and what was removed since. After a start
-    /// all of them, because the collection may have been put back before the newest were written.
+    /// Returns the writes to look for: the newest written row, which proves all writes before it, and the rows removed
+    /// since. After a start it returns all of them, because the collection may have been restored before the newest
+    /// were written.
     pub(crate) fn to_look_for(&self) -> Vec<Witness> {
         let from = match self.proof {
             Proof::Difference => self.seen.iter().rposition(Witness::is_written).unwrap_or_default(),
@@ -98,12 +104,12 @@ impl Witnesses {
         self.seen[from..].to_vec()
     }
 
-    /// Something was written.
+    /// Notes a new write.
     pub(crate) fn wrote(&mut self, last: Witness) {
         add(&mut self.new, last);
     }
 
-    /// The collection had what was looked for, or a snapshot has written it as a whole.
+    /// Notes that the collection had the writes that were looked for, or that a snapshot has written all of it.
     pub(crate) fn found(&mut self) {
         self.join();
         self.proof = Proof::Difference;
@@ -115,8 +121,8 @@ impl Witnesses {
         }
     }
 
-    /// Compares those whose points were read with these points as they are stored now, and forgets those that the collection does not
-    /// have. New ones tell nothing: a replica may not have them yet.
+    /// Compares the writes whose points were read with those points as they are stored now, and forgets the ones that
+    /// the collection does not have. Writes in `new` prove nothing: a replica may not have them yet.
     pub(crate) fn compare(&mut self, was_read: impl Fn(PointId) -> bool, stored: &[StoredPoint]) -> Option<Doubt> {
         let point = |id| stored.iter().find(|point| point.id == id);
         let is_missing = |witness: &Witness| was_read(witness.id) && !witness.holds(point(witness.id));
@@ -133,13 +139,13 @@ impl Witnesses {
         doubt
     }
 
-    /// Forgets those that are not `kept`.
+    /// Forgets the writes for which `kept` returns false.
     pub(crate) fn keep(&mut self, kept: impl Fn(&Witness) -> bool) {
         self.seen.retain(&kept);
         self.new.retain(&kept);
     }
 
-    /// The collection was emptied: the points must not be back.
+    /// Notes that the collection was emptied: from now on, the points must stay absent.
     pub(crate) fn emptied(&mut self) {
         self.join();
         for witness in std::mem::take(&mut self.seen) {
@@ -148,8 +154,8 @@ impl Witnesses {
     }
 }
 
-/// Adds the newest. If there are too many of its kind, every second one goes: the oldest and the newest stay, and those between them
-/// are further apart the older they are.
+/// Adds the newest write. If there are too many of its kind, every second one is dropped: the oldest and the newest
+/// stay, and those between them are further apart the older they are.
 fn add(witnesses: &mut Vec<Witness>, newest: Witness) {
     let is_alike = |witness: &Witness| witness.is_written() == newest.is_written();
     witnesses.push(newest);
@@ -205,7 +211,7 @@ mod tests {
         Witness { id: PointId::Num(id), version: None }
     }
 
-    /// Witnesses that were looked for and found.
+    /// Returns witnesses that were looked for and found.
     fn seen(witnesses: impl IntoIterator<Item = Witness>) -> Witnesses {
         let mut all = Witnesses::default();
         witnesses.into_iter().for_each(|witness| all.wrote(witness));
@@ -213,7 +219,7 @@ mod tests {
         all
     }
 
-    /// What the point 1, read before it is written again, says.
+    /// Compares point 1, as it was read before it is written again.
     fn compared(witnesses: &mut Witnesses, stored: Option<StoredPoint>) -> Option<Doubt> {
         witnesses.compare(|id| id == PointId::Num(1), &stored.into_iter().collect::<Vec<_>>())
     }

@@ -1,4 +1,4 @@
-//! The W3C trace context of a span, as text, and back.
+//! Formats the context of a span as a W3C trace context, and parses it back.
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 use tracing::Span;
@@ -8,7 +8,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 pub(super) fn adopt<'a>(span: &Span, parents: impl IntoIterator<Item = &'a str>) {
     let mut contexts = parents.into_iter().filter_map(parse);
     if let Some(first) = contexts.next() {
-        // A span that has begun already keeps its parent, and this one has not.
+        // `set_parent` fails for a span that has already begun. This one has not.
         let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(first));
     }
     for other in contexts {
@@ -16,7 +16,7 @@ pub(super) fn adopt<'a>(span: &Span, parents: impl IntoIterator<Item = &'a str>)
     }
 }
 
-/// The context of `span`, if it has one.
+/// Returns the context of `span` as text, if it has one.
 pub(super) fn of(span: &Span) -> Option<String> {
     let context = span.context();
     let context = context.span().span_context().clone();
