@@ -1,8 +1,9 @@
-//! Which partitions the stream has brought rows of that no shape has.
+//! Partitions that the stream has brought rows of and that no shape has.
 //!
-//! A partition that is created, filled and emptied or dropped between two looks leaves no difference that tells of its rows: the
-//! stream brings them as rows of the table, and nothing of what removes them. But it names the partition before its first row. One that
-//! is named and not known to have been read is a *stray*: what became of its rows, only reading the whole table tells.
+//! A partition that is created, filled and then emptied or dropped between two looks leaves no difference to find. The
+//! stream brings its rows as rows of the table, but not what removes them. It does name the partition before its first
+//! row. A partition that is named and not known to have been read is a *stray*: only reading the whole table shows what
+//! became of its rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,21 +14,22 @@ use walvec_model::{Lsn, Position, StreamEvent, TableName};
 
 use crate::store::{Baseline, Store, StoreError};
 
-/// What the stream has named. The reader of the stream fills it; looks at the catalogue ask it.
+/// The partitions that the stream has named. The reader of the stream fills it; looks at the catalogue query it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leaves(Arc<Mutex<BTreeMap<TableName, Partitions>>>);
 
-/// A partition of which the stream has brought rows, and that was not read.
+/// A partition that the stream has brought rows of, and that was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stray {
-    /// The last position at which it was named.
+    /// The last position at which the stream named it.
     named: Position,
-    /// The transaction that wrote the first row that was streamed; 0, which none has, if rows were copied.
+    /// The transaction that wrote the first streamed row; 0, which is no transaction's id, if the rows were copied.
     first: u32,
 }
 
 impl Stray {
-    /// A partition whose rows were copied as of `position`. The transaction that made it had committed before.
+    /// Returns a stray whose rows were copied as of `position`. The transaction that created the partition had
+    /// committed before.
     pub(crate) const fn copied(position: Position) -> Self {
         Self { named: position, first: 0 }
     }
@@ -36,16 +38,18 @@ impl Stray {
 /// The partitions of a table.
 #[derive(Debug, Default)]
 struct Partitions {
-    /// Those of the shape that the table had when its rows were read. What happened to them since is a difference.
+    /// Partitions of the shape that the table had when its rows were read. A later change to one of them is a
+    /// difference of shapes.
     known: BTreeSet<u32>,
-    /// Where the server was when the table was last looked at to be read whole. What was streamed from before says nothing any more.
+    /// The server's position at the look after which the table was read whole. Anything streamed from before it says
+    /// nothing any more.
     read_from: Lsn,
-    /// The others that were named.
+    /// The other partitions that the stream has named.
     strays: BTreeMap<u32, Stray>,
 }
 
 impl Leaves {
-    /// Goes on from what is stored.
+    /// Continues from the stored baseline.
     pub(crate) fn begin(&self, baseline: &Baseline) {
         let mut tables = BTreeMap::<TableName, Partitions>::new();
         for (table, strays) in &baseline.strays {
@@ -55,8 +59,8 @@ impl Leaves {
         baseline.shapes.iter().for_each(|(table, shape)| self.know(table, shape));
     }
 
-    /// Hears which partitions these events name. Strays are stored before any of the rows is: once those are confirmed, the stream does
-    /// not bring them again.
+    /// Notes the partitions that these events name. Strays are stored before any of their rows: once those are
+    /// confirmed, the stream does not bring them again.
     pub(crate) fn hear(&self, events: &[StreamEvent], store: &Store) -> Result<(), StoreError> {
         let mut has_new = false;
         for event in events {
@@ -71,7 +75,7 @@ impl Leaves {
         Ok(())
     }
 
-    /// Notes that the stream has named a partition. Says whether it is a stray.
+    /// Notes that the stream has named a partition. Returns whether it is a stray.
     fn note(&self, table: &TableName, leaf: u32, position: Position, xid: u32) -> bool {
         let mut tables = self.tables();
         let partitions = tables.entry(table.clone()).or_default();
@@ -92,7 +96,7 @@ impl Leaves {
         partitions.strays.retain(|leaf, _| !shape.has_leaf(*leaf));
     }
 
-    /// Notes that a table was read whole, as of some time after the server was at `from`.
+    /// Notes that a table was read whole after the server was at `from`.
     pub(crate) fn read(&self, table: &TableName, from: Lsn) {
         let mut tables = self.tables();
         let partitions = tables.entry(table.clone()).or_default();
@@ -100,19 +104,20 @@ impl Leaves {
         partitions.strays.retain(|_, stray| stray.named.commit_lsn >= from);
     }
 
-    /// Whether there are strays that a table does not have as it is `now`. The server was at `flushed` just before.
+    /// Returns whether the table has strays that its present shape `now` lacks. The server was at `flushed` just
+    /// before.
     pub(crate) fn is_any_gone(&self, table: &TableName, now: &Shape, flushed: Lsn) -> bool {
         self.is_any(table, |leaf, stray| !now.has_leaf(leaf) && stray.named.commit_lsn < flushed)
     }
 
-    /// Whether there are strays among the partitions of `now` that had rows before the server was at `until`, and may have been emptied
-    /// since.
+    /// Returns whether strays among the partitions of `now` had rows before the server was at `until`, and may have
+    /// been emptied since.
     pub(crate) fn is_any_emptied(&self, table: &TableName, now: &Shape, until: Lsn) -> bool {
         let may_be_emptied = |leaf, stray: &Stray| now.has_leaf(leaf) && !now.was_never_emptied(leaf, stray.first);
         self.is_any(table, |leaf, stray| may_be_emptied(leaf, stray) && stray.named.commit_lsn < until)
     }
 
-    /// All strays, to be stored.
+    /// Returns all strays, to be stored.
     pub(crate) fn strays(&self) -> Vec<(TableName, BTreeMap<u32, Stray>)> {
         let tables = self.tables();
         let with_strays = tables.iter().filter(|(_, partitions)| !partitions.strays.is_empty());
@@ -141,7 +146,7 @@ mod tests {
         shape_of(leaves.iter().map(|leaf| (*leaf, *leaf, 1)))
     }
 
-    /// Of partitions with these oids, files and transactions.
+    /// Returns a shape with partitions of these oids, files and transactions.
     fn shape_of(leaves: impl Iterator<Item = (u32, u32, u32)>) -> Shape {
         let leaves: BTreeMap<u32, _> =
             leaves.map(|(leaf, file, xid)| (leaf, json!({ "file": file, "xid": xid }))).collect();
@@ -159,7 +164,7 @@ mod tests {
         Position { commit_lsn: Lsn(lsn), ordinal: 1 }
     }
 
-    /// Of a table that was read when it had the partition 2.
+    /// Returns the leaves of a table that had partition 2 when it was read.
     fn leaves() -> Leaves {
         let leaves = Leaves::default();
         leaves.know(&table(), &shape(&[2]));

@@ -1,10 +1,10 @@
-//! Looks at the server, the catalogue and the collections once a second, beside the stream.
+//! Looks at the server, the catalogue and the collections once a second, concurrently with the stream.
 //!
-//! A look costs two statements, however many tables there are. One that fails decides nothing: a server that cannot be asked shows in
-//! the stream.
+//! A look costs two statements, however many tables there are. A look that fails decides nothing: a server that does
+//! not answer causes an error of the stream.
 //!
-//! - [`tables`]: whether the tables are what they were when their rows were read, and what to do if not
-//! - [`leaves`]: which partitions the stream has brought rows of that no look has found
+//! - [`tables`]: whether the tables are as they were when their rows were read, and what to do if not
+//! - [`leaves`]: partitions that the stream has brought rows of and that no look has found
 //! - [`truncates`]: which transactions of the stream emptied tables
 //! - here: the loop, and the publication
 
@@ -36,21 +36,23 @@ use tables::{Known, Reading, Suspicion};
 pub(crate) use tables::{follow_replaced, is_any_replaced, is_replaced};
 pub(crate) use truncates::Truncates;
 
-/// How often to look.
+/// The interval between looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the catalogue is asked about very many tables takes a while: it is left alone for this many times as long.
+/// How long the comparison of tables rests after each run, as a multiple of its own duration: with very many tables it
+/// takes a while.
 const REST: u32 = 20;
 
-/// How long an answer may take before what is known counts as old.
+/// How long an answer may take before the known position counts as outdated.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Notes what the tables are before a snapshot is taken of them, and returns the publication's version.
+/// Notes the shapes of the tables before a snapshot is taken of them, and returns the publication's version.
 ///
-/// What happens to a table after this note and before the snapshot is seen as a difference, and means reading it once more.
+/// A change of a table between this note and the snapshot shows up as a difference, and the table is then read once
+/// more.
 pub(crate) async fn begin(source: &Source, store: &Store) -> Result<String, PipelineError> {
     let publication = source.publication_identity().await?.map(|identity| identity.version);
-    // A table that is set aside is no less one that was followed, and is what it was then.
+    // A table that is set aside was followed before. It keeps the shape that it had then.
     let unfollowed = source.unfollowed();
     let shapes = source.shapes_now().await?.into_iter().filter_map(|(table, shape)| Some((table, shape?)));
     let mut shapes: Vec<_> = shapes.filter(|(table, _)| !unfollowed.contains(table)).collect();
@@ -60,8 +62,8 @@ pub(crate) async fn begin(source: &Source, store: &Store) -> Result<String, Pipe
     Ok(publication.unwrap_or_default())
 }
 
-/// Notes which partitions have come between the note that [`begin`] made and the snapshot, which was begun at `position`. Their rows
-/// are copied or streamed, and what removes them may do so before they are seen again.
+/// Notes which partitions were added between the note that [`begin`] made and the snapshot, which began at `position`.
+/// Their rows are copied or streamed, and may be removed before the next look sees the partition.
 pub(crate) async fn begun(source: &Source, store: &Store, position: Position) -> Result<(), PipelineError> {
     let baseline = store.baseline()?.unwrap_or_default();
     let now = source.shapes_now().await?;
@@ -78,28 +80,28 @@ pub(crate) async fn begun(source: &Source, store: &Store, position: Position) ->
     Ok(())
 }
 
-/// What one session looks at.
+/// The looks of one session.
 pub(crate) struct Watch<'a> {
     source: &'a Source,
     /// The tables as they were when the source was connected.
     tables: &'a [Arc<Table>],
     shared: &'a Shared,
     store: &'a Store,
-    /// Takes the tables that have to be read again.
+    /// Gives jobs to the pipeline for tables that have to be read again.
     jobs: Jobs,
-    /// The version of the publication as of which the rows were read; loaded when the stream is followed.
+    /// The version of the publication that the rows were read with; loaded when the stream is followed.
     as_read: Option<String>,
     /// The publication at the last look.
     publication: Option<PublicationIdentity>,
-    /// What the tables were when their rows were read; loaded when the stream is followed.
+    /// The shapes that the tables had when their rows were read; loaded when the stream is followed.
     known: Option<Known>,
     /// Tables that were found altered and have not been read again to the end.
     owed: BTreeSet<TableName>,
-    /// Those of which nothing counts from before the session: see [`Baseline::anew`].
+    /// The tables of [`Baseline::anew`]: those for which nothing counts that is older than the session.
     anew: BTreeSet<TableName>,
-    /// See [`Baseline::unproved`].
+    /// The tables of [`Baseline::unproved`]: those that were not published all the time.
     unproved: BTreeSet<TableName>,
-    /// As of which position altered tables were read whole.
+    /// The positions as of which altered tables were read whole.
     floors: BTreeMap<TableName, Position>,
     suspicions: BTreeMap<TableName, Suspicion>,
     reading: Option<Reading>,
@@ -107,7 +109,7 @@ pub(crate) struct Watch<'a> {
     shows_readings: bool,
     /// When the tables are looked at next.
     due: Instant,
-    /// Tables whose keys and identities were examined as they are now.
+    /// The shapes of tables whose keys and replica identities were examined.
     examined: Known,
     unfit: Trouble,
     missing: Trouble,
@@ -157,7 +159,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Looks until the session has to begin again, or must not go on.
+    /// Looks until the session has to begin again or must not go on, and returns the reason.
     pub(crate) async fn run(mut self, sinks: &[Arc<dyn Sink>]) -> PipelineError {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -165,7 +167,7 @@ impl<'a> Watch<'a> {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                // The next one need not wait for the next look.
+                // Another table may be waiting: compare the tables now instead of at the next look.
                 () = tables::ended(self.reading.as_ref()) => self.due = Instant::now(),
             }
             show_blockers(&self.source.waiting_for(), &mut self.waiting);
@@ -205,7 +207,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Shows that the slot may be lost before walvec has come to its end.
+    /// Shows a problem while PostgreSQL may invalidate the slot before walvec has read it to the end.
     fn show_risk(&mut self, is_at_risk: bool) {
         if !is_at_risk {
             return self.at_risk.end();
@@ -218,11 +220,12 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Fails if the publication may have left changes out since the snapshot began. `before`: what it was at the last look.
+    /// Fails if the publication may have left changes out since the snapshot began. `before`: the publication at the
+    /// last look.
     async fn compare_publication(&mut self, before: Option<PublicationIdentity>) -> Result<(), PipelineError> {
         let as_read = match self.as_read.take() {
             Some(as_read) => as_read,
-            // It has very many parts where there are very many collections.
+            // Loaded once: the checkpoint has very many parts where there are very many collections.
             None => match self.store.checkpoint()?.filter(|stored| stored.snapshot == SnapshotState::Done) {
                 Some(checkpoint) => checkpoint.publication,
                 None => return Ok(()),
@@ -236,7 +239,7 @@ impl<'a> Watch<'a> {
             self.as_read = Some(as_read);
             return Ok(());
         }
-        // Between two looks of one session there is no time for more than that.
+        // Only a change that was seen to happen between two looks of this session: there is no time for anything else.
         let was_the_same = |before: &PublicationIdentity| before.version == as_read;
         if before.is_some_and(|before| was_the_same(&before) && now.is_handed_over(&before)) {
             let baseline = self.store.baseline()?.unwrap_or_default();
@@ -245,13 +248,14 @@ impl<'a> Watch<'a> {
             return Ok(self.store.save_baseline(&Baseline { publication, ..baseline })?);
         }
         match self.unpublished_since(&as_read).await {
-            // The next session reads it anew, or says that it is a gap.
+            // The next session reads the table again, or reports a gap.
             Some(table) => Err(PipelineError::Altered { table }),
             None => Err(gap::found(gap::publication_changed(None), self.on_gap)),
         }
     }
 
-    /// The table that was not published all the time since that version, if there is one and the publication is otherwise as it was.
+    /// Returns a table that has not been published all the time since `version`; `None` if there is none, or if the
+    /// publication has changed in another way too.
     async fn unpublished_since(&self, version: &str) -> Option<TableName> {
         let now = self.publication.as_ref().filter(|_| self.on_gap == OnGap::Resync)?;
         if !PublicationIdentity::differ_in_tables_only(version, &now.version) {
@@ -263,7 +267,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Shows which open transactions the creation of a slot waits for, as long as it does.
+/// Shows which open transactions the creation of a slot waits for, while it waits.
 fn show_blockers(blockers: &[Blocker], trouble: &mut Trouble) {
     if blockers.is_empty() {
         return trouble.end();

@@ -1,15 +1,16 @@
-//! Whether the tables are what they were when their rows were read, and what to do if not.
+//! Compares the tables with what they were when their rows were read, and decides what to do if they differ.
 //!
 //! | what has changed | what follows |
 //! |---|---|
-//! | columns or key as the stream shows them, or the table behind the name | the session begins again, and reads that table anew |
-//! | how rows read, or which there are, without a word in the stream | that table is read again, concurrently with the stream |
-//! | a replica identity | what does not work with it any more is shown |
+//! | columns or key as the stream shows them, or the table behind the name | a new session begins and reads that table again |
+//! | how rows read, or which rows there are, without a change in the stream | that table is read again, concurrently with the stream |
+//! | a replica identity | the status shows what does not work with it any more |
 //! | anything else | it is noted |
 //!
-//! What is noted survives a restart, so that what happened while nothing ran is seen too. A table that is read again is noted as it is
-//! when that is done. Until then it is noted as owed: if the session ends before, the next one reads it, even if the alteration was
-//! undone, because some of its rows may have been read in between.
+//! Notes survive a restart, so that a change that happened while walvec was not running is found too. The new shape of
+//! a table that is read again is noted when the reading is complete. Until then the table is noted as owed. If the
+//! session ends first, the next one reads the table, even if the alteration was undone, because some of its rows may
+//! have been read in between.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,42 +30,42 @@ use crate::store::Baseline;
 /// Tables and their shapes.
 pub(super) type Known = BTreeMap<TableName, Shape>;
 
-/// Why a table is read that was owed when the session began.
+/// The logged reason for reading a table that was owed when the session began.
 const BEGUN_BEFORE: &str = "that was begun or decided before";
 
-/// How long a table is left alone that could not be read again.
+/// How long to wait after a table could not be read again.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// How long the examination of keys and identities may take: it may have to wait for a lock.
+/// How long the examination of keys and replica identities may take: it may have to wait for a lock.
 const EXAMINATION: Duration = Duration::from_secs(10);
 
-/// Partitions came, or were truncated or rewritten. What that means tells what the stream still has to bring: a TRUNCATE of the whole
-/// table that did it, or rows of a partition that has come.
+/// A table whose partitions were added, truncated or rewritten. What that means depends on what the stream still has to
+/// bring: a TRUNCATE of the whole table that caused it, or rows of an added partition.
 pub(super) struct Suspicion {
-    /// What the table was found to be.
+    /// The shape that the table was found with.
     shape: Shape,
-    /// When the stream has come so far, it has brought it.
+    /// The position that the stream has to reach: by then it has brought everything that caused the change.
     until: Option<Lsn>,
 }
 
-/// A table that is read again.
+/// A table that is being read again.
 pub(super) struct Reading {
     table: TableName,
-    /// What it was when its rows began to be read, to be noted at the end.
+    /// The shape that the table had when the reading began, to be noted at the end.
     shape: Shape,
-    /// Where the server was at that look, if the table is read whole.
+    /// The server's position at that look, if the table is read whole.
     from: Option<Lsn>,
-    /// The tables whose rows depend on it, and which partitions of them to read; the last one is being read.
+    /// The tables whose rows depend on it, each with the partitions to read. The last one is being read.
     todo: Vec<(TableName, Option<Vec<u32>>)>,
-    /// As of when the first of them was read whole.
+    /// The position as of which the first of them was read whole.
     since: Option<Position>,
     progress: Option<watch::Receiver<Progress>>,
-    /// It could not be read, and is tried again then.
+    /// When to try again, if the table could not be read.
     again: Option<Instant>,
 }
 
-/// Lets the publication publish the tables that have the configured names now, if it is walvec's own. Otherwise the next session says
-/// what to do.
+/// Makes walvec's own publication publish the tables that have the configured names now. If the publication is not
+/// walvec's own, the next session reports what to do.
 pub(crate) async fn follow_replaced(source: &Source) -> Result<(), PipelineError> {
     if source.mend_publication().await? {
         tracing::info!("another table has the name of one that was read; the publication publishes that one now");
@@ -72,14 +73,14 @@ pub(crate) async fn follow_replaced(source: &Source) -> Result<(), PipelineError
     Ok(())
 }
 
-/// Whether another table has the name of one whose rows were read.
+/// Returns whether another table has the name of a table whose rows were read.
 pub(crate) fn is_any_replaced(known: &[(TableName, Shape)], now: &[(TableName, Option<Shape>)]) -> bool {
     let before = |table: &TableName| known.iter().find(|(name, _)| name == table).map(|(_, shape)| shape);
     let is_other = |table: &TableName, now: &Shape| before(table).is_some_and(|before| is_replaced(before, now));
     now.iter().any(|(table, now)| now.as_ref().is_some_and(|now| is_other(table, now)))
 }
 
-/// Whether a table is another one than before, under the same name.
+/// Returns whether the name belongs to another table than before.
 pub(crate) fn is_replaced(before: &Shape, now: &Shape) -> bool {
     now.since(before) == Some(Alteration::Replaced)
 }
@@ -89,17 +90,17 @@ pub(super) async fn ended(reading: Option<&Reading>) {
     let progress = reading.filter(|reading| reading.again.is_none()).and_then(|reading| reading.progress.clone());
     let Some(mut progress) = progress else { return std::future::pending().await };
     if progress.wait_for(|progress| progress.ended.is_some()).await.is_err() {
-        // The job went with its pipeline.
+        // The job was dropped together with its pipeline.
         std::future::pending().await
     }
 }
 
 enum Verdict {
-    /// The stream brings everything.
+    /// Note the new shape: the stream brings everything.
     Note,
-    /// It cannot be said yet.
+    /// Wait: it cannot be decided yet.
     Wait,
-    /// Rows have to be read again: those of these partitions, or all.
+    /// Read rows again: those of these partitions, or all.
     Read { partitions: Option<Vec<u32>>, why: &'static str },
 }
 
@@ -126,7 +127,7 @@ impl Watch<'_> {
                 continue;
             };
             if !is_followed {
-                // Others look rows up in it, and have to be read.
+                // Other tables look up rows in it, and have to be read again.
                 if is_owed {
                     self.begin(table, shape, None, flushed, BEGUN_BEFORE);
                 }
@@ -156,7 +157,7 @@ impl Watch<'_> {
                     if self.owed.insert(table.clone()) {
                         self.note(&known)?;
                     }
-                    // What is owed is the whole table.
+                    // A table that is owed has to be read whole.
                     self.begin(table, shape, partitions.filter(|_| !is_owed), flushed, why);
                 }
             }
@@ -175,7 +176,8 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Fails if a table was altered so that the snapshot of it is in vain. Everything else is compared when it is complete.
+    /// Fails if a table was altered so that its snapshot is useless. Every other difference is compared when the
+    /// snapshot is complete.
     pub(super) async fn refuse_replaced(&mut self) -> Result<(), PipelineError> {
         let Ok(found) = self.source.shapes_now().await else { return Ok(()) };
         let (known, unfollowed) = (self.noted()?, self.source.unfollowed());
@@ -202,7 +204,7 @@ impl Watch<'_> {
             match self.fitness.is_lost(self.source, table).await {
                 Some(true) => return Err(PipelineError::Altered { table: table.clone() }),
                 Some(false) => {}
-                // The next look asks again.
+                // No answer: the next look asks again.
                 None => return Ok(Verdict::Wait),
             }
         }
@@ -211,7 +213,7 @@ impl Watch<'_> {
         }
         let xids = match now.since(before) {
             None => return Ok(Verdict::Note),
-            // That was refused.
+            // `refuse_altered` has failed for this already.
             Some(Alteration::Replaced) => return Ok(Verdict::Wait),
             Some(Alteration::Rows { why }) => return Ok(Verdict::Read { partitions: None, why }),
             Some(Alteration::Partitions(_)) => Vec::new(),
@@ -221,8 +223,8 @@ impl Watch<'_> {
         Ok(self.judge_partitions(table, &xids, (before, now), until))
     }
 
-    /// Decides about partitions that came, or were given other storage by the transactions `xids`. The stream has brought everything
-    /// up to `until`, and they have been what they are since.
+    /// Decides about partitions that were added, or were given new storage by the transactions `xids`. The stream has
+    /// brought everything up to `until`, and the shape has not changed since.
     fn judge_partitions(
         &self,
         table: &TableName,
@@ -245,7 +247,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Fails if the stream shows the table otherwise from now on.
+    /// Fails if the stream shows the table with other columns or another key from now on.
     async fn refuse_altered(&self, table: &TableName, before: &Shape, now: &Shape) -> Result<(), PipelineError> {
         if is_replaced(before, now) {
             follow_replaced(self.source).await?;
@@ -259,7 +261,7 @@ impl Watch<'_> {
             Err(_) if self.fitness.is_to_be_set_aside(self.source, table).await => {
                 return Err(PipelineError::Altered { table: table.clone() });
             }
-            // It is examined; the stream will not go on with it.
+            // `examine` has shown the problem. The stream will not go on with this table.
             Err(_) => return Ok(()),
         };
         let found = |tables: &[Arc<Table>]| tables.iter().find(|found| found.name == *table).cloned();
@@ -269,11 +271,12 @@ impl Watch<'_> {
         Err(PipelineError::Altered { table: table.clone() })
     }
 
-    /// Up to where the stream has brought everything that made the table what it is now; `None` if it has not come so far.
+    /// Returns the position up to which the stream has brought everything that made the table what it is now; `None` if
+    /// it has not come so far.
     fn brought(&mut self, table: &TableName, now: &Shape, flushed: Lsn) -> Option<Lsn> {
         let suspicion = self.suspicions.get_mut(table).filter(|suspicion| suspicion.shape == *now);
         let Some(suspicion) = suspicion else {
-            // At the next look everything that was committed is on the server's disk, and will be streamed.
+            // By the next look, everything committed so far is flushed on the server, and will be streamed.
             self.suspicions.insert(table.clone(), Suspicion { shape: now.clone(), until: None });
             return None;
         };
@@ -281,20 +284,21 @@ impl Watch<'_> {
         (self.shared.telemetry.subscribe().borrow().applied_lsn >= until).then_some(until)
     }
 
-    /// Begins to read a table again, or some of its partitions. The server was at `flushed` before it was looked at.
+    /// Begins to read a table again, or some of its partitions. The server was at `flushed` before the look that found
+    /// it.
     fn begin(&mut self, table: TableName, shape: Shape, partitions: Option<Vec<u32>>, flushed: Lsn, why: &'static str) {
         if self.reading.is_some() {
             return;
         }
         tracing::info!(%table, "rows are read again: {why}");
-        // Of a table in which others look something up, any of their rows may be concerned.
+        // A table that looks up rows in this one is read whole: any of its rows may be affected.
         let part = |main: &TableName| partitions.clone().filter(|_| *main == table);
         let todo = self.source.dependents(&table).into_iter().map(|main| (main.clone(), part(&main))).collect();
         let from = partitions.is_none().then_some(flushed);
         self.reading = Some(Reading { table, shape, from, todo, since: None, progress: None, again: None });
     }
 
-    /// Brings the table that is read again forward. Says whether it is done, and noted.
+    /// Advances the reading of the table that is read again. Returns whether it is done and its shape is in `known`.
     fn read_on(&mut self, known: &mut Known) -> bool {
         let Some(reading) = &mut self.reading else { return false };
         if let Some(again) = reading.again {
@@ -331,23 +335,23 @@ impl Watch<'_> {
             if self.anew.remove(&table)
                 && let Some(since) = since
             {
-                // Of a table that is only looked up, too, what is older goes without saying.
+                // Older changes of a table that is only looked up are passed over too.
                 self.floors.entry(table.clone()).or_insert(since);
             }
-            // What a table was that is set aside tells whether it can be followed again.
+            // A table that is set aside keeps its noted shape, which shows whether it can be followed again.
             if !self.source.unfollowed().contains(&table) {
                 self.know(known, table, shape);
             }
             self.unread.end();
             return true;
         };
-        // While another job waits there is no room; it is given at the next look then.
+        // There is no room while another job waits. The next look gives the job then.
         let may_sweep_most = !self.unproved.contains(&reading.table);
         reading.progress = self.jobs.give(Job::Altered { table, partitions, may_sweep_most }).ok();
         false
     }
 
-    /// Shows what does not work any more with the keys and replica identities as they are now.
+    /// Shows what does not work any more with the present keys and replica identities.
     async fn examine(&mut self, table: &TableName, now: &Shape) {
         if self.examined.get(table) == Some(now) {
             return;
@@ -361,7 +365,7 @@ impl Watch<'_> {
         self.unfit.show(Problem { part: "source".to_owned(), message, remedy, attempts: 1 });
     }
 
-    /// Shows which tables are read again, and how far that has come.
+    /// Shows which tables are read again, and how far each has come.
     pub(super) fn show_readings(&mut self) {
         let is_reading = !self.owed.is_empty() || self.reading.is_some();
         if !(is_reading || std::mem::replace(&mut self.shows_readings, is_reading)) {
@@ -393,7 +397,7 @@ impl Watch<'_> {
         self.missing.show(Problem { part: "source".to_owned(), message, remedy, attempts: 1 });
     }
 
-    /// Takes a shape for that of the rows that were read.
+    /// Records `shape` as the one that the table had when its rows were read.
     fn know(&self, known: &mut Known, table: TableName, shape: Shape) {
         self.shared.leaves.know(&table, &shape);
         known.insert(table, shape);

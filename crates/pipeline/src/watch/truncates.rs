@@ -1,23 +1,23 @@
 //! Which transactions of the stream emptied tables.
 //!
-//! Such a transaction gives every partition other storage. If it then writes rows, a `TRUNCATE` of a partition behind them removes some
-//! of them without another trace: it empties the new storage where it is. So what explains other storage is a transaction that leaves the
-//! table empty.
+//! A transaction that truncates a table gives every partition new storage. If it writes rows afterwards and then
+//! truncates a single partition, that removes some of these rows without any other trace, because PostgreSQL empties
+//! the new storage in place. So only a transaction that leaves the table empty explains new storage.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use walvec_model::{Change, Op, TableName};
 
-/// How many transactions are remembered for each table. One that is forgotten costs reading the table again.
+/// How many transactions are remembered for each table. If one is forgotten, the table is read again.
 const REMEMBERED: usize = 64;
 
-/// Noted by whoever reads the stream, asked by whoever looks at the catalogue.
+/// The noted transactions of each table. The reader of the stream notes them; looks at the catalogue query them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Truncates(Arc<Mutex<HashMap<TableName, VecDeque<u32>>>>);
 
 impl Truncates {
-    /// Hears of a change that transaction `xid` made.
+    /// Notes a change that transaction `xid` made.
     pub(crate) fn hear(&self, change: &Change, xid: u32) {
         match change.op {
             Op::Truncate => self.note(&change.table.name, xid),
@@ -25,7 +25,7 @@ impl Truncates {
         }
     }
 
-    /// Notes that transaction `xid` emptied `table`, or changed it so that everything that depends on it is made anew.
+    /// Notes that transaction `xid` emptied `table`, or changed it so that everything that depends on it is rebuilt.
     pub(crate) fn note(&self, table: &TableName, xid: u32) {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let xids = noted.entry(table.clone()).or_default();
@@ -37,7 +37,7 @@ impl Truncates {
         }
     }
 
-    /// Notes that transaction `xid` wrote a row.
+    /// Notes that transaction `xid` wrote a row, so that it does not leave the table empty.
     fn take_back(&self, table: &TableName, xid: u32) {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(xids) = noted.get_mut(table)
@@ -47,7 +47,7 @@ impl Truncates {
         }
     }
 
-    /// Whether all of these transactions have emptied the table.
+    /// Returns whether all of these transactions have emptied the table.
     pub(crate) fn explain(&self, table: &TableName, xids: &[u32]) -> bool {
         let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         xids.iter().all(|xid| noted.get(table).is_some_and(|noted| noted.contains(xid)))
