@@ -1,7 +1,7 @@
-//! The only module that advances the position which PostgreSQL may forget up to.
+//! The only module that advances the position up to which PostgreSQL may forget WAL.
 //!
-//! The order is: the sink says durable → the checkpoint is stored → the slot is told. Only a transaction's end, or the
-//! server's position while nothing is in flight, ever comes here.
+//! The order is: the sink reports durable → the checkpoint is stored → the position is reported to the slot. Only the
+//! end of a transaction, or the server's position while nothing is in flight, is ever reported here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use crate::gap::Resync;
 use crate::store::{Checkpoint, SnapshotState, Store, StoreError};
 use crate::witness::Witnesses;
 
-/// How often at most the checkpoint is stored and the slot told. After a crash at most this much is written again.
+/// How often at most the checkpoint is stored and the position reported. After a crash at most this much is written
+/// again.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps the checkpoint of a running stream.
@@ -23,19 +24,20 @@ pub(crate) struct Checkpointer {
     store: Arc<Store>,
     source: Arc<Source>,
     checkpoint: Checkpoint,
-    /// How far the stream has come since it was opened: behind `checkpoint.applied` while it is being replayed.
+    /// How far the stream has come since it was opened. It lies behind `checkpoint.applied` while the stream is being
+    /// replayed.
     reached: Lsn,
-    /// See [`Checkpoint::written_to`].
+    /// The value to store as [`Checkpoint::written_to`].
     written_to: Lsn,
     /// When progress that is not stored yet has to be stored.
     due: Option<Instant>,
     last: Option<Instant>,
-    /// Collections of which something was noted that is not stored yet.
+    /// Collections with notes that are not stored yet.
     noted: BTreeSet<String>,
 }
 
 impl Checkpointer {
-    /// Stores that a session begins to write. Dropping it stores what may have been written.
+    /// Stores that a session begins to write. Dropping the result stores up to where it may have written.
     pub(crate) fn open(store: Arc<Store>, source: Arc<Source>, mut checkpoint: Checkpoint) -> Result<Self, StoreError> {
         let written_to = checkpoint.written_to.take().unwrap_or(checkpoint.applied);
         store.save_checkpoint(&checkpoint)?;
@@ -51,7 +53,7 @@ impl Checkpointer {
         })
     }
 
-    /// Notes what an event of the stream brings.
+    /// Notes the position of a change that the stream brings.
     pub(crate) fn takes(&mut self, event: &StreamEvent) {
         let position = match event {
             StreamEvent::Change(change) => change.position,
@@ -61,23 +63,23 @@ impl Checkpointer {
             | StreamEvent::Commit { .. }
             | StreamEvent::Idle { .. } => return,
         };
-        // A history that ends where the commit's record begins does not contain it.
+        // A history that ends where the commit's record begins does not contain it, hence plus one.
         self.takes_as_of(Lsn(position.commit_lsn.0.saturating_add(1)));
     }
 
-    /// Notes that rows come that were read as of `position`.
+    /// Notes that rows are written that were read as of `position`.
     pub(crate) fn takes_as_of(&mut self, position: Lsn) {
         self.written_to = self.written_to.max(position);
     }
 
-    /// Everything committed up to here is in the sink, and nothing older is being replayed into it.
+    /// Returns the position up to which every commit is in the sink, and nothing older is being replayed into it.
     pub(crate) const fn reached(&self) -> Lsn {
         self.reached
     }
 
     /// Notes that everything committed up to `end_lsn` is durably in the sink.
     pub(crate) fn durable(&mut self, end_lsn: Lsn) {
-        // An idle server repeats its position: nothing new to store.
+        // An idle server repeats its position. There is nothing new to store.
         if end_lsn <= self.reached {
             return;
         }
@@ -94,7 +96,7 @@ impl Checkpointer {
         self.durable(end_lsn);
     }
 
-    /// Whether points of former generations wait to be removed.
+    /// Returns whether points of former generations wait to be removed.
     pub(crate) const fn sweep_waits(&self) -> bool {
         self.checkpoint.sweep_waits
     }
@@ -112,7 +114,7 @@ impl Checkpointer {
         self.store.save_checkpoint(&self.checkpoint)
     }
 
-    /// Notes what a collection must have. Stored with the next position.
+    /// Notes what a collection must have. It is stored with the next position.
     pub(crate) fn note_witnesses(&mut self, collection: &str, witnesses: Witnesses) {
         if self.checkpoint.witnesses.get(collection) != Some(&witnesses) {
             self.checkpoint.witnesses.insert(collection.to_owned(), witnesses);
@@ -120,23 +122,23 @@ impl Checkpointer {
         }
     }
 
-    /// Stores what was noted, and confirms nothing.
+    /// Stores the notes, and confirms nothing.
     pub(crate) fn save(&self) -> Result<(), StoreError> {
         self.store.save_checkpoint(&self.checkpoint)
     }
 
-    /// Notes where the topics end, for a pipeline that writes to topics. Stored with the next position.
+    /// Notes where the topics end, for a pipeline that writes to topics. It is stored with the next position.
     pub(crate) fn note_written(&mut self, written: BTreeMap<String, i64>) {
         self.checkpoint.written = written;
     }
 
-    /// When [`store`](Self::store) should be called next; `None` if there is nothing to store.
+    /// Returns when [`store`](Self::store) should be called next; `None` if there is nothing to store.
     pub(crate) const fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Stores the checkpoint and then tells the slot, never more than what this stream has brought: a replay that is cut
-    /// short has to be repeated, because it may have brought back rows whose deletion is still to come.
+    /// Stores the checkpoint, then reports to the slot at most what this stream has brought. A replay that is cut short
+    /// has to be repeated, because it may have brought back rows whose deletion is still to come.
     pub(crate) fn store(&mut self, stream: &ChangeStream) -> Result<Lsn, StoreError> {
         if self.due.take().is_some() {
             self.last = Some(Instant::now());
@@ -152,7 +154,7 @@ impl Checkpointer {
 }
 
 impl Drop for Checkpointer {
-    /// A session may end at any place where it waits.
+    /// Stores `written_to`, because a session may end wherever it awaits.
     fn drop(&mut self) {
         // A value that was read for a row may be newer than the row's change.
         self.checkpoint.written_to = Some(self.written_to.max(self.source.read_as_of()));

@@ -1,4 +1,4 @@
-//! What can go wrong, and what it is called. What is decided about it stands in [`policy`](crate::policy).
+//! The errors of the pipeline and their codes. [`policy`](crate::policy) decides what follows from each.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub enum PipelineError {
     /// The embedding model.
     #[error("embedder: {0}")]
     Embed(#[from] EmbedError),
-    /// The place where points live.
+    /// The sink.
     #[error("{}", in_collection(.collection, .source))]
     Sink {
         /// The collection.
@@ -61,7 +61,7 @@ pub enum PipelineError {
         "the session that held the right to write the collections is gone; nothing is written until it is held again"
     )]
     Disowned,
-    /// A table was altered: what that did to its rows is not in the stream, so they have to be read again.
+    /// A table was altered. The stream does not show what that did to its rows, so they have to be read again.
     #[error(
         "table {table} was altered; its rows are read again, because the stream does not tell what that did to them"
     )]
@@ -80,7 +80,7 @@ pub enum PipelineError {
     Stopped,
 }
 
-/// Names the collection, unless the error does.
+/// Describes the error, with the name of the collection unless the error contains it.
 fn in_collection(collection: &str, error: &SinkError) -> String {
     match error {
         SinkError::Fingerprint { .. }
@@ -95,19 +95,20 @@ fn in_collection(collection: &str, error: &SinkError) -> String {
 }
 
 impl PipelineError {
-    /// Whether the server of the source could not be reached, or the connection to it broke.
+    /// Returns whether the source's server could not be reached, or the connection to it broke.
     pub(crate) fn is_unreachable_source(&self) -> bool {
         use CaptureError::{Connect, OtherTarget, Standby};
         matches!(self, Self::Source(Connect { .. } | OtherTarget { .. } | Standby { .. }))
     }
 
-    /// Whether the group goes on without this worker: it has to join again before it does anything.
+    /// Returns whether the worker has lost its right to write: it has to join its group again before it does anything
+    /// else.
     #[must_use]
     pub const fn ends_membership(&self) -> bool {
         matches!(self, Self::Disowned | Self::Broker(BrokerError::Fenced { .. } | BrokerError::Closed))
     }
 
-    /// How long an answer has asked to wait at least.
+    /// Returns the minimum wait that the server has asked for.
     pub(crate) fn retry_after(&self) -> Duration {
         match self {
             Self::Sink { source: SinkError::Limited(limited), .. } => limited.retry_after.unwrap_or_default(),
@@ -115,7 +116,7 @@ impl PipelineError {
         }
     }
 
-    /// The part that failed, as it appears in the status.
+    /// Returns the part that failed, as the status names it.
     #[must_use]
     pub const fn part(&self) -> &'static str {
         match self {
@@ -134,7 +135,7 @@ impl PipelineError {
         }
     }
 
-    /// The code on the last line of stderr.
+    /// Returns the code on the last line of stderr.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -161,7 +162,7 @@ impl PipelineError {
         }
     }
 
-    /// What to type, if anything helps.
+    /// Returns what to type, if anything helps.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         match self {

@@ -1,4 +1,5 @@
-//! What is asked before a session decides how to begin: of the server, of the tables, and of what is configured for them.
+//! Collects what a session needs to know before it decides how to begin: about the server, the tables, and their
+//! configuration.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,12 +13,12 @@ use crate::start::{Facts, Slot};
 use crate::store::{Baseline, Checkpoint, SourceIdentity};
 use crate::watch::is_replaced;
 
-/// What of a configuration decides rows and payloads.
+/// The digests of the configuration that decides rows and payloads.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigDigest {
-    /// A digest of most of it.
+    /// The digest of everything except `numbers`.
     pub digest: String,
-    /// Columns that are indexed as numbers. Those that are numerics are stored as numbers because of that, the others are as they were.
+    /// Columns that are indexed as numbers. Only for these are values of type numeric stored as numbers.
     pub numbers: Vec<(TableName, String)>,
     /// A digest of what is configured for each table; empty where tables are not read again one by one.
     pub tables: BTreeMap<TableName, String>,
@@ -30,19 +31,19 @@ impl ConfigDigest {
     }
 }
 
-/// What was stored when the rows were read.
+/// The state that was stored when the rows were read.
 #[derive(Clone, Copy, Debug)]
 pub struct Before<'a> {
     /// How far walvec has come.
     pub checkpoint: Option<&'a Checkpoint>,
-    /// What the tables were.
+    /// The tables as they were then.
     pub baseline: Option<&'a Baseline>,
 }
 
-/// What PostgreSQL says, as far as starting is concerned. `tables`: the followed ones, as they are now.
+/// Collects what PostgreSQL says, as far as starting is concerned. `tables`: the followed ones, as they are now.
 ///
 /// # Errors
-/// If it cannot be asked.
+/// If PostgreSQL does not answer.
 pub async fn facts(
     source: &Source,
     slot_name: &str,
@@ -92,7 +93,7 @@ pub async fn facts(
     })
 }
 
-/// The tables whose names other tables have than those that were read.
+/// Returns the tables whose names belong to other tables than those that were read.
 async fn replaced(source: &Source, baseline: Option<&Baseline>) -> Result<BTreeSet<TableName>, PipelineError> {
     let known = baseline.map(|baseline| baseline.shapes.as_slice()).unwrap_or_default();
     let known: HashMap<_, _> = known.iter().map(|(table, shape)| (table, shape)).collect();
@@ -101,7 +102,7 @@ async fn replaced(source: &Source, baseline: Option<&Baseline>) -> Result<BTreeS
     Ok(now.filter_map(|(table, now)| is_other(&table, &now?).then_some(table)).collect())
 }
 
-/// What is known of each followed table.
+/// Returns the facts of each followed table.
 async fn table_facts(
     source: &Source,
     config: &ConfigDigest,
@@ -124,15 +125,17 @@ async fn table_facts(
     Ok(tables.iter().map(facts).collect())
 }
 
-/// The form in which values of numeric and JSON columns are stored and seen by templates. Points in another form are made again.
+/// The version of the form in which numeric and JSON values are stored and passed to templates. Points in another form
+/// are made again.
 const FORM: &str = "values 2";
 
-/// Whether values of the type have had another form.
+/// Returns whether the form of values of this type has changed between versions of walvec.
 fn has_form(ty: &Type) -> bool {
     matches!(ty.scalar(), Type::Numeric { .. } | Type::Json)
 }
 
-/// The configuration's digest, and the tables' columns and keys: an ALTER TABLE changes rows that no stream will bring.
+/// Returns the digest of the configuration and of the tables' columns and keys: ALTER TABLE changes rows without
+/// changes in the stream.
 fn with_shapes(config_digest: &ConfigDigest, tables: &[Arc<Table>]) -> String {
     let ConfigDigest { digest, numbers, .. } = config_digest;
     let mut parts = vec![digest.clone()];

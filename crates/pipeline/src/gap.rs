@@ -1,7 +1,7 @@
-//! Gaps: changes that can no longer be had, and what is done about them.
+//! Gaps: changes that the stream can no longer prove to bring, and what is done about them.
 //!
-//! A gap means that the stream cannot prove any more that it brings every change since the last one that was applied. Nothing but
-//! reading the tables again closes it. By default walvec does so by itself, visibly.
+//! A gap means that the stream cannot prove any more that it brings every change since the last one that was applied.
+//! Only reading the tables again closes it. By default walvec does so by itself, visibly.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -20,13 +20,13 @@ use crate::telemetry::{RESYNCS, Telemetry};
 use crate::trouble::Trouble;
 use crate::writer::Writer;
 
-/// What to do about a gap; `source.on_gap`.
+/// What to do about a gap: the setting `source.on_gap`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnGap {
     /// Read the tables again.
     #[default]
     Resync,
-    /// Stop, and leave it to a person.
+    /// Stop, and leave the decision to an operator.
     Stop,
 }
 
@@ -38,7 +38,7 @@ pub struct Gap {
     pub code: &'static str,
     /// What was found and what it endangers.
     pub what: String,
-    /// What prevents it the next time, if something does.
+    /// How to prevent it next time, if that is possible.
     advice: Option<&'static str>,
 }
 
@@ -47,7 +47,7 @@ impl Gap {
         Self { code, what, advice: None }
     }
 
-    /// The error of a pipeline that leaves gaps to a person.
+    /// Returns the error of a pipeline that leaves gaps to an operator.
     pub(crate) fn refusal(self) -> Refusal {
         let remedy = "`walvec resync`, then `walvec run`: the tables are read again, unchanged texts are not embedded again; or \
                       `source.on_gap: resync`, which does that by itself";
@@ -56,7 +56,7 @@ impl Gap {
     }
 }
 
-/// A snapshot that became necessary while rows were stored already: what for, and what it may remove.
+/// A snapshot that became necessary while rows were stored already: its reason, and what it may remove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resync {
     /// When it was decided.
@@ -75,31 +75,31 @@ impl Resync {
         Self { at: now(), code: gap.code.to_owned(), why: gap.what.clone(), may_sweep_most: false }
     }
 
-    /// The first snapshot of a data directory whose collections have points already.
+    /// Returns the resync that stands for the first snapshot of a data directory whose collections have points already.
     pub(crate) fn of_lost_state() -> Self {
         let why = "the collection has points that this data directory knows nothing of: its state was lost, or they are another walvec's";
         Self { at: now(), code: "E_STATE".to_owned(), why: why.to_owned(), may_sweep_most: false }
     }
 
-    /// One that a person has asked for.
+    /// Returns a resync that an operator asked for.
     #[must_use]
     pub fn asked(may_sweep_most: bool) -> Self {
         Self { at: now(), code: "asked".to_owned(), why: "`walvec resync` asked for it".to_owned(), may_sweep_most }
     }
 }
 
-/// Points that wait until a person says that they may be removed; shown in the status for as long as this lives.
+/// Points that wait until an operator says that they may be removed. The status shows them while this value lives.
 pub(crate) struct Held {
     _problem: Trouble,
 }
 
-/// Looks whether the end of the present snapshot would remove more than half of a collection: a sign that the rows are somewhere
-/// else, rather than gone.
+/// Checks whether the end of the present snapshot would remove more than half of a collection. That suggests that the
+/// rows are somewhere else, rather than gone.
 pub(crate) async fn most_would_go(writers: &[&mut Writer], tables: &Tables) -> Result<Option<Held>, PipelineError> {
     held(writers, tables, |old, all| old > all / 2).await
 }
 
-/// What waits since then, also if so many rows have come that it would not be most of a collection any more.
+/// Returns the points that still wait, even if so many rows were added that they are no longer most of a collection.
 pub(crate) async fn still_held(writers: &[&mut Writer], tables: &Tables) -> Result<Option<Held>, PipelineError> {
     held(writers, tables, |old, _| old > 0).await
 }
@@ -133,7 +133,7 @@ async fn held(
     Ok(Some(Held { _problem: problem }))
 }
 
-/// Tells people and programs that the tables are read again by themselves, and why.
+/// Shows in the status, the metrics and the log that walvec reads the tables again by itself, and why.
 pub(crate) fn announce(resync: Option<&Resync>, telemetry: &Telemetry) {
     telemetry.resync(resync);
     if let Some(Resync { code, why, .. }) = resync {
@@ -198,8 +198,8 @@ pub(crate) fn timeline_left(before: u32, now: u32, left_at: Option<Lsn>, written
     Gap::new("E_TIMELINE", found)
 }
 
-/// The rows of most points are not in a table that was not published all the time. Reading everything as a new generation keeps those
-/// points until a person has decided about them.
+/// Returns the gap of a table that was not published all the time and lacks the rows of most points. Reading everything
+/// as a new generation keeps those points until an operator decides about them.
 pub(crate) fn most_has_gone(collection: &str, table: &TableName, older: u64, all: u64) -> Gap {
     let what = format!(
         "{table} was read again, and does not have the rows of {older} of the {all} points of collection \"{collection}\"; as that is more \
@@ -216,8 +216,8 @@ fn collection_behind(collection: &str) -> Gap {
     Gap::new("E_SINK_BEHIND", what)
 }
 
-/// A publication that was dropped, or dropped and made anew, did not publish in between, and the slot cannot tell. `called`: what it
-/// is called now, if it only has another name.
+/// Returns the gap of a publication that was dropped, recreated or renamed. It did not publish in between, and the slot
+/// cannot tell. `called`: its present name, if it was only renamed.
 pub(crate) fn publication_changed(called: Option<&str>) -> Gap {
     let what = match called {
         Some(called) => format!(
@@ -230,7 +230,7 @@ pub(crate) fn publication_changed(called: Option<&str>) -> Gap {
     Gap { code: "E_PUBLICATION", what, advice }
 }
 
-/// What a gap is to a running pipeline: a reason to begin again, or the end.
+/// Returns the error that a gap is in a running pipeline: one that begins again, or one that ends it.
 pub(crate) fn found(gap: Gap, on_gap: OnGap) -> PipelineError {
     match on_gap {
         OnGap::Resync => PipelineError::Resync(Resync::of(&gap)),
@@ -238,7 +238,8 @@ pub(crate) fn found(gap: Gap, on_gap: OnGap) -> PipelineError {
     }
 }
 
-/// An error of a session, as a gap if it is one. If the stream has it, the next session looks at the server, and says more about it.
+/// Converts an error of a session into that of a gap, if it is one. If the stream reported it, the next session
+/// examines the server and reports details.
 pub(crate) fn found_in(error: PipelineError, on_gap: OnGap) -> PipelineError {
     if let PipelineError::Behind { collection } = &error {
         return found(collection_behind(collection), on_gap);
@@ -249,7 +250,7 @@ pub(crate) fn found_in(error: PipelineError, on_gap: OnGap) -> PipelineError {
             CaptureError::SlotMissing { .. }
                 | CaptureError::SlotLost { .. }
                 | CaptureError::Publication { .. }
-                // The slot does not get past the change.
+                // The slot cannot get past the change.
                 | CaptureError::Unsendable { .. }
         )
     );

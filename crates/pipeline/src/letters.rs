@@ -1,4 +1,4 @@
-//! Where dead letters are kept: in the state file, or in a topic when several workers share the work.
+//! Stores dead letters: in the state file, or in a topic when several workers share the work.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,18 +11,18 @@ use crate::store::{DeadLetter, Store};
 /// Letters that are read at a time.
 const PAGE: usize = 1000;
 
-/// A change of the letters that is durable when it resolves.
+/// A change of the letters. It is durable when the future resolves.
 pub type Kept<'a> = Pin<Box<dyn Future<Output = Result<(), PipelineError>> + Send + 'a>>;
 
-/// Keeps dead letters.
+/// Stores dead letters.
 pub trait Letters: Send + Sync {
-    /// Shows all letters of a collection, by key, one after the other: there may be as many as rows.
+    /// Calls `see` with each letter of a collection, by key, one after the other: there may be as many letters as rows.
     ///
     /// # Errors
     /// If they cannot be read.
     fn each(&self, collection: &str, see: &mut dyn FnMut(DeadLetter)) -> Result<(), PipelineError>;
 
-    /// The letters of a collection that are shown, by key.
+    /// Returns the letters of a collection that are shown, by key.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -32,12 +32,12 @@ pub trait Letters: Send + Sync {
         Ok(found)
     }
 
-    /// Waits until it is known what others have parked and taken back so far.
+    /// Waits until the letters that other processes have added and cleared so far are known.
     fn refresh(&self) -> Kept<'_> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Parks rows and takes others back. Durable when it resolves.
+    /// Parks rows and clears others. The change is durable when the future resolves.
     fn update<'a>(&'a self, collection: &'a str, parked: &'a [DeadLetter], cleared: &'a [RowKey]) -> Kept<'a>;
 }
 

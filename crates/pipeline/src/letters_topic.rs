@@ -1,4 +1,4 @@
-//! Dead letters in a compacted topic, where all workers see them.
+//! Stores dead letters in a compacted topic, where all workers see them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use crate::store::{DeadLetter, Place};
 /// The code of a dead letter whose record is too large.
 const E_RECORD_SIZE: &str = "E_RECORD_SIZE";
 
-/// By collection, the bytes of the key, and whether capture has parked the row.
+/// Letters by collection, the bytes of the key, and whether capture has parked the row.
 type Known = BTreeMap<Slot, DeadLetter>;
 
 type Slot = (String, Vec<u8>, bool);
@@ -33,10 +33,10 @@ pub struct LettersTopic {
 }
 
 impl LettersTopic {
-    /// Makes the topic if it is missing, and reads it.
+    /// Creates the topic if it is missing, and reads it.
     ///
     /// # Errors
-    /// If the broker cannot be reached, or does not let us.
+    /// If the broker cannot be reached, or refuses access.
     pub async fn open(
         connection: &Connection,
         producer: Arc<Producer>,
@@ -82,7 +82,7 @@ impl LettersTopic {
         self.producer.done(&segment).await
     }
 
-    /// How long to let go out what is still queued.
+    /// Waits up to `limit` until queued records are sent.
     pub async fn flush(&self, limit: Duration) {
         self.producer.flush(limit).await;
     }
@@ -96,7 +96,7 @@ fn slot_of(letter: &DeadLetter) -> Slot {
     slot(&letter.collection, &letter.key, is_by_capture(letter))
 }
 
-/// Whether capture has parked the row. What a worker has parked came in a record.
+/// Returns whether capture has parked the row. A letter of a worker has the place of a record.
 fn is_by_capture(letter: &DeadLetter) -> bool {
     letter.code == E_RECORD_SIZE && letter.place.is_none()
 }
@@ -150,7 +150,7 @@ fn from_wire(letter: Letter) -> DeadLetter {
 }
 
 impl LettersTopic {
-    /// Parks rows, and takes others back: those that capture has parked, or those that workers have.
+    /// Parks rows and clears others: those that capture has parked if `by_capture`, otherwise those that workers have.
     async fn change(
         &self,
         collection: &str,
@@ -176,7 +176,7 @@ impl LettersTopic {
     }
 }
 
-/// Shows every letter; what is cleared was parked by workers.
+/// The workers' view of the topic: reads every letter, and clears only letters of workers.
 impl Letters for LettersTopic {
     fn each(&self, collection: &str, see: &mut dyn FnMut(DeadLetter)) -> Result<(), PipelineError> {
         let known = self.lock();
@@ -193,7 +193,8 @@ impl Letters for LettersTopic {
     }
 }
 
-/// The letters of capture in the topic: rows whose records are too large.
+/// The capture stage's view of the topic: reads and clears only its own letters, those of rows whose records are too
+/// large.
 pub struct CaptureLetters(pub Arc<LettersTopic>);
 
 impl Letters for CaptureLetters {

@@ -1,19 +1,20 @@
-//! What rows look up in another table: each different thing is asked for once, however many rows share it.
+//! Looks up rows of another table: asks for each distinct key once, however many rows share it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use walvec_model::{Lookup, RowKey, Table, Take, Value};
 
-/// What is to be asked for.
+/// The keys to ask for.
 pub(crate) struct Wanted {
     keys: Vec<RowKey>,
-    /// For each row, the number of the key that it looks up by; `None` where that has a NULL, which is equal to nothing.
+    /// For each row, the index in `keys` of the key that it looks up by; `None` if that contains a NULL, which is equal
+    /// to nothing.
     numbers: Vec<Option<usize>>,
 }
 
 impl Wanted {
-    /// What these rows look up.
+    /// Collects the keys that these rows look up by.
     pub(crate) fn by<'r>(lookup: &Lookup, rows: impl Iterator<Item = (&'r Table, &'r [Value])>) -> Self {
         let (mut keys, mut known) = (Vec::new(), HashMap::new());
         let number = |(table, row): (&Table, &[Value])| {
@@ -36,7 +37,8 @@ impl Wanted {
         &self.keys
     }
 
-    /// The value of the lookup for each row, when this was found: an object or NULL, or a list of objects.
+    /// Returns the value of the lookup for each row, given the rows that were `found`: an object or NULL, or a list of
+    /// objects.
     pub(crate) fn answered(self, lookup: &Lookup, found: Vec<(usize, Value)>) -> Vec<Arc<Value>> {
         let mut by_key: Vec<Vec<Value>> = vec![Vec::new(); self.keys.len()];
         found.into_iter().for_each(|(number, row)| by_key[number].push(row));

@@ -1,6 +1,6 @@
-//! What has been read of the stream and not begun yet.
+//! Changes that have been read from the stream and have not begun yet.
 //!
-//! It decides what an event demands; [`follow`](crate::follow) does it.
+//! This module decides what an event demands; [`follow`](crate::follow) does it.
 
 use std::time::SystemTime;
 
@@ -12,22 +12,23 @@ use crate::line::Note;
 use crate::related::Gathered;
 use crate::unseen::Unseen;
 
-/// A batch with this many bytes of values begins before it has all its rows, so that large rows cannot fill the memory.
+/// The bytes of values with which a batch begins before it has all its rows, so that large rows cannot exhaust the
+/// memory.
 pub(crate) const BATCH_BYTES: usize = 8 << 20;
 
-/// Changes that have been read and not begun to be written.
+/// Changes that have been read and have not begun to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     changes: Vec<Change>,
     /// Changes of looked-up tables.
     pub(crate) related: Gathered,
-    /// Transactions that rows which are read again have to include.
+    /// Transactions that a statement must see before it reads rows again.
     pub(crate) unseen: Unseen,
     /// The weight of the rows in `changes`.
     bytes: usize,
-    /// When the oldest event of those that are pending came.
+    /// When the oldest pending event arrived.
     since: Option<Instant>,
-    /// Transactions whose end has been read: their rows are in `changes` or have begun.
+    /// Transactions whose end has been read. Their rows are in `changes` or have begun.
     commits: Vec<Commit>,
     /// Rows of the transaction whose end has not been read yet, including those that have begun.
     open_rows: usize,
@@ -37,21 +38,21 @@ pub(crate) struct Pending {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Commit {
     pub(crate) end_lsn: Lsn,
-    /// The end of the last transaction up to there that brought rows; zero if there was none.
+    /// The end of the last transaction with rows up to there; zero if there was none.
     pub(crate) with_rows: Lsn,
     pub(crate) at: SystemTime,
     pub(crate) rows: usize,
 }
 
 impl Commit {
-    /// A position of the server at which it had nothing more to send.
+    /// Returns a note for a position at which the server had nothing more to send.
     pub(crate) const fn idle(wal_end: Lsn) -> Self {
         Self { end_lsn: wal_end, with_rows: Lsn::ZERO, at: SystemTime::UNIX_EPOCH, rows: 0 }
     }
 }
 
 impl Note for Commit {
-    /// The end of a transaction that concerns nobody says no more than how far everything has come.
+    /// Joins a transaction without rows, which says only how far the stream has come, to the note before it.
     fn join(&mut self, later: Self) -> Option<Self> {
         if later.rows > 0 {
             return Some(later);
@@ -61,7 +62,7 @@ impl Note for Commit {
     }
 }
 
-/// What an event demands.
+/// What has to be done about an event.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Demand {
     /// Go on reading.
@@ -75,7 +76,7 @@ pub(crate) enum Demand {
 }
 
 impl Pending {
-    /// Nothing yet, of tables in which this is looked up.
+    /// Creates an empty value for tables with these lookups.
     pub(crate) fn new(lookups: &[LookupSpec]) -> Self {
         Self { related: Gathered::new(lookups), ..Self::default() }
     }
@@ -116,7 +117,8 @@ impl Pending {
             StreamEvent::Partition { .. } => Demand::Nothing,
             StreamEvent::Idle { wal_end } if self.is_empty() => Demand::Idle(wal_end),
             StreamEvent::Idle { wal_end } => {
-                // Nothing is missing between the last transaction and here: the server may not say so again for half a minute.
+                // Confirm this position together with the last transaction, since nothing lies in between: the server
+                // may not repeat it for half a minute.
                 if let Some(last) = self.commits.last_mut().filter(|_| self.open_rows == 0) {
                     last.end_lsn = last.end_lsn.max(wal_end);
                 }
@@ -126,17 +128,17 @@ impl Pending {
     }
 
     fn flush_if_full(&self, max_rows: usize) -> Demand {
-        // Many transactions may change the same looked-up value.
+        // Many transactions may change the same looked-up value, so count them too.
         let full = self.rows().max(self.commits.len()) >= max_rows || self.bytes >= BATCH_BYTES;
         if full { Demand::Flush } else { Demand::Nothing }
     }
 
-    /// How many rows are waiting, and values that rows are to be found by.
+    /// Returns how many rows are pending, plus how many looked-up values to find rows by.
     pub(crate) fn rows(&self) -> usize {
         self.changes.len() + self.related.len()
     }
 
-    /// When the oldest of it came; `None` if there is nothing.
+    /// Returns when the oldest pending event arrived; `None` if nothing is pending.
     pub(crate) const fn since(&self) -> Option<Instant> {
         self.since
     }
@@ -147,17 +149,17 @@ impl Pending {
         std::mem::take(&mut self.changes)
     }
 
-    /// Whether nothing waits to begin or to be confirmed.
+    /// Returns whether nothing waits to begin or to be confirmed.
     fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.related.is_empty() && self.commits.is_empty() && self.open_rows == 0
     }
 
-    /// Whether a transaction has ended and no other has begun: what is pending is worth beginning.
+    /// Returns whether a transaction has ended and no other has begun, so that the pending changes should begin.
     pub(crate) fn is_complete(&self) -> bool {
         self.open_rows == 0 && !self.commits.is_empty()
     }
 
-    /// Transactions that end with what [`take_changes`](Self::take_changes) has taken.
+    /// Takes the transactions that end with the changes that [`take_changes`](Self::take_changes) took.
     pub(crate) fn take_commits(&mut self) -> Vec<Commit> {
         std::mem::take(&mut self.commits)
     }

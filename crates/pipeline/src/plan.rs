@@ -1,4 +1,4 @@
-//! Which rows need a vector, which only a new payload, which nothing.
+//! Decides which rows need a vector, only a new payload, or nothing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,55 +6,58 @@ use walvec_model::{Document, Fingerprint, Generation, PointId, Position, Provena
 
 use crate::batch::Base;
 
-/// The generation of what no snapshot of walvec's is behind.
+/// The generation of a record or point that no snapshot of walvec's is behind.
 pub(crate) const FOREIGN: Generation = Generation(0);
 
-/// What the sink holds for the rows of a batch, and which of them are parked.
+/// The stored points of the rows of a batch, and which rows are parked.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// Stored points by id. Points that something else wrote count as absent.
+    /// Stored points by id. Points that another program wrote count as absent.
     pub points: HashMap<PointId, StoredPoint>,
-    /// Keys whose latest version could not be processed: what is stored for them is out of date.
+    /// Keys whose latest version could not be processed. What is stored for them is out of date.
     pub parked: HashSet<RowKey>,
-    /// Points whose stored state may be of before, so that nothing is taken from it, by their rows.
+    /// Points, by row, whose stored state is not trusted: a late write may have set it back, or the row is being
+    /// repaired. Nothing is taken from them.
     pub doubted: HashMap<RowKey, HashSet<PointId>>,
 }
 
 impl Known {
-    /// Indexes what the sink returned.
+    /// Indexes the points that the sink returned.
     #[must_use]
     pub fn new(stored: Vec<StoredPoint>, parked: HashSet<RowKey>) -> Self {
         let ours = stored.into_iter().filter(|point| point.provenance.is_some());
         Self { points: ours.map(|point| (point.id, point)).collect(), parked, doubted: HashMap::new() }
     }
 
-    /// Whether the sink already shows this version of the point, or a newer one: the stream is being replayed.
+    /// Returns whether the sink already shows this version of the point or a newer one, because the stream is being
+    /// replayed.
     ///
-    /// A point of an older generation never counts: whatever made the new snapshot necessary may concern it.
+    /// A point of an older generation never counts: the reason for the new snapshot may affect it.
     #[must_use]
     pub fn is_current(&self, id: PointId, key: &RowKey, position: Position, generation: Generation) -> bool {
         self.version(id, key, generation).is_some_and(|stored| stored >= position)
     }
 
-    /// Whether the sink shows a newer version of the point.
+    /// Returns whether the sink shows a newer version of the point.
     #[must_use]
     pub fn is_newer(&self, id: PointId, key: &RowKey, position: Position, generation: Generation) -> bool {
         self.version(id, key, generation).is_some_and(|stored| stored > position)
     }
 
-    /// The version that is stored, if it counts for a change of this generation.
+    /// Returns the stored version, if it counts for a change of this generation.
     fn version(&self, id: PointId, key: &RowKey, generation: Generation) -> Option<Position> {
         let stored = self.points.get(&id)?.provenance.as_ref()?;
-        // What another program wrote has positions of its own, which may begin again: there the order of its topic decides.
+        // Another program's positions are its own and may start over. For its records, the order of their topic
+        // decides.
         let counts = generation != FOREIGN && stored.generation >= generation && !self.parked.contains(key);
         counts.then_some(stored.position)
     }
 
-    /// The stored point that may supply values which PostgreSQL did not send.
+    /// Returns the stored point that may supply values which PostgreSQL did not send.
     ///
-    /// Not one that is parked (the missing value may have changed in the version that could not be processed), not
-    /// one that is as new as the change (it may belong to another row that has taken the key since), and not one of an older
-    /// generation, which misses what happened before the snapshot.
+    /// Three kinds of points cannot: the point of a parked row (the missing value may have changed in the version that
+    /// could not be processed), a point that is as new as the change (it may belong to another row that has taken the
+    /// key since), and a point of an older generation (it lacks what happened before the snapshot).
     #[must_use]
     pub fn base(&self, base: &Base, id: PointId, key: &RowKey, generation: Generation) -> Option<&StoredPoint> {
         let Base::Stored { before } = base else { return None };
@@ -63,26 +66,26 @@ impl Known {
         self.points.get(&id).filter(|point| usable && point.provenance.as_ref().is_some_and(is_before))
     }
 
-    /// Whether what is stored of a row's point may be of before.
+    /// Returns whether the stored state of a row's point is not to be trusted.
     #[must_use]
     pub fn is_doubted(&self, key: &RowKey, id: PointId) -> bool {
         self.doubted.get(key).is_some_and(|points| points.contains(&id))
     }
 
-    /// Whether a point that was read later is still the one that is known.
+    /// Returns whether a point that was read later is still the known one.
     #[must_use]
     pub fn has(&self, point: &StoredPoint) -> bool {
         self.points.get(&point.id).is_some_and(|known| known.provenance == point.provenance)
     }
 
-    /// How many points a row has, by its first one.
+    /// Returns how many points a row has, according to its first one.
     #[must_use]
     pub fn chunks(&self, first: PointId) -> u32 {
         let provenance = self.points.get(&first).and_then(|point| point.provenance.as_ref());
         provenance.map_or(0, |provenance| provenance.chunks.max(1))
     }
 
-    /// Whether the stored vector was made from the same text by the same model.
+    /// Returns whether the stored vector was made from the same text by the same model.
     #[must_use]
     pub fn has_vector_for(&self, document: &Document, fingerprint: &Fingerprint) -> bool {
         let usable = self.points.get(&document.id).filter(|point| !self.is_doubted(&document.key, point.id));
@@ -95,14 +98,14 @@ impl Known {
 /// A document and the version of its row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Versioned {
-    /// What to store.
+    /// The document.
     pub document: Document,
-    /// Of which version.
+    /// The version of its row.
     pub position: Position,
 }
 
 impl Versioned {
-    /// walvec's own payload field for this document.
+    /// Returns walvec's own payload field for this document.
     #[must_use]
     pub fn provenance(&self, fingerprint: &Fingerprint, generation: Generation) -> Provenance {
         Provenance {

@@ -1,4 +1,4 @@
-//! What to do at start, from what is stored and what PostgreSQL says.
+//! Decides how to start, from the stored state and what PostgreSQL says.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use crate::anew::{self, Anew, CollectionFacts, TableFacts};
 use crate::gap::{self, Gap, OnGap, Resync};
 use crate::store::{Checkpoint, SnapshotState, SourceIdentity};
 
-/// The slot, as far as starting is concerned.
+/// The state of the slot, as far as starting is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// There is none of that name.
+    /// There is no slot with that name.
     Missing,
-    /// It can be read from `confirmed` on.
+    /// The slot can be read from `confirmed` on.
     Ready {
         /// Its `confirmed_flush_lsn`.
         confirmed: Lsn,
@@ -30,30 +30,31 @@ pub enum Slot {
 pub struct Facts {
     /// The cluster, database and slot that are configured.
     pub source: SourceIdentity,
-    /// Where the server's history left the timeline that the data directory was filled from, if that is one of its ancestors.
+    /// The position at which the server's history left the timeline that the data directory was filled from, if that
+    /// timeline is one of its ancestors.
     pub left_at: Option<Lsn>,
     /// The slot.
     pub slot: Slot,
     /// What identifies the publication as it is now, if there is one.
     pub publication: Option<String>,
-    /// What the publication of before is called now, if there is none of the configured name.
+    /// The present name of the publication that was used before, if there is none with the configured name.
     pub publication_called: Option<String>,
-    /// Whether another table has the name of one whose rows were read.
+    /// Whether another table has the name of a table whose rows were read.
     pub replaced: bool,
     /// The server's current WAL position.
     pub server: Lsn,
     /// Digest of the configuration as it is now.
     pub config_digest: String,
-    /// Which collections there are now, by their names.
+    /// The ids of the present collections, by name.
     pub collections: BTreeMap<String, String>,
-    /// What the followed collections show.
+    /// The table of each followed collection, and whether the collection is empty.
     pub shown: BTreeMap<String, CollectionFacts>,
     /// The followed tables; empty where they are not read one by one.
     pub tables: BTreeMap<TableName, TableFacts>,
 }
 
 impl Facts {
-    /// The digests of the tables, as they are stored.
+    /// Returns the digests of the tables, as they are stored.
     pub(crate) fn digests(&self) -> Vec<(TableName, String)> {
         self.tables.iter().map(|(table, facts)| (table.clone(), facts.digest.clone())).collect()
     }
@@ -68,16 +69,16 @@ pub enum Start {
         generation: Generation,
         /// Why, for the log.
         why: String,
-        /// Whether a slot is in the way: ours, and of no use without its snapshot.
+        /// Whether to drop a slot first: it is walvec's own, and useless without its snapshot.
         drop_slot: bool,
-        /// What made it necessary, if that was a gap.
+        /// The gap or request that made the snapshot necessary, if there was one.
         resync: Option<Resync>,
     },
     /// Follow the stream from the slot's own position.
     Resume {
         /// From where.
         checkpoint: Box<Checkpoint>,
-        /// The tables that are read anew meanwhile.
+        /// The tables to read again concurrently with the stream.
         anew: anew::Tables,
     },
 }
@@ -96,11 +97,12 @@ pub struct Refusal {
 
 /// Decides how to begin.
 ///
-/// A stream with a gap is never continued: either the tables are read again, or walvec does not start, as `on_gap` says.
+/// A stream with a gap is never continued. Either the tables are read again or walvec does not start, depending on
+/// `on_gap`.
 ///
 /// # Errors
-/// If the data directory was filled from another source, if the slot is not this data directory's, or if there is a gap and `on_gap`
-/// leaves it to a person.
+/// If the data directory was filled from another source, if the slot does not belong to this data directory, or if
+/// there is a gap and `on_gap` is [`OnGap::Stop`].
 pub fn decide(stored: Option<&Checkpoint>, facts: &Facts, on_gap: OnGap) -> Result<Start, Refusal> {
     let slot_exists = facts.slot != Slot::Missing;
     let Some(checkpoint) = stored else {
@@ -143,7 +145,7 @@ pub fn decide(stored: Option<&Checkpoint>, facts: &Facts, on_gap: OnGap) -> Resu
     }
 }
 
-/// The checkpoint at which the stream goes on without a gap.
+/// Returns the checkpoint at which the stream goes on without a gap.
 fn continuation(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Gap> {
     let slot = &facts.source.slot;
     let checkpoint = on_timeline(checkpoint, facts)?;
@@ -160,14 +162,15 @@ fn continuation(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Ga
     }
 }
 
-/// The checkpoint as it is on the server's present timeline: everything that was applied has to lie before the point at which the
-/// server's history left the timeline that it was read from. What lies behind, the server that was promoted never had.
+/// Returns the checkpoint as it is on the server's present timeline. Everything that was applied has to lie before the
+/// point at which the server's history left the timeline that it was read from. The promoted server never had anything
+/// behind that point.
 fn on_timeline(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Gap> {
     let mut checkpoint = checkpoint.clone();
     if checkpoint.source.timeline != facts.source.timeline {
         let (before, now) = (checkpoint.source.timeline, facts.source.timeline);
         match facts.left_at {
-            // Positions without a commit may lie behind it: they say only that there was nothing more to read.
+            // A position without a commit may lie behind that point: it says only that there was nothing more to read.
             Some(left_at) if checkpoint.written_to.is_some_and(|written_to| written_to <= left_at) => {
                 checkpoint.applied = checkpoint.applied.min(left_at);
             }
@@ -175,7 +178,8 @@ fn on_timeline(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Gap
         }
         checkpoint.source.timeline = now;
     }
-    // A session that did not come to its end got nothing that the server does not have, which is on the same timeline.
+    // The last session was killed before it stored `written_to`. It received nothing that this server, on the same
+    // timeline, does not have.
     checkpoint.written_to.get_or_insert(facts.server);
     Ok(checkpoint)
 }
@@ -291,7 +295,7 @@ mod tests {
         BTreeMap::from([("books".to_owned(), id.to_owned())])
     }
 
-    /// Why the tables are read again.
+    /// Returns the code of the gap for which the tables are read again.
     fn resync(stored: &Checkpoint, facts: &Facts) -> Option<String> {
         match decide(Some(stored), facts, OnGap::Resync) {
             Ok(Start::Snapshot { resync: Some(resync), .. }) => Some(resync.code),

@@ -1,6 +1,6 @@
-//! What survives a restart: the checkpoint and the dead letters.
+//! The state file, which survives a restart: the checkpoint, the baseline and the dead letters.
 //!
-//! One file, `state.redb`, in the data directory. Every write is fsynced before it returns.
+//! It is one file, `state.redb`, in the data directory. Every write is fsynced before it returns.
 //!
 //! - [`writes`]: what was written into each collection
 
@@ -30,7 +30,7 @@ const DEAD_LETTERS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition:
 const THE_CHECKPOINT: &str = "v1";
 const THE_BASELINE: &str = "baseline";
 
-/// Which cluster, database and slot the data directory was filled from. Positions mean nothing anywhere else.
+/// Which cluster, database and slot the data directory was filled from. Its positions mean nothing anywhere else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceIdentity {
     /// `system_identifier` of the cluster.
@@ -44,30 +44,31 @@ pub struct SourceIdentity {
 }
 
 impl SourceIdentity {
-    /// Whether both are the same slot of the same database of the same cluster, on whatever timeline.
+    /// Returns whether both are the same slot of the same database of the same cluster, on any timeline.
     #[must_use]
     pub fn is_same_slot(&self, other: &Self) -> bool {
         self.is_same_database(other) && self.slot == other.slot
     }
 
-    /// Whether both are the same database of the same cluster.
+    /// Returns whether both are the same database of the same cluster.
     #[must_use]
     pub fn is_same_database(&self, other: &Self) -> bool {
         (&self.system_id, self.database_oid) == (&other.system_id, other.database_oid)
     }
 }
 
-/// How far the current generation's snapshot has come.
+/// The state of the current generation's snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SnapshotState {
-    /// Not finished. Its exported snapshot died with its connection, so the next start begins a new generation.
+    /// The copy is not finished. Its exported snapshot died with its connection, so the next start begins a new
+    /// generation.
     Copying,
-    /// Everything is in the sink; from here on the stream.
+    /// Everything is in the sink, and the stream follows.
     Done,
     /// The same tables have to be read again.
     Again,
-    /// `walvec reset` asked for a new snapshot, of whatever the source is then.
+    /// `walvec reset` asked for a new snapshot, of the source that is configured at the next start.
     Wanted,
 }
 
@@ -77,57 +78,63 @@ pub type Tables = BTreeMap<String, BTreeSet<TableName>>;
 /// How far walvec has come with one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// Where it came from.
+    /// The source that it was read from.
     pub source: SourceIdentity,
     /// The current generation.
     pub generation: Generation,
-    /// The state of its snapshot.
+    /// The state of this generation's snapshot.
     pub snapshot: SnapshotState,
     /// Everything committed up to here is durably in the sink. Never behind what was confirmed to PostgreSQL.
     pub applied: Lsn,
-    /// The end of the last transaction among them that brought rows. `applied` may lie behind it: it follows the server's position too.
+    /// The end of the last transaction up to `applied` that brought rows. `applied` may lie behind it, because it
+    /// follows the server's position too.
     #[serde(default)]
     pub last_commit: Lsn,
-    /// Which position the server's history has to contain for everything that may have been written to be part of it. `None` while a
-    /// session follows the stream: what it has written is known when it ends.
+    /// The position that the server's history has to contain, so that everything that may have been written is part of
+    /// it. `None` while a session follows the stream: what it wrote is known when it ends.
     #[serde(default)]
     pub written_to: Option<Lsn>,
-    /// What made the current snapshot necessary, if that was a gap.
+    /// The gap or request that made the current snapshot necessary, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync: Option<Resync>,
-    /// Whether points that the snapshot did not meet are still there, because they are too many to be removed without a word.
+    /// Whether points without a row in the snapshot are still there, because they are too many to be removed without an
+    /// operator's decision.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sweep_waits: bool,
-    /// What was written into each collection, by its name: some of it, to be looked for.
+    /// Some of the writes into each collection, by its name, to be looked for.
     #[serde(default, rename = "writes", skip_serializing)]
     pub witnesses: BTreeMap<String, Witnesses>,
-    /// The tables whose rows each collection may hold, by its name: one, and while a snapshot is taken those of before.
+    /// The tables whose rows each collection may hold, by its name: one table, and during a snapshot the former tables
+    /// too.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tables: Tables,
     /// What identified the publication when the snapshot began.
     pub publication: String,
-    /// Digest of what decides payloads and rows; when it changes, tables are read again.
+    /// The digest of the configuration that decides rows and payloads. When it changes, tables are read again.
     pub config_digest: String,
-    /// The same by table, where tables can be read again one by one.
+    /// That digest by table, where tables can be read again one by one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub digests: Vec<(TableName, String)>,
-    /// Which collections were filled, by their names.
+    /// The ids of the collections that were filled, by their names.
     #[serde(default)]
     pub collections: BTreeMap<String, String>,
-    /// By `topic/partition`, the offset after the last record that was written there.
+    /// The offset after the last record that was written to a partition, by `topic/partition`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub written: BTreeMap<String, i64>,
 }
 
-/// What the tables were when their rows were read. A difference that the stream has not brought means reading rows again.
+/// The shapes that the tables had when their rows were read. Rows are read again because of a difference that the
+/// stream has not brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Baseline {
-    /// The version of the publication, where it has changed in a way that means nothing since the snapshot began.
+    /// The version of the publication, if it has changed since the snapshot began in a way that does not affect what it
+    /// publishes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publication: Option<String>,
     /// The shapes of the tables.
     pub shapes: Vec<(TableName, Shape)>,
-    /// As of which position altered tables were read whole since: what the stream brings of them from before says nothing.
+    /// The positions as of which altered tables were read whole. What the stream brings of them from before says
+    /// nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub floors: Vec<(TableName, Position)>,
     /// Tables that were set aside.
@@ -136,14 +143,14 @@ pub struct Baseline {
     /// Tables that were found altered and have not been read again to the end, even if they are by now as they were.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub owed: BTreeSet<TableName>,
-    /// Those among them of which nothing counts that the stream brings from before a session that finds them here: they were other tables
-    /// then, had other columns, or were not followed.
+    /// Tables to be read again for which nothing older than the next session counts: they were other tables before, had
+    /// other columns, or were not followed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub anew: BTreeSet<TableName>,
-    /// Those among them that were not published all the time. That most of their rows are gone may be a mistake.
+    /// Tables of `anew` that were not published all the time. If most of their rows are gone, that may be a mistake.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unproved: BTreeSet<TableName>,
-    /// Partitions that rows were streamed of, or copied from, and that no shape has, by their oids.
+    /// Partitions, by oid, that rows were streamed of or copied from and that no shape has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strays: Vec<(TableName, BTreeMap<u32, Stray>)>,
 }
@@ -151,7 +158,7 @@ pub struct Baseline {
 /// A row that could not be processed. A newer version of the row clears it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetter {
-    /// The collection that misses the row.
+    /// The collection that lacks the row.
     pub collection: String,
     /// The table, `schema.table`.
     pub table: String,
@@ -169,14 +176,14 @@ pub struct DeadLetter {
     pub code: String,
     /// The error in words.
     pub reason: String,
-    /// Whether a person has said that the row is not missed. It is shown no longer; but that a version of it was never stored has to be
-    /// known when a later one leaves values out.
+    /// Whether an operator has said that the row is not needed. The dead letter is not shown any more. It is kept
+    /// because a later change may leave values out, and a version of the row was never stored.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dropped: bool,
 }
 
 impl DeadLetter {
-    /// Whether it is about a record that cannot be read, instead of a row.
+    /// Returns whether it stands for a record that cannot be read, instead of a row.
     #[must_use]
     pub fn is_about_a_record(&self) -> bool {
         let place = self.place.as_ref().map(ToString::to_string);
@@ -184,7 +191,7 @@ impl DeadLetter {
     }
 }
 
-/// Where a record is.
+/// The place of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The topic.
@@ -210,7 +217,7 @@ impl std::fmt::Display for Place {
 /// The state file.
 pub struct Store {
     path: PathBuf,
-    /// Closed after an I/O error: the database accepts nothing more then until it is opened again.
+    /// `None` after an I/O error: the database accepts nothing more until it is opened again.
     database: Mutex<Option<Database>>,
 }
 
@@ -224,7 +231,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// Whether the same attempt succeeds as soon as there is space again.
+    /// Returns whether the same attempt succeeds once there is disk space again.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         self.disk_full
@@ -242,12 +249,12 @@ impl Store {
         Ok(store)
     }
 
-    /// The directory of the state file.
+    /// Returns the directory of the state file.
     pub(crate) fn directory(&self) -> &Path {
         self.path.parent().unwrap_or_else(|| Path::new("."))
     }
 
-    /// The stored checkpoint; `None` before the first snapshot.
+    /// Returns the stored checkpoint; `None` before the first snapshot.
     ///
     /// # Errors
     /// If the file cannot be read or holds something else.
@@ -267,7 +274,7 @@ impl Store {
         }))
     }
 
-    /// What the tables were when their rows were read; `None` if an earlier version of the program has read them.
+    /// Returns the stored baseline; `None` if an earlier version of walvec read the tables.
     ///
     /// # Errors
     /// If the file cannot be read or holds something else.
@@ -275,7 +282,7 @@ impl Store {
         self.entry(THE_BASELINE)
     }
 
-    /// Stores what the tables are, durably.
+    /// Stores the baseline durably.
     ///
     /// # Errors
     /// If the file cannot be written; the old baseline stays.
@@ -314,7 +321,7 @@ impl Store {
         })
     }
 
-    /// Stores the checkpoint, durably.
+    /// Stores the checkpoint durably.
     ///
     /// # Errors
     /// If the file cannot be written; the old checkpoint stays.
@@ -328,8 +335,8 @@ impl Store {
         })
     }
 
-    /// Goes on from the checkpoint, the baseline and the dead letters of another state file, in one durable step; its own are
-    /// forgotten.
+    /// Replaces the checkpoint, the baseline and the dead letters with those of another state file, in one durable
+    /// step.
     ///
     /// # Errors
     /// If the file cannot be written; nothing is changed then.
@@ -356,7 +363,7 @@ impl Store {
         })
     }
 
-    /// Parks rows and takes others back, in one durable step.
+    /// Parks rows and clears others, in one durable step.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -386,7 +393,7 @@ impl Store {
         })
     }
 
-    /// All dead letters of a collection, by key.
+    /// Returns all dead letters of a collection, by key.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -406,7 +413,7 @@ impl Store {
         stored.iter().map(|bytes| decode(bytes)).collect()
     }
 
-    /// Up to `limit` dead letters of a collection in the order of their keys, from behind `after` on.
+    /// Returns up to `limit` dead letters of a collection in the order of their keys, starting behind `after`.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -435,7 +442,7 @@ impl Store {
         stored.iter().map(|bytes| decode(bytes)).collect()
     }
 
-    /// The keys of all dead letters of a collection.
+    /// Returns the keys of all dead letters of a collection.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -443,7 +450,7 @@ impl Store {
         Ok(self.dead_letters(collection)?.into_iter().map(|letter| RowKey::new(letter.key)).collect())
     }
 
-    /// Removes every dead letter of a collection: its table was emptied.
+    /// Removes every dead letter of a collection, because its table was emptied.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -452,7 +459,7 @@ impl Store {
         self.update_dead_letters(collection, &[], &keys)
     }
 
-    /// Runs one transaction, on a database that is opened again if an earlier error has closed it.
+    /// Runs one transaction. Opens the database again if an earlier error has closed it.
     fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let open = match database.take() {
@@ -468,7 +475,8 @@ impl Store {
         }
     }
 
-    /// A new file gets its name when it is complete: one that a crash left half made could never be opened again.
+    /// Opens the file or creates it. A new file gets its name only when it is complete: a half-written file could never
+    /// be opened again.
     fn open_or_create(&self) -> Result<Database, redb::Error> {
         if !self.path.exists() {
             let unfinished = self.path.with_extension("new");
@@ -476,7 +484,7 @@ impl Store {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
                 _ => {}
             }
-            // Keys and reasons of parked rows are for the owner's eyes only.
+            // Keys and reasons of parked rows are only for the owner to read.
             File::options().write(true).create_new(true).mode(0o600).open(&unfinished)?;
             let database = Database::create(&unfinished)?;
             let transaction = database.begin_write()?;
@@ -501,7 +509,7 @@ impl Store {
     }
 }
 
-/// Collection, key and stored form of a letter.
+/// A dead letter's collection, key and stored form.
 type EncodedLetter<'a> = (&'a str, RowKey, Vec<u8>);
 
 fn encode_all(letters: &[DeadLetter]) -> Result<Vec<EncodedLetter<'_>>, StoreError> {
@@ -589,7 +597,7 @@ mod tests {
     #[test]
     fn a_crash_while_the_file_is_being_made_is_no_obstacle() {
         let directory = tempfile::tempdir().unwrap();
-        // What a kill leaves of a file that was not complete yet.
+        // The remains of a file that was not complete when the process was killed.
         fs::write(directory.path().join("state.new"), vec![0; 4096]).unwrap();
         let store = Store::open(directory.path()).unwrap();
         assert_eq!(store.checkpoint().unwrap(), None);

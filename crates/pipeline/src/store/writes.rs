@@ -1,5 +1,5 @@
-//! What was written into each collection, in entries of their own: of very many collections, not all of it is stored with each step of
-//! the progress.
+//! What was written into each collection, in separate entries, so that a step of progress does not have to store it for
+//! all of very many collections.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +8,23 @@ use redb::{ReadableTable, Table};
 use super::{CHECKPOINT, Checkpoint, Store, StoreError, THE_CHECKPOINT, decode, encode};
 use crate::witness::Witnesses;
 
-/// What the names of the entries begin with, before the collection's.
+/// The prefix of the entries' names, before the collection's name.
 const PREFIX: &str = "writes/";
-/// The first name behind all of them: `0` comes after `/`.
+/// The first name after all of them: `0` follows `/`.
 const BEHIND: &str = "writes0";
 
-/// The table of the checkpoint, in a transaction.
+/// The table that holds the checkpoint, in a transaction.
 pub(super) type Entries<'t> = Table<'t, &'static str, &'static [u8]>;
 
 /// A checkpoint as it is stored.
 pub(super) struct Encoded {
     checkpoint: Vec<u8>,
-    /// By the names of their entries.
+    /// What was written, by the entries' names.
     writes: BTreeMap<String, Vec<u8>>,
 }
 
 impl Encoded {
-    /// With everything that was written.
+    /// Encodes the checkpoint with the witnesses of all collections.
     pub(super) fn whole(checkpoint: &Checkpoint) -> Result<Self, StoreError> {
         Self::with(checkpoint, checkpoint.witnesses.iter())
     }
@@ -53,7 +53,8 @@ impl Encoded {
 }
 
 impl Store {
-    /// Stores the checkpoint, durably, and what was written into the collections that are `noted`; of the others stays what is stored.
+    /// Stores the checkpoint durably, with the witnesses of the collections that are `noted`. The stored witnesses of
+    /// the other collections stay.
     ///
     /// # Errors
     /// If the file cannot be written; the old checkpoint stays.
@@ -72,7 +73,7 @@ impl Store {
     }
 }
 
-/// What is stored of what was written, by collection.
+/// Reads the stored witnesses, by collection.
 pub(super) fn read(
     entries: &impl ReadableTable<&'static str, &'static [u8]>,
 ) -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
@@ -84,7 +85,7 @@ pub(super) fn read(
     entries.range(PREFIX..BEHIND)?.map(entry).collect()
 }
 
-/// Adds what is stored of what was written to a checkpoint, which has that in itself if an earlier release stored it.
+/// Adds the stored witnesses to a checkpoint. A checkpoint of an earlier release contains its own.
 pub(super) fn join(checkpoint: &mut Checkpoint, writes: Vec<(String, Vec<u8>)>) -> Result<(), StoreError> {
     for (collection, bytes) in writes {
         checkpoint.witnesses.insert(collection, decode(&bytes)?);
