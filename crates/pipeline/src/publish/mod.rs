@@ -1,4 +1,4 @@
-//! Changes into topics: the stage `capture`.
+//! Writes changes to topics: the stage `capture`.
 //!
 //! ```text
 //!            snapshot rows, then the stream
@@ -7,10 +7,10 @@
 //!    └──── confirm ◀── checkpoint ◀─────────────┘ acknowledged by the broker, in order
 //! ```
 //!
-//! - [`outlet`]: which topic a change goes to, and what the broker has of it
-//! - [`snapshot`]: the rows that were there before, and the mark at their end
+//! - [`outlet`]: which topic a change goes to, and which records the broker has acknowledged
+//! - [`snapshot`]: the rows that existed before the slot, and the mark at their end
 //! - [`stream`]: everything committed since
-//! - here: starting, running and stopping the whole
+//! - here: starting, running and stopping the stage
 
 mod outlet;
 mod snapshot;
@@ -52,23 +52,23 @@ use crate::watch::{Leaves, Truncates, Watch};
 use crate::writer::Shared;
 use outlet::Outlet;
 
-/// How often the status is brought up to date.
+/// How often the status is updated.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the broker is asked how many partitions the topics have.
 const PARTITIONS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long the last records may take on their way out. What was not acknowledged was not confirmed.
+/// How long the last records may take to be sent at the end. A change that was not acknowledged was not confirmed.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// What a publisher needs.
+/// The settings of a publisher.
 #[derive(Clone)]
 pub struct PublisherConfig {
     /// The source.
     pub source: SourceConfig,
-    /// What decides which rows there are; when it changes, the tables are read again.
+    /// The digest of the configuration that decides which rows there are. When it changes, the tables are read again.
     pub config_digest: ConfigDigest,
-    /// What to do when changes can no longer be had.
+    /// What to do about a gap.
     pub on_gap: OnGap,
     /// The broker.
     pub connection: Connection,
@@ -80,11 +80,11 @@ pub struct PublisherConfig {
     pub prefix: String,
     /// The tables, with the topics that they go to.
     pub topics: Vec<TableTopic>,
-    /// The collections that show each table: whose dead letters a row is that cannot be written.
+    /// The collections that show each table: a row that cannot be written gets a dead letter for each of them.
     pub collections: Vec<(String, TableName)>,
 }
 
-/// Where the changes of a table go.
+/// The topic of a table.
 #[derive(Clone, Debug)]
 pub struct TableTopic {
     /// The table.
@@ -104,7 +104,7 @@ pub struct Publisher {
     during: During,
 }
 
-/// What one life of the connection has.
+/// What a session of the publisher has: the lifetime of one connection.
 struct Session<'a> {
     config: &'a PublisherConfig,
     store: &'a Arc<Store>,
@@ -114,12 +114,12 @@ struct Session<'a> {
     outlet: Outlet,
     /// Rows whose newest version the topics do not have, because its record is too large.
     too_large: BTreeMap<TableName, HashSet<RowKey>>,
-    /// From which position on the stream counts, for tables that were altered.
+    /// The position from which the stream counts, for tables that were altered.
     floors: Floors,
 }
 
 impl Publisher {
-    /// Puts a publisher together; nothing is connected yet.
+    /// Creates a publisher. Connects to nothing yet.
     #[must_use]
     pub fn new(config: PublisherConfig, store: Arc<Store>, letters: Arc<dyn Letters>, stop: CancellationToken) -> Self {
         let statuses = config.collections.iter().map(|(collection, table)| CollectionStatus {
@@ -148,26 +148,28 @@ impl Publisher {
         }
     }
 
-    /// Takes backfills while it runs.
+    /// Returns a handle that gives backfills to the publisher while it runs.
     #[must_use]
     pub fn jobs(&self) -> Jobs {
         self.jobs.clone()
     }
 
-    /// Its status, now and whenever it changes.
+    /// Returns a receiver of the publisher's status, now and whenever it changes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.shared.telemetry.subscribe()
     }
 
-    /// Runs until asked to stop or until a definite error. The first connections, to the source and to the broker, have to
-    /// succeed; from then on what goes away is waited for.
+    /// Runs until asked to stop or until a definite error.
+    ///
+    /// The first connections, to the source and to the broker, have to succeed. After that, the publisher waits for a
+    /// server that goes away.
     ///
     /// # Errors
     /// The definite error that ended it.
     #[must_use]
     pub fn run(self) -> BoxFuture<'static, Result<(), PipelineError>> {
-        // The code of a bare future would be compiled in the program that awaits it, and optimised as the program is.
+        // Boxed: a bare future would be compiled in the crate that awaits it, with that crate's optimisation settings.
         Box::pin(self.run_sessions())
     }
 
@@ -215,7 +217,7 @@ impl Publisher {
         let fitness = Fitness::new(std::iter::empty(), Arc::clone(store), config.on_gap);
         let source = Arc::new(shared.or_stop(fitness.set_aside(source, &shared.telemetry)).await?);
         let outcome = Box::pin(self.follow_tables(&source, fitness.clone(), retry)).await;
-        // Nobody watches the broker until the next one.
+        // The broker is not watched until the next session begins.
         self.shared.telemetry.broker_trouble(None);
         let outcome = fitness.judged(&source, outcome).await;
         want_snapshot_after(&outcome, &self.store)?;
@@ -233,7 +235,7 @@ impl Publisher {
             follow_publication(source, store, config.on_gap).await?;
             refuse_what_cannot_work(source, *during).await
         };
-        // What tries a row filter or a lookup may have to wait for a lock.
+        // The checks that try a row filter or a lookup may have to wait for a lock.
         shared.or_stop(fits).await?;
         *during = During::Running;
         let tables = source.followed_tables().await?;
@@ -260,7 +262,8 @@ impl Publisher {
     }
 }
 
-/// Ends when a topic has another number of partitions. The client library deals keys out anew within minutes then.
+/// Returns an error when a topic's number of partitions changes. Within minutes, the client library then assigns keys
+/// to other partitions.
 async fn repartitioned(config: &PublisherConfig, partitions: &BTreeMap<String, i32>) -> PipelineError {
     let mut ticks = tokio::time::interval_at(Instant::now() + PARTITIONS_INTERVAL, PARTITIONS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -270,7 +273,7 @@ async fn repartitioned(config: &PublisherConfig, partitions: &BTreeMap<String, i
     };
     loop {
         ticks.tick().await;
-        // A broker that is away shows elsewhere.
+        // A broker that cannot be reached shows up elsewhere.
         let Ok(found) = topics.partitions().await else { continue };
         let other = partitions.iter().find_map(|(topic, before)| {
             let now = *found.get(topic).filter(|now| *now != before)?;
@@ -282,7 +285,7 @@ async fn repartitioned(config: &PublisherConfig, partitions: &BTreeMap<String, i
     }
 }
 
-/// Makes the topics that are missing and connects to them.
+/// Creates the topics that are missing and connects to them.
 async fn open_outlet(
     config: &PublisherConfig,
     source: &Source,
@@ -294,7 +297,8 @@ async fn open_outlet(
     let partitions = topics.ensure(&specs).await?;
     let names: Vec<String> = partitions.keys().cloned().collect();
     let largest_record = topics.largest_record(&names).await.unwrap_or(LARGEST_RECORD);
-    // A broker that is away is waited for: nobody else writes these topics, and nothing is confirmed meanwhile.
+    // Wait without limit for a broker that is away: no other process writes these topics, and nothing is confirmed
+    // meanwhile.
     let sending = Sending { compression: config.compression.clone(), largest_record, patience: None };
     let producer = Producer::new(&config.connection, sending)?;
     let written = stored.map(|checkpoint| checkpoint.written.clone()).unwrap_or_default();
@@ -364,8 +368,10 @@ impl Session<'_> {
     }
 }
 
-/// Generations tell the rows of a snapshot from those of former ones. The state file may be lost, and the topics do not
-/// tell, but clocks go on: seconds since 1970 are more than any generation that there was before.
+/// Returns a new generation: seconds since 1970.
+///
+/// Generations distinguish the rows of a snapshot from those of former ones. The state file may be lost, and the topics
+/// do not hold the last generation, but the clock is always greater than any former generation.
 fn generation_of_now() -> Generation {
     Generation(std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()))
 }

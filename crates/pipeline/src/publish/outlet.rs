@@ -1,4 +1,4 @@
-//! Which topic a change goes to, and what the broker has of it.
+//! Chooses the topic of each change, and tracks which records the broker has acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,12 +15,13 @@ use super::PublisherConfig;
 use crate::error::PipelineError;
 use crate::trace;
 
-/// What identifies a topic that holds what was written to it.
+/// Identifies a topic that still holds everything that was written to it.
 const INTACT: &str = "topic";
-/// What identifies one that does not.
+/// Identifies a topic that has lost records.
 const LOST: &str = "topic that has lost records";
 
-/// A transaction whose last record is in a segment. One without rows: how far the server has come while it was idle.
+/// A transaction whose last record is in a segment. One without rows says how far the server had come while it was
+/// idle.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Committed {
     pub(super) end_lsn: Lsn,
@@ -29,8 +30,8 @@ pub(super) struct Committed {
 }
 
 impl Committed {
-    /// Puts it behind others. One without rows says no more than how far everything has come, so that the last of the others can say
-    /// it: a broker may be away for long.
+    /// Adds it behind `others`. One without rows is merged into the last of them, since it says only how far everything
+    /// has come: the list must not grow while a broker is away for long.
     fn push_to(self, others: &mut Vec<Self>) {
         match others.last_mut().filter(|_| self.rows == 0) {
             Some(last) => last.end_lsn = last.end_lsn.max(self.end_lsn),
@@ -39,7 +40,7 @@ impl Committed {
     }
 }
 
-/// A record that is too large, and the change that it was made of.
+/// A change of which a record is too large.
 #[derive(Debug)]
 pub(super) struct Oversized {
     pub(super) change: Change,
@@ -50,21 +51,21 @@ pub(super) struct Oversized {
 pub(super) struct Outlet {
     producer: Arc<Producer>,
     encoder: Encoder,
-    /// The topic of each table, and how many partitions it has.
+    /// The topic of each table, and its number of partitions.
     routes: HashMap<TableName, (Arc<str>, i32)>,
     /// Topics that keep the last record of every key.
     compacted: BTreeSet<String>,
-    /// Whether each topic still holds what was written to it.
+    /// Whether each topic still holds everything that was written to it.
     intact: BTreeMap<String, bool>,
     partitions: BTreeMap<String, i32>,
-    /// Where the topics ended when this session began.
+    /// Where the topics ended when the last session stored it, by `topic/partition`. Without topics that have lost records.
     written: BTreeMap<String, i64>,
     /// The segment to which records are added.
     open: Arc<Segment>,
-    /// Whether it has none yet.
+    /// Whether `open` has no records yet.
     is_empty: bool,
     committed: Vec<Committed>,
-    /// Segments that are on their way, in order.
+    /// Segments in flight, in order.
     waiting: VecDeque<(Arc<Segment>, Vec<Committed>)>,
     /// Records of the change that is being sent.
     records: Vec<Outgoing>,
@@ -73,8 +74,8 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    /// `written`: by `topic/partition`, where the topics ended at last. One that ends earlier now was made anew, or has
-    /// lost what the broker had acknowledged.
+    /// Opens the topics. `written`: where they ended when the last session stored it, by `topic/partition`. A topic
+    /// that ends earlier now was recreated, or has lost records that the broker had acknowledged.
     pub(super) async fn open(
         config: &PublisherConfig,
         database: &str,
@@ -117,8 +118,8 @@ impl Outlet {
         })
     }
 
-    /// What the checkpoint compares: a topic that is not whole any more is another one, and so is one with more partitions, in which the
-    /// records of a row may be out of order.
+    /// Returns the identities that the checkpoint compares. A topic that has lost records counts as a new one. So does
+    /// a topic with another number of partitions, in which the records of a row may be out of order.
     pub(super) fn identities(&self) -> BTreeMap<String, String> {
         let made = self.identities_made();
         let is_lost = |topic: &String| self.intact.get(topic) == Some(&false);
@@ -127,7 +128,7 @@ impl Outlet {
             .collect()
     }
 
-    /// The same, once everything has been written again.
+    /// Returns the identities that the topics have once everything has been written again.
     pub(super) fn identities_made(&self) -> BTreeMap<String, String> {
         self.partitions
             .iter()
@@ -135,13 +136,13 @@ impl Outlet {
             .collect()
     }
 
-    /// How many partitions each topic has.
+    /// Returns how many partitions each topic has.
     pub(super) const fn partitions(&self) -> &BTreeMap<String, i32> {
         &self.partitions
     }
 
-    /// Writes the records of one change. Returns the change if one of them is too large for the topic; the others of it are
-    /// written.
+    /// Writes the records of one change. Returns the change if one of its records is too large for the topic; its other
+    /// records are written.
     pub(super) async fn send(
         &mut self,
         change: Change,
@@ -178,7 +179,7 @@ impl Outlet {
         Ok(oversized.map(|error| Oversized { change, error }))
     }
 
-    /// Waits for the broker, at most until walvec is to stop. The queue stays full for as long as the broker is away.
+    /// Waits for an answer of the broker, or for a stop. The queue stays full for as long as the broker is away.
     async fn or_stop<T>(&self, answer: impl Future<Output = Result<T, PipelineError>>) -> Result<T, PipelineError> {
         tokio::select! {
             biased;
@@ -187,12 +188,12 @@ impl Outlet {
         }
     }
 
-    /// A transaction has ended: everything before is to be confirmed when the broker has it.
+    /// Notes the end of a transaction: everything before it is confirmed once the broker has it.
     pub(super) fn commit(&mut self, committed: Committed) {
         committed.push_to(&mut self.committed);
     }
 
-    /// Sends what was added on its way. The next records belong to the next segment.
+    /// Closes the open segment. The next records belong to the next segment.
     pub(super) fn cut(&mut self) {
         let committed = std::mem::take(&mut self.committed);
         if self.is_empty
@@ -207,7 +208,7 @@ impl Outlet {
         self.waiting.push_back((segment, committed));
     }
 
-    /// The transactions that the broker has altogether, in order, since the last call.
+    /// Returns the transactions, in order, that the broker has acknowledged completely since the last call.
     pub(super) fn acknowledged(&mut self) -> Result<Vec<Committed>, PipelineError> {
         let mut done = Vec::new();
         while let Some((segment, _)) = self.waiting.front() {
@@ -219,17 +220,17 @@ impl Outlet {
         Ok(done)
     }
 
-    /// Whether the broker has everything that was sent.
+    /// Returns whether the broker has everything that was sent.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Changes whenever the broker has acknowledged something.
+    /// Returns a receiver that changes whenever the broker has acknowledged something.
     pub(super) fn progress(&self) -> watch::Receiver<()> {
         self.producer.progress()
     }
 
-    /// As [`drain`](Self::drain), at most until walvec is to stop.
+    /// Waits until the broker has everything, or for a stop.
     pub(super) async fn drain_or_stop(&mut self) -> Result<Vec<Committed>, PipelineError> {
         let stop = self.stop.clone();
         tokio::select! {
@@ -239,7 +240,7 @@ impl Outlet {
         }
     }
 
-    /// Waits until the broker has everything.
+    /// Waits until the broker has everything, and returns the transactions that are complete with it.
     pub(super) async fn drain(&mut self) -> Result<Vec<Committed>, PipelineError> {
         self.cut();
         let mut done = Vec::new();
@@ -250,7 +251,8 @@ impl Outlet {
         Ok(done)
     }
 
-    /// Waits until the broker has everything that was sent so far, at most until walvec is to stop. What that confirms is told as ever.
+    /// Waits until the broker has everything that was sent so far, or for a stop. The transactions stay for
+    /// [`acknowledged`](Self::acknowledged).
     pub(super) async fn deliver(&mut self) -> Result<(), PipelineError> {
         self.cut();
         let delivered = async {
@@ -262,8 +264,8 @@ impl Outlet {
         self.or_stop(delivered).await
     }
 
-    /// Writes the mark at the end of a table's snapshot, once everything before it is written. Says whether the table goes to a
-    /// topic at all.
+    /// Writes the mark at the end of a table's snapshot, once everything before it is written. Returns whether the
+    /// table has a topic.
     pub(super) async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<bool, PipelineError> {
         let Some((topic, partitions)) = self.routes.get(&end.table).cloned() else { return Ok(false) };
         let ends = async { Ok(self.producer.end_offsets(&topic, partitions).await?) };
@@ -274,31 +276,31 @@ impl Outlet {
         }
         record.headers.push((header::TOPIC, topic.as_bytes().to_vec()));
         self.is_empty = false;
-        // One worker sweeps, after all partitions have come so far.
+        // Into one partition only: one worker sweeps, after all partitions have been read up to the barrier.
         self.or_stop(async { Ok(self.producer.send(&topic, Some(0), &record, &self.open).await?) }).await?;
         self.drain_or_stop().await?;
         Ok(true)
     }
 
-    /// By `topic/partition`, where the topics end as far as this publisher has written them.
+    /// Returns where the topics end as far as this publisher has written them, by `topic/partition`.
     pub(super) fn written(&self) -> BTreeMap<String, i64> {
         let mut written = self.written.clone();
         written.extend(self.producer.ends());
         written
     }
 
-    /// What the client library has heard from the broker that went wrong.
+    /// Returns the current problem that the client library reports about the broker.
     pub(super) fn trouble(&self) -> Option<BrokerError> {
         self.producer.trouble().current()
     }
 
-    /// Tells how many records the broker has acknowledged.
+    /// Returns a function that tells how many records the broker has acknowledged.
     pub(super) fn counter(&self) -> Box<dyn Fn() -> u64 + Send + Sync> {
         let producer = Arc::clone(&self.producer);
         Box::new(move || producer.acknowledged())
     }
 
-    /// Gives what is queued this long to go out.
+    /// Waits up to `limit` until queued records are sent.
     pub(super) async fn flush(&self, limit: Duration) {
         self.producer.flush(limit).await;
     }

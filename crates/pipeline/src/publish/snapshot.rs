@@ -1,4 +1,4 @@
-//! The rows that were there before, and the mark at their end.
+//! Writes the rows that existed before the slot, and the mark at their end.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ impl Session<'_> {
         mut checkpoint: Checkpoint,
         drop_slot: bool,
     ) -> Result<Checkpoint, PipelineError> {
-        // Stored before the slot is created: a slot without this note would look like somebody else's.
+        // Stored before the slot is created: without this note, the slot would look like that of another walvec.
         checkpoint.snapshot = SnapshotState::Copying;
         self.store.save_checkpoint(&checkpoint)?;
         let shared = self.shared;
@@ -51,7 +51,7 @@ impl Session<'_> {
             let generation = checkpoint.generation;
             let (table, sweep, barrier) = (table.name.clone(), Sweep::Generations, Vec::new());
             let end = SnapshotEnd { table, position, generation, sweep, barrier };
-            // Tables that rows only look something up in are not copied.
+            // Tables that are only looked up are not copied.
             if self.outlet.end_snapshot(&end).await? {
                 self.forget_too_large(&end).await?;
                 tracing::info!(table = %end.table, "snapshot complete");
@@ -83,14 +83,15 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Returns as of which position the newest rows were read: a table that was rewritten meanwhile is read again, later.
+    /// Copies all rows, and returns the position as of which the newest were read: a table that is rewritten during the
+    /// copy is read again later.
     async fn copy(&mut self, snapshot: &mut Snapshot, context: &Context) -> Result<Lsn, PipelineError> {
         let shared = self.shared;
         shared.or_stop(watch::begun(&self.source, self.store, snapshot.position())).await?;
         let mut newest = snapshot.position().commit_lsn;
         while let Some(rows) = shared.or_stop(async { Ok(snapshot.next().await?) }).await? {
             newest = rows.iter().map(|row| row.position.commit_lsn).fold(newest, Lsn::max);
-            // The broker's client takes nothing while its buffer is full, for example because the broker is away.
+            // The broker's client accepts nothing while its buffer is full, for example because the broker is away.
             shared.or_stop(self.write_rows(rows, context)).await?;
             self.outlet.cut();
             self.outlet.acknowledged()?;
@@ -102,7 +103,7 @@ impl Session<'_> {
     /// Writes rows of a snapshot, or rows that were read again.
     pub(super) async fn write_rows(&mut self, rows: Vec<Change>, context: &Context) -> Result<(), PipelineError> {
         count_changes(&rows);
-        // That a table begins anew is no row.
+        // The truncate at the beginning of a table is not a row.
         let count = rows.iter().filter(|row| row.op != Op::Truncate).count();
         let table = rows.first().map(|row| row.table.name.clone());
         for row in rows {
@@ -116,7 +117,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Writes one change. A row whose record is too large is parked; a newer version that fits takes it back.
+    /// Writes one change. A row whose record is too large is parked. A newer version that fits clears it.
     pub(super) async fn put(
         &mut self,
         change: Change,
@@ -125,7 +126,7 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         let table = change.table.name.clone();
         let mut replaced = self.too_large_of(&change);
-        // Only a snapshot has such rows.
+        // Only a snapshot has inserts with missing values.
         let parked = match &change.op {
             Op::Insert { new } if new.is_partial() => {
                 self.park(&change, "E_TOO_LARGE", TOO_LARGE, context).await?;
@@ -148,12 +149,13 @@ impl Session<'_> {
         self.take_back(&table, &replaced).await
     }
 
-    /// Newer versions of these rows are on their way to the topics, or the rows are gone.
+    /// Clears these rows: newer versions of them are on their way to the topics, or the rows are gone.
     async fn take_back(&mut self, table: &TableName, replaced: &[RowKey]) -> Result<(), PipelineError> {
         if replaced.is_empty() {
             return Ok(());
         }
-        // After a crash that comes first, a partial update would be completed from the version before the parked one.
+        // Deliver first. If a crash came between, a partial update would be completed from the version before the
+        // parked one.
         self.outlet.deliver().await?;
         for (collection, _) in self.config.collections.iter().filter(|(_, shown)| shown == table) {
             self.shared.letters.update(collection, &[], replaced).await?;
@@ -164,7 +166,7 @@ impl Session<'_> {
         self.show_too_large()
     }
 
-    /// The end of a snapshot: rows that it did not park again fit, or are gone.
+    /// Clears rows at the end of a snapshot: those that it did not park again fit into a record, or are gone.
     pub(super) async fn forget_too_large(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
         let is_of_before = |letter: &DeadLetter| match end.sweep {
             Sweep::Generations => letter.generation < end.generation,
@@ -178,7 +180,7 @@ impl Session<'_> {
         self.take_back(&end.table, &gone).await
     }
 
-    /// Shows in the status what capture itself has parked.
+    /// Shows the rows that capture itself has parked in the status.
     pub(super) fn show_too_large(&self) -> Result<(), PipelineError> {
         for (index, (collection, _)) in self.config.collections.iter().enumerate() {
             let mut parked = letters(self.shared, collection)?;
@@ -194,7 +196,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The rows among those whose newest version is missing that this change makes whole, or removes.
+    /// Returns the parked rows that this change completes or removes.
     fn too_large_of(&self, change: &Change) -> Vec<RowKey> {
         let Some(keys) = self.too_large.get(&change.table.name) else { return Vec::new() };
         match &change.op {
@@ -209,7 +211,7 @@ impl Session<'_> {
         }
     }
 
-    /// A row that is too large is parked for each collection that shows it.
+    /// Parks a row that is too large, for each collection that shows its table.
     async fn park(
         &self,
         change: &Change,
@@ -237,7 +239,7 @@ impl Session<'_> {
     }
 }
 
-/// The rows that were parked because their record was too large.
+/// Returns the rows that were parked because their record was too large.
 pub(super) fn too_large(
     config: &PublisherConfig,
     shared: &Shared,
@@ -250,7 +252,7 @@ pub(super) fn too_large(
     Ok(found)
 }
 
-/// Their dead letters.
+/// Returns the dead letters of a collection.
 fn letters(shared: &Shared, collection: &str) -> Result<Vec<DeadLetter>, PipelineError> {
     let mut found = Vec::new();
     shared.letters.each(collection, &mut |letter| found.push(letter))?;

@@ -1,6 +1,7 @@
-//! Everything committed since the snapshot.
+//! Writes everything committed since the snapshot.
 //!
-//! Records go out as they come; what is confirmed follows from what the broker acknowledges, transaction by transaction.
+//! Records are sent as they come. A transaction is confirmed once the broker has acknowledged all its records, in
+//! order.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -27,10 +28,10 @@ use crate::telemetry::count_changes;
 use crate::trace;
 use crate::unseen::Unseen;
 
-/// Rows that are read again by one statement, because of something that they look up.
+/// How many rows one statement reads again, because of something that they look up.
 const ROWS: usize = 256;
 
-/// What happens next.
+/// The next event of the loop.
 enum Step {
     Events(Result<Vec<StreamEvent>, CaptureError>),
     Acknowledged,
@@ -45,7 +46,7 @@ struct Transaction {
     context: Context,
     rows: usize,
     span: Span,
-    /// What its records carry of the span.
+    /// The trace header of its records.
     traceparent: Option<String>,
 }
 
@@ -109,7 +110,7 @@ impl Session<'_> {
                 Step::Acknowledged => {}
                 Step::Checkpoint => self.confirm(&stream, checkpointer)?,
                 Step::Begin(order) if matches!(order.job, Job::Resync { .. }) => {
-                    // The workers remove what is gone, each as it comes to the end of the snapshot.
+                    // Each worker removes what is gone when it reaches the end of the snapshot.
                     let resync = Resync::asked(true);
                     checkpointer.want(&resync)?;
                     order.end(Ok(()));
@@ -125,7 +126,7 @@ impl Session<'_> {
         }
     }
 
-    /// Confirms what the broker has, after a short wait for what is on its way. The rest is written again after the next
+    /// Confirms what the broker has, after a short wait for what is in flight. The rest is written again after the next
     /// start.
     async fn end(&mut self, stream: ChangeStream, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {
         self.shared.telemetry.phase(Phase::Stopping);
@@ -148,7 +149,7 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         self.shared.leaves.hear(&events, self.store)?;
         self.gather(&events, related, unseen)?;
-        // Before anything is written: whoever renders it must see what it looks up.
+        // Wait before anything is written: a worker that renders the rows must see what they look up.
         let affected = related.take(&self.source, &self.tables, unseen, self.shared).await?;
         for event in events {
             match event {
@@ -183,7 +184,7 @@ impl Session<'_> {
                     self.outlet.commit(Committed { end_lsn, at, rows });
                 }
                 StreamEvent::Idle { wal_end } if transaction.rows == 0 => {
-                    // Confirmed after what is on its way: the server may not say so again for half a minute.
+                    // Confirmed after what is in flight: the server may not repeat this position for half a minute.
                     let at = transaction.context.committed_at;
                     self.outlet.commit(Committed { end_lsn: wal_end, at, rows: 0 });
                 }
@@ -195,7 +196,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Hears what the events say of looked-up tables.
+    /// Notes the changes of looked-up tables among the events.
     fn gather(&self, events: &[StreamEvent], related: &mut Gathered, unseen: &Unseen) -> Result<(), PipelineError> {
         for event in events {
             match event {
@@ -211,8 +212,9 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Writes the rows again that look something up in what has changed, behind the changes of the same events and as new as
-    /// the last of them. Whoever wants to stop need not wait for all of them: nothing is confirmed before.
+    /// Writes the rows again that look up something that has changed. They follow the changes of the same events and
+    /// get the position of the last of them. A stop does not wait for all of them, because nothing is confirmed before
+    /// that.
     async fn write_again(
         &mut self,
         mut affected: Affected,
@@ -221,7 +223,7 @@ impl Session<'_> {
     ) -> Result<(), PipelineError> {
         let source = Arc::clone(&self.source);
         let shared = self.shared.clone();
-        // The application may hold a lock for as long as it likes.
+        // The application may hold a lock for any length of time, so a stop must not wait for it.
         while let Some(mut rows) = shared.or_stop(affected.next(&source, ROWS)).await? {
             if self.shared.stop.is_cancelled() {
                 return Err(PipelineError::Stopped);
@@ -258,10 +260,15 @@ impl Session<'_> {
         self.put(change, context, traceparent.as_deref()).await
     }
 
-    /// Reads the unsent values of an update that a worker cannot look up in the collection: if the key has changed, because under
-    /// the new key nothing is stored yet, and another worker may hold the old one; if the record that brought the values was too
-    /// large; or if the table is being read again, because what is stored may be of before. What is read may be newer than the
-    /// change; the changes in between are still to come. A row that is gone will be deleted by one of them.
+    /// Reads the unsent values of an update from the source, if a worker cannot find them in the collection. There are
+    /// three cases:
+    ///
+    /// - The key has changed: nothing is stored under the new key yet, and another worker may own the old one.
+    /// - The record that brought the values was too large.
+    /// - The table is being read again: the stored values may be outdated.
+    ///
+    /// The row that is read may be newer than the change; the changes in between are still to come. If the row is gone,
+    /// one of them deletes it.
     async fn complete(&self, mut change: Change, unseen: &Unseen, is_reread: bool) -> Result<Change, PipelineError> {
         let Op::Update { old_key, new } = &change.op else { return Ok(change) };
         let too_large = self.too_large.get(&change.table.name);
@@ -272,7 +279,7 @@ impl Session<'_> {
         }
         let Some(key) = change.key() else { return Ok(change) };
         let source = Seeing { source: &self.source, unseen, shared: self.shared };
-        // Rarely needed, and large.
+        // Boxed because it is large and rarely needed.
         let found = Box::pin(source.fetch(&change.table, std::slice::from_ref(&key))).await?;
         if let (Some((_, found)), Op::Update { new, .. }) = (found.into_iter().next(), &mut change.op) {
             new.fill(found);
@@ -298,18 +305,19 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The library tries again by itself; people should see that it does.
+    /// Shows problems with the broker in the status: the client library retries by itself, and operators should see
+    /// that it does.
     fn show_trouble(&self) {
         let trouble = self.outlet.trouble().filter(|_| !self.outlet.is_idle());
         self.shared.telemetry.broker_trouble(trouble.as_ref());
     }
 
-    /// Whether the rows of a table go to a topic, instead of being looked up only.
+    /// Returns whether the rows of a table go to a topic, rather than only being looked up.
     fn has_topic(&self, table: &TableName) -> bool {
         self.config.topics.iter().any(|topic| topic.table == *table)
     }
 
-    /// Begins a backfill; one that cannot be done ends at once.
+    /// Begins a backfill. A job that cannot be done ends at once.
     fn begin(&self, order: Order) -> Option<Active> {
         let refused =
             |what: &str, remedy: &str| Refusal { code: "E_TABLE", what: what.to_owned(), remedy: remedy.to_owned() };
