@@ -1,9 +1,9 @@
-//! Which tables have to be read anew at the start of a session, while the others go on.
+//! Decides which tables have to be read again at the start of a session, while the others go on.
 //!
-//! Where the stream has no gap, a difference between what was read and what is there now concerns the tables that differ: one was
-//! altered or replaced, another was added, a collection was configured otherwise or made anew. Those are read whole concurrently with the
-//! stream, which does not bring what happened to them before. If that is all of them, or what is stored cannot be told from what will be
-//! read, everything is read as a new generation instead.
+//! If the stream has no gap, a difference between what was read and what is there now concerns single tables: a table
+//! was altered, replaced or added, or its collection was configured differently or created again. These tables are read
+//! whole concurrently with the stream, which does not bring their earlier changes. Everything is read as a new
+//! generation instead if that would be all tables, or if stored points cannot be told from those to come.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +18,11 @@ use crate::store::{Checkpoint, Store};
 /// What is known of a followed table when a session begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableFacts {
-    /// Digest of what decides its rows and their payloads: what is configured for it, its columns and its key.
+    /// The digest of what decides its rows and their payloads: its configuration, its columns and its key.
     pub digest: String,
-    /// Whether another table has the name of the one whose rows were read.
+    /// Whether its name belonged to another table when its rows were read.
     pub is_replaced: bool,
-    /// Whether it was to be read anew before, and has not been.
+    /// Whether an earlier session had to read it again, and has not.
     pub is_owed: bool,
     /// What identifies its entry in the publication; `None` if tables are not listed there.
     pub entry: Option<String>,
@@ -39,16 +39,16 @@ pub struct CollectionFacts {
     pub is_empty: bool,
 }
 
-/// Tables that have to be read anew.
+/// Tables that have to be read again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
-    /// Each with the reason.
+    /// Each table with the reason.
     pub why: BTreeMap<TableName, String>,
-    /// Those for which there is no other reason than that they were not published all the time.
+    /// Tables whose only reason is that they were not published all the time.
     pub unproved: BTreeSet<TableName>,
 }
 
-/// What has to be read again where the stream goes on.
+/// What has to be read again while the stream goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Anew {
     /// These tables, or none.
@@ -60,7 +60,7 @@ pub(crate) enum Anew {
 /// Compares what was read with what is there now.
 ///
 /// # Errors
-/// If the publication was not the same all the time, and nothing else makes reading everything necessary.
+/// If the publication was not the same all the time and nothing else requires reading everything again.
 pub(crate) fn compare(stored: &Checkpoint, facts: &Facts) -> Result<Anew, Gap> {
     if stored.digests.is_empty() || facts.tables.is_empty() {
         return compare_as_a_whole(stored, facts);
@@ -93,7 +93,7 @@ pub(crate) fn compare(stored: &Checkpoint, facts: &Facts) -> Result<Anew, Gap> {
     }
     let unproved: BTreeSet<TableName> = match unpublished(stored, facts) {
         Ok(tables) => tables.into_iter().filter(|table| !anew.contains_key(table)).collect(),
-        // Where tables are read again in any case, it does not matter what the publication left out.
+        // If tables are read again in any case, it does not matter what the publication left out.
         Err(gap) => return anew.into_values().next().map(Anew::Everything).ok_or(gap),
     };
     anew.extend(unproved.iter().map(|table| (table.clone(), "it was not published all the time".to_owned())));
@@ -109,7 +109,7 @@ pub(crate) fn compare(stored: &Checkpoint, facts: &Facts) -> Result<Anew, Gap> {
     Ok(Anew::Tables(Tables { why: anew, unproved }))
 }
 
-/// The comparison where tables are not read one by one: behind a broker, and where an earlier version of walvec has read them.
+/// Compares where tables are not read one by one: behind a broker, and if an earlier version of walvec has read them.
 fn compare_as_a_whole(stored: &Checkpoint, facts: &Facts) -> Result<Anew, Gap> {
     let everything = |why: &str| Ok(Anew::Everything(why.to_owned()));
     if stored.config_digest != facts.config_digest {
@@ -127,7 +127,7 @@ fn compare_as_a_whole(stored: &Checkpoint, facts: &Facts) -> Result<Anew, Gap> {
     Ok(Anew::Tables(Tables::default()))
 }
 
-/// The followed tables that were not published all the time.
+/// Returns the followed tables that were not published all the time.
 fn unpublished(stored: &Checkpoint, facts: &Facts) -> Result<Vec<TableName>, Gap> {
     let Some(now) = &facts.publication else {
         return Err(gap::publication_changed(facts.publication_called.as_deref()));
@@ -142,8 +142,8 @@ fn unpublished(stored: &Checkpoint, facts: &Facts) -> Result<Vec<TableName>, Gap
     Ok(facts.tables.iter().filter(|(_, facts)| is_new(facts)).map(|(table, _)| table.clone()).collect())
 }
 
-/// Goes on from what was stored with the tables, the collections and the publication as they are now. Stored before anything of the stream
-/// is taken: whatever happens, the tables `anew` are read to the end.
+/// Continues from the stored checkpoint with the present tables, collections and publication. Stores that before
+/// anything of the stream is taken, so that the tables `anew` are read to the end in any case.
 pub(crate) async fn adopt(
     source: &Source,
     store: &Store,
@@ -190,7 +190,7 @@ pub(crate) async fn adopt(
     Ok(checkpoint)
 }
 
-/// Notes that a table has to be read anew by the next session that follows it.
+/// Notes that the next session that follows a table has to read it again.
 pub(crate) fn owe(store: &Store, table: &TableName) -> Result<(), PipelineError> {
     let mut baseline = store.baseline()?.unwrap_or_default();
     if baseline.anew.insert(table.clone()) {
@@ -216,7 +216,7 @@ mod tests {
         SourceIdentity { system_id: "7".to_owned(), timeline: 1, database_oid: 5, slot: "walvec".to_owned() }
     }
 
-    /// Two tables with a collection each, one of which looks something up in a third.
+    /// Returns facts of two tables with a collection each; one of them looks up rows of a third table.
     fn facts() -> Facts {
         let facts = |name: &str, main: &str| TableFacts {
             digest: format!("{name} 1"),
@@ -263,7 +263,7 @@ mod tests {
         }
     }
 
-    /// The tables that are read anew; an error if that is everything.
+    /// Returns the tables that are read again; an error if that is everything.
     fn anew(stored: &Checkpoint, facts: &Facts, on_gap: OnGap) -> Result<Vec<String>, String> {
         match decide(Some(stored), facts, on_gap) {
             Ok(Start::Resume { anew, .. }) => Ok(anew.why.into_keys().map(|table| table.name).collect()),

@@ -1,9 +1,16 @@
 //! Tables that cannot be followed any more, while the others go on.
 //!
-//! A table that was followed is set aside if it was dropped, lost its key or a column that a template needs, may not be read any more,
-//! was taken out of a publication that walvec did not make, or makes PostgreSQL refuse the application's updates because it is published.
-//! Its points stay as they were, and the status says why. Once it can be followed again it is read again, because the stream
-//! does not bring what happened to it meanwhile; behind a broker all tables are. A table that was never followed is a mistake in the settings, and refused.
+//! A table that was followed before is set aside if one of these is true:
+//!
+//! - it was dropped
+//! - it lost its key, or a column that a template needs
+//! - it may not be read any more
+//! - it was removed from a publication that walvec did not create
+//! - PostgreSQL refuses the application's updates because the table is published
+//!
+//! Its points stay as they were, and the status says why. Once it can be followed again it is read again, because the
+//! stream does not bring what happened to it meanwhile. Behind a broker, all tables are read again. A table that was
+//! never followed is a mistake in the settings, and is refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,23 +28,24 @@ use crate::supervisor::check_columns;
 use crate::telemetry::Telemetry;
 use crate::writer::Collection;
 
-/// How often to look whether a table can be followed again: that takes some statements per table.
+/// How often to check whether a table can be followed again. A check takes some statements per table.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long the catalogue may take to answer beside the stream: what tries a row filter may have to wait for a lock.
+/// How long the catalogue may take to answer while the stream goes on: a check that tries a row filter may have to wait
+/// for a lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What decides whether a table can be followed.
+/// Decides whether tables can be followed.
 #[derive(Clone)]
 pub(crate) struct Fitness {
     templates: Vec<Templates>,
-    /// Knows which tables were followed before, and as what.
+    /// The state file, which knows the tables that were followed before, and their shapes.
     store: Arc<Store>,
     on_gap: OnGap,
     due: Instant,
 }
 
-/// What a collection makes of the rows of its table.
+/// The templates of a collection, and its table.
 #[derive(Clone)]
 struct Templates {
     collection: String,
@@ -46,7 +54,7 @@ struct Templates {
 }
 
 impl Fitness {
-    /// `collections`: those whose templates are rendered by this process.
+    /// Creates the check for `collections`: those whose templates this process renders.
     pub(crate) fn new<'a>(collections: impl Iterator<Item = &'a Collection>, store: Arc<Store>, on_gap: OnGap) -> Self {
         let templates = |Collection { name, table, transform, .. }: &Collection| Templates {
             collection: name.clone(),
@@ -56,12 +64,12 @@ impl Fitness {
         Self { templates: collections.map(templates).collect(), store, on_gap, due: Instant::now() + INTERVAL }
     }
 
-    /// Sets the tables aside that were followed before and cannot be any more, and shows that in the status. None if gaps are a
-    /// person's business, or no table would be left.
+    /// Sets aside the tables that were followed before and cannot be any more, and shows them in the status. Sets none
+    /// aside if gaps are left to an operator, or if no table would be left.
     pub(crate) async fn set_aside(&self, source: Source, telemetry: &Telemetry) -> Result<Source, PipelineError> {
         source.widen_publication().await?;
         let unfit = match self.unfit(&source).await {
-            // A table went in between.
+            // A table was dropped between two statements.
             Err(error) if is_about_a_table(&error) => self.unfit(&source).await?,
             unfit => unfit?,
         };
@@ -86,8 +94,8 @@ impl Fitness {
         Ok(source)
     }
 
-    /// Whether the next session sets `table` aside, or takes it out of the publication because PostgreSQL refuses the application's
-    /// statements as long as it is published. `None` if the catalogue does not tell in time.
+    /// Returns whether the next session sets `table` aside, or removes it from the publication because PostgreSQL
+    /// refuses the application's statements while it is published. `None` if the catalogue does not answer in time.
     pub(crate) async fn is_lost(&self, source: &Source, table: &TableName) -> Option<bool> {
         let alone = source.only(std::slice::from_ref(table));
         let is_lost = async {
@@ -98,13 +106,13 @@ impl Fitness {
         tokio::time::timeout(PATIENCE, is_lost).await.ok()?.ok()
     }
 
-    /// Whether the next session goes on without `table`.
+    /// Returns whether the next session goes on without `table`.
     pub(crate) async fn is_to_be_set_aside(&self, source: &Source, table: &TableName) -> bool {
         self.to_be_set_aside(source, &source.only(std::slice::from_ref(table))).await.contains(table)
     }
 
-    /// What a session has ended with: that a table was altered, if it was an error about tables and the next session goes on without one
-    /// more.
+    /// Converts the outcome of a session: an error about tables becomes [`PipelineError::Altered`] if the next session
+    /// sets a further table aside.
     pub(crate) async fn judged(
         &self,
         source: &Source,
@@ -121,13 +129,13 @@ impl Fitness {
         }
     }
 
-    /// As [`leaving`](Self::leaving); none if the catalogue does not tell in time.
+    /// Returns the tables that [`leaving`](Self::leaving) returns; none if the catalogue does not answer in time.
     async fn to_be_set_aside(&self, source: &Source, among: &Source) -> Vec<TableName> {
         let leaving = tokio::time::timeout(PATIENCE, self.leaving(source, among)).await;
         leaving.map(Result::unwrap_or_default).unwrap_or_default()
     }
 
-    /// The tables `among` those of `source` that the next session sets aside, and this one has not.
+    /// Returns the tables of `among` that the next session sets aside and that `source` has not set aside.
     async fn leaving(&self, source: &Source, among: &Source) -> Result<Vec<TableName>, PipelineError> {
         let unfit = self.unfit(among).await?;
         if self.on_gap == OnGap::Stop || !source.has_others_than(&unfit) {
@@ -137,13 +145,13 @@ impl Fitness {
         Ok(unfit.into_iter().map(|unfit| unfit.table).filter(is_new).collect())
     }
 
-    /// Fails if a table that is set aside can be followed again. Looks now and then only.
+    /// Fails if a table that is set aside can be followed again. Checks only once per [`INTERVAL`].
     pub(crate) async fn look(&mut self, source: &Source) -> Result<(), PipelineError> {
         if source.set_aside().is_empty() || Instant::now() < self.due {
             return Ok(());
         }
         self.due = Instant::now() + INTERVAL;
-        // A server that cannot be asked shows in the stream.
+        // A server that does not answer causes an error of the stream.
         let tables: Vec<TableName> = source.set_aside().iter().map(|unfit| unfit.table.clone()).collect();
         let Ok(Ok(unfit)) = tokio::time::timeout(PATIENCE, self.unfit(&source.only(&tables))).await else {
             return Ok(());
@@ -155,7 +163,7 @@ impl Fitness {
         }
     }
 
-    /// The tables that were followed and cannot be any more.
+    /// Returns the tables that were followed and cannot be any more.
     async fn unfit(&self, source: &Source) -> Result<Vec<Unfit>, PipelineError> {
         let Baseline { shapes: followed, aside, .. } = self.store.baseline()?.unwrap_or_default();
         if followed.is_empty() {
@@ -164,7 +172,8 @@ impl Fitness {
         let mut unfit = source.unfit().await?;
         let is_aside = |table: &TableName| source.set_aside().iter().any(|unfit| unfit.table == *table);
         let was_followed = |table: &TableName| followed.iter().any(|(followed, _)| followed == table);
-        // One that was set aside is published no longer, so that what happened to it looks like a mistake in the settings.
+        // A table that was set aside is not published any more, so that later changes of it look like a mistake in the
+        // settings.
         let was_aside = |table: &TableName| is_aside(table) || aside.contains(table);
         unfit.retain(|unfit| was_followed(&unfit.table) && (unfit.is_lost() || was_aside(&unfit.table)));
         let tables = source.tables_without(&unfit).await?;
@@ -181,7 +190,8 @@ impl Fitness {
     }
 }
 
-/// walvec ends because of these tables. The application must be able to go on.
+/// Removes tables from walvec's publication for which PostgreSQL refuses the application's statements. walvec stops
+/// because of them, and the application must be able to go on.
 async fn unpublish_what_breaks(source: &Source) -> Result<(), PipelineError> {
     for table in source.unpublish_what_breaks().await? {
         tracing::warn!(
@@ -192,7 +202,8 @@ async fn unpublish_what_breaks(source: &Source) -> Result<(), PipelineError> {
     Ok(())
 }
 
-/// Whether the columns that templates use are others than when they were `followed`. Otherwise the templates have changed.
+/// Returns whether the columns that the templates use have changed since they were `followed`. Otherwise the templates
+/// have changed.
 async fn has_other_columns(
     source: &Source,
     table: &TableName,
@@ -209,7 +220,7 @@ async fn has_other_columns(
     Ok(tables.iter().zip(&now).any(has_changed))
 }
 
-/// Whether one table may be what is wrong.
+/// Returns whether a single table may be the cause of the error.
 pub(crate) fn is_about_a_table(error: &PipelineError) -> bool {
     matches!(error.code(), "E_TABLE" | "E_NO_KEY" | "E_RIGHTS" | "E_SCHEMA")
 }

@@ -1,4 +1,4 @@
-//! Which database collections are filled from, kept with those that other processes can reach.
+//! Records which database a collection is filled from, with collections that other processes can reach.
 
 use futures::FutureExt as _;
 
@@ -9,10 +9,11 @@ use crate::writer::Writer;
 
 /// Records the database with every collection, before anything is written.
 ///
-/// `former`: the database that this data directory was filled from. Its place may be taken, which was decided when the session began.
+/// `former`: the database that this data directory was filled from. `database` may replace it: the session has decided
+/// that when it began.
 ///
 /// # Errors
-/// A collection that is filled from another database.
+/// If a collection is filled from another database.
 pub(crate) async fn record(
     writers: &[Writer],
     database: &SourceIdentity,
@@ -30,7 +31,7 @@ pub(crate) async fn record(
     answers(recorded.collect()).await.map(drop)
 }
 
-/// The same before and after a failover, and on every slot.
+/// Describes a database. The text is the same before and after a failover, and for every slot.
 fn words(database: &SourceIdentity) -> String {
     format!("cluster {}, database {}", database.system_id, database.database_oid)
 }

@@ -1,4 +1,4 @@
-//! How many rows of a table have texts that the model reads only the beginnings of, as far as a sample tells.
+//! Estimates from a sample how many rows of a table have texts that are longer than the model reads.
 
 use std::sync::Arc;
 
@@ -10,25 +10,25 @@ use walvec_transform::{Completed, Transform};
 use crate::error::PipelineError;
 use crate::looked_up::Wanted;
 
-/// How many rows are looked at.
+/// How many rows the sample has.
 const ROWS: usize = 1000;
 
 /// How many of them are rendered at a time.
 const AT_ONCE: usize = 100;
 
-/// What a sample tells.
+/// The result of a sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lengths {
-    /// Rows that were looked at.
+    /// Rows that were rendered.
     pub rows: usize,
-    /// Those of them that have a text, or a chunk, which is too long for the model.
+    /// Rows with a text, or a chunk, that is too long for the model.
     pub long: usize,
 }
 
-/// Renders a sample of the rows of `table`, and tells how many of them `embedder` would not read to the end.
+/// Renders a sample of the rows of `table`, and counts those that `embedder` would not read to the end.
 ///
 /// # Errors
-/// If PostgreSQL does not answer, or a table is no longer what it was.
+/// If PostgreSQL does not answer, or a table has changed meanwhile.
 pub async fn lengths(
     source: &Source,
     table: &Arc<Table>,
@@ -36,7 +36,7 @@ pub async fn lengths(
     embedder: &Arc<dyn Embedder>,
 ) -> Result<Lengths, PipelineError> {
     let rows = source.sample_rows(table, ROWS).await?.into_iter();
-    // Every value was read: none is to be taken from a stored point.
+    // Every value was read, so none has to come from a stored point.
     let complete = |row| match transform.complete(table, row, None) {
         Completed::Row(values) => Some(values),
         Completed::Refetch => None,
@@ -57,7 +57,7 @@ pub async fn lengths(
         let (table, transform, embedder) = (Arc::clone(table), Arc::clone(transform), Arc::clone(embedder));
         let is_long = move |(row, looked_up): (&Vec<Value>, &Vec<Arc<Value>>)| {
             let key = RowKey::new(table.key.iter().filter_map(|&index| row.get(index).cloned()).collect());
-            // A row that cannot be rendered will be parked for that.
+            // A row that cannot be rendered is not counted: it will be parked for that reason.
             let documents = transform.render_joined(&table, &key, row, looked_up).unwrap_or_default();
             documents.iter().any(|document| embedder.is_too_long(&document.text))
         };

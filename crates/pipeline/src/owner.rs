@@ -1,8 +1,8 @@
-//! Whether this process may still write collections that others can reach.
+//! Whether this process may still write collections that other processes can reach.
 //!
-//! Two processes with slots of their own would write one collection each from its own position, and the slower one would overwrite
-//! newer rows with older ones. So the right to write is held at the source, and looked at before each write: between reading a change
-//! and writing it lies an embedding, and maybe a pause of the whole machine.
+//! Two processes with separate slots would each write the same collection from its own position, and the slower one
+//! would overwrite newer rows with older ones. So the right to write is held at the source, and checked before each
+//! write: between reading a change and writing it lies an embedding, and perhaps a pause of the whole machine.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,12 +11,12 @@ use walvec_capture::Ownership;
 use crate::error::PipelineError;
 use crate::writer::{Checked, Guard};
 
-/// The right of the present session; none where the collections are out of reach for others.
+/// The present session's right to write; `None` where other processes cannot reach the collections.
 #[derive(Default)]
 pub(crate) struct Owner(Mutex<Option<Arc<Ownership>>>);
 
 impl Owner {
-    /// Puts the right of a session in place of that of the last one.
+    /// Replaces the right of the last session with that of the present one.
     pub(crate) fn set(&self, ownership: Option<Ownership>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ownership.map(Arc::new);
     }

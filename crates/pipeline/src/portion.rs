@@ -1,16 +1,16 @@
-//! How many rows are completed at a time, so that large ones cannot fill the memory.
+//! How many rows are completed at a time, so that large ones cannot exhaust the memory.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::pending::BATCH_BYTES;
 
-/// A row that no experience tells the size of.
+/// The assumed size of a row before any was measured.
 const ROW_BYTES: usize = BATCH_BYTES / 64;
 
-/// How large rows are once they have all their values, judged by those of lately.
+/// The size of rows once they have all their values, estimated from recent ones.
 ///
-/// A change does not tell: PostgreSQL leaves large values out of it that an UPDATE did not touch, and what a row looks up is not
-/// in it either.
+/// A change does not show it: PostgreSQL leaves out large values that an UPDATE did not touch, and looked-up rows are
+/// not in it either.
 #[derive(Debug)]
 pub(crate) struct RowSize {
     bytes: AtomicUsize,
@@ -23,12 +23,13 @@ impl Default for RowSize {
 }
 
 impl RowSize {
-    /// How many such rows may be completed at a time; at least one.
+    /// Returns how many such rows may be completed at a time; at least one.
     pub(crate) fn rows_at_once(&self) -> usize {
         (BATCH_BYTES / self.bytes.load(Ordering::Relaxed).max(1)).max(1)
     }
 
-    /// So many rows have turned out to take so many bytes. Small ones are believed little by little: large ones may follow.
+    /// Notes that `rows` rows took `bytes` bytes. The estimate falls at most by half each time, because large rows may
+    /// follow small ones.
     pub(crate) fn learn(&self, rows: usize, bytes: usize) {
         let Some(average) = bytes.checked_div(rows) else { return };
         let before = self.bytes.load(Ordering::Relaxed);

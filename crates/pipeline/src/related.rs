@@ -1,9 +1,9 @@
-//! Changes of looked-up tables, turned into the rows whose documents they are part of.
+//! Finds the rows whose documents use a changed row of a looked-up table.
 //!
-//! Once per batch: wait until everything that was read of the stream can be seen by a statement, ask for the keys of the
-//! rows that look something up in what has changed, page by page, and read those rows again. They are as new as anything
-//! read so far, and what comes later is still to come, so that they take the version of the last change of the batch.
-//! Whatever happens to such a row, or to what it looks up, is rendered once more by its own change.
+//! This happens once per batch. It waits until a statement can see everything that was read of the stream, asks page by
+//! page for the keys of the rows that look up something that has changed, and reads those rows again. They are at least
+//! as new as anything read so far, and later changes are still to come, so they get the version of the last change of
+//! the batch. Any later change of such a row, or of a row that it looks up, renders it once more.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::telemetry::{Stage, Timer};
 use crate::unseen::Unseen;
 use crate::writer::Shared;
 
-/// Keys that are asked for at once.
+/// How many keys one page asks for.
 const PAGE_KEYS: usize = 10_000;
 
-/// What has changed of a looked-up table since the last batch.
+/// What has changed in a looked-up table since the last batch.
 #[derive(Debug, Default, PartialEq)]
 enum Changed {
     #[default]
@@ -30,7 +30,7 @@ enum Changed {
     Everything,
 }
 
-/// A lookup of a main table, whichever collections have it.
+/// A lookup of a main table, shared by all collections that have it.
 #[derive(Debug)]
 struct Relation {
     main: TableName,
@@ -42,12 +42,12 @@ struct Relation {
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     relations: Vec<Relation>,
-    /// The last change that was read.
+    /// The position of the last change that was read.
     reached: Position,
 }
 
 impl Gathered {
-    /// Of these lookups. What several collections look up in the same way is one question.
+    /// Creates an empty value for these lookups. Lookups that several collections share become one question.
     pub(crate) fn new(lookups: &[LookupSpec]) -> Self {
         let mut relations: Vec<Relation> = Vec::new();
         for LookupSpec { main, lookup } in lookups {
@@ -61,12 +61,12 @@ impl Gathered {
         Self { relations, ..Self::default() }
     }
 
-    /// Hears of a change of any table.
+    /// Notes the position of a change of any table.
     pub(crate) fn reach(&mut self, position: Position) {
         self.reached = self.reached.max(position);
     }
 
-    /// Hears of a change of a looked-up table.
+    /// Notes a change of a looked-up table.
     pub(crate) fn note(&mut self, change: &LookedUpChange) {
         self.reach(change.position);
         for relation in self.relations.iter_mut().filter(|relation| relation.lookup.table == change.table.name) {
@@ -77,7 +77,7 @@ impl Gathered {
         }
     }
 
-    /// How many values are to be asked for.
+    /// Returns how many values have to be asked for.
     pub(crate) fn len(&self) -> usize {
         let count = |relation: &Relation| match &relation.changed {
             Changed::Nothing => 0,
@@ -91,8 +91,9 @@ impl Gathered {
         self.len() == 0
     }
 
-    /// Takes what was gathered, once a statement sees everything that was read of the stream so far: not only the changes of
-    /// looked-up tables, because a row that cannot be seen yet would not be found by what it looks up.
+    /// Takes what was gathered, once a statement sees everything that was read of the stream so far. Changes of
+    /// looked-up tables alone are not enough: a main row that cannot be seen yet would not be found by what it looks
+    /// up.
     pub(crate) async fn take(
         &mut self,
         source: &Source,
@@ -131,7 +132,7 @@ impl Relation {
         let values: Option<Vec<_>> = self.lookup.on.iter().map(value).collect();
         match (&mut self.changed, values) {
             (Changed::Everything, _) => {}
-            // Without the value nobody can tell which rows are concerned.
+            // Without the value, any row may be affected.
             (changed, None) => *changed = Changed::Everything,
             // NULL is equal to nothing.
             (_, Some(values)) if values.iter().any(Value::is_null) => {}
@@ -143,14 +144,14 @@ impl Relation {
     }
 }
 
-/// Which rows of a table look something up in what has changed.
+/// A query for the rows of a table that look up something that has changed.
 #[derive(Debug)]
 struct Question {
     table: Arc<Table>,
     lookup: Lookup,
-    /// `None`: in anything.
+    /// The changed values; `None`: any value.
     values: Option<Vec<RowKey>>,
-    /// The last key of the page before.
+    /// The last key of the previous page.
     after: Option<RowKey>,
 }
 
@@ -165,8 +166,8 @@ pub(crate) struct Affected {
 }
 
 impl Affected {
-    /// The next rows, of one table and at most `count`, as they are now. A row that is gone meanwhile is left out: its
-    /// deletion is still to come. `None` at the end.
+    /// Returns the next rows as they are now, of one table and at most `count`; `None` at the end. A row that has been
+    /// deleted meanwhile is left out: its deletion is still to come.
     pub(crate) async fn next(&mut self, source: &Source, count: usize) -> Result<Option<Vec<Change>>, PipelineError> {
         loop {
             if let Some((table, keys)) = &mut self.found {

@@ -1,10 +1,10 @@
-//! Reads rows again while the stream goes on: a table or a part of it, for a user or because it was altered, or single rows that
-//! turned out to be wrong.
+//! Reads rows again while the stream goes on: a table or a part of it, because a user asked for it or because it was
+//! altered, or single rows that turned out to be wrong.
 //!
-//! The rows are those of a snapshot with a place among the changes of the stream (`Source::begin_reread`). From before it
-//! is taken until the last row is written, the keys that the stream touches are remembered with their positions: a row
-//! that was changed or deleted after the snapshot is left as the stream has it. So nothing stale is written and nothing
-//! that was deleted comes back, however late a row is written.
+//! The rows come from a snapshot that has a place among the changes of the stream (`Source::begin_reread`). From before
+//! the snapshot is taken until the last row is written, the keys that the stream touches are remembered with their
+//! positions. A row that was changed or deleted after the snapshot is left as the stream has it. So no outdated row is
+//! written and no deleted row comes back, however late a row is written.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,20 +19,22 @@ use crate::policy::{During, Policy};
 use crate::retry::Retry;
 use crate::writer::Shared;
 
-/// Rows that are begun before the stream has its turn again: for a model that runs here, about a third of a second's work.
+/// How many rows are begun before the stream has its turn again: about a third of a second's work for a model that runs
+/// here.
 pub(crate) const PIECE_ROWS: usize = 32;
 
-/// How many keys may be remembered, in about 250 MB. A table that changes this much faster than it is read has to be read in parts.
+/// How many keys may be remembered, in about 250 MB. A table that changes faster than that while it is read has to be
+/// read in parts.
 const MAX_TOUCHED: usize = 4_000_000;
 
-/// What is to be read again.
+/// What to read again.
 #[derive(Clone, Debug)]
 pub enum Job {
     /// Rows of a table, into every collection that shows it.
     Backfill {
         /// The table.
         table: TableName,
-        /// Only the rows that meet this condition in SQL.
+        /// A condition in SQL; only the rows that meet it are read.
         filter: Option<String>,
     },
     /// All tables, as a new generation.
@@ -40,11 +42,13 @@ pub enum Job {
         /// Whether more than half of a collection's points may be removed because their rows are gone.
         may_sweep_most: bool,
     },
-    /// What the catalogue says of a table is not what it was, and the stream does not bring what that means for its rows.
+    /// A table that the catalogue describes differently than before. The stream does not bring what that means for its
+    /// rows.
     Altered {
         /// The table.
         table: TableName,
-        /// The partitions that came, if nothing else has happened; without them the whole table, and what is gone from it.
+        /// The added partitions, if nothing else has happened. `None`: read the whole table, and remove what is gone
+        /// from it.
         partitions: Option<Vec<u32>>,
         /// Whether more than half of a collection's points may be removed because their rows are gone.
         may_sweep_most: bool,
@@ -53,9 +57,9 @@ pub enum Job {
     Repair {
         /// The collection.
         collection: String,
-        /// Keys of rows to read, embed and write anew, whatever is stored.
+        /// Keys of rows to read, embed and write again, whatever is stored.
         rows: Vec<RowKey>,
-        /// Points to remove, if they still have this version; `None`: if they are not walvec's own.
+        /// Points to remove, if they still have this version; `None`: if walvec did not write them.
         points: Vec<(PointId, Option<Position>)>,
     },
 }
@@ -65,11 +69,12 @@ pub enum Job {
 pub struct Progress {
     /// Rows that were read again.
     pub rows: u64,
-    /// How many there are, where it is known: by the server's statistics for a table, exactly for single rows.
+    /// How many rows there are, where that is known: from the server's statistics for a table, exactly for single rows.
     pub rows_estimated: Option<u64>,
-    /// Nothing that the stream brings of the table from before this position counts any more: it was read whole as it was then.
+    /// The position as of which the table was read whole. Nothing that the stream brings of it from before counts any
+    /// more.
     pub superseded: Option<(TableName, Position)>,
-    /// How it ended, if it has.
+    /// The result, once the job has ended.
     pub ended: Option<Result<(), Ended>>,
 }
 
@@ -84,9 +89,10 @@ pub struct Ended {
     pub remedy: Option<String>,
 }
 
-/// From which position on the stream counts, for tables that were read whole because they were altered.
+/// The position from which the stream counts, for tables that were read whole because they were altered.
 ///
-/// A TRUNCATE of a partition is not streamed, but the rows that it removed were, and come again when the stream is repeated.
+/// A TRUNCATE of a partition is not streamed. The rows that it removed were streamed, and come again when the stream is
+/// replayed.
 #[derive(Debug, Default)]
 pub(crate) struct Floors(HashMap<TableName, Position>);
 
@@ -99,12 +105,13 @@ impl Floors {
         self.0.insert(table, position);
     }
 
-    /// Whether a change says nothing any more, also because of the job that is being done.
+    /// Returns whether a change says nothing any more, because of a stored floor or the active job.
     pub(crate) fn cover(&self, change: &Change, active: Option<&Active>) -> bool {
         self.of(&change.table.name, active).is_some_and(|floor| change.position < floor)
     }
 
-    /// Makes rows that were read just now as new as the reading of their table: they would be swept at its end.
+    /// Raises the positions of rows that were read just now to that of their table's reading. Otherwise the sweep at
+    /// its end would remove them.
     pub(crate) fn lift(&self, rows: &mut [Change], active: Option<&Active>) {
         for row in rows {
             row.position = row.position.max(self.of(&row.table.name, active).unwrap_or_default());
@@ -117,14 +124,14 @@ impl Floors {
     }
 }
 
-/// A job that was given to the pipeline.
+/// A job with its progress.
 pub(crate) struct Order {
     pub(crate) job: Job,
     progress: watch::Sender<Progress>,
 }
 
 impl Order {
-    /// A job that the pipeline gives to itself.
+    /// Creates a job that the pipeline gives to itself.
     pub(crate) fn unasked(job: Job) -> Self {
         Self { job, progress: watch::channel(Progress::default()).0 }
     }
@@ -143,7 +150,7 @@ impl Order {
     }
 }
 
-/// Gives jobs to a pipeline. One is done at a time, while the pipeline follows the stream.
+/// Gives jobs to a pipeline. It does one at a time while it follows the stream.
 #[derive(Clone)]
 pub struct Jobs(mpsc::Sender<Order>);
 
@@ -153,22 +160,22 @@ impl Jobs {
         (Self(orders), queue)
     }
 
-    /// Gives a job to the pipeline, and shows how far it comes. The pipeline that ends takes the sender with it.
+    /// Gives a job to the pipeline, and returns its progress. When the pipeline ends, the receiver is closed.
     ///
     /// # Errors
-    /// [`Busy`] if another job waits already, or the pipeline has ended.
+    /// [`Busy`] if another job is waiting already, or the pipeline has ended.
     pub fn give(&self, job: Job) -> Result<watch::Receiver<Progress>, Busy> {
         let (progress, shown) = watch::channel(Progress::default());
         self.0.try_send(Order { job, progress }).map(|()| shown).map_err(|_| Busy)
     }
 }
 
-/// The pipeline takes no job now.
+/// The pipeline accepts no job at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another job is waiting already")]
 pub struct Busy;
 
-/// Which keys the stream has touched since the job began, and when.
+/// The keys that the stream has touched since the job began, with the positions of the changes.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
     keys: HashMap<KeyDigest, Position>,
@@ -189,45 +196,45 @@ impl Touched {
         }
     }
 
-    /// Whether the stream has brought something newer than a row that was read at `position`.
+    /// Returns whether the stream has brought something newer than a row that was read at `position`.
     pub(crate) fn is_newer(&self, key: &RowKey, position: Position) -> bool {
         self.truncated.is_some_and(|truncated| truncated > position)
             || self.keys.get(&key.digest()).is_some_and(|touched| *touched > position)
     }
 }
 
-/// What the reader of a job has for it.
+/// A message from the task that reads the rows of a job.
 enum Read {
-    /// The rows that follow are those of this position, and of no other.
+    /// The reading began. The rows that follow are those of this position only.
     Began(Position),
     Rows(Vec<Change>),
 }
 
 type Reading = Result<Read, PipelineError>;
 
-/// A job that is being done.
+/// A job that is running.
 pub(crate) struct Active {
     order: Order,
     table: TableName,
     touched: Touched,
     /// Rows that were read and not written yet.
     waiting: VecDeque<Change>,
-    /// Which state of the table the rows are of.
+    /// The position as of which the rows were read.
     position: Position,
     chunks: mpsc::Receiver<Reading>,
     _reader: AbortOnDropHandle<()>,
 }
 
-/// What an active job has for its caller.
+/// The next step of an active job.
 pub(crate) enum Turn {
     /// Rows to write now, of one table.
     Write(Vec<Change>),
-    /// Everything has been read and written, or it failed.
+    /// Everything has been read and handed out, or the job failed.
     Ended(Result<(), PipelineError>),
 }
 
 impl Active {
-    /// Begins to read. From now on [`note`](Self::note) has to hear of every change of the stream.
+    /// Begins to read. From now on, every change of the stream must be passed to [`note`](Self::note).
     pub(crate) fn begin(source: &Arc<Source>, shared: &Shared, order: Order, table: TableName) -> Self {
         let rows = match &order.job {
             Job::Backfill { filter, .. } => Selection::Where(filter.clone()),
@@ -243,7 +250,7 @@ impl Active {
         Self { order, table, touched, waiting, position, chunks, _reader: reader }
     }
 
-    /// The table that is read whole, and as of which position: what is older is superseded.
+    /// Returns the table that is read whole, and the position as of which. What is older is superseded.
     pub(crate) fn supersedes(&self) -> Option<(&TableName, Position)> {
         matches!(self.order.job, Job::Altered { partitions: None, .. }).then_some((&self.table, self.position))
     }
@@ -252,24 +259,25 @@ impl Active {
         &self.order
     }
 
-    /// Takes the order back, to begin again with the next session. What a table was altered for, that one finds out by itself.
+    /// Returns the order, to begin again in the next session; `None` for an altered table, which that session finds by
+    /// itself.
     pub(crate) fn into_order(self) -> Option<Order> {
         (!matches!(self.order.job, Job::Altered { .. })).then_some(self.order)
     }
 
-    /// Whether it reads rows of this table.
+    /// Returns whether the job reads rows of this table.
     pub(crate) fn concerns(&self, table: &TableName) -> bool {
         self.table == *table
     }
 
-    /// Hears of a change of the stream.
+    /// Notes a change of the stream.
     pub(crate) fn note(&mut self, change: &Change) {
         if self.concerns(&change.table.name) {
             self.touched.note(change);
         }
     }
 
-    /// What to do next. Dropping the future loses nothing.
+    /// Waits for the next step. Dropping the future loses nothing.
     pub(crate) async fn turn(&mut self) -> Turn {
         loop {
             if self.touched.keys.len() > MAX_TOUCHED {
@@ -293,13 +301,13 @@ impl Active {
         }
     }
 
-    /// What to do next, if that is known already.
+    /// Returns the next step, if there is one without waiting.
     pub(crate) fn turn_now(&mut self) -> Option<Turn> {
         futures::FutureExt::now_or_never(self.turn())
     }
 }
 
-/// Reads the rows, again from the start after an error that passes; then they are counted anew too.
+/// Reads the rows. After a transient error it starts over, and counts them from zero.
 async fn read(
     source: Arc<Source>,
     shared: Shared,
@@ -319,18 +327,18 @@ async fn read(
         let error =
             if error.policy(During::Job) == Policy::Retry { retry.after(error).await.err() } else { Some(error) };
         if let Some(error) = error {
-            // Without a receiver there is nothing to tell: it takes the rows for complete only if it is told so.
+            // If the receiver is gone, no error needs to be reported: the job was dropped.
             let _ = chunks.send(Err(error)).await;
             return;
         }
     }
 }
 
-/// How many rows there are. It is shown and nothing more, so that an error leaves it unknown.
+/// Estimates how many rows there are. The number is only shown, so an error leaves it unknown.
 async fn estimate(source: &Source, table: &TableName, rows: &Selection) -> Option<u64> {
     match rows {
         Selection::Keys(keys) => Some(keys.len() as u64),
-        // How many meet a condition is not asked: the answer may take as long as reading them.
+        // Not counted: the answer may take as long as reading the rows.
         Selection::Where(Some(_)) | Selection::Partitions(_) => None,
         Selection::Where(None) => {
             let estimates = source.estimate_rows().await.ok()?;
@@ -355,7 +363,7 @@ async fn read_once(
     }
     while let Some(rows) = snapshot.next().await? {
         retry.succeeded();
-        // That the table begins anew is nothing new to the collections: the stream tells what is gone.
+        // The truncate at the beginning of a table is left out: the stream brings what is gone.
         let rows = rows.into_iter().filter(|row| row.op != Op::Truncate).collect();
         if chunks.send(Ok(Read::Rows(rows))).await.is_err() {
             return Ok(());

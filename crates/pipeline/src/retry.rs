@@ -1,4 +1,4 @@
-//! Trying again, visibly.
+//! Retries transient errors, visibly.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::status::Problem;
 use crate::telemetry::Telemetry;
 use crate::trouble::Trouble;
 
-/// The longest pause, before the jitter, which doubles it at most: whatever is back is noticed within ten seconds.
+/// The longest pause before jitter, which at most doubles it. So a server that is back is noticed within ten seconds.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// From a tenth of a second, doubling, with jitter, for ever.
+/// Returns an exponential back-off with jitter, from 100 ms on, without an end.
 fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
@@ -41,27 +41,29 @@ impl Retry {
         Self { trouble, stop: stop.clone(), delays: backoff(), attempts, is_one_of_many, during }
     }
 
-    /// For a job.
+    /// Creates a retry for a job.
     pub(crate) fn of_job(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
         Self { during: During::Job, ..Self::new(telemetry, stop) }
     }
 
-    /// The same for parts of batches, many of which may have the same problem at the same time: the log has it once.
+    /// Creates a retry for a part of a batch. Many parts may have the same problem at the same time; the log shows it
+    /// once.
     pub(crate) fn one_of_many(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
         Self { is_one_of_many: true, ..Self::new(telemetry, stop) }
     }
 
-    /// Waits before the next attempt; hands a definite error back.
+    /// Waits before the next attempt. Returns a definite error at once.
     pub(crate) async fn after(&mut self, error: PipelineError) -> Result<(), PipelineError> {
         if error.policy(self.during) == Policy::Stop {
             return Err(error);
         }
-        // A limit that lets more through at a steady rate is asked no more often than anything else: nothing of it is lost meanwhile.
+        // Wait no less than the back-off, even if the server allows an earlier request: what a limit lets through at a
+        // steady rate is not lost meanwhile.
         let delay = self.delays.next().unwrap_or(LONGEST).max(error.retry_after());
         self.soon(error, delay).await
     }
 
-    /// Waits for as long as the caller says, who knows for what.
+    /// Waits for `delay`, which the caller has chosen.
     pub(crate) async fn soon(&mut self, error: PipelineError, delay: Duration) -> Result<(), PipelineError> {
         self.attempts += 1;
         if !self.is_one_of_many || !self.trouble.is_anothers(&error.to_string()) {
@@ -96,7 +98,7 @@ impl Retry {
     }
 }
 
-/// Runs `call` until it succeeds or fails for good.
+/// Runs `call` until it succeeds or fails with a definite error.
 pub(crate) async fn retrying<T, F, Fut>(
     telemetry: &Telemetry,
     stop: &CancellationToken,
@@ -113,7 +115,7 @@ where
                 retry.succeeded();
                 return Ok(value);
             }
-            // Another attempt at the same call would meet the same.
+            // Another attempt at the same call would fail in the same way.
             Err(error) if error.policy(During::Running) == Policy::Restart || error.ends_membership() => {
                 return Err(error);
             }

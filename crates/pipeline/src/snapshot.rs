@@ -1,7 +1,7 @@
-//! Copies the rows that were there before the slot, as one generation.
+//! Copies the rows that existed before the slot, as one generation.
 //!
 //! The slot exports the snapshot at which its stream begins, so the copy and the stream meet without gap or overlap. If
-//! the copy dies, the exported snapshot is gone with its connection: the next attempt takes a new slot and a new
+//! the copy fails, the exported snapshot is gone with its connection, and the next attempt takes a new slot and a new
 //! generation. Nothing is confirmed before the copy is complete.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,10 +27,10 @@ use crate::watch;
 use crate::witness::Witnesses;
 use crate::writer::{Collection, Purpose, Writer, first_error};
 
-/// How long PostgreSQL may take to drop a slot that is of no use.
+/// How long PostgreSQL may take to drop a useless slot.
 const GOODBYE: Duration = Duration::from_secs(3);
 
-/// Tables that were rewritten while they were copied, with the position that they were read again as of.
+/// Tables that were rewritten while they were copied, with the position as of which they were read again.
 type ReadAgain = BTreeMap<TableName, Position>;
 
 /// Takes a whole snapshot and returns the checkpoint at which the stream continues.
@@ -40,7 +40,7 @@ pub(crate) async fn take(
     mut checkpoint: Checkpoint,
     drop_slot: bool,
 ) -> Result<Checkpoint, PipelineError> {
-    // Stored before the slot is created: a slot without this note would look like somebody else's.
+    // Stored before the slot is created: without this note, the slot would look like that of another walvec.
     checkpoint.snapshot = SnapshotState::Copying;
     run.store.save_checkpoint(&checkpoint)?;
     let shared = run.shared.clone();
@@ -48,7 +48,7 @@ pub(crate) async fn take(
     let estimates = shared.or_stop(async { Ok(source.estimate_rows().await?) }).await?;
     prepare_status(run, &estimates, checkpoint.generation);
 
-    // PostgreSQL first waits for every open transaction, which may take as long as it likes.
+    // PostgreSQL first waits for every open transaction, however long that takes.
     let mut snapshot = shared.or_stop(async { Ok(source.begin_snapshot().await?) }).await?;
     crash_point!("slot-created");
     let position = snapshot.position();
@@ -68,7 +68,7 @@ pub(crate) async fn take(
     let asked = checkpoint.resync.as_ref().map(|resync| resync.may_sweep_most);
     let held = match (asked.unwrap_or(!checkpoint.sweep_waits), checkpoint.sweep_waits) {
         (true, _) => None,
-        // What waits for a person's word goes on waiting, even if it is no longer most of the collection.
+        // Points that wait for an operator's decision go on waiting, even if they are no longer most of the collection.
         (false, true) => shared.or_stop(gap::still_held(&run.followed(), &checkpoint.tables)).await?,
         (false, false) => shared.or_stop(gap::most_would_go(&run.followed(), &checkpoint.tables)).await?,
     };
@@ -92,7 +92,8 @@ pub(crate) async fn take(
     Ok(checkpoint)
 }
 
-/// Ends the snapshot of one collection.
+/// Ends the snapshot of one collection: removes points of older generations, and older versions if its table was read
+/// again.
 async fn finish(writer: &mut Writer, of: Generations, read_again: &ReadAgain) -> Result<(), PipelineError> {
     let swept = writer.finish_generation().await?;
     if let Some(position) = read_again.get(&writer.collection.table) {
@@ -102,8 +103,8 @@ async fn finish(writer: &mut Writer, of: Generations, read_again: &ReadAgain) ->
     Ok(())
 }
 
-/// Removes the rows of other tables from the collections: a collection belongs to one. The table was renamed, or another one was
-/// configured.
+/// Removes the rows of other tables from the collections, because a collection belongs to one table. The table was
+/// renamed, or another one was configured.
 async fn remove_former_tables(run: &mut Run, known: &mut Tables) -> Result<(), PipelineError> {
     for writer in run.followed() {
         let Collection { name, table, .. } = &writer.collection;
@@ -117,13 +118,13 @@ async fn remove_former_tables(run: &mut Run, known: &mut Tables) -> Result<(), P
     Ok(())
 }
 
-/// What this snapshot has written into each collection.
+/// Returns the witnesses of what this snapshot has written into each collection.
 fn witnesses(run: &Run) -> BTreeMap<String, Witnesses> {
     run.writers.iter().map(|writer| (writer.collection.name.clone(), writer.to_remember())).collect()
 }
 
-/// Drops the slot of a snapshot that failed: it is of no use, and would keep WAL for as long as nobody looks. A server that does not
-/// answer, for a lock perhaps, is not waited for: the next start drops it then.
+/// Drops the slot of a snapshot that failed: it is useless, and would keep WAL indefinitely. If the server does not
+/// answer in time, perhaps because of a lock, the next start drops the slot.
 pub(crate) async fn abandon_slot(source: &Source) {
     match tokio::time::timeout(GOODBYE, source.drop_slot()).await {
         Ok(Ok(())) => {}
@@ -134,7 +135,7 @@ pub(crate) async fn abandon_slot(source: &Source) {
     }
 }
 
-/// Makes the server ready for a new slot; returns what identifies the publication.
+/// Prepares the server for a new slot. Returns the version of the publication.
 pub(crate) async fn prepare_source(source: &Source, store: &Store, drop_slot: bool) -> Result<String, PipelineError> {
     if drop_slot {
         source.drop_slot().await?;
@@ -143,7 +144,7 @@ pub(crate) async fn prepare_source(source: &Source, store: &Store, drop_slot: bo
     watch::begin(source, store).await
 }
 
-/// How many rows of a table have been copied for these collections.
+/// How many rows of a table have been copied, and for which collections.
 struct Copied {
     collections: Vec<usize>,
     rows: usize,
@@ -212,7 +213,7 @@ async fn write_rows(
     line: &mut Line<Copied>,
 ) -> Result<(), PipelineError> {
     count_changes(&rows);
-    // The slot's snapshot is as old as everything that it is read with: nothing has been streamed yet.
+    // Nothing has been streamed yet, so the slot's snapshot includes every transaction that the rows depend on.
     let unseen = Unseen::default();
     let mut rest = rows;
     while !rest.is_empty() {

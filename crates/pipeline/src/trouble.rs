@@ -1,19 +1,21 @@
-//! What somebody is trying to get over, in the status for as long as that takes.
+//! Transient problems, shown in the status until their owner recovers or is dropped.
 //!
-//! Several may have a problem at the same time. The status shows the newest, and `walvec_up` every part that has one.
+//! Several owners may have a problem at the same time. The status shows the newest one, and `walvec_up` is 0 for every
+//! part that has one.
 
 use walvec_broker::BrokerError;
 
 use crate::status::Problem;
 use crate::telemetry::Telemetry;
 
-/// The owner of what the broker's client tries to get over by itself, which is shown if there is nothing else.
+/// The owner number of problems that the broker's client retries by itself. They are shown only if there is no other
+/// problem.
 const BROKER: u64 = 0;
 
-/// The part that problems with the broker are of.
+/// The part under which problems with the broker are shown.
 pub(crate) const BROKERS_PART: &str = "broker";
 
-/// Somebody's problem. It goes with whoever has it.
+/// A transient problem of one owner. Dropping it removes the problem from the status.
 pub(crate) struct Trouble {
     telemetry: Telemetry,
     owner: u64,
@@ -25,7 +27,7 @@ impl Trouble {
         Self { telemetry: telemetry.clone(), owner: telemetry.new_owner(), is_shown: false }
     }
 
-    /// Shows `problem`, in place of what this one has shown before.
+    /// Shows `problem`, in place of the problem that this owner has shown before.
     pub(crate) fn show(&mut self, problem: Problem) {
         self.is_shown = true;
         self.telemetry.problems(|problems| {
@@ -34,19 +36,19 @@ impl Trouble {
         });
     }
 
-    /// Whether this one shows `problem`.
+    /// Returns whether this owner shows `problem`.
     pub(crate) fn shows(&self, problem: &Problem) -> bool {
         self.telemetry.problem_where(|owner, _| owner == self.owner).as_ref() == Some(problem)
     }
 
-    /// Whether somebody who came before has the same problem.
+    /// Returns whether an owner that was created earlier shows the same problem.
     pub(crate) fn is_anothers(&self, message: &str) -> bool {
         self.telemetry.problem_where(|owner, problem| owner < self.owner && problem.message == message).is_some()
     }
 
-    /// Takes it out of the status; those of others stay.
+    /// Removes the problem from the status. The problems of other owners stay.
     pub(crate) fn end(&mut self) {
-        // Most never have any, and whoever watches the status shall not be woken for nothing.
+        // Most owners never have a problem. Do not wake the receivers of the status without a change.
         if std::mem::take(&mut self.is_shown) {
             self.telemetry.problems(|problems| problems.retain(|(owner, _)| *owner != self.owner));
         }
@@ -60,7 +62,8 @@ impl Drop for Trouble {
 }
 
 impl Telemetry {
-    /// Shows what the broker's client is trying to get over; `None`: it works, whoever had a problem with it before.
+    /// Shows the problem that the broker's client retries by itself. `None`: the broker works, and all problems with it are
+    /// removed, including those of other owners.
     pub(crate) fn broker_trouble(&self, error: Option<&BrokerError>) {
         let Some(error) = error else {
             if self.problem_where(|_, problem| problem.part == BROKERS_PART).is_some() {

@@ -1,8 +1,8 @@
 //! Transactions that the stream has brought and that a statement may not see yet.
 //!
-//! The server sends a commit to those who read its log before other sessions see it: a moment before on a single server, and with
-//! synchronous replication for as long as a standby takes. What is read of the tables in between is older than the change
-//! that it is read for: a row that seems to be gone, or a value of before.
+//! The server sends a commit to readers of its WAL before other sessions see it: a moment before on a single server,
+//! and with synchronous replication for as long as a standby takes. A statement that reads a table in that time sees a
+//! state from before the change that it is read for: a row that seems to be missing, or an earlier value.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -15,33 +15,33 @@ use crate::status::Problem;
 use crate::trouble::Trouble;
 use crate::writer::Shared;
 
-/// Transactions that are remembered until they can be seen. With more, those that can be are dropped.
+/// How many transactions are remembered before those that can be seen are dropped.
 const MOST: usize = 10_000;
 
-/// How long to wait before asking again whether a transaction can be seen. The server does not announce it; most
+/// How long to wait before asking again whether a transaction can be seen. The server does not announce it. Most
 /// transactions can be seen by the time of the first question.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LONGEST_LOOK: Duration = Duration::from_millis(100);
 
-/// Commits that wait for longer than this are shown: a standby on another continent takes its time with every one.
+/// How long commits wait before the status shows it: a standby on another continent takes its time with every commit.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Transactions, by the numbers that the stream gives them, that were read and may not be visible yet.
+/// Transactions, by their ids in the stream, that were read and may not be visible yet.
 #[derive(Debug, Default)]
 pub(crate) struct Unseen(Mutex<HashSet<u32>>);
 
 impl Unseen {
-    /// Hears of a transaction.
+    /// Notes a transaction.
     pub(crate) fn begin(&self, xid: u32) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(xid);
     }
 
-    /// Forgets all of them: nothing will be read for what they changed.
+    /// Forgets all transactions: nothing will be read for their changes.
     pub(crate) fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Drops what can be seen, if there is much.
+    /// Drops transactions that can be seen, if more than [`MOST`] are remembered.
     pub(crate) async fn prune(&self, source: &Source) -> Result<(), PipelineError> {
         let count = self.0.lock().unwrap_or_else(PoisonError::into_inner).len();
         if count > MOST {
@@ -50,8 +50,8 @@ impl Unseen {
         Ok(())
     }
 
-    /// Waits until a statement sees everything that was read; visibly, if it takes long. A statement that begins afterwards
-    /// sees it too.
+    /// Waits until a statement sees everything that was read, and shows the wait if it takes long. A statement that
+    /// begins afterwards sees it too.
     pub(crate) async fn seen(&self, source: &Source, shared: &Shared) -> Result<(), PipelineError> {
         let (began, mut pause) = (Instant::now(), FIRST_LOOK);
         let mut shown: Option<Trouble> = None;
@@ -76,8 +76,8 @@ impl Unseen {
         }
     }
 
-    /// Forgets those that the server has never begun, which will never be seen: records of a topic may be of a server that was there
-    /// before. Says whether there were any.
+    /// Forgets transactions that the server has never begun, which will never be seen: records of a topic may come from
+    /// an earlier server. Returns whether there were any.
     async fn forget_foreign(&self, source: &Source) -> Result<bool, PipelineError> {
         let foreign = source.never_begun(&self.all()).await?;
         let mut unseen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,7 +87,7 @@ impl Unseen {
         Ok(!foreign.is_empty())
     }
 
-    /// Forgets those that can be seen, and counts the others.
+    /// Forgets transactions that can be seen, and returns how many others there are.
     async fn look(&self, source: &Source) -> Result<usize, PipelineError> {
         let asked = self.all();
         if asked.is_empty() {
@@ -106,7 +106,7 @@ impl Unseen {
     }
 }
 
-/// What the status says while commits wait, which hold back whatever has to be read of the tables.
+/// Returns the problem to show while commits wait, which delays every read of the tables.
 fn commits_wait(transactions: usize) -> Problem {
     Problem {
         part: "source".to_owned(),

@@ -1,4 +1,4 @@
-//! Who waits for whom, in the status, while tables are looked at or read.
+//! Shows in the status which statements wait for locks on tables, while rows are read.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::status::{Phase, Problem};
 use crate::telemetry::Telemetry;
 use crate::trouble::Trouble;
 
-/// How often to look. What waits at two looks is shown.
+/// The interval between looks. A wait is shown if two looks in a row find it.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A change that is late by more than this may wait for a row that cannot be read.
+/// The lag from which the stream may be waiting for a row that cannot be read, in milliseconds.
 const LATE_MS: u64 = 2000;
 
-/// Does `work`, and shows meanwhile which statements wait for each other's locks on tables.
+/// Runs `work`, and shows meanwhile which statements wait for each other's locks on tables.
 pub(crate) async fn showing_waits<T>(locks: LockWatch, telemetry: &Telemetry, work: impl Future<Output = T>) -> T {
     tokio::select! {
         done = work => done,
@@ -28,7 +28,7 @@ pub(crate) async fn showing_waits<T>(locks: LockWatch, telemetry: &Telemetry, wo
 async fn show_waits(mut watch: LockWatch, telemetry: &Telemetry) -> Infallible {
     let (mut shown, mut last) = (Trouble::new(telemetry), None);
     let status = telemetry.subscribe();
-    // A start that waits for nothing is over before the first look.
+    // A start without lock waits ends before the first look.
     let mut ticks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -38,7 +38,7 @@ async fn show_waits(mut watch: LockWatch, telemetry: &Telemetry) -> Infallible {
             matches!(status.phase, Phase::Starting | Phase::Snapshot) || status.lag_ms.is_some_and(|lag| lag > LATE_MS)
         };
         let waits = if is_reading {
-            // A server that cannot be asked shows elsewhere.
+            // A server that does not answer shows up elsewhere.
             watch.look().await.unwrap_or_default()
         } else {
             watch.rest();
