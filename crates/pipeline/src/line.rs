@@ -1,12 +1,12 @@
-//! Batches whose vectors are being computed, side by side.
+//! Batches whose vectors are computed concurrently.
 //!
-//! Vectors take long, and those of a provider may have to be asked for several times. So batches that have no key in common
-//! are under way at the same time; a batch with a key of one that is not written yet waits for it. A part of a batch is
-//! written as soon as it has its vectors, whichever part that is: between different keys there is no order to keep. What is
-//! noted behind a batch comes out when that batch and all before it are durable, and in the order in which it was noted.
+//! Vectors take long, and a provider may have to be asked for them several times. So batches that have no key in common
+//! are in flight at the same time. A batch that shares a key with one that is not written yet waits for it. A part of a
+//! batch is written as soon as it has its vectors, before or after other parts, because different keys need no order. A
+//! note behind a batch is handed out once that batch and all batches before it are durable. Notes keep their order.
 //!
-//! How much is under way is bounded by what the embedder can make use of, and by what was written lately: with a slow one
-//! nobody waits long for what was begun, and little is asked for twice after a crash.
+//! The amount in flight is bounded by what the embedder can use and by what was written recently. So with a slow
+//! embedder, no batch waits long for those that began before it, and few texts have to be embedded twice after a crash.
 
 mod load;
 
@@ -27,23 +27,23 @@ use crate::error::PipelineError;
 use crate::refetch::Refetch;
 use crate::writer::{Batch, Part, Writer, all, first_error};
 
-/// Bytes of rows with their texts and payloads that may be under way at the same time, so that neither large ones nor many small ones
-/// fill the memory. Vectors do not count: whatever has one is written at once.
+/// Bytes of rows, with their texts and payloads, that may be in flight, so that neither large rows nor many small ones
+/// exhaust the memory. Vectors do not count, because a part that has them is written at once.
 const BYTES: usize = 8 << 20;
 
-/// Batches that may be under way or behind one that is, however small they are.
+/// How many batches may be in flight, or wait behind one that is, however small they are.
 const BATCHES: usize = 1024;
 
-/// How long a small batch waits for company while others are under way.
+/// How long a small batch waits for more rows while others are in flight.
 const COMPANY: Duration = Duration::from_millis(250);
 
-/// A part of a batch with its vectors, or why it has none.
+/// A part of a batch with its vectors, or the reason why it has none.
 pub(crate) struct Answer {
     slip: Slip,
     part: Result<Part, PipelineError>,
 }
 
-/// What is known of a part while its vectors are computed.
+/// The facts about a part that are needed while its vectors are computed.
 struct Slip {
     /// The number of its batch.
     batch: u64,
@@ -53,19 +53,19 @@ struct Slip {
     bytes: usize,
 }
 
-/// A batch that is not durable, or behind one that is not.
+/// A batch that is not durable, or that waits behind one that is not.
 struct Open<N> {
     /// Whether all its parts are known.
     is_whole: bool,
-    /// Parts that are not durable.
+    /// How many of its parts are not durable.
     parts: usize,
-    /// Parts whose vectors are being computed.
+    /// How many of its parts are being embedded.
     asked: usize,
-    /// Whether a part has got no vectors, so that the batch will come again.
+    /// Whether a part could not be embedded, so that the source has to replay the batch.
     has_failed: bool,
-    /// Comes out behind the batch.
+    /// Notes to hand out behind the batch.
     notes: Vec<N>,
-    /// As long as the batch is under way.
+    /// Lives as long as the batch is in flight.
     _span: Span,
 }
 
@@ -75,16 +75,16 @@ impl<N> Open<N> {
     }
 }
 
-/// The batches that are under way. `N` is what their reader wants to know of them when they are durable.
+/// The batches in flight. `N` is what their reader wants to know when a batch is durable.
 pub(crate) struct Line<N> {
-    /// The oldest first.
+    /// The oldest batch comes first.
     batches: VecDeque<Open<N>>,
-    /// The number of the oldest.
+    /// The number of the oldest batch.
     first: u64,
     asked: JoinSet<Answer>,
-    /// By writer.
+    /// The load of each writer.
     loads: Vec<Load>,
-    /// The embedders of the writers, each once: very many of these may have the same one.
+    /// The distinct embedders of the writers: very many writers may share one.
     embedders: Vec<Arc<dyn Embedder>>,
     bytes: usize,
     durable: Vec<N>,
@@ -92,12 +92,12 @@ pub(crate) struct Line<N> {
     given_up: CancellationToken,
 }
 
-/// What somebody wants to know of batches when they are durable.
+/// What the reader of batches wants to know when a batch is durable.
 pub(crate) trait Note: Sized {
-    /// Takes in what is noted behind the same batch, if one note can say both; else gives it back.
+    /// Joins a later note behind the same batch to this one, if one note can stand for both. Otherwise returns it.
     fn join(&mut self, later: Self) -> Option<Self>;
 
-    /// Notes something behind `notes`.
+    /// Adds this note behind `notes`.
     fn push_to(self, notes: &mut Vec<Self>) {
         let rest = match notes.last_mut() {
             Some(last) => last.join(self),
@@ -122,13 +122,14 @@ impl<N: Note> Line<N> {
         }
     }
 
-    /// Whether everything is durable.
+    /// Returns whether everything is durable.
     pub(crate) fn is_empty(&self) -> bool {
         self.batches.is_empty()
     }
 
-    /// When a batch of so many rows, of which the first came at `since`, had better begin. While others are under way a small
-    /// one grows for a while. `None`: there is no room before something else is durable.
+    /// Returns when to begin a batch of `rows` rows, the first of which arrived at `since`; `None` if something else
+    /// has to become durable first. Full batches are cheaper: while others are in flight, a batch too small to fill a
+    /// call waits up to 250 ms for more rows.
     pub(crate) fn due(&self, writers: &[Writer], rows: usize, batch_rows: usize, since: Instant) -> Option<Instant> {
         if rows == 0 || self.is_empty() {
             return Some(since);
@@ -139,7 +140,7 @@ impl<N: Note> Line<N> {
         has_room.then(|| if rows >= makes_a_call { since } else { since + COMPANY })
     }
 
-    /// Whether so little is under way that rows which are read for another reason do not hold the others up.
+    /// Returns whether so little is in flight that rows read for a job do not delay the stream.
     pub(crate) fn has_time(&self, writers: &[Writer]) -> bool {
         let calls = self.embedders.iter().map(|embedder| embedder.calls_at_once()).min().unwrap_or_default();
         self.asked.len() < (calls / 2).max(1) && self.all_have_room(writers)
@@ -166,13 +167,13 @@ impl<N: Note> Line<N> {
         batches.iter().any(|(index, batch)| batch.keys().any(|key| is_under_way(*index, key)))
     }
 
-    /// Whether a batch may begin without waiting.
+    /// Returns whether a batch may begin without waiting.
     pub(crate) fn may_begin(&self, writers: &[Writer], batches: &[(usize, Batch)]) -> bool {
         !self.meets(batches) && batches.iter().all(|(index, _)| self.has_room(writers, *index))
     }
 
-    /// Begins a batch, which has rows for each of these writers: waits until it may, prepares its rows, as many at a time as the
-    /// memory takes, and asks for their vectors.
+    /// Begins a batch, which has rows for each of these writers. Waits until it may begin, prepares its rows, as many
+    /// at a time as memory allows, and begins to embed them.
     pub(crate) async fn begin(
         &mut self,
         writers: &mut [Writer],
@@ -202,7 +203,7 @@ impl<N: Note> Line<N> {
         Ok(())
     }
 
-    /// Counts parts of a batch, and their rows, as not durable.
+    /// Counts parts of a batch, and their rows, as not durable. Returns each part with its slip.
     fn enrolled(&mut self, batch: u64, parts: Vec<(usize, Part)>) -> Vec<(Slip, Part)> {
         if let Some(open) = self.batch(batch) {
             open.parts += parts.len();
@@ -219,7 +220,7 @@ impl<N: Note> Line<N> {
         slips
     }
 
-    /// Asks for the vectors of a part as soon as its embedder can make use of it.
+    /// Begins to embed a part as soon as its embedder has use for it.
     async fn place(
         &mut self,
         writers: &mut [Writer],
@@ -242,28 +243,28 @@ impl<N: Note> Line<N> {
         Ok(())
     }
 
-    /// Notes something behind everything that has begun.
+    /// Adds a note behind everything that has begun.
     pub(crate) fn note(&mut self, note: N) {
         note.push_to(self.batches.back_mut().map_or(&mut self.durable, |newest| &mut newest.notes));
     }
 
-    /// What was noted behind batches that are not durable, the oldest first.
+    /// Returns the notes behind batches that are not durable, the oldest first.
     pub(crate) fn notes(&self) -> impl Iterator<Item = &N> {
         self.batches.iter().flat_map(|batch| &batch.notes)
     }
 
-    /// What was noted behind batches that have become durable.
+    /// Takes the notes behind batches that have become durable.
     pub(crate) fn durable(&mut self) -> Vec<N> {
         std::mem::take(&mut self.durable)
     }
 
-    /// The next part that has its vectors, which is to be written with [`write`](Self::write); `None` if nothing is under way.
-    /// Dropping the future loses nothing.
+    /// Waits for the next part that has its vectors, to be passed to [`write`](Self::write); `None` if nothing is being
+    /// embedded. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Option<Answer> {
         self.asked.join_next().await.map(whole)
     }
 
-    /// Writes a part, and what else has its vectors.
+    /// Writes a part, and all others that have their vectors by now.
     pub(crate) async fn write(&mut self, writers: &mut [Writer], first: Answer) -> Result<(), PipelineError> {
         let mut dealt: Vec<(Vec<Slip>, Vec<Part>)> = writers.iter().map(|_| Default::default()).collect();
         let mut failed = Ok(());
@@ -319,14 +320,15 @@ impl<N: Note> Line<N> {
         }
     }
 
-    /// Waits for the next part that has its vectors and writes it. False if nothing is under way.
+    /// Waits for the next part that has its vectors and writes it. Returns false if nothing is being embedded.
     async fn advance(&mut self, writers: &mut [Writer]) -> Result<bool, PipelineError> {
         let Some(answer) = self.next().await else { return Ok(false) };
         self.write(writers, answer).await?;
         Ok(true)
     }
 
-    /// The same, for what has yet to begin: a stop is not kept waiting.
+    /// Waits for the next part that has its vectors and writes it, to make room for a batch that has yet to begin.
+    /// Returns false if nothing is being embedded, and fails at a stop.
     pub(crate) async fn make_way(&mut self, writers: &mut [Writer]) -> Result<bool, PipelineError> {
         let stop = self.stop.clone();
         let answer = tokio::select! {
@@ -339,20 +341,20 @@ impl<N: Note> Line<N> {
         Ok(true)
     }
 
-    /// Writes everything that is under way, unless a stop comes first.
+    /// Writes everything in flight, unless a stop comes first.
     pub(crate) async fn drain(&mut self, writers: &mut [Writer]) -> Result<(), PipelineError> {
         while self.make_way(writers).await? {}
         Ok(())
     }
 
-    /// Writes everything that is under way, whatever comes.
+    /// Writes everything in flight, even after a stop.
     pub(crate) async fn finish(&mut self, writers: &mut [Writer]) -> Result<(), PipelineError> {
         while self.advance(writers).await? {}
         Ok(())
     }
 
-    /// Comes to an end because of `outcome`: waits for the oldest batch, writes whatever has its vectors until then, and gives the
-    /// rest up, which will come again. After an error nothing that fails is asked for again.
+    /// Shuts down because of `outcome`: waits for the oldest batch, writes every part embedded by then, and drops the
+    /// rest, which the source replays. After an error, a text that cannot be embedded is not tried again.
     pub(crate) async fn close(
         &mut self,
         writers: &mut [Writer],
@@ -361,7 +363,7 @@ impl<N: Note> Line<N> {
         let (oldest, mut outcome) = (self.first, outcome);
         match &outcome {
             Err(error) if error.ends_membership() => {
-                // Somebody else may write in its place: it may not write any more.
+                // Another worker may write in its place, so this one may not write any more.
                 self.asked.shutdown().await;
                 return outcome;
             }

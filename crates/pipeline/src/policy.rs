@@ -1,6 +1,7 @@
-//! What is decided about errors: one table, of kinds of errors and of what walvec is at when they happen.
+//! Decides what to do about errors: a table of kinds of errors and of the activity during which they happen.
 //!
-//! Every kind of error of PostgreSQL has a row of its own. The errors of the other parts mean the same at any time.
+//! Every kind of error of PostgreSQL has a row of its own. For the errors of the other parts, the activity does not
+//! matter.
 
 use walvec_capture::{CaptureError, Outlook, Resource};
 use walvec_sink::SinkError;
@@ -10,23 +11,23 @@ use crate::error::PipelineError;
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Transient: try again with backoff, for ever and visibly.
+    /// Transient: try again with back-off, without end and visibly.
     Retry,
-    /// What has been built upon is gone: begin again from the start, with backoff and visibly.
+    /// What the session was built upon is gone: begin again from the start, with back-off and visibly.
     Restart,
-    /// Definite: stop with the code; only a person can help.
+    /// Definite: stop with the code. Only a person can help.
     Stop,
 }
 
-/// What walvec is at.
+/// The activity during which an error happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum During {
-    /// The first attempt to follow the source: somebody watches, and what is wrong is said at once.
+    /// The first attempt to follow the source. A person is watching, so an error is reported at once.
     FirstStart,
-    /// Everything after that: a reconnect, the copy, the stream, rows that are read again for it. It has worked before, and
-    /// what passes is waited for.
+    /// Everything after that: a reconnect, the copy, the stream, rows that are read again for it. It has worked before,
+    /// so transient errors are waited out.
     Running,
-    /// A backfill or a repair, for which somebody waits.
+    /// A backfill or a repair, whose user waits for the result.
     Job,
 }
 
@@ -35,21 +36,21 @@ impl During {
     pub(crate) const ALL: [Self; 3] = [Self::FirstStart, Self::Running, Self::Job];
 }
 
-/// The decisions of a row, in the order of [`During`].
+/// The decisions for one kind of error, in the order of [`During`].
 type Row = [Policy; 3];
 
-/// Only a person can help, at any time.
+/// Lasts at any time: only a person can help.
 const LASTS: Row = [Policy::Stop; 3];
-/// It passes, at any time: what is in the way is probably our own session, or the application at work.
+/// Passes at any time: the cause is probably our own session, or the application at work.
 const PASSES: Row = [Policy::Retry; 3];
-/// What was built upon is another table now.
+/// Begins again: what the session was built upon is another table now.
 const BEGINS_AGAIN: Row = [Policy::Restart; 3];
-/// It passes once it has worked before; at the first start it is probably a mistake in the settings.
+/// Passes once it has worked before. At the first start it is probably a mistake in the settings.
 const PASSES_LATER: Row = [Policy::Stop, Policy::Retry, Policy::Retry];
-/// As before, and nobody waits with a job for a limit to be raised.
+/// Passes while running, but not during a job: its user does not wait for a limit to be raised.
 const IS_FULL: Row = [Policy::Stop, Policy::Retry, Policy::Stop];
 
-/// The row of an error of the source. No wildcard arm: a new kind of error has to be decided here.
+/// Returns the row for an error of the source. No wildcard arm: a new kind of error has to be decided here.
 fn row_of(error: &CaptureError) -> Row {
     match error {
         CaptureError::Connect { .. } | CaptureError::OtherTarget { .. } | CaptureError::Standby { .. } => PASSES_LATER,
@@ -96,18 +97,18 @@ const fn row_of_resource(resource: Resource) -> Row {
     }
 }
 
-/// What to do where a server is found to have none left of `resource`, before anything is attempted.
+/// Returns what to do if the server is found to have no more of `resource`, before anything is attempted.
 pub(crate) const fn of_resource(resource: Resource, during: During) -> Policy {
     row_of_resource(resource)[during as usize]
 }
 
-/// Of several hosts that failed, one that may be there later is enough to go on.
+/// Returns the row for several hosts that failed: one that may recover is enough to retry.
 fn best(tried: &[CaptureError]) -> Row {
     tried.iter().map(row_of).find(|row| row[During::Running as usize] == Policy::Retry).unwrap_or(LASTS)
 }
 
 impl PipelineError {
-    /// What to do about it. No wildcard arm: a new kind of error has to be decided here.
+    /// Returns what to do about the error. No wildcard arm: a new kind of error has to be decided here.
     #[must_use]
     pub fn policy(&self, during: During) -> Policy {
         let is_retryable = match self {

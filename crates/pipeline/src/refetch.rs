@@ -1,4 +1,4 @@
-//! Where values come from that PostgreSQL did not send and that are stored nowhere, and what rows look up in other tables.
+//! Reads values that PostgreSQL did not send and that are stored nowhere, and rows that other rows look up.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,33 +13,33 @@ use crate::error::PipelineError;
 use crate::unseen::Unseen;
 use crate::writer::Shared;
 
-/// Rows read again: those that are still there, with their keys.
+/// Rows that were read again and still exist, with their keys.
 pub(crate) type Fetched<'a> = Asking<'a, Vec<(RowKey, Row)>>;
 
-/// Rows that were looked up, each with the number of what it belongs to.
+/// Rows that were looked up, each with the index of the key that it was found by.
 pub(crate) type LookedUp<'a> = Asking<'a, Vec<(usize, Value)>>;
 
 type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<Asked<T>, PipelineError>> + Send + 'a>>;
 
-/// What the source answers.
+/// The answer of the source.
 pub(crate) enum Asked<T> {
-    /// What was asked for.
+    /// The rows that were asked for.
     Found(T),
-    /// A table is not there any more, or has lost its key: why. Only who reads records of before hears it; a session that follows the
-    /// stream ends instead, and the next one sets the table aside.
+    /// A table does not exist any more, or has lost its key; the text says why. Only a worker that reads older records
+    /// gets this answer. A session that follows the stream ends instead, and the next one sets the table aside.
     NoTable(String),
 }
 
 /// Reads rows again by their keys, as of now.
 pub(crate) trait Refetch: Send + Sync {
-    /// The rows of `table` with these keys. `None`: there is nobody to ask.
+    /// Returns the rows of `table` with these keys; `None` if no source is configured.
     fn rows<'a>(&'a self, table: &'a Table, keys: &'a [RowKey]) -> Option<Fetched<'a>>;
 
-    /// What rows of `main` with these values look up. `None`: there is nobody to ask.
+    /// Returns what rows of `main` with these values look up; `None` if no source is configured.
     fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>>;
 }
 
-/// A source that is asked only once its answers include what the stream has brought. A stop waits for no answer.
+/// Reads from a source once its answers include what the stream has brought. A stop does not wait for an answer.
 pub(crate) struct Seeing<'a> {
     pub(crate) source: &'a Source,
     pub(crate) unseen: &'a Unseen,
@@ -47,7 +47,7 @@ pub(crate) struct Seeing<'a> {
 }
 
 impl Seeing<'_> {
-    /// The rows of `table` with these keys that are still there, each with its key.
+    /// Returns the rows of `table` with these keys that still exist, each with its key.
     pub(crate) async fn fetch(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<(RowKey, Row)>, PipelineError> {
         let answer = async {
             self.unseen.seen(self.source, self.shared).await?;
@@ -62,15 +62,15 @@ impl Refetch for Seeing<'_> {
         Some(Box::pin(async move { Ok(Asked::Found(self.fetch(table, keys).await?)) }))
     }
 
-    /// What is looked up may be as it was before the changes that the stream has brought: these render the row again.
+    /// The result may be from before changes that the stream has brought: those changes render the row again.
     fn look_up<'a>(&'a self, main: &'a TableName, lookup: &'a Lookup, wanted: &'a [RowKey]) -> Option<LookedUp<'a>> {
         let found = async move { Ok(Asked::Found(self.source.look_up(main, lookup, wanted).await?)) };
         Some(Box::pin(self.shared.or_stop(found)))
     }
 }
 
-/// A source that is connected when it is needed, which it may never be: a worker behind a broker needs none as long as no
-/// large value is left out of an update.
+/// A source that is connected when it is first needed. A worker behind a broker needs none as long as no large value is
+/// left out of an update.
 pub(crate) struct OnDemand {
     config: Option<SourceConfig>,
     source: Mutex<Option<Arc<Source>>>,
@@ -90,14 +90,14 @@ impl OnDemand {
             return Ok(Arc::clone(source));
         }
         let connected = Source::connect(config.clone()).await?;
-        // Capture sends nothing of tables that cannot be followed.
+        // Set aside what cannot be followed. Capture sends nothing of these tables either.
         let mut unfit = connected.unfit().await?;
         unfit.retain(Unfit::is_lost);
         let connected = if connected.has_others_than(&unfit) { connected.setting_aside(unfit) } else { connected };
         Ok(Arc::clone(source.insert(Arc::new(connected))))
     }
 
-    /// The primary. A standby may be behind the change that is read for, and cannot tell.
+    /// Returns the primary. A standby may not have replayed the change that is read for, and cannot tell.
     async fn primary(&self, config: &SourceConfig) -> Result<Arc<Source>, PipelineError> {
         let source = self.connected(config).await?;
         if source.server().in_recovery {
@@ -108,7 +108,8 @@ impl OnDemand {
         Ok(source)
     }
 
-    /// Lets go of a server that cannot be reached any more: another one of several hosts may be the primary by now.
+    /// Drops the connection to a server that cannot be reached any more: another of several hosts may be the primary by
+    /// now.
     async fn or_let_go<T>(&self, answer: Result<T, PipelineError>) -> Result<T, PipelineError> {
         if answer.as_ref().is_err_and(PipelineError::is_unreachable_source) {
             *self.source.lock().await = None;
@@ -116,7 +117,7 @@ impl OnDemand {
         answer
     }
 
-    /// The tables that rows look something up in, as they are now; none if there is nobody to ask.
+    /// Returns the followed tables as they are now, to check lookups against; none if no source is configured.
     pub(crate) async fn followed_tables(&self) -> Result<Vec<Arc<Table>>, PipelineError> {
         let Some(config) = &self.config else { return Ok(Vec::new()) };
         let source = self.connected(config).await?;
@@ -145,7 +146,7 @@ impl OnDemand {
         if !found.as_ref().is_err_and(aside::is_about_a_table) {
             return found;
         }
-        // Another table may be lost. A new session goes on without it, as capture does.
+        // Another table may be lost. A new connection goes on without it, as capture does.
         *self.source.lock().await = None;
         look_up().await
     }
@@ -157,9 +158,9 @@ impl OnDemand {
         keys: &[RowKey],
     ) -> Result<Vec<(RowKey, Row)>, PipelineError> {
         let source = self.primary(config).await?;
-        // Another table may have taken the name.
+        // Another table may have taken over the name.
         source.forget_shapes().await;
-        // A record does not tell the types of its columns, without which they cannot be read.
+        // A record does not contain the types of its columns, and without them they cannot be read.
         let Some(typed) = self.or_let_go(source.table(&table.name).await.map_err(Into::into)).await? else {
             let reason = "is not in the publication".to_owned();
             return Err(CaptureError::Table { table: table.name.clone(), reason }.into());
@@ -183,7 +184,7 @@ impl Refetch for OnDemand {
     }
 }
 
-/// Sorts out the error that concerns the rows of one table alone: their records are older than its end.
+/// Separates the errors that concern only the rows of one table, whose records are older than its end.
 fn asked<T>(answer: Result<T, PipelineError>) -> Result<Asked<T>, PipelineError> {
     match answer {
         Ok(found) => Ok(Asked::Found(found)),
@@ -192,7 +193,7 @@ fn asked<T>(answer: Result<T, PipelineError>) -> Result<Asked<T>, PipelineError>
     }
 }
 
-/// The cells of a row of `from` in the order of the columns of `to`; a column that is missing counts as not sent.
+/// Returns the cells of a row of `from` in the order of the columns of `to`. A missing column counts as not sent.
 pub(crate) fn arranged(row: Row, from: &Table, to: &Table) -> Row {
     let mut cells = row.0;
     let cell = |column: &walvec_model::Column| {

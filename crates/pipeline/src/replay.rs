@@ -1,26 +1,27 @@
 //! Proof that the server still has the history that was applied.
 //!
-//! A server that was put back to an older state of itself has the same identity, and its slot looks as if feedback had been late: it
-//! will repeat what was committed since. What it does not repeat is a transaction that happened only before it was put back. So a
-//! replay has to contain the end of the last transaction that was applied.
+//! A server that was restored to an older state has the same identity, and its slot looks as if feedback had been late:
+//! it repeats what was committed since. It does not repeat a transaction that happened only before it was restored. So
+//! a replay has to contain the end of the last transaction that was applied.
 
 use walvec_model::{Lsn, StreamEvent};
 
 use crate::gap::{self, Gap};
 
-/// What a stream still has to bring before the server's history is known to be the one that was applied.
+/// The end of the transaction that a stream has to bring before the server's history is known to be the one that was
+/// applied.
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
     expected: Option<Lsn>,
 }
 
 impl Replay {
-    /// A stream from `confirmed` on, after the transaction that ended at `last_commit` was applied.
+    /// Creates the proof for a stream from `confirmed` on, where the last applied transaction ended at `last_commit`.
     pub(crate) fn new(confirmed: Lsn, last_commit: Lsn) -> Self {
         Self { expected: Some(last_commit).filter(|last| confirmed < *last) }
     }
 
-    /// Looks at the next event of the stream.
+    /// Checks the next event of the stream.
     pub(crate) fn check(&mut self, event: &StreamEvent) -> Result<(), Gap> {
         let Some(expected) = self.expected else { return Ok(()) };
         let reached = match event {

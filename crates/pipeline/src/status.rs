@@ -9,7 +9,7 @@ use crate::store::DeadLetter;
 /// A picture of the pipeline at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// What it is doing.
+    /// The present phase.
     pub phase: Phase,
     /// The generation of the current or last snapshot.
     pub generation: Generation,
@@ -18,38 +18,40 @@ pub struct Status {
     pub resync: Option<Resync>,
     /// One entry per collection.
     pub collections: Vec<CollectionStatus>,
-    /// Since when the rows and texts of the collections are counted: since this process was started, or since the reindex
-    /// began that filled them. `None` before anything runs.
+    /// Since when the rows and texts of the collections are counted: since this process was started, or since the
+    /// reindex that filled them began. `None` before anything runs.
     #[serde(default)]
     pub counted_since: Option<Moment>,
-    /// Everything committed up to here can be found. Zero, which is null in JSON, before the first snapshot is complete.
+    /// The position up to which every commit can be found. Zero, which is null in JSON, before the first snapshot is
+    /// complete.
     #[serde(with = "known")]
     pub applied_lsn: Lsn,
-    /// The position that PostgreSQL may forget WAL up to; never beyond `applied_lsn`. Null in JSON while there is none.
+    /// The position up to which PostgreSQL may forget WAL; never beyond `applied_lsn`. Null in JSON while there is
+    /// none.
     #[serde(with = "known")]
     pub confirmed_lsn: Lsn,
-    /// The server's position when it was asked last, see `server_asked`. Null in JSON while it was not.
+    /// The server's last known position, as of `server_asked`. Null in JSON while it is not known.
     #[serde(with = "known")]
     pub server_lsn: Lsn,
-    /// When the server last said its position and how much WAL it keeps.
+    /// When the server last reported its position and how much WAL it keeps.
     pub server_asked: Option<Moment>,
     /// WAL between `applied_lsn` and `server_lsn`, in bytes; `None` while it is not known.
     pub lag_bytes: Option<u64>,
     /// Age of the oldest commit that was read and cannot be found yet, in milliseconds; 0 when there is none, `None` while it is
     /// not known: before a snapshot is complete, and while nothing can be read.
     pub lag_ms: Option<u64>,
-    /// Since when the lag is not known; `None` while it is.
+    /// Since when the lag has not been known; `None` while it is known.
     pub lag_unknown_since: Option<Moment>,
-    /// WAL that the slot makes PostgreSQL keep, in bytes; `None` while PostgreSQL cannot be asked.
+    /// WAL that PostgreSQL keeps because of the slot, in bytes; `None` while PostgreSQL does not answer.
     pub retained_wal_bytes: Option<u64>,
-    /// What is being retried at the moment, if anything.
+    /// The problem that is being retried at the moment, if there is one.
     pub problem: Option<Problem>,
-    /// What goes through the broker, if there is one.
+    /// The work of the broker, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<BrokerStatus>,
 }
 
-/// A position that is null as long as there is none.
+/// Serialises a position, as null while there is none.
 mod known {
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
     use walvec_model::Lsn;
@@ -64,7 +66,8 @@ mod known {
 }
 
 impl Status {
-    /// Rows that the snapshot has copied, and that PostgreSQL estimates it has to copy, of all collections.
+    /// Returns the rows that the snapshot has copied, and those that PostgreSQL estimates it has to copy, summed over
+    /// all collections.
     #[must_use]
     pub fn snapshot_rows(&self) -> (u64, u64) {
         let sum = |rows: fn(&CollectionStatus) -> u64| self.collections.iter().map(rows).sum();
@@ -72,7 +75,7 @@ impl Status {
     }
 }
 
-/// What goes through the broker.
+/// The records and partitions of a pipeline behind a broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerStatus {
     /// The consumer group, for stages that read.
@@ -82,7 +85,7 @@ pub struct BrokerStatus {
     pub produced: u64,
     /// Records read since the start.
     pub consumed: u64,
-    /// How often partitions have come or gone.
+    /// How often partitions were assigned or revoked.
     pub rebalances: u64,
     /// The partitions of this worker.
     pub partitions: Vec<PartitionStatus>,
@@ -97,7 +100,7 @@ pub struct PartitionStatus {
     pub partition: i32,
     /// The offset of the next record to be read.
     pub next: i64,
-    /// Records that wait.
+    /// Records in the partition that have not been read.
     pub lag: u64,
 }
 
@@ -108,7 +111,7 @@ pub enum Phase {
     /// Connecting and checking.
     #[default]
     Starting,
-    /// Copying the rows that were there before.
+    /// Copying the rows that existed before the slot.
     Snapshot,
     /// Following the stream.
     Streaming,
@@ -116,7 +119,7 @@ pub enum Phase {
     Stopping,
 }
 
-/// One collection's part of the picture.
+/// One collection's part of the status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CollectionStatus {
     /// The collection.
@@ -127,19 +130,19 @@ pub struct CollectionStatus {
     pub snapshot_rows_estimated: u64,
     /// Rows copied by the current or last snapshot.
     pub snapshot_rows_copied: u64,
-    /// Points stored at last count; `None` before the first count, and where nothing is stored.
+    /// Points stored at the last count; `None` before the first count, and where no points are stored.
     pub points: Option<u64>,
-    /// When they were counted last.
+    /// The time of the last count.
     pub points_counted: Option<Moment>,
-    /// About how many of the points an index covers; the others are compared one by one. `None` before the first count, and where walvec does
-    /// not build the index.
+    /// About how many of the points an index covers; the others are compared one by one. `None` before the first count,
+    /// and where walvec does not build the index.
     #[serde(default)]
     pub points_indexed: Option<u64>,
-    /// Texts embedded, see [`Status::counted_since`].
+    /// Texts embedded since [`Status::counted_since`].
     pub embeddings_computed: u64,
-    /// Vectors kept because the text had not changed, see [`Status::counted_since`].
+    /// Vectors reused because the text had not changed, since [`Status::counted_since`].
     pub embeddings_reused: u64,
-    /// Texts among those embedded that were longer than the model reads, so that their ends are not found, see
+    /// Texts among those embedded that were longer than the model reads, so that their ends are not found, since
     /// [`Status::counted_since`].
     #[serde(default)]
     pub texts_cut: u64,
@@ -151,28 +154,28 @@ pub struct CollectionStatus {
     /// Why its table is not followed at present; `None` while it is.
     #[serde(default)]
     pub set_aside: Option<SetAside>,
-    /// How far the reading of its table has come that goes on beside the stream, or waits for its turn; `None` if there is none.
+    /// How far its table has been read again concurrently with the stream, if that is running or waiting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_again: Option<ReadAgain>,
 }
 
-/// A table that is read again, because it was altered or is new, while the stream goes on.
+/// The progress of a table that is read again while the stream goes on, because it was altered or is new.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadAgain {
     /// Rows that were read.
     pub rows: u64,
-    /// How many there are by the server's statistics, if they tell.
+    /// How many rows there are by the server's statistics, if they say.
     pub rows_estimated: Option<u64>,
 }
 
-/// Why a table is not followed, while the others are. Its points stay as they were.
+/// Why a table is not followed while the others are. Its points stay as they were.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetAside {
-    /// The code that the error would have, if there were no other table.
+    /// The code of the error that would stop walvec if there were no other table.
     pub code: String,
-    /// What is in the way.
+    /// The reason in words.
     pub message: String,
-    /// What to do. The table is followed by itself once that is done.
+    /// What to do. walvec then follows the table again by itself.
     pub remedy: String,
 }
 
@@ -182,7 +185,7 @@ pub const LATEST_DEAD_LETTERS: usize = 20;
 /// A transient error that is being retried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// The part that fails: `source`, `embedder`, `sink`.
+    /// The part that fails, for example `source`, `embedder` or `sink`.
     pub part: String,
     /// The error.
     pub message: String,

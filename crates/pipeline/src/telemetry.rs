@@ -1,4 +1,4 @@
-//! What people and programs see: the status and the metrics, changed in one place.
+//! Updates what people and programs see: the status and the metrics, in one place.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,20 +13,20 @@ use crate::gap::Resync;
 use crate::status::{BrokerStatus, CollectionStatus, PartitionStatus, Phase, Problem, ReadAgain, SetAside, Status};
 use crate::trouble::BROKERS_PART;
 
-/// Commit timestamp in the WAL → durable in the sink, in seconds, per row.
+/// The time from the commit timestamp in the WAL until the row is durable in the sink, in seconds, per row.
 pub const COMMIT_TO_SEARCHABLE: &str = "walvec_commit_to_searchable_seconds";
-/// Commit timestamp in the WAL → acknowledged by the broker, in seconds, per row.
+/// The time from the commit timestamp in the WAL until the broker has acknowledged the row, in seconds, per row.
 pub const COMMIT_TO_PUBLISHED: &str = "walvec_commit_to_published_seconds";
-/// Time spent in one stage for one batch, or one call's part of it, in seconds.
+/// The time spent in one stage for one batch, or for one call's part of it, in seconds.
 pub const STAGE_SECONDS: &str = "walvec_stage_seconds";
 
-/// Snapshots that closed a gap, by the gap's code.
+/// Counts snapshots that closed a gap, by the gap's code.
 pub(crate) const RESYNCS: &str = "walvec_resyncs_total";
 
 const LAG_BYTES: &str = "walvec_replication_lag_bytes";
 const RETAINED_BYTES: &str = "walvec_retained_wal_bytes";
 
-/// The value of a gauge that is not known. Whoever shows the metrics leaves it out.
+/// The value of a gauge that is not known. Exporters of the metrics leave it out.
 pub const UNKNOWN: f64 = f64::NAN;
 
 /// Gives the metrics their help texts. Call once, after the recorder is installed.
@@ -107,25 +107,26 @@ pub(crate) enum ReadsFrom {
 pub(crate) struct Telemetry(Arc<Shared>);
 
 struct Shared {
-    /// Whether gauges and latencies are its own: what another pipeline fills beside it, nobody can find yet.
+    /// Whether this pipeline sets gauges and latencies. One that fills collections concurrently with another pipeline
+    /// does not: its points cannot be found yet.
     reports: bool,
     status: watch::Sender<Status>,
-    /// Where changes come from: what they say of the lag depends on it.
+    /// Where changes are read, which decides how the lag is known.
     reads: ReadsFrom,
     /// Whether PostgreSQL has answered the last question for its position.
     is_answered: AtomicBool,
     /// The commit time of the oldest transaction that has been read but cannot be found yet.
     waiting_since: Mutex<Option<SystemTime>>,
-    /// A place in the server's log that has not been applied yet, and when the server was seen to be there. It tells the lag while a
-    /// transaction is being decoded, or held back, and nothing of it has been read.
+    /// A server position that has not been applied yet, and when it was seen. It shows the lag while a transaction is
+    /// being decoded or held back, and none of it has been read.
     ahead: Mutex<Option<(Lsn, SystemTime)>>,
-    /// See [`Telemetry::problems`].
+    /// The problems, oldest first, each with its owner's number: see [`Telemetry::problems`].
     problems: Mutex<Vec<(u64, Problem)>>,
     last_owner: AtomicU64,
 }
 
 impl Telemetry {
-    /// Of a pipeline that reads from PostgreSQL.
+    /// Creates the telemetry of a pipeline that reads from PostgreSQL.
     pub(crate) fn new(collections: Vec<CollectionStatus>, reports: bool) -> Self {
         Self::that_reads(ReadsFrom::Source, collections, reports)
     }
@@ -168,7 +169,7 @@ impl Telemetry {
         });
     }
 
-    /// What made the present generation's snapshot necessary, if that was a gap.
+    /// Sets the gap or request that made the present generation's snapshot necessary.
     pub(crate) fn resync(&self, resync: Option<&Resync>) {
         self.modify(|status| status.resync = resync.cloned());
     }
@@ -177,23 +178,23 @@ impl Telemetry {
         self.modify(|status| status.generation = generation);
     }
 
-    /// A number that no other owner of a problem has.
+    /// Returns a number that no other owner of a problem has.
     pub(crate) fn new_owner(&self) -> u64 {
         self.0.last_owner.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Takes all problems out of the status.
+    /// Removes all problems from the status.
     pub(crate) fn all_well(&self) {
         self.problems(Vec::clear);
     }
 
-    /// Something that somebody is trying to get over, if there is such.
+    /// Returns the first problem that meets a condition on its owner and itself.
     pub(crate) fn problem_where(&self, is_such: impl Fn(u64, &Problem) -> bool) -> Option<Problem> {
         let problems = self.0.problems.lock().unwrap_or_else(PoisonError::into_inner);
         problems.iter().find(|(owner, problem)| is_such(*owner, problem)).map(|(_, problem)| problem.clone())
     }
 
-    /// Changes what somebody is trying to get over, each with its owner's number; the status shows the last one.
+    /// Changes the list of problems, each with its owner's number. The status shows the last one.
     pub(crate) fn problems(&self, change: impl FnOnce(&mut Vec<(u64, Problem)>)) {
         self.modify(|status| {
             let mut problems = self.0.problems.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,7 +210,7 @@ impl Telemetry {
         });
     }
 
-    /// Notes of each table, `schema.table`, why it is not followed; `None` if it is.
+    /// Sets why each table, given as `schema.table`, is not followed; `None` if it is.
     pub(crate) fn set_aside(&self, why: impl Fn(&str) -> Option<SetAside>) {
         let collections = self.0.status.borrow().collections.len();
         for index in 0..collections {
@@ -223,7 +224,7 @@ impl Telemetry {
         }
     }
 
-    /// Notes of each table, `schema.table`, how far it has been read again; `None` if it is not.
+    /// Sets how far each table, given as `schema.table`, has been read again; `None` if it is not being read.
     pub(crate) fn read_again(&self, how_far: impl Fn(&str) -> Option<ReadAgain>) {
         self.modify(|status| {
             for collection in &mut status.collections {
@@ -243,14 +244,14 @@ impl Telemetry {
         });
     }
 
-    /// Goes on counting from what another pipeline has counted in the same collections.
+    /// Continues the counters of another pipeline that wrote the same collections.
     pub(crate) fn count_on(&self, from: &Status) {
         self.modify(|status| {
             status.counted_since = from.counted_since;
             for collection in &mut status.collections {
                 let same = from.collections.iter().find(|counted| counted.collection == collection.collection);
                 if let Some(counted) = same {
-                    // Parked rows are not counted but looked up.
+                    // Parked rows are read from the dead letters, not counted.
                     let CollectionStatus { dead_letters, latest_dead_letters, .. } = std::mem::take(collection);
                     *collection = CollectionStatus { dead_letters, latest_dead_letters, ..counted.clone() };
                 }
@@ -258,7 +259,7 @@ impl Telemetry {
         });
     }
 
-    /// The name of a collection, by its place in the status.
+    /// Returns the name of a collection, by its place in the status.
     pub(crate) fn name_of(&self, index: usize) -> String {
         self.0.status.borrow().collections.get(index).map(|status| status.collection.clone()).unwrap_or_default()
     }
@@ -274,7 +275,7 @@ impl Telemetry {
         self.modify(|status| status.confirmed_lsn = lsn);
     }
 
-    /// Notes what the server said just now.
+    /// Notes the position and the kept WAL that the server has just reported.
     pub(crate) fn observed(&self, server: Lsn, retained_wal_bytes: u64) {
         self.0.is_answered.store(true, Ordering::Relaxed);
         self.modify(|status| {
@@ -297,7 +298,7 @@ impl Telemetry {
         self.age();
     }
 
-    /// Lets the lag grow with the clock.
+    /// Recomputes the lag, which grows with the clock.
     pub(crate) fn age(&self) {
         self.modify(|status| self.show_lag(status));
     }
@@ -316,18 +317,18 @@ impl Telemetry {
         }
     }
 
-    /// Sets what goes through the broker.
+    /// Sets the broker's part of the status.
     pub(crate) fn broker(&self, broker: BrokerStatus) {
         self.modify(|status| status.broker = Some(broker));
     }
 
-    /// How many records the broker has acknowledged since the start.
+    /// Sets how many records the broker has acknowledged since the start.
     pub(crate) fn produced(&self, records: u64) {
         counter!("walvec_records_produced_total").absolute(records);
         self.modify(|status| status.broker.get_or_insert_default().produced = records);
     }
 
-    /// What this worker reads of the topics, and how far it has come.
+    /// Sets which partitions this worker reads, and how far it has come.
     pub(crate) fn reading(&self, partitions: Vec<PartitionStatus>, rebalances: u64, consumed: u64) {
         counter!("walvec_rebalances_total").absolute(rebalances);
         self.modify(|status| {
@@ -335,7 +336,7 @@ impl Telemetry {
             let gone = broker.partitions.iter().filter(|before| {
                 !partitions.iter().any(|now| (&now.topic, now.partition) == (&before.topic, before.partition))
             });
-            // A gauge of a partition that is no longer ours would stand still for ever.
+            // Set the gauge of a revoked partition to zero. Otherwise it would keep its last value for ever.
             let at = |partition: &PartitionStatus, lag: f64| {
                 let number = partition.partition.to_string();
                 gauge!("walvec_consumer_lag_records", "topic" => partition.topic.clone(), "partition" => number)
@@ -349,13 +350,13 @@ impl Telemetry {
         });
     }
 
-    /// Everything of this worker up to here can be found, and maybe more.
+    /// Notes that everything of this worker up to `lsn` can be found. More may already have been noted.
     pub(crate) fn applied_at_least(&self, lsn: Lsn) {
         let before = self.0.status.borrow().applied_lsn;
         self.applied(lsn.max(before));
     }
 
-    /// Whether what is known of the lag is of now.
+    /// Returns whether what is known of the lag is up to date.
     fn knows_lag(&self, status: &Status) -> bool {
         let is_read = match self.0.reads {
             ReadsFrom::Source => self.0.is_answered.load(Ordering::Relaxed),
@@ -364,7 +365,7 @@ impl Telemetry {
         is_read && matches!(status.phase, Phase::Streaming | Phase::Stopping)
     }
 
-    /// Since when the server is known to be ahead of what has been applied.
+    /// Returns since when the server has been known to be ahead of what has been applied.
     fn ahead_since(&self, status: &Status) -> Option<SystemTime> {
         let mut ahead = self.0.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         if ahead.is_none_or(|(at, _)| status.applied_lsn >= at) {
@@ -387,7 +388,7 @@ impl Telemetry {
         }
         status.lag_unknown_since = match status.lag_unknown_since {
             _ if knows_lag => None,
-            // It was known until the last answer.
+            // The lag was known until the last answer.
             None => status.server_asked.or_else(|| Some(Moment::from(SystemTime::now()))),
             since => since,
         };
@@ -406,13 +407,13 @@ fn report_collection(status: &CollectionStatus) {
     rows("copied", status.snapshot_rows_copied);
 }
 
-/// Prometheus knows only floats; beyond 2^53 bytes precision does not matter.
+/// Converts to the float that Prometheus requires. Above 2^53, precision does not matter.
 #[expect(clippy::cast_precision_loss, reason = "a gauge")]
 const fn as_gauge(value: u64) -> f64 {
     value as f64
 }
 
-/// Time since `at` by this machine's clock; zero if the server's clock is ahead.
+/// Returns the time since `at` by this machine's clock; zero if the server's clock is ahead.
 fn since(at: SystemTime) -> Duration {
     SystemTime::now().duration_since(at).unwrap_or_default()
 }
@@ -451,7 +452,7 @@ pub(crate) fn count_overtaken(count: usize) {
     counter!("walvec_points_overtaken_total").increment(count as u64);
 }
 
-/// Times a stage from its creation to its drop.
+/// Records the time of a stage, from its creation until it is dropped.
 pub(crate) struct Timer(Stage, Instant);
 
 impl Timer {
@@ -524,7 +525,7 @@ mod tests {
         assert_eq!(seen(&telemetry).lag_ms, Some(0));
         let long_ago = SystemTime::now() - Duration::from_secs(60);
         *telemetry.0.ahead.lock().unwrap() = Some((Lsn(200), long_ago));
-        // Later looks do not make it younger, nor does a part of what is missing.
+        // Neither a later look nor applying a part of the missing WAL makes the lag start over.
         telemetry.observed(Lsn(300), 0);
         telemetry.applied(Lsn(199));
         assert!(seen(&telemetry).lag_ms.is_some_and(|lag| lag >= 60_000), "{:?}", seen(&telemetry).lag_ms);

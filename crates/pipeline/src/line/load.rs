@@ -1,4 +1,4 @@
-//! What one writer has under way, and how fast it goes.
+//! What one writer has in flight, and how fast it is written.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -7,26 +7,27 @@ use tokio::time::Instant;
 use walvec_embed::Embedder;
 use walvec_model::RowKey;
 
-/// As many texts may be under way as were written in this time, or those of two calls, when that is less than the embedder could
-/// make use of. With two there is room beside one that is late.
+/// The time over which written texts are counted. As many texts may be in flight as were written in this time, or those
+/// of two calls, if the embedder could use more. With two calls, one that is late leaves room for another.
 const LATELY: Duration = Duration::from_secs(10);
 
-/// What is written in such a time is counted together.
+/// Texts that are written within this time are counted together.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// See the module.
+/// The rows and texts that one writer has in flight.
 #[derive(Default)]
 pub(super) struct Load {
     /// Rows that are not durable.
     pub(super) keys: HashSet<RowKey>,
-    /// Texts that their vectors are asked for.
+    /// Texts that are being embedded or written.
     pub(super) texts: usize,
-    /// When how many texts were written, the oldest first.
+    /// How many texts were written at which times, the oldest first.
     written: VecDeque<(Instant, usize)>,
 }
 
 impl Load {
-    /// Whether another batch may begin. This is asked about all writers after each step, of which few are busy.
+    /// Returns whether another batch may begin. The line asks this about all writers after each step, and few of them
+    /// are busy; hence the lazy `embedder`.
     pub(super) fn has_room<'e>(&self, embedder: impl FnOnce() -> &'e dyn Embedder) -> bool {
         if self.texts == 0 {
             return true;
@@ -35,7 +36,8 @@ impl Load {
         self.texts < self.lately().max(embedder.texts_per_call().saturating_mul(2)) && self.can_take(embedder)
     }
 
-    /// Whether the embedder can make use of more texts; half as many again as it works on, so that it never runs dry.
+    /// Returns whether the embedder can use more texts: up to half as many again as it works on, so that it never runs
+    /// dry.
     pub(super) fn can_take(&self, embedder: &dyn Embedder) -> bool {
         let at_once = embedder.texts_per_call().saturating_mul(embedder.calls_at_once());
         self.texts == 0 || self.texts < at_once.saturating_add(at_once / 2)
@@ -46,7 +48,7 @@ impl Load {
         self.written.iter().filter(|(at, _)| now - *at <= LATELY).map(|(_, texts)| texts).sum()
     }
 
-    /// So many texts of these rows are durable.
+    /// Notes that `texts` texts of these rows are durable.
     pub(super) fn written(&mut self, keys: &[RowKey], texts: usize) {
         for key in keys {
             self.keys.remove(key);

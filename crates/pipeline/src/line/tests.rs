@@ -30,7 +30,7 @@ impl Note for &'static str {
     }
 }
 
-/// An embedder that answers for a text when it is let, and says what it was asked for.
+/// An embedder that answers for a text when the test allows it, and reports which texts it was asked for.
 struct Gate {
     inner: HashEmbedder,
     open: watch::Sender<HashSet<String>>,
@@ -168,7 +168,7 @@ impl Fixture {
         self.line.write(&mut self.writers, answer).await.unwrap();
     }
 
-    /// What the collection shows of rows with small ids.
+    /// Returns what the collection shows of rows with small ids.
     async fn shown(&self) -> BTreeMap<u64, Value> {
         let points = self.sink.page(None, 100, false).await.unwrap().points;
         let small = points.into_iter().filter_map(|point| match point.id {
