@@ -1,8 +1,9 @@
 //! Whether this worker may still write.
 //!
-//! Between reading a record and writing its point lies an embedding, and maybe a pause of the whole machine. Before each
-//! write the claim is checked: every partition that was read is still ours, in the assignment in which it was read, or was
-//! given back in good order; and the group has said so lately. What is left is the time that the write itself takes.
+//! Between reading a record and writing its point lies an embedding, and perhaps a pause of the whole machine. So
+//! before each write the claim is checked. Every partition that was read must still be owned, in the assignment in
+//! which it was read, or have been revoked after everything was written. And the group must have confirmed the
+//! membership recently. The time that the write itself takes remains unchecked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,16 +14,16 @@ use walvec_broker::{BrokerError, Partition, Received};
 use crate::error::PipelineError;
 use crate::writer::{Checked, Guard};
 
-/// What a worker has read and not written yet, and as whom.
+/// The records that a worker has read and not written yet, and the membership in which it read them.
 #[derive(Default)]
 pub(super) struct Claim(Mutex<Claimed>);
 
 #[derive(Default)]
 struct Claimed {
     member: Option<Arc<Member>>,
-    /// The assignment of each partition that was read and not given back.
+    /// The assignment of each partition that was read and not revoked.
     read: BTreeMap<Partition, u64>,
-    /// By partition, the offset before which everything is durable.
+    /// The offset of each partition before which everything is durable.
     durable: Offsets,
 }
 
@@ -31,17 +32,17 @@ impl Claim {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A membership begins.
+    /// Begins a membership.
     pub(super) fn open(&self, member: Arc<Member>) {
         *self.lock() = Claimed { member: Some(member), ..Claimed::default() };
     }
 
-    /// The membership ends.
+    /// Ends the membership.
     pub(super) fn close(&self) {
         *self.lock() = Claimed::default();
     }
 
-    /// A record was read.
+    /// Notes that a record was read.
     pub(super) fn add(&self, received: &Received) {
         let mut claimed = self.lock();
         let partition = received.record.partition();
@@ -49,18 +50,19 @@ impl Claim {
         claimed.read.insert(partition, received.assignment);
     }
 
-    /// Everything before these offsets is durable.
+    /// Notes that everything before these offsets is durable.
     pub(super) fn durable(&self, reached: &Offsets) {
         let mut claimed = self.lock();
         claimed.durable.extend(reached.iter().map(|(partition, offset)| (partition.clone(), *offset)));
     }
 
-    /// What is read of a partition from now on is of another assignment; nothing of the last one is left to be written.
+    /// Forgets the assignment of a partition that will be read in a new one. Nothing read in the former one may still
+    /// have to be written.
     pub(super) fn read_anew(&self, partition: &Partition) {
         self.lock().read.remove(partition);
     }
 
-    /// Partitions have gone.
+    /// Forgets revoked partitions.
     pub(super) fn forget(&self, partitions: &[Partition]) {
         let mut claimed = self.lock();
         for partition in partitions {

@@ -1,4 +1,5 @@
-//! Records that concern all partitions of their topic, but are in one: they wait until the group has read the others so far.
+//! Holds records that concern all partitions of their topic, but are in only one: they wait until the group has read
+//! the others so far.
 
 use walvec_broker::kafka::connection::Connection;
 use walvec_broker::kafka::consumer::Member;
@@ -11,12 +12,12 @@ use walvec_model::{Position, TableName};
 use crate::error::PipelineError;
 use crate::store::Place;
 
-/// What a record says that has to wait.
+/// A record that has to wait.
 #[derive(Clone)]
 pub(super) enum Waiting {
-    /// Every row of a table was read. The record counts the rows.
+    /// The end of a table's snapshot. The record contains the offsets up to which each partition must have been read.
     SnapshotEnd(SnapshotEnd),
-    /// Another program has noted that a table was emptied.
+    /// The truncate of a table, written by another program.
     Truncate(Truncate),
 }
 
@@ -24,7 +25,7 @@ pub(super) enum Waiting {
 #[derive(Clone)]
 pub(super) struct Truncate {
     pub(super) table: TableName,
-    /// What is older goes.
+    /// The position before which rows are removed.
     pub(super) position: Position,
     pub(super) place: Place,
 }
@@ -34,9 +35,9 @@ pub(super) struct Held {
     pub(super) waiting: Waiting,
     /// The offset of that record.
     pub(super) offset: i64,
-    /// How many partitions the topic had at first; those that came later hold nothing older.
+    /// How many partitions the topic had at the first check. Partitions that were added later hold nothing older.
     partitions: Option<i32>,
-    /// A partition that was not read so far, and the offset up to which the group had read it.
+    /// The number of a partition that was behind, and the offset up to which the group had read it.
     behind: Option<(usize, i64)>,
 }
 
@@ -45,10 +46,11 @@ impl Held {
         Self { waiting, offset, partitions: None, behind: None }
     }
 
-    /// Whether the group has written what the record waits for. `is_older`: whether a record is from before a position.
+    /// Returns whether the group has written what the record waits for. `is_older`: whether a record is from before a
+    /// position.
     ///
     /// # Errors
-    /// If the broker cannot be asked.
+    /// If the broker does not answer.
     pub(super) async fn is_over(
         &mut self,
         of: &Partition,
@@ -69,7 +71,7 @@ impl Held {
         }
     }
 
-    /// Looks for a partition in which the group has not come to `position` yet: the next record there is older.
+    /// Looks for a partition in which the group has not reached `position` yet: the next record there is older.
     async fn find_behind(
         &mut self,
         of: &Partition,
@@ -90,7 +92,7 @@ impl Held {
         let last = self.behind.take();
         let was_behind = last.is_some();
         let mut others: Vec<_> = (0..partitions).zip(committed).filter(|(number, _)| *number != of.number).collect();
-        // The one that was behind still is, most probably.
+        // Ask about the last one first: it is probably still behind.
         others.sort_by_key(|(number, _)| last.is_none_or(|(last, _)| usize::try_from(*number) != Ok(last)));
         for (number, offset) in others {
             let partition = Partition { topic: of.topic.clone(), number };

@@ -1,4 +1,4 @@
-//! Topics into collections: the stages `index`, `embed` and `sink`, by any number of workers.
+//! Moves records from topics into collections: the stages `index`, `embed` and `sink`, with any number of workers.
 //!
 //! ```text
 //! topic ──▶ consumer ──▶ intake ──▶ sink
@@ -7,13 +7,13 @@
 //!              └── commit offsets ◀──┘ durable
 //! ```
 //!
-//! - [`worker`]: the loop of one worker: records, partitions that come and go, offsets
+//! - [`worker`]: the loop of one worker: records, assigned and revoked partitions, offsets
 //! - [`rows`]: records of changed rows, for `index` and `embed`
 //! - [`vectors`]: records of vectors, for `sink`
-//! - [`vectors_topic`]: a topic as the place where `embed` puts points
+//! - [`vectors_topic`]: a topic as the sink of the stage `embed`
 //! - [`held`]: records that have to wait until the group has read the other partitions so far
 //! - [`claim`]: whether this worker may still write
-//! - here: starting, running and stopping the whole
+//! - here: starting, running and stopping a worker
 
 mod claim;
 mod held;
@@ -54,22 +54,22 @@ use rows::Rows;
 use vectors::Vectors;
 use worker::{Intake, Worker};
 
-/// How often the collections are asked for their size.
+/// How often points are counted.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Every how many looks it is asked whether the collections are still those that were filled.
+/// How many looks pass between two checks that the collections are still the ones that were filled.
 const LOOKS_PER_IDENTITY: u64 = 5;
 
-/// How often a name is asked for that the group has not given back yet.
+/// How often to ask for an instance name that the group has not released yet.
 const ASK_FOR_NAME: Duration = Duration::from_millis(500);
 
-/// A worker that is started again misses nothing in so much time.
+/// The shortest time for which a topic must keep deletes. A worker that is restarted within it misses nothing.
 const DELETES_KEPT_AT_LEAST: Duration = Duration::from_secs(60);
 
-/// Less than that, and a quiet weekend costs the collection.
+/// The time for which a topic should keep deletes: with less, a quiet weekend makes the collection useless.
 const DELETES_KEPT_GOOD: Duration = Duration::from_secs(3 * 24 * 3600);
 
-/// What a worker needs besides its collections.
+/// The settings of a worker, in addition to its collections.
 #[derive(Clone)]
 pub struct IndexerConfig {
     /// The broker.
@@ -78,33 +78,34 @@ pub struct IndexerConfig {
     pub group: String,
     /// This worker's name in the group.
     pub instance: String,
-    /// How the group shares partitions; `None`: as the broker can.
+    /// How the group shares partitions; `None`: with the newest protocol that the broker knows.
     pub protocol: Option<Protocol>,
-    /// How long a worker may be silent, in the classic protocol.
+    /// How long a worker may be silent before its partitions go to others, in the classic protocol.
     pub session_timeout: Duration,
-    /// What is read.
+    /// The records to read.
     pub reads: Reads,
-    /// Where values are read that PostgreSQL did not send, if anywhere.
+    /// Where to read values that PostgreSQL did not send, if a source is configured.
     pub source: Option<SourceConfig>,
     /// Rows per batch.
     pub batch_rows: usize,
-    /// A digest of what is made of rows: what was read with another one does not count.
+    /// The digest of the configuration that decides what is made of rows. What was read with another digest does not
+    /// count.
     pub config_digest: String,
 }
 
-/// What a worker reads.
+/// The records that a worker reads.
 #[derive(Clone, Debug)]
 pub enum Reads {
     /// Changes of rows.
     Changes {
         /// Their envelope.
         format: Format,
-        /// The topics; with the table that each is for, where it is for one alone.
+        /// The topics, each with its table if it holds the records of only one.
         topics: Vec<(String, Option<TableName>)>,
     },
     /// Points with their vectors.
     Vectors {
-        /// Their form.
+        /// Their format.
         format: Format,
         /// The topic.
         topic: String,
@@ -120,7 +121,7 @@ impl Reads {
     }
 }
 
-/// One worker.
+/// A worker that reads topics.
 pub struct Indexer {
     config: IndexerConfig,
     shared: Shared,
@@ -130,7 +131,7 @@ pub struct Indexer {
 }
 
 impl Indexer {
-    /// Puts a worker together; nothing is connected yet.
+    /// Creates a worker. Connects to nothing yet.
     #[must_use]
     pub fn new(
         config: IndexerConfig,
@@ -153,20 +154,21 @@ impl Indexer {
         Self { config, shared, claim, collections, protocol }
     }
 
-    /// Its status, now and whenever it changes.
+    /// Returns a receiver of the worker's status, now and whenever it changes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.shared.telemetry.subscribe()
     }
 
-    /// Runs until asked to stop or until a definite error. The first connection to the broker has to succeed; from then on
-    /// one that goes away is waited for.
+    /// Runs until asked to stop or until a definite error.
+    ///
+    /// The first connection to the broker has to succeed. After that, the worker waits for a broker that goes away.
     ///
     /// # Errors
     /// The definite error that ended it.
     #[must_use]
     pub fn run(self) -> BoxFuture<'static, Result<(), PipelineError>> {
-        // The code of a bare future would be compiled in the program that awaits it, and optimised as the program is.
+        // Boxed: a bare future would be compiled in the crate that awaits it, with that crate's optimisation settings.
         Box::pin(self.run_sessions())
     }
 
@@ -186,7 +188,7 @@ impl Indexer {
             };
             self.shared.telemetry.phase(Phase::Starting);
             let retried = match error {
-                // The group gives the name back when the session of its former holder ends. No event says when.
+                // The group releases the name when the session of its former holder ends. No event says when.
                 PipelineError::Broker(BrokerError::InstanceTaken { .. }) => retry.soon(error, ASK_FOR_NAME).await,
                 error => retry.after(error).await,
             };
@@ -198,7 +200,7 @@ impl Indexer {
         }
     }
 
-    /// A topic that nobody writes would be waited for without a word.
+    /// Fails if a topic does not exist. The worker would wait silently for a topic that no process writes.
     async fn find_topics(&self) -> Result<(), PipelineError> {
         let there = Topics::new(&self.config.connection)?.partitions().await?;
         match self.config.reads.topics().into_iter().find(|topic| !there.contains_key(topic)) {
@@ -210,7 +212,7 @@ impl Indexer {
         }
     }
 
-    /// One membership of the group.
+    /// Runs one membership of the group.
     async fn session(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
         self.shared.telemetry.phase(Phase::Starting);
         self.shared.letters.refresh().await?;
@@ -243,7 +245,8 @@ impl Indexer {
         }
     }
 
-    /// Records tell the columns of the tables that they are about, not those of tables in which these look something up.
+    /// Checks the columns of lookups against the source. Records contain the columns of their own tables, but not those
+    /// of looked-up tables.
     async fn check_lookups(&self, source: &OnDemand) -> Result<(), PipelineError> {
         let looks_up = |collection: &&Collection| !collection.transform.lookups().is_empty();
         if matches!(self.config.reads, Reads::Vectors { .. }) || !self.collections.iter().any(|c| looks_up(&c)) {
@@ -257,7 +260,7 @@ impl Indexer {
         Ok(())
     }
 
-    /// How long compacted topics keep deletes. walvec cannot be without reading for longer.
+    /// Returns how long compacted topics keep deletes, which is the longest time that a worker may be without reading.
     async fn deletes_kept(&self) -> Result<BTreeMap<String, Duration>, PipelineError> {
         let kept = Topics::new(&self.config.connection)?.deletes_kept(&self.config.reads.topics()).await;
         for (topic, kept) in &kept {
@@ -308,14 +311,14 @@ impl Indexer {
         };
         self.claim.close();
         worker.close().await;
-        // Nobody watches the broker until the next one.
+        // The broker is not watched until the next session begins.
         self.shared.telemetry.broker_trouble(None);
         outcome
     }
 }
 
-/// Counts points now and then. Ends when a collection is gone: the next session makes a new one, for which the group's
-/// offsets do not count. Or when another worker has done so already.
+/// Counts points periodically. Returns an error when a collection is missing: the next session creates a new one, for
+/// which the group's offsets do not count. Also returns one when another worker has already done that.
 async fn observe(sinks: &[Arc<dyn Sink>], filled: &[CollectionId], telemetry: &Telemetry) -> PipelineError {
     let mut ticks = tokio::time::interval(OBSERVE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

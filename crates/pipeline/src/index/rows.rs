@@ -1,4 +1,4 @@
-//! Records of changed rows, for the stages `index` and `embed`.
+//! Takes in records of changed rows, for the stages `index` and `embed`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -28,40 +28,42 @@ use crate::writer::{Batch, Context, Failure, Purpose, Shared, Writer};
 /// The code of a dead letter whose record lacks a column.
 const E_SCHEMA: &str = "E_SCHEMA";
 
-/// Takes changes in and brings them into collections.
+/// Takes changes in and writes them into collections.
 pub(super) struct Rows {
     format: Format,
     decoder: Decoder,
-    /// The table that each topic is for, where it is for one alone.
+    /// The table of each topic, if the topic holds the records of only one.
     tables: HashMap<String, Option<TableName>>,
-    /// The topics that keep the last record of each row alone: the stored point may lack versions that were never read.
+    /// Compacted topics, which keep only the last record of each row: the stored point may lack versions that were
+    /// never read.
     compacted: HashSet<String>,
     writers: Vec<Writer>,
     source: OnDemand,
     batch_rows: usize,
     shared: Shared,
     pending: Vec<(Arrived, Place)>,
-    /// Rows of `pending` that are deleted once more, behind it: as rows whose key is a uuid, which nothing tells.
+    /// Deletes in `pending` to repeat behind it as if the key were a uuid. Where nothing shows the type of the key it may be
+    /// one, and then the row has another point id.
     as_uuids: Vec<(Arrived, Place)>,
-    /// When the first of `pending` came.
+    /// When the first of `pending` arrived.
     since: Option<Instant>,
     bytes: usize,
-    /// The traces that the records in `pending` belong to, each once.
+    /// The distinct traces of the records in `pending`.
     traces: BTreeSet<String>,
-    /// The shape of each table in `pending`: rows of another shape cannot complete them.
+    /// The shape of each table in `pending`. Rows of another shape cannot complete these.
     shapes: HashMap<TableName, Arc<Table>>,
     /// The generation of each row in `pending`.
     generations: HashMap<(TableName, RowKey), Generation>,
-    /// The last truncate of each table that another program wrote.
+    /// The position of the last truncate of each table that another program wrote.
     emptied: HashMap<TableName, Position>,
     line: Line<Told>,
 }
 
-/// What is told of a batch when it is durable.
+/// What to report when a batch is durable.
 enum Told {
     /// When its changes were committed, and the newest position among them.
     Found { times: Vec<SystemTime>, oldest: Option<SystemTime>, newest: Option<Lsn> },
-    /// Everything before these offsets.
+    /// The offsets before which everything is durable.
     Reached(Offsets),
 }
 
@@ -118,8 +120,9 @@ impl Rows {
         (0..self.writers.len()).filter(|&index| self.writers[index].collection.table == *table).collect()
     }
 
-    /// Whether a record of another program is older than a truncate that was read before it, in another partition: such a program
-    /// writes a truncate into one partition only, and may have been slow to send the record to its own.
+    /// Returns whether a record of another program is older than a truncate that was read before it, in another
+    /// partition. Such a program writes a truncate into one partition only, and may have been slow to send the record
+    /// to its own.
     fn is_before_truncate(&self, arrived: &Arrived) -> bool {
         let emptied = self.emptied.get(&arrived.change.table.name);
         arrived.generation == FOREIGN && emptied.is_some_and(|emptied| arrived.change.position < *emptied)
@@ -160,7 +163,7 @@ impl Rows {
             let as_uuid = Change { table: Arc::new(table), ..arrived.change.clone() };
             self.as_uuids.push((Arrived { change: as_uuid, ..arrived.clone() }, place.clone()));
         } else if !self.as_uuids.is_empty() {
-            // It may be the same row again.
+            // The record may be of the same row.
             self.begin().await?;
         }
         self.push(arrived, place).await?;
@@ -168,7 +171,8 @@ impl Rows {
     }
 
     async fn push(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
-        // A batch is written generation by generation. Another program's record has none of walvec's, wherever it is in the topic.
+        // A batch is written generation by generation. A record of another program has none of walvec's generations,
+        // wherever it is in the topic.
         let row = arrived.change.key().map(|key| (arrived.change.table.name.clone(), key));
         if let Some(row) = row {
             if self.generations.get(&row).is_some_and(|generation| *generation != arrived.generation) {
@@ -182,7 +186,7 @@ impl Rows {
         Ok(())
     }
 
-    /// A record that nobody can read is parked under its place, for every collection that it might have been for.
+    /// Parks a record that cannot be read, under its place, for every collection that it may have been for.
     async fn park(&mut self, place: &Place, malformed: &Malformed) -> Result<(), PipelineError> {
         let table = self.tables.get(&place.topic).cloned().flatten();
         for writer in &mut self.writers {
@@ -193,10 +197,10 @@ impl Rows {
         Ok(())
     }
 
-    /// A record that was written again is worth something only while its row is still parked: by now the row may have
-    /// changed, or be gone.
+    /// Takes in a record that was written again, but only if its row is still parked: otherwise the row may have
+    /// changed by now, or be gone.
     async fn take_again(&mut self, arrived: Arrived, place: Place) -> Result<(), PipelineError> {
-        // What came before it may take the row back, or remove it.
+        // Earlier records may clear the row, or remove it.
         self.drain().await?;
         let Some(key) = arrived.change.key() else { return Ok(()) };
         let Arrived { change, generation, xid, .. } = arrived;
@@ -208,13 +212,13 @@ impl Rows {
         self.line.begin(&mut self.writers, &self.source, batches, Span::none()).await
     }
 
-    /// The changes of one snapshot's time, for one collection.
+    /// Makes a batch of the changes of one generation, for one collection.
     fn batch(&self, index: usize, generation: Generation, changes: Vec<(Change, Place)>) -> Batch {
         let transform = &self.writers[index].collection.transform;
         let places: HashMap<RowKey, Place> =
             changes.iter().filter_map(|(change, place)| Some((change.key()?, place.clone()))).collect();
         let mut readable = Vec::with_capacity(changes.len());
-        // Rows whose last change lacks a column: parked, although an earlier one could be read.
+        // Rows whose last change lacks a column. They are parked, even if an earlier change could be read.
         let mut lacking: HashMap<RowKey, Failure> = HashMap::new();
         for (change, _) in changes {
             let lacks = match &change.op {
@@ -247,7 +251,8 @@ impl Rows {
         }
     }
 
-    /// Begins to write what is pending. Older snapshots' changes come first: a row has changes of one generation only.
+    /// Begins to write what is pending. Changes of older generations come first: a row has changes of one generation
+    /// only.
     async fn begin(&mut self) -> Result<(), PipelineError> {
         if self.pending.is_empty() {
             return Ok(());
@@ -265,7 +270,7 @@ impl Rows {
         for changes in [pending, as_uuids] {
             self.begin_changes(changes, &span).await?;
         }
-        // What had to be read for them has been read.
+        // Everything that was read for these changes has been read.
         self.source.unseen.clear();
         let oldest = times.iter().min().copied();
         self.line.note(Told::Found { times, oldest, newest });
@@ -289,13 +294,13 @@ impl Rows {
         Ok(())
     }
 
-    /// Writes what is pending and what is under way, unless a stop comes first.
+    /// Writes what is pending and what is in flight, unless a stop comes first.
     async fn drain(&mut self) -> Result<(), PipelineError> {
         self.begin().await?;
         self.line.drain(&mut self.writers).await
     }
 
-    /// Tells when the oldest change was committed that cannot be found yet.
+    /// Reports when the oldest change was committed that cannot be found yet.
     fn report_waiting(&self) {
         let pending = self.pending.iter().filter_map(|(arrived, _)| arrived.committed_at);
         let under_way = self.line.notes().filter_map(|told| match told {
@@ -401,8 +406,11 @@ impl Intake for Rows {
         Ok(())
     }
 
-    /// One that does not say when it was written counts as older, and so does one that cannot be read: the group is about to have read
-    /// it. walvec's own say it by another measure; what capture writes comes after what another program wrote.
+    /// Returns whether `record` is older than a truncate of another program at `position`.
+    ///
+    /// A record counts as older if it does not say when it was written, or if it cannot be read: the group will soon
+    /// have read it. Records of walvec use other positions. They come after what the other program wrote, so they do
+    /// not count as older.
     fn is_older(&mut self, record: &Record, position: Position) -> bool {
         let table = self.tables.get(&*record.topic).cloned().flatten();
         match self.decoder.decode(record, table.as_ref()) {

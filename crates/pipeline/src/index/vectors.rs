@@ -1,4 +1,4 @@
-//! Records of vectors, for the stage `sink`.
+//! Takes in records of vectors, for the stage `sink`.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -22,21 +22,21 @@ use crate::writer::{Placed, Shared, Writer, all};
 /// `pg_type.oid` of int4: the tutorial's tables have serial keys.
 const INT4: u32 = 23;
 
-/// The key of the tutorial's tables.
+/// The key column of the tutorial's tables.
 const ID: &str = "id";
 
-/// Takes vectors in and brings them into collections.
+/// Takes vectors in and writes them into collections.
 pub(super) struct Vectors {
     format: Format,
     writers: Vec<Writer>,
     batch_rows: usize,
     shared: Shared,
-    /// By collection: what is to become of each point, in the order of the records.
+    /// Points to write or remove, each with the index of its collection, in the order of the records.
     pending: Vec<(usize, Placed)>,
     times: Vec<SystemTime>,
-    /// The traces that the records in `pending` belong to, each once.
+    /// The distinct traces of the records in `pending`.
     traces: BTreeSet<String>,
-    /// Everything before these offsets.
+    /// Offsets before which everything is durable.
     durable: Offsets,
 }
 
@@ -50,7 +50,7 @@ impl Vectors {
         self.writers.iter().position(|writer| writer.collection.name == collection)
     }
 
-    /// What a record says, in the terms of the connector's form.
+    /// Decodes a record of either format into the connector's form.
     fn read(&self, record: &Record) -> Result<Said, Malformed> {
         match self.format {
             Format::Debezium => vectors::decode(record),
@@ -58,7 +58,8 @@ impl Vectors {
         }
     }
 
-    /// The tutorial's form says the table and has the row's columns beside the vector, so that the payload is laid out here.
+    /// Decodes a record of the tutorial's format. It names the table and holds the row's columns next to the vector, so
+    /// the payload is laid out here.
     fn read_reference(&self, record: &Record) -> Result<Said, Malformed> {
         let Some(row) = reference_vectors::decode(record)? else { return Ok(Said::Nothing) };
         let refused = |reason: String| Malformed { code: "E_RECORD", reason };
@@ -73,7 +74,7 @@ impl Vectors {
         let table = Table { name: collection.table.clone(), columns, key: vec![id] };
         let values: Vec<Value> = row.fields.values().cloned().collect();
         let key = RowKey::new(vec![values[id].clone()]);
-        // Where points come from a topic, rows are not cut into chunks: there is one document.
+        // A collection that is filled with points of a topic has no chunks, so there is one document.
         let documents =
             collection.transform.render(&table, &key, &values).map_err(|error| refused(error.to_string()))?;
         let document = documents.into_iter().next().ok_or_else(|| refused("the row has no document".to_owned()))?;
@@ -129,7 +130,7 @@ impl Vectors {
         Ok(Taken::Joined)
     }
 
-    /// A point that another program made gets the place of its record as its version.
+    /// Converts an upsert into a point. A point that another program made gets the place of its record as its version.
     fn point(&self, index: usize, upsert: Upsert, record: &Record) -> Point {
         let collection = &self.writers[index].collection;
         let Upsert { id, vector, keywords, payload, provenance, generation, .. } = upsert;
@@ -179,7 +180,7 @@ fn column(name: &str) -> Column {
     Column::new(name, "", type_oid)
 }
 
-/// The version of what carries none: its place in the partition.
+/// Returns the version of a record without a position: its place in the partition.
 fn place_of(record: &Record) -> Position {
     Position { commit_lsn: Lsn::ZERO, ordinal: u64::try_from(record.offset).unwrap_or_default() + 1 }
 }
@@ -192,7 +193,7 @@ fn id_value(id: PointId) -> Value {
 }
 
 impl Intake for Vectors {
-    /// Vectors have come already.
+    /// Never: the vectors have been computed already.
     type Answer = Infallible;
 
     async fn take(&mut self, record: Record) -> Result<Taken, PipelineError> {

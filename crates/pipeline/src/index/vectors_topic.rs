@@ -1,7 +1,7 @@
-//! A topic as the place where the stage `embed` puts points.
+//! A topic as the sink of the stage `embed`.
 //!
-//! It can be written and not read back: every row is embedded again, and nothing completes a row whose large values
-//! PostgreSQL did not send but the source.
+//! It can be written but not read back. So every row is embedded again, and only the source can supply large values
+//! that PostgreSQL did not send.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -27,13 +27,13 @@ pub struct VectorsTopic {
     collection: String,
     vector: Option<String>,
     keywords: Option<String>,
-    /// Deletes that the tutorial's form cannot express.
+    /// How many deletes were dropped, because the tutorial's format cannot express them.
     dropped: AtomicU64,
 }
 
 impl VectorsTopic {
-    /// Nothing is connected yet. `vector`: the name of the vectors where the collection's layout wants one. `keywords`: that of
-    /// the sparse ones, where there are any.
+    /// Creates the sink. Connects to nothing yet. `vector`: the name of the dense vectors, if the collection's layout
+    /// requires one. `keywords`: the name of the sparse vectors, if there are any.
     ///
     /// # Errors
     /// [`BrokerError::Settings`].
@@ -61,7 +61,8 @@ impl VectorsTopic {
             (Write::Upsert(point), Format::Reference) => Some(reference_vectors::encode(&embedded(point))),
             (Write::Delete(id), Format::Debezium) => {
                 let record = vectors::delete(&self.collection, *id, Position::default(), Generation::default());
-                // In its partition it follows what it deletes; a position of its own nobody knows here.
+                // Without headers: the delete has no position of its own here, and its order in the partition is
+                // enough.
                 Some(Outgoing { headers: Vec::new(), ..record })
             }
             (Write::Delete(id), Format::Reference) => {
@@ -69,12 +70,13 @@ impl VectorsTopic {
                 tracing::warn!(%id, dropped, "the tutorial's form of vectors knows no deletes: the point stays where it is");
                 None
             }
-            // Only a point that was retrieved gets a new payload alone, and none ever is.
+            // Never happens: only a point that was retrieved is written as a payload alone, and this sink returns no
+            // points.
             (Write::Payload { .. }, _) => None,
         }
     }
 
-    /// What concerns the whole collection has no key, except where the topic takes none without.
+    /// Gives a record about the whole collection a key, if the topic is compacted and accepts no record without one.
     fn keyed(&self, record: Outgoing, purpose: &str) -> Outgoing {
         if self.spec.compact { record.with_key_about(&format!("{purpose} of {}", self.collection)) } else { record }
     }
@@ -111,7 +113,8 @@ fn refused(error: &BrokerError) -> SinkError {
     SinkError::Topic { reason: error.to_string(), passes: error.is_retryable() }
 }
 
-/// The row's columns as far as the payload has them, and its key, which every reader needs.
+/// Converts a point to the tutorial's format: the row's columns that the payload has, and its key, which every reader
+/// needs.
 fn embedded(point: &Point) -> Embedded {
     let mut fields = point.payload.clone();
     if let [key] = point.provenance.key.as_slice() {
@@ -178,7 +181,7 @@ impl Sink for VectorsTopic {
         Box::pin(async move { sent.await.map(|()| None) })
     }
 
-    /// Whoever reads the topic sweeps, once all its partitions were read as far as they are written now.
+    /// Returns 0. The reader of the topic sweeps, once all partitions were read as far as they are written now.
     fn count_older(&self, _table: &TableName, _current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
         Box::pin(std::future::ready(Ok(0)))
     }

@@ -1,4 +1,4 @@
-//! The loop of one worker: records, partitions that come and go, offsets.
+//! Runs the loop of one worker: records, assigned and revoked partitions, offsets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,33 +21,36 @@ use crate::status::{PartitionStatus, Phase};
 use crate::telemetry::count_consumed;
 use crate::writer::{Shared, first_error};
 
-/// How often offsets are committed at most. After a crash at most this much is written again, and what others had to wait for.
+/// How often at most offsets are committed. After a crash at most this much is written again. It also delays records
+/// that wait for other partitions.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often it is asked whether all workers have come to the end of a snapshot.
+/// How often to check whether all workers have reached the end of a snapshot.
 const BARRIER_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often it is noted that this worker is there, for topics that forget deletes after a while.
+/// How often the worker notes that it is reading, for topics that forget deletes after a while.
 const RENEW_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How many more chunks may join a batch before anything else gets its turn.
+/// How many more chunks of records may join a batch before anything else gets its turn.
 const READ_AHEAD: usize = 16;
 
-/// What takes records in and writes what they say.
+/// Takes records in and writes what they say.
 pub(super) trait Intake {
-    /// Something that has been computed and is to be written.
+    /// The result of a computation, to be written.
     type Answer;
 
     /// Takes one record in. It begins to be written with the next flush at the latest.
     async fn take(&mut self, record: Record) -> Result<Taken, PipelineError>;
 
-    /// When what was taken in had better be flushed; `None` if there is nothing, or no room before something else is durable.
+    /// Returns when to flush what was taken in; `None` if there is nothing to flush, or no room before something else
+    /// is durable.
     fn due(&self) -> Option<Instant>;
 
-    /// Whether that is now. If there is nothing, a flush costs nothing.
+    /// Returns whether that time has come. Returns true if there is nothing to flush, because a flush then costs
+    /// nothing.
     fn wants_flush(&self) -> bool;
 
-    /// Whether a flush is due.
+    /// Returns whether a batch is full, so that it has to be flushed.
     fn is_full(&self) -> bool;
 
     /// Begins to write what was taken in, which is everything before the offsets `reached`.
@@ -59,34 +62,35 @@ pub(super) trait Intake {
     /// Writes an answer durably.
     async fn write(&mut self, answer: Self::Answer) -> Result<(), PipelineError>;
 
-    /// Writes everything that was taken in; it is durable then, or parked.
+    /// Writes everything that was taken in. When this returns, it is durable or parked.
     async fn finish(&mut self) -> Result<(), PipelineError>;
 
-    /// Comes to an end because of `outcome`: writes what is nearly there.
+    /// Shuts down because of `outcome`: writes what is nearly ready.
     async fn close(&mut self, outcome: Result<(), PipelineError>) -> Result<(), PipelineError>;
 
-    /// Offsets that were given to [`flush`](Self::flush), as far as everything before them is durable by now.
+    /// Takes the offsets given to [`flush`](Self::flush) before which everything is durable by now.
     fn durable(&mut self) -> Offsets;
 
-    /// The group has written what a record had to wait for: what is gone by it is removed. Nothing is being written now.
+    /// Removes what a waiting record ends, once the group has written everything before that record. Nothing is in
+    /// flight at that time.
     async fn end(&mut self, waiting: &Waiting) -> Result<(), PipelineError>;
 
-    /// Whether a record of a topic in which a truncate waits is from before `position`.
+    /// Returns whether a record is from before `position`, the position of a truncate that waits in the same topic.
     fn is_older(&mut self, record: &Record, position: Position) -> bool;
 
-    /// Rows may have come that other workers had before.
+    /// Loads the dead letters again: partitions may have been assigned whose rows other workers have parked.
     fn reload(&mut self) -> Result<(), PipelineError>;
 }
 
-/// What a record asks for.
+/// What a record requires.
 pub(super) enum Taken {
-    /// Nothing now.
+    /// Nothing more: it has joined the batch.
     Joined,
-    /// To wait until the group has read the other partitions so far.
+    /// Wait until the group has read the other partitions so far.
     Waits(Waiting),
 }
 
-/// One worker while it belongs to its group.
+/// A worker during one membership of its group.
 pub(super) struct Worker<I> {
     connection: Connection,
     consumer: Consumer,
@@ -94,9 +98,9 @@ pub(super) struct Worker<I> {
     intake: I,
     claim: Arc<Claim>,
     shared: Shared,
-    /// Where the records that were taken in end; the next flush is told.
+    /// The offsets behind the records that were taken in, for the next flush.
     reached: Offsets,
-    /// What is durable and not committed yet.
+    /// Offsets before which everything is durable, and which are not committed yet.
     uncommitted: Offsets,
     commit_due: Option<Instant>,
     held: BTreeMap<Partition, Held>,
@@ -131,7 +135,7 @@ impl<I: Intake> Worker<I> {
         }
     }
 
-    /// Works until asked to stop, or until the consumer is of no use any more.
+    /// Works until asked to stop, or until the consumer cannot be used any more.
     pub(super) async fn run(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
         let outcome = self.work(retry).await;
         if self.shared.stop.is_cancelled() {
@@ -180,7 +184,7 @@ impl<I: Intake> Worker<I> {
         consumer.close().await;
     }
 
-    /// What is already there joins the batch: a single row goes through at once, a backlog in full batches.
+    /// Takes in records that have arrived already, too: a single row goes through at once, a backlog in full batches.
     async fn take(&mut self, polled: Polled, retry: &mut Retry) -> Result<(), PipelineError> {
         let mut polled = Some(polled);
         for _ in 0..READ_AHEAD {
@@ -209,7 +213,8 @@ impl<I: Intake> Worker<I> {
     async fn take_records(&mut self, records: Vec<Received>) -> Result<(), PipelineError> {
         for received in records {
             let partition = received.record.partition();
-            // What was read before the partition went, or behind a record that has to wait, is read again.
+            // Skip records that were read before their partition was revoked, or behind a waiting record. They are read
+            // again.
             if !self.member.owns(&partition, received.assignment) || self.held.contains_key(&partition) {
                 continue;
             }
@@ -238,7 +243,7 @@ impl<I: Intake> Worker<I> {
         Ok(())
     }
 
-    /// Partitions come and go, or the consumer fails.
+    /// Handles assigned and revoked partitions, and errors of the consumer.
     async fn change(&mut self, polled: Polled, retry: &mut Retry) -> Result<(), PipelineError> {
         match polled {
             Polled::Records(records) => self.take_records(records).await,
@@ -299,7 +304,7 @@ impl<I: Intake> Worker<I> {
         Ok(())
     }
 
-    /// Takes over how far everything is durable.
+    /// Notes up to which offsets everything is durable.
     fn settle(&mut self) {
         let mut durable = self.intake.durable();
         if !durable.is_empty() {
@@ -316,7 +321,8 @@ impl<I: Intake> Worker<I> {
         Ok(())
     }
 
-    /// Notes as of when this worker has read. A broker that is away is no reason to stop: a worker that reads nothing needs none.
+    /// Notes the time as of which this worker has read. Continues if the broker cannot be reached: a worker that reads
+    /// nothing does not need the note.
     async fn renew(&mut self) -> Result<(), PipelineError> {
         match self.member.renew().await {
             Err(error @ (BrokerError::Fenced { .. } | BrokerError::DeletesGone { .. })) => Err(error.into()),
@@ -328,7 +334,7 @@ impl<I: Intake> Worker<I> {
         }
     }
 
-    /// Takes in the records for which the group has read enough.
+    /// Ends the wait of records before which the group has read everything.
     async fn pass_barriers(&mut self) -> Result<(), PipelineError> {
         self.flush_if_wanted().await?;
         self.commit().await?;
