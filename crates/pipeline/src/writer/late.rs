@@ -1,8 +1,8 @@
-//! Writes of which a copy may still arrive late.
+//! Tracks writes of which a copy may still arrive late.
 //!
-//! A request that fails is sent again, and the network may keep the first one, however long. If that arrives after a newer write of
-//! the same point, the point is as it was before, or is back after it was removed. So the points of such requests are looked at again and
-//! again, as long as a connection may live that has lost its other end.
+//! A request that fails is sent again, and the network may delay the first copy for a long time. If that copy arrives
+//! after a newer write of the same point, the point has its earlier state again, or is back after it was removed. So
+//! the points of such requests are checked repeatedly, for as long as a connection can survive that has lost its peer.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,17 +15,18 @@ use walvec_sink::Write;
 
 use crate::witness::Witness;
 
-/// How long a copy may be on its way: Linux gives a connection up that has lost its other end after 15 to 17 minutes (`tcp_retries2`).
+/// How long a copy may be delayed: Linux gives up a connection that has lost its peer after 15 to 17 minutes
+/// (`tcp_retries2`).
 const LONGEST_WAY: Duration = Duration::from_secs(20 * 60);
 
-/// Points that are remembered at most, so that a network that loses every second request fills no memory.
+/// The most points that are remembered, so that a network that loses every second request does not exhaust the memory.
 const MOST: usize = 100_000;
 
-/// A point whose former state may still arrive.
+/// A point whose earlier state may still arrive.
 #[derive(Debug)]
 struct Late {
     key: RowKey,
-    /// What was written last.
+    /// The last write of the point.
     last: Witness,
     until: Instant,
 }
@@ -42,7 +43,7 @@ pub(super) struct LateWrites {
 pub(crate) struct Overtaken {
     /// Rows whose points are older than they were, or gone.
     pub(crate) rows: HashSet<RowKey>,
-    /// Points that are back, with the versions that they have.
+    /// Points that are back after they were removed, with their stored versions.
     pub(crate) points: Vec<(PointId, Option<Position>)>,
 }
 
@@ -53,7 +54,7 @@ impl Overtaken {
 }
 
 impl LateWrites {
-    /// Begins to remember: the points will be looked at.
+    /// Begins to remember points, which will be checked.
     pub(super) fn watch(&self) {
         self.is_watched.store(true, Ordering::Relaxed);
     }
@@ -62,7 +63,7 @@ impl LateWrites {
         self.is_watched.load(Ordering::Relaxed)
     }
 
-    /// Hears of writes that are durable, as far as is known, and whether a copy of them may still be on its way.
+    /// Notes writes that are durable as far as is known, and whether a copy of them may still be in flight.
     pub(super) fn written(&self, writes: impl Iterator<Item = (Write, RowKey)>, was_sent_before: bool) {
         let mut points = self.locked();
         for (write, key) in writes {
@@ -76,18 +77,18 @@ impl LateWrites {
         }
     }
 
-    /// Hears that points were removed; `None`: all of them.
+    /// Notes that points were removed; `None`: all of them.
     pub(super) fn removed(&self, ids: Option<&[PointId]>) {
         let is_gone = |late: &Late| ids.is_none_or(|ids| ids.contains(&late.last.id));
         self.forget_versions(is_gone);
     }
 
-    /// Hears that points of older generations were removed.
+    /// Notes that points of older generations were removed.
     pub(super) fn swept(&self, current: Generation) {
         self.forget_versions(|late| late.last.version.is_some_and(|(generation, _)| generation < current));
     }
 
-    /// Hears that points of older versions were removed.
+    /// Notes that points of older versions were removed.
     pub(super) fn swept_before(&self, before: Position) {
         self.forget_versions(|late| late.last.version.is_some_and(|(_, position)| position < before));
     }
@@ -96,12 +97,12 @@ impl LateWrites {
         self.locked().values_mut().filter(|late| are_gone(late)).for_each(|late| late.last.version = None);
     }
 
-    /// The points to look at.
+    /// Returns the points to check.
     pub(super) fn ids(&self) -> Vec<PointId> {
         self.locked().keys().copied().collect()
     }
 
-    /// The points of these rows that are to be looked at: what is stored of them may be of before.
+    /// Returns the points of these rows that are to be checked. Their stored state may be an earlier one.
     pub(super) fn of_rows<'k>(&self, keys: impl Iterator<Item = &'k RowKey>) -> HashMap<RowKey, HashSet<PointId>> {
         let (points, mut found) = (self.locked(), HashMap::new());
         if points.is_empty() {
@@ -114,13 +115,13 @@ impl LateWrites {
         found
     }
 
-    /// Those among these points that are to be looked at.
+    /// Returns which of these points are to be checked.
     pub(super) fn among(&self, ids: impl Iterator<Item = PointId>) -> HashSet<PointId> {
         let points = self.locked();
         if points.is_empty() { HashSet::new() } else { ids.filter(|id| points.contains_key(id)).collect() }
     }
 
-    /// Compares points with what was written last, as they are stored now. One that no copy can reach any more is forgotten.
+    /// Compares the stored points with their last writes. Forgets a correct one that no copy can reach any more.
     pub(super) fn compare(&self, ids: &[PointId], stored: &[StoredPoint]) -> Overtaken {
         self.compare_at(Instant::now(), ids, stored)
     }

@@ -1,7 +1,7 @@
-//! Calls about many points that go on where a limit of the server has stopped them.
+//! Calls about many points that continue where a limit of the server has stopped them.
 //!
-//! A server may let through less in a minute than a call needs. What it has done of a call is kept: a call that began again from its
-//! beginning would use up each time what is let through, and never come to its end.
+//! A server may allow less in a minute than a call needs. So the part of a call that it has done is kept: a call that
+//! started over each time would use up its allowance again and never finish.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +14,12 @@ use super::Writer;
 use crate::error::PipelineError;
 
 impl Writer {
-    /// The points with these ids that exist, with walvec's own field and no other.
+    /// Returns the points with these ids that exist, with walvec's own field and no other.
     pub(super) async fn retrieve(&self, ids: &[PointId]) -> Result<Vec<StoredPoint>, PipelineError> {
         self.read(ids, |sink, ids| sink.retrieve(ids)).await
     }
 
-    /// What `read` finds about points, as many at a time as the server answers in one request.
+    /// Returns what `read` finds about points, as many at a time as the server answers in one request.
     pub(super) async fn read<T, F>(&self, ids: &[PointId], read: F) -> Result<Vec<T>, PipelineError>
     where
         F: for<'s> Fn(&'s dyn Sink, Vec<PointId>) -> BoxFuture<'s, Result<Vec<T>, SinkError>>,
@@ -39,7 +39,7 @@ impl Writer {
         Ok(found)
     }
 
-    /// Writes durably. Notes in `is_doubtful` whether a copy of a write may still be on its way, because a request was sent again
+    /// Writes durably. Sets `is_doubtful` if a copy of a write may still be in flight, because a request was sent again
     /// without having been answered.
     pub(super) async fn write_all<I>(
         &self,

@@ -1,4 +1,4 @@
-//! Texts that are longer than the model reads: what comes behind is not found. None is cut in silence.
+//! Texts that are longer than the model reads. Their ends cannot be found, so none is cut silently.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,41 +11,41 @@ use super::vectors::Texts;
 use crate::error::PipelineError;
 use crate::telemetry::count_cut;
 
-/// How long the log is silent about texts that were cut, after it has said so.
+/// How long the log stays silent about cut texts after a message.
 const SAID_ONCE: Duration = Duration::from_secs(60);
 
-/// What becomes of a row with a text that is longer than the model reads.
+/// What to do with a row that has a text longer than the model reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnLong {
-    /// The model reads the beginning. Such texts are counted, and the log tells of them.
+    /// The model reads the beginning. Such texts are counted and logged.
     #[default]
     Cut,
-    /// It is parked.
+    /// The row is parked.
     Park,
 }
 
-/// What a text was asked for, and how.
+/// How much of a text must be embedded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
-    /// All of it, or none.
+    /// All of it, or the text fails.
     Whole,
     /// As much as the model reads.
     Beginning,
 }
 
-/// Texts that were cut, of which there may be many: the log has one line for them from time to time.
+/// Counts texts that were cut. There may be many, so the log has only one line for them per [`SAID_ONCE`].
 #[derive(Debug, Default)]
 pub(super) struct CutLog(Mutex<Said>);
 
 #[derive(Debug, Default)]
 struct Said {
     at: Option<Instant>,
-    /// Texts since then.
+    /// Texts that were cut since then.
     texts: usize,
 }
 
 impl CutLog {
-    /// Counts `texts`. From time to time it answers how many there were since it did so last.
+    /// Counts `texts`. If a message is due, returns how many there were since the last one.
     fn note(&self, texts: usize, now: Instant) -> Option<usize> {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         said.texts += texts;
@@ -58,8 +58,8 @@ impl CutLog {
 }
 
 impl Texts {
-    /// A vector for each text, or why it will never have one. Of one that is longer than the model reads it is that of the beginning, unless
-    /// such rows are to be parked.
+    /// Returns a vector for each text, or why it will never have one. A text that is longer than the model reads gets
+    /// the vector of its beginning, unless such rows are to be parked.
     pub(super) async fn vectors(&self, texts: &[String]) -> Result<Vec<Result<Vector, EmbedError>>, PipelineError> {
         let mut answers = self.embed(texts, Length::Whole).await?;
         let is_too_long = |answer: &Result<Vector, EmbedError>| matches!(answer, Err(EmbedError::TooLong { .. }));

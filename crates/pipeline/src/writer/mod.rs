@@ -1,18 +1,18 @@
-//! One collection's writer: complete, render, embed, write, park.
+//! The writer of one collection: completes, renders, embeds, writes, parks.
 //!
-//! There is exactly one writer per collection, and a batch names each key once. Batches that have no key in common may be
-//! under way at the same time ([`Line`](crate::line::Line) sees to it), so writes reach the sink in commit order per key. A
-//! row that cannot be processed is parked and never stops its neighbours; every other error is either retried for ever or
-//! ends the pipeline.
+//! There is exactly one writer per collection, and a batch names each key once. Batches that have no key in common may
+//! be in flight at the same time ([`Line`](crate::line::Line) enforces that), so writes reach the sink in commit order
+//! per key. A row that cannot be processed is parked and never stops other rows. Every other error is either retried
+//! without end or ends the pipeline.
 //!
-//! - [`rows`]: what the rows of a batch shall be in the sink
-//! - [`vectors`]: the vectors that they need, a part of the batch in each call
-//! - [`points`]: their points, written in an order that a crash cannot break
+//! - [`rows`]: decides what the rows of a batch must be in the sink
+//! - [`vectors`]: computes the vectors that they need, for one part of the batch per call
+//! - [`points`]: writes their points, in an order that a crash cannot break
 //! - [`late`]: writes of which a copy may still arrive late
-//! - [`put_back`]: whether the collection is an older state of itself
-//! - [`limits`]: calls that go on where a limit of the server has stopped them
+//! - [`put_back`]: detects that the collection is an older state of itself
+//! - [`limits`]: calls that continue where a limit of the server has stopped them
 //! - [`long`]: texts that are longer than the model reads
-//! - [`placed`]: points that came from somewhere else
+//! - [`placed`]: points that were read from a topic
 //! - here: the collection as a whole, and which of its rows are parked
 
 mod late;
@@ -59,43 +59,44 @@ pub(crate) use placed::Placed;
 pub(crate) use rows::TOO_LARGE;
 pub(crate) use vectors::Part;
 
-/// How many points a read of a whole collection asks for at a time.
+/// How many points each request of a scan of the whole collection asks for.
 const SCROLL_POINTS: usize = 1000;
 
-/// A collection and the parts that serve it.
+/// A collection and the components that serve it.
 #[derive(Clone)]
 pub struct Collection {
     /// Its name.
     pub name: String,
     /// The table that it shows.
     pub table: TableName,
-    /// Row to document.
+    /// Makes documents of rows.
     pub transform: Arc<Transform>,
-    /// Text to vector.
+    /// Makes vectors of texts.
     pub embedder: Arc<dyn Embedder>,
-    /// Text to sparse vector, where the collection can be searched by keyword.
+    /// Makes sparse vectors of texts, if the collection can be searched by keyword.
     pub keywords: Option<Arc<Keywords>>,
-    /// What becomes of a row with a text that is longer than the model reads.
+    /// What to do with a row that has a text longer than the model reads.
     pub on_long: OnLong,
-    /// Where the points live.
+    /// Where the points are stored.
     pub sink: Arc<dyn Sink>,
-    /// What makes its vectors comparable.
+    /// The digest of what decides its vectors.
     pub fingerprint: Fingerprint,
 }
 
 impl Collection {
-    /// The sparse vector of a text; `None` where the collection has none.
+    /// Returns the sparse vector of a text; `None` if the collection has none.
     pub(crate) fn keywords_of(&self, text: &str) -> Option<SparseVector> {
         self.keywords.as_ref().map(|keywords| keywords.document(text))
     }
 }
 
-/// Whether a worker may still write.
+/// The answer to whether a worker may still write.
 pub(crate) type Checked<'a> = Pin<Box<dyn Future<Output = Result<(), PipelineError>> + Send + 'a>>;
 
-/// Asked right before each write, where several workers share the work.
+/// Decides whether this worker may still write, where several could write a collection. Checked right before each
+/// write.
 pub(crate) trait Guard: Send + Sync {
-    /// Fails if somebody else may write in the place of this worker.
+    /// Fails if another process may write in place of this one.
     fn check(&self) -> Checked<'_>;
 }
 
@@ -113,7 +114,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Waits for an answer, unless a stop comes first: whoever is asked may be waiting for something else.
+    /// Waits for an answer, or for a stop: the component that answers may itself be waiting.
     pub(crate) async fn or_stop<T>(
         &self,
         answer: impl Future<Output = Result<T, PipelineError>>,
@@ -126,9 +127,9 @@ impl Shared {
     }
 }
 
-/// Lets writers write beside each other: their collections have nothing in common.
+/// Runs the writes of several writers concurrently: their collections have nothing in common.
 ///
-/// All of them come to their end, whatever becomes of one: a write that is given up half-way may still arrive later.
+/// Runs all of them to the end even if one fails: a write that is abandoned half-way may still arrive later.
 pub(crate) async fn all<'w, T, F>(
     dealt: impl IntoIterator<Item = (&'w mut Writer, T)>,
     write: impl Fn(&'w mut Writer, T) -> F,
@@ -140,7 +141,7 @@ where
     written.into_iter().fold(Ok(()), first_error)
 }
 
-/// The first error. That something was stopped says less than what it was stopped for.
+/// Returns the first error, but prefers any other error to [`PipelineError::Stopped`], which says less than its cause.
 pub(crate) fn first_error(
     first: Result<(), PipelineError>,
     other: Result<(), PipelineError>,
@@ -152,12 +153,12 @@ pub(crate) fn first_error(
     }
 }
 
-/// Final states of rows on their way into one collection.
+/// The final states of rows to be written into one collection.
 pub(crate) struct Batch {
     pub(crate) entries: Vec<(RowKey, Final)>,
     pub(crate) purpose: Purpose,
     pub(crate) context: Arc<Context>,
-    /// Rows that cannot be processed as they are now, whatever `entries` says of an earlier version.
+    /// Rows that cannot be processed in their newest version, whatever `entries` holds of an earlier one.
     pub(crate) failed: Vec<Failure>,
 }
 
@@ -170,7 +171,8 @@ impl Batch {
         self.entries.is_empty() && self.failed.is_empty()
     }
 
-    /// Takes nothing from stored points: they may be of before their table was altered, without a word of it in the stream.
+    /// Stops the rows from being completed from stored points: these may be from before their table was altered, which
+    /// the stream does not show.
     pub(crate) fn distrust_stored(&mut self) {
         for (_, last) in &mut self.entries {
             let state = std::mem::replace(&mut last.state, State::Gone);
@@ -178,7 +180,7 @@ impl Batch {
         }
     }
 
-    /// Takes its first rows, at most so many, with everything that is said of them.
+    /// Takes the first rows, at most `rows` of them, with their failures.
     pub(crate) fn take_first(&mut self, rows: usize) -> Self {
         let rest = self.entries.split_off(rows.min(self.entries.len()));
         let entries = std::mem::replace(&mut self.entries, rest);
@@ -188,19 +190,19 @@ impl Batch {
     }
 }
 
-/// Why rows are written.
+/// The reason why rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// They have changed.
+    /// The rows have changed.
     Change,
-    /// The whole table is read again as it was at one position. What is stored with that position was made of it by plain statements, which
-    /// do not see a transaction that waits for a standby.
+    /// The whole table is read again as it was at one position. A point with that position may have been made by plain
+    /// statements, which do not see a transaction that waits for a standby, so it is written again.
     Reread,
-    /// They were read again because of something that they look up. What is stored may be of a newer version of the row and
-    /// all the same older than that, so that it never counts as current; but where the texts have stayed the same, nothing has
-    /// to be written.
+    /// The rows were read again because of a row that they look up. A stored point may have a newer version of its row
+    /// and still be older than the looked-up row, so it never counts as current. If the texts have stayed the same,
+    /// nothing is written.
     Refresh,
-    /// What is stored is not to be trusted.
+    /// The stored points are not trusted.
     Repair,
 }
 
@@ -228,10 +230,10 @@ pub(crate) struct Writer {
     /// The collection's place in the status.
     index: usize,
     generation: Generation,
-    /// Which rows are parked, and in which version: only that one or a newer one takes a row back. All rows of a table may be, so
-    /// that their keys are not kept.
+    /// Which rows are parked, and in which version: only that version or a newer one clears the row. Digests instead of
+    /// keys, because all rows of a table may be parked.
     parked: HashMap<KeyDigest, Version>,
-    /// Those of them that are not shown.
+    /// The parked rows whose dead letters are not shown.
     dropped: HashSet<KeyDigest>,
     witnesses: Mutex<Witnesses>,
     late: LateWrites,
@@ -257,7 +259,7 @@ impl Writer {
         let Self { collection, shared, parked, dropped, latest, .. } = self;
         shared.letters.each(&collection.name, &mut |letter| {
             let (key, version) = version_of(&letter);
-            // Capture and workers may both have parked a version of it.
+            // Capture and workers may both have parked a version of the row.
             let newest = parked.entry(key).or_insert(version);
             *newest = version.max(*newest);
             if letter.dropped {
@@ -273,7 +275,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The keys of the parked rows whose letters are `wanted`.
+    /// Returns the keys of the parked rows whose letters are `wanted`.
     fn keys_of_letters(&self, wanted: impl Fn(&DeadLetter) -> bool) -> Result<Vec<RowKey>, PipelineError> {
         let mut keys = Vec::new();
         let mut see = |letter: DeadLetter| {
@@ -285,17 +287,18 @@ impl Writer {
         Ok(keys)
     }
 
-    /// Makes the collection if there is none, and says which one it is.
+    /// Creates the collection if it does not exist, and returns its id.
     pub(crate) async fn prepare(&self) -> Result<CollectionId, PipelineError> {
         self.on_sink(|sink, _| async move { sink.prepare().await }).await
     }
 
-    /// Whether there are no points.
+    /// Returns whether the collection has no points.
     pub(crate) async fn is_empty(&self) -> Result<bool, PipelineError> {
         Ok(self.on_sink(|sink, _| async move { sink.count().await }).await? == 0)
     }
 
-    /// How many points of walvec's are older than `position`, and how many there are. Reads the whole collection.
+    /// Returns how many of walvec's points are older than `position`, and how many there are. Reads the whole
+    /// collection.
     pub(crate) async fn count_before(&self, position: Position) -> Result<(u64, u64), PipelineError> {
         let (mut older, mut all) = (0, 0);
         self.see_stored(|provenance| {
@@ -306,7 +309,8 @@ impl Writer {
         Ok((older, all))
     }
 
-    /// The newest generation of any stored point, and the other tables that points are of. Reads the whole collection.
+    /// Returns the newest generation of the stored points, and the other tables that points belong to. Reads the whole
+    /// collection.
     pub(crate) async fn stored(&self) -> Result<(Generation, BTreeSet<TableName>), PipelineError> {
         let (mut newest, mut tags) = (Generation::default(), BTreeSet::new());
         self.see_stored(|provenance| {
@@ -316,12 +320,12 @@ impl Writer {
             }
         })
         .await?;
-        // Tags are compared, not tables: a tag does not tell where a schema with a dot in its name ends.
+        // Tags are compared, not tables: a tag does not show where a schema with a dot in its name ends.
         tags.remove(&Provenance::table_tag(&self.collection.table));
         Ok((newest, tags.iter().map(|tag| Provenance::tagged_table(tag)).collect()))
     }
 
-    /// Shows whatever walvec's own points say of themselves. Reads the whole collection.
+    /// Calls `see` with the provenance of each of walvec's points. Reads the whole collection.
     async fn see_stored(&self, mut see: impl FnMut(Provenance)) -> Result<(), PipelineError> {
         let mut from = None;
         loop {
@@ -334,25 +338,26 @@ impl Writer {
         }
     }
 
-    /// The generation of what is written.
+    /// Returns the generation with which points are written.
     pub(crate) const fn generation(&self) -> Generation {
         self.generation
     }
 
-    /// What was written before is not looked for any more: it will be remembered, or be read again as a whole.
+    /// Begins a generation, and forgets the witnesses: [`remember`](Self::remember) will set them, or the collection is
+    /// read again as a whole.
     pub(crate) fn begin_generation(&mut self, generation: Generation) {
         self.generation = generation;
         *self.witnesses() = Witnesses::default();
         self.report_dead_letters();
     }
 
-    /// These rows have changed, in the time of the present snapshot.
+    /// Makes a batch of changes of the present generation.
     pub(crate) fn batch(&self, changes: Vec<Change>, purpose: Purpose) -> Batch {
         let context = Arc::new(Context { generation: self.generation, places: HashMap::new() });
         Batch { entries: coalesce(changes), purpose, context, failed: Vec::new() }
     }
 
-    /// A change with what the collection shows of its row.
+    /// Returns the change with only the columns that the collection uses.
     pub(crate) fn reduced(&self, change: &Change) -> Change {
         let Change { table, position, op } = change;
         let row = |row: &Row| self.collection.transform.reduced(table, row);
@@ -364,28 +369,29 @@ impl Writer {
         Change { table: Arc::clone(table), position: *position, op }
     }
 
-    /// Looks again which rows are parked: another worker may have parked some of those that are ours now.
+    /// Reads the dead letters again: another worker may have parked rows that this worker owns now.
     pub(crate) fn reload_letters(&mut self) -> Result<(), PipelineError> {
         self.read_letters()?;
         self.report_dead_letters();
         Ok(())
     }
 
-    /// Whether the newest version of this row could not be processed.
+    /// Returns whether the newest version of this row could not be processed.
     pub(crate) fn has_parked(&self, key: &RowKey) -> bool {
         !self.parked.is_empty() && self.parked.contains_key(&key.digest())
     }
 
-    /// Parks a record that nobody can read, under its place.
+    /// Parks a record that cannot be read, under its place.
     pub(crate) async fn park(&mut self, place: Place, code: &'static str, reason: String) -> Result<(), PipelineError> {
         let key = RowKey::new(vec![Value::from(place.to_string())]);
         let context = Context { generation: self.generation, places: HashMap::from([(key.clone(), place)]) };
         self.settle(&context, &[], &[Failure { key, position: Position::default(), code, reason }]).await
     }
 
-    /// Removes what the table's part of the collection shows of the time before a truncate that was read at `place`. Rows
-    /// of other partitions may be parked by other workers at this moment; they come to the same truncate, unless another program has
-    /// written it: that one has waited for them.
+    /// Removes points and dead letters from before a truncate that was read at `place`.
+    ///
+    /// At this moment, other workers may be parking rows of other partitions. They reach the same truncate later,
+    /// unless another program has written it: that one has waited until they had read so far.
     pub(crate) async fn truncate_before(
         &mut self,
         position: Position,
@@ -393,11 +399,11 @@ impl Writer {
         place: &Place,
     ) -> Result<(), PipelineError> {
         let is_foreign = of == FOREIGN;
-        // Other programs know no generations.
+        // Other programs have no generations.
         let of = Generation::default()..=if is_foreign { Generation(u64::MAX) } else { of };
         self.delete_older(position, &of).await?;
         if is_foreign {
-            // Other workers have parked rows by now that are older.
+            // By now, other workers have parked older rows too.
             self.shared.letters.refresh().await?;
         }
         let is_here = |at: &Place| at.topic == place.topic && at.partition == place.partition;
@@ -411,7 +417,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes points that still have the version with which they were reported; `None`: that are not walvec's own.
+    /// Removes points that still have the reported version; `None`: points that walvec did not write.
     pub(crate) async fn remove(&self, points: &[(PointId, Option<Position>)]) -> Result<(), PipelineError> {
         let ids: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
         let stored = self.retrieve(&ids).await?;
@@ -427,7 +433,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Empties the table's part of the collection.
+    /// Removes the table's points and dead letters.
     pub(crate) async fn truncate(&mut self) -> Result<(), PipelineError> {
         self.as_owner(|sink, table| async move { sink.delete_table(table).await }).await?;
         self.witnesses().emptied();
@@ -439,7 +445,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes the points of every other table: a collection belongs to one, and who reads topics does not know which one that was before.
+    /// Removes the points of every other table. A collection belongs to one table, and a worker that reads topics does
+    /// not know which one that was before.
     pub(crate) async fn remove_other_tables(&self) -> Result<(), PipelineError> {
         let ours = self.count_of(&self.collection.table).await?;
         if self.on_sink(|sink, _| async move { sink.count().await }).await? == ours {
@@ -462,21 +469,21 @@ impl Writer {
         self.as_owner(|sink, _| async move { sink.delete_table(table).await }).await
     }
 
-    /// Whether what is stored of a point may be of before, and cannot tell anything.
+    /// Returns whether a late write may have set back the point, so that its stored state proves nothing.
     pub(super) fn is_late(&self, id: PointId) -> bool {
         !self.late.among(std::iter::once(id)).is_empty()
     }
 
-    /// Begins to remember which writes were sent more than once, for [`overtaken`](Self::overtaken).
+    /// Begins to remember writes that were sent more than once, for [`overtaken`](Self::overtaken).
     pub(crate) fn watch_late_writes(&self) {
-        // The engine inside the program gives no answer late.
+        // The engine inside the program never applies a write late.
         if self.collection.sink.is_shared() {
             self.late.watch();
         }
     }
 
-    /// Which points are not as they were written last, because a request was kept on its way and came after newer ones. Nothing may be
-    /// in flight.
+    /// Returns the points that are not as they were written last, because a delayed request arrived after newer ones.
+    /// Nothing may be in flight.
     pub(crate) async fn overtaken(&self) -> Result<Overtaken, PipelineError> {
         let mut overtaken = Overtaken::default();
         for ids in self.late.ids().chunks(SCROLL_POINTS) {
@@ -488,8 +495,8 @@ impl Writer {
         Ok(overtaken)
     }
 
-    /// How many points the end of the present generation's snapshot removes, those of other `tables` among them, and how many there
-    /// are.
+    /// Returns how many points the end of the present generation's snapshot would remove, including those of other
+    /// `tables`, and how many points there are.
     pub(crate) async fn count_swept(&self, tables: &BTreeSet<TableName>) -> Result<(u64, u64), PipelineError> {
         let generation = self.generation;
         let mut swept = self.as_owner(|sink, table| async move { sink.count_older(table, generation).await }).await?;
@@ -500,13 +507,14 @@ impl Writer {
         Ok((swept, all))
     }
 
-    /// How many points of a table there are.
+    /// Returns how many points of a table there are.
     async fn count_of(&self, table: &TableName) -> Result<u64, PipelineError> {
         let every = Generation(u64::MAX);
         self.on_sink(|sink, _| async move { sink.count_older(table, every).await }).await
     }
 
-    /// Ends a snapshot: points and dead letters that it did not meet belong to rows that are gone.
+    /// Ends a snapshot: removes points and dead letters that it did not meet, because their rows are gone. Returns how
+    /// many points.
     pub(crate) async fn finish_generation(&mut self) -> Result<u64, PipelineError> {
         let generation = self.generation;
         let swept = self.as_owner(|sink, table| async move { sink.sweep(table, generation).await }).await?;
@@ -523,7 +531,7 @@ impl Writer {
         &self.shared.telemetry
     }
 
-    /// Comes to the end of a snapshot that was read through topics.
+    /// Ends a snapshot that was read through topics.
     pub(crate) async fn end_snapshot(&mut self, end: &SnapshotEnd) -> Result<(), PipelineError> {
         match end.sweep {
             Sweep::Generations => {
@@ -536,7 +544,8 @@ impl Writer {
         }
     }
 
-    /// Ends the reading of a table as it was at `position`: points and dead letters that are older belong to rows that are gone.
+    /// Ends the reading of a table as it was at `position`: removes older points and dead letters, because their rows
+    /// are gone.
     pub(crate) async fn sweep_before(&mut self, position: Position, of: Generations) -> Result<(), PipelineError> {
         self.forget_witnesses_before(position);
         self.delete_older(position, &of).await?;
@@ -568,7 +577,7 @@ impl Writer {
         self.collection.transform.point_id(table, key)
     }
 
-    /// Remembers the rows that failed and forgets failures that a newer version has healed.
+    /// Parks the rows that failed, and clears parked rows that a newer version has healed.
     async fn settle(
         &mut self,
         context: &Context,
@@ -590,7 +599,8 @@ impl Writer {
         if failed.is_empty() && healed.is_empty() {
             return Ok(());
         }
-        // A version that failed on its way may be followed by one that cannot even be read.
+        // A row may have failed in two versions: one that could not be processed, and a later one that could not even
+        // be read.
         let mut newest_failures: HashMap<&RowKey, &Failure> = HashMap::new();
         for failure in failed {
             let newest = newest_failures.entry(&failure.key).or_insert(failure);
@@ -661,8 +671,8 @@ impl Writer {
         self.guarded(None, call).await
     }
 
-    /// The same for a call that changes what is stored: before each attempt, which may come long after the first one, it is
-    /// made sure that nobody else writes in the place of this worker.
+    /// Calls the sink for a change of what is stored, until it answers or fails for good. Before each attempt, which
+    /// may come long after the first one, it checks that no other process writes in place of this one.
     async fn as_owner<'a, T, F, Fut>(&'a self, call: F) -> Result<T, PipelineError>
     where
         F: FnMut(&'a dyn Sink, &'a TableName) -> Fut,
@@ -690,7 +700,7 @@ impl Writer {
     }
 }
 
-/// A version of a row, among those of all snapshots.
+/// A version of a row that can be compared across snapshots.
 type Version = (Generation, Position);
 
 fn version_of(letter: &DeadLetter) -> (KeyDigest, Version) {

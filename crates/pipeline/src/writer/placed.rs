@@ -1,4 +1,4 @@
-//! Points that came from somewhere else: the stage `sink` reads them from a topic.
+//! Writes points that were made elsewhere: the stage `sink` reads them from a topic.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
@@ -12,19 +12,19 @@ use crate::plan::FOREIGN;
 use crate::store::Place;
 use crate::telemetry::{Stage, Timer, count_written};
 
-/// A point that came from somewhere else, or its removal.
+/// A point that was read from a topic, or its removal.
 pub(crate) struct Placed {
     pub(crate) id: PointId,
     /// The point; `None` removes it.
     pub(crate) point: Option<Point>,
-    /// Its version; `None`: newer than whatever is stored.
+    /// The version; `None`: newer than any stored one.
     pub(crate) position: Option<Position>,
     pub(crate) generation: Generation,
     pub(crate) place: Place,
 }
 
 impl Placed {
-    /// Whether the sink shows this version already, or a newer one.
+    /// Returns whether the sink has this version already, or a newer one.
     fn is_in(&self, stored: &Provenance) -> bool {
         self.generation != FOREIGN
             && self.position.is_some_and(|position| stored.position >= position && stored.generation >= self.generation)
@@ -32,7 +32,7 @@ impl Placed {
 }
 
 impl Writer {
-    /// Brings points into the sink that somebody else has made, in the order in which they were made.
+    /// Writes points that another stage or program has made, in the order in which they were made.
     pub(crate) async fn place(&mut self, placed: Vec<Placed>) -> Result<(), PipelineError> {
         let mut last: HashMap<PointId, Placed> = HashMap::with_capacity(placed.len());
         for point in placed {
@@ -67,7 +67,7 @@ impl Writer {
         self.settle(&context, &versions, &failed).await
     }
 
-    /// Writes durably; a point that the sink refuses is parked and the others are tried again without it.
+    /// Writes durably. If the sink refuses a point, it is parked and the others are tried again without it.
     async fn store(
         &self,
         mut writes: Vec<Write>,

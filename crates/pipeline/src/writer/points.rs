@@ -1,15 +1,17 @@
-//! The points of rows, written in an order that a crash cannot break.
+//! Writes the points of rows, in an order that a crash cannot break.
 //!
-//! The first chunk of a row speaks for it: its version is the row's, and it says how many chunks there are. Several writes
-//! are not one, so they are made durable in three steps:
+//! The first chunk stands for the row: its version is the row's, and it says how many chunks there are. The sink does
+//! not write several points atomically, so they are made durable in three steps:
 //!
-//! 1. Where a row gets more chunks than it has, the first one is written without a version, and names them all. From here
-//!    on nobody takes the row for current, and whoever removes it knows how many points there may be.
-//! 2. The other chunks are written, and those that there are no more of removed.
-//! 3. The first one gets its version and the number of chunks that there are now. That of a row that is gone is removed.
+//! 1. If a row gets more chunks than it has, the first chunk is written without a version, and with the new number of
+//!    chunks. From now on the row does not count as current, and a component that removes it knows how many points
+//!    there may be.
+//! 2. The other chunks are written, and those that are no longer needed are removed.
+//! 3. The first chunk gets its version and the number of chunks that there are now. If the row is gone, the first chunk
+//!    is removed.
 //!
-//! After a crash in between, the change is read again, and finds a row that is not current. Rows of one chunk need the last
-//! step alone.
+//! After a crash in between, the change is read again and finds a row that is not current. A row of one chunk needs
+//! only the last step.
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
@@ -38,7 +40,7 @@ impl Target {
         u32::try_from(self.documents.len()).unwrap_or(u32::MAX)
     }
 
-    /// All points that it has or had.
+    /// Returns all points that the row has or had.
     fn ids(&self) -> impl Iterator<Item = PointId> {
         let documents = self.documents.iter().map(|(versioned, _)| versioned.document.id);
         documents.chain(self.surplus.iter().copied()).chain([self.first])
@@ -48,7 +50,7 @@ impl Target {
         self.chunks() > 1 && self.chunks() > self.stored
     }
 
-    /// How many points a step writes or removes.
+    /// Returns how many points a step writes or removes.
     fn writes(&self, step: Step) -> usize {
         match step {
             Step::Announce => usize::from(self.is_announced()),
@@ -59,7 +61,7 @@ impl Target {
 }
 
 impl Writer {
-    /// Brings a part that has its vectors into the sink. When this returns it is durable there, or parked.
+    /// Writes a part that has its vectors. When this returns, it is durable in the sink, or parked.
     pub(crate) async fn write(&mut self, mut part: Part, given_up: &CancellationToken) -> Result<(), PipelineError> {
         let versions: Vec<(RowKey, Position)> = part.rows.iter().map(|row| (row.key.clone(), row.position)).collect();
         for step in [Step::Announce, Step::Further, Step::First] {
@@ -69,7 +71,7 @@ impl Writer {
         self.settle(&part.context, &versions, &part.failed).await
     }
 
-    /// Remembers the last row that was written and the last one that was removed: each tells what the other cannot.
+    /// Remembers the last row that was written and the last one that was removed: each proves what the other cannot.
     fn note_witnesses(&self, part: &Part) {
         let last = |is_gone: bool| {
             let is_alike = |row: &&Target| row.documents.is_empty() == is_gone && !self.is_late(row.first);
@@ -81,7 +83,7 @@ impl Writer {
         }
     }
 
-    /// Writes durably what a step takes; a row with a point that the sink refuses is parked and the others are tried again
+    /// Writes one step of a part durably. If the sink refuses a point, its row is parked and the step is tried again
     /// without it.
     async fn take_step(&self, part: &mut Part, step: Step, given_up: &CancellationToken) -> Result<(), PipelineError> {
         let is_doubtful = AtomicBool::default();
@@ -124,7 +126,7 @@ impl Writer {
         }
     }
 
-    /// Remembers what was written last of points whose former states may still arrive.
+    /// Remembers the last writes of points whose earlier states may still arrive.
     fn note_late(&self, part: &Part, step: Step, was_sent_before: bool) {
         if !self.late.is_watched() {
             return;
@@ -138,8 +140,9 @@ impl Writer {
         self.late.written(concerned.into_iter().flat_map(writes), was_sent_before);
     }
 
-    /// The points that were to keep their vectors and have gone since they were looked up, if the refused one is among those
-    /// that were: another worker may have come to a truncate, or somebody has removed them.
+    /// Returns the points that were to keep their vectors and have vanished since they were retrieved, if the `refused`
+    /// one was to keep its vector. Another worker may have reached a truncate, or another program may have removed
+    /// them.
     async fn vanished(&self, part: &Part, step: Step, refused: PointId) -> Result<Vec<PointId>, PipelineError> {
         let payloads: Vec<PointId> = self
             .writes(part, step)
@@ -188,7 +191,7 @@ impl Writer {
         versioned.provenance(&self.collection.fingerprint, part.context.generation)
     }
 
-    /// The whole point if there is a vector for it, else its payload.
+    /// Returns the whole point if there is a vector for it, else only its payload.
     fn to_write(&self, versioned: &Versioned, provenance: Provenance, vector: Option<&Vector>) -> Write {
         let document = &versioned.document;
         let (id, payload) = (document.id, document.payload.clone());

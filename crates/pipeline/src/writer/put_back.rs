@@ -1,5 +1,5 @@
-//! Whether the collection was put back to an older state. That is looked for now and then, and before rows are written that may prove
-//! it: afterwards they prove nothing any more.
+//! Detects that the collection was restored to an older state. This is checked periodically, and before rows are
+//! written whose points may prove it: once they are written again, they prove nothing.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{MutexGuard, PoisonError};
@@ -11,29 +11,29 @@ use super::{Purpose, Writer};
 use crate::error::PipelineError;
 use crate::witness::{Doubt, Witness, Witnesses};
 
-/// How long a replica of a cluster may take to have what others have: what is missing is looked for once more then.
+/// How long a replica of a cluster may lag behind the others. A missing write is looked for again after that time.
 const SETTLING: Duration = Duration::from_secs(2);
 
 impl Writer {
-    /// What is to be stored with the position, for [`remember`](Self::remember).
+    /// Returns the witnesses to store with the position, for [`remember`](Self::remember).
     pub(crate) fn to_remember(&self) -> Witnesses {
         self.witnesses().clone()
     }
 
-    /// Takes over what was stored with the position.
+    /// Takes over the witnesses that were stored with the position.
     pub(crate) fn remember(&self, stored: Witnesses) {
-        // A replay writes a row anew in an older version where what it looks up has changed.
+        // A replay may write a row in an older version, if what it looks up has changed.
         let may_go_back = !self.collection.transform.lookups().is_empty();
         *self.witnesses() = stored.remembered(may_go_back);
     }
 
-    /// Takes what a snapshot has written for all that there is.
+    /// Notes that a snapshot has written everything that the collection has.
     pub(crate) fn wrote_everything(&self) {
         self.witnesses().found();
     }
 
-    /// Fails if the collection does not have any more what it had. To be called once everything is read again that had been read before
-    /// the start.
+    /// Fails if the collection lacks a write that it had. Call it only after the stream has replayed everything that
+    /// was read before the start.
     pub(crate) async fn look(&self) -> Result<(), PipelineError> {
         let wanted = self.witnesses().to_look_for();
         if self.lacks(&wanted).await? {
@@ -43,14 +43,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Fails if rows prove that the collection was put back, given their points as they are stored before they are written.
+    /// Fails if the stored points of rows, read before they are written again, prove that the collection was restored.
     pub(super) async fn compare(
         &self,
         rows: &HashMap<PointId, &RowKey>,
         stored: &[StoredPoint],
         purpose: Purpose,
     ) -> Result<(), PipelineError> {
-        // These may be stored in older versions than they were written in, or are to be mended.
+        // These rows may be stored in older versions than they were written in, or are being repaired.
         let is_unsure = |key: &RowKey| purpose == Purpose::Repair || self.has_parked(key);
         let mut unsure = self.late.among(rows.keys().copied());
         unsure.extend(rows.iter().filter(|(_, key)| is_unsure(key)).map(|(id, _)| *id));
@@ -66,12 +66,12 @@ impl Writer {
         }
     }
 
-    /// Forgets what was written into points that are about to be written again, and may be in any state meanwhile.
+    /// Forgets the witnesses of points that are about to be written again, and may be in any state meanwhile.
     pub(super) fn forget_witnesses_among(&self, ids: &HashSet<PointId>) {
         self.witnesses().keep(|witness| !ids.contains(&witness.id));
     }
 
-    /// Forgets what is about to be swept because it is older.
+    /// Forgets the witnesses of points that are about to be swept because they are older.
     pub(crate) fn forget_witnesses_before(&self, position: Position) {
         self.witnesses().keep(|witness| witness.version.is_some_and(|(_, at)| at >= position));
     }
@@ -80,7 +80,7 @@ impl Writer {
         self.witnesses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the collection lacks one of these writes, and goes on to.
+    /// Returns whether the collection lacks one of these writes, and still does after replicas had time to catch up.
     async fn lacks(&self, wanted: &[Witness]) -> Result<bool, PipelineError> {
         if !self.lacks_now(wanted).await? {
             return Ok(false);
@@ -100,7 +100,7 @@ impl Writer {
         let ids = &wanted.iter().map(|witness| witness.id).collect::<Vec<_>>();
         let stored = self.retrieve(ids).await?;
         let point = |id| stored.iter().find(|point| point.id == id);
-        // What is stored of a point whose write may have been overtaken tells nothing.
+        // The stored state of a point whose write may have been overtaken proves nothing.
         Ok(wanted.iter().any(|witness| !witness.holds(point(witness.id)) && !self.is_late(witness.id)))
     }
 

@@ -1,4 +1,5 @@
-//! What the rows of a batch shall be in the sink: completed, rendered, and compared with what is stored.
+//! Decides what the rows of a batch must be in the sink: completes them, renders them, and compares them with what is
+//! stored.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ struct Complete {
 }
 
 impl Complete {
-    /// What its values take, about, in bytes.
+    /// Returns about how many bytes its values take.
     fn weight(&self) -> usize {
         self.values.iter().map(weight).sum()
     }
@@ -56,7 +57,8 @@ impl Incomplete {
     }
 }
 
-/// Whether a row that was read again has no value besides its key: PostgreSQL cannot send it.
+/// Returns whether a row that was read again has no value outside its key, which means that PostgreSQL cannot send the
+/// row.
 fn has_key_alone(row: &Row, table: &Table) -> bool {
     let mut others = row.0.iter().enumerate().filter(|(index, _)| !table.key.contains(index)).peekable();
     others.peek().is_some() && others.all(|(_, cell)| *cell == Cell::Unchanged)
@@ -70,7 +72,7 @@ struct Rendered {
     documents: Result<Vec<Document>, TransformError>,
 }
 
-/// Of how many rows the stored fields are read at a time: each may be large.
+/// For how many rows the stored fields are read at a time: the fields of each may be large.
 const STORED_ROWS: usize = 32;
 
 /// Why a row without all its values is parked.
@@ -79,14 +81,14 @@ pub(crate) const TOO_LARGE: &str =
     "PostgreSQL cannot send the row: as text it is longer than 1 GB, and so fits into no message";
 const NOT_IN_SOURCE: &str = "an update left a value out that is not stored, and the table has no such column";
 
-/// What is left to do for a batch.
+/// The work that is left to do for a batch.
 struct Work {
     rows: Vec<Target>,
     /// Rows that could not be processed.
     failed: Vec<Failure>,
 }
 
-/// What a row shall be in the sink.
+/// What a row must be in the sink.
 pub(super) struct Target {
     pub(super) key: RowKey,
     pub(super) position: Position,
@@ -94,27 +96,27 @@ pub(super) struct Target {
     pub(super) first: PointId,
     /// Its documents, chunk by chunk; none if the row is gone.
     pub(super) documents: Vec<(Versioned, Origin)>,
-    /// How many points of it are stored, as far as known.
+    /// How many of its points are stored, as far as known.
     pub(super) stored: u32,
-    /// Stored points that it has no more use for, besides the first.
+    /// Stored points that it does not need any more, except the first.
     pub(super) surplus: Vec<PointId>,
 }
 
 /// Where the vector of a document comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// The stored point has it.
+    /// The stored point has the vector.
     Kept,
-    /// Another point of the row has it: the text has moved to another chunk.
+    /// Another point of the row has the vector: the text has moved to another chunk.
     Moved(PointId),
-    /// It is still to be computed.
+    /// The vector is still to be computed.
     New,
 }
 
 impl Writer {
-    /// Finds out what the rows of a batch need, and deals them into parts that are embedded and written by themselves. Until they
-    /// are written no other batch with one of these keys may be prepared. All rows are in memory at the same time: see
-    /// [`rows_at_once`](Self::rows_at_once).
+    /// Finds out what the rows of a batch need, and divides them into parts that are embedded and written separately.
+    /// No other batch with one of these keys may be prepared until they are written. All rows are in memory at the same
+    /// time, so a batch should have at most [`rows_at_once`](Self::rows_at_once).
     pub(crate) async fn parts_of(&self, source: &dyn Refetch, batch: Batch) -> Result<Vec<Part>, PipelineError> {
         let Batch { entries, purpose, context, failed } = batch;
         let known = self.known(&entries, purpose).await?;
@@ -146,18 +148,18 @@ impl Writer {
         }
         self.forget_witnesses_among(&work.rows.iter().map(|target| target.first).collect());
         let moved = self.moved_vectors(&work.rows).await?;
-        // A text may be a small part of its row, or its chunks repeat the payload.
+        // The text may be a small part of its row, or its chunks may repeat the payload.
         self.row_size.learn(count, bytes.max(work.rows.iter().map(Target::weight).sum()));
         let most = self.collection.embedder.texts_per_call().max(1);
         Ok(parts(work.rows, work.failed, moved, &context, most))
     }
 
-    /// How many rows may be prepared at a time.
+    /// Returns how many rows may be prepared at a time.
     pub(crate) fn rows_at_once(&self) -> usize {
         self.row_size.rows_at_once()
     }
 
-    /// What the sink holds under the ids of the batch.
+    /// Retrieves the points of the batch's rows from the sink.
     async fn known(&self, entries: &[(RowKey, Final)], purpose: Purpose) -> Result<Known, PipelineError> {
         let _timer = Timer::start(Stage::Retrieve);
         let rows: HashMap<PointId, &RowKey> =
@@ -172,14 +174,14 @@ impl Writer {
         entries.iter().map(|(key, _)| key).filter(|key| self.has_parked(key)).cloned().collect()
     }
 
-    /// The ids of the points that a row has, by what its first one says.
+    /// Returns the ids of a row's points, according to its first one.
     fn stored_ids(&self, table: &Table, key: &RowKey, known: &Known) -> HashSet<PointId> {
         let first = self.id(table, key);
         let further = self.collection.transform.further_ids(&table.name, key, known.chunks(first));
         std::iter::once(first).chain(further).collect()
     }
 
-    /// The ids of the further chunks of rows whose first ones are stored.
+    /// Returns the ids of the further chunks of rows whose first chunks are stored.
     fn further_ids(&self, first: &[StoredPoint]) -> Vec<PointId> {
         let (transform, table) = (&self.collection.transform, &self.collection.table);
         let ours = first.iter().filter_map(|point| point.provenance.as_ref());
@@ -230,7 +232,8 @@ impl Writer {
         Ok(rows)
     }
 
-    /// Puts a row to those that have all their values, with the help of its stored point, or else to those that do not.
+    /// Adds the row to `rows` if it has all its values, with the help of its stored point. Otherwise adds it to
+    /// `missing`.
     fn sort(
         &self,
         incomplete: Incomplete,
@@ -249,8 +252,9 @@ impl Writer {
         }
     }
 
-    /// Reads rows again that cannot be completed otherwise. What is read may be newer than the change; the changes in
-    /// between are still to come and end in the same state. A row that is not there any more will be deleted by one of them.
+    /// Reads rows again that cannot be completed otherwise. The row that is read may be newer than the change; the
+    /// changes in between are still to come and end in the same state. If the row does not exist any more, one of them
+    /// deletes it.
     async fn refetch(
         &self,
         source: &dyn Refetch,
@@ -266,7 +270,7 @@ impl Writer {
             let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|other| other.table == table);
             rest = others;
             let keys: Vec<RowKey> = same.iter().map(|incomplete| incomplete.key.clone()).collect();
-            // What nothing uses may be large.
+            // Only the needed columns: the others may be large.
             let needed = self.collection.transform.needed(&table);
             let Some(fetched) = source.rows(&needed, &keys) else {
                 work.failed.extend(same.into_iter().map(|incomplete| incomplete.not_sent(NO_SOURCE)));
@@ -300,12 +304,12 @@ impl Writer {
         Ok(rows)
     }
 
-    /// What is stored of a row, without what it shall be: that is all of a row that is gone.
+    /// Returns a target without documents: all stored points of the row are surplus, as for a row that is gone.
     fn target(&self, table: &Table, key: RowKey, position: Position, known: &Known) -> Target {
         let first = self.id(table, &key);
         let stored = known.chunks(first);
         let mut surplus: Vec<PointId> = self.collection.transform.further_ids(&table.name, &key, stored).collect();
-        // What is stored of the first point may be of before, and say too little.
+        // The stored first point may be outdated, and may name too few chunks.
         for id in known.doubted.get(&key).into_iter().flatten() {
             if *id != first && !surplus.contains(id) {
                 surplus.push(*id);
@@ -314,8 +318,8 @@ impl Writer {
         Target { key, position, first, documents: Vec::new(), stored, surplus }
     }
 
-    /// What the rows look up: for each row the values of the lookups, in their order. One question for each lookup. Rows that
-    /// look the same thing up share it.
+    /// Looks up rows in other tables. Returns the remaining rows and, for each, the values of the lookups in their
+    /// order. Each lookup is one question, and rows that look up the same thing share the answer.
     async fn look_up(
         &self,
         source: &dyn Refetch,
@@ -356,11 +360,11 @@ impl Writer {
         }
     }
 
-    /// Whether every document of a row is stored with the text that it should have.
+    /// Returns whether every document of a row is stored with the text that it should have.
     fn is_shown(&self, target: &Target, known: &Known, generation: Generation) -> bool {
         let first = known.points.get(&target.first).and_then(|point| point.provenance.as_ref());
         let is_current = first.is_some_and(|stored| {
-            // A row whose chunks were being written when that stopped has no version.
+            // A row has no version if writing its chunks was interrupted.
             stored.generation == generation && stored.position > Position::default()
         });
         let is_kept = |(_, origin): &(Versioned, Origin)| *origin == Origin::Kept;
@@ -371,7 +375,8 @@ impl Writer {
             && target.documents.iter().all(is_kept)
     }
 
-    /// The documents of rows. A long text takes its time to be cut: neither another task of this thread waits for that, nor a stop.
+    /// Renders the documents of rows. Cutting a long text takes time, so it runs on a blocking thread: neither a task
+    /// of this thread nor a stop waits for it.
     async fn rendered(
         &self,
         rows: Vec<Complete>,
@@ -396,7 +401,7 @@ impl Writer {
         }
     }
 
-    /// Finds out which documents have a vector already. Rows that could not be rendered are parked.
+    /// Decides which documents have a vector already. Rows that could not be rendered are parked.
     fn find_vectors(&self, rows: Vec<Rendered>, known: &Known, work: &mut Work) -> Result<(), PipelineError> {
         let mut reused = 0;
         for Rendered { key, table, position, documents } in rows {
@@ -435,7 +440,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Which stored chunk of a row has the vector of a text. A row that has one point has nothing to look up.
+    /// Returns, by text, which stored chunk of a row has its vector. Empty for a row with one point, which cannot have
+    /// moved a text.
     fn vectors_by_text(&self, table: &Table, target: &Target, known: &Known) -> HashMap<InputHash, PointId> {
         if target.stored <= 1 {
             return HashMap::new();

@@ -1,7 +1,7 @@
-//! Vectors for the rows of a batch: it is dealt into parts, and each of them is embedded by itself.
+//! Computes vectors for the rows of a batch, which is divided into parts that are embedded separately.
 //!
-//! A part asks for as many texts as the embedder wants in a call, so that nobody's vectors wait for those of others, whose
-//! request may be told to come again several times.
+//! A part has as many texts as the embedder wants in a call. So no part waits for the vectors of another, whose request
+//! may have to be repeated several times.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use crate::plan::Versioned;
 use crate::retry::Retry;
 use crate::telemetry::{Stage, Telemetry, Timer, count_embeddings};
 
-/// What a row takes besides its documents, in bytes: its key in each of the places that know which rows are under way, and the
-/// allocations. Without it a transaction of a million short rows, or of deletions, would weigh nothing.
+/// The bytes that a row takes in addition to its documents: its key in each place that tracks rows in flight, and the
+/// allocations. Without it, a transaction of a million short rows or deletes would count as nothing.
 const ROW_BYTES: usize = 512;
 
-/// What a document takes besides its text and its fields.
+/// The bytes that a document takes in addition to its text and its fields.
 const DOCUMENT_BYTES: usize = size_of::<(Versioned, Origin)>() + 256;
 
-/// What a field takes besides its name and its value.
+/// The bytes that a field takes in addition to its name and its value.
 const FIELD_BYTES: usize = size_of::<Value>() + 64;
 
 /// Rows that are embedded in one call and written together.
@@ -34,9 +34,9 @@ pub(crate) struct Part {
     pub(super) rows: Vec<Target>,
     /// Rows that could not be processed.
     pub(super) failed: Vec<Failure>,
-    /// Vectors of documents whose points do not have them.
+    /// Vectors of documents whose stored points do not have them.
     pub(super) vectors: HashMap<PointId, Vector>,
-    /// First chunks that went after they were announced: they are written whole once more.
+    /// First chunks that were announced and have vanished since. They are written as whole points once more.
     pub(super) vanished: HashSet<PointId>,
     pub(super) context: Arc<Context>,
 }
@@ -54,35 +54,36 @@ impl Part {
         })
     }
 
-    /// The row that a point belongs to.
+    /// Returns the row that a point belongs to.
     pub(super) fn owner(&self, id: PointId) -> Option<&Target> {
         let is_surplus = |row: &&Target| row.first == id || row.surplus.contains(&id);
         self.document(id).map(|(row, _)| row).or_else(|| self.rows.iter().find(is_surplus))
     }
 
-    /// The rows that it decides about.
+    /// Returns the keys of its rows, including those that failed.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &RowKey> {
         self.rows.iter().map(|row| &row.key).chain(self.failed.iter().map(|failure| &failure.key))
     }
 
-    /// How many vectors it asks for.
+    /// Returns how many vectors have to be computed for it.
     pub(crate) fn texts(&self) -> usize {
         self.rows.iter().map(Target::texts).sum()
     }
 
-    /// What it takes, about, in bytes.
+    /// Returns about how many bytes it takes.
     pub(crate) fn weight(&self) -> usize {
         self.rows.iter().map(Target::weight).sum()
     }
 
-    /// A row that cannot be processed stays as it is, and is parked.
+    /// Moves a row that cannot be processed to the failed ones: it is parked, and its points stay as they are.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.rows.retain(|row| row.key != failure.key);
         self.failed.push(failure);
     }
 }
 
-/// Deals rows into parts that need about `most` vectors. A row's chunks stay together, and so do all that is said of a row.
+/// Divides rows into parts that need about `most` vectors each. The chunks of a row stay together, and so do a row and
+/// its failures.
 pub(super) fn parts(
     rows: Vec<Target>,
     failed: Vec<Failure>,
@@ -112,7 +113,7 @@ pub(super) fn parts(
 }
 
 impl Target {
-    /// What it takes, about, in bytes.
+    /// Returns about how many bytes it takes.
     pub(super) fn weight(&self) -> usize {
         let documents = self.documents.iter().map(|(versioned, _)| &versioned.document);
         let document = |document: &Document| {
@@ -127,7 +128,7 @@ impl Target {
     }
 }
 
-/// Asks an embedder for one collection, whoever writes it.
+/// Asks the embedder for the vectors of one collection, independently of its writer.
 #[derive(Clone)]
 pub(super) struct Texts {
     pub(super) collection: String,
@@ -137,7 +138,7 @@ pub(super) struct Texts {
     pub(super) embedder: Arc<dyn Embedder>,
     pub(super) telemetry: Telemetry,
     stop: CancellationToken,
-    /// Whether something beside has failed, so that what is under way will come again.
+    /// Cancelled when another part has failed, so that everything in flight will be replayed.
     given_up: CancellationToken,
     /// The collection's place in the status.
     pub(super) index: usize,
@@ -158,7 +159,7 @@ impl Writer {
         }
     }
 
-    /// Computes the vectors that a part lacks. It does not need the writer, who may write other parts meanwhile.
+    /// Computes the vectors that a part lacks. It does not borrow the writer, which may write other parts meanwhile.
     pub(crate) fn embed(
         &self,
         mut part: Part,
@@ -178,7 +179,8 @@ impl Writer {
 }
 
 impl Texts {
-    /// Computes the vectors of these documents. A row that has a text which cannot be embedded stays as it is, and is parked.
+    /// Computes the vectors of these documents. A row with a text that cannot be embedded is parked, and its points
+    /// stay as they are.
     pub(super) async fn fill(&self, part: &mut Part, ids: Vec<PointId>) -> Result<(), PipelineError> {
         let text = |id| Some((id, part.document(id)?.1.document.text.clone()));
         let (ids, texts): (Vec<PointId>, Vec<String>) = ids.into_iter().filter_map(text).unzip();
@@ -193,7 +195,7 @@ impl Texts {
                     computed += 1;
                 }
                 Err(error) => {
-                    // A row that has failed already is not there any more.
+                    // A row that has failed already is not in the part any more.
                     if let Some((_, versioned)) = part.document(id) {
                         let (key, position) = (versioned.document.key.clone(), versioned.position);
                         part.fail(Failure { key, position, code: error.code(), reason: error.to_string() });
@@ -208,8 +210,8 @@ impl Texts {
         Ok(())
     }
 
-    /// A vector for each text, or why it will never have one. What may still come is asked for again, for ever, unless something
-    /// beside has failed; what has come is kept, because somebody may have paid for it.
+    /// Returns a vector for each text, or why it will never have one. Retries transient errors without end, unless
+    /// another part has failed. Keeps the vectors that have arrived, because they may have cost money.
     pub(super) async fn embed(
         &self,
         texts: &[String],
@@ -253,7 +255,7 @@ impl Texts {
             let Some(error) = again else { return Ok(done.into_iter().flatten().collect()) };
             has_failed = true;
             let pause = async {
-                // "At once" it was tried already.
+                // A delay of zero means at once. That was the attempt that failed, so back off instead.
                 match error.after().filter(|delay| !delay.is_zero()) {
                     Some(delay) => retry.soon(error.into(), delay).await,
                     None => retry.after(error.into()).await,
@@ -266,8 +268,9 @@ impl Texts {
         }
     }
 
-    /// Resolves when vectors are not waited for any more, because something beside has failed. The first answer is waited for all
-    /// the same, unless everything is to stop: it is paid for, and once it is stored the batch that comes again needs it not.
+    /// Resolves when vectors are not needed any more, because another part has failed. The first answer is still
+    /// awaited, unless everything is to stop: it is paid for, and once it is stored, the replayed batch does not need
+    /// it again.
     async fn not_wanted(&self, has_failed: bool) {
         self.given_up.cancelled().await;
         if !has_failed {
