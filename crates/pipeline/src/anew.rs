@@ -24,7 +24,7 @@ pub struct TableFacts {
     pub is_replaced: bool,
     /// Whether an earlier session had to read it again, and has not.
     pub is_owed: bool,
-    /// What identifies its entry in the publication; `None` if tables are not listed there.
+    /// The identity of its entry in the publication; `None` if tables are not listed there.
     pub entry: Option<String>,
     /// The tables with collections whose rows depend on it.
     pub mains: Vec<TableName>,

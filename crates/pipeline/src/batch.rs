@@ -48,16 +48,16 @@ impl State {
 /// Where the values are that PostgreSQL did not send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Base {
-    /// Nowhere: every cell was sent.
+    /// No value is missing: every cell was sent.
     Complete,
-    /// In the stored point of the same key.
+    /// The missing values are in the stored point of the same key.
     Stored {
         /// The first change of the batch that builds upon the stored point. A stored point that is not older than this
         /// change shows a later state (the stream is being replayed), perhaps of another row under the same key. It
         /// cannot be used.
         before: Position,
     },
-    /// Only in the source.
+    /// The missing values are only in the source.
     Unknown,
 }
 

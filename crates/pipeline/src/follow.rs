@@ -315,7 +315,7 @@ impl Follower<'_> {
     /// There may be very many of them. A stop does not wait for the last one, because nothing of the batch is confirmed
     /// before that.
     ///
-    /// The active job is not told about these rows. It may write a row as it was before: the row's own change is known
+    /// The active job does not learn of these rows. It may write a row as it was before: the row's own change is known
     /// to the job already, or still to come, and rendering always reads looked-up rows as they are now.
     async fn refresh(&mut self, mut affected: Affected) -> Result<(), PipelineError> {
         let mut is_first = true;

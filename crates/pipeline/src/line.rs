@@ -372,7 +372,7 @@ impl<N: Note> Line<N> {
         }
         while self.batch(oldest).is_some_and(|batch| batch.asked > 0) {
             let written = self.advance(writers).await.map(drop);
-            // It comes again as a whole when a part of it has failed.
+            // If a part has failed, the source replays the whole batch, so the rest of it is not needed.
             let has_failed = self.batch(oldest).is_some_and(|batch| batch.has_failed);
             if has_failed || written.as_ref().is_err_and(|error| !matches!(error, PipelineError::Stopped)) {
                 self.given_up.cancel();
@@ -384,7 +384,7 @@ impl<N: Note> Line<N> {
     }
 }
 
-/// Prepares the next rows of each of these batches, each writer's beside the others'.
+/// Prepares the next rows of each of these batches, for all writers concurrently.
 async fn prepare(
     writers: &[Writer],
     source: &dyn Refetch,
@@ -411,7 +411,8 @@ fn embedders_of(writers: &[Writer]) -> Vec<Arc<dyn Embedder>> {
     embedders
 }
 
-/// Nobody waits for what was aborted, so that a part without an answer has panicked.
+/// Unwraps the answer of an embedding task. Aborted tasks are never joined here, so a task without an answer has
+/// panicked.
 fn whole(joined: Result<Answer, JoinError>) -> Answer {
     joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -71,7 +71,7 @@ pub(crate) enum Demand {
     Flush,
     /// Write what is pending, then empty this table.
     Truncate(TableName),
-    /// Nothing is waiting here, and the server has nothing more to send up to here.
+    /// Confirm this position: nothing is pending, and the server has nothing more to send up to there.
     Idle(Lsn),
 }
 

@@ -6,7 +6,7 @@ use walvec_model::{Document, Fingerprint, Generation, PointId, Position, Provena
 
 use crate::batch::Base;
 
-/// The generation of a record or point that no snapshot of walvec's is behind.
+/// The generation of records and points that come from no snapshot of walvec: those of other programs.
 pub(crate) const FOREIGN: Generation = Generation(0);
 
 /// The stored points of the rows of a batch, and which rows are parked.

@@ -35,7 +35,7 @@ pub struct Facts {
     pub left_at: Option<Lsn>,
     /// The slot.
     pub slot: Slot,
-    /// What identifies the publication as it is now, if there is one.
+    /// The version of the publication as it is now, if there is one.
     pub publication: Option<String>,
     /// The present name of the publication that was used before, if there is none with the configured name.
     pub publication_called: Option<String>,
@@ -76,7 +76,7 @@ pub enum Start {
     },
     /// Follow the stream from the slot's own position.
     Resume {
-        /// From where.
+        /// The checkpoint to continue from.
         checkpoint: Box<Checkpoint>,
         /// The tables to read again concurrently with the stream.
         anew: anew::Tables,
@@ -164,13 +164,13 @@ fn continuation(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Ga
 
 /// Returns the checkpoint as it is on the server's present timeline. Everything that was applied has to lie before the
 /// point at which the server's history left the timeline that it was read from. The promoted server never had anything
-/// behind that point.
+/// after that point.
 fn on_timeline(checkpoint: &Checkpoint, facts: &Facts) -> Result<Checkpoint, Gap> {
     let mut checkpoint = checkpoint.clone();
     if checkpoint.source.timeline != facts.source.timeline {
         let (before, now) = (checkpoint.source.timeline, facts.source.timeline);
         match facts.left_at {
-            // A position without a commit may lie behind that point: it says only that there was nothing more to read.
+            // A position without a commit may lie after that point: it says only that there was nothing more to read.
             Some(left_at) if checkpoint.written_to.is_some_and(|written_to| written_to <= left_at) => {
                 checkpoint.applied = checkpoint.applied.min(left_at);
             }

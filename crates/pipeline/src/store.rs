@@ -66,7 +66,7 @@ pub enum SnapshotState {
     Copying,
     /// Everything is in the sink, and the stream follows.
     Done,
-    /// The same tables have to be read again.
+    /// The tables of the same source have to be read again.
     Again,
     /// `walvec reset` asked for a new snapshot, of the source that is configured at the next start.
     Wanted,
@@ -86,8 +86,8 @@ pub struct Checkpoint {
     pub snapshot: SnapshotState,
     /// Everything committed up to here is durably in the sink. Never behind what was confirmed to PostgreSQL.
     pub applied: Lsn,
-    /// The end of the last transaction up to `applied` that brought rows. `applied` may lie behind it, because it
-    /// follows the server's position too.
+    /// The end of the last transaction up to `applied` that brought rows. `applied` may be later, because it follows
+    /// the server's position too.
     #[serde(default)]
     pub last_commit: Lsn,
     /// The position that the server's history has to contain, so that everything that may have been written is part of
@@ -108,11 +108,11 @@ pub struct Checkpoint {
     /// too.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tables: Tables,
-    /// What identified the publication when the snapshot began.
+    /// The version of the publication when the snapshot began.
     pub publication: String,
     /// The digest of the configuration that decides rows and payloads. When it changes, tables are read again.
     pub config_digest: String,
-    /// That digest by table, where tables can be read again one by one.
+    /// The digest of each table's configuration, where tables can be read again one by one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub digests: Vec<(TableName, String)>,
     /// The ids of the collections that were filled, by their names.
@@ -413,7 +413,8 @@ impl Store {
         stored.iter().map(|bytes| decode(bytes)).collect()
     }
 
-    /// Returns up to `limit` dead letters of a collection in the order of their keys, starting behind `after`.
+    /// Returns up to `limit` dead letters of a collection in the order of their keys, starting with the first key after
+    /// `after`.
     ///
     /// # Errors
     /// If the file cannot be read.

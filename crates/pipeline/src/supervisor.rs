@@ -53,7 +53,7 @@ const OPTIMIZE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long to wait after an index could not be built.
 const OPTIMIZE_AGAIN: Duration = Duration::from_secs(60);
 
-/// What a pipeline needs in addition to its collections.
+/// The settings of a pipeline, in addition to its collections.
 pub struct PipelineConfig {
     /// The source.
     pub source: SourceConfig,
@@ -116,7 +116,7 @@ impl Run {
         self.by_table.get(table).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a table is set aside.
+    /// Returns whether a table is set aside.
     pub(crate) fn is_aside(&self, table: &TableName) -> bool {
         self.aside.contains(table)
     }

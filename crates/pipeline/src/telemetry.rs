@@ -96,9 +96,9 @@ impl Stage {
 /// Where a pipeline reads changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadsFrom {
-    /// From PostgreSQL, which is asked how far it is.
+    /// From PostgreSQL, which reports its position.
     Source,
-    /// From topics, whose own lag is counted in records.
+    /// From topics, whose lag is counted in records.
     Topics,
 }
 

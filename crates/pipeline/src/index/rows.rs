@@ -42,8 +42,8 @@ pub(super) struct Rows {
     batch_rows: usize,
     shared: Shared,
     pending: Vec<(Arrived, Place)>,
-    /// Deletes in `pending` to repeat behind it as if the key were a uuid. Where nothing shows the type of the key it may be
-    /// one, and then the row has another point id.
+    /// Deletes in `pending` to repeat after it as if the key were a uuid. Where nothing shows the type of the key it
+    /// may be one, and then the row has another point id.
     as_uuids: Vec<(Arrived, Place)>,
     /// When the first of `pending` arrived.
     since: Option<Instant>,

@@ -253,7 +253,7 @@ impl Intake for Vectors {
         Ok(())
     }
 
-    /// Truncates do not wait here: each partition has its copy.
+    /// Returns false: truncates do not wait here, because each partition has a copy of them.
     fn is_older(&mut self, _: &Record, _: Position) -> bool {
         false
     }

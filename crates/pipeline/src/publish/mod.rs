@@ -104,7 +104,7 @@ pub struct Publisher {
     during: During,
 }
 
-/// What a session of the publisher has: the lifetime of one connection.
+/// One session of the publisher: the state that lives as long as one connection.
 struct Session<'a> {
     config: &'a PublisherConfig,
     store: &'a Arc<Store>,

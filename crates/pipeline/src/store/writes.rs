@@ -19,7 +19,7 @@ pub(super) type Entries<'t> = Table<'t, &'static str, &'static [u8]>;
 /// A checkpoint as it is stored.
 pub(super) struct Encoded {
     checkpoint: Vec<u8>,
-    /// What was written, by the entries' names.
+    /// The encoded witnesses, by the entries' names.
     writes: BTreeMap<String, Vec<u8>>,
 }
 
