@@ -82,7 +82,7 @@ impl Ownership {
     }
 }
 
-/// Waits until another process lets go of the lock of a collection, and takes it.
+/// Waits until another process releases the lock of a collection, and takes it.
 async fn wait_for(session: &Session, name: &str, key: i64, deadline: Instant) -> Result<(), CaptureError> {
     let mut has_told = false;
     while !take(session, key).await? {
@@ -98,7 +98,7 @@ async fn wait_for(session: &Session, name: &str, key: i64, deadline: Instant) ->
     Ok(())
 }
 
-/// Takes the locks of these collections that are free; returns the others, with their numbers.
+/// Takes the locks of these collections that are free. Returns the others, with the numbers of their locks.
 async fn held<'c>(session: &Session, collections: &'c [(String, String)]) -> Result<Vec<(&'c str, i64)>, CaptureError> {
     let keys: Vec<i64> = collections.iter().map(|(_, id)| key(id)).collect();
     let query = "SELECT place FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (key, place) WHERE NOT pg_try_advisory_lock(key)";
@@ -113,7 +113,7 @@ async fn take(session: &Session, key: i64) -> Result<bool, CaptureError> {
     Ok(row.map_err(|error| statement_error("taking the right to write a collection", &error))?.get(0))
 }
 
-/// Who has the lock, in words.
+/// Describes the session that holds the lock.
 async fn holder(session: &Session, key: i64) -> Result<Option<String>, CaptureError> {
     let query = "
         SELECT format('the walvec at %s, connected since %s (server process %s)',
@@ -126,7 +126,8 @@ async fn holder(session: &Session, key: i64) -> Result<Option<String>, CaptureEr
     Ok(row.map_err(|error| statement_error("asking who writes a collection", &error))?.map(|row| row.get(0)))
 }
 
-/// The number of a collection's lock. Two collections with the same one would wait for each other, and lose nothing.
+/// Returns the number of a collection's lock. Two collections with the same number would wait for each other, without
+/// losing anything.
 fn key(id: &str) -> i64 {
     let digest = Fingerprint::of(&["walvec collection", id]).to_string();
     let digits = digest.get(..16).unwrap_or_default();
