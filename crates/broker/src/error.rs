@@ -13,7 +13,7 @@ pub enum BrokerError {
     Unreachable {
         /// The broker's address.
         bootstrap: String,
-        /// What the client library says.
+        /// The client library's message.
         reason: String,
     },
     /// The broker answers and refuses the login.
@@ -21,7 +21,7 @@ pub enum BrokerError {
     Login {
         /// The broker's address.
         bootstrap: String,
-        /// What the client library says.
+        /// The client library's message.
         reason: String,
     },
     /// The user lacks a right.
@@ -29,7 +29,7 @@ pub enum BrokerError {
     Rights {
         /// What was tried, and on which topic or group.
         what: String,
-        /// What the broker says.
+        /// The broker's message.
         reason: String,
     },
     /// A topic is missing or cannot be created.
@@ -37,7 +37,7 @@ pub enum BrokerError {
     Topic {
         /// The topic.
         topic: String,
-        /// What is wrong with it.
+        /// What is wrong with the topic.
         reason: String,
     },
     /// Records that had to be read no longer exist.
@@ -80,7 +80,7 @@ pub enum BrokerError {
     DeletesShort {
         /// The topic.
         topic: String,
-        /// How long it keeps deletes.
+        /// How long the topic keeps deletes.
         kept: Duration,
     },
     /// The group's offsets belong to other collections than the configured ones.
@@ -95,7 +95,7 @@ pub enum BrokerError {
     /// The broker does not support the newer group protocol.
     #[error("the broker does not know the group protocol of Kafka 4 (KIP-848): {reason}")]
     OldProtocol {
-        /// What the client library says.
+        /// The client library's message.
         reason: String,
     },
     /// A record is larger than the broker accepts.
@@ -117,7 +117,7 @@ pub enum BrokerError {
     /// Other workers took over while this one did not respond.
     #[error("the consumer group went on without this worker: {reason}")]
     Fenced {
-        /// What the broker says.
+        /// The broker's message.
         reason: String,
     },
     /// The group already has a member of this name, or has not yet noticed that the former one was killed.
@@ -157,7 +157,7 @@ pub enum BrokerError {
     Failed {
         /// What was being done.
         doing: String,
-        /// What the client library says.
+        /// The client library's message.
         reason: String,
     },
     /// The client has ended. The error that ended it was reported before.

@@ -13,7 +13,7 @@ pub struct Record {
     pub partition: i32,
     /// The record's place in the partition.
     pub offset: i64,
-    /// When it was written, by the producer's or the broker's clock.
+    /// When the record was written, by the producer's or the broker's clock.
     pub timestamp: Option<SystemTime>,
     /// The key; `None` if the record has none.
     pub key: Option<Vec<u8>>,

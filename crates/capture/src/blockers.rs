@@ -16,13 +16,13 @@ use crate::sql::{quote_ident, quote_literal};
 /// An open transaction that has to end before PostgreSQL creates a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
-    /// What holds it open.
+    /// What holds the transaction open.
     pub held_by: Holder,
     /// The role that began it.
     pub role: String,
     /// The database that it is in.
     pub database: String,
-    /// How long it has been open; `None` if the role may not see that.
+    /// How long the transaction has been open; `None` if the role may not see that.
     pub age: Option<Duration>,
 }
 

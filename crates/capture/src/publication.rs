@@ -19,13 +19,13 @@ use crate::{CaptureError, row_filter};
 pub enum PublicationState {
     /// There is no publication of this name.
     Missing,
-    /// It publishes exactly what is configured.
+    /// The publication contains exactly what is configured.
     Matches {
         /// `pg_publication.oid`. If it changes, the publication was dropped and created again, and the server cannot
         /// decode the changes in between.
         oid: u32,
     },
-    /// It publishes something else.
+    /// The publication contains something else.
     Differs {
         /// How it differs.
         difference: String,

@@ -25,7 +25,7 @@ pub enum Obstacle {
     View,
     /// A foreign table.
     Foreign,
-    /// Its changes are not in the WAL.
+    /// An unlogged table, whose changes are not in the WAL.
     Unlogged,
     /// The role may not read the table.
     NoRight,

@@ -4,7 +4,7 @@
 const DAYS_TO_1970: i64 = 719_468;
 const DAYS_PER_400_YEARS: i64 = 146_097;
 
-/// The year (0 is 1 BC), month and day of a number of days since 1970.
+/// Returns the year (0 is 1 BC), month and day of a number of days since 1970.
 #[must_use]
 pub const fn from_days(days: i64) -> (i64, i64, i64) {
     let days = days.saturating_add(DAYS_TO_1970);
@@ -18,7 +18,7 @@ pub const fn from_days(days: i64) -> (i64, i64, i64) {
     (of_era_year + era * 400 + next_year, month, day)
 }
 
-/// The number of days since 1970 of a year (0 is 1 BC), month and day.
+/// Returns the number of days since 1970 of a year (0 is 1 BC), month and day.
 #[must_use]
 pub const fn to_days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };

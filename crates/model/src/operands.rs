@@ -2,7 +2,7 @@
 //!
 //! Jinja's operators know numbers and texts. PostgreSQL has two more values: NULL, and `numeric`, whose digits can
 //! exceed what a floating-point number holds. In templates both are objects that print exactly. Before a template is
-//! compiled, filters are inserted behind its operands, which turn these objects into values that the operators
+//! compiled, filters are inserted after its operands, which turn these objects into values that the operators
 //! understand: `price * 2` becomes `price|_number * 2`, and `price > 2` becomes `price|_least > 2`.
 //!
 //! [`prepare`] only looks at tokens. A template that is not valid is still refused by the engine, and
@@ -53,7 +53,7 @@ impl Prepared {
     }
 }
 
-/// Inserts the filters behind the operands of `template`.
+/// Inserts the filters after the operands of `template`.
 #[must_use]
 pub fn prepare(template: &str) -> Prepared {
     let mut writer = Writer { template, insertions: Vec::new(), compares: false };
@@ -288,7 +288,7 @@ fn regions(template: &str) -> Vec<(Vec<Token>, bool)> {
     regions
 }
 
-/// Returns the tokens up to `close`, and the offset behind it.
+/// Returns the tokens up to `close`, and the offset after it.
 fn tokens(template: &str, from: usize, close: &str) -> (Vec<Token>, usize) {
     let mut tokens: Vec<Token> = Vec::new();
     let mut depth = 0_usize;

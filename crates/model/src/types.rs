@@ -71,7 +71,7 @@ pub enum Type {
     Float,
     /// `numeric`.
     Numeric {
-        /// The number of digits behind the point, where the column declares it.
+        /// The number of digits after the decimal point, where the column declares it.
         scale: Option<i16>,
     },
     /// `text`, `varchar`, `citext` and similar types.

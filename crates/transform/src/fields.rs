@@ -30,7 +30,7 @@ pub enum Compared {
     Whole,
     /// Numbers.
     Number,
-    /// The text of a `numeric`, with this number of digits behind the point where the column declares it.
+    /// The text of a `numeric`, with this number of digits after the decimal point if the column declares one.
     Digits(Option<i16>),
     /// Texts, which have to be equal.
     Text,

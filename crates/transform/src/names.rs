@@ -89,7 +89,7 @@ impl ReachableNames {
     }
 }
 
-/// Returns the identifiers of `source`, each with the offset behind it.
+/// Returns the identifiers of `source`, each with the offset after it.
 fn words(source: &str) -> impl Iterator<Item = (usize, &str)> {
     source.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()).map(move |word| {
         // A word is a slice of `source`, so the difference of their addresses is its offset.

@@ -33,7 +33,7 @@ fn names_in(expression: &str) -> impl Iterator<Item = &str> {
     tokens(expression).filter_map(move |token| {
         let of_row = matches!(before, Token::Name(ROW | ALWAYS_ROW));
         let name = match (token, last) {
-            // A name behind a bar is a filter; a name behind a dot belongs to the value before it.
+            // A name after a bar is a filter; a name after a dot belongs to the value before it.
             (Token::Name(ROW | ALWAYS_ROW), _) | (Token::Name(_), Token::Sign('|')) => None,
             (Token::Name(name), Token::Sign('.')) => of_row.then_some(name),
             (Token::Name(name), _) => Some(name),

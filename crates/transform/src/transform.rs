@@ -286,7 +286,7 @@ impl Transform {
     /// checks that there is a field for each index; the table of a single record need not have one.
     ///
     /// # Errors
-    /// Returns the errors of the two checks, and [`TransformError::Index`].
+    /// Returns the errors of [`check`](Self::check) and [`check_lookups`](Self::check_lookups), and [`TransformError::Index`].
     pub fn check_among(&self, table: &Table, tables: &[Arc<Table>]) -> Result<(), TransformError> {
         self.check(table)?;
         self.check_indexes(table)?;
@@ -447,7 +447,7 @@ fn check_template(table: &Table, template: &Template, lookups: &[Lookup]) -> Res
             return unknown(column);
         }
     }
-    // With such a column, a name behind `row` may be a member of the column's value.
+    // With such a column, a name after `row` may be a member of the column's value.
     let is_member = |name: &str| row_is_column && template.names.subscripts_of_row().any(|member| member == name);
     let missing = template.names.subscripts().find(|name| table.column_index(name).is_none() && !is_member(name));
     missing.map_or(Ok(()), unknown)

@@ -27,7 +27,7 @@ pub async fn record(connection: &Connection, partition: Partition, offset: i64) 
     Ok(next(connection, partition, offset).await?.filter(|record| record.offset == offset))
 }
 
-/// Returns the first record at `offset` or behind it; `None` at the end of the partition. Transaction markers are not records.
+/// Returns the first record at `offset` or after it; `None` at the end of the partition. Transaction markers are not records.
 ///
 /// # Errors
 /// Fails if the broker cannot be asked.

@@ -132,8 +132,8 @@ pub struct Progress {
     pub partition: Partition,
     /// The offset of the next record to read.
     pub next: i64,
-    /// The number of records that wait. Less than the distance to the end of the partition, where transaction markers
-    /// have offsets too.
+    /// The number of records that wait. Not always the distance to the end of the partition, because transaction
+    /// markers have offsets too.
     pub lag: i64,
     /// Whether reading is paused on purpose.
     pub is_paused: bool,

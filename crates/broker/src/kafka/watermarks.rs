@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait before asking the broker again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Returns the offset of the first record of a partition, and the offset behind its last one.
+/// Returns the offset of the first record of a partition, and the offset after its last one.
 ///
 /// A partition that was created a moment ago may have no leader yet, or may not be known to every broker. The request
 /// is therefore repeated for half a minute.

@@ -96,7 +96,7 @@ pub struct Letter {
 pub enum Parked {
     /// Something is missing.
     Letter(Box<Letter>),
-    /// It is no longer missing.
+    /// The row or record is no longer missing.
     Cleared(Subject),
 }
 

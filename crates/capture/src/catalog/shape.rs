@@ -47,7 +47,7 @@ struct Storage {
 pub enum Alteration {
     /// Another table has taken over the name.
     Replaced,
-    /// Its rows may read differently than before, or some of them are gone.
+    /// The values of its rows may read differently than before, or some rows are gone.
     Rows {
         /// What was found.
         why: &'static str,

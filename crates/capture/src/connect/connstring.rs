@@ -134,7 +134,7 @@ const FOREIGN: [(&str, &str); 22] = [
     ("search_path", "SQLx or pgx"),
 ];
 
-/// Returns the error for unknown settings. It repeats only names from the lists above: the text behind an unencoded `?`
+/// Returns the error for unknown settings. It repeats only names from the lists above: the text after an unencoded `?`
 /// or quotation mark in a password looks like a name, too.
 pub(super) fn unknown(names: &[&str]) -> CaptureError {
     if let Some(name) = names.iter().find(|name| UNSUPPORTED.contains(name)) {

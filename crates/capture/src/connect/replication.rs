@@ -94,7 +94,7 @@ impl Replication {
         sent.map_err(|error| self.failed(error))
     }
 
-    /// Ends a running stream. Afterwards the server has read all reports and released the slot.
+    /// Ends a running stream. Afterwards the server has read all feedback and released the slot.
     pub(crate) async fn finish(&mut self) -> Result<(), CaptureError> {
         let finished = self.wire.finish_copy().await;
         finished.map_err(|error| self.failed(error))

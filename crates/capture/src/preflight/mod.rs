@@ -49,7 +49,7 @@ pub struct Finding {
     pub code: &'static str,
     /// What was found, and what is at risk.
     pub message: String,
-    /// What to do about it.
+    /// What to do about the finding.
     pub remedy: Remedy,
     /// What the finding is about, for pipelines that decide by themselves what it means.
     pub subject: Subject,

@@ -57,7 +57,7 @@ pub enum Actor {
     Owner {
         /// The role.
         role: String,
-        /// What it owns.
+        /// What the role owns.
         of: Owned,
     },
 }

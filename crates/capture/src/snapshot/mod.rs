@@ -129,7 +129,7 @@ impl Snapshot {
     /// a message of the server (1 GB), everything but its key is [unchanged](walvec_model::Cell::Unchanged).
     ///
     /// A table that was rewritten or truncated while it was copied is read again. A truncate announces that, and the rows
-    /// behind it have its position. Changes in the stream from before that position are already contained in these rows.
+    /// after it have its position. Changes in the stream from before that position are already contained in these rows.
     ///
     /// # Errors
     /// Any error ends the snapshot: the rows copied so far are incomplete.

@@ -25,7 +25,7 @@ pub(super) struct Plan {
 
 /// Rows that can be read by one statement.
 pub(super) struct Part {
-    /// The text behind FROM.
+    /// The text after FROM.
     from: String,
     conditions: Vec<String>,
     /// The oids of the tables that hold the rows.

@@ -21,7 +21,7 @@ use crate::{CaptureError, Outlook};
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// One of the copying tasks.
+/// One of the tasks that copy pieces.
 pub(super) struct Worker {
     pub(super) info: ConnInfo,
     /// The name of the snapshot.

@@ -125,7 +125,7 @@ impl ChangeStream {
     /// Ends the stream. Afterwards the server has received the last confirmed position, and the slot is free.
     ///
     /// # Errors
-    /// Fails if the last report did not reach the server, or if the stream had failed before. Nothing is lost then:
+    /// Fails if the last feedback did not reach the server, or if the stream had failed before. Nothing is lost then:
     /// what was not confirmed is streamed again.
     pub async fn close(self) -> Result<(), CaptureError> {
         let Self { batches, confirmed, stop, reader } = self;

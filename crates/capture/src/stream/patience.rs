@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::CaptureError;
 use crate::connect::Replication;
 
-/// The longest interval between two reports to the server.
+/// The longest interval between two feedback messages to the server.
 const MAX_STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// The longest silence of a server that was asked to answer. After it, the server counts as gone unless it is at work, even if
 /// TCP believes that the connection is alive. Shorter if the server's own timeout for a silent client is shorter.

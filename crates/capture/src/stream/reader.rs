@@ -53,14 +53,14 @@ pub(super) struct Reader {
     received: Lsn,
     batch: Vec<StreamEvent>,
     batch_bytes: usize,
-    /// Whether the server has requested a report.
+    /// Whether the server has requested feedback.
     reply_due: bool,
-    /// When the server last sent something, or when walvec last did not listen to it.
+    /// When the server last sent something, or when walvec was last not listening.
     heard: Instant,
     /// When the server was last found to be at work in silence.
     looked: Instant,
     patience: Patience,
-    /// When the next report is due.
+    /// When the next feedback is due.
     status: Interval,
     /// A running question whether the server is at work.
     inquiry: Option<AbortOnDropHandle<bool>>,
@@ -164,7 +164,7 @@ impl Reader {
         }
     }
 
-    /// Sends a report. Requests an answer if there was none for a while, and checks the server after too long a silence.
+    /// Sends feedback. Requests an answer if there was none for a while, and checks the server after too long a silence.
     async fn check_silence(&mut self, full: bool) -> Result<(), CaptureError> {
         if full {
             // While the channel is full, walvec does not listen.
@@ -260,7 +260,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Asks the catalogue about a table. The answer may wait for a lock; reports to the server go on in the meantime.
+    /// Asks the catalogue about a table. The answer may wait for a lock; the server gets feedback in the meantime.
     async fn described(&mut self, relation: &Relation) -> Result<Option<Followed>, CaptureError> {
         let relations = Arc::clone(&self.relations);
         let mut describing = std::pin::pin!(relations.describe(relation));
