@@ -1,14 +1,14 @@
-//! Errors of the client library, sorted by what they mean.
+//! Sorts errors of the client library by their meaning.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::error::BrokerError;
 
-/// Sorts an error of the client library by what it means. `heard` is what the broker said last beside it: the library
-/// reports a refused login as a time-out of the request that waited for it.
+/// Converts an error of the client library to a [`BrokerError`] by its meaning. `heard` is the last error that belonged
+/// to no request: the library reports a refused login as a time-out of the request that waited for it.
 pub(crate) fn classify(bootstrap: &str, doing: &str, error: &KafkaError, heard: Option<BrokerError>) -> BrokerError {
     let reason = match error {
-        // Its own words show the value, which may be a secret.
+        // The library's own message shows the value, which may be a secret.
         KafkaError::ClientConfig(_, description, key, _) => format!("{key}: {description}"),
         other => other.to_string(),
     };
@@ -46,7 +46,7 @@ const fn is_rights(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Whether the group no longer counts on this member.
+/// Returns whether the group has given up this member.
 pub(crate) const fn is_fenced(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,

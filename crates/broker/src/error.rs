@@ -1,46 +1,46 @@
-//! What can go wrong with a broker, and whether trying again helps.
+//! Errors of the broker and the connection to it, and whether trying again helps.
 
 use std::time::Duration;
 
-/// An error of the broker, or of the way to it.
+/// An error of the broker, or of the connection to it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// The client was left out when the program was built.
+    /// The program was built without the client of Kafka's protocol.
     #[error("a broker needs a client of Kafka's protocol, and this walvec was built without the feature \"kafka\"")]
     NotBuilt,
-    /// Nobody answers, or the connection breaks.
+    /// The broker does not answer, or the connection breaks.
     #[error("the broker at {bootstrap} cannot be reached: {reason}")]
     Unreachable {
-        /// Where it should be.
+        /// The broker's address.
         bootstrap: String,
-        /// What the client library says.
+        /// The client library's message.
         reason: String,
     },
-    /// The broker answers and refuses who we are.
+    /// The broker answers and refuses the login.
     #[error("the broker at {bootstrap} refuses the login: {reason}")]
     Login {
-        /// Where it is.
+        /// The broker's address.
         bootstrap: String,
-        /// What the client library says.
+        /// The client library's message.
         reason: String,
     },
-    /// The user may not do something.
+    /// The user lacks a right.
     #[error("the broker does not allow {what}: {reason}")]
     Rights {
         /// What was tried, and on which topic or group.
         what: String,
-        /// What the broker says.
+        /// The broker's message.
         reason: String,
     },
-    /// A topic is missing or cannot be made.
+    /// A topic is missing or cannot be created.
     #[error("topic \"{topic}\": {reason}")]
     Topic {
         /// The topic.
         topic: String,
-        /// What is wrong with it.
+        /// What is wrong with the topic.
         reason: String,
     },
-    /// Records that had to be read are gone.
+    /// Records that had to be read no longer exist.
     #[error(
         "topic \"{topic}\", partition {partition}: records from offset {expected} on were to be read, but {found}; \
          the changes in between are gone"
@@ -55,7 +55,7 @@ pub enum BrokerError {
         /// What is there instead.
         found: String,
     },
-    /// A compacted topic may have removed deletes that the group has not read.
+    /// A compacted topic may have removed deletes that the group has not read yet.
     #[error(
         "of topic \"{topic}\", partition {partition}, what was written in the last {} s has not been read, and the topic keeps deletes for {} s \
          only (`delete.retention.ms`): rows that were deleted meanwhile may stay in the collection",
@@ -66,12 +66,12 @@ pub enum BrokerError {
         topic: String,
         /// The partition.
         partition: i32,
-        /// Since how long ago not everything that was written has been read.
+        /// The age of the oldest records that may not have been read.
         behind: Duration,
         /// How long the topic keeps deletes.
         kept: Duration,
     },
-    /// A compacted topic forgets deletes faster than a worker can be counted on to read them.
+    /// A compacted topic forgets deletes sooner than a worker is sure to have read them.
     #[error(
         "topic \"{topic}\" is compacted and keeps deletes for {} ms only (`delete.retention.ms`): a worker that starts again in \
          between would miss them, and the rows would stay in the collection",
@@ -80,10 +80,10 @@ pub enum BrokerError {
     DeletesShort {
         /// The topic.
         topic: String,
-        /// How long it keeps deletes.
+        /// How long the topic keeps deletes.
         kept: Duration,
     },
-    /// The group's offsets tell how far another collection was filled.
+    /// The group's offsets belong to other collections than the configured ones.
     #[error(
         "the consumer group has come to its place in {partition} for other collections than those of now (one was removed, \
          made anew or added, or its payload is another): rows from before would be missing, or show what they did then"
@@ -92,35 +92,35 @@ pub enum BrokerError {
         /// The partition, as `topic/number`.
         partition: String,
     },
-    /// The broker does not know the newer protocol of groups.
+    /// The broker does not support the newer group protocol.
     #[error("the broker does not know the group protocol of Kafka 4 (KIP-848): {reason}")]
     OldProtocol {
-        /// What the client library says.
+        /// The client library's message.
         reason: String,
     },
-    /// A record is larger than the broker takes.
+    /// A record is larger than the broker accepts.
     #[error("a record of {bytes} bytes is larger than topic \"{topic}\" takes ({limit} bytes, `max.message.bytes`)")]
     TooLarge {
         /// The topic.
         topic: String,
-        /// The record's key and value.
+        /// The size of the record's key and value.
         bytes: usize,
-        /// The limit that the producer knows of.
+        /// The limit that the producer was given.
         limit: usize,
     },
-    /// The client library does not take the settings.
+    /// The client library does not accept the settings.
     #[error("settings of the broker: {reason}")]
     Settings {
-        /// Which, and why.
+        /// Which setting, and why.
         reason: String,
     },
-    /// Other workers took over while this one did not answer.
+    /// Other workers took over while this one did not respond.
     #[error("the consumer group went on without this worker: {reason}")]
     Fenced {
-        /// What the broker says.
+        /// The broker's message.
         reason: String,
     },
-    /// A member of this name is in the group already, or was until it was killed a moment ago.
+    /// The group already has a member of this name, or has not yet noticed that the former one was killed.
     #[error(
         "the group still has a member called \"{instance}\": one that was killed counts until its session is over, and another \
          one that runs has to have a name of its own"
@@ -129,7 +129,7 @@ pub enum BrokerError {
         /// The member's name.
         instance: String,
     },
-    /// A topic has another number of partitions than when its first record was written.
+    /// A topic has a different number of partitions than when its first record was written.
     #[error(
         "topic \"{topic}\" has {now} partitions instead of {before}: records of one row are in two of them now, and may be read in the \
          wrong order"
@@ -137,12 +137,12 @@ pub enum BrokerError {
     Repartitioned {
         /// The topic.
         topic: String,
-        /// How many it had.
+        /// The number of partitions before.
         before: i32,
-        /// How many it has.
+        /// The number of partitions now.
         now: i32,
     },
-    /// The consumer gets nothing although there is more to read.
+    /// The consumer receives no records although there are more to read.
     #[error("no record has come for {seconds} s although topic \"{topic}\", partition {partition} holds more")]
     Stalled {
         /// The topic.
@@ -157,16 +157,16 @@ pub enum BrokerError {
     Failed {
         /// What was being done.
         doing: String,
-        /// What the client library says.
+        /// The client library's message.
         reason: String,
     },
-    /// The client has ended; the error that ended it was reported before.
+    /// The client has ended. The error that ended it was reported before.
     #[error("the connection to the broker has been closed")]
     Closed,
 }
 
 impl BrokerError {
-    /// Whether the same attempt may succeed later without anybody's help.
+    /// Returns whether the same attempt may succeed later without a change by the operator.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -191,7 +191,7 @@ impl BrokerError {
         }
     }
 
-    /// The code on the last line of stderr.
+    /// Returns the code that is printed on the last line of stderr.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
@@ -211,7 +211,7 @@ impl BrokerError {
         }
     }
 
-    /// What to type, if anything helps.
+    /// Returns a text with what to do or type, if anything helps.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         let remedy = match self {

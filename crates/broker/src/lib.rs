@@ -1,10 +1,10 @@
-//! The change log between stages: topics of a Kafka-API broker.
+//! The change log between stages: topics of a broker with Kafka's protocol.
 //!
 //! - [`record`]: records as a topic holds them
-//! - [`wire`]: what records say, as versioned envelopes; pure
+//! - [`wire`]: the contents of records, as versioned envelopes; no I/O
 //! - [`kafka`]: the client: topics, producer, consumer
-//! - `classify`: errors of the client library, sorted by what they mean
-//! - [`error`]: what can go wrong, and whether trying again helps
+//! - `classify`: sorts errors of the client library by their meaning
+//! - [`error`]: errors, and whether trying again helps
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

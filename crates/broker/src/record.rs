@@ -1,4 +1,4 @@
-//! Records as a topic holds them, without a client library in sight.
+//! Records as a topic holds them, independent of the client library.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ pub struct Record {
     pub topic: Arc<str>,
     /// The partition.
     pub partition: i32,
-    /// Its place in the partition.
+    /// The record's place in the partition.
     pub offset: i64,
-    /// When it was written, by the producer's or the broker's clock.
+    /// When the record was written, by the producer's or the broker's clock.
     pub timestamp: Option<SystemTime>,
-    /// The key, if it has one.
+    /// The key; `None` if the record has none.
     pub key: Option<Vec<u8>>,
-    /// The value; a record without one is a tombstone.
+    /// The value; `None` for a tombstone.
     pub value: Option<Vec<u8>>,
-    /// Headers, in their order.
+    /// The headers, in their order.
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
@@ -28,7 +28,7 @@ pub struct Record {
 pub struct Partition {
     /// The topic.
     pub topic: Arc<str>,
-    /// Its number, from 0.
+    /// The partition's number, from 0.
     pub number: i32,
 }
 
@@ -38,52 +38,54 @@ impl fmt::Display for Partition {
     }
 }
 
-/// A record, and in which assignment of its partition it was read.
+/// A record together with the number of the assignment in which it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Received {
     /// The record.
     pub record: Record,
-    /// Tells what was read before a partition went and came back.
+    /// The number of the partition's assignment. It tells records apart that were read before the partition was revoked
+    /// and assigned again.
     pub assignment: u64,
 }
 
 impl Record {
-    /// The partition that it is in.
+    /// Returns the partition that holds the record.
     #[must_use]
     pub fn partition(&self) -> Partition {
         Partition { topic: Arc::clone(&self.topic), number: self.partition }
     }
 
-    /// The last header called `name`, if it is text.
+    /// Returns the last header called `name`, if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().rev().find(|(found, _)| found == name)?;
         std::str::from_utf8(value).ok()
     }
 
-    /// `topic/partition@offset`, for messages.
+    /// Formats the record's place for messages: `topic/partition@offset`.
     #[must_use]
     pub fn place(&self) -> String {
         format!("{}/{}@{}", self.topic, self.partition, self.offset)
     }
 }
 
-/// A record that is to be written.
+/// A record to be written.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outgoing {
     /// The key, which decides the partition.
     pub key: Option<Vec<u8>>,
-    /// The value; `None` is a tombstone.
+    /// The value; `None` for a tombstone.
     pub value: Option<Vec<u8>>,
-    /// Headers, in their order.
+    /// The headers, in their order.
     pub headers: Vec<(&'static str, Vec<u8>)>,
-    /// Whether every partition gets a copy: it concerns the rows of all of them.
+    /// Whether every partition gets a copy, because the record concerns rows in all of them.
     pub everywhere: bool,
 }
 
 impl Outgoing {
-    /// The same with a key, if it has none: a compacted topic takes no record without one, and keeps the last of each key.
-    /// `about`: what a later record makes this one superfluous by being about it too. No row's key is a JSON text.
+    /// Returns the record with a key made from `about`, if it has no key. A compacted topic accepts no record without a
+    /// key, and keeps the last record of each key, so a later record with the same `about` replaces this one. The made
+    /// key is a JSON string, which no row's key is.
     #[must_use]
     pub fn with_key_about(self, about: &str) -> Self {
         let key = self.key.unwrap_or_else(|| format!("{:?}", format!("walvec: {about}")).into_bytes());

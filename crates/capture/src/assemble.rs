@@ -1,9 +1,8 @@
-//! Replication messages → changes with positions, keys and values. Pure: what has to be looked up comes with
-//! [`Followed`].
+//! Turns replication messages into changes with positions, keys and values. Pure: everything it needs from the
+//! catalogue is passed in with [`Followed`].
 //!
-//! Positions follow from the messages alone, so that a replay gives every change the position that it had before: the
-//! commit LSN is that of Begin, and the ordinal counts all row changes of the transaction, also those of tables that are
-//! not followed.
+//! Positions follow from the messages alone, so a replay gives every change the same position again: the commit LSN is that of
+//! Begin, and the ordinal counts all row changes of the transaction, including those of tables that are not followed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,30 +14,30 @@ use crate::copy_text::not_utf8;
 use crate::pgoutput::{Field, Message, Tuple};
 use crate::value::{self, Kind};
 
-/// A table whose changes are wanted, as the rows after its Relation message show it.
+/// A table whose changes are wanted, as described by the stream's latest Relation message.
 #[derive(Debug)]
 pub(crate) struct Followed {
     pub(crate) table: Arc<Table>,
     /// How to read each column.
     pub(crate) kinds: Vec<Kind>,
-    /// Which columns something uses. The others, which may be large, are told as NULL.
+    /// For each column, whether it is used. The others may be large and are emitted as NULL.
     pub(crate) used: Vec<bool>,
-    /// Whether its rows are wanted for their own sake.
+    /// Whether documents are made of the table's rows.
     pub(crate) is_main: bool,
-    /// Whether rows of other tables look something up in it.
+    /// Whether rows of other tables look something up in this table.
     pub(crate) is_looked_up: bool,
-    /// Whether changes may come without the values of before all the same: the table says `REPLICA IDENTITY FULL`, and a
-    /// partition that was added later does not.
+    /// Whether changes may come without the old values nevertheless: the table has `REPLICA IDENTITY FULL`, but a
+    /// partition that was added later has not.
     pub(crate) may_lack_old: bool,
 }
 
 /// Turns the messages of one stream into events.
 #[derive(Default)]
 pub(crate) struct Assembler {
-    /// What the stream said last about each relation; `None` for those that are not followed.
+    /// The latest description of each relation; `None` for relations that are not followed.
     relations: HashMap<u32, Option<Followed>>,
-    /// The relation that was described last, if it is not followed and no row has come since. The server describes a partition right
-    /// before the partition's first row, which it calls one of the followed table.
+    /// The relation that was described last, if it is not followed and no row has come since. The server describes a
+    /// partition right before the partition's first row, and attributes that row to the followed table.
     described: Option<u32>,
     transaction: Option<Transaction>,
 }
@@ -46,23 +45,23 @@ pub(crate) struct Assembler {
 struct Transaction {
     commit_lsn: Lsn,
     xid: u32,
-    /// Row changes so far.
+    /// The number of row changes so far.
     changes: u64,
 }
 
 impl Assembler {
-    /// Whether a transaction has begun and not ended.
+    /// Returns whether a transaction has begun and not ended.
     pub(crate) const fn in_transaction(&self) -> bool {
         self.transaction.is_some()
     }
 
-    /// Sets how the following rows of a relation are read. It may change in the middle of a transaction.
+    /// Sets how the rows of a relation are read from now on. It may change in the middle of a transaction.
     pub(crate) fn set_relation(&mut self, oid: u32, followed: Option<Followed>) {
         self.described = followed.is_none().then_some(oid);
         self.relations.insert(oid, followed);
     }
 
-    /// Adds the events of one message. Relation messages go through [`set_relation`](Self::set_relation).
+    /// Appends the events of one message. Relation messages go through [`set_relation`](Self::set_relation) instead.
     pub(crate) fn apply(&mut self, message: Message<'_>, events: &mut Vec<StreamEvent>) -> Result<(), CaptureError> {
         match message {
             Message::Begin { commit_lsn, at, xid } => {
@@ -93,7 +92,7 @@ impl Assembler {
                 self.change(relation, events, |followed| Ok(Op::Delete { key: key_of(followed, &old)? }), touched)?;
             }
             Message::Truncate { relations } => {
-                // Each table that it names was described, and none is a partition of another.
+                // Every table in a TRUNCATE was described before it, and none of them is a partition.
                 self.described = None;
                 for relation in relations {
                     self.change(relation, events, |_| Ok(Op::Truncate), |_| Ok(Touched::All))?;
@@ -137,8 +136,8 @@ impl Assembler {
 fn insert(followed: &Followed, new: &Tuple<'_>) -> Result<Op, CaptureError> {
     let new = row(followed, new, None)?;
     if new.is_partial() {
-        // A row that an update moved into the row filter comes as an insert, but without its untouched TOAST values.
-        // As an update it asks for them to be looked up.
+        // An update that moves a row into the row filter arrives as an insert, but without its unchanged TOAST values.
+        // As an update, those values are looked up.
         return updated(followed, None, new);
     }
     Ok(Op::Insert { new })
@@ -159,12 +158,12 @@ fn updated(followed: &Followed, old_key: Option<RowKey>, new: Row) -> Result<Op,
             Some(Cell::Unchanged) | None => return Err(incomplete_key(followed, index)),
         }
     }
-    // The old tuple also comes when other columns of the identity changed, or always, if it is the whole row.
+    // The old tuple is also sent if other columns of the identity changed, and always if the identity is the whole row.
     let old_key = old_key.filter(|old| *old != RowKey::new(key));
     Ok(Op::Update { old_key, new })
 }
 
-/// The row of a looked-up table before and after a change.
+/// Returns the rows of a looked-up table before and after a change.
 fn rows(followed: &Followed, old: Option<&Tuple<'_>>, new: Option<&Tuple<'_>>) -> Result<Touched, CaptureError> {
     if followed.may_lack_old && old.is_some_and(|old| is_bare_key(followed, old)) {
         return Ok(Touched::All);
@@ -174,10 +173,10 @@ fn rows(followed: &Followed, old: Option<&Tuple<'_>>, new: Option<&Tuple<'_>>) -
     Ok(Touched::Rows(before.into_iter().chain(after).collect()))
 }
 
-/// Whether nothing but the key of a row was sent. The server calls it a whole row if the table's identity is FULL, whatever that
-/// of the partition is.
+/// Returns whether only the key of a row was sent. If the table's identity is FULL, the server calls this a whole row,
+/// even if the partition has another identity.
 fn is_bare_key(followed: &Followed, row: &Tuple<'_>) -> bool {
-    // What is sent as a key says nothing of the other columns, and is known to.
+    // A tuple that is marked as a key is known to leave the other columns out.
     if row.is_key {
         return false;
     }
@@ -185,7 +184,8 @@ fn is_bare_key(followed: &Followed, row: &Tuple<'_>) -> bool {
     others.all(|(_, field)| field == Field::Null)
 }
 
-/// The row of `new`, with what it left out taken from `old` as far as it is there. Of a key, everything else counts as left out.
+/// Decodes `new`, with values that it left out taken from `old` where they are present there. In a key tuple, all other
+/// columns count as left out.
 fn row(followed: &Followed, new: &Tuple<'_>, old: Option<&Tuple<'_>>) -> Result<Row, CaptureError> {
     check_shape(followed, new)?;
     let mut old_fields = old.map(Tuple::fields);
@@ -200,7 +200,7 @@ fn row(followed: &Followed, new: &Tuple<'_>, old: Option<&Tuple<'_>>) -> Result<
             Field::Null if new.is_key => Cell::Unchanged,
             Field::Null => Cell::Value(Value::Null),
             Field::Text(text) => Cell::Value(decode(followed, index, text)?),
-            // A null in the old tuple means "not in the identity": a value stored out of line is never NULL.
+            // A null in the old tuple means "not in the identity", because a value stored out of line is never NULL.
             Field::Unchanged => match old_field {
                 Some(Field::Text(text)) => Cell::Value(decode(followed, index, text)?),
                 Some(Field::Null | Field::Unchanged) | None => Cell::Unchanged,
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
     use crate::pgoutput;
 
-    /// A table `s.t (id int primary key, body text)` under oid 7; oid 8 is not followed.
+    /// Returns an assembler with a table `s.t (id int primary key, body text)` under oid 7; oid 8 is not followed.
     fn assembler() -> Assembler {
         let column = |name: &str, type_oid| Column::new(name, "", type_oid);
         let table =
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!(touched(false, &delete), Touched::Rows(vec![cells(1, "a")]));
         let unknown = Row(vec![Cell::Value(json!(1)), Cell::Unchanged]);
         assert_eq!(touched(false, &frame("D", 7, &[("K", &["1", "NULL"])])), Touched::Rows(vec![unknown]));
-        // As the server sends it for a partition that has another identity than its table: nobody knows where the row belonged.
+        // As the server sends it for a partition with another identity than its table: the old row's values are not known.
         for bytes in [
             frame("D", 7, &[("O", &["1", "NULL"])]),
             frame("U", 7, &[("O", &["1", "NULL"]), ("N", &["2", "b"])]),

@@ -1,7 +1,7 @@
 //! Open transactions that keep PostgreSQL from creating a slot.
 //!
-//! A slot's stream begins where no older transaction is open any more. A prepared transaction whose coordinator is gone stays open
-//! for ever, in whatever database it is, and no session holds it.
+//! A slot's stream begins at a point where no older transaction is open. A prepared transaction whose coordinator is
+//! gone stays open for ever. It may be in any database of the server, and no session holds it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,13 +16,13 @@ use crate::sql::{quote_ident, quote_literal};
 /// An open transaction that has to end before PostgreSQL creates a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
-    /// What holds it open.
+    /// What holds the transaction open.
     pub held_by: Holder,
     /// The role that began it.
     pub role: String,
-    /// Its database.
+    /// The database that it is in.
     pub database: String,
-    /// How long it has been open; `None` where the role may not see that.
+    /// How long the transaction has been open; `None` if the role may not see that.
     pub age: Option<Duration>,
 }
 
@@ -31,22 +31,22 @@ pub struct Blocker {
 pub enum Holder {
     /// A session.
     Session {
-        /// Its server process.
+        /// The process id of the session.
         pid: i32,
-        /// What it calls itself.
+        /// The session's application name.
         application: String,
-        /// Its last statement, as far as the role may see it.
+        /// The session's last statement, as far as the role may see it.
         query: String,
     },
-    /// `PREPARE TRANSACTION`.
+    /// A transaction prepared with `PREPARE TRANSACTION`.
     Prepared {
-        /// Its name.
+        /// The prepared transaction's name.
         gid: String,
     },
 }
 
 impl Blocker {
-    /// What ends it, if its owner does not.
+    /// Returns the statement that ends the transaction, if its owner does not end it.
     #[must_use]
     pub fn remedy(&self) -> String {
         match &self.held_by {
@@ -89,7 +89,8 @@ fn in_words(age: Duration) -> String {
     }
 }
 
-/// What the creation of a slot waits for at the moment. Shared between the creation and those that show it.
+/// The transactions that the creation of a slot currently waits for. Shared between the creation and the status that
+/// shows them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Waiting(Arc<Mutex<Vec<Blocker>>>);
 
@@ -98,7 +99,7 @@ impl Waiting {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Shows what is waited for, and logs each transaction once.
+    /// Replaces the transactions that are shown, and logs each new one once.
     fn show(&self, blockers: Vec<Blocker>) {
         let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), blockers.clone());
         for blocker in blockers {
@@ -118,11 +119,12 @@ impl Holder {
     }
 }
 
-/// Takes what is waited for out of sight when the creation has ended, however it did.
+/// A guard that clears the shown transactions when the creation has ended, successfully or not.
 pub(crate) struct Shown<'a>(pub(crate) &'a Waiting);
 
 impl Shown<'_> {
-    /// Looks what server process `pid`, which creates a slot, waits for. Failing to find out is no reason to stop.
+    /// Finds out what the server process `pid`, which creates a slot, waits for. A failure to find out does not stop
+    /// the creation.
     pub(crate) async fn look(&self, session: Result<Arc<Session>, CaptureError>, pid: i32) {
         let found = match session {
             Ok(session) => waited_for_by(&session, pid).await,
@@ -141,7 +143,7 @@ impl Drop for Shown<'_> {
     }
 }
 
-/// The one that is waited for comes first; the others follow, because each is waited for in its turn. They are in any database.
+/// Lists the transaction that is waited for first, then those that will be waited for next. They may be in any database.
 const WAITED_FOR: &str = "
     WITH waits AS (
         SELECT transactionid AS xid FROM pg_locks WHERE pid = $1 AND locktype = 'transactionid' AND NOT granted),
@@ -169,7 +171,7 @@ async fn waited_for_by(session: &Session, pid: i32) -> Result<Vec<Blocker>, Capt
     Ok(rows.iter().map(blocker).collect())
 }
 
-/// Prepared transactions that have been open for more than a minute: their coordinator may be gone.
+/// Returns prepared transactions that have been open for more than a minute. Their coordinator may be gone.
 pub(crate) async fn forgotten(session: &Session) -> Result<Vec<Blocker>, CaptureError> {
     let query = "
         SELECT NULL::int, gid, owner::text, database::text, extract(epoch FROM clock_timestamp() - prepared)::bigint, '', ''

@@ -1,7 +1,8 @@
-//! The list of columns that a publication of walvec's own sends of a table, where the configuration asks for one.
+//! The column list of a table in a publication that walvec makes, where the configuration asks for one.
 //!
-//! PostgreSQL refuses UPDATE and DELETE of a table whose list leaves out a column of its replica identity, and of any list at all for
-//! a whole row (FULL). So there is a list only where it holds the identity of the table and of each of its partitions.
+//! PostgreSQL refuses UPDATE and DELETE on a table if its list leaves out a column of the replica identity, or if there
+//! is a list and the identity is the whole row (FULL). A list is therefore only used if it contains the identity of the
+//! table and of each of its partitions.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use crate::connect::Session;
 use crate::preflight::Identities;
 use crate::publication::Published;
 
-/// The columns that the publication is to name one by one, in the order of the table; `None` if it sends all of them.
+/// Returns the columns that the publication lists, in the order of the table; `None` if it sends all columns.
 pub(crate) fn listed(
     config: &SourceConfig,
     spec: &TableSpec,
@@ -22,7 +23,7 @@ pub(crate) fn listed(
     identities: &Identities,
     can: Capabilities,
 ) -> Option<Vec<String>> {
-    // What rows of another table are rendered with is read from all columns.
+    // Rows of a looked-up table are rendered with all of their columns.
     let is_looked_up = config.lookups_in(&spec.name).next().is_some();
     if !matches!(spec.columns, Columns::Listed(_)) || !can.column_lists || is_looked_up {
         return None;
@@ -41,7 +42,7 @@ pub(crate) fn listed(
     (!unused.is_empty()).then(|| used.into_iter().cloned().collect())
 }
 
-/// How the lists of walvec's own publication differ from what is configured.
+/// Describes how the column lists in walvec's own publication differ from the configuration.
 pub(crate) async fn list_differences(
     session: &Session,
     config: &SourceConfig,

@@ -1,29 +1,29 @@
-//! What capture has to be told.
+//! The configuration of capture.
 
 use std::collections::BTreeSet;
 
 use secrecy::SecretString;
 use walvec_model::{Column, Lookup, Table, TableName};
 
-/// A PostgreSQL source: where it is, and what to read from it.
+/// A PostgreSQL source: its address, and what to read from it.
 #[derive(Clone, Debug)]
 pub struct SourceConfig {
-    /// `postgres://user:password@host:port/database?sslmode=...`, or `key=value` pairs as libpq reads them. Environment
-    /// variables are the caller's business: none is read here.
+    /// The address: `postgres://user:password@host:port/database?sslmode=...`, or `key=value` pairs as libpq reads
+    /// them. No environment variables are read here; that is left to the caller.
     ///
-    /// Beyond what tokio-postgres understands: `sslmode` `verify-ca` and `verify-full`, and `sslrootcert`. Without
-    /// `sslmode`, a host that is not this machine must prove who it is (`verify-full`). A host that is a directory means
-    /// the Unix socket in it; no host means this machine's socket, or `localhost` if there is none.
+    /// In addition to what tokio-postgres supports, `sslmode` can be `verify-ca` or `verify-full`, and `sslrootcert` can be
+    /// set. Without `sslmode`, a host that is not this machine must prove its identity (`verify-full`). A host that is a
+    /// directory stands for the Unix socket in it; no host stands for this machine's socket, or `localhost` if there is none.
     pub url: SecretString,
-    /// The replication slot.
+    /// The name of the replication slot.
     pub slot: String,
-    /// The publication.
+    /// The name of the publication.
     pub publication: String,
     /// The tables to publish and copy.
     pub tables: Vec<TableSpec>,
-    /// What rows of these tables look up in others, which are published too, and not copied.
+    /// What rows of these tables look up in other tables, which are published too but not copied.
     pub lookups: Vec<LookupSpec>,
-    /// How many connections copy at the same time; at least 1.
+    /// How many connections copy concurrently; at least 1.
     pub copy_workers: usize,
 }
 
@@ -32,29 +32,29 @@ pub struct SourceConfig {
 pub struct TableSpec {
     /// The table; for a partitioned table, the root.
     pub name: TableName,
-    /// A condition in SQL, evaluated by PostgreSQL (15 and later) for the copy and for the stream.
+    /// A condition in SQL, which PostgreSQL (15 and later) evaluates for the copy and for the stream.
     pub filter: Option<String>,
     /// The columns to read.
     pub columns: Columns,
 }
 
-/// Which columns of a table are read. Those of its key are in any case.
+/// The columns of a table that are read. The key columns are always read.
 ///
-/// Of the others the snapshot reads NULL, and the stream tells NULL. The names may be of columns that the table does not have.
+/// For other columns, the snapshot and the stream give NULL. The names may include columns that the table does not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Columns {
-    /// All that are published.
+    /// All published columns.
     #[default]
     All,
-    /// These alone, of all that are published.
+    /// Only these of the published columns.
     Used(BTreeSet<String>),
-    /// These alone, and a publication that walvec makes sends no others (PostgreSQL 15 and later), as far as PostgreSQL allows that
-    /// for the table's replica identity.
+    /// Only these columns, and a publication that walvec makes sends no others (PostgreSQL 15 and later), as far as
+    /// PostgreSQL allows that for the table's replica identity.
     Listed(BTreeSet<String>),
 }
 
 impl Columns {
-    /// Whether a column is among them.
+    /// Returns whether a column is among them.
     pub(crate) fn has(&self, column: &str) -> bool {
         match self {
             Self::All => true,
@@ -63,22 +63,23 @@ impl Columns {
     }
 }
 
-/// What the rows of a table look up.
+/// A lookup by the rows of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookupSpec {
     /// The table whose rows look something up.
     pub main: TableName,
-    /// What and where.
+    /// What the rows look up.
     pub lookup: Lookup,
 }
 
 impl SourceConfig {
-    /// The tables that the publication has: those to copy, then those that are only looked up.
+    /// Returns the tables in the publication: first those to copy, then those that are only looked up.
     pub(crate) fn published(&self) -> Vec<TableSpec> {
         let mut tables = self.tables.clone();
         for LookupSpec { lookup, .. } in &self.lookups {
             if tables.iter().all(|spec| spec.name != lookup.table) {
-                // A stream tells which rows changed; what is rendered of them is read by statements of its own.
+                // For a table that is only looked up, the stream shows which rows changed. Separate statements read the
+                // values to render.
                 let columns = self.lookups_in(&lookup.table).flat_map(|spec| &spec.lookup.on);
                 let columns = Columns::Used(columns.map(|(theirs, _)| theirs.clone()).collect());
                 tables.push(TableSpec { name: lookup.table.clone(), filter: None, columns });
@@ -87,13 +88,12 @@ impl SourceConfig {
         tables
     }
 
-    /// Whether a publication that walvec makes sends used columns alone.
+    /// Returns whether a publication that walvec makes sends only the columns in use.
     pub(crate) fn lists_columns(&self) -> bool {
         self.tables.iter().any(|spec| matches!(spec.columns, Columns::Listed(_)))
     }
 
-    /// Which columns of a table are used, in their order: those of its key, those by which rows of others find its rows, and what the
-    /// configuration says.
+    /// Returns, for each column of a table, whether it is used: by the key, to find rows for a lookup, or by the configuration.
     pub(crate) fn used(&self, table: &Table) -> Vec<bool> {
         let specs: Vec<TableSpec> = self.published().into_iter().filter(|spec| spec.name == table.name).collect();
         let finds_rows = |name: &str| {
@@ -106,7 +106,7 @@ impl SourceConfig {
         table.columns.iter().enumerate().map(is_used).collect()
     }
 
-    /// This configuration without `tables`, and without the tables that only their rows look something up in.
+    /// Returns this configuration without `tables`, and without tables that only their rows look something up in.
     pub(crate) fn without(&self, tables: &[TableName]) -> Self {
         let mut config = self.clone();
         config.tables.retain(|spec| !tables.contains(&spec.name));
@@ -114,7 +114,7 @@ impl SourceConfig {
         config
     }
 
-    /// This configuration for `tables` alone, and for those whose rows look something up in one of them.
+    /// Returns this configuration for `tables` only, and for the tables whose rows look something up in one of them.
     pub(crate) fn only(&self, tables: &[TableName]) -> Self {
         let mut config = self.clone();
         let mut wanted = tables.to_vec();
@@ -124,12 +124,12 @@ impl SourceConfig {
         config
     }
 
-    /// Whether rows of `table` are copied and followed for their own sake.
+    /// Returns whether documents are made of the rows of `table`.
     pub(crate) fn is_main(&self, table: &TableName) -> bool {
         self.tables.iter().any(|spec| spec.name == *table)
     }
 
-    /// The lookups in `table`.
+    /// Returns the lookups in `table`.
     pub(crate) fn lookups_in<'a>(&'a self, table: &'a TableName) -> impl Iterator<Item = &'a LookupSpec> {
         self.lookups.iter().filter(move |spec| spec.lookup.table == *table)
     }

@@ -1,4 +1,4 @@
-//! Rows of `COPY ... TO STDOUT` in text format.
+//! Decodes rows of `COPY ... TO STDOUT` in text format.
 //!
 //! <https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS>
 
@@ -15,7 +15,7 @@ pub(crate) struct RowDecoder<'a> {
 }
 
 impl<'a> RowDecoder<'a> {
-    /// For rows with the columns of `table`, which are read as `kinds` say.
+    /// Creates a decoder for rows with the columns of `table`, whose values are read as `kinds` specify.
     pub(crate) const fn new(table: &'a Table, kinds: &'a [Kind]) -> Self {
         Self { table, kinds, unescaped: Vec::new() }
     }
@@ -25,7 +25,7 @@ impl<'a> RowDecoder<'a> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let mut cells = Vec::with_capacity(self.kinds.len());
         if !self.kinds.is_empty() {
-            // A tab inside a value is written as \t, so that every tab here separates.
+            // A tab inside a value is written as \t, so every tab here is a separator.
             for field in line.split(|&byte| byte == b'\t') {
                 cells.push(self.cell(cells.len(), field)?);
             }
@@ -53,7 +53,7 @@ impl<'a> RowDecoder<'a> {
     }
 }
 
-/// The error for a value that the server has sent although it is no text.
+/// Returns the error for a value that is not text in UTF-8.
 pub(crate) fn not_utf8(table: &Table, index: usize, error: std::str::Utf8Error) -> CaptureError {
     let column = table.columns.get(index).map(|column| column.name.as_str()).unwrap_or_default();
     CaptureError::Encoding { place: format!("table {}, column \"{column}\"", table.name), reason: error.to_string() }

@@ -1,4 +1,4 @@
-//! What can go wrong on the way from PostgreSQL, and what to do about it.
+//! Errors of capture, and what to do about them.
 
 use walvec_model::TableName;
 
@@ -13,7 +13,7 @@ pub enum CaptureError {
         /// What is wrong with them.
         reason: String,
     },
-    /// A setting does not fit the server, or what is on it.
+    /// A setting does not fit the server or its contents.
     #[error("`{setting}`: {reason}")]
     Setting {
         /// The key in the configuration.
@@ -23,12 +23,12 @@ pub enum CaptureError {
         /// What to write instead.
         remedy: String,
     },
-    /// A condition in SQL that is not one.
+    /// A condition in SQL is not valid.
     #[error("the condition cannot be used on {table}: {reason}")]
     Condition {
         /// The table.
         table: TableName,
-        /// The server's words.
+        /// The server's message.
         reason: String,
     },
     /// The server cannot be reached, or the connection broke.
@@ -39,17 +39,17 @@ pub enum CaptureError {
         /// What happened.
         reason: String,
     },
-    /// The server is not what `target_session_attrs` asks for.
+    /// The server does not match `target_session_attrs`.
     #[error("PostgreSQL at {server} is passed over: {found}, and target_session_attrs={wanted} asks for another one")]
     OtherTarget {
         /// `host:port/database`.
         server: String,
         /// The value of `target_session_attrs`.
         wanted: &'static str,
-        /// What the server is.
+        /// What kind of server it is.
         found: &'static str,
     },
-    /// The server is a standby, and has worked as the primary before, or another one has under its address.
+    /// The server is a standby, but it was the primary before, or a primary was at its address.
     #[error("PostgreSQL at {server} is a standby, in recovery: changes are followed on the primary")]
     Standby {
         /// `host:port/database`.
@@ -58,7 +58,7 @@ pub enum CaptureError {
     /// None of several hosts can be used.
     #[error("no host of the source can be used: {}", listed(.tried))]
     NoHost {
-        /// What each of them said, in the order of the settings.
+        /// The errors of all hosts, in the order of the settings.
         tried: Vec<CaptureError>,
     },
     /// The server refused the credentials.
@@ -69,15 +69,15 @@ pub enum CaptureError {
         /// The server's reason.
         reason: String,
     },
-    /// The server has no database of that name.
+    /// The server has no database with this name.
     #[error("there is no database \"{database}\" on the PostgreSQL server {server}")]
     Database {
-        /// The database that was asked for.
+        /// The requested database.
         database: String,
         /// `host:port`.
         server: String,
     },
-    /// The connection could not be encrypted, or the server's certificate did not pass.
+    /// The connection could not be encrypted, or the server's certificate was not accepted.
     #[error("no trusted TLS connection to PostgreSQL at {server}: {reason}")]
     Tls {
         /// `host:port/database`.
@@ -109,7 +109,7 @@ pub enum CaptureError {
         /// What was found instead.
         reason: String,
     },
-    /// A table has nothing that names its rows.
+    /// A table has no columns that identify its rows.
     #[error("table {table} has no usable key: {reason}")]
     NoKey {
         /// The table.
@@ -120,50 +120,50 @@ pub enum CaptureError {
     /// The publication is missing, or does not publish exactly the configured tables.
     #[error("publication \"{publication}\" does not match the configuration: {difference}")]
     Publication {
-        /// Its name.
+        /// The publication's name.
         publication: String,
         /// How it differs.
         difference: String,
         /// The SQL that makes it match.
         sql: String,
     },
-    /// The publication belongs to something else, and cannot be read instead of one of walvec's own.
+    /// The publication belongs to another program, and cannot be used in place of walvec's own.
     #[error("publication \"{publication}\" is not walvec's, and cannot be read as it is: {difference}")]
     ForeignPublication {
-        /// Its name.
+        /// The publication's name.
         publication: String,
         /// How it differs from what is needed.
         difference: String,
     },
-    /// The slot does not exist, so the changes since the last confirmed position cannot be had.
+    /// The slot does not exist, so the changes since the last confirmed position are not available.
     #[error("replication slot \"{slot}\" does not exist")]
     SlotMissing {
-        /// Its name.
+        /// The slot's name.
         slot: String,
     },
-    /// The slot exists already, where a new one has to be created.
+    /// The slot already exists, but a new one has to be created.
     #[error("replication slot \"{slot}\" exists already")]
     SlotExists {
-        /// Its name.
+        /// The slot's name.
         slot: String,
     },
-    /// The server has invalidated the slot: changes are gone for good.
+    /// The server has invalidated the slot. Changes are lost.
     #[error("replication slot \"{slot}\" is lost: {reason}")]
     SlotLost {
-        /// Its name.
+        /// The slot's name.
         slot: String,
         /// The server's reason.
         reason: String,
     },
-    /// Somebody else reads from the slot.
+    /// Another process reads from the slot.
     #[error("replication slot \"{slot}\" is in use: {reason}")]
     SlotBusy {
-        /// Its name.
+        /// The slot's name.
         slot: String,
-        /// The server's reason, with the process that uses it where known.
+        /// The server's reason, with the process that uses the slot if it is known.
         reason: String,
     },
-    /// A table changed in a way that its rows can no longer be followed.
+    /// A table changed in such a way that its rows can no longer be followed.
     #[error("table {table} can no longer be followed: {reason}")]
     Schema {
         /// The table.
@@ -171,7 +171,7 @@ pub enum CaptureError {
         /// What changed.
         reason: String,
     },
-    /// A table is another one now than when the session began: who looks again finds out what that means.
+    /// A table is no longer as it was when the session began. The next look at the catalogue shows what that means.
     #[error("table {table} was altered: {reason}")]
     Altered {
         /// The table.
@@ -179,30 +179,30 @@ pub enum CaptureError {
         /// What was found.
         reason: String,
     },
-    /// A table was altered under a snapshot that was being copied, so that its rows cannot be read as they were planned.
+    /// A table was altered while a snapshot of it was copied, so its rows cannot be read as planned.
     #[error("table {table} was altered while the snapshot was copied")]
     Rewritten {
         /// The table.
         table: TableName,
     },
-    /// Rows that a snapshot has read cannot be read back from where they waited.
+    /// Rows that a snapshot has read cannot be read back from the data directory.
     #[error("rows that the snapshot has read cannot be read back from the data directory: {reason}")]
     Spool {
-        /// What the file system says.
+        /// The error of the file system.
         reason: String,
     },
-    /// A value is not text in UTF-8, and cannot be made so.
+    /// A value is not text in UTF-8, and cannot be converted to it.
     #[error("{place}: a value is not valid UTF-8: {reason}")]
     Encoding {
-        /// The table and the column, as far as they are known.
+        /// The table and the column, if they are known.
         place: String,
-        /// What is wrong with it.
+        /// What is wrong with the value.
         reason: String,
     },
     /// The server sent something that the replication protocol does not allow.
     #[error("unexpected data from PostgreSQL: {reason}")]
     Protocol {
-        /// What was wrong with it.
+        /// What is wrong with the data.
         reason: String,
     },
     /// A statement failed.
@@ -223,7 +223,8 @@ pub enum CaptureError {
         /// The server's message.
         reason: String,
     },
-    /// The server could not send a change: the text of its row is longer than 1 GB. It fails again whenever it comes to that change.
+    /// The server could not send a change, because the text of its row is longer than 1 GB. It fails again whenever it
+    /// reaches that change.
     #[error("PostgreSQL cannot send a change, because its row fits into no message of 1 GB: {reason}")]
     Unsendable {
         /// The server's message.
@@ -234,25 +235,25 @@ pub enum CaptureError {
     Owned {
         /// The collection.
         collection: String,
-        /// Who writes it.
+        /// The process that writes the collection.
         holder: String,
     },
-    /// The server has none left of something that it has a limited number or amount of.
+    /// The server has exhausted a limited resource.
     #[error("PostgreSQL has no {resource} left, while {doing}: {reason}")]
     Exhausted {
-        /// What it has run out of.
+        /// The exhausted resource.
         resource: Resource,
         /// What was attempted.
         doing: String,
         /// The server's message.
         reason: String,
     },
-    /// What answers is a connection pooler, which shares its sessions out.
+    /// The server is a connection pooler that shares its sessions between clients.
     #[error("a connection pooler answers at {server}, not the server itself: {reason}")]
     Pooler {
         /// `host:port/database`.
         server: String,
-        /// Its words.
+        /// The pooler's message.
         reason: String,
     },
     /// The stream was closed, by its owner or after an earlier error.
@@ -265,14 +266,14 @@ fn listed(errors: &[CaptureError]) -> String {
 }
 
 impl CaptureError {
-    /// What decides about several hosts that failed: one that may be there later, else the first one.
+    /// Returns the error that decides when several hosts failed: the first that may pass, or else the first one.
     fn decisive(tried: &[Self]) -> Option<&Self> {
         let may_be_there_later =
             |error: &&Self| matches!(error, Self::Connect { .. } | Self::OtherTarget { .. } | Self::Exhausted { .. });
         tried.iter().find(may_be_there_later).or(tried.first())
     }
 
-    /// The stable code under which documentation and programs know the error.
+    /// Returns the stable code by which documentation and programs refer to the error.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -306,7 +307,7 @@ impl CaptureError {
         }
     }
 
-    /// What to do about it, if there is something better than trying again.
+    /// Returns what to do about the error, if there is something better than trying again.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         let text = match self {

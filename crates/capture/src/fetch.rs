@@ -1,4 +1,4 @@
-//! Rows read again by key.
+//! Reads rows again by key.
 
 use futures::TryStreamExt as _;
 use tokio_postgres::error::SqlState;
@@ -12,19 +12,19 @@ use crate::source::Source;
 use crate::sql::{quote_ident, quote_literal, quote_table};
 use crate::value::{self, Kind};
 
-/// How many keys one statement names.
+/// The maximum number of keys in one statement.
 pub(crate) const KEYS_PER_STATEMENT: usize = 500;
 
-/// See [`Source::fetch_rows`].
+/// Reads rows by their keys, for [`Source::fetch_rows`].
 pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Result<Vec<(RowKey, Row)>, CaptureError> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
     let kinds = source.catalog.kinds_of(&table.columns, &table.key).await?;
     let equalities = source.catalog.equalities_of(&table.columns).await?;
-    // As they were when the source was connected: after a table was altered, the session begins again.
+    // The shape as of the time when the source was connected: after a table was altered, the session begins again.
     let shape = source.shape_of(&table.name).await?;
-    // Tables that inherit in the old way are tables of their own.
+    // With `INHERITS`, child tables are separate tables.
     let only = if shape.as_ref().is_some_and(|shape| !shape.partitioned) { "ONLY " } else { "" };
     let filter = shape.as_ref().and_then(|shape| shape.filter.as_deref());
     let session = source.catalog.rows_session().await?;
@@ -37,7 +37,8 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
             statement(table, &columns, &keys_condition(table, &kinds, &equalities, keys, by), only, filter)
         };
         let rows = match read_rows(&session, &read(KeysAs::TheirTypes), &mut decoder).await {
-            // Values that the types do not have any more, such as labels of an enum: no row has them, and the others are found.
+            // Some values are no longer valid for their types, for example labels of an enum. No row has them; comparing
+            // as text finds the other keys.
             Err(Unread::Refused(error)) if error.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION) => {
                 read_rows(&session, &read(KeysAs::Text), &mut decoder).await
             }
@@ -66,12 +67,12 @@ pub(crate) async fn rows(source: &Source, table: &Table, keys: &[RowKey]) -> Res
     Ok(found)
 }
 
-/// Whether the server has no room for a row in a message.
+/// Returns whether the server could not fit a row into a message.
 pub(crate) fn is_row_too_large(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().is_some_and(|error| is_too_large(error.code().code(), error.message()))
 }
 
-/// A row of which nothing but the key can be sent.
+/// Returns a row of which only the key can be sent.
 fn key_alone(table: &Table, key: &RowKey) -> Row {
     let mut row = Row(vec![Cell::Unchanged; table.columns.len()]);
     for (&index, value) in table.key.iter().zip(key.values()) {
@@ -82,15 +83,15 @@ fn key_alone(table: &Table, key: &RowKey) -> Row {
     row
 }
 
-/// Why rows were not read.
+/// Why rows could not be read.
 enum Unread {
-    /// The server refused.
+    /// The server refused the statement.
     Refused(tokio_postgres::Error),
     /// A value could not be decoded.
     Value(CaptureError),
 }
 
-/// Reads rows line by line: they may be large.
+/// Reads rows line by line, because they may be large.
 async fn read_rows(session: &Session, statement: &str, decoder: &mut RowDecoder<'_>) -> Result<Vec<Row>, Unread> {
     let copy = session.copy_out(statement).await.map_err(Unread::Refused)?;
     let mut lines = std::pin::pin!(copy);
@@ -101,7 +102,7 @@ async fn read_rows(session: &Session, statement: &str, decoder: &mut RowDecoder<
     Ok(rows)
 }
 
-/// COPY gives every value in the text form of the stream.
+/// Returns a COPY statement, which gives every value the text form that it has in the stream.
 fn statement(table: &Table, columns: &str, condition: &str, only: &str, filter: Option<&str>) -> String {
     let filter = filter.map(|filter| format!(" AND ({filter})")).unwrap_or_default();
     let table_name = quote_table(&table.name);
@@ -111,18 +112,19 @@ fn statement(table: &Table, columns: &str, condition: &str, only: &str, filter: 
 /// How keys are compared.
 #[derive(Clone, Copy)]
 enum KeysAs {
-    /// As values of the columns' types, by the index.
+    /// As values of the columns' types, with an index.
     TheirTypes,
-    /// By what they read, whatever that is; by no index.
+    /// As text, which every value has, without an index.
     Text,
 }
 
-/// Whether a row has one of the keys, by the `equalities` of the columns' own types.
+/// Returns the condition for rows with one of the keys, compared by the `equalities` of the columns' own types.
 pub(crate) fn condition(table: &Table, kinds: &[Kind], equalities: &[String], keys: &[RowKey]) -> String {
     keys_condition(table, kinds, equalities, keys, KeysAs::TheirTypes)
 }
 
-/// COPY takes no parameters, so that keys become literals. Their types are left to the comparison with the key columns.
+/// Returns the condition for rows with one of the keys. COPY takes no parameters, so keys become literals, whose types
+/// follow from the comparison with the key columns.
 fn keys_condition(table: &Table, kinds: &[Kind], equalities: &[String], keys: &[RowKey], by: KeysAs) -> String {
     let equality = |index: &usize| match by {
         KeysAs::TheirTypes => equalities.get(*index).map_or("=", String::as_str),
@@ -142,8 +144,8 @@ fn keys_condition(table: &Table, kinds: &[Kind], equalities: &[String], keys: &[
         values.map(|(value, &index)| quote_literal(&value::encode(value, kind(index)))).collect()
     };
     if table.key.iter().all(|index| equality(index) == "=") {
-        // One literal alone is no value of a composite type ("input of anonymous composite types is not implemented"): of two,
-        // PostgreSQL takes the type of the column.
+        // A single literal is not accepted as a value of a composite type ("input of anonymous composite types is not
+        // implemented"). With two, PostgreSQL uses the type of the column.
         let twice = if keys.len() == 1 { keys } else { &[] };
         let tuples = keys.iter().chain(twice).map(|key| format!("({})", literals(key).join(", ")));
         let tuples: Vec<_> = tuples.collect();

@@ -1,4 +1,4 @@
-//! A row of a table, to try templates on.
+//! Reads a row of a table, on which templates are tried.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::source::Source;
 use crate::sql::{quote_columns, quote_table};
 
 impl Source {
-    /// Reads one row, whichever the server gives first; `None` if there is none, or the table is not one of those that are followed.
+    /// Reads the row that the server returns first; `None` if there is none, or the table is not followed.
     ///
     /// # Errors
-    /// If the table cannot be read.
+    /// Fails if the table cannot be read.
     pub async fn first_row(&self, table: &TableName) -> Result<Option<(Arc<Table>, Row)>, CaptureError> {
         let Some(shape) = self.shape_of(table).await? else { return Ok(None) };
         let columns = quote_columns(shape.table.columns.iter().map(|column| column.name.as_str()));

@@ -1,4 +1,4 @@
-//! The labels of the enums that the columns of a table hold.
+//! Reads the labels of the enums in a table's columns.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use walvec_model::TableName;
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 
-/// Follows domains to their base and arrays to their elements.
+/// Follows domains to their base types and arrays to their elements.
 const QUERY: &str = "
     WITH RECURSIVE under (name, oid) AS (
         SELECT a.attname, a.atttypid
@@ -26,10 +26,11 @@ const QUERY: &str = "
     GROUP BY under.name";
 
 impl Session {
-    /// The labels of each column of `table` that holds an enum or a list of them, in the order of the enum, as the catalogue has them now.
+    /// Returns the current labels, in the order of the enum, for each column of `table` that holds an enum or a list of
+    /// enum values.
     ///
     /// # Errors
-    /// If the catalogue cannot be read.
+    /// Fails if the catalogue cannot be read.
     pub async fn enum_labels(&self, table: &TableName) -> Result<HashMap<String, Vec<String>>, CaptureError> {
         let rows = self.query(QUERY, &[&table.schema, &table.name]).await;
         let rows = rows.map_err(|error| statement_error("looking up the labels of enums", &error))?;

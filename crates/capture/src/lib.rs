@@ -1,4 +1,4 @@
-//! PostgreSQL → [`Change`](walvec_model::Change)s.
+//! Reads rows and changes from PostgreSQL, as [`Change`](walvec_model::Change)s.
 //!
 //! ```text
 //!            Source ── preflight, publication, slot
@@ -14,38 +14,39 @@
 //!          look_up ──▶ rows of other tables that documents are rendered with; related_keys ──▶ the other way round
 //! ```
 //!
-//! All of them give a row the same values, because they read the same text form with the same function.
+//! All of these give a row the same values, because they read the same text form with the same function.
 //!
-//! - `config`: what has to be told
-//! - `source`: the source and what can be asked of it
-//! - `preflight`: what would stop the pipeline, found before it starts, and the statements that put it right
-//! - `publication`, `slot`: the two things that live on the server
-//! - `row_filter`: what the server makes of a row filter
-//! - `snapshot`: slot creation, the plan of the copy, its workers
+//! - `config`: the configuration of a source
+//! - `source`: the source and its operations
+//! - `preflight`: finds what would stop the pipeline before it starts, with the statements that fix it
+//! - `publication`, `slot`: the two objects that walvec has on the server
+//! - `row_filter`: how the server understands a row filter
+//! - `snapshot`: creates the slot, plans the copy, and runs its workers
 //! - `blockers`: open transactions that the creation of a slot waits for
-//! - `stream`: the task that reads the stream and answers the server
-//! - `pgoutput`: replication messages, decoded without any I/O
-//! - `assemble`: messages into changes with positions and keys
-//! - `first_row`: a row of a table, to try templates on
-//! - `fetch`: rows read again by key
-//! - `labels`: the labels of enums
-//! - `lookup`: rows looked up in other tables, and the rows that look something up
-//! - `owner`: which process may write a collection
-//! - `timeline`: where the server's history left another timeline
+//! - `stream`: the task that reads the stream and reports to the server
+//! - `pgoutput`: decodes replication messages, without any I/O
+//! - `assemble`: turns messages into changes with positions and keys
+//! - `first_row`: reads a row of a table, on which templates are tried
+//! - `fetch`: reads rows again by key
+//! - `labels`: reads the labels of enums
+//! - `lookup`: reads rows of looked-up tables, and finds the rows that look something up
+//! - `owner`: decides which process may write a collection
+//! - `timeline`: finds where the server's history left another timeline
 //! - `withheld`: why a column of a table is not read
-//! - `waits`: who waits for whom, while tables are read
-//! - `look`: one look at the server and the shapes of the tables
-//! - `visible`: whether what the stream has brought can be read already
-//! - `sample_rows`: some rows of a table
-//! - [`relations`], [`sample`]: which tables there are, and what they hold, for proposals
+//! - `waits`: finds which session waits for which, while tables are read
+//! - `look`: looks at the server and the shapes of the tables
+//! - `visible`: finds out whether rows that the stream has brought can already be read
+//! - `sample_rows`: reads some rows of a table
+//! - [`relations`], [`sample`]: which tables there are, and what they contain, for proposals
 //! - `copy_text`, `value`: PostgreSQL's text forms
-//! - `catalog`: what the server's catalogue says
-//! - `connect`: sessions, TLS, pinned settings; [`open_session`] for who wants to ask the same server by itself
-//! - `sql`: quoting
-//! - `error`: what can go wrong, and what to do about it
-//! - `limits`, `outlook`: what the server's error codes say
+//! - `catalog`: reads the server's catalogue
+//! - `connect`: sessions, TLS, pinned settings; [`open_session`] for callers with questions of their own to the same server
+//! - `sql`: quotes names and values
+//! - `error`: errors, and what to do about them
+//! - `limits`, `outlook`: the meaning of the server's error codes
 
-// Functions on which much code hangs return a boxed future: the body of an `async fn` is compiled in each crate that awaits it.
+// Functions that are used in many places return a boxed future: the body of an `async fn` is compiled in each crate
+// that awaits it.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

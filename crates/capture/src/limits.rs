@@ -1,10 +1,10 @@
-//! What a server can run out of: SQLSTATE class 53. And what it cannot send at all.
+//! The resources that a server can exhaust (SQLSTATE class 53), and rows that are too large to send.
 //!
 //! <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 
 use std::fmt;
 
-/// Something of which a server has so much and no more.
+/// A resource of which a server has a limited amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
     /// `max_replication_slots`.
@@ -15,13 +15,13 @@ pub enum Resource {
     Connections,
     /// Memory.
     Memory,
-    /// Room on the disk.
+    /// Disk space.
     Disk,
 }
 
 impl Resource {
-    /// What an error is about; `None` if it is not about one of these. The server's words may be in any language, and the
-    /// names of settings are not.
+    /// Returns the resource that an error is about; `None` if it is about none of these. The server's message may be in
+    /// any language, but the names of settings are always the same.
     pub(crate) fn of(sqlstate: &str, words: &str) -> Option<Self> {
         match sqlstate {
             "53100" => Some(Self::Disk),
@@ -33,7 +33,7 @@ impl Resource {
         }
     }
 
-    /// What to do about it.
+    /// Returns what to do about it.
     pub(crate) const fn remedy(self) -> &'static str {
         match self {
             Self::ReplicationSlots => {
@@ -66,10 +66,10 @@ impl fmt::Display for Resource {
     }
 }
 
-/// Whether the server could not put a row into a message, which it has at most 1 GB for: the text of a value is longer, as that of a
-/// `bytea` of 512 MB is, or all of them together are.
+/// Returns whether the server could not fit a row into a message, which is limited to 1 GB: the text of one value is
+/// longer, as for a `bytea` of 512 MB, or all texts together are.
 ///
-/// `palloc` and `enlargeStringInfo` of the server say so; a memory that is used up has class 53.
+/// The errors come from the server's `palloc` and `enlargeStringInfo`. Exhausted memory has class 53 instead.
 pub(crate) fn is_too_large(sqlstate: &str, words: &str) -> bool {
     sqlstate == "54000" || (sqlstate == "XX000" && words.contains("alloc request size"))
 }

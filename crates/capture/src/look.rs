@@ -1,4 +1,4 @@
-//! One look at the server and at the catalogue: cheap enough for every second, however many tables there are.
+//! A look at the server and at the catalogue, cheap enough for every second with any number of tables.
 
 use walvec_model::TableName;
 
@@ -8,22 +8,23 @@ use crate::connect::statement_error;
 use crate::publication::{PublicationIdentity, identity_expression};
 use crate::source::{ServerPosition, Source, parse_lsn};
 
-/// What one look has found.
+/// The result of a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// Where the server is.
+    /// The server's position.
     pub position: ServerPosition,
     /// The publication, if there is one.
     pub publication: Option<PublicationIdentity>,
-    /// Whether the server may drop the WAL that the slot needs at its next checkpoint: the slot is beyond `max_slot_wal_keep_size`.
+    /// Whether the server may drop the WAL that the slot needs at its next checkpoint, because the slot is beyond
+    /// `max_slot_wal_keep_size`.
     pub is_slot_at_risk: bool,
 }
 
 impl Source {
-    /// Where the server is, and what identifies the publication.
+    /// Returns the server's position, and the identity of the publication.
     ///
     /// # Errors
-    /// If the question cannot be asked.
+    /// Fails if the question cannot be asked.
     pub async fn look(&self) -> Result<Look, CaptureError> {
         let query = format!(
             "SELECT pg_current_wal_flush_lsn()::text,
@@ -43,25 +44,26 @@ impl Source {
         })
     }
 
-    /// The shapes of all published tables, those that are only looked up included; `None` for one that does not exist.
+    /// Returns the current shapes of all published tables, including looked-up ones; `None` for a table that does not exist.
     ///
     /// # Errors
-    /// If the catalogue cannot be read.
+    /// Fails if the catalogue cannot be read.
     pub async fn shapes_now(&self) -> Result<Vec<(TableName, Option<Shape>)>, CaptureError> {
         let tables: Vec<TableName> = self.config.published().into_iter().map(|spec| spec.name).collect();
         let shapes = self.shapes_of(&tables).await?;
         Ok(tables.into_iter().zip(shapes).collect())
     }
 
-    /// The shapes of these tables; `None` for one that does not exist.
+    /// Returns the current shapes of these tables; `None` for a table that does not exist.
     ///
     /// # Errors
-    /// If the catalogue cannot be read.
+    /// Fails if the catalogue cannot be read.
     pub async fn shapes_of(&self, tables: &[TableName]) -> Result<Vec<Option<Shape>>, CaptureError> {
         catalog::shapes(&*self.session().await?, tables).await
     }
 
-    /// The main tables whose documents depend on `table`: itself, if it is one, and those whose rows look something up in it.
+    /// Returns the main tables whose documents depend on `table`: the table itself if it is one, and those whose rows
+    /// look something up in it.
     #[must_use]
     pub fn dependents(&self, table: &TableName) -> Vec<TableName> {
         let mut mains: Vec<TableName> = self.config.lookups_in(table).map(|spec| spec.main.clone()).collect();

@@ -1,6 +1,6 @@
-//! Rows looked up in other tables, and the rows that look something up.
+//! Reads rows of looked-up tables, and finds the rows that look something up.
 //!
-//! Both are read as they are now, by one statement for all that is asked for, and their values are read as the stream's are.
+//! Both read the current rows, with one statement for the whole request, and decode values as the stream does.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,15 +18,15 @@ use crate::source::Source;
 use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
 use crate::value::{self, Kind};
 
-/// `bigint`, in PostgreSQL's `pg_type.dat`.
+/// The oid of `bigint`, from PostgreSQL's `pg_type.dat`.
 const BIGINT: u32 = 20;
 
-/// Which rows of a looked-up table have changed.
+/// The rows of a looked-up table that have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Related<'a> {
-    /// Those with these values in the columns of `on`, in their order.
+    /// The rows with these values in the columns of `on`, in their order.
     To(&'a [RowKey]),
-    /// Any of them.
+    /// Any of its rows.
     ToAny,
 }
 
@@ -39,15 +39,16 @@ pub(crate) struct Shape {
     pub(crate) partitioned: bool,
 }
 
-/// Published tables as they were when they were looked at.
+/// Published tables, as they were when they were first needed.
 pub(crate) type Shapes = HashMap<TableName, Shape>;
 
 impl Source {
-    /// Reads what rows of `main` look up. `wanted` has the values of the columns of [`Lookup::on`], none of them NULL; the
-    /// answer says which of them each row belongs to, in the order of the lookup, as an object of its columns.
+    /// Reads the rows that `main` looks up. `wanted` holds values of the columns of [`Lookup::on`], none of them NULL.
+    /// Each returned row is an object of its columns, with the index in `wanted` that it belongs to; rows are in the
+    /// order of the lookup.
     ///
     /// # Errors
-    /// `E_ALTERED` if a table is no longer what it was.
+    /// Returns `E_ALTERED` if a table was altered.
     pub async fn look_up(
         &self,
         main: &TableName,
@@ -75,11 +76,11 @@ impl Source {
         Ok(rows.into_iter().filter_map(object).collect())
     }
 
-    /// The keys of the rows of `main` that look something up in the rows that changed, in the order of the keys: at most
-    /// `limit`, behind `after`.
+    /// Returns the keys of the rows of `main` that look something up in the changed rows, in key order: at most
+    /// `limit`, all greater than `after`.
     ///
     /// # Errors
-    /// As [`look_up`](Self::look_up).
+    /// Returns the errors of [`look_up`](Self::look_up).
     pub async fn related_keys(
         &self,
         main: &TableName,
@@ -107,13 +108,13 @@ impl Source {
         Ok(rows.into_iter().map(key).collect())
     }
 
-    /// Looks at the tables again at the next question. A source that does not follow the stream has to: nobody tells it of
-    /// an altered table.
+    /// Makes the next question read the tables' shapes again. Needed by a source that does not follow the stream, since
+    /// it does not learn of altered tables.
     pub async fn forget_shapes(&self) {
         self.shapes.lock().await.clear();
     }
 
-    /// How to read a table, as it was when it was asked for first; `None` if it is not one of those that are followed.
+    /// Returns how to read a table, as of the first request for it; `None` if the table is not followed.
     pub(crate) async fn shape_of(&self, table: &TableName) -> Result<Option<Shape>, CaptureError> {
         let mut known = self.shapes.lock().await;
         if let Some(shape) = known.get(table) {
@@ -135,10 +136,11 @@ impl Source {
         })
     }
 
-    /// Reads what `query` asks for by `values` of these columns of `shape`; and says which of the values it asked by, as their places.
+    /// Runs `query` for the values of these columns of `shape`. Returns the rows, and the indexes of the values that
+    /// were asked for.
     ///
-    /// That is all of them, but for values that a type does not have any more, as labels of an enum: no row has them, and they must
-    /// not keep the others from being read.
+    /// Leaves out values that are no longer valid for their type, for example labels of an enum. No row has them, and
+    /// they must not prevent the others from being read.
     async fn copied_by(
         &self,
         shape: &Shape,
@@ -163,7 +165,7 @@ impl Source {
         Ok((rows, places))
     }
 
-    /// The places of the values that the columns' types can have.
+    /// Returns the indexes of the values that are valid for the columns' types.
     async fn possible(&self, shape: &Shape, columns: &[&str], values: &[RowKey]) -> Result<Vec<usize>, CaptureError> {
         let session = self.catalog.rows_session().await?;
         let mut possible = Vec::new();
@@ -173,7 +175,7 @@ impl Source {
             let tuples =
                 values[range.clone()].iter().map(|values| Ok(format!("({})", literals(shape, columns, values)?)));
             let tuples = tuples.collect::<Result<Vec<_>, CaptureError>>()?.join(", ");
-            // Literals are read when the statement is: it fails, or it does nothing.
+            // The server parses the literals with the statement, which fails or returns nothing.
             match session
                 .batch_execute(&format!("SELECT FROM (VALUES {tuples}) AS v"))
                 .await
@@ -190,7 +192,7 @@ impl Source {
         Ok(possible)
     }
 
-    /// The rows that a query answers.
+    /// Returns the rows that a query yields.
     pub(crate) async fn copied(&self, query: &str, answer: &Table, kinds: &[Kind]) -> Result<Vec<Row>, Unanswered> {
         let session = self.catalog.rows_session().await?;
         let copy = session.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(Unanswered::Refused)?;
@@ -201,9 +203,9 @@ impl Source {
     }
 }
 
-/// Why rows were not read.
+/// Why rows could not be read.
 pub(crate) enum Unanswered {
-    /// The server refused.
+    /// The server refused the statement.
     Refused(tokio_postgres::Error),
     /// There is no session, or a value could not be decoded.
     Other(CaptureError),
@@ -214,7 +216,7 @@ impl Unanswered {
         matches!(self, Self::Refused(error) if error.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION))
     }
 
-    /// The error, where rows of `table` were to be read.
+    /// Converts the error, for rows of `table`.
     pub(crate) fn about(self, table: &TableName) -> CaptureError {
         match self {
             Self::Refused(error) => failure(table, &error),
@@ -229,7 +231,8 @@ impl From<CaptureError> for Unanswered {
     }
 }
 
-/// The query for the rows that belong to `wanted`. A query inside a COPY takes no parameters: values become literals.
+/// Returns the query for the rows that belong to `wanted`. A query inside a COPY takes no parameters, so values become
+/// literals.
 pub(crate) fn looked_up(
     lookup: &Lookup,
     main: &Shape,
@@ -260,7 +263,7 @@ pub(crate) fn looked_up(
     ))
 }
 
-/// The query for the keys of the rows that look something up: in the rows with these values, or in any.
+/// Returns the query for the keys of the rows that look something up in the rows with these values, or in any row.
 fn related(
     lookup: &Lookup,
     main: &Shape,
@@ -288,7 +291,7 @@ fn related(
     let conditions = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
     let rows = format!("SELECT {key_columns} FROM {}{conditions}", from(main));
     Ok(match changed {
-        // Sorted apart: to find few rows by walking along the key would mean to read the whole table.
+        // Sort in a separate step: if few rows match, finding them along the key's index would read the whole table.
         Some(_) => format!(
             "WITH found AS MATERIALIZED ({rows}) SELECT {key_columns} FROM found ORDER BY {key_columns} LIMIT {limit}"
         ),
@@ -296,12 +299,12 @@ fn related(
     })
 }
 
-/// Tables that inherit in the old way are tables of their own.
+/// Returns the table for a FROM clause. With `INHERITS`, child tables are separate tables.
 fn from(shape: &Shape) -> String {
     format!("{}{}", if shape.partitioned { "" } else { "ONLY " }, quote_table(&shape.table.name))
 }
 
-/// What the looked-up rows are sorted by; at last by their key, so that the order is always the same.
+/// Returns the order of the looked-up rows. It ends with their key, so that the order is always the same.
 fn order(lookup: &Lookup, theirs: &Shape, alias: &str) -> String {
     let by = lookup.order().iter().map(|by| (by.column.as_str(), if by.descending { " DESC" } else { "" }));
     let key = theirs.table.key.iter().map(|index| (theirs.table.columns[*index].name.as_str(), ""));
@@ -309,7 +312,7 @@ fn order(lookup: &Lookup, theirs: &Shape, alias: &str) -> String {
     terms.collect::<Vec<_>>().join(", ")
 }
 
-/// The values of these columns as literals of the columns' types.
+/// Returns the values of these columns as literals of the columns' types.
 fn literals(shape: &Shape, columns: &[&str], values: &RowKey) -> Result<String, CaptureError> {
     let literal = |(name, value): (&&str, &Value)| {
         let index = shape.table.column_index(name).ok_or_else(|| missing(&shape.table.name, name))?;
@@ -323,7 +326,7 @@ fn missing(table: &TableName, column: &str) -> CaptureError {
     CaptureError::Altered { table: table.clone(), reason: format!("it has no column \"{column}\" any more") }
 }
 
-/// What a statement says that was made for the columns of before.
+/// The errors of a statement that was made for the columns before an alteration.
 const ALTERED: [SqlState; 5] = [
     SqlState::UNDEFINED_COLUMN,
     SqlState::UNDEFINED_TABLE,

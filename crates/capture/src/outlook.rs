@@ -1,19 +1,19 @@
 //! What a server's error code says about another attempt.
 
-/// By the class of an SQLSTATE.
+/// The prospects of another attempt, by the class of an SQLSTATE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outlook {
-    /// The session is broken or ended: another one may do better. Classes 08 and 57.
+    /// The session is broken or ended. Another session may succeed. Classes 08 and 57.
     NextSession,
-    /// Another attempt may do better: a deadlock, a lock timeout, resources, the server's files, a catalogue that changed meanwhile ("tuple
-    /// concurrently updated", "cache lookup failed"). Classes 40, 53 and 58, 55P03 and XX000.
+    /// Another attempt may succeed: a deadlock, a lock timeout, resources, the server's files, a catalogue that changed
+    /// in the meantime ("tuple concurrently updated", "cache lookup failed"). Classes 40, 53 and 58, 55P03 and XX000.
     NextAttempt,
-    /// It will fail again.
+    /// Another attempt will fail again.
     Lasts,
 }
 
 impl Outlook {
-    /// What this code says.
+    /// Returns what this code says.
     #[must_use]
     pub fn of(sqlstate: &str) -> Self {
         match (sqlstate.get(..2), sqlstate) {

@@ -1,6 +1,7 @@
-//! Which process may write a collection that others can reach: an advisory lock of PostgreSQL, held by a session of its own.
+//! Decides which process may write a collection that others can reach, by an advisory lock of PostgreSQL in a session
+//! of its own.
 //!
-//! PostgreSQL lets go of the lock when the session ends, and notices within seconds when the process or its machine is gone.
+//! PostgreSQL releases the lock when the session ends, and notices within seconds when the process or its machine is gone.
 
 use std::time::Duration;
 
@@ -12,34 +13,35 @@ use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 use crate::source::Source;
 
-/// How long the lock is waited for: longer than the server takes to notice that a former holder is gone.
+/// How long to wait for the lock. Longer than the server takes to notice that a former holder is gone.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often it is asked for.
+/// How often to try to take the lock.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How long a look at the session counts. Less than the server takes to give the lock to another process.
+/// How long a successful check of the session is valid. Less than the server takes to give the lock to another process.
 const LEASE: Duration = Duration::from_secs(1);
 
 /// How long the server may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// The server looks after five silent seconds whether the other end is there, and gives up after eleven.
+/// The server checks after five silent seconds whether the other end is there, and gives up after eleven.
 const SETTINGS: &str = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
     SET tcp_user_timeout = 10000; SET application_name = 'walvec owner'";
 
-/// The right to write collections, for as long as this lives and its session does.
+/// The right to write collections, as long as this value and its session live.
 pub struct Ownership {
     session: Session,
-    /// When the session was looked at last. Of many writers that ask at the same time, one asks the server.
+    /// When the session was last checked. Of many concurrent writers, only one asks the server.
     looked: Mutex<Instant>,
 }
 
 impl Source {
-    /// Takes the right to write these collections, each with its identity. Waits a while for a former holder to let go.
+    /// Takes the right to write these collections, each given by name and identity. Waits a while for a former holder
+    /// to release it.
     ///
     /// # Errors
-    /// `E_OWNED` if another process keeps it.
+    /// Returns `E_OWNED` if another process keeps the right.
     pub async fn own(&self, collections: &[(String, String)]) -> Result<Ownership, CaptureError> {
         let session = Session::open(&self.catalog.info).await?;
         session
@@ -47,7 +49,8 @@ impl Source {
             .await
             .map_err(|error| statement_error("setting up the owner's session", &error))?;
         let deadline = Instant::now() + PATIENCE;
-        // Of two that begin at the same time, the one that gets the first goes on: neither keeps a part from the other.
+        // If two processes begin at the same time, the one that gets the first lock goes on, so neither ends up with
+        // some of them.
         let (first, rest) = collections.split_at(collections.len().min(1));
         for some in [first, rest] {
             for (name, key) in held(&session, some).await? {
@@ -59,7 +62,7 @@ impl Source {
 }
 
 impl Ownership {
-    /// Whether the right still holds. A process that was stopped for a while may have lost it.
+    /// Returns whether the right is still held. A process that was stopped for a while may have lost it.
     pub async fn holds(&self) -> bool {
         if self.session.is_closed() {
             return false;
@@ -69,7 +72,7 @@ impl Ownership {
         if now < *looked + LEASE {
             return true;
         }
-        // The lock goes with the session and with nothing else.
+        // The lock ends only with the session.
         let answer = tokio::time::timeout(ANSWER, self.session.simple_query("SELECT 1")).await;
         let holds = matches!(answer, Ok(Ok(_)));
         if holds {
@@ -79,7 +82,7 @@ impl Ownership {
     }
 }
 
-/// Waits until another process lets go of the lock of a collection, and takes it.
+/// Waits until another process releases the lock of a collection, and takes it.
 async fn wait_for(session: &Session, name: &str, key: i64, deadline: Instant) -> Result<(), CaptureError> {
     let mut has_told = false;
     while !take(session, key).await? {
@@ -95,7 +98,7 @@ async fn wait_for(session: &Session, name: &str, key: i64, deadline: Instant) ->
     Ok(())
 }
 
-/// Takes the locks of these collections that are free; returns the others, with their numbers.
+/// Takes the locks of these collections that are free. Returns the others, with the numbers of their locks.
 async fn held<'c>(session: &Session, collections: &'c [(String, String)]) -> Result<Vec<(&'c str, i64)>, CaptureError> {
     let keys: Vec<i64> = collections.iter().map(|(_, id)| key(id)).collect();
     let query = "SELECT place FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (key, place) WHERE NOT pg_try_advisory_lock(key)";
@@ -110,7 +113,7 @@ async fn take(session: &Session, key: i64) -> Result<bool, CaptureError> {
     Ok(row.map_err(|error| statement_error("taking the right to write a collection", &error))?.get(0))
 }
 
-/// Who has the lock, in words.
+/// Describes the session that holds the lock.
 async fn holder(session: &Session, key: i64) -> Result<Option<String>, CaptureError> {
     let query = "
         SELECT format('the walvec at %s, connected since %s (server process %s)',
@@ -123,7 +126,8 @@ async fn holder(session: &Session, key: i64) -> Result<Option<String>, CaptureEr
     Ok(row.map_err(|error| statement_error("asking who writes a collection", &error))?.map(|row| row.get(0)))
 }
 
-/// The number of a collection's lock. Two collections with the same one would wait for each other, and lose nothing.
+/// Returns the number of a collection's lock. Two collections with the same number would wait for each other, without
+/// losing anything.
 fn key(id: &str) -> i64 {
     let digest = Fingerprint::of(&["walvec collection", id]).to_string();
     let digits = digest.get(..16).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Replication messages, decoded without any I/O: bytes in, borrowed structures out.
+//! Decodes replication messages without any I/O: bytes in, borrowed structures out.
 //!
 //! Protocol version 1, text format: whole transactions, in commit order.
 //! <https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>
@@ -18,19 +18,19 @@ pub(crate) enum Malformed {
     Name,
 }
 
-/// What a CopyData message of the stream holds.
+/// The contents of a CopyData message of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Frame<'a> {
     /// One pgoutput message, and the position of its WAL record.
     Data { start: Lsn, payload: &'a [u8] },
-    /// A sign of life: the server has decoded everything before `wal_end`.
+    /// A keepalive: the server has decoded everything before `wal_end`.
     Keepalive { wal_end: Lsn, reply_requested: bool },
 }
 
 /// A pgoutput message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
-    /// `commit_lsn` is known before the first row: the server sends transactions after they committed.
+    /// `commit_lsn` is known before the first row, because the server sends transactions after they have committed.
     Begin {
         commit_lsn: Lsn,
         at: SystemTime,
@@ -59,11 +59,11 @@ pub(crate) enum Message<'a> {
     Truncate {
         relations: Vec<u32>,
     },
-    /// Origins, types and logical messages: nothing in them concerns a row.
+    /// Origins, types and logical messages. They say nothing about rows.
     Other,
 }
 
-/// A table as the following rows show it.
+/// A table, as it applies to the rows that follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Relation {
     pub(crate) oid: u32,
@@ -77,19 +77,19 @@ pub(crate) struct Relation {
 /// A column of a [`Relation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RelationColumn {
-    /// Whether the replica identity holds it.
+    /// Whether the column is part of the replica identity.
     pub(crate) in_identity: bool,
     pub(crate) name: String,
     pub(crate) type_oid: u32,
     pub(crate) type_modifier: i32,
 }
 
-/// The fields of a row. Checked when it was read, so that going through them cannot fail.
+/// The fields of a row. They are checked when the row is read, so iterating over them cannot fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tuple<'a> {
     count: usize,
     bytes: &'a [u8],
-    /// Whether it has the columns of the replica identity alone; the others are null.
+    /// Whether the tuple has only the columns of the replica identity. The others are null.
     pub(crate) is_key: bool,
 }
 
@@ -97,18 +97,18 @@ pub(crate) struct Tuple<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field<'a> {
     Null,
-    /// A TOASTed value that the update did not touch.
+    /// A TOASTed value that the update did not change.
     Unchanged,
     Text(&'a [u8]),
 }
 
-/// Decodes what the stream delivers.
+/// Decodes a CopyData message of the stream.
 pub(crate) fn frame(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
     let mut reader = Reader(bytes);
     match reader.u8("a frame")? {
         b'w' => {
             let start = Lsn(reader.u64("a frame")?);
-            // The server's end of WAL and its clock.
+            // Skip the server's end of WAL and its clock.
             reader.take(16, "a frame")?;
             Ok(Frame::Data { start, payload: reader.0 })
         }
@@ -131,7 +131,7 @@ pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
             xid: reader.u32("Begin")?,
         }),
         b'C' => {
-            // Flags, unused; the commit's own LSN, which Begin has given already.
+            // Skip the unused flags, and the commit's own LSN, which Begin has already given.
             reader.take(9, "Commit")?;
             Ok(Message::Commit { end_lsn: Lsn(reader.u64("Commit")?), at: timestamp(reader.u64("Commit")?) })
         }
@@ -163,13 +163,15 @@ pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
         }
         b'T' => {
             let count = reader.u32("Truncate")?;
-            // CASCADE and RESTART IDENTITY: the cascade is in the list, and we keep no sequences.
+            // Skip CASCADE and RESTART IDENTITY: the list already includes the tables of the cascade, and walvec has no
+            // sequences.
             reader.u8("Truncate")?;
             let relations = (0..count).map(|_| reader.u32("Truncate")).collect::<Result<_, _>>()?;
             Ok(Message::Truncate { relations })
         }
-        // The end of a streamed transaction that was rolled back: walvec asks for none, and servers send it all the same when
-        // a part of a transaction larger than logical_decoding_work_mem was rolled back. Nothing of it was sent.
+        // The end of a streamed transaction that was rolled back. walvec does not request streaming, but servers send
+        // this message if a part of a transaction larger than logical_decoding_work_mem was rolled back. Nothing of
+        // that part was sent.
         b'A' => Ok(Message::Other),
         b'O' | b'Y' | b'M' => Ok(Message::Other),
         tag => Err(Malformed::Tag { what: "message", tag }),
@@ -177,19 +179,19 @@ pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
 }
 
 impl<'a> Tuple<'a> {
-    /// How many fields there are.
+    /// Returns the number of fields.
     pub(crate) const fn len(&self) -> usize {
         self.count
     }
 
-    /// The fields, in the order of the columns.
+    /// Returns the fields, in the order of the columns.
     pub(crate) fn fields(&self) -> impl Iterator<Item = Field<'a>> + use<'a> {
         let mut reader = Reader(self.bytes);
         (0..self.count).map_while(move |_| reader.field().ok())
     }
 }
 
-/// PostgreSQL's epoch is the year 2000; microseconds.
+/// Converts microseconds since the year 2000, which is PostgreSQL's epoch.
 fn timestamp(micros: u64) -> SystemTime {
     const EPOCH: Duration = Duration::from_secs(946_684_800);
     let signed = micros.cast_signed();
@@ -246,7 +248,7 @@ impl<'a> Reader<'a> {
 
     fn relation(&mut self) -> Result<Relation, Malformed> {
         let oid = self.u32("Relation")?;
-        // pg_catalog is sent as an empty name.
+        // The schema pg_catalog is sent as an empty name.
         let schema = Some(self.name()?).filter(|name| !name.is_empty()).unwrap_or_else(|| "pg_catalog".to_owned());
         let name = self.name()?;
         let identity = self.u8("Relation")?;
@@ -284,7 +286,7 @@ impl<'a> Reader<'a> {
             b'u' => Ok(Field::Unchanged),
             b't' => {
                 let length = self.u32("a value")?;
-                // Wider than usize only where no such message could exist.
+                // The conversion fails only where such a message could not exist.
                 let length = usize::try_from(length).map_err(|_| Malformed::Short("a value"))?;
                 self.take(length, "a value").map(Field::Text)
             }

@@ -1,4 +1,4 @@
-//! The publication: what the server sends, and to which filter.
+//! The publication: what the server sends, and with which row filters.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,51 +17,51 @@ use crate::{CaptureError, row_filter};
 /// How the publication compares to the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublicationState {
-    /// There is none of this name.
+    /// There is no publication of this name.
     Missing,
-    /// It publishes exactly what is configured.
+    /// The publication contains exactly what is configured.
     Matches {
-        /// `pg_publication.oid`. If it changes, somebody dropped and recreated the publication, and the server cannot
+        /// `pg_publication.oid`. If it changes, the publication was dropped and created again, and the server cannot
         /// decode the changes in between.
         oid: u32,
     },
-    /// It publishes something else.
+    /// The publication contains something else.
     Differs {
-        /// What is different.
+        /// How it differs.
         difference: String,
-        /// The SQL that makes it match; `None` if it is not a list of tables, and so made for something else.
+        /// The SQL that makes it match; `None` if it is not a list of tables, which means that it was made for another purpose.
         sql: Option<String>,
     },
 }
 
-/// What became of a publication that was to be dropped.
+/// The outcome of dropping a publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublicationDrop {
-    /// It is gone.
+    /// The publication was dropped.
     Dropped,
-    /// There was none.
+    /// There was no publication.
     Missing,
-    /// It stays: walvec did not make it.
+    /// The publication was kept, because walvec did not make it.
     NotOurs,
-    /// It stays: these slots of the same database may be read with it.
+    /// The publication was kept, because these slots of the same database may be read with it.
     Needed {
-        /// Their names.
+        /// The names of the slots.
         slots: Vec<String>,
     },
 }
 
-/// What a publication says about one table.
+/// What a publication contains for one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Published {
-    /// The columns that are sent; `None` if the server does not tell (before 15), which means all.
+    /// The columns that are sent; `None` if the server does not show them (before 15), which means all.
     pub(crate) columns: Option<Vec<String>>,
-    /// Whether the publication names these columns one by one. PostgreSQL 15 and later.
+    /// Whether the publication has a column list for the table. PostgreSQL 15 and later.
     pub(crate) has_list: bool,
-    /// The row filter, as the server writes it back.
+    /// The row filter, as the server prints it.
     pub(crate) filter: Option<String>,
 }
 
-/// The tables of an existing publication.
+/// Returns the tables of an existing publication.
 pub(crate) async fn published_tables(
     session: &Session,
     publication: &str,
@@ -94,8 +94,8 @@ pub(crate) async fn published_tables(
         .collect())
 }
 
-/// Compares the publication with the configuration. `aside`: tables that are configured and not followed. A publication that walvec did not
-/// make may have them.
+/// Compares the publication with the configuration. `aside` holds tables that are configured but not followed. A
+/// publication that walvec did not make may contain them.
 pub(crate) async fn state(
     session: &Session,
     config: &SourceConfig,
@@ -109,7 +109,7 @@ pub(crate) async fn state(
     if !aside.is_empty() && !is_ours(session, config).await? {
         published.retain(|table, _| !aside.contains(table));
     }
-    // Without it the view lists the leaves, and no other difference could be told from that.
+    // Without `publish_via_partition_root` the view lists the leaves, which hides all other differences.
     let hides_roots = !found.via_root && has_partitioned(session, config).await?;
     let mut differences = match hides_roots {
         true => vec!["publish_via_partition_root is off".to_owned()],
@@ -132,15 +132,15 @@ pub(crate) async fn state(
     Ok(PublicationState::Differs { difference: differences.join("; "), sql })
 }
 
-/// A publication, as far as it is not about single tables.
+/// The properties of a publication that do not depend on single tables.
 struct Existing {
     oid: u32,
     /// Whether it sends every kind of change.
     sends_all: bool,
-    /// Whether partitions are sent as their root.
+    /// Whether changes of partitions are sent as changes of the root.
     via_root: bool,
-    /// Whether its tables are listed one by one. One of all tables, or of a schema, has others besides: their changes are
-    /// passed over.
+    /// Whether its tables are listed one by one. A publication of all tables, or of a schema, also contains others,
+    /// whose changes are ignored.
     is_list: bool,
 }
 
@@ -166,29 +166,29 @@ impl Existing {
     }
 }
 
-/// What identifies a publication as it is at one moment.
+/// The identity of a publication at one moment.
 ///
-/// The server decodes with the catalogue of the time of each change: what the publication left out meanwhile never comes,
-/// and only the versions of the catalogue's rows tell that it was otherwise.
+/// The server decodes each change with the catalogue of that time. Changes that the publication left out in the
+/// meantime are never sent, and only the versions of its rows in the catalogue show that it was different.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicationIdentity {
-    /// Changes whenever the publication is made anew or altered, also if it is put back as it was.
+    /// Changes whenever the publication is created again or altered, even if it is changed back.
     pub version: String,
-    /// Who owns it. Another owner makes another version, and changes nothing that is sent.
+    /// The publication's owner. Another owner changes the version, but nothing that is sent.
     owner: u32,
-    /// What it is apart from that.
+    /// The publication's contents without the owner.
     content: String,
 }
 
 impl PublicationIdentity {
-    /// Whether nothing but the owner is another one than before.
+    /// Returns whether only the owner has changed.
     #[must_use]
     pub fn is_handed_over(&self, before: &Self) -> bool {
         self.owner != before.owner && self.content == before.content
     }
 
-    /// Whether nothing but entries of single tables tells two versions apart. A table whose [entry](crate::Source::publication_entries)
-    /// both of them [list](Self::lists) has been published without a break in between.
+    /// Returns whether two versions differ only in the entries of single tables. A table whose
+    /// [entry](crate::Source::publication_entries) [is listed](Self::lists) in both has been published without interruption.
     #[must_use]
     pub fn differ_in_tables_only(one: &str, other: &str) -> bool {
         let whole = |version: &'_ str| -> Vec<String> {
@@ -197,13 +197,13 @@ impl PublicationIdentity {
         whole(one) == whole(other)
     }
 
-    /// Whether a version lists this entry of a table; not, if there is none.
+    /// Returns whether a version lists this entry of a table; false if there is no entry.
     #[must_use]
     pub fn lists(version: &str, entry: Option<&String>) -> bool {
         entry.is_some_and(|entry| version.split(' ').any(|listed| listed == entry))
     }
 
-    /// Reads what [`identity_expression`] gives.
+    /// Parses the value of [`identity_expression`].
     pub(crate) fn read(text: Option<String>) -> Option<Self> {
         let text = text?;
         let mut parts = text.splitn(3, '|').map(str::to_owned);
@@ -211,7 +211,7 @@ impl PublicationIdentity {
     }
 }
 
-/// An expression for the identity of the publication that the parameter `$1` names; NULL if there is none.
+/// Returns an SQL expression for the identity of the publication named by parameter `$1`; it is NULL if there is none.
 pub(crate) fn identity_expression(can: Capabilities) -> String {
     let schemas = match can.schema_publications {
         true => {
@@ -233,7 +233,7 @@ pub(crate) fn identity_expression(can: Capabilities) -> String {
     )
 }
 
-/// What identifies the publication now; `None` if there is none.
+/// Returns the present identity of the publication; `None` if there is none.
 pub(crate) async fn identity(
     session: &Session,
     publication: &str,
@@ -244,7 +244,7 @@ pub(crate) async fn identity(
     Ok(PublicationIdentity::read(row.get(0)))
 }
 
-/// What identifies the entries of tables, as in [`identity_expression`].
+/// Returns the entry of each table, in the form that [`identity_expression`] uses.
 pub(crate) async fn entries(session: &Session, publication: &str) -> Result<BTreeMap<TableName, String>, CaptureError> {
     let query = "SELECT n.nspname::text, c.relname::text, 'r' || r.oid || ':' || r.xmin
                  FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
@@ -258,7 +258,7 @@ pub(crate) async fn entries(session: &Session, publication: &str) -> Result<BTre
     Ok(rows.iter().map(entry).collect())
 }
 
-/// What the publication of that version is called now; `None` if it is gone.
+/// Returns the present name of the publication with this version; `None` if it is gone.
 pub(crate) async fn called(session: &Session, version: &str) -> Result<Option<String>, CaptureError> {
     let oid = version.strip_prefix('p').and_then(|rest| rest.split(':').next()?.parse::<u32>().ok());
     let query = "SELECT pubname::text FROM pg_publication WHERE oid = $1";
@@ -266,7 +266,7 @@ pub(crate) async fn called(session: &Session, version: &str) -> Result<Option<St
     Ok(row.map_err(|error| statement_error("reading the publication", &error))?.map(|row| row.get(0)))
 }
 
-/// `is_exact`: whether tables that are not configured are a difference, too.
+/// Compares the lists of tables. `is_exact` says whether additional tables are a difference, too.
 fn table_differences(config: &SourceConfig, published: &BTreeMap<TableName, Published>, is_exact: bool) -> Vec<String> {
     let mut differences = Vec::new();
     let tables = config.published();
@@ -318,7 +318,8 @@ async fn filter_differences(
     Ok(differences)
 }
 
-/// The configured tables that are not among the `published` ones, if walvec did not make the publication. None if that cannot be told.
+/// Returns the configured tables that are not `published`, if walvec did not make the publication. Empty if that cannot
+/// be determined.
 pub(crate) async fn left_out(
     session: &Session,
     config: &SourceConfig,
@@ -333,7 +334,7 @@ pub(crate) async fn left_out(
     Ok(tables.filter(|table| !published.contains_key(table)).collect())
 }
 
-/// The error that a publication does not say what is needed.
+/// Returns the error for a publication that does not match the configuration.
 pub(crate) fn differs(publication: String, difference: String, sql: Option<String>) -> CaptureError {
     match sql {
         Some(sql) => CaptureError::Publication { publication, difference, sql },
@@ -341,7 +342,7 @@ pub(crate) fn differs(publication: String, difference: String, sql: Option<Strin
     }
 }
 
-/// The SQL that creates the publication.
+/// Returns the SQL that creates the publication.
 pub(crate) async fn create_sql(
     session: &Session,
     config: &SourceConfig,
@@ -351,7 +352,7 @@ pub(crate) async fn create_sql(
     Ok(format!("CREATE PUBLICATION {} FOR TABLE {list} WITH ({});", quote_ident(&config.publication), options(can)))
 }
 
-/// How partitions are sent, and that generated columns are sent where the server can do that.
+/// Returns the options: partitions are sent as their root, and generated columns are sent if the server can do that.
 const fn options(can: Capabilities) -> &'static str {
     match can.generated_columns {
         true => "publish_via_partition_root = true, publish_generated_columns = stored",
@@ -359,30 +360,31 @@ const fn options(can: Capabilities) -> &'static str {
     }
 }
 
-/// The SQL that says whose publication it is.
+/// Returns the SQL that marks the publication as walvec's.
 pub(crate) fn mark_sql(config: &SourceConfig) -> String {
     format!("COMMENT ON PUBLICATION {} IS {};", quote_ident(&config.publication), quote_literal(&mark(config)))
 }
 
-/// The comment of a publication that walvec has made. A publication without it is left alone.
+/// Returns the comment of a publication that walvec has made. A publication without this comment is left alone.
 fn mark(config: &SourceConfig) -> String {
     format!("Made by walvec for its slot \"{}\"; walvec reset drops it.", config.slot)
 }
 
-/// Whether walvec made the publication for this slot; `false` if there is none.
+/// Returns whether walvec made the publication for this slot; `false` if there is none.
 pub(crate) async fn is_ours(session: &Session, config: &SourceConfig) -> Result<bool, CaptureError> {
     let comment = comment(session, config).await;
     let comment = comment.map_err(|error| statement_error("reading the publication", &error))?;
     Ok(comment.as_deref() == Some(&mark(config)))
 }
 
-/// The comment of the publication, if there is one.
+/// Returns the comment of the publication, if there is one.
 async fn comment(session: &Session, config: &SourceConfig) -> Result<Option<String>, tokio_postgres::Error> {
     let query = "SELECT coalesce(obj_description(oid, 'pg_publication'), '') FROM pg_publication WHERE pubname = $1";
     Ok(session.query_opt(query, &[&config.publication]).await?.map(|row| row.get(0)))
 }
 
-/// Runs `sql`, which alters the publication, if walvec made that for this slot. Says whether it did; it may lack the right.
+/// Alters the publication with `sql`, if walvec made it for this slot. Returns whether it was altered; the role may
+/// lack the right.
 pub(crate) async fn alter(session: &Session, config: &SourceConfig, sql: &str) -> Result<bool, CaptureError> {
     let failed = |error| statement_error("altering the publication", &error);
     if !is_ours(session, config).await? {
@@ -396,7 +398,7 @@ pub(crate) async fn alter(session: &Session, config: &SourceConfig, sql: &str) -
     }
 }
 
-/// Drops the publication if walvec made it for this slot and no other slot may be read with it.
+/// Drops the publication, if walvec made it for this slot and no other slot may be read with it.
 pub(crate) async fn drop(session: &Session, config: &SourceConfig) -> Result<PublicationDrop, CaptureError> {
     let failed = |error| statement_error("dropping the publication", &error);
     match comment(session, config).await.map_err(failed)? {
@@ -404,7 +406,7 @@ pub(crate) async fn drop(session: &Session, config: &SourceConfig) -> Result<Pub
         Some(comment) if comment != mark(config) => return Ok(PublicationDrop::NotOurs),
         Some(_) => {}
     }
-    // Which publications a slot is read with, the server does not say. A reindex of this configuration has one more slot.
+    // The server does not show which publications a slot is read with. A reindex of this configuration has one more slot.
     let query = "SELECT slot_name::text FROM pg_replication_slots
                  WHERE database = current_database() AND plugin = 'pgoutput'
                    AND slot_name <> $1 AND slot_name <> $1 || '_reindex'";
@@ -417,13 +419,14 @@ pub(crate) async fn drop(session: &Session, config: &SourceConfig) -> Result<Pub
     Ok(PublicationDrop::Dropped)
 }
 
-/// The SQL that takes tables out of the publication; `None` if there are none.
+/// Returns the SQL that removes tables from the publication; `None` if there are no tables.
 pub(crate) fn drop_tables_sql(config: &SourceConfig, tables: &[TableName]) -> Option<String> {
     let list = tables.iter().map(quote_table).collect::<Vec<_>>().join(", ");
     (!tables.is_empty()).then(|| format!("ALTER PUBLICATION {} DROP TABLE {list}", quote_ident(&config.publication)))
 }
 
-/// Options are set only if they differ: what looks as if the whole publication had been altered means reading all tables again.
+/// Returns the SQL that makes the publication match. Sets options only if they differ: a change that looks as if the
+/// whole publication had been altered causes all tables to be read again.
 async fn alter_sql(
     session: &Session,
     config: &SourceConfig,
@@ -449,7 +452,7 @@ async fn table_list(session: &Session, config: &SourceConfig, can: Capabilities)
         let Some(facts) = facts.get(&spec.name) else {
             return Err(CaptureError::Table { table: spec.name.clone(), reason: "does not exist".to_owned() });
         };
-        // Tables that inherit in the old way are tables of their own; partitions always come along.
+        // With `INHERITS`, child tables are separate tables. Partitions are always included.
         let only = if facts.kind == "p" { "" } else { "ONLY " };
         let columns = match listed(config, spec, facts, &identities, can) {
             Some(names) => format!(" ({})", quote_columns(names.iter().map(String::as_str))),
@@ -457,7 +460,7 @@ async fn table_list(session: &Session, config: &SourceConfig, can: Capabilities)
         };
         let filter = match &spec.filter {
             Some(_) if !can.row_filters => return Err(row_filter::unsupported(index, session.version)),
-            // A comment in it ends with its line.
+            // A comment in the filter ends with its line.
             Some(filter) if filter.contains("--") => format!(" WHERE ({filter}\n)"),
             Some(filter) => format!(" WHERE ({filter})"),
             None => String::new(),

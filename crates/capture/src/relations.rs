@@ -1,4 +1,4 @@
-//! Which tables there are, and which of them cannot be made a collection of: for proposals.
+//! Lists the tables, and which of them cannot be the source of a collection, for proposals.
 
 use std::fmt;
 
@@ -7,31 +7,31 @@ use walvec_model::TableName;
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 
-/// A relation of the database, and whether it can be made a collection of.
+/// A relation of the database, and whether it can be the source of a collection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Relation {
-    /// Its name.
+    /// The relation's name.
     pub name: TableName,
-    /// What speaks against it, if anything does.
+    /// The reason why it cannot be, if there is one.
     pub obstacle: Option<Obstacle>,
 }
 
-/// Why a relation cannot be made a collection of.
+/// Why a relation cannot be the source of a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// A partition; its root is read whole.
+    /// A partition of this root, which is read as a whole.
     Partition(TableName),
     /// A view, materialized or not.
     View,
-    /// A table of another server.
+    /// A foreign table.
     Foreign,
-    /// Its changes are not in the WAL.
+    /// An unlogged table, whose changes are not in the WAL.
     Unlogged,
-    /// The role may not read it.
+    /// The role may not read the table.
     NoRight,
     /// Policies hide rows from the role.
     Policies,
-    /// Nothing tells its rows apart.
+    /// No key identifies its rows.
     NoKey,
 }
 
@@ -49,10 +49,10 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// All tables and views in the schemas of users, by name. What extensions have brought is left out.
+/// Returns all tables and views in user schemas, by name, without those that belong to extensions.
 ///
 /// # Errors
-/// If the server does not answer.
+/// Fails if the server does not answer.
 pub async fn relations(session: &Session) -> Result<Vec<Relation>, CaptureError> {
     let query = "
         SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, rn.nspname::text, r.relname::text,

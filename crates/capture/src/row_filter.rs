@@ -1,6 +1,6 @@
-//! Row filters: whether a publication can have one, and whether two of them mean the same.
+//! Row filters: whether a publication accepts one, and whether two of them mean the same.
 //!
-//! Only the server knows. It is asked through a publication, or through views, that are rolled back.
+//! Only the server can tell. walvec asks it by creating a publication, or views, that are rolled back.
 
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
@@ -11,23 +11,23 @@ use crate::catalog::TableFacts;
 use crate::connect::{Session, describe, statement_error};
 use crate::sql::{quote_columns, quote_ident, quote_table};
 
-/// What the server says to a row filter.
+/// The server's verdict on a row filter.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// A publication can have it.
+    /// A publication accepts the filter.
     Fits,
-    /// No publication can have it.
+    /// No publication accepts the filter.
     Refused(CaptureError),
-    /// It could not be asked, for this reason.
+    /// The filter could not be tried, for this reason.
     Untried(String),
 }
 
-/// The key of the configuration that holds the filter of the table with this place among the configured ones.
+/// Returns the configuration key of a table's filter, by the table's place in the configuration.
 pub(crate) fn setting(index: usize) -> String {
     format!("collections[{index}].where")
 }
 
-/// A row filter on a server that has none.
+/// Returns the error for a row filter on a server that does not support them.
 pub(crate) fn unsupported(index: usize, version: u32) -> CaptureError {
     CaptureError::Setting {
         setting: setting(index),
@@ -36,7 +36,7 @@ pub(crate) fn unsupported(index: usize, version: u32) -> CaptureError {
     }
 }
 
-/// A row filter on a column whose type is not built in.
+/// Returns the error for a row filter on a column whose type is not built in.
 pub(crate) fn user_defined(setting: &str, table: &TableName, column: &Column) -> CaptureError {
     let Column { name, type_name, .. } = column;
     CaptureError::Setting {
@@ -51,11 +51,11 @@ pub(crate) fn user_defined(setting: &str, table: &TableName, column: &Column) ->
 const BUILT_IN_ONLY: &str = "row filters know built-in types only, no enum, domain or citext: filter by a column of a built-in \
     type that the application keeps with it";
 
-/// The way out that is always there.
+/// The alternative that always works.
 const SEARCH_INSTEAD: &str =
     "remove `where`, keep the column in `payload`, and filter when searching: `walvec search --filter field=value`";
 
-/// Asks the server whether a publication can have `filter`. `may_create`: whether the role may create a publication at all.
+/// Asks the server whether a publication accepts `filter`. `may_create` says whether the role may create publications.
 pub(crate) async fn try_out(
     session: &Session,
     setting: &str,
@@ -63,7 +63,7 @@ pub(crate) async fn try_out(
     filter: &str,
     may_create: bool,
 ) -> Result<Verdict, CaptureError> {
-    // In two sorts of brackets: what is balanced in both does not leave either.
+    // Try two kinds of brackets: a text that is balanced in both cannot close either of them.
     for bracketed in [format!("({filter}\n)"), format!("(ARRAY[{filter}\n])[1]")] {
         let query = format!("SELECT 1 FROM {} WHERE {bracketed}", quote_table(&facts.name));
         if let Err(error) = session.prepare(&query).await {
@@ -73,8 +73,8 @@ pub(crate) async fn try_out(
     if !may_create {
         return Ok(Verdict::Untried("the role may not create publications in this database".to_owned()));
     }
-    // One message is one transaction, and no other statement of this session can come in between. Creating a publication
-    // locks its tables against VACUUM and DDL, and may have to wait for them.
+    // One message is one transaction, and no other statement of this session can come in between. Creating a
+    // publication locks its tables against VACUUM and DDL, and may have to wait for these.
     let statements = format!(
         "SET LOCAL lock_timeout = '2s'; CREATE PUBLICATION {} FOR TABLE ONLY {} WHERE ({filter}\n)
          WITH (publish_via_partition_root = true); ROLLBACK;",
@@ -95,7 +95,7 @@ fn verdict(
 ) -> Result<Verdict, CaptureError> {
     let Some(state) = error.code() else { return Err(statement_error("trying the row filters", error)) };
     Ok(match (state, state.code().get(..2)) {
-        // The server looks at the filter first, and then at who owns the table.
+        // The server checks the filter first, and the ownership of the table second.
         (state, _) if *state == SqlState::INSUFFICIENT_PRIVILEGE && may_create && facts.can_use_schema => Verdict::Fits,
         (state, _) if [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::READ_ONLY_SQL_TRANSACTION].contains(state) => {
             Verdict::Untried(describe(error))
@@ -112,7 +112,7 @@ fn verdict(
     })
 }
 
-/// What to write instead of a filter that the server refused in these words.
+/// Returns what to write instead of a filter that the server refused with this message.
 fn way_out(state: &SqlState, words: &str, facts: &TableFacts) -> String {
     if *state == SqlState::UNDEFINED_COLUMN {
         let columns = facts.columns.iter().map(|column| column.column.name.as_str());
@@ -133,7 +133,7 @@ fn way_out(state: &SqlState, words: &str, facts: &TableFacts) -> String {
     format!("{rule}; or {SEARCH_INSTEAD}")
 }
 
-/// Whether two filters of a table mean the same, by how the server writes them; `None` if it cannot be asked.
+/// Returns whether two filters of a table mean the same, by comparing how the server prints them; `None` if it cannot be asked.
 pub(crate) async fn mean_the_same(
     session: &Session,
     facts: &TableFacts,
@@ -155,7 +155,7 @@ pub(crate) async fn mean_the_same(
             SimpleQueryMessage::Row(row) => row.get(0).map(|same| same == "t"),
             _ => None,
         })),
-        // A standby makes no views, and a role may be forbidden to.
+        // No view can be created on a standby, and a role may lack the right.
         Err(error)
             if error.code().is_some_and(|state| {
                 [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::READ_ONLY_SQL_TRANSACTION].contains(state)
@@ -163,7 +163,7 @@ pub(crate) async fn mean_the_same(
         {
             Ok(None)
         }
-        // The publication has the one, so that it is the other that cannot be read.
+        // The publication has one of them, so it is the other one that is not valid.
         Err(error) if error.code().is_some_and(|state| ["22", "42"].contains(&&state.code()[..2])) => Ok(Some(false)),
         Err(error) => Err(statement_error("comparing the row filters", &error)),
     }

@@ -1,4 +1,4 @@
-//! What a table holds, as far as its catalogue and a sample of its rows tell: for whoever has to decide what to do with it.
+//! Describes what a table contains, from the catalogue and a sample of its rows, to help decide how to configure it.
 
 use walvec_model::TableName;
 
@@ -6,57 +6,57 @@ use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 use crate::sql::{quote_ident, quote_table};
 
-/// How many rows are looked at.
+/// How many rows are read.
 const SAMPLE_ROWS: u32 = 1000;
 
-/// A table, and what its first rows hold.
+/// A table, and what its first rows contain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     /// The table.
     pub table: TableName,
-    /// About how many rows it has; `None` if the server has never counted them.
+    /// The approximate number of rows; `None` if the server has never counted them.
     pub rows: Option<u64>,
-    /// How many rows were looked at.
+    /// The number of rows that were read.
     pub sampled: u64,
-    /// Its columns, in order.
+    /// The table's columns, in order.
     pub columns: Vec<SampledColumn>,
 }
 
-/// A column, and what the sampled rows have in it.
+/// A column, and what the sampled rows contain in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampledColumn {
     /// Its name.
     pub name: String,
-    /// Its type, as SQL writes it.
+    /// The column's type, as SQL writes it.
     pub type_name: String,
-    /// What sort of type it is.
+    /// The kind of type.
     pub kind: ColumnKind,
-    /// Whether it is part of the primary key.
+    /// Whether the column is part of the primary key, or of the index that serves as replica identity.
     pub is_key: bool,
-    /// The row of another table that it names: the table, and its column.
+    /// The target of a foreign key: the table, and its column.
     pub references: Option<(TableName, String)>,
-    /// How many values there are, NULL not counted.
+    /// The number of values other than NULL.
     pub values: u64,
-    /// How many different values there are.
+    /// The number of different values.
     pub distinct: u64,
-    /// Mean length of its values, in characters.
+    /// The mean length of the values, in characters.
     pub length: f64,
-    /// A length that nine tenths of its values do not exceed, in characters.
+    /// The length in characters that nine tenths of the values do not exceed.
     pub long: f64,
-    /// The share of its values that have a space in them.
+    /// The share of values that contain a space.
     pub with_spaces: f64,
-    /// The share of its values that look like Markdown: a heading, or a block of code.
+    /// The share of values that look like Markdown: with a heading or a block of code.
     pub with_markdown: f64,
-    /// The share of its values that look like e-mail addresses.
+    /// The share of values that look like e-mail addresses.
     pub with_addresses: f64,
 }
 
-/// Sorts of types.
+/// Kinds of types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnKind {
     /// Text of any length.
     Text,
-    /// One of a list of names.
+    /// A label of an enum.
     Enum,
     /// Whole numbers.
     Integer,
@@ -72,18 +72,18 @@ pub enum ColumnKind {
     Bool,
     /// UUIDs.
     Uuid,
-    /// Dates, and dates with times.
+    /// Dates, with or without a time.
     Datetime,
-    /// Bytes, and what is made of other columns to search them: nothing to show.
+    /// Values that are not worth showing: bytes, and data derived from other columns for searching them.
     Opaque,
     /// Anything else.
     Other,
 }
 
-/// Looks at a table that has no [obstacle](crate::relations::Obstacle).
+/// Describes a table that has no [obstacle](crate::relations::Obstacle).
 ///
 /// # Errors
-/// If the server does not answer, or the table is gone.
+/// Fails if the server does not answer, or the table is gone.
 pub async fn sample(session: &Session, table: &TableName) -> Result<Sampled, CaptureError> {
     let failed = |error| statement_error("looking at a table", &error);
     let query = "
@@ -107,7 +107,8 @@ pub async fn sample(session: &Session, table: &TableName) -> Result<Sampled, Cap
     Ok(Sampled { table: table.clone(), rows, sampled, columns })
 }
 
-/// A domain counts as the type under it. A foreign key of several columns names no row by one of them.
+/// A domain counts as its base type. A foreign key with several columns is ignored, because none of them alone
+/// identifies a row.
 const COLUMNS: &str = "
     SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typcategory::text, t.typname::text, t.typtype::text,
            EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND (i.indisprimary OR i.indisreplident)
@@ -155,7 +156,7 @@ fn column(row: &tokio_postgres::Row) -> SampledColumn {
     }
 }
 
-/// The sort of a type, by its category, name and sort in `pg_type`; of an array by its element.
+/// Returns the kind of a type from its category, name and sort in `pg_type`; for an array, from that of its element.
 fn kind(category: &str, name: &str, sort: &str, element: Option<ColumnKind>) -> ColumnKind {
     match (category, name) {
         _ if sort == "e" => ColumnKind::Enum,
@@ -176,10 +177,10 @@ fn kind(category: &str, name: &str, sort: &str, element: Option<ColumnKind>) -> 
     }
 }
 
-/// How many columns are looked into: a statement cannot answer with more than 1664 values.
+/// The maximum number of columns that are measured: a statement cannot return more than 1664 values.
 const MOST_MEASURED: usize = 200;
 
-/// How many values each column has in the answer to [`statistics`].
+/// The number of values per column in the result of [`statistics`].
 const MEASURES: usize = 7;
 
 fn statistics(table: &TableName, columns: &[SampledColumn]) -> String {

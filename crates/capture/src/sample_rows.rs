@@ -1,4 +1,4 @@
-//! A sample of a table's rows, as the stream would give them.
+//! Reads a sample of a table's rows, with values as in the stream.
 
 use futures::TryStreamExt as _;
 use walvec_model::{Row, Table};
@@ -9,14 +9,14 @@ use crate::copy_text::RowDecoder;
 use crate::source::Source;
 use crate::sql::{quote_columns, quote_table};
 
-/// Rows are read until they have so many bytes: each may be large.
+/// Reading stops when the rows have this many bytes, since each row may be large.
 const BYTES: usize = 32 << 20;
 
-/// See [`Source::sample_rows`].
+/// Reads a sample of rows, for [`Source::sample_rows`].
 pub(crate) async fn rows(source: &Source, table: &Table, most: usize) -> Result<Vec<Row>, CaptureError> {
     let kinds = source.catalog.kinds_of(&table.columns, &table.key).await?;
     let shape = source.shape_of(&table.name).await?;
-    // Tables that inherit in the old way are tables of their own.
+    // With `INHERITS`, child tables are separate tables.
     let only = if shape.as_ref().is_some_and(|shape| !shape.partitioned) { "ONLY " } else { "" };
     let filter = shape.as_ref().and_then(|shape| shape.filter.as_deref());
     let statement = statement(table, only, filter, most);

@@ -1,4 +1,4 @@
-//! The replication slot: how far the server remembers for us.
+//! The replication slot, which holds the position up to which the server may forget WAL.
 
 use serde_json::Value;
 use walvec_model::Lsn;
@@ -10,40 +10,40 @@ use crate::sql::quote_ident;
 /// The state of a replication slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlotState {
-    /// There is none of this name.
+    /// There is no slot of this name.
     Missing,
-    /// It can be read from.
+    /// The slot can be read from.
     Ready {
-        /// Everything before was confirmed; the stream starts here.
+        /// Everything before this position was confirmed. The stream starts here.
         confirmed: Lsn,
         /// The oldest WAL that the slot keeps.
         restart: Lsn,
         /// Whether the WAL is safe.
         wal_status: WalStatus,
-        /// The server process that reads from it, if any.
+        /// The server process that reads from the slot, if there is one.
         active_pid: Option<i32>,
     },
-    /// The server has invalidated it; the changes after its position are gone.
+    /// The server has invalidated the slot. The changes after its position are gone.
     Lost {
         /// The server's reason, e.g. `wal_removed`.
         reason: String,
     },
 }
 
-/// How safe the WAL is that a slot needs; `pg_replication_slots.wal_status`.
+/// How safe the WAL is that a slot needs, from `pg_replication_slots.wal_status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalStatus {
     /// Within `max_wal_size`.
     Reserved,
-    /// Beyond it, and kept because of the slot.
+    /// Beyond `max_wal_size`, and kept because of the slot.
     Extended,
-    /// Beyond `max_slot_wal_keep_size`: the next checkpoint may remove it and lose the slot.
+    /// Beyond `max_slot_wal_keep_size`. The next checkpoint may remove it, and the slot is then lost.
     Unreserved,
 }
 
-/// Looks the slot up.
+/// Reads the state of the slot.
 pub(crate) async fn state(session: &Session, slot: &str) -> Result<SlotState, CaptureError> {
-    // As JSON, because the view has other columns in every version.
+    // Read as JSON, because the view has different columns in every version.
     let query = "SELECT to_jsonb(s)::text FROM pg_replication_slots s WHERE slot_name = $1";
     let row = session.query_opt(query, &[&slot]).await;
     let Some(row) = row.map_err(|error| statement_error("looking up the slot", &error))? else {
@@ -72,7 +72,7 @@ fn interpret(slot: &str, database: &str, facts: &Value) -> Result<SlotState, Cap
             remedy: "choose another name; slots of all databases of a server share their names".to_owned(),
         });
     }
-    // `invalidation_reason` is there since 17, `conflicting` since 16.
+    // `invalidation_reason` exists since 17, `conflicting` since 16.
     let invalid = [text("invalidation_reason"), if text("wal_status") == "lost" { "wal_removed" } else { "" }]
         .into_iter()
         .chain((facts["conflicting"] == Value::Bool(true)).then_some("conflict with recovery"))
@@ -93,7 +93,7 @@ fn interpret(slot: &str, database: &str, facts: &Value) -> Result<SlotState, Cap
     })
 }
 
-/// Drops the slot; a missing one is no error.
+/// Drops the slot. A missing slot is not an error.
 pub(crate) async fn drop(session: &Session, slot: &str) -> Result<(), CaptureError> {
     let query = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
     match session.execute(query, &[&slot]).await {
@@ -105,14 +105,14 @@ pub(crate) async fn drop(session: &Session, slot: &str) -> Result<(), CaptureErr
     }
 }
 
-/// The command that creates the slot and exports the snapshot of its consistent point. `failover`: standbys may keep a copy of the
-/// slot, so that the stream goes on from it after a promotion (17 and later).
+/// Returns the command that creates the slot and exports the snapshot of its consistent point. With `failover`,
+/// standbys may keep a copy of the slot, so that the stream continues from it after a promotion (17 and later).
 pub(crate) fn create_command(slot: &str, failover: bool) -> String {
     let options = if failover { "(SNAPSHOT 'export', FAILOVER true)" } else { "EXPORT_SNAPSHOT" };
     format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput {options}", quote_ident(slot))
 }
 
-/// The same for a slot that goes with its session: only its snapshot is wanted.
+/// Returns the command for a slot that ends with its session, of which only the exported snapshot is used.
 pub(crate) fn create_temporary_command(slot: &str) -> String {
     format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_ident(slot))
 }

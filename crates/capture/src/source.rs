@@ -1,4 +1,4 @@
-//! A PostgreSQL source: what can be asked of it, and where its snapshot and its stream begin.
+//! A PostgreSQL source: its operations, and where its snapshot and its stream begin.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,44 +20,44 @@ use crate::sql::quote_ident;
 use crate::stream::{self, ChangeStream};
 use crate::{CaptureError, fetch, sample_rows, timeline};
 
-/// A source whose server is known. All methods may be called at any time, and at the same time; a broken session is
-/// replaced at the next call.
+/// A source whose server is known. All methods may be called at any time and concurrently. A broken session is replaced
+/// at the next call.
 pub struct Source {
-    /// What is followed: what is configured, without what was set aside.
+    /// What is followed: the configuration without the tables that were set aside.
     pub(crate) config: SourceConfig,
     configured: SourceConfig,
     aside: Vec<Unfit>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) shapes: tokio::sync::Mutex<Shapes>,
     pub(crate) waiting: Waiting,
-    /// Where rows wait that a snapshot has read; in memory without.
+    /// The directory for rows that a snapshot has read; `None` to keep them in memory.
     pub(crate) spool: Option<PathBuf>,
     server: ServerFacts,
 }
 
-/// A configured table with what the publication sends of it.
+/// A configured table, with what the publication sends of it.
 pub(crate) struct PublishedTable {
     pub(crate) facts: TableFacts,
     pub(crate) table: Arc<Table>,
-    /// The row filter to copy by.
+    /// The row filter for the copy.
     pub(crate) filter: Option<String>,
 }
 
-/// Where the server is, and what it keeps for us.
+/// The server's position, and the WAL that it keeps for the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerPosition {
-    /// The end of the WAL that is on disk.
+    /// The end of the WAL on disk.
     pub flushed: Lsn,
-    /// WAL that the slot keeps the server from removing, in bytes; 0 without a slot.
+    /// The number of bytes of WAL that the slot keeps the server from removing; 0 without a slot.
     pub retained_wal_bytes: u64,
 }
 
 impl Source {
-    /// Connects to the first host of the settings that answers and is what `target_session_attrs` asks for, and asks the
-    /// server who it is. All sessions of the source are opened there.
+    /// Connects to the first host in the settings that answers and matches `target_session_attrs`, and reads the
+    /// server's identity. All sessions of the source use that host.
     ///
     /// # Errors
-    /// If the settings cannot be used (`E_CONFIG`), or the server cannot be reached, trusted or logged in to.
+    /// Fails if the settings cannot be used (`E_CONFIG`), or if the server cannot be reached, trusted or logged in to.
     pub async fn connect(config: SourceConfig) -> Result<Self, CaptureError> {
         let catalog = Arc::new(Catalog::connect(&Hosts::parse(&config.url)?).await?);
         let server = catalog::server_facts(&*catalog.session().await?).await?;
@@ -65,7 +65,7 @@ impl Source {
         Ok(Self { config, configured, aside: Vec::new(), catalog, shapes, waiting, spool: None, server })
     }
 
-    /// Sets tables aside: from now on this source is as if they were not configured. Those that are looked up in by others go with these.
+    /// Sets tables aside: the source then behaves as if they were not configured. Lookups by their rows are dropped too.
     #[must_use]
     pub fn setting_aside(mut self, tables: Vec<Unfit>) -> Self {
         let names: Vec<TableName> = tables.iter().map(|unfit| unfit.table.clone()).collect();
@@ -74,14 +74,14 @@ impl Source {
         self
     }
 
-    /// The tables that were [set aside](Self::setting_aside).
+    /// Returns the tables that were [set aside](Self::setting_aside).
     #[must_use]
     pub fn set_aside(&self) -> &[Unfit] {
         &self.aside
     }
 
-    /// The tables that are not followed for their own sake at present: those that were [set aside](Self::setting_aside), which others may
-    /// look rows up in, and those in which nothing looks rows up any more because of that.
+    /// Returns the tables for which no documents are made at present: those that were [set aside](Self::setting_aside),
+    /// in which others may still look rows up, and those in which no rows are looked up any more because of that.
     #[must_use]
     pub fn unfollowed(&self) -> Vec<TableName> {
         let mut tables = self.unpublished();
@@ -90,7 +90,7 @@ impl Source {
         tables
     }
 
-    /// The configured tables that are not needed at present.
+    /// Returns the configured tables that are not needed at present.
     fn unpublished(&self) -> Vec<TableName> {
         if self.aside.is_empty() {
             return Vec::new();
@@ -100,47 +100,47 @@ impl Source {
         configured.filter(|table| !needed.contains(table)).collect()
     }
 
-    /// A table as it is published now, if it is configured.
+    /// Returns a table as it is currently published, if it is configured.
     ///
     /// # Errors
-    /// `E_TABLE` or `E_NO_KEY` if it cannot be followed.
+    /// Returns `E_TABLE` or `E_NO_KEY` if the table cannot be followed.
     pub async fn table(&self, name: &TableName) -> Result<Option<Arc<Table>>, CaptureError> {
         let spec = self.configured.tables.iter().find(|spec| spec.name == *name);
         let Some(spec) = spec else { return Ok(None) };
         Ok(self.published_as(std::slice::from_ref(spec)).await?.pop().map(|published| published.table))
     }
 
-    /// Whether there are other tables to follow than these.
+    /// Returns whether there are tables to follow other than these.
     #[must_use]
     pub fn has_others_than(&self, tables: &[Unfit]) -> bool {
         self.configured.tables.iter().any(|spec| tables.iter().all(|unfit| unfit.table != spec.name))
     }
 
-    /// The configured tables that cannot be followed as things are, those that were set aside included. Tables whose rows look something up
-    /// in one of them are among them.
+    /// Returns the configured tables that cannot be followed in the present state, including those that were set aside.
+    /// Includes tables whose rows look something up in one of them.
     ///
     /// # Errors
-    /// If the catalogue cannot be read.
+    /// Fails if the catalogue cannot be read.
     pub async fn unfit(&self) -> Result<Vec<Unfit>, CaptureError> {
         preflight::unfit(&*self.catalog.patient_session().await?, &self.configured, &self.server).await
     }
 
-    /// Lets rows that a snapshot has read wait in files of `directory`, so that the snapshot need not be held until all of them are
-    /// taken.
+    /// Keeps rows that a snapshot has read in files of `directory`, so that the snapshot does not have to be held until
+    /// all of them are taken.
     #[must_use]
     pub fn spooling_in(mut self, directory: &Path) -> Self {
         self.spool = Some(directory.to_owned());
         self
     }
 
-    /// This source as if `tables`, and those whose rows look something up in one of them, were all that is configured: what is asked
-    /// about some tables shall not cost a look at all.
+    /// Returns a source as if only `tables`, and those whose rows look something up in one of them, were configured.
+    /// Questions about a few tables then do not read the catalogue for all of them.
     #[must_use]
     pub fn only(&self, tables: &[TableName]) -> Self {
         Self { config: self.config.only(tables), configured: self.configured.only(tables), ..self.another() }
     }
 
-    /// A handle on this source that a task can own.
+    /// Returns a handle on this source that a task can own.
     pub(crate) fn another(&self) -> Self {
         let (config, catalog, server) = (self.config.clone(), Arc::clone(&self.catalog), self.server.clone());
         let (configured, aside) = (self.configured.clone(), self.aside.clone());
@@ -148,22 +148,22 @@ impl Source {
         Self { config, configured, aside, catalog, shapes, waiting, spool, server }
     }
 
-    /// Which server this is.
+    /// Returns the server's identity and capabilities.
     #[must_use]
     pub const fn server(&self) -> &ServerFacts {
         &self.server
     }
 
-    /// `host:port/database`, for messages.
+    /// Returns `host:port/database`, for messages.
     #[must_use]
     pub fn address(&self) -> String {
         self.catalog.info.server()
     }
 
-    /// Asks the server again who it is: after a reconnect it may be another one.
+    /// Reads the server's identity again. After a reconnect, it may be another server.
     ///
     /// # Errors
-    /// If the question cannot be asked.
+    /// Fails if the question cannot be asked.
     pub async fn identify(&self) -> Result<ServerFacts, CaptureError> {
         catalog::server_facts(&*self.session().await?).await
     }
@@ -171,7 +171,7 @@ impl Source {
     /// Looks for everything that would stop the pipeline, and for risks.
     ///
     /// # Errors
-    /// If a check itself could not be made.
+    /// Fails if a check itself could not be run.
     pub async fn preflight(&self) -> Result<Vec<Finding>, CaptureError> {
         preflight::findings(
             &*self.catalog.patient_session().await?,
@@ -183,11 +183,11 @@ impl Source {
         .await
     }
 
-    /// What [`preflight`](Self::preflight) finds without opening a replication session, for a source that has been followed
-    /// before: the limits may be used up by its own session, of which the server does not know yet that it is dead.
+    /// Runs the checks of [`preflight`](Self::preflight) without opening a replication session, for a source that was followed
+    /// before. The limits may be exhausted by its own earlier session, if the server has not noticed yet that it is dead.
     ///
     /// # Errors
-    /// As [`preflight`](Self::preflight).
+    /// Returns the errors of [`preflight`](Self::preflight).
     pub async fn preflight_again(&self) -> Result<Vec<Finding>, CaptureError> {
         preflight::findings(
             &*self.catalog.patient_session().await?,
@@ -199,45 +199,46 @@ impl Source {
         .await
     }
 
-    /// The statements that put the errors among `findings` right; `None` if no statement helps.
+    /// Returns the statements that fix the errors among `findings`; `None` if no statement helps.
     #[must_use]
     pub fn script(&self, findings: &[Finding]) -> Option<Script> {
         preflight::script(findings, &self.server)
     }
 
-    /// The configured tables with their published columns and their keys, in the order of the configuration.
+    /// Returns the configured tables with their published columns and their keys, in the order of the configuration.
     ///
     /// # Errors
-    /// `E_TABLE` or `E_NO_KEY` for the first table that cannot be followed.
+    /// Returns `E_TABLE` or `E_NO_KEY` for the first table that cannot be followed.
     pub async fn tables(&self) -> Result<Vec<Arc<Table>>, CaptureError> {
         Ok(self.published_tables().await?.into_iter().map(|published| published.table).collect())
     }
 
-    /// The same, and behind them the tables that are only looked up.
+    /// Returns the configured tables, followed by the tables that are only looked up.
     ///
     /// # Errors
-    /// As [`tables`](Self::tables).
+    /// Returns the errors of [`tables`](Self::tables).
     pub async fn followed_tables(&self) -> Result<Vec<Arc<Table>>, CaptureError> {
         let published = self.published_as(&self.config.published()).await?;
         Ok(published.into_iter().map(|published| published.table).collect())
     }
 
-    /// All that is configured without these tables: those that can be followed, if these are the [unfit](Self::unfit) ones.
+    /// Returns the configured tables without these. If these are the [unfit](Self::unfit) ones, the rest can be followed.
     ///
     /// # Errors
-    /// As [`tables`](Self::tables).
+    /// Returns the errors of [`tables`](Self::tables).
     pub async fn tables_without(&self, tables: &[Unfit]) -> Result<Vec<Arc<Table>>, CaptureError> {
         let names: Vec<TableName> = tables.iter().map(|unfit| unfit.table.clone()).collect();
         let published = self.published_as(&self.configured.without(&names).published()).await?;
         Ok(published.into_iter().map(|published| published.table).collect())
     }
 
-    /// How many rows each table has, by the server's statistics, without row filters; 0 where there are none yet.
+    /// Returns how many rows each table has, by the server's statistics and without row filters; 0 if there are no
+    /// statistics yet.
     ///
     /// # Errors
-    /// If the catalogue cannot be read.
+    /// Fails if the catalogue cannot be read.
     pub async fn estimate_rows(&self) -> Result<Vec<(TableName, u64)>, CaptureError> {
-        // A partitioned table is not always analysed itself; its leaves are.
+        // A partitioned table itself is not always analysed, but its leaves are.
         let query = "
             SELECT n.nspname::text, r.relname::text, coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
             FROM unnest($1::text[], $2::text[]) AS wanted (schema, name)
@@ -258,10 +259,10 @@ impl Source {
         Ok(rows.iter().map(estimate).collect())
     }
 
-    /// How the publication compares to the configuration.
+    /// Compares the publication with the configuration.
     ///
     /// # Errors
-    /// If the catalogue cannot be read.
+    /// Fails if the catalogue cannot be read.
     pub async fn publication(&self) -> Result<PublicationState, CaptureError> {
         publication::state(
             &*self.catalog.patient_session().await?,
@@ -272,27 +273,27 @@ impl Source {
         .await
     }
 
-    /// What identifies the publication as it is now; `None` if there is none.
+    /// Returns the present identity of the publication; `None` if there is none.
     ///
     /// # Errors
-    /// If the catalogue cannot be read.
+    /// Fails if the catalogue cannot be read.
     pub async fn publication_identity(&self) -> Result<Option<PublicationIdentity>, CaptureError> {
         publication::identity(&*self.session().await?, &self.config.publication, self.server.capabilities).await
     }
 
-    /// What identifies the entry of each table that the publication lists, as its version has it. None if it is one of all tables or of a
-    /// schema.
+    /// Returns the entry of each table in the publication's list, as its version contains it. Empty if the publication
+    /// is one of all tables or of a schema.
     ///
     /// # Errors
-    /// If the catalogue cannot be read.
+    /// Fails if the catalogue cannot be read.
     pub async fn publication_entries(&self) -> Result<BTreeMap<TableName, String>, CaptureError> {
         publication::entries(&*self.session().await?, &self.config.publication).await
     }
 
-    /// What the publication that had this [version](PublicationIdentity::version) is called now; `None` if it is gone.
+    /// Returns the present name of the publication with this [version](PublicationIdentity::version); `None` if it is gone.
     ///
     /// # Errors
-    /// If the catalogue cannot be read.
+    /// Fails if the catalogue cannot be read.
     pub async fn publication_called(&self, version: &str) -> Result<Option<String>, CaptureError> {
         publication::called(&*self.session().await?, version).await
     }
@@ -300,8 +301,8 @@ impl Source {
     /// Creates the publication for exactly the configured tables, if it is missing.
     ///
     /// # Errors
-    /// `E_PUBLICATION` if it exists with other content, with the difference and the SQL that removes it; `E_RIGHTS` if
-    /// the role may not create it.
+    /// Returns `E_PUBLICATION` if it exists with other contents, with the difference and the SQL that removes it;
+    /// `E_RIGHTS` if the role may not create it.
     pub async fn ensure_publication(&self) -> Result<(), CaptureError> {
         match self.publication().await? {
             PublicationState::Matches { .. } => Ok(()),
@@ -312,7 +313,7 @@ impl Source {
                 let session = self.session().await?;
                 let sql = publication::create_sql(&session, &self.config, self.server.capabilities).await?;
                 let mark = publication::mark_sql(&self.config);
-                // One message is one transaction: no publication is left without its mark.
+                // One message is one transaction, so no publication is left without its mark.
                 session
                     .batch_execute(&format!("{sql} {mark}"))
                     .await
@@ -321,51 +322,54 @@ impl Source {
         }
     }
 
-    /// Drops the publication if this configuration has made it and nothing else can be using it.
+    /// Drops the publication, if this configuration has made it and nothing else can be using it.
     ///
     /// # Errors
-    /// If the server cannot be asked.
+    /// Fails if the server cannot be asked.
     pub async fn drop_publication(&self) -> Result<PublicationDrop, CaptureError> {
         publication::drop(&*self.session().await?, &self.config).await
     }
 
-    /// Where the history of the server's present timeline left `timeline`; `None` if that is not one of its ancestors.
+    /// Returns where the history of the server's present timeline left `timeline`; `None` if `timeline` is not one of
+    /// its ancestors.
     ///
     /// # Errors
-    /// If the server cannot be asked.
+    /// Fails if the server cannot be asked.
     pub async fn timeline_left_at(&self, timeline: u32) -> Result<Option<Lsn>, CaptureError> {
         timeline::left_at(self, timeline).await
     }
 
-    /// The configured tables of which PostgreSQL refuses the application's updates and deletes, because they are published.
+    /// Returns the configured tables whose updates and deletes by the application PostgreSQL refuses, because they are
+    /// published.
     ///
     /// # Errors
-    /// If the server cannot be asked.
+    /// Fails if the server cannot be asked.
     pub async fn breaking(&self) -> Result<Vec<TableName>, CaptureError> {
         preflight::breaking(&*self.catalog.patient_session().await?, &self.config, &self.server, Breaks::Now).await
     }
 
-    /// Takes the configured tables out of a publication that this configuration has made of which PostgreSQL refuses the application's
-    /// updates and deletes because they are published: those that have lost their key, for example. Returns them.
+    /// Removes tables from a publication that this configuration has made, if PostgreSQL refuses the application's updates and
+    /// deletes of them because they are published: tables that have lost their key, for example. Returns these tables.
     ///
     /// # Errors
-    /// If the server cannot be asked, or a lock does not come free in time.
+    /// Fails if the server cannot be asked, or a lock is not released in time.
     pub async fn unpublish_what_breaks(&self) -> Result<Vec<TableName>, CaptureError> {
         let tables = self.breaking().await?;
         Ok(if self.unpublish(&tables).await? { tables } else { Vec::new() })
     }
 
-    /// Lets a publication that this configuration has made send all columns of a table again, where PostgreSQL refuses the application's
-    /// updates and deletes because the list of columns does not hold the replica identity any more. Says whether it did.
+    /// Makes a publication that this configuration has made send all columns of a table again, if PostgreSQL refuses
+    /// the application's updates and deletes because the column list no longer contains the replica identity. Returns
+    /// whether it did.
     ///
     /// # Errors
-    /// As [`mend_publication`](Self::mend_publication).
+    /// Returns the errors of [`mend_publication`](Self::mend_publication).
     pub async fn widen_publication(&self) -> Result<bool, CaptureError> {
         let is_needed = self.config.lists_columns() && !self.breaking().await?.is_empty();
         if is_needed { self.mend_publication().await } else { Ok(false) }
     }
 
-    /// Takes tables out of a publication that this configuration has made. Says whether it did.
+    /// Removes tables from a publication that this configuration has made. Returns whether it did.
     async fn unpublish(&self, tables: &[TableName]) -> Result<bool, CaptureError> {
         match publication::drop_tables_sql(&self.config, tables) {
             Some(sql) => publication::alter(&*self.catalog.patient_session().await?, &self.config, &sql).await,
@@ -373,22 +377,24 @@ impl Source {
         }
     }
 
-    /// Makes a publication that this configuration has made publish what is configured: it was altered, or another table has the name
-    /// of one that it publishes. Says whether it did; one that it has not made, or may not alter, is left alone.
+    /// Makes a publication that this configuration has made match the configuration again, after it was altered, or
+    /// after another table has taken over the name of a published one. Returns whether it did. A publication that this
+    /// configuration has not made, or may not alter, is left alone.
     ///
     /// # Errors
-    /// If the server cannot be asked, or a lock does not come free in time.
+    /// Fails if the server cannot be asked, or a lock is not released in time.
     pub async fn mend_publication(&self) -> Result<bool, CaptureError> {
         let state = match self.publication().await {
-            // Preflight names it.
+            // Preflight reports the table.
             Err(CaptureError::Table { .. }) => return Ok(false),
             state => state?,
         };
         let PublicationState::Differs { difference, sql: Some(sql) } = state else { return Ok(false) };
-        // Preflight says what has to come first. The application's statements must not pay for a mistake in the settings.
+        // Preflight reports what has to come first. A mistake in the configuration must not make the application's
+        // statements fail.
         let session = self.catalog.patient_session().await?;
         if !preflight::breaking(&session, &self.config, &self.server, Breaks::AsConfigured).await?.is_empty() {
-            // Nor for a table that was set aside.
+            // Neither must a table that was set aside, so remove such tables from the publication.
             let mut published =
                 publication::published_tables(&session, &self.config.publication, self.server.capabilities).await?;
             self.config.published().iter().for_each(|spec| drop(published.remove(&spec.name)));
@@ -401,32 +407,32 @@ impl Source {
         Ok(is_mended)
     }
 
-    /// The state of the slot.
+    /// Returns the state of the slot.
     ///
     /// # Errors
-    /// `E_CONFIG` if the slot belongs to somebody else.
+    /// Returns `E_CONFIG` if the slot belongs to another program.
     pub async fn slot(&self) -> Result<SlotState, CaptureError> {
         slot::state(&*self.session().await?, &self.config.slot).await
     }
 
-    /// What to say of the slot where the server may drop what it needs.
+    /// Returns the warning for a slot whose WAL the server may drop.
     #[must_use]
     pub fn slot_at_risk(&self) -> Finding {
         preflight::at_risk(&self.config.slot)
     }
 
-    /// Drops the slot; a missing one is no error.
+    /// Drops the slot. A missing slot is not an error.
     ///
     /// # Errors
-    /// `E_SLOT_BUSY` if somebody reads from it.
+    /// Returns `E_SLOT_BUSY` if another process reads from it.
     pub async fn drop_slot(&self) -> Result<(), CaptureError> {
         slot::drop(&*self.session().await?, &self.config.slot).await
     }
 
-    /// Where the server is, and how much WAL the slot makes it keep.
+    /// Returns the server's position, and how much WAL it keeps because of the slot.
     ///
     /// # Errors
-    /// If the question cannot be asked.
+    /// Fails if the question cannot be asked.
     pub async fn server_position(&self) -> Result<ServerPosition, CaptureError> {
         let query = "
             SELECT pg_current_wal_flush_lsn()::text,
@@ -440,32 +446,32 @@ impl Source {
         })
     }
 
-    /// The open transactions that the creation of a slot waits for at the moment: none if no slot is being created, or as long
-    /// as that takes no longer than usual.
+    /// Returns the open transactions that the creation of a slot is waiting for. Empty if no slot is being created, or
+    /// as long as its creation takes no longer than usual.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<Blocker> {
         self.waiting.now()
     }
 
-    /// Creates the slot and starts to copy the tables as they were at its consistent point.
+    /// Creates the slot, and starts to copy the tables as they were at its consistent point.
     ///
-    /// The server waits for every transaction that is open before it answers; who keeps it waiting is logged, and in
-    /// [`waiting_for`](Self::waiting_for).
+    /// Before it answers, the server waits for every open transaction. Transactions that keep it waiting are logged,
+    /// and are returned by [`waiting_for`](Self::waiting_for).
     ///
     /// # Errors
-    /// `E_SLOT_EXISTS` if there is a slot already; everything that [`tables`](Self::tables) reports.
+    /// Returns `E_SLOT_EXISTS` if the slot already exists, and the errors of [`tables`](Self::tables).
     pub async fn begin_snapshot(&self) -> Result<Snapshot, CaptureError> {
         Box::pin(snapshot::begin(self)).await
     }
 
-    /// Reads rows of one table again, as of the consistent point of a slot that exists only for that. So they have a place
-    /// among the changes of the stream: a plain SELECT may not see yet what the stream has brought already.
+    /// Reads rows of one table again, as of the consistent point of a temporary slot. This gives them a place among the
+    /// changes of the stream, while a plain SELECT may not see yet what the stream has already brought.
     ///
-    /// The server waits for every transaction that is open before it answers, as in [`begin_snapshot`](Self::begin_snapshot).
+    /// Before it answers, the server waits for every open transaction, as in [`begin_snapshot`](Self::begin_snapshot).
     ///
     /// # Errors
-    /// `E_CONFIG` if the condition is not one, `E_TABLE` if the table is not configured; everything that
-    /// [`tables`](Self::tables) reports.
+    /// Returns `E_CONFIG` if the condition is not valid, `E_TABLE` if the table is not configured, and the errors of
+    /// [`tables`](Self::tables).
     pub async fn begin_reread(&self, table: &TableName, rows: &Selection) -> Result<Snapshot, CaptureError> {
         Box::pin(snapshot::reread(self, table, rows)).await
     }
@@ -473,51 +479,53 @@ impl Source {
     /// Opens the stream of changes at the slot's position.
     ///
     /// # Errors
-    /// `E_SLOT_MISSING`, `E_SLOT_LOST`, or `E_SLOT_BUSY` if somebody reads from the slot.
+    /// Returns `E_SLOT_MISSING`, `E_SLOT_LOST`, or `E_SLOT_BUSY` if another process reads from the slot.
     pub async fn open_stream(&self) -> Result<ChangeStream, CaptureError> {
         stream::open(self, HashMap::new()).await
     }
 
-    /// Opens the stream of changes at the slot's position, without what was committed before the given positions to these tables: they
-    /// were read whole as of then or later, or will be. Their columns and keys may have been others at that time.
+    /// Opens the stream of changes at the slot's position, without changes of these tables that were committed before
+    /// the given positions: the tables were or will be read whole, as of that position or later. At the time of such a
+    /// change, their columns and keys may have been different.
     ///
     /// # Errors
-    /// As [`open_stream`](Self::open_stream).
+    /// Returns the errors of [`open_stream`](Self::open_stream).
     pub async fn open_stream_passing(&self, passed: HashMap<TableName, Lsn>) -> Result<ChangeStream, CaptureError> {
         stream::open(self, passed).await
     }
 
-    /// Reads rows again by their keys, for values that an UPDATE did not send. The values are exactly as the stream would
-    /// give them, but as of now: they may be newer. Rows that are gone, or that the row filter hides, are left out. One that fits into no
-    /// message of the server (1 GB) comes with its key alone; everything else is [unchanged](walvec_model::Cell::Unchanged).
+    /// Reads rows again by their keys, for values that an UPDATE did not send. The values have the form that they have
+    /// in the stream, but are current, so they may be newer. Rows that are gone, or that the row filter hides, are left
+    /// out. A row that does not fit into a message of the server (1 GB) comes with only its key; everything else is
+    /// [unchanged](walvec_model::Cell::Unchanged).
     ///
     /// # Errors
-    /// `E_ALTERED` if the table no longer has the columns of `table`.
+    /// Returns `E_ALTERED` if the table no longer has the columns of `table`.
     pub async fn fetch_rows(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<(RowKey, Row)>, CaptureError> {
         fetch::rows(self, table, keys).await
     }
 
-    /// Reads some rows of a table, at most so many, and fewer where they are large: those that come first.
+    /// Reads the first rows of a table: at most `most`, and fewer if they are large.
     ///
     /// # Errors
-    /// As [`fetch_rows`](Self::fetch_rows).
+    /// Returns the errors of [`fetch_rows`](Self::fetch_rows).
     pub async fn sample_rows(&self, table: &Table, most: usize) -> Result<Vec<Row>, CaptureError> {
         sample_rows::rows(self, table, most).await
     }
 
-    /// As of which position rows were read at last by [`fetch_rows`](Self::fetch_rows), [`look_up`](Self::look_up) and
-    /// [`related_keys`](Self::related_keys): what they gave may be of a transaction that the stream has not brought yet.
+    /// Returns the server's position when rows were last read by [`fetch_rows`](Self::fetch_rows), [`look_up`](Self::look_up)
+    /// or [`related_keys`](Self::related_keys). These rows may come from a transaction that the stream has not brought yet.
     #[must_use]
     pub fn read_as_of(&self) -> Lsn {
         self.catalog.read_as_of()
     }
 
-    /// Which columns of a table something uses, in their order. The others may be large.
+    /// Returns, for each column of a table, whether it is used. The others may be large.
     pub(crate) fn used(&self, table: &Table) -> Vec<bool> {
         self.config.used(table)
     }
 
-    /// What a statement selects to read rows of a table: NULL in the place of what nothing uses.
+    /// Returns the select list for reading rows of a table, with NULL in place of columns that nothing uses.
     pub(crate) fn select_list(&self, table: &Table) -> String {
         let used = self.used(table);
         let columns = table.columns.iter().zip(used);
@@ -530,18 +538,18 @@ impl Source {
         self.catalog.session().await
     }
 
-    /// The tables to copy, each with its row filter as it stands in the publication, or else as configured.
+    /// Returns the tables to copy, each with its row filter from the publication, or else from the configuration.
     pub(crate) async fn published_tables(&self) -> Result<Vec<PublishedTable>, CaptureError> {
         self.published_as(&self.config.tables).await
     }
 
-    /// The table of this name with its row filter, if it is one of those to copy.
+    /// Returns the table of this name with its row filter, if it is one of those to copy.
     pub(crate) async fn published_table(&self, name: &TableName) -> Result<Option<PublishedTable>, CaptureError> {
         let spec = self.config.tables.iter().find(|spec| spec.name == *name);
         Ok(self.published_as(spec.map_or(&[], std::slice::from_ref)).await?.pop())
     }
 
-    /// The same for any of the tables that are published.
+    /// Returns the tables in `specs`, each with its row filter from the publication, or else from the configuration.
     pub(crate) async fn published_as(&self, specs: &[TableSpec]) -> Result<Vec<PublishedTable>, CaptureError> {
         let session = self.session().await?;
         let can = self.server.capabilities;
@@ -560,7 +568,7 @@ impl Source {
             });
             let table = facts.table(|column| {
                 let named = published.columns.as_ref().is_none_or(|names| names.contains(&column.column.name));
-                // Before 18 the stream leaves generated columns out, whatever the view says.
+                // Before 18, the stream leaves generated columns out, even if the view lists them.
                 named && column.can_be_sent(can)
             })?;
             tables.push(PublishedTable { facts, table: Arc::new(table), filter: published.filter });

@@ -1,29 +1,29 @@
-//! Quoting for the statements that take no parameters: COPY, CREATE PUBLICATION, replication commands.
+//! Quotes names and values for statements that take no parameters: COPY, CREATE PUBLICATION, replication commands.
 
 use postgres_protocol::escape;
 use walvec_model::TableName;
 
-/// `name` as a quoted identifier. Always quoted, so that keywords, capitals, dots and spaces need no exceptions.
+/// Returns `name` as a quoted identifier. Always quoted, so that keywords, capitals, dots and spaces need no exceptions.
 pub(crate) fn quote_ident(name: &str) -> String {
     escape::escape_identifier(&without_nul(name))
 }
 
-/// `schema.table`, both parts quoted.
+/// Returns `schema.table`, with both parts quoted.
 pub(crate) fn quote_table(table: &TableName) -> String {
     format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))
 }
 
-/// `text` as a string literal, right under either setting of `standard_conforming_strings`.
+/// Returns `text` as a string literal that is correct under either setting of `standard_conforming_strings`.
 pub(crate) fn quote_literal(text: &str) -> String {
     escape::escape_literal(&without_nul(text))
 }
 
-/// A comma-separated list of quoted identifiers.
+/// Returns a comma-separated list of quoted identifiers.
 pub(crate) fn quote_columns<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(quote_ident).collect::<Vec<_>>().join(", ")
 }
 
-/// PostgreSQL cannot store a NUL, neither in a name nor in a value; one that comes from a configuration must not cut a
+/// Removes NUL characters. PostgreSQL cannot store them in names or values, and one from a configuration must not cut a
 /// statement short.
 fn without_nul(text: &str) -> String {
     text.replace('\0', "")

@@ -1,4 +1,4 @@
-//! Timelines: where the server's history left the one that is asked for.
+//! Finds where the server's history left a given timeline.
 
 use walvec_model::Lsn;
 
@@ -6,11 +6,11 @@ use crate::CaptureError;
 use crate::connect::Replication;
 use crate::source::{Source, parse_lsn};
 
-/// Where the server's present timeline, or one before it, branched off `timeline`: up to there, both have the same WAL. `None` if
-/// `timeline` is not among its ancestors.
+/// Returns where the server's present timeline, or one of its ancestors, branched off `timeline`. Both have the same
+/// WAL up to there. `None` if `timeline` is not an ancestor.
 pub(crate) async fn left_at(source: &Source, timeline: u32) -> Result<Option<Lsn>, CaptureError> {
     let server = source.server();
-    // The first timeline has no history, and no file that says so.
+    // The first timeline has no history, and therefore no history file.
     if server.timeline <= 1 {
         return Ok(None);
     }
@@ -21,7 +21,7 @@ pub(crate) async fn left_at(source: &Source, timeline: u32) -> Result<Option<Lsn
     branch_of(timeline, &content)
 }
 
-/// Reads a history file: a line for each ancestor, with its number, where it was left, and why.
+/// Parses a history file: a line for each ancestor, with its number, the position at which it was left, and the reason.
 /// <https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES>
 fn branch_of(timeline: u32, history: &str) -> Result<Option<Lsn>, CaptureError> {
     let mut entries = history.lines().filter_map(|line| {

@@ -1,7 +1,7 @@
-//! Whether what the stream has brought can be read already.
+//! Finds out whether rows that the stream has brought can already be read.
 //!
-//! A transaction is streamed as soon as its commit is in the WAL. Other sessions see it a moment later, and if it waits for
-//! a synchronous standby, as late as that answers. Whoever reads rows because of a change has to wait for that.
+//! A transaction is streamed as soon as its commit is in the WAL. Other sessions see it a moment later or, if it waits for a
+//! synchronous standby, only when that has answered. Code that reads rows because of a change has to wait for that.
 
 use tokio_postgres::error::SqlState;
 
@@ -10,10 +10,10 @@ use crate::connect::statement_error;
 use crate::source::Source;
 
 impl Source {
-    /// Those among these committed transactions that a statement cannot see yet, given as the stream numbers them.
+    /// Returns those of these committed transactions, numbered as in the stream, that a statement cannot see yet.
     ///
     /// # Errors
-    /// If the server cannot be asked.
+    /// Fails if the server cannot be asked.
     pub async fn invisible(&self, xids: &[u32]) -> Result<Vec<u32>, CaptureError> {
         let row = self.session().await?.query_one("SELECT pg_current_snapshot()::text", &[]).await;
         let text: String = row.map_err(|error| statement_error("asking for a snapshot", &error))?.get(0);
@@ -24,10 +24,11 @@ impl Source {
 }
 
 impl Source {
-    /// Those among these transactions that this server has never begun: they are of another server, whose topics or files outlived it.
+    /// Returns those of these transactions that this server has never begun. They come from another server whose topics
+    /// or files have outlived it.
     ///
     /// # Errors
-    /// If the server cannot be asked.
+    /// Fails if the server cannot be asked.
     pub async fn never_begun(&self, xids: &[u32]) -> Result<Vec<u32>, CaptureError> {
         let failed = |error| statement_error("asking for a transaction", &error);
         let session = self.session().await?;
@@ -43,7 +44,7 @@ impl Source {
             let full = Snapshot { end, open: Vec::new() }.full(*xid).to_string();
             match session.query_one("SELECT pg_xact_status($1::text::xid8)", &[&full]).await {
                 Ok(_) => {}
-                // "transaction ID is in the future".
+                // The server's message is "transaction ID is in the future".
                 Err(error) if error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE) => never.push(*xid),
                 Err(error) => return Err(failed(error)),
             }
@@ -52,10 +53,10 @@ impl Source {
     }
 }
 
-/// No standby is so many transactions behind its primary.
+/// A standby is never this many transactions behind its primary.
 const FAR: i32 = 1 << 30;
 
-/// PostgreSQL's `pg_snapshot`: everything before `end` has ended, but for what is `open`.
+/// PostgreSQL's `pg_snapshot`: all transactions before `end` have ended, except those in `open`.
 struct Snapshot {
     end: u64,
     open: Vec<u64>,
@@ -70,8 +71,8 @@ impl Snapshot {
         Some(Self { end, open: open.ok()? })
     }
 
-    /// Whether it sees a transaction whose number is cut to 32 bits. One that the stream has brought is less than 2^31 away.
-    /// A record of a topic may be older; what seems to be so far ahead is behind.
+    /// Returns whether the snapshot sees a transaction whose number is cut to 32 bits. A transaction from the stream is
+    /// less than 2^31 away. One from a topic's record may be older; if it seems to be very far ahead, it is behind.
     fn sees(&self, xid: u32) -> bool {
         let full = self.full(xid);
         self.distance(xid) >= FAR || (full < self.end && !self.open.contains(&full))
@@ -83,7 +84,7 @@ impl Snapshot {
         xid.wrapping_sub(end).cast_signed()
     }
 
-    /// The whole number of a transaction: the one next to the end.
+    /// Returns the full number of a transaction: the candidate closest to the end.
     fn full(&self, xid: u32) -> u64 {
         self.end.wrapping_add_signed(self.distance(xid).into())
     }

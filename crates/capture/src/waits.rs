@@ -1,6 +1,7 @@
-//! Who waits for whom, where walvec reads tables that others lock, or holds a snapshot.
+//! Finds which session waits for which, while walvec reads tables that others lock, or holds a snapshot.
 //!
-//! What is asked comes from `pg_locks`, which every role may read, in a session of its own: the other ones may be waiting.
+//! The answer comes from `pg_locks`, which every role may read. It is read in a separate session, since the others may
+//! be waiting.
 
 use std::fmt;
 
@@ -8,21 +9,21 @@ use crate::CaptureError;
 use crate::connect::{ConnInfo, Session, statement_error};
 use crate::source::Source;
 
-/// A statement that waits: one of walvec's for a lock, or one that waits for walvec.
+/// A statement that waits: either one of walvec's for a lock, or one that waits for walvec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockWait {
     /// The table.
     pub table: String,
-    /// Whether it waits for a transaction to end, as `CREATE INDEX CONCURRENTLY` does for all that began before it, and not for a lock on
-    /// the table.
+    /// Whether it waits for a transaction to end, rather than for a lock on the table. `CREATE INDEX CONCURRENTLY`, for
+    /// example, waits for all transactions that began before it.
     pub is_for_end: bool,
-    /// Whether walvec waits.
+    /// Whether walvec is the one that waits.
     pub is_ours: bool,
-    /// The session that waits, or that walvec waits for.
+    /// The session that waits for walvec, or that walvec waits for.
     pub pid: i32,
-    /// Its role.
+    /// The session's role.
     pub role: String,
-    /// What it does: the first two words of its statement, where they may be seen.
+    /// What the session does: the first two words of its statement, if the role may see them.
     pub what: String,
 }
 
@@ -33,14 +34,14 @@ pub struct LockWatch {
 }
 
 impl Source {
-    /// Looks for sessions that wait for a lock; nothing is connected yet.
+    /// Creates a watch for sessions that wait for a lock. Does not connect yet.
     #[must_use]
     pub fn lock_watch(&self) -> LockWatch {
         LockWatch { info: self.catalog.info.clone(), session: None }
     }
 }
 
-/// Sessions of walvec are known by their name and role: what others are called is not shown to everybody.
+/// walvec's sessions are recognised by their name and role. The names of other roles' sessions are not visible to every role.
 const QUERY: &str = "
     WITH ours AS MATERIALIZED (
         SELECT pid FROM pg_stat_activity
@@ -62,10 +63,10 @@ const QUERY: &str = "
     ORDER BY w.is_ours DESC, a.pid";
 
 impl LockWatch {
-    /// The statements that wait at the moment, walvec's own first.
+    /// Returns the statements that are waiting, walvec's own first.
     ///
     /// # Errors
-    /// If the server cannot be asked.
+    /// Fails if the server cannot be asked.
     pub async fn look(&mut self) -> Result<Vec<LockWait>, CaptureError> {
         let session = match &mut self.session {
             Some(session) if !session.is_closed() => session,
@@ -84,14 +85,14 @@ impl LockWatch {
         Ok(rows.iter().map(wait).collect())
     }
 
-    /// Lets the session go until the next look.
+    /// Closes the session until the next look.
     pub fn rest(&mut self) {
         self.session = None;
     }
 }
 
 impl LockWait {
-    /// What to do about it.
+    /// Returns what to do about the wait, if anything.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         let pid = self.pid;

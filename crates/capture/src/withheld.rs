@@ -1,4 +1,4 @@
-//! Why a column that a table has does not reach walvec.
+//! Finds out why a column of a table is not read.
 
 use walvec_model::TableName;
 
@@ -8,20 +8,20 @@ use crate::publication;
 use crate::source::Source;
 use crate::sql::{quote_ident, quote_table};
 
-/// A column that a table has, and that is not read.
+/// A column that a table has and that is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withheld {
-    /// Why, as a relative clause.
+    /// The reason, as a relative clause.
     pub reason: String,
     /// What to type.
     pub remedy: String,
 }
 
 impl Source {
-    /// Says why `column` of `table` is not read; `None` if the table has no such column, or it is read.
+    /// Returns why `column` of `table` is not read; `None` if the table has no such column, or if it is read.
     ///
     /// # Errors
-    /// If the catalogue cannot be read.
+    /// Fails if the catalogue cannot be read.
     pub async fn withheld(&self, table: &TableName, column: &str) -> Result<Option<Withheld>, CaptureError> {
         let (session, server) = (self.session().await?, self.server());
         let Some(facts) = facts_by_name(&session, table).await? else { return Ok(None) };

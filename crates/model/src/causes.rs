@@ -1,8 +1,9 @@
-//! Errors with what caused them.
+//! Error messages together with their causes.
 
 use std::error::Error;
 
-/// The error's message and those of its causes, each once: a library's own message often says only that a request failed.
+/// Returns the error's message followed by those of its causes, each once. A library's own message often says only that
+/// a request failed.
 #[must_use]
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();

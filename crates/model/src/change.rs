@@ -1,4 +1,4 @@
-//! What capture emits.
+//! Changes and stream events: what capture emits.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,24 +8,24 @@ use crate::{Lsn, Position, Row, RowKey, Table};
 /// What happened to a row, or to a whole table.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// A new row; also every row of a snapshot. Complete: no cell is unchanged.
+    /// A new row, or any row of a snapshot. It is complete: no cell is unchanged.
     Insert {
         /// The row.
         new: Row,
     },
     /// A changed row.
     Update {
-        /// The key before the change, only if the change gave the row another key.
+        /// The key before the change, present only if the change gave the row another key.
         old_key: Option<RowKey>,
         /// The row after the change; cells may be [`Cell::Unchanged`](crate::Cell::Unchanged).
         new: Row,
     },
     /// A deleted row.
     Delete {
-        /// Its key.
+        /// The row's key.
         key: RowKey,
     },
-    /// The table was emptied; nothing before this change survives it.
+    /// The table was emptied. No row from before this change survives it.
     Truncate,
 }
 
@@ -41,10 +41,10 @@ pub struct Change {
 }
 
 impl Change {
-    /// The key of the row after the change; `None` for [`Op::Truncate`].
+    /// Returns the key of the row after the change; `None` for [`Op::Truncate`].
     ///
-    /// A key column is never TOASTed out of a message: PostgreSQL sends key columns whole or as the old key, and
-    /// capture fills them in, so a cell that was not sent cannot be part of a key.
+    /// A cell that was not sent cannot be part of a key: PostgreSQL sends key columns whole or as the old key, never as
+    /// an unchanged TOAST value, and capture fills them in.
     #[must_use]
     pub fn key(&self) -> Option<RowKey> {
         match &self.op {
@@ -65,18 +65,18 @@ fn key_of(table: &Table, row: &Row) -> RowKey {
 pub struct LookedUpChange {
     /// The looked-up table as it was when the change was made.
     pub table: Arc<Table>,
-    /// Where in the stream the change is.
+    /// The position of the change in the stream.
     pub position: Position,
-    /// Which of its rows.
+    /// The rows of the looked-up table that the change was about.
     pub touched: Touched,
 }
 
-/// Rows of a looked-up table that a change was about.
+/// The rows of a looked-up table that a change was about.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Touched {
-    /// The row before and after the change, as far as there is one and it was sent. Before an update there is one only if
-    /// the update changed a column of the replica identity. Of a row before the change only the columns of the replica
-    /// identity mean something.
+    /// The row before and the row after the change, where they exist and were sent. Before an update, PostgreSQL sends
+    /// the old row only if the update changed a column of the replica identity. In a row from before the change, only
+    /// the columns of the replica identity have a meaning.
     Rows(Vec<Row>),
     /// The table was emptied.
     All,
@@ -85,41 +85,42 @@ pub enum Touched {
 /// One step of the replication stream, in commit order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StreamEvent {
-    /// The beginning of a transaction, which has committed: the server sends it only then.
+    /// The beginning of a transaction. The server sends it only after the transaction has committed.
     Begin {
-        /// When it committed, by the server's clock.
+        /// When the transaction committed, by the server's clock.
         at: SystemTime,
-        /// Its id.
+        /// The transaction's id.
         xid: u32,
     },
     /// A change inside the transaction that the next [`Commit`](Self::Commit) ends.
     Change(Change),
-    /// A change, inside the transaction as well, of a table that documents look something up in. One that shows the table
-    /// itself is a [`Change`](Self::Change) too, which comes first.
+    /// A change of a table in which documents look something up, also inside the transaction. If the table also has
+    /// documents of its own, a [`Change`](Self::Change) for it comes first.
     LookedUp(LookedUpChange),
-    /// The change that follows is of a row in this partition of the table. Said before the first row that a stream brings of the
-    /// partition, and again after the partition was altered.
+    /// Announces that the change that follows is of a row in this partition of the table. Sent before the first row
+    /// that a stream brings of the partition, and again after the partition was altered.
     Partition {
-        /// The table that is followed.
+        /// The followed table that the partition belongs to.
         table: Arc<Table>,
         /// The partition's `pg_class.oid`.
         leaf: u32,
         /// The position of the change.
         position: Position,
-        /// The transaction.
+        /// The id of the transaction.
         xid: u32,
     },
-    /// The end of a transaction. All its changes came before.
+    /// The end of a transaction. All its changes came before this event.
     Commit {
-        /// The LSN to confirm once everything up to here is durable: `Commit.end_lsn`, and nothing else ever is.
+        /// The LSN to confirm once everything up to here is durable: `Commit.end_lsn`. No other LSN of a transaction is
+        /// ever confirmed.
         end_lsn: Lsn,
         /// When the transaction committed, by the server's clock.
         at: SystemTime,
     },
     /// The server has nothing more to send up to `wal_end`, and no transaction is open. If nothing is in flight, this
-    /// position may be confirmed too, so that a quiet table does not hold back the WAL of its busy neighbours.
+    /// position may be confirmed too, so that a quiet table does not hold back the WAL that other tables write.
     Idle {
-        /// The server's position.
+        /// The server's WAL position.
         wal_end: Lsn,
     },
 }

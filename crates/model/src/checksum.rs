@@ -1,6 +1,6 @@
-//! Whether bytes that are read are those that were written.
+//! A checksum that shows whether the bytes read are the bytes written.
 
-/// The first 64 bits of the BLAKE3 hash of `parts`, one after the other.
+/// Returns the first 64 bits of the BLAKE3 hash of `parts`, concatenated in order.
 #[must_use]
 pub fn checksum(parts: &[&[u8]]) -> u64 {
     let mut hasher = blake3::Hasher::new();

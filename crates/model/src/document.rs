@@ -1,4 +1,4 @@
-//! What transform renders from a row.
+//! Documents: what transform renders from a row.
 
 use std::fmt;
 
@@ -8,12 +8,13 @@ use crate::{Payload, PointId, RowKey, TableName};
 
 /// A digest of the exact text that was embedded: 32 lower-case hexadecimal digits (128 bits of BLAKE3).
 ///
-/// Stored with the point. Same hash and same [`Fingerprint`](crate::Fingerprint): the vector can be kept.
+/// Stored with the point. If both the hash and the [`Fingerprint`](crate::Fingerprint) are equal, the stored vector can
+/// be kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InputHash(pub String);
 
 impl InputHash {
-    /// The digest of an embedding input.
+    /// Returns the digest of an embedding input.
     #[must_use]
     pub fn of(text: &str) -> Self {
         Self(blake3::hash(text.as_bytes()).to_hex()[..32].to_owned())
@@ -29,7 +30,7 @@ impl fmt::Display for InputHash {
 /// A row, or a chunk of one, ready to be embedded and stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    /// Where it will be stored.
+    /// The id of the point that will store it.
     pub id: PointId,
     /// The table that the row is from.
     pub table: TableName,
@@ -37,9 +38,9 @@ pub struct Document {
     pub key: RowKey,
     /// The text to embed.
     pub text: String,
-    /// Digest of `text`.
+    /// The digest of `text`.
     pub input_hash: InputHash,
-    /// The selected and computed fields, laid out as configured, without walvec's own.
+    /// The selected and computed fields, laid out as configured, without walvec's own field.
     pub payload: Payload,
     /// The chunk's number inside its row, from 0.
     pub chunk: u32,

@@ -1,4 +1,4 @@
-//! What must be equal for two vectors to be comparable.
+//! Fingerprints: what must be equal for two vectors to be comparable.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Fingerprint(pub String);
 
 impl Fingerprint {
-    /// The digest of `parts`, each length-prefixed, in order.
+    /// Returns the digest of `parts`, each length-prefixed, in order.
     #[must_use]
     pub fn of(parts: &[&str]) -> Self {
         let mut hasher = blake3::Hasher::new();
@@ -29,33 +29,34 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// The parts behind a [`Fingerprint`] that people write down, by their names, so that an error can say which of them changed.
+/// The configured parts behind a [`Fingerprint`], by name, so that an error can say which of them changed.
 ///
-/// They explain the fingerprint and do not replace it: with equal parts it still differs if a model has other files.
+/// The parts explain the fingerprint and do not replace it: fingerprints with equal parts still differ if the model's
+/// files differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MadeWith(pub BTreeMap<String, String>);
 
-/// How much of a part is shown, in characters: templates can be long.
+/// How many characters of a part are shown. Templates can be long.
 const SHOWN: usize = 100;
 
-/// How much is shown of what two long parts begin with, in characters.
+/// How many characters are shown of the beginning that two long parts have in common.
 const COMMON: usize = 20;
 
 impl MadeWith {
-    /// The parts with these names.
+    /// Creates a value from these names and parts.
     #[must_use]
     pub fn of(parts: &[(&str, String)]) -> Self {
         Self(parts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
     }
 
-    /// Whether nothing is known.
+    /// Returns whether no parts are known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The parts that differ, in words: as they are here, and as they are in `other`. `None` if none does.
+    /// Describes the parts that differ, first as they are in `self`, then as they are in `other`. `None` if no part differs.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Option<(String, String)> {
         let names: BTreeMap<&String, ()> = self.0.keys().chain(other.0.keys()).map(|name| (name, ())).collect();
@@ -71,7 +72,8 @@ impl MadeWith {
     }
 }
 
-/// `model "hash/64"`, or `no chunk`; of a long value the part that is not in `other`.
+/// Formats a part as `model "hash/64"`, or as `no chunk` if it is absent. Of a long value, shows the section that
+/// differs from `other`.
 fn describe(name: &str, value: Option<&String>, other: Option<&String>) -> String {
     let Some(value) = value else { return format!("no {name}") };
     let common = other.map_or(0, |other| value.chars().zip(other.chars()).take_while(|(a, b)| a == b).count());

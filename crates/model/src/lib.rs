@@ -1,20 +1,20 @@
-//! The nouns of walvec. No I/O, no clock, no runtime: every stage can depend on this crate, and does.
+//! The nouns of walvec. This crate has no I/O, no clock and no runtime, so that every stage can depend on it.
 //!
-//! In the order in which a row meets them:
+//! The modules, in the order in which a row meets them:
 //!
 //! - [`lsn`] and [`position`]: where in the WAL something happened, and how two versions of one row are ordered
 //! - [`table`]: table names, columns and keys as PostgreSQL describes them
-//! - [`types`]: what becomes of the values of PostgreSQL's types
-//! - [`operands`]: what templates add to Jinja's operators
+//! - [`types`]: how the values of PostgreSQL's types are represented
+//! - [`operands`]: the filters that templates add to Jinja's operators
 //! - [`row`]: values, rows and row keys
 //! - [`lookup`]: rows of other tables that a document is rendered with
 //! - [`change`]: what capture emits: inserts, updates, deletes, truncates, commits
 //! - [`document`]: what transform renders: the text to embed, the payload, the point id
 //! - [`point`]: what the sink stores and gives back
 //! - [`fingerprint`]: what must be equal for two vectors to be comparable
-//! - [`causes`]: errors with what caused them
-//! - [`checksum`](mod@checksum): whether bytes that are read are those that were written
-//! - [`calendar`] and [`moment`]: days as dates, and moments as people and programs read them
+//! - [`causes`]: error messages together with their causes
+//! - [`checksum`](mod@checksum): a checksum that shows whether the bytes read are the bytes written
+//! - [`calendar`] and [`moment`]: days as dates, and timestamps as people and programs read them
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

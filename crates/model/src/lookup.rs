@@ -5,26 +5,27 @@ use crate::TableName;
 /// Rows of another table that belong to a row of the main table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
-    /// The variable under which templates see them.
+    /// The variable under which templates see the rows.
     pub name: String,
     /// The looked-up table.
     pub table: TableName,
-    /// The columns that have to be equal: one of the looked-up table, one of the main table. At least one pair.
+    /// Pairs of columns whose values have to be equal: a column of the looked-up table, then one of the main table. At
+    /// least one pair.
     pub on: Vec<(String, String)>,
-    /// How many of the rows that belong to a main row.
+    /// How many of the matching rows the lookup gives.
     pub take: Take,
 }
 
 /// How many rows a lookup gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// One or none. If several belong to the main row, the one with the lowest key.
+    /// One row or none. If several rows match, the one with the lowest key.
     One,
     /// A list, possibly empty.
     Many {
-        /// What the list is sorted by; rows that are equal in that, by their keys.
+        /// The columns that the list is sorted by. Rows that are equal in all of them are sorted by their keys.
         order: Vec<OrderBy>,
-        /// How many rows at most, from the front.
+        /// The maximum number of rows, counted from the front of the list.
         limit: u32,
     },
 }
@@ -34,12 +35,13 @@ pub enum Take {
 pub struct OrderBy {
     /// The column of the looked-up table.
     pub column: String,
-    /// Whether high values, and NULL, come first.
+    /// Whether high values come first, preceded by NULL.
     pub descending: bool,
 }
 
 impl Lookup {
-    /// What decides its rows, in an unambiguous form that never changes: fingerprints contain it.
+    /// Returns everything that decides the lookup's rows, in an unambiguous form. Fingerprints contain it, so the form
+    /// never changes.
     #[must_use]
     pub fn describe(&self) -> String {
         let take = match &self.take {
@@ -54,7 +56,7 @@ impl Lookup {
         format!("{} {:?}.{:?} {on} {take}", self.name, self.table.schema, self.table.name)
     }
 
-    /// What its rows are sorted by; each comes with whether high values come first.
+    /// Returns the columns that the rows are sorted by, each with its direction; empty for a lookup of one row.
     #[must_use]
     pub fn order(&self) -> &[OrderBy] {
         match &self.take {
@@ -63,7 +65,7 @@ impl Lookup {
         }
     }
 
-    /// How many rows it gives at most.
+    /// Returns the maximum number of rows that the lookup gives.
     #[must_use]
     pub const fn limit(&self) -> u32 {
         match &self.take {

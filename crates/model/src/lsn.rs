@@ -16,7 +16,7 @@ impl Lsn {
     /// The invalid LSN, before any WAL.
     pub const ZERO: Self = Self(0);
 
-    /// How many bytes of WAL lie between `earlier` and this position; 0 if there are none.
+    /// Returns how many bytes of WAL lie between `earlier` and this position; 0 if this position is not later.
     #[must_use]
     pub const fn bytes_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -29,7 +29,7 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// A text that is not an LSN such as `0/1D5C408`.
+/// The error for a text that is not an LSN of the form `0/1D5C408`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\" is not a WAL position; expected the form 0/1D5C408")]
 pub struct InvalidLsn(pub String);

@@ -1,4 +1,4 @@
-//! Moments as people and programs read them.
+//! Timestamps as people and programs read them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use crate::calendar;
 
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// A moment, to the second.
+/// A point in time, to the second.
 ///
 /// Stored as RFC 3339 in UTC, `2026-11-20T20:49:03Z`; shown to people as `2026-11-20 20:49:03 UTC`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ impl Moment {
     }
 }
 
-/// For people.
+/// Formats the moment for people: `2026-11-20 20:49:03 UTC`.
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.written(" ", " UTC"))
@@ -37,7 +37,7 @@ impl fmt::Display for Moment {
 }
 
 impl From<SystemTime> for Moment {
-    /// Cuts fractions of a second off. A clock that is set before 1970 counts as 1970.
+    /// Converts a system time and drops fractions of a second. A clock that is set before 1970 counts as 1970.
     fn from(time: SystemTime) -> Self {
         let since: Duration = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self { seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX) }
@@ -45,13 +45,13 @@ impl From<SystemTime> for Moment {
 }
 
 impl From<Moment> for String {
-    /// As RFC 3339.
+    /// Formats the moment as RFC 3339.
     fn from(moment: Moment) -> Self {
         moment.written("T", "Z")
     }
 }
 
-/// A text that is not a moment such as `2026-11-20T20:49:03Z`.
+/// The error for a text that is not a moment of the form `2026-11-20T20:49:03Z`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\" is not a moment; expected the form 2026-11-20T20:49:03Z")]
 pub struct InvalidMoment(pub String);
@@ -78,7 +78,7 @@ fn parse(text: &str) -> Option<Moment> {
     let [hour, minute, second] = three(time, ':')?;
     let days = calendar::to_days(year, month, day);
     let moment = Moment { seconds: days * SECONDS_PER_DAY + hour * 3600 + minute * 60 + second };
-    // What is out of range, such as a month 13, is written in another way than it was read.
+    // A value out of range (month 13, for example) is formatted differently from the text it was read from.
     (String::from(moment) == text).then_some(moment)
 }
 

@@ -1,39 +1,41 @@
-//! What templates add to Jinja where values are compared and calculated with.
+//! Filters that let Jinja's operators compare and calculate with PostgreSQL's values.
 //!
-//! Jinja's operators know numbers and texts. PostgreSQL has two values more: NULL, and `numeric`, a number with digits that a
-//! floating-point number does not hold. In templates both are objects that print exactly. So that operators get what they can work with,
-//! filters are put behind the operands before a template is compiled: `price * 2` is read as `price|_number * 2`, and `price > 2` as
-//! `price|_least > 2`.
+//! Jinja's operators know numbers and texts. PostgreSQL has two more values: NULL, and `numeric`, whose digits can
+//! exceed what a floating-point number holds. In templates both are objects that print exactly. Before a template is
+//! compiled, filters are inserted after its operands, which turn these objects into values that the operators
+//! understand: `price * 2` becomes `price|_number * 2`, and `price > 2` becomes `price|_least > 2`.
 //!
-//! [`prepare`] only looks at tokens. What is no template the engine refuses as before, at the place that
-//! [`original`](Prepared::original) gives.
+//! [`prepare`] only looks at tokens. A template that is not valid is still refused by the engine, and
+//! [`original`](Prepared::original) translates the place of the error.
 
-/// The filter that makes a floating-point number of a numeric, also inside a list. Anything else it leaves alone.
+/// The filter that turns a numeric into a floating-point number, also inside a list. It leaves any other value alone.
 pub const NUMBER: &str = "_number";
-/// The same, but NULL becomes what is less than anything: behind it, nothing is found to be greater.
+/// The filter that does what [`NUMBER`] does, and turns NULL into a value that is less than any other, so that `>` does
+/// not hold for NULL.
 pub const LEAST: &str = "_least";
-/// The same, but NULL becomes what is greater than anything.
+/// The filter that does what [`NUMBER`] does, and turns NULL into a value that is greater than any other, so that `<`
+/// does not hold for NULL.
 pub const GREATEST: &str = "_greatest";
 
-/// Filters that calculate: they get numbers too.
+/// Jinja filters that calculate, whose input is therefore passed through [`NUMBER`] too.
 const CALCULATING: [&str; 8] = ["float", "int", "abs", "round", "sum", "min", "max", "sort"];
 
-/// Words that are no operands.
+/// Words that are not operands.
 const WORDS: [&str; 8] = ["and", "or", "not", "in", "is", "if", "else", "recursive"];
 
-/// A template with these filters.
+/// A template with the filters inserted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prepared {
-    /// What to compile.
+    /// The source to compile.
     pub source: String,
-    /// Whether values are compared by size.
+    /// Whether the template compares values by size.
     pub compares: bool,
-    /// Offsets in the original, in ascending order, with the length of what was inserted there.
+    /// Where something was inserted: offsets in the original, in ascending order, each with the length of the insertion.
     inserted: Vec<(usize, usize)>,
 }
 
 impl Prepared {
-    /// The offset in the original of an offset in the prepared template.
+    /// Translates an offset in the prepared template to one in the original.
     #[must_use]
     pub fn original(&self, offset: usize) -> usize {
         let mut before = 0;
@@ -41,7 +43,7 @@ impl Prepared {
             if at + before >= offset {
                 break;
             }
-            // Inside of what was inserted: the place at which it was.
+            // The offset lies inside an insertion: return the place of the insertion.
             if at + before + length >= offset {
                 return *at;
             }
@@ -51,7 +53,7 @@ impl Prepared {
     }
 }
 
-/// Puts the filters behind the operands of `template`.
+/// Inserts the filters after the operands of `template`.
 #[must_use]
 pub fn prepare(template: &str) -> Prepared {
     let mut writer = Writer { template, insertions: Vec::new(), compares: false };
@@ -59,7 +61,7 @@ pub fn prepare(template: &str) -> Prepared {
         let mut reader = Reader { tokens: &tokens, at: 0 };
         if is_statement {
             let name = reader.next().map(|token| token.text(template));
-            // What a loop runs over is no comparison.
+            // The `in` of a loop is not an operator: skip the names up to it.
             if name == Some("for") {
                 while reader.next().is_some_and(|token| token.text(template) != "in") {}
             }
@@ -72,7 +74,7 @@ pub fn prepare(template: &str) -> Prepared {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Name,
-    /// A number or a text.
+    /// A number or a quoted text.
     Literal,
     Open,
     Close,
@@ -109,20 +111,20 @@ impl Reader<'_> {
     }
 }
 
-/// What an operator does with the operand beside it.
+/// How an operator uses the operand next to it.
 #[derive(Clone, Copy, PartialEq)]
 enum Use {
     Nothing,
-    /// Calculates with it, or looks whether it is the same.
+    /// Calculates with it, or tests it for equality.
     Number,
-    /// Compares it by size; it holds for what is less.
+    /// Compares it by size, and holds if it is the lesser one.
     Less,
-    /// Compares it by size; it holds for what is greater.
+    /// Compares it by size, and holds if it is the greater one.
     Greater,
 }
 
 impl Use {
-    /// What the operator does with the operand on its left, and with the one on its right.
+    /// Returns how the operator uses the operand on its left, and the one on its right.
     fn of(operator: &str) -> [Self; 2] {
         match operator {
             "+" | "-" | "*" | "/" | "//" | "%" | "**" | "==" | "!=" => [Self::Number, Self::Number],
@@ -133,12 +135,12 @@ impl Use {
         }
     }
 
-    /// The filter for an operand between two operators. What is calculated is compared afterwards.
+    /// Returns the filter for an operand between two operators. Calculation binds more tightly than comparison, so it wins.
     fn filter(before: Self, after: Self) -> Option<&'static str> {
         match (before, after) {
             (Self::Nothing, Self::Nothing) => None,
             (Self::Number, _) | (_, Self::Number) => Some(NUMBER),
-            // In `a < b < c` the first comparison does not hold for NULL, and then the whole does not.
+            // In `a < b < c`, the first comparison does not hold if `b` is NULL, so neither does the whole expression.
             (Self::Less, _) | (Self::Nothing, Self::Less) => Some(GREATEST),
             (Self::Greater, _) | (Self::Nothing, Self::Greater) => Some(LEAST),
         }
@@ -152,7 +154,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Reads up to a bracket that closes, or to the end.
+    /// Reads up to a closing bracket or to the end of the tokens.
     fn expression(&mut self, reader: &mut Reader<'_>) {
         let mut before = Use::Nothing;
         let mut negated = false;
@@ -186,7 +188,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Whether the token before the next one ends an operand, so that a sign behind it stands between two.
+    /// Returns whether the previous token ends an operand. If so, a sign that follows is binary.
     fn follows_operand(&self, reader: &Reader<'_>) -> bool {
         let last = reader.at.checked_sub(1).and_then(|at| reader.tokens.get(at));
         last.is_some_and(|last| match last.kind {
@@ -196,7 +198,7 @@ impl Writer<'_> {
         })
     }
 
-    /// Reads an operand with its members, calls and filters; returns where it ends.
+    /// Reads an operand with its members, calls and filters. Returns the offset at which it ends.
     fn operand(&mut self, reader: &mut Reader<'_>, is_negated: bool) -> usize {
         let first = reader.peek();
         let mut end = self.part(reader);
@@ -210,7 +212,7 @@ impl Writer<'_> {
                 _ => break,
             }
         }
-        // Jinja negates before it filters.
+        // Jinja applies the sign before the filters.
         if let Some(first) = first.filter(|first| is_negated && first.kind != Kind::Literal) {
             self.insertions.push((first.start, "(".to_owned()));
             self.insertions.push((end, format!("|{NUMBER})")));
@@ -229,7 +231,7 @@ impl Writer<'_> {
         end
     }
 
-    /// Reads a token, or what is in brackets; returns where it ends.
+    /// Reads a token, or a bracket with its contents. Returns the offset at which it ends.
     fn part(&mut self, reader: &mut Reader<'_>) -> usize {
         let Some(token) = reader.next() else { return self.template.len() };
         if token.kind != Kind::Open {
@@ -242,7 +244,7 @@ impl Writer<'_> {
 
 impl Writer<'_> {
     fn finish(mut self) -> Prepared {
-        // Those at one place stay in their order: what ends first was written first.
+        // The sort is stable: of the insertions at one place, that of the inner expression was recorded first and stays first.
         self.insertions.sort_by_key(|(at, _)| *at);
         let mut source = String::with_capacity(self.template.len() + 16 * self.insertions.len());
         let mut from = 0;
@@ -257,7 +259,7 @@ impl Writer<'_> {
     }
 }
 
-/// The tokens of each `{{ }}` and `{% %}`, with whether it is a statement. What is in comments and raw blocks is none of them.
+/// Returns the tokens of each `{{ }}` and `{% %}`, each with whether it is a statement. Skips comments and raw blocks.
 fn regions(template: &str) -> Vec<(Vec<Token>, bool)> {
     let mut regions = Vec::new();
     let mut at = 0;
@@ -286,12 +288,12 @@ fn regions(template: &str) -> Vec<(Vec<Token>, bool)> {
     regions
 }
 
-/// The tokens up to `close`, and the offset behind it.
+/// Returns the tokens up to `close`, and the offset after it.
 fn tokens(template: &str, from: usize, close: &str) -> (Vec<Token>, usize) {
     let mut tokens: Vec<Token> = Vec::new();
     let mut depth = 0_usize;
     let mut at = from;
-    // `{{-` and `{{+` say what becomes of the spaces before.
+    // `{{-` and `{{+` control the white space before the tag.
     if template.get(at..).is_some_and(|rest| rest.starts_with(['-', '+'])) {
         at += 1;
     }
@@ -317,7 +319,7 @@ fn tokens(template: &str, from: usize, close: &str) -> (Vec<Token>, usize) {
     (tokens, template.len())
 }
 
-/// The kind and the length of the token at the beginning of `rest`.
+/// Returns the kind and the length of the token at the beginning of `rest`.
 fn token(rest: &str, first: char) -> (Kind, usize) {
     let is_of_name = |c: char| c.is_alphanumeric() || c == '_';
     match first {
@@ -340,7 +342,7 @@ fn token(rest: &str, first: char) -> (Kind, usize) {
     }
 }
 
-/// The length of a text in quotes, with its escapes.
+/// Returns the length of a quoted text, escapes included.
 fn length_of_text(rest: &str, quote: char) -> usize {
     let mut is_escaped = false;
     for (at, character) in rest.char_indices().skip(1) {

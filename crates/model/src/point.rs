@@ -1,4 +1,4 @@
-//! What the sink stores and gives back.
+//! Points: what the sink stores and returns.
 
 use std::fmt;
 
@@ -13,17 +13,17 @@ pub type Payload = serde_json::Map<String, Value>;
 /// A dense vector of the model's dimension, normalised to length 1.
 pub type Vector = Vec<f32>;
 
-/// A sparse vector of a text: the numbers of its tokens, ascending and each once, and how much each of them weighs.
+/// A sparse vector of a text: the ids of its tokens, ascending and without duplicates, and the weight of each.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SparseVector {
-    /// The tokens.
+    /// The ids of the tokens.
     pub indices: Vec<u32>,
     /// Their weights, in the same order.
     pub values: Vec<f32>,
 }
 
 impl SparseVector {
-    /// Whether it has no token, so that no search finds it.
+    /// Returns whether the vector has no token, so that no search finds it.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.indices.is_empty()
@@ -33,7 +33,7 @@ impl SparseVector {
 /// The payload field in which walvec keeps its own [`Provenance`].
 pub const RESERVED_KEY: &str = "_walvec";
 
-/// A point's id in Qdrant: an unsigned integer or a UUID, nothing else is accepted there.
+/// A point's id in Qdrant, which accepts only unsigned integers and UUIDs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PointId {
@@ -52,24 +52,25 @@ impl fmt::Display for PointId {
     }
 }
 
-/// Which snapshot a point was last seen by. Counts the snapshots of a slot from 1; behind a broker, seconds since 1970.
+/// The snapshot that last saw a point: the number of the slot's snapshot, from 1, or behind a broker, seconds since 1970.
 ///
-/// When a snapshot ends, points of an older generation were not in it: their rows are gone, and so must they be.
+/// When a snapshot ends, the rows of points with an older generation were not in it. These rows are gone, so the points
+/// are removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// The next generation.
+    /// Returns the next generation.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
 }
 
-/// What walvec remembers with every point, under [`RESERVED_KEY`]. The one-letter names are the stored ones.
+/// What walvec stores with every point, under [`RESERVED_KEY`]. The one-letter names are the stored ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// The version of the row that the point shows.
+    /// The version of the row from which the point was made.
     #[serde(rename = "v")]
     pub position: Position,
     /// The table, as `schema.table`.
@@ -78,10 +79,10 @@ pub struct Provenance {
     /// The key columns' values.
     #[serde(rename = "k")]
     pub key: Vec<Value>,
-    /// Digest of the embedded text.
+    /// The digest of the embedded text.
     #[serde(rename = "h")]
     pub input_hash: InputHash,
-    /// Digest of what turned the text into the vector.
+    /// The digest of what turned the text into the vector.
     #[serde(rename = "m")]
     pub fingerprint: Fingerprint,
     /// The generation of the snapshot that last confirmed the point.
@@ -96,13 +97,14 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// The `t` under which points of `table` are found.
+    /// Returns the value of `t` under which points of `table` are found.
     #[must_use]
     pub fn table_tag(table: &TableName) -> String {
         table.to_string()
     }
 
-    /// The table whose points are found under a tag. A schema with a dot in its name cannot be told from a table with one.
+    /// Returns the table whose points are found under a tag. A schema with a dot in its name cannot be told from a
+    /// table with one.
     #[must_use]
     pub fn tagged_table(tag: &str) -> TableName {
         let (schema, name) = tag.split_once('.').unwrap_or(("public", tag));
@@ -125,19 +127,19 @@ pub struct Point {
     pub provenance: Provenance,
 }
 
-/// A point as the sink holds it, without its vector.
+/// A point as the sink returns it, without its vector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredPoint {
     /// Its id.
     pub id: PointId,
-    /// The user's fields, without [`RESERVED_KEY`], as far as they were asked for.
+    /// The user's fields that were requested, without [`RESERVED_KEY`].
     pub payload: Payload,
-    /// walvec's own field; `None` for a point that something else wrote.
+    /// walvec's own field; `None` for a point that another program wrote.
     pub provenance: Option<Provenance>,
 }
 
 impl StoredPoint {
-    /// Splits a raw payload into the user's fields and walvec's own.
+    /// Splits a raw payload into the user's fields and walvec's own field.
     #[must_use]
     pub fn from_raw(id: PointId, mut payload: Payload) -> Self {
         let provenance = payload.shift_remove(RESERVED_KEY).and_then(|value| serde_json::from_value(value).ok());
@@ -145,17 +147,17 @@ impl StoredPoint {
     }
 }
 
-/// A point exactly as it is stored: nothing is taken out of its payload, and nothing in it is trusted.
+/// A point exactly as it is stored. Nothing is removed from its payload, and nothing in it is trusted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RawPoint {
     /// Its id.
     pub id: PointId,
     /// Every field, [`RESERVED_KEY`] included.
     pub payload: Payload,
-    /// Its vector, if it was asked for and the point has one.
+    /// Its vector, if it was requested and the point has one.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "vector_or_nan")]
     pub vector: Option<Vector>,
-    /// Its sparse vector, if vectors were asked for and the point has one.
+    /// Its sparse vector, if vectors were requested and the point has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keywords: Option<SparseVector>,
 }
@@ -169,22 +171,23 @@ pub struct RawPage {
     pub next: Option<PointId>,
 }
 
-/// JSON writes null for what is not finite. It comes back as NaN: still wrong, and still there.
+/// Reads a vector in which null stands for NaN. JSON writes numbers that are not finite as null; as NaN they stay
+/// visible as errors.
 fn vector_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vector>, D::Error> {
     let numbers = Option::<Vec<Option<f32>>>::deserialize(deserializer)?;
     Ok(numbers.map(|numbers| numbers.into_iter().map(|number| number.unwrap_or(f32::NAN)).collect()))
 }
 
-/// How many arrays and objects lie inside each other in a stored value at most.
+/// The deepest nesting of arrays and objects in a stored value.
 ///
-/// Readers have limits: gRPC's of 100 messages is reached after some 30 objects, that of JSON readers after 128. What lies deeper
-/// is stored as its JSON text.
+/// Readers have limits: gRPC's limit of 100 messages is reached after some 30 objects, that of JSON readers after 128.
+/// Deeper values are stored as their JSON text.
 pub const MAX_NESTING: usize = 24;
 
-/// How much deeper the values of a raw payload may lie: inside a layout's object, or as keys in walvec's own field.
+/// How much deeper the values of a raw payload may be nested: inside a layout's object, or as keys in walvec's own field.
 const HOLDERS: usize = 2;
 
-/// Makes JSON texts of the arrays and objects in `value` that lie deeper than `levels`.
+/// Replaces the arrays and objects in `value` that are nested deeper than `levels` by their JSON texts.
 pub fn limit_nesting(value: &mut Value, levels: usize) {
     match (value, levels.checked_sub(1)) {
         (Value::Array(items), Some(inner)) => items.iter_mut().for_each(|item| limit_nesting(item, inner)),
@@ -194,17 +197,18 @@ pub fn limit_nesting(value: &mut Value, levels: usize) {
     }
 }
 
-/// A key's value, as its JSON text if it is nested too deeply: for a [`RowKey`](crate::RowKey) that is the same.
+/// Returns a key's value, or its JSON text if it is nested too deeply. To a [`RowKey`](crate::RowKey) both are equal.
 fn shallow(value: &Value) -> Value {
     let mut limited = value.clone();
     limit_nesting(&mut limited, MAX_NESTING);
     if limited == *value { limited } else { Value::String(value.to_string()) }
 }
 
-/// The stored form of a payload: the user's fields and, last, walvec's own, none of them nested too deeply for its readers.
+/// Returns the stored form of a payload: the user's fields and, last, walvec's own. None of them is nested too deeply
+/// for its readers.
 ///
 /// # Errors
-/// If the provenance holds a key value that is not JSON, which its type rules out in practice.
+/// Fails if the provenance holds a key value that is not JSON, which its type rules out in practice.
 pub fn raw_payload(mut payload: Payload, provenance: &Provenance) -> serde_json::Result<Payload> {
     let key = provenance.key.iter().map(shallow).collect();
     let provenance = Provenance { key, ..provenance.clone() };
@@ -213,7 +217,8 @@ pub fn raw_payload(mut payload: Payload, provenance: &Provenance) -> serde_json:
     Ok(payload)
 }
 
-/// Makes JSON texts of what lies too deeply in a raw payload, which other programs or earlier versions may have written.
+/// Replaces values that are nested too deeply in a raw payload by their JSON texts. Other programs or earlier versions
+/// may have written such values.
 pub fn limit_payload(payload: &mut Payload) {
     payload.values_mut().for_each(|value| limit_nesting(value, MAX_NESTING + HOLDERS));
 }
@@ -258,7 +263,7 @@ mod tests {
         assert_eq!(serde_json::from_value::<RawPoint>(serde_json::to_value(&without).unwrap()).unwrap(), without);
     }
 
-    /// So many arrays inside each other, around a 1.
+    /// Returns `depth` arrays inside each other, around a 1.
     fn nested(depth: usize) -> Value {
         (0..depth).fold(json!(1), |inner, _| json!([inner]))
     }

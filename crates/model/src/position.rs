@@ -7,24 +7,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::lsn::{InvalidLsn, Lsn};
 
-/// (commit LSN, ordinal inside the transaction): the only total order over changes.
+/// The version of a row: (commit LSN, ordinal inside the transaction). This is the only total order over changes.
 ///
-/// Per-row LSNs are not unique: BEGIN shares its first row's, and every row of one COPY has the same one. Ordinals
-/// count the row changes of a transaction from 1; ordinal 0 belongs to the snapshot, whose rows are as of its LSN
-/// and therefore older than every change streamed after it.
+/// LSNs of single rows are not unique: BEGIN shares the LSN of its first row, and every row of one COPY has the same
+/// LSN. Ordinals count the row changes of a transaction from 1. Ordinal 0 belongs to the snapshot: its rows are as of
+/// the snapshot's LSN, and therefore older than every change streamed after it.
 ///
 /// Printed and parsed as `0/1D5C408.3`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Position {
-    /// LSN of the transaction's commit record; for a snapshot, the slot's consistent point.
+    /// The LSN of the transaction's commit record; for a snapshot, the slot's consistent point.
     pub commit_lsn: Lsn,
     /// The change's number inside its transaction, from 1; 0 for snapshot rows.
     pub ordinal: u64,
 }
 
 impl Position {
-    /// The position of every row of a snapshot taken at `consistent_point`.
+    /// Returns the position of every row of a snapshot taken at `consistent_point`.
     #[must_use]
     pub const fn snapshot(consistent_point: Lsn) -> Self {
         Self { commit_lsn: consistent_point, ordinal: 0 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 /// A column's value.
 ///
-/// A JSON value, because everything downstream (templates, payloads, envelopes) is JSON: integers and booleans as such,
-/// floats that are finite as numbers, json and jsonb as themselves, arrays as arrays. What JSON cannot hold exactly
-/// (numeric, timestamps, bytea, ranges, NaN and the infinities, arrays with unusual bounds) is PostgreSQL's own text.
+/// A JSON value, because everything downstream (templates, payloads, envelopes) is JSON. Integers, booleans, finite
+/// floats, json, jsonb and arrays are represented as such. What JSON cannot hold exactly (numeric, timestamps, bytea,
+/// ranges, NaN and the infinities, arrays with unusual bounds) is PostgreSQL's own text.
 pub type Value = serde_json::Value;
 
 /// One column of a changed row.
@@ -15,12 +15,12 @@ pub type Value = serde_json::Value;
 pub enum Cell {
     /// The value, possibly [`Value::Null`].
     Value(Value),
-    /// Stored out of line (TOAST) and not touched by this UPDATE, so PostgreSQL did not send it. Not NULL.
+    /// The value is stored out of line (TOAST) and this UPDATE did not change it, so PostgreSQL did not send it. Not NULL.
     Unchanged,
 }
 
 impl Cell {
-    /// The value, unless it was not sent.
+    /// Returns the value, or `None` if it was not sent.
     #[must_use]
     pub const fn value(&self) -> Option<&Value> {
         match self {
@@ -30,21 +30,22 @@ impl Cell {
     }
 }
 
-/// What a value that was not sent counts for: it may take a hundred times as much, or a tenth.
+/// The assumed size in bytes of a value that was not sent. The real one may be a hundred times as large, or a tenth.
 const UNSENT_BYTES: usize = 64 << 10;
 
-/// A row's cells, one for each of its [`Table`](crate::Table)'s columns, in the same order.
+/// A row's cells, one for each column of its [`Table`](crate::Table), in the same order.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Row(pub Vec<Cell>);
 
 impl Row {
-    /// Whether PostgreSQL left out at least one value of this row.
+    /// Returns whether PostgreSQL left out at least one value of this row.
     #[must_use]
     pub fn is_partial(&self) -> bool {
         self.0.contains(&Cell::Unchanged)
     }
 
-    /// Takes values that were not sent, and no others, from another state of the same row, whose columns are in the same order.
+    /// Fills in the values that were not sent, and no others, from another state of the same row with the columns in
+    /// the same order.
     pub fn fill(&mut self, other: Self) {
         self.0.resize(other.0.len().max(self.0.len()), Cell::Unchanged);
         for (cell, other) in self.0.iter_mut().zip(other.0) {
@@ -54,15 +55,15 @@ impl Row {
         }
     }
 
-    /// About how many bytes its values take: the lengths of texts, a few bytes for everything else. A value that was not sent is
-    /// large, and has to be found before the row can be written.
+    /// Estimates how many bytes the row's values take: the lengths of texts, and a few bytes for everything else. A
+    /// value that was not sent counts as a large one, since it has to be fetched before the row can be written.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.0.iter().map(|cell| cell.value().map_or(UNSENT_BYTES, weight)).sum()
     }
 }
 
-/// About how many bytes a value takes.
+/// Estimates how many bytes a value takes.
 #[must_use]
 pub fn weight(value: &Value) -> usize {
     match value {
@@ -75,7 +76,8 @@ pub fn weight(value: &Value) -> usize {
 
 /// The values of a row's key columns, in key order.
 ///
-/// Equal, and hashed, by [`canonical`](Self::canonical) bytes: two keys are the same exactly if they name the same row.
+/// Keys are compared and hashed by their [`canonical`](Self::canonical) bytes: two keys are equal exactly if they name
+/// the same row.
 #[derive(Clone, Debug)]
 pub struct RowKey {
     values: Arc<[Value]>,
@@ -83,28 +85,29 @@ pub struct RowKey {
 }
 
 impl RowKey {
-    /// A key from its column values.
+    /// Creates a key from its column values.
     #[must_use]
     pub fn new(values: Vec<Value>) -> Self {
         let canonical = canonical_bytes(&values);
         Self { values: values.into(), canonical: canonical.into() }
     }
 
-    /// The key columns' values.
+    /// Returns the values of the key columns.
     #[must_use]
     pub fn values(&self) -> &[Value] {
         &self.values
     }
 
-    /// An unambiguous byte form: for each value its text's length (8 bytes, big endian) and its text in UTF-8.
+    /// Returns an unambiguous byte form: for each value, the length of its text (8 bytes, big endian) and its text in UTF-8.
     ///
-    /// The length prefixes keep `("a", "bc")` and `("ab", "c")` apart. Point ids are derived from it, so it never changes.
+    /// The length prefixes keep `("a", "bc")` and `("ab", "c")` apart. Point ids are derived from this form, so it
+    /// never changes.
     #[must_use]
     pub fn canonical(&self) -> &[u8] {
         &self.canonical
     }
 
-    /// 128 bits of BLAKE3 of the canonical form: where very many keys are remembered, and never read back.
+    /// Returns 128 bits of BLAKE3 of the canonical form. Used where very many keys are remembered and never read back.
     #[must_use]
     pub fn digest(&self) -> KeyDigest {
         let mut digest = KeyDigest::default();
@@ -113,12 +116,12 @@ impl RowKey {
     }
 }
 
-/// See [`RowKey::digest`].
+/// 128 bits of BLAKE3 of a key's canonical form, from [`RowKey::digest`].
 pub type KeyDigest = [u8; 16];
 
-/// A value's text: a string as it is, everything else as compact JSON.
+/// Returns a value's text: a string as it is, everything else as compact JSON.
 ///
-/// Inside one column all values have the same type, so `1` and `"1"` never meet.
+/// All values of one column have the same type, so `1` and `"1"` are never compared.
 fn text_of(value: &Value) -> std::borrow::Cow<'_, str> {
     match value {
         Value::String(text) => text.as_str().into(),
@@ -150,7 +153,7 @@ impl Hash for RowKey {
     }
 }
 
-/// For people: `42`, or `(de, 42)` for a composite key.
+/// Formats the key for people: `42`, or `(de, 42)` for a composite key.
 impl std::fmt::Display for RowKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.values() {

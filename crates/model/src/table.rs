@@ -1,4 +1,4 @@
-//! Tables as PostgreSQL describes them, reduced to what a row's path needs.
+//! Tables as PostgreSQL describes them, reduced to what processing a row requires.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// A name from its two parts.
+    /// Creates a name from its two parts.
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
         Self { schema: schema.into(), name: name.into() }
     }
@@ -37,12 +37,12 @@ pub struct Column {
     pub type_name: String,
     /// `pg_type.oid` of the column's declared type.
     pub type_oid: u32,
-    /// What the type is, under all domains.
+    /// The type below all domains.
     pub ty: Type,
 }
 
 impl Column {
-    /// A column of a built-in type.
+    /// Creates a column of a built-in type.
     pub fn new(name: impl Into<String>, type_name: impl Into<String>, type_oid: u32) -> Self {
         Self { name: name.into(), type_name: type_name.into(), type_oid, ty: Type::of_oid(type_oid) }
     }
@@ -60,7 +60,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table with those of its columns that are wanted, and its key.
+    /// Returns the table with its key and only those of the other columns that are wanted.
     #[must_use]
     pub fn reduced(&self, is_wanted: impl Fn(&Column) -> bool) -> Self {
         let is_kept = |(index, column): &(usize, &Column)| self.key.contains(index) || is_wanted(column);
@@ -72,7 +72,7 @@ impl Table {
         }
     }
 
-    /// The index of the column called `name`.
+    /// Returns the index of the column called `name`.
     #[must_use]
     pub fn column_index(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)

@@ -1,7 +1,7 @@
-//! PostgreSQL's types: what becomes of their values in templates, in payloads, in indexes and in filters.
+//! PostgreSQL's types, and how their values appear in templates, payloads, indexes and filters.
 //!
-//! [`FAMILIES`] is the table that all parts of walvec go by, and that `docs/types.md` shows. A column's [`Type`] says which row of it
-//! counts.
+//! [`FAMILIES`] is the table that all parts of walvec follow, and that `docs/types.md` shows. A column's [`Type`] says
+//! which row of the table applies.
 
 use std::fmt;
 
@@ -27,24 +27,24 @@ pub enum IndexType {
 }
 
 impl IndexType {
-    /// All of them.
+    /// All index types.
     pub const ALL: [Self; 7] =
         [Self::Keyword, Self::Integer, Self::Float, Self::Bool, Self::Text, Self::Datetime, Self::Uuid];
 
-    /// Whether it is an index of numbers. What is indexed as a number is stored as one.
+    /// Returns whether this is an index of numbers. Fields indexed as numbers are stored as numbers.
     #[must_use]
     pub const fn is_number(self) -> bool {
         matches!(self, Self::Integer | Self::Float)
     }
 
-    /// Whether points can be sorted by it.
+    /// Returns whether points can be sorted by this index.
     #[must_use]
     pub const fn has_order(self) -> bool {
         matches!(self, Self::Integer | Self::Float | Self::Datetime)
     }
 }
 
-/// As in a configuration.
+/// Formats the index type as it is written in a configuration.
 impl fmt::Display for IndexType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -59,7 +59,7 @@ impl fmt::Display for IndexType {
     }
 }
 
-/// What a column's type is to everything behind PostgreSQL. A domain is the type under it.
+/// A column's type, as seen by everything downstream of PostgreSQL. A domain counts as the type below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Type {
@@ -71,10 +71,10 @@ pub enum Type {
     Float,
     /// `numeric`.
     Numeric {
-        /// Digits behind the point, where the column declares them.
+        /// The number of digits after the decimal point, where the column declares it.
         scale: Option<i16>,
     },
-    /// `text`, `varchar`, `citext` and their like.
+    /// `text`, `varchar`, `citext` and similar types.
     Text,
     /// An enum.
     Enum,
@@ -86,11 +86,11 @@ pub enum Type {
     Timestamp,
     /// `json`, `jsonb`.
     Json,
-    /// Any other type: PostgreSQL's own text.
+    /// Any other type, represented by PostgreSQL's own text.
     Printed,
     /// A list of values of one type.
     Array(Box<Type>),
-    /// The type is not known: a record of a broker need not say it.
+    /// The type is not known. A broker's record need not contain it.
     #[default]
     Unknown,
 }
@@ -100,13 +100,13 @@ pub enum Type {
 pub struct Family {
     /// The types, as SQL writes them.
     pub types: &'static str,
-    /// The value that templates see.
+    /// How templates see the value.
     pub template: &'static str,
-    /// The value in payloads.
+    /// How payloads hold the value.
     pub payload: &'static str,
-    /// The index types that can serve it; the first one is proposed.
+    /// The index types that can serve the value. The first one is proposed.
     pub indexes: &'static [IndexType],
-    /// What filters compare it with.
+    /// What filters compare the value with.
     pub filter: &'static str,
     /// Whether points can be sorted by it, and by which index.
     pub sorted: &'static str,
@@ -114,7 +114,7 @@ pub struct Family {
 
 use IndexType::{Bool, Datetime, Float, Integer, Keyword, Text, Uuid};
 
-/// The most digits that a numeric can be declared with.
+/// The largest number of digits with which a numeric can be declared.
 const MOST_DIGITS: u32 = 1000;
 
 /// The type table.
@@ -211,8 +211,8 @@ pub const FAMILIES: [Family; 11] = [
 ];
 
 impl Type {
-    /// The type of a built-in scalar type, by its fixed oid (PostgreSQL: `pg_type.dat`). Of those that depend on the catalogue nothing
-    /// is known: they are [`Printed`](Self::Printed).
+    /// Returns the type of a built-in scalar type, by its fixed oid (PostgreSQL: `pg_type.dat`). Types that depend on
+    /// the catalogue are [`Printed`](Self::Printed), since nothing is known of them.
     #[must_use]
     pub const fn of_oid(oid: u32) -> Self {
         match oid {
@@ -230,7 +230,8 @@ impl Type {
         }
     }
 
-    /// The type that SQL writes like this, `numeric(10,2)[]` for example. A name of its own may be that of a domain or an enum: unknown.
+    /// Returns the type for a name as SQL writes it, `numeric(10,2)[]` for example. A user-defined name may be a domain
+    /// or an enum, so it is unknown.
     #[must_use]
     pub fn of_name(name: &str) -> Self {
         let name = name.trim();
@@ -257,7 +258,8 @@ impl Type {
         }
     }
 
-    /// A numeric column's type, by its modifier in the catalogue: 16 bits precision, 11 bits scale, from 4 on; -1 where none is declared.
+    /// Returns a numeric column's type from its modifier in the catalogue: 16 bits of precision and 11 bits of scale,
+    /// offset by 4; -1 if none is declared.
     #[must_use]
     pub fn numeric(modifier: i32) -> Self {
         let scale = (modifier >= 4).then(|| {
@@ -267,7 +269,7 @@ impl Type {
         Self::Numeric { scale }
     }
 
-    /// How SQL writes it, so that [`of_name`](Self::of_name) reads it back.
+    /// Returns the type as SQL writes it, so that [`of_name`](Self::of_name) can read it back.
     #[must_use]
     pub fn as_sql(&self) -> String {
         match self {
@@ -278,7 +280,7 @@ impl Type {
         }
     }
 
-    /// The type that decides: that of an array's elements.
+    /// Returns the type itself, or for an array the type of its elements.
     #[must_use]
     pub fn scalar(&self) -> &Self {
         match self {
@@ -287,7 +289,7 @@ impl Type {
         }
     }
 
-    /// Its row in the type table; `None` if it is not known. An array has that of its elements.
+    /// Returns the type's row in the type table, for an array that of its elements; `None` if the type is not known.
     #[must_use]
     pub fn family(&self) -> Option<&'static Family> {
         let index = match self.scalar() {
@@ -306,7 +308,7 @@ impl Type {
         FAMILIES.get(index)
     }
 
-    /// The index types that can serve a column of this type; the first one suits it best.
+    /// Returns the index types that can serve a column of this type, the most suitable first.
     #[must_use]
     pub fn indexes(&self) -> Vec<IndexType> {
         let all = self.family().map_or(&IndexType::ALL[..], |family| family.indexes);
@@ -318,17 +320,17 @@ impl Type {
         all.iter().copied().filter(serves).collect()
     }
 
-    /// The index types by which points are sorted in the order that PostgreSQL has for a column of this type; none if there is none.
+    /// Returns the index types by which points sort in PostgreSQL's order for a column of this type; empty if there is none.
     #[must_use]
     pub fn sorting(&self) -> Vec<IndexType> {
         match self {
-            // A text may be a date, and a document any number: only who names the index knows.
+            // A text may hold dates, and a JSON document numbers. Only the author of the configuration knows which index fits.
             Self::Text | Self::Json | Self::Array(_) => Vec::new(),
             other => other.indexes().into_iter().filter(|index| index.has_order()).collect(),
         }
     }
 
-    /// The index that `walvec init` proposes, and messages name; `None` where there is no best one.
+    /// Returns the index type that `walvec init` proposes and that messages name; `None` if no single one is best.
     #[must_use]
     pub fn proposed(&self) -> Option<IndexType> {
         match self.scalar() {
@@ -338,14 +340,14 @@ impl Type {
         }
     }
 
-    /// Whether its values, or their elements, are exact numbers of any length.
+    /// Returns whether the values, or their elements, are exact numbers of any length.
     #[must_use]
     pub fn is_numeric(&self) -> bool {
         matches!(self.scalar(), Self::Numeric { .. })
     }
 }
 
-/// As messages name it.
+/// Formats the type as messages name it.
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,24 +1,24 @@
-//! What a template looked at and did not find: the commonest reason why it fails on some rows only.
+//! Records the absent values that a template looked at: the most common reason why it fails on some rows only.
 //!
-//! Watching costs time, so a template is rendered once more for it after it has failed.
+//! Recording costs time, so it happens only after a template has failed: the row is then rendered once more.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Everything absent that was looked at, in the order in which it was.
+/// The absent values that a template looked at, in the order in which it did.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Absences(Arc<Mutex<Vec<Absence>>>);
 
-/// Something absent that was looked at.
+/// An absent value that a template looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Absence {
-    /// As the template writes it.
+    /// The value's path, as the template writes it.
     path: String,
-    /// In what way it is absent, as a sentence.
+    /// How the value is absent, as a sentence.
     what: String,
 }
 
 impl Absences {
-    /// Notes what was looked at, once.
+    /// Records an absent value, unless it was recorded before.
     fn note(&self, path: &str, what: String) {
         let mut absences = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if absences.iter().all(|known| known.path != path) {
@@ -26,7 +26,8 @@ impl Absences {
         }
     }
 
-    /// Says that all of it may be the reason, and what to write then; empty if nothing was absent.
+    /// Returns a text that names the absent values as a possible reason and shows a condition to add; empty if nothing
+    /// was absent.
     pub(crate) fn hint(&self) -> String {
         let absences = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Absence { path, .. }) = absences.first() else { return String::new() };
@@ -35,7 +36,7 @@ impl Absences {
     }
 }
 
-/// A value that is watched: where it is, and who hears of what is absent there.
+/// A value that is watched: its path, and where absent values below it are recorded.
 #[derive(Clone, Debug)]
 pub(crate) struct Watch {
     path: String,
@@ -43,19 +44,19 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Watches what the template calls `name`.
+    /// Starts to watch the variable that the template calls `name`.
     pub(crate) fn variable(name: &str, absences: &Absences) -> Self {
         let is_word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         let path = if is_word { name.to_owned() } else { format!("row[\"{name}\"]") };
         Self { path, absences: absences.clone() }
     }
 
-    /// Watches a key of it.
+    /// Returns a watch for a key of this value.
     pub(crate) fn key(&self, key: &str) -> Self {
         Self { path: format!("{}.{key}", self.path), absences: self.absences.clone() }
     }
 
-    /// Watches an element of it.
+    /// Returns a watch for an element of this value.
     pub(crate) fn element(&self, index: usize) -> Self {
         Self { path: format!("{}[{index}]", self.path), absences: self.absences.clone() }
     }

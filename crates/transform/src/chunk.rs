@@ -1,12 +1,12 @@
-//! Long texts in pieces.
+//! Cuts long texts into chunks.
 //!
-//! A chunk is made of the largest parts that fit: sections and paragraphs before sentences, sentences before words. With an
-//! overlap, a chunk begins with the last parts of the one before. Where the pieces end depends on nothing but the text, the
-//! settings and the tokenizer, so the same row always gives the same chunks.
+//! A chunk is made of the largest parts that fit: sections and paragraphs before sentences, sentences before words.
+//! With an overlap, a chunk begins with the last parts of the chunk before it. Where chunks end depends on nothing but
+//! the text, the settings and the tokenizer, so the same row always gives the same chunks.
 //!
-//! For each piece the splitter looks at all of the text that is left, which takes time that grows with the square of the text's
-//! length. So a long text is cut window by window. Only the last piece of a window depends on where the window ends; the next
-//! window begins with it.
+//! For each piece, the splitter looks at all of the remaining text, so its time grows with the square of the text's
+//! length. A long text is therefore cut window by window. Only the last piece of a window depends on where the window
+//! ends, and the next window begins with that piece.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,19 +14,20 @@ use std::sync::Arc;
 use text_splitter::{ChunkConfig, ChunkSizer, MarkdownSplitter, TextSplitter};
 use unicode_segmentation::UnicodeSegmentation as _;
 
-/// How many chunks a row may have. More is a mistake, and would keep the other rows waiting.
+/// The maximum number of chunks of a row. More are taken for a mistake, which would keep the other rows waiting.
 pub const MAX_CHUNKS: usize = 10_000;
 
-/// Which way of cutting this is, for digests of what is stored: chunks that were cut in another way are made again.
+/// The name of this way of cutting, for digests of what is stored: chunks that were cut in another way are made again.
 pub const CUT: &str = "cut in windows of 32 kB";
 
 /// How many bytes of a text are cut at a time.
 const WINDOW: usize = 32 << 10;
 
-/// A window that has fewer pieces is doubled: of few pieces the last one is a large part, which would be cut twice.
+/// The minimum number of pieces in a window; a window with fewer is doubled. With few pieces, the last one is a large
+/// part of the window, and would be cut twice.
 const LEAST_PIECES: usize = 8;
 
-/// Counts the tokens of a text as the model reads it, without the special ones around it.
+/// Counts the tokens of a text as the model reads it, without the special tokens around it.
 pub type CountTokens = Arc<dyn Fn(&str) -> usize + Send + Sync>;
 
 /// What the length of a chunk is measured in.
@@ -34,7 +35,7 @@ pub type CountTokens = Arc<dyn Fn(&str) -> usize + Send + Sync>;
 pub enum Unit {
     /// Tokens of the embedding model.
     Tokens,
-    /// Sentences, as Unicode tells them apart (UAX #29).
+    /// Sentences, as defined by Unicode (UAX #29).
     Sentences,
 }
 
@@ -43,18 +44,18 @@ pub enum Unit {
 pub struct ChunkSpec {
     /// The unit of the two lengths.
     pub unit: Unit,
-    /// The longest chunk.
+    /// The maximum length of a chunk.
     pub length: usize,
-    /// How much of a chunk's end the next one begins with; less than `length`.
+    /// How much of the end of a chunk is repeated at the beginning of the next one. Less than `length`.
     pub overlap: usize,
-    /// Whether the texts are Markdown: headings, lists, tables and blocks of code are kept together where they fit.
+    /// Whether the texts are Markdown. If so, headings, lists, tables and blocks of code are kept together where they fit.
     pub markdown: bool,
-    /// The payload field for the text of the chunk, in layouts that have no place of their own for it.
+    /// The payload field for the chunk's text, in layouts that have no place of their own for it.
     pub field: String,
 }
 
 impl ChunkSpec {
-    /// What decides the pieces, for digests.
+    /// Returns everything that decides where texts are cut, for digests.
     #[must_use]
     pub fn describe(&self) -> String {
         let Self { unit, length, overlap, markdown, field: _ } = self;
@@ -66,7 +67,7 @@ impl ChunkSpec {
     }
 }
 
-/// Cuts texts as a [`ChunkSpec`] says.
+/// Cuts texts as a [`ChunkSpec`] specifies.
 pub struct Chunker {
     pub(crate) spec: ChunkSpec,
     splitter: Splitter,
@@ -92,8 +93,8 @@ impl ChunkSizer for Sizer {
 }
 
 impl Chunker {
-    /// A chunker that counts tokens with `tokens`. An overlap that leaves no room for anything new counts as the largest that
-    /// does.
+    /// Creates a chunker that counts tokens with `tokens`. An overlap that is too large to leave room for new text is
+    /// reduced to the largest one that does.
     #[must_use]
     pub fn new(spec: ChunkSpec, tokens: CountTokens) -> Self {
         let length = spec.length.max(1);
@@ -111,10 +112,10 @@ impl Chunker {
         Self { spec, splitter }
     }
 
-    /// The pieces of a text, at least one. A text without any content is one piece, as it is.
+    /// Cuts a text into at least one piece. A text without any content is returned whole, as the only piece.
     ///
     /// # Errors
-    /// [`TooMany`], if there are more than [`MAX_CHUNKS`].
+    /// Returns [`TooMany`] if there are more than [`MAX_CHUNKS`].
     pub fn split<'a>(&'a self, text: &'a str) -> Result<Vec<&'a str>, TooMany> {
         let mut chunks: Vec<&str> = Vec::new();
         let (mut start, mut covered, mut width) = (0, 0, WINDOW);
@@ -135,7 +136,7 @@ impl Chunker {
             };
             for (offset, piece) in pieces {
                 let piece_end = start + offset + piece.len();
-                // With an overlap, the first piece of a window may lie within the last one of the window before.
+                // With an overlap, the first piece of a window may lie within the last piece of the window before.
                 if piece_end > covered {
                     chunks.push(piece);
                     covered = piece_end;
@@ -152,7 +153,7 @@ impl Chunker {
         }
     }
 
-    /// The pieces of a window and where they begin; no more than are needed to tell that there are too many.
+    /// Returns the pieces of a window with their offsets, but no more than are needed to detect that there are too many.
     fn pieces<'a>(&'a self, window: &'a str) -> Vec<(usize, &'a str)> {
         let most = MAX_CHUNKS + 2;
         match &self.splitter {
@@ -161,8 +162,8 @@ impl Chunker {
         }
     }
 
-    /// How many pieces of a window are kept; the next window begins with the first one that is not. Inside a block of Markdown code
-    /// it would take the end of the block for the beginning of one, so it had better begin outside.
+    /// Returns how many pieces of a window are kept; the next window begins with the first piece that is not. A window that
+    /// begins inside a block of Markdown code takes the end of the block for the beginning of one, so it should begin outside.
     fn kept(&self, window: &str, pieces: &[(usize, &str)]) -> usize {
         let last = pieces.len() - 1;
         if matches!(self.splitter, Splitter::Text(_)) {
@@ -173,7 +174,7 @@ impl Chunker {
     }
 }
 
-/// How many lines begin or end a block of Markdown code.
+/// Returns how many lines begin or end a block of Markdown code.
 fn fences(text: &str) -> usize {
     let is_fence = |line: &&str| line.trim_start().starts_with("```") || line.trim_start().starts_with("~~~");
     text.lines().filter(is_fence).count()
@@ -185,7 +186,7 @@ impl fmt::Debug for Chunker {
     }
 }
 
-/// A text has more than [`MAX_CHUNKS`] pieces.
+/// The error for a text that has more than [`MAX_CHUNKS`] pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMany;
 
@@ -260,14 +261,14 @@ mod tests {
         assert_eq!(chunker(Unit::Tokens, 1, 0, false).split(&text[5..]).unwrap().len(), MAX_CHUNKS);
     }
 
-    /// Pieces of a text as its only window would give them.
+    /// Returns the pieces of a text that is cut as one window.
     fn at_once<'a>(chunker: &'a Chunker, text: &'a str) -> Vec<&'a str> {
         chunker.pieces(text).into_iter().map(|(_, piece)| piece).collect()
     }
 
     #[test]
     fn a_long_text_without_any_sentence_is_cut_in_seconds() {
-        // As a whole, a tenth of it takes minutes.
+        // Cut as a whole, a tenth of this text takes minutes.
         let text = "lorem ipsum ".repeat(1_000_000);
         let began = std::time::Instant::now();
         let chunks = chunker(Unit::Tokens, 256, 0, false).split(&text).unwrap().len();
@@ -316,7 +317,7 @@ mod tests {
             let mut rest = text.as_str();
             for chunk in &chunks {
                 prop_assert!(chunk.split_whitespace().count() <= length, "{chunk:?}");
-                // With an overlap a chunk begins before the end of the one before, never behind a gap with words in it.
+                // With an overlap, a chunk begins before the end of the previous one. No words may lie between two chunks.
                 let start = chunk.as_ptr() as usize - text.as_ptr() as usize;
                 let covered = text.len() - rest.len();
                 prop_assert!(start <= covered || text[covered..start].trim().is_empty());

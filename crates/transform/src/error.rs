@@ -1,4 +1,4 @@
-//! What can go wrong between a row and its document.
+//! Errors between a row and its document.
 
 use walvec_model::TableName;
 
@@ -13,11 +13,11 @@ pub enum TransformError {
         table: TableName,
         /// `text`, or `computed.` and the field's name.
         field: String,
-        /// Line inside the template, from 1.
+        /// The line inside the template, from 1.
         line: usize,
-        /// Column inside the line in characters, from 1.
+        /// The column inside the line, in characters, from 1.
         column: usize,
-        /// What is wrong; then, on lines of their own, the line and a mark under the column.
+        /// What is wrong, followed on separate lines by the source line and a mark under the column.
         reason: String,
     },
     /// A template or the payload names a column that the table does not publish.
@@ -29,10 +29,10 @@ pub enum TransformError {
         field: String,
         /// The name that was not found.
         column: String,
-        /// The column that was probably meant, and all there are.
+        /// The column that was probably meant, and all columns there are.
         hint: String,
     },
-    /// A field has a name that walvec or the payload's layout needs for something else.
+    /// A field has a name that walvec or the payload's layout uses for something else.
     #[error(
         "{table}: {field} writes the payload field \"{name}\", {purpose}; choose another name, or list the columns to \
          store under payload"
@@ -42,19 +42,19 @@ pub enum TransformError {
         table: TableName,
         /// `payload`, or `computed.` and the field's name.
         field: String,
-        /// The name.
+        /// The reserved name.
         name: String,
-        /// What the name stands for, as a relative clause.
+        /// What the name is reserved for, as a relative clause.
         purpose: String,
     },
-    /// A column hides the variable by which the template means the whole row.
+    /// A column is itself called `row`, and so hides the variable with which the template means the whole row.
     #[error("{table}: {field}: {reason}")]
     HiddenRow {
         /// The table.
         table: TableName,
         /// `text`, or `computed.` and the field's name.
         field: String,
-        /// Which column it is, and what to write.
+        /// Which column it is, and what to write instead.
         reason: String,
     },
     /// An index that no field of the payload can use.
@@ -64,10 +64,10 @@ pub enum TransformError {
         table: TableName,
         /// The field, as the configuration names it.
         field: String,
-        /// What is wrong with it, and what to write.
+        /// What is wrong with the index, and what to write instead.
         reason: String,
     },
-    /// One row could not be rendered; others are not to blame.
+    /// One row could not be rendered. Other rows are not affected.
     #[error("{table}, row {key}: {field} cannot be rendered: {reason}")]
     Render {
         /// The table.
@@ -76,13 +76,13 @@ pub enum TransformError {
         key: String,
         /// `text`, or `computed.` and the field's name.
         field: String,
-        /// Why.
+        /// Why the field cannot be rendered.
         reason: String,
     },
 }
 
 impl TransformError {
-    /// The stable code of this error.
+    /// Returns the stable code of this error.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
@@ -94,7 +94,7 @@ impl TransformError {
         }
     }
 
-    /// Whether only this one row is concerned. Everything else concerns every row of the table.
+    /// Returns whether the error concerns only this row. All other errors concern every row of the table.
     #[must_use]
     pub const fn is_row_error(&self) -> bool {
         match self {

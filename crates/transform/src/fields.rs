@@ -17,7 +17,7 @@ pub struct Field {
     pub name: String,
     /// What filters compare it with.
     pub compared: Compared,
-    /// The type of the column; of a computed field it is not known.
+    /// The type of the column; unknown for a computed field.
     pub ty: Type,
 }
 
@@ -30,22 +30,22 @@ pub enum Compared {
     Whole,
     /// Numbers.
     Number,
-    /// The text of a `numeric` with as many digits behind the point, where that is declared.
+    /// The text of a `numeric`, with this number of digits after the decimal point if the column declares one.
     Digits(Option<i16>),
-    /// Texts, exactly.
+    /// Texts, which have to be equal.
     Text,
     /// UUIDs.
     Uuid,
-    /// Dates, and dates with times.
+    /// Dates, with or without a time.
     Moment,
-    /// Values of any type, with members that have a path.
+    /// Values of any type. Their members are reached by a path.
     Json,
-    /// Anything: what the field holds is not known before it is rendered.
+    /// Anything. What the field holds is not known before it is rendered.
     Any,
 }
 
 impl Compared {
-    /// Whether ranges can match.
+    /// Returns whether a range can match such a field.
     #[must_use]
     pub const fn has_order(self) -> bool {
         matches!(self, Self::Whole | Self::Number | Self::Moment | Self::Json | Self::Any)
@@ -67,7 +67,7 @@ impl Compared {
         }
     }
 
-    /// Of a field of which only the index is known.
+    /// Returns what filters compare a field with, if only its index is known.
     const fn indexed(index: IndexType) -> Self {
         match index {
             IndexType::Keyword | IndexType::Text => Self::Text,
@@ -80,7 +80,7 @@ impl Compared {
     }
 }
 
-/// As messages name it.
+/// Formats the kind of value as messages name it.
 impl fmt::Display for Compared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -98,20 +98,20 @@ impl fmt::Display for Compared {
 }
 
 impl Transform {
-    /// The columns of the table as it was last seen, with their types; `None` before any was.
+    /// Returns the columns of the table as it was last seen, with their types; `None` if the table was not seen yet.
     #[must_use]
     pub fn columns_seen(&self) -> Option<Vec<(String, Type)>> {
         let columns = self.shape_seen()?.columns.clone();
         Some(columns.into_iter().map(|column| (column.name, column.ty)).collect())
     }
 
-    /// The type of the index of a field, or of a member of one, as the configuration names it.
+    /// Returns the index type of a field, or of a member of a field, by its name in the configuration.
     #[must_use]
     pub fn index(&self, name: &str) -> Option<IndexType> {
         self.spec().indexes.iter().find(|(field, _)| field == name).map(|(_, index)| *index)
     }
 
-    /// The fields of the payload, given the table's columns.
+    /// Returns the fields of the payload, given the table's columns.
     #[must_use]
     pub fn fields(&self, columns: &[(String, Type)]) -> Vec<Field> {
         let field = |name: &str, ty: Type| {
@@ -126,7 +126,7 @@ impl Transform {
         stored.chain(computed).chain(chunk).collect()
     }
 
-    /// Checks that there is a field for each index, of a type that the index can serve.
+    /// Checks that every index has a field, of a type that the index can serve.
     pub(crate) fn check_indexes(&self, table: &Table) -> Result<(), TransformError> {
         let columns: Vec<(String, Type)> =
             table.columns.iter().map(|column| (column.name.clone(), column.ty.clone())).collect();
@@ -165,7 +165,7 @@ fn unknown(name: &str, fields: &[Field]) -> String {
     format!("names no field of the payload{suggestion}; there are: {}", names().collect::<Vec<_>>().join(", "))
 }
 
-/// What to write instead of an index that finds nothing.
+/// Returns an error with what to write instead if the index would find nothing in the column.
 fn check_type(column: &Column, index: IndexType) -> Result<(), String> {
     let Column { name, type_name, ty, .. } = column;
     let served = ty.indexes();
@@ -188,7 +188,7 @@ fn check_type(column: &Column, index: IndexType) -> Result<(), String> {
     Err(reason)
 }
 
-/// Stores as numbers what is indexed as numbers. What is no number (`NaN`, for example) stays a text.
+/// Stores fields that are indexed as numbers as numbers. A value that is not a number (`NaN`, for example) stays a text.
 pub(crate) fn store_numbers(spec: &TransformSpec, fields: &mut Payload) {
     for (name, index) in spec.indexes.iter().filter(|(_, index)| index.is_number()) {
         if let Some(field) = fields.get_mut(name) {

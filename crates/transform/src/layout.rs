@@ -7,8 +7,8 @@
 //! | llamaindex | the fields; `_node_content`: a `TextNode` as JSON text; `_node_type`; `document_id`, `doc_id`, `ref_doc_id` | `text-dense` | `text-sparse-new` | `llama_index.vector_stores.qdrant.QdrantVectorStore` |
 //! | fastembed | `document`: the text; `metadata`: the fields | `fast-<model>` | `bm25` | `mcp-server-qdrant` |
 //!
-//! The fields are the selected columns and the computed ones, the text is the one that was embedded. The libraries' readers
-//! are the source of these shapes; `make test-clients` asks them.
+//! The fields are the selected columns and the computed ones; the text is the one that was embedded. The source of
+//! these shapes are the libraries' own readers; `make test-clients` checks against them.
 
 use std::fmt;
 
@@ -21,31 +21,31 @@ pub enum Layout {
     /// The fields at the top level.
     #[default]
     Flat,
-    /// As LangChain's Qdrant store reads it.
+    /// The layout that LangChain's Qdrant store reads.
     LangChain,
-    /// As LlamaIndex's Qdrant store reads it.
+    /// The layout that LlamaIndex's Qdrant store reads.
     LlamaIndex,
-    /// As Qdrant's Python client wrote it with FastEmbed, and Qdrant's MCP server reads it.
+    /// The layout that Qdrant's Python client wrote with FastEmbed, and that Qdrant's MCP server reads.
     FastEmbed,
 }
 
-/// Where LangChain and Qdrant's MCP server look for everything that is not the text.
+/// The field in which LangChain and Qdrant's MCP server look for everything except the text.
 const METADATA: &str = "metadata";
-/// Where LangChain looks for the text.
+/// The field in which LangChain looks for the text.
 const PAGE_CONTENT: &str = "page_content";
-/// Where Qdrant's MCP server looks for the text.
+/// The field in which Qdrant's MCP server looks for the text.
 const DOCUMENT: &str = "document";
 
 const NODE_CONTENT: &str = "_node_content";
 const NODE_TYPE: &str = "_node_type";
-/// The only type of node that a row can be.
+/// The node type of every row. A row cannot be a node of another type.
 const TEXT_NODE: &str = "TextNode";
-/// The document that a node is from, under the names that LlamaIndex has given it over time.
+/// The fields for the id of the node's document, under all the names that LlamaIndex has given it over time.
 const DOCUMENT_IDS: [&str; 3] = ["document_id", "doc_id", "ref_doc_id"];
 
 impl Layout {
-    /// The payload of a row, or of a chunk of it: its fields and the text that was embedded. `row`: the id of the row's first
-    /// chunk.
+    /// Returns the payload of a row, or of a chunk of it: its fields and the text that was embedded. `row` is the id of
+    /// the row's first chunk.
     pub(crate) fn lay_out(self, id: PointId, row: PointId, text: &str, fields: Payload) -> Payload {
         match self {
             Self::Flat => fields,
@@ -55,7 +55,7 @@ impl Layout {
         }
     }
 
-    /// Whether the text that was embedded is part of the payload.
+    /// Returns whether the payload holds the text that was embedded.
     pub(crate) const fn holds_text(self) -> bool {
         match self {
             Self::Flat => false,
@@ -63,13 +63,13 @@ impl Layout {
         }
     }
 
-    /// The fields of a stored payload, in their stored order.
+    /// Returns the fields of a stored payload, in their stored order.
     pub fn fields(self, payload: &Payload) -> impl Iterator<Item = (&String, &Value)> {
         let all = self.holder(payload).into_iter().flatten();
         all.filter(move |(name, _)| !self.reserved().contains(&name.as_str()))
     }
 
-    /// The text that was embedded, of a stored payload; `None` where the layout does not hold it.
+    /// Returns the embedded text from a stored payload; `None` if the layout does not hold it.
     #[must_use]
     pub fn text(self, payload: &Payload) -> Option<String> {
         let text = |name: &str| payload.get(name)?.as_str().map(str::to_owned);
@@ -84,12 +84,12 @@ impl Layout {
         }
     }
 
-    /// One field of a stored payload.
+    /// Returns one field of a stored payload.
     pub(crate) fn field<'a>(self, payload: &'a Payload, name: &str) -> Option<&'a Value> {
         self.holder(payload)?.get(name)
     }
 
-    /// The payload field that holds the fields; `None` where they are at the top level.
+    /// Returns the payload field that contains the other fields; `None` if they are at the top level.
     #[must_use]
     pub const fn nesting(self) -> Option<&'static str> {
         match self {
@@ -98,7 +98,7 @@ impl Layout {
         }
     }
 
-    /// The name of the vector, given the embedding model's; `None`: it has none.
+    /// Returns the name of the vector, given the embedding model's name; `None` if the vector is unnamed.
     #[must_use]
     pub fn vector_name(self, model: &str) -> Option<String> {
         match self {
@@ -111,7 +111,7 @@ impl Layout {
         }
     }
 
-    /// The name of the sparse vector, where there is one.
+    /// Returns the name of the sparse vector, where there is one.
     #[must_use]
     pub const fn keywords_name(self) -> &'static str {
         match self {
@@ -121,12 +121,12 @@ impl Layout {
         }
     }
 
-    /// Names that no field may have: the layout, or its reader, uses them for something else.
+    /// Returns the names that no field may have, because the layout or its reader uses them for something else.
     #[must_use]
     pub const fn reserved(self) -> &'static [&'static str] {
         match self {
             Self::Flat | Self::FastEmbed => &[],
-            // Its reader puts them among the fields.
+            // LangChain's reader adds these to the fields.
             Self::LangChain => &["_id", "_collection_name"],
             Self::LlamaIndex => &[NODE_CONTENT, NODE_TYPE, DOCUMENT_IDS[0], DOCUMENT_IDS[1], DOCUMENT_IDS[2]],
         }
@@ -140,7 +140,7 @@ impl Layout {
     }
 }
 
-/// As in a configuration.
+/// Formats the layout as it is written in a configuration.
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -156,9 +156,9 @@ fn beside_metadata(name: &str, text: &str, fields: Payload) -> Payload {
     Payload::from_iter([(name.to_owned(), text.into()), (METADATA.to_owned(), fields.into())])
 }
 
-/// The row, or a chunk of it, as a node of LlamaIndex: its text, its fields as metadata, and the row as its source.
+/// Adds the row, or a chunk of it, as a LlamaIndex node: its text, its fields as metadata, and the row as its source.
 ///
-/// LlamaIndex writes a node in the same way: whole, as JSON text, beside the metadata that filters look at.
+/// LlamaIndex writes nodes in the same way: the whole node as JSON text, next to the metadata that filters use.
 fn with_node(id: PointId, row: PointId, text: &str, mut fields: Payload) -> Payload {
     let (id, row) = (id.to_string(), row.to_string());
     let node = json!({
@@ -167,7 +167,7 @@ fn with_node(id: PointId, row: PointId, text: &str, mut fields: Payload) -> Payl
         "metadata": fields,
         "excluded_embed_metadata_keys": [],
         "excluded_llm_metadata_keys": [],
-        // 1 is SOURCE, and a source of type 4 is a DOCUMENT.
+        // 1 is SOURCE, and type 4 is DOCUMENT.
         "relationships": { "1": {
             "node_id": row, "node_type": "4", "metadata": {}, "hash": null, "class_name": "RelatedNodeInfo"
         } },

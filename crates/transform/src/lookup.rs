@@ -12,12 +12,12 @@ use crate::template::Template;
 use crate::transform::unknown_column;
 use crate::values::{self, Types};
 
-/// A row together with what it looks up. `row` is the row alone.
+/// A row together with the rows that it looks up. `row` is the row alone.
 #[derive(Debug)]
 struct Joined {
     row: Rendered,
     looked_up: BTreeMap<String, Rendered>,
-    /// Hears of lookups that found nothing, when the template looks at them.
+    /// Records the lookups that found nothing, when the template looks at them.
     absences: Option<Absences>,
 }
 
@@ -40,8 +40,8 @@ impl Object for Joined {
     }
 }
 
-/// `row` with a value for each lookup; what is missing is NULL, or an empty list. `types`: of the columns of each lookup's table, as far as
-/// they are known.
+/// Returns `row` with a value for each lookup. A missing value is NULL, or an empty list. `types` holds the column
+/// types of each lookup's table, as far as they are known.
 pub(crate) fn joined(
     row: &Rendered,
     lookups: &[Lookup],
@@ -65,7 +65,7 @@ pub(crate) fn joined(
     Rendered::from_object(Joined { row: row.clone(), looked_up, absences: absences.cloned() })
 }
 
-/// The types of the columns of each lookup's table.
+/// Returns the column types of each lookup's table.
 pub(crate) fn types(lookups: &[Lookup], tables: &[Arc<Table>]) -> Vec<Arc<Types>> {
     let of_table = |table: &Arc<Table>| {
         table.columns.iter().map(|column| (column.name.clone(), column.ty.clone())).collect::<Types>()
@@ -74,10 +74,10 @@ pub(crate) fn types(lookups: &[Lookup], tables: &[Arc<Table>]) -> Vec<Arc<Types>
     lookups.iter().map(|lookup| Arc::new(of(lookup).unwrap_or_default())).collect()
 }
 
-/// The first name that was no column of a looked-up table.
+/// The first name that is not a column of a looked-up table.
 type Unknown = Arc<Mutex<Option<(Arc<Table>, String)>>>;
 
-/// A row of which every column is NULL, and that remembers names that are no columns.
+/// A row of which every column is NULL, and which records names that are not columns.
 #[derive(Debug)]
 struct Sample {
     table: Arc<Table>,
@@ -99,11 +99,11 @@ impl Object for Sample {
     }
 }
 
-/// Checks that the looked-up tables have the columns that lookups name: a lookup would find nothing any more, and a source
-/// that was asked all the same could only say that it does not know what is meant.
+/// Checks that the looked-up tables have the columns that lookups name. Without such a column a lookup would find
+/// nothing, and the source could only answer that it does not know the column.
 ///
-/// Then renders a row of NULLs that looks up one row of each table, and sees which of their columns are used. What is behind a
-/// condition that does not hold for NULL is not seen: there a column that is not there renders as nothing.
+/// Then renders a row of NULLs that looks up one row of each table, and records which of their columns are used. This
+/// does not reach what is behind a condition that does not hold for NULL: a missing column there renders as nothing.
 pub(crate) fn check(text: &Template, lookups: &[Lookup], tables: &[Arc<Table>]) -> Result<(), TransformError> {
     for lookup in lookups {
         let Some(table) = tables.iter().find(|table| table.name == lookup.table) else { continue };
@@ -124,7 +124,7 @@ pub(crate) fn check(text: &Template, lookups: &[Lookup], tables: &[Arc<Table>]) 
         Some((lookup.name.clone(), value))
     };
     let looked_up = lookups.iter().filter_map(sample).collect();
-    // Whether it can be rendered is not the question: NULLs may be too little for it.
+    // An error of the rendering does not matter here: some templates cannot be rendered with NULLs.
     let joined = Joined { row: values::row_of_nulls(), looked_up, absences: None };
     let _ = text.render_text(Rendered::from_object(joined));
     let found = unknown.lock().unwrap_or_else(PoisonError::into_inner).take();

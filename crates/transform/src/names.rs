@@ -1,13 +1,13 @@
-//! Which columns a template can reach, and which name was probably meant.
+//! Finds which columns a template can reach, and which name was probably meant.
 
 use std::collections::BTreeSet;
 
 use crate::shape::{ALWAYS_ROW, ROW};
 
-/// Similarity (Jaro-Winkler, 0 to 1) from which on a name is worth suggesting: one or two typing errors in a short name.
+/// The similarity (Jaro-Winkler, 0 to 1) from which a name is worth suggesting: one or two typing errors in a short name.
 const SIMILAR: f64 = 0.8;
 
-/// The name among `known` that `name` is most probably a misspelling of.
+/// Returns the name among `known` of which `name` is most probably a misspelling.
 #[must_use]
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
@@ -19,25 +19,25 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, candidate)| candidate)
 }
 
-/// The names that a template's source can possibly look up.
+/// The names that a template's source can possibly reach.
 ///
-/// Deliberately coarse: every word of the source counts, also in plain text. A column counted in vain costs at worst
-/// one more read of the row; a column missed would silently turn an unchanged value into NULL.
+/// Deliberately coarse: every word of the source counts, also in plain text. A column counted unnecessarily costs at
+/// most one more read of the row; a column missed would silently turn an unchanged value into NULL.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReachableNames {
     words: BTreeSet<String>,
-    /// Names in `row["..."]`, where they need not be identifiers.
+    /// Names in `row["..."]` and `walvec_row["..."]`, which need not be identifiers.
     subscripts: BTreeSet<String>,
-    /// Those of them behind `row` itself, which a column may hide.
+    /// The names in `row["..."]` only. A column called `row` may hide the row there.
     of_row: BTreeSet<String>,
     /// Variables that the template itself sets.
     assigned: BTreeSet<String>,
-    /// `row` is used in a way that can reach any column.
+    /// Whether `row` is used in a way that can reach any column.
     all: bool,
 }
 
 impl ReachableNames {
-    /// The names in `source`.
+    /// Collects the names in `source`.
     pub(crate) fn of(source: &str) -> Self {
         let mut names = Self::default();
         let mut previous = "";
@@ -63,43 +63,43 @@ impl ReachableNames {
         names
     }
 
-    /// Whether the template may look at the column called `name`.
+    /// Returns whether the template may reach the column called `name`.
     pub(crate) fn reaches(&self, name: &str) -> bool {
         self.all || self.words.contains(name) || self.subscripts.contains(name)
     }
 
-    /// Every name that the template may look up; `None` if that may be any.
+    /// Returns every name that the template may reach; `None` if it may reach any.
     pub(crate) fn names(&self) -> Option<impl Iterator<Item = &String>> {
         (!self.all).then(|| self.words.iter().chain(&self.subscripts))
     }
 
-    /// Whether the template itself sets a variable called `name`.
+    /// Returns whether the template itself sets a variable called `name`.
     pub(crate) fn assigns(&self, name: &str) -> bool {
         self.assigned.contains(name)
     }
 
-    /// The names in `row["..."]`, without those behind another name of the row.
+    /// Returns the names in `row["..."]`, without those in `walvec_row["..."]`.
     pub(crate) fn subscripts_of_row(&self) -> impl Iterator<Item = &str> {
         self.of_row.iter().map(String::as_str)
     }
 
-    /// The names in `row["..."]`.
+    /// Returns the names in `row["..."]` and `walvec_row["..."]`.
     pub(crate) fn subscripts(&self) -> impl Iterator<Item = &str> {
         self.subscripts.iter().map(String::as_str)
     }
 }
 
-/// The identifiers of `source`, each with the offset behind it.
+/// Returns the identifiers of `source`, each with the offset after it.
 fn words(source: &str) -> impl Iterator<Item = (usize, &str)> {
     source.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()).map(move |word| {
-        // A word is a slice of `source`: the distance of their addresses is its offset.
+        // A word is a slice of `source`, so the difference of their addresses is its offset.
         let start = word.as_ptr() as usize - source.as_ptr() as usize;
         (start + word.len(), word)
     })
 }
 
 enum RowAccess<'a> {
-    /// `row.name`: the name is a word of its own.
+    /// `row.name`, where the name is a word of its own.
     Attribute,
     /// `row["name"]`.
     Subscript(&'a str),
@@ -107,7 +107,7 @@ enum RowAccess<'a> {
     Other,
 }
 
-/// How `row` is used, seen from the text behind it.
+/// Returns how `row` is used, given the text that follows it.
 fn row_access(rest: &str) -> RowAccess<'_> {
     let rest = rest.trim_start();
     if let Some(name) = rest.strip_prefix('.') {
@@ -124,7 +124,7 @@ fn literal_subscript(rest: &str) -> Option<&str> {
     (!name.contains('\\') && behind.trim_start().starts_with(']')).then_some(name)
 }
 
-/// The offset of a comparison of something with `none` by `==` or `!=`.
+/// Returns the offset of a comparison with `none` by `==` or `!=`, if there is one.
 pub(crate) fn comparison_with_none(source: &str) -> Option<usize> {
     words(source).filter(|(_, word)| matches!(*word, "none" | "None")).find_map(|(end, word)| {
         let start = end - word.len();

@@ -1,8 +1,8 @@
-//! How a row key becomes a point id.
+//! Derives a row's point id from its key.
 //!
-//! One non-negative integer key, in a collection of its own, is its own id; so is one uuid key. Every other key (text,
-//! negative, of several columns), every key of a collection that several tables share, and every chunk where rows are cut
-//! into chunks is turned into a UUIDv5 over this name, in which every variable part is preceded by its length in 8 bytes, big endian:
+//! In a collection of one table, a key of one non-negative integer or one uuid is the id itself. In every other case
+//! (text, a negative number, several columns, a collection that several tables share, chunks) the id is a UUIDv5 over
+//! this name, in which every variable part is preceded by its length in 8 bytes, big endian:
 //!
 //! ```text
 //! len(schema) schema  len(table) table  len(key) key  chunk number (8 bytes, big endian)
@@ -22,23 +22,24 @@ const INT2: u32 = 21;
 const INT4: u32 = 23;
 /// `pg_type.oid` of uuid.
 const UUID: u32 = 2950;
-/// What stands for a type that nothing says.
+/// The oid of a type that is not known.
 const UNKNOWN: u32 = 0;
 
-/// The id under which a row is stored that is not cut into chunks. `shared`: several tables write to the collection.
+/// Returns the id under which a row that is not cut into chunks is stored. `shared`: whether several tables write to
+/// the collection.
 #[must_use]
 pub fn point_id(table: &Table, key: &RowKey, shared: bool) -> PointId {
     let own = if shared { None } else { own_id(table, key) };
     own.unwrap_or_else(|| chunk_id(&table.name, key, 0))
 }
 
-/// The id under which a chunk of a row is stored.
+/// Returns the id under which a chunk of a row is stored.
 #[must_use]
 pub fn chunk_id(table: &TableName, key: &RowKey, chunk: u32) -> PointId {
     PointId::Uuid(derived_id(table, key, chunk.into()))
 }
 
-/// The id of a key that can be an id itself.
+/// Returns the key itself as an id, if it can be one.
 fn own_id(table: &Table, key: &RowKey) -> Option<PointId> {
     let ([index], [value]) = (table.key.as_slice(), key.values()) else { return None };
     match table.columns.get(*index)?.type_oid {
@@ -48,7 +49,8 @@ fn own_id(table: &Table, key: &RowKey) -> Option<PointId> {
     }
 }
 
-/// The table as it is if a row's key is a uuid, where nothing says the key's type and it may be one: the row has another id then.
+/// Returns the table with a uuid as its key, if the key's type is not known and the value may be a uuid. The row then
+/// has another id.
 #[must_use]
 pub fn with_uuid_key(table: &Table, key: &RowKey) -> Option<Table> {
     let ([index], [value]) = (table.key.as_slice(), key.values()) else { return None };
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_derived_id_never_changes() {
-        // Computed independently: uuid5 over the documented bytes.
+        // Computed independently, as uuid5 over the documented bytes.
         let expected: Uuid = "c92f8770-52a3-514d-8693-103f00a36bfd".parse().unwrap();
         assert_eq!(texts(&["de", "42"]), PointId::Uuid(expected));
     }

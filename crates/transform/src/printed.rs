@@ -1,11 +1,11 @@
-//! Which columns a template prints, in its order.
+//! Finds which columns a template prints, in its order.
 
 use crate::shape::{ALWAYS_ROW, ROW};
 
-/// The names in a template's `{{ }}`, in the order in which it prints them, each once.
+/// Returns the names in a template's `{{ }}`, in the order in which it prints them, each once.
 ///
-/// Coarse: variables that the template sets itself, and words such as `if`, are among them. Callers take the names that are
-/// columns.
+/// Coarse: the result includes variables that the template sets itself, and words like `if`. Callers use only the names
+/// that are columns.
 #[must_use]
 pub fn printed_names(template: &str) -> Vec<&str> {
     let mut names = Vec::new();
@@ -33,7 +33,7 @@ fn names_in(expression: &str) -> impl Iterator<Item = &str> {
     tokens(expression).filter_map(move |token| {
         let of_row = matches!(before, Token::Name(ROW | ALWAYS_ROW));
         let name = match (token, last) {
-            // What follows a bar is a filter, what follows a dot belongs to the value before it.
+            // A name after a bar is a filter; a name after a dot belongs to the value before it.
             (Token::Name(ROW | ALWAYS_ROW), _) | (Token::Name(_), Token::Sign('|')) => None,
             (Token::Name(name), Token::Sign('.')) => of_row.then_some(name),
             (Token::Name(name), _) => Some(name),

@@ -1,4 +1,4 @@
-//! What a table's columns mean to a transform, and a row as its templates see it.
+//! What a transform needs of a table's columns, and a row as its templates see it.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use crate::values;
 /// The variable under which templates reach the whole row, unless a column has that name.
 pub(crate) const ROW: &str = "row";
 
-/// The variable under which they always do.
+/// The variable under which templates always reach the whole row.
 pub(crate) const ALWAYS_ROW: &str = "walvec_row";
 
 /// What a [`Transform`] needs of a table's columns.
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) columns: Vec<Column>,
-    /// Payload fields that are columns, with their indexes.
+    /// The payload fields that are columns, with the columns' indexes.
     pub(crate) payload: Vec<(String, usize)>,
-    /// Columns that templates can reach, with their indexes and types. Only these are converted for the template engine.
+    /// The columns that templates can reach, with their indexes and types. Only these are converted for the template engine.
     pub(crate) reachable: Vec<(String, usize, Type)>,
-    /// For each column, whether something uses it: the key, the payload, a template, a lookup.
+    /// For each column, whether the key, the payload, a template or a lookup uses it.
     pub(crate) needed: Vec<bool>,
 }
 
@@ -40,9 +40,9 @@ impl Shape {
 #[derive(Debug)]
 pub(crate) struct RowContext {
     shape: Arc<Shape>,
-    /// In the order of [`Shape::reachable`].
+    /// The values, in the order of [`Shape::reachable`].
     values: Vec<Rendered>,
-    /// Hears of NULLs that the template looks at.
+    /// Records the NULLs that the template looks at.
     absences: Option<Absences>,
 }
 
@@ -80,7 +80,7 @@ impl Object for RowContext {
     }
 }
 
-/// Whether the template can reach a column that is NULL in this row.
+/// Returns whether the template can reach a column that is NULL in this row.
 pub(crate) fn uses_null(shape: &Shape, template: &Template, values: &[Value]) -> bool {
     let is_null = |index: usize| values.get(index).is_none_or(Value::is_null);
     shape.reachable.iter().any(|(name, index, _)| template.names.reaches(name) && is_null(*index))

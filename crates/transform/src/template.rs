@@ -11,14 +11,14 @@ use crate::absent::Absences;
 use crate::names::{ReachableNames, comparison_with_none};
 use crate::values;
 
-/// Work that one template may do for one row, in the engine's units: about one per operation and one per 64 bytes that
-/// are produced. Enough for texts of hundreds of megabytes, and spent within a second or so by a loop without end.
+/// The work that one template may do for one row, in the engine's units: about one per operation and one per 64 bytes
+/// produced. Enough for texts of hundreds of megabytes; an endless loop spends it within about a second.
 const FUEL: u64 = 10_000_000;
 
-/// The only template of each environment.
+/// The name of the only template in each environment.
 const MAIN: &str = "main";
 
-/// The variable that holds the value of a template that is one expression.
+/// The variable that holds the value of a template that consists of one expression.
 const VALUE: &str = "_walvec_value";
 
 /// Why a template cannot be compiled, and where.
@@ -38,15 +38,15 @@ pub(crate) struct Template {
     pub(crate) names: ReachableNames,
     env: Environment<'static>,
     source: String,
-    /// What was compiled.
+    /// The source that was compiled, with its filters.
     prepared: Prepared,
-    /// Set if the template is one expression, whose value lies under [`VALUE`] after rendering: how far the compiled
-    /// assignment's offsets are ahead of those in `prepared`.
+    /// Set if the template is one expression, whose value is in [`VALUE`] after rendering. The number is how far the
+    /// offsets in the compiled assignment are ahead of those in `prepared`.
     assignment_shift: Option<usize>,
 }
 
 impl Template {
-    /// A template that renders to a text.
+    /// Compiles a template that renders to a text.
     pub(crate) fn text(field: &str, source: &str) -> Result<Self, SyntaxError> {
         if let Some(offset) = comparison_with_none(source) {
             let reason = "a comparison with none never holds; write `is none` or `is not none`";
@@ -59,18 +59,19 @@ impl Template {
         let names = ReachableNames::of(source);
         let (field, source) = (field.to_owned(), source.to_owned());
         let template = Self { field, names, env, source, prepared, assignment_shift: None };
-        // The engine resolves filters, tests and functions only when it comes to them. A row of NULLs comes to most.
+        // The engine resolves filters, tests and functions only when it reaches them. Rendering a row of NULLs reaches
+        // most of them.
         match template.render_text(values::row_of_nulls()) {
             Err(error) => template.mistake(&error).map_or(Ok(template), Err),
             Ok(_) => Ok(template),
         }
     }
 
-    /// A template that keeps the type of its value if it is exactly one `{{ expression }}`.
+    /// Compiles a template that keeps the type of its value if it is exactly one `{{ expression }}`.
     pub(crate) fn value(field: &str, source: &str) -> Result<Self, SyntaxError> {
         let mut template = Self::text(field, source)?;
         if let Some((assignment, shift)) = as_assignment(&template.prepared.source) {
-            // `{{ a }}, {{ b }}` looks like one expression from outside, but makes no assignment that compiles.
+            // `{{ a }}, {{ b }}` looks like one expression from outside, but its assignment does not compile.
             if template.env.add_template_owned(MAIN, assignment).is_ok() {
                 template.assignment_shift = Some(shift);
             } else {
@@ -80,12 +81,12 @@ impl Template {
         Ok(template)
     }
 
-    /// The text for one row.
+    /// Renders the text for one row.
     pub(crate) fn render_text(&self, row: Rendered) -> Result<String, Error> {
         self.env.get_template(MAIN)?.render(row)
     }
 
-    /// The value for one row.
+    /// Evaluates the value for one row.
     pub(crate) fn render_value(&self, row: Rendered) -> Result<Value, Error> {
         if self.assignment_shift.is_none() {
             return self.render_text(row).map(Value::String);
@@ -94,15 +95,15 @@ impl Template {
         rendered.state().lookup(VALUE).as_ref().map_or(Ok(Value::Null), values::to_json)
     }
 
-    /// Whether an error of [`render_value`](Self::render_value) may be due to an operand that was NULL.
+    /// Returns whether an error of [`render_value`](Self::render_value) may be due to an operand that was NULL.
     pub(crate) fn is_operand_error(&self, error: &Error) -> bool {
         self.assignment_shift.is_some() && error.kind() == ErrorKind::InvalidOperation
     }
 
-    /// Why an error of a rendering is this row's: what went wrong, and what was absent when `context` was rendered again.
+    /// Describes why a row could not be rendered: the error, and the absent values found by rendering `context` once more.
     pub(crate) fn reason(&self, error: &Error, context: impl FnOnce(&Absences) -> Rendered) -> String {
         let absences = Absences::default();
-        // A template without end would be without end again.
+        // A template that ran out of fuel would do so again.
         if error.kind() != ErrorKind::OutOfFuel {
             let _ = self.render_value(context(&absences));
         }
@@ -110,12 +111,12 @@ impl Template {
         if hint.is_empty() {
             return reason;
         }
-        // To the engine NULL is an empty map, which is not what people look for.
+        // The engine treats NULL as an empty map and says "map". Users look for NULL.
         format!("{}{hint}", reason.replace("types map and", "types NULL and").replace("and map", "and NULL"))
     }
 
-    /// What the template's author has to correct, if a rendering error is not this row's fault: no row brings a filter
-    /// into being.
+    /// Returns what the template's author has to correct, if the error does not depend on the row: an unknown filter is
+    /// unknown for every row.
     pub(crate) fn mistake(&self, error: &Error) -> Option<SyntaxError> {
         let is_mistake = matches!(
             error.kind(),
@@ -124,7 +125,7 @@ impl Template {
         is_mistake.then(|| engine_error(&self.source, &self.prepared, error, self.assignment_shift.unwrap_or(0)))
     }
 
-    /// Variables that the template reads without setting them: `name`, or `row.name`.
+    /// Returns the variables that the template reads without setting them: `name`, or `row.name`.
     pub(crate) fn variables(&self) -> BTreeSet<String> {
         let Ok(template) = self.env.get_template(MAIN) else { return BTreeSet::new() };
         let globals: BTreeSet<_> = self.env.globals().map(|(name, _)| name.to_owned()).collect();
@@ -136,12 +137,12 @@ impl Template {
     }
 }
 
-/// `meta` of `meta.color`.
+/// Returns the first segment of a path, for example `meta` of `meta.color`.
 pub(crate) fn first_segment(path: &str) -> &str {
     path.split('.').next().unwrap_or(path)
 }
 
-/// What went wrong while rendering, with the line inside the template if it has several.
+/// Describes what went wrong while rendering, with the line inside the template if it is not the first.
 fn reason(error: &Error) -> String {
     let kind = error.kind();
     let line = error.line().filter(|line| *line > 1).map(|line| format!(" (line {line})")).unwrap_or_default();
@@ -156,15 +157,15 @@ fn environment() -> Environment<'static> {
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_fuel(Some(FUEL));
-    // Records where in the source an error is, and which name was not defined.
+    // Makes errors carry their place in the source and the name that was not defined.
     env.set_debug(true);
-    // It prints every column, whatever the template names.
+    // `debug` prints every column, whichever ones the template names.
     env.remove_global("debug");
     values::install(&mut env);
     env
 }
 
-/// `{{ expression }}` as an assignment to [`VALUE`], and how far its offsets are ahead of those in `source`.
+/// Rewrites `{{ expression }}` as an assignment to [`VALUE`], with how far its offsets are ahead of those in `source`.
 fn as_assignment(source: &str) -> Option<(String, usize)> {
     let inside = source.trim().strip_prefix("{{")?.strip_suffix("}}")?;
     let inside = inside.strip_prefix(['-', '+']).unwrap_or(inside);
@@ -174,7 +175,7 @@ fn as_assignment(source: &str) -> Option<(String, usize)> {
     Some((format!("{prefix}{inside}) %}}"), shift))
 }
 
-/// An error of the engine, whose offsets are `shift` ahead of those in what was prepared of `source`.
+/// Converts an error of the engine, whose offsets are `shift` ahead of those in the prepared source.
 fn engine_error(source: &str, prepared: &Prepared, error: &Error, shift: usize) -> SyntaxError {
     let line_start = |line: usize| source.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     let range = error.range().map(|range| prepared.original(range.start.saturating_sub(shift)));

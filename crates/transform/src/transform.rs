@@ -1,4 +1,4 @@
-//! From a row to its document.
+//! Turns a row into its document.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,7 +21,7 @@ use crate::template::{SyntaxError, Template, first_segment};
 use crate::values::Types;
 use crate::{fields, lookup};
 
-/// No row has more chunks, whatever somebody may have written into a point.
+/// The upper bound for a number of chunks that a stored point claims. No row has more, whichever program wrote the point.
 #[expect(clippy::cast_possible_truncation, reason = "a small number")]
 const MOST_STORED: u32 = MAX_CHUNKS as u32;
 
@@ -30,42 +30,43 @@ const MOST_STORED: u32 = MAX_CHUNKS as u32;
 pub struct TransformSpec {
     /// The table.
     pub table: TableName,
-    /// Several tables write to the collection. Then ids are always derived, so that row 7 of one table never overwrites
-    /// row 7 of another.
+    /// Whether several tables write to the collection. If so, ids are always derived, so that row 7 of one table never
+    /// overwrites row 7 of another.
     pub shared: bool,
-    /// Template of the text to embed.
+    /// The template of the text to embed.
     pub text: String,
-    /// Columns to store as payload; `None` for every published column.
+    /// The columns to store as payload; `None` for every published column.
     pub payload: Option<Vec<String>>,
-    /// Further payload fields: name and template. A computed field replaces the column of the same name.
+    /// Further payload fields, each with its name and template. A computed field replaces the column of the same name.
     pub computed: Vec<(String, String)>,
     /// How the payload is laid out.
     pub layout: Layout,
     /// Rows of other tables that the text is rendered with.
     pub lookups: Vec<Lookup>,
-    /// Which fields of the payload are indexed, and as what. A field that is indexed as a number is stored as one.
+    /// Which fields of the payload are indexed, and with which index type. A field that is indexed as a number is
+    /// stored as one.
     pub indexes: Vec<(String, IndexType)>,
 }
 
-/// A row after its unchanged values were looked up.
+/// The outcome of filling in a row's unchanged values.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Completed {
     /// One value per column of the table. Columns that nothing uses may be NULL.
     Row(Vec<Value>),
-    /// A value that is needed was not sent and is not stored: read the row from the table.
+    /// A value that is needed was not sent and is not stored. The row has to be read from the table.
     Refetch,
 }
 
-/// A compiled [`TransformSpec`]. Cheap to share, safe to use from several threads.
+/// A compiled [`TransformSpec`]. It is cheap to share and can be used from several threads.
 #[derive(Debug)]
 pub struct Transform {
     spec: TransformSpec,
     text: Template,
     computed: Vec<(String, Template)>,
     chunker: Option<Chunker>,
-    /// The last shape that was seen: a table keeps its shape for millions of rows.
+    /// The last shape that was seen. A table keeps its shape for millions of rows.
     shape: RwLock<Option<Arc<Shape>>>,
-    /// The types of the columns of looked-up tables, as far as they were seen.
+    /// The column types of looked-up tables, as far as those tables were seen.
     lookup_types: RwLock<Arc<[Arc<Types>]>>,
 }
 
@@ -85,7 +86,7 @@ impl Transform {
         Ok(Self { spec, text, computed, chunker: None, shape: RwLock::default(), lookup_types: RwLock::default() })
     }
 
-    /// The same, with each text cut into chunks.
+    /// Returns the transform, changed so that it cuts each text into chunks.
     #[must_use]
     pub fn in_chunks(self, chunker: Chunker) -> Self {
         Self { chunker: Some(chunker), ..self }
@@ -94,13 +95,13 @@ impl Transform {
     /// Checks that `table` has every column that the specification names.
     ///
     /// # Errors
-    /// [`TransformError::UnknownColumn`] and [`TransformError::ReservedField`].
+    /// Returns [`TransformError::UnknownColumn`] or [`TransformError::ReservedField`].
     pub fn check(&self, table: &Table) -> Result<(), TransformError> {
         self.shape(table).map(|_| ())
     }
 
-    /// The payload fields that are columns, each with its type as SQL names it, in the order of the payload. `None` until a table was
-    /// seen.
+    /// Returns the payload fields that are columns, in the order of the payload, each with its type as SQL names it.
+    /// `None` if the table was not seen yet.
     #[must_use]
     pub fn stored_columns(&self) -> Option<Vec<(String, String)>> {
         let shape = self.shape.read().unwrap_or_else(PoisonError::into_inner).clone()?;
@@ -110,7 +111,7 @@ impl Transform {
         Some(shape.payload.iter().map(column).collect())
     }
 
-    /// The id under which the row is stored, or its first chunk. See [`point_id`](mod@point_id).
+    /// Returns the id under which the row, or its first chunk, is stored. The rules are in [`point_id`](mod@point_id).
     #[must_use]
     pub fn point_id(&self, table: &Table, key: &RowKey) -> PointId {
         match self.chunker {
@@ -119,13 +120,13 @@ impl Transform {
         }
     }
 
-    /// The ids of the row's further chunks, up to `chunks` in all.
+    /// Returns the ids of the row's further chunks, up to `chunks` in all.
     pub fn further_ids(&self, table: &TableName, key: &RowKey, chunks: u32) -> impl Iterator<Item = PointId> {
         let chunks = if self.chunker.is_some() { chunks.min(MOST_STORED) } else { 1 };
         (1..chunks).map(move |chunk| point_id::chunk_id(table, key, chunk))
     }
 
-    /// The names of all columns that something may use, whatever the table has; `None` if that may be any.
+    /// Returns the names of all columns that the specification may use, whichever the table has; `None` if it may use any.
     #[must_use]
     pub fn columns(&self) -> Option<BTreeSet<String>> {
         let mut names: BTreeSet<String> = self.spec.payload.as_ref()?.iter().cloned().collect();
@@ -136,13 +137,13 @@ impl Transform {
         Some(names)
     }
 
-    /// The table with the columns that something uses, and its key.
+    /// Returns the table with its key and only those of the other columns that the specification uses.
     #[must_use]
     pub fn needed(&self, table: &Table) -> Table {
         table.reduced(|column| self.needs(&column.name))
     }
 
-    /// The row with NULL in the place of what nothing uses, which may be large.
+    /// Returns the row with NULL in place of values that nothing uses. They may be large.
     #[must_use]
     pub fn reduced(&self, table: &Table, row: &Row) -> Row {
         let Ok(shape) = self.shape(table) else { return row.clone() };
@@ -152,7 +153,7 @@ impl Transform {
         Row(row.0.iter().enumerate().map(cell).collect())
     }
 
-    /// Whether every value that is needed and was not sent may be found in the stored point, and there is one.
+    /// Returns whether a value that is needed was not sent, and all such values may be found in the stored point.
     #[must_use]
     pub fn may_be_stored(&self, table: &Table, row: &Row) -> bool {
         let unsent = table
@@ -164,9 +165,9 @@ impl Transform {
         needed.peek().is_some() && needed.all(|name| self.keeps(name))
     }
 
-    /// Fills in the values that PostgreSQL did not send because an UPDATE left them alone, from the point that shows the
-    /// row's previous version. An unchanged value never becomes NULL: where the point cannot tell, the answer is
-    /// [`Completed::Refetch`].
+    /// Fills in the values that PostgreSQL did not send because an UPDATE did not change them, from the point that
+    /// shows the row's previous version. An unchanged value never becomes NULL: where the point does not have it, the
+    /// result is [`Completed::Refetch`].
     #[must_use]
     pub fn complete(&self, table: &Table, row: Row, stored: Option<&StoredPoint>) -> Completed {
         let stored = stored.filter(|point| is_from(point, &table.name));
@@ -186,19 +187,21 @@ impl Transform {
         Completed::Row(completed)
     }
 
-    /// Renders a row whose values are complete: its document, or one for each chunk, in order.
+    /// Renders a row whose values are complete. Returns its document, or one document for each chunk, in order.
     ///
     /// # Errors
-    /// [`TransformError::Render`] if a template fails on this row, or it has too many chunks. Otherwise as [`new`](Self::new) and
-    /// [`check`](Self::check): the table has changed its shape, or a filter that does not exist was reached only now.
+    /// Returns [`TransformError::Render`] if a template fails on this row, or the row has too many chunks. Returns the
+    /// errors of [`new`](Self::new) and [`check`](Self::check) if the table has changed its shape, or a filter that
+    /// does not exist is reached only now.
     pub fn render(&self, table: &Table, key: &RowKey, values: &[Value]) -> Result<Vec<Document>, TransformError> {
         self.render_joined(table, key, values, &[])
     }
 
-    /// The same with what the row looks up: a value for each of [`lookups`](Self::lookups), an object or NULL, or a list of objects.
+    /// Renders a row together with the rows that it looks up: for each of [`lookups`](Self::lookups) an object, NULL,
+    /// or a list of objects.
     ///
     /// # Errors
-    /// As [`render`](Self::render).
+    /// Returns the errors of [`render`](Self::render).
     pub fn render_joined(
         &self,
         table: &Table,
@@ -243,7 +246,7 @@ impl Transform {
         let row = self.point_id(table, key);
         let chunks = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
         let ids = std::iter::once(row).chain(self.further_ids(&table.name, key, chunks));
-        // The last document takes the fields, the ones before it copies.
+        // The last document takes the fields; the ones before it get copies.
         let fields = std::iter::repeat_n(fields, pieces.len());
         let document = |(chunk, ((id, piece), mut fields)): (u32, ((PointId, &str), Payload))| {
             if let Some(name) = self.chunk_field() {
@@ -263,27 +266,27 @@ impl Transform {
         Ok((0..).zip(ids.zip(pieces).zip(fields)).map(document).collect())
     }
 
-    /// What rows look up, for the text.
+    /// Returns the lookups that the text uses.
     #[must_use]
     pub fn lookups(&self) -> &[Lookup] {
         &self.spec.lookups
     }
 
-    /// Checks that the text uses no column of a looked-up table that is not there, as far as one row of each shows that.
+    /// Checks that the text uses no missing column of a looked-up table, as far as rendering one row of each can show that.
     ///
     /// # Errors
-    /// [`TransformError::UnknownColumn`].
+    /// Returns [`TransformError::UnknownColumn`].
     pub fn check_lookups(&self, tables: &[Arc<Table>]) -> Result<(), TransformError> {
         let types = lookup::types(&self.spec.lookups, tables).into();
         *self.lookup_types.write().unwrap_or_else(PoisonError::into_inner) = types;
         lookup::check(&self.text, &self.spec.lookups, tables)
     }
 
-    /// Both checks, of the table and of those in which its rows look something up; and whether there is a field for each index, which
-    /// a single record need not have.
+    /// Checks the table with [`check`](Self::check) and the looked-up tables with [`check_lookups`](Self::check_lookups). Also
+    /// checks that there is a field for each index; the table of a single record need not have one.
     ///
     /// # Errors
-    /// As [`check`](Self::check) and [`check_lookups`](Self::check_lookups), and [`TransformError::Index`].
+    /// Returns the errors of [`check`](Self::check) and [`check_lookups`](Self::check_lookups), and [`TransformError::Index`].
     pub fn check_among(&self, table: &Table, tables: &[Arc<Table>]) -> Result<(), TransformError> {
         self.check(table)?;
         self.check_indexes(table)?;
@@ -300,7 +303,8 @@ impl Transform {
         }
     }
 
-    /// The payload field that holds a chunk's text; `None` where there are no chunks, or the layout has a place for it.
+    /// Returns the payload field that holds a chunk's text; `None` if there are no chunks, or the layout has a place
+    /// for the text.
     pub(crate) fn chunk_field(&self) -> Option<&str> {
         let chunker = self.chunker.as_ref()?;
         (!self.spec.layout.holds_text()).then_some(&chunker.spec.field)
@@ -310,7 +314,7 @@ impl Transform {
         std::iter::once(&self.text).chain(self.computed.iter().map(|(_, template)| template))
     }
 
-    /// The columns that the configuration names one by one for the payload.
+    /// Returns the columns that the configuration lists for the payload.
     #[must_use]
     pub fn named_columns(&self) -> Vec<String> {
         self.spec.payload.iter().flatten().filter(|name| self.stores(name)).cloned().collect()
@@ -320,13 +324,13 @@ impl Transform {
         self.computed.iter().any(|(name, _)| name == field)
     }
 
-    /// Whether the column's value is stored under its name.
+    /// Returns whether the column's value is stored under its name.
     pub(crate) fn stores(&self, column: &str) -> bool {
         let selected = self.spec.payload.as_ref().is_none_or(|names| names.iter().any(|name| name == column));
         selected && !self.is_computed(column)
     }
 
-    /// Whether it is stored as it came: a number may have lost digits.
+    /// Returns whether the column's value is stored exactly as it came. A field indexed as a number may have lost digits.
     fn keeps(&self, column: &str) -> bool {
         let is_number = |(field, index): &(String, IndexType)| field == column && index.is_number();
         self.stores(column) && !self.spec.indexes.iter().any(is_number)
@@ -336,7 +340,7 @@ impl Transform {
         &self.spec
     }
 
-    /// The shape that was seen last.
+    /// Returns the shape that was seen last.
     pub(crate) fn shape_seen(&self) -> Option<Arc<Shape>> {
         self.shape.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -357,7 +361,7 @@ impl Transform {
         self.spec.layout.field(&stored?.payload, column).cloned()
     }
 
-    /// The shape of `table`, checked when it is first seen.
+    /// Returns the shape of `table`, which is checked when it is first seen.
     fn shape(&self, table: &Table) -> Result<Arc<Shape>, TransformError> {
         if let Some(shape) = self.shape_seen().filter(|shape| shape.is_of(table)) {
             return Ok(shape);
@@ -416,14 +420,14 @@ fn located(table: &TableName, field: &str, error: SyntaxError) -> TransformError
     }
 }
 
-/// Whether walvec wrote the point for a row of `table`. Fields of anything else prove nothing about the row.
+/// Returns whether walvec wrote the point for a row of `table`. The fields of any other point prove nothing about the row.
 fn is_from(point: &StoredPoint, table: &TableName) -> bool {
     point.provenance.as_ref().is_some_and(|provenance| provenance.table == Provenance::table_tag(table))
 }
 
 fn check_template(table: &Table, template: &Template, lookups: &[Lookup]) -> Result<(), TransformError> {
     let unknown = |name: &str| Err(unknown_column(table, &template.field, name));
-    // A column that is itself called `row` hides the row.
+    // A column that is called `row` hides the row.
     let hidden_by = table.columns.iter().find(|column| column.name == ROW);
     let row_is_column = hidden_by.is_some();
     if let Some(column) = hidden_by.filter(|column| !matches!(column.ty.scalar(), Type::Json | Type::Unknown)) {
@@ -443,13 +447,13 @@ fn check_template(table: &Table, template: &Template, lookups: &[Lookup]) -> Res
             return unknown(column);
         }
     }
-    // With such a column, what is behind `row` may be a member of it.
+    // With such a column, a name after `row` may be a member of the column's value.
     let is_member = |name: &str| row_is_column && template.names.subscripts_of_row().any(|member| member == name);
     let missing = template.names.subscripts().find(|name| table.column_index(name).is_none() && !is_member(name));
     missing.map_or(Ok(()), unknown)
 }
 
-/// Refuses `row["..."]` where `row` is a column without members.
+/// Refuses `row["..."]` if `row` is a column whose values have no members.
 fn check_hidden_row(table: &Table, template: &Template, column: &Column) -> Result<(), TransformError> {
     let mut members = template.variables().into_iter().filter(|path| path.starts_with("row."));
     let member = template.names.subscripts_of_row().next().map(str::to_owned);

@@ -1,10 +1,10 @@
-//! Row values in and out of the template engine, and what NULL means there.
+//! Converts row values into and out of the template engine, and defines what NULL means there.
 //!
-//! The engine's own `none` prints as "None" wherever a value is joined to a text, which must never end up in an embedding.
-//! So NULL is an object of ours that prints as nothing, and the few tests and filters that ask for a value's absence
-//! know it.
+//! The engine's own `none` prints as "None" wherever a value is joined to a text, which must never end up in an
+//! embedding. NULL is therefore an object of our own that prints as nothing; the few tests and filters that ask whether
+//! a value is absent are replaced by ones that recognise it.
 //!
-//! A numeric is an object too: it prints all its digits, and operators get a number ([`operands`]).
+//! A numeric is an object too. It prints all its digits, and operators receive it as a number ([`operands`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use walvec_model::{Type, Value};
 
 use crate::absent::Watch;
 
-/// Deepest nesting of a computed value. PostgreSQL's json is limited by its stack, templates can build cycles.
+/// The deepest nesting of a computed value. PostgreSQL limits json by its stack, but templates can build cycles.
 const MAX_DEPTH: usize = 128;
 
 /// SQL's NULL inside a template.
@@ -24,7 +24,7 @@ const MAX_DEPTH: usize = 128;
 struct Null;
 
 impl Object for Null {
-    // An empty map: false, of length 0, nothing to loop over. A sequence would turn `NULL * 2` into an empty list.
+    // An empty map is false, has length 0 and nothing to loop over. A sequence would turn `NULL * 2` into an empty list.
     fn repr(self: &Arc<Self>) -> ObjectRepr {
         ObjectRepr::Map
     }
@@ -63,7 +63,7 @@ impl Object for Numeric {
     }
 }
 
-/// What is greater than any value: comparisons by size with NULL do not hold.
+/// A value that is greater than any other, so that comparisons of NULL by size do not hold.
 #[derive(Debug)]
 struct Greatest;
 
@@ -79,7 +79,7 @@ struct Nulls;
 
 impl Object for Nulls {
     fn get_value(self: &Arc<Self>, key: &Rendered) -> Option<Rendered> {
-        // The engine looks here first: its own functions must stay visible.
+        // The engine looks here first. Its own functions must stay visible.
         let is_function = matches!(key.as_str(), Some("range" | "dict" | "namespace"));
         (!is_function).then(null)
     }
@@ -90,7 +90,7 @@ impl Object for Nulls {
 struct JsonObject {
     map: serde_json::Map<String, Value>,
     watch: Option<Watch>,
-    /// What its values are, if it is a row of a table.
+    /// The column types, if the object is a row of a table.
     types: Option<Arc<Types>>,
 }
 
@@ -122,22 +122,22 @@ impl Object for JsonObject {
     }
 }
 
-/// NULL.
+/// Returns NULL.
 pub(crate) fn null() -> Rendered {
     Rendered::from_object(Null)
 }
 
-/// The context of a trial run.
+/// Returns a context for trial runs, in which every column is NULL.
 pub(crate) fn row_of_nulls() -> Rendered {
     Rendered::from_object(Nulls)
 }
 
-/// Whether a template's value is NULL, or was never given.
+/// Returns whether a template's value is NULL, or was never given.
 pub(crate) fn is_absent(value: &Rendered) -> bool {
     value.is_undefined() || value.is_none() || value.downcast_object_ref::<Null>().is_some()
 }
 
-/// A row's value as templates see it. `watch` hears of what is absent in it when a template looks at that.
+/// Converts a row's value to what templates see. `watch` records the absent values in it that a template looks at.
 pub(crate) fn from_json(value: &Value, watch: Option<Watch>) -> Rendered {
     match value {
         Value::Null => null(),
@@ -156,7 +156,7 @@ pub(crate) fn from_json(value: &Value, watch: Option<Watch>) -> Rendered {
     }
 }
 
-/// A column's value as templates see it.
+/// Converts a column's value to what templates see.
 pub(crate) fn from_typed(value: &Value, ty: &Type, watch: Option<Watch>) -> Rendered {
     match (ty, value) {
         (Type::Numeric { .. }, Value::String(digits)) => match digits.parse() {
@@ -165,7 +165,7 @@ pub(crate) fn from_typed(value: &Value, ty: &Type, watch: Option<Watch>) -> Rend
         },
         (Type::Array(element), Value::Array(items)) if ty.is_numeric() => {
             let element = |(index, item): (usize, &Value)| {
-                // Arrays have more than one dimension, and one type.
+                // PostgreSQL's arrays have several dimensions but one type.
                 let ty = if matches!(item, Value::Array(_)) { ty } else { element };
                 from_typed(item, ty, watch.as_ref().map(|watch| watch.element(index)))
             };
@@ -175,7 +175,7 @@ pub(crate) fn from_typed(value: &Value, ty: &Type, watch: Option<Watch>) -> Rend
     }
 }
 
-/// Rows of another table: an object, or a list of them.
+/// Converts rows of another table, an object or a list of objects, to what templates see.
 pub(crate) fn from_rows(value: &Value, types: &Arc<Types>, watch: Option<Watch>) -> Rendered {
     match value {
         Value::Object(map) => {
@@ -189,7 +189,7 @@ pub(crate) fn from_rows(value: &Value, types: &Arc<Types>, watch: Option<Watch>)
     }
 }
 
-/// A template's value as JSON. Whole numbers beyond 64 bits become text, as everywhere where JSON would round.
+/// Converts a template's value to JSON. Whole numbers beyond 64 bits become text, as everywhere else where JSON would round.
 pub(crate) fn to_json(value: &Rendered) -> Result<Value, Error> {
     to_json_within(value, MAX_DEPTH)
 }
@@ -230,7 +230,7 @@ fn number_to_json(value: &Rendered) -> Result<Value, Error> {
     number.map(Value::Number).ok_or_else(|| Error::new(ErrorKind::BadSerialization, format!("{float} is not a number")))
 }
 
-/// Prints a value the way it reads in a text.
+/// Prints a value as it reads in a text.
 fn print(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Rendered) -> Result<(), Error> {
     if is_absent(value) {
         return Ok(());
@@ -244,7 +244,7 @@ fn print(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Rendered) -> Resul
     Ok(())
 }
 
-/// Teaches `env` what NULL is and how values print.
+/// Installs in `env` the meaning of NULL and the way values print.
 pub(crate) fn install(env: &mut Environment<'_>) {
     env.set_formatter(print);
     env.add_test("none", |value: Rendered| is_absent(&value));
@@ -264,7 +264,7 @@ pub(crate) fn install(env: &mut Environment<'_>) {
     env.add_filter("tojson", |value: Rendered| to_json(&value).map(|json| json.to_string()));
 }
 
-/// A numeric as a floating-point number, alone or in a list; anything else as it is.
+/// Converts a numeric, alone or in a list, to a floating-point number. Returns any other value as it is.
 fn number(value: Rendered) -> Rendered {
     if let Some(numeric) = value.downcast_object_ref::<Numeric>() {
         return Rendered::from(numeric.number);
@@ -279,7 +279,7 @@ fn number(value: Rendered) -> Rendered {
     }
 }
 
-/// `value|default(other)`; with `true` as second argument, `other` also stands in for what is empty, 0 or false.
+/// Implements `value|default(other)`. With `true` as second argument, `other` also replaces a value that is empty, 0 or false.
 fn or_default(value: Rendered, arguments: Rest<Rendered>) -> Rendered {
     let lax = arguments.get(1).is_some_and(Rendered::is_true);
     if is_absent(&value) || (lax && !value.is_true()) {

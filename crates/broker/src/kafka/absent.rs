@@ -1,6 +1,6 @@
-//! What stands for the client in a program that was built without it: nothing can be reached, and nothing is connected.
+//! A stand-in for the client, in a program that was built without it. It never connects to anything.
 //!
-//! The modules and names are those of the client. A type that only a connection can make has no value.
+//! It has the client's modules and names. A type that only a connection can create has no values here.
 
 #![allow(missing_docs, clippy::missing_errors_doc, reason = "the client's own modules say what these do")]
 

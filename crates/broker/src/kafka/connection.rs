@@ -1,4 +1,4 @@
-//! Where the broker is, and how to get in.
+//! Client settings for reaching a broker, and the errors that arrive outside of requests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,14 +13,14 @@ use crate::classify::{classify, is_login};
 use crate::error::BrokerError;
 
 impl Connection {
-    /// The settings that all clients have in common.
+    /// Returns the settings that all clients have in common.
     pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         for (name, value) in &self.properties {
             config.set(name, value.expose_secret());
         }
         config.set("bootstrap.servers", &self.bootstrap).set("client.id", "walvec");
-        // A broker that was away is tried again within a second: somebody waits for the rows.
+        // Try a broker that was away again within a second, since rows are waiting.
         config.set("reconnect.backoff.max.ms", "1000");
         let protocol = match (&self.tls, &self.sasl) {
             (None, None) => "plaintext",
@@ -48,7 +48,8 @@ impl Connection {
     }
 }
 
-/// What the client library says beside its answers: that it cannot reach the broker, or is not let in.
+/// The last error that the client library reported outside of a request: it cannot reach the broker, or the broker
+/// refuses the login.
 #[derive(Clone, Debug, Default)]
 pub struct Trouble {
     bootstrap: String,
@@ -60,13 +61,13 @@ impl Trouble {
         Self { bootstrap: connection.bootstrap.clone(), heard: Arc::default() }
     }
 
-    /// What was said last, unless things went well since.
+    /// Returns the last error, unless a success followed it.
     #[must_use]
     pub fn current(&self) -> Option<BrokerError> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Things go well.
+    /// Forgets the last error after a success.
     pub(crate) fn over(&self) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -75,7 +76,7 @@ impl Trouble {
         classify(&self.bootstrap, doing, error, self.current())
     }
 
-    /// A refused login is worth more than the time-outs that follow from it.
+    /// Keeps an error. A refused login is not replaced by the time-outs that follow from it.
     fn hear(&self, error: &KafkaError, reason: &str) {
         let bootstrap = self.bootstrap.clone();
         let reason = reason.to_owned();
@@ -90,7 +91,7 @@ impl Trouble {
     }
 }
 
-/// Listens to a client that has no other callbacks.
+/// The callbacks of a client that needs no others: they record errors.
 #[derive(Clone)]
 pub(crate) struct Listener(pub(crate) Trouble);
 
@@ -105,14 +106,14 @@ impl ClientContext for Listener {
 }
 
 impl Trouble {
-    /// The client library reports an error that belongs to no request.
+    /// Records an error that the client library reports outside of a request.
     pub(crate) fn error(&self, error: &KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "broker");
         self.hear(error, reason);
     }
 }
 
-/// The library's log: what matters to people comes as errors too, so this is for those who look closely.
+/// Passes on the library's log, mostly at debug level: what matters to users arrives as errors too.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {

@@ -1,4 +1,4 @@
-//! Reading as a member of a consumer group.
+//! Reads topics as a member of a consumer group.
 //!
 //! ```text
 //! library ──▶ own thread (poll) ──▶ bounded channel ──▶ Consumer::next
@@ -26,10 +26,10 @@ use crate::classify::is_fenced;
 use crate::error::BrokerError;
 use crate::record::Partition;
 
-/// Chunks that wait for the worker.
+/// The maximum number of chunks that wait for the worker.
 const WAITING_CHUNKS: usize = 2;
 
-/// A member of a group: what it reads.
+/// The reading half of a group's member.
 pub struct Consumer {
     polled: mpsc::Receiver<Polled>,
     member: Arc<Member>,
@@ -38,7 +38,7 @@ pub struct Consumer {
     thread: std::thread::JoinHandle<()>,
 }
 
-/// A member of a group: what it says to the broker.
+/// The half of a group's member that commits, pauses and asks the broker.
 pub struct Member {
     about: String,
     client: Arc<Client>,
@@ -51,7 +51,7 @@ impl Consumer {
     /// Joins the group, in the background.
     ///
     /// # Errors
-    /// [`BrokerError::Settings`].
+    /// Returns [`BrokerError::Settings`] if the library does not accept the settings.
     pub fn join(connection: &Connection, membership: &Membership) -> Result<Self, BrokerError> {
         let trouble = Trouble::new(connection);
         let ownership = Arc::new(Ownership::default());
@@ -94,29 +94,29 @@ impl Consumer {
         })
     }
 
-    /// What happens next. Safe to drop while it waits.
+    /// Waits for the next event. Cancellation safe: dropping the future loses no event.
     pub async fn next(&mut self) -> Polled {
         self.polled.recv().await.unwrap_or(Polled::Failed(BrokerError::Closed))
     }
 
-    /// What has happened already.
+    /// Returns an event that has already happened, without waiting.
     pub fn next_now(&mut self) -> Option<Polled> {
         self.polled.try_recv().ok()
     }
 
-    /// How to speak to the broker as this member. Let go of it before [`close`](Self::close).
+    /// Returns the half that talks to the broker. Drop it before calling [`close`](Self::close).
     #[must_use]
     pub fn member(&self) -> Arc<Member> {
         Arc::clone(&self.member)
     }
 
-    /// How far reading has come.
+    /// Returns how far each partition was read, updated once a second.
     #[must_use]
     pub fn reading(&self) -> watch::Receiver<Reading> {
         self.reading.clone()
     }
 
-    /// Leaves the group. What was not committed is read again by whoever comes next.
+    /// Leaves the group. What was not committed is read again by the next member that gets the partitions.
     pub async fn close(self) {
         let Self { polled, member, stop, thread, .. } = self;
         stop.cancel();
@@ -129,17 +129,17 @@ impl Consumer {
 }
 
 impl Member {
-    /// Whether a record is of a partition that is still ours, in the assignment in which it was read.
+    /// Returns whether the worker still owns the partition, in the assignment in which a record was read.
     #[must_use]
     pub fn owns(&self, partition: &Partition, assignment: u64) -> bool {
         self.ownership.assignment(partition) == Some(assignment)
     }
 
-    /// Makes sure that the group still counts on this worker: nobody else writes what it is about to write. Costs a round
-    /// trip when the last commit was some seconds ago, nothing otherwise.
+    /// Makes sure that the group still counts on this worker, so that no other worker writes the same records. Costs a
+    /// round trip if the last commit was more than some seconds ago, nothing otherwise.
     ///
     /// # Errors
-    /// [`BrokerError::Fenced`] if others have taken over; if the broker cannot be asked.
+    /// Returns [`BrokerError::Fenced`] if other workers have taken over, and an error if the broker cannot be asked.
     pub async fn prove(&self, reached: &Offsets) -> Result<(), BrokerError> {
         if self.ownership.is_proved() || reached.is_empty() {
             return Ok(());
@@ -147,11 +147,10 @@ impl Member {
         self.commit(reached).await
     }
 
-    /// Remembers for the group that everything before these offsets is durable. Partitions that are no longer ours are left
-    /// out.
+    /// Commits offsets to the group: everything before them is durable. Leaves out partitions that this worker no longer owns.
     ///
     /// # Errors
-    /// [`BrokerError::Fenced`] if others have taken over; if the broker cannot be asked.
+    /// Returns [`BrokerError::Fenced`] if other workers have taken over, and an error if the broker cannot be asked.
     pub async fn commit(&self, offsets: &Offsets) -> Result<(), BrokerError> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
@@ -168,11 +167,12 @@ impl Member {
         self.commit_list(list).await
     }
 
-    /// Commits once more where this worker's partitions are: as of when they were read tells whether a compacted topic may have
-    /// forgotten deletes that are still to be read.
+    /// Commits the current offsets of this worker's partitions again, with a newer time. The time shows whether a
+    /// compacted topic may have forgotten deletes that were not read yet.
     ///
     /// # Errors
-    /// [`BrokerError::DeletesGone`] if it may have done so already; as [`commit`](Self::commit).
+    /// Returns [`BrokerError::DeletesGone`] if deletes may have been forgotten already, and the errors of
+    /// [`commit`](Self::commit).
     pub async fn renew(&self) -> Result<(), BrokerError> {
         let partitions = self.ownership.partitions();
         for partition in &partitions {
@@ -215,10 +215,10 @@ impl Member {
         }
     }
 
-    /// By partition, the offset up to which the whole group has come; 0 where it has not begun.
+    /// Returns for each partition the offset that the whole group has committed; 0 if it has none.
     ///
     /// # Errors
-    /// If the broker cannot be asked.
+    /// Fails if the broker cannot be asked.
     pub async fn committed(&self, topic: &str, partitions: usize) -> Result<Vec<i64>, BrokerError> {
         let mut list = TopicPartitionList::new();
         for partition in 0..partitions {
@@ -230,36 +230,37 @@ impl Member {
         Ok(committed.elements().iter().map(|element| element.offset().to_raw().unwrap_or(0).max(0)).collect())
     }
 
-    /// Reads no more of a partition until [`resume`](Self::resume).
+    /// Stops reading a partition until [`resume`](Self::resume) is called.
     ///
     /// # Errors
-    /// If the partition is not ours.
+    /// Fails if the partition is not owned by this worker.
     pub fn pause(&self, partition: &Partition) -> Result<(), BrokerError> {
         self.ownership.pause(partition, true);
         let paused = self.client.pause(&list_of(partition));
         paused.map_err(|error| self.trouble.classify("pausing a partition", &error))
     }
 
-    /// Reads a partition again, from this offset on.
+    /// Reads a paused partition again, starting at the offset `from`.
     ///
     /// # Errors
-    /// If the partition is not ours.
+    /// Fails if the partition is not owned by this worker.
     pub async fn resume(&self, partition: &Partition, from: i64) -> Result<(), BrokerError> {
         let (client, ownership, partition) = (Arc::clone(&self.client), Arc::clone(&self.ownership), partition.clone());
         let resumed = blocking(move || {
             client.seek(&partition.topic, partition.number, Offset::Offset(from), ANSWER)?;
-            // What was polled before, and waits on its way, lies behind a gap now.
+            // Records that were polled before the seek and are still in the channel must not be processed: a new
+            // assignment number tells them apart.
             ownership.renew(&partition);
             client.resume(&list_of(&partition))?;
-            // Only now may the polling thread resume it for reasons of its own: a record that it read between the seek and the renewal
-            // would be taken for one from behind the gap.
+            // The order matters. If the polling thread could resume the partition earlier, it could read a record
+            // between the seek and the renewal, and that record would be dropped as one from before the seek.
             ownership.pause(&partition, false);
             Ok(())
         });
         resumed.await?.map_err(|error| self.trouble.classify("resuming a partition", &error))
     }
 
-    /// What the library has heard from the broker that went wrong.
+    /// Returns the errors that the library has reported outside of requests.
     #[must_use]
     pub fn trouble(&self) -> &Trouble {
         &self.trouble
@@ -279,14 +280,14 @@ fn settings(connection: &Connection, membership: &Membership) -> rdkafka::Client
         .set("group.instance.id", &membership.instance)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        // Where there is no offset, and what is gone, is decided in `poll`: the library would skip without a word.
+        // `poll` decides what happens without an offset and with records that are gone. The library would skip them silently.
         .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false")
         .set("max.poll.interval.ms", "300000")
-        // A record is handed over when it is there.
+        // Hand a record over as soon as it is there.
         .set("fetch.wait.max.ms", "500")
         .set("fetch.min.bytes", "1")
-        // What waits in the library's own queue is memory.
+        // Limit the memory that the library's own queue takes.
         .set("queued.max.messages.kbytes", "16384")
         .set("queued.min.messages", "2000")
         .set("statistics.interval.ms", "1000");

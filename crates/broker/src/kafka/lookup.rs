@@ -1,4 +1,4 @@
-//! Single records, and the offsets of a group that nobody is in.
+//! Reads single records, and the offsets of groups without members.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,22 +15,22 @@ use crate::classify::is_out_of_reach;
 use crate::error::BrokerError;
 use crate::record::{Partition, Record};
 
-/// How long one poll waits.
+/// The time limit of one poll.
 const POLL: Duration = Duration::from_millis(100);
 
-/// The record at `offset`; `None` if it is gone.
+/// Returns the record at `offset`; `None` if it is gone.
 ///
 /// # Errors
-/// If the broker cannot be asked.
+/// Fails if the broker cannot be asked.
 pub async fn record(connection: &Connection, partition: Partition, offset: i64) -> Result<Option<Record>, BrokerError> {
-    // One that was compacted away is followed by a later one.
+    // If the record was compacted away, the first one found has a higher offset.
     Ok(next(connection, partition, offset).await?.filter(|record| record.offset == offset))
 }
 
-/// The first record at `offset` or behind it; `None` at the end of the partition. Marks of transactions are no records.
+/// Returns the first record at `offset` or after it; `None` at the end of the partition. Transaction markers are not records.
 ///
 /// # Errors
-/// If the broker cannot be asked.
+/// Fails if the broker cannot be asked.
 pub async fn next(connection: &Connection, partition: Partition, offset: i64) -> Result<Option<Record>, BrokerError> {
     let (client, trouble) = client(connection, "walvec-none")?;
     let read = move || {
@@ -47,7 +47,7 @@ pub async fn next(connection: &Connection, partition: Partition, offset: i64) ->
             match client.poll(POLL) {
                 Some(Ok(message)) => return Ok(Some(to_record(&message, &partition))),
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
-                // One broker of several may be away; the library asks the others.
+                // One of several brokers may be away. The library asks the others.
                 Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_out_of_reach) => {}
                 Some(Err(error)) => return Err(error),
                 None => {}
@@ -59,10 +59,10 @@ pub async fn next(connection: &Connection, partition: Partition, offset: i64) ->
     found.map_err(|error| trouble.classify("reading a record", &error))
 }
 
-/// Lets a group begin again at the oldest records there are. Nobody may be in the group.
+/// Resets a group to the oldest records there are. The group must have no members.
 ///
 /// # Errors
-/// [`BrokerError::Fenced`] if somebody is in it; if the broker cannot be asked.
+/// Returns [`BrokerError::Fenced`] if the group has members, and an error if the broker cannot be asked.
 pub async fn rewind(connection: &Connection, group: &str, topics: &[(String, i32)]) -> Result<(), BrokerError> {
     let (client, trouble) = client(connection, group)?;
     let topics = topics.to_vec();
@@ -80,10 +80,10 @@ pub async fn rewind(connection: &Connection, group: &str, topics: &[(String, i32
     done.map_err(|error| trouble.classify(&format!("setting the offsets of group \"{group}\""), &error))
 }
 
-/// Partition by partition, the offset that a group reads next, and the one at which the partition ends.
+/// Returns for each partition the offset that a group reads next, and the offset at which the partition ends.
 ///
 /// # Errors
-/// If the broker cannot be asked.
+/// Fails if the broker cannot be asked.
 pub async fn committed(
     connection: &Connection,
     group: &str,

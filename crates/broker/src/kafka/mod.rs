@@ -1,16 +1,16 @@
-//! The client of the broker, on librdkafka. Nothing outside this folder names it.
+//! The client of the broker, based on librdkafka. No code outside this folder refers to that library.
 //!
-//! - [`settings`]: what it is told, and what it tells
-//! - [`connection`]: where the broker is, and how to get in
-//! - [`topics`]: topics that are there, and making those that are not
-//! - [`producer`]: writing records, and knowing which of them the broker has
-//! - [`consumer`]: reading as a member of a group
+//! - [`settings`]: plain data in and out of the client
+//! - [`connection`]: client settings for reaching a broker, and the errors that arrive outside of requests
+//! - [`topics`]: lists topics and creates missing ones
+//! - [`producer`]: writes records and tracks which of them the broker has acknowledged
+//! - [`consumer`]: reads topics as a member of a consumer group
 //! - [`poll`]: the consumer's own thread
 //! - [`table`]: a compacted topic as a table
-//! - [`lookup`]: single records, and the offsets of a group that nobody is in
-//! - [`ownership`]: which partitions may still be written for
-//! - [`recency`]: as of when they were read
-//! - [`statistics`]: how far reading has come
+//! - [`lookup`]: reads single records, and the offsets of groups without members
+//! - [`ownership`]: the partitions that this worker may still write for
+//! - [`recency`]: the times up to which partitions were read
+//! - [`statistics`]: how far partitions were read
 //! - [`watermarks`]: where a partition begins and ends
 
 #[cfg(not(feature = "kafka"))]

@@ -1,9 +1,9 @@
-//! Which partitions this worker may still write for.
+//! Tracks which partitions this worker may still write for.
 //!
-//! A worker that was stopped for a while (a long pause of the machine, a debugger, `SIGSTOP`) may wake up in the middle of a
-//! batch whose partitions others have taken over. So a batch is written only while the group is known to count on this
-//! worker: some seconds ago at most it has accepted a commit of offsets, which it does not from a member that it has given
-//! up.
+//! A worker that was stopped for a while (a long pause of the machine, a debugger, `SIGSTOP`) may wake up in the middle
+//! of a batch whose partitions other workers have taken over. A batch is therefore written only while the group is
+//! known to count on this worker, which means that it has accepted a commit of offsets within the last few seconds. The
+//! group accepts none from a member that it has given up.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::record::Partition;
 
-/// For how long an accepted commit proves that the partitions are still ours. Less than the shortest session that brokers
-/// allow (6 s by default), so that nobody else can have taken over meanwhile.
+/// How long an accepted commit proves that the worker still owns its partitions. Less than the shortest session that
+/// brokers allow (6 s by default), so that no other worker can have taken over in the meantime.
 const PROOF_LASTS: Duration = Duration::from_secs(3);
 
 /// The partitions of this worker.
@@ -21,11 +21,11 @@ pub(crate) struct Ownership(Mutex<Owned>);
 
 #[derive(Debug, Default)]
 struct Owned {
-    /// Counts assignments, so that what was read in a former one can be told.
+    /// Counts assignments, so that records read in an earlier one can be recognised.
     assignments: u64,
-    /// The assignment in which each partition came.
+    /// The number of the assignment in which each partition was received.
     partitions: HashMap<Partition, u64>,
-    /// Partitions whose reading waits on purpose.
+    /// Partitions that are paused on purpose.
     paused: HashSet<Partition>,
     /// When the group last accepted something from this worker.
     proved: Option<Instant>,
@@ -36,7 +36,7 @@ impl Ownership {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Partitions have come. Being given them is a proof.
+    /// Adds partitions that the group has assigned. An assignment is a proof of ownership.
     pub(crate) fn add(&self, partitions: &[Partition]) {
         let mut owned = self.lock();
         owned.assignments += 1;
@@ -45,7 +45,8 @@ impl Ownership {
         owned.proved = Some(Instant::now());
     }
 
-    /// A partition is read again from another place: what was read of it before does not count any more.
+    /// Gives a partition a new assignment number, because it is read again from another offset. Records read before no
+    /// longer count.
     pub(crate) fn renew(&self, partition: &Partition) {
         let mut owned = self.lock();
         owned.assignments += 1;
@@ -55,7 +56,7 @@ impl Ownership {
         }
     }
 
-    /// Partitions have gone.
+    /// Removes partitions that the worker has lost.
     pub(crate) fn remove(&self, partitions: &[Partition]) {
         let mut owned = self.lock();
         for partition in partitions {
@@ -64,12 +65,12 @@ impl Ownership {
         }
     }
 
-    /// The assignment in which a partition came; `None` if it is not ours.
+    /// Returns the assignment number of a partition; `None` if this worker does not own it.
     pub(crate) fn assignment(&self, partition: &Partition) -> Option<u64> {
         self.lock().partitions.get(partition).copied()
     }
 
-    /// Reading waits, or goes on.
+    /// Marks a partition as paused or resumed.
     pub(crate) fn pause(&self, partition: &Partition, is_paused: bool) {
         let mut owned = self.lock();
         if is_paused {
@@ -79,23 +80,23 @@ impl Ownership {
         }
     }
 
-    /// Whether reading waits.
+    /// Returns whether a partition is paused on purpose.
     pub(crate) fn is_paused(&self, partition: &Partition) -> bool {
         self.lock().paused.contains(partition)
     }
 
-    /// The group has accepted a commit that was sent at `sent`.
+    /// Records that the group has accepted a commit that was sent at `sent`.
     pub(crate) fn prove(&self, sent: Instant) {
         let mut owned = self.lock();
         owned.proved = owned.proved.max(Some(sent));
     }
 
-    /// Whether the last proof still holds.
+    /// Returns whether the last proof is still valid.
     pub(crate) fn is_proved(&self) -> bool {
         self.lock().proved.is_some_and(|proved| proved.elapsed() < PROOF_LASTS)
     }
 
-    /// The partitions, in no order.
+    /// Returns the owned partitions, in no particular order.
     pub(crate) fn partitions(&self) -> Vec<Partition> {
         self.lock().partitions.keys().cloned().collect()
     }

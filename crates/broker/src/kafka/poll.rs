@@ -1,8 +1,8 @@
-//! The consumer's own thread.
+//! The consumer's polling thread.
 //!
-//! The library wants to be polled, and calls back from inside a poll when partitions come or go. The thread hands what it
-//! reads through a bounded channel; while that is full it goes on polling now and then, so that the group does not take a
-//! worker for dead that has a lot to do.
+//! The library has to be polled, and calls back from inside a poll when partitions come or go. The thread hands over
+//! what it reads through a bounded channel. While the channel is full, the thread keeps polling now and then, so that
+//! the group does not take a busy worker for dead.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,29 +33,29 @@ use crate::record::{Partition, Received, Record};
 /// How long a poll waits for the first record.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Records and bytes that are handed over together at most.
+/// The maximum number of records, and of bytes, that are handed over together.
 const CHUNK_RECORDS: usize = 512;
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// How often it is tried to hand over records that nobody takes.
+/// How long to wait before trying again to hand over records while the channel is full.
 const BUSY_WAIT: Duration = Duration::from_millis(5);
 
-/// After how long without room reading is paused: pausing throws away what the library has fetched.
+/// How long the channel has to be full before reading is paused. Pausing discards what the library has fetched.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a worker may take to write and commit what it has read of partitions that it has to give back. The group
-/// waits five minutes for it (`max.poll.interval.ms`).
+/// How long a worker may take to write and commit the records of partitions that it has to give back. The group waits
+/// five minutes for it (`max.poll.interval.ms`).
 const DRAIN: Duration = Duration::from_secs(120);
 
-/// What the callbacks of a consumer need.
+/// The state that a consumer's callbacks need.
 pub(crate) struct Context {
     pub(crate) trouble: Trouble,
     pub(crate) ownership: Arc<Ownership>,
     pub(crate) outbox: mpsc::Sender<Polled>,
     pub(crate) reading: watch::Sender<Reading>,
-    /// What the offsets of this group are about.
+    /// What the offsets of this group are about: where the records go.
     pub(crate) about: String,
-    /// As of when the partitions were read.
+    /// The times up to which the partitions were read.
     pub(crate) recency: Arc<Recency>,
     /// The group, and this worker's name in it.
     pub(crate) group: String,
@@ -93,18 +93,18 @@ impl ConsumerContext for Context {
 
 impl Context {
     fn tell(&self, polled: Polled) {
-        // Nobody listens any more when the consumer is being closed.
+        // There is no receiver while the consumer is being closed.
         let _ = self.outbox.blocking_send(polled);
     }
 
-    /// Partitions have come: reading begins where the group has come to.
+    /// Handles assigned partitions. Reading begins where the group's offsets are.
     fn take(&self, client: &Client, list: &mut TopicPartitionList) -> Result<(), KafkaError> {
         let partitions = partitions_of(list);
         let starts = match self.starts(client, list, &partitions) {
             Ok(starts) => starts,
             Err(error) => {
                 self.tell(Polled::Failed(error));
-                // The protocol wants an answer; the consumer is closed right after it.
+                // The group protocol requires an answer. The consumer is closed right after it.
                 Vec::new()
             }
         };
@@ -124,7 +124,7 @@ impl Context {
         Ok(())
     }
 
-    /// The offset at which to begin, by partition.
+    /// Returns the offset at which to begin, for each partition.
     fn starts(
         &self,
         client: &Client,
@@ -150,18 +150,19 @@ impl Context {
                 return Err(deletes_gone(partition, behind, kept));
             }
             let start = start(partition, committed, first, end)?;
-            // A group that begins finds the rows and the deletes of this moment.
+            // A group that begins reads the topic's rows and deletes as of now.
             self.recency.begins(partition, start, mark.as_of().filter(|_| start < end).unwrap_or(now));
             starts.push((partition.clone(), start));
         }
         Ok(starts)
     }
 
-    /// Partitions go: what has been read of them is written and committed before anybody else reads them.
+    /// Handles revoked partitions: waits until what was read of them is written and committed, before another worker
+    /// reads them.
     fn let_go(&self, client: &Client, list: &TopicPartitionList) -> Result<(), KafkaError> {
         let partitions = partitions_of(list);
         if client.assignment_lost() {
-            // Somebody else may write them already.
+            // Another worker may already write for them.
             self.ownership.remove(&partitions);
             self.tell(Polled::Lost(partitions));
         } else {
@@ -180,8 +181,8 @@ fn is_cooperative(client: &Client) -> bool {
     matches!(client.rebalance_protocol(), rdkafka::consumer::RebalanceProtocol::Cooperative)
 }
 
-/// Where to begin. A group that reads for the first time needs all records; one that has been here goes on where it was.
-/// If those are gone, going on with what is left would lose changes without a word.
+/// Returns the offset at which to begin. A group that reads for the first time needs all records; otherwise reading
+/// continues at the committed offset. If records are gone, reading the rest would silently lose changes.
 fn start(partition: &Partition, committed: Option<i64>, first: i64, end: i64) -> Result<i64, BrokerError> {
     let expected = committed.unwrap_or(0);
     let found = if expected < first {
@@ -202,7 +203,7 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<Partition> {
     list.elements().iter().map(partition).collect()
 }
 
-/// Polls until told to stop. The client is dropped by the thread, which is when it leaves the group.
+/// Polls until told to stop. The thread drops the client, which then leaves the group.
 pub(crate) fn run(client: Arc<Client>, stop: &CancellationToken) {
     let mut poller = Poller {
         client,
@@ -218,25 +219,25 @@ pub(crate) fn run(client: Arc<Client>, stop: &CancellationToken) {
         }
     }
     while Arc::strong_count(&poller.client) > 1 {
-        // A commit of the last offsets may still be on its way.
+        // A commit of the last offsets may still be in flight.
         poller.client.poll(POLL);
     }
 }
 
 struct Poller {
     client: Arc<Client>,
-    /// What has been read and not handed over.
+    /// Records that were read and not handed over yet.
     chunk: Vec<Received>,
     bytes: usize,
-    /// Full chunks for which there was no room.
+    /// Complete chunks for which the channel had no room.
     waiting: VecDeque<Vec<Received>>,
-    /// Since when there is no room.
+    /// When the channel became full.
     blocked_since: Option<Instant>,
     watch: Watch,
 }
 
 impl Poller {
-    /// One round. Returns whether somebody still listens.
+    /// Runs one round. Returns whether the receiver still exists.
     fn turn(&mut self) -> bool {
         if !self.hand_over() {
             return false;
@@ -253,8 +254,8 @@ impl Poller {
         true
     }
 
-    /// While nobody takes what was read, nothing more is read. After a moment of that the library has to be polled
-    /// nevertheless, for events: it would leave the group. Returns whether there is no room yet.
+    /// Reads nothing while the channel is full. After a while, the library has to be polled nevertheless, for its
+    /// events, since the consumer would otherwise leave the group. Returns whether the channel is still full.
     fn wait_for_room(&mut self) -> bool {
         if self.waiting.is_empty() {
             if self.blocked_since.take().is_some_and(|since| since.elapsed() >= PAUSE_AFTER) {
@@ -267,14 +268,14 @@ impl Poller {
             std::thread::sleep(BUSY_WAIT);
             return true;
         }
-        // Partitions that have come meanwhile too.
+        // Includes partitions that were assigned in the meantime.
         self.pause_all(true);
         self.poll(BUSY_WAIT);
         self.finish_chunk();
         true
     }
 
-    /// Pauses what is ours, or lets it go on, except what waits for other reasons.
+    /// Pauses or resumes all owned partitions, except those that are paused on purpose.
     fn pause_all(&self, is_paused: bool) {
         let ownership = &self.client.context().ownership;
         let mut list = TopicPartitionList::new();
@@ -309,7 +310,7 @@ impl Poller {
         true
     }
 
-    /// Takes one record. Returns whether there was one.
+    /// Polls for one record. Returns whether there was one.
     fn poll(&mut self, wait: Duration) -> bool {
         let context = self.client.context();
         match self.client.poll(wait) {
@@ -317,7 +318,7 @@ impl Poller {
             Some(Ok(message)) => {
                 context.trouble.over();
                 let partition = Partition { topic: message.topic().into(), number: message.partition() };
-                // One that is not ours was revoked while it was on its way.
+                // A record of a partition that is not owned was fetched before the partition was revoked.
                 if let Some(assignment) = context.ownership.assignment(&partition) {
                     self.bytes += message.payload_len() + message.key_len();
                     let record = to_record(&message, &partition);
@@ -346,7 +347,7 @@ impl Poller {
             RDKafkaErrorCode::OperationTimedOut,
         ];
         match code {
-            // The library goes on by itself; the status shows what it said.
+            // The library recovers by itself. The status shows what it reported.
             Some(code) if passing.contains(&code) => tracing::debug!(%error, "poll"),
             Some(RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion) => {
                 context.tell(Polled::Failed(BrokerError::OldProtocol { reason: error.to_string() }));

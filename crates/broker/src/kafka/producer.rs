@@ -1,8 +1,8 @@
-//! Writing records, and knowing which of them the broker has.
+//! Writes records and tracks which of them the broker has acknowledged.
 //!
 //! Records are written in [`Segment`]s: a segment is done when the broker has acknowledged every record of it, with all
-//! its in-sync copies. The library keeps the order of each partition and writes nothing twice, however often it has to
-//! try again (an idempotent producer).
+//! its in-sync copies. The library keeps the order of each partition and writes nothing twice, however often it retries
+//! (an idempotent producer).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -24,25 +24,25 @@ use crate::error::BrokerError;
 use crate::record::{Outgoing, Record};
 use crate::wire::again;
 
-/// Records that are confirmed together.
+/// Records that are acknowledged together.
 #[derive(Debug)]
 pub struct Segment {
-    /// Records that the broker has not acknowledged, and one more while records are still being added.
+    /// The number of records that the broker has not acknowledged, plus one while records are still being added.
     pending: AtomicUsize,
     failed: OnceLock<BrokerError>,
 }
 
 impl Segment {
-    /// A segment to which records can be added.
+    /// Creates a segment to which records can be added.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self { pending: AtomicUsize::new(1), failed: OnceLock::new() })
     }
 
-    /// Whether the broker has all of it; only after [`Producer::close`].
+    /// Returns whether the broker has all records of the segment. Never true before [`Producer::close`].
     ///
     /// # Errors
-    /// If the broker has refused a record of it.
+    /// Fails if the broker has refused a record of the segment.
     pub fn is_done(&self) -> Result<bool, BrokerError> {
         match self.failed.get() {
             Some(error) => Err(error.clone()),
@@ -51,7 +51,7 @@ impl Segment {
     }
 }
 
-/// Writes records.
+/// Writes records to topics.
 pub struct Producer {
     inner: Arc<ThreadedProducer<Deliveries>>,
     deliveries: Deliveries,
@@ -63,18 +63,18 @@ struct Deliveries(Arc<Shared>);
 
 struct Shared {
     trouble: Trouble,
-    /// Changes whenever the broker has acknowledged or refused something.
+    /// Notifies whenever the broker has acknowledged or refused a record.
     progress: watch::Sender<()>,
     acknowledged: AtomicU64,
-    /// By topic and partition, the offset after the last record that was acknowledged.
+    /// For each topic, by partition, the offset after the last acknowledged record.
     ends: Mutex<BTreeMap<String, Vec<i64>>>,
 }
 
 impl Producer {
-    /// Nothing is connected yet.
+    /// Creates a producer. It does not connect yet.
     ///
     /// # Errors
-    /// [`BrokerError::Settings`].
+    /// Returns [`BrokerError::Settings`] if the library does not accept the settings.
     pub fn new(connection: &Connection, sending: Sending) -> Result<Self, BrokerError> {
         let trouble = Trouble::new(connection);
         let deliveries = Deliveries(Arc::new(Shared {
@@ -88,9 +88,9 @@ impl Producer {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", sending.patience.map_or(0, |patience| patience.as_millis()).to_string())
-            // The partitioner of the Java clients, so that a program that writes the same keys meets the same partitions.
+            // The partitioner of the Java clients, so that other programs that write the same keys choose the same partitions.
             .set("partitioner", "murmur2_random")
-            // A single row waits no longer than this for company.
+            // A single record waits at most this long for others.
             .set("linger.ms", "1")
             .set("queue.buffering.max.messages", "200000")
             .set("queue.buffering.max.kbytes", "65536")
@@ -102,10 +102,11 @@ impl Producer {
         Ok(Self { inner: Arc::new(inner), deliveries, sending })
     }
 
-    /// Adds a record to a segment, waiting for room where there is none. `partition`: instead of the one that the key says.
+    /// Adds a record to a segment, and waits while the queue is full. `partition` replaces the partition that follows
+    /// from the key.
     ///
     /// # Errors
-    /// [`BrokerError::TooLarge`]: this record alone is not written. Any other error ends the producer.
+    /// Returns [`BrokerError::TooLarge`] if only this record is not written. Any other error ends the producer.
     pub async fn send(
         &self,
         topic: &str,
@@ -118,11 +119,12 @@ impl Producer {
         self.add(to_message(topic, partition, parts, headers, segment)).await
     }
 
-    /// Adds a record as it was read, behind the end of its own partition. `to_be_asked`: it counts only while its row is parked, and has
-    /// a key of its own: in a compacted topic it must not take the place of what the topic holds of the row.
+    /// Adds a record once more as it was read, at the end of its own partition. `to_be_asked`: whether the record
+    /// counts only while its row is parked. Such a record gets a key of its own, so that in a compacted topic it does
+    /// not replace the record that the topic holds for the row.
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// Returns the errors of [`send`](Self::send).
     pub async fn send_again(
         &self,
         record: Record,
@@ -147,9 +149,10 @@ impl Producer {
             };
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
                 match &mut room {
-                    // The sender is ours: it outlives the wait.
+                    // `self` holds the sender, which therefore outlives the wait.
                     Some(room) => drop(room.changed().await),
-                    // Looked at from the next attempt on: what happens between that and the waiting is not missed.
+                    // Subscribe before the next attempt, so that room that is made between that attempt and the wait is
+                    // noticed.
                     None => room = Some(self.progress()),
                 }
                 message = rejected;
@@ -165,15 +168,15 @@ impl Producer {
         }
     }
 
-    /// No more records are added to the segment.
+    /// Closes the segment: no more records are added to it.
     pub fn close(&self, segment: &Segment) {
         acknowledge(segment, &self.deliveries.0.progress);
     }
 
-    /// Waits until the broker has all of a closed segment.
+    /// Waits until the broker has acknowledged all records of a closed segment.
     ///
     /// # Errors
-    /// If the broker has refused a record of it.
+    /// Fails if the broker has refused a record of the segment.
     pub async fn done(&self, segment: &Segment) -> Result<(), BrokerError> {
         loop {
             let mut progress = self.progress();
@@ -184,19 +187,19 @@ impl Producer {
         }
     }
 
-    /// Changes whenever the broker has acknowledged or refused something after this call.
+    /// Returns a receiver that is notified whenever the broker acknowledges or refuses a record after this call.
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<()> {
         self.deliveries.0.progress.subscribe()
     }
 
-    /// How many records the broker has acknowledged.
+    /// Returns how many records the broker has acknowledged.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.deliveries.0.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// By `topic/partition`, the offset after the last record that was acknowledged.
+    /// Returns, by `topic/partition`, the offset after the last acknowledged record.
     #[must_use]
     pub fn ends(&self) -> BTreeMap<String, i64> {
         let ends = self.deliveries.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,10 +210,10 @@ impl Producer {
         ends.iter().flat_map(of_topic).collect()
     }
 
-    /// By partition, the offset at which a topic ends at the moment.
+    /// Returns for each partition the offset at which the topic currently ends.
     ///
     /// # Errors
-    /// If the broker cannot be asked.
+    /// Fails if the broker cannot be asked.
     pub async fn end_offsets(&self, topic: &str, partitions: i32) -> Result<Vec<i64>, BrokerError> {
         let (client, topic) = (Arc::clone(&self.inner), topic.to_owned());
         let trouble = self.deliveries.0.trouble.clone();
@@ -225,13 +228,13 @@ impl Producer {
         blocking(ask).await?.map_err(|error| trouble.classify("asking where a topic ends", &error))
     }
 
-    /// What the library has heard from the broker that went wrong.
+    /// Returns the errors that the library has reported outside of requests.
     #[must_use]
     pub fn trouble(&self) -> &Trouble {
         &self.deliveries.0.trouble
     }
 
-    /// Writes what is still queued, for at most this long.
+    /// Waits until the queued records are written, but at most for `limit`.
     pub async fn flush(&self, limit: Duration) {
         let inner = Arc::clone(&self.inner);
         if let Ok(Err(error)) = blocking(move || inner.flush(limit)).await {
@@ -295,13 +298,13 @@ impl ProducerContext for Deliveries {
                 if shared.trouble.current().is_some() {
                     shared.trouble.over();
                 }
-                // Somebody may wait for room.
+                // `add` may be waiting for room.
                 shared.progress.send_replace(());
                 acknowledge(&segment, &shared.progress);
             }
             Err((error, message)) => {
                 let doing = format!("writing to topic \"{}\"", message.topic());
-                // The first failure tells most; later ones follow from it.
+                // Keep the first failure. Later ones follow from it.
                 let _ = segment.failed.set(shared.trouble.classify(&doing, error));
                 shared.progress.send_replace(());
             }

@@ -1,8 +1,8 @@
-//! As of when a group has read its partitions.
+//! Tracks up to which time a group has read its partitions.
 //!
-//! A compacted topic keeps deletes for a while (`delete.retention.ms`), and forgets them then, also behind a group that reads slowly: it
-//! would have read the row, and never its delete. So each offset is committed with a time: everything that was written before it has
-//! been read.
+//! A compacted topic keeps deletes for a while (`delete.retention.ms`) and then forgets them, even if a slow group has
+//! not read them yet. Such a group would have read a row, and would never read its delete. Each offset is therefore
+//! committed with a time: everything that was written before that time has been read.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime};
 use crate::error::BrokerError;
 use crate::record::Partition;
 
-/// Times that are closer together are not told apart.
+/// The smallest difference between two recorded times.
 const STEP: Duration = Duration::from_secs(10);
 
-/// As of when this worker has read the partitions of compacted topics.
+/// The times up to which this worker has read the partitions of compacted topics.
 #[derive(Debug, Default)]
 pub(crate) struct Recency {
-    /// How long the topics keep deletes.
+    /// How long each topic keeps deletes.
     kept: BTreeMap<String, Duration>,
     read: Mutex<HashMap<Partition, Read>>,
 }
@@ -25,9 +25,10 @@ pub(crate) struct Recency {
 /// How far a partition was read.
 #[derive(Debug)]
 struct Read {
-    /// Behind the last record. Marks of transactions may follow it, and are never committed.
+    /// The offset after the last record. Transaction markers may follow it; their offsets are never committed.
     next: i64,
-    /// Everything before an offset was read, and with it everything that was written before a time. Both grow.
+    /// Pairs of offset and time, both ascending: everything before the offset was read, and with it everything written
+    /// before the time.
     as_of: VecDeque<(i64, SystemTime)>,
 }
 
@@ -50,19 +51,19 @@ impl Recency {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long the topic of a partition keeps deletes; `None` if it forgets none.
+    /// Returns how long a partition's topic keeps deletes; `None` if it forgets none.
     pub(crate) fn kept(&self, partition: &Partition) -> Option<Duration> {
         self.kept.get(&*partition.topic).copied()
     }
 
-    /// A partition has come, and is read from `offset` on.
+    /// Records that a partition was assigned and is read from `offset` on.
     pub(crate) fn begins(&self, partition: &Partition, offset: i64, at: SystemTime) {
         if self.kept(partition).is_some() {
             self.lock().insert(partition.clone(), Read { next: offset, as_of: VecDeque::from([(offset, at)]) });
         }
     }
 
-    /// The record before `next` was read, which was written at `at`.
+    /// Records that the record before the offset `next`, written at `at`, was read.
     pub(crate) fn read(&self, partition: &Partition, next: i64, at: SystemTime) {
         if self.kept.is_empty() {
             return;
@@ -73,14 +74,14 @@ impl Recency {
         }
     }
 
-    /// A partition was read to its end.
+    /// Records that a partition was read to its end at the time `at`.
     pub(crate) fn ended(&self, partition: &Partition, at: SystemTime) {
         if let Some(read) = self.lock().get_mut(partition) {
             read.note(read.next, at);
         }
     }
 
-    /// As of when everything before `offset` was read. It is not asked for a lower offset afterwards.
+    /// Returns the time up to which everything before `offset` was read. Later calls must not ask for a lower offset.
     pub(crate) fn as_of(&self, partition: &Partition, offset: i64) -> Option<SystemTime> {
         let mut read = self.lock();
         let as_of = &mut read.get_mut(partition)?.as_of;
@@ -90,8 +91,8 @@ impl Recency {
         as_of.front().map(|(_, as_of)| *as_of)
     }
 
-    /// A partition whose topic may have forgotten deletes that are still to be read: for how long that has not been read which was
-    /// written then, and how long deletes are kept.
+    /// Returns whether a partition's topic may have forgotten deletes that were not read yet. If so, how old the oldest
+    /// unread records may be, and how long deletes are kept.
     pub(crate) fn too_far_behind(&self, partition: &Partition, now: SystemTime) -> Option<(Duration, Duration)> {
         let kept = self.kept(partition)?;
         let (_, as_of) = *self.lock().get(partition)?.as_of.back()?;
@@ -100,13 +101,13 @@ impl Recency {
     }
 }
 
-/// The topic may have forgotten deletes of the partition that were not read: it keeps them for `kept`, and what was written in the last
-/// `behind` is still to be read.
+/// Returns the error for a topic that may have forgotten unread deletes of the partition: it keeps them for `kept`, and
+/// what was written in the last `behind` was not read yet.
 pub(crate) fn deletes_gone(partition: &Partition, behind: Duration, kept: Duration) -> BrokerError {
     BrokerError::DeletesGone { topic: partition.topic.to_string(), partition: partition.number, behind, kept }
 }
 
-/// What is remembered with an offset: what it is about, and as of when everything before it was read.
+/// The text that is committed with an offset: what the offset is about, and the time up to which everything before it was read.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Mark<'a> {
     pub(crate) about: &'a str,
@@ -114,7 +115,7 @@ pub(crate) struct Mark<'a> {
 }
 
 impl<'a> Mark<'a> {
-    /// As it is written.
+    /// Formats a mark as it is committed.
     pub(crate) fn write(about: &str, at: SystemTime) -> String {
         format!("{about} {}", at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis())
     }
@@ -124,12 +125,12 @@ impl<'a> Mark<'a> {
         Self { about, at: at.parse().ok().map(Duration::from_millis) }
     }
 
-    /// As of when; `None` if it does not say that.
+    /// Returns the time up to which everything was read; `None` if the mark has none.
     pub(crate) fn as_of(&self) -> Option<SystemTime> {
         self.at.map(|at| SystemTime::UNIX_EPOCH + at)
     }
 
-    /// How long ago that was.
+    /// Returns how long ago that time was.
     pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
         Some(now.duration_since(self.as_of()?).unwrap_or_default())
     }
@@ -163,7 +164,7 @@ mod tests {
         let recency = Recency::of(&BTreeMap::from([("t".to_owned(), KEPT)]));
         assert_eq!(recency.as_of(&partition, 5), None, "it is not ours");
         recency.begins(&partition, 5, at(1000));
-        // A log that is older than the group.
+        // The records are older than the group.
         recency.read(&partition, 6, at(10));
         assert_eq!(recency.as_of(&partition, 6), Some(at(1000)));
         recency.read(&partition, 100, at(2000));
@@ -172,7 +173,7 @@ mod tests {
         for (offset, as_of) in [(99, 1000), (100, 2000), (199, 2000), (200, 3000), (201, 3000)] {
             assert_eq!(recency.as_of(&partition, offset), Some(at(as_of)), "{offset}");
         }
-        // Read once more: it had to wait.
+        // The record is read a second time, after a pause.
         recency.read(&partition, 150, at(9000));
         assert_eq!(recency.as_of(&partition, 201), Some(at(3000)));
     }
@@ -185,7 +186,7 @@ mod tests {
         recency.read(&partition, 7, at(1001));
         for seconds in [2000, 3000, 900_000] {
             recency.ended(&partition, at(seconds));
-            // The mark has offset 7: what is committed is what was read.
+            // A transaction marker has offset 7. The committed offset is the one after the last record.
             assert_eq!(recency.as_of(&partition, 7), Some(at(seconds)));
         }
         assert_eq!(recency.lock()[&partition].as_of.len(), 1);

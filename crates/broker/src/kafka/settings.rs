@@ -1,4 +1,4 @@
-//! What the client is told, and what it tells: plain data, which a program without the client has too.
+//! Plain data in and out of the client, which a program built without the client has too.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,22 +12,22 @@ use crate::record::{Partition, Received};
 /// How to reach a broker.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
-    /// `host:port`, several separated by commas: any of them leads to the others.
+    /// `host:port`, or several of them separated by commas. Each leads to all brokers of the cluster.
     pub bootstrap: String,
-    /// How to encrypt; `None`: not at all.
+    /// How to encrypt the connection; `None` for no encryption.
     pub tls: Option<Tls>,
-    /// How to log in; `None`: not at all.
+    /// How to log in; `None` for no login.
     pub sasl: Option<Sasl>,
-    /// Further settings of the client library, by its own names.
+    /// Further settings of the client library, by the library's own names.
     pub properties: BTreeMap<String, SecretString>,
 }
 
-/// How to encrypt. The broker's certificate must fit its host name.
+/// How to encrypt the connection. The broker's certificate must match its host name.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// The certificate authorities to trust, as a PEM file; `None`: those of the system.
+    /// A PEM file with the certificate authorities to trust; `None` for those of the system.
     pub ca: Option<PathBuf>,
-    /// A certificate to show, and its key, as PEM files.
+    /// PEM files with a client certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -47,79 +47,81 @@ pub struct Sasl {
 pub struct Membership {
     /// The group.
     pub group: String,
-    /// The name of this worker in the group: one that comes back under it gets its partitions back.
+    /// The name of this worker in the group. A worker that returns under its name gets its partitions back.
     pub instance: String,
     /// The topics.
     pub topics: Vec<String>,
-    /// Which protocol the group uses.
+    /// The protocol that the group uses.
     pub protocol: Protocol,
-    /// What offsets are about: where the records go. Offsets that are about something else do not count, because what was
-    /// read is not there. At most 4000 characters.
+    /// What offsets are about: where the records go. Offsets that are about something else do not count, because their
+    /// records were written elsewhere. At most 4000 characters.
     pub about: String,
-    /// How long those topics that are compacted keep deletes. A group that was away for longer may have missed some.
+    /// How long each compacted topic keeps deletes. A group that was away for longer may have missed some.
     pub deletes_kept: BTreeMap<String, Duration>,
-    /// How long a worker may be silent before others take over, in the classic protocol; in the other the broker decides.
+    /// How long a worker may be silent before other workers take over, in the classic protocol. In the other protocol
+    /// the broker decides.
     pub session_timeout: Duration,
 }
 
 /// How a group shares partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// The broker decides (KIP-848): Kafka 4.
+    /// The broker assigns partitions (KIP-848). Needs Kafka 4.
     Consumer,
-    /// The workers decide among themselves, cooperatively: every other broker.
+    /// The workers assign partitions among themselves, cooperatively. Works with every other broker.
     Classic,
 }
 
-/// Offsets by partition: that of the record to be read next.
+/// The offset of the next record to read, for each partition.
 pub type Offsets = BTreeMap<Partition, i64>;
 
-/// What happened.
+/// An event of the consumer.
 #[derive(Debug)]
 pub enum Polled {
-    /// Records, in the order of each partition.
+    /// Records, ordered within each partition.
     Records(Vec<Received>),
-    /// Partitions have come.
+    /// Partitions were assigned to this worker.
     Assigned(Vec<Partition>),
-    /// Partitions are about to go: write and commit what was read of them, then say so.
+    /// Partitions are about to be revoked: write and commit what was read of them, then confirm.
     Revoked {
-        /// Which.
+        /// The partitions.
         partitions: Vec<Partition>,
-        /// Where to say so; dropping it says it too.
+        /// Where to confirm. Dropping it confirms too.
         done: std::sync::mpsc::SyncSender<()>,
     },
-    /// Partitions are gone: drop what was read of them.
+    /// Partitions were lost: drop what was read of them.
     Lost(Vec<Partition>),
-    /// The consumer is of no use any more.
+    /// The consumer has failed and cannot be used any more.
     Failed(BrokerError),
 }
 
-/// How records travel.
+/// How records are sent.
 #[derive(Clone, Debug)]
 pub struct Sending {
-    /// `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+    /// The compression: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
     pub compression: String,
-    /// The largest record that the topics take, in bytes.
+    /// The largest record that the topics accept, in bytes.
     pub largest_record: usize,
-    /// How long a record may take; `None`: for ever. One that is overtaken by others must not arrive after all.
+    /// How long delivering a record may take; `None` for no limit. A record that newer ones have overtaken must not
+    /// arrive later.
     pub patience: Option<Duration>,
 }
 
-/// What the library takes by default, and brokers too, more or less.
+/// The largest record in bytes that the library accepts by default; the defaults of brokers are close to it.
 pub const LARGEST_RECORD: usize = 1_000_000;
 
-/// What a topic is made like when it is missing. One that exists stays as it is.
+/// How a missing topic is created. An existing topic stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSpec {
-    /// Its name.
+    /// The topic's name.
     pub name: String,
-    /// Its partitions: the most workers that can share its records.
+    /// The number of partitions, which is the largest number of workers that can share the records.
     pub partitions: i32,
-    /// Copies of each partition; `None`: as many as the broker's default.
+    /// The number of copies of each partition; `None` for the broker's default.
     pub replication: Option<i32>,
-    /// How long records are kept; `None`: for ever.
+    /// How long records are kept; `None` for ever.
     pub retention: Option<Duration>,
-    /// Whether the last record of every key is kept for ever, and former ones need not be.
+    /// Whether the topic is compacted: the last record of every key is kept for ever, and earlier ones may be removed.
     pub compact: bool,
 }
 
@@ -128,19 +130,20 @@ pub struct TopicSpec {
 pub struct Progress {
     /// The partition.
     pub partition: Partition,
-    /// The offset that is read next.
+    /// The offset of the next record to read.
     pub next: i64,
-    /// Records that wait. Not simply what lies between here and the end: the marks of transactions have offsets too.
+    /// The number of records that wait. Not always the distance to the end of the partition, because transaction
+    /// markers have offsets too.
     pub lag: i64,
-    /// Whether reading waits on purpose.
+    /// Whether reading is paused on purpose.
     pub is_paused: bool,
 }
 
-/// A picture of the consumer at one moment.
+/// The state of a consumer at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// The partitions of this worker.
     pub partitions: Vec<Progress>,
-    /// How often partitions have come or gone.
+    /// How often partitions were assigned or revoked.
     pub rebalances: u64,
 }

@@ -1,4 +1,4 @@
-//! How far reading has come, as the client library counts it once a second.
+//! How far partitions were read, from the client library's statistics once a second.
 
 use std::time::{Duration, Instant};
 
@@ -9,22 +9,22 @@ pub use super::settings::{Progress, Reading};
 use crate::error::BrokerError;
 use crate::record::Partition;
 
-/// How long a consumer may get nothing although there is more, before it is started again.
+/// How long a consumer may receive nothing although there is more to read, before it is restarted.
 const STALL: Duration = Duration::from_secs(30);
 
 impl Reading {
-    /// The picture in the library's statistics. `at_end` hears of partitions of which nothing waits, once their end is known.
+    /// Reads the state from the library's statistics. Calls `at_end` for each partition that was read to its known end.
     pub(crate) fn new(statistics: &Statistics, ownership: &Ownership, mut at_end: impl FnMut(&Partition)) -> Self {
         let mut partitions: Vec<Progress> = Vec::new();
         for partition in ownership.partitions() {
             let found =
                 statistics.topics.get(&*partition.topic).and_then(|topic| topic.partitions.get(&partition.number));
             let Some(found) = found else { continue };
-            // The position of the application; before the first record, where it will begin.
+            // The application's position; before the first record, the offset at which it will begin.
             let next = if found.app_offset >= 0 { found.app_offset } else { found.next_offset.max(0) };
             let everything_came = found.next_offset >= found.hi_offset && found.fetchq_cnt == 0;
             let lag = if everything_came { 0 } else { (found.hi_offset - next).max(0) };
-            // The end is not known before the first answer.
+            // The end is not known before the broker's first answer.
             if lag == 0 && found.hi_offset >= 0 {
                 at_end(&partition);
             }
@@ -40,15 +40,15 @@ impl Reading {
     }
 }
 
-/// Notices a consumer that has stopped to deliver: such things have been reported of the library, and nothing but a look
-/// from outside finds them.
+/// Notices a consumer that has stopped delivering records. Such faults of the library have been reported, and only a
+/// look from outside finds them.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     seen: Option<(Vec<Progress>, Instant)>,
 }
 
 impl Watch {
-    /// Takes in a picture. `idle`: the application waits for records.
+    /// Checks a new state. `idle`: whether the application is waiting for records.
     pub(crate) fn look(&mut self, now: Instant, reading: &Reading, idle: bool) -> Option<BrokerError> {
         let behind: Vec<Progress> =
             reading.partitions.iter().filter(|progress| progress.lag > 0 && !progress.is_paused).cloned().collect();

@@ -16,15 +16,15 @@ use super::watermarks::watermarks;
 use crate::error::BrokerError;
 use crate::record::{Partition, Record};
 
-/// How long one poll waits.
+/// The time limit of one poll.
 const POLL: Duration = Duration::from_millis(100);
 
-/// How long reading may take without any record coming.
+/// How long reading may take without a new record.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl ConsumerContext for Listener {}
 
-/// Reads a compacted topic. It belongs to no group: every reader reads everything.
+/// Reads a compacted topic. It joins no consumer group: every reader reads all records.
 pub struct Table {
     topic: Arc<str>,
     reader: Arc<Mutex<Reader>>,
@@ -33,27 +33,27 @@ pub struct Table {
 
 struct Reader {
     client: BaseConsumer<Listener>,
-    /// By partition, the offset that is read next.
+    /// For each partition, the offset of the next record to read.
     next: BTreeMap<i32, i64>,
-    /// What was read before an error, and not handed on yet.
+    /// Records that were read before an error and not returned yet.
     news: Vec<Record>,
 }
 
 impl Table {
-    /// Nothing is connected yet. The topic exists, with this many partitions.
+    /// Opens a topic, which exists and has this many partitions. Does not connect yet.
     ///
     /// # Errors
-    /// [`BrokerError::Settings`].
+    /// Returns [`BrokerError::Settings`] if the library does not accept the settings.
     pub fn open(connection: &Connection, topic: &str, partitions: i32) -> Result<Self, BrokerError> {
         let trouble = Trouble::new(connection);
         let failed = |error: &KafkaError| trouble.classify("reading a topic", error);
         let mut config = connection.client();
         config
-            // The library wants one; nothing joins it and nothing is committed.
+            // The library requires a group. No consumer joins it and nothing is committed.
             .set("group.id", "walvec-none")
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
-            // A request that waits at the end would keep the next reading waiting.
+            // A request that waits at the end of the topic would delay the next read.
             .set("fetch.wait.max.ms", "10")
             .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "false");
@@ -64,11 +64,11 @@ impl Table {
         Ok(Self { topic: topic.into(), reader, trouble })
     }
 
-    /// The records that have come since the last call, up to the end of the topic as it is now, in the order of each
-    /// partition.
+    /// Returns the records that were written since the last call, up to the current end of the topic, ordered within
+    /// each partition.
     ///
     /// # Errors
-    /// If the broker cannot be asked.
+    /// Fails if the broker cannot be asked.
     pub async fn news(&self) -> Result<Vec<Record>, BrokerError> {
         let (reader, topic, trouble) = (Arc::clone(&self.reader), Arc::clone(&self.topic), self.trouble.clone());
         let read = move || {
@@ -92,7 +92,7 @@ impl Reader {
         {
             return Ok(std::mem::take(&mut self.news));
         }
-        // What the library still holds of the last time may speak of an end that is none any more.
+        // Assign the partitions again: events that the library still holds may report an end that is outdated.
         let mut list = TopicPartitionList::new();
         for (partition, next) in &self.next {
             let first = ends.get(partition).map_or(0, |(first, _)| *first);
@@ -118,8 +118,8 @@ impl Reader {
                         *next = (*next).max(*end);
                     }
                 }
-                // Errors wait in the queue for whoever polls next, so these may be of an outage that is long over: that the
-                // broker is there was seen a moment ago.
+                // Errors stay in the queue until the next poll, so these may come from an outage that has passed. The
+                // request for the ends has just shown that the broker is there.
                 Some(Err(error))
                     if error.rdkafka_error_code().is_some_and(is_passing) && heard.elapsed() < PATIENCE => {}
                 Some(Err(error)) => return Err(error),
@@ -129,13 +129,13 @@ impl Reader {
                 None => {}
             }
         }
-        // Nobody needs what comes until the next call, which reads it.
+        // Stop fetching. The next call reads what is written until then.
         self.client.unassign()?;
         Ok(std::mem::take(&mut self.news))
     }
 }
 
-/// What the library gets over by itself.
+/// Returns whether the library recovers from an error by itself.
 const fn is_passing(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,

@@ -1,4 +1,4 @@
-//! Topics that are there, and making those that are not.
+//! Lists topics and creates missing ones.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,37 +15,38 @@ use super::connection::{Connection, Listener, Trouble};
 pub use super::settings::TopicSpec;
 use crate::error::BrokerError;
 
-/// How long a question to the broker may take.
+/// The time limit of a request to the broker.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
-/// How long the library may take to say why it got no answer.
+/// How long to wait for the library to report why it got no answer.
 const WORDS: Duration = Duration::from_millis(100);
 
-/// The same for the first question to a broker, and how long it is tried before: in sum as long as any other.
+/// The time limits of the first request to a broker: that of the last attempt, then those of the attempts before. Their
+/// sum is [`ANSWER`].
 const PATIENCE: (Duration, [Duration; 2]) = (Duration::from_secs(7), [Duration::from_secs(1), Duration::from_secs(2)]);
 
-/// How often the broker is asked whether a new topic is ready.
+/// How often to ask the broker whether a new topic is ready.
 const READY_POLL: Duration = Duration::from_millis(50);
 
-/// After how long it is clear that the broker does not show a topic that it has made.
+/// How long to wait until a topic that was created becomes visible.
 const READY_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a compacted topic without a retention of its own keeps deletes.
+/// How long a compacted topic without a configured retention keeps deletes.
 const DELETES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Asks about topics and makes them.
+/// Asks the broker about topics and creates them.
 pub struct Topics {
     client: Arc<AdminClient<Listener>>,
-    /// Asks as well: an administrator's client never says why it is not let in.
+    /// A second client for requests: an admin client never reports why the broker refuses its login.
     asker: Arc<BaseConsumer<Listener>>,
     trouble: Trouble,
 }
 
 impl Topics {
-    /// Nothing is connected yet.
+    /// Creates the clients. They do not connect yet.
     ///
     /// # Errors
-    /// [`BrokerError::Settings`].
+    /// Returns [`BrokerError::Settings`] if the library does not accept the settings.
     pub fn new(connection: &Connection) -> Result<Self, BrokerError> {
         let trouble = Trouble::new(connection);
         let failed = |error| trouble.classify("making a client", &error);
@@ -54,10 +55,10 @@ impl Topics {
         Ok(Self { client: Arc::new(client), asker: Arc::new(asker), trouble })
     }
 
-    /// How many partitions each topic has, for all topics that this user can see. Makes none.
+    /// Returns the number of partitions of each topic that this user can see. Creates no topics.
     ///
     /// # Errors
-    /// If the broker cannot be asked.
+    /// Fails if the broker cannot be asked.
     pub async fn partitions(&self) -> Result<BTreeMap<String, i32>, BrokerError> {
         let (asker, trouble) = (Arc::clone(&self.asker), self.trouble.clone());
         let metadata = blocking(move || ask(&asker, &trouble)).await?;
@@ -69,11 +70,11 @@ impl Topics {
         Ok(metadata.topics().iter().map(counted).collect())
     }
 
-    /// Makes the topics that are missing, and says how many partitions each of them has.
+    /// Creates the missing topics, and returns the number of partitions of each topic.
     ///
     /// # Errors
-    /// [`BrokerError::Rights`] if one is missing and may not be made; [`BrokerError::Topic`] if the broker refuses its
-    /// settings; if the broker cannot be asked.
+    /// Returns [`BrokerError::Rights`] if a missing topic may not be created, [`BrokerError::Topic`] if the broker
+    /// refuses its settings, and an error if the broker cannot be asked.
     pub async fn ensure(&self, specs: &[TopicSpec]) -> Result<BTreeMap<String, i32>, BrokerError> {
         let mut there = self.partitions().await?;
         let missing: Vec<&TopicSpec> = specs.iter().filter(|spec| !there.contains_key(&spec.name)).collect();
@@ -106,7 +107,7 @@ impl Topics {
         for answer in made.map_err(|error| self.trouble.classify("making topics", &error))? {
             match answer {
                 Ok(topic) => tracing::info!(topic, "topic made"),
-                // Somebody else was faster.
+                // Another process has created the topic in the meantime.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((
                     topic,
@@ -123,7 +124,7 @@ impl Topics {
         Ok(())
     }
 
-    /// How long each of these topics keeps deletes, as far as it is compacted and the broker tells its settings.
+    /// Returns how long topics keep deletes, for those that are compacted and whose settings the broker reveals.
     pub async fn deletes_kept(&self, topics: &[String]) -> BTreeMap<String, Duration> {
         let specifiers: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(ANSWER));
@@ -150,7 +151,8 @@ impl Topics {
         told.filter_map(kept).collect()
     }
 
-    /// The largest record that every one of these topics takes, in bytes; `None` if the broker does not tell.
+    /// Returns the size in bytes of the largest record that all of these topics accept; `None` if the broker does not
+    /// reveal it.
     pub async fn largest_record(&self, topics: &[String]) -> Option<usize> {
         let specifiers: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(ANSWER));
@@ -162,7 +164,7 @@ impl Topics {
     }
 }
 
-/// Asks for all topics. A refused login is said as soon as it is known; anything else may pass.
+/// Requests the list of topics. Returns early if the login is refused; any other error may pass, so the request is repeated.
 fn ask(asker: &BaseConsumer<Listener>, trouble: &Trouble) -> KafkaResult<Metadata> {
     let (last, sooner) = PATIENCE;
     for patience in sooner {
@@ -179,7 +181,7 @@ fn ask(asker: &BaseConsumer<Listener>, trouble: &Trouble) -> KafkaResult<Metadat
     asker.fetch_metadata(None, last).inspect_err(|_| hear(asker))
 }
 
-/// What the library has to say about a missing answer comes by the way of records.
+/// Polls the client, since the library reports the reason for a missing answer where it delivers records.
 fn hear(asker: &BaseConsumer<Listener>) {
     let begun = Instant::now();
     while begun.elapsed() < WORDS {
@@ -190,12 +192,13 @@ fn hear(asker: &BaseConsumer<Listener>) {
 fn configuration(spec: &TopicSpec) -> [(&'static str, String); 3] {
     let policy = if spec.compact { "compact" } else { "delete" };
     let retention = spec.retention.map_or_else(|| "-1".to_owned(), |kept| kept.as_millis().to_string());
-    // In a compacted topic only deletes go for ever: a worker may be away for as long as it might without compaction.
+    // In a compacted topic, only deletes are forgotten. The retention applies to them, so a worker may be away as long
+    // as in a topic that is not compacted.
     let deletes = spec.retention.unwrap_or(DELETES_KEPT).as_millis().to_string();
     [("cleanup.policy", policy.to_owned()), ("retention.ms", retention), ("delete.retention.ms", deletes)]
 }
 
-/// Runs a call of the library that waits for an answer.
+/// Runs a blocking call of the library on a thread of its own.
 pub(crate) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T, BrokerError> {
     tokio::task::spawn_blocking(call)
         .await

@@ -1,4 +1,4 @@
-//! Where a partition begins and ends.
+//! Asks where a partition begins and ends.
 
 use std::time::{Duration, Instant};
 
@@ -8,19 +8,19 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::topics::ANSWER;
 
-/// How long a partition may be without a leader.
+/// How long a partition may have no leader.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long to wait before the broker is asked again.
+/// How long to wait before asking the broker again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The offset of the first record of a partition, and the one behind its last.
+/// Returns the offset of the first record of a partition, and the offset after its last one.
 ///
-/// A partition that was created a moment ago may have no leader yet, or not be known to every broker: it is asked for
-/// again for half a minute.
+/// A partition that was created a moment ago may have no leader yet, or may not be known to every broker. The request
+/// is therefore repeated for half a minute.
 ///
 /// # Errors
-/// If the broker cannot be asked.
+/// Fails if the broker cannot be asked.
 pub(crate) fn watermarks<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
@@ -37,7 +37,7 @@ pub(crate) fn watermarks<C: ClientContext>(
     }
 }
 
-/// What brokers and the library answer about a partition that has no leader, or that they do not know yet.
+/// Returns whether an error may come from a partition that has no leader yet, or that a broker does not know yet.
 const fn is_new(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,

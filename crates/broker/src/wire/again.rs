@@ -3,8 +3,8 @@
 use super::header;
 use crate::Record;
 
-/// The record as it is written again: with a key that no row has, and the row's own key in a header. A compacted topic keeps the last
-/// record of each key, and this one may be older than what it holds of the row.
+/// Returns the record as it is written again: with a key that no row has, and the row's own key in a header. A compacted topic
+/// keeps only the last record of each key, and this record may be older than the one that the topic holds for the row.
 #[must_use]
 pub fn marked(record: Record) -> Record {
     let mut record = unmarked(record);
@@ -16,7 +16,7 @@ pub fn marked(record: Record) -> Record {
     record
 }
 
-/// The record with the key of its row.
+/// Returns the record with the key of its row.
 #[must_use]
 pub fn unmarked(record: Record) -> Record {
     let again = record.headers.iter().rev().find(|(name, _)| name == header::AGAIN);

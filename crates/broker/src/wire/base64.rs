@@ -1,21 +1,21 @@
-//! Base64 as JSON holds bytes (RFC 4648, section 4).
+//! Base64 for bytes in JSON (RFC 4648, section 4).
 
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
-/// Written with padding. Some programs leave it out, so it may be absent from what is read.
+/// Writes padding. Reads texts with and without it, since some programs leave it out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// `bytes` as text.
+/// Encodes `bytes` as text.
 pub(super) fn encode(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
 }
 
-/// The bytes of `text`; `None` if it is no base64.
+/// Decodes `text`; `None` if it is not base64.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     BASE64.decode(text).ok()
 }

@@ -1,27 +1,27 @@
-//! Days and times of day since 1970 as PostgreSQL writes them with `DateStyle` ISO, which is what capture asks for.
+//! Formats days and times of day since 1970 as PostgreSQL does with `DateStyle` ISO, which capture requests.
 //!
-//! The calendar is the proleptic Gregorian one, with PostgreSQL's way of saying what is before the year 1: `BC` at the end.
+//! The calendar is the proleptic Gregorian one. Like PostgreSQL, it writes years before the year 1 with `BC` at the end.
 
 use walvec_model::calendar::{from_days, to_days};
 
 const MICROS_PER_DAY: i128 = 86_400_000_000;
-/// The last year of PostgreSQL's timestamps, and the last one of its dates. What is later can only be infinity.
+/// The last years of PostgreSQL's timestamps and dates. A later value can only be infinity.
 const LAST_TIMESTAMP_YEAR: i64 = 294_276;
 const LAST_DATE_YEAR: i64 = 5_874_897;
 const FIRST_YEAR: i64 = -4_713;
 
-/// `YYYY-MM-DD`, from days since 1970.
+/// Formats days since 1970 as `YYYY-MM-DD`.
 pub(super) fn date(days: i64) -> String {
     let (year, month, day) = from_days(days);
     infinite(year, LAST_DATE_YEAR).unwrap_or_else(|| ymd(year, month, day) + era(year))
 }
 
-/// `HH:MM:SS[.ffffff]`, from microseconds since midnight; `None` if that is not within one day (24:00:00 is).
+/// Formats microseconds since midnight as `HH:MM:SS[.ffffff]`; `None` if they exceed one day (24:00:00 is allowed).
 pub(super) fn time(micros: i64) -> Option<String> {
     (0..=86_400_000_000).contains(&micros).then(|| hms(micros))
 }
 
-/// `YYYY-MM-DD HH:MM:SS[.ffffff]` and `zone`, from microseconds since 1970.
+/// Formats microseconds since 1970 as `YYYY-MM-DD HH:MM:SS[.ffffff]`, followed by `zone`.
 pub(super) fn timestamp(micros: i128, zone: &str) -> String {
     let days = i64::try_from(micros.div_euclid(MICROS_PER_DAY)).unwrap_or(if micros < 0 { i64::MIN } else { i64::MAX });
     let of_day = i64::try_from(micros.rem_euclid(MICROS_PER_DAY)).unwrap_or_default();
@@ -30,7 +30,7 @@ pub(super) fn timestamp(micros: i128, zone: &str) -> String {
     infinite(year, LAST_TIMESTAMP_YEAR).unwrap_or_else(text)
 }
 
-/// An ISO 8601 timestamp with `Z` or an offset, as PostgreSQL shows it in UTC; `None` if it is none.
+/// Converts an ISO 8601 timestamp with `Z` or an offset to PostgreSQL's form in UTC; `None` if it is not one.
 pub(super) fn zoned_timestamp(iso: &str) -> Option<String> {
     let (date, rest) = iso.split_once('T')?;
     let (negative, unsigned) = date.strip_prefix('-').map_or((false, date), |rest| (true, rest));
@@ -44,19 +44,19 @@ pub(super) fn zoned_timestamp(iso: &str) -> Option<String> {
     Some(timestamp(i128::from(days) * MICROS_PER_DAY + i128::from(of_day - offset), "+00"))
 }
 
-/// An ISO 8601 time of day with `Z` or an offset, as PostgreSQL shows it in UTC; `None` if it is none.
+/// Converts an ISO 8601 time of day with `Z` or an offset to PostgreSQL's form in UTC; `None` if it is not one.
 pub(super) fn zoned_time(iso: &str) -> Option<String> {
     let (of_day, offset) = zoned_micros(iso)?;
     Some(hms((of_day - offset).rem_euclid(86_400_000_000)) + "+00")
 }
 
-/// The microseconds since midnight and those of the offset from UTC, of e.g. `13:37:03.25+02:00`.
+/// Returns the microseconds since midnight, and the offset from UTC in microseconds, for a text like `13:37:03.25+02:00`.
 fn zoned_micros(text: &str) -> Option<(i64, i64)> {
     let at = text.find(['Z', '+', '-'])?;
     let (time, zone) = text.split_at(at);
     let (whole, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let seconds = sexagesimal(whole)?;
-    // Finer than a microsecond is cut off; the server never has it.
+    // Digits beyond a microsecond are cut off. The server never sends them.
     let fraction = number(format!("{fraction:0<6}").get(..6)?)?;
     let offset = match zone.split_at(1) {
         ("Z", "") => 0,
@@ -67,7 +67,7 @@ fn zoned_micros(text: &str) -> Option<(i64, i64)> {
     Some((seconds * 1_000_000 + fraction, offset * 1_000_000))
 }
 
-/// `HH[:MM[:SS]]` in seconds.
+/// Returns the seconds of `HH[:MM[:SS]]`.
 fn sexagesimal(text: &str) -> Option<i64> {
     let parts: Vec<_> = text.split(':').map(number).collect::<Option<_>>()?;
     let valid = (1..=3).contains(&parts.len()) && parts.iter().all(|&part| part <= 60);
@@ -87,7 +87,7 @@ fn infinite(year: i64, last: i64) -> Option<String> {
 }
 
 fn ymd(year: i64, month: i64, day: i64) -> String {
-    // There is no year 0: the one before 1 is 1 BC.
+    // There is no year 0: the year before 1 is 1 BC.
     let year = if year > 0 { year } else { 1 - year };
     format!("{year:04}-{month:02}-{day:02}")
 }

@@ -1,8 +1,8 @@
-//! walvec's own block in records that are no row: the end of a snapshot, an emptied table.
+//! walvec's own block in records that are not rows: the end of a snapshot, or a truncated table.
 //!
-//! `{"v":1,"schema":"public","table":"books","position":"0/1D5C408.0","generation":2}`, and `"end":{"barrier":[17,23]}` at
-//! the end of a snapshot; `"end":{"barrier":[17,23],"sweep":"older"}` where the table alone was read again. Debezium's envelope has
-//! the table in its own place.
+//! The block is `{"v":1,"schema":"public","table":"books","position":"0/1D5C408.0","generation":2}`. At the end of a
+//! snapshot it also has `"end":{"barrier":[17,23]}`, or `"end":{"barrier":[17,23],"sweep":"older"}` if only the table
+//! was read again. Debezium's envelope has its own place for the table.
 
 use walvec_model::{Generation, Position, TableName};
 
@@ -11,10 +11,10 @@ use super::{Malformed, SnapshotEnd, Sweep, VERSION, json};
 /// The name of the block.
 pub(super) const BLOCK: &str = "walvec";
 
-/// The value of `sweep` for [`Sweep::Older`]. Readers that do not know it remove nothing.
+/// The value of `sweep` for [`Sweep::Older`]. Readers that do not know the value remove nothing.
 const OLDER: &str = "older";
 
-/// Appends the block of what concerns `table`, and of a snapshot's end if it is one.
+/// Appends the block about `table`, with the part for a snapshot's end if there is one.
 pub(super) fn write(
     out: &mut Vec<u8>,
     table: &TableName,
@@ -34,7 +34,7 @@ pub(super) fn write(
     out.push(b'}');
 }
 
-/// Appends what only a snapshot's end has.
+/// Appends the part of the block that only a snapshot's end has.
 pub(super) fn write_end_part(out: &mut Vec<u8>, end: &SnapshotEnd) {
     json::raw(out, r#"{"barrier":"#);
     json::value(out, &end.barrier);
@@ -45,7 +45,7 @@ pub(super) fn write_end_part(out: &mut Vec<u8>, end: &SnapshotEnd) {
     out.push(b'}');
 }
 
-/// Reads what only a snapshot's end has, if `block` has it.
+/// Reads the part that only a snapshot's end has, if `block` contains it.
 pub(super) fn read_end_part(block: &json::Fields<'_>) -> Result<Option<(Vec<i64>, Sweep)>, Malformed> {
     if block.get("end").is_none() {
         return Ok(None);
@@ -60,17 +60,17 @@ pub(super) fn write_end(out: &mut Vec<u8>, end: &SnapshotEnd) {
     write(out, &end.table, end.position, end.generation, Some(end));
 }
 
-/// What a block says.
+/// The contents of a block.
 pub(super) struct Control {
     pub(super) table: TableName,
     pub(super) position: Position,
     pub(super) generation: Generation,
-    /// Only at the end of a snapshot.
+    /// Set only at the end of a snapshot.
     pub(super) end: Option<(Vec<i64>, Sweep)>,
 }
 
 impl Control {
-    /// Reads the block of `envelope`, if it has one.
+    /// Reads the block of `envelope`, if there is one.
     pub(super) fn read(envelope: &json::Fields<'_>) -> Result<Option<Self>, Malformed> {
         if envelope.get(BLOCK).is_none() {
             return Ok(None);
@@ -85,7 +85,7 @@ impl Control {
         }))
     }
 
-    /// The end of a snapshot, if it is one.
+    /// Returns the end of a snapshot, if the block describes one.
     pub(super) fn end(self) -> Option<SnapshotEnd> {
         let Self { table, position, generation, end } = self;
         let (barrier, sweep) = end?;

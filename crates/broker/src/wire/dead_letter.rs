@@ -1,8 +1,8 @@
 //! Dead letters: rows that could not be processed, and records that could not be read.
 //!
-//! The key names what is missing, so a newer letter about the same row replaces the older one in a compacted topic, and a
-//! null value says that the row has arrived after all. Capture and workers park and take back each for themselves, so that neither
-//! takes back what the other one has parked meanwhile: letters of capture have `"by_capture":true` in key and value. The value is
+//! The key names what is missing, so a newer letter about the same row replaces the older one in a compacted topic. A null
+//! value says that the row has arrived after all. Capture and workers park and clear rows independently, so that neither clears
+//! what the other one has parked in the meantime: letters of capture have `"by_capture":true` in key and value. The value is
 //! `{"v":1,"collection","table","key","position","generation","code","reason","at_ms","source","record"}`.
 
 use std::time::SystemTime;
@@ -14,7 +14,7 @@ use walvec_model::{Generation, Position};
 use super::{Malformed, VERSION, base64, json};
 use crate::{Outgoing, Record};
 
-/// What a letter is about.
+/// What a dead letter is about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Subject {
@@ -22,19 +22,19 @@ pub enum Subject {
     Row {
         /// The collection.
         collection: String,
-        /// The table, `schema.table`.
+        /// The table, as `schema.table`.
         table: String,
         /// The row's key.
         key: Vec<Value>,
-        /// Whether capture has parked it: its record was too large to be written.
+        /// Whether capture parked the row, because its record was too large to be written.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         by_capture: bool,
     },
-    /// A record that could not be read, so that nobody knows its row.
+    /// A record that could not be read, so that its row is not known.
     Record(Place),
 }
 
-/// Where a record is.
+/// The place of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The topic.
@@ -45,14 +45,14 @@ pub struct Place {
     pub offset: i64,
 }
 
-/// A record as it was, so that it can be processed again when its topic has forgotten it.
+/// A copy of a record, from which it can be processed again after its topic has forgotten it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// Its key.
+    /// The record's key.
     pub key: Option<Vec<u8>>,
-    /// Its value.
+    /// The record's value.
     pub value: Option<Vec<u8>>,
-    /// Its headers.
+    /// The record's headers.
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
@@ -71,36 +71,36 @@ impl From<&Record> for Kept {
 /// A dead letter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Letter {
-    /// What it is about.
+    /// What the letter is about.
     pub subject: Subject,
-    /// The version that could not be processed, if the record could be read so far.
+    /// The version that could not be processed, if it could be read from the record.
     pub position: Option<Position>,
-    /// Its generation.
+    /// The generation of that version.
     pub generation: Option<Generation>,
     /// The error's code.
     pub code: String,
     /// The error in words.
     pub reason: String,
-    /// Whether a person has said that it is not missed.
+    /// Whether a user has decided that the row or record is not needed.
     pub dropped: bool,
-    /// When it happened; the record keeps milliseconds.
+    /// When the error happened. The record stores milliseconds.
     pub at: SystemTime,
-    /// Where the record of the version is; for [`Subject::Record`] it is the subject's place.
+    /// The place of the version's record. For [`Subject::Record`] it is the subject's place.
     pub source: Option<Place>,
-    /// The record of the version.
+    /// A copy of the version's record.
     pub record: Option<Kept>,
 }
 
-/// What a record of dead letters says.
+/// The contents of a record of dead letters.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Parked {
     /// Something is missing.
     Letter(Box<Letter>),
-    /// It is no longer missing.
+    /// The row or record is no longer missing.
     Cleared(Subject),
 }
 
-/// The record of a letter.
+/// Returns the record of a letter.
 #[must_use]
 pub fn encode(letter: &Letter) -> Outgoing {
     let (row, place) = match &letter.subject {
@@ -134,16 +134,16 @@ pub fn encode(letter: &Letter) -> Outgoing {
     Outgoing { value: Some(json::bytes(&value)), ..cleared(&letter.subject) }
 }
 
-/// The record that says that nothing is missing any more.
+/// Returns the record that says that `subject` is no longer missing.
 #[must_use]
 pub fn cleared(subject: &Subject) -> Outgoing {
     Outgoing { key: Some(json::bytes(subject)), ..Outgoing::default() }
 }
 
-/// What `record` says.
+/// Reads a dead letter from `record`.
 ///
 /// # Errors
-/// If it is no dead letter, or one that this version does not know.
+/// Fails if the record is not a dead letter, or has a version that is not supported.
 pub fn decode(record: &Record) -> Result<Parked, Malformed> {
     let Some(bytes) = &record.value else {
         let key = json::parse(record.key.as_deref().unwrap_or_default(), "key")?;
@@ -178,7 +178,7 @@ pub fn decode(record: &Record) -> Result<Parked, Malformed> {
     })))
 }
 
-/// The field called `name` as `read` understands it; `None` if it is null.
+/// Returns the field called `name`, converted by `read`; `None` if it is null.
 fn optional<'a, T>(
     fields: &json::Fields<'a>,
     name: &str,

@@ -1,16 +1,17 @@
-//! What records say: versioned envelopes around changes, vectors and dead letters. Pure: no client, no I/O, no clock.
+//! The contents of records: versioned envelopes around changes, vectors and dead letters. Pure: no client, no I/O, no clock.
 //!
 //! - `debezium`: changes as Debezium's PostgreSQL connector writes them, with walvec's own block in Debezium's `source`
-//! - `reference`: changes as wal2json writes them, as the tutorial stack expects them
-//! - [`vectors`]: points, as the Qdrant connector for Kafka reads them; [`reference_vectors`]: as the tutorial's ingester does
+//! - `reference`: changes as wal2json writes them, in the form that the tutorial stack expects
+//! - [`vectors`]: points, in the form that the Qdrant connector for Kafka reads; [`reference_vectors`]: in the form of
+//!   the tutorial's ingester
 //! - [`again`]: records of parked rows that are written once more
 //! - [`dead_letter`]: rows and records that could not be processed
 //! - `shapes`: tables as records show them
-//! - `control`, `stamp`: walvec's own block in records that are no row, and versions in headers
-//! - `json`, `number`: writing JSON without a tree; reading it without rounding
+//! - `control`, `stamp`: walvec's own block in records that are not rows, and versions in headers
+//! - `json`, `number`: write JSON without building a tree, and read it without rounding
 //! - `base64`, `civil`: two small encodings that other programs' records need
 //!
-//! An envelope of walvec's carries a version, [`VERSION`]. A reader takes every version up to its own and refuses a newer one.
+//! An envelope of walvec carries a version, [`VERSION`]. A reader accepts every version up to its own and refuses newer ones.
 
 pub mod again;
 mod base64;
@@ -36,14 +37,14 @@ use crate::{Outgoing, Record};
 /// The version of walvec's own part of an envelope.
 pub const VERSION: u64 = 1;
 
-/// The position of a null value of another program, which tells nothing of its time: newer than all others.
+/// The position of a null value of another program, which has no position of its own: newer than all others.
 pub const UNPLACED: Position = Position { commit_lsn: Lsn(u64::MAX), ordinal: 0 };
 
 /// Names of the headers that walvec writes.
 pub mod header {
     /// The position of a change, e.g. `0/1D5C408.3`, where the value has no place for it.
     pub const POSITION: &str = "walvec-position";
-    /// The generation of a change, as a number.
+    /// The generation of a change, as a decimal number.
     pub const GENERATION: &str = "walvec-generation";
     /// When the change was committed, in microseconds since 1970.
     pub const COMMITTED_AT: &str = "walvec-committed-at";
@@ -51,52 +52,53 @@ pub mod header {
     pub const KEY_TYPES: &str = "walvec-key-types";
     /// The names of the key columns, as a JSON array.
     pub const KEY: &str = "walvec-key";
-    /// Says that a record of a parked row was written again, to be processed only while the row is still parked. Its value is the
-    /// record's key.
+    /// Marks a record of a parked row that was written again, and that is processed only while the row is still parked.
+    /// The header's value is the key of the row's record.
     pub const AGAIN: &str = "walvec-again";
     /// The names of the columns that PostgreSQL did not send, as a JSON array.
     pub const NOT_SENT: &str = "walvec-not-sent";
-    /// The transaction of a change that lacks columns. They can be read from the table once that transaction is visible.
+    /// The transaction of a change that lacks columns. They can be read from the table as soon as that transaction is visible.
     pub const XID: &str = "walvec-xid";
-    /// What a record that is no row is for: `snapshot-end`, `truncate`.
+    /// The purpose of a record that is not a row: `snapshot-end`, `truncate`.
     pub const CONTROL: &str = "walvec-control";
     /// The value of [`CONTROL`] at the end of a snapshot.
     pub const SNAPSHOT_END: &str = "snapshot-end";
-    /// With the end of a snapshot, the topic whose offsets it counts: a program that copies it into another one knows nothing
-    /// of them.
+    /// The topic whose offsets the end of a snapshot refers to. A program that copies the record to another topic does
+    /// not adjust them.
     pub const TOPIC: &str = "walvec-topic";
-    /// The value of [`CONTROL`] when a table was emptied.
+    /// The value of [`CONTROL`] for a truncated table.
     pub const TRUNCATE: &str = "truncate";
 }
 
-/// Which envelope a topic's records have.
+/// The envelope of a topic's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Debezium's: one topic for each table, the row's key as record key.
+    /// Debezium's envelope: one topic for each table, with the row's key as record key.
     Debezium,
-    /// That of the tutorial stack: one topic for all tables, the table's name as record key, changes as wal2json writes them.
+    /// The tutorial stack's envelope: one topic for all tables, the table's name as record key, changes as wal2json
+    /// writes them.
     Reference,
 }
 
-/// What capture knows about a change besides the change.
+/// What capture knows about a change, apart from the change itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Context {
-    /// The generation of the snapshot that is valid for the change.
+    /// The generation of the latest snapshot before the change.
     pub generation: Generation,
-    /// When its transaction committed, by the server's clock; for a row of a snapshot, when it was read.
+    /// When the change's transaction committed, by the server's clock; for a row of a snapshot, when it was read.
     pub committed_at: SystemTime,
-    /// Its transaction, if it is known.
+    /// The change's transaction, if it is known.
     pub xid: Option<u32>,
-    /// Whether it is a row of a snapshot.
+    /// Whether the change is a row of a snapshot.
     pub snapshot: bool,
 }
 
-/// Which rows are gone from a table whose rows were read.
+/// Which rows to remove after a table was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sweep {
-    /// Those of older generations: every table was read, for a new one.
+    /// Rows of older generations: every table was read, for a new generation.
     Generations,
-    /// Those that are older than the position: the table alone was read again.
+    /// Rows older than the position: only this table was read again.
     Older,
 }
 
@@ -109,47 +111,48 @@ pub struct SnapshotEnd {
     pub position: Position,
     /// The snapshot's generation.
     pub generation: Generation,
-    /// Which rows are gone.
+    /// Which rows to remove.
     pub sweep: Sweep,
-    /// For each partition the offset after its last row: what is gone may be swept once all of them were read.
+    /// For each partition, the offset after its last row. Rows may be removed once all partitions were read up to there.
     pub barrier: Vec<i64>,
 }
 
-/// What a record says.
+/// The contents of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A row or a table changed.
     Change(Arrived),
-    /// A snapshot has ended.
+    /// The end of a snapshot.
     SnapshotEnd(SnapshotEnd),
-    /// Nothing about rows: a heartbeat, a transaction's border, a message, a tombstone of an unknown table.
+    /// A record that says nothing about rows: a heartbeat, the begin or end of a transaction, a message, a tombstone of
+    /// an unknown table.
     Nothing,
 }
 
-/// A change that came through a topic.
+/// A change that was read from a topic.
 ///
-/// Its table is as the record shows it: the columns that the record names, in its order, with the types of the key columns
-/// only. A deleted row shows its key columns and maybe no others, a truncated table shows none.
+/// Its table is as the record shows it: the columns that the record names, in its order, and only the key columns with
+/// types. A deleted row shows its key columns and perhaps no others; a truncated table shows none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arrived {
-    /// The change. Its position orders it among all changes of its generation; that of another program's record is no place in
-    /// PostgreSQL's log.
+    /// The change. Its position orders it among all changes of its generation. If another program wrote the record, the
+    /// position is not a position in PostgreSQL's WAL.
     pub change: Change,
-    /// The place in PostgreSQL's log up to which this change has come; zero if the record does not say it.
+    /// The position in PostgreSQL's WAL that the source has reached with this change; zero if the record does not contain it.
     pub lsn: Lsn,
-    /// Its generation; 0 if another program wrote the record.
+    /// The change's generation; 0 if another program wrote the record.
     pub generation: Generation,
-    /// When it was committed, if the record says so; a row of a snapshot was at some time before.
+    /// When the change was committed, if the record contains it. A row of a snapshot was committed at an unknown earlier time.
     pub committed_at: Option<SystemTime>,
-    /// Its transaction, if the record says so.
+    /// The change's transaction, if the record contains it.
     pub xid: Option<u32>,
 }
 
-/// A record that cannot be read.
+/// The error for a record that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Malformed {
-    /// `E_OP` for an operation that nobody knows, `E_RECORD` for everything else.
+    /// `E_OP` for an unknown operation, `E_RECORD` for everything else.
     pub code: &'static str,
     /// What is wrong, and with which field.
     pub reason: String,
@@ -165,7 +168,7 @@ impl Malformed {
     }
 }
 
-/// Writes changes as records. One for each capture process: it keeps what is the same for all rows of a table.
+/// Writes changes as records. Use one for each capture process: it caches what is the same for all rows of a table.
 #[derive(Debug)]
 pub struct Encoder(Encoding);
 
@@ -176,7 +179,8 @@ enum Encoding {
 }
 
 impl Encoder {
-    /// An encoder for `format`. `prefix` is the one of the topics' names, `database` is where the rows are from.
+    /// Creates an encoder for `format`. `prefix` is the prefix of the topics' names, `database` the database that the
+    /// rows come from.
     #[must_use]
     pub fn new(format: Format, prefix: &str, database: &str) -> Self {
         Self(match format {
@@ -185,7 +189,8 @@ impl Encoder {
         })
     }
 
-    /// Appends the record of one change, or its records: in Debezium's format a delete has two, a changed key three.
+    /// Appends the records of one change. Most changes have one record; in Debezium's format a delete has two, a
+    /// changed key three.
     pub fn change(&mut self, change: &Change, context: &Context, out: &mut Vec<Outgoing>) {
         match &mut self.0 {
             Encoding::Debezium(encoder) => encoder.change(change, context, out),
@@ -193,7 +198,7 @@ impl Encoder {
         }
     }
 
-    /// The record that ends a snapshot. It has no key, and one partition is enough for it.
+    /// Returns the record that ends a snapshot. It has no key, and one partition is enough for it.
     #[must_use]
     pub fn snapshot_end(&mut self, end: &SnapshotEnd) -> Outgoing {
         match &self.0 {
@@ -203,7 +208,7 @@ impl Encoder {
     }
 }
 
-/// Reads records. One for each consumer: rows of equal tables share one [`Table`](walvec_model::Table).
+/// Reads records. Use one for each consumer: rows of equal tables share one [`Table`](walvec_model::Table).
 #[derive(Debug)]
 pub struct Decoder(Decoding);
 
@@ -214,8 +219,8 @@ enum Decoding {
 }
 
 impl Decoder {
-    /// A decoder for `format`. `needed`: for each table the columns that the configured collections need. Only
-    /// [`Format::Reference`] uses it: its updates leave out what did not change, and so cannot say what is missing.
+    /// Creates a decoder for `format`. `needed` holds for each table the columns that the configured collections need. Only
+    /// [`Format::Reference`] uses it: its updates leave out unchanged values, and so do not show which ones are missing.
     #[must_use]
     pub fn new(format: Format, needed: HashMap<TableName, Vec<String>>) -> Self {
         Self(match format {
@@ -224,10 +229,10 @@ impl Decoder {
         })
     }
 
-    /// What `record` says. `table`: the table that the topic is for, where its name says so; tombstones need it.
+    /// Reads `record`. `table` is the table that the topic's name stands for, if it stands for one; tombstones need it.
     ///
     /// # Errors
-    /// If the record is no envelope, or one that this version does not know.
+    /// Fails if the record is not an envelope, or has a version that is not supported.
     pub fn decode(&mut self, record: &Record, table: Option<&TableName>) -> Result<Event, Malformed> {
         match &mut self.0 {
             Decoding::Debezium(decoder) => decoder.decode(record, table),

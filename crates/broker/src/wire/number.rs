@@ -1,17 +1,17 @@
-//! Numbers in JSON, without rounding.
+//! Reads numbers in JSON without rounding.
 //!
-//! json columns hold numbers of any length, of which a reader would see a rounded one; such a number is the text of its digits, and
-//! in a key the whole document is text, as capture has them. Fractions that fit are read to the last bit (`float_roundtrip` of
-//! serde_json).
+//! json columns hold numbers of any length, and a JSON reader would round long ones. As in capture, such a number
+//! becomes the text of its digits, and in a key the whole document becomes text. Fractions that fit are read to the
+//! last bit (`float_roundtrip` of serde_json).
 
 use serde_json::{Number, Value};
 
-/// A json column's text as a JSON value, with texts in the place of numbers that would be rounded.
+/// Parses a json column's text. Numbers that would be rounded become texts.
 pub(super) fn document(text: &str) -> Value {
     let mut quoted = String::with_capacity(text.len());
     let mut from = 0;
     for token in tokens(text.as_bytes()).filter(|token| !is_exact(token)) {
-        // A token is a slice of the text: the distance of their addresses is its offset.
+        // A token is a slice of the text, so the difference of their addresses is its offset.
         let start = token.as_ptr() as usize - text.as_ptr() as usize;
         quoted.push_str(&text[from..start]);
         quoted.push_str(&Value::from(token).to_string());
@@ -27,7 +27,7 @@ pub(super) fn key_document(text: &str) -> Value {
     parsed.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// The numbers of a JSON text, in its order.
+/// Returns the numbers in a JSON text, in their order.
 fn tokens(json: &[u8]) -> impl Iterator<Item = &str> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -60,23 +60,23 @@ fn end_of_string(json: &[u8], start: usize) -> usize {
     at
 }
 
-/// Whether the parser makes an `f64` of it.
+/// Returns whether the parser reads the number as an `f64`.
 fn is_float(token: &str) -> bool {
     token == "-0" || token.contains(['.', 'e', 'E']) || (token.parse::<i64>().is_err() && token.parse::<u64>().is_err())
 }
 
-/// Whether a number survives: printed again it has the same digits. `0.1` does, although no `f64` is exactly 0.1.
+/// Returns whether a number survives: printed again, it has the same digits. `0.1` does, although no `f64` is exactly 0.1.
 fn is_exact(token: &str) -> bool {
     if !token.contains(['.', 'e', 'E']) {
         return !is_float(token) || token == "-0";
     }
-    // Printed by who writes our JSON: of two shortest texts that are equally near, printers choose differently.
+    // Print with the library that also writes our JSON: if two shortest texts are equally near, libraries choose differently.
     let printed = token.parse().ok().and_then(Number::from_f64).map(|number| number.to_string());
     let wanted = significant(token);
     wanted.is_some() && printed.and_then(|printed| significant(&printed)) == wanted
 }
 
-/// The sign, the significant digits and the power of ten of the last one.
+/// Returns the sign, the significant digits and the power of ten of the last one.
 fn significant(token: &str) -> Option<(bool, String, i64)> {
     let (negative, unsigned) = token.strip_prefix('-').map_or((false, token), |rest| (true, rest));
     let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
@@ -87,7 +87,7 @@ fn significant(token: &str) -> Option<(bool, String, i64)> {
     let exponent =
         exponent.parse::<i64>().ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?.checked_add(dropped)?;
     let kept = kept.trim_start_matches('0');
-    // Zero has no digits, and no exponent that means anything.
+    // Zero has no significant digits, and its exponent means nothing.
     Some((negative, kept.to_owned(), if kept.is_empty() { 0 } else { exponent }))
 }
 
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn of_two_fractions_that_are_equally_near_the_one_that_is_printed_is_exact() {
-        // Both are one f64, 1147724532381725.25.
+        // Both texts are read as one f64, 1147724532381725.25.
         assert_eq!(document("1147724532381725.2"), json!(1147724532381725.2));
         assert_eq!(document("1147724532381725.3"), json!("1147724532381725.3"));
     }

@@ -1,8 +1,8 @@
-//! Rows with their vectors, as the tutorial's programs write and read them.
+//! Rows with their vectors, in the form that the tutorial's programs write and read.
 //!
-//! The value is a flat object: `kind` and `table`, the row's columns, `embeddings` and `Timestamp` (nanoseconds since 1970).
-//! The tutorial turns `year` into a text, so that is what its readers get here too. As there, a column may take the place
-//! of `kind` and `table`, and no column can take that of `embeddings` and `Timestamp`.
+//! The value is a flat object: `kind` and `table`, the row's columns, `embeddings` and `Timestamp` (nanoseconds since
+//! 1970). The tutorial turns `year` into a text, so its readers get a text here too. As in the tutorial, a column can
+//! replace `kind` and `table`, and no column can replace `embeddings` and `Timestamp`.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ use crate::{Outgoing, Record};
 /// A row with its vector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embedded {
-    /// The table. Its schema is only in the record's key; without one it is `public`.
+    /// The table. Only the record's key contains its schema; without one the schema is `public`.
     pub table: TableName,
     /// wal2json's `insert` or `update`.
     pub kind: String,
@@ -23,11 +23,11 @@ pub struct Embedded {
     pub fields: Payload,
     /// The vector.
     pub vector: Vector,
-    /// When it was embedded.
+    /// When the row was embedded.
     pub at: SystemTime,
-    /// The position of the row, in a header; `None` if another program wrote the record.
+    /// The position of the row, from a header; `None` if another program wrote the record.
     pub position: Option<Position>,
-    /// The generation of the row, in a header; 0 if another program wrote the record.
+    /// The generation of the row, from a header; 0 if another program wrote the record.
     pub generation: Generation,
 }
 
@@ -36,7 +36,7 @@ const TABLE: &str = "table";
 const EMBEDDINGS: &str = "embeddings";
 const TIMESTAMP: &str = "Timestamp";
 
-/// The record of a row with its vector.
+/// Returns the record of a row with its vector.
 #[must_use]
 pub fn encode(row: &Embedded) -> Outgoing {
     let mut value = Vec::with_capacity(512 + 12 * row.vector.len());
@@ -68,10 +68,10 @@ fn field<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, name: &str, value: &T)
     out.push(b',');
 }
 
-/// The row of `record`; `None` if it has no value.
+/// Reads the row in `record`; `None` if the record has no value.
 ///
 /// # Errors
-/// If it is not in the tutorial's form.
+/// Fails if the record is not in the tutorial's form.
 pub fn decode(record: &Record) -> Result<Option<Embedded>, Malformed> {
     let Some(bytes) = &record.value else { return Ok(None) };
     let value = json::parse(bytes, "value")?;

@@ -1,7 +1,7 @@
 //! Tables as records show them.
 //!
-//! A topic holds rows, not tables. Rows with equal columns and keys share one [`Table`], so that whoever compares tables by
-//! their pointers is quick, and a topic of a million rows does not hold a million tables.
+//! A topic holds rows, not tables. Rows with equal columns and keys share one [`Table`], so that tables can be compared
+//! quickly by their pointers, and a topic of a million rows does not create a million tables.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use std::sync::Arc;
 use serde_json::Value;
 use walvec_model::{Column, Table, TableName, Type};
 
-/// `pg_type.oid` of the types that decide about point ids, and of the one that stands for all others.
+/// The `pg_type.oid` of the types that point ids depend on, and of the one that stands for all others.
 pub(super) const INT8: u32 = 20;
 pub(super) const INT2: u32 = 21;
 pub(super) const INT4: u32 = 23;
 pub(super) const TEXT: u32 = 25;
 pub(super) const UUID: u32 = 2950;
-/// The oid of a column whose type the record does not say.
+/// The oid of a column whose type the record does not contain.
 pub(super) const UNKNOWN: u32 = 0;
 
-/// How many shapes of one table are kept: an altered table has a new one, and a topic may have been written by anybody.
+/// How many shapes of one table are kept. An altered table has a new shape, and any program may have written to the topic.
 const KEPT: usize = 8;
 
 /// A column as a record shows it.
@@ -27,12 +27,12 @@ pub(super) struct Shown<'a> {
     pub(super) name: &'a str,
     pub(super) type_name: &'a str,
     pub(super) type_oid: u32,
-    /// The type, if the record says it otherwise than by its oid or its name.
+    /// The type, if the record shows it in another way than by its oid or its name.
     pub(super) ty: Option<&'a Type>,
 }
 
 impl<'a> Shown<'a> {
-    /// The column, as far as the record tells.
+    /// Returns the column, as far as the record shows it.
     fn column(&self) -> Column {
         let known = Column::new(self.name, self.type_name, self.type_oid);
         let ty = match (self.ty, self.type_name) {
@@ -43,20 +43,20 @@ impl<'a> Shown<'a> {
         Column { ty, ..known }
     }
 
-    /// A column of which only the name is known.
+    /// Creates a column of which only the name is known.
     pub(super) const fn named(name: &'a str) -> Self {
         Self { name, type_name: "", type_oid: UNKNOWN, ty: None }
     }
 }
 
-/// The tables that were seen.
+/// The tables that were seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Shapes {
     known: HashMap<TableName, Vec<Arc<Table>>>,
 }
 
 impl Shapes {
-    /// The table called `name` with these columns and key, new or as it was seen before.
+    /// Returns the table called `name` with these columns and this key: one that was seen before, or a new one.
     pub(super) fn table(&mut self, name: &TableName, columns: &[Shown<'_>], key: &[usize]) -> Arc<Table> {
         let fits = |table: &&Arc<Table>| {
             table.key == key
@@ -81,7 +81,7 @@ impl Shapes {
         table
     }
 
-    /// The type oids of the key columns called `names`, as the latest record of the table showed them that knew them.
+    /// Returns the type oids of the key columns called `names`, from the latest record of the table that had them.
     pub(super) fn key_types<'a>(
         &self,
         table: &TableName,
@@ -98,7 +98,7 @@ impl Shapes {
     }
 }
 
-/// The type oid that a key column's value suggests, where nobody says it.
+/// Guesses a key column's type oid from its value, if no record contains it.
 pub(super) fn guess(value: &Value) -> u32 {
     if value.is_i64() || value.is_u64() { INT8 } else { TEXT }
 }

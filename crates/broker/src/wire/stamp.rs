@@ -1,4 +1,4 @@
-//! A record's version in its headers, for the formats whose values have no place for it.
+//! A record's version in headers, for formats whose values have no place for it.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use walvec_model::{Generation, Lsn, Position};
 use super::{Malformed, header, json};
 use crate::{Partition, Record};
 
-/// The headers of a version.
+/// Returns the headers for a version.
 pub(super) fn headers(
     position: Position,
     generation: Generation,
@@ -23,9 +23,9 @@ pub(super) fn headers(
     headers
 }
 
-/// A header of walvec's, if the record has it.
+/// Returns the value of one of walvec's headers, if the record has it.
 pub(super) fn read<T: FromStr>(record: &Record, name: &'static str) -> Result<Option<T>, Malformed> {
-    // One that is no text is no less wrong than one that is no number.
+    // A header that is not text is as wrong as one that is not a number.
     if !record.headers.iter().any(|(found, _)| found == name) {
         return Ok(None);
     }
@@ -33,27 +33,27 @@ pub(super) fn read<T: FromStr>(record: &Record, name: &'static str) -> Result<Op
     value.map(Some).ok_or_else(|| Malformed::record(format!("the header `{name}` cannot be read")))
 }
 
-/// The position in the headers.
+/// Returns the position in the headers.
 pub(super) fn position(record: &Record) -> Result<Option<Position>, Malformed> {
     read(record, header::POSITION)
 }
 
-/// The generation in the headers; 0, older than every snapshot, if another program wrote the record.
+/// Returns the generation in the headers; 0, which is older than every snapshot, if another program wrote the record.
 pub(super) fn generation(record: &Record) -> Result<Generation, Malformed> {
     Ok(Generation(read(record, header::GENERATION)?.unwrap_or_default()))
 }
 
-/// The commit time in the headers.
+/// Returns the commit time in the headers.
 pub(super) fn committed_at(record: &Record) -> Result<Option<SystemTime>, Malformed> {
     Ok(read(record, header::COMMITTED_AT)?.and_then(json::time))
 }
 
-/// The place of a record of another program among all records of its topics: when it was written, and inside a millisecond
-/// `then`. A position in the log of one PostgreSQL server tells nothing about that of another one, which may have taken its place,
-/// and offsets tell nothing about other partitions.
+/// Orders the records of other programs among all records of their topics: by the time at which they were written, and
+/// within a millisecond by `then`. A position in the WAL of one PostgreSQL server cannot be compared with that of
+/// another server that may have replaced it, and offsets cannot be compared between partitions.
 #[derive(Debug, Default)]
 pub(super) struct TopicOrder {
-    /// By partition, the newest record so far. Clocks may be set back; what comes later in a partition is later.
+    /// The newest time so far, for each partition. Clocks may be set back, but a later record of a partition must not be older.
     newest: HashMap<Partition, u64>,
 }
 
@@ -67,7 +67,7 @@ impl TopicOrder {
     }
 }
 
-/// The place of a record in its partition, from 1.
+/// Returns the place of a record in its partition, from 1.
 pub(super) fn ordinal(record: &Record) -> u64 {
     u64::try_from(record.offset).unwrap_or_default().saturating_add(1)
 }

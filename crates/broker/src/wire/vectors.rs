@@ -1,10 +1,10 @@
 //! Points in the form that the Qdrant connector for Kafka reads.
 //!
 //! <https://github.com/qdrant/qdrant-kafka>: the value is `{"collection_name","id","vector","payload"}`, where `vector` is a
-//! list of numbers or an object of named vectors; a null value deletes the point that the key
-//! `{"collection_name","id"}` names. So the same topic can fill a Qdrant cluster with or without a walvec at its end.
+//! list of numbers or an object of named vectors. A null value deletes the point that the key `{"collection_name","id"}` names.
+//! The same topic can therefore fill a Qdrant cluster with walvec or with the connector at its end.
 //!
-//! Control records (an emptied table, the end of a snapshot) are values with a `walvec` block and without an id. The
+//! Control records (a truncated table, the end of a snapshot) are values with a `walvec` block and without an id. The
 //! connector cannot read them and needs `errors.tolerance=all` where they occur.
 
 use std::collections::HashSet;
@@ -19,7 +19,7 @@ use super::control::{self, Control};
 use super::{Malformed, SnapshotEnd, header, json, stamp};
 use crate::{Outgoing, Record};
 
-/// What a record of vectors says.
+/// The contents of a record of vectors.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Vectors {
     /// A point to store.
@@ -28,14 +28,14 @@ pub enum Vectors {
     Delete {
         /// The collection.
         collection: String,
-        /// The point.
+        /// The point's id.
         id: PointId,
         /// The position of the delete; `None` if another program wrote the record.
         position: Option<Position>,
-        /// Its generation; 0 if another program wrote the record.
+        /// The generation of the delete; 0 if another program wrote the record.
         generation: Generation,
     },
-    /// All points of a table are to be removed that are not newer than this.
+    /// All points of a table that are not newer than this position are to be removed.
     Truncate {
         /// The collection.
         collection: String,
@@ -43,32 +43,32 @@ pub enum Vectors {
         table: TableName,
         /// The position of the truncation.
         position: Position,
-        /// Its generation.
+        /// The generation of the truncation.
         generation: Generation,
     },
-    /// A snapshot has ended.
+    /// The end of a snapshot.
     SnapshotEnd {
         /// The collection.
         collection: String,
-        /// The end.
+        /// The table, position and barrier of the end.
         end: SnapshotEnd,
     },
-    /// Nothing about points.
+    /// A record that says nothing about points.
     Nothing,
 }
 
-/// A point that came through a topic.
+/// A point that was read from a topic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upsert {
     /// The collection.
     pub collection: String,
     /// The point's id.
     pub id: PointId,
-    /// Its vector.
+    /// The point's vector.
     pub vector: Vector,
     /// The vector's name, if it has one.
     pub vector_name: Option<String>,
-    /// Its sparse vector, if it has one, whatever it is called.
+    /// The point's sparse vector under any name, if there is one.
     pub keywords: Option<SparseVector>,
     /// The user's fields, without walvec's own.
     pub payload: Payload,
@@ -76,12 +76,12 @@ pub struct Upsert {
     pub provenance: Option<Provenance>,
     /// The generation: that of the provenance, else that of the headers, else 0.
     pub generation: Generation,
-    /// When the change was committed, if the record says so.
+    /// When the change was committed, if the record contains it.
     pub committed_at: Option<SystemTime>,
 }
 
 impl Upsert {
-    /// The point, if walvec made it: without a provenance nothing could tell its versions apart.
+    /// Returns the point, if walvec made it. Without a provenance, versions of a point cannot be told apart.
     #[must_use]
     pub fn into_point(self) -> Option<Point> {
         let Self { id, vector, keywords, payload, provenance, .. } = self;
@@ -89,16 +89,16 @@ impl Upsert {
     }
 }
 
-/// What the vectors of a collection are called.
+/// The names of a collection's vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Names<'a> {
-    /// The dense one, where the collection's layout wants a name.
+    /// The name of the dense vector, if the collection's layout has one.
     pub dense: Option<&'a str>,
-    /// The sparse one, where there is one.
+    /// The name of the sparse vector, if there is one.
     pub keywords: Option<&'a str>,
 }
 
-/// The record that stores `point`.
+/// Returns the record that stores `point`.
 #[must_use]
 pub fn upsert(collection: &str, point: &Point, names: Names<'_>, committed_at: Option<SystemTime>) -> Outgoing {
     let key = key(collection, point.id);
@@ -110,7 +110,7 @@ pub fn upsert(collection: &str, point: &Point, names: Names<'_>, committed_at: O
         (None, None) => json::value(&mut value, &point.vector),
         (dense, keywords) => {
             value.push(b'{');
-            // One without a name is called "" beside others.
+            // Together with other vectors, an unnamed one is called "".
             json::value(&mut value, dense.unwrap_or_default());
             value.push(b':');
             json::value(&mut value, &point.vector);
@@ -138,21 +138,21 @@ pub fn upsert(collection: &str, point: &Point, names: Names<'_>, committed_at: O
     Outgoing { key: Some(key), value: Some(value), headers, everywhere: false }
 }
 
-/// The record that removes the point `id`.
+/// Returns the record that removes the point `id`.
 #[must_use]
 pub fn delete(collection: &str, id: PointId, position: Position, generation: Generation) -> Outgoing {
     let headers = stamp::headers(position, generation, None);
     Outgoing { key: Some(key(collection, id)), headers, ..Outgoing::default() }
 }
 
-/// The record that removes all points of `table` up to `position`.
+/// Returns the record that removes all points of `table` up to `position`.
 #[must_use]
 pub fn truncate(collection: &str, table: &TableName, position: Position, generation: Generation) -> Outgoing {
     let block = |out: &mut Vec<u8>| control::write(out, table, position, generation, None);
     Outgoing { everywhere: true, ..control_record(collection, header::TRUNCATE, block) }
 }
 
-/// The record that ends a snapshot. It has no key, and one partition is enough for it.
+/// Returns the record that ends a snapshot. It has no key, and one partition is enough for it.
 #[must_use]
 pub fn snapshot_end(collection: &str, end: &SnapshotEnd) -> Outgoing {
     control_record(collection, header::SNAPSHOT_END, |out| control::write_end(out, end))
@@ -176,10 +176,11 @@ fn key(collection: &str, id: PointId) -> Vec<u8> {
     key
 }
 
-/// What `record` says.
+/// Reads `record`.
 ///
 /// # Errors
-/// If it is not in the connector's form, or has vectors that are none of walvec's: several dense or several sparse ones.
+/// Fails if the record is not in the connector's form, or has vectors that walvec does not use: several dense or
+/// several sparse ones.
 pub fn decode(record: &Record) -> Result<Vectors, Malformed> {
     let Some(bytes) = &record.value else { return tombstone(record) };
     let mut value = json::parse(bytes, "value")?;
@@ -230,7 +231,7 @@ fn id(fields: &json::Fields<'_>) -> Result<PointId, Malformed> {
 
 type Read = (Vector, Option<String>, Option<SparseVector>);
 
-/// A list of numbers; or an object with one, under its name, and perhaps a sparse vector, under another.
+/// Reads a list of numbers, or an object with one named dense vector and perhaps a sparse one under another name.
 fn vectors(value: Option<Value>) -> Result<Read, Malformed> {
     let unknown = || {
         let reason =
@@ -255,14 +256,15 @@ fn vectors(value: Option<Value>) -> Result<Read, Malformed> {
     Ok((dense, (!name.is_empty()).then_some(name), keywords))
 }
 
-/// A sparse vector; `None` if it is none, or names a token twice.
+/// Reads a sparse vector; `None` if the value is not one, or names a token twice.
 fn sparse(value: Value) -> Option<SparseVector> {
     let sparse: SparseVector = serde_json::from_value(value).ok()?;
     let distinct: HashSet<u32> = sparse.indices.iter().copied().collect();
     (sparse.indices.len() == sparse.values.len() && distinct.len() == sparse.indices.len()).then_some(sparse)
 }
 
-/// A dense vector; `None` if there is anything but numbers in it. What is not finite was written as null, and is refused.
+/// Reads a dense vector; `None` if it contains anything but numbers. Numbers that are not finite were written as null,
+/// and are refused.
 pub(super) fn numbers(value: &Value) -> Option<Vector> {
     serde::Deserialize::deserialize(value).ok()
 }

@@ -1,4 +1,4 @@
-//! No record makes a reader panic: topics are open to everybody.
+//! No record makes a reader panic. Any program can write to a topic.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ fn valid() -> Vec<Outgoing> {
     records
 }
 
-/// Replaces the field that `choice` points at, counted through the whole document.
+/// Replaces the field with the number `choice`, counted through the whole document.
 fn replace(value: &mut Value, choice: &mut usize, by: &Value) {
     if *choice == 0 {
         *value = by.clone();

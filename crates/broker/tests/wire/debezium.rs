@@ -1,4 +1,4 @@
-//! What Debezium's own records mean, and what is wrong with records that cannot be read.
+//! How Debezium's own records are read, and which errors unreadable records give.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +18,7 @@ fn insert() -> Value {
     json!({"before": null, "after": {"id": 7, "name": "Dune"}, "source": source(), "op": "c", "ts_ms": 1501})
 }
 
-/// `value` with the field at `path` replaced, or taken away.
+/// Returns `value` with the field at `path` replaced or removed.
 fn with(mut value: Value, path: &str, by: Option<Value>) -> Value {
     let (parent, name) = path.rsplit_once('/').unwrap();
     let parent = value.pointer_mut(parent).unwrap().as_object_mut().unwrap();
@@ -108,7 +108,7 @@ fn an_unversioned_tombstone_removes_whatever_has_its_key() {
 
 #[test]
 fn a_tombstone_is_about_the_same_point_as_the_rows_before_it() {
-    // A uuid without a schema looks like any text; the row before said what it is.
+    // Without a schema, a uuid looks like any other text. An earlier record of the table had its type.
     let id = json!({"id": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"});
     let ours = json!({"v": 1, "position": "0/18.1", "generation": 1, "key_types": [2950]});
     let row = with(with(insert(), "/source/walvec", Some(ours)), "/after", Some(id.clone()));
@@ -191,7 +191,7 @@ fn a_delete_that_lost_its_record_key_still_names_its_row() {
     delete.key = None;
     let found = arrived(decoder(Format::Debezium).decode(&stored(&delete), None).unwrap());
     assert_eq!(found.change.op, Op::Delete { key: key(json!([7])) });
-    // Without walvec's block nobody knows which fields of `before` are the key.
+    // Without walvec's block, the fields of `before` do not show which of them are the key.
     let foreign = json!({"before": {"id": 7, "name": null}, "after": null, "source": source(), "op": "d"});
     let malformed = decoder(Format::Debezium).decode(&written(None, Some(foreign), &[]), None).unwrap_err();
     assert!(malformed.reason.contains("no key"), "{}", malformed.reason);

@@ -1,7 +1,7 @@
-//! Records of a real Debezium engine, as `tests/kafka/debezium/record.sh` recorded them: `tests/golden/debezium-engine-*.jsonl`,
-//! one object `{"topic","key","value","headers"}` in each line, key and value as JSON; null is a tombstone.
+//! Records of a real Debezium engine, recorded by `tests/kafka/debezium/record.sh` in `tests/golden/debezium-engine-*.jsonl`:
+//! one object `{"topic","key","value","headers"}` in each line, with key and value as JSON. A null value is a tombstone.
 //!
-//! What the records say is in `tests/kafka/debezium/books.sql` and `changes.sql`; it is written down here again.
+//! The contents of the records come from `tests/kafka/debezium/books.sql` and `changes.sql`, and are repeated here.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,12 +11,12 @@ use walvec_broker::Record;
 use walvec_broker::wire::{Arrived, Decoder, Event, Format};
 use walvec_model::{Cell, Generation, Lsn, Op, Position, Row, TableName};
 
-/// With `schemas.enable`, the values are those that walvec's own capture gives.
+/// Recorded with `schemas.enable`: the values are those of walvec's own capture.
 const WITH_SCHEMAS: &str = "debezium-engine-3.6.3-schema.jsonl";
-/// Without, they are what Debezium made of them by its default settings.
+/// Recorded without schemas: the values are those that Debezium makes with its default settings.
 const WITHOUT: &str = "debezium-engine-3.6.3-plain.jsonl";
 
-/// What stands for a value that was not sent.
+/// Stands for a value that was not sent.
 const NOT_SENT: &str = "(not sent)";
 
 fn lines(file: &str) -> Vec<Value> {
@@ -43,7 +43,7 @@ fn record(line: &Value, offset: i64) -> Record {
     }
 }
 
-/// The table that a topic is for, as its name says.
+/// Returns the table that a topic's name stands for.
 fn table_of(topic: &str) -> Option<TableName> {
     match topic.split('.').collect::<Vec<_>>().as_slice() {
         [_, schema, name] => Some(TableName::new(*schema, *name)),
@@ -51,7 +51,7 @@ fn table_of(topic: &str) -> Option<TableName> {
     }
 }
 
-/// What each record of a file says.
+/// Returns the contents of each record of a file.
 fn events(file: &str) -> Vec<Event> {
     let mut decoder = Decoder::new(Format::Debezium, HashMap::new());
     let decode = |(offset, line): (i64, &Value)| {
@@ -62,7 +62,7 @@ fn events(file: &str) -> Vec<Event> {
     (0..).zip(&lines(file)).map(decode).collect()
 }
 
-/// An event in short: `[operation, table, key, columns]`.
+/// Returns an event in short form: `[operation, table, key, columns]`.
 fn shown(event: &Event) -> Value {
     let Event::Change(Arrived { change, .. }) = event else { return Value::Null };
     let row = |row: &Row| -> Map<String, Value> {
@@ -82,7 +82,7 @@ fn shown(event: &Event) -> Value {
     json!([op, change.table.name.name, change.key().map(|key| key.values().to_vec()), columns])
 }
 
-/// The first book with all its columns, as capture reads them.
+/// Returns the first book with all its columns, as capture reads them.
 fn book() -> Value {
     json!({
         "id": 1, "name": "Die Wolken", "description": "What the sky does, and why.", "author": "A. Himmel", "year": 1987,
@@ -93,7 +93,7 @@ fn book() -> Value {
     })
 }
 
-/// The long book, before anything happens to it.
+/// Returns the long book as it is before any change.
 fn long_book(description: &str) -> Value {
     json!({
         "id": 3, "name": "Ein langes Buch", "description": description, "author": "B. Lang", "year": -44,
@@ -103,7 +103,7 @@ fn long_book(description: &str) -> Value {
     })
 }
 
-/// A book of which nothing but this is known.
+/// Returns a book of which only these values are known.
 fn bare(id: u64, name: &str) -> Value {
     let mut book = book();
     for (column, value) in book.as_object_mut().unwrap() {
@@ -123,7 +123,7 @@ fn with(mut book: Value, changes: Value) -> Value {
     book
 }
 
-/// What every record says, when the values are those of capture.
+/// Returns the expected contents of every record, with the values of capture.
 fn expected(description: &str) -> Vec<Value> {
     let shelf = |room: &str, place: &str, label: &str| json!({"room": room, "place": place, "label": label});
     let moved = with(long_book(NOT_SENT), json!({"score": "3.00", "ratio": 1e300}));
@@ -136,7 +136,7 @@ fn expected(description: &str) -> Vec<Value> {
         json!(["insert", "books", [3], long_book(description)]),
         json!(["update", "books", [1], with(book(), changed)]),
         json!(["update", "books", [3], moved]),
-        // The key changes: a delete, its tombstone, a new row.
+        // A changed key: a delete, its tombstone, a new row.
         json!(["delete", "books", [3], {}]),
         json!(["delete", "books", [3], {}]),
         json!(["insert", "books", [30], with(moved, json!({"id": 30}))]),
@@ -161,7 +161,7 @@ fn expected(description: &str) -> Vec<Value> {
     ]
 }
 
-/// The large value, which both engines were given.
+/// Returns the large value, which both engines were given.
 fn description(events: &[Event]) -> String {
     let description = shown(&events[3])[3]["description"].as_str().unwrap().to_owned();
     assert_eq!((description.len(), &description[..32]), (9600, "c4ca4238a0b923820dcc509a6f75849b"));
@@ -212,11 +212,11 @@ fn the_place_of_a_record_is_its_version_and_its_key_makes_the_same_point_as_capt
                     newest = newest.max(millis.unwrap_or_default());
                     Position { commit_lsn: Lsn(newest), ordinal: lsn }
                 }
-                // A tombstone removes whatever there is.
+                // A tombstone removes every version.
                 None => Position { commit_lsn: Lsn(u64::MAX), ordinal: 0 },
             };
             assert_eq!((arrived.change.position, arrived.generation), (expected, Generation(0)), "{file} {offset}");
-            // Whole numbers and uuids are ids themselves; everything else is hashed.
+            // Whole numbers and uuids are point ids themselves. All other keys are hashed.
             let types: Vec<u32> =
                 arrived.change.table.key.iter().map(|&index| arrived.change.table.columns[index].type_oid).collect();
             match (arrived.change.table.name.name.as_str(), &arrived.change.op) {

@@ -1,4 +1,4 @@
-//! The exact records of every envelope. `WALVEC_BLESS=1` writes the files afresh; look at the difference before it is kept.
+//! The exact records of every envelope. `WALVEC_BLESS=1` rewrites the files; check the difference before you keep it.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ fn check(name: &str, records: &[Outgoing]) {
     assert_eq!(text, expected, "{}", path.display());
 }
 
-/// A record as a reader of the file wants to see it: JSON as JSON, in the order of its fields.
+/// Returns a record in a readable form: JSON as JSON, with the fields in their order.
 fn readable(record: &Outgoing) -> Value {
     let parsed = |bytes: &Vec<u8>| {
         serde_json::from_slice(bytes).unwrap_or_else(|_| json!(String::from_utf8(bytes.clone()).unwrap()))

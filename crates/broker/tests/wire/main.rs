@@ -1,10 +1,10 @@
 //! What users and other programs can rely on when they read and write walvec's topics.
 //!
-//! - [`debezium`]: what Debezium's own records mean, and what is wrong with records that cannot be read
-//! - [`reference`]: what wal2json's own records mean
+//! - [`debezium`]: how Debezium's own records are read, and which errors unreadable records give
+//! - [`reference`]: how wal2json's own records are read
 //! - [`vectors`]: points and dead letters
 //! - [`golden`]: the exact records of every envelope
-//! - [`round_trip`]: what comes out of a topic is what went in
+//! - [`round_trip`]: a record that is read back equals what was written
 //! - [`any_bytes`]: no record makes a reader panic
 //! - [`debezium_engine`]: records of a real Debezium engine, where they have been recorded
 

@@ -1,4 +1,4 @@
-//! What wal2json's own records mean.
+//! How wal2json's own records are read.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ proptest! {
         prop_assert_eq!(names(&found.change.table), names(&insert.table));
         prop_assert_eq!(&found.change.table.key, &insert.table.key);
 
-        // The column that was not sent moves to the end: the record does not say where it was.
+        // A column that was not sent moves to the end: the record does not show where it was.
         if missing {
             new.0[2] = Cell::Unchanged;
         }
@@ -126,7 +126,7 @@ fn a_row_of_a_table_that_shows_whole_old_rows_keeps_its_key() {
     );
     let deleted = arrived(read(row("delete", json!([7, "before"])), &[]).unwrap());
     assert_eq!((deleted.change.key(), deleted.change.table.columns[0].type_oid), (Some(key(json!([7]))), 23));
-    // walvec's own say the key.
+    // walvec's own records contain the key.
     let ours = arrived(read(row("delete", json!([7, "before"])), &[("walvec-position", "0/1.0")]).unwrap());
     assert_eq!(ours.change.key(), Some(key(json!([7, "before"]))));
     let mut unclear = row("delete", json!([7, "before"]));

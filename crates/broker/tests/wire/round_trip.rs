@@ -1,4 +1,4 @@
-//! What comes out of a topic is what went in.
+//! A record that is read back equals what was written.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use walvec_model::{Cell, Change, Column, Generation, Lsn, Op, Position, Row, Row
 
 use crate::support::{arrived, at, books, change, context, decode, encode, encoder, key, row, stored};
 
-/// Any value that capture can give.
+/// Generates any value that capture can produce.
 pub(crate) fn value() -> impl Strategy<Value = Value> {
     let float = prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL | prop::num::f64::ZERO;
     let leaf = prop_oneof![
@@ -30,7 +30,7 @@ pub(crate) fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A table with strange names, a key of one or two columns anywhere in it, and two rows of it.
+/// Generates a table with unusual names, a key of one or two columns at any place, and two rows of it.
 fn tables() -> impl Strategy<Value = (Arc<Table>, Vec<Value>, Vec<Value>)> {
     let types = prop::sample::select(vec![20_u32, 21, 23, 25, 2950]);
     (2_usize..6, any::<(String, String)>(), prop::collection::vec(types, 6), any::<bool>(), any::<bool>())
@@ -56,7 +56,7 @@ fn key_of(table: &Table, values: &[Value]) -> RowKey {
     RowKey::new(table.key.iter().map(|&index| values[index].clone()).collect())
 }
 
-/// `values` as a row in which what `unchanged` says was not sent.
+/// Returns `values` as a row in which the columns marked in `unchanged` were not sent.
 fn partial(table: &Table, values: &[Value], unchanged: &[bool]) -> Row {
     let cell = |(index, value): (usize, &Value)| match unchanged[index] && !table.key.contains(&index) {
         true => Cell::Unchanged,
@@ -65,7 +65,8 @@ fn partial(table: &Table, values: &[Value], unchanged: &[bool]) -> Row {
     Row(values.iter().enumerate().map(cell).collect())
 }
 
-/// A change without the types of its columns: records tell those only whose values are not what they look like.
+/// Returns a change without the types of its columns. Records contain only the types of columns whose values look like
+/// another type.
 fn untyped(mut change: Change) -> Change {
     let mut table = change.table.as_ref().clone();
     table.columns.iter_mut().for_each(|column| column.ty = Type::Unknown);

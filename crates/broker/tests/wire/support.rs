@@ -18,7 +18,7 @@ pub(crate) fn books() -> TableName {
     TableName::new("public", "books")
 }
 
-/// The tutorial's table, with one column more than fits a page.
+/// Returns the tutorial's table, with one more column whose values can be stored out of line.
 pub(crate) fn table() -> Arc<Table> {
     let column = |name: &str, type_name: &str, type_oid| Column::new(name, type_name, type_oid);
     Arc::new(Table {
@@ -34,7 +34,7 @@ pub(crate) fn table() -> Arc<Table> {
     })
 }
 
-/// A row of [`table`].
+/// Returns a row of [`table`].
 pub(crate) fn row(values: Value) -> Row {
     Row(values.as_array().unwrap().iter().cloned().map(Cell::Value).collect())
 }
@@ -56,7 +56,7 @@ pub(crate) fn context() -> Context {
     Context { generation: Generation(2), committed_at, xid: Some(771), snapshot: false }
 }
 
-/// A program's own encoder.
+/// Returns an encoder as walvec's own program creates it.
 pub(crate) fn encoder(format: Format) -> Encoder {
     Encoder::new(format, "walvec", "shop")
 }
@@ -67,7 +67,7 @@ pub(crate) fn encode(format: Format, change: &Change, context: &Context) -> Vec<
     out
 }
 
-/// The record as it lies in a topic.
+/// Returns the record as it is stored in a topic.
 pub(crate) fn stored(outgoing: &Outgoing) -> Record {
     Record {
         topic: "walvec.public.books".into(),
@@ -96,7 +96,7 @@ pub(crate) fn arrived(event: Event) -> Arrived {
     }
 }
 
-/// A record that somebody wrote.
+/// Returns a record as another program may have written it.
 pub(crate) fn written(key: Option<Value>, value: Option<Value>, headers: &[(&'static str, &str)]) -> Record {
     let bytes = |value: Value| value.to_string().into_bytes();
     let headers = headers.iter().map(|(name, value)| (*name, value.as_bytes().to_vec())).collect();

@@ -1,4 +1,4 @@
-//! Points and dead letters that travel through topics.
+//! Points and dead letters in topics.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ proptest! {
             let (indices, values) = tokens.into_iter().unzip();
             SparseVector { indices, values }
         });
-        // An empty name is none.
+        // An empty name counts as no name.
         let name = name.filter(|name| !name.is_empty());
         let names = Names { dense: name.as_deref(), keywords: point.keywords.as_ref().map(|_| "bm25 ") };
         let record = vectors::upsert(&collection, &point, names, Some(context().committed_at));

@@ -1,11 +1,11 @@
-//! What the server's catalogue says.
+//! Reads the server's catalogue.
 //!
-//! - [`server`]: which server and database this is, and what it can do
-//! - [`service`]: whose managed service it is, if any
-//! - [`shape`]: what decides which rows a table has and how they read
+//! - [`server`]: the identity and the capabilities of the server and database
+//! - [`service`]: the managed service that runs the server, if any
+//! - [`shape`]: what decides which rows a table has and how their values read
 //! - [`tables`]: tables with their columns, keys and rights
 //! - [`types`]: how the values of a type are read, and what makes two of them equal
-//! - [`Catalog`]: the session that all questions go through
+//! - [`Catalog`]: the sessions for all questions to the catalogue
 
 mod server;
 mod service;
@@ -34,31 +34,32 @@ use crate::connect::{ConnInfo, Hosts, Session, statement_error};
 use crate::source::parse_lsn;
 use crate::value::Kind;
 
-/// A session that is opened when it is needed, and again when it broke.
+/// A session that is opened when it is first needed, and again after it broke.
 type SessionSlot = tokio::sync::Mutex<Option<Arc<Session>>>;
 
-/// Answers questions about the source. Connects again when its session broke.
+/// Answers questions about the source. Opens a new session when one broke.
 pub(crate) struct Catalog {
-    /// The host that was chosen.
+    /// The settings of the chosen host.
     pub(crate) info: ConnInfo,
-    /// For questions that are answered at once.
+    /// The session for questions that are answered at once.
     session: SessionSlot,
-    /// For questions about tables that may wait for a lock of the application's: what they wait for keeps no others waiting.
+    /// The session for questions about tables that may wait for a lock held by the application. No other questions wait
+    /// behind them.
     patient: SessionSlot,
-    /// For reading rows, which may wait for a lock of the application's: nothing else waits behind it.
+    /// The session for reading rows, which may wait for a lock held by the application. No other questions wait behind it.
     rows: SessionSlot,
-    /// Cancelled when the server has ended a session because it is told to stop.
+    /// Cancelled when the server ends a session because it shuts down.
     pub(crate) shut_down: CancellationToken,
-    /// The kinds of the types seen so far. A type's kind never changes under one oid.
+    /// The kinds of the types seen so far. The kind of an oid never changes.
     kinds: Mutex<HashMap<u32, Kind>>,
-    /// The equalities of the types seen so far, as [`equalities`] gives them; `None` where that is PostgreSQL's own.
+    /// The equality operators of the types seen so far, from [`equalities`]; `None` if it is PostgreSQL's own `=`.
     equalities: Mutex<HashMap<u32, Option<String>>>,
-    /// As of which position rows were read at last, outside of snapshots and of the stream.
+    /// The server's position when rows were last read outside of snapshots and the stream.
     read_as_of: AtomicU64,
 }
 
 impl Catalog {
-    /// Chooses the host, on which all sessions are opened from then on.
+    /// Chooses the host on which all sessions are opened from then on.
     pub(crate) async fn connect(hosts: &Hosts) -> Result<Self, CaptureError> {
         let shut_down = CancellationToken::new();
         let (session, info) = hosts.open(&shut_down).await?;
@@ -75,24 +76,24 @@ impl Catalog {
         })
     }
 
-    /// A working session for questions.
+    /// Returns a working session for questions that are answered at once.
     pub(crate) async fn session(&self) -> Result<Arc<Session>, CaptureError> {
         self.working(&self.session).await
     }
 
-    /// A working session for questions that lock a table of the application.
+    /// Returns a working session for questions that lock a table of the application.
     pub(crate) async fn patient_session(&self) -> Result<Arc<Session>, CaptureError> {
         self.working(&self.patient).await
     }
 
-    /// A working session for reading rows.
+    /// Returns a working session for reading rows.
     pub(crate) async fn rows_session(&self) -> Result<Arc<Session>, CaptureError> {
         self.working(&self.rows).await
     }
 
-    /// Notes that rows were read by `session` just now.
+    /// Records that `session` has just read rows.
     pub(crate) async fn note_read(&self, session: &Session) -> Result<(), CaptureError> {
-        // What is visible may not be on the disk yet.
+        // Rows can be visible before their commit is on the disk, so use the position of insertion.
         let query = "SELECT CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_insert_lsn()::text END";
         let row = session.query_one(query, &[]).await;
         let row = row.map_err(|error| statement_error("asking for the server's position", &error))?;
@@ -100,7 +101,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// As of which position rows were read at last, outside of snapshots and of the stream; 0 if none were.
+    /// Returns the server's position when rows were last read outside of snapshots and the stream; 0 if none were.
     pub(crate) fn read_as_of(&self) -> Lsn {
         Lsn(self.read_as_of.load(Ordering::Relaxed))
     }
@@ -115,7 +116,7 @@ impl Catalog {
         Ok(session)
     }
 
-    /// How to read the values of `columns`, in their order. `key`: the indexes of the key.
+    /// Returns how to read the values of `columns`, in their order. `key` holds the indexes of the key columns.
     pub(crate) async fn kinds_of(&self, columns: &[Column], key: &[usize]) -> Result<Vec<Kind>, CaptureError> {
         let missing = unknown(&self.kinds, columns);
         if !missing.is_empty() {
@@ -130,7 +131,7 @@ impl Catalog {
         Ok(columns.iter().enumerate().map(kind).collect())
     }
 
-    /// For each of these columns the operator that makes two of its values equal.
+    /// Returns, for each of these columns, the operator that compares its values for equality.
     pub(crate) async fn equalities_of(&self, columns: &[Column]) -> Result<Vec<String>, CaptureError> {
         let missing = unknown(&self.equalities, columns);
         if !missing.is_empty() {
@@ -143,7 +144,7 @@ impl Catalog {
     }
 }
 
-/// The types of `columns` of which nothing is known.
+/// Returns the types of `columns` that are not in `known`.
 fn unknown<T>(known: &Mutex<HashMap<u32, T>>, columns: &[Column]) -> Vec<u32> {
     let known = lock(known);
     columns.iter().map(|column| column.type_oid).filter(|oid| !known.contains_key(oid)).collect()

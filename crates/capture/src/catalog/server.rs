@@ -1,35 +1,35 @@
-//! Which server and database this is.
+//! The identity and the capabilities of the server and database.
 
 use super::service::Service;
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 
-/// What identifies a source, and what it can do. A position means something only on the server it is from.
+/// What identifies a source, and what it can do. A position has a meaning only on the server that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFacts {
     /// `server_version_num`, e.g. 150018 for 15.18.
     pub version_num: u32,
     /// The version as the server writes it, e.g. `15.18`.
     pub version: String,
-    /// The cluster's identity, made by initdb; a copy of the cluster has the same.
+    /// The cluster's identity, made by initdb. A copy of the cluster has the same one.
     pub system_id: u64,
-    /// Counts promotions and point-in-time recoveries: a position of one timeline may not exist on another.
+    /// The number of promotions and point-in-time recoveries. A position of one timeline may not exist on another.
     pub timeline: u32,
-    /// `pg_database.oid`; a dropped and recreated database has another.
+    /// `pg_database.oid`. A database that was dropped and created again has another one.
     pub database_oid: u32,
     /// The database's name.
     pub database: String,
-    /// The role that we are.
+    /// The role with which walvec is logged in.
     pub role: String,
     /// Whether the server is a standby.
     pub in_recovery: bool,
-    /// The managed service that runs it, if it is one of those that are known.
+    /// The managed service that runs the server, if it is a known one.
     pub service: Option<Service>,
     /// What this version can do.
     pub capabilities: Capabilities,
 }
 
-/// What depends on the server's version.
+/// The features that depend on the server's version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// Publications can filter rows (15).
@@ -40,7 +40,7 @@ pub struct Capabilities {
     pub schema_publications: bool,
     /// Publications can have stored generated columns (18).
     pub generated_columns: bool,
-    /// A range of ctids is read without reading the whole table (14).
+    /// The server can read a range of ctids without reading the whole table (14).
     pub tid_range_scan: bool,
     /// Slots can survive a failover (17).
     pub failover_slots: bool,
@@ -59,7 +59,8 @@ impl Capabilities {
     }
 }
 
-/// The timeline is in the name of the current WAL file; a standby has none, and tells that of its last restartpoint.
+/// The timeline is part of the name of the current WAL file. A standby writes none, and returns the timeline of its
+/// last restartpoint.
 const QUERY: &str = "
     SELECT (SELECT system_identifier FROM pg_control_system()),
            CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
@@ -68,14 +69,14 @@ const QUERY: &str = "
            ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1::text[]))
     FROM pg_database d WHERE d.datname = current_database()";
 
-/// Asks the server who it is.
+/// Asks the server for its identity and capabilities.
 pub(crate) async fn facts(session: &Session) -> Result<ServerFacts, CaptureError> {
     let row = session.query_one(QUERY, &[&Service::roles()]).await;
     let row = row.map_err(|error| statement_error("identifying the server", &error))?;
     Ok(ServerFacts {
         version_num: session.version,
         version: row.get(6),
-        // Both are unsigned in the server and only shown as signed numbers.
+        // Both are unsigned in the server, which only shows them as signed numbers.
         system_id: row.get::<_, i64>(0).cast_unsigned(),
         timeline: row.get::<_, i32>(1).cast_unsigned(),
         database_oid: row.get(2),

@@ -1,6 +1,6 @@
-//! Managed PostgreSQL services, as far as a server lets itself be recognised.
+//! Managed PostgreSQL services, as far as they can be recognised.
 //!
-//! No user is a superuser there. Replication, and the settings that it needs, are switched on in ways of the service's own.
+//! Their users are never superusers. Each service has its own ways to enable replication and the settings that it needs.
 
 /// A managed service, known by a role that only its servers have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Service {
     Neon,
 }
 
-/// AlloyDB comes before Cloud SQL, whose roles it may have too.
+/// The role by which each service is known. AlloyDB comes first because it may have Cloud SQL's roles too.
 const ROLES: [(&str, Service); 6] = [
     ("rds_superuser", Service::Rds),
     ("alloydbsuperuser", Service::AlloyDb),
@@ -30,17 +30,17 @@ const ROLES: [(&str, Service); 6] = [
 ];
 
 impl Service {
-    /// The service whose server has these roles.
+    /// Returns the service whose servers have one of these roles.
     pub(super) fn of(roles: &[String]) -> Option<Self> {
         ROLES.iter().find(|(role, _)| roles.iter().any(|found| found == role)).map(|(_, service)| *service)
     }
 
-    /// The roles by which services are known.
+    /// Returns the roles by which services are known.
     pub(super) fn roles() -> Vec<&'static str> {
         ROLES.iter().map(|(role, _)| *role).collect()
     }
 
-    /// Whose rights come nearest to a superuser's.
+    /// Returns the role whose rights come closest to a superuser's.
     pub(crate) const fn administrator(self) -> &'static str {
         match self {
             Self::Rds => "a member of rds_superuser",
@@ -52,7 +52,7 @@ impl Service {
         }
     }
 
-    /// How `wal_level` becomes `logical`.
+    /// Describes how to set `wal_level` to `logical`.
     pub(crate) const fn logical_wal(self) -> &'static str {
         match self {
             Self::Rds => {
@@ -68,7 +68,7 @@ impl Service {
         }
     }
 
-    /// Where a setting is made that SQL cannot make.
+    /// Describes where to change a setting that cannot be changed with SQL.
     pub(crate) const fn settings(self) -> &'static str {
         match self {
             Self::Rds => "in the parameter group, then reboot the instance",
@@ -79,7 +79,7 @@ impl Service {
         }
     }
 
-    /// How a role may replicate there; `role` is quoted. A comment where no statement gives that right.
+    /// Returns the statement that lets a role replicate, or a comment if no statement gives that right. `role` is quoted.
     pub(crate) fn replication(self, role: &str, version: u32) -> String {
         match self {
             Self::Rds => format!("GRANT rds_replication TO {role};"),

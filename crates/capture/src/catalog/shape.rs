@@ -1,8 +1,8 @@
-//! The shape of a table: what decides which rows it has and how they read, as far as the catalogue tells.
+//! The shape of a table: what decides which rows it has and how their values read, as far as the catalogue shows it.
 //!
-//! The stream brings changed rows, and nothing else. That a label of an enum has another name, that a partition was detached, or
-//! that another table has taken over the name, only the catalogue tells. It is read for all tables by one statement, which takes no
-//! lock on any of them: a look must not wait for an `ALTER TABLE` that is waiting itself.
+//! The stream brings only changed rows. Only the catalogue shows that a label of an enum was renamed, that a partition
+//! was detached, or that another table has taken over the name. One statement reads it for all tables, and takes no
+//! lock on any of them: a look must not wait for an `ALTER TABLE` that is itself waiting.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +12,20 @@ use walvec_model::TableName;
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 
-/// A table as the catalogue has it at one moment.
+/// A table as the catalogue describes it at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
-    /// `pg_class.oid`: a table that takes over the name has another one.
+    /// `pg_class.oid`. A table that takes over the name has another one.
     oid: u32,
-    /// Digest of the columns, and of the domains and composite types among their types.
+    /// A digest of the columns, and of the domains and composite types among their types.
     columns: String,
-    /// Digest of the versions of the columns' rows in the catalogue: whatever rewrites values makes new ones.
+    /// A digest of the row versions of the columns in the catalogue. Every change that rewrites values creates new ones.
     versions: String,
-    /// The labels of the enums among the types, each as `oid:label`.
+    /// The labels of the enums among the column types, each as `oid:label`.
     labels: Vec<String>,
-    /// Digest of the key and of the replica identities, those of partitions included.
+    /// A digest of the key and of the replica identities, including those of partitions.
     identity: String,
-    /// The tables that hold the rows, by their oids: the leaf partitions, or the table itself.
+    /// The tables that hold the rows, by oid: the leaf partitions, or the table itself.
     leaves: BTreeMap<u32, Storage>,
 }
 
@@ -34,36 +34,36 @@ pub struct Shape {
 struct Storage {
     /// `pg_class.relfilenode`: TRUNCATE, VACUUM FULL, CLUSTER and some forms of ALTER TABLE change it.
     file: u32,
-    /// The transaction that wrote the leaf's row in the catalogue.
+    /// The transaction that wrote the leaf's row in `pg_class`.
     xid: u32,
-    /// The transactions that attached the leaf, and each partition above it, to its parent. `None`: noted by a release that did not
-    /// look.
+    /// The transactions that attached the leaf, and each partition above it, to its parent. `None` if an earlier
+    /// release, which did not read them, stored the shape.
     #[serde(default)]
     attached: Option<String>,
 }
 
-/// What happened to a table between two looks that the stream does not bring.
+/// A change of a table between two looks that the stream does not bring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alteration {
-    /// Another table has the name.
+    /// Another table has taken over the name.
     Replaced,
-    /// Its rows may read otherwise than before, or some of them are gone.
+    /// The values of its rows may read differently than before, or some rows are gone.
     Rows {
         /// What was found.
         why: &'static str,
     },
-    /// These transactions truncated or rewrote partitions. The stream brings a TRUNCATE of the whole table only.
+    /// These transactions truncated or rewrote partitions. The stream only brings a TRUNCATE of the whole table.
     Storage {
         /// The transactions, as the stream numbers them.
         xids: Vec<u32>,
     },
-    /// Partitions were attached or created. The rows that an attached one had before were not streamed; those that were streamed may
-    /// have been truncated since.
+    /// Partitions were attached or created. Rows that an attached one already had were not streamed. Rows that were
+    /// streamed may have been truncated since.
     Partitions(Vec<u32>),
 }
 
 impl Shape {
-    /// What happened since `before`; `None` if the stream brings all of it.
+    /// Returns what happened since `before`; `None` if the stream brings all of it.
     #[must_use]
     pub fn since(&self, before: &Self) -> Option<Alteration> {
         if self.oid != before.oid {
@@ -73,7 +73,7 @@ impl Shape {
         if self.columns != before.columns {
             return rows("its columns, or their types, have changed");
         }
-        // A label that was added changes no row.
+        // An added label changes no row.
         if before.labels.iter().any(|label| !self.labels.contains(label)) {
             return rows("a label of an enum has another name");
         }
@@ -91,7 +91,7 @@ impl Shape {
         if !xids.is_empty() && self.versions != before.versions {
             return rows("its rows were rewritten");
         }
-        // The stream brings the TRUNCATE of a table that is not partitioned; VACUUM FULL and CLUSTER leave the rows as they are.
+        // For a table without partitions, the stream brings the TRUNCATE; VACUUM FULL and CLUSTER do not change rows.
         if !xids.is_empty() && self.is_partitioned() {
             return Some(Alteration::Storage { xids });
         }
@@ -99,37 +99,38 @@ impl Shape {
         (!added.is_empty()).then_some(Alteration::Partitions(added))
     }
 
-    /// The partitions that were attached or created since `before`.
+    /// Returns the partitions that were attached or created since `before`.
     #[must_use]
     pub fn added_since(&self, before: &Self) -> Vec<u32> {
         self.leaves.keys().filter(|leaf| !before.leaves.contains_key(leaf)).copied().collect()
     }
 
-    /// The partitions that hold the rows, by their oids; the table itself if it has none.
+    /// Returns the oids of the partitions that hold the rows, or of the table itself if it has none.
     pub fn leaves(&self) -> impl Iterator<Item = u32> {
         self.leaves.keys().copied()
     }
 
-    /// Whether this partition holds rows of the table.
+    /// Returns whether this partition holds rows of the table.
     #[must_use]
     pub fn has_leaf(&self, leaf: u32) -> bool {
         self.leaves.contains_key(&leaf)
     }
 
-    /// Whether no row that was written into a partition since the transaction `first` was removed by a TRUNCATE. It has the storage with
-    /// which it was made, whose number is its oid. A TRUNCATE in the transaction that makes a table leaves its storage.
+    /// Returns whether no TRUNCATE has removed rows that were written into a partition since the transaction `first`.
+    /// True if the partition still has its first storage, whose number is its oid. A TRUNCATE in the transaction that
+    /// creates a table keeps the storage.
     #[must_use]
     pub fn was_never_emptied(&self, leaf: u32, first: u32) -> bool {
         self.leaves.get(&leaf).is_some_and(|storage| storage.file == leaf && storage.xid != first)
     }
 
-    /// Whether columns and their types are what they were.
+    /// Returns whether the columns and their types are unchanged.
     #[must_use]
     pub fn has_same_columns(&self, before: &Self) -> bool {
         self.columns == before.columns
     }
 
-    /// Whether keys and replica identities are what they were.
+    /// Returns whether the key and the replica identities are unchanged.
     #[must_use]
     pub fn has_same_identity(&self, before: &Self) -> bool {
         self.identity == before.identity
@@ -151,9 +152,10 @@ impl Storage {
     }
 }
 
-/// The statement; `$1` and `$2` are the tables' schemas and names. Digests by a function that no setting of the server forbids.
+/// Returns the statement, in which `$1` and `$2` are the tables' schemas and names. It uses a digest function that no
+/// server setting forbids.
 fn query(version: u32) -> String {
-    // Since 14 a partition can be detached in two steps; statements leave it out from the first one on.
+    // Since 14, a partition can be detached in two steps. Statements ignore it after the first one.
     let (attached, ranges) = match version {
         140_000.. => {
             ("AND NOT i.inhdetachpending", "UNION ALL SELECT r.rngtypid FROM pg_range r WHERE r.rngmultitypid = t.oid")
@@ -232,7 +234,7 @@ fn digest(text: &str) -> String {
     format!("encode(substr(sha256(convert_to({text}, getdatabaseencoding())), 1, 16), 'hex')")
 }
 
-/// The shapes of `tables`, in their order; `None` for those that do not exist.
+/// Returns the shapes of `tables`, in their order; `None` for tables that do not exist.
 pub(crate) async fn shapes(session: &Session, tables: &[TableName]) -> Result<Vec<Option<Shape>>, CaptureError> {
     let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();

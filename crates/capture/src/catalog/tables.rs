@@ -9,7 +9,7 @@ use super::{Capabilities, types};
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 
-/// A table as the catalogue has it now.
+/// A table as the catalogue currently describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct TableFacts {
     pub(crate) oid: u32,
@@ -20,33 +20,33 @@ pub(crate) struct TableFacts {
     pub(crate) persistence: String,
     /// `pg_class.relreplident`: `d` default, `i` index, `f` full, `n` nothing.
     pub(crate) identity: String,
-    /// The root, if this is a partition.
+    /// The root table, if this is a partition.
     pub(crate) partition_of: Option<TableName>,
-    /// Whether tables inherit from this one in the old way.
+    /// Whether tables inherit from this one with `INHERITS`.
     pub(crate) has_children: bool,
     /// Whether the role may use the table's schema.
     pub(crate) can_use_schema: bool,
     /// Whether the role may read the table's schema and the table as a whole, system columns included.
     pub(crate) can_select: bool,
-    /// Whether the role may read the column ctid (-1), by which rows are read in pieces.
+    /// Whether the role may read the column ctid (-1), which is needed to read rows in pieces.
     pub(crate) reads_ctid: bool,
-    /// Who owns the table.
+    /// The table's owner.
     pub(crate) owner: Owner,
-    /// Who owns its schema.
+    /// The owner of the table's schema.
     pub(crate) schema_owner: Owner,
     /// Whether policies hide rows from the role.
     pub(crate) row_security: bool,
     /// All columns in the order of the table, generated ones included.
     pub(crate) columns: Vec<ColumnFacts>,
-    /// Columns of the primary key.
+    /// The columns of the primary key.
     pub(crate) primary_key: Option<Vec<String>>,
-    /// A deferrable primary key cannot serve as replica identity.
+    /// Whether the primary key is deferrable. If so, it cannot serve as replica identity.
     pub(crate) primary_key_deferrable: bool,
-    /// Columns of the index that `REPLICA IDENTITY USING INDEX` names.
+    /// The columns of the index that `REPLICA IDENTITY USING INDEX` names.
     pub(crate) identity_index: Option<Vec<String>>,
 }
 
-/// A role that owns something, and may let others use it.
+/// A role that owns something, and can grant rights on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
     pub(crate) name: String,
@@ -54,41 +54,41 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    /// The role in two columns of `row`, from `index` on.
+    /// Reads the owner from two columns of `row`, starting at `index`.
     pub(crate) fn at(row: &tokio_postgres::Row, index: usize) -> Self {
         Self { name: row.get(index), is_superuser: row.get(index + 1) }
     }
 }
 
-/// A column as the catalogue has it now.
+/// A column as the catalogue currently describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct ColumnFacts {
     pub(crate) column: Column,
-    /// `pg_attribute.atttypmod`, e.g. the length of a `varchar`; -1 without one.
+    /// `pg_attribute.atttypmod`, e.g. for the length of a `varchar`; -1 if there is none.
     pub(crate) type_modifier: i32,
-    /// Set if the server computes it.
+    /// Set if the column is generated.
     pub(crate) generated: Option<Generated>,
-    /// Whether the role may read it.
+    /// Whether the role may read the column.
     pub(crate) can_select: bool,
 }
 
 /// How a generated column gets its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Generated {
-    /// Whether it is stored; else it is computed when it is read, and never sent.
+    /// Whether the value is stored. If not, it is computed when it is read, and never sent.
     pub(crate) is_stored: bool,
-    /// The expression, as the server writes it.
+    /// The expression, as the server prints it.
     pub(crate) expression: String,
 }
 
 impl ColumnFacts {
-    /// Whether a publication can send the column on such a server.
+    /// Returns whether a publication of a server with these capabilities can send the column.
     pub(crate) fn can_be_sent(&self, can: Capabilities) -> bool {
         self.generated.as_ref().is_none_or(|generated| generated.is_stored && can.generated_columns)
     }
 }
 
-/// Where a table's key comes from.
+/// The source of a table's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum KeySource {
     PrimaryKey(Vec<String>),
@@ -103,7 +103,7 @@ impl KeySource {
 }
 
 impl TableFacts {
-    /// What names a row, if updates and deletes will also carry it.
+    /// Returns the columns that identify a row, if updates and deletes will contain them too.
     pub(crate) fn key(&self) -> Result<KeySource, CaptureError> {
         let no_key = |reason: String| Err(CaptureError::NoKey { table: self.name.clone(), reason });
         let key = match (&self.primary_key, &self.identity_index, self.identity.as_str()) {
@@ -125,7 +125,7 @@ impl TableFacts {
         Ok(key)
     }
 
-    /// The columns whose old values come with updates and deletes; `None` for all of them.
+    /// Returns the columns whose old values are sent with updates and deletes; `None` for all columns.
     pub(crate) fn identity_columns(&self) -> Option<Vec<String>> {
         match self.identity.as_str() {
             "f" => None,
@@ -136,7 +136,7 @@ impl TableFacts {
         }
     }
 
-    /// The table as a change shows it, with the columns for which `published` says so.
+    /// Returns the table as its changes show it, with only the columns that are `published`.
     pub(crate) fn table(&self, published: impl Fn(&ColumnFacts) -> bool) -> Result<Table, CaptureError> {
         let columns: Vec<Column> =
             self.columns.iter().filter(|column| published(column)).map(|facts| facts.column.clone()).collect();
@@ -152,7 +152,7 @@ impl TableFacts {
     }
 }
 
-/// What is dropped at this moment has no rights.
+/// A relation that is being dropped at this moment has no rights.
 const TABLE: &str = "
     SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
            rn.nspname::text, r.relname::text,
@@ -175,7 +175,7 @@ const COLUMNS: &str = "
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum";
 
-/// Only the key part of an index counts: columns under INCLUDE name nothing.
+/// Only the key columns of an index count. Columns under INCLUDE do not identify rows.
 const INDEXES: &str = "
     SELECT i.indisprimary, i.indisreplident, NOT i.indimmediate, array_agg(a.attname::text ORDER BY k.position), i.indrelid
     FROM pg_index i
@@ -184,12 +184,13 @@ const INDEXES: &str = "
     WHERE i.indrelid = ANY($1) AND (i.indisprimary OR i.indisreplident) AND i.indisvalid AND k.position <= i.indnkeyatts
     GROUP BY i.indrelid, i.indexrelid, i.indisprimary, i.indisreplident, i.indimmediate";
 
-/// The relation called `name`, of whatever kind.
+/// Returns the relation called `name`, of any kind.
 pub(crate) async fn facts_by_name(session: &Session, name: &TableName) -> Result<Option<TableFacts>, CaptureError> {
     Ok(facts_of(session, std::iter::once(name)).await?.remove(name))
 }
 
-/// The relations with these names, of whatever kind; those that do not exist are left out. Three statements, however many there are.
+/// Returns the relations with these names, of any kind, without those that do not exist. Runs three statements for any
+/// number of names.
 pub(crate) async fn facts_of<'n>(
     session: &Session,
     names: impl Iterator<Item = &'n TableName>,
@@ -207,7 +208,7 @@ pub(crate) async fn facts_of<'n>(
     Ok(found.into_iter().map(|facts| (facts.name.clone(), facts)).collect())
 }
 
-/// The relation with this oid, if it still exists.
+/// Returns the relation with this oid, if it still exists.
 pub(crate) async fn facts_by_oid(session: &Session, oid: u32) -> Result<Option<TableFacts>, CaptureError> {
     let query = format!("{TABLE} WHERE c.oid = $1");
     Ok(facts(session, session.query(&query, &[&oid]).await).await?.pop())
@@ -281,28 +282,30 @@ fn column(row: &tokio_postgres::Row) -> ColumnFacts {
     ColumnFacts { column, type_modifier: row.get(7), generated, can_select: row.get(5) }
 }
 
-/// A table that holds rows itself: a plain table, or a leaf of a partitioned one.
+/// A table that holds rows itself: a plain table, or a leaf of a partitioned table.
 #[derive(Clone, Debug)]
 pub(crate) struct Leaf {
     pub(crate) oid: u32,
     pub(crate) name: TableName,
-    /// Its size in pages; 0 if it is not stored as a heap, so that ctids mean nothing.
+    /// The leaf's size in pages; 0 if it is not stored as a heap, in which case ctids have no meaning.
     pub(crate) pages: u64,
     pub(crate) is_heap: bool,
-    /// Whether it can be read by itself. Row-level security of a partition does not concern who reads the partitioned table.
+    /// Whether the leaf can be read by itself. Row-level security of a partition does not apply to reads of the
+    /// partitioned table.
     pub(crate) can_select: bool,
-    /// Whether it can be read in pieces. The right to read single columns does not reach the column ctid, unless that is one of them.
+    /// Whether the leaf can be read in pieces. The right to read single columns includes the column ctid only if it is
+    /// granted too.
     pub(crate) reads_ctid: bool,
 }
 
-/// The leaves under a table; the table itself if it is not partitioned.
+/// Returns the leaves of a table, or the table itself if it is not partitioned.
 pub(crate) async fn leaves(session: &Session, oid: u32) -> Result<Vec<Leaf>, CaptureError> {
     Ok(leaves_of(session, &[oid]).await?.remove(&oid).unwrap_or_default())
 }
 
-/// The leaves under each of these tables, by its oid. One statement, however many there are.
+/// Returns the leaves of each of these tables, by the table's oid. Runs one statement for any number of tables.
 pub(crate) async fn leaves_of(session: &Session, tables: &[u32]) -> Result<HashMap<u32, Vec<Leaf>>, CaptureError> {
-    // One that is dropped at this moment has no size and no rights.
+    // A relation that is being dropped at this moment has no size and no rights.
     let query = "
         SELECT n.nspname::text, c.relname::text,
                CASE WHEN m.amname = 'heap'

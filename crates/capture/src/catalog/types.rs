@@ -1,4 +1,4 @@
-//! How the values of a type are read, and what makes two of them equal.
+//! How the values of a type are read, and which operator compares them.
 
 use std::collections::HashMap;
 
@@ -8,8 +8,8 @@ use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 use crate::value::{Kind, TypeFacts, model_type};
 
-/// Follows domains to their base and arrays to their elements. Only what `array_out` writes is an array literal;
-/// `int2vector` and its like have elements too, but look different.
+/// Follows domains to their base types and arrays to their elements. Only the output of `array_out` is an array
+/// literal; `int2vector` and similar types have elements too, but print differently.
 const QUERY: &str = "
     WITH RECURSIVE wanted (oid) AS (
         SELECT unnest($1::oid[])
@@ -24,7 +24,7 @@ const QUERY: &str = "
            t.typtype = 'e', t.typcategory = 'S', t.typtypmod
     FROM wanted JOIN pg_type t ON t.oid = wanted.oid";
 
-/// What the catalogue says of the types `oids`, and of all that they are made of.
+/// Returns the catalogue's facts about the types `oids`, and about all types that they are made of.
 pub(super) async fn facts(session: &Session, oids: &[u32]) -> Result<HashMap<u32, TypeFacts>, CaptureError> {
     let rows = session.query(QUERY, &[&oids]).await.map_err(|error| statement_error("looking up types", &error))?;
     let fact = |row: &tokio_postgres::Row| TypeFacts {
@@ -37,13 +37,13 @@ pub(super) async fn facts(session: &Session, oids: &[u32]) -> Result<HashMap<u32
     Ok(rows.iter().map(|row| (row.get(0), fact(row))).collect())
 }
 
-/// The kinds of the types `oids`. A type that no longer exists is text.
+/// Returns the kinds of the types `oids`. A type that no longer exists counts as text.
 pub(super) async fn kinds(session: &Session, oids: &[u32]) -> Result<HashMap<u32, Kind>, CaptureError> {
     let facts = facts(session, oids).await?;
     Ok(oids.iter().map(|&oid| (oid, Kind::resolve(oid, &facts))).collect())
 }
 
-/// Says of columns what their types are, given the modifier of each.
+/// Sets the type of each column, given its type modifier.
 pub(crate) async fn resolve(session: &Session, columns: Vec<(&mut Column, i32)>) -> Result<(), CaptureError> {
     let oids: Vec<u32> = columns.iter().map(|(column, _)| column.type_oid).collect();
     let facts = facts(session, &oids).await?;
@@ -53,7 +53,7 @@ pub(crate) async fn resolve(session: &Session, columns: Vec<(&mut Column, i32)>)
     Ok(())
 }
 
-/// The equality of a type's keys: that of its default order, as its unique indexes use it. Domains have that of their base.
+/// Finds the equality operator of a type's default order, which unique indexes use. A domain has the operator of its base type.
 const EQUALITIES: &str = "
     WITH RECURSIVE under (oid, base) AS (
         SELECT oid, oid FROM unnest($1::oid[]) AS oid
@@ -69,8 +69,8 @@ const EQUALITIES: &str = "
     JOIN pg_namespace n ON n.oid = o.oprnamespace
     WHERE n.nspname <> 'pg_catalog'";
 
-/// The operators that make values of the types `oids` equal, where that is not PostgreSQL's own `=`: an extension's operator is not
-/// found by its name alone.
+/// Returns the equality operators of the types `oids`, where it is not PostgreSQL's own `=`. An extension's operator
+/// cannot be found by its name alone.
 pub(crate) async fn equalities(session: &Session, oids: &[u32]) -> Result<HashMap<u32, String>, CaptureError> {
     let rows = session.query(EQUALITIES, &[&oids]).await;
     let rows = rows.map_err(|error| statement_error("looking up the operators of types", &error))?;

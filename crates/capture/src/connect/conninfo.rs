@@ -1,4 +1,4 @@
-//! Checked connection settings of one host.
+//! The checked connection settings of one host.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::target::{Standing, Target};
 use crate::CaptureError;
 use crate::sql::quote_ident;
 
-/// How much of the peer has to be proved; the names are libpq's.
+/// How much the server has to prove. The names are libpq's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SslMode {
     Disable,
@@ -39,27 +39,27 @@ impl FromStr for SslMode {
     }
 }
 
-/// Where the server listens.
+/// The place at which the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Host {
-    /// A name or an address.
+    /// A host name or an address.
     Tcp(String),
-    /// The directory of its socket.
+    /// The directory of the server's Unix socket.
     Unix(PathBuf),
 }
 
-/// How the operating system notices that a connection is dead.
+/// How the operating system detects a dead connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Liveness {
-    /// Whether a silent connection is probed at all.
+    /// Whether a silent connection is probed.
     pub(super) keepalives: bool,
-    /// Silence before the first probe.
+    /// The silence before the first probe.
     pub(super) idle: Duration,
-    /// Between two probes.
+    /// The time between two probes.
     pub(super) interval: Duration,
-    /// Probes without an answer.
+    /// The number of unanswered probes after which the connection is dead.
     pub(super) retries: u32,
-    /// How long what was sent may stay unacknowledged.
+    /// How long sent data may stay unacknowledged.
     pub(super) user_timeout: Duration,
 }
 
@@ -73,18 +73,19 @@ impl Default for Liveness {
 /// Checked connection settings of one server and database.
 #[derive(Clone)]
 pub(crate) struct ConnInfo {
-    /// User, password, database, options and channel binding. Host and TLS are not set: sockets are opened here.
+    /// User, password, database, options and channel binding. Host and TLS are not set, because walvec opens the
+    /// sockets itself.
     pub(super) config: tokio_postgres::Config,
     pub(super) host: Host,
-    /// Where to connect, if it is not left to the name's resolution. Certificates are still checked against the name.
+    /// The address to connect to, instead of resolving the name. Certificates are still checked against the name.
     pub(super) address: Option<IpAddr>,
     pub(super) port: u16,
     pub(super) user: String,
     pub(super) database: String,
     pub(super) ssl_mode: SslMode,
-    /// Whether TLS begins without asking for it in PostgreSQL's own protocol.
+    /// Whether TLS starts directly, without a request in PostgreSQL's own protocol.
     pub(super) direct_tls: bool,
-    /// The file with the authorities to trust; `None`: the operating system's.
+    /// The file with the authorities to trust; `None` for those of the operating system.
     pub(super) root_cert: Option<PathBuf>,
     pub(super) target: Target,
     pub(super) connect_timeout: Duration,
@@ -92,12 +93,12 @@ pub(crate) struct ConnInfo {
 }
 
 impl ConnInfo {
-    /// `host:port/database`, for messages.
+    /// Returns `host:port/database`, for messages.
     pub(crate) fn server(&self) -> String {
         format!("{}/{}", self.place(), self.database)
     }
 
-    /// `host:port`.
+    /// Returns `host:port`.
     pub(super) fn place(&self) -> String {
         match &self.host {
             Host::Tcp(host) => format!("{host}:{}", self.port),
@@ -105,7 +106,7 @@ impl ConnInfo {
         }
     }
 
-    /// Fails if the server is not what `target_session_attrs` asks for.
+    /// Fails if the server does not match `target_session_attrs`.
     pub(super) fn refuse_other_target(&self, found: Standing) -> Result<(), CaptureError> {
         match self.target.contradiction(found) {
             None => Ok(()),
@@ -113,19 +114,19 @@ impl ConnInfo {
         }
     }
 
-    /// The error for a database that does not exist.
+    /// Returns the error for a database that does not exist.
     pub(super) fn no_database(&self) -> CaptureError {
         CaptureError::Database { database: self.database.clone(), server: self.place() }
     }
 
-    /// The error for a database that the role may not connect to.
+    /// Returns the error for a database that the role may not connect to.
     pub(super) fn no_entry(&self, reason: String) -> CaptureError {
         let grant =
             format!("GRANT CONNECT ON DATABASE {} TO {};", quote_ident(&self.database), quote_ident(&self.user));
         CaptureError::Rights { doing: format!("connecting to {}", self.server()), reason, grant: Some(grant) }
     }
 
-    /// How long it may take to connect and log in. `connect_timeout` covers each of the steps.
+    /// Returns how long connecting and logging in may take together. `connect_timeout` applies to each of the steps.
     pub(super) fn connect_limit(&self) -> Duration {
         self.connect_timeout * 2
     }

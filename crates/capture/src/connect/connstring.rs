@@ -1,17 +1,17 @@
-//! A connection string, in either of libpq's two forms, taken apart into settings.
+//! Splits a connection string, in either of libpq's two forms, into settings.
 //!
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING>
 //!
-//! No message repeats a value, nor a name that could be a piece of a password whose special characters were not encoded.
+//! Messages never repeat a value, nor a name that could be part of a password whose special characters were not encoded.
 
 use percent_encoding::percent_decode_str;
 
 use crate::CaptureError;
 
-/// Settings by their names, decoded, in the order of the string. A list of hosts stays a list with commas.
+/// Settings with their names, decoded, in the order of the string. A list of hosts stays a comma-separated list.
 pub(super) type Settings = Vec<(String, String)>;
 
-/// Takes `text` apart.
+/// Splits `text` into settings.
 pub(super) fn settings(text: &str) -> Result<Settings, CaptureError> {
     match text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://")) {
         Some(rest) => of_url(rest),
@@ -19,7 +19,7 @@ pub(super) fn settings(text: &str) -> Result<Settings, CaptureError> {
     }
 }
 
-/// `user:password@host:port,host:port/database?name=value&…`
+/// Splits `user:password@host:port,host:port/database?name=value&…`.
 fn of_url(url: &str) -> Result<Settings, CaptureError> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (authority, database) = base.split_once('/').unwrap_or((base, ""));
@@ -50,7 +50,7 @@ fn of_url(url: &str) -> Result<Settings, CaptureError> {
     Ok(found)
 }
 
-/// The port is empty if there is none. An IPv6 address has colons of its own, inside brackets.
+/// Splits a place into host and port; the port is empty if there is none. An IPv6 address contains colons, and is in brackets.
 fn host_and_port(place: &str) -> (&str, &str) {
     if let Some((address, rest)) = place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         return (address, rest.strip_prefix(':').unwrap_or(rest));
@@ -58,7 +58,7 @@ fn host_and_port(place: &str) -> (&str, &str) {
     place.rsplit_once(':').unwrap_or((place, ""))
 }
 
-/// Splits `key = 'value'` pairs as libpq does: blanks around `=`, single quotes, backslash escapes.
+/// Splits `key = 'value'` pairs as libpq does: spaces around `=`, single quotes, backslash escapes.
 fn of_pairs(text: &str) -> Result<Settings, CaptureError> {
     let mut found = Settings::new();
     let mut input = text.trim_start();
@@ -71,7 +71,7 @@ fn of_pairs(text: &str) -> Result<Settings, CaptureError> {
     Ok(found)
 }
 
-/// Reads one value; returns it with what follows.
+/// Reads one value, and returns it with the rest of the input.
 fn pair_value(input: &str) -> Result<(String, &str), CaptureError> {
     let quoted = input.starts_with('\'');
     let mut value = String::new();
@@ -92,7 +92,7 @@ fn decoded(text: &str) -> Result<String, CaptureError> {
     decoded.map(Into::into).map_err(|_| invalid("a percent-encoded setting is not UTF-8"))
 }
 
-/// Settings of libpq that walvec does not have.
+/// Settings of libpq that walvec does not support.
 const UNSUPPORTED: [&str; 12] = [
     "gssdelegation",
     "gssencmode",
@@ -108,7 +108,7 @@ const UNSUPPORTED: [&str; 12] = [
     "replication",
 ];
 
-/// Settings that other libraries read from the same URL, and whose they are.
+/// Settings that other libraries read from the same URL, with the name of the library.
 const FOREIGN: [(&str, &str); 22] = [
     ("schema", "Prisma"),
     ("connection_limit", "Prisma"),
@@ -134,8 +134,8 @@ const FOREIGN: [(&str, &str); 22] = [
     ("search_path", "SQLx or pgx"),
 ];
 
-/// The error for settings that are not known. Only names that are in a list of ours are repeated: what follows an
-/// unencoded `?` or a quotation mark in a password looks like a name, too.
+/// Returns the error for unknown settings. It repeats only names from the lists above: the text after an unencoded `?`
+/// or quotation mark in a password looks like a name, too.
 pub(super) fn unknown(names: &[&str]) -> CaptureError {
     if let Some(name) = names.iter().find(|name| UNSUPPORTED.contains(name)) {
         return invalid(&format!("walvec does not support `{name}`; delete it"));

@@ -1,4 +1,4 @@
-//! Opening the connection under a session: socket and TLS. Both kinds of sessions go through here.
+//! Opens the connection under a session: socket and TLS. Both kinds of sessions use it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,15 +18,14 @@ use super::tls;
 use super::wire::Stream;
 use crate::CaptureError;
 
-/// A connection that no session has been opened on yet.
+/// A connection on which no session was opened yet.
 pub(super) struct Connection {
     pub(super) stream: Box<dyn Stream>,
-    /// The digest of the server's certificate that a login can be bound to; `None` without TLS, or for a certificate that
-    /// has none.
+    /// The digest of the server's certificate that a login can be bound to; `None` without TLS, or if the certificate has none.
     pub(super) binding: Option<Vec<u8>>,
 }
 
-/// Connects to the server, encrypted as far as `sslmode` asks for it.
+/// Connects to the server, encrypted as `sslmode` requires.
 pub(super) async fn open(info: &ConnInfo) -> Result<Connection, CaptureError> {
     match &info.host {
         #[cfg(unix)]
@@ -51,7 +50,7 @@ async fn in_time<T>(info: &ConnInfo, connecting: impl Future<Output = io::Result
     tokio::time::timeout(info.connect_timeout, connecting).await.map_err(late)?
 }
 
-/// Tries each address of the name, each for as long as `connect_timeout` allows.
+/// Tries each address of the name, for up to `connect_timeout` each.
 async fn tcp(info: &ConnInfo, host: &str) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = match info.address {
         Some(address) => vec![(address, info.port).into()],
@@ -70,7 +69,7 @@ async fn tcp(info: &ConnInfo, host: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Lets the operating system find out when the peer is gone without a word.
+/// Makes the operating system detect a peer that has silently disappeared.
 fn keep_alive(stream: &TcpStream, liveness: &Liveness) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
@@ -108,7 +107,7 @@ async fn secure(info: &ConnInfo, host: &str, mut stream: TcpStream) -> Result<Co
     Ok(Connection { stream: Box::new(stream), binding })
 }
 
-/// Asks whether the server speaks TLS.
+/// Asks whether the server supports TLS.
 async fn has_tls(stream: &mut TcpStream) -> io::Result<bool> {
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);

@@ -1,4 +1,4 @@
-//! The settings of a connection string, checked: one [`ConnInfo`] for each host that is named.
+//! Checks the settings of a connection string, and makes one [`ConnInfo`] for each host in it.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use super::settings;
 use super::target::Target;
 use crate::CaptureError;
 
-/// How long a connection attempt may take, unless `connect_timeout` says otherwise.
+/// How long a connection attempt may take, unless `connect_timeout` is set.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Where servers put their sockets: packages of Linux distributions, and PostgreSQL itself.
+/// The directories in which servers create their sockets: that of Linux distributions' packages, and PostgreSQL's own default.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
-/// Takes `url` apart: the servers to try, in order; at least one.
+/// Parses `url` into the servers to try, in order; at least one.
 pub(super) fn parse(url: &SecretString) -> Result<Vec<ConnInfo>, CaptureError> {
     let mut given = Given(connstring::settings(url.expose_secret())?);
     let hosts = given.hosts()?;
@@ -45,7 +45,7 @@ pub(super) fn parse(url: &SecretString) -> Result<Vec<ConnInfo>, CaptureError> {
     Ok(infos)
 }
 
-/// What all hosts have in common.
+/// The settings that all hosts have in common.
 struct Template {
     info: ConnInfo,
     ssl_mode: Option<SslMode>,
@@ -55,9 +55,9 @@ impl Template {
     fn ssl_mode_of(&self, host: &Host) -> SslMode {
         let has_authority = self.info.root_cert.is_some();
         match self.ssl_mode {
-            // As in libpq: nothing else can listen on a socket file.
+            // As in libpq. No other program can listen on a socket file.
             _ if matches!(host, Host::Unix(_)) => SslMode::Disable,
-            // As in libpq: an authority that is given is also checked.
+            // As in libpq: if an authority is given, it is also checked.
             Some(SslMode::Require) if has_authority => SslMode::VerifyCa,
             Some(mode) => mode,
             None if is_loopback(host) && !has_authority => SslMode::Prefer,
@@ -66,11 +66,11 @@ impl Template {
     }
 }
 
-/// The settings that have not been looked at yet.
+/// The settings that were not read yet.
 struct Given(Settings);
 
 impl Given {
-    /// Takes a setting out; the last one counts, as in libpq. An empty one is none.
+    /// Removes and returns a setting. The last one counts, as in libpq, and an empty one counts as absent.
     fn take(&mut self, name: &str) -> Option<String> {
         let value = self.0.iter().rev().find(|(found, _)| found == name).map(|(_, value)| value.clone());
         self.0.retain(|(found, _)| found != name);
@@ -86,7 +86,7 @@ impl Given {
         self.take(name).map(|list| list.split(',').map(|item| item.trim().to_owned()).collect()).unwrap_or_default()
     }
 
-    /// One of a few words.
+    /// Removes and returns a setting that has to be one of a few words.
     fn word<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, CaptureError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let known = words.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning);
@@ -94,7 +94,8 @@ impl Given {
         known.map(Some).ok_or_else(|| invalid(&format!("{name} is none of {}", expected.join(", "))))
     }
 
-    /// The hosts with their ports; without any, this machine: its socket if there is one, as libpq does.
+    /// Removes and returns the hosts with their ports. Without any, the host is this machine: its socket if there is
+    /// one, as in libpq.
     fn hosts(&mut self) -> Result<Vec<(Host, Option<IpAddr>, u16)>, CaptureError> {
         let (names, addresses, ports) = (self.list("host"), self.list("hostaddr"), self.list("port"));
         let count = names.len().max(addresses.len()).max(1);
@@ -124,7 +125,7 @@ impl Given {
         (0..count).map(host).collect()
     }
 
-    /// Everything else. What remains is not known.
+    /// Reads all other settings. Those that remain are unknown.
     fn template(mut self) -> Result<Template, CaptureError> {
         let mut config = tokio_postgres::Config::new();
         let user = self.take("user").unwrap_or_else(|| "postgres".to_owned());
@@ -134,7 +135,7 @@ impl Given {
             config.password(password);
         }
         config.options(settings::marked(self.take("options").as_deref()));
-        // Sessions are called walvec, so that they are found; the name of a pool's or a framework's making is not needed.
+        // All sessions are called walvec, so that they can be found. A name set by a connection pool or a framework is ignored.
         let _ = (self.take("application_name"), self.take("fallback_application_name"));
         let bindings = [
             ("disable", ChannelBinding::Disable),
@@ -144,7 +145,7 @@ impl Given {
         if let Some(binding) = self.word("channel_binding", &bindings)? {
             config.channel_binding(binding);
         }
-        // All hosts are tried until one is what it has to be: the order decides about time only.
+        // All hosts are tried until one matches, so their order affects only the time that it takes.
         let _ = self.word("load_balance_hosts", &[("disable", ()), ("random", ())])?;
         let direct_tls = self.word("sslnegotiation", &[("postgres", false), ("direct", true)])?.unwrap_or(false);
         let (ssl_mode, root_cert) = self.tls()?;
@@ -174,7 +175,7 @@ impl Given {
 
     fn tls(&mut self) -> Result<(Option<SslMode>, Option<PathBuf>), CaptureError> {
         let mut mode = self.take("sslmode").map(|name| name.parse()).transpose()?;
-        // As in libpq, for URLs that were made for JDBC; Heroku's are like that.
+        // As in libpq, for URLs written for JDBC. Heroku's URLs are of this kind.
         match self.take("ssl").as_deref() {
             None => {}
             Some("true") => mode = mode.or(Some(SslMode::Require)),

@@ -1,4 +1,4 @@
-//! The hosts of a source, and which of them its sessions are opened on.
+//! The hosts of a source, and the choice of the one on which sessions are opened.
 
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -6,20 +6,20 @@ use tokio_util::sync::CancellationToken;
 use super::{ConnInfo, Session, given};
 use crate::CaptureError;
 
-/// The hosts that the settings name, in the order in which they are tried.
+/// The hosts in the settings, in the order in which they are tried.
 pub(crate) struct Hosts(Vec<ConnInfo>);
 
 impl Hosts {
-    /// Takes the settings apart.
+    /// Parses the settings.
     pub(crate) fn parse(url: &SecretString) -> Result<Self, CaptureError> {
         given::parse(url).map(Self)
     }
 
-    /// Opens a session on the first host that answers and is what it has to be. All other sessions of a run belong on this
-    /// host: another one may be behind it, or be no part of its cluster.
+    /// Opens a session on the first host that answers and matches `target_session_attrs`. All other sessions of a run
+    /// have to use this host: another one may lag behind it, or belong to another cluster.
     ///
     /// # Errors
-    /// The error of a single host; of several, what each of them said.
+    /// Returns the error of a single host, or the errors of all hosts if there are several.
     pub(crate) async fn open(&self, shut_down: &CancellationToken) -> Result<(Session, ConnInfo), CaptureError> {
         let mut tried = Vec::with_capacity(self.0.len());
         for info in &self.0 {

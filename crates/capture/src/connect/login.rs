@@ -1,4 +1,4 @@
-//! Opening a replication session: startup, password.
+//! Opens a replication session: startup and authentication.
 
 use std::io;
 
@@ -14,8 +14,7 @@ use crate::CaptureError;
 
 /// Connects in replication mode and logs in.
 ///
-/// An ordinary session of the same settings has been opened before, so that most of what can be wrong with them has been
-/// told already.
+/// An ordinary session with the same settings was opened before, so most mistakes in them have already been reported.
 pub(super) async fn open(info: &ConnInfo) -> Result<Wire, CaptureError> {
     let limit = info.connect_limit();
     let late =
@@ -40,14 +39,14 @@ async fn log_in(info: &ConnInfo) -> Result<Wire, CaptureError> {
     loop {
         match wire.receive().await.map_err(failed)?.tag {
             b'Z' => return Ok(wire),
-            // The key for cancelling; a newer protocol's options.
+            // The key for cancelling; options of a newer protocol.
             b'K' | b'v' => {}
             tag => return Err(failed(WireError::Unexpected(tag))),
         }
     }
 }
 
-/// Answers the server's questions until it is content.
+/// Answers the server's authentication requests until it accepts the login.
 async fn authenticate(wire: &mut Wire, info: &ConnInfo, end_point: Option<Vec<u8>>) -> Result<(), CaptureError> {
     let failed = |error: WireError| super::replication::classify(&info.server(), "", error);
     let binding = Binding { asked: info.config.get_channel_binding(), end_point };
@@ -72,14 +71,14 @@ async fn authenticate(wire: &mut Wire, info: &ConnInfo, end_point: Option<Vec<u8
     }
 }
 
-/// What the login can be bound to, so that a server in the middle cannot pass it on.
+/// What the login can be bound to, so that a server in the middle cannot relay it.
 struct Binding {
     asked: ChannelBinding,
     end_point: Option<Vec<u8>>,
 }
 
 impl Binding {
-    /// The mechanism to use among those that the server offers, as tokio-postgres chooses it for ordinary sessions.
+    /// Chooses a mechanism among those that the server offers, as tokio-postgres does for ordinary sessions.
     fn choose(&self, offered: &[u8]) -> io::Result<(&'static str, sasl::ChannelBinding)> {
         let is_offered = |name: &str| offered.split(|byte| *byte == 0).any(|offer| offer == name.as_bytes());
         let end_point = self.end_point.clone().filter(|_| self.asked != ChannelBinding::Disable);
@@ -93,13 +92,13 @@ impl Binding {
         }
     }
 
-    /// Refuses a login without SCRAM where it had to be bound.
+    /// Refuses a login without SCRAM if it has to be bound.
     fn refuse_unbound(&self) -> io::Result<()> {
         if self.asked == ChannelBinding::Require { Err(not_bound()) } else { Ok(()) }
     }
 }
 
-/// What is said of a server to which a login cannot be bound, although it has to be.
+/// The message for a server to which a login cannot be bound, although it has to be.
 pub(super) const NOT_BOUND: &str = "channel_binding=require, but the server or its certificate does not support channel binding \
     (SCRAM-SHA-256-PLUS); delete `channel_binding=require` and use sslmode=verify-full";
 
@@ -116,7 +115,7 @@ struct Login<'a> {
     scram: Option<(sasl::ScramSha256, bool)>,
 }
 
-/// What to do after a question.
+/// The answer to an authentication request.
 enum Answer {
     Say(BytesMut),
     Listen,

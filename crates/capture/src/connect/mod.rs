@@ -1,18 +1,18 @@
 //! Connections to PostgreSQL.
 //!
-//! - [`connstring`]: the connection string, taken apart into settings
-//! - [`given`]: the settings, checked; [`conninfo`]: those of one host
-//! - [`hosts`]: the host to use, among several
-//! - [`target`]: what that has to be
-//! - [`dial`]: socket and TLS, for both kinds of sessions
-//! - [`tls`]: what `sslmode` asks for
-//! - [`settings`]: the session settings that are pinned everywhere
-//! - [`session`]: ordinary sessions, by tokio-postgres
-//! - [`secured`]: how it takes a connection that is encrypted already
+//! - [`connstring`]: splits the connection string into settings
+//! - [`given`]: checks the settings; [`conninfo`]: the checked settings of one host
+//! - [`hosts`]: chooses a host among several
+//! - [`target`]: the requirements on that host
+//! - [`dial`]: opens socket and TLS, for both kinds of sessions
+//! - [`tls`]: TLS as `sslmode` requires it
+//! - [`settings`]: the session settings that are pinned on every connection
+//! - [`session`]: ordinary sessions, with tokio-postgres
+//! - [`secured`]: hands an encrypted connection to tokio-postgres
 //! - [`replication`]: replication sessions
-//! - [`inquiry`]: whether the server works for a session that is silent
-//! - [`login`]: opening one
-//! - [`wire`]: the protocol that it speaks
+//! - [`inquiry`]: finds out whether the server works for a silent session
+//! - [`login`]: opens a replication session
+//! - [`wire`]: the protocol of a replication session
 
 mod conninfo;
 mod connstring;
@@ -39,11 +39,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::CaptureError;
 
-/// Opens an ordinary session on the server that a [`SourceConfig::url`](crate::SourceConfig::url) names, with the same TLS
-/// and the same pinned settings as every other one, so that values have the same text.
+/// Opens an ordinary session on the server that a [`SourceConfig::url`](crate::SourceConfig::url) names. It has the
+/// same TLS and the same pinned settings as all other sessions, so that values have the same text.
 ///
 /// # Errors
-/// If the settings cannot be used (`E_CONFIG`), or the server cannot be reached, trusted or logged in to.
+/// Fails if the settings cannot be used (`E_CONFIG`), or if the server cannot be reached, trusted or logged in to.
 pub async fn open_session(url: &SecretString) -> Result<Session, CaptureError> {
     Ok(Hosts::parse(url)?.open(&CancellationToken::new()).await?.0)
 }

@@ -14,7 +14,7 @@ use crate::limits::{Resource, is_too_large};
 use crate::outlook::Outlook;
 use crate::sql::{quote_ident, quote_literal};
 
-/// How long to wait until the server has ended a session that was left.
+/// How long to wait until the server has ended a session after a goodbye.
 const LEAVING: Duration = Duration::from_secs(2);
 
 /// A replication session with pinned settings. Ends when it is dropped.
@@ -27,7 +27,7 @@ pub(crate) struct Replication {
 }
 
 impl Replication {
-    /// Connects and pins the session's settings. `slot` is the one that the session will work with.
+    /// Connects and pins the session's settings. `slot` is the slot that the session will use.
     pub(crate) async fn open(info: &ConnInfo, slot: &str, version: u32) -> Result<Self, CaptureError> {
         let wire = login::open(info).await?;
         let mut session = Self { wire, info: info.clone(), pid: 0, server: info.server(), slot: slot.to_owned() };
@@ -44,12 +44,12 @@ impl Replication {
         Ok(session)
     }
 
-    /// The server process.
+    /// Returns the process id of the session on the server.
     pub(crate) const fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Looks from outside whether the server works for this session, which it may do in silence.
+    /// Asks through another session whether the server works for this one, which it may do in silence.
     pub(crate) fn is_at_work(&self) -> impl Future<Output = bool> + Send + 'static {
         let (info, pid) = (self.info.clone(), self.pid);
         async move { inquiry::is_at_work(&info, pid).await }
@@ -61,12 +61,12 @@ impl Replication {
         row.map_err(|error| self.failed(error))
     }
 
-    /// Starts the stream at the slot's own position.
+    /// Starts the stream at the slot's own confirmed position.
     ///
-    /// Position 0/0 makes the server use `confirmed_flush_lsn`. A position of ours could only be ignored, if it is lower,
-    /// or skip changes, if it is higher.
+    /// Position 0/0 makes the server use `confirmed_flush_lsn`. An explicit position would be ignored if it is lower,
+    /// and skip changes if it is higher.
     pub(crate) async fn start(&mut self, publication: &str) -> Result<(), CaptureError> {
-        // A list of names inside a literal: the quotes of the identifier are part of the option's value.
+        // The option is a list of names inside a literal, so the identifier's quotes are part of its value.
         let names = quote_literal(&quote_ident(publication));
         let command = format!(
             "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {names})",
@@ -76,45 +76,45 @@ impl Replication {
         started.map_err(|error| self.failed(error))
     }
 
-    /// Waits for the next message of the stream. Safe to drop: nothing that was read is lost.
+    /// Waits for the next message of the stream. Cancellation safe: dropping the future loses nothing that was read.
     pub(crate) async fn next(&mut self) -> Result<Bytes, CaptureError> {
         let message = self.wire.next_copy().await;
         message.map_err(|error| self.failed(error))
     }
 
-    /// The next message, if it is here already.
+    /// Returns the next message, if it has already arrived.
     pub(crate) fn next_now(&mut self) -> Option<Result<Bytes, CaptureError>> {
         let message = self.wire.next_copy_now()?;
         Some(message.map_err(|error| self.failed(error)))
     }
 
-    /// Tells the server what has been received, and what it may forget; with `reply`, asks it for a sign of life.
+    /// Reports to the server what was received and what it may forget. With `reply`, asks the server to answer.
     pub(crate) async fn send_status(&mut self, received: Lsn, confirmed: Lsn, reply: bool) -> Result<(), CaptureError> {
         let sent = self.wire.send_copy(&status(received, confirmed, reply)).await;
         sent.map_err(|error| self.failed(error))
     }
 
-    /// Ends a running stream: the server has read everything that it was told, and has let go of the slot.
+    /// Ends a running stream. Afterwards the server has read all feedback and released the slot.
     pub(crate) async fn finish(&mut self) -> Result<(), CaptureError> {
         let finished = self.wire.finish_copy().await;
         finished.map_err(|error| self.failed(error))
     }
 
-    /// Says goodbye. The server would also notice without.
+    /// Ends the session. The server would also notice a closed connection.
     pub(crate) async fn close(self) {
         if let Err(error) = self.wire.terminate().await {
             tracing::debug!(%error, "the replication session ended without a goodbye");
         }
     }
 
-    /// Says goodbye and waits until the server has let go, so that the connection counts for no limit any more.
+    /// Ends the session and waits until the server has ended it too, so that the connection no longer counts towards any limit.
     pub(crate) async fn leave(self) {
         if tokio::time::timeout(LEAVING, self.wire.leave()).await.is_err() {
             tracing::debug!("the server takes its time to end a replication session");
         }
     }
 
-    /// The error for a server that no longer says anything.
+    /// Returns the error for a server that has been silent for too long.
     pub(crate) fn silent(&self, limit: Duration) -> CaptureError {
         let reason = format!("the server has been silent for {} s", limit.as_secs());
         CaptureError::Connect { server: self.server.clone(), reason }
@@ -125,14 +125,14 @@ impl Replication {
     }
 }
 
-/// A standby status update; <https://www.postgresql.org/docs/current/protocol-replication.html>.
+/// Encodes a standby status update; <https://www.postgresql.org/docs/current/protocol-replication.html>.
 fn status(received: Lsn, confirmed: Lsn, reply: bool) -> Vec<u8> {
     const EPOCH_2000: Duration = Duration::from_secs(946_684_800);
-    // Only shown in pg_stat_replication; a clock before the year 2000 may as well say so.
+    // Only shown in pg_stat_replication, so a clock before the year 2000 does no harm.
     let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + EPOCH_2000).unwrap_or_default();
     let clock = u64::try_from(clock.as_micros()).unwrap_or(0);
     let mut message = vec![b'r'];
-    // Written, flushed and applied: only the second one moves the slot.
+    // The written, flushed and applied positions. Only the second one moves the slot.
     for number in [received.0, confirmed.0, confirmed.0, clock] {
         message.extend(number.to_be_bytes());
     }
@@ -140,7 +140,7 @@ fn status(received: Lsn, confirmed: Lsn, reply: bool) -> Vec<u8> {
     message
 }
 
-/// The error by what it means to the user.
+/// Converts an error by what it means to the user.
 pub(super) fn classify(server: &str, slot: &str, error: WireError) -> CaptureError {
     let (server, slot) = (server.to_owned(), slot.to_owned());
     let (sqlstate, reason) = match error {
@@ -178,13 +178,13 @@ pub(super) fn classify(server: &str, slot: &str, error: WireError) -> CaptureErr
             let (place, database) = server.rsplit_once('/').unwrap_or((&server, ""));
             CaptureError::Database { database: database.to_owned(), server: place.to_owned() }
         }
-        // The server ends the connection with these; the next one may live.
+        // The server ends the connection with these errors. The next connection may work.
         _ if Outlook::of(&sqlstate) == Outlook::NextSession => CaptureError::Connect { server, reason },
         _ => CaptureError::Statement { doing: format!("working with slot \"{slot}\""), sqlstate, reason },
     }
 }
 
-/// The part of a message between its first two double quotes.
+/// Returns the part of a message between its first two double quotes.
 fn quoted_part(message: &str) -> String {
     message.split('"').nth(1).unwrap_or_default().to_owned()
 }

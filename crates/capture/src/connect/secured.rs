@@ -1,7 +1,8 @@
-//! Hands connections that are open, and encrypted where they have to be, to tokio-postgres.
+//! Hands open connections, encrypted where required, to tokio-postgres.
 //!
-//! The library asks for TLS itself, unless it is told that the connection begins with it: then it only calls what would do
-//! the handshake. Ours has been done. So sockets and TLS are the same for both kinds of sessions.
+//! The library requests TLS itself, unless it is told that the connection starts with TLS. In that case it only calls
+//! the function for the handshake, which walvec has already done. Sockets and TLS are therefore the same for both kinds
+//! of sessions.
 
 use std::future::{Ready, ready};
 use std::io;
@@ -16,10 +17,10 @@ use tokio_postgres::{Client, Config};
 use super::dial;
 use super::wire::Stream;
 
-/// What drives a session.
+/// The future that drives a session.
 pub(super) type Connection = tokio_postgres::Connection<Box<dyn Stream>, Secured<Box<dyn Stream>>>;
 
-/// Logs in.
+/// Logs in on an open connection.
 pub(super) async fn log_in(
     config: &Config,
     connection: dial::Connection,
@@ -29,7 +30,7 @@ pub(super) async fn log_in(
     config.connect_raw(connection.stream, Handshaken { binding: connection.binding }).await
 }
 
-/// Stands in for a TLS library: the handshake is done.
+/// Takes the place of a TLS library whose handshake is already done.
 struct Handshaken {
     binding: Option<Vec<u8>>,
 }
@@ -44,7 +45,7 @@ impl<S: Stream> TlsConnect<S> for Handshaken {
     }
 }
 
-/// A connection with what a login on it can be bound to.
+/// A connection together with what a login on it can be bound to.
 pub(super) struct Secured<S> {
     stream: S,
     binding: Option<Vec<u8>>,

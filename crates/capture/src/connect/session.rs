@@ -19,10 +19,10 @@ use super::{ConnInfo, dial, inquiry, secured, settings, tls};
 use crate::CaptureError;
 use crate::limits::{Resource, is_too_large};
 
-/// A session with pinned settings: a client of tokio-postgres. Ends when it is dropped.
+/// A session with pinned settings, based on a client of tokio-postgres. Ends when it is dropped.
 ///
-/// Its own methods, which have the names of the client's, wait for an answer for as long as the server works on it, and no
-/// longer: a connection that is dead fails.
+/// The methods with the names of the client's wait for an answer only as long as the server works on it. On a dead
+/// connection they fail.
 pub struct Session {
     client: Client,
     info: ConnInfo,
@@ -38,9 +38,10 @@ impl Session {
         Self::open_watched(info, CancellationToken::new()).await
     }
 
-    /// Opens a session as [`open`](Self::open) does. `shut_down` is cancelled when the server ends the session because it stops.
+    /// Opens a session like [`open`](Self::open), and cancels `shut_down` when the server ends the session because it
+    /// shuts down.
     pub(crate) async fn open_watched(info: &ConnInfo, shut_down: CancellationToken) -> Result<Self, CaptureError> {
-        // `connect_timeout` covers each step of connecting; a proxy may go silent after it.
+        // `connect_timeout` applies to each step of connecting. A proxy may go silent after the first one.
         let limit = info.connect_limit();
         let (client, connection) = tokio::time::timeout(limit, log_in(info)).await.map_err(|_| no_answer(info))??;
         let connection = tokio::spawn(async move {
@@ -48,7 +49,7 @@ impl Session {
                 if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) {
                     shut_down.cancel();
                 }
-                // Whoever uses the client gets an error as well; this one has the cause.
+                // The user of the client gets an error as well. This one has the cause.
                 debug!(error = %describe(&error), "connection to PostgreSQL ended");
             }
         });
@@ -57,12 +58,12 @@ impl Session {
         Ok(session)
     }
 
-    /// The host on which it was opened.
+    /// Returns the settings of the host on which the session was opened.
     pub(crate) const fn info(&self) -> &ConnInfo {
         &self.info
     }
 
-    /// Asks the server who it is, and pins the session's settings.
+    /// Asks the server for its version and process id, and pins the session's settings.
     async fn introduce(&mut self) -> Result<(), CaptureError> {
         let question = format!("SELECT current_setting('server_version_num'), pg_backend_pid(), {}", settings::IS_OURS);
         let row = self.client.query_one(&question, &[]).await;
@@ -78,8 +79,8 @@ impl Session {
         pinned.map_err(|error| statement_error("setting up the session", &error))
     }
 
-    /// Fails if the server is not what `target_session_attrs` asks for. Asked before the settings are pinned, which are the
-    /// answer's subject.
+    /// Fails if the server does not match `target_session_attrs`. Has to run before the settings are pinned, because
+    /// they would change the answer.
     async fn refuse_other_target(&self) -> Result<(), CaptureError> {
         if self.info.target == Target::Any {
             return Ok(());
@@ -89,8 +90,8 @@ impl Session {
         self.info.refuse_other_target(Standing { in_recovery: row.get(0), read_only: row.get(1) })
     }
 
-    /// Waits for `answer`, and looks from outside, each time that the server has been silent for a while, whether it
-    /// is working on it.
+    /// Waits for `answer`. Whenever the server has been silent for a while, asks through another session whether it is
+    /// still working.
     async fn answered<T>(&self, answer: impl Future<Output = T>) -> T {
         let mut answer = std::pin::pin!(answer);
         loop {
@@ -99,7 +100,7 @@ impl Session {
                 Err(_) if inquiry::is_at_work(&self.info, self.pid).await => {}
                 Err(_) => {
                     tracing::warn!(server = self.info.server(), pid = self.pid, "a connection to PostgreSQL is dead");
-                    // Whoever waits for an answer gets an error now.
+                    // This makes the pending answer fail.
                     self.connection.abort();
                     return answer.await;
                 }
@@ -107,32 +108,32 @@ impl Session {
         }
     }
 
-    /// As [`Client::query`].
+    /// Runs [`Client::query`], and fails on a dead connection.
     pub(crate) async fn query(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
         self.answered(self.client.query(sql, parameters)).await
     }
 
-    /// As [`Client::query_one`].
+    /// Runs [`Client::query_one`], and fails on a dead connection.
     pub(crate) async fn query_one(&self, sql: &str, parameters: Parameters<'_>) -> Result<Row, Error> {
         self.answered(self.client.query_one(sql, parameters)).await
     }
 
-    /// As [`Client::query_opt`].
+    /// Runs [`Client::query_opt`], and fails on a dead connection.
     pub(crate) async fn query_opt(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, Error> {
         self.answered(self.client.query_opt(sql, parameters)).await
     }
 
-    /// As [`Client::execute`].
+    /// Runs [`Client::execute`], and fails on a dead connection.
     pub(crate) async fn execute(&self, sql: &str, parameters: Parameters<'_>) -> Result<u64, Error> {
         self.answered(self.client.execute(sql, parameters)).await
     }
 
-    /// As [`Client::batch_execute`].
+    /// Runs [`Client::batch_execute`], and fails on a dead connection.
     pub(crate) async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
         self.answered(self.client.batch_execute(sql)).await
     }
 
-    /// As [`Client::copy_out`].
+    /// Runs [`Client::copy_out`], and fails on a dead connection.
     pub(crate) async fn copy_out(&self, sql: &str) -> Result<impl Stream<Item = Result<Bytes, Error>> + '_, Error> {
         let copy = Box::pin(self.answered(self.client.copy_out(sql)).await?);
         Ok(futures::stream::unfold(copy, move |mut copy| async move {
@@ -142,7 +143,7 @@ impl Session {
     }
 }
 
-/// Values for the places `$1`, `$2` and so on of a statement.
+/// The values for a statement's parameters `$1`, `$2` and so on.
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Deref for Session {
@@ -164,7 +165,7 @@ pub(super) fn no_answer(info: &ConnInfo) -> CaptureError {
     CaptureError::Connect { server: info.server(), reason }
 }
 
-/// Opens a session of the library's on a connection of ours.
+/// Opens a session of tokio-postgres on a connection that walvec has opened.
 pub(super) fn log_in(info: &ConnInfo) -> BoxFuture<'_, Result<(Client, secured::Connection), CaptureError>> {
     Box::pin(async move {
         let connection = dial::open(info).await?;
@@ -172,7 +173,7 @@ pub(super) fn log_in(info: &ConnInfo) -> BoxFuture<'_, Result<(Client, secured::
     })
 }
 
-/// An error of the connection attempt, by what it means to the user.
+/// Converts an error of the connection attempt by what it means to the user.
 fn connect_error(info: &ConnInfo, error: &Error) -> CaptureError {
     let server = info.server();
     let reason = describe(error);
@@ -193,7 +194,7 @@ fn connect_error(info: &ConnInfo, error: &Error) -> CaptureError {
         };
     }
     let text = error.to_string();
-    // The library keeps the kind of its errors to itself; these texts are its own.
+    // The library does not expose the kind of its errors. These texts are its own.
     let broken = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
     if broken.is_some_and(tls::is_broken_connection) {
         CaptureError::Connect { server, reason }
@@ -208,7 +209,7 @@ fn connect_error(info: &ConnInfo, error: &Error) -> CaptureError {
     }
 }
 
-/// An error of a statement, with what it was for.
+/// Converts an error of a statement. `doing` says what the statement was for.
 pub(crate) fn statement_error(doing: &str, error: &Error) -> CaptureError {
     let reason = describe(error);
     if let Some(resource) = error.code().and_then(|state| Resource::of(state.code(), &reason)) {
@@ -222,7 +223,7 @@ pub(crate) fn statement_error(doing: &str, error: &Error) -> CaptureError {
         Some(state) if *state == SqlState::INSUFFICIENT_PRIVILEGE => {
             CaptureError::Rights { doing: doing.to_owned(), reason, grant: None }
         }
-        // The server checks what it sends, where the database itself has no encoding or another one.
+        // The server checks what it sends if the database itself has no encoding, or another one.
         Some(state) if [SqlState::CHARACTER_NOT_IN_REPERTOIRE, SqlState::UNTRANSLATABLE_CHARACTER].contains(state) => {
             CaptureError::Encoding { place: doing.to_owned(), reason }
         }
@@ -230,7 +231,7 @@ pub(crate) fn statement_error(doing: &str, error: &Error) -> CaptureError {
     }
 }
 
-/// The server's own message, or the whole chain of causes.
+/// Returns the server's own message, or the whole chain of causes.
 pub(crate) fn describe(error: &Error) -> String {
     if let Some(server) = error.as_db_error() {
         let detail = server.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();

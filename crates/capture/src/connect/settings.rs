@@ -1,26 +1,27 @@
-//! Session settings that decide what values look like and how long a session lives.
+//! Session settings that decide how values are printed and how long a session lives.
 //!
-//! They are pinned on every connection, because a role or a database can carry its own (`ALTER ROLE ... SET`), and the
-//! copy, the stream and the re-select must write every value the same.
+//! They are pinned on every connection, because a role or a database can have its own (`ALTER ROLE ... SET`), and the
+//! copy, the stream and the re-select must print every value the same.
 
 use crate::CaptureError;
 
 use super::ConnInfo;
 
-/// Adds a setting of walvec's own to a connection's `options`, by which [`refuse_shared`] knows the session again.
+/// Adds walvec's own setting to a connection's `options`. [`refuse_shared`] recognises the session by it.
 ///
-/// A pooler that hands its sessions from client to client does not pass `options` on: it refuses the connection, or drops them.
-/// The time limit is lifted here as well: the questions that come before the first `SET` are bound by a role's own otherwise.
+/// A pooler that passes its sessions from client to client does not forward `options`: it refuses the connection or
+/// drops them. The statement timeout is lifted here as well, because a role's own timeout would otherwise apply to the
+/// questions before the first `SET`.
 pub(super) fn marked(options: Option<&str>) -> String {
     let mark = "-c walvec.session=on -c statement_timeout=0";
     options.map_or_else(|| mark.to_owned(), |given| format!("{given} {mark}"))
 }
 
-/// Answers whether the session is the one that [`marked`] options opened: `on`, or something else.
+/// An expression that is `on` if the session is the one opened with [`marked`] options, and something else if not.
 pub(super) const IS_OURS: &str = "coalesce(current_setting('walvec.session', true), '')";
 
-/// Fails if `answer` to [`IS_OURS`] shows a session that a pooler shares out. To be asked before the first `SET`: what is set
-/// there stays, and the application's next statement would run with it.
+/// Fails if `answer` to [`IS_OURS`] shows a session that a pooler shares between clients. Must be checked before the
+/// first `SET`: settings stay in a shared session, and the application's next statement would run with them.
 pub(super) fn refuse_shared(info: &ConnInfo, answer: &str) -> Result<(), CaptureError> {
     if answer == "on" {
         return Ok(());
@@ -29,7 +30,7 @@ pub(super) fn refuse_shared(info: &ConnInfo, answer: &str) -> Result<(), Capture
     Err(CaptureError::Pooler { server: info.server(), reason })
 }
 
-/// Whether these words, with this SQLSTATE, are those of a pooler that refuses what a connection begins with.
+/// Returns whether an error is that of a pooler that refuses a connection's startup options.
 pub(super) fn is_poolers(sqlstate: &str, words: &str) -> bool {
     match sqlstate {
         "08P01" => words.contains("replication") || words.contains("startup parameter"),
@@ -38,27 +39,27 @@ pub(super) fn is_poolers(sqlstate: &str, words: &str) -> bool {
     }
 }
 
-/// One `SET` per line; `version` is `server_version_num`.
+/// Returns one `SET` per line. `version` is `server_version_num`.
 pub(super) fn statements(version: u32) -> String {
     let mut settings = vec![
         ("application_name", "'walvec'"),
         ("client_encoding", "'UTF8'"),
-        // Names in our statements are qualified; nothing may be found by accident. Types outside pg_catalog are then
-        // also printed with their schema.
+        // Names in walvec's statements are qualified, so none is resolved by accident. This also makes the server print
+        // types outside pg_catalog with their schema.
         ("search_path", "''"),
         ("standard_conforming_strings", "on"),
         ("TimeZone", "'UTC'"),
         ("DateStyle", "'ISO, YMD'"),
         ("IntervalStyle", "'postgres'"),
-        // Since PostgreSQL 12 any value above 0 means: the shortest text that reads back as the same number.
+        // Since PostgreSQL 12, any value above 0 means the shortest text that reads back as the same number.
         ("extra_float_digits", "1"),
         ("bytea_output", "'hex'"),
         ("lc_monetary", "'C'"),
         ("xmloption", "'content'"),
         ("quote_all_identifiers", "off"),
-        // The publication and the slot are walvec's own to make.
+        // walvec has to create its publication and slot.
         ("default_transaction_read_only", "off"),
-        // An error instead of rows that a policy hides.
+        // Makes the server report an error instead of leaving out rows that a policy hides.
         ("row_security", "off"),
         ("statement_timeout", "0"),
         ("lock_timeout", "0"),

@@ -1,9 +1,9 @@
-//! Which of several servers a session may be opened on; the names are libpq's `target_session_attrs`.
+//! The requirements on a server; the names are those of libpq's `target_session_attrs`.
 
 use super::connstring::invalid;
 use crate::CaptureError;
 
-/// What a server has to be.
+/// What kind of server is required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Any,
@@ -13,7 +13,7 @@ pub(crate) enum Target {
     Standby,
 }
 
-/// What a server said of itself.
+/// The kind of a server, as it reports it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
     pub(super) in_recovery: bool,
@@ -21,7 +21,7 @@ pub(super) struct Standing {
     pub(super) read_only: bool,
 }
 
-/// The question to which [`Standing`] is the answer. What a role or a database has set, walvec sets back for its sessions.
+/// The query for [`Standing`]. It ignores settings of the role or the database, which walvec resets for its sessions.
 pub(super) const STANDING: &str = "
     SELECT pg_is_in_recovery(),
            EXISTS (SELECT FROM pg_settings
@@ -29,8 +29,8 @@ pub(super) const STANDING: &str = "
                      AND source NOT IN ('user', 'database', 'database user', 'client', 'session'))";
 
 impl Target {
-    /// What to look for, in order. With several hosts and nothing said it is the primary: walvec makes publications
-    /// and slots, which a standby refuses.
+    /// Parses the setting into the requirements to try, in order. With several hosts, the default is a server that
+    /// accepts writes, because walvec creates publications and slots, which a standby refuses.
     pub(super) fn parse(given: Option<&str>, hosts: usize) -> Result<&'static [Self], CaptureError> {
         Ok(match given {
             None if hosts > 1 => &[Self::ReadWrite],
@@ -58,7 +58,7 @@ impl Target {
         }
     }
 
-    /// What the server is instead, if it is not what is wanted.
+    /// Describes what the server is instead, if it does not meet the requirement.
     pub(super) const fn contradiction(self, found: Standing) -> Option<&'static str> {
         match (self, found) {
             (Self::ReadWrite | Self::Primary, Standing { in_recovery: true, .. }) => {

@@ -1,4 +1,4 @@
-//! TLS as libpq's `sslmode` defines it, by rustls.
+//! TLS as libpq's `sslmode` defines it, with rustls.
 //!
 //! <https://www.postgresql.org/docs/current/libpq-ssl.html>
 
@@ -18,10 +18,10 @@ use x509_cert::der::oid::db::rfc5912;
 
 use super::conninfo::SslMode;
 
-/// What a connection is called on which PostgreSQL is spoken without asking for TLS first.
+/// The protocol name (ALPN) of a connection that starts with TLS directly.
 const PROTOCOL: &[u8] = b"postgresql";
 
-/// The client configuration for a mode. The error says what is wrong with the authorities.
+/// Returns the client configuration for a mode. The error describes what is wrong with the authorities.
 pub(super) fn client_config(mode: SslMode, root_cert: Option<&Path>, direct: bool) -> Result<ClientConfig, String> {
     let mut config = verifying(mode, root_cert)?;
     if direct {
@@ -62,7 +62,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
         Some(path) => {
             let unreadable = |error| format!("sslrootcert {}: {error}", path.display());
             for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
-                // One certificate that rustls cannot use does not spoil the others of a bundle.
+                // A certificate that rustls cannot use must not make the others of a bundle unusable.
                 let _ = store.add(certificate.map_err(unreadable)?);
             }
             if store.is_empty() {
@@ -79,7 +79,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
-/// The modes that check less than rustls does by itself.
+/// A verifier for the modes that check less than rustls does by itself.
 #[derive(Debug)]
 struct Verifier {
     check: Check,
@@ -88,9 +88,9 @@ struct Verifier {
 
 #[derive(Debug)]
 enum Check {
-    /// `prefer` and `require`: encrypted, but with whomever.
+    /// `prefer` and `require`: encrypted, without any check of the server's identity.
     Nothing,
-    /// `verify-ca`: issued by an authority we trust, for any name.
+    /// `verify-ca`: issued by a trusted authority, for any name.
     ChainOnly(Arc<WebPkiServerVerifier>),
 }
 
@@ -135,8 +135,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// The digest of a certificate that SCRAM-SHA-256-PLUS binds a login to (`tls-server-end-point`, RFC 5929): with the hash of
-/// the certificate's own signature, or SHA-256 where that is weaker. `None` where the signature has no hash of its own.
+/// Returns the digest of a certificate that SCRAM-SHA-256-PLUS binds a login to (`tls-server-end-point`, RFC 5929). It uses the
+/// hash of the certificate's own signature, or SHA-256 if that is weaker. `None` if the signature has no hash of its own.
 pub(super) fn end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let algorithm = Certificate::from_der(certificate).ok()?.signature_algorithm.oid;
     Some(match algorithm {
@@ -150,8 +150,8 @@ pub(super) fn end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     })
 }
 
-/// Whether a handshake failed because the connection broke, and not because the server could not be trusted: a server or a
-/// proxy that restarts cuts connections at any moment.
+/// Returns whether a handshake failed because the connection broke, and not because the server cannot be trusted. A
+/// server or a proxy that restarts breaks connections at any moment.
 pub(super) fn is_broken_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | UnexpectedEof)

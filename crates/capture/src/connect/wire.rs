@@ -1,6 +1,6 @@
-//! The frontend/backend protocol, as far as a replication session needs it: simple queries and a COPY in both directions.
+//! The part of the frontend/backend protocol that a replication session needs: simple queries and a COPY in both directions.
 //!
-//! tokio-postgres has no replication mode. Its own building blocks (messages, SCRAM, TLS) serve here too, so that both
+//! tokio-postgres has no replication mode. Its building blocks (messages, SCRAM, TLS) are used here too, so that both
 //! kinds of sessions reach the same servers in the same way, Unix sockets included.
 //! <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 
@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// Room for each read from the socket: many rows for one system call.
+/// The space for each read from the socket: room for many rows per system call.
 const READ_BYTES: usize = 64 << 10;
 
 /// Any byte stream: TCP or a Unix socket, with or without TLS.
@@ -19,28 +19,28 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
-/// Why the conversation failed.
+/// Why the communication with the server failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WireError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The server's own error.
+    /// An error reported by the server.
     #[error("{message}")]
     Server { sqlstate: String, message: String },
-    /// The server ended a COPY that only we may end.
+    /// The server ended a COPY that only the client may end.
     #[error("the server ended the stream")]
     Ended,
     #[error("unexpected message \"{}\" from the server", char::from(*.0))]
     Unexpected(u8),
 }
 
-/// A message of the server.
+/// A message from the server.
 pub(super) struct Message {
     pub(super) tag: u8,
     pub(super) body: Bytes,
 }
 
-/// A conversation with a server.
+/// A protocol connection to a server.
 pub(super) struct Wire {
     stream: Box<dyn Stream>,
     read: BytesMut,
@@ -52,7 +52,7 @@ impl Wire {
         Self { stream, read: BytesMut::new(), write: BytesMut::new() }
     }
 
-    /// Sends what `build` writes.
+    /// Sends the bytes that `build` writes.
     pub(super) async fn send(&mut self, build: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<(), WireError> {
         self.write.clear();
         build(&mut self.write)?;
@@ -61,7 +61,8 @@ impl Wire {
         Ok(())
     }
 
-    /// The next message that is not a notice. The server's errors come as `Err`. Safe to drop: nothing is lost.
+    /// Waits for the next message that is not a notice. The server's errors are returned as `Err`. Cancellation safe:
+    /// nothing is lost.
     pub(super) async fn receive(&mut self) -> Result<Message, WireError> {
         loop {
             let Some(message) = self.buffered()? else {
@@ -70,7 +71,7 @@ impl Wire {
             };
             match message.tag {
                 b'E' => return Err(server_error(&message.body)),
-                // Notices, and settings that changed.
+                // Skip notices and changed settings.
                 b'N' | b'S' | b'A' => {}
                 _ => return Ok(message),
             }
@@ -99,7 +100,7 @@ impl Wire {
         }
     }
 
-    /// Runs a statement or command; returns the first row of its last result.
+    /// Runs a statement or command, and returns the first row of its last result.
     pub(super) async fn query(&mut self, sql: &str) -> Result<Vec<Option<String>>, WireError> {
         self.send(|buffer| frontend::query(sql, buffer)).await?;
         let mut row = Vec::new();
@@ -111,14 +112,14 @@ impl Wire {
                 Ok(Message { tag: b'Z', .. }) => return failed.map_or(Ok(row), Err),
                 Ok(Message { tag: b'D' | b'C' | b'I', .. }) => {}
                 Ok(Message { tag, .. }) => return Err(WireError::Unexpected(tag)),
-                // The server says when it is ready again, even after an error.
+                // The server reports when it is ready again, even after an error.
                 Err(error @ WireError::Server { .. }) => failed = Some(error),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Runs a command that turns the conversation into a COPY in both directions.
+    /// Runs a command that starts a COPY in both directions.
     pub(super) async fn start_copy(&mut self, command: &str) -> Result<(), WireError> {
         self.send(|buffer| frontend::query(command, buffer)).await?;
         match self.receive().await? {
@@ -127,17 +128,17 @@ impl Wire {
         }
     }
 
-    /// The next piece of the COPY. Safe to drop: nothing is lost.
+    /// Waits for the next piece of the COPY. Cancellation safe: nothing is lost.
     pub(super) async fn next_copy(&mut self) -> Result<Bytes, WireError> {
         match self.receive().await? {
             Message { tag: b'd', body } => Ok(body),
-            // A server that shuts down in order says that the command is complete, without ending the copy first.
+            // A server that shuts down normally reports that the command is complete, without ending the copy first.
             Message { tag: b'c' | b'C', .. } => Err(WireError::Ended),
             Message { tag, .. } => Err(WireError::Unexpected(tag)),
         }
     }
 
-    /// The next piece of the COPY, if it is here already.
+    /// Returns the next piece of the COPY, if it has already arrived.
     pub(super) fn next_copy_now(&mut self) -> Option<Result<Bytes, WireError>> {
         self.next_copy().now_or_never()
     }
@@ -151,7 +152,7 @@ impl Wire {
         .await
     }
 
-    /// Ends the COPY and waits until the server has taken note, which is after everything that was sent before.
+    /// Ends the COPY and waits for the server's confirmation, which comes after it has read everything sent before.
     pub(super) async fn finish_copy(&mut self) -> Result<(), WireError> {
         self.send(|buffer| {
             frontend::copy_done(buffer);
@@ -162,7 +163,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Says goodbye and waits for the end of the connection, which is the server's last act.
+    /// Ends the session and waits until the server closes the connection, which is the last thing it does.
     pub(super) async fn leave(mut self) {
         let goodbye = |buffer: &mut BytesMut| {
             frontend::terminate(buffer);
@@ -173,7 +174,7 @@ impl Wire {
         }
     }
 
-    /// Says goodbye.
+    /// Ends the session.
     pub(super) async fn terminate(mut self) -> Result<(), WireError> {
         self.send(|buffer| {
             frontend::terminate(buffer);
@@ -201,7 +202,7 @@ fn data_row(mut body: Bytes) -> Result<Vec<Option<String>>, WireError> {
     Ok(row)
 }
 
-/// Fields of an ErrorResponse: a letter and a text that ends with a zero byte, each.
+/// Reads the fields of an ErrorResponse: each is a letter and a text that ends with a zero byte.
 fn server_error(body: &[u8]) -> WireError {
     let field = |wanted: u8| {
         let mut fields = body.split(|&byte| byte == 0);

@@ -1,7 +1,7 @@
-//! Whether PostgreSQL takes a condition as a row filter, and can decide about it when a row is changed.
+//! Checks whether PostgreSQL accepts a condition as a row filter, and can evaluate it when a row is changed.
 //!
-//! For an UPDATE or a DELETE it has the old row's replica identity and nothing else. A filter that uses another column makes it
-//! refuse the application's own statements, from the moment at which the publication exists.
+//! For an UPDATE or a DELETE, PostgreSQL only has the old row's replica identity. If a filter uses another column,
+//! PostgreSQL refuses the application's own statements as soon as the publication exists.
 
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
@@ -17,10 +17,10 @@ use crate::publication::Published;
 use crate::row_filter::{self, Verdict};
 use crate::sql::{quote_columns, quote_table};
 
-/// The first oid of what users define: `FirstNormalObjectId` in PostgreSQL's `access/transam.h`.
+/// The first oid of user-defined objects: `FirstNormalObjectId` in PostgreSQL's `access/transam.h`.
 const FIRST_USER_DEFINED: u32 = 16_384;
 
-/// What stands in the way of the filter of the table with this place among the configured ones.
+/// Returns the problems of a table's filter. `index` is the table's place in the configuration.
 pub(super) async fn findings(
     session: &Session,
     index: usize,
@@ -33,14 +33,14 @@ pub(super) async fn findings(
     if !rights.server.capabilities.row_filters {
         return Ok(vec![Finding::of(&row_filter::unsupported(index, rights.server.version_num))]);
     }
-    // That the role may not use the schema is a finding of its own.
+    // A missing right to use the schema is reported separately.
     if !facts.can_use_schema {
         return Ok(Vec::new());
     }
     let (used, unseen) = match columns_of(session, facts, filter).await? {
         Used::Columns(used) => (Some(used), None),
         Used::Untold => (None, None),
-        // What is published already shows in the application's statements.
+        // The effects of a published filter already show in the application's statements.
         Used::Forbidden if published.is_some_and(|published| published.filter.is_some()) => (None, None),
         Used::Forbidden => (None, Some(rights.making_views(facts))),
     };
@@ -69,7 +69,7 @@ pub(super) async fn findings(
     Ok(findings)
 }
 
-/// What can be told of a filter that could not be tried: the types of the columns that it uses.
+/// Refuses columns of user-defined types in a filter that could not be tried.
 fn refuse_user_defined(verdict: Verdict, setting: &str, facts: &TableFacts, used: Option<&[String]>) -> Verdict {
     let is_used = |name: &String| used.is_some_and(|used| used.contains(name));
     let mut columns = facts.columns.iter().map(|column| &column.column).filter(|column| is_used(&column.name));
@@ -107,16 +107,17 @@ async fn outside_of_identity(
     }))
 }
 
-/// What is known of the columns that a filter uses.
+/// What is known about the columns that a filter uses.
 enum Used {
     Columns(Vec<String>),
-    /// The filter is wrong, which creating the publication will say, or the server is a standby, which makes no views.
+    /// The filter is wrong, which creating the publication will report, or the server is a standby, where no view can
+    /// be created.
     Untold,
-    /// The role may not make a view.
+    /// The role may not create a view.
     Forbidden,
 }
 
-/// The columns that a filter uses, as the server understands it: it is asked through a view that is rolled back.
+/// Returns the columns that a filter uses. Asks the server by creating a view, which is rolled back.
 async fn columns_of(session: &Session, facts: &TableFacts, filter: &str) -> Result<Used, CaptureError> {
     let statements = format!(
         "CREATE TEMPORARY VIEW walvec_filter AS SELECT 1 AS one FROM {} WHERE ({filter}\n);
@@ -151,7 +152,7 @@ async fn may_make_views(session: &Session) -> Result<bool, CaptureError> {
     Ok(row.map_err(|error| statement_error("checking the rights of the role", &error))?.get(0))
 }
 
-/// The table, or the partitions of it, whose replica identity lacks one of the columns. Each partition has one of its own.
+/// Returns the table, or those of its partitions, whose replica identity lacks one of the columns. Each partition has its own.
 async fn without(session: &Session, facts: &TableFacts, used: &[String]) -> Result<Vec<TableName>, CaptureError> {
     if facts.kind != "p" {
         let identity = facts.identity_columns();

@@ -1,4 +1,4 @@
-//! Replica identities: what the server tells of a row that is updated or deleted.
+//! Checks replica identities: what the server sends of a row that is updated or deleted.
 
 use std::collections::HashMap;
 
@@ -13,13 +13,14 @@ use crate::connect::{Session, statement_error};
 use crate::publication::Published;
 use crate::sql::{quote_columns, quote_table};
 
-/// The statement that has the server log whole old rows of `table`, which is the one that `facts` are about or a partition of it.
+/// Returns the statement that makes the server log whole old rows of `table`, which is the table of `facts` or one of
+/// its partitions.
 pub(super) fn full(table: &TableName, facts: &TableFacts, rights: &Rights<'_>) -> Statement {
     let by = rights.actor(&facts.owner, Owned::Table(facts.name.clone()));
     Statement { by, sql: format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote_table(table)) }
 }
 
-/// The leaf partitions of a table that log less than whole old rows. Each partition has a replica identity of its own.
+/// Returns the leaf partitions of a table that do not log whole old rows. Each partition has its own replica identity.
 pub(super) async fn partitions_without_full(
     session: &Client,
     facts: &TableFacts,
@@ -34,8 +35,9 @@ pub(super) async fn partitions_without_full(
     Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
 }
 
-/// PostgreSQL refuses updates and deletes of a published partition that has no replica identity of its own; what is set for the
-/// partitioned table does not reach it. One with another identity sends deletes that name no row.
+/// Reports partitions without a replica identity: PostgreSQL refuses their updates and deletes once they are published.
+/// The identity of the partitioned table does not apply to them. Also reports partitions with an identity that does not
+/// contain the key, whose deletes do not identify a row.
 pub(super) fn partitions_without_key(
     identities: &Identities,
     facts: &TableFacts,
@@ -58,7 +60,7 @@ pub(super) fn partitions_without_key(
     })
 }
 
-/// What a table, or a leaf partition, logs of old rows: whether all of it, and otherwise which columns.
+/// What a table or a leaf partition logs of old rows: its name, whether whole rows are logged, and if not, which columns.
 pub(crate) type Identity = (TableName, bool, Vec<String>);
 
 /// The replica identities of tables.
@@ -66,7 +68,7 @@ pub(crate) type Identity = (TableName, bool, Vec<String>);
 pub(crate) struct Identities(HashMap<u32, Vec<Identity>>);
 
 impl Identities {
-    /// Those of these tables. One statement, however many there are.
+    /// Reads the replica identities of these tables. Runs one statement for any number of tables.
     pub(crate) async fn of<'f>(
         session: &Session,
         tables: impl Iterator<Item = &'f TableFacts>,
@@ -85,19 +87,21 @@ impl Identities {
         Ok(Self(identities))
     }
 
-    /// Those of the table, or of its leaf partitions.
+    /// Returns the replica identities of the table, or of its leaf partitions.
     pub(crate) fn get(&self, facts: &TableFacts) -> &[Identity] {
         self.0.get(&facts.oid).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the table, or a leaf partition of it, has none: PostgreSQL refuses its updates and deletes once it is published.
+    /// Returns whether the table or one of its leaf partitions has no identity. PostgreSQL refuses its updates and
+    /// deletes once it is published.
     pub(super) fn is_any_missing(&self, facts: &TableFacts) -> bool {
         self.get(facts).iter().any(|(_, is_full, columns)| !is_full && columns.is_empty())
     }
 }
 
-/// PostgreSQL refuses every UPDATE and DELETE of a table whose publication leaves out a column of the replica identity. With a
-/// list of columns, or with generated ones (18), that happens to whole rows (FULL) whatever is in the list.
+/// Reports columns of the replica identity that the publication leaves out: PostgreSQL then refuses every UPDATE and
+/// DELETE of the table. If the identity is the whole row (FULL), any column list has this effect, and so does any
+/// generated column that is not sent (18).
 pub(super) fn unsent(
     identities: &Identities,
     publication: &str,
@@ -109,7 +113,7 @@ pub(super) fn unsent(
     let has_list = published.is_some_and(|published| published.has_list);
     let sent = published.and_then(|published| published.columns.as_ref());
     let is_sent = |name: &String| sent.is_none_or(|sent| sent.contains(name));
-    // Generated columns that are not sent count as left out only where publications can have them.
+    // Generated columns that are not sent count as left out only if publications can have them.
     let left_out = |column: &&crate::catalog::ColumnFacts| !column.can_be_sent(can) || !is_sent(&column.column.name);
     let generated = facts.columns.iter().filter(|column| column.generated.is_some() && can.generated_columns);
     let withheld: Vec<&String> = generated.filter(left_out).map(|column| &column.column.name).collect();
@@ -145,7 +149,7 @@ pub(super) fn unsent(
     Some(if published.is_some() { finding.about(Subject::Published) } else { finding })
 }
 
-/// The table, or its leaf partitions, with the columns of its identity. Each partition has one of its own.
+/// Lists the table, or its leaf partitions, each with the columns of its own identity.
 const IDENTITIES: &str = "
     SELECT n.nspname::text, c.relname::text, c.relreplident = 'f',
            ARRAY(SELECT a.attname::text

@@ -1,4 +1,4 @@
-//! What would stop lookups, or make them slow, found before the pipeline starts.
+//! Finds what would stop lookups or make them slow, before the pipeline starts.
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -11,7 +11,7 @@ use crate::config::{LookupSpec, SourceConfig};
 use crate::connect::{Session, describe, statement_error};
 use crate::sql::{quote_columns, quote_ident, quote_table};
 
-/// Checks every lookup of tables that exist.
+/// Checks every lookup whose tables exist.
 pub(super) async fn findings(
     session: &Session,
     config: &SourceConfig,
@@ -46,7 +46,7 @@ pub(super) async fn findings(
     Ok(findings)
 }
 
-/// Names that are taken, or missing.
+/// Reports names that are taken or missing.
 fn names<'a>(
     spec: &'a LookupSpec,
     main: &'a TableFacts,
@@ -79,12 +79,13 @@ fn names<'a>(
     clash.into_iter().chain(missing)
 }
 
-/// The columns that a publication of walvec's own sends.
+/// Returns the columns that a publication made by walvec sends.
 fn published(facts: &TableFacts, can: Capabilities) -> impl Iterator<Item = &str> {
     facts.columns.iter().filter(move |facts| facts.can_be_sent(can)).map(|facts| facts.column.name.as_str())
 }
 
-/// A row that is deleted, or moves to another main row, must tell where it belonged.
+/// Reports a replica identity that lacks columns of the lookup. A change that deletes a row, or moves it to another
+/// main row, must show where it belonged.
 fn identity_of_table(spec: &LookupSpec, theirs: &TableFacts, rights: &Rights<'_>) -> Option<Finding> {
     let sent = theirs.identity_columns()?;
     let missing: Vec<&str> = spec
@@ -110,8 +111,8 @@ fn identity_of_table(spec: &LookupSpec, theirs: &TableFacts, rights: &Rights<'_>
     })
 }
 
-/// The server logs the old values of a partition's row as that partition's own replica identity says, and `ALTER TABLE` of the
-/// partitioned table does not reach it.
+/// Reports partitions that do not log the columns of the lookup. The server logs old values by the partition's own
+/// replica identity, which `ALTER TABLE` of the partitioned table does not change.
 async fn identity_of_partitions(
     session: &Session,
     spec: &LookupSpec,
@@ -124,7 +125,8 @@ async fn identity_of_partitions(
     }
     let lacking = identity::partitions_without_full(session, theirs).await?;
     let remedy = Remedy::Statements(lacking.iter().map(|leaf| identity::full(leaf, theirs, rights)).collect());
-    // A partition that was added without it makes walvec render more rows than it has to. If all lack it, it was forgotten.
+    // If a partition that was added later lacks it, walvec renders more rows than necessary. If all partitions lack it,
+    // it was forgotten.
     let is_late = lacking.len() < leaves(session, theirs.oid).await?.len();
     Ok(lacking.first().map(|leaf| {
         let what = format!(
@@ -145,7 +147,8 @@ async fn identity_of_partitions(
     }))
 }
 
-/// A commit that waits for walvec's own standby feedback would never be seen by the statement that walvec waits with.
+/// Reports synchronous replication by walvec itself. A commit that waits for walvec's own feedback never becomes
+/// visible to the statement that walvec waits with.
 async fn own_standby(session: &Client) -> Result<Option<Finding>, CaptureError> {
     let query = "SELECT current_setting('synchronous_standby_names')";
     let failed = |error| statement_error("checking the lookups", &error);
@@ -163,7 +166,7 @@ async fn own_standby(session: &Client) -> Result<Option<Finding>, CaptureError> 
     }))
 }
 
-/// Whether PostgreSQL can compare and sort the columns.
+/// Reports columns that PostgreSQL cannot compare or sort.
 async fn comparison(session: &Client, spec: &LookupSpec) -> Result<Option<Finding>, CaptureError> {
     let lookup = &spec.lookup;
     let same = lookup.on.iter().map(|(their, our)| format!("c.{} = m.{}", quote_ident(their), quote_ident(our)));
@@ -177,7 +180,7 @@ async fn comparison(session: &Client, spec: &LookupSpec) -> Result<Option<Findin
     );
     match session.prepare(&query).await {
         Ok(_) => Ok(None),
-        // That the role may not use a schema is a finding of its own.
+        // A missing right to use a schema is reported separately.
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
         Err(error) if error.code().is_some_and(|state| state.code().starts_with("42")) => Ok(Some(Finding::error(
             "E_CONFIG",
@@ -194,8 +197,8 @@ async fn comparison(session: &Client, spec: &LookupSpec) -> Result<Option<Findin
     }
 }
 
-/// Types that extensions bring have operators of their own, which are not found by their names alone: `citext` would be compared as
-/// text, without a word. The keys of the main table are what related rows are listed by.
+/// Reports types of extensions. They have their own operators, which are not found by name alone: `citext` would
+/// silently be compared as text. The main table's key is checked too, because related rows are listed by it.
 async fn foreign_types(
     session: &Session,
     spec: &LookupSpec,
@@ -224,7 +227,7 @@ async fn foreign_types(
     }))
 }
 
-/// Without an index that begins with one of the columns, a whole table is read whenever something is looked up.
+/// Reports a missing index. Without one that begins with one of the columns, every lookup reads a whole table.
 async fn index(
     session: &Client,
     spec: &LookupSpec,

@@ -1,14 +1,14 @@
-//! Everything that would stop the pipeline, found before it starts.
+//! Finds everything that would stop the pipeline, before it starts.
 //!
 //! - [`server`]: settings, version, slot
 //! - [`tables`]: keys, kinds, columns, partitions
-//! - [`filter`]: whether the application's own statements go on working with a row filter
+//! - [`filter`]: whether PostgreSQL accepts a row filter, and the application's own statements still work with it
 //! - [`identity`]: replica identities, for row filters and lookups
-//! - [`replication`]: whether the server grants a replication session
-//! - [`rights`]: what the role lacks, and who may give it
-//! - [`lookups`]: what would stop lookups, or make them slow
-//! - [`remedy`]: statements that put it right, in the order in which they succeed
-//! - [`unfit`]: the tables that cannot be followed while others can
+//! - [`replication`]: whether the server allows a replication session
+//! - [`rights`]: the rights that the role lacks, and which role can grant them
+//! - [`lookups`]: what would stop lookups or make them slow
+//! - [`remedy`]: statements that fix the findings, in an order in which they succeed
+//! - [`unfit`]: tables that cannot be followed while others can
 
 mod filter;
 mod identity;
@@ -40,18 +40,18 @@ use crate::limits::Resource;
 use crate::publication::{self, PublicationState, Published};
 use crate::slot::{self, SlotState};
 
-/// Something that preflight found.
+/// A finding of the preflight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Whether it stops the pipeline.
     pub severity: Severity,
     /// The code that the pipeline's error would have.
     pub code: &'static str,
-    /// What was found, and what it endangers.
+    /// What was found, and what is at risk.
     pub message: String,
-    /// What to do about it.
+    /// What to do about the finding.
     pub remedy: Remedy,
-    /// What it is about, where a pipeline decides for itself what it means.
+    /// What the finding is about, for pipelines that decide by themselves what it means.
     pub subject: Subject,
 }
 
@@ -60,18 +60,18 @@ pub struct Finding {
 pub enum Subject {
     /// The state of the slot.
     Slot,
-    /// The server has none left of this.
+    /// The server has exhausted this resource.
     Limit(Resource),
-    /// A table that is published as it is configured: something has happened to it.
+    /// A table that is published as configured, but was changed.
     Published,
-    /// Anything else.
+    /// Any other subject.
     Other,
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// The pipeline runs, at a risk that the message names.
+    /// The pipeline can run, at a risk that the message describes.
     Warning,
     /// The pipeline cannot run.
     Error,
@@ -107,15 +107,15 @@ impl Finding {
     }
 }
 
-/// The statements that put the errors among `findings` right; `None` if no statement helps.
+/// Returns the statements that fix the errors among `findings`; `None` if no statement helps.
 pub(crate) fn script(findings: &[Finding], server: &ServerFacts) -> Option<Script> {
     Script::of(findings, &server.database, server.service)
 }
 
-/// Checks server, slot, publication and tables. An `Err` means that the check itself could not be made.
+/// Checks server, slot, publication and tables. An `Err` means that a check itself could not be run.
 ///
-/// `aside`: configured tables that `config` is without. With `attempt`, a replication session is opened: whether the server grants one
-/// only the server knows.
+/// `aside` holds configured tables that are not in `config`. With `attempt`, a replication session is opened, because
+/// only the server knows whether it allows one.
 pub(crate) fn findings<'a>(
     session: &'a Session,
     config: &'a SourceConfig,
@@ -158,7 +158,7 @@ pub(crate) fn findings<'a>(
     })
 }
 
-/// What the catalogue has of tables: a few statements, however many there are.
+/// The catalogue's facts about tables. Read by a few statements for any number of tables.
 struct Known {
     facts: BTreeMap<TableName, TableFacts>,
     identities: Identities,
@@ -172,8 +172,8 @@ impl Known {
     }
 }
 
-/// What stands in the way of one table, that it exists apart. `spec` with its place among the configured tables. Statements of its own
-/// are sent for one that is partitioned or filtered only.
+/// Returns the problems of one table that exists. `spec` comes with its place in the configuration. Runs statements of
+/// its own only for a table that is partitioned or filtered.
 async fn of_table(
     session: &Session,
     config: &SourceConfig,
@@ -191,7 +191,7 @@ async fn of_table(
     Ok(findings)
 }
 
-/// `filters_fit`: whether a publication can have the row filters.
+/// Returns the problem of the publication, if there is one. `filters_fit` says whether a publication can have the row filters.
 async fn publication_finding(
     session: &Session,
     config: &SourceConfig,
@@ -202,7 +202,7 @@ async fn publication_finding(
 ) -> Result<Option<Finding>, CaptureError> {
     let can = rights.server.capabilities;
     if !filters_fit {
-        // What the publication would be is not known before the filters are corrected.
+        // The contents of the publication are not known before the filters are corrected.
         let finding = rights.creating(session, &config.publication, tables, String::new()).await?;
         let finding = match publication::identity(session, &config.publication, can).await? {
             None => finding,
@@ -239,7 +239,7 @@ async fn publication_finding(
 
 const KEYS_FIRST: &str = "first give each table a key, then `walvec check` again";
 
-/// As soon as a table without a key is published, PostgreSQL refuses its updates and deletes.
+/// Returns whether all tables have keys. Once a table without a key is published, PostgreSQL refuses its updates and deletes.
 fn have_keys(tables: &[TableFacts]) -> bool {
     tables.iter().all(|facts| facts.key().is_ok())
 }

@@ -1,4 +1,4 @@
-//! What puts findings right: words, or statements that can be pasted into psql.
+//! Remedies for findings: advice in words, or statements for psql.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::catalog::Service;
 /// What to do about a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Something to decide, or to do outside of SQL.
+    /// A decision, or something to do outside of SQL.
     Words(String),
     /// Statements that succeed in this order.
     Statements(Vec<Statement>),
@@ -39,31 +39,31 @@ impl fmt::Display for Remedy {
     }
 }
 
-/// SQL that puts something right.
+/// SQL that fixes a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// Who may run it.
+    /// The role that may run it.
     pub by: Actor,
-    /// One line. Only a comment where a managed service has no statement for it.
+    /// One line of SQL. It is only a comment if a managed service has no statement for it.
     pub sql: String,
 }
 
 /// A role that may run a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// A superuser, or the nearest to one that a managed service has.
+    /// A superuser, or the role of a managed service that is closest to one.
     Administrator,
     /// The owner of something.
     Owner {
         /// The role.
         role: String,
-        /// What it owns.
+        /// What the role owns.
         of: Owned,
     },
 }
 
 impl Actor {
-    /// Grants on the database come before what they make possible.
+    /// Returns the order in which actors run: grants on the database come before what they make possible.
     const fn rank(&self) -> u8 {
         match self {
             Self::Administrator => 0,
@@ -104,28 +104,28 @@ impl fmt::Display for Owned {
     }
 }
 
-/// The statements of several findings, by who runs them, in an order in which they succeed.
+/// The statements for several findings, grouped by the role that runs them, in an order in which they succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
-    /// The database to be connected to.
+    /// The database to connect to.
     pub database: String,
-    /// What each role runs, in order.
+    /// The statements of each role, in order.
     pub parts: Vec<Part>,
 }
 
-/// What one role runs.
+/// The statements that one role runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// The role; `None` for a superuser or an administrator.
     pub role: Option<String>,
-    /// Who that is, for people.
+    /// A description of the role for users.
     pub who: String,
     /// The statements, in order.
     pub statements: Vec<String>,
 }
 
 impl Script {
-    /// The statements that put the errors among `findings` right; `None` if there are none.
+    /// Returns the statements that fix the errors among `findings`; `None` if there are none.
     pub(super) fn of(findings: &[Finding], database: &str, service: Option<Service>) -> Option<Self> {
         let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
         let mut statements: Vec<&Statement> = errors.flat_map(|finding| finding.remedy.statements()).collect();
@@ -156,7 +156,7 @@ impl Script {
     }
 }
 
-/// `"shop", who owns the database and public.books, or a superuser`
+/// Describes a role, for example `"shop", who owns the database and public.books, or a superuser`.
 fn who(role: Option<&str>, owned: &[&Owned], service: Option<Service>) -> String {
     let Some(role) = role else {
         return service.map_or_else(
@@ -177,7 +177,7 @@ fn who(role: Option<&str>, owned: &[&Owned], service: Option<Service>) -> String
 }
 
 impl fmt::Display for Script {
-    /// Lines for psql, with comments that say who runs them.
+    /// Formats the script as lines for psql, with comments that name the role for each part.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = vec![format!("-- in psql, connected to the database \"{}\"", self.database)];
         for Part { who, statements, .. } in &self.parts {
@@ -189,7 +189,7 @@ impl fmt::Display for Script {
 }
 
 impl Remedy {
-    /// The statements, if that is what helps.
+    /// Returns the statements, if the remedy consists of statements.
     #[must_use]
     pub fn statements(&self) -> &[Statement] {
         match self {

@@ -1,7 +1,7 @@
-//! Whether the server grants a replication session: by asking for one.
+//! Checks whether the server allows a replication session, by opening one.
 //!
-//! Managed services have rules of their own for who may replicate, a pooler in between speaks another protocol, and
-//! connections may be used up. The server's answer settles all of that.
+//! Managed services have their own rules for replication, a pooler in between speaks another protocol, and connections
+//! may be exhausted. Only an attempt shows all of that.
 
 use super::remedy::Remedy;
 use super::rights::Rights;

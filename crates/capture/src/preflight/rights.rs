@@ -1,4 +1,4 @@
-//! Who may give the role what it lacks.
+//! Finds the rights that the role lacks, and which role can grant them.
 
 use walvec_model::TableName;
 
@@ -10,14 +10,14 @@ use crate::connect::{Session, statement_error};
 use crate::publication::Published;
 use crate::sql::{quote_columns, quote_ident, quote_table};
 
-/// Stands for the owner of the database, since PostgreSQL 14.
+/// The role that stands for the database's owner, since PostgreSQL 14.
 const DATABASE_OWNER: &str = "pg_database_owner";
 
-/// The role that walvec connects as, and who owns what it needs.
+/// The role that walvec connects as, and the owners of what it needs.
 pub(super) struct Rights<'a> {
     pub(super) server: &'a ServerFacts,
     database_owner: Owner,
-    /// Whether the role may create in the database.
+    /// Whether the role may create objects in the database.
     pub(super) may_create: bool,
 }
 
@@ -33,12 +33,12 @@ impl<'a> Rights<'a> {
         Ok(Self { server, database_owner: Owner::at(&row, 0), may_create: row.get(2) })
     }
 
-    /// The role, quoted.
+    /// Returns the role, quoted.
     pub(super) fn role(&self) -> String {
         quote_ident(&self.server.role)
     }
 
-    /// Who may run what takes the owner of something.
+    /// Returns the role that may run a statement reserved to the owner of `of`.
     pub(super) fn actor(&self, owner: &Owner, of: Owned) -> Actor {
         if owner.name == DATABASE_OWNER && of != Owned::Database {
             return self.actor(&self.database_owner, of);
@@ -49,7 +49,7 @@ impl<'a> Rights<'a> {
         Actor::Owner { role: owner.name.clone(), of }
     }
 
-    /// A setting that takes a restart.
+    /// Returns the statement for a setting that takes effect after a restart.
     pub(super) fn setting(&self, name: &str, value: impl std::fmt::Display) -> Statement {
         let sql = match self.server.service {
             Some(service) if name == "wal_level" => format!("-- {}", service.logical_wal()),
@@ -61,7 +61,7 @@ impl<'a> Rights<'a> {
         Statement { by: Actor::Administrator, sql }
     }
 
-    /// The finding for a replication session that the server has refused with these words.
+    /// Returns the finding for a replication session that the server has refused with this message.
     pub(super) fn replication(&self, words: &str) -> Finding {
         let role = self.role();
         let sql = match self.server.service {
@@ -74,7 +74,7 @@ impl<'a> Rights<'a> {
         )
     }
 
-    /// What keeps the role from copying a table, or those columns of it that the publication sends.
+    /// Returns what prevents the role from copying a table, or those of its columns that the publication sends.
     pub(super) fn reading(&self, facts: &TableFacts, published: Option<&Published>) -> Vec<Finding> {
         let (table, role) = (&facts.name, self.role());
         let mut findings = Vec::new();
@@ -120,7 +120,8 @@ impl<'a> Rights<'a> {
         findings
     }
 
-    /// What lets the role see which columns a filter uses. Without it walvec cannot tell whether the filter breaks the application's updates.
+    /// Returns the finding for a role that may not create views, which show the columns that a filter uses. Without
+    /// them, walvec cannot tell whether the filter breaks the application's updates.
     pub(super) fn making_views(&self, facts: &TableFacts) -> Finding {
         let (role, database) = (self.role(), quote_ident(&self.server.database));
         let message = format!(
@@ -132,7 +133,7 @@ impl<'a> Rights<'a> {
         missing(message, vec![Statement { by: self.actor(&self.database_owner, Owned::Database), sql }])
     }
 
-    /// The grant without which nothing in the table's schema can be read, if it is missing.
+    /// Returns the grant on the table's schema, without which nothing in it can be read, if it is missing.
     fn using_schema(&self, facts: &TableFacts) -> Option<Statement> {
         let schema = &facts.name.schema;
         (!facts.can_use_schema).then(|| Statement {
@@ -141,7 +142,7 @@ impl<'a> Rights<'a> {
         })
     }
 
-    /// What lets the role read partitions by themselves.
+    /// Returns the statements that let the role read partitions directly.
     pub(super) async fn reading_leaves(
         &self,
         session: &Session,
@@ -158,7 +159,7 @@ impl<'a> Rights<'a> {
         Ok(statements)
     }
 
-    /// What keeps the role from creating the publication by `sql`, for tables with these owners.
+    /// Returns what prevents the role from creating the publication with `sql`, for tables with these owners.
     pub(super) async fn creating(
         &self,
         session: &Session,
@@ -187,7 +188,7 @@ impl<'a> Rights<'a> {
                 let by = self.actor(owner, Owned::Table((*table).clone()));
                 grant.into_iter().chain([Statement { by, sql }]).collect()
             }
-            // A publication has one owner, who owns all of its tables, unless that is a superuser.
+            // A publication has one owner, who must own all of its tables or be a superuser.
             owners => {
                 let roles: Vec<String> = owners.iter().map(|(owner, _)| quote_ident(&owner.name)).collect();
                 let join = self.server.service.map(|_| format!("GRANT {} TO CURRENT_USER;", roles.join(", ")));
@@ -199,7 +200,7 @@ impl<'a> Rights<'a> {
         Ok(Some(missing(message, statements)))
     }
 
-    /// Who alters the publication by `sql`: its owner, if the tables belong to that role too.
+    /// Returns the role that can alter the publication with `sql`: its owner, if that role owns the tables too.
     pub(super) async fn altering(
         &self,
         session: &Session,

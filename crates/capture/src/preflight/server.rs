@@ -1,4 +1,4 @@
-//! What the server's settings, its version and the slot allow.
+//! Checks the server's settings, its version and the slot.
 
 use super::remedy::{Actor, Remedy, Statement};
 use super::rights::Rights;
@@ -10,10 +10,10 @@ use crate::limits::Resource;
 use crate::slot::{SlotState, WalStatus};
 use crate::sql::quote_literal;
 
-/// How much room a limit that is used up gets: walvec's own slot, those of a reindex and of a backfill, and one to spare.
+/// How much to raise an exhausted limit: for walvec's own slot, those of a reindex and of a backfill, and one to spare.
 pub(super) const MORE: i64 = 4;
 
-/// Every role may count the slots, whatever else of them it may see.
+/// Every role may count the slots, even if it may not see more of them.
 const SERVER: &str = "
     SELECT current_setting('wal_level'),
            current_setting('max_replication_slots')::bigint, (SELECT count(*) FROM pg_replication_slots),
@@ -61,7 +61,8 @@ pub(super) async fn findings(
     Ok(findings)
 }
 
-/// Dropping a slot loses what its reader has not read: that is for people to decide, so that it stays a comment.
+/// Reports that no slot is free. Dropping a slot loses what its reader has not read. The user has to decide that, so
+/// the statement stays a comment.
 fn no_free_slot(rights: &Rights<'_>, limit: i64, idle: Vec<String>) -> Finding {
     let drop = |slot: &String| Statement {
         by: Actor::Administrator,
@@ -100,8 +101,8 @@ fn encoding(encoding: &str) -> Option<Finding> {
     })
 }
 
-/// Releases before the round of May 2025 can lose changes that run beside ALTER PUBLICATION or ALTER TYPE; see the release
-/// notes of 17.5, 16.9, 15.13, 14.18 and 13.21.
+/// Reports releases before May 2025, which can lose changes made concurrently with ALTER PUBLICATION or ALTER TYPE; see
+/// the release notes of 17.5, 16.9, 15.13, 14.18 and 13.21.
 fn old_minor(version: u32) -> Option<Finding> {
     let fixed = match version / 10_000 {
         13 => 130_021,
@@ -124,7 +125,7 @@ fn old_minor(version: u32) -> Option<Finding> {
     })
 }
 
-/// What the slot's state means for a start.
+/// Returns what the slot's state means for a start.
 pub(super) fn slot(name: &str, state: Result<SlotState, CaptureError>) -> Option<Finding> {
     match state {
         Err(error) => Some(Finding::of(&error)),
@@ -140,7 +141,7 @@ pub(super) fn slot(name: &str, state: Result<SlotState, CaptureError>) -> Option
     }
 }
 
-/// The server may drop what the slot needs.
+/// Returns the warning that the server may drop the WAL that the slot needs.
 pub(crate) fn at_risk(slot: &str) -> Finding {
     Finding::warning(
         "E_SLOT_AT_RISK",

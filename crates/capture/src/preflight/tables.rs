@@ -1,4 +1,4 @@
-//! Whether the tables can be copied and followed.
+//! Checks whether the tables can be copied and followed.
 
 use walvec_model::TableName;
 
@@ -35,7 +35,7 @@ pub(super) fn findings(facts: &TableFacts, published: Option<&Published>, rights
     findings
 }
 
-/// Why changes of this relation cannot be read.
+/// Returns why changes of this relation cannot be read.
 pub(super) fn unfit(facts: &TableFacts) -> Option<String> {
     if let Some(root) = &facts.partition_of {
         return Some(format!("is a partition; name its root {root} instead"));
@@ -52,7 +52,7 @@ pub(super) fn unfit(facts: &TableFacts) -> Option<String> {
     }
 }
 
-/// Partitions whose changes are not in the log: those that are unlogged, and foreign tables.
+/// Reports partitions whose changes are not in the WAL: unlogged partitions and foreign tables.
 pub(super) async fn partitions_elsewhere(
     session: &Session,
     facts: &TableFacts,

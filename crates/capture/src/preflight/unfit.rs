@@ -1,4 +1,4 @@
-//! Tables that cannot be followed as things are, while others can.
+//! Finds tables that cannot be followed in the present state, while others can.
 
 use std::collections::HashSet;
 
@@ -13,17 +13,17 @@ use crate::connect::Session;
 use crate::publication;
 use crate::sql::{quote_ident, quote_table};
 
-/// A configured table that cannot be followed as things are.
+/// A configured table that cannot be followed in the present state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfit {
     /// The table.
     pub table: TableName,
-    /// Why not, and what puts it right.
+    /// Why it cannot be followed, and what fixes that.
     pub finding: Finding,
 }
 
-/// The tables of `config` that cannot be followed as things are, each with the error that says most. Tables whose rows look something up
-/// in one of them are among them.
+/// Returns the tables of `config` that cannot be followed in the present state, each with its most telling error.
+/// Includes tables whose rows look something up in one of them.
 pub(crate) async fn unfit(
     session: &Session,
     config: &SourceConfig,
@@ -71,16 +71,16 @@ pub(crate) async fn unfit(
     Ok(found)
 }
 
-/// When PostgreSQL refuses updates and deletes of a table.
+/// In which state PostgreSQL refuses updates and deletes of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Breaks {
-    /// As it is published now.
+    /// As it is currently published.
     Now,
-    /// Once it is published as configured.
+    /// After it is published as configured.
     AsConfigured,
 }
 
-/// The tables of `config` of which PostgreSQL refuses the application's updates and deletes.
+/// Returns the tables of `config` whose updates and deletes by the application PostgreSQL refuses.
 pub(crate) async fn breaking(
     session: &Session,
     config: &SourceConfig,
@@ -112,18 +112,18 @@ pub(crate) async fn breaking(
     Ok(breaking)
 }
 
-/// The error that says most: what happened to the table itself comes before what does not fit any more because of it.
+/// Returns the most telling error: what happened to the table itself comes before its consequences.
 fn worst(findings: impl Iterator<Item = Finding>) -> Option<Finding> {
     let errors = findings.filter(|finding| finding.severity == Severity::Error);
     errors.min_by_key(|finding| !Unfit::CODES.contains(&finding.code))
 }
 
 impl Unfit {
-    /// What can happen to a table that was followed: it is gone, has no key, may not be read, or is not published. Other errors are
-    /// mistakes in the settings as well.
+    /// What can happen to a table that was followed: it is gone, has no key, may not be read, or is not published.
+    /// Other errors can also be mistakes in the configuration.
     const CODES: [&'static str; 4] = ["E_TABLE", "E_NO_KEY", "E_RIGHTS", "E_PUBLICATION"];
 
-    /// Whether something happened to the table, or it does not fit the settings.
+    /// Returns `true` if something happened to the table, and `false` if the table does not fit the configuration.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         Self::CODES.contains(&self.finding.code) || self.finding.subject == Subject::Published

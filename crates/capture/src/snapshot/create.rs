@@ -1,4 +1,4 @@
-//! The slot, and who keeps the server from creating it.
+//! Creates the slot, and finds out what keeps the server from creating it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::connect::{Replication, Session};
 use crate::slot;
 use crate::source::{Source, parse_lsn};
 
-/// A creation that takes no longer waits for nothing worth telling.
+/// How long a creation may take before walvec looks for what it waits for.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// How often to look for the transactions that the server waits for.
@@ -21,12 +21,12 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// A created slot, with the snapshot of its consistent point.
 pub(super) struct Exported {
     pub(super) position: Position,
-    /// The name that `SET TRANSACTION SNAPSHOT` takes; valid as long as `session` lives and runs nothing else.
+    /// The name for `SET TRANSACTION SNAPSHOT`. Valid as long as `session` lives and runs nothing else.
     pub(super) snapshot: String,
     pub(super) session: Replication,
 }
 
-/// Creates the slot. The server first waits for every transaction that is open.
+/// Creates the slot. The server first waits for all open transactions to end.
 pub(super) async fn slot(source: &Source) -> Result<Exported, CaptureError> {
     let slot = &source.config.slot;
     let exported = create(source, |_| slot::create_command(slot, source.server().capabilities.failover_slots)).await?;
@@ -34,7 +34,7 @@ pub(super) async fn slot(source: &Source) -> Result<Exported, CaptureError> {
     Ok(exported)
 }
 
-/// Exports a snapshot through a slot that goes with its session, at the latest when that is closed.
+/// Exports a snapshot through a temporary slot, which is dropped with its session at the latest.
 pub(super) async fn temporary(source: &Source) -> Result<Exported, CaptureError> {
     create(source, |pid| slot::create_temporary_command(&format!("walvec_reread_{pid}"))).await
 }
@@ -68,7 +68,7 @@ async fn create(source: &Source, command: impl FnOnce(i32) -> String) -> Result<
     Ok(Exported { position: Position::snapshot(consistent_point), snapshot: field(2)?, session })
 }
 
-/// Tells the server to give up a slot creation that nobody waits for any more: it would leave a slot behind.
+/// Cancels a slot creation on the server when walvec no longer waits for it. It would otherwise leave a slot behind.
 struct CancelOnDrop {
     target: Option<(crate::connect::ConnInfo, i32)>,
 }

@@ -1,4 +1,4 @@
-//! The rows as of the slot's consistent point.
+//! Copies the rows as of the slot's consistent point.
 //!
 //! ```text
 //! CREATE_REPLICATION_SLOT … EXPORT_SNAPSHOT ──▶ position, snapshot name
@@ -9,19 +9,20 @@
 //! ```
 //!
 //! The exported snapshot is exactly the state at which the slot's stream begins: what it contains is not streamed, and
-//! what it does not contain is. If the holder fails, the snapshot is gone with it; the caller starts again with a new slot.
+//! what it does not contain is streamed. If the holder fails, the snapshot is gone with it, and the caller starts again
+//! with a new slot.
 //!
-//! No lock on a table is held while anything but the server is waited for, so that what its users wait for is at most the reading
-//! of one piece. What was read waits in the spool, not in the server.
+//! While a table is locked, walvec waits only for the server. The table's users therefore wait at most for the reading
+//! of one piece. Rows that were read wait in the spool, not in the server.
 //!
-//! - [`create`]: the slot, and who keeps the server from creating it
+//! - [`create`]: creates the slot, and finds out what keeps the server from creating it
 //! - [`holder`]: the session that keeps the snapshot
 //! - [`plan`]: the tables, and the statements that read them
-//! - [`queue`]: what is left, cut into pieces
-//! - [`worker`]: copying pieces
-//! - [`one_by_one`]: the rows of a piece in which one is too large to be sent
-//! - [`spool`]: what was read and is still to be handed out
-//! - [`round`]: reading everything once, and what was rewritten meanwhile once more
+//! - [`queue`]: what is left to read, cut into pieces
+//! - [`worker`]: copies pieces
+//! - [`one_by_one`]: reads the rows of a piece in which one is too large to be sent
+//! - [`spool`]: rows that were read and not handed out yet
+//! - [`round`]: reads everything once, and then the tables that were rewritten in the meantime
 
 mod create;
 mod holder;
@@ -43,8 +44,8 @@ use round::Round;
 
 /// A copy of the configured tables as they were at one position.
 ///
-/// Dropping it stops the copy. Memory does not depend on the size of the tables: what was read and not taken yet waits in the
-/// source's spool directory, and nothing is read while there is no room.
+/// Dropping it stops the copy. Memory does not depend on the size of the tables: rows that were read and not taken yet
+/// wait in the source's spool directory, and nothing is read while there is no room.
 pub struct Snapshot {
     position: Position,
     chunks: mpsc::Receiver<Result<Vec<Change>, CaptureError>>,
@@ -54,25 +55,25 @@ pub struct Snapshot {
 /// Which rows of a table are read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// Those that meet a condition in SQL; all without one.
+    /// The rows that meet a condition in SQL; all rows for `None`.
     Where(Option<String>),
-    /// Those with these keys.
+    /// The rows with these keys.
     Keys(Vec<RowKey>),
-    /// Those in the partitions with these oids.
+    /// The rows in the partitions with these oids.
     Partitions(Vec<u32>),
 }
 
-/// See [`Source::begin_snapshot`].
+/// Begins a snapshot, for [`Source::begin_snapshot`].
 pub(crate) fn begin(source: &Source) -> BoxFuture<'_, Result<Snapshot, CaptureError>> {
     Box::pin(async move {
-        // Before the slot: a table that cannot be copied must not leave a slot behind.
+        // Checked before the slot is created: a table that cannot be copied must not leave a slot behind.
         source.published_tables().await?;
         let exported = create::slot(source).await?;
         let workers = source.config.copy_workers.max(1);
         match Box::pin(Round::begin(source, exported, workers, plan::tables(source, None))).await {
             Ok(round) => Ok(copy(source, round)),
             Err(error) => {
-                // Nobody will ever read this slot: it would only hold back WAL.
+                // This slot will never be read, and would only hold back WAL.
                 if let Err(also) = source.drop_slot().await {
                     tracing::warn!(slot = source.config.slot, error = %also, "cannot drop the slot of a failed snapshot");
                 }
@@ -82,7 +83,7 @@ pub(crate) fn begin(source: &Source) -> BoxFuture<'_, Result<Snapshot, CaptureEr
     })
 }
 
-/// See [`Source::begin_reread`].
+/// Begins to read rows again, for [`Source::begin_reread`].
 pub(crate) fn reread<'a>(
     source: &'a Source,
     table: &'a TableName,
@@ -100,14 +101,14 @@ pub(crate) fn reread<'a>(
         if let Selection::Where(Some(condition)) = rows {
             plan::check(&*source.catalog.patient_session().await?, table, condition).await?;
         }
-        // The slot goes with its session. Nobody streams from it: the rows are the snapshot's.
+        // The slot ends with its session. It is not streamed from: the rows come from the snapshot.
         let exported = create::temporary(source).await?;
         let plans = async { Ok(vec![plan::selected(source, published, rows).await?]) };
         Ok(copy(source, Box::pin(Round::begin(source, exported, 1, plans)).await?))
     })
 }
 
-/// Copies what a round has to read.
+/// Starts to copy what a round has to read.
 fn copy(source: &Source, round: Round) -> Snapshot {
     let position = round.position;
     let (chunks_in, chunks) = mpsc::channel(1);
@@ -117,26 +118,26 @@ fn copy(source: &Source, round: Round) -> Snapshot {
 }
 
 impl Snapshot {
-    /// The version of every copied row: older than everything that the stream will bring. Only rows of a table that was read
-    /// again have a later one.
+    /// Returns the version of the copied rows, which is older than everything that the stream will bring. Only the rows
+    /// of a table that was read again have a later version.
     #[must_use]
     pub const fn position(&self) -> Position {
         self.position
     }
 
-    /// The next rows, as inserts into one table; `None` when everything has been copied. Of a row that fits into no message of the server
-    /// (1 GB) everything but the key is [unchanged](walvec_model::Cell::Unchanged).
+    /// Returns the next rows, as inserts into one table; `None` when everything was copied. If a row does not fit into
+    /// a message of the server (1 GB), everything but its key is [unchanged](walvec_model::Cell::Unchanged).
     ///
-    /// A table that was rewritten or truncated while it was copied is read again: a truncate alone says so, and the rows behind it
-    /// have its position. What the stream brings of before that position is in them already.
+    /// A table that was rewritten or truncated while it was copied is read again. A truncate announces that, and the rows
+    /// after it have its position. Changes in the stream from before that position are already contained in these rows.
     ///
     /// # Errors
-    /// Any error ends the snapshot: what has been copied so far is not everything.
+    /// Any error ends the snapshot: the rows copied so far are incomplete.
     pub async fn next(&mut self) -> Result<Option<Vec<Change>>, CaptureError> {
         match self.chunks.recv().await {
             Some(Ok(chunk)) => Ok(Some(chunk)),
             Some(Err(error)) => Err(error),
-            // The copy has ended, well or with an error that was sent; a panic does neither.
+            // The copy has ended, successfully or with an error that was sent. If a task panicked, joining it returns an error.
             None => self.join().await.map(|()| None),
         }
     }
@@ -144,7 +145,7 @@ impl Snapshot {
     /// Stops the copy and waits for its tasks.
     ///
     /// # Errors
-    /// If one had failed in a way that no chunk told.
+    /// Fails if a task failed in a way that no chunk has reported.
     pub async fn close(mut self) -> Result<(), CaptureError> {
         self.chunks.close();
         self.tasks.abort_all();

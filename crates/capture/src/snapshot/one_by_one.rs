@@ -1,7 +1,7 @@
-//! Reads a piece in which a row is too large to be sent: the others, and the key of that one.
+//! Reads a piece in which a row is too large to be sent: all other rows, and the key of that one.
 //!
-//! As text a value may be longer than the 1 GB that a message of the server can have. The server says so by an error in the middle of
-//! the answer, and does not tell which row it was about.
+//! As text, a value may be longer than the 1 GB limit of a server message. The server reports that with an error in the
+//! middle of the result, and does not say which row it was.
 
 use std::time::Duration;
 
@@ -16,18 +16,19 @@ use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 use crate::fetch::is_row_too_large;
 
-/// Stands before the line of a row of which only the key was sent. No text of PostgreSQL has a zero byte.
+/// A prefix for the line of a row of which only the key was sent. Texts of PostgreSQL never contain a zero byte.
 const KEY_ALONE: u8 = 0;
 
-/// Lines that are kept in memory until a statement has come to its end. More rows than that are read by two statements.
+/// The number of bytes of lines that are kept in memory until a statement has ended. Rows that exceed it are read by
+/// two statements.
 const AT_ONCE: usize = 8 << 20;
 
-/// The row's line, and whether only its key was sent.
+/// Returns the row's line, and whether only its key was sent.
 pub(super) fn line_of(line: &[u8]) -> (&[u8], bool) {
     line.strip_prefix(&[KEY_ALONE]).map_or((line, false), |line| (line, true))
 }
 
-/// The rows of `piece`, of which at least one is too large. The session's transaction has failed because of it.
+/// Reads the rows of `piece`, of which at least one is too large. The session's transaction has failed because of that row.
 pub(super) async fn rows(
     session: &Session,
     snapshot: &str,
@@ -74,7 +75,7 @@ async fn begin_again(session: &Session, snapshot: &str) -> Result<(), CaptureErr
     import(session, snapshot).await
 }
 
-/// The lines of the rows; `None` if they are several, and too many for the memory.
+/// Returns the lines of the rows; `None` if there is more than one row and they take too much memory.
 async fn copied(session: &Session, query: &str) -> Result<Option<Vec<Bytes>>, tokio_postgres::Error> {
     let copy = session.copy_out(&format!("COPY ({query}) TO STDOUT")).await?;
     let mut copy = std::pin::pin!(copy);
@@ -82,7 +83,7 @@ async fn copied(session: &Session, query: &str) -> Result<Option<Vec<Bytes>>, to
     while let Some(line) = copy.try_next().await? {
         bytes += line.len();
         is_too_much |= bytes > AT_ONCE && !lines.is_empty();
-        // To the end all the same: the session is used again.
+        // Read to the end nevertheless, because the session is used again.
         if is_too_much {
             lines.clear();
         } else {

@@ -1,4 +1,4 @@
-//! What is to be copied, and the statements that copy it.
+//! What has to be copied, and the statements that copy it.
 
 use std::sync::Arc;
 
@@ -19,31 +19,31 @@ pub(super) struct Plan {
     pub(super) kinds: Arc<[Kind]>,
     pub(super) parts: Vec<Part>,
     columns: String,
-    /// Whether the server reads a range of ctids without reading the whole table.
+    /// Whether the server can read a range of ctids without reading the whole table.
     has_range_scan: bool,
 }
 
 /// Rows that can be read by one statement.
 pub(super) struct Part {
-    /// What stands behind FROM.
+    /// The text after FROM.
     from: String,
     conditions: Vec<String>,
     /// The oids of the tables that hold the rows.
     pub(super) leaves: Vec<u32>,
-    /// The size of the largest of them in pages; 0 where ctids mean nothing.
+    /// The size of the largest of these tables, in pages; 0 if ctids have no meaning.
     pub(super) pages: u64,
-    /// Whether few rows may meet the conditions, which an index may find.
+    /// Whether the conditions may select few rows, which an index may find.
     pub(super) is_selected: bool,
 }
 
 impl Part {
-    /// Whether a ctid names one of its rows.
+    /// Returns whether a ctid identifies a row of the part.
     pub(super) const fn has_ctids(&self) -> bool {
         self.pages > 0 && self.leaves.len() == 1
     }
 }
 
-/// Pages of a table, without an end for those that come last: nothing depends on the size being right.
+/// A range of pages in a table. The last range has no end, so nothing depends on an exact size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pages {
     pub(super) from: u64,
@@ -51,12 +51,12 @@ pub(super) struct Pages {
 }
 
 impl Plan {
-    /// The statement for the rows of a part that lie in these pages; in all of them for `None`.
+    /// Returns the statement for the rows of a part in these pages, or in all pages for `None`.
     pub(super) fn query(&self, part: &Part, pages: Option<Pages>) -> String {
         self.query_for(&self.columns, part, pages)
     }
 
-    /// The statement for the ctids of these rows.
+    /// Returns the statement for the ctids of the rows in these pages.
     pub(super) fn ctids(&self, part: &Part, pages: Option<Pages>) -> String {
         self.query_for("ctid::text", part, pages)
     }
@@ -67,12 +67,12 @@ impl Plan {
         select(columns, &part.from, &conditions)
     }
 
-    /// The statement for the rows with these ctids, which [`ctids`](Self::ctids) has given.
+    /// Returns the statement for the rows with these ctids, which come from [`ctids`](Self::ctids).
     pub(super) fn query_at(&self, part: &Part, ctids: &[String]) -> String {
         select(&self.columns, &part.from, &[&at(ctids)])
     }
 
-    /// The statement for the keys of the rows with these ctids. All other columns are NULL.
+    /// Returns the statement for the keys of the rows with these ctids. All other columns are NULL.
     pub(super) fn keys_at(&self, part: &Part, ctids: &[String]) -> String {
         let column = |(index, column): (usize, &Column)| match self.table.key.contains(&index) {
             true => quote_ident(&column.name),
@@ -87,7 +87,8 @@ impl Plan {
             let from = format!("ctid >= '({from},0)'::tid");
             return end.map_or(from.clone(), |end| format!("{from} AND ctid < '({end},0)'::tid"));
         }
-        // Every ctid that may be there; no row version takes less than 28 bytes of a page. The snapshot is older than the size.
+        // Lists every possible ctid: a row version takes at least 28 bytes of a page. The size was taken after the
+        // snapshot, so it covers all of its rows.
         let last = end.unwrap_or_else(|| part.pages.max(from + 1)) - 1;
         format!(
             "ctid = ANY (ARRAY(SELECT format('(%s,%s)', page, item)::tid FROM generate_series({from}, {last}) AS page, \
@@ -96,7 +97,7 @@ impl Plan {
     }
 }
 
-/// What is to be copied of the configured tables, in their order; of those that are named only, if any are.
+/// Returns what to copy of the configured tables, in their order, or only of the `named` ones if there are any.
 pub(super) async fn tables(source: &Source, named: Option<&[TableName]>) -> Result<Vec<Plan>, CaptureError> {
     let mut wanted = source.published_tables().await?;
     wanted.retain(|published| named.is_none_or(|named| named.contains(&published.table.name)));
@@ -110,7 +111,7 @@ pub(super) async fn tables(source: &Source, named: Option<&[TableName]>) -> Resu
     Ok(plans)
 }
 
-/// What is to be copied of the selected rows of one table.
+/// Returns what to copy of the selected rows of one table.
 pub(super) async fn selected(
     source: &Source,
     published: PublishedTable,
@@ -121,7 +122,7 @@ pub(super) async fn selected(
         Selection::Where(_) | Selection::Keys(_) => None,
     };
     let conditions: Vec<Option<String>> = match rows {
-        // Whoever may not read the partitions themselves reads through the root.
+        // If the role may not read the partitions directly, it reads them through the root.
         Selection::Partitions(wanted) => {
             let oids: Vec<String> = wanted.iter().map(u32::to_string).collect();
             vec![Some(format!("tableoid IN ({})", oids.join(", ")))]
@@ -139,7 +140,7 @@ pub(super) async fn selected(
     plan(source, published, &leaves, &conditions).await
 }
 
-/// `leaves`: what is to be read of the table.
+/// Plans the copy of a table. `leaves` holds what has to be read of it.
 async fn plan(
     source: &Source,
     published: PublishedTable,
@@ -153,9 +154,9 @@ async fn plan(
     Ok(Plan { table: published.table, kinds, parts, columns, has_range_scan })
 }
 
-/// Refuses a condition that is not one by itself. It becomes part of a COPY, which takes no parameters.
+/// Refuses a text that is not a complete condition by itself. It becomes part of a COPY, which takes no parameters.
 pub(super) async fn check(session: &Session, table: &TableName, condition: &str) -> Result<(), CaptureError> {
-    // In two sorts of brackets: what is balanced in both does not leave either.
+    // Try two kinds of brackets: a text that is balanced in both cannot close either of them.
     for bracketed in [format!("({condition}\n)"), format!("(ARRAY[{condition}\n])[1]")] {
         let query = format!("SELECT 1 FROM {} WHERE {bracketed}", quote_table(table));
         match session.prepare(&query).await {
@@ -169,7 +170,8 @@ pub(super) async fn check(session: &Session, table: &TableName, condition: &str)
     Ok(())
 }
 
-/// Syntax, names, types and rights (SQLSTATE class 42), and values that cannot be read (22).
+/// Returns whether an error is about the statement: syntax, names, types and rights (SQLSTATE class 42), or invalid
+/// values (22).
 fn is_about_the_statement(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| state.code().starts_with("42") || state.code().starts_with("22"))
 }
@@ -188,7 +190,7 @@ fn parts(published: &PublishedTable, leaves: &[Leaf], condition: Option<&str>) -
         },
         is_selected: condition.is_some(),
     };
-    // The right to read the root is enough to read its rows, but only through the root.
+    // The right to read the root is sufficient to read its rows, but only through the root.
     if published.facts.kind == "p" && leaves.iter().any(|leaf| !leaf.can_select) {
         return vec![part(quote_table(&published.table.name), leaves, published.facts.reads_ctid)];
     }
@@ -203,7 +205,7 @@ fn at(ctids: &[String]) -> String {
 }
 
 fn select(columns: &str, from: &str, conditions: &[&str]) -> String {
-    // On a line of its own: a comment in it ends there.
+    // On a separate line, so that a comment in the condition ends there.
     let conditions: Vec<_> = conditions.iter().map(|condition| format!("({condition}\n)")).collect();
     let conditions = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
     format!("SELECT {columns} FROM {from}{conditions}")

@@ -1,4 +1,4 @@
-//! What is still to be read, cut into pieces that take a moment each.
+//! What is left to read, cut into pieces that each take a moment.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,26 +8,26 @@ use walvec_model::TableName;
 
 use super::plan::{Pages, Part, Plan};
 
-/// Text that a piece should have: large enough that a statement more does not matter,
+/// The desired amount of text in a piece, in bytes: large enough that the cost of one more statement does not matter.
 const PIECE_BYTES: u64 = 8 << 20;
-/// and how many milliseconds the server may take to send it, and so lock the table.
+/// How many milliseconds the server may take to send a piece, during which the table is locked.
 const PIECE_MILLIS: u64 = 250;
 
-/// A piece that turns out to be larger than this is given up and read in smaller ones.
+/// A piece that turns out to have more bytes than this is abandoned, and read in smaller ones.
 pub(super) const LARGEST_PIECE: u64 = 8 * PIECE_BYTES;
 
-/// Pages of the first piece of a table, before it is known how much text a page has (2 MiB with pages of 8 KiB).
+/// The number of pages in a table's first piece, before the amount of text in a page is known (2 MiB with pages of 8 KiB).
 const FIRST_PAGES: u64 = 256;
 
-/// How much larger the next piece may be than the one before.
+/// How many times larger the next piece may be than the one before.
 const GROWTH: u64 = 4;
 
-/// One statement's worth of copying. The lock on the table is held for as long as that takes.
+/// The rows that one statement copies. The table is locked while the statement runs.
 #[derive(Clone)]
 pub(super) struct Piece {
     pub(super) plan: Arc<Plan>,
     part: usize,
-    /// All pages for `None`.
+    /// The pages; `None` for all of them.
     pages: Option<Pages>,
 }
 
@@ -44,13 +44,13 @@ impl Piece {
         self.plan.ctids(self.part(), self.pages)
     }
 
-    /// How many pages it has.
+    /// Returns the number of pages.
     fn size(&self) -> u64 {
         let Pages { from, end } = self.pages.unwrap_or(Pages { from: 0, end: None });
         end.unwrap_or_else(|| self.part().pages).saturating_sub(from)
     }
 
-    /// Whether it can be read in smaller pieces.
+    /// Returns whether the piece can be read in smaller pieces.
     pub(super) fn can_be_cut(&self) -> bool {
         self.size() > 1
     }
@@ -60,9 +60,9 @@ impl Piece {
 pub(super) struct Queue(Mutex<State>);
 
 struct State {
-    /// What is left of each part, as one piece, which is cut when it is taken.
+    /// What is left of each part, as one piece. It is cut when a worker takes from it.
     left: VecDeque<Piece>,
-    /// How many pages the next piece of a table gets.
+    /// The number of pages in the next piece of each table.
     pages: Vec<(Arc<Plan>, u64)>,
     rewritten: BTreeSet<TableName>,
 }
@@ -73,7 +73,7 @@ impl Queue {
         let whole = |plan: &Arc<Plan>| {
             let plan = Arc::clone(plan);
             (0..plan.parts.len()).map(move |part| {
-                // What an index may find is tried as a whole first.
+                // Rows that an index may find are first read as a whole.
                 let whole = plan.parts[part].is_selected || plan.parts[part].pages == 0;
                 let pages = (!whole).then_some(Pages { from: 0, end: None });
                 Piece { plan: Arc::clone(&plan), part, pages }
@@ -84,7 +84,7 @@ impl Queue {
         Self(Mutex::new(State { left, pages, rewritten: BTreeSet::new() }))
     }
 
-    /// The next piece; `None` if there is nothing left.
+    /// Takes the next piece; `None` if there is nothing left.
     pub(super) fn take(&self) -> Option<Piece> {
         let mut state = self.lock();
         let piece = state.left.pop_front()?;
@@ -92,7 +92,7 @@ impl Queue {
         let count = *state.pages_of(&piece.plan);
         if piece.size() <= count {
             return Some(match piece.pages {
-                // A table that is read in one go needs no range.
+                // A table that is read by one statement needs no range.
                 Some(Pages { from: 0, end: None }) => Piece { pages: None, ..piece },
                 _ => piece,
             });
@@ -103,7 +103,7 @@ impl Queue {
         Some(Piece { pages: Some(Pages { from, end: Some(cut) }), ..piece })
     }
 
-    /// Learns how much text a piece had, and how long it took to come.
+    /// Adjusts the size of the next pieces by how much text a piece had, and how long it took to arrive.
     pub(super) fn learn(&self, piece: &Piece, bytes: u64, took: Duration) {
         let size = piece.size();
         if piece.pages.is_some() && size > 0 {
@@ -117,12 +117,12 @@ impl Queue {
         }
     }
 
-    /// Puts a piece back that could not be read.
+    /// Puts back a piece that could not be read.
     pub(super) fn put_back(&self, piece: Piece) {
         self.lock().left.push_front(piece);
     }
 
-    /// Puts a piece back that is too large to be read by one statement.
+    /// Puts back a piece that is too large to be read by one statement.
     pub(super) fn put_back_to_be_cut(&self, piece: Piece) {
         let fitting = (piece.size() / (2 * LARGEST_PIECE / PIECE_BYTES)).max(1);
         let mut state = self.lock();
@@ -132,7 +132,7 @@ impl Queue {
         state.left.push_front(Piece { pages: range, ..piece });
     }
 
-    /// Notes that a table was rewritten: what was read of it does not belong together, and the rest need not be read.
+    /// Records that a table was rewritten. What was read of it is inconsistent, and the rest need not be read.
     pub(super) fn discard(&self, table: &TableName) {
         let mut state = self.lock();
         state.left.retain(|piece| piece.plan.table.name != *table);
@@ -143,7 +143,7 @@ impl Queue {
         self.lock().rewritten.contains(table)
     }
 
-    /// The tables that were rewritten.
+    /// Returns the tables that were rewritten.
     pub(super) fn rewritten(&self) -> Vec<TableName> {
         self.lock().rewritten.iter().cloned().collect()
     }

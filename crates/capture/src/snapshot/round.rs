@@ -1,4 +1,4 @@
-//! Reading everything once, and what was rewritten meanwhile once more.
+//! Reads everything once, and then the tables that were rewritten in the meantime.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::connect::Session;
 use crate::copy_text::RowDecoder;
 use crate::source::Source;
 
-/// A chunk ends when it has this many rows,
+/// The number of rows at which a chunk ends.
 const CHUNK_ROWS: usize = 1000;
-/// or this many bytes of text.
+/// The number of bytes of text at which a chunk ends.
 const CHUNK_BYTES: usize = 1 << 20;
 
 pub(super) type Chunks = mpsc::Sender<Result<Vec<Change>, CaptureError>>;
@@ -32,7 +32,7 @@ pub(super) struct Read {
     pub(super) rows: Spooled,
 }
 
-/// A snapshot that is held, and what is to be read of it.
+/// A snapshot that is being held, and what has to be read from it.
 pub(super) struct Round {
     pub(super) position: Position,
     holder: Holder,
@@ -41,8 +41,8 @@ pub(super) struct Round {
 }
 
 impl Round {
-    /// Takes a snapshot over from the session that created its slot, and closes that. What cannot be done shows before
-    /// anything is read.
+    /// Takes a snapshot over from the session that created its slot, and closes that session. Errors in the preparation
+    /// are reported before anything is read.
     pub(super) async fn begin(
         source: &Source,
         exported: Exported,
@@ -55,7 +55,7 @@ impl Round {
             for _ in 0..workers {
                 sessions.push(Session::open(&source.catalog.info).await?);
             }
-            // Behind the snapshot: no row that it sees lies outside of the pages that there are by now.
+            // Plan after the snapshot was taken: the tables' sizes then cover all rows that it sees.
             Ok((holder, sessions, plans.await?))
         };
         let prepared = prepared.await;
@@ -64,7 +64,8 @@ impl Round {
         Ok(Self { position: exported.position, holder, sessions, plans })
     }
 
-    /// Reads everything and hands it to `chunks`, and what was rewritten meanwhile again, as of a later position.
+    /// Reads everything and hands it to `chunks`. Tables that were rewritten in the meantime are then read again, as of
+    /// a later position.
     pub(super) async fn run(mut self, source: Source, directory: Option<PathBuf>, chunks: Chunks) {
         let spool = Spool::new(directory);
         loop {
@@ -74,7 +75,8 @@ impl Round {
                 Ok(rewritten) if rewritten.is_empty() => return,
                 Ok(rewritten) => rewritten,
                 Err(error) => {
-                    // Without a receiver there is nothing to tell: it takes the copy for complete only if it is told so.
+                    // If the receiver is gone, nothing needs to be reported: it takes a copy for complete only if that
+                    // is reported to it.
                     let _ = chunks.send(Err(error)).await;
                     return;
                 }
@@ -102,11 +104,11 @@ impl Round {
         }
     }
 
-    /// Reads everything; returns the tables that were rewritten meanwhile.
+    /// Reads everything. Returns the tables that were rewritten in the meantime.
     async fn read(self, source: &Source, spool: &Spool, chunks: &Chunks) -> Result<Vec<TableName>, CaptureError> {
         let Self { position, holder, sessions, plans } = self;
         let queue = Arc::new(Queue::new(plans));
-        // The spool bounds how many there may be: a worker that has read one never waits here.
+        // The spool bounds the number of pieces, so a worker that has read one never waits here.
         let (pieces_in, pieces) = mpsc::channel(PIECES + sessions.len());
         let mut workers = JoinSet::new();
         for session in sessions {
@@ -125,7 +127,7 @@ impl Round {
             while let Some(ended) = workers.join_next().await {
                 ended.map_err(|_| CaptureError::Closed)??;
             }
-            // The server may forget what only this snapshot sees, however long the rows are on their way.
+            // The server may now forget what only this snapshot sees, even if the rows are still being handed out.
             drop(holder);
             Ok(())
         };
@@ -134,13 +136,13 @@ impl Round {
     }
 }
 
-/// The tables once more, as of now.
+/// Prepares to read the tables once more, as of now.
 async fn again(source: &Source, tables: &[TableName], workers: usize) -> Result<Round, CaptureError> {
     let exported = create::temporary(source).await?;
     Box::pin(Round::begin(source, exported, workers, plan::tables(source, Some(tables)))).await
 }
 
-/// Hands the rows out chunk by chunk, in the order of the pieces.
+/// Hands out the rows in chunks, in the order of the pieces.
 async fn hand_out(
     queue: &Queue,
     mut pieces: mpsc::Receiver<Read>,

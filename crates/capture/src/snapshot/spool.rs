@@ -1,7 +1,7 @@
-//! What was read and is still to be handed out: a little in memory, the rest in files without a name.
+//! Rows that were read and not handed out yet: a little in memory, the rest in files without a name.
 //!
-//! PostgreSQL is read as fast as it sends, however slowly the rows are taken: a statement never waits in the middle, and the snapshot can go
-//! as soon as everything was read. A piece is begun only while there is room.
+//! PostgreSQL is read as fast as it sends, even if the rows are taken slowly: a statement never waits in the middle,
+//! and the snapshot can end as soon as everything was read. A piece is begun only while there is room.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -13,22 +13,23 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-/// Text that may wait in files,
+/// The maximum number of bytes in files.
 const ON_DISK: u64 = 1 << 30;
-/// and in memory, all workers together.
+/// The maximum number of bytes in memory, for all workers together.
 const IN_MEMORY: u64 = 16 << 20;
-/// As much as the files may take has to stay free besides: the disk is there for the collections.
+/// How many bytes must stay free on the disk, which is needed for the collections.
 const FREE: u64 = 4 * ON_DISK;
-/// Pieces that may wait, each in a file of its own.
+/// The maximum number of pieces that wait, each in a file of its own.
 pub(super) const PIECES: usize = 256;
-/// How much is written to a file, or read from it, at a time.
+/// How many bytes are written to a file, or read from it, at a time.
 const BLOCK: usize = 1 << 20;
-/// How much of a piece may come in before the others hear of it. Lines are short, and the lock is everybody's.
+/// How many bytes of a piece may arrive before the shared counters are updated. Lines are short, and all workers share
+/// the lock.
 const UNTOLD: u64 = 64 << 10;
-/// The length of a line comes before it.
+/// The size of the length that precedes each line.
 const LENGTH: usize = 4;
 
-/// How much waits, and where it may wait.
+/// The spool's counters, and the directory for its files.
 #[derive(Clone)]
 pub(super) struct Spool(Arc<Inner>);
 
@@ -46,7 +47,7 @@ struct Waiting {
 }
 
 impl Spool {
-    /// In files of `directory`; without one in memory only.
+    /// Creates a spool with files in `directory`, or in memory only if there is none.
     pub(super) fn new(directory: Option<PathBuf>) -> Self {
         let (has_failed, waiting) = (AtomicBool::new(false), watch::Sender::default());
         Self(Arc::new(Inner { directory, has_failed, waiting }))
@@ -56,44 +57,44 @@ impl Spool {
     pub(super) async fn room(&self) {
         let most = if self.usable_directory().is_some() { ON_DISK } else { IN_MEMORY };
         let has_room = |waiting: &Waiting| waiting.bytes < most && waiting.pieces < PIECES;
-        // The sender is here, so that this never fails.
+        // `self` holds the sender, so this never fails.
         let _ = self.0.waiting.subscribe().wait_for(has_room).await;
     }
 
-    /// A new piece.
+    /// Adds an empty piece.
     pub(super) fn piece(&self) -> Spooled {
         self.0.waiting.send_modify(|waiting| waiting.pieces += 1);
         Spooled { spool: self.clone(), bytes: 0, untold: 0, file: None, on_disk: 0, memory: BytesMut::new() }
     }
 
-    /// The directory, if it has space to spare.
+    /// Returns the directory, if it has space to spare.
     fn usable_directory(&self) -> Option<&PathBuf> {
         let directory = self.0.directory.as_ref().filter(|_| !self.0.has_failed.load(Ordering::Relaxed))?;
         fs4::available_space(directory).is_ok_and(|free| free > FREE).then_some(directory)
     }
 }
 
-/// The lines of a piece.
+/// The lines of a piece, while they are being written.
 pub(super) struct Spooled {
     spool: Spool,
-    /// All lines with their lengths.
+    /// The total size of the lines, with their lengths.
     bytes: u64,
-    /// How much of that the spool has not heard of.
+    /// The number of bytes that the spool's counters do not include yet.
     untold: u64,
     file: Option<File>,
-    /// How much of the file is valid.
+    /// How many bytes of the file are valid.
     on_disk: u64,
-    /// What comes behind the file.
+    /// The lines that follow those in the file.
     memory: BytesMut,
 }
 
 impl Spooled {
-    /// How much there is.
+    /// Returns the size of the piece in bytes.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes a line in.
+    /// Adds a line.
     pub(super) async fn push(&mut self, line: &[u8]) {
         let length = u32::try_from(line.len()).unwrap_or(u32::MAX);
         self.memory.extend_from_slice(&length.to_be_bytes());
@@ -109,7 +110,7 @@ impl Spooled {
         }
     }
 
-    /// Tells the spool what has come in, and returns how much all pieces have in memory.
+    /// Updates the spool's counters, and returns how many bytes all pieces have in memory.
     fn tell(&mut self) -> u64 {
         let (untold, mut in_memory) = (std::mem::take(&mut self.untold), 0);
         self.spool.0.waiting.send_if_modified(|waiting| {
@@ -121,14 +122,14 @@ impl Spooled {
         in_memory
     }
 
-    /// Ends the piece: little may stay in memory if other pieces fill that.
+    /// Ends the piece, and writes its rest to a file if all pieces together have much in memory.
     pub(super) async fn end(&mut self) {
         if self.tell() > IN_MEMORY / 2 || self.file.is_some() {
             self.spill().await;
         }
     }
 
-    /// Moves what is in memory to the file. If that fails, this and everything else stays in memory.
+    /// Moves the lines in memory to the file. If that fails, these lines and all later ones stay in memory.
     async fn spill(&mut self) {
         if self.memory.is_empty() {
             return;
@@ -167,7 +168,7 @@ impl Spooled {
         }
     }
 
-    /// Reads the lines from the first one on.
+    /// Starts to read the lines, beginning with the first one.
     pub(super) fn read(self) -> Lines {
         Lines { at: 0, rest: BytesMut::new(), spooled: self }
     }
@@ -185,16 +186,16 @@ impl Drop for Spooled {
     }
 }
 
-/// The lines of a piece, on their way out.
+/// The lines of a piece, while they are being read.
 pub(super) struct Lines {
     at: u64,
-    /// What was read from the file and not handed out yet.
+    /// Bytes that were read from the file and not handed out yet.
     rest: BytesMut,
     spooled: Spooled,
 }
 
 impl Lines {
-    /// The next line.
+    /// Returns the next line.
     pub(super) async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             if let Some(line) = take_line(&mut self.rest) {
@@ -229,7 +230,7 @@ impl Lines {
     }
 }
 
-/// Takes a whole line off, if there is one.
+/// Removes and returns a whole line, if there is one.
 fn take_line(bytes: &mut BytesMut) -> Option<Bytes> {
     let length = u32::from_be_bytes(bytes.get(..LENGTH)?.try_into().ok()?) as usize;
     if bytes.len() < LENGTH + length {

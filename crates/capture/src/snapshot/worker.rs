@@ -1,4 +1,4 @@
-//! Copying pieces of tables.
+//! Copies pieces of tables.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::connect::{ConnInfo, Session, statement_error};
 use crate::fetch::is_row_too_large;
 use crate::{CaptureError, Outlook};
 
-/// How often a piece is tried again, with another session, after an error that passes; the snapshot is still there.
+/// How often a piece is tried again, with a new session, after a transient error. The snapshot still exists then.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// One of the copying tasks.
+/// One of the tasks that copy pieces.
 pub(super) struct Worker {
     pub(super) info: ConnInfo,
     /// The name of the snapshot.
@@ -29,29 +29,29 @@ pub(super) struct Worker {
     pub(super) spool: Spool,
     pub(super) queue: Arc<Queue>,
     pub(super) pieces: mpsc::Sender<Read>,
-    /// Between two pieces it is in no transaction, so that it holds no lock.
+    /// The session. Between two pieces it is not in a transaction, and so holds no lock.
     pub(super) session: Option<Session>,
 }
 
-/// What became of a piece.
+/// The outcome of copying a piece.
 enum Outcome {
-    /// The rows, and how long they took to come.
+    /// The rows, and how long they took to arrive.
     Read(Spooled, Duration),
     TooLarge,
     Rewritten,
 }
 
 impl Worker {
-    /// Copies pieces until there are none left, or until the receiver is gone. Ends with the first error that does not pass.
+    /// Copies pieces until there are none left, or until the receiver is gone. Ends with the first error that is not transient.
     pub(super) async fn run(mut self) -> Result<(), CaptureError> {
         let mut failed = 0;
         loop {
-            // Before the piece is taken, and so before anything of the table is locked.
+            // Wait before a piece is taken, which means before any lock on the table.
             self.spool.room().await;
             let Some(piece) = self.queue.take() else { return Ok(()) };
             let copied = self.copy(&piece).await;
             if !matches!(copied, Ok(Outcome::Read(..))) {
-                // It may be in the middle of a statement, and is in a transaction in any case.
+                // The session may be in the middle of a statement, and is in a transaction in any case.
                 self.session = None;
             }
             match copied {
@@ -75,8 +75,8 @@ impl Worker {
         }
     }
 
-    /// Copies one piece. The table is locked from its first statement to the end of this, for which only the server is waited
-    /// for.
+    /// Copies one piece. The table is locked from the first statement until this function ends, and meanwhile it waits
+    /// only for the server.
     async fn copy(&mut self, piece: &Piece) -> Result<Outcome, CaptureError> {
         let session = match &mut self.session {
             Some(session) if !session.is_closed() => session,
@@ -106,10 +106,11 @@ impl Worker {
     }
 }
 
-/// What a statement says that was made for the columns of before.
+/// The errors of a statement that was made for the columns before an alteration.
 const ALTERED: [SqlState; 3] = [SqlState::UNDEFINED_COLUMN, SqlState::UNDEFINED_FUNCTION, SqlState::DATATYPE_MISMATCH];
 
-/// Whether another session may read the piece: the snapshot is there, and what failed concerns this session or this moment.
+/// Returns whether another session may read the piece: the snapshot still exists, and the error concerns only this
+/// session or this moment.
 fn passes(error: &CaptureError) -> bool {
     match error {
         CaptureError::Connect { .. } | CaptureError::Exhausted { .. } | CaptureError::Spool { .. } => true,
@@ -125,7 +126,7 @@ async fn copy_rows(
     spool: &Spool,
 ) -> Result<Option<(Spooled, Duration)>, tokio_postgres::Error> {
     let copy = session.copy_out(&format!("COPY ({}) TO STDOUT", piece.query())).await?;
-    // From here on, so that a long way to the server does not count.
+    // Start the clock here, so that the distance to the server does not count.
     let began = Instant::now();
     let mut lines = std::pin::pin!(copy);
     let mut rows = spool.piece();
@@ -140,13 +141,13 @@ async fn copy_rows(
     Ok(Some((rows, took)))
 }
 
-/// Whether another transaction replaced the storage of the table after the snapshot was exported. After TRUNCATE and the
-/// rewriting forms of ALTER TABLE an old snapshot sees an empty table, without any error
-/// (<https://www.postgresql.org/docs/current/mvcc-caveats.html>). After VACUUM FULL and CLUSTER it sees the rows in other
-/// pages, and pieces that were read before and after do not fit together.
+/// Returns whether another transaction replaced the storage of the table after the snapshot was exported. After
+/// TRUNCATE and the rewriting forms of ALTER TABLE, an old snapshot sees an empty table, without any error
+/// (<https://www.postgresql.org/docs/current/mvcc-caveats.html>). After VACUUM FULL and CLUSTER it sees the rows in
+/// other pages, and pieces that were read before and after do not fit together.
 ///
-/// The catalogue's row is read as of the snapshot, the function tells the present. Asked after the copy, because its lock
-/// keeps the storage in place until the transaction ends.
+/// The row in the catalogue is read as of the snapshot, while the function returns the present state. Called after the
+/// copy, because the copy's lock keeps the storage in place until the transaction ends.
 async fn is_rewritten(session: &Session, piece: &Piece) -> Result<bool, CaptureError> {
     let query = "
         SELECT count(*) FROM pg_class

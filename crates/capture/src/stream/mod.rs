@@ -1,4 +1,4 @@
-//! Everything committed after the slot's position.
+//! Streams everything committed after the slot's position.
 //!
 //! ```text
 //! server ──▶ Reader (own task) ──▶ bounded channel ──▶ ChangeStream::next
@@ -6,12 +6,12 @@
 //!    └─ status ─┴──────────────────── confirmed ◀──── ChangeStream::confirm
 //! ```
 //!
-//! The task answers the server whether or not anybody takes its batches: a consumer that is busy for minutes does not let
-//! the server believe that the connection is dead.
+//! The task reports to the server even if its batches are not taken, so that a consumer that is busy for minutes does
+//! not make the server believe that the connection is dead.
 //!
 //! - [`reader`]: the task
-//! - [`patience`]: how often the server hears from it, and how long it may be silent
-//! - [`relation`]: Relation messages, completed from the catalogue
+//! - [`patience`]: how often the task reports to the server, and how long the server may be silent
+//! - [`relation`]: completes Relation messages from the catalogue
 //! - [`passed`]: tables whose changes are passed over up to a position
 
 mod passed;
@@ -37,11 +37,11 @@ use patience::Patience;
 use reader::Reader;
 use relation::Relations;
 
-/// Batches that wait for the consumer; each is bounded by the reader.
+/// The number of batches that wait for the consumer. The reader bounds the size of each.
 const WAITING_BATCHES: usize = 2;
 
-/// A running stream of changes. Dropping it ends it in the background, so that the slot may stay busy for a moment;
-/// [`close`](Self::close) waits.
+/// A running stream of changes. Dropping it ends it in the background, so the slot may stay busy for a moment.
+/// [`close`](Self::close) waits for the end.
 pub struct ChangeStream {
     batches: mpsc::Receiver<Result<Vec<StreamEvent>, CaptureError>>,
     confirmed: watch::Sender<Lsn>,
@@ -49,7 +49,7 @@ pub struct ChangeStream {
     reader: JoinHandle<Result<(), CaptureError>>,
 }
 
-/// See [`Source::open_stream`] and [`Source::open_stream_passing`].
+/// Opens a stream, for [`Source::open_stream`] and [`Source::open_stream_passing`].
 pub(crate) fn open(
     source: &Source,
     passed: HashMap<TableName, Lsn>,
@@ -61,7 +61,7 @@ pub(crate) fn open(
             SlotState::Missing => return Err(CaptureError::SlotMissing { slot }),
             SlotState::Lost { reason } => return Err(CaptureError::SlotLost { slot, reason }),
         };
-        // PostgreSQL 18 streams from a missing publication: nothing, with a warning in its own log.
+        // With a missing publication, PostgreSQL 18 streams nothing, and only writes a warning to its own log.
         if source.publication_identity().await?.is_none() {
             return Err(CaptureError::Publication {
                 publication: source.config.publication.clone(),
@@ -84,11 +84,12 @@ pub(crate) fn open(
         let reader = tokio::spawn(async move {
             tokio::select! {
                 ended = reader.run() => ended,
-                // A fast stop of the server ends ordinary sessions at once, and waits for readers of the log until they have
-                // confirmed all of it. That may take for ever, because a provider is away for example: so this one lets go.
+                // A fast shutdown of the server ends ordinary sessions at once, but waits for readers of the WAL until
+                // they have confirmed all of it. That may take for ever, for example while a provider is away, so this
+                // reader lets go.
                 () = shut_down.cancelled() => {
                     let error = CaptureError::Connect { server: address, reason: "the server shuts down".to_owned() };
-                    // A consumer that is behind gets E_CLOSED behind what it has not taken yet.
+                    // If the channel is full, the consumer gets E_CLOSED after what it has not taken yet.
                     let _ = last_words.try_send(Err(error));
                     Err(CaptureError::Closed)
                 }
@@ -99,20 +100,20 @@ pub(crate) fn open(
 }
 
 impl ChangeStream {
-    /// The next events: at least one, in commit order. Waits until there are some. A small transaction is handed over as
-    /// soon as its commit is here; a big one comes in several batches.
+    /// Waits for the next events: at least one, in commit order. A small transaction is handed over as soon as its
+    /// commit has arrived; a large one comes in several batches.
     ///
-    /// Safe to drop while it waits.
+    /// Cancellation safe: dropping the future loses nothing.
     ///
     /// # Errors
-    /// Any error ends the stream; afterwards there is only `E_CLOSED`.
+    /// Any error ends the stream. Later calls return `E_CLOSED`.
     pub async fn next(&mut self) -> Result<Vec<StreamEvent>, CaptureError> {
         self.batches.recv().await.unwrap_or(Err(CaptureError::Closed))
     }
 
-    /// Lets the server forget everything before `lsn`. Only ever a [`StreamEvent::Commit`]'s `end_lsn` or, when nothing is
-    /// in flight, an [`StreamEvent::Idle`]'s `wal_end`, after everything up to it is durable. Told to the server at once;
-    /// a lower position than before changes nothing.
+    /// Lets the server forget everything before `lsn`. Call it only with the `end_lsn` of a [`StreamEvent::Commit`] or,
+    /// when nothing is in flight, the `wal_end` of a [`StreamEvent::Idle`], and only after everything up to it is
+    /// durable. The position is reported to the server at once. A lower position than before has no effect.
     pub fn confirm(&self, lsn: Lsn) {
         self.confirmed.send_if_modified(|confirmed| {
             let higher = lsn > *confirmed;
@@ -121,12 +122,11 @@ impl ChangeStream {
         });
     }
 
-    /// Ends the stream: the last confirmed position is told to the server, the server has taken note, and the slot is
-    /// free.
+    /// Ends the stream. Afterwards the server has received the last confirmed position, and the slot is free.
     ///
     /// # Errors
-    /// If the last word did not reach the server, or the stream had failed before. Nothing is lost by that: what was not
-    /// confirmed is streamed again.
+    /// Fails if the last feedback did not reach the server, or if the stream had failed before. Nothing is lost then:
+    /// what was not confirmed is streamed again.
     pub async fn close(self) -> Result<(), CaptureError> {
         let Self { batches, confirmed, stop, reader } = self;
         stop.disarm().cancel();

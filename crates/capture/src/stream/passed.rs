@@ -1,7 +1,7 @@
 //! Tables whose changes are passed over up to a position, because they are read whole as of that position or a later one.
 //!
-//! What the stream says of such a table from before may not go with the catalogue any more: a key column may have had another name,
-//! another table may have had the table's name. So it is not looked at.
+//! What the stream says about such a table's past may not match the present catalogue: a key column may have had
+//! another name, or another table may have had the table's name. It is therefore ignored.
 
 use std::collections::HashMap;
 
@@ -9,21 +9,22 @@ use walvec_model::{Lsn, TableName};
 
 use crate::pgoutput::Relation;
 
-/// What is passed over, and what the server said of it meanwhile.
+/// The tables that are passed over, and the Relation messages about them that have arrived.
 pub(super) struct Passed {
     until: HashMap<TableName, Lsn>,
-    /// Relation messages of tables that are passed over at present. The server does not repeat them.
+    /// The Relation messages of tables that are passed over at present. They are kept because the server does not repeat them.
     relations: Vec<(Lsn, Relation)>,
 }
 
 impl Passed {
-    /// `until`: by table, the position from which on transactions count. A transaction is where its commit is.
+    /// Creates the state. `until` holds, for each table, the position from which transactions count. The position of a
+    /// transaction is that of its commit.
     pub(super) fn new(until: HashMap<TableName, Lsn>) -> Self {
         Self { until, relations: Vec::new() }
     }
 
-    /// Whether a relation is passed over in a transaction that commits at `commit_lsn`. `known`: what the table with its oid is called
-    /// now, if it is configured.
+    /// Returns whether a relation is passed over in a transaction that commits at `commit_lsn`. `known` is the present
+    /// name of the table with its oid, if it is configured.
     pub(super) fn holds(&mut self, relation: &Relation, known: Option<&TableName>, commit_lsn: Lsn) -> bool {
         if self.until.is_empty() {
             return false;
@@ -36,7 +37,7 @@ impl Passed {
         until.is_some()
     }
 
-    /// The relations that count from a transaction on that commits at `commit_lsn`, and did not until now.
+    /// Removes and returns the relations that count from a transaction that commits at `commit_lsn`, and did not count before.
     pub(super) fn over(&mut self, commit_lsn: Lsn) -> Vec<Relation> {
         let is_over = |(until, _): &mut (Lsn, Relation)| *until <= commit_lsn;
         self.relations.extract_if(.., is_over).map(|(_, relation)| relation).collect()

@@ -1,36 +1,35 @@
-//! How often the server hears from walvec, and how long it may be silent itself.
+//! How often walvec reports to the server, and how long the server may be silent.
 
 use std::time::Duration;
 
 use crate::CaptureError;
 use crate::connect::Replication;
 
-/// How often the server hears from us at least.
+/// The longest interval between two feedback messages to the server.
 const MAX_STATUS_INTERVAL: Duration = Duration::from_secs(10);
-/// A server that says nothing for so long, although it is asked to, is gone unless it is at work, whatever TCP believes. It
-/// is looked at earlier where the server itself gives up on a silent client earlier,
+/// The longest silence of a server that was asked to answer. After it, the server counts as gone unless it is at work, even if
+/// TCP believes that the connection is alive. Shorter if the server's own timeout for a silent client is shorter.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
-/// and not before this.
+/// The shortest silence after which the server is checked.
 const MIN_SILENCE: Duration = Duration::from_secs(3);
-/// How patient both sides are.
+/// How long both sides wait for each other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// How often the server hears from us: often enough for `wal_sender_timeout`, which a role or a database may have for
-    /// itself.
+    /// How often walvec reports to the server: often enough for `wal_sender_timeout`, which a role or a database may override.
     pub(super) status_interval: Duration,
-    /// How long the server may be silent before it is looked at.
+    /// How long the server may be silent before it is checked.
     pub(super) silence: Duration,
 }
 
 impl Patience {
-    /// Asks the server for its `wal_sender_timeout`.
+    /// Reads the server's `wal_sender_timeout`.
     pub(super) async fn of(replication: &mut Replication) -> Result<Self, CaptureError> {
         let row = replication.query("SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'").await?;
         let timeout = row.first().cloned().flatten().and_then(|milliseconds| milliseconds.parse().ok()).unwrap_or(0);
         Ok(Self::with(Duration::from_millis(timeout)))
     }
 
-    /// 0: the server waits for ever.
+    /// Computes the intervals. A timeout of 0 means that the server waits for ever.
     fn with(timeout: Duration) -> Self {
         if timeout.is_zero() {
             return Self { status_interval: MAX_STATUS_INTERVAL, silence: MAX_SILENCE };

@@ -1,4 +1,4 @@
-//! The task that reads the stream and answers the server.
+//! The task that reads the stream and reports to the server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +20,16 @@ use crate::assemble::{Assembler, Followed};
 use crate::connect::Replication;
 use crate::pgoutput::{self, Frame, Message, Relation};
 
-/// A batch is full when it has this many events,
+/// The number of events at which a batch is full.
 const BATCH_EVENTS: usize = 1000;
-/// or was made of this many bytes.
+/// The number of bytes of messages at which a batch is full.
 const BATCH_BYTES: usize = 1 << 20;
-/// How long to wait at the end for the server's answer.
+/// How long to wait for the server's answer at the end.
 const GOODBYE: Duration = Duration::from_secs(3);
 
 type Batch = Result<Vec<StreamEvent>, CaptureError>;
 
-/// What the task was woken by.
+/// What has woken the task.
 enum Wake<'a> {
     Stop,
     Confirmed,
@@ -44,25 +44,25 @@ pub(super) struct Reader {
     replication: Replication,
     relations: Arc<Relations>,
     passed: Passed,
-    /// Where the transaction that is being read commits.
+    /// The commit position of the transaction that is being read.
     commit_lsn: Lsn,
     assembler: Assembler,
     confirmed: watch::Receiver<Lsn>,
     batches: mpsc::Sender<Batch>,
-    /// The highest position that the server has told us.
+    /// The highest position that the server has sent.
     received: Lsn,
     batch: Vec<StreamEvent>,
     batch_bytes: usize,
-    /// The server wants to hear from us.
+    /// Whether the server has requested feedback.
     reply_due: bool,
-    /// When the server last said something, or was last not listened to.
+    /// When the server last sent something, or when walvec was last not listening.
     heard: Instant,
-    /// When it was last found to be at work in silence.
+    /// When the server was last found to be at work in silence.
     looked: Instant,
     patience: Patience,
-    /// When the next status is due.
+    /// When the next feedback is due.
     status: Interval,
-    /// Whether the server is at work, while that is being asked.
+    /// A running question whether the server is at work.
     inquiry: Option<AbortOnDropHandle<bool>>,
     stop: CancellationToken,
 }
@@ -164,10 +164,10 @@ impl Reader {
         }
     }
 
-    /// Sends a status; asks for an answer if there has been none for a while, and looks at the server after too long.
+    /// Sends feedback. Requests an answer if there was none for a while, and checks the server after too long a silence.
     async fn check_silence(&mut self, full: bool) -> Result<(), CaptureError> {
         if full {
-            // It is us who did not listen.
+            // While the channel is full, walvec does not listen.
             self.heard = Instant::now();
         }
         let silence = self.heard.max(self.looked).elapsed();
@@ -177,8 +177,8 @@ impl Reader {
         self.send_status(self.heard.elapsed() > self.patience.silence / 2).await
     }
 
-    /// A server that decodes a large transaction of which nothing is published is silent, and would begin again with it for
-    /// another session.
+    /// Decides about a silent server. One that is at work is left alone: it may be decoding a large transaction of
+    /// which nothing is published, and would start again with it for a new session.
     fn judge_silence(&mut self, is_at_work: bool) -> Result<(), CaptureError> {
         self.inquiry = None;
         let silence = self.heard.elapsed();
@@ -194,19 +194,19 @@ impl Reader {
     }
 
     fn is_full(&self) -> bool {
-        // Messages of tables that are not followed count as bytes and give no events: an empty batch is never full.
+        // Messages of tables that are not followed count as bytes and give no events, so an empty batch is never full.
         self.batch.len() >= BATCH_EVENTS || (self.batch_bytes >= BATCH_BYTES && !self.batch.is_empty())
     }
 
-    /// Nothing can be confirmed before the commit, and the server sends a transaction in one go: waiting for its end costs
-    /// nothing and saves many small batches.
+    /// Returns whether the batch can be handed over. Nothing can be confirmed before the commit, and the server sends a
+    /// transaction in one go, so waiting for its end costs nothing and avoids many small batches.
     fn is_deliverable(&self) -> bool {
         !self.batch.is_empty() && (self.is_full() || !self.assembler.in_transaction())
     }
 
     fn take_batch(&mut self) -> Vec<StreamEvent> {
         self.batch_bytes = 0;
-        // The next batch is probably like this one; a single row must not reserve room for a thousand.
+        // Expect the next batch to have about this size. A single row must not reserve room for a thousand.
         let next = Vec::with_capacity(self.batch.len());
         std::mem::replace(&mut self.batch, next)
     }
@@ -252,7 +252,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads the rows of a relation from now on as the message and the catalogue say.
+    /// Sets how the rows of a relation are read from now on, by the message and the catalogue.
     async fn follow(&mut self, relation: &Relation) -> Result<(), CaptureError> {
         let followed = self.described(relation).await?;
         debug!(schema = relation.schema, table = relation.name, followed = followed.is_some(), "relation");
@@ -260,7 +260,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Asks the catalogue about a table. The answer may wait for a lock; the server gets its feedback meanwhile.
+    /// Asks the catalogue about a table. The answer may wait for a lock; the server gets feedback in the meantime.
     async fn described(&mut self, relation: &Relation) -> Result<Option<Followed>, CaptureError> {
         let relations = Arc::clone(&self.relations);
         let mut describing = std::pin::pin!(relations.describe(relation));
@@ -282,13 +282,13 @@ impl Reader {
     }
 
     async fn send_status(&mut self, reply: bool) -> Result<(), CaptureError> {
-        // A position beyond what we have seen can only be a mistake, and the server would skip changes because of it.
+        // A position beyond what was received can only be a mistake, and would make the server skip changes.
         let confirmed = (*self.confirmed.borrow_and_update()).min(self.received);
         self.replication.send_status(self.received, confirmed, reply).await
     }
 
-    /// Tells the last confirmed position and ends the stream. A server in the middle of a big transaction may take long to
-    /// notice; then the connection just ends.
+    /// Reports the last confirmed position and ends the stream. A server in the middle of a large transaction may take
+    /// long to notice; in that case the connection is just closed.
     async fn say_goodbye(mut self) -> Result<(), CaptureError> {
         let goodbye = async {
             self.send_status(false).await?;

@@ -1,7 +1,7 @@
-//! Relation messages, completed from the catalogue.
+//! Completes Relation messages from the catalogue.
 //!
-//! A message names the columns and which of them the replica identity holds. It does not tell the primary key, the types'
-//! names, or what a type consists of; the catalogue does, as of now.
+//! A message contains the columns, and which of them are in the replica identity. It does not contain the primary key,
+//! the types' names, or what a type consists of. The present catalogue does.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::connect::statement_error;
 use crate::pgoutput::{Relation, RelationColumn};
 use crate::source::{PublishedTable, Source};
 
-/// The configured tables, and how to find out more about them.
+/// The configured tables, and the catalogue to ask about them.
 pub(super) struct Relations {
     catalog: Arc<Catalog>,
     config: SourceConfig,
@@ -31,8 +31,8 @@ struct KnownTable {
 }
 
 impl KnownTable {
-    /// Whether a message says of the table what the catalogue said of it. What no message tells, and may be otherwise by now, as the key
-    /// behind REPLICA IDENTITY FULL, is seen by who compares the shapes of tables.
+    /// Returns whether a message agrees with what the catalogue said about the table. Messages do not contain everything, for
+    /// example not the key with REPLICA IDENTITY FULL. Such changes are found by comparing the shapes of tables.
     fn is_shown_by(&self, relation: &Relation) -> bool {
         let sent = |column: &&Column| self.facts.columns.iter().find(|facts| facts.column == **column);
         let in_identity = self.facts.identity_columns();
@@ -50,7 +50,7 @@ impl KnownTable {
 }
 
 impl Relations {
-    /// Of a source's configured tables.
+    /// Reads the configured tables of a source.
     pub(super) async fn known_to(source: &Source) -> Result<Self, CaptureError> {
         let mut known = HashMap::new();
         for published in source.published_as(&source.config.published()).await? {
@@ -60,12 +60,12 @@ impl Relations {
         Ok(Self { catalog: Arc::clone(&source.catalog), config: source.config.clone(), known })
     }
 
-    /// What the table with this oid was called when the stream was opened, if it is configured.
+    /// Returns the name that the table with this oid had when the stream was opened, if it is configured.
     pub(super) fn name_of(&self, oid: u32) -> Option<&TableName> {
         self.known.get(&oid).map(|known| &known.facts.name)
     }
 
-    /// How to read the rows that follow; `None` if the table is not configured.
+    /// Returns how to read the rows that follow; `None` if the table is not configured.
     pub(super) async fn describe(&self, relation: &Relation) -> Result<Option<Followed>, CaptureError> {
         let name = TableName::new(&relation.schema, &relation.name);
         let known = match self.known.get(&relation.oid) {
@@ -77,7 +77,7 @@ impl Relations {
             None if self.known.values().any(|known| known.facts.name == name) => None,
             None => return Ok(None),
         };
-        // The server sends it again after each ANALYZE, of every table.
+        // The server repeats the message of every table after each ANALYZE, so do not ask the catalogue if nothing has changed.
         let (table, is_partitioned) = match known.filter(|known| known.is_shown_by(relation)) {
             Some(known) => {
                 check_identity(relation, &known.table.key, &name)?;
@@ -94,7 +94,7 @@ impl Relations {
         Ok(Some(Followed { table, kinds, used, is_main, is_looked_up, may_lack_old }))
     }
 
-    /// The table as the message shows it, with what the catalogue says of it now; and whether it is partitioned.
+    /// Returns the table as the message shows it, completed from the present catalogue, and whether it is partitioned.
     async fn asked(
         &self,
         relation: &Relation,
@@ -108,13 +108,14 @@ impl Relations {
         Ok((Arc::new(Table { name: name.clone(), columns, key }), is_partitioned))
     }
 
-    /// Whether more than the key has to be known of rows as they were: partitions with the default identity send it when it changes.
+    /// Returns whether a lookup needs old values other than the key. Partitions with the default identity send the old
+    /// key when it changes.
     fn needs_old(&self, relation: &Relation, key: &[usize], name: &TableName) -> bool {
         let in_key = |column: &String| key.iter().any(|&index| relation.columns[index].name == *column);
         self.config.lookups_in(name).flat_map(|spec| &spec.lookup.on).any(|(column, _)| !in_key(column))
     }
 
-    /// Deletes, and updates that move a row, must tell to which main rows it belonged.
+    /// Checks that deletes, and updates that move a row, contain the columns that show to which main rows the row belonged.
     fn check_lookups(&self, relation: &Relation, name: &TableName) -> Result<(), CaptureError> {
         for spec in self.config.lookups_in(name) {
             for (column, _) in &spec.lookup.on {
@@ -150,7 +151,7 @@ impl Relations {
     }
 }
 
-/// The indexes of the key columns.
+/// Returns the indexes of the key columns.
 fn key_of(
     relation: &Relation,
     facts: Option<TableFacts>,
@@ -159,7 +160,7 @@ fn key_of(
 ) -> Result<Vec<usize>, CaptureError> {
     let key = match (facts, known) {
         (Some(facts), _) => facts.key().map_err(|error| altered(name, error.to_string()))?.columns().to_vec(),
-        // Dropped by now; its changes are still to come.
+        // The table was dropped in the meantime; its changes are still to come.
         (None, Some(known)) => known.facts.key()?.columns().to_vec(),
         (None, None) => Vec::new(),
     };
@@ -174,7 +175,7 @@ fn key_of(
     Ok(key)
 }
 
-/// Updates and deletes must carry the key.
+/// Checks that updates and deletes contain the key.
 fn check_identity(relation: &Relation, key: &[usize], name: &TableName) -> Result<(), CaptureError> {
     if key.is_empty() {
         return Err(altered(name, "it has no key any more".to_owned()));
@@ -185,7 +186,7 @@ fn check_identity(relation: &Relation, key: &[usize], name: &TableName) -> Resul
         let reason = format!("the replica identity does not hold the key column \"{}\"", missing.name);
         return Err(altered(name, reason));
     }
-    // With the default identity the flagged columns are the primary key of that time.
+    // With the default identity, the flagged columns are the primary key at the time of the change.
     let flagged = relation.columns.iter().filter(|column| column.in_identity).count();
     if relation.identity == b'd' && flagged != key.len() {
         return Err(altered(name, "its primary key was changed".to_owned()));
@@ -193,8 +194,8 @@ fn check_identity(relation: &Relation, key: &[usize], name: &TableName) -> Resul
     Ok(())
 }
 
-/// What the message says does not go with the catalogue of now, or with the configuration. Which of them is out of date, the next
-/// session finds out.
+/// Returns the error for a message that does not match the present catalogue or the configuration. The next session
+/// finds out which of them is out of date.
 fn altered(table: &TableName, reason: String) -> CaptureError {
     CaptureError::Altered { table: table.clone(), reason }
 }

@@ -6,10 +6,10 @@ use walvec_model::Value;
 
 use super::Kind;
 
-/// PostgreSQL allows six dimensions (MAXDIM).
+/// The maximum number of dimensions in PostgreSQL (MAXDIM).
 const MAX_DEPTH: usize = 6;
 
-/// Decodes a literal; `None` if it has bounds of its own or is not a literal, so that its text is kept.
+/// Decodes a literal; `None` if it has explicit bounds or is not a literal, in which case its text is kept.
 ///
 /// Elements are separated by commas: the one built-in type with another delimiter, `box`, is not decoded.
 pub(super) fn decode(text: &str, element: &Kind) -> Option<Value> {
@@ -81,7 +81,7 @@ impl Parser<'_> {
         let end = self.rest.find([',', '}'])?;
         let (text, rest) = self.rest.split_at(end);
         self.rest = rest;
-        // Unquoted NULL, in any case, is null; the text "NULL" is always quoted.
+        // An unquoted NULL, in upper or lower case, is null. The text "NULL" is always quoted.
         if text.eq_ignore_ascii_case("null") {
             return Some(Value::Null);
         }
@@ -89,7 +89,7 @@ impl Parser<'_> {
     }
 }
 
-/// The literal of a decoded array. Every element is quoted, which `array_in` reads for every type.
+/// Encodes an array as a literal. Every element is quoted, which `array_in` accepts for every type.
 pub(super) fn encode(value: &Value, element: &Kind) -> String {
     match value {
         Value::Array(items) => {

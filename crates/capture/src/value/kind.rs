@@ -1,13 +1,13 @@
-//! What a type's text form means.
+//! The kinds of types, by the meaning of their text form.
 
 use std::collections::HashMap;
 
 use walvec_model::Type;
 
-/// How the text of a type is read. Everything that JSON has no exact form for is [`Text`](Self::Text).
+/// How the text of a type is read. Every type that JSON cannot hold exactly is [`Text`](Self::Text).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Kept as PostgreSQL writes it.
+    /// Kept as PostgreSQL prints it.
     Text,
     /// `bool`.
     Bool,
@@ -15,30 +15,31 @@ pub(crate) enum Kind {
     Integer,
     /// `float4`, `float8`.
     Float,
-    /// `json`, `jsonb`. A number that JSON would round is a text.
+    /// `json`, `jsonb`. A number that JSON would round becomes a text.
     Json,
-    /// `json`, `jsonb` in a key, which has to be sent back as it is. A document with a number that JSON would round is text as a whole.
+    /// `json`, `jsonb` in a key, which has to be sent back unchanged. A document with a number that JSON would round is
+    /// kept as text.
     JsonKey,
     /// An array of elements of one kind.
     Array(Box<Kind>),
 }
 
-/// A row of `pg_type`, reduced to what decides the kind.
+/// A row of `pg_type`, reduced to what determines the kind.
 #[derive(Clone, Debug)]
 pub(crate) struct TypeFacts {
-    /// For a domain the type under it, else 0.
+    /// For a domain the type below it, otherwise 0.
     pub(crate) base: u32,
-    /// For a true array (written by `array_out`, separated by commas) its element type, else 0.
+    /// For a true array (written by `array_out`, separated by commas) its element type, otherwise 0.
     pub(crate) element: u32,
-    /// Whether it is an enum.
+    /// Whether the type is an enum.
     pub(crate) is_enum: bool,
     /// Whether its values are texts: `citext`, for example.
     pub(crate) is_text: bool,
-    /// For a domain the modifier that it gives the type under it, else -1.
+    /// For a domain the modifier of the type below it, otherwise -1.
     pub(crate) modifier: i32,
 }
 
-/// What the type `oid` with this modifier is, under all domains. A type that `facts` does not know is a scalar.
+/// Returns the type `oid` with this modifier, below all domains. A type that is not in `facts` is a scalar.
 pub(crate) fn model_type(oid: u32, modifier: i32, facts: &HashMap<u32, TypeFacts>) -> Type {
     let (mut oid, mut modifier) = (oid, modifier);
     for _ in 0..DEEPEST_DOMAIN {
@@ -64,11 +65,11 @@ pub(crate) fn model_type(oid: u32, modifier: i32, facts: &HashMap<u32, TypeFacts
     Type::Printed
 }
 
-/// Domains over domains end; the bound only keeps a corrupt catalogue from hanging us.
+/// Chains of domains are finite. This bound only prevents an endless loop on a corrupt catalogue.
 const DEEPEST_DOMAIN: usize = 32;
 
 impl Kind {
-    /// The kind of the same type in a key.
+    /// Returns the kind of the same type in a key.
     pub(crate) fn in_key(self) -> Self {
         match self {
             Self::Json => Self::JsonKey,
@@ -77,7 +78,7 @@ impl Kind {
         }
     }
 
-    /// The kind of a built-in scalar type, by its fixed oid (PostgreSQL: `pg_type.dat`).
+    /// Returns the kind of a built-in scalar type, by its fixed oid (PostgreSQL: `pg_type.dat`).
     fn of_builtin(oid: u32) -> Self {
         match oid {
             16 => Self::Bool,
@@ -88,8 +89,8 @@ impl Kind {
         }
     }
 
-    /// The kind of the type `oid`: domains as their base type, arrays by their elements. A type that `facts` does not
-    /// know is a scalar.
+    /// Returns the kind of the type `oid`: a domain has that of its base type, an array that of its elements. A type
+    /// that is not in `facts` is a scalar.
     pub(crate) fn resolve(oid: u32, facts: &HashMap<u32, TypeFacts>) -> Self {
         let mut oid = oid;
         for _ in 0..DEEPEST_DOMAIN {
@@ -97,7 +98,7 @@ impl Kind {
                 Some(fact) if fact.base != 0 => oid = fact.base,
                 Some(fact) if fact.element != 0 => {
                     return match Self::resolve(fact.element, facts) {
-                        // An array of a domain over an array is nested in a way that array literals cannot tell apart.
+                        // The nesting of an array of a domain over an array cannot be seen in its literal.
                         Self::Array(_) => Self::Text,
                         element => Self::Array(Box::new(element)),
                     };

@@ -1,10 +1,10 @@
-//! PostgreSQL's text form of a value → [`Value`].
+//! Converts PostgreSQL's text form of a value to a [`Value`].
 //!
-//! One function for the copy, the stream and the re-select, so that a row is the same whichever way it came.
+//! The copy, the stream and the re-select use the same function, so a row is equal whichever way it came.
 //!
-//! - [`kind`]: what a type's text form means, found in the catalogue
+//! - [`kind`]: the kinds of types, by the meaning of their text form, found in the catalogue
 //! - [`array`]: array literals
-//! - [`number`]: which JSON numbers can be held exactly
+//! - [`number`]: which JSON numbers can be represented exactly
 
 mod array;
 mod kind;
@@ -16,7 +16,7 @@ use walvec_model::Value;
 
 /// Decodes `text`, the output of the type's output function, into the value that [`Value`] documents.
 ///
-/// Never fails: what does not have the expected form stays text, which loses nothing.
+/// Never fails: a text that does not have the expected form is kept as text, which loses nothing.
 pub(crate) fn decode(text: &str, kind: &Kind) -> Value {
     let decoded = match kind {
         Kind::Text => None,
@@ -26,7 +26,7 @@ pub(crate) fn decode(text: &str, kind: &Kind) -> Value {
             _ => None,
         },
         Kind::Integer => text.parse::<i64>().ok().map(Value::from),
-        // NaN and the infinities are no JSON numbers: `from_f64` refuses them.
+        // NaN and the infinities are not JSON numbers, so `from_f64` refuses them.
         Kind::Float => text.parse::<f64>().ok().and_then(Number::from_f64).map(Value::Number),
         Kind::Json => serde_json::from_str(&number::with_digits(text)).ok(),
         Kind::JsonKey => number::all_exact(text).then(|| serde_json::from_str(text).ok()).flatten(),
@@ -35,7 +35,7 @@ pub(crate) fn decode(text: &str, kind: &Kind) -> Value {
     decoded.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// The text that PostgreSQL reads as `value` for a column of this kind; the inverse of [`decode`].
+/// Returns the text that PostgreSQL reads as `value` for a column of this kind. The inverse of [`decode`].
 pub(crate) fn encode(value: &Value, kind: &Kind) -> String {
     match (kind, value) {
         (Kind::Array(element), Value::Array(_)) => array::encode(value, element),

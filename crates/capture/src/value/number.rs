@@ -1,19 +1,19 @@
-//! Which JSON numbers survive as `i64`, `u64` or `f64`.
+//! Finds out which JSON numbers survive as `i64`, `u64` or `f64`.
 //!
-//! jsonb keeps numbers as `numeric`, of any size and precision. A number that a reader of our JSON would see rounded is passed on as
-//! the text of its digits, so that the document around it stays what it is.
+//! jsonb stores numbers as `numeric`, with any size and precision. A number that a reader of our JSON would round is
+//! passed on as the text of its digits, so that the document around it keeps its structure.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Whether every number in `json` (a text that PostgreSQL accepted as JSON) can be held exactly.
+/// Returns whether every number in `json` (a text that PostgreSQL accepted as JSON) can be represented exactly.
 ///
-/// For a fraction that means: printed again, it has the same digits. `0.1` does, although no `f64` is exactly 0.1.
+/// A fraction counts as exact if it has the same digits when it is printed again. `0.1` does, although no `f64` is exactly 0.1.
 pub(super) fn all_exact(json: &str) -> bool {
     rounded(json).next().is_none()
 }
 
-/// `json` with quotes around each number that cannot be held exactly.
+/// Returns `json` with quotes around each number that cannot be represented exactly.
 pub(super) fn with_digits(json: &str) -> Cow<'_, str> {
     let mut quoted = String::new();
     let mut from = 0;
@@ -27,7 +27,7 @@ pub(super) fn with_digits(json: &str) -> Cow<'_, str> {
     if from == 0 { Cow::Borrowed(json) } else { Cow::Owned(quoted + &json[from..]) }
 }
 
-/// Where the numbers are that cannot be held exactly.
+/// Returns the ranges of the numbers that cannot be represented exactly.
 fn rounded(json: &str) -> impl Iterator<Item = Range<usize>> {
     let bytes = json.as_bytes();
     let mut at = 0;
@@ -49,7 +49,7 @@ fn rounded(json: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// The index after the string that starts at `start`.
+/// Returns the index after the string that starts at `start`.
 fn end_of_string(bytes: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(&byte) = bytes.get(at) {
@@ -71,14 +71,14 @@ fn is_exact(number: &str) -> bool {
     if !number.contains(['.', 'e', 'E']) {
         return number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
     }
-    // By serde_json, because that is who will read the document: its parser may be off in the last bit.
+    // Parse with serde_json, which will also read the document: its parser may be off in the last bit.
     match (serde_json::from_str::<f64>(number), Decimal::parse(number)) {
         (Ok(float), Some(wanted)) => Decimal::parse(&format!("{float:e}")) == Some(wanted),
         _ => false,
     }
 }
 
-/// A decimal number in one normal form: its significant digits, and the power of ten of the last one.
+/// A decimal number in a normal form: its significant digits, and the power of ten of the last one.
 #[derive(PartialEq, Eq)]
 struct Decimal {
     negative: bool,
@@ -100,7 +100,7 @@ impl Decimal {
             digits.pop();
             exponent += 1;
         }
-        // Zero has no digits, and no exponent that means anything.
+        // Zero has no significant digits, and its exponent means nothing.
         let exponent = if digits.is_empty() { 0 } else { exponent };
         Some(Self { negative, digits, exponent })
     }

@@ -1,4 +1,4 @@
-//! What keeps PostgreSQL from creating a slot is told by name, with what ends it.
+//! Transactions that keep PostgreSQL from creating a slot are reported by name, with the statement that ends them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use walvec_model::TableName;
 
 use crate::support::{PATIENCE, copy, spec, start_cluster};
 
-/// Waits until the creation of a slot is seen to wait for something of which `is_it` says that it is expected.
+/// Waits until the creation of a slot is seen to wait for a blocker that `is_it` expects.
 async fn waiting_for(source: &Source, is_it: impl Fn(&Blocker) -> bool) -> Vec<Blocker> {
     let look = async {
         loop {
@@ -82,7 +82,7 @@ async fn a_forgotten_transaction_is_told_with_the_statement_that_ends_it() {
     assert_eq!(copying.await.unwrap(), 1);
     assert_eq!(source.waiting_for(), []);
 
-    // Reading rows again takes a slot, too.
+    // Reading rows again needs a slot, too.
     there.batch_execute("BEGIN; INSERT INTO u VALUES (1); PREPARE TRANSACTION 'again'").await.unwrap();
     let reading = tokio::spawn({
         let source = Arc::clone(&source);

@@ -1,4 +1,4 @@
-//! Columns that do not reach walvec: hidden by grants and a list of columns, or generated.
+//! Columns that do not reach walvec: hidden by grants, left out of a column list, or generated.
 
 use walvec_capture::{Columns, Finding, PublicationState, Severity, Source, SourceConfig};
 
@@ -24,7 +24,7 @@ async fn a_column_that_grants_and_publication_hide_is_read_nowhere() {
     let source = Source::connect(config).await.unwrap();
     let found = source.preflight().await.unwrap();
     assert_eq!(errors(&found), Vec::<&str>::new(), "{found:#?}");
-    // Without it the table is read by one statement, for whose end the owner's ALTER TABLE waits.
+    // Without it, one statement reads the whole table, and the owner's ALTER TABLE waits until it ends.
     let in_one = |found: &[Finding]| found.iter().find(|finding| finding.message.contains("ctid")).cloned();
     let remedy = in_one(&found).map(|finding| finding.remedy.to_string());
     assert_eq!(remedy.as_deref(), Some("GRANT SELECT (ctid) ON \"public\".\"users\" TO \"c_me\";"));
@@ -47,7 +47,7 @@ async fn a_column_that_grants_and_publication_hide_is_read_nowhere() {
     let withheld = source.withheld(&rows[0].table.name, "password_hash").await.unwrap().unwrap();
     assert!(withheld.reason.contains("list of columns"), "{withheld:?}");
 
-    // What is published and may not be read is named, and nothing more is asked for.
+    // A column that is published but may not be read is reported, and nothing else is requested.
     db.run("REVOKE SELECT (email) ON users FROM c_me").await;
     let found = source.preflight().await.unwrap();
     let missing = found.iter().find(|finding| finding.code == "E_RIGHTS").unwrap();
@@ -104,7 +104,7 @@ async fn walvecs_own_list_of_columns_always_holds_the_replica_identity() {
     )
     .await;
     let mut config = db.config(&["t"]);
-    // A template may have words that are no columns.
+    // A template may contain words that are not columns.
     config.tables[0].columns = Columns::Listed(["v".to_owned(), "word".to_owned()].into());
     let source = Source::connect(config).await.unwrap();
     source.ensure_publication().await.unwrap();
@@ -155,7 +155,7 @@ async fn a_generated_column_is_read_where_the_server_sends_it_and_explained_wher
     stream.close().await.unwrap();
     source.drop_slot().await.unwrap();
 
-    // One that somebody else has made as before 18.
+    // A publication that another role has made, as before 18.
     source.drop_publication().await.unwrap();
     db.run("CREATE PUBLICATION c_generated FOR TABLE t WITH (publish_via_partition_root = true)").await;
     let withheld = source.withheld(&name, "b").await.unwrap().unwrap();

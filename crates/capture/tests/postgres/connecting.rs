@@ -1,4 +1,4 @@
-//! Getting in: passwords, certificates, and errors that say which check failed.
+//! Logging in: passwords, certificates, and errors that say which check failed.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
@@ -100,7 +100,7 @@ async fn settings_of_the_role_change_no_value() {
     assert_eq!(fetched[0].1, *crate::values::new_row(&changes[0]));
 }
 
-/// Makes an authority, and a certificate of it for the name `localhost`.
+/// Creates an authority, and a certificate of it for the name `localhost`.
 fn certificates(directory: &Path) {
     let openssl = |arguments: &str| {
         let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output().unwrap();
@@ -136,7 +136,7 @@ async fn tls_proves_the_server_and_says_which_check_failed() {
     let url = own.create_database("tls").await.unwrap();
     let client = own.connect("tls").await.unwrap();
     if client.batch_execute("ALTER SYSTEM SET ssl = on").await.is_err() {
-        // Some packages of PostgreSQL are built without TLS; the other servers run this test.
+        // Some packages of PostgreSQL are built without TLS. Other servers run this test.
         return;
     }
     for statement in [
@@ -203,7 +203,7 @@ async fn tls_proves_the_server_and_says_which_check_failed() {
         source.drop_slot().await.unwrap();
     }
 
-    // The server takes its certificate for good, and serves it to new sessions once it has read it.
+    // The server reloads its certificate, and uses it for new sessions.
     std::fs::copy(files.path().join("expired.pem"), reachable.join("server.pem")).unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     let url = format!("{named}?sslmode=verify-full&sslrootcert={ca}");

@@ -1,4 +1,4 @@
-//! Staying alive, and dying with a reason.
+//! Keeping the connection alive, and failing with a reason.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn first_error(stream: &mut ChangeStream) -> CaptureError {
 async fn a_consumer_that_reads_nothing_for_long_keeps_its_stream() {
     let db = Db::new("patient", "CREATE TABLE t (id int PRIMARY KEY, v text);").await;
     let source = db.source(db.config(&["t"])).await;
-    // The setting of the role counts for the walsender.
+    // The role's setting applies to the walsender.
     db.run("CREATE ROLE patient LOGIN REPLICATION SUPERUSER PASSWORD 'p'; ALTER ROLE patient SET wal_sender_timeout = '1s'").await;
     let mut config = db.config(&["t"]);
     config.url = db.url_as("patient", "p").into();
@@ -35,9 +35,9 @@ async fn a_consumer_that_reads_nothing_for_long_keeps_its_stream() {
     };
     let before = pid().await;
     assert!(before.is_some());
-    // More than all buffers between the server and us can hold, so that the server is stuck in sending.
+    // More than all buffers between the server and walvec can hold, so that the server is stuck in sending.
     let end = db.run_to("INSERT INTO t SELECT i, repeat('x', 2000) FROM generate_series(1, 30000) i").await;
-    // The time is the point here: three and a half of the server's timeouts, without a single call.
+    // The time matters here: three and a half of the server's timeouts, without a single call.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     assert_eq!(pid().await, before, "the same walsender");
     assert_eq!(changes_to(&mut stream, end).await.len(), 30_000);

@@ -1,4 +1,4 @@
-//! A row filter that PostgreSQL does not take is told before anything is made, with the key that holds it.
+//! A row filter that PostgreSQL does not accept is reported before anything is created, with its configuration key.
 
 use walvec_capture::{Finding, Severity, Source, SourceConfig};
 
@@ -12,7 +12,7 @@ const TABLES: &str = "
     CREATE TABLE t (id int PRIMARY KEY, m mood, p positive, v varchar(5), x text, at timestamptz, price numeric, ok bool);
     ALTER TABLE t REPLICA IDENTITY FULL;";
 
-/// Two tables, of which the second has a filter.
+/// Returns the settings for two tables, of which the second has a filter.
 fn filtered(db: &Db, filter: &str) -> SourceConfig {
     let mut config = db.config(&["first", "t"]);
     config.tables[1].filter = Some(filter.to_owned());
@@ -55,7 +55,7 @@ async fn a_filter_that_postgresql_refuses_is_named_with_its_key_and_a_way_out() 
         assert!(finding.message.contains("`collections[1].where`"), "{filter}: {}", finding.message);
         assert!(finding.message.contains(words), "{filter}: {}", finding.message);
         assert!(finding.remedy.to_string().contains(way_out), "{filter}: {}", finding.remedy);
-        // As at a start: what the publication says already is looked at first.
+        // As at a start: the existing publication is checked first.
         db.run(
             "CREATE PUBLICATION f_refused FOR TABLE first, t WHERE (id > 1) WITH (publish_via_partition_root = true)",
         )
@@ -109,14 +109,14 @@ async fn a_role_that_may_not_publish_is_told_what_could_not_be_tried() {
     let found = findings(of("at > now()")).await;
     let untried = found.iter().find(|finding| finding.message.contains("could not be tried")).unwrap();
     assert!(untried.message.contains("`collections[1].where`") && untried.severity == Severity::Warning, "{untried:?}");
-    // What needs no publication is found all the same.
+    // What can be found without creating a publication is found nevertheless.
     for filter in ["m = 'ok'", "p > 1", "nosuch = 1"] {
         let found = findings(of(filter)).await;
         let refused = found.iter().find(|finding| finding.code == "E_CONFIG").unwrap();
         assert!(refused.message.contains("`collections[1].where`"), "{filter}: {refused:?}");
         assert_eq!(refused.severity, Severity::Error, "{filter}: {refused:?}");
     }
-    // Whoever may create in the database learns all before the owner of the table is asked.
+    // A role that may create objects in the database learns everything before it needs the table's owner.
     db.run("GRANT CREATE ON DATABASE f_rights TO f_me").await;
     for filter in ["at > now()", "v IN ('a', 'b')"] {
         let found = findings(of(filter)).await;
@@ -125,7 +125,7 @@ async fn a_role_that_may_not_publish_is_told_what_could_not_be_tried() {
             "{found:#?}"
         );
     }
-    // Once the owner has made the publication, it is compared without any right to make one.
+    // Once the owner has created the publication, it is compared without any right to create one.
     db.run(
         "REVOKE CREATE ON DATABASE f_rights FROM f_me;
          CREATE PUBLICATION f_rights FOR TABLE ONLY first, ONLY t WHERE (v <> 'x') WITH (publish_via_partition_root = true)",

@@ -48,7 +48,7 @@ async fn snapshot_and_stream_together_are_exact_while_writers_run() {
     let mut image = Image::default();
     image.apply(copy(&source).await);
     let mut stream = source.open_stream().await.unwrap();
-    // Some more writing after the copy, seen through the stream itself.
+    // Some more writes after the copy, seen through the stream itself.
     let mut commits = 0;
     while commits < 200 {
         for event in next(&mut stream).await {
@@ -102,7 +102,7 @@ async fn versions_grow_and_a_replay_gives_every_change_the_version_it_had() {
     let first = events_to(&mut stream, end).await;
     stream.close().await.unwrap();
 
-    // Nothing was confirmed: the next stream begins where the first one did.
+    // Nothing was confirmed, so the next stream begins where the first one did.
     let mut stream = source.open_stream().await.unwrap();
     let second = events_to(&mut stream, end).await;
     let changes = |events: &[StreamEvent]| -> Vec<_> {
@@ -140,7 +140,7 @@ async fn only_what_was_confirmed_is_not_streamed_again() {
         })
         .unwrap();
     stream.confirm(end_lsn);
-    // A lower position later changes nothing.
+    // A lower position afterwards has no effect.
     stream.confirm(walvec_model::Lsn(1));
     stream.close().await.unwrap();
     let SlotState::Ready { confirmed, active_pid, .. } = source.slot().await.unwrap() else { panic!("no slot") };
@@ -178,7 +178,7 @@ async fn an_idle_table_reports_progress_so_that_its_slot_can_move() {
     assert!(!events.iter().any(|event| matches!(event, StreamEvent::Change(_))));
     let wal_end = match events.last() {
         Some(StreamEvent::Idle { wal_end }) => wal_end,
-        // Before 15, transactions without published changes come as empty ones.
+        // Before 15, transactions without published changes are sent as empty ones.
         Some(StreamEvent::Commit { end_lsn, .. }) if Db::version().await < 15 => end_lsn,
         other => panic!("{other:?}"),
     };
@@ -192,7 +192,7 @@ async fn an_idle_table_reports_progress_so_that_its_slot_can_move() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_of_many_pages_is_copied_completely_and_once() {
-    // 40,000 rows of about 1 KiB: above the size from which a table is cut into ranges.
+    // 40,000 rows of about 1 KiB: more than the size from which a table is read in ranges.
     let db = Db::new(
         "ranges",
         "CREATE TABLE t (id int PRIMARY KEY, v text);
@@ -234,7 +234,7 @@ async fn the_snapshot_waits_for_an_open_transaction_and_contains_it() {
         let source = Arc::clone(&source);
         async move { copy(&source).await }
     });
-    // The server itself says that it waits for the writer.
+    // The server itself shows that it waits for the writer.
     let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walsender'
                    AND datname = 'waiting' AND cardinality(pg_blocking_pids(pid)) > 0)";
     while !db.client.query_one(waiting, &[]).await.unwrap().get::<_, bool>(0) {
@@ -264,7 +264,7 @@ async fn a_snapshot_that_nobody_waits_for_any_more_leaves_no_slot_behind() {
         tokio::task::yield_now().await;
     }
     copying.abort();
-    // One that does not wait any more may still be about to end.
+    // A session that no longer waits may still be ending.
     while count().await.0 > 0 {
         tokio::task::yield_now().await;
     }
@@ -274,7 +274,7 @@ async fn a_snapshot_that_nobody_waits_for_any_more_leaves_no_slot_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_waits_for_a_standby_is_either_in_the_snapshot_or_in_the_stream() {
-    // Such a transaction is in the WAL, and no SELECT sees it: the reason why a SELECT is no snapshot.
+    // Such a transaction is in the WAL, but no SELECT sees it. This is why a SELECT cannot replace a snapshot.
     let own = crate::support::start_cluster(&[]).await;
     let url = own.create_database("ghost").await.unwrap();
     let client = own.connect("ghost").await.unwrap();

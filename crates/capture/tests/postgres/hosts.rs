@@ -1,4 +1,4 @@
-//! Several hosts: the one that takes writes is found, and everything happens there.
+//! With several hosts, the one that accepts writes is found and used for everything.
 
 use std::os::unix::fs::{MetadataExt, chown};
 
@@ -7,7 +7,7 @@ use walvec_throwaway::Cluster;
 
 use crate::support::{changes_to, copy, shown, spec, start_cluster};
 
-/// A server with a role and a table that the other one has, too.
+/// Starts a server with a role and a table that the other server has too.
 async fn member() -> Cluster {
     let cluster = start_cluster(&[]).await;
     cluster.create_database("hosts").await.unwrap();
@@ -19,7 +19,7 @@ async fn member() -> Cluster {
     cluster
 }
 
-/// Lets the server be a standby: in recovery, and open for reading.
+/// Turns the server into a standby: in recovery, and open for reading.
 async fn demote(cluster: &Cluster) {
     cluster.stop_fast().await.unwrap();
     let data = cluster.directory().join("data");
@@ -58,7 +58,7 @@ async fn among_several_hosts_all_sessions_find_the_one_that_takes_writes_also_af
     assert_eq!(shown(&changes_to(&mut stream, end.parse().unwrap()).await), ["+ {id:2}"]);
     stream.close().await.unwrap();
 
-    // A host is taken for what it is, not for its place in the list.
+    // A host is chosen for what it is, not for its place in the list.
     let standby = Source::connect(config(&ports, "?target_session_attrs=standby")).await.unwrap();
     assert!(standby.server().in_recovery);
     let any = Source::connect(config(&ports, "?target_session_attrs=any")).await.unwrap();

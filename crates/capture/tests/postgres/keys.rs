@@ -1,4 +1,4 @@
-//! Keys: what names a row, and what happens when it changes.
+//! Keys: what identifies a row, and what happens when it changes.
 
 use serde_json::json;
 use walvec_model::RowKey;

@@ -9,7 +9,7 @@ use walvec_model::{Change, Op, Position, Row, RowKey, TableName};
 
 use crate::support::{Db, changes_to, cluster};
 
-/// `t` has more than fits in memory, so that a copy of it that nobody takes does not end.
+/// `t` is larger than the memory limit, so a copy of it that is not taken does not end.
 const TABLES: &str = "
     CREATE TABLE t (id int PRIMARY KEY, v text, other int);
     ALTER TABLE t ALTER v SET STORAGE EXTERNAL;
@@ -19,7 +19,7 @@ const TABLES: &str = "
     CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (100) TO (200);
     INSERT INTO p SELECT i, 'x' FROM generate_series(1, 150) i;";
 
-/// The rows that a reader of snapshot and stream ends with, by their versions.
+/// The rows that a reader of snapshot and stream ends up with, with their versions.
 #[derive(Default)]
 struct Rows(BTreeMap<(String, String), (Position, Option<Row>)>);
 
@@ -62,7 +62,7 @@ async fn ids_in(client: &Client, table: &str) -> Vec<i64> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// A session of the application, which waits for no lock longer than a second.
+/// Opens a session of the application, which waits for a lock for at most a second.
 async fn application(database: &str) -> Client {
     let client = cluster().await.connect(database).await.unwrap();
     client.batch_execute("SET lock_timeout = '1s'").await.unwrap();
@@ -127,7 +127,7 @@ async fn a_table_that_is_rewritten_while_it_is_copied_is_read_again_and_no_other
     ] {
         let mut snapshot = source.begin_snapshot().await.unwrap();
         let first = snapshot.next().await.unwrap().unwrap();
-        // In the middle of `t`, which is more than may wait.
+        // In the middle of `t`, which is larger than what may wait.
         for statement in statement.split(';') {
             client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
         }
@@ -191,7 +191,7 @@ async fn a_table_that_is_truncated_again_and_again_keeps_no_snapshot_from_ending
     stream.close().await.unwrap();
 }
 
-/// How many transactions of walvec keep old row versions.
+/// Returns how many transactions of walvec keep old row versions alive.
 async fn transactions(client: &Client) -> i64 {
     let query = "SELECT count(*) FROM pg_stat_activity
                  WHERE application_name = 'walvec' AND datname = current_database() AND backend_xmin IS NOT NULL";
@@ -213,7 +213,7 @@ async fn the_snapshot_is_let_go_when_everything_was_read_though_nothing_was_take
     snapshot.close().await.unwrap();
 }
 
-/// Ends the sessions of walvec that copy, or the one that holds the snapshot.
+/// Ends the sessions of walvec that copy, or the session that holds the snapshot.
 async fn terminate(client: &Client, copying: bool) -> i64 {
     let query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                  WHERE application_name = 'walvec' AND datname = current_database() AND (query LIKE '%pg_export_snapshot%') <> $1

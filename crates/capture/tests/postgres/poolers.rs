@@ -1,4 +1,4 @@
-//! Connection poolers between walvec and the server: none is used, and nothing is left in the sessions that they share out.
+//! Connection poolers between walvec and the server: walvec uses none, and leaves nothing in the sessions that they share.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -28,16 +28,16 @@ async fn own_server() -> (Cluster, SourceConfig) {
     (cluster, config)
 }
 
-/// What a pooler does with what a connection begins with.
+/// How a pooler treats the first message of a connection.
 #[derive(Clone, Copy)]
 enum Manner {
-    /// It refuses a connection whose first message has this word in it, as PgBouncer does.
+    /// Refuses a connection whose first message contains this word, as PgBouncer does.
     Refuses(&'static str),
-    /// It drops `options`, as PgBouncer does with `ignore_startup_parameters = options`.
+    /// Drops `options`, as PgBouncer does with `ignore_startup_parameters = options`.
     DropsOptions,
 }
 
-/// A pooler that gives each client a session of its own, and writes down what clients send after the login.
+/// A pooler that gives each client a session of its own, and records what clients send after the login.
 struct Pooler {
     port: u16,
     said: Arc<Mutex<Vec<u8>>>,
@@ -92,14 +92,15 @@ async fn serve(mut client: TcpStream, port: u16, manner: Manner, said: Arc<Mutex
     }
 }
 
-/// An ErrorResponse in PgBouncer's words.
+/// Returns an ErrorResponse with PgBouncer's message.
 fn refusal(parameter: &str) -> Vec<u8> {
     let fields = format!("SFATAL\0C08P01\0Munsupported startup parameter: {parameter}\0\0");
     let length = u32::try_from(fields.len()).unwrap() + 4;
     [b"E", length.to_be_bytes().as_slice(), fields.as_bytes()].concat()
 }
 
-/// The first message without its `options`: a version, then names and values, each with a zero byte after it, and one more.
+/// Returns the first message without its `options`. It consists of a version and of names and values, each ended by a
+/// zero byte, and one more zero byte.
 fn without_options(startup: &[u8]) -> Vec<u8> {
     let (version, parameters) = startup.split_at(4);
     let words: Vec<&[u8]> = parameters.split(|byte| *byte == 0).collect();
@@ -126,8 +127,8 @@ async fn a_pooler_in_between_is_named_before_anything_is_made() {
     cluster.close().await.unwrap();
 }
 
-/// What walvec sets for a session would stay in it, and the application's statements would run with it: an empty
-/// `search_path`, for one.
+/// walvec's settings would stay in a shared session, and the application's statements would run with them: an empty
+/// `search_path`, for example.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_set_in_a_session_that_a_pooler_shares_out() {
     let (cluster, config) = own_server().await;
@@ -140,7 +141,7 @@ async fn nothing_is_set_in_a_session_that_a_pooler_shares_out() {
         assert_eq!(open_session(&url.into()).await.err().unwrap().code(), "E_POOLER");
         assert!(!pooler.was_told("SET "));
     }
-    // The session of a client whose settings a role or the URL has is walvec's own all the same.
+    // A client whose settings come from a role or the URL still has a session of walvec's own.
     let url = format!("{}?options=-c%20statement_timeout%3D1", cluster.url(DATABASE));
     let session = open_session(&url.into()).await.unwrap();
     let row = session.query_one("SELECT current_setting('statement_timeout')", &[]).await.unwrap();

@@ -8,7 +8,7 @@ async fn findings(config: SourceConfig) -> Vec<Finding> {
     Source::connect(config).await.unwrap().preflight().await.unwrap()
 }
 
-/// The codes of everything that stops the pipeline.
+/// Returns the codes of everything that stops the pipeline.
 pub(crate) fn errors(findings: &[Finding]) -> Vec<&'static str> {
     findings.iter().filter(|finding| finding.severity == Severity::Error).map(|finding| finding.code).collect()
 }
@@ -19,7 +19,7 @@ async fn a_good_table_has_no_errors_and_every_finding_has_a_remedy() {
     let found = findings(db.config(&["t"])).await;
     assert_eq!(errors(&found), Vec::<&str>::new(), "{found:?}");
     assert!(found.iter().all(|finding| !finding.remedy.to_string().is_empty()));
-    // The cluster does not limit what a slot may keep.
+    // The cluster does not limit how much WAL a slot may keep.
     let unlimited = found.iter().find(|finding| finding.message.contains("max_slot_wal_keep_size"));
     assert_eq!(unlimited.map(|finding| finding.code), Some("E_WAL_UNLIMITED"), "{found:?}");
 }

@@ -1,4 +1,4 @@
-//! Publications that walvec did not make: read where that is possible, and left alone.
+//! Publications that walvec did not make are read if possible, and never altered.
 
 use walvec_capture::{PublicationState, Source};
 

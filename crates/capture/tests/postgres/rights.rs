@@ -1,4 +1,4 @@
-//! What a role lacks is listed at once, as statements that succeed when they are pasted.
+//! The rights that a role lacks are listed at once, as statements that succeed when they are pasted.
 
 use tokio_postgres::Client;
 use walvec_capture::{Columns, Finding, Script, Source, SourceConfig, TableSpec};
@@ -7,7 +7,7 @@ use walvec_model::TableName;
 use crate::preflight::errors;
 use crate::support::{Db, copy, spec, start_cluster};
 
-/// Who pastes the statements.
+/// The role that pastes the statements.
 #[derive(Clone, Copy, Debug)]
 enum Pasted {
     /// A superuser pastes all of them.
@@ -37,8 +37,8 @@ async fn preflight(source: &Source) -> (Vec<Finding>, Option<Script>) {
     (findings, script)
 }
 
-/// Makes a database by `setup`, in which `$db` is its name and `$me` the role that reads it. Then pastes what preflight says
-/// to role `$me`, and copies the tables. Returns what was missing and what was pasted.
+/// Creates a database with `setup`, in which `$db` is its name and `$me` the role that reads it. Then pastes the
+/// statements of preflight for role `$me`, and copies the tables. Returns the findings and what was pasted.
 async fn provide(name: &str, tables: &[&str], setup: &str, how: Pasted) -> (Vec<Finding>, String) {
     let db = Db::new(name, &setup.replace("$db", name).replace("$me", &format!("{name}_me"))).await;
     let config = SourceConfig { url: db.url_as(&format!("{name}_me"), "p").into(), ..db.config(tables) };
@@ -160,7 +160,8 @@ async fn a_role_with_nothing_but_a_login_is_told_everything_by_one_check() {
         let script = script.unwrap();
         let shown = script.to_string();
         assert_eq!(shown.matches("GRANT USAGE ON SCHEMA \"sales\"").count(), 1, "{shown}");
-        // Partitions can be read through their root, by one connection; what lets several read them is told.
+        // Partitions can be read through their root, with one connection. The remedy that lets several connections read
+        // them is reported.
         let slower = missing.iter().find(|finding| finding.message.contains("2 partitions of sales.p")).unwrap();
         let leaves = slower.remedy.to_string();
         paste(&db.client, &script, how).await;
@@ -233,7 +234,7 @@ async fn settings_that_are_in_the_way_are_among_the_statements() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_managed_service_its_administrator_can_paste_the_statements() {
-    // As Amazon RDS has it: the administrator is no superuser, and a role gives the right to replicate.
+    // As on Amazon RDS: the administrator is not a superuser, and membership in a role gives the right to replicate.
     let cluster = start_cluster(&[("wal_level", "replica")]).await;
     let url = cluster.create_database("managed").await.unwrap();
     let client = cluster.connect("managed").await.unwrap();
@@ -268,7 +269,7 @@ async fn on_a_managed_service_its_administrator_can_paste_the_statements() {
     }
     paste(&client, &script, Pasted::AsNamed).await;
     let (left, _) = preflight(&source).await;
-    // This server is not Amazon's: the membership is not enough for it, and its own words are passed on.
+    // This server is not Amazon's, so the membership is not sufficient, and its own message is passed on.
     assert_eq!(errors(&left), ["E_WAL_LEVEL", "E_RIGHTS"], "{left:#?}");
     assert!(left.iter().any(|finding| finding.message.contains("walsender") || finding.message.contains("WAL sender")));
     cluster.close().await.unwrap();

@@ -1,4 +1,4 @@
-//! What tables look like, and how they change.
+//! Shapes of tables, and how they change.
 
 use walvec_model::{Op, StreamEvent};
 
@@ -68,7 +68,7 @@ async fn a_partitioned_table_is_one_table() {
         .await;
     let changes = changes_to(&mut stream, end).await;
     assert!(changes.iter().all(|change| change.table.name == spec("t").name));
-    // A row that moves to another partition is deleted there and inserted here.
+    // A row that moves to another partition is deleted in the old one and inserted in the new one.
     assert_eq!(
         shown(&changes),
         [

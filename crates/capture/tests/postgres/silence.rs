@@ -1,4 +1,4 @@
-//! Connections that say nothing: what is at work is waited for, and what is dead is noticed.
+//! Silent connections: a server that is at work is waited for, and a dead one is noticed.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use walvec_throwaway::Cluster;
 
 use crate::support::{PATIENCE, changes_to, copy, shown, spec, start_cluster};
 
-/// A cluster, a database `silence` in it, and the settings for its tables.
+/// Starts a cluster with a database `silence`, and returns the settings for its tables.
 async fn own_server(settings: &[(&str, &str)], setup: &str, tables: &[&str]) -> (Cluster, Client, SourceConfig) {
     let cluster = start_cluster(settings).await;
     let url = cluster.create_database("silence").await.unwrap();
@@ -55,11 +55,11 @@ async fn a_server_that_is_silent_because_it_is_at_work_keeps_its_stream() {
     assert_eq!(shown(&changes_to(&mut stream, end_of_wal(&client).await).await), ["+ {id:1}"]);
     let pid = walsender(&client).await;
 
-    // The server reads which publications the table is in before it sends the first row of it.
+    // The server reads which publications the table is in before it sends the table's first row.
     let locker = cluster.connect("silence").await.unwrap();
     locker.batch_execute("BEGIN; LOCK TABLE pg_publication_rel IN ACCESS EXCLUSIVE MODE").await.unwrap();
     client.batch_execute("INSERT INTO u VALUES (2)").await.unwrap();
-    // Time is what this is about: three times as long as the server may be silent.
+    // The time matters here: three times as long as the server may be silent.
     tokio::time::sleep(Duration::from_secs(9)).await;
     let waits = "SELECT coalesce(wait_event_type, '') FROM pg_stat_activity WHERE pid = $1";
     assert_eq!(client.query_one(waits, &[&pid]).await.unwrap().get::<_, String>(0), "Lock", "it is at work");
@@ -93,10 +93,10 @@ async fn rows_that_cannot_be_read_again_because_of_a_lock_do_not_hold_up_the_str
         assert!(Instant::now() < deadline, "the read never met the lock");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // A table that the stream has not described yet: the catalogue is asked about it.
+    // A table that the stream has not described yet, so the catalogue is asked about it.
     client.batch_execute("INSERT INTO u VALUES (3)").await.unwrap();
     assert_eq!(shown(&changes_to(&mut stream, end_of_wal(&client).await).await), ["+ {id:3}"]);
-    // Time is what this is about: the server would have given up on a silent client three times.
+    // The time matters here: the server would have given up on a silent client three times.
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert_eq!(walsender(&client).await, pid, "by the same session");
     assert!(!reading.is_finished());
@@ -106,7 +106,7 @@ async fn rows_that_cannot_be_read_again_because_of_a_lock_do_not_hold_up_the_str
     cluster.close().await.unwrap();
 }
 
-/// Forwards connections to a server until it is frozen: then those that there are stay open and silent.
+/// Forwards connections to a server until it is frozen. Existing connections then stay open and silent.
 struct Proxy {
     port: u16,
     is_frozen: Arc<AtomicBool>,
@@ -166,7 +166,7 @@ async fn a_copy_whose_connection_is_dead_goes_on_over_another_one_although_both_
     let source = Source::connect(SourceConfig { url: url.into(), ..config }).await.unwrap();
     source.ensure_publication().await.unwrap();
     let mut snapshot = source.begin_snapshot().await.unwrap();
-    // The first piece is on its way.
+    // The first piece is in flight.
     proxy.is_frozen.store(true, Ordering::Relaxed);
     let began = Instant::now();
     let mut rows = 0;

@@ -1,4 +1,4 @@
-//! Values: the same by copy, by stream and by fetch, and exactly what PostgreSQL holds.
+//! Values are the same by copy, by stream and by fetch, and exactly what PostgreSQL holds.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -7,7 +7,7 @@ use walvec_model::{Change, Op, Row};
 
 use crate::support::{Db, changes_to, copy};
 
-/// The row that a change brings.
+/// Returns the row that a change brings.
 pub(crate) fn new_row(change: &Change) -> &Row {
     match &change.op {
         Op::Insert { new } | Op::Update { new, .. } => new,
@@ -15,7 +15,7 @@ pub(crate) fn new_row(change: &Change) -> &Row {
     }
 }
 
-/// Types that no server has from the start.
+/// User-defined types, which no server has by default.
 const TYPES: &str = "
     CREATE TYPE mood AS ENUM ('sad', 'it''s \"ok\"', 'ü,{}');
     CREATE TYPE pair AS (a int, b text);
@@ -87,7 +87,7 @@ async fn every_type_has_its_documented_form() {
     }
 }
 
-/// A column type of the property test, and texts that it accepts.
+/// Returns the column types of the property test, each with texts that it accepts.
 fn types() -> Vec<(&'static str, BoxedStrategy<String>)> {
     let any_text = "[^\0]{0,20}".prop_union("[\\\\\t\n\r\u{b}Ntb\"'{},;|]{0,12}").boxed();
     let number = prop_oneof![Just("0".to_owned()), "-?[1-9][0-9]{0,30}(\\.[0-9]{1,20})?", Just("NaN".to_owned())];

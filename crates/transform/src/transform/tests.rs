@@ -1,4 +1,4 @@
-//! What a user can rely on, through the public face.
+//! What users can rely on, tested through the public interface.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -45,12 +45,12 @@ fn render_in(table: &Table, spec: TransformSpec, values: &[Value]) -> Result<Doc
     Transform::new(spec)?.render(table, &key, values).map(|mut documents| documents.remove(0))
 }
 
-/// The text for one row of (id, v).
+/// Returns the text for one row of (id, v).
 fn text_of(template: &str, v: Value) -> String {
     render_in(&table(&["id", "v"]), spec(template), &[json!(1), v]).unwrap().text
 }
 
-/// A computed field for one row of (id, v).
+/// Returns a computed field for one row of (id, v).
 fn computed_of(template: &str, v: Value) -> Result<Value, TransformError> {
     let spec = TransformSpec { text: String::new(), ..with_computed("c", template) };
     render_in(&table(&["id", "v"]), spec, &[json!(1), v]).map(|document| document.payload["c"].clone())
@@ -307,7 +307,7 @@ fn a_field_whose_name_the_layout_needs_is_refused_and_named() {
     }
     let column = TransformSpec { layout: Layout::LlamaIndex, ..self::spec("") };
     assert!(Transform::new(column).unwrap().check(&table(&["id", "document_id"])).is_err());
-    // What the other layouts write stands beside an object of the fields: nothing can clash.
+    // The other layouts put the fields into an object of their own, so nothing can clash.
     for layout in [Layout::LangChain, Layout::FastEmbed] {
         let columns = table(&["id", "page_content", "document", "metadata"]);
         assert!(Transform::new(TransformSpec { layout, ..self::spec("") }).unwrap().check(&columns).is_ok());

@@ -1,4 +1,4 @@
-//! Debezium's records → changes.
+//! Reads changes from Debezium's records.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ pub(in crate::wire) struct Decoder {
     order: stamp::TopicOrder,
 }
 
-/// What an `op` means.
+/// The meaning of an `op`.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
-    /// A row that a snapshot read: complete by its nature.
+    /// A row that a snapshot read. It is always complete.
     Read,
     Create,
     Update,
@@ -80,7 +80,7 @@ impl Decoder {
         };
         let lsn = source.position.map_or(source.lsn, |position| position.commit_lsn);
         let change = Change { table, position, op };
-        // Nobody knows when a row of a snapshot was committed.
+        // The commit time of a row of a snapshot is not known.
         let committed_at = source.committed_at.filter(|_| kind != Kind::Read);
         Ok(Event::Change(Arrived { change, lsn, generation: source.generation, committed_at, xid: source.xid }))
     }
@@ -101,7 +101,7 @@ impl Decoder {
         let indexes = key_among(&key, &mut columns).ok_or_else(|| not_among(&key, &after))?;
         let table = self.shapes.table(&source.table, &columns, &indexes);
         let cell = |(index, (name, value)): (usize, (String, Value))| {
-            // A key is always sent, and a snapshot leaves nothing out: there the text is a text.
+            // A key is always sent, and a snapshot leaves nothing out. In both the text is a value, not the placeholder.
             if kind != Kind::Read && is_unavailable(&value, source.ours) && !indexes.contains(&index) {
                 return Cell::Unchanged;
             }
@@ -126,7 +126,7 @@ impl Decoder {
         let key = key.with_known_types(&source.table, &self.shapes).without_guesses();
         let mut columns: Vec<_> =
             before.and_then(Value::as_object).into_iter().flatten().map(|(name, _)| Shown::named(name)).collect();
-        // A program between us may have thinned `before` out; the key says which row it is all the same.
+        // A program in between may have removed fields from `before`. The key still identifies the row.
         let table = match key_among(&key, &mut columns) {
             Some(indexes) => self.shapes.table(&source.table, &columns, &indexes),
             None => self.key_table(&source.table, &key),
@@ -134,8 +134,8 @@ impl Decoder {
         Ok((table, Op::Delete { key: key.row_key() }))
     }
 
-    /// A null value: the key has no row, as of the position in its header. Another program's tombstone has none. It
-    /// follows a delete that says the same, or stands alone after compaction, when nothing newer has that key.
+    /// Reads a null value: the key has no row, as of the position in the header. A tombstone of another program has no such
+    /// header. It follows a delete that says the same, or is left alone after compaction if no newer record has its key.
     fn tombstone(&mut self, record: &Record, topic: Option<&TableName>) -> Result<Event, Malformed> {
         let (Some(name), Some(key)) = (topic, Key::read(record)?) else { return Ok(Event::Nothing) };
         let (position, generation) = (stamp::position(record)?.unwrap_or(UNPLACED), stamp::generation(record)?);
@@ -153,7 +153,7 @@ impl Decoder {
     }
 }
 
-/// Where the key's columns are among `columns`, which take over its types; `None` if one is not there.
+/// Returns where the key's columns are among `columns`, which take over the key's types; `None` if one is missing.
 fn key_among(key: &Key, columns: &mut [Shown<'_>]) -> Option<Vec<usize>> {
     let place = |column: &key::KeyColumn| {
         let index = columns.iter().position(|shown| shown.name == column.name)?;
@@ -182,15 +182,16 @@ fn fields(value: Option<Value>, name: &str) -> Result<Map<String, Value>, Malfor
     }
 }
 
-/// Whether an object without `op` is one of the other records that Debezium writes: a heartbeat, a transaction's begin or
-/// end, a change of a schema.
+/// Returns whether an object without `op` is another kind of record that Debezium writes: a heartbeat, the begin or end
+/// of a transaction, or a change of a schema.
 fn is_no_row(envelope: &json::Fields<'_>) -> bool {
     let border = matches!(envelope.get("status").and_then(Value::as_str), Some("BEGIN" | "END"));
     let heartbeat = envelope.get("ts_ms").is_some() && envelope.names().all(|name| name.starts_with("ts_"));
     border || heartbeat || envelope.get("ddl").is_some() || envelope.get("tableChanges").is_some()
 }
 
-/// Whether a value says that it was not sent. walvec always writes the text; Debezium has a form for every type.
+/// Returns whether a value is the placeholder of a value that was not sent. walvec always writes the text; Debezium has
+/// a form for every type.
 fn is_unavailable(value: &Value, ours: bool) -> bool {
     match value {
         Value::String(text) => text == UNAVAILABLE || (!ours && text == UNAVAILABLE_BYTES),

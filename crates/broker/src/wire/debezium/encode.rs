@@ -1,6 +1,6 @@
-//! Changes → Debezium's records.
+//! Writes changes as Debezium's records.
 //!
-//! A row costs its values and little more: whatever is the same for all rows of a table is written once and copied.
+//! A row costs little more than its values: what is the same for all rows of a table is written once and copied.
 
 use std::sync::Arc;
 use std::{collections::HashMap, io::Write};
@@ -16,7 +16,7 @@ use crate::Outgoing;
 pub(in crate::wire) struct Encoder {
     prefix: String,
     database: String,
-    /// Where each table's prepared parts are.
+    /// The index into `prepared` of each table.
     indexes: HashMap<TableName, usize>,
     prepared: Vec<Prepared>,
 }
@@ -39,8 +39,8 @@ impl Encoder {
                 out.push(keyed(table.key_of_row(new), table.upsert("u", new, &moment)));
             }
             Op::Update { old_key: Some(old), new } => {
-                // A key is a record's key, so a row under a new key is a deleted row and a new one. The headers let those
-                // who care put the two together again.
+                // The row's key is the record's key, so a row with a changed key is a deleted row and a new one. The
+                // headers let consumers connect the two again.
                 let (old_key, new_key) = (table.key(old), table.key_of_row(new));
                 table.delete(old, &moment, vec![("__debezium.newkey", new_key.clone())], out);
                 let headers = vec![("__debezium.oldkey", old_key)];
@@ -75,7 +75,7 @@ impl Encoder {
         Outgoing { value: Some(value), headers, ..Outgoing::default() }
     }
 
-    /// The index of the parts prepared for `table`, as it is now.
+    /// Returns the index of the parts prepared for `table`, in its current shape.
     fn prepare(&mut self, table: &Arc<Table>) -> usize {
         if let Some(&index) = self.indexes.get(&table.name) {
             let known = &self.prepared[index].table;
@@ -94,14 +94,14 @@ fn keyed(key: Vec<u8>, value: Vec<u8>) -> Outgoing {
     Outgoing { key: Some(key), value: Some(value), ..Outgoing::default() }
 }
 
-/// What is the same in every `source` of a table.
+/// The parts that are the same in every `source` of a table.
 #[derive(Debug)]
 struct Constants {
-    /// Up to the times.
+    /// The part before the times.
     head: Vec<u8>,
-    /// Between `snapshot` and the LSN inside `sequence`.
+    /// The part between `snapshot` and the LSN inside `sequence`.
     middle: Vec<u8>,
-    /// After `sequence`.
+    /// The part after `sequence`.
     names: Vec<u8>,
 }
 
@@ -120,27 +120,27 @@ impl Constants {
     }
 }
 
-/// `sequence` is a text that holds a list of texts, in Debezium too.
+/// Appends `sequence`: a text that holds a list of texts, as in Debezium.
 fn sequence(out: &mut Vec<u8>, lsn: Lsn) {
     let _ = write!(out, r#","sequence":"[null,\"{}\"]""#, lsn.0);
 }
 
-/// What is written once for each table.
+/// The parts that are written once for each table.
 #[derive(Debug)]
 struct Prepared {
     table: Arc<Table>,
     source: Constants,
-    /// `"name":` of each column.
+    /// `"name":` for each column.
     columns: Vec<Vec<u8>>,
-    /// The key columns' type oids as a JSON list.
+    /// The type oids of the key columns, as a JSON list.
     key_types: Vec<u8>,
-    /// The types that values do not show, as a member of walvec's block; empty if there is none.
+    /// The types that values do not show, as a member of walvec's block; empty if there are none.
     types: Vec<u8>,
-    /// The transaction that is being written, and how many changes of this table it had so far.
+    /// The transaction that is being written, and how many of its changes of this table were written so far.
     transaction: (Lsn, u64),
 }
 
-/// The columns whose values stand for something that neither they nor a filter's value show, with their types.
+/// Returns the columns, with their types, whose meaning is not visible in their values.
 fn types(table: &Table) -> Vec<u8> {
     let is_hidden =
         |ty: &Type| matches!(ty, Type::Numeric { .. } | Type::Uuid | Type::Date | Type::Timestamp | Type::Boolean);
@@ -155,11 +155,11 @@ fn types(table: &Table) -> Vec<u8> {
     out
 }
 
-/// What one change adds to the table's constants.
+/// The parts of a record that differ from change to change.
 struct Moment<'a> {
     position: Position,
     context: &'a Context,
-    /// The change's number among those of this table in its transaction.
+    /// The change's number among the changes of this table in its transaction.
     nth: u64,
 }
 
@@ -190,7 +190,7 @@ impl Prepared {
         self.transaction.1
     }
 
-    /// The record key: an object of the key columns, in key order.
+    /// Returns the record key: an object of the key columns, in key order.
     fn key(&self, key: &RowKey) -> Vec<u8> {
         self.key_object(key.values().iter())
     }
@@ -207,7 +207,7 @@ impl Prepared {
         out
     }
 
-    /// The value of a record that shows a row.
+    /// Returns the value of a record that shows a row.
     fn upsert(&self, op: &str, row: &Row, moment: &Moment<'_>) -> Vec<u8> {
         let mut value = Vec::with_capacity(640 + row.weight() + 24 * row.0.len());
         json::raw(&mut value, r#"{"before":null,"after":"#);
@@ -219,7 +219,7 @@ impl Prepared {
         value
     }
 
-    /// The two records of a deleted row: what happened, and for compacted topics that the key has nothing any more.
+    /// Appends the two records of a deleted row: the delete, and the tombstone that lets a compacted topic forget the key.
     fn delete(
         &self,
         key: &RowKey,
@@ -234,16 +234,16 @@ impl Prepared {
         json::raw(&mut value, r#","after":null"#);
         self.finish("d", &mut value, moment);
         out.push(Outgoing { headers, ..keyed(key.clone(), value) });
-        // After compaction the tombstone is alone. Without its position it would remove a newer row when it is read again.
+        // After compaction only the tombstone is left. Without its position it would remove a newer row when it is read again.
         let mut headers = stamp::headers(moment.position, moment.context.generation, None);
         headers.push((header::KEY_TYPES, self.key_types.clone()));
         out.push(Outgoing { key: Some(key), headers, ..Outgoing::default() });
     }
 
-    /// Everything after `before` and `after`.
+    /// Appends everything after `before` and `after`.
     ///
-    /// Debezium's outer times say when it met the change. This is a pure function without a clock, so they repeat the
-    /// commit's.
+    /// Debezium's outer times are those at which it processed the change. This is a pure function without a clock, so
+    /// they repeat the commit's time.
     fn finish(&self, op: &str, out: &mut Vec<u8>, moment: &Moment<'_>) {
         let Moment { position, context, nth } = moment;
         let lsn = position.commit_lsn.0;
@@ -278,7 +278,7 @@ impl Prepared {
     }
 }
 
-/// Appends an object; the names are written already.
+/// Appends an object, whose field names are already encoded.
 fn object<'a, T: 'a>(
     out: &mut Vec<u8>,
     fields: impl Iterator<Item = (&'a Vec<u8>, T)>,

@@ -1,4 +1,4 @@
-//! Which row a record is about.
+//! Finds out which row a record is about.
 
 use serde_json::Value;
 use walvec_model::{RowKey, TableName};
@@ -13,12 +13,12 @@ pub(super) struct Key {
     pub(super) columns: Vec<KeyColumn>,
 }
 
-/// One of them.
+/// One key column.
 #[derive(Debug)]
 pub(super) struct KeyColumn {
     pub(super) name: String,
     value: Value,
-    /// The type oid, if the record says it.
+    /// The type oid, if the record contains it.
     type_oid: Option<u32>,
 }
 
@@ -44,7 +44,8 @@ impl Key {
         }
     }
 
-    /// The key of a deleted row whose record lost its own: walvec writes exactly the key columns as `before`.
+    /// Reads the key of a deleted row from `before`, if the record has lost its own key: walvec writes exactly the key
+    /// columns there.
     pub(super) fn from_before(before: Option<&Value>, schema: Schema<'_>, key_types: Option<&[u32]>) -> Option<Self> {
         let fields = before?.as_object()?;
         let types = key_types.filter(|types| types.len() == fields.len() && !types.is_empty())?;
@@ -56,7 +57,7 @@ impl Key {
         Some(Self { columns: fields.iter().zip(types).map(column).collect() })
     }
 
-    /// Takes the types that walvec wrote, if there is one for each column.
+    /// Sets the types that walvec wrote, if there is one for each column.
     pub(super) fn with_types(mut self, types: Option<&[u32]>) -> Self {
         if let Some(types) = types.filter(|types| types.len() == self.columns.len()) {
             for (column, &oid) in self.columns.iter_mut().zip(types) {
@@ -66,7 +67,7 @@ impl Key {
         self
     }
 
-    /// Takes the types that other records of the table had, where this one says none.
+    /// Sets the types found in other records of the table, for columns whose type this record lacks.
     pub(super) fn with_known_types(self, table: &TableName, known: &shapes::Shapes) -> Self {
         if self.columns.iter().all(|column| column.type_oid.is_some()) {
             return self;
@@ -75,7 +76,7 @@ impl Key {
         self.with_types(types.as_deref())
     }
 
-    /// Says of types that nothing tells that they are unknown, instead of guessing: a text may be a uuid, whose point has another id.
+    /// Marks types that are not known as unknown instead of guessing: a text may be a uuid, whose point has another id.
     pub(super) fn without_guesses(mut self) -> Self {
         for column in &mut self.columns {
             if column.type_oid.is_none() && column.oid() == shapes::TEXT {
@@ -89,12 +90,12 @@ impl Key {
         self.columns.iter().map(|column| column.name.as_str())
     }
 
-    /// The row's key.
+    /// Returns the row's key.
     pub(super) fn row_key(&self) -> RowKey {
         RowKey::new(self.columns.iter().map(|column| column.value.clone()).collect())
     }
 
-    /// The columns as a table that has no others.
+    /// Returns the key columns, as the columns of a table that has no others.
     pub(super) fn shown(&self) -> Vec<shapes::Shown<'_>> {
         self.columns
             .iter()
@@ -109,7 +110,7 @@ impl KeyColumn {
     }
 }
 
-/// The key types that a tombstone of walvec's carries as a header.
+/// Returns the key types that a tombstone of walvec carries in a header.
 pub(super) fn types_in_header(record: &Record) -> Option<Vec<u32>> {
     serde_json::from_str(record.header(header::KEY_TYPES)?).ok()
 }

@@ -1,27 +1,27 @@
-//! Values under a Connect schema.
+//! Converts values with a Connect schema.
 //!
-//! Debezium's JSON converter can write a schema beside every payload. Only then does a record say what its numbers mean, and
-//! its dates, decimals and bytes can become the texts that PostgreSQL, and so walvec's own capture, writes for them. Without
-//! schemas they stay the numbers that Debezium made of them: `time.precision.mode`, `decimal.handling.mode` and
-//! `binary.handling.mode` decide which.
+//! Debezium's JSON converter can write a schema with every payload. Only with a schema does a record show what its
+//! numbers mean, so that its dates, decimals and bytes can be converted to the texts that PostgreSQL, and therefore
+//! walvec's own capture, writes for them. Without a schema they stay the numbers that Debezium made of them, which
+//! depend on `time.precision.mode`, `decimal.handling.mode` and `binary.handling.mode`.
 //!
-//! What cannot be converted exactly is left as it came. `money`, `hstore` and `varbit` differ from capture's texts, because
-//! Debezium has forgotten by then which type it read.
+//! A value that cannot be converted exactly is left as it came. `money`, `hstore` and `varbit` differ from capture's
+//! texts, because Debezium no longer knows which type it read.
 
 use serde_json::Value;
 use walvec_model::Type;
 
 use super::super::{base64, civil, number, shapes};
 
-/// Longest unscaled decimal, in bytes, that is converted: PostgreSQL's numeric has at most 147,455 digits.
+/// The longest unscaled decimal, in bytes, that is converted. PostgreSQL's numeric has at most 147,455 digits.
 const LONGEST_DECIMAL: usize = 64 * 1024;
 
-/// A schema, or nothing where the record has none.
+/// A schema, or nothing if the record has none.
 #[derive(Clone, Copy)]
 pub(super) struct Schema<'a>(Option<&'a Value>);
 
 impl<'a> Schema<'a> {
-    /// Takes `{"schema":..,"payload":..}` apart; everything else is a payload without a schema.
+    /// Splits `{"schema":..,"payload":..}`. Everything else is a payload without a schema.
     pub(super) fn unwrap(value: Value) -> (Value, Option<Value>) {
         let Value::Object(mut fields) = value else { return (value, None) };
         let is_schema = |schema: &Value| schema.is_null() || schema.get("type").is_some();
@@ -40,13 +40,13 @@ impl<'a> Schema<'a> {
         self.0?.get(name)?.as_str()
     }
 
-    /// The schema of the field called `name`.
+    /// Returns the schema of the field called `name`.
     pub(super) fn field(self, name: &str) -> Self {
         let is_wanted = |field: &&Value| field.get("field").and_then(Value::as_str) == Some(name);
         Self(self.0.and_then(|schema| schema.get("fields")?.as_array()?.iter().find(is_wanted)))
     }
 
-    /// The oid of the type that a key column of this schema has, if the schema says it.
+    /// Returns the type oid of a key column with this schema, if the schema shows it.
     pub(super) fn key_type(self) -> Option<u32> {
         Some(match (self.text("name"), self.text("type")?) {
             (Some("io.debezium.data.Uuid"), _) => shapes::UUID,
@@ -57,7 +57,7 @@ impl<'a> Schema<'a> {
         })
     }
 
-    /// The type of a column of this schema, where its values do not show it.
+    /// Returns the type of a column with this schema, if its values do not show it.
     pub(super) fn ty(self) -> Option<Type> {
         if self.text("type") == Some("array") {
             let items = Schema(self.0.and_then(|schema| schema.get("items")));
@@ -75,7 +75,7 @@ impl<'a> Schema<'a> {
         }
     }
 
-    /// A value of a key in the form that capture gives it.
+    /// Converts a value of a key to the form that capture uses.
     pub(super) fn convert_key(self, value: Value) -> Value {
         match value {
             Value::String(text) if self.text("name") == Some("io.debezium.data.Json") => number::key_document(&text),
@@ -83,7 +83,7 @@ impl<'a> Schema<'a> {
         }
     }
 
-    /// `value` in the form that capture gives it.
+    /// Converts `value` to the form that capture uses.
     pub(super) fn convert(self, value: Value) -> Value {
         if self.0.is_none() || value.is_null() {
             return value;
@@ -125,27 +125,27 @@ impl<'a> Schema<'a> {
         }
     }
 
-    /// A number among the schema's parameters, which are texts.
+    /// Returns a number from the schema's parameters, which are texts.
     fn parameter(self, name: &str) -> Option<i64> {
         self.0?.get("parameters")?.get(name)?.as_str()?.parse().ok()
     }
 }
 
-/// As `bytea_output = hex`.
+/// Formats bytes as PostgreSQL does with `bytea_output = hex`.
 fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
     let digits = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
     "\\x".chars().chain(digits).collect()
 }
 
-/// A `bit(n)`; its first digit is the last bit of the last byte that counts.
+/// Formats a `bit(n)`. Its first digit is the highest bit in use of the last byte.
 fn bits(bytes: &[u8], length: i64) -> Option<String> {
     let length = usize::try_from(length).ok().filter(|length| length.div_ceil(8) == bytes.len())?;
     let bit = |index: usize| if bytes[index / 8] >> (index % 8) & 1 == 1 { '1' } else { '0' };
     Some((0..length).rev().map(bit).collect())
 }
 
-/// A decimal number from its unscaled digits: a two's complement number, big endian, in base64.
+/// Formats a decimal number from its unscaled digits: a two's complement number, big endian, in base64.
 fn decimal(unscaled: &Value, scale: i64) -> Option<String> {
     let bytes = base64::decode(unscaled.as_str()?)?;
     if bytes.is_empty() || bytes.len() > LONGEST_DECIMAL || scale.unsigned_abs() > 200_000 {
@@ -164,7 +164,7 @@ fn decimal(unscaled: &Value, scale: i64) -> Option<String> {
     Some(if negative { format!("-{digits}") } else { digits })
 }
 
-/// The sign and the decimal digits of a two's complement number.
+/// Returns the sign and the decimal digits of a two's complement number.
 fn digits(bytes: Vec<u8>) -> (bool, String) {
     const GROUP: u64 = 1_000_000_000;
     let negative = bytes.first().is_some_and(|&byte| byte >= 0x80);
@@ -179,7 +179,7 @@ fn digits(bytes: Vec<u8>) -> (bool, String) {
             (*limb, carry) = (!*limb).overflowing_add(u32::from(carry));
         }
     }
-    // Nine digits at a time, the last ones first.
+    // Nine digits at a time, starting with the last ones.
     let mut groups = Vec::new();
     let mut first = 0;
     while let Some(skip) = limbs[first..].iter().position(|&limb| limb != 0) {
@@ -187,7 +187,7 @@ fn digits(bytes: Vec<u8>) -> (bool, String) {
         let mut rest = 0_u64;
         for limb in &mut limbs[first..] {
             let divided = (rest << 32) | u64::from(*limb);
-            // The rest is below the divisor, so the quotient has 32 bits.
+            // The remainder is less than the divisor, so the quotient fits into 32 bits.
             *limb = u32::try_from(divided / GROUP).unwrap_or_default();
             rest = divided % GROUP;
         }
@@ -238,7 +238,7 @@ mod tests {
             ("string", "io.debezium.data.Json", json!("[1e999]"), json!(["1e999"])),
             ("string", "io.debezium.data.Uuid", json!("a0ee"), json!("a0ee")),
             ("struct", "io.debezium.data.VariableScaleDecimal", json!({"scale": 1, "value": "AQ=="}), json!("0.1")),
-            // What does not fit its schema is left alone.
+            // A value that does not fit its schema is left alone.
             ("int32", "io.debezium.time.Date", json!("soon"), json!("soon")),
             ("int64", "io.debezium.time.MicroTimestamp", json!(null), json!(null)),
         ] {

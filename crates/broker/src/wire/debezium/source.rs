@@ -1,4 +1,4 @@
-//! `source`: where a change is from, and walvec's own block inside it.
+//! Reads `source`: where a change comes from, and walvec's own block inside it.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -8,21 +8,21 @@ use walvec_model::{Generation, Lsn, Position, TableName, Type};
 
 use super::super::{Malformed, SnapshotEnd, control, json};
 
-/// What a record says about its change besides the row.
+/// What a record says about its change, apart from the row.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) table: TableName,
-    /// The position that walvec has given the change; `None` if another program wrote the record.
+    /// The position that walvec gave the change; `None` if another program wrote the record.
     pub(super) position: Option<Position>,
-    /// Where PostgreSQL's log has it, by Debezium's count.
+    /// The position in PostgreSQL's WAL, from Debezium's own field.
     pub(super) lsn: Lsn,
     pub(super) generation: Generation,
     pub(super) committed_at: Option<SystemTime>,
-    /// The transaction: its number as the stream has it, the lower half of PostgreSQL's own.
+    /// The transaction's number as it appears in the stream: the lower half of PostgreSQL's own number.
     pub(super) xid: Option<u32>,
     /// The type oids of the key columns, if walvec wrote the record.
     pub(super) key_types: Option<Vec<u32>>,
-    /// The types of columns that values do not show, if walvec wrote the record.
+    /// The types of columns whose values do not show them, if walvec wrote the record.
     pub(super) types: HashMap<String, Type>,
     /// Whether walvec wrote the record.
     pub(super) ours: bool,
@@ -69,7 +69,7 @@ impl Source {
     }
 }
 
-/// The end of a snapshot, if that is what this message is.
+/// Reads the end of a snapshot, if the message is one.
 pub(super) fn snapshot_end(envelope: &json::Fields<'_>) -> Result<Option<SnapshotEnd>, Malformed> {
     let Some(source) = envelope.get("source") else { return Ok(None) };
     let source = json::Fields::of(source, "source")?;
@@ -95,13 +95,13 @@ impl<'a> Block<'a> {
         Ok(Some(Self { fields, position, generation: Generation(fields.number("generation")?) }))
     }
 
-    /// Types that are not what they should be are as good as absent: then the values tell.
+    /// Invalid types are treated as absent. The values then decide.
     fn key_types(&self) -> Option<Vec<u32>> {
         let types = self.fields.get("key_types")?.as_array()?;
         types.iter().map(|oid| oid.as_u64().and_then(|oid| u32::try_from(oid).ok())).collect()
     }
 
-    /// The types of columns, by their names; earlier releases wrote none.
+    /// Returns the types of columns, by their names. Earlier releases wrote none.
     fn types(&self) -> HashMap<String, Type> {
         let types = self.fields.get("types").and_then(Value::as_object);
         let known = |(name, ty): (&String, &Value)| Some((name.clone(), Type::of_name(ty.as_str()?)));

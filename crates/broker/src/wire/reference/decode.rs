@@ -1,4 +1,4 @@
-//! Records with wal2json's value → changes.
+//! Reads changes from records with wal2json's value.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use super::super::{Arrived, Event, Malformed, header, json, stamp};
 use super::values;
 use crate::Record;
 
-/// The key of the tutorial's tables.
+/// The key column of the tutorial's tables.
 const ID: &str = "id";
 
 /// Reads changes of any table.
 #[derive(Debug)]
 pub(in crate::wire) struct Decoder {
-    /// For each table the columns that somebody needs: those that an update leaves out were not sent, also if another program
-    /// wrote it, which does not say so.
+    /// For each table, the columns that are needed. Those that an update leaves out were not sent; another program's
+    /// record does not list them.
     needed: HashMap<TableName, Vec<String>>,
     shapes: Shapes,
     order: stamp::TopicOrder,
@@ -107,8 +107,8 @@ impl Decoder {
 }
 
 impl<'a> Columns<'a> {
-    /// The key that the row had. With `REPLICA IDENTITY FULL` wal2json writes all columns of the row there: then `id` is the key, as for
-    /// new rows.
+    /// Reads the key that the row had. With `REPLICA IDENTITY FULL`, wal2json writes all columns of the old row there.
+    /// The key is then `id`, as for new rows.
     fn old_keys(envelope: &json::Fields<'a>, record: &Record) -> Result<Self, Malformed> {
         let key = Self::read(&envelope.object("oldkeys")?, ["keynames", "keytypes", "keyvalues"])?;
         if key.names.is_empty() {
@@ -134,7 +134,7 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// Three lists of the same length: names, types, values.
+    /// Reads three lists of the same length: names, types, values.
     fn read(fields: &json::Fields<'a>, lists: [&str; 3]) -> Result<Self, Malformed> {
         let texts =
             |name| fields.typed(name, "a list of texts", |list| list.as_array()?.iter().map(Value::as_str).collect());
@@ -153,15 +153,15 @@ impl<'a> Columns<'a> {
         self.names.iter().zip(&self.types).map(column).collect()
     }
 
-    /// Where the columns called `names` are.
+    /// Returns the indexes of the columns called `names`.
     fn indexes(&self, names: &[&str]) -> Result<Vec<usize>, Malformed> {
         let absent = |name: &str| Malformed::record(format!("the key column \"{name}\" is not among `columnnames`"));
         let place = |name: &&str| self.names.iter().position(|found| found == name).ok_or_else(|| absent(name));
         names.iter().map(place).collect()
     }
 
-    /// The key of a new row: what walvec's header says. wal2json does not say it; the tutorial's tables have an `id`, and
-    /// keys mostly come first.
+    /// Returns the key columns of a new row, from walvec's header if there is one. wal2json does not write them: then
+    /// `id` is the key, as in the tutorial's tables, or else the first column, where keys usually are.
     fn key_of_insert(&self, record: &Record) -> Result<Vec<usize>, Malformed> {
         if let Some(names) = names_in(record, header::KEY)? {
             if names.is_empty() {
@@ -177,7 +177,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// The names in one of walvec's headers, if the record has it.
+/// Returns the names in one of walvec's headers, if the record has it.
 fn names_in(record: &Record, name: &str) -> Result<Option<Vec<String>>, Malformed> {
     let malformed = |_| Malformed::record(format!("the header `{name}` is not a list of texts"));
     record.header(name).map(serde_json::from_str).transpose().map_err(malformed)

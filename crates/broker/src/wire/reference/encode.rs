@@ -1,4 +1,4 @@
-//! Changes → records with wal2json's value.
+//! Writes changes as records with wal2json's value.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ pub(in crate::wire) struct Encoder {
     prepared: HashMap<TableName, Prepared>,
 }
 
-/// What is written once for each table.
+/// The parts that are written once for each table.
 #[derive(Debug)]
 struct Prepared {
     table: Arc<Table>,
     /// `,"schema":..,"table":..`
     names: Vec<u8>,
-    /// The names of the key columns as a JSON list.
+    /// The names of the key columns, as a JSON list.
     key: Vec<u8>,
 }
 
@@ -56,7 +56,7 @@ impl Encoder {
             Op::Insert { new } => {
                 start("insert");
                 row(&mut value, table, new);
-                // wal2json does not say what the key of a new row is.
+                // wal2json does not write which columns are the key of a new row.
                 headers.push((header::KEY, prepared.key.clone()));
             }
             Op::Update { old_key, new } => {
@@ -81,7 +81,7 @@ impl Encoder {
     }
 }
 
-/// The record that ends a snapshot: to wal2json's readers a message, of a table that is none of theirs.
+/// Returns the record that ends a snapshot. wal2json's readers see a message about a table that is not theirs.
 pub(in crate::wire) fn snapshot_end(end: &SnapshotEnd) -> Outgoing {
     let mut value = br#"{"kind":"message","table":"","walvec":"#.to_vec();
     control::write_end(&mut value, end);
@@ -94,13 +94,13 @@ fn key_columns(table: &Table) -> impl Iterator<Item = &Column> + Clone {
     table.key.iter().filter_map(|&index| table.columns.get(index))
 }
 
-/// The names of the columns that were not sent. wal2json leaves them out without a word.
+/// Returns the names of the columns that were not sent. wal2json silently leaves them out.
 fn not_sent<'a>(table: &'a Table, row: &'a Row) -> Vec<&'a str> {
     let columns = table.columns.iter().zip(&row.0);
     columns.filter(|(_, cell)| cell.value().is_none()).map(|(column, _)| column.name.as_str()).collect()
 }
 
-/// The columns that were sent.
+/// Appends the columns that were sent.
 fn row(out: &mut Vec<u8>, table: &Table, row: &Row) {
     let sent = || table.columns.iter().zip(&row.0).filter_map(|(column, cell)| Some((column, cell.value()?)));
     lists(out, ["columnnames", "columntypes", "columnvalues"], sent);
@@ -110,12 +110,12 @@ fn old_keys(out: &mut Vec<u8>, table: &Table, key: &RowKey) {
     json::raw(out, r#","oldkeys":"#);
     let start = out.len();
     lists(out, ["keynames", "keytypes", "keyvalues"], || key_columns(table).zip(key.values()));
-    // The list of fields begins with a comma; as the first fields of an object they begin with its brace.
+    // The list of fields begins with a comma. The first fields of an object begin with its brace instead.
     out[start] = b'{';
     out.push(b'}');
 }
 
-/// Three lists of the same length: names, types, values.
+/// Appends three lists of the same length: names, types, values.
 fn lists<'a, I>(out: &mut Vec<u8>, names: [&str; 3], columns: impl Fn() -> I)
 where
     I: Iterator<Item = (&'a Column, &'a Value)>,

@@ -1,8 +1,8 @@
 //! Single values as wal2json writes them: numbers, booleans and null as JSON, everything else as PostgreSQL's text.
 //!
-//! Limits, all of the format itself: arrays come out as their literals (`{1,2}`), because a type's name does not say how its
-//! elements read; a domain is only known by its own name, so a domain over json comes out as text; and a numeric that another
-//! program wrote as a JSON number has lost its trailing zeros.
+//! The format itself has limits. Arrays are read as their literals (`{1,2}`), because a type's name does not show the
+//! form of its elements. A domain is only known by its own name, so a domain over json is read as text. A numeric that
+//! another program wrote as a JSON number has lost its trailing zeros.
 
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -22,7 +22,7 @@ pub(super) fn write(out: &mut Vec<u8>, type_name: &str, value: &Value) {
     }
 }
 
-/// The value that [`write`] wrote, or that wal2json did.
+/// Reads a value that [`write`] or wal2json wrote.
 pub(super) fn read(type_name: &str, value: Value) -> Value {
     match value {
         Value::String(text) if is_json(type_name) => number::document(&text),
@@ -32,7 +32,7 @@ pub(super) fn read(type_name: &str, value: Value) -> Value {
     }
 }
 
-/// `pg_type.oid` of the types that decide about point ids, by the names that `format_type` gives them.
+/// Returns the `pg_type.oid` of the types that point ids depend on, by the names that `format_type` gives them.
 pub(super) fn oid(type_name: &str) -> u32 {
     match type_name {
         "bigint" => shapes::INT8,
@@ -47,15 +47,15 @@ fn is_json(type_name: &str) -> bool {
     matches!(type_name, "json" | "jsonb")
 }
 
-/// The document behind a text in a json column: mostly a JSON string. A document with a number that JSON readers would
-/// round is kept as text by capture; that text is the document.
+/// Returns the document for a text in a json column, usually as a JSON string. A document with a number that JSON
+/// readers would round is kept as text by capture; that text is the document.
 fn document(text: &str) -> String {
     let is_kept =
         || serde_json::from_str::<IgnoredAny>(text).is_ok() && number::key_document(text).as_str() == Some(text);
     if is_kept() { text.to_owned() } else { Value::from(text).to_string() }
 }
 
-/// An array as `array_out` writes it.
+/// Formats an array as `array_out` does.
 fn literal(items: &[Value], of_json: bool) -> String {
     let element = |item: &Value| match item {
         Value::Null => "NULL".to_owned(),

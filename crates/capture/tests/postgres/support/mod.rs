@@ -1,4 +1,4 @@
-//! A database of its own for every test, and short words for what tests do.
+//! A separate database for every test, and helpers for what tests do.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use walvec_capture::{ChangeStream, Columns, Source, SourceConfig, TableSpec};
 use walvec_model::{Change, Lsn, Op, Row, StreamEvent, TableName};
 use walvec_throwaway::{Access, Cluster, ClusterOptions, Durability, Installation, SearchPlaces};
 
-/// Far longer than anything takes; only a test that would hang meets it.
+/// Far longer than anything takes. Only a test that would otherwise hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 
-/// The cluster that all tests share.
+/// Returns the cluster that all tests share.
 pub(crate) async fn cluster() -> &'static Cluster {
     CLUSTER.get_or_init(|| start_cluster(&[])).await
 }
 
-/// A cluster with settings of its own.
+/// Starts a cluster with its own settings.
 pub(crate) async fn start_cluster(settings: &[(&str, &str)]) -> Cluster {
     let installation = Installation::find(&SearchPlaces::from_env()).expect("a PostgreSQL server");
     start(installation, settings).await
 }
 
-/// A cluster of a major version, if this machine has that.
+/// Starts a cluster of a major version, if this machine has that version.
 pub(crate) async fn start_cluster_of(major: &str) -> Option<Cluster> {
     let installation = Installation::named(&SearchPlaces::from_env(), major).ok()?;
     Some(start(installation, &[]).await)
@@ -58,12 +58,12 @@ impl Db {
         Self { name: name.to_owned(), url, client }
     }
 
-    /// The server's major version.
+    /// Returns the server's major version.
     pub(crate) async fn version() -> u32 {
         cluster().await.version().major
     }
 
-    /// The database's URL for another role.
+    /// Returns the database's URL for another role.
     pub(crate) fn url_as(&self, role: &str, password: &str) -> String {
         let (_, place) = self.url.split_once('@').expect("a role in the URL");
         format!("postgres://{role}:{password}@{place}")
@@ -80,7 +80,7 @@ impl Db {
         row.get::<_, String>(0).parse().unwrap()
     }
 
-    /// Settings for the tables `public.*`, with slot and publication called like the database.
+    /// Returns settings for the tables `public.*`, with slot and publication named like the database.
     pub(crate) fn config(&self, tables: &[&str]) -> SourceConfig {
         SourceConfig {
             url: self.url.clone().into(),
@@ -92,14 +92,14 @@ impl Db {
         }
     }
 
-    /// A source whose publication exists.
+    /// Returns a source whose publication exists.
     pub(crate) async fn source(&self, config: SourceConfig) -> Source {
         let source = Source::connect(config).await.expect("a source");
         source.ensure_publication().await.expect("the publication");
         source
     }
 
-    /// A source whose snapshot has been copied: the rows, and the stream after them.
+    /// Returns a source whose snapshot was copied, with the rows, and the stream that follows them.
     pub(crate) async fn follow(&self, config: SourceConfig) -> (Source, Vec<Change>, ChangeStream) {
         let source = self.source(config).await;
         let rows = copy(&source).await;
@@ -125,14 +125,14 @@ pub(crate) async fn copy(source: &Source) -> Vec<Change> {
     rows
 }
 
-/// The next batch, or a failed test.
+/// Returns the next batch, or fails the test.
 pub(crate) async fn next(stream: &mut ChangeStream) -> Vec<StreamEvent> {
     let batch = tokio::time::timeout(PATIENCE, stream.next()).await.expect("events in time").expect("events");
     assert!(!batch.is_empty());
     batch
 }
 
-/// All events until everything up to `lsn` has been streamed.
+/// Returns all events until everything up to `lsn` was streamed.
 pub(crate) async fn events_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<StreamEvent> {
     let mut events = Vec::new();
     loop {
@@ -153,7 +153,7 @@ pub(crate) async fn events_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<Stream
     }
 }
 
-/// All changes until everything up to `lsn` has been streamed.
+/// Returns all changes until everything up to `lsn` was streamed.
 pub(crate) async fn changes_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<Change> {
     let change = |event| match event {
         StreamEvent::Change(change) => Some(change),
@@ -166,7 +166,7 @@ pub(crate) async fn changes_to(stream: &mut ChangeStream, lsn: Lsn) -> Vec<Chang
     events_to(stream, lsn).await.into_iter().filter_map(change).collect()
 }
 
-/// Changes in a form that is easy to compare: `+ {..}`, `~ {..}`, `~ 1 -> {..}`, `- 1`, `truncate`.
+/// Returns changes in a form that is easy to compare: `+ {..}`, `~ {..}`, `~ 1 -> {..}`, `- 1`, `truncate`.
 pub(crate) fn shown(changes: &[Change]) -> Vec<String> {
     changes.iter().map(show).collect()
 }
@@ -189,7 +189,7 @@ fn show(change: &Change) -> String {
     }
 }
 
-/// What somebody who applies every change ends up with: key → row, per table.
+/// The rows that remain after every change was applied: key → row, per table.
 #[derive(Default)]
 pub(crate) struct Image(pub(crate) BTreeMap<(String, String), Row>);
 

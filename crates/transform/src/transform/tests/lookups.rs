@@ -1,4 +1,4 @@
-//! Texts with rows of other tables.
+//! Texts that are rendered with rows of other tables.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn joined(text: &str) -> TransformSpec {
     TransformSpec { lookups, ..spec(text) }
 }
 
-/// The text of a book by what it looks up.
+/// Renders the text of a book with the rows that it looks up.
 fn joined_text(text: &str, looked_up: &[Value]) -> String {
     let transform = Transform::new(joined(text)).unwrap();
     transform.check(&books()).unwrap();

@@ -4,7 +4,7 @@ use walvec_model::types::IndexType;
 
 use super::*;
 
-/// A table of (id, price, fee), whose prices are numerics with two digits behind the point.
+/// Returns a table of (id, price, fee), whose prices are numerics with two digits after the decimal point.
 fn prices() -> Table {
     let column =
         |name: &str, type_name: &str, oid| Column { ty: Type::of_name(type_name), ..Column::new(name, type_name, oid) };
