@@ -219,7 +219,8 @@ impl Walvec {
             if applied >= now {
                 return Ok(());
             }
-            tokio::time::sleep(pause).await;
+            // The runtime's timer knows whole milliseconds only, which are a part of what is measured.
+            tokio::task::spawn_blocking(move || std::thread::sleep(pause)).await?;
         }
     }
 

@@ -268,7 +268,7 @@ fn render_sync(text: &mut String, sink: &str, sync: &Sync) -> std::fmt::Result {
          | a single row takes longer than its text as a query, p50 | {:.1} ms | ≤ {:.0} |\n\
          | peak memory | {} | ≤ 300 MB |\n\n\
          A single row counts from before its INSERT until the status reports its position as applied, over HTTP. Its text is embedded \
-         as a query right before, in\nanother process.\n",
+         as a query before, in another\nprocess. Both come after 25 ms of rest.\n",
         sync.flood_rate,
         sync.p50,
         sync.p95,

@@ -1,7 +1,8 @@
 //! The whole program: a flood of rows, and single rows, until they can be found.
 //!
-//! A single row takes as long as the embedding of its text, and then some. So the same text is embedded as a query right before, by the
-//! same model in this process: machines differ in how fast they embed, and what is added to that is walvec's.
+//! A single row takes as long as the embedding of its text, and then some. So the same text is embedded as a query before, by the same
+//! model in this process: machines differ in how fast they embed, and what is added to that is walvec's. Both come after the same rest,
+//! because a processor that has just embedded something needs only two thirds of the time.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ const FLOOD: usize = 2_000;
 const SINGLES: usize = 200;
 /// How often to ask during the flood, which takes seconds: asking all the time would take a part of the cores that are being measured.
 const FLOOD_POLL: Duration = Duration::from_millis(20);
+
+/// How long the processor rests before a query and before a single row.
+const REST: Duration = Duration::from_millis(25);
 
 /// Rates in rows per second; latencies in milliseconds; memory in bytes.
 pub(crate) struct Sync {
@@ -85,6 +89,7 @@ async fn flood(client: &Client, walvec: &Walvec) -> anyhow::Result<f64> {
 
 /// How long the embedding of a query takes.
 async fn query(embedder: &dyn Embedder, text: &str) -> anyhow::Result<Duration> {
+    tokio::time::sleep(REST).await;
     let began = Instant::now();
     embedder.embed_query(text.to_owned()).await?;
     Ok(began.elapsed())
@@ -92,6 +97,7 @@ async fn query(embedder: &dyn Embedder, text: &str) -> anyhow::Result<Duration> 
 
 /// From before the commit until the row can be found. `query`: how long its text takes as a query.
 async fn single(client: &Client, walvec: &Walvec, text: &str, query: Duration) -> anyhow::Result<Duration> {
+    tokio::time::sleep(REST).await;
     let began = Instant::now();
     client.execute("INSERT INTO books SELECT max(id) + 1, $1::text FROM books", &[&text]).await?;
     // The row cannot be found earlier, and asking would use the cores that are being measured.
