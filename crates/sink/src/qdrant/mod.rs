@@ -218,8 +218,8 @@ impl Remote {
         Ok(queue.and_then(|queue| queue.deferred_points).unwrap_or(0))
     }
 
-    /// Removes every collection of that name that walvec made or took over. It is no error if there is none. Returns whether none is
-    /// left, which is false if one of them belongs to another program.
+    /// Removes every collection of that name that walvec made or took over. It is no error if there is none. Returns false if the name
+    /// also leads to a collection of another program, which stays.
     ///
     /// # Errors
     /// If the server refuses.
