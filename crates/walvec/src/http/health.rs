@@ -53,8 +53,8 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Json<Status> {
     Json(app.status.borrow().clone())
 }
 
-/// `GET /metrics`, in the text format of Prometheus. Needs the token where there is one: the labels name tables. What is not
-/// known is absent.
+/// `GET /metrics`, in the text format of Prometheus. Needs the token where there is one, because the labels name tables. Unknown
+/// values are left out.
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     let rendered = app.metrics.render();
     let known: String = rendered.split_inclusive('\n').filter(|line| !line.trim_end().ends_with(" NaN")).collect();
