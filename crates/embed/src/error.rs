@@ -143,7 +143,7 @@ impl EmbedError {
         move |source| Self::Io { path, source: Arc::new(source) }
     }
 
-    /// A stable code for scripts and documentation.
+    /// Returns a stable code for scripts and documentation.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {

@@ -24,7 +24,8 @@ use crate::{EmbedError, model2vec};
 /// The model of the demo and of the tests; `make model` installs it without a hub.
 pub const DEMO_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
-/// Where the network may lie in a model directory or on a hub, first match wins: full precision before quantised.
+/// The paths of the network in a model directory or on a hub; the first that exists is used: full precision before
+/// quantised.
 pub const ONNX_FILES: [&str; 4] =
     ["model.onnx", "onnx/model.onnx", "model_optimized.onnx", "onnx/model_quantized.onnx"];
 
@@ -46,7 +47,7 @@ pub const CONFIG_FILES: [&str; 6] = [
 pub struct InstalledModel {
     /// The name to use in a configuration.
     pub name: String,
-    /// Its directory.
+    /// The model's directory.
     pub path: PathBuf,
 }
 

@@ -114,9 +114,9 @@ pub enum SinkError {
     /// The server cannot be reached, or failed this time.
     #[error("Qdrant at {url} did not do it: {reason}")]
     Unavailable {
-        /// Its address.
+        /// The server's address.
         url: String,
-        /// What happened.
+        /// The error message.
         reason: String,
     },
     /// The server refused the request because of its rate limits.
@@ -125,9 +125,9 @@ pub enum SinkError {
     /// The server refuses until the user changes something: the key, the address, its version.
     #[error("Qdrant at {url} refused: {reason}")]
     Server {
-        /// Its address.
+        /// The server's address.
         url: String,
-        /// Its reason.
+        /// The server's reason.
         reason: String,
     },
     /// The broker did not accept the record for the topic that stands for the collection.

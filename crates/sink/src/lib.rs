@@ -48,14 +48,14 @@ use walvec_model::{
 /// A boxed future, so that the traits can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What a collection must look like.
+/// The properties that a collection must have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CollectionSpec {
     /// The collection's name.
     pub name: String,
     /// Dimension of its vectors.
     pub dimension: usize,
-    /// What made the vectors. A stored collection with another fingerprint is refused.
+    /// The fingerprint of what made the vectors. A stored collection with another fingerprint is refused.
     pub fingerprint: Fingerprint,
     /// The parts that the fingerprint was computed from, to explain a mismatch.
     pub made_with: MadeWith,
@@ -264,7 +264,7 @@ pub trait Sink: Send + Sync {
     }
 }
 
-/// What to look for.
+/// A query: what a search looks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Query {
     /// By meaning: a vector of the collection's dimension, normalised. Scores are cosine similarities.

@@ -58,7 +58,7 @@ pub enum SortValue {
 pub struct Order {
     /// The field.
     pub field: FieldPath,
-    /// What its index sorts by.
+    /// The type of the values that its index sorts by.
     pub by: SortedBy,
     /// Whether the greatest value comes first.
     pub descending: bool,

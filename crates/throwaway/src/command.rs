@@ -15,7 +15,7 @@ const TAIL_LINES: usize = 20;
 /// program that the user started, which then stops the server in the right order.
 pub(crate) fn command(program: &Path, account: &Account) -> Command {
     let mut command = Command::new(program);
-    // Variables such as PGDATA, PGPORT or PGOPTIONS are meant for the user's other servers.
+    // Variables like PGDATA, PGPORT or PGOPTIONS are meant for the user's other servers.
     let theirs = |(name, _): &(std::ffi::OsString, _)| name.as_encoded_bytes().starts_with(b"PG");
     for (name, _) in std::env::vars_os().filter(theirs) {
         command.env_remove(name);

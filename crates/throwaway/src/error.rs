@@ -53,7 +53,7 @@ pub enum ThrowawayError {
         .path.display(), .blocked_by.display()
     )]
     Unreachable {
-        /// What the server needs to reach.
+        /// The path that the server needs to reach.
         path: PathBuf,
         /// The first directory on the way that is closed.
         blocked_by: PathBuf,
@@ -75,7 +75,7 @@ pub enum ThrowawayError {
     OtherMajor {
         /// The cluster.
         path: PathBuf,
-        /// Its major version.
+        /// The major version that made the cluster.
         made_by: String,
         /// The version of the server here.
         installed: Version,
@@ -95,7 +95,7 @@ pub enum ThrowawayError {
     NotCopied {
         /// The directory of its programs.
         server: PathBuf,
-        /// Where the copy was to go.
+        /// The directory that the copy was meant for.
         directory: PathBuf,
         /// The operating system's error.
         source: std::io::Error,
@@ -103,11 +103,11 @@ pub enum ThrowawayError {
     /// One of PostgreSQL's programs failed.
     #[error("{program} failed ({status}): {output}")]
     Program {
-        /// Its path.
+        /// The program's path.
         program: String,
         /// How it ended.
         status: String,
-        /// Its last lines of output.
+        /// The last lines of its output.
         output: String,
     },
     /// The server did not start.

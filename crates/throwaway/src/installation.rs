@@ -65,7 +65,7 @@ impl FromStr for Version {
     }
 }
 
-/// Where to look for servers.
+/// The places that are searched for servers.
 #[derive(Clone, Debug, Default)]
 pub struct SearchPlaces {
     /// The server that the user named: a directory of programs, an installation that has them in `bin`, or a major

@@ -9,11 +9,11 @@ use crate::Installation;
 pub struct ClusterOptions {
     /// The server to use.
     pub installation: Installation,
-    /// Where its files live.
+    /// The place of its files.
     pub data_dir: DataDir,
     /// The port on 127.0.0.1; 0 takes a free one.
     pub port: u16,
-    /// Who may connect.
+    /// The users who may connect.
     pub access: Access,
     /// Whether a power cut may lose what was committed.
     pub durability: Durability,
@@ -36,7 +36,7 @@ impl ClusterOptions {
     }
 }
 
-/// Where a cluster's files live.
+/// The place of a cluster's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataDir {
     /// In the system's directory for temporary files, or in memory if the cluster is [volatile](Durability::Volatile) and enough memory is free;
@@ -53,7 +53,7 @@ pub enum DataDir {
     Kept(PathBuf),
 }
 
-/// Who may connect.
+/// The users who may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Users who know the password. It is random, and part of [`Cluster::url`](crate::Cluster::url).
@@ -67,7 +67,7 @@ pub enum Access {
 /// Whether a power cut may lose what was committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// As in production.
+    /// Commits are forced to the disk, as in production.
     Durable,
     /// Nothing is forced to the disk, and a temporary cluster may be in memory. A crash of the server alone still loses nothing; a power cut loses
     /// the cluster.

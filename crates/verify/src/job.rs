@@ -11,7 +11,7 @@ use crate::{Fractions, Layout, Parked, Points, Running, VerifyError};
 /// A collection as the configuration describes it.
 #[derive(Clone, Debug)]
 pub struct CollectionSpec {
-    /// Its name.
+    /// The collection's name.
     pub collection: String,
     /// The table that it is the image of.
     pub table: TableName,
@@ -33,7 +33,7 @@ pub struct CollectionSpec {
     pub fractions: Fractions,
     /// How texts are cut into chunks; `None`: a row is one point.
     pub chunks: Option<Chunks>,
-    /// What makes the sparse vectors; `None`: points have none.
+    /// The function that makes the sparse vectors; `None` if points have none.
     pub keywords: Option<Keywords>,
 }
 

@@ -55,7 +55,7 @@ pub struct Difference {
 /// A proven mismatch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mismatch {
-    /// Its sort.
+    /// The sort of the mismatch.
     pub sort: Sort,
     /// The point's id, or the one that it should have.
     pub id: PointId,
@@ -89,7 +89,7 @@ impl Mismatch {
 pub struct Report {
     /// The collection.
     pub collection: String,
-    /// Its table.
+    /// The collection's table.
     pub table: TableName,
     /// Rows of the table's snapshot.
     pub rows: u64,

@@ -14,7 +14,7 @@ use crate::http::read::Known;
 /// A collection, as it is described to programs.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CollectionInfo {
-    /// Its name.
+    /// The collection's name.
     pub(crate) name: String,
     /// The table that it is filled from, `schema.table`.
     pub(crate) table: String,
@@ -26,14 +26,14 @@ pub(crate) struct CollectionInfo {
     pub(crate) modes: Vec<String>,
     /// Whether its rows are cut into chunks, each a point of its own.
     pub(crate) chunked: bool,
-    /// Its fields: columns in the order of the payload, computed ones, the text of the chunk.
+    /// The fields: columns in the order of the payload, computed ones, the text of the chunk.
     pub(crate) fields: Vec<FieldInfo>,
 }
 
 /// A field of the payload.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FieldInfo {
-    /// Its name.
+    /// The field's name.
     pub(crate) name: String,
     /// The type of the column in SQL; null for a computed field, and until a row of the table was read.
     pub(crate) r#type: Option<String>,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! slot walvec ──▶ pipeline ──▶ books__1 ◀── searches        (1) both follow the stream
-//! slot walvec_reindex ──▶ pipeline beside ──▶ books__2
+//! slot walvec_reindex ──▶ second pipeline ──▶ books__2
 //!
 //!                 (stopped)    books__1 ◀── searches        (2) the second catches up with where the first has stopped
 //!                 (stopped)    books__1   books__2 ◀── searches   (3) the names are switched, in one step

@@ -229,7 +229,7 @@ struct Ready {
     dead_letters: DeadLetters,
 }
 
-/// All stages in this process, without a broker.
+/// Prepares all stages in this process, without a broker.
 async fn direct(
     config: Config,
     status: watch::Sender<Status>,

@@ -7,7 +7,7 @@ use walvec_pipeline::status::Problem;
 
 use crate::cli::Failure;
 
-/// What a task does.
+/// The kind of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
@@ -40,7 +40,7 @@ pub(crate) struct Task {
     pub(crate) id: u64,
     /// What it does.
     pub(crate) kind: Kind,
-    /// Its state.
+    /// The task's state.
     pub(crate) state: State,
     /// What it is doing, in words.
     pub(crate) step: String,

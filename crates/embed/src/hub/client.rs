@@ -41,7 +41,7 @@ pub(super) struct Listing {
     /// The model's other labels.
     #[serde(default)]
     pub(super) tags: Vec<String>,
-    /// Its files.
+    /// The model's files.
     #[serde(default)]
     pub(super) siblings: Vec<Sibling>,
 }

@@ -22,7 +22,7 @@ const TOKENS_OUTPUT: &str = "last_hidden_state";
 /// names of its operators as text, so a search of its bytes finds them.
 const DYNAMIC_QUANTISATION: &[u8] = b"DynamicQuantize";
 
-/// What an input of the network is filled with.
+/// The content of an input of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
     Ids,

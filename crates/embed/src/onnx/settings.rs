@@ -14,7 +14,7 @@ const LONGEST_INPUT: usize = 2_048;
 /// BERT's own limit, for a directory that names no limit.
 const USUAL_LIMIT: usize = 512;
 
-/// What the configuration files of a model directory decide.
+/// The settings that the configuration files of a model directory decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
     /// How to pool, or why the model's way of pooling is not supported. Only needed when the network does not pool

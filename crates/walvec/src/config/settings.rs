@@ -152,8 +152,8 @@ pub(crate) struct CollectionConfig {
     /// Selects the rows: an SQL condition that PostgreSQL 15 or later evaluates. A row that no longer meets it is removed.
     #[serde(default, rename = "where")]
     pub(crate) filter: Option<String>,
-    /// Rows of other tables that the text is rendered with, each under a name for the template. A change of such a row renders the rows that look it
-    /// up again. A change of `lookup` takes `walvec reindex`, as a change of the text does.
+    /// Rows of other tables that the text is rendered with, each under a name for the template. A change of such a row renders again the rows that
+    /// look it up. A change of `lookup` takes `walvec reindex`, as a change of the text does.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) lookup: BTreeMap<String, LookupSettings>,
     /// The text to embed: a template with the row's columns, and its lookups, as variables. NULL renders as nothing.

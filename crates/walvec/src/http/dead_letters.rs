@@ -57,7 +57,8 @@ pub(crate) struct Page {
     pub(crate) next: Option<Vec<Value>>,
 }
 
-/// `GET /api/v1/dead-letters?collection=…&after=[…]&limit=…`; `after` is the last key of the previous page.
+/// Answers `GET /api/v1/dead-letters?collection=…&after=[…]&limit=…`; `after` is the last key of the previous
+/// page.
 pub(super) async fn page(
     State(app): State<Arc<App>>,
     query: Result<Query<PageQuery>, QueryRejection>,

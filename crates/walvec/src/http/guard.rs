@@ -139,12 +139,12 @@ pub(super) struct SignIn {
     token: String,
 }
 
-/// `GET /login`: the request of a browser that reloads the answer to a wrong token.
+/// Answers `GET /login`, which a browser requests when the answer to a wrong token is reloaded.
 pub(super) async fn to_page() -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, "/")]).into_response()
 }
 
-/// `POST /login`: the right token gives the browser a session, which is not the token itself.
+/// Answers `POST /login`: the right token gives the browser a session, which is not the token itself.
 pub(super) async fn login(State(app): State<Arc<App>>, form: Result<Form<SignIn>, FormRejection>) -> Response {
     let Some(access) = &app.access else { return to_page().await };
     match form {

@@ -7,7 +7,7 @@ use super::request::{DEFAULT_LIMIT, MAX_LIMIT, MAX_QUERY_BYTES};
 use super::tasks::KEY_HEADER;
 use super::{dead_letters, points};
 
-/// `GET /openapi.json`
+/// Answers `GET /openapi.json`.
 pub(super) async fn document() -> Json<Value> {
     Json(describe())
 }

@@ -52,7 +52,8 @@ struct IdQuery {
     vectors: bool,
 }
 
-/// `GET /api/v1/points?collection=…&from=…&limit=…&vectors=true`: a page in id order, and where the next one begins.
+/// Answers `GET /api/v1/points?collection=…&from=…&limit=…&vectors=true` with a page in id order, and where the next
+/// one begins.
 ///
 /// With `order_by=field:desc` the page is in the order of the field, and the next page begins at `cursor=…`.
 pub(super) async fn page(
@@ -101,8 +102,8 @@ async fn sorted(
     Ok(SortedAnswer { points: page.points, next })
 }
 
-/// `POST /api/v1/points` with `{"collection": …, "ids": […], "vectors": true}`: returns the points with these ids
-/// that exist.
+/// Answers `POST /api/v1/points` with `{"collection": …, "ids": […], "vectors": true}`: returns the points with
+/// these ids that exist.
 pub(super) async fn by_id(State(app): State<Arc<App>>, headers: HeaderMap, body: String) -> Result<Response, Problem> {
     if !is_json(&headers) {
         return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));

@@ -24,7 +24,7 @@ pub(crate) struct SearchQuery {
     pub(crate) mode: Option<Mode>,
     /// The most hits.
     pub(crate) limit: usize,
-    /// What every hit must match.
+    /// The conditions that every hit must match.
     pub(crate) filter: Vec<Wanted>,
     /// Whether a row counts once, however many of its chunks are near.
     pub(crate) by_row: bool,

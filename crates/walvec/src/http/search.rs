@@ -306,7 +306,7 @@ impl From<&Status> for Freshness {
     }
 }
 
-/// `GET /api/v1/search?q=…&collection=…&mode=…&limit=…&group=row&filter=field=value&cursor=…`
+/// Answers `GET /api/v1/search?q=…&collection=…&mode=…&limit=…&group=row&filter=field=value&cursor=…`.
 pub(super) async fn by_query_string(
     State(app): State<Arc<App>>,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
@@ -315,7 +315,7 @@ pub(super) async fn by_query_string(
     answer(&app, SearchQuery::from_pairs(pairs)?).await
 }
 
-/// `POST /api/v1/search` with `{"query": …, "collection": …, "limit": …, "group": …, "filter": {…}}`
+/// Answers `POST /api/v1/search` with `{"query": …, "collection": …, "limit": …, "group": …, "filter": {…}}`.
 pub(super) async fn by_json(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

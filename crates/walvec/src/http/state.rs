@@ -21,7 +21,7 @@ use crate::fields::Description;
 /// A collection that can be searched.
 #[derive(Clone)]
 pub(crate) struct Searchable {
-    /// Its name.
+    /// The collection's name.
     pub(crate) name: String,
     /// The layout of its payloads, so that people see the fields and not what holds them.
     pub(crate) layout: Layout,
@@ -67,8 +67,8 @@ pub(crate) struct AppState {
     pub(crate) operations: Operations,
     /// Reads dead letters.
     pub(crate) dead_letters: DeadLetters,
-    /// What the pipeline is doing. Readiness follows from its phase: a phase of `snapshot` or `streaming` means that
-    /// the slot is held, the sink is open and the model is loaded.
+    /// The status of the pipeline. Readiness follows from its phase: a phase of `snapshot` or `streaming` means that the slot
+    /// is held, the sink is open and the model is loaded.
     pub(crate) status: watch::Receiver<Status>,
     /// Renders `/metrics`.
     pub(crate) metrics: PrometheusHandle,

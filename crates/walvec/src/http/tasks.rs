@@ -108,14 +108,15 @@ struct Reindex {
     rollback: bool,
 }
 
-/// `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`
+/// Answers `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`.
 pub(super) async fn backfill(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Backfill { table, filter } = parse(&app, &headers, body, r#"{"table": …, "where": …}"#)?;
     let table = config::table_name(&table).map_err(|reason| Problem::new(Reason::BadParameter, reason))?;
     accept(&app, Kind::Backfill, Request::Job(Job::Backfill { table, filter }))
 }
 
-/// `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version": "0/1D5C408.3"}]}`
+/// Answers `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version":
+/// "0/1D5C408.3"}]}`.
 pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let expected = r#"{"collection": …, "rows": […], "points": […]}"#;
     let Repair { collection, rows, points } = parse(&app, &headers, body, expected)?;
@@ -129,19 +130,19 @@ pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body
     accept(&app, Kind::Repair, Request::Job(job))
 }
 
-/// `POST /api/v1/resync` with `{"force": false}`
+/// Answers `POST /api/v1/resync` with `{"force": false}`.
 pub(super) async fn resync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Resync { force } = parse(&app, &headers, body, r#"{"force": …}"#)?;
     accept(&app, Kind::Resync, Request::Job(Job::Resync { may_sweep_most: force }))
 }
 
-/// `POST /api/v1/reindex` with `{"rollback": false}`
+/// Answers `POST /api/v1/reindex` with `{"rollback": false}`.
 pub(super) async fn reindex(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Reindex { rollback } = parse(&app, &headers, body, r#"{"rollback": …}"#)?;
     accept(&app, Kind::Reindex, Request::Reindex { rollback })
 }
 
-/// `GET /api/v1/tasks/{id}`
+/// Answers `GET /api/v1/tasks/{id}`.
 pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
     match id.parse().ok().and_then(|id| app.operations.tasks.get(id)) {
         Some(task) => Ok(Json(task).into_response()),

@@ -43,7 +43,7 @@ use crate::http::search::Offered;
 /// A parsed query string; one that cannot be parsed counts as empty.
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-/// The page, its fragments and its assets.
+/// Returns the routes of the page, its fragments and its assets.
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(page))
@@ -94,19 +94,19 @@ impl View {
     }
 }
 
-/// `GET /?q=…&collection=…&mode=…&limit=…&filter=…`
+/// Answers `GET /?q=…&collection=…&mode=…&limit=…&filter=…` with the page.
 async fn page(State(app): State<Arc<App>>, pairs: Pairs) -> Response {
     let view = View::new(&app, pairs).await;
     view.respond(layout::page(&view))
 }
 
-/// `GET /ui/results?…`: the parts of the page that follow the query.
+/// Answers `GET /ui/results?…` with the parts of the page that follow the query.
 async fn results_fragment(State(app): State<Arc<App>>, pairs: Pairs) -> Response {
     let view = View::new(&app, pairs).await;
     view.respond(results::render(&view))
 }
 
-/// `GET /ui/status`: the parts of the page that follow the pipeline.
+/// Answers `GET /ui/status` with the parts of the page that follow the pipeline.
 async fn status_fragment(State(app): State<Arc<App>>) -> Markup {
     let status = app.status.borrow().clone();
     pulse::render(&status)

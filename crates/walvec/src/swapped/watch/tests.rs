@@ -16,7 +16,7 @@ use super::*;
 /// Longer than any test takes: a test that waits for it fails.
 const NEVER: Duration = Duration::from_hours(24);
 
-/// As short as possible.
+/// The shortest possible pause.
 const SHORT: Duration = Duration::from_millis(1);
 
 /// The answer of the provider to a request for the sample.
