@@ -33,8 +33,8 @@ use crate::config::{self, Config, Environment};
 /// out. Nothing is changed in the database. Read the file that it wrote, then type `walvec check`.
 #[derive(Args)]
 pub(crate) struct InitArgs {
-    /// The database: postgres://user@host:5432/database [default: DATABASE_URL, or PGHOST, PGUSER, ...]. It is not written into
-    /// the file, which says ${DATABASE_URL}.
+    /// The database: postgres://user@host:5432/database [default: DATABASE_URL, or PGHOST, PGUSER, ...]. It is not written
+    /// into the file, which says ${DATABASE_URL}.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// A table, as schema.table or quoted as in SQL; may be given several times. Default: every table with a primary key and
