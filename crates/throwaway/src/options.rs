@@ -69,6 +69,7 @@ pub enum Access {
 pub enum Durability {
     /// Commits are forced to the disk, as in production.
     Durable,
-    /// Nothing is forced to the disk, and a temporary cluster may be in memory. A crash of the server alone still loses nothing; a power cut loses the cluster.
+    /// Nothing is forced to the disk, and a temporary cluster may be in memory. A crash of the server alone still loses nothing; a power cut loses
+    /// the cluster.
     Volatile,
 }
