@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use crate::Reads;
 
-/// An error of an embedder, or of finding or fetching its model.
+/// An error of an embedder, or of looking for or fetching its model.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbedError {
-    /// No model of that name is installed.
+    /// No model with this name is installed.
     #[error("model \"{name}\" is not installed: there is no {}", .path.display())]
     ModelMissing {
         /// The model's name, or the directory that was asked for.
         name: String,
-        /// Where it was looked for.
+        /// The path at which the model was expected.
         path: PathBuf,
     },
     /// The name can neither be a model's name nor a directory.
     #[error("\"{name}\" is not a model's name: {reason}")]
     ModelName {
-        /// What was given.
+        /// The name as it was given.
         name: String,
         /// What is wrong with it.
         reason: &'static str,
@@ -31,13 +31,13 @@ pub enum EmbedError {
     Model {
         /// The directory, or the file in it.
         path: PathBuf,
-        /// What is wrong, in the words of who found it.
+        /// What is wrong, in the words of the component that found it.
         reason: String,
     },
     /// Models that run in this process were left out when the program was built.
     #[error("model \"{model}\" runs inside walvec, and this walvec was built without the feature \"local-models\"")]
     NotBuilt {
-        /// What was asked for.
+        /// The model that was asked for.
         model: String,
     },
     /// The hub has no such model, or none that can be run here.
@@ -50,35 +50,35 @@ pub enum EmbedError {
         /// The hub's answer.
         reason: String,
     },
-    /// The hub did not answer, or a download broke off. Nothing of it was kept.
+    /// The hub did not answer, or a download broke off. Nothing of the download was kept.
     #[error("fetching model \"{name}\" from {endpoint} failed: {reason}")]
     HubUnreachable {
         /// The hub's address.
         endpoint: String,
         /// The model's name.
         name: String,
-        /// The transport's words.
+        /// The error message of the HTTP client.
         reason: String,
     },
-    /// The file system said no: disk full, permissions.
+    /// A file operation failed, for example because the disk is full or a permission is missing.
     #[error("{}: {source}", .path.display())]
     Io {
         /// What was being read or written.
         path: PathBuf,
-        /// The operating system's words.
+        /// The operating system's error.
         source: Arc<std::io::Error>,
     },
-    /// The provider does not answer now, or has had enough for the moment.
+    /// The provider does not answer at present, or refuses requests for the moment.
     #[error("{at} gave no vectors: {reason}")]
     ProviderUnavailable {
         /// Protocol and address.
         at: String,
-        /// The provider's or the transport's words.
+        /// The error message of the provider or of the HTTP client.
         reason: String,
-        /// When it wants to be asked again.
+        /// How long to wait before the next request, if the provider says so.
         after: Option<Duration>,
     },
-    /// What the provider answered are not the vectors of what was asked. None of it was used.
+    /// The provider's answer does not hold the vectors that were asked for. None of it was used.
     #[error("{at} answered something else than the vectors of the texts: {reason}")]
     ProviderAnswer {
         /// Protocol and address.
@@ -86,14 +86,15 @@ pub enum EmbedError {
         /// What is wrong.
         reason: String,
     },
-    /// The provider answers vectors of another dimension: another model, or one that has no choice of dimensions.
+    /// The provider answers with vectors of another dimension: it runs another model, or one that offers no
+    /// choice of dimensions.
     #[error("{at} answered vectors of {found} numbers instead of {expected}: they cannot be compared with each other")]
     ProviderDimension {
         /// Protocol and address.
         at: String,
-        /// What was configured, or what the provider answered at the start.
+        /// The configured dimension, or the one that the provider answered with at the start.
         expected: usize,
-        /// What came.
+        /// The dimension of the vectors that came.
         found: usize,
     },
     /// The provider refuses every request: wrong key, unknown model, no embedding endpoint.
@@ -101,12 +102,12 @@ pub enum EmbedError {
     ProviderRefused {
         /// Protocol and address.
         at: String,
-        /// The provider's words.
+        /// The provider's error message.
         reason: String,
         /// What to change.
         remedy: String,
     },
-    /// One text could not be turned into a vector; its neighbours are not to blame.
+    /// One text could not be turned into a vector; the other texts of the call are not to blame.
     #[error("the text of {bytes} bytes could not be embedded: {reason}")]
     Text {
         /// Length of the text; the text itself may be confidential.
@@ -114,7 +115,7 @@ pub enum EmbedError {
         /// What went wrong.
         reason: String,
     },
-    /// The model reads only the beginning of the text, and all of it was asked for.
+    /// The model reads only the beginning of the text, and the caller asked for a vector of the whole text.
     #[error("the text of {bytes} bytes is longer than {}, and its end would not be found; {chunk}", read(.reads.as_ref()), chunk = CHUNK)]
     TooLong {
         /// Length of the text; the text itself may be confidential.
@@ -127,7 +128,7 @@ pub enum EmbedError {
     Failed(String),
 }
 
-/// What to do about texts that are too long.
+/// The remedy for texts that are too long.
 pub(crate) const CHUNK: &str = "let `chunk` cut the texts of the collection, for example chunk: { tokens: 256, overlap: 32 }, or into \
                                 fewer tokens than now";
 
@@ -136,13 +137,13 @@ fn read(reads: Option<&Reads>) -> String {
 }
 
 impl EmbedError {
-    /// For `map_err`: an error of the file system at `path`.
+    /// Returns a closure for `map_err` that makes an [`EmbedError::Io`] about `path`.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source: Arc::new(source) }
     }
 
-    /// A stable code for scripts and documentation.
+    /// Returns a stable code for scripts and documentation.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
@@ -162,7 +163,7 @@ impl EmbedError {
         }
     }
 
-    /// Whether the same call may succeed later without anybody changing the configuration.
+    /// Returns whether the same call may succeed later although the configuration stays as it is.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -183,7 +184,7 @@ impl EmbedError {
         }
     }
 
-    /// When the provider wants to be asked again, if it says so.
+    /// How long to wait before the next request, if the provider says so.
     #[must_use]
     pub const fn after(&self) -> Option<Duration> {
         match self {
@@ -192,7 +193,7 @@ impl EmbedError {
         }
     }
 
-    /// What to type or to change, in one sentence.
+    /// Says what to type or to change, in one sentence.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
@@ -242,7 +243,7 @@ impl EmbedError {
     }
 }
 
-/// How to install `name`. The model of the demo has a way that needs no hub.
+/// Says how to install the model `name`. The demo's model can be installed without a hub.
 fn pull_hint(name: &str) -> String {
     if name == crate::model_dir::DEMO_MODEL {
         format!(

@@ -1,10 +1,10 @@
-//! An embedder without a model: signed feature hashing of words (Weinberger et al., 2009, "Feature Hashing for Large
-//! Scale Multitask Learning").
+//! An embedder without a model: signed feature hashing of words (Weinberger et al., 2009, "Feature Hashing for Large Scale
+//! Multitask Learning").
 //!
 //! It is lexical only: texts are near each other when they share words, and "car" is as far from "automobile" as from
-//! anything else. It serves tests, and trying a pipeline before a model is installed.
+//! anything else. It is meant for tests, and for trying a pipeline before a model is installed.
 //!
-//! `hash/<dimension>/wait/<ms>` takes so many milliseconds for every call, as a provider somewhere on the network would: for
+//! `hash/<dimension>/wait/<ms>` waits that many milliseconds in every call, as if it were a provider on the network: for
 //! measurements, and for tests in which something happens while texts are being embedded.
 
 use std::time::Duration;
@@ -19,22 +19,22 @@ pub const PREFIX: &str = "hash/";
 /// The part of the name before the milliseconds.
 const WAIT: &str = "/wait/";
 
-/// The longest wait per call: longer than any provider takes.
+/// The longest wait per call: longer than any provider needs.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
-/// The most that a Qdrant collection accepts.
+/// The largest dimension that a Qdrant collection accepts.
 const MAX_DIMENSION: usize = 65_536;
 
 /// Deterministic bag-of-words vectors; named `hash/<dimension>` or `hash/<dimension>/wait/<ms>`.
 #[derive(Debug)]
 pub struct HashEmbedder {
     info: EmbedderInfo,
-    /// Per call. The vectors are the same, so it is no part of the model's name.
+    /// The pause in each call. It does not change the vectors, so it is not part of the model's name.
     wait: Option<Duration>,
 }
 
 impl HashEmbedder {
-    /// An embedder of `dimension` numbers.
+    /// Creates an embedder whose vectors have `dimension` numbers.
     ///
     /// # Errors
     /// [`EmbedError::ModelName`] when the dimension is not in 1 to 65,536.
@@ -42,10 +42,10 @@ impl HashEmbedder {
         Self::from_name(&format!("{PREFIX}{dimension}"))
     }
 
-    /// The embedder called `hash/<dimension>` or `hash/<dimension>/wait/<ms>`.
+    /// Creates the embedder called `hash/<dimension>` or `hash/<dimension>/wait/<ms>`.
     ///
     /// # Errors
-    /// [`EmbedError::ModelName`] when the dimension is not a number in 1 to 65,536, or the wait none in 0 to 600,000.
+    /// [`EmbedError::ModelName`] when the dimension is not a number in 1 to 65,536, or the wait not one in 0 to 600,000.
     pub fn from_name(name: &str) -> Result<Self, EmbedError> {
         let refused = |reason| EmbedError::ModelName { name: name.to_owned(), reason };
         let rest = name.strip_prefix(PREFIX).unwrap_or_default();
@@ -75,7 +75,7 @@ impl HashEmbedder {
             let (slot, sign) = self.feature(word);
             vector[slot] += sign;
         }
-        // No word at all, or words that cancel out: a vector of length 1 is promised for every text.
+        // The text has no word, or its words cancel out. The contract promises a vector of length 1 for every text.
         if vector.iter().all(|&x| x == 0.0) {
             vector[0] = 1.0;
         }
@@ -83,7 +83,7 @@ impl HashEmbedder {
         vector
     }
 
-    /// Where `word` counts, and whether up or down.
+    /// Returns the dimension in which `word` counts, and its sign.
     fn feature(&self, word: &str) -> (usize, f32) {
         let hash = blake3::hash(word.as_bytes());
         let bytes = hash.as_bytes();
@@ -97,7 +97,7 @@ impl Embedder for HashEmbedder {
         &self.info
     }
 
-    /// Its tokens are words.
+    /// Counts words: they are the tokens of this embedder.
     fn count_tokens(&self, text: &str) -> usize {
         words(&text.to_lowercase()).count()
     }
@@ -112,7 +112,7 @@ impl Embedder for HashEmbedder {
     }
 }
 
-/// The words of a text that is in lower case.
+/// Splits a text, already in lower case, into words.
 fn words(lower: &str) -> impl Iterator<Item = &str> {
     lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_vector_never_changes_between_versions() {
-        // Pinned: stored vectors of tests and trials stay comparable.
+        // The expected numbers are fixed, so that vectors stored by earlier tests and trials stay comparable.
         let vector = HashEmbedder::new(8).unwrap().vector("Call me Ishmael. Some years ago, never mind how long");
         let signs: Vec<f32> = vector.iter().map(|x| if *x == 0.0 { 0.0 } else { x.signum() }).collect();
         assert_eq!(signs, [0.0, -1.0, 1.0, 0.0, -1.0, 1.0, 0.0, -1.0]);

@@ -1,7 +1,7 @@
-//! Clients of HTTP.
+//! HTTP clients.
 
-/// Begins a client. TLS is by ring, as everywhere in walvec; a process chooses its cryptography once, so this takes the one that
-/// is there already.
+/// Starts to build an HTTP client. TLS uses ring, as everywhere in walvec. A process installs its cryptography provider once, so
+/// this takes the one that is already installed.
 pub(crate) fn client() -> reqwest::ClientBuilder {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().user_agent(concat!("walvec/", env!("CARGO_PKG_VERSION")))

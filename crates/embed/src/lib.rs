@@ -1,7 +1,7 @@
 //! Text to vector.
 //!
 //! - [`Embedder`]: the contract
-//! - [`open`]: from a configured name to an embedder; [`load`]: the same for those that need no network
+//! - [`open`]: from a configured name to an embedder; [`load`]: from a name to an embedder that needs no network
 //! - [`onnx`]: BERT-style models in ONNX form, run in this process
 //! - [`model2vec`]: static models, a table of vectors: much faster, not as good
 //! - [`hash`]: a lexical stand-in that needs no model
@@ -40,18 +40,18 @@ use walvec_model::Vector;
 /// A boxed future, so that the trait can be used as an object.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What identifies an embedder: everything besides the text that decides the vector.
+/// What identifies an embedder: everything apart from the text that decides the vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmbedderInfo {
-    /// The name people know the model by, e.g. `sentence-transformers/all-MiniLM-L6-v2`.
+    /// The name that users know the model by, e.g. `sentence-transformers/all-MiniLM-L6-v2`.
     pub model: String,
     /// A digest of the model's and tokenizer's files, or the provider's revision.
     pub revision: String,
     /// Dimension of its vectors.
     pub dimension: usize,
-    /// The longest input in tokens, special tokens included; what is longer is cut.
+    /// The longest input in tokens, special tokens included; the rest of a longer text is cut off.
     pub max_tokens: usize,
-    /// How token vectors become one: `mean`, `cls`, `network` when the network does it itself, `sum` when there is none.
+    /// How token vectors become one: `mean`, `cls`, `network` when the network does it itself, `sum` when there is no network.
     pub pooling: String,
 }
 
@@ -60,58 +60,59 @@ pub struct EmbedderInfo {
 /// # Contract
 /// - The answer has one result per text, in the order of the texts.
 /// - A vector has [`EmbedderInfo::dimension`] finite numbers and length 1 (L2), within rounding.
-/// - A text that cannot be embedded gets its own `Err`; it never spoils its neighbours.
+/// - A text that cannot be embedded gets its own `Err` and does not affect the other texts.
 /// - The outer `Err` concerns the whole call.
 /// - Same text, same vector, within rounding, whatever else is in the batch.
 pub trait Embedder: Send + Sync {
-    /// What this embedder is.
+    /// Returns the embedder's identity.
     fn info(&self) -> &EmbedderInfo;
 
-    /// How many tokens the model reads of a text, without the special ones around it, if it read all of it.
+    /// Returns how many tokens the text has for this model, without the special ones and without its limit.
     fn count_tokens(&self, text: &str) -> usize;
 
-    /// How much of a text the model reads, as far as that is known; `None` too where it reads all of any text.
+    /// Returns how much of a text the model reads. `None` if that is not known, or if the model reads all of any text.
     fn reads(&self) -> Option<Reads> {
         None
     }
 
-    /// Whether the model reads only the beginning of `text`, as far as that can be told without it.
+    /// Returns whether the model reads only the beginning of `text`, as far as that can be told without running it.
     fn is_too_long(&self, text: &str) -> bool {
         let _ = text;
         false
     }
 
-    /// Embeds `texts`, each by as much of its beginning as the model reads.
+    /// Embeds `texts`. The model reads the beginning of a text that is too long for it.
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>>;
 
-    /// Embeds what somebody looks for. Its vector is near those of the texts that [`embed`](Self::embed) is given.
+    /// Embeds the query of a search. Its vector is near those that [`embed`](Self::embed) returns for similar texts.
     fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
         Box::pin(async move { only(self.embed(vec![text]).await?) })
     }
 
-    /// As [`embed`](Self::embed), but a text that the model does not read to its end gets [`EmbedError::TooLong`].
+    /// Embeds `texts`, and answers [`EmbedError::TooLong`] for a text that the model does not read to its end.
     fn embed_whole(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
         self.embed(texts)
     }
 
-    /// As [`embed_query`](Self::embed_query), but a text that the model does not read to its end gets [`EmbedError::TooLong`].
+    /// Embeds the query of a search, and answers [`EmbedError::TooLong`] if the model does not read it to its end.
     fn embed_query_whole(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
         self.embed_query(text)
     }
 
-    /// The vector of a text that is always the same, by which it shows that another model answers to the same name; `None` where
-    /// [`EmbedderInfo::revision`] tells. It is asked for each time, at the price of one text; only the first time it may be the
-    /// one that told the dimension.
+    /// Returns the vector of a fixed text, by which the caller notices that another model answers to the same name; `None` where
+    /// [`EmbedderInfo::revision`] tells. Each call asks for it again, at the price of one text. Only the first call may return
+    /// the vector that was asked for to learn the dimension.
     fn sample(&self) -> BoxFuture<'_, Result<Option<Vector>, EmbedError>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    /// How many texts a call should have, if there are so many. Fewer make it slower, more only make the first vector wait.
+    /// Returns how many texts a call should have. Smaller calls are slower per text; larger ones only delay the first vector.
     fn texts_per_call(&self) -> usize {
         TEXTS_PER_CALL
     }
 
-    /// How many calls keep this embedder busy, if all of them are full. One that computes here needs a second one to prepare.
+    /// Returns how many full calls in flight keep this embedder busy. One that computes in this process needs a second one to
+    /// prepare.
     fn calls_at_once(&self) -> usize {
         CALLS_AT_ONCE
     }
@@ -120,18 +121,18 @@ pub trait Embedder: Send + Sync {
 /// Small enough that progress shows and a fresh row is not held up for seconds, large enough that sorting by length pays.
 const TEXTS_PER_CALL: usize = 128;
 
-/// One computes, and one is being prepared.
+/// One call computes while the next is being prepared.
 const CALLS_AT_ONCE: usize = 2;
 
-/// The vector of a single text.
+/// Returns the vector of a call with a single text.
 fn only(mut answers: Vec<Result<Vector, EmbedError>>) -> Result<Vector, EmbedError> {
     answers.pop().unwrap_or_else(|| Err(EmbedError::Failed("one text was given, no vector came back".to_owned())))
 }
 
-/// What a configuration says about the model besides its name.
+/// What a configuration says about the model, apart from its name.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// How to reach a provider; of no use for models that run here.
+    /// How to reach a provider; not used for models that run in this process.
     pub provider: ProviderOptions,
     /// Put before each query.
     pub query_prefix: String,
@@ -139,11 +140,11 @@ pub struct Options {
     pub document_prefix: String,
 }
 
-/// Makes the embedder that a configuration calls `name`: a model behind an HTTP interface ([`Protocol`]), which is asked for a
-/// vector if its dimension is not given, or what [`load`] knows.
+/// Makes the embedder that a configuration calls `name`: a model behind an HTTP interface ([`Protocol`]), or one that [`load`]
+/// finds. A provider is asked for one vector if the dimension is not given.
 ///
 /// # Errors
-/// As [`load`] and [`ProviderEmbedder::open`].
+/// Those of [`load`] and [`ProviderEmbedder::open`].
 pub async fn open(name: &str, root: &Path, options: Options) -> Result<Arc<dyn Embedder>, EmbedError> {
     let embedder: Arc<dyn Embedder> = if Protocol::of(name).is_some() {
         Arc::new(ProviderEmbedder::open(name, options.provider).await?)
@@ -168,23 +169,23 @@ pub fn load(name: &str, root: &Path) -> Result<Arc<dyn Embedder>, EmbedError> {
     }
     check_built(name)?;
     let dir = model_dir::resolve(name, root)?;
-    // Files under the root are known by the name they were installed under; a directory goes by its own.
+    // A model under the root keeps the name that it was installed under; another directory is named after itself.
     let installed = dir.strip_prefix(root).ok().map(|name| name.to_string_lossy().into_owned());
     load_dir(&dir, installed)
 }
 
-/// Refuses models that run in this process, where they were left out of the build. `model` is what was asked for.
+/// Refuses models that run in this process, where they were left out of the build. `model` is the name that was asked for.
 fn check_built(model: &str) -> Result<(), EmbedError> {
     if cfg!(feature = "local-models") { Ok(()) } else { Err(EmbedError::NotBuilt { model: model.to_owned() }) }
 }
 
-/// Loads the model in `dir`, of whichever kind it is.
+/// Loads the model in `dir`, static or ONNX.
 #[cfg(not(feature = "local-models"))]
 fn load_dir(dir: &Path, name: Option<String>) -> Result<Arc<dyn Embedder>, EmbedError> {
     Err(EmbedError::NotBuilt { model: name.unwrap_or_else(|| dir.display().to_string()) })
 }
 
-/// Loads the model in `dir`, of whichever kind it is.
+/// Loads the model in `dir`, static or ONNX.
 #[cfg(feature = "local-models")]
 fn load_dir(dir: &Path, name: Option<String>) -> Result<Arc<dyn Embedder>, EmbedError> {
     Ok(match model2vec::files::find(dir)? {
@@ -193,7 +194,7 @@ fn load_dir(dir: &Path, name: Option<String>) -> Result<Arc<dyn Embedder>, Embed
     })
 }
 
-/// Brings `vector` to length 1 (L2). False, and the vector is of no use, when it is zero or not finite.
+/// Scales `vector` to length 1 (L2). Returns false, and leaves an unusable vector, when it is zero or not finite.
 fn normalize(vector: &mut Vector) -> bool {
     let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
     if !length.is_normal() {

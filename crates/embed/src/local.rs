@@ -6,10 +6,10 @@ use walvec_model::Vector;
 
 use crate::normalize;
 
-/// Runs `work`; a panic in it becomes an error. One text that a library does not survive must not stop all the others,
-/// again at each retry.
+/// Runs `work` and turns a panic in it into an error. Without this, one text over which a library panics would stop
+/// all the others, again at each retry.
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    // Nothing that `work` touches is changed by it: tokenizers and weights are read only.
+    // `work` changes nothing that it shares: tokenizers and weights are only read.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
         let words =
             panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -17,12 +17,12 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// `vector` at length 1.
+/// Returns `vector` scaled to length 1.
 pub(crate) fn unit(mut vector: Vector) -> Result<Vector, String> {
     if normalize(&mut vector) { Ok(vector) } else { Err("its vector is zero or not finite".to_owned()) }
 }
 
-/// The name of the directory, as far as it has one.
+/// Returns the last component of the path, which names a model that was not installed under a name.
 pub(crate) fn own_name(dir: &Path) -> String {
     let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     full.file_name().map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())

@@ -1,12 +1,11 @@
 //! Where models live, and what a model directory must hold.
 //!
 //! A models root holds one directory per model, named as the hub names it: `<root>/BAAI/bge-small-en-v1.5/`. Such a
-//! directory holds an ONNX file ([`ONNX_FILES`]), [`TOKENIZER_FILE`] and, as far as the model has them, the
-//! configuration files listed in [`CONFIG_FILES`]; or a static model's table of vectors in place of the ONNX file (see
+//! directory holds an ONNX file ([`ONNX_FILES`]), [`TOKENIZER_FILE`] and those of the configuration files in
+//! [`CONFIG_FILES`] that the model has. A static model has its table of vectors in place of the ONNX file (see
 //! [`model2vec`]). Nothing here reads the environment: callers pass the root.
 //!
-//! There is the user's own models root, to which models are fetched, and there are those of packages that were installed
-//! with the program:
+//! Models are fetched into the user's own models root. Packages that were installed with the program have further ones:
 //!
 //! | Installed by | The program | The models |
 //! |---|---|---|
@@ -25,14 +24,15 @@ use crate::{EmbedError, model2vec};
 /// The model of the demo and of the tests; `make model` installs it without a hub.
 pub const DEMO_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
-/// Where the network may lie in a model directory or on a hub, first match wins: full precision before quantised.
+/// The paths of the network in a model directory or on a hub; the first that exists is used: full precision before
+/// quantised.
 pub const ONNX_FILES: [&str; 4] =
     ["model.onnx", "onnx/model.onnx", "model_optimized.onnx", "onnx/model_quantized.onnx"];
 
 /// The tokenizer, complete with normalisation and special tokens.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// Read when present: limits and pooling, as sentence-transformers lays them out.
+/// Files that are read when present: limits and pooling, as sentence-transformers lays them out.
 pub const CONFIG_FILES: [&str; 6] = [
     "config.json",
     "tokenizer_config.json",
@@ -47,12 +47,13 @@ pub const CONFIG_FILES: [&str; 6] = [
 pub struct InstalledModel {
     /// The name to use in a configuration.
     pub name: String,
-    /// Its directory.
+    /// The model's directory.
     pub path: PathBuf,
 }
 
-/// The models root for an environment with these variables: `WALVEC_MODELS`, else `$XDG_CACHE_HOME/walvec/models`, else
-/// `$HOME/.cache/walvec/models`. Empty values count as unset; `None` when nothing is set.
+/// Returns the models root for an environment with these variables: `WALVEC_MODELS`, else
+/// `$XDG_CACHE_HOME/walvec/models`, else `$HOME/.cache/walvec/models`. Empty values count as unset; `None` when none is
+/// set.
 #[must_use]
 pub fn root_from(
     walvec_models: Option<OsString>,
@@ -64,8 +65,8 @@ pub fn root_from(
     set(walvec_models).or_else(|| cache().map(|cache| cache.join("walvec").join("models")))
 }
 
-/// The models roots of packages that were installed with the program at this path (with symbolic links resolved), as far
-/// as they exist.
+/// Returns the models roots, as far as they exist, of packages that were installed with the program at this path (with
+/// symbolic links resolved).
 #[must_use]
 pub fn packaged_roots(program: &Path) -> Vec<PathBuf> {
     let prefix = program.parent().and_then(Path::parent);
@@ -77,17 +78,18 @@ pub fn packaged_roots(program: &Path) -> Vec<PathBuf> {
     share.into_iter().chain(packages).filter(|root| root.is_dir()).collect()
 }
 
-/// The first of `roots` that has a directory for the model `name`.
+/// Returns the first of `roots` that has a directory for the model `name`.
 #[must_use]
 pub fn root_of<'a>(name: &str, roots: &'a [PathBuf]) -> Option<&'a Path> {
     let is_name = !is_directory(name) && check_name(name).is_ok();
     roots.iter().find(|root| is_name && root.join(name).is_dir()).map(PathBuf::as_path)
 }
 
-/// The directory of the model `name_or_dir`, checked for the files without which it cannot be loaded.
+/// Returns the directory of the model `name_or_dir`, after checking that it has the files without which it cannot be
+/// loaded.
 ///
-/// What is absolute, starts with `./` or `../`, or has more than two parts is a directory; the rest is a name below
-/// `root`.
+/// A path that is absolute, starts with `./` or `../`, or has more than two parts is a directory; anything else is a
+/// name below `root`.
 ///
 /// # Errors
 /// [`EmbedError::ModelName`], [`EmbedError::ModelMissing`], or [`EmbedError::Model`] when a file is missing.
@@ -111,7 +113,7 @@ pub fn resolve(name_or_dir: &str, root: &Path) -> Result<PathBuf, EmbedError> {
     Ok(path)
 }
 
-/// The models installed under `root`, by name. A root that does not exist has none.
+/// Lists the models installed under `root`, by name. A root that does not exist has none.
 ///
 /// # Errors
 /// [`EmbedError::Io`] when a directory cannot be read.
@@ -132,7 +134,7 @@ pub fn list(root: &Path) -> Result<Vec<InstalledModel>, EmbedError> {
     Ok(found)
 }
 
-/// The ONNX file of a model directory.
+/// Finds the ONNX file of a model directory.
 pub(crate) fn onnx_file(dir: &Path) -> Result<PathBuf, EmbedError> {
     ONNX_FILES.iter().map(|file| dir.join(file)).find(|path| path.is_file()).ok_or_else(|| EmbedError::Model {
         path: dir.to_owned(),
@@ -140,15 +142,16 @@ pub(crate) fn onnx_file(dir: &Path) -> Result<PathBuf, EmbedError> {
     })
 }
 
-/// Whether `file` holds weights of the ONNX file `onnx` beside it, by the names that exporters give:
-/// `model.onnx_data`, `model.onnx.data`, `model.onnx_data_1`. A hub says the names, so that none may lead elsewhere.
+/// Returns whether `file` holds weights of the ONNX file `onnx` in the same directory, by the names that exporters give:
+/// `model.onnx_data`, `model.onnx.data`, `model.onnx_data_1`. The names come from a hub, so none may lead out of the
+/// directory.
 pub(crate) fn is_weights_of(file: &str, onnx: &str) -> bool {
     let is_plain = |rest: &str| rest.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
     file.strip_prefix(onnx)
         .is_some_and(|rest| (rest.starts_with("_data") || rest.starts_with(".data")) && is_plain(rest))
 }
 
-/// The file's content, `null` when there is no such file.
+/// Reads the JSON file; `null` when there is no such file.
 pub(crate) fn read_json(path: &Path) -> Result<Value, EmbedError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -159,8 +162,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, EmbedError> {
         .map_err(|error| EmbedError::Model { path: path.to_owned(), reason: format!("it is not valid JSON: {error}") })
 }
 
-/// Accepts `name` and `owner/name` of the characters hubs allow, so that a name can neither leave the models root nor
-/// name a hidden directory.
+/// Accepts `name` and `owner/name` in the characters that hubs allow, so that a name can neither leave the models root
+/// nor name a hidden directory.
 pub(crate) fn check_name(name: &str) -> Result<(), EmbedError> {
     let bad = |reason| Err(EmbedError::ModelName { name: name.to_owned(), reason });
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -181,7 +184,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), EmbedError> {
     Ok(())
 }
 
-/// Whether `text` means a directory rather than a name below the root.
+/// Returns whether `text` means a directory rather than a name below the root.
 fn is_directory(text: &str) -> bool {
     let path = Path::new(text);
     path.is_absolute()
@@ -197,7 +200,7 @@ fn is_complete(dir: &Path) -> bool {
     }
 }
 
-/// Names and paths of the directories in `dir`; hidden ones are downloads under way.
+/// Returns names and paths of the directories in `dir`, without hidden ones: those are unfinished downloads.
 fn subdirectories(dir: &Path) -> Result<Vec<(String, PathBuf)>, EmbedError> {
     let failed = |error| EmbedError::io(dir)(error);
     let entries = match std::fs::read_dir(dir) {

@@ -6,7 +6,7 @@ use walvec_model::Vector;
 
 use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads};
 
-/// An embedder that puts words before what it is given.
+/// An embedder that puts a prefix before each text and each query.
 struct Prefixed {
     inner: Arc<dyn Embedder>,
     info: EmbedderInfo,
@@ -14,9 +14,9 @@ struct Prefixed {
     document: String,
 }
 
-/// `inner` with these prefixes; itself if both are empty.
+/// Wraps `inner` to put these prefixes before queries and documents; returns `inner` itself if both are empty.
 ///
-/// The prefix of documents decides their vectors, so that it is a part of [`EmbedderInfo::revision`]. That of queries can be
+/// The prefix of documents decides their vectors, so it is part of [`EmbedderInfo::revision`]. That of queries can be
 /// changed at any time.
 #[must_use]
 pub fn wrap(inner: Arc<dyn Embedder>, query: String, document: String) -> Arc<dyn Embedder> {

@@ -1,18 +1,18 @@
 //! How much of a text a model reads.
 //!
-//! What comes behind it has no part in the vector, and is not found. So nobody may leave it out without a word: whoever writes rows asks
-//! for vectors of whole texts first ([`Embedder::embed_whole`](crate::Embedder::embed_whole)), and decides about those that are too long.
+//! The rest has no part in the vector, and searches do not find it. It must not be left out silently, so writers of rows ask for vectors
+//! of whole texts first ([`Embedder::embed_whole`](crate::Embedder::embed_whole)), and decide about those that are too long.
 
 use std::fmt;
 
 /// How much of a text a model reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
-    /// So many tokens, special ones included.
+    /// This many tokens, special ones included.
     Tokens(usize),
-    /// So many tokens, of which texts can only be estimated to have as many: the provider has the tokenizer.
+    /// This many tokens, where the tokens of a text can only be estimated: the provider has the tokenizer.
     Estimated(usize),
-    /// So many bytes.
+    /// This many bytes.
     Bytes(usize),
 }
 

@@ -1,9 +1,9 @@
 //! Texts of several callers in one call.
 //!
-//! Collections that are written at the same time have few texts each; together they make full batches, which run faster
-//! here and cost fewer requests elsewhere. While one call computes, the next is prepared: its texts are cut into tokens, or
-//! are on their way. Nobody waits for company while one of them is free: a call takes what has come while it had to wait
-//! anyway. An embedder that can have more calls gets more, full ones, or after a moment.
+//! Collections that are written at the same time have few texts each. Together they make full batches, which run faster in this
+//! process and cost fewer requests at a provider. While one call computes, the next is prepared: its texts are tokenized, or are
+//! on their way to the provider. With fewer than [`CALLS`] calls in flight, the next call starts at once with all texts that
+//! have arrived. An embedder that can have more calls gets further ones when they are full, or after [`COMPANY`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,34 +18,36 @@ use walvec_model::Vector;
 
 use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads};
 
-/// So many calls begin with whatever there is: one is under way, and one is being prepared.
+/// How many calls start with whatever texts there are: one computes while the other is prepared.
 const CALLS: usize = 2;
 
-/// How long requests wait for company when as many calls are under way, and more could be: these may have been told to wait.
+/// How long requests wait for more texts when [`CALLS`] calls are in flight and the embedder can have more: a provider may have
+/// told those calls to wait.
 const COMPANY: Duration = Duration::from_millis(250);
 
-/// How many callers may stand in line; others wait before it.
+/// How many requests the queue holds; further callers wait until there is room.
 const LINE: usize = 64;
 
-/// What a call answers.
+/// The result of a call.
 type Answer = Result<Vec<Result<Vector, EmbedError>>, EmbedError>;
 
-/// The texts of one caller, who waits for their vectors.
+/// The texts of one caller, which waits for their vectors.
 struct Request {
     texts: Vec<String>,
-    /// Whether texts that are too long are refused. A call does one or the other.
+    /// Whether texts that are too long are refused. All requests of a call want the same.
     is_whole: bool,
     answer: oneshot::Sender<Answer>,
 }
 
-/// An embedder that makes one call of what several callers ask for.
+/// An embedder that joins the texts of several callers into one call.
 struct Together {
     inner: Arc<dyn Embedder>,
     requests: mpsc::Sender<Request>,
     _server: AbortOnDropHandle<()>,
 }
 
-/// `inner`, for callers that ask at the same time. Queries do not queue. Needs a runtime, on which it works until it is dropped.
+/// Wraps `inner` for concurrent callers. Queries do not queue. Needs a tokio runtime: a task runs there until the embedder is
+/// dropped.
 pub(crate) fn wrap(inner: Arc<dyn Embedder>) -> Arc<dyn Embedder> {
     let (requests, queue) = mpsc::channel(LINE);
     let server = AbortOnDropHandle::new(tokio::spawn(serve(Arc::clone(&inner), queue)));
@@ -107,7 +109,7 @@ impl Embedder for Together {
     }
 }
 
-/// Puts requests together and has them answered, until nobody can ask any more.
+/// Joins requests into calls and answers them, until the last sender is dropped.
 async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
     let mut calls = JoinSet::new();
     let mut waiting = Waiting::new(inner.texts_per_call());
@@ -120,7 +122,7 @@ async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
         }
         tokio::select! {
             Some(ended) = calls.join_next() => {
-                // Its callers are told that nobody answers, and ask again.
+                // The callers of this call get an error and ask again.
                 if let Err(error) = ended {
                     tracing::error!("a call of the embedder ended early: {error}");
                 }
@@ -137,11 +139,11 @@ async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
 /// Requests for the next call.
 struct Waiting {
     requests: VecDeque<Request>,
-    /// How many texts they have.
+    /// How many texts the requests have.
     texts: usize,
-    /// How many a call should have at most.
+    /// The most texts that a call should have.
     most: usize,
-    /// When the first of them came, or the last call began.
+    /// When the first of the requests came, or when the last call began, whichever is later.
     since: Instant,
 }
 
@@ -150,7 +152,7 @@ impl Waiting {
         Self { requests: VecDeque::new(), texts: 0, most, since: Instant::now() }
     }
 
-    /// Whether a call need not wait for more.
+    /// Returns whether the next call need not wait for more texts.
     fn is_due(&self) -> bool {
         self.is_full() || self.since.elapsed() >= COMPANY
     }
@@ -171,7 +173,7 @@ impl Waiting {
         self.requests.push_back(request);
     }
 
-    /// Lets those in who stand in line, as long as the call is not full. Who has gone is left out.
+    /// Takes requests from the queue until the call is full. Requests whose callers have gone are left out.
     fn take_in(&mut self, queue: &mut mpsc::Receiver<Request>) {
         self.requests.retain(|request| !request.answer.is_closed());
         self.texts = self.requests.iter().map(|request| request.texts.len()).sum();
@@ -184,7 +186,7 @@ impl Waiting {
         }
     }
 
-    /// What shall be one call: as many as fit and want the same, and one at least.
+    /// Takes the requests of the next call: as many as fit and want the same, and at least one.
     fn joined(&mut self) -> Vec<Request> {
         let mut texts = 0;
         let is_whole = self.requests.front().is_some_and(|first| first.is_whole);
@@ -198,7 +200,7 @@ impl Waiting {
     }
 }
 
-/// Computes, and gives every caller the vectors of its texts; gives up when all of them have gone.
+/// Computes one call and gives every caller the vectors of its texts; stops when all callers have gone.
 async fn answer(inner: Arc<dyn Embedder>, mut requests: Vec<Request>) {
     let counts: Vec<usize> = requests.iter().map(|request| request.texts.len()).collect();
     let texts: Vec<String> = requests.iter_mut().flat_map(|request| std::mem::take(&mut request.texts)).collect();
@@ -220,7 +222,7 @@ async fn answer(inner: Arc<dyn Embedder>, mut requests: Vec<Request>) {
             Ok(answers) => Ok(answers.take(count).collect()),
             Err(error) => Err(error.clone()),
         };
-        // A caller that has gone meanwhile was stopped: its rows are read again.
+        // A caller that has gone was stopped: its rows are read again.
         let _ = request.answer.send(own);
     }
 }
@@ -235,7 +237,7 @@ mod tests {
     use super::*;
     use crate::hash::HashEmbedder;
 
-    /// An embedder that shows the calls it gets and answers each when it is let.
+    /// An embedder that shows its calls, and answers each when the test allows it.
     struct Slow {
         inner: HashEmbedder,
         calls: Mutex<Vec<Vec<String>>>,
@@ -249,13 +251,13 @@ mod tests {
             Self::with_calls(2)
         }
 
-        /// It can have so many calls.
+        /// Creates one that can have `at_once` calls.
         fn with_calls(at_once: usize) -> Arc<Self> {
             let inner = HashEmbedder::new(64).unwrap();
             Arc::new(Self { inner, calls: Mutex::default(), called: Notify::new(), go: Semaphore::new(0), at_once })
         }
 
-        /// Waits until there have been so many calls.
+        /// Waits until there have been `times` calls.
         async fn has_been_called(&self, times: usize) {
             while self.calls.lock().unwrap().len() < times {
                 self.called.notified().await;
@@ -297,7 +299,7 @@ mod tests {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    /// Fills both calls, so that what follows has to wait, and returns who waits for their vectors.
+    /// Fills both calls, so that later ones have to wait, and returns the tasks that wait for their vectors.
     async fn busy(slow: &Arc<Slow>, together: &Arc<dyn Embedder>) -> Vec<tokio::task::JoinHandle<Answer>> {
         let mut waiting = Vec::new();
         for (at, word) in ["first", "second"].into_iter().enumerate() {
@@ -371,7 +373,7 @@ mod tests {
         let mut gone = together.embed(texts(&["gone"]));
         assert!(poll!(&mut gone).is_pending());
         drop(gone);
-        // Those that are being computed are given up too, and make room.
+        // Calls that are being computed are dropped too when their callers go, which makes room.
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
         let stays = tokio::spawn(async move { together.embed(texts(&["whale"])).await });
         slow.has_been_called(3).await;

@@ -1,4 +1,4 @@
-//! What can go wrong in a sink.
+//! Errors of a sink.
 
 use std::path::PathBuf;
 
@@ -10,12 +10,12 @@ use crate::Limited;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SinkError {
-    /// Somebody owns the data directory, or the collection in it.
+    /// Another process, or another handle in this one, owns the data directory or a collection in it.
     #[error("{} is in use by {}; stop it first, or search through its HTTP API", .path.display(), holder(*.pid))]
     Locked {
         /// The data directory, or the collection's.
         path: PathBuf,
-        /// The process that has it, where its lock file says so.
+        /// The process id of the owner, if its lock file says so.
         pid: Option<u32>,
     },
     /// The stored collection was made with another model or dimension.
@@ -31,7 +31,7 @@ pub enum SinkError {
         /// What the configuration asks for.
         configured: String,
     },
-    /// There is a collection of that name which walvec has not made.
+    /// A collection of that name exists which walvec has not made.
     #[error(
         "there is a collection \"{collection}\" at {url} which walvec has not made, with {holds}; walvec would overwrite or delete \
          what is in it"
@@ -54,12 +54,13 @@ pub enum SinkError {
         collection: String,
         /// The server's address.
         url: String,
-        /// The database that it is filled from.
+        /// The database that the collection is filled from.
         stored: String,
         /// The database of the configuration.
         found: String,
     },
-    /// The stored collection deals its points out to shards in another way than the configuration says.
+    /// The stored collection distributes its points over shards in another way than the configuration
+    /// says.
     #[error(
         "collection \"{collection}\" is sharded {stored}, the configuration says {configured}; that is decided when a \
          collection is made"
@@ -69,7 +70,7 @@ pub enum SinkError {
         collection: String,
         /// How it is sharded.
         stored: &'static str,
-        /// How it should be.
+        /// How the configuration wants it sharded.
         configured: &'static str,
     },
     /// The engine was left out when the program was built.
@@ -82,61 +83,62 @@ pub enum SinkError {
     Corrupt {
         /// The collection.
         collection: String,
-        /// Where it is.
+        /// The path of the collection.
         path: PathBuf,
-        /// The engine's words.
+        /// The engine's error message.
         reason: String,
     },
-    /// The sink refused one point; the others of the batch are not to blame.
+    /// The sink refused one point; the other points of the batch are not to blame.
     #[error("point {id} was refused: {reason}")]
     BadPoint {
         /// The point.
         id: PointId,
-        /// Why.
+        /// Why it was refused.
         reason: String,
     },
     /// A request that the engine or the server does not accept.
     #[error("the request was refused: {0}")]
     BadRequest(String),
-    /// The file system said no: disk full, permissions, or a collection name that cannot be a directory's.
+    /// A file operation failed: the disk is full, a permission is missing, or a collection's name cannot
+    /// be a directory's.
     #[error("{}: {source}", .path.display())]
     Io {
         /// What was being read or written.
         path: PathBuf,
-        /// The operating system's words.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The engine failed for a reason that may pass.
     #[error("the engine failed: {0}")]
     Engine(String),
-    /// The server cannot be reached, or could not do it this time.
+    /// The server cannot be reached, or failed this time.
     #[error("Qdrant at {url} did not do it: {reason}")]
     Unavailable {
-        /// Its address.
+        /// The server's address.
         url: String,
-        /// What happened.
+        /// The error message.
         reason: String,
     },
-    /// The server lets only so much through in a minute.
+    /// The server refused the request because of its rate limits.
     #[error("{0}")]
     Limited(Box<Limited>),
-    /// The server will not do it until somebody changes something: the key, the address, its version.
+    /// The server refuses until the user changes something: the key, the address, its version.
     #[error("Qdrant at {url} refused: {reason}")]
     Server {
-        /// Its address.
+        /// The server's address.
         url: String,
-        /// Its reason.
+        /// The server's reason.
         reason: String,
     },
-    /// The topic that stands for the collection did not take it.
+    /// The broker did not accept the record for the topic that stands for the collection.
     #[error("{reason}")]
     Topic {
-        /// What the broker says.
+        /// The broker's error message.
         reason: String,
-        /// Whether it may do so later.
+        /// Whether it may accept the record later.
         passes: bool,
     },
-    /// The collection is gone from the server.
+    /// The collection does not exist on the server any more.
     #[error("Qdrant at {url} has no collection \"{collection}\" any more")]
     Missing {
         /// The server's address.
@@ -150,7 +152,7 @@ pub enum SinkError {
 }
 
 impl SinkError {
-    /// Whether the same call may succeed later without anybody changing the configuration.
+    /// Returns whether the same call may succeed later although the configuration stays as it is.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

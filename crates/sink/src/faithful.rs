@@ -1,13 +1,13 @@
 //! Which stored values come back exactly as they were written.
 //!
-//! Texts, booleans, NULL and integers of 64 bits with a sign do, and lists of them. Numbers with a fraction may lose their last digit
-//! to the JSON readers on the way to the disk and back. A server knows no other integers, and no order of the fields in an object.
-//! What is nested as deeply as is stored at all may hold texts in the place of what lies deeper.
+//! Texts, booleans, NULL and signed 64-bit integers do, and lists of them. Numbers with a fraction may lose their last digit to the
+//! JSON readers on the way to the disk and back. A server knows no other integers, and does not keep the order of the fields of an
+//! object. A value that is nested as deeply as can be stored may hold texts in place of what lies deeper.
 
 use walvec_model::point::MAX_NESTING;
 use walvec_model::{StoredPoint, Value};
 
-/// Takes the fields out of a point that may not be what was written. `nesting`: the payload field that holds the user's fields;
+/// Removes the fields of a point that may differ from what was written. `nesting`: the payload field that holds the user's fields;
 /// `has_order`: whether objects keep the order of their fields.
 pub(crate) fn faithful(mut point: StoredPoint, nesting: Option<&str>, has_order: bool) -> StoredPoint {
     let fields = match nesting {

@@ -8,7 +8,7 @@ use walvec_model::Value;
 
 use crate::SinkError;
 
-/// All conditions must hold. Empty: everything matches.
+/// Conditions that must all hold. An empty filter matches everything.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filter(pub Vec<Condition>);
 
@@ -26,22 +26,22 @@ pub enum Condition {
     Range {
         /// The field.
         field: FieldPath,
-        /// What the number is compared with.
+        /// The bounds of the number.
         bounds: Bounds<f64>,
     },
     /// The field is a text that reads as a [`Datetime`], inside the bounds.
     DatetimeRange {
         /// The field.
         field: FieldPath,
-        /// What the moment is compared with.
+        /// The bounds of the moment.
         bounds: Bounds<Datetime>,
     },
-    /// The field is NULL: of a member of JSON, that it is null, an empty list, or not there.
+    /// The field is NULL. A member of JSON counts as NULL if it is null, an empty list, or missing.
     Null {
         /// The field.
         field: FieldPath,
     },
-    /// At least one of them holds; there is at least one.
+    /// At least one of these conditions holds. The list is not empty.
     AnyOf(Vec<Condition>),
     /// The condition does not hold.
     Not(Box<Condition>),
@@ -50,9 +50,9 @@ pub enum Condition {
 /// A payload field, or a member of one that holds JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPath {
-    /// The user's name of the field, whatever holds it and whatever characters it has.
+    /// The user's name of the field, without the object that may hold it, in any characters.
     pub name: String,
-    /// The way from there to the member.
+    /// The steps from the field to the member.
     pub steps: Vec<Step>,
 }
 
@@ -68,8 +68,8 @@ pub enum Step {
 }
 
 impl FieldPath {
-    /// The path that `text` writes, as Qdrant writes paths: `meta.color`, `items[0].name`, `items[].name`, and in double quotes
-    /// what is no word, `meta."a b"`. `None` if it is no path.
+    /// Parses a path as Qdrant writes paths: `meta.color`, `items[0].name`, `items[].name`, and in double quotes what is not a
+    /// word, `meta."a b"`. `None` if `text` is not a path.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (name, mut rest) = key(text)?;
@@ -89,7 +89,7 @@ impl FieldPath {
     }
 }
 
-/// The key at the beginning of `text`, and what follows it.
+/// Splits the key at the beginning off `text`.
 fn key(text: &str) -> Option<(String, &str)> {
     if let Some(quoted) = text.strip_prefix('"') {
         let (key, rest) = quoted.split_once('"')?;
@@ -99,14 +99,14 @@ fn key(text: &str) -> Option<(String, &str)> {
     (end > 0).then(|| (text[..end].to_owned(), &text[end..]))
 }
 
-/// A field as a whole.
+/// Makes the path of a whole field.
 impl From<&str> for FieldPath {
     fn from(name: &str) -> Self {
         Self { name: name.to_owned(), steps: Vec::new() }
     }
 }
 
-/// As it is written in filters.
+/// Writes the path as filters write it.
 impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
@@ -119,7 +119,7 @@ impl fmt::Display for FieldPath {
     }
 }
 
-/// The ends of a range, named as Qdrant names them. All that are given must hold.
+/// The bounds of a range, named as Qdrant names them. All bounds that are given must hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds<T> {
     /// Greater than this.
@@ -132,7 +132,7 @@ pub struct Bounds<T> {
     pub lte: Option<T>,
 }
 
-// Derived, it would ask for a default of the ends.
+// A derived implementation would require `T: Default`.
 impl<T> Default for Bounds<T> {
     fn default() -> Self {
         Self { gt: None, gte: None, lt: None, lte: None }
@@ -140,10 +140,10 @@ impl<T> Default for Bounds<T> {
 }
 
 impl<T> Bounds<T> {
-    /// The same ends as something else.
+    /// Converts all bounds.
     ///
     /// # Errors
-    /// The first of `convert`.
+    /// The first error of `convert`.
     pub fn try_map<U, E>(self, mut convert: impl FnMut(T) -> Result<U, E>) -> Result<Bounds<U>, E> {
         Ok(Bounds {
             gt: self.gt.map(&mut convert).transpose()?,
@@ -153,14 +153,14 @@ impl<T> Bounds<T> {
         })
     }
 
-    /// The ends that are given.
+    /// Returns the bounds that are given.
     pub fn given(&self) -> impl Iterator<Item = &T> {
         [&self.gt, &self.gte, &self.lt, &self.lte].into_iter().flatten()
     }
 }
 
 impl<T: PartialOrd> Bounds<T> {
-    /// Whether `value` is inside.
+    /// Returns whether `value` is inside the bounds.
     pub fn contain(&self, value: &T) -> bool {
         self.gt.as_ref().is_none_or(|end| value > end)
             && self.gte.as_ref().is_none_or(|end| value >= end)
@@ -173,11 +173,11 @@ impl<T: PartialOrd> Bounds<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Datetime(pub i64);
 
-/// A text that names no moment.
+/// The error for a text that is not a date or a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotADatetime;
 
-/// Reads what the engine reads in payloads, so that bounds and fields are understood alike: a date, or a date and a time, as
+/// Parses what the engine parses in payloads, so that bounds and fields are understood alike: a date, or a date and a time, as
 /// RFC 3339 and PostgreSQL write them. Without an offset it is UTC, without a time the beginning of the day.
 impl FromStr for Datetime {
     type Err = NotADatetime;
@@ -194,7 +194,7 @@ impl FromStr for Datetime {
     }
 }
 
-/// The forms that the engine reads besides RFC 3339.
+/// Forms that the engine reads in addition to RFC 3339.
 const WITH_OFFSET: [&str; 2] = ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z"];
 const WITHOUT_OFFSET: [&str; 4] = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
 
@@ -204,12 +204,12 @@ impl fmt::Display for NotADatetime {
     }
 }
 
-/// An end of a range, which is none if it is not a number.
+/// Returns the bound, or an error if it is NaN.
 pub(crate) fn comparable_end(field: &FieldPath, end: f64) -> Result<f64, SinkError> {
     if end.is_nan() { Err(SinkError::BadRequest(format!("a bound of \"{field}\" is not a number"))) } else { Ok(end) }
 }
 
-/// A moment that the engine or the protocol has no room for.
+/// Makes the error for a moment that the engine or the protocol cannot represent.
 pub(crate) fn too_far(field: &FieldPath) -> SinkError {
     SinkError::BadRequest(format!("a bound of \"{field}\" is too far from today"))
 }

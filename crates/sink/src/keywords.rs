@@ -1,8 +1,8 @@
-//! Sparse vectors for searches by keyword, as the engine makes them itself.
+//! Sparse vectors for searches by keyword, made as the engine makes them.
 //!
-//! BM25: a document's vector says how often each token occurs, a query's which ones it has; how rare a token is, the engine
-//! knows and multiplies in (`modifier: idf`). Tokens are words, in lower case and reduced to their stems, and their numbers
-//! are the same in the embedded engine and in a server's model `qdrant/bm25`.
+//! BM25: a document's vector says how often each token occurs, a query's which tokens it has. The engine knows how rare a
+//! token is, and multiplies that in (`modifier: idf`). Tokens are words, in lower case and reduced to their stems. Their
+//! numbers are the same in the embedded engine and in a server's model `qdrant/bm25`.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ use walvec_model::SparseVector;
 
 #[cfg(feature = "embedded")]
 use self::engine::Bm25;
-/// The engine makes the vectors; without it there is no language that could be chosen.
+/// Has no value: the engine makes the vectors, so without it there are none.
 #[cfg(not(feature = "embedded"))]
 type Bm25 = std::convert::Infallible;
 
-/// The language unless another one is chosen; it decides about stems, and which words say nothing.
+/// The default language. The language decides about stems, and which words are ignored.
 pub const DEFAULT_LANGUAGE: &str = "english";
 
 /// Makes sparse vectors of texts in one language.
@@ -23,13 +23,13 @@ pub struct Keywords {
     language: String,
 }
 
-/// The engine has no rules for a language.
+/// The error for a language that the engine has no rules for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownLanguage(pub String);
 
 #[cfg(feature = "embedded")]
 impl Keywords {
-    /// For texts in `language`, by its English name in lower case.
+    /// Creates one for texts in `language`, by its English name in lower case.
     ///
     /// # Errors
     /// If the engine does not know the language.
@@ -38,13 +38,13 @@ impl Keywords {
         Ok(Self { bm25, language: language.to_owned() })
     }
 
-    /// The vector of a text that is stored; empty if no word of it says anything.
+    /// Returns the vector of a text that is stored; empty if the text has only ignored words.
     #[must_use]
     pub fn document(&self, text: &str) -> SparseVector {
         engine::sorted(self.bm25.embed_document(text))
     }
 
-    /// The vector of a text that is searched for; empty if no word of it says anything.
+    /// Returns the vector of a text that is searched for; empty if the text has only ignored words.
     #[must_use]
     pub fn query(&self, text: &str) -> SparseVector {
         engine::sorted(self.bm25.embed_query(text))
@@ -53,7 +53,7 @@ impl Keywords {
 
 #[cfg(not(feature = "embedded"))]
 impl Keywords {
-    /// For no text at all: the engine that makes the vectors was left out of this program.
+    /// Always fails: the engine that makes the vectors was left out of this program.
     ///
     /// # Errors
     /// Always.
@@ -61,13 +61,13 @@ impl Keywords {
         Err(UnknownLanguage(language.to_owned()))
     }
 
-    /// The vector of a text that is stored.
+    /// Returns the vector of a text that is stored.
     #[must_use]
     pub const fn document(&self, _text: &str) -> SparseVector {
         match self.bm25 {}
     }
 
-    /// The vector of a text that is searched for.
+    /// Returns the vector of a text that is searched for.
     #[must_use]
     pub const fn query(&self, _text: &str) -> SparseVector {
         match self.bm25 {}
@@ -80,7 +80,7 @@ impl fmt::Debug for Keywords {
     }
 }
 
-/// What makes the sparse vectors of texts in `language` comparable.
+/// Describes what makes the sparse vectors of texts in `language` comparable, for the fingerprint.
 #[must_use]
 pub fn describe(language: &str) -> String {
     format!("bm25 {language}")
@@ -94,16 +94,16 @@ mod engine {
 
     pub(super) use qdrant_edge::bm25_embed::EdgeBm25 as Bm25;
 
-    /// The engine's rules for `language`, if it has some.
+    /// Returns the engine's rules for `language`, if it has some.
     pub(super) fn bm25(language: &str) -> Option<Bm25> {
-        // It reads other spellings too, and two of them would be two fingerprints.
+        // The engine also accepts other spellings, and two spellings would make two fingerprints.
         let parsed: Language = language.parse().ok()?;
         let spelling = serde_json::to_value(parsed).ok()?;
         let config = EdgeBm25Config { language: Some(language.to_owned()), ..EdgeBm25Config::default() };
         (spelling.as_str() == Some(language)).then(|| Bm25::new(config).ok()).flatten()
     }
 
-    /// In the order in which vectors come back from where they are stored.
+    /// Sorts a vector as it comes back from storage.
     pub(super) fn sorted(vector: qdrant_edge::SparseVector) -> SparseVector {
         let mut entries: Vec<(u32, f32)> = vector.indices.into_iter().zip(vector.values).collect();
         entries.sort_unstable_by_key(|(index, _)| *index);
@@ -136,7 +136,7 @@ mod tests {
         }
     }
 
-    /// Stored vectors outlive the engine's version. If this fails, what [`describe`] says has to change with it.
+    /// Stored vectors outlive a version of the engine. If this fails, the text that [`describe`] returns must change too.
     #[test]
     fn the_numbers_of_tokens_stay_what_they_were() {
         let document = Keywords::new(DEFAULT_LANGUAGE).unwrap().document("Martians land in Surrey");

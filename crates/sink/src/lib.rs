@@ -1,7 +1,7 @@
-//! Where points live and are found.
+//! Where points are stored and searched.
 //!
 //! - [`Sink`] and [`Search`]: the contracts that the pipeline and the surface rely on
-//! - [`embedded`]: Qdrant's own engine inside this process; with [`keywords`] the only module that names `qdrant_edge`
+//! - [`embedded`]: Qdrant's own engine inside this process; only this module and [`keywords`] name `qdrant_edge`
 //! - [`qdrant`]: a Qdrant server or cluster, the only module that names `qdrant_client`
 //! - [`Catalog`]: which collection a name stands for, and letting it stand for another one
 //! - [`Filter`]: conditions on payload fields
@@ -10,7 +10,7 @@
 //! - [`page_of_hits`]: the hits of a search, page by page
 //! - [`page_in_order`]: points in the order of a field, page by page
 //! - [`SinkError`]: what can go wrong, and whether trying again helps
-//! - [`Limited`]: what a server refused because of its limits
+//! - [`Limited`]: a request that a server refused because of its limits
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -48,25 +48,25 @@ use walvec_model::{
 /// A boxed future, so that the traits can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What a collection must look like.
+/// The properties that a collection must have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CollectionSpec {
     /// The collection's name.
     pub name: String,
     /// Dimension of its vectors.
     pub dimension: usize,
-    /// What made the vectors. A stored collection with another fingerprint is refused.
+    /// The fingerprint of what made the vectors. A stored collection with another fingerprint is refused.
     pub fingerprint: Fingerprint,
-    /// What is behind the fingerprint, to explain it.
+    /// The parts that the fingerprint was computed from, to explain a mismatch.
     pub made_with: MadeWith,
     /// Payload fields to index, with their types.
     pub indexes: Vec<(FieldPath, IndexType)>,
-    /// The name of its vectors; `None`: they have none.
+    /// The name of its vectors; `None` if they have no name.
     pub vector: Option<String>,
-    /// The name of its sparse vectors, for searches by keyword; `None`: it has none.
+    /// The name of its sparse vectors, for searches by keyword; `None` if there are none.
     pub keywords: Option<String>,
-    /// The payload field that is an object of the user's fields; `None`: they are at the top level. Indexes and filters name
-    /// fields as the user does, without it.
+    /// The payload field that is an object of the user's fields; `None` if they are at the top level. Indexes and filters name fields as the
+    /// user does, without it.
     pub nesting: Option<String>,
 }
 
@@ -75,7 +75,7 @@ pub struct CollectionSpec {
 pub enum Write {
     /// Store the whole point, replacing vector and payload.
     Upsert(Point),
-    /// Replace the payload and keep the stored vector. The caller has seen the point: it exists.
+    /// Replace the payload and keep the stored vector. The caller knows that the point exists.
     Payload {
         /// The point.
         id: PointId,
@@ -84,12 +84,12 @@ pub enum Write {
         /// walvec's own field.
         provenance: Provenance,
     },
-    /// Remove the point; removing what is not there is no error.
+    /// Remove the point. It is no error if the point does not exist.
     Delete(PointId),
 }
 
 impl Write {
-    /// The point that is written.
+    /// Returns the id of the point that is written.
     #[must_use]
     pub const fn id(&self) -> PointId {
         match self {
@@ -99,31 +99,31 @@ impl Write {
     }
 }
 
-/// Tells a collection from another one of the same name, for example one that was made anew on a server that had lost its
-/// disk.
+/// Distinguishes a collection from another one of the same name, for example one that was made again on a server that had lost its disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CollectionId(pub String);
 
-/// More hits than anybody reads, few enough that a request cannot exhaust the memory of whoever answers it.
+/// The most hits of a search: more than a person reads, and few enough that a request cannot exhaust the memory of the process that answers
+/// it.
 pub const MAX_HITS: usize = 10_000;
 
-/// How many points each side of a hybrid search brings in for one hit that is wanted, and at least. A point that one side
-/// ranks low may be high on the other.
+/// How many points each side of a hybrid search brings in per wanted hit; [`fused_from`] has a minimum. A point that one side ranks low may
+/// be high on the other.
 const FUSED_PER_HIT: usize = 4;
 const FUSED_AT_LEAST: usize = 100;
 
-/// The constant of reciprocal rank fusion, and how much the meaning and the words weigh in it: a point at the place `n`, from 0,
-/// of a side counts `1 / ((n + 1) / weight + RRF_K - 1)`. On the questions about the sample catalogue, equal weights are worse
-/// than the meaning alone (`make quality`). Servers before 1.17 do not know weights, and weigh both the same.
+/// The constant of reciprocal rank fusion. The weights of meaning and words go with it: a point at rank `n`, from 0, of a side counts `1 /
+/// ((n + 1) / weight + RRF_K - 1)`. On the questions about the sample catalogue, equal weights are worse than the meaning alone (`make
+/// quality`). Servers before 1.17 do not know weights, and weigh both the same.
 pub(crate) const RRF_K: u32 = 2;
 pub(crate) const RRF_WEIGHTS: [f32; 2] = [1.0, 0.5];
 
-/// How many points each side of a hybrid search brings in.
+/// Returns how many points each side of a hybrid search brings in for `limit` hits.
 pub(crate) fn fused_from(limit: usize) -> usize {
     limit.saturating_mul(FUSED_PER_HIT).clamp(FUSED_AT_LEAST, MAX_HITS)
 }
 
-/// Says what is wrong with a vector that is to be stored or searched for.
+/// Checks a vector that is to be stored or searched for, and says what is wrong with it.
 pub(crate) fn check_vector(vector: &[f32], dimension: usize) -> Result<(), String> {
     if vector.len() != dimension {
         return Err(format!("the vector has {} numbers, the collection takes {dimension}", vector.len()));
@@ -146,17 +146,17 @@ pub struct ScrollPage {
     pub next: Option<PointId>,
 }
 
-/// Generations, from one to another.
+/// A range of generations, both ends included.
 pub type Generations = RangeInclusive<Generation>;
 
-/// Most points of one read: those of the largest page, and one that tells whether there is another.
+/// The most points of one read: those of the largest page, and one more that tells whether there is another page.
 const MAX_POINTS: usize = MAX_HITS + 1;
 
-/// How many points are read at a time where a whole collection has to be.
+/// How many points are read at a time where a whole collection must be read.
 const SCROLL_POINTS: usize = 1000;
 
-/// The points of a page that show `table` as it was before a position, of these generations, with the versions that they have. Positions of
-/// later generations may be lower: the server may have been put back to an older state.
+/// Returns the points of a page that show `table` as it was before a position, of these generations, with their versions. Positions of later
+/// generations may be lower, because the database may have been restored to an older state.
 fn older_points(page: &ScrollPage, table: &TableName, before: Position, of: &Generations) -> Vec<(PointId, Position)> {
     let tag = Provenance::table_tag(table);
     let version = |point: &StoredPoint| {
@@ -177,20 +177,20 @@ fn older_points(page: &ScrollPage, table: &TableName, before: Position, of: &Gen
 /// - An error leaves it open whether the batch, or a part of it, was applied. [`SinkError::Limited`] says which points were written:
 ///   repeating these would use up again what a limit lets through.
 pub trait Sink: Send + Sync {
-    /// Makes the collection if there is none, refuses one whose vectors would not compare, and says which one it is. Comes
-    /// before everything else, and again after an error.
+    /// Creates the collection if it does not exist, refuses one whose vectors would not compare, and returns its id. Must be called before
+    /// everything else, and again after an error.
     fn prepare(&self) -> BoxFuture<'_, Result<CollectionId, SinkError>>;
 
-    /// Whether other processes can reach the collection, and so could write it.
+    /// Returns whether other processes can reach the collection, and so could write it.
     fn is_shared(&self) -> bool {
         false
     }
 
-    /// Records with the collection which database it is filled from; nothing is done where no other process can reach it. `former`: the
-    /// database whose place this one may take.
+    /// Records with the collection which database it is filled from. Does nothing where no other process can reach the collection. `former`:
+    /// the database that this one may replace.
     ///
     /// # Errors
-    /// [`SinkError::OtherDatabase`] if it is filled from another one than these.
+    /// [`SinkError::OtherDatabase`] if it is filled from any other database.
     fn record_database<'a>(
         &'a self,
         _database: &'a str,
@@ -199,8 +199,8 @@ pub trait Sink: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// How many points a read may name at present, at least one. A server with a limit answers more in several requests, and what it has
-    /// answered is lost, and counted again, if it refuses one of them.
+    /// Returns how many points a read may name at present, at least one. A read of more takes several requests on a server with a limit. If
+    /// the server refuses one of them, the answers to the others are lost, and count against the limit again.
     fn ids_per_read(&self) -> usize {
         usize::MAX
     }
@@ -208,30 +208,30 @@ pub trait Sink: Send + Sync {
     /// Applies a batch and makes it durable.
     fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>>;
 
-    /// The points with these ids that exist, in any order, with walvec's own field and no other. A point whose fields cannot be
-    /// read counts as one that something else wrote.
+    /// Returns the points with these ids that exist, in any order, with walvec's own field and no other. A point whose fields cannot be read
+    /// counts as one that another program wrote.
     fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>>;
 
-    /// The points with these ids that exist, in any order, with those of the user's fields that come back exactly as they were
-    /// written. See the module `faithful`.
+    /// Returns the points with these ids that exist, in any order, with those of the user's fields that come back exactly as they were
+    /// written (see the module `faithful`).
     fn faithful(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>>;
 
-    /// The vectors of the points with these ids that exist and have one, in any order.
+    /// Returns the vectors of the points with these ids that exist and have one, in any order.
     fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>>;
 
     /// Removes every point of `table`, durably. Points of other tables and foreign points stay.
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>>;
 
-    /// How many points of `table` have a generation older than `current`: those that [`sweep`](Self::sweep) removes.
+    /// Returns how many points of `table` have a generation older than `current`: those that [`sweep`](Self::sweep) removes.
     fn count_older(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>>;
 
-    /// Removes the points of `table` whose generation is older than `current`, durably; returns how many there were.
+    /// Removes the points of `table` whose generation is older than `current`, durably, and returns how many there were.
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>>;
 
-    /// Removes the points of `table`, of the generations `of`, whose version is older than `before`, durably. A point that another
-    /// process makes newer at the same time stays.
+    /// Removes the points of `table`, of the generations `of`, whose version is older than `before`, durably. A point that another process
+    /// makes newer at the same time stays.
     ///
-    /// Looks at a part of the collection, from the id `from` on, and says where the next part begins; `None` at the end.
+    /// Handles a part of the collection, from the id `from` on, and returns where the next part begins; `None` at the end.
     fn delete_older<'a>(
         &'a self,
         table: &'a TableName,
@@ -240,37 +240,38 @@ pub trait Sink: Send + Sync {
         from: Option<PointId>,
     ) -> BoxFuture<'a, Result<Option<PointId>, SinkError>>;
 
-    /// How many points the collection holds.
+    /// Returns how many points the collection holds.
     fn count(&self) -> BoxFuture<'_, Result<u64, SinkError>>;
 
-    /// Up to `limit` points in id order from `from` (inclusive) on, with walvec's own field and no other.
+    /// Returns up to `limit` points in id order from `from` (inclusive) on, with walvec's own field and no other.
     fn scroll(&self, from: Option<PointId>, limit: usize) -> BoxFuture<'_, Result<ScrollPage, SinkError>>;
 
-    /// Builds indexes where enough points have none, so that searches stay fast; free where there is nothing to do.
+    /// Builds indexes where enough points have none, so that searches stay fast; cheap if there is nothing to do.
     ///
-    /// It may take minutes and a part of the machine. Writes and searches go on meanwhile, so call it from a task of its
-    /// own, for example now and then during a snapshot and after it. Dropping the future does not stop it.
+    /// It may take minutes and a part of the machine. Writes and searches go on meanwhile, so call it from a task of its own, for example
+    /// now and then during a snapshot and after it. Dropping the future does not stop it.
     fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>>;
 
-    /// Like [`optimize`](Self::optimize) while many points are still to come: waits for more of them before it builds an index.
+    /// Builds indexes while many points are still to come: waits for more points without an index than [`optimize`](Self::optimize) does
+    /// before it builds one.
     fn optimize_while_filling(&self) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// How many points an index covers, about; the others are compared one by one. `None` where somebody else sees to that.
+    /// Returns about how many points an index covers; the others are compared one by one. `None` where the server takes care of that.
     fn indexed(&self) -> BoxFuture<'_, Result<Option<u64>, SinkError>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 }
 
-/// What to look for.
+/// A query: what a search looks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Query {
-    /// The meaning: a vector of the collection's dimension, normalised. Scores are cosine similarities.
+    /// By meaning: a vector of the collection's dimension, normalised. Scores are cosine similarities.
     Dense(Vector),
-    /// The words. Scores are BM25's: 0 and more, without an upper end.
+    /// By words. Scores are BM25's: 0 and more, without an upper limit.
     Keyword(SparseVector),
-    /// Both, one ranking each, fused by reciprocal rank. Scores say something about places in the rankings only.
+    /// By both: one ranking each, fused by reciprocal rank. Scores depend only on the ranks.
     Hybrid(Vector, SparseVector),
 }
 
@@ -283,12 +284,12 @@ pub struct SearchRequest {
     pub limit: usize,
     /// Only points that match all conditions.
     pub filter: Filter,
-    /// Only points with at least this score, of the kind that the query has.
+    /// The least score of a hit, in the terms of the query.
     pub min_score: Option<f32>,
 }
 
 impl SearchRequest {
-    /// Refuses what a collection with vectors of `dimension`, and sparse ones or not, cannot answer.
+    /// Refuses a request that a collection cannot answer, given its `dimension` and whether it has sparse vectors.
     fn check(&self, dimension: usize, has_keywords: bool) -> Result<(), SinkError> {
         if let Query::Dense(vector) | Query::Hybrid(vector, _) = &self.query {
             check_vector(vector, dimension).map_err(SinkError::BadRequest)?;
@@ -303,12 +304,12 @@ impl SearchRequest {
         Ok(())
     }
 
-    /// The bound that the engine is given: it leaves out points whose sparse vectors score exactly that much.
+    /// Returns the bound for the engine, which leaves out points whose sparse vectors score exactly the bound.
     fn engine_bound(&self) -> Option<f32> {
         self.min_score.map(f32::next_down)
     }
 
-    /// Whether the answer is known without asking: nothing was asked for.
+    /// Returns whether the result is known to be empty: no hits, or a query without words.
     const fn finds_nothing(&self) -> bool {
         match &self.query {
             Query::Keyword(keywords) => self.limit == 0 || keywords.is_empty(),
@@ -326,33 +327,33 @@ pub struct Hit {
     pub score: f32,
     /// The user's fields.
     pub payload: Payload,
-    /// walvec's own field; `None` for a point that something else wrote.
+    /// walvec's own field; `None` for a point that another program wrote.
     pub provenance: Option<Provenance>,
 }
 
-/// The hits that an engine has found, as they are answered: without those that its bound let through, best first. `is_dense`: whether
-/// scores are cosine similarities.
+/// Orders the hits of an engine, best first, and drops those below `min_score` that its bound let through. `is_dense`: whether scores are
+/// cosine similarities.
 fn in_order(mut hits: Vec<Hit>, is_dense: bool, min_score: Option<f32>) -> Vec<Hit> {
     hits.retain(|hit| min_score.is_none_or(|lowest| hit.score >= lowest));
     if is_dense {
         // Rounding can lift the similarity of a vector with itself above 1.
         hits.iter_mut().for_each(|hit| hit.score = hit.score.min(1.0));
     }
-    // Engines leave the order of equal scores open; a result that jumps on reload looks broken.
+    // Engines leave the order of equal scores open. Without a fixed one, results would change places on reload.
     hits.sort_by(|left, right| right.score.total_cmp(&left.score).then(left.id.cmp(&right.id)));
     hits
 }
 
 /// One collection, as readers see it. Searches see every write that was reported durable before they began.
 pub trait Search: Send + Sync {
-    /// The nearest points, best first.
+    /// Returns the nearest points, best first.
     fn search(&self, request: SearchRequest) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>>;
 
-    /// The nearest points as [`search`](Self::search) finds them, best first, of whose fields walvec's own one is enough. A hybrid
-    /// search brings in as many points of each side as one for `fused_for` hits does, so that a longer ranking begins with a shorter one.
+    /// Returns the nearest points in the order of [`search`](Self::search). They need to have walvec's own field only. Each side of a hybrid
+    /// search brings in as many points as for `fused_for` hits, so that a longer ranking begins with a shorter one.
     fn rank(&self, request: SearchRequest, fused_for: usize) -> BoxFuture<'_, Result<Vec<Hit>, SinkError>>;
 
-    /// Up to `limit` points in id order from `from` (inclusive) on, exactly as they are stored.
+    /// Returns up to `limit` points in id order from `from` (inclusive) on, exactly as they are stored.
     fn page(
         &self,
         from: Option<PointId>,
@@ -362,7 +363,8 @@ pub trait Search: Send + Sync {
         self.page_where(Filter::default(), from, limit, with_vectors)
     }
 
-    /// A page, in the order of the ids, of the points that match all conditions, exactly as they are stored, and where the next page begins.
+    /// Returns a page, in the order of the ids, of the points that match all conditions, exactly as they are stored, and where the next page
+    /// begins.
     fn page_where(
         &self,
         filter: Filter,
@@ -371,10 +373,10 @@ pub trait Search: Send + Sync {
         with_vectors: bool,
     ) -> BoxFuture<'_, Result<RawPage, SinkError>>;
 
-    /// The first points in the order of a field, with the values that they are sorted by, exactly as they are stored. Points without a
-    /// value are not among them. Which ones of equal values come first is left open; [`page_in_order`] decides it.
+    /// Returns the first points in the order of a field, with the values that they are sorted by, exactly as they are stored. Points without
+    /// a value are left out. The order of equal values is left open; [`page_in_order`] decides it.
     fn sorted(&self, request: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>>;
 
-    /// The points with these ids that exist, in any order, exactly as they are stored.
+    /// Returns the points with these ids that exist, in any order, exactly as they are stored.
     fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>>;
 }

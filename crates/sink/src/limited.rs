@@ -1,18 +1,18 @@
-//! Requests that a server refused because of how much it lets through in a minute.
+//! Requests that a server refused because of its rate limits.
 
 use std::fmt;
 use std::time::Duration;
 
 use walvec_model::PointId;
 
-/// What a server counts.
+/// What the limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateLimit {
-    /// Points that are asked for, and searches: `read_rate_limit` of a collection's strict mode.
+    /// Points that are read, and searches: `read_rate_limit` of a collection's strict mode.
     Reads,
     /// Points that are changed: `write_rate_limit`.
     Writes,
-    /// Something else, or something in front of the server counts.
+    /// Anything else, or a limit of a service in front of the server.
     Other,
 }
 
@@ -31,13 +31,13 @@ impl RateLimit {
 pub struct Limited {
     /// The server's address.
     pub url: String,
-    /// The collection's own name, where it is known.
+    /// The collection's own name, if it is known.
     pub collection: String,
     /// Which limit it is.
     pub limit: RateLimit,
-    /// The server's words.
+    /// The server's error message.
     pub reason: String,
-    /// Whether the request is larger than what the limit lets through in a whole minute, so that waiting does not help.
+    /// Whether the request is larger than what the limit allows in a whole minute, so that waiting does not help.
     pub is_too_large: bool,
     /// How long to wait, if the server says so.
     pub retry_after: Option<Duration>,
@@ -46,7 +46,7 @@ pub struct Limited {
 }
 
 impl Limited {
-    /// What to type.
+    /// Says what to type.
     #[must_use]
     pub fn remedy(&self) -> String {
         let begin = if self.is_too_large { "" } else { "walvec goes on by itself, as fast as the limit allows; " };

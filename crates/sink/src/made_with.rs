@@ -1,8 +1,8 @@
-//! Why a stored collection does not fit, in words.
+//! The reasons why a stored collection does not fit, in words.
 
 use walvec_model::MadeWith;
 
-/// What differs between the parts of two fingerprints that are not equal, in words; `None` if the parts of either are not known.
+/// Describes the parts in which two unequal fingerprints differ; `None` if the parts of either are not known.
 pub(crate) fn mismatch(stored: &MadeWith, configured: &MadeWith) -> Option<(String, String)> {
     if stored.is_empty() || configured.is_empty() {
         return None;

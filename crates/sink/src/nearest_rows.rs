@@ -6,14 +6,14 @@ use walvec_model::Value;
 
 use crate::{Hit, MAX_HITS, Search, SearchRequest, SinkError};
 
-/// How many more points than rows are asked for at first.
+/// How many times as many points as rows are asked for at first.
 const AHEAD: usize = 4;
 
-/// The nearest rows, each as its nearest chunk, best first. Asks for more points until there are `request.limit` rows, or no
-/// more points.
+/// Returns the nearest rows, each as its nearest chunk, best first. Asks for more points until there are `request.limit`
+/// rows, or no more points.
 ///
 /// # Errors
-/// As [`Search::search`].
+/// Those of [`Search::search`].
 pub async fn nearest_rows(collection: &dyn Search, request: SearchRequest) -> Result<Vec<Hit>, SinkError> {
     let wanted = request.limit;
     let mut limit = wanted.saturating_mul(AHEAD).min(MAX_HITS);
@@ -28,7 +28,7 @@ pub async fn nearest_rows(collection: &dyn Search, request: SearchRequest) -> Re
     }
 }
 
-/// The first hits of different rows. A point that something else wrote is a row of its own.
+/// Returns the first hit of each row, up to `limit`. A point that another program wrote is a row of its own.
 pub(crate) fn one_per_row(hits: Vec<Hit>, limit: usize) -> Vec<Hit> {
     let mut seen = HashSet::new();
     let is_new = |hit: &Hit| match &hit.provenance {

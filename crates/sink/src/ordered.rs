@@ -1,8 +1,8 @@
 //! Points in the order of a field, page by page.
 //!
-//! An engine sorts by the index of a field. It leaves open how points with equal values follow each other, and leaves out those without a
-//! value. So points with equal values are read in the order of their ids, those without a value at the end, and a page begins with a
-//! value and an id: however many points share a value, each is there once.
+//! An engine sorts by the index of a field. It leaves the order of equal values open, and leaves out points without a value. So this
+//! module reads points with equal values in the order of their ids, and those without a value at the end. A page begins at a value and an
+//! id, so that each point is on exactly one page, however many points share a value.
 
 use std::cmp::Ordering;
 
@@ -11,13 +11,13 @@ use walvec_model::{PointId, RawPoint};
 use crate::filter::{Bounds, Condition, Datetime, FieldPath, Filter};
 use crate::{IndexType, Search, SinkError};
 
-/// How many times as many points are asked for, where those that came say nothing.
+/// How many times as many points are asked for, if those that came all have one value.
 const FURTHER: usize = 4;
 
 /// The first moment of the year 1, the first year that all engines know.
 const FIRST_MOMENT: Datetime = Datetime(-62_135_596_800_000_000);
 
-/// What the values of a field are to its order.
+/// The type of the values that a field is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortedBy {
     /// Whole numbers.
@@ -29,7 +29,7 @@ pub enum SortedBy {
 }
 
 impl SortedBy {
-    /// What an index of this type sorts by; `None` if it has no order.
+    /// Returns what an index of this type sorts by; `None` if it has no order.
     #[must_use]
     pub const fn index(index: IndexType) -> Option<Self> {
         match index {
@@ -58,18 +58,18 @@ pub enum SortValue {
 pub struct Order {
     /// The field.
     pub field: FieldPath,
-    /// What its index sorts by.
+    /// The type of the values that its index sorts by.
     pub by: SortedBy,
     /// Whether the greatest value comes first.
     pub descending: bool,
 }
 
-/// A part of what an engine sorts. See [`Search::sorted`].
+/// A part of the sorted points, as [`Search::sorted`] takes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SortRequest {
     /// The order.
     pub order: Order,
-    /// Points with this value, or one before it, need not come; all others behind it are wanted.
+    /// Points with this value or an earlier one may be left out; all points behind it are wanted.
     pub after: Option<SortValue>,
     /// How many points at most.
     pub limit: usize,
@@ -77,10 +77,10 @@ pub struct SortRequest {
     pub with_vectors: bool,
 }
 
-/// Where a page begins.
+/// The place where a page begins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SortPlace {
-    /// The value of its first point; `None`: it has none, and neither have those behind it.
+    /// The value of its first point; `None` if that point has none, and so none of the following ones has.
     pub value: Option<SortValue>,
     /// The id of its first point. If that point is gone, the page begins with the next one.
     pub id: PointId,
@@ -95,7 +95,7 @@ pub struct SortedPage {
     pub next: Option<SortPlace>,
 }
 
-/// Where an engine begins to sort.
+/// The value at which an engine begins to sort.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Start {
     Number(f64),
@@ -103,7 +103,7 @@ pub(crate) enum Start {
 }
 
 impl Order {
-    /// The points with this value; `None`: those without one.
+    /// Matches the points with this value; `None`: those without one.
     fn equal(&self, value: Option<SortValue>) -> Condition {
         match value {
             Some(SortValue::Whole(whole)) => Condition::Equals { field: self.field.clone(), value: whole.into() },
@@ -120,8 +120,8 @@ impl Order {
         }
     }
 
-    /// The points behind a value. Ends of ranges are floating-point numbers, which whole numbers may be too long for: of these only the
-    /// points with exactly the value are left out.
+    /// Matches the points behind a value. The ends of ranges are floating-point numbers, which cannot represent every whole number: then
+    /// only points with exactly this value are left out.
     fn behind(&self, value: SortValue) -> Condition {
         match value {
             SortValue::Whole(_) => Condition::Not(Box::new(self.equal(Some(value)))),
@@ -143,7 +143,7 @@ impl Order {
         Condition::DatetimeRange { field: self.field.clone(), bounds }
     }
 
-    /// How two values follow each other.
+    /// Compares two values in this order.
     fn compare(&self, left: SortValue, right: SortValue) -> Ordering {
         let ascending = left.partial_cmp(&right).unwrap_or(Ordering::Equal);
         if self.descending { ascending.reverse() } else { ascending }
@@ -151,12 +151,12 @@ impl Order {
 }
 
 impl SortRequest {
-    /// Leaves out points with the value that is known, of which there may be many.
+    /// Returns a filter that leaves out points with the value of [`after`](Self::after), of which there may be many.
     pub(crate) fn filter(&self) -> Filter {
         Filter(self.after.map(|after| self.order.behind(after)).into_iter().collect())
     }
 
-    /// Where the engine finds what is behind [`after`](Self::after): at it, or a little before.
+    /// Returns where the engine begins, to find what is behind [`after`](Self::after): at that value, or a little before it.
     pub(crate) fn start(&self) -> Option<Start> {
         Some(match self.after? {
             SortValue::Whole(whole) if self.order.descending => Start::Number(rounded_up(whole)),
@@ -166,7 +166,7 @@ impl SortRequest {
         })
     }
 
-    /// Says what to do about an engine's refusal to sort without an index; other errors stay as they are.
+    /// Adds the remedy to an engine's refusal to sort without an index; other errors stay as they are.
     pub(crate) fn explained(&self, error: SinkError) -> SinkError {
         if !error.to_string().contains("No range index") {
             return error;
@@ -178,7 +178,7 @@ impl SortRequest {
         ))
     }
 
-    /// The refusal of an order by something else than the index has.
+    /// Makes the error for an order that the type of the index does not have.
     pub(crate) fn other_index(&self) -> SinkError {
         SinkError::BadRequest(format!(
             "the collection's index of \"{}\" has another type than `index:` in walvec's configuration says: `walvec reindex` makes it anew",
@@ -187,26 +187,26 @@ impl SortRequest {
     }
 }
 
-/// The greatest floating-point number that is not greater.
+/// Returns the greatest floating-point number that is not greater than `whole`.
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "what is lost is made good")]
 fn rounded_down(whole: i64) -> f64 {
     let near = whole as f64;
     if near as i128 > i128::from(whole) { near.next_down() } else { near }
 }
 
-/// The least floating-point number that is not less.
+/// Returns the least floating-point number that is not less than `whole`.
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "what is lost is made good")]
 fn rounded_up(whole: i64) -> f64 {
     let near = whole as f64;
     if (near as i128) < i128::from(whole) { near.next_up() } else { near }
 }
 
-/// A page of at most `limit` points in this order.
+/// Returns a page of at most `limit` points in this order.
 ///
-/// While nothing is written, pages that follow each other hold every point once.
+/// While nothing is written, consecutive pages hold every point once.
 ///
 /// # Errors
-/// As [`Search::sorted`].
+/// Those of [`Search::sorted`].
 pub async fn page_in_order(
     collection: &dyn Search,
     order: &Order,
@@ -214,7 +214,7 @@ pub async fn page_in_order(
     limit: usize,
     with_vectors: bool,
 ) -> Result<SortedPage, SinkError> {
-    // One more tells whether there is another page, and where it begins.
+    // One more point tells whether there is another page, and where it begins.
     let wanted = limit.saturating_add(1);
     let mut reading = Reading { collection, order, with_vectors, wanted, found: Vec::new() };
     if let Some(place) = from {
@@ -230,12 +230,12 @@ pub async fn page_in_order(
     Ok(SortedPage { points: found.into_iter().map(|(_, point)| point).collect(), next })
 }
 
-/// A page while it is read.
+/// A page that is being read.
 struct Reading<'a> {
     collection: &'a dyn Search,
     order: &'a Order,
     with_vectors: bool,
-    /// How many points are looked for.
+    /// How many points the page shall have, with the one that begins the next page.
     wanted: usize,
     found: Vec<(Option<SortValue>, RawPoint)>,
 }
@@ -256,7 +256,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Adds the points behind this value that have one.
+    /// Adds the points behind this value, without those that have no value.
     async fn behind(&mut self, mut after: Option<SortValue>) -> Result<(), SinkError> {
         let mut limit = self.missing();
         while self.missing() > 0 {
@@ -269,7 +269,7 @@ impl Reading<'_> {
             let last = sorted.last().map(|(value, _)| *value);
             match last {
                 _ if is_all => {}
-                // The limit may have left out others with the last value, with lower ids.
+                // The limit may have cut off other points with the last value and lower ids.
                 Some(last) => sorted.retain(|(value, _)| *value != last),
                 None => limit = limit.saturating_mul(FURTHER),
             }

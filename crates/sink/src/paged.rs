@@ -7,16 +7,16 @@ use walvec_model::{PointId, StoredPoint};
 use crate::nearest_rows::one_per_row;
 use crate::{Hit, MAX_HITS, Query, Search, SearchRequest, SinkError, nearest_rows};
 
-/// How many times as many points are ranked, where those that were ranked do not settle the page.
+/// How many times as many points are ranked next, if those that were ranked do not settle the page.
 const FURTHER: usize = 4;
 
-/// Where a page begins in the ranking of a search.
+/// The place in the ranking of a search where a page begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// How many hits come before it.
     pub offset: usize,
-    /// For how many hits each side of a hybrid search brings in points, as [`Search::rank`] takes it. The first page decides about it: a
-    /// page that knew more points would rank them otherwise. 0 on the first page.
+    /// For how many hits each side of a hybrid search brings in points, as [`Search::rank`] takes it. The first page decides this
+    /// number, because with more points the ranking would differ. 0 on the first page.
     pub fused_for: usize,
 }
 
@@ -29,13 +29,13 @@ pub struct HitPage {
     pub next: Option<Place>,
 }
 
-/// The hits of a search from a place on, `request.limit` of them at most. `by_row`: a row counts once, as its nearest chunk.
+/// Returns the hits of a search from a place on, at most `request.limit`. With `by_row`, a row counts once, as its nearest chunk.
 ///
-/// While nothing is written, pages that follow each other hold every hit once: equal scores are told apart by the id, however many
-/// there are. At most [`MAX_HITS`] points are ranked, and in a hybrid search those that its two sides bring in for the first page.
+/// While nothing is written, consecutive pages hold every hit once: hits with equal scores are ordered by id, however many there are. At
+/// most [`MAX_HITS`] points are ranked, and in a hybrid search those that its two sides bring in for the first page.
 ///
 /// # Errors
-/// As [`Search::search`].
+/// Those of [`Search::search`].
 pub async fn page_of_hits(
     collection: &dyn Search,
     request: SearchRequest,
@@ -56,7 +56,7 @@ pub async fn page_of_hits(
     Ok(HitPage { hits: with_fields(collection, hits).await?, next })
 }
 
-/// The first page, if one search settles it: the hit behind it has another score than its last one, or there is none.
+/// Returns the first page if one search settles it: the hit behind it has another score than its last one, or there is none.
 async fn first_page(
     collection: &dyn Search,
     request: &SearchRequest,
@@ -66,7 +66,7 @@ async fn first_page(
     let fused_for = limit.saturating_add(1).min(MAX_HITS);
     let with_next = SearchRequest { limit: fused_for, ..request.clone() };
     let mut hits = match (&request.query, by_row) {
-        // How much its sides have to bring in shows on the way.
+        // How many points the sides must bring in becomes known only on the way.
         (Query::Hybrid(..), true) => return Ok(None),
         (_, true) => nearest_rows(collection, with_next).await?,
         (_, false) => collection.search(with_next).await?,
@@ -80,8 +80,8 @@ async fn first_page(
     Ok(is_settled.then_some(HitPage { hits, next }))
 }
 
-/// The ranking up to `wanted` hits at least, or up to its end, and for how many hits the sides of a hybrid search brought points in. It
-/// says nothing of points whose score is that of points behind it.
+/// Returns the ranking up to at least `wanted` hits, or to its end, and for how many hits the sides of a hybrid search brought in
+/// points. Leaves out points that share their score with points beyond the ranking.
 async fn ranking(
     collection: &dyn Search,
     request: SearchRequest,
@@ -89,7 +89,7 @@ async fn ranking(
     fused_for: usize,
     by_row: bool,
 ) -> Result<(Vec<Hit>, usize), SinkError> {
-    // Chunks of a few rows may fill what the sides bring in.
+    // The chunks of a few rows may be all that the sides bring in.
     let may_grow = by_row && fused_for == 0 && matches!(request.query, Query::Hybrid(..));
     let mut fused_for = if fused_for == 0 { wanted } else { fused_for };
     let mut limit = wanted.saturating_add(1).min(MAX_HITS);
@@ -97,7 +97,7 @@ async fn ranking(
         let mut hits = collection.rank(SearchRequest { limit, ..request.clone() }, fused_for).await?;
         let is_all = hits.len() < limit || limit >= MAX_HITS;
         if !is_all && let Some(last) = hits.last().map(|hit| hit.score) {
-            // Others may have this score, with lower ids.
+            // Points with this score and lower ids may be missing.
             hits.retain(|hit| hit.score > last);
         }
         if by_row {
@@ -115,7 +115,7 @@ async fn ranking(
     }
 }
 
-/// The hits with all of the user's fields, without those that are gone by now.
+/// Returns the hits with all of the user's fields, without points that were removed meanwhile.
 async fn with_fields(collection: &dyn Search, hits: Vec<Hit>) -> Result<Vec<Hit>, SinkError> {
     if hits.is_empty() {
         return Ok(hits);

@@ -1,4 +1,4 @@
-//! Whom the server runs as.
+//! The account that the server runs as.
 //!
 //! PostgreSQL refuses to run as root. Containers and build machines often are root, so there the server gets the
 //! unprivileged account "postgres", or else "nobody".
@@ -9,19 +9,19 @@ use std::path::Path;
 
 use crate::ThrowawayError;
 
-/// The file that names the accounts. On systems with other sources of accounts it still has "nobody".
+/// The file with the accounts. On systems with other sources of accounts it still has "nobody".
 const PASSWD: &str = "/etc/passwd";
 
-/// The account that the server's processes have.
+/// The account of the server's processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Account {
     /// The account of this process.
     Own,
-    /// Another one, because this process is root.
+    /// Another account, because this process is root.
     Other(OtherAccount),
 }
 
-/// An account that root steps down to.
+/// An unprivileged account that root switches to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OtherAccount {
     pub(crate) name: String,
@@ -30,7 +30,7 @@ pub(crate) struct OtherAccount {
 }
 
 impl Account {
-    /// The account for servers that this process starts.
+    /// Chooses the account for servers that this process starts.
     pub(crate) fn for_servers() -> Result<Self, ThrowawayError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::Own);
@@ -39,7 +39,7 @@ impl Account {
         unprivileged(&passwd).map(Self::Other).ok_or(ThrowawayError::NoAccount)
     }
 
-    /// Gives `path` to the account.
+    /// Makes the account the owner of `path`.
     pub(crate) fn own(&self, path: &Path) -> Result<(), ThrowawayError> {
         match self {
             Self::Own => Ok(()),
@@ -49,7 +49,7 @@ impl Account {
         }
     }
 
-    /// Refuses a path that the account cannot get at, before a program fails on it with fewer words.
+    /// Refuses a path that the account cannot reach, before a program fails on it with a less helpful message.
     pub(crate) fn check_reach(&self, path: &Path) -> Result<(), ThrowawayError> {
         let Self::Other(other) = self else { return Ok(()) };
         let absolute = path.canonicalize().map_err(ThrowawayError::io(path.to_owned()))?;
@@ -70,7 +70,7 @@ impl Account {
 }
 
 impl OtherAccount {
-    /// Whether the execute bit that applies to this account is set.
+    /// Returns whether the execute bit that applies to this account is set.
     const fn may_enter(&self, mode: u32, uid: u32, gid: u32) -> bool {
         let bit = if uid == self.uid {
             0o100
@@ -87,7 +87,8 @@ fn unprivileged(passwd: &str) -> Option<OtherAccount> {
     ["postgres", "nobody"].iter().find_map(|name| passwd.lines().find_map(|line| entry(line, name)))
 }
 
-/// The account of a passwd line `name:x:uid:gid:...`, if it is called `name` and is not root under another name.
+/// Parses a passwd line `name:x:uid:gid:...`; `None` unless the account is called `name` and is not root under
+/// another name.
 fn entry(line: &str, name: &str) -> Option<OtherAccount> {
     let mut fields = line.split(':');
     if fields.next() != Some(name) {
@@ -121,7 +122,7 @@ mod tests {
         let outer = tempfile::Builder::new().permissions(closed).tempdir().unwrap();
         let inner = outer.path().join("inner");
         fs::create_dir(&inner).unwrap();
-        // Nobody has this uid, so only the bits for others count.
+        // No account has this uid, so only the bits for others apply.
         let stranger = Account::Other(OtherAccount { name: "stranger".into(), uid: u32::MAX - 7, gid: u32::MAX - 7 });
         let error = stranger.check_reach(&inner).unwrap_err();
         let closed = outer.path().canonicalize().unwrap();

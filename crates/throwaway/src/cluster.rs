@@ -16,28 +16,29 @@ use crate::guard::{AtEnd, Guard};
 use crate::layout::{Layout, SUPERUSER, check_major, is_running};
 use crate::{ClusterOptions, DataDir, Durability, Installation, ThrowawayError, Version, sql};
 
-/// How long a server may take to become ready, crash recovery included: far longer than any healthy one does.
+/// How long a server may take to become ready, crash recovery included: far longer than a healthy one needs.
 const START_TIMEOUT_SECONDS: &str = "60";
 
 /// How long a fast stop may take. It waits for replication clients to read everything, and a client may hang.
 const STOP_TIMEOUT_SECONDS: &str = "20";
 
-/// How long the processes of a killed server may take to notice.
+/// How long the processes of a killed server may take to end.
 const GONE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A file system in memory, which Linux has.
+/// The file system in memory on Linux.
 const MEMORY: &str = "/dev/shm";
 
-/// How much of it has to be free, in bytes. Several clusters with their WAL may be there at once.
+/// How many bytes of it must be free. Several clusters with their WAL may be there at once.
 const MEMORY_ROOM: u64 = 8 << 30;
 
-/// How often another free port is tried, when some other program took the one just found.
+/// How often another free port is tried when another program took the first one.
 const PORT_TRIES: u32 = 5;
 
-/// A PostgreSQL server of one's own.
+/// A PostgreSQL server for one program.
 ///
-/// The server ends with this value, and also if this process ends in any other way, `kill -9` included; temporary files
-/// go with it. [`close`](Self::close) does it without blocking; dropping blocks until the server has stopped.
+/// The server ends when this value is dropped, and also if this process ends in any other way, `kill -9` included;
+/// temporary files are removed then. [`close`](Self::close) ends it without blocking; dropping blocks until the server
+/// has stopped.
 #[derive(Debug)]
 pub struct Cluster {
     installation: Installation,
@@ -49,7 +50,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster, unless it was kept from before, and starts it. Takes about two seconds, a kept one less.
+    /// Starts a cluster, and creates it unless it was kept from before. Takes about two seconds, for a kept one less.
     ///
     /// # Errors
     /// If the directory cannot be used, or initdb or the server fails; the error has the end of the server's log.
@@ -114,7 +115,7 @@ impl Cluster {
     /// # Errors
     /// If it does not start; the error has the end of the server's log.
     pub async fn start_again(&self) -> Result<(), ThrowawayError> {
-        // A killed server's process must be reaped, and its children must notice and let go of its memory.
+        // A killed server's process must be reaped, and its children must notice and release its memory.
         let not_gone_yet = ["lock file \"postmaster.pid\" already exists", "pre-existing shared memory block"];
         let deadline = Instant::now() + GONE_TIMEOUT;
         loop {
@@ -126,7 +127,7 @@ impl Cluster {
         }
     }
 
-    /// Stops the server in order: sessions are ended, replication clients get what is left to read.
+    /// Stops the server with a fast shutdown: sessions are ended, and replication clients get the rest of the WAL.
     ///
     /// A client that does not read within 20 seconds is cut off. Stopping a stopped server is no error.
     ///
@@ -151,16 +152,16 @@ impl Cluster {
         run(stop).await
     }
 
-    /// Stops the server in order and starts it again.
+    /// Stops the server with a fast shutdown and starts it again.
     ///
     /// # Errors
-    /// As of the two steps.
+    /// Those of the two steps.
     pub async fn restart(&self) -> Result<(), ThrowawayError> {
         self.stop_fast().await?;
         self.start_again().await
     }
 
-    /// Kills the server's first process with SIGKILL, and returns when it no longer accepts connections.
+    /// Kills the server's postmaster with SIGKILL, and returns when the port no longer accepts connections.
     ///
     /// # Errors
     /// If the server does not run.
@@ -168,7 +169,7 @@ impl Cluster {
         let pid = self.postmaster()?;
         kill_process(pid, Signal::KILL).map_err(|error| ThrowawayError::io("kill")(error.into()))?;
         let deadline = Instant::now() + GONE_TIMEOUT;
-        // Not a child of ours: there is no end of it to wait for, but its end closes the port.
+        // The postmaster is not our child, so we cannot wait for its exit; but its exit closes the port.
         while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_ok() {
             if Instant::now() > deadline {
                 return Err(ThrowawayError::StillThere { pid: pid.as_raw_nonzero().get() });
@@ -178,7 +179,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The server's first process, which writes its id into the first line of this file.
+    /// Returns the process id of the postmaster, from the first line of its pid file.
     fn postmaster(&self) -> Result<Pid, ThrowawayError> {
         let path = self.layout.data.join("postmaster.pid");
         let text = std::fs::read_to_string(&path).map_err(ThrowawayError::io(&*path))?;
@@ -186,10 +187,10 @@ impl Cluster {
         pid.ok_or_else(|| ThrowawayError::io(path)(std::io::ErrorKind::InvalidData.into()))
     }
 
-    /// Ends the cluster: stops the server, and removes what is temporary.
+    /// Ends the cluster: stops the server, and removes temporary files.
     ///
     /// # Errors
-    /// If the end could not be waited for.
+    /// If waiting for the end failed.
     pub async fn close(self) -> Result<(), ThrowawayError> {
         let Self { mut guard, layout, .. } = self;
         // A task that fails has dropped the guard, which ends the cluster too.
@@ -197,17 +198,17 @@ impl Cluster {
         ended.map_err(ThrowawayError::io(layout.base))
     }
 
-    /// `postgres://user:password@127.0.0.1:port/database`, for the superuser.
+    /// Returns `postgres://user:password@127.0.0.1:port/database`, for the superuser.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         let password = self.password.as_ref().map(|password| format!(":{password}")).unwrap_or_default();
         format!("postgres://{SUPERUSER}{password}@127.0.0.1:{}/{}", self.port, percent_encoded(database))
     }
 
-    /// The command line that opens a prompt on `database`, ready to be copied into a terminal.
+    /// Returns the command line that opens a prompt on `database`, ready to be copied into a terminal.
     #[must_use]
     pub fn psql_command(&self, database: &str) -> String {
-        // Not every server comes with a client; any psql will do then.
+        // Some servers come without a client; then any psql on the PATH will do.
         let psql = self.installation.program("psql");
         let psql = if psql.is_file() { psql } else { PathBuf::from("psql") };
         format!("{} '{}'", psql.display(), self.url(database))
@@ -236,7 +237,7 @@ impl Cluster {
         Ok(self.url(name))
     }
 
-    /// Drops a database, if it exists, with its replication slots and whatever is still connected to it.
+    /// Drops a database, if it exists, with its replication slots, and ends all connections to it.
     ///
     /// # Errors
     /// If the server does not answer.
@@ -245,25 +246,25 @@ impl Cluster {
         sql::drop_database(&client, name).await
     }
 
-    /// The server's version.
+    /// Returns the server's version.
     #[must_use]
     pub const fn version(&self) -> Version {
         self.installation.version()
     }
 
-    /// The port on 127.0.0.1.
+    /// Returns the port on 127.0.0.1.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// The directory of the cluster's files.
+    /// Returns the directory of the cluster's files.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.layout.base
     }
 
-    /// The server's log.
+    /// Returns the path of the server's log.
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.layout.log
@@ -276,29 +277,29 @@ impl Cluster {
     }
 }
 
-/// A new directory, and the guard that will remove it.
+/// Creates a new directory, and the guard that will remove it.
 fn temporary(pg_ctl: &Path, account: &Account, durability: Durability) -> Result<(Layout, Guard), ThrowawayError> {
     let parent = parent(durability);
     let mut builder = tempfile::Builder::new();
-    // The password is inside.
+    // Closed to others, because the password lies inside.
     builder.prefix("walvec-pg-").permissions(Permissions::from_mode(0o700));
     let directory = builder.tempdir_in(&parent).map_err(ThrowawayError::io(&*parent))?;
     account.own(directory.path())?;
     account.check_reach(directory.path())?;
     let layout = Layout::new(directory.path().to_owned());
     let guard = Guard::start(pg_ctl, &layout.data, account, AtEnd::Remove(&layout.base))?;
-    // From here on it is the guard's.
+    // From here on the guard removes the directory.
     let _ = directory.keep();
     Ok((layout, guard))
 }
 
-/// The directory for temporary files; memory, if nothing need be on a disk and there is plenty.
+/// Returns the directory for temporary files: memory, if nothing need be on a disk and enough of it is free.
 fn parent(durability: Durability) -> PathBuf {
     let has_room = || statvfs(MEMORY).is_ok_and(|volume| volume.f_bavail * volume.f_frsize >= MEMORY_ROOM);
     if durability == Durability::Volatile && has_room() { MEMORY.into() } else { std::env::temp_dir() }
 }
 
-/// The directory that the user wants to keep.
+/// Prepares the directory that the user wants to keep.
 async fn kept(
     directory: &Path,
     installation: &Installation,
@@ -308,7 +309,7 @@ async fn kept(
     layout.prepare_kept(account)?;
     account.check_reach(&layout.base)?;
     check_major(&layout, installation)?;
-    // Before the guard exists, which would stop the other program's server.
+    // Checked before the guard exists, which would stop the other program's server.
     if is_running(installation, account, &layout.data).await? {
         return Err(ThrowawayError::AlreadyRunning { path: layout.base });
     }
@@ -316,13 +317,13 @@ async fn kept(
     Ok((layout, guard))
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago.
 fn free_port() -> Result<u16, ThrowawayError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     Ok(listener.map_err(ThrowawayError::io("127.0.0.1:0"))?.port())
 }
 
-/// A database name as a part of a URL.
+/// Encodes a database name as a part of a URL.
 fn percent_encoded(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),

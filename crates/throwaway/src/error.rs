@@ -1,15 +1,16 @@
-//! What can go wrong with a throw-away cluster.
+//! Errors of a throw-away cluster.
 
 use std::path::PathBuf;
 
 use crate::Version;
 use crate::installation::OLDEST_MAJOR;
 
-/// An error of this crate. Every message says what to do about it, unless the operating system's words do.
+/// An error of this crate. Every message says what to do about it, unless the operating system's message
+/// does.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ThrowawayError {
-    /// No server anywhere.
+    /// No server was found.
     #[error(
         "no PostgreSQL server ({OLDEST_MAJOR} or newer) was found; looked in {looked_in}. \
          Install one with your package manager, or get one with walvec: `pip install 'walvec[demo]'`; \
@@ -17,10 +18,10 @@ pub enum ThrowawayError {
          WALVEC_POSTGRES names a directory that holds initdb, pg_ctl and postgres"
     )]
     NotFound {
-        /// The places, for people.
+        /// The places that were searched, as text for users.
         looked_in: String,
     },
-    /// No server of the major version that was asked for.
+    /// No server of the requested major version was found.
     #[error(
         "no PostgreSQL {major} was found; there is {found}. \
          Type `scripts/fetch-postgres.sh {major}` to fetch it into your cache (13 to 18; no root needed)"
@@ -28,7 +29,7 @@ pub enum ThrowawayError {
     MajorNotFound {
         /// The major version that was asked for.
         major: u32,
-        /// The versions that exist, for people.
+        /// The versions that were found, as text for users.
         found: String,
     },
     /// The place that the user named holds no usable server.
@@ -52,7 +53,7 @@ pub enum ThrowawayError {
         .path.display(), .blocked_by.display()
     )]
     Unreachable {
-        /// What the server needs to reach.
+        /// The path that the server needs to reach.
         path: PathBuf,
         /// The first directory on the way that is closed.
         blocked_by: PathBuf,
@@ -74,12 +75,12 @@ pub enum ThrowawayError {
     OtherMajor {
         /// The cluster.
         path: PathBuf,
-        /// Its major version.
+        /// The major version that made the cluster.
         made_by: String,
-        /// The server's version.
+        /// The version of the server here.
         installed: Version,
     },
-    /// Somebody else runs the kept cluster.
+    /// Another program runs the kept cluster.
     #[error("the cluster in {} is already running; stop the other walvec first, or choose another directory", .path.display())]
     AlreadyRunning {
         /// The cluster.
@@ -94,19 +95,19 @@ pub enum ThrowawayError {
     NotCopied {
         /// The directory of its programs.
         server: PathBuf,
-        /// Where the copy was to go.
+        /// The directory that the copy was meant for.
         directory: PathBuf,
-        /// The operating system's words.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// One of PostgreSQL's programs failed.
     #[error("{program} failed ({status}): {output}")]
     Program {
-        /// Its path.
+        /// The program's path.
         program: String,
         /// How it ended.
         status: String,
-        /// What it said, at most its last lines.
+        /// The last lines of its output.
         output: String,
     },
     /// The server did not start.
@@ -114,17 +115,17 @@ pub enum ThrowawayError {
     Start {
         /// The server's version.
         version: Version,
-        /// What pg_ctl said.
+        /// The output of pg_ctl.
         output: String,
         /// The server's log.
         log: PathBuf,
         /// The log's last lines.
         log_tail: String,
     },
-    /// The server was not gone in time after it had been killed.
+    /// The processes of a killed server did not end in time.
     #[error("PostgreSQL (process {pid}) still accepts connections after it was killed")]
     StillThere {
-        /// The postmaster.
+        /// The process id of the postmaster.
         pid: i32,
     },
     /// A connection or a statement failed.
@@ -132,21 +133,21 @@ pub enum ThrowawayError {
     Sql {
         /// What was being done.
         doing: String,
-        /// The server's words.
+        /// The server's error.
         source: tokio_postgres::Error,
     },
-    /// The file system said no.
+    /// A file operation failed.
     #[error("{}: {source}", .path.display())]
     Io {
         /// What was being read or written.
         path: PathBuf,
-        /// The operating system's words.
+        /// The operating system's error.
         source: std::io::Error,
     },
 }
 
 impl ThrowawayError {
-    /// For `map_err`: an I/O error with the path it is about.
+    /// Returns a closure for `map_err` that makes an I/O error about `path`.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }

@@ -1,9 +1,9 @@
 //! The process that ends a cluster, however the program that started it ends.
 //!
 //! A server must not outlive a demo that was killed with `kill -9`, nor a test run whose process just exits: statics are
-//! never dropped. So a small shell process waits for the end of its standard input, whose other end only this process
-//! holds: the kernel closes it on every way out. Then it stops the server and removes what is temporary. An orderly end
-//! goes the same way, so there is one way, and it is tested.
+//! never dropped. So a small shell process waits for the end of its standard input. Only this process holds the other
+//! end, and the kernel closes it however this process ends. Then the shell stops the server and removes temporary files.
+//! An orderly end works in the same way, so there is only one way, and it is tested.
 
 use std::io;
 use std::path::Path;
@@ -13,9 +13,9 @@ use crate::ThrowawayError;
 use crate::account::Account;
 use crate::command::command;
 
-/// `$1` pg_ctl, `$2` data directory, `$3` how to stop, `$4` directory to remove or nothing.
+/// The guard's script. `$1` pg_ctl, `$2` data directory, `$3` stop mode, `$4` directory to remove or nothing.
 ///
-/// A fast stop waits for replication clients; one that is itself stopped would hold it up, hence the limit.
+/// A fast stop waits for replication clients. One that is suspended would hold it up, hence the limit.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 while read -r _; do :; done
@@ -28,9 +28,9 @@ if [ -n "$4" ]; then rm -rf "$4"; fi
 /// What happens to the files at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AtEnd<'a> {
-    /// Stop in order and keep them.
+    /// Stop with a fast shutdown and keep them.
     Keep,
-    /// Nobody will need the data: stop at once and remove this directory.
+    /// Stop at once, because the data is not needed any more, and remove this directory.
     Remove(&'a Path),
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard for the cluster in `data`.
+    /// Starts the guard of the cluster in `data`.
     pub(crate) fn start(
         pg_ctl: &Path,
         data: &Path,
@@ -55,7 +55,7 @@ impl Guard {
         };
         let mut guard: Command = command(shell, account);
         guard.arg("-c").arg(SCRIPT).arg("walvec-guard").arg(pg_ctl).arg(data).arg(mode).arg(remove);
-        // Not in the caller's directory, which could then not be unmounted or removed.
+        // The guard does not stay in the caller's directory, which could then not be unmounted or removed.
         guard.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = guard.spawn().map_err(ThrowawayError::io(shell))?;
         Ok(Self { process })

@@ -1,4 +1,4 @@
-//! Finding a PostgreSQL server on this machine.
+//! The search for a PostgreSQL server on this machine.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,10 +12,10 @@ use crate::account::Account;
 use crate::command::{command, words};
 use crate::packaged::PackagedServer;
 
-/// The oldest major version that walvec reads from. 12 and older are no longer supported by PostgreSQL's makers.
+/// The oldest major version that walvec reads from. The PostgreSQL project no longer supports 12 and older.
 pub const OLDEST_MAJOR: u32 = 13;
 
-/// What a directory must hold to be of use.
+/// The programs that a directory must hold.
 const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 
 /// Directories with one subdirectory per installed major version, and the path of the programs below that.
@@ -32,9 +32,9 @@ const PER_MAJOR: [(&str, &str); 5] = [
 /// A server version, e.g. 15.18.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
-    /// E.g. 15.
+    /// For example 15.
     pub major: u32,
-    /// E.g. 18; 0 for a version that is not released yet.
+    /// For example 18; 0 for a version that is not released yet.
     pub minor: u32,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// A text that is not the answer of `postgres --version`.
+/// The error for a text that is not the output of `postgres --version`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\" is not a PostgreSQL version; expected the form \"postgres (PostgreSQL) 15.18\"")]
 pub struct InvalidVersion(pub String);
@@ -52,7 +52,7 @@ pub struct InvalidVersion(pub String);
 impl FromStr for Version {
     type Err = InvalidVersion;
 
-    /// Reads the answer of `postgres --version`, e.g. `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, or
+    /// Parses the output of `postgres --version`, e.g. `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, or
     /// `postgres (PostgreSQL) 19beta1`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidVersion(text.trim().to_owned());
@@ -65,11 +65,11 @@ impl FromStr for Version {
     }
 }
 
-/// Where to look for servers.
+/// The places that are searched for servers.
 #[derive(Clone, Debug, Default)]
 pub struct SearchPlaces {
-    /// What the user named: a directory of programs, an installation that has them in `bin`, or a major version. Nothing
-    /// else is looked at then.
+    /// The server that the user named: a directory of programs, an installation that has them in `bin`, or a major
+    /// version. The other places are not searched then.
     pub explicit: Option<String>,
     /// The directories of `PATH`, in order.
     pub path: Vec<PathBuf>,
@@ -80,8 +80,8 @@ pub struct SearchPlaces {
 }
 
 impl SearchPlaces {
-    /// The places that the environment names: `WALVEC_POSTGRES`, `PATH`, and `WALVEC_CACHE` with its defaults; and the
-    /// packages around this program.
+    /// Returns the places that the environment names (`WALVEC_POSTGRES`, `PATH`, and `WALVEC_CACHE` with its defaults)
+    /// and the packages around this program.
     ///
     /// The defaults are those of `scripts/fetch-postgres.sh`: `$XDG_CACHE_HOME/walvec` or `~/.cache/walvec`, but for root
     /// `/var/cache/walvec`, because the unprivileged account that runs the server may not enter root's home.
@@ -103,7 +103,7 @@ impl SearchPlaces {
         }
     }
 
-    /// Every directory where programs may be, in order of preference.
+    /// Returns every directory that may hold the programs, in order of preference.
     fn candidates(&self) -> Vec<PathBuf> {
         let mut candidates = self.path.clone();
         for (parent, prefix) in PER_MAJOR {
@@ -116,7 +116,7 @@ impl SearchPlaces {
         candidates
     }
 
-    /// The places, for people.
+    /// Describes the places for users.
     fn described(&self) -> String {
         let fetched = self.fetched.as_ref().map(|fetched| format!(", {}", fetched.display()));
         let fetched = fetched.unwrap_or_default();
@@ -124,12 +124,12 @@ impl SearchPlaces {
     }
 }
 
-/// The path of this program, with symbolic links resolved: pipx and npm link to it from a directory of `PATH`.
+/// Returns the path of this program, with symbolic links resolved: pipx and npm link to it from a directory of `PATH`.
 fn program() -> Option<PathBuf> {
     env::current_exe().and_then(fs::canonicalize).ok()
 }
 
-/// `<parent>/<prefix><major>/bin` for every major that is there, newest first.
+/// Returns the existing directories `<parent>/<prefix><major>/bin`, newest major first.
 fn per_major(parent: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let mut majors: Vec<u32> =
@@ -146,13 +146,14 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// The first usable server: the one the user named, else from `PATH`, the system's usual directories (newest first),
-    /// what `make postgres` fetched, and the packages that were installed with the program.
+    /// Finds the first usable server: the one that the user named, else one from `PATH`, the system's usual directories
+    /// (newest first), what `make postgres` fetched, and the packages that were installed with the program.
     ///
-    /// A packaged server that cannot be used where it is gets copied to where `make postgres` would have put it.
+    /// A packaged server that cannot be used where it is gets copied to the directory where `make postgres` would have
+    /// put it.
     ///
     /// # Errors
-    /// If there is none, or if what the user named is none.
+    /// If there is none, or if the user named something that is not one.
     pub fn find(places: &SearchPlaces) -> Result<Self, ThrowawayError> {
         if let Some(explicit) = &places.explicit {
             return Self::named(places, explicit);
@@ -172,7 +173,8 @@ impl Installation {
         outcome
     }
 
-    /// The server that `name` means: a major version, a directory of programs, or an installation with them in `bin`.
+    /// Finds the server that `name` means: a major version, a directory of programs, or an installation with them in
+    /// `bin`.
     ///
     /// # Errors
     /// If there is none.
@@ -184,7 +186,8 @@ impl Installation {
         if path.join("pg_ctl").exists() { Self::open(path) } else { Self::open(&path.join("bin")) }
     }
 
-    /// Every usable server in `places`, in order of preference, each once. What the user named is not among the places.
+    /// Returns every usable server in `places`, in order of preference, each once. The server that the user named is left
+    /// out.
     #[must_use]
     pub fn all(places: &SearchPlaces) -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
@@ -204,13 +207,13 @@ impl Installation {
         wanted.ok_or(ThrowawayError::MajorNotFound { major, found })
     }
 
-    /// The server whose programs are in `bin`.
+    /// Opens the server whose programs are in `bin`.
     pub(crate) fn open(bin: &Path) -> Result<Self, ThrowawayError> {
         let unusable = |reason: String| ThrowawayError::NotUsable { path: bin.to_owned(), reason };
         if let Some(missing) = PROGRAMS.iter().find(|program| !bin.join(program).is_file()) {
             return Err(unusable(format!("it has no {missing}")));
         }
-        // The programs find each other and their libraries beside their real place, so links are followed once, here.
+        // The programs find each other and their libraries relative to their real path, so links are resolved once, here.
         let pg_ctl = bin.join("pg_ctl").canonicalize().map_err(ThrowawayError::io(bin))?;
         let bin = pg_ctl.parent().unwrap_or(bin).to_owned();
         let account = Account::for_servers()?;
@@ -224,19 +227,19 @@ impl Installation {
         Ok(Self { bin, version })
     }
 
-    /// The server's version.
+    /// Returns the server's version.
     #[must_use]
     pub const fn version(&self) -> Version {
         self.version
     }
 
-    /// The directory of its programs.
+    /// Returns the directory of its programs.
     #[must_use]
     pub fn bin(&self) -> &Path {
         &self.bin
     }
 
-    /// The path of one of its programs.
+    /// Returns the path of one of its programs.
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.bin.join(name)
@@ -253,7 +256,7 @@ mod tests {
         Version { major, minor }
     }
 
-    /// Programs that only answer `--version`.
+    /// Creates programs that only answer `--version`.
     fn pretend_server(bin: &Path, answer: &str) {
         fs::create_dir_all(bin).unwrap();
         for program in PROGRAMS {
@@ -263,7 +266,7 @@ mod tests {
         }
     }
 
-    /// A directory that the account of servers may enter.
+    /// Creates a directory that the account of servers may enter.
     fn open_directory() -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -12,24 +12,25 @@ use crate::account::Account;
 use crate::command::{command, run, tail};
 use crate::{Access, Durability, Installation, ThrowawayError};
 
-/// The superuser's name, whatever the account is called.
+/// The superuser's name, whatever the name of the account is.
 pub(crate) const SUPERUSER: &str = "postgres";
 
-/// Included at the end of postgresql.conf, and written anew at every start: a kept cluster may get another port.
+/// A file that is included at the end of postgresql.conf. It is written again at every start, because a kept
+/// cluster may get another port.
 const CONFIGURATION: &str = "walvec.conf";
 
-/// Where a cluster's files are.
+/// The paths of a cluster's files.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
-    /// Holds everything.
+    /// The directory that holds all of them.
     pub(crate) base: PathBuf,
-    /// The server's own directory.
+    /// The server's data directory.
     pub(crate) data: PathBuf,
     /// The server's log.
     pub(crate) log: PathBuf,
-    /// What initdb has not finished yet.
+    /// The data directory while initdb fills it.
     new_data: PathBuf,
-    /// The superuser's password, unless everybody may connect.
+    /// The superuser's password, unless the cluster was made without one.
     password: PathBuf,
 }
 
@@ -44,12 +45,12 @@ impl Layout {
         }
     }
 
-    /// The major version that made the cluster, e.g. `15`; `None` if there is no cluster yet.
+    /// Returns the major version that made the cluster, e.g. `15`; `None` if there is no cluster yet.
     pub(crate) fn made_by(&self) -> Option<String> {
         fs::read_to_string(self.data.join("PG_VERSION")).ok().map(|version| version.trim().to_owned())
     }
 
-    /// Makes the directory, or refuses one that holds something else.
+    /// Creates the directory, or refuses one that holds other files.
     pub(crate) fn prepare_kept(&self, account: &Account) -> Result<(), ThrowawayError> {
         fs::create_dir_all(&self.base).map_err(ThrowawayError::io(&*self.base))?;
         let entries = fs::read_dir(&self.base).map_err(ThrowawayError::io(&*self.base))?;
@@ -59,7 +60,7 @@ impl Layout {
                 .map_err(ThrowawayError::io(&*self.base))?;
             return account.own(&self.base);
         }
-        // Without data but with a password: an initdb that was interrupted.
+        // A password without data means that initdb was interrupted.
         let ours = [&self.data, &self.new_data, &self.log, &self.password];
         if names.iter().all(|name| ours.iter().any(|path| path.file_name() == Some(name))) {
             return Ok(());
@@ -99,7 +100,7 @@ impl Layout {
         fs::rename(&self.new_data, &self.data).map_err(ThrowawayError::io(&*self.data))
     }
 
-    /// Takes the files of a stopped cluster.
+    /// Copies the files of a stopped cluster.
     pub(crate) async fn copy(&self, from: &Self, account: &Account, is_standby: bool) -> Result<(), ThrowawayError> {
         let mut copy = command(Path::new("cp"), account);
         copy.arg("-Rp").arg(&from.data).arg(&self.data);
@@ -124,7 +125,7 @@ impl Layout {
         account.own(&self.password)
     }
 
-    /// The superuser's password; `None` if the cluster was made without one.
+    /// Reads the superuser's password; `None` if the cluster was made without one.
     pub(crate) fn password(&self) -> Result<Option<String>, ThrowawayError> {
         match fs::read_to_string(&self.password) {
             Ok(password) => Ok(Some(password.trim().to_owned())),
@@ -146,12 +147,12 @@ impl Layout {
         account.own(&path)
     }
 
-    /// How long the server's log is by now, in bytes.
+    /// Returns the present length of the server's log in bytes.
     pub(crate) fn log_length(&self) -> u64 {
         fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
     }
 
-    /// The end of what the server's log got since it was `from` bytes long.
+    /// Returns the end of what was added to the server's log since it was `from` bytes long.
     pub(crate) fn log_tail(&self, from: u64) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
         let new = usize::try_from(from).ok().and_then(|from| log.get(from..)).unwrap_or(&log);
@@ -165,7 +166,7 @@ fn configuration(port: u16, durability: Durability, settings: &[(String, String)
     let ours = [
         ("listen_addresses", "127.0.0.1"),
         ("port", &port),
-        // Socket files have short path limits and would be one more thing to remove.
+        // Paths of socket files have short limits, and the files would be one more thing to remove.
         ("unix_socket_directories", ""),
         ("wal_level", "logical"),
         // Enough for the slots and snapshot copies of several tests at once.
@@ -178,14 +179,14 @@ fn configuration(port: u16, durability: Durability, settings: &[(String, String)
     ];
     let theirs = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let mut lines = String::new();
-    // The last of several lines about one setting wins.
+    // PostgreSQL uses the last of several lines about one setting.
     for (name, value) in ours.into_iter().chain(theirs) {
         lines.push_str(&format!("{name} = {}\n", quoted(value)));
     }
     lines
 }
 
-/// A value as postgresql.conf wants it: quotes doubled, and backslashes too, which start escapes there.
+/// Quotes a value for postgresql.conf: quotes are doubled, and backslashes too, which start escapes there.
 fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', r"\\").replace('\'', "''"))
 }
@@ -200,7 +201,7 @@ pub(crate) fn check_major(layout: &Layout, installation: &Installation) -> Resul
     }
 }
 
-/// Whether a server runs in `data`.
+/// Returns whether a server runs in `data`.
 pub(crate) async fn is_running(
     installation: &Installation,
     account: &Account,

@@ -1,14 +1,14 @@
-//! Throw-away PostgreSQL clusters: a real server for the demo, the tests and the benchmarks, gone when they end.
+//! Throw-away PostgreSQL clusters: a real server for the demo, the tests and the benchmarks, removed when they end.
 //!
 //! - [`installation`]: finding a PostgreSQL server (13 or newer) on this machine
 //! - [`packaged`]: servers in Python and npm packages that were installed with the program
 //! - [`cluster`]: a running cluster: start, stop, crash, start again
-//! - [`options`]: what a cluster can be asked to be
+//! - [`options`]: the options of a cluster
 //! - `layout`: the files of a cluster and its configuration
 //! - `guard`: the process that stops the server and removes its files however the program ends, `kill -9` included
-//! - `account`: whom the server runs as, because PostgreSQL refuses to run as root
+//! - `account`: the account that the server runs as, because PostgreSQL refuses to run as root
 //! - `command`: running PostgreSQL's own programs
-//! - `sql`: the few statements that a cluster's owner needs: make a database, drop it, connect
+//! - `sql`: the few statements that a cluster's owner needs: create a database, drop it, connect
 //! - [`volume`]: a small file system, to be filled up
 //! - [`error`]: what can go wrong, and what to type then
 //!

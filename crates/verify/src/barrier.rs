@@ -1,4 +1,4 @@
-//! Until when the running walvec has to be waited for.
+//! The barrier: how long a comparison must wait for the running walvec.
 
 use std::time::Duration;
 
@@ -8,26 +8,27 @@ use walvec_model::Lsn;
 use crate::error::statement;
 use crate::{Applied, Job, Stage, VerifyError};
 
-/// Between two questions: at first less than a commit takes to be searchable, later little work for either side.
+/// The first pause between two polls: shorter than a commit takes to become searchable. Later pauses are longer and cost
+/// either side little.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Settles how the barriers of a session become durable.
+/// Sets how the barriers of a session become durable.
 pub(crate) async fn prepare(session: &Client) -> Result<(), VerifyError> {
-    // Only what is on the server's disk is sent. Standbys are of no interest here.
+    // The WAL is sent once it is on the server's own disk, so there is no need to wait for standbys.
     session.batch_execute("SET synchronous_commit = 'local'").await.map_err(statement("preparing the session"))
 }
 
-/// Writes a message into the WAL and returns its position: everything that anybody can see by now was committed before it.
+/// Writes a message into the WAL and returns its position: everything that is visible by now was committed before it.
 ///
-/// The message is transactional because its commit takes it to the disk. One that is not may lie in the server's memory,
-/// unsent, until somebody else commits.
+/// The message is transactional, because its commit flushes it to the disk. One that is not transactional may stay in the
+/// server's memory, unsent, until another transaction commits.
 pub(crate) async fn emit(session: &Client) -> Result<Lsn, VerifyError> {
     let query = "SELECT pg_logical_emit_message(true, 'walvec', 'verify')::text";
     position(session, query, "writing a message into the WAL").await
 }
 
-/// Where the server is: nothing that anybody has seen by now is of later.
+/// Returns the server's WAL position: nothing that is visible by now was committed after it.
 pub(crate) async fn wal_position(session: &Client) -> Result<Lsn, VerifyError> {
     position(session, "SELECT pg_current_wal_insert_lsn()::text", "asking for the server's position").await
 }
@@ -38,7 +39,7 @@ async fn position(session: &Client, query: &str, doing: &str) -> Result<Lsn, Ver
     text.parse().map_err(|_| VerifyError::Unexpected(format!("PostgreSQL answered \"{text}\" as a WAL position")))
 }
 
-/// Waits until everything before `until` can be found, and all of it is shown.
+/// Waits until everything before `until` can be found in the collection, and the server holds no points back.
 pub(crate) async fn wait(job: &Job<'_>, until: Lsn) -> Result<(), VerifyError> {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -47,7 +48,7 @@ pub(crate) async fn wait(job: &Job<'_>, until: Lsn) -> Result<(), VerifyError> {
             break;
         }
         (job.watch)(Stage::Waiting { until, now: lsn, problem });
-        // Another process cannot be awaited, only asked.
+        // The walvec that fills the collection is another process, so it has to be polled.
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

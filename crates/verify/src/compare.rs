@@ -1,4 +1,4 @@
-//! One collection, from beginning to end.
+//! The comparison of one collection, from beginning to end.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,29 +18,29 @@ use crate::sort::{Expected, Sorted, Sorter};
 use crate::vectors::{self, Sampler};
 use crate::{Findings, Job, Mismatch, Report, Stage, VerifyError, barrier};
 
-/// Rows that are rendered together, and about how many bytes of them.
+/// How many rows are rendered together at most; the next constant bounds their bytes.
 const BATCH_ROWS: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
-/// Batches that are rendered at the same time.
+/// How many batches are rendered concurrently.
 const BATCHES: usize = 4;
-/// Points of a page: at first, at least, at most. In between, so many that a page has about [`PAGE_BYTES`].
+/// Points of a page: at first, at least, at most. In between, a page has as many as make about [`PAGE_BYTES`].
 const PAGE: usize = 16;
 const PAGES: std::ops::RangeInclusive<usize> = 16..=4096;
 const PAGE_BYTES: usize = 2 << 20;
-/// From this many points on a majority says what a collection was built with.
+/// How many points are read first: a majority of them shows what the collection was built with.
 const FIRST_POINTS: usize = 256;
 
 /// Compares a collection with its table, both as they are at some moment during the call.
 ///
 /// Reads every row once, in one transaction, and every point once; what differs is read again. Takes about 100 MiB of memory,
-/// whatever the number of rows, and temporary files of some 50 bytes and the key per row.
+/// whatever the number of rows, and per row a temporary file's share of some 50 bytes and the key.
 ///
 /// # Errors
-/// If a side cannot be read, or the collection was built with something else ([`VerifyError::Fingerprint`]). Waits for as
-/// long as the running walvec is behind; [`Job::watch`] is told.
+/// If a side cannot be read, or the collection was built with another model or text ([`VerifyError::Fingerprint`]). Waits for
+/// as long as the running walvec is behind, and reports that to [`Job::watch`].
 #[must_use]
 pub fn compare<'a>(job: &'a Job<'_>) -> BoxFuture<'a, Result<(Report, Findings), VerifyError>> {
-    // The code of a bare future would be compiled in the program that awaits it, and optimised as the program is.
+    // Boxed here, because a bare future would be compiled in the crate that awaits it, with that crate's optimisation level.
     Box::pin(compare_in_pages(job))
 }
 
@@ -59,7 +59,7 @@ async fn compare_in_pages(job: &Job<'_>) -> Result<(Report, Findings), VerifyErr
     Ok((report, findings))
 }
 
-/// Refuses a collection most of whose first points were made by something else.
+/// Refuses a collection if most of its first points were made by another model or text.
 async fn check_fingerprint(job: &Job<'_>) -> Result<(), VerifyError> {
     let page = job.points.page(None, FIRST_POINTS).await?;
     let mut counts: HashMap<&str, usize> = HashMap::new();
@@ -89,7 +89,8 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// The image of every row of a snapshot, by id; returns when the running walvec has applied all of it.
+    /// Reads the image of every row of a snapshot, sorted by id; returns when the running walvec has applied the whole
+    /// snapshot.
     async fn read_rows(&mut self, imager: &Arc<Imager>) -> Result<Sorted, VerifyError> {
         let job = self.judge.job;
         let failed = || statement(format!("reading {}", job.spec.table));
@@ -100,7 +101,7 @@ impl Comparison<'_> {
         let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", self.judge.all_rows());
         let rows = job.reader.copy_out(&copy).await.map_err(failed())?;
         let columns = imager.texts();
-        // It must not be asked again once it has ended.
+        // Fused, because the stream must not be polled after its end.
         let mut rows = Box::pin(BinaryCopyOutStream::new(rows, &vec![Type::TEXT; columns]).fuse());
         let mut sorter = Sorter::new();
         let mut rendering: VecDeque<JoinHandle<Result<Vec<Expected>, VerifyError>>> = VecDeque::new();
@@ -137,7 +138,7 @@ impl Comparison<'_> {
             let page = if merge.is_hungry() { ahead.take() } else { None };
             let last = ahead.is_none() && scan.next.is_none();
             let work = spawn_blocking(move || merge.run(page, last).map(|()| merge));
-            // The next page comes in meanwhile.
+            // Fetch the next page concurrently.
             let fetch = async { if ahead.is_none() { scan.page(job).await } else { Ok(ahead.take()) } };
             let (worked, fetched) = tokio::join!(work, fetch);
             merge = worked.map_err(interrupted)??;
@@ -181,7 +182,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Where the scroll is.
+/// The position of the scroll.
 struct Scan {
     /// Where the next page begins; `None` at the end.
     next: Option<Option<PointId>>,
@@ -199,7 +200,7 @@ impl Scan {
     }
 }
 
-/// How many points make about [`PAGE_BYTES`], by the last page.
+/// Returns how many points make about [`PAGE_BYTES`], judging by the last page.
 fn next_limit(points: &[RawPoint]) -> Option<usize> {
     let bytes: usize =
         points.iter().map(|point| point.payload.iter().map(|(_, value)| weight(value)).sum::<usize>()).sum();
@@ -207,7 +208,7 @@ fn next_limit(points: &[RawPoint]) -> Option<usize> {
     Some((PAGE_BYTES / each).clamp(*PAGES.start(), *PAGES.end()))
 }
 
-/// About how many bytes a value takes.
+/// Returns about how many bytes a value takes.
 fn weight(value: &serde_json::Value) -> usize {
     match value {
         serde_json::Value::String(text) => text.len() + 16,
@@ -219,7 +220,7 @@ fn weight(value: &serde_json::Value) -> usize {
 
 type Rows = std::pin::Pin<Box<futures::stream::Fuse<BinaryCopyOutStream>>>;
 
-/// The next rows, bounded by number and bytes; none at the end.
+/// Reads the next rows, bounded by number and bytes; none at the end.
 async fn next_batch(rows: &mut Rows, columns: usize) -> Result<Vec<BinaryCopyOutRow>, tokio_postgres::Error> {
     let (mut batch, mut bytes) = (Vec::with_capacity(BATCH_ROWS), 0);
     while batch.len() < BATCH_ROWS && bytes < BATCH_BYTES {

@@ -1,17 +1,17 @@
-//! How two points are compared: by content, in bounded space.
+//! The comparison of two points by content, in bounded space.
 //!
-//! The digest of a point covers the user's fields and, of walvec's own, what follows from the row: table, key, hash of the
-//! text, fingerprint, chunk number and chunk count. Where the point stands in the WAL, and which snapshot last saw it, do
-//! not follow from the row.
+//! The digest of a point covers the user's fields and those parts of walvec's own field that follow from the row: table,
+//! key, hash of the text, fingerprint, chunk number and chunk count. The point's position in the WAL, and the snapshot that
+//! last saw it, do not follow from the row.
 //!
-//! Fields are compared by name, whatever their order. Whole numbers are compared exactly, and so are numbers with a fraction
-//! in the embedded engine. On a server's way to its disk and back, JSON readers may be wrong in the last digits of a
-//! fraction: there [`DIGITS`] of them count. A server has no whole numbers from 2^63 on: it holds them as fractions.
+//! Fields are compared by name, in any order. Whole numbers are compared exactly, and so are numbers with a fraction in the
+//! embedded engine. On a server's way to its disk and back, JSON readers may change the last digits of a fraction, so only
+//! [`DIGITS`] of them count there. A server has no whole numbers from 2^63 on: it stores them as fractions.
 
 use serde_json::{Number, Value};
 use walvec_model::{Payload, RESERVED_KEY};
 
-/// Digits of a floating-point number that count. An `f64` has between 15 and 17.
+/// How many digits of a floating-point number count. An `f64` has between 15 and 17.
 const DIGITS: usize = 12;
 
 /// How numbers with a fraction are compared.
@@ -29,7 +29,7 @@ pub(crate) const OWN_PARTS: [&str; 6] = ["t", "k", "h", "m", "c", "n"];
 /// 128 bits of BLAKE3.
 pub(crate) type Digest = [u8; 16];
 
-/// The digest of a point with these fields ([`RESERVED_KEY`] is skipped) and these parts of walvec's own field.
+/// Returns the digest of a point with these fields ([`RESERVED_KEY`] is skipped) and these parts of walvec's own field.
 pub(crate) fn digest(payload: &Payload, own: [&Value; OWN_PARTS.len()], fractions: Fractions) -> Digest {
     let mut bytes = Vec::with_capacity(256);
     put_object(&mut bytes, payload, fractions);
@@ -39,13 +39,13 @@ pub(crate) fn digest(payload: &Payload, own: [&Value; OWN_PARTS.len()], fraction
     digest
 }
 
-/// The parts of walvec's own field, as a stored payload has them; null where they are missing.
+/// Returns the parts of walvec's own field in a stored payload; null where they are missing.
 pub(crate) fn stored_parts(payload: &Payload) -> [&Value; OWN_PARTS.len()] {
     let own = payload.get(RESERVED_KEY);
     OWN_PARTS.map(|part| own.and_then(|own| own.get(part)).unwrap_or(&Value::Null))
 }
 
-/// Whether two values count as equal.
+/// Returns whether two values count as equal.
 pub(crate) fn same(left: &Value, right: &Value, fractions: Fractions) -> bool {
     let same = |left: &Value, right: &Value| same(left, right, fractions);
     match (left, right) {
@@ -61,18 +61,19 @@ pub(crate) fn same(left: &Value, right: &Value, fractions: Fractions) -> bool {
     }
 }
 
-/// Two numbers on either side of a boundary of [`DIGITS`] digits are equal all the same, unlike their digests.
+/// Compares two numbers rounded to [`DIGITS`] digits. Numbers on either side of a rounding boundary are equal here, although
+/// their digests differ.
 fn same_rounded(left: &Number, right: &Number) -> bool {
     match (left.is_i64(), right.is_i64(), left.as_f64(), right.as_f64()) {
         (false, false, Some(left), Some(right)) => {
-            // Half a unit of the last digit that counts.
+            // The tolerance is half a unit of the last digit that counts.
             left == right || (left - right).abs() <= 1e-12 * left.abs().max(right.abs())
         }
         _ => left == right,
     }
 }
 
-/// Appends a value; no value's bytes are the beginning of another one's.
+/// Appends the encoding of a value; no encoding is a prefix of another one.
 fn put(bytes: &mut Vec<u8>, value: &Value, fractions: Fractions) {
     match value {
         Value::Null => bytes.push(b'n'),

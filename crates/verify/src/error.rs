@@ -1,4 +1,4 @@
-//! Why a comparison could not be made. What it finds is no error.
+//! Why a comparison could not be made. A mismatch that it finds is not an error.
 
 use tokio_postgres::error::{DbError, SqlState};
 use walvec_embed::EmbedError;
@@ -12,15 +12,15 @@ pub enum VerifyError {
     Source {
         /// What was attempted.
         doing: String,
-        /// The server's words.
+        /// The server's error message.
         reason: String,
     },
-    /// PostgreSQL cannot send a row, which is not parked.
+    /// PostgreSQL cannot send a row because it is too large, and walvec has not parked it.
     #[error("PostgreSQL, while {doing}: a row does not fit into a message: {reason}")]
     TooLarge {
         /// What was attempted.
         doing: String,
-        /// The server's words.
+        /// The server's error message.
         reason: String,
     },
     /// The table cannot be compared.
@@ -46,7 +46,7 @@ pub enum VerifyError {
         table: TableName,
         /// `text`, or `computed.` and the field's name.
         field: String,
-        /// The template engine's words.
+        /// The template engine's error message.
         reason: String,
     },
     /// The collection was built with another model or text template than the configuration's.
@@ -59,13 +59,13 @@ pub enum VerifyError {
         collection: String,
         /// The fingerprint of most of its points.
         stored: String,
-        /// The configuration's.
+        /// The configuration's fingerprint.
         configured: String,
     },
     /// The model cannot embed the sample.
     #[error("embedding a sample again: {0}")]
     Embed(#[from] EmbedError),
-    /// The running walvec, or the place where points live, did not answer as it should.
+    /// The running walvec, or the sink, did not answer as it should.
     #[error("{message}")]
     Outside {
         /// The stable code.
@@ -84,7 +84,7 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// The code on the last line of stderr.
+    /// Returns the code that the last line of stderr shows.
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
@@ -101,7 +101,7 @@ impl VerifyError {
         }
     }
 
-    /// What to do, if anything helps.
+    /// Says what to do, if anything helps.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         match self {
@@ -125,7 +125,7 @@ impl VerifyError {
     }
 }
 
-/// An error of a statement, with what it was for.
+/// Returns a closure for `map_err` that makes the error of a statement, with what the statement was for.
 pub(crate) fn statement(doing: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> VerifyError {
     let doing = doing.into();
     move |error| {
@@ -141,13 +141,14 @@ pub(crate) fn statement(doing: impl Into<String>) -> impl FnOnce(tokio_postgres:
     }
 }
 
-/// Whether the text of a row, or of a value of it, is longer than the 1 GB that a message of the server can have.
+/// Returns whether the text of a row, or of one of its values, exceeds the 1 GB that a message of the server can
+/// have.
 fn is_too_large(error: &DbError) -> bool {
     *error.code() == SqlState::PROGRAM_LIMIT_EXCEEDED
         || (*error.code() == SqlState::INTERNAL_ERROR && error.message().contains("alloc request size"))
 }
 
-/// A task on the blocking pool that did not come to its end.
+/// Makes the error for a task on the blocking pool that panicked or was cancelled.
 pub(crate) fn interrupted(error: tokio::task::JoinError) -> VerifyError {
     VerifyError::Unexpected(format!("a comparison was interrupted: {error}"))
 }

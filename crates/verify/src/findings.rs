@@ -1,4 +1,5 @@
-//! Every proven mismatch, for a repair: a temporary file, because there may be as many as rows.
+//! All proven mismatches, for a repair. They lie in a temporary file, because there may be as many as
+//! rows.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _};
@@ -8,18 +9,19 @@ use walvec_model::PointId;
 
 use crate::{Mismatch, Sort};
 
-/// Findings of one portion, and about how many bytes: each one is a request, and a snapshot of its own.
+/// How many findings a portion has at most; the next constant bounds its bytes. Each portion is one
+/// request, with a snapshot of its own.
 const PORTION: usize = 10_000;
 const PORTION_BYTES: usize = 1 << 20;
 
-/// What has to be mended, in the order in which it was found.
+/// The findings to mend, in the order in which they were found.
 #[derive(Debug)]
 pub struct Findings {
     file: BufWriter<File>,
     count: u64,
 }
 
-/// One mismatch, reduced to what mending it takes.
+/// A mismatch, reduced to what a repair needs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Finding {
     pub(crate) sort: Sort,
@@ -40,13 +42,13 @@ impl Findings {
         self.file.write_all(b"\n")
     }
 
-    /// How many there are.
+    /// Returns how many findings there are.
     #[must_use]
     pub const fn count(&self) -> u64 {
         self.count
     }
 
-    /// The findings from the first one on, in portions.
+    /// Returns the findings from the first one on, in portions.
     pub(crate) fn portions(&mut self) -> io::Result<Portions> {
         self.file.flush()?;
         let mut file = self.file.get_ref().try_clone()?;
@@ -55,12 +57,12 @@ impl Findings {
     }
 }
 
-/// Gives findings in bounded portions.
+/// An iterator over findings in bounded portions.
 #[derive(Debug)]
 pub(crate) struct Portions(BufReader<File>);
 
 impl Portions {
-    /// The next findings; none at the end.
+    /// Returns the next findings; none at the end.
     pub(crate) fn next(&mut self) -> io::Result<Vec<Finding>> {
         let (mut portion, mut bytes) = (Vec::new(), 0);
         while portion.len() < PORTION && bytes < PORTION_BYTES {

@@ -1,14 +1,14 @@
-//! Which point a row should be stored under.
+//! The id under which a row should be stored.
 //!
 //! A single key column of type smallint, integer or bigint that is not negative is the id; so is a single key column of
-//! type uuid. Everything else, and every chunk of a row that is cut into chunks, is the UUIDv5 in [`NAMESPACE`] of
+//! type uuid. Any other row, and every chunk of a row that is cut into chunks, has the UUIDv5 in [`NAMESPACE`] of
 //!
 //! ```text
 //! len(schema) schema  len(table) table  len(key) key  chunk number
 //! ```
 //!
 //! where `key` is, for each key column, the length of its text and the text (a string as it is, anything else as compact
-//! JSON), and every length, and the chunk's number, takes 8 bytes, big endian.
+//! JSON). Every length, and the chunk's number, takes 8 bytes, big endian.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -17,7 +17,7 @@ use walvec_model::{PointId, TableName};
 /// The namespace of derived ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0xb3f4_9d0e_6c1a_5f27_8e5d_41c7_9a02_d6be);
 
-/// How the ids of a table's rows come about.
+/// The rule for the ids of a table's rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Ids {
     /// `len(schema) schema len(table) table`.
@@ -25,7 +25,7 @@ pub(crate) struct Ids {
     own: Own,
 }
 
-/// Which keys are ids themselves.
+/// The keys that are ids themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Own {
     Integers,
@@ -34,7 +34,8 @@ enum Own {
 }
 
 impl Ids {
-    /// For a table whose key columns have these types (`pg_type.oid`). `chunked`: its rows are cut into chunks.
+    /// Makes the rule for a table whose key columns have these types (`pg_type.oid`). `chunked`: its rows are cut into
+    /// chunks.
     pub(crate) fn new(table: &TableName, key_types: &[u32], chunked: bool) -> Self {
         let own = match key_types {
             _ if chunked => Own::None,
@@ -49,7 +50,7 @@ impl Ids {
         Self { prefix, own }
     }
 
-    /// The id of the row with this key, or of its first chunk.
+    /// Returns the id of the row with this key, or of its first chunk.
     pub(crate) fn of(&self, key: &[Value]) -> PointId {
         match (self.own, key) {
             (Own::Integers, [Value::Number(number)]) => {
@@ -62,8 +63,8 @@ impl Ids {
         }
     }
 
-    /// The key of the row that belongs under `id`, if that can be told: from the id itself, or from the key, and the number
-    /// of the chunk, that a point under this id claims to have.
+    /// Returns the key of the row that belongs under `id`, if it can be known: from the id itself, or from the key and
+    /// chunk number that a point with this id claims to have.
     pub(crate) fn key_for(&self, id: PointId, claimed: Claim<'_>) -> Option<Vec<Value>> {
         match (self.own, id) {
             (Own::Integers, PointId::Num(number)) if i64::try_from(number).is_ok() => return Some(vec![number.into()]),
@@ -75,7 +76,7 @@ impl Ids {
         (self.of(key) == id || self.chunk(key, chunk) == id).then(|| key.clone())
     }
 
-    /// The id of a chunk, counted from 0.
+    /// Returns the id of a chunk, counted from 0.
     pub(crate) fn chunk(&self, key: &[Value], chunk: u64) -> PointId {
         let mut parts = Vec::new();
         for value in key {
@@ -91,7 +92,7 @@ impl Ids {
     }
 }
 
-/// What a point says of itself.
+/// What a point claims about itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Claim<'a> {
     pub(crate) key: Option<&'a Value>,
@@ -121,7 +122,7 @@ mod tests {
         assert!(matches!(ids(&[23]).of(&[json!(-1)]), PointId::Uuid(_)));
         let uuid: Uuid = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11".parse().unwrap();
         assert_eq!(ids(&[2950]).of(&[json!(uuid.to_string())]), PointId::Uuid(uuid));
-        // Computed by another program, over the documented bytes.
+        // Computed by another program, from the documented bytes.
         let derived: Uuid = "c92f8770-52a3-514d-8693-103f00a36bfd".parse().unwrap();
         assert_eq!(ids(&[TEXT, TEXT]).of(&[json!("de"), json!("42")]), PointId::Uuid(derived));
     }

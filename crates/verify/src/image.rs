@@ -1,4 +1,4 @@
-//! What the point of a row should be.
+//! The point that a row should have.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::select;
 use crate::table::{Kind, Table};
 use crate::{Chunks, CollectionSpec, Job, Layout, VerifyError};
 
-/// How the rows of a table become points.
+/// The rule by which the rows of a table become points.
 #[derive(Debug)]
 pub(crate) struct Imager {
     pub(crate) table: Table,
@@ -26,7 +26,7 @@ pub(crate) struct Imager {
     names: Arc<[String]>,
     kinds: Vec<Kind>,
     numerics: Arc<[bool]>,
-    /// Fields that are stored as numbers: true for whole ones.
+    /// Fields that are stored as numbers; true for whole numbers.
     numbers: Vec<(String, bool)>,
     /// Stored columns, with their indexes.
     stored: Vec<(String, usize)>,
@@ -42,23 +42,23 @@ pub(crate) struct Imager {
 pub(crate) struct Image {
     pub(crate) id: PointId,
     pub(crate) key: Vec<Value>,
-    /// What the point holds, or why nothing can be said about it.
+    /// The content of the point, or why it cannot be determined.
     pub(crate) content: Result<Content, String>,
 }
 
-/// What the point of a row should hold.
+/// The content that the point of a row should have.
 #[derive(Clone, Debug)]
 pub(crate) struct Content {
     pub(crate) text: String,
     payload: Payload,
-    /// In the order of [`OWN_PARTS`].
+    /// The parts of walvec's own field, in the order of [`OWN_PARTS`].
     own: [Value; OWN_PARTS.len()],
     layout: Layout,
     fractions: Fractions,
 }
 
 impl Imager {
-    /// Asks the catalogue for the tables of a job.
+    /// Reads the tables of a job from the catalogue.
     pub(crate) async fn find(job: &Job<'_>) -> Result<Self, VerifyError> {
         let mut table = Table::find(job.asker, job.publication, &job.spec.table).await?;
         table.leave_out(|column| job.spec.cannot_use(column));
@@ -99,12 +99,13 @@ impl Imager {
         })
     }
 
-    /// How many texts there are of a row: of its columns, then of what it looks up.
+    /// Returns how many texts a row has: those of its columns, then those of its lookups.
     pub(crate) fn texts(&self) -> usize {
         self.table.columns.len() + self.joined.len()
     }
 
-    /// The images of a row, chunk by chunk, given the text of each column and of each lookup. There is at least one.
+    /// Returns the images of a row, chunk by chunk, from the text of each column and of each lookup. There is at least
+    /// one.
     pub(crate) fn images<'a>(&self, mut texts: impl Iterator<Item = Option<&'a str>>) -> Vec<Image> {
         let columns = texts.by_ref().take(self.kinds.len()).zip(&self.kinds);
         let values: Vec<Value> = columns.map(|(text, kind)| select::value(text, kind)).collect();
@@ -164,7 +165,7 @@ impl Imager {
 }
 
 impl Image {
-    /// The digest of the point that it should be; `None` if nothing can be said about it.
+    /// Returns the digest that the point should have; `None` if it cannot be determined.
     pub(crate) fn digest(&self) -> Option<Digest> {
         self.content.as_ref().ok().map(Content::digest)
     }
@@ -175,13 +176,14 @@ impl Content {
         digest::digest(&self.payload, self.own.each_ref(), self.fractions)
     }
 
-    /// The hash of the text, as points hold it.
+    /// Returns the hash of the text, as points hold it.
     pub(crate) fn text_hash(&self) -> &Value {
         let [_, _, hash, ..] = &self.own;
         hash
     }
 
-    /// What a stored point has otherwise, field by field. Parts of walvec's own field are named `_walvec.h` and so on.
+    /// Returns the fields in which a stored point differs. Parts of walvec's own field are named `_walvec.h` and so
+    /// on.
     pub(crate) fn differences(&self, point: &RawPoint) -> Vec<Difference> {
         let mut differences = Vec::new();
         let stored_payload = self.layout.read(&point.payload);
@@ -209,7 +211,8 @@ impl Content {
     }
 }
 
-/// A value of a field that is indexed as a number, as points hold it: a text that reads as one is one.
+/// Converts a value of a field that is indexed as a number to the form that points hold: a text that reads as a number
+/// becomes one.
 fn as_number(value: Value, is_whole: bool) -> Value {
     match value {
         Value::String(text) => match (text.parse::<i64>(), text.parse::<f64>().map(Number::from_f64)) {
@@ -222,7 +225,7 @@ fn as_number(value: Value, is_whole: bool) -> Value {
     }
 }
 
-/// A value as points hold it: an array or object that lies too deeply is its JSON text.
+/// Converts a value to the form that points hold: an array or object that is nested too deeply becomes its JSON text.
 fn shallow(value: Value, levels: usize) -> Value {
     match value {
         Value::Array(_) | Value::Object(_) if levels == 0 => value.to_string().into(),
@@ -232,7 +235,8 @@ fn shallow(value: Value, levels: usize) -> Value {
     }
 }
 
-/// A value of a key as points hold it: one that is nested too deeply is its JSON text as a whole.
+/// Converts a value of a key to the form that points hold: one that is nested too deeply becomes its JSON text as a
+/// whole.
 fn key_part(value: &Value) -> Value {
     let whole = || value.to_string().into();
     Some(shallow(value.clone(), MAX_NESTING)).filter(|held| held == value).unwrap_or_else(whole)

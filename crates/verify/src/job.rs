@@ -1,4 +1,4 @@
-//! What is compared, with what, and who is told.
+//! The parts of a comparison: the collection, what it is compared with, and the receiver of its progress.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{Fractions, Layout, Parked, Points, Running, VerifyError};
 /// A collection as the configuration describes it.
 #[derive(Clone, Debug)]
 pub struct CollectionSpec {
-    /// Its name.
+    /// The collection's name.
     pub collection: String,
     /// The table that it is the image of.
     pub table: TableName,
@@ -23,22 +23,23 @@ pub struct CollectionSpec {
     pub payload: Option<Vec<String>>,
     /// Further fields: name and template. One that is exactly one `{{ expression }}` keeps its type.
     pub computed: Vec<(String, String)>,
-    /// Fields that are indexed as numbers, and so are stored as numbers: true for whole ones.
+    /// Fields that are indexed as numbers, and so are stored as numbers; true for whole numbers.
     pub numbers: Vec<(String, bool)>,
     /// How payloads are laid out.
     pub layout: Layout,
-    /// What made the vectors.
+    /// The fingerprint of what made the vectors.
     pub fingerprint: Fingerprint,
     /// How numbers with a fraction are compared: it depends on where the points lie.
     pub fractions: Fractions,
     /// How texts are cut into chunks; `None`: a row is one point.
     pub chunks: Option<Chunks>,
-    /// What makes the sparse vectors; `None`: points have none.
+    /// The function that makes the sparse vectors; `None` if points have none.
     pub keywords: Option<Keywords>,
 }
 
 impl CollectionSpec {
-    /// Whether nothing can show a column. Coarse: a template that has the column's name anywhere, or may look at the row as a whole, uses it.
+    /// Returns whether no text and no field can show a column. The check is coarse: a template that contains the column's name anywhere, or
+    /// may look at the row as a whole, counts as using it.
     pub(crate) fn cannot_use(&self, column: &str) -> bool {
         let Some(payload) = &self.payload else { return false };
         let mut templates = std::iter::once(&self.text).chain(self.computed.iter().map(|(_, template)| template));
@@ -48,7 +49,7 @@ impl CollectionSpec {
     }
 }
 
-/// The sparse vector of a text: numbers of tokens, ascending, and their weights. Empty if there is none to store.
+/// Computes the sparse vector of a text: numbers of tokens, ascending, and their weights. Empty if there is none to store.
 #[derive(Clone)]
 pub struct Keywords(pub Arc<dyn Fn(&str) -> SparseVector + Send + Sync>);
 
@@ -58,13 +59,13 @@ impl std::fmt::Debug for Keywords {
     }
 }
 
-/// The pieces of a text, at least one, or why the row cannot be shown.
+/// Cuts a text into pieces, at least one, or says why the row cannot be rendered.
 pub type Split = Arc<dyn Fn(&str) -> Result<Vec<String>, String> + Send + Sync>;
 
 /// How texts are cut into chunks.
 #[derive(Clone)]
 pub struct Chunks {
-    /// Cuts a text.
+    /// The function that cuts a text.
     pub split: Split,
     /// The payload field for a chunk's text, in the layout that has no place of its own for it.
     pub field: String,
@@ -76,7 +77,7 @@ impl std::fmt::Debug for Chunks {
     }
 }
 
-/// Whose vectors are computed again.
+/// The points whose vectors are computed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sample {
     /// This many points, chosen by the seed.
@@ -91,7 +92,7 @@ pub struct Job<'a> {
     pub spec: CollectionSpec,
     /// The publication that decides which rows and columns are sent.
     pub publication: &'a str,
-    /// A session that nobody else uses: it holds the snapshot of the table.
+    /// A session for the comparison alone: it holds the snapshot of the table.
     pub reader: &'a Client,
     /// A session for everything else, with the same settings.
     pub asker: &'a Client,
@@ -101,16 +102,16 @@ pub struct Job<'a> {
     pub points: &'a dyn Points,
     /// The model that made the vectors.
     pub embedder: Arc<dyn Embedder>,
-    /// Whose vectors are computed again.
+    /// The points whose vectors are computed again.
     pub sample: Sample,
-    /// Chooses the sample; the same seed chooses the same points.
+    /// The seed that chooses the sample; the same seed chooses the same points.
     pub seed: u64,
-    /// Is told how far the comparison has come.
+    /// A callback that receives the progress of the comparison.
     pub watch: &'a (dyn Fn(Stage) + Send + Sync),
 }
 
 impl Job<'_> {
-    /// Shows every row that the running walvec could not process. They may be many.
+    /// Calls `show` for every row that the running walvec could not process. There may be many.
     pub(crate) async fn each_parked(&self, show: impl FnMut(Parked)) -> Result<(), VerifyError> {
         let (mut show, mut after) = (show, None);
         loop {
@@ -127,37 +128,37 @@ impl Job<'_> {
 /// How far a comparison has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// So many rows have been read.
+    /// This many rows have been read.
     Reading(u64),
     /// Waiting until the running walvec has applied everything up to a position.
     Waiting {
         /// The position.
         until: Lsn,
-        /// Where it is.
+        /// The running walvec's applied position.
         now: Lsn,
-        /// What holds it up, if it says so.
+        /// The running walvec's problem, if it reports one.
         problem: Option<String>,
     },
     /// Waiting for the Qdrant server to show this many points that it holds back.
     HeldBack(u64),
-    /// So many points have been compared, with so many rows.
+    /// This many points have been compared with this many rows.
     Comparing {
         /// Points.
         points: u64,
         /// Rows.
         rows: u64,
     },
-    /// So many suspects are being looked at again.
+    /// This many suspects are being read again.
     Rechecking(usize),
-    /// So many vectors have been computed again.
+    /// This many vectors have been computed again.
     Embedding(u64),
-    /// So many of so many findings have been sent to be mended.
+    /// Some of the findings have been sent to the running walvec.
     Repairing {
-        /// Sent.
+        /// How many have been sent.
         sent: u64,
-        /// Found.
+        /// How many there are.
         of: u64,
-        /// What the running walvec does with the last ones.
+        /// The state of the last portion in the running walvec.
         state: Option<crate::RepairState>,
     },
 }

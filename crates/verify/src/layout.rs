@@ -1,5 +1,4 @@
-//! What a payload looks like in each layout: written down from what the libraries' readers ask for, not from the code that
-//! lays payloads out.
+//! The form of a payload in each layout, derived from what the libraries' readers expect and not from the code that lays payloads out.
 
 use std::borrow::Cow;
 
@@ -20,11 +19,12 @@ pub enum Layout {
     FastEmbed,
 }
 
-/// Where LlamaIndex keeps a whole node, as JSON text.
+/// The field where LlamaIndex keeps a whole node, as JSON text.
 const NODE: &str = "_node_content";
 
 impl Layout {
-    /// The payload of a row, or of a chunk of it, without walvec's own field. `row`: the id of the first chunk. JSON inside a text is JSON here: see [`read`](Self::read).
+    /// Returns the payload that a row, or a chunk of it, should have, without walvec's own field. `row`: the id of the first chunk. JSON inside a
+    /// text is parsed, as [`read`](Self::read) does it.
     pub(crate) fn expected(self, id: PointId, row: PointId, text: &str, fields: Payload) -> Payload {
         let beside = |name: &str, fields: Payload| {
             Payload::from_iter([(name.to_owned(), json!(text)), ("metadata".to_owned(), Value::Object(fields))])
@@ -43,7 +43,7 @@ impl Layout {
         }
     }
 
-    /// A stored payload in the same form.
+    /// Returns a stored payload in the form of [`expected`](Self::expected): JSON inside a text is parsed.
     pub(crate) fn read(self, payload: &Payload) -> Cow<'_, Payload> {
         let node = match payload.get(NODE) {
             Some(Value::String(text)) if self == Self::LlamaIndex => serde_json::from_str::<Value>(text).ok(),
@@ -56,7 +56,7 @@ impl Layout {
     }
 }
 
-/// LlamaIndex's `TextNode`, with the row as the document that it is from.
+/// Builds LlamaIndex's `TextNode`, with the row as its source document.
 fn node(id: &str, row: &str, text: &str, fields: &Payload) -> Value {
     let source = json!({
         "class_name": "RelatedNodeInfo", "node_id": row, "node_type": "4", "metadata": {}, "hash": null

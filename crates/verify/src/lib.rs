@@ -1,7 +1,8 @@
-//! Whether a collection is the exact image of its table, while both are being written.
+//! Checks whether a collection is the exact image of its table, while both are being written.
 //!
-//! Nothing here is shared with the path that fills collections but the nouns and the documentation of what is stored: the
-//! rows come from a plain SELECT in which PostgreSQL makes the JSON, and texts, ids and hashes are computed here again.
+//! This crate shares only the nouns, and the documentation of what is stored, with the path that fills collections. The
+//! rows come from a plain SELECT in which PostgreSQL makes the JSON, and texts, ids and hashes are computed by code of
+//! its own.
 //!
 //! ```text
 //!  table ── REPEATABLE READ ──▶ image of each row ──▶ sorted by id ──┐
@@ -10,23 +11,24 @@
 //! ```
 //!
 //! 1. A snapshot of the table is opened, then a message is written into the WAL. Once the running walvec has applied that
-//!    message, every row of the snapshot must have its point, except where a later change is on its way.
-//! 2. Both sides are streamed as (id, digest) and merged. A difference is only a suspicion: the sides are of different
-//!    moments.
-//! 3. Suspects are read again: row, message, point, row. A row that stood still and a point that still differs prove a
-//!    mismatch. A row that moved, or with it a row that its text is rendered with, is tried again, three times.
-//! 4. Texts of a sample are embedded again and compared with the stored vectors. Nothing stored could tell a wrong vector
-//!    from a right one, so that only a sample of all points checks all vectors.
+//!    message, every row of the snapshot must have its point, unless a later change of the row is in flight.
+//! 2. Both sides are streamed as (id, digest) and merged. A difference is only a suspicion, because the sides were read
+//!    at different moments.
+//! 3. Suspects are read again: row, message, point, row. A row that did not change and a point that still differs prove a
+//!    mismatch. If the row changed, or a row that its text is rendered with, it is tried again, up to three times.
+//! 4. Texts of a sample are embedded again and compared with the stored vectors. Nothing stored tells a wrong vector from
+//!    a right one, so only a sample of all points checks all vectors.
 //!
 //! - [`Job`], [`compare`]: one collection, from beginning to end
 //! - [`Running`], [`Points`]: what the caller provides: the walvec that fills the collection, and the collection
-//! - [`Report`]: what was found, with examples
-//! - [`Findings`]: everything that was found, for a repair; [`repair`] has it mended and proves it
+//! - [`Report`]: the mismatches, counted, with examples
+//! - [`Findings`]: all mismatches, for a repair; [`repair`] has them mended and checks the result
 //! - `table`, `select`, `lookup`: the tables' columns, and the statement that reads them
 //! - `render`, `null`: templates
-//! - `image`, `id`, `digest`: what a row's point should be, and how two are compared
-//! - `sort`, `merge`: the expected side in id order, and both sides beside each other
-//! - `barrier`, `recheck`: suspects looked at again
+//! - `image`, `id`, `digest`: the point that a row should have, and the comparison of two points
+//! - `layout`: the form of a payload in each layout
+//! - `sort`, `merge`: the expected side in id order, and the merge of both sides
+//! - `barrier`, `recheck`: suspects read again
 //! - `vectors`: the sample
 //! - [`VerifyError`]: why a comparison could not be made
 

@@ -1,7 +1,7 @@
 //! Rows of other tables that a text is rendered with, read together with the row itself.
 //!
-//! Each lookup is one more column of the statement: a JSON array with an array of texts for each looked-up row, the last of
-//! which tells its version from every other one.
+//! Each lookup is one more column of the statement: a JSON array that has an array of texts for each looked-up row. The
+//! last of these texts distinguishes the row's version from every other one.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) struct Joined {
 }
 
 impl Joined {
-    /// Asks the catalogue.
+    /// Reads the looked-up table from the catalogue.
     pub(crate) async fn find(session: &Client, publication: &str, lookup: &Lookup) -> Result<Self, VerifyError> {
         let table = Table::find(session, publication, &lookup.table).await?;
         Ok(Self { lookup: lookup.clone(), table })
@@ -31,13 +31,13 @@ impl Joined {
         &self.lookup.name
     }
 
-    /// The columns that hold numerics.
+    /// Returns the columns that hold numerics.
     pub(crate) fn numerics(&self) -> Arc<[String]> {
         let numerics = self.table.columns.iter().filter(|column| column.kind.is_numeric());
         numerics.map(|column| column.name.clone()).collect()
     }
 
-    /// The expression for what a row called `r` looks up.
+    /// Returns the SQL expression for what a row with the alias `r` looks up.
     pub(crate) fn expression(&self) -> String {
         let Self { lookup, table } = self;
         let texts =
@@ -63,7 +63,7 @@ impl Joined {
         )
     }
 
-    /// What a template sees of it, given what [`expression`](Self::expression) gave.
+    /// Converts the result of [`expression`](Self::expression) to what a template sees.
     pub(crate) fn value(&self, text: Option<&str>) -> Value {
         let rows: Vec<Vec<Option<String>>> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let object = |texts: Vec<Option<String>>| {

@@ -1,4 +1,4 @@
-//! Both sides beside each other, in id order.
+//! The merge of both sides, in id order.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,10 +13,10 @@ use crate::image::Imager;
 use crate::sort::{Expected, Sorted};
 use crate::vectors::Sampler;
 
-/// How many suspects are gathered before they are looked at again.
+/// How many suspects are collected before they are read again.
 const SUSPECTS: usize = 10_000;
 
-/// Something that differs, and may only have been read at two moments.
+/// A difference that may only come from reading the two sides at different moments.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Suspect {
     pub(crate) id: PointId,
@@ -24,7 +24,7 @@ pub(crate) struct Suspect {
     pub(crate) key: Option<Vec<Value>>,
 }
 
-/// Some points, and a position of the server that is not before any of their versions.
+/// Some points, and a position of the server that is at or after all of their versions.
 #[derive(Debug)]
 pub(crate) struct Scanned {
     pub(crate) points: Vec<RawPoint>,
@@ -36,20 +36,20 @@ pub(crate) struct Scanned {
 struct Stored {
     id: PointId,
     digest: Digest,
-    /// The key that the row of this id would have.
+    /// The key of the row that belongs under this id, if it is known.
     key: Option<Vec<Value>>,
-    /// Its version is one that no row can have had.
+    /// Whether its version is one that no row can have had.
     impossible: bool,
 }
 
-/// The merge, as far as it has come.
+/// The state of the merge.
 #[derive(Debug)]
 pub(crate) struct Merge {
     imager: Arc<Imager>,
     sorted: Sorted,
     head: Option<Expected>,
     stored: VecDeque<Stored>,
-    /// No further points will come.
+    /// Whether all points have been given to it.
     ended: bool,
     done: bool,
     pub(crate) points: u64,
@@ -73,22 +73,23 @@ impl Merge {
         })
     }
 
-    /// Whether it has used up all points that it was given.
+    /// Returns whether it has used up all points that it was given.
     pub(crate) fn is_hungry(&self) -> bool {
         self.stored.is_empty()
     }
 
-    /// Whether both sides have come to their end.
+    /// Returns whether both sides have ended.
     pub(crate) const fn is_done(&self) -> bool {
         self.done
     }
 
-    /// Whether there is enough to look at, before it goes on.
+    /// Returns whether suspects or the sample should be handled before the merge goes on.
     pub(crate) fn is_full(&self) -> bool {
         self.suspects.len() >= SUSPECTS || self.sampler.is_full()
     }
 
-    /// Takes points and goes on until it is hungry, full, or done. `last`: there will be no more. Blocks.
+    /// Takes points and merges until it is hungry, full, or done. `last`: no further points will come.
+    /// Blocks.
     pub(crate) fn run(&mut self, scanned: Option<Scanned>, last: bool) -> io::Result<()> {
         if let Some(Scanned { points, upper }) = scanned {
             self.points += points.len() as u64;
@@ -132,17 +133,18 @@ impl Merge {
     }
 }
 
-/// The version that a point claims to show.
+/// Returns the version that a point claims to show.
 pub(crate) fn version(point: &RawPoint) -> Option<Position> {
     point.payload.get(RESERVED_KEY)?.get("v")?.as_str()?.parse().ok()
 }
 
-/// Whether the point shows a record that another program wrote: its version is no place in PostgreSQL's log.
+/// Returns whether the point shows a record that another program wrote: its version is not a position in
+/// PostgreSQL's WAL.
 fn is_foreign(point: &RawPoint) -> bool {
     point.payload.get(RESERVED_KEY).and_then(|own| own.get("g")?.as_u64()) == Some(0)
 }
 
-/// Which row, and which chunk of it, a point claims to show.
+/// Returns which row, and which chunk of it, a point claims to show.
 pub(crate) fn claim(point: &RawPoint) -> Claim<'_> {
     let own = point.payload.get(RESERVED_KEY);
     Claim { key: own.and_then(|own| own.get("k")), chunk: own.and_then(|own| own.get("c")) }

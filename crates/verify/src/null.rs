@@ -1,7 +1,7 @@
-//! What a row's values are inside a template, and what a template's values are outside of it.
+//! Conversion of a row's values for templates, and of a template's values back to JSON.
 //!
-//! NULL prints as nothing, is false, `is none`, is not `defined`, and gives way to `default`; so does a JSON key that is not
-//! there, and every part of NULL. Booleans print as `true` and `false`, arrays and objects as JSON.
+//! NULL prints as nothing, is false, `is none`, is not `defined`, and is replaced by `default`. A missing JSON key and every
+//! part of NULL behave in the same way. Booleans print as `true` and `false`, arrays and objects as JSON.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const DEPTH: usize = 128;
 struct Null;
 
 impl Object for Null {
-    // Of the engine's kinds of object only an empty map is false and still no list.
+    // Of the engine's kinds of object, an empty map is the only one that is false without being a list.
     fn repr(self: &Arc<Self>) -> ObjectRepr {
         ObjectRepr::Map
     }
@@ -32,7 +32,7 @@ impl Object for Null {
     }
 }
 
-/// A numeric: it prints as it is, and operators get a number.
+/// A numeric: it prints with its own digits, and operators get a number.
 #[derive(Debug)]
 struct Exact(String, f64);
 
@@ -50,7 +50,7 @@ impl Object for Exact {
     }
 }
 
-/// What NULL is to comparisons that must not hold for it: greater than everything.
+/// The stand-in for NULL in comparisons that must not hold for it: greater than everything.
 #[derive(Debug)]
 struct Top;
 
@@ -63,7 +63,7 @@ impl Object for Top {
 #[derive(Debug)]
 struct Fields(Map<String, Value>);
 
-/// A row of another table; those of its columns that hold numerics.
+/// A row of another table, and the names of its columns that hold numerics.
 #[derive(Debug)]
 struct LookedUp(Map<String, Value>, Arc<[String]>);
 
@@ -90,12 +90,12 @@ impl Object for Fields {
     }
 }
 
-/// A row: its columns by name, and the whole of it as `walvec_row`, and as `row` unless a column is called that.
+/// A row: its columns by name, and the whole row as `walvec_row`, and as `row` unless a column has that name.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) names: Arc<[String]>,
     pub(crate) values: Vec<Value>,
-    /// For each column whether it holds numerics.
+    /// For each column, whether it holds numerics.
     pub(crate) numerics: Arc<[bool]>,
 }
 
@@ -114,14 +114,14 @@ impl Object for Row {
     }
 }
 
-/// A row together with what it looks up.
+/// A row together with its lookups.
 #[derive(Debug)]
 pub(crate) struct WithLookups {
     pub(crate) row: Arc<Row>,
     pub(crate) looked_up: Vec<LookedUpRows>,
 }
 
-/// What a lookup found: its name, an object or a list of them, and those of their columns that hold numerics.
+/// The result of a lookup: its name; an object or a list of objects; the names of their columns that hold numerics.
 pub(crate) type LookedUpRows = (String, Value, Arc<[String]>);
 
 impl Object for WithLookups {
@@ -152,7 +152,7 @@ fn rows(value: &Value, numerics: &Arc<[String]>) -> Inner {
     }
 }
 
-/// A numeric, or an array of them.
+/// Wraps a numeric, or an array of numerics.
 fn exact(value: &Value) -> Inner {
     match value {
         Value::Array(items) => Inner::from(items.iter().map(exact).collect::<Vec<_>>()),
@@ -163,7 +163,7 @@ fn exact(value: &Value) -> Inner {
     }
 }
 
-/// What operators calculate with.
+/// Converts a value to what operators calculate with.
 fn operand(value: Inner) -> Inner {
     if let Some(Exact(_, number)) = value.downcast_object_ref() {
         return (*number).into();
@@ -193,7 +193,7 @@ fn inside(value: &Value) -> Inner {
     }
 }
 
-/// A template's value as JSON. A whole number beyond 64 bits is text.
+/// Converts a template's value to JSON. A whole number beyond 64 bits becomes text.
 pub(crate) fn outside(value: &Inner) -> Result<Value, Error> {
     outside_at(value, 0)
 }
@@ -242,7 +242,7 @@ fn print(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Inner) -> Result<(
     Ok(out.write_str(&text)?)
 }
 
-/// `value|default(other)`; with `true` as second argument also for what is empty, 0 or false.
+/// Implements `value|default(other)`. With `true` as second argument it also replaces what is empty, 0 or false.
 fn default(value: Inner, arguments: Rest<Inner>) -> Inner {
     let also_false = arguments.get(1).is_some_and(Inner::is_true);
     if !is_null(&value) && (value.is_true() || !also_false) {
@@ -251,7 +251,7 @@ fn default(value: Inner, arguments: Rest<Inner>) -> Inner {
     arguments.first().cloned().unwrap_or_else(|| "".into())
 }
 
-/// Teaches an environment all this.
+/// Adds these filters and operators to an environment.
 pub(crate) fn teach(environment: &mut Environment<'_>) {
     environment.set_formatter(print);
     environment.add_test("none", |value: Inner| is_null(&value));

@@ -1,4 +1,4 @@
-//! What the caller provides.
+//! The traits that the caller implements.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,13 +13,13 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The points of one collection, exactly as they are stored.
 pub trait Points: Send + Sync {
-    /// Up to `limit` points in id order (numbers, then UUIDs) from `from` (inclusive) on, without vectors.
+    /// Returns up to `limit` points in id order (numbers, then UUIDs) from `from` (inclusive) on, without vectors.
     fn page(&self, from: Option<PointId>, limit: usize) -> BoxFuture<'_, Result<RawPage, VerifyError>>;
 
-    /// The points with these ids that exist, at most [`GET_LIMIT`] of them, in any order.
+    /// Returns the points with these ids that exist, at most [`GET_LIMIT`] of them, in any order.
     fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, VerifyError>>;
 
-    /// How many points are stored and shown to nobody yet. They would look missing.
+    /// Returns how many points are stored but not shown to readers yet. They would look missing.
     fn held_back(&self) -> BoxFuture<'_, Result<u64, VerifyError>>;
 }
 
@@ -28,14 +28,14 @@ pub(crate) const GET_LIMIT: usize = 1000;
 
 /// The walvec that fills the collections.
 pub trait Running: Send + Sync {
-    /// How far it has come.
+    /// Reports how far it has come.
     fn applied(&self) -> BoxFuture<'_, Result<Applied, VerifyError>>;
 
-    /// A page of the rows that it could not process, in the order of their keys, from behind the key `after` on.
+    /// Returns a page of the rows that it could not process, in the order of their keys, after the key `after`.
     fn parked(&self, collection: &str, after: Option<Vec<Value>>) -> BoxFuture<'_, Result<ParkedPage, VerifyError>>;
 
-    /// Has a portion mended and waits until that is done; returns how many rows were read again. `watch` is told the state
-    /// now and then.
+    /// Has a portion mended and waits for the end; returns how many rows were read again. `watch` receives the state now
+    /// and then.
     fn repair<'a>(
         &'a self,
         portion: &'a RepairPortion,
@@ -48,9 +48,9 @@ pub trait Running: Send + Sync {
 pub struct Applied {
     /// Everything committed up to here can be found.
     pub lsn: Lsn,
-    /// It follows the stream; else it is starting, copying or stopping, and the position means nothing yet.
+    /// Whether it follows the stream; otherwise it is starting, copying or stopping, and the position means nothing yet.
     pub streaming: bool,
-    /// What it is retrying at the moment.
+    /// The problem that it is retrying at the moment.
     pub problem: Option<String>,
 }
 
@@ -74,7 +74,7 @@ pub struct ParkedPage {
     pub next: Option<Vec<Value>>,
 }
 
-/// What to mend in one go.
+/// Findings to mend in one request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RepairPortion {
     /// The collection.
@@ -85,11 +85,11 @@ pub struct RepairPortion {
     pub points: Vec<(PointId, Option<String>)>,
 }
 
-/// What a repair is doing.
+/// The state of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RepairState {
     /// Another task of the running walvec has to end first.
     Queued,
-    /// It runs, and has read this many rows.
+    /// The repair is running, and has read this many rows.
     Running(u64),
 }

@@ -1,8 +1,8 @@
-//! Suspects looked at again, until it is certain what they are.
+//! The second look at suspects, repeated until the result is certain.
 //!
-//! The row is read, then a message is written into the WAL, then the running walvec is waited for, then the point is read,
-//! then the row once more. If the row is the same version both times, and so is everything that its text is rendered with, the
-//! point must show it.
+//! Each round reads the row, writes a message into the WAL, waits for the running walvec to apply it, reads the point, and reads
+//! the row once more. If both reads of the row found the same version, and the same versions of everything that its text is
+//! rendered with, the point must show that version.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,27 +17,27 @@ use crate::merge::{Suspect, claim, version};
 use crate::outside::GET_LIMIT;
 use crate::{Difference, Job, Mismatch, Parked, Sort, Stage, VerifyError, barrier, select};
 
-/// How often a row that changes is looked at.
+/// In how many rounds a row that keeps changing is read.
 const ROUNDS: usize = 3;
 
 /// A row, or a chunk of it, as it is now.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) image: Image,
-    /// Tells this version of the row from every other one.
+    /// Distinguishes this version of the row from every other one.
     mark: String,
 }
 
-/// What a suspect turned out to be.
+/// The result for a suspect.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Verdict {
-    /// The point shows its row; or neither is there.
+    /// The point shows its row, or neither of them exists.
     Same,
-    /// The running walvec could not process the row, and says so.
+    /// The running walvec reports that it could not process the row.
     Parked,
-    /// The row changed whenever it was looked at.
+    /// The row changed in every round.
     Unsettled,
-    /// It differs.
+    /// The point differs from its row.
     Mismatch(Mismatch),
 }
 
@@ -46,14 +46,14 @@ pub(crate) struct Judge<'a> {
     pub(crate) job: &'a Job<'a>,
     imager: Arc<Imager>,
     rows_by_key: Statement,
-    /// The keys of rows that PostgreSQL cannot send, as the running walvec has found: they are parked, and nothing reads them.
+    /// The keys of rows that PostgreSQL cannot send, as the running walvec reports: they are parked, and not read here.
     unsendable: HashMap<PointId, Vec<Value>>,
 }
 
 /// The code under which such rows are parked.
 const TOO_LARGE: &str = "E_TOO_LARGE";
 
-/// What one round has seen of the suspects.
+/// What one round has read about the suspects.
 struct Round {
     before: HashMap<PointId, Row>,
     barrier: Lsn,
@@ -76,13 +76,13 @@ impl<'a> Judge<'a> {
         Ok(Self { job, imager, rows_by_key, unsendable })
     }
 
-    /// The statement that reads every row that can be sent.
+    /// Returns the statement that reads every row that can be sent.
     pub(crate) fn all_rows(&self) -> String {
         let unsendable: Vec<_> = self.unsendable.values().cloned().collect();
         select::all_rows(&self.imager.table, &self.imager.joined, &unsendable)
     }
 
-    /// The rows with these keys that there are, by the ids of their points.
+    /// Reads the rows with these keys, by the ids of their points.
     pub(crate) async fn rows(&self, keys: &[Vec<Value>]) -> Result<HashMap<PointId, Row>, VerifyError> {
         let can_be_sent = |key: &&Vec<Value>| !self.unsendable.contains_key(&self.imager.ids.of(key));
         let keys: Vec<_> = keys.iter().filter(can_be_sent).cloned().collect();
@@ -98,7 +98,7 @@ impl<'a> Judge<'a> {
             let texts = (0..columns).map(|index| row.try_get(index)).collect::<Result<Vec<Option<&str>>, _>>();
             let texts = texts.map_err(failed())?;
             let mut mark: String = row.try_get(columns).map_err(failed())?;
-            // What was looked up has the versions of its rows in it.
+            // The text of a lookup contains the versions of its rows.
             texts.iter().skip(self.imager.table.columns.len()).for_each(|text| mark.push_str(text.unwrap_or("-")));
             let images = self.imager.images(texts.into_iter());
             rows.extend(images.into_iter().map(|image| (image.id, Row { image, mark: mark.clone() })));
@@ -106,7 +106,7 @@ impl<'a> Judge<'a> {
         Ok(rows)
     }
 
-    /// What the suspects are, in their order.
+    /// Returns the verdict on each suspect.
     pub(crate) async fn judge(&self, suspects: Vec<Suspect>) -> Result<Vec<(Suspect, Verdict)>, VerifyError> {
         let mut judged = Vec::with_capacity(suspects.len());
         for (portion, done) in suspects.chunks(GET_LIMIT).zip((0..).step_by(GET_LIMIT)) {
@@ -142,8 +142,9 @@ impl<'a> Judge<'a> {
         Ok(judged)
     }
 
-    /// Looked-up rows are read when a document is rendered, whatever change it is rendered for: a row that came and went between
-    /// our two looks may be in the document, under a version from before the first. It will not be at the next look.
+    /// Returns whether a verdict is final. Looked-up rows are read whenever a document is rendered, for any change. A looked-up
+    /// row that was added and removed between the two reads may therefore be in the document, whose version is from before the
+    /// first read. So with lookups a mismatch counts only from the second round on.
     fn is_certain(&self, verdict: &Verdict, round: usize) -> bool {
         let is_mismatch = matches!(verdict, Verdict::Mismatch(_));
         self.imager.joined.is_empty() || !is_mismatch || round > 0
@@ -178,7 +179,7 @@ impl<'a> Judge<'a> {
 }
 
 impl Round {
-    /// What the suspect is; `None` if its row moved.
+    /// Returns the verdict of this round; `None` if the row changed during it.
     fn verdict(&self, suspect: &Suspect) -> Option<Verdict> {
         let (before, after) = (self.before.get(&suspect.id), self.after.get(&suspect.id));
         if before.map(|row| &row.mark) != after.map(|row| &row.mark) {
@@ -206,7 +207,8 @@ impl Round {
                 stored: point.payload.get("_walvec").and_then(|own| own.get("v")).cloned(),
             });
         } else if version.is_some_and(|version| version.commit_lsn >= self.barrier) {
-            // Written since the row was first read, although the row is what it was then: it came back, or is coming.
+            // The point was written since the row was first read, although the row is what it was then. Either the row was
+            // changed and changed back, or that is still in flight.
             return (after.is_some() && differences.is_empty()).then_some(Verdict::Same);
         }
         if after.is_none() {
@@ -241,7 +243,7 @@ mod tests {
 
     const ID: PointId = PointId::Num(7);
 
-    /// A row that cannot be rendered is enough where the content is not looked at.
+    /// A row that cannot be rendered suffices where the content is not looked at.
     fn row(mark: &str) -> HashMap<PointId, Row> {
         let image = Image { id: ID, key: vec![json!(7)], content: Err("no reason".to_owned()) };
         HashMap::from([(ID, Row { image, mark: mark.to_owned() })])

@@ -12,11 +12,12 @@ use walvec_model::operands::prepare;
 use crate::null::{self, LookedUpRows, Row, WithLookups};
 use crate::{CollectionSpec, VerifyError};
 
-/// The name of the text's template. Those of computed fields are `computed.` and the field's name.
+/// The name of the text's template. That of a computed field is `computed.` and the field's name.
 const TEXT: &str = "text";
-/// What a template that is one expression assigns its value to.
+/// The variable that a template of one expression assigns its value to.
 const RESULT: &str = "walvec_verify_result";
-/// What one template may do for one row, so that one without an end does not hang. As much as walvec itself allows.
+/// How much work a template may do for one row, so that an endless one does not hang. The limit is the one of walvec
+/// itself.
 const FUEL: u64 = 10_000_000;
 
 /// The compiled templates of one collection.
@@ -55,12 +56,12 @@ impl Renderer {
         Ok(Self { environment, computed })
     }
 
-    /// Whether a computed field takes the place of the column of this name.
+    /// Returns whether a computed field replaces the column of this name.
     pub(crate) fn computes(&self, field: &str) -> bool {
         self.computed.iter().any(|computed| computed.field == field)
     }
 
-    /// The text of a row, with what it looks up, and its computed fields; or why there are none.
+    /// Returns the text of a row, rendered with its lookups, and its computed fields; or why they cannot be rendered.
     pub(crate) fn render(
         &self,
         row: &Arc<Row>,
@@ -84,7 +85,7 @@ impl Renderer {
         let Some(reads) = &computed.reads else { return template.render(context).map(Value::String) };
         let rendered = template.render_captured(context);
         match rendered {
-            // As in SQL: what is computed from NULL is NULL.
+            // As in SQL, what is computed from NULL is NULL.
             Err(error) if error.kind() == ErrorKind::InvalidOperation && reads_null(row, reads) => Ok(Value::Null),
             Err(error) => Err(error),
             Ok(captured) => captured.state().lookup(RESULT).map_or(Ok(Value::Null), |value| null::outside(&value)),

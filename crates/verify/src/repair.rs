@@ -1,4 +1,4 @@
-//! Has what was found mended, and looks whether it was.
+//! The repair of findings, and the check that follows it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::merge::Suspect;
 use crate::recheck::{Judge, Verdict};
 use crate::{Findings, Job, Mismatch, RepairPortion, Sort, Stage, VerifyError, barrier, vectors};
 
-/// How many mismatches that are left are shown.
+/// How many of the remaining mismatches are shown.
 const EXAMPLES: usize = 10;
 
-/// What a repair has come to.
+/// The result of a repair.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mended {
     /// Mismatches that are gone.
@@ -23,9 +23,9 @@ pub struct Mended {
     pub parked: u64,
     /// Mismatches that are still there.
     pub left: u64,
-    /// Rows that changed whenever they were looked at.
+    /// Rows that changed whenever they were read.
     pub unsettled: u64,
-    /// A few of those that are left.
+    /// A few of the remaining mismatches.
     pub examples: Vec<Mismatch>,
 }
 
@@ -64,10 +64,11 @@ async fn send(job: &Job<'_>, findings: &mut Findings) -> Result<(), VerifyError>
     }
 }
 
-/// Where there is a row, its point follows from it, whatever the point is now. Where there is none, the point goes.
+/// Returns the request for these findings. Where a row exists, it is read again and replaces its point. Where none
+/// exists, the point is removed.
 fn portion(collection: &str, findings: Vec<Finding>) -> RepairPortion {
     let mut portion = RepairPortion { collection: collection.to_owned(), rows: Vec::new(), points: Vec::new() };
-    // Several chunks of one row may differ.
+    // Several chunks of one row may differ; the row is named once.
     let mut named = HashSet::new();
     for Finding { id, key, version, .. } in findings {
         match key {

@@ -1,4 +1,4 @@
-//! What was found.
+//! The result of a comparison.
 
 use serde_json::{Value, json};
 use walvec_model::{PointId, TableName};
@@ -15,7 +15,8 @@ pub enum Sort {
     Missing,
     /// A point without a row, walvec's own or not.
     Extra,
-    /// A point that does not show its row: payload, text, key, table, model, or not written by walvec at all.
+    /// A point that does not show its row: payload, text, key, table or model differ, or walvec did not write
+    /// it at all.
     Stale,
     /// A row with another number of chunks than it should have.
     Chunks,
@@ -27,7 +28,7 @@ impl Sort {
     /// All sorts, in the order in which they are reported.
     pub const ALL: [Self; 5] = [Self::Missing, Self::Extra, Self::Stale, Self::Chunks, Self::BadVector];
 
-    /// Its name in reports.
+    /// Returns its name in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,21 +41,21 @@ impl Sort {
     }
 }
 
-/// One field that a point has otherwise than its row.
+/// One field in which a point differs from its row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
-    /// Its name; parts of walvec's own field are `_walvec.h` and so on, the vector is `vector`.
+    /// The field's name; parts of walvec's own field are `_walvec.h` and so on, the vector is `vector`.
     pub field: String,
-    /// What the row says; `None`: nothing.
+    /// The value that follows from the row; `None` if there is none.
     pub expected: Option<Value>,
-    /// What the point says; `None`: nothing.
+    /// The stored value; `None` if there is none.
     pub stored: Option<Value>,
 }
 
 /// A proven mismatch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mismatch {
-    /// Its sort.
+    /// The sort of the mismatch.
     pub sort: Sort,
     /// The point's id, or the one that it should have.
     pub id: PointId,
@@ -62,12 +63,12 @@ pub struct Mismatch {
     pub key: Option<Vec<Value>>,
     /// The point's version (`_walvec.v`), if it has one.
     pub version: Option<String>,
-    /// What differs, where both sides are there.
+    /// The differences, where both row and point exist.
     pub differences: Vec<Difference>,
 }
 
 impl Mismatch {
-    /// For programs.
+    /// Converts it to JSON.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let differences = self.differences.iter().map(
@@ -83,12 +84,12 @@ impl Mismatch {
     }
 }
 
-/// How one collection compares with its table.
+/// The result of the comparison of one collection with its table.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The collection.
     pub collection: String,
-    /// Its table.
+    /// The collection's table.
     pub table: TableName,
     /// Rows of the table's snapshot.
     pub rows: u64,
@@ -96,11 +97,11 @@ pub struct Report {
     pub points: u64,
     /// Points whose text was embedded again.
     pub sampled: u64,
-    /// Rows that changed whenever they were looked at: neither equal nor proven otherwise.
+    /// Rows that changed whenever they were read: neither equal nor proven different.
     pub unsettled: u64,
     /// Rows that the running walvec reports as impossible to process.
     pub parked: u64,
-    /// A few of them.
+    /// A few of these parked rows.
     pub parked_examples: Vec<Parked>,
     /// A few mismatches of each sort.
     pub examples: Vec<Mismatch>,
@@ -123,13 +124,13 @@ impl Report {
         }
     }
 
-    /// How many mismatches of a sort were proven.
+    /// Returns how many mismatches of a sort were proven.
     #[must_use]
     pub fn count(&self, sort: Sort) -> u64 {
         Sort::ALL.iter().zip(self.counts).find(|(known, _)| **known == sort).map_or(0, |(_, count)| count)
     }
 
-    /// How many mismatches were proven.
+    /// Returns how many mismatches were proven.
     #[must_use]
     pub fn mismatches(&self) -> u64 {
         self.counts.iter().sum()
@@ -153,7 +154,7 @@ impl Report {
         }
     }
 
-    /// The numbers, for programs.
+    /// Returns the counts as JSON.
     #[must_use]
     pub fn counts_as_json(&self) -> serde_json::Map<String, Value> {
         let mut counts = serde_json::Map::new();

@@ -1,6 +1,7 @@
-//! The statements that read rows, and the values of what they answer.
+//! The statements that read rows, and the conversion of their results.
 //!
-//! Every column is text: PostgreSQL makes the JSON of booleans, whole numbers and arrays; everything else is its own text.
+//! Every column is read as text: PostgreSQL makes the JSON of booleans, whole numbers and arrays; any other type is its own
+//! text.
 
 use serde_json::{Number, Value, json};
 use walvec_model::TableName;
@@ -8,7 +9,8 @@ use walvec_model::TableName;
 use crate::lookup::Joined;
 use crate::table::{Column, Kind, Table};
 
-/// The rows that the publication sends, but for those with the keys `without`: one text per column and one per lookup.
+/// Returns the statement for the rows that the publication sends, except those with the keys `without`: one text per column
+/// and one per lookup.
 pub(crate) fn all_rows(table: &Table, joined: &[Joined], without: &[Vec<Value>]) -> String {
     let mut query = format!("SELECT {} FROM {}{}", expressions(table, joined), only(table, "r"), condition(table));
     if !without.is_empty() {
@@ -19,8 +21,8 @@ pub(crate) fn all_rows(table: &Table, joined: &[Joined], without: &[Vec<Value>])
     query
 }
 
-/// The rows with the keys in `$1`, a JSON array of arrays of the key columns' texts. One more column tells one version of a
-/// row from another.
+/// Returns the statement for the rows with the keys in `$1`, a JSON array of arrays of the key columns' texts. One more
+/// column distinguishes the versions of a row.
 pub(crate) fn rows_by_key(table: &Table, joined: &[Joined]) -> String {
     format!(
         "SELECT {}, r.tableoid::text || '/' || r.xmin::text || '/' || r.ctid::text FROM (SELECT *, tableoid, xmin, ctid FROM {}{}) AS r \
@@ -33,13 +35,13 @@ pub(crate) fn rows_by_key(table: &Table, joined: &[Joined]) -> String {
     )
 }
 
-/// Keys as a JSON array of arrays of the key columns' texts.
+/// Returns keys as a JSON array of arrays of the key columns' texts.
 pub(crate) fn key_texts(keys: &[Vec<Value>]) -> String {
     let texts: Vec<Vec<String>> = keys.iter().map(|key| key.iter().map(key_text).collect()).collect();
     json!(texts).to_string()
 }
 
-/// The keys of such an array, as rows.
+/// Returns the SQL that turns such an array into rows.
 fn wanted(keys: &str) -> String {
     format!("json_array_elements({keys}::json) AS wanted (key)")
 }
@@ -64,16 +66,16 @@ pub(crate) fn expression(name: &str, column: &Column) -> String {
         Kind::Plain => format!("to_json({name})::text"),
         Kind::Oid => format!("to_json({name}::bigint)::text"),
         Kind::Float | Kind::Numeric | Kind::Document | Kind::KeyDocument | Kind::Text => format!("{name}::text"),
-        // `IS NOT NULL` would not hold for a composite value of which a part is NULL.
+        // `IS NOT NULL` would be false for a composite value with a NULL part.
         Kind::Printed => format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END"),
-        // Bounds of its own, as in [0:1]={a,b}, are in no JSON array.
+        // JSON cannot express an array with bounds of its own, as in [0:1]={a,b}.
         Kind::Array(_) => format!(
             "CASE WHEN left({name}::text, 1) = '[' THEN to_json({name}::text) ELSE to_json({name}::text::text[]) END::text"
         ),
     }
 }
 
-/// Tables that inherit in the old way are tables of their own.
+/// Returns the FROM item of a table, without tables that inherit from it in the old way: those are tables of their own.
 pub(crate) fn only(table: &Table, alias: &str) -> String {
     let TableName { schema, name } = &table.name;
     format!("{}{}.{} AS {alias}", if table.partitioned { "" } else { "ONLY " }, quoted(schema), quoted(name))
@@ -87,12 +89,12 @@ pub(crate) fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-/// A text as SQL writes it, whatever `standard_conforming_strings` is.
+/// Returns a text as an SQL literal, whatever `standard_conforming_strings` is.
 fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', r"\\").replace('\'', "''"))
 }
 
-/// The value of a column, as points hold it.
+/// Converts the text of a column to the value that points hold.
 pub(crate) fn value(text: Option<&str>, kind: &Kind) -> Value {
     let Some(text) = text else { return Value::Null };
     match kind {
@@ -108,7 +110,7 @@ pub(crate) fn value(text: Option<&str>, kind: &Kind) -> Value {
     }
 }
 
-/// The texts in an array, read as their kind says. An array with bounds of its own is one text.
+/// Converts the texts in an array by the kind of its elements. An array with bounds of its own is one text.
 fn elements(array: Value, kind: &Kind) -> Value {
     match array {
         Value::Array(items) => items.into_iter().map(|item| element(item, kind)).collect(),
@@ -124,7 +126,7 @@ fn element(item: Value, kind: &Kind) -> Value {
     }
 }
 
-/// A document, with the digits of each number that does not survive as a text.
+/// Parses a document; a number that would be rounded becomes a text of its digits.
 fn document(text: &str) -> Value {
     let mut with_texts = String::new();
     let mut rest = text;
@@ -137,13 +139,13 @@ fn document(text: &str) -> Value {
     serde_json::from_str(&with_texts).unwrap_or_else(|_| text.into())
 }
 
-/// What is before and behind `part`, which is a slice of `text`.
+/// Returns what precedes and follows `part`, which is a slice of `text`.
 fn split_at_slice<'a>(text: &'a str, part: &str) -> Option<(&'a str, &'a str)> {
     let start = (part.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
     Some((text.get(..start)?, text.get(start + part.len()..)?))
 }
 
-/// A document whose numbers all survive; else its text.
+/// Parses a document if none of its numbers would be rounded; otherwise returns its text.
 fn key_document(text: &str) -> Value {
     match serde_json::from_str(text) {
         Ok(document) if numbers(text).all(survives) => document,
@@ -151,7 +153,7 @@ fn key_document(text: &str) -> Value {
     }
 }
 
-/// The numbers in a JSON text.
+/// Returns the numbers in a JSON text.
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
     let mut in_string = false;
     let mut escaped = false;
@@ -164,11 +166,11 @@ fn numbers(text: &str) -> impl Iterator<Item = &str> {
         in_string = character == '"';
         !(character.is_ascii_digit() || matches!(character, '+' | '-' | '.' | 'e' | 'E'))
     });
-    // The letters of `true`, `false` and nothing else are left over.
+    // Parts without a digit are empty, or the letter `e` of `true` and `false`.
     outside.filter(|part| part.contains(|character: char| character.is_ascii_digit()))
 }
 
-/// Whether a number reads back with the digits that it is written with.
+/// Returns whether a number keeps its digits when it is parsed.
 fn survives(number: &str) -> bool {
     if !number.contains(['.', 'e', 'E']) {
         return number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
@@ -176,7 +178,7 @@ fn survives(number: &str) -> bool {
     serde_json::from_str::<f64>(number).is_ok_and(|read| digits(&format!("{read:e}")) == digits(number))
 }
 
-/// Sign, digits without zeros around them, and the power of ten behind the last digit.
+/// Returns the sign, the digits without leading and trailing zeros, and the power of ten behind the last digit.
 fn digits(number: &str) -> Option<(bool, String, i64)> {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let negative = mantissa.starts_with('-');
@@ -191,7 +193,7 @@ fn digits(number: &str) -> Option<(bool, String, i64)> {
     Some((negative, significant, exponent))
 }
 
-/// A key value in the text that PostgreSQL reads.
+/// Returns a key value in the text form that PostgreSQL reads.
 pub(crate) fn key_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

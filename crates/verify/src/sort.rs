@@ -1,7 +1,7 @@
-//! The expected side in id order, however many rows there are: an external merge sort.
+//! The expected side in id order, for any number of rows: an external merge sort.
 //!
-//! Rows come in any order and go out by id. Memory holds [`BUFFER`] bytes of them at a time; what is full is sorted and
-//! written to an anonymous temporary file, and the files are merged at the end, each through a small buffer. (The crates for
+//! Rows come in any order and are returned by id. Memory holds [`BUFFER`] bytes of them at a time. A full buffer is sorted
+//! and written to an anonymous temporary file; in the end the files are merged, each through a small buffer. (The crates for
 //! this bound the number of rows and not their bytes, and want an iterator where rows come from a socket.)
 
 use std::cmp::Reverse;
@@ -16,16 +16,16 @@ use crate::digest::Digest;
 
 /// Bytes of rows that are sorted in memory.
 const BUFFER: usize = 16 << 20;
-/// Bytes that each sorted file is read by.
+/// How many bytes of each sorted file are read at a time.
 const READ: usize = 64 << 10;
 
-/// What is remembered of a row.
+/// The part of a row that is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Expected {
     pub(crate) id: PointId,
-    /// `None` if nothing can be said about its point.
+    /// The digest of its point; `None` if it cannot be determined.
     pub(crate) digest: Option<Digest>,
-    /// Its key as JSON.
+    /// The row's key as JSON.
     pub(crate) key: Box<[u8]>,
 }
 
@@ -35,7 +35,7 @@ impl Expected {
     }
 }
 
-/// Takes rows in any order.
+/// Collects rows in any order.
 #[derive(Debug)]
 pub(crate) struct Sorter {
     rows: Vec<Expected>,
@@ -53,7 +53,7 @@ impl Sorter {
         Self { rows: Vec::new(), bytes: 0, limit, files: Vec::new() }
     }
 
-    /// Takes some rows. Blocks while a full buffer is written.
+    /// Adds rows. Blocks while a full buffer is written.
     pub(crate) fn push(&mut self, rows: Vec<Expected>) -> io::Result<()> {
         self.bytes += rows.iter().map(Expected::weight).sum::<usize>();
         self.rows.extend(rows);
@@ -63,7 +63,7 @@ impl Sorter {
         Ok(())
     }
 
-    /// Gives the rows by id. Blocks.
+    /// Ends the input, and returns the rows in id order. Blocks.
     pub(crate) fn finish(mut self) -> io::Result<Sorted> {
         self.write_out()?;
         let mut sorted = Sorted { files: Vec::with_capacity(self.files.len()), heads: BinaryHeap::new() };
@@ -87,16 +87,16 @@ impl Sorter {
     }
 }
 
-/// Gives rows by id.
+/// The rows in id order.
 #[derive(Debug)]
 pub(crate) struct Sorted {
-    /// Each file, and its first row that was not given yet.
+    /// Each file, with the first of its rows that was not returned yet.
     files: Vec<(BufReader<File>, Option<Expected>)>,
     heads: BinaryHeap<Reverse<(PointId, usize)>>,
 }
 
 impl Sorted {
-    /// The next row. Blocks.
+    /// Returns the next row. Blocks.
     pub(crate) fn next(&mut self) -> io::Result<Option<Expected>> {
         let Some(Reverse((_, index))) = self.heads.pop() else { return Ok(None) };
         let row = self.files.get_mut(index).and_then(|(_, row)| row.take());

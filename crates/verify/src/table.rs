@@ -1,4 +1,4 @@
-//! A table's published columns, its key and its row filter, as the catalogue has them.
+//! A table's published columns, its key and its row filter, from the catalogue.
 
 use std::collections::HashMap;
 
@@ -8,28 +8,28 @@ use walvec_model::TableName;
 use crate::VerifyError;
 use crate::error::statement;
 
-/// What the text of a column is.
+/// How the text of a column is converted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// JSON holds it as it is: booleans and whole numbers.
+    /// The JSON value itself: booleans and whole numbers.
     Plain,
     /// `oid`, which PostgreSQL would put into quotes.
     Oid,
-    /// A float: a number, or text if it is none (NaN, the infinities).
+    /// A float: a number, or text if it is NaN or infinite.
     Float,
-    /// `numeric`: text, which templates take for a number.
+    /// `numeric`: text, which templates treat as a number.
     Numeric,
     /// json and jsonb: the document, in which a number that would be rounded is text.
     Document,
-    /// The same in a key: with such a number all of it is text.
+    /// json and jsonb in a key: the document, or its whole text if a number in it would be rounded.
     KeyDocument,
     /// Text, by a cast.
     Text,
-    /// Text, by the type's own output; a cast would give another one, as for `char(n)` or `inet`.
+    /// Text, by the type's own output; a cast would give another text, as for `char(n)` or `inet`.
     Printed,
     /// An array with elements of one kind.
     Array(Box<Kind>),
-    /// Nothing shows it: it is not read, because it may be large.
+    /// Not read, because no text and no field shows it and it may be large.
     Unused,
 }
 
@@ -40,27 +40,27 @@ pub(crate) struct Column {
     pub(crate) kind: Kind,
     /// `pg_type.oid` of the declared type.
     pub(crate) type_oid: u32,
-    /// The type as SQL writes it.
+    /// The type in SQL.
     pub(crate) type_name: String,
-    /// The operator by which its values are equal. That of an extension's type is found in the extension's schema only.
+    /// The operator by which its values are equal, qualified: that of an extension's type is found in the extension's schema only.
     pub(crate) equality: String,
 }
 
-/// What the publication sends of a table.
+/// The part of a table that the publication sends.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub(crate) name: TableName,
     pub(crate) columns: Vec<Column>,
-    /// Indexes into `columns`, in the order of the key.
+    /// The key columns as indexes into `columns`, in the order of the key.
     pub(crate) key: Vec<usize>,
-    /// SQL, as the server writes it.
+    /// The row filter as SQL, as the server writes it.
     pub(crate) filter: Option<String>,
-    /// Rows are in partitions.
+    /// Whether its rows lie in partitions.
     pub(crate) partitioned: bool,
 }
 
 impl Table {
-    /// Asks the catalogue.
+    /// Reads the table from the catalogue.
     pub(crate) async fn find(session: &Client, publication: &str, name: &TableName) -> Result<Self, VerifyError> {
         let failed = || statement(format!("looking up {name}"));
         let refused = |reason: &str| VerifyError::Table { table: name.clone(), reason: reason.to_owned() };
@@ -76,7 +76,7 @@ impl Table {
         for row in session.query(COLUMNS, &[&oid, &index]).await.map_err(failed())? {
             let column: String = row.get(0);
             let (generated, position): (bool, Option<i64>) = (row.get(3), row.get(4));
-            // Before 18 generated columns are never sent, whatever the publication's columns are.
+            // Before 18 generated columns are never sent, even if the publication lists them.
             let sent = published.as_ref().is_none_or(|names| names.contains(&column));
             if !sent || (generated && (version < 180_000 || published.is_none())) {
                 continue;
@@ -99,7 +99,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Leaves columns out of what is read, but for the key.
+    /// Leaves unused columns out of what is read, except those of the key.
     pub(crate) fn leave_out(&mut self, is_unused: impl Fn(&str) -> bool) {
         let columns = self.columns.iter_mut().enumerate().filter(|(index, _)| !self.key.contains(index));
         for (_, column) in columns.filter(|(_, column)| is_unused(&column.name)) {
@@ -117,7 +117,7 @@ impl Table {
                 None => Kind::Printed,
                 Some(Type { element: 0, base }) => Kind::of(*base),
                 Some(Type { element, .. }) => match elements.get(element) {
-                    // An array of a domain over arrays is nested in a way that its text does not show.
+                    // An array of a domain over arrays is nested, but its text does not show how.
                     Some(Type { element: 0, base }) => Kind::Array(Box::new(Kind::of(*base))),
                     _ => Kind::Text,
                 },
@@ -129,7 +129,7 @@ impl Table {
         Ok(())
     }
 
-    /// `pg_type.oid` of the key columns.
+    /// Returns the `pg_type.oid` of each key column.
     pub(crate) fn key_types(&self) -> Vec<u32> {
         self.key.iter().filter_map(|index| self.columns.get(*index)).map(|column| column.type_oid).collect()
     }
@@ -144,7 +144,7 @@ impl Kind {
         }
     }
 
-    /// Whether its values, or their elements, are numerics.
+    /// Returns whether its values, or their elements, are numerics.
     pub(crate) fn is_numeric(&self) -> bool {
         match self {
             Self::Numeric => true,
@@ -153,7 +153,7 @@ impl Kind {
         }
     }
 
-    /// The kind of a built-in type, by its oid in PostgreSQL's `pg_type.dat`.
+    /// Returns the kind of a built-in type, by its oid in PostgreSQL's `pg_type.dat`.
     const fn of(oid: u32) -> Self {
         match oid {
             16 | 20 | 21 | 23 => Self::Plain,
@@ -161,17 +161,17 @@ impl Kind {
             700 | 701 => Self::Float,
             114 | 3802 => Self::Document,
             1700 => Self::Numeric,
-            // text, varchar, bytea, uuid, date, time, timestamp, interval: a cast to text is their output.
+            // text, varchar, bytea, uuid, date, time, timestamp, interval: their cast to text equals their output.
             25 | 1043 | 17 | 2950 | 1082 | 1083 | 1266 | 1114 | 1184 | 1186 => Self::Text,
             _ => Self::Printed,
         }
     }
 }
 
-/// What `pg_type` says of a type, under all its domains.
+/// A type from `pg_type`, below all its domains.
 struct Type {
     base: u32,
-    /// For an array its element type, else 0.
+    /// The element type of an array, else 0.
     element: u32,
 }
 
@@ -180,7 +180,7 @@ async fn types(session: &Client, oids: Vec<u32>) -> Result<HashMap<u32, Type>, V
     Ok(rows.iter().map(|row| (row.get(0), Type { base: row.get(1), element: row.get(2) })).collect())
 }
 
-/// The columns and the row filter of a table in the publication; no columns where the server does not tell (before 15).
+/// Returns the columns and the row filter of a table in the publication; no columns where the server does not tell (before 15).
 async fn published(
     session: &Client,
     publication: &str,
@@ -198,7 +198,7 @@ async fn published(
     }
 }
 
-/// Where there is no primary key, the index of the replica identity names the rows.
+/// Reads a table. Without a primary key, the index of the replica identity is its key.
 const TABLE: &str = "
     SELECT c.oid, c.relkind = 'p', current_setting('server_version_num')::int,
            (SELECT i.indexrelid FROM pg_index i
@@ -207,8 +207,8 @@ const TABLE: &str = "
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = $2";
 
-/// Columns under INCLUDE are in the index and not in the key. Values are equal by the default operator class of their type, or of the
-/// type under all domains.
+/// Reads the columns of a table. Columns under INCLUDE are in the index but not in the key. Values are equal by the default operator
+/// class of their type, or of the type below all domains.
 const COLUMNS: &str = "
     SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.attgenerated <> '', k.position,
            coalesce(
@@ -233,7 +233,7 @@ const COLUMNS: &str = "
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
     ORDER BY a.attnum";
 
-/// Only what `array_out` writes with commas is an array literal.
+/// Reads the types of columns. Only the output of `array_out`, with commas, is an array literal.
 const TYPES: &str = "
     WITH RECURSIVE under (oid, base) AS (
         SELECT oid, oid FROM unnest($1::oid[]) AS oid

@@ -1,4 +1,5 @@
-//! Whether stored vectors are those of the rows' texts. Nothing is stored that could tell, so the texts are embedded again.
+//! The check whether stored vectors are those of the rows' texts. Nothing stored could show that, so the texts are embedded
+//! again.
 
 use std::collections::BinaryHeap;
 
@@ -12,25 +13,25 @@ use crate::merge::version;
 use crate::recheck::Judge;
 use crate::{Difference, Keywords, Mismatch, Sample, Sort, Stage, VerifyError};
 
-/// Two vectors of one text differ at most by rounding and quantization of their numbers.
+/// The least cosine of two vectors of one text: they differ at most by rounding and quantization of their numbers.
 const SAME_COSINE: f64 = 0.999;
-/// Two weights of one token differ at most by rounding.
+/// The greatest difference of two weights of one token: they differ at most by rounding.
 const SAME_WEIGHT: f32 = 1e-4;
-/// Points whose texts are read and embedded together.
+/// How many points have their texts read and embedded together.
 const BATCH: usize = 256;
-/// How often a point is looked at whose row is being changed.
+/// How often a point is looked at whose row keeps changing.
 const ROUNDS: usize = 3;
 
 /// A point to check, and its row's key.
 pub(crate) type Chosen = (PointId, Vec<Value>);
 
-/// Chooses points: those whose ids have the lowest hashes under the seed, so that the choice depends on nothing else.
+/// Chooses the points whose ids have the lowest hashes under the seed, so that the choice depends on nothing else.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     sample: Sample,
     seed: [u8; 32],
     lowest: BinaryHeap<(u64, PointId, Box<[u8]>)>,
-    /// Of a sample of all points, those that were not checked yet.
+    /// If all points are checked: those that were not checked yet.
     batch: Vec<(PointId, Box<[u8]>)>,
 }
 
@@ -40,7 +41,7 @@ impl Sampler {
         Self { sample, seed, lowest: BinaryHeap::new(), batch: Vec::new() }
     }
 
-    /// Considers a point that shows its row, whose key is this JSON.
+    /// Offers a point that shows its row; `key` is the row's key as JSON.
     pub(crate) fn offer(&mut self, point: PointId, key: &[u8]) {
         let size = match self.sample {
             Sample::All => return self.batch.push((point, key.into())),
@@ -61,12 +62,12 @@ impl Sampler {
         }
     }
 
-    /// Whether points wait to be checked before others are offered.
+    /// Returns whether points must be checked before further ones are offered.
     pub(crate) const fn is_full(&self) -> bool {
         self.batch.len() >= BATCH
     }
 
-    /// The points that wait to be checked; `last`: all others were offered.
+    /// Takes the points that are to be checked; `last`: all points were offered.
     pub(crate) fn take(&mut self, last: bool) -> Vec<Chosen> {
         let mut chosen: Vec<(PointId, Box<[u8]>)> = std::mem::take(&mut self.batch);
         if last {
@@ -76,21 +77,21 @@ impl Sampler {
     }
 }
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
     pub(crate) sampled: u64,
     pub(crate) bad: Vec<Mismatch>,
 }
 
-/// Compares the vectors of these points with those of their rows' texts. Points whose rows change all the time, or are
-/// gone, are left out.
+/// Compares the vectors of these points with those of their rows' texts. Points whose rows keep changing, or are gone, are
+/// left out.
 pub(crate) async fn check(judge: &Judge<'_>, chosen: Vec<Chosen>, before: u64) -> Result<Checked, VerifyError> {
     let mut checked = Checked::default();
     for batch in chosen.chunks(BATCH) {
         let mut open = batch.to_vec();
         for _ in 0..ROUNDS {
-            // A row is read once, however many of its chunks are looked at.
+            // Read each row once, even if several of its chunks are checked.
             let mut keys: Vec<_> = open.iter().map(|(_, key)| key.clone()).collect();
             keys.sort_by_cached_key(|key| Value::Array(key.clone()).to_string());
             keys.dedup();
@@ -100,7 +101,7 @@ pub(crate) async fn check(judge: &Judge<'_>, chosen: Vec<Chosen>, before: u64) -
             for point in points {
                 let Some(row) = rows.remove(&point.id) else { continue };
                 match row.image.content {
-                    // Whatever else changes: this vector is meant for this text.
+                    // Even if the row changes, this vector was made for this text.
                     Ok(content) if shows(&point, &content) => still.push((point, row.image.key, content)),
                     _ => {}
                 }
@@ -135,7 +136,7 @@ async fn compare(
         let reason = format!("{} texts were given, {} vectors came back", points.len(), wanted.len());
         return Err(EmbedError::Failed(reason).into());
     }
-    // A provider that is away says nothing about what is stored.
+    // If the provider does not answer, that says nothing about what is stored.
     let mut answers = Vec::with_capacity(wanted.len());
     for answer in wanted {
         match answer {
@@ -172,7 +173,7 @@ async fn compare(
     Ok(bad.collect())
 }
 
-/// What is wrong with a stored vector, if anything.
+/// Returns what is wrong with a stored vector, if anything.
 fn fault(stored: Option<&Vector>, wanted: &Vector) -> Option<String> {
     let Some(stored) = stored else { return Some("no vector".to_owned()) };
     if stored.len() != wanted.len() {
@@ -192,7 +193,7 @@ fn fault(stored: Option<&Vector>, wanted: &Vector) -> Option<String> {
     (cosine < SAME_COSINE).then(|| format!("another vector (cosine {cosine:.4})"))
 }
 
-/// What is wrong with a stored sparse vector, if anything. An empty one need not be stored.
+/// Returns what is wrong with a stored sparse vector, if anything. An empty one need not be stored.
 fn sparse_fault(stored: Option<&SparseVector>, wanted: Option<&SparseVector>) -> Option<String> {
     let stored = stored.filter(|stored| !stored.is_empty());
     match (stored, wanted.filter(|wanted| !wanted.is_empty())) {

@@ -1,7 +1,7 @@
-//! Puts the stages together from a configuration.
+//! Assembles the stages of a configuration.
 //!
-//! Everything that can be wrong without asking PostgreSQL (the data directory, the model, the stored collections, the
-//! templates) is found here, before anything connects.
+//! Everything that can be wrong without asking PostgreSQL (the data directory, the model, the stored collections, the templates) is found here,
+//! before anything connects.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use crate::http::{Fields, Searchable, Serving};
 use crate::labels::Labels;
 use crate::remembered;
 
-/// How many collections are opened side by side. Half of the time is spent waiting for the disk.
+/// How many collections are opened concurrently. Half of the time is spent waiting for the disk.
 const OPENED_AT_ONCE: usize = 8;
 
 /// How long closing the collections may take.
@@ -44,8 +44,7 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Opens the collections, which the caller has locked the data directory for: those that are served, or else those
-    /// with these names of their own.
+    /// Opens the collections, after the caller has locked the data directory: those that are served, or else those with these own names.
     pub(crate) async fn assemble(
         config: Config,
         embedder: Arc<dyn Embedder>,
@@ -72,7 +71,7 @@ impl Parts {
         Ok(Self { config, embedder, collections, opened })
     }
 
-    /// A pipeline of these parts. `slot`: which it reads from. `reports`: whether the metrics are its own.
+    /// Makes a pipeline of these parts. `slot`: the slot that it reads. `reports`: whether it writes the metrics of the process.
     pub(crate) fn pipeline(
         &self,
         source: SourceConfig,
@@ -91,12 +90,12 @@ impl Parts {
         Pipeline::new(config, self.collections.clone(), Arc::clone(store), stop)
     }
 
-    /// The collections, as a pipeline writes them.
+    /// Returns the collections, as a pipeline writes them.
     pub(crate) fn collections(&self) -> Vec<Collection> {
         self.collections.clone()
     }
 
-    /// What searches need of them.
+    /// Returns what searches need of the collections.
     pub(crate) fn serving(&self) -> Serving {
         let remembered = remembered::columns(&self.config);
         let opened = self.config.collections.iter().zip(&self.collections).zip(&self.opened);
@@ -116,13 +115,13 @@ impl Parts {
         Serving { collections: opened.map(searchable).collect(), embedder: Arc::clone(&self.embedder) }
     }
 
-    /// What tells the labels of a table's enums. Records of a broker do not say which columns are enums.
+    /// Returns the source of the labels of a table's enums. `None` for records of a broker, which do not say which columns are enums.
     fn labels(&self, table: &TableName) -> Option<Labels> {
         let source = self.config.broker.is_none().then_some(&self.config.source)?;
         Some(Labels::new(source.url.clone(), table.clone()))
     }
 
-    /// The same collections under the names that they have taken over.
+    /// Moves the collections to the names that they have taken over.
     pub(crate) fn served(mut self) -> Result<Self, SinkError> {
         for ((opened, collection), config) in
             self.opened.iter_mut().zip(&mut self.collections).zip(&self.config.collections)
@@ -133,7 +132,7 @@ impl Parts {
         Ok(self)
     }
 
-    /// Remembers the columns of the tables that were seen.
+    /// Stores the columns of the tables that were read.
     pub(crate) fn remember_columns(&self) {
         let seen = |collection: &Collection| Some((collection.name.clone(), collection.transform.columns_seen()?));
         let columns = self.collections.iter().filter_map(seen).collect();
@@ -142,8 +141,8 @@ impl Parts {
         }
     }
 
-    /// Gives back what this process, which ends, holds of the collections. All at once, and for a while only: what was confirmed is durable, and a
-    /// service manager does not wait for long.
+    /// Closes the collections when the process exits: all concurrently, and only for a limited time. Everything that was confirmed is durable, and
+    /// a service manager does not wait for long.
     pub(crate) async fn close(self) {
         self.remember_columns();
         let closing = join_all(self.opened.into_iter().map(Opened::leave));
@@ -159,7 +158,7 @@ impl Parts {
     }
 }
 
-/// The fields of a collection: those of its table as it was seen last, by this process or by the one before.
+/// The fields of a collection, from its table as it was last read by this process or by an earlier one.
 pub(crate) struct TableFields {
     pub(crate) transform: Arc<Transform>,
     pub(crate) remembered: Option<Vec<(String, Type)>>,
@@ -181,14 +180,14 @@ impl Fields for TableFields {
     }
 }
 
-/// Takes the data directory for this process.
+/// Locks the data directory for this process.
 pub(crate) fn lock(directory: &Path) -> Result<DataDir, Failure> {
     DataDir::lock(directory)
         .map_err(|source| PipelineError::Sink { collection: "*".to_owned(), source })
         .map_err(Failure::from)
 }
 
-/// Loads the configured model, or asks the configured provider whether it has it.
+/// Loads the configured model, or connects to the configured provider.
 pub(crate) async fn load_embedder(config: &Config) -> Result<Arc<dyn Embedder>, Failure> {
     let embedding = &config.embedding;
     walvec_embed::open(&embedding.model, &models_root(config), embedding.options())
@@ -197,24 +196,24 @@ pub(crate) async fn load_embedder(config: &Config) -> Result<Arc<dyn Embedder>, 
         .map_err(Failure::from)
 }
 
-/// Where models are kept.
+/// Returns the directory of models.
 pub(crate) fn models_root(config: &Config) -> PathBuf {
     config.models.clone()
 }
 
-/// Counts the tokens of the configured model.
+/// Returns a function that counts the tokens of the configured model.
 pub(crate) fn counter(embedder: &Arc<dyn Embedder>) -> CountTokens {
     let embedder = Arc::clone(embedder);
     Arc::new(move |text| embedder.count_tokens(text))
 }
 
-/// What makes the sparse vectors of a collection, if it has any. The configuration was checked: it names a language.
+/// Returns what makes the sparse vectors of a collection, if it has any. The configuration was checked, so it names a known language.
 pub(crate) fn keywords(collection: &CollectionConfig) -> Option<Arc<Keywords>> {
     let language = collection.hybrid.as_ref()?;
     Keywords::new(language).ok().map(Arc::new)
 }
 
-/// Opens the collections, in their order. After an error none is left half open.
+/// Opens the collections, in their order. After an error, none of them stays open.
 async fn open_all(
     config: &Config,
     embedder: &dyn Embedder,
@@ -235,7 +234,7 @@ async fn open_all(
     Ok(opened)
 }
 
-/// Refuses chunks that the model would cut once more: what it does not read is not found.
+/// Refuses chunks that are longer than the model reads: searches would not find the rest.
 pub(crate) fn check_chunks(collection: &CollectionConfig, embedder: &dyn Embedder) -> Result<(), Failure> {
     // One special token before the text and one after it, as models of BERT's kind have them.
     let room = embedder.info().max_tokens.saturating_sub(2);
@@ -252,7 +251,7 @@ pub(crate) fn check_chunks(collection: &CollectionConfig, embedder: &dyn Embedde
     }
 }
 
-/// Compiles a collection's templates. `tokens` counts those of the model, for chunks.
+/// Compiles a collection's templates. `tokens` counts tokens of the model, for chunks.
 pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> Result<Transform, Failure> {
     let transform = compiled(collection)
         .map_err(|error| Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name)))?;
@@ -262,7 +261,7 @@ pub(crate) fn transform(collection: &CollectionConfig, tokens: CountTokens) -> R
     })
 }
 
-/// A collection's templates, without what a model has to count for.
+/// Compiles a collection's templates without chunks, for which tokens would have to be counted.
 fn compiled(collection: &CollectionConfig) -> Result<Transform, Box<TransformError>> {
     Transform::new(TransformSpec {
         table: collection.table.clone(),
@@ -277,8 +276,8 @@ fn compiled(collection: &CollectionConfig) -> Result<Transform, Box<TransformErr
     .map_err(Box::new)
 }
 
-/// What makes the vectors of a collection comparable: the model as it is on disk, the text template, what it looks up, how
-/// texts are cut, and what keywords are.
+/// Returns the fingerprint of a collection's vectors: the model as it is on disk, the text template, its lookups, the chunking, and the language
+/// of keywords.
 pub(crate) fn fingerprint(embedder: &dyn Embedder, collection: &CollectionConfig) -> Fingerprint {
     let info = embedder.info();
     let (dimension, max_tokens) = (info.dimension.to_string(), info.max_tokens.to_string());
@@ -292,7 +291,7 @@ pub(crate) fn fingerprint(embedder: &dyn Embedder, collection: &CollectionConfig
     Fingerprint::of(&parts)
 }
 
-/// The source part of a configuration.
+/// Returns the source part of a configuration.
 pub(crate) fn source_config(config: &Config) -> SourceConfig {
     SourceConfig {
         url: config.source.url.clone(),
@@ -304,7 +303,7 @@ pub(crate) fn source_config(config: &Config) -> SourceConfig {
     }
 }
 
-/// The tables to copy and follow, each once, however many collections show it.
+/// Returns the tables to copy and follow, each once, even if several collections show it.
 fn tables(config: &Config) -> Vec<TableSpec> {
     let mut tables: Vec<TableSpec> = Vec::new();
     for CollectionConfig { table, filter, .. } in &config.collections {
@@ -316,16 +315,16 @@ fn tables(config: &Config) -> Vec<TableSpec> {
     tables
 }
 
-/// Which columns of a table the collections need that show it.
+/// Returns the columns of a table that its collections need.
 fn columns(config: &Config, table: &TableName) -> Columns {
     let lists = config.source.columns == PublishedColumns::Used;
-    // Topics are read by other programs too.
+    // Other programs read the topics too, so they hold all columns.
     if config.broker.is_some() && !lists {
         return Columns::All;
     }
     let mut used = BTreeSet::new();
     for collection in config.collections.iter().filter(|collection| collection.table == *table) {
-        // A template that cannot be compiled is told of elsewhere.
+        // A template that cannot be compiled is reported elsewhere.
         let columns = compiled(collection).ok().and_then(|transform| transform.columns());
         let Some(columns) = columns else { return Columns::All };
         used.extend(columns);
@@ -333,13 +332,13 @@ fn columns(config: &Config, table: &TableName) -> Columns {
     if lists { Columns::Listed(used) } else { Columns::Used(used) }
 }
 
-/// The tables that the publication has.
+/// Returns the tables of the publication.
 pub(crate) fn published(config: &Config) -> BTreeSet<TableName> {
     let main = config.collections.iter().map(|collection| collection.table.clone());
     main.chain(lookups(config).into_iter().map(|spec| spec.lookup.table)).collect()
 }
 
-/// What the rows of all collections look up.
+/// Returns the lookups of all collections.
 fn lookups(config: &Config) -> Vec<LookupSpec> {
     let of = |collection: &CollectionConfig| {
         let main = collection.table.clone();
@@ -348,39 +347,39 @@ fn lookups(config: &Config) -> Vec<LookupSpec> {
     config.collections.iter().flat_map(of).collect()
 }
 
-/// A digest of what workers make of rows, in whatever order the collections are configured.
+/// Returns a digest of what workers make of rows, independent of the order of the collections.
 pub(crate) fn payload_digest(config: &Config) -> String {
     let mut config = config.clone();
     config.collections.sort_by(|one, other| one.name.cmp(&other.name));
-    // What the types of the columns are, workers learn from the records only.
+    // Workers learn the types of the columns from the records only, so every column that is indexed as a number counts.
     let numbers = stored_numbers(&config).into_iter().map(|(table, field)| format!("number {table} {field}"));
     let parts: Vec<String> = std::iter::once(config_digest(&config)).chain(numbers).collect();
     digest_of(&parts)
 }
 
-/// What templates make of NULL, if they compare by size. Rows that were rendered otherwise are rendered again.
+/// A part of the digest of templates that compare by size: it names how NULL compares. Rows that were rendered by another rule are rendered again.
 const COMPARISON: &str = "comparisons with NULL do not hold";
 
-/// Whether a template of the collection compares values by size.
+/// Returns whether a template of the collection compares values by size.
 fn compares(collection: &CollectionConfig) -> bool {
     let mut templates = std::iter::once(&collection.text).chain(collection.computed.values());
     templates.any(|template| prepare(template).compares)
 }
 
-/// The fields that are indexed as numbers: those that are computed, or columns.
+/// Returns the fields that are indexed as numbers: the computed ones, or the columns.
 fn numbers(collection: &CollectionConfig, are_computed: bool) -> impl Iterator<Item = String> {
     let numbers = collection.indexes().into_iter().filter(|(_, index)| index.is_number());
     let wanted = numbers.filter(move |(field, _)| collection.computed.contains_key(field) == are_computed);
     wanted.map(|(field, _)| field)
 }
 
-/// The computed fields that are stored as numbers because they are indexed as numbers.
+/// Names the computed fields that are stored as numbers because they are indexed as numbers.
 fn computed_numbers(collection: &CollectionConfig) -> Option<String> {
     let numbers: Vec<String> = numbers(collection, true).collect();
     (!numbers.is_empty()).then(|| format!("numbers {}", numbers.join(", ")))
 }
 
-/// The columns that are indexed as numbers.
+/// Returns the columns that are indexed as numbers.
 pub(crate) fn stored_numbers(config: &Config) -> Vec<(TableName, String)> {
     let of = |collection: &CollectionConfig| -> Vec<(TableName, String)> {
         numbers(collection, false).map(|field| (collection.table.clone(), field)).collect()
@@ -388,7 +387,7 @@ pub(crate) fn stored_numbers(config: &Config) -> Vec<(TableName, String)> {
     config.collections.iter().flat_map(of).collect()
 }
 
-/// What decides which rows and which payloads a collection has.
+/// Returns digests of what decides about the rows and payloads of the collections.
 pub(crate) fn config_digests(config: &Config) -> ConfigDigest {
     let of = |table: &TableName| digest(config, config.collections.iter().filter(|shows| shows.table == *table));
     let tables = config.collections.iter().map(|collection| (collection.table.clone(), of(&collection.table)));
@@ -399,8 +398,7 @@ fn digest_of(parts: &[String]) -> String {
     Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
 }
 
-/// A digest of what decides which rows and which payloads a collection has, and in which shards. When it changes, tables
-/// are read again.
+/// Returns a digest of what decides about rows, payloads and shards of the collections. When it changes, tables are read again.
 pub(crate) fn config_digest(config: &Config) -> String {
     digest(config, config.collections.iter())
 }

@@ -1,4 +1,4 @@
-//! The stages of a process that works through a broker, put together from a configuration.
+//! Assembles the stages of a process that works through a broker.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use crate::app;
 use crate::cli::Failure;
 use crate::config::{Config, GroupProtocol, KafkaSettings, RecordFormat, Stage};
 
-/// How long a record of a worker may take: less than others need to take over from it.
+/// How long one record may take a worker: less than the time after which another worker takes over.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the stages of one process share.
+/// The parts that the stages of one process share.
 pub(crate) struct Broker<'a> {
     config: &'a Config,
     kafka: &'a KafkaSettings,
@@ -40,7 +40,7 @@ pub(crate) struct Broker<'a> {
 }
 
 impl<'a> Broker<'a> {
-    /// Connects, and makes the topic of dead letters if it is missing.
+    /// Connects, and creates the topic of dead letters if it is missing.
     pub(crate) async fn connect(config: &'a Config, kafka: &'a KafkaSettings) -> Result<Self, Failure> {
         let connection = connection(kafka);
         let sending = Sending {
@@ -54,12 +54,12 @@ impl<'a> Broker<'a> {
         Ok(Self { config, kafka, connection, letters: Arc::new(letters), producer })
     }
 
-    /// The dead letters of all workers.
+    /// Returns the dead letters of all workers.
     pub(crate) fn letters(&self) -> Arc<LettersTopic> {
         Arc::clone(&self.letters)
     }
 
-    /// The topics that the stage which fills collections reads.
+    /// Returns the topics that this process's stage reads.
     pub(crate) fn read_topics(&self) -> Vec<String> {
         match self.config.stage {
             Stage::Sink => vec![self.kafka.vectors_topic()],
@@ -67,14 +67,14 @@ impl<'a> Broker<'a> {
         }
     }
 
-    /// The topics that there are of those, with their partitions.
+    /// Returns those of the topics of the stage that exist, with their numbers of partitions.
     pub(crate) async fn known_topics(&self) -> Result<Vec<(String, i32)>, Failure> {
         let topics = Topics::new(&self.connection).map_err(PipelineError::from)?;
         let there = topics.partitions().await.map_err(PipelineError::from)?;
         Ok(self.read_topics().into_iter().filter_map(|topic| Some((topic.clone(), *there.get(&topic)?))).collect())
     }
 
-    /// Lets the group of the stage begin again at the oldest records of its topics.
+    /// Sets the group of the stage back to the oldest records of its topics.
     pub(crate) async fn rewind(&self) -> Result<(), Failure> {
         let group = self.kafka.group(self.config.stage);
         let rewound = lookup::rewind(&self.connection, &group, &self.known_topics().await?).await;
@@ -87,13 +87,13 @@ impl<'a> Broker<'a> {
         })
     }
 
-    /// Writes the record of a dead letter again, behind everything that its topic holds. `false` if there is none any more.
+    /// Writes the record of a dead letter again, at the end of its topic. Returns `false` if the record does not exist any more.
     pub(crate) async fn write_again(&self, letter: &DeadLetter) -> Result<bool, Failure> {
         let Some(place) = &letter.place else { return Ok(false) };
         let partition = Partition { topic: place.topic.as_str().into(), number: place.partition };
         let found = lookup::record(&self.connection, partition, place.offset).await.map_err(PipelineError::from)?;
         let Some(record) = found else { return Ok(false) };
-        // No row could take back a letter about a record.
+        // A letter about a record belongs to no row, so no later row would remove it.
         let is_about_record = letter.is_about_a_record();
         let segment = Segment::new();
         self.producer.send_again(record, !is_about_record, &segment).await.map_err(PipelineError::from)?;
@@ -105,7 +105,7 @@ impl<'a> Broker<'a> {
         Ok(true)
     }
 
-    /// From PostgreSQL into topics.
+    /// Makes the publisher, which writes PostgreSQL's changes into topics.
     pub(crate) fn publisher(&self, store: &Arc<Store>, stop: CancellationToken) -> Publisher {
         let (config, kafka) = (self.config, self.kafka);
         let source = app::source_config(config);
@@ -131,7 +131,7 @@ impl<'a> Broker<'a> {
         Publisher::new(publisher, Arc::clone(store), Arc::new(CaptureLetters(self.letters())), stop)
     }
 
-    /// From topics into `collections`.
+    /// Makes the indexer, which reads topics into `collections`.
     pub(crate) fn indexer(&self, collections: Vec<Collection>, stop: CancellationToken) -> Indexer {
         let (config, kafka) = (self.config, self.kafka);
         let reads = match config.stage {
@@ -157,7 +157,7 @@ impl<'a> Broker<'a> {
         Indexer::new(indexer, collections, self.letters(), stop)
     }
 
-    /// The collections of the stage `embed`: their points go to the topic of vectors.
+    /// Makes the collections of the stage `embed`, which writes its points to the topic of vectors.
     pub(crate) fn collections_in_topic(&self, embedder: &Arc<dyn Embedder>) -> Result<Vec<Collection>, Failure> {
         let in_topic = self.config.collections.iter().map(|collection| {
             let transform = Arc::new(app::transform(collection, app::counter(embedder))?);
@@ -182,7 +182,7 @@ impl<'a> Broker<'a> {
         in_topic.collect()
     }
 
-    /// The topics of changes; with the table that each is for, where it is for one alone.
+    /// Returns the topics of changes, each with its table if it is for one table only.
     fn changes(&self) -> Vec<(String, Option<TableName>)> {
         let mut topics: Vec<(String, Option<TableName>)> = Vec::new();
         for collection in &self.config.collections {
@@ -209,7 +209,7 @@ impl<'a> Broker<'a> {
     }
 }
 
-/// How to reach the broker.
+/// Returns the settings of a connection to the broker.
 pub(crate) fn connection(kafka: &KafkaSettings) -> Connection {
     let tls = kafka
         .tls
@@ -234,16 +234,16 @@ const fn format(kafka: &KafkaSettings) -> Format {
     }
 }
 
-/// A digest of what decides which rows there are in which topics, and what workers make of them. When it changes, tables are read again.
+/// Returns a digest of what decides about the rows in each topic and what workers make of them. When it changes, tables are read again.
 pub(crate) fn digest(config: &Config, kafka: &KafkaSettings) -> ConfigDigest {
     let topics = config.collections.iter().map(|collection| kafka.changes_topic(&collection.table));
     let parts: Vec<String> = std::iter::once(app::config_digest(config)).chain(topics).collect();
     let digest = Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string();
-    // Workers read the topics from their beginning then, so that all rows have to be there.
+    // Workers then read the topics from their beginning, so every table must be written again: no table has a digest of its own.
     ConfigDigest { digest, numbers: app::stored_numbers(config), tables: BTreeMap::new() }
 }
 
-/// The name of this machine, which tells its workers from those of others.
+/// Returns the name of this machine, which distinguishes its workers from those of other machines.
 fn host() -> String {
     let known =
         std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));

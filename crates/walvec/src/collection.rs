@@ -1,4 +1,4 @@
-//! Opens a collection where the configuration says it lives.
+//! Opens a collection on a server or in the data directory, as the configuration says.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use walvec_sink::{Catalog, CollectionSpec, FieldPath, Search, Sink, SinkError};
 use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
 
-/// The code of the error that says that a collection holds other vectors than those of the configuration.
+/// The code of the error for a collection whose vectors are not those of the configuration.
 pub(crate) const E_FINGERPRINT: &str = "E_FINGERPRINT";
 
 /// A collection that can be written and searched.
@@ -24,17 +24,17 @@ pub(crate) enum Opened {
     Remote(Remote),
 }
 
-/// Which collection of a name is meant.
+/// The collection that is meant by a name.
 #[derive(Clone, Copy)]
 pub(crate) enum Which<'a> {
-    /// The one that the name stands for, or else the first one.
+    /// The collection that the name stands for, or the first one if there is none.
     Served,
-    /// The one with this name of its own, which the alias need not know.
+    /// The collection with this own name, whether an alias leads to it or not.
     Own(&'a str),
 }
 
 impl Opened {
-    /// Opens a collection. In the data directory that creates it if it is missing; a server is not asked anything yet.
+    /// Opens a collection. In the data directory it is created if it is missing; a server is not asked yet.
     pub(crate) async fn open(
         config: &Config,
         collection: &CollectionConfig,
@@ -47,7 +47,7 @@ impl Opened {
             Which::Own(name) => name,
         };
         let spec = spec(config, collection, name, dimension, fingerprint);
-        // Behind a broker there may be several workers.
+        // Behind a broker several workers may write.
         let remote = |remote: Remote| Self::Remote(remote.alone(config.broker.is_none()));
         let opened = match (&config.sink.qdrant, which) {
             (Some(qdrant), Which::Served) => Remote::new(server(qdrant), spec).map(remote),
@@ -58,7 +58,7 @@ impl Opened {
         opened.map_err(|error| failure(collection, error))
     }
 
-    /// Opens a collection if it is there, with vectors that fit the configuration. Creates nothing.
+    /// Opens a collection if it exists with vectors that fit the configuration. Creates nothing.
     pub(crate) async fn find(
         config: &Config,
         collection: &CollectionConfig,
@@ -81,8 +81,8 @@ impl Opened {
         Ok(exists.then_some(opened))
     }
 
-    /// Whether the collection is there, with vectors that fit the configuration. Creates nothing, and may be asked while a
-    /// walvec runs.
+    /// Returns whether the collection exists with vectors that fit the configuration. Creates nothing, and may be called
+    /// while a walvec runs.
     pub(crate) async fn inspect(
         config: &Config,
         collection: &CollectionConfig,
@@ -97,7 +97,7 @@ impl Opened {
         inspected.map_err(|error| failure(collection, error))
     }
 
-    /// Why the collection of that name of its own is not what the configuration says; `None` if it is. Creates nothing.
+    /// Says why the collection with this own name does not fit the configuration; `None` if it does. Creates nothing.
     pub(crate) async fn misfit(
         config: &Config,
         collection: &CollectionConfig,
@@ -132,7 +132,7 @@ impl Opened {
         }
     }
 
-    /// Goes on under the name that the collection has taken over.
+    /// Continues under the name that the collection has taken over.
     pub(crate) fn serve(&mut self, config: &Config, name: &str) -> Result<(), SinkError> {
         if let (Self::Remote(remote), Some(qdrant)) = (&*self, &config.sink.qdrant) {
             *self = Self::Remote(remote.served_as(server(qdrant), name)?);
@@ -140,7 +140,7 @@ impl Opened {
         Ok(())
     }
 
-    /// Gives back what this process, which ends, holds of it; waits for no index build.
+    /// Closes the collection when the process exits, without waiting for an index build.
     pub(crate) async fn leave(self) -> Result<(), SinkError> {
         match self {
             Self::Embedded(embedded) => embedded.leave().await,
@@ -148,7 +148,7 @@ impl Opened {
         }
     }
 
-    /// Gives back what this process holds of it.
+    /// Closes the collection.
     pub(crate) async fn close(self) -> Result<(), SinkError> {
         match self {
             Self::Embedded(embedded) => embedded.close().await,
@@ -157,7 +157,7 @@ impl Opened {
     }
 }
 
-/// What the collection called `name` must look like.
+/// Describes the collection called `name`.
 fn spec(
     config: &Config,
     collection: &CollectionConfig,
@@ -177,7 +177,7 @@ fn spec(
     }
 }
 
-/// Where an indexed field is. A name with a point in it is the path to a member, unless it is a field's name as a whole.
+/// Returns the path of an indexed field. A name with a dot is the path to a member, unless it is a field's whole name.
 fn path(collection: &CollectionConfig, field: &str) -> FieldPath {
     let is_field =
         collection.payload.iter().flatten().any(|name| name == field) || collection.computed.contains_key(field);
@@ -185,7 +185,7 @@ fn path(collection: &CollectionConfig, field: &str) -> FieldPath {
     path.unwrap_or_else(|| field.into())
 }
 
-/// Looks at the collection that a name of the data directory stands for.
+/// Inspects the collection that a name of the data directory stands for.
 async fn inspect_served(root: &Path, spec: CollectionSpec) -> Result<bool, SinkError> {
     match Directory::new(root).serving(&spec.name).await? {
         Some(served) => Embedded::inspect(root, &CollectionSpec { name: served, ..spec }),
@@ -193,7 +193,7 @@ async fn inspect_served(root: &Path, spec: CollectionSpec) -> Result<bool, SinkE
     }
 }
 
-/// The parts of the fingerprint that are in the configuration, by their keys there.
+/// Returns the parts of the fingerprint that are in the configuration, by their keys there.
 pub(crate) fn made_with(embedding: &EmbeddingSettings, collection: &CollectionConfig) -> MadeWith {
     let prefix = Some(&embedding.document_prefix).filter(|prefix| !prefix.is_empty()).cloned();
     let chunk = collection.chunk.as_ref().map(|chunk| chunk.spec().describe());
@@ -205,8 +205,8 @@ pub(crate) fn made_with(embedding: &EmbeddingSettings, collection: &CollectionCo
     made_with
 }
 
-/// Opens the collection that a name of the data directory stands for. A name without one gets the newest that fits, or a new
-/// one.
+/// Opens the collection that a name of the data directory stands for. A name without a collection gets the newest that fits,
+/// or a new one.
 async fn open_served(root: &Path, spec: CollectionSpec) -> Result<Embedded, SinkError> {
     let directory = Directory::new(root);
     if let Some(served) = directory.serving(&spec.name).await? {
@@ -227,14 +227,14 @@ async fn open_served(root: &Path, spec: CollectionSpec) -> Result<Embedded, Sink
     opened
 }
 
-/// Opens the collection with this name of its own, on the blocking pool: it reads the collection's files.
+/// Opens the collection with this own name on the blocking pool, because that reads the collection's files.
 async fn open_own(root: &Path, spec: CollectionSpec) -> Result<Embedded, SinkError> {
     let root = root.to_owned();
     let opened = tokio::task::spawn_blocking(move || Embedded::open(&root, spec));
     opened.await.unwrap_or(Err(SinkError::Closed))
 }
 
-/// The collections of the place that is configured, and their names.
+/// Returns the catalog of the server or the data directory that is configured.
 pub(crate) fn catalog(config: &Config) -> Box<dyn Catalog> {
     match &config.sink.qdrant {
         Some(qdrant) => Box::new(Aliases::new(server(qdrant))),

@@ -1,4 +1,4 @@
-//! Where the next page of a search begins.
+//! The cursor: where the next page of a search begins.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use walvec_sink::{Filter, Place};
 
 use crate::mode::Mode;
 
-/// What decides about the order of hits, and about where pages end.
+/// Everything that decides about the order of hits and the ends of pages.
 pub(crate) struct Ranking<'a> {
     pub(crate) collection: &'a str,
     pub(crate) text: &'a str,
@@ -18,29 +18,29 @@ pub(crate) struct Ranking<'a> {
     pub(crate) limit: usize,
 }
 
-/// A place in a ranking. As text it goes to the caller and comes back.
+/// A place in a ranking. It goes to the caller as text, and comes back in the next request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cursor {
     place: Place,
-    /// Digest of the ranking: a place in another one would leave hits out, or repeat them.
+    /// Digest of the ranking: in another ranking the place would leave hits out, or repeat them.
     ranking: String,
 }
 
-/// What is told of a cursor that cannot be read.
+/// The message for a cursor that cannot be parsed.
 pub(crate) const NOT_A_CURSOR: &str =
     "a cursor is what the page before says in \"next\"; leave it out for the first page";
 
-/// What is told of a cursor of another search.
+/// The message for a cursor of another search.
 pub(crate) const OF_ANOTHER_SEARCH: &str = "the cursor is of another search: query, collection, mode, limit, group, min_score and filter \
      have to be those of the page before; leave the cursor out for the first page";
 
 impl Cursor {
-    /// A place in a ranking.
+    /// Makes the cursor for a place in a ranking.
     pub(crate) fn new(ranking: &Ranking<'_>, place: Place) -> Self {
         Self { place, ranking: digest(ranking) }
     }
 
-    /// Where the page begins; `None` if that is a place in another ranking.
+    /// Returns where the page begins; `None` if the cursor is a place in another ranking.
     pub(crate) fn place_in(&self, ranking: &Ranking<'_>) -> Option<Place> {
         (self.ranking == digest(ranking)).then_some(self.place)
     }
@@ -51,7 +51,7 @@ fn digest(ranking: &Ranking<'_>) -> String {
     half_digest(format_args!("{:?}", (collection, text, mode, filter, min_score, by_row, limit)))
 }
 
-/// Half a digest of what a cursor is of: it has to tell mistakes, not attacks, from what is right.
+/// Returns half a digest of what a cursor belongs to. It has to detect mistakes, not attacks.
 pub(crate) fn half_digest(of: fmt::Arguments<'_>) -> String {
     blake3::hash(of.to_string().as_bytes()).to_hex().chars().take(16).collect()
 }

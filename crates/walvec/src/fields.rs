@@ -1,5 +1,5 @@
-//! What the collections have: their fields with types, indexes and the filters that can match, for `/api/v1/collections` and
-//! `walvec collections`.
+//! The fields of collections with types, indexes and the filters that can match, for `/api/v1/collections` and `walvec
+//! collections`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::http::read::Known;
 /// A collection, as it is described to programs.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CollectionInfo {
-    /// Its name.
+    /// The collection's name.
     pub(crate) name: String,
-    /// The table that it shows, `schema.table`.
+    /// The table that it is filled from, `schema.table`.
     pub(crate) table: String,
-    /// How its payloads are laid out. Filters name fields as they are called here in every layout.
+    /// The layout of its payloads. In every layout, filters use the field names of this description.
     pub(crate) layout: String,
     /// How many points it has; null until they were counted.
     pub(crate) points: Option<u64>,
@@ -26,18 +26,18 @@ pub(crate) struct CollectionInfo {
     pub(crate) modes: Vec<String>,
     /// Whether its rows are cut into chunks, each a point of its own.
     pub(crate) chunked: bool,
-    /// Its fields: columns in the order of the payload, computed ones, the text of the chunk.
+    /// The fields: columns in the order of the payload, computed ones, the text of the chunk.
     pub(crate) fields: Vec<FieldInfo>,
 }
 
 /// A field of the payload.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FieldInfo {
-    /// Its name.
+    /// The field's name.
     pub(crate) name: String,
-    /// The type of the column, as SQL writes it; null for a computed field, and until a row of the table was read.
+    /// The type of the column in SQL; null for a computed field, and until a row of the table was read.
     pub(crate) r#type: Option<String>,
-    /// Where it comes from.
+    /// The origin of its values.
     pub(crate) from: Origin,
     /// The type of its index, if it has one.
     pub(crate) index: Option<IndexKind>,
@@ -48,7 +48,7 @@ pub(crate) struct FieldInfo {
     pub(crate) sorted: bool,
 }
 
-/// Where a field comes from.
+/// The origin of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Origin {
@@ -60,18 +60,18 @@ pub(crate) enum Origin {
     Chunk,
 }
 
-/// What programs are told of a collection.
+/// The source of a collection's description for programs.
 pub(crate) struct Description {
     table: String,
     layout: Layout,
     chunked: bool,
     has_keywords: bool,
-    /// The columns that the configuration names; `None`: all of the table.
+    /// The columns that the configuration names; `None`: all columns of the table.
     payload: Option<Vec<String>>,
     computed: Vec<String>,
     chunk: Option<String>,
     index: BTreeMap<String, IndexKind>,
-    /// Knows the columns of the table, once it has seen some.
+    /// Knows the columns of the table, once it has read some.
     transform: Arc<Transform>,
 }
 
@@ -90,7 +90,7 @@ impl Description {
         }
     }
 
-    /// The collection called `name`, as it is at the moment. `known`: its fields, as filters see them.
+    /// Describes the collection called `name` at this moment. `known`: its fields, as filters see them.
     pub(crate) fn describe(&self, name: &str, points: Option<u64>, known: &Known) -> CollectionInfo {
         let modes: &[&str] = if self.has_keywords { &["hybrid", "dense", "keyword"] } else { &["dense"] };
         CollectionInfo {
@@ -131,7 +131,7 @@ impl Description {
     }
 }
 
-/// The operators that can match.
+/// Returns the operators that can match.
 const fn operators(compared: Compared) -> &'static [&'static str] {
     if compared.has_order() { &["=", "!=", "<", "<=", ">", ">="] } else { &["=", "!="] }
 }

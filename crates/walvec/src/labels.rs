@@ -1,4 +1,4 @@
-//! The labels of the enums of a table, as PostgreSQL has them.
+//! The labels of a table's enums, from PostgreSQL.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,32 +8,32 @@ use secrecy::SecretString;
 use walvec_capture::{CaptureError, open_session};
 use walvec_model::TableName;
 
-/// How long a search waits for PostgreSQL to tell them.
+/// How long a search waits for PostgreSQL's answer.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// How long PostgreSQL is not asked after it has not answered, so that searches do not wait for it again and again.
+/// How long PostgreSQL is not asked again after it did not answer, so that not every search waits for it.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Asks for labels when a filter needs them, and remembers what it was told.
+/// Asks for labels when a filter needs them, and caches the answer.
 ///
-/// A label can be added at any time, and rows with it are found at once. So PostgreSQL is asked again about a label that is not known, before
-/// anybody is told that there is none. It is asked in a session that is closed again: it happens seldom.
+/// A label can be added at any time, and searches find rows with it at once. So PostgreSQL is asked again about an unknown label before it is
+/// refused. Each time it is asked in a new session, because that happens seldom.
 pub(crate) struct Labels {
     url: SecretString,
     table: TableName,
     told: Mutex<Told>,
-    /// Held by the one that asks. Whoever needs only what is remembered does not wait for it.
+    /// Held by the caller that asks PostgreSQL. A caller that finds its label in the cache does not wait for it.
     asking: tokio::sync::Mutex<()>,
 }
 
-/// What was told.
+/// The cached answer.
 #[derive(Default)]
 struct Told {
     /// The labels of the columns that hold enums.
     labels: HashMap<String, Vec<String>>,
-    /// When it was asked for.
+    /// When the cached answer was asked for.
     asked: Option<Instant>,
-    /// When there was no answer.
+    /// When PostgreSQL last did not answer.
     failed: Option<Instant>,
 }
 
@@ -42,21 +42,21 @@ impl Labels {
         Self { url, table, told: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
-    /// The labels of a column, as they were remembered if `wanted` is among them, else as they are now; `None` if that cannot be told.
+    /// Returns the labels of a column: the cached ones if `wanted` is among them, else the present ones; `None` if they are not known.
     pub(crate) async fn of(&self, column: &str, wanted: &str) -> Option<Vec<String>> {
         let now = Instant::now();
         if let Some(labels) = self.told().with(column, wanted) {
             return Some(labels.clone());
         }
         let _asking = self.asking.lock().await;
-        // Who has waited for a question that was asked after this one needs no other.
+        // If another caller has asked since this call began, its answer is recent enough.
         if self.told().asked.is_none_or(|asked| asked < now) {
             self.ask_again().await?;
         }
         self.told().labels.get(column).cloned()
     }
 
-    /// Remembers what PostgreSQL says now; `None` if it does not answer, or did not a moment ago.
+    /// Caches the present labels; `None` if PostgreSQL does not answer, or did not a moment ago.
     async fn ask_again(&self) -> Option<()> {
         if self.told().failed.is_some_and(|failed| failed.elapsed() < PAUSE) {
             return None;

@@ -1,6 +1,7 @@
-//! What became of the last run on a data directory: when it began, when it ended and why.
+//! The outcome of the last run on a data directory: when it began, when it ended and why.
 //!
-//! Kept in `last-run.json`, readable by the owner of the directory. `walvec status` shows it: logs may be elsewhere, or gone.
+//! Stored in `last-run.json`, readable for the owner of the directory. `walvec status` shows it, because logs may be
+//! elsewhere, or gone.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -16,7 +17,7 @@ use crate::remembered::write_private;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastRun {
     pub(crate) began: Moment,
-    /// `None`: it runs, or it ended without a word.
+    /// The end of the run; `None` while it runs, or if it was killed.
     pub(crate) ended: Option<Ended>,
 }
 
@@ -24,7 +25,7 @@ pub(crate) struct LastRun {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) at: Moment,
-    /// What stopped it; `None`: it was asked to stop.
+    /// The error that stopped it; `None` if it was asked to stop.
     pub(crate) error: Option<StopCause>,
 }
 
@@ -37,18 +38,18 @@ pub(crate) struct StopCause {
 }
 
 impl LastRun {
-    /// The last run on `directory`, if one is known of.
+    /// Returns the last run on `directory`, if one is recorded.
     pub(crate) fn of(directory: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(file(directory)).ok()?).ok()
     }
 }
 
-/// Notes that a run begins.
+/// Records the start of a run.
 pub(crate) fn begin(directory: &Path) {
     write(directory, &LastRun { began: now(), ended: None });
 }
 
-/// Notes how the run that has begun ended.
+/// Records the end of the present run.
 pub(crate) fn end(directory: &Path, outcome: Result<(), &Failure>) {
     let error = outcome.err().map(|failure| {
         let (code, message, remedy) = failure.clone().into_parts();
@@ -75,7 +76,7 @@ fn now() -> Moment {
     SystemTime::now().into()
 }
 
-/// A full disk must stop no run, and hide no error.
+/// Writes the record. Errors are only logged: a full disk must neither stop a run nor hide its error.
 fn write(directory: &Path, run: &LastRun) {
     let written =
         serde_json::to_vec(run).map_err(io::Error::from).and_then(|text| write_private(&file(directory), &text));

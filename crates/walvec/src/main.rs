@@ -1,19 +1,21 @@
 //! `walvec` keeps a Qdrant collection an exact, live, searchable image of PostgreSQL tables.
 //!
 //! - [`cli`]: the commands, one file each; exit codes and how failures are printed
-//! - [`codes`]: what every error code means
+//! - [`codes`]: the meaning of every error code
 //! - [`config`]: walvec.yaml, the environment and the flags, validated before anything connects
-//! - [`app`]: puts a pipeline together from a configuration
+//! - [`app`]: assembles a pipeline from a configuration
 //! - [`collection`]: opens a collection where the configuration says it lives
-//! - [`serve`]: runs the whole and its HTTP server until it is told to stop
+//! - [`serve`]: runs the pipeline and its HTTP server until they are told to stop
 //! - [`broker`] and [`staged`]: the stages of a process that works through a broker, and running them
-//! - [`supervise`]: runs the pipeline, and does what it is asked for meanwhile
-//! - [`tasks`] and [`progress`]: what was asked for, and how far it has come
-//! - [`reindex`] and [`remembered`]: other collections beside the served ones, and what a later start has to know
+//! - [`supervise`]: runs the pipeline, and handles requests for long work
+//! - [`tasks`] and [`progress`]: long work, and its progress
+//! - [`reindex`] and [`remembered`]: new collections that take over from the served ones, and what a later start
+//!   has to know
 //! - [`swapped`]: whether a provider has another model now under the same name
 //! - [`last_run`]: how the last run on a data directory ended
 //! - [`http`] and [`ui`]: the HTTP API, health, metrics and the search page
-//! - [`fields`]: what the collections have
+//! - [`fields`] and [`labels`]: the fields of collections, and the labels of enums
+//! - [`mode`]: whether a search compares meaning, words, or both
 //! - [`cursor`]: where the next page of a search begins
 //! - [`score`] and [`words`]: how a hit is shown, on the page and on the command line
 //! - [`demo`]: a throw-away PostgreSQL with a catalogue of books
@@ -49,7 +51,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let (arguments, wants_json) = cli::parse();
-    // All TLS but librdkafka's. It fails only if there is one already.
+    // The provider for all TLS except librdkafka's. It fails only if one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let _traces = cli::logging::start(&arguments);
     #[cfg(feature = "failpoints")]

@@ -1,11 +1,11 @@
-//! What a search goes by: the meaning of its text, its words, or both.
+//! The mode of a search: by the meaning of its text, by its words, or by both.
 
 use std::fmt;
 
 use clap::ValueEnum;
 use walvec_sink::Keywords;
 
-/// What a search goes by.
+/// What a search compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
     /// Meaning and words, two rankings fused.
@@ -16,18 +16,18 @@ pub(crate) enum Mode {
     Keyword,
 }
 
-/// Why a collection cannot be searched as was wanted.
+/// Why a collection cannot be searched in the wanted mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused(pub(crate) String);
 
 impl Mode {
-    /// By name, as in requests.
+    /// Parses the name that requests use.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::from_str(name, false).ok()
     }
 
-    /// The mode in which a collection is searched: the one that is wanted, or else the best one that it has. `keywords`: whether
-    /// it has sparse vectors, and what makes those of queries.
+    /// Returns the mode in which a collection is searched: the wanted one, or else the best that it has. `keywords` makes the
+    /// sparse vectors of queries, if the collection has sparse vectors.
     pub(crate) fn of<'a>(wanted: Option<Self>, keywords: Option<&'a Keywords>) -> Result<By<'a>, Refused> {
         match (wanted, keywords) {
             (Some(Self::Dense), _) | (None, None) => Ok(By::Dense),
@@ -44,11 +44,11 @@ impl Mode {
     }
 }
 
-/// Said of a search by words that cannot find anything.
+/// The message for a search by words in which no word counts.
 pub(crate) const NO_WORD_COUNTS: &str = "no word of the query counts: words that say nothing in the collection's language are left out, and so is \
     writing without spaces; search by meaning instead (mode dense)";
 
-/// As in requests.
+/// Writes the name that requests use.
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -59,7 +59,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// A mode, with what it takes.
+/// A mode, with what it needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum By<'a> {
     Hybrid(&'a Keywords),
@@ -68,7 +68,7 @@ pub(crate) enum By<'a> {
 }
 
 impl By<'_> {
-    /// The mode alone.
+    /// Returns the mode alone.
     pub(crate) const fn mode(self) -> Mode {
         match self {
             By::Hybrid(_) => Mode::Hybrid,
@@ -77,7 +77,7 @@ impl By<'_> {
         }
     }
 
-    /// Refuses a lowest score that scores of this kind cannot be compared with.
+    /// Refuses a lowest score that cannot be compared with scores of this mode.
     pub(crate) fn check_score(self, lowest: Option<f32>) -> Result<(), Refused> {
         let Some(score) = lowest else { return Ok(()) };
         match self {

@@ -1,4 +1,4 @@
-//! How far long work has come: a bar on a terminal, a line every ten seconds elsewhere.
+//! The progress of long work: a bar on a terminal, a line every ten seconds elsewhere.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,10 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::output;
 
-/// How often a line tells how far the work has come.
+/// How often a line reports the progress.
 pub(crate) const TELL: Duration = Duration::from_secs(10);
 
-/// The rate is that of the last half minute: a pause before it, for a database that was away, says nothing about what is left.
+/// The period that the rate is measured over: a pause before it, for example because the database was away, says nothing about
+/// the rest.
 const WINDOW: Duration = Duration::from_secs(30);
 
 /// How far work has come.
@@ -20,14 +21,14 @@ const WINDOW: Duration = Duration::from_secs(30);
 pub(crate) struct Reached {
     /// Rows that are done.
     pub(crate) rows: u64,
-    /// Rows that there are, where that is known and not less than what is done.
+    /// Rows in all, if that is known and not less than what is done.
     pub(crate) of: Option<u64>,
-    /// Rows in a second, lately.
+    /// Rows per second, measured lately.
     pub(crate) per_second: Option<f64>,
 }
 
 impl Reached {
-    /// How long the rest takes at this rate.
+    /// Returns how long the rest takes at this rate.
     pub(crate) fn left(&self) -> Option<Duration> {
         let rest = self.of?.checked_sub(self.rows)?;
         let per_second = self.per_second.filter(|rate| *rate > 0.0)?;
@@ -35,7 +36,7 @@ impl Reached {
         Duration::try_from_secs_f64(rest as f64 / per_second).ok()
     }
 
-    /// The rate and what is left, to go on with after a number of `things`.
+    /// Returns the rate and the remaining time as text, to follow a number of `things`.
     pub(crate) fn pace(&self, things: &str) -> String {
         let rate = self.per_second.map(|rate| format!(", {rate:.*} {things}/s", usize::from(rate < 10.0)));
         let left = self.left().map(|left| format!(", about {} left", rough(left)));
@@ -52,7 +53,7 @@ impl fmt::Display for Reached {
     }
 }
 
-/// A duration in one unit, or two of hours and days: an estimate is not more exact than that.
+/// Formats a duration in one unit, or two for hours and days: an estimate is not more exact than that.
 fn rough(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let minutes = (seconds + 30) / 60;
@@ -64,32 +65,32 @@ fn rough(duration: Duration) -> String {
     }
 }
 
-/// Measures how fast work goes on.
+/// Measures the rate of work.
 #[derive(Debug)]
 pub(crate) struct Pace(VecDeque<(Instant, u64)>);
 
 impl Pace {
-    /// Begins to measure, with nothing done.
+    /// Starts to measure, with nothing done.
     pub(crate) fn begin(now: Instant) -> Self {
         Self::begin_at(now, 0)
     }
 
-    /// Begins to measure when `rows` are done already.
+    /// Starts to measure when `rows` are done already.
     fn begin_at(now: Instant, rows: u64) -> Self {
         Self(VecDeque::from([(now, rows)]))
     }
 
-    /// Hears that `rows` are done by now, of `estimated`, which is no use when it is less.
+    /// Records that `rows` are done, of `estimated`, which is ignored if it is less.
     pub(crate) fn reach(&mut self, now: Instant, rows: u64, estimated: Option<u64>) -> Reached {
         if self.0.back().is_some_and(|(_, before)| rows < *before) {
-            // It began again.
+            // Fewer rows than before: the work began again.
             *self = Self::begin_at(now, rows);
         }
-        // The oldest one that is kept is as old as the window, or all there is.
+        // Keep one sample that is at least as old as the window, if there is one.
         while self.0.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= WINDOW) {
             self.0.pop_front();
         }
-        // A sample each second says enough.
+        // One sample per second is enough.
         if self.0.back().is_none_or(|(at, _)| now.duration_since(*at) >= Duration::from_secs(1)) {
             self.0.push_back((now, rows));
         }
@@ -102,16 +103,16 @@ impl Pace {
     }
 }
 
-/// Who hears of it where there is no terminal.
+/// Where the progress is reported if there is no terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Voice {
-    /// The log, with the numbers as fields: for `run`.
+    /// In the log, with the numbers as fields: for `run`.
     Log,
-    /// The person who typed the command.
+    /// On stderr, to the person who typed the command.
     Note,
 }
 
-/// Shows how far one piece of work has come, until dropped.
+/// Shows the progress of one piece of work, until dropped.
 pub(crate) struct Meter {
     what: String,
     voice: Voice,
@@ -121,20 +122,20 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Begins to show `what`, such as "snapshot".
+    /// Starts to show `what`, for example "snapshot".
     pub(crate) fn new(what: &str, voice: Voice) -> Self {
         let now = Instant::now();
         let bar = std::io::stderr().is_terminal().then(|| output::bars().add(ProgressBar::no_length()));
         Self { what: what.to_owned(), voice, bar, pace: Pace::begin(now), told: now }
     }
 
-    /// Says that the work is something else from now on, such as another step of the same task, and `rows` are done.
+    /// Changes the name of the work, for example to another step of the same task, with `rows` done.
     pub(crate) fn rename(&mut self, what: &str, rows: u64) {
         if self.what == what {
             return;
         }
         what.clone_into(&mut self.what);
-        // The log of a walvec that runs has the steps already.
+        // The log of a running walvec already has the steps.
         if self.bar.is_none() && self.voice == Voice::Note {
             output::note(what);
         }
@@ -142,7 +143,7 @@ impl Meter {
         (self.pace, self.told) = (Pace::begin_at(now, rows), now);
     }
 
-    /// Shows how far it is.
+    /// Shows the progress.
     pub(crate) fn show(&mut self, rows: u64, estimated: Option<u64>) {
         let now = Instant::now();
         let reached = self.pace.reach(now, rows, estimated);

@@ -1,17 +1,17 @@
-//! Fills other collections beside the ones that are served, and lets them take over their names.
+//! Fills other collections while the present ones are served, and lets them take over the names.
 //!
 //! ```text
 //! slot walvec ──▶ pipeline ──▶ books__1 ◀── searches        (1) both follow the stream
-//! slot walvec_reindex ──▶ pipeline beside ──▶ books__2
+//! slot walvec_reindex ──▶ second pipeline ──▶ books__2
 //!
 //!                 (stopped)    books__1 ◀── searches        (2) the second catches up with where the first has stopped
-//!                 (stopped)    books__1   books__2 ◀── searches   (3) the names change hands, in one step
+//!                 (stopped)    books__1   books__2 ◀── searches   (3) the names are switched, in one step
 //! slot walvec ──▶ pipeline ──────────────▶ books__2         (4) the first slot goes on
 //! ```
 //!
-//! The first slot has confirmed at most what the second collection holds by then, so what it repeats is known already. A
-//! crash before (3) leaves everything as it was, and the next start goes on with the reindex; after (3), the new
-//! collections are the served ones, whatever was not cleaned up.
+//! The first slot has confirmed at most what the second collection holds by then, so the changes that it repeats are known
+//! already. A crash before (3) leaves everything as it was, and the next start continues the reindex. After (3) the new
+//! collections are the served ones, even if something was not cleaned up.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,40 +40,41 @@ use crate::supervise::Live;
 use crate::swapped::{self, Given};
 use crate::tasks::Handle;
 
-/// Catching up that takes no longer than this is near enough: the rest is done while the first pipeline stands still.
+/// If catching up takes no longer than this, the second pipeline is near enough: the rest is done while the first one is
+/// stopped.
 const NEAR: Duration = Duration::from_secs(1);
 
-/// How often catching up is tried before the first pipeline stops for it: it may be the one that keeps the second behind.
+/// How often catching up is tried before the first pipeline is stopped in any case: it may be the cause of the delay.
 const CHASES: u32 = 20;
 
-/// How long the first pipeline stands still at most for the second to catch up.
+/// How long the first pipeline may be stopped while the second catches up.
 const STANDSTILL: Duration = Duration::from_secs(60);
 
-/// How long to wait before something that did not work, and may the next time, is tried again.
+/// The pause before a step that failed, and may succeed next time, is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How often dropping the slot is tried: whoever read it last may need some seconds to let go of it.
+/// How often dropping the slot is tried: its last reader may need some seconds to release it.
 const DROPS: u32 = 10;
 
 /// The step in which the rows are copied.
 const COPYING: &str = "copying";
 const CATCHING_UP: &str = "catching up";
 
-/// Slot names end here.
+/// The longest name of a slot, in bytes.
 const SLOT_NAME_BYTES: usize = 63;
 
-/// What a reindex leaves behind once the names have changed hands.
+/// The collections and the state to clean up once the names are switched.
 pub(crate) struct Leftovers {
     config: Config,
     names: Vec<(String, String)>,
     served: Vec<String>,
 }
 
-/// What there is once other collections have taken over.
+/// The result of a reindex whose collections have taken over.
 pub(crate) struct Taken {
     /// The parts that are served now.
     pub(crate) parts: Parts,
-    /// What is to be removed.
+    /// The leftovers to be removed.
     pub(crate) leftovers: Leftovers,
     /// The last status of the pipeline that filled the collections.
     pub(crate) filled: Status,
@@ -81,9 +82,9 @@ pub(crate) struct Taken {
 
 /// Why other collections have not taken over.
 pub(crate) enum NotTaken {
-    /// Everything is as it was.
+    /// The names were not switched: everything is as it was.
     Before(Failure),
-    /// The names have changed hands, and what must follow did not work. The next start finds its way from there.
+    /// The names were switched, and a later step failed. The next start continues from there.
     After(Failure),
 }
 
@@ -96,14 +97,14 @@ pub(crate) struct Beside {
     names: Vec<(String, String)>,
     /// The own names of the collections that are served meanwhile.
     served: Vec<String>,
-    /// Whether they were served before.
+    /// Whether they are kept collections, which were served before.
     rollback: bool,
-    /// By what it is noticed that the model was replaced meanwhile.
+    /// The model's sample, by which a replaced model is noticed.
     sample: Option<Given>,
 }
 
 impl Beside {
-    /// Fills the collections of `config`, which may be new or kept ones, until they are about as far as the served ones.
+    /// Fills the collections of `config`, which may be new or kept ones, until they have almost caught up with the served ones.
     pub(crate) async fn fill(
         current: &Parts,
         config: Config,
@@ -144,12 +145,12 @@ impl Beside {
         Ok(beside)
     }
 
-    /// What was asked for.
+    /// Returns the request that this answers.
     pub(crate) const fn request(&self) -> Request {
         Request::Reindex { rollback: self.rollback }
     }
 
-    /// What to type to do the same again.
+    /// Returns the command that repeats it.
     const fn command(&self) -> &'static str {
         if self.rollback { "walvec reindex --rollback" } else { "walvec reindex" }
     }
@@ -170,7 +171,7 @@ impl Beside {
     async fn catch_up(&mut self, task: &Handle, primary: &Live) -> Result<(), Failure> {
         task.step(CATCHING_UP);
         for _ in 0..CHASES {
-            // One that reads its own tables again would be stopped in the middle.
+            // A pipeline that reads its own tables again would be stopped in the middle of that.
             let streams = |status: &Status| status.phase == Phase::Streaming;
             let applied = primary.status.clone().wait_for(streams).await.map(|status| status.applied_lsn);
             let target = applied.map_err(|_| Failure::definite("E_STOPPED", "the pipeline has ended"))?;
@@ -197,13 +198,13 @@ impl Beside {
         let aside = |status: &Status| status.collections.iter().find_map(|found| found.set_aside.clone());
         let waited = self.live.status.wait_for(|status| aside(status).is_some() || wanted(status)).await;
         if let Ok(aside) = waited.map(|status| aside(&status)) {
-            // The new collection would lack its rows.
+            // The new collection would lack the rows of a table that is set aside.
             return match aside {
                 Some(aside) => Err(Failure::definite(&aside.code, aside.message).with_remedy(aside.remedy)),
                 None => Ok(()),
             };
         }
-        // The remedies of a pipeline are about the served collections, which are well.
+        // The pipeline's own remedies are about the served collections, which are intact.
         let command = self.command();
         self.live.ended().await.map_err(|failure| failure.with_remedy(command))?;
         Err(Failure::definite("E_STOPPED", "the reindex was stopped; it goes on with the next start"))
@@ -215,7 +216,7 @@ impl Beside {
         done.ok_or_else(|| Failure::definite("E_REINDEX", "the new collections are not complete"))
     }
 
-    /// Comes to where the first pipeline has stopped, and takes over the names and the position.
+    /// Catches up to where the first pipeline has stopped, and takes over the names and the position.
     pub(crate) async fn take_over(
         mut self,
         main: &Store,
@@ -229,20 +230,20 @@ impl Beside {
         let parts = parts.served().map_err(|source| NotTaken::Before(sink_failure("*", source)))?;
         let catalog = collection::catalog(&parts.config);
         switch(catalog.as_ref(), &names, stop).await.map_err(NotTaken::Before)?;
-        // There is no way back. Whoever starts after a crash finds other collections than the state file knows, and reads the
-        // tables again.
+        // From here on there is no way back. After a crash, the next start finds other collections than the state file names,
+        // and reads the tables again.
         keep_state(main, &taking, stop).await.map_err(NotTaken::After)?;
         if let Err(error) = remembered::store(&parts.config) {
             tracing::warn!("the configuration could not be remembered for a reindex: {error}");
         }
-        // Whoever watches the model compares it with this at once.
+        // The watch of the model compares with this sample at once.
         swapped::replace(&parts.config, sample);
         serving.send_replace(Arc::new(parts.serving()));
         let leftovers = Leftovers { config: parts.config.clone(), names, served };
         Ok(Taken { parts, leftovers, filled })
     }
 
-    /// Comes to where the first pipeline has stopped, and stops there.
+    /// Catches up to where the first pipeline has stopped, and stops there.
     async fn come_to(&mut self, main: &Store, stop: &CancellationToken) -> Result<State, Failure> {
         let command = self.command();
         let stopped = main.checkpoint().map_err(PipelineError::from)?;
@@ -253,8 +254,8 @@ impl Beside {
             let what = format!("the new collections could not catch up within {} s", STANDSTILL.as_secs());
             Failure::definite("E_REINDEX", what).with_remedy(format!("{command}, when the table changes less"))
         };
-        // Not what it has ever applied, but what it has confirmed since its stream was last opened: in the middle of a
-        // repetition a row may be back whose deletion is still to come.
+        // The position that counts is not what was ever applied, but what was confirmed since the stream was last opened: in the
+        // middle of a replay, a row may be back whose deletion is still to come.
         let is_there = |status: &Status| status.phase == Phase::Streaming && status.confirmed_lsn >= stopped.applied;
         let until = tokio::time::Instant::now() + STANDSTILL;
         loop {
@@ -279,10 +280,10 @@ impl Beside {
     }
 }
 
-/// The state of collections: their position, what their tables were, and the rows that are parked.
+/// The state of collections: their position, the shapes of their tables, and the parked rows.
 type State = (Checkpoint, Baseline, Vec<DeadLetter>);
 
-/// Stores the state of the new collections. A full disk is waited for.
+/// Stores the state of the new collections. Waits while the disk is full.
 async fn keep_state(
     main: &Store,
     (checkpoint, baseline, letters): &State,
@@ -306,9 +307,9 @@ async fn pause(stop: &CancellationToken) {
     }
 }
 
-/// Positions of two sources cannot be compared.
+/// Refuses two different databases, because their positions cannot be compared.
 fn refuse_other_source(main: &Checkpoint, beside: &Checkpoint) -> Result<(), Failure> {
-    // A standby may have been promoted meanwhile: both follow it.
+    // A standby may have been promoted meanwhile: both pipelines follow it.
     if main.source.is_same_database(&beside.source) {
         return Ok(());
     }
@@ -316,7 +317,8 @@ fn refuse_other_source(main: &Checkpoint, beside: &Checkpoint) -> Result<(), Fai
     Err(Failure::definite("E_SOURCE", what).with_remedy("put the former `source.url` back, then reindex"))
 }
 
-/// A reindex changes what points look like, not which rows there are: both pipelines read the same publication.
+/// Refuses a change of which rows there are: a reindex changes only what points look like, and both pipelines read the same
+/// publication.
 fn refuse_other_rows(current: &Config, next: &Config) -> Result<(), Failure> {
     let rows = |config: &Config| -> Vec<_> {
         let rows = |collection: &CollectionConfig| {
@@ -346,14 +348,14 @@ fn refuse_other_rows(current: &Config, next: &Config) -> Result<(), Failure> {
     Err(Failure::new(2, "E_CONFIG", what).with_remedy(remedy))
 }
 
-/// The configured model; the one that is loaded already if it is the same, and reached in the same way.
+/// Loads the configured model. Returns the one in use instead if it is the same model, reached in the same way.
 async fn load_embedder(current: &Parts, config: &Config) -> Result<Arc<dyn Embedder>, Failure> {
     let embedder = app::load_embedder(config).await?;
     let same = embedder.info() == current.embedder.info() && current.config.embedding.is_used_as(&config.embedding);
     Ok(if same { Arc::clone(&current.embedder) } else { embedder })
 }
 
-/// The own names of the collections that are served.
+/// Returns the own names of the collections that are served.
 async fn served(config: &Config, catalog: &dyn Catalog) -> Result<Vec<String>, Failure> {
     let mut served = Vec::with_capacity(config.collections.len());
     for CollectionConfig { name, .. } in &config.collections {
@@ -370,7 +372,7 @@ async fn served(config: &Config, catalog: &dyn Catalog) -> Result<Vec<String>, F
     Ok(served)
 }
 
-/// The kept collections, if they are those of the configuration.
+/// Returns the kept collections, if they fit the configuration.
 async fn kept(
     config: &Config,
     catalog: &dyn Catalog,
@@ -385,7 +387,7 @@ async fn kept(
     Ok(kept)
 }
 
-/// The newest of some collections that fits the configuration.
+/// Returns the newest of some collections that fits the configuration.
 async fn newest_fitting(
     config: &Config,
     collection: &CollectionConfig,
@@ -407,7 +409,7 @@ async fn newest_fitting(
     Err(Failure::definite(collection::E_FINGERPRINT, what).with_remedy(remedy))
 }
 
-/// What an earlier reindex has begun to fill, if it fits; else new ones.
+/// Returns the collections that an earlier reindex has begun to fill, if they fit; else new ones.
 async fn next(
     config: &Config,
     catalog: &dyn Catalog,
@@ -443,13 +445,13 @@ async fn next(
     }
 }
 
-/// The own names of the collections of that name that are not served, oldest first.
+/// Returns the own names of the collections of that name that are not served, oldest first.
 async fn others(catalog: &dyn Catalog, name: &str, served: &str) -> Result<Vec<String>, Failure> {
     let numbers = catalog.numbers(name).await.map_err(|source| sink_failure(name, source))?;
     Ok(numbers.into_iter().map(|number| numbered(name, number)).filter(|own| own != served).collect())
 }
 
-/// Why a collection is not what the configuration says; `None` if it is.
+/// Says why a collection does not fit the configuration; `None` if it does.
 async fn misfit(
     config: &Config,
     collection: &CollectionConfig,
@@ -460,7 +462,7 @@ async fn misfit(
     Opened::misfit(config, collection, own_name, embedder.info().dimension, &fingerprint).await
 }
 
-/// The same source, read through a slot of its own.
+/// Returns the source with the slot of the reindex.
 fn beside_source(config: &Config) -> SourceConfig {
     const SUFFIX: &str = "_reindex";
     let source = app::source_config(config);
@@ -469,12 +471,12 @@ fn beside_source(config: &Config) -> SourceConfig {
     SourceConfig { slot: format!("{}{SUFFIX}", &source.slot[..kept]), ..source }
 }
 
-/// The slot that a reindex reads.
+/// Returns the slot that a reindex reads.
 pub(crate) fn slot(config: &Config) -> String {
     beside_source(config).slot
 }
 
-/// The state of the pipeline beside. It begins with a snapshot, unless an earlier attempt has come further.
+/// Prepares the state of the second pipeline. It begins with a snapshot, unless an earlier attempt has come further.
 fn seed(directory: &Path, checkpoint: &Checkpoint, slot: &str) -> Result<Arc<Store>, Failure> {
     let store = Store::open(directory).map_err(PipelineError::from)?;
     if store.checkpoint().map_err(PipelineError::from)?.is_none() {
@@ -491,7 +493,7 @@ fn seed(directory: &Path, checkpoint: &Checkpoint, slot: &str) -> Result<Arc<Sto
     Ok(Arc::new(store))
 }
 
-/// Lets the names change hands. Whether a server that did not answer has done it is found out by doing it again.
+/// Switches the names. If a server did not answer, whether it has switched them is found out by trying again.
 async fn switch(catalog: &dyn Catalog, names: &[(String, String)], stop: &CancellationToken) -> Result<(), Failure> {
     loop {
         match catalog.switch(names.to_vec()).await {
@@ -507,8 +509,8 @@ async fn switch(catalog: &dyn Catalog, names: &[(String, String)], stop: &Cancel
 }
 
 impl Leftovers {
-    /// Removes what is needed no longer. The collections that were served until now are kept for a rollback, those before
-    /// them are not.
+    /// Removes what is not needed any more. The collections that were served until now are kept for a rollback; older ones are
+    /// removed.
     pub(crate) async fn remove(self) {
         let Self { config, names, served } = self;
         forget_in_time(&config).await;
@@ -525,7 +527,7 @@ impl Leftovers {
 }
 
 /// Removes what a reindex needed until it ended or was given up, as soon as that is possible. The collections stay, for the next
-/// one. The next start does what this does not come to.
+/// reindex. The next start does what could not be done here.
 pub(crate) async fn forget_in_time(config: &Config) {
     let mut is_told = false;
     while let Err(error) = forget(config).await {
@@ -539,7 +541,7 @@ pub(crate) async fn forget_in_time(config: &Config) {
     }
 }
 
-/// Removes what a reindex needed until it ended or was given up. A server that is away is asked again for some seconds.
+/// Removes what a reindex needed until it ended or was given up. Retries for some seconds if a server does not answer.
 pub(crate) async fn forget(config: &Config) -> Result<(), PipelineError> {
     let Some(under_way) = remembered::under_way(config) else { return Ok(()) };
     if let Err(error) = remembered::note(config, &UnderWay { is_over: true, ..under_way }) {

@@ -1,7 +1,7 @@
-//! What a later start has to know: what the served collections were made with, and whether a reindex was under way.
+//! The state for a later start: what the served collections were made with, and whether a reindex was running.
 //!
-//! Until a reindex has ended, walvec.yaml may already say what the new collections are to be. A start in between goes on
-//! with what the served ones are.
+//! Until a reindex has ended, walvec.yaml may already describe the new collections. A start in between continues with the
+//! configuration of the served ones.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -20,29 +20,29 @@ use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, EmbeddingSettings};
 use crate::{collection, reindex};
 
-/// How long to wait before a server that is away is asked again.
+/// The pause before a server that does not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the served collections were made with, every reference to a variable resolved. Without the key of a provider, which
-/// belongs into no file of ours.
+/// The configuration that the served collections were made with, all references to variables resolved. It has no key of a
+/// provider, because that must not be stored.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Served {
     collections: Vec<CollectionConfig>,
     embedding: EmbeddingSettings,
 }
 
-/// A reindex that has begun, until nothing is left of it but the collections.
+/// The state of a reindex that has begun, until nothing of it is left but the collections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UnderWay {
     /// Whether it goes back to kept collections.
     pub(crate) rollback: bool,
     /// The own names of the collections that are to take over, in the order of the configuration.
     pub(crate) names: Vec<String>,
-    /// Whether it has ended, one way or the other, and only its slot may still be there.
+    /// Whether it has succeeded or failed, and only its slot may be left.
     pub(crate) is_over: bool,
 }
 
-/// The directory of what a reindex needs until it has ended.
+/// Returns the directory of what a reindex needs until it has ended.
 pub(crate) fn reindex_directory(config: &Config) -> PathBuf {
     config.sink.directory().join("reindex")
 }
@@ -55,7 +55,7 @@ fn served_file(config: &Config) -> PathBuf {
     config.sink.directory().join("served.json")
 }
 
-/// Remembers what the collections that are served were made with.
+/// Stores what the served collections were made with.
 pub(crate) fn store(config: &Config) -> io::Result<()> {
     let served = Served { collections: config.collections.clone(), embedding: config.embedding.clone() };
     write_private(&served_file(config), &serde_json::to_vec_pretty(&served)?)
@@ -68,7 +68,7 @@ fn columns_file(config: &Config) -> PathBuf {
     config.sink.directory().join("columns.json")
 }
 
-/// Remembers the columns of the tables, so that searches know the fields before PostgreSQL is asked.
+/// Stores the columns of the tables, so that searches know the fields before PostgreSQL is asked.
 pub(crate) fn store_columns(config: &Config, columns: &Columns) -> io::Result<()> {
     if columns.is_empty() || *columns == self::columns(config) {
         return Ok(());
@@ -76,36 +76,36 @@ pub(crate) fn store_columns(config: &Config, columns: &Columns) -> io::Result<()
     write_private(&columns_file(config), &serde_json::to_vec_pretty(columns)?)
 }
 
-/// The columns that were remembered; none if that cannot be told.
+/// Returns the stored columns; none if they cannot be read.
 pub(crate) fn columns(config: &Config) -> Columns {
     let stored = fs::read(columns_file(config)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     stored.unwrap_or_default()
 }
 
-/// Notes how a reindex stands.
+/// Stores the state of a reindex.
 pub(crate) fn note(config: &Config, under_way: &UnderWay) -> io::Result<()> {
     create_private_dir(&reindex_directory(config))?;
     write_private(&under_way_file(config), &serde_json::to_vec(under_way)?)
 }
 
-/// How a reindex stood when it was last noted.
+/// Returns the stored state of a reindex.
 pub(crate) fn under_way(config: &Config) -> Option<UnderWay> {
     serde_json::from_slice(&fs::read(under_way_file(config)).ok()?).ok()
 }
 
-/// Whether a reindex has begun and neither ended nor been given up.
+/// Returns whether a reindex has begun and neither ended nor been given up.
 pub(crate) fn is_under_way(config: &Config) -> bool {
     under_way(config).is_some_and(|under_way| !under_way.is_over)
 }
 
-/// `config` with the collections and the model that were remembered: what is served.
+/// Returns `config` with the stored collections and model: what is served.
 pub(crate) fn served(config: &Config) -> Option<Config> {
     let Served { collections, mut embedding } = serde_json::from_slice(&fs::read(served_file(config)).ok()?).ok()?;
     embedding.take_key_of(&config.embedding);
     Some(Config { collections, embedding, ..config.clone() })
 }
 
-/// The configuration to start with, and the reindex to go on with.
+/// Returns the configuration to start with, and the reindex to continue.
 pub(crate) async fn at_start(config: Config) -> Result<(Config, Option<UnderWay>), Failure> {
     let Some(under_way) = under_way(&config) else { return Ok((config, None)) };
     let served = served(&config);
@@ -127,7 +127,7 @@ pub(crate) async fn at_start(config: Config) -> Result<(Config, Option<UnderWay>
     }
 }
 
-/// Whether the names stand for the new collections. A server that is away is waited for.
+/// Returns whether the names stand for the new collections. Waits for a server that does not answer.
 async fn has_switched(config: &Config, under_way: &UnderWay) -> Result<bool, Failure> {
     let catalog = collection::catalog(config);
     loop {

@@ -1,6 +1,6 @@
 //! Scores, rounded in one place, so that the command line and the page show the same number.
 
-/// The score for people, with three decimals.
+/// Formats the score for people, with three decimals.
 pub(crate) fn shown(score: f64) -> String {
     let text = format!("{score:.3}");
     match text.strip_prefix('-') {
@@ -9,7 +9,8 @@ pub(crate) fn shown(score: f64) -> String {
     }
 }
 
-/// The score as JSON writes it: the shortest decimal that means this `f32`, not the digits that an `f64` adds to it.
+/// Converts the score for JSON: to the shortest decimal that means this `f32`, without the digits that widening to
+/// `f64` adds.
 pub(crate) fn exact(score: f32) -> f64 {
     score.to_string().parse().unwrap_or_else(|_| score.into())
 }

@@ -34,15 +34,15 @@ use crate::supervise::{Reload, Supervisor};
 use crate::swapped::{self, Watch};
 use crate::tasks::{Handle, Kind, Tasks};
 
-/// Bucket bounds for commit → searchable, in seconds: fine around the target, wide for backlogs.
+/// Bucket bounds for the time from commit to searchable, in seconds: fine around the target, wide for backlogs.
 const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.015, 0.02, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
 /// Bucket bounds for one stage of one batch, in seconds.
 const STAGE_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0];
 
-/// A terminal that is closed, a launcher and a service manager may each send a signal: what comes within this time is one wish.
+/// A terminal that is closed, a launcher and a service manager may each send a signal: signals within this time count as one.
 const ONE_WISH: Duration = Duration::from_secs(1);
 
-/// A pipeline and a server that run.
+/// A running pipeline and its server.
 pub(crate) struct Service {
     pub(crate) address: SocketAddr,
     pub(crate) status: watch::Receiver<Status>,
@@ -54,11 +54,11 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts both. The port is taken before the pipeline starts, so that a port in use costs nothing. `reload` reads the
-    /// configuration again, for a reindex.
+    /// Starts both. The port is bound before the pipeline starts, so that a port in use costs nothing. `reload` reads the configuration
+    /// again, for a reindex.
     pub(crate) async fn start(config: Config, examples: Vec<String>, reload: Reload) -> Result<Self, Failure> {
         let metrics = install_metrics()?;
-        // The directory before the port: a second process should hear that it is the second one.
+        // The directory is locked before the port is bound: a second process should report that another one is running.
         let directory = config.directory();
         let data_dir = app::lock(&directory)?;
         last_run::begin(&directory);
@@ -92,7 +92,7 @@ impl Service {
             None => direct(config, status_in, (requests.clone(), queue), &tasks, reload, &stop).await?,
             Some(broker) => staged(config, &broker.kafka, status_in, queue, &stop).await?,
         };
-        // Whoever has found out the address may ask it to stop.
+        // Signals are handled before the address is announced: a process that finds the address may ask this one to stop.
         let signals = Signals::listen()?;
         let announced = Announced::write(directory, address, &key)
             .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
@@ -124,7 +124,7 @@ impl Service {
         Ok(Self { address, status, stop, directory, signals, pipeline, server })
     }
 
-    /// Waits for the end: a definite error, or a signal and the ordered shutdown after it. A second signal leaves at once.
+    /// Waits for a definite error, or for a signal and the ordered shutdown after it. A second signal exits at once.
     pub(crate) async fn finish(self) -> Result<ExitCode, Failure> {
         let Self { stop, directory, mut signals, mut pipeline, server, .. } = self;
         let outcome = tokio::select! {
@@ -134,7 +134,7 @@ impl Service {
                 stop.cancel();
                 let again = async {
                     tokio::time::sleep(ONE_WISH).await;
-                    // Those that came meanwhile do not count.
+                    // Signals that came meanwhile do not count.
                     Signals::listen()?.next().await;
                     Ok::<_, Failure>(())
                 };
@@ -147,7 +147,7 @@ impl Service {
                 }
             }
         };
-        // It closes when the pipeline ends, after the requests that are under way.
+        // The server closes when the pipeline ends, after the requests in flight.
         match server.await {
             Ok(Err(error)) => tracing::warn!("the HTTP server ended early: {error}"),
             Err(panic) => tracing::warn!("the HTTP server ended early: {panic}"),
@@ -157,7 +157,7 @@ impl Service {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Waits for the end, which a signal brings about in order, and says why.
+    /// Waits for the end, with an ordered shutdown after a signal, and returns its reason.
     pub(crate) async fn ended(&mut self) -> Failure {
         let outcome = tokio::select! {
             outcome = &mut self.pipeline => outcome,
@@ -172,7 +172,7 @@ impl Service {
         }
     }
 
-    /// Stops in order and waits for it.
+    /// Shuts down in order and waits for that.
     pub(crate) async fn shut_down(self) -> Result<ExitCode, Failure> {
         self.stop.cancel();
         self.finish().await
@@ -193,14 +193,14 @@ impl Service {
     }
 }
 
-/// A request, and the task that it has become.
+/// A request, and its task.
 type Asked = (Request, Handle);
 
 /// Stages that run until they are told to stop, or until a definite error.
 type Run = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
-/// Runs stages to their end. A provider that has another model now makes them stop in order: what they write until then is of the
-/// time that the failure names.
+/// Runs stages to their end. If a provider has another model now, they are stopped in order: what they have written until then is of
+/// the time that the failure names.
 async fn run_watched(
     mut run: Run,
     another_model: impl Future<Output = Failure>,
@@ -209,7 +209,7 @@ async fn run_watched(
     let failure = tokio::select! {
         outcome = &mut run => return outcome,
         failure = another_model => failure,
-        // Then the model does not matter any more.
+        // During a shutdown the model does not matter any more.
         () = stop.cancelled() => return run.await,
     };
     tracing::error!("stopping: {failure}");
@@ -220,7 +220,7 @@ async fn run_watched(
     Err(failure)
 }
 
-/// What is ready to run, and what the server needs of it.
+/// The stages, ready to run, and what the server needs of them.
 struct Ready {
     run: Run,
     /// Whether the model is known to be that of the collections; `false` if its provider has not answered yet.
@@ -229,7 +229,7 @@ struct Ready {
     dead_letters: DeadLetters,
 }
 
-/// All stages in this process, without a broker.
+/// Prepares all stages in this process, without a broker.
 async fn direct(
     config: Config,
     status: watch::Sender<Status>,
@@ -246,7 +246,7 @@ async fn direct(
     if let Some(UnderWay { rollback, .. }) = under_way
         && let Some(task) = tasks.begin(Kind::Reindex)
     {
-        // The queue is new, so there is room.
+        // The queue is new, so it has room.
         requests.try_send((Request::Reindex { rollback }, task)).ok();
     }
     let dead_letters = dead_letters::of(&store);
@@ -256,14 +256,14 @@ async fn direct(
     Ok(Ready { run: Box::pin(supervisor.run()), is_checked, serving: served, dead_letters })
 }
 
-/// The model, which has to be the one that the collections were built with, and whether that is known yet.
+/// Loads the model and checks that the collections were built with it; also returns whether that is known yet.
 async fn same_embedder(config: &Config) -> Result<(Arc<dyn Embedder>, bool), Failure> {
     let embedder = app::load_embedder(config).await?;
     let is_checked = swapped::refuse_another_model(config, embedder.as_ref()).await?;
     Ok((embedder, is_checked))
 }
 
-/// The stages of this process that work through a broker.
+/// Prepares the stages of this process that work through a broker.
 async fn staged(
     config: Config,
     kafka: &KafkaSettings,
@@ -283,7 +283,7 @@ async fn staged(
         Stage::Index | Stage::Embed | Stage::Sink => None,
     };
     let (mut parts, mut indexer, mut is_checked) = (None, None, true);
-    // Where there are no collections, nobody embeds a query.
+    // Without collections, no query is embedded.
     let mut serving =
         Serving { collections: Vec::new(), embedder: Arc::new(HashEmbedder::new(1).map_err(PipelineError::from)?) };
     match config.stage {
@@ -303,13 +303,13 @@ async fn staged(
         }
     }
     let dead_letters = dead_letters::shared(broker.letters());
-    // Nothing replaces it: these stages build no other collections.
+    // The value never changes: these stages build no other collections.
     let serving = watch::Sender::new(Arc::new(serving)).subscribe();
     let stages = Stages { publisher, indexer, parts, status, requests, stop: stop.clone() };
     Ok(Ready { run: Box::pin(stages.run()), is_checked, serving, dead_letters })
 }
 
-/// What is known before anything runs: whoever asks early is shown the collections too.
+/// Returns the status before anything runs, which already lists the collections.
 fn status_at_start(config: &Config) -> Status {
     let collections = config.collections.iter().map(|collection| CollectionStatus {
         collection: collection.name.clone(),
@@ -319,7 +319,7 @@ fn status_at_start(config: &Config) -> Status {
     Status { collections: collections.collect(), ..Status::default() }
 }
 
-/// Takes the address; a port in use has a remedy.
+/// Binds the address; for a port in use the error has a remedy.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         Failure::definite("E_LISTEN", format!("cannot serve the page at {address}: {error}; nothing was started"))
@@ -327,7 +327,7 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> 
     })
 }
 
-/// The signals that ask this process to stop. From the first moment on they do not end it any more, and wait until they are looked for.
+/// The signals that ask this process to stop. Once this exists, they no longer kill the process, and are queued until they are awaited.
 #[derive(Debug)]
 struct Signals {
     interrupt: Signal,
@@ -342,25 +342,25 @@ impl Signals {
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, hangup })
     }
 
-    /// Waits for one of them.
+    /// Waits for one of the signals.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            // The terminal is gone.
+            // The terminal was closed.
             Some(_) = async { self.hangup.as_mut()?.recv().await } => {}
         }
     }
 }
 
-/// Whether this process was started to outlive its terminal, by `nohup` for example. To listen for the signal would undo that.
+/// Returns whether this process was started to outlive its terminal, for example by `nohup`. Listening for the signal would undo that.
 fn hangup_is_ignored() -> bool {
     const SIGHUP: u64 = 1;
     static IS_IGNORED: LazyLock<bool> = LazyLock::new(|| {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        // Elsewhere than on Linux it is not known, and the signal keeps its usual effect.
+        // On other systems than Linux it is not known, and the signal keeps its usual effect.
         ignored.is_none_or(|mask| mask & (1 << (SIGHUP - 1)) != 0)
     });
     *IS_IGNORED

@@ -19,9 +19,9 @@ use crate::tasks::Handle;
 pub(crate) struct Stages {
     pub(crate) publisher: Option<Publisher>,
     pub(crate) indexer: Option<Indexer>,
-    /// What searches are answered from; closed at the end.
+    /// The collections that searches use; closed at the end.
     pub(crate) parts: Option<Parts>,
-    /// What people and programs see.
+    /// The status of the process.
     pub(crate) status: watch::Sender<Status>,
     pub(crate) requests: mpsc::Receiver<(Request, Handle)>,
     pub(crate) stop: CancellationToken,
@@ -33,7 +33,7 @@ impl Stages {
         let Self { publisher, indexer, parts, status, requests, stop } = self;
         let jobs = publisher.as_ref().map(|publisher| (publisher.jobs(), publisher.status()));
         let shown = indexer.as_ref().map(Indexer::status).or_else(|| publisher.as_ref().map(Publisher::status));
-        // What the workers do, and which tables they get nothing of.
+        // The status is that of the workers; the publisher adds which tables are set aside.
         let aside = indexer.is_some().then(|| publisher.as_ref().map(Publisher::status)).flatten();
         let forwarding = shown.map(|shown| tokio::spawn(forward_with(shown, aside, status)));
         let attending = tokio::spawn(attend(requests, jobs));
@@ -48,7 +48,7 @@ impl Stages {
         let outcome = ended(&mut stages, &stop).await;
         forwarding.iter().for_each(JoinHandle::abort);
         attending.abort();
-        // Searches go on until here.
+        // Searches are answered until here.
         if let Some(parts) = parts {
             parts.close().await;
         }
@@ -56,7 +56,8 @@ impl Stages {
     }
 }
 
-/// Shows the status of the workers, and of the publisher beside them which tables are set aside.
+/// Forwards the status of the workers, with the tables that the publisher of this process has set
+/// aside.
 async fn forward_with(
     mut shown: watch::Receiver<Status>,
     aside: Option<watch::Receiver<Status>>,
@@ -79,7 +80,7 @@ async fn forward_with(
     }
 }
 
-/// Reads topics, which the publisher beside it, if there is one, has to have made.
+/// Reads topics, once the publisher of this process, if it has one, has created them.
 async fn index(
     indexer: Indexer,
     published: Option<watch::Receiver<Status>>,
@@ -88,7 +89,7 @@ async fn index(
     if let Some(mut published) = published {
         let has_begun = published.wait_for(|status| !matches!(status.phase, Phase::Starting | Phase::Stopping));
         tokio::select! {
-            // An error: the publisher has ended, and says why.
+            // On an error the publisher has ended, and reports why.
             begun = has_begun => if begun.is_err() { return Ok(()) },
             () = stop.cancelled() => return Ok(()),
         }
@@ -96,7 +97,7 @@ async fn index(
     indexer.run().await
 }
 
-/// One stage that ends takes the other along; the first error is the one to be told.
+/// Waits for all stages. When one ends, the others are stopped; the first error is returned.
 async fn ended(stages: &mut JoinSet<Result<(), PipelineError>>, stop: &CancellationToken) -> Result<(), Failure> {
     let mut outcome = Ok(());
     while let Some(stage) = stages.join_next().await {
@@ -108,7 +109,7 @@ async fn ended(stages: &mut JoinSet<Result<(), PipelineError>>, stop: &Cancellat
     outcome
 }
 
-/// Takes requests: backfills where capture runs, nothing elsewhere.
+/// Handles requests: runs jobs in a process with the capture stage, and refuses everything else.
 async fn attend(mut requests: mpsc::Receiver<(Request, Handle)>, jobs: Option<(Jobs, watch::Receiver<Status>)>) {
     while let Some((request, task)) = requests.recv().await {
         let refused = |what: &str, remedy: &str| Failure::definite("E_STAGE", what).with_remedy(remedy.to_owned());

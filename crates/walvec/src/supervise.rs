@@ -1,4 +1,4 @@
-//! Runs the pipeline for as long as the process lives, and does what it is asked for meanwhile.
+//! Runs the pipeline for as long as the process lives, and handles requests for long work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::tasks::Handle;
 /// Reads the configuration again.
 pub(crate) type Reload = Box<dyn Fn() -> Result<Config, Failure> + Send + Sync>;
 
-/// A pipeline that runs.
+/// A running pipeline.
 pub(crate) struct Live {
     task: JoinHandle<Result<(), PipelineError>>,
     pub(crate) status: watch::Receiver<Status>,
@@ -34,7 +34,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Starts a pipeline, which stops at the latest with `stop`. `before`: the status of the one that wrote the same
+    /// Starts a pipeline, which stops at the latest with `stop`. `before`: the status of the pipeline that wrote these
     /// collections until now, if there was one.
     pub(crate) fn start(
         parts: &Parts,
@@ -67,7 +67,7 @@ impl Live {
 }
 
 impl Drop for Live {
-    /// Nobody waits for it any more.
+    /// Stops the pipeline without waiting for it.
     fn drop(&mut self) {
         self.stop.cancel();
     }
@@ -77,27 +77,27 @@ impl Drop for Live {
 pub(crate) struct Supervisor {
     pub(crate) parts: Parts,
     pub(crate) store: Arc<Store>,
-    /// What searches are answered from.
+    /// The collections and the model that searches use.
     pub(crate) serving: watch::Sender<Arc<Serving>>,
-    /// What people and programs see.
+    /// The status of the process.
     pub(crate) status: watch::Sender<Status>,
     pub(crate) requests: mpsc::Receiver<(Request, Handle)>,
     pub(crate) reload: Reload,
     pub(crate) stop: CancellationToken,
-    /// What is left to do after a reindex.
+    /// The clean-up after a reindex.
     pub(crate) cleaning: Option<AbortOnDropHandle<()>>,
-    /// A reindex that is to go on with the next pipeline.
+    /// A reindex that continues with the next pipeline.
     pub(crate) unfinished: Option<(Request, Handle)>,
 }
 
-/// How long a reindex that goes on waits before another attempt.
+/// How long a reindex waits before another attempt.
 const REINDEX_AGAIN: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     /// Runs until asked to stop or until a definite error, then closes the collections.
     pub(crate) async fn run(mut self) -> Result<(), Failure> {
         let outcome = self.run_pipelines().await;
-        // Searches go on until here.
+        // Searches are answered until here.
         self.parts.close().await;
         outcome
     }
@@ -111,7 +111,7 @@ impl Supervisor {
             let wanted = self.attend(&live).await;
             let outcome = match wanted {
                 Some((beside, task)) => {
-                    // Nobody should hear that it stops: searches go on.
+                    // The status does not show this stop: searches are still answered.
                     forwarding.abort();
                     live.halt().await?;
                     let kept = live.status.borrow().clone();
@@ -126,7 +126,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes requests until the pipeline ends; or until there are other collections to take over, once it has stopped.
+    /// Handles requests until the pipeline ends, or until other collections are ready to take over once it is stopped.
     async fn attend(&mut self, live: &Live) -> Option<(Beside, Handle)> {
         let mut is_remembered = false;
         loop {
@@ -162,10 +162,11 @@ impl Supervisor {
     async fn reindexed(&mut self, rollback: bool, task: &Handle, live: &Live) -> Option<Result<Beside, Failure>> {
         if let Some(cleaning) = self.cleaning.take() {
             cleaning.abort();
-            // It was given up on purpose.
+            // The result does not matter: the clean-up was aborted on purpose.
             let _ = cleaning.await;
         }
-        // Nobody watches, and what has been filled is worth waiting for.
+        // A reindex that a restart continues has no person watching it, and the rows that it has copied are worth waiting
+        // for.
         let goes_on = remembered::is_under_way(&self.parts.config);
         loop {
             let filled = tokio::select! {
@@ -180,7 +181,7 @@ impl Supervisor {
                 tracing::warn!("the reindex waits: {failure}");
                 task.update(|task| task.step = format!("waiting: {failure}"));
             }
-            // What ends it may end the pipeline as well: then it goes on with the next start.
+            // The cause of the failure may end the pipeline as well. Then the reindex continues with the next start.
             match tokio::time::timeout(REINDEX_AGAIN, finished(&live.status)).await {
                 Ok(()) => return None,
                 Err(_) if failure.passes => {}
@@ -195,14 +196,15 @@ impl Supervisor {
     }
 
     /// Lets other collections take over, and returns the status of the pipeline that filled them. If they cannot, the next
-    /// pipeline goes on with those there are.
+    /// pipeline continues with the present ones.
     async fn give_way(&mut self, beside: Beside, task: Handle) -> Result<Option<Status>, Failure> {
         task.step("switching");
         let request = beside.request();
         match beside.take_over(&self.store, &self.serving, &self.stop).await {
             Ok(Taken { parts, leftovers, filled }) => {
                 self.parts = parts;
-                // Beside the next pipeline: nobody should wait for it. The next start does what this does not come to.
+                // Runs concurrently with the next pipeline, which need not wait for it. The next start does what is left
+                // undone here.
                 self.cleaning = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                     task.step("cleaning up");
                     leftovers.remove().await;
@@ -227,7 +229,7 @@ impl Supervisor {
     }
 
     async fn keep(&mut self, failure: &Failure, task: Handle) {
-        // A reindex that a shutdown cuts short goes on with the next start.
+        // A reindex that a shutdown interrupts continues with the next start.
         if !self.stop.is_cancelled() {
             tracing::warn!("the reindex failed, the collections stay as they are: {failure}");
             if reindex::forget(&self.parts.config).await.is_err() {
@@ -240,7 +242,7 @@ impl Supervisor {
     }
 }
 
-/// Waits until a pipeline has ended: its status goes with it.
+/// Waits until a pipeline has ended, which drops the sender of its status.
 async fn finished(status: &watch::Receiver<Status>) {
     let mut status = status.clone();
     while status.changed().await.is_ok() {}
@@ -250,8 +252,8 @@ async fn streams(status: &watch::Receiver<Status>) -> bool {
     status.clone().wait_for(|status| status.phase == Phase::Streaming).await.is_ok()
 }
 
-/// Shows one pipeline's status as that of the process. One that takes over from another is shown once it follows the
-/// stream, or has trouble: until then searches are answered as before, and nobody need look away.
+/// Forwards one pipeline's status as that of the process. A pipeline that takes over from another is shown once it follows
+/// the stream or has a problem: until then searches are answered as before.
 pub(crate) async fn forward(mut from: watch::Receiver<Status>, to: watch::Sender<Status>) {
     let takes_over = to.borrow().phase == Phase::Streaming || to.borrow().phase == Phase::Stopping;
     let mut is_shown = !takes_over;
@@ -267,7 +269,7 @@ pub(crate) async fn forward(mut from: watch::Receiver<Status>, to: watch::Sender
     }
 }
 
-/// Shows how far a job of a pipeline comes, and what holds it up, to its end.
+/// Shows the progress of a job, and what holds it up, until it ends.
 pub(crate) async fn show(mut progress: watch::Receiver<Progress>, mut status: watch::Receiver<Status>, task: Handle) {
     const READING: &str = "reading rows again";
     task.step(READING);
@@ -286,7 +288,7 @@ pub(crate) async fn show(mut progress: watch::Receiver<Progress>, mut status: wa
         }
         tokio::select! {
             changed = progress.changed() => if changed.is_err() { return },
-            // Without a pipeline the job ends as well.
+            // If the pipeline ends, the job ends as well.
             Ok(()) = status.changed() => {}
         }
     }

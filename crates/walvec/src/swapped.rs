@@ -1,12 +1,12 @@
-//! Whether a provider has another model now under the name that the collections were built with.
+//! Detects that a provider has another model now under the name that the collections were built with.
 //!
-//! No protocol tells the revision of a model. So the vector of one text is remembered in the data directory, and compared at each
-//! start and from time to time while walvec runs: vectors of two models have nothing to do with each other, and searches over both
-//! would find anything.
+//! No protocol tells the revision of a model. So the vector of one text is stored in the data directory, and compared at each start
+//! and from time to time while walvec runs. Vectors of two models have nothing to do with each other, and the hits of searches over
+//! both would be random.
 //!
 //! - [`refuse_another_model`]: the comparison at a start
 //! - [`Watch`]: the comparisons while walvec runs
-//! - [`given`] and [`replace`]: what a reindex remembers in place of what was before
+//! - [`given`] and [`replace`]: the sample that a reindex stores in place of the former one
 
 mod watch;
 
@@ -31,57 +31,58 @@ const SAMPLES: &str = "samples.json";
 /// The code of the refusal.
 const E_MODEL_CHANGED: &str = "E_MODEL_CHANGED";
 
-/// Vectors of the same text by the same model are at least so similar, whatever hardware computes them; those of two models are not.
+/// The least similarity of two vectors of one text by the same model, whatever hardware computes them; those of two models are less
+/// similar.
 const SAME: f32 = 0.95;
 
-/// How long a start, and the beginning of a reindex, wait for a provider. One that is away keeps neither from going on.
+/// How long a start, and the beginning of a reindex, wait for a provider. Both go on if it does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The vector of the text that is always the same.
+/// The stored vector of the fixed text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Sample {
-    /// As it was at first: small differences must not add up unnoticed.
+    /// The first vector that was given, so that small differences cannot add up unnoticed.
     vector: Vector,
     /// When the same vector was last asked for and given.
     same_at: Moment,
 }
 
-/// Samples, by what gave them.
+/// Samples, by the name of what gave them.
 type Samples = BTreeMap<String, Sample>;
 
-/// What a model has just given for the sample.
+/// The sample that a model has just given.
 #[derive(Debug)]
 pub(crate) struct Given {
-    /// What gave it: what vectors have to have in common to be compared.
+    /// What gave it: only vectors for which this is equal are compared.
     by: String,
-    /// The name that people know the model by.
+    /// The name that users know the model by.
     model: String,
     sample: Sample,
 }
 
-/// What came of a comparison in which no other model was found.
+/// The result of a comparison that found no other model.
 #[derive(Debug, PartialEq, Eq)]
 enum Checked {
     /// The model is the same, or was asked for the first time.
     Same,
-    /// The files of the model tell what it is.
+    /// The model's files identify it, so no sample is needed.
     NoNeed,
-    /// The provider has not answered, and why.
+    /// The provider has not answered, with the reason.
     NotAnswered(String),
 }
 
-/// Compares the provider's vector of the sample with that of the first start, or remembers it. A provider that does not answer
-/// is no other one. Returns whether nothing is left to be asked.
+/// Compares the provider's vector of the sample with the stored one, or stores it at the first start. A provider that does not
+/// answer is not refused. Returns whether the model is checked, so that nothing is left to ask.
 pub(crate) async fn refuse_another_model(config: &Config, embedder: &dyn Embedder) -> Result<bool, Failure> {
     Ok(!matches!(check(&file(config), embedder, PATIENCE).await?, Checked::NotAnswered(_)))
 }
 
-/// What the model gives for the sample now; `None` if its files tell what it is, or it does not answer.
+/// Returns the sample that the model gives now; `None` if its files identify it, or it does not answer.
 pub(crate) async fn given(embedder: &dyn Embedder) -> Option<Given> {
     ask(embedder, PATIENCE).await.ok().flatten()
 }
 
-/// Puts what the model gave when it began to embed what is served now in the place of all samples of before.
+/// Replaces all stored samples by the one that the model gave when it began to embed the collections that are served now.
 pub(crate) fn replace(config: &Config, given: Option<Given>) {
     let file = file(config);
     let samples: Samples = given.into_iter().map(|given| (given.by, given.sample)).collect();
@@ -90,7 +91,7 @@ pub(crate) fn replace(config: &Config, given: Option<Given>) {
     }
     if let Err(error) = write(&file, &samples) {
         tracing::warn!("{} cannot be written: {error}", file.display());
-        // A sample of before would speak against the model of now.
+        // The former sample would not match the present model.
         remove(&file);
     }
 }
@@ -104,12 +105,12 @@ pub(crate) fn forget_all(config: &Config) {
     }
 }
 
-/// Where the stage of this process remembers samples.
+/// Returns the path of the samples of this process's stage.
 pub(crate) fn file(config: &Config) -> PathBuf {
     config.directory_of(config.stage).join(SAMPLES)
 }
 
-/// Asks for the sample once and compares. An error that [passes](Failure::passes): the sample could not be remembered.
+/// Asks for the sample once and compares. An error that [passes](Failure::passes) means that the sample could not be stored.
 async fn check(file: &Path, embedder: &dyn Embedder, patience: Duration) -> Result<Checked, Failure> {
     match ask(embedder, patience).await {
         Ok(Some(given)) => compare(file, given).map(|()| Checked::Same),
@@ -118,9 +119,9 @@ async fn check(file: &Path, embedder: &dyn Embedder, patience: Duration) -> Resu
     }
 }
 
-/// Asks for the sample; `None` if the model's files tell what it is. The error says why there is no answer.
+/// Asks for the sample; `None` if the model's files identify it. The error says why there is no answer.
 async fn ask(embedder: &dyn Embedder, patience: Duration) -> Result<Option<Given>, String> {
-    // Before the question: the model may be replaced right behind the answer.
+    // Taken before the request, because the model may be replaced right after the answer.
     let same_at = SystemTime::now().into();
     let answer = tokio::time::timeout(patience, embedder.sample()).await;
     let late = |_| format!("no answer within {} s", patience.as_secs());
@@ -130,7 +131,7 @@ async fn ask(embedder: &dyn Embedder, patience: Duration) -> Result<Option<Given
     Ok(Some(Given { by, model: info.model.clone(), sample: Sample { vector, same_at } }))
 }
 
-/// Compares what was given with what is remembered, and remembers it, or when it was the same.
+/// Compares the given sample with the stored one. Stores it if there is none, else when it was the same.
 fn compare(file: &Path, given: Given) -> Result<(), Failure> {
     let Given { by, model, sample: now } = given;
     let mut samples = read(file);
@@ -142,7 +143,7 @@ fn compare(file: &Path, given: Given) -> Result<(), Failure> {
     let similarity = similarity(&before.vector, &now.vector);
     if similarity >= SAME {
         before.same_at = now.same_at;
-        // An earlier time is named then, which is true as well.
+        // If it is not stored, a refusal names an earlier time, which is true as well.
         if let Err(error) = write(file, &samples) {
             tracing::warn!("{} cannot be written: {error}", file.display());
         }
@@ -161,7 +162,7 @@ fn another_model(model: &str, similarity: f32, same_at: Moment) -> Failure {
     Failure::definite(E_MODEL_CHANGED, what).with_remedy(remedy)
 }
 
-/// What is remembered; nothing where there is no file yet, or an unreadable one.
+/// Reads the stored samples; none if there is no file yet, or an unreadable one.
 fn read(file: &Path) -> Samples {
     std::fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
@@ -178,7 +179,7 @@ fn remove(file: &Path) {
     }
 }
 
-/// The cosine of the angle between two vectors.
+/// Returns the cosine of the angle between two vectors.
 fn similarity(one: &[f32], other: &[f32]) -> f32 {
     let product = |one: &[f32], other: &[f32]| one.iter().zip(other).map(|(one, other)| one * other).sum::<f32>();
     product(one, other) / (product(one, one) * product(other, other)).sqrt()

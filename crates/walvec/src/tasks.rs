@@ -1,4 +1,4 @@
-//! Long work that a running walvec was asked for, one task at a time, and how far it has come.
+//! Long work that a running walvec was asked for, one task at a time, and its progress.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,13 +7,13 @@ use walvec_pipeline::status::Problem;
 
 use crate::cli::Failure;
 
-/// What a task does.
+/// The kind of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// Reads rows of a table again.
     Backfill,
-    /// Rewrites rows and removes points that turned out to be wrong.
+    /// Rewrites rows and removes points that `verify` found different.
     Repair,
     /// Has all tables read again.
     Resync,
@@ -21,15 +21,15 @@ pub(crate) enum Kind {
     Reindex,
 }
 
-/// How a task stands.
+/// The state of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
-    /// Not ended.
+    /// It has not ended.
     Running,
     /// Everything is done.
     Done,
-    /// It was given up; what it says in `error` is why.
+    /// It was given up; `error` says why.
     Failed,
 }
 
@@ -40,13 +40,13 @@ pub(crate) struct Task {
     pub(crate) id: u64,
     /// What it does.
     pub(crate) kind: Kind,
-    /// How it stands.
+    /// The task's state.
     pub(crate) state: State,
     /// What it is doing, in words.
     pub(crate) step: String,
     /// Rows read so far.
     pub(crate) rows: u64,
-    /// How many there are by the server's statistics, where they know.
+    /// Rows in all by the server's statistics, if they have it.
     pub(crate) rows_estimated: Option<u64>,
     /// The code of the error, if it failed.
     pub(crate) code: Option<String>,
@@ -83,7 +83,7 @@ impl Tasks {
         Some(Handle { tasks: self.clone(), id })
     }
 
-    /// The latest task, if it has this number; older ones are forgotten.
+    /// Returns the latest task, if it has this number; older ones are forgotten.
     pub(crate) fn get(&self, id: u64) -> Option<Task> {
         self.lock().clone().filter(|task| task.id == id)
     }
@@ -93,7 +93,8 @@ impl Tasks {
     }
 }
 
-/// The right to say how far a task has come. Dropped without an end, the task has failed.
+/// The right to report the progress of a task. If it is dropped before the end, the task has
+/// failed.
 pub(crate) struct Handle {
     tasks: Tasks,
     id: u64,
@@ -115,7 +116,7 @@ impl Handle {
         self.update(|task| step.clone_into(&mut task.step));
     }
 
-    /// Says how far a step is, or what holds it up.
+    /// Reports the progress of a step, or what holds it up.
     pub(crate) fn reach(&self, step: &str, problem: Option<&Problem>, rows: u64, estimated: Option<u64>) {
         self.update(|task| {
             task.step = problem.map_or_else(|| step.to_owned(), |problem| format!("waiting: {}", problem.message));

@@ -4,16 +4,16 @@
 
 use std::collections::HashSet;
 
-/// Shorter words are mostly grammar, in most languages.
+/// The shortest word that is marked: shorter ones are mostly grammar, in most languages.
 const MIN_WORD_CHARS: usize = 3;
-/// English words that are long enough and still say nothing.
+/// English words that are long enough, but not worth marking.
 const UNMARKED: [&str; 24] = [
     "about", "and", "are", "book", "can", "did", "does", "for", "from", "has", "have", "how", "into", "not", "that",
     "the", "their", "this", "was", "what", "when", "who", "why", "with",
 ];
-/// Texts with more words are prose: names and labels are shorter, sentences are longer.
+/// A text with more words is prose: names and labels are shorter, sentences are longer.
 const LABEL_WORDS: usize = 8;
-/// So are longer texts, whatever their words. About one line.
+/// A text with more characters is prose too, whatever its words. About one line.
 const LABEL_CHARS: usize = 80;
 
 /// The words of a query that are worth marking.
@@ -25,7 +25,7 @@ impl Words {
         Self(words.filter(|word| is_telling(word)).collect())
     }
 
-    /// Whether the word is one of the query's, give or take a plural or another short ending.
+    /// Returns whether the word is one of the query's, ignoring a plural or another short ending.
     pub(crate) fn matches(&self, word: &str) -> bool {
         let word = word.to_lowercase();
         self.0.iter().any(|wanted| {
@@ -34,13 +34,13 @@ impl Words {
         })
     }
 
-    /// The text in runs, each with whether it is a word of the query.
+    /// Splits the text into runs, each with whether it is a word of the query.
     pub(crate) fn runs<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (&'a str, bool)> {
         runs(text).map(|(run, is_word)| (run, is_word && self.matches(run)))
     }
 }
 
-/// Whether a text is sentences to be read, rather than a name or a label.
+/// Returns whether a text is sentences to be read, rather than a name or a label.
 pub(crate) fn is_prose(text: &str) -> bool {
     text.contains('\n') || text.split_whitespace().nth(LABEL_WORDS).is_some() || text.chars().nth(LABEL_CHARS).is_some()
 }
@@ -49,7 +49,7 @@ fn is_telling(word: &str) -> bool {
     word.chars().count() >= MIN_WORD_CHARS && !UNMARKED.contains(&word)
 }
 
-/// The text in runs, alternately of word characters and of others.
+/// Splits the text into runs, alternately of word characters and of others.
 fn runs(text: &str) -> impl Iterator<Item = (&str, bool)> {
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! Which hub to ask, and as whom.
+//! Which hub to ask, and with which token.
 
 use std::{env, fs, path::PathBuf};
 
@@ -7,11 +7,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 /// The public hub.
 const PUBLIC: &str = "https://huggingface.co";
 
-/// A model hub, and who asks it.
+/// A model hub, and the token to ask it with.
 ///
-/// What is not given is read from the environment, by the rules of the hub's own tools: `HF_ENDPOINT`; `HF_TOKEN`, else the file
-/// that `HF_TOKEN_PATH` names, else `token` in `HF_HOME`, which is `~/.cache/huggingface` by default. With
-/// `HF_HUB_DISABLE_IMPLICIT_TOKEN=1` only a token that is given is sent.
+/// A field that is `None` is read from the environment, by the rules of the hub's own tools: `HF_ENDPOINT`; `HF_TOKEN`, else the
+/// file that `HF_TOKEN_PATH` names, else `token` in `HF_HOME`, which is `~/.cache/huggingface` by default. With
+/// `HF_HUB_DISABLE_IMPLICIT_TOKEN=1` only a token that is given here is sent.
 #[derive(Clone, Debug, Default)]
 pub struct Hub {
     /// Base URL.
@@ -21,13 +21,13 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The base URL, without a slash at its end.
+    /// Returns the base URL without a slash at its end.
     pub(super) fn endpoint(&self) -> String {
         let endpoint = self.endpoint.clone().or_else(|| variable("HF_ENDPOINT")).unwrap_or_else(|| PUBLIC.to_owned());
         endpoint.trim_end_matches('/').to_owned()
     }
 
-    /// The token to send, if there is one.
+    /// Returns the token to send, if there is one.
     pub(super) fn token(&self) -> Option<SecretString> {
         self.token.clone().or_else(|| implicit_token(variable))
     }
@@ -37,7 +37,7 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The token of an environment with these variables.
+/// Returns the token that these environment variables lead to.
 fn implicit_token(variable: impl Fn(&str) -> Option<String>) -> Option<SecretString> {
     let is_disabled = variable("HF_HUB_DISABLE_IMPLICIT_TOKEN")
         .is_some_and(|value| ["1", "on", "yes", "true"].iter().any(|yes| value.eq_ignore_ascii_case(yes)));

@@ -1,4 +1,4 @@
-//! What a hub is asked over HTTP: a listing, and files.
+//! HTTP requests to a hub: the listing of a model, and its files.
 //!
 //! A transfer that breaks off is resumed where it stopped. A file counts as fetched when it has the length, and for files in the
 //! hub's large-file storage the SHA-256, that the listing names.
@@ -17,31 +17,31 @@ use walvec_model::with_causes;
 use super::{Hub, Progress, wanted::WantedFile};
 use crate::{EmbedError, http};
 
-/// A hub that does not even accept the connection in this time is not reachable.
+/// How long connecting may take before the hub counts as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A download that stands still for this long has broken off.
+/// How long a download may stand still before it counts as broken off.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often in a row something is tried that brings nothing. People wait for the answer.
+/// How many attempts in a row may bring no data before the download fails. Few, because a person waits for the answer.
 const ATTEMPTS: u32 = 3;
 
 /// The pause before the second attempt; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// What a hub says about a model.
+/// The hub's description of a model.
 #[derive(Debug, Deserialize)]
 pub(super) struct Listing {
-    /// The commit that it shows now.
+    /// The commit that the hub serves at present.
     #[serde(default)]
     sha: Option<String>,
-    /// The library that the model is made for.
+    /// The library that the model was made for.
     #[serde(default)]
     pub(super) library_name: Option<String>,
-    /// What else the model is labelled with.
+    /// The model's other labels.
     #[serde(default)]
     pub(super) tags: Vec<String>,
-    /// Its files.
+    /// The model's files.
     #[serde(default)]
     pub(super) siblings: Vec<Sibling>,
 }
@@ -49,12 +49,12 @@ pub(super) struct Listing {
 /// A file in a listing.
 #[derive(Debug, Deserialize)]
 pub(super) struct Sibling {
-    /// Its path in the repository.
+    /// The file's path in the repository.
     pub(super) rfilename: String,
-    /// Its length in bytes. Mirrors may leave it out.
+    /// The file's length in bytes. Mirrors may leave it out.
     #[serde(default)]
     size: Option<u64>,
-    /// Only for files in the large-file storage.
+    /// Present only for files in the large-file storage.
     #[serde(default)]
     lfs: Option<LargeFile>,
 }
@@ -73,7 +73,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client for the model `name`. Nothing is asked yet.
+    /// Creates a client for the model `name`, without sending a request.
     pub(super) fn new(name: &str, hub: &Hub) -> Result<Self, EmbedError> {
         let endpoint = hub.endpoint();
         let refused =
@@ -95,7 +95,7 @@ impl Client {
         Ok(Self { name: name.to_owned(), endpoint, http })
     }
 
-    /// The model's files, with their lengths and digests where the hub knows them.
+    /// Lists the model's files, with their lengths and digests where the hub knows them.
     pub(super) async fn list(&self) -> Result<Listing, EmbedError> {
         let address = format!("{}/api/models/{}?blobs=true", self.endpoint, self.name);
         let mut attempt = 1;
@@ -113,7 +113,7 @@ impl Client {
         }
     }
 
-    /// Fetches one file into `dir`, under its own path.
+    /// Fetches one file into `dir`, under its path in the repository.
     pub(super) async fn fetch(
         &self,
         listing: &Listing,
@@ -138,7 +138,7 @@ impl Client {
             fs::create_dir_all(parent).await.map_err(EmbedError::io(parent))?;
         }
         match download.run(&path).await {
-            // A mirror may list what it does not hold. Any other refusal says nothing about what the model has.
+            // A mirror may list files that it does not hold. Any other refusal does not tell whether the model has the file.
             Err(_) if download.is_missing && !wanted.required => {
                 return fs::remove_file(&path).await.map_err(EmbedError::io(path));
             }
@@ -147,7 +147,7 @@ impl Client {
         download.check(said.and_then(|file| file.lfs.as_ref()))
     }
 
-    /// Asks for `address` from byte `from` on, whatever the answer is.
+    /// Requests `address` from byte `from` on, and returns the response whatever its status.
     async fn ask(&self, address: &str, from: u64) -> Result<Response, EmbedError> {
         let mut request = self.http.get(address);
         if from > 0 {
@@ -156,12 +156,12 @@ impl Client {
         request.send().await.map_err(|error| self.unreachable(with_causes(&error)))
     }
 
-    /// The answer, if it is what was asked for.
+    /// Returns the response if its status is a success, and an error that explains the refusal otherwise.
     fn accept(&self, address: &str, response: Response) -> Result<Response, EmbedError> {
         let status = response.status();
         match status {
             _ if status.is_success() => Ok(response),
-            // The public hub answers so for a model that does not exist, too.
+            // The public hub answers 401 also for a model that does not exist.
             StatusCode::UNAUTHORIZED => {
                 Err(self.refused("there is no such model, or access to it needs a token".to_owned()))
             }
@@ -180,7 +180,7 @@ impl Client {
         }
     }
 
-    /// An error that stays however often the hub is asked.
+    /// Makes an error that repeating the request would not change.
     pub(super) fn refused(&self, reason: String) -> EmbedError {
         EmbedError::HubRefused { endpoint: self.endpoint.clone(), name: self.name.clone(), reason }
     }
@@ -190,30 +190,31 @@ impl Client {
     }
 }
 
-/// One file on its way.
+/// The download of one file.
 struct Download<'a> {
     client: &'a Client,
     address: String,
     file: &'a str,
-    /// Its length in bytes, as soon as it is known.
+    /// Its length in bytes, once it is known.
     expected: Option<u64>,
     on_progress: &'a (dyn Fn(&Progress) + Send + Sync),
     received: u64,
-    /// Over everything received.
+    /// The digest of all bytes received so far.
     digest: Sha256,
     /// Whether the hub said that it does not have the file.
     is_missing: bool,
 }
 
 impl Download<'_> {
-    /// Fetches the file into `path`. What breaks off is resumed; it fails after [`ATTEMPTS`] that brought nothing.
+    /// Fetches the file into `path` and resumes it when the transfer breaks off. Fails after [`ATTEMPTS`] attempts in a row that
+    /// brought no data.
     async fn run(&mut self, path: &Path) -> Result<(), EmbedError> {
         let mut into = File::create(path).await.map_err(EmbedError::io(path))?;
         let (mut attempt, mut furthest) = (1, 0);
         loop {
             match self.attempt(&mut into, path).await {
                 Ok(()) => break,
-                // It broke off behind the last byte.
+                // The connection broke off after the last byte.
                 Err(_) if self.received > 0 && self.expected == Some(self.received) => break,
                 Err(error) if !error.is_retryable() || matches!(error, EmbedError::Io { .. }) => return Err(error),
                 Err(_) if self.received > furthest => (attempt, furthest) = (1, self.received),
@@ -225,7 +226,7 @@ impl Download<'_> {
         into.flush().await.map_err(EmbedError::io(path))
     }
 
-    /// Receives what is missing, as far as the connection lasts.
+    /// Receives the missing bytes until the connection ends.
     async fn attempt(&mut self, into: &mut File, path: &Path) -> Result<(), EmbedError> {
         let response = self.client.ask(&self.address, self.received).await?;
         self.is_missing = response.status() == StatusCode::NOT_FOUND;
@@ -236,7 +237,7 @@ impl Download<'_> {
         let mut response = self.client.accept(&self.address, response)?;
         let mut skip = 0;
         if response.status() != StatusCode::PARTIAL_CONTENT {
-            // It sends everything again: what is here already is passed over.
+            // The server sends the whole file again: skip the bytes that are here already.
             skip = self.received;
             self.expected = self.expected.or(response.content_length());
         }
@@ -256,7 +257,8 @@ impl Download<'_> {
         }
     }
 
-    /// Whether an answer goes on at the first byte that is missing, or says something else than to go on.
+    /// Returns whether the download can go on with this response. It cannot if a partial answer begins at another byte than the
+    /// first missing one, or if the server has nothing from there on.
     fn continues(&self, response: &Response) -> bool {
         match response.status() {
             StatusCode::RANGE_NOT_SATISFIABLE => self.received == 0,
@@ -270,7 +272,7 @@ impl Download<'_> {
         }
     }
 
-    /// Forgets what was received.
+    /// Drops everything received, in the file and in the digest.
     async fn begin_again(&mut self, into: &mut File) -> std::io::Result<()> {
         into.set_len(0).await?;
         into.rewind().await?;
@@ -278,7 +280,7 @@ impl Download<'_> {
         Ok(())
     }
 
-    /// Whether what was received is what the hub listed.
+    /// Checks that the received bytes are those that the hub listed.
     fn check(self, listed: Option<&LargeFile>) -> Result<(), EmbedError> {
         if let Some(expected) = self.expected.filter(|&expected| expected != self.received) {
             return Err(self.broke_off(expected));
@@ -297,7 +299,7 @@ impl Download<'_> {
     }
 }
 
-/// Waits before the attempt after number `attempt`.
+/// Waits after attempt number `attempt`, before the next one.
 async fn pause(attempt: u32) {
     tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(attempt - 1)).await;
 }

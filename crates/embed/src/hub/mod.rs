@@ -1,11 +1,12 @@
 //! Fetching a model from a model hub (the file API that huggingface_hub and its mirrors speak).
 //!
-//! - [`Hub`]: which hub, and as whom
-//! - `client`: what is asked over HTTP
+//! - [`Hub`]: which hub, and with which token
+//! - `client`: the HTTP requests
 //! - `wanted`: which of a model's files are fetched
 //!
-//! A pull downloads into a hidden directory of the models root, loads what it got to see that it works, and then moves
-//! it into place by one rename. Whatever breaks before that leaves no trace, and an older copy of the model as it was.
+//! A pull downloads into a hidden directory of the models root, loads the model to see that it works, and then moves
+//! it into place by one rename. A failure before the rename leaves no trace, and leaves an older copy of the model as
+//! it was.
 
 mod address;
 mod client;
@@ -22,21 +23,21 @@ pub use address::Hub;
 use self::{client::Client, wanted::wanted_of};
 use crate::{EmbedError, model_dir};
 
-/// How far the download of one file is.
+/// How far the download of one file has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The file, as the hub calls it.
+    /// The file's path in the hub's repository.
     pub file: String,
     /// Bytes received.
     pub bytes: u64,
-    /// Bytes in all; 0 when the hub does not say.
+    /// Length of the file in bytes; 0 when the hub does not say.
     pub total_bytes: u64,
 }
 
-/// Called for every piece received; it must not block.
+/// A callback that is called for every piece received; it must not block.
 pub type OnProgress = Arc<dyn Fn(&Progress) + Send + Sync>;
 
-/// Fetches the model `name` and installs it under the models root `root`; answers its directory. A model that is
+/// Fetches the model `name`, installs it under the models root `root`, and returns its directory. A model that is
 /// installed already is replaced by the hub's present version.
 ///
 /// # Errors
@@ -58,15 +59,15 @@ pub async fn pull(name: &str, root: &Path, hub: &Hub, on_progress: OnProgress) -
     let target = root.join(name);
     let installing = {
         let target = target.clone();
-        // The staging directory moves along, and is removed when this ends, whichever way.
+        // The closure owns the staging directory, so that it is removed however the closure ends.
         tokio::task::spawn_blocking(move || install(staging, &staged, &target))
     };
     installing.await.map_err(|error| EmbedError::Failed(format!("installing the model ended: {error}")))??;
     Ok(target)
 }
 
-/// Moves the model in `staged` to `target` if it works, in place of an older one. `staging` lies on the same file
-/// system as `target`, and is removed at the end.
+/// Moves the model in `staged` to `target` if it works, replacing an older one. `staging` lies on the same file system
+/// as `target`, and is removed at the end.
 fn install(staging: tempfile::TempDir, staged: &Path, target: &Path) -> Result<(), EmbedError> {
     crate::load_dir(staged, None).map_err(|error| match error {
         EmbedError::Model { reason, .. } => EmbedError::Model { path: target.to_owned(), reason },
@@ -87,7 +88,7 @@ fn replace(staging: &tempfile::TempDir, staged: &Path, target: &Path) -> std::io
     fs::rename(staged, target)
 }
 
-/// Brings files to the disk before the rename does, so that a power cut cannot leave the name without the content.
+/// Makes the files durable before the rename, so that a power cut cannot leave the name without the content.
 fn sync(dir: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

@@ -8,11 +8,11 @@ use crate::{model_dir, model2vec::files as static_files};
 pub(super) struct WantedFile {
     /// Its path in the repository.
     pub(super) path: String,
-    /// Whether the model is of no use without it.
+    /// Whether the model cannot be used without it.
     pub(super) required: bool,
 }
 
-/// The files of `listing` to fetch.
+/// Chooses the files of `listing` to fetch.
 ///
 /// # Errors
 /// Why the model cannot be run here.
@@ -23,13 +23,13 @@ pub(super) fn wanted_of(listing: &Listing) -> Result<Vec<WantedFile>, String> {
     wanted(&files, is_static)
 }
 
-/// What to fetch of the files that a model has: one network with its weights, or the table of a static model, the
-/// tokenizer, the configuration. A static model may have an ONNX export beside its table, which is of no use here.
+/// Chooses among a model's files: one network with its weights, or the table of a static model; the tokenizer; the
+/// configuration. A static model may also have an ONNX export, which is not needed.
 fn wanted(listing: &[String], is_static: bool) -> Result<Vec<WantedFile>, String> {
     let has = |file: &str| listing.iter().any(|listed| listed == file);
     let table = static_files::TABLE_FILES.into_iter().find(|file| has(file));
     let required = match (table, model_dir::ONNX_FILES.into_iter().find(|file| has(file))) {
-        // Its name says what it is, whatever the hub says about the model.
+        // The table's file name shows that the model is static, whatever the hub says about it.
         (Some(table), _) if is_static || table != static_files::TABLE_FILES[0] => {
             vec![static_files::tokenizer_of(table), table.to_owned()]
         }
@@ -47,7 +47,7 @@ fn wanted(listing: &[String], is_static: bool) -> Result<Vec<WantedFile>, String
     if let Some(missing) = required.iter().find(|file| !has(file)) {
         return Err(format!("it has no {missing}"));
     }
-    // The small files first: what is wrong with them shows before the large ones are fetched.
+    // The small files come first, so that a mistake in them shows before the large ones are fetched.
     let optional = model_dir::CONFIG_FILES.into_iter().map(str::to_owned).filter(|file| has(file));
     let file = |required: bool| move |path: String| WantedFile { path, required };
     Ok(optional.map(file(false)).chain(required.into_iter().map(file(true))).collect())

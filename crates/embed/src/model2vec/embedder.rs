@@ -1,4 +1,4 @@
-//! Texts to vectors by a static model.
+//! Static models: from texts to vectors.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,26 +14,26 @@ use crate::{
     local::{caught, own_name, unit},
 };
 
-/// No more of a text than this is ever read: the mean over a megabyte of words says nothing about any of them.
+/// How many bytes of a text are read at most: the mean over a megabyte of words says nothing about any of them.
 const MOST_BYTES: usize = 1 << 20;
 
-/// A static model. Cheap to share, one instance serves all callers.
+/// A static model. It is cheap to share: one instance serves all callers.
 pub struct StaticEmbedder {
     info: EmbedderInfo,
     engine: Arc<Engine>,
 }
 
-/// What runs on the blocking threads.
+/// The part that runs on the blocking threads.
 struct Engine {
     table: Table,
     tokenizer: Tokenizer,
-    /// The token that stands for whatever the tokenizer does not know. It means nothing, and has no part in a vector.
+    /// The token that stands for words the tokenizer does not know. It has no meaning, so it is left out of the vectors.
     unknown: Option<u32>,
 }
 
 impl StaticEmbedder {
-    /// Loads the model in `dir`, which has these `files`, under `name` or the directory's own. Blocks for a fraction of a
-    /// second.
+    /// Loads the model in `dir`, which has these `files`, under `name`, or the name of the directory if that is `None`.
+    /// Blocks for a fraction of a second.
     ///
     /// # Errors
     /// [`EmbedError::Model`] for files that are broken or do not belong together, [`EmbedError::Io`].
@@ -55,7 +55,7 @@ impl StaticEmbedder {
             pooling: "mean".to_owned(),
         };
         let engine = Engine { table, tokenizer, unknown };
-        // A tokenizer that cannot work at all shows now, and not with the first row.
+        // Embed a word, so that a tokenizer that cannot work at all fails now and not at the first row.
         caught(|| engine.sum("walvec")).and_then(|sum| sum.map(drop)).map_err(|reason| bad(dir, reason))?;
         tracing::info!(model = info.model, dimension = info.dimension, "static model loaded");
         Ok(Self { info, engine: Arc::new(engine) })
@@ -68,7 +68,7 @@ impl Embedder for StaticEmbedder {
     }
 
     fn count_tokens(&self, text: &str) -> usize {
-        // What cannot be tokenized is parked when it is embedded; until then its bytes count.
+        // A text that cannot be tokenized is parked when it is embedded; until then its bytes count as tokens.
         self.engine.tokenizer.encode_fast(text, false).map_or(text.len(), |encoding| encoding.len())
     }
 
@@ -105,7 +105,7 @@ impl Embedder for StaticEmbedder {
 }
 
 impl Engine {
-    /// One result per text, in order; on all cores.
+    /// Returns one result per text, in order. Uses all cores.
     fn embed(&self, texts: &[String]) -> Vec<Result<Vector, EmbedError>> {
         let failed = |text: &str, reason: String| EmbedError::Text { bytes: text.len(), reason };
         texts.par_iter().map(|text| self.vector(text).map_err(|reason| failed(text, reason))).collect()
@@ -119,7 +119,8 @@ impl Engine {
         unit(sum)
     }
 
-    /// The sum of the vectors of the text's tokens. It has the direction of their mean, and the length is made 1 anyway.
+    /// Returns the sum of the vectors of the text's tokens. It has the direction of their mean, and its length becomes 1
+    /// anyway.
     fn sum(&self, text: &str) -> Result<Vector, String> {
         let tokens = self.tokenizer.encode_fast(text, false).map_err(|error| format!("tokenizer: {error}"))?;
         let mut sum = vec![0.0; self.table.dimension()];
@@ -130,14 +131,15 @@ impl Engine {
     }
 }
 
-/// The tokenizer in `file`, without truncation and padding: those are other tools' defaults.
+/// Loads the tokenizer without truncation and padding, which are defaults of other tools.
 fn tokenizer(file: &[u8]) -> Result<Tokenizer, String> {
     let mut tokenizer = Tokenizer::from_bytes(file).map_err(|error| format!("it is not a tokenizer: {error}"))?;
     tokenizer.with_padding(None).with_truncation(None).map_err(|error| error.to_string())?;
     Ok(tokenizer)
 }
 
-/// The id of the unknown token, which the tokenizer itself keeps private for some kinds of models.
+/// Returns the id of the unknown token. It is read from the file, because the tokenizer keeps it private for some kinds of
+/// models.
 fn unknown(file: &[u8], tokenizer: &Tokenizer) -> Result<Option<u32>, String> {
     #[derive(Deserialize)]
     struct File {
@@ -152,7 +154,8 @@ fn unknown(file: &[u8], tokenizer: &Tokenizer) -> Result<Option<u32>, String> {
     Ok(file.model.unk_id.or_else(|| tokenizer.token_to_id(&file.model.unk_token?)))
 }
 
-/// Whether the table has a row for every token: a tokenizer of another model would make vectors that mean nothing, or none.
+/// Checks that the table has a row for every token. With the tokenizer of another model, vectors would be meaningless or
+/// missing.
 fn check_rows(table: &Table, tokenizer: &Tokenizer) -> Result<(), String> {
     let highest = tokenizer.get_vocab(false).into_values().max().unwrap_or(0);
     if table.tokens() <= highest as usize {

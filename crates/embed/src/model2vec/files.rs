@@ -1,4 +1,4 @@
-//! Where the files of a static model lie, and how its directory is told from others.
+//! Where the files of a static model lie, and how its directory is told apart from others.
 
 use std::path::{Path, PathBuf};
 
@@ -9,16 +9,17 @@ use crate::{
     model_dir::{self, read_json},
 };
 
-/// What static models are called by the library that makes them, in `config.json` and on a hub.
+/// The name of static models in `config.json` and on a hub, after the library that makes them.
 pub(crate) const LIBRARY: &str = "model2vec";
 
 /// Where the table of vectors lies on a hub: as model2vec writes it, and as sentence-transformers does.
 pub(crate) const TABLE_FILES: [&str; 2] = ["model.safetensors", "0_StaticEmbedding/model.safetensors"];
 
-/// What the table is called inside its file.
+/// The name of the table inside its file.
 const TABLE: &str = "embeddings";
 
-/// More than any file's description of its tensors takes; a table has one to three of them.
+/// Upper limit for the description of the tensors in a file. A table's file has one to three tensors, so its description
+/// is shorter.
 const LONGEST_HEADER: u64 = 1 << 20;
 
 /// The files that decide vectors.
@@ -30,16 +31,16 @@ pub(crate) struct Files {
     pub(crate) tokenizer: PathBuf,
 }
 
-/// The path on a hub of the tokenizer that belongs to `table`.
+/// Returns the path on a hub of the tokenizer that belongs to `table`.
 pub(crate) fn tokenizer_of(table: &str) -> String {
     let folder = table.rsplit_once('/').map(|(folder, _)| format!("{folder}/")).unwrap_or_default();
     folder + model_dir::TOKENIZER_FILE
 }
 
-/// The files of the static model in `dir`; `None` if there is something else.
+/// Returns the files of the static model in `dir`; `None` if the directory holds something else.
 ///
-/// It is one if `config.json` or `modules.json` says so, even with an ONNX file beside the table, as some have. Older ones
-/// say nothing: they have a table and no ONNX file.
+/// A model is static if `config.json` or `modules.json` says so, even with an ONNX file next to the table, as some have.
+/// Older models say nothing: they have a table and no ONNX file.
 pub(crate) fn find(dir: &Path) -> Result<Option<Files>, EmbedError> {
     let bad = |reason: String| EmbedError::Model { path: dir.to_owned(), reason };
     let config = read_json(&dir.join("config.json"))?;
@@ -58,7 +59,8 @@ pub(crate) fn find(dir: &Path) -> Result<Option<Files>, EmbedError> {
     Ok(Some(files))
 }
 
-/// The folder of the static model that `modules.json` begins with; `None` if it begins with something else.
+/// Returns the folder of the static model if it is the first module of `modules.json`, and `None` if another kind of
+/// module is.
 fn folder(modules: &Value) -> Result<Option<String>, String> {
     let kind = |module: &Value| {
         let kind = module.get("type").and_then(Value::as_str).unwrap_or_default();
@@ -66,19 +68,21 @@ fn folder(modules: &Value) -> Result<Option<String>, String> {
     };
     let mut modules = modules.as_array().into_iter().flatten();
     let Some(first) = modules.next().filter(|first| kind(first) == "StaticEmbedding") else { return Ok(None) };
-    // Vectors are brought to length 1 in any case.
+    // A `Normalize` module changes nothing: vectors are scaled to length 1 in any case.
     if let Some(other) = modules.map(kind).find(|kind| kind != "Normalize") {
         return Err(format!("its module {other} comes after the static model, and cannot be run here"));
     }
     Ok(Some(first.get("path").and_then(Value::as_str).unwrap_or_default().to_owned()))
 }
 
-/// Whether the file describes a table. The weights of other models have names like `embeddings.word_embeddings.weight`.
+/// Returns whether the file holds a table. The weights of other models have names like
+/// `embeddings.word_embeddings.weight`.
 fn has_table(file: &Path) -> bool {
     header(file).is_ok_and(|header| header.get(TABLE).is_some())
 }
 
-/// What the file holds, by name: JSON at its beginning, behind its length. The rest may be large.
+/// Reads the file's description of its tensors by name: JSON at its beginning, after its length. The rest of the file may
+/// be large.
 fn header(file: &Path) -> std::io::Result<Value> {
     use std::io::Read as _;
     let mut file = std::fs::File::open(file)?;
@@ -97,7 +101,7 @@ mod tests {
 
     const STATIC: &str = "sentence_transformers.models.StaticEmbedding";
 
-    /// What is found in a directory with these files.
+    /// Returns the table that is found in a directory with these files.
     fn found(files: &[(&str, &[u8])]) -> Result<Option<PathBuf>, String> {
         let dir = tempfile::tempdir().unwrap();
         for (name, content) in files {

@@ -1,13 +1,13 @@
 //! Static models: a table with one vector per token, made from a larger model by [Model2Vec](https://github.com/MinishLab/model2vec).
 //!
-//! - `files`: where a model's files lie, and how its directory is told from others
+//! - `files`: where a model's files lie, and how its directory is told apart from others
 //! - `table`: its vectors
 //!
-//! A text's vector is the mean of its tokens' vectors. There is no network to run, so that a text takes microseconds instead of
-//! milliseconds; and no context, so that a word means the same wherever it stands, and the order of words nothing.
+//! A text's vector is the mean of its tokens' vectors. No network runs, so a text takes microseconds instead of milliseconds. There
+//! is no context either: a word means the same wherever it stands, and the order of words does not count.
 //!
-//! There is no limit of tokens either: all of a text counts, up to [`MOST_BYTES`]. Model2Vec's own programs read 512 tokens
-//! unless told otherwise; up to there the vectors agree, except that their length is always 1 here.
+//! There is no limit of tokens: all of a text counts, up to [`MOST_BYTES`]. Model2Vec's own programs read 512 tokens unless told
+//! otherwise; up to there the vectors agree, except that their length is always 1 here.
 
 #[cfg(feature = "local-models")]
 mod embedder;

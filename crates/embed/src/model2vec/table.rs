@@ -1,26 +1,26 @@
 //! The table of vectors of a static model, in safetensors form.
 //!
-//! The names and element types are those that model2vec writes: `embeddings` (in older files `0` or `embedding.weight`), in 32 or
-//! 16 bits or as signed bytes; for tables that were made smaller `mapping`, which says which row a token has, and `weights`, one
+//! The names and element types are those that model2vec writes: `embeddings` (in older files `0` or `embedding.weight`), in 32 or 16
+//! bits or as signed bytes. A table that was made smaller also has `mapping`, which says which row a token has, and `weights`, one
 //! factor per token.
 
 use half::f16;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-/// What the table is called inside its file, newest name first.
+/// The names that the table may have inside its file, newest first.
 const TABLES: [&str; 3] = ["embeddings", "0", "embedding.weight"];
 
 /// One vector per token.
 pub(super) struct Table {
     numbers: Numbers,
     dimension: usize,
-    /// The row of each token; without it a token's id is its row.
+    /// The row of each token; if absent, a token's id is its row.
     mapping: Option<Vec<usize>>,
-    /// What a token's vector is multiplied by.
+    /// The factor of each token's vector.
     weights: Option<Vec<f32>>,
 }
 
-/// The numbers of all rows, one row after the other, as small as the file holds them.
+/// The numbers of all rows, one row after the other, in the element type of the file.
 enum Numbers {
     F32(Vec<f32>),
     F16(Vec<f16>),
@@ -53,12 +53,12 @@ impl Table {
         Ok(table)
     }
 
-    /// Dimension of the vectors.
+    /// Returns the dimension of the vectors.
     pub(super) const fn dimension(&self) -> usize {
         self.dimension
     }
 
-    /// How many tokens have a vector.
+    /// Returns how many tokens have a vector.
     pub(super) fn tokens(&self) -> usize {
         let numbers = match &self.numbers {
             Numbers::F32(numbers) => numbers.len(),
@@ -100,7 +100,7 @@ fn numbers(tensor: &TensorView<'_>) -> Result<Numbers, String> {
     })
 }
 
-/// The row of each token.
+/// Reads the row of each token from its tensor.
 fn mapping(tensor: &TensorView<'_>, rows: usize) -> Result<Vec<usize>, String> {
     let mapping: Vec<i64> = match tensor.dtype() {
         Dtype::I64 => elements(tensor, i64::from_le_bytes),
@@ -122,7 +122,7 @@ fn weights(tensor: &TensorView<'_>) -> Result<Vec<f32>, String> {
     })
 }
 
-/// The elements of a tensor, whose bytes are in little-endian order.
+/// Reads the elements of a tensor, whose bytes are in little-endian order.
 fn elements<const BYTES: usize, T>(tensor: &TensorView<'_>, read: fn([u8; BYTES]) -> T) -> Vec<T> {
     tensor.data().as_chunks::<BYTES>().0.iter().map(|&bytes| read(bytes)).collect()
 }
@@ -131,7 +131,7 @@ fn elements<const BYTES: usize, T>(tensor: &TensorView<'_>, read: fn([u8; BYTES]
 mod tests {
     use super::*;
 
-    /// A table file of tensors with their types, shapes and bytes.
+    /// Builds a table file of tensors with their names, types, shapes and bytes.
     fn file(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Vec<u8> {
         let views = tensors
             .iter()
@@ -162,7 +162,7 @@ mod tests {
             let table = Table::read(&file(&[(name, dtype, &[2, 2], data)])).unwrap();
             assert_eq!((table.tokens(), table.dimension()), (2, 2));
             assert_eq!([row(&table, 0), row(&table, 1)], [[1.0, -2.0], [3.0, 4.0]]);
-            // Another model's tokenizer knows more tokens.
+            // A token that only another model's tokenizer knows.
             assert_eq!(row(&table, 2), [0.0, 0.0]);
         }
     }

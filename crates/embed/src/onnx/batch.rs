@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-/// Tokens of one run, padding included. Measured on two cores with MiniLM: a run of a few hundred tokens is a quarter
-/// faster per token than a single short text, and larger ones are no faster, but need more memory.
+/// The most tokens of one run, padding included. Measured on two cores with MiniLM: a run of a few hundred tokens is
+/// a quarter faster per token than a single short text. Larger runs are no faster, but need more memory.
 const RUN_TOKENS: usize = 512;
 
-/// A text joins a run whose shortest text is at most a quarter and this many tokens shorter, so that padding stays
+/// How much a text may be longer than the shortest of its run: a quarter and this many tokens. That keeps padding
 /// cheaper than the fixed cost of one more run.
 const SPREAD: usize = 8;
 

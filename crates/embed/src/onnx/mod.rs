@@ -6,10 +6,10 @@
 //! - `pooling`: those numbers to one vector per text
 //! - `batch`: which texts run together
 //!
-//! Texts of similar length run together, because that is faster than one by one (the matrices are larger) and faster
-//! than all at once (nothing is computed for padding). Which texts share a run changes a vector by rounding only. In a
-//! network with dynamically quantised activations it would change more than that (MiniLM so quantised, 20 texts
-//! together: cosine 0.96 to 0.997 with the same texts alone), so its texts run alone.
+//! Texts of similar length run together. That is faster than running them one by one (the matrices are larger) and faster than running all
+//! at once (nothing is computed for padding). Which texts share a run changes a vector by rounding only. In a network with dynamically
+//! quantised activations it would change more than that (MiniLM quantised in this way, 20 texts together: cosine 0.96 to 0.997 with the
+//! same texts alone), so the texts of such a network run alone.
 
 mod batch;
 mod network;
@@ -45,36 +45,35 @@ use crate::{
 /// How to load a model.
 #[derive(Clone, Debug, Default)]
 pub struct OnnxOptions {
-    /// The name people know the model by; by default the directory's own.
+    /// The name that users know the model by; by default the directory's own.
     pub name: Option<String>,
 }
 
-/// An ONNX model with its tokenizer. Cheap to share, one instance serves all callers.
+/// An ONNX model with its tokenizer. It is cheap to share: one instance serves all callers.
 pub struct OnnxEmbedder {
     info: EmbedderInfo,
     engine: Arc<Engine>,
 }
 
-/// What networks have been run on: how well texts were put together.
+/// Counts of what the network has computed: they show how well texts were grouped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Computed {
     /// Tokens of texts, special tokens included.
     pub tokens: u64,
-    /// Tokens that only filled up shorter texts.
+    /// Padding tokens, which only fill up shorter texts.
     pub padding: u64,
 }
 
-/// What runs on the blocking threads.
+/// The part that runs on the blocking threads.
 struct Engine {
     network: Network,
     tokenizer: TextTokenizer,
     pooling: Pooling,
     padding: u32,
-    /// One thread for each core. Runs beside each other, each on one thread, get a sixth more done than one run after the
-    /// other on all of them.
+    /// One thread for each core. Concurrent runs, each on one thread, get a sixth more done than one run after the other on all threads.
     cores: Vec<Threads>,
-    /// As many threads as there are cores, for a call that has them to itself. The runtime itself starts as many as the machine
-    /// has physical cores: too few where two of the usable cores are one, too many where a container may use only some.
+    /// A pool with as many threads as there are usable cores, for a call that runs alone. The runtime's default is one thread per physical
+    /// core: too few where two usable cores share a physical one, too many where a container may use only some.
     all_cores: Threads,
     /// How many calls are being computed.
     calls: AtomicUsize,
@@ -83,8 +82,8 @@ struct Engine {
 }
 
 impl OnnxEmbedder {
-    /// Loads the model in `dir` (see [`model_dir`]) and embeds a word to see that it works. Takes a fraction of a second
-    /// and blocks; keeps the weights twice in memory, once arranged for speed.
+    /// Loads the model in `dir` (see [`model_dir`]) and embeds a word to see that it works. Blocks for a fraction of a second. Keeps the
+    /// weights twice in memory: one copy is arranged for speed.
     ///
     /// # Errors
     /// [`EmbedError::Model`] for a directory that is incomplete or a model that cannot be run here, [`EmbedError::Io`].
@@ -129,7 +128,7 @@ impl OnnxEmbedder {
         Ok(Self { info, engine: Arc::new(engine) })
     }
 
-    /// What has been computed since the model was loaded.
+    /// Returns the counts since the model was loaded.
     #[must_use]
     pub fn computed(&self) -> Computed {
         Computed {
@@ -153,7 +152,7 @@ impl Embedder for OnnxEmbedder {
     }
 
     fn is_too_long(&self, text: &str) -> bool {
-        // What cannot be tokenized is parked for that.
+        // A text that cannot be tokenized is not too long; it is parked for that reason.
         self.engine.tokenizer.tokens(text).is_ok_and(|tokens| tokens.is_cut)
     }
 
@@ -175,7 +174,7 @@ impl Embedder for OnnxEmbedder {
 }
 
 impl OnnxEmbedder {
-    /// With `whole`, which says what the model reads, texts of which it reads less than all are refused.
+    /// Embeds `texts`. `whole` is how much the model reads, if a text of which it reads less than all shall be refused.
     async fn run(
         &self,
         texts: Vec<String>,
@@ -188,19 +187,19 @@ impl OnnxEmbedder {
     }
 }
 
-/// Who waits for vectors.
+/// Who waits for the vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Caller {
-    /// Rows, of which more may come any time.
+    /// Rows: more of them may come at any time.
     Rows,
-    /// Somebody who searches.
+    /// A person who searches.
     Person,
 }
 
 /// A call that is being computed.
 struct Call<'e> {
     calls: &'e AtomicUsize,
-    /// How many others there were when it began.
+    /// How many other calls there were when it began.
     others: usize,
 }
 
@@ -217,7 +216,7 @@ impl Drop for Call<'_> {
 }
 
 impl Engine {
-    /// One result per text, in order.
+    /// Returns one result per text, in order.
     fn embed(&self, texts: &[String], caller: Caller, whole: Option<Reads>) -> Vec<Result<Vector, EmbedError>> {
         let mut results = Vec::with_capacity(texts.len());
         let mut ready = Vec::with_capacity(texts.len());
@@ -228,7 +227,7 @@ impl Engine {
                 }
                 tokens => tokens,
             };
-            // The empty vector holds the place until the text has run.
+            // An empty vector is the placeholder until the text has run.
             results.push(tokens.map(|tokens| {
                 ready.push((at, tokens));
                 Vector::new()
@@ -245,7 +244,7 @@ impl Engine {
         results
     }
 
-    /// The tokens of all texts, in order; the cores share them.
+    /// Tokenizes all texts, in order, on all cores.
     fn tokenize(&self, texts: &[String]) -> Vec<Result<Tokens, EmbedError>> {
         let tokens = |text: &String| {
             let tokens = caught(|| self.tokenizer.tokens(text));
@@ -260,15 +259,15 @@ impl Engine {
                 .collect();
             let mut all: Vec<_> = first.iter().map(tokens).collect();
             for (share, other) in others {
-                // Panics are caught text by text; should a thread end all the same, its texts are tokenized once more.
+                // Panics are caught for each text. If a thread ends nevertheless, its texts are tokenized once more here.
                 all.extend(other.join().unwrap_or_else(|_| share.iter().map(tokens).collect()));
             }
             all
         })
     }
 
-    /// The vectors of all runs. Where many texts wait, each run has one core, because that gets most done. A few runs with no others beside
-    /// them, and queries, use all cores one after the other, because that takes least time.
+    /// Computes the vectors of all runs. Where many texts wait, each run has one core, because that gets the most done. Queries, and a few
+    /// runs with no other call in flight, use all cores for one run after the other, because that takes the least time.
     fn run_all(
         &self,
         runs: Vec<Range<usize>>,
@@ -281,7 +280,7 @@ impl Engine {
             self.vectors(&tokens, threads)
         };
         let is_urgent = caller == Caller::Person || call.others == 0;
-        // The more cores a run has, the less each of them adds.
+        // Each further core speeds a run up by less.
         if runs.len() <= 1 || (is_urgent && runs.len() * 2 <= self.cores.len()) {
             let core = self.cores.get(call.others % self.cores.len()).filter(|_| !is_urgent);
             let threads = core.unwrap_or(&self.all_cores);
@@ -289,7 +288,7 @@ impl Engine {
         }
         let done = Mutex::new(Vec::with_capacity(runs.len()));
         let cores = self.cores.iter().take(runs.len());
-        // They come sorted by length. The long ones first, so that all cores end at about the same time.
+        // The runs come sorted by length. Taking the long ones first lets all cores end at about the same time.
         let rest = Mutex::new(runs);
         let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).pop();
         std::thread::scope(|scope| {
@@ -305,7 +304,7 @@ impl Engine {
         done.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One vector per text of a run. When the run fails, each text is tried alone: one of them may be to blame.
+    /// Returns one vector per text of a run. When the run fails, each text is tried alone, because one of them may be to blame.
     fn vectors(&self, texts: &[&Tokens], threads: &Threads) -> Vectors {
         let run = || self.pooling.pool(&self.network.run(texts, self.padding, threads)?, texts);
         match caught(run).flatten() {

@@ -1,4 +1,4 @@
-//! The network itself: token ids in, numbers out.
+//! The network: from token ids to numbers.
 
 use std::{
     io::Read,
@@ -13,15 +13,16 @@ use rten_tensor::{NdTensor, Tensor};
 use super::tokens::Tokens;
 use crate::{EmbedError, model_dir};
 
-/// Outputs by which exporters say "this is the text's vector" and "these are its tokens' vectors".
+/// The names that exporters give to the output that is the text's vector, and to the one that holds its tokens'
+/// vectors.
 const POOLED_OUTPUT: &str = "sentence_embedding";
 const TOKENS_OUTPUT: &str = "last_hidden_state";
 
-/// The start of the names of all ONNX operators that choose a scale from the values they are given. An ONNX file
-/// spells its operators' names out, so that a search of its bytes finds them.
+/// The common prefix of the names of all ONNX operators that choose a scale from their input. An ONNX file holds the
+/// names of its operators as text, so a search of its bytes finds them.
 const DYNAMIC_QUANTISATION: &[u8] = b"DynamicQuantize";
 
-/// What an input of the network is filled with.
+/// The content of an input of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
     Ids,
@@ -32,7 +33,7 @@ enum Input {
 /// The threads that a run may use.
 pub(super) type Threads = Arc<ThreadPool>;
 
-/// A loaded ONNX network. May be called from many threads at once.
+/// A loaded ONNX network. Several threads may call it at once.
 pub(super) struct Network {
     model: Model,
     inputs: Vec<(NodeId, Input)>,
@@ -57,13 +58,13 @@ impl Network {
         Ok(Self { model, inputs, output, couples_texts })
     }
 
-    /// Whether texts must be run one by one: in a network with dynamic quantisation, one scale is computed for
-    /// everything in a run, so that a text's vector would depend on the texts that happen to be beside it.
+    /// Returns whether texts must run one by one. In a network with dynamic quantisation one scale is computed for
+    /// all of a run, so a text's vector would depend on the texts that share its run.
     pub(super) const fn couples_texts(&self) -> bool {
         self.couples_texts
     }
 
-    /// Runs `texts` together, the shorter ones filled up with `padding`, which attention does not see.
+    /// Runs `texts` together. The shorter ones are filled up with `padding`, which attention ignores.
     pub(super) fn run(&self, texts: &[&Tokens], padding: u32, threads: &Threads) -> Result<Tensor<f32>, String> {
         let inputs = self.inputs.iter().map(|&(id, input)| Ok((id, fill(input, texts, padding)?)));
         let inputs = inputs.collect::<Result<Vec<_>, String>>()?;
@@ -76,7 +77,7 @@ impl Network {
     }
 }
 
-/// The tensor for one input: a row per text, as wide as the longest.
+/// Builds the tensor for one input: a row per text, as wide as the longest.
 fn fill(input: Input, texts: &[&Tokens], padding: u32) -> Result<ValueOrView<'static>, String> {
     let width = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
     let mut data = Vec::with_capacity(texts.len() * width);
@@ -93,7 +94,7 @@ fn fill(input: Input, texts: &[&Tokens], padding: u32) -> Result<ValueOrView<'st
     Ok(NdTensor::from_data([texts.len(), width], data).into())
 }
 
-/// The runtime has no 64-bit integers; no vocabulary needs them.
+/// Appends numbers as 32-bit integers: the runtime has none of 64 bits, and no vocabulary needs them.
 fn extend(data: &mut Vec<i32>, numbers: &[u32]) -> Result<(), String> {
     for &number in numbers {
         data.push(i32::try_from(number).map_err(|_| format!("the token id {number} is out of range"))?);
@@ -111,7 +112,7 @@ fn input(model: &Model, id: NodeId) -> Result<Input, String> {
     }
 }
 
-/// The output to use: the text's own vector, else its tokens' vectors, else the first one.
+/// Chooses the output to use: the text's own vector, else its tokens' vectors, else the first output.
 fn output(model: &Model) -> Option<NodeId> {
     let outputs = model.output_ids();
     let named = |wanted: &str| {
@@ -121,7 +122,7 @@ fn output(model: &Model) -> Option<NodeId> {
     named(POOLED_OUTPUT).or_else(|| named(TOKENS_OUTPUT)).or_else(|| outputs.first().copied())
 }
 
-/// Adds the network's file and its weight files to `digest`, and says whether it quantises dynamically.
+/// Adds the network's file and its weight files to `digest`, and returns whether the network quantises dynamically.
 fn read_files(path: &Path, digest: &mut blake3::Hasher) -> Result<bool, EmbedError> {
     let mut dynamic = false;
     for file in with_weights(path)? {
@@ -130,11 +131,11 @@ fn read_files(path: &Path, digest: &mut blake3::Hasher) -> Result<bool, EmbedErr
     Ok(dynamic)
 }
 
-/// Adds one file to `digest`, and says whether [`DYNAMIC_QUANTISATION`] occurs in it.
+/// Adds one file to `digest`, and returns whether [`DYNAMIC_QUANTISATION`] occurs in it.
 fn read_file(path: &Path, digest: &mut blake3::Hasher) -> std::io::Result<bool> {
     let mut file = std::fs::File::open(path)?;
     let mut buffer = vec![0; 1 << 20];
-    // The end of each piece stays at the front of the next, for a name that lies across both.
+    // Keep the end of each piece in front of the next one, to find a name that lies across both.
     let mut kept = 0;
     let mut found = false;
     loop {
@@ -151,7 +152,7 @@ fn read_file(path: &Path, digest: &mut blake3::Hasher) -> std::io::Result<bool> 
     }
 }
 
-/// The file and those beside it that hold its weights.
+/// Returns the file, and the files in its directory that hold its weights.
 fn with_weights(path: &Path) -> Result<Vec<PathBuf>, EmbedError> {
     let failed = |error| EmbedError::io(path)(error);
     let name = path.file_name().unwrap_or_default().to_string_lossy();

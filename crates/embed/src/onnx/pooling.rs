@@ -1,4 +1,4 @@
-//! From what a network puts out to one vector per text.
+//! From the output of a network to one vector per text.
 
 use rten_tensor::{NdTensorView, Tensor, prelude::*};
 use walvec_model::Vector;
@@ -25,7 +25,7 @@ impl Pooling {
         }
     }
 
-    /// One vector per text of `texts`, in order, not normalised. `output` is (text, dimension) for
+    /// Returns one vector per text of `texts`, in order, not normalised. `output` is (text, dimension) for
     /// [`Pooling::InNetwork`], (text, token, dimension) for the others, with padding at the end of shorter texts.
     pub(super) fn pool(self, output: &Tensor<f32>, texts: &[&Tokens]) -> Result<Vec<Vector>, String> {
         let expected = if self == Self::InNetwork { 2 } else { 3 };
@@ -50,7 +50,8 @@ impl Pooling {
     }
 }
 
-/// The sum of the first `rows` token vectors. It points where their mean does, and length is not kept anyway.
+/// Returns the sum of the first `rows` token vectors. It has the direction of their mean, and its length is not
+/// kept anyway.
 fn sum(states: &NdTensorView<'_, f32, 2>, rows: usize) -> Vector {
     let mut sum = vec![0.0_f32; states.size(1)];
     for row in 0..rows {

@@ -7,17 +7,18 @@ use serde_json::Value;
 use super::pooling::Pooling;
 use crate::{EmbedError, model_dir::read_json};
 
-/// No input is longer than this, whatever the model allows: attention memory grows with the square of the length, and
+/// The longest input in tokens, whatever the model allows: attention memory grows with the square of the length, and
 /// 2,048 tokens in 12 heads already take 200 MB. Long texts are searched better in chunks anyway.
 const LONGEST_INPUT: usize = 2_048;
 
-/// BERT's own limit, for a directory that names none.
+/// BERT's own limit, for a directory that names no limit.
 const USUAL_LIMIT: usize = 512;
 
-/// What the configuration files of a model directory decide.
+/// The settings that the configuration files of a model directory decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
-    /// How to pool, or why the model's way is not known here. Only needed when the network does not pool itself.
+    /// How to pool, or why the model's way of pooling is not supported. Only needed when the network does not pool
+    /// itself.
     pub(super) pooling: Result<Pooling, String>,
     /// The longest input in tokens, special tokens included.
     pub(super) max_tokens: usize,
@@ -39,10 +40,10 @@ impl Settings {
     }
 }
 
-/// The smallest of the limits that the files name.
+/// Returns the smallest of the limits that the files name.
 fn max_tokens(sentence: &Value, tokenizer: &Value, config: &Value) -> usize {
     let limit = |file: &Value, key: &str| {
-        // "No limit" is written as 1e30 there, which is no integer.
+        // These files write "no limit" as 1e30, which is not an integer.
         file.get(key).and_then(Value::as_u64).and_then(|limit| usize::try_from(limit).ok()).filter(|&limit| limit > 0)
     };
     let positions = limit(config, "max_position_embeddings").map(|all| all.saturating_sub(reserved_positions(config)));
@@ -54,7 +55,8 @@ fn max_tokens(sentence: &Value, tokenizer: &Value, config: &Value) -> usize {
         .min(LONGEST_INPUT)
 }
 
-/// RoBERTa and its kin count positions from the padding token's id plus one: 514 positions hold 512 tokens.
+/// Returns how many positions are not for tokens. RoBERTa and its relatives count positions from the padding token's
+/// id plus one: 514 positions hold 512 tokens.
 fn reserved_positions(config: &Value) -> usize {
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
     if !matches!(kind, "roberta" | "xlm-roberta" | "camembert" | "mpnet") {
@@ -64,8 +66,8 @@ fn reserved_positions(config: &Value) -> usize {
     usize::try_from(padding).unwrap_or(1) + 1
 }
 
-/// Pooling as `modules.json` and the pooling module's own file say. A directory without either gets the mean, which is
-/// what sentence-transformers does with a bare network.
+/// Reads the pooling from `modules.json` and the pooling module's own file. A directory without either gets the mean,
+/// as sentence-transformers does with a bare network.
 fn pooling(dir: &Path) -> Result<Result<Pooling, String>, EmbedError> {
     let modules = read_json(&dir.join("modules.json"))?;
     let mut folder = "1_Pooling";

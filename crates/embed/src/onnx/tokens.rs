@@ -1,4 +1,4 @@
-//! Text to token ids, cut at the model's limit, at a cost bounded by that limit rather than by the text.
+//! Text to token ids, cut at the model's limit, at a cost bounded by that limit rather than by the length of the text.
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use crate::EmbedError;
 /// attempt nearly always suffices.
 const BYTES_PER_TOKEN: usize = 16;
 
-/// No more of a text than this is ever read. Only a text that fills it with fewer words than the model's limit has
-/// tokens could tell: one endless word, or blank space. Such a text is embedded by its beginning; reading a gigabyte of
-/// it would cost fifty times that in memory.
+/// How many bytes of a text are read at most. It makes a difference only for a text that has fewer words in this many bytes
+/// than the model's limit has tokens: one endless word, or blank space. Such a text is embedded by its beginning; tokenizing
+/// a gigabyte of it would take fifty times as much memory.
 const MOST_BYTES: usize = 1 << 20;
 
 /// One text as the network wants it.
@@ -20,21 +20,21 @@ const MOST_BYTES: usize = 1 << 20;
 pub(super) struct Tokens {
     pub(super) ids: Vec<u32>,
     pub(super) type_ids: Vec<u32>,
-    /// Whether the text goes on behind them.
+    /// Whether the text goes on after these tokens.
     pub(super) is_cut: bool,
 }
 
 /// A model's tokenizer with its limit.
 pub(super) struct TextTokenizer {
     tokenizer: Tokenizer,
-    /// Tokens of the text itself that fit, besides the special ones.
+    /// How many tokens of the text fit, apart from the special ones.
     room: usize,
     lowercase: bool,
 }
 
 impl TextTokenizer {
-    /// Loads `file` (`tokenizer.json`). Truncation and padding written there are left out: they are other tools'
-    /// defaults, not the model's limits.
+    /// Loads `file` (`tokenizer.json`). Its settings for truncation and padding are ignored: they are defaults of other
+    /// tools, not the model's limits.
     pub(super) fn load(file: &Path, max_tokens: usize, lowercase: bool) -> Result<Self, EmbedError> {
         let bad = |reason: String| EmbedError::Model { path: file.to_owned(), reason };
         let mut tokenizer = Tokenizer::from_file(file).map_err(|error| bad(error.to_string()))?;
@@ -46,36 +46,37 @@ impl TextTokenizer {
         Ok(Self { tokenizer, room, lowercase })
     }
 
-    /// The id that fills up the shorter texts of a batch. Attention never sees it, so any valid id serves.
+    /// Returns the id that fills up the shorter texts of a batch. Attention ignores it, so any valid id serves.
     pub(super) fn padding_id(&self) -> u32 {
         ["[PAD]", "<pad>"].iter().find_map(|token| self.tokenizer.token_to_id(token)).unwrap_or(0)
     }
 
-    /// The tokens of `text`, special tokens included, the rest cut off.
+    /// Returns the tokens of `text`, special tokens included, cut at the model's limit.
     pub(super) fn tokens(&self, text: &str) -> Result<Tokens, EmbedError> {
         let failed =
             |error: tokenizers::Error| EmbedError::Text { bytes: text.len(), reason: format!("tokenizer: {error}") };
         let (mut content, is_rest_unread) = self.beginning(text).map_err(failed)?;
         let is_cut = is_rest_unread || content.len() > self.room;
         content.truncate(self.room, 0, TruncationDirection::Right);
-        // What was cut off is kept aside by `truncate`, and would be processed too.
+        // `truncate` keeps the tokens that it cuts off, and later steps would process them too.
         content.set_overflowing(Vec::new());
         let encoding = self.tokenizer.post_process(content, None, true).map_err(failed)?;
         Ok(Tokens { ids: encoding.get_ids().to_vec(), type_ids: encoding.get_type_ids().to_vec(), is_cut })
     }
 
-    /// How many tokens `text` has, without special ones and however many the model takes. What cannot be tokenized is parked
-    /// when it is embedded; until then its bytes count.
+    /// Returns how many tokens `text` has, without special ones and without the model's limit. A text that cannot be
+    /// tokenized is parked when it is embedded; until then its bytes count as tokens.
     pub(super) fn count(&self, text: &str) -> usize {
         self.encode(text).map_or(text.len(), |encoding| encoding.len())
     }
 
-    /// An encoding whose first `room` tokens are those of the whole text, and whether it leaves something of the text out.
+    /// Returns an encoding whose first `room` tokens are those of the whole text, and whether it leaves out a part of the
+    /// text.
     ///
-    /// A tokenizer cuts a text into words and then each word into tokens, so tokens of words that ended well before the
-    /// cut do not depend on what comes after it. The last two words of a piece are not trusted: the cut may have split
-    /// the last one, and some tokenizers look one character ahead. A tokenizer without words makes one word of
-    /// everything, and is given the whole text.
+    /// A tokenizer cuts a text into words and then each word into tokens, so tokens of words that end well before the cut do
+    /// not depend on what follows. The last two words of a piece are not trusted: the cut may have split the last one, and
+    /// some tokenizers look one character ahead. A tokenizer that does not split words makes one word of everything, and is
+    /// given the whole text.
     fn beginning(&self, text: &str) -> Result<(Encoding, bool), tokenizers::Error> {
         let longest = text.len().min(MOST_BYTES);
         let mut bytes = self.room.saturating_mul(BYTES_PER_TOKEN);
@@ -89,7 +90,7 @@ impl TextTokenizer {
         }
     }
 
-    /// Not `encode_fast`: it leaves out which word a token belongs to.
+    /// Does not use `encode_fast`, which leaves out the word that a token belongs to.
     fn encode(&self, piece: &str) -> Result<Encoding, tokenizers::Error> {
         if self.lowercase {
             self.tokenizer.encode(piece.to_lowercase(), false)
@@ -99,7 +100,7 @@ impl TextTokenizer {
     }
 }
 
-/// How many tokens come before the last two words.
+/// Returns how many tokens come before the last two words.
 fn finished(encoding: &Encoding) -> usize {
     let words = encoding.get_word_ids();
     let Some(last) = words.iter().rev().find_map(|word| *word) else { return 0 };
@@ -117,7 +118,7 @@ mod tests {
 
     const ROOM: usize = 6;
 
-    /// A BERT tokenizer that knows a few words; with `words`, it cuts a text into words first.
+    /// Makes a BERT tokenizer that knows a few words; with `words`, it cuts a text into words first.
     fn tokenizer(words: bool) -> TextTokenizer {
         let vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "whale", "##s", "the", "sea", ",", "whales"];
         let mut ids = 0..;
@@ -138,7 +139,7 @@ mod tests {
         TextTokenizer { tokenizer, room: ROOM, lowercase: false }
     }
 
-    /// The ids of the whole text, cut at the limit afterwards.
+    /// Returns the ids of the whole text, cut at the limit afterwards.
     fn ids_of_all(tokenizer: &TextTokenizer, text: &str) -> Vec<u32> {
         let all = tokenizer.tokenizer.encode(text, false).unwrap();
         let content = &all.get_ids()[..all.len().min(ROOM)];

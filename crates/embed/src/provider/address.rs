@@ -1,25 +1,25 @@
-//! Addresses that no request goes to.
+//! Addresses that no request may go to.
 //!
-//! A cloud's metadata service gives whoever asks from inside of a machine the machine's own credentials. No embedding model
-//! lives there, nor at a link-local address. Loopback and private networks are allowed: that is where one's own servers are.
+//! A cloud's metadata service gives the credentials of a machine to any program on it. No embedding model lives there, nor at
+//! a link-local address. Loopback and private networks are allowed: users' own servers are there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Metadata services outside of the link-local range: Alibaba Cloud, Azure's host, Oracle Cloud.
+/// Metadata services outside the link-local range: Alibaba Cloud, Azure's host, Oracle Cloud.
 const METADATA_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
 
 /// Amazon's metadata service.
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
-/// An address that is never asked.
+/// An address that no request may go to.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is a link-local address or that of a cloud's metadata service, which is never asked")]
 pub(super) struct Forbidden(pub(super) IpAddr);
 
-/// Refuses what must not be asked.
+/// Refuses an address that no request may go to.
 pub(super) fn check(address: IpAddr) -> Result<(), Forbidden> {
     let is_forbidden = match address {
         IpAddr::V4(v4) => is_forbidden_v4(v4),
@@ -34,15 +34,16 @@ fn is_forbidden_v4(address: Ipv4Addr) -> bool {
     address.is_link_local() || METADATA_V4.contains(&address)
 }
 
-/// The IPv4 address that is meant: mapped (`::ffff:a.b.c.d`), compatible (`::a.b.c.d`), or behind NAT64 (`64:ff9b::a.b.c.d`).
+/// Returns the IPv4 address that an IPv6 address stands for: mapped (`::ffff:a.b.c.d`), compatible (`::a.b.c.d`), or behind
+/// NAT64 (`64:ff9b::a.b.c.d`).
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let [a, b, c, d, e, f, high, low] = address.segments();
     let is_embedded = matches!([a, b, c, d, e, f], [0, 0, 0, 0, 0, 0 | 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0]);
     is_embedded.then(|| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }
 
-/// Looks names up as the system does. A name that has a forbidden address is refused as a whole, right before each connection:
-/// what a name meant earlier does not count.
+/// A resolver that looks names up as the system does, and refuses a name if any of its addresses is forbidden. It runs right
+/// before each connection, because a name may change its addresses.
 pub(super) struct Guarded;
 
 impl Resolve for Guarded {

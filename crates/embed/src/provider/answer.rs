@@ -1,10 +1,11 @@
-//! Whether what came back are the vectors of what was asked.
+//! The check that an answer holds the vectors that were asked for.
 
 use walvec_model::Vector;
 
 use super::failure::Failure;
 
-/// Vectors of length 1, or what is wrong with one of them. Everything else that can be wrong concerns the whole answer.
+/// Returns one vector of length 1 per text, or what is wrong with that text's vector. Any other fault concerns the
+/// whole answer.
 pub(super) fn check(
     vectors: Vec<Vec<f32>>,
     count: usize,

@@ -1,9 +1,9 @@
-//! Texts to requests: split, sent side by side, repeated, bisected.
+//! From texts to requests: split, sent concurrently, repeated, bisected.
 //!
-//! A request that fails is repeated a few times here, while the others go on; what still fails then is for the caller to try
-//! again, who shows it to people. A request that is refused is never sent again as it is: it is halved, until the text that is
-//! to blame is alone. One over which the provider fails each time, while it answers another one, is halved in the same way; a text that
-//! it fails over several times is refused in the end.
+//! A request that fails is repeated a few times here, while others go on. If it still fails, the caller repeats the call and shows the
+//! problem in the status. A request that is refused is never sent again as it is: it is halved until the text that is to blame is
+//! alone. A request over which the provider fails each time, while it answers another one, is halved too; a text over which it fails
+//! several times is refused in the end.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,21 +19,21 @@ use super::failure::Failure;
 use super::limits::{Lane, Limits};
 use crate::BoxFuture;
 
-/// What one request asks for: a vector for each text, or what is wrong with it.
+/// The answer to one request: a vector for each text, or what is wrong with it.
 pub(super) type Answers = Vec<Result<Vector, String>>;
 
-/// What is wanted of a text that is longer than the model reads.
+/// What to do about a text that is longer than the model reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OfLong {
-    /// The vector of its beginning, where the protocol can say so.
+    /// Embed its beginning, where the protocol can say so.
     Beginning,
-    /// To be told.
+    /// Refuse it.
     Refusal,
 }
 
 /// Sends one request.
 pub(super) trait Ask: Send + Sync {
-    /// The vectors of `texts`, in their order. `dimension` is checked if it is known.
+    /// Asks for the vectors of `texts`, in their order. `dimension` is checked if it is known.
     fn ask<'a>(
         &'a self,
         texts: &'a [String],
@@ -42,42 +42,43 @@ pub(super) trait Ask: Send + Sync {
     ) -> BoxFuture<'a, Result<Answers, Failure>>;
 }
 
-/// Attempts at a request when the provider does not say when to come again: with three pauses, one to four seconds.
+/// Attempts at a request when the provider does not say when to try again: with three pauses, one to four seconds in all.
 const ATTEMPTS: usize = 4;
 
-/// Attempts when it says so: it is alive, and it is a matter of luck who comes first.
+/// Attempts when the provider says when to try again: it is alive, and which of the waiting requests it takes first is luck.
 const ATTEMPTS_AS_TOLD: usize = 12;
 
-/// How often all attempts at a text have to fail, each time while the provider answers another one, before the text is to blame.
+/// How often all attempts at a text must fail, each time while the provider answers another text, before the text is to blame.
 const ROUNDS: u32 = 5;
 
-/// Texts that are suspected at most; those beyond are asked for again and again.
+/// How many suspected texts are remembered. Further ones are not counted, so they are retried without end.
 const SUSPECTS: usize = 10_000;
 
-/// Longer pauses, one or all of a request together, are for the caller, who shows why nothing happens.
+/// The longest pause, and the longest sum of the pauses of a request. Longer waits are left to the caller, which shows the problem in
+/// the status.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long the log is silent about requests that are asked again, after it has said so.
+/// How long the log is silent about repeated requests after a line about them.
 const SAID_ONCE: Duration = Duration::from_secs(10);
 
-/// How many requests wait for their next attempt, for each that is under way: where half of them are refused for a second, as many
-/// have to wait as are answered in that time.
+/// How many requests may wait for their next attempt, per request in flight. Where half of the requests are refused for a second, as
+/// many wait as are answered in that time.
 const WAITING: usize = 8;
 
 /// Sends texts to a provider.
 pub(super) struct Batches {
     ask: Box<dyn Ask>,
     limits: Limits,
-    /// Texts of a request at most.
+    /// The most texts in a request.
     items: usize,
-    /// Estimated tokens of a request at most.
+    /// The most tokens in a request, as estimated.
     tokens: u64,
     dimension: OnceLock<usize>,
     repeats: Repeats,
     suspects: Suspects,
 }
 
-/// Texts over which the provider has failed, and how often, while it answered others.
+/// Texts over which the provider has failed while it answered others, and how often.
 #[derive(Default)]
 struct Suspects(Mutex<HashMap<InputHash, u32>>);
 
@@ -91,7 +92,7 @@ impl Suspects {
         !suspects.is_empty() && suspects.contains_key(&InputHash::of(text))
     }
 
-    /// Counts a failure. Whether there were enough.
+    /// Counts a failure, and returns whether the text has had enough of them to be refused.
     fn note(&self, text: &str) -> bool {
         let (mut suspects, text) = (self.lock(), InputHash::of(text));
         if suspects.len() >= SUSPECTS && !suspects.contains_key(&text) {
@@ -102,7 +103,7 @@ impl Suspects {
         *failures >= ROUNDS
     }
 
-    /// These have vectors, or were given up.
+    /// Forgets texts that have vectors or were given up.
     fn clear(&self, texts: &[String]) {
         let mut suspects = self.lock();
         if !suspects.is_empty() {
@@ -113,12 +114,12 @@ impl Suspects {
     }
 }
 
-/// Requests that are asked again, which a limit makes happen all the time: the log has one line for many.
+/// Counts repeated requests, so that the log has one line for many: a rate limit causes them all the time.
 #[derive(Default)]
 struct Repeats(Mutex<Option<(Duration, usize)>>);
 
 impl Repeats {
-    /// Counts one. From time to time it answers how many there were since it did so last.
+    /// Counts one. Returns `None` while the log shall be silent, else how many were counted since the last line.
     fn note(&self, now: Duration) -> Option<usize> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match last.as_mut() {
@@ -144,22 +145,22 @@ impl Batches {
         }
     }
 
-    /// From now on vectors have to have this dimension.
+    /// Requires this dimension of all further vectors.
     pub(super) fn expect(&self, dimension: usize) {
         self.dimension.get_or_init(|| dimension);
     }
 
-    /// Texts of a request at most.
+    /// Returns the most texts in a request.
     pub(super) const fn items(&self) -> usize {
         self.items
     }
 
-    /// How many requests there should be, so that the provider is busy also while some of them are told to wait.
+    /// Returns how many requests keep the provider busy even while some of them wait for their next attempt.
     pub(super) const fn requests_at_once(&self) -> usize {
         self.limits.concurrency().saturating_mul(WAITING)
     }
 
-    /// The vector of a text that every model can embed.
+    /// Returns the vector of a text that every model can embed.
     pub(super) async fn vector(&self, text: &str) -> Result<Vector, Failure> {
         let answers = self.ask(&[text.to_owned()], Lane::Query, OfLong::Beginning).await?;
         match answers.into_iter().next() {
@@ -169,7 +170,7 @@ impl Batches {
         }
     }
 
-    /// One result per text, in their order. The outer error is definite: nothing else will be answered either.
+    /// Returns one result per text, in order. The outer error is definite: the provider would not answer the other texts either.
     pub(super) async fn run(
         &self,
         texts: &[String],
@@ -187,7 +188,7 @@ impl Batches {
                 Ok(answers) => {
                     for (at, answer) in range.clone().zip(answers) {
                         match answer {
-                            // Whether it is the text that has no vector shows when it is asked for alone.
+                            // Ask for the text alone, to see whether the text itself is the cause.
                             Err(_) if range.len() > 1 => under_way.push(request(at..at + 1)),
                             answer => results[at] = Some(answer.map_err(Failure::Request)),
                         }
@@ -206,7 +207,7 @@ impl Batches {
         Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
     }
 
-    /// Neighbours that go together.
+    /// Divides the texts into requests of neighbours.
     fn split(&self, texts: &[String]) -> Vec<Range<usize>> {
         let mut ranges = Vec::new();
         let (mut start, mut tokens) = (0, 0);
@@ -227,8 +228,8 @@ impl Batches {
         ranges
     }
 
-    /// Who is to blame for a request that failed. If the provider answers another one, it is a text of this one: of several they are
-    /// asked for in halves, one alone is refused after some time.
+    /// Decides whether the texts of a failed request are to blame. They are if the provider answers another request: several texts are
+    /// then asked for in halves, and a single one is refused after [`ROUNDS`] failures.
     async fn judged(
         &self,
         texts: &[String],
@@ -252,15 +253,14 @@ impl Batches {
         }
     }
 
-    /// Whether the provider answers, asked once for a text that every model can embed.
+    /// Asks once for a text that every model can embed, and returns whether the provider answers.
     async fn is_well(&self, lane: Lane) -> bool {
         let _turn = self.limits.turn(lane, estimated_tokens(PROBE)).await;
         let answer = self.ask.ask(&[PROBE.to_owned()], self.dimension.get().copied(), OfLong::Beginning).await;
         answer.is_ok_and(|answers| answers.iter().all(Result::is_ok))
     }
 
-    /// Sends a request until it is answered, refused, or has failed often enough. Whoever waits does not keep others from
-    /// asking.
+    /// Sends a request until it is answered, refused, or has failed often enough. A request that pauses gives its turn to others.
     async fn ask(&self, texts: &[String], lane: Lane, of_long: OfLong) -> Result<Answers, Failure> {
         let tokens = texts.iter().map(|text| estimated_tokens(text)).sum();
         let mut backoff = ExponentialBuilder::default()
@@ -283,7 +283,7 @@ impl Batches {
                 Failure::Later { after, .. } => *after,
                 _ => None,
             };
-            // It knows best: nothing is added to what it says.
+            // A pause that the provider names is used as it is, without jitter.
             let pause = told.or_else(|| backoff.next()).unwrap_or(LONGEST_PAUSE);
             let attempts = if told.is_some() { ATTEMPTS_AS_TOLD } else { ATTEMPTS };
             paused = paused.saturating_add(pause);
@@ -298,7 +298,7 @@ impl Batches {
     }
 }
 
-/// A third of the bytes, rounded up; see the module of providers.
+/// Estimates tokens as a third of the bytes, rounded up; the module `provider` says why.
 pub(super) fn estimated_tokens(text: &str) -> u64 {
     (text.len() as u64).div_ceil(3).max(1)
 }

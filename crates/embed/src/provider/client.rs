@@ -16,19 +16,19 @@ use super::protocol::{Protocol, Question};
 use super::{ProviderOptions, answer};
 use crate::{BoxFuture, EmbedError};
 
-/// A server that does not even accept the connection in this time is not reachable.
+/// How long connecting may take before a server counts as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most that a Qdrant collection accepts.
+/// The largest dimension that a Qdrant collection accepts.
 const MAX_DIMENSION: usize = 65_536;
 
-/// Bytes of a number in an answer at most, with the blanks of a server that writes for people.
+/// The most bytes of a number in an answer, including the white space of a server that indents its JSON.
 const NUMBER_BYTES: usize = 64;
 
-/// Bytes of an answer without its vectors at most, and of one that tells an error.
+/// The most bytes of an answer apart from its vectors, and of an error.
 const OTHER_BYTES: usize = 64 * 1024;
 
-/// Characters of an error that are shown.
+/// The most characters of an error that are shown.
 const SHOWN: usize = 300;
 
 /// A provider's model at its address.
@@ -37,10 +37,10 @@ pub(super) struct Client {
     protocol: Protocol,
     model: String,
     endpoint: Url,
-    /// How it is called in errors.
+    /// The provider's name in errors.
     at: String,
     api_key: Option<SecretString>,
-    /// What is asked for; what comes back is checked against it elsewhere.
+    /// The dimension to ask for. The vectors are checked against it elsewhere.
     dimensions: Option<usize>,
     base64: bool,
 }
@@ -67,13 +67,13 @@ impl Client {
         }
         let mut http = crate::http::client()
             .default_headers(headers)
-            // Whoever answers with another address would choose who sees the texts and the key.
+            // A server that could redirect would choose who sees the texts and the key.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(options.timeout.unwrap_or(protocol.timeout()))
             .dns_resolver(Guarded);
         if is_near(&endpoint) {
-            // A proxy is the way out; one's own servers are not reached through it.
+            // A proxy leads out of the local network; servers inside it are reached directly.
             http = http.no_proxy();
         }
         let http = http.build().map_err(|error| refused(with_causes(&error)))?;
@@ -85,12 +85,12 @@ impl Client {
             at,
             api_key: options.api_key.clone(),
             dimensions: options.dimensions,
-            // Servers that are merely compatible may know numbers only.
+            // Servers that are merely compatible may not know base64, only numbers.
             base64: options.url.is_none(),
         })
     }
 
-    /// How the provider is called in errors.
+    /// Returns the provider's name in errors.
     pub(super) fn at(&self) -> &str {
         &self.at
     }
@@ -104,7 +104,7 @@ impl Client {
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         if !response.status().is_success() {
             return Err(match self.refusal(response, texts).await {
-                // It was told to refuse such texts, and some servers do not call that a fault of the request.
+                // The request asked for a refusal of such texts, and some servers do not report it as the client's fault.
                 Failure::Failing(reason) if !truncate && failure::says_too_long(&reason) => Failure::Request(reason),
                 failure => failure,
             });
@@ -115,7 +115,7 @@ impl Client {
         })
     }
 
-    /// The body, unless it is longer than `most`.
+    /// Reads the body; `None` if it is longer than `most`.
     async fn read(&self, mut response: Response, most: usize) -> Result<Option<Vec<u8>>, Failure> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
@@ -127,7 +127,7 @@ impl Client {
         Ok(Some(body))
     }
 
-    /// What it means that no answer came.
+    /// Classifies an error of the transport.
     fn unreachable(&self, error: reqwest::Error) -> Failure {
         let error = error.without_url();
         let mut cause: Option<&dyn std::error::Error> = Some(&error);
@@ -146,7 +146,7 @@ impl Client {
         if error.is_connect() { Failure::Later { reason, after: None } } else { Failure::Failing(reason) }
     }
 
-    /// What it means that something else than vectors came.
+    /// Classifies a response with an error status.
     async fn refusal(&self, response: Response, texts: &[String]) -> Failure {
         let status = response.status();
         let after = pause(response.headers(), SystemTime::now());
@@ -163,7 +163,7 @@ impl Client {
             }
             _ if status.is_server_error() && after.is_some() => Failure::Later { reason, after },
             _ if status.is_server_error() => Failure::Failing(reason),
-            // What is said here may repeat a part of the key.
+            // The provider's message may repeat a part of the key.
             StatusCode::UNAUTHORIZED => Failure::Definite {
                 reason: status.to_string(),
                 remedy:
@@ -185,7 +185,7 @@ impl Client {
         }
     }
 
-    /// What the provider says, if it says it in a form that is known: other forms repeat the texts, which are confidential.
+    /// Returns the provider's message if it has a known form. Other forms may repeat the texts, which are confidential.
     fn shown(&self, body: &[u8], texts: &[String]) -> Option<String> {
         let body: Value = serde_json::from_slice(body).ok()?;
         let places = ["/error/message", "/error", "/message"];
@@ -216,7 +216,7 @@ impl Ask for Client {
     }
 }
 
-/// An address as it may be configured.
+/// Parses an address from the configuration.
 pub(super) fn base_url(text: &str) -> Result<Url, String> {
     let url =
         Url::parse(text).map_err(|error| format!("not an address ({error}); write for example https://host/v1"))?;
@@ -235,12 +235,12 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// The address, if the host is none by name.
+/// Returns the host's IP address, if the URL has an address instead of a name.
 fn literal(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
-/// Whether a server is on this machine or in its network, as far as its address tells.
+/// Returns whether a server is on this machine or in its network, as far as its address tells.
 fn is_near(url: &Url) -> bool {
     match literal(url) {
         Some(IpAddr::V4(v4)) => v4.is_loopback() || v4.is_private(),
@@ -249,10 +249,10 @@ fn is_near(url: &Url) -> bool {
     }
 }
 
-/// Nobody waits for longer than that without having another look: a limit may be raised meanwhile.
+/// The longest pause that is honoured: a limit may be raised meanwhile.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// When the provider wants to be asked again, in an hour at most: `Retry-After` in seconds or as a date, or in milliseconds as OpenAI says it.
+/// Returns the pause that the provider asks for, at most an hour: `Retry-After` in seconds or as a date, or in milliseconds as OpenAI says it.
 fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str| text.parse::<f64>().ok();
@@ -260,7 +260,7 @@ fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         Some(millis) => Duration::try_from_secs_f64(millis / 1000.0).ok(),
         None => match text(RETRY_AFTER.as_str())? {
             seconds if number(seconds).is_some() => Duration::try_from_secs_f64(number(seconds)?).ok(),
-            // What is past is now.
+            // A date in the past means no pause.
             date => httpdate::parse_http_date(date).ok().map(|then| then.duration_since(now).unwrap_or_default()),
         },
     };
@@ -294,7 +294,7 @@ mod tests {
         }
     }
 
-    /// Finds an address that must not be asked, whatever the name.
+    /// A resolver that finds a forbidden address for every name.
     struct Rebound;
 
     impl reqwest::dns::Resolve for Rebound {

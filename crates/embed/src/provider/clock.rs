@@ -1,4 +1,4 @@
-//! Time, which tests do not wait for.
+//! Time, which tests can simulate.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use tokio::time::Instant;
 
 use crate::BoxFuture;
 
-/// What waits.
+/// A source of time and pauses.
 pub(super) trait Clock: Send + Sync {
-    /// The time since some moment before the first call.
+    /// Returns the time since some moment before the first call.
     fn now(&self) -> Duration;
 
-    /// Waits.
+    /// Waits for `time`.
     fn sleep(&self, time: Duration) -> BoxFuture<'_, ()>;
 }
 
-/// The one on the wall.
+/// The real time.
 pub(super) struct WallClock(Instant);
 
 impl WallClock {
@@ -36,7 +36,7 @@ impl Clock for WallClock {
 
 #[cfg(test)]
 pub(super) mod simulated {
-    //! A clock that goes on when nothing else does.
+    //! A clock that advances when nothing else happens.
 
     use std::sync::{Arc, Mutex};
     use std::task::{Context, Poll, Waker};
@@ -53,7 +53,7 @@ pub(super) mod simulated {
     pub(in super::super) struct SimulatedClock(Arc<Mutex<State>>);
 
     impl SimulatedClock {
-        /// Runs `work` to its end. Whenever it waits, the next sleeper wakes up.
+        /// Runs `work` to its end. Whenever `work` waits, the clock advances to the next sleeper.
         pub(in super::super) fn run<T>(&self, work: impl Future<Output = T>) -> T {
             let mut work = std::pin::pin!(work);
             loop {

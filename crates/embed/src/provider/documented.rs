@@ -4,18 +4,20 @@
 //! - Gemini: <https://ai.google.dev/gemini-api/docs/embeddings>; longer texts are cut
 //! - Voyage: <https://docs.voyageai.com/docs/embeddings>; longer texts are cut unless the request says otherwise
 //! - Mistral: <https://docs.mistral.ai/capabilities/embeddings>; longer texts are refused
-//! - BGE: <https://huggingface.co/BAAI>, by whichever server; what it does with longer texts is asked of it
+//! - BGE: <https://huggingface.co/BAAI>, behind any server; the request tells the server what to do with longer
+//!   texts
 
-/// What is written of a model.
+/// What the documentation says about a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Documented {
-    /// Tokens that it reads.
+    /// How many tokens the model reads.
     pub(super) tokens: usize,
-    /// Whether its provider cuts longer texts and does not tell.
+    /// Whether its provider silently cuts longer texts.
     pub(super) cuts: bool,
 }
 
-/// Beginnings of names, without the part before the last `/`.
+/// Prefixes of model names, without the part before the last `/`; tokens read; whether longer texts are cut
+/// silently.
 const MODELS: [(&str, usize, bool); 8] = [
     ("text-embedding-3-", 8192, false),
     ("text-embedding-ada-002", 8192, false),
@@ -28,7 +30,7 @@ const MODELS: [(&str, usize, bool); 8] = [
 ];
 
 impl Documented {
-    /// What is written of `model`, as it is called behind the protocol's name.
+    /// Returns what is documented about `model`, named without the protocol.
     pub(super) fn of(model: &str) -> Option<Self> {
         let name = model.rsplit('/').next().unwrap_or(model).to_lowercase();
         let found = MODELS.iter().find(|(beginning, ..)| name.starts_with(beginning));

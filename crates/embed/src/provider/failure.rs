@@ -1,4 +1,4 @@
-//! What a request that failed means.
+//! The kinds of failed requests.
 
 use std::time::Duration;
 
@@ -8,35 +8,36 @@ use crate::error::CHUNK;
 /// Why there are no vectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// Not now: the provider is away, fails, or has had enough for the moment.
+    /// A temporary failure: the provider is away, fails, or refuses requests for the moment.
     Later {
         reason: String,
-        /// When it wants to be asked again.
+        /// How long to wait before the next request, if the provider says so.
         after: Option<Duration>,
     },
-    /// The provider fails over this request: it is unwell, or one of the texts is more than it can take.
+    /// The provider fails over this request: it is unwell, or one of the texts is too much for it.
     Failing(String),
-    /// What came back are not the vectors of what was asked.
+    /// The answer does not hold the vectors that were asked for.
     Answer(String),
     /// Vectors of another dimension came back.
     Dimension { expected: usize, found: usize },
-    /// This request is not accepted: of several texts one may be to blame.
+    /// The provider does not accept this request: if it has several texts, one of them may be to blame.
     Request(String),
-    /// No request is accepted until somebody changes something.
+    /// The provider accepts no request until the user changes something.
     Definite { reason: String, remedy: String },
 }
 
 impl Failure {
-    /// Whether the same request may succeed.
+    /// Returns whether the same request may succeed later.
     pub(super) const fn is_worth_repeating(&self) -> bool {
         match self {
-            // A router with several servers behind it, one of which is not like the others.
+            // The answer may come from a router in front of several servers, of which one differs from the others.
             Self::Later { .. } | Self::Failing(_) | Self::Answer(_) | Self::Dimension { .. } => true,
             Self::Request(_) | Self::Definite { .. } => false,
         }
     }
 
-    /// Whether a text may be to blame, although nothing says so: the provider does not fail over others.
+    /// Returns whether a text may be to blame although the provider does not say so: it is, if the provider does
+    /// not fail over others.
     pub(super) const fn may_be_a_texts(&self) -> bool {
         match self {
             Self::Failing(_) | Self::Answer(_) => true,
@@ -44,7 +45,7 @@ impl Failure {
         }
     }
 
-    /// In words, for the log.
+    /// Describes the failure for the log.
     pub(super) fn reason(&self) -> String {
         match self {
             Self::Later { reason, .. } | Self::Failing(reason) | Self::Answer(reason) | Self::Request(reason) => {
@@ -55,7 +56,7 @@ impl Failure {
         }
     }
 
-    /// The failure of a whole call.
+    /// Makes the error of a whole call.
     pub(super) fn error(self, at: &str) -> EmbedError {
         let at = at.to_owned();
         match self {
@@ -74,7 +75,7 @@ impl Failure {
         }
     }
 
-    /// The failure of one text.
+    /// Makes the error of one text.
     pub(super) fn error_of_text(self, at: &str, text: &str) -> EmbedError {
         match self {
             Self::Request(reason) => {
@@ -86,19 +87,19 @@ impl Failure {
     }
 }
 
-/// A text below so many bytes fits every model that is in use.
+/// A text with fewer bytes than this fits every model that is in use.
 const SHORT: usize = 1000;
 
 /// How providers say that a text is too long: vLLM and OpenAI (400), Ollama (400), Text Embeddings Inference (413).
 const TOO_LONG: [&str; 5] = ["413", "context length", "too long", "too large", "must have less than"];
 
-/// Whether a provider's words are about a text that is too long.
+/// Returns whether a provider's message is about a text that is too long.
 pub(super) fn says_too_long(reason: &str) -> bool {
     let reason = reason.to_lowercase();
     TOO_LONG.iter().any(|words| reason.contains(words))
 }
 
-/// What to do about a text that was refused, if it is or may be too long. The row is parked with it.
+/// Says what to do about a text that was refused, if it is or may be too long. The row is parked with this hint.
 fn hint(reason: &str, text: &str) -> String {
     match () {
         () if says_too_long(reason) => format!("; the model does not read so much: {CHUNK}"),

@@ -1,4 +1,4 @@
-//! How much is asked at the same time, and how much in a minute.
+//! How many requests are in flight, and how many requests and tokens are sent per minute.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,16 +7,16 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::clock::Clock;
 
-/// Who asks.
+/// The kind of caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// Rows, of which there may be many: so many requests at the same time, and no more.
+    /// Rows, of which there may be many: their requests in flight are limited.
     Documents,
-    /// A person who waits: not behind the rows.
+    /// A person who waits: does not queue behind the rows.
     Query,
 }
 
-/// What a configuration allows.
+/// The limits that a configuration sets.
 pub(super) struct Limits {
     clock: Arc<dyn Clock>,
     concurrency: usize,
@@ -49,10 +49,11 @@ impl Limits {
         self.clock.as_ref()
     }
 
-    /// Waits until a request of so many tokens may be sent. It is under way for as long as the permit is held.
+    /// Waits until a request of `tokens` tokens may be sent. The request counts as in flight for as long as the permit is
+    /// held.
     pub(super) async fn turn(&self, lane: Lane, tokens: u64) -> Option<SemaphorePermit<'_>> {
         let permit = match lane {
-            // Nobody closes it.
+            // The semaphore is never closed.
             Lane::Documents => self.permits.acquire().await.ok(),
             Lane::Query => None,
         };
@@ -68,11 +69,11 @@ impl Limits {
     }
 }
 
-/// So much per minute, evenly: each taker waits for what those before it have taken. Nothing is saved up while nobody takes,
-/// because providers look at seconds, too.
+/// An even rate per minute: each caller waits for the time that earlier amounts take. Nothing accumulates while there is no
+/// caller, because providers also limit requests per second.
 struct Pace {
     per_minute: u64,
-    /// When the next one may go.
+    /// The earliest time of the next request.
     next: Mutex<Duration>,
 }
 
@@ -81,7 +82,7 @@ impl Pace {
         Self { per_minute, next: Mutex::new(Duration::ZERO) }
     }
 
-    /// When so much may be sent.
+    /// Returns the time at which this amount may be sent.
     fn reserve(&self, amount: u64, now: Duration) -> Duration {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = now.max(*next);

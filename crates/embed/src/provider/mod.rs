@@ -2,16 +2,16 @@
 //!
 //! - [`Protocol`]: what is asked and answered, one file for each: `openai`, `ollama`, `tei`
 //! - `client`: one request over HTTP; `address`: where none may go
-//! - `answer`: whether what came back are the vectors of what was asked
-//! - `failure`: what a request that failed means
+//! - `answer`: the check that an answer holds the vectors that were asked for
+//! - `failure`: the kinds of failed requests
 //! - `limits`: how many requests and tokens per minute
 //! - `documented`: how much some models read, by their documentation
-//! - `clock`: time, which tests do not wait for
-//! - `batches`: texts to requests: split, sent side by side, repeated, bisected
+//! - `clock`: time, which tests can simulate
+//! - `batches`: from texts to requests: split, sent concurrently, repeated, bisected
 //!
-//! Numbers of tokens are estimated, because the provider's tokenizer is not here: a third of the bytes, rounded up. English
-//! has about four bytes per token; text in other scripts, code and numbers fewer. So the estimate is on the high side, and
-//! errs by asking less at a time than would be allowed.
+//! Numbers of tokens are estimated, because only the provider has the tokenizer: a third of the bytes, rounded up. English has
+//! about four bytes per token; text in other scripts, code and numbers fewer. So the estimate is high, and requests are smaller
+//! than they could be rather than too large.
 
 mod address;
 mod answer;
@@ -44,28 +44,28 @@ use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads};
 
 pub use protocol::Protocol;
 
-/// Asked for where it matters that it is always the same text, or any: the dimension, whether the provider is well, whether it has
-/// another model now.
+/// A fixed text that every model can embed. Its vector shows the dimension, whether the provider answers, and whether another
+/// model answers now.
 const PROBE: &str = "walvec";
 
-/// How to reach a provider; whatever is left out has a default that depends on the protocol. The key is never shown.
+/// How to reach a provider. Fields that are left out have a default that depends on the protocol. The key is never shown.
 #[derive(Clone, Debug, Default)]
 pub struct ProviderOptions {
-    /// The address up to where the protocol's own path begins, e.g. `https://api.openai.com/v1`.
+    /// The address without the protocol's own path, e.g. `https://api.openai.com/v1`.
     pub url: Option<String>,
-    /// Sent as `Authorization: Bearer ...`.
+    /// The key, sent as `Authorization: Bearer ...`.
     pub api_key: Option<SecretString>,
-    /// The dimension of the vectors. Asked of the provider if it is not given.
+    /// The dimension of the vectors. The provider is asked for it if it is not given.
     pub dimensions: Option<usize>,
-    /// How many texts go into one request at most.
+    /// The most texts in one request.
     pub batch_items: Option<usize>,
-    /// How many tokens, as estimated, go into one request at most; a longer text goes alone.
+    /// The most tokens in one request, as estimated; a longer text goes alone.
     pub batch_tokens: Option<u64>,
-    /// How many requests are under way at the same time at most.
+    /// The most requests in flight.
     pub concurrency: Option<usize>,
-    /// How many requests are sent per minute at most. Default: no limit.
+    /// The most requests per minute. Default: no limit.
     pub requests_per_minute: Option<u64>,
-    /// How many tokens, as estimated, are sent per minute at most. Default: no limit.
+    /// The most tokens per minute, as estimated. Default: no limit.
     pub tokens_per_minute: Option<u64>,
     /// How long one request may take.
     pub timeout: Option<Duration>,
@@ -86,12 +86,13 @@ pub struct ProviderEmbedder {
     at: String,
     protocol: Protocol,
     documented: Option<Documented>,
-    /// The vector of [`PROBE`] that was asked for when the provider was reached, until it was of use: later it may be another one.
+    /// The vector of [`PROBE`] that was asked for when the provider was first reached. It is used once: later the vector may
+    /// differ.
     sample: Mutex<Option<Vector>>,
 }
 
 impl ProviderEmbedder {
-    /// Reaches the model called `name`, which [`Protocol::of`] knows. Asks for one vector if the dimension is not given.
+    /// Connects to the model called `name`, which [`Protocol::of`] knows. Asks for one vector if the dimension is not given.
     ///
     /// # Errors
     /// [`EmbedError::ModelName`], [`EmbedError::ProviderRefused`], [`EmbedError::ProviderUnavailable`] or
@@ -124,7 +125,7 @@ impl ProviderEmbedder {
         tracing::info!(model = name, at, dimension, batch_items = items, "embedding provider ready");
         let info = EmbedderInfo {
             model: name.to_owned(),
-            // Who serves the model may change, and its revision is not told by any of the protocols.
+            // No protocol tells the model's revision, and another model may be served under the same name.
             revision: format!("{}/{model}", protocol.name()),
             dimension,
             max_tokens: usize::MAX,
@@ -135,7 +136,7 @@ impl ProviderEmbedder {
         Ok(Self { info, batches, at, protocol, documented, sample: Mutex::new(sample) })
     }
 
-    /// Whose fault it is that every text was refused: if the provider refuses any text, it is not the texts'.
+    /// Finds out why every text was refused: returns an error if the provider refuses any other text as well.
     async fn check_refusals(&self, results: &[Result<Vector, EmbedError>]) -> Result<(), EmbedError> {
         let is_refused = |result: &Result<Vector, EmbedError>| matches!(result, Err(EmbedError::Text { .. }));
         if results.iter().any(Result::is_ok) || !results.iter().any(is_refused) {
@@ -167,7 +168,7 @@ impl ProviderEmbedder {
         Ok(results)
     }
 
-    /// The same for whole texts. Who cuts unasked, and does not tell, is not given what seems to be too long.
+    /// Embeds whole texts only. Texts that seem too long are refused here if the provider would silently cut them.
     async fn run_whole(
         &self,
         mut texts: Vec<String>,
@@ -199,7 +200,7 @@ impl Embedder for ProviderEmbedder {
         &self.info
     }
 
-    /// An estimate, more rather than less: the provider has the tokenizer.
+    /// Estimates the tokens of `text`, rather too many than too few: only the provider has the tokenizer.
     fn count_tokens(&self, text: &str) -> usize {
         usize::try_from(batches::estimated_tokens(text)).unwrap_or(usize::MAX)
     }
@@ -238,7 +239,7 @@ impl Embedder for ProviderEmbedder {
         })
     }
 
-    /// One request's worth: whoever waits for it need not wait for others.
+    /// Returns the size of one request, so that no caller waits for other requests.
     fn texts_per_call(&self) -> usize {
         self.batches.items()
     }

@@ -27,7 +27,8 @@ struct Item {
     embedding: Embedding,
 }
 
-/// Some servers answer in one form, whatever was asked for.
+/// The forms of a vector in an answer. Some servers always answer in one form, whatever the request
+/// says.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Embedding {

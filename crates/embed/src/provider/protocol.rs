@@ -17,32 +17,32 @@ pub enum Protocol {
     Tei,
 }
 
-/// A request, before it is text.
+/// A request before it is written as JSON.
 pub(crate) struct Question<'a> {
     pub(crate) model: &'a str,
     pub(crate) dimensions: Option<usize>,
     pub(crate) texts: &'a [String],
-    /// Whether vectors may come as base64, which is a quarter of the size.
+    /// Whether the answer may hold vectors as base64, which takes a quarter of the size.
     pub(crate) base64: bool,
-    /// Whether a text that is too long shall be cut. Else it is refused.
+    /// Whether a text that is too long shall be cut. Otherwise it is refused.
     pub(crate) truncate: bool,
 }
 
 impl Protocol {
-    /// Enough to hide a network's latency, few enough for a provider's smallest plan.
+    /// The default of requests in flight: enough to hide a network's latency, few enough for a provider's smallest plan.
     pub const CONCURRENCY: usize = 4;
 
     /// Every protocol.
     pub const ALL: [Self; 3] = [Self::OpenAi, Self::Ollama, Self::Tei];
 
-    /// The protocol that a model's name begins with, and the name behind it.
+    /// Returns the protocol that a model's name begins with, and the rest of the name.
     #[must_use]
     pub fn of(name: &str) -> Option<(Self, &str)> {
         let behind = |protocol: Self| name.strip_prefix(protocol.name())?.strip_prefix('/');
         Self::ALL.into_iter().find_map(|protocol| Some((protocol, behind(protocol)?)))
     }
 
-    /// What a model's name begins with.
+    /// Returns the first part of the names of its models.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl Protocol {
         }
     }
 
-    /// Where it is if nothing else is said. Text Embeddings Inference has no usual place.
+    /// Returns the default address. Text Embeddings Inference has no usual one.
     #[must_use]
     pub const fn default_url(self) -> Option<&'static str> {
         match self {
@@ -62,8 +62,8 @@ impl Protocol {
         }
     }
 
-    /// Texts of a request. OpenAI takes 2048, but smaller requests that go side by side are answered sooner; Text Embeddings
-    /// Inference takes 32 unless told otherwise.
+    /// Returns the default of texts per request. OpenAI takes 2048, but smaller concurrent requests are answered sooner;
+    /// Text Embeddings Inference takes 32 unless configured otherwise.
     #[must_use]
     pub const fn batch_items(self) -> usize {
         match self {
@@ -72,7 +72,8 @@ impl Protocol {
         }
     }
 
-    /// Estimated tokens of a request. OpenAI takes 300,000; the others have no limit that is known, and are slow.
+    /// Returns the default of estimated tokens per request. OpenAI takes 300,000; the others have no known limit, and are
+    /// slow.
     #[must_use]
     pub const fn batch_tokens(self) -> u64 {
         match self {
@@ -81,7 +82,7 @@ impl Protocol {
         }
     }
 
-    /// How long a request may take. Ollama may have to load the model first.
+    /// Returns how long a request may take. Ollama may have to load the model first.
     #[must_use]
     pub const fn timeout(self) -> Duration {
         match self {
@@ -90,7 +91,7 @@ impl Protocol {
         }
     }
 
-    /// Whether a request says what becomes of a text that is too long. OpenAI refuses it.
+    /// Returns whether a request can say that a text that is too long shall be cut. OpenAI refuses such a text.
     pub(crate) const fn can_truncate(self) -> bool {
         match self {
             Self::OpenAi => false,
@@ -98,7 +99,7 @@ impl Protocol {
         }
     }
 
-    /// What comes behind the configured address.
+    /// Returns the path that follows the configured address.
     pub(crate) const fn path(self) -> &'static str {
         match self {
             Self::OpenAi => "embeddings",
@@ -107,7 +108,7 @@ impl Protocol {
         }
     }
 
-    /// The body of a request.
+    /// Builds the body of a request.
     pub(crate) fn request(self, question: &Question<'_>) -> Value {
         match self {
             Self::OpenAi => openai::request(question),
@@ -116,7 +117,7 @@ impl Protocol {
         }
     }
 
-    /// The vectors of an answer, in the order of the texts. A number that is missing is NaN.
+    /// Reads the vectors of an answer, in the order of the texts. A missing number becomes NaN.
     pub(crate) fn vectors(self, body: &[u8]) -> Result<Vec<Vec<f32>>, String> {
         match self {
             Self::OpenAi => openai::vectors(body),
@@ -126,7 +127,7 @@ impl Protocol {
     }
 }
 
-/// Numbers of a JSON array; `null` is how JSON writes a number that is none.
+/// Reads the numbers of a JSON array, where `null` stands for a number that JSON cannot write.
 pub(super) fn numbers(written: Vec<Option<f32>>) -> Vec<f32> {
     written.into_iter().map(|number| number.unwrap_or(f32::NAN)).collect()
 }

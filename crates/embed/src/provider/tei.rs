@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::protocol::{Question, numbers};
 
-/// A server has one model, and its dimension: neither is part of a request.
+/// Builds the body. It has no model and no dimension: a server has one model.
 pub(super) fn request(question: &Question<'_>) -> Value {
     json!({ "inputs": question.texts, "truncate": question.truncate, "normalize": true })
 }

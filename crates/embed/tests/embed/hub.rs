@@ -1,4 +1,4 @@
-//! Pulling models from a hub: a server on loopback that answers as the hub's file API does.
+//! Pulling models from a hub: a server on loopback that answers like the hub's file API.
 
 use std::{
     collections::HashMap,
@@ -26,11 +26,11 @@ enum File {
     Whole(Vec<u8>),
     /// The hub announces the file, sends half, and closes the connection.
     CutOff(Vec<u8>),
-    /// The connection ends after half of what is asked for; the rest is sent to whoever asks for it.
+    /// The connection ends after half of the requested bytes; a request for the rest gets the rest.
     Breaking(Vec<u8>),
-    /// Half is sent as if it were everything, as some proxies do.
+    /// Half of the file is sent as if it were all of it, as some proxies do.
     Short(Vec<u8>),
-    /// Another content of the same length.
+    /// Another content of the same length is sent.
     Altered(Vec<u8>),
     /// The first answer breaks off. A request for the rest is answered from the wrong place, a request for the whole file in full.
     Misplaced(Vec<u8>),
@@ -40,19 +40,19 @@ enum File {
     Forbidden,
 }
 
-/// A hub with one model, and what it was asked for.
+/// A hub with one model, which records its requests.
 #[derive(Default)]
 struct FakeHub {
     files: HashMap<String, File>,
-    /// Mirrors may list names alone.
+    /// Whether the listing has names only, as that of a mirror may.
     lists_names_only: bool,
     requests: Mutex<Vec<String>>,
-    /// Anybody without this token is turned away.
+    /// The token without which requests are refused.
     token: Option<String>,
 }
 
 impl FakeHub {
-    /// A hub that serves the MiniLM files, the network where most exports put it.
+    /// Creates a hub that serves the MiniLM files, with the network where most exports put it.
     fn with_minilm() -> Self {
         let dir = crate::minilm_dir();
         let mut hub = Self::default();
@@ -69,7 +69,7 @@ impl FakeHub {
         self.files.insert(file.to_owned(), change(bytes));
     }
 
-    /// Starts to serve; the address to give as endpoint.
+    /// Starts to serve, and returns the address to use as endpoint.
     async fn serve(self) -> (Arc<Self>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -110,7 +110,7 @@ impl FakeHub {
         let (status, length, body) =
             if allowed { self.response(path, from.unwrap_or(0)) } else { (401, 0, Vec::new()) };
         let status = if from.is_some() { 206 } else { status };
-        // A length of 0 for a body that is not empty: not announced, the connection's end is the body's.
+        // A length of 0 for a body that is not empty means: no length is announced, and the body ends with the connection.
         let announced =
             if length == 0 && !body.is_empty() { String::new() } else { format!("Content-Length: {length}\r\n") };
         let head =
@@ -120,7 +120,7 @@ impl FakeHub {
         stream.shutdown().await.ok()
     }
 
-    /// Status, announced length and body of a GET of what comes from byte `from` on.
+    /// Returns status, announced length and body of a GET from byte `from` on.
     fn response(&self, path: &str, from: usize) -> (u16, usize, Vec<u8>) {
         if path == format!("/api/models/{MODEL}?blobs=true") {
             let siblings: Vec<_> = self.files.iter().map(|(file, content)| self.listed(file, content)).collect();
@@ -145,7 +145,7 @@ impl FakeHub {
         }
     }
 
-    /// A file as the listing shows it: its length and, for a network, which lies in the large-file storage, its digest.
+    /// Returns a file as the listing shows it: its length, and for a network, which lies in the large-file storage, its digest.
     fn listed(&self, name: &str, file: &File) -> serde_json::Value {
         let bytes = match file {
             File::Whole(bytes)
@@ -363,7 +363,7 @@ async fn the_token_is_sent_and_its_absence_explained() {
 #[tokio::test]
 async fn a_hub_that_cannot_be_reached_is_named_with_a_way_out() {
     let root = tempfile::tempdir().unwrap();
-    // A port that was free a moment ago: nobody listens there.
+    // A port that was free a moment ago, so no server listens there.
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let endpoint = format!("https://127.0.0.1:{port}");
     let error = pull(MODEL, root.path(), &hub_at(&endpoint), quiet()).await.unwrap_err();

@@ -90,7 +90,7 @@ async fn a_text_of_many_megabytes_is_embedded_by_what_the_model_can_read() {
 #[tokio::test]
 async fn a_text_that_is_not_read_to_its_end_is_refused_where_all_of_it_is_asked_for() {
     let words = |count: usize| vec!["ship"; count].join(" ");
-    // Of 256 tokens two are special.
+    // Two of the 256 tokens are special.
     let texts = [words(254), words(255), "about ships ".repeat(100_000)];
     let found = embedder().embed_whole(texts.to_vec()).await.unwrap();
     let codes: Vec<_> = found.iter().map(|answer| answer.as_ref().err().map(walvec_embed::EmbedError::code)).collect();
@@ -108,7 +108,7 @@ async fn a_vector_does_not_depend_on_how_many_threads_compute_it() {
     let cases = fixture();
     let texts: Vec<_> = cases.iter().map(|case| case.text.clone()).collect();
     let vector = |mut answers: Vec<Result<Vec<f32>, walvec_embed::EmbedError>>| answers.remove(0).unwrap();
-    // A query has all cores, and of calls beside each other all but one have one each.
+    // A query uses all cores; each of several concurrent calls, except one, uses a single core.
     let beside = texts.iter().map(|text| async { vector(embedder().embed(vec![text.clone()]).await.unwrap()) });
     let beside = futures::future::join_all(beside).await;
     for (text, beside) in texts.iter().zip(beside) {

@@ -1,4 +1,4 @@
-//! What can be relied on with a model behind an HTTP interface, whatever its server does.
+//! Guarantees about a model behind an HTTP interface, whatever its server does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use walvec_embed::{EmbedError, Embedder, Options, ProviderEmbedder, ProviderOpti
 use walvec_model::Vector;
 use walvec_test_providers::{DIMENSION, Fault, TestProvider};
 
-/// A model's name, and the address it is at.
+/// Returns for each protocol a model's name and its address.
 fn protocols(provider: &TestProvider) -> [(&'static str, String); 3] {
     [("openai/m", provider.openai_url()), ("ollama/m", provider.url()), ("tei/m", provider.url())]
 }
@@ -82,7 +82,8 @@ async fn vectors_in_base64_and_in_another_order_find_their_texts() {
 
 #[tokio::test]
 async fn what_goes_wrong_in_passing_costs_another_request_and_nothing_else() {
-    // Most of the time goes by in pauses, so the protocols go side by side, each with a provider of its own.
+    // Most of the time goes by in pauses, so the protocols run concurrently, each with a provider of its
+    // own.
     let through = |index: usize| async move {
         let provider = TestProvider::start().await.unwrap();
         let (name, url) = protocols(&provider)[index].clone();
@@ -121,7 +122,7 @@ async fn a_provider_that_refuses_every_second_request_loses_nothing_and_is_asked
     let wanted = expected(&texts).await;
     let before = provider.asked().len();
     let mut found: Vec<Option<Vector>> = vec![None; texts.len()];
-    // As the pipeline does it: what is there is kept, what may still come is asked for again.
+    // As the pipeline does: keep the vectors that came, and ask again for the missing ones.
     while found.iter().any(Option::is_none) {
         let open: Vec<usize> = (0..found.len()).filter(|at| found[*at].is_none()).collect();
         let answers = embedder.embed(open.iter().map(|at| texts[*at].clone()).collect()).await.unwrap();

@@ -11,7 +11,7 @@ use walvec_test_providers::write_static_model;
 const WORDS: [&str; 4] = ["whale", "sea", "captain", "ship"];
 const NAME: &str = "acme/static";
 
-/// A models root with a static model in it.
+/// Makes a models root with a static model in it.
 async fn root() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     write_static_model(&root.path().join(NAME), &WORDS).await.unwrap();
@@ -35,7 +35,7 @@ async fn a_text_has_the_mean_of_its_words_as_its_vector_whatever_else_is_in_the_
     let root = root().await;
     let (embedder, expected) = (load(root.path()), HashEmbedder::new(64).unwrap());
     let texts = ["whale", "The SEA, the sea and a captain!", "whale ship sea", "ship"].map(str::to_owned);
-    // What the model does not know has no part in the mean.
+    // Words that the model does not know have no part in the mean.
     let known = ["whale", "sea sea captain", "whale ship sea", "ship"].map(str::to_owned);
     let vectors = embedder.embed(texts.to_vec()).await.unwrap();
     for ((text, vector), expected) in texts.iter().zip(vectors).zip(expected.embed(known.to_vec()).await.unwrap()) {
@@ -67,7 +67,7 @@ async fn the_end_of_a_long_text_counts_as_its_beginning_does() {
     assert_eq!(embedder.count_tokens(&text), 10_000);
     let mean = one(&*embedder, "sea whale").await.unwrap();
     assert!(cosine(&one(&*embedder, &text).await.unwrap(), &mean) > 0.9999);
-    // Of a text that is no text any more only the beginning is read.
+    // Only the beginning of a text of many megabytes is read.
     let endless = "whale ".repeat(1 << 18) + &"sea ".repeat(1 << 20);
     assert!(cosine(&one(&*embedder, &endless).await.unwrap(), &one(&*embedder, "whale").await.unwrap()) > 0.9999);
 }
@@ -97,7 +97,7 @@ async fn a_static_model_is_listed_and_known_by_its_files() {
     let dir = root.path().join(NAME);
     let by_path = walvec_embed::load(dir.to_str().unwrap(), Path::new("/elsewhere")).unwrap().info().clone();
     assert_eq!((by_path.model.as_str(), &by_path.revision), ("static", &before.revision));
-    // Only what decides vectors makes another model of it.
+    // Only a change of what decides vectors makes it another model.
     std::fs::write(dir.join("config.json"), json!({"model_type": "model2vec", "normalize": false}).to_string())
         .unwrap();
     assert_eq!(load(root.path()).info().revision, before.revision);
@@ -131,7 +131,7 @@ async fn a_directory_that_is_broken_is_refused_with_what_is_wrong_and_what_to_do
         let error = refused(root.path());
         assert!(error.contains(said), "{error}");
     }
-    // Files that are each whole, and of two models.
+    // Each file is whole, but they belong to two different models.
     let root = root().await;
     let other = tempfile::tempdir().unwrap();
     write_static_model(other.path(), &["a", "b", "c", "d", "e", "f"]).await.unwrap();

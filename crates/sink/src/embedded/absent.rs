@@ -1,4 +1,5 @@
-//! What stands for a collection in a program that was built without the engine: there is none, and none can be opened.
+//! The stand-in for [`Embedded`] in a program that was built without the engine: no collection exists, and none can be
+//! opened.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -10,12 +11,12 @@ use crate::{
     SinkError, SortRequest, SortValue, Write,
 };
 
-/// A collection in the embedded engine. This program has no engine, so it has no value.
+/// A collection in the embedded engine. This program was built without the engine, so the type has no value.
 #[derive(Clone, Debug)]
 pub struct Embedded(Infallible);
 
 impl Embedded {
-    /// Whether the collection was created before. A program with the engine may have done so; this one could not read it.
+    /// Always returns false. A program with the engine may have created the collection; this one could not read it.
     #[must_use]
     pub const fn exists(_root: &Path, _collection: &str) -> bool {
         false

@@ -1,4 +1,5 @@
-//! The names of a data directory: `collections/aliases.json`, beside the collections' directories.
+//! The aliases of a data directory: `collections/aliases.json`, next to the collections'
+//! directories.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +15,8 @@ use crate::{BoxFuture, SinkError};
 /// Name → collection.
 type Names = BTreeMap<String, String>;
 
-/// The collections of a data directory, which the caller has locked before anything is changed here.
+/// The collections of a data directory. The caller locks the directory before it changes anything
+/// here.
 #[derive(Clone, Debug)]
 pub struct Directory {
     collections: PathBuf,
@@ -22,7 +24,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The collections in `root`, which need not exist yet.
+    /// Names the collections in `root`, which need not exist yet.
     #[must_use]
     pub fn new(root: &Path) -> Self {
         Self { collections: root.join("collections"), root: root.to_owned() }
@@ -76,7 +78,7 @@ impl Directory {
 
     fn delete(&self, collection: &str) -> Result<(), SinkError> {
         let directory = collection_directory(&self.root, collection)?;
-        // Its manifest first: what a crash leaves of the rest is no collection then.
+        // The manifest goes first: if a crash leaves the rest, that is not a collection any more.
         for removed in [fs::remove_file(manifest::path(&directory)), fs::remove_dir_all(&directory)] {
             match removed {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error(&directory)(error)),

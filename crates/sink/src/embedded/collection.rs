@@ -1,4 +1,4 @@
-//! A collection in the engine, as the contracts of the sink want it.
+//! A collection in the engine, which fulfils the contracts of [`Sink`] and [`Search`](crate::Search).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,17 +20,17 @@ use crate::{
 /// One collection in the embedded engine, in `<root>/collections/<name>/`. Clones share it.
 ///
 /// # Durability
-/// A write is answered when its record in the journal has reached the disk and the engine has made it.
+/// A write returns when its record in the journal has reached the disk and the engine has applied it.
 ///
-/// # What runs beside what
-/// Changes are made one after the other, in the order in which the futures were first polled. Reads run beside them, and beside an
-/// index build ([`Sink::optimize`]), which writes do not wait for either. A search sees all that a write changes or nothing of
-/// it. Dropping a future does not take back a write that has begun.
+/// # Concurrency
+/// Changes are made one after the other, in the order in which their futures were first polled. Reads run concurrently with them, and with an
+/// index build ([`Sink::optimize`]), which writes do not wait for either. A search sees all that a write changes or nothing of it. Dropping a
+/// future does not take back a write that has begun.
 ///
 /// # Closing
-/// [`close`](Self::close) waits for an index build that is under way. A program that ends calls [`leave`](Self::leave), or just exits: everything
-/// that was answered is durable, and the next [`open`](Self::open) repairs what the build left. Dropping the last clone
-/// does not wait for an index build either.
+/// [`close`](Self::close) waits for an index build that is running. A program that ends calls [`leave`](Self::leave), or just exits: everything
+/// that was reported as written is durable, and the next [`open`](Self::open) repairs what the build left. Dropping the last clone does not wait
+/// for an index build either.
 #[derive(Clone, Debug)]
 pub struct Embedded {
     store: Arc<Store>,
@@ -38,14 +38,14 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Whether the collection was created before.
+    /// Returns whether the collection was created before.
     #[must_use]
     pub fn exists(root: &Path, collection: &str) -> bool {
         collection_directory(root, collection).is_ok_and(|directory| manifest::exists(&directory))
     }
 
-    /// Whether the collection is there, with vectors that fit; changes nothing, and may be asked while another process has the
-    /// collection open.
+    /// Returns whether the collection exists with vectors that fit. Changes nothing, and may be called while another process has the collection
+    /// open.
     ///
     /// # Errors
     /// [`SinkError::Fingerprint`] if it holds vectors of another model or dimension, [`SinkError::Corrupt`], [`SinkError::Io`].
@@ -53,7 +53,7 @@ impl Embedded {
         manifest::Manifest::inspect(&collection_directory(root, &spec.name)?, spec)
     }
 
-    /// Opens the collection, or creates it. Blocking: loads the collection's files.
+    /// Opens the collection, or creates it. Blocks while it loads the collection's files.
     ///
     /// # Errors
     /// [`SinkError::Fingerprint`] if it holds vectors of another model or dimension, [`SinkError::Locked`] if it is open
@@ -64,24 +64,24 @@ impl Embedded {
         Ok(Self { store, writer })
     }
 
-    /// Finishes what was sent, then closes the collection for all clones; later calls get [`SinkError::Closed`].
+    /// Finishes the queued changes, then closes the collection for all clones; later calls get [`SinkError::Closed`].
     ///
     /// # Errors
-    /// If the engine could not write its last words. What was answered before is durable all the same.
+    /// If the engine could not flush its files. Changes that were reported as written are durable all the same.
     pub async fn close(self) -> Result<(), SinkError> {
         self.writer.close().await
     }
 
-    /// Closes the collection for a program that ends: like [`close`](Self::close), but leaves an index build in its middle. It may go on until the
-    /// process is gone, and the collection cannot be opened again before.
+    /// Closes the collection when the program is about to exit: finishes the queued changes like [`close`](Self::close), but abandons a running
+    /// index build. The build may go on until the process is gone, and the collection cannot be opened again before that.
     ///
     /// # Errors
-    /// As of [`close`](Self::close).
+    /// Those of [`close`](Self::close).
     pub async fn leave(self) -> Result<(), SinkError> {
         self.writer.leave().await
     }
 
-    /// Runs a read on the blocking pool, so that a long one holds up no other task.
+    /// Runs a read on the blocking pool, so that a long one does not hold up other tasks.
     async fn read<T, F>(&self, read: F) -> Result<T, SinkError>
     where
         T: Send + 'static,
@@ -94,7 +94,7 @@ impl Embedded {
 }
 
 impl Sink for Embedded {
-    /// Opening has made it and checked it.
+    /// Returns the id: opening has created the collection and checked it.
     fn prepare(&self) -> BoxFuture<'_, Result<CollectionId, SinkError>> {
         Box::pin(std::future::ready(Ok(self.store.id())))
     }
@@ -137,7 +137,7 @@ impl Sink for Embedded {
         Box::pin(self.writer.change(vec![step]))
     }
 
-    /// Nobody else writes here, so what was read is still so.
+    /// Removes what a page shows: no other process writes here, so the page that was read is still valid.
     fn delete_older<'a>(
         &'a self,
         table: &'a TableName,

@@ -1,4 +1,4 @@
-//! Ids, filters and errors in the engine's terms, and back.
+//! Conversion of ids, filters and errors to the engine's types and back.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,7 @@ pub(super) const fn point_id(id: qdrant_edge::PointId) -> PointId {
     }
 }
 
-/// A point's vectors under their names. A sparse one without tokens is none: no search finds it.
+/// Returns a point's vectors under their names. A sparse vector without tokens is left out, because no search finds it.
 pub(super) fn edge_vectors(
     names: &VectorNames,
     vector: Vector,
@@ -45,7 +45,7 @@ pub(super) fn edge_sparse(SparseVector { indices, values }: SparseVector) -> qdr
     qdrant_edge::SparseVector { indices, values }
 }
 
-/// The vectors of those names.
+/// Returns the stored vectors with these names.
 pub(super) fn vectors(names: &VectorNames, stored: VectorStructInternal) -> (Option<Vector>, Option<SparseVector>) {
     match stored {
         VectorStructInternal::Single(vector) => (Some(vector), None),
@@ -66,14 +66,15 @@ pub(super) fn vectors(names: &VectorNames, stored: VectorStructInternal) -> (Opt
     }
 }
 
-/// The path of a user's field, whatever characters its name has.
+/// Returns the path of a user's field, whatever characters its name has.
 pub(super) fn field_path(nesting: Option<&str>, field: &FieldPath) -> JsonPath {
     let step = |step: &Step| match step {
         Step::Key(key) => format!(".\"{key}\""),
         Step::Index(index) => format!("[{index}]"),
         Step::Each => "[]".to_owned(),
     };
-    // The engine lends the steps of a path, and does not name their type. Keys have no quotes in them: the grammar has none.
+    // The engine parses the steps of a path, but does not export their type. Keys hold no quotes, because our grammar has
+    // none.
     let steps: String = field.steps.iter().map(step).collect();
     let rest = format!("x{steps}").parse().map(|path: JsonPath| path.rest).unwrap_or_default();
     let nesting = nesting.map(|name| JsonPath { first_key: name.to_owned(), rest: Vec::new() });
@@ -81,19 +82,19 @@ pub(super) fn field_path(nesting: Option<&str>, field: &FieldPath) -> JsonPath {
     JsonPath::extend_or_new(nesting.as_ref(), &field)
 }
 
-/// The path of a part of walvec's own field.
+/// Returns the path of a part of walvec's own field.
 pub(super) fn provenance_path(part: &str) -> Result<JsonPath, SinkError> {
     let path = format!("{RESERVED_KEY}.{part}");
     path.parse().map_err(|()| SinkError::Engine(format!("\"{path}\" is not a path")))
 }
 
-/// The points that came from a table.
+/// Matches the points that came from a table.
 pub(super) fn of_table(tag: &str) -> Result<EdgeFilter, SinkError> {
     let matches = Match::new_value(ValueVariants::String(tag.to_owned()));
     Ok(all_of(vec![FieldCondition::new_match(provenance_path("t")?, matches)]))
 }
 
-/// The points of a table that are older than the snapshot `current`.
+/// Matches the points of a table that are older than the snapshot `current`.
 pub(super) fn older_than(tag: &str, current: Generation) -> Result<EdgeFilter, SinkError> {
     // Generations count snapshots: far below 2^53, up to which an f64 is exact.
     #[expect(clippy::cast_precision_loss, reason = "generations stay far below 2^53")]
@@ -104,7 +105,7 @@ pub(super) fn older_than(tag: &str, current: Generation) -> Result<EdgeFilter, S
     Ok(filter)
 }
 
-/// A search's filter; `None` where everything matches.
+/// Converts the filter of a search; `None` where everything matches.
 pub(super) fn edge_filter(nesting: Option<&str>, filter: &Filter) -> Result<Option<EdgeFilter>, SinkError> {
     if filter.0.is_empty() {
         return Ok(None);
@@ -135,7 +136,7 @@ fn edge_condition(nesting: Option<&str>, condition: &Condition) -> Result<EdgeCo
         }
         Condition::Null { field } => {
             let path = field_path(nesting, field);
-            // A member that is not there is as good as null; a column always is there, and its empty array is no NULL.
+            // A missing member of JSON counts as null. A column is never missing, and its empty array is not NULL.
             Ok(match field.steps.is_empty() {
                 true => EdgeCondition::IsNull(path.into()),
                 false => EdgeCondition::IsEmpty(path.into()),
@@ -169,7 +170,7 @@ fn comparable(field: &FieldPath, value: &Value) -> Result<ValueVariants, SinkErr
     }
 }
 
-/// The order of a request.
+/// Converts the order of a request.
 pub(super) fn order_by(nesting: Option<&str>, request: &SortRequest) -> Result<OrderBy, SinkError> {
     let field = &request.order.field;
     let start_from = match request.start() {
@@ -184,7 +185,7 @@ pub(super) fn order_by(nesting: Option<&str>, request: &SortRequest) -> Result<O
     Ok(OrderBy { key: field_path(nesting, field), direction: Some(direction), start_from })
 }
 
-/// What the engine has sorted by; `None` if its index is of another type.
+/// Converts the value that the engine has sorted by; `None` if its index is of another type.
 pub(super) const fn sort_value(by: SortedBy, value: Option<OrderValue>) -> Option<SortValue> {
     match (by, value) {
         (SortedBy::Whole, Some(OrderValue::Int(whole))) => Some(SortValue::Whole(whole)),
@@ -194,7 +195,7 @@ pub(super) const fn sort_value(by: SortedBy, value: Option<OrderValue>) -> Optio
     }
 }
 
-/// What an error of a change means to the caller.
+/// Converts an error of a change.
 pub(super) fn change_error(error: OperationError) -> SinkError {
     match error {
         OperationError::PointIdError { missed_point_id } => SinkError::BadPoint {
@@ -205,7 +206,7 @@ pub(super) fn change_error(error: OperationError) -> SinkError {
     }
 }
 
-/// What an error of a read means to the caller.
+/// Converts an error of a read.
 pub(super) fn read_error(error: OperationError) -> SinkError {
     match error {
         OperationError::WrongVectorDimension { .. } | OperationError::ValidationError { .. } => {

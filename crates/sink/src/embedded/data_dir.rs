@@ -16,7 +16,7 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates `root` where it is missing, and locks it. The lock goes with the process, however that ends.
+    /// Creates `root` where it is missing, and locks it. The lock ends with the process, even if that is killed.
     ///
     /// # Errors
     /// [`SinkError::Locked`] if another process has it, [`SinkError::Io`] if the directory cannot be made or written.
@@ -24,14 +24,14 @@ impl DataDir {
         Ok(Self { path: root.to_owned(), _lock: LockFile::acquire(root)? })
     }
 
-    /// The directory.
+    /// Returns the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// An exclusively locked file called `lock`, which tells whose it is.
+/// An exclusively locked file called `lock`, which holds the process id of its owner.
 #[derive(Debug)]
 pub(super) struct LockFile {
     file: File,
@@ -39,7 +39,7 @@ pub(super) struct LockFile {
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        // Closing would do, but for a child process that was just forked and still shares the file.
+        // Closing the file is not enough while a child process that was just forked still shares it.
         self.file.unlock().ok();
     }
 }
@@ -50,7 +50,7 @@ impl LockFile {
         create_private_dir(directory).map_err(io_error(directory))?;
         let path = directory.join("lock");
         let failed = io_error(&path);
-        // Not truncated: until it is ours, its text is somebody else's.
+        // The file is not truncated: until the lock is ours, its text belongs to the other owner.
         let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(failed)?;
         match file.try_lock() {
@@ -65,7 +65,8 @@ impl LockFile {
     }
 }
 
-/// Creates a directory, and what is missing above it, for its owner alone: it will hold rows. One that is there stays as it is.
+/// Creates a directory, and its missing parents, that only its owner can read, because it will hold rows. An existing directory
+/// stays as it is.
 ///
 /// # Errors
 /// If it cannot be made.

@@ -1,7 +1,8 @@
 //! Points that an index build left twice.
 //!
-//! A build ends by putting the new segment in place and then removing those that it was made from. Cut short between the
-//! two, both are loaded at the next start. Searches and deletions see through that, but every copy is counted.
+//! A build ends by putting the new segment in place and then removing the segments that it was made from. If it is cut
+//! short between the two, both are loaded at the next start. Searches and deletions handle that correctly, but counts
+//! include every copy.
 
 use std::collections::HashSet;
 
@@ -18,7 +19,7 @@ use crate::SinkError;
 
 const PAGE: usize = 1000;
 
-/// Leaves one copy of every point. A crash in the middle loses none: the journal has them until all is durable.
+/// Leaves one copy of every point. A crash in the middle loses none: the journal keeps them until all is durable.
 pub(super) fn remove(shard: &EdgeShard, names: &VectorNames, journal: &Member) -> Result<(), SinkError> {
     let mut from = None;
     loop {
@@ -57,7 +58,8 @@ fn among(ids: &[EdgeId]) -> Filter {
     Filter::new_must(Condition::HasId(ids))
 }
 
-/// Deletes all copies and stores one. Overwriting would not do: the engine overwrites every copy.
+/// Returns steps that delete all copies and store one. Overwriting would not help, because the engine overwrites every
+/// copy.
 fn rewriting(shard: &EdgeShard, names: &VectorNames, ids: &[EdgeId]) -> Result<Vec<Step>, SinkError> {
     let records = shard
         .retrieve(ids, Some(WithPayloadInterface::Bool(true)), Some(WithVector::Bool(true)))

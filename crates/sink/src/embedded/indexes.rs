@@ -1,4 +1,4 @@
-//! The payload indexes of a collection in the engine's terms.
+//! The payload indexes of a collection in the engine's types.
 
 use qdrant_edge::{
     BoolIndexParams, DatetimeIndexParams, FloatIndexParams, IntegerIndexParams, JsonPath, KeywordIndexParams,
@@ -9,12 +9,13 @@ use walvec_model::RESERVED_KEY;
 use super::convert::{field_path, provenance_path};
 use crate::{CollectionSpec, IndexType, SinkError};
 
-/// Memory-mapped: what filters use stays in the page cache, and a million points cost no memory for the rest.
+/// Keeps indexes memory-mapped: what filters use stays in the page cache, and the rest takes no memory, even
+/// with a million points.
 const ON_DISK: Option<bool> = Some(true);
 
-/// Each field that has an index, and which one.
+/// Returns each indexed field with its index.
 pub(super) fn of(spec: &CollectionSpec) -> Result<Vec<(JsonPath, PayloadFieldSchema)>, SinkError> {
-    // All points of a table have it, and only sweeps and counts ask for it: the graph need not know it.
+    // All points of a table have this field, and only sweeps and counts use it, so the search graph need not.
     let of_table = KeywordIndexParams { on_disk: ON_DISK, enable_hnsw: Some(false), ..KeywordIndexParams::default() };
     let mut indexes =
         vec![(provenance_path("t")?, PayloadFieldSchema::FieldParams(PayloadSchemaParams::Keyword(of_table)))];

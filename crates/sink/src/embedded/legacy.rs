@@ -1,5 +1,6 @@
-//! Changes that an earlier walvec left in the directory of a collection: `journal`, of an index build that was cut short, and
-//! `last-change`. One record a line: the JSON of the change's steps. A torn last line was never begun.
+//! Changes that an earlier version of walvec left in the directory of a collection: the files `journal`, of an index build
+//! that was cut short, and `last-change`. One record per line: the JSON of the change's steps. A torn last line is a change
+//! that was never begun.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -11,12 +12,12 @@ use super::steps::Step;
 const LAST_CHANGE: &str = "last-change";
 const BUILD: &str = "journal";
 
-/// Whether an index build was cut short.
+/// Returns whether an index build was cut short.
 pub(super) fn build_was_cut_short(collection: &Path) -> bool {
     collection.join(BUILD).exists()
 }
 
-/// The changes, in their order.
+/// Reads the changes, in their order.
 pub(super) fn changes(collection: &Path) -> io::Result<Vec<Vec<Step>>> {
     let mut changes = Vec::new();
     for name in [LAST_CHANGE, BUILD] {
@@ -29,7 +30,7 @@ pub(super) fn changes(collection: &Path) -> io::Result<Vec<Vec<Step>>> {
     Ok(changes)
 }
 
-/// Removes them: the engine has flushed them.
+/// Removes the files, after the engine has flushed their changes.
 pub(super) fn forget(collection: &Path) -> io::Result<()> {
     for path in [LAST_CHANGE, BUILD].map(|name| collection.join(name)) {
         match fs::remove_file(&path) {

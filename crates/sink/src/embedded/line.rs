@@ -1,11 +1,11 @@
-//! Work that queues for one owner, without a thread of its own: one of the blocking pool does it as long as there is some.
+//! A queue of jobs for one owner. It has no thread of its own: a thread of the blocking pool works while there are jobs.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
-/// Jobs that may wait; each may hold a batch in memory.
+/// How many jobs may wait; each may hold a batch in memory.
 const PLACES: usize = 16;
 
 type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
@@ -18,15 +18,15 @@ pub(super) struct Line<T> {
 
 struct Shared<T> {
     queue: Mutex<Queue<T>>,
-    /// An attendant has gone.
+    /// Signals that a thread has finished working on the queue.
     gone: Condvar,
 }
 
 struct Queue<T> {
     jobs: VecDeque<Job<T>>,
-    /// Somebody takes jobs.
+    /// Whether a thread takes jobs.
     is_attended: bool,
-    /// How many attendants hold the owner. One may still be going when the next one comes.
+    /// How many threads hold the owner. The last one may still be finishing when the next one starts.
     attendants: usize,
 }
 
@@ -44,7 +44,8 @@ impl<T> std::fmt::Debug for Line<T> {
 }
 
 impl<T: Send + 'static> Line<T> {
-    /// Queues a job for `owner`, once there is a place. It is done whether anybody waits for it or not, unless the runtime ends before.
+    /// Queues a job for `owner`, once there is room. The job runs even if its caller stops waiting, unless the runtime shuts down
+    /// first.
     pub(super) async fn queue(&self, owner: &Arc<Mutex<T>>, job: impl FnOnce(&mut T) + Send + 'static) {
         // The semaphore is never closed.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
@@ -62,7 +63,7 @@ impl<T: Send + 'static> Line<T> {
         }
     }
 
-    /// Waits until nothing is queued and nobody else holds the owner for a job.
+    /// Waits until the queue is empty and no thread holds the owner for a job.
     pub(super) fn wait(&self) {
         let mut queue = self.shared.queue();
         while queue.attendants > 0 {
@@ -77,7 +78,7 @@ impl<T> Shared<T> {
     }
 }
 
-/// Does the jobs, on a thread of the blocking pool.
+/// A piece of work on the blocking pool that does the queued jobs.
 struct Attendant<T> {
     owner: Option<Arc<Mutex<T>>>,
     shared: Arc<Shared<T>>,
@@ -90,7 +91,7 @@ impl<T> Attendant<T> {
         loop {
             let mut queue = self.shared.queue();
             let Some(job) = queue.jobs.pop_front() else {
-                // Under the lock: whoever queues next finds nobody.
+                // Still under the lock, so that the next caller of `queue` starts a new thread.
                 queue.is_attended = false;
                 break;
             };
@@ -102,7 +103,7 @@ impl<T> Attendant<T> {
 }
 
 impl<T> Drop for Attendant<T> {
-    /// Also of one that a runtime which ends never lets work, or whose job panics: nobody is to wait for that.
+    /// Counts the attendant as gone, even if the runtime shut down before it ran or if its job panicked: `wait` must not wait for it.
     fn drop(&mut self) {
         self.owner = None;
         let mut queue = self.shared.queue();

@@ -1,4 +1,4 @@
-//! What a collection was made for: `walvec-collection.json`, beside the engine's files.
+//! The manifest of a collection, which says what it was made for: `walvec-collection.json`, next to the engine's files.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -20,7 +20,7 @@ const DISTANCE: &str = "Cosine";
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Manifest {
     format: u32,
-    /// Tells it from another collection of the same name.
+    /// Distinguishes the collection from another one of the same name.
     id: Uuid,
     dimension: usize,
     distance: String,
@@ -31,7 +31,7 @@ pub(super) struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keywords: Option<String>,
     fingerprint: Fingerprint,
-    /// What is behind the fingerprint.
+    /// The parts that the fingerprint was computed from.
     #[serde(default, skip_serializing_if = "MadeWith::is_empty")]
     made_with: MadeWith,
     /// How often the engine was opened: operations of a later opening have higher numbers (see `engine_log`).
@@ -45,20 +45,20 @@ pub(super) struct Manifest {
     written: bool,
 }
 
-/// Whether `directory` holds a collection.
+/// Returns whether `directory` holds a collection.
 pub(super) fn exists(directory: &Path) -> bool {
     path(directory).exists()
 }
 
-/// Where the manifest of the collection in `directory` is.
+/// Returns the path of the manifest of the collection in `directory`.
 pub(super) fn path(directory: &Path) -> PathBuf {
     directory.join(FILE_NAME)
 }
 
-/// The id of the collection in `directory` and how many flushes it knows of, if there is one that can be read.
+/// Returns the id of the collection in `directory` and how many flushes it has counted, if its manifest can be read.
 pub(super) fn state_in(directory: &Path) -> std::io::Result<Option<(Uuid, u64)>> {
     match fs::read(path(directory)) {
-        // One that cannot be read is told when it is opened.
+        // A manifest that cannot be read is reported when the collection is opened.
         Ok(text) => Ok(Manifest::parse(&text).ok().map(|manifest| (manifest.id, manifest.flushes))),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(error),
@@ -87,7 +87,7 @@ impl Manifest {
         match manifest.check(spec) {
             Err(SinkError::Fingerprint { .. }) if !manifest.written => Self::start_over(directory, spec),
             checked => checked.map(|()| {
-                // A model may go by another name since; the next opening is counted, and saves it.
+                // The model may have another name by now. Counting the next opening saves the new name.
                 if !spec.made_with.is_empty() {
                     manifest.made_with.clone_from(&spec.made_with);
                 }
@@ -96,8 +96,8 @@ impl Manifest {
         }
     }
 
-    /// Compares the manifest in `directory` with `spec`, while another process may have the collection open. Whether there is
-    /// a collection; one that never held a point fits.
+    /// Compares the manifest in `directory` with `spec`, while another process may have the collection open. Returns whether
+    /// there is a collection; one that never held a point always fits.
     pub(super) fn inspect(directory: &Path, spec: &CollectionSpec) -> Result<bool, SinkError> {
         let path = path(directory);
         let text = match fs::read(&path) {
@@ -120,7 +120,8 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// A collection that never held a point has no vectors that could be mixed: it becomes what is configured now.
+    /// Makes a new manifest for a collection that never held a point. It has no vectors that could be mixed, so it becomes
+    /// what is configured now.
     fn start_over(directory: &Path, spec: &CollectionSpec) -> Result<Self, SinkError> {
         let shard = super::paths::shard_directory(directory);
         match fs::remove_dir_all(&shard) {
@@ -132,7 +133,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Remembers, durably, that the collection holds vectors.
+    /// Records, durably, that the collection holds vectors.
     pub(super) fn set_written(&mut self, directory: &Path) -> Result<(), SinkError> {
         if !self.written {
             self.written = true;
@@ -171,7 +172,7 @@ impl Manifest {
         self.created
     }
 
-    /// Remembers, durably, that the engine's files are complete.
+    /// Records, durably, that the engine's files are complete.
     pub(super) fn set_created(&mut self, directory: &Path) -> Result<(), SinkError> {
         if !self.created {
             self.created = true;
@@ -207,7 +208,7 @@ impl Manifest {
         Err(SinkError::Fingerprint { collection: spec.name.clone(), stored, configured })
     }
 
-    /// Everything that decides about vectors, by its name; nothing if most of it is not known.
+    /// Returns, by name, everything that decides about vectors; nothing if most of it is not known.
     fn parts(&self) -> MadeWith {
         let mut parts = self.made_with.clone();
         if !parts.is_empty() {

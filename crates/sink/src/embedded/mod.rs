@@ -1,4 +1,4 @@
-//! Qdrant's own engine inside this process. With `keywords`, the only module that names `qdrant_edge`.
+//! Qdrant's own engine inside this process. Only this module and `keywords` name `qdrant_edge`.
 //!
 //! ```text
 //!  writes ──▶ writer (one at a time) ──▶ journal ──▶ Store ◀── readers (blocking pool)
@@ -8,21 +8,21 @@
 //! - [`Directory`]: which collection a name stands for
 //! - [`data_dir`]: the lock that keeps a second process out
 //! - `paths`: where the files of a collection lie
-//! - [`Embedded`]: a collection (`collection`), or what stands for it in a program without the engine (`absent`)
-//! - `manifest`: what a collection was made for, beside its files
+//! - [`Embedded`]: a collection (`collection`), or its stand-in in a program without the engine (`absent`)
+//! - `manifest`: what a collection was made for
 //! - `store`: opening, closing and reopening the engine; its panics become errors; room on the disk
 //! - `engine_log`: the engine's own log: numbering and growth
-//! - `journal`: changes on their way into the files, for the case that they are cut short; one for all collections
-//! - `legacy`: the same, as an earlier walvec left them
-//! - `duplicates`: what an index build that was cut short leaves behind
+//! - `journal`: changes on their way into the files, recorded in case they are cut short; one for all collections
+//! - `legacy`: changes that an earlier version of walvec left
+//! - `duplicates`: points that an index build left twice when it was cut short
 //! - `writer`: the owner of every change
-//! - `line`: how work queues for it
-//! - `steps`: a batch as the engine takes it, checked before anything is touched
+//! - `line`: the queue in front of that owner
+//! - `steps`: a batch as the engine takes it, checked before anything is changed
 //! - `read`: retrieve, count, scroll, search
 //! - `indexes`: the payload indexes of a collection
-//! - `convert`: ids, filters and errors in the engine's terms
+//! - `convert`: ids, filters and errors in the engine's types
 
-/// A step at which a test can crash the program; nothing without the feature `failpoints`.
+/// Marks a step at which a test can crash the program; does nothing without the feature `failpoints`.
 #[cfg(feature = "embedded")]
 macro_rules! crash_point {
     ($name:literal) => {

@@ -1,4 +1,4 @@
-//! Retrieve, count, scroll, search. All of them only share locks with the writer, for the time of a few points each.
+//! Retrieve, count, scroll, search. They share locks with the writer, and hold each only for the time of a few points.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredP
     Ok(records(shard, ids, &own_field()?, false)?.into_iter().map(stored_point).collect())
 }
 
-/// See [`Sink::faithful`](crate::Sink::faithful). Objects keep the order of their fields here.
+/// Implements [`Sink::faithful`](crate::Sink::faithful). The engine keeps the order of the fields of objects.
 pub(super) fn faithful(shard: &EdgeShard, target: &Target, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
     let points = records(shard, ids, &ALL_FIELDS, false)?.into_iter().map(stored_point);
     Ok(points.map(|point| faithful::faithful(point, target.nesting.as_deref(), true)).collect())
@@ -41,13 +41,13 @@ pub(super) fn get(
 const ALL_FIELDS: WithPayloadInterface = WithPayloadInterface::Bool(true);
 const NO_FIELDS: WithPayloadInterface = WithPayloadInterface::Bool(false);
 
-/// walvec's own field, without the others.
+/// Selects walvec's own field and no other.
 fn own_field() -> Result<WithPayloadInterface, SinkError> {
     let path = RESERVED_KEY.parse().map_err(|()| SinkError::Engine(format!("\"{RESERVED_KEY}\" is not a path")))?;
     Ok(WithPayloadInterface::Fields(vec![path]))
 }
 
-/// The points with these ids that exist. Those whose payload the engine cannot read have none.
+/// Returns the points with these ids that exist. A point whose payload the engine cannot read is returned without one.
 fn records(
     shard: &EdgeShard,
     ids: &[PointId],
@@ -70,8 +70,8 @@ fn records(
     }
 }
 
-/// Whether the engine has met a payload that it took and cannot read, which makes it panic: one that is nested 127 times. Earlier
-/// versions stored such.
+/// Returns whether the engine panicked over a payload that it has stored and cannot read: one that is nested 127 times. Earlier
+/// versions of walvec stored such payloads.
 fn is_too_deep(error: &SinkError) -> bool {
     error.to_string().contains("recursion limit exceeded")
 }
@@ -101,7 +101,7 @@ pub(super) fn page(
     Ok(RawPage { points: records.into_iter().map(|record| raw_point(&target.vectors, record)).collect(), next })
 }
 
-/// See [`Search::sorted`](crate::Search::sorted).
+/// Implements [`Search::sorted`](crate::Search::sorted).
 pub(super) fn sorted(
     shard: &EdgeShard,
     target: &Target,
@@ -135,7 +135,7 @@ fn in_id_order(from: Option<PointId>, limit: usize) -> ScrollRequest {
     }
 }
 
-/// The points, and where the next page starts. Those whose payload the engine cannot read have none.
+/// Returns the points, and where the next page starts. A point whose payload the engine cannot read is returned without one.
 fn scrolled(shard: &EdgeShard, request: ScrollRequest) -> Result<(Vec<Record>, Option<PointId>), SinkError> {
     let scroll = |request: ScrollRequest| guarded(|| shard.scroll(request).map_err(read_error));
     let (found, next) = match scroll(request.clone()) {
@@ -157,7 +157,7 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target)
     find(shard, request, target, fused_for, ALL_FIELDS)
 }
 
-/// See [`Search::rank`](crate::Search::rank).
+/// Implements [`Search::rank`](crate::Search::rank).
 pub(super) fn rank(
     shard: &EdgeShard,
     request: SearchRequest,
@@ -242,18 +242,18 @@ fn nearest(query: VectorInternal, using: Option<String>) -> ScoringQuery {
 /// The names of a collection's vectors.
 #[derive(Clone, Debug)]
 pub(super) struct VectorNames {
-    /// That of the dense one; empty if it has none.
+    /// The name of the dense vectors; empty if they have none.
     pub(super) dense: String,
-    /// That of the sparse one, if there is one.
+    /// The name of the sparse vectors, if there are any.
     pub(super) keywords: Option<String>,
 }
 
-/// What a read has to know of the collection.
+/// What a read needs to know about the collection.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     /// Dimension of its vectors.
     pub(super) dimension: usize,
-    /// What its vectors are called.
+    /// The names of its vectors.
     pub(super) vectors: VectorNames,
     /// The payload field that is an object of the user's fields, if there is one.
     pub(super) nesting: Option<String>,

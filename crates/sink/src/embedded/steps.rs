@@ -1,4 +1,4 @@
-//! A batch as the engine takes it: few large operations, checked before anything is touched.
+//! A batch as the engine takes it: few large operations, checked before anything is changed.
 
 use std::collections::HashSet;
 
@@ -35,11 +35,11 @@ pub(super) enum Step {
     },
 }
 
-/// A point with its payload as stored, walvec's own field included.
+/// A point with its stored payload, walvec's own field included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct RawPoint {
     pub(super) id: PointId,
-    /// A record of the journal has it beside the JSON.
+    /// The vector. A record of the journal holds it after the JSON.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) vector: Vector,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,7 +47,7 @@ pub(super) struct RawPoint {
     pub(super) payload: Payload,
 }
 
-/// The steps of a batch. The batch names no point twice, so that their order does not matter.
+/// Returns the steps of a batch. The batch names no point twice, so the order of its steps does not matter.
 pub(super) fn of_batch(batch: Vec<Write>, dimension: usize) -> Result<Vec<Step>, SinkError> {
     let mut upserts = Vec::new();
     let mut overwrites = Vec::new();
@@ -79,7 +79,7 @@ fn stored_payload(id: PointId, payload: Payload, provenance: &Provenance) -> Res
     raw_payload(payload, provenance).map_err(|error| SinkError::BadPoint { id, reason: error.to_string() })
 }
 
-/// Applies a change; returns how many points its sweeps removed. Not durable before the next flush.
+/// Applies a change, and returns how many points its sweeps removed. Not durable before the next flush.
 pub(super) fn apply_all(shard: &EdgeShard, names: &VectorNames, steps: Vec<Step>) -> Result<u64, SinkError> {
     let mut swept = 0;
     for step in steps {
@@ -88,7 +88,7 @@ pub(super) fn apply_all(shard: &EdgeShard, names: &VectorNames, steps: Vec<Step>
     Ok(swept)
 }
 
-/// Refuses a change, before anything of it is made, if it overwrites a payload that is not there.
+/// Refuses a change, before any of it is made, if it overwrites a payload that does not exist.
 pub(super) fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Result<(), SinkError> {
     let overwritten: Vec<EdgeId> = steps
         .iter()
@@ -101,7 +101,7 @@ pub(super) fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Resu
     }
 }
 
-/// Whether a change only stores points that were not there.
+/// Returns whether a change only stores points that did not exist before.
 pub(super) fn only_adds(shard: &EdgeShard, steps: &[Step]) -> Result<bool, SinkError> {
     for step in steps {
         let Step::Upsert(points) = step else { return Ok(false) };
@@ -122,7 +122,8 @@ fn stored_among(shard: &EdgeShard, ids: &[EdgeId]) -> Result<HashSet<EdgeId>, Si
     Ok(found.into_iter().map(|record| record.id).collect())
 }
 
-/// Applies a step; returns how many points a sweep removed, 0 for the others. Not durable before the next flush.
+/// Applies a step, and returns how many points a sweep removed, 0 for other steps. Not durable before the next
+/// flush.
 pub(super) fn apply(shard: &EdgeShard, names: &VectorNames, step: Step) -> Result<u64, SinkError> {
     let mut swept = 0;
     let operation = match step {
@@ -164,13 +165,14 @@ fn edge_point(names: &VectorNames, point: RawPoint) -> PointStructPersisted {
     }
 }
 
-/// How many points the steps name.
+/// Returns how many points the steps name.
 pub(super) fn points_named(steps: &[Step]) -> u64 {
     let deleted = steps.iter().map(|step| if let Step::Delete(ids) = step { ids.len() as u64 } else { 0 });
     points_written(steps) + deleted.sum::<u64>()
 }
 
-/// How many points the steps write. The segment that takes points has them then, wherever they were before.
+/// Returns how many points the steps write. All of them lie in the segment that takes points then, wherever they
+/// were before.
 pub(super) fn points_written(steps: &[Step]) -> u64 {
     let points = steps.iter().map(|step| match step {
         Step::Upsert(points) => points.len() as u64,
@@ -180,12 +182,12 @@ pub(super) fn points_written(steps: &[Step]) -> u64 {
     points.sum()
 }
 
-/// Whether the steps may concern all points of a table.
+/// Returns whether the steps may concern all points of a table.
 pub(super) fn concern_table(steps: &[Step]) -> bool {
     steps.iter().any(|step| matches!(step, Step::DeleteTable { .. } | Step::Sweep { .. }))
 }
 
-/// About how many bytes of vectors and payloads the steps carry.
+/// Returns about how many bytes of vectors and payloads the steps carry.
 pub(super) fn size_in_bytes(steps: &[Step]) -> u64 {
     let bytes: usize = steps.iter().map(step_bytes).sum();
     bytes as u64

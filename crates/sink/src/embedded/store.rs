@@ -22,28 +22,29 @@ use super::steps::{self, Step};
 use super::{duplicates, engine_log, indexes, legacy};
 use crate::{CollectionId, CollectionSpec, SinkError};
 
-/// The engine writes through memory maps, and a page that finds no room on the disk kills the process. So the last
-/// 64 MiB are left alone: other programs and the engine's bookkeeping need a little between the check and the write.
+/// Free space that no change may use. The engine writes through memory maps, and a page that finds no room on the disk kills the process. Other
+/// programs and the engine's bookkeeping need a little between the check and the write, so 64 MiB are kept free.
 const DISK_RESERVE: u64 = 64 << 20;
 
-/// A batch is stored three times, in the engine's log (5 bytes a number), in its segments (4 bytes), and as a record (4 bytes).
+/// How many times its size a batch may take on the disk. It is stored three times: in the engine's log (5 bytes per number), in its segments (4
+/// bytes), and as a record (4 bytes).
 const DISK_FACTOR: u64 = 4;
 
-/// Size of the engine's log at which it is started afresh: about 250,000 points of 384 dimensions. Until then it only
-/// takes room; starting afresh holds readers up for as long as loading takes.
+/// Size of the engine's log at which a new one is begun: about 250,000 points of 384 dimensions. Until then it only takes room. Beginning a new
+/// one blocks readers for as long as loading takes.
 const LOG_LIMIT: u64 = 512 << 20;
 
-/// How large a file of the engine's log is. They have holes, so that a small collection takes little room, and a larger batch makes a larger one.
+/// Size of a file of the engine's log. The files are sparse, so a small collection takes little room; a batch that is larger makes a larger file.
 const LOG_SEGMENT: usize = 4 << 20;
 
 /// How many points may lie in a segment without an index: comparing them one by one takes about a millisecond.
 pub(super) const UNINDEXED_POINTS: u64 = 10_000;
 
-/// How many segments a collection has before small ones are put together. Each has an index of its own, and a search asks them all. Putting
-/// two together means to index the points of both again.
+/// How many segments a collection has before small ones are merged. Each has an index of its own, and a search asks them all. Merging two means
+/// indexing the points of both again.
 const SEGMENTS: usize = 16;
 
-/// How many points a segment may have. While it takes points, and while its index is built, each takes about a kilobyte of memory.
+/// How many points a segment may have. While it takes points, and while its index is built, each point takes about a kilobyte of memory.
 pub(super) const SEGMENT_POINTS: u64 = 150_000;
 
 /// A collection's engine. Readers and the writer share it; reopening and closing exclude them.
@@ -55,9 +56,9 @@ pub(super) struct Store {
     manifest: Mutex<Manifest>,
     journal: Member,
     slot: RwLock<Slot>,
-    /// Held by searches, and alone by a change while the engine applies it. The engine searches its segments one after the
-    /// other and looks the payloads up afterwards: in the middle of a change it would miss points that move or go meanwhile,
-    /// and answer fewer than there are.
+    /// Read-locked by searches, and write-locked by a change while the engine applies it. The engine searches its segments one after the other
+    /// and looks the payloads up afterwards. In the middle of a change it would miss points that move or are deleted meanwhile, and return fewer
+    /// hits than there are.
     applying: RwLock<()>,
     _lock: LockFile,
 }
@@ -65,7 +66,7 @@ pub(super) struct Store {
 #[derive(Debug)]
 enum Slot {
     Open(Box<EdgeShard>),
-    /// The engine had to be given up and could not be loaded again; the next change tries once more.
+    /// The engine was dropped after a failure and could not be loaded again; the next change tries once more.
     Broken(String),
     Closed,
 }
@@ -109,7 +110,7 @@ impl Store {
         &self.target
     }
 
-    /// Runs `work` on the engine, beside whatever else runs on it.
+    /// Runs `work` on the engine, concurrently with other work on it.
     pub(super) fn with_shard<T>(&self, work: impl FnOnce(&EdgeShard) -> Result<T, SinkError>) -> Result<T, SinkError> {
         let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
         match &*slot {
@@ -119,21 +120,21 @@ impl Store {
         }
     }
 
-    /// Searches, between two changes.
+    /// Runs a search between two changes.
     pub(super) fn search<T>(&self, search: impl FnOnce(&EdgeShard) -> Result<T, SinkError>) -> Result<T, SinkError> {
         let _between = self.applying.read().unwrap_or_else(PoisonError::into_inner);
         self.with_shard(search)
     }
 
-    /// Applies a change, which searches see whole or not at all; those that may concern a whole table they do not wait for.
-    /// Returns how many points its sweeps removed.
+    /// Applies a change, which searches see whole or not at all. Searches do not wait for changes that may concern a whole table. Returns how
+    /// many points its sweeps removed.
     pub(super) fn apply(&self, shard: &EdgeShard, steps: Vec<Step>) -> Result<u64, SinkError> {
         let is_short = !steps::concern_table(&steps);
         let _alone = is_short.then(|| self.applying.write().unwrap_or_else(PoisonError::into_inner));
         steps::apply_all(shard, &self.target.vectors, steps)
     }
 
-    /// Makes all changes durable in the engine, and forgets their records. Nothing may change meanwhile.
+    /// Makes all changes durable in the engine, and forgets their records. No change may be made meanwhile.
     pub(super) fn flush(&self) -> Result<(), SinkError> {
         self.with_shard(|shard| {
             shard.flush();
@@ -142,7 +143,7 @@ impl Store {
         self.flushed(&mut self.manifest.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Forgets the records of all changes: they are durable in the engine.
+    /// Forgets the records of all changes, which are durable in the engine now.
     fn flushed(&self, manifest: &mut Manifest) -> Result<(), SinkError> {
         if self.journal.bytes() > 0 {
             self.journal.flushed(manifest.count_flush(&self.directory)?);
@@ -150,13 +151,13 @@ impl Store {
         Ok(())
     }
 
-    /// How many points there are, and how many of them an index covers.
+    /// Returns how many points there are, and how many of them an index covers.
     pub(super) fn indexed(&self) -> Result<(u64, u64), SinkError> {
         self.with_shard(|shard| {
             let info = shard.info();
             let (points, mut indexed) = (info.points_count as u64, info.indexed_vectors_count as u64);
             if self.target.vectors.keywords.is_some() {
-                // The sparse vectors are counted too, and they always have an index.
+                // The engine counts the sparse vectors too, and they always have an index.
                 indexed = indexed.saturating_sub(points);
             }
             Ok((points, indexed.min(points)))
@@ -171,14 +172,14 @@ impl Store {
         })
     }
 
-    /// Remembers, durably, that an index build is under way: cut short it may leave points twice.
+    /// Records, durably, that an index build is running: if it is cut short, it may leave points twice.
     pub(super) fn begin_build(&self) -> Result<(), SinkError> {
         let mark = build_mark(&self.directory);
         let begun = File::create(&mark).and_then(|file| file.sync_all()).and_then(|()| sync_parent(&mark));
         begun.map_err(io_error(&mark))
     }
 
-    /// Forgets the index build: it has ended, and what it did is durable.
+    /// Records that the index build has ended and that its result is durable.
     pub(super) fn end_build(&self) -> Result<(), SinkError> {
         let mark = build_mark(&self.directory);
         match std::fs::remove_file(&mark) {
@@ -187,10 +188,10 @@ impl Store {
         }
     }
 
-    /// Gives the engine up and loads it again from its files: the last durable state, and the journal's changes.
+    /// Drops the engine and loads it again from its files: the last durable state, and then the journal's changes.
     pub(super) fn reopen(&self) -> Result<(), SinkError> {
         let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
-        // What it cannot write is in the journal.
+        // An error does not matter: what the engine cannot write is in the journal.
         discard(std::mem::replace(&mut *slot, Slot::Closed)).ok();
         match self.load() {
             Ok(shard) => {
@@ -204,23 +205,23 @@ impl Store {
         }
     }
 
-    /// Lets the engine write its last words, and refuses every further call.
+    /// Flushes the engine, and refuses every further call.
     pub(super) fn close(&self) -> Result<(), SinkError> {
         let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
         discard(std::mem::replace(&mut *slot, Slot::Closed))
     }
 
-    /// Remembers, before the first point is written, that there are vectors to protect.
+    /// Records, before the first point is written, that there are vectors to protect.
     pub(super) fn will_hold_points(&self) -> Result<(), SinkError> {
         self.manifest.lock().unwrap_or_else(PoisonError::into_inner).set_written(&self.directory)
     }
 
     pub(super) fn log_is_long(&self) -> bool {
-        // Unreadable: nothing that a fresh start would make better.
+        // A log that cannot be read counts as short: a fresh start would not help.
         engine_log::closed_bytes(&shard_directory(&self.directory)).is_ok_and(|bytes| bytes > LOG_LIMIT)
     }
 
-    /// Refuses a change of `bytes` bytes before it could fill the disk.
+    /// Refuses a change of `bytes` bytes that could fill the disk.
     pub(super) fn check_room(&self, bytes: u64) -> Result<(), SinkError> {
         let failed = io_error(&self.directory);
         let available = fs4::available_space(&self.directory).map_err(&failed)?;
@@ -238,7 +239,7 @@ impl Store {
         let mut manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
         let shard_directory = shard_directory(&self.directory);
         if manifest.is_created() && !has_segments(&shard_directory) {
-            // The engine would begin an empty collection.
+            // Without segments the engine would begin an empty collection.
             return Err(SinkError::Engine(format!("{} holds no segments any more", shard_directory.display())));
         }
         let opening = manifest.count_open(&self.directory)?;
@@ -248,14 +249,14 @@ impl Store {
         let prepared =
             guarded(|| self.prepare(&shard, &mut manifest)).and_then(|()| manifest.set_created(&self.directory));
         if let Err(error) = prepared {
-            // If closing fails too, that says nothing new.
+            // If closing fails too, that adds nothing to the first error.
             discard(Slot::Open(Box::new(shard))).ok();
             return Err(error);
         }
         Ok(shard)
     }
 
-    /// Creates what the files lack, and makes again what was cut short.
+    /// Creates missing files, and makes changes again that were cut short.
     fn prepare(&self, shard: &EdgeShard, manifest: &mut Manifest) -> Result<(), SinkError> {
         for (field_name, schema) in &self.indexes {
             let index = CreateIndex { field_name: field_name.clone(), field_schema: Some(schema.clone()) };
@@ -284,7 +285,7 @@ impl Store {
         let count = changes.len();
         for (number, change) in changes.into_iter().enumerate() {
             match self.repeat_change(shard, change) {
-                // Only the last one can have failed when it was made. It must not make the collection unreadable.
+                // Only the last change can have failed when it was first made. It must not make the collection unreadable.
                 Err(SinkError::Engine(reason)) if number + 1 == count => {
                     tracing::warn!(reason, "a change that the engine could not make was left out");
                 }
@@ -300,8 +301,8 @@ impl Store {
     fn repeat_change(&self, shard: &EdgeShard, change: Vec<Step>) -> Result<(), SinkError> {
         for step in change {
             match guarded(|| steps::apply(shard, &self.target.vectors, step)) {
-                // Its point was there when the change was made; that it is gone comes from a later change, durable already. Or the engine
-                // refused the change then, and it could not be withdrawn.
+                // The point existed when the change was first made, and a later change that is already durable removed it. Or the engine refused
+                // the change then, and it could not be withdrawn.
                 Ok(_) | Err(SinkError::BadPoint { .. } | SinkError::BadRequest(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -321,7 +322,7 @@ pub(super) fn has_segments(shard: &Path) -> bool {
 
 fn engine_config(target: &Target) -> EdgeConfig {
     let dimension = target.dimension;
-    // On disk means memory-mapped: what is searched often stays in the page cache, and the rest costs no memory.
+    // On disk means memory-mapped: vectors that are searched often stay in the page cache, and the rest takes no memory.
     let vectors = EdgeVectorParams::builder(dimension, Distance::Cosine).on_disk(true).build();
     let mut config = EdgeConfig::builder().vector(&target.vectors.dense, vectors);
     if let Some(name) = &target.vectors.keywords {
@@ -340,7 +341,7 @@ fn engine_config(target: &Target) -> EdgeConfig {
         .build()
 }
 
-/// When indexes are built and segments put together. `enough`: points without an index that one is built for.
+/// Configures when indexes are built and segments merged. `enough`: how many points without an index one is built for.
 fn optimizers(dimension: usize, enough: u64) -> EdgeOptimizersConfig {
     let kibibytes = |points: u64| {
         let points = usize::try_from(points).unwrap_or(usize::MAX);
@@ -354,12 +355,12 @@ fn optimizers(dimension: usize, enough: u64) -> EdgeOptimizersConfig {
     }
 }
 
-/// The threads of an index build, which the engine gives the lowest priority: they take what nobody else wants.
+/// Returns the number of threads of an index build. The engine gives them the lowest priority, so they take idle time only.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().min(16))
 }
 
-/// Drops the engine, whose drop flushes, and panics where that fails.
+/// Drops the engine. Its drop flushes, and panics if that fails.
 fn discard(slot: Slot) -> Result<(), SinkError> {
     guarded(|| {
         drop(slot);

@@ -1,8 +1,8 @@
 //! The owner of every change of a collection: record, update, flush, and when an index is built.
 //!
-//! In 0.7.2 the engine's `flush` panics when an update, or the end of an index build, holds one of its locks. Here nothing
-//! changes during a flush. One during a build keeps what was added, but not what was written over or deleted: the segments that are being
-//! rebuilt remember deletions in memory only. So the records of a build are kept from its first such change on, until it ends.
+//! In 0.7.2 the engine's `flush` panics when an update, or the end of an index build, holds one of its locks. Here no change is made during a
+//! flush. A flush during a build makes added points durable, but not overwrites and deletions: the segments that are being rebuilt remember
+//! deletions in memory only. So from the first overwrite or deletion during a build, records are kept until the build ends.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -18,45 +18,45 @@ use super::steps::{self, Step};
 use super::store::{SEGMENT_POINTS, Store, UNINDEXED_POINTS};
 use crate::SinkError;
 
-/// Bytes in the journal and in the engine's notes after which it is flushed: making the changes again takes less than a second.
+/// Bytes in the journal and in the engine's notes at which the engine is flushed: making the changes again takes less than a second.
 const FLUSH_AT: u64 = 16 << 20;
 
 /// Bytes in the journal and in the engine's notes at which changes wait for the end of an index build: making them again takes some seconds.
 const RECORDS_LIMIT: u64 = 64 << 20;
 
-/// How many points without an index are enough for one while a collection is being filled: a quarter of what there is, within these bounds. Many
-/// small segments would have to be put together afterwards, and without an index a search compares them one by one.
+/// How many points without an index start a build while a collection is being filled: a quarter of its points, within these bounds. Fewer would
+/// leave many small segments to merge afterwards; with more, searches would compare too many points one by one.
 const FILLING: (u64, u64) = (25_000, 100_000);
 
-/// How often a wait for an index build looks whether the program leaves.
+/// How often a wait for an index build checks whether the program is exiting.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How an index build ended. Not the thread's own result: the thread may be waiting for the owner, who waits for it.
+/// How an index build ended. Not the thread's join handle: the thread may wait for the owner while the owner waits for the build.
 type Outcome = mpsc::Receiver<Result<(), SinkError>>;
 
 type Reply<T> = oneshot::Sender<Result<T, SinkError>>;
 
-/// When an index build is worth while.
+/// How eagerly indexes are built.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pace {
-    /// Many points are still to come.
+    /// Many points are still to come: few, large builds.
     Filling,
-    /// Few are.
+    /// Few points are still to come.
     Settled,
 }
 
-/// The owner's handle.
+/// A handle to the owner.
 #[derive(Debug)]
 pub(super) struct Writer {
     owner: Arc<Mutex<Owner>>,
     line: Line<Owner>,
-    /// The program ends: nobody waits for an index build.
+    /// Set when the program exits: then the owner does not wait for an index build.
     leaving: Arc<AtomicBool>,
 }
 
 impl Writer {
     pub(super) fn new(store: Arc<Store>) -> Self {
-        // Unknown counts as a reason to look.
+        // If the number is not known, the first `optimize` builds.
         let unindexed = store.indexed().map_or(u64::MAX, |(points, indexed)| points - indexed);
         let leaving = Arc::new(AtomicBool::new(false));
         let owner = Arc::new_cyclic(|this: &Weak<Mutex<Owner>>| {
@@ -80,7 +80,7 @@ impl Writer {
         Self { owner, line: Line::default(), leaving }
     }
 
-    /// Makes a change, durably; returns how many points a sweep removed.
+    /// Makes a change, durably, and returns how many points a sweep removed.
     pub(super) async fn change(&self, steps: Vec<Step>) -> Result<u64, SinkError> {
         self.ask(|owner, reply| drop(reply.send(owner.change(steps)))).await
     }
@@ -104,7 +104,7 @@ impl Writer {
         self.ask(|owner, reply| drop(reply.send(owner.leave()))).await
     }
 
-    /// Queues work. It is done even if nobody waits for it any more: hence the ignored results of `send`.
+    /// Queues work. It is done even if its caller stops waiting, so the results of `send` are ignored.
     async fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Owner, Reply<T>) + Send + 'static,
@@ -127,37 +127,37 @@ fn locked(owner: &Mutex<Owner>) -> MutexGuard<'_, Owner> {
     owner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes the changes of one collection.
+/// The owner: makes the changes of one collection.
 #[derive(Debug)]
 struct Owner {
     store: Arc<Store>,
     this: Weak<Mutex<Owner>>,
     leaving: Arc<AtomicBool>,
-    /// The engine failed: what it holds in memory may differ from what it will write.
+    /// Whether the engine failed, so that what it holds in memory may differ from what it will write.
     suspect: bool,
     is_closed: bool,
-    /// The engine's log may have grown long since somebody looked.
+    /// Whether the engine's log may have grown long since the last check.
     is_log_unknown: bool,
-    /// About how many points may have no index.
+    /// At most about this many points have no index.
     unindexed: u64,
     /// How many index builds were started.
     builds: u64,
     build: Option<Build>,
 }
 
-/// An index build that is under way.
+/// An index build that is running.
 #[derive(Debug)]
 struct Build {
     outcome: Outcome,
     waiting: Vec<Reply<()>>,
     /// Whether every change since it began only added points.
     only_adds: bool,
-    /// How many points the changes since it began have written: the next segment has them.
+    /// How many points the changes since its start have written; they all lie in the next segment.
     written: u64,
 }
 
 impl Build {
-    /// Whether the next segment is as large as one may be.
+    /// Returns whether the next segment is as large as a segment may be.
     const fn is_outrun(&self) -> bool {
         self.written >= SEGMENT_POINTS
     }
@@ -171,7 +171,7 @@ impl Owner {
         let is_much_recorded = self.store.journal().bytes() > RECORDS_LIMIT;
         if self.build.as_ref().is_some_and(|build| is_much_recorded || build.is_outrun()) {
             tracing::info!("writes wait for the index of what was written before");
-            // The engine goes on building while enough new points arrive. With the writes held back, it comes to an end.
+            // The engine goes on building while enough new points arrive. With the writes held back, the build ends.
             self.end_build();
             if self.build.is_some() {
                 return Err(SinkError::Closed);
@@ -182,11 +182,11 @@ impl Owner {
         if steps.iter().any(|step| matches!(step, Step::Upsert(_))) {
             self.store.will_hold_points()?;
         }
-        // Those of a whole table are not counted before.
+        // The points that a change of a whole table concerns are not known in advance.
         let (named, concerns_table) = (steps::points_named(&steps), steps::concern_table(&steps));
         let written = steps::points_written(&steps);
         let outcome = self.recorded_change(steps);
-        // After a failure the engine refuses changes, or has forgotten what it could not write. Loading it again is sound.
+        // After a failure the engine refuses changes, or has forgotten what it could not write. Loading it again is safe.
         self.suspect |= matches!(outcome, Err(SinkError::Engine(_)));
         if let Ok(removed) = outcome {
             let touched = if concerns_table { u64::MAX } else { named };
@@ -211,14 +211,15 @@ impl Owner {
         crash_point!("change-recorded");
         let outcome = self.store.with_shard(|shard| self.store.apply(shard, steps));
         crash_point!("change-made");
-        // What the engine refuses changes nothing; of what it failed at the record makes a whole.
+        // A change that the engine refuses has changed nothing, so its record is withdrawn. One at which the engine failed may be half made; its
+        // record makes it whole later.
         if matches!(&outcome, Err(error) if !matches!(error, SinkError::Engine(_))) {
             self.store.journal().withdraw().map_err(failed)?;
         }
         outcome
     }
 
-    /// Flushes the engine if that makes records superfluous, of which there are at least `bytes`.
+    /// Flushes the engine if the records take at least `bytes` and a flush makes them superfluous.
     fn flush_if_due(&mut self, bytes: u64) {
         let is_useful = self.build.as_ref().is_none_or(|build| build.only_adds) && !self.suspect;
         if !is_useful || self.store.journal().bytes() < bytes {
@@ -227,12 +228,13 @@ impl Owner {
         self.is_log_unknown = true;
         if let Err(error) = self.store.flush() {
             tracing::warn!(%error, "the collection could not be flushed; what was written is in the journal");
-            // At the end of a build the engine may just hold the lock. Otherwise what it has in memory may never reach its files.
+            // During a build, the failure may only mean that the build's end holds the lock. Otherwise the engine's memory may never reach its
+            // files.
             self.suspect |= self.build.is_none();
         }
     }
 
-    /// Lets go of the journal's oldest file.
+    /// Flushes, so that the journal can remove its oldest file.
     fn relieve(&mut self) {
         if !self.is_closed {
             self.flush_if_due(0);
@@ -248,7 +250,7 @@ impl Owner {
             }
             return Ok(());
         }
-        // It grows as the journal does, and to look means to read a directory.
+        // The log grows with the journal, so it is checked after a flush only: a check reads a directory.
         if std::mem::take(&mut self.is_log_unknown) && self.store.log_is_long() {
             self.flush_if_due(0);
             self.suspect = true;
@@ -270,7 +272,7 @@ impl Owner {
             return;
         }
         match self.start_build(pace) {
-            // A caller that no longer waits for its answer is no reason to stop: hence the ignored results of `send`.
+            // Whether the caller still waits does not matter, so the results of `send` are ignored.
             Ok(None) => drop(reply.send(Ok(()))),
             Ok(Some(outcome)) => {
                 self.build = Some(Build { outcome, waiting: vec![reply], only_adds: true, written: 0 })
@@ -290,7 +292,7 @@ impl Owner {
         }
         self.restore()?;
         self.store.check_room(0)?;
-        // What a build begins with has to be durable: the segments that it takes the place of are removed at its end.
+        // Everything before a build must be durable, because the segments that it replaces are removed at its end.
         self.store.flush()?;
         self.store.begin_build()?;
         let (tell, outcome) = mpsc::sync_channel(1);
@@ -298,11 +300,11 @@ impl Owner {
         let build = move || {
             let built = store.build_indexes(enough);
             drop(store);
-            // Nobody listens any more: then the next opening repairs what is left to do.
+            // If the receiver is gone, the next opening repairs what is left to do.
             tell.send(built).ok();
             if let Some(owner) = this.upgrade() {
                 let mut owner = locked(&owner);
-                // It may have been waited for already.
+                // The owner may have ended this build already.
                 if owner.builds == number && !owner.is_closed {
                     owner.end_build();
                 }
@@ -315,8 +317,8 @@ impl Owner {
         Ok(Some(outcome))
     }
 
-    /// Waits for the index build, if there is one, and makes its result and the changes since it began durable. Gives up waiting, and leaves the
-    /// build as it is, when the program leaves.
+    /// Waits for the index build, if there is one, and makes its result and the changes since its start durable. When the program exits, it stops
+    /// waiting and leaves the build as it is.
     fn end_build(&mut self) {
         let Some(build) = self.build.take() else { return };
         let built = loop {
@@ -332,14 +334,14 @@ impl Owner {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         };
-        // A change at which the engine failed may be half made: nothing of that is to be flushed, and the journal has it.
+        // A change at which the engine failed may be half made. It must not be flushed; the journal has it whole.
         let is_sound = match self.suspect {
             true => Err(SinkError::Engine("a change failed during the index build".to_owned())),
             false => Ok(()),
         };
         let outcome = built.and(is_sound).and_then(|()| self.store.flush()).and_then(|()| self.store.end_build());
         if let Err(error) = &outcome {
-            // The engine takes a failed build back, and with it the deletions made meanwhile. The journal has them.
+            // The engine rolls a failed build back, together with the deletions made meanwhile. The journal has them.
             tracing::warn!(%error, "an index build failed; the collection is loaded again");
             self.unindexed = u64::MAX;
             self.suspect = true;
@@ -358,13 +360,13 @@ impl Owner {
         if std::mem::replace(&mut self.is_closed, true) {
             return Ok(());
         }
-        // Of a change at which the engine failed a part may be in its memory. The journal keeps the whole.
+        // A change at which the engine failed may be half in its memory. The journal has it whole.
         let flushed = if self.suspect { Ok(()) } else { self.store.flush() };
         self.store.close().and(flushed)
     }
 
-    /// Closes the collection, unless an index is being built. The engine keeps the flag that would stop a build to itself, so the process ends in
-    /// the middle of it: what was answered is in the journal, and the next opening removes what the build has left twice.
+    /// Closes the collection, unless an index is being built. The engine has no public way to stop a build, so the process exits in the middle of
+    /// it: changes that were reported as written are in the journal, and the next opening removes the duplicates that the build has left.
     fn leave(&mut self) -> Result<(), SinkError> {
         if self.build.is_none() {
             return self.close();
@@ -376,7 +378,7 @@ impl Owner {
 }
 
 impl Drop for Owner {
-    /// An index build finishes by itself, or is repaired at the next opening.
+    /// Closes the collection. A running index build is left alone: it finishes by itself, or is repaired at the next opening.
     fn drop(&mut self) {
         if self.build.is_none()
             && !self.is_closed

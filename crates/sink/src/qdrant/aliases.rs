@@ -1,4 +1,4 @@
-//! The names of a server: its own aliases.
+//! The aliases of a Qdrant server.
 
 use qdrant_client::Qdrant;
 use qdrant_client::qdrant::alias_operations::Action;
@@ -16,7 +16,7 @@ pub struct Aliases {
 }
 
 impl Aliases {
-    /// The collections of `server`; nothing is asked yet.
+    /// Names the collections of `server`, without sending a request.
     #[must_use]
     pub const fn new(server: Server) -> Self {
         Self { server }
@@ -28,7 +28,7 @@ impl Aliases {
         Ok((client, place))
     }
 
-    /// Whether there is a collection of that name which walvec has neither made nor taken over.
+    /// Returns whether a collection of that name exists which walvec has neither made nor taken over.
     pub(super) async fn is_foreign(&self, collection: &str) -> Result<bool, SinkError> {
         let (client, place) = self.client(collection)?;
         if !client.collection_exists(collection).await.map_err(|error| place.error(error))? {
@@ -38,7 +38,8 @@ impl Aliases {
         Ok(response.result.is_some_and(|info| !collection::is_own(&info)))
     }
 
-    /// The client's own call changes one alias at a time; names that belong together must change together.
+    /// Changes aliases in one request. The client's own call changes one at a time, but names that belong
+    /// together must change together.
     async fn change(&self, names: Vec<(String, String)>) -> Result<(), SinkError> {
         let collections: Vec<_> = names.iter().map(|(_, collection)| collection.as_str()).collect();
         let place = Place::new(&self.server.url, &collections.join(", "));
@@ -51,7 +52,7 @@ impl Aliases {
     }
 }
 
-/// The collection that `name` is an alias of, or the one that is called so.
+/// Returns the collection that `name` is an alias of, or the one whose own name it is.
 pub(super) async fn serving(client: &Qdrant, place: &Place, name: &str) -> Result<Option<String>, SinkError> {
     let aliases = client.list_aliases().await.map_err(|error| place.error(error))?.aliases;
     if let Some(alias) = aliases.into_iter().find(|alias| alias.alias_name == name) {
@@ -61,7 +62,8 @@ pub(super) async fn serving(client: &Qdrant, place: &Place, name: &str) -> Resul
     Ok(collections.into_iter().find(|collection| collection == name))
 }
 
-/// The numbers of walvec's own collections of that name, in ascending order. Others may have such names too.
+/// Returns the numbers of walvec's own collections with this name, in ascending order. Other programs may
+/// use such names too.
 pub(super) async fn own_numbers(client: &Qdrant, place: &Place, name: &str) -> Result<Vec<u64>, SinkError> {
     let mut own = Vec::new();
     for number in catalog::numbers(name, collections(client, place).await?) {

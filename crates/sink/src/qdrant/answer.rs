@@ -1,4 +1,4 @@
-//! What the server's answers mean.
+//! Interpretation of the server's answers.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::{Limited, RateLimit, SinkError};
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) url: String,
-    /// The name that it is asked for by.
+    /// The name that it is configured by.
     collection: String,
     /// Its own name, once it is known.
     own: RwLock<Option<String>>,
@@ -24,13 +24,13 @@ impl Place {
         Self { url: url.to_owned(), collection: collection.to_owned(), own: RwLock::default() }
     }
 
-    /// The name that requests carry. Until the collection's own is known, the alias leads to it as well.
+    /// Returns the name for requests. Until the collection's own name is known, that is the alias.
     pub(super) fn name(&self) -> String {
         let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
         own.clone().unwrap_or_else(|| self.collection.clone())
     }
 
-    /// Whether the collection was looked at, and fits.
+    /// Returns whether the collection was checked and fits.
     pub(super) fn is_known(&self) -> bool {
         self.own.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
@@ -39,8 +39,8 @@ impl Place {
         *self.own.write().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
     }
 
-    /// An error of the client in the sink's terms. [`SinkError::BadRequest`] is about the request itself: too large, or
-    /// something in it is not accepted; a part of it may well be.
+    /// Converts an error of the client. [`SinkError::BadRequest`] is about the request itself: it is too large, or something in it is
+    /// not accepted; a part of it may still be accepted.
     pub(super) fn error(&self, error: QdrantError) -> SinkError {
         match error {
             QdrantError::ResponseError { status } | QdrantError::ResourceExhaustedError { status, .. } => {
@@ -60,15 +60,15 @@ impl Place {
             }
             Code::InvalidArgument if is_about_a_quota(status.message()) => self.unavailable(&reason()),
             Code::InvalidArgument | Code::OutOfRange | Code::NotFound => SinkError::BadRequest(reason()),
-            // What a proxy says of a large message; the server itself says "out of range".
+            // A proxy's message about a large message; the server itself says "out of range".
             Code::ResourceExhausted if status.message().contains("larger than max") => SinkError::BadRequest(reason()),
             Code::ResourceExhausted if !is_about_storage(status.message()) => self.limited(status),
             _ => self.unavailable(&reason()),
         }
     }
 
-    /// See `lib/common/common/src/rate_limiting.rs` of Qdrant: a request is refused with the time after which there is room for it, or
-    /// because there never will be.
+    /// Makes the error of a rate limit. Qdrant refuses a request with the time after which there is room for it, or because there
+    /// never will be (`lib/common/common/src/rate_limiting.rs`).
     fn limited(&self, status: &Status) -> SinkError {
         let reason = status.message().to_owned();
         let limit = match reason.as_str() {
@@ -95,7 +95,7 @@ impl Place {
         SinkError::Unavailable { url: self.url.clone(), reason: reason.to_owned() }
     }
 
-    /// Only `completed` means that the server has applied the write.
+    /// Checks the status of a write: only `completed` means that the server has applied it.
     pub(super) fn completed(&self, result: Option<&UpdateResult>) -> Result<(), SinkError> {
         let status = result.map(|result| UpdateStatus::try_from(result.status));
         match status {
@@ -106,22 +106,23 @@ impl Place {
     }
 }
 
-/// The server says "Not found" of collections and of points.
+/// Returns whether a "Not found" is about a collection. The server also says it of points.
 fn is_about_the_collection(message: &str) -> bool {
     message.contains("ollection")
 }
 
-/// In strict mode the server refuses every point of a collection that is as large as it may become, until it may become larger.
+/// Returns whether the collection has reached the maximal size of its strict mode. The server then refuses every point until the
+/// maximum is raised.
 fn is_about_a_quota(message: &str) -> bool {
     message.contains("limit of") && message.contains("reached")
 }
 
-/// From 1.19 on a node refuses writes while its disk or memory is as full as it may become.
+/// Returns whether the node's disk or memory has reached its limit. From 1.19 on a node refuses writes then.
 fn is_about_storage(message: &str) -> bool {
     message.starts_with("Insufficient storage")
 }
 
-/// Whole seconds, as in HTTP.
+/// Returns the pause that the server asks for, in whole seconds as in HTTP.
 fn retry_after(status: &Status) -> Option<Duration> {
     let seconds = status.metadata().get("retry-after")?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
@@ -197,7 +198,7 @@ mod tests {
         );
         assert!(matches!(&never, SinkError::Limited(limited) if limited.limit == RateLimit::Reads), "{never}");
         assert!(!never.is_retryable());
-        // As servers before 1.17 and services in front of one say it.
+        // The messages of servers before 1.17, and of services in front of a server.
         for words in ["Rate limiting exceeded: Write rate limit exceeded, retry later", "too many requests"] {
             assert!(matches!(of(words), SinkError::Limited(limited) if !limited.is_too_large), "{words}");
         }

@@ -1,7 +1,7 @@
 //! Requests that are sent once.
 //!
-//! qdrant-client repeats a request by itself after an error that may pass, and does not tell. The network may have kept the first copy of a
-//! write and deliver it after newer ones, so the caller has to know that it was repeated. Writes use a connection that repeats nothing.
+//! qdrant-client silently repeats a request after an error that may pass. The network may have kept the first copy of a write and deliver
+//! it after newer ones, so the caller must know that it was repeated. Writes therefore use a connection that repeats nothing.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,13 +20,13 @@ use super::answer::Place;
 use super::{CONNECT_TIMEOUT, Server, TIMEOUT};
 use crate::SinkError;
 
-/// Sends with the key.
+/// A connection that sends the API key with each request.
 type Connection = InterceptedService<Channel, ApiKey>;
 
 type Points = PointsClient<Connection>;
 pub(super) type Collections = CollectionsClient<Connection>;
 
-/// Sends the key along.
+/// An interceptor that adds the API key.
 #[derive(Clone)]
 pub(super) struct ApiKey(Option<AsciiMetadataValue>);
 
@@ -39,7 +39,7 @@ impl Interceptor for ApiKey {
     }
 }
 
-/// The connections to a server, made when they are needed. Clones are the same ones, so that a thousand collections need no more than one.
+/// The connections to a server, made when they are needed. Clones share them, so that a thousand collections need no more than one.
 #[derive(Clone, Default)]
 pub struct Connections(Arc<Shared>);
 
@@ -50,7 +50,7 @@ struct Shared {
 }
 
 impl Connections {
-    /// The client, which finds out by itself when its connection is dead.
+    /// Returns the client for everything but writes. It notices by itself when its connection is dead.
     pub(super) fn client(&self, new: impl FnOnce() -> Result<Qdrant, SinkError>) -> Result<Qdrant, SinkError> {
         let mut client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
         match &*client {
@@ -59,7 +59,7 @@ impl Connections {
         }
     }
 
-    /// What writes go by.
+    /// Returns the connection for writes.
     pub(super) fn writes(&self) -> &Writes {
         &self.0.writes
     }
@@ -71,12 +71,12 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// What writes go by: a connection that is made when it is needed, and anew after a failure that may be its own.
+/// The connection for writes. It is made when it is needed, and again after a failure that the connection may have caused.
 #[derive(Default)]
 pub(super) struct Writes(Mutex<Option<Points>>);
 
 impl Writes {
-    /// To be called inside a runtime.
+    /// Returns the connection, and makes it if there is none. Must be called inside a runtime.
     pub(super) fn get(&self, server: &Server, place: &Place) -> Result<Points, SinkError> {
         let mut points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*points {
@@ -85,7 +85,7 @@ impl Writes {
         }
     }
 
-    /// Lets go of the connection if it may be dead: nothing else finds that out for a quarter of an hour.
+    /// Drops the connection if it may be dead: nothing else would notice that for a quarter of an hour.
     pub(super) fn failed(&self, status: &Status) {
         if matches!(
             status.code(),
@@ -96,13 +96,13 @@ impl Writes {
     }
 }
 
-/// The calls about points. To be called inside a runtime.
+/// Connects for calls about points. Must be called inside a runtime.
 fn points(server: &Server, place: &Place) -> Result<Points, SinkError> {
     let (channel, key) = connection(server, place)?;
     Ok(PointsClient::with_interceptor(channel, key).max_decoding_message_size(usize::MAX))
 }
 
-/// The calls about collections. To be called inside a runtime.
+/// Connects for calls about collections. Must be called inside a runtime.
 pub(super) fn collections(server: &Server, place: &Place) -> Result<Collections, SinkError> {
     let (channel, key) = connection(server, place)?;
     Ok(CollectionsClient::with_interceptor(channel, key))

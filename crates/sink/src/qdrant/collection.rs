@@ -1,4 +1,4 @@
-//! Making the collection, and checking the one that is there.
+//! Creation of the collection, and the checks of one that exists.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -20,14 +20,15 @@ use crate::catalog::numbered;
 use crate::made_with::mismatch;
 use crate::{CollectionId, SinkError};
 
-/// The oldest server whose collections carry metadata, where the fingerprint is kept.
+/// The oldest supported server: from this version on collections have metadata, which holds the fingerprint.
 const OLDEST: (u64, u64) = (1, 16);
 
-/// The first server whose crash does not bring back what was removed by a filter: <https://github.com/qdrant/qdrant/issues/9575>.
+/// The first server whose crash does not bring back points that were removed by a filter:
+/// <https://github.com/qdrant/qdrant/issues/9575>.
 const KEEPS_DELETES: (u64, u64) = (1, 19);
 
-/// Makes the collection if there is none; else checks that it is the one that the configuration describes. However often
-/// it has to be repeated, the id tells a collection that was made anew from the one that was filled.
+/// Creates the collection if it does not exist; else checks that it is the one that the configuration describes. The id that it
+/// returns tells a collection that was made again from the one that was filled, however often this is repeated.
 pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
     check_version(inner).await?;
     let serving = serving(inner).await?;
@@ -57,7 +58,7 @@ pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
     }
 }
 
-/// Whether the collection is there, and then the one that the configuration describes. Changes nothing.
+/// Returns whether the collection exists, after checking that it is the one that the configuration describes. Changes nothing.
 pub(super) async fn exists(inner: &Inner) -> Result<bool, SinkError> {
     check_version(inner).await?;
     let Some(name) = serving(inner).await? else { return Ok(false) };
@@ -68,13 +69,13 @@ pub(super) async fn exists(inner: &Inner) -> Result<bool, SinkError> {
     Ok(exists)
 }
 
-/// The collection's own name; `None` if it is an alias of nothing.
+/// Returns the collection's own name; `None` if the configured name is an alias of nothing.
 async fn serving(inner: &Inner) -> Result<Option<String>, SinkError> {
     let Inner { client, spec, place, is_alias, .. } = inner;
     if *is_alias { aliases::serving(client, place, &spec.name).await } else { Ok(Some(spec.name.clone())) }
 }
 
-/// The collection that a name without one will stand for: the newest of that name that fits, or else a new one.
+/// Returns the collection that a name without one will stand for: the newest of that name that fits, or else a new one.
 async fn fitting(inner: &Inner) -> Result<String, SinkError> {
     let Inner { client, spec, place, .. } = inner;
     let numbers = aliases::own_numbers(client, place, &spec.name).await?;
@@ -90,10 +91,10 @@ async fn fitting(inner: &Inner) -> Result<String, SinkError> {
     loop {
         let name = numbered(&spec.name, number);
         match find(inner, &name).await {
-            // Another worker, which began at the same time, has made it since.
+            // Another worker, which began at the same time, has made the collection meanwhile.
             Ok(Some(info)) if is_own(&info) => return Ok(name),
             Ok(None) => return Ok(name),
-            // Somebody else's is in the way.
+            // A collection of another program is in the way.
             Ok(Some(_))
             | Err(SinkError::Fingerprint { .. } | SinkError::Foreign { .. } | SinkError::Sharding { .. }) => {
                 number += 1
@@ -103,12 +104,13 @@ async fn fitting(inner: &Inner) -> Result<String, SinkError> {
     }
 }
 
-/// Whether walvec has made a collection, or taken it over.
+/// Returns whether walvec has made a collection, or taken it over.
 pub(super) fn is_own(info: &CollectionInfo) -> bool {
     own(info, "id").is_some()
 }
 
-/// The collection of that name, if it is there, and then the one that the configuration describes. Changes nothing.
+/// Returns the collection of that name if it exists, after checking that it is the one that the configuration describes. Changes
+/// nothing.
 pub(super) async fn find(inner: &Inner, name: &str) -> Result<Option<CollectionInfo>, SinkError> {
     let Inner { client, place, .. } = inner;
     if !client.collection_exists(name).await.map_err(|error| place.error(error))? {
@@ -160,7 +162,7 @@ async fn create(inner: &Inner, name: &str) -> Result<(), SinkError> {
     Ok(())
 }
 
-/// One kind of vectors, under its name if it has one.
+/// Makes the configuration of one kind of vectors, under a name if they have one.
 fn vectors(name: Option<&String>, vector: VectorParams) -> Config {
     match name {
         None => Config::Params(vector),
@@ -168,13 +170,13 @@ fn vectors(name: Option<&String>, vector: VectorParams) -> Config {
     }
 }
 
-/// Sparse vectors of that name, whose tokens count the more the rarer they are.
+/// Makes the configuration of sparse vectors with this name, in which rare tokens count more.
 fn sparse_vectors(name: &str) -> SparseVectorConfig {
     let params = SparseVectorParams { modifier: Some(Modifier::Idf.into()), ..SparseVectorParams::default() };
     SparseVectorConfig { map: HashMap::from([(name.to_owned(), params)]) }
 }
 
-/// The names of a collection's vectors, and what they look like; one without a name has an empty one.
+/// Returns the names and parameters of a collection's vectors; vectors without a name have an empty one.
 fn stored_vectors(info: &CollectionInfo) -> Vec<(&str, &VectorParams)> {
     let params = info.config.as_ref().and_then(|config| config.params.as_ref());
     match params.and_then(|params| params.vectors_config.as_ref()?.config.as_ref()) {
@@ -184,7 +186,7 @@ fn stored_vectors(info: &CollectionInfo) -> Vec<(&str, &VectorParams)> {
     }
 }
 
-/// The sparse vectors of a collection.
+/// Returns the names and modifiers of a collection's sparse vectors.
 fn stored_sparse_vectors(info: &CollectionInfo) -> Vec<(&str, Modifier)> {
     let params = info.config.as_ref().and_then(|config| config.params.as_ref());
     let sparse = params.and_then(|params| params.sparse_vectors_config.as_ref());
@@ -202,7 +204,7 @@ fn quantization(kind: Quantization) -> QuantizationConfig {
     QuantizationConfig { quantization: Some(quantization) }
 }
 
-/// What walvec remembers with the collection.
+/// Builds the metadata that walvec stores with the collection.
 fn metadata(inner: &Inner, id: &CollectionId) -> HashMap<String, ClientValue> {
     let own: Value = json!({ "fingerprint": inner.spec.fingerprint, "made_with": inner.spec.made_with, "id": id.0 });
     HashMap::from([(RESERVED_KEY.to_owned(), own.into())])
@@ -212,7 +214,7 @@ fn new_id() -> CollectionId {
     CollectionId(Uuid::new_v4().to_string())
 }
 
-/// A field of what walvec remembers with the collection.
+/// Reads a field of the metadata that walvec stores with the collection.
 fn own(info: &CollectionInfo, field: &str) -> Option<String> {
     own_value(info, field)?.as_str().map(str::to_owned)
 }
@@ -222,7 +224,7 @@ fn own_value(info: &CollectionInfo, field: &str) -> Option<Value> {
     own.get(field).cloned()
 }
 
-/// What is behind the fingerprint of a collection; nothing if that was not remembered.
+/// Returns the parts that a collection's fingerprint was computed from; empty if they were not stored.
 fn made_with(info: &CollectionInfo) -> MadeWith {
     own_value(info, "made_with").and_then(|parts| serde_json::from_value(parts).ok()).unwrap_or_default()
 }
@@ -240,14 +242,14 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
     let sparse = stored_sparse_vectors(info).into_iter().map(|(name, modifier)| describe_sparse(name, modifier));
     let mut stored: Vec<String> = dense.chain(sparse).collect();
     stored.sort();
-    // An empty one that looks right is taken over.
+    // An empty collection that looks right is taken over.
     let points = info.points_count.unwrap_or_default();
     if !is_own(info) && (points > 0 || stored != configured) {
         let holds = format!("{points} points and {}", stored.join(" and "));
         return Err(SinkError::Foreign { collection: spec.name.clone(), url: inner.place.url.clone(), holds });
     }
     let changed = mismatch(&made_with(info), &spec.made_with);
-    // Further vectors are somebody else's: replacing a point would lose them.
+    // Further vectors belong to another program: replacing a point would lose them.
     if stored != configured {
         let (was, is) = changed.map(|(was, is)| (format!(" ({was})"), format!(" ({is})"))).unwrap_or_default();
         return refused(format!("{}{was}", stored.join(" and ")), format!("{}{is}", configured.join(" and ")));
@@ -287,7 +289,7 @@ fn describe_sparse(name: &str, modifier: Modifier) -> String {
     format!("sparse vectors named \"{name}\", {weighed}")
 }
 
-/// Takes over an empty collection that somebody else has made.
+/// Takes over an empty collection that another program has made.
 async fn adopt(inner: &Inner, name: &str) -> Result<CollectionId, SinkError> {
     let Inner { client, place, .. } = inner;
     let id = new_id();
@@ -301,7 +303,7 @@ async fn adopt(inner: &Inner, name: &str) -> Result<CollectionId, SinkError> {
     Ok(id)
 }
 
-/// Makes the payload indexes that are missing. One that exists stays as it is.
+/// Creates the payload indexes that are missing. An existing one stays as it is.
 async fn create_indexes(inner: &Inner, name: &str, info: &CollectionInfo) -> Result<(), SinkError> {
     let spec = &inner.spec;
     let mut wanted = vec![(provenance_path("t"), FieldType::Keyword), (provenance_path("g"), FieldType::Integer)];
@@ -317,7 +319,7 @@ async fn create_indexes(inner: &Inner, name: &str, info: &CollectionInfo) -> Res
     Ok(())
 }
 
-/// Makes the payload index for the versions of points.
+/// Creates the payload index for the versions of points.
 pub(super) async fn index_versions(inner: &Inner, name: &str) -> Result<(), SinkError> {
     create_index(inner, name, provenance_path("v"), FieldType::Keyword).await
 }

@@ -1,4 +1,4 @@
-//! Ids, payloads and filters in the client's terms, and back.
+//! Conversion of ids, payloads and filters to the client's types and back.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -41,13 +41,13 @@ pub(super) fn point_id(id: Option<ClientId>) -> Result<PointId, SinkError> {
     }
 }
 
-/// A point's vectors under their names. A sparse one without tokens is none: no search finds it.
+/// Returns a point's vectors under their names. A sparse vector without tokens is left out, because no search finds it.
 pub(super) fn client_vectors(spec: &CollectionSpec, vector: Vector, keywords: Option<SparseVector>) -> Vectors {
     let keywords = spec.keywords.as_ref().zip(keywords.filter(|keywords| !keywords.is_empty()));
     match (&spec.vector, keywords) {
         (None, None) => vector.into(),
         (dense, keywords) => {
-            // One without a name is called "" beside others.
+            // Next to other vectors, one without a name is called "".
             let dense = (dense.clone().unwrap_or_default(), ClientVector::from(vector));
             let keywords = keywords.map(|(name, SparseVector { indices, values })| {
                 (name.clone(), ClientVector::new_sparse(indices, values))
@@ -57,7 +57,7 @@ pub(super) fn client_vectors(spec: &CollectionSpec, vector: Vector, keywords: Op
     }
 }
 
-/// The stored form of a payload.
+/// Converts a payload to its stored form.
 pub(super) fn client_payload(
     id: PointId,
     payload: Payload,
@@ -68,19 +68,19 @@ pub(super) fn client_payload(
     Ok(raw.into_iter().map(|(name, value)| (name, value.into())).collect())
 }
 
-/// A stored payload, its fields in alphabetical order: the server knows no other.
+/// Converts a stored payload. Its fields are in alphabetical order, because the server keeps no other.
 pub(super) fn payload(stored: ClientPayload) -> Payload {
     let mut fields: Vec<(String, Value)> = stored.into_iter().map(|(name, value)| (name, value.into())).collect();
     fields.sort_by(|(left, _), (right, _)| left.cmp(right));
     fields.into_iter().collect()
 }
 
-/// The path of a part of walvec's own field.
+/// Returns the path of a part of walvec's own field.
 pub(super) fn provenance_path(part: &str) -> String {
     format!("{RESERVED_KEY}.{part}")
 }
 
-/// The path of a user's field, quoted where its name is not a plain word.
+/// Returns the path of a user's field, quoted where its name is not a plain word.
 pub(super) fn field_path(nesting: Option<&str>, field: &FieldPath) -> Result<String, SinkError> {
     let name = key(&field.name)?;
     let mut path = match nesting {
@@ -109,12 +109,12 @@ fn key(name: &str) -> Result<String, SinkError> {
     Ok(format!("\"{name}\""))
 }
 
-/// The points that came from a table.
+/// Matches the points that came from a table.
 pub(super) fn of_table(tag: &str) -> ClientFilter {
     ClientFilter::must([ClientCondition::matches(provenance_path("t"), tag.to_owned())])
 }
 
-/// The points of a table that are older than the snapshot `current`.
+/// Matches the points of a table that are older than the snapshot `current`.
 pub(super) fn older_than(tag: &str, current: Generation) -> ClientFilter {
     // Generations count snapshots: far below 2^53, up to which an f64 is exact.
     #[expect(clippy::cast_precision_loss, reason = "generations stay far below 2^53")]
@@ -124,21 +124,22 @@ pub(super) fn older_than(tag: &str, current: Generation) -> ClientFilter {
     filter
 }
 
-/// These points, as long as they have one of these versions: what another worker writes meanwhile is newer than all of them.
+/// Matches these points as long as they have these versions. A version that another worker writes meanwhile is newer than all
+/// of them, so that point does not match.
 pub(super) fn with_versions(points: &[(PointId, Position)]) -> ClientFilter {
     let ids = points.iter().map(|(id, _)| client_id(*id));
     let versions: Vec<String> = points.iter().map(|(_, version)| version.to_string()).collect();
     ClientFilter::must([ClientCondition::has_id(ids), ClientCondition::matches(provenance_path("v"), versions)])
 }
 
-/// Those of these points that match `filter`.
+/// Matches those of these points that match `filter`.
 pub(super) fn among(filter: &ClientFilter, ids: &[PointId]) -> ClientFilter {
     let mut filter = filter.clone();
     filter.must.push(ClientCondition::has_id(client_ids(ids)));
     filter
 }
 
-/// A search's filter; `None` where everything matches.
+/// Converts the filter of a search; `None` where everything matches.
 pub(super) fn client_filter(nesting: Option<&str>, filter: &Filter) -> Result<Option<ClientFilter>, SinkError> {
     if filter.0.is_empty() {
         return Ok(None);
@@ -160,7 +161,7 @@ fn condition(nesting: Option<&str>, wanted: &Condition) -> Result<ClientConditio
         }
         Condition::Null { field } => {
             let path = field_path(nesting, field)?;
-            // A member that is not there is as good as null; a column always is there, and its empty array is no NULL.
+            // A missing member of JSON counts as null. A column is never missing, and its empty array is not NULL.
             Ok(match field.steps.is_empty() {
                 true => ClientCondition::is_null(path),
                 false => ClientCondition::is_empty(path),
@@ -174,10 +175,11 @@ fn condition(nesting: Option<&str>, wanted: &Condition) -> Result<ClientConditio
     }
 }
 
-/// The seconds of the years that the protocol has, 1 to 9999 (`google.protobuf.Timestamp`).
+/// The seconds of the years that the protocol can represent, 1 to 9999 (`google.protobuf.Timestamp`).
 const CALENDAR: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
-/// A moment as the protocol has it: seconds since 1970, and the nanoseconds after them; `None` if it is outside of its years.
+/// Converts a moment to the protocol's form: seconds since 1970, and the nanoseconds after them; `None` if it is outside
+/// those years.
 fn timestamp(Datetime(micros): Datetime) -> Option<Timestamp> {
     let seconds = Some(micros.div_euclid(1_000_000)).filter(|seconds| CALENDAR.contains(seconds))?;
     Some(Timestamp { seconds, nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1_000).ok()? })
@@ -198,7 +200,7 @@ fn equals(field: &FieldPath, path: String, value: &Value) -> Result<ClientCondit
     }
 }
 
-/// The order of a request.
+/// Converts the order of a request.
 pub(super) fn order_by(nesting: Option<&str>, request: &SortRequest) -> Result<OrderBy, SinkError> {
     let field = &request.order.field;
     let start_from = match request.start() {
@@ -216,7 +218,7 @@ pub(super) fn order_by(nesting: Option<&str>, request: &SortRequest) -> Result<O
     })
 }
 
-/// What the server has sorted by; `None` if its index is of another type.
+/// Converts the value that the server has sorted by; `None` if its index is of another type.
 pub(super) const fn sort_value(by: SortedBy, value: Option<OrderValue>) -> Option<SortValue> {
     let Some(OrderValue { variant: Some(value) }) = value else { return None };
     match (by, value) {

@@ -1,6 +1,7 @@
-//! Which database a collection is filled from, as its metadata says.
+//! The database that a collection is filled from, recorded in its metadata.
 //!
-//! Two databases in one collection would overwrite and remove each other's rows, and the advisory lock of one is nothing to the other.
+//! Two databases in one collection would overwrite and remove each other's rows, and each has its own advisory lock, which the other
+//! does not see.
 
 use std::collections::HashMap;
 
@@ -13,7 +14,7 @@ use crate::SinkError;
 
 const FIELD: &str = "filled_from";
 
-/// Writes `database` into the collection's metadata, unless that names another one than `database` and `former`.
+/// Writes `database` into the collection's metadata, unless that names another database than `database` and `former`.
 pub(super) async fn record(inner: &Inner, database: &str, former: Option<&str>) -> Result<(), SinkError> {
     let Inner { client, place, .. } = inner;
     let response = client.collection_info(place.name()).await.map_err(|error| place.error(error))?;
@@ -38,7 +39,7 @@ pub(super) async fn record(inner: &Inner, database: &str, former: Option<&str>) 
         ..UpdateCollection::default()
     };
     match client.update_collection(request).await.map_err(|error| place.error(error)) {
-        // A key that may write points need not be allowed to change collections.
+        // A key that may write points may lack the right to change collections.
         Err(SinkError::Server { reason, .. }) => {
             tracing::warn!(
                 collection = inner.spec.name,

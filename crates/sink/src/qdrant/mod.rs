@@ -2,18 +2,18 @@
 //!
 //! - [`Remote`]: the collection, as the pipeline writes it and as readers see it
 //! - [`Aliases`]: which collection a name stands for
-//! - `collection`: making it, and checking the one that is there
+//! - `collection`: creating it, and checking one that exists
 //! - `filled_from`: which database it is filled from
 //! - `channel`: requests that are sent once
 //! - `requests`: cutting a batch into requests, several of them in flight
 //! - `tenants`: shards by the value of a field
 //! - `read`: retrieve, count, scroll, search
-//! - `convert`: ids, payloads and filters in the client's terms, and back
-//! - `answer`: what the server's answers mean
+//! - `convert`: ids, payloads and filters in the client's types
+//! - `answer`: interpretation of the server's answers
 //! - `pace`: how large requests may be where the server limits them
 //!
-//! Every write waits until the server has applied it, and only the status `completed` counts: `acknowledged` and a timeout
-//! are answers about a queue.
+//! Every write waits until the server has applied it, and only the status `completed` counts: `acknowledged` and a timeout mean that
+//! the write is queued.
 
 mod aliases;
 mod answer;
@@ -49,21 +49,21 @@ use crate::{
     SearchRequest, Sink, SinkError, SortRequest, SortValue, Write, older_points,
 };
 
-/// Where the server is, and how collections are made there.
+/// The address of a server, and how collections are made there.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// `http://` or `https://`, host and the port of gRPC, usually 6334.
     pub url: String,
-    /// What the server asks for.
+    /// The API key, if the server requires one.
     pub api_key: Option<SecretString>,
-    /// How collections are made; those that exist are never changed.
+    /// How new collections are made; existing ones are never changed.
     pub layout: Layout,
-    /// How it is reached.
+    /// The shared connections to the server.
     pub connections: Connections,
 }
 
 impl Server {
-    /// The server at this URL. It asks for no key, and collections are made as it likes.
+    /// Describes the server at this URL, without a key and with the server's defaults for new collections.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
         Self { url: url.into(), api_key: None, layout: Layout::default(), connections: Connections::default() }
@@ -73,17 +73,17 @@ impl Server {
 /// How a new collection is laid out over the server's memory, disks and nodes. `None`: the server's own default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// Vectors on disk, read through the page cache.
+    /// Whether vectors lie on disk, read through the page cache.
     pub on_disk: Option<bool>,
-    /// Compressed vectors, searched first.
+    /// Whether there are compressed vectors, which are searched first.
     pub quantization: Option<Quantization>,
-    /// Shards.
+    /// How many shards.
     pub shards: Option<u32>,
-    /// Copies of each shard.
+    /// How many copies of each shard.
     pub replicas: Option<u32>,
-    /// How many copies have to confirm a write.
+    /// How many copies must confirm a write.
     pub write_consistency: Option<u32>,
-    /// The field, under the user's name, whose value decides which shard a point is in: for tenants. `None`: its id does.
+    /// The field, under the user's name, whose value decides which shard a point is in: for tenants. `None`: the point's id decides.
     pub shard_key: Option<String>,
 }
 
@@ -100,10 +100,10 @@ pub enum Quantization {
 const TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a server on this machine listens unless it was told otherwise.
+/// The default address of a server on this machine.
 pub const LOCAL: &str = "http://localhost:6334";
 
-/// The version of the Qdrant server at [`LOCAL`], if one answers at once.
+/// Returns the version of the Qdrant server at [`LOCAL`], if one answers at once.
 pub async fn local_version() -> Option<String> {
     let client = Qdrant::from_url(LOCAL).skip_compatibility_check().build().ok()?;
     let reply = tokio::time::timeout(Duration::from_millis(300), client.health_check()).await;
@@ -124,7 +124,7 @@ struct Inner {
     tenants: Option<Tenants>,
     /// Whether no other process writes the collection at the same time.
     is_alone: bool,
-    /// Whether a crash of the server may bring back what was removed by a filter.
+    /// Whether a crash of the server may bring back points that were removed by a filter.
     brings_back: AtomicBool,
     server: Server,
     pace: Pace,
@@ -135,7 +135,7 @@ impl Inner {
         self.place.name()
     }
 
-    /// What has become of a write that failed.
+    /// Makes the error of a write that failed.
     fn write_failed(&self, status: &tonic::Status) -> SinkError {
         self.server.connections.writes().failed(status);
         self.place.status(status)
@@ -143,8 +143,8 @@ impl Inner {
 }
 
 impl Remote {
-    /// The collection that `spec.name` stands for; nothing is asked yet. [`Sink::prepare`] finds out which one that is, and
-    /// makes the first one where there is none.
+    /// Describes the collection that `spec.name` stands for, without sending a request. [`Sink::prepare`] finds out which one that is,
+    /// and creates the first one where there is none.
     ///
     /// # Errors
     /// If the URL cannot be used.
@@ -152,7 +152,7 @@ impl Remote {
         Self::open(server, spec, true)
     }
 
-    /// The collection whose own name is `spec.name`, served or not; nothing is asked yet.
+    /// Describes the collection whose own name is `spec.name`, whether an alias leads to it or not, without sending a request.
     ///
     /// # Errors
     /// If the URL cannot be used.
@@ -160,7 +160,7 @@ impl Remote {
         Self::open(server, spec, false)
     }
 
-    /// The same collection under the alias that it has been given; nothing is asked yet.
+    /// Describes this collection under the alias that now leads to it, without sending a request.
     ///
     /// # Errors
     /// If the URL cannot be used.
@@ -189,7 +189,7 @@ impl Remote {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Promises that no other process writes the collection. Comes before it is cloned.
+    /// Promises that no other process writes the collection. Must be called before it is cloned.
     #[must_use]
     pub fn alone(mut self, is_alone: bool) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
@@ -198,7 +198,7 @@ impl Remote {
         self
     }
 
-    /// Whether the collection is there, with vectors that fit; changes nothing.
+    /// Returns whether the collection exists with vectors that fit. Changes nothing.
     ///
     /// # Errors
     /// If it does not fit, or the server cannot be asked.
@@ -206,8 +206,8 @@ impl Remote {
         collection::exists(&self.0).await
     }
 
-    /// How many points the server stores but shows to nobody yet: with the option `prevent_unoptimized`, new points are
-    /// left out of every answer, scrolls included, until they are indexed. Servers before 1.17.1 never do that.
+    /// Returns how many points the server stores but does not show yet: with the option `prevent_unoptimized`, new points are left out
+    /// of every answer, scrolls included, until they are indexed. Servers before 1.17.1 never do that.
     ///
     /// # Errors
     /// If the server cannot be asked.
@@ -218,11 +218,11 @@ impl Remote {
         Ok(queue.and_then(|queue| queue.deferred_points).unwrap_or(0))
     }
 
-    /// Removes every collection of that name that walvec made or took over; removing what is not there is no error. Says whether
-    /// none of another program's stays.
+    /// Removes every collection of that name that walvec made or took over. It is no error if there is none. Returns false if the name
+    /// also leads to a collection of another program, which stays.
     ///
     /// # Errors
-    /// If the server does not do it.
+    /// If the server refuses.
     pub async fn purge(server: Server, name: &str) -> Result<bool, SinkError> {
         let aliases = Aliases::new(server);
         let served = aliases.serving(name).await?;
@@ -239,8 +239,8 @@ impl Remote {
 
     /// Removes the points that match `filter`.
     ///
-    /// By their ids where a crash of the server may bring back what was removed by a filter. Not where another process may write one
-    /// meanwhile, nor where another shard may have another point of the same id.
+    /// Removes them by their ids if a crash of the server may bring back points that were removed by a filter. Not if another process
+    /// may write one meanwhile, nor if another shard may have another point of the same id.
     async fn delete(&self, filter: ClientFilter) -> Result<(), SinkError> {
         let brings_back = self.0.brings_back.load(Ordering::Relaxed);
         if brings_back && self.0.is_alone && self.0.tenants.is_none() {
@@ -256,7 +256,7 @@ impl Remote {
         }
     }
 
-    /// Finds the points that match `filter`, and removes what `selector` says about some of them at a time.
+    /// Finds the points that match `filter`, and removes some of them at a time by what `selector` makes of them.
     async fn delete_found(
         &self,
         filter: &ClientFilter,
@@ -288,8 +288,8 @@ impl Remote {
         Ok(())
     }
 
-    /// Removes points as long as they have these versions. They do where nobody else writes. Elsewhere the server has to compare them,
-    /// which one in strict mode refuses as long as there is no index.
+    /// Removes points as long as they have these versions. Where no other process writes, they always have. Elsewhere the server must
+    /// compare the versions, which a server in strict mode refuses until there is an index.
     async fn delete_versions(&self, points: &[(PointId, Position)]) -> Result<(), SinkError> {
         if self.0.is_alone && self.0.tenants.is_none() {
             let ids: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
@@ -329,10 +329,10 @@ impl Remote {
     }
 }
 
-/// Writes of one key follow each other through one copy at a time, whichever node they come in by.
+/// The order of writes: those of one key go through one copy, one after the other, whichever node receives them.
 const ORDERING: WriteOrdering = WriteOrdering { r#type: WriteOrderingType::Medium as i32 };
 
-/// The client for everything but writes; all collections of a server have the same one.
+/// Makes the client for everything but writes; all collections of a server share it.
 fn connect(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
     server.connections.client(|| new_client(server, place))
 }
@@ -340,7 +340,7 @@ fn connect(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
 fn new_client(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
     let key = server.api_key.as_ref().map(|key| key.expose_secret());
     if key.is_some_and(|key| key.is_empty() || !key.chars().all(|character| character.is_ascii_graphic())) {
-        // The client would repeat the key in its error.
+        // The client's own error would repeat the key.
         let reason = "the API key is empty or holds something else than visible ASCII, perhaps a line break at its end";
         return Err(SinkError::Server { url: place.url.clone(), reason: reason.to_owned() });
     }
@@ -348,7 +348,7 @@ fn new_client(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
         .api_key(key.map(str::to_owned))
         .timeout(TIMEOUT)
         .connect_timeout(CONNECT_TIMEOUT)
-        // It would ask, and print to stderr, before anybody waits for the answer; `prepare` asks.
+        // The client would send the check, and print to stderr, at an unexpected time; `prepare` checks the version.
         .skip_compatibility_check()
         .build()
         .map_err(|error| place.error(error))
@@ -437,7 +437,7 @@ impl Sink for Remote {
         Box::pin(read::scroll(&self.0, from, limit))
     }
 
-    /// The server builds its indexes by itself.
+    /// Does nothing: the server builds its indexes by itself.
     fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(std::future::ready(Ok(())))
     }

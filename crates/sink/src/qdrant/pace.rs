@@ -1,9 +1,9 @@
 //! How many points a request may name on a server that limits how much it takes in a minute.
 //!
 //! The server does not tell its limits, and its refusals name no number of points. A refusal halves what requests may name from then on,
-//! and a success doubles it, so that sizes follow a limit that is changed. Small requests also get through where a limit holds for each
-//! of several shards: a request for one point needs the consent of one shard only, a larger one is counted by some shards although
-//! another one refuses it.
+//! and a success doubles it, so sizes follow a limit that is changed. Small requests also get through where a limit holds for each of
+//! several shards: a request for one point needs the consent of one shard only, but some shards count a larger one although another
+//! shard refuses it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,7 +13,7 @@ use crate::Limited;
 const LARGE: usize = 256;
 const UNLIMITED: usize = usize::MAX;
 
-/// What the limits of reads and of writes have taught.
+/// The sizes of reads and of writes that the limits allow, as learned from refusals.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     pub(super) reads: Size,
@@ -31,28 +31,28 @@ impl Default for Size {
 }
 
 impl Size {
-    /// How many points a request may name that names `most` where there is no limit.
+    /// Returns how many points a request may name that would name `most` without a limit.
     pub(super) fn of(&self, most: usize) -> usize {
         self.now().min(most)
     }
 
-    /// Whether a limit was met lately.
+    /// Returns whether a limit was met lately.
     pub(super) fn is_limited(&self) -> bool {
         self.now() < UNLIMITED
     }
 
-    /// Learns from the refusal of a request that named `points`. Says whether a smaller one may get through at once.
+    /// Lowers the size after the refusal of a request that named `points`. Returns whether a smaller one may get through at once.
     pub(super) fn refused(&self, limited: &Limited, points: usize) -> bool {
         self.0.fetch_min((points / 2).max(1), Ordering::Relaxed);
         limited.is_too_large && points > 1
     }
 
-    /// Learns that everything was let through of a call about `points`.
+    /// Raises the size after a call about `points` was let through as a whole.
     pub(super) fn passed(&self, points: usize) {
         let now = self.now();
         if now < UNLIMITED && points >= now {
             let larger = if now >= LARGE / 2 { UNLIMITED } else { now * 2 };
-            // What was learnt from a refusal meanwhile counts.
+            // A refusal that lowered the size meanwhile takes precedence.
             self.0.compare_exchange(now, larger, Ordering::Relaxed, Ordering::Relaxed).ok();
         }
     }

@@ -24,14 +24,14 @@ pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<Sto
     asked_for(inner, &ids, own_field(), false).await?.into_iter().map(stored_point).collect()
 }
 
-/// See [`Sink::faithful`](crate::Sink::faithful).
+/// Implements [`Sink::faithful`](crate::Sink::faithful).
 pub(super) async fn faithful(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
     let points = asked_for(inner, &ids, true.into(), false).await?.into_iter().map(stored_point);
     let nesting = inner.spec.nesting.as_deref();
     points.map(|point| Ok(faithful::faithful(point?, nesting, false))).collect()
 }
 
-/// walvec's own field, without the others.
+/// Selects walvec's own field and no other.
 fn own_field() -> WithPayloadSelector {
     vec![RESERVED_KEY].into()
 }
@@ -52,7 +52,7 @@ async fn asked_for(
     Ok(found)
 }
 
-/// The points with these ids, as many at a time as the server answers.
+/// Returns the points with these ids, as many at a time as the server answers.
 pub(super) async fn retrieved(
     inner: &Inner,
     ids: &[PointId],
@@ -88,7 +88,8 @@ pub(super) async fn scroll(inner: &Inner, from: Option<PointId>, limit: usize) -
     Ok(ScrollPage { points: points.into_iter().map(stored_point).collect::<Result<_, _>>()?, next })
 }
 
-/// The ids of points that match `filter`, in id order from `from` on, and where the next page starts.
+/// Returns the ids of points that match `filter`, in id order from `from` on, and where the next page
+/// starts.
 pub(super) async fn ids(
     inner: &Inner,
     from: Option<PointId>,
@@ -113,7 +114,7 @@ pub(super) async fn page(
     Ok(RawPage { points: points.into_iter().map(|point| raw_point(inner, point)).collect::<Result<_, _>>()?, next })
 }
 
-/// See [`Search::sorted`](crate::Search::sorted).
+/// Implements [`Search::sorted`](crate::Search::sorted).
 pub(super) async fn sorted(inner: &Inner, request: SortRequest) -> Result<Vec<(SortValue, RawPoint)>, SinkError> {
     let nesting = inner.spec.nesting.as_deref();
     let scroll = ScrollPoints {
@@ -142,7 +143,7 @@ fn in_id_order(from: Option<PointId>, limit: usize) -> ScrollPoints {
     }
 }
 
-/// The points, and where the next page starts.
+/// Returns the points, and where the next page starts.
 async fn scrolled(inner: &Inner, request: ScrollPoints) -> Result<(Vec<RetrievedPoint>, Option<PointId>), SinkError> {
     let Inner { client, place, .. } = inner;
     let request = ScrollPoints { collection_name: inner.name(), ..request };
@@ -156,7 +157,7 @@ pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<
     find(inner, request, fused_for, true.into()).await
 }
 
-/// See [`Search::rank`](crate::Search::rank).
+/// Implements [`Search::rank`](crate::Search::rank).
 pub(super) async fn rank(inner: &Inner, request: SearchRequest, fused_for: usize) -> Result<Vec<Hit>, SinkError> {
     find(inner, request, fused_for, own_field()).await
 }
@@ -195,7 +196,7 @@ async fn find(
     Ok(in_order(hits, is_dense, min_score))
 }
 
-/// Says what to do about a filter that strict mode refuses (`unindexed_filtering_retrieve`).
+/// Adds the remedy to the refusal of a filter by strict mode (`unindexed_filtering_retrieve`).
 fn with_remedy(error: SinkError) -> SinkError {
     match error {
         SinkError::BadRequest(reason) if reason.contains("Index required") => SinkError::BadRequest(format!(
@@ -206,7 +207,7 @@ fn with_remedy(error: SinkError) -> SinkError {
     }
 }
 
-/// The part of a request that says what is looked for, and where.
+/// Builds the part of a request that says what is searched for, and where.
 fn query(spec: &CollectionSpec, query: Query, fused_for: usize, filter: Option<ClientFilter>) -> QueryPoints {
     let dense = |vector: Vector| (ClientQuery::new_nearest(vector), spec.vector.clone());
     let keyword = |SparseVector { indices, values }: SparseVector| {
@@ -248,7 +249,7 @@ fn raw_point(inner: &Inner, point: RetrievedPoint) -> Result<RawPoint, SinkError
     Ok(RawPoint { id: point_id(point.id)?, payload: payload(point.payload), vector, keywords })
 }
 
-/// The vectors that searches compare with.
+/// Returns the vectors that searches compare with.
 pub(super) fn vectors(inner: &Inner, stored: VectorsOutput) -> (Option<Vector>, Option<SparseVector>) {
     let (dense, sparse) = match stored.vectors_options {
         None => (None, None),

@@ -1,10 +1,10 @@
-//! Cutting a batch into requests, several of them in flight.
+//! From a batch to requests, several of them in flight.
 //!
-//! A batch names each point once, so its requests may arrive in any order. A request that the server does not accept is
-//! cut in half, and so on, until one point is left that is to blame: too large requests shrink by themselves this way.
+//! A batch names each point once, so its requests may arrive in any order. A request that the server does not accept is cut in half, and
+//! again, until the one point that is to blame is left. Requests that are too large become smaller in this way.
 //!
-//! Where the server limits how much it takes in a minute (`pace`), a batch may be let through in part. What got through is in the error,
-//! so that the caller can go on with the rest.
+//! Where the server limits how much it takes in a minute (`pace`), it may let a part of a batch through. The error says which part, so
+//! that the caller can go on with the rest.
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -25,22 +25,22 @@ use super::tenants::{self, Placed, selector};
 use super::{Inner, ORDERING, collection};
 use crate::{CollectionSpec, SinkError, Write};
 
-/// A request is closed before it becomes larger than this. Proxies and servers refuse large messages, often from 4 MiB on.
+/// The most bytes of a request. Proxies and servers refuse large messages, often from 4 MiB on.
 const REQUEST_BYTES: usize = 3 << 20;
-/// How many points share a request at most.
+/// The most points of a request.
 const REQUEST_POINTS: usize = 256;
-/// How many requests are in flight: enough to hide the way to the server and back.
+/// The most requests in flight: enough to hide the round trip to the server.
 const IN_FLIGHT: usize = 4;
 
-/// One write, in the client's terms.
+/// One write, in the client's types.
 #[derive(Clone, Debug)]
 struct Item {
     id: PointId,
     operation: PointsUpdateOperation,
     bytes: usize,
-    /// The shard that it is about; `None` where there is no choice.
+    /// The shard that it goes to; `None` where the collection is not sharded by a field.
     shard: Option<Key>,
-    /// The shard that the point has to leave first.
+    /// The shard that the point must be removed from first.
     leaves: Option<Key>,
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn send(inner: &Inner, mut batch: Vec<Write>) -> Result<(), Sin
     Ok(())
 }
 
-/// Sends a part of a batch, and notes what the server has applied of it.
+/// Sends a part of a batch, and adds to `written` what the server has applied of it.
 async fn send_some(inner: &Inner, some: Vec<Write>, written: &mut Vec<PointId>) -> Result<(), SinkError> {
     let placed = match &inner.tenants {
         None => some.into_iter().map(|write| Placed { write, shard: None, leaves: None }).collect(),
@@ -76,11 +76,11 @@ async fn send_some(inner: &Inner, some: Vec<Write>, written: &mut Vec<PointId>) 
     };
     let is_limited = AtomicBool::new(false);
     let sent = stream::iter(requests)
-        // There is no room for more.
+        // After a refusal by the limit there is no room for further requests.
         .take_while(|_| ready(!is_limited.load(Ordering::Relaxed)))
         .map(|items| send_items(inner, items, &is_limited))
         .buffer_unordered(IN_FLIGHT);
-    // All of them, whatever becomes of the first: one that is given up may still arrive, after the next batch.
+    // Await all requests even if the first one fails: one that is abandoned may still arrive, after the next batch.
     let mut answer = Ok(());
     for (some, sent) in sent.collect::<Vec<_>>().await {
         written.extend(some);
@@ -89,7 +89,7 @@ async fn send_some(inner: &Inner, some: Vec<Write>, written: &mut Vec<PointId>) 
     answer
 }
 
-/// The first error. That a limit was met says less than what else went wrong.
+/// Returns the first error. Any other error takes precedence over that of a limit.
 fn first_error(first: Result<(), SinkError>, other: Result<(), SinkError>) -> Result<(), SinkError> {
     match first {
         Ok(()) => other,
@@ -105,7 +105,7 @@ fn with_written(mut error: SinkError, written: &mut Vec<PointId>) -> SinkError {
     error
 }
 
-/// Sends one request, in halves if it is refused; says what the server has applied of it.
+/// Sends one request, in halves if it is refused; returns what the server has applied of it.
 async fn send_items(inner: &Inner, items: Vec<Item>, is_limited: &AtomicBool) -> (Vec<PointId>, Result<(), SinkError>) {
     let mut written = Vec::with_capacity(items.len());
     let sent = send_halves(inner, items, &mut written).await;
@@ -126,7 +126,7 @@ async fn send_halves(inner: &Inner, items: Vec<Item>, written: &mut Vec<PointId>
             Err(error @ SinkError::BadRequest(_)) => match items.as_slice() {
                 [] => return Err(error),
                 [single] => {
-                    // A collection that does not fit any more refuses every point: none of them is to blame.
+                    // A collection that does not fit any more refuses every point, so none of them is to blame.
                     collection::find(inner, &inner.name()).await?.ok_or_else(|| inner.place.missing())?;
                     tenants::check(inner, single.shard.as_ref()).await?;
                     return Err(SinkError::BadPoint { id: single.id, reason: error.to_string() });
@@ -139,7 +139,7 @@ async fn send_halves(inner: &Inner, items: Vec<Item>, written: &mut Vec<PointId>
     Ok(())
 }
 
-/// The second half, and the first, which is taken next.
+/// Returns the halves of a request in the order of a stack: the first half is last, and taken next.
 fn halves(items: &[Item]) -> [Vec<Item>; 2] {
     let (left, right) = items.split_at(items.len() / 2);
     [right.to_vec(), left.to_vec()]
@@ -164,8 +164,8 @@ async fn send_request(inner: &Inner, items: &[Item]) -> Result<(), SinkError> {
     if response.result.len() == expected { Ok(()) } else { place.completed(None) }
 }
 
-/// Deals items out into requests of one operation each, as far as possible. Of a request with several, a limit may refuse the last and
-/// count the others each time that it is repeated.
+/// Groups items into requests of one operation each, as far as possible. Of a request with several operations, a limit may refuse the
+/// last and count the others each time that the request is repeated.
 fn uniform_requests(items: Vec<Item>, most: usize) -> Vec<Vec<Item>> {
     let (mut joined, mut alone) = (HashMap::<_, Vec<Item>>::new(), Vec::new());
     for item in items {
@@ -179,7 +179,7 @@ fn uniform_requests(items: Vec<Item>, most: usize) -> Vec<Vec<Item>> {
     joined.into_values().flat_map(|items| requests(items, most)).chain(alone).collect()
 }
 
-/// Deals items out into requests, of `most` points each at most.
+/// Groups items into requests of at most `most` points.
 fn requests(items: Vec<Item>, most: usize) -> Vec<Vec<Item>> {
     let mut requests: Vec<Vec<Item>> = Vec::new();
     let mut bytes = 0;
@@ -197,8 +197,8 @@ fn requests(items: Vec<Item>, most: usize) -> Vec<Vec<Item>> {
     requests
 }
 
-/// The operations of a request, in the order in which the server applies them: deletions, all of a shard as one, which
-/// clears the way for points that change their shard; payloads, each for itself; upserts, all of a shard as one.
+/// Returns the operations of a request, in the order in which the server applies them: first deletions, one operation for each shard,
+/// which makes way for points that change their shard; then payloads, one operation each; then upserts, one operation for each shard.
 fn operations(items: &[Item]) -> Vec<PointsUpdateOperation> {
     let mut deleted: HashMap<Option<&Key>, Vec<ClientId>> = HashMap::new();
     let mut payloads = Vec::new();

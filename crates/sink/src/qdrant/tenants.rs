@@ -1,9 +1,9 @@
 //! Shards by the value of a field: which shard a point belongs in, and which one it is in.
 //!
-//! With such shards the server tells points apart by their ids inside one shard only, and takes no write that does not name
-//! its shard. A point whose value changes has to leave its old shard, or there would be two of it. It leaves before it
-//! arrives: after a crash in between the point is missing, and the repeated batch writes it; the other way round there would
-//! be two, of which the repetition sees one.
+//! With such shards the server tells points apart by their ids inside one shard only, and refuses a write that does not name
+//! its shard. A point whose value changes must leave its old shard, or there would be two of it. It leaves before it
+//! arrives: after a crash in between, the point is missing, and the repeated batch writes it. In the opposite order there
+//! would be two, and the repetition would see only one of them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -32,13 +32,13 @@ pub(super) struct Tenants {
     known: Mutex<HashSet<Key>>,
 }
 
-/// A write, and where it happens.
+/// A write, and the shard that it goes to.
 #[derive(Debug)]
 pub(super) struct Placed {
     pub(super) write: Write,
-    /// The shard; `None` where there is no choice.
+    /// The shard; `None` where the collection is not sharded by a field.
     pub(super) shard: Option<Key>,
-    /// The shard that the point has to leave first.
+    /// The shard that the point must be removed from first.
     pub(super) leaves: Option<Key>,
 }
 
@@ -47,7 +47,8 @@ impl Tenants {
         Self { field, known: Mutex::default() }
     }
 
-    /// Where a point with this payload belongs. `nesting`: the payload field that holds the user's fields, if there is one.
+    /// Returns the shard of a point with this payload. `nesting`: the payload field that holds the user's fields, if there
+    /// is one.
     fn shard_of(&self, nesting: Option<&str>, payload: &Payload) -> Result<Key, String> {
         let fields = match nesting {
             None => Some(payload),
@@ -58,7 +59,7 @@ impl Tenants {
         key_of(value).ok_or_else(|| format!("its field \"{}\" holds {value}, which names no shard", self.field))
     }
 
-    /// The shard that holds everything that the filter finds, if it says so.
+    /// Returns the shard that holds everything that the filter finds, if the filter names one.
     pub(super) fn shard_of_filter(&self, filter: &Filter) -> Option<Key> {
         filter.0.iter().find_map(|condition| match condition {
             Condition::Equals { field, value } if field.name == self.field && field.steps.is_empty() => key_of(value),
@@ -74,7 +75,7 @@ impl Tenants {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
-    /// Asks the server whether it has the shard, unless that is known.
+    /// Returns whether the shard exists; asks the server unless that is known.
     pub(super) async fn exists(&self, inner: &Inner, key: &Key) -> Result<bool, SinkError> {
         if !self.knows(key) {
             self.learn(shards(inner).await?);
@@ -82,7 +83,7 @@ impl Tenants {
         Ok(self.knows(key))
     }
 
-    /// Finds out which shards there are, and makes the one of points without a value.
+    /// Lists the shards, and creates the one for points without a value.
     pub(super) async fn prepare(&self, inner: &Inner) -> Result<(), SinkError> {
         self.learn(shards(inner).await?);
         let made = self.ensure(inner, &Key::Keyword(NOBODY.to_owned())).await;
@@ -97,7 +98,7 @@ impl Tenants {
         })
     }
 
-    /// Makes a shard, unless it exists. [`SinkError::BadRequest`] if the server does not take the key.
+    /// Creates a shard, unless it exists. [`SinkError::BadRequest`] if the server does not take the key.
     async fn ensure(&self, inner: &Inner, key: &Key) -> Result<(), SinkError> {
         if self.knows(key) {
             return Ok(());
@@ -109,7 +110,7 @@ impl Tenants {
         };
         let created = inner.client.create_shard_key(request).await.map_err(|error| inner.place.error(error));
         match created {
-            // Somebody else may have been faster: then it is there.
+            // Another worker may have created it first.
             Err(SinkError::BadRequest(_)) if self.exists(inner, key).await? => Ok(()),
             Err(error) => Err(error),
             Ok(_) => {
@@ -119,7 +120,7 @@ impl Tenants {
         }
     }
 
-    /// Where each write of a batch happens; makes the shards that are missing.
+    /// Finds the shard of each write of a batch, and creates the shards that are missing.
     pub(super) async fn place(&self, inner: &Inner, batch: Vec<Write>) -> Result<Vec<Placed>, SinkError> {
         let ids: Vec<PointId> = batch.iter().map(Write::id).collect();
         let present = locate(inner, &ids).await?;
@@ -131,7 +132,7 @@ impl Tenants {
                 Write::Upsert(point) => &point.payload,
                 Write::Payload { payload, .. } => payload,
                 Write::Delete(_) => {
-                    // One that is in no shard is gone already.
+                    // A point that is in no shard does not exist any more.
                     placed.extend(present.map(|shard| Placed { write, shard: Some(shard), leaves: None }));
                     continue;
                 }
@@ -149,7 +150,7 @@ impl Tenants {
     }
 }
 
-/// The shard of a value; `None` for lists and objects, which filters do not compare as a whole.
+/// Returns the shard of a value; `None` for lists and objects, which filters do not compare as a whole.
 fn key_of(value: &Value) -> Option<Key> {
     match value {
         Value::Null => Some(Key::Keyword(NOBODY.to_owned())),
@@ -165,12 +166,12 @@ fn client_key(key: &Key) -> ShardKey {
     ShardKey { key: Some(key.clone()) }
 }
 
-/// This shard, for a request.
+/// Selects this shard in a request.
 pub(super) fn selector(key: &Key) -> ShardKeySelector {
     ShardKeySelector { shard_keys: vec![client_key(key)], fallback: None }
 }
 
-/// A shard that is gone means that the collection was made anew: no point is to blame.
+/// Returns an error if the shard does not exist any more. Then the collection was made again, and no point is to blame.
 pub(super) async fn check(inner: &Inner, shard: Option<&Key>) -> Result<(), SinkError> {
     match shard {
         Some(shard) if !shards(inner).await?.contains(shard) => Err(inner.place.missing()),
@@ -178,7 +179,8 @@ pub(super) async fn check(inner: &Inner, shard: Option<&Key>) -> Result<(), Sink
     }
 }
 
-/// All shards, for a request that changes what a filter finds; `None` where the collection is not sharded by a field.
+/// Selects all shards, for a request that changes what a filter finds; `None` where the collection is not sharded by a
+/// field.
 pub(super) async fn everywhere(inner: &Inner) -> Result<Option<ShardKeySelector>, SinkError> {
     match &inner.tenants {
         None => Ok(None),
@@ -189,7 +191,7 @@ pub(super) async fn everywhere(inner: &Inner) -> Result<Option<ShardKeySelector>
     }
 }
 
-/// The shards that the collection has.
+/// Lists the shards of the collection.
 async fn shards(inner: &Inner) -> Result<HashSet<Key>, SinkError> {
     let request = CollectionClusterInfoRequest { collection_name: inner.name() };
     let info = inner.client.collection_cluster_info(request).await.map_err(|error| inner.place.error(error))?;
@@ -198,7 +200,7 @@ async fn shards(inner: &Inner) -> Result<HashSet<Key>, SinkError> {
     Ok(local.chain(remote).filter_map(|key| key?.key).collect())
 }
 
-/// The shards that these points are in; points that do not exist are in none.
+/// Returns the shards that these points are in; points that do not exist are left out.
 async fn locate(inner: &Inner, ids: &[PointId]) -> Result<HashMap<PointId, Key>, SinkError> {
     let mut present = HashMap::with_capacity(ids.len());
     for point in retrieved(inner, ids, &false.into(), false).await? {
@@ -209,7 +211,7 @@ async fn locate(inner: &Inner, ids: &[PointId]) -> Result<HashMap<PointId, Key>,
     Ok(present)
 }
 
-/// Makes whole points of those that keep their vector and change their shard.
+/// Turns payload writes whose points change their shard into writes of whole points, with the stored vector.
 async fn with_vectors(inner: &Inner, mut placed: Vec<Placed>) -> Result<Vec<Placed>, SinkError> {
     let moves = |placed: &Placed| placed.leaves.is_some() && matches!(placed.write, Write::Payload { .. });
     let ids: Vec<PointId> = placed.iter().filter(|placed| moves(placed)).map(|placed| placed.write.id()).collect();

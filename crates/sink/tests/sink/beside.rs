@@ -1,4 +1,4 @@
-//! Reads and writes beside each other and beside an index build.
+//! Concurrent reads, writes and index builds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use walvec_sink::{Bounds, Condition, Filter, Query, Search, SearchRequest, Sink,
 
 use crate::common::{DIMENSION, Fixture, all_points, books, nearest_to, number_of, open, point, upserts, vector};
 
-/// More than the engine leaves without an index.
+/// More points than the engine leaves without an index.
 pub(crate) const ENOUGH_FOR_A_BUILD: u64 = 12_000;
 
 /// Few enough that an index is still worth building for the rest.
@@ -22,7 +22,7 @@ async fn fill(sink: &Embedded, points: u64) {
     }
 }
 
-/// Whether the shard holds a segment with an index, which only a build makes.
+/// Returns whether the shard holds a segment with an index, which only a build makes.
 fn has_index(fixture: &Fixture) -> bool {
     let segments = fixture.root.path().join("collections/books/shard/segments");
     std::fs::read_dir(segments).unwrap().any(|segment| {
@@ -93,7 +93,7 @@ async fn a_search_is_not_short_of_hits_because_others_go_at_that_moment() {
             }
         }
     });
-    // In one write the best hits go, and as many others take their places.
+    // One write removes the best hits, and as many other points take their places.
     for round in 0..100 {
         let (old, new) = (10_000 + round * ALIKE, 10_000 + (round + 1) * ALIKE);
         let mut exchange = all(new);
@@ -115,7 +115,8 @@ async fn searches_and_writes_go_on_during_an_index_build() {
     });
     let mut changed = 0;
     while !build.is_finished() {
-        // More would leave the build nothing to do: a changed point moves to where there is no index.
+        // If more changed, nothing would be left to build: a changed point moves to where there is no
+        // index.
         if changed < CHANGED_BESIDE {
             let newer = point(changed, json!({ "number": changed + 1_000_000 }));
             fixture.sink.write(vec![Write::Upsert(newer)]).await.unwrap();
@@ -179,14 +180,14 @@ async fn an_index_changes_no_answer() {
     for id in (0..ENOUGH_FOR_A_BUILD).step_by(500) {
         assert_eq!(fixture.sink.search(nearest_to(id, 1)).await.unwrap()[0].id, PointId::Num(id));
     }
-    // Written over and deleted where the index is.
+    // Overwrite and delete points that the index covers.
     fixture.sink.write(vec![Write::Upsert(point(7, json!({ "number": 70 })))]).await.unwrap();
     fixture.sink.write(vec![Write::Delete(PointId::Num(8))]).await.unwrap();
     let fixture = fixture.reopened().await;
     assert_eq!(number_of(&fixture.sink, 7).await, Some(70));
     assert_ne!(fixture.sink.search(nearest_to(8, 1)).await.unwrap()[0].id, PointId::Num(8));
     assert_eq!(fixture.sink.count().await.unwrap(), ENOUGH_FOR_A_BUILD - 1);
-    // Nothing to do: free to ask.
+    // There is nothing to build, so this returns at once.
     fixture.sink.optimize().await.unwrap();
 }
 
@@ -208,7 +209,7 @@ async fn closing_during_an_index_build_loses_no_write_and_hangs_nobody() {
         let sink = fixture.sink.clone();
         async move { sink.optimize().await }
     });
-    // More than fit into the queue.
+    // More writers than the queue has room for.
     let mut writers = Vec::new();
     for id in 0..200 {
         let sink = fixture.sink.clone();

@@ -15,7 +15,7 @@ use walvec_sink::{CollectionSpec, Filter, IndexType, Query, Search, SearchReques
 
 pub(crate) const DIMENSION: usize = 8;
 
-/// A collection in a directory that goes with it.
+/// A collection in a directory that is removed with it.
 pub(crate) struct Fixture {
     pub(crate) sink: Embedded,
     pub(crate) root: TempDir,
@@ -58,7 +58,8 @@ pub(crate) fn spec(dimension: usize) -> CollectionSpec {
     }
 }
 
-/// A point of `public.books` of the first generation, with a vector that depends on its id only.
+/// Makes a point of `public.books` of the first generation, with a vector that depends on its id
+/// only.
 pub(crate) fn point(id: u64, payload: Value) -> Point {
     let (id, vector, provenance) = (PointId::Num(id), vector(id, DIMENSION), provenance(id));
     Point { id, vector, keywords: None, payload: fields(payload), provenance }
@@ -101,7 +102,7 @@ pub(crate) fn nearest_to(id: u64, limit: usize) -> SearchRequest {
     SearchRequest { query: Query::Dense(vector(id, DIMENSION)), limit, filter: Filter::default(), min_score: None }
 }
 
-/// All points, page by page.
+/// Reads all points, page by page.
 pub(crate) async fn all_points(sink: &impl Search) -> Vec<StoredPoint> {
     let mut points = Vec::new();
     let mut from = None;

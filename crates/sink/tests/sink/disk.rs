@@ -1,4 +1,4 @@
-//! A full disk: a small volume in memory, which only root may mount.
+//! A full disk, simulated by a small volume in memory, which only root may mount.
 
 use std::fs;
 
@@ -33,13 +33,13 @@ async fn a_full_disk_stops_writes_but_neither_searches_nor_the_process() {
     let SinkError::Io { source, .. } = &error else { panic!("{error}") };
     assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
     assert!(error.is_retryable());
-    // Somebody else takes the rest.
+    // Another file takes the rest of the volume.
     let ballast = volume.fill().unwrap();
     assert!(sink.write(upserts([1])).await.is_err());
     assert!(sink.optimize().await.is_err());
     assert_eq!(sink.search(nearest_to(1, 1)).await.unwrap()[0].id, walvec_model::PointId::Num(1));
     assert_eq!(sink.count().await.unwrap(), durable);
-    // The engine writes a little when it closes: that it cannot endangers nothing that was durable.
+    // The engine writes a little when it closes. Its failure does not endanger what was durable.
     assert!(sink.close().await.is_err());
     assert!(matches!(Embedded::open(volume.path(), spec(DIMENSION)), Err(SinkError::Io { .. })));
 

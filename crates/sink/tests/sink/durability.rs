@@ -1,5 +1,5 @@
-//! Kills at random moments. The child writes numbered batches, builds indexes meanwhile, and says which batch is durable;
-//! the parent kills it, opens the collection and compares it with what was said.
+//! Kills at random moments. The child process writes numbered batches, builds indexes meanwhile, and reports which batch
+//! is durable. The parent kills it, opens the collection and compares it with the reports.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader};
@@ -17,16 +17,16 @@ use walvec_sink::{Sink, Write};
 use crate::common::{DIMENSION, all_points, fields, open, point, provenance, upserts, vector};
 
 const ROUNDS: u64 = 12;
-/// Above what the engine leaves without an index, so that builds run again and again.
+/// More than the engine leaves without an index, so that builds run again and again.
 const IDS: u64 = 12_000;
 const BATCH: usize = 256;
 
-/// What the payload of a point says.
+/// The content of a point's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shown {
-    /// The batch that wrote the payload.
+    /// The number of the batch that wrote the payload.
     number: u64,
-    /// The batch that wrote the vector.
+    /// The number of the batch that wrote the vector.
     made: u64,
 }
 
@@ -40,10 +40,10 @@ impl Shown {
     }
 }
 
-/// What a batch does to an id: what it shows, or `None` where it is deleted.
+/// The effect of a batch on each id: the new content, or `None` where it is deleted.
 type Effects = BTreeMap<u64, Option<Shown>>;
 
-/// Batch 0 fills the collection; the others write over, patch and delete at random.
+/// Makes a batch. Batch 0 fills the collection; the others overwrite, patch and delete at random.
 fn batch(seed: u64, number: u64, known: impl Fn(u64) -> Option<Shown>) -> (Vec<Write>, Effects) {
     let mut rng = StdRng::seed_from_u64(seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let (mut effects, new) = (Effects::new(), Shown { number, made: number });
@@ -82,7 +82,7 @@ fn shown_by(point: &StoredPoint) -> (u64, Shown) {
     (id, Shown { number: number("number"), made: number("made") })
 }
 
-/// The ids whose vectors are not those that their payloads tell of.
+/// Returns the ids whose vectors differ from those that their payloads name.
 async fn with_another_vector(sink: &Embedded, found: &BTreeMap<u64, Shown>) -> Vec<u64> {
     let stored = sink.vectors(found.keys().map(|id| PointId::Num(*id)).collect()).await.unwrap();
     let stored: HashMap<PointId, Vec<f32>> = stored.into_iter().collect();
@@ -93,7 +93,7 @@ async fn with_another_vector(sink: &Embedded, found: &BTreeMap<u64, Shown>) -> V
     found.iter().filter(has_other).map(|(id, _)| *id).collect()
 }
 
-/// Not a test of its own: the process that the test below kills.
+/// The process that the test below kills; not a test of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "runs inside a_kill_loses_nothing_that_was_reported_durable"]
 async fn the_process_that_is_killed() {
@@ -144,7 +144,7 @@ fn last_batch_of_a_killed_child(root: &Path, seed: u64, (round, first): (u64, u6
             break;
         }
     }
-    // Not waiting for anything: this is the random moment.
+    // A sleep that waits for no event: this is the random moment.
     std::thread::sleep(Duration::from_micros(rng.random_range(0..30_000)));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -199,7 +199,7 @@ async fn a_kill_loses_nothing_that_was_reported_durable() {
     println!("{ROUNDS} kills after {next} batches, {builds_cut_short} during an index build");
 }
 
-/// What a crash at the end of an index build leaves: the new segment and the old one.
+/// A crash at the end of an index build leaves both the new segment and the old one.
 #[tokio::test]
 async fn points_that_a_cut_short_build_left_twice_are_stored_once_again() {
     let root = tempfile::tempdir().unwrap();
@@ -224,7 +224,7 @@ async fn points_that_a_cut_short_build_left_twice_are_stored_once_again() {
     assert!(!root.path().join("collections/books/building").exists());
 }
 
-/// Copies a directory. Fails with [`NotFound`](std::io::ErrorKind::NotFound) if a file goes meanwhile.
+/// Copies a directory. Fails with [`NotFound`](std::io::ErrorKind::NotFound) if a file is removed meanwhile.
 pub(crate) fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {

@@ -1,4 +1,4 @@
-//! Sparse vectors beside dense ones: searches by keyword, and two rankings fused.
+//! Sparse vectors in addition to dense ones: searches by keyword, and two rankings fused.
 
 use serde_json::json;
 use walvec_model::{Point, PointId, SparseVector};
@@ -10,7 +10,7 @@ use walvec_sink::{
 use crate::common::{DIMENSION, fields, nearest_to, point, provenance, spec, vector};
 use crate::server::{on_every_server, remote};
 
-/// What the points say; their dense vectors have nothing to do with it.
+/// The texts of the points; their dense vectors have nothing to do with them.
 const TEXTS: [&str; 5] = [
     "the martians land in surrey",
     "a whale, a whale, a white whale and a captain",
@@ -52,7 +52,7 @@ async fn found(sink: &impl Search, request: SearchRequest) -> Vec<u64> {
     hits.iter().map(|hit| number(hit.id)).collect()
 }
 
-/// Whatever was filled is found by its words, by its vector, and by both.
+/// Checks that each point is found by its words, by its vector, and by both.
 async fn is_searchable(sink: &(impl Sink + Search)) {
     // A rare word counts more than a common one, a repeated word more than a single one, a short text more than a long one.
     assert_eq!(found(sink, words("martian")).await, [1, 5]);
@@ -84,14 +84,14 @@ async fn is_searchable(sink: &(impl Sink + Search)) {
     }
 }
 
-/// The stored sparse vectors.
+/// Returns the stored sparse vectors.
 async fn stored(sink: &impl Search, ids: &[u64]) -> Vec<Option<SparseVector>> {
     let mut points = sink.get(ids.iter().copied().map(PointId::Num).collect(), true).await.unwrap();
     points.sort_by_key(|point| point.id);
     points.into_iter().map(|point| point.keywords).collect()
 }
 
-/// A payload alone leaves both vectors; a whole point replaces both.
+/// Checks that a write of the payload alone keeps both vectors, and that a whole point replaces both.
 async fn changes_follow(sink: &(impl Sink + Search)) {
     assert_eq!(stored(sink, &[1, 4]).await, [Some(keywords().document(TEXTS[0])), None]);
     let change =

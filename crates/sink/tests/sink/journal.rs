@@ -1,5 +1,5 @@
-//! What is in the journal and not, or not wholly, in the engine's files. A copy of the data directory of an open collection is what a kill leaves, if no
-//! file came or went meanwhile.
+//! Changes that are in the journal but not, or not wholly, in the engine's files. A copy of the data directory of an open collection is what a kill
+//! leaves, if no file is created or removed meanwhile.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,13 +16,13 @@ use crate::common::{
 };
 use crate::durability::copy_directory;
 
-/// What a kill at this moment would leave.
+/// Copies what a kill at this moment would leave.
 fn killed(root: &Path) -> TempDir {
     loop {
         let copy = tempfile::tempdir().unwrap();
         match copy_directory(root, copy.path()) {
             Ok(()) => return copy,
-            // A file that the engine was replacing.
+            // The engine was replacing this file.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => panic!("{error}"),
         }
@@ -63,13 +63,13 @@ async fn what_was_answered_is_there_after_a_kill_however_much_of_it_the_engine_h
     is_what_it_was(&sink, &before).await;
     sink.close().await.unwrap();
 
-    // The engine is ahead: it has flushed everything, and the journal still has it all.
+    // The engine is ahead: it has flushed everything, and the journal still has all changes.
     let ahead = killed(fixture.root.path());
     fixture.sink.close().await.unwrap();
     let (shard, other) = ("collections/books/shard", fixture.root.path());
     fs::remove_dir_all(ahead.path().join(shard)).unwrap();
     copy_directory(&other.join(shard), &ahead.path().join(shard)).unwrap();
-    // And it is killed again when the changes were made once more, and again.
+    // Kill it again after the changes were made once more, twice.
     for _ in 0..2 {
         let again = killed(ahead.path());
         let sink = open(again.path());
@@ -154,7 +154,7 @@ async fn leaving_during_an_index_build_loses_no_write() {
     assert!(mark.exists(), "the build was over already, or it was waited for");
     assert!(matches!(late.write(upserts([1])).await, Err(SinkError::Closed)));
     assert!(matches!(build.await.unwrap(), Err(SinkError::Closed)));
-    // The build goes on until the process ends, which this one does not.
+    // The build goes on until the process ends, and this process does not end.
     drop(late);
     let sink = loop {
         match Embedded::open(root.path(), spec(DIMENSION)) {
@@ -168,7 +168,7 @@ async fn leaving_during_an_index_build_loses_no_write() {
     assert_eq!(sink.search(nearest_to(700, 1)).await.unwrap()[0].id, PointId::Num(700));
 }
 
-/// What an earlier walvec left when it was killed: changes in the collection's own directory, as text.
+/// An earlier version of walvec that was killed left changes as text in the collection's own directory.
 #[tokio::test]
 async fn a_data_directory_of_an_earlier_version_is_taken_over_with_what_was_cut_short() {
     let Fixture { sink, root } = Fixture::new();
@@ -200,7 +200,7 @@ async fn a_journal_with_a_hole_is_refused_with_what_to_type() {
         let batch = (0..90).map(|id| Write::Upsert(point(first * 90 + id, json!({ "text": text })))).collect();
         fixture.sink.write(batch).await.unwrap();
     }
-    // Two files: the first has grown long.
+    // Two files: the first one has reached its limit.
     fixture.sink.write(upserts(1000..1001)).await.unwrap();
     let killed_root = killed(fixture.root.path());
     let mut logs: Vec<_> =

@@ -1,4 +1,4 @@
-//! Vectors with a name, and the user's fields inside an object, as the vector stores of other libraries want them.
+//! Vectors with a name, and the user's fields inside an object, as other libraries' vector stores want them.
 
 use serde_json::{Value, json};
 use walvec_model::PointId;
@@ -33,7 +33,7 @@ async fn found(sink: &impl Search, condition: Condition) -> Vec<PointId> {
     ids
 }
 
-/// What [`fill`] has written is found by its vectors, and by its fields under the user's names.
+/// Checks that what [`fill`] has written is found by its vectors, and by its fields under the user's names.
 async fn is_filled(sink: &(impl Sink + Search)) {
     let nearest = sink.search(nearest_to(5, 1)).await.unwrap().remove(0);
     assert!(nearest.id == PointId::Num(5) && nearest.score > 0.999, "{nearest:?}");

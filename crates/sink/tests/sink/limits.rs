@@ -1,4 +1,4 @@
-//! A Qdrant server that lets only so much through in a minute.
+//! A Qdrant server with rate limits.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn limited<T: std::fmt::Debug>(answer: Result<T, SinkError>) -> Limited {
     }
 }
 
-/// Waits until there is room again, and says which limit it was.
+/// Waits until there is room again, and returns the limit that was met.
 async fn room_after(error: SinkError) -> Limited {
     let limited = limited::<()>(Err(error));
     assert!(!limited.is_too_large, "{limited}");
@@ -36,7 +36,8 @@ async fn room_after(error: SinkError) -> Limited {
     limited
 }
 
-/// Writes a batch as the pipeline does, and says how often it had to wait. Panics if a point is reported twice.
+/// Writes a batch as the pipeline does, and returns how often it had to wait. Panics if a point is reported
+/// twice.
 async fn write_on(sink: &impl Sink, batch: Vec<Write>) -> usize {
     let (mut written, mut waits) = (HashSet::new(), 0);
     loop {
@@ -50,7 +51,7 @@ async fn write_on(sink: &impl Sink, batch: Vec<Write>) -> usize {
     }
 }
 
-/// Calls until there is an answer.
+/// Repeats a call until it is let through.
 async fn until_let_through<T>(mut call: impl AsyncFnMut() -> Result<T, SinkError>) -> T {
     for _ in 0..30 {
         match call().await {

@@ -1,13 +1,14 @@
-//! What users of a sink can rely on. One binary: the engine is large, and is linked once.
+//! Guarantees to users of a sink. One binary, because the engine is large and should be linked
+//! once.
 //!
 //! - [`writing`]: batches, deletions, sweeps, what is refused
 //! - [`searching`]: order, filters, refused requests
 //! - [`opening`]: locks, fingerprints, indexes, closing
-//! - [`beside`]: reads and writes beside each other and beside an index build
+//! - [`beside`]: concurrent reads, writes and index builds
 //! - [`durability`]: kills at random moments
-//! - [`journal`]: what is in the journal and not in the engine's files
+//! - [`journal`]: changes that are in the journal and not in the engine's files
 //! - [`disk`]: a full disk
-//! - [`limits`]: a Qdrant server that lets only so much through in a minute
+//! - [`limits`]: a Qdrant server with rate limits
 //! - [`server`]: a collection on a Qdrant server
 //! - [`tenants`]: shards by the value of a field
 //! - [`layouts`]: vectors with a name, fields inside an object

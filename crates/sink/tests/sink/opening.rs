@@ -138,7 +138,7 @@ async fn a_panic_of_the_engine_is_an_error_and_passes_when_its_cause_does() {
     let segments = fixture.root.path().join("collections/books/shard/segments");
     let away = fixture.root.path().join("away");
     fs::rename(&segments, &away).unwrap();
-    // Enough for a flush. The write itself is in the journal.
+    // Large enough to cause a flush. The write itself is in the journal.
     let text = "x".repeat(100_000);
     let large = |id| Write::Upsert(point(id, json!({ "number": id, "text": text })));
     fixture.sink.write((100..300).map(large).collect()).await.unwrap();
@@ -167,7 +167,7 @@ async fn the_engines_log_is_started_afresh_when_it_grows_long() {
     let log = fixture.root.path().join("collections/books/shard/wal");
     let long = log.join("closed-7");
     fs::File::create(&long).unwrap().set_len(600 << 20).unwrap();
-    // It is looked at now and then.
+    // The length of the log is checked now and then.
     let text = "x".repeat(100_000);
     let large = |id| Write::Upsert(point(id, json!({ "number": id, "text": text })));
     fixture.sink.write((0..200).map(large).collect()).await.unwrap();
@@ -233,7 +233,7 @@ async fn dropping_the_collection_finishes_what_was_sent() {
     for id in 0..10 {
         let sink = sink.clone();
         let mut write = Box::pin(async move { sink.write(upserts([id])).await });
-        // Polled once: the batch is on its way, and nobody waits for the answer any more.
+        // Polled once: the batch is queued, and its caller stops waiting.
         assert!(poll_once(&mut write).await.is_none());
         sent.push(write);
     }

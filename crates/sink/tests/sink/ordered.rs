@@ -26,7 +26,7 @@ fn with_indexes(spec: CollectionSpec) -> CollectionSpec {
     CollectionSpec { indexes: indexes.map(|(name, index)| (path(name), index)).collect(), ..spec }
 }
 
-/// Whole numbers beside each other that one floating-point number stands for.
+/// Adjacent whole numbers that share one floating-point representation.
 const FAR: i64 = i64::MAX - 5000;
 
 fn payload(id: u64) -> Value {
@@ -47,7 +47,7 @@ fn payload(id: u64) -> Value {
     }
 }
 
-/// What the order is by: whole numbers exactly, others as floating-point numbers. `None` comes last.
+/// Returns the sort key: whole numbers exactly, others as floating-point numbers. `None` comes last.
 fn key(field: &str, id: u64) -> Option<i128> {
     let payload = payload(id);
     match field {
@@ -81,7 +81,7 @@ async fn all_pages(sink: &impl Search, order: &Order, limit: usize) -> Vec<Point
 
 async fn every_point_has_its_place(sink: &(impl Sink + Search)) {
     sink.write((0..POINTS).map(|id| Write::Upsert(point(id, payload(id)))).collect()).await.unwrap();
-    // What was written twice is somewhere else in the engine's files.
+    // Points that were written twice have moved in the engine's files.
     sink.write((50..90).map(|id| Write::Upsert(point(id, payload(id)))).collect()).await.unwrap();
     for (field, by) in [
         ("few", SortedBy::Whole),
@@ -149,7 +149,7 @@ async fn pages_in_the_order_of_a_field_are_the_same_on_a_server() {
         every_point_has_its_place(&sink).await;
         a_point_that_is_gone_is_no_place_to_be_lost(&sink).await;
         a_field_without_an_index_of_the_kind_is_refused(&sink).await;
-        // Inside an object, as other layouts have it.
+        // The fields lie inside an object, as in other layouts.
         let sink = remote(&url, CollectionSpec { name: format!("{}_nested", nested.name), ..nested });
         sink.prepare().await.unwrap();
         let held = |id: u64| Write::Upsert(point(id, json!({"metadata": {"few": 9 - id}})));

@@ -12,7 +12,7 @@ use crate::server::{on_every_server, remote};
 const POINTS: u64 = 120;
 const ALIKE: u64 = 40;
 
-/// No divisor of either, so that pages end inside groups.
+/// Divides neither of them, so that pages end inside groups.
 const PER_PAGE: usize = 7;
 
 fn keywords() -> Keywords {
@@ -23,7 +23,7 @@ fn with_keywords(spec: CollectionSpec) -> CollectionSpec {
     CollectionSpec { keywords: Some("bm25".to_owned()), ..spec }
 }
 
-/// Three points are a row: chunks of it, which lie apart in the order of the ids.
+/// Makes one of the three chunks of a row, whose ids lie apart.
 fn chunk(id: u64) -> Point {
     let row = Provenance { key: vec![json!(id % (POINTS / 3))], ..provenance(id) };
     let alike = id / ALIKE;
@@ -32,7 +32,7 @@ fn chunk(id: u64) -> Point {
     Point { vector: vector(alike, DIMENSION), keywords, provenance: row, ..point(id, json!({ "number": id })) }
 }
 
-/// What pages that follow each other hold, until the last one.
+/// Returns the points of all consecutive pages.
 async fn all_pages(sink: &impl Search, query: &Query, by_row: bool) -> Vec<PointId> {
     let (mut found, mut place) = (Vec::new(), Place::default());
     loop {
@@ -49,7 +49,7 @@ async fn all_pages(sink: &impl Search, query: &Query, by_row: bool) -> Vec<Point
     }
 }
 
-/// Every point, or every row, is on one page.
+/// Checks that every point, or every row, is on one page.
 async fn nothing_is_left_out_or_repeated(sink: &(impl Sink + Search)) {
     sink.write((0..POINTS).map(|id| Write::Upsert(chunk(id))).collect()).await.unwrap();
     let (dense, words) = (vector(1, DIMENSION), keywords().query("whale"));

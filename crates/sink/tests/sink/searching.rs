@@ -66,7 +66,7 @@ async fn hits_that_are_not_near_enough_are_left_out() {
     let fixture = Fixture::new();
     fixture.sink.write(upserts(0..100)).await.unwrap();
     let all = fixture.sink.search(nearest_to(7, 100)).await.unwrap();
-    // Between the tenth and the next: an engine may round its own scores when it compares.
+    // Between the tenth score and the next: an engine may round its own scores when it compares.
     let bound = f32::midpoint(all[9].score, all[10].score);
     let near = fixture.sink.search(SearchRequest { min_score: Some(bound), ..nearest_to(7, 100) }).await.unwrap();
     assert_eq!(numbers(&near), numbers(&all[..10]));

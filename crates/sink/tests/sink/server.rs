@@ -1,4 +1,4 @@
-//! A collection on a Qdrant server: one inside this process that can fail on command, and a real one where
+//! A collection on a Qdrant server: one inside this process that can fail on command, and a real one if
 //! `WALVEC_TEST_QDRANT_URL` names it.
 
 use qdrant_client::qdrant::{
@@ -28,7 +28,7 @@ pub(crate) fn remote(url: &str, spec: CollectionSpec) -> Remote {
     Remote::new(server(url), spec).unwrap()
 }
 
-/// A fresh server with an empty collection.
+/// Starts a server with an empty collection.
 pub(crate) async fn started() -> (TestServer, Remote) {
     let test_server = TestServer::start().unwrap();
     let sink = remote(&test_server.url(), spec(DIMENSION));
@@ -77,7 +77,7 @@ async fn what_is_written_can_be_read_and_found() {
         assert_eq!((stored.len(), &stored[0].payload), (1, &fields(json!({}))));
         let faithful = sink.faithful(ids()).await.unwrap().remove(0).payload;
         assert_eq!(faithful.keys().collect::<Vec<_>>(), ["a.b", "at", "long", "none", "year"]);
-        // gRPC reads a hundred messages inside each other: three of an object, two of a list.
+        // gRPC parses messages to a depth of a hundred: three for an object, two for a list.
         let deep = (0..MAX_NESTING + 20).fold(json!(1), |inner, _| json!({ "a": inner }));
         sink.write(vec![Write::Upsert(point(3, json!({ "deep": deep })))]).await.unwrap();
         assert!(sink.get(vec![PointId::Num(3)], true).await.unwrap()[0].payload["deep"].is_object());
@@ -161,7 +161,7 @@ async fn deleting_a_table_and_sweeping_old_generations_leave_everything_else() {
     .await;
 }
 
-/// A server before 1.19 that crashes may bring back what was removed by a filter.
+/// If a server before 1.19 crashes, it may bring back points that were removed by a filter.
 #[tokio::test]
 async fn whoever_writes_alone_deletes_by_ids_and_others_leave_what_was_made_newer_meanwhile() {
     let test_server = TestServer::start().unwrap();
@@ -218,7 +218,7 @@ async fn an_empty_collection_of_somebody_else_is_taken_over_and_a_filled_one_is_
         let upsert = UpsertPointsBuilder::new(&spec.name, vec![foreign]).wait(true);
         client.upsert_points(upsert).await.unwrap();
         let sink = remote(&url, spec.clone());
-        // Whatever its vectors are like: no model of ours would help.
+        // It is refused whatever its vectors are like: no model of ours would fit.
         for spec in [spec.clone(), CollectionSpec { dimension: DIMENSION + 1, ..spec.clone() }] {
             assert!(matches!(remote(&url, spec).prepare().await, Err(SinkError::Foreign { .. })));
         }
@@ -320,7 +320,7 @@ async fn a_collection_that_is_gone_is_told_from_one_that_cannot_be_reached_and_m
     let id = sink.prepare().await.unwrap();
     sink.write(upserts(1..=5)).await.unwrap();
     test_server.restart_empty().await.unwrap();
-    // The connection went with the former server, and nothing is sent twice without a word.
+    // The connection was lost with the former server, and nothing is silently sent twice.
     assert!(matches!(sink.write(upserts(6..=7)).await, Err(SinkError::Unavailable { .. })));
     assert!(matches!(sink.write(upserts(6..=7)).await, Err(SinkError::Missing { .. })));
     assert!(!sink.inspect().await.unwrap());

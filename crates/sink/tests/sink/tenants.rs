@@ -1,5 +1,5 @@
-//! A collection that is sharded by the value of a field: on the server inside this process, and on a real cluster, of one node at
-//! least, where `WALVEC_TEST_QDRANT_CLUSTER_URL` names it.
+//! A collection that is sharded by the value of a field: on the server inside this process, and on a real cluster, of at least
+//! one node, if `WALVEC_TEST_QDRANT_CLUSTER_URL` names it.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ fn of_tenant(id: u64, tenant: Value) -> Write {
     Write::Upsert(point(id, json!({ "tenant": tenant, "number": id })))
 }
 
-/// How many points each shard holds, as the server counts them.
+/// Returns how many points each shard holds, as the server counts them.
 async fn shards(url: &str, name: &str) -> BTreeMap<String, u64> {
     let client = Qdrant::from_url(url).skip_compatibility_check().build().unwrap();
     let request = CollectionClusterInfoRequest { collection_name: name.to_owned() };
@@ -82,12 +82,12 @@ async fn each_point_is_in_the_shard_of_its_value_and_in_no_other() {
         sink.write((1..).zip(tenants).map(|(id, tenant)| of_tenant(id, tenant)).collect()).await.unwrap();
         assert_eq!(shards(&url, &spec.name).await, counts([("acme", 2), ("7", 1), ("_none", 1), ("other", 2)]));
 
-        // A new value with and without a new vector, a deletion, and one of what is not there.
+        // A new value with and without a new vector, a deletion, and the deletion of a point that does not exist.
         let payload = fields(json!({ "tenant": "other", "number": 20 }));
         let moved = Write::Payload { id: PointId::Num(2), payload, provenance: provenance(2) };
         let gone = [3, 999].map(|id| Write::Delete(PointId::Num(id)));
         let batch = [vec![of_tenant(1, json!("new")), moved, of_tenant(4, json!("acme"))], gone.to_vec()].concat();
-        // Repeated, as after a crash.
+        // Written twice, as after a crash.
         for _ in 0..2 {
             sink.write(batch.clone()).await.unwrap();
             let expected = counts([("acme", 1), ("7", 0), ("_none", 0), ("other", 3), ("new", 1)]);
@@ -179,7 +179,7 @@ async fn a_search_with_a_filter_on_the_value_asks_one_shard_and_a_shard_is_made_
         sink.write(vec![of_tenant(id, json!("acme"))]).await.unwrap();
     }
     assert_eq!(test_server.calls().of(Call::CreateShardKey), 2, "one for rows without a value");
-    // Two who make the same shard at the same time, neither knowing of the other.
+    // Two workers create the same shard at the same time, without knowing of each other.
     let other = sharded(&test_server.url(), spec(DIMENSION));
     other.prepare().await.unwrap();
     let new = |id| vec![of_tenant(id, json!("new"))];

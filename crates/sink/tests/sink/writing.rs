@@ -32,7 +32,7 @@ async fn a_point_comes_back_as_it_was_written() {
     assert_eq!(fixture.sink.faithful(vec![written.id]).await.unwrap(), [faithful]);
 }
 
-/// So many arrays inside each other.
+/// Makes arrays nested to this depth.
 fn nested(depth: usize) -> Value {
     (1..depth).fold(json!([]), |inner, _| json!([inner]))
 }
@@ -175,7 +175,8 @@ async fn a_scroll_visits_every_point_once_in_id_order_numbers_first() {
     assert_eq!(fixture.sink.count().await.unwrap(), 60);
 }
 
-/// Ten points of `public.books` in generations 1 and 2, three of `public.book`, one without walvec's field.
+/// Writes ten points of `public.books` in generations 1 and 2, three of `public.book`, and one without
+/// walvec's field.
 async fn two_tables_and_a_stranger(fixture: &Fixture) {
     let mut batch = upserts(1..=13);
     for write in &mut batch {
@@ -190,12 +191,12 @@ async fn two_tables_and_a_stranger(fixture: &Fixture) {
     fixture.sink.write(vec![Write::Upsert(point(14, json!({})))]).await.unwrap();
 }
 
-/// Takes walvec's field away from point 14, as if something else had written it.
+/// Removes walvec's field from point 14, as if another program had written it.
 async fn estrange(fixture: Fixture) -> Fixture {
     overwritten(fixture, json!({ "stranger": true })).await
 }
 
-/// Gives point 14 another payload, which is none of walvec's.
+/// Gives point 14 another payload, without walvec's field.
 async fn overwritten(fixture: Fixture, payload: Value) -> Fixture {
     let Fixture { sink, root } = fixture;
     sink.close().await.unwrap();
@@ -249,7 +250,7 @@ async fn a_sweep_removes_the_older_generations_of_its_table_only() {
     assert_eq!(numbers_left(&fixture.reopened().await).await, [11, 12, 13, 14].map(PointId::Num));
 }
 
-/// The engine skips operations that it takes for old; numbering must go on where it was.
+/// The engine skips operations that it takes for old, so numbering must continue after the highest number.
 #[tokio::test]
 async fn a_write_after_reopening_beats_those_before() {
     let mut fixture = Fixture::new();

@@ -9,9 +9,9 @@ use super::{ConfigArgs, Failure, task};
 
 /// Reads rows again while the stream goes on, for example after rows were changed in a way that is not replicated.
 ///
-/// The rows are read as of one moment that has its place among the changes of the stream: a change that comes later always
-/// wins, and a row that is deleted meanwhile stays deleted. Unchanged texts are not embedded again. Points whose rows are
-/// gone are not looked for: that is what `walvec verify --repair` does. Needs a running `walvec run`.
+/// The rows are read as of one moment, which has its place among the changes of the stream: a change that comes later
+/// always wins, and a row that is deleted meanwhile stays deleted. Unchanged texts are not embedded again. Points whose
+/// rows are gone are not looked for: `walvec verify --repair` does that. Needs a running `walvec run`.
 #[derive(Args)]
 pub(crate) struct BackfillArgs {
     #[command(flatten)]

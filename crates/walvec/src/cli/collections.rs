@@ -40,7 +40,7 @@ pub(crate) async fn execute(args: CollectionsArgs) -> Result<ExitCode, Failure> 
     output::line(&found.collections.iter().map(to_text).collect::<Vec<_>>().join("\n\n"))
 }
 
-/// What the tables have now.
+/// Reads the present columns of the tables from PostgreSQL.
 async fn of_source(config: &Config) -> Result<Collections, Failure> {
     let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;

@@ -22,10 +22,10 @@ use crate::http::dead_letters::Page;
 /// List, retry and drop parked rows.
 ///
 /// A row is parked when its text cannot be rendered or embedded, when the sink refuses its point, or when its record cannot
-/// be read; the others go on. A newer version of the row takes it out by itself. So mend the cause (the template, the model,
-/// the row, the program that writes the topic), then try again.
+/// be read; the other rows go on. A newer version of the row removes it from the list. So fix the cause (the template, the
+/// model, the row, the program that writes the topic), then retry.
 ///
-/// With `broker` they are in the topic <prefix>.dead-letters, where all workers put them.
+/// With `broker` parked rows are in the topic <prefix>.dead-letters, which all workers share.
 #[derive(Args)]
 pub(crate) struct DeadLettersArgs {
     #[command(subcommand)]
@@ -42,7 +42,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Process parked rows again: through a broker their records are written again, else the rows are read again.
+    /// Process parked rows again: through a broker their records are written again, otherwise the rows are read again.
     Retry {
         #[command(flatten)]
         which: Which,
@@ -58,10 +58,10 @@ enum Command {
 struct Which {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Only those of this collection.
+    /// Only parked rows of this collection.
     #[arg(long, value_name = "NAME")]
     collection: Option<String>,
-    /// Only that of this row, as `list` shows its key.
+    /// Only the parked row with this key, as `list` shows it.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 }
@@ -111,13 +111,13 @@ fn list(letters: &[DeadLetter], as_json: bool) -> Result<ExitCode, Failure> {
     output::line(&table.to_string())
 }
 
-/// Where parked rows are kept.
+/// Where the parked rows are stored.
 enum Place<'a> {
-    /// By the walvec that runs.
+    /// In a running walvec.
     Running(Running),
-    /// In the state file of one that does not.
+    /// In the state file of a walvec that does not run.
     Stopped { store: Arc<Store>, _data_dir: DataDir },
-    /// In a topic.
+    /// In a topic of the broker.
     Topic(Broker<'a>),
 }
 
@@ -174,7 +174,7 @@ impl<'a> Place<'a> {
         let mut by_collection: BTreeMap<String, (Vec<DeadLetter>, Vec<RowKey>)> = BTreeMap::new();
         for letter in letters {
             let (rows, records) = by_collection.entry(letter.collection.clone()).or_default();
-            // A row may change again, and a record that nobody can read is no row.
+            // A row may change later and remove the letter; an unreadable record is not a row.
             if letter.is_about_a_record() {
                 records.push(RowKey::new(letter.key));
             } else {

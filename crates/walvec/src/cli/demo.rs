@@ -30,10 +30,10 @@ pub(crate) struct DemoArgs {
     /// Serve the page and the API at this address [default: 127.0.0.1:8082, with --once any free port]
     #[arg(long, value_name = "ADDR", env = "WALVEC_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Keep the database and the collection here, and go on with them next time.
+    /// Keep the database and the collection here, and continue with them next time.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// How many books; beyond the catalogue's 120 it repeats itself.
+    /// How many books; beyond the catalogue's 120 its books are repeated.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rows: u32,
     /// Print the result as one JSON object.
@@ -42,19 +42,20 @@ pub(crate) struct DemoArgs {
 }
 
 impl DemoArgs {
-    /// Where to serve. With `--once` only the demo itself calls, so any free port will do.
+    /// Returns the address to serve at. With `--once` only the demo itself connects, so any free port
+    /// will do.
     fn address(&self) -> SocketAddr {
         let port = if self.once { 0 } else { 8082 };
         self.listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into())
     }
 
-    /// Who hears how far the snapshot is.
+    /// Returns where the progress of the snapshot is shown.
     const fn voice(&self) -> Voice {
         if self.json { Voice::Log } else { Voice::Note }
     }
 }
 
-/// Tells what the demo is doing, on stderr so that stdout holds only the answer.
+/// Says on stderr what the demo is doing, so that stdout holds only the answer.
 struct Narrator {
     silent: bool,
 }
@@ -70,7 +71,7 @@ impl Narrator {
 pub(crate) async fn execute(args: DemoArgs) -> Result<ExitCode, Failure> {
     let narrator = Narrator { silent: args.json };
     let began = Instant::now();
-    // A port in use should be heard of before a database has been started and filled.
+    // A port that is in use should be reported before a database is started and filled.
     drop(listen(args.address()).await?);
     let cluster = start_postgres(&args, &narrator).await?;
     let outcome = Box::pin(sync_and_search(&args, &cluster, began, &narrator)).await;

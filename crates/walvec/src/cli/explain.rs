@@ -12,10 +12,10 @@ use crate::codes::{self, Code, SUBJECTS, Subject};
 /// Say what an error code means, what is at risk, and what to type.
 ///
 /// The code of an error is the last line of stderr. `walvec check`, `walvec status`, `walvec dead-letters list` and the log show codes
-/// too. Without a code all are listed, each with what it means. Neither a configuration nor a running walvec is needed.
+/// too. Without a code, all codes are listed, each with its meaning. Neither a configuration nor a running walvec is needed.
 #[derive(Args)]
 pub(crate) struct ExplainArgs {
-    /// The code, e.g. E_SLOT_LOST; small letters will do, and E_ may be left out.
+    /// The code, e.g. E_SLOT_LOST; in capitals or not, with E_ or without.
     #[arg(value_name = "CODE")]
     code: Option<String>,
     /// Print JSON.
@@ -40,7 +40,7 @@ fn unknown(typed: &str) -> Failure {
     Failure::new(2, "E_USAGE", format!("there is no code \"{typed}\"")).with_remedy(remedy)
 }
 
-/// All codes by subject, one line each.
+/// Lists all codes by subject, one line each.
 fn list(screen: Screen) -> String {
     let widest = codes::all().map(|(_, code)| code.name.len()).max().unwrap_or_default();
     let line = |code: &Code| format!("  {:widest$}  {}", code.name, code.brief());
@@ -52,7 +52,7 @@ fn list(screen: Screen) -> String {
     subjects.join("\n\n")
 }
 
-/// One code. The lines are not broken, so that what is to be typed can be copied.
+/// Prints one code. The lines are not wrapped, so that commands can be copied.
 fn entry(subject: &Subject, Code { name, meaning, risk, remedy, see }: &Code) -> String {
     let mut text = format!("{name}\nmeans: {meaning}\n risk: {risk}\n help: {remedy}");
     if let Some(intro) = subject.intro {

@@ -1,4 +1,4 @@
-//! How a command ends when it does not do what was asked.
+//! How a command ends when it fails.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -12,62 +12,62 @@ use super::output;
 use crate::config::ConfigError;
 use crate::tasks::{State, Task};
 
-/// What was found, what it endangers, what to type, and the exit code.
+/// A failed command: what was found, what it endangers, what to type, and the exit code.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
-    /// See `walvec --help`.
+    /// The exit code; `walvec --help` lists them.
     pub(crate) exit: u8,
     code: String,
     what: String,
     remedy: Option<String>,
-    /// Whether it may be gone at the next attempt, without anybody's help.
+    /// Whether it may be gone at the next attempt without any change by the user.
     pub(crate) passes: bool,
 }
 
 impl Failure {
-    /// A failure with a code and a description.
+    /// Makes a failure with a code and a description.
     pub(crate) fn new(exit: u8, code: &str, what: impl Display) -> Self {
         Self { exit, code: code.to_owned(), what: what.to_string(), remedy: None, passes: false }
     }
 
-    /// A configuration that cannot be used.
+    /// Makes the failure for a configuration that cannot be used.
     pub(crate) fn configuration(error: ConfigError) -> Self {
         let remedy = error.remedy().map(str::to_owned);
         Self { remedy, ..Self::new(2, "E_CONFIG", error) }
     }
 
-    /// A definite error, exit code 3.
+    /// Makes a definite error, with exit code 3.
     pub(crate) fn definite(code: &str, what: impl Display) -> Self {
         Self::new(3, code, what)
     }
 
-    /// What it is called on the last line of stderr.
+    /// Returns the code that the last line of stderr shows.
     pub(crate) fn code(&self) -> &str {
         &self.code
     }
 
-    /// Code, description and remedy.
+    /// Splits it into code, description and remedy.
     pub(crate) fn into_parts(self) -> (String, String, Option<String>) {
         (self.code, self.what, self.remedy)
     }
 
-    /// Adds what to type.
+    /// Adds the remedy: what to type.
     pub(crate) fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
 
-    /// Says that it may be gone at the next attempt.
+    /// Marks it as one that may be gone at the next attempt.
     pub(crate) fn passing(self) -> Self {
         Self { passes: true, ..self }
     }
 
-    /// The failure as JSON fields, for `--json`.
+    /// Returns the failure as JSON, for `--json`.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         serde_json::json!({ "code": self.code, "message": self.what, "remedy": self.remedy })
     }
 
-    /// A command line that cannot be understood.
+    /// Makes the failure for a command line that cannot be understood.
     pub(crate) fn usage(error: &clap::Error) -> Self {
         let text = error.render().to_string();
         let what = text.lines().next().unwrap_or_default();
@@ -75,7 +75,7 @@ impl Failure {
         Self::new(2, "E_USAGE", what).with_remedy("walvec --help")
     }
 
-    /// A task that ended with it.
+    /// Records it as the end of a task.
     pub(crate) fn tell(&self, task: &mut Task) {
         task.state = State::Failed;
         task.code = Some(self.code.clone());
@@ -83,7 +83,7 @@ impl Failure {
         task.remedy.clone_from(&self.remedy);
     }
 
-    /// The failure with which a task ended in another process.
+    /// Makes the failure that ended a task in another process.
     pub(crate) fn of_task(task: Task) -> Self {
         let code = task.code.unwrap_or_else(|| "E_SERVER".to_owned());
         let what = task.error.unwrap_or_else(|| "the task ended without a word".to_owned());
@@ -92,23 +92,23 @@ impl Failure {
 
     /// Writes the failure to stdout, for programs that read JSON there.
     pub(crate) fn print_json(&self) {
-        // Without a reader of stdout, stderr still says it.
+        // If stdout is closed, stderr still has the failure.
         let _ = output::json(&serde_json::json!({ "error": self.to_json() }));
     }
 
-    /// Writes the failure to stderr as a line of a log in JSON, whatever the log leaves out.
+    /// Writes the failure to stderr as a log line in JSON, whatever the level of the log is.
     pub(crate) fn log(&self) {
         let at = Moment::from(SystemTime::now());
         let fields = serde_json::json!({ "message": self.what, "code": self.code, "remedy": self.remedy });
         let line = serde_json::json!({ "timestamp": at, "level": "ERROR", "fields": fields });
-        // Where stderr is closed, there is no other place to write it.
+        // If stderr is closed, there is no other place to write it.
         let _ = writeln!(std::io::stderr(), "{line}");
     }
 
     /// Writes the failure to stderr; the code comes last, alone on its line.
     pub(crate) fn print(&self) {
         let mut stderr = std::io::stderr().lock();
-        // A closed stderr leaves nobody to tell.
+        // If stderr is closed, there is nowhere to write it.
         let _ = writeln!(stderr, "error: {}", self.what);
         if let Some(remedy) = &self.remedy {
             let _ = writeln!(stderr, " help: {remedy}");
@@ -132,7 +132,8 @@ impl From<VerifyError> for Failure {
 
 impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Self {
-        // A connection string that cannot be read is configuration, wherever it is noticed.
+        // A connection string that cannot be read is an error of the configuration, wherever it is
+        // noticed.
         let exit = if error.code() == "E_CONFIG" { 2 } else { 3 };
         let passes = error.policy(During::Running) != Policy::Stop;
         Self { exit, code: error.code().to_owned(), what: error.to_string(), remedy: error.remedy(), passes }

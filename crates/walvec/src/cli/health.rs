@@ -15,8 +15,8 @@ use crate::config::{Config, DEFAULT_FILE, DEFAULT_LISTEN, Stage};
 
 /// Ask a running walvec whether it is ready, for probes and scripts.
 ///
-/// Ready means: the slot is held, the sink is open, the model is loaded. A lag, or a problem that is being retried, is no reason not to
-/// be. Exit code 0: it is ready. 1: it is not, or none runs, or it does not answer in time.
+/// Ready means: the slot is held, the sink is open, the model is loaded. A walvec that lags, or retries after a problem, is still ready.
+/// Exit code 0: it is ready. 1: it is not ready, none is running, or it does not answer in time.
 ///
 /// The process of the configuration is found by its data directory, and no token is needed. Behind a broker all processes of this machine
 /// have to be ready; WALVEC_STAGE and WALVEC_INSTANCE name one of them. Without a configuration file the address is that of WALVEC_LISTEN,
@@ -25,7 +25,7 @@ use crate::config::{Config, DEFAULT_FILE, DEFAULT_LISTEN, Stage};
 pub(crate) struct HealthArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Ask only whether the process serves, which it also does while it cannot start: what to restart by.
+    /// Ask only whether the process serves, which it also does while it cannot start: use this to decide about a restart.
     #[arg(long)]
     live: bool,
     /// Ask the process at this address, without a configuration.
@@ -39,15 +39,15 @@ pub(crate) struct HealthArgs {
     json: bool,
 }
 
-/// What one process said.
+/// The answer of one process.
 struct Probed {
-    /// Its directory: `all`, or its stage and its name.
+    /// The name of its directory: `all`, or its stage and instance.
     name: String,
     address: SocketAddr,
     answered: Answered,
 }
 
-/// What was found, and what to say if it was nothing.
+/// The processes that were found, and the message if there are none.
 struct Found {
     processes: Vec<Probed>,
     if_none: String,
@@ -70,7 +70,7 @@ pub(crate) async fn execute(args: HealthArgs) -> Result<ExitCode, Failure> {
     Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Whom to ask.
+/// The processes to ask.
 enum Target {
     At(SocketAddr),
     Of(Box<Config>),
@@ -91,7 +91,7 @@ fn target(args: &HealthArgs) -> Result<Target, Failure> {
     }
     match args.config.load_to_ask() {
         Ok(config) => Ok(Target::Of(Box::new(config))),
-        // In a container the configuration may be wherever the process was told.
+        // In a container the configuration may lie anywhere.
         Err(_) if args.config.config.is_none() && !Path::new(DEFAULT_FILE).exists() => {
             let listen = std::env::var("WALVEC_LISTEN").ok().and_then(|listen| listen.parse().ok());
             Ok(Target::At(listen.unwrap_or(DEFAULT_LISTEN)))

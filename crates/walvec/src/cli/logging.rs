@@ -1,4 +1,4 @@
-//! Logs go to stderr, so that stdout stays clean for answers; traces go to a collector, where one is named.
+//! Logs go to stderr, so that stdout stays clean for answers. Traces go to a collector, if the environment names one.
 
 use std::io::IsTerminal as _;
 use std::str::FromStr as _;
@@ -12,10 +12,10 @@ use tracing_subscriber::{Layer as _, fmt};
 use super::traces::{self, Traces};
 use super::{Cli, Command, LogFormat};
 
-/// What libraries may say when a level alone is asked for. The engine warns about matters of its own, at every start.
+/// The levels of libraries when the user gives a level alone. The engine warns about its own matters at every start.
 const LIBRARIES: &str = "warn,qdrant_edge=error";
 
-/// What to log. A level alone is that of walvec: what its libraries say at that level would bury it.
+/// Returns the filter of the log. A level alone applies to walvec only: its libraries' lines at that level would bury it.
 fn directives(wanted: Option<&str>, default: LevelFilter) -> String {
     let own = |level: LevelFilter| match level {
         LevelFilter::OFF => "off".to_owned(),
@@ -27,7 +27,7 @@ fn directives(wanted: Option<&str>, default: LevelFilter) -> String {
     wanted.split(',').map(level).collect::<Vec<_>>().join(",")
 }
 
-/// Starts logging. Commands that answer and end only warn; `run` tells what it does.
+/// Starts logging. By default short commands log warnings only, and `run` logs what it does.
 pub(crate) fn start(arguments: &Cli) -> Traces {
     let level = match arguments.command {
         Command::Run(_) => LevelFilter::INFO,
@@ -46,7 +46,7 @@ pub(crate) fn start(arguments: &Cli) -> Traces {
     };
     let is_traced = matches!(arguments.command, Command::Run(_)) && traces::are_wanted();
     let (traces, spans) = if is_traced { traces::exporter() } else { (Traces::default(), None) };
-    // Fails if logging was started before, which is as good.
+    // Fails only if logging was started before, which is fine.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(spans).with(log));
     let _ = log::set_boxed_logger(Box::new(Libraries(filter)));
     log::set_max_level(LevelFilter::current().as_log());
@@ -56,10 +56,10 @@ pub(crate) fn start(arguments: &Cli) -> Traces {
     traces
 }
 
-/// Hands on what libraries log by the crate `log`, as far as it is wanted.
+/// Forwards lines that libraries write with the crate `log`, if the filter wants them.
 ///
-/// A layer with a filter of its own loses the next line of a thread once it was asked whether it wants one that then never comes, as
-/// `log_enabled!` does: <https://github.com/tokio-rs/tracing/issues/2519>. So the layer is not asked; the filter is.
+/// A layer with a filter of its own loses the next line of a thread after `log_enabled!` asked whether a line is wanted and no such
+/// line followed: <https://github.com/tokio-rs/tracing/issues/2519>. So this asks the filter, not the layer.
 struct Libraries(Targets);
 
 impl Log for Libraries {

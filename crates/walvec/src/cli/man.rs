@@ -25,7 +25,7 @@ pub(crate) fn execute(args: &ManArgs) -> Result<ExitCode, Failure> {
     output::bytes(&page)
 }
 
-/// Writes the pages that the first one refers to, too.
+/// Writes the first page and those that it refers to.
 fn write_all(directory: &Path) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
     clap_mangen::generate_to(Cli::command(), directory)

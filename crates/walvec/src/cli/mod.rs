@@ -74,7 +74,7 @@ pub(crate) struct Cli {
     log_format: LogFormat,
 }
 
-/// What `--version` prints: the features that it was built with decide which configurations it takes.
+/// Returns what `--version` prints: with the features of the build, which decide about usable configurations.
 fn version() -> &'static str {
     static VERSION: LazyLock<String> =
         LazyLock::new(|| format!("{}\nfeatures: {}", env!("CARGO_PKG_VERSION"), Features::of_this_program().names()));
@@ -105,7 +105,7 @@ enum Command {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Verify(verify::VerifyArgs),
-    // Without a comment of their own: it would hide what the arguments' own one teaches.
+    // No comment here: it would hide the long help of the arguments.
     Reindex(reindex::ReindexArgs),
     Backfill(backfill::BackfillArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
@@ -125,7 +125,7 @@ enum Command {
     Man(man::ManArgs),
 }
 
-/// Where the configuration is.
+/// The arguments that name the configuration.
 #[derive(Args, Clone, Default)]
 pub(crate) struct ConfigArgs {
     /// The configuration file [default: ./walvec.yaml]
@@ -138,22 +138,22 @@ impl ConfigArgs {
         self.load_with(Overrides::default())
     }
 
-    /// For a command that asks a running walvec, whose environment it need not have.
+    /// Loads the configuration for a command that asks a running walvec; variables that only that walvec needs may be unset.
     pub(crate) fn load_to_ask(&self) -> Result<Config, Failure> {
         self.load_with(Overrides::to_ask())
     }
 
-    /// For a command that searches the points itself, as nothing runs.
+    /// Loads the configuration for a command that searches the points itself because no walvec runs.
     pub(crate) fn load_to_search(&self) -> Result<Config, Failure> {
         self.load_with(Overrides::to_search())
     }
 
-    /// For a command that reads topics itself.
+    /// Loads the configuration for a command that reads topics itself.
     pub(crate) fn load_to_read_topics(&self) -> Result<Config, Failure> {
         self.load_with(Overrides::to_read_topics())
     }
 
-    /// For a command that asks a running walvec and reads PostgreSQL itself.
+    /// Loads the configuration for a command that asks a running walvec and reads PostgreSQL itself.
     pub(crate) fn load_to_compare(&self) -> Result<Config, Failure> {
         self.load_with(Overrides::to_compare())
     }
@@ -164,13 +164,13 @@ impl ConfigArgs {
 }
 
 impl Cli {
-    /// Whether whoever reads stderr wants JSON there.
+    /// Returns whether the log on stderr is in JSON.
     pub(crate) fn logs_json(&self) -> bool {
         self.log_format == LogFormat::Json
     }
 }
 
-/// Reads the command line, and whether it asks for JSON. Ends the process if it cannot be understood.
+/// Parses the command line, and returns whether it asks for JSON. Exits the process if it cannot be parsed.
 pub(crate) fn parse() -> (Cli, bool) {
     let parsed = Cli::command().try_get_matches().and_then(|matches| {
         let wants_json = wants_json(&matches);
@@ -184,7 +184,7 @@ pub(crate) fn parse() -> (Cli, bool) {
     })
 }
 
-/// Whether the command that was given has the flag `--json`.
+/// Returns whether the command that was given has the flag `--json`.
 fn wants_json(matches: &ArgMatches) -> bool {
     match matches.subcommand() {
         Some((_, command)) => wants_json(command),
@@ -221,7 +221,7 @@ pub(crate) fn execute(arguments: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The configuration is loaded and checked by the time this starts the runtime.
+/// Starts the runtime and runs a command. The configuration was loaded and checked before.
 fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -229,7 +229,7 @@ fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<
         .build()
         .map_err(|error| Failure::new(3, "E_RUNTIME", error))?;
     let outcome = runtime.block_on(command);
-    // Anything that still runs has no owner that waits for it.
+    // Tasks that still run are dropped: nothing waits for them.
     runtime.shutdown_background();
     outcome
 }

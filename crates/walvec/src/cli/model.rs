@@ -66,7 +66,7 @@ async fn pull(name: &str, root: &Path) -> Result<ExitCode, Failure> {
         shown.set_length(progress.total_bytes);
         shown.set_position(progress.bytes);
     });
-    // Endpoint and token: HF_ENDPOINT and HF_TOKEN, as the hub's own tools read them.
+    // The hub's endpoint and token come from HF_ENDPOINT and HF_TOKEN, as for the hub's own tools.
     let pulled = walvec_embed::hub::pull(name, root, &Hub::default(), on_progress).await;
     bar.finish_and_clear();
     let path = pulled.map_err(walvec_pipeline::PipelineError::from)?;

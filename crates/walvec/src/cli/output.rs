@@ -1,4 +1,4 @@
-//! What goes to stdout and how it looks.
+//! Output to stdout, and its style.
 
 use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
@@ -10,22 +10,23 @@ use serde_json::Value;
 
 use super::Failure;
 
-/// The width of a terminal that does not say how wide it is.
+/// The assumed width of a terminal that does not report its own.
 const TERMINAL_COLUMNS: usize = 80;
 
-/// The width of what is not a terminal.
+/// The width of output that is not a terminal.
 const FILE_COLUMNS: usize = 120;
 
-/// A narrower screen is treated as one of this width: less holds nothing that can be read.
+/// The least width: a narrower screen is treated as this wide, because less is not readable.
 const MIN_COLUMNS: usize = 30;
 
-/// The process's progress bars. One owner, so that log lines and bars do not overwrite each other.
+/// Returns the progress bars of the process. They have one owner, so that log lines and bars do not
+/// overwrite each other.
 pub(crate) fn bars() -> &'static MultiProgress {
     static BARS: OnceLock<MultiProgress> = OnceLock::new();
     BARS.get_or_init(MultiProgress::new)
 }
 
-/// Writes log lines above the progress bars.
+/// Returns a writer that puts log lines above the progress bars.
 pub(crate) fn log_writer() -> impl Write {
     LogWriter
 }
@@ -42,10 +43,10 @@ impl Write for LogWriter {
     }
 }
 
-/// Tells on stderr what is being done, above the progress bars.
+/// Writes on stderr, above the progress bars, what is being done.
 pub(crate) fn note(text: &str) {
     bars().suspend(|| {
-        // A closed stderr leaves nobody to tell.
+        // If stderr is closed, there is nowhere to write it.
         let _ = writeln!(std::io::stderr(), "==> {text}");
     });
 }
@@ -59,7 +60,7 @@ pub(crate) fn line(text: &str) -> Result<ExitCode, Failure> {
 pub(crate) fn bytes(bytes: &[u8]) -> Result<ExitCode, Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        // The reader has seen enough (`| head`).
+        // The reader has closed the pipe (`| head`).
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(Failure::definite("E_OUTPUT", format!("stdout: {error}"))),
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -71,7 +72,7 @@ pub(crate) fn json(value: &Value) -> Result<ExitCode, Failure> {
     line(&value.to_string())
 }
 
-/// A table with a header, as wide as the screen at most.
+/// Makes a table with a header, at most as wide as the screen.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
@@ -80,7 +81,7 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// The screen that stdout is.
+/// The properties of stdout as a screen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
     /// How many columns it has.
@@ -90,7 +91,8 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// `COLUMNS` goes before the terminal's own width, `NO_COLOR` before its abilities.
+    /// Inspects stdout. `COLUMNS` takes precedence over the terminal's width, `NO_COLOR` over its
+    /// abilities.
     pub(crate) fn of_stdout() -> Self {
         let terminal = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
         let is_terminal = std::io::stdout().is_terminal();
@@ -105,7 +107,7 @@ impl Screen {
         Self { columns: columns.max(MIN_COLUMNS), is_styled }
     }
 
-    /// A text that stands out, where that is possible.
+    /// Makes a text bold, if the screen can.
     pub(crate) fn bold(self, text: &str) -> String {
         if self.is_styled { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }
     }

@@ -11,20 +11,20 @@ use crate::config::{Config, Overrides};
 use crate::serve::Service;
 use crate::{remembered, supervise};
 
-/// Builds the collections anew beside the ones that are served, then lets them take over in one step.
+/// Builds new collections while the present ones are served, then lets them take over in one step.
 ///
-/// Change the model, the text or the payload in walvec.yaml, and type this while `walvec run` goes on with what it was
-/// started with. New collections are filled from a new snapshot and follow the stream, until they know everything that the
-/// old ones do. Searches are answered throughout, always by the model that made the vectors. The old collections are kept
-/// until the next reindex. It may be interrupted at any moment: typed again, it goes on.
+/// Change the model, the text or the payload in walvec.yaml, and type this while `walvec run` goes on with its former
+/// configuration. New collections are filled from a new snapshot and follow the stream, until they have caught up with the
+/// old ones. Searches are answered throughout, always by the model that made the vectors. The old collections are kept
+/// until the next reindex. It may be interrupted at any moment: typed again, it continues.
 ///
 /// Without a running `walvec run` it does the same by itself, and ends.
 #[derive(Args)]
 pub(crate) struct ReindexArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Go back to the kept collections, which are brought up to date first. Put the former model, text and payload back
-    /// into walvec.yaml before.
+    /// Go back to the kept collections, which are brought up to date first. Before that, put the former model, text and
+    /// payload back into walvec.yaml.
     #[arg(long)]
     rollback: bool,
     /// Print JSON.
@@ -52,7 +52,7 @@ pub(crate) async fn execute(args: ReindexArgs) -> Result<ExitCode, Failure> {
     task::report(&done, &format!("{text}: {} rows were read. Next: walvec run", done.rows), args.json)
 }
 
-/// Runs what is served until now, which the configuration may not describe any more.
+/// Runs the collections that are served at present, which the configuration may not describe any more.
 async fn start_as_before(config: &Config, args: &ConfigArgs) -> Result<Service, Failure> {
     let served = remembered::served(config).ok_or_else(|| {
         let directory = config.sink.directory().display();

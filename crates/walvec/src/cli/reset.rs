@@ -16,9 +16,9 @@ use crate::{app, collection, last_run, reindex, swapped};
 
 /// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
 ///
-/// With `broker` this is for the machine where capture runs: it writes every row to the topics again, and the workers remove
-/// what is gone. A publication that walvec did not make stays. If `source.slot` was changed, the slot of before is dropped too.
-/// --offsets is for the other side: workers read their topics again from the oldest record there is.
+/// With `broker` this is for the machine where capture runs: it writes every row to the topics again, and the workers remove what is
+/// gone. A publication that walvec did not create stays. If `source.slot` was changed, the former slot is dropped too. --offsets is for
+/// the other side: workers read their topics again from the oldest record.
 #[derive(Args)]
 pub(crate) struct ResetArgs {
     #[command(flatten)]
@@ -29,10 +29,10 @@ pub(crate) struct ResetArgs {
     /// Also remove the stored collections; every text will be embedded again.
     #[arg(long)]
     purge: bool,
-    /// Only let the consumer group begin again at the oldest records of its topics. No worker of it may run.
+    /// Only set the consumer group back to the oldest records of its topics. No worker of the group may run.
     #[arg(long, conflicts_with = "purge")]
     offsets: bool,
-    /// With --offsets: whose group.
+    /// With --offsets: the stage whose group is set back.
     #[arg(long, value_enum, value_name = "STAGE", default_value_t = Stage::Index, requires = "offsets")]
     stage: Stage,
 }
@@ -74,14 +74,14 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
             "slot \"{slot}\" of a reindex stays, and keeps WAL: {error}; drop it: SELECT pg_drop_replication_slot('{slot}');"
         ));
     }
-    // Before anything else can fail: without its slot, the stored position is worth nothing.
+    // Comes before any step that can fail: without its slot, the stored position is useless.
     forget(&directory, args.purge, Some(&config.source.slot))?;
-    // What it stopped with is what this mends.
+    // The reset fixes the error that the last run stopped with.
     last_run::forget(&directory).map_err(|error| Failure::definite("E_SINK", format!("last-run.json: {error}")))?;
     if args.purge {
         purge(&config).await?;
     }
-    // One that stays does no harm: `run` checks that it is the right one.
+    // A publication that stays does no harm: `run` checks that it is the right one.
     match drop_publication(&source, former.as_ref()).await {
         Ok(PublicationDrop::Dropped | PublicationDrop::Missing) => {}
         Ok(PublicationDrop::NotOurs) => {
@@ -103,17 +103,17 @@ fn with_slot(config: &Config, slot: &str) -> Config {
     config
 }
 
-/// The slot that the data directory was filled from, if the configuration names another one now.
+/// Returns the slot that the data directory was filled from, if the configuration names another one now.
 fn former_slot(config: &Config, directory: &Path) -> Option<SourceIdentity> {
     let stored = Store::open(directory).and_then(|store| store.checkpoint()).unwrap_or_else(|error| {
-        // A purge is the way out of a state that cannot be read.
+        // A purge must also work on a state that cannot be read.
         tracing::warn!("what the data directory was filled from cannot be read: {error}");
         None
     });
     stored.map(|checkpoint| checkpoint.source).filter(|former| former.slot != config.source.slot)
 }
 
-/// Drops the publication if walvec made it: for its slot, or for the one that it had before.
+/// Drops the publication if walvec created it for its present slot or for the former one.
 async fn drop_publication(source: &Source, former: Option<&Source>) -> Result<PublicationDrop, CaptureError> {
     match former {
         Some(former) => match former.drop_publication().await? {
@@ -124,8 +124,8 @@ async fn drop_publication(source: &Source, former: Option<&Source>) -> Result<Pu
     }
 }
 
-/// Drops a slot that nothing reads any more: the server would keep WAL for it until its disk is full. Returns the source as it was
-/// read through that slot, if it is still there.
+/// Drops a slot that is not read any more, for which the server would keep WAL until its disk is full. Returns the source as it was
+/// read through that slot, if the slot still exists.
 async fn drop_former_slot(
     config: &Config,
     former: &SourceIdentity,
@@ -148,7 +148,7 @@ async fn drop_former_slot(
     Ok(Some(of_former))
 }
 
-/// Removes the collections, wherever they are. Offsets that tell how far they were filled are worth nothing then.
+/// Removes the collections, on a server or in the data directory. Offsets that tell how far they were filled are removed with them.
 async fn purge(config: &Config) -> Result<(), Failure> {
     swapped::forget_all(config);
     if let Some(qdrant) = &config.sink.qdrant {
@@ -171,7 +171,7 @@ async fn purge(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Lets a group begin again.
+/// Sets a group back to the oldest records.
 async fn rewind(config: &Config, force: bool) -> Result<ExitCode, Failure> {
     let Some(broker) = &config.broker else {
         return Err(Failure::new(
@@ -190,7 +190,7 @@ async fn rewind(config: &Config, force: bool) -> Result<ExitCode, Failure> {
     output::line(&format!("Done. Next: walvec run --stage {}", config.stage))
 }
 
-/// Where the collections are.
+/// Says where the collections are.
 fn place(config: &Config) -> String {
     let names = || config.collections.iter().map(|collection| collection.name.as_str()).collect::<Vec<_>>().join(", ");
     match &config.sink.qdrant {
@@ -213,7 +213,8 @@ fn confirmed(plan: &str) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Keeps the generation, so that the next snapshot can tell its points from those of before. `slot`: the one that fills it from now on.
+/// Forgets the state but keeps the generation, so that the next snapshot can distinguish its points from earlier ones. `slot`: the one
+/// that fills the collections from now on.
 fn forget(directory: &Path, purge: bool, slot: Option<&str>) -> Result<(), Failure> {
     let io = |path: &Path, error: std::io::Error| Failure::definite("E_SINK", format!("{}: {error}", path.display()));
     if purge {

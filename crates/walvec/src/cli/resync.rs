@@ -13,16 +13,16 @@ use super::{ConfigArgs, Failure, output, task};
 use crate::app;
 use crate::config::{Config, Stage};
 
-/// Reads all tables again: now if walvec runs, else at its next start. Unchanged texts are not embedded again.
+/// Reads all tables again: now if walvec is running, otherwise at its next start. Unchanged texts are not embedded again.
 ///
-/// Points whose rows are gone are removed at the end, unless they are more than half of a collection: the rows may be somewhere else
-/// then, rather than gone. walvec reads the tables again by itself where it finds that changes were lost (`source.on_gap`).
+/// Points whose rows are gone are removed at the end, unless they are more than half of a collection: then the rows may be somewhere
+/// else rather than gone. walvec reads the tables again by itself when it finds that changes were lost (`source.on_gap`).
 #[derive(Args)]
 pub(crate) struct ResyncArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Remove points without a row even if they are more than half of a collection. Where they wait for this word already, nothing is
-    /// read again.
+    /// Remove points without a row even if they are more than half of a collection. If they are already waiting for this permission,
+    /// nothing is read again.
     #[arg(long)]
     force: bool,
     /// Print JSON.
@@ -49,7 +49,7 @@ pub(crate) async fn execute(args: ResyncArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Leaves word for the next start.
+/// Records the request for the next start.
 fn want(config: &Config, may_sweep_most: bool) -> Result<(), Failure> {
     let directory = match config.broker {
         Some(_) => config.directory_of(Stage::Capture),
@@ -58,7 +58,7 @@ fn want(config: &Config, may_sweep_most: bool) -> Result<(), Failure> {
     let _data_dir = app::lock(&directory)?;
     let store = Store::open(&directory).map_err(PipelineError::from)?;
     let Some(checkpoint) = store.checkpoint().map_err(PipelineError::from)? else { return Ok(()) };
-    // A reset goes further: it also forgets which database it was.
+    // A reset goes further: it also forgets the database.
     if checkpoint.snapshot == SnapshotState::Wanted {
         return Ok(());
     }

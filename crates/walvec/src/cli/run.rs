@@ -25,22 +25,22 @@ need no --listen, but still an --instance each.
 
 /// Sync until stopped: take a snapshot if there is none yet, then follow every change.
 ///
-/// By itself that is one process, from PostgreSQL into the collections. With `broker` in walvec.yaml the changes go through
-/// topics of Kafka or Redpanda, and --stage starts one part of the path alone: capture goes on whatever becomes of what follows
-/// it, indexing is spread over as many workers as the topics have partitions, and others can read the topics too.
+/// By default that is one process, from PostgreSQL into the collections. With `broker` in walvec.yaml the changes go through
+/// topics of Kafka or Redpanda, and --stage starts one part of the path alone: capture goes on even if later stages stop,
+/// indexing is spread over as many workers as the topics have partitions, and other programs can read the topics too.
 ///
-/// The stages embed and sink do together what index does, with a topic of vectors between them: one fleet that has the
-/// model, and one that writes.
+/// The stages embed and sink do together what index does, with a topic of vectors between them: one group of workers has the
+/// model, and the other writes.
 #[derive(Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// What this process does. Each but all needs `broker` in the configuration.
+    /// What this process does. Each stage except all needs `broker` in the configuration.
     #[arg(long, value_enum, env = "WALVEC_STAGE", default_value_t)]
     stage: Stage,
-    /// What this worker is called among those of its stage, always the same: its directory and its place in the consumer group
-    /// go by it. Letters, digits, dots, - and _
+    /// The name of this worker among those of its stage. It must stay the same: its directory and its place in the consumer
+    /// group depend on it. Letters, digits, dots, - and _
     #[arg(long, value_name = "NAME", env = "WALVEC_INSTANCE", default_value = "1", value_parser = config::instance)]
     instance: String,
     /// Serve the page and the API at this address instead of `server.listen`.
@@ -62,7 +62,7 @@ pub(crate) async fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
     outcome
 }
 
-/// Shows how far the snapshot has come, while there is one.
+/// Shows the progress of the snapshot while one is being taken.
 pub(crate) async fn show_snapshot(mut status: watch::Receiver<Status>, voice: Voice) {
     let mut meter = None;
     while status.changed().await.is_ok() {

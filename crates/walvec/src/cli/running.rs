@@ -1,7 +1,7 @@
-//! Talking to a walvec that is already running on the same data directory.
+//! Communication with a walvec that is running on the same data directory.
 //!
-//! The embedded engine belongs to one process. A running `walvec run` leaves its address in `server.json` beside the
-//! data, so that `search` and `status` can ask it instead.
+//! The embedded engine belongs to one process. A running `walvec run` writes its address to `server.json` in the data
+//! directory, so that `search` and `status` can ask it instead.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -18,28 +18,28 @@ use crate::config::{Config, Stage};
 use crate::http::tasks::KEY_HEADER;
 use crate::remembered::write_private;
 
-/// How long a running instance may take to accept a connection before it counts as gone.
+/// How long connecting to a running instance may take before it counts as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The code of the error that says that a running instance lets in only whom it knows.
+/// The code of the error for an instance that requires a token.
 const E_TOKEN: &str = "E_TOKEN";
 
-/// The code of the error that says that a running instance does one task at a time.
+/// The code of the error for an instance that is already running a task.
 pub(crate) const E_TASK_RUNNING: &str = "E_TASK_RUNNING";
 
-/// The contents of `server.json`.
+/// The content of `server.json`.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Announcement {
-    /// Where the HTTP API is served.
+    /// The address of the HTTP API.
     pub(crate) address: SocketAddr,
-    /// The process.
+    /// The process id.
     pub(crate) pid: u32,
-    /// What callers show in place of a token, and to change what is stored. The file is for the owner's eyes only.
+    /// The key that callers send in place of a token, and to change what is stored. Only the owner can read the file.
     pub(crate) key: String,
 }
 
 impl Announcement {
-    /// What the process of a directory has announced, if there is one. `Err`: it is not for this user to know.
+    /// Reads what the process of a directory has announced, if there is one. `Err`: this user may not read it.
     fn read(directory: &Path) -> Result<Option<Self>, PermissionDenied> {
         match std::fs::read(directory.join("server.json")) {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(PermissionDenied),
@@ -48,10 +48,10 @@ impl Announcement {
     }
 }
 
-/// The data directory belongs to another user.
+/// The error for a data directory of another user.
 struct PermissionDenied;
 
-/// Tells other processes where this one serves, until dropped.
+/// The announcement of this process's address to other processes; removed when dropped.
 pub(crate) struct Announced(PathBuf);
 
 impl Announced {
@@ -66,12 +66,12 @@ impl Announced {
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        // A file that stays behind is recognised by the connection that fails.
+        // If the file stays, other processes notice when the connection fails.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Where processes of a configuration leave their addresses, with a name for each.
+/// Returns the directories in which processes of a configuration leave their addresses, with a name for each.
 pub(crate) fn directories(config: &Config, stages: &[Stage]) -> Vec<(String, PathBuf)> {
     let base = config.sink.directory();
     let all = (Stage::All.name().to_owned(), base.to_owned());
@@ -89,15 +89,15 @@ pub(crate) fn directories(config: &Config, stages: &[Stage]) -> Vec<(String, Pat
     for stage in stages {
         found.extend(others.iter().filter(|(name, _)| is_of(name, stage)).cloned());
     }
-    // All stages in one process, or the one worker of the embedded engine.
+    // The directory of all stages in one process, or of the one worker with the embedded engine.
     found.push(all);
     found
 }
 
-/// What a running instance says of its health.
+/// The health that a running instance reports.
 pub(crate) struct Answered {
     pub(crate) is_ok: bool,
-    /// `ready`, `alive`, or why it is not.
+    /// `ready`, `alive`, or why it is neither.
     pub(crate) said: String,
     /// The part whose error is being retried.
     pub(crate) problem: Option<String>,
@@ -108,24 +108,24 @@ pub(crate) struct Running {
     address: SocketAddr,
     client: reqwest::Client,
     token: Option<SecretString>,
-    /// Known to the owner of the data directory only.
+    /// The key, if this user can read the data directory.
     key: Option<SecretString>,
 }
 
 impl Running {
-    /// The instance that owns `directory`, if one is running and serves HTTP.
+    /// Returns the instance that owns `directory`, if one is running and serves HTTP.
     pub(crate) async fn find(directory: &Path, token: Option<SecretString>) -> Option<Self> {
         let Announcement { address, key, .. } = Announcement::read(directory).ok().flatten()?;
         Self::at(address, token, Some(key.into())).await
     }
 
-    /// What answers at an address.
+    /// Returns the instance at an address, if one answers.
     pub(crate) async fn at(
         address: SocketAddr,
         token: Option<SecretString>,
         key: Option<SecretString>,
     ) -> Option<Self> {
-        // walvec serves no TLS: without certificates a command need not read those of the system.
+        // walvec does not serve TLS. Without certificates, a command need not read those of the system.
         let client =
             reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().tls_certs_only([]).build().ok()?;
         let running = Self { address, client, token, key };
@@ -133,7 +133,7 @@ impl Running {
         Some(running)
     }
 
-    /// The instance of a directory. That of another user is looked for at the configured address.
+    /// Returns the instance of a directory. If that belongs to another user, the configured address is tried.
     pub(crate) async fn of(config: &Config, directory: &Path) -> Option<Self> {
         let token = || config.server.token.clone();
         match Announcement::read(directory) {
@@ -142,8 +142,8 @@ impl Running {
         }
     }
 
-    /// Those that run for a configuration on this machine and are one of `stages`, with the names of their directories: those
-    /// of single stages, then the one of all stages.
+    /// Returns the instances of a configuration on this machine that are one of `stages`, with the names of their
+    /// directories: first those of single stages, then the one of all stages.
     pub(crate) async fn all(config: &Config, stages: &[Stage]) -> Vec<(String, Self)> {
         let mut found = Vec::new();
         for (name, directory) in directories(config, stages) {
@@ -154,12 +154,12 @@ impl Running {
         found
     }
 
-    /// The first of [`all`](Self::all).
+    /// Returns the first instance of [`all`](Self::all).
     pub(crate) async fn first(config: &Config, stages: &[Stage]) -> Option<Self> {
         Self::all(config, stages).await.into_iter().next().map(|(_, running)| running)
     }
 
-    /// The instance that a command cannot do without. `why` goes on after "no walvec runs on ...".
+    /// Returns the instance that a command requires. `why` continues the message "no walvec runs on ...".
     pub(crate) async fn needed(config: &Config, stages: &[Stage], why: &str) -> Result<Self, Failure> {
         Self::first(config, stages).await.ok_or_else(|| {
             let what = format!("no walvec runs on {}{why}", config.sink.directory().display());
@@ -170,12 +170,12 @@ impl Running {
         })
     }
 
-    /// Where it serves.
+    /// Returns its address.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What `/livez` or `/readyz` say, which nobody needs a token for.
+    /// Asks `/livez` or `/readyz`, which need no token.
     pub(crate) async fn probe(&self, path: &str) -> Answered {
         let answer = async {
             let response = self.client.get(self.url(path)).send().await?;
@@ -189,7 +189,7 @@ impl Running {
         Answered { is_ok, said: said.unwrap_or_else(|| "no answer of walvec".to_owned()), problem: text("problem") }
     }
 
-    /// The answer of a GET, or the problem that was answered.
+    /// Sends a GET and returns the answer, or the problem that came instead.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, Failure> {
         let mut url = reqwest::Url::parse(&self.url(path)).map_err(|error| Failure::definite("E_SERVER", error))?;
         if !query.is_empty() {
@@ -198,7 +198,7 @@ impl Running {
         self.answer(self.client.get(url)).await
     }
 
-    /// The answer of a POST, which may change what is stored, or the problem that was answered.
+    /// Sends a POST, which may change what is stored, and returns the answer, or the problem that came instead.
     pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
         self.answer(self.client.post(self.url(path)).json(body)).await
     }
@@ -233,7 +233,7 @@ impl Running {
         })
     }
 
-    /// The instance asks for its token, and this user cannot show the key instead.
+    /// Makes the failure of a user who has neither the token nor access to the key.
     fn not_let_in(&self) -> Failure {
         let what = match (&self.token, &self.key) {
             (Some(_), None) => {

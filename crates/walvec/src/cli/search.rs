@@ -31,8 +31,8 @@ use crate::{app, remembered};
 ///
 /// On a terminal each hit is a record: title (the first column that the collection's text prints), score, the part of the text
 /// that answers the query, the other fields. Elsewhere it is a line of tab-separated values in the format of PostgreSQL's COPY
-/// (\t, \n, \r and \\ in texts, \N for NULL), after a header: score, point, then the fields, those that the configuration names
-/// first, the others by name. Nothing is cut there.
+/// (\t, \n, \r and \\ in texts, \N for NULL), after a header: score, point, then the fields, first those that the configuration
+/// names, then the others by name. There no value is cut.
 #[derive(Args)]
 pub(crate) struct SearchArgs {
     /// What to look for: all words, with or without quotes.
@@ -54,7 +54,7 @@ pub(crate) struct SearchArgs {
     /// meta.color is a member of the JSON field meta. What can never match is refused with the fields that there are.
     #[arg(long = "filter", value_name = "CONDITION", value_parser = condition)]
     filters: Vec<Given>,
-    /// What to go by: the meaning (dense), the words (keyword), or both (hybrid). Default: hybrid, if the collection has it.
+    /// What to compare: the meaning (dense), the words (keyword), or both (hybrid). Default: hybrid, if the collection has it.
     #[arg(long, value_enum, hide_possible_values = true)]
     mode: Option<Mode>,
     /// Only hits with at least this score: the cosine similarity, -1 to 1, or BM25's score in the mode keyword.
@@ -63,7 +63,7 @@ pub(crate) struct SearchArgs {
     /// Show each row once, as the nearest of its chunks.
     #[arg(long)]
     group_by_row: bool,
-    /// Go on where the page before ended: the `next` of its JSON. The rest of the command has to be the same.
+    /// Continue where the previous page ended: the `next` of its JSON. The rest of the command has to be the same.
     #[arg(long)]
     cursor: Option<Cursor>,
     /// Print JSON.
@@ -72,7 +72,7 @@ pub(crate) struct SearchArgs {
 }
 
 impl SearchArgs {
-    /// What to look for.
+    /// Returns the text to look for.
     fn text(&self) -> Result<String, Failure> {
         let text = self.words.join(" ");
         if text.trim().is_empty() {
@@ -87,7 +87,7 @@ impl SearchArgs {
     }
 }
 
-/// A condition, as it was typed and as it was taken apart: the API reads the same form.
+/// A condition as it was typed and as it was parsed: the API takes the same form.
 #[derive(Clone, Debug, PartialEq)]
 struct Given {
     text: String,
@@ -150,7 +150,7 @@ fn choose<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a CollectionCo
     }
 }
 
-/// Nothing runs on the data directory: opens it and searches.
+/// Opens the data directory and searches, because no walvec runs on it.
 async fn search_here(
     config: &Config,
     collection: &CollectionConfig,
@@ -216,7 +216,7 @@ async fn search_here(
     Ok(answer)
 }
 
-/// What is asked for, and whether the model has read only the beginning of it.
+/// Embeds the query; also returns whether the model has read only the beginning of it.
 async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<(Query, bool), Failure> {
     let dense = async || {
         let embedded = Embedded::of(embedder, text.to_owned()).await;
@@ -235,7 +235,7 @@ async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<(Query
     })
 }
 
-/// How far the data directory has come; unknown if the tables are to be read again.
+/// Returns the applied position of the data directory; `None` if the tables are to be read again.
 fn applied(directory: &Path) -> Result<Option<Lsn>, Failure> {
     if !directory.join("state.redb").exists() {
         return Ok(None);

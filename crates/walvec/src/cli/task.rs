@@ -11,15 +11,15 @@ use crate::config::{Config, Stage};
 use crate::progress::{Meter, Voice};
 use crate::tasks::{State, Task};
 
-/// How often the task is asked how far it is: often enough for a progress bar.
+/// How often the task is polled: often enough for a progress bar.
 const ASK: Duration = Duration::from_millis(200);
 
-/// The running walvec that has to do the work.
+/// Returns the running walvec that has to do the work.
 pub(super) async fn running(config: &Config) -> Result<Running, Failure> {
     Running::needed(config, &[Stage::Capture], "; what it does not follow cannot be read again beside the stream").await
 }
 
-/// Asks for a task and waits for its end, showing how far it is.
+/// Starts a task and waits for its end, showing its progress.
 pub(super) async fn perform(running: &Running, path: &str, body: &Value) -> Result<Task, Failure> {
     let accepted: Value = running.post(path, body).await?;
     let id = accepted.get("task").and_then(Value::as_u64).unwrap_or_default();
@@ -38,7 +38,7 @@ pub(super) async fn perform(running: &Running, path: &str, body: &Value) -> Resu
     }
 }
 
-/// Prints how a task has ended.
+/// Prints the outcome of a task.
 pub(super) fn report(task: &Task, text: &str, as_json: bool) -> Result<ExitCode, Failure> {
     if as_json { output::json(&json!({"rows": task.rows})) } else { output::line(text) }
 }

@@ -1,4 +1,4 @@
-//! What users of the command line can rely on.
+//! Guarantees to users of the command line.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use clap::Command;
 
 use super::*;
 
-/// Every command, with its name as it is typed.
+/// Returns every command, with its name as it is typed.
 fn commands() -> Vec<(String, Command)> {
     fn add(command: &Command, before: &str, all: &mut Vec<(String, Command)>) {
         let name = format!("{before}{}", command.get_name());
@@ -37,7 +37,7 @@ fn help_refers_only_to_commands_that_exist() {
             let known = names.iter().filter(|known| typed == **known || typed.starts_with(&format!("{known} ")));
             let longest = known.max_by_key(|known| known.len()).copied().unwrap_or_default();
             let rest = typed[longest.len()..].split_whitespace().next().unwrap_or_default();
-            // What follows a command is an argument of it; a word that follows a group would be one of its commands.
+            // Words after a command are its arguments; a word after a group must be one of its commands.
             let is_group = commands.iter().any(|(other, command)| other == longest && command.has_subcommands());
             assert!(!is_group || rest.is_empty(), "{name} --help: {typed}");
             seen += 1;

@@ -1,14 +1,15 @@
-//! Traces for a collector, over OTLP, where the environment names one.
+//! Traces for a collector, over OTLP, if the environment names one.
 
 use tracing_subscriber::{Layer, Registry};
 
-/// Where traces go, in the variables that every OpenTelemetry exporter reads. Any of them turns traces on.
+/// The variables with the address for traces, which every OpenTelemetry exporter reads. Any of them turns
+/// traces on.
 const COLLECTOR: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
-/// The layer that hands spans to the exporter.
+/// The layer that passes spans to the exporter.
 pub(super) type Spans = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Whether the environment names a collector.
+/// Returns whether the environment names a collector.
 pub(super) fn are_wanted() -> bool {
     COLLECTOR.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
@@ -18,12 +19,12 @@ pub(crate) use exporting::Traces;
 #[cfg(feature = "otel")]
 pub(super) use exporting::exporter;
 
-/// Nothing is kept for a collector.
+/// The stand-in in a program without OpenTelemetry: it holds no traces.
 #[cfg(not(feature = "otel"))]
 #[derive(Default)]
 pub(crate) struct Traces(());
 
-/// Says why no trace is sent.
+/// Returns no exporter, and says why no traces are sent.
 #[cfg(not(feature = "otel"))]
 pub(super) fn exporter() -> (Traces, Option<Spans>) {
     super::output::note("traces are not sent: this walvec was built without the feature \"otel\"");
@@ -41,7 +42,7 @@ mod exporting {
 
     use super::Spans;
 
-    /// Sends what is left of the traces when it is dropped.
+    /// Sends the remaining traces when it is dropped.
     #[derive(Default)]
     pub(crate) struct Traces(Option<SdkTracerProvider>);
 
@@ -53,7 +54,7 @@ mod exporting {
         }
     }
 
-    /// An exporter to the collector that the environment names, over HTTP.
+    /// Makes an exporter to the collector that the environment names, over HTTP.
     pub(in crate::cli) fn exporter() -> (Traces, Option<Spans>) {
         let exporter = match opentelemetry_otlp::SpanExporter::builder().with_http().build() {
             Ok(exporter) => exporter,

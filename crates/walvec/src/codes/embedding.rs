@@ -2,7 +2,7 @@
 
 use super::{Code, Subject};
 
-/// The risk of a provider that no text can be embedded by.
+/// The risk of a provider that can embed no text.
 const KEPT_NO_ROW: &str = "Nothing is lost, and no row is parked. walvec stops, and the points stay as they were. \
                            PostgreSQL keeps the log for the slot, up to `max_slot_wal_keep_size`.";
 

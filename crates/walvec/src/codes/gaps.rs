@@ -1,8 +1,8 @@
-//! Codes of gaps: changes that are gone.
+//! Codes of gaps: changes that the stream can no longer bring.
 
 use super::{Code, Subject};
 
-/// The remedy of a gap that nothing but reading the tables again closes.
+/// The remedy of a gap that only reading the tables again closes.
 const BY_ITSELF: &str = "By default nothing: walvec reads the tables again by itself, and embeds only texts that \
                          have changed. With `source.on_gap: stop`: `walvec resync`, then `walvec run`.";
 

@@ -1,4 +1,4 @@
-//! What every error code means. One table, which `walvec explain` and docs/errors.md show.
+//! The meaning of every error code: one table, which `walvec explain` and docs/errors.md show.
 //!
 //! - [`configuration`], [`postgresql`], [`gaps`], [`tables`], [`embedding`], [`store`], [`broker`] and [`api`]: the codes, by subject
 //! - `page`: the table as docs/errors.md
@@ -18,27 +18,27 @@ mod tables;
 
 /// A code that walvec shows: on the last line of stderr, in a check, in the log, in the status, or of a parked row.
 ///
-/// Texts are Markdown in which only spans of code are marked, so that a terminal can show them as they are.
+/// Texts are Markdown in which only code spans are marked, so that a terminal can show them as they are.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Code {
-    /// As it is shown.
+    /// The code.
     pub(crate) name: &'static str,
-    /// What was found. The first sentence stands alone where codes are listed.
+    /// What was found. In lists of codes only its first sentence is shown.
     pub(crate) meaning: &'static str,
     /// What may be lost, missing or out of date.
     pub(crate) risk: &'static str,
     /// What to type or to change.
     pub(crate) remedy: &'static str,
-    /// The page in docs that says more, and the heading there.
+    /// The page in docs that says more, and its heading.
     pub(crate) see: Option<&'static str>,
 }
 
-/// Codes that are about the same.
+/// The codes of one subject.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Subject {
-    /// What they are about.
+    /// The heading of the subject.
     pub(crate) title: &'static str,
-    /// What holds for all of them.
+    /// What holds for all of its codes.
     pub(crate) intro: Option<&'static str>,
     /// The codes.
     pub(crate) codes: &'static [Code],
@@ -59,34 +59,34 @@ pub(crate) static SUBJECTS: [&Subject; 8] = [
 /// The risk of a command that was refused before it did anything.
 const UNTOUCHED: &str = "Nothing. The command has changed nothing.";
 
-/// Similarity (Jaro-Winkler, 0 to 1) from which on a code may be meant.
+/// The least similarity (Jaro-Winkler, 0 to 1) of a code that is suggested.
 const SIMILAR: f64 = 0.8;
 
-/// How many codes that may be meant are named.
+/// How many codes are suggested at most.
 const MOST_NEAR: usize = 5;
 
 impl Code {
-    /// The first sentence of the meaning, without its full stop.
+    /// Returns the first sentence of the meaning, without its full stop.
     pub(crate) fn brief(&self) -> &'static str {
         self.meaning.split_once(". ").map_or(self.meaning, |(first, _)| first).trim_end_matches('.')
     }
 }
 
-/// All codes, each with its subject.
+/// Returns all codes, each with its subject.
 pub(crate) fn all() -> impl Iterator<Item = (&'static Subject, &'static Code)> {
     SUBJECTS.iter().flat_map(|subject| subject.codes.iter().map(move |code| (*subject, code)))
 }
 
-/// The code that was typed, in capitals or not, with `E_` or without.
+/// Finds the code that was typed, in capitals or not, with `E_` or without.
 pub(crate) fn find(typed: &str) -> Option<(&'static Subject, &'static Code)> {
     let wanted = bare(typed);
     all().find(|(_, code)| bare(code.name) == wanted)
 }
 
-/// The codes that may be meant by a name that is none, the likeliest first.
+/// Returns the codes that a misspelled name may mean, the likeliest first.
 pub(crate) fn near(typed: &str) -> Vec<&'static str> {
     let wanted = bare(typed);
-    // Two letters are a part of many names.
+    // Two letters occur in many names.
     let is_part = |name: &str| wanted.len() > 2 && name.contains(&wanted);
     let similarity = |name: &str| if is_part(name) { 1.0 } else { strsim::jaro_winkler(&wanted, name) };
     let scored = all().map(|(_, code)| (similarity(&bare(code.name)), code.name));
@@ -95,7 +95,7 @@ pub(crate) fn near(typed: &str) -> Vec<&'static str> {
     near.into_iter().map(|(_, name)| name).take(MOST_NEAR).collect()
 }
 
-/// A code in capitals, without `E_`, which all of them begin with.
+/// Returns a code in capitals, without the common prefix `E_`.
 fn bare(name: &str) -> String {
     let name = name.trim().to_ascii_uppercase().replace('-', "_");
     name.strip_prefix("E_").unwrap_or(&name).to_owned()

@@ -2,7 +2,7 @@
 
 use super::{Code, SUBJECTS, Subject};
 
-/// What stands before the codes.
+/// The text before the codes.
 const HEAD: &str = "\
 # Error codes
 
@@ -14,27 +14,27 @@ status, and for each parked row. Programs can rely on the codes. `walvec explain
 lists all codes. What exit codes mean is in [Operations](operations.md#starting-and-stopping).
 ";
 
-/// The whole page.
+/// Returns the whole page.
 pub(super) fn page() -> String {
     let contents: Vec<String> = SUBJECTS.iter().map(|subject| listed(subject)).collect();
     let subjects: Vec<String> = SUBJECTS.iter().map(|subject| section(subject)).collect();
     format!("{HEAD}\n{}\n\n{}\n", contents.join("\n"), subjects.join("\n\n"))
 }
 
-/// The codes of a subject in the list of contents.
+/// Returns a subject's entry in the list of contents.
 fn listed(Subject { title, codes, .. }: &Subject) -> String {
     let links: Vec<String> = codes.iter().map(|code| link(code.name, &format!("#{}", anchor(code.name)))).collect();
     format!("- {}: {}", link(title, &format!("#{}", anchor(title))), links.join(", "))
 }
 
-/// A subject with its codes.
+/// Returns the section of a subject.
 fn section(Subject { title, intro, codes }: &Subject) -> String {
     let head = [Some(format!("## {title}")), intro.map(str::to_owned)];
     let parts: Vec<String> = head.into_iter().flatten().chain(codes.iter().map(entry)).collect();
     parts.join("\n\n")
 }
 
-/// A code under a heading of its own, which links can name.
+/// Returns a code under a heading of its own, which links can name.
 fn entry(Code { name, meaning, risk, remedy, see }: &Code) -> String {
     let more = see.map_or_else(String::new, |see| {
         let page = see.split('#').next().unwrap_or(see);
@@ -47,7 +47,7 @@ fn link(text: &str, target: &str) -> String {
     format!("[{text}]({target})")
 }
 
-/// What GitHub makes of a heading of letters, blanks and underscores.
+/// Returns the anchor that GitHub makes of a heading of letters, blanks and underscores.
 fn anchor(heading: &str) -> String {
     heading.to_lowercase().replace(' ', "-")
 }

@@ -2,7 +2,7 @@
 
 use super::{Code, Subject};
 
-/// The risk of what walvec waits for, or stops at, without a loss.
+/// The risk of a problem that walvec waits for, or stops at, without a loss.
 const KEPT: &str = "Nothing is lost. PostgreSQL keeps the log for the slot, up to `max_slot_wal_keep_size`, and the \
                     points stay as they were until walvec goes on.";
 

@@ -1,4 +1,4 @@
-//! The table, the page and the sources name the same codes.
+//! Tests that the table, the page and the sources name the same codes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use super::page::page;
 use super::*;
 
-/// What is written like a code in the sources and is none, and why.
+/// Texts in the sources that look like a code but are none, and why.
 const NO_CODES: [(&str, &str); 1] = [("E_SLOT_", "the beginning by which codes of slots are told from others")];
 
-/// The directory of the crates.
+/// Returns the directory of the crates.
 fn crates() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The sources of all crates, without those of tests and without the table.
+/// Returns the sources of all crates, without tests and without the table.
 fn sources() -> Vec<PathBuf> {
     let table = crates().join("walvec").join("src").join("codes");
     let of_crates = fs::read_dir(crates()).unwrap().map(|entry| entry.unwrap().path().join("src"));
@@ -34,7 +34,7 @@ fn sources() -> Vec<PathBuf> {
     found
 }
 
-/// What is quoted like a code in a source, up to its tests.
+/// Returns what is quoted like a code in a source, up to its tests.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     let text = text.split("\nmod tests {").next().unwrap_or_default();
     let code = move |at: usize| {
@@ -77,7 +77,7 @@ fn every_code_says_what_it_means_what_is_at_risk_and_what_to_do() {
         let Code { name, meaning, risk, remedy, .. } = code;
         for text in [meaning, risk, remedy] {
             assert!(text.ends_with('.'), "{name}: {text}");
-            // Each piece of code is closed, and nothing else needs to be escaped in Markdown.
+            // Each code span is closed, and nothing else needs escaping in Markdown.
             assert_eq!(text.matches('`').count() % 2, 0, "{name}: {text}");
             let prose: String = text.split('`').step_by(2).collect();
             assert!(!prose.contains(['<', '>', '*', '_', '[', '|']), "{name}: {text}");

@@ -13,7 +13,7 @@ use super::names;
 use super::settings::{CollectionConfig, given, secret};
 use super::stage::Stage;
 
-/// Who carries changes from `walvec run --stage capture` to the workers that index them.
+/// The broker that carries changes from `walvec run --stage capture` to the workers that index them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BrokerSettings {
@@ -25,47 +25,48 @@ pub(crate) struct BrokerSettings {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct KafkaSettings {
-    /// Where to find the brokers: `host:9092`, several separated by commas. Required.
+    /// The addresses of the brokers: `host:9092`, several separated by commas. Required.
     pub(crate) bootstrap: String,
-    /// How the names of topics begin: `<prefix>.<schema>.<table>` for changes, `<prefix>.vectors`, `<prefix>.dead-letters`.
-    /// What a topic's name cannot hold becomes `_`.
+    /// The beginning of the names of topics: `<prefix>.<schema>.<table>` for changes, `<prefix>.vectors`,
+    /// `<prefix>.dead-letters`. Characters that a topic's name cannot hold become `_`.
     pub(crate) topic_prefix: String,
-    /// What records look like: `debezium`, or `reference`, the topics, records and groups of the tutorial stack.
+    /// The format of records: `debezium`, or `reference`, the topics, records and groups of the tutorial stack.
     pub(crate) format: RecordFormat,
-    /// How the names of consumer groups begin: `<group>-index`, `<group>-embed`, `<group>-sink`. Workers of one group share
-    /// the partitions. Default: `walvec`; with `format: reference` the groups `vectorsv1` (embed, index) and `ingesterV1` (sink).
+    /// The beginning of the names of consumer groups: `<group>-index`, `<group>-embed`, `<group>-sink`. Workers of one group
+    /// share the partitions. Default: `walvec`; with `format: reference` the groups `vectorsv1` (embed, index) and `ingesterV1`
+    /// (sink).
     pub(crate) group: Option<String>,
     /// With `format: reference`, the topic of all changes. Default: `postgres-cdc-data`.
     pub(crate) changes: Option<String>,
     /// The topic between `--stage embed` and `--stage sink`. Default: `<prefix>.vectors`; with `format: reference`
     /// `embeddings-fastembed-V1`.
     pub(crate) vectors: Option<String>,
-    /// The partitions of a topic that walvec creates, 1 to 10000: at most so many workers share its work. A topic that exists
-    /// is left as it is. Default: 6; with `format: reference` 1, because its rows have one key and lie in one partition.
+    /// The number of partitions of a topic that walvec creates, 1 to 10000: at most this many workers share its work. An existing
+    /// topic is left as it is. Default: 6; with `format: reference` 1, because its rows have one key and lie in one partition.
     pub(crate) partitions: Option<u32>,
-    /// On how many brokers a topic that walvec creates is kept. Default: the broker's.
+    /// The number of brokers that keep a copy of a topic that walvec creates. Default: the broker's.
     pub(crate) replication_factor: Option<u32>,
-    /// How long a topic that walvec creates keeps its records, in hours; 0 is for ever. A worker that is away for longer misses
-    /// changes, which it notices.
+    /// How long a topic that walvec creates keeps its records, in hours; 0 keeps them for ever. A worker that is away for longer
+    /// misses changes, and notices that.
     pub(crate) retention_hours: u64,
-    /// Keep the last record of every row for ever, instead of every record for some time. For topics that walvec creates, and
-    /// not with `format: reference`.
+    /// Keep the last record of every row for ever, instead of every record for some time. Only for topics that walvec creates,
+    /// and not with `format: reference`.
     pub(crate) compact: bool,
     /// How records are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
     pub(crate) compression: Compression,
     /// How workers share partitions: `consumer`, the broker's own protocol since Kafka 4.0; `classic`; or `auto`, the newest that
     /// the broker knows.
     pub(crate) group_protocol: GroupProtocol,
-    /// After how many milliseconds without a sign of life a worker's partitions go to others, 1000 to 1800000. Brokers refuse
-    /// less than 6000 unless told otherwise. With the protocol `consumer` the broker decides.
+    /// How many milliseconds a worker may be silent before its partitions go to others, 1000 to 1800000. Brokers refuse less than
+    /// 6000 unless they are configured otherwise. With the protocol `consumer` the broker decides.
     pub(crate) session_timeout_ms: u64,
     /// Encrypt, and verify the broker's certificate; `tls: {}` is enough if a well-known authority signed it.
     #[serde(deserialize_with = "given")]
     pub(crate) tls: Option<TlsSettings>,
-    /// Log in. Default: not.
+    /// Log in. Default: no login.
     #[serde(deserialize_with = "given")]
     pub(crate) sasl: Option<SaslSettings>,
-    /// Any other setting of librdkafka, as name and text: `{ "socket.keepalive.enable": "true" }`. Those that walvec decides
+    /// Any other setting of librdkafka, as name and text: `{ "socket.keepalive.enable": "true" }`. Settings that walvec decides
     /// itself are refused.
     #[serde(deserialize_with = "secrets")]
     #[schemars(with = "BTreeMap<String, String>")]
@@ -76,11 +77,12 @@ pub(crate) struct KafkaSettings {
 }
 
 impl KafkaSettings {
-    /// More workers than anybody starts for one table at first; a topic's keys move when partitions are added later.
+    /// The default of partitions: more than the workers that one table usually starts with, because keys move to other partitions
+    /// when some are added later.
     const PARTITIONS: u32 = 6;
-    /// A week, as brokers have it: a worker may be away over the holidays.
+    /// A week, which is also the brokers' default: a worker may be away over the holidays.
     const RETENTION_HOURS: u64 = 168;
-    /// Short for a client (45 s is usual), because a worker that died delays the rows of its partitions for so long.
+    /// Short for a client (45 s is usual), because a worker that died delays the rows of its partitions for this long.
     const SESSION_TIMEOUT_MS: u64 = 10_000;
     /// The topics of the tutorial stack.
     pub(super) const REFERENCE_CHANGES: &str = "postgres-cdc-data";
@@ -89,12 +91,12 @@ impl KafkaSettings {
     const REFERENCE_EMBED: &str = "vectorsv1";
     const REFERENCE_SINK: &str = "ingesterV1";
 
-    /// The topic that the index stage and the embed stage read for a collection.
+    /// Returns the topic that the index stage and the embed stage read for a collection.
     pub(crate) fn topic_of(&self, collection: &CollectionConfig) -> String {
         collection.topic.clone().unwrap_or_else(|| self.changes_topic(&collection.table))
     }
 
-    /// The topic that the capture stage writes the changes of `table` to.
+    /// Returns the topic that the capture stage writes the changes of `table` to.
     pub(crate) fn changes_topic(&self, table: &TableName) -> String {
         match self.format {
             RecordFormat::Debezium => names::topic(&format!("{}.{}.{}", self.topic_prefix, table.schema, table.name)),
@@ -102,7 +104,7 @@ impl KafkaSettings {
         }
     }
 
-    /// The topic between the embed stage and the sink stage.
+    /// Returns the topic between the embed stage and the sink stage.
     pub(crate) fn vectors_topic(&self) -> String {
         match (&self.vectors, self.format) {
             (Some(vectors), _) => vectors.clone(),
@@ -111,12 +113,12 @@ impl KafkaSettings {
         }
     }
 
-    /// The topic of what could not be processed.
+    /// Returns the topic of dead letters.
     pub(crate) fn dead_letters_topic(&self) -> String {
         format!("{}.dead-letters", self.topic_prefix)
     }
 
-    /// The consumer group of the workers of `stage`. Stage `all` reads as stage `index` does.
+    /// Returns the consumer group of the workers of `stage`. Stage `all` reads as stage `index` does.
     pub(crate) fn group(&self, stage: Stage) -> String {
         if let Some(group) = &self.exact_group {
             return group.clone();
@@ -129,7 +131,7 @@ impl KafkaSettings {
         }
     }
 
-    /// The partitions of a topic that walvec creates.
+    /// Returns the number of partitions of a topic that walvec creates.
     pub(crate) fn partitions(&self) -> u32 {
         self.partitions.unwrap_or(match self.format {
             RecordFormat::Debezium => Self::PARTITIONS,
@@ -137,7 +139,7 @@ impl KafkaSettings {
         })
     }
 
-    /// How long topics that walvec creates keep their records; `None` is for ever.
+    /// Returns how long topics that walvec creates keep their records; `None` means for ever.
     pub(crate) const fn retention(&self) -> Option<Duration> {
         match self.retention_hours {
             0 => None,
@@ -145,12 +147,12 @@ impl KafkaSettings {
         }
     }
 
-    /// After which silence a worker counts as gone.
+    /// Returns how long a worker may be silent before it counts as gone.
     pub(crate) const fn session_timeout(&self) -> Duration {
         Duration::from_millis(self.session_timeout_ms)
     }
 
-    /// librdkafka's `security.protocol`.
+    /// Returns librdkafka's `security.protocol`.
     pub(crate) const fn security_protocol(&self) -> &'static str {
         match (self.tls.is_some(), self.sasl.is_some()) {
             (false, false) => "plaintext",
@@ -185,14 +187,14 @@ impl Default for KafkaSettings {
     }
 }
 
-/// What records look like.
+/// The format of records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum RecordFormat {
-    /// As Debezium's connector for PostgreSQL writes them; the row's key is the record's.
+    /// The format of Debezium's connector for PostgreSQL; the row's key is the record's.
     #[default]
     Debezium,
-    /// As the tutorial stack writes them; the table's name is the record's key.
+    /// The format of the tutorial stack; the table's name is the record's key.
     Reference,
 }
 
@@ -204,7 +206,7 @@ pub(crate) enum Compression {
     None,
     /// Small and slow.
     Gzip,
-    /// As lz4, for consumers that know nothing else.
+    /// About as lz4, for consumers that support nothing else.
     Snappy,
     /// Fast.
     #[default]
@@ -214,7 +216,7 @@ pub(crate) enum Compression {
 }
 
 impl Compression {
-    /// librdkafka's name for it.
+    /// Returns librdkafka's name for it.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -230,7 +232,7 @@ impl Compression {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum GroupProtocol {
-    /// The newest that the broker knows.
+    /// The newest protocol that the broker supports.
     #[default]
     Auto,
     /// The broker assigns partitions (KIP-848, Kafka 4.0).
@@ -247,7 +249,7 @@ pub(crate) struct TlsSettings {
     pub(crate) ca: Option<PathBuf>,
     /// This client's certificate, a PEM file, if the broker asks for one. Needs `key`.
     pub(crate) certificate: Option<PathBuf>,
-    /// The key of `certificate`, a PEM file. A password for it is the property `ssl.key.password`.
+    /// The key of `certificate`, a PEM file. Its password is the property `ssl.key.password`.
     pub(crate) key: Option<PathBuf>,
 }
 
@@ -255,7 +257,7 @@ pub(crate) struct TlsSettings {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SaslSettings {
-    /// How the password is proved: `plain` sends it, `scram-sha-256` and `scram-sha-512` do not.
+    /// The mechanism that proves the password: `plain` sends it, `scram-sha-256` and `scram-sha-512` do not.
     pub(crate) mechanism: SaslMechanism,
     /// The user.
     pub(crate) username: String,
@@ -265,27 +267,27 @@ pub(crate) struct SaslSettings {
     pub(crate) password: SecretString,
 }
 
-/// How a password is proved.
+/// The mechanism that proves a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 pub(crate) enum SaslMechanism {
-    /// It is sent as it is.
+    /// The password is sent as it is.
     #[serde(rename = "plain")]
     Plain,
-    /// By a challenge.
+    /// A challenge is answered.
     #[serde(rename = "scram-sha-256")]
     ScramSha256,
-    /// By a challenge, with a longer hash.
+    /// A challenge is answered, with a longer hash.
     #[serde(rename = "scram-sha-512")]
     ScramSha512,
 }
 
 impl SaslMechanism {
-    /// Whether librdkafka proves the password by OpenSSL.
+    /// Returns whether librdkafka uses OpenSSL for this mechanism.
     pub(super) const fn needs_openssl(self) -> bool {
         matches!(self, Self::ScramSha256 | Self::ScramSha512)
     }
 
-    /// Its registered name, which librdkafka takes.
+    /// Returns its registered name, which librdkafka takes.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
@@ -295,7 +297,7 @@ impl SaslMechanism {
     }
 }
 
-/// Any property may hold a secret.
+/// Reads properties, any of which may hold a secret.
 fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, SecretString>, D::Error> {
     let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
     Ok(texts.into_iter().map(|(name, text)| (name, text.into())).collect())

@@ -1,4 +1,4 @@
-//! What must hold of the broker's settings, and of the stage that needs them.
+//! Rules for the broker's settings, and for the stage that needs them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,8 +14,8 @@ use super::stage::Stage;
 /// A hundred years.
 const LONGEST_RETENTION_HOURS: u64 = 876_000;
 
-/// Settings of librdkafka that the guarantees depend on, or that have a key of their own: that key then.
-/// <https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>
+/// Settings of librdkafka that the guarantees depend on, or that have a key of their own in walvec.yaml:
+/// then that key. <https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>
 const DECIDED: &[(&str, Option<&str>)] = &[
     ("bootstrap.servers", Some("bootstrap")),
     ("metadata.broker.list", Some("bootstrap")),
@@ -68,7 +68,7 @@ const DECIDED: &[(&str, Option<&str>)] = &[
     ("log.queue", None),
 ];
 
-/// A stage on its own needs something to talk to the others through.
+/// Checks that a single stage has a broker, through which it reaches the other stages.
 pub(super) fn check_stage(config: &Config) -> Result<(), Violation> {
     if config.broker.is_some() {
         return Ok(());
@@ -154,7 +154,7 @@ fn check_tls(tls: &TlsSettings) -> Result<(), Violation> {
     files.into_iter().try_for_each(|(key, file)| file.as_deref().map_or(Ok(()), |file| check_file(key, file)))
 }
 
-/// The client library says nothing that helps about a file that it cannot read.
+/// Checks that a file can be read, because the client library's error about it is not helpful.
 fn check_file(key: &str, path: &Path) -> Result<(), Violation> {
     match std::fs::File::open(path).and_then(|file| file.metadata()) {
         Ok(found) if found.is_file() => Ok(()),
@@ -182,7 +182,7 @@ fn is_setting(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_'))
 }
 
-/// Whether somebody wrote that a login without TLS is meant.
+/// Returns whether the configuration says that a login without TLS is intended.
 fn accepts_the_risk(kafka: &KafkaSettings) -> bool {
     let protocol = kafka.properties.get("security.protocol").map(|protocol| protocol.expose_secret());
     protocol.is_some_and(|protocol| {
@@ -214,7 +214,7 @@ fn check_topic(key: &str, name: &str) -> Result<(), Violation> {
     names::is_topic(name).map_err(|reason| (key.to_owned(), reason))
 }
 
-/// No topic may serve two purposes, and nobody may wait for a topic that nobody writes.
+/// Checks that no topic has two purposes, and that every topic that is read is also written.
 fn check_topics(config: &Config, kafka: &KafkaSettings) -> Result<(), Violation> {
     let (vectors, dead_letters) = (kafka.vectors_topic(), kafka.dead_letters_topic());
     check_topic("broker.kafka.topic_prefix", &dead_letters)?;
@@ -248,7 +248,8 @@ fn check_topics(config: &Config, kafka: &KafkaSettings) -> Result<(), Violation>
     Ok(())
 }
 
-/// A topic that has another name is written by somebody else.
+/// Checks a collection's own topic: one with another name than the capture stage's is written by another
+/// program.
 fn check_writer(stage: Stage, collection: &CollectionConfig, changes: &str) -> Result<(), String> {
     match &collection.topic {
         Some(topic) if stage == Stage::All && topic != changes => Err(format!(

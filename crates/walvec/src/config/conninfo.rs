@@ -1,7 +1,7 @@
-//! Completes a connection string from `PG*` variables, as libpq does. What the string says itself always wins.
+//! Completes a connection string from `PG*` variables, as libpq does. The string itself always takes precedence.
 //!
-//! Only what is missing is added; the string is not taken apart and put together again. Whether it is right is found
-//! when connecting. No message repeats any part of it.
+//! Missing settings are appended; the string is not parsed and written again. Errors in it show when connecting. No
+//! message repeats any part of it.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::environment::Environment;
 
-/// libpq's variables, with the settings that they give a default for.
+/// libpq's variables, with the settings whose defaults they are.
 /// <https://www.postgresql.org/docs/current/libpq-envars.html>
 const VARIABLES: [(&str, &str); 9] = [
     ("host", "PGHOST"),
@@ -23,10 +23,10 @@ const VARIABLES: [(&str, &str); 9] = [
     ("target_session_attrs", "PGTARGETSESSIONATTRS"),
 ];
 
-/// What a string must look like; for messages.
+/// The forms of a connection string, for messages.
 pub(super) const EXPECTED: &str = "expected postgres://user:password@host:5432/database, or key=value pairs";
 
-/// `url` with what it leaves out; `None` if it is no connection string at all.
+/// Completes `url`; `None` if it is not a connection string.
 pub(super) fn complete(url: &SecretString, environment: &Environment) -> Option<SecretString> {
     let url = url.expose_secret();
     let (given, is_url) = match url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://")) {
@@ -47,24 +47,24 @@ pub(super) fn complete(url: &SecretString, environment: &Environment) -> Option<
     Some(complete.into())
 }
 
-/// A connection string made of `PG*` variables alone; `None` if none of them says where to connect.
+/// Makes a connection string of `PG*` variables alone; `None` if none of them says where to connect.
 pub(super) fn from_variables(environment: &Environment) -> Option<SecretString> {
     let is_given = ["PGHOST", "PGUSER", "PGDATABASE"].iter().any(|name| environment.non_empty(name).is_some());
     if is_given { complete(&"postgres://".into(), environment) } else { None }
 }
 
-/// `setting='value'`, quoted as libpq reads it.
+/// Returns `setting='value'`, quoted as libpq reads it.
 pub(super) fn pair(setting: &str, value: &str) -> String {
     format!("{setting}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Which settings a URL (without its scheme) gives.
+/// Returns the settings that a URL (without its scheme) gives.
 fn settings_of_url(url: &str) -> Vec<&'static str> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (authority, database) = base.split_once('/').unwrap_or((base, ""));
     let (login, address) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
-    // Of several hosts, one with a port is enough: the others have the default, as in libpq.
+    // If one of several hosts has a port, the others have the default port, as in libpq.
     let port = address.split(',').map(port_of).find(|port| !port.is_empty()).unwrap_or("");
     let host = if address.starts_with(':') { "" } else { address };
     let parts = [("host", host), ("port", port), ("user", user), ("password", password), ("dbname", database)];
@@ -74,13 +74,13 @@ fn settings_of_url(url: &str) -> Vec<&'static str> {
     given.filter(|(_, value)| !value.is_empty()).map(|(setting, _)| setting).collect()
 }
 
-/// The port behind a host. An IPv6 address has colons of its own, inside brackets.
+/// Returns the port after a host. An IPv6 address has colons of its own, inside brackets.
 fn port_of(place: &str) -> &str {
     let behind_brackets = place.rsplit(']').next().unwrap_or(place);
     behind_brackets.rsplit_once(':').map_or("", |(_, port)| port)
 }
 
-/// Which settings `key=value` pairs give; `None` if it is something else.
+/// Returns the settings that `key=value` pairs give; `None` if the text has another form.
 fn settings_of_pairs(text: &str) -> Option<Vec<&'static str>> {
     let mut given = Vec::new();
     let mut rest = text.trim();
@@ -96,7 +96,7 @@ fn settings_of_pairs(text: &str) -> Option<Vec<&'static str>> {
     (!given.is_empty()).then_some(given)
 }
 
-/// What follows a value; `None` if its quote is not closed.
+/// Returns what follows a value; `None` if its quote is not closed.
 fn behind_value(text: &str) -> Option<&str> {
     let quoted = text.strip_prefix('\'');
     let mut characters = quoted.unwrap_or(text).char_indices();
@@ -111,7 +111,8 @@ fn behind_value(text: &str) -> Option<&str> {
     quoted.is_none().then_some("")
 }
 
-/// The setting called `key`, if there is a variable for it. `hostaddr` stands in for `host`, and `ssl` for `sslmode`.
+/// Returns the setting called `key`, if there is a variable for it. `hostaddr` counts as `host`, and `ssl` as
+/// `sslmode`.
 fn canonical(key: &str) -> Option<&'static str> {
     let key = match key {
         "hostaddr" => "host",

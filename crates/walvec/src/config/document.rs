@@ -1,4 +1,4 @@
-//! A YAML text as a tree that knows its places, and excerpts of it that hide secrets.
+//! A YAML text as a tree with positions, and excerpts of it that hide secrets.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -12,13 +12,13 @@ use super::error::{ConfigError, Excerpt};
 /// Keys whose values are never shown, wherever they are.
 const SECRET_KEYS: [&str; 4] = ["url", "token", "api_key", "password"];
 
-/// How the names of librdkafka's settings end whose values are never shown, such as `ssl.key.password`.
+/// Endings of the names of librdkafka's settings whose values are never shown, for example `ssl.key.password`.
 const SECRET_ENDINGS: [&str; 5] = [".password", ".secret", ".passphrase", ".pem", ".oauthbearer.config"];
 
-/// Shorter texts are not looked for in messages: they are no secrets, and parts of many words.
+/// Shorter texts are not searched for in messages: they are not secrets, and occur in many words.
 const SHORTEST_HIDDEN: usize = 6;
 
-/// What is shown in the place of a secret and of what follows it on the line.
+/// Replaces a secret, and the rest of its line.
 const HIDDEN: &str = "***";
 
 /// A parsed YAML text.
@@ -28,11 +28,11 @@ pub(super) struct Document {
     pub(super) root: Node,
     /// Character ranges of the secrets in `source`.
     secrets: Vec<(usize, usize)>,
-    /// Texts that no message may repeat, and what to show instead.
+    /// Texts that no message may repeat, and their replacements.
     hidden: RefCell<Vec<(String, String)>>,
 }
 
-/// A value and where it is.
+/// A value and its position.
 pub(super) struct Node {
     pub(super) value: NodeValue,
     pub(super) place: Place,
@@ -41,13 +41,14 @@ pub(super) struct Node {
 /// A value.
 pub(super) enum NodeValue {
     Null,
-    /// As it was written if it was not quoted: numbers and booleans get their meaning from what is expected.
+    /// A scalar, as it was written if it was not quoted: whether it is a number or a boolean depends on the setting that is
+    /// read.
     Scalar(String),
     List(Vec<Node>),
     Map(Vec<(Key, Node)>),
 }
 
-/// A key and where it is.
+/// A key and its position.
 pub(super) struct Key {
     pub(super) name: String,
     pub(super) place: Place,
@@ -63,7 +64,7 @@ pub(super) struct Place {
 impl Document {
     /// Parses `source`; `file` is its name in messages.
     pub(super) fn parse(file: &str, source: &str) -> Result<Self, ConfigError> {
-        // Some editors put a byte order mark first; places count without it.
+        // Some editors put a byte order mark first; positions do not count it.
         let source = source.trim_start_matches('\u{feff}');
         let is_empty = source.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
         let mut document = Self {
@@ -92,7 +93,7 @@ impl Document {
         }
     }
 
-    /// Takes the scalar at the dotted `key`, which leads through sections only, out of the tree, if its text `is_unwanted`.
+    /// Removes the scalar at the dotted `key` from the tree if its text `is_unwanted`. The key leads through sections only.
     pub(super) fn leave_out(&mut self, key: &str, is_unwanted: impl Fn(&str) -> bool) {
         let (sections, name) = key.rsplit_once('.').unwrap_or(("", key));
         let mut node = Some(&mut self.root);
@@ -110,7 +111,7 @@ impl Document {
         }
     }
 
-    /// An error at `place`.
+    /// Makes an error at `place`.
     pub(super) fn error(&self, key: &str, place: Place, reason: impl Into<String>) -> ConfigError {
         let hidden = self.hidden.borrow();
         let reason = hidden.iter().fold(reason.into(), |reason, (text, instead)| reason.replace(text, instead));
@@ -119,7 +120,7 @@ impl Document {
         ConfigError::Invalid { key: key.to_owned(), reason, excerpt: Some(excerpt) }
     }
 
-    /// An error at the value of the dotted `key`, or at the nearest thing around it that exists.
+    /// Makes an error at the value of the dotted `key`, or at its nearest enclosing value that exists.
     pub(super) fn error_at(&self, key: &str, reason: impl Into<String>) -> ConfigError {
         self.error(key, self.root.place_of(key), reason)
     }
@@ -136,8 +137,9 @@ impl Document {
         )
     }
 
-    /// Without a tree nobody knows where values end: only a line that is a key of its own is shown, and nothing of it
-    /// that could belong to a secret. The library's words may quote the text, so they go together with it.
+    /// Makes the error for a text that is not YAML. Without a tree it is not known where values end, so the excerpt is only
+    /// a line that has a key of its own, up to what may belong to a secret. The library's message may quote the text, so it
+    /// is shown only with a whole line.
     fn syntax_error(&self, error: &serde_saphyr::Error) -> ConfigError {
         let place = error.location().map_or(Place { line: 1, column: 1 }, Place::from);
         let line = self.source.lines().nth(place.line - 1).unwrap_or_default();
@@ -159,7 +161,7 @@ impl Document {
     }
 }
 
-/// `line` up to what may be a secret, judged by the text alone.
+/// Returns `line` up to what may be a secret, judging by the text alone.
 fn cut_secrets(line: &str) -> String {
     let name = line.trim_start().trim_start_matches("- ").split(':').next().unwrap_or_default();
     let is_key = line.contains(':') && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
@@ -171,7 +173,7 @@ fn cut_secrets(line: &str) -> String {
     suspicious.min().map_or_else(|| line.to_owned(), |at| format!("{} {HIDDEN}", &line[..at]))
 }
 
-/// The offset behind the first `key:` in `line`, whose key may end a quoted one.
+/// Returns the offset after the first `key:` in `line`; the key may be the end of a quoted one.
 fn behind_key(line: &str, key: &str) -> Option<usize> {
     let ends = line.match_indices(key).map(|(at, _)| at + key.len());
     ends.filter_map(|end| {
@@ -191,7 +193,7 @@ impl Node {
         Self { value: NodeValue::Map(Vec::new()), place: Place { line: 1, column: 1 } }
     }
 
-    /// The place of the value at the dotted `key`, or of the nearest thing around it that exists.
+    /// Returns the position of the value at the dotted `key`, or of its nearest enclosing value that exists.
     fn place_of(&self, key: &str) -> Place {
         let (mut node, mut place) = (self, self.place);
         for step in key.split(['.', '[']).map(|step| step.trim_end_matches(']')) {
@@ -214,7 +216,7 @@ impl From<Location> for Place {
     }
 }
 
-/// A tree as the library hands it over: scalars that it takes for numbers or booleans have lost their spelling.
+/// The tree of the library, in which scalars that it takes for numbers or booleans have lost their spelling.
 enum Parsed {
     Null,
     Text(String),
@@ -223,12 +225,12 @@ enum Parsed {
     Map(Vec<(Spanned<String>, Spanned<Parsed>)>),
 }
 
-/// Gives scalars their spelling back, and notes where secrets are.
+/// Restores the spelling of scalars, and collects the secrets.
 struct Builder {
     characters: Vec<char>,
-    /// Where secrets are.
+    /// The positions of secrets.
     secrets: Vec<(usize, usize)>,
-    /// What they are.
+    /// The texts of secrets.
     texts: Vec<String>,
 }
 
@@ -272,7 +274,7 @@ impl Builder {
     }
 }
 
-/// `${NAME}` alone gives nothing away.
+/// Returns whether the text is `${NAME}` alone, which reveals no secret.
 fn is_reference(text: &str) -> bool {
     let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
     name.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))

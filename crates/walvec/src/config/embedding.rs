@@ -1,4 +1,4 @@
-//! What turns texts into vectors. The comments on the fields are the manual.
+//! The model that turns texts into vectors. The comments on the fields are the manual.
 
 use std::time::Duration;
 
@@ -10,46 +10,46 @@ use walvec_embed::{Options, Protocol, ProviderOptions};
 use super::names;
 use super::settings::optional_secret;
 
-/// What turns texts into vectors.
+/// The model that turns texts into vectors.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct EmbeddingSettings {
-    /// A model's name, as `walvec model list` shows it, or a directory that holds an ONNX model and its tokenizer, or a static
-    /// model (Model2Vec); or a model behind an HTTP interface: `openai/<model>` (OpenAI, and what is compatible with it),
-    /// `ollama/<model>`, `tei/<model>` (Text Embeddings Inference). Collections remember the model they were built with; another one is refused.
+    /// A model's name, as `walvec model list` shows it, or a directory that holds an ONNX model and its tokenizer, or a static model
+    /// (Model2Vec); or a model behind an HTTP interface: `openai/<model>` (OpenAI, and compatible servers), `ollama/<model>`, `tei/<model>`
+    /// (Text Embeddings Inference). Collections remember the model they were built with; another one is refused.
     pub(crate) model: String,
-    /// Put before each text that is embedded, for models that want it, e.g. `passage: `. Another one takes `walvec reindex`.
+    /// Put before each text that is embedded, for models that want it, e.g. `passage: `. A change takes `walvec reindex`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) document_prefix: String,
     /// Put before each query, for models that want it, e.g. `query: `. May be changed at any time.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) query_prefix: String,
-    /// Where the provider is, up to where the protocol's own path begins. Default: `https://api.openai.com/v1` for `openai/`,
-    /// `http://localhost:11434` for `ollama/`; `tei/` has none. This and all that follow are for providers only.
+    /// The provider's address, without the protocol's own path. Default: `https://api.openai.com/v1` for `openai/`, `http://localhost:11434` for
+    /// `ollama/`; `tei/` has none. This and all following settings are for providers only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<String>,
     /// The key, if the provider asks for one. Best written as `${OPENAI_API_KEY}`.
     #[serde(deserialize_with = "optional_secret", skip_serializing)]
     #[schemars(with = "Option<String>")]
     pub(crate) api_key: Option<SecretString>,
-    /// The dimension of the vectors, 1 to 65536. Providers that offer a choice are asked for it; answers are checked against
-    /// it. Default: the model's own, which a first request finds out at the start.
+    /// The dimension of the vectors, 1 to 65536. Providers that offer a choice are asked for it; answers are checked against it. Default: the
+    /// model's own, which a first request at the start finds out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dimensions: Option<usize>,
-    /// Texts of a request at most, 1 to 2048. Default: 64 for `openai/`, 32 for the others.
+    /// The most texts in a request, 1 to 2048. Default: 64 for `openai/`, 32 for the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) batch_items: Option<usize>,
-    /// Tokens of a request at most, estimated as a third of the bytes; a longer text goes alone. Default: 300000 for `openai/`,
-    /// 65536 for the others.
+    /// The most tokens in a request, estimated as a third of the bytes; a longer text goes alone. Default: 300000 for `openai/`, 65536 for the
+    /// others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) batch_tokens: Option<u64>,
-    /// Requests that are under way at the same time at most, 1 to 256. Those that were told to wait do not count. Default: 4.
+    /// The most requests in flight, 1 to 256. Requests that the provider told to wait do not count. Default: 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) concurrency: Option<usize>,
-    /// Requests per minute at most, evenly spread. Each process has its own count. Default: no limit.
+    /// The most requests per minute, evenly spread. Each process counts its own. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) requests_per_minute: Option<u64>,
-    /// Tokens per minute at most, estimated as for `batch_tokens`. Default: no limit.
+    /// The most tokens per minute, estimated as for `batch_tokens`. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens_per_minute: Option<u64>,
     /// How long a request may take, in milliseconds, 100 to 3600000. Default: 60000; 300000 for `ollama/`, which may have to
@@ -59,18 +59,18 @@ pub(crate) struct EmbeddingSettings {
 }
 
 impl EmbeddingSettings {
-    /// The protocol of the provider, if the model is behind one.
+    /// Returns the protocol of the provider, if the model is behind one.
     pub(crate) fn protocol(&self) -> Option<Protocol> {
         Protocol::of(&self.model).map(|(protocol, _)| protocol)
     }
 
-    /// Where the provider is.
+    /// Returns the address of the provider.
     pub(crate) fn address(&self) -> Option<&str> {
         let protocol = self.protocol()?;
         self.url.as_deref().or(protocol.default_url())
     }
 
-    /// Whether the key and the texts go over a network unencrypted.
+    /// Returns whether the key and the texts go over a network unencrypted.
     pub(crate) fn shows_its_key(&self) -> bool {
         let rest = self.address().and_then(|url| url.strip_prefix("http://"));
         let authority = rest.map(|rest| rest.split('/').next().unwrap_or_default());
@@ -81,7 +81,7 @@ impl EmbeddingSettings {
         self.api_key.is_some() && host.is_some_and(|host| !names::is_loopback(host))
     }
 
-    /// What the embedder is made from, besides the name.
+    /// Returns the options of the embedder, apart from the name.
     pub(crate) fn options(&self) -> Options {
         Options {
             provider: ProviderOptions {
@@ -100,12 +100,12 @@ impl EmbeddingSettings {
         }
     }
 
-    /// Whether `other` differs in the name of the model at most.
+    /// Returns whether `other` differs at most in the name of the model.
     pub(crate) fn is_used_as(&self, other: &Self) -> bool {
         Self { model: self.model.clone(), ..other.clone() } == *self
     }
 
-    /// Takes over the key from the configuration of now, if it is for the same provider: another one must not see it.
+    /// Takes over the key of the present configuration if that has the same provider: another provider must not see it.
     pub(crate) fn take_key_of(&mut self, now: &Self) {
         if self.protocol().is_some() && self.protocol() == now.protocol() && self.address() == now.address() {
             self.api_key.clone_from(&now.api_key);
@@ -115,7 +115,7 @@ impl EmbeddingSettings {
 
 impl PartialEq for EmbeddingSettings {
     fn eq(&self, other: &Self) -> bool {
-        // No field can be forgotten here.
+        // Destructured, so that no field can be forgotten.
         let Self {
             model,
             document_prefix,
@@ -149,7 +149,7 @@ impl PartialEq for EmbeddingSettings {
 impl Default for EmbeddingSettings {
     fn default() -> Self {
         Self {
-            // The model of the tutorial stack that walvec replaces: small, English, Apache-compatible licence.
+            // The model of the tutorial stack that walvec replaces: small, English, under an Apache-compatible licence.
             model: "BAAI/bge-small-en-v1.5".to_owned(),
             document_prefix: String::new(),
             query_prefix: String::new(),

@@ -1,4 +1,4 @@
-//! What must hold of the embedding model, and of the provider that has it.
+//! Rules for the embedding model and its provider.
 
 use secrecy::ExposeSecret as _;
 use walvec_embed::{Protocol, provider};
@@ -7,13 +7,13 @@ use super::embedding::EmbeddingSettings;
 use super::rules::{Violation, in_range, violation};
 use super::settings::Config;
 
-/// The most that a Qdrant collection accepts.
+/// The largest dimension that a Qdrant collection accepts.
 const MAX_DIMENSION: u64 = 65_536;
 
-/// What OpenAI takes; nobody takes more.
+/// OpenAI's limit; no provider takes more.
 const MAX_BATCH_ITEMS: u64 = 2048;
 
-/// Beyond this a limit is none.
+/// The largest limit: beyond it there is no limit in effect.
 const MAX_PER_MINUTE: u64 = 1_000_000_000_000;
 
 pub(super) fn check_embedding(config: &Config) -> Result<(), Violation> {
@@ -28,7 +28,8 @@ pub(super) fn check_embedding(config: &Config) -> Result<(), Violation> {
     }
 }
 
-/// Keys for providers do nothing for a model that runs here: whoever writes one means something else.
+/// Refuses the keys of providers for a model that runs in this process, because they would have no
+/// effect.
 fn check_local(embedding: &EmbeddingSettings) -> Result<(), Violation> {
     let given = [
         ("url", embedding.url.is_some()),

@@ -1,4 +1,4 @@
-//! Environment variables and the place of the program, injected so that tests need none.
+//! Environment variables and the path of the program, injected so that tests do not depend on either.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -8,7 +8,7 @@ use walvec_embed::model_dir;
 
 use super::error::ConfigError;
 
-/// What surrounds a process. Deliberately without `Debug`: passwords are among the variables.
+/// The environment of a process. Deliberately without `Debug`: passwords are among the variables.
 #[derive(Clone, Default)]
 pub(crate) struct Environment {
     variables: HashMap<String, String>,
@@ -17,7 +17,8 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// The environment of this process. Variables that are not UTF-8 cannot be used in a configuration and are left out.
+    /// Returns the environment of this process. Variables that are not UTF-8 cannot be used in a configuration and are
+    /// left out.
     pub(crate) fn of_process() -> Self {
         let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         // pipx and npm link to the program from a directory of PATH.
@@ -28,17 +29,17 @@ impl Environment {
         }
     }
 
-    /// The variable, if it is set, even to an empty text.
+    /// Returns the variable, if it is set, even to an empty text.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
 
-    /// The variable, if it is set to anything.
+    /// Returns the variable, if it is set to a text that is not empty.
     pub(crate) fn non_empty(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.is_empty())
     }
 
-    /// The directory in which the user's models are kept: `WALVEC_MODELS`, or `walvec/models` in the cache directory.
+    /// Returns the directory of the user's models: `WALVEC_MODELS`, or `walvec/models` in the cache directory.
     pub(crate) fn models_root(&self) -> Result<PathBuf, ConfigError> {
         let variable = |name| self.get(name).map(Into::into);
         model_dir::root_from(variable("WALVEC_MODELS"), variable("XDG_CACHE_HOME"), variable("HOME")).ok_or_else(|| {
@@ -47,12 +48,12 @@ impl Environment {
         })
     }
 
-    /// The directories with models: the user's, then those of packages that were installed with the program.
+    /// Returns the directories with models: the user's, then those of packages that were installed with the program.
     pub(crate) fn models_roots(&self) -> Vec<PathBuf> {
         self.models_root().into_iter().chain(self.packaged_models.iter().cloned()).collect()
     }
 
-    /// The directory in which the model `name` is looked for: the first that has it, else the user's.
+    /// Returns the directory for the model `name`: the first that has it, else the user's.
     pub(crate) fn models_root_of(&self, name: &str) -> Result<PathBuf, ConfigError> {
         model_dir::root_of(name, &self.models_roots()).map_or_else(|| self.models_root(), |root| Ok(root.to_owned()))
     }
@@ -60,13 +61,13 @@ impl Environment {
 
 #[cfg(test)]
 impl Environment {
-    /// An environment of nothing but these variables.
+    /// Makes an environment of these variables only.
     pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Self { variables, packaged_models: Vec::new() }
     }
 
-    /// The same environment, of a program that was installed with models in these directories.
+    /// Adds models that were installed with the program in these directories.
     pub(crate) fn with_packaged_models(self, packaged_models: Vec<PathBuf>) -> Self {
         Self { packaged_models, ..self }
     }

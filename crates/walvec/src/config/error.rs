@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration, and where.
+//! Errors of a configuration, and their positions.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum ConfigError {
-    /// There is nothing to configure walvec with.
+    /// There is no configuration.
     #[error("there is no configuration: ./walvec.yaml does not exist")]
     Absent,
     /// The file cannot be read.
@@ -15,7 +15,7 @@ pub(crate) enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The operating system's words.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// Something in the file, in a variable or in a flag is wrong.
@@ -25,13 +25,13 @@ pub(crate) enum ConfigError {
         key: String,
         /// What is wrong, and what to write instead.
         reason: String,
-        /// Where, if it is in a file.
+        /// The position, if the error is in a file.
         excerpt: Option<Excerpt>,
     },
 }
 
 impl ConfigError {
-    /// What to do, where the message does not say it.
+    /// Returns the remedy, if the message does not say it.
     pub(crate) const fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Absent => Some(
@@ -43,7 +43,7 @@ impl ConfigError {
         }
     }
 
-    /// An error in a variable or a flag, or about something that is nowhere.
+    /// Makes an error in a variable or a flag, or about a key that is missing everywhere.
     pub(crate) fn outside_of_file(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid { key: key.into(), reason: reason.into(), excerpt: None }
     }
@@ -54,11 +54,11 @@ impl ConfigError {
 pub(crate) struct Excerpt {
     /// The file's name.
     pub(crate) file: String,
-    /// From 1.
+    /// The line, from 1.
     pub(crate) line: usize,
-    /// From 1, in characters.
+    /// The column, from 1, in characters.
     pub(crate) column: usize,
-    /// The line's text. Behind a secret it ends.
+    /// The line's text, up to a secret.
     pub(crate) text: String,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for Excerpt {
     }
 }
 
-/// `walvec.yaml:12:5: `
+/// Prints `walvec.yaml:12:5: `.
 struct Prefix<'a>(Option<&'a Excerpt>);
 
 impl fmt::Display for Prefix<'_> {
@@ -81,7 +81,7 @@ impl fmt::Display for Prefix<'_> {
     }
 }
 
-/// The excerpt, on lines of its own.
+/// Prints the excerpt, on lines of its own.
 struct Suffix<'a>(Option<&'a Excerpt>);
 
 impl fmt::Display for Suffix<'_> {

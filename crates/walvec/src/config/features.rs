@@ -1,4 +1,4 @@
-//! Which features a configuration needs, and whether this program was built with them.
+//! The features that a configuration needs, and the check that this program was built with them.
 
 use walvec_embed::{Protocol, hash};
 
@@ -8,14 +8,14 @@ use super::rules;
 use super::settings::Config;
 use super::stage::Stage;
 
-/// The features of a program, by the names that cargo gives them.
+/// The features of a program, by cargo's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Features {
     /// Qdrant's engine inside the program.
     pub(crate) embedded: bool,
     /// The client of a broker.
     pub(crate) kafka: bool,
-    /// TLS and SCRAM on the way to a broker, by OpenSSL: `kafka-tls`, or `kafka-tls-system`.
+    /// TLS and SCRAM to a broker, through OpenSSL: `kafka-tls`, or `kafka-tls-system`.
     pub(crate) kafka_tls: bool,
     /// Models that run in this process.
     pub(crate) local_models: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Features {
 }
 
 impl Features {
-    /// Those of this program.
+    /// Returns the features of this program.
     pub(crate) const fn of_this_program() -> Self {
         Self {
             embedded: cfg!(feature = "embedded"),
@@ -38,12 +38,12 @@ impl Features {
         }
     }
 
-    /// All that a configuration can need.
+    /// All features that a configuration can need.
     #[cfg(test)]
     pub(super) const ALL: Self =
         Self { embedded: true, kafka: true, kafka_tls: true, local_models: true, otel: true, failpoints: false };
 
-    /// Their names, separated by commas.
+    /// Returns their names, separated by commas.
     pub(crate) fn names(self) -> String {
         let all = [
             ("embedded", self.embedded),
@@ -58,7 +58,7 @@ impl Features {
     }
 }
 
-/// Refuses a configuration that needs what the program was built without.
+/// Refuses a configuration that needs a feature that the program was built without.
 pub(super) fn check(config: &Config, document: Option<&Document>, features: Features) -> Result<(), ConfigError> {
     needs(config)
         .into_iter()
@@ -66,7 +66,7 @@ pub(super) fn check(config: &Config, document: Option<&Document>, features: Feat
         .map_or(Ok(()), |need| Err(rules::error(document, &need.key, need.reason())))
 }
 
-/// A feature that a key of the configuration asks for.
+/// A feature that a key of the configuration needs.
 struct Need {
     key: String,
     feature: &'static str,

@@ -7,7 +7,8 @@
 //! - `${VAR:?message}`: an error with the message in the same cases
 //! - `$${`: a literal `${`
 //!
-//! Defaults may hold references themselves. A `${` that no name follows is left alone: templates write `${{ price }}`.
+//! Defaults may hold references themselves. A `${` that is not followed by a name is left alone: templates write `${{
+//! price }}`.
 
 use super::environment::Environment;
 
@@ -36,7 +37,7 @@ pub(super) fn interpolate(text: &str, environment: &Environment) -> Result<Strin
     Ok(result)
 }
 
-/// The offset of the brace that closes the reference at the start of `text`.
+/// Returns the offset of the brace that closes the reference at the start of `text`.
 fn end_of_reference(text: &str) -> Option<usize> {
     let mut depth = 0_usize;
     for (offset, character) in text.char_indices() {
@@ -50,7 +51,7 @@ fn end_of_reference(text: &str) -> Option<usize> {
     None
 }
 
-/// The value of what is between the braces.
+/// Returns the value of the reference between the braces.
 fn resolve(reference: &str, environment: &Environment) -> Result<String, String> {
     let end = reference.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(reference.len());
     let (name, operator) = reference.split_at(end);

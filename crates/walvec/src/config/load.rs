@@ -1,8 +1,8 @@
-//! Where a configuration comes from, and what beats what: flag, environment, file, default.
+//! The sources of a configuration, in order of precedence: flag, environment, file, default.
 //!
-//! Two kinds of variables go their own way. `WALVEC_LISTEN`, `WALVEC_TOKEN` and others of that name are made for walvec and
-//! beat the file. `DATABASE_URL` and `PG*` are made for everybody: as in libpq they only fill in what the file leaves
-//! out, so that a variable that was set for another program never points walvec at another database.
+//! Two kinds of variables have different precedence. `WALVEC_LISTEN`, `WALVEC_TOKEN` and others of that name are made for
+//! walvec and override the file. `DATABASE_URL` and `PG*` are made for every program: as in libpq they only fill in what
+//! the file leaves out, so that a variable that was set for another program never points walvec at another database.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -19,50 +19,50 @@ use super::settings::Config;
 use super::stage::{INSTANCE, Stage, instance};
 use super::{conninfo, names, reader, rules, server_rules, variables};
 
-/// The file that is read when none is named.
+/// The file that is read when the user names none.
 pub(crate) const DEFAULT_FILE: &str = "walvec.yaml";
 
-/// Values given as flags, and what a command can do without.
+/// Values given as flags, and the keys that a command does not need.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
-    /// Instead of `server.listen`.
+    /// Replaces `server.listen`.
     pub(crate) listen: Option<SocketAddr>,
-    /// Instead of `WALVEC_STAGE`, else everything.
+    /// Replaces `WALVEC_STAGE`; the default is `all`.
     pub(crate) stage: Option<Stage>,
-    /// Instead of `WALVEC_INSTANCE`, else `1`.
+    /// Replaces `WALVEC_INSTANCE`; the default is `1`.
     pub(crate) instance: Option<String>,
     /// Keys that are left out if the variables that they refer to are not set.
     pub(crate) not_needed: &'static [&'static str],
 }
 
 impl Overrides {
-    /// For a command that asks a running walvec. It shows the key of the data directory instead of a token, and connects to
-    /// nothing else; the variables may be set for that walvec only.
+    /// Returns the overrides of a command that asks a running walvec. It shows the key of the data directory instead of a
+    /// token, and connects to nothing else; the variables may be set for that walvec only.
     pub(crate) fn to_ask() -> Self {
         let not_needed =
             &["server.token", "source.url", "embedding.api_key", "sink.qdrant.api_key", "broker.kafka.sasl.password"];
         Self { not_needed, ..Self::default() }
     }
 
-    /// For a command that embeds a query and searches the points itself.
+    /// Returns the overrides of a command that embeds a query and searches the points itself.
     pub(crate) fn to_search() -> Self {
         Self { not_needed: &["server.token", "source.url", "broker.kafka.sasl.password"], ..Self::default() }
     }
 
-    /// For a command that reads topics itself.
+    /// Returns the overrides of a command that reads topics itself.
     pub(crate) fn to_read_topics() -> Self {
         let not_needed = &["server.token", "source.url", "embedding.api_key", "sink.qdrant.api_key"];
         Self { not_needed, ..Self::default() }
     }
 
-    /// For a command that asks a running walvec, and reads PostgreSQL itself.
+    /// Returns the overrides of a command that asks a running walvec and reads PostgreSQL itself.
     pub(crate) fn to_compare() -> Self {
         Self { not_needed: &["server.token"], ..Self::default() }
     }
 }
 
 impl Config {
-    /// Loads the configuration from `path`; without one from ./walvec.yaml; without that from the variables of the
+    /// Loads the configuration from `path`; without one from ./walvec.yaml; without that file from the variables of the
     /// tutorial stack (`PG_HOST`, `PG_TABLE`, ...).
     pub(crate) fn load(
         path: Option<&Path>,
@@ -85,7 +85,7 @@ impl Config {
         }
     }
 
-    /// The database that a command is given, or that the environment names.
+    /// Returns the database that the user gave to a command, or that the environment names.
     pub(crate) fn source_url(given: Option<&str>, environment: &Environment) -> Result<SecretString, ConfigError> {
         let given = given.map(SecretString::from).unwrap_or_default();
         database_url(&given, None, environment)?.ok_or_else(|| {
@@ -99,7 +99,7 @@ impl Config {
         from_named_text(DEFAULT_FILE, text, environment, overrides, Features::of_this_program())
     }
 
-    /// Adds what environment and flags say, then checks the whole.
+    /// Adds the values of environment and flags, then checks the whole.
     fn completed(
         mut self,
         document: Option<&Document>,
@@ -149,7 +149,7 @@ pub(super) fn from_named_text(
     Ok(config)
 }
 
-/// What this process does.
+/// Determines the stage of this process.
 fn stage(environment: &Environment, overrides: &Overrides) -> Result<Stage, ConfigError> {
     let variable = || environment.non_empty("WALVEC_STAGE").map(Stage::parse).transpose();
     match overrides.stage {
@@ -160,7 +160,7 @@ fn stage(environment: &Environment, overrides: &Overrides) -> Result<Stage, Conf
     }
 }
 
-/// What this process is called.
+/// Determines the name of this process.
 fn instance_of(environment: &Environment, flag: Option<&str>) -> Result<String, ConfigError> {
     let (key, name) = match flag {
         Some(name) => ("--instance", name),
@@ -169,7 +169,7 @@ fn instance_of(environment: &Environment, flag: Option<&str>) -> Result<String, 
     instance(name).map_err(|reason| ConfigError::outside_of_file(key, reason))
 }
 
-/// Where PostgreSQL is, if anything says so.
+/// Returns the address of PostgreSQL, if the file or a variable has it.
 fn database_url(
     url: &SecretString,
     document: Option<&Document>,

@@ -12,31 +12,31 @@ use super::settings::{quoted, table_name};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LookupSettings {
-    /// The table as `schema.table`. It is published too. Its replica identity must hold the columns of `on`: where they are not
-    /// in its key, `ALTER TABLE ... REPLICA IDENTITY FULL`.
+    /// The table as `schema.table`. It is published too. Its replica identity must hold the columns of `on`: if they are not in
+    /// its key, `ALTER TABLE ... REPLICA IDENTITY FULL`.
     #[serde(deserialize_with = "table_name", serialize_with = "quoted")]
     #[schemars(with = "String")]
     pub(crate) table: TableName,
-    /// Which of its rows: columns of that table, each with the column of the collection's table that it has to be equal to. Both
-    /// sides want an index.
+    /// Selects the rows: columns of that table, each with the column of the collection's table that it has to be equal to. Both
+    /// sides should have an index.
     pub(crate) on: BTreeMap<String, String>,
     /// Whether the template gets a list of rows, instead of one row or nothing.
     #[serde(default)]
     pub(crate) many: bool,
-    /// With `many`, what the list is sorted by: columns, separated by commas, each may be followed by `desc`. Rows that are equal
-    /// in that are sorted by their key.
+    /// With `many`, the order of the list: columns, separated by commas, each may be followed by `desc`. Rows that are equal in
+    /// these are sorted by their key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) order: Option<String>,
-    /// With `many`, how many rows the list has at most, 1 to 10000. Default: 100.
+    /// With `many`, the most rows in the list, 1 to 10000. Default: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<u32>,
 }
 
 impl LookupSettings {
-    /// Enough for most documents, of which a model reads the beginning anyway.
+    /// Enough for most documents: of a long one the model reads only the beginning anyway.
     const LIMIT: u32 = 100;
 
-    /// The same in the terms of the stages. That `order` can be read was checked.
+    /// Converts it to the model's type. That `order` can be parsed was checked.
     pub(crate) fn spec(&self, name: &str) -> Lookup {
         let take = if self.many {
             let order = self.order.as_deref().map(order).and_then(Result::ok).unwrap_or_default();
@@ -49,7 +49,7 @@ impl LookupSettings {
     }
 }
 
-/// `created_at desc, "My Column"`.
+/// Parses an order, for example `created_at desc, "My Column"`.
 pub(super) fn order(text: &str) -> Result<Vec<OrderBy>, String> {
     let mut terms = Vec::new();
     let mut rest = text.trim();
@@ -70,7 +70,7 @@ pub(super) fn order(text: &str) -> Result<Vec<OrderBy>, String> {
     }
 }
 
-/// The column at the beginning, and what follows it.
+/// Returns the column at the beginning, and what follows it.
 fn column(text: &str) -> Option<(String, &str)> {
     if let Some(quoted) = text.strip_prefix('"') {
         let mut name = String::new();

@@ -1,4 +1,4 @@
-//! What must hold of lookups beyond types.
+//! Rules for lookups that types cannot express.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::rules::{Violation, in_range, violation};
 use super::settings::{CollectionConfig, Config};
 use super::stage::Stage;
 
-/// Names that mean something else in a template.
+/// Names that have another meaning in a template.
 const TAKEN: [&str; 11] =
     ["row", "loop", "range", "dict", "namespace", "true", "false", "none", "not", "self", "super"];
 
@@ -56,7 +56,7 @@ fn check_lookup(name: &str, lookup: &LookupSettings) -> Result<(), Violation> {
     in_range(".limit", lookup.limit.unwrap_or(1).into(), 1..=10_000)
 }
 
-/// Rows that a row filter hides are not streamed: their changes would go unseen.
+/// Refuses a row filter on a looked-up table: changes of rows that it hides are not streamed, and would go unseen.
 fn check_table(config: &Config, collection: &CollectionConfig, lookup: &LookupSettings) -> Result<(), Violation> {
     let hides = |other: &&CollectionConfig| other.table == lookup.table && other.filter.is_some();
     match config.collections.iter().find(hides) {
@@ -72,7 +72,8 @@ fn check_table(config: &Config, collection: &CollectionConfig, lookup: &LookupSe
     }
 }
 
-/// Whoever renders documents reads what they look up, and somebody has to tell of changes there.
+/// Checks that the process that renders documents can read their lookups, and that changes of the looked-up tables are
+/// streamed.
 fn check_surroundings(config: &Config, collection: &CollectionConfig) -> Result<(), Violation> {
     if collection.topic.is_some() {
         return violation(
@@ -102,11 +103,11 @@ fn check_surroundings(config: &Config, collection: &CollectionConfig) -> Result<
     Ok(())
 }
 
-/// Refuses tables that are looked up, directly or by way of other collections, from their own documents.
+/// Refuses lookups that lead, directly or through other collections, from a table back to itself.
 ///
-/// walvec itself would not go round in circles: it follows the stream, and renders documents from rows, not from documents.
-/// But one change would render documents of both tables, whose records in the topics are changes of both to whoever reads
-/// them, and what such a reader writes back would be a change again.
+/// walvec itself would not loop: it follows the stream, and renders documents from rows, not from documents. But one change
+/// would render documents of both tables. Readers of the topics would see the records as changes of both tables, and what
+/// such a reader writes back would be a change again.
 fn check_cycles(config: &Config) -> Result<(), Violation> {
     let mut edges: BTreeMap<&TableName, Vec<(usize, &str, &TableName)>> = BTreeMap::new();
     for (index, collection) in config.collections.iter().enumerate() {
@@ -128,7 +129,7 @@ fn check_cycles(config: &Config) -> Result<(), Violation> {
     Ok(())
 }
 
-/// The tables on the way from the last one of `passed` to `to`, if there is one.
+/// Returns the tables on the way from the last one of `passed` to `to`, if there is a way.
 fn path<'a>(
     edges: &BTreeMap<&'a TableName, Vec<(usize, &'a str, &'a TableName)>>,
     from: &'a TableName,
@@ -139,7 +140,7 @@ fn path<'a>(
         return Some(passed.clone());
     }
     for (_, _, next) in edges.get(from).into_iter().flatten() {
-        // Another cycle, which is found from one of its own tables.
+        // This is another cycle, which is found from one of its own tables.
         if passed.contains(next) {
             continue;
         }

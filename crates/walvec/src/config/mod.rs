@@ -1,20 +1,22 @@
 //! walvec.yaml, the environment and the flags, validated before anything connects.
 //!
 //! - [`settings`]: what can be configured; its documentation is the manual, its JSON schema is `walvec schema`
-//! - [`broker`], [`broker_rules`]: the broker between the stages, and what must hold of it
+//! - [`embedding`], [`embedding_rules`]: the model that turns texts into vectors, and the rules for it
+//! - [`broker`], [`broker_rules`]: the broker between the stages, and the rules for it
 //! - [`stage`]: which part of the path of a row this process is, and where that keeps its state
-//! - [`lookup`], [`lookup_rules`]: rows of other tables for documents, and what must hold of them
-//! - [`load`]: where a configuration comes from, and what beats what
+//! - [`lookup`], [`lookup_rules`]: rows of other tables for documents, and the rules for them
+//! - [`features`]: the features that a configuration needs of the build
+//! - [`load`]: the sources of a configuration, and their precedence
 //! - [`variables`]: a configuration from the variables of the tutorial stack
-//! - [`environment`]: environment variables, injected so that tests need none
-//! - [`document`]: a YAML text as a tree that knows its places, and excerpts of it that hide secrets
+//! - [`environment`]: environment variables, injected so that tests do not depend on them
+//! - [`document`]: a YAML text as a tree with positions, and excerpts of it that hide secrets
 //! - [`reader`]: from that tree to the settings, with the dotted key in every error
 //! - [`interpolate`]: `${VAR}` in values
 //! - [`names`]: table names in SQL's notation
 //! - [`conninfo`]: completes a connection string from `PG*` variables
-//! - [`rules`]: what must hold beyond types
-//! - [`server_rules`]: who may ask, and by which names
-//! - [`error`]: what can be wrong, and where
+//! - [`rules`]: rules that types cannot express
+//! - [`server_rules`]: who may ask, and under which names
+//! - [`error`]: errors of a configuration, and their positions
 
 mod broker;
 mod broker_rules;
@@ -52,7 +54,7 @@ pub(crate) use settings::{
 };
 pub(crate) use stage::{Stage, instance};
 
-/// The JSON schema of walvec.yaml, for editors.
+/// Returns the JSON schema of walvec.yaml, for editors.
 pub(crate) fn schema() -> String {
     let schema = schemars::schema_for!(Config);
     format!("{:#}", schema.as_value())

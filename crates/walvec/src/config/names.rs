@@ -1,13 +1,13 @@
-//! Names and addresses in the notations that people write them in.
+//! Parsing of names and addresses in their usual notations.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use walvec_model::TableName;
 
-/// Similarity (Jaro-Winkler, 0 to 1) from which on a name is worth suggesting: one or two typing errors in a short name.
+/// The least similarity (Jaro-Winkler, 0 to 1) of a name that is suggested: one or two typing errors in a short name.
 const SIMILAR: f64 = 0.8;
 
-/// The name among `known` that `name` is most probably a misspelling of.
+/// Returns the name among `known` that `name` is most probably a misspelling of.
 pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let similarity = |candidate: &str| strsim::jaro_winkler(&name.to_lowercase(), candidate);
     let scored = known.iter().map(|candidate| (similarity(candidate), *candidate));
@@ -15,7 +15,7 @@ pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     similar.max_by(|left, right| left.0.total_cmp(&right.0)).map(|(_, candidate)| candidate)
 }
 
-/// `address:port`; `localhost` is 127.0.0.1.
+/// Parses `address:port`; `localhost` is 127.0.0.1.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
@@ -23,13 +23,13 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// Whether a host, a name or an address, is this machine. An IPv6 address may have its brackets.
+/// Returns whether a host, a name or an address, is this machine. An IPv6 address may have its brackets.
 pub(super) fn is_loopback(host: &str) -> bool {
     let address = host.trim_matches(['[', ']']).parse();
     host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// Whether `text` is where brokers are: `host:port`, several separated by commas.
+/// Checks that `text` is a list of brokers: `host:port`, several separated by commas.
 pub(super) fn bootstrap(text: &str) -> Result<(), String> {
     if text.trim().is_empty() {
         return Err("missing; write where the broker is, for example localhost:9092".to_owned());
@@ -43,7 +43,7 @@ pub(super) fn bootstrap(text: &str) -> Result<(), String> {
     }
 }
 
-/// The hosts of what [`bootstrap`] accepts.
+/// Returns the hosts of a text that [`bootstrap`] accepts.
 pub(super) fn bootstrap_hosts(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').filter_map(|address| address.trim().rsplit_once(':')).map(|(host, _)| host)
 }
@@ -57,21 +57,21 @@ fn is_broker(address: &str) -> bool {
     is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-/// What Kafka allows for a topic: letters, digits and these.
+/// Returns whether Kafka allows the character in a topic's name: letters, digits and these.
 /// <https://github.com/apache/kafka/blob/4.0.0/clients/src/main/java/org/apache/kafka/common/internals/Topic.java>
 const fn is_of_topic(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
-/// The longest name of a topic, as Kafka has it.
+/// Kafka's limit for the name of a topic.
 const LONGEST_TOPIC: usize = 249;
 
-/// `name` with `_` for everything that a topic's name cannot hold, as Debezium does it.
+/// Replaces every character that a topic's name cannot hold by `_`, as Debezium does.
 pub(super) fn topic(name: &str) -> String {
     name.chars().map(|c| if is_of_topic(c) { c } else { '_' }).collect()
 }
 
-/// Whether a topic may be called `name`.
+/// Checks that a topic may be called `name`.
 pub(super) fn is_topic(name: &str) -> Result<(), String> {
     let is_name = !matches!(name, "" | "." | "..") && name.chars().all(is_of_topic);
     match name.len() {
@@ -83,10 +83,10 @@ pub(super) fn is_topic(name: &str) -> Result<(), String> {
     }
 }
 
-/// `schema.table`, quoted as in SQL.
+/// Parses `schema.table`, quoted as in SQL.
 ///
-/// SQL folds what is not quoted to lower case. That would silently read another table than the one that was written, so
-/// an upper-case letter outside of quotes is refused.
+/// SQL folds unquoted names to lower case. That would silently read another table than the one that was written, so an
+/// upper-case letter outside of quotes is refused.
 pub(crate) fn table_name(text: &str) -> Result<TableName, String> {
     let (schema, rest) = identifier(text)?;
     let Some(rest) = rest.strip_prefix('.') else {
@@ -100,7 +100,7 @@ pub(crate) fn table_name(text: &str) -> Result<TableName, String> {
     if rest.is_empty() { Ok(TableName::new(schema, name)) } else { Err(not_a_table(text)) }
 }
 
-/// Reads one identifier; returns it with what follows.
+/// Parses one identifier, and returns it with what follows.
 fn identifier(text: &str) -> Result<(String, &str), String> {
     if let Some(quoted) = text.strip_prefix('"') {
         return quoted_identifier(quoted).ok_or_else(|| not_a_table(text));
@@ -119,7 +119,7 @@ fn identifier(text: &str) -> Result<(String, &str), String> {
     Ok((name.to_owned(), rest))
 }
 
-/// Reads up to the closing quote; a doubled quote stands for itself.
+/// Parses up to the closing quote; a doubled quote stands for one quote.
 fn quoted_identifier(text: &str) -> Option<(String, &str)> {
     let mut name = String::new();
     let mut rest = text;

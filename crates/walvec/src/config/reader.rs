@@ -1,5 +1,5 @@
-//! From a document to the settings: a serde deserializer that knows the dotted key and the place of everything it reads,
-//! and resolves `${VAR}` in every value.
+//! From a document to the settings: a serde deserializer that knows the dotted key and the position of every value, and
+//! resolves `${VAR}` in it.
 
 use std::fmt;
 
@@ -22,23 +22,23 @@ pub(super) fn read(document: &Document, environment: &Environment) -> Result<Con
     })
 }
 
-/// What is wrong. Serde makes errors without a place; the reader adds it on the way out.
+/// An error while reading. Serde makes errors without a position; the reader adds it on the way out.
 #[derive(Debug)]
 struct ReadError(Box<Problem>);
 
 #[derive(Debug)]
 enum Problem {
-    /// Something about the value that was being read.
+    /// The value that was being read is wrong.
     Value(String),
-    /// A key that is missing in what was being read.
+    /// A key is missing in the section that was being read.
     Missing(&'static str),
-    /// A key that was not expected, and those that were.
+    /// An unexpected key, and the expected ones.
     Unknown(String, &'static [&'static str]),
-    /// Where it is has been found out.
+    /// An error whose position is known.
     Located(Located),
 }
 
-/// What is wrong, and where.
+/// An error and its position.
 #[derive(Debug)]
 struct Located {
     key: String,
@@ -51,7 +51,7 @@ impl ReadError {
         Self(Box::new(Problem::Value(reason.into())))
     }
 
-    /// Adds where it happened, unless something further inside has done so.
+    /// Adds the position, unless a more deeply nested value has done so.
     fn at(self, key: &str, place: Place) -> Located {
         let (key, reason) = match *self.0 {
             Problem::Located(located) => return located,
@@ -66,7 +66,7 @@ impl ReadError {
         Located { key, place, reason }
     }
 
-    /// As [`at`](Self::at), still as an error.
+    /// Adds the position with [`at`](Self::at), and returns the result as an error.
     fn located(self, key: &str, place: Place) -> Self {
         Self(Box::new(Problem::Located(self.at(key, place))))
     }
@@ -120,13 +120,14 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads a value inside this one.
+    /// Reads a value that is nested in this one.
     fn read<'de, T: DeserializeSeed<'de>>(&self, node: &'a Node, key: String, seed: T) -> Result<T::Value, ReadError> {
         let reader = Reader { node, key: key.clone(), ..*self };
         seed.deserialize(reader).map_err(|error| error.located(&key, node.place))
     }
 
-    /// The text of a scalar, with references resolved. What a variable holds may be a secret, whatever it is used for.
+    /// Returns the text of a scalar, with references resolved. The value of a variable may be a secret, whatever the key
+    /// is, so it is hidden in messages.
     fn text(&self, expected: &str) -> Result<String, ReadError> {
         match &self.node.value {
             NodeValue::Scalar(text) => {
@@ -153,7 +154,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Methods that read a text and hand it to the visitor.
+/// Implements methods that read a text and hand it to the visitor.
 macro_rules! read_text {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
@@ -162,7 +163,7 @@ macro_rules! read_text {
     )*};
 }
 
-/// Methods that read a whole number and hand it to the visitor.
+/// Implements methods that read a whole number and hand it to the visitor.
 macro_rules! read_unsigned {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
@@ -199,7 +200,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
         let entries: &[(Key, Node)] = match &self.node.value {
             NodeValue::Map(entries) => entries,
-            // A section all of whose keys are commented out.
+            // A section in which all keys are commented out.
             NodeValue::Null => &[],
             NodeValue::Scalar(_) | NodeValue::List(_) => return Err(ReadError::new("expected keys and values")),
         };

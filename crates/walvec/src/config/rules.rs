@@ -1,4 +1,4 @@
-//! What must hold beyond types. Every message says what to write instead.
+//! Rules that types cannot express. Every message says what to write instead.
 
 use std::collections::HashSet;
 
@@ -16,15 +16,15 @@ use super::settings::{ChunkSettings, CollectionConfig, Config, QdrantSettings};
 /// PostgreSQL cuts longer names (NAMEDATALEN - 1).
 const LONGEST_NAME: usize = 63;
 
-/// What most file systems allow for a directory.
+/// The limit of most file systems for the name of a directory.
 const LONGEST_DIRECTORY: usize = 255;
 
-/// A violated rule: the key inside the part that was checked, and what is wrong.
+/// A violated rule: the key inside the part that was checked, and what is wrong with it.
 pub(super) type Violation = (String, String);
 
 /// Checks the whole configuration.
 ///
-/// What is wrong with a key of `not_needed` is left to those who need it.
+/// The values of the keys in `not_needed` are not checked: the process that needs them does that.
 pub(super) fn check(config: &Config, document: Option<&Document>, not_needed: &[&str]) -> Result<(), ConfigError> {
     let checks = [
         check_stage,
@@ -43,7 +43,7 @@ pub(super) fn check(config: &Config, document: Option<&Document>, not_needed: &[
     })
 }
 
-/// An error at the dotted `key`, with its line if there is a file.
+/// Makes an error at the dotted `key`, with its line if there is a file.
 pub(super) fn error(document: Option<&Document>, key: &str, reason: impl Into<String>) -> ConfigError {
     match document {
         Some(document) => document.error_at(key, reason),
@@ -89,7 +89,7 @@ fn check_collections(config: &Config) -> Result<(), Violation> {
     let mut names = HashSet::new();
     for (index, collection) in config.collections.iter().enumerate() {
         let key = format!("collections[{index}]");
-        // A file system may not tell upper and lower case apart.
+        // A file system may not distinguish upper and lower case.
         if !names.insert(collection.name.to_lowercase()) {
             return violation(
                 format!("{key}.name"),
@@ -99,7 +99,7 @@ fn check_collections(config: &Config) -> Result<(), Violation> {
         check_collection(collection).map_err(|(field, reason)| (format!("{key}.{field}"), reason))?;
         let is_other =
             |before: &&CollectionConfig| before.table == collection.table && before.filter != collection.filter;
-        // A topic is another one's to fill.
+        // A collection with a topic of its own is filled from what another program writes.
         let shares = |before: &&CollectionConfig| before.topic.is_none() && collection.topic.is_none();
         if let Some(before) = config.collections[..index].iter().filter(shares).find(is_other) {
             let reason = format!(
@@ -169,7 +169,7 @@ fn check_chunk(chunk: &ChunkSettings) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Whether a name ends as those of the collections that lie behind an alias.
+/// Returns whether a name ends like those of the collections that lie behind an alias.
 fn is_numbered(name: &str) -> bool {
     name.rsplit_once("__").is_some_and(|(_, number)| !number.is_empty() && number.chars().all(|c| c.is_ascii_digit()))
 }
@@ -200,7 +200,7 @@ fn check_payload(collection: &CollectionConfig) -> Result<(), Violation> {
         return violation(format!("computed.{name}"), reason);
     }
     let is_field = |field: &String| columns.contains(field) || collection.computed.contains_key(field);
-    // Or a member of one.
+    // The name of a field, or the path to a member of one.
     let is_inside = |field: &String| FieldPath::parse(field).is_some_and(|path| is_field(&path.name));
     let is_wrong = |field: &&String| collection.payload.is_some() && !is_field(field) && !is_inside(field);
     match collection.index.keys().find(is_wrong) {

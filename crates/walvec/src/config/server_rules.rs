@@ -1,4 +1,4 @@
-//! What must hold of `server`: who may ask, and by which names.
+//! Rules for `server`: who may ask, and under which names.
 
 use std::collections::HashSet;
 use std::net::Ipv6Addr;
@@ -10,10 +10,11 @@ use super::error::ConfigError;
 use super::rules::{Violation, error, violation};
 use super::settings::{Config, ServerSettings};
 
-/// The shortest token that cannot be guessed from outside. `openssl rand -hex 32` makes one of 64 characters.
+/// The length of the shortest token that cannot be guessed from outside. `openssl rand -hex 32` makes one of 64
+/// characters.
 const SHORTEST_TOKEN: usize = 16;
 
-/// A token of fewer different characters is a pattern.
+/// A token with fewer different characters is a pattern.
 const LEAST_DIFFERENT: usize = 6;
 
 pub(super) fn check_server(config: &Config) -> Result<(), Violation> {
@@ -31,7 +32,7 @@ pub(super) fn check_server(config: &Config) -> Result<(), Violation> {
     server.allowed_hosts.iter().enumerate().try_for_each(host)
 }
 
-/// A name or an address alone, as a Host header has it before the port.
+/// Checks that the text is a name or an address without a port, as in a Host header before the port.
 fn check_host(host: &str) -> Result<(), String> {
     let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let is_host = match address {
@@ -71,12 +72,13 @@ pub(super) fn check_exposure(config: &Config, document: Option<&Document>) -> Re
 }
 
 impl ServerSettings {
-    /// Whether more than this machine is served: by the address, or through a proxy that passes other names on.
+    /// Returns whether other machines are served: by the address, or through a proxy that passes other names
+    /// on.
     fn is_for_others(&self) -> bool {
         !self.listen.ip().is_loopback() || !self.allowed_hosts.is_empty()
     }
 
-    /// Why the token can be guessed; `None` if it cannot be, or there is none.
+    /// Says why the token can be guessed; `None` if it cannot be, or there is none.
     pub(crate) fn weak_token(&self) -> Option<String> {
         let token = self.token.as_ref()?.expose_secret();
         let different = token.chars().collect::<HashSet<_>>().len();

@@ -1,4 +1,4 @@
-//! What can be configured. The comments on the fields are the manual.
+//! The settings. The comments on the fields are the manual.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,14 +30,14 @@ pub(crate) struct Config {
     pub(crate) source: SourceSettings,
     /// The collections to fill, each from one table.
     pub(crate) collections: Vec<CollectionConfig>,
-    /// What turns texts into vectors.
+    /// The model that turns texts into vectors.
     #[serde(default)]
     pub(crate) embedding: EmbeddingSettings,
     /// Where vectors are stored.
     #[serde(default)]
     pub(crate) sink: SinkSettings,
-    /// A broker that carries changes from capture to index. Default: none, they stay in one process. With it `walvec run`
-    /// still does everything, through the broker; `walvec run --stage` does one part.
+    /// A broker that carries changes from capture to index. Default: none, changes stay in one process. With a broker `walvec run` still does
+    /// everything, through its topics; `walvec run --stage` does one part.
     #[serde(default, deserialize_with = "given")]
     pub(crate) broker: Option<BrokerSettings>,
     /// The HTTP server: search API, search page, health, metrics.
@@ -49,10 +49,10 @@ pub(crate) struct Config {
     /// The directory in which models are kept, from `WALVEC_MODELS`.
     #[serde(skip)]
     pub(crate) models: PathBuf,
-    /// What this process does, from `--stage` or `WALVEC_STAGE`.
+    /// The stage of this process, from `--stage` or `WALVEC_STAGE`.
     #[serde(skip)]
     pub(crate) stage: Stage,
-    /// Its name among those of its stage, from `--instance` or `WALVEC_INSTANCE`.
+    /// The name of this process among those of its stage, from `--instance` or `WALVEC_INSTANCE`.
     #[serde(skip)]
     pub(crate) instance: String,
 }
@@ -61,43 +61,42 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SourceSettings {
-    /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or `key=value` pairs as libpq reads them.
-    /// Several hosts are separated by commas; the one that takes writes is used.
-    /// If it is left out, `DATABASE_URL`. What it leaves out comes from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
-    /// `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGCHANNELBINDING` and `PGTARGETSESSIONATTRS`. Best written as `${DATABASE_URL}`, so that no password is in the file.
-    /// The stages index, embed and sink can do without: they only use it to read values that PostgreSQL did not send. With
-    /// `lookup`, index and embed need it.
+    /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or `key=value` pairs as libpq reads them. Several hosts are separated by
+    /// commas; the one that accepts writes is used. If it is left out, `DATABASE_URL` is used. Parts that are left out come from `PGHOST`, `PGPORT`,
+    /// `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGCHANNELBINDING` and `PGTARGETSESSIONATTRS`. Best written as
+    /// `${DATABASE_URL}`, so that no password is in the file. The stages index, embed and sink work without it: they only use it to read values that
+    /// PostgreSQL did not send. With `lookup`, index and embed need it.
     #[serde(deserialize_with = "secret")]
     #[schemars(with = "String")]
     pub(crate) url: SecretString,
-    /// The replication slot. Created on the first run, and kept: PostgreSQL holds back WAL for it until
-    /// `walvec reset` drops it. Lower-case letters, digits and underscores, at most 63.
+    /// The replication slot. Created on the first run, and kept: PostgreSQL retains WAL for it until `walvec reset` drops it. Lower-case letters,
+    /// digits and underscores, at most 63.
     pub(crate) slot: String,
     /// The publication. Created when missing, for exactly the tables of the collections and of their lookups.
     pub(crate) publication: String,
-    /// Which columns the publication sends that walvec makes: `all`, or only those that are `used`, on PostgreSQL 15 and later. With
-    /// `used`, PostgreSQL refuses to drop such a column, and UPDATE and DELETE of the table after `REPLICA IDENTITY FULL` until walvec
-    /// has seen that.
+    /// The columns that walvec puts into the publication it creates: `all`, or, on PostgreSQL 15 and later, only those that are `used`. With `used`,
+    /// PostgreSQL refuses to drop such a column, and refuses UPDATE and DELETE of the table after `REPLICA IDENTITY FULL` until walvec has noticed
+    /// that.
     pub(crate) columns: PublishedColumns,
-    /// What to do when changes can no longer be had, because the slot was lost for example: `resync` reads the tables again, and embeds
-    /// only what has changed; `stop` stops and leaves it to a person.
+    /// What to do when changes are no longer available, for example because the slot was lost: `resync` reads the tables again, and embeds only what
+    /// has changed; `stop` stops, and leaves the decision to a person.
     pub(crate) on_gap: OnGap,
-    /// How many connections copy tables at the same time when a snapshot is taken, 1 to 64.
+    /// How many connections copy tables concurrently when a snapshot is taken, 1 to 64.
     pub(crate) copy_workers: usize,
 }
 
-/// Which columns a publication sends.
+/// The columns that a publication sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PublishedColumns {
-    /// All that the table has.
+    /// All columns of the table.
     #[default]
     All,
-    /// Those that a collection uses, and those that tell which row it is.
+    /// The columns that a collection uses, and those that identify the row.
     Used,
 }
 
-/// What to do when changes can no longer be had.
+/// What to do when changes are no longer available.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnGap {
@@ -118,8 +117,8 @@ impl From<OnGap> for walvec_pipeline::gap::OnGap {
 }
 
 impl SourceSettings {
-    /// COPY on one connection reads hundreds of thousands of rows per second, an embedding model hundreds: two are
-    /// enough to hide waiting times, and take little from other users of the database.
+    /// COPY on one connection reads hundreds of thousands of rows per second, an embedding model hundreds. Two connections are enough to hide waiting
+    /// times, and take little from other users of the database.
     const COPY_WORKERS: usize = 2;
 }
 
@@ -136,7 +135,7 @@ impl Default for SourceSettings {
     }
 }
 
-/// A collection, and the table it is an image of.
+/// A collection and its table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CollectionConfig {
@@ -146,30 +145,30 @@ pub(crate) struct CollectionConfig {
     #[serde(deserialize_with = "table_name", serialize_with = "quoted")]
     #[schemars(with = "String")]
     pub(crate) table: TableName,
-    /// With a broker, the topic that the stages index and embed read instead of `<prefix>.<schema>.<table>`: one that somebody
-    /// else writes in the broker's `format`, such as Debezium. The capture stage writes to its own topic whatever is said here.
+    /// With a broker, the topic that the stages index and embed read instead of `<prefix>.<schema>.<table>`: one that another program writes in the
+    /// broker's `format`, for example Debezium. The capture stage writes to its own topic in any case.
     #[serde(default)]
     pub(crate) topic: Option<String>,
-    /// Which rows: an SQL condition that PostgreSQL 15 or later evaluates. A row that no longer meets it is removed.
+    /// Selects the rows: an SQL condition that PostgreSQL 15 or later evaluates. A row that no longer meets it is removed.
     #[serde(default, rename = "where")]
     pub(crate) filter: Option<String>,
-    /// Rows of other tables that the text is rendered with, each under a name for the template. A change there renders the rows
-    /// again that look it up. Another lookup takes `walvec reindex`, as another text does.
+    /// Rows of other tables that the text is rendered with, each under a name for the template. A change of such a row renders again the rows that
+    /// look it up. A change of `lookup` takes `walvec reindex`, as a change of the text does.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) lookup: BTreeMap<String, LookupSettings>,
     /// The text to embed: a template with the row's columns, and its lookups, as variables. NULL renders as nothing.
     pub(crate) text: String,
-    /// Cuts long texts into chunks, each a point of its own. Default: a row is one point, and of a long text the model reads the
-    /// beginning. Another chunking takes `walvec reindex`.
+    /// Cuts long texts into chunks, each a point of its own. Default: a row is one point, and of a long text the model reads the beginning. A change
+    /// takes `walvec reindex`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) chunk: Option<ChunkSettings>,
-    /// What becomes of a row with a text, or a chunk, that is longer than the model reads: `cut` embeds the beginning, counts it and tells
-    /// of it, and what comes behind is not found; `park` parks the row. May be changed at any time, for rows that change afterwards.
+    /// What to do with a row whose text, or a chunk of it, is longer than the model reads: `cut` embeds the beginning, and counts and reports the
+    /// row; searches do not find the rest. `park` parks the row. May be changed at any time, with effect on rows that change afterwards.
     #[serde(default, skip_serializing_if = "OnLong::is_default")]
     pub(crate) on_long: OnLong,
-    /// Searches by keyword too: `true`, or the language whose words and stems are meant, `german` for example (`true` means
-    /// `english`). Each point gets a BM25 sparse vector beside the dense one, and searches fuse both rankings. Turning it on or off,
-    /// or another language, takes `walvec reindex`.
+    /// Searches by keyword too: `true`, or the language that decides about words and stems, for example `german` (`true` means `english`). Each point
+    /// gets a BM25 sparse vector in addition to the dense one, and searches fuse both rankings. Turning it on or off, or changing the language, takes
+    /// `walvec reindex`.
     #[serde(default, deserialize_with = "language", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "language_schema")]
     pub(crate) hybrid: Option<String>,
@@ -184,49 +183,49 @@ pub(crate) struct CollectionConfig {
     /// `numeric` columns too.
     #[serde(default)]
     pub(crate) index: BTreeMap<String, IndexKind>,
-    /// How payloads are laid out: `flat`, or as the vector-store class of another library reads them: `langchain`,
-    /// `llamaindex`, or `fastembed` (Qdrant's MCP server). `llamaindex` and `fastembed` also name the vector, so that changing
-    /// to or from them takes `walvec reindex`. Filters and `index` name fields as they are called here in every layout.
+    /// The layout of payloads: `flat`, or the one that the vector-store class of another library reads: `langchain`, `llamaindex`, or `fastembed`
+    /// (Qdrant's MCP server). `llamaindex` and `fastembed` also name the vector, so changing to or from them takes `walvec reindex`. In every layout,
+    /// filters and `index` use the field names of this file.
     #[serde(default)]
     pub(crate) layout: LayoutKind,
 }
 
 impl CollectionConfig {
-    /// What its rows look up.
+    /// Returns the lookups of its rows.
     pub(crate) fn lookups(&self) -> Vec<Lookup> {
         self.lookup.iter().map(|(name, lookup)| lookup.spec(name)).collect()
     }
 
-    /// Which fields of the payload are indexed, and as what.
+    /// Returns the indexed payload fields with the types of their indexes.
     pub(crate) fn indexes(&self) -> Vec<(String, IndexType)> {
         self.index.iter().map(|(field, kind)| (field.clone(), (*kind).into())).collect()
     }
 
-    /// How its payloads are laid out.
+    /// Returns the layout of its payloads.
     pub(crate) fn layout(&self) -> Layout {
         self.layout.into()
     }
 
-    /// The name of its sparse vectors, if it has any.
+    /// Returns the name of its sparse vectors, if it has any.
     pub(crate) fn keywords_name(&self) -> Option<String> {
         self.hybrid.as_ref().map(|_| self.layout().keywords_name().to_owned())
     }
 
-    /// The payload field for the text of a chunk, where there are chunks and the layout has no place for it.
+    /// Returns the payload field for the text of a chunk, if there are chunks and the layout has no place for it.
     pub(crate) fn chunk_field(&self) -> Option<&str> {
         let chunk = self.chunk.as_ref().filter(|_| self.layout == LayoutKind::Flat)?;
         Some(&chunk.field)
     }
 }
 
-/// What becomes of a row with a text that is longer than the model reads.
+/// What to do with a row whose text is longer than the model reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnLong {
-    /// The beginning is embedded.
+    /// Embed the beginning.
     #[default]
     Cut,
-    /// The row is parked.
+    /// Park the row.
     Park,
 }
 
@@ -245,17 +244,17 @@ impl From<OnLong> for walvec_pipeline::OnLong {
     }
 }
 
-/// How long texts are cut: `tokens` or `sentences` says how long a chunk is at most.
+/// How long texts are cut: `tokens` or `sentences` sets the greatest length of a chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ChunkSettings {
-    /// Tokens of the embedding model, 8 to what the model reads. Sections, paragraphs and sentences stay whole where they fit.
+    /// The most tokens of the embedding model in a chunk, 8 to what the model reads. Sections, paragraphs and sentences stay whole where they fit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens: Option<usize>,
-    /// Sentences, 1 to 1000.
+    /// The most sentences in a chunk, 1 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sentences: Option<usize>,
-    /// How many tokens, or sentences, of a chunk's end the next one begins with; at most half a chunk.
+    /// How many tokens, or sentences, from the end of a chunk the next one repeats; at most half a chunk.
     pub(crate) overlap: usize,
     /// Whether texts are Markdown: headings, lists, tables and code stay whole where they fit.
     pub(crate) markdown: bool,
@@ -270,7 +269,7 @@ impl Default for ChunkSettings {
 }
 
 impl ChunkSettings {
-    /// The same in the terms of the transform. That one length is given was checked.
+    /// Converts it to the transform's type. That one length is given was checked.
     pub(crate) fn spec(&self) -> ChunkSpec {
         let (unit, length) = match (self.tokens, self.sentences) {
             (Some(tokens), _) => (Unit::Tokens, tokens),
@@ -281,18 +280,18 @@ impl ChunkSettings {
     }
 }
 
-/// How payloads are laid out.
+/// The layout of payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LayoutKind {
-    /// The fields at the top level.
+    /// The fields lie at the top level.
     #[default]
     Flat,
-    /// As LangChain's `QdrantVectorStore` reads them.
+    /// The layout that LangChain's `QdrantVectorStore` reads.
     LangChain,
-    /// As LlamaIndex's `QdrantVectorStore` reads them.
+    /// The layout that LlamaIndex's `QdrantVectorStore` reads.
     LlamaIndex,
-    /// As `mcp-server-qdrant` reads them.
+    /// The layout that `mcp-server-qdrant` reads.
     FastEmbed,
 }
 
@@ -338,7 +337,7 @@ pub(crate) enum IndexKind {
     Uuid,
 }
 
-/// As it is written in a configuration.
+/// Writes the type as a configuration does.
 impl fmt::Display for IndexKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         IndexType::from(*self).fmt(f)
@@ -359,7 +358,7 @@ impl From<IndexKind> for IndexType {
     }
 }
 
-/// Where vectors are stored: one of the two. Without either, the engine inside this process.
+/// Where vectors are stored: one of the two. Default: the engine inside this process.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SinkSettings {
@@ -370,7 +369,7 @@ pub(crate) struct SinkSettings {
 }
 
 impl SinkSettings {
-    /// The directory of walvec's own state, and of the collections if they are not on a server.
+    /// Returns the directory of walvec's own state, and of the collections if they are not on a server.
     pub(crate) fn directory(&self) -> &Path {
         match (&self.qdrant, &self.embedded) {
             (Some(qdrant), _) => &qdrant.state,
@@ -380,7 +379,7 @@ impl SinkSettings {
     }
 }
 
-/// Where state is kept unless the configuration says otherwise.
+/// The default directory of state.
 const DIRECTORY: &str = "./walvec-data";
 
 /// Qdrant's engine inside this process.
@@ -397,8 +396,7 @@ impl Default for EmbeddedSettings {
     }
 }
 
-/// A Qdrant server or cluster. What is said here about a collection's layout counts when walvec creates it; that of one
-/// that exists is never changed.
+/// A Qdrant server or cluster. The settings of a collection's layout apply when walvec creates it; those of an existing one are never changed.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct QdrantSettings {
@@ -412,26 +410,26 @@ pub(crate) struct QdrantSettings {
     pub(crate) state: PathBuf,
     /// Whether vectors are kept on disk and read through the page cache. Default: the server's.
     pub(crate) on_disk: Option<bool>,
-    /// How vectors are compressed for searching: `scalar` (one byte per dimension) or `binary` (one bit). Default: not.
+    /// The compression of vectors for searching: `scalar` (one byte per dimension) or `binary` (one bit). Default: none.
     pub(crate) quantization: Option<QuantizationKind>,
-    /// Shards of a collection; with `shard_key`, of each of its values. Default: the server's, one per node.
+    /// The number of shards of a collection; with `shard_key`, of each of its values. Default: the server's, one per node.
     pub(crate) shard_number: Option<u32>,
     /// Copies of each shard, on different nodes. Default: the server's, one.
     pub(crate) replication_factor: Option<u32>,
     /// How many copies must confirm a write. Default: the server's, one.
     pub(crate) write_consistency_factor: Option<u32>,
-    /// For tenants on a cluster: the payload field whose value decides which shard a point is in. Each value gets a shard of
-    /// its own (`shard_number` of them), made when the first row has it; rows without a value share one. Searches with a
-    /// filter `field=value` ask that shard alone. Every collection needs the field. Default: a point's id decides.
+    /// For tenants on a cluster: the payload field whose value decides which shard a point is in. Each value gets a shard of its own (`shard_number`
+    /// of them), created with the first row that has it; rows without a value share one. Searches with a filter `field=value` ask that shard alone.
+    /// Every collection needs the field. Default: a point's id decides.
     pub(crate) shard_key: Option<String>,
-    /// The connections to it, which all that is made of these settings shares.
+    /// The connections to the server, shared by everything that is made from these settings.
     #[serde(skip)]
     #[schemars(skip)]
     pub(crate) connections: Connections,
 }
 
 impl QdrantSettings {
-    /// Whether the API key goes over a network unencrypted.
+    /// Returns whether the API key goes over a network unencrypted.
     pub(crate) fn shows_its_key(&self) -> bool {
         let host = self.url.strip_prefix("http://").map(|rest| rest.rsplit_once(':').map_or(rest, |(host, _)| host));
         self.api_key.is_some() && host.is_some_and(|host| !names::is_loopback(host))
@@ -478,22 +476,21 @@ impl Default for QdrantSettings {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ServerSettings {
-    /// Address and port. Anything but a loopback address needs a token. `WALVEC_LISTEN` and `--listen` go first.
+    /// Address and port. Anything but a loopback address needs a token. `WALVEC_LISTEN` and `--listen` take precedence.
     #[serde(deserialize_with = "listen_address")]
     #[schemars(with = "String")]
     pub(crate) listen: SocketAddr,
-    /// What clients must send as `Authorization: Bearer ...`: 16 characters at least where others can reach the server. Best
-    /// written as `${WALVEC_TOKEN}`; that variable is also used by itself, and goes first.
+    /// The token that clients must send as `Authorization: Bearer ...`: at least 16 characters where others can reach the server. Best written as
+    /// `${WALVEC_TOKEN}`; if that variable is set, it takes precedence over this setting.
     #[serde(deserialize_with = "optional_secret")]
     #[schemars(with = "Option<String>")]
     pub(crate) token: Option<SecretString>,
-    /// The names by which others address the server, besides those of this machine: `search.example.com`. A proxy that passes
-    /// `Host` on to a loopback address needs its name here. On any other address every name is answered, unless some are given.
+    /// The names by which others address the server, in addition to those of this machine: `search.example.com`. A proxy that passes `Host` on to a
+    /// loopback address needs its name here. On any other address every name is answered, unless some are given.
     pub(crate) allowed_hosts: Vec<String>,
 }
 
-/// Where walvec serves unless something else is said. Loopback, so that nothing is exposed by accident; beside the ports that Qdrant and
-/// the usual web servers take.
+/// The default address. Loopback, so that nothing is exposed by accident; the port differs from those of Qdrant and the usual web servers.
 pub(crate) const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8082);
 
 impl Default for ServerSettings {
@@ -502,24 +499,23 @@ impl Default for ServerSettings {
     }
 }
 
-/// How rows travel.
+/// How rows travel from the database to the sink.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PipelineSettings {
-    /// How many rows are read and rendered together at most, 1 to 10000. They are embedded and written in parts, a call of the
-    /// model each.
+    /// The most rows that are read and rendered together, 1 to 10000. They are embedded and written in parts of one model call each.
     pub(crate) batch_rows: usize,
-    /// How long a row of an unfinished transaction waits for company, in milliseconds, 0 to 10000.
+    /// How long a row of an unfinished transaction waits for further rows, in milliseconds, 0 to 10000.
     pub(crate) batch_wait_ms: u64,
 }
 
 impl PipelineSettings {
-    /// What a batch costs besides its rows no longer matters beyond this many, and larger ones only delay the first row.
+    /// From this many rows on, a batch's fixed cost no longer matters, and larger batches only delay the first row.
     const BATCH_ROWS: usize = 256;
-    /// Well below what a person notices, and enough to gather the rows of a bulk load.
+    /// Well below what a person notices, and enough to collect the rows of a bulk load.
     const BATCH_WAIT_MS: u64 = 5;
 
-    /// How long a row of an unfinished transaction waits for company.
+    /// Returns how long a row of an unfinished transaction waits for further rows.
     pub(crate) const fn batch_wait(&self) -> Duration {
         Duration::from_millis(self.batch_wait_ms)
     }
@@ -539,7 +535,7 @@ pub(super) fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Res
     Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
 }
 
-/// A part that is there as soon as its key is, even if all that is in it is commented out.
+/// Reads a section that counts as given as soon as its key exists, even if everything in it is commented out.
 pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
@@ -548,13 +544,13 @@ pub(super) fn table_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<T
     names::table_name(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
-/// As [`table_name`] reads it.
+/// Writes a table's name in the form that [`table_name`] parses.
 pub(super) fn quoted<S: Serializer>(table: &TableName, serializer: S) -> Result<S::Ok, S::Error> {
     let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     serializer.serialize_str(&format!("{}.{}", quote(&table.schema), quote(&table.name)))
 }
 
-/// `true`, `false` or a language.
+/// Reads `true`, `false` or a language.
 fn language<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.and_then(|text| match text.as_str() {
         "true" => Some(DEFAULT_LANGUAGE.to_owned()),

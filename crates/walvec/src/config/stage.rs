@@ -1,4 +1,4 @@
-//! Which part of the path of a row this process is, and where that part keeps its state.
+//! The part of a row's path that this process handles, and the directory of its state.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::settings::Config;
 
-/// What this process does of the path of a row.
+/// The part of a row's path that this process handles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Stage {
     /// From PostgreSQL into the collections, in one process. With `broker`, through its topics.
@@ -25,7 +25,7 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// As it is written after `--stage`.
+    /// Returns the name that `--stage` takes.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -36,12 +36,12 @@ impl Stage {
         }
     }
 
-    /// Whether it reads the stream of PostgreSQL, and cannot do without.
+    /// Returns whether it reads PostgreSQL's stream, and so needs the source.
     pub(crate) const fn needs_source(self) -> bool {
         matches!(self, Self::All | Self::Capture)
     }
 
-    /// Reads what was written in a variable.
+    /// Parses the value of a variable.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         <Self as ValueEnum>::from_str(text, false).map_err(|_| {
             let names = Self::value_variants().iter().map(|stage| stage.name()).collect::<Vec<_>>().join(", ");
@@ -56,13 +56,14 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// What a process is called if nothing else is said.
+/// The default name of a process.
 pub(super) const INSTANCE: &str = "1";
 
-/// It becomes a part of a directory's name and of a member's name in a consumer group, which have room for more than this.
+/// The limit for the name, which becomes part of a directory's name and of a member's name in a consumer group. Both have
+/// room for more.
 const LONGEST_INSTANCE: usize = 100;
 
-/// The name of a process among those of its stage.
+/// Parses the name of a process among those of its stage.
 pub(crate) fn instance(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > LONGEST_INSTANCE || !text.chars().all(allowed) {
@@ -74,13 +75,13 @@ pub(crate) fn instance(text: &str) -> Result<String, String> {
 }
 
 impl Config {
-    /// Where this process keeps its own state.
+    /// Returns the directory of this process's state.
     pub(crate) fn directory(&self) -> PathBuf {
         self.directory_of(self.stage)
     }
 
-    /// Where a process of `stage` keeps its own state. No two processes share a directory, except where that is meant to
-    /// stop the second one: the embedded engine belongs to one process.
+    /// Returns the directory of the state of a process of `stage`. No two processes share a directory, except where the
+    /// second one shall be stopped: the embedded engine belongs to one process.
     pub(crate) fn directory_of(&self, stage: Stage) -> PathBuf {
         let base = self.sink.directory();
         let of_worker = || base.join(format!("{stage}-{}", self.instance));

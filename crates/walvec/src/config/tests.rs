@@ -1,4 +1,4 @@
-//! What a user can rely on when something is configured, or configured wrongly.
+//! Guarantees to a user who configures something, rightly or wrongly.
 
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
@@ -14,12 +14,12 @@ mod lookups;
 
 const EXAMPLE: &str = include_str!("../../../../walvec.example.yaml");
 
-/// The least that a file must say, besides `source.url`.
+/// The least content of a file, apart from `source.url`.
 const COLLECTION: &str = "collections:\n  - { name: books, table: public.books, text: '{{ name }}' }\n";
 
 const URL: &str = "postgres://u:p@h:5432/d?sslmode=require";
 
-/// The configuration in `text`, for a program with all features.
+/// Parses the configuration in `text`, for a program with all features.
 fn parse(text: &str, environment: &Environment, overrides: Overrides) -> Result<Config, ConfigError> {
     load::from_named_text("walvec.yaml", text, environment, overrides, Features::ALL)
 }
@@ -38,7 +38,7 @@ fn load(text: &str) -> Config {
     parse(text, &environment(), Overrides::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The message for a wrong file.
+/// Returns the message for a wrong file.
 fn refusal(text: &str) -> String {
     refusal_in(text, &environment())
 }
@@ -81,7 +81,7 @@ fn what_the_example_has_commented_out_is_valid_too() {
     assert!(config.server.token.is_some());
 }
 
-/// The names of all keys of a schema, with those of the parts it refers to.
+/// Returns the names of all keys of a schema, with those of the parts that it refers to.
 fn keys(schema: &Value) -> Vec<String> {
     let objects = std::iter::once(schema).chain(schema["$defs"].as_object().into_iter().flat_map(|defs| defs.values()));
     let properties = objects.filter_map(|object| object["properties"].as_object());
@@ -314,7 +314,7 @@ fn a_file_from_another_editor_is_read_alike() {
 fn no_error_shows_a_secret() {
     let secret = "s3cret";
     for text in [
-        // Rules and types, beside or on the line of a secret.
+        // Rules and types, next to a secret or on its line.
         "source: { url: 'postgres://u:s3cret@h/d', slot: Wrong }",
         "source: { slot: Wrong, url: 'postgres://u:s3cret@h/d' }",
         "source:\n  url: s3cret",
@@ -337,7 +337,7 @@ fn no_error_shows_a_secret() {
         "broker: { kafka: { sasl: { password: [s3cret] } } }",
         "broker: { kafka: { properties: { ssl.key.password: s3cret, acks: 1 } } }",
         "broker: { kafka: { properties: { 'sasl.password': s3cret } } }",
-        // Texts that are no YAML.
+        // Texts that are not YAML.
         "source:\n  url: 'postgres://u:s3cret@h/d",
         "source:\n  url: \"s3cret\n    s3cret\n  slot: x",
         "server:\n  token: *s3cret",
@@ -406,7 +406,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
     assert_eq!(parse(&text, &environment, flag).unwrap().server.listen.port(), 3);
 }
 
-/// Nobody guesses it.
+/// A token that cannot be guessed.
 const TOKEN: &str = "5f2a9c0d7b1e4836";
 
 #[test]
@@ -467,7 +467,7 @@ fn a_command_that_asks_a_running_walvec_needs_none_of_its_secrets() {
         assert!(load(Overrides::to_ask()).is_ok(), "{secret}");
         assert!(load(Overrides::default()).unwrap_err().to_string().contains("KEY is not set"), "{secret}");
     }
-    // What is set is used.
+    // Variables that are set are used.
     let set = Environment::of(&[("HOME", "/home/me"), ("DB", URL), ("WALVEC_TOKEN", "t")]);
     let config = load(Overrides::to_ask(), &set).unwrap();
     assert!(config.server.token.is_some() && !config.source.url.expose_secret().is_empty());

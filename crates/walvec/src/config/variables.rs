@@ -1,9 +1,9 @@
-//! A configuration from the variables of the tutorial stack that walvec replaces, for who has no file.
+//! A configuration from the variables of the tutorial stack that walvec replaces, for users without a file.
 //!
 //! | Variable | Stage |
 //! |---|---|
 //! | `PG_HOST`, `PG_PORT`, `PG_USER`, `PG_PASSWORD`, `PG_DATABASE` | all, capture |
-//! | `PG_TABLE`, `PG_SCHEMA` | all but sink, which writes the table that is called as its collection |
+//! | `PG_TABLE`, `PG_SCHEMA` | all but sink, which writes the table that has the name of its collection |
 //! | `qd_host`, `qd_port`, `qd_collection` | all, index, sink |
 //! | `Quix__Broker__Address`, `Quix__Consumer_Group` | all; needed by every other |
 //! | `output` | capture, embed: the topic to write |
@@ -26,7 +26,7 @@ use super::settings::{
 use super::stage::Stage;
 use super::{conninfo, names};
 
-/// The same table, the same text to embed and the same payload as in the tutorial.
+/// Makes the configuration, with the table, the text and the payload of the tutorial.
 pub(super) fn configuration(environment: &Environment, stage: Stage) -> Result<Config, ConfigError> {
     let table = table(environment, stage)?;
     let collection = CollectionConfig {
@@ -58,7 +58,8 @@ pub(super) fn configuration(environment: &Environment, stage: Stage) -> Result<C
     })
 }
 
-/// `PG_TABLE`. Where vectors are read, there is only the collection's name, which is the table's in the tutorial.
+/// Reads `PG_TABLE`. A stage that reads vectors has only the collection's name, which is the table's in the
+/// tutorial.
 fn table(environment: &Environment, stage: Stage) -> Result<TableName, ConfigError> {
     let name = environment.non_empty("PG_TABLE").or_else(|| match stage {
         Stage::Sink => environment.non_empty("qd_collection"),
@@ -79,7 +80,7 @@ fn table(environment: &Environment, stage: Stage) -> Result<TableName, ConfigErr
     Ok(TableName::new(schema, name.ok_or_else(missing)?))
 }
 
-/// `Quix__Broker__Address`, with the topics that this stage reads and writes.
+/// Reads `Quix__Broker__Address`, and the topics that this stage reads and writes.
 fn broker(environment: &Environment, stage: Stage) -> Result<Option<BrokerSettings>, ConfigError> {
     let Some(address) = environment.non_empty("Quix__Broker__Address") else { return Ok(None) };
     names::bootstrap(address).map_err(|reason| ConfigError::outside_of_file("Quix__Broker__Address", reason))?;
@@ -107,7 +108,7 @@ fn topic(environment: &Environment, variable: &str) -> Result<Option<String>, Co
     Ok(Some(name.to_owned()))
 }
 
-/// `qd_host` and `qd_port`. The tutorial's programs speak HTTP, at 6333; gRPC is at 6334 then.
+/// Reads `qd_host` and `qd_port`. The tutorial's programs speak HTTP, at 6333; gRPC is at 6334 then.
 fn sink(environment: &Environment, stage: Stage) -> Result<SinkSettings, ConfigError> {
     let refused = |variable, reason: &str| {
         let reason = format!("{reason}; write a walvec.yaml with `sink.qdrant.url`, or unset it");
@@ -134,7 +135,7 @@ fn sink(environment: &Environment, stage: Stage) -> Result<SinkSettings, ConfigE
     Ok(SinkSettings { qdrant: Some(qdrant), ..SinkSettings::default() })
 }
 
-/// `PG_HOST` and so on, as pairs; empty if there are none.
+/// Returns `PG_HOST` and so on as `key=value` pairs; empty if none is set.
 fn url_from_variables(environment: &Environment) -> SecretString {
     let variables = [
         ("host", "PG_HOST"),

@@ -1,4 +1,4 @@
-//! The catalogue: real books, described for this project, and how they get into PostgreSQL.
+//! The catalogue: real books, described for this project, and their table in PostgreSQL.
 
 use serde::Deserialize;
 use tokio_postgres::Client;
@@ -16,7 +16,7 @@ pub(crate) struct Book {
     pub(crate) description: String,
 }
 
-/// The first `rows` books. Beyond the catalogue's end it repeats itself, as further volumes of the same titles.
+/// Returns the first `rows` books. Beyond the catalogue's end its titles are repeated as further volumes.
 pub(crate) fn books(rows: usize) -> Result<Vec<Book>, serde_json::Error> {
     let catalogue: Vec<Book> = serde_json::from_str(include_str!("catalogue.json"))?;
     let length = catalogue.len();
@@ -52,7 +52,7 @@ pub(crate) async fn fill(client: &mut Client, books: &[Book]) -> Result<i64, tok
         for Book { name, author, year, description } in books {
             transaction.execute(&insert, &[name, author, year, description]).await?;
         }
-        // Tells the snapshot how many rows to expect.
+        // Statistics tell the snapshot how many rows to expect.
         transaction.batch_execute("ANALYZE public.books").await?;
         transaction.commit().await?;
     }

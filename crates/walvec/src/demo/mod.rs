@@ -7,11 +7,11 @@ pub(crate) use catalogue::{books, fill};
 /// The demo's first search.
 pub(crate) const QUERY: &str = "battle in space";
 
-/// What the page suggests to try.
+/// Queries that the page suggests.
 pub(crate) const EXAMPLES: [&str; 5] =
     [QUERY, "a murder on a train", "black holes and the big bang", "flying over Africa", "books are burned"];
 
-/// The configuration of the demo, with the places that differ from run to run filled in.
+/// Makes the configuration of the demo, with the addresses and paths of this run.
 pub(crate) fn configuration(
     database_url: &str,
     data_directory: &std::path::Path,

@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 use super::problem::{Problem, Reason};
 use super::request::MAX_LIMIT;
 
-/// What may be in a body, for messages.
+/// The members of a body, for messages.
 const MEMBERS: &str =
     r#"{"query": …, "collection": …, "mode": …, "limit": …, "group": …, "min_score": …, "cursor": …, "filter": {…}}"#;
 
-/// Characters of a wrong value that are repeated.
+/// How many characters of a wrong value are repeated.
 const SHOWN: usize = 40;
 
 /// A body whose members have the right types.
@@ -27,7 +27,7 @@ pub(super) struct Body {
     pub(super) filter: Map<String, Value>,
 }
 
-/// A body as it came; null counts as left out.
+/// A body as it was sent; null counts as left out.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Members {
@@ -42,7 +42,7 @@ struct Members {
 }
 
 impl Body {
-    /// Reads a body. `serde_json` gives up at 128 levels of nesting, so that a deep one is an error like any other.
+    /// Parses a body. `serde_json` stops at 128 levels of nesting, so deeper nesting is an error like any other.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, Problem> {
         let members: Members = object(bytes, MEMBERS)?;
         let query = text("query", members.query)?;
@@ -60,17 +60,17 @@ impl Body {
     }
 }
 
-/// Reads an object, of which `expected` is an example.
+/// Parses an object, of which `expected` is an example.
 pub(super) fn object<T: DeserializeOwned>(bytes: &[u8], expected: &str) -> Result<T, Problem> {
     let syntax = |error: serde_json::Error| bad_json(format!("{error}; expected {expected}"));
     if let Some(kind) = other_kind(&serde_json::from_slice(bytes).map_err(syntax)?) {
         return Err(bad_json(format!("the body is {kind}; an object is expected: {expected}")));
     }
-    // Not from the value: that has forgotten which members came twice.
+    // Parsed again from the bytes: the parsed value does not show which members were given twice.
     serde_json::from_slice(bytes).map_err(syntax)
 }
 
-/// What kind of value it is, if it is no object.
+/// Returns the kind of the value, if it is not an object.
 fn other_kind(value: &Value) -> Option<&'static str> {
     match value {
         Value::Object(_) => None,
@@ -91,7 +91,7 @@ fn score(value: &Value) -> Option<f32> {
     value.as_f64().map(|score| score as f32)
 }
 
-/// The value of a member, if it is there; an error if `read` has no use for it.
+/// Returns the value of a member, if it is present; an error if `read` does not accept it.
 fn member<T>(
     name: &str,
     value: Option<Value>,

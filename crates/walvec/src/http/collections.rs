@@ -15,7 +15,8 @@ pub(crate) struct Collections {
     pub(crate) collections: Vec<CollectionInfo>,
 }
 
-/// `GET /api/v1/collections`: what can be searched, with fields, types, indexes and filters.
+/// Answers `GET /api/v1/collections` with the collections, and their fields, types, indexes and
+/// filters.
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Collections> {
     let serving = app.searcher.serving();
     let status = app.status.borrow().clone();

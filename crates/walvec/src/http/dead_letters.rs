@@ -15,20 +15,20 @@ use walvec_pipeline::{PipelineError, Store};
 use super::problem::{Problem, Reason};
 use super::state::App;
 
-/// Most dead letters of a page, and as many as it has when nothing is asked for.
+/// The most dead letters of a page, and the default.
 pub(super) const MAX_LIMIT: usize = 1000;
 
-/// Reads up to so many dead letters of a collection, in the order of their keys, from behind a key on. Blocks.
+/// Reads dead letters of a collection: up to this many, in the order of their keys, after a key. Blocks.
 pub(crate) type DeadLetters =
     Arc<dyn Fn(&str, Option<&RowKey>, usize) -> Result<Vec<DeadLetter>, PipelineError> + Send + Sync>;
 
-/// Those of a state file.
+/// Reads those of a state file.
 pub(crate) fn of(store: &Arc<Store>) -> DeadLetters {
     let store = Arc::clone(store);
     Arc::new(move |collection, after, limit| Ok(store.dead_letters_after(collection, after, limit)?))
 }
 
-/// Those that all workers behind a broker share.
+/// Reads those that all workers behind a broker share.
 pub(crate) fn shared(letters: Arc<dyn Letters>) -> DeadLetters {
     Arc::new(move |collection, after, limit| {
         let canonical = |letter: &DeadLetter| RowKey::new(letter.key.clone()).canonical().to_vec();
@@ -51,13 +51,14 @@ pub(super) struct PageQuery {
 /// A page.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Page {
-    /// The rows that are shown, in the order of their keys.
+    /// The rows of this page, in the order of their keys.
     pub(crate) dead_letters: Vec<DeadLetter>,
-    /// The key behind which the next page begins; `None` at the end.
+    /// The key after which the next page begins; `None` at the end.
     pub(crate) next: Option<Vec<Value>>,
 }
 
-/// `GET /api/v1/dead-letters?collection=…&after=[…]&limit=…`; `after` is the key that the last page ended with.
+/// Answers `GET /api/v1/dead-letters?collection=…&after=[…]&limit=…`; `after` is the last key of the previous
+/// page.
 pub(super) async fn page(
     State(app): State<Arc<App>>,
     query: Result<Query<PageQuery>, QueryRejection>,
@@ -73,7 +74,7 @@ pub(super) async fn page(
     })?;
     let collection = app.searcher.serving().collection(query.collection.as_deref())?.name.clone();
     let read = Arc::clone(&app.dead_letters);
-    // One more tells whether there is another page.
+    // One more row tells whether there is another page.
     let found = tokio::task::spawn_blocking(move || read(&collection, after.as_ref(), limit + 1)).await;
     let failed = |reason: String| Problem::new(Reason::StateFailed, reason);
     let found = found.map_err(|panic| failed(panic.to_string()))?;

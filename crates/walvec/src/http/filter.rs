@@ -1,6 +1,6 @@
-//! Conditions as people and programs write them: in a query string, on the command line, in JSON.
+//! Conditions as they are written: in a query string, on the command line, in JSON.
 //!
-//! What a value means depends on the field, which is not known here: see [`read`](super::read).
+//! The meaning of a value depends on the field, which is not known here: see [`read`](super::read).
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -8,7 +8,7 @@ use walvec_sink::Bounds;
 
 use super::problem::{Problem, Reason};
 
-/// Most values that one filter compares with.
+/// The most values that one filter compares with.
 const MAX_CONDITIONS: usize = 32;
 
 /// A condition on a field, as it is written.
@@ -16,18 +16,18 @@ const MAX_CONDITIONS: usize = 32;
 pub(crate) struct Wanted {
     /// The field, or the path to a member of one.
     pub(crate) field: String,
-    /// What it has to be.
+    /// The requirement on the field.
     pub(crate) test: Test,
 }
 
-/// What a field has to be.
+/// A requirement on a field.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Test {
-    /// One of these; there is at least one.
+    /// One of these values; there is at least one.
     OneOf(Vec<Given>),
-    /// None of these; there is at least one.
+    /// None of these values; there is at least one.
     NoneOf(Vec<Given>),
-    /// Inside these ends, of which at least one is given.
+    /// Inside these bounds, of which at least one is given.
     Within(Box<Bounds<Given>>),
 }
 
@@ -40,7 +40,7 @@ pub(crate) enum Given {
     Json(Value),
 }
 
-/// All that hits must match.
+/// Checks all conditions of a filter.
 pub(crate) fn checked(conditions: Vec<Wanted>) -> Result<Vec<Wanted>, Problem> {
     let count: usize = conditions.iter().map(size).sum();
     if count > MAX_CONDITIONS {
@@ -50,7 +50,7 @@ pub(crate) fn checked(conditions: Vec<Wanted>) -> Result<Vec<Wanted>, Problem> {
     Ok(conditions)
 }
 
-/// How many values a condition compares with.
+/// Returns how many values a condition compares with.
 fn size(wanted: &Wanted) -> usize {
     match &wanted.test {
         Test::OneOf(values) | Test::NoneOf(values) => values.len(),
@@ -58,10 +58,10 @@ fn size(wanted: &Wanted) -> usize {
     }
 }
 
-/// `field=value`, `field!=value`, `field>=end` with `>`, `>=`, `<` or `<=`, `field is null`, or `field is not null`.
+/// Parses `field=value`, `field!=value`, `field>=end` with `>`, `>=`, `<` or `<=`, `field is null`, or `field is not null`.
 ///
-/// Several values, of which one is enough, are a JSON list: `author=["Jane Austen","H.G. Wells"]`. A value in double quotes is a JSON
-/// text, so that one can begin with a bracket or a quote.
+/// Several values, one of which must match, are a JSON list: `author=["Jane Austen","H.G. Wells"]`. A value in double quotes is a
+/// JSON text, so that one can begin with a bracket or a quote.
 pub(crate) fn condition_from_text(text: &str) -> Result<Wanted, Problem> {
     let operator = text.find(['=', '<', '>']).filter(|at| !text[..*at].trim_end_matches('!').is_empty());
     let Some((field, rest)) = operator.map(|at| text.split_at(at)) else {
@@ -93,7 +93,7 @@ pub(crate) fn condition_from_text(text: &str) -> Result<Wanted, Problem> {
     }
 }
 
-/// `field is null`, or `field is not null`.
+/// Parses `field is null`, or `field is not null`.
 fn null_test(text: &str) -> Option<Wanted> {
     let ends_with = |end: &str| {
         let at = text.len().checked_sub(end.len())?;
@@ -105,13 +105,13 @@ fn null_test(text: &str) -> Option<Wanted> {
     is_not.or_else(|| Some(Wanted { field: ends_with(" is null")?, test: Test::OneOf(null()) }))
 }
 
-/// The members of a JSON object, each a field and what it has to be: a value, a list of values of which one is enough, the ends
-/// of a range, or what it must not be.
+/// Parses the members of a JSON object, each a field and its requirement: a value, a list of values of which one must match, the
+/// bounds of a range, or what it must not be.
 pub(super) fn conditions_from_json(members: Map<String, Value>) -> Result<Vec<Wanted>, Problem> {
     members.into_iter().map(|(field, value)| condition_from_json(&field, value)).collect()
 }
 
-/// The ends of a range, named as Qdrant names them; or values that a field must not have.
+/// The bounds of a range, named as Qdrant names them; or values that a field must not have.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JsonCondition {
@@ -123,7 +123,7 @@ struct JsonCondition {
     not: Option<Value>,
 }
 
-/// A member that is there, also one that is null.
+/// Reads a member that is present, even if it is null.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
@@ -153,7 +153,7 @@ fn condition_from_json(field: &str, value: Value) -> Result<Wanted, Problem> {
     }
 }
 
-/// The value, or those of a list.
+/// Returns the value, or those of a list.
 fn values(field: &str, value: Given) -> Result<Vec<Given>, Problem> {
     let is_value = |value: &Value| !matches!(value, Value::Array(_) | Value::Object(_));
     match value {
@@ -179,7 +179,7 @@ fn refused(field: &str, detail: &str) -> Problem {
     Problem::new(Reason::BadFilter, format!("filter \"{field}\": {detail}"))
 }
 
-/// A value of a query string; see [`condition_from_text`].
+/// Parses a value of a query string; see [`condition_from_text`].
 fn plain(text: &str) -> Given {
     match serde_json::from_str(text) {
         Ok(value @ (Value::String(_) | Value::Array(_))) => Given::Json(value),
@@ -187,10 +187,10 @@ fn plain(text: &str) -> Given {
     }
 }
 
-/// A condition `field=value` as [`condition_from_text`] reads it back, for links; `None` for values that no condition can ask
-/// for.
+/// Writes a condition `field=value` for links, in the form that [`condition_from_text`] parses; `None` for values that no condition
+/// can express.
 pub(crate) fn equals_as_text(field: &str, value: &Value) -> Option<String> {
-    // A field name with an operator in it would be read as another condition.
+    // A field name that contains an operator would be parsed as another condition.
     if field.is_empty() || field.contains(['=', '<', '>']) || field.ends_with(['!', ' ']) {
         return None;
     }
@@ -226,7 +226,7 @@ mod tests {
         Given::Plain(text.to_owned())
     }
 
-    /// How the only condition of a JSON filter on the field `f` is understood.
+    /// Returns the only condition of a JSON filter on the field `f`, as it is understood.
     fn of_json(value: Value) -> Result<Wanted, Problem> {
         Ok(conditions_from_json(once(("f".to_owned(), value)).collect())?.remove(0))
     }

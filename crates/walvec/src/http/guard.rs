@@ -1,4 +1,4 @@
-//! Who may ask: host allow-list, origin, token and session, security headers, time limit.
+//! Access control: host allow-list, origin, token and session, security headers, time limit.
 //!
 //! | Path | Host | Origin | Token, where one is configured |
 //! |---|---|---|---|
@@ -24,12 +24,12 @@ use serde::Deserialize;
 use super::problem::{Problem, Reason};
 use super::state::{Access, AllowedHosts, App};
 
-/// Where the sign-in page sends the token. In a body, because addresses end up in histories and logs.
+/// The path to which the sign-in page sends the token. It goes in a body, because addresses end up in histories and logs.
 pub(crate) const LOGIN_PATH: &str = "/login";
 
 const SESSION_COOKIE: &str = "walvec_session";
 
-/// Nothing from elsewhere, nothing inline, in nobody's frame.
+/// The content security policy: nothing from other origins, nothing inline, and no embedding in frames.
 const CONTENT_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -39,8 +39,7 @@ pub(super) async fn add_headers(request: Request, next: Next) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Not `no-referrer`: that would make browsers send `Origin: null` with our own sign-in form. Other sites get
-    // nothing either way.
+    // Not `no-referrer`: that would make browsers send `Origin: null` with our own sign-in form. Other sites get no referrer in either case.
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     let resource_policy = HeaderName::from_static("cross-origin-resource-policy");
     headers.insert(resource_policy, HeaderValue::from_static("same-origin"));
@@ -56,7 +55,7 @@ pub(super) async fn limit_time(State(app): State<Arc<App>>, request: Request, ne
     })
 }
 
-/// Lets a request through, or says why not.
+/// Admits a request, or says why not.
 pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let host = host(request.headers(), request.uri());
     if let Err(problem) =
@@ -66,7 +65,7 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
     }
     let path = request.uri().path();
     let open = matches!(path, "/livez" | "/readyz" | LOGIN_PATH) || path.starts_with("/assets/");
-    // Who can read the key can read the data directory, and with it everything that the token protects.
+    // A caller that can read the key can read the data directory, and with it everything that the token protects.
     let knows = |access| is_signed_in(access, request.headers()) || app.operations.is_from_owner(request.headers());
     if open || app.access.as_ref().is_none_or(knows) {
         return next.run(request).await;
@@ -95,14 +94,15 @@ fn check_host(allowed: &AllowedHosts, host: Option<&str>) -> Result<(), Problem>
     }
 }
 
-/// Browsers say which page made a request that may change something; programs do not send the header.
+/// Refuses changing requests from pages of other origins. Browsers send the header with requests that may change something; programs do not
+/// send it.
 fn check_origin(method: &Method, headers: &HeaderMap, host: Option<&str>) -> Result<(), Problem> {
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
     }
     let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
-    // The scheme is left out: behind a proxy that ends TLS the page is https and this server is not.
+    // The scheme is ignored: behind a proxy that ends TLS the page is https and this server is not.
     let origin_host = origin.split_once("://").map(|(_, host)| host);
     match (origin_host, host) {
         (Some(origin_host), Some(host)) if origin_host.eq_ignore_ascii_case(host) => Ok(()),
@@ -123,7 +123,7 @@ fn is_signed_in(access: &Access, headers: &HeaderMap) -> bool {
         })
 }
 
-/// A person gets a form, a program gets a problem.
+/// Refuses a request without a token: a browser gets a form, a program gets a problem.
 fn refuse(path: &str) -> Response {
     let problem =
         Problem::new(Reason::Unauthorized, "send the configured token as \"Authorization: Bearer …\", or sign in at /");
@@ -139,12 +139,12 @@ pub(super) struct SignIn {
     token: String,
 }
 
-/// `GET /login`: what a browser asks for when the answer to a wrong token is loaded again.
+/// Answers `GET /login`, which a browser requests when the answer to a wrong token is reloaded.
 pub(super) async fn to_page() -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, "/")]).into_response()
 }
 
-/// `POST /login`: a right token gives the browser a session, which is not the token itself.
+/// Answers `POST /login`: the right token gives the browser a session, which is not the token itself.
 pub(super) async fn login(State(app): State<Arc<App>>, form: Result<Form<SignIn>, FormRejection>) -> Response {
     let Some(access) = &app.access else { return to_page().await };
     match form {

@@ -23,13 +23,13 @@ pub(super) struct Health {
     problem: Option<String>,
 }
 
-/// `GET /livez`: the process serves. Needs no token: orchestrators have none.
+/// Answers `GET /livez`: the process serves. Needs no token: orchestrators have none.
 pub(super) async fn livez() -> Json<Health> {
     Json(Health { status: "alive", problem: None })
 }
 
-/// `GET /readyz`: the slot is held, the sink is open, the model is loaded. Needs no token, and says no more than which part does
-/// not work.
+/// Answers `GET /readyz`: the slot is held, the sink is open, the model is loaded. Needs no token, and says no more than which
+/// part does not work.
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
     let (phase, problem) = {
         let status = app.status.borrow();
@@ -48,13 +48,13 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, 
     }
 }
 
-/// `GET /api/v1/status`
+/// Answers `GET /api/v1/status`.
 pub(super) async fn status(State(app): State<Arc<App>>) -> Json<Status> {
     Json(app.status.borrow().clone())
 }
 
-/// `GET /metrics`, in the text format of Prometheus. Needs the token where there is one: the labels name tables. What is not
-/// known is absent.
+/// Answers `GET /metrics`, in the text format of Prometheus. Needs the token where there is one, because the labels name tables.
+/// Unknown values are left out.
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     let rendered = app.metrics.render();
     let known: String = rendered.split_inclusive('\n').filter(|line| !line.trim_end().ends_with(" NaN")).collect();

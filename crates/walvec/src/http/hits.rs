@@ -1,4 +1,4 @@
-//! Hits as the API and `walvec search --json` answer them.
+//! Hits in the form of the API and of `walvec search --json`.
 
 use serde::Serialize;
 use walvec_model::{Payload, PointId, Value};
@@ -11,16 +11,16 @@ use crate::score;
 pub(crate) struct AnswerHit<'a> {
     id: PointId,
     score: f64,
-    /// Where it comes from; `None`: another program wrote the point.
+    /// The row that it shows; `None`: another program wrote the point.
     #[serde(flatten)]
     row: RowOf<'a>,
     payload: &'a Payload,
 }
 
-/// The row that a hit shows, and which part of it. All of it is null for a point that another program wrote.
+/// The row that a hit shows, and the chunk of it. All fields are null for a point that another program wrote.
 #[derive(Default, Serialize)]
 struct RowOf<'a> {
-    /// `schema.table`.
+    /// The table, `schema.table`.
     table: Option<&'a str>,
     /// The values of the key columns.
     key: Option<&'a [Value]>,

@@ -1,4 +1,4 @@
-//! Filters that compare an enum with a label that it does not have: they can never match.
+//! Filters that compare an enum with a label that does not exist: they can never match.
 
 use serde_json::Value;
 use walvec_model::Type;
@@ -9,10 +9,10 @@ use super::problem::{Problem, Reason};
 use super::read::{Known, text_of};
 use super::state::Fields;
 
-/// Most labels that a message lists.
+/// The most labels that a message lists.
 const LISTED: usize = 30;
 
-/// Refuses labels that there are not. Where the labels cannot be told, nothing is refused for them.
+/// Refuses labels that do not exist. Where the labels are not known, nothing is refused.
 pub(super) async fn check(wanted: &[Wanted], known: &Known, fields: &dyn Fields) -> Result<(), Problem> {
     for Wanted { field, test } in wanted {
         let (Test::OneOf(values) | Test::NoneOf(values)) = test else { continue };
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
     use crate::http::filter::condition_from_text;
 
-    /// A table with an enum, a list of such, and a text. `None`: the labels cannot be told.
+    /// A table with an enum, a list of enums, and a text. `None`: the labels are not known.
     struct Moods(Option<Vec<&'static str>>);
 
     impl Fields for Moods {

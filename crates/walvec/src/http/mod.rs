@@ -1,21 +1,21 @@
-//! What programs and people reach over HTTP.
+//! The HTTP surface for programs and people.
 //!
-//! - [`state`]: what the surface is given, and the limits it keeps
-//! - [`guard`]: who may ask: host allow-list, origin, token and session, security headers, time limit
-//! - [`request`], [`body`]: what was asked: query strings and JSON bodies, checked
+//! - [`state`]: the state of the surface, and its limits
+//! - [`guard`]: access control: host allow-list, origin, token and session, security headers, time limit
+//! - [`request`], [`body`]: requests: query strings and JSON bodies, checked
 //! - [`filter`]: conditions on fields, in both
-//! - [`read`]: what a condition means for the field that it names
+//! - [`read`]: the meaning of a condition for the field that it names
 //! - [`labels`]: whether an enum has the label that it is compared with
 //! - [`search`]: embed, search, count; the same path for the API and the page
-//! - [`hits`]: hits as they are answered
-//! - [`collections`]: what can be searched, and the fields that there are
+//! - [`hits`]: the JSON form of hits
+//! - [`collections`]: the collections and their fields
 //! - [`points`]: points exactly as they are stored
 //! - [`order`]: in which order they are listed
 //! - [`dead_letters`]: rows that could not be processed
 //! - [`tasks`]: long work: backfill, repair, reindex
 //! - [`health`]: liveness, readiness, status, metrics
-//! - [`openapi`]: the description of all that for programs
-//! - [`problem`]: what went wrong, as `application/problem+json` (RFC 9457)
+//! - [`openapi`]: the description of the surface for programs
+//! - [`problem`]: errors, as `application/problem+json` (RFC 9457)
 //!
 //! The page itself is [`crate::ui`].
 
@@ -63,10 +63,11 @@ pub(crate) use self::state::{App, AppState, Fields, Searchable};
 /// How long open requests may take after the shutdown signal before their connections are dropped.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How often histogram samples are folded into their buckets. Without it they pile up until somebody reads `/metrics`.
+/// How often histogram samples are folded into their buckets. Without it they accumulate until a scraper reads
+/// `/metrics`.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-/// The whole surface as one router, without a socket.
+/// Builds the whole surface as one router, without a socket.
 pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limits) -> Router {
     let app = Arc::new(App::new(state, allowed_hosts, limits));
     Router::new()

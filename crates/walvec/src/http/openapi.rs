@@ -7,7 +7,7 @@ use super::request::{DEFAULT_LIMIT, MAX_LIMIT, MAX_QUERY_BYTES};
 use super::tasks::KEY_HEADER;
 use super::{dead_letters, points};
 
-/// `GET /openapi.json`
+/// Answers `GET /openapi.json`.
 pub(super) async fn document() -> Json<Value> {
     Json(describe())
 }
@@ -75,11 +75,11 @@ fn operation(id: &str, summary: &str, media_type: &str) -> Value {
     })
 }
 
-/// What the key is.
+/// The description of the key.
 const KEY: &str =
     "What a running walvec keeps in server.json for the owner of its data directory; does for the token too";
 
-/// An operation that changes what is stored.
+/// Describes an operation that changes what is stored.
 fn task(id: &str, summary: &str, properties: &Value) -> Value {
     let mut operation = operation(id, summary, "application/json");
     operation["parameters"] = json!([
@@ -158,11 +158,11 @@ fn page_of_points() -> Value {
     operation
 }
 
-/// What an order is.
+/// The description of an order.
 const ORDER_BY: &str = "A field that is indexed as integer, float or datetime: price, or price:desc for the greatest first. Points without a \
                         value come last";
 
-/// What the cursor of an order is.
+/// The description of the cursor of an order.
 const SORTED_CURSOR: &str = "With order_by, where the page begins: what the page before says in next. collection and order_by have to be as they were there";
 
 fn points_by_id() -> Value {
@@ -261,7 +261,7 @@ fn search_by_json() -> Value {
     operation
 }
 
-/// What a cursor is.
+/// The description of a cursor.
 const CURSOR: &str =
     "Where the page begins: what the page before says in next. Everything else has to be as it was there";
 
@@ -302,7 +302,7 @@ fn collections() -> Value {
     operation
 }
 
-/// What modes do.
+/// The description of modes.
 const MODE: &str = "What the search goes by: the meaning of the text (dense), its words (keyword), or both rankings fused (hybrid). \
                     Default: hybrid where the collection has it, else dense";
 
@@ -310,7 +310,7 @@ fn mode_schema() -> Value {
     json!({"type": "string", "enum": ["hybrid", "dense", "keyword"], "description": MODE})
 }
 
-/// What grouping does.
+/// The description of grouping.
 const GROUP: &str = "With row, a row counts once, as the nearest of its chunks";
 
 fn score_schema() -> Value {

@@ -1,4 +1,4 @@
-//! In which order points are listed: `order_by=price:desc`, and where the next page begins.
+//! The order in which points are listed: `order_by=price:desc`, and where the next page begins.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use super::read::{self, Known};
 use super::state::Fields;
 use crate::cursor::half_digest;
 
-/// The order that `text` names: a field, and behind a colon the direction.
+/// Parses an order: a field, and after a colon the direction.
 pub(super) fn order(text: &str, fields: &dyn Fields) -> Result<Order, Problem> {
     let known = fields.known();
     let (name, descending) = direction(text, &known)?;
@@ -26,7 +26,7 @@ fn refused(name: &str, reason: &str) -> Problem {
     Problem::new(Reason::BadParameter, format!("order_by \"{name}\": {reason}"))
 }
 
-/// The field's name, and whether the greatest value comes first.
+/// Returns the field's name, and whether the greatest value comes first.
 fn direction<'a>(text: &'a str, known: &Known) -> Result<(&'a str, bool), Problem> {
     match text.rsplit_once(':') {
         Some((name, "asc")) => Ok((name, false)),
@@ -38,11 +38,11 @@ fn direction<'a>(text: &'a str, known: &Known) -> Result<(&'a str, bool), Proble
     }
 }
 
-/// What the index of a field sorts by, or why there is none that does.
+/// Returns what the index of a field sorts by, or why it cannot be sorted.
 fn sorted_by(name: &str, path: &FieldPath, known: &Known, fields: &dyn Fields) -> Result<SortedBy, String> {
     let is_member = !path.steps.is_empty();
     let field = known.iter().flatten().find(|field| field.name == path.name);
-    // A member of JSON may be anything.
+    // A member of JSON may have any type.
     let ty = field.map_or(&Type::Unknown, |field| &field.ty);
     let ty = if is_member { &Type::Unknown } else { ty };
     if matches!(ty, Type::Array(_)) || path.steps.contains(&Step::Each) {
@@ -67,7 +67,7 @@ fn sorted_by(name: &str, path: &FieldPath, known: &Known, fields: &dyn Fields) -
     ))
 }
 
-/// The fields that can be sorted.
+/// Lists the fields that can be sorted, for messages.
 fn sortable(known: &Known, fields: &dyn Fields) -> String {
     let listed = known.iter().flatten().filter_map(|field| {
         let index =
@@ -81,7 +81,8 @@ fn sortable(known: &Known, fields: &dyn Fields) -> String {
     format!("these can be: {}", listed.join(", "))
 }
 
-/// Refuses a point that has several places in the order. Of a computed field, and of a member of JSON, this is not known before.
+/// Refuses a point that has several places in the order. For a computed field, and for a member of JSON, this is not known
+/// before the point is read.
 pub(super) fn check_single(order: &Order, layout: Layout, id: PointId, payload: &Payload) -> Result<(), Problem> {
     let field = layout.fields(payload).find(|(name, _)| **name == order.field.name).map(|(_, value)| value);
     let value = order.field.steps.iter().try_fold(field.unwrap_or(&Value::Null), |value, step| match step {
@@ -98,29 +99,29 @@ pub(super) fn check_single(order: &Order, layout: Layout, id: PointId, payload: 
     }
 }
 
-/// Where a page begins. As text it goes to the caller and comes back.
+/// The place where a page begins. It goes to the caller as text, and comes back in the next request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct OrderCursor {
     place: SortPlace,
-    /// Digest of the order: a place in another one would leave points out, or repeat them.
+    /// Digest of the order: in another order the place would leave points out, or repeat them.
     order: String,
 }
 
-/// What is told of a cursor that cannot be read.
+/// The message for a cursor that cannot be parsed.
 pub(super) const NOT_A_CURSOR: &str =
     "a cursor is what the page before says in \"next\", with order_by; leave it out for the first page";
 
-/// What is told of a cursor of another order.
+/// The message for a cursor of another order.
 pub(super) const OF_ANOTHER_ORDER: &str = "the cursor is of another list: collection and order_by have to be those of the page before; leave \
      the cursor out for the first page";
 
 impl OrderCursor {
-    /// A place in the order of a collection.
+    /// Makes the cursor for a place in the order of a collection.
     pub(super) fn new(collection: &str, order: &Order, place: SortPlace) -> Self {
         Self { place, order: digest(collection, order) }
     }
 
-    /// Where the page begins; `None` if that is a place in another order.
+    /// Returns where the page begins; `None` if the cursor is a place in another order.
     pub(super) fn place_in(&self, collection: &str, order: &Order) -> Option<SortPlace> {
         (self.order == digest(collection, order)).then_some(self.place)
     }
@@ -134,7 +135,7 @@ impl fmt::Display for OrderCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place.value {
             Some(SortValue::Whole(whole)) => write!(f, "w{whole}")?,
-            // In full: a rounded number is another place.
+            // All bits are written: a rounded number would be another place.
             Some(SortValue::Number(number)) => write!(f, "n{:016x}", number.to_bits())?,
             Some(SortValue::Moment(Datetime(micros))) => write!(f, "m{micros}")?,
             None => f.write_str("z")?,

@@ -1,4 +1,4 @@
-//! Points exactly as they are stored: to list them, and to compare them with their rows (`walvec verify`).
+//! Points exactly as they are stored, to list them and to compare them with their rows (`walvec verify`).
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use super::problem::{Problem, Reason};
 use super::search::{is_json, sink_problem};
 use super::state::{App, Searchable};
 
-/// Points of a page when nothing is asked for.
+/// The default number of points of a page.
 pub(super) const DEFAULT_LIMIT: usize = 100;
-/// Most points of a page.
+/// The most points of a page.
 pub(super) const MAX_LIMIT: usize = 10_000;
-/// Most ids of one request: as many as fit into a body.
+/// The most ids of one request: as many as fit into a body.
 pub(super) const MAX_IDS: usize = 1000;
 
 #[derive(Deserialize)]
@@ -52,9 +52,10 @@ struct IdQuery {
     vectors: bool,
 }
 
-/// `GET /api/v1/points?collection=…&from=…&limit=…&vectors=true`: a page in id order, and where the next one begins.
+/// Answers `GET /api/v1/points?collection=…&from=…&limit=…&vectors=true` with a page in id order, and where the next
+/// one begins.
 ///
-/// With `order_by=field:desc` in the order of the field; the next page begins at `cursor=…`.
+/// With `order_by=field:desc` the page is in the order of the field, and the next page begins at `cursor=…`.
 pub(super) async fn page(
     State(app): State<Arc<App>>,
     query: Result<Query<PageQuery>, QueryRejection>,
@@ -101,7 +102,8 @@ async fn sorted(
     Ok(SortedAnswer { points: page.points, next })
 }
 
-/// `POST /api/v1/points` with `{"collection": …, "ids": […], "vectors": true}`: those of the points that exist.
+/// Answers `POST /api/v1/points` with `{"collection": …, "ids": […], "vectors": true}`: returns the points with
+/// these ids that exist.
 pub(super) async fn by_id(State(app): State<Arc<App>>, headers: HeaderMap, body: String) -> Result<Response, Problem> {
     if !is_json(&headers) {
         return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));

@@ -1,4 +1,4 @@
-//! What went wrong, as `application/problem+json` (RFC 9457).
+//! Errors of the API, as `application/problem+json` (RFC 9457).
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -12,15 +12,15 @@ pub(crate) enum Reason {
     EmptyQuery,
     /// The query is longer than the limit.
     QueryTooLong,
-    /// The number of hits asked for is out of range or no number.
+    /// The number of hits is out of range or not a number.
     BadLimit,
     /// A filter cannot be understood.
     BadFilter,
     /// A parameter is unknown or given twice.
     BadParameter,
-    /// The body is not the JSON that is expected.
+    /// The body is not the expected JSON.
     BadJson,
-    /// There is no such collection, or several and none was named.
+    /// No collection has this name, or there are several and none was named.
     UnknownCollection,
     /// The engine does not accept the search.
     SearchRefused,
@@ -32,7 +32,7 @@ pub(crate) enum Reason {
     ForbiddenHost,
     /// The request was made by a page of another origin.
     ForbiddenOrigin,
-    /// The operation is not for everybody who may search.
+    /// The operation needs more than the right to search.
     ForbiddenOperation,
     /// A task is running already.
     TaskRunning,
@@ -44,22 +44,22 @@ pub(crate) enum Reason {
     BodyTooLarge,
     /// The body is not declared to be JSON.
     NotJson,
-    /// The embedder or the engine failed in a way that repeating will not mend.
+    /// The embedder or the engine failed in a way that a repetition will not fix.
     SearchFailed,
     /// The embedder or the engine failed in a way that may pass.
     SearchUnavailable,
-    /// Too many searches wait already.
+    /// Too many searches are waiting already.
     Busy,
     /// No answer within the time limit.
     TimedOut,
-    /// Not ready yet, or not any more.
+    /// The process is not ready yet, or not any more.
     NotReady,
     /// walvec's own state cannot be read.
     StateFailed,
 }
 
 impl Reason {
-    /// Stable name, title and status.
+    /// Returns its stable name, title and status.
     const fn parts(self) -> (&'static str, &'static str, StatusCode) {
         match self {
             Self::EmptyQuery => ("empty-query", "The query is empty", StatusCode::BAD_REQUEST),
@@ -93,7 +93,7 @@ impl Reason {
         }
     }
 
-    /// What kind of end a search came to, for the `result` label of the metrics.
+    /// Returns the outcome of a search for the `result` label of the metrics.
     pub(crate) fn metric_label(self) -> &'static str {
         match self {
             Self::Busy => "busy",
@@ -103,7 +103,7 @@ impl Reason {
     }
 }
 
-/// A problem, ready to be answered.
+/// A problem that can be sent as an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub(crate) struct Problem {
@@ -112,33 +112,33 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// A problem of this kind; the detail says what was found and what would be right.
+    /// Makes a problem of this kind. The detail says what was found and what would be right.
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 
-    /// Its kind.
+    /// Returns its kind.
     pub(crate) const fn reason(&self) -> Reason {
         self.reason
     }
 
-    /// Its status.
+    /// Returns its status.
     pub(crate) const fn status(&self) -> StatusCode {
         self.reason.parts().2
     }
 
-    /// Its kind in words.
+    /// Returns its kind in words.
     pub(crate) const fn title(&self) -> &'static str {
         self.reason.parts().1
     }
 
-    /// What exactly happened.
+    /// Returns what exactly happened.
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }
 }
 
-/// The members of RFC 9457, section 3.1.
+/// The members of a problem (RFC 9457, section 3.1).
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: String,

@@ -1,4 +1,5 @@
-//! What a condition means for the field that it names: values are read as what the field holds, and what can never match is refused.
+//! The meaning of a condition for the field that it names: values are converted to the field's type, and conditions that can never
+//! match are refused.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -8,10 +9,10 @@ use walvec_transform::{Compared, Field, nearest};
 use super::filter::{Given, Test, Wanted};
 use super::problem::{Problem, Reason};
 
-/// The payload fields of a collection; `None` while they are not known, because the table was not seen yet.
+/// The payload fields of a collection; `None` while they are not known, because no row of the table was read yet.
 pub(crate) type Known = Option<Vec<Field>>;
 
-/// The filter for a collection with these fields.
+/// Builds the filter for a collection with these fields.
 pub(crate) fn filter(wanted: &[Wanted], known: &Known) -> Result<Filter, Problem> {
     wanted.iter().map(|wanted| condition(wanted, known)).collect::<Result<_, _>>().map(Filter)
 }
@@ -32,7 +33,7 @@ fn condition(wanted: &Wanted, known: &Known) -> Result<Condition, Problem> {
     .map_err(refused)
 }
 
-/// Where a field is, and what it is compared with; or why it is nowhere.
+/// Returns the path of a field and the type that it is compared as; or why the field does not exist.
 pub(super) fn find(name: &str, known: &Known) -> Result<(FieldPath, Compared), String> {
     let path = FieldPath::parse(name).filter(|path| !path.steps.is_empty());
     let Some(fields) = known else { return Ok((path.unwrap_or_else(|| name.into()), Compared::Any)) };
@@ -51,7 +52,7 @@ pub(super) fn find(name: &str, known: &Known) -> Result<(FieldPath, Compared), S
     }
 }
 
-/// The fields with what they are compared with.
+/// Lists the fields with the types that they are compared as.
 fn list(fields: &[Field]) -> String {
     let shown: Vec<String> = fields.iter().map(|field| format!("{} ({})", field.name, field.compared)).collect();
     shown.join(", ")
@@ -87,7 +88,8 @@ impl Target {
         Condition::Equals { field: self.field.clone(), value: value.into() }
     }
 
-    /// Fractions are compared as a range of one number; what is no number is stored as PostgreSQL's word for it.
+    /// Compares numbers. Fractions are compared as a range of one number; a text that is not a number is compared with PostgreSQL's
+    /// word for it, as it is stored.
     fn number(&self, text: &str) -> Option<Condition> {
         let word = ["NaN", "Infinity", "-Infinity"].into_iter().find(|word| word.eq_ignore_ascii_case(text.trim()));
         if let Some(word) = word {
@@ -101,7 +103,7 @@ impl Target {
         Condition::Range { field: self.field.clone(), bounds }
     }
 
-    /// What no calendar of the engine has is compared as the text that PostgreSQL writes.
+    /// Compares moments. A moment outside of the engine's calendar is compared as the text that PostgreSQL writes.
     fn moment(&self, text: &str) -> Option<Condition> {
         let word = ["infinity", "-infinity"].into_iter().find(|word| word.eq_ignore_ascii_case(text.trim()));
         if let Some(word) = word {
@@ -117,7 +119,7 @@ impl Target {
         (is_far && is_date && !year.is_empty()).then(|| self.is(text))
     }
 
-    /// A value of JSON has its type there. In a query string `1898` may be a number or a text: whichever the field holds.
+    /// Compares a value of any type. A JSON value has its own type. In a query string `1898` may be a number or a text: both match.
     fn anything(&self, given: &Given, text: &str) -> Condition {
         let number = |text: &str| -> Vec<Condition> {
             let whole = text.parse::<i64>().ok().map(|number| self.is(number));
@@ -175,7 +177,7 @@ impl Target {
     }
 }
 
-/// As it is written, without the quotes of JSON.
+/// Returns the value as it is written, without the quotes of JSON.
 pub(super) fn text_of(given: &Given) -> String {
     match given {
         Given::Plain(text) | Given::Json(Value::String(text)) => text.clone(),
@@ -187,7 +189,7 @@ fn shown(given: &Given) -> String {
     format!("\"{}\"", text_of(given))
 }
 
-/// What PostgreSQL reads as a UUID: in any case, with hyphens or without, and in braces or not.
+/// Parses a UUID as PostgreSQL does: in any case, with or without hyphens, with or without braces.
 fn uuid(text: &str) -> Option<Uuid> {
     let text = text.trim();
     let inside = text.strip_prefix('{').map_or(Some(text), |rest| rest.strip_suffix('}'))?;
@@ -195,7 +197,7 @@ fn uuid(text: &str) -> Option<Uuid> {
     (digits.len() == 32).then(|| Uuid::try_parse(&digits).ok())?
 }
 
-/// What PostgreSQL reads as a boolean.
+/// Parses a boolean as PostgreSQL does.
 fn boolean(text: &str) -> Option<bool> {
     let text = text.trim().to_ascii_lowercase();
     match text.as_str() {
@@ -220,7 +222,7 @@ fn finite(text: &str) -> Option<f64> {
     text.trim().parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// A number as PostgreSQL prints it in a column with so many digits behind the point; as it is written where none are declared.
+/// Returns a number as PostgreSQL prints it in a column with this scale; as it is written if no scale is declared.
 fn digits(text: &str, scale: Option<i16>) -> Result<String, String> {
     let text = text.trim();
     let (sign, unsigned) = text.strip_prefix('-').map_or(("", text.trim_start_matches('+')), |rest| ("-", rest));

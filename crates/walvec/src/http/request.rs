@@ -1,4 +1,4 @@
-//! What was asked: query strings and JSON bodies, checked before anything is computed.
+//! Requests: query strings and JSON bodies, checked before anything is computed.
 
 use super::body::Body;
 use super::filter::{self, Wanted, condition_from_text, conditions_from_json};
@@ -6,37 +6,37 @@ use super::problem::{Problem, Reason};
 use crate::cursor::{Cursor, NOT_A_CURSOR};
 use crate::mode::Mode;
 
-/// Longest query, in bytes. Models read some hundred words at most; what is longer is a mistake or an attack.
+/// The longest query, in bytes. Models read at most some hundred words; a longer query is a mistake or an attack.
 pub(crate) const MAX_QUERY_BYTES: usize = 8 * 1024;
-/// Hits when nothing is asked for.
+/// The default number of hits.
 pub(crate) const DEFAULT_LIMIT: usize = 5;
-/// Most hits of one search.
+/// The most hits of one search.
 pub(crate) const MAX_LIMIT: usize = 100;
 
-/// A search, checked: the query is neither blank nor too long, the limit and the filter are within bounds.
+/// A checked search: the query is neither blank nor too long, the limit and the filter are within bounds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SearchQuery {
     /// What to look for.
     pub(crate) text: String,
-    /// Where; `None` if there is no choice.
+    /// The collection to search; `None` if there is only one.
     pub(crate) collection: Option<String>,
-    /// What the search goes by; `None`: the best that the collection has.
+    /// The mode of the search; `None`: the best that the collection has.
     pub(crate) mode: Option<Mode>,
-    /// How many hits at most.
+    /// The most hits.
     pub(crate) limit: usize,
-    /// What every hit must match.
+    /// The conditions that every hit must match.
     pub(crate) filter: Vec<Wanted>,
     /// Whether a row counts once, however many of its chunks are near.
     pub(crate) by_row: bool,
     /// The lowest score of a hit.
     pub(crate) min_score: Option<f32>,
-    /// Where the page begins that is wanted; `None`: with the best hit.
+    /// Where the wanted page begins; `None`: with the best hit.
     pub(crate) cursor: Option<Cursor>,
 }
 
 impl SearchQuery {
-    /// Reads the pairs of a query string: `q`, `collection`, `mode`, `limit`, `group`, `min_score`, `cursor`, and `filter`
-    /// as often as wanted.
+    /// Parses the pairs of a query string: `q`, `collection`, `mode`, `limit`, `group`, `min_score`, `cursor`, and any
+    /// number of `filter`.
     pub(crate) fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
         let (mut text, mut collection, mut limit, mut conditions) = (None, None, None, Vec::new());
         let (mut mode, mut group, mut min_score, mut cursor) = (None, None, None, None);
@@ -68,7 +68,7 @@ impl SearchQuery {
         Self { text, collection, mode, limit, filter, by_row, min_score, cursor }.checked()
     }
 
-    /// Reads a JSON body.
+    /// Parses a JSON body.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, Problem> {
         let Body { query, collection, mode, limit, group, min_score, cursor, filter } = Body::read(body)?;
         let limit = limit.map_or(Ok(DEFAULT_LIMIT), |given| usize::try_from(given).map_err(|_| bad_limit(given)))?;

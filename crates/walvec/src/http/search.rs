@@ -34,8 +34,8 @@ const SEARCHES_TOTAL: &str = "walvec_searches_total";
 /// Searches whose text was longer than the model reads, by collection. Counter.
 const QUERIES_CUT_TOTAL: &str = "walvec_queries_cut_total";
 
-/// What searches are answered from. It is replaced as a whole, so that a search never meets vectors of another model than
-/// the one that embeds its text.
+/// The collections and the model that searches use. They are replaced as a whole, so that the text of a search is never
+/// embedded by another model than the vectors that it meets.
 pub(crate) struct Serving {
     /// Every collection by name, in the order of the configuration. The first one is the page's default.
     pub(crate) collections: Vec<Searchable>,
@@ -46,34 +46,34 @@ pub(crate) struct Serving {
 /// Finds points by the meaning of a text, a bounded number of texts at a time.
 pub(crate) struct Searcher {
     serving: watch::Receiver<Arc<Serving>>,
-    /// One permit for every search that runs or waits. None left: the queue is full.
+    /// One permit for every search that runs or waits. If none is left, the queue is full.
     admission: Arc<Semaphore>,
     /// One permit for every search that runs.
     running: Arc<Semaphore>,
 }
 
-/// What a form has to know of the collection whose searches it is for.
+/// The properties of a collection that a search form needs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Offered {
     /// Whether it can be searched by words.
     pub(crate) has_keywords: bool,
-    /// Whether several of its points may be of one row.
+    /// Whether several of its points may belong to one row.
     pub(crate) is_chunked: bool,
 }
 
-/// What a search found.
+/// The result of a search.
 pub(crate) struct Found {
     /// The collection that was searched.
     pub(crate) collection: String,
-    /// How its payloads are laid out.
+    /// The layout of its payloads.
     pub(crate) layout: Layout,
-    /// What it went by, which says what the scores are.
+    /// The mode of the search, which decides what the scores mean.
     pub(crate) mode: Mode,
     /// The hits, best first.
     pub(crate) hits: Vec<Hit>,
     /// Where the next page begins; `None` at the end.
     pub(crate) next: Option<Cursor>,
-    /// Why there can be none.
+    /// Why there can be no hits.
     pub(crate) note: Option<&'static str>,
     /// Whether the model has read only the beginning of the text.
     pub(crate) is_cut: bool,
@@ -81,7 +81,7 @@ pub(crate) struct Found {
     pub(crate) took: Duration,
 }
 
-/// What a collection answered.
+/// The answer of a collection.
 struct Answered {
     mode: Mode,
     /// Why there can be no hits.
@@ -131,17 +131,17 @@ impl Searcher {
         }
     }
 
-    /// What searches are answered from at the moment.
+    /// Returns the collections and the model that searches use at present.
     pub(super) fn serving(&self) -> Arc<Serving> {
         Arc::clone(&self.serving.borrow())
     }
 
-    /// The names of the collections, in the order of the configuration.
+    /// Returns the names of the collections, in the order of the configuration.
     pub(crate) fn collections(&self) -> Vec<String> {
         self.serving.borrow().collections.iter().map(|collection| collection.name.clone()).collect()
     }
 
-    /// What a collection offers; nothing special if there is none of that name.
+    /// Returns the properties of a collection for a form; the defaults if no collection has this name.
     pub(crate) fn offered(&self, name: &str) -> Offered {
         let serving = self.serving();
         let offered = |it: &Searchable| Offered { has_keywords: it.keywords.is_some(), is_chunked: it.is_chunked };
@@ -171,7 +171,7 @@ impl Searcher {
         Ok(Found { collection: name.clone(), layout: *layout, mode, hits, next, note, is_cut, took })
     }
 
-    /// Searches that could start now.
+    /// Returns how many searches could start now.
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
         self.running.available_permits()
@@ -218,7 +218,7 @@ impl Searcher {
     }
 }
 
-/// What somebody looks for, as a vector.
+/// The vector of a query.
 pub(crate) struct Embedded {
     pub(crate) vector: Vector,
     /// Whether the model has read only the beginning of the text.
@@ -226,7 +226,7 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    /// By as much of the text as the model reads.
+    /// Embeds as much of the text as the model reads.
     pub(crate) async fn of(embedder: &dyn Embedder, text: String) -> Result<Self, EmbedError> {
         match embedder.embed_query_whole(text.clone()).await {
             Ok(vector) => Ok(Self { vector, is_cut: false }),
@@ -236,10 +236,10 @@ impl Embedded {
     }
 }
 
-/// The vector of a text, and the permit under which it was computed.
+/// Returns the vector of a text, and the permit under which it was computed.
 ///
-/// Runs as a task of its own, which owns the permit: when the caller goes away, as every keystroke of the page
-/// does, the model goes on computing, and must go on counting.
+/// Runs as a task of its own, which owns the permit. When the caller goes away, as the page does at every keystroke, the
+/// model goes on computing, and must continue to count.
 async fn embed(
     embedder: &Arc<dyn Embedder>,
     text: String,
@@ -306,7 +306,7 @@ impl From<&Status> for Freshness {
     }
 }
 
-/// `GET /api/v1/search?q=…&collection=…&mode=…&limit=…&group=row&filter=field=value&cursor=…`
+/// Answers `GET /api/v1/search?q=…&collection=…&mode=…&limit=…&group=row&filter=field=value&cursor=…`.
 pub(super) async fn by_query_string(
     State(app): State<Arc<App>>,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
@@ -315,13 +315,13 @@ pub(super) async fn by_query_string(
     answer(&app, SearchQuery::from_pairs(pairs)?).await
 }
 
-/// `POST /api/v1/search` with `{"query": …, "collection": …, "limit": …, "group": …, "filter": {…}}`
+/// Answers `POST /api/v1/search` with `{"query": …, "collection": …, "limit": …, "group": …, "filter": {…}}`.
 pub(super) async fn by_json(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    // Besides being honest, this keeps out the forms of other sites, which cannot send JSON without asking first.
+    // This also keeps out the forms of other sites, which cannot send JSON without asking first.
     if !is_json(&headers) {
         return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));
     }
@@ -340,7 +340,7 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 }
 
 async fn answer(app: &App, query: SearchQuery) -> Result<Response, Problem> {
-    // Read before the search: the hits are at least this fresh, never staler than the answer claims.
+    // Read before the search, so the hits are never older than the answer claims.
     let freshness = Freshness::from(&*app.status.borrow());
     let found = app.searcher.search(&query).await?;
     let hits = found.hits.iter().map(AnswerHit::from).collect();

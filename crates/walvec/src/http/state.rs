@@ -1,4 +1,4 @@
-//! What the surface is given, and the limits it keeps.
+//! The state of the HTTP surface, and its limits.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,57 +21,59 @@ use crate::fields::Description;
 /// A collection that can be searched.
 #[derive(Clone)]
 pub(crate) struct Searchable {
-    /// Its name.
+    /// The collection's name.
     pub(crate) name: String,
-    /// How its payloads are laid out, so that people are shown fields and not what holds them.
+    /// The layout of its payloads, so that people see the fields and not what holds them.
     pub(crate) layout: Layout,
     /// Makes the sparse vectors of queries, where it can be searched by keyword.
     pub(crate) keywords: Option<Arc<Keywords>>,
     /// Whether its rows are cut into chunks, each a point of its own.
     pub(crate) is_chunked: bool,
-    /// What programs are told of it.
+    /// Its description for programs.
     pub(crate) description: Arc<Description>,
-    /// What its payloads hold.
+    /// The fields of its payloads.
     pub(crate) fields: Arc<dyn Fields>,
-    /// Where its points are found.
+    /// The points that are searched.
     pub(crate) search: Arc<dyn Search>,
 }
 
-/// What payloads hold: it is known once the table was seen, and changes with it.
+/// The fields of payloads. They are known once a row of the table was read, and change with the table.
 pub(crate) trait Fields: Send + Sync {
-    /// The fields as they are now.
+    /// Returns the fields as they are now.
     fn known(&self) -> Known;
 
-    /// The type of the index of a field, or of a member of one; `None` if it has none.
+    /// Returns the type of the index of a field, or of a member of one; `None` if it has none.
     fn index(&self, name: &str) -> Option<IndexType>;
 
-    /// The labels of a column that holds enums, if they can be told. If `wanted` is not among them, there is no such label now.
+    /// Returns the labels of a column that holds enums, if they are known. If `wanted` is not among them, the label does not
+    /// exist now.
     fn labels<'a>(&'a self, _column: &'a str, _wanted: &'a str) -> BoxFuture<'a, Option<Vec<String>>> {
         Box::pin(std::future::ready(None))
     }
 }
 
 impl Searchable {
-    /// The payload's fields, as far as they are known.
+    /// Returns the payload's fields, if they are known.
     pub(super) fn known(&self) -> Known {
         self.fields.known()
     }
 }
 
-/// What the surface is given.
+/// The state that the surface is built from.
 pub(crate) struct AppState {
-    /// What searches are answered from, now and whenever it changes.
+    /// The collections and the model that searches use, and their later replacements.
     pub(crate) serving: watch::Receiver<Arc<Serving>>,
-    /// Takes long work.
+    /// Accepts long work.
     pub(crate) operations: Operations,
     /// Reads dead letters.
     pub(crate) dead_letters: DeadLetters,
-    /// What the pipeline is doing. Readiness follows from its phase: a phase of `snapshot` or `streaming` means that
-    /// the slot is held, the sink is open and the model is loaded.
+    /// The status of the pipeline. Readiness follows from its phase: a phase of `snapshot` or `streaming` means that the slot
+    /// is held, the sink is open and the model is loaded.
     pub(crate) status: watch::Receiver<Status>,
     /// Renders `/metrics`.
     pub(crate) metrics: PrometheusHandle,
-    /// Whoever does not know it gets nothing but `/livez`, `/readyz` and the page's style sheet. `None`: everybody may.
+    /// The token. Without it a caller gets only `/livez`, `/readyz` and the page's style sheet. `None`: every caller is
+    /// admitted.
     pub(crate) token: Option<SecretString>,
     /// The names by which others address the server.
     pub(crate) allowed_hosts: Vec<String>,
@@ -82,14 +84,14 @@ pub(crate) struct AppState {
 /// Bounds on requests; the defaults suit a machine with a few cores.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Searches that embed and search at the same time. A query saturates a core while it is embedded; more at once
-    /// only make all of them slower, the pipeline included.
+    /// Searches that embed and search concurrently. A query saturates a core while it is embedded; more of them would only slow
+    /// all of them down, the pipeline included.
     pub(crate) concurrent_searches: usize,
-    /// Searches that wait for their turn; the next one is sent away with 503.
+    /// Searches that wait for their turn; a further one is refused with 503.
     pub(crate) waiting_searches: usize,
-    /// Largest request body, in bytes.
+    /// The largest request body, in bytes.
     pub(crate) body_bytes: usize,
-    /// Longest time from request to answer.
+    /// The longest time from request to answer.
     pub(crate) time: Duration,
 }
 
@@ -105,7 +107,7 @@ impl Default for Limits {
 /// its own (DNS rebinding). The browser still sends that name in the Host header, so the list stops it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AllowedHosts {
-    /// Only these, without a port; any port is accepted.
+    /// Only these names, without a port; any port is accepted.
     Only(Vec<String>),
     /// Every name. For addresses that are not loopback, unless names are configured: these need a token, which a foreign page
     /// does not have.
@@ -113,7 +115,7 @@ pub(crate) enum AllowedHosts {
 }
 
 impl AllowedHosts {
-    /// The rule for a server that listens on `address`, and is called by `names` too.
+    /// Returns the rule for a server that listens on `address`, and has the further names `names`.
     pub(crate) fn for_listener(address: SocketAddr, names: &[String]) -> Self {
         if !address.ip().is_loopback() && names.is_empty() {
             return Self::Any;
@@ -124,7 +126,7 @@ impl AllowedHosts {
         Self::Only(of_this_machine.into_iter().chain([own]).chain(names.iter().cloned()).collect())
     }
 
-    /// Whether a Host header of this value may be served.
+    /// Returns whether a request with this Host header may be served.
     pub(crate) fn allows(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
@@ -133,7 +135,7 @@ impl AllowedHosts {
     }
 }
 
-/// `localhost:8082` → `localhost`, `[::1]:8082` → `[::1]`.
+/// Removes the port: `localhost:8082` → `localhost`, `[::1]:8082` → `[::1]`.
 fn host_without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
@@ -141,7 +143,7 @@ fn host_without_port(host: &str) -> &str {
     }
 }
 
-/// What handlers share.
+/// The state that handlers share.
 pub(crate) struct App {
     pub(crate) searcher: Searcher,
     pub(crate) operations: Operations,
@@ -170,8 +172,8 @@ impl App {
     }
 }
 
-/// What proves that a request may be served. Only digests are kept: `blake3::Hash` compares in constant time, whatever
-/// the length of what was presented.
+/// The check of tokens and sessions. Only digests are kept: `blake3::Hash` compares in constant time, whatever the length of
+/// the presented text.
 pub(crate) struct Access {
     token: blake3::Hash,
     session: blake3::Hash,
@@ -183,18 +185,18 @@ impl Access {
         Self { token: blake3::hash(token), session: blake3::derive_key("walvec 2026-11 page session", token).into() }
     }
 
-    /// Whether this is the token.
+    /// Returns whether this is the token.
     pub(crate) fn knows_token(&self, presented: &str) -> bool {
         blake3::hash(presented.as_bytes()) == self.token
     }
 
-    /// Whether this is the session that [`session`](Self::session) hands out.
+    /// Returns whether this is the session that [`session`](Self::session) returns.
     pub(crate) fn knows_session(&self, presented: &str) -> bool {
         blake3::Hash::from_hex(presented).is_ok_and(|presented| presented == self.session)
     }
 
-    /// The session of a browser that has shown the token. Derived from the token, so that it needs no store, survives
-    /// a restart, ends when the token is changed, and does not give the token away.
+    /// Returns the session of a browser that has shown the token. It is derived from the token, so it needs no store, survives
+    /// a restart, ends when the token is changed, and does not reveal the token.
     pub(crate) fn session(&self) -> String {
         self.session.to_hex().to_string()
     }

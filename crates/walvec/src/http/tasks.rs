@@ -1,7 +1,7 @@
-//! Long work: asking for it, and how far it has come.
+//! Long work: how to ask for it, and its progress.
 //!
 //! These calls change what is stored, so they need more than the right to search: the key that the running process keeps
-//! beside its data, readable for its owner only.
+//! in its data directory, readable for its owner only.
 
 use std::sync::Arc;
 
@@ -30,32 +30,32 @@ pub(crate) const KEY_HEADER: &str = "walvec-key";
 /// The largest body of these calls, in bytes.
 pub(super) const BODY_BYTES: usize = 4 << 20;
 
-/// What is asked for.
+/// A request for long work.
 pub(crate) enum Request {
-    /// Work for the pipeline that runs.
+    /// Work for the running pipeline.
     Job(Job),
-    /// New collections, or the kept ones.
+    /// Fill new collections, or go back to the kept ones.
     Reindex {
-        /// Back to the kept ones.
+        /// Whether to go back to the kept ones.
         rollback: bool,
     },
 }
 
-/// Where requests go, and who may make them.
+/// The receiver of requests, and the key that callers need.
 pub(crate) struct Operations {
-    /// What runs.
+    /// The tasks of this process.
     pub(crate) tasks: Tasks,
-    /// To whoever runs the pipeline.
+    /// The queue to the owner of the pipeline.
     pub(crate) requests: mpsc::Sender<(Request, Handle)>,
-    /// What a caller has to show.
+    /// The key that a caller has to show.
     pub(crate) key: SecretString,
 }
 
 impl Operations {
-    /// Whether a request shows the key, which proves that it comes from the owner of the data directory.
+    /// Returns whether a request shows the key, which proves that it comes from the owner of the data directory.
     pub(super) fn is_from_owner(&self, headers: &HeaderMap) -> bool {
         let shown = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        // Compared as digests, so that the time it takes tells nothing.
+        // Digests are compared, so that the time of the comparison reveals nothing.
         blake3::hash(shown.as_bytes()) == blake3::hash(self.key.expose_secret().as_bytes())
     }
 }
@@ -63,7 +63,7 @@ impl Operations {
 /// A body, or why it could not be read.
 type Body = Result<Bytes, BytesRejection>;
 
-/// The answer to a request that was taken.
+/// The answer to a request that was accepted.
 #[derive(Serialize)]
 struct Accepted {
     task: u64,
@@ -108,18 +108,19 @@ struct Reindex {
     rollback: bool,
 }
 
-/// `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`
+/// Answers `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`.
 pub(super) async fn backfill(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Backfill { table, filter } = parse(&app, &headers, body, r#"{"table": …, "where": …}"#)?;
     let table = config::table_name(&table).map_err(|reason| Problem::new(Reason::BadParameter, reason))?;
     accept(&app, Kind::Backfill, Request::Job(Job::Backfill { table, filter }))
 }
 
-/// `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version": "0/1D5C408.3"}]}`
+/// Answers `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version":
+/// "0/1D5C408.3"}]}`.
 pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let expected = r#"{"collection": …, "rows": […], "points": […]}"#;
     let Repair { collection, rows, points } = parse(&app, &headers, body, expected)?;
-    // What cannot be read as a version cannot be read where it is stored either: such a point counts as foreign.
+    // A text that is not a version cannot be parsed in the stored point either, which therefore counts as foreign.
     let version = |text: Option<String>| text.and_then(|text| text.parse::<Position>().ok());
     let job = Job::Repair {
         collection,
@@ -129,19 +130,19 @@ pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body
     accept(&app, Kind::Repair, Request::Job(job))
 }
 
-/// `POST /api/v1/resync` with `{"force": false}`
+/// Answers `POST /api/v1/resync` with `{"force": false}`.
 pub(super) async fn resync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Resync { force } = parse(&app, &headers, body, r#"{"force": …}"#)?;
     accept(&app, Kind::Resync, Request::Job(Job::Resync { may_sweep_most: force }))
 }
 
-/// `POST /api/v1/reindex` with `{"rollback": false}`
+/// Answers `POST /api/v1/reindex` with `{"rollback": false}`.
 pub(super) async fn reindex(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Reindex { rollback } = parse(&app, &headers, body, r#"{"rollback": …}"#)?;
     accept(&app, Kind::Reindex, Request::Reindex { rollback })
 }
 
-/// `GET /api/v1/tasks/{id}`
+/// Answers `GET /api/v1/tasks/{id}`.
 pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
     match id.parse().ok().and_then(|id| app.operations.tasks.get(id)) {
         Some(task) => Ok(Json(task).into_response()),
@@ -149,7 +150,7 @@ pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) ->
     }
 }
 
-/// Reads the body of a caller that has shown the key. `expected` is an example of it.
+/// Parses the body of a caller that has shown the key. `expected` is an example of a body.
 fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body, expected: &str) -> Result<T, Problem> {
     if !app.operations.is_from_owner(headers) {
         let detail = "this changes what is stored: use the walvec commands on the machine and as the user that runs it";

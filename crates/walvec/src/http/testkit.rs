@@ -30,7 +30,7 @@ const DIMENSION: usize = 64;
 /// Embeds a text as the bag of its words: texts that share words are near each other.
 pub(crate) struct BagOfWords {
     info: EmbedderInfo,
-    /// One permit per text that may be embedded; tests close or starve it.
+    /// One permit per text that may be embedded; tests close or drain the semaphore.
     pub(crate) gate: Arc<Semaphore>,
     fails: bool,
 }
@@ -40,7 +40,7 @@ impl BagOfWords {
         Self::behind(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)))
     }
 
-    /// Waits for a permit before every text.
+    /// Creates one that waits for a permit before every text.
     pub(crate) fn behind(gate: Arc<Semaphore>) -> Self {
         let info = EmbedderInfo {
             model: "bag-of-words".to_owned(),
@@ -52,7 +52,7 @@ impl BagOfWords {
         Self { info, gate, fails: false }
     }
 
-    /// Fails on every text.
+    /// Creates one that fails on every text.
     pub(crate) fn broken() -> Self {
         Self { fails: true, ..Self::new() }
     }
@@ -95,7 +95,7 @@ impl Embedder for BagOfWords {
 pub(crate) struct Memory(Vec<(PointId, Vector, Payload)>);
 
 impl Memory {
-    /// One point per payload, numbered from 1; all texts of the payload are embedded.
+    /// Creates one point per payload, numbered from 1; all texts of the payload are embedded.
     pub(crate) fn of(payloads: Value) -> Self {
         let Value::Array(payloads) = payloads else { panic!("an array of payloads") };
         let points = payloads.into_iter().zip(1..).map(|(payload, number)| {
@@ -147,7 +147,8 @@ impl Search for Memory {
         Box::pin(async move { Ok(RawPage { points, next }) })
     }
 
-    /// Equal values come in no order that anybody could rely on: the greatest id first. What was seen comes again, as it may.
+    /// Returns equal values with the greatest id first, so that no caller can rely on their order. Points up to `after` are
+    /// returned again, which the contract allows.
     fn sorted(&self, request: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>> {
         let SortRequest { order, after, limit, with_vectors } = request;
         let value = |payload: &Payload| payload.get(&order.field.name)?.as_i64().map(SortValue::Whole);
@@ -175,7 +176,7 @@ fn cosine(left: &Vector, right: &Vector) -> f32 {
     left.iter().zip(right).map(|(a, b)| a * b).sum()
 }
 
-/// How many of the words that are looked for the payload has.
+/// Counts the query's words that the payload has.
 fn shared_words(payload: &Payload, wanted: &SparseVector) -> f32 {
     let text = payload.values().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
     let stored = english().document(&text);
@@ -213,7 +214,7 @@ fn holds(condition: &Condition, payload: &Payload) -> bool {
     }
 }
 
-/// A collection that gives one error to everybody.
+/// A collection that answers every call with one error.
 pub(crate) struct Failing(pub(crate) fn() -> SinkError);
 
 impl Search for Failing {
@@ -244,7 +245,7 @@ impl Search for Failing {
     }
 }
 
-/// Three books.
+/// Makes a collection of three books.
 pub(crate) fn books() -> Arc<dyn Search> {
     Arc::new(Memory::of(json!([
         {"name": "Moby-Dick", "author": "Herman Melville", "year": 1851, "classic": true, "tags": ["sea", "whale"],
@@ -256,7 +257,7 @@ pub(crate) fn books() -> Arc<dyn Search> {
     ])))
 }
 
-/// A pipeline that follows the stream, with three points in `books`.
+/// Returns the status of a pipeline that follows the stream, with three points in `books`.
 pub(crate) fn streaming() -> Status {
     let books = CollectionStatus {
         collection: "books".to_owned(),
@@ -275,7 +276,7 @@ pub(crate) fn streaming() -> Status {
     }
 }
 
-/// What programs are told of the books.
+/// Describes the books for programs.
 fn description() -> Description {
     let collection = r#"{"name": "books", "table": "public.books", "text": "{{ name }}", "index": {"year": "integer"},
         "computed": {"decade": "{{ year // 10 * 10 }}"}}"#;
@@ -304,7 +305,7 @@ impl Fields for BookFields {
     }
 }
 
-/// A table that nobody has seen yet.
+/// A table of which no row was read yet.
 pub(crate) struct Unseen;
 
 impl Fields for Unseen {
@@ -317,7 +318,7 @@ impl Fields for Unseen {
     }
 }
 
-/// A collection whose payloads are flat.
+/// Makes a collection whose payloads are flat.
 pub(crate) fn searchable(name: &str, search: Arc<dyn Search>) -> Searchable {
     Searchable {
         name: name.to_owned(),
@@ -330,17 +331,17 @@ pub(crate) fn searchable(name: &str, search: Arc<dyn Search>) -> Searchable {
     }
 }
 
-/// One collection of books, without a token.
+/// Makes the state of one collection of books, without a token.
 pub(crate) fn state() -> AppState {
     state_with(streaming())
 }
 
-/// The same with other collections.
+/// Makes a state with other collections.
 pub(crate) fn with_collections(collections: Vec<Searchable>) -> AppState {
     AppState { serving: serving(collections, Arc::new(BagOfWords::new())), ..state() }
 }
 
-/// The same with another embedder.
+/// Makes a state with another embedder.
 pub(crate) fn with_embedder(embedder: Arc<dyn Embedder>) -> AppState {
     AppState { serving: serving(vec![searchable("books", books())], embedder), ..state() }
 }
@@ -349,10 +350,10 @@ fn serving(collections: Vec<Searchable>, embedder: Arc<dyn Embedder>) -> watch::
     watch::Sender::new(Arc::new(Serving { collections, embedder })).subscribe()
 }
 
-/// The key of whoever may change what is stored.
+/// The key of the owner of the data directory.
 pub(crate) const KEY: &str = "a-key";
 
-/// The same with another picture of the pipeline.
+/// Makes a state with another status of the pipeline.
 pub(crate) fn state_with(status: Status) -> AppState {
     AppState {
         serving: serving(
@@ -369,22 +370,22 @@ pub(crate) fn state_with(status: Status) -> AppState {
     }
 }
 
-/// The surface behind a loopback listener with the default limits.
+/// Builds the surface behind a loopback listener with the default limits.
 pub(crate) fn router(state: AppState) -> Router {
     router_with(state, Limits::default())
 }
 
-/// The same with other limits.
+/// Builds the surface behind a loopback listener with other limits.
 pub(crate) fn router_with(state: AppState, limits: Limits) -> Router {
     super::router(state, loopback(), limits)
 }
 
-/// The rule of a loopback listener.
+/// Returns the rule for a loopback listener.
 pub(crate) fn loopback() -> AllowedHosts {
     AllowedHosts::for_listener(([127, 0, 0, 1], 8082).into(), &[])
 }
 
-/// What a request got.
+/// The answer to a request.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -400,7 +401,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    /// Checks that this is a complete problem of this kind and gives its detail.
+    /// Checks that this is a complete problem of this kind, and returns its detail.
     pub(crate) fn problem(&self, status: u16, kind: &str) -> String {
         assert_eq!(self.status.as_u16(), status, "{}", self.body);
         assert_eq!(self.header("content-type"), "application/problem+json");
@@ -421,12 +422,12 @@ pub(crate) async fn send(router: &Router, mut request: Request<Body>) -> Answer 
     Answer { status: parts.status, headers: parts.headers, body: String::from_utf8(body.to_vec()).unwrap() }
 }
 
-/// A GET request.
+/// Sends a GET request.
 pub(crate) async fn get(router: &Router, path: &str) -> Answer {
     send(router, Request::get(path).body(Body::empty()).unwrap()).await
 }
 
-/// A POST request with a JSON body.
+/// Sends a POST request with a JSON body.
 pub(crate) async fn post(router: &Router, path: &str, body: impl Into<Body>) -> Answer {
     send(router, Request::post(path).header("content-type", "application/json").body(body.into()).unwrap()).await
 }

@@ -1,4 +1,4 @@
-//! What users of the HTTP surface can rely on.
+//! Guarantees to users of the HTTP surface.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -357,7 +357,7 @@ async fn the_description_names_only_what_answers() {
         for method in operations.as_object().unwrap().keys() {
             let request = Request::builder().method(method.to_uppercase().as_str()).uri(path.as_str());
             let answer = send(&router, request.body(Body::empty()).unwrap()).await;
-            // A task of this number need not exist, the path has to.
+            // The task may not exist, but the path must.
             assert!(
                 answer.status != 405 && !answer.body.contains("there is nothing at"),
                 "{method} {path}: {}",
@@ -388,7 +388,7 @@ async fn points_are_given_page_by_page_exactly_as_they_are_stored() {
     assert_eq!(beyond, json!({"points": [], "next": null}));
 }
 
-/// The ids of all pages, a page after the other.
+/// Returns the ids of all pages, one page after the other.
 async fn in_pages(router: &axum::Router, order_by: &str, limit: usize) -> Vec<Vec<u64>> {
     let path = format!("/api/v1/points?order_by={order_by}&limit={limit}");
     let (mut pages, mut next) = (Vec::new(), None::<String>);
@@ -419,7 +419,7 @@ async fn points_come_in_the_order_of_a_field_and_no_page_loses_or_repeats_one_of
             assert_eq!(pages, ids.chunks(limit).collect::<Vec<_>>(), "{order_by} {limit}");
         }
     }
-    // The page may be of another size, and the order may not be another.
+    // The size of the page may change, but not the order.
     let first = get(&router, "/api/v1/points?order_by=year&limit=2").await.json();
     let cursor = first["next"].as_str().unwrap();
     let rest = get(&router, &format!("/api/v1/points?order_by=year:asc&vectors=true&cursor={cursor}")).await.json();

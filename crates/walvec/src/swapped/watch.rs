@@ -1,4 +1,4 @@
-//! Compares again while walvec runs: a provider is updated at any time, and tells nothing of it.
+//! The comparisons while walvec runs: a provider may be updated at any time, without notice.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,19 +12,21 @@ use super::{Checked, check};
 use crate::cli::Failure;
 use crate::http::Serving;
 
-/// How long an answer may take: a server that loads its model first has that time too, and nothing waits for it.
+/// How long an answer may take. It includes the time that a server takes to load its model; nothing waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two comparisons. A text each time costs nothing to speak of, and ten minutes of vectors can be made again.
+/// The pause between two comparisons. One text each time costs next to nothing, and the vectors of ten minutes can be made
+/// again.
 const USUAL: Duration = Duration::from_mins(10);
 
 /// The first pause before a provider that has not answered is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// The longest pause between two such questions. A provider that was away for long may come back with another model.
+/// The longest pause before a provider that has not answered is asked again. One that was away for long may come back with
+/// another model.
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// The part of the status that a provider's absence is a problem of.
+/// The part of the status that shows a provider's absence.
 const PART: &str = "embedder";
 
 /// Pauses between comparisons.
@@ -36,13 +38,13 @@ struct Pauses {
 }
 
 impl Pauses {
-    /// Those of a process. Tests of the whole program make all of them shorter, by a failpoint.
+    /// Returns the pauses of this process. Tests of the whole program shorten all of them with a failpoint.
     fn of_process() -> Self {
         let usual = usual();
         Self { usual, again: AGAIN.min(usual), longest: LONGEST.min(usual) }
     }
 
-    /// The pause after so many questions without an answer.
+    /// Returns the pause after this many questions without an answer.
     fn after(self, failures: u32) -> Duration {
         match failures.checked_sub(1) {
             None => self.usual,
@@ -51,7 +53,7 @@ impl Pauses {
     }
 }
 
-/// The usual pause; that of `FAILPOINTS=model-check-pause=return(<ms>)` in a program that was built for tests.
+/// Returns the usual pause, or that of `FAILPOINTS=model-check-pause=return(<ms>)` in a program that was built for tests.
 fn usual() -> Duration {
     #[cfg(feature = "failpoints")]
     fail::fail_point!("model-check-pause", |millis: Option<String>| {
@@ -60,11 +62,11 @@ fn usual() -> Duration {
     USUAL
 }
 
-/// Watches the model that texts and queries of this process are embedded by.
+/// Watches the model that embeds the texts and queries of this process.
 pub(crate) struct Watch {
-    /// Where the samples are remembered.
+    /// The file of the stored samples.
     file: PathBuf,
-    /// Which model that is: a reindex replaces it.
+    /// The present model, which a reindex replaces.
     serving: watch::Receiver<Arc<Serving>>,
     /// Shows when a provider is back.
     status: watch::Receiver<Status>,
@@ -76,7 +78,8 @@ impl Watch {
         Self { file, serving, status, pauses: Pauses::of_process() }
     }
 
-    /// Waits until another model is found, for ever if there is none. `is_checked`: whether that of now has just been compared.
+    /// Waits until another model is found, for ever if there is none. `is_checked`: whether the present model has just been
+    /// compared.
     pub(crate) async fn another_model(mut self, is_checked: bool) -> Failure {
         let mut pause = self.pauses.after(u32::from(!is_checked));
         loop {
@@ -89,7 +92,7 @@ impl Watch {
         }
     }
 
-    /// Compares one model after this pause, and from then on.
+    /// Compares one model after this pause, and then repeatedly, until another one is found.
     async fn swapped(&self, embedder: &dyn Embedder, mut pause: Duration) -> Failure {
         let mut failures = 0;
         loop {
@@ -109,9 +112,9 @@ impl Watch {
         }
     }
 
-    /// Waits for the end of a pause, or until the provider is back: it may have been away to be updated.
+    /// Waits for the end of a pause, or until the provider is back: it may have been away for an update.
     async fn wait(&self, pause: Duration) {
-        // One that comes and goes is not asked each time.
+        // A provider that is away again and again is not asked each time.
         let is_back = async { tokio::join!(is_back(self.status.clone()), tokio::time::sleep(self.pauses.again)) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -120,19 +123,19 @@ impl Watch {
     }
 }
 
-/// Waits until something else is served, which does not happen once its owner has gone.
+/// Waits until another model is served; for ever if the sender was dropped.
 async fn is_replaced(mut serving: watch::Receiver<Arc<Serving>>) {
     if serving.changed().await.is_err() {
         std::future::pending().await
     }
 }
 
-/// Waits until the provider was away and no longer is, which the pipeline shows if it has anything to ask for.
+/// Waits until the provider was away and is back. The pipeline shows that if it has texts to embed.
 async fn is_back(mut status: watch::Receiver<Status>) {
     let is_away = |status: &Status| status.problem.as_ref().is_some_and(|problem| problem.part == PART);
     let was_away = status.wait_for(is_away).await.is_ok();
     let is_back = status.wait_for(|status| !is_away(status)).await.is_ok();
-    // Otherwise nothing shows a status any more.
+    // Otherwise the sender of the status was dropped.
     if !(was_away && is_back) {
         std::future::pending().await
     }

@@ -1,20 +1,20 @@
-//! What the address says, forgivingly, and addresses that say something else.
+//! The page's address: a tolerant parser, and links to other addresses.
 
 use std::fmt::Write as _;
 
 use crate::http::problem::Problem;
 use crate::http::request::{DEFAULT_LIMIT, SearchQuery};
 
-/// The page's address, taken apart. Unlike the API, the page overlooks what it does not know: addresses are shared,
-/// shortened and decorated by others.
+/// The page's address, parsed. Unlike the API, the page ignores parameters that it does not know: addresses are
+/// shared, shortened and decorated by other programs.
 pub(super) struct Asked {
     /// The text of the query box.
     pub(super) text: String,
     /// The chosen collection.
     pub(super) collection: String,
-    /// The chosen mode, as text: it may not be one. Empty: the best that the collection has.
+    /// The chosen mode as text, which may be invalid. Empty: the best that the collection has.
     pub(super) mode: String,
-    /// The chosen number of hits, as text: it may not be one.
+    /// The chosen number of hits as text, which may be invalid.
     pub(super) limit: String,
     /// Conditions, as the API writes them.
     pub(super) filters: Vec<String>,
@@ -42,7 +42,7 @@ impl Asked {
         asked
     }
 
-    /// The search that is asked for, checked as the API checks it; `None` if nothing is asked.
+    /// Returns the search, checked as the API checks it; `None` if there is no query.
     pub(super) fn to_query(&self) -> Option<Result<SearchQuery, Problem>> {
         if self.text.trim().is_empty() {
             return None;
@@ -54,24 +54,24 @@ impl Asked {
         Some(SearchQuery::from_pairs(pairs))
     }
 
-    /// The address of another query in the same collection.
+    /// Returns the address of another query in the same collection.
     pub(super) fn link_to_text(&self, text: &str) -> String {
         self.link(text, &[])
     }
 
-    /// The address of the same query with one condition more.
+    /// Returns the address of the same query with one more condition.
     pub(super) fn link_with(&self, filter: &str) -> String {
         let filters: Vec<&str> = self.filters.iter().map(String::as_str).chain([filter]).collect();
         self.link(&self.text, &filters)
     }
 
-    /// The address of the same query with one condition less.
+    /// Returns the address of the same query without one of its conditions.
     pub(super) fn link_without(&self, filter: &str) -> String {
         let filters: Vec<&str> = self.filters.iter().map(String::as_str).filter(|other| *other != filter).collect();
         self.link(&self.text, &filters)
     }
 
-    /// The address of the same query without any condition.
+    /// Returns the address of the same query without any condition.
     pub(super) fn link_without_filters(&self) -> String {
         self.link(&self.text, &[])
     }

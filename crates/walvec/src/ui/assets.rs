@@ -1,4 +1,5 @@
-//! Style sheet, scripts and icon, under names that change with their content, so that browsers may keep them for ever.
+//! Style sheet, scripts and icon, under names that change with their content, so that browsers may cache them for
+//! ever.
 
 use std::sync::{Arc, LazyLock};
 
@@ -25,7 +26,7 @@ impl Asset {
         Self { name: format!("{stem}.{}.{extension}", &digest[..12]), media_type, content }
     }
 
-    /// Where it is served.
+    /// Returns the path that serves it.
     pub(super) fn path(&self) -> String {
         format!("/assets/{}", self.name)
     }

@@ -1,6 +1,6 @@
-//! Numbers and times as people read them.
+//! Numbers and times in a readable form.
 
-/// `12405` → `12,405`.
+/// Formats a number: `12405` → `12,405`.
 pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
@@ -13,12 +13,12 @@ pub(super) fn count(number: u64) -> String {
     grouped
 }
 
-/// `1 hit`, `2 hits`.
+/// Formats a number with its noun: `1 hit`, `2 hits`.
 pub(super) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-/// `under 1 ms`, `250 ms`, `3.2 s`, `4 min`, `2 h 5 min`.
+/// Formats a time: `under 1 ms`, `250 ms`, `3.2 s`, `4 min`, `2 h 5 min`.
 pub(super) fn milliseconds(ms: u64) -> String {
     match ms {
         0 => "under 1 ms".to_owned(),

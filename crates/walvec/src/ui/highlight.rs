@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use crate::words::Words;
 
 impl Words {
-    /// The text as escaped markup, with the words of the query in `<mark>`.
+    /// Returns the text as escaped markup, with the words of the query in `<mark>`.
     pub(super) fn mark(&self, text: &str) -> Markup {
         html! {
             @for (run, is_of_query) in self.runs(text) {

@@ -16,7 +16,7 @@ use crate::mode::Mode;
 use crate::score as scores;
 use crate::words::{Words, is_prose};
 
-/// Longer titles are cut, and come again as a paragraph.
+/// Longer titles are cut, and repeated as a paragraph.
 const TITLE_CHARS: usize = 160;
 /// Arrays with more items are shown as JSON.
 const FACT_ITEMS: usize = 20;
@@ -25,7 +25,7 @@ const FOLD_CHARS: usize = 280;
 /// Longer texts are cut: the page is for reading, and a hundred large documents would stall it. The API cuts nothing.
 const CUT_CHARS: usize = 4_000;
 
-/// What all hits of a page have in common.
+/// The values that all hits of a page share.
 pub(super) struct Page<'a> {
     pub(super) layout: Layout,
     pub(super) asked: &'a Asked,
@@ -33,16 +33,16 @@ pub(super) struct Page<'a> {
     pub(super) scale: Scale,
 }
 
-/// What scores are compared with.
+/// The scale for the scores of a page.
 #[derive(Clone, Copy)]
 pub(super) struct Scale {
-    /// What the search went by.
+    /// The mode of the search.
     pub(super) mode: Mode,
     /// The score of the best hit.
     pub(super) best: f32,
 }
 
-/// A hit as a list item; `number` counts from 1 on the page.
+/// Renders a hit as a list item; `number` counts from 1 on the page.
 pub(super) fn render(hit: &Hit, number: usize, page: &Page<'_>) -> Markup {
     let (asked, words) = (page.asked, &page.words);
     let parts = Parts::of(hit, page.layout);
@@ -73,13 +73,13 @@ pub(super) fn render(hit: &Hit, number: usize, page: &Page<'_>) -> Markup {
     }
 }
 
-/// Which of the row's chunks it is, from 1, and how many there are; `None` for a row that is one point.
+/// Returns the number of the chunk, from 1, and how many its row has; `None` for a row that is one point.
 fn chunk_of(hit: &Hit) -> Option<(u32, u32)> {
     let provenance = hit.provenance.as_ref().filter(|provenance| provenance.chunks > 1)?;
     Some((provenance.chunk + 1, provenance.chunks))
 }
 
-/// A payload's fields, sorted by how its values are shown; the order of the columns is kept.
+/// A payload's fields, grouped by how their values are shown; within a group the order of the columns is kept.
 struct Parts<'a> {
     title: Option<&'a str>,
     is_title_cut: bool,
@@ -120,7 +120,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Short arrays of short values are facts with several values; what is deeper or longer is shown as JSON.
+/// Returns whether an array is shown as JSON. Short arrays of short values are facts with several values; deeper or longer ones
+/// are nested.
 fn is_nested(value: &Value) -> bool {
     match value {
         Value::Object(_) => true,
@@ -132,15 +133,15 @@ fn is_nested(value: &Value) -> bool {
     }
 }
 
-/// The first [`CUT_CHARS`] characters, and how many more there are.
+/// Returns the first [`CUT_CHARS`] characters, and how many more there are.
 fn cut(text: &str) -> (String, usize) {
     let shown: String = text.chars().take(CUT_CHARS).collect();
     let more = text.chars().count().saturating_sub(CUT_CHARS);
     (shown, more)
 }
 
-/// The score as a number and as a bar: of similarities, which have an upper end, as they are; of others, against the best. The bar
-/// is drawn with attributes: inline styles are forbidden by policy.
+/// Renders the score as a number and as a bar. The bar of a similarity, which has an upper limit, shows the score itself; any
+/// other bar shows its share of the best score. The bar is drawn with attributes, because the policy forbids inline styles.
 fn score(score: f32, scale: Scale) -> Markup {
     let (title, full) = match scale.mode {
         Mode::Dense => ("Cosine similarity: 1 is the same meaning", 1.0),
@@ -160,7 +161,7 @@ fn score(score: f32, scale: Scale) -> Markup {
     }
 }
 
-/// A long text. Folding needs no script: a hidden checkbox holds the state, its label is the button.
+/// Renders a long text. Folding needs no script: a hidden checkbox holds the state, its label is the button.
 fn paragraph(Text { field, text, is_json }: &Text<'_>, fold_id: &str, words: &Words) -> Markup {
     let (shown, more) = cut(text);
     let folded = shown.chars().nth(FOLD_CHARS).is_some() || shown.lines().count() > 4;
@@ -190,7 +191,7 @@ fn fact(field: &str, value: &Value, asked: &Asked) -> Markup {
     }
 }
 
-/// The value; as a link that narrows the search to it where a condition can say so.
+/// Renders the value, as a link that narrows the search to it if a condition can express that.
 fn fact_value(field: &str, value: &Value, asked: &Asked) -> Markup {
     let text = match value {
         Value::Null => return html! { span.null { "null" } },

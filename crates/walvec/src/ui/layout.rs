@@ -1,4 +1,4 @@
-//! The page around everything.
+//! The frame of the page.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -7,10 +7,10 @@ use super::{View, assets, pulse, results};
 use crate::http::LOGIN_PATH;
 use crate::http::request::{MAX_LIMIT, MAX_QUERY_BYTES};
 
-/// Numbers of hits that the page offers.
+/// The numbers of hits that the page offers.
 const LIMITS: [&str; 4] = ["5", "10", "20", "50"];
 
-/// What a search can go by, as requests and as people call it.
+/// The modes of a search, as requests name them and as people do.
 const MODES: [(&str, &str); 3] = [("", "meaning and words"), ("dense", "meaning"), ("keyword", "words")];
 
 /// A magnifying glass, drawn in the text's colour.
@@ -42,7 +42,7 @@ pub(super) fn page(view: &View) -> Markup {
     document(&title, &pulse::line(&view.status), &body)
 }
 
-/// The page of a browser that has not shown the token yet.
+/// Renders the page for a browser that has not shown the token yet.
 pub(super) fn sign_in(refused: bool) -> Markup {
     let body = html! {
         main.sign-in {
@@ -71,7 +71,8 @@ fn document(title: &str, pulse: &Markup, body: &Markup) -> Markup {
                 title { (title) }
                 link rel="icon" type="image/svg+xml" href=(assets::ICON.path());
                 link rel="stylesheet" href=(assets::STYLE.path());
-                // Small, cached and not deferred: the page never flashes in the wrong colours.
+                // The script is small, cached and not deferred, so that the page never flashes in
+                // the wrong colours.
                 script src=(assets::THEME.path()) {}
                 script src=(assets::SCRIPT.path()) defer {}
             }
@@ -151,7 +152,8 @@ fn limit_choice(asked: &Asked) -> Markup {
     }
 }
 
-/// Each condition as a removable chip, and as a hidden field so that the next query keeps it.
+/// Renders each condition as a removable chip, and as a hidden field so that the next query keeps
+/// it.
 fn active_filters(asked: &Asked) -> Markup {
     html! {
         @for filter in &asked.filters {

@@ -1,13 +1,13 @@
-//! The search page. Rendered here, on the server, and complete without JavaScript; the script only asks for the same
-//! fragments while one types, so there is one renderer, and payloads become text in one place.
+//! The search page. It is rendered on the server, and complete without JavaScript. The script only requests the same
+//! fragments while the user types, so there is one renderer, and payloads become text in one place.
 //!
-//! - [`asked`]: what the address says, forgivingly, and addresses that say something else
-//! - [`layout`]: the page around everything
+//! - [`asked`]: the page's address: a tolerant parser, and links to other addresses
+//! - [`layout`]: the frame of the page
 //! - [`results`]: the hits, or why there are none
 //! - [`hit`]: one hit: title, texts, facts
 //! - [`highlight`]: query words inside texts, as markup
-//! - [`pulse`]: what the pipeline is doing: the live line, snapshot progress, problems
-//! - [`format`]: numbers and times as people read them
+//! - [`pulse`]: the state of the pipeline: the live line, snapshot progress, problems
+//! - [`format`]: numbers and times in a readable form
 //! - [`assets`]: style sheet, scripts and icon, under names that change with their content
 
 mod asked;
@@ -40,10 +40,10 @@ use crate::http::App;
 use crate::http::request::SearchQuery;
 use crate::http::search::Offered;
 
-/// What a query string was read into; one that cannot be read asks for nothing.
+/// A parsed query string; one that cannot be parsed counts as empty.
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-/// The page, its fragments and its assets.
+/// Returns the routes of the page, its fragments and its assets.
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(page))
@@ -52,12 +52,12 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .merge(assets::routes())
 }
 
-/// The page of a browser that has not shown the token yet; `refused` if it has shown a wrong one.
+/// Returns the page for a browser that has not shown the token yet; `refused` if it has shown a wrong one.
 pub(crate) fn sign_in_page(refused: bool) -> Response {
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], layout::sign_in(refused)).into_response()
 }
 
-/// Everything that one rendering shows.
+/// The data of one rendering.
 struct View {
     asked: Asked,
     collections: Vec<String>,
@@ -76,7 +76,7 @@ impl View {
             None => Outcome::NothingAsked,
             Some(Err(problem)) => Outcome::Failed(problem),
             Some(Ok(query)) => {
-                // People look for rows; a row that fills the page with its chunks hides the others.
+                // People look for rows; a row that fills the page with its chunks would hide the others.
                 let query = SearchQuery { by_row: offered.is_chunked, ..query };
                 app.searcher.search(&query).await.map_or_else(Outcome::Failed, Outcome::Found)
             }
@@ -94,19 +94,19 @@ impl View {
     }
 }
 
-/// `GET /?q=…&collection=…&mode=…&limit=…&filter=…`
+/// Answers `GET /?q=…&collection=…&mode=…&limit=…&filter=…` with the page.
 async fn page(State(app): State<Arc<App>>, pairs: Pairs) -> Response {
     let view = View::new(&app, pairs).await;
     view.respond(layout::page(&view))
 }
 
-/// `GET /ui/results?…`: the parts of the page that follow the query.
+/// Answers `GET /ui/results?…` with the parts of the page that follow the query.
 async fn results_fragment(State(app): State<Arc<App>>, pairs: Pairs) -> Response {
     let view = View::new(&app, pairs).await;
     view.respond(results::render(&view))
 }
 
-/// `GET /ui/status`: the parts of the page that follow the pipeline.
+/// Answers `GET /ui/status` with the parts of the page that follow the pipeline.
 async fn status_fragment(State(app): State<Arc<App>>) -> Markup {
     let status = app.status.borrow().clone();
     pulse::render(&status)

@@ -1,4 +1,4 @@
-//! What the pipeline is doing: the live line, snapshot progress, problems.
+//! The state of the pipeline: the live line, snapshot progress, problems.
 
 use maud::{Markup, html};
 use walvec_model::Lsn;
@@ -6,25 +6,25 @@ use walvec_pipeline::status::{CollectionStatus, Phase, Status};
 
 use super::format;
 
-/// A lag that people notice. Below it the line says that everything is there.
+/// The least lag that people notice. Below it the line says that everything is there.
 const NOTICEABLE_LAG_MS: u64 = 1_000;
 
-/// The live line and the notices.
+/// Renders the live line and the notices.
 pub(super) fn render(status: &Status) -> Markup {
     html! { (line(status)) (notices(status)) }
 }
 
-/// The lag, if it is known and people notice it.
+/// Returns the lag, if it is known and noticeable.
 pub(super) fn noticeable_lag(status: &Status) -> Option<u64> {
     status.lag_ms.filter(|lag| *lag >= NOTICEABLE_LAG_MS)
 }
 
-/// How far the rows can be found, once there are any.
+/// Says up to which position rows can be found, once there are any.
 fn applied(status: &Status) -> Option<String> {
     (status.applied_lsn != Lsn::ZERO).then(|| format!("Applied up to {}", status.applied_lsn))
 }
 
-/// One line: phase, points, lag.
+/// Renders the line: phase, points, lag.
 pub(super) fn line(status: &Status) -> Markup {
     let points: Option<u64> = status.collections.iter().map(|collection| collection.points).sum();
     let (class, phase) = match (status.phase, &status.problem) {
@@ -54,7 +54,7 @@ pub(super) fn line(status: &Status) -> Markup {
     }
 }
 
-/// What a person should know before believing the results.
+/// Renders what a person should know before trusting the results.
 pub(super) fn notices(status: &Status) -> Markup {
     html! {
         div #notices role="status" {
@@ -101,7 +101,7 @@ fn progress(collection: &CollectionStatus) -> Markup {
                     " rows"
                 }
             }
-            // Without an estimate, or beyond it, the bar only says that something moves.
+            // Without an estimate, or beyond it, the bar only shows that work goes on.
             @if estimated > copied {
                 progress value=(copied) max=(estimated) aria-label=(label) {}
             } @else {

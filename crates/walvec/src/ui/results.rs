@@ -8,17 +8,18 @@ use crate::http::problem::Problem;
 use crate::http::search::Found;
 use crate::words::Words;
 
-/// What became of the search.
+/// The outcome of a search.
 pub(super) enum Outcome {
     /// The query box is empty.
     NothingAsked,
     /// The search ran.
     Found(Found),
-    /// It did not.
+    /// The search failed.
     Failed(Problem),
 }
 
-/// The summary, which is announced to screen readers, and the results, which are not: they would be read on every key.
+/// Renders the summary, which is announced to screen readers, and the results, which are not: they would be read at
+/// every keystroke.
 pub(super) fn render(view: &View) -> Markup {
     html! {
         p #summary role="status" { (summary(view)) }
@@ -100,7 +101,7 @@ fn nothing_found(view: &View, note: Option<&str>) -> Markup {
     }
 }
 
-/// Why there is nothing in the collection.
+/// Says why the collection has no hits.
 fn empty(view: &View) -> Markup {
     let status = collection_status(view);
     let table = status.map_or("the table", |status| &status.table);

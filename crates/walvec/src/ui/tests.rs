@@ -1,4 +1,4 @@
-//! What users of the page can rely on.
+//! Guarantees to users of the page.
 
 use std::sync::Arc;
 

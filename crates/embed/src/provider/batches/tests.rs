@@ -1,4 +1,4 @@
-//! What can be relied on whatever a provider answers.
+//! Guarantees that hold whatever a provider answers.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,11 +7,11 @@ use crate::provider::clock::{Clock as _, simulated::SimulatedClock};
 
 type Answer = dyn Fn(&[String], usize) -> Result<Answers, Failure> + Send + Sync;
 
-/// A provider with a latency that writes down what it is asked.
+/// A provider with a latency, which records its requests.
 struct Provider {
     clock: SimulatedClock,
     latency: Duration,
-    /// What it says to the texts of a request, and how many requests there were before.
+    /// Makes an answer from the texts of a request and the number of requests before it.
     answer: Box<Answer>,
     asked: Arc<Mutex<Vec<Vec<String>>>>,
 }
@@ -67,7 +67,7 @@ impl Setup {
     }
 }
 
-/// A text's vector is its number.
+/// Answers with vectors that are made of the number that each text is.
 fn vectors(texts: &[String]) -> Result<Answers, Failure> {
     let number = |text: &String| if text == PROBE { 0.0 } else { text.trim().parse().unwrap() };
     Ok(texts.iter().map(|text| Ok(vec![number(text)])).collect())
@@ -157,7 +157,8 @@ fn a_text_that_the_provider_fails_over_each_time_is_found_and_given_up_while_the
         let results = setup.run(&texts(16)).unwrap();
         assert!(matches!(&results[11], Err(Failure::Request(reason)) if reason.contains(&failure.reason())));
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 15);
-        // The suspect is asked for alone: two requests for its neighbours, its attempts, and whether the provider is well.
+        // The suspect is asked for alone: two requests for its neighbours, its attempts, and a check that the provider
+        // answers.
         assert_eq!(setup.requests() - before, 2 + ATTEMPTS + 1);
     }
 }
@@ -204,7 +205,7 @@ fn a_provider_that_wants_a_long_pause_is_not_asked_again_before_the_caller_knows
 
 #[test]
 fn whoever_is_told_to_wait_does_not_hold_up_the_others() {
-    // The first request has to wait for 20 s; all the others are through long before, one after the other.
+    // The first request has to wait for 20 s; all the others are through long before that, one after the other.
     let setup = Setup::new(1, 1, |texts, before| match before {
         0 => later(Some(Duration::from_secs(20))),
         _ => vectors(texts),
@@ -216,7 +217,7 @@ fn whoever_is_told_to_wait_does_not_hold_up_the_others() {
     assert_eq!(setup.clock.now(), Duration::from_millis(20_100));
 }
 
-/// What a provider allows per second, with a second's worth saved up at most.
+/// What a provider allows per second; at most a second's worth accumulates.
 struct Allowance {
     per_second: f64,
     left: f64,

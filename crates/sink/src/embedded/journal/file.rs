@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::record::{self, Kind, Record};
 use crate::embedded::manifest::sync_parent;
 
-/// The file before another one: how long it was says whether it is whole.
+/// The file before another one. Its length, recorded in the next file, shows whether it is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Previous {
     pub(super) number: u64,
@@ -25,21 +25,21 @@ pub(super) struct LogFile {
     pub(super) number: u64,
     pub(super) path: PathBuf,
     pub(super) file: Arc<File>,
-    /// Length in bytes of its records. Behind them are zeros.
+    /// Length in bytes of its records. Zeros follow them.
     pub(super) length: u64,
-    /// How much of that is durable.
+    /// How many of these bytes are durable.
     pub(super) synced: u64,
 }
 
 impl LogFile {
-    /// Begins a file with room for `bytes`; durable when it returns.
+    /// Creates a file with room for `bytes`; it is durable when this returns.
     pub(super) fn create(directory: &Path, number: u64, previous: Option<Previous>, bytes: usize) -> io::Result<Self> {
         let path = path_of(directory, number);
         let beginning = record::record(Kind::Begin, (Uuid::nil(), 0), &serde_json::to_vec(&previous)?)?;
         let mut file = File::create(&path)?;
         file.write_all(&beginning)?;
-        // Zeros, which are no record. What is written over them changes no length and takes no room, so that its `fdatasync` waits for the data
-        // alone. Without them it takes longer.
+        // Fill the file with zeros, which do not read as a record. Writing over them changes neither the length nor the allocation, so
+        // `fdatasync` waits for the data alone. Without them it takes longer.
         if file.write_all(&vec![0; bytes.saturating_sub(beginning.len())]).is_err() {
             file.set_len(beginning.len() as u64)?;
         }
@@ -49,7 +49,7 @@ impl LogFile {
         Ok(Self { number, path, file: Arc::new(file), length, synced: length })
     }
 
-    /// Appends records, which are not durable yet. All of them or nothing.
+    /// Appends records, all of them or none. They are not durable yet.
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut file = &*self.file;
         let written = file.seek(SeekFrom::Start(self.length)).and_then(|_| file.write_all(bytes));
@@ -61,24 +61,24 @@ impl LogFile {
         Ok(())
     }
 
-    /// Forgets the records that are not durable.
+    /// Removes the records that are not durable.
     pub(super) fn cut(&mut self) -> io::Result<()> {
         self.length = self.synced;
         self.file.set_len(self.length)
     }
 
-    /// How the next file describes this one.
+    /// Describes this file for the first record of the next one.
     pub(super) const fn as_previous(&self) -> Previous {
         Previous { number: self.number, length: self.length }
     }
 }
 
-/// Where the file with this number lies.
+/// Returns the path of the file with this number.
 fn path_of(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:010}.log"))
 }
 
-/// The files in `directory`, the oldest first.
+/// Lists the files in `directory`, the oldest first.
 pub(super) fn list(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory)? {
@@ -92,7 +92,7 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// What the first record of a file says about the one before; `None` if the file was not begun.
+/// Returns what the first record of a file says about the file before it; the outer `None` means that the file has no first record.
 pub(super) fn previous(records: &[Record<'_>]) -> io::Result<Option<Option<Previous>>> {
     match records.first() {
         Some(Record { kind: Kind::Begin, content, .. }) => Ok(Some(serde_json::from_slice(content)?)),

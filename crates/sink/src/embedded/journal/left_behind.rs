@@ -1,7 +1,7 @@
-//! What another process left in the journal.
+//! Changes that another process left in the journal.
 //!
-//! It goes to the collections that it is about, as the file `changes` beside each one's own files, and is made again when that is opened: not all
-//! of them may be opened this time. A collection that is gone needs nothing.
+//! They are handed out to their collections, as a file `changes` in the directory of each, and made again when that collection is opened: not all
+//! of them may be opened this time. Changes of a collection that is gone are dropped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -17,23 +17,23 @@ use crate::embedded::manifest::{self, replace_file, sync_parent};
 use crate::embedded::paths::io_error;
 use crate::embedded::steps::Step;
 
-/// The file of a collection that changes of another process were handed to.
+/// Returns the path of the file with the changes that were handed out to a collection.
 fn handed_out_path(collection: &Path) -> PathBuf {
     collection.join("changes")
 }
 
-/// The changes that were handed to the collection in this directory, in their order.
+/// Reads the changes that were handed out to the collection in this directory, in their order.
 pub(in crate::embedded) fn handed_out(collection: &Path) -> io::Result<Vec<Vec<Step>>> {
     let bytes = read(&handed_out_path(collection))?;
     record::records(&bytes)?.0.iter().map(|record| record::decode(record.content)).collect()
 }
 
-/// Removes them: the engine has flushed them.
+/// Removes the changes that were handed out, after the engine has flushed them.
 pub(in crate::embedded) fn forget_handed_out(collection: &Path) -> io::Result<()> {
     remove(&handed_out_path(collection))
 }
 
-/// Hands what lies in the journal's directory out, and empties that.
+/// Hands out all changes in the journal's directory, and empties it.
 pub(super) fn hand_out(root: &Path, directory: &Path) -> Result<(), SinkError> {
     let failed = io_error(directory);
     let paths = file::list(directory).map_err(&failed)?;
@@ -62,14 +62,14 @@ pub(super) fn hand_out(root: &Path, directory: &Path) -> Result<(), SinkError> {
             }
         }
     }
-    // The oldest first: what a crash leaves is the end of each history once more, which changes nothing.
+    // Remove the oldest first. After a crash, what is left is the end of each history; making it again changes nothing.
     for (_, path) in &paths {
         remove(path).map_err(io_error(path))?;
     }
     Ok(())
 }
 
-/// The records of the files, if nothing is missing but the end of the last one, which was being written.
+/// Returns the records of the files, if nothing is missing but the end of the last file, which was being written.
 fn whole<'a>(directory: &Path, files: &'a [(u64, Vec<u8>)]) -> Result<Vec<Vec<Record<'a>>>, SinkError> {
     let mut whole = Vec::new();
     for (index, (number, bytes)) in files.iter().enumerate() {
@@ -89,7 +89,7 @@ fn whole<'a>(directory: &Path, files: &'a [(u64, Vec<u8>)]) -> Result<Vec<Vec<Re
     Ok(whole)
 }
 
-/// The records of a file, as far as the one behind it says that it goes.
+/// Returns the records of a file, up to the length that the next file records for it.
 fn records_before<'a>(
     number: u64,
     bytes: &'a [u8],
@@ -99,14 +99,14 @@ fn records_before<'a>(
     let (mut records, length) = record::records(bytes)?;
     let Some(next) = next else { return Ok(records) };
     match file::previous(&record::records(next)?.0)? {
-        // Its first record was being written, and this one was durable before that.
+        // The last file's first record was being written; this file was durable before that.
         None if is_next_last => {}
         Some(Some(said)) if said.number == number => {
             let said = usize::try_from(said.length).unwrap_or(usize::MAX);
             if length < said {
                 return Err(record::invalid(format!("can be read up to byte {length} of {said} only")));
             }
-            // Behind that come changes that failed.
+            // The bytes beyond that length are changes that failed.
             records = record::records(&bytes[..said])?.0;
         }
         _ => return Err(record::invalid("is not the one that the next file follows")),
@@ -114,7 +114,7 @@ fn records_before<'a>(
     Ok(records)
 }
 
-/// The changes of each collection that were not withdrawn.
+/// Groups the changes by collection, without those that were withdrawn.
 fn changes<'a>(files: &[Vec<Record<'a>>]) -> BTreeMap<Uuid, Vec<Record<'a>>> {
     let mut changes: BTreeMap<Uuid, Vec<Record<'_>>> = BTreeMap::new();
     for record in files.iter().flatten() {
@@ -129,7 +129,7 @@ fn changes<'a>(files: &[Vec<Record<'a>>]) -> BTreeMap<Uuid, Vec<Record<'a>>> {
     changes
 }
 
-/// The collections of a data directory, by their ids, and how many flushes they know of.
+/// Finds the collections of a data directory: by id, the directory and how many flushes the manifest counts.
 fn collections(root: &Path) -> io::Result<HashMap<Uuid, (PathBuf, u64)>> {
     let mut found = HashMap::new();
     for entry in fs::read_dir(root.join("collections"))? {

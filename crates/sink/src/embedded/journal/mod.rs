@@ -1,23 +1,23 @@
-//! Changes on their way into the engine's files, for the case that they are cut short.
+//! Changes on their way into the engine's files, recorded in case they are cut short.
 //!
 //! ```text
 //!  change ──▶ record, one fdatasync for all that wait ──▶ engine's memory ──▶ answer
 //!                                                              └── now and then: engine's flush, records are forgotten
 //! ```
 //!
-//! The engine makes a change durable by a flush of all its files, which takes several times as long as one `fdatasync`. It writes a vector over
-//! the former one at once, through a memory map, and everything else with the next flush; and it relies on a replay of its own log,
-//! which 0.7.2 does not do. So every change is recorded before it is made, and made again at opening, in order, if the flush after it is not known
-//! to have ended. Making a change again changes nothing.
+//! The engine makes a change durable by a flush of all its files, which takes several times as long as one `fdatasync`. It overwrites a vector at
+//! once, through a memory map, and writes everything else with the next flush. It relies on a replay of its own log, which 0.7.2 does not do. So
+//! every change is recorded before it is made. At opening it is made again, in order, unless a flush after it is known to have ended. Making a
+//! change again changes nothing.
 //!
-//! All collections of a data directory share the journal: `<root>/journal/<number>.log`. The oldest file goes when every collection has
-//! flushed what it has there. So what is left of a collection is always the end of its history, without a hole. A collection counts its flushes,
-//! and each record says how many came before. What is older than the last flush needs nothing; what is newer than the collection knows of belongs
-//! to another state of it, and would not fit a collection that was put back from a copy.
+//! All collections of a data directory share the journal: `<root>/journal/<number>.log`. The oldest file is removed when every collection has
+//! flushed its changes in it. So the records that are left of a collection are always the end of its history, without a hole. A collection counts
+//! its flushes, and each record says how many came before it. Records that are older than the last flush are not needed. Records that are newer
+//! than the collection knows of belong to another state of it, and would not fit a collection that was restored from a copy.
 //!
 //! - `record`: how a record lies in a file
 //! - `file`: one file
-//! - `left_behind`: what another process left
+//! - `left_behind`: changes that another process left
 
 mod file;
 mod left_behind;
@@ -43,16 +43,16 @@ use crate::SinkError;
 
 pub(super) use self::left_behind::{forget_handed_out, handed_out};
 
-/// Length at which a file is followed by another one.
+/// Length at which a new file is begun.
 const FILE_BYTES: usize = 4 << 20;
 
-/// What the engine holds in memory of a changed point until its next flush, about, in bytes: of short rows more than their records have.
+/// About how many bytes the engine holds in memory for a changed point until its next flush. For short rows that is more than their records take.
 const POINT_BYTES: u64 = 640;
 
-/// With how many files the collections that hold the oldest one back are asked to flush.
+/// With more files than this, the collections that still need the oldest one are asked to flush.
 const MANY_FILES: usize = 12;
 
-/// Asks a collection to flush.
+/// A callback that asks a collection to flush.
 type Relief = Arc<dyn Fn() + Send + Sync>;
 
 /// The journals that are open in this process, and how many collections use each.
@@ -63,13 +63,13 @@ pub(super) struct Member {
     journal: Arc<Journal>,
     root: PathBuf,
     id: Uuid,
-    /// How many flushes there were.
+    /// How many flushes the collection has counted.
     flushes: AtomicU64,
 }
 
 impl Member {
-    /// Joins the journal of the data directory `root`. The first one to do so opens it: what another process left there goes to the
-    /// collections that it is about, see [`handed_out`]. `flushes`: how many this collection knows of.
+    /// Joins the journal of the data directory `root`. The first to join opens it and hands out the changes that another process left there to
+    /// their collections, see [`handed_out`]. `flushes`: how many this collection has counted.
     pub(super) fn join(root: &Path, id: Uuid, flushes: u64) -> Result<Self, SinkError> {
         let root = root.canonicalize().map_err(io_error(root))?;
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,24 +87,24 @@ impl Member {
         Ok(Self { journal, root, id, flushes: AtomicU64::new(flushes) })
     }
 
-    /// What to call when the collection should flush, from a thread that may wait for it.
+    /// Sets the callback for when the collection should flush. It runs on a thread that may wait for it.
     pub(super) fn relieved_by(&self, relief: Relief) {
         self.journal.state().reliefs.insert(self.id, relief);
     }
 
-    /// Records a change; durable when it returns.
+    /// Records a change; it is durable when this returns.
     pub(super) fn record(&self, change: &mut [Step]) -> io::Result<()> {
         let record = record::record(Kind::Change, self.tag(), &record::encode(change)?)?;
         self.journal.append(self.id, &record)
     }
 
-    /// Takes the last change back, durably: it was not made.
+    /// Withdraws the last change, durably, because it was not made.
     pub(super) fn withdraw(&self) -> io::Result<()> {
         let record = record::record(Kind::Withdrawn, self.tag(), &[])?;
         self.journal.append(self.id, &record)
     }
 
-    /// Forgets all changes: the engine has just flushed them, and the collection knows of so many flushes now, durably.
+    /// Forgets all changes, after the engine has flushed them and the collection has durably counted `flushes` flushes.
     pub(super) fn flushed(&self, flushes: u64) {
         self.flushes.store(flushes, Ordering::Relaxed);
         self.journal.flushed(self.id);
@@ -114,19 +114,19 @@ impl Member {
         (self.id, self.flushes.load(Ordering::Relaxed))
     }
 
-    /// The changes since the last flush.
+    /// Returns the changes since the last flush.
     pub(super) fn changes(&self) -> io::Result<Vec<Vec<Step>>> {
         self.journal.changes(self.tag())
     }
 
-    /// Notes how many points the last change was about.
+    /// Adds the `points` of the last change to the estimate of [`bytes`](Self::bytes).
     pub(super) fn changed(&self, points: u64) {
         if let Some(owed) = self.journal.state().owed.get_mut(&self.id) {
             owed.bytes = owed.bytes.saturating_add(points.saturating_mul(POINT_BYTES));
         }
     }
 
-    /// How much there is since the last flush: about as many bytes as its records and the engine's notes of their points take.
+    /// Returns about how many bytes the changes since the last flush take, in the journal and in the engine's memory.
     pub(super) fn bytes(&self) -> u64 {
         self.journal.state().owed.get(&self.id).map_or(0, |owed| owed.bytes)
     }
@@ -139,7 +139,7 @@ impl std::fmt::Debug for Member {
 }
 
 impl Drop for Member {
-    /// What was not flushed stays, for when the collection is opened again.
+    /// Keeps the changes that were not flushed, for when the collection is opened again.
     fn drop(&mut self) {
         self.journal.state().reliefs.remove(&self.id);
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,20 +156,20 @@ impl Drop for Member {
 struct Journal {
     directory: PathBuf,
     state: Mutex<State>,
-    /// Somebody's `fdatasync` has ended.
+    /// Signals the end of an `fdatasync`.
     turn: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// The oldest first; the last one takes records.
+    /// The files, oldest first; the last one takes records.
     files: VecDeque<LogFile>,
-    /// How many files were begun.
+    /// How many files were created.
     begun: u64,
-    /// Those whose records wait for an `fdatasync`.
+    /// The group of records that the next `fdatasync` is for.
     group: Arc<Group>,
     is_syncing: bool,
-    /// The last file could not be written: another one takes what follows.
+    /// Whether writing the last file failed; the next record goes to a new one.
     is_broken: bool,
     /// The collections that have records which are not flushed.
     owed: HashMap<Uuid, Owed>,
@@ -178,13 +178,13 @@ struct State {
     lock: Option<LockFile>,
 }
 
-/// How one `fdatasync` ended, for all that it was for.
+/// A group of records that share one `fdatasync`, and its outcome.
 #[derive(Default)]
 struct Group(OnceLock<Result<(), (ErrorKind, String)>>);
 
 impl Group {
     fn end(&self, outcome: &io::Result<()>) {
-        // Each group ends once.
+        // `set` cannot fail: each group ends once.
         self.0.set(outcome.as_ref().copied().map_err(|error| (error.kind(), error.to_string()))).ok();
     }
 
@@ -193,12 +193,12 @@ impl Group {
     }
 }
 
-/// What a collection has not flushed.
+/// The changes of a collection that are not flushed.
 #[derive(Clone, Copy)]
 struct Owed {
-    /// The number of the file that has the first of its records.
+    /// The number of the file that holds the first of its records.
     since: u64,
-    /// Of its records, and of what the engine holds of their points.
+    /// The size of its records, and of what the engine holds in memory of their points.
     bytes: u64,
 }
 
@@ -214,7 +214,7 @@ impl Journal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets go of the files that nobody needs, and of the lock.
+    /// Removes the files if no collection needs them, and releases the lock.
     fn close(&self) {
         let mut state = self.state();
         if state.owed.is_empty() {
@@ -223,7 +223,7 @@ impl Journal {
         state.lock = None;
     }
 
-    /// Appends a record; durable when it returns.
+    /// Appends a record; it is durable when this returns.
     fn append(self: &Arc<Self>, owner: Uuid, record: &[u8]) -> io::Result<()> {
         let mut state = self.with_room(self.state())?;
         let Some(last) = state.files.back_mut() else { return Err(ErrorKind::NotFound.into()) };
@@ -237,7 +237,7 @@ impl Journal {
         self.synced(state)
     }
 
-    /// Waits until what was appended is durable. Whoever comes while another one's `fdatasync` is under way shares the next.
+    /// Waits until the appended records are durable. Callers that arrive during an `fdatasync` share the next one.
     fn synced<'a>(&'a self, mut state: MutexGuard<'a, State>) -> io::Result<()> {
         let group = Arc::clone(&state.group);
         loop {
@@ -262,7 +262,7 @@ impl Journal {
         }
     }
 
-    /// Makes sure that the last file takes records.
+    /// Makes sure that the last file can take records, or creates a new one.
     fn with_room<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> io::Result<MutexGuard<'a, State>> {
         loop {
             if !state.is_broken && state.files.back().is_some_and(|last| last.length < FILE_BYTES as u64) {
@@ -273,7 +273,7 @@ impl Journal {
             }
             state = self.turn.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        // Nothing of a file may be missing if there is another one behind it.
+        // A file must be durable to its end before another one follows it.
         if let Some(last) = state.files.back() {
             let length = last.length;
             let outcome = last.file.sync_data();
@@ -319,7 +319,7 @@ impl Journal {
         contents.iter().map(|content| record::decode(content)).collect()
     }
 
-    /// Has those flush that hold the oldest file back, beside what goes on: they may have nothing to write for long.
+    /// Asks the collections that still need the oldest file to flush, on a thread of its own: they may have nothing to write for a long time.
     fn relieve(self: &Arc<Self>, state: &mut State) {
         let Some(oldest) = state.files.front().map(|oldest| oldest.number) else { return };
         if state.files.len() <= MANY_FILES || state.is_relieving {
@@ -332,21 +332,21 @@ impl Journal {
             reliefs.iter().for_each(|relief| relief());
             journal.state().is_relieving = false;
         };
-        // If there is no thread to be had, the next file asks again.
+        // If no thread can be started, the next new file tries again.
         state.is_relieving = thread::Builder::new().name("walvec-journal".to_owned()).spawn(work).is_ok();
     }
 }
 
 impl State {
-    /// Takes note of an `fdatasync` that was for the first `length` bytes of the last file.
+    /// Records the outcome of an `fdatasync` of the first `length` bytes of the last file.
     fn end_sync(&mut self, length: u64, outcome: &io::Result<()>) {
         let Some(last) = self.files.back_mut() else { return };
         if outcome.is_ok() {
             last.synced = last.synced.max(length);
             return;
         }
-        // What the system could not write it may have forgotten, and says so once only. So nothing more is written behind it; what was
-        // appended meanwhile has failed as well.
+        // After a failed `fdatasync` the system may have dropped the data, and it reports the error only once. So nothing more is written to this
+        // file, and records that were appended meanwhile have failed as well.
         self.is_broken = true;
         if let Err(error) = last.cut() {
             tracing::warn!(%error, path = %last.path.display(), "changes that were not made could not be removed from the journal");
@@ -354,7 +354,7 @@ impl State {
         std::mem::take(&mut self.group).end(outcome);
     }
 
-    /// Removes the oldest files that nobody needs, one after the other: a crash leaves no hole. The last `kept` ones stay.
+    /// Removes files that no collection needs, oldest first, so that a crash leaves no hole. Keeps the last `kept` files.
     fn remove_oldest(&mut self, kept: usize) {
         while self.files.len() > kept
             && let Some(oldest) = self.files.front()

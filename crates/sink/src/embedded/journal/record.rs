@@ -1,4 +1,4 @@
-//! How a record lies in a file: its length, a checksum, what it is, whose it is, after which flush, and what it says.
+//! The layout of a record in a file: length, checksum, kind, owner, number of flushes before it, content.
 
 use std::io::{self, ErrorKind};
 
@@ -7,10 +7,10 @@ use walvec_model::{Vector, checksum};
 
 use crate::embedded::steps::{RawPoint, Step};
 
-/// What a record is.
+/// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The beginning of a file.
+    /// The first record of a file.
     Begin,
     /// A change.
     Change,
@@ -37,24 +37,24 @@ impl Kind {
     }
 }
 
-/// Length of the length and of the checksum.
+/// Bytes of the length and of the checksum.
 const HEAD: usize = 4 + 8;
-/// Length of what every record has behind them: the kind, whose it is, and after which flush.
+/// Bytes that follow in every record: the kind, the owner's id, and the number of flushes.
 const TAG: usize = 1 + 16 + 8;
 
-/// A record that was read.
+/// A record as it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record<'a> {
     pub(super) kind: Kind,
     pub(super) owner: Uuid,
-    /// How many flushes of the collection came before.
+    /// How many flushes of the collection came before this record.
     pub(super) flushes: u64,
     pub(super) content: &'a [u8],
-    /// All of it, as it lies in the file.
+    /// The whole record, as it lies in the file.
     pub(super) bytes: &'a [u8],
 }
 
-/// A record as it lies in a file.
+/// Builds a record as it lies in a file.
 pub(super) fn record(kind: Kind, (owner, flushes): (Uuid, u64), content: &[u8]) -> io::Result<Vec<u8>> {
     let length = u32::try_from(TAG + content.len()).map_err(|_| invalid("a change has more than 4 GiB"))?;
     let mut tag = [kind.code(); TAG];
@@ -68,7 +68,7 @@ pub(super) fn record(kind: Kind, (owner, flushes): (Uuid, u64), content: &[u8]) 
     Ok(bytes)
 }
 
-/// The records up to the first that is not complete, and the length in bytes of those.
+/// Parses records up to the first incomplete one; also returns the length in bytes of the complete ones.
 pub(super) fn records(bytes: &[u8]) -> io::Result<(Vec<Record<'_>>, usize)> {
     let mut found = Vec::new();
     let mut length = 0;
@@ -97,8 +97,8 @@ fn split_record(bytes: &[u8]) -> io::Result<Option<(Record<'_>, &[u8])>> {
     Ok(Some((record, rest)))
 }
 
-/// A change as a record says it: the JSON of its steps without their vectors, then the numbers of these. They are most of a change, and
-/// as text three times as long.
+/// Encodes a change: the JSON of its steps without their vectors, then the numbers of the vectors. The vectors are most of a change,
+/// and as text three times as long.
 pub(super) fn encode(change: &mut [Step]) -> io::Result<Vec<u8>> {
     let vectors: Vec<Vector> = points_of(change).map(|point| std::mem::take(&mut point.vector)).collect();
     let text = serde_json::to_vec(&*change);
@@ -118,7 +118,7 @@ pub(super) fn encode(change: &mut [Step]) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The change that a record says.
+/// Decodes the change of a record.
 pub(super) fn decode(content: &[u8]) -> io::Result<Vec<Step>> {
     let short = || invalid("a change is shorter than it says");
     let (length, behind) = split_number::<4>(content).ok_or_else(short)?;

@@ -8,7 +8,7 @@ fn change(id: u64) -> Vec<Step> {
     vec![Step::Upsert(vec![RawPoint { id: PointId::Num(id), vector: vec![0.5; 64], keywords: None, payload }])]
 }
 
-/// A data directory with these collections, which have a manifest and no engine.
+/// Creates a data directory with these collections, which have a manifest and no engine.
 fn data_directory(names: &[&str]) -> (tempfile::TempDir, Vec<Uuid>) {
     let root = tempfile::tempdir().unwrap();
     let ids = collections_in(root.path(), names);
@@ -29,7 +29,7 @@ fn collections_in(root: &Path, names: &[&str]) -> Vec<Uuid> {
     ids.collect()
 }
 
-/// The process ends without a word: what it holds is forgotten, its files stay.
+/// Simulates a kill: the process's memory is lost, its files stay.
 fn kill(member: Member) {
     let mut open = OPEN.lock().unwrap();
     open.remove(&member.root);
@@ -38,7 +38,7 @@ fn kill(member: Member) {
     std::mem::forget(member);
 }
 
-/// The collection counts a flush, and forgets what it has recorded.
+/// Counts a flush of the collection, and forgets the recorded changes.
 fn flush(root: &tempfile::TempDir, name: &str, member: &Member, flushes: u64) {
     let path = root.path().join("collections").join(name).join("walvec-collection.json");
     let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -249,7 +249,7 @@ fn a_full_disk_refuses_a_change_and_keeps_those_before_it() {
     let ballast = volume.fill().unwrap();
     let mut written = 1;
     let error = loop {
-        // What is left of the last page takes some.
+        // The last page has room for some more records.
         match books.record(&mut change(written + 1)) {
             Ok(()) => written += 1,
             Err(error) => break error,

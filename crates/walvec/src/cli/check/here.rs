@@ -1,4 +1,4 @@
-//! What can be checked without PostgreSQL.
+//! The checks that do not need PostgreSQL.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,11 +17,11 @@ use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, KafkaSettings, QdrantSettings};
 use crate::{app, broker, remembered};
 
-/// How many collections are looked at at the same time.
+/// How many collections are checked concurrently.
 const CONCURRENT: usize = 16;
 
-/// Checks model, port, data directory and collections. Returns the name of a collection that was never filled, or is gone; and the model,
-/// if there is one.
+/// Checks model, port, data directory and collections. Returns the model, if it could be loaded, and the name of a collection that was
+/// never filled or is gone.
 pub(super) async fn check(
     config: &Config,
     is_running: bool,
@@ -61,7 +61,7 @@ async fn stored_here(
     let listener = TcpListener::bind(config.server.listen).await;
     let listener = listener.map_err(|error| Failure::definite("E_LISTEN", error));
     report.result("listen address", listener.map(|_| config.server.listen.to_string()));
-    // What does not exist yet is created by `run`, not by a check.
+    // A directory that does not exist yet is created by `run`, not by a check.
     let data_dir = match directory.exists().then(|| app::lock(directory)).transpose() {
         Ok(data_dir) => data_dir,
         Err(failure) => {
@@ -98,7 +98,7 @@ fn unencrypted_keys(config: &Config, report: &mut Report) {
     }
 }
 
-/// Loads the model and says what it is. A provider is asked for a vector, even if its dimension is configured.
+/// Loads the model and describes it. A provider is asked for a vector, even if its dimension is configured.
 async fn model(config: &Config) -> Result<(Arc<dyn Embedder>, String), Failure> {
     let embedder = app::load_embedder(config).await?;
     let info = embedder.info();
@@ -111,7 +111,7 @@ async fn model(config: &Config) -> Result<(Arc<dyn Embedder>, String), Failure> 
     Ok((embedder, detail))
 }
 
-/// Whether the broker answers and lets us in, and which topics there are.
+/// Checks that the broker answers and accepts our login, and describes the topics that exist.
 pub(super) async fn broker(config: &Config, kafka: &KafkaSettings) -> Result<String, Failure> {
     let topics = Topics::new(&broker::connection(kafka)).map_err(PipelineError::from)?;
     let there = topics.partitions().await.map_err(PipelineError::from)?;
@@ -124,14 +124,14 @@ pub(super) async fn broker(config: &Config, kafka: &KafkaSettings) -> Result<Str
     Ok(format!("{} answers; {}", kafka.bootstrap, described.collect::<Vec<_>>().join(", ")))
 }
 
-/// Checks every collection, and returns one that is not there.
+/// Checks every collection, and returns one that does not exist.
 async fn collections(
     config: &Config,
     embedder: Option<&dyn Embedder>,
     is_running: bool,
     report: &mut Report,
 ) -> Option<String> {
-    // Until a reindex has ended, `run` serves the former collections, and goes on with it.
+    // Until a reindex has ended, `run` serves the former collections and continues the reindex.
     if remembered::under_way(config).is_some_and(|under_way| !under_way.is_over) {
         report.ok("collections", "a reindex is not finished; `walvec run` goes on with it");
         return None;
@@ -155,15 +155,15 @@ async fn collections(
     missing
 }
 
-/// What is stored for a collection.
+/// The state of a stored collection.
 enum Stored {
-    /// That cannot be told without the model.
+    /// It cannot be determined without the model.
     Unknown,
     Nothing,
     Fits,
 }
 
-/// Checks the templates, and what is stored, if the model is known that has to fit.
+/// Checks the templates, and the stored collection if the model that it must fit is known.
 async fn stored(
     config: &Config,
     collection: &CollectionConfig,

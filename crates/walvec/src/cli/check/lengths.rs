@@ -1,4 +1,4 @@
-//! Whether the model reads the rows' texts to their ends.
+//! Checks whether the model reads the rows' texts to their ends.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use crate::config::{CollectionConfig, Config, OnLong};
 /// The code of texts that are too long.
 const E_EMBED_LONG: &str = "E_EMBED_LONG";
 
-/// Tokens of a chunk that most models read.
+/// The tokens of a chunk that most models read.
 const USUAL_CHUNK: usize = 256;
 
-/// Looks at a sample of the rows of each collection.
+/// Checks a sample of the rows of each collection.
 pub(super) async fn check(
     config: &Config,
     source: &Source,
     embedder: &Arc<dyn Embedder>,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    // Nothing is known of the model, or of how it counts.
+    // It is not known how much the model reads, or how it counts.
     let Some(reads) = embedder.reads() else { return Ok(()) };
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;
     for collection in &config.collections {
@@ -41,7 +41,7 @@ pub(super) async fn check(
     Ok(())
 }
 
-/// What it means, and what to do.
+/// Says what long texts mean, and what to do.
 fn told(collection: &CollectionConfig, reads: Reads, found: Lengths) -> (String, String) {
     let CollectionConfig { table, chunk, on_long, .. } = collection;
     let share = share(found);
@@ -55,7 +55,7 @@ fn told(collection: &CollectionConfig, reads: Reads, found: Lengths) -> (String,
         "{about}{share} of {table} {what} than the {reads} that the model reads, {becomes} (of {} rows that were looked at)",
         found.rows
     );
-    // Special tokens are among those that the model reads.
+    // The limit of the model includes special tokens.
     let tokens = match reads {
         Reads::Tokens(tokens) => tokens.saturating_sub(2).min(USUAL_CHUNK),
         Reads::Estimated(_) | Reads::Bytes(_) => USUAL_CHUNK,
@@ -68,7 +68,7 @@ fn told(collection: &CollectionConfig, reads: Reads, found: Lengths) -> (String,
     (message, remedy)
 }
 
-/// The share of long rows, in percent.
+/// Returns the share of long rows, in percent.
 fn share(Lengths { rows, long }: Lengths) -> String {
     match long * 100 / rows.max(1) {
         0 => "less than 1 %".to_owned(),

@@ -4,7 +4,7 @@
 //! - [`source`]: server, rights, tables
 //! - [`lengths`]: whether the model reads the rows' texts to their ends
 //! - [`next`]: whether `run` reads tables, and why
-//! - [`report`]: what was found, and how it is told
+//! - [`report`]: the results of the checks, and how they are printed
 
 mod here;
 mod lengths;
@@ -26,7 +26,7 @@ use crate::config::Stage;
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Only what can be checked without PostgreSQL.
+    /// Check only what needs no PostgreSQL.
     #[arg(long)]
     offline: bool,
     /// Print JSON.

@@ -1,4 +1,4 @@
-//! What `walvec run` will do, as it decides it itself.
+//! What `walvec run` will do, by the rules that it decides by itself.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,20 +18,20 @@ use crate::{app, broker, remembered};
 pub(super) enum Next {
     /// Read the tables for the first time.
     Read { tables: usize },
-    /// Go on from where it stopped.
+    /// Continue where it stopped.
     Resume { at: Lsn },
     /// Read the tables again, although they were read before.
     ReadAgain {
         tables: usize,
         why: String,
-        /// Whether the points are there, so that their vectors can be kept.
+        /// Whether the points exist, so that their vectors can be kept.
         is_stored: bool,
     },
-    /// Go on, and read these tables again meanwhile.
+    /// Continue, and read these tables again at the same time.
     ReadAnew { tables: Vec<String>, why: String },
-    /// Nothing new: it runs, with this configuration.
+    /// Nothing new: it is running with this configuration.
     Runs,
-    /// It runs with another configuration, and will read the tables again when it is started with this one.
+    /// It is running with another configuration, and will read the tables again when it is started with this one.
     RunsOtherwise { tables: usize, why: String },
 }
 
@@ -87,8 +87,8 @@ impl fmt::Display for Next {
     }
 }
 
-/// What `run` would do with the data directory, the slot and the publication as they are; an error if it would refuse.
-/// `missing` is a configured collection that does not exist.
+/// Determines what `run` would do with the present data directory, slot and publication; an error if it would refuse
+/// to start. `missing` is a configured collection that does not exist.
 pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>) -> Result<Next, Failure> {
     let directory = &match config.broker {
         Some(_) => config.directory_of(Stage::Capture),
@@ -101,7 +101,7 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
     } else {
         (None, None)
     };
-    // Where collections are made anew is looked at elsewhere, and creating the missing ones is up to `run`.
+    // Another check looks for collections that were made again, and `run` creates the missing ones.
     let collections = stored.as_ref().map(|checkpoint| checkpoint.collections.clone()).unwrap_or_default();
     let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
     let digest = match &config.broker {
@@ -132,10 +132,10 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
     })
 }
 
-/// What a walvec that runs has to do with this configuration.
+/// Determines what a running walvec would have to do with this configuration.
 pub(super) fn while_running(config: &Config) -> Next {
     let served = remembered::served(config);
-    // Of the columns that are indexed as numbers, only numerics are stored otherwise for that.
+    // Among the columns that are indexed as numbers, the index changes the stored form of numerics only.
     let columns = remembered::columns(config);
     let is_numeric = |(table, field): &(TableName, String)| {
         let of_table = config.collections.iter().filter(|collection| collection.table == *table);
@@ -157,7 +157,8 @@ fn tables(config: &Config) -> usize {
     config.collections.iter().map(|collection| &collection.table).collect::<BTreeSet<_>>().len()
 }
 
-/// What the digest of the configuration and of the tables' columns changed for; `None` if what is served is not known.
+/// Says why the digest of the configuration and of the tables' columns changed; `None` if the served configuration is
+/// not known.
 fn changed(config: &Config) -> Option<String> {
     let served = remembered::served(config)?;
     let names = |config: &Config| -> Vec<String> {
@@ -182,7 +183,7 @@ fn changed(config: &Config) -> Option<String> {
     })
 }
 
-/// The keys of a collection that decide about rows and payloads, as far as they differ.
+/// Returns the keys of a collection that decide about rows and payloads, as far as they differ.
 fn changed_keys(served: &CollectionConfig, now: &CollectionConfig) -> Vec<&'static str> {
     let value = |collection| serde_json::to_value(collection).unwrap_or_default();
     let (served, now) = (value(served), value(now));

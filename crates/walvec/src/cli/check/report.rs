@@ -1,4 +1,4 @@
-//! What was checked, and how it is told.
+//! The results of the checks, and how they are printed.
 
 use std::process::ExitCode;
 
@@ -9,13 +9,13 @@ use super::next::Next;
 use crate::cli::{Failure, output};
 use crate::collection::E_FINGERPRINT;
 
-/// What was found.
+/// The results of the checks.
 #[derive(Default)]
 pub(super) struct Report {
     outcomes: Vec<Outcome>,
-    /// Statements that put some of it right.
+    /// Statements that fix some of the problems.
     script: Option<Script>,
-    /// What `run` will do, as far as it was looked at.
+    /// What `run` will do, if that was determined.
     next: Option<Next>,
 }
 
@@ -25,7 +25,7 @@ struct Outcome {
     /// `ok`, `warning` or `error`.
     result: &'static str,
     detail: Value,
-    /// Whether its remedy is shown with the others, in the script.
+    /// Whether its remedy is shown in the script, together with others.
     is_in_script: bool,
 }
 
@@ -42,7 +42,7 @@ impl Report {
         self.add(subject.into(), "error", failure.to_json());
     }
 
-    /// The outcome of something that either works or does not.
+    /// Adds the outcome of a check that either succeeds or fails.
     pub(super) fn result(&mut self, subject: impl Into<String>, outcome: Result<impl Into<Value>, Failure>) {
         match outcome {
             Ok(detail) => self.ok(subject, detail),
@@ -69,7 +69,7 @@ impl Report {
         self.next = Some(next);
     }
 
-    /// How many errors there are by now.
+    /// Returns the number of errors so far.
     pub(super) fn errors(&self) -> usize {
         self.outcomes.iter().filter(|outcome| outcome.result == "error").count()
     }
@@ -78,7 +78,7 @@ impl Report {
         self.outcomes.push(Outcome { subject, result, detail, is_in_script: false });
     }
 
-    /// Prints the report. Exit code 1 if `run` would stop.
+    /// Prints the report. The exit code is 1 if `run` would stop.
     pub(super) fn print(&self, as_json: bool) -> Result<ExitCode, Failure> {
         if as_json {
             output::json(&self.to_json())?;
@@ -113,7 +113,7 @@ impl Report {
         text + "\n" + &self.conclusion()
     }
 
-    /// What `run` would do.
+    /// Says what `run` would do.
     fn conclusion(&self) -> String {
         let code = |outcome: &&Outcome| outcome.detail.get("code").and_then(Value::as_str) == Some(E_FINGERPRINT);
         let stale: Vec<&str> = self.outcomes.iter().filter(code).map(|outcome| outcome.subject.as_str()).collect();

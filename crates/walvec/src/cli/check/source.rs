@@ -1,4 +1,4 @@
-//! What PostgreSQL says: server, rights, slot, publication, tables.
+//! The checks of PostgreSQL: server, rights, slot, publication, tables.
 
 use std::sync::Arc;
 
@@ -44,7 +44,8 @@ async fn look(
     let server = source.server();
     report.ok(SUBJECT, format!("version {}, database {}", server.version_num / 10_000, server.database));
     let errors = report.errors();
-    // A running walvec reads from the slot, by what may be the only replication connection: that is how it should be.
+    // A running walvec reads from the slot, perhaps through the only replication connection that is allowed. That is
+    // not a finding.
     let findings = if is_running { source.preflight_again().await } else { source.preflight().await };
     let mut findings = findings.map_err(PipelineError::from)?;
     findings.retain(|finding| !(is_running && finding.code == "E_SLOT_BUSY"));
@@ -70,7 +71,7 @@ async fn look(
     Ok(())
 }
 
-/// Checks the templates against the columns that there are.
+/// Checks the templates against the columns of the tables.
 async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result<(), Failure> {
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;
     for collection in &config.collections {
@@ -84,7 +85,7 @@ async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result
         };
         let is_fine = checked.is_ok();
         report.result(format!("table {}", table.name), checked);
-        // What a row looks up is not read here.
+        // The rows that are looked up are not read here, so a row with lookups cannot be rendered.
         if is_fine && collection.lookup.is_empty() {
             sample(collection, source, report).await;
         }
@@ -92,9 +93,9 @@ async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result
     Ok(())
 }
 
-/// Renders one row, as `run` would. Others may be fine: it is a warning if that fails.
+/// Renders one row, as `run` would. A failure is only a warning, because other rows may be fine.
 async fn sample(collection: &CollectionConfig, source: &Source, report: &mut Report) {
-    // Chunks cannot fail on a row that renders, and need no model here.
+    // Chunking cannot fail on a row that renders, and would need a model.
     let whole = CollectionConfig { chunk: None, ..collection.clone() };
     let (Ok(transform), Ok(Some((table, row)))) =
         (app::transform(&whole, Arc::new(str::len)), source.first_row(&collection.table).await)

@@ -3,7 +3,7 @@
 //! - [`record`]: one hit for people: title, score, snippet, facts
 //! - [`snippet`]: the part of a text that answers the query
 //! - [`tsv`]: hits for programs
-//! - [`wrap`]: texts in the columns of a terminal
+//! - [`wrap`]: wrapping texts to the columns of a terminal
 
 mod record;
 mod snippet;
@@ -32,15 +32,15 @@ pub(super) fn print(hits: &[Value], collection: &CollectionConfig, query: &str) 
     output::line(&tsv::table(hits, collection))
 }
 
-/// The fields of a hit as they are stored, whatever the layout of its payload.
+/// Returns the stored fields of a hit, for any layout of the payload.
 fn stored<'a>(hit: &'a Value, collection: &CollectionConfig) -> Vec<(&'a str, &'a Value)> {
     let payload = hit.get("payload").and_then(Value::as_object);
     let fields = payload.into_iter().flat_map(|payload| collection.layout().fields(payload));
     fields.map(|(name, value)| (name.as_str(), value)).collect()
 }
 
-/// The names of the fields in an order that does not depend on the hits: those that the configuration names, as it names
-/// them, then the others by name. The order in which they are stored would not do: a Qdrant server keeps none.
+/// Returns the names of the fields in an order that does not depend on the hits: first those that the configuration
+/// names, in its order, then the others by name. The stored order does not serve, because a Qdrant server keeps none.
 fn columns(hits: &[Value], collection: &CollectionConfig) -> Vec<String> {
     let configured = collection.payload.iter().flatten().chain(collection.computed.keys()).map(String::as_str);
     let mut columns: Vec<&str> = configured.chain(collection.chunk_field()).collect();
@@ -50,7 +50,7 @@ fn columns(hits: &[Value], collection: &CollectionConfig) -> Vec<String> {
     columns.into_iter().map(str::to_owned).collect()
 }
 
-/// The score of a hit, for people.
+/// Formats the score of a hit for people.
 fn score(hit: &Value) -> String {
     crate::score::shown(hit.get("score").and_then(Value::as_f64).unwrap_or_default())
 }

@@ -10,13 +10,13 @@ use crate::cli::output::Screen;
 use crate::config::CollectionConfig;
 use crate::words::{Words, is_prose};
 
-/// What stands between facts.
+/// The separator between facts.
 const BETWEEN: &str = " · ";
 
-/// The longest value of a fact, in columns of the screen; longer ones end in `…`.
+/// The longest value of a fact, in columns of the screen; longer ones are cut and end in `…`.
 const MAX_FACT: usize = 60;
 
-/// The hits of a search, best first.
+/// Formats the hits of a search, best first.
 pub(crate) fn records(hits: &[Value], collection: &CollectionConfig, query: &str, screen: Screen) -> String {
     if hits.is_empty() {
         return "No hits.".to_owned();
@@ -27,22 +27,22 @@ pub(crate) fn records(hits: &[Value], collection: &CollectionConfig, query: &str
     records.collect::<Vec<_>>().join("\n\n")
 }
 
-/// What is known of a hit.
+/// The parts of a hit that can be shown.
 struct Record<'a> {
     score: String,
     /// The point's id.
     id: String,
     fields: Vec<Field<'a>>,
-    /// Which of the fields is the title.
+    /// The field that is the title.
     title: Option<&'a str>,
-    /// The piece of the row's text that the point is for, where rows are cut into chunks.
+    /// The chunk that the point is for, where rows are cut into chunks.
     chunk: Option<String>,
 }
 
-/// A field that holds something.
+/// A field with a value.
 struct Field<'a> {
     name: &'a str,
-    /// On one line.
+    /// The value on one line.
     text: String,
     is_prose: bool,
 }
@@ -72,12 +72,12 @@ impl<'a> Record<'a> {
         self.fields.iter().find(|field| field.name == name).map(|field| field.text.as_str())
     }
 
-    /// The facts: what is neither in the title nor in the snippet.
+    /// Returns the facts: the fields that are neither the title nor the snippet.
     fn facts(&self, snippet: Option<&str>) -> Vec<String> {
         let told = |field: &&Field<'_>| Some(field.name) != self.title && Some(field.name) != snippet;
         let fact = |field: &Field<'_>| format!("{}: {}", on_one_line(field.name), cut(&field.text, MAX_FACT));
         let mut facts: Vec<String> = self.fields.iter().filter(told).map(fact).collect();
-        // A table's `id` mostly is the point's id too.
+        // A table's `id` is usually the point's id too.
         if self.text_of("id") != Some(self.id.as_str()) {
             facts.push(format!("point: {}", self.id));
         }
@@ -85,7 +85,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The first field that the text's template prints; if there is none, the first text.
+/// Returns the first field that the text's template prints; without one, the first field with a text.
 fn title<'a>(fields: &[(&'a str, &'a Value)], collection: &CollectionConfig) -> Option<&'a str> {
     let is_text = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
     let texts = || fields.iter().filter(|(_, value)| is_text(value)).map(|(name, _)| *name);
@@ -94,7 +94,7 @@ fn title<'a>(fields: &[(&'a str, &'a Value)], collection: &CollectionConfig) -> 
     first_printed.or_else(|| texts().find(|name| Some(*name) != collection.chunk_field()))
 }
 
-/// The text of a chunk.
+/// Returns the text of a chunk.
 fn chunk(hit: &Value, collection: &CollectionConfig) -> Option<String> {
     collection.chunk.as_ref()?;
     let payload = hit.get("payload")?.as_object()?;
@@ -105,7 +105,7 @@ fn chunk(hit: &Value, collection: &CollectionConfig) -> Option<String> {
     Some(on_one_line(&text?))
 }
 
-/// A value on one line; nothing for NULL and for an empty list.
+/// Formats a value on one line; `None` and empty lists become an empty text.
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -120,9 +120,9 @@ fn plain(value: &Value) -> String {
 /// Writes records for a screen.
 struct Printer {
     screen: Screen,
-    /// The query's.
+    /// The words of the query.
     words: Words,
-    /// What the rank takes, and all lines but the first begin with.
+    /// The width of the rank, by which all lines but the first are indented.
     indent: usize,
 }
 
@@ -150,19 +150,19 @@ impl Printer {
         lines.join("\n")
     }
 
-    /// The text to show, and which field it is: of a chunk its own, else of the prose that with most words of the query.
+    /// Returns the text to show, and its field: the chunk's own text, else the prose with the most words of the query.
     fn snippet<'a>(&self, record: &'a Record<'_>, is_title_cut: bool) -> (Option<&'a str>, Option<&'a str>) {
         if let Some(chunk) = &record.chunk {
             return (None, Some(chunk));
         }
         let prose = record.fields.iter().filter(|field| field.is_prose);
         let prose = prose.filter(|field| is_title_cut || Some(field.name) != record.title);
-        // Of equals the last is the maximum, and the first is wanted.
+        // `max_by_key` returns the last of equals, and the first one is wanted.
         let best = prose.rev().max_by_key(|field| Text::new(&field.text, &self.words).matches());
         (best.map(|field| field.name), best.map(|field| field.text.as_str()))
     }
 
-    /// The words of the query in bold.
+    /// Returns the line with the words of the query in bold.
     fn marked(&self, line: &str) -> String {
         let mark = |(run, of_query)| if of_query { self.screen.bold(run) } else { run.to_owned() };
         self.words.runs(line).map(mark).collect()

@@ -3,33 +3,34 @@
 use super::wrap::{MORE, cut, width};
 use crate::words::Words;
 
-/// How many lines a snippet has at most.
+/// The most lines of a snippet.
 const LINES: usize = 2;
 
-/// How many words before the first word of the query are shown, so that it can be understood.
+/// How many words are shown before the first word of the query, for context.
 const LEAD: usize = 6;
 
 /// A text that may be shown as a snippet.
 pub(super) struct Text<'a> {
     words: Vec<&'a str>,
-    /// For each word whether it is one of the query's.
+    /// For each word, whether it is a word of the query.
     of_query: Vec<bool>,
 }
 
 impl<'a> Text<'a> {
-    /// A text, which is on one line.
+    /// Prepares a text, which must be on one line.
     pub(super) fn new(text: &'a str, query: &Words) -> Self {
         let words: Vec<&str> = text.split(' ').collect();
         let of_query = words.iter().map(|word| query.runs(word).any(|(_, of_query)| of_query)).collect();
         Self { words, of_query }
     }
 
-    /// How many words of the query are in it.
+    /// Returns how many words of the query the text contains.
     pub(super) fn matches(&self) -> usize {
         self.of_query.iter().filter(|of_query| **of_query).count()
     }
 
-    /// The lines, of at most `columns`, around as many words of the query as fit; else its beginning.
+    /// Returns lines of at most `columns`, around as many words of the query as fit; without any, the
+    /// beginning.
     pub(super) fn lines(&self, columns: usize) -> Vec<String> {
         let starts = (0..self.words.len()).filter(|&at| self.of_query[at]).map(|at| at.saturating_sub(LEAD));
         let mut best = Window::of(&self.words, 0, columns);
@@ -40,7 +41,7 @@ impl<'a> Text<'a> {
                 best = window;
             }
         }
-        // At the end of the text there may be room for more of what comes before.
+        // At the end of the text there may be room for more of the words before it.
         while best.start > 0 && best.end == self.words.len() {
             let earlier = Window::of(&self.words, best.start - 1, columns);
             if earlier.end < best.end {
@@ -52,7 +53,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// As much of a text as is shown.
+/// The part of a text that is shown.
 struct Window {
     start: usize,
     end: usize,
@@ -61,7 +62,7 @@ struct Window {
 
 impl Window {
     fn of(words: &[&str], start: usize, columns: usize) -> Self {
-        // The sign for the rest needs a column of its own.
+        // The ellipsis needs a column of its own.
         let room = columns.saturating_sub(2);
         let first = if start > 0 { MORE.to_string() } else { String::new() } + words.get(start).unwrap_or(&"");
         let (mut end, mut lines) = (start + 1, vec![first]);

@@ -1,10 +1,10 @@
-//! A configuration of one collection, and hits of it.
+//! A configuration of one collection, and hits of it, for tests.
 
 use serde_json::{Value, json};
 
 use crate::config::{CollectionConfig, Config, Environment, Overrides};
 
-/// A configuration of one collection with these further keys, as YAML in one line.
+/// Makes a configuration of one collection with these further keys, as YAML in one line.
 pub(in crate::cli) fn config(keys: &str) -> Config {
     let text = format!(
         "source: {{ url: 'postgres://u@localhost/d' }}\n\
@@ -15,12 +15,12 @@ pub(in crate::cli) fn config(keys: &str) -> Config {
     Config::from_text(&text, &environment, Overrides::default()).unwrap()
 }
 
-/// The collection of such a configuration.
+/// Returns the collection of such a configuration.
 pub(super) fn collection(keys: &str) -> CollectionConfig {
     config(keys).collections.remove(0)
 }
 
-/// A collection of books whose titles are in `name`.
+/// Makes a collection of books whose titles are in `name`.
 pub(super) fn books() -> CollectionConfig {
     collection("text: '{{ name }} by {{ author }}. {{ description }}'")
 }

@@ -5,10 +5,10 @@ use serde_json::Value;
 use super::{columns, score, stored};
 use crate::config::CollectionConfig;
 
-/// What `COPY` writes for NULL.
+/// The text of NULL in `COPY`.
 const NULL: &str = "\\N";
 
-/// The header and the hits, without the last line break.
+/// Returns the header and the hits, without the last line break.
 pub(super) fn table(hits: &[Value], collection: &CollectionConfig) -> String {
     let columns = columns(hits, collection);
     let header = ["score", "point"].into_iter().map(str::to_owned).chain(columns.iter().map(|name| escaped(name)));

@@ -1,22 +1,23 @@
-//! Texts in the columns of a terminal.
+//! Wrapping texts to the columns of a terminal.
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// What stands for the rest of a text.
+/// The ellipsis that stands for the rest of a text.
 pub(super) const MORE: char = '…';
 
-/// How many columns a text takes.
+/// Returns how many columns a text takes.
 pub(super) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// The text on one line: white space becomes one space. So do control characters, which would reach the terminal.
+/// Returns the text on one line. White space becomes one space, and so do control characters, which would
+/// otherwise reach the terminal.
 pub(super) fn on_one_line(text: &str) -> String {
     let words = text.split(|character: char| character.is_whitespace() || character.is_control());
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// The beginning of a text that fits into `columns`, with `…` for what is cut off.
+/// Returns the beginning of a text that fits into `columns`, with `…` for what is cut off.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -30,7 +31,7 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     format!("{}{MORE}", begin.trim_end())
 }
 
-/// Lines of at most `columns`, filled with items in their order. An item that does not fit into a line is cut.
+/// Fills lines of at most `columns` with items in their order. An item that does not fit into a line is cut.
 pub(super) fn fill<'a>(items: impl IntoIterator<Item = &'a str>, between: &str, columns: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for item in items {

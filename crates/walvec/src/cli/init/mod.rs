@@ -1,7 +1,7 @@
-//! `walvec init`: looks at a live database and writes a commented configuration.
+//! `walvec init`: inspects a live database and writes a commented configuration.
 //!
 //! - [`propose`]: which columns are text, payload, indexes; pure
-//! - [`sensitive`]: which columns hold secrets, or what is about persons; pure
+//! - [`sensitive`]: which columns hold secrets or personal data; pure
 //! - [`template`]: how templates write the names of columns; pure
 //! - [`write`]: the file; pure
 
@@ -26,11 +26,11 @@ use self::propose::Proposal;
 use super::{Failure, output};
 use crate::config::{self, Config, Environment};
 
-/// Look at a database and write a commented configuration for it.
+/// Inspect a database and write a commented configuration for it.
 ///
 /// Which columns hold text, what is worth storing and filtering by, and whether texts are long enough to be cut into chunks is
 /// guessed from the catalogue and the first 1000 rows of each table. Columns that look like secrets or like personal data are left
-/// out. Nothing is changed in the database. Read what it wrote, then `walvec check`.
+/// out. Nothing is changed in the database. Read the file that it wrote, then type `walvec check`.
 #[derive(Args)]
 pub(crate) struct InitArgs {
     /// The database: postgres://user@host:5432/database [default: DATABASE_URL, or PGHOST, PGUSER, ...]. It is not written
@@ -53,10 +53,10 @@ fn table(text: &str) -> Result<TableName, String> {
     config::table_name(text)
 }
 
-/// More collections than anybody would want from a guess.
+/// The most tables to propose collections for: more would not be useful as a guess.
 const MOST_TABLES: usize = 20;
 
-/// What no collection is proposed for, with the reason.
+/// A table for which no collection is proposed, with the reason.
 #[derive(Debug)]
 struct LeftOut(String);
 
@@ -85,7 +85,7 @@ pub(crate) async fn execute(args: InitArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// What to make of the tables, and which of them are left out. One that was named has to be usable.
+/// Proposes collections for the tables, and says which tables are left out. A table that the user named must be usable.
 async fn propose(session: &Session, args: &InitArgs) -> Result<(Vec<Proposal>, Vec<LeftOut>), Failure> {
     let all = relations(session).await.map_err(PipelineError::from)?;
     let relations = if args.tables.is_empty() { all } else { named(&args.tables, all)? };
@@ -125,7 +125,7 @@ async fn propose(session: &Session, args: &InitArgs) -> Result<(Vec<Proposal>, V
     Ok((proposals, left_out))
 }
 
-/// The relations that were named.
+/// Returns the relations that the user named.
 fn named(names: &[TableName], all: Vec<Relation>) -> Result<Vec<Relation>, Failure> {
     let find = |name: &TableName| {
         all.iter().find(|relation| relation.name == *name).cloned().ok_or_else(|| {
@@ -151,7 +151,7 @@ fn exists(file: &Path) -> Failure {
         .with_remedy("-o another.yaml, or -o - to see what would be written")
 }
 
-/// Tables that are named on the terminal; the file has all of them.
+/// How many tables the terminal names; the file has all of them.
 const SHOWN: usize = 20;
 
 fn done(file: &Path, proposals: &[Proposal], left_out: &[LeftOut], needs_url: bool) -> String {

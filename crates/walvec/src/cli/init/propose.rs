@@ -1,4 +1,4 @@
-//! What to make of a table. Guesses, for people to read and correct.
+//! The proposal for a table: guesses, for the user to read and correct.
 
 use walvec_capture::sample::{ColumnKind, Sampled, SampledColumn};
 use walvec_model::TableName;
@@ -6,9 +6,9 @@ use walvec_model::TableName;
 use super::sensitive::{Sensitive, sensitive};
 use super::template::expression;
 
-/// Names of columns with what a row is called: they come first.
+/// Column names that usually hold the name of a row; these columns come first.
 const HEADLINES: [&str; 7] = ["title", "name", "headline", "subject", "label", "caption", "summary"];
-/// Names of columns with prose, however often a text is repeated.
+/// Column names that usually hold prose, even if texts are repeated.
 const PROSE: [&str; 12] = [
     "description",
     "body",
@@ -23,24 +23,24 @@ const PROSE: [&str; 12] = [
     "bio",
     "details",
 ];
-/// Texts from this length on are paragraphs, and are put into the document as such; in characters.
+/// The average length, in characters, from which texts are paragraphs of their own in the document.
 const PARAGRAPH: f64 = 120.0;
-/// Texts from this length on are not worth storing twice: searches find them, and the table has them.
+/// The average length from which texts are not worth storing twice: searches find them, and the table has them.
 const TOO_LONG_TO_STORE: f64 = 1000.0;
-/// Documents from this length on are cut into chunks. Models read some 500 tokens, about 2000 characters.
+/// The length from which documents are cut into chunks. Models read some 500 tokens, about 2000 characters.
 const NEEDS_CHUNKS: f64 = 1500.0;
-/// A column with fewer different values sorts rows into groups.
+/// A column with fewer different values groups its rows.
 const FEW_VALUES: u64 = 50;
-/// How often each of these values occurs at least, on average. What people write seldom repeats itself.
+/// How often each of these values must occur on average. Texts written by people are seldom repeated.
 const REPEATED: u64 = 3;
-/// The name of a group is no longer than this; in characters.
+/// The longest name of a group, in characters.
 const GROUP_NAME: f64 = 40.0;
-/// Digits of a number that a float keeps.
+/// How many digits of a number a float keeps.
 const DIGITS_OF_FLOAT: f64 = 15.0;
-/// More indexes cost more than they help.
+/// The most indexes to propose: more cost more than they help.
 const MOST_INDEXES: usize = 8;
 
-/// What to make of a table.
+/// The proposal for a table.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Proposal {
     pub(super) table: TableName,
@@ -52,21 +52,23 @@ pub(super) struct Proposal {
     pub(super) payload: Vec<String>,
     /// Columns that are left out of text and payload, each with the reason.
     pub(super) left_out: Vec<(String, String)>,
-    /// Columns that are about persons, and therefore in neither.
+    /// Columns with personal data, which are left out of both as well, each with its kind.
     pub(super) personal: Vec<(String, &'static str)>,
     /// Columns of exact numbers that are stored as floats, because they are indexed as such.
     pub(super) floats: Vec<String>,
     /// Columns of exact numbers that stay texts.
     pub(super) exact: Vec<String>,
     pub(super) indexes: Vec<(String, &'static str)>,
-    /// How long nine tenths of the texts are at most, in characters, if they should be cut; and whether they are Markdown.
+    /// If texts should be cut: the length that nine tenths of them do not exceed, in characters, and whether they are
+    /// Markdown.
     pub(super) chunks: Option<(f64, bool)>,
-    /// Columns that name rows of other tables: the column, the table, and its column.
+    /// Columns that reference rows of other tables: the column, the table, and its column.
     pub(super) references: Vec<(String, TableName, String)>,
 }
 
 impl Proposal {
-    /// What to make of a table with a key; or why nothing. `with_personal`: whether what is about persons may be copied.
+    /// Makes the proposal for a table with a key, or says why there is none. `with_personal`: whether personal data may be
+    /// copied.
     pub(super) fn of(sampled: &Sampled, with_personal: bool) -> Result<Self, &'static str> {
         let (mut payload, mut left_out, mut personal) = (Vec::new(), Vec::new(), Vec::new());
         let mut allowed: Vec<&SampledColumn> = Vec::new();
@@ -105,7 +107,7 @@ impl Proposal {
         let (floats, exact) = numbers(stored().copied());
         let index = |column: &&SampledColumn| {
             let kind = index(column, &floats)?;
-            // What is searched is not filtered by as well.
+            // A column that is searched does not need a filter as well.
             let is_searched = kind == "keyword" && text.iter().any(|text| text.name == column.name);
             (!is_searched).then(|| (column.name.clone(), kind))
         };
@@ -131,10 +133,10 @@ impl Proposal {
     }
 }
 
-/// How templates write a column, if they can.
+/// A function that returns how templates write a column, if they can.
 type Written<'a> = dyn Fn(&SampledColumn) -> Option<String> + 'a;
 
-/// The columns that are searched, what a row is called first; whatever text there is, if none looks like that.
+/// Returns the columns to search, those with the name of a row first; any column with text, if none looks like that.
 fn texts<'a>(columns: &[&'a SampledColumn], written: &Written<'_>) -> Vec<&'a SampledColumn> {
     let usable = columns.iter().filter(|column| column.kind == ColumnKind::Text && written(column).is_some());
     let usable: Vec<&SampledColumn> = usable.copied().collect();
@@ -142,12 +144,12 @@ fn texts<'a>(columns: &[&'a SampledColumn], written: &Written<'_>) -> Vec<&'a Sa
     if texts.is_empty() {
         texts = usable;
     }
-    // Stable: within each half the order of the table.
+    // The sort is stable: within each half the order of the table is kept.
     texts.sort_by_key(|column| !is_headline(column));
     texts
 }
 
-/// Exact numbers: those that a float keeps, and the others.
+/// Divides exact numbers into those that a float keeps, and the others.
 fn numbers<'a>(columns: impl Iterator<Item = &'a SampledColumn>) -> (Vec<String>, Vec<String>) {
     let (mut floats, mut exact) = (Vec::new(), Vec::new());
     for column in columns.filter(|column| column.kind == ColumnKind::Numeric) {
@@ -157,7 +159,7 @@ fn numbers<'a>(columns: impl Iterator<Item = &'a SampledColumn>) -> (Vec<String>
     (floats, exact)
 }
 
-/// The table's name, with what a collection's may not have replaced.
+/// Returns the table's name with the characters replaced that a collection's name may not have.
 fn collection_name(table: &TableName) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' };
     let name: String = table.name.chars().map(allowed).collect();
@@ -171,12 +173,13 @@ fn is_headline(column: &SampledColumn) -> bool {
     })
 }
 
-/// Codes, addresses and names of files have no spaces; what people write has. Names of groups are for filters.
+/// Returns whether a column should be searched. Codes, addresses and file names have no spaces, but prose has. Names of
+/// groups are for filters.
 fn is_searched(column: &SampledColumn) -> bool {
     (is_headline(column) && column.length > 0.0) || (column.with_spaces >= 0.5 && !is_group(column))
 }
 
-/// Whether the column sorts rows into groups, such as a category.
+/// Returns whether the column groups its rows, for example by category.
 fn is_group(column: &SampledColumn) -> bool {
     if PROSE.contains(&column.name.to_lowercase().as_str()) {
         return false;
@@ -195,7 +198,7 @@ fn reason_to_leave_out(column: &SampledColumn) -> Option<&'static str> {
 }
 
 fn index(column: &SampledColumn, floats: &[String]) -> Option<&'static str> {
-    // A key finds one row, which the table does better.
+    // A key finds one row, and the table does that better.
     if column.is_key && column.references.is_none() {
         return None;
     }
@@ -258,7 +261,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A shop's products, as people name their columns.
+    /// Makes a table of a shop's products with usual column names.
     pub(crate) fn products() -> Sampled {
         let category =
             SampledColumn { distinct: 8, long: 16.0, with_spaces: 0.7, ..column("category", ColumnKind::Text) };
@@ -267,7 +270,7 @@ pub(super) mod tests {
             columns: vec![
                 column("id", ColumnKind::Integer),
                 prose("Title Text", 30.0),
-                // Few different texts, in a shop with little choice: prose all the same.
+                // Few different texts, as in a small shop, but prose all the same.
                 SampledColumn { distinct: 20, ..prose("description", 90.0) },
                 category,
                 SampledColumn { long: 8.0, ..column("price", ColumnKind::Numeric) },

@@ -1,19 +1,19 @@
-//! Which columns hold secrets or what is about persons, as far as their names and values show it. Guesses, on the careful side: what
-//! is left out can be added by hand, and what was sent to a model cannot be taken back.
+//! Which columns hold secrets or personal data, as far as their names and values show it. The guesses are cautious: a column that
+//! was left out can be added by hand, but a value that was sent to a model cannot be taken back.
 
 use walvec_capture::sample::{ColumnKind, SampledColumn};
 use walvec_model::TableName;
 
-/// Why a column should not be copied without being asked for.
+/// Why a column should not be copied unless the user asks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sensitive {
-    /// It belongs into no other system.
+    /// A secret, which belongs in no other system.
     Secret,
-    /// It is about persons: what it is.
+    /// Personal data, with its kind.
     Personal(&'static str),
 }
 
-/// Words in the names of columns with secrets.
+/// Words in the names of columns that hold secrets.
 const SECRETS: [&str; 18] = [
     "password",
     "passwd",
@@ -35,13 +35,13 @@ const SECRETS: [&str; 18] = [
     "ssn",
 ];
 
-/// Words in the names of columns with numbers that count secrets, and are none.
+/// Words in the names of columns that only count secrets.
 const COUNTS: [&str; 8] = ["count", "counts", "total", "used", "limit", "max", "min", "length"];
 
-/// Pairs of words that make a secret together.
+/// Words that make a secret together with `key`.
 const SECRET_KEYS: [&str; 5] = ["api", "private", "secret", "access", "encryption"];
 
-/// Words in the names of columns about persons, and what they hold.
+/// Kinds of personal data, and words in the names of their columns.
 const PERSONAL: [(&str, &[&str]); 8] = [
     ("an e-mail address", &["email", "emails", "mail", "mailbox", "emailaddress"]),
     ("a phone number", &["phone", "phones", "telephone", "tel", "mobile", "cell", "cellphone", "fax", "msisdn"]),
@@ -59,7 +59,7 @@ const PERSONAL: [(&str, &[&str]); 8] = [
     ("about a person", &["gender", "religion", "ethnicity", "salary", "diagnosis"]),
 ];
 
-/// Whose names are names of persons.
+/// Words for persons: a name of such a person is personal data.
 const PERSONS: [&str; 22] = [
     "customer",
     "user",
@@ -85,17 +85,17 @@ const PERSONS: [&str; 22] = [
     "buyer",
 ];
 
-/// Tables in which an author is a customer, and not somebody whose books are searched.
+/// Words for tables whose authors are customers, not the authors of books that are searched.
 const OPINIONS: [&str; 5] = ["review", "comment", "feedback", "ticket", "message"];
 
-/// What is sensitive about a column of `table`, if anything is.
+/// Returns what is sensitive about a column of `table`, if anything is.
 pub(super) fn sensitive(table: &TableName, column: &SampledColumn) -> Option<Sensitive> {
     let words = words(&column.name);
     let is_flag = matches!(column.kind, ColumnKind::Bool);
     let is_number = matches!(column.kind, ColumnKind::Integer | ColumnKind::Float | ColumnKind::Numeric);
     let is_count = is_number && words.iter().any(|word| COUNTS.contains(&word.as_str()));
     let keys = words.windows(2).any(|pair| SECRET_KEYS.contains(&pair[0].as_str()) && pair[1] == "key");
-    // `token_count` is none, and neither is `is_secret`.
+    // `token_count` and `is_secret` are not secrets.
     if !is_flag && !is_count && (keys || words.iter().any(|word| SECRETS.contains(&word.as_str()))) {
         return Some(Sensitive::Secret);
     }
@@ -107,20 +107,20 @@ pub(super) fn sensitive(table: &TableName, column: &SampledColumn) -> Option<Sen
     }
     let named = PERSONAL.iter().find(|(_, names)| is_named(&words, names)).map(|(what, _)| *what);
     match named {
-        // `email_sent_at` says nothing about anybody, unless it is a birthday.
+        // `email_sent_at` is not personal data; a date of birth is.
         Some(what) if column.kind == ColumnKind::Datetime && what != "a date of birth" => None,
         Some(what) => Some(Sensitive::Personal(what)),
         None => is_name_of_person(table, &words).then_some(Sensitive::Personal("the name of a person")),
     }
 }
 
-/// Whether one word, or two together, are among `names`.
+/// Returns whether one word, or two adjacent ones, are among `names`.
 fn is_named(words: &[String], names: &[&str]) -> bool {
     let is_one = |word: &str| names.contains(&word);
     words.iter().any(|word| is_one(word)) || words.windows(2).any(|pair| is_one(&pair.concat()))
 }
 
-/// `customer_name`, `name` in a table of customers, `author` in a table of reviews.
+/// Returns whether a column is `customer_name`, `name` in a table of customers, `author` in a table of reviews, or the like.
 fn is_name_of_person(table: &TableName, words: &[String]) -> bool {
     let is_in = |list: &[&str], word: &String| {
         list.contains(&word.as_str()) || word.strip_suffix('s').is_some_and(|singular| list.contains(&singular))
@@ -134,7 +134,7 @@ fn is_name_of_person(table: &TableName, words: &[String]) -> bool {
     }
 }
 
-/// `passwordHash`, `password_hash` and `Password Hash` are the words `password` and `hash`.
+/// Splits a name into words: `passwordHash`, `password_hash` and `Password Hash` are `password` and `hash`.
 fn words(name: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut before = ' ';

@@ -1,6 +1,6 @@
 //! How templates write the names of columns.
 
-/// Words that mean something else inside an expression.
+/// Words that have another meaning inside an expression.
 const RESERVED: [&str; 19] = [
     "true",
     "True",
@@ -23,8 +23,8 @@ const RESERVED: [&str; 19] = [
     "namespace",
 ];
 
-/// The column as a template writes it: `title`, or `row["Title Text"]` where the name is no word. A column that is itself called `row`
-/// hides the row under that name. `None` if templates cannot write it.
+/// Returns the column as a template writes it: `title`, or `row["Title Text"]` if the name is not a word. A column that is called
+/// `row` hides the row under that name. `None` if templates cannot write it.
 pub(super) fn expression(column: &str, row_is_column: bool) -> Option<String> {
     let mut characters = column.chars();
     let begins = characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');

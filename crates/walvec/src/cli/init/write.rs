@@ -8,7 +8,7 @@ use walvec_model::TableName;
 use super::LeftOut;
 use super::propose::Proposal;
 
-/// The model that is written into the file: that of the defaults.
+/// The model that the file names: the default.
 pub(super) const MODEL: &str = "BAAI/bge-small-en-v1.5";
 
 const HEAD: &str = "\
@@ -33,7 +33,7 @@ sink:
   embedded: { path: ./walvec-data }
 ";
 
-/// The text of the file.
+/// Returns the text of the file.
 pub(super) fn file(proposals: &[Proposal], left_out: &[LeftOut]) -> String {
     let collections: Vec<String> = proposals.iter().map(collection).collect();
     let tables: String = left_out.iter().map(|LeftOut(what)| format!("  # Left out: {}.\n", one_line(what))).collect();
@@ -41,7 +41,7 @@ pub(super) fn file(proposals: &[Proposal], left_out: &[LeftOut]) -> String {
     format!("{HEAD}{}{between}{tables}{TAIL}", collections.join("\n"))
 }
 
-/// A comment ends with its line.
+/// Returns the text on one line, because a line break would end the comment.
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
@@ -103,7 +103,7 @@ fn left_out(proposal: &Proposal) -> String {
     out
 }
 
-/// How exact numbers are stored: a payload of JSON has no place for all of their digits.
+/// Says how exact numbers are stored: a JSON payload cannot hold all of their digits.
 fn numbers(proposal: &Proposal) -> String {
     let mut out = String::new();
     if !proposal.floats.is_empty() {
@@ -125,7 +125,7 @@ fn numbers(proposal: &Proposal) -> String {
     out
 }
 
-/// Headlines on one line, each paragraph on its own.
+/// Writes the template: headlines on one line, each paragraph on its own.
 fn template(text: &[(String, bool)]) -> String {
     let mut out = String::new();
     for (index, (column, is_paragraph)) in text.iter().enumerate() {
@@ -137,7 +137,7 @@ fn template(text: &[(String, bool)]) -> String {
     out
 }
 
-/// The name as in SQL, quoted where it has to be.
+/// Returns the name in SQL's notation, quoted where it has to be.
 fn sql(table: &TableName) -> String {
     let part = |name: &str| {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -147,7 +147,8 @@ fn sql(table: &TableName) -> String {
     format!("{}.{}", part(&table.schema), part(&table.name))
 }
 
-/// A YAML value that is read as it is: JSON's strings are YAML's, and `${` begins a reference, except in keys.
+/// Quotes a YAML value so that it is read as it is: JSON's strings are YAML's, and `${` would begin a
+/// reference, except in keys.
 fn quoted(text: &str) -> String {
     json!(text.replace("${", "$${")).to_string()
 }

@@ -1,4 +1,4 @@
-//! The status for programs: the same fields whether walvec runs or not, null for what is not known.
+//! The status as JSON: the same fields whether walvec runs or not, null where a value is not known.
 
 use serde_json::{Map, Value, json};
 use walvec_pipeline::Status;
@@ -9,7 +9,7 @@ use super::stopped::Stopped;
 use crate::config::{CollectionConfig, Config};
 use crate::last_run::LastRun;
 
-/// Without a broker the status of the one process; with one, those of all processes by their names.
+/// Returns the status of the one process without a broker, and of all processes by name with one.
 pub(super) fn of_all(config: &Config, processes: &[(String, Process)]) -> Value {
     let all = processes.iter().map(|(name, process)| (name.clone(), of(config, process)));
     match config.broker {
@@ -29,7 +29,7 @@ fn of(config: &Config, process: &Process) -> Value {
     Value::Object(fields)
 }
 
-/// When and why it ended.
+/// Returns when and why the last run ended.
 fn last_stop(stopped: &Stopped) -> Value {
     let Some(LastRun { ended, .. }) = &stopped.last_run else { return Value::Null };
     let at = ended.as_ref().map(|ended| ended.at);
@@ -42,7 +42,7 @@ fn last_stop(stopped: &Stopped) -> Value {
     }
 }
 
-/// Of a process that does not answer.
+/// Returns the status of a process that does not answer.
 fn of_none(config: &Config, phase: &str) -> Map<String, Value> {
     let broker = config.broker.as_ref().map(|_| BrokerStatus::default());
     let mut status = unknown(&Status { broker, ..Status::default() });
@@ -79,7 +79,7 @@ fn of_collection(collection: &CollectionConfig, stopped: &Stopped) -> Value {
     status
 }
 
-/// The fields of a status, all null.
+/// Returns the fields of a status, all null.
 fn unknown(status: &impl serde::Serialize) -> Map<String, Value> {
     let fields = serde_json::to_value(status).unwrap_or_default();
     let names = fields.as_object().into_iter().flat_map(Map::keys);

@@ -1,8 +1,8 @@
 //! `walvec status`
 //!
-//! - [`stopped`]: what a data directory tells of a walvec that does not run
-//! - [`json`]: both in one form for programs
-//! - [`text`]: both for people
+//! - [`stopped`]: the status of a walvec that does not run, from its data directory
+//! - [`json`]: the status in one form for programs
+//! - [`text`]: the status for people
 
 mod json;
 mod stopped;
@@ -21,12 +21,12 @@ use crate::config::{Config, Stage};
 /// The stages that a configuration can have on this machine.
 pub(super) const STAGES: [Stage; 4] = [Stage::Capture, Stage::Index, Stage::Embed, Stage::Sink];
 
-/// The code of the error that says that another process has a data directory.
+/// The code of the error for a data directory that another process uses.
 const E_LOCKED: &str = "E_LOCKED";
 
-/// Show how far the sync has come: phase, lag, points, parked rows; of a walvec that has stopped, why.
+/// Show how far the sync has come: phase, lag, points, parked rows. Of a walvec that has stopped, also why.
 ///
-/// With --json the fields are the same whether it runs or not; what is not known is null. Behind a broker it is an object with a
+/// With --json the fields are the same whether it runs or not; unknown values are null. Behind a broker it is an object with a
 /// status for each process of this machine.
 #[derive(Args)]
 pub(crate) struct StatusArgs {
@@ -39,11 +39,11 @@ pub(crate) struct StatusArgs {
 
 /// A process of the configuration.
 enum Process {
-    /// It runs, and answered this.
+    /// It runs, and answered with this status.
     Running(Value),
-    /// It has begun to run, and does not answer yet.
+    /// It has started, and does not answer yet.
     Starting,
-    /// It does not.
+    /// It does not run.
     Stopped(Box<Stopped>),
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn execute(args: StatusArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The processes of this machine: without a broker one, with a broker all that run or have run.
+/// Finds the processes of this machine: one without a broker; with a broker, all that run or have run.
 async fn processes(config: &Config) -> Result<Vec<(String, Process)>, Failure> {
     let mut running = Vec::new();
     for (name, process) in Running::all(config, &STAGES).await {

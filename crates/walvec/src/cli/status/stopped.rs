@@ -1,4 +1,4 @@
-//! What a data directory tells of a walvec that does not run.
+//! The status of a walvec that does not run, from its data directory.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,15 +17,15 @@ pub(super) struct Stopped {
     pub(super) directory: PathBuf,
     pub(super) last_run: Option<LastRun>,
     pub(super) checkpoint: Option<Checkpoint>,
-    /// The parked rows of each collection, by name; `None` where another process keeps them.
+    /// The parked rows of each collection, by name; `None` if this process does not keep them.
     pub(super) parked: Option<Vec<(String, Vec<DeadLetter>)>>,
 }
 
 impl Stopped {
-    /// Fails with `E_LOCKED` where a process has the directory after all.
+    /// Reads the data directory. Fails with `E_LOCKED` if a process uses it after all.
     pub(super) fn read(config: &Config, directory: PathBuf) -> Result<Self, Failure> {
         let last_run = LastRun::of(&directory);
-        // Behind a broker they are in a topic.
+        // Behind a broker the parked rows are in a topic.
         let keeps_parked = config.broker.is_none();
         let mut stopped = Self { directory, last_run, checkpoint: None, parked: keeps_parked.then(Vec::new) };
         let has_state = stopped.has_state()?;
@@ -47,12 +47,13 @@ impl Stopped {
         Ok(stopped)
     }
 
-    /// Whether there is anything of an earlier run.
+    /// Returns whether the directory has anything from an earlier run.
     pub(super) fn has_run(&self) -> bool {
         self.last_run.is_some() || self.checkpoint.is_some()
     }
 
-    /// The checkpoint, if the next run goes on from it instead of reading the tables again.
+    /// Returns the checkpoint, if the next run continues from it instead of reading the tables
+    /// again.
     pub(super) fn position(&self) -> Option<&Checkpoint> {
         self.checkpoint.as_ref().filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done)
     }

@@ -13,7 +13,8 @@ use crate::cli::{Failure, output};
 use crate::config::Config;
 use crate::last_run::{Ended, LastRun};
 
-/// Fewer points without an index than this are compared in about a millisecond, and left so.
+/// The number of points without an index that are left so: comparing fewer takes about a
+/// millisecond.
 const UNINDEXED_POINTS: u64 = 10_000;
 
 pub(super) fn of_all(config: &Config, processes: &[(String, Process)]) -> Result<String, Failure> {
@@ -62,7 +63,7 @@ fn of_running(status: &Status) -> String {
     lines.join("\n")
 }
 
-/// How far a table has been read again.
+/// Says how many rows of a table have been read again.
 fn read_again(collection: &CollectionStatus) -> Option<String> {
     let ReadAgain { rows, rows_estimated } = collection.read_again.as_ref()?;
     let (name, table) = (&collection.collection, &collection.table);
@@ -72,7 +73,7 @@ fn read_again(collection: &CollectionStatus) -> Option<String> {
     })
 }
 
-/// How far it has come, and how far the server is. What is old says of when it is.
+/// Shows the applied position and the server's. An old position is shown with its time.
 fn positions(status: &Status) -> String {
     let position = |lsn: Lsn| if lsn == Lsn::ZERO { "nothing yet".to_owned() } else { lsn.to_string() };
     let asked = match (status.server_asked, status.lag_bytes) {
@@ -95,21 +96,21 @@ fn positions(status: &Status) -> String {
     )
 }
 
-/// Why a table is not followed, and what to do.
+/// Says why a table is not followed, and what to do.
 fn set_aside(collection: &CollectionStatus) -> Option<String> {
     let SetAside { message, remedy, .. } = collection.set_aside.as_ref()?;
     let table = &collection.table;
     Some(format!("Not followed: {table}; its points stay as they were: {message}\n   help: {remedy}"))
 }
 
-/// Counts that were not made in the last minute, which the sink may not have answered since.
+/// Marks counts that are older than a minute: the sink may not have answered since.
 fn old_counts(status: &Status) -> Option<String> {
     let minute_ago = Moment::from(SystemTime::now() - Duration::from_secs(60));
     let oldest = status.collections.iter().filter_map(|collection| collection.points_counted).min()?;
     (oldest < minute_ago).then(|| format!("Points were last counted at {oldest}."))
 }
 
-/// Texts whose ends are not found.
+/// Says how many texts were cut, so that searches do not find their ends.
 fn cut(collection: &CollectionStatus) -> Option<String> {
     let CollectionStatus { collection, texts_cut, .. } = collection;
     let texts = format!("Cut in {collection}: {texts_cut} of the texts embedded were longer than the model reads");
@@ -118,7 +119,7 @@ fn cut(collection: &CollectionStatus) -> Option<String> {
     })
 }
 
-/// What has no index yet, where that is enough for searches to take longer.
+/// Says how many points have no index yet, if there are enough of them to slow searches down.
 fn indexing(collection: &CollectionStatus) -> Option<String> {
     let (points, indexed) = (collection.points?, collection.points_indexed?);
     let is_due = points.saturating_sub(indexed) >= UNINDEXED_POINTS;
@@ -127,7 +128,7 @@ fn indexing(collection: &CollectionStatus) -> Option<String> {
     })
 }
 
-/// What is counted of each collection, and since when.
+/// Shows the counts of each collection, and since when they are counted.
 fn counts(status: &Status) -> String {
     let mut table = output::table(&["collection", "table", "points", "snapshot", "embedded", "reused", "parked"]);
     for collection in &status.collections {
@@ -145,7 +146,7 @@ fn counts(status: &Status) -> String {
     format!("{table}{}", since.unwrap_or_default())
 }
 
-/// How far the snapshot is that was taken since the counting began; `-` if none was.
+/// Shows the progress of the snapshot since the start of counting; `-` if there was none.
 fn snapshot(phase: Phase, collection: &CollectionStatus) -> String {
     match (collection.snapshot_rows_copied, collection.snapshot_rows_estimated) {
         (0, 0) if phase != Phase::Snapshot => "-".to_owned(),
@@ -154,7 +155,7 @@ fn snapshot(phase: Phase, collection: &CollectionStatus) -> String {
     }
 }
 
-/// What goes through the broker, on one line.
+/// Describes what goes through the broker, on one line.
 fn through_broker(broker: &BrokerStatus) -> String {
     match &broker.group {
         None => format!("{} records written.", broker.produced),
@@ -194,7 +195,7 @@ fn of_stopped(stopped: &Stopped) -> String {
     lines.join("\n")
 }
 
-/// When and why it stopped.
+/// Says when and why it stopped.
 fn ending(last_run: Option<&LastRun>) -> String {
     match last_run {
         None => "Not running.".to_owned(),
@@ -215,7 +216,7 @@ fn nothing_yet(directory: &str) -> String {
     format!("Not running; nothing has been synced to {directory} yet.")
 }
 
-/// A parked row on one line.
+/// Describes a parked row on one line.
 fn parked(letter: &DeadLetter) -> String {
     let DeadLetter { collection, code, reason, .. } = letter;
     format!("Parked in {collection}: row {}, {code}: {reason}", RowKey::new(letter.key.clone()))

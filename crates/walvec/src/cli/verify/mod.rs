@@ -1,8 +1,8 @@
-//! `walvec verify`: whether the collections are what their tables say, and mending them if not.
+//! `walvec verify`: compares the collections with their tables, and mends them on request.
 //!
-//! - [`outside`]: the running walvec and the stored points, as the comparison sees them
-//! - [`through_broker`]: the same where workers fill the collections through a broker
-//! - [`show`]: the report, and what is shown until it is there
+//! - [`outside`]: the running walvec and the stored points, for the comparison
+//! - [`through_broker`]: the workers that fill the collections through a broker, for the comparison
+//! - [`show`]: the report, and the progress before it
 
 mod outside;
 mod show;
@@ -35,12 +35,12 @@ use crate::config::{ChunkSettings, CollectionConfig, Config, Stage};
 /// content by rules of its own: id, payload, key, hash of the text, model. What differs is read again until it is certain
 /// that neither side was just being changed. Needs a running `walvec run`; searches and changes go on meanwhile.
 ///
-/// Finds: rows without a point (missing), points without a row (extra), points that show something else than their row
-/// (stale), rows with another number of chunks (chunks), and vectors that are not those of the text (bad vectors). Vectors
-/// are computed again for a sample, because nothing that is stored tells a wrong one; --sample all takes as long as
-/// embedding the whole table. Rows that are parked are listed, and are no mismatch.
+/// Finds: rows without a point (missing), points without a row (extra), points that do not show their row (stale), rows
+/// with another number of chunks (chunks), and vectors that are not those of the text (bad vectors). Vectors are computed
+/// again for a sample only, because nothing that is stored shows that a vector is wrong; --sample all takes as long as
+/// embedding the whole table. Parked rows are listed, and do not count as mismatches.
 ///
-/// Exit code 0: nothing differs. 1: mismatches. 3: it could not be compared.
+/// Exit code 0: nothing differs. 1: mismatches. 3: the comparison failed.
 #[derive(Args)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
@@ -48,14 +48,14 @@ pub(crate) struct VerifyArgs {
     /// Only this collection [default: all of them]
     #[arg(long, value_name = "NAME")]
     collection: Option<String>,
-    /// Have the running walvec mend what differs, then compare that again: rows are read and embedded anew, points without
-    /// a row are removed.
+    /// Have the running walvec mend what differs, then compare that again: rows are read and embedded again, points
+    /// without a row are removed.
     #[arg(long)]
     repair: bool,
     /// How many points' texts are embedded again, or "all".
     #[arg(long, value_name = "N|all", default_value = "200", value_parser = sample)]
     sample: Sample,
-    /// Chooses the same sample again [default: another one each time; it is printed]
+    /// Choose the same sample again [default: another one each time; it is printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Print JSON.
@@ -63,19 +63,19 @@ pub(crate) struct VerifyArgs {
     json: bool,
 }
 
-/// What was found in a collection, and what became of it.
+/// The result for a collection, and that of its repair.
 struct Outcome {
     report: Report,
     mended: Option<Mended>,
 }
 
 impl Outcome {
-    /// Mismatches that are there now.
+    /// Returns the number of mismatches that remain.
     fn left(&self) -> u64 {
         self.mended.as_ref().map_or_else(|| self.report.mismatches(), |mended| mended.left)
     }
 
-    /// Mismatches whose rows could not be processed by the repair.
+    /// Returns the number of mismatches whose rows the repair could not process.
     fn parked(&self) -> u64 {
         self.mended.as_ref().map_or(0, |mended| mended.parked)
     }
@@ -93,7 +93,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let collections = chosen(&config, args.collection.as_deref())?;
     let why = ", so that nothing says up to where the collections should be like their tables";
     let running = match (&config.broker, &config.sink.qdrant) {
-        // A server's points need nobody between, and a group of workers has no member that could speak for all.
+        // The points of a server are read directly, and a group of workers has no member that could answer for all.
         (Some(_), Some(_)) => None,
         _ => Some(Running::needed(&config, &[Stage::Index, Stage::Sink], why).await?),
     };
@@ -116,7 +116,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let mut skipped = 0_u64;
     for collection in collections {
         if let Some((_, why)) = aside.iter().find(|(name, _)| *name == collection.name) {
-            // Its points are those of another time, and are to stay.
+            // The points of a table that is not followed are of an earlier time, and stay.
             output::note(&format!(
                 "collection \"{}\" is not compared, its table is not followed: {}",
                 collection.name, why.message
@@ -143,7 +143,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// The collections whose tables are not followed, and why.
+/// Returns the collections whose tables are not followed, and why.
 async fn set_aside(running: &Running) -> Result<Vec<(String, SetAside)>, Failure> {
     let status: Status = running.get("/api/v1/status", &[]).await?;
     Ok(status.collections.into_iter().filter_map(|found| Some((found.collection, found.set_aside?))).collect())
@@ -162,7 +162,7 @@ fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a Collecti
     }
 }
 
-/// How texts are cut. The cutting itself is the library's and the model's: it is not done twice in two ways.
+/// Returns how texts are cut. The comparison uses the same library and model for this: there is no second implementation.
 fn chunks(chunk: &ChunkSettings, embedder: &Arc<dyn Embedder>) -> Chunks {
     let chunker = Chunker::new(chunk.spec(), app::counter(embedder));
     let split = move |text: &str| {
@@ -176,9 +176,9 @@ fn chunks(chunk: &ChunkSettings, embedder: &Arc<dyn Embedder>) -> Chunks {
 struct Work<'a> {
     config: &'a Config,
     collection: &'a CollectionConfig,
-    /// Who holds the points, if they are not on a server.
+    /// The process that holds the points, if they are not on a server.
     running: Option<&'a Running>,
-    /// Who fills the collection.
+    /// The walvec or the workers that fill the collection.
     followed: &'a dyn walvec_verify::Running,
     embedder: &'a Arc<dyn Embedder>,
 }
@@ -236,14 +236,14 @@ impl Work<'_> {
         Ok(Outcome { report, mended })
     }
 
-    /// How many rows there are, if the server's statistics know.
+    /// Returns the number of rows, if the server's statistics have it.
     async fn estimated_rows(&self) -> Option<u64> {
         let source = Source::connect(app::source_config(self.config)).await.ok()?;
         let estimates = source.estimate_rows().await.ok()?;
         estimates.into_iter().find(|(table, _)| *table == self.collection.table).map(|(_, rows)| rows)
     }
 
-    /// Says what changed, where the collection remembers what it was made with.
+    /// Adds what changed, if the collection records what it was made with.
     async fn explained(&self, error: VerifyError) -> Failure {
         let Self { config, collection, embedder, .. } = *self;
         let fingerprint = app::fingerprint(embedder.as_ref(), collection);

@@ -1,4 +1,4 @@
-//! The running walvec and the stored points, as the comparison sees them.
+//! The running walvec and the stored points, for the comparison.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::config::{CollectionConfig, Config};
 use crate::http::dead_letters::Page;
 use crate::tasks::{State, Task};
 
-/// How often a repair is asked how far it is.
+/// How often a repair is polled.
 const ASK: Duration = Duration::from_millis(100);
 
 impl From<Failure> for VerifyError {
@@ -72,7 +72,7 @@ impl walvec_verify::Running for Followed<'_> {
                     Err(failure) if failure.code() == E_TASK_RUNNING => watch(RepairState::Queued),
                     Err(failure) => return Err(failure.into()),
                 }
-                // A task of another process has no other way to tell that it has ended.
+                // The end of a task in another process can only be polled.
                 tokio::time::sleep(ASK).await;
             };
             loop {
@@ -92,7 +92,7 @@ impl walvec_verify::Running for Followed<'_> {
 pub(super) enum Stored<'a> {
     /// In the engine that the running walvec holds: through its API.
     Embedded { running: &'a Running, collection: &'a str },
-    /// On a server, which needs nobody between.
+    /// On a server, directly.
     Server { remote: Box<Remote>, collection: &'a str },
 }
 

@@ -1,4 +1,4 @@
-//! The report, and what is shown until it is there.
+//! The report, and the progress before it.
 
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
@@ -14,30 +14,31 @@ use crate::cli::output;
 use crate::config::CollectionConfig;
 use crate::progress::{Pace, TELL};
 
-/// The longest value in an example.
+/// The longest value in an example, in characters.
 const MAX_VALUE: usize = 60;
 
-/// How far a comparison has come: a line that changes on a terminal, a new line now and then elsewhere.
+/// Shows the progress of a comparison: a line that changes on a terminal, a new line now and then
+/// elsewhere.
 pub(super) struct Progress {
     collection: String,
     bar: Option<ProgressBar>,
     seen: Mutex<Seen>,
 }
 
-/// What has been seen of a comparison.
+/// The state of a progress display.
 struct Seen {
     told: Instant,
-    /// How many rows the table has, by the server's statistics.
+    /// How many rows the table has by the server's statistics.
     rows: Option<u64>,
-    /// Whether every row is one point, so that the number of points is known from that of the rows.
+    /// Whether every row is one point, so that the number of points follows from that of the rows.
     is_point_a_row: bool,
-    /// How fast rows are read, then how fast they are compared.
+    /// The rate at which rows are read, and later compared.
     reading: Pace,
     comparing: Option<Pace>,
 }
 
 impl Progress {
-    /// `rows`: how many the table has, where that is known.
+    /// Starts to show progress. `rows`: how many rows the table has, if that is known.
     pub(super) fn new(collection: &CollectionConfig, rows: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = output::bars().add(ProgressBar::new_spinner());
@@ -74,7 +75,8 @@ impl Drop for Progress {
 }
 
 impl Seen {
-    /// What goes on; how fast, and how long still, while rows are read and compared.
+    /// Describes what is going on, with the rate and the remaining time while rows are read and
+    /// compared.
     fn describe(&mut self, stage: &Stage) -> String {
         let now = Instant::now();
         match stage {
@@ -108,7 +110,7 @@ impl Seen {
     }
 }
 
-/// For programs.
+/// Returns the report as JSON.
 pub(super) fn json(outcomes: &[Outcome], sample: Sample, seed: u64) -> Value {
     let mut all = Map::new();
     let collections: Vec<Value> = outcomes.iter().map(collection_as_json).collect();
@@ -128,7 +130,7 @@ pub(super) fn json(outcomes: &[Outcome], sample: Sample, seed: u64) -> Value {
     Value::Object(all)
 }
 
-/// Numbers that can be added up.
+/// Returns the counts, which can be added up.
 fn counts(outcome: &Outcome) -> Map<String, Value> {
     let mut counts = outcome.report.counts_as_json();
     if let Some(mended) = &outcome.mended {
@@ -156,7 +158,7 @@ fn collection_as_json(outcome: &Outcome) -> Value {
     Value::Object(object)
 }
 
-/// For people.
+/// Returns the report as text.
 pub(super) fn text(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
     let mut table = output::table(&[
         "collection",

@@ -1,9 +1,9 @@
-//! The workers behind a broker, as the comparison sees them.
+//! The workers behind a broker, for the comparison.
 //!
 //! No single process knows how far the collections are. But what capture has confirmed to PostgreSQL is in the topics, and
-//! what the group of the workers has committed is in the collections: a position that was confirmed before the topics ended
-//! where the group is now, is in the collections. Where embedding and writing are stages of their own, the groups of both are
-//! passed one after the other, each with its topics.
+//! what the group of workers has committed is in the collections. So a confirmed position is in the collections once the
+//! group has passed the ends that the topics had after the confirmation. Where embedding and writing are separate stages,
+//! each position must pass the groups of both, one after the other, each in its own topics.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,27 +23,27 @@ use crate::broker::Broker;
 use crate::cli::Failure;
 use crate::config::{Config, KafkaSettings, Stage};
 
-/// How many moments are remembered at most: the groups come to one after the other.
+/// The most positions that are remembered while the groups have not passed them.
 const MOMENTS: usize = 64;
 
 /// The workers that fill the collections.
 pub(super) struct Workers {
     source: Source,
     connection: Connection,
-    /// What a change passes on its way, in order.
+    /// The groups that a change passes, in order.
     groups: Vec<Group>,
     letters: Arc<LettersTopic>,
     moments: Mutex<VecDeque<Moment>>,
     reached: Mutex<Lsn>,
 }
 
-/// The workers of a stage, and what they read.
+/// The workers of a stage, and the topics that they read.
 struct Group {
     name: String,
     topics: Vec<(String, i32)>,
 }
 
-/// How far a group has come: where it reads next in each partition, and where that ends.
+/// The progress of a group: its next offset in each partition, and the partition's end.
 struct Position {
     partitions: Vec<(i64, i64)>,
 }
@@ -60,7 +60,7 @@ impl Position {
         self.come_to() > 0
     }
 
-    /// How many records lie behind it.
+    /// Returns the sum of the committed offsets: about how many records the group has passed.
     fn come_to(&self) -> i64 {
         self.partitions.iter().map(|(next, _)| *next).sum()
     }
@@ -74,7 +74,7 @@ impl Position {
     }
 }
 
-/// What was confirmed, which group has to pass it next, and where the topics of that ended after it.
+/// A confirmed position, the group that has to pass it next, and the ends of that group's topics after the confirmation.
 struct Moment {
     confirmed: Lsn,
     group: usize,
@@ -98,7 +98,7 @@ impl Workers {
                 let embed = group(Stage::Embed).await?;
                 let come_to =
                     async |group: &Group| Ok::<_, PipelineError>(group.position(&connection).await?.come_to());
-                // The broker keeps the place of a group that is not used any more.
+                // The broker keeps the offsets of a group that is not used any more.
                 let is_split = come_to(&sink).await? > 0
                     && (index.name == embed.name || come_to(&embed).await? > come_to(&index).await?);
                 if is_split { vec![embed, sink] } else { vec![index] }
@@ -119,14 +119,15 @@ impl Workers {
             SlotState::Ready { confirmed, .. } => confirmed,
             SlotState::Missing | SlotState::Lost { .. } => Lsn::ZERO,
         };
-        // One after the other: what a group has passed is in the topics of the next one when these are asked for their ends.
+        // One group after the other: what a group has passed is in the topics of the next one when those are asked for their
+        // ends.
         let mut positions = Vec::with_capacity(self.groups.len());
         for group in &self.groups {
             positions.push(group.position(&self.connection).await?);
         }
         let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
         let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
-        // Older ones are passed first: they stay, however long that takes.
+        // Older positions are passed first, so they are kept, however long that takes.
         if moments.len() < MOMENTS
             && let Some(first) = positions.first()
         {

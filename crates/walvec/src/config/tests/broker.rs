@@ -1,4 +1,4 @@
-//! What a user can rely on when a broker and a stage are configured.
+//! Guarantees to a user who configures a broker and a stage.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ fn kafka(config: Config) -> KafkaSettings {
     config.broker.expect("a broker").kafka
 }
 
-/// The settings of a broker at localhost with these keys.
+/// Makes the settings of a broker at localhost with these keys.
 fn with_keys(keys: &str) -> KafkaSettings {
     kafka(load(&file(keys)))
 }
@@ -47,7 +47,7 @@ fn the_broker_of_the_example_is_valid_and_holds_the_defaults() {
     let is_key = |line: &str| {
         let key = line.trim_start().strip_prefix("# ").and_then(|rest| rest.split_once(':')).map(|(key, _)| key);
         let is_name = |key: &str| key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-        // Files that do not exist, and what belongs to the other format.
+        // Files that do not exist, and the key of the other format, are left out.
         key.is_some_and(|key| is_name(key) && !["ca", "certificate", "key", "changes"].contains(&key))
     };
     let lines: Vec<String> =
@@ -243,7 +243,7 @@ fn two_tables_never_share_a_topic_of_changes() {
         "x".repeat(240)
     );
     assert!(refusal(&long).contains("collections[0].table: the topic walvec.public.xxx"));
-    // The same table twice is one topic, read by both.
+    // Two collections of one table share a topic, which is read by both.
     load(
         "collections: [{name: a, table: a.b, text: t}, {name: b, table: a.b, text: t}]\nbroker: { kafka: { bootstrap: 'h:1' } }",
     );
@@ -313,7 +313,7 @@ fn every_process_has_a_directory_of_its_own() {
         (server, Stage::Sink, "/state/sink-b"),
         (embedded, Stage::All, "/data"),
         (embedded, Stage::Capture, "/data/capture"),
-        // The engine's: a second worker finds it locked.
+        // The engine's directory is shared, so that a second worker finds it locked.
         (embedded, Stage::Index, "/data"),
         (embedded, Stage::Sink, "/data"),
         (embedded, Stage::Embed, "/data/embed-b"),
@@ -322,7 +322,7 @@ fn every_process_has_a_directory_of_its_own() {
     }
 }
 
-/// What the tutorial's variables give.
+/// Makes the configuration from the tutorial's variables.
 fn from_variables(stage: Stage, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let variables = [&[("Quix__Broker__Address", "kafka_broker:9092")], variables].concat();
     Config::load(None, &with(&variables), of_stage(stage))

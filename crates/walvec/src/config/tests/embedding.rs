@@ -1,4 +1,4 @@
-//! The embedding model, and the provider that has it.
+//! The embedding model and its provider.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn a_provider_needs_its_models_name_and_little_else() {
         Some("http://10.0.0.1:8080")
     );
     assert_eq!(embedding("model: hash/64").embedding.address(), None);
-    // What is compatible with OpenAI may let everybody in.
+    // A server that is compatible with OpenAI may need no key.
     assert!(embedding("model: openai/m, url: 'http://localhost:8000/v1'").embedding.api_key.is_none());
 }
 

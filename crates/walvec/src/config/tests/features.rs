@@ -1,9 +1,9 @@
-//! What a user is told when the program was built without what the configuration needs.
+//! Messages to a user whose program was built without a feature that the configuration needs.
 
 use super::*;
 use crate::config::features::{self, Features};
 
-/// The error of a program with `features`; `None` if it takes the configuration.
+/// Returns the error of a program with `features`; `None` if it accepts the configuration.
 fn refusal(keys: &str, features: Features) -> Option<String> {
     let config = load(&format!("{COLLECTION}{keys}"));
     features::check(&config, None, features).err().map(|error| error.to_string())

@@ -1,4 +1,4 @@
-//! Rows of other tables.
+//! Lookups: rows of other tables.
 
 use walvec_model::{Lookup, OrderBy, TableName, Take};
 

@@ -13,24 +13,25 @@ use walvec_pipeline::status::Problem;
 use super::super::{Sample, read, write};
 use super::*;
 
-/// Longer than any test takes: what waits for it fails its test.
+/// Longer than any test takes: a test that waits for it fails.
 const NEVER: Duration = Duration::from_hours(24);
 
-/// As short as they can be.
+/// The shortest possible pause.
 const SHORT: Duration = Duration::from_millis(1);
 
-/// What the provider says when it is asked for the sample.
+/// The answer of the provider to a request for the sample.
 #[derive(Clone, Copy)]
 enum Says {
     /// The vector of the first model.
     First,
     /// The vector of another model.
     Another,
-    /// Nothing, because it is away.
+    /// No answer, because it is away.
     Nothing,
 }
 
-/// A provider that says one thing after the other, and the last for ever. Without any it is a model whose files are here.
+/// A provider that gives one answer after the other, and repeats the last one. Without answers it stands for a model
+/// whose files are here.
 struct Provider {
     info: EmbedderInfo,
     says: Mutex<VecDeque<Says>>,
@@ -83,7 +84,7 @@ fn serving(embedder: Arc<dyn Embedder>) -> Arc<Serving> {
     Arc::new(Serving { collections: Vec::new(), embedder })
 }
 
-/// A watch, its directory, and those who tell it what is served and how the pipeline is.
+/// A watch, its directory, and the senders of what is served and of the pipeline's status.
 struct Watched {
     watch: Watch,
     directory: TempDir,
@@ -101,7 +102,7 @@ impl Watched {
         Self { watch, directory, serving, status }
     }
 
-    /// Remembers the vector of the first model, as given at the beginning of 1970.
+    /// Stores the vector of the first model, as given at the beginning of 1970.
     fn remember(self) -> Self {
         let sample = Sample { vector: vec![1.0, 0.0], same_at: SystemTime::UNIX_EPOCH.into() };
         let info = HashEmbedder::new(2).unwrap().info().clone();
