@@ -70,7 +70,7 @@ fn kafka(broker: &TestBroker, prefix: &str) -> Value {
     json!({"kafka": {"bootstrap": broker.bootstrap(), "topic_prefix": prefix, "group": prefix}})
 }
 
-/// The same backlog of changes, read by each from a slot of its own.
+/// Measures how fast walvec and Debezium read one backlog of changes, each from a slot of its own.
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
 async fn capture(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
     let database = stage.database("published").await?;

@@ -38,7 +38,7 @@ pub(crate) struct Embedding {
     pub(crate) onnx_runtime_sorted: Rate,
     /// walvec against ONNX Runtime, both in the order in which texts come.
     pub(crate) ratio: f64,
-    /// The same with sorted texts.
+    /// walvec against ONNX Runtime, both with sorted texts.
     pub(crate) ratio_sorted: f64,
 }
 

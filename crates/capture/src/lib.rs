@@ -20,6 +20,7 @@
 //! - `source`: the source and its operations
 //! - `preflight`: finds what would stop the pipeline before it starts, with the statements that fix it
 //! - `publication`, `slot`: the two objects that walvec has on the server
+//! - `column_list`: the columns of a table that the publication has, where the configuration asks for a list
 //! - `row_filter`: how the server understands a row filter
 //! - `snapshot`: creates the slot, plans the copy, and runs its workers
 //! - `blockers`: open transactions that the creation of a slot waits for

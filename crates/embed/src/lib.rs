@@ -11,7 +11,9 @@
 //! - [`reads`]: how much of a text a model reads
 //! - [`prefixed`]: words before queries and documents, as some models want them
 //! - `together`: texts of several callers in one call
-//! - [`EmbedError`]: what can go wrong, and whether trying again helps
+//! - `local`: what all models in this process have in common
+//! - `http`: HTTP clients
+//! - [`EmbedError`] (`error`): what can go wrong, and whether trying again helps
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

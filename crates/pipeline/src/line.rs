@@ -7,6 +7,8 @@
 //!
 //! The amount in flight is bounded by what the embedder can use and by what was written recently. So with a slow
 //! embedder, no batch waits long for those that began before it, and few texts have to be embedded twice after a crash.
+//!
+//! - `load`: what one writer has in flight, and how fast it is written
 
 mod load;
 

@@ -2,6 +2,8 @@
 //!
 //! Records carry the [W3C trace context](https://www.w3.org/TR/trace-context/) in a header. None of this happens unless
 //! traces are collected.
+//!
+//! - `context`: the context of a span as text, and back
 
 #[cfg(feature = "otel")]
 mod context;

@@ -3,14 +3,16 @@
 //! - [`Sink`] and [`Search`]: the contracts that the pipeline and the surface rely on
 //! - [`embedded`]: Qdrant's own engine inside this process; only this module and [`keywords`] name `qdrant_edge`
 //! - [`qdrant`]: a Qdrant server or cluster, the only module that names `qdrant_client`
-//! - [`Catalog`]: which collection a name stands for, and letting it stand for another one
-//! - [`Filter`]: conditions on payload fields
+//! - [`Catalog`] (`catalog`): which collection a name stands for, and letting it stand for another one
+//! - [`Filter`] (`filter`): conditions on payload fields
 //! - [`Keywords`]: the sparse vectors of texts
 //! - [`nearest_rows`]: searches in which a row counts once
-//! - [`page_of_hits`]: the hits of a search, page by page
-//! - [`page_in_order`]: points in the order of a field, page by page
-//! - [`SinkError`]: what can go wrong, and whether trying again helps
-//! - [`Limited`]: a request that a server refused because of its limits
+//! - [`page_of_hits`] (`paged`): the hits of a search, page by page
+//! - [`page_in_order`] (`ordered`): points in the order of a field, page by page
+//! - `faithful`: which stored values come back exactly as they were written
+//! - `made_with`: why a stored collection does not fit, in words
+//! - [`SinkError`] (`error`): what can go wrong, and whether trying again helps
+//! - [`Limited`] (`limited`): a request that a server refused because of its limits
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

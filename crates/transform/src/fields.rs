@@ -1,14 +1,14 @@
 //! The fields of a payload: what is stored in them, which index serves them, and what filters compare them with.
 
 use std::fmt;
+use std::sync::Arc;
 
-use serde_json::Number;
 use walvec_model::types::IndexType;
-use walvec_model::{Column, Payload, Table, Type, Value};
+use walvec_model::{Column, Table, Type};
 
 use crate::error::TransformError;
 use crate::names::nearest;
-use crate::transform::{Transform, TransformSpec};
+use crate::transform::Transform;
 
 /// A payload field, as filters see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,8 +126,19 @@ impl Transform {
         stored.chain(computed).chain(chunk).collect()
     }
 
+    /// Checks the table with [`check`](Self::check) and the looked-up tables with [`check_lookups`](Self::check_lookups). Also
+    /// checks that there is a field for each index; the table of a single record need not have one.
+    ///
+    /// # Errors
+    /// Returns the errors of [`check`](Self::check) and [`check_lookups`](Self::check_lookups), and [`TransformError::Index`].
+    pub fn check_among(&self, table: &Table, tables: &[Arc<Table>]) -> Result<(), TransformError> {
+        self.check(table)?;
+        self.check_indexes(table)?;
+        self.check_lookups(tables)
+    }
+
     /// Checks that every index has a field, of a type that the index can serve.
-    pub(crate) fn check_indexes(&self, table: &Table) -> Result<(), TransformError> {
+    fn check_indexes(&self, table: &Table) -> Result<(), TransformError> {
         let columns: Vec<(String, Type)> =
             table.columns.iter().map(|column| (column.name.clone(), column.ty.clone())).collect();
         let fields = self.fields(&columns);
@@ -186,26 +197,4 @@ fn check_type(column: &Column, index: IndexType) -> Result<(), String> {
         ));
     }
     Err(reason)
-}
-
-/// Stores fields that are indexed as numbers as numbers. A value that is not a number (`NaN`, for example) stays a text.
-pub(crate) fn store_numbers(spec: &TransformSpec, fields: &mut Payload) {
-    for (name, index) in spec.indexes.iter().filter(|(_, index)| index.is_number()) {
-        if let Some(field) = fields.get_mut(name) {
-            store_number(field, *index);
-        }
-    }
-}
-
-fn store_number(value: &mut Value, index: IndexType) {
-    match value {
-        Value::String(text) => {
-            let whole = if index == IndexType::Integer { text.parse::<i64>().ok().map(Number::from) } else { None };
-            if let Some(number) = whole.or_else(|| Number::from_f64(text.parse().ok()?)) {
-                *value = Value::Number(number);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| store_number(item, index)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {}
-    }
 }

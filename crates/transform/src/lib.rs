@@ -6,6 +6,8 @@
 //! - [`layout`]: how a point's payload is laid out, for the readers of other libraries
 //! - [`point_id`]: how a row key becomes a point id
 //! - `template`: one compiled template of a [`TransformSpec`]
+//! - `indexed`: fields in the form that their indexes need
+//! - `chunk`: cuts long texts into chunks
 //! - `absent`: the absent values that a template looked at
 //! - `lookup`: rows of other tables, as the text's template sees them
 //! - `names`: which columns a template can reach, and which name was probably meant
@@ -42,6 +44,7 @@ mod absent;
 pub mod chunk;
 pub mod error;
 pub mod fields;
+mod indexed;
 pub mod layout;
 mod lookup;
 mod names;

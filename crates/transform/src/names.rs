@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::shape::{ALWAYS_ROW, ROW};
+/// The variable under which templates reach the whole row, unless a column has that name.
+pub(crate) const ROW: &str = "row";
+
+/// The variable under which templates always reach the whole row.
+pub(crate) const ALWAYS_ROW: &str = "walvec_row";
 
 /// The similarity (Jaro-Winkler, 0 to 1) from which a name is worth suggesting: one or two typing errors in a short name.
 const SIMILAR: f64 = 0.8;

@@ -1,6 +1,6 @@
 //! Finds which columns a template prints, in its order.
 
-use crate::shape::{ALWAYS_ROW, ROW};
+use crate::names::{ALWAYS_ROW, ROW};
 
 /// Returns the names in a template's `{{ }}`, in the order in which it prints them, each once.
 ///

@@ -6,14 +6,9 @@ use minijinja::value::{Enumerator, Object, Value as Rendered};
 use walvec_model::{Column, Table, Type, Value};
 
 use crate::absent::{Absences, Watch};
+use crate::names::{ALWAYS_ROW, ROW};
 use crate::template::Template;
 use crate::values;
-
-/// The variable under which templates reach the whole row, unless a column has that name.
-pub(crate) const ROW: &str = "row";
-
-/// The variable under which templates always reach the whole row.
-pub(crate) const ALWAYS_ROW: &str = "walvec_row";
 
 /// What a [`Transform`] needs of a table's columns.
 #[derive(Debug)]

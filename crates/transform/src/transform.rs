@@ -14,12 +14,12 @@ use crate::absent::Absences;
 use crate::chunk::{Chunker, MAX_CHUNKS};
 use crate::error::TransformError;
 use crate::layout::Layout;
-use crate::names::nearest;
+use crate::names::{ALWAYS_ROW, ROW, nearest};
 use crate::point_id;
-use crate::shape::{ALWAYS_ROW, ROW, RowContext, Shape, uses_null};
+use crate::shape::{RowContext, Shape, uses_null};
 use crate::template::{SyntaxError, Template, first_segment};
 use crate::values::Types;
-use crate::{fields, lookup};
+use crate::{indexed, lookup};
 
 /// The upper bound for a number of chunks that a stored point claims. No row has more, whichever program wrote the point.
 #[expect(clippy::cast_possible_truncation, reason = "a small number")]
@@ -232,7 +232,7 @@ impl Transform {
             };
             fields.insert(name.clone(), value);
         }
-        fields::store_numbers(&self.spec, &mut fields);
+        indexed::store_numbers(&self.spec.indexes, &mut fields);
         fields.values_mut().for_each(|field| limit_nesting(field, MAX_NESTING));
         let pieces = match &self.chunker {
             Some(chunker) => chunker.split(&text).map_err(|error| TransformError::Render {
@@ -280,17 +280,6 @@ impl Transform {
         let types = lookup::types(&self.spec.lookups, tables).into();
         *self.lookup_types.write().unwrap_or_else(PoisonError::into_inner) = types;
         lookup::check(&self.text, &self.spec.lookups, tables)
-    }
-
-    /// Checks the table with [`check`](Self::check) and the looked-up tables with [`check_lookups`](Self::check_lookups). Also
-    /// checks that there is a field for each index; the table of a single record need not have one.
-    ///
-    /// # Errors
-    /// Returns the errors of [`check`](Self::check) and [`check_lookups`](Self::check_lookups), and [`TransformError::Index`].
-    pub fn check_among(&self, table: &Table, tables: &[Arc<Table>]) -> Result<(), TransformError> {
-        self.check(table)?;
-        self.check_indexes(table)?;
-        self.check_lookups(tables)
     }
 
     fn joined(&self, row: &Rendered, looked_up: &[Arc<Value>], absences: Option<&Absences>) -> Rendered {

@@ -12,8 +12,8 @@ use crate::lookup::Joined;
 use crate::null::Row;
 use crate::render::Renderer;
 use crate::report::Difference;
-use crate::select;
 use crate::table::{Kind, Table};
+use crate::values;
 use crate::{Chunks, CollectionSpec, Job, Layout, VerifyError};
 
 /// The rule by which the rows of a table become points.
@@ -108,7 +108,7 @@ impl Imager {
     /// one.
     pub(crate) fn images<'a>(&self, mut texts: impl Iterator<Item = Option<&'a str>>) -> Vec<Image> {
         let columns = texts.by_ref().take(self.kinds.len()).zip(&self.kinds);
-        let values: Vec<Value> = columns.map(|(text, kind)| select::value(text, kind)).collect();
+        let values: Vec<Value> = columns.map(|(text, kind)| values::value(text, kind)).collect();
         let looked_up = self.joined.iter().zip(texts);
         let looked_up =
             looked_up.map(|(joined, text)| (joined.name().to_owned(), joined.value(text), joined.numerics())).collect();

@@ -19,18 +19,20 @@
 //! 4. Texts of a sample are embedded again and compared with the stored vectors. Nothing stored tells a wrong vector from
 //!    a right one, so only a sample of all points checks all vectors.
 //!
-//! - [`Job`], [`compare`]: one collection, from beginning to end
-//! - [`Running`], [`Points`]: what the caller provides: the walvec that fills the collection, and the collection
-//! - [`Report`]: the mismatches, counted, with examples
-//! - [`Findings`]: all mismatches, for a repair; [`repair`] has them mended and checks the result
-//! - `table`, `select`, `lookup`: the tables' columns, and the statement that reads them
+//! - [`Job`] (`job`), [`compare`]: one collection, from beginning to end
+//! - [`Running`], [`Points`] (`outside`): what the caller provides: the walvec that fills the collection, and the collection
+//! - [`Report`] (`report`): the mismatches, counted, with examples
+//! - [`Findings`] (`findings`): all mismatches, for a repair; [`repair`] has them mended and checks the result
+//! - `table`, `select`, `lookup`, `sql`: the tables' columns, and the statement that reads them
+//! - `values`: what points hold of a column's text
 //! - `render`, `null`: templates
 //! - `image`, `id`, `digest`: the point that a row should have, and the comparison of two points
 //! - `layout`: the form of a payload in each layout
 //! - `sort`, `merge`: the expected side in id order, and the merge of both sides
+//! - `suspect`: differences that are not proved yet
 //! - `barrier`, `recheck`: suspects read again
 //! - `vectors`: the sample
-//! - [`VerifyError`]: why a comparison could not be made
+//! - [`VerifyError`] (`error`): why a comparison could not be made
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -53,7 +55,10 @@ mod repair;
 mod report;
 mod select;
 mod sort;
+mod sql;
+mod suspect;
 mod table;
+mod values;
 mod vectors;
 
 pub use compare::compare;

@@ -10,8 +10,9 @@ use tokio_postgres::Client;
 use walvec_model::{Lookup, Take};
 
 use crate::VerifyError;
-use crate::select::{self, quoted};
+use crate::sql::{only, quoted};
 use crate::table::Table;
+use crate::values::{expression, value};
 
 /// A lookup, and what the publication sends of its table.
 #[derive(Clone, Debug)]
@@ -40,8 +41,7 @@ impl Joined {
     /// Returns the SQL expression for what a row with the alias `r` looks up.
     pub(crate) fn expression(&self) -> String {
         let Self { lookup, table } = self;
-        let texts =
-            table.columns.iter().map(|column| select::expression(&format!("c.{}", quoted(&column.name)), column));
+        let texts = table.columns.iter().map(|column| expression(&format!("c.{}", quoted(&column.name)), column));
         let version = "c.tableoid::text || '/' || c.xmin::text || '/' || c.ctid::text".to_owned();
         let texts: Vec<String> = texts.chain([version]).collect();
         let (order, limit): (&[_], u32) = match &lookup.take {
@@ -58,7 +58,7 @@ impl Joined {
              row_number() OVER (ORDER BY {}) AS place FROM {} WHERE {} ORDER BY place LIMIT {limit}) AS f)",
             texts.join(", "),
             order.join(", "),
-            select::only(table, "c"),
+            only(table, "c"),
             same.collect::<Vec<_>>().join(" AND "),
         )
     }
@@ -68,8 +68,7 @@ impl Joined {
         let rows: Vec<Vec<Option<String>>> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let object = |texts: Vec<Option<String>>| {
             let columns = self.table.columns.iter().zip(texts);
-            let fields =
-                columns.map(|(column, text)| (column.name.clone(), select::value(text.as_deref(), &column.kind)));
+            let fields = columns.map(|(column, text)| (column.name.clone(), value(text.as_deref(), &column.kind)));
             Value::Object(fields.collect::<Map<_, _>>())
         };
         let mut objects = rows.into_iter().map(object);

@@ -5,24 +5,16 @@ use std::io;
 use std::sync::Arc;
 
 use serde_json::Value;
-use walvec_model::{Lsn, PointId, Position, RESERVED_KEY, RawPoint};
+use walvec_model::{Lsn, PointId, RawPoint};
 
 use crate::digest::{self, Digest};
-use crate::id::Claim;
 use crate::image::Imager;
 use crate::sort::{Expected, Sorted};
+use crate::suspect::{Suspect, claim, is_foreign, version};
 use crate::vectors::Sampler;
 
 /// How many suspects are collected before they are read again.
 const SUSPECTS: usize = 10_000;
-
-/// A difference that may only come from reading the two sides at different moments.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Suspect {
-    pub(crate) id: PointId,
-    /// The key of the row that belongs under this id, if it is known.
-    pub(crate) key: Option<Vec<Value>>,
-}
 
 /// Some points, and a position of the server that is at or after all of their versions.
 #[derive(Debug)]
@@ -131,23 +123,6 @@ impl Merge {
             (None, None) => {}
         }
     }
-}
-
-/// Returns the version that a point claims to show.
-pub(crate) fn version(point: &RawPoint) -> Option<Position> {
-    point.payload.get(RESERVED_KEY)?.get("v")?.as_str()?.parse().ok()
-}
-
-/// Returns whether the point shows a record that another program wrote: its version is not a position in
-/// PostgreSQL's WAL.
-fn is_foreign(point: &RawPoint) -> bool {
-    point.payload.get(RESERVED_KEY).and_then(|own| own.get("g")?.as_u64()) == Some(0)
-}
-
-/// Returns which row, and which chunk of it, a point claims to show.
-pub(crate) fn claim(point: &RawPoint) -> Claim<'_> {
-    let own = point.payload.get(RESERVED_KEY);
-    Claim { key: own.and_then(|own| own.get("k")), chunk: own.and_then(|own| own.get("c")) }
 }
 
 impl Imager {

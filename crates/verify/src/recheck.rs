@@ -13,8 +13,8 @@ use walvec_model::{Lsn, PointId, RawPoint};
 
 use crate::error::statement;
 use crate::image::{Image, Imager};
-use crate::merge::{Suspect, claim, version};
 use crate::outside::GET_LIMIT;
+use crate::suspect::{Suspect, claim, version};
 use crate::{Difference, Job, Mismatch, Parked, Sort, Stage, VerifyError, barrier, select};
 
 /// In how many rounds a row that keeps changing is read.

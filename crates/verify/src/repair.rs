@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::findings::Finding;
 use crate::image::Imager;
-use crate::merge::Suspect;
 use crate::recheck::{Judge, Verdict};
+use crate::suspect::Suspect;
 use crate::{Findings, Job, Mismatch, RepairPortion, Sort, Stage, VerifyError, barrier, vectors};
 
 /// How many of the remaining mismatches are shown.

@@ -9,8 +9,8 @@ use walvec_model::{PointId, RawPoint, SparseVector, Vector};
 
 use crate::digest;
 use crate::image::Content;
-use crate::merge::version;
 use crate::recheck::Judge;
+use crate::suspect::version;
 use crate::{Difference, Keywords, Mismatch, Sample, Sort, Stage, VerifyError};
 
 /// The least cosine of two vectors of one text: they differ at most by rounding and quantization of their numbers.

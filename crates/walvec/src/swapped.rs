@@ -5,7 +5,7 @@
 //! both would be random.
 //!
 //! - [`refuse_another_model`]: the comparison at a start
-//! - [`Watch`]: the comparisons while walvec runs
+//! - [`Watch`] (`watch`): the comparisons while walvec runs
 //! - [`given`] and [`replace`]: the sample that a reindex stores in place of the former one
 
 mod watch;

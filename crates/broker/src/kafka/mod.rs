@@ -12,6 +12,7 @@
 //! - [`recency`]: the times up to which partitions were read
 //! - [`statistics`]: how far partitions were read
 //! - [`watermarks`]: where a partition begins and ends
+//! - `absent`: stands for the client in a program that was built without it
 
 #[cfg(not(feature = "kafka"))]
 mod absent;

@@ -1,6 +1,6 @@
 //! Fetching a model from a model hub (the file API that huggingface_hub and its mirrors speak).
 //!
-//! - [`Hub`]: which hub, and with which token
+//! - [`Hub`] (`address`): which hub, and with which token
 //! - `client`: the HTTP requests
 //! - `wanted`: which of a model's files are fetched
 //!

@@ -2,6 +2,7 @@
 //!
 //! - `files`: where a model's files lie, and how its directory is told apart from others
 //! - `table`: its vectors
+//! - `embedder`: from texts to vectors
 //!
 //! A text's vector is the mean of its tokens' vectors. No network runs, so a text takes microseconds instead of milliseconds. There
 //! is no context either: a word means the same wherever it stands, and the order of words does not count.

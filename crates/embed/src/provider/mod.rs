@@ -1,6 +1,6 @@
 //! Models behind an HTTP interface: `openai/<model>`, `ollama/<model>` and `tei/<model>`.
 //!
-//! - [`Protocol`]: what is asked and answered, one file for each: `openai`, `ollama`, `tei`
+//! - [`Protocol`] (`protocol`): what is asked and answered, one file for each: `openai`, `ollama`, `tei`
 //! - `client`: one request over HTTP; `address`: where none may go
 //! - `answer`: the check that an answer holds the vectors that were asked for
 //! - `failure`: the kinds of failed requests

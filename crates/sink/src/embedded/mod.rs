@@ -5,7 +5,7 @@
 //!                └─ index build (one thread, now and then)
 //! ```
 //!
-//! - [`Directory`]: which collection a name stands for
+//! - [`Directory`] (`aliases`): which collection a name stands for
 //! - [`data_dir`]: the lock that keeps a second process out
 //! - `paths`: where the files of a collection lie
 //! - [`Embedded`]: a collection (`collection`), or its stand-in in a program without the engine (`absent`)

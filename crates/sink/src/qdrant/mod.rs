@@ -1,7 +1,7 @@
 //! A Qdrant server or cluster, over gRPC; the only module that names `qdrant_client`.
 //!
 //! - [`Remote`]: the collection, as the pipeline writes it and as readers see it
-//! - [`Aliases`]: which collection a name stands for
+//! - [`Aliases`] (`aliases`): which collection a name stands for
 //! - `collection`: creating it, and checking one that exists
 //! - `filled_from`: which database it is filled from
 //! - `channel`: requests that are sent once

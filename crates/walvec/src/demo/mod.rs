@@ -1,4 +1,6 @@
 //! A throw-away PostgreSQL with a catalogue of books.
+//!
+//! - `catalogue`: the books, and their table
 
 mod catalogue;
 

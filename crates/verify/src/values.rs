@@ -1,0 +1,170 @@
+//! Values of columns: the SQL that reads them as text, and what points hold instead of that text.
+//!
+//! PostgreSQL makes the JSON of booleans, whole numbers and arrays; any other type is its own text.
+
+use serde_json::{Number, Value};
+
+use crate::table::{Column, Kind};
+
+/// Returns the SQL that reads a column as text.
+pub(crate) fn expression(name: &str, column: &Column) -> String {
+    match &column.kind {
+        Kind::Unused => "NULL::text".to_owned(),
+        Kind::Plain => format!("to_json({name})::text"),
+        Kind::Oid => format!("to_json({name}::bigint)::text"),
+        Kind::Float | Kind::Numeric | Kind::Document | Kind::KeyDocument | Kind::Text => format!("{name}::text"),
+        // `IS NOT NULL` would be false for a composite value with a NULL part.
+        Kind::Printed => format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END"),
+        // JSON cannot express an array with bounds of its own, as in [0:1]={a,b}.
+        Kind::Array(_) => format!(
+            "CASE WHEN left({name}::text, 1) = '[' THEN to_json({name}::text) ELSE to_json({name}::text::text[]) END::text"
+        ),
+    }
+}
+
+/// Converts the text of a column to the value that points hold.
+pub(crate) fn value(text: Option<&str>, kind: &Kind) -> Value {
+    let Some(text) = text else { return Value::Null };
+    match kind {
+        Kind::Unused => Value::Null,
+        Kind::Text | Kind::Numeric | Kind::Printed => text.into(),
+        Kind::Plain | Kind::Oid => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+        Kind::Float => text.parse().ok().and_then(Number::from_f64).map_or_else(|| text.into(), Value::Number),
+        Kind::Document => document(text),
+        Kind::KeyDocument => key_document(text),
+        Kind::Array(element) => {
+            serde_json::from_str(text).map_or_else(|_| text.into(), |array| elements(array, element))
+        }
+    }
+}
+
+/// Converts the texts in an array by the kind of its elements. An array with bounds of its own is one text.
+fn elements(array: Value, kind: &Kind) -> Value {
+    match array {
+        Value::Array(items) => items.into_iter().map(|item| element(item, kind)).collect(),
+        other => other,
+    }
+}
+
+fn element(item: Value, kind: &Kind) -> Value {
+    match (item, kind) {
+        (Value::String(text), Kind::Plain) if text == "t" || text == "f" => (text == "t").into(),
+        (Value::String(text), kind) => value(Some(&text), kind),
+        (nested, kind) => elements(nested, kind),
+    }
+}
+
+/// Parses a document; a number that would be rounded becomes a text of its digits.
+fn document(text: &str) -> Value {
+    let mut with_texts = String::new();
+    let mut rest = text;
+    for number in numbers(text).filter(|number| !survives(number)) {
+        let Some((before, after)) = split_at_slice(rest, number) else { continue };
+        with_texts.push_str(&format!("{before}\"{number}\""));
+        rest = after;
+    }
+    with_texts.push_str(rest);
+    serde_json::from_str(&with_texts).unwrap_or_else(|_| text.into())
+}
+
+/// Returns what precedes and follows `part`, which is a slice of `text`.
+fn split_at_slice<'a>(text: &'a str, part: &str) -> Option<(&'a str, &'a str)> {
+    let start = (part.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+    Some((text.get(..start)?, text.get(start + part.len()..)?))
+}
+
+/// Parses a document if none of its numbers would be rounded; otherwise returns its text.
+fn key_document(text: &str) -> Value {
+    match serde_json::from_str(text) {
+        Ok(document) if numbers(text).all(survives) => document,
+        _ => text.into(),
+    }
+}
+
+/// Returns the numbers in a JSON text.
+fn numbers(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_string = false;
+    let mut escaped = false;
+    let outside = text.split(move |character: char| {
+        if in_string {
+            in_string = escaped || character != '"';
+            escaped = character == '\\' && !escaped;
+            return true;
+        }
+        in_string = character == '"';
+        !(character.is_ascii_digit() || matches!(character, '+' | '-' | '.' | 'e' | 'E'))
+    });
+    // Parts without a digit are empty, or the letter `e` of `true` and `false`.
+    outside.filter(|part| part.contains(|character: char| character.is_ascii_digit()))
+}
+
+/// Returns whether a number keeps its digits when it is parsed.
+fn survives(number: &str) -> bool {
+    if !number.contains(['.', 'e', 'E']) {
+        return number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
+    }
+    serde_json::from_str::<f64>(number).is_ok_and(|read| digits(&format!("{read:e}")) == digits(number))
+}
+
+/// Returns the sign, the digits without leading and trailing zeros, and the power of ten behind the last digit.
+fn digits(number: &str) -> Option<(bool, String, i64)> {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let negative = mantissa.starts_with('-');
+    let unsigned = mantissa.trim_start_matches('-');
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let exponent = exponent.parse::<i64>().ok()? - i64::try_from(fraction.len()).ok()?;
+    let all = format!("{whole}{fraction}");
+    let significant = all.trim_end_matches('0');
+    let zeros = i64::try_from(all.len() - significant.len()).ok()?;
+    let significant = significant.trim_start_matches('0').to_owned();
+    let exponent = if significant.is_empty() { 0 } else { exponent + zeros };
+    Some((negative, significant, exponent))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_json_cannot_hold_is_text() {
+        for (text, kind, expected) in [
+            ("true", Kind::Plain, json!(true)),
+            ("-9223372036854775808", Kind::Plain, json!(i64::MIN)),
+            ("0.1", Kind::Float, json!(0.1)),
+            ("1e+300", Kind::Float, json!(1e300)),
+            ("NaN", Kind::Float, json!("NaN")),
+            ("-Infinity", Kind::Float, json!("-Infinity")),
+            (r#"{"b": [1, null], "a": 2.50}"#, Kind::Document, json!({"b": [1, null], "a": 2.5})),
+            (
+                r#"{"n": 18446744073709551615, "s": "\"18446744073709551616"}"#,
+                Kind::Document,
+                json!({"n": u64::MAX, "s": "\"18446744073709551616"}),
+            ),
+            (r#"{"n": 18446744073709551616}"#, Kind::KeyDocument, json!(r#"{"n": 18446744073709551616}"#)),
+            (r#"{"n": 18446744073709551616}"#, Kind::Document, json!({"n": "18446744073709551616"})),
+            (r#"[0.12345678901234567890, 1]"#, Kind::Document, json!(["0.12345678901234567890", 1])),
+            (r#"[1e400]"#, Kind::KeyDocument, json!("[1e400]")),
+            (r#"[1e300, -0.0, 100, 1.5E3, true]"#, Kind::Document, json!([1e300, -0.0, 100, 1500.0, true])),
+            (r#"["t",null,"f"]"#, Kind::Array(Box::new(Kind::Plain)), json!([true, null, false])),
+            (r#"[["1","2"],["3",null]]"#, Kind::Array(Box::new(Kind::Plain)), json!([[1, 2], [3, null]])),
+            (r#"["0.5","NaN"]"#, Kind::Array(Box::new(Kind::Float)), json!([0.5, "NaN"])),
+            (r#"["{\"a\": 1}"]"#, Kind::Array(Box::new(Kind::Document)), json!([{"a": 1}])),
+            (r#""[0:1]={1,2}""#, Kind::Array(Box::new(Kind::Plain)), json!("[0:1]={1,2}")),
+        ] {
+            assert_eq!(value(Some(text), &kind), expected, "{text}");
+        }
+        assert_eq!(value(None, &Kind::Text), json!(null));
+    }
+
+    proptest! {
+        #[test]
+        fn every_float_that_serde_reads_back_survives(float in any::<f64>().prop_filter("finite", |f| f.is_finite())) {
+            let text = format!("{float:e}");
+            let read: f64 = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(survives(&text), read == float, "{}", text);
+        }
+    }
+}
