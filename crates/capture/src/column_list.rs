@@ -12,8 +12,8 @@ use crate::CaptureError;
 use crate::catalog::{Capabilities, TableFacts, facts_of};
 use crate::config::{Columns, SourceConfig, TableSpec};
 use crate::connect::Session;
-use crate::preflight::Identities;
-use crate::publication::Published;
+use crate::identities::Identities;
+use crate::published::Published;
 
 /// Returns the columns that the publication lists, in the order of the table; `None` if it sends all columns.
 pub(crate) fn listed(

@@ -8,7 +8,7 @@ use crate::CaptureError;
 use crate::connect::{Session, describe, statement_error};
 use crate::copy_text::RowDecoder;
 use crate::limits::is_too_large;
-use crate::source::Source;
+use crate::server::Source;
 use crate::sql::{quote_ident, quote_literal, quote_table};
 use crate::value::{self, Kind};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use walvec_model::{Row, Table, TableName};
 
 use crate::CaptureError;
-use crate::source::Source;
+use crate::server::Source;
 use crate::sql::{quote_columns, quote_table};
 
 impl Source {

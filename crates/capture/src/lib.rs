@@ -17,8 +17,10 @@
 //! All of these give a row the same values, because they read the same text form with the same function.
 //!
 //! - `config`: the configuration of a source
-//! - `source`: the source and its operations
+//! - `server`: the source: its configuration, catalogue and published tables
+//! - `source`: its operations
 //! - `preflight`: finds what would stop the pipeline before it starts, with the statements that fix it
+//! - `published`, `identities`: what a publication contains, and what the server logs of old rows
 //! - `publication`, `slot`: the two objects that walvec has on the server
 //! - `column_list`: the columns of a table that the publication has, where the configuration asks for a list
 //! - `row_filter`: how the server understands a row filter
@@ -61,6 +63,7 @@ mod copy_text;
 mod error;
 mod fetch;
 mod first_row;
+mod identities;
 mod labels;
 mod limits;
 mod look;
@@ -70,10 +73,12 @@ mod owner;
 mod pgoutput;
 mod preflight;
 mod publication;
+mod published;
 pub mod relations;
 mod row_filter;
 pub mod sample;
 mod sample_rows;
+mod server;
 mod slot;
 mod snapshot;
 mod source;
@@ -97,9 +102,10 @@ pub use outlook::Outlook;
 pub use owner::Ownership;
 pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement, Subject, Unfit};
 pub use publication::{PublicationDrop, PublicationIdentity, PublicationState};
+pub use server::Source;
 pub use slot::{SlotState, WalStatus};
 pub use snapshot::{Selection, Snapshot};
-pub use source::{ServerPosition, Source};
+pub use source::ServerPosition;
 pub use stream::ChangeStream;
 pub use waits::{LockWait, LockWatch};
 pub use withheld::Withheld;

@@ -3,10 +3,12 @@
 use walvec_model::TableName;
 
 use crate::CaptureError;
+use crate::catalog::parse_lsn;
 use crate::catalog::{self, Shape};
 use crate::connect::statement_error;
 use crate::publication::{PublicationIdentity, identity_expression};
-use crate::source::{ServerPosition, Source, parse_lsn};
+use crate::server::Source;
+use crate::source::ServerPosition;
 
 /// The result of a look.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,9 +2,7 @@
 //!
 //! Both read the current rows, with one statement for the whole request, and decode values as the stream does.
 
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -14,7 +12,7 @@ use walvec_model::{Column, Lookup, Row, RowKey, Table, TableName, Value};
 use crate::CaptureError;
 use crate::connect::{describe, statement_error};
 use crate::copy_text::RowDecoder;
-use crate::source::Source;
+use crate::server::{Shape, Source};
 use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
 use crate::value::{self, Kind};
 
@@ -29,18 +27,6 @@ pub enum Related<'a> {
     /// Any of its rows.
     ToAny,
 }
-
-/// A published table, and how to read it.
-#[derive(Clone)]
-pub(crate) struct Shape {
-    pub(crate) table: Arc<Table>,
-    pub(crate) kinds: Arc<[Kind]>,
-    pub(crate) filter: Option<String>,
-    pub(crate) partitioned: bool,
-}
-
-/// Published tables, as they were when they were first needed.
-pub(crate) type Shapes = HashMap<TableName, Shape>;
 
 impl Source {
     /// Reads the rows that `main` looks up. `wanted` holds values of the columns of [`Lookup::on`], none of them NULL.

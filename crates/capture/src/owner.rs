@@ -11,7 +11,7 @@ use walvec_model::Fingerprint;
 
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
-use crate::source::Source;
+use crate::server::Source;
 
 /// How long to wait for the lock. Longer than the server takes to notice that a former holder is gone.
 const PATIENCE: Duration = Duration::from_secs(20);

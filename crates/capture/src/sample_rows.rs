@@ -6,7 +6,7 @@ use walvec_model::{Row, Table};
 use crate::CaptureError;
 use crate::connect::statement_error;
 use crate::copy_text::RowDecoder;
-use crate::source::Source;
+use crate::server::Source;
 use crate::sql::{quote_columns, quote_table};
 
 /// Reading stops when the rows have this many bytes, since each row may be large.

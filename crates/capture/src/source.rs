@@ -1,47 +1,23 @@
 //! A PostgreSQL source: its operations, and where its snapshot and its stream begin.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use walvec_model::{Lsn, Row, RowKey, Table, TableName};
 
 use crate::blockers::{Blocker, Waiting};
-use crate::catalog::{self, Catalog, ServerFacts, TableFacts};
-use crate::column_list::listed;
-use crate::config::{SourceConfig, TableSpec};
-use crate::connect::{Hosts, Session, statement_error};
-use crate::lookup::Shapes;
-use crate::preflight::{self, Breaks, Finding, Identities, Script, Unfit};
-use crate::publication::{self, PublicationDrop, PublicationIdentity, PublicationState, Published};
+use crate::catalog::{self, Catalog, ServerFacts, parse_lsn};
+use crate::config::SourceConfig;
+use crate::connect::{Hosts, statement_error};
+use crate::preflight::{self, Breaks, Finding, Script, Unfit};
+use crate::publication::{self, PublicationDrop, PublicationIdentity, PublicationState};
+use crate::published::published_tables;
+use crate::server::Source;
 use crate::slot::{self, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
-use crate::sql::quote_ident;
 use crate::stream::{self, ChangeStream};
 use crate::{CaptureError, fetch, sample_rows, timeline};
-
-/// A source whose server is known. All methods may be called at any time and concurrently. A broken session is replaced
-/// at the next call.
-pub struct Source {
-    /// What is followed: the configuration without the tables that were set aside.
-    pub(crate) config: SourceConfig,
-    configured: SourceConfig,
-    aside: Vec<Unfit>,
-    pub(crate) catalog: Arc<Catalog>,
-    pub(crate) shapes: tokio::sync::Mutex<Shapes>,
-    pub(crate) waiting: Waiting,
-    /// The directory for rows that a snapshot has read; `None` to keep them in memory.
-    pub(crate) spool: Option<PathBuf>,
-    server: ServerFacts,
-}
-
-/// A configured table, with what the publication sends of it.
-pub(crate) struct PublishedTable {
-    pub(crate) facts: TableFacts,
-    pub(crate) table: Arc<Table>,
-    /// The row filter for the copy.
-    pub(crate) filter: Option<String>,
-}
 
 /// The server's position, and the WAL that it keeps for the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,14 +114,6 @@ impl Source {
     #[must_use]
     pub fn only(&self, tables: &[TableName]) -> Self {
         Self { config: self.config.only(tables), configured: self.configured.only(tables), ..self.another() }
-    }
-
-    /// Returns a handle on this source that a task can own.
-    pub(crate) fn another(&self) -> Self {
-        let (config, catalog, server) = (self.config.clone(), Arc::clone(&self.catalog), self.server.clone());
-        let (configured, aside) = (self.configured.clone(), self.aside.clone());
-        let (shapes, waiting, spool) = (tokio::sync::Mutex::default(), self.waiting.clone(), self.spool.clone());
-        Self { config, configured, aside, catalog, shapes, waiting, spool, server }
     }
 
     /// Returns the server's identity and capabilities.
@@ -395,8 +363,7 @@ impl Source {
         let session = self.catalog.patient_session().await?;
         if !preflight::breaking(&session, &self.config, &self.server, Breaks::AsConfigured).await?.is_empty() {
             // Neither must a table that was set aside, so remove such tables from the publication.
-            let mut published =
-                publication::published_tables(&session, &self.config.publication, self.server.capabilities).await?;
+            let mut published = published_tables(&session, &self.config.publication, self.server.capabilities).await?;
             self.config.published().iter().for_each(|spec| drop(published.remove(&spec.name)));
             return self.unpublish(&published.into_keys().collect::<Vec<_>>()).await;
         }
@@ -519,64 +486,4 @@ impl Source {
     pub fn read_as_of(&self) -> Lsn {
         self.catalog.read_as_of()
     }
-
-    /// Returns, for each column of a table, whether it is used. The others may be large.
-    pub(crate) fn used(&self, table: &Table) -> Vec<bool> {
-        self.config.used(table)
-    }
-
-    /// Returns the select list for reading rows of a table, with NULL in place of columns that nothing uses.
-    pub(crate) fn select_list(&self, table: &Table) -> String {
-        let used = self.used(table);
-        let columns = table.columns.iter().zip(used);
-        let columns =
-            columns.map(|(column, is_used)| if is_used { quote_ident(&column.name) } else { "NULL".to_owned() });
-        columns.collect::<Vec<_>>().join(", ")
-    }
-
-    pub(crate) async fn session(&self) -> Result<Arc<Session>, CaptureError> {
-        self.catalog.session().await
-    }
-
-    /// Returns the tables to copy, each with its row filter from the publication, or else from the configuration.
-    pub(crate) async fn published_tables(&self) -> Result<Vec<PublishedTable>, CaptureError> {
-        self.published_as(&self.config.tables).await
-    }
-
-    /// Returns the table of this name with its row filter, if it is one of those to copy.
-    pub(crate) async fn published_table(&self, name: &TableName) -> Result<Option<PublishedTable>, CaptureError> {
-        let spec = self.config.tables.iter().find(|spec| spec.name == *name);
-        Ok(self.published_as(spec.map_or(&[], std::slice::from_ref)).await?.pop())
-    }
-
-    /// Returns the tables in `specs`, each with its row filter from the publication, or else from the configuration.
-    pub(crate) async fn published_as(&self, specs: &[TableSpec]) -> Result<Vec<PublishedTable>, CaptureError> {
-        let session = self.session().await?;
-        let can = self.server.capabilities;
-        let published = publication::published_tables(&session, &self.config.publication, can).await?;
-        let facts = catalog::facts_of(&session, specs.iter().map(|spec| &spec.name)).await?;
-        let unpublished = facts.values().filter(|facts| !published.contains_key(&facts.name));
-        let identities = Identities::of(&session, unpublished).await?;
-        let mut tables = Vec::with_capacity(specs.len());
-        for spec in specs {
-            let Some(facts) = facts.get(&spec.name).cloned() else {
-                return Err(CaptureError::Table { table: spec.name.clone(), reason: "does not exist".to_owned() });
-            };
-            let published = published.get(&spec.name).cloned().unwrap_or_else(|| {
-                let columns = listed(&self.config, spec, &facts, &identities, can);
-                Published { has_list: columns.is_some(), columns, filter: spec.filter.clone() }
-            });
-            let table = facts.table(|column| {
-                let named = published.columns.as_ref().is_none_or(|names| names.contains(&column.column.name));
-                // Before 18, the stream leaves generated columns out, even if the view lists them.
-                named && column.can_be_sent(can)
-            })?;
-            tables.push(PublishedTable { facts, table: Arc::new(table), filter: published.filter });
-        }
-        Ok(tables)
-    }
-}
-
-pub(crate) fn parse_lsn(text: &str) -> Result<Lsn, CaptureError> {
-    text.parse().map_err(|error| CaptureError::Protocol { reason: format!("{error}") })
 }

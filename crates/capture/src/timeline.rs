@@ -3,8 +3,9 @@
 use walvec_model::Lsn;
 
 use crate::CaptureError;
+use crate::catalog::parse_lsn;
 use crate::connect::Replication;
-use crate::source::{Source, parse_lsn};
+use crate::server::Source;
 
 /// Returns where the server's present timeline, or one of its ancestors, branched off `timeline`. Both have the same
 /// WAL up to there. `None` if `timeline` is not an ancestor.

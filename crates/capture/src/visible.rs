@@ -7,7 +7,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::CaptureError;
 use crate::connect::statement_error;
-use crate::source::Source;
+use crate::server::Source;
 
 impl Source {
     /// Returns those of these committed transactions, numbered as in the stream, that a statement cannot see yet.

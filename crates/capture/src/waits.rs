@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::CaptureError;
 use crate::connect::{ConnInfo, Session, statement_error};
-use crate::source::Source;
+use crate::server::Source;
 
 /// A statement that waits: either one of walvec's for a lock, or one that waits for walvec.
 #[derive(Clone, Debug, PartialEq, Eq)]

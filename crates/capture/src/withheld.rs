@@ -4,8 +4,8 @@ use walvec_model::TableName;
 
 use crate::CaptureError;
 use crate::catalog::{Generated, facts_by_name};
-use crate::publication;
-use crate::source::Source;
+use crate::published::published_tables;
+use crate::server::Source;
 use crate::sql::{quote_ident, quote_table};
 
 /// A column that a table has and that is not read.
@@ -53,7 +53,7 @@ impl Source {
                 ),
             }),
             generated => {
-                let published = publication::published_tables(&session, name, can).await?;
+                let published = published_tables(&session, name, can).await?;
                 let sent = published.get(table).and_then(|published| published.columns.as_ref());
                 sent.filter(|sent| !sent.iter().any(|sent| sent == column)).map(|_| match generated {
                     Some(Generated { expression, .. }) => Withheld {

@@ -190,7 +190,7 @@ fn load_dir(dir: &Path, name: Option<String>) -> Result<Arc<dyn Embedder>, Embed
 /// Loads the model in `dir`, static or ONNX.
 #[cfg(feature = "local-models")]
 fn load_dir(dir: &Path, name: Option<String>) -> Result<Arc<dyn Embedder>, EmbedError> {
-    Ok(match model2vec::files::find(dir)? {
+    Ok(match model_dir::static_files::find(dir)? {
         Some(files) => Arc::new(model2vec::StaticEmbedder::load(dir, files, name)?),
         None => Arc::new(onnx::OnnxEmbedder::load(dir, onnx::OnnxOptions { name })?),
     })

@@ -3,7 +3,7 @@
 //! A models root holds one directory per model, named as the hub names it: `<root>/BAAI/bge-small-en-v1.5/`. Such a
 //! directory holds an ONNX file ([`ONNX_FILES`]), [`TOKENIZER_FILE`] and those of the configuration files in
 //! [`CONFIG_FILES`] that the model has. A static model has its table of vectors in place of the ONNX file (see
-//! [`model2vec`]). Nothing here reads the environment: callers pass the root.
+//! `static_files`). Nothing here reads the environment: callers pass the root.
 //!
 //! Models are fetched into the user's own models root. Packages that were installed with the program have further ones:
 //!
@@ -12,6 +12,8 @@
 //! | pip, pipx, uv, apt, an archive | `<prefix>/bin/walvec` | `<prefix>/share/walvec/models` |
 //! | npm, pnpm | `.../node_modules/@walvec/<platform>/bin/walvec` | `.../node_modules/@walvec/<package>/models` |
 
+pub(crate) mod static_files;
+
 use std::{
     ffi::OsString,
     path::{Component, Path, PathBuf},
@@ -19,7 +21,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{EmbedError, model2vec};
+use crate::EmbedError;
 
 /// The model of the demo and of the tests; `make model` installs it without a hub.
 pub const DEMO_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -103,7 +105,7 @@ pub fn resolve(name_or_dir: &str, root: &Path) -> Result<PathBuf, EmbedError> {
     if !path.is_dir() {
         return Err(EmbedError::ModelMissing { name: name_or_dir.to_owned(), path });
     }
-    if model2vec::files::find(&path)?.is_some() {
+    if static_files::find(&path)?.is_some() {
         return Ok(path);
     }
     onnx_file(&path)?;
@@ -193,7 +195,7 @@ fn is_directory(text: &str) -> bool {
 }
 
 fn is_complete(dir: &Path) -> bool {
-    match model2vec::files::find(dir) {
+    match static_files::find(dir) {
         Ok(Some(_)) => true,
         Ok(None) => onnx_file(dir).is_ok() && dir.join(TOKENIZER_FILE).is_file(),
         Err(_) => false,

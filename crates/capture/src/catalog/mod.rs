@@ -31,7 +31,6 @@ use walvec_model::{Column, Lsn};
 
 use crate::CaptureError;
 use crate::connect::{ConnInfo, Hosts, Session, statement_error};
-use crate::source::parse_lsn;
 use crate::value::Kind;
 
 /// A session that is opened when it is first needed, and again after it broke.
@@ -152,4 +151,9 @@ fn unknown<T>(known: &Mutex<HashMap<u32, T>>, columns: &[Column]) -> Vec<u32> {
 
 fn lock<T>(known: &Mutex<HashMap<u32, T>>) -> MutexGuard<'_, HashMap<u32, T>> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Parses a position as the server prints it.
+pub(crate) fn parse_lsn(text: &str) -> Result<Lsn, CaptureError> {
+    text.parse().map_err(|error| CaptureError::Protocol { reason: format!("{error}") })
 }

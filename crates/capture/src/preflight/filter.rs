@@ -13,7 +13,7 @@ use crate::CaptureError;
 use crate::catalog::TableFacts;
 use crate::config::TableSpec;
 use crate::connect::{Session, statement_error};
-use crate::publication::Published;
+use crate::published::Published;
 use crate::row_filter::{self, Verdict};
 use crate::sql::{quote_columns, quote_table};
 

@@ -1,7 +1,5 @@
 //! Checks replica identities: what the server sends of a row that is updated or deleted.
 
-use std::collections::HashMap;
-
 use tokio_postgres::Client;
 use walvec_model::TableName;
 
@@ -9,8 +7,9 @@ use super::rights::Rights;
 use super::{Finding, Owned, Remedy, Statement, Subject};
 use crate::CaptureError;
 use crate::catalog::TableFacts;
-use crate::connect::{Session, statement_error};
-use crate::publication::Published;
+use crate::connect::statement_error;
+use crate::identities::{Identities, Identity};
+use crate::published::Published;
 use crate::sql::{quote_columns, quote_table};
 
 /// Returns the statement that makes the server log whole old rows of `table`, which is the table of `facts` or one of
@@ -58,45 +57,6 @@ pub(super) fn partitions_without_key(
         );
         Finding::error("E_NO_KEY", what, remedy)
     })
-}
-
-/// What a table or a leaf partition logs of old rows: its name, whether whole rows are logged, and if not, which columns.
-pub(crate) type Identity = (TableName, bool, Vec<String>);
-
-/// The replica identities of tables.
-#[derive(Debug, Default)]
-pub(crate) struct Identities(HashMap<u32, Vec<Identity>>);
-
-impl Identities {
-    /// Reads the replica identities of these tables. Runs one statement for any number of tables.
-    pub(crate) async fn of<'f>(
-        session: &Session,
-        tables: impl Iterator<Item = &'f TableFacts>,
-    ) -> Result<Self, CaptureError> {
-        let oids: Vec<u32> = tables.map(|facts| facts.oid).collect();
-        if oids.is_empty() {
-            return Ok(Self::default());
-        }
-        let rows = session.query(IDENTITIES, &[&oids]).await;
-        let rows = rows.map_err(|error| statement_error("checking the replica identities", &error))?;
-        let mut identities = HashMap::<u32, Vec<Identity>>::new();
-        for row in &rows {
-            let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-            identities.entry(row.get(4)).or_default().push((name, row.get(2), row.get(3)));
-        }
-        Ok(Self(identities))
-    }
-
-    /// Returns the replica identities of the table, or of its leaf partitions.
-    pub(crate) fn get(&self, facts: &TableFacts) -> &[Identity] {
-        self.0.get(&facts.oid).map_or(&[], Vec::as_slice)
-    }
-
-    /// Returns whether the table or one of its leaf partitions has no identity. PostgreSQL refuses its updates and
-    /// deletes once it is published.
-    pub(super) fn is_any_missing(&self, facts: &TableFacts) -> bool {
-        self.get(facts).iter().any(|(_, is_full, columns)| !is_full && columns.is_empty())
-    }
 }
 
 /// Reports columns of the replica identity that the publication leaves out: PostgreSQL then refuses every UPDATE and
@@ -148,18 +108,3 @@ pub(super) fn unsent(
     let finding = Finding::error("E_REPLICA_IDENTITY", message, remedy);
     Some(if published.is_some() { finding.about(Subject::Published) } else { finding })
 }
-
-/// Lists the table, or its leaf partitions, each with the columns of its own identity.
-const IDENTITIES: &str = "
-    SELECT n.nspname::text, c.relname::text, c.relreplident = 'f',
-           ARRAY(SELECT a.attname::text
-                 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
-                 WHERE i.indrelid = c.oid
-                   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate WHEN 'i' THEN i.indisreplident ELSE false END),
-           every.root
-    FROM (SELECT root, root FROM unnest($1::oid[]) AS root
-          UNION SELECT root, part.relid::oid FROM unnest($1::oid[]) AS root, pg_partition_tree(root::regclass) AS part
-         ) AS every (root, oid)
-    JOIN pg_class c ON c.oid = every.oid AND c.relkind = 'r'
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    ORDER BY 1, 2";

@@ -25,7 +25,6 @@ use std::collections::BTreeMap;
 use futures::future::BoxFuture;
 use walvec_model::TableName;
 
-pub(crate) use identity::Identities;
 pub use remedy::{Actor, Owned, Part, Remedy, Script, Statement};
 use rights::Rights;
 pub(crate) use server::at_risk;
@@ -36,8 +35,10 @@ use crate::CaptureError;
 use crate::catalog::{ServerFacts, TableFacts, facts_of};
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::Session;
+use crate::identities::Identities;
 use crate::limits::Resource;
-use crate::publication::{self, PublicationState, Published};
+use crate::publication::{self, PublicationState};
+use crate::published::{Published, published_tables};
 use crate::slot::{self, SlotState};
 
 /// A finding of the preflight.
@@ -131,7 +132,7 @@ pub(crate) fn findings<'a>(
             findings.extend(replication::finding(session, &rights, &config.slot).await?);
         }
         findings.extend(server::slot(&config.slot, slot).map(|finding| finding.about(Subject::Slot)));
-        let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
+        let published = published_tables(session, &config.publication, server.capabilities).await?;
         let specs = config.published();
         let known = Known::of(session, &specs).await?;
         let mut tables = Vec::new();

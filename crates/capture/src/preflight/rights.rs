@@ -7,7 +7,7 @@ use super::{Finding, Severity, Subject};
 use crate::CaptureError;
 use crate::catalog::{ColumnFacts, Leaf, Owner, ServerFacts, TableFacts, facts_by_oid};
 use crate::connect::{Session, statement_error};
-use crate::publication::Published;
+use crate::published::Published;
 use crate::sql::{quote_columns, quote_ident, quote_table};
 
 /// The role that stands for the database's owner, since PostgreSQL 14.

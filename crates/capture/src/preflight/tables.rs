@@ -7,7 +7,7 @@ use super::{Finding, Remedy};
 use crate::CaptureError;
 use crate::catalog::{TableFacts, leaves};
 use crate::connect::{Session, statement_error};
-use crate::publication::Published;
+use crate::published::Published;
 use crate::sql::quote_table;
 
 pub(super) fn missing(name: &TableName) -> Finding {

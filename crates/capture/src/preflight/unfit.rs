@@ -11,6 +11,7 @@ use crate::catalog::ServerFacts;
 use crate::config::SourceConfig;
 use crate::connect::Session;
 use crate::publication;
+use crate::published::published_tables;
 use crate::sql::{quote_ident, quote_table};
 
 /// A configured table that cannot be followed in the present state.
@@ -30,7 +31,7 @@ pub(crate) async fn unfit(
     server: &ServerFacts,
 ) -> Result<Vec<Unfit>, CaptureError> {
     let rights = Rights::of(session, server).await?;
-    let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
+    let published = published_tables(session, &config.publication, server.capabilities).await?;
     let left_out = publication::left_out(session, config, &published, server.capabilities).await?;
     let left_out: HashSet<TableName> = left_out.into_iter().collect();
     let specs = config.published();
@@ -88,7 +89,7 @@ pub(crate) async fn breaking(
     when: Breaks,
 ) -> Result<Vec<TableName>, CaptureError> {
     let rights = Rights::of(session, server).await?;
-    let published = publication::published_tables(session, &config.publication, server.capabilities).await?;
+    let published = published_tables(session, &config.publication, server.capabilities).await?;
     let specs = config.published();
     let known = Known::of(session, &specs).await?;
     let mut breaking = Vec::new();

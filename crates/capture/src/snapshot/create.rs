@@ -8,9 +8,10 @@ use walvec_model::Position;
 
 use crate::CaptureError;
 use crate::blockers::Shown;
+use crate::catalog::parse_lsn;
 use crate::connect::{Replication, Session};
+use crate::server::Source;
 use crate::slot;
-use crate::source::{Source, parse_lsn};
 
 /// How long a creation may take before walvec looks for what it waits for.
 const FIRST_LOOK: Duration = Duration::from_secs(2);

@@ -2,7 +2,7 @@
 
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
-use crate::source::Source;
+use crate::server::Source;
 use crate::sql::quote_literal;
 
 use super::create::Exported;

@@ -39,7 +39,7 @@ use tokio::task::JoinSet;
 use walvec_model::{Change, Position, RowKey, TableName};
 
 use crate::CaptureError;
-use crate::source::Source;
+use crate::server::Source;
 use round::Round;
 
 /// A copy of the configured tables as they were at one position.

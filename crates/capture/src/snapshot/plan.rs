@@ -9,7 +9,7 @@ use crate::CaptureError;
 use crate::catalog::{Leaf, leaves, leaves_of};
 use crate::connect::{Session, describe, statement_error};
 use crate::fetch::{self, KEYS_PER_STATEMENT};
-use crate::source::{PublishedTable, Source};
+use crate::server::{PublishedTable, Source};
 use crate::sql::{quote_ident, quote_literal, quote_table};
 use crate::value::Kind;
 

@@ -17,7 +17,7 @@ use super::worker::Worker;
 use crate::CaptureError;
 use crate::connect::Session;
 use crate::copy_text::RowDecoder;
-use crate::source::Source;
+use crate::server::Source;
 
 /// The number of rows at which a chunk ends.
 const CHUNK_ROWS: usize = 1000;

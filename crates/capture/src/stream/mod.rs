@@ -30,8 +30,8 @@ use walvec_model::{Lsn, StreamEvent, TableName};
 
 use crate::CaptureError;
 use crate::connect::Replication;
+use crate::server::Source;
 use crate::slot::SlotState;
-use crate::source::Source;
 use passed::Passed;
 use patience::Patience;
 use reader::Reader;

@@ -14,7 +14,7 @@ use crate::catalog::{self, Catalog, TableFacts};
 use crate::config::SourceConfig;
 use crate::connect::statement_error;
 use crate::pgoutput::{Relation, RelationColumn};
-use crate::source::{PublishedTable, Source};
+use crate::server::{PublishedTable, Source};
 
 /// The configured tables, and the catalogue to ask about them.
 pub(super) struct Relations {

@@ -1,7 +1,7 @@
 //! Which of a model's files are fetched.
 
 use super::client::Listing;
-use crate::{model_dir, model2vec::files as static_files};
+use crate::model_dir::{self, static_files};
 
 /// A file to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,10 +8,11 @@ use serde::Deserialize;
 use tokenizers::Tokenizer;
 use walvec_model::Vector;
 
-use super::{files::Files, table::Table};
+use super::table::Table;
 use crate::{
     BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads,
     local::{caught, own_name, unit},
+    model_dir::static_files::Files,
 };
 
 /// How many bytes of a text are read at most: the mean over a megabyte of words says nothing about any of them.

@@ -1,6 +1,5 @@
 //! Static models: a table with one vector per token, made from a larger model by [Model2Vec](https://github.com/MinishLab/model2vec).
 //!
-//! - `files`: where a model's files lie, and how its directory is told apart from others
 //! - `table`: its vectors
 //! - `embedder`: from texts to vectors
 //!
@@ -12,7 +11,6 @@
 
 #[cfg(feature = "local-models")]
 mod embedder;
-pub(crate) mod files;
 #[cfg(feature = "local-models")]
 mod table;
 

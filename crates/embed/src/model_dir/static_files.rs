@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{
-    EmbedError,
-    model_dir::{self, read_json},
-};
+use super::read_json;
+use crate::{EmbedError, model_dir};
 
 /// The name of static models in `config.json` and on a hub, after the library that makes them.
 pub(crate) const LIBRARY: &str = "model2vec";
