@@ -142,7 +142,7 @@ fetch() { # MAJOR
   echo "$("$target/bin/postgres" --version) is in $target/bin"
 }
 
-# Prints the directory of an installed server, found where walvec itself looks before the cache
+# Prints which server is installed, if any. It looks where walvec itself looks before the cache
 # (crates/throwaway/src/installation.rs).
 installed_server() {
   [[ -n ${WALVEC_POSTGRES:-} ]] && echo "WALVEC_POSTGRES=$WALVEC_POSTGRES" && return

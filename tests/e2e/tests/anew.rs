@@ -304,7 +304,7 @@ async fn a_table_that_was_published_anew_is_read_again_alone(context: TestContex
     let status = walvec.status().await?;
     assert_eq!((status.generation.0, processed(&status)), (1, vec![1, 49]));
     assert_eq!(status.resync.map(|resync| resync.code).as_deref(), Some("E_PUBLICATION"), "it is told");
-    // The same while walvec runs.
+    // The publication is changed while walvec runs, too.
     context
         .execute(
             "BEGIN; ALTER PUBLICATION walvec DROP TABLE others; UPDATE others SET name = 'not published' WHERE id = 3;

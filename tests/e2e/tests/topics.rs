@@ -378,7 +378,7 @@ async fn compacted_topics_fill_a_collection_from_the_beginning(context: TestCont
         )
         .await?;
     capture.caught_up(&context).await?;
-    // The same for a worker that starts late, and through the topic of vectors.
+    // A worker that starts late, and the path through the topic of vectors, end in the same image.
     let mut worker = context.start_stage(&settings, "index", "1").await?;
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     worker.stop().await?;

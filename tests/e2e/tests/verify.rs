@@ -177,7 +177,7 @@ async fn every_type_and_sort_of_key_compares_equal(context: TestContext) -> Resu
         assert_eq!(report["collections"].as_array().map(Vec::len), Some(7));
         assert_eq!(report["rows"], report["sampled"], "{report:#}");
         walvec.stop().await?;
-        // The same values through the stream.
+        // The same values arrive through the stream.
         context.execute("UPDATE types SET number = number + 5000; UPDATE texts SET id = id || 'x'").await?;
     }
     Ok(())
