@@ -45,7 +45,7 @@ pub struct Expected {
     pub payload: Option<&'static [&'static str]>,
     /// The text of a row, given all its columns: what the template should render.
     pub text: fn(&Payload) -> String,
-    /// The text of a row as an SQL expression, which may read other tables. Takes the place of [`text`](Self::text).
+    /// The text of a row as an SQL expression, which may read other tables. Takes the place of `text`.
     pub sql: Option<&'static str>,
     /// The model.
     pub model: &'static str,
